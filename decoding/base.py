@@ -1,0 +1,65 @@
+"""What a decoding strategy is: which prompts are read side by side, and how their next-token scores become one.
+
+A strategy is a frozen dataclass with pure functions over branch logits. It never sees an engine: the token loop, the
+option scorer and the lockstep plug-in all call the same `mask` and `combine`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from decoding.sampling import Sampler
+
+Note = object
+"""What `prepare` learned about one prompt (a description, a first answer); handed to `branches`."""
+
+
+class Generate(Protocol):
+    def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        """Greedy answers of the model under test."""
+        ...
+
+
+class Strategy:
+    """Base of all strategies: one branch, its own distribution, greedy.
+
+    needs: among 'logits', 'hidden', 'attention', 'first token only'. presets: named parameter sets of one source each.
+    sampler: how a token is drawn from the combined scores, where the YAML does not say.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    presets: ClassVar[dict[str, dict[str, float]]] = {}
+
+    @property
+    def sampler(self) -> "Sampler":
+        from decoding.sampling import Greedy
+
+        return Greedy()
+
+    @property
+    def weights(self) -> tuple[float, ...] | None:
+        """The branches' constant weights, where there are such; their sum is a hidden inverse temperature."""
+        return (1.0,)
+
+    def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:
+        """What must be generated before branches can be made, for a whole batch. Default: nothing."""
+        return [None] * len(prompts)
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
+        """The prompts to read; 0 is the reference."""
+        return (prompt,)
+
+    def mask(self, reference: "Tensor") -> "Tensor | None":
+        """reference: [B, V] float32 logits of branch 0 -> [B, V] bool, True survives; None: all do."""
+        return None
+
+    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+        """logits: [n, B, V] float32 -> scores [B, V]; -inf: masked too."""
+        return logits[0]
+
+
+Make = Callable[[], Strategy]

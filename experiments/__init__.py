@@ -1,0 +1,1 @@
+"""Experiments: config, grid, plan, run, store, statistics and report."""

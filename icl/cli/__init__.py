@@ -1,0 +1,1 @@
+"""The `icl` command, one file a subcommand."""

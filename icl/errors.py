@@ -1,0 +1,42 @@
+"""Errors that a user can act on: each is a sentence that says what is wrong, where, and what to do.
+
+The command line prints the sentence alone; in Python they are ordinary exceptions. Anything that is not an
+`ICLError` is a defect of the toolkit and keeps its traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ICLError(Exception):
+    """Base of every error with a sentence for the user."""
+
+
+class ConfigError(ICLError):
+    """A YAML, an override or a component parameter is wrong; raised before any model loads."""
+
+
+class PlanError(ICLError):
+    """The pieces are valid one by one and cannot run together (needs against abilities, shots against pool)."""
+
+
+class DataError(ICLError):
+    """A data source or one of its records is unusable."""
+
+
+class PictureError(DataError):
+    """One picture cannot be read. The runner records the sample as failed and goes on."""
+
+
+class ModelError(ICLError):
+    """A checkpoint cannot be loaded, or a model did not do what its conventions promise."""
+
+
+class StoreError(ICLError):
+    """A run directory is of another config, damaged, or in use."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """" Did you mean 'vcd'?" for the nearest known word, or the empty string."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else ""

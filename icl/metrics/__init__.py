@@ -1,0 +1,1 @@
+"""Metrics: pure functions of an answer and its gold, one file each."""

@@ -1,0 +1,1 @@
+"""Model backends: real ones, and fakes whose right answers are known."""

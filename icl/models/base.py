@@ -1,0 +1,123 @@
+"""What a model backend is: two protocols, by what the backend can give.
+
+Every model generates text. One that gives next-token logits also opens a `Session`, and then the engines of `decoding`
+run any strategy on it; a backend without logits (a remote endpoint, most fakes) only answers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+
+from icl.types import Example, Generation, Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ABILITIES = ("generate", "logits", "score", "hidden", "embed")
+"""generate: text for a prompt. logits: sessions. score: log-probabilities of whole options. hidden, embed: states."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt for a backend that answers by itself. `demos` and `gold` are filled for fakes that declare the need."""
+
+    prompt: Prompt
+    options: tuple[str, ...] = ()
+    max_new_tokens: int = 32
+    demos: tuple[tuple[Example, float], ...] = ()
+    gold: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Model(Protocol):
+    """needs: 'gold' or 'demos' where the backend is an oracle or a fake that reads them."""
+
+    abilities: ClassVar[frozenset[str]]
+    needs: ClassVar[frozenset[str]]
+
+    @property
+    def digest(self) -> str:
+        """Names weights and settings: equal digests give equal outputs."""
+        ...
+
+    def load(self) -> None:
+        """Read the weights. Idempotent; everything that needs them calls it. Raises ModelError."""
+        ...
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Tokens of the rendered prompt, each picture at the size this model gives it."""
+        ...
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The context length, prompt and answer together; None where there is no limit."""
+        ...
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        """Greedy answers. Raises ModelError where the backend decodes through sessions alone."""
+        ...
+
+
+class Session(Protocol):
+    """Prefilled rows, each `[padding | tokens]` with its own cache entries and positions.
+
+    `logits`: [R, V] float32, after each row's last token. `take` and `join` leave their sources as they were; `advance`
+    and `extend` work in place. Rows never alias.
+    """
+
+    logits: "Tensor"
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: "Tensor") -> "Session":
+        """Rows selected, dropped, repeated or reordered, as a new session. rows: [R'] long."""
+        ...
+
+    def join(self, other: "Session") -> "Session":
+        """The rows of both, these first."""
+        ...
+
+    def advance(self, tokens: "Tensor") -> None:
+        """One more token for every row. tokens: [R] long."""
+        ...
+
+    def extend(self, chunks: Sequence[Sequence[int]]) -> None:
+        """A chunk of at least one token for every row, of unequal lengths if need be."""
+        ...
+
+    def trim(self) -> None:
+        """Give back the slots that are padding in every row."""
+        ...
+
+    def suffix_logprobs(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> "list[list[Tensor]]":
+        """Per row, per suffix: the distribution [len(suffix), V] of log-probabilities before each of its tokens.
+
+        The rows stay as they are. The first entry is this session's own `logits`.
+        """
+        ...
+
+
+@runtime_checkable
+class LogitModel(Model, Protocol):
+    """A model that opens sessions. Token ids and text go through it, since they are its tokenizer's."""
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """Ids that end an answer."""
+        ...
+
+    def open(self, prompts: Sequence[Prompt]) -> Session:
+        """Prefill. Row i is prompt i; equal prompts may be opened once by the caller. Raises ModelError, PictureError."""
+        ...
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The answer's text, without special tokens."""
+        ...
+
+    def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
+        """The ids that follow the prompt's own where prompt and option are tokenized together."""
+        ...
+
+    def counters(self) -> Mapping[str, int]:
+        """Work done since loading: pictures_encoded, pictures_shown, prefill_tokens, prompt_tokens, forwards, ..."""
+        ...

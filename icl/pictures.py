@@ -1,0 +1,170 @@
+"""`Picture`: a lazily opened image that knows its digest and the edits made to it.
+
+A picture is described, not held: where its pixels come from, and what is done to them. The digest is the sha256 of
+the decoded RGB pixels (and of the edits), so two files with the same pixels are one picture everywhere: in the
+embedding cache, in the feature cache of a model, in the leak check of a pool.
+"""
+
+import hashlib
+import io
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from icl.errors import PictureError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from icl.edits import Edit
+
+MAX_PIXELS = 100_000_000
+"""A larger picture is refused: it is a decompression bomb or a scan that nobody meant to send to a model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One image. Make it with `from_path`, `from_bytes`, `from_image` or `from_source`."""
+
+    load: Callable[[], "Image"]
+    origin: str
+    edits: tuple["Edit", ...] = ()
+
+    @classmethod
+    def from_path(cls, path: str | Path) -> "Picture":
+        return cls(partial(_open_path, str(path)), str(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, origin: str = "bytes") -> "Picture":
+        return cls(partial(_open_bytes, data), origin)
+
+    @classmethod
+    def from_image(cls, image: "Image", origin: str = "memory") -> "Picture":
+        return cls(partial(_itself, image), origin)
+
+    @classmethod
+    def from_source(cls, load: Callable[[], "Image"], origin: str) -> "Picture":
+        """`load()` gives a PIL image at each call; `origin` names it in error messages."""
+        return cls(load, origin)
+
+    @cached_property
+    def source_digest(self) -> str:
+        """sha256 of the unedited pixels: what 'the same picture' means."""
+        image = self._decoded()
+        head = f"{image.width}x{image.height}:".encode()
+        return hashlib.sha256(head + image.tobytes()).hexdigest()
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the pixels and the edits, in order."""
+        if not self.edits:
+            return self.source_digest
+        told = "|".join([self.source_digest, *(edit.told() for edit in self.edits)])
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def edit(self, *edits: "Edit") -> "Picture":
+        return replace(self, edits=self.edits + edits)
+
+    def open(self) -> "Image":
+        """The RGB image with the edits that act on pictures. Those on processed pixels are the model's to apply."""
+        image = self._decoded()
+        for edit in self.edits:
+            image = edit.on_picture(image)
+        return image
+
+    @property
+    def pixel_edits(self) -> tuple["Edit", ...]:
+        """The edits that act on a model's processed pixel values, in order."""
+        return tuple(edit for edit in self.edits if edit.on_pixels_too)
+
+    def _decoded(self) -> "Image":
+        return _DECODED.get(self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Picture) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        edits = "".join(f", {edit!r}" for edit in self.edits)
+        return f"Picture({self.origin!r}{edits})"
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.open().save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+class _Decoded:
+    """The pictures decoded last, so that digest, embedding and model share one decoding. Bounded in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.size, self.lock = limit, 0, Lock()
+        self.images: OrderedDict[Any, Image] = OrderedDict()
+
+    def get(self, picture: Picture) -> "Image":
+        key = picture.load
+        with self.lock:
+            if key in self.images:
+                self.images.move_to_end(key)
+                return self.images[key]
+        image = _rgb(picture)
+        with self.lock:
+            if key not in self.images:
+                self.images[key] = image
+                self.size += image.width * image.height * 3
+            while self.size > self.limit and len(self.images) > 1:
+                _, old = self.images.popitem(last=False)
+                self.size -= old.width * old.height * 3
+        return image
+
+
+_DECODED = _Decoded(128 * 2**20)
+
+
+def _rgb(picture: Picture) -> "Image":
+    """Upright RGB; transparent pixels over white."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        image = picture.load()
+        if image.width * image.height > MAX_PIXELS:
+            raise PictureError(
+                f"picture {picture.origin} has {image.width} x {image.height} pixels, more than the limit of "
+                f"{MAX_PIXELS:,}. Make it smaller."
+            )
+        image = ImageOps.exif_transpose(image)
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            over = image.convert("RGBA")
+            image = Image.new("RGBA", over.size, "white")
+            image.alpha_composite(over)
+        return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise PictureError(f"picture {picture.origin} does not exist.") from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"picture {picture.origin} is too large to open ({error}). Make it smaller.") from error
+    except UnidentifiedImageError as error:
+        raise PictureError(f"picture {picture.origin} is not an image that Pillow can read.") from error
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow's words for truncated and broken files
+        raise PictureError(f"picture {picture.origin} cannot be read: {error}.") from error
+
+
+def _open_path(path: str) -> "Image":
+    from PIL import Image
+
+    return Image.open(path)
+
+
+def _open_bytes(data: bytes) -> "Image":
+    from PIL import Image
+
+    return Image.open(io.BytesIO(data))
+
+
+def _itself(image: "Image") -> "Image":
+    return image

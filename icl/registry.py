@@ -1,0 +1,265 @@
+"""One registry for every kind of component; it finds the files by itself.
+
+A component is a frozen dataclass in a module of its own, marked with `@component(kind, name)`. The folders of a kind
+are read for that mark as text, so listing imports nothing, and adding a component touches no other file. In a config
+it is a bare name (`knn`), a mapping (`{name: knn, by: picture}`), or a path to anyone's class (`my_pkg.my_mod:Mine`,
+`studies/mine.py:Mine`); packages add names through entry points `kind.name` in the group `icl.components`.
+"""
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, is_dataclass
+from functools import lru_cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+from icl.errors import ConfigError, did_you_mean
+
+PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "task": ("icl.tasks", "icl.tasks.generated"),
+    "model": ("icl.models", "icl.models.hf"),
+    "metric": ("icl.metrics",),
+    "embedder": ("retrievers.embedders",),
+    "retriever": ("retrievers",),
+    "orderer": ("prompts.orderers",),
+    "transform": ("prompts.transforms",),
+    "composer": ("prompts.composers",),
+    "strategy": ("decoding.strategies", "decoding.controls"),
+}
+"""kind -> where its components live. A kind is a word of the config and of `icl ls`."""
+
+GROUP = "icl.components"
+SEARCH: ContextVar[tuple[Path, ...]] = ContextVar("SEARCH", default=())
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A component that can be had by name, without having imported it."""
+
+    kind: str
+    name: str
+    target: str
+    summary: str
+
+
+def component(kind: str, name: str) -> Callable[[type[C]], type[C]]:
+    """Marks a frozen dataclass as the component `name` of `kind`."""
+
+    def mark(cls: type[C]) -> type[C]:
+        cls.component = (kind, name)  # type: ignore[attr-defined]
+        return cls
+
+    return mark
+
+
+@dataclass(frozen=True)
+class Nested:
+    """Metadata of a field that holds another component: `embedder: Annotated[Embedder, Nested("embedder")]`."""
+
+    kind: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(lambda node: build(self.kind, node))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"type": ["string", "object"], "description": f"a component of kind '{self.kind}'"}
+
+
+@lru_cache
+def entries(kind: str) -> dict[str, Entry]:
+    """name -> entry of every component of a kind, in alphabetical order."""
+    if kind not in PACKAGES:
+        raise ConfigError(f"no kind of component named '{kind}'.{did_you_mean(kind, PACKAGES)} Kinds: {', '.join(PACKAGES)}.")
+    found = {e.name: e for package in PACKAGES[kind] for e in _scan(package) if e.kind == kind}
+    for point in entry_points(group=GROUP):
+        of, _, name = point.name.partition(".")
+        if of == kind:
+            found.setdefault(name, Entry(kind, name, point.value, f"from {point.dist.name if point.dist else point.module}"))
+    return dict(sorted(found.items()))
+
+
+def resolve(kind: str, name: str, where: str = "") -> type[Any]:
+    """The class of a name or path. Raises ConfigError with the nearest known name."""
+    if ":" in name:
+        return _from_path(name, where)
+    known = entries(kind)
+    if name not in known:
+        raise ConfigError(f"{_at(where)}no {kind} named '{name}'.{did_you_mean(name, known)} (icl ls {kind})")
+    return _from_path(known[name].target, where)
+
+
+def build(kind: str, node: Any, where: str = "") -> Any:
+    """The component that a config node describes. An object that is already a component passes through.
+
+    where: what an error message names ('grid.yaml:9: grid.retriever[1]'). Raises ConfigError.
+    """
+    if is_dataclass(node) and not isinstance(node, type):
+        return node
+    name, parameters = _parts(kind, node, where)
+    cls = resolve(kind, name, where)
+    if not is_dataclass(cls):
+        raise ConfigError(f"{_at(where)}'{name}' is not a dataclass. A component is a frozen dataclass (see CONTRIBUTING).")
+    known = [f.name for f in fields(cls) if f.init]
+    if "preset" in parameters and "preset" not in known:
+        parameters = _preset(cls, name, parameters, where)
+    for key in parameters:
+        if key not in known:
+            takes = f"It takes {', '.join(known)}." if known else "It takes no parameters."
+            raise ConfigError(f"{_at(where)}{kind} '{name}' has no parameter '{key}'.{did_you_mean(key, known)} {takes}")
+    return _validated(cls, parameters, f"{_at(where)}{kind} '{name}'")
+
+
+def describe(thing: Any) -> Any:
+    """The canonical node of a component: its name or path and *all* its parameters, as JSON. Equal nodes are equal pieces.
+
+    A class from outside the packages carries the digest of its file: edited code is another component.
+    """
+    if is_dataclass(thing) and not isinstance(thing, type):
+        cls = type(thing)
+        mark = getattr(cls, "component", None)
+        own = cls.__module__.split(".")[0] in {p.split(".")[0] for where in PACKAGES.values() for p in where}
+        node: dict[str, Any] = {"name": mark[1] if mark and own else f"{cls.__module__}:{cls.__qualname__}"}
+        if not own:
+            node["code"] = _code(cls)
+        return node | {f.name: describe(getattr(thing, f.name)) for f in fields(thing) if f.init}
+    if isinstance(thing, tuple | list):
+        return [describe(item) for item in thing]
+    if isinstance(thing, Mapping):
+        return {str(key): describe(value) for key, value in thing.items()}
+    return thing
+
+
+def schema(kind: str) -> dict[str, Any]:
+    """JSON schema of a node of this kind: every name with its parameters."""
+    from pydantic import TypeAdapter
+
+    options: list[dict[str, Any]] = [{"type": "string", "anyOf": [{"enum": list(entries(kind))}, {"pattern": ":"}]}]
+    for name in entries(kind):
+        cls = resolve(kind, name)
+        one = TypeAdapter(cls).json_schema()
+        one["properties"] = {"name": {"const": name}} | one.get("properties", {})
+        one["required"] = ["name", *one.get("required", [])]
+        one["additionalProperties"] = False
+        options.append(one)
+    return {"anyOf": options}
+
+
+@contextmanager
+def search_beside(folder: Path) -> Iterator[None]:
+    """Relative component files are looked up in this folder too, after the working directory."""
+    token = SEARCH.set((folder, *SEARCH.get()))
+    try:
+        yield
+    finally:
+        SEARCH.reset(token)
+
+
+def _parts(kind: str, node: Any, where: str) -> tuple[str, dict[str, Any]]:
+    if isinstance(node, str):
+        return node, {}
+    if isinstance(node, Mapping) and isinstance(node.get("name"), str):
+        return node["name"], {str(k): v for k, v in node.items() if k != "name"}
+    raise ConfigError(f"{_at(where)}a {kind} is a name or a mapping with the key 'name', not {node!r}.")
+
+
+def _preset(cls: type[Any], name: str, parameters: dict[str, Any], where: str) -> dict[str, Any]:
+    presets = getattr(cls, "presets", {})
+    wanted = parameters.pop("preset")
+    if wanted not in presets:
+        have = f"Presets: {', '.join(presets)}." if presets else "It has none."
+        raise ConfigError(f"{_at(where)}'{name}' has no preset '{wanted}'.{did_you_mean(str(wanted), presets)} {have}")
+    return {**presets[wanted], **parameters}
+
+
+def _validated(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic.errors import PydanticUserError
+
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(cls, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:  # the class brings its own pydantic config
+        adapter = TypeAdapter(cls)
+    try:
+        return adapter.validate_python(parameters)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "parameters"
+        given = "" if first["type"] == "missing" else f", not {first['input']!r}"
+        raise ConfigError(f"{what}, {key}: {first['msg'].lower()}{given}.") from error
+
+
+def _scan(package: str) -> Iterator[Entry]:
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(folder).glob("*.py")):
+            text = path.read_text(encoding="utf-8")
+            if "@component(" in text:
+                yield from _marked(ast.parse(text), f"{package}.{path.stem}")
+
+
+def _marked(tree: ast.Module, module: str) -> Iterator[Entry]:
+    for node in tree.body:
+        for mark in node.decorator_list if isinstance(node, ast.ClassDef) else []:
+            if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == "component":
+                kind, name = (ast.literal_eval(argument) for argument in mark.args)
+                doc = ast.get_docstring(node) or ast.get_docstring(tree) or ""  # type: ignore[arg-type]
+                yield Entry(kind, name, f"{module}:{node.name}", doc.split("\n")[0])  # type: ignore[attr-defined]
+
+
+def _from_path(target: str, where: str) -> type[Any]:
+    module_name, _, attribute = target.rpartition(":")
+    module = _from_file(module_name, where) if module_name.endswith(".py") else _from_module(module_name, where)
+    found = getattr(module, attribute, None)
+    if not isinstance(found, type):
+        names = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
+        raise ConfigError(f"{_at(where)}{module_name} has no class '{attribute}'.{did_you_mean(attribute, names)}")
+    return found
+
+
+def _from_module(name: str, where: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and name.startswith(error.name):
+            raise ConfigError(f"{_at(where)}there is no module '{name}'. Is its package installed?") from error
+        raise ConfigError(f"{_at(where)}{name} needs the package '{error.name}', which is not installed.") from error
+
+
+def _from_file(name: str, where: str) -> Any:
+    tried = [Path(name)] if Path(name).is_absolute() else [folder / name for folder in (Path.cwd(), *SEARCH.get())]
+    path = next((p for p in tried if p.is_file()), None)
+    if path is None:
+        raise ConfigError(f"{_at(where)}there is no file {name} (looked in {', '.join(str(p.parent) for p in tried)}).")
+    alias = f"icl_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}_{path.stem}"
+    if alias not in sys.modules:
+        spec = importlib.util.spec_from_file_location(alias, path)
+        if spec is None or spec.loader is None:
+            raise ConfigError(f"{_at(where)}{path} cannot be loaded as Python.")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[alias] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[alias]
+            raise
+    return sys.modules[alias]
+
+
+def _code(cls: type[Any]) -> str:
+    path = getattr(sys.modules[cls.__module__], "__file__", None)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path else "interactive"
+
+
+def _at(where: str) -> str:
+    return f"{where}: " if where else ""

@@ -1,0 +1,1 @@
+"""Tasks: where queries and support pools come from, one file a source."""

@@ -1,0 +1,1 @@
+"""Generated tasks: pictures and questions drawn from a seed, byte-identical on every machine."""

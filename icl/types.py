@@ -1,0 +1,227 @@
+"""The vocabulary: plain frozen data that the components hand to one another.
+
+    Example/Query -> Demo, Context -> Prompt -> Generation -> Sample
+
+A `Query` has no gold: a component that must not see it cannot. A `Prompt` is turns of named parts; the names
+(`demo[2].answer`, `query.picture[0]`) are its spans, which edits, budgets and perturbations address.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from icl.edits import Edit
+from icl.pictures import Picture
+from icl.streams import StreamKey
+
+Role = Literal["system", "user", "assistant"]
+Json = Any
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question about pictures, without its gold. `meta` holds public facts only (question type, split)."""
+
+    id: str
+    pictures: tuple[Picture, ...]
+    question: str
+    options: tuple[str, ...] = ()
+    domain: str | None = None
+    group: str | None = None
+    meta: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A query with its gold: a member of a support pool, or a test item in the hands of the runner and the metrics.
+
+    answers: accepted answers, the canonical one first. label: the class, where there are classes. group: what belongs
+    together for clustered intervals (questions about one picture). secret: facts that would give the gold away.
+    """
+
+    id: str
+    pictures: tuple[Picture, ...]
+    question: str
+    answers: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    label: str | None = None
+    domain: str | None = None
+    group: str | None = None
+    meta: Mapping[str, Json] = field(default_factory=dict)
+    secret: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def answer(self) -> str:
+        return self.answers[0]
+
+    @cached_property
+    def query(self) -> Query:
+        return Query(self.id, self.pictures, self.question, self.options, self.domain, self.group, self.meta)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One retrieved member of a pool. Higher is nearer; a retriever without a similarity gives 0."""
+
+    id: str
+    score: float = 0.0
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A demonstration in its place. rank: 0 is the retriever's best."""
+
+    example: Example
+    score: float = 0.0
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class Context:
+    """A query and its demonstrations in the order in which they will be shown. provenance: marks of what was done."""
+
+    query: Query
+    demos: tuple[Demo, ...] = ()
+    key: StreamKey = StreamKey()
+    provenance: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a turn: text or a picture. name: its span, or '' for glue between spans."""
+
+    content: str | Picture
+    name: str = ""
+
+    @property
+    def picture(self) -> Picture | None:
+        return self.content if isinstance(self.content, Picture) else None
+
+    @property
+    def text(self) -> str | None:
+        return self.content if isinstance(self.content, str) else None
+
+
+@dataclass(frozen=True)
+class Turn:
+    role: Role
+    parts: tuple[Part, ...]
+
+
+Where = Literal["all", "query", "demos"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """An interleaved prompt, before any model's template. key: whose random streams its edits draw from."""
+
+    turns: tuple[Turn, ...]
+    key: StreamKey = StreamKey()
+
+    def parts(self) -> Iterator[Part]:
+        return (part for turn in self.turns for part in turn.parts)
+
+    @cached_property
+    def pictures(self) -> tuple[Picture, ...]:
+        return tuple(part.picture for part in self.parts() if part.picture is not None)
+
+    @cached_property
+    def spans(self) -> dict[str, tuple[int, int]]:
+        """name -> (turn, part) of every named part."""
+        return {
+            part.name: (t, p) for t, turn in enumerate(self.turns) for p, part in enumerate(turn.parts) if part.name
+        }
+
+    @cached_property
+    def text(self) -> str:
+        """All text in order, a picture as '<picture>': for records and people, not for models."""
+        return "\n".join(
+            f"[{turn.role}] " + "".join(part.text if part.text is not None else "<picture>" for part in turn.parts)
+            for turn in self.turns
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of roles, texts and picture digests: equal digests are one prefill."""
+        told = [
+            [turn.role, [[part.text, None] if part.picture is None else [None, part.picture.digest] for part in turn.parts]]
+            for turn in self.turns
+        ]
+        return hashlib.sha256(json.dumps(told, ensure_ascii=False).encode()).hexdigest()
+
+    def map(self, change: Callable[[Part], Part | None]) -> "Prompt":
+        """Each part replaced by `change(part)`; None drops it, and a turn that loses all its parts."""
+        turns = (replace(turn, parts=tuple(p for p in map(change, turn.parts) if p is not None)) for turn in self.turns)
+        return replace(self, turns=tuple(turn for turn in turns if turn.parts))
+
+    def edit(self, pictures: Edit, where: Where = "all") -> "Prompt":
+        """The same prompt with an edit on its pictures: all, the query's alone, or the demonstrations' alone."""
+
+        def change(part: Part) -> Part:
+            if part.picture is None or not _within(part.name, where):
+                return part
+            return replace(part, content=part.picture.edit(pictures.bind(self.key, part.name)))
+
+        return self.map(change)
+
+    def without_pictures(self, where: Where = "all") -> "Prompt":
+        return self.map(lambda part: None if part.picture is not None and _within(part.name, where) else part)
+
+
+def _within(name: str, where: Where) -> bool:
+    return where == "all" or name.startswith("query." if where == "query" else "demo[")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one answer cost. Work that several arms shared is counted in the run's cost record instead."""
+
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    forwards: int = 0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """finish: 'stop' or 'length'. trace: numbers a strategy's steps left behind (name -> one value a step)."""
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    finish: Literal["stop", "length"] = "stop"
+    usage: Usage = Usage()
+    trace: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    option_scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One scored query in one cell: a line of the store. Everything in it is JSON.
+
+    cell: digest of the resolved cell. demos: [id, score, answer] in prompt order. scores: metric -> value in [0, 1].
+    baselines: what the same demonstrations say without a model. failed: the reason, where there is no output.
+    """
+
+    cell: str
+    query: str
+    seed: int
+    group: str | None = None
+    gold: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    demos: tuple[tuple[str, float, str], ...] = ()
+    dropped: int = 0
+    prompt: str = ""
+    prompt_digest: str = ""
+    pictures: tuple[str, ...] = ()
+    output: str = ""
+    finish: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    option_scores: Mapping[str, float] = field(default_factory=dict)
+    trace: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    usage: Mapping[str, int] = field(default_factory=dict)
+    marks: tuple[str, ...] = ()
+    meta: Mapping[str, Json] = field(default_factory=dict)
+    failed: str | None = None

@@ -1,0 +1,1 @@
+"""Orderers, transforms, composers and the context budget: from a context to a prompt."""

@@ -1,0 +1,1 @@
+"""Composers: a context written as a prompt, one file each."""

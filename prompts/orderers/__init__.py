@@ -1,0 +1,1 @@
+"""Orderers: the same demonstrations in another order, one file each."""

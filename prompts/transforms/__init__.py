@@ -1,0 +1,1 @@
+"""Transforms: a changed context, one file each."""

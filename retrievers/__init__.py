@@ -1,0 +1,1 @@
+"""Retrievers: which demonstrations a query gets, one file each."""

@@ -1,0 +1,54 @@
+"""What a retriever is: fitted on a pool, it gives each query its demonstrations, best first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+
+from icl.tasks.base import Pool
+from icl.types import Example, Query, Scored
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from icl.models.base import Model
+
+
+class Embedder(Protocol):
+    """A component of kind `embedder`. Vectors are float32 and L2-normalised, so a dot product is a cosine."""
+
+    @property
+    def digest(self) -> str:
+        """Names encoder and settings: the key of the cache on disk."""
+        ...
+
+    def pictures(self, items: "Sequence[Query | Example]") -> "np.ndarray":
+        """[N, D] of the items' pictures (the mean over several, normalised again)."""
+        ...
+
+    def texts(self, texts: Sequence[str]) -> "np.ndarray":
+        """[N, D]. Raises PlanError where the encoder has no text tower."""
+        ...
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a retriever may use besides the pool. seed: of the cell, for `icl.streams`; model: where it declares the need."""
+
+    seed: int = 0
+    model: "Model | None" = None
+    cache: str | None = None
+
+
+class FittedRetriever(Protocol):
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+        """k scored ids a query, best first; never the query, nor a picture with one of its pictures' digests."""
+        ...
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """A component of kind `retriever`. needs: among 'embedder', 'model', 'labels', 'gold'."""
+
+    needs: ClassVar[frozenset[str]]
+
+    def fit(self, pool: Pool, resources: Resources) -> FittedRetriever: ...

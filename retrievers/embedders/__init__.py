@@ -1,0 +1,1 @@
+"""Embedders: pictures and texts as vectors, one file each."""
