@@ -19,6 +19,8 @@ Note = object
 
 
 class Generate(Protocol):
+    """How `prepare` asks the model under test."""
+
     def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
         """Greedy answers of the model under test."""
         ...

@@ -58,7 +58,8 @@ class Blank(Edit):
 class DiffusionNoise(Edit):
     """Forward diffusion on the processed pixels (VCD, Leng et al. 2024, as released).
 
-        v' = sqrt(abar_t) v + sqrt(1 - abar_t) eps,    beta_t = sigmoid(-6 .. 6) (.005 - 1e-5) + 1e-5,    abar = cumprod(1 - beta)
+        v' = sqrt(abar_t) v + sqrt(1 - abar_t) eps
+        abar = cumprod(1 - beta),    beta_t = sigmoid(-6 .. 6) (.005 - 1e-5) + 1e-5
 
     `step`: t of 1000; 500 has noise std .51, 999 is nearly pure noise (.96). Drawn once a prompt, fixed over decoding.
     """

@@ -37,6 +37,6 @@ class StoreError(ICLError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """" Did you mean 'vcd'?" for the nearest known word, or the empty string."""
+    """ " Did you mean 'vcd'?" for the nearest known word, or the empty string."""
     near = get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""

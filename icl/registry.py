@@ -80,12 +80,16 @@ class Nested:
 def entries(kind: str) -> dict[str, Entry]:
     """name -> entry of every component of a kind, in alphabetical order."""
     if kind not in PACKAGES:
-        raise ConfigError(f"no kind of component named '{kind}'.{did_you_mean(kind, PACKAGES)} Kinds: {', '.join(PACKAGES)}.")
+        raise ConfigError(
+            f"no kind of component named '{kind}'.{did_you_mean(kind, PACKAGES)} Kinds: {', '.join(PACKAGES)}."
+        )
     found = {e.name: e for package in PACKAGES[kind] for e in _scan(package) if e.kind == kind}
     for point in entry_points(group=GROUP):
         of, _, name = point.name.partition(".")
         if of == kind:
-            found.setdefault(name, Entry(kind, name, point.value, f"from {point.dist.name if point.dist else point.module}"))
+            found.setdefault(
+                name, Entry(kind, name, point.value, f"from {point.dist.name if point.dist else point.module}")
+            )
     return dict(sorted(found.items()))
 
 
@@ -109,19 +113,23 @@ def build(kind: str, node: Any, where: str = "") -> Any:
     name, parameters = _parts(kind, node, where)
     cls = resolve(kind, name, where)
     if not is_dataclass(cls):
-        raise ConfigError(f"{_at(where)}'{name}' is not a dataclass. A component is a frozen dataclass (see CONTRIBUTING).")
+        raise ConfigError(
+            f"{_at(where)}'{name}' is not a dataclass. A component is a frozen dataclass (see CONTRIBUTING)."
+        )
     known = [f.name for f in fields(cls) if f.init]
     if "preset" in parameters and "preset" not in known:
         parameters = _preset(cls, name, parameters, where)
     for key in parameters:
         if key not in known:
             takes = f"It takes {', '.join(known)}." if known else "It takes no parameters."
-            raise ConfigError(f"{_at(where)}{kind} '{name}' has no parameter '{key}'.{did_you_mean(key, known)} {takes}")
+            raise ConfigError(
+                f"{_at(where)}{kind} '{name}' has no parameter '{key}'.{did_you_mean(key, known)} {takes}"
+            )
     return _validated(cls, parameters, f"{_at(where)}{kind} '{name}'")
 
 
 def describe(thing: Any) -> Any:
-    """The canonical node of a component: its name or path and *all* its parameters, as JSON. Equal nodes are equal pieces.
+    """The canonical node of a component: its name or path and *all* its parameters, as JSON. Equal nodes, equal pieces.
 
     A class from outside the packages carries the digest of its file: edited code is another component.
     """

@@ -107,6 +107,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Turn:
+    """One message of a conversation."""
+
     role: Role
     parts: tuple[Part, ...]
 
@@ -147,7 +149,10 @@ class Prompt:
     def digest(self) -> str:
         """sha256 of roles, texts and picture digests: equal digests are one prefill."""
         told = [
-            [turn.role, [[part.text, None] if part.picture is None else [None, part.picture.digest] for part in turn.parts]]
+            [
+                turn.role,
+                [[part.text, None] if part.picture is None else [None, part.picture.digest] for part in turn.parts],
+            ]
             for turn in self.turns
         ]
         return hashlib.sha256(json.dumps(told, ensure_ascii=False).encode()).hexdigest()

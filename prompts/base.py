@@ -25,6 +25,6 @@ class Transform(Protocol):
 
 @runtime_checkable
 class Composer(Protocol):
-    """A component of kind `composer`: a context written as a prompt with named parts, ending where the model answers."""
+    """A component of kind `composer`: a context as a prompt with named parts, ending where the model answers."""
 
     def compose(self, context: Context) -> Prompt: ...

@@ -32,7 +32,7 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Resources:
-    """What a retriever may use besides the pool. seed: of the cell, for `icl.streams`; model: where it declares the need."""
+    """What a retriever may use besides the pool. seed: of the cell, for `icl.streams`; model: where it is needed."""
 
     seed: int = 0
     model: "Model | None" = None
@@ -40,6 +40,8 @@ class Resources:
 
 
 class FittedRetriever(Protocol):
+    """A retriever that has seen its pool."""
+
     def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
         """k scored ids a query, best first; never the query, nor a picture with one of its pictures' digests."""
         ...

@@ -107,7 +107,7 @@ class LogitModel(Model, Protocol):
         ...
 
     def open(self, prompts: Sequence[Prompt]) -> Session:
-        """Prefill. Row i is prompt i; equal prompts may be opened once by the caller. Raises ModelError, PictureError."""
+        """Prefill; row i is prompt i. Raises ModelError, PictureError."""
         ...
 
     def text(self, tokens: Sequence[int]) -> str:

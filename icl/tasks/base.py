@@ -4,6 +4,7 @@ Most tasks have one pool for all queries. Episodic tasks (made-up names redrawn 
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,8 +22,7 @@ class Pool:
 
     def __post_init__(self) -> None:
         if len(self.by_id) != len(self.examples):
-            seen: set[str] = set()
-            twice = next(e.id for e in self.examples if e.id in seen or seen.add(e.id))
+            twice = Counter(e.id for e in self.examples).most_common(1)[0][0]
             raise DataError(f"two examples of the pool have the id '{twice}'. Ids must be unique.")
 
     @cached_property

@@ -1,0 +1,44 @@
+# Two commands do all the set-up: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint bench clean
+
+help:
+	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
+	@echo "make test         lint, type check, import layers and all tests (installs what they need)"
+	@echo "make lint         the checks alone"
+	@echo "make bench        the benchmark table"
+
+$(VENV)/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
+	@echo "environment  setting up $(VENV) (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[offline]'
+	@$(BIN)/python -c 'from importlib.metadata import version as v; print("environment  $(VENV) ready (torch " + v("torch") + ", transformers " + v("transformers") + ")")'
+	@touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[offline,notebooks,dev]'
+	@touch $@
+
+quickstart: $(VENV)/ready
+	@$(BIN)/icl run experiments/configs/quickstart.yaml
+
+lint: $(VENV)/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(VENV)/ready-dev lint
+	@sh tests/install_browser.sh
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/ready-dev
+	@$(BIN)/python -m experiments.bench
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
