@@ -1,1 +1,1 @@
-"""The `icl` command, one file a subcommand."""
+"""The `icl` command: one file a command, found without importing it."""

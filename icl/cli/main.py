@@ -1,0 +1,77 @@
+"""The `icl` command: finds the file of a subcommand by name and imports that one alone.
+
+A subcommand is a module of this folder with a typer function `command`; the first line of the module's docstring is
+its line in `icl --help`. So a new command is a new file, and the help of all of them imports none.
+"""
+
+import ast
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from icl import __version__
+from icl.errors import ICLError, did_you_mean
+
+HEAD = "Research on in-context learning with multimodal language models."
+WRONG = 2
+"""Exit status of a command that could not start: config, data, plan, store. A run with failed samples ends with 1."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and gives its exit status. A user's mistake is one sentence on stderr, never a traceback."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(_help())
+        return 0 if words else WRONG
+    if words[0] in ("--version", "-V"):
+        print(f"mm-icl {__version__}")
+        return 0
+    known = commands()
+    if words[0] not in known:
+        print(f"icl: no command named '{words[0]}'.{did_you_mean(words[0], known)} (icl --help)", file=sys.stderr)
+        return WRONG
+    try:
+        return _call(words[0], words[1:])
+    except ICLError as error:
+        print(f"{error}", file=sys.stderr)
+        return WRONG
+    except BrokenPipeError:  # the reader (`head`) left
+        sys.stderr.close()
+        return 0
+
+
+def commands() -> dict[str, str]:
+    """name -> one line, of every command, without importing it."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if "\ndef command(" in text:
+            summary = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
+            found[path.stem.replace("_", "-")] = summary
+    return found
+
+
+def _call(name: str, words: list[str]) -> int:
+    import importlib
+
+    import typer
+
+    module = importlib.import_module(f"icl.cli.{name.replace('-', '_')}")
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command(help=f"{module.__doc__}\n\n{module.command.__doc__ or ''}")(module.command)
+    try:
+        app(args=words, prog_name=f"icl {name}")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return 0
+
+
+def _help() -> str:
+    known = commands()
+    width = max(map(len, known), default=0)
+    lines = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in known.items())
+    return f"Usage: icl COMMAND [ARGUMENTS]\n\n{HEAD}\n\nCommands:\n{lines}\n\n`icl COMMAND --help` explains one."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
