@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -76,6 +76,14 @@ class Nested:
         return {"type": ["string", "object"], "description": f"a component of kind '{self.kind}'"}
 
 
+def parameter(key: str, default: Any) -> Any:
+    """A field that the config calls `key`, where the attribute of that name is something else.
+
+    A task has `queries`, its examples, and a config says `queries: 500`: `query_limit: int = parameter("queries", 500)`.
+    """
+    return field(default=default, metadata={"key": key})
+
+
 @lru_cache
 def entries(kind: str) -> dict[str, Entry]:
     """name -> entry of every component of a kind, in alphabetical order."""
@@ -116,7 +124,7 @@ def build(kind: str, node: Any, where: str = "") -> Any:
         raise ConfigError(
             f"{_at(where)}'{name}' is not a dataclass. A component is a frozen dataclass (see CONTRIBUTING)."
         )
-    known = [f.name for f in fields(cls) if f.init]
+    known = {_key(f): f.name for f in fields(cls) if f.init}
     if "preset" in parameters and "preset" not in known:
         parameters = _preset(cls, name, parameters, where)
     for key in parameters:
@@ -125,7 +133,7 @@ def build(kind: str, node: Any, where: str = "") -> Any:
             raise ConfigError(
                 f"{_at(where)}{kind} '{name}' has no parameter '{key}'.{did_you_mean(key, known)} {takes}"
             )
-    return _validated(cls, parameters, f"{_at(where)}{kind} '{name}'")
+    return _validated(cls, {known[key]: value for key, value in parameters.items()}, f"{_at(where)}{kind} '{name}'")
 
 
 def describe(thing: Any) -> Any:
@@ -140,7 +148,7 @@ def describe(thing: Any) -> Any:
         node: dict[str, Any] = {"name": mark[1] if mark and own else f"{cls.__module__}:{cls.__qualname__}"}
         if not own:
             node["code"] = _code(cls)
-        return node | {f.name: describe(getattr(thing, f.name)) for f in fields(thing) if f.init}
+        return node | {_key(f): describe(getattr(thing, f.name)) for f in fields(thing) if f.init}
     if isinstance(thing, tuple | list):
         return [describe(item) for item in thing]
     if isinstance(thing, Mapping):
@@ -156,8 +164,9 @@ def schema(kind: str) -> dict[str, Any]:
     for name in entries(kind):
         cls = resolve(kind, name)
         one = TypeAdapter(cls).json_schema()
-        one["properties"] = {"name": {"const": name}} | one.get("properties", {})
-        one["required"] = ["name", *one.get("required", [])]
+        keys = {f.name: _key(f) for f in fields(cls)}
+        one["properties"] = {"name": {"const": name}} | {keys[k]: v for k, v in one.get("properties", {}).items()}
+        one["required"] = ["name", *(keys[k] for k in one.get("required", []))]
         one["additionalProperties"] = False
         options.append(one)
     return {"anyOf": options}
@@ -171,6 +180,10 @@ def search_beside(folder: Path) -> Iterator[None]:
         yield
     finally:
         SEARCH.reset(token)
+
+
+def _key(of: "Field[Any]") -> str:
+    return str(of.metadata.get("key", of.name))
 
 
 def _parts(kind: str, node: Any, where: str) -> tuple[str, dict[str, Any]]:
@@ -200,9 +213,12 @@ def _validated(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
         adapter = TypeAdapter(cls)
     try:
         return adapter.validate_python(parameters)
+    except ConfigError as error:  # parameters that do not go together: said by the component itself
+        raise ConfigError(f"{what}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "parameters"
+        keys = {f.name: _key(f) for f in fields(cls)}
+        key = ".".join(keys.get(part, str(part)) for part in first["loc"]) or "parameters"
         given = "" if first["type"] == "missing" else f", not {first['input']!r}"
         raise ConfigError(f"{what}, {key}: {first['msg'].lower()}{given}.") from error
 
