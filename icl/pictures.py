@@ -35,8 +35,9 @@ class Picture:
     edits: tuple["Edit", ...] = ()
 
     @classmethod
-    def from_path(cls, path: str | Path) -> "Picture":
-        return cls(partial(_open_path, str(path)), str(path))
+    def from_path(cls, path: str | Path, origin: str | None = None) -> "Picture":
+        """`origin`: a name that is the same on every machine, where the path is not."""
+        return cls(partial(_open_path, str(path)), origin or str(path))
 
     @classmethod
     def from_bytes(cls, data: bytes, origin: str = "bytes") -> "Picture":
