@@ -79,7 +79,7 @@ class Nested:
 def parameter(key: str, default: Any) -> Any:
     """A field that the config calls `key`, where the attribute of that name is something else.
 
-    A task has `queries`, its examples, and a config says `queries: 500`: `query_limit: int = parameter("queries", 500)`.
+    A task has `queries`, its examples, and a config says `queries: 5`: `query_limit: int = parameter("queries", 5)`.
     """
     return field(default=default, metadata={"key": key})
 
@@ -218,7 +218,7 @@ def _validated(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         keys = {f.name: _key(f) for f in fields(cls)}
-        key = ".".join(keys.get(part, str(part)) for part in first["loc"]) or "parameters"
+        key = ".".join(keys.get(str(part), str(part)) for part in first["loc"]) or "parameters"
         given = "" if first["type"] == "missing" else f", not {first['input']!r}"
         raise ConfigError(f"{what}, {key}: {first['msg'].lower()}{given}.") from error
 

@@ -1,0 +1,100 @@
+"""easy-VQA (Victor Zhou, 2020; MIT): one coloured shape on a light ground and short questions about it.
+
+The PyPI package `easy-vqa` carries 4,000 train pictures with 38,575 questions and 1,000 test pictures with 9,673. The
+train split is the support pool, the test split the queries. The majority answer alone is right for .37 of the test
+questions, so a score needs its text-only baselines beside it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from icl.errors import DataError
+from icl.params import PositiveInt
+from icl.pictures import Picture
+from icl.registry import component, parameter
+from icl.tasks.base import Pool
+from icl.tasks.choose import nested_choice
+from icl.types import Example
+
+QuestionType = Literal["yes/no", "shape", "colour"]
+
+OPTIONS: Mapping[QuestionType, tuple[str, ...]] = {
+    "yes/no": ("yes", "no"),
+    "shape": ("circle", "rectangle", "triangle"),
+    "colour": ("red", "green", "blue", "black", "gray", "teal", "brown", "yellow"),
+}
+"""The answers of each type of question: what option scoring chooses among. Together the package's 13 answers."""
+
+
+def question_type(question: str) -> QuestionType:
+    """Read from the wording alone, so that it is as public as the question."""
+    if not question.startswith("what"):
+        return "yes/no"
+    return "colour" if question.startswith(("what color", "what is the color")) else "shape"
+
+
+@component("task", "easy-vqa")
+@dataclass(frozen=True)
+class EasyVQA:
+    """Questions about one coloured shape; support pool = train split, queries = test split (PyPI `easy-vqa`).
+
+    Questions about one picture share a group. A query's type of question is in `meta`, and its options are the
+    answers of that type. The pool is a choice of 1,000 of the 38,575 train questions unless told otherwise: a picture
+    retriever then embeds 869 pictures instead of 4,000. Pictures are opened when they are used.
+    """
+
+    query_limit: PositiveInt | None = parameter("queries", None)  # test questions, a nested choice; None: all 9,673
+    support_limit: PositiveInt | None = parameter("pool_size", 1000)  # train questions, likewise; None: all 38,575
+    seed: int = 0  # of the two choices; the seeds of a run do not change them
+
+    @property
+    def title(self) -> str:
+        return "easy-vqa"
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        return _questions("test", self.query_limit, self.seed)
+
+    @cached_property
+    def _pool(self) -> Pool:
+        return Pool(_questions("train", self.support_limit, self.seed))
+
+    def pool(self, query_id: str) -> Pool:
+        return self._pool
+
+    @property
+    def pool_size(self) -> int:
+        return len(self._pool)
+
+
+def _questions(split: Literal["train", "test"], limit: int | None, seed: int) -> tuple[Example, ...]:
+    try:
+        import easy_vqa
+    except ModuleNotFoundError as error:
+        raise DataError(
+            "task 'easy-vqa' reads the package easy-vqa, which is not installed. "
+            "Install it with: pip install 'mm-icl[offline]'"
+        ) from error
+    read, find = (
+        (easy_vqa.get_train_questions, easy_vqa.get_train_image_paths)
+        if split == "train"
+        else (easy_vqa.get_test_questions, easy_vqa.get_test_image_paths)
+    )
+    questions, answers, numbers = read()
+    pictures = {number: Picture.from_path(path, f"easy-vqa/{split}/{number}.png") for number, path in find().items()}
+    ids = [f"{split}-{row:05d}" for row in range(len(questions))]
+    return tuple(
+        Example(
+            id=ids[row],
+            pictures=(pictures[numbers[row]],),
+            question=questions[row],
+            answers=(answers[row],),
+            options=OPTIONS[question_type(questions[row])],
+            label=answers[row],
+            group=f"{split}-picture-{numbers[row]}",
+            meta={"type": question_type(questions[row]), "split": split},
+        )
+        for row in nested_choice(ids, limit, seed, f"easy-vqa/{split}")
+    )
