@@ -1,0 +1,41 @@
+"""Demonstrations as turns of a conversation, the form that chat-tuned models were trained on.
+
+    user: [instruction\\n][picture][question]   assistant: [answer]   ...   user: [picture][question]
+
+The shot count is the number of assistant turns; an instruction stands once, before everything.
+"""
+
+from dataclasses import dataclass
+
+from icl.registry import component
+from icl.types import Context, Demo, Part, Prompt, Query, Turn
+from prompts import pieces
+from prompts.pieces import First, Level
+
+
+@component("composer", "chat")
+@dataclass(frozen=True)
+class Chat:
+    """Each demonstration a user turn and an assistant turn, then the query's user turn."""
+
+    first: First = "picture"  # what a user turn begins with
+    instruction: Level = "none"  # stands at the start of the first user turn
+    instruction_text: str | None = None  # an instruction in one's own words instead
+    delimiter: str = ""  # between the pictures and the question of a turn
+
+    def __post_init__(self) -> None:
+        pieces.check_instruction(self.instruction, self.instruction_text, "chat")
+
+    def compose(self, context: Context) -> Prompt:
+        turns: list[Turn] = []
+        for name, demo in pieces.named(context):
+            turns += [Turn("user", self._asked(demo, name)), Turn("assistant", (pieces.answer(demo, name),))]
+        turns.append(Turn("user", self._asked(context.query, "query")))
+        opening = pieces.instruction(self.instruction, self.instruction_text)
+        turns[0] = Turn("user", opening + turns[0].parts)
+        return Prompt(tuple(turns), context.key)
+
+    def _asked(self, of: Demo | Query, name: str) -> tuple[Part, ...]:
+        seen, asked = pieces.pictures(of, name), pieces.question(of, name)
+        between = (Part(self.delimiter),) if self.delimiter and seen and asked else ()
+        return seen + between + asked if self.first == "picture" else asked + between + seen

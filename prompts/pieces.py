@@ -1,0 +1,52 @@
+"""What composers are made of: named parts of demonstrations and query, and the instruction that goes before them."""
+
+from typing import Literal
+
+from icl.errors import ConfigError
+from icl.types import Context, Demo, Part, Query
+
+First = Literal["picture", "text"]
+Level = Literal["none", "short", "long"]
+
+INSTRUCTIONS: dict[Level, str] = {
+    "none": "",
+    "short": "Answer with one word.",
+    "long": "Look at the examples, then answer the last question about its picture with one word, "
+    "in the same form as the examples.",
+}
+
+
+def check_instruction(level: Level, own: str | None, composer: str) -> None:
+    """Raises ConfigError where both a level and a text of one's own are asked for."""
+    if own is not None and level != "none":
+        raise ConfigError(
+            f"composer '{composer}': instruction is '{level}' and instruction_text is given too. Leave one of them out."
+        )
+
+
+def instruction(level: Level, own: str | None) -> tuple[Part, ...]:
+    """The instruction and the line break after it, or nothing."""
+    text = own if own is not None else INSTRUCTIONS[level]
+    return (Part(text, "instruction"), Part("\n")) if text else ()
+
+
+def pictures(of: Demo | Query, name: str) -> tuple[Part, ...]:
+    """The pictures of a demonstration or of the query, in their order. name: 'demo[0]' or 'query'."""
+    item = of if isinstance(of, Query) else of.example
+    return tuple(Part(picture, f"{name}.picture[{j}]") for j, picture in enumerate(item.pictures))
+
+
+def question(of: Demo | Query, name: str) -> tuple[Part, ...]:
+    """The question, where there is one."""
+    item = of if isinstance(of, Query) else of.example
+    return (Part(item.question, f"{name}.question"),) if item.question else ()
+
+
+def answer(of: Demo, name: str) -> Part:
+    """The answer shown is the first of the accepted ones."""
+    return Part(of.example.answer, f"{name}.answer")
+
+
+def named(context: Context) -> list[tuple[str, Demo]]:
+    """The demonstrations in the order shown, with their names."""
+    return [(f"demo[{i}]", demo) for i, demo in enumerate(context.demos)]

@@ -1,0 +1,82 @@
+"""Label-balanced random demonstrations: as many of each label as the number of shots allows.
+
+Round robin over the labels in a random order of the query's own, each turn a random member of that label: every prefix
+is balanced within one, so it is nested as well as balanced. A label that runs out is passed over. The label of an
+example is its `label`, or its first answer where it has none.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import ClassVar
+
+from icl.errors import PlanError
+from icl.registry import component
+from icl.streams import StreamKey
+from icl.tasks.base import Pool
+from icl.types import Example, Query, Scored
+from retrievers.base import Resources
+from retrievers.draws import draws
+from retrievers.leaks import fair, too_few
+
+
+@component("retriever", "balanced")
+@dataclass(frozen=True)
+class Balanced:
+    """Random demonstrations, equally many of each label, nested across shots."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+    nested: ClassVar[bool] = True
+
+    def fit(self, pool: Pool, resources: Resources) -> "FittedBalanced":
+        """Raises PlanError where the pool has a single label."""
+        by_label: dict[str, list[Example]] = {}
+        for example in pool.examples:
+            by_label.setdefault(label_of(example), []).append(example)
+        if len(by_label) < 2:
+            raise PlanError(
+                f"retriever 'balanced' needs a pool with two labels or more, and all {len(pool)} examples have "
+                f"{next(iter(by_label), 'none')!r}. Use 'random', or give the examples labels."
+            )
+        return FittedBalanced(pool, by_label, resources.seed)
+
+
+@dataclass(frozen=True)
+class FittedBalanced:
+    """Draws from one pool by label. Every score is 0."""
+
+    pool: Pool
+    by_label: Mapping[str, Sequence[Example]]
+    seed: int
+
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+        return [self._one(query, k) for query in queries]
+
+    def _one(self, query: Query, k: int) -> tuple[Scored, ...]:
+        allowed, key = fair(query), StreamKey(self.seed, query.id)
+        labels = sorted(self.by_label)
+        turns = [self._of_label(labels[i], key) for i in draws(key.numpy("demos/labels"), len(labels))]
+        given = tuple(Scored(example.id) for example in islice(_round_robin(turns, allowed), k))
+        if len(given) < k:
+            raise too_few(self.pool, query, k)
+        return given
+
+    def _of_label(self, label: str, key: StreamKey) -> Iterator[Example]:
+        members = self.by_label[label]
+        return (members[i] for i in draws(key.numpy(f"demos/label/{label}"), len(members)))
+
+
+def label_of(example: Example) -> str:
+    """The class of an example: its label, or its first answer where it has none."""
+    return example.label if example.label is not None else example.answer
+
+
+def _round_robin(turns: list[Iterator[Example]], allowed: Callable[[Example], bool]) -> Iterator[Example]:
+    while turns:
+        going = []
+        for members in turns:
+            example = next(filter(allowed, members), None)
+            if example is not None:
+                going.append(members)
+                yield example
+        turns = going

@@ -1,0 +1,106 @@
+"""Every picture and every text is embedded once: in memory, on disk, and across processes.
+
+The key of a vector is what it embeds (the picture's digest, the text) together with the digest of the embedder (weights
+and settings), so nothing stale can be served. `Embeddings.count` says what was really computed.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from icl.errors import ModelError
+from icl.pictures import Picture
+from icl.types import Example, Query
+from retrievers.base import Embedder
+from retrievers.shards import Shards
+from retrievers.vectors import Vectors, per_item, shown
+
+T = TypeVar("T")
+
+CHUNK = 512
+"""Items between two writes: what a killed process loses at most."""
+
+
+def cache_folder(given: str | None = None) -> Path:
+    """The folder given, else ICL_CACHE, else the platform's own folder for caches."""
+    if named := given or os.environ.get("ICL_CACHE"):
+        return Path(named).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "mm-icl"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "mm-icl"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mm-icl"
+
+
+class Embeddings:
+    """An embedder behind its cache: the same two calls. Have it from `embeddings`, so that a process has one."""
+
+    def __init__(self, embedder: Embedder, folder: Path) -> None:
+        self.embedder = embedder
+        self.count = {"picture": 0, "text": 0}
+        name = sha256(embedder.digest.encode()).hexdigest()[:24]
+        self._shards = {kind: Shards(folder / "embeddings" / name / kind, embedder.digest) for kind in self.count}
+
+    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
+        """[N, D], a unit row an item: the mean over its pictures. Raises DataError where an item has none."""
+        pictures = shown(items)
+        by_key = {bytes.fromhex(picture.digest): picture for picture in pictures}
+        rows = self._vectors("picture", [bytes.fromhex(p.digest) for p in pictures], by_key, self._embed_pictures)
+        return per_item(items, rows)
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        """[N, D], a unit row a text."""
+        by_key = {sha256(text.encode()).digest(): text for text in texts}
+        return self._vectors("text", [sha256(text.encode()).digest() for text in texts], by_key, self.embedder.texts)
+
+    def _embed_pictures(self, pictures: Sequence[Picture]) -> Vectors:
+        return self.embedder.pictures([Query(p.digest, (p,), "") for p in pictures])
+
+    def _vectors(
+        self, kind: str, keys: list[bytes], by_key: dict[bytes, T], embed: Callable[[Sequence[T]], Vectors]
+    ) -> Vectors:
+        shards = self._shards[kind]
+        if shards.missing(keys):
+            self._fill(kind, shards, by_key, embed)
+        return shards.gather(keys)
+
+    def _fill(self, kind: str, shards: Shards, by_key: dict[bytes, T], embed: Callable[[Sequence[T]], Vectors]) -> None:
+        from filelock import FileLock
+
+        shards.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(shards.lock(by_key)):
+            missing = shards.missing(by_key)
+            for start in range(0, len(missing), CHUNK):
+                chunk = missing[start : start + CHUNK]
+                vectors = np.ascontiguousarray(embed([by_key[key] for key in chunk]), dtype=np.float32)
+                if vectors.ndim != 2 or len(vectors) != len(chunk) or not np.isfinite(vectors).all():
+                    raise ModelError(
+                        f"embedder {self.embedder!r} gave an array of shape {vectors.shape} for {len(chunk)} {kind}s, "
+                        f"or numbers that are not finite. It must give one finite row each."
+                    )
+                shards.add(chunk, vectors)
+                self.count[kind] += len(chunk)
+
+
+_SHARED: dict[tuple[str, Path], Embeddings] = {}
+_GUARD = threading.Lock()
+
+
+def embeddings(embedder: Embedder, cache: str | None = None) -> Embeddings:
+    """The cached embedder of this process; every retriever that names an equal embedder shares it."""
+    key = (embedder.digest, cache_folder(cache))
+    with _GUARD:
+        if key not in _SHARED:
+            _SHARED[key] = Embeddings(embedder, key[1])
+        return _SHARED[key]
+
+
+def embedded() -> dict[str, int]:
+    """What this process really embedded so far, over all embedders: {'picture': n, 'text': n}."""
+    return {kind: sum(one.count[kind] for one in _SHARED.values()) for kind in ("picture", "text")}

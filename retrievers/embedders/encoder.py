@@ -1,0 +1,41 @@
+"""A picture-text encoder with two towers (CLIP, Radford et al. 2021; SigLIP, Zhai et al. 2023; and their kin).
+
+Any checkpoint that transformers' AutoModel opens and that has `get_image_features` and `get_text_features`. Vectors are
+the projected features in float32, L2-normalised. A text longer than the text tower's positions is cut at its end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+from icl.registry import component
+from icl.types import Example, Query
+from retrievers.vectors import Vectors, per_item, shown
+
+
+@component("embedder", "encoder")
+@dataclass(frozen=True)
+class Encoder:
+    """A CLIP- or SigLIP-class checkpoint: pictures and texts in one space."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"picture", "text"})
+
+    path: str = "tiny"  # a hub id, a folder, or 'tiny': the encoder that comes with the toolkit
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of weights, configuration and processor. Raises ModelError where there is no such checkpoint."""
+        from retrievers.towers import checkpoint_digest, find
+
+        return f"encoder-1-{checkpoint_digest(find(self.path))}"
+
+    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
+        from retrievers.towers import find, towers
+
+        return per_item(items, towers(find(self.path)).pictures(shown(items)))
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        from retrievers.towers import find, towers
+
+        return towers(find(self.path)).texts(texts)

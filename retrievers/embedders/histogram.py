@@ -1,0 +1,44 @@
+"""Colour histogram: the cheapest sensible picture embedding, and a baseline that any encoder has to beat.
+
+The share of pixels in each of bins^3 boxes of the RGB cube, then the square root, so that the dot product of two
+pictures is the Bhattacharyya coefficient of their histograms (1: the same colours in the same amounts).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+from annotated_types import Ge, Le
+
+from icl.errors import PlanError
+from icl.pictures import Picture
+from icl.registry import component
+from icl.types import Example, Query
+from retrievers.vectors import Vectors, per_item, shown
+
+
+@component("embedder", "histogram")
+@dataclass(frozen=True)
+class Histogram:
+    """Square roots of a colour histogram: no weights, colours alone."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"picture"})
+
+    bins: Annotated[int, Ge(2), Le(16)] = 8  # boxes along each of red, green and blue; the vector has bins^3 entries
+
+    @property
+    def digest(self) -> str:
+        return f"histogram-1-{self.bins}"
+
+    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
+        return per_item(items, np.stack([self._one(picture) for picture in shown(items)]))
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        raise PlanError("embedder 'histogram' reads pictures only. For questions, use the embedder 'encoder'.")
+
+    def _one(self, picture: Picture) -> Vectors:
+        pixels = np.asarray(picture.open(), dtype=np.int64).reshape(-1, 3) * self.bins // 256
+        boxes = pixels @ np.array([self.bins**2, self.bins, 1])
+        counts = np.bincount(boxes, minlength=self.bins**3)
+        return np.sqrt(counts / len(boxes)).astype(np.float32)

@@ -1,0 +1,96 @@
+"""Exact nearest neighbours by inner product, with filters, in a fixed order.
+
+FAISS proposes candidates and each one's score is computed again, row by row in float64, so that neither the batch nor
+the number of threads can change a result; equal scores are in the order of the pool. A query asks for as many more as
+its filters take away, until k are left or the pool is at its end.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrievers.vectors import Vectors
+
+Allowed = Callable[[int], bool]
+"""Whether a row of the index may be given to one query."""
+
+SMALL = 4096
+"""An index with fewer entries (rows x queries) is scored whole: FAISS would cost more than it saves."""
+
+SLACK = 8
+"""Candidates beyond k that a first search asks for: room for the query's own picture and for ties."""
+
+NOISE = 1e-5
+"""How far a float32 inner product of unit vectors may be from its float64 value."""
+
+CHUNK = 512
+"""Queries whose candidates are scored at once: bounds the memory."""
+
+
+class Index:
+    """vectors: [N, D] float32, unit rows. They are searched where they lie, not copied."""
+
+    def __init__(self, vectors: Vectors) -> None:
+        self.vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def nearest(
+        self, queries: Vectors, k: int, allowed: Sequence[Allowed] | None = None
+    ) -> list[list[tuple[int, float]]]:
+        """Per query the k best allowed rows with their scores, best first; fewer only where fewer are allowed.
+
+        queries: [Q, D] unit rows. allowed: one filter a query.
+        """
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        found: list[list[tuple[int, float]]] = []
+        for start in range(0, len(queries) if k > 0 else 0, CHUNK):
+            chunk = queries[start : start + CHUNK]
+            rows, scores = self._ranked(chunk, k + SLACK)
+            for i in range(len(chunk)):
+                may = allowed[start + i] if allowed else _anyone
+                found.append(self._complete(chunk[i : i + 1], rows[i], scores[i], k, may))
+        return found or [[] for _ in queries]
+
+    def _complete(
+        self, query: Vectors, rows: NDArray[np.int64], scores: NDArray[np.float64], k: int, may: Allowed
+    ) -> list[tuple[int, float]]:
+        while True:
+            kept: list[tuple[int, float]] = []
+            for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
+                if may(row):
+                    kept.append((row, score))
+                    if len(kept) == k:
+                        break
+            whole = len(rows) == len(self)
+            if whole or (len(kept) == k and kept[-1][1] > scores[-1] + NOISE):
+                return kept
+            (rows,), (scores,) = self._ranked(query, 4 * len(rows))
+
+    def _ranked(self, queries: Vectors, m: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """[Q, min(m, N)] rows and scores of the best candidates, best first, ties in the order of the pool."""
+        m = min(m, len(self))
+        if m == len(self) or len(self) * len(queries) <= SMALL:
+            rows = np.broadcast_to(np.arange(len(self)), (len(queries), len(self)))
+        else:
+            import faiss
+
+            _, rows = faiss.knn(queries, self.vectors, m, metric=faiss.METRIC_INNER_PRODUCT)
+            rows = np.sort(rows, axis=1)
+        scores = self._scores(queries, rows)
+        best = np.argsort(-scores, axis=1, kind="stable")
+        return np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1)
+
+    def _scores(self, queries: Vectors, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Each row's sum is its own, whatever stands beside it: no BLAS, whose order of adding depends on the shape."""
+        exact = queries.astype(np.float64)
+        scores = np.empty(rows.shape)
+        for i, own in enumerate(rows):
+            scores[i] = (self.vectors[own] * exact[i]).sum(axis=1)
+        return scores
+
+
+def _anyone(row: int) -> bool:
+    return True

@@ -1,0 +1,26 @@
+"""No demonstrations: the zero-shot arm, whatever the number of shots."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from icl.registry import component
+from icl.tasks.base import Pool
+from icl.types import Query, Scored
+from retrievers.base import Resources
+
+
+@component("retriever", "none")
+@dataclass(frozen=True)
+class NoDemos:
+    """No demonstrations, whatever the number of shots."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    nested: ClassVar[bool] = True
+    exact: ClassVar[bool] = False  # gives fewer than k
+
+    def fit(self, pool: Pool, resources: Resources) -> "NoDemos":
+        return self
+
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+        return [() for _ in queries]

@@ -1,0 +1,132 @@
+"""Checkpoints with a picture tower and a text tower: found, identified and run in batches."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icl.errors import ModelError
+from icl.pictures import Picture
+from retrievers.vectors import Vectors, unit
+
+BATCH = 64
+SHIPPED = {"tiny": Path(__file__).parent.parent / "icl" / "models" / "tiny" / "checkpoints" / "encoder"}
+WEIGHTS = (".safetensors", ".bin")
+READ = (*WEIGHTS, ".json", ".txt", ".model", ".jinja")
+
+
+@lru_cache
+def find(path: str) -> Path:
+    """The folder of a checkpoint: a shipped one, a folder, or a hub id (fetched, or from the hub's cache)."""
+    folder = SHIPPED.get(path, Path(path).expanduser())
+    if path not in SHIPPED and not folder.is_dir():
+        folder = _from_hub(path)
+    if not folder.is_dir() or not any(file.suffix in WEIGHTS for file in folder.iterdir()):
+        raise ModelError(f"embedder 'encoder': {folder} has no weights ({' or '.join(WEIGHTS)}).")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"embedder 'encoder': {folder} has no config.json.")
+    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        raise ModelError(
+            f"embedder 'encoder': {folder} has no processor (preprocessor_config.json or processor_config.json). "
+            f"Save the processor of the model beside its weights."
+        )
+    return folder
+
+
+@lru_cache
+def checkpoint_digest(folder: Path) -> str:
+    """sha256 of every file that decides the vectors: weights, configuration, processor, tokenizer."""
+    told = sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in READ and file.is_file():
+            told.update(f"{file.name}:{_file_digest(file)}\n".encode())
+    return told.hexdigest()
+
+
+def _file_digest(file: Path) -> str:
+    blob = file.resolve().name
+    if file.is_symlink() and len(blob) == 64 and set(blob) <= set("0123456789abcdef"):
+        return blob  # the hub's cache names large files by their sha256
+    with file.open("rb") as opened:
+        told = sha256()
+        while piece := opened.read(1 << 22):
+            told.update(piece)
+    return told.hexdigest()
+
+
+class Towers:
+    """A loaded checkpoint. Float32, on the GPU where there is one."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoModel, AutoProcessor
+
+        try:
+            model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
+            processor: Any = AutoProcessor.from_pretrained(folder)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ModelError(f"embedder 'encoder': {folder} cannot be loaded: {error}") from error
+        for tower in ("get_image_features", "get_text_features"):
+            if not hasattr(model, tower):
+                raise ModelError(
+                    f"embedder 'encoder': {folder} is a {type(model).__name__}, which has no {tower}. "
+                    f"Name a checkpoint with a picture and a text tower (CLIP, SigLIP)."
+                )
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = model.eval().to(self.device)
+        self.processor = processor
+        self.padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
+        self.longest = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", None)
+
+    def pictures(self, pictures: Sequence[Picture]) -> Vectors:
+        """[N, D] unit rows."""
+        return self._batched(
+            pictures,
+            self.model.get_image_features,
+            lambda batch: self.processor.image_processor(images=[p.open() for p in batch], return_tensors="pt"),
+        )
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        """[N, D] unit rows."""
+        limit = {"max_length": self.longest} if self.longest else {}
+        return self._batched(
+            texts,
+            self.model.get_text_features,
+            lambda batch: self.processor.tokenizer(
+                list(batch), padding=self.padding, truncation=bool(limit), return_tensors="pt", **limit
+            ),
+        )
+
+    def _batched(self, items: Sequence[Any], tower: Any, prepare: Any) -> Vectors:
+        import torch
+
+        rows = []
+        with torch.inference_mode():
+            for start in range(0, len(items), BATCH):
+                given = prepare(items[start : start + BATCH])
+                out = tower(**{key: value.to(self.device) for key, value in given.items()})
+                features = out if isinstance(out, torch.Tensor) else out.pooler_output
+                rows.append(features.float().cpu().numpy())
+        return unit(np.concatenate(rows)) if rows else np.zeros((0, 0), np.float32)
+
+
+@lru_cache(maxsize=2)
+def towers(folder: Path) -> Towers:
+    """The loaded checkpoint of a folder, shared by all that name it."""
+    return Towers(folder)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in READ]))
+    except (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"embedder 'encoder': there is no folder '{name}', and the hub gave no checkpoint of that name "
+            f"({type(error).__name__}). Name a folder, a hub id, or 'tiny'."
+        ) from error
