@@ -84,6 +84,30 @@ def parameter(key: str, default: Any) -> Any:
     return field(default=default, metadata={"key": key})
 
 
+@dataclass(frozen=True)
+class Imported:
+    """Metadata of a field that holds a function: `answer: Annotated[Callable[..., str], Imported()]`.
+
+    A config gives its path (`my_pkg.my_mod:answer`, `studies/script.py:answer`), Python may give the function itself.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(self._imported)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"type": "string", "pattern": ":", "description": "path of a function, 'module:name' or 'file.py:name'"}
+
+    @staticmethod
+    def _imported(given: Any) -> Any:
+        if callable(given):
+            return given
+        if not isinstance(given, str) or ":" not in given:
+            raise ConfigError(f"a function is given by its path ('module:name' or 'file.py:name'), not by {given!r}.")
+        return _attribute(given, "", "function", callable)
+
+
 @lru_cache
 def entries(kind: str) -> dict[str, Entry]:
     """name -> entry of every component of a kind, in alphabetical order."""
@@ -153,6 +177,8 @@ def describe(thing: Any) -> Any:
         return [describe(item) for item in thing]
     if isinstance(thing, Mapping):
         return {str(key): describe(value) for key, value in thing.items()}
+    if callable(thing):
+        return {"function": f"{thing.__module__}:{thing.__qualname__}", "code": _code(thing)}
     return thing
 
 
@@ -242,12 +268,17 @@ def _marked(tree: ast.Module, module: str) -> Iterator[Entry]:
 
 
 def _from_path(target: str, where: str) -> type[Any]:
+    found: type[Any] = _attribute(target, where, "class", lambda thing: isinstance(thing, type))
+    return found
+
+
+def _attribute(target: str, where: str, what: str, fits: Callable[[Any], bool]) -> Any:
     module_name, _, attribute = target.rpartition(":")
     module = _from_file(module_name, where) if module_name.endswith(".py") else _from_module(module_name, where)
     found = getattr(module, attribute, None)
-    if not isinstance(found, type):
-        names = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
-        raise ConfigError(f"{_at(where)}{module_name} has no class '{attribute}'.{did_you_mean(attribute, names)}")
+    if not fits(found):
+        own = [n for n, v in vars(module).items() if fits(v) and getattr(v, "__module__", None) == module.__name__]
+        raise ConfigError(f"{_at(where)}{module_name} has no {what} '{attribute}'.{did_you_mean(attribute, own)}")
     return found
 
 
@@ -280,8 +311,8 @@ def _from_file(name: str, where: str) -> Any:
     return sys.modules[alias]
 
 
-def _code(cls: type[Any]) -> str:
-    path = getattr(sys.modules[cls.__module__], "__file__", None)
+def _code(thing: Any) -> str:
+    path = getattr(sys.modules.get(thing.__module__), "__file__", None)
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path else "interactive"
 
 
