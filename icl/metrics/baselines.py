@@ -1,0 +1,57 @@
+"""What the same demonstrations say without a model: the null hypothesis of in-context learning.
+
+With retrieved demonstrations a model is often no better than the majority vote of their answers, and it copies the last
+one (Baldassini et al., 2024); every score stands beside these. An answer is compared by `plain`; what is predicted is
+the answer as the winning demonstration shows it. All are None without demonstrations.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from icl.metrics.normalise import plain
+from icl.types import Demo, Query
+
+Baseline = Callable[[Sequence[Demo], Query], str | None]
+
+
+def vote(demos: Sequence[Demo], query: Query) -> str | None:
+    """The most frequent answer. Ties go to the answer of the nearest demonstration (lowest rank)."""
+    return _heaviest(demos, [1.0] * len(demos))
+
+
+def weighted_vote(demos: Sequence[Demo], query: Query) -> str | None:
+    """Each demonstration adds max(score, 0) to its answer. Ties to the nearest; if all add nothing, `vote`."""
+    weights = [max(demo.score, 0.0) for demo in demos]
+    return _heaviest(demos, weights) if any(weights) else vote(demos, query)
+
+
+def last_copy(demos: Sequence[Demo], query: Query) -> str | None:
+    """The answer of the demonstration next to the query."""
+    return demos[-1].example.answer if demos else None
+
+
+def nearest_copy(demos: Sequence[Demo], query: Query) -> str | None:
+    """The answer of the retriever's best demonstration (rank 0); with equal ranks the later one in the prompt."""
+    return demos[_nearest(demos)].example.answer if demos else None
+
+
+BASELINES: Mapping[str, Baseline] = {
+    "vote": vote,
+    "weighted_vote": weighted_vote,
+    "last_copy": last_copy,
+    "nearest_copy": nearest_copy,
+}
+
+
+def _nearest(demos: Sequence[Demo]) -> int:
+    return min(range(len(demos)), key=lambda i: (demos[i].rank, -i))
+
+
+def _heaviest(demos: Sequence[Demo], weights: Sequence[float]) -> str | None:
+    if not demos:
+        return None
+    totals: dict[str, float] = {}
+    for demo, weight in zip(demos, weights, strict=True):
+        totals[plain(demo.example.answer)] = totals.get(plain(demo.example.answer), 0.0) + weight
+    most = max(totals.values())
+    tied = [demo for demo in demos if totals[plain(demo.example.answer)] == most]
+    return tied[_nearest(tied)].example.answer

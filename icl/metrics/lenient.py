@@ -1,0 +1,73 @@
+"""Lenient accuracy: the output gives an accepted answer, whatever it is wrapped in.
+
+The rules, by the kind of the accepted answers; the output is first cut to its first line that is not empty, without a
+leading "answer:".
+
+1. Equal after the VQA normalisation (`icl.metrics.normalise.vqa`, applied always): right.
+2. Yes or no: `icl.metrics.yes_no.parse`; an output that says neither, or both, is wrong.
+3. A number: the first number of the line, in digits or words and with its sign, is equal. Numbers skip rule 1, which
+   loses signs. (VL-ICL's scorer cuts at the first full stop and drops the sign; this one does neither.)
+4. With options: an accepted answer occurs as whole words and no other option does, once the answer is taken out
+   (Link-Context Learning, Tai et al., CVPR 2024: the positive name is in the output and the negative is not).
+5. Otherwise the line begins with an accepted answer, as whole words, after an opening such as "it is a".
+"""
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from icl.metrics.base import Better
+from icl.metrics.normalise import is_number, number, vqa
+from icl.metrics.yes_no import asks_yes_no, parse
+from icl.registry import component
+from icl.types import Example, Generation
+
+_OPENING = re.compile(
+    r"^(?:(?:the )?answer(?: is)?|(?:it|this|that|there)(?: is|'s)|(?:it|this|that)s|they are|i see|i think)\b[\s:]*"
+)
+
+
+def lenient(output: str, answers: tuple[str, ...], options: tuple[str, ...] = ()) -> bool:
+    """By rules 1, 3, 4 and 5. Yes/no questions go through `Lenient`, which applies rule 2 too."""
+    line = _first_line(output)
+    numbers = [answer for answer in answers if is_number(answer)]
+    if numbers:
+        found = number(line)
+        if found is not None and found in [number(answer) for answer in numbers]:
+            return True
+    words = [answer for answer in answers if not is_number(answer)]
+    told, wanted = vqa(line), [vqa(answer) for answer in words]
+    if told in wanted:
+        return True
+    others = {vqa(option) for option in options} - {vqa(answer) for answer in answers} - {""}
+    if others:
+        return any(_names(told, answer, others) for answer in wanted)
+    opened = _OPENING.sub("", told)
+    return any(answer and (f"{opened} ").startswith(f"{answer} ") for answer in wanted)
+
+
+@component("metric", "lenient")
+@dataclass(frozen=True)
+class Lenient:
+    """The output gives an accepted answer, whatever it is wrapped in (rules in the module `icl.metrics.lenient`)."""
+
+    better: ClassVar[Better] = "higher"
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        if asks_yes_no(example):
+            return float(parse(_first_line(generation.text)) in [vqa(answer) for answer in example.answers])
+        return float(lenient(generation.text, example.answers, example.options))
+
+
+def _first_line(output: str) -> str:
+    line = next((line.strip() for line in output.splitlines() if line.strip()), "")
+    return re.sub(r"^answer\s*:\s*", "", line, flags=re.IGNORECASE)
+
+
+def _names(told: str, answer: str, others: set[str]) -> bool:
+    rest, taken = re.subn(_whole(answer), " ", told) if answer else (told, 0)
+    return taken > 0 and not any(re.search(_whole(other), rest) for other in others)
+
+
+def _whole(words: str) -> str:
+    return rf"(?<!\S){re.escape(words)}(?!\S)"

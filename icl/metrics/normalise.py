@@ -1,0 +1,84 @@
+"""Two ways to make answers comparable: `plain`, which forgives case and a full stop, and `vqa`, the official VQA rule.
+
+`vqa` follows the evaluation script of VQA (Antol et al., ICCV 2015; its normalisation is also OpenFlamingo's), with its
+published quirks, applied always (the script skips it where all annotators agree):
+
+- a mark is deleted where it touches a blank anywhere in the answer, or where the answer has a digit,digit; otherwise it
+  becomes a blank; a full stop goes unless a digit follows it;
+- number words from none and zero to ten become digits;
+- the articles a, an, the go; contractions get their apostrophe.
+
+It loses the sign of "-3": numbers are compared by `number`, not by it.
+"""
+
+import re
+import unicodedata
+
+MARKS = (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!")
+ARTICLES = ("a", "an", "the")
+ONES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+TEENS = ("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
+TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+DIGITS = {word: str(i) for i, word in enumerate(ONES)} | {"none": "0"}
+
+_CONTRACTED = """
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
+he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've
+needn't not've o'clock oughtn't shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll
+somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd
+there'd've there're there's they'd they'd've they'll they're they've wasn't we'd've we've weren't what'll
+what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's
+won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+"""
+
+
+def _short_of_one_apostrophe(word: str) -> list[str]:
+    return [word[:i] + word[i + 1 :] for i, letter in enumerate(word) if letter == "'"]
+
+
+CONTRACTIONS = {short: word for word in _CONTRACTED.split() for short in _short_of_one_apostrophe(word)}
+"""dont -> don't, couldnt've -> couldn't've. The script's keys with a capital never match and are left out."""
+
+_VALUES = {word: i for i, word in enumerate(ONES + TEENS)} | {word: 10 * i for i, word in enumerate(TENS, 2)}
+_NUMBER = re.compile(
+    r"(?P<sign>(?<![\w.])[-−](?=\d)|\b(?:minus|negative)\s+)?"
+    r"(?:(?P<digits>\d+(?:,\d{3})*(?:\.\d+)?)"
+    rf"|\b(?P<tens>{'|'.join(TENS)})(?:[-\s](?P<one>{'|'.join(ONES[1:10])}))?\b"
+    rf"|\b(?P<word>{'|'.join(TEENS + ONES)})\b)"
+)
+
+
+def plain(text: str) -> str:
+    """Unicode NFKC, lower case, single blanks, no full stop at the end."""
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return folded.removesuffix(".").rstrip()
+
+
+def vqa(text: str) -> str:
+    """The official VQA normalisation of one answer."""
+    text = text.replace("\n", " ").replace("\t", " ").strip()
+    crowded = re.search(r"\d,\d", text) is not None
+    told = text
+    for mark in MARKS:
+        touches = f"{mark} " in text or f" {mark}" in text
+        told = told.replace(mark, "" if touches or crowded else " ")
+    told = re.sub(r"\.(?!\d)", "", told)
+    words = [DIGITS.get(word, word) for word in told.lower().split()]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def number(text: str) -> float | None:
+    """The first number of a text, in digits or in words up to ninety-nine, with its sign; None without one."""
+    found = _NUMBER.search(unicodedata.normalize("NFKC", text).casefold())
+    if found is None:
+        return None
+    if found["digits"]:
+        size = float(found["digits"].replace(",", ""))
+    else:
+        size = float(sum(_VALUES[found[part]] for part in ("tens", "one", "word") if found[part]))
+    return -size if found["sign"] else size
+
+
+def is_number(text: str) -> bool:
+    """The whole text is one number."""
+    return _NUMBER.fullmatch(plain(text)) is not None

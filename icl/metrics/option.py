@@ -1,0 +1,30 @@
+"""Option accuracy: the option with the highest score is an accepted answer, strictly above all that are not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from icl.metrics.base import Better
+from icl.metrics.normalise import plain
+from icl.registry import component
+from icl.types import Example, Generation
+
+
+def best_option(scores: Mapping[str, float], answers: tuple[str, ...]) -> bool:
+    """True where an accepted answer stands alone at the top: a tie with a wrong option is wrong, nan never wins."""
+    accepted = {plain(answer) for answer in answers}
+    right = [score for option, score in scores.items() if plain(option) in accepted]
+    wrong = [score for option, score in scores.items() if plain(option) not in accepted]
+    return any(all(score > other for other in wrong) for score in right)
+
+
+@component("metric", "option")
+@dataclass(frozen=True)
+class Option:
+    """The option with the highest score is an accepted answer; a tie with a wrong one is wrong. Needs option scores."""
+
+    better: ClassVar[Better] = "higher"
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        scores = generation.option_scores
+        return float(best_option(scores, example.answers)) if scores else None

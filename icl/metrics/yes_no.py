@@ -1,0 +1,75 @@
+"""Yes or no: what an output says, the share of yes, and how often it says neither.
+
+Two rules are in use and disagree where the output says neither. `parse` is three-way: the first word decides, or else
+the only one of the two words that occurs; what is left is unparsed, which counts as wrong and is counted. `pope_parse`
+is the released evaluation of POPE (Li et al., EMNLP 2023): only the first sentence, commas out, "no" where one of its
+words is no or not (lower case only), and everything else, the empty output too, is yes.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from icl.metrics.base import Better
+from icl.metrics.normalise import plain
+from icl.registry import component
+from icl.types import Example, Generation
+
+Said = Literal["yes", "no"]
+
+
+def parse(output: str) -> Said | None:
+    """The first word, or the only one of yes and no that occurs; None: unparsed."""
+    words = re.findall(r"[a-z]+", output.casefold())
+    if words and words[0] in ("yes", "no"):
+        return "yes" if words[0] == "yes" else "no"
+    said = {word for word in words if word in ("yes", "no")}
+    if len(said) != 1:
+        return None
+    return "yes" if "yes" in said else "no"
+
+
+def pope_parse(output: str) -> Said:
+    """POPE's released rule: for comparison with published numbers only."""
+    words = output.partition(".")[0].replace(",", "").split(" ")
+    return "no" if "No" in words or "not" in words or "no" in words else "yes"
+
+
+def asks_yes_no(example: Example) -> bool:
+    """The accepted answers are yes or no."""
+    return {plain(answer) for answer in example.answers} <= {"yes", "no"}
+
+
+@component("metric", "yes")
+@dataclass(frozen=True)
+class Yes:
+    """1 where the output says yes: its mean is the yes-ratio of the predictions (.5 where balanced)."""
+
+    better: ClassVar[Better] = "neither"
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        return float(parse(generation.text) == "yes") if asks_yes_no(example) else None
+
+
+@component("metric", "unparsed")
+@dataclass(frozen=True)
+class Unparsed:
+    """1 where a yes/no question got an output that says neither, or both; such an output counts as wrong."""
+
+    better: ClassVar[Better] = "lower"
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        return float(parse(generation.text) is None) if asks_yes_no(example) else None
+
+
+@component("metric", "pope")
+@dataclass(frozen=True)
+class Pope:
+    """Accuracy of yes/no answers by POPE's released rule, in which whatever does not say no or not is yes."""
+
+    better: ClassVar[Better] = "higher"
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        if not asks_yes_no(example):
+            return None
+        return float(pope_parse(generation.text) in {plain(answer) for answer in example.answers})

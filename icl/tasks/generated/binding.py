@@ -1,0 +1,159 @@
+"""Fast binding of made-up names to concepts, as in VL-ICL's open-ended fast binding (Zong et al., ICLR 2025).
+
+Every query draws its own concepts and names, so the answer is in its demonstrations or nowhere: without them accuracy
+is at chance, and a model that knows the concept gains nothing. The support pool belongs to the query, holds equally
+many pictures of each concept and alternates between them.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal
+
+from icl.errors import ConfigError
+from icl.params import PositiveInt
+from icl.registry import component, parameter
+from icl.streams import StreamKey
+from icl.tasks.base import Pool
+from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
+from icl.tasks.generated.episode import pick, query_id, query_number, shuffled
+from icl.tasks.generated.wording import ATTRIBUTE_WORDS, BINDING_QUESTIONS, HINTED_BINDING_QUESTIONS, NONCE
+from icl.tasks.generated.world import MAX_COUNT, SIZES, TEXTURES
+from icl.types import Example
+
+By = Literal["pair", "colour", "shape", "texture", "size", "count"]
+Value = str | int | tuple[str, str]
+
+
+@component("task", "binding")
+@dataclass(frozen=True)
+class Binding:
+    """Made-up names for concepts, redrawn for every query: what the name of the query's picture is, only the demos say.
+
+    The options are the names of `ways` concepts, the query's among them. Where the pool has more concepts than ways,
+    the others are named in it too and are no option: a retriever has to leave them out. A picture of the pool comes
+    from a bank that all queries share (it is encoded once a run); the query's picture is never in the bank.
+    """
+
+    ways: PositiveInt = 2  # names to choose among; chance is 1 / ways
+    by: By = "pair"  # what tells the concepts apart; pair: colour and shape together
+    hint: bool = False  # the question names the attribute that tells them apart (not for pairs)
+    support: PositiveInt = 8  # pictures of each concept in a query's pool
+    concepts: PositiveInt | None = None  # in a query's pool, at least `ways`; None: as many as ways
+    drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
+    bank: PositiveInt = 32  # pictures of each concept that the pools are drawn from, at least `support`
+    query_limit: PositiveInt = parameter("queries", 200)
+    seed: int = 0  # of the task; the seeds of a run do not change it
+
+    def __post_init__(self) -> None:
+        values = len(self.values)
+        if not self.ways <= self.in_pool <= values:
+            raise ConfigError(
+                f"{self.ways} ways and {self.in_pool} concepts in the pool do not fit: it takes ways <= concepts <= "
+                f"{values}, the number of concepts by {self.by} among the {self.drawn_from} ones."
+            )
+        if self.support > self.bank:
+            raise ConfigError(f"support {self.support} is more than the bank of {self.bank} pictures of a concept.")
+        if self.hint and self.by == "pair":
+            raise ConfigError("hint: true needs 'by' to be one attribute; a pair of colour and shape has no name.")
+
+    @property
+    def in_pool(self) -> int:
+        return self.concepts or self.ways
+
+    @property
+    def title(self) -> str:
+        parts = [f"{self.ways}-way", *(() if self.by == "pair" else (f"by {self.by}",))]
+        return " · ".join(["binding", *parts, *((f"{self.in_pool} concepts",) if self.in_pool > self.ways else ())])
+
+    @cached_property
+    def values(self) -> tuple[Value, ...]:
+        """The concepts there are."""
+        pairs = CONCEPT_SETS[self.drawn_from]
+        every: dict[By, tuple[Value, ...]] = {
+            "pair": pairs,
+            "colour": tuple(dict.fromkeys(colour for colour, _ in pairs)),
+            "shape": tuple(dict.fromkeys(shape for _, shape in pairs)),
+            "texture": TEXTURES,
+            "size": tuple(SIZES),
+            "count": tuple(range(1, MAX_COUNT + 1)),
+        }
+        return every[self.by]
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        return tuple(_Episode(self, number).query for number in range(self.query_limit))
+
+    def pool(self, query_id: str) -> Pool:
+        return _pool(self, query_number("binding", query_id, self.query_limit))
+
+    @property
+    def pool_size(self) -> int:
+        return self.in_pool * self.support
+
+    @property
+    def question(self) -> str:
+        if self.hint:
+            return HINTED_BINDING_QUESTIONS[0].format(attribute=ATTRIBUTE_WORDS[self.by])
+        return BINDING_QUESTIONS[0]
+
+
+class _Episode:
+    """One query with its concepts and their names. The first `ways` are options, the query's is one of them."""
+
+    def __init__(self, task: Binding, number: int) -> None:
+        self.task, self.id = task, query_id("binding", number)
+        self.rng = StreamKey(task.seed, self.id).numpy("episode")
+        self.concepts = shuffled(self.rng, task.values)[: task.in_pool]
+        self.names = shuffled(self.rng, NONCE)[: task.in_pool]
+        self.asked = int(self.rng.integers(task.ways))
+        self.options = tuple(self.names[: task.ways])
+
+    @property
+    def query(self) -> Example:
+        return self._example(self.id, self.asked, _drawing(self.task, self.concepts[self.asked], f"query/{self.id}"))
+
+    @property
+    def pool(self) -> Pool:
+        kept = [shuffled(self.rng, range(self.task.bank))[: self.task.support] for _ in self.concepts]
+        turns = [
+            (which, kept[which][turn])
+            for turn in range(self.task.support)
+            for which in shuffled(self.rng, range(len(self.concepts)))
+        ]
+        return Pool(
+            tuple(
+                self._example(f"{self.id}-s{i:03d}", which, _drawing(self.task, self.concepts[which], f"bank/{place}"))
+                for i, (which, place) in enumerate(turns)
+            )
+        )
+
+    def _example(self, name: str, which: int, drawing: Drawing) -> Example:
+        concept = self.concepts[which]
+        return Example(
+            id=name,
+            pictures=(drawing.picture,),
+            question=self.task.question,
+            answers=(self.names[which],),
+            options=self.options,
+            label=self.names[which],
+            meta={"by": self.task.by, "ways": self.task.ways},
+            secret={"concept": list(concept) if isinstance(concept, tuple) else concept},
+        )
+
+
+@lru_cache(maxsize=512)
+def _pool(task: Binding, number: int) -> Pool:
+    return _Episode(task, number).pool
+
+
+def _drawing(task: Binding, concept: Value, name: str) -> Drawing:
+    """A picture of a concept. What the concept leaves open varies, within the pairs that pictures may show."""
+    stream = f"binding/{task.drawn_from}/{task.by}/{concept}/{name}"
+    fixed = dict(zip(("colour", "shape"), concept, strict=True)) if isinstance(concept, tuple) else {task.by: concept}
+    pairs = [
+        (colour, shape)
+        for colour, shape in CONCEPT_SETS[task.drawn_from]
+        if fixed.get("colour", colour) == colour and fixed.get("shape", shape) == shape
+    ]
+    fixed["colour"], fixed["shape"] = pick(StreamKey(task.seed, stream).numpy("concept"), pairs)
+    return Drawing(task.seed, stream, "count" if task.by == "count" else "single", **fixed)  # type: ignore[arg-type]

@@ -1,0 +1,65 @@
+"""Pictures of the world that are drawn when somebody looks: what is fixed is known at once, the rest follows a stream.
+
+A `Drawing` is the whole recipe of one picture. Equal drawings are the same bytes and share one decoded picture; a bank
+of drawings that many episodes use is rendered, encoded and embedded once.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from icl.pictures import Picture
+from icl.streams import StreamKey
+from icl.tasks.generated.world import CONCEPTS, HELD_OUT, SEEN, Concept, Group, Kind, draw
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CONCEPT_SETS: dict[str, tuple[Concept, ...]] = {"held_out": HELD_OUT, "seen": SEEN, "all": CONCEPTS}
+"""held_out: pairs of colour and shape that no training sequence of the embedded model names."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A recipe: what a picture must show, and the stream (seed, name) that draws whatever is not fixed."""
+
+    seed: int
+    name: str
+    kind: Kind
+    colour: str | None = None
+    shape: str | None = None
+    texture: str | None = None
+    size: str | None = None
+    place: str | None = None
+    count: int | None = None
+    groups: tuple[Group, ...] | None = None
+    left: int | None = None
+    right: int | None = None
+
+    def __call__(self) -> "Image":
+        image, _ = draw(
+            StreamKey(self.seed, self.name).numpy("picture"),
+            self.kind,
+            colour=self.colour,
+            shape=self.shape,
+            texture=self.texture,
+            size=self.size,
+            place=self.place,
+            count=self.count,
+            groups=self.groups,
+            left=self.left,
+            right=self.right,
+        )
+        return image
+
+    @property
+    def picture(self) -> Picture:
+        return _picture(self)
+
+
+@lru_cache(maxsize=20_000)
+def _picture(drawing: Drawing) -> Picture:
+    """One `Picture` a drawing: its digest is computed once. The origin names it without telling what it shows."""
+    told = hashlib.sha256(repr(drawing).encode()).hexdigest()[:16]
+    return Picture.from_source(drawing, f"generated {drawing.kind} {told} (seed {drawing.seed})")

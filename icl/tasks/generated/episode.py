@@ -1,0 +1,36 @@
+"""What the generated tasks have in common: numbered queries and small random choices."""
+
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from icl.errors import DataError
+
+T = TypeVar("T")
+
+
+def query_id(task: str, number: int) -> str:
+    """The same for every parameter of the task, so that variants are paired by query."""
+    return f"{task}-{number:05d}"
+
+
+def query_number(task: str, name: str, queries: int) -> int:
+    """The number behind a query id. Raises DataError where the task has no such query."""
+    found = re.fullmatch(rf"{re.escape(task)}-(\d+)", name)
+    if found is None or int(found[1]) >= queries:
+        raise DataError(
+            f"task '{task}' has no query '{name}': it has {query_id(task, 0)} to {query_id(task, queries - 1)}."
+        )
+    return int(found[1])
+
+
+def shuffled(rng: np.random.Generator, items: Sequence[T]) -> list[T]:
+    """A permutation of the items."""
+    return [items[int(i)] for i in rng.permutation(len(items))]
+
+
+def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
+    """One of the items, each as likely."""
+    return items[int(rng.integers(len(items)))]
