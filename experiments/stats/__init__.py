@@ -1,1 +1,1 @@
-"""Statistics of paired grids: intervals, tests, corrections."""
+"""Statistics of paired grids: intervals, tests, corrections, and the sentences they allow."""

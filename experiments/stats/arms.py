@@ -1,0 +1,108 @@
+"""Arms of a frame: which settings were run, and which arm an arm is compared with.
+
+A frame of samples has one row a sample: `query`, `seed`, maybe `group`, a column an axis (labels; `shots` whole
+numbers) and a column a metric. An arm is one combination of axis values, over all its seeds. An axis that cannot
+matter (the retriever at 0 shots) has the value 'none'.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from experiments.vocabulary import AXES
+from icl.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+NONE = "none"
+Arm = dict[str, Any]
+
+
+def axes_of(frame: "DataFrame") -> tuple[str, ...]:
+    """The frame's axes: as it says in `attrs['axes']`, or those of AXES that it has."""
+    return tuple(frame.attrs.get("axes") or (axis for axis in AXES if axis in frame))
+
+
+def tidy(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":
+    """A copy whose axis columns are plain labels, with 'none' where an axis cannot matter."""
+    told = frame.copy()
+    for axis in axes:
+        column = told[axis].astype(object)
+        told[axis] = column.where(column.notna(), NONE).map(_plain)
+    return told
+
+
+def varying(frame: "DataFrame", axes: Sequence[str]) -> tuple[str, ...]:
+    """The axes with more than one value. 'none' counts as one only where it stands against one other value."""
+    return tuple(axis for axis in axes if frame[axis].nunique(dropna=False) > 1)
+
+
+def arms(frame: "DataFrame", axes: Sequence[str]) -> Iterator[tuple[Arm, "DataFrame"]]:
+    """Each arm and its samples, in order of first appearance. The frame is tidy."""
+    if not axes:
+        yield {}, frame
+        return
+    for values, rows in frame.groupby(list(axes), sort=False, dropna=False):
+        yield dict(zip(axes, values if isinstance(values, tuple) else (values,), strict=True)), rows
+
+
+def values_of(frame: "DataFrame", axis: str) -> list[Any]:
+    """The values of an axis in order: numbers by size, labels by first appearance, 'none' first."""
+    found = list(dict.fromkeys(frame[axis]))
+    if all(isinstance(value, int | float) for value in found):
+        return sorted(found)
+    return sorted(found, key=lambda value: value != NONE)
+
+
+def checked_setting(frame: "DataFrame", setting: Mapping[str, Any], axes: Sequence[str], what: str) -> Arm:
+    """`setting` in the frame's own values: '0' finds 0. Raises ConfigError for an unknown axis or value."""
+    found: Arm = {}
+    for axis, wanted in setting.items():
+        if axis not in axes:
+            raise ConfigError(
+                f"{what}: the run has no axis '{axis}'.{did_you_mean(axis, axes)} Axes: {', '.join(axes)}."
+            )
+        have = {str(value): value for value in values_of(frame, axis)}
+        if str(_label(wanted)) not in have:
+            near = did_you_mean(str(_label(wanted)), have)
+            raise ConfigError(f"{what}: no arm has {axis} '{_label(wanted)}'.{near} Values: {', '.join(have)}.")
+        found[axis] = have[str(_label(wanted))]
+    return found
+
+
+def reference_of(arm: Arm, to: Mapping[str, Any], candidates: Sequence[Arm]) -> Arm | None:
+    """The arm that differs from `arm` in the keys of `to` alone; axes that are 'none' in it need not agree.
+
+    None where `arm` is a reference itself, where a key of `to` cannot matter to it, or where there is no such arm.
+    """
+    if all(arm[key] == value for key, value in to.items()) or any(arm[key] == NONE for key in to):
+        return None
+    wanted = {**arm, **to}
+    fitting = [c for c in candidates if all(c[key] in (value, NONE) for key, value in wanted.items())]
+    fitting = [c for c in fitting if all(c[key] == value for key, value in to.items())]
+    exact = [c for c in fitting if c == wanted]
+    return next(iter(exact or fitting), None)
+
+
+def told(arm: Mapping[str, Any], axes: Sequence[str] | None = None) -> str:
+    """'knn, 4 shots, greedy': an arm in words, axes that are 'none' left out."""
+    words = []
+    for axis in axes if axes is not None else arm:
+        value = arm[axis]
+        if axis == "shots":
+            words.append(f"{value} shot{'' if value == 1 else 's'}")
+        elif value != NONE:
+            words.append(str(value))
+    return ", ".join(words)
+
+
+def _label(value: Any) -> Any:
+    return value.get("label", value.get("name")) if isinstance(value, Mapping) else value
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int | float | str) else str(value)

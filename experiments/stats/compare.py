@@ -1,0 +1,111 @@
+"""Every arm against its reference arm: difference, interval, p, and p corrected for the family.
+
+The reference of an arm is the arm that differs from it in the keys of `to` alone. Both stand on the same queries and
+seeds, or the comparison is refused. Right/wrong metrics take the exact McNemar test, graded ones a paired bootstrap
+(`significance`); Holm corrects over all rows, or within each value of the axes `by`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from experiments.stats.arms import arms, axes_of, checked_setting, reference_of, tidy, told, varying
+from experiments.stats.pairs import KEYS, Comparison, pair, paired_test
+from experiments.stats.significance import holm
+from icl.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Correct = Literal["holm", "none"]
+BASELINE = "baseline"
+"""`to={"baseline": "vote"}` compares every arm with what its own demonstrations say without a model."""
+
+RESULT = ["reference", "reference_mean", "mean", *Comparison.__dataclass_fields__, "p_corrected", "family"]
+
+
+def compare(
+    frame: "DataFrame",
+    to: Mapping[str, Any],
+    metric: str = "lenient",
+    *,
+    correct: Correct = "holm",
+    by: Sequence[str] = (),
+    axes: Sequence[str] | None = None,
+    level: float = 0.95,
+) -> "DataFrame":
+    """A row an arm that has a reference arm, with the columns of RESULT after its axes.
+
+    p_corrected is over `family` rows. Raises ConfigError for an axis, value or metric that the frame lacks and where no
+    arm has a reference; UnpairedError where two arms do not stand on the same queries and seeds.
+    """
+    import pandas as pd
+
+    axes = tuple(axes if axes is not None else axes_of(frame))
+    known = [c for c in frame.columns if c not in axes]
+    if metric not in frame:
+        raise ConfigError(f"--metric: the run has no score '{metric}'.{did_you_mean(metric, known)}")
+    if correct not in ("holm", "none"):
+        raise ConfigError(f"correct is 'holm' or 'none', not '{correct}'.")
+    samples = tidy(frame, axes)
+    checked_setting(samples, {axis: samples[axis].iloc[0] for axis in by if axis in axes}, axes, "--by")
+    if wrong := [axis for axis in by if axis not in axes]:
+        raise ConfigError(
+            f"--by: the run has no axis '{wrong[0]}'.{did_you_mean(wrong[0], axes)} Axes: {', '.join(axes)}."
+        )
+    rows = (
+        _against_baseline(samples, to, metric, axes, level)
+        if BASELINE in to
+        else _against_arms(samples, to, metric, axes, level)
+    )
+    if not rows:
+        raise ConfigError(
+            f"no arm has a reference with {', '.join(f'{k}={v}' for k, v in to.items())} to stand against."
+        )
+    table = pd.DataFrame(rows)
+    families = table.groupby(list(by), sort=False).ngroup() if by else pd.Series(0, index=table.index)
+    for _, rows_of in table.groupby(families, sort=False):
+        p = rows_of["p"].to_numpy()
+        table.loc[rows_of.index, "p_corrected"] = holm(p) if correct == "holm" else p
+        table.loc[rows_of.index, "family"] = len(rows_of)
+    table["family"] = table["family"].astype(int)
+    return table[[*axes, *RESULT]]
+
+
+def _against_arms(
+    samples: "DataFrame", to: Mapping[str, Any], metric: str, axes: Sequence[str], level: float
+) -> list[dict[str, Any]]:
+    to = checked_setting(samples, to, axes, "--to")
+    found = list(arms(samples, axes))
+    told_axes = varying(samples, axes)
+    rows = []
+    for arm, mine in found:
+        reference = reference_of(arm, to, [other for other, _ in found])
+        if reference is None:
+            continue
+        theirs = next(rows for other, rows in found if other == reference)
+        names = (told(reference, told_axes), told(arm, told_axes))
+        pairs = pair(theirs, mine, metric, names=names)
+        result = paired_test(pairs, level, names)
+        rows.append(_row(arm, ", ".join(str(v) for v in to.values()), pairs, result))
+    return rows
+
+
+def _against_baseline(
+    samples: "DataFrame", to: Mapping[str, Any], metric: str, axes: Sequence[str], level: float
+) -> list[dict[str, Any]]:
+    column = str(to[BASELINE])
+    if column not in samples or len(to) > 1:
+        raise ConfigError(f"--to baseline={column}: no such baseline, or another key beside it. `vote` is one.")
+    rows = []
+    for arm, mine in arms(samples, axes):
+        usable = mine[mine[column].notna()]
+        if len(usable) and arm.get("shots", 1) != 0:
+            names = (column, told(arm, varying(samples, axes)))
+            pairs = pair(usable, usable, metric, on=KEYS, names=names, reference_metric=column)
+            rows.append(_row(arm, column, pairs, paired_test(pairs, level, names)))
+    return rows
+
+
+def _row(arm: Mapping[str, Any], reference: str, pairs: Any, result: Comparison) -> dict[str, Any]:
+    means = {"reference": reference, "reference_mean": float(pairs.reference.mean()), "mean": float(pairs.arm.mean())}
+    return {**arm, **means, **vars(result)}

@@ -1,0 +1,213 @@
+"""What a run shows, in sentences that say what was tested and no more. Every sentence has its numbers, p and n.
+
+The rules, for one metric, with the reference decoding (of the run's `compare`, else greedy, else the first):
+
+    ICL gain     Per task (and per value of any axis beside shots, retriever and decoding): every arm with shots against
+                 the same arm at 0 shots. The sentence is about the arm with the highest score; choosing it is paid
+                 for by correcting over all of these comparisons. Arms significantly below 0 shots are named.
+    Retrieval    Every retriever against `random`, pooled over the numbers of shots that both have.
+    Vote         For every retriever, at the largest number of shots: the model against the majority vote of the same
+                 demonstrations.
+    Decoding     Every strategy that is not the reference or a control, pooled over shots and retrievers: against the
+                 reference, and against each of its own controls. It 'beats all its controls' where every one of these
+                 differences is positive and significant.
+
+Significant: p <= .05 after Holm over all comparisons of that kind in the run. Otherwise the wording is 'not
+distinguishable', which is not 'equal': the interval says how large a difference the data leave open. Intervals are not
+corrected. Pairs are (query, seed) and what is pooled; the units are queries, or their groups (`intervals`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Literal
+
+from experiments.stats.arms import NONE, axes_of, tidy, told, values_of, varying
+from experiments.stats.trials import Trial, Verdict, corrected, trial
+from experiments.stats.wording import listed, share, signed
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Topic = Literal["ICL gain", "Retrieval", "Vote", "Decoding"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence. verdict: of its main comparison; 'open': not distinguishable; 'unpaired': refused."""
+
+    topic: Topic
+    subject: str
+    sentence: str
+    verdict: Verdict
+
+
+def findings(
+    frame: "DataFrame",
+    metric: str = "lenient",
+    *,
+    axes: Sequence[str] | None = None,
+    reference: str | None = None,
+    controls: Mapping[str, Sequence[str]] | None = None,
+    vote: str = "vote",
+    also: str | None = "strict",
+) -> list[Finding]:
+    """All sentences that the run's axes allow, by topic.
+
+    reference: label of the reference decoding. controls: strategy label -> labels of its controls. vote: column of the
+    vote's score. also: a second metric whose gain is told beside the gain (form learnt from demonstrations).
+    """
+    axes = tuple(axes if axes is not None else axes_of(frame))
+    samples = tidy(frame, axes)
+    samples = samples.assign(**{axis: NONE for axis in ("task", "retriever", "decoding") if axis not in samples})
+    base = reference_decoding(samples, reference)
+    plain = samples[samples["decoding"] == base]
+    settings = [axis for axis in varying(samples, axes) if axis not in ("shots", "retriever", "decoding")]
+    shots = "shots" in axes
+    return [
+        *(_gain(plain, settings, metric, also) if shots else ()),
+        *_retrieval(plain, settings, metric),
+        *(_vote(plain, settings, metric, vote) if shots and vote in samples else ()),
+        *_decoding(samples, settings, metric, base, controls or {}),
+    ]
+
+
+def reference_decoding(samples: "DataFrame", wanted: str | None = None) -> str:
+    """The decoding that the others stand against: as wanted, else greedy, else the first."""
+    have = [str(value) for value in values_of(samples, "decoding")]
+    return next((name for name in (wanted, "greedy") if name in have), have[0] if have else NONE)
+
+
+def _gain(plain: "DataFrame", settings: Sequence[str], metric: str, also: str | None) -> Iterator[Finding]:
+    trials = []
+    for subject, part in _split(plain, settings):
+        zero, some = part[part["shots"] == 0], part[part["shots"] != 0]
+        if len(zero):
+            for (retriever, shots), rows in some.groupby(["retriever", "shots"], sort=False):
+                trials.append(trial(subject, _at(retriever, shots), "0 shots", (zero, rows), metric, also=also))
+    for subject, tried in _by_subject(corrected(trials)):
+        best = max(tried, key=lambda t: (t.result is not None, t.mean))
+        lower = [t for t in tried if t.verdict == "worse" and t is not best]
+        of = f" (the best of {len(tried)} arms with demonstrations)" if len(tried) > 1 else ""
+        words = {
+            "better": f"{best.arm}{of} is above 0 shots: {share(best.mean)} against {share(best.reference_mean)} "
+            f"({best.numbers}).",
+            "worse": f"no gain: even {best.arm}{of} is below 0 shots ({best.numbers}).",
+            "open": f"no gain seen: {best.arm}{of} is not distinguishable from 0 shots ({best.numbers}).",
+            "unpaired": best.refused,
+        }[best.verdict]
+        if best.also is not None and also and best.verdict == "better":
+            words += f" Under {also} scoring the same difference is {signed(best.also)}."
+        if lower:
+            words += " Below 0 shots: " + listed([f"{t.arm} ({t.short})" for t in lower]) + "."
+        yield Finding("ICL gain", subject, words, best.verdict)
+
+
+def _retrieval(plain: "DataFrame", settings: Sequence[str], metric: str) -> Iterator[Finding]:
+    trials = []
+    for subject, part in _split(plain, settings):
+        shown = part[part["shots"] != 0] if "shots" in part else part
+        drawn = shown[shown["retriever"] == "random"]
+        for name in values_of(shown, "retriever") if len(drawn) else ():
+            if name not in ("random", NONE):
+                rows = shown[shown["retriever"] == name]
+                both, pooled = _pooled(drawn, rows, ["shots"])
+                trials.append(trial(subject, str(name), "random", both, metric, on=["shots"], pooled=pooled))
+    for subject, tried in _by_subject(corrected(trials)):
+        for t in tried:
+            words = {"better": "beats", "worse": "is below", "open": "is not distinguishable from"}.get(t.verdict, "")
+            sentence = f"{t.arm} {words} random demonstrations{t.pooled} ({t.numbers})." if words else t.refused
+            yield Finding("Retrieval", subject, sentence, t.verdict)
+
+
+def _vote(plain: "DataFrame", settings: Sequence[str], metric: str, vote: str) -> Iterator[Finding]:
+    trials = []
+    for subject, part in _split(plain, settings):
+        for name in values_of(part, "retriever"):
+            rows = part[(part["retriever"] == name) & (part["shots"] != 0) & part[vote].notna()]
+            rows = rows[rows["shots"] == rows["shots"].max()]
+            if len(rows):
+                arm = _at(name, rows["shots"].iloc[0])
+                trials.append(trial(subject, arm, "the vote", (rows, rows), metric, reference_metric=vote))
+    for subject, tried in _by_subject(corrected(trials)):
+        for t in tried:
+            words = {"better": "is above", "worse": "is below", "open": "is not distinguishable from"}.get(
+                t.verdict, ""
+            )
+            means = f"{share(t.mean)} against {share(t.reference_mean)}, {t.numbers}"
+            sentence = f"with {t.arm} the model {words} the vote of the same demonstrations ({means})."
+            yield Finding("Vote", subject, sentence if words else t.refused, t.verdict)
+
+
+def _decoding(
+    samples: "DataFrame", settings: Sequence[str], metric: str, base: str, controls: Mapping[str, Sequence[str]]
+) -> Iterator[Finding]:
+    every = {name for names in controls.values() for name in names}
+    trials = []
+    for subject, part in _split(samples, settings):
+        have = values_of(part, "decoding")
+        for name in have:
+            if name == base or name in every:
+                continue
+            mine = part[part["decoding"] == name]
+            for other in [base, *(c for c in controls.get(str(name), ()) if c in have)]:
+                both, pooled = _pooled(part[part["decoding"] == other], mine, ["shots", "retriever"])
+                on = [axis for axis in ("shots", "retriever") if axis in part]
+                trials.append(trial(subject, str(name), other, both, metric, on=on, pooled=pooled))
+    for subject, tried in _by_subject(corrected(trials)):
+        for name, own in groupby(tried, key=lambda t: t.arm):
+            against, *checks = list(own)
+            yield Finding("Decoding", subject, _strategy(name, against, checks), _overall(against, checks))
+
+
+def _strategy(name: str, against: Trial, checks: Sequence[Trial]) -> str:
+    words = {"better": "beats", "worse": "is below", "open": "is not distinguishable from", "unpaired": "against"}
+    first = f"{name} {words[against.verdict]} {against.against}{against.pooled} ({against.numbers})"
+    if not checks:
+        tail = ". None of its controls was run" if against.verdict == "better" else ""
+        return f"{first}{tail}."
+    clauses = [f"{words[t.verdict]} its control {t.against} ({t.short})" for t in checks]
+    won = all(t.verdict == "better" for t in checks)
+    if won:
+        return f"{first}, and beats all its controls: {listed([f'{t.against} ({t.short})' for t in checks])}."
+    return f"{first}; it {listed(clauses)}: it does not beat all its controls."
+
+
+def _overall(against: Trial, checks: Sequence[Trial]) -> Verdict:
+    """Better only where the reference and every control are beaten."""
+    if against.verdict != "better":
+        return against.verdict
+    return "better" if all(t.verdict == "better" for t in checks) else "open"
+
+
+def _pooled(a: "DataFrame", b: "DataFrame", over: Sequence[str]) -> "tuple[tuple[DataFrame, DataFrame], str]":
+    """Both frames at the settings of `over` that both have, and those settings in words."""
+    over = [axis for axis in over if axis in a]
+    if not over or not len(a) or not len(b):
+        return (a, b), ""
+    left, right = (frame.set_index(over).index for frame in (a, b))
+    a, b = a[left.isin(right)], b[right.isin(left)]
+    told_over = [
+        f"{listed([str(v) for v in values_of(b, axis)])} {axis}" for axis in over if axis == "shots" and len(b)
+    ]
+    several = any(b[axis].nunique() > 1 for axis in over)
+    return (a, b), f" over {' and '.join(told_over)} together" if several and told_over else ""
+
+
+def _split(frame: "DataFrame", settings: Sequence[str]) -> "Iterator[tuple[str, DataFrame]]":
+    """(subject in words, samples) of each task and each value of the other axes."""
+    for values, rows in frame.groupby(list(settings) or "task", sort=False):
+        named = dict(zip(settings or ("task",), values if isinstance(values, tuple) else (values,), strict=True))
+        yield told(named), rows
+
+
+def _at(retriever: object, shots: object) -> str:
+    """'knn at 4 shots'."""
+    return " at ".join(
+        told({key: value}) for key, value in (("retriever", retriever), ("shots", shots)) if value != NONE
+    )
+
+
+def _by_subject(trials: Sequence[Trial]) -> Iterator[tuple[str, list[Trial]]]:
+    for subject, own in groupby(trials, key=lambda t: t.subject):
+        yield subject, list(own)

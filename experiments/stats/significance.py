@@ -1,0 +1,81 @@
+"""Tests of paired differences, and the correction for making several.
+
+    McNemar (1947), exact:  of the b + c pairs on which the arms differ, b went one way;  p = P(|2B - n| >= |b - c|),
+                            B ~ Binomial(b + c, 1/2). Two-sided, no mid-p.
+    clusters:               the sign of all differences of a cluster is flipped together, each way with probability 1/2
+                            (a randomisation test with whole-block exchange: Winkler et al. 2014). The null distribution
+                            of the sum is computed exactly, as a convolution of binomials. One pair a cluster: McNemar.
+    graded:                 bootstrap test of the mean difference, centred on the null (Efron and Tibshirani 1993, 16.4)
+    several:                Holm (1979), step-down: p_(i) times (m - i + 1), made monotone.
+
+The null of the first two: exchanging the names of the two arms within a cluster leaves its distribution alone.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from experiments.stats.intervals import RESAMPLES, Floats, cluster_codes, cluster_sums, resampled_means
+
+
+def mcnemar(right_to_wrong: int, wrong_to_right: int) -> float:
+    """Exact two-sided p of the discordant counts; 1 where there are none."""
+    from scipy.stats import binomtest
+
+    n = right_to_wrong + wrong_to_right
+    return float(binomtest(right_to_wrong, n, 0.5).pvalue) if n else 1.0
+
+
+def sign_flip(differences: ArrayLike, clusters: ArrayLike | None = None) -> float:
+    """Exact two-sided p that integer differences sum to this much, signs flipped by cluster.
+
+    differences: [n] of integers, for right/wrong metrics -1, 0 or 1. Raises ValueError for fractions.
+    """
+    d = np.asarray(differences, dtype=np.float64)
+    if not np.all(d == np.round(d)):
+        raise ValueError("an exact sign-flip test needs whole differences; graded metrics take the bootstrap.")
+    sums = d if clusters is None else cluster_sums(d, cluster_codes(clusters))[0]
+    whole = np.round(sums).astype(np.int64)
+    observed = abs(int(whole.sum()))
+    null = _null_of_sum(np.abs(whole))
+    reach = (len(null) - 1) // 2
+    p = float(null[np.abs(np.arange(-reach, reach + 1)) >= observed].sum())
+    return min(1.0, p)
+
+
+def bootstrap_p(differences: ArrayLike, clusters: ArrayLike | None = None, resamples: int = RESAMPLES) -> float:
+    """Two-sided p of a zero mean: how often a centred resampled mean is as far out. Never below 1/(B+1)."""
+    d = np.asarray(differences, dtype=np.float64)
+    codes = np.arange(len(d)) if clusters is None else cluster_codes(clusters)
+    means = resampled_means(d, codes, resamples)
+    centre = d.mean()
+    if np.allclose(d, 0):
+        return 1.0
+    slack = 1e-12 * max(1.0, abs(float(centre)))
+    extreme = int(np.sum(np.abs(means - centre) >= abs(centre) - slack))
+    return (1 + extreme) / (resamples + 1)
+
+
+def holm(p: ArrayLike) -> Floats:
+    """[m] p-values -> [m] adjusted ones, in the same order: reject where they are at most the level."""
+    values = np.asarray(p, dtype=np.float64)
+    if len(values) == 0:
+        return values
+    from statsmodels.stats.multitest import multipletests
+
+    adjusted: Floats = np.asarray(multipletests(values, method="holm")[1], dtype=np.float64)
+    return adjusted
+
+
+def _null_of_sum(sizes: NDArray[np.int64]) -> Floats:
+    """P(sum of ±sizes = s) for s = -S..S, S the sum of the sizes.
+
+    The k sizes of value v contribute v (2 Binomial(k, 1/2) - k): one convolution a distinct value.
+    """
+    from scipy.stats import binom
+
+    null = np.ones(1)
+    for value, count in zip(*np.unique(sizes[sizes > 0], return_counts=True), strict=True):
+        step = np.zeros(2 * value * count + 1)
+        step[:: 2 * value] = binom.pmf(np.arange(count + 1), count, 0.5)
+        null = np.convolve(null, step)
+    return null

@@ -1,0 +1,40 @@
+"""One line an arm: the mean of a metric over its queries and seeds, with its interval."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.stats.arms import arms, axes_of, tidy
+from experiments.stats.intervals import estimate
+from experiments.stats.pairs import clusters_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def summarise(frame: "DataFrame", metric: str, axes: Sequence[str] | None = None, level: float = 0.95) -> "DataFrame":
+    """A row an arm: its axes, mean, low, high, samples, clusters, queries, seeds, seed_sd, missing.
+
+    The mean is over samples; the interval is over clusters (see `intervals`), so the seeds of a query are not counted
+    as independent. seed_sd: standard deviation (n - 1) of the means of single seeds, apart from it; NaN for one seed.
+    missing: samples without a score (failed, or not applicable). Arms without any score have NaN.
+    """
+    import pandas as pd
+
+    axes = tuple(axes if axes is not None else axes_of(frame))
+    rows: list[dict[str, Any]] = []
+    for arm, samples in arms(tidy(frame, axes), axes):
+        scored = samples[samples[metric].notna()]
+        row: dict[str, Any] = dict(arm)
+        if len(scored):
+            found = estimate(scored[metric].to_numpy(dtype=np.float64), clusters_of(scored), level)
+            seeds = scored.groupby("seed")[metric].mean()
+            row |= {"mean": found.mean, "low": found.low, "high": found.high, "clusters": found.clusters}
+            row |= {"seed_sd": float(seeds.std(ddof=1)) if len(seeds) > 1 else np.nan}
+        else:
+            row |= {"mean": np.nan, "low": np.nan, "high": np.nan, "clusters": 0, "seed_sd": np.nan}
+        row |= {"samples": len(scored), "queries": scored["query"].nunique(), "seeds": scored["seed"].nunique()}
+        rows.append(row | {"missing": len(samples) - len(scored)})
+    columns = [*axes, "mean", "low", "high", "samples", "clusters", "queries", "seeds", "seed_sd", "missing"]
+    return pd.DataFrame(rows, columns=columns)

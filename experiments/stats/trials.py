@@ -1,0 +1,105 @@
+"""One tested statement of a run: what stands against what, how it came out, and its words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from experiments.stats.pairs import KEYS, Comparison, UnpairedError, pair, paired_test
+from experiments.stats.significance import holm
+from experiments.stats.wording import interval, p_value, signed
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+LEVEL = 0.05
+Verdict = Literal["better", "worse", "open", "unpaired"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """`arm` against `against`. result is None where the comparison was refused, and `refused` says why.
+
+    p: of the result, corrected once `corrected` has seen the family. n, pooled: in words. also: the difference under a
+    second metric, without a test.
+    """
+
+    subject: str
+    arm: str
+    against: str
+    result: Comparison | None
+    p: float = 1.0
+    n: str = ""
+    pooled: str = ""
+    mean: float = 0.0
+    reference_mean: float = 0.0
+    also: float | None = None
+    refused: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.result is None:
+            return "unpaired"
+        if self.p > LEVEL or self.result.difference == 0:
+            return "open"
+        return "better" if self.result.difference > 0 else "worse"
+
+    @property
+    def numbers(self) -> str:
+        """'+.021 [−.004, +.046], p = .03, 200 queries x 3 seeds': difference, 95 % interval, p, n.."""
+        if self.result is None:
+            return self.refused
+        told = interval(self.result.low, self.result.high)
+        return f"{signed(self.result.difference)} {told}, {p_value(self.p)}, {self.n}"
+
+    @property
+    def short(self) -> str:
+        """'+.021, p = .03'."""
+        return f"{signed(self.result.difference)}, {p_value(self.p)}" if self.result else self.refused
+
+
+def trial(
+    subject: str,
+    arm: str,
+    against: str,
+    frames: "tuple[DataFrame, DataFrame]",
+    metric: str,
+    *,
+    on: Sequence[str] = (),
+    reference_metric: str | None = None,
+    pooled: str = "",
+    also: str | None = None,
+) -> Trial:
+    """Tests the second frame against the first, paired by query, seed and `on`. A refusal is kept, not raised."""
+    reference, samples = frames
+    try:
+        pairs = pair(reference, samples, metric, [*KEYS, *on], names=(against, arm), reference_metric=reference_metric)
+        result = paired_test(pairs, names=(against, arm))
+    except UnpairedError as error:
+        return Trial(subject, arm, against, None, refused=str(error))
+    second = float(samples[also].mean() - reference[also].mean()) if also in samples and also != metric else None
+    return Trial(
+        subject,
+        arm,
+        against,
+        result,
+        p=result.p,
+        n=_units(samples, result),
+        pooled=pooled,
+        mean=float(pairs.arm.mean()),
+        reference_mean=float(pairs.reference.mean()),
+        also=second,
+    )
+
+
+def corrected(trials: Sequence[Trial]) -> list[Trial]:
+    """The same, with p by Holm over all that were tested."""
+    tested = [t for t in trials if t.result is not None]
+    adjusted = iter(holm([t.p for t in tested]))
+    return [t if t.result is None else replace(t, p=float(next(adjusted))) for t in trials]
+
+
+def _units(samples: "DataFrame", result: Comparison) -> str:
+    """'200 queries x 3 seeds', '200 queries in 57 groups'."""
+    queries, seeds = samples["query"].nunique(), samples["seed"].nunique()
+    groups = f" in {result.clusters:,} groups" if result.clusters < queries else ""
+    return f"{queries:,} {'query' if queries == 1 else 'queries'}{groups}{f' x {seeds} seeds' if seeds > 1 else ''}"

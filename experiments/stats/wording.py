@@ -1,0 +1,52 @@
+"""How numbers are written: .871, +.036, p < .001. One place, so that table, report and sentences agree."""
+
+import math
+
+
+def share(value: float, digits: int = 3) -> str:
+    """.871, 1.000, – where there is none."""
+    if math.isnan(value):
+        return "–"
+    return _bare(f"{value:.{digits}f}")
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """+.036, −.120, ±.000 where it rounds to nothing."""
+    if math.isnan(value):
+        return "–"
+    size = _bare(f"{abs(value):.{digits}f}")
+    if float(f"{abs(value):.{digits}f}") == 0:
+        return f"±{size}" if value == 0 else f"{'+' if value > 0 else '−'}{size}"
+    return f"{'+' if value > 0 else '−'}{size}"
+
+
+def p_value(p: float) -> str:
+    """'p < .001', 'p = .032', 'p = .61'."""
+    return f"p {p_number(p, '= ')}"
+
+
+def p_number(p: float, equals: str = "") -> str:
+    """'< .001', '.004', '.032', '.61'."""
+    if math.isnan(p):
+        return f"{equals}–"
+    if p < 0.001:
+        return "< .001"
+    if p < 0.0995:
+        return f"{equals}{_bare(f'{p:.3f}')}"
+    if p >= 0.995:
+        return f"{equals}1"
+    return f"{equals}{_bare(f'{p:.2f}')}"
+
+
+def interval(low: float, high: float, digits: int = 3) -> str:
+    """'[−.010, +.018]'."""
+    return f"[{signed(low, digits)}, {signed(high, digits)}]"
+
+
+def listed(words: list[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _bare(text: str) -> str:
+    return text[1:] if text.startswith("0.") else text
