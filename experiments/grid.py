@@ -1,0 +1,197 @@
+"""From a config to cells: every combination of the axes, as built components with a digest of what they are.
+
+Two combinations that cannot differ are one cell: at 0 shots neither retriever nor orderer matters, and an axis such as
+`decoding.alpha` leaves an arm without an alpha alone. An axis that no component reads at all is an error.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from experiments.config import Config
+from experiments.labels import labels
+from experiments.matching import check_comparable, inside
+from experiments.points import Node, points
+from experiments.vocabulary import AXES, KINDS
+from icl.errors import ConfigError
+from icl.registry import build, describe, search_beside
+
+if TYPE_CHECKING:
+    from decoding.arm import Arm
+    from icl.models.base import Model
+    from icl.tasks.base import Task
+    from prompts.base import Composer, Orderer, Transform
+    from retrievers.base import Retriever
+
+SETTLED = ("seed", *AXES)
+"""The columns that describe a cell, in the order of tables."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One resolved combination. told: its canonical JSON; labels: axis -> short name, as tables show it."""
+
+    task: "Task"
+    model: "Model"
+    shots: int
+    retriever: "Retriever | None"
+    order: "Orderer | None"
+    transforms: "tuple[Transform, ...]"
+    compose: "Composer"
+    decoding: "Arm"
+    score: str
+    max_new_tokens: int
+    seed: int
+    told: Mapping[str, Any]
+    digest: str
+    control: bool = False
+    labels: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """cells: each once, in the order of the file. warnings: what looks like a mistake and is none."""
+
+    config: Config
+    cells: tuple[Cell, ...]
+    metrics: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> "list[Task]":
+        return _distinct(cell.task for cell in self.cells)
+
+    @property
+    def models(self) -> "list[Model]":
+        return _distinct(cell.model for cell in self.cells)
+
+
+def expand(config: Config) -> Grid:
+    """Every cell of a config. Builds components and reads no data. Raises ConfigError."""
+    with search_beside(config.document.folder):
+        factory = _Factory()
+        cells: dict[str, Cell] = {}
+        holes = [0] * len(config.exclude)
+        for point in points(config):
+            for arm, control in factory.arms(point["decoding"], config.controls):
+                for seed in config.seeds:
+                    cell = factory.cell(point, arm, control, seed)
+                    excluded = [i for i, hole in enumerate(config.exclude) if inside(hole, cell)]
+                    for i in excluded:
+                        holes[i] += 1
+                    if not excluded:
+                        settled = factory.settled(cell)
+                        cells.setdefault(settled.digest, settled)
+        metrics = _metrics(config)
+    warnings = tuple(f"{config.where('exclude', i)}: matches no cell." for i, count in enumerate(holes) if count == 0)
+    if not cells:
+        raise ConfigError(f"{config.where('exclude')}: nothing is left of the grid.")
+    grid = Grid(config, _labelled(list(cells.values())), metrics, warnings)
+    check_comparable(grid)
+    return grid
+
+
+class _Factory:
+    """Builds each distinct node once, so that equal components are one object and a task reads its data once."""
+
+    def __init__(self) -> None:
+        self.built: dict[str, Any] = {}
+
+    def component(self, key: str, node: Node) -> Any:
+        told, where = node
+        place = f"{key}:{json.dumps(told, sort_keys=True, default=repr)}"
+        if place not in self.built:
+            self.built[place] = self._arm(told, where) if key == "decoding" else build(KINDS[key], told, where)
+        return self.built[place]
+
+    def arms(self, node: Node, controls: bool) -> "list[tuple[Arm, bool]]":
+        """The arm of a node, and its controls where the config adds them: (arm, is a control)."""
+        from decoding.arm import controls_of
+
+        arm = self.component("decoding", node)
+        place = f"arms:{id(arm)}"
+        if place not in self.built:
+            self.built[place] = [(arm, False), *((control, True) for control in controls_of(arm) if controls)]
+        return cast("list[tuple[Arm, bool]]", self.built[place])
+
+    def cell(self, point: Mapping[str, Node], arm: "Arm", control: bool, seed: int) -> Cell:
+        transforms, where = point["transforms"]
+        return Cell(
+            self.component("task", point["task"]),
+            self.component("model", point["model"]),
+            point["shots"][0],
+            self.component("retriever", point["retriever"]),
+            self.component("order", point["order"]),
+            tuple(self.component("transforms", (t, f"{where}[{i}]")) for i, t in enumerate(transforms)),
+            self.component("compose", point["compose"]),
+            arm,
+            point["score"][0],
+            point["max_new_tokens"][0],
+            seed,
+            {},
+            "",
+            control,
+        )
+
+    def settled(self, cell: Cell) -> Cell:
+        """Without what cannot matter, and with the digest of what does."""
+        if cell.shots == 0:
+            cell = replace(cell, retriever=None, order=None)
+        told = {"seed": cell.seed, **{axis: self._told(axis, getattr(cell, axis)) for axis in AXES}}
+        place = f"digest:{id(cell.model)}"
+        if place not in self.built:
+            self.built[place] = cell.model.digest
+        identity = {**told, "model": {"name": told["model"]["name"], "digest": self.built[place]}}
+        return replace(cell, told=told, digest=digest_of(identity))
+
+    def _told(self, axis: str, value: Any) -> Any:
+        place = f"told:{axis}:{id(value)}"
+        if axis not in KINDS or value is None:
+            return value
+        if place not in self.built:
+            self.built[place] = value.describe() if axis == "decoding" else describe(value)
+        return self.built[place]
+
+    @staticmethod
+    def _arm(node: Any, where: str) -> "Arm":
+        from decoding.arm import parse_arm
+
+        return parse_arm(node, where)
+
+
+def digest_of(told: Any) -> str:
+    """16 hex digits of the sha256 of canonical JSON."""
+    text = json.dumps(told, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _metrics(config: Config) -> dict[str, Any]:
+    found = {}
+    for i, node in enumerate(config.metrics):
+        metric = build("metric", node, config.where("metrics", i))
+        name = labels([describe(metric)])[0]
+        if name in found:
+            raise ConfigError(f"{config.where('metrics', i)}: the metric '{name}' stands there twice.")
+        found[name] = metric
+    return found
+
+
+def _labelled(cells: list[Cell]) -> tuple[Cell, ...]:
+    columns: dict[str, list[Any]] = {"seed": [cell.seed for cell in cells]}
+    for axis in AXES:
+        nodes = [cell.told[axis] for cell in cells]
+        kept = axis in ("shots", "max_new_tokens")
+        columns[axis] = nodes if kept else labels(nodes, [_title(axis, cell) for cell in cells])
+    return tuple(replace(cell, labels={axis: columns[axis][i] for axis in SETTLED}) for i, cell in enumerate(cells))
+
+
+def _title(axis: str, cell: Cell) -> str | None:
+    if axis == "task":
+        return cell.task.title
+    return cell.decoding.label if axis == "decoding" else None
+
+
+def _distinct(things: "Iterator[Any]") -> list[Any]:
+    return list({id(thing): thing for thing in things}.values())

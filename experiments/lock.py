@@ -1,0 +1,48 @@
+"""One process writes a run at a time. A second one is told who does, and stops: it would compute the same again.
+
+The lock is the operating system's, so a killed process leaves none behind.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from icl.errors import StoreError
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Holds the run directory. Raises StoreError with the holder where another process has it."""
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be made: {error.strerror or error}.") from error
+    holder = folder / ".holder.json"
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StoreError(f"{folder} is being run by {_told(holder)}. Wait for it, or use another name.") from error
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written: {error.strerror or error}.") from error
+    try:
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        holder.write_text(json.dumps({"process": os.getpid(), "machine": platform.node(), "since": since}))
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _told(holder: Path) -> str:
+    try:
+        told = json.loads(holder.read_text())
+        return f"process {told['process']} on {told['machine']} since {told['since']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"

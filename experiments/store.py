@@ -1,0 +1,191 @@
+"""A run directory is the state of a run: what is in it is done, what is not is to do.
+
+    runs/<name>/run.json                    resolved config, the digests of its cells, versions, machine, sessions, cost
+    runs/<name>/cells/<digest>/cell.json    one resolved cell, and the demonstrations' pools and queries it was made with
+    runs/<name>/cells/<digest>/<worker>.jsonl   one line a sample, appended and flushed when the sample is finished
+    runs/<name>/pictures/<digest>.png       pictures that the report may show
+
+A line is counted when it is whole: what a killed process left of a line is cut off before the next one is written. A
+query counts once; a later line of it counts where the earlier one failed.
+"""
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from io import BufferedWriter
+from pathlib import Path
+from typing import Any
+
+from icl.errors import StoreError
+from icl.types import Sample
+
+OPEN_FILES = 128
+_FIELDS = tuple(f.name for f in fields(Sample))
+
+
+@dataclass(frozen=True)
+class Store:
+    """The files of one run directory. Reading needs no lock; writing wants `experiments.lock`."""
+
+    folder: Path
+
+    @property
+    def run_file(self) -> Path:
+        return self.folder / "run.json"
+
+    def run(self) -> dict[str, Any] | None:
+        """What run.json says; None where there is none. Raises StoreError where it is damaged."""
+        return _read_json(self.run_file)
+
+    def write_run(self, told: Mapping[str, Any]) -> None:
+        write_json(self.run_file, told)
+
+    def cell_folder(self, digest: str) -> Path:
+        return self.folder / "cells" / digest
+
+    def cell(self, digest: str) -> dict[str, Any] | None:
+        return _read_json(self.cell_folder(digest) / "cell.json")
+
+    def write_cell(self, digest: str, told: Mapping[str, Any]) -> None:
+        write_json(self.cell_folder(digest) / "cell.json", told)
+
+    def samples(self, digest: str) -> Iterator[dict[str, Any]]:
+        """The samples of a cell, each query once, as JSON mappings without their empty fields."""
+        found: dict[str, dict[str, Any]] = {}
+        for line in self._lines(digest):
+            known = found.get(line["query"])
+            if known is None or (known.get("failed") and not line.get("failed")):
+                found[line["query"]] = line
+        yield from found.values()
+
+    def done(self, digest: str) -> tuple[set[str], dict[str, str]]:
+        """Ids of the queries that are finished, and reasons of those that failed."""
+        finished: set[str] = set()
+        failed: dict[str, str] = {}
+        for line in self._lines(digest):
+            if line.get("failed"):
+                failed[line["query"]] = line["failed"]
+            else:
+                finished.add(line["query"])
+        return finished, {query: why for query, why in failed.items() if query not in finished}
+
+    def replace_samples(self, digest: str, samples: Sequence[Mapping[str, Any]], worker: str = "0") -> None:
+        """All lines of a cell written anew in one step (after new metrics were computed on stored answers)."""
+        folder = self.cell_folder(digest)
+        text = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+        _write(folder / f"{worker}.jsonl", text.encode())
+        for path in folder.glob("*.jsonl"):
+            if path.name != f"{worker}.jsonl":
+                path.unlink()
+
+    def _lines(self, digest: str) -> Iterator[dict[str, Any]]:
+        for path in sorted(self.cell_folder(digest).glob("*.jsonl")):
+            with path.open("rb") as file:
+                for raw in file:
+                    line = _parsed(raw)
+                    if line is not None:
+                        yield line
+
+
+class Writer:
+    """Appends samples to the cells of a run: whole lines, handed to the system before the call returns."""
+
+    def __init__(self, store: Store, worker: str = "0") -> None:
+        self.store, self.worker = store, worker
+        self.files: OrderedDict[str, BufferedWriter] = OrderedDict()
+
+    def append(self, digest: str, samples: Sequence[Sample]) -> None:
+        file = self._file(digest)
+        file.write(b"".join(line_of(sample) for sample in samples))
+        file.flush()
+
+    def close(self) -> None:
+        while self.files:
+            self.files.popitem()[1].close()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _file(self, digest: str) -> BufferedWriter:
+        if digest in self.files:
+            self.files.move_to_end(digest)
+            return self.files[digest]
+        path = self.store.cell_folder(digest) / f"{self.worker}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        repair(path)
+        self.files[digest] = path.open("ab")
+        if len(self.files) > OPEN_FILES:
+            self.files.popitem(last=False)[1].close()
+        return self.files[digest]
+
+
+def line_of(sample: Sample) -> bytes:
+    """The sample as one JSON line, without its empty fields."""
+    told = {name: value for name in _FIELDS if (value := getattr(sample, name)) or name == "seed"}
+    return json.dumps(told, ensure_ascii=False).encode() + b"\n"
+
+
+def repair(path: Path) -> bool:
+    """Cuts off what a killed process left of its last line. Whether there was something to cut."""
+    if not path.is_file():
+        return False
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end == 0:
+            return False
+        file.seek(end - 1)
+        if file.read(1) == b"\n":
+            return False
+        file.seek(0)
+        data = file.read()
+        if _parsed(data[data.rfind(b"\n") + 1 :]) is not None:
+            file.write(b"\n")
+        else:
+            file.truncate(data.rfind(b"\n") + 1)
+        return True
+
+
+def write_json(path: Path, told: Mapping[str, Any]) -> None:
+    """In one step: a reader sees the old file or the new one, never a part."""
+    _write(path, (json.dumps(told, indent=1, ensure_ascii=False, default=repr) + "\n").encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} is damaged ({error}). Remove it to start this part again.") from error
+    if not isinstance(told, dict):
+        raise StoreError(f"{path} is damaged (no mapping). Remove it to start this part again.")
+    return told
+
+
+def _parsed(raw: bytes) -> dict[str, Any] | None:
+    """The sample of a line; None for half a line."""
+    try:
+        line = json.loads(raw)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("query"), str) else None
