@@ -4,7 +4,7 @@ A strategy is a frozen dataclass with pure functions over branch logits. It neve
 option scorer and the lockstep plug-in all call the same `mask` and `combine`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from icl.types import Prompt
@@ -29,12 +29,16 @@ class Generate(Protocol):
 class Strategy:
     """Base of all strategies: one branch, its own distribution, greedy.
 
-    needs: among 'logits', 'hidden', 'attention', 'first token only'. presets: named parameter sets of one source each.
-    sampler: how a token is drawn from the combined scores, where the YAML does not say.
+    needs: among 'generate', 'logits', 'hidden', 'attention', 'first token only'. presets: named parameter sets of one
+    source each. sampler: how a token is drawn from the combined scores, where the YAML does not say.
+    masks_in_combine: `combine` writes -inf, because its mask reads other branches than the reference.
+    neutral: parameters at which the method is its reference under its mask (say alpha = 0), where there are such.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
     presets: ClassVar[dict[str, dict[str, float]]] = {}
+    masks_in_combine: ClassVar[bool] = False
+    neutral: ClassVar[Mapping[str, float] | None] = None
 
     @property
     def sampler(self) -> "Sampler":
@@ -44,8 +48,15 @@ class Strategy:
 
     @property
     def weights(self) -> tuple[float, ...] | None:
-        """The branches' constant weights, where there are such; their sum is a hidden inverse temperature."""
+        """The branches' constant weights, where there are such; their sum is a hidden inverse temperature.
+
+        A strategy that does not say gets them measured (`decoding.probe.weights_of`); one whose weights vary says None.
+        """
         return (1.0,)
+
+    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+        """The sum of the branches' weights, [B, 1], for strategies whose weights vary. logits: [n, B, V]."""
+        raise NotImplementedError(f"{type(self).__name__} has weights that vary and does not define `strength`")
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:
         """What must be generated before branches can be made, for a whole batch. Default: nothing."""

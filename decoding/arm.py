@@ -1,0 +1,149 @@
+"""An arm of a comparison: a strategy and how tokens are drawn from its scores, as a YAML node of `decoding` says it.
+
+decoding: greedy
+decoding: {name: vcd, alpha: 0.5, sampling: {temperature: 0.7}, label: mild}
+decoding: studies/mine.py:Mine
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cached_property
+from typing import Any
+
+from decoding.base import Strategy
+from decoding.probe import branches_of, strength_of
+from decoding.sampling import Greedy, Sampler
+from icl.errors import ConfigError
+from icl.registry import build, describe
+
+DEFAULT_CONTROLS = "mask_only and temperature_matched (entropy_matched where the weights sum to zero or less)"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """label: what tables call it; made from the parameters that differ from their defaults where it is ''."""
+
+    strategy: Strategy
+    sampler: Sampler = field(default_factory=Greedy)
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.label:
+            object.__setattr__(self, "label", _told(self.strategy, self.sampler))
+
+    def describe(self) -> dict[str, Any]:
+        """The canonical node: everything that decides the answers, so not the label."""
+        sampler = {"name": type(self.sampler).__name__.lower()} | {
+            f.name: getattr(self.sampler, f.name)
+            for f in fields(self.sampler)  # type: ignore[arg-type]
+        }
+        return {
+            "strategy": describe(self.strategy),
+            "sampler": {"name": "greedy"} if self.sampler.deterministic else sampler,
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 (16 hex) of the canonical node."""
+        return _digest(self.describe())
+
+    @cached_property
+    def strategy_digest(self) -> str:
+        """The same of the strategy alone: what decides option scores."""
+        return _digest(self.describe()["strategy"])
+
+
+def parse_arm(node: Any, where: str = "") -> Arm:
+    """The arm that a node of `decoding` describes. Raises ConfigError; `where` names the place in the YAML."""
+    if isinstance(node, Arm):
+        return node
+    sampling, label = None, ""
+    if isinstance(node, Mapping):
+        node = dict(node)
+        sampling, label = node.pop("sampling", None), node.pop("label", "")
+    strategy = _strategy(node, where)
+    sampler = strategy.sampler if sampling is None else _sampler(node, sampling, where)
+    if not isinstance(label, str):
+        raise ConfigError(f"{_at(where, 'label')}a label is a text, not {label!r}.")
+    return Arm(strategy, sampler, label)
+
+
+def controls_of(arm: Arm) -> tuple[Arm, ...]:
+    """The default controls of an arm, with its sampler: mask only, temperature matched.
+
+    None for a strategy of one branch and for a control. Where the weights sum to zero or less, entropy matched stands
+    in for temperature matched.
+    """
+    from decoding.controls.entropy_matched import EntropyMatched
+    from decoding.controls.mask_only import MaskOnly
+    from decoding.controls.temperature_matched import TemperatureMatched
+    from decoding.controls.wrapped import Wrapped
+
+    strategy = arm.strategy
+    if isinstance(strategy, Wrapped) or len(branches_of(strategy)) == 1:
+        return ()
+    strength = strength_of(strategy)
+    matched = EntropyMatched if strength is not None and strength <= 0 else TemperatureMatched
+    return Arm(MaskOnly(strategy), arm.sampler), Arm(matched(strategy), arm.sampler)
+
+
+def _digest(node: Any) -> str:
+    return hashlib.sha256(json.dumps(node, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def _strategy(node: Any, where: str) -> Strategy:
+    try:
+        strategy = build("strategy", node, where)
+    except ConfigError as error:
+        told = str(error)
+        raise error if not where or told.startswith(where) else ConfigError(f"{where}: {told}") from error
+    if not isinstance(strategy, Strategy):
+        raise ConfigError(
+            f"{_at(where)}{type(strategy).__name__} is not a strategy: it does not extend decoding.Strategy."
+        )
+    return strategy
+
+
+def _sampler(node: Any, sampling: Any, where: str) -> Sampler:
+    """`sampling:` takes the parameters of the strategy of that name."""
+    if node.get("name") == "sampling":
+        raise ConfigError(
+            f"{_at(where)}strategy 'sampling' says already how tokens are drawn. Put the parameters there and drop the "
+            "key 'sampling'."
+        )
+    if not isinstance(sampling, Mapping):
+        raise ConfigError(
+            f"{_at(where, 'sampling')}sampling is a mapping such as {{temperature: 0.7}}, not {sampling!r}."
+        )
+    return _strategy({"name": "sampling", **sampling}, f"{where}.sampling" if where else "sampling").sampler
+
+
+def _told(thing: Any, sampler: Sampler | None = None) -> str:
+    """'vcd', 'vcd(alpha=0.5)', 'mask_only(vcd)', 'vcd, temperature=0.7'."""
+    mark = getattr(type(thing), "component", None)
+    name = mark[1] if mark else type(thing).__name__
+    inside = ", ".join(_parameters(thing)) if is_dataclass(thing) else ""
+    told = f"{name}({inside})" if inside else name
+    own = thing.sampler if isinstance(thing, Strategy) else None
+    if sampler is None or sampler == own:
+        return told
+    drawn = ", ".join(_parameters(sampler)) or "temperature=1"
+    return f"{told}, greedy" if sampler.deterministic else f"{told}, {drawn}"
+
+
+def _parameters(thing: Any) -> list[str]:
+    told = []
+    for f in fields(thing):
+        value = getattr(thing, f.name)
+        if isinstance(value, Strategy):
+            told.append(_told(value))
+        elif f.default is MISSING or value != f.default:
+            told.append(f"{f.name}={value:g}" if isinstance(value, float) else f"{f.name}={value}")
+    return told
+
+
+def _at(where: str, key: str = "") -> str:
+    place = ".".join(part for part in (where, key) if part)
+    return f"{place}: " if place else ""

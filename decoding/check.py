@@ -1,0 +1,49 @@
+"""Needs against abilities: whether a model can run a strategy, known before anything loads."""
+
+from collections.abc import Iterable, Set
+
+from decoding.arm import Arm
+from decoding.base import Strategy
+
+GIVEN_BY = {
+    "generate": frozenset({"generate", "logits"}),
+    "logits": frozenset({"logits"}),
+    "first token only": frozenset({"logits"}),
+    "hidden": frozenset({"hidden"}),
+    "attention": frozenset({"attention"}),
+}
+"""need -> the abilities of which one is enough."""
+
+TOLD = {
+    "generate": "generated answers",
+    "logits": "next-token logits",
+    "first token only": "the logits of the first answer token",
+    "hidden": "hidden states",
+    "attention": "attention maps",
+}
+
+
+def unmet(strategy: Strategy | Arm, abilities: Set[str], score: str = "generate") -> str | None:
+    """A sentence that says what is missing and what would run; None where nothing is.
+
+    abilities: `Model.abilities`. An arm that samples, and any option scoring, reads logits, whatever the strategy.
+    """
+    arm = strategy if isinstance(strategy, Arm) else Arm(strategy, strategy.sampler)
+    needs = set(arm.strategy.needs)
+    if score == "options" or not arm.sampler.deterministic:
+        needs.add("logits")
+    missing = [need for need in sorted(needs) if not GIVEN_BY.get(need, frozenset({need})) & abilities]
+    if not missing:
+        return None
+    what = _listed(TOLD.get(need, need) for need in missing)
+    has = f"it gives {_listed(sorted(abilities))}" if abilities else "it gives nothing"
+    instead = "'greedy' with score: generate runs on it; " if "generate" in abilities else ""
+    return (
+        f"decoding '{arm.label}' {'with option scoring ' if score == 'options' else ''}needs {what}, which this model "
+        f"cannot give ({has}). {instead}a model with 'logits' (name: hf) runs it."
+    )
+
+
+def _listed(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,27 @@
+"""Mask only: a method's own plausibility mask on the reference's scores, without its contrast.
+
+Much of what contrastive decoding gains over sampling comes from the mask, which makes sampling nearly greedy (Yin et
+al. 2025, 2504.10020). A method that does not beat this control owes its gain to the mask. A mask that reads other
+branches keeps reading the real ones: identical branches would switch it off, and the control would isolate nothing.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from decoding.base import Strategy
+from decoding.controls.wrapped import Wrapped
+from icl.registry import Nested, component
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@component("strategy", "mask_only")
+@dataclass(frozen=True)
+class MaskOnly(Wrapped):
+    """Control: the mask of another strategy on the reference's own scores."""
+
+    of: Annotated[Strategy, Nested("strategy")]  # the strategy whose mask it is
+
+    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+        return self.ruled_out(logits, step, logits[0])

@@ -1,0 +1,63 @@
+"""What controls share: another strategy's prompts and mask, read as narrowly as the control allows."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from decoding.base import Generate, Note, Strategy
+from decoding.probe import branches_of
+from decoding.sampling import Sampler
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Wrapped(Strategy):
+    """Base of controls: the sampler, the preparation and the mask are those of the strategy `of`.
+
+    The reference alone is read, so a control costs one branch, unless the mask or the control itself reads the others.
+    """
+
+    of: Strategy
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether the other branches are needed. A mask in `combine` reads them."""
+        return self.of.masks_in_combine
+
+    @property
+    def masks_in_combine(self) -> bool:  # type: ignore[override]
+        return self.of.masks_in_combine
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        return self.of.needs | {"logits"}
+
+    @property
+    def sampler(self) -> Sampler:
+        return self.of.sampler
+
+    @property
+    def weights(self) -> tuple[float, ...] | None:
+        """The reference's scores alone."""
+        return self.reference_alone(1.0)
+
+    def reference_alone(self, weight: float) -> tuple[float, ...]:
+        others = len(branches_of(self.of)) - 1 if self.reads_all else 0
+        return weight, *[0.0] * others
+
+    def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:
+        return self.of.prepare(prompts, generate)
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
+        branches = self.of.branches(prompt, note)
+        return branches if self.reads_all else branches[:1]
+
+    def mask(self, reference: "Tensor") -> "Tensor | None":
+        return self.of.mask(reference)
+
+    def ruled_out(self, logits: "Tensor", step: int, scores: "Tensor") -> "Tensor":
+        """The scores with -inf where the method's own `combine` has it."""
+        if not self.of.masks_in_combine:
+            return scores
+        return scores.masked_fill(self.of.combine(logits, step) == -float("inf"), -float("inf"))

@@ -1,0 +1,109 @@
+"""The engine: jobs in, answers out, with nothing computed twice.
+
+The branches of all jobs are merged by digest and each distinct prompt is prefilled once, however many arms read it.
+Contexts of like length share a batch, as many as fit the model's token budget with everything that will be decoded on
+them; all arms of a context are in its batch. Equal jobs are computed once. A batch that runs out of memory goes on in
+halves. A job that cannot be answered fails alone, with a sentence.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from decoding.answers import answered
+from decoding.arm import Arm
+from decoding.batches import batches
+from decoding.jobs import Counters, Failure, Job, Ready
+from decoding.prepare import made_ready
+from decoding.strategies.greedy import GreedyDecoding
+from icl.errors import ICLError, ModelError
+from icl.models.base import LogitModel
+from icl.types import Generation, Prompt
+
+Answer = Generation | Failure
+
+
+def run_jobs(
+    model: LogitModel,
+    jobs: Sequence[Job],
+    counters: Counters | None = None,
+    *,
+    trace: bool = True,
+    done: Callable[[int, Answer], None] | None = None,
+) -> list[Answer]:
+    """An answer for each job, in their order; it depends on the job alone, never on the others.
+
+    trace: leave per-step numbers (`decoding.loop.TRACE`) in the generations. done: called as soon as a job is answered,
+    with its index. Raises nothing for a job's sake: see `Failure`.
+    """
+    counters = Counters() if counters is None else counters
+    counters.jobs += len(jobs)
+    model.load()
+    aside = _Aside(model, counters)
+    answers: dict[int, Answer] = {}
+
+    def finish(i: int, answer: Answer) -> None:
+        answers[i] = answer
+        counters.jobs_failed += isinstance(answer, Failure)
+        if done is not None:
+            done(i, answer)
+
+    equal: dict[str, list[int]] = {}
+    firsts: list[Ready] = []
+    for i, one in enumerate(made_ready(jobs, aside, model.count_tokens)):
+        if isinstance(one, Failure):
+            finish(i, one)
+            continue
+        counters.branch_prompts += len(one.branches)
+        same = equal.setdefault(one.key, [])
+        if same:
+            counters.jobs_reused += 1
+        else:
+            firsts.append(one)
+        same.append(i)
+    indices = list(equal.values())
+    for batch in batches(model, firsts):
+        for j, answer in zip(batch, _run(model, [firsts[j] for j in batch], counters, trace), strict=True):
+            for i in indices[j]:
+                finish(i, answer)
+    return [answers[i] for i in range(len(jobs))]
+
+
+class _Aside:
+    """Greedy answers for a strategy's preparation, by the engine itself. Raises ModelError where one fails."""
+
+    def __init__(self, model: LogitModel, counters: Counters) -> None:
+        self.model, self.counters = model, counters
+
+    def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        own, greedy = Counters(), Arm(GreedyDecoding())
+        jobs = [Job(prompt, greedy, max_new_tokens=max_new_tokens) for prompt in prompts]
+        answers = run_jobs(self.model, jobs, own, trace=False)
+        self.counters.prepared += len(prompts)
+        self.counters.add_work(own)
+        for answer in answers:
+            if isinstance(answer, Failure):
+                raise ModelError(f"what is generated before decoding failed: {answer.reason}")
+        return [answer.text for answer in answers if isinstance(answer, Generation)]
+
+
+def _run(model: LogitModel, readies: list[Ready], counters: Counters, trace: bool) -> list[Answer]:
+    """One batch; in halves where memory runs out, and where one of its prompts cannot be opened."""
+    try:
+        with torch.inference_mode():
+            return answered(model, readies, counters, trace)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        problem = f"out of memory with this prompt alone ({str(error).splitlines()[0]})."
+        counters.batches_halved += 1
+    except ICLError as error:
+        problem = str(error)
+    if len(readies) == 1:
+        return [Failure(problem)]
+    middle = len(readies) // 2
+    return [answer for half in (readies[:middle], readies[middle:]) for answer in _run(model, half, counters, trace)]
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,98 @@
+"""What the engine is asked for and what it answers: jobs, failures, and counters of the work that was shared."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from decoding.arm import Arm
+from icl.types import Prompt
+
+Normalise = Literal["sum", "mean", "bytes"]
+"""An option's score: the sum of its tokens' log-probabilities, their mean, or the sum a UTF-8 byte."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One answer wanted. score: a generated text, or the scores of `options` (the sampler plays no part there)."""
+
+    prompt: Prompt
+    arm: Arm
+    options: tuple[str, ...] = ()
+    score: Literal["generate", "options"] = "generate"
+    max_new_tokens: int = 16
+    normalise: Normalise = "sum"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job without an answer, and the sentence that says why. The other jobs of its batch went on."""
+
+    reason: str
+
+
+@dataclass
+class Counters:
+    """Work of the engine, and what was not done twice.
+
+    branch_prompts: prompts that the jobs read, each branch counted. prompts_opened: what was prefilled of them.
+    jobs_reused: jobs whose answer another equal job had given. forwards, rows: decoding steps of the model and rows in
+    them. rows_asked: rows that these would have been without rows shared between arms. prepared: prompts answered first
+    for strategies that need it; their work is in `batches` to `rows_asked`.
+    """
+
+    jobs: int = 0
+    jobs_reused: int = 0
+    jobs_failed: int = 0
+    branch_prompts: int = 0
+    prompts_opened: int = 0
+    prepared: int = 0
+    batches: int = 0
+    batches_halved: int = 0
+    forwards: int = 0
+    rows: int = 0
+    rows_asked: int = 0
+
+    @property
+    def duplicates_merged(self) -> int:
+        """Branch prompts that needed no prefill of their own."""
+        return self.branch_prompts - self.prompts_opened
+
+    def add_work(self, other: "Counters") -> None:
+        """The batches and forwards of work done on the side."""
+        for name in ("batches", "batches_halved", "forwards", "rows", "rows_asked"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def told(self) -> dict[str, int]:
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"duplicates_merged": self.duplicates_merged}
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A job whose branches are made. digests, tokens: of the branch prompts, the reference first."""
+
+    job: Job
+    branches: tuple[Prompt, ...]
+    digests: tuple[str, ...]
+    tokens: tuple[int, ...]
+
+    @property
+    def key(self) -> str:
+        """Equal keys have equal answers: same branches, same arithmetic, same draws."""
+        job = self.job
+        if job.score == "options":
+            how: list[object] = [job.options, job.normalise, job.arm.strategy_digest]
+        else:
+            drawn = None if job.arm.sampler.deterministic else [job.prompt.key.seed, job.prompt.key.query]
+            how = [job.max_new_tokens, job.arm.digest, drawn]
+        return json.dumps([job.score, self.digests, how], sort_keys=True, ensure_ascii=False)
+
+
+def distinct(readies: Sequence[Ready]) -> dict[str, Prompt]:
+    """digest -> prompt of all branches, in order of first use."""
+    return dict(_branches(readies))
+
+
+def _branches(readies: Sequence[Ready]) -> Iterator[tuple[str, Prompt]]:
+    for ready in readies:
+        yield from zip(ready.digests, ready.branches, strict=True)

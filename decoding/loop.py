@@ -1,0 +1,143 @@
+"""The token loop: many answers, of many strategies, over the rows of one session.
+
+A *track* is the answers that one strategy and sampler decode side by side; each answer holds one row a branch. All
+rows of all tracks go through one forward a step. Two answers that have read the same prompt and chosen the same tokens
+are at the same state, so they share a row until they part: a control costs nothing until its first difference, and a
+row is copied only then. Rows that no answer needs any more leave.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from decoding.base import Strategy
+from decoding.sampling import Sampler
+from decoding.step import scores
+from icl.models.base import Session
+from icl.streams import StreamKey
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TRACE = ("survivors", "entropy", "changed")
+"""Per step: tokens that survive; entropy of the combined distribution in nats, before the sampler's temperature and
+cuts; 1 where its best token is not the reference's."""
+
+
+@dataclass
+class Lane:
+    """One answer while it is decoded. rows: of its branches, the reference first. limit: most new tokens.
+
+    tokens: chosen so far, without the one that stopped it. finish: '' while it runs. fault: why it failed.
+    """
+
+    rows: list[int]
+    limit: int
+    key: StreamKey = StreamKey()
+    tokens: list[int] = field(default_factory=list)
+    steps: int = 0
+    finish: Literal["", "stop", "length", "fault"] = ""
+    fault: str = ""
+    trace: list[list[float]] = field(default_factory=list)
+
+
+@dataclass
+class Track:
+    """The lanes of one strategy and sampler; every lane has the same number of branches."""
+
+    strategy: Strategy
+    sampler: Sampler
+    lanes: list[Lane]
+
+
+@dataclass
+class Work:
+    """What a loop did: calls of the model, rows in them, and rows that lanes would have had each on their own."""
+
+    forwards: int = 0
+    rows: int = 0
+    rows_asked: int = 0
+
+
+def decode(
+    session: Session,
+    tracks: Sequence[Track],
+    stops: frozenset[int],
+    *,
+    trace: bool = True,
+) -> Work:
+    """Runs every lane to its end, writing into the lanes. The session is used up."""
+    work = Work()
+    running = [track for track in tracks if track.lanes]
+    step = 0
+    while running:
+        for track in running:
+            _choose(session.logits, track, stops, step, trace)
+            track.lanes = [lane for lane in track.lanes if not lane.finish]
+        running = [track for track in running if track.lanes]
+        if running:
+            session = _advance(session, running, work)
+        step += 1
+    return work
+
+
+def _choose(logits: "Tensor", track: Track, stops: frozenset[int], step: int, trace: bool) -> None:
+    """One token for every lane of a track, decided on the combined scores."""
+    lanes = track.lanes
+    own = _gathered(logits, [[lane.rows[b] for lane in lanes] for b in range(len(lanes[0].rows))])
+    combined, faults = scores(track.strategy, own, step)
+    chosen = track.sampler.choose(combined, [lane.key for lane in lanes], step)
+    told = _told(combined, own[0]) if trace else []
+    for i, (lane, token) in enumerate(zip(lanes, chosen.tolist(), strict=True)):
+        lane.steps += 1
+        if i in faults:
+            lane.finish, lane.fault = "fault", faults[i]
+            continue
+        if trace:
+            lane.trace.append(told[i])
+        if token in stops:
+            lane.finish = "stop"
+        else:
+            lane.tokens.append(token)
+            if len(lane.tokens) >= lane.limit:
+                lane.finish = "length"
+
+
+def _gathered(logits: "Tensor", rows: list[list[int]]) -> "Tensor":
+    """[n, B, V] float32 of the rows, without a copy where they lie in order."""
+    flat = [row for branch in rows for row in branch]
+    if flat == list(range(flat[0], flat[0] + len(flat))):
+        picked = logits[flat[0] : flat[0] + len(flat)]
+    else:
+        picked = logits[torch.tensor(flat, device=logits.device)]
+    return picked.float().view(len(rows), len(rows[0]), -1)
+
+
+def _told(combined: "Tensor", reference: "Tensor") -> list[list[float]]:
+    """[B][len(TRACE)], read back at once."""
+    survivors = (combined > -float("inf")).sum(-1)
+    entropy = torch.special.entr(combined.softmax(-1)).sum(-1)
+    changed = combined.argmax(-1) != reference.argmax(-1)
+    numbers: list[list[float]] = torch.stack([survivors.float(), entropy, changed.float()], 1).tolist()
+    return numbers
+
+
+def _advance(session: Session, running: Sequence[Track], work: Work) -> Session:
+    """Every lane's last token to each of its rows. Lanes with equal rows and tokens share the row they go on with."""
+    needed = {(row, lane.tokens[-1]) for track in running for lane in track.lanes for row in lane.rows}
+    following = sorted(needed)
+    place = {state: i for i, state in enumerate(following)}
+    for track in running:
+        for lane in track.lanes:
+            lane.rows = [place[row, lane.tokens[-1]] for row in lane.rows]
+            work.rows_asked += len(lane.rows)
+    before = [row for row, _ in following]
+    if before != list(range(len(session))):
+        session = session.take(torch.tensor(before, device=session.logits.device))
+        session.trim()
+    session.advance(torch.tensor([token for _, token in following], device=session.logits.device))
+    work.forwards += 1
+    work.rows += len(before)
+    return session

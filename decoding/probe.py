@@ -1,0 +1,98 @@
+"""What a strategy is, found by asking it: branches, weights, and the hidden temperature of their sum.
+
+A strategy need not declare its weights. They are measured on made-up logits: how far the combined scores move, token
+by token, where one branch moves. Constant weights answer alike everywhere; others are told as varying (None).
+"""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from decoding.base import Strategy
+from icl.pictures import Picture
+from icl.streams import StreamKey
+from icl.types import Part, Prompt, Turn
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+VOCABULARY = 64
+
+
+def probe_prompt(shots: int = 1) -> Prompt:
+    """A small prompt with named parts and made-up pictures."""
+    parts: list[Part] = []
+    for i in range(shots):
+        parts += [
+            Part(_picture(i), f"demo[{i}].picture[0]"),
+            Part("Which colour?", f"demo[{i}].question"),
+            Part("red", f"demo[{i}].answer"),
+        ]
+    parts += [Part(_picture(99), "query.picture[0]"), Part("Which colour?", "query.question")]
+    return Prompt((Turn("user", tuple(parts)),), StreamKey(0, "probe"))
+
+
+def branches_of(strategy: Strategy, prompt: Prompt | None = None) -> tuple[Prompt, ...]:
+    """The branches of one prompt, its preparation answered with a made-up sentence."""
+    prompt = probe_prompt() if prompt is None else prompt
+    (note,) = strategy.prepare([prompt], lambda prompts, max_new_tokens: ["a red square"] * len(prompts))
+    return strategy.branches(prompt, note)
+
+
+def declares_weights(strategy: Strategy) -> bool:
+    """Whether the strategy says its weights itself."""
+    return type(strategy).weights is not Strategy.weights
+
+
+def weights_of(strategy: Strategy) -> tuple[float, ...] | None:
+    """The constant weights of the branches, declared or measured; None where they vary."""
+    return strategy.weights if declares_weights(strategy) else measured_weights(strategy)
+
+
+def strength_of(strategy: Strategy) -> float | None:
+    """The sum of the weights: a hidden inverse temperature. None where it varies."""
+    weights = weights_of(strategy)
+    return None if weights is None else sum(weights)
+
+
+@lru_cache
+def measured_weights(strategy: Strategy) -> tuple[float, ...] | None:
+    """The weights by measurement: [combine(z + d on branch b) - combine(z)] / d, where that is a constant."""
+    import torch
+
+    count = len(branches_of(strategy))
+    generator = torch.Generator().manual_seed(0)
+    found: list[tuple[float, ...]] = []
+    for scale in (0.5, 3.0):
+        base = scale * torch.randn(count, 1, VOCABULARY, generator=generator)
+        slopes = []
+        for b in range(count):
+            moved = base.clone()
+            moved[b] += 0.5 * torch.randn(1, VOCABULARY, generator=generator)
+            slope = _slope(strategy, base, moved, b)
+            if slope is None:
+                return None
+            slopes.append(slope)
+        found.append(tuple(slopes))
+    alike = all(abs(a - b) < 1e-3 for a, b in zip(*found, strict=True))
+    return tuple(round(slope, 3) for slope in found[0]) if alike else None
+
+
+def _slope(strategy: Strategy, base: "Tensor", moved: "Tensor", branch: int) -> float | None:
+    before, after = strategy.combine(base.clone(), 1), strategy.combine(moved.clone(), 1)
+    seen = (before.isfinite() & after.isfinite())[0]
+    rise, move = (after - before)[0, seen], (moved - base)[branch, 0, seen]
+    rise, move = rise - rise.mean(), move - move.mean()
+    if int(seen.sum()) < 3:
+        return None
+    slope = float((rise * move).sum() / (move * move).sum())
+    return slope if float((rise - slope * move).abs().max()) < 1e-3 else None
+
+
+def _picture(number: int) -> Picture:
+    def load() -> "Image":
+        from PIL import Image
+
+        return Image.new("RGB", (16, 16), (20 + 2 * number, 120, 200 - number))
+
+    return Picture.from_source(load, f"made-up picture {number}")

@@ -1,0 +1,149 @@
+"""Option scoring: the log-probability that a strategy gives to whole answers, for any strategy.
+
+The branches read each option token by token; at every position their next-token distributions are masked and combined
+as in the token loop, and log-softmaxed over the survivors. An option's score is the sum over its tokens, or the mean a
+token, or the sum a UTF-8 byte. The sampler plays no part.
+
+A token that the mask removes scores FLOOR plus its log-probability under the reference (the released code of DoLa and
+MVCD fills with -1000 too): an option that the mask touches stands behind all that it leaves whole, options that it
+touches alike stay in the reference's order, and scores stay finite. For options of one token the best option is the
+token that the loop would choose, where that is one of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from decoding.base import Strategy
+from decoding.jobs import Normalise
+from decoding.step import NEVER, scores
+from icl.models.base import Session
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FLOOR = -1000.0
+SUFFIX_BYTES = 2**28
+"""Distributions of option tokens are held for as many answers at once as fit into this (at least one)."""
+
+
+@dataclass
+class Ballot:
+    """One question with its options. rows: of its branches in the session, the reference first.
+
+    logprobs: filled in, per option the log-probability of each of its tokens. fault: why there are none.
+    """
+
+    strategy: Strategy
+    rows: tuple[int, ...]
+    options: tuple[tuple[int, ...], ...]
+    logprobs: list[list[float]] = field(default_factory=list)
+    fault: str = ""
+
+
+def normalised(logprobs: Sequence[float], option: str, how: Normalise = "sum") -> float:
+    """One number for an option from its tokens' log-probabilities."""
+    total = sum(logprobs)
+    if how == "sum":
+        return total
+    return total / (len(logprobs) if how == "mean" else max(1, len(option.encode())))
+
+
+def score(session: Session, ballots: Sequence[Ballot]) -> None:
+    """Fills every ballot. The session's rows stay as they are."""
+    for ballot in ballots:
+        if not ballot.options or not all(ballot.options):
+            ballot.fault = "an option has no tokens of its own after this prompt"
+    whole = [ballot for ballot in ballots if not ballot.fault]
+    for chunk in _chunks(whole, session.logits.shape[-1]):
+        inner = _inner(session, chunk)
+        for alike in _alike(chunk):
+            _count(alike, session.logits, inner)
+
+
+def _alike(ballots: Sequence[Ballot]) -> list[list[Ballot]]:
+    groups: dict[tuple[Strategy, int], list[Ballot]] = {}
+    for ballot in ballots:
+        groups.setdefault((ballot.strategy, len(ballot.rows)), []).append(ballot)
+    return list(groups.values())
+
+
+Inner = dict[tuple[int, tuple[int, ...]], "Tensor"]
+"""(row, option) -> [tokens, V] log-probabilities before each token, from the row's prompt on."""
+
+
+def _inner(session: Session, ballots: Sequence[Ballot]) -> Inner:
+    """The distributions inside options of two tokens and more: each row reads each of its options once."""
+    wanted: dict[int, dict[tuple[int, ...], None]] = {}
+    for ballot in ballots:
+        for row in ballot.rows:
+            wanted.setdefault(row, {}).update(dict.fromkeys(o for o in ballot.options if len(o) > 1))
+    wanted = {row: options for row, options in wanted.items() if options}
+    if not wanted:
+        return {}
+    rows = sorted(wanted)
+    part = session if rows == list(range(len(session))) else session.take(_index(rows, session.logits))
+    read = part.suffix_logprobs([list(wanted[row]) for row in rows])
+    return {
+        (row, option): distributions
+        for row, of_row in zip(rows, read, strict=True)
+        for option, distributions in zip(wanted[row], of_row, strict=True)
+    }
+
+
+def _count(ballots: Sequence[Ballot], first: "Tensor", inner: Inner) -> None:
+    """Ballots of one strategy: the first tokens of all options by one combination, later ones by one a position."""
+    strategy = ballots[0].strategy
+    for ballot in ballots:
+        ballot.logprobs = [[] for _ in ballot.options]
+    start = torch.stack([first[_index([b.rows[n] for b in ballots], first)] for n in range(len(ballots[0].rows))])
+    told, faults = _logprobs(strategy, start.float(), 0)
+    for row, fault in faults.items():
+        ballots[row].fault = fault
+    for row, ballot in enumerate(ballots):
+        picked = told[row, _index([option[0] for option in ballot.options], told)].tolist()
+        for option, value in zip(ballot.logprobs, picked, strict=True):
+            option.append(value)
+    for step in range(1, max(len(option) for ballot in ballots for option in ballot.options)):
+        places = [(b, o) for b in ballots if not b.fault for o in range(len(b.options)) if len(b.options[o]) > step]
+        if not places:
+            continue
+        logits = torch.stack(
+            [torch.stack([inner[row, b.options[o]][step] for row in b.rows]) for b, o in places], dim=1
+        ).float()
+        told, faults = _logprobs(strategy, logits, step)
+        picked = told.gather(-1, _index([b.options[o][step] for b, o in places], told)[:, None])[:, 0].tolist()
+        for i, (ballot, option_index) in enumerate(places):
+            ballot.logprobs[option_index].append(picked[i])
+            ballot.fault = ballot.fault or faults.get(i, "")
+
+
+def _logprobs(strategy: Strategy, logits: "Tensor", step: int) -> "tuple[Tensor, dict[int, str]]":
+    """[B, V]: of the combined distribution; below FLOOR, in the reference's order, where a token is ruled out."""
+    combined, faults = scores(strategy, logits, step)
+    told = combined.log_softmax(-1)
+    out = combined == NEVER
+    if bool(out.any()):
+        below = FLOOR + logits[0].log_softmax(-1).clamp(min=FLOOR)
+        told = torch.where(out, below, told)
+    return told, faults
+
+
+def _chunks(ballots: Sequence[Ballot], vocabulary: int) -> list[list[Ballot]]:
+    """Neighbours whose inner distributions fit together into SUFFIX_BYTES; options of one token need none."""
+    chunks: list[list[Ballot]] = []
+    room = 0
+    for ballot in ballots:
+        needs = 4 * vocabulary * len(ballot.rows) * sum(len(o) for o in ballot.options if len(o) > 1)
+        if not chunks or needs > room:
+            chunks.append([])
+            room = SUFFIX_BYTES
+        chunks[-1].append(ballot)
+        room -= needs
+    return chunks
+
+
+def _index(numbers: Sequence[int], like: "Tensor") -> "Tensor":
+    return torch.tensor(list(numbers), dtype=torch.long, device=like.device)

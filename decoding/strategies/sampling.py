@@ -1,0 +1,28 @@
+"""Sampling from the model's own distribution.
+
+Temperature, top-k, top-p (Holtzman et al. 2020, 1904.09751) and min-p (Nguyen et al. 2024, 2407.01082): the cuts act in
+this order, each on what the one before left. `sampling` beside any strategy's parameters in a YAML does the same to
+that strategy's combined scores; this component is the reference among sampled arms.
+"""
+
+from dataclasses import dataclass
+
+from decoding.base import Strategy
+from decoding.sampling import Sampler, Sampling
+from icl.params import Count, NonNegative, Share
+from icl.registry import component
+
+
+@component("strategy", "sampling")
+@dataclass(frozen=True)
+class SamplingDecoding(Strategy):
+    """A random token of the prompt as it is, drawn from the query's own stream."""
+
+    temperature: NonNegative = 1.0  # divides the scores; 0 is greedy
+    top_k: Count = 0  # the k best tokens; 0: all
+    top_p: Share = 1.0  # the fewest best tokens that hold this probability together; 1: all
+    min_p: Share = 0.0  # at least this share of the best token's probability; 0: all
+
+    @property
+    def sampler(self) -> Sampler:
+        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p)

@@ -1,0 +1,50 @@
+"""Prompts and independent slow references for the tests of decoding."""
+
+import torch
+from torch import Tensor
+
+from decoding.strategies.vcd import VCD
+from icl.pictures import Picture
+from icl.streams import StreamKey
+from icl.types import Part, Prompt, Turn
+
+
+def picture(number: int, side: int = 32) -> Picture:
+    from PIL import Image
+
+    return Picture.from_image(
+        Image.new("RGB", (side, side), (number % 256, 90, 255 - number % 256)), f"picture {number}"
+    )
+
+
+def prompt(number: int, shots: int = 2, question: str | None = None) -> Prompt:
+    turns = []
+    for i in range(shots):
+        asked = (Part(picture(100 * number + i), f"demo[{i}].picture[0]"), Part("Which colour?", f"demo[{i}].question"))
+        turns += [Turn("user", asked), Turn("assistant", (Part("red", f"demo[{i}].answer"),))]
+    question = question or f"What is number {number}?"
+    turns.append(Turn("user", (Part(picture(100 * number + 50), "query.picture[0]"), Part(question, "query.question"))))
+    return Prompt(tuple(turns), StreamKey(0, f"q{number}"))
+
+
+def vcd_one_at_a_time(model: object, method: VCD, question: Prompt, limit: int) -> tuple[int, ...]:
+    """The method as its paper tells it: two full readings of prompt and answer each step, nothing cached or batched."""
+    seen, noised = method.branches(question)
+    tokens: list[int] = []
+    while len(tokens) < limit:
+        z, z_noised = (_reread(model, branch, tokens) for branch in (seen, noised))
+        chances = torch.softmax(z, 0)
+        score = torch.log_softmax((1 + method.alpha) * z - method.alpha * z_noised, 0)
+        score[chances < method.beta * chances.max()] = -torch.inf
+        token = int(score.argmax())
+        if token in model.stop_tokens:  # type: ignore[attr-defined]
+            break
+        tokens.append(token)
+    return tuple(tokens)
+
+
+def _reread(model: object, branch: Prompt, tokens: list[int]) -> Tensor:
+    session = model.open([branch])  # type: ignore[attr-defined]
+    if tokens:
+        session.extend([tokens])
+    return session.logits[0].double()

@@ -1,0 +1,147 @@
+"""A small deterministic model with sessions: logits depend on the whole prompt, its pictures and every token since.
+
+It keeps the promises of a session strictly: `take` copies, `advance` works in place, and each row's state is its own,
+so that rows which alias, or tokens fed to the wrong row, give other answers.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icl.errors import ModelError
+from icl.models.base import Request
+from icl.types import Generation, Prompt
+
+STOP = 0
+
+
+def noise(*told: object, size: int) -> np.ndarray:
+    seed = int.from_bytes(hashlib.sha256(repr(told).encode()).digest()[:8], "big")
+    return np.random.default_rng(seed).standard_normal(size)
+
+
+@dataclass
+class Row:
+    prompt: Prompt
+    tokens: list[int] = field(default_factory=list)
+
+
+class ToySession:
+    def __init__(self, model: "Toy", rows: list[Row]) -> None:
+        self.model, self.rows = model, rows
+        self.logits = model.logits_of(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: Tensor) -> "ToySession":
+        self.model.counts["take"] += 1
+        return ToySession(self.model, [Row(self.rows[r].prompt, list(self.rows[r].tokens)) for r in rows.tolist()])
+
+    def join(self, other: "ToySession") -> "ToySession":
+        copied = [Row(r.prompt, list(r.tokens)) for r in [*self.rows, *other.rows]]
+        return ToySession(self.model, copied)
+
+    def advance(self, tokens: Tensor) -> None:
+        assert tokens.shape == (len(self),)
+        self.model.counts["forwards"] += 1
+        self.model.counts["rows"] += len(self)
+        for row, token in zip(self.rows, tokens.tolist(), strict=True):
+            row.tokens.append(token)
+        self.logits = self.model.logits_of(self.rows)
+
+    def extend(self, chunks: Sequence[Sequence[int]]) -> None:
+        for row, chunk in zip(self.rows, chunks, strict=True):
+            row.tokens.extend(chunk)
+        self.logits = self.model.logits_of(self.rows)
+
+    def trim(self) -> None:
+        self.model.counts["trim"] += 1
+
+    def suffix_logprobs(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor]]:
+        self.model.counts["suffixes"] += sum(map(len, suffixes))
+        return [
+            [
+                torch.stack(
+                    [
+                        self.model.logits_of([Row(row.prompt, row.tokens + list(suffix[:i]))])[0].log_softmax(-1)
+                        for i in range(len(suffix))
+                    ]
+                )
+                for suffix in of_row
+            ]
+            for row, of_row in zip(self.rows, suffixes, strict=True)
+        ]
+
+
+class Toy:
+    """vocabulary: ids, 0 ends an answer. picture_share: how much of the logits the pictures decide."""
+
+    abilities: ClassVar[frozenset[str]] = frozenset({"generate", "logits"})
+    needs: ClassVar[frozenset[str]] = frozenset()
+    max_tokens = None
+
+    def __init__(self, vocabulary: int = 24, stop_bias: float = 0.0, picture_share: float = 1.0) -> None:
+        self.vocabulary, self.stop_bias, self.picture_share = vocabulary, stop_bias, picture_share
+        self.counts = dict.fromkeys(("take", "forwards", "rows", "trim", "suffixes", "open", "prompts"), 0)
+        self.batch_tokens = 100_000
+        self.broken: dict[str, str] = {}
+        self.poison: dict[tuple[str, int], tuple[int, float]] = {}
+
+    digest = "toy"
+    stop_tokens = frozenset({STOP})
+
+    def load(self) -> None: ...
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        return len(prompt.text.split()) + 4 * len(prompt.pictures)
+
+    def logits_of(self, rows: Sequence[Row]) -> Tensor:
+        return torch.tensor(np.stack([self._one(row) for row in rows]), dtype=torch.float32)
+
+    def _one(self, row: Row) -> np.ndarray:
+        told = tuple(row.tokens)
+        z = 2 * noise(row.prompt.text, told, size=self.vocabulary)
+        z += self.picture_share * noise([p.digest for p in row.prompt.pictures], told, size=self.vocabulary)
+        z[STOP] += self.stop_bias
+        if (poison := self.poison.get((row.prompt.digest, len(told)))) is not None:
+            z[poison[0]] = poison[1]
+        return z
+
+    def open(self, prompts: Sequence[Prompt]) -> ToySession:
+        for prompt in prompts:
+            for word, reason in self.broken.items():
+                if word in prompt.text:
+                    raise ModelError(reason)
+        self.counts["open"] += 1
+        self.counts["prompts"] += len(prompts)
+        return ToySession(self, [Row(prompt) for prompt in prompts])
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return " ".join(f"w{token}" for token in tokens if token != STOP)
+
+    def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
+        return [[int(word[1:]) for word in option.split()] for option in options]
+
+    def counters(self) -> Mapping[str, int]:
+        return self.counts
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        """Plain greedy, one request at a time, without a session."""
+        answers = []
+        for request in requests:
+            row = Row(request.prompt)
+            finish = "length"
+            while len(row.tokens) < request.max_new_tokens:
+                token = int(self.logits_of([row]).argmax())
+                if token == STOP:
+                    finish = "stop"
+                    break
+                row.tokens.append(token)
+            answers.append(Generation(self.text(row.tokens), tuple(row.tokens), finish))
+        return answers
