@@ -1,0 +1,198 @@
+"""Where a checkpoint lies, whether it is whole, and what identifies it. Nothing here reads weights into memory."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from icl.errors import ModelError
+
+SHIPPED = {"tiny": Path(__file__).resolve().parent.parent / "tiny" / "checkpoints" / "vlm"}
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+SAMPLES, BLOCK = 64, 2**16
+"""Of a weight file, this many blocks of this many bytes enter its digest, evenly spread: retrained weights show."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on the hub or in a folder. path: hub id, folder, or the word of a shipped one."""
+
+    path: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """The folder, or None for a hub id. Raises ModelError where it is incomplete."""
+        known = SHIPPED.get(self.path)
+        folder = known or Path(self.path).expanduser()
+        if known is None and not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
+            return None
+        if not folder.is_dir():
+            wanted = "a folder with a checkpoint, a hub id (owner/name)"
+            missing = "it is a file" if folder.exists() else f"there is no folder {folder.absolute()}"
+            raise ModelError(f"model.path: '{self.path}' is not {wanted} or the word 'tiny': {missing}.")
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"model.path: {folder} has no config.json, so it is not a checkpoint.")
+        if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+            raise ModelError(
+                f"model.path: {folder} has a config.json and no weights (*.safetensors). Save the model there with "
+                "`save_pretrained`, or name another folder."
+            )
+        if not any((folder / name).is_file() for name in PROCESSORS):
+            raise ModelError(
+                f"model.path: {folder} has no processor ({' or '.join(PROCESSORS)}). Save it beside the weights with "
+                "`processor.save_pretrained`."
+            )
+        return folder
+
+    @property
+    def source(self) -> str:
+        """What `from_pretrained` takes."""
+        return str(self.folder or self.path)
+
+    @cached_property
+    def config(self) -> Any:
+        from transformers import AutoConfig
+
+        return self._read(AutoConfig, "config")
+
+    @cached_property
+    def processor(self) -> Any:
+        """With tokenizer, image processor and chat template. Raises ModelError where one of them is missing."""
+        from transformers import AutoProcessor
+
+        processor = self._read(AutoProcessor, "processor")
+        for part, what in (("tokenizer", "tokenizer"), ("image_processor", "image processor")):
+            if getattr(processor, part, None) is None:
+                raise ModelError(
+                    f"model.path: the processor of {self.path} has no {what}; a vision-language checkpoint with its whole "
+                    "processor is needed."
+                )
+        if not getattr(processor, "chat_template", None):
+            raise ModelError(
+                f"model.path: the processor of {self.path} has no chat template, so prompts cannot be written as this "
+                "model was trained on them. Put its chat_template.jinja into the folder."
+            )
+        if getattr(processor, "image_token", None) is None:
+            raise ModelError(
+                f"model.path: the processor of {self.path} ({type(processor).__name__}) names no picture placeholder "
+                "(image_token), so pictures cannot be interleaved with text."
+            )
+        return processor
+
+    @cached_property
+    def generation(self) -> Any:
+        """The generation config, or one made from the config where the checkpoint has none."""
+        from transformers import GenerationConfig
+
+        try:
+            return GenerationConfig.from_pretrained(self.source, revision=self.revision)
+        except OSError:
+            return GenerationConfig.from_model_config(self.config)
+
+    def weights(self, **how: Any) -> Any:
+        """The model, ready for forwards. how: dtype, device_map, attn_implementation."""
+        from transformers import AutoModelForImageTextToText
+
+        return self._read(AutoModelForImageTextToText, "weights", **how).eval().requires_grad_(False)
+
+    def _read(self, kind: Any, what: str, **how: Any) -> Any:
+        try:
+            return kind.from_pretrained(
+                self.source, revision=self.revision, trust_remote_code=self.trust_remote_code, **how
+            )
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            raise ModelError(self._sentence(what, error)) from error
+
+    def _sentence(self, what: str, error: Exception) -> str:
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if "trust_remote_code" in str(error):
+            return (
+                f"model.path: {self.path} brings its own Python code, which is not run unasked. Read that code, then set "
+                "`trust_remote_code: true` (and a `revision`), or take a checkpoint that transformers knows by itself."
+            )
+        if isinstance(error, OSError) and self.folder is None:
+            return (
+                f"model.path: the {what} of '{self.path}' could not be had from the hub ({first}). Check the name and the "
+                "connection, or name a folder."
+            )
+        return f"model.path: the {what} of {self.path} cannot be loaded: {first}"
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the files that decide what the model says; for a hub id, its commit."""
+        if self.folder is None:
+            return f"{self.path}@{self._commit()}"
+        told = hashlib.sha256()
+        for path in sorted(self._files(self.folder)):
+            stat = path.stat()
+            told.update(f"{path.name}:{_file_digest(str(path), stat.st_size, stat.st_mtime_ns)}\n".encode())
+        return told.hexdigest()
+
+    def _files(self, folder: Path) -> Iterator[Path]:
+        for pattern in (*WEIGHTS, "*.json", "*.jinja", "*.model", "*.txt", "*.py"):
+            yield from folder.glob(pattern)
+
+    def _commit(self) -> str:
+        """The commit of a hub id, as its files lie in the local cache."""
+        from transformers.utils.hub import cached_file
+
+        try:
+            found = cached_file(self.path, "config.json", revision=self.revision)
+        except OSError as error:
+            raise ModelError(self._sentence("config", error)) from error
+        parts = Path(str(found)).parts
+        return parts[parts.index("snapshots") + 1] if "snapshots" in parts else str(self.revision)
+
+
+@lru_cache(4096)
+def _file_digest(path: str, size: int, changed: int) -> str:
+    """Of the whole file where it is small, else of its size, its beginning and blocks all over it."""
+    told = hashlib.sha256(str(size).encode())
+    with Path(path).open("rb") as file:
+        if size <= 2 * SAMPLES * BLOCK:
+            told.update(file.read())
+        else:
+            for place in range(SAMPLES):
+                file.seek((size - BLOCK) * place // (SAMPLES - 1))
+                told.update(file.read(BLOCK))
+    return told.hexdigest()
+
+
+def text_config(config: Any) -> Any:
+    return config.get_text_config(decoder=True)
+
+
+def max_tokens(config: Any) -> int | None:
+    """The context length that the text config states."""
+    length = getattr(text_config(config), "max_position_embeddings", None)
+    return int(length) if length else None
+
+
+def stop_tokens(checkpoint: Checkpoint) -> frozenset[int]:
+    """Ids that end an answer: the generation config's, or else those of config and tokenizer."""
+    stops = _ids(checkpoint.generation.eos_token_id)
+    if not stops:
+        stops = _ids(getattr(text_config(checkpoint.config), "eos_token_id", None))
+        stops |= _ids(checkpoint.processor.tokenizer.eos_token_id)
+    if not stops:
+        raise ModelError(
+            f"model.path: {checkpoint.path} names no end-of-text token (eos_token_id) in any of its configs."
+        )
+    return stops
+
+
+def _ids(given: Any) -> frozenset[int]:
+    if given is None:
+        return frozenset()
+    return frozenset(given) if isinstance(given, list | tuple) else frozenset({int(given)})
+
+
+def told(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,55 @@
+"""A loaded checkpoint: weights, picture cache and opener put together, after the checkpoint was asked what it allows."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from icl.models.hf import placing, selfcheck
+from icl.models.hf.counters import Counters
+from icl.models.hf.encode import PictureEncoder
+from icl.models.hf.opening import Opener
+from icl.models.hf.reading import Reader
+from icl.models.hf.rows import Rows
+from icl.models.hf.runner import Runner
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from icl.models.hf.model import HF
+
+
+class Engine:
+    """What `HF.load` makes. notes: what is switched off for this checkpoint, and why."""
+
+    def __init__(self, hf: "HF") -> None:
+        processor = hf.checkpoint.processor
+        model = hf.checkpoint.weights(**placing.how(hf.device, hf.device_map, hf.dtype, hf.attn_implementation))
+        self.counters = Counters()
+        self.runner = Runner(model, processor, self.counters, hf.token_budget)
+        self.notes: tuple[str, ...] = ()
+        self.reader = self._reader(hf)
+        self.opener = Opener(self.runner, hf.token_budget, self._sharing())
+        vars(self.counters).update(vars(Counters()))
+
+    def open(self, prompts: Sequence[Prompt]) -> Rows:
+        return self.opener.open(self.reader.read(prompts))
+
+    def _reader(self, hf: "HF") -> Reader:
+        plain = Reader(hf.renderer, hf.pixels, self.runner, None)
+        if not hasattr(self.runner.model.base_model, "get_image_features"):
+            verdict = selfcheck.Verdict(False, "the architecture has no get_image_features")
+        else:
+            encoder = PictureEncoder(hf.pixels, self.runner.model, hf.picture_cache_mb * 2**20, self.counters)
+            cached = Reader(hf.renderer, hf.pixels, self.runner, encoder)
+            verdict = selfcheck.picture_cache(cached, plain, self.runner)
+            if verdict.holds:
+                encoder.known.clear()
+                return cached
+        self.notes += (f"the picture cache is off for {hf.path}: {verdict.reason}",)
+        return plain
+
+    def _sharing(self) -> bool:
+        if self.reader.encoder is None:
+            return False
+        verdict = selfcheck.shared_beginnings(self.reader.read(selfcheck.pair()), self.runner)
+        if not verdict.holds:
+            self.notes += (f"shared beginnings are prefilled anew each time: {verdict.reason}",)
+        return verdict.holds

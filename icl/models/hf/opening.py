@@ -1,0 +1,163 @@
+"""Prefill: distinct prompts once, shared beginnings once, like lengths together, within a budget of padded tokens."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from icl.models.hf.memory import halving
+from icl.models.hf.prefix import LEAST, groups
+from icl.models.hf.rows import Rows, joined
+from icl.models.hf.runner import Read, Runner
+
+KEPT = 2
+"""Beginnings that stay prefilled from one call to the next (fixed demonstrations over a whole run)."""
+
+Part = tuple[Rows, list[int]]
+"""Prefilled rows, and the places of their prompts in the list that was to be opened."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A beginning that stays prefilled: the key of its tokens, and one row."""
+
+    key: tuple[int, ...]
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A prompt to prefill, on top of its first `shared` tokens, which all units of the same `group` begin with."""
+
+    prompt: Read
+    place: int
+    shared: int = 0
+    group: int = -1
+
+    @property
+    def rest(self) -> int:
+        return len(self.prompt) - self.shared
+
+    @property
+    def head(self) -> tuple[int, ...]:
+        return self.prompt.key[: self.shared]
+
+
+class Opener:
+    """Opens sessions. budget: padded tokens a forward. sharing: whether beginnings are, where that saves `least` tokens."""
+
+    def __init__(self, runner: Runner, budget: int, sharing: bool = True, least: int = LEAST) -> None:
+        self.runner, self.budget, self.sharing, self.least = runner, budget, sharing, least
+        self.heads: list[Head] = []
+
+    def open(self, prompts: Sequence[Read]) -> Rows:
+        """Row i is prompt i. Raises ModelError where a single prompt does not fit into memory."""
+        keys: list[Hashable] = [i if prompt.plain else prompt.key for i, prompt in enumerate(prompts)]
+        distinct = dict(zip(keys, prompts, strict=True))
+        counters = self.runner.counters
+        counters.prompt_tokens += sum(map(len, distinct.values()))
+        counters.pictures_shown += sum(len(prompt.pictures) for prompt in distinct.values())
+        parts = [
+            part
+            for batch in self._batches(self._units(list(distinct.values())))
+            for part in halving(self._prefill, batch, "prompts", self.heads.clear)
+        ]
+        whole = joined([rows for rows, _ in parts]) if len(parts) > 1 else parts[0][0]
+        made = {place: i for i, place in enumerate(place for _, places in parts for place in places)}
+        place_of = {key: place for place, key in enumerate(distinct)}
+        wanted = [made[place_of[key]] for key in keys]
+        return whole if wanted == list(range(len(whole))) else whole.take(torch.tensor(wanted))
+
+    def _units(self, prompts: Sequence[Read]) -> list[Unit]:
+        if not self.sharing or any(prompt.plain for prompt in prompts):
+            return [Unit(prompt, place) for place, prompt in enumerate(prompts)]
+        units = []
+        for number, group in enumerate(groups(prompts, self.least)):
+            members = [prompts[place] for place in group.members]
+            known = [self._known(prompt) for prompt in members]
+            if sum(known) and sum(known) >= (len(members) - 1) * group.shared:
+                units += [Unit(p, place, size) for p, place, size in zip(members, group.members, known, strict=True)]
+            else:
+                units += [Unit(p, i, group.shared, number) for p, i in zip(members, group.members, strict=True)]
+        return units
+
+    def _known(self, prompt: Read) -> int:
+        """Tokens of the longest kept beginning that is wholly this prompt's."""
+        sizes = [len(head.key) for head in self.heads if prompt.key[: len(head.key)] == head.key]
+        return max((size for size in sizes if size < len(prompt)), default=0)
+
+    def _batches(self, units: Sequence[Unit]) -> list[list[Unit]]:
+        """Units of like width together: a short prompt does not pay for a long one's padding."""
+        batches: list[list[Unit]] = []
+        for unit in sorted(units, key=lambda u: (u.shared, u.group, u.rest)):
+            if batches and self._fits([*batches[-1], unit]):
+                batches[-1].append(unit)
+            else:
+                batches.append([unit])
+        return batches
+
+    def _fits(self, batch: Sequence[Unit]) -> bool:
+        first, last = batch[0], batch[-1]
+        if last.prompt.plain or bool(first.shared) != bool(last.shared):
+            return False
+        rests = [unit.rest for unit in batch]
+        heads = len({(unit.shared, unit.group) for unit in batch}) * last.shared
+        like = max(rests) <= 1.5 * min(rests) + 16 and last.shared <= 1.5 * first.shared + 16
+        return like and len(batch) * max(rests) + heads <= self.budget
+
+    def _prefill(self, batch: Sequence[Unit]) -> list[Part]:
+        places = [unit.place for unit in batch]
+        if not batch[0].shared:
+            return [(self.runner.prefill([unit.prompt for unit in batch]), places)]
+        bank, owner = self._bank(batch)
+        device = self.runner.device
+        rows = bank.take(torch.tensor(owner, device=device))
+        rests = [cut(unit.prompt, unit.shared, len(unit.prompt)) for unit in batch]
+        width = max(map(len, rests))
+        lengths = torch.tensor([len(rest) for rest in rests], device=device)
+        kinds = [rest.kinds for rest in rests if rest.kinds is not None]
+        rows.append(
+            right([rest.ids for rest in rests], width),
+            lengths,
+            right([rest.positions for rest in rests], width),
+            right(kinds, width) if kinds else None,
+            [rest.pictures for rest in rests],
+        )
+        self.runner.count(int(lengths.sum()), width * len(rests))
+        return [(rows, places)]
+
+    def _bank(self, batch: Sequence[Unit]) -> tuple[Rows, list[int]]:
+        """The distinct beginnings of a batch, prefilled at one row each, and which of them each unit stands on."""
+        numbers: dict[tuple[int, ...], int] = {}
+        owner = [numbers.setdefault(unit.head, len(numbers)) for unit in batch]
+        kept = {head.key: head.rows for head in self.heads}
+        if all(key in kept for key in numbers):
+            return joined([kept[key] for key in numbers]), owner
+        firsts = [next(u for u, o in zip(batch, owner, strict=True) if o == i) for i in range(len(numbers))]
+        bank = self.runner.prefill([cut(unit.prompt, 0, unit.shared) for unit in firsts])
+        most = max(range(len(firsts)), key=owner.count)
+        if owner.count(most) > 2:
+            row = bank.take(torch.tensor([most], device=self.runner.device))
+            row.trim()
+            self.heads = [Head(firsts[most].head, row), *self.heads][:KEPT]
+        return bank, owner
+
+
+def cut(prompt: Read, begin: int, end: int) -> Read:
+    """The tokens from `begin` to `end`, with the pictures among them. No picture lies across a border."""
+    shown = [i for i, start in enumerate(prompt.starts) if begin <= start < end]
+    return Read(
+        prompt.ids[begin:end],
+        prompt.positions[..., begin:end],
+        None if prompt.kinds is None else prompt.kinds[begin:end],
+        tuple(prompt.pictures[i] for i in shown),
+        prompt.key[begin:end],
+        tuple(prompt.starts[i] - begin for i in shown),
+        tuple(prompt.ends[i] - begin for i in shown),
+    )
+
+
+def right(parts: Sequence[Tensor], width: int) -> Tensor:
+    """[..., T] each -> [..., R, W], zeros on the right."""
+    return torch.stack([torch.nn.functional.pad(part, (0, width - part.shape[-1])) for part in parts], -2)

@@ -1,0 +1,44 @@
+"""On which device and in which precision a checkpoint runs."""
+
+from typing import Any
+
+from icl.errors import ModelError
+
+TYPES = ("cpu", "cuda", "mps", "xpu")
+
+
+def device(wanted: str, device_map: str | None = None) -> tuple[str, str]:
+    """(kind, device), 'auto' resolved. Raises ModelError where an accelerator is asked for that is not there."""
+    import torch
+
+    if device_map is not None or wanted == "auto":
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        return found, found
+    kind, _, number = wanted.partition(":")
+    if kind not in TYPES or (number and not number.isdigit()):
+        raise ModelError(f"model.device: '{wanted}' is not a device. Use auto, cpu, cuda, cuda:1, mps or xpu.")
+    if kind == "cuda":
+        count = torch.cuda.device_count()
+        if int(number or 0) >= count:
+            raise ModelError(
+                f"model.device: '{wanted}' is asked for, and torch sees {count or 'no'} CUDA device{'s' * (count > 1)}. Use "
+                "`device: cpu` or `auto`, or install a torch with CUDA."
+            )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ModelError("model.device: 'mps' is asked for, and this machine has none. Use `device: cpu` or `auto`.")
+    return kind, wanted
+
+
+def how(wanted: str, device_map: str | None, dtype: str, attention: str) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that place the weights."""
+    import torch
+
+    kind, place = device(wanted, device_map)
+    if dtype == "auto":
+        precision: Any = torch.float32 if kind == "cpu" else "auto"
+    else:
+        precision = getattr(torch, dtype)
+    arguments: dict[str, Any] = {"dtype": precision, "device_map": device_map or place}
+    if attention != "auto":
+        arguments["attn_implementation"] = attention
+    return arguments

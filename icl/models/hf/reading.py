@@ -1,0 +1,140 @@
+"""Prompts made ready for a forward: rendered, with the parts of their pictures, their positions and token types."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icl.errors import ModelError
+from icl.models.hf.encode import Encoded, PictureEncoder, PictureProcessor, edited
+from icl.models.hf.rendering import Renderer, messages
+from icl.models.hf.runner import Read, Runner
+from icl.types import Prompt
+
+
+class Reader:
+    """Makes `Read`s. encoder: None where the picture cache is off, and the processor is called on whole prompts."""
+
+    def __init__(
+        self, renderer: Renderer, pixels: PictureProcessor, runner: Runner, encoder: PictureEncoder | None
+    ) -> None:
+        self.renderer, self.pixels, self.runner, self.encoder = renderer, pixels, runner, encoder
+        self.numbers: dict[tuple[str, bool], int] = {}
+        self.slots = [i for i in renderer.processor.image_token_ids if i is not None]
+        self.counted: dict[str, int] = {}
+        self.own_positions = _own_positions(runner.model)
+
+    def read(self, prompts: Sequence[Prompt]) -> list[Read]:
+        """Raises ModelError, PictureError."""
+        if self.encoder is None:
+            return [self._read_plain(prompt) for prompt in prompts]
+        texts = [self.renderer.text(prompt) for prompt in prompts]
+        parts = self.encoder.encode([prompt.pictures for prompt in prompts])
+        whole = [
+            self.renderer.expanded(text, [part.text for part in row]) for text, row in zip(texts, parts, strict=True)
+        ]
+        return [self._read(ids, row) for ids, row in zip(self.renderer.ids(whole), parts, strict=True)]
+
+    def _read(self, ids: list[int], parts: Sequence[Encoded]) -> Read:
+        slots = set(self.slots)
+        places = [i for i, token in enumerate(ids) if token in slots]
+        key, starts, ends, done = list(ids), [], [], 0
+        for part in parts:
+            own = places[done : done + self._count(part.text)]
+            done += len(own)
+            number = -1 - self.numbers.setdefault(part.key, len(self.numbers))
+            for place in own:
+                key[place] = number
+            starts.append(own[0])
+            ends.append(own[-1] + 1)
+        if done != len(places):
+            raise ModelError(
+                f"{self.renderer.name}: {len(places)} picture tokens in the prompt for pictures of {done} together."
+            )
+        device = self.runner.device
+        tokens = torch.tensor(ids, device=device)
+        kinds = self._kinds(tokens)
+        grids = {
+            name: torch.cat([part.grids[name] for part in parts]).to(device)
+            for name in (parts[0].grids if parts else ())
+        }
+        positions = self._positions(tokens, kinds, grids)
+        return Read(tokens, positions, kinds, tuple(parts), tuple(key), tuple(starts), tuple(ends))
+
+    def _read_plain(self, prompt: Prompt) -> Read:
+        """The processor on the whole prompt; edits on pixels where each picture's can be told apart."""
+        self.renderer.text(prompt)
+        images = [picture.open() for picture in prompt.pictures]
+        inputs = dict(
+            self.renderer.processor.apply_chat_template(
+                _with_images(prompt, images),
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+            )
+        )
+        if any(picture.pixel_edits for picture in prompt.pictures):
+            inputs["pixel_values"] = self._edited(prompt, inputs["pixel_values"])
+        ids = inputs.pop("input_ids")[0].to(self.runner.device)
+        inputs.pop("attention_mask", None)
+        kinds = self._kinds(ids)
+        for name in ("mm_token_type_ids", "token_type_ids"):
+            inputs.pop(name, None)
+        given = {name: v.to(self.runner.device) for name, v in inputs.items() if isinstance(v, Tensor)}
+        return Read(ids, self._positions(ids, kinds, given), kinds, (), tuple(ids.tolist()), plain=given)
+
+    def _edited(self, prompt: Prompt, values: Tensor) -> Tensor:
+        alone = [self.pixels.pixels(picture, False)[0]["pixel_values"] for picture in prompt.pictures]
+        noised = [edited(self.pixels, picture, False)[0]["pixel_values"] for picture in prompt.pictures]
+        for dim in (0, 1):
+            if all(part.shape[:dim] == values.shape[:dim] for part in alone):
+                whole = torch.cat(alone, dim)
+                if whole.shape == values.shape and torch.equal(whole, values):
+                    return torch.cat(noised, dim)
+        raise ModelError(
+            f"{self.renderer.name}: this processor treats a picture among others otherwise than alone, and its picture "
+            "cache is off, so an edit on processed pixels cannot be placed. Use an edit on the picture itself."
+        )
+
+    def _count(self, text: str) -> int:
+        """Picture tokens in what the processor writes for one picture."""
+        if text not in self.counted:
+            ids = self.renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
+            self.counted[text] = sum(token in self.slots for token in ids)
+        return self.counted[text]
+
+    def _kinds(self, ids: Tensor) -> Tensor | None:
+        if self.runner.kinds_name is None:
+            return None
+        made = self.renderer.processor.create_mm_token_type_ids([ids.tolist()])
+        return torch.tensor(made[0], device=ids.device)
+
+    def _positions(self, ids: Tensor, kinds: Tensor | None, grids: dict[str, Tensor]) -> Tensor:
+        """[..., T] as `generate` gives them: M-RoPE has leading channels."""
+        if not self.own_positions:
+            return torch.arange(len(ids), device=ids.device)
+        known: dict[str, Any] = {"attention_mask": torch.ones_like(ids)[None]} | grids
+        if kinds is not None and self.runner.kinds_name is not None:
+            known[self.runner.kinds_name] = kinds[None]
+        return self.runner.model._prepare_position_ids_for_generation(ids[None], known)[..., 0, :]  # type: ignore[no-any-return]
+
+
+def _own_positions(model: Any) -> bool:
+    """Whether the architecture computes positions in its own way."""
+    from transformers import GenerationMixin
+
+    name = "_prepare_position_ids_for_generation"
+    return getattr(type(model), name) is not getattr(GenerationMixin, name)
+
+
+def _with_images(prompt: Prompt, images: Sequence[Any]) -> list[dict[str, Any]]:
+    """The conversation with the pictures in it."""
+    rest = iter(images)
+    conversation = messages(prompt)
+    for message in conversation:
+        for item in message["content"]:
+            if item["type"] == "image":
+                item["image"] = next(rest)
+    return conversation

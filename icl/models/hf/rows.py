@@ -1,0 +1,164 @@
+"""`Rows`: the session of the Hugging Face backend. A batch of prefilled prompts that can be selected, joined and grown.
+
+Every row is `[padding | tokens]` without a hole: chunks of unequal length are padded on the right, where the causal mask
+hides the padding from every real token, and each row is then moved right over its own padding. So the attention mask is
+a plain left-padded one, and windows that count slots (sliding attention) count tokens. Recurrent states would take
+padding in, so there the chunks of one length run together, without any.
+
+Positions are the rows' own: the last one plus one, in every channel that the architecture has. What a model remembers of
+its last call (`rope_deltas`) is never read.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from icl.models.hf import layers
+
+if TYPE_CHECKING:
+    from icl.models.hf.encode import Encoded
+    from icl.models.hf.runner import Runner
+
+ROOM = 64
+"""Columns of ones kept behind the mask, so that a step takes a longer view and writes nothing."""
+
+
+class Rows:
+    """Prefilled rows (`icl.models.base.Session`). Made by `Runner.prefill`, or from other rows."""
+
+    def __init__(self, runner: "Runner", cache: Any, mask: Tensor, position: Tensor, logits: Tensor) -> None:
+        """mask: [R, T], 1 where a slot holds a token. position: [..., R, 1] of the last tokens. logits: [R, V] float32."""
+        self.runner, self.cache, self.position, self.logits = runner, cache, position, logits
+        self._set_mask(mask)
+        self.slides = any(map(layers.is_sliding, cache.layers))
+        self.recurs = any(map(layers.has_states, cache.layers))
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def mask(self) -> Tensor:
+        return self._mask[:, : self.width]
+
+    def take(self, rows: Tensor) -> "Rows":
+        rows = rows.to(self._mask.device)
+        taken = [layers.selected(layer, rows) for layer in self.cache.layers]
+        position = self.position.index_select(-2, rows)
+        return Rows(self.runner, self._cache_of(taken), self.mask[rows], position, self.logits[rows])
+
+    def join(self, other: "Rows") -> "Rows":
+        return joined([self, other])
+
+    def advance(self, tokens: Tensor) -> None:
+        self.position = self.position + 1
+        self._reserve(1)
+        self.width += 1
+        runner = self.runner
+        logits = runner.forward(tokens[:, None], self._mask[:, : self.width], self.position, self.cache)
+        self.logits = logits[:, -1].float()
+        if self.slides:
+            layers.settle(self.cache.layers)
+        runner.counters.decode_tokens += len(tokens)
+
+    def extend(self, chunks: Sequence[Sequence[int]]) -> None:
+        self.runner.counters.decode_tokens += sum(map(len, chunks))
+        tokens, lengths = right_padded(chunks, self._mask.device)
+        steps = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+        self.append(tokens, lengths, self.position + steps)
+
+    def append(
+        self,
+        tokens: Tensor,
+        lengths: Tensor,
+        positions: Tensor,
+        kinds: Tensor | None = None,
+        pictures: Sequence[Sequence["Encoded"]] = (),
+    ) -> None:
+        """`tokens[r, :lengths[r]]` behind each row r, in place.
+
+        positions: [..., R, W]. kinds: [R, W] token types, where the model reads them. pictures: of each row's chunk.
+        """
+        if self.recurs and bool((lengths < tokens.shape[1]).any()):
+            return self._append_by_length(tokens, lengths, positions, kinds, pictures)
+        width = tokens.shape[1]
+        self._reserve(width)
+        self._mask[:, self.width : self.width + width] = torch.arange(width, device=tokens.device) < lengths[:, None]
+        self.width += width
+        if kinds is not None:  # models look token types up by slot
+            kinds = layers.padded(kinds, self.width, 1)
+        ends, where = (lengths - 1).unique(return_inverse=True)  # the output layer is wide: the columns needed alone
+        shown = [picture for row in pictures for picture in row]
+        logits = self.runner.forward(tokens, self.mask, positions, self.cache, ends, kinds, shown)
+        everyone = torch.arange(len(self), device=tokens.device)
+        self.logits = logits[everyone, where].float()
+        self.position = positions[..., everyone, lengths - 1][..., None]
+        behind = width - lengths
+        if bool(behind.any()):
+            self._set_mask(layers.rolled(self.mask, behind))
+            for layer in self.cache.layers:
+                layers.shifted(layer, behind)
+        if self.slides:
+            layers.settle(self.cache.layers)
+        return None
+
+    def trim(self) -> None:
+        spare = int(self.mask.argmax(1).min())
+        if spare:
+            self._mask, self.width = self._mask[:, spare:], self.width - spare
+            self.cache.layers = [layers.trimmed(layer, self.width) for layer in self.cache.layers]
+
+    def suffix_logprobs(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor]]:
+        from icl.models.hf.suffixes import logprobs
+
+        return logprobs(self, suffixes)
+
+    def _append_by_length(
+        self,
+        tokens: Tensor,
+        lengths: Tensor,
+        positions: Tensor,
+        kinds: Tensor | None,
+        pictures: Sequence[Sequence["Encoded"]],
+    ) -> None:
+        groups = [(lengths == length).nonzero()[:, 0] for length in lengths.unique()]
+        done = []
+        for group in groups:
+            rows, size = self.take(group), int(lengths[group[0]])
+            own = None if kinds is None else kinds[group, :size]
+            shown = [pictures[row] for row in group.tolist()] if pictures else ()
+            rows.append(tokens[group, :size], lengths[group], positions[..., group, :size], own, shown)
+            done.append(rows)
+        vars(self).update(vars(joined(done).take(torch.cat(groups).argsort())))
+
+    def _cache_of(self, own: list[Any]) -> Any:
+        cache = layers.owned(self.cache)
+        cache.layers = own
+        return cache
+
+    def _set_mask(self, mask: Tensor) -> None:
+        self.width = mask.shape[1]
+        self._mask = torch.nn.functional.pad(mask, (0, ROOM), value=1)
+
+    def _reserve(self, width: int) -> None:
+        if self.width + width > self._mask.shape[1]:
+            self._mask = torch.nn.functional.pad(self.mask, (0, width + ROOM), value=1)
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """The rows of all parts in order, as one session of the longest width."""
+    if len(parts) == 1:
+        return parts[0].take(torch.arange(len(parts[0])))
+    width = max(part.width for part in parts)
+    own = [layers.joined(each, width) for each in zip(*(part.cache.layers for part in parts), strict=True)]
+    mask = torch.cat([layers.padded(part.mask, width, 1) for part in parts])
+    position, logits = torch.cat([part.position for part in parts], -2), torch.cat([part.logits for part in parts])
+    return Rows(parts[0].runner, parts[0]._cache_of(own), mask, position, logits)
+
+
+def right_padded(chunks: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """tokens [R, W], zeros behind, and lengths [R]."""
+    width = max(map(len, chunks))
+    tokens = torch.tensor([[*chunk, *[0] * (width - len(chunk))] for chunk in chunks], device=device)
+    return tokens, torch.tensor([len(chunk) for chunk in chunks], device=device)

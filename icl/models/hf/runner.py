@@ -1,0 +1,111 @@
+"""The weights, and the one place where the language model is called."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icl.models.hf import layers
+from icl.models.hf.counters import Counters
+from icl.models.hf.encode import Encoded, given
+from icl.models.hf.rows import Rows
+
+KINDS = ("mm_token_type_ids", "token_type_ids")
+"""The names under which architectures ask which tokens are pictures."""
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """One prompt as the model reads it.
+
+    ids: [T]. positions: [..., T]. kinds: [T] token types or None. pictures: its parts, in order. plain: the processor's
+    own inputs, where the picture cache is off. key: like ids, with another negative number in the slots of each picture
+    that is another: equal keys are equal prompts. starts, ends: where each picture's slots begin and end.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    kinds: Tensor | None
+    pictures: tuple[Encoded, ...]
+    key: tuple[int, ...]
+    starts: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
+    plain: dict[str, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+
+class Runner:
+    """Forwards through one model. Nothing here knows what a prompt or a strategy is."""
+
+    def __init__(self, model: Any, processor: Any, counters: Counters, budget: int = 8192) -> None:
+        self.model, self.processor, self.counters, self.budget = model, processor, counters, budget
+        names = inspect.signature(model.forward).parameters
+        self.kinds_name = next((name for name in KINDS if name in names), None)
+        if not getattr(processor, "return_mm_token_type_ids", False):
+            self.kinds_name = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    def forward(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        cache: Any,
+        keep: Tensor | int = 1,
+        kinds: Tensor | None = None,
+        pictures: Sequence[Encoded] = (),
+        plain: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Logits [R, kept columns, V] of a chunk on top of a cache, which grows."""
+        more = given(pictures) | (plain or {})
+        if kinds is not None and self.kinds_name is not None:
+            more[self.kinds_name] = kinds
+        self.counters.forwards += 1
+        with torch.no_grad():
+            return self.model(
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=positions,
+                cache=cache,
+                use_cache=True,
+                logits_to_keep=keep,
+                **more,
+            ).logits
+
+    def prefill(self, prompts: Sequence[Read]) -> Rows:
+        """One forward of prompts, padded on the left."""
+        width = max(map(len, prompts))
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        mask = (torch.arange(width, device=self.device) >= width - lengths[:, None]).long()
+        ids = stacked([prompt.ids for prompt in prompts], width)
+        positions = stacked([prompt.positions for prompt in prompts], width)
+        kinds = [prompt.kinds for prompt in prompts if prompt.kinds is not None]
+        shown = [picture for prompt in prompts for picture in prompt.pictures]
+        cache = layers.new_cache(self.model.config)
+        logits = self.forward(
+            ids, mask, positions, cache, 1, stacked(kinds, width) if kinds else None, shown, prompts[0].plain
+        )
+        layers.check(cache.layers)
+        rows = Rows(self, cache, mask, positions[..., -1:].clone(), logits[:, -1].float())
+        if rows.slides:
+            layers.settle(cache.layers)
+        self.count(int(lengths.sum()), mask.numel())
+        return rows
+
+    def count(self, tokens: int, padded: int) -> None:
+        self.counters.prefills += 1
+        self.counters.prefill_tokens += tokens
+        self.counters.padded_tokens += padded
+
+
+def stacked(parts: Sequence[Tensor], width: int) -> Tensor:
+    """[..., T] each -> [..., R, W], zeros on the left."""
+    return torch.stack([torch.nn.functional.pad(part, (width - part.shape[-1], 0)) for part in parts], -2)

@@ -1,0 +1,104 @@
+"""What holds for this checkpoint is asked of it once, when it is loaded, and not of a list of architectures.
+
+Does a prompt whose pictures come from the cache have the ids and the logits of the processor's own? Does a prompt on top
+of a shared beginning? Where the answer is no, or an exception, the plain way is taken for this model, and the reason is
+kept for the plan to tell.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from icl.errors import ICLError
+from icl.models.hf.opening import Opener
+from icl.models.hf.reading import Reader
+from icl.models.hf.runner import Read, Runner
+from icl.pictures import Picture
+from icl.types import Part, Prompt, Turn
+
+FAILURES = (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError, NotImplementedError, ICLError)
+"""What an architecture that works otherwise may raise when it is asked."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """holds: whether the short way may be taken. reason: why not."""
+
+    holds: bool
+    reason: str = ""
+
+
+def picture_cache(cached: Reader, plain: Reader, runner: Runner) -> Verdict:
+    """Compares ids and logits of two prompts, with pictures of several sizes, with and without the cache."""
+
+    def ask() -> Verdict:
+        for prompt in _prompts():
+            (want,), (got,) = plain.read([prompt]), cached.read([prompt])
+            if want.ids.tolist() != got.ids.tolist():
+                return Verdict(False, "the token ids differ from the processor's own")
+            gap = _gap(runner.prefill([want]).logits, runner.prefill([got]).logits)
+            if gap > _tolerance(runner):
+                return Verdict(False, f"the logits differ by {gap:.1e} of their spread")
+        return Verdict(True)
+
+    return _asked(ask)
+
+
+def shared_beginnings(reads: list[Read], runner: Runner) -> Verdict:
+    """Compares logits of two prompts that begin alike, prefilled whole and on top of their common beginning."""
+
+    def ask() -> Verdict:
+        want = Opener(runner, 10**9, sharing=False).open(reads).logits
+        before = runner.counters.prefill_tokens
+        got = Opener(runner, 10**9, least=1).open(reads).logits
+        if runner.counters.prefill_tokens - before >= sum(map(len, reads)):
+            return Verdict(False, "the two prompts that should begin alike do not")
+        gap = _gap(want, got)
+        return Verdict(gap <= _tolerance(runner), f"the logits differ by {gap:.1e} of their spread")
+
+    return _asked(ask)
+
+
+def pair() -> list[Prompt]:
+    """Two prompts with the same demonstrations."""
+    first, second = _prompts()
+    return [first, Prompt((*first.turns[:-1], second.turns[-1]))]
+
+
+def _prompts() -> list[Prompt]:
+    from PIL import Image
+
+    noise = torch.Generator().manual_seed(0)
+
+    def picture(width: int, height: int) -> Part:
+        pixels = torch.randint(0, 256, (height // 8, width // 8, 3), generator=noise, dtype=torch.uint8).numpy()
+        return Part(Picture.from_image(Image.fromarray(pixels).resize((width, height)), "self-check"))
+
+    def ask(question: str, *pictures: Part) -> Turn:
+        return Turn("user", (*pictures, Part(question)))
+
+    demo = (ask("what is it?", picture(96, 64)), Turn("assistant", (Part("a cat"),)))
+    return [
+        Prompt((*demo, ask("what is it?", picture(64, 128)))),
+        Prompt((ask("what colour is it?", picture(120, 88)),)),
+    ]
+
+
+def _gap(want: Tensor, got: Tensor) -> float:
+    return float((want - got).abs().max() / want.std().clamp(min=1e-6))
+
+
+def _tolerance(runner: Runner) -> float:
+    return 1e-3 if runner.model.dtype == torch.float32 else 0.25
+
+
+def _asked(ask: Callable[[], Verdict]) -> Verdict:
+    try:
+        return ask()
+    except FAILURES as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        first = next(iter(str(error).splitlines()), "")
+        return Verdict(False, f"{type(error).__name__}: {first}")
