@@ -47,6 +47,6 @@ def fit(
 
 def _best(context: Context, composer: Composer, count: int) -> tuple[Context, Prompt]:
     """The `count` best-ranked demonstrations in the order in which they stood."""
-    ranks = sorted(demo.rank for demo in context.demos)[:count]
-    shorter = replace(context, demos=tuple(demo for demo in context.demos if demo.rank in ranks))
+    places = sorted(range(len(context.demos)), key=lambda i: context.demos[i].rank)[:count]
+    shorter = replace(context, demos=tuple(context.demos[i] for i in sorted(places)))
     return shorter, composer.compose(shorter)

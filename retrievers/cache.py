@@ -73,7 +73,6 @@ class Embeddings:
     def _fill(self, kind: str, shards: Shards, by_key: dict[bytes, T], embed: Callable[[Sequence[T]], Vectors]) -> None:
         from filelock import FileLock
 
-        shards.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(shards.lock(by_key)):
             missing = shards.missing(by_key)
             for start in range(0, len(missing), CHUNK):

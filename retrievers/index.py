@@ -70,8 +70,8 @@ class Index:
             (rows,), (scores,) = self._ranked(query, 4 * len(rows))
 
     def _ranked(self, queries: Vectors, m: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """[Q, min(m, N)] rows and scores of the best candidates, best first, ties in the order of the pool."""
-        m = min(m, len(self))
+        """[Q, M] rows and scores of the best m candidates or more, best first, ties in the order of the pool."""
+        m = len(self) if 4 * m > len(self) else m
         if m == len(self) or len(self) * len(queries) <= SMALL:
             rows = np.broadcast_to(np.arange(len(self)), (len(queries), len(self)))
         else:

@@ -3,14 +3,15 @@
     score(q, x) = cos(q, x)                                               picture or question
     score(q, x) = w cos(picture_q, picture_x) + (1 - w) cos(question_q, question_x)        both
 
-`both` is the weighted mean of the two cosines (the dot product of the concatenated unit vectors, each scaled by the root
-of its weight), not the concatenation of raw vectors, which lets the longer one decide. Exact; equal scores are in the
-order of the pool.
+`both` is the weighted mean of the two cosines (the dot product of the concatenated unit vectors, each scaled by the
+root of its weight), not the concatenation of raw vectors, which lets the longer one decide. Exact; equal scores are in
+the order of the pool.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from retrievers.embedders.encoder import Encoder
 from retrievers.index import Allowed, Index
 from retrievers.leaks import fair, too_few
 from retrievers.vectors import Vectors
+
+_INDEXES: "WeakKeyDictionary[Pool, dict[tuple[Embeddings, str, float], Index]]" = WeakKeyDictionary()
+"""What was fitted on a pool that is still in use: cells that differ in seed or shots share it."""
 
 
 @component("retriever", "knn")
@@ -49,7 +53,11 @@ class KNN:
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedKNN":
         source = embeddings(self.embedder, resources.cache)
-        return FittedKNN(self, pool, source, Index(self.vectors(pool.examples, source)))
+        indexes = _INDEXES.setdefault(pool, {})
+        key = (source, self.by, self.weight)
+        if key not in indexes:
+            indexes[key] = Index(self.vectors(pool.examples, source))
+        return FittedKNN(self, pool, source, indexes[key])
 
     def vectors(self, items: Sequence[Query | Example], source: Embeddings) -> Vectors:
         """[N, D]: a dot product of two rows is their score."""

@@ -91,8 +91,9 @@ class Shards:
                 if entry.name.endswith(".keys"):
                     self._take(entry.name.removesuffix(".keys"), entry.stat().st_size // KEY)
 
-    def lock(self, keys: Iterable[bytes]) -> "os.PathLike[str]":
+    def lock(self, keys: Iterable[bytes]) -> Path:
         """The lock file of a piece of work: who asks for the same keys waits, who asks for others does not."""
+        self._make()
         stripe = int.from_bytes(sha256(b"".join(keys)).digest()[:4], "big") % LOCKS
         return self.folder / f"{stripe:02}.lock"
 
@@ -126,10 +127,16 @@ class Shards:
             self._writer = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         return self._writer
 
-    def _begin(self, dim: int) -> None:
-        part = self.folder / f"about.{uuid.uuid4().hex}.part"
+    def _make(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unusable(self.folder, error) from error
+
+    def _begin(self, dim: int) -> None:
+        part = self.folder / f"about.{uuid.uuid4().hex}.part"
+        self._make()
+        try:
             if not (self.folder / "about.json").exists():
                 part.write_text(json.dumps({"digest": self.digest, "dim": dim}))
                 os.replace(part, self.folder / "about.json")

@@ -36,17 +36,19 @@ def find(path: str) -> Path:
     return folder
 
 
-@lru_cache
 def checkpoint_digest(folder: Path) -> str:
     """sha256 of every file that decides the vectors: weights, configuration, processor, tokenizer."""
     told = sha256()
     for file in sorted(folder.iterdir()):
         if file.suffix in READ and file.is_file():
-            told.update(f"{file.name}:{_file_digest(file)}\n".encode())
+            state = file.stat()
+            told.update(f"{file.name}:{_file_digest(file, state.st_size, state.st_mtime_ns)}\n".encode())
     return told.hexdigest()
 
 
-def _file_digest(file: Path) -> str:
+@lru_cache(maxsize=1024)
+def _file_digest(file: Path, size: int, changed: int) -> str:
+    """sha256 of the content. size and changed: what tells a file from its later self."""
     blob = file.resolve().name
     if file.is_symlink() and len(blob) == 64 and set(blob) <= set("0123456789abcdef"):
         return blob  # the hub's cache names large files by their sha256
@@ -79,7 +81,8 @@ class Towers:
         self.model = model.eval().to(self.device)
         self.processor = processor
         self.padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
-        self.longest = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", None)
+        places = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", None)
+        self.longest = min(places, processor.tokenizer.model_max_length) if places else None
 
     def pictures(self, pictures: Sequence[Picture]) -> Vectors:
         """[N, D] unit rows."""
@@ -114,8 +117,8 @@ class Towers:
 
 
 @lru_cache(maxsize=2)
-def towers(folder: Path) -> Towers:
-    """The loaded checkpoint of a folder, shared by all that name it."""
+def towers(folder: Path, digest: str) -> Towers:
+    """The loaded checkpoint of a folder, shared by all that name it. digest: so that a changed one is loaded anew."""
     return Towers(folder)
 
 

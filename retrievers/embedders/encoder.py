@@ -33,9 +33,9 @@ class Encoder:
     def pictures(self, items: Sequence[Query | Example]) -> Vectors:
         from retrievers.towers import find, towers
 
-        return per_item(items, towers(find(self.path)).pictures(shown(items)))
+        return per_item(items, towers(find(self.path), self.digest).pictures(shown(items)))
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         from retrievers.towers import find, towers
 
-        return towers(find(self.path)).texts(texts)
+        return towers(find(self.path), self.digest).texts(texts)

@@ -1,0 +1,93 @@
+"""What is dropped when a prompt is too long, and what never is."""
+
+import re
+
+import pytest
+from PIL import Image
+
+from icl.errors import PlanError
+from icl.pictures import Picture
+from icl.streams import StreamKey
+from icl.types import Context, Demo, Example, Prompt
+from prompts.budget import fit
+from prompts.composers.chat import Chat
+from prompts.composers.interleaved import Interleaved
+from prompts.orderers.at_random import Random
+from prompts.orderers.reversed import Reversed
+
+PICTURE = 100
+
+
+def _tokens(prompt: Prompt) -> int:
+    """A picture is 100 tokens times its width, a word one."""
+    words = sum(len(part.text.split()) for part in prompt.parts() if part.text is not None)
+    return words + sum(PICTURE * picture.open().width for picture in prompt.pictures)
+
+
+def _example(number: int, width: int = 1) -> Example:
+    picture = Picture.from_image(Image.new("RGB", (width, 1), (number, 0, 0)))
+    return Example(f"e{number}", (picture,), "one two three", ("four",))
+
+
+def _context(shots: int, widths: dict[int, int] | None = None) -> Context:
+    demos = tuple(Demo(_example(i, (widths or {}).get(i, 1)), 0.9 - i / 100, i) for i in range(shots))
+    return Context(_example(99).query, demos, StreamKey(0, "e99"))
+
+
+def test_what_fits_is_left_alone() -> None:
+    context = Reversed().order(_context(4))
+    prompt, kept, dropped = fit(context, Chat(), _tokens, limit=4 * 104 + 103 + 16, reserve=16)
+    assert kept is context
+    assert dropped == ()
+    assert _tokens(prompt) == 4 * 104 + 103
+
+
+def test_the_least_similar_go_first_and_the_order_stays() -> None:
+    context = Reversed().order(_context(4))
+    prompt, kept, dropped = fit(context, Chat(), _tokens, limit=4 * 104 + 103 + 15, reserve=16)
+    assert dropped == ("e3",)
+    assert [demo.example.id for demo in kept.demos] == ["e2", "e1", "e0"]
+    assert kept.provenance == ("budget: dropped e3",)
+    assert prompt == Chat().compose(kept)
+
+
+@pytest.mark.parametrize("composer", [Chat(), Interleaved(instruction="long")])
+@pytest.mark.parametrize("shots", [0, 1, 7])
+def test_every_limit_keeps_as_many_as_fit(composer: Chat | Interleaved, shots: int) -> None:
+    context = Random().order(_context(shots, {2: 3, 5: 2}))
+    whole = _tokens(composer.compose(context))
+    alone = _tokens(composer.compose(_context(0)))
+    for limit in range(alone, whole + 60, 25):
+        prompt, kept, dropped = fit(context, composer, _tokens, limit)
+        assert _tokens(prompt) <= limit
+        assert len(kept.demos) + len(dropped) == shots
+        ranks = sorted(demo.rank for demo in kept.demos)
+        assert ranks == list(range(len(ranks)))
+        assert [d.example.id for d in kept.demos] == [d.example.id for d in context.demos if d.rank in ranks]
+        assert prompt.turns[-1].parts[-1].text in ("one two three", "Answer:")
+        if dropped:
+            with_next = [d for d in context.demos if d.rank <= len(ranks)]
+            assert _tokens(composer.compose(Context(context.query, tuple(with_next)))) > limit
+
+
+def test_no_limit_drops_nothing() -> None:
+    _, kept, dropped = fit(_context(50), Chat(), _tokens, None, 16)
+    assert (len(kept.demos), dropped) == (50, ())
+
+
+def test_a_query_that_does_not_fit_alone_is_an_error_with_its_numbers() -> None:
+    says = "query 'e99' takes 103 tokens without any demonstration, and the model's context of 110 leaves 100 beside 10"
+    with pytest.raises(PlanError, match=re.escape(says)):
+        fit(_context(3), Chat(), _tokens, limit=110, reserve=10)
+
+
+def test_few_counts_are_made_for_many_demonstrations() -> None:
+    calls: list[int] = []
+
+    def counted(prompt: Prompt) -> int:
+        calls.append(1)
+        return _tokens(prompt)
+
+    _, kept, _ = fit(_context(200), Chat(), counted, limit=100 * 104)
+    assert len(kept.demos) == 99
+    assert len(calls) <= 10

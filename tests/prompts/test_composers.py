@@ -1,0 +1,100 @@
+"""The published prompts, word for word: the shipped model is trained on exactly these."""
+
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from icl.errors import ConfigError
+from icl.pictures import Picture
+from icl.registry import build
+from icl.streams import StreamKey
+from icl.types import Context, Demo, Example, Prompt
+
+LONG = (
+    "Look at the examples, then answer the last question about its picture with one word, in the same form as the "
+    "examples."
+)
+
+
+def _example(number: int, pictures: int = 1) -> Example:
+    shown = tuple(Picture.from_image(Image.new("RGB", (4, 4), (number, j, 0))) for j in range(pictures))
+    return Example(f"e{number}", shown, f"q{number}?", (f"a{number}", "other"))
+
+
+def _context(shots: int, pictures: int = 1) -> Context:
+    demos = tuple(Demo(_example(i, pictures), 0.5, i) for i in range(shots))
+    return Context(_example(9, pictures).query, demos, StreamKey(1, "e9"))
+
+
+def _composed(node: Any, context: Context) -> Prompt:
+    return build("composer", node).compose(context)
+
+
+def _told(prompt: Prompt) -> list[tuple[str, str]]:
+    return [(t.role, "".join(p.text if p.text is not None else "<>" for p in t.parts)) for t in prompt.turns]
+
+
+def test_chat() -> None:
+    assert _told(_composed("chat", _context(2))) == [
+        ("user", "<>q0?"),
+        ("assistant", "a0"),
+        ("user", "<>q1?"),
+        ("assistant", "a1"),
+        ("user", "<>q9?"),
+    ]
+
+
+def test_chat_text_first_with_an_instruction() -> None:
+    node = {"name": "chat", "first": "text", "instruction": "short"}
+    assert _told(_composed(node, _context(1))) == [
+        ("user", "Answer with one word.\nq0?<>"),
+        ("assistant", "a0"),
+        ("user", "q9?<>"),
+    ]
+
+
+def test_interleaved() -> None:
+    assert _told(_composed("interleaved", _context(2))) == [
+        ("user", "<>Question: q0?\nAnswer: a0\n\n<>Question: q1?\nAnswer: a1\n\n<>Question: q9?\nAnswer:")
+    ]
+
+
+def test_interleaved_text_first_with_an_instruction() -> None:
+    node = {"name": "interleaved", "first": "text", "instruction": "long"}
+    assert _told(_composed(node, _context(1))) == [
+        ("user", LONG + "\nQuestion: q0?\n<>\nAnswer: a0\n\nQuestion: q9?\n<>\nAnswer:")
+    ]
+
+
+@pytest.mark.parametrize("name", ["chat", "interleaved"])
+def test_without_demonstrations_the_instruction_stands_before_the_query(name: str) -> None:
+    prompt = _composed({"name": name, "instruction_text": "Say it."}, _context(0))
+    assert len(prompt.turns) == 1
+    assert _told(prompt)[0][1].startswith("Say it.\n<>")
+    assert prompt.spans["instruction"] == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["chat", "interleaved"])
+def test_names_point_at_their_parts(name: str) -> None:
+    context = _context(2, pictures=2)
+    prompt = _composed(name, context)
+    at = {key: prompt.turns[t].parts[p].content for key, (t, p) in prompt.spans.items()}
+    assert at["demo[1].question"] == "q1?"
+    assert at["demo[1].answer"] == "a1"
+    assert at["demo[1].picture[1]"] == context.demos[1].example.pictures[1]
+    assert at["query.picture[0]"] == context.query.pictures[0]
+    assert len(at) == 2 * 4 + 3
+
+
+def test_delimiters() -> None:
+    chat = _composed({"name": "chat", "delimiter": "\n"}, _context(0, pictures=2))
+    assert _told(chat) == [("user", "<><>\nq9?")]
+    interleaved = _composed({"name": "interleaved", "delimiter": " ## "}, _context(1))
+    assert _told(interleaved) == [("user", "<>Question: q0?\nAnswer: a0 ## <>Question: q9?\nAnswer:")]
+
+
+@pytest.mark.parametrize("name", ["chat", "interleaved"])
+def test_two_instructions_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="instruction is 'long' and instruction_text is given too"):
+        build("composer", {"name": name, "instruction": "long", "instruction_text": "mine"})

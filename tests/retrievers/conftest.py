@@ -1,0 +1,109 @@
+"""Hand-made pictures and tiny two-tower checkpoints with random weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from icl.pictures import Picture
+from icl.types import Example
+
+
+@pytest.fixture
+def colour() -> Callable[..., Picture]:
+    return _colour
+
+
+@pytest.fixture
+def example() -> Callable[..., Example]:
+    return _example
+
+
+@pytest.fixture
+def noise() -> Callable[..., Picture]:
+    return _noise
+
+
+@pytest.fixture
+def save_towers() -> Callable[..., Path]:
+    return _save_towers
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test reads or fills a cache of another test, or of the person who runs it."""
+    monkeypatch.setenv("ICL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def _colour(name: str, mark: int = 0, size: int = 32) -> Picture:
+    """One colour, with a grey pixel whose place tells pictures of the same colour apart."""
+    image = Image.new("RGB", (size, size), name)
+    image.putpixel((mark % size, mark // size), (128, 128, 128))
+    return Picture.from_image(image, f"{name}-{mark}")
+
+
+def _example(name: str, picture: Picture | None = None, answer: str = "a", **more: object) -> Example:
+    return Example(name, (picture,) if picture else (), str(more.pop("question", "which?")), (answer,), **more)  # type: ignore[arg-type]
+
+
+def _noise(seed: int, size: int = 32) -> Picture:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return Picture.from_image(Image.fromarray(pixels), f"noise-{seed}")
+
+
+def _save_towers(folder: Path, kind: str = "clip", seed: int = 0) -> Path:
+    """A tiny random CLIP or SigLIP with its processor, as `save_pretrained` writes them."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = [*"0123?", "which", "what", "colour", "is", "the", "red", "green", "blue", "shape", "count", "a", "of"]
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *words])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    text = {"vocab_size": len(vocabulary), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    text |= {
+        "num_attention_heads": 2,
+        "max_position_embeddings": 16,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision |= {"image_size": 32, "patch_size": 8}
+    torch.manual_seed(seed)
+    if kind == "clip":
+        config = transformers.CLIPConfig(
+            text_config=text | {"projection_dim": 24}, vision_config=vision, projection_dim=24
+        )
+        model = transformers.CLIPModel(config)
+        pictures = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+        processor = transformers.CLIPProcessor(pictures, tokenizer)
+    else:
+        model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))
+        pictures = transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
+        processor = transformers.SiglipProcessor(pictures, tokenizer)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(0, parameter[0].numel() ** -0.5)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _save_towers(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="session")
+def siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _save_towers(tmp_path_factory.mktemp("siglip"), "siglip")

@@ -1,0 +1,208 @@
+"""The embedding cache: once a content and an embedder, never stale, whoever fills it."""
+
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from icl.errors import ModelError, StoreError
+from retrievers import cache as cache_module
+from retrievers.cache import Embeddings, cache_folder, embedded, embeddings
+from retrievers.embedders.encoder import Encoder
+from retrievers.embedders.histogram import Histogram
+from retrievers.vectors import Vectors, unit
+
+Make = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Text to a vector that tells its length; counts its calls in a file, so that processes can be added up."""
+
+    log: str
+    shift: int = 0
+    wait: float = 0.0
+
+    @property
+    def digest(self) -> str:
+        return f"lengths-{self.shift}"
+
+    def pictures(self, items: Sequence[Any]) -> Vectors:
+        raise NotImplementedError
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        import time
+
+        with open(self.log, "a") as file:
+            file.write("".join(f"{text}\n" for text in texts))
+        time.sleep(self.wait)
+        return unit(np.array([[len(text) + self.shift, 10.0, sum(text.encode()) % 7] for text in texts]))
+
+
+def _calls(log: Path) -> list[str]:
+    return log.read_text().split() if log.exists() else []
+
+
+def test_a_second_run_embeds_nothing(cache: Path, colour: Make, example: Make) -> None:
+    items = [example(f"e{i}", colour("red", i)) for i in range(5)]
+    first = Embeddings(Histogram(), cache)
+    vectors = first.pictures(items)
+    assert first.count == {"picture": 5, "text": 0}
+    again = Embeddings(Histogram(), cache)  # as another process would
+    assert np.array_equal(again.pictures(items), vectors)
+    assert again.count == {"picture": 0, "text": 0}
+
+
+def test_cached_vectors_are_the_embedder_s_own(cache: Path, clip: Path, noise: Make, example: Make) -> None:
+    items, texts = [example(f"e{i}", noise(i)) for i in range(6)], ["which red ?", "count", "the blue shape"]
+    encoder = Encoder(str(clip))
+    for _ in range(2):
+        cached = Embeddings(encoder, cache)
+        assert np.allclose(cached.pictures(items), encoder.pictures(items), atol=1e-6)
+        assert np.allclose(cached.texts(texts[::-1]), encoder.texts(texts)[::-1], atol=1e-6)
+
+
+def test_a_picture_in_several_examples_is_embedded_once(cache: Path, colour: Make, example: Make) -> None:
+    source = Embeddings(Histogram(), cache)
+    vectors = source.pictures([example(f"e{i}", colour("red", 0)) for i in range(9)])
+    assert source.count["picture"] == 1
+    assert vectors.shape == (9, 512)
+
+
+def test_an_edited_picture_is_another_picture(cache: Path, colour: Make, example: Make) -> None:
+    from icl.edits import Blank
+
+    source = Embeddings(Histogram(), cache)
+    plain, edited = source.pictures([example("a", colour("red")), example("b", colour("red").edit(Blank()))])
+    assert plain @ edited < 0.5
+
+
+def test_entries_of_another_encoder_are_never_served(
+    cache: Path, save_towers: Make, noise: Make, example: Make
+) -> None:
+    items = [example("e", noise(0))]
+    folder = save_towers(cache.parent / "checkpoint", seed=0)
+    before = Embeddings(Encoder(str(folder)), cache).pictures(items)
+    save_towers(folder, seed=1)  # trained on: the same folder, other weights
+    source = Embeddings(Encoder(str(folder)), cache)
+    after = source.pictures(items)
+    assert source.count["picture"] == 1
+    assert not np.allclose(before, after, atol=1e-3)
+
+
+def test_settings_are_part_of_the_key(cache: Path, colour: Make, example: Make) -> None:
+    items = [example("e", colour("red"))]
+    assert Embeddings(Histogram(8), cache).pictures(items).shape == (1, 512)
+    assert Embeddings(Histogram(4), cache).pictures(items).shape == (1, 64)
+
+
+def test_a_folder_that_names_another_embedder_is_refused(cache: Path, colour: Make, example: Make) -> None:
+    Embeddings(Histogram(), cache).pictures([example("e", colour("red"))])
+    (about,) = cache.rglob("about.json")
+    about.write_text(json.dumps({"digest": "something-else", "dim": 512}))
+    with pytest.raises(StoreError, match=r"filled by another embedder \(something-else, not histogram-1-8\)"):
+        Embeddings(Histogram(), cache)
+
+
+def _fill(embedder: Lengths, folder: Path, texts: list[str], start: Any, out: Any) -> None:
+    source = Embeddings(embedder, folder)
+    start.wait()
+    vectors = source.texts(texts)
+    out.put((source.count["text"], vectors.tolist()))
+
+
+def _in_processes(log: Path, folder: Path, shares: list[list[str]], wait: float) -> list[tuple[int, list[list[float]]]]:
+    context = multiprocessing.get_context("fork")
+    start, out = context.Barrier(len(shares)), context.Queue()
+    workers = [
+        context.Process(target=_fill, args=(Lengths(str(log), wait=wait), folder, texts, start, out))
+        for texts in shares
+    ]
+    for worker in workers:
+        worker.start()
+    results = [out.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    return results
+
+
+def test_processes_with_the_same_work_do_it_once(tmp_path: Path, cache: Path) -> None:
+    texts = [f"text-{i}" for i in range(40)]
+    results = _in_processes(tmp_path / "log", cache, [texts, texts, texts], 0.1)
+    assert sorted(count for count, _ in results) == [0, 0, 40]
+    assert results[0][1] == results[1][1] == results[2][1]
+    assert sorted(_calls(tmp_path / "log")) == sorted(texts)
+
+
+def test_processes_that_fill_at_once_lose_and_mix_nothing(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "CHUNK", 3)  # many small writes
+    shares = [[f"text-{i:03}" for i in range(60 * n, 60 * n + 90)] for n in range(4)]  # overlapping by a third
+    _in_processes(tmp_path / "log", cache, shares, 0.001)
+    everything = sorted({text for share in shares for text in share})
+    after = Embeddings(Lengths(str(tmp_path / "log")), cache)
+    assert np.array_equal(after.texts(everything), Lengths(str(tmp_path / "other")).texts(everything))
+    assert after.count["text"] == 0
+
+
+def test_another_process_s_new_entries_are_seen_without_reopening(tmp_path: Path, cache: Path) -> None:
+    early = Embeddings(Lengths(str(tmp_path / "log")), cache)
+    early.texts(["one"])
+    Embeddings(Lengths(str(tmp_path / "log")), cache).texts(["two", "three"])
+    early.texts(["three", "one", "two"])
+    assert _calls(tmp_path / "log") == ["one", "two", "three"]
+
+
+def test_a_write_cut_short_is_not_read(tmp_path: Path, cache: Path) -> None:
+    source = Embeddings(Lengths(str(tmp_path / "log")), cache)
+    source.texts(["one", "two", "three"])
+    (vectors,), (keys,) = cache.rglob("*.vectors"), cache.rglob("*.keys")
+    vectors.write_bytes(vectors.read_bytes()[:-5])  # the last row is torn
+    keys.write_bytes(keys.read_bytes()[:-40])  # the last key is gone, the one before is torn
+    again = Embeddings(Lengths(str(tmp_path / "log")), cache)
+    assert np.array_equal(again.texts(["one", "two", "three"]), source.texts(["one", "two", "three"]))
+    assert again.count["text"] == 2
+
+
+def test_not_finite_vectors_are_refused(cache: Path) -> None:
+    @dataclass(frozen=True)
+    class Bad(Lengths):
+        def texts(self, texts: Sequence[str]) -> Vectors:
+            return np.full((len(texts), 3), np.nan, np.float32)
+
+    with pytest.raises(ModelError, match="must give one finite row each"):
+        Embeddings(Bad("unused"), cache).texts(["one"])
+    assert not list(cache.rglob("*.keys"))
+
+
+def test_an_unwritable_cache_says_what_to_set(tmp_path: Path, colour: Make, example: Make) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match="ICL_CACHE"):
+        Embeddings(Histogram(), tmp_path / "file").pictures([example("e", colour("red"))])
+
+
+def test_retrievers_share_one_embedder_in_a_process(cache: Path, colour: Make, example: Make) -> None:
+    assert embeddings(Histogram()) is embeddings(Histogram())
+    assert embeddings(Histogram()) is not embeddings(Histogram(4))
+    assert embeddings(Histogram()) is not embeddings(Histogram(), str(cache / "other"))
+    before = embedded()["picture"]
+    embeddings(Histogram()).pictures([example("e", colour("red"))])
+    embeddings(Histogram()).pictures([example("e", colour("red"))])
+    assert embedded()["picture"] == before + 1
+
+
+def test_the_cache_folder_is_the_given_the_environment_s_or_the_platform_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cache_folder(str(tmp_path)) == tmp_path
+    monkeypatch.setenv("ICL_CACHE", str(tmp_path / "named"))
+    assert cache_folder() == tmp_path / "named"
+    monkeypatch.delenv("ICL_CACHE")
+    assert cache_folder().name == "mm-icl"

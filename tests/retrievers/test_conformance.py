@@ -1,0 +1,152 @@
+"""Every registered retriever keeps its promises; a new one is covered by being registered."""
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from icl.registry import build, entries, resolve
+from icl.streams import StreamKey
+from icl.types import Scored
+from retrievers.conformance import check_retriever, sample_pool, sample_queries
+from retrievers.towers import SHIPPED
+
+NAMES = list(entries("retriever"))
+EMBEDDED = [name for name in NAMES if "embedder" in {f.name for f in fields(resolve("retriever", name))}]
+WHERE_LEAKS_ARE_STOPPED = {"random": "at_random", "balanced": "balanced", "knn": "knn"}
+
+
+def _built(name: str, **more: Any) -> Any:
+    if name in EMBEDDED:
+        more.setdefault("embedder", "histogram")
+    return build("retriever", {"name": name, **more})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_retriever_keeps_its_promises(name: str) -> None:
+    check_retriever(_built(name))
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("by", ["picture", "question", "both"])
+def test_every_embedding_retriever_keeps_them_with_two_towers(name: str, by: str, clip: Any) -> None:
+    check_retriever(_built(name, by=by, embedder={"name": "encoder", "path": str(clip)}))
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_every_embedding_retriever_keeps_them_as_it_comes(name: str) -> None:
+    if not (SHIPPED["tiny"] / "config.json").is_file():
+        pytest.skip("the shipped encoder is not in the tree")
+    check_retriever(build("retriever", name))
+
+
+@pytest.mark.parametrize("name", WHERE_LEAKS_ARE_STOPPED)
+def test_without_the_exclusion_the_leak_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"retrievers.{WHERE_LEAKS_ARE_STOPPED[name]}.fair", lambda query: lambda example: True)
+    with pytest.raises(AssertionError, match="the query itself or have its picture"):
+        check_retriever(_built(name))
+
+
+class _Broken:
+    """Gives the first k fair members of the pool; each subclass breaks one promise."""
+
+    needs = frozenset[str]()
+    nested = True
+
+    def fit(self, pool: Any, resources: Any) -> "_Broken":
+        self.pool, self.calls = pool, 0
+        return self
+
+    def retrieve(self, queries: Any, k: int) -> list[tuple[Scored, ...]]:
+        self.calls += 1
+        return [self.one(i, query, k) for i, query in enumerate(queries)]
+
+    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+        return tuple(Scored(i) for i in self.ids(query)[:k])
+
+    def ids(self, query: Any) -> list[str]:
+        return [e.id for e in self.pool.examples if query.id not in e.id]
+
+
+class _TooFew(_Broken):
+    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+        return super().one(place, query, k)[: max(k - 1, 0)]
+
+
+class _OfTheBatch(_Broken):
+    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+        ids = self.ids(query)
+        return tuple(Scored(i) for i in (ids[place:] + ids[:place])[:k])
+
+
+class _OfTheShots(_Broken):
+    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+        order = StreamKey(0, f"{query.id}{k}").numpy("demos").permutation(30)[:k]
+        return tuple(Scored(self.ids(query)[i]) for i in order)
+
+
+class _OfTheCall(_Broken):
+    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+        ids = self.ids(query)
+        return tuple(Scored(i) for i in (ids[self.calls :] + ids[: self.calls])[:k])
+
+
+class _Twice(_Broken):
+    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+        return tuple(Scored(self.ids(query)[0]) for _ in range(k))
+
+
+class _WorstFirst(_Broken):
+    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+        return tuple(Scored(i, score=float(n)) for n, i in enumerate(self.ids(query)[:k]))
+
+
+class _Silent(_Broken):
+    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+        return super().one(place, query, k)  # 30 of 31, without a word
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (_TooFew, r"k = 1: 0 demonstrations"),
+        (_OfTheBatch, "asked one at a time"),
+        (_OfTheShots, "does not begin the"),
+        (_OfTheCall, "asked one at a time|another order"),
+        (_Twice, "given twice"),
+        (_WorstFirst, "the best is not first"),
+        (_Silent, "raised no ICLError"),
+    ],
+)
+def test_each_broken_promise_is_named(broken: Any, says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        check_retriever(broken())
+
+
+def test_queries_come_without_gold_unless_it_is_declared() -> None:
+    seen: list[Any] = []
+
+    class Spy(_Broken):
+        exact = False
+
+        def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+            seen.append(query)
+            return ()
+
+    check_retriever(Spy())
+    assert not any(hasattr(query, "answers") or hasattr(query, "label") for query in seen)
+    seen.clear()
+
+    class Oracle(Spy):
+        needs = frozenset({"gold"})
+
+    check_retriever(Oracle())
+    assert all(query.answers for query in seen)
+
+
+def test_the_sample_pool_holds_the_traps() -> None:
+    pool = sample_pool()
+    for query in sample_queries():
+        own = query.pictures[0].source_digest
+        assert query.id in pool.by_id
+        assert sum(own in {p.source_digest for p in e.pictures} for e in pool.examples) == 3

@@ -1,0 +1,91 @@
+"""Random and balanced demonstrations."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from icl.errors import PlanError
+from icl.tasks.base import Pool
+from icl.types import Query
+from retrievers.at_random import Random
+from retrievers.balanced import Balanced
+from retrievers.base import Resources
+from retrievers.none import NoDemos
+
+Make = Callable[..., Any]
+
+
+def _pool(example: Make, size: int, labels: int = 1, use_label: bool = True) -> Pool:
+    names = [f"label-{i % labels}" for i in range(size)]
+    more = [{"label": name} if use_label else {} for name in names]
+    return Pool(tuple(example(f"e{i}", None, names[i], **more[i]) for i in range(size)))
+
+
+def _ids(retriever: Any, pool: Pool, query: str, k: int, seed: int = 0) -> list[str]:
+    (given,) = retriever.fit(pool, Resources(seed=seed)).retrieve([Query(query, (), "?")], k)
+    return [one.id for one in given]
+
+
+@pytest.mark.parametrize("size", [50, 5000])
+@pytest.mark.parametrize("retriever", [Random(), Balanced()])
+def test_fewer_shots_begin_more_shots(example: Make, retriever: Any, size: int) -> None:
+    pool = _pool(example, size, 4)
+    whole = _ids(retriever, pool, "q", size)
+    assert sorted(whole) == sorted(pool.by_id)
+    for k in (0, 1, 2, 4, 33):
+        assert _ids(retriever, pool, "q", k) == whole[:k]
+
+
+@pytest.mark.parametrize("retriever", [Random(), Balanced()])
+def test_seeds_and_queries_draw_differently(example: Make, retriever: Any) -> None:
+    pool = _pool(example, 200, 2)
+    draws = {tuple(_ids(retriever, pool, query, 8, seed)) for query in ("a", "b", "c") for seed in (0, 1, 2)}
+    assert len(draws) == 9
+
+
+@pytest.mark.parametrize("size", [40, 3000])
+def test_random_is_uniform_over_the_pool(example: Make, size: int) -> None:
+    fitted = Random().fit(_pool(example, size), Resources())
+    given = fitted.retrieve([Query(f"q{i}", (), "?") for i in range(3000)], 4)
+    tenths = Counter(int(one.id[1:]) * 10 // size for demos in given for one in demos)
+    assert all(abs(tenths[i] - 1200) < 170 for i in range(10)), tenths  # five standard deviations
+
+
+@pytest.mark.parametrize("use_label", [True, False])
+def test_every_prefix_of_balanced_is_balanced_within_one(example: Make, use_label: bool) -> None:
+    pool = _pool(example, 60, 3, use_label)
+    whole = _ids(Balanced(), pool, "q", 30)
+    for k in range(1, 31):
+        counts = Counter(pool.by_id[i].answer for i in whole[:k])
+        assert max(counts.values()) - min(counts.get(f"label-{n}", 0) for n in range(3)) <= 1
+
+
+def test_balanced_does_not_always_begin_with_one_label(example: Make) -> None:
+    pool = _pool(example, 60, 3)
+    firsts = Counter(pool.by_id[_ids(Balanced(), pool, f"q{i}", 1)[0]].answer for i in range(90))
+    assert min(firsts[f"label-{n}"] for n in range(3)) > 12
+
+
+def test_a_label_that_runs_out_is_passed_over(example: Make) -> None:
+    rare = example("rare", None, "no", label="no")
+    pool = Pool((rare, *(example(f"e{i}", None, "yes", label="yes") for i in range(5))))
+    ids = _ids(Balanced(), pool, "q", 6)
+    assert sorted(ids) == sorted(pool.by_id)
+    assert "rare" in ids[:2]
+
+
+def test_balanced_needs_two_labels(example: Make) -> None:
+    with pytest.raises(PlanError, match="all 5 examples have 'label-0'"):
+        Balanced().fit(_pool(example, 5), Resources())
+
+
+@pytest.mark.parametrize("retriever", [Random(), Balanced()])
+def test_too_many_shots_name_the_counts(example: Make, retriever: Any) -> None:
+    with pytest.raises(PlanError, match="10 demonstrations for query 'e3' from a pool of 10: 9 are left"):
+        _ids(retriever, _pool(example, 10, 2), "e3", 10)
+
+
+def test_none_gives_none_at_any_number_of_shots(example: Make) -> None:
+    assert _ids(NoDemos(), _pool(example, 3), "q", 8) == []
