@@ -33,7 +33,7 @@ def test_every_composer_keeps_its_promises(name: str, options: dict[str, Any]) -
     check_composer(build("composer", {"name": name, **options}))
 
 
-def _part(name: str, **changes: Any) -> Callable[[Prompt], Prompt]:
+def _part(name: str, /, **changes: Any) -> Callable[[Prompt], Prompt]:
     """The prompt with the parts whose names begin so changed."""
     return lambda prompt: prompt.map(lambda part: replace(part, **changes) if part.name.startswith(name) else part)
 
