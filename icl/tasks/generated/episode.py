@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from icl.errors import DataError
+from icl.streams import StreamKey
 
 T = TypeVar("T")
 
@@ -34,3 +35,12 @@ def shuffled(rng: np.random.Generator, items: Sequence[T]) -> list[T]:
 def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
     """One of the items, each as likely."""
     return items[int(rng.integers(len(items)))]
+
+
+def evenly(seed: int, factor: str, number: int, items: Sequence[T]) -> T:
+    """The item of this number where every block of len(items) numbers holds each item once, in a drawn order.
+
+    So the items are balanced, a longer list begins with the shorter one, and a number does not tell its item.
+    """
+    block, place = divmod(number, len(items))
+    return shuffled(StreamKey(seed, f"block-{block}").numpy(factor), items)[place]

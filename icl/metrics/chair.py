@@ -1,0 +1,102 @@
+"""CHAIR (Rohrbach et al., EMNLP 2018): objects that a caption names and the picture does not show.
+
+    CHAIR_I = hallucinated object mentions / all object mentions          (over a corpus: `corpus_chair_i`)
+    CHAIR_S = captions with at least one hallucinated mention / captions
+
+Mentions are counted, as in the released code, not distinct objects. A caption that names nothing is clean for CHAIR_S
+and has no CHAIR_I. The published CHAIR_I is a ratio of sums over a corpus; the mean of the captions' own shares, which
+the metric `chair_i` gives, weighs short captions more. Lower is better, and saying less lowers both: read
+`chair_recall` beside them.
+
+An example carries what it needs in `secret`: `objects`, those that are there, and `vocabulary`, the names that count as
+mentions (a list, or a mapping of each name to the object it means). The longest name wins where several match. The
+singulariser is a rule, not a dictionary: "-ches", "-ses", "-shes", "-xes" lose "es", "-ies" becomes "-y", other words
+lose an "s".
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from icl.metrics.base import Better
+from icl.registry import component
+from icl.types import Example, Generation
+
+
+def singular(word: str) -> str:
+    """By rule: 'circles' -> 'circle', 'crosses' -> 'cross', 'bodies' -> 'body'; 'cross' stays."""
+    if re.search(r"(?:ch|s|sh|x)es$", word) and not word.endswith(("oses", "ises", "uses", "ases")):
+        return word[:-2]
+    if re.search(r"[^aeiou]ies$", word) and len(word) > 4:
+        return word[:-3] + "y"
+    return word[:-1] if re.search(r"[^su]s$", word) else word
+
+
+def mentions(caption: str, vocabulary: Mapping[str, str]) -> list[str]:
+    """The objects that a caption names, in order and with repetitions. vocabulary: name -> object."""
+    names = {tuple(map(singular, name.casefold().split())): thing for name, thing in vocabulary.items()}
+    words = [singular(word) for word in re.findall(r"[^\W_]+(?:[-'][^\W_]+)*", caption.casefold())]
+    lengths = sorted({len(name) for name in names}, reverse=True)
+    found, at = [], 0
+    while at < len(words):
+        size = next((n for n in lengths if tuple(words[at : at + n]) in names), 0)
+        if size:
+            found.append(names[tuple(words[at : at + size])])
+        at += size or 1
+    return found
+
+
+def corpus_chair_i(pairs: Iterable[tuple[str, Example]]) -> float | None:
+    """The published CHAIR_I of (caption, example) pairs; None where no caption names an object."""
+    said = wrong = 0
+    for caption, example in pairs:
+        named, there = _read(caption, example) or ([], set())
+        said += len(named)
+        wrong += sum(name not in there for name in named)
+    return wrong / said if said else None
+
+
+def _read(caption: str, example: Example) -> tuple[Sequence[str], set[str]] | None:
+    """The mentions and the objects that are there; None where the example does not say."""
+    if "objects" not in example.secret or "vocabulary" not in example.secret:
+        return None
+    vocabulary = example.secret["vocabulary"]
+    names = vocabulary if isinstance(vocabulary, Mapping) else {name: name for name in vocabulary}
+    return mentions(caption, names), set(example.secret["objects"])
+
+
+@component("metric", "chair_i")
+@dataclass(frozen=True)
+class ChairI:
+    """Share of a caption's object mentions that are not in the picture; none where it names no object."""
+
+    better: ClassVar[Better] = "lower"
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        named, there = _read(generation.text, example) or ([], set())
+        return sum(name not in there for name in named) / len(named) if named else None
+
+
+@component("metric", "chair_s")
+@dataclass(frozen=True)
+class ChairS:
+    """1 where a caption names at least one object that is not in the picture; a caption without objects is clean."""
+
+    better: ClassVar[Better] = "lower"
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        read = _read(generation.text, example)
+        return None if read is None else float(any(name not in read[1] for name in read[0]))
+
+
+@component("metric", "chair_recall")
+@dataclass(frozen=True)
+class ChairRecall:
+    """Share of the picture's objects that a caption names: what CHAIR alone does not see."""
+
+    better: ClassVar[Better] = "higher"
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        read = _read(generation.text, example)
+        return len(read[1] & set(read[0])) / len(read[1]) if read and read[1] else None

@@ -1,0 +1,93 @@
+"""Attribute selection: "which one is it?" is about colour, shape, texture or size; only the demonstrations tell.
+
+The pool of a query answers with one attribute throughout. A model that reads the picture and not its demonstrations
+can only guess which of four true things is wanted.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal
+
+from icl.errors import ConfigError
+from icl.params import PositiveInt
+from icl.registry import component, parameter
+from icl.streams import StreamKey
+from icl.tasks.base import Pool
+from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
+from icl.tasks.generated.episode import evenly, pick, query_id, query_number, shuffled
+from icl.tasks.generated.wording import ATTRIBUTE_QUESTIONS, ATTRIBUTES
+from icl.tasks.generated.world import SIZES, TEXTURES
+from icl.types import Example
+
+
+@component("task", "attribute")
+@dataclass(frozen=True)
+class Attribute:
+    """Which one is it: the demonstrations say whether the colour, the shape, the texture or the size is asked.
+
+    The four attributes are equally frequent. The options are the four true answers of the query's own picture, always
+    in the order colour, shape, texture, size: option scoring tests the choice of the attribute (chance 1/4), free
+    answers test the reading of the picture too.
+    """
+
+    support: PositiveInt = 32  # pictures in a query's pool, drawn from the bank
+    bank: PositiveInt = 256  # pictures that all pools are drawn from
+    drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
+    query_limit: PositiveInt = parameter("queries", 200)
+    seed: int = 0  # of the task; the seeds of a run do not change it
+
+    def __post_init__(self) -> None:
+        if self.support > self.bank:
+            raise ConfigError(f"support {self.support} is more than the bank of {self.bank} pictures.")
+
+    @property
+    def title(self) -> str:
+        return "attribute"
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        return tuple(self._query(number) for number in range(self.query_limit))
+
+    def pool(self, query_id: str) -> Pool:
+        return _pool(self, query_number("attribute", query_id, self.query_limit))
+
+    @property
+    def pool_size(self) -> int:
+        return self.support
+
+    def _query(self, number: int) -> Example:
+        name = query_id("attribute", number)
+        return self._example(name, f"query/{name}", evenly(self.seed, "attribute/asked", number, ATTRIBUTES))
+
+    def _example(self, name: str, picture: str, asked: str) -> Example:
+        stream = f"attribute/{self.drawn_from}/{picture}"
+        rng = StreamKey(self.seed, stream).numpy("facts")
+        colour, shape = pick(rng, CONCEPT_SETS[self.drawn_from])
+        facts = {"colour": colour, "shape": shape, "texture": pick(rng, TEXTURES), "size": pick(rng, tuple(SIZES))}
+        return Example(
+            id=name,
+            pictures=(
+                Drawing(
+                    self.seed,
+                    stream,
+                    "single",
+                    colour=colour,
+                    shape=shape,
+                    texture=facts["texture"],
+                    size=facts["size"],
+                ).picture,
+            ),
+            question=ATTRIBUTE_QUESTIONS[0],
+            answers=(facts[asked],),
+            options=tuple(facts[attribute] for attribute in ATTRIBUTES),
+            label=facts[asked],
+            secret={"asked": asked, **facts},
+        )
+
+
+@lru_cache(maxsize=512)
+def _pool(task: Attribute, number: int) -> Pool:
+    query = task._query(number)
+    chosen = shuffled(StreamKey(task.seed, query.id).numpy("pool"), range(task.bank))[: task.support]
+    asked = query.secret["asked"]
+    return Pool(tuple(task._example(f"{query.id}-s{i:03d}", f"bank/{k}", asked) for i, k in enumerate(chosen)))

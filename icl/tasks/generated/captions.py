@@ -1,0 +1,59 @@
+"""Describing scenes: captions of 8 to 20 words, for what a decoder invents (CHAIR, Rohrbach et al., EMNLP 2018)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from icl.params import PositiveInt
+from icl.registry import component, parameter
+from icl.tasks.base import Pool
+from icl.tasks.generated.episode import query_id
+from icl.tasks.generated.scene import groups_of, noun, scene
+from icl.tasks.generated.wording import CAPTION_QUESTIONS, caption
+from icl.tasks.generated.world import CONCEPTS
+from icl.types import Example
+
+VOCABULARY = tuple(noun(concept) for concept in CONCEPTS)
+"""Every object that a caption can name: what CHAIR looks for."""
+
+
+@component("task", "captions")
+@dataclass(frozen=True)
+class Captions:
+    """Describe the picture: the answer is one reference caption; what is in the scene is kept for CHAIR.
+
+    There are no options. Score captions with `chair_i`, `chair_s` and `chair_recall`; strict asks for the very words.
+    """
+
+    query_limit: PositiveInt = parameter("queries", 200)
+    support: PositiveInt = parameter("pool_size", 100)  # scenes in the pool
+    seed: int = 0  # of the task; the seeds of a run do not change it
+
+    @property
+    def title(self) -> str:
+        return "captions"
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        return tuple(self._example(f"query/{i}", query_id("captions", i)) for i in range(self.query_limit))
+
+    @cached_property
+    def _pool(self) -> Pool:
+        return Pool(tuple(self._example(f"pool/{i}", f"captions-pool-{i:05d}") for i in range(self.support)))
+
+    def pool(self, query_id: str) -> Pool:
+        return self._pool
+
+    @property
+    def pool_size(self) -> int:
+        return self.support
+
+    def _example(self, stream: str, name: str) -> Example:
+        drawing = scene(self.seed, f"captions/{stream}")
+        groups = groups_of(drawing)
+        return Example(
+            id=name,
+            pictures=(drawing.picture,),
+            question=CAPTION_QUESTIONS[0],
+            answers=(caption(groups),),
+            secret={"objects": [noun(group.concept) for group in groups], "vocabulary": VOCABULARY},
+        )

@@ -1,0 +1,122 @@
+"""Counting in scenes: how many red shapes, how many circles, how many red circles, how many shapes.
+
+With `bare: true` the question is a single word ("red?") and only the demonstrations say that its number, or its
+presence, is asked: VL-ICL's count induction (Zong et al., ICLR 2025), where the question is an opaque pair.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from icl.errors import ConfigError
+from icl.params import PositiveInt
+from icl.registry import component, parameter
+from icl.streams import StreamKey
+from icl.tasks.base import Pool
+from icl.tasks.generated.drawing import Drawing
+from icl.tasks.generated.episode import evenly, query_id, shuffled
+from icl.tasks.generated.scene import groups_of, scene
+from icl.tasks.generated.wording import (
+    BARE_QUESTIONS,
+    COUNT_ALL,
+    COUNT_BY_BOTH,
+    COUNT_BY_COLOUR,
+    COUNT_BY_SHAPE,
+    plural,
+)
+from icl.tasks.generated.world import COLOURS, CONCEPTS, MAX_TOTAL, SHAPES, Facts
+from icl.types import Example
+
+Word = tuple[str | None, str | None]
+TRIES = 40  # scenes drawn for one that has the wanted number; then any will do
+
+
+@component("task", "counting")
+@dataclass(frozen=True)
+class Counting:
+    """How many shapes of a colour, of a kind, or of both there are; answers are digits.
+
+    The answers 0, 1, 2 and 3 are about equally frequent, in the queries and in the pool (by `all`: as scenes come, 1 to
+    6). The options are the digits 0 to 6, or yes and no.
+    """
+
+    by: Literal["colour", "shape", "both", "all"] = "colour"  # what the question restricts the count to
+    bare: bool = False  # the question is one word; by colour or shape only
+    answer: Literal["number", "presence"] = "number"  # what a bare word asks for; only the demonstrations say it
+    query_limit: PositiveInt = parameter("queries", 200)
+    support: PositiveInt = parameter("pool_size", 200)  # questions in the pool
+    seed: int = 0  # of the task; the seeds of a run do not change it
+
+    def __post_init__(self) -> None:
+        if self.bare and self.by not in ("colour", "shape"):
+            raise ConfigError(f"bare: true asks one word, by colour or by shape, not by {self.by}.")
+        if self.answer == "presence" and not self.bare:
+            raise ConfigError("answer: presence needs bare: true; 'how many' asks for a number. See task 'existence'.")
+
+    @property
+    def title(self) -> str:
+        bare = f" · one word, {self.answer}" if self.bare else ""
+        return f"counting · by {self.by}{bare}"
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        return tuple(self._example("query", i, query_id("counting", i)) for i in range(self.query_limit))
+
+    @cached_property
+    def _pool(self) -> Pool:
+        return Pool(tuple(self._example("pool", i, f"counting-pool-{i:05d}") for i in range(self.support)))
+
+    def pool(self, query_id: str) -> Pool:
+        return self._pool
+
+    @property
+    def pool_size(self) -> int:
+        return self.support
+
+    def _example(self, split: str, number: int, name: str) -> Example:
+        drawing, (colour, shape) = self._scene(split, number)
+        count = _number(drawing, colour, shape)
+        presence = self.answer == "presence"
+        answer = ("yes" if count else "no") if presence else str(count)
+        return Example(
+            id=name,
+            pictures=(drawing.picture,),
+            question=self._question(colour, shape),
+            answers=(answer,),
+            options=("yes", "no") if presence else tuple(map(str, range(MAX_TOTAL + 1))),
+            label=answer,
+            meta={"by": self.by},
+            secret={"groups": [[g.colour, g.shape, g.count] for g in groups_of(drawing)]},
+        )
+
+    def _scene(self, split: str, number: int) -> tuple[Drawing, Word]:
+        """The first of some drawn scenes with a word whose number is the wanted one."""
+        wanted = evenly(self.seed, f"counting/{split}", number, (0, 1) if self.answer == "presence" else (0, 1, 2, 3))
+        drawing, words = self._drawn(split, number, 0)
+        for attempt in range(TRIES):
+            drawing, words = self._drawn(split, number, attempt)
+            for word in words:
+                count = _number(drawing, *word)
+                if self.by == "all" or (min(count, 1) if self.answer == "presence" else count) == wanted:
+                    return drawing, word
+        return drawing, words[0]
+
+    def _drawn(self, split: str, number: int, attempt: int) -> tuple[Drawing, list[Word]]:
+        stream = f"counting/{split}/{number}/{attempt}"
+        every: dict[str, list[Word]] = {
+            "colour": [(colour, None) for colour in COLOURS],
+            "shape": [(None, shape) for shape in SHAPES],
+            "both": [(colour, shape) for colour, shape in CONCEPTS],
+            "all": [(None, None)],
+        }
+        return scene(self.seed, stream), shuffled(StreamKey(self.seed, stream).numpy("word"), every[self.by])
+
+    def _question(self, colour: str | None, shape: str | None) -> str:
+        if self.bare:
+            return BARE_QUESTIONS[0].format(word=colour or shape)
+        forms = {"colour": COUNT_BY_COLOUR, "shape": COUNT_BY_SHAPE, "both": COUNT_BY_BOTH, "all": COUNT_ALL}
+        return forms[self.by][0].format(colour=colour, plural=plural(shape) if shape else "")
+
+
+def _number(drawing: Drawing, colour: str | None, shape: str | None) -> int:
+    return Facts("scene", groups_of(drawing)).number(colour, shape)

@@ -1,0 +1,118 @@
+"""Object existence in the three samplings of POPE (Li et al., EMNLP 2023): "is there a red circle in the picture?".
+
+The objects of the "yes" questions are in the scene. Those of the "no" questions are absent and drawn
+
+    random        from all absent objects, each as likely
+    popular       from the ten most frequent absent objects
+    adversarial   from the absent objects that scenes most often show beside a present one (its companion);
+                  where every companion is present, as in popular
+
+POPE takes popular and adversarial objects in the order of their frequency; with few questions a picture that asks one
+object again and again, which any demonstration then answers, so here they are drawn among the first ones.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from icl.errors import ConfigError
+from icl.params import PositiveInt, Share
+from icl.registry import component, parameter
+from icl.streams import StreamKey
+from icl.tasks.base import Pool
+from icl.tasks.generated.episode import query_id, shuffled
+from icl.tasks.generated.scene import groups_of, noun, scene
+from icl.tasks.generated.wording import EXISTENCE_QUESTIONS, with_article
+from icl.tasks.generated.world import CONCEPTS, MAX_GROUPS, Concept, companion, popularity
+from icl.types import Example
+
+FREQUENT = 10  # how many of the most frequent absent objects 'popular' draws from
+Sampling = Literal["random", "popular", "adversarial"]
+
+
+@component("task", "existence")
+@dataclass(frozen=True)
+class Existence:
+    """Yes or no: is this object in the scene? POPE's random, popular and adversarial samplings, balanced labels.
+
+    Questions about one picture share a group. A question of the same number is about the same scene in every sampling,
+    so the samplings are paired. The pool is sampled like the queries, from other scenes.
+    """
+
+    sampling: Sampling = "random"  # of the objects that are not there
+    yes_ratio: Share = 0.5  # share of questions whose answer is yes, in the queries and in the pool
+    per_picture: PositiveInt = 2  # questions about one picture, each about another object (POPE: 6)
+    query_limit: PositiveInt = parameter("queries", 300)
+    support: PositiveInt = parameter("pool_size", 200)  # questions in the pool
+    seed: int = 0  # of the task; the seeds of a run do not change it
+
+    def __post_init__(self) -> None:
+        if np.ceil(self.per_picture * self.yes_ratio) > MAX_GROUPS:
+            raise ConfigError(
+                f"per_picture {self.per_picture} with yes_ratio {self.yes_ratio} needs more than {MAX_GROUPS} objects "
+                f"in a scene. Ask less of a picture."
+            )
+        if self.per_picture > FREQUENT:
+            raise ConfigError(f"per_picture {self.per_picture} is more than {FREQUENT}.")
+
+    @property
+    def title(self) -> str:
+        return f"existence · {self.sampling}"
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        return tuple(self._example("query", i, query_id("existence", i)) for i in range(self.query_limit))
+
+    @cached_property
+    def _pool(self) -> Pool:
+        return Pool(tuple(self._example("pool", i, f"existence-pool-{i:05d}") for i in range(self.support)))
+
+    def pool(self, query_id: str) -> Pool:
+        return self._pool
+
+    @property
+    def pool_size(self) -> int:
+        return self.support
+
+    def _example(self, split: str, number: int, name: str) -> Example:
+        picture, place = divmod(number, self.per_picture)
+        stream = f"existence/{split}/{picture}"
+        yes = self._yes(picture)
+        drawing = scene(self.seed, stream, max(yes, 1))
+        present = [group.concept for group in groups_of(drawing)]
+        rng = StreamKey(self.seed, stream)
+        asked = [(concept, "yes") for concept in shuffled(rng.numpy("present"), present)[:yes]]
+        absent = _absent(rng.numpy("absent"), present, self.sampling)[: self.per_picture - yes]
+        asked += [(concept, "no") for concept in absent]
+        concept, answer = shuffled(rng.numpy("order"), asked)[place]
+        return Example(
+            id=name,
+            pictures=(drawing.picture,),
+            question=EXISTENCE_QUESTIONS[0].format(noun=with_article(noun(concept))),
+            answers=(answer,),
+            options=("yes", "no"),
+            label=answer,
+            group=f"existence-{split}-picture-{picture}",
+            meta={"sampling": self.sampling, "object": noun(concept)},
+            secret={"objects": [noun(concept) for concept in present]},
+        )
+
+    def _yes(self, picture: int) -> int:
+        """Yes questions about this picture: the share is exact over all pictures, whole numbers carried on."""
+        share = self.per_picture * self.yes_ratio
+        return int((picture + 1) * share + 1e-9) - int(picture * share + 1e-9)
+
+
+def _absent(rng: np.random.Generator, present: list[Concept], sampling: Sampling) -> list[Concept]:
+    """Absent objects in the order in which they are asked."""
+    absent = [concept for concept in CONCEPTS if concept not in present]
+    if sampling == "random":
+        return shuffled(rng, absent)
+    frequent = shuffled(rng, sorted(absent, key=lambda c: -popularity(c))[:FREQUENT])
+    if sampling == "popular":
+        return frequent
+    beside = [companion(concept) for concept in present if companion(concept) in absent]
+    beside = shuffled(rng, list(dict.fromkeys(beside)))
+    return beside + [concept for concept in frequent if concept not in beside]

@@ -1,0 +1,102 @@
+"""Operator induction, as in VL-ICL (Zong et al., ICLR 2025): a picture shows "3 ? 2"; only the demos tell the operator.
+
+The pool of a query uses one operator and never shows the query's pair of digits, so an answer cannot be copied from the
+same sum. The left digit is never the smaller one: no answer is negative, and the order of digits tells nothing. Some
+demonstrations fit several operators (2 ? 2 = 4); `identifiable` says whether a set of them settles the question, which
+is the ceiling of what a model can know.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from icl.errors import ConfigError
+from icl.params import PositiveInt
+from icl.registry import component, parameter
+from icl.streams import StreamKey
+from icl.tasks.base import Pool
+from icl.tasks.generated.drawing import Drawing
+from icl.tasks.generated.episode import evenly, pick, query_id, query_number, shuffled
+from icl.tasks.generated.wording import OPERATOR_QUESTIONS, OPERATORS, TOLD_OPERATOR_QUESTIONS
+from icl.types import Example
+
+PAIRS = tuple((left, right) for left in range(10) for right in range(left + 1))
+RESULTS: Mapping[str, Callable[[int, int], int]] = {
+    "plus": lambda left, right: left + right,
+    "minus": lambda left, right: left - right,
+    "times": lambda left, right: left * right,
+}
+
+
+def identifiable(demos: Iterable[Example]) -> bool:
+    """Exactly one operator fits all these demonstrations. Reads their `secret`."""
+    shown = [(demo.secret["left"], demo.secret["right"], demo.answer) for demo in demos]
+    return sum(all(str(RESULTS[name](a, b)) == c for a, b, c in shown) for name in OPERATORS) == 1
+
+
+@component("task", "operators")
+@dataclass(frozen=True)
+class Operators:
+    """The result of "3 ? 2", where only the demonstrations tell whether ? is plus, minus or times.
+
+    The three operators are equally frequent. The options are what the three give, in rising order (fewer than three
+    where two agree). `told: true` is the control: the question names the operator and nothing is left to induce.
+    """
+
+    support: PositiveInt = 32  # pictures in a query's pool, each another pair of digits; at most 54
+    told: bool = False  # the question names the operator
+    bank: PositiveInt = 4  # pictures of each pair of digits that the pools are drawn from
+    query_limit: PositiveInt = parameter("queries", 200)
+    seed: int = 0  # of the task; the seeds of a run do not change it
+
+    def __post_init__(self) -> None:
+        if self.support >= len(PAIRS):
+            raise ConfigError(f"support {self.support} is more than the {len(PAIRS) - 1} other pairs of digits.")
+
+    @property
+    def title(self) -> str:
+        return "operators · told" if self.told else "operators"
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        return tuple(self._query(number) for number in range(self.query_limit))
+
+    def pool(self, query_id: str) -> Pool:
+        return _pool(self, query_number("operators", query_id, self.query_limit))
+
+    @property
+    def pool_size(self) -> int:
+        return self.support
+
+    def _query(self, number: int) -> Example:
+        name = query_id("operators", number)
+        pair = pick(StreamKey(self.seed, name).numpy("pair"), PAIRS)
+        return self._example(name, f"query/{name}", pair, self._operator(number))
+
+    def _operator(self, number: int) -> str:
+        return evenly(self.seed, "operators/operator", number, OPERATORS)
+
+    def _example(self, name: str, picture: str, pair: tuple[int, int], operator: str) -> Example:
+        question = TOLD_OPERATOR_QUESTIONS[0].format(operator=operator) if self.told else OPERATOR_QUESTIONS[0]
+        results = sorted({result(*pair) for result in RESULTS.values()})
+        left, right = pair
+        return Example(
+            id=name,
+            pictures=(Drawing(self.seed, f"operators/{picture}", "digits", left=left, right=right).picture,),
+            question=question,
+            answers=(str(RESULTS[operator](left, right)),),
+            options=tuple(map(str, results)),
+            secret={"operator": operator, "left": left, "right": right},
+        )
+
+
+@lru_cache(maxsize=512)
+def _pool(task: Operators, number: int) -> Pool:
+    query = task._query(number)
+    rng = StreamKey(task.seed, query.id).numpy("pool")
+    others = [pair for pair in PAIRS if pair != (query.secret["left"], query.secret["right"])]
+    examples = []
+    for i, pair in enumerate(shuffled(rng, others)[: task.support]):
+        picture = f"bank/{pair[0]}{pair[1]}/{int(rng.integers(task.bank))}"
+        examples.append(task._example(f"{query.id}-s{i:03d}", picture, pair, query.secret["operator"]))
+    return Pool(tuple(examples))

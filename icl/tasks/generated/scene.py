@@ -1,0 +1,27 @@
+"""Scenes of several groups of shapes, for counting, existence and captions: the groups are known, the rest is drawn."""
+
+from functools import lru_cache
+
+from icl.streams import StreamKey
+from icl.tasks.generated.drawing import Drawing
+from icl.tasks.generated.world import Concept, Group, scene_groups
+
+
+@lru_cache(maxsize=20_000)
+def scene(seed: int, name: str, at_least: int = 1) -> Drawing:
+    """A scene of one to three groups, objects by popularity and companionship; `at_least` so many groups."""
+    rng = StreamKey(seed, name).numpy("groups")
+    groups = scene_groups(rng)
+    if len(groups) < at_least:
+        groups = scene_groups(rng, groups=at_least)
+    return Drawing(seed, name, "scene", groups=groups)
+
+
+def groups_of(drawing: Drawing) -> tuple[Group, ...]:
+    """The groups of a scene; none for another kind of drawing."""
+    return drawing.groups or ()
+
+
+def noun(concept: Concept) -> str:
+    """A concept in words: 'red circle'."""
+    return " ".join(concept)
