@@ -17,15 +17,25 @@ INSTRUCTIONS = {
 
 # Made-up names. Each is one token of the embedded model.
 NONCE: tuple[str, ...] = tuple(
-    """dax wug blick fep toma zib gop kiv lorp mib nax pim quob rell sut tiv vosh wem yag zorp bim cag doff erk fant gik hux
-    jeb kell luft mox nerp olf pell quid rask slib trin urk vint wox yelt zaf brel crup drim flob grix hask jorp klem lank
-    merb norf plat quem rusk snib tulv vang wisp yorb zeld bost cril dask frub glim hent jisk krub lumo mant nuvo pash qira
-    rovo stip talo vumi woza yiri zeno bako ceru dilo fula gavo hoki jumo kani lesi mero nupo pora rimu sola tevi vado wika
-    yopa zalu bexi corv dulm efto garn hilp ixle jund kreb lomp""".split()
+    """
+    dax wug blick fep toma zib gop kiv lorp mib nax pim quob rell sut tiv vosh wem yag zorp bim cag doff erk
+    fant gik hux jeb kell luft mox nerp olf pell quid rask slib trin urk vint wox yelt zaf brel crup drim flob
+    grix hask jorp klem lank merb norf plat quem rusk snib tulv vang wisp yorb zeld bost cril dask frub glim
+    hent jisk krub lumo mant nuvo pash qira rovo stip talo vumi woza yiri zeno bako ceru dilo fula gavo hoki
+    jumo kani lesi mero nupo pora rimu sola tevi vado wika yopa zalu bexi corv dulm efto garn hilp ixle jund
+    kreb lomp
+    """.split()  # noqa: SIM905 (a list of words reads better as text)
 )
 
 # The word a question uses for each attribute, and the answers it can have. "pair" is the concept (colour and shape).
-ATTRIBUTE_WORDS = {"colour": "color", "shape": "shape", "texture": "texture", "size": "size", "count": "number", "place": "place"}
+ATTRIBUTE_WORDS = {
+    "colour": "color",
+    "shape": "shape",
+    "texture": "texture",
+    "size": "size",
+    "count": "number",
+    "place": "place",
+}
 VALUES: dict[str, tuple[str, ...]] = {
     "colour": tuple(COLOURS),
     "shape": SHAPES,
@@ -46,7 +56,11 @@ BINDING_QUESTIONS = (
     "label?",
     "which class is this?",
 )
-HINTED_BINDING_QUESTIONS = ("what is this {attribute} called?", "what is the name of this {attribute}?", "which name has this {attribute}?")
+HINTED_BINDING_QUESTIONS = (
+    "what is this {attribute} called?",
+    "what is the name of this {attribute}?",
+    "which name has this {attribute}?",
+)
 
 # Which attribute is asked is only in the demonstrations.
 ATTRIBUTE_QUESTIONS = ("which one is it?", "what is it?", "answer?", "which is it?", "what do you see?")
@@ -59,15 +73,36 @@ TOLD_OPERATOR_QUESTIONS = ("what is the result of left {operator} right?",)
 DIGIT_QUESTIONS = ("what is the {side} digit?",)
 
 # Counting: the shapes of a colour, of a shape, of both, or all. Answers are digits.
-COUNT_BY_COLOUR = ("how many {colour} shapes are there?", "how many {colour} shapes are in the picture?", "how many {colour} shapes does the image contain?")
-COUNT_BY_SHAPE = ("how many {plural} are there?", "how many {plural} are in the picture?", "how many {plural} does the image contain?")
-COUNT_BY_BOTH = ("how many {colour} {plural} are there?", "how many {colour} {plural} are in the picture?", "how many {colour} {plural} does the image contain?")
-COUNT_ALL = ("how many shapes are there?", "how many shapes are in the picture?", "how many shapes does the image contain?")
+COUNT_BY_COLOUR = (
+    "how many {colour} shapes are there?",
+    "how many {colour} shapes are in the picture?",
+    "how many {colour} shapes does the image contain?",
+)
+COUNT_BY_SHAPE = (
+    "how many {plural} are there?",
+    "how many {plural} are in the picture?",
+    "how many {plural} does the image contain?",
+)
+COUNT_BY_BOTH = (
+    "how many {colour} {plural} are there?",
+    "how many {colour} {plural} are in the picture?",
+    "how many {colour} {plural} does the image contain?",
+)
+COUNT_ALL = (
+    "how many shapes are there?",
+    "how many shapes are in the picture?",
+    "how many shapes does the image contain?",
+)
 # Only a word: the demonstrations say whether its number or its presence is asked.
 BARE_QUESTIONS = ("{word}?",)
 
 # Existence, answered by yes or no. {noun} is "red circle", "circle" or "red shape" and carries its article.
-EXISTENCE_QUESTIONS = ("is there {noun} in the picture?", "is there {noun} in the image?", "is there {noun}?", "does the picture show {noun}?")
+EXISTENCE_QUESTIONS = (
+    "is there {noun} in the picture?",
+    "is there {noun} in the image?",
+    "is there {noun}?",
+    "does the picture show {noun}?",
+)
 
 # Questions in the wording of the easy-vqa package.
 PLAIN_COLOUR_QUESTIONS = (
@@ -82,8 +117,18 @@ PLAIN_SHAPE_QUESTIONS = (
     "what shape is present?",
     "what is the {colour} shape?",
 )
-PLAIN_YES_QUESTIONS = ("is there a {noun}?", "is there a {noun} in the image?", "does the image contain a {noun}?", "is a {noun} present?")
-PLAIN_NO_QUESTIONS = ("is there not a {noun}?", "is there not a {noun} in the image?", "does the image not contain a {noun}?", "is no {noun} present?")
+PLAIN_YES_QUESTIONS = (
+    "is there a {noun}?",
+    "is there a {noun} in the image?",
+    "does the image contain a {noun}?",
+    "is a {noun} present?",
+)
+PLAIN_NO_QUESTIONS = (
+    "is there not a {noun}?",
+    "is there not a {noun} in the image?",
+    "does the image not contain a {noun}?",
+    "is no {noun} present?",
+)
 PROPERTY_QUESTIONS = {
     "texture": ("what texture is the shape?", "what is the texture of the shape?"),
     "size": ("what size is the shape?", "what is the size of the shape?"),
@@ -106,11 +151,12 @@ def plural(shape: str, count: int = 2) -> str:
 
 
 def with_article(noun: str) -> str:
+    """The noun with "a" or "an"."""
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
 def caption(groups: Sequence[Group]) -> str:
-    """"there are two red circles and one blue star in the picture": groups by colour, then shape; 8 to 20 words."""
+    """ "there are two red circles and one blue star in the picture": groups by colour, then shape; 8 to 20 words."""
     colours = tuple(COLOURS)
     ordered = sorted(groups, key=lambda g: (colours.index(g.colour), SHAPES.index(g.shape)))
     parts = [f"{NUMBER_WORDS[g.count]} {g.colour} {plural(g.shape, g.count)}" for g in ordered]

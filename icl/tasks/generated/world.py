@@ -40,7 +40,11 @@ COLOURS: dict[str, Ink] = {
 }
 SHAPES = ("circle", "rectangle", "triangle", "star", "cross", "diamond", "arch", "arrow")
 TEXTURES = ("solid", "striped", "dotted", "hollow")
-SIZES: dict[str, tuple[float, float]] = {"small": (6.5, 8.5), "medium": (10.5, 12.5), "large": (15.0, 18.0)}  # radii in pixels
+SIZES: dict[str, tuple[float, float]] = {
+    "small": (6.5, 8.5),
+    "medium": (10.5, 12.5),
+    "large": (15.0, 18.0),
+}  # radii in pixels
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
 KINDS: tuple[Kind, ...] = ("single", "plain", "count", "scene", "digits")
 MAX_COUNT = 5  # of a "count" picture
@@ -114,7 +118,9 @@ def popularity(concept: Concept) -> float:
     return 1.0 / (CONCEPTS.index(concept) * 37 % len(CONCEPTS) + 8)
 
 
-def scene_groups(rng: np.random.Generator, concepts: Sequence[Concept] = CONCEPTS, groups: int | None = None) -> tuple[Group, ...]:
+def scene_groups(
+    rng: np.random.Generator, concepts: Sequence[Concept] = CONCEPTS, groups: int | None = None
+) -> tuple[Group, ...]:
     """Groups of a scene, drawn by popularity; with probability 0.35 a later one is a companion of the one before."""
     wanted = groups or int(rng.choice((1, 2, 3), p=(0.25, 0.45, 0.30)))
     weights = np.array([popularity(concept) for concept in concepts])
@@ -189,13 +195,17 @@ def draw(
 ZOOM = 2  # shapes are drawn at twice the size and scaled down, so that edges are smooth
 
 
-def _concept(rng: np.random.Generator, kind: Kind, colour: str | None, shape: str | None, concepts: Sequence[Concept]) -> Concept:
+def _concept(
+    rng: np.random.Generator, kind: Kind, colour: str | None, shape: str | None, concepts: Sequence[Concept]
+) -> Concept:
     if colour is not None and shape is not None:
         return colour, shape
     left = [
         (c, s)
         for c, s in concepts
-        if colour in (None, c) and shape in (None, s) and (kind != "plain" or (c in PLAIN_COLOURS and s in PLAIN_SHAPES))
+        if colour in (None, c)
+        and shape in (None, s)
+        and (kind != "plain" or (c in PLAIN_COLOURS and s in PLAIN_SHAPES))
     ]
     if not left:
         raise ValueError(f"no concept of kind {kind} has colour {colour} and shape {shape}")
@@ -245,7 +255,14 @@ def _outline(rng: np.random.Generator, shape: str, x: float, y: float, r: float)
 
 
 def _shape(
-    canvas: Image.Image, rng: np.random.Generator, concept: Concept, texture: str, x: float, y: float, r: float, ground: Ink
+    canvas: Image.Image,
+    rng: np.random.Generator,
+    concept: Concept,
+    texture: str,
+    x: float,
+    y: float,
+    r: float,
+    ground: Ink,
 ) -> None:
     colour, shape = concept
     points = [(px * ZOOM, py * ZOOM) for px, py in _outline(rng, shape, x, y, r)]
@@ -277,13 +294,41 @@ _GLYPHS: dict[str, tuple[tuple[Point, ...], ...]] = {
     "3": (((0, 0), (2, 0), (0.9, 1.6), (1.7, 1.8), (2, 2.5), (2, 3.3), (1.5, 4), (0.4, 4), (0, 3.4)),),
     "4": (((1.5, 4), (1.5, 0), (0, 2.8), (2, 2.8)),),
     "5": (((2, 0), (0.2, 0), (0.1, 1.7), (1.5, 1.7), (2, 2.2), (2, 3.4), (1.5, 4), (0, 4)),),
-    "6": (((1.8, 0), (0.7, 0.8), (0, 2.4), (0, 3.4), (0.5, 4), (1.5, 4), (2, 3.4), (2, 2.6), (1.5, 2), (0.5, 2), (0, 2.6)),),
+    "6": (
+        (
+            (1.8, 0),
+            (0.7, 0.8),
+            (0, 2.4),
+            (0, 3.4),
+            (0.5, 4),
+            (1.5, 4),
+            (2, 3.4),
+            (2, 2.6),
+            (1.5, 2),
+            (0.5, 2),
+            (0, 2.6),
+        ),
+    ),
     "7": (((0, 0), (2, 0), (0.7, 4)),),
     "8": (
         ((0.5, 0), (1.5, 0), (1.9, 0.5), (1.9, 1.4), (1.5, 1.9), (0.5, 1.9), (0.1, 1.4), (0.1, 0.5), (0.5, 0)),
         ((0.5, 1.9), (1.5, 1.9), (2, 2.5), (2, 3.4), (1.5, 4), (0.5, 4), (0, 3.4), (0, 2.5), (0.5, 1.9)),
     ),
-    "9": (((2, 1.4), (1.5, 2), (0.5, 2), (0, 1.4), (0, 0.6), (0.5, 0), (1.5, 0), (2, 0.6), (2, 1.6), (1.3, 3.2), (0.3, 4)),),
+    "9": (
+        (
+            (2, 1.4),
+            (1.5, 2),
+            (0.5, 2),
+            (0, 1.4),
+            (0, 0.6),
+            (0.5, 0),
+            (1.5, 0),
+            (2, 0.6),
+            (2, 1.6),
+            (1.3, 3.2),
+            (0.3, 4),
+        ),
+    ),
     "?": (((0, 0.8), (0.5, 0), (1.5, 0), (2, 0.6), (2, 1.2), (1, 2), (1, 2.8)), ((1, 3.7), (1, 4))),
 }
 

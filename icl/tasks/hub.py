@@ -1,0 +1,182 @@
+"""Any data set: a hub id or local data, with a column map written in the config.
+
+    task:
+      name: hub
+      path: lmms-lab/POPE
+      split: test
+      columns: {question: question, picture: image, answer: answer, meta: [category]}
+      options: [yes, no]
+      queries: 3000
+
+`path` may be a hub id, a folder written by `save_to_disk`, a folder of parquet files or JSON lines, an image folder
+(one folder a class: `columns: {picture: image, answer: label}, question: "What is this?"`), or one file. Pictures are
+embedded, or named by paths that start from the data's folder.
+
+With `pool_split` (or `pool_path`) the pool is other data. Without, the one split is divided, so that queries and
+demonstrations share no group: `pool_share` of the groups, by a fixed draw, become the pool and the others the queries.
+A group is what `columns.group` says, or else all rows that are connected by a common picture (same path or same encoded
+bytes).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePath
+from typing import Any
+
+from icl.errors import ConfigError, DataError
+from icl.params import PositiveInt, Share
+from icl.registry import component, parameter
+from icl.streams import StreamKey
+from icl.tasks.base import Pool
+from icl.tasks.choose import nested_choice
+from icl.tasks.columns import AnswerIs, Layout, picture_keys, read_examples, text_of
+from icl.tasks.source import Source, open_source
+from icl.types import Example
+
+Text = str | bool | int | float
+
+
+@component("task", "hub")
+@dataclass(frozen=True, kw_only=True)
+class Hub:
+    """Any data set of the hub or of this machine, by a column map: what is the question, the picture, the answer.
+
+    columns: question, picture (one column or several; a cell holds one picture or a list), answer (a text, a number, a
+    class, or a list of accepted ones), options (a list, or several columns), id, label, group, domain (one column
+    each), meta (columns that records carry along; never the gold).
+    """
+
+    path: str  # hub id, folder or file
+    columns: Mapping[str, str | Sequence[str]]  # role -> column
+    config: str | None = None  # configuration of a hub data set
+    split: str = "test"  # of the queries
+    pool_split: str | None = None  # of the pool; None: `split` is divided by group
+    pool_path: str | None = None  # where the pool is other data; None: `path`
+    pool_share: Share = 0.5  # of the groups of a divided split that become the pool
+    question: str | None = None  # one text for all rows; {column} is filled in
+    options: tuple[Text, ...] = ()  # the same for all rows
+    answer_map: Mapping[Text, Text] | None = None  # value of the answer column -> answer; every value must be in it
+    answer_is: AnswerIs = "text"  # index or letter: the answer column points to an option (0 or A is the first)
+    query_limit: PositiveInt | None = parameter("queries", None)  # a nested choice of the rows; None: all
+    support_limit: PositiveInt | None = parameter("pool_size", None)  # likewise of the pool
+    seed: int = 0  # of choices and division; the seeds of a run do not change them
+
+    def __post_init__(self) -> None:
+        _ = self._layout
+        if self.pool_split == self.split and self.pool_path in (None, self.path):
+            raise ConfigError(
+                f"pool_split '{self.pool_split}' is the split of the queries. Leave it out to divide it by group."
+            )
+
+    @property
+    def title(self) -> str:
+        return PurePath(self.path).name
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        rows = self._divided[0] if self._one_split else range(len(self._source))
+        chosen = self._choice(self._source, rows, self.query_limit, "queries")
+        return self._read(self._source, chosen, self._ids(self._source, self.split, False))
+
+    @cached_property
+    def _pool(self) -> Pool:
+        if self._one_split:
+            source, rows = self._source, list(self._divided[1])
+        else:
+            source = self._opened(self.pool_path or self.path, self.pool_split or self.split)
+            rows = list(range(len(source)))
+        chosen = self._choice(source, rows, self.support_limit, "pool")
+        return Pool(self._read(source, chosen, self._ids(source, self.pool_split or self.split, not self._one_split)))
+
+    def pool(self, query_id: str) -> Pool:
+        return self._pool
+
+    @property
+    def pool_size(self) -> int:
+        return len(self._pool)
+
+    @cached_property
+    def _layout(self) -> Layout:
+        mapped = self.answer_map
+        return Layout(
+            self.columns,
+            self.question,
+            tuple(text_of(option) for option in self.options),
+            None if mapped is None else {text_of(key): text_of(value) for key, value in mapped.items()},
+            self.answer_is,
+        )
+
+    @property
+    def _one_split(self) -> bool:
+        return self.pool_split is None and self.pool_path is None
+
+    @cached_property
+    def _source(self) -> Source:
+        return self._opened(self.path, self.split)
+
+    def _opened(self, path: str, split: str) -> Source:
+        source = open_source(path, self.config, split)
+        self._layout.check(source)
+        return source
+
+    def _ids(self, source: Source, split: str, prefixed: bool) -> list[str]:
+        """The ids of all rows: the id column's, or split and number. A pool of its own has its split before them."""
+        columns = self._layout.of("id")
+        if not columns:
+            name = f"pool-{split}" if prefixed and split == self.split else split
+            return [f"{name}-{row:06d}" for row in range(len(source))]
+        ids = [text_of(value) for value in source.data[columns[0]]]
+        seen: dict[str, int] = {}
+        for row, name in enumerate(ids):
+            if name in seen:
+                raise DataError(f"{source.name}: rows {seen[name]} and {row} have the id '{name}'. Ids must be unique.")
+            seen[name] = row
+        return [f"pool-{name}" for name in ids] if prefixed else ids
+
+    def _choice(self, source: Source, rows: Sequence[int], limit: int | None, factor: str) -> list[int]:
+        chosen = nested_choice([f"row-{row}" for row in rows], limit, self.seed, f"hub/{factor}")
+        return [rows[i] for i in chosen]
+
+    def _read(self, source: Source, rows: Sequence[int], ids: Sequence[str]) -> tuple[Example, ...]:
+        return tuple(read_examples(source, self._layout, rows, [ids[row] for row in rows]))
+
+    @cached_property
+    def _divided(self) -> tuple[list[int], list[int]]:
+        """Rows of the queries and rows of the pool."""
+        groups = self._groups()
+        names = sorted(set(groups), key=lambda name: StreamKey(self.seed, name).number("hub/division"))
+        support = set(names[: round(self.pool_share * len(names))])
+        queries = [row for row, name in enumerate(groups) if name not in support]
+        pool = [row for row, name in enumerate(groups) if name in support]
+        if not queries or (not pool and self.pool_share > 0):
+            raise DataError(
+                f"{self._source.name} has {len(names)} groups, too few to give both queries and a pool with pool_share "
+                f"{self.pool_share}. Name a pool_split, or another share."
+            )
+        return queries, pool
+
+    def _groups(self) -> list[str]:
+        columns = self._layout.of("group")
+        if columns:
+            values: list[Any] = list(self._source.data[columns[0]])
+            return [f"row {row}" if value is None else text_of(value) for row, value in enumerate(values)]
+        return connected([picture_keys(self._source, self._layout, row) for row in range(len(self._source))])
+
+
+def connected(keys: Sequence[Sequence[str]]) -> list[str]:
+    """A name for each row, the same for rows that share a key, directly or through others."""
+    parent = list(range(len(keys)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    first: dict[str, int] = {}
+    for row, some in enumerate(keys):
+        for key in some:
+            a, b = root(first.setdefault(key, row)), root(row)
+            parent[max(a, b)] = min(a, b)
+    return [f"row {root(row)}" for row in range(len(keys))]

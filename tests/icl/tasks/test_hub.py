@@ -1,0 +1,314 @@
+"""Tests of `hub` on local data sets of five kinds, written here."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from PIL import Image as Pillow
+
+from icl.errors import ConfigError, DataError, PictureError
+from icl.registry import build, describe
+from icl.tasks.hub import connected
+
+COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 128, 0), "black": (0, 0, 0)}
+COLUMNS = {"question": "ask", "picture": "image", "answer": "said"}
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def painted(name: str, size: int = 8) -> Pillow.Image:
+    return Pillow.new("RGB", (size, size), COLOURS[name])
+
+
+def png(name: str) -> bytes:
+    buffer = io.BytesIO()
+    painted(name).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def rows(*names: str) -> dict[str, list]:
+    return {
+        "ask": [f"which colour is number {i}?" for i in range(len(names))],
+        "image": [painted(name) for name in names],
+        "said": list(names),
+    }
+
+
+def dataset(*names: str) -> Dataset:
+    return Dataset.from_dict(rows(*names), features=Features(ask=Value("string"), image=Image(), said=Value("string")))
+
+
+def task(path, **more):
+    return build("task", {"name": "hub", "path": str(path), "columns": COLUMNS, **more}, "x.yaml:2")
+
+
+def check_colours(found, pool_too: bool = True) -> None:
+    every = [*found.queries, *(found.pool("").examples if pool_too else ())]
+    assert every
+    for example in every:
+        assert example.pictures[0].open().getpixel((3, 3)) == COLOURS[example.answer]
+        assert example.question.startswith("which colour is number ")
+
+
+def test_reads_a_folder_saved_to_disk_with_splits(tmp_path):
+    DatasetDict(train=dataset("red", "blue", "green"), test=dataset("black", "red")).save_to_disk(tmp_path / "d")
+    found = task(tmp_path / "d", split="test", pool_split="train")
+    check_colours(found)
+    assert (len(found.queries), found.pool_size) == (2, 3)
+    assert [e.id for e in found.queries] == ["test-000000", "test-000001"]
+
+
+def test_reads_parquet_files_of_a_folder_and_a_single_one(tmp_path):
+    dataset("red", "blue", "green").to_parquet(tmp_path / "train.parquet")
+    dataset("black", "red").to_parquet(tmp_path / "test.parquet")
+    folder = task(tmp_path, split="test", pool_split="train")
+    files = task(tmp_path / "test.parquet", pool_path=str(tmp_path / "train.parquet"))
+    for found in (folder, files):
+        check_colours(found)
+        assert (len(found.queries), found.pool_size) == (2, 3)
+    assert not {e.id for e in files.queries} & set(files.pool("").by_id)
+
+
+def test_reads_an_image_folder_with_one_question_for_all(tmp_path):
+    for split in ("train", "test"):
+        for name in ("red", "blue"):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for i in range(3):
+                painted(name, 8 + i + 10 * (split == "test")).save(folder / f"{i}.png")
+    found = build(
+        "task",
+        {
+            "name": "hub",
+            "path": str(tmp_path),
+            "pool_split": "train",
+            "columns": {"picture": "image", "answer": "label", "label": "label"},
+            "question": "What is this?",
+            "options": ["red", "blue"],
+        },
+    )
+    assert {e.question for e in found.queries} == {"What is this?"}
+    assert sorted(e.answer for e in found.queries) == ["blue"] * 3 + ["red"] * 3
+    for example in (*found.queries, *found.pool("").examples):
+        assert example.pictures[0].open().getpixel((3, 3)) == COLOURS[example.answer]
+        assert example.label == example.answer
+        assert example.options == ("red", "blue")
+
+
+def test_reads_json_lines_whose_pictures_are_paths_from_their_folder(tmp_path):
+    (tmp_path / "pics").mkdir()
+    for name in COLOURS:
+        painted(name).save(tmp_path / "pics" / f"{name}.png")
+    lines = [{"ask": "which colour is number 0?", "image": f"pics/{name}.png", "said": name} for name in COLOURS]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = task(tmp_path / "test.jsonl", pool_share=0.5)
+    check_colours(found)
+    assert (len(found.queries), found.pool_size) == (2, 2)
+
+
+def test_reads_several_pictures_of_one_column_and_of_several_columns(tmp_path):
+    features = Features(images=List(Image()), more=Image(), ask=Value("string"), said=Value("string"))
+    data = Dataset.from_dict(
+        {
+            "images": [[painted("red"), painted("blue")], [painted("green")]],
+            "more": [painted("black"), None],
+            "ask": ["?", "?"],
+            "said": ["a", "b"],
+        },
+        features=features,
+    )
+    data.to_parquet(tmp_path / "d.parquet")
+    found = task(
+        tmp_path / "d.parquet",
+        columns={"question": "ask", "picture": ["images", "more"], "answer": "said"},
+        pool_share=0,
+    )
+    first, second = sorted(found.queries, key=lambda e: e.id)
+    assert [p.open().getpixel((0, 0)) for p in first.pictures] == [COLOURS[n] for n in ("red", "blue", "black")]
+    assert second.pictures[0].open().getpixel((0, 0)) == COLOURS["green"]
+    with pytest.raises(PictureError, match="row 1, column 'more'"):
+        second.pictures[1].open()
+
+
+def test_an_unreadable_picture_fails_when_it_is_opened_and_not_before(tmp_path):
+    data = Dataset.from_dict(
+        {
+            "ask": ["?", "?"],
+            "image": [{"bytes": png("red"), "path": None}, {"bytes": png("blue")[:40], "path": None}],
+            "said": ["red", "blue"],
+        },
+        features=Features(ask=Value("string"), image=Image(decode=False), said=Value("string")),
+    )
+    data.save_to_disk(tmp_path / "d")
+    good, bad = task(tmp_path / "d", pool_share=0).queries
+    assert good.pictures[0].open().size == (8, 8)
+    with pytest.raises(PictureError, match=r"d\[test\] row 1, column 'image'"):
+        bad.pictures[0].open()
+
+
+def test_a_missing_picture_file_is_named_when_it_is_opened(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"ask": "?", "image": "no.png", "said": "red"}\n')
+    (query,) = task(tmp_path / "t.jsonl", pool_share=0).queries
+    with pytest.raises(PictureError, match=r"no\.png .* does not exist"):
+        query.pictures[0].open()
+
+
+def test_a_missing_column_is_an_error_with_the_columns_there_are(tmp_path):
+    dataset("red", "blue").to_parquet(tmp_path / "d.parquet")
+    wrong = task(tmp_path / "d.parquet", columns=COLUMNS | {"picture": "imag"})
+    with pytest.raises(
+        ConfigError, match=r"columns\.picture: .* no column 'imag'\. Did you mean 'image'\? Columns: ask"
+    ):
+        _ = wrong.queries
+    with pytest.raises(ConfigError, match="question: .* no column 'object'"):
+        _ = task(tmp_path / "d.parquet", question="is there {object}?").queries
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"columns": {"picture": "image", "anser": "said"}}, "columns has no 'anser'. Did you mean 'answer'?"),
+        ({"columns": {"question": "ask", "picture": "image"}}, "columns has no 'answer'"),
+        ({"columns": {"picture": "image", "answer": "said"}}, "no question"),
+        ({"columns": COLUMNS | {"id": ["a", "b"]}}, "columns.id is one column"),
+        ({"pool_split": "test"}, "pool_split 'test' is the split of the queries"),
+        ({"answer_is": "letter"}, "answer_is: letter needs options"),
+    ],
+)
+def test_a_wrong_map_is_refused_before_any_data_is_read(change, says):
+    with pytest.raises(ConfigError) as error:
+        task("/nowhere", **change)
+    assert says in str(error.value)
+    assert str(error.value).startswith("x.yaml:2: task 'hub'")
+
+
+def test_an_unknown_split_and_an_unknown_path_are_errors_with_a_remedy(tmp_path):
+    DatasetDict(train=dataset("red"), test=dataset("black")).save_to_disk(tmp_path / "d")
+    with pytest.raises(DataError, match=r"no split 'tset'\. Did you mean 'test'\? Splits: train, test\."):
+        _ = task(tmp_path / "d", split="tset").queries
+    (tmp_path / "d.txt").write_text("")
+    with pytest.raises(DataError, match=r"a file is one of \.parquet"):
+        _ = task(tmp_path / "d.txt").queries
+
+
+def test_one_split_is_divided_by_group_and_no_group_is_on_both_sides(tmp_path):
+    names = [n for n in COLOURS for _ in range(5)]
+    data = dataset(*names).add_column("scene", [f"s{i // 5}" for i in range(20)])
+    data.to_parquet(tmp_path / "d.parquet")
+    found = task(tmp_path / "d.parquet", columns=COLUMNS | {"group": "scene"})
+    queries, pool = {e.group for e in found.queries}, {e.group for e in found.pool("").examples}
+    assert len(queries) == len(pool) == 2
+    assert not queries & pool
+
+
+def test_one_split_without_groups_is_divided_by_common_pictures(tmp_path):
+    dataset(*[n for n in COLOURS for _ in range(5)]).to_parquet(tmp_path / "d.parquet")
+    found = task(tmp_path / "d.parquet")
+    queries, pool = ({e.pictures[0].digest for e in side} for side in (found.queries, found.pool("").examples))
+    assert len(queries) == len(pool) == 2
+    assert not queries & pool
+
+
+def test_a_split_of_one_group_cannot_be_divided(tmp_path):
+    dataset("red", "red", "red").to_parquet(tmp_path / "d.parquet")
+    with pytest.raises(DataError, match="1 groups, too few"):
+        _ = task(tmp_path / "d.parquet").queries
+
+
+def test_rows_are_connected_through_others():
+    names = connected([["a"], ["b"], ["b", "c"], ["c", "d"], ["e"], []])
+    assert names[1] == names[2] == names[3]
+    assert len(set(names)) == 4
+
+
+def test_limits_are_nested_choices_that_do_not_depend_on_each_other(tmp_path):
+    names = [list(COLOURS)[i % 4] for i in range(40)]
+    data = dataset(*names).add_column("scene", [f"s{i}" for i in range(40)])
+    data.to_parquet(tmp_path / "d.parquet")
+
+    def ids(**more):
+        return [e.id for e in task(tmp_path / "d.parquet", columns=COLUMNS | {"group": "scene"}, **more).queries]
+
+    assert ids(queries=4) == ids(queries=9, pool_size=3)[:4]
+    assert set(ids(queries=9)) < set(ids())
+    assert ids(queries=9) != ids(queries=9, seed=1)
+
+
+def test_answers_are_read_as_text_mapped_and_pointed_to(tmp_path):
+    features = Features(
+        number=Value("int64"), flag=Value("bool"), kind=ClassLabel(names=["cat", "dog"]), some=List(Value("string")),
+        votes=List({"answer": Value("string")}), choices=List(Value("string")), letter=Value("string"), half=Value("float64"),
+    )  # fmt: skip
+    row = {
+        "number": 1, "flag": True, "kind": 1, "some": ["two", "2", "two"], "votes": [{"answer": "x"}, {"answer": "y"}],
+        "choices": ["red", "blue"], "letter": "B", "half": 3.0,
+    }  # fmt: skip
+    Dataset.from_list([row], features=features).to_parquet(tmp_path / "d.parquet")
+
+    def answers(column, **more):
+        columns = {"answer": column} | more.pop("extra", {})
+        found = build("task", {"name": "hub", "path": str(tmp_path / "d.parquet"), "columns": columns, "question": "?",
+                               "pool_share": 0, **more})  # fmt: skip
+        return found.queries[0].answers
+
+    assert answers("number") == ("1",)
+    assert answers("flag") == ("yes",)
+    assert answers("kind") == ("dog",)
+    assert answers("half") == ("3",)
+    assert answers("some") == ("two", "2")
+    assert answers("votes") == ("x", "y")
+    assert answers("number", answer_map={0: False, 1: True}, options=[True, False]) == ("yes",)
+    assert answers("kind", answer_map={"dog": "hound", "cat": "tom"}) == ("hound",)
+    assert answers("number", answer_is="index", extra={"options": "choices"}) == ("blue",)
+    assert answers("letter", answer_is="letter", extra={"options": "choices"}) == ("blue",)
+    with pytest.raises(DataError, match=r"row 0: answer_map has no '1'\. It has: 0\."):
+        answers("number", answer_map={0: "no"})
+    with pytest.raises(DataError, match="row 0: the answer 'B' is no letter of its 1 options"):
+        answers("letter", answer_is="letter", options=["a"])
+
+
+def test_a_row_without_an_answer_is_named(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"ask": "?", "said": "a"}\n{"ask": "?", "said": null}\n')
+    with pytest.raises(DataError, match=r"row 1 has no answer in column 'said'"):
+        _ = task(tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said"}, pool_share=0).queries
+
+
+def test_ids_that_stand_twice_are_an_error(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"ask": "?", "said": "a", "n": 7}\n{"ask": "?", "said": "b", "n": 7}\n')
+    with pytest.raises(DataError, match="rows 0 and 1 have the id '7'"):
+        _ = task(tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said", "id": "n"}, pool_share=0).queries
+
+
+def test_the_question_is_filled_in_from_columns_and_meta_is_carried(tmp_path):
+    (tmp_path / "t.jsonl").write_text(
+        '{"object": "dog", "said": "yes", "kind": "popular", "source": "web", "pic": "p"}\n'
+    )
+    columns = {"answer": "said", "meta": ["kind"], "domain": "source", "group": "pic"}
+    (query,) = task(tmp_path / "t.jsonl", columns=columns, question="Is there a {object}?", pool_share=0).queries
+    assert query.question == "Is there a dog?"
+    assert (dict(query.meta), query.domain, query.group) == ({"kind": "popular"}, "web", "p")
+
+
+def test_no_picture_is_decoded_when_data_is_read(tmp_path, monkeypatch):
+    dataset("red", "blue", "green", "black").save_to_disk(tmp_path / "d")
+    opened = []
+    real = Pillow.open
+    monkeypatch.setattr(Pillow, "open", lambda *a, **k: opened.append(a) or real(*a, **k))
+    found = task(tmp_path / "d")
+    assert len(found.queries) == found.pool_size == 2
+    assert opened == []
+    assert np.asarray(found.queries[0].pictures[0].open()).shape == (8, 8, 3)
+    assert len(opened) == 1
+
+
+def test_its_description_is_json_with_the_keys_of_the_config(tmp_path):
+    node = describe(task(tmp_path, queries=3, pool_size=5, answer_map={0: False, 1: True}))
+    assert node["queries"] == 3
+    assert node["pool_size"] == 5
+    assert json.loads(json.dumps(node)) == node
