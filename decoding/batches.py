@@ -5,8 +5,11 @@ from collections.abc import Iterator, Sequence
 from decoding.jobs import Ready, distinct
 from icl.models.base import LogitModel
 
-BATCH_TOKENS = 16_384
-"""Tokens of the rows of a batch, prompts and answers together, where the model has no `batch_tokens` of its own."""
+BATCH_TOKENS = 32_768
+"""Tokens of all rows of a batch, prompts and answers together, where the model names no budget of its own."""
+
+ROWS_TO_PREFILL = 4
+"""Rows hold keys and values alone, a prefill holds activations too: its budget (`token_budget`) is worth more rows."""
 
 
 def batches(model: LogitModel, readies: Sequence[Ready]) -> Iterator[list[int]]:
@@ -15,7 +18,7 @@ def batches(model: LogitModel, readies: Sequence[Ready]) -> Iterator[list[int]]:
     for i, ready in enumerate(readies):
         contexts.setdefault(ready.digests[0], []).append(i)
     sizes = {digest: _size([readies[i] for i in of]) for digest, of in contexts.items()}
-    budget = getattr(model, "batch_tokens", None) or BATCH_TOKENS
+    budget = budget_of(model)
     batch: list[int] = []
     rows = longest = 0
     for digest in sorted(contexts, key=lambda d: -sizes[d][1]):
@@ -27,6 +30,12 @@ def batches(model: LogitModel, readies: Sequence[Ready]) -> Iterator[list[int]]:
         rows, longest = rows + more, max(longest, length)
     if batch:
         yield batch
+
+
+def budget_of(model: LogitModel) -> int:
+    """The model's `batch_tokens`, or what its `token_budget` for prefills comes to."""
+    prefill = ROWS_TO_PREFILL * int(getattr(model, "token_budget", 0))
+    return int(getattr(model, "batch_tokens", 0) or prefill or BATCH_TOKENS)
 
 
 def _size(readies: Sequence[Ready]) -> tuple[int, int]:

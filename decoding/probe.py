@@ -74,7 +74,7 @@ def measured_weights(strategy: Strategy) -> tuple[float, ...] | None:
                 return None
             slopes.append(slope)
         found.append(tuple(slopes))
-    alike = all(abs(a - b) < 1e-3 for a, b in zip(*found, strict=True))
+    alike = all(abs(a - b) < 1e-3 * (1 + abs(a)) for a, b in zip(*found, strict=True))
     return tuple(round(slope, 3) for slope in found[0]) if alike else None
 
 
@@ -86,7 +86,7 @@ def _slope(strategy: Strategy, base: "Tensor", moved: "Tensor", branch: int) -> 
     if int(seen.sum()) < 3:
         return None
     slope = float((rise * move).sum() / (move * move).sum())
-    return slope if float((rise - slope * move).abs().max()) < 1e-3 else None
+    return slope if float((rise - slope * move).abs().max()) < 1e-3 * (1 + abs(slope)) else None
 
 
 def _picture(number: int) -> Picture:

@@ -66,4 +66,5 @@ def entropy(scores: "Tensor") -> "Tensor":
     """[B, V] scores -> [B, 1] entropy of their softmax, in nats; -inf holds no probability."""
     import torch
 
-    return torch.special.entr(scores.softmax(-1)).sum(-1, keepdim=True)
+    total: Tensor = torch.special.entr(scores.softmax(-1)).sum(-1, keepdim=True)
+    return total

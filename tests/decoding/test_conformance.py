@@ -1,0 +1,121 @@
+"""The public check catches what it says it catches."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from decoding.base import Note, Strategy
+from decoding.conformance import check_strategy
+from decoding.strategies.vcd import VCD
+from icl.edits import DiffusionNoise
+from icl.types import Prompt
+
+
+@dataclass(frozen=True)
+class InPlace(VCD):
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        return logits[0].mul_(2) - logits[1]
+
+
+@dataclass(frozen=True)
+class Mixes(VCD):
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        return super().combine(logits - logits.mean(1, keepdim=True), step)
+
+
+@dataclass(frozen=True)
+class Double(VCD):
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        return super().combine(logits.double(), step)
+
+
+@dataclass(frozen=True)
+class Empty(VCD):
+    def mask(self, reference: Tensor) -> Tensor:
+        return reference > reference.amax(-1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Hides(VCD):
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        return super().combine(logits, step).masked_fill(logits[1] < -2, -math.inf)
+
+
+@dataclass(frozen=True)
+class WrongWeights(VCD):
+    @property
+    def weights(self) -> tuple[float, float]:
+        return self.alpha, 1 - self.alpha
+
+
+@dataclass(frozen=True)
+class WrongZero(VCD):
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        return (2 + self.alpha) * logits[0] - (1 + self.alpha) * logits[1]
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        return 2 + self.alpha, -1 - self.alpha
+
+
+@dataclass(frozen=True)
+class Restless(VCD):
+    calls = [0]  # noqa: RUF012
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
+        self.calls[0] += 1
+        return prompt, prompt.edit(DiffusionNoise(self.calls[0]))
+
+
+@dataclass(frozen=True)
+class Random(VCD):
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        return super().combine(logits, step) + torch.rand(logits.shape[1:])
+
+
+@dataclass(frozen=True)
+class NotANumber(VCD):
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        return logits[0].log()
+
+
+@dataclass(frozen=True)
+class ListOfBranches(VCD):
+    def branches(self, prompt: Prompt, note: Note = None) -> list[Prompt]:  # type: ignore[override]
+        return [prompt, prompt]
+
+
+@dataclass
+class Thawed(Strategy):
+    alpha: float = 1.0
+
+
+@pytest.mark.parametrize(
+    ("strategy", "told"),
+    [
+        (InPlace(), "changed the logits"),
+        (Mixes(), "other rows of its batch"),
+        (Double(), "not float32"),
+        (Empty(), "at least one must"),
+        (Hides(), "masks_in_combine"),
+        (WrongWeights(), "combine\\(\\) weighs"),
+        (WrongZero(), "alpha = 0"),
+        (Restless(), "asked again"),
+        (Random(), "pure function"),
+        (NotANumber(), "NaN"),
+        (ListOfBranches(), "tuple"),
+        (Thawed(), "frozen"),
+    ],
+)
+def test_a_broken_strategy_is_told_what_is_wrong(strategy: Strategy, told: str) -> None:
+    with pytest.raises(AssertionError, match=told):
+        check_strategy(strategy)
+
+
+def test_facts_are_told_in_a_line() -> None:
+    assert check_strategy(VCD(alpha=0.5)).told() == (
+        "2 branches, with a mask, weights 1.5, -0.5 (sum 1): identical branches decode as the reference"
+    )

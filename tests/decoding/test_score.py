@@ -1,0 +1,133 @@
+import math
+
+import pytest
+import torch
+
+from decoding import score as module
+from decoding.arm import parse_arm
+from decoding.base import Strategy
+from decoding.engine import run_jobs
+from decoding.jobs import Failure, Job
+from decoding.score import FLOOR, Ballot, normalised, score
+from decoding.strategies.greedy import GreedyDecoding
+from decoding.strategies.vcd import VCD
+from icl.types import Generation
+from tests.decoding.prompts import prompt
+from tests.decoding.toy import Toy
+
+OPTIONS = ((3,), (4, 5), (4, 6, 7), (8, 9))
+
+
+def slow(model: Toy, strategy: Strategy, number: int, options: tuple[tuple[int, ...], ...]) -> list[list[float]]:
+    """Each branch reads each option anew, one token at a time; masks and sums by hand."""
+    told = []
+    for option in options:
+        row = []
+        for i, token in enumerate(option):
+            read = []
+            for branch in strategy.branches(prompt(number)):
+                session = model.open([branch])
+                if i:
+                    session.extend([list(option[:i])])
+                read.append(session.logits[0].double())
+            z = torch.stack(read)[:, None]
+            combined = strategy.combine(z, i)[0]
+            mask = strategy.mask(z[0].float())
+            alive = torch.ones_like(combined, dtype=torch.bool) if mask is None else mask[0]
+            if alive[token]:
+                row.append(float(combined[token] - combined[alive].logsumexp(-1)))
+            else:
+                row.append(FLOOR + float(z[0, 0].log_softmax(-1)[token]))
+        told.append(row)
+    return told
+
+
+@pytest.mark.parametrize("strategy", [GreedyDecoding(), VCD(beta=0.0), VCD(alpha=2.0, beta=0.3)])
+def test_scores_are_those_of_a_slow_reading(strategy: Strategy) -> None:
+    model = Toy()
+    ballots, prompts = [], []
+    for number in range(4):
+        branches = strategy.branches(prompt(number))
+        ballots.append(Ballot(strategy, tuple(range(len(prompts), len(prompts) + len(branches))), OPTIONS))
+        prompts += branches
+    session = model.open(prompts)
+    before = session.logits.clone()
+    score(session, ballots)
+    assert torch.equal(session.logits, before)
+    for number, ballot in enumerate(ballots):
+        for ours, theirs in zip(ballot.logprobs, slow(model, strategy, number, OPTIONS), strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_the_best_option_of_one_token_is_the_token_of_the_loop() -> None:
+    """All tokens are options, so the loop's choice is always among them."""
+    model = Toy(vocabulary=12)
+    every = tuple(f"w{i}" for i in range(12))
+    for node in ("greedy", "vcd", {"name": "vcd", "alpha": 3, "beta": 0.5}, {"name": "mask_only", "of": "vcd"}):
+        arm = parse_arm(node)
+        scored = run_jobs(model, [Job(prompt(i), arm, every, "options") for i in range(12)])
+        said = run_jobs(model, [Job(prompt(i), arm, max_new_tokens=1) for i in range(12)])
+        for a, b in zip(scored, said, strict=True):
+            assert isinstance(a, Generation)
+            assert isinstance(b, Generation)
+            assert a.text == (b.text or "w0")
+
+
+def test_one_token_options_read_nothing_beyond_the_prompt() -> None:
+    model = Toy()
+    run_jobs(model, [Job(prompt(1), parse_arm("vcd"), ("w1", "w2"), "options")])
+    assert model.counts["suffixes"] == 0
+
+
+def test_options_that_the_mask_removes_stand_behind_and_keep_the_references_order() -> None:
+    """beta = 1 leaves the best token alone."""
+    model = Toy()
+    order = model.open([prompt(1)]).logits[0].argsort(descending=True).tolist()
+    options = tuple(f"w{token}" for token in order)
+    (answer,) = run_jobs(model, [Job(prompt(1), parse_arm({"name": "vcd", "beta": 1}), options[::-1], "options")])
+    assert isinstance(answer, Generation)
+    ranked = sorted(answer.option_scores, key=answer.option_scores.__getitem__, reverse=True)
+    assert ranked == list(options)
+    assert answer.option_scores[ranked[0]] == pytest.approx(0.0, abs=1e-6)
+    assert all(FLOOR - 100 < answer.option_scores[option] < FLOOR for option in ranked[1:])
+    assert all(map(math.isfinite, answer.option_scores.values()))
+
+
+def test_normalisations() -> None:
+    assert normalised([-1.0, -2.0, -6.0], "naïve") == -9.0
+    assert normalised([-1.0, -2.0, -6.0], "naïve", "mean") == -3.0
+    assert normalised([-1.0, -2.0, -6.0], "naïve", "bytes") == -1.5  # six bytes
+    model, arm = Toy(), parse_arm("greedy")
+    options = ("w1", "w2 w3 w4")
+    by = {
+        how: run_jobs(model, [Job(prompt(1), arm, options, "options", normalise=how)])[0]  # type: ignore[arg-type]
+        for how in ("sum", "mean")
+    }
+    sums, means = (answer.option_scores for answer in by.values() if isinstance(answer, Generation))
+    assert means["w2 w3 w4"] == pytest.approx(sums["w2 w3 w4"] / 3)
+    assert means["w1"] == sums["w1"]
+
+
+def test_small_chunks_give_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, arm = Toy(), parse_arm("vcd")
+    jobs = [Job(prompt(i), arm, ("w1 w2", "w1 w3 w4", "w5"), "options") for i in range(6)]
+    whole = run_jobs(model, jobs)
+    monkeypatch.setattr(module, "SUFFIX_BYTES", 1)
+    assert run_jobs(model, jobs) == whole
+
+
+def test_an_option_without_tokens_fails_its_job_alone() -> None:
+    model, arm = Toy(), parse_arm("greedy")
+    bad, good = run_jobs(model, [Job(prompt(i), arm, o, "options") for i, o in enumerate([("w1", ""), ("w1", "w2")])])
+    assert isinstance(bad, Failure)
+    assert "no tokens" in bad.reason
+    assert isinstance(good, Generation)
+
+
+def test_a_broken_score_fails_its_ballot_alone() -> None:
+    model, arm = Toy(), parse_arm("vcd")
+    model.poison[prompt(1).digest, 1] = (5, math.nan)
+    bad, good = run_jobs(model, [Job(prompt(i), arm, ("w1 w2", "w3"), "options") for i in (1, 2)])
+    assert isinstance(bad, Failure)
+    assert "step 1, branch 0" in bad.reason
+    assert isinstance(good, Generation)

@@ -1,0 +1,71 @@
+"""Properties that every registered strategy keeps: a new one is covered by its registration."""
+
+from dataclasses import MISSING, fields
+
+import pytest
+import torch
+
+from decoding.base import Strategy
+from decoding.conformance import check_strategy, made_up, under_mask
+from decoding.probe import branches_of, probe_prompt, strength_of
+from decoding.strategies.vcd import VCD
+from icl.registry import build, describe, entries, resolve
+
+
+def made(name: str) -> Strategy:
+    """With its defaults; one that needs another strategy gets a contrast with a mask."""
+    cls = resolve("strategy", name)
+    missing = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+    assert missing <= {"of"}, f"{name} has parameters without defaults"
+    strategy: Strategy = cls(**dict.fromkeys(missing, VCD(alpha=1.5)))
+    return strategy
+
+
+ALL = sorted(entries("strategy"))
+
+
+@pytest.fixture(params=ALL)
+def strategy(request: pytest.FixtureRequest) -> Strategy:
+    return made(request.param)
+
+
+def test_the_first_strategies_are_registered() -> None:
+    assert {"greedy", "sampling", "vcd", "mask_only", "temperature_matched"} <= set(ALL)
+
+
+def test_conforms(strategy: Strategy) -> None:
+    assert check_strategy(strategy).branches >= 1
+
+
+@pytest.mark.parametrize("preset", [(name, preset) for name in ALL for preset in resolve("strategy", name).presets])
+def test_presets_conform(preset: tuple[str, str]) -> None:
+    name, which = preset
+    check_strategy(build("strategy", {"name": name, "preset": which}))
+
+
+def test_the_first_branch_is_the_prompt_itself(strategy: Strategy) -> None:
+    prompt = probe_prompt(shots=3)
+    assert branches_of(strategy, prompt)[0].digest == prompt.digest
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
+def test_identical_branches_decode_as_the_reference_where_weights_sum_to_one(strategy: Strategy, scale: float) -> None:
+    strength = strength_of(strategy)
+    if strength is None or abs(strength - 1) > 1e-6:
+        pytest.skip("the weights do not sum to one")
+    reference = made_up(1, scale=scale, seed=3)
+    combined = strategy.combine(reference.expand(len(branches_of(strategy)), -1, -1).clone(), 2)
+    torch.testing.assert_close(
+        under_mask(strategy, combined, reference[0]).softmax(-1),
+        under_mask(strategy, reference[0], reference[0]).softmax(-1),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_is_rebuilt_equal_from_its_canonical_node(strategy: Strategy) -> None:
+    assert build("strategy", describe(strategy)) == strategy
+
+
+def test_says_what_it_does_in_the_listing() -> None:
+    assert all(len(entry.summary) > 20 for entry in entries("strategy").values())

@@ -1,0 +1,102 @@
+import math
+
+import pytest
+import torch
+
+from decoding.arm import parse_arm
+from decoding.step import scores
+from decoding.strategies.vcd import VCD
+from icl.edits import DiffusionNoise
+from icl.errors import ConfigError, PlanError
+from icl.types import Part, Prompt, Turn
+from tests.decoding.prompts import picture, prompt
+
+SEEN = torch.tensor([[2.0, 1.5, 1.0, -1.0]])
+NOISED = torch.tensor([[2.5, 0.5, 1.0, -9.0]])
+
+
+def test_scores_by_hand() -> None:
+    """(1 + 1) z - 1 z': 2(2) - 2.5 = 1.5;  2(1.5) - .5 = 2.5;  2(1) - 1 = 1;  2(-1) + 9 = 7."""
+    combined = VCD(alpha=1.0, beta=0.0).combine(torch.stack([SEEN, NOISED]), 0)
+    assert combined.tolist() == [[1.5, 2.5, 1.0, 7.0]]
+
+
+def test_the_mask_reads_the_reference_alone_and_decides_the_token() -> None:
+    """exp(-3) = .0498 is below .1: the last token is out, though its contrast is the largest."""
+    combined, faults = scores(VCD(alpha=1.0, beta=0.1), torch.stack([SEEN, NOISED]), 0)
+    assert not faults
+    assert combined.tolist() == [[1.5, 2.5, 1.0, -math.inf]]
+    assert combined.argmax() == 1
+    assert SEEN.argmax() == 0
+
+
+@pytest.mark.parametrize(("beta", "survivors"), [(0.0, 4), (0.049, 4), (0.05, 3), (0.36, 3), (0.37, 2), (1.0, 1)])
+def test_beta_is_a_share_of_the_best_probability(beta: float, survivors: int) -> None:
+    """The tokens have exp(0), exp(-.5) = .61, exp(-1) = .368 and exp(-3) = .0498 of the best one's probability."""
+    combined, _ = scores(VCD(beta=beta), torch.stack([SEEN, NOISED]), 0)
+    assert int((combined > -math.inf).sum()) == survivors
+
+
+def test_alpha_zero_is_the_reference_under_the_mask() -> None:
+    combined, _ = scores(VCD(alpha=0.0, beta=0.1), torch.stack([SEEN, NOISED]), 0)
+    assert combined.tolist() == [[2.0, 1.5, 1.0, -math.inf]]
+
+
+def test_noises_the_querys_picture_alone_by_default() -> None:
+    seen, noised = VCD(noise_step=900).branches(prompt(1, shots=2))
+    assert seen == prompt(1, shots=2)
+    assert [p.edits for p in noised.pictures[:2]] == [(), ()]
+    (edit,) = noised.pictures[2].edits
+    assert isinstance(edit, DiffusionNoise)
+    assert edit.step == 900
+    assert noised.text == seen.text
+
+
+def test_noises_all_pictures_when_asked_each_with_its_own_noise() -> None:
+    _, noised = VCD(pictures="all").branches(prompt(1, shots=2))
+    edits = [edit for p in noised.pictures for edit in p.edits]
+    assert len({edit.told() for edit in edits}) == 3
+
+
+def test_query_and_all_are_the_same_without_demonstrations() -> None:
+    one, both = (VCD(pictures=which).branches(prompt(4, shots=0))[1] for which in ("query", "all"))
+    assert one.digest == both.digest
+
+
+def test_noise_belongs_to_the_query() -> None:
+    again = VCD().branches(prompt(1))[1]
+    assert again.digest == VCD().branches(prompt(1))[1].digest
+    other = VCD().branches(Prompt(prompt(1).turns, prompt(2).key))[1]
+    assert other.digest != again.digest
+
+
+def test_a_prompt_whose_query_picture_has_no_name_is_an_error_and_not_plain_decoding() -> None:
+    nameless = Prompt((Turn("user", (Part(picture(1)), Part("What is it?"))),))
+    with pytest.raises(PlanError, match=r"query\.picture"):
+        VCD().branches(nameless)
+    assert len(VCD(pictures="all").branches(nameless)[1].pictures[0].edits) == 1
+
+
+def test_a_prompt_without_pictures_has_equal_branches() -> None:
+    seen, noised = VCD().branches(Prompt((Turn("user", (Part("Say yes.", "query.question"),)),)))
+    assert seen.digest == noised.digest
+
+
+def test_presets_name_the_sources_that_disagree() -> None:
+    values = {
+        name: (VCD(**preset).alpha, VCD(**preset).beta, VCD(**preset).noise_step)  # type: ignore[arg-type]
+        for name, preset in VCD.presets.items()
+    }
+    assert values == {
+        "released": (1.0, 0.1, 500),
+        "paper": (1.0, 0.1, 999),
+        "sampler": (0.5, 0.1, 500),
+        "pope": (1.0, 0.2, 500),
+        "cd_rethink": (1.0, 0.2, 900),
+    }
+
+
+@pytest.mark.parametrize("bad", [{"alpha": -1}, {"beta": 1.5}, {"noise_step": 1000}, {"pictures": "demos"}])
+def test_parameters_out_of_bounds_are_told(bad: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        parse_arm({"name": "vcd", **bad})
