@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 
 from experiments.stats.arms import NONE, axes_of, tidy, told, values_of, varying
 from experiments.stats.trials import Trial, Verdict, corrected, trial
-from experiments.stats.wording import listed, share, signed
+from experiments.stats.wording import listed, signed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -88,16 +88,15 @@ def _gain(plain: "DataFrame", settings: Sequence[str], metric: str, also: str | 
     for subject, tried in _by_subject(corrected(trials)):
         best = max(tried, key=lambda t: (t.result is not None, t.mean))
         lower = [t for t in tried if t.verdict == "worse" and t is not best]
-        of = f" (the best of {len(tried)} arms with demonstrations)" if len(tried) > 1 else ""
+        name = f"{best.arm}, best of {len(tried)} arms," if len(tried) > 1 else best.arm
         words = {
-            "better": f"{best.arm}{of} is above 0 shots: {share(best.mean)} against {share(best.reference_mean)} "
-            f"({best.numbers}).",
-            "worse": f"no gain: even {best.arm}{of} is below 0 shots ({best.numbers}).",
-            "open": f"no gain seen: {best.arm}{of} is not distinguishable from 0 shots ({best.numbers}).",
+            "better": f"{name} is above 0 shots ({best.means}): {best.numbers}.",
+            "worse": f"no gain: even {name} is below 0 shots ({best.means}): {best.numbers}.",
+            "open": f"no gain seen: {name} is not distinguishable from 0 shots: {best.numbers}.",
             "unpaired": best.refused,
         }[best.verdict]
         if best.also is not None and also and best.verdict == "better":
-            words += f" Under {also} scoring the same difference is {signed(best.also)}."
+            words += f" By {also} scoring {signed(best.also)}."
         if lower:
             words += " Below 0 shots: " + listed([f"{t.arm} ({t.short})" for t in lower]) + "."
         yield Finding("ICL gain", subject, words, best.verdict)
@@ -116,7 +115,7 @@ def _retrieval(plain: "DataFrame", settings: Sequence[str], metric: str) -> Iter
     for subject, tried in _by_subject(corrected(trials)):
         for t in tried:
             words = {"better": "beats", "worse": "is below", "open": "is not distinguishable from"}.get(t.verdict, "")
-            sentence = f"{t.arm} {words} random demonstrations{t.pooled} ({t.numbers})." if words else t.refused
+            sentence = f"{t.arm} {words} random{t.pooled}: {t.numbers}." if words else t.refused
             yield Finding("Retrieval", subject, sentence, t.verdict)
 
 
@@ -134,8 +133,7 @@ def _vote(plain: "DataFrame", settings: Sequence[str], metric: str, vote: str) -
             words = {"better": "is above", "worse": "is below", "open": "is not distinguishable from"}.get(
                 t.verdict, ""
             )
-            means = f"{share(t.mean)} against {share(t.reference_mean)}, {t.numbers}"
-            sentence = f"with {t.arm} the model {words} the vote of the same demonstrations ({means})."
+            sentence = f"{t.arm} {words} the vote of the same demonstrations ({t.means}): {t.numbers}."
             yield Finding("Vote", subject, sentence if words else t.refused, t.verdict)
 
 
@@ -162,15 +160,15 @@ def _decoding(
 
 def _strategy(name: str, against: Trial, checks: Sequence[Trial]) -> str:
     words = {"better": "beats", "worse": "is below", "open": "is not distinguishable from", "unpaired": "against"}
-    first = f"{name} {words[against.verdict]} {against.against}{against.pooled} ({against.numbers})"
+    first = f"{name} {words[against.verdict]} {against.against}{against.pooled}: {against.numbers}"
     if not checks:
         tail = ". None of its controls was run" if against.verdict == "better" else ""
         return f"{first}{tail}."
     clauses = [f"{words[t.verdict]} its control {t.against} ({t.short})" for t in checks]
     won = all(t.verdict == "better" for t in checks)
     if won:
-        return f"{first}, and beats all its controls: {listed([f'{t.against} ({t.short})' for t in checks])}."
-    return f"{first}; it {listed(clauses)}: it does not beat all its controls."
+        return f"{first}. It beats all its controls: {listed([f'{t.against} ({t.short})' for t in checks])}."
+    return f"{first}. It {listed(clauses)}: it does not beat all its controls."
 
 
 def _overall(against: Trial, checks: Sequence[Trial]) -> Verdict:
@@ -191,7 +189,7 @@ def _pooled(a: "DataFrame", b: "DataFrame", over: Sequence[str]) -> "tuple[tuple
         f"{listed([str(v) for v in values_of(b, axis)])} {axis}" for axis in over if axis == "shots" and len(b)
     ]
     several = any(b[axis].nunique() > 1 for axis in over)
-    return (a, b), f" over {' and '.join(told_over)} together" if several and told_over else ""
+    return (a, b), f" over {' and '.join(told_over)}" if several and told_over else ""
 
 
 def _split(frame: "DataFrame", settings: Sequence[str]) -> "Iterator[tuple[str, DataFrame]]":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from experiments.stats.pairs import KEYS, Comparison, UnpairedError, pair, paired_test
 from experiments.stats.significance import holm
-from experiments.stats.wording import interval, p_value, signed
+from experiments.stats.wording import interval, p_value, share, signed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -45,11 +45,16 @@ class Trial:
 
     @property
     def numbers(self) -> str:
-        """'+.021 [−.004, +.046], p = .03, 200 queries x 3 seeds': difference, 95 % interval, p, n.."""
+        """'+.021 [−.004, +.046], p = .03, n = 200 x 3 seeds': difference, 95 % interval, p, n.."""
         if self.result is None:
             return self.refused
         told = interval(self.result.low, self.result.high)
         return f"{signed(self.result.difference)} {told}, {p_value(self.p)}, {self.n}"
+
+    @property
+    def means(self) -> str:
+        """'.862 against .465'."""
+        return f"{share(self.mean)} against {share(self.reference_mean)}"
 
     @property
     def short(self) -> str:
@@ -99,7 +104,7 @@ def corrected(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _units(samples: "DataFrame", result: Comparison) -> str:
-    """'200 queries x 3 seeds', '200 queries in 57 groups'."""
+    """'n = 200 x 3 seeds', 'n = 200 in 57 groups': queries, what they are clustered by, seeds."""
     queries, seeds = samples["query"].nunique(), samples["seed"].nunique()
     groups = f" in {result.clusters:,} groups" if result.clusters < queries else ""
-    return f"{queries:,} {'query' if queries == 1 else 'queries'}{groups}{f' x {seeds} seeds' if seeds > 1 else ''}"
+    return f"n = {queries:,}{groups}{f' x {seeds} seeds' if seeds > 1 else ''}"

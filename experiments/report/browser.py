@@ -1,0 +1,162 @@
+"""The samples that the page carries: some queries a task under all arms, each prompt and each picture once.
+
+Half of the queries are those on which the arms disagree most, half are drawn at random (fixed stream), so the page
+shows both what differs and what is usual. It is a view, not the data: shares are in the tables.
+"""
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.report.view import View
+from icl.streams import StreamKey
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+PER_CELL = 24
+"""Queries a task in the page, so samples a cell."""
+SIDE = 320
+"""A larger picture is shown smaller, its longer side this many pixels."""
+BUDGET = 24 * 2**20
+"""Bytes of pictures in the page; the others are named by their digest."""
+MARK = "<picture>"
+
+
+@dataclass
+class Shelf:
+    """Everything the page's script reads, as JSON: contexts and pictures are stored once and pointed at."""
+
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    contexts: list[dict[str, Any]] = field(default_factory=list)
+    pictures: dict[str, str | None] = field(default_factory=dict)
+    shown: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def json(self, axes: Sequence[str], baselines: Sequence[str], metric: str) -> dict[str, Any]:
+        told = {"samples": self.samples, "contexts": self.contexts, "pictures": self.pictures}
+        return {**told, "axes": list(axes), "baselines": list(baselines), "metric": metric}
+
+
+def shelve(view: View, per_cell: int = PER_CELL, budget: int = BUDGET) -> Shelf:
+    """The chosen samples of a run with their prompts and pictures."""
+    shelf = Shelf()
+    contexts: dict[str, int] = {}
+    for task in view.tasks:
+        frame = view.frame[view.frame["task"] == task]
+        chosen = choose(frame, view.metric, per_cell)
+        shelf.shown[task] = (len(chosen), int(frame["query"].nunique()))
+        for query in chosen:
+            for row in frame[frame["query"] == query].to_dict("records"):
+                shelf.samples.append(_sample(row, view, _context(row, contexts, shelf)))
+    left = budget
+    for digest in dict.fromkeys(d for c in shelf.contexts for d in c["pictures"]):
+        told = data_uri(view.path / "pictures" / f"{digest}.png")
+        kept = told is not None and len(told) <= left
+        shelf.pictures[digest] = told if kept else None
+        left -= len(told) if told is not None and kept else 0
+    return shelf
+
+
+def choose(frame: "DataFrame", metric: str, limit: int) -> list[str]:
+    """At most `limit` queries of a task, in the order of the run."""
+    order = list(dict.fromkeys(frame["query"]))
+    if len(order) <= limit:
+        return order
+    spread = frame.groupby("query")[metric].std(ddof=0).fillna(0.0)
+    place = {query: i for i, query in enumerate(order)}
+    first = sorted(order, key=lambda q: (-float(spread.get(q, 0.0)), place[q]))[: (limit + 1) // 2]
+    rest = [query for query in order if query not in set(first)]
+    drawn = StreamKey(0, "").numpy("browser").permutation(len(rest))[: limit - len(first)]
+    return sorted([*first, *(rest[i] for i in drawn)], key=place.__getitem__)
+
+
+def data_uri(path: Path, side: int = SIDE) -> str | None:
+    """The picture as a data URI, made smaller where it is large; None where it is not there or unreadable."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            small = max(image.size) <= side
+            shown = image.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+    shown.thumbnail((side, side))
+    buffer = io.BytesIO()
+    shown.save(buffer, *(("PNG",) if small else ("JPEG",)), **({"optimize": True} if small else {"quality": 82}))
+    return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def per_demo(pictures: Sequence[str], demos: int) -> tuple[list[list[str]], list[str]]:
+    """(pictures of each demonstration, pictures of the query), where the prompt has equally many for each.
+
+    Otherwise the demonstrations show none of their own, the last picture is the query's, and the prompt shows all.
+    """
+    each, rest = divmod(len(pictures), demos + 1)
+    if rest or not each:
+        return [[] for _ in range(demos)], list(pictures[-1:])
+    return [list(pictures[i * each : (i + 1) * each]) for i in range(demos)], list(pictures[demos * each :])
+
+
+def question_of(prompt: str) -> str:
+    """The text of the last turn, where the query stands: what follows the last picture, else what precedes it."""
+    turn = re.split(r"(?:^|\n)\[(?:user|system|assistant)\] ", prompt)[-1]
+    before, _, after = turn.rpartition(MARK)
+    words = (after.strip() or before.rsplit(MARK, 1)[-1].strip()).removesuffix("Answer:").strip()
+    return words.removeprefix("Question:").strip()
+
+
+def _context(row: Mapping[str, Any], known: dict[str, int], shelf: Shelf) -> int:
+    demos = [list(demo) for demo in _list(row.get("demos"))]
+    pictures = [str(digest) for digest in _list(row.get("pictures"))]
+    prompt = row["prompt"] if isinstance(row.get("prompt"), str) else ""
+    key = repr((prompt, demos, pictures))
+    if key not in known:
+        shown, own = per_demo(pictures, len(demos))
+        known[key] = len(shelf.contexts)
+        aligned = prompt.count(MARK) == len(pictures)
+        shelf.contexts.append(
+            {
+                "prompt": prompt.split(MARK) if aligned else [prompt],
+                "pictures": pictures,
+                "demos": [[*demo, where] for demo, where in zip(demos, shown, strict=True)],
+                "query": own,
+                "question": question_of(prompt),
+            }
+        )
+    return known[key]
+
+
+def _sample(row: Mapping[str, Any], view: View, context: int) -> dict[str, Any]:
+    told = {
+        "query": str(row["query"]),
+        "seed": int(row["seed"]),
+        "arm": [row[axis] for axis in view.axes],
+        "context": context,
+        "gold": [str(answer) for answer in _list(row.get("gold"))],
+        "output": row["output"] if isinstance(row.get("output"), str) else "",
+        "score": _number(row.get(view.metric)),
+        "scores": {m: _number(row.get(m)) for m in view.metrics},
+        "baselines": {b: _number(row.get(b)) for b in view.baselines},
+        "options": {k: _number(v) for k, v in _mapping(row.get("option_scores")).items()},
+        "meta": {str(k): v for k, v in _mapping(row.get("meta")).items()},
+        "dropped": int(_number(row.get("dropped")) or 0),
+        "finish": row["finish"] if isinstance(row.get("finish"), str) else "",
+        "failed": row["failed"] if isinstance(row.get("failed"), str) else None,
+    }
+    return {key: value for key, value in told.items() if value not in (None, {}, [], "") or key == "score"}
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and value == value else None

@@ -1,0 +1,161 @@
+"""Accuracy against shots, one panel a task: colour says whose demonstrations, dash and mark say which decoding.
+
+Shots stand at log2(1 + k). A line's points carry their 95 % intervals and are moved apart a little, so that intervals
+of neighbours do not hide each other. Dotted lines are the vote of the same demonstrations, without a model.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from experiments.report.svg import Scale, element, padded, text, ticks
+from experiments.report.tables import Row, TaskTable
+from experiments.stats.intervals import Estimate
+from experiments.stats.wording import share
+
+WIDTH, HEIGHT = 460, 300
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 40
+DASHES = ("", "7 4", "2 3", "9 3 2 3", "12 4", "4 2")
+MARKS = ("circle", "square", "triangle", "diamond")
+COLOURS = 8
+PALETTE = ("#0b6cb8", "#c8500a", "#00805c", "#a8478c", "#8a6a00", "#3d4fc4", "#5f6b00", "#666666")
+"""On white; each has a contrast of at least 4.5 : 1. After Okabe and Ito, darkened."""
+DARK = ("#5cb3f0", "#ff9b5c", "#3fd0a3", "#e8a0d0", "#e6c24a", "#a5b0ff", "#c3d05a", "#b5b5b5")
+STYLE = (
+    ".line{fill:none;stroke-width:2}.bar{stroke-width:1.5;opacity:.55}.vote{stroke-width:1.5;fill:none;opacity:.8}"
+    ".grid{stroke:#8884;stroke-width:1}.tick{font:12px system-ui,sans-serif;fill:#666}"
+    ".key{font:12px system-ui,sans-serif;fill:#333}.title{font:600 14px system-ui,sans-serif;fill:#222}"
+    + "".join(f".s{i}{{stroke:{c}}}.f{i}{{fill:{c}}}" for i, c in enumerate(PALETTE))
+    + "@media(prefers-color-scheme:dark){.tick{fill:#aaa}.key,.title{fill:#ddd}"
+    + "".join(f".s{i}{{stroke:{c}}}.f{i}{{fill:{c}}}" for i, c in enumerate(DARK))
+    + "}"
+)
+
+
+@dataclass(frozen=True)
+class Series:
+    """How one row is drawn. colour, dash: numbers; name: as the key tells it."""
+
+    row: Row
+    name: str
+    colour: int
+    dash: int
+
+    @property
+    def points(self) -> list[tuple[int, Estimate]]:
+        return sorted(self.row.cells.items())
+
+
+def series_of(tables: Sequence[TaskTable]) -> dict[tuple[tuple[str, ...], bool], tuple[int, int]]:
+    """labels of a row -> (colour, dash), the same in every panel."""
+    told: dict[tuple[tuple[str, ...], bool], tuple[int, int]] = {}
+    colours: dict[tuple[str, ...], int] = {}
+    dashes: dict[str, int] = {}
+    for table in tables:
+        for row in table.rows:
+            demos, last = row.labels[:-1] or row.labels, row.labels[-1]
+            if not row.baseline:
+                colour = colours.setdefault(demos, len(colours))
+                told[row.labels, False] = (colour, dashes.setdefault(last, len(dashes)))
+    for table in tables:
+        for row in table.rows:
+            if row.baseline:
+                like = [c for demos, c in colours.items() if set(filter(None, row.labels[:-1])) <= set(demos)]
+                told[row.labels, True] = (like[0] if like else COLOURS - 1, 0)
+    return told
+
+
+def panel(table: TaskTable, looks: dict[tuple[tuple[str, ...], bool], tuple[int, int]], metric: str) -> str:
+    """The SVG of one task, without its style (`figure` adds it for a file of its own)."""
+    drawn = [Series(row, ", ".join(filter(None, row.labels)), *looks[row.labels, row.baseline]) for row in table.rows]
+    drawn = [s for s in drawn if s.points]
+    values = [v for s in drawn for _, e in s.points for v in ((e.mean,) if s.row.baseline else (e.low, e.high))]
+    low, high = padded(values or [0, 1], 0.2)
+    y = Scale(low, high, HEIGHT - BOTTOM, TOP)
+    places = [math.log2(1 + k) for k in table.shots]
+    x = Scale(min(places), max(places), LEFT + 22, WIDTH - RIGHT - 22)
+    lines = [s for s in drawn if not s.row.baseline]
+    step = min(5.0, 28 / max(1, len(lines)))
+    inside = [_frame(table.shots, x, y, metric)]
+    inside += [_dotted(s, x, y) for s in drawn if s.row.baseline]
+    inside += [_line(s, x, y, (i - (len(lines) - 1) / 2) * step, table) for i, s in enumerate(lines)]
+    label = f"{metric} accuracy against the number of demonstrations, {table.task}"
+    return element(
+        "svg", *inside, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label, class_="panel"
+    )
+
+
+def figure(table: TaskTable, looks: dict[tuple[tuple[str, ...], bool], tuple[int, int]], metric: str) -> str:
+    """A file of its own: title, panel, key and style."""
+    rows = [row for row in table.rows if row.cells]
+    height = HEIGHT + 34 + 18 * len(rows)
+    keys = [
+        element("g", sample(*looks[r.labels, r.baseline], r.baseline), element(
+            "text", text(", ".join(filter(None, r.labels))), x=40, y=12, class_="key"
+        ), transform=f"translate({LEFT} {HEIGHT + 28 + 18 * i})")
+        for i, r in enumerate(rows)
+    ]
+    inner = panel(table, looks, metric).replace("<svg ", f'<svg y="22" width="{WIDTH}" height="{HEIGHT}" ', 1)
+    title = element("text", text(table.task), x=LEFT, y=18, class_="title")
+    return element(
+        "svg", element("style", STYLE), title, inner, *keys,
+        xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {height}", width=WIDTH, height=height,
+    )  # fmt: skip
+
+
+def sample(colour: int, dash: int, baseline: bool) -> str:
+    """The piece of line that stands in a key: 34 x 16 pixels."""
+    if baseline:
+        return element("path", d="M2 8H32", class_=f"vote s{colour % COLOURS}", stroke_dasharray="1 4")
+    line = element("path", d="M2 8H32", class_=f"line s{colour % COLOURS}", **_dash(dash))
+    return line + _mark(17, 8, colour, dash)
+
+
+def _frame(shots: Sequence[int], x: Scale, y: Scale, metric: str) -> str:
+    told = []
+    for value in ticks(y.low, y.high):
+        told.append(element("path", d=f"M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}", class_="grid"))
+        told.append(element("text", text(share(value, 2)), x=LEFT - 8, y=y(value) + 4, text_anchor="end", class_="tick"))
+    for k in shots:
+        told.append(element("text", text(k), x=x(math.log2(1 + k)), y=HEIGHT - 22, text_anchor="middle", class_="tick"))
+    told.append(element("text", "demonstrations", x=(LEFT + WIDTH) / 2, y=HEIGHT - 5, text_anchor="middle", class_="tick"))
+    return "".join(told)
+
+
+def _line(series: Series, x: Scale, y: Scale, shift: float, table: TaskTable) -> str:
+    colour = series.colour % COLOURS
+    told, path = [], []
+    for shots, found in series.points:
+        at = x(math.log2(1 + shots)) + shift
+        path.append(f"{at:.1f} {y(found.mean):.1f}")
+        told.append(element("path", d=f"M{at:.1f} {y(found.low):.1f}V{y(found.high):.1f}", class_=f"bar s{colour}"))
+        words = (
+            f"{series.name}, {shots} shots: {share(found.mean)} [{share(found.low)}, {share(found.high)}], "
+            f"{table.queries} queries"
+        )
+        told.append(element("g", element("title", text(words)), _mark(at, y(found.mean), series.colour, series.dash)))
+    line = element("path", d="M" + "L".join(path), class_=f"line s{colour}", **_dash(series.dash))
+    return line + "".join(told)
+
+
+def _dotted(series: Series, x: Scale, y: Scale) -> str:
+    path = "L".join(f"{x(math.log2(1 + k)):.1f} {y(found.mean):.1f}" for k, found in series.points)
+    words = element("title", text(f"{series.name}: " + ", ".join(f"{k}: {share(e.mean)}" for k, e in series.points)))
+    return element("path", words, d="M" + path, class_=f"vote s{series.colour % COLOURS}", stroke_dasharray="1 4")
+
+
+def _mark(x: float, y: float, colour: int, dash: int) -> str:
+    look = f"f{colour % COLOURS}"
+    shape = MARKS[dash % len(MARKS)]
+    if shape == "circle":
+        return element("circle", cx=x, cy=y, r=4, class_=look)
+    if shape == "square":
+        return element("rect", x=x - 3.6, y=y - 3.6, width=7.2, height=7.2, class_=look)
+    if shape == "triangle":
+        return element("path", d=f"M{x:.1f} {y - 5:.1f}l4.6 8h-9.2z", class_=look)
+    return element("path", d=f"M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z", class_=look)
+
+
+def _dash(dash: int) -> dict[str, str]:
+    pattern = DASHES[dash % len(DASHES)]
+    return {"stroke_dasharray": pattern} if pattern else {}

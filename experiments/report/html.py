@@ -1,0 +1,207 @@
+"""One self-contained HTML file of a run: findings, figures, tables, paired differences, samples, costs.
+
+Nothing is loaded from anywhere, and the page says so itself (its content policy allows data pictures and the one
+script and style it was written with). All text goes through autoescape, or is set as text by the script.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.report import browser, figures, tables
+from experiments.report.svg import Scale, element
+from experiments.report.view import Run, View, view
+from experiments.stats import wording
+from experiments.stats.arms import told
+from experiments.stats.pairs import UnpairedError
+from experiments.stats.trials import LEVEL
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+TEMPLATES = Path(__file__).parent / "templates"
+SIGNS = {"better": "▲", "worse": "▼", "open": "○", "unpaired": "!"}
+VERDICTS = {"better": "higher", "worse": "lower", "open": "not distinguishable", "unpaired": "not compared"}
+FOREST = 170
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write` left in the run directory."""
+
+    report: Path
+    tables: tuple[Path, ...]
+    figures: tuple[Path, ...]
+
+
+def write(run: Run | View, per_cell: int = browser.PER_CELL) -> Written:
+    """report.html, tables/*.csv and figures/*.svg in the run directory. Raises StoreError, ConfigError."""
+    seen = run if isinstance(run, View) else view(run)
+    found = tables.task_tables(seen)
+    differences, refused = _differences(seen)
+    report = seen.path / "report.html"
+    report.write_text(page(seen, found, differences, refused, per_cell), encoding="utf-8")
+    frames = {"scores": tables.score_frame(seen), "differences": differences}
+    csv = tuple(_csv(seen.path / "tables" / f"{name}.csv", frame) for name, frame in frames.items() if frame is not None)
+    looks = figures.series_of(found)
+    folder = seen.path / "figures"
+    folder.mkdir(exist_ok=True)
+    svg = []
+    for i, table in enumerate(found):
+        path = folder / f"{_slug(table.task) or i}.svg"
+        path.write_text(figures.figure(table, looks, seen.metric), encoding="utf-8")
+        svg.append(path)
+    return Written(report, csv, tuple(svg))
+
+
+def page(
+    seen: View, found: list[tables.TaskTable], differences: "DataFrame | None", refused: str, per_cell: int
+) -> str:
+    """The whole page as text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    world = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    looks = figures.series_of(found)
+    script, style = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
+    shelf = browser.shelve(seen, per_cell)
+    return world.get_template("report.html.j2").render(
+        **vars(wording),
+        name=seen.name,
+        subtitle=_subtitle(seen),
+        samples=f"{len(seen.frame):,}",
+        failed=f"{seen.failed:,}" if seen.failed else "",
+        metric=seen.metric,
+        topics=[(topic, list(own)) for topic, own in groupby(seen.findings, key=lambda f: f.topic)],
+        signs=SIGNS,
+        verdicts=VERDICTS,
+        key=[(Markup(svg), words) for svg, words in _key(found, looks)],
+        panels=[(t, Markup(figures.panel(t, looks, seen.metric))) for t in found],
+        tables=[(t, _best(t)) for t in found],
+        votes=any(row.baseline for t in found for row in t.rows),
+        refused=refused,
+        **_difference_rows(seen, differences),
+        shelf_note=_shelf_note(seen, shelf),
+        data=Markup(_json(shelf.json(seen.axes, seen.baselines, seen.metric))),
+        costs=_costs(seen.info),
+        record=json.dumps(seen.info, indent=1, ensure_ascii=False, default=repr),
+        script=Markup(script),
+        style=Markup(style),
+        script_hash=_hash(script),
+        style_hash=_hash(style),
+    )
+
+
+def _differences(seen: View) -> "tuple[DataFrame | None, str]":
+    try:
+        return tables.difference_frame(seen), ""
+    except UnpairedError as error:
+        return None, str(error)
+
+
+def _difference_rows(seen: View, frame: "DataFrame | None") -> dict[str, Any]:
+    from markupsafe import Markup
+
+    told_to = told(seen.to) or "the reference"
+    base: dict[str, Any] = {"reference": told_to, "differences": [], "difference_axes": (), "corrected": False}
+    base |= {"scale_low": "", "scale_high": "", "test_note": "", "hidden_note": ""}
+    if frame is None:
+        return base
+    shown = [axis for axis in seen.axes if frame[axis].nunique() > 1 or axis in seen.to]
+    reach = max(0.02, float(frame[["low", "high"]].abs().max().max()))
+    scale = Scale(-reach, reach, 6, FOREST - 6)
+    rows = []
+    for row in frame.to_dict("records"):
+        verdict = "open" if row["p_corrected"] > LEVEL or not row["difference"] else "better" if row["difference"] > 0 else "worse"
+        svg = Markup(_forest(scale, row["low"], row["difference"], row["high"]))
+        rows.append({**row, "verdict": verdict, "svg": svg, "labels": [str(row[axis]) for axis in shown]})
+    exact = set(frame["test"]) == {"mcnemar"}
+    holm = f" p Holm is corrected over {len(frame)} comparisons." if seen.correct != "none" else ""
+    return base | {
+        "differences": rows,
+        "difference_axes": shown,
+        "corrected": seen.correct != "none",
+        "scale_low": wording.signed(-reach, 2),
+        "scale_high": wording.signed(reach, 2),
+        "test_note": ("Exact McNemar test." if exact else "Paired bootstrap for graded scores, else exact McNemar.") + holm,
+        "hidden_note": f" {dropped:,} pairs without both scores are left out." if (dropped := int(frame["dropped"].sum())) else "",
+    }
+
+
+def _forest(scale: Scale, low: float, mid: float, high: float) -> str:
+    zero = element("path", d=f"M{scale(0):.1f} 1V17", class_="zero")
+    span = element("path", d=f"M{scale(low):.1f} 9H{scale(high):.1f}", class_="span")
+    dot = element("circle", cx=scale(mid), cy=9, r=3.5)
+    words = f"{wording.signed(mid)} {wording.interval(low, high)}"
+    return element("svg", zero, span, dot, viewBox=f"0 0 {FOREST} 18", class_="forest", role="img", aria_label=words)
+
+
+def _key(found: list[tables.TaskTable], looks: Mapping[Any, tuple[int, int]]) -> list[tuple[str, str]]:
+    rows = {(row.labels, row.baseline): row for table in found for row in table.rows if row.cells}
+    return [
+        (figures.sample(*looks[labels, baseline], baseline), ", ".join(filter(None, labels)))
+        for labels, baseline in rows
+    ]
+
+
+def _best(table: tables.TaskTable) -> dict[int, float]:
+    return {k: max((r.cells[k].mean for r in table.rows if k in r.cells and not r.baseline), default=2) for k in table.shots}
+
+
+def _subtitle(seen: View) -> str:
+    tasks = f"{len(seen.tasks)} task{'' if len(seen.tasks) == 1 else 's'}"
+    seeds = f"{seen.seeds} seed{'' if seen.seeds == 1 else 's'}"
+    fixed = [f"{axis} {value}" for axis, value in seen.fixed.items() if value != "none"]
+    return " · ".join([f"{len(seen.frame):,} samples", tasks, seeds, *fixed])
+
+
+def _shelf_note(seen: View, shelf: browser.Shelf) -> str:
+    some = [f"{kept} of {all_:,} queries of {task}" for task, (kept, all_) in shelf.shown.items() if kept < all_]
+    if not some:
+        return "Every query of the run, under every arm and seed."
+    lost = sum(1 for uri in shelf.pictures.values() if uri is None)
+    missing = f" {lost} pictures are missing or did not fit into the file." if lost else ""
+    return (
+        f"This file carries {wording.listed(some)}, each under every arm and seed: half are those on which the arms "
+        f"disagree most, half are drawn at random. Shares of this selection mean nothing; the tables are over all.{missing}"
+    )
+
+
+def _costs(info: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The counters of all sessions, summed."""
+    total: dict[str, float] = {}
+    for session in info.get("sessions") or [info]:
+        counters = session.get("counters") or session.get("cost") or {} if isinstance(session, Mapping) else {}
+        for name, value in counters.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                total[name] = total.get(name, 0) + value
+    return [(name.replace("_", " "), f"{value:,.0f}" if value == int(value) else f"{value:,.2f}") for name, value in total.items()]
+
+
+def _json(tree: Any) -> str:
+    """JSON that may stand inside a script element: no '<', '>' or '&', whatever the text says."""
+    text = json.dumps(tree, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=str)
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _csv(path: Path, frame: "DataFrame") -> Path:
+    path.parent.mkdir(exist_ok=True)
+    frame.to_csv(path, index=False)
+    return path
+
+
+def _slug(name: str) -> str:
+    return "-".join("".join(c if c.isalnum() and c.isascii() else " " for c in name.lower()).split())

@@ -1,0 +1,61 @@
+"""A little SVG: elements as escaped text, and a linear scale with round ticks. No dependency, no script."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from xml.sax.saxutils import escape, quoteattr
+
+
+def element(name: str, *inside: str, **attributes: object) -> str:
+    """`element("text", text("a"), x=3, class_="tick")`. `inside` is markup already; attributes are escaped."""
+    told = "".join(f" {key.rstrip('_').replace('_', '-')}={quoteattr(_plain(v))}" for key, v in attributes.items())
+    return f"<{name}{told}>{''.join(inside)}</{name}>" if inside else f"<{name}{told}/>"
+
+
+def text(content: object) -> str:
+    """Escaped text for the inside of an element."""
+    return escape(_printable(str(content)))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From values to pixels, linearly."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        width = self.high - self.low
+        return self.start + (value - self.low) / width * (self.end - self.start) if width else self.start
+
+
+def padded(values: Sequence[float], least: float, low: float = 0.0, high: float = 1.0) -> tuple[float, float]:
+    """A range that holds the values with some air, at least `least` wide and within low..high, on round ticks."""
+    bottom, top = min(values), max(values)
+    air = max((least - (top - bottom)) / 2, 0.04 * (top - bottom))
+    bottom, top = max(low, bottom - air), min(high, top + air)
+    step = tick_step(top - bottom)
+    return max(low, math.floor(bottom / step + 1e-9) * step), min(high, math.ceil(top / step - 1e-9) * step)
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Round values within low..high, about five."""
+    step = tick_step(high - low)
+    return [round(i * step, 10) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def tick_step(width: float) -> float:
+    """1, 2 or 5 times a power of ten, so that the width has four to eight of it."""
+    power = 10.0 ** math.floor(math.log10(width)) if width > 0 else 0.1
+    return next(step * power for step in (0.2, 0.5, 1.0, 2.0) if width / (step * power) <= 6)
+
+
+def _plain(value: object) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else _printable(str(value))
+
+
+def _printable(told: str) -> str:
+    """Without the control characters that XML forbids."""
+    return "".join(c for c in told if c in "\t\n" or (c >= " " and not 0xD800 <= ord(c) <= 0xDFFF and c not in "￾￿"))

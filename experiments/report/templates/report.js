@@ -1,0 +1,148 @@
+"use strict";
+// The browser of samples. Everything that comes from a data set or a model is set as text, never as markup.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const form = document.getElementById("filters"), list = document.getElementById("list"), detail = document.getElementById("detail");
+  if (!data.samples.length) { form.hidden = true; return; }
+  const NONE = "none", ANY = "", MOST = 400;
+  const task = data.axes.indexOf("task");
+  const values = i => [...new Set(data.samples.map(s => String(s.arm[i])))];
+  const axes = data.axes.map((name, i) => ({ name, i, values: values(i) })).filter(a => a.values.length > 1 || a.i === task);
+  const seeds = [...new Set(data.samples.map(s => s.seed))];
+  const verdict = s => s.failed ? "failed" : s.score === null || s.score === undefined ? "unscored" : s.score >= 1 ? "right" : s.score <= 0 ? "wrong" : "part";
+  const sign = { right: "✓", wrong: "✗", part: "~", failed: "!", unscored: "·" };
+  const look = { right: "right", wrong: "wrong", part: "soft", failed: "broken", unscored: "soft" };
+  const number = (x, digits = 3) => x === null || x === undefined ? "–" : x.toFixed(digits).replace(/^(-?)0\./, "$1.");
+  const key = s => `${s.arm[task]}\u001f${s.query}`;
+  const peers = new Map();
+  for (const s of data.samples) peers.set(key(s), [...(peers.get(key(s)) || []), s]);
+  const disagree = new Set([...peers].filter(([, all]) => new Set(all.map(s => s.score)).size > 1).map(([k]) => k));
+  const arm = s => axes.filter(a => a.i !== task && String(s.arm[a.i]) !== NONE)
+    .map(a => a.name === "shots" ? `${s.arm[a.i]} shot${s.arm[a.i] === 1 ? "" : "s"}` : String(s.arm[a.i])).join(", ") || "the only arm";
+
+  const make = (tag, options = {}, ...inside) => {
+    const node = document.createElement(tag);
+    for (const [name, value] of Object.entries(options)) {
+      if (name === "class") node.className = value;
+      else if (name in node && typeof value !== "string") node[name] = value;
+      else node.setAttribute(name, value);
+    }
+    node.append(...inside);
+    return node;
+  };
+  const picture = digest => {
+    const source = data.pictures[digest];
+    if (!source) return make("span", { class: "lost", title: digest }, `picture ${digest.slice(0, 8)}`);
+    return make("img", { src: source, alt: `picture ${digest.slice(0, 8)}`, loading: "lazy" });
+  };
+  const select = (name, label, options, value) => {
+    const box = make("select", { name });
+    for (const [v, words] of options) box.append(make("option", { value: v }, words));
+    box.value = value;
+    form.append(make("label", {}, label, box));
+    return box;
+  };
+  const preferred = a => {
+    if (a.name === "shots") return a.values.reduce((x, y) => Number(y) > Number(x) ? y : x);
+    return a.values.find(v => v !== NONE) ?? a.values[0];
+  };
+  for (const a of axes) {
+    const shown = a.i === task ? a.values : a.values.filter(v => v !== NONE);
+    const options = shown.map(v => [v, v]);
+    select(`axis${a.i}`, a.name, a.i === task ? options : [...options, [ANY, "any"]], preferred(a));
+  }
+  if (seeds.length > 1) select("seed", "seed", [...seeds.map(s => [String(s), String(s)]), [ANY, "any"]], String(seeds[0]));
+  select("result", "answer", [["all", "all"], ["right", "right"], ["wrong", "wrong"], ["part", "partly right"], ["failed", "failed"], ["disagree", "arms disagree"]], "all");
+  form.append(make("label", {}, "search", make("input", { type: "search", name: "words", placeholder: "question, answer, id" })));
+  const count = make("span", { class: "note", id: "count", role: "status" });
+  form.append(count);
+
+  const field = name => form.elements[name] ? form.elements[name].value : ANY;
+  const fits = s => {
+    for (const a of axes) {
+      const wanted = field(`axis${a.i}`), has = String(s.arm[a.i]);
+      if (wanted !== ANY && has !== wanted && has !== NONE) return false;
+    }
+    if (field("seed") !== ANY && String(s.seed) !== field("seed")) return false;
+    const result = field("result");
+    if (result === "disagree" ? !disagree.has(key(s)) : result !== "all" && verdict(s) !== result) return false;
+    const words = field("words").trim().toLowerCase();
+    if (!words) return true;
+    return [s.query, s.output || "", ...(s.gold || []), data.contexts[s.context].question].some(t => t.toLowerCase().includes(words));
+  };
+  let current = null;
+  const fill = () => {
+    const found = data.samples.filter(fits);
+    list.replaceChildren(...found.slice(0, MOST).map(row));
+    count.textContent = `${found.length} of ${data.samples.length} samples` + (found.length > MOST ? `, the first ${MOST} listed` : "");
+    const again = found.includes(current) ? current : found.find(s => current && key(s) === key(current)) || found[0];
+    if (again) open(again); else { current = null; detail.replaceChildren(make("p", { class: "soft" }, "No sample fits these filters.")); }
+  };
+  const row = s => {
+    const context = data.contexts[s.context], v = verdict(s);
+    const button = make("button", { type: "button", "data-query": s.query },
+      make("span", { class: look[v], title: v }, sign[v]),
+      context.query.length ? picture(context.query[0]) : make("span"),
+      make("span", { class: "words" },
+        make("span", {}, context.question || s.query),
+        make("span", { class: "soft" }, s.failed ? s.failed : `${s.output || "(nothing)"}  ·  gold ${(s.gold || []).slice(0, 2).join(" / ")}`)));
+    button.addEventListener("click", () => open(s));
+    button.sample = s;
+    return button;
+  };
+  const open = s => {
+    current = s;
+    for (const button of list.children) button.setAttribute("aria-current", String(button.sample === s));
+    detail.replaceChildren(...parts(s));
+  };
+  const parts = s => {
+    const context = data.contexts[s.context], v = verdict(s), told = [];
+    const answers = make("dl", { class: "answers" });
+    const line = (name, ...value) => answers.append(make("dt", {}, name), make("dd", {}, ...value));
+    if (s.failed) line("failed", make("span", { class: "broken" }, s.failed));
+    else line("answer", make("span", { class: look[v] }, `${sign[v]} ${s.output || "(nothing)"}`));
+    line("gold", (s.gold || []).join(" / ") || "–");
+    if (s.options) line("option scores", Object.entries(s.options).map(([o, x]) => `${o} ${number(x, 2)}`).join("   "));
+    line("scores", Object.entries({ ...s.scores, ...s.baselines }).map(([m, x]) => `${m} ${number(x, 2)}`).join("   ") || "–");
+    line("arm", arm(s) + (seeds.length > 1 ? `, seed ${s.seed}` : ""));
+    line("query", s.query + (s.meta ? "   " + Object.entries(s.meta).map(([k, x]) => `${k} ${typeof x === "string" ? x : JSON.stringify(x)}`).join("   ") : ""));
+    if (s.dropped) line("dropped", `${s.dropped} demonstrations did not fit the context`);
+    if (s.finish === "length") line("finish", "cut at the limit of new tokens");
+    told.push(make("div", { class: "asked" }, ...(context.query.length ? [make("span", {}, ...context.query.map(picture))] : []),
+      make("div", {}, make("p", { class: "question" }, context.question || s.query), answers)));
+    if (context.demos.length) {
+      const strip = make("ol", { class: "demos" });
+      context.demos.forEach(([id, score, answer, shown], i) => {
+        const same = (s.gold || []).some(g => g.toLowerCase() === String(answer).toLowerCase());
+        strip.append(make("li", { title: id }, ...shown.map(d => { const p = picture(d); if (same) p.classList.add("same"); return p; }),
+          make("div", {}, `${i + 1}. ${answer}`), make("div", { class: "soft" }, score ? `similarity ${number(score, 2)}` : id)));
+      });
+      told.push(make("h3", {}, "Demonstrations, in the order of the prompt"), strip,
+        make("p", { class: "note" }, "Outlined: the demonstration's answer is the gold."));
+    }
+    const others = (peers.get(key(s)) || []).filter(o => o.seed === s.seed);
+    if (others.length > 1) {
+      const body = make("tbody");
+      for (const o of others) {
+        const w = verdict(o), link = make("button", { type: "button" }, arm(o));
+        link.addEventListener("click", () => open(o));
+        body.append(make("tr", { class: o === s ? "here" : "" }, make("td", { class: look[w] }, sign[w]), make("td", {}, link), make("td", {}, o.failed || o.output || "(nothing)")));
+      }
+      told.push(make("h3", {}, "The same query under the other arms"), make("div", { class: "wide" }, make("table", { class: "others" }, body)));
+    }
+    if (context.prompt.some(t => t)) {
+      const pre = make("div", { class: "prompt" });
+      context.prompt.forEach((text, i) => { if (i) pre.append(picture(context.pictures[i - 1])); pre.append(text); });
+      told.push(make("h3", {}, "Prompt"), pre);
+    }
+    return told;
+  };
+  form.addEventListener("input", fill);
+  form.addEventListener("submit", event => event.preventDefault());
+  list.addEventListener("keydown", event => {
+    const step = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[event.key];
+    const next = step && document.activeElement[step];
+    if (next) { event.preventDefault(); next.focus(); next.click(); }
+  });
+  fill();
+})();

@@ -1,0 +1,109 @@
+"""What a person sees at the end of a run: the table, what it shows, and where the report is."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from experiments.report.tables import TaskTable, task_tables
+from experiments.report.view import Run, View, view
+from experiments.stats.intervals import Estimate
+from experiments.stats.wording import share
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+MARKS = {"better": "green", "worse": "red", "open": "default", "unpaired": "yellow"}
+
+
+def show(run: Run | View, console: "Console") -> None:
+    """Prints table, findings and the report's path. Raises StoreError for a run without samples."""
+    seen = run if isinstance(run, View) else view(run)
+    for table in task_tables(seen):
+        console.print(_title(seen, table))
+        console.print(_grid(table, console.width))
+        console.print()
+    for line in _notes(seen):
+        console.print(line, style="dim")
+    found = seen.findings
+    if found:
+        console.print(
+            "[bold]What it shows[/bold]  [dim]difference \\[95 % interval], p after Holm, n queries[/dim]",
+            highlight=False,
+        )
+        console.print(_sentences(seen))
+        console.print()
+    console.print(f"report  {seen.path / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _title(seen: View, table: TaskTable) -> "RenderableType":
+    from rich.text import Text
+
+    seeds = f", {table.seeds} seeds" if table.seeds > 1 else ""
+    failed = f", {table.failed} failed" if table.failed else ""
+    title = Text(table.task, style="bold")
+    return title.append(
+        f"  {seen.metric} accuracy ± half of the 95 % interval, {table.queries:,} queries{seeds}{failed}", "dim"
+    )
+
+
+def _grid(table: TaskTable, width: int) -> "RenderableType":
+    from rich.table import Table
+    from rich.text import Text
+
+    digits = 3 if _width(table, 3) <= width else 2
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for axis in table.axes:
+        grid.add_column(axis, overflow="fold")
+    for shots in table.shots:
+        grid.add_column(f"{shots} shot{'' if shots == 1 else 's'}", no_wrap=True)
+    best = {
+        s: max((r.cells[s].mean for r in table.rows if s in r.cells and not r.baseline), default=0) for s in table.shots
+    }
+    last: Sequence[str] = ()
+    for row in table.rows:
+        style = "dim" if row.baseline else ""
+        labels = [
+            "" if i + 1 < len(row.labels) and row.labels[: i + 1] == tuple(last)[: i + 1] else label
+            for i, label in enumerate(row.labels)
+        ]
+        last = row.labels
+        cells = [
+            Text(_cell(row.cells.get(s), digits), "bold" if s in row.cells and row.cells[s].mean == best[s] else "")
+            for s in table.shots
+        ]
+        grid.add_row(*map(Text, labels), *cells, style=style)
+    return grid
+
+
+def _cell(found: Estimate | None, digits: int) -> str:
+    return f"{share(found.mean, digits)} ±{share(found.half, digits)}" if found else "–"
+
+
+def _width(table: TaskTable, digits: int) -> int:
+    labels = [max(len(axis), *(len(row.labels[i]) for row in table.rows)) for i, axis in enumerate(table.axes)]
+    return sum(labels) + len(table.shots) * (2 * digits + 6) + 2 * (len(labels) + len(table.shots))
+
+
+def _notes(seen: View) -> list[str]:
+    notes = []
+    if seen.fixed:
+        notes.append(", ".join(f"{axis} {value}" for axis, value in seen.fixed.items()))
+    if any(row.baseline for table in task_tables(seen) for row in table.rows):
+        notes.append("vote: what most of the same demonstrations answer, without a model")
+    if seen.failed:
+        notes.append(f"{seen.failed:,} samples failed and are in no number above (icl show {seen.path} --failed)")
+    return [*notes, ""] if notes else []
+
+
+def _sentences(seen: View) -> "RenderableType":
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+    for topic, found in groupby(seen.findings, key=lambda f: f.topic):
+        for i, one in enumerate(found):
+            text = Text().append(f"{one.subject}: ", "bold").append(one.sentence, MARKS[one.verdict])
+            grid.add_row(f"  {topic}" if i == 0 else "", text)
+    return grid

@@ -1,0 +1,172 @@
+"""A run as its readers see it: the frame of its samples, and which columns are axes, scores and baselines.
+
+The one place of the report that knows how a run directory names things; table, page and sentences read a `View`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from experiments.stats.arms import axes_of, checked_setting, tidy, values_of, varying
+from experiments.stats.findings import Finding, findings, reference_decoding
+from experiments.store import Store
+from icl.errors import ConfigError, StoreError, did_you_mean
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+METRICS = ("lenient", "strict", "option")
+"""Which score is looked at where the run does not say: the first of these that it has."""
+
+
+class Run(Protocol):
+    """What `experiments.api.load_run` gives."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def samples(self) -> "DataFrame": ...
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """frame: a row a sample, axes as labels. metric: the score looked at. to: the reference setting of comparisons.
+
+    controls: label of a strategy -> labels of its controls among the arms. cells: digest -> canonical cell.
+    """
+
+    path: Path
+    name: str
+    frame: "DataFrame"
+    axes: tuple[str, ...]
+    metrics: tuple[str, ...]
+    baselines: tuple[str, ...]
+    metric: str
+    to: Mapping[str, Any]
+    correct: str = "holm"
+    controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def row_axes(self) -> tuple[str, ...]:
+        """The axes that tell rows of one task's table apart: what varies beside task and shots, decoding last."""
+        wide = varying(self.frame, [axis for axis in self.axes if axis not in ("task", "shots")])
+        first = tuple(axis for axis in ("retriever", "decoding") if axis in self.axes)
+        return tuple(dict.fromkeys([*(a for a in wide if a not in first), *first]))
+
+    @cached_property
+    def fixed(self) -> dict[str, Any]:
+        """axis -> value of the axes that are the same everywhere."""
+        shown = {"task", "shots", *self.row_axes}
+        return {axis: self.frame[axis].iloc[0] for axis in self.axes if axis not in shown and len(self.frame)}
+
+    @property
+    def tasks(self) -> list[str]:
+        return [str(task) for task in values_of(self.frame, "task")]
+
+    @property
+    def seeds(self) -> int:
+        return int(self.frame["seed"].nunique())
+
+    @property
+    def failed(self) -> int:
+        return int(self.frame["failed"].notna().sum()) if "failed" in self.frame else 0
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        wanted = self.to.get("decoding")
+        reference = reference_decoding(self.frame, str(wanted) if wanted is not None else None)
+        other = next((m for m in ("strict", "lenient") if m in self.metrics and m != self.metric), None)
+        return findings(
+            self.frame, self.metric, axes=self.axes, reference=reference, controls=self.controls, also=other
+        )
+
+
+def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = None) -> View:
+    """Reads a run. metric, to: instead of what its config says. Raises StoreError for an empty run, ConfigError."""
+    frame = run.samples()
+    if not len(frame):
+        raise StoreError(f"{run.path} has no finished sample yet. Start it with `icl run`, then try again.")
+    axes = axes_of(frame)
+    samples = tidy(frame, axes)
+    store = Store(run.path)
+    info = store.run() or {}
+    metrics = tuple(frame.attrs.get("metrics") or _metrics(frame))
+    compare = dict(_inside(info, "config", "compare") or _inside(info, "compare") or {})
+    chosen = metric or str(compare.get("metric") or next((m for m in METRICS if m in metrics), metrics[0]))
+    if chosen not in metrics:
+        raise ConfigError(
+            f"the run has no score '{chosen}'.{did_you_mean(chosen, metrics)} Scores: {', '.join(metrics)}."
+        )
+    wanted = to or compare.get("to") or {}
+    reference = checked_setting(samples, wanted, axes, "compare.to") if wanted else _usual_reference(samples)
+    return View(
+        path=run.path,
+        name=str(info.get("name") or run.path.name),
+        frame=samples,
+        axes=axes,
+        metrics=metrics,
+        baselines=tuple(frame.attrs.get("baselines") or (c for c in ("vote",) if c in frame)),
+        metric=chosen,
+        to=reference,
+        correct=str(compare.get("correct", "holm")),
+        controls=_controls(samples, store),
+        info=info,
+    )
+
+
+def _usual_reference(samples: "DataFrame") -> dict[str, Any]:
+    """Without a word in the config: greedy where several decodings ran, else random retrieval, else 0 shots."""
+    if "decoding" in samples and samples["decoding"].nunique() > 1:
+        return {"decoding": reference_decoding(samples)}
+    if "retriever" in samples and "random" in set(samples["retriever"]) and samples["retriever"].nunique() > 1:
+        return {"retriever": "random"}
+    return {"shots": 0} if "shots" in samples and 0 in set(samples["shots"]) else {}
+
+
+def _controls(samples: "DataFrame", store: Store) -> dict[str, tuple[str, ...]]:
+    """Strategy label -> control labels: a control's node has the strategy under 'of'."""
+    if "decoding" not in samples or "cell" not in samples:
+        return {}
+    nodes = {}
+    for label, digest in samples.drop_duplicates("decoding")[["decoding", "cell"]].itertuples(index=False):
+        nodes[str(label)] = _strategy(_inside(store.cell(str(digest)), "decoding") or {})
+    found: dict[str, tuple[str, ...]] = {}
+    for label, node in nodes.items():
+        own = [name for name, other in nodes.items() if isinstance(node, Mapping) and _wraps(other, node)]
+        if own:
+            found[label] = tuple(own)
+    return found
+
+
+def _wraps(control: Any, strategy: Mapping[str, Any]) -> bool:
+    of = control.get("of") if isinstance(control, Mapping) else None
+    if isinstance(of, str):
+        return of == strategy.get("name")
+    return isinstance(of, Mapping) and _strategy(of) == strategy
+
+
+def _strategy(node: Any) -> Any:
+    """The strategy of a decoding node, without what stands beside its parameters."""
+    if isinstance(node, Mapping) and isinstance(node.get("strategy"), Mapping):
+        node = node["strategy"]
+    return (
+        {k: v for k, v in node.items() if k not in ("sampling", "sampler", "label")}
+        if isinstance(node, Mapping)
+        else node
+    )
+
+
+def _metrics(frame: "DataFrame") -> Sequence[str]:
+    found = [metric for metric in (*METRICS, "yes") if metric in frame]
+    if not found:
+        raise StoreError("the run's samples have no scores.")
+    return found
+
+
+def _inside(tree: Any, *keys: str) -> Any:
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
