@@ -12,7 +12,10 @@ from icl.tasks.generated.world import COLOURS, PLACES, SHAPES, SIZES, TEXTURES, 
 INSTRUCTIONS = {
     "none": "",
     "short": "Answer with one word.",
-    "long": "Look at the examples, then answer the last question about its picture with one word, in the same form as the examples.",
+    "long": (
+        "Look at the examples, then answer the last question about its picture with one word, "
+        "in the same form as the examples."
+    ),
 }
 
 # Made-up names. Each is one token of the embedded model.

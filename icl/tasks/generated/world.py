@@ -1,7 +1,7 @@
 """A small picture world: coloured shapes, scenes of several kinds of shape, and digits around a question mark.
 
-`draw(rng, kind, ...)` is a pure function of a numpy Generator: the same state gives the same bytes. Nothing here reads a
-file or a font. Five kinds of picture, all 64 x 64 RGB:
+`draw(rng, kind, ...)` is a pure function of a numpy Generator: the same state gives the same bytes. Nothing here reads
+a file or a font. Five kinds of picture, all 64 x 64 RGB:
 
     single   one shape; its colour, shape, texture, size and place are facts
     plain    one solid circle, rectangle or triangle of any size, in one of eight colours, on a light ground
@@ -224,7 +224,7 @@ def _coordinate(rng: np.random.Generator, radius: float, cell: int | None) -> fl
 
 
 def _ring(x: float, y: float, r: float, corners: int, inner: float | None = None) -> list[Point]:
-    """Corners of a regular polygon, or of a star whose inner corners lie at `inner` of the radius; the first is on top."""
+    """Corners of a regular polygon, or of a star with inner corners at `inner` of the radius; the first is on top."""
     n = corners if inner is None else 2 * corners
     radii = [r if inner is None or i % 2 == 0 else r * inner for i in range(n)]
     return [(x + q * math.sin(2 * math.pi * i / n), y - q * math.cos(2 * math.pi * i / n)) for i, q in enumerate(radii)]
@@ -234,7 +234,7 @@ _CROSS = ((-1, -3), (1, -3), (1, -1), (3, -1), (3, 1), (1, 1), (1, 3), (-1, 3), 
 _ARROW = ((-1.0, -0.4), (0.0, -0.4), (0.0, -1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.4), (-1.0, 0.4))
 
 
-def _outline(rng: np.random.Generator, shape: str, x: float, y: float, r: float) -> list[Point]:
+def _outline(rng: np.random.Generator, shape: str, x: float, y: float, r: float) -> list[Point]:  # noqa: PLR0911
     if shape == "circle":
         return _ring(x, y, r, 24)
     if shape == "star":
@@ -254,7 +254,7 @@ def _outline(rng: np.random.Generator, shape: str, x: float, y: float, r: float)
     return [(x + i * r, y + j * r) for i, j in _ARROW]
 
 
-def _shape(
+def _shape(  # noqa: PLR0917
     canvas: Image.Image,
     rng: np.random.Generator,
     concept: Concept,
