@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from experiments.config import Config
 from experiments.labels import labels
@@ -41,7 +41,7 @@ class Cell:
     transforms: "tuple[Transform, ...]"
     compose: "Composer"
     decoding: "Arm"
-    score: str
+    score: Literal["generate", "options"]
     max_new_tokens: int
     seed: int
     told: Mapping[str, Any]

@@ -19,7 +19,7 @@ def labels(nodes: Sequence[Any], titles: Sequence[str | None] | None = None) -> 
     keys = [json.dumps(node, sort_keys=True, default=repr) for node in nodes]
     given = titles or [None] * len(nodes)
     called: dict[str, list[tuple[str, Any]]] = {}
-    for key, (node, title) in {k: nt for k, nt in zip(keys, zip(nodes, given, strict=True), strict=True)}.items():
+    for key, (node, title) in dict(zip(keys, zip(nodes, given, strict=True), strict=True)).items():
         called.setdefault(title or _name(node), []).append((key, node))
     told = {}
     for name, same in called.items():

@@ -15,7 +15,7 @@ from icl.errors import ConfigError, did_you_mean
 
 def overridden(document: Document, overrides: Sequence[str] | Mapping[str, Any]) -> Document:
     """The document with dotted keys set. Raises ConfigError for an unknown key or a place that is not there."""
-    pairs = overrides.items() if isinstance(overrides, Mapping) else map(_pair, overrides)
+    pairs = overrides.items() if isinstance(overrides, Mapping) else map(pair, overrides)
     data, given = _copy(document.data), set(document.given)
     for key, value in pairs:
         keys = _set(data, key, value)
@@ -25,7 +25,8 @@ def overridden(document: Document, overrides: Sequence[str] | Mapping[str, Any])
     return replace(document, data=data, given=frozenset(given))
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def pair(text: str) -> tuple[str, Any]:
+    """key=value, the value read as YAML. Raises ConfigError."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"command line: '{text}' is not of the form key=value, such as grid.shots=[0,4].")

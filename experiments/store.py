@@ -1,9 +1,9 @@
 """A run directory is the state of a run: what is in it is done, what is not is to do.
 
-    runs/<name>/run.json                    resolved config, the digests of its cells, versions, machine, sessions, cost
-    runs/<name>/cells/<digest>/cell.json    one resolved cell, and the demonstrations' pools and queries it was made with
-    runs/<name>/cells/<digest>/<worker>.jsonl   one line a sample, appended and flushed when the sample is finished
-    runs/<name>/pictures/<digest>.png       pictures that the report may show
+    run.json                        resolved config, the digests of its cells, versions, machine, sessions and cost
+    cells/<digest>/cell.json        one resolved cell, and digests of the queries and demonstrations it was made with
+    cells/<digest>/<worker>.jsonl   one line a sample, appended and flushed when the sample is finished
+    pictures/<digest>.png           pictures that the report may show
 
 A line is counted when it is whole: what a killed process left of a line is cut off before the next one is written. A
 query counts once; a later line of it counts where the earlier one failed.
@@ -14,7 +14,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from io import BufferedWriter
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +94,20 @@ class Writer:
 
     def __init__(self, store: Store, worker: str = "0") -> None:
         self.store, self.worker = store, worker
-        self.files: OrderedDict[str, BufferedWriter] = OrderedDict()
+        self.files: OrderedDict[str, FileIO] = OrderedDict()
 
     def append(self, digest: str, samples: Sequence[Sample]) -> None:
-        file = self._file(digest)
-        file.write(b"".join(line_of(sample) for sample in samples))
-        file.flush()
+        left = memoryview(b"".join(line_of(sample) for sample in samples))
+        try:
+            file = self._file(digest)
+            while left:
+                left = left[file.write(left) :]
+        except OSError as error:
+            where = self.store.cell_folder(digest)
+            raise StoreError(
+                f"{where} cannot be written: {error.strerror or error}. What is finished is kept; make room and run "
+                "the same command to go on."
+            ) from error
 
     def close(self) -> None:
         while self.files:
@@ -111,14 +119,14 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _file(self, digest: str) -> BufferedWriter:
+    def _file(self, digest: str) -> FileIO:
         if digest in self.files:
             self.files.move_to_end(digest)
             return self.files[digest]
         path = self.store.cell_folder(digest) / f"{self.worker}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         repair(path)
-        self.files[digest] = path.open("ab")
+        self.files[digest] = path.open("ab", buffering=0)
         if len(self.files) > OPEN_FILES:
             self.files.popitem(last=False)[1].close()
         return self.files[digest]

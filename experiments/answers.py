@@ -1,0 +1,87 @@
+"""Answers to many prompts at once: the engine for models that give logits, requests for those that only answer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from experiments.contexts import Written
+from experiments.grid import Cell
+from icl.errors import ICLError
+from icl.models.base import Model, Request
+from icl.types import Generation, Prompt
+
+if TYPE_CHECKING:
+    from decoding.jobs import Counters
+
+Answer = Generation | str
+"""What a model said, or why it said nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One sample to be: a written prompt in one cell."""
+
+    cell: Cell
+    item: Written
+    prompt: Prompt
+
+
+Done = Callable[[Asked, Answer], None]
+
+
+def answer(model: Model, asked: Sequence[Asked], counters: "Counters", done: Done) -> None:
+    """Calls `done` with each and its answer, as soon as it is there; in any order."""
+    if asked and "logits" in model.abilities:
+        _through_engine(model, asked, counters, done)
+    elif asked:
+        _through_requests(model, asked, done)
+
+
+def _through_engine(model: Any, asked: Sequence[Asked], counters: "Counters", done: Done) -> None:
+    from decoding.engine import run_jobs
+    from decoding.jobs import Failure, Job
+
+    jobs = [Job(one.prompt, one.cell.decoding, _options(one), one.cell.score, one.cell.max_new_tokens) for one in asked]
+
+    def finished(i: int, result: Generation | Failure) -> None:
+        done(asked[i], result.reason if isinstance(result, Failure) else result)
+
+    run_jobs(model, jobs, counters, done=finished)
+
+
+def _options(one: Asked) -> tuple[str, ...]:
+    return one.item.example.options if one.cell.score == "options" else ()
+
+
+def _through_requests(model: Model, asked: Sequence[Asked], done: Done) -> None:
+    """Equal requests are sent once, unless the model reads more than the prompt (an oracle, a fake)."""
+    groups: dict[Any, list[Asked]] = {}
+    for i, one in enumerate(asked):
+        key = (one.prompt.digest, one.item.example.options, one.cell.max_new_tokens, one.cell.score)
+        groups.setdefault(i if model.needs else key, []).append(one)
+    found = _generated(model, [_request(model, same[0]) for same in groups.values()])
+    for same, result in zip(groups.values(), found, strict=True):
+        for one in same:
+            done(one, result)
+
+
+def _request(model: Model, one: Asked) -> Request:
+    demos = one.item.context.demos if "demos" in model.needs else ()
+    return Request(
+        one.prompt,
+        one.item.example.options,
+        one.cell.max_new_tokens,
+        tuple((demo.example, demo.score) for demo in demos),
+        one.item.example.answers if "gold" in model.needs else (),
+    )
+
+
+def _generated(model: Model, requests: Sequence[Request]) -> list[Answer]:
+    """In halves where a request of the batch fails, so that it fails alone."""
+    try:
+        return list(model.generate(requests))
+    except ICLError as error:
+        if len(requests) == 1:
+            return [str(error)]
+    middle = len(requests) // 2
+    return [*_generated(model, requests[:middle]), *_generated(model, requests[middle:])]

@@ -1,0 +1,120 @@
+"""What a notebook calls: load a task or a model, look at demonstrations and prompts, run a grid, read it back."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.config import load
+from experiments.loaded import Run, load_run
+from icl.errors import PlanError, did_you_mean
+from icl.registry import build
+from icl.types import Context, Example, Generation, Prompt, Query
+
+if TYPE_CHECKING:
+    from icl.models.base import Model
+    from icl.tasks.base import Task
+
+__all__ = ["Run", "answer", "compose", "load_model", "load_run", "load_task", "retrieve", "run"]
+
+
+def load_task(name: str, **parameters: Any) -> "Task":
+    """A task by name or path: `load_task("easy-vqa", queries=200)`. Raises ConfigError."""
+    task: Task = build("task", {"name": name, **parameters})
+    return task
+
+
+def load_model(name: str, **parameters: Any) -> "Model":
+    """A model by name or path: `load_model("hf", path="tiny")`. Weights are read at their first use."""
+    model: Model = build("model", {"name": name, **parameters})
+    return model
+
+
+def retrieve(
+    retriever: Any,
+    task: "Task",
+    query: Example | Query | str,
+    shots: int = 4,
+    seed: int = 0,
+    *,
+    order: Any = "reversed",
+    model: "Model | None" = None,
+) -> Context:
+    """The query with its demonstrations in prompt order, as a run with this seed would show them.
+
+    retriever, order: a name, a node or a component. query: of the task, or its id. Raises PlanError for too many shots.
+    """
+    from experiments.contexts import arranged
+    from retrievers.base import Resources
+
+    example = _example(task, query)
+    finder = build("retriever", retriever)
+    fitted = finder.fit(task.pool(example.id), Resources(seed, model))
+    asked: Any = example if "gold" in finder.needs else example.query
+    found = fitted.retrieve([asked], shots)[0] if shots else ()
+    return arranged(example.query, found, task.pool(example.id), seed, order=build("orderer", order))
+
+
+def compose(composer: Any, context: Context) -> Prompt:
+    """The prompt that a model will see: `compose("chat", context)`."""
+    prompt: Prompt = build("composer", composer).compose(context)
+    return prompt
+
+
+def answer(model: "Model", prompt: Prompt, decoding: Any = "greedy", max_new_tokens: int = 16) -> dict[str, Generation]:
+    """The model's answers to one prompt: label of the decoding -> generation. decoding: a node, or a list of nodes."""
+    from decoding.arm import parse_arm
+    from decoding.check import unmet
+    from decoding.engine import run_jobs
+    from decoding.jobs import Failure, Job
+
+    arms = [parse_arm(node) for node in (decoding if isinstance(decoding, list | tuple) else [decoding])]
+    for arm in arms:
+        if problem := unmet(arm, model.abilities):
+            raise PlanError(problem)
+    jobs = [Job(prompt, arm, max_new_tokens=max_new_tokens) for arm in arms]
+    said: dict[str, Generation] = {}
+    any_model: Any = model
+    for arm, result in zip(arms, run_jobs(any_model, jobs), strict=True):
+        if isinstance(result, Failure):
+            raise PlanError(result.reason)
+        said[arm.label] = result
+    return said
+
+
+def run(
+    config: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    runs: str | Path = "runs",
+    *,
+    quiet: bool = False,
+    fork: bool = False,
+    **keys: Any,
+) -> Run:
+    """Runs a config (a YAML file or a mapping) and reads it back: `run("x.yaml", shots=4, **{"grid.shots": [0, 4]})`.
+
+    What is done already is not done again. Raises ICLError; a sample that fails is in the frame with its reason.
+    """
+    from experiments.progress import progress
+    from experiments.run import run as start
+
+    given = {**dict(_pairs(overrides)), **keys} if keys else overrides
+    outcome = start(load(config, given), Path(runs), progress(quiet), fork)
+    return load_run(outcome.folder)
+
+
+def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(overrides, Mapping):
+        return overrides
+    from experiments.overrides import pair
+
+    return dict(pair(text) for text in overrides)
+
+
+def _example(task: "Task", query: Example | Query | str) -> Example:
+    if isinstance(query, Example):
+        return query
+    name = query if isinstance(query, str) else query.id
+    known = {example.id: example for example in task.queries}
+    if name not in known:
+        raise PlanError(f"task '{task.title}' has no query '{name}'.{did_you_mean(name, known)}")
+    return known[name]

@@ -1,0 +1,84 @@
+"""What can be known before a model loads: pools large enough, options where they are scored, needs that are met."""
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from experiments.grid import Cell, Grid
+from icl.errors import ConfigError, DataError, PlanError
+
+if TYPE_CHECKING:
+    from icl.tasks.base import Task
+
+NEEDS_TOLD = {"embed": "embeddings", "hidden": "hidden states", "logits": "next-token logits", "generate": "answers"}
+POOLS_READ = 32
+"""Pools of single queries that are read to know whether the demonstrations are the same as before."""
+
+
+def check_needs(grid: Grid) -> None:
+    """Every strategy on its model, every retriever with what it needs. Raises PlanError; reads no data."""
+    for cell in grid.cells:
+        if problem := unmet(cell):
+            raise PlanError(f"{_where(grid, 'decoding', cell)}: model '{cell.labels['model']}': {problem}")
+        needs: frozenset[str] = getattr(cell.retriever, "needs", frozenset())
+        if "model" in needs and "logits" not in cell.model.abilities:
+            name = cell.labels["retriever"]
+            where = _where(grid, "retriever", cell)
+            raise PlanError(
+                f"{where}: retriever '{name}' reads the model, and '{cell.labels['model']}' gives no logits."
+            )
+
+
+def unmet(cell: Cell) -> str | None:
+    """What the model cannot do for this cell, with the nearest alternative; None where it can."""
+    from decoding.check import unmet as missing
+
+    scores_itself = cell.score == "options" and "score" in cell.model.abilities
+    return missing(cell.decoding, cell.model.abilities, "generate" if scores_itself else cell.score)
+
+
+def check_data(grid: Grid) -> None:
+    """Raises DataError, ConfigError or PlanError; reads the tasks."""
+    for cell in grid.cells:
+        if cell.shots == 0 or cell.shots <= cell.task.pool_size:
+            continue
+        raise ConfigError(
+            f"{_where(grid, 'shots', cell)}: {cell.shots} demonstrations from a pool of {cell.task.pool_size} "
+            f"(task '{cell.task.title}'). Ask for fewer shots, or give the task a larger pool."
+        )
+    for task in grid.tasks:
+        if not task.queries:
+            raise DataError(f"task '{task.title}' has no queries.")
+    for task in {id(cell.task): cell.task for cell in grid.cells if cell.score == "options"}.values():
+        bare = next((query.id for query in task.queries if len(query.options) < 2), None)
+        if bare is not None:
+            raise PlanError(
+                f"{grid.config.where('score')}: score: options needs answers to choose among, and query '{bare}' of "
+                f"task '{task.title}' has none. Use score: generate, or give the task options."
+            )
+
+
+def data_digests(task: "Task") -> dict[str, str]:
+    """What a cell was made with: digests of the queries (with their gold) and of the pools (the first 32 of them)."""
+    queries = hashlib.sha256()
+    for query in task.queries:
+        queries.update(repr((query.id, query.question, query.answers, query.options)).encode())
+    pools = {id(pool): pool for pool in (task.pool(query.id) for query in task.queries[:POOLS_READ])}
+    told = hashlib.sha256("".join(pool.digest for pool in pools.values()).encode()).hexdigest()
+    return {"queries": queries.hexdigest()[:16], "pool": told[:16]}
+
+
+def _where(grid: Grid, axis: str, cell: Cell) -> str:
+    """The place of a cell's value in the file."""
+    for key, axes in (("grid", grid.config.grid), ("zip", grid.config.zipped)):
+        for i, node in enumerate(axes.get(axis, ())):
+            if _is(node, axis, cell):
+                return grid.config.where(key, axis, i)
+        if axis in axes:
+            return grid.config.where(key, axis)
+    return grid.config.where(axis)
+
+
+def _is(node: Any, axis: str, cell: Cell) -> bool:
+    from experiments.matching import has
+
+    return has(cell, axis, node)

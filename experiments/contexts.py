@@ -1,0 +1,181 @@
+"""From queries to prompts: demonstrations are retrieved once and shared by all arms that read them.
+
+A recipe is everything of a cell that decides its prompt. Cells of one recipe (say two decodings) get one prompt;
+recipes of one retriever and seed (say two orders) get the same demonstrations.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from experiments.grid import Cell
+from icl.errors import ICLError
+from icl.streams import StreamKey
+from icl.types import Context, Demo, Example, Prompt, Query, Scored
+from prompts.budget import fit
+from retrievers.base import FittedRetriever, Resources
+
+if TYPE_CHECKING:
+    from icl.models.base import Model
+    from icl.tasks.base import Pool, Task
+    from prompts.base import Orderer, Transform
+    from retrievers.base import Retriever
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """What decides a prompt beside the query, and the cells that read it."""
+
+    cells: tuple[Cell, ...]
+
+    @property
+    def first(self) -> Cell:
+        """Any of its cells: they agree in all that matters here."""
+        return self.cells[0]
+
+
+def recipes_of(cells: Sequence[Cell]) -> list[Recipe]:
+    """The cells of one task, model and number of shots, by what decides their prompts."""
+    by_key: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in cells:
+        by_key.setdefault((*_order_key(cell), id(cell.compose), cell.max_new_tokens), []).append(cell)
+    return [Recipe(tuple(same)) for same in by_key.values()]
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """One query under one recipe: its prompt and the context that it shows, or why there is none."""
+
+    example: Example
+    recipe: Recipe
+    context: Context
+    prompt: Prompt | None = None
+    dropped: int = 0
+    failed: str | None = None
+
+
+Found = tuple[Scored, ...] | str
+"""The demonstrations of a query, or why it has none."""
+
+
+class Retrieval:
+    """Fits each retriever once a seed on a shared pool and asks it once a number of shots.
+
+    A retriever fitted on a pool that several queries share is kept; one on a single query's pool is let go at once.
+    """
+
+    def __init__(self, task: "Task", model: "Model") -> None:
+        self.task, self.model = task, model
+        self.fitted: dict[tuple[int, int, int], tuple[FittedRetriever, Pool]] = {}
+
+    def plan(self, cells: Sequence[Cell], queries: Sequence[Example]) -> dict[tuple[Any, ...], list[Found]]:
+        """Demonstrations of each query for each (retriever, seed, shots) of the cells."""
+        wanted = {_retrieval_key(cell): cell for cell in cells}
+        return {key: self._ask(cell, queries) for key, cell in wanted.items()}
+
+    def _ask(self, cell: Cell, queries: Sequence[Example]) -> list[Found]:
+        found: list[Found] = [()] * len(queries)
+        if cell.retriever is None or cell.shots == 0:
+            return found
+        pools = [self.task.pool(query.id) for query in queries]
+        together: dict[int, list[int]] = {}
+        for i, pool in enumerate(pools):
+            together.setdefault(id(pool), []).append(i)
+        gold = "gold" in cell.retriever.needs  # an oracle that says so gets the examples
+        for places in together.values():
+            asked: list[Any] = [queries[i] if gold else queries[i].query for i in places]
+            try:
+                fitted = self._fit(cell.retriever, cell.seed, pools[places[0]], shared=len(places) > 1)
+            except ICLError as error:
+                answers: Sequence[Found] = [str(error)] * len(places)
+            else:
+                answers = _retrieved(fitted, asked, cell.shots)
+            for place, answer in zip(places, answers, strict=True):
+                found[place] = answer
+        return found
+
+    def _fit(self, retriever: "Retriever", seed: int, pool: "Pool", shared: bool) -> FittedRetriever:
+        key = (id(retriever), seed, id(pool))
+        if key not in self.fitted:
+            fitted = retriever.fit(pool, Resources(seed, self.model if "model" in retriever.needs else None))
+            if not shared:
+                return fitted
+            self.fitted[key] = fitted, pool
+        return self.fitted[key][0]
+
+
+def _retrieved(fitted: FittedRetriever, queries: Sequence[Query], shots: int) -> Sequence[Found]:
+    """In one call; query by query where that fails, so that one unreadable picture fails one sample."""
+    try:
+        return fitted.retrieve(queries, shots)
+    except ICLError as error:
+        if len(queries) == 1:
+            return [str(error)]
+        return [one for query in queries for one in _retrieved(fitted, [query], shots)]
+
+
+def contexts(retrieval: Retrieval, recipes: Sequence[Recipe], queries: Sequence[Example]) -> Iterator[list[Written]]:
+    """For each query, in turn, its context under every recipe; prompts are still to be written."""
+    found = retrieval.plan([recipe.first for recipe in recipes], queries)
+    for i, example in enumerate(queries):
+        pool = retrieval.task.pool(example.id)
+        made: dict[tuple[Any, ...], Written] = {}
+        for recipe in recipes:
+            key = _order_key(recipe.first)
+            if key not in made:
+                made[key] = _shown(example, recipe, pool, found[_retrieval_key(recipe.first)][i])
+        yield [replace(made[_order_key(recipe.first)], recipe=recipe) for recipe in recipes]
+
+
+def written(item: Written) -> Written:
+    """The item with its prompt, within the model's context; opens its pictures."""
+    if item.failed is not None:
+        return item
+    cell = item.recipe.first
+    try:
+        limit, reserve = cell.model.max_tokens, cell.max_new_tokens
+        prompt, shown, dropped = fit(item.context, cell.compose, cell.model.count_tokens, limit, reserve)
+        prompt.digest  # noqa: B018  an unreadable picture fails here, in its own sample
+    except ICLError as error:
+        return replace(item, failed=str(error))
+    return replace(item, prompt=prompt, context=shown, dropped=len(dropped))
+
+
+def arranged(
+    query: Query,
+    found: Sequence[Scored],
+    pool: "Pool",
+    seed: int,
+    *,
+    order: "Orderer | None" = None,
+    transforms: "Sequence[Transform]" = (),
+) -> Context:
+    """The context of a query: its demonstrations in prompt order, transformed. Raises ICLError."""
+    demos = tuple(Demo(pool.by_id[one.id], one.score, rank) for rank, one in enumerate(found))
+    context = Context(query, demos, StreamKey(seed, query.id))
+    context = context if order is None else order.order(context)
+    for transform in transforms:
+        context = transform.transform(context)
+    return context
+
+
+def _shown(example: Example, recipe: Recipe, pool: "Pool", found: Found) -> Written:
+    cell, query = recipe.first, example.query
+    bare = Context(query, key=StreamKey(cell.seed, query.id))
+    if isinstance(found, str):
+        return Written(example, recipe, bare, failed=found)
+    try:
+        return Written(
+            example, recipe, arranged(query, found, pool, cell.seed, order=cell.order, transforms=cell.transforms)
+        )
+    except ICLError as error:
+        return Written(example, recipe, bare, failed=str(error))
+    return Written(example, recipe, context)
+
+
+def _retrieval_key(cell: Cell) -> tuple[Any, ...]:
+    return id(cell.retriever), cell.seed, cell.shots
+
+
+def _order_key(cell: Cell) -> tuple[Any, ...]:
+    return (*_retrieval_key(cell), id(cell.order), *map(id, cell.transforms))

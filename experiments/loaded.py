@@ -1,0 +1,114 @@
+"""A finished or unfinished run, read back: a frame of samples with a column an axis, a metric and a baseline."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.store import Store
+from experiments.vocabulary import AXES
+from icl.errors import StoreError, did_you_mean
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+NONE = "none"
+DROPPED = ("scores", "baselines")
+"""Mappings of a sample that become columns of their own."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory. Reading waits for the call, so a run in progress can be looked at again and again."""
+
+    path: Path
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """run.json."""
+        return Store(self.path).run() or {}
+
+    def cells(self) -> "DataFrame":
+        """One row a cell of the config as it was last run: digest, axes as labels, samples finished and failed."""
+        import pandas as pd
+
+        store = Store(self.path)
+        rows = []
+        for digest in self.info["cells"]:
+            finished, failed = store.done(digest)
+            labels = (store.cell(digest) or {}).get("labels", {})
+            rows.append({"cell": digest, **labels, "finished": len(finished), "failed": len(failed)})
+        return pd.DataFrame(rows)
+
+    def samples(self) -> "DataFrame":
+        """One row a sample: cell, the axes as labels, seed, query, what was shown and said, metrics, baselines.
+
+        `attrs` names the columns that are axes, metrics and baselines. A failed sample has its reason under `failed`.
+        """
+        import pandas as pd
+
+        store, info = Store(self.path), self.info
+        metrics, baselines = dict.fromkeys(info.get("metrics", {})), dict[str, None]()
+        rows: list[dict[str, Any]] = []
+        for digest, labels in _labels(store, info["cells"]).items():
+            for sample in store.samples(digest):
+                scores, votes = sample.get("scores", {}), sample.get("baselines", {})
+                metrics |= dict.fromkeys(scores)
+                baselines |= dict.fromkeys(votes)
+                kept = {key: value for key, value in sample.items() if key not in DROPPED}
+                rows.append({**labels, **kept, **scores, **votes})
+        first = ("cell", *AXES, "seed", "query", "group", "failed", "output", *metrics, *baselines)
+        frame = pd.DataFrame(rows)
+        for column in first:
+            if column not in frame:
+                frame[column] = None
+        frame = frame[[*first, *(column for column in frame if column not in first)]]
+        frame["failed"] = frame["failed"].astype(object).where(frame["failed"].notna(), None)
+        frame.attrs |= {"axes": AXES, "metrics": tuple(metrics), "baselines": tuple(baselines)}
+        return frame
+
+    def compare(
+        self, to: Mapping[str, Any] | None = None, metric: str | None = None, correct: str | None = None
+    ) -> "DataFrame":
+        """Every arm against its reference, in pairs; what is not given is as the config's `compare` says."""
+        from experiments.stats.compare import compare
+
+        said = self.info.get("config", {}).get("compare") or {}
+        wanted = to or said.get("to")
+        if not wanted:
+            raise StoreError(
+                f"{self.path}: its config has no 'compare'. Say what against: to={{'decoding': 'greedy'}}."
+            )
+        correction: Any = correct or said.get("correct", "holm")
+        return compare(self.samples(), wanted, metric or said.get("metric", "lenient"), correct=correction)
+
+    def __repr__(self) -> str:
+        sessions = self.info.get("sessions", [])
+        state = sessions[-1].get("state", "running") if sessions else "empty"
+        return f"Run({str(self.path)!r}: {len(self.info.get('cells', []))} cells, {state})"
+
+
+def load_run(path: str | Path) -> Run:
+    """The run of a directory. Raises StoreError where there is none."""
+    folder = Path(path)
+    if not (folder / "run.json").is_file():
+        others = [p.parent.name for p in folder.parent.glob("*/run.json")] if folder.parent.is_dir() else []
+        have = f" Runs beside it: {', '.join(sorted(others)[:8])}." if others else ""
+        raise StoreError(f"{folder} is not a run directory (no run.json).{did_you_mean(folder.name, others)}{have}")
+    return Run(folder)
+
+
+def _labels(store: Store, digests: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The axes of each cell as tables call them.
+
+    An axis that cannot matter in a cell (the order at 0 shots) has the one value that it has elsewhere, or 'none'.
+    """
+    found = {digest: (store.cell(digest) or {}).get("labels", {}) for digest in digests}
+    told: dict[str, dict[str, Any]] = {digest: {} for digest in digests}
+    for axis in AXES:
+        others = {labels.get(axis, NONE) for labels in found.values()} - {NONE}
+        usual = others.pop() if len(others) == 1 else NONE
+        for digest, labels in found.items():
+            value = labels.get(axis, NONE)
+            told[digest][axis] = usual if value == NONE else value
+    return told

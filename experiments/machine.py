@@ -1,0 +1,48 @@
+"""Where and with what a run was made: versions, commit, machine. Nothing here imports what it asks about."""
+
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+PACKAGES = ("mm-icl", "torch", "transformers", "datasets", "faiss-cpu", "numpy", "pillow")
+
+
+def now() -> str:
+    """Local time with its offset, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def facts() -> dict[str, Any]:
+    """versions of packages, commit of the working directory, and the machine."""
+    return {"versions": _versions(), "git": _commit(), "machine": _machine()}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> dict[str, Any] | None:
+    """The commit that is checked out where the command was given, and whether files differ from it."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        return {"commit": head, "changed": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()
+
+
+def _machine() -> dict[str, Any]:
+    return {"name": platform.node(), "system": platform.platform(), "cpus": os.cpu_count()}

@@ -1,0 +1,76 @@
+"""From an answer to a line of the store: scores, the baselines of the same demonstrations, ids and digests."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from experiments.answers import Answer, Asked
+from experiments.contexts import Written
+from experiments.grid import Cell
+from icl.metrics.base import Metric
+from icl.metrics.baselines import BASELINES
+from icl.types import Example, Generation, Sample
+
+
+class Recorder:
+    """Makes samples. What the arms of one prompt share is made once and kept until `forget`."""
+
+    def __init__(self, metrics: Mapping[str, Metric]) -> None:
+        self.metrics = metrics
+        self.judge = metrics.get("strict") or next(iter(metrics.values()))
+        self.shared: dict[int, tuple[Written, dict[str, Any]]] = {}
+
+    def forget(self) -> None:
+        """Lets go of what was made: at the end of a window."""
+        self.shared.clear()
+
+    def sample(self, asked: Asked, answer: Answer) -> Sample:
+        """The sample of an answer, or a failed one where the answer is a reason."""
+        shared = self._shared(asked.item)
+        if isinstance(answer, str):
+            return Sample(cell=asked.cell.digest, seed=asked.cell.seed, failed=answer, **shared)
+        return Sample(
+            cell=asked.cell.digest,
+            seed=asked.cell.seed,
+            output=answer.text,
+            finish=answer.finish,
+            scores=scores(self.metrics, answer, asked.item.example),
+            option_scores=answer.option_scores,
+            trace=answer.trace,
+            usage=asdict(answer.usage),
+            **shared,
+        )
+
+    def unasked(self, cell: Cell, item: Written) -> Sample:
+        """A sample whose prompt could not be made."""
+        return Sample(cell=cell.digest, seed=cell.seed, failed=item.failed or "no prompt", **self._shared(item))
+
+    def _shared(self, item: Written) -> dict[str, Any]:
+        if id(item) not in self.shared:
+            self.shared[id(item)] = item, self._made(item)
+        return self.shared[id(item)][1]
+
+    def _made(self, item: Written) -> dict[str, Any]:
+        demos, prompt = item.context.demos, item.prompt
+        said = {name: say(demos, item.context.query) for name, say in BASELINES.items()} if demos else {}
+        judged = {n: self.judge.score(Generation(text), item.example) for n, text in said.items() if text is not None}
+        return {
+            "demos": tuple((demo.example.id, demo.score, demo.example.answer) for demo in demos),
+            "dropped": item.dropped,
+            "prompt": prompt.text if prompt else "",
+            "prompt_digest": prompt.digest if prompt else "",
+            "pictures": tuple(picture.digest for picture in prompt.pictures) if prompt else (),
+            "baselines": {name: value for name, value in judged.items() if value is not None},
+            "marks": item.context.provenance,
+            "query": item.example.id,
+            "group": item.example.group,
+            "gold": item.example.answers,
+            "options": item.example.options,
+            "meta": item.example.meta,
+        }
+
+
+def scores(metrics: Mapping[str, Metric], answer: Generation, example: Example) -> dict[str, float]:
+    """Every metric that applies."""
+    found = {name: metric.score(answer, example) for name, metric in metrics.items()}
+    return {name: value for name, value in found.items() if value is not None}

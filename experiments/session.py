@@ -1,0 +1,75 @@
+"""One call of the runner as run.json remembers it: when, what came of it, what it cost.
+
+The cost counters are the model's and the engine's own. Work that several arms shared is counted once, for the run; a
+single arm's share of it is not made up.
+"""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from experiments.grid import Grid
+from experiments.machine import facts, now
+from experiments.state import metrics_told
+from experiments.store import Store
+
+if TYPE_CHECKING:
+    from icl.models.base import Model
+
+SAVE_EVERY = 10.0
+"""Seconds between two updates of run.json while samples are computed."""
+
+
+class Session:
+    """Writes run.json at its start, now and then, and at its end, with how it ended."""
+
+    def __init__(self, store: Store, grid: Grid) -> None:
+        from decoding.jobs import Counters
+
+        self.store, self.grid = store, grid
+        self.counters: Counters = Counters()
+        self.models: dict[str, dict[str, int]] = {}
+        self.told: dict[str, Any] = {}
+        self.saved = time.monotonic()
+
+    def __enter__(self) -> "Session":
+        before = self.store.run() or {}
+        config = self.grid.config
+        self.told = {
+            "name": self.store.folder.name,
+            "file": config.document.name,
+            "config": config.document.data,
+            "cells": [cell.digest for cell in self.grid.cells],
+            "metrics": metrics_told(self.grid),
+            **facts(),
+            "sessions": [*before.get("sessions", []), {"start": now(), "state": "running"}],
+        }
+        self.store.write_run(self.told)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        state = "finished" if kind is None else "interrupted" if kind is KeyboardInterrupt else "stopped"
+        self._write({"end": now(), "state": state, **({"reason": str(error)} if state == "stopped" else {})})
+
+    def count(self, model: "Model") -> None:
+        """Takes over the model's counters."""
+        counters = getattr(model, "counters", None)
+        if counters is not None:
+            self.models[model.digest] = dict(counters())
+
+    def save(self, model: "Model") -> None:
+        """Brings run.json up to date, if that is some time ago."""
+        if time.monotonic() - self.saved > SAVE_EVERY:
+            self.count(model)
+            self._write({})
+
+    def _write(self, more: Mapping[str, Any]) -> None:
+        counters: dict[str, int] = dict(self.counters.told())
+        for of in self.models.values():
+            for name, value in of.items():
+                counters[name] = counters.get(name, 0) + value
+        session = {**self.told["sessions"][-1], "counters": counters, **more}
+        self.told["sessions"] = [*self.told["sessions"][:-1], session]
+        self.store.write_run(self.told)
+        self.saved = time.monotonic()

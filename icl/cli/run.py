@@ -1,0 +1,52 @@
+"""Run an experiment file: compute what is missing, then show the table and what it says."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+INTERRUPTED = 130
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="the experiment's YAML", show_default=False)],
+    overrides: Annotated[list[str] | None, typer.Argument(help="dotted keys, such as grid.shots=[0,4]")] = None,
+    runs: Annotated[Path, typer.Option(help="the folder of run directories")] = Path("runs"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress, no table")] = False,
+    fork: Annotated[bool, typer.Option("--fork", help="start a new run under the next free name")] = False,
+) -> None:
+    """The same command again does only what is missing: nothing, or the rest of a run that was stopped.
+
+    Exit status: 0 if every sample is there, 1 if some failed, 2 if the run could not start, 130 after Ctrl-C.
+    """
+    from experiments.config import load
+    from experiments.progress import progress
+    from experiments.run import run
+
+    config = load(file, overrides or ())
+    try:
+        done = run(config, runs, progress(quiet), fork)
+    except KeyboardInterrupt:
+        print("stopped. What is finished is kept; the same command goes on from there.", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    for warning in done.warnings:
+        print(warning, file=sys.stderr)
+    if not done.computed:
+        print(f"nothing to do ({done.samples:,} samples present)   {done.folder}")
+        return
+    told = f"done         {done.computed:,} samples, {done.failed:,} failed   {done.folder}"
+    print(told, file=sys.stderr)
+    if not quiet:
+        _shown(done.folder)
+    if done.failed:
+        raise typer.Exit(1)
+
+
+def _shown(folder: Path) -> None:
+    from rich.console import Console
+
+    from experiments.loaded import load_run
+    from experiments.report.terminal import show
+
+    show(load_run(folder), Console())
