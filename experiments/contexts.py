@@ -165,9 +165,7 @@ def _shown(example: Example, recipe: Recipe, pool: "Pool", found: Found) -> Writ
     if isinstance(found, str):
         return Written(example, recipe, bare, failed=found)
     try:
-        return Written(
-            example, recipe, arranged(query, found, pool, cell.seed, order=cell.order, transforms=cell.transforms)
-        )
+        context = arranged(query, found, pool, cell.seed, order=cell.order, transforms=cell.transforms)
     except ICLError as error:
         return Written(example, recipe, bare, failed=str(error))
     return Written(example, recipe, context)
