@@ -45,7 +45,7 @@ class Size:
     window: int = WINDOW
 
 
-def save(name: str, folder: Path, size: Size = Size(), seed: int = 0) -> Path:  # noqa: B008
+def save(name: str, folder: Path, size: Size = Size(), seed: int = 0) -> Path:
     """A checkpoint of the architecture `name` (a key of ARCHITECTURES) in `folder`."""
     config, processor, slot = ARCHITECTURES[name](size)
     processor.chat_template = TEMPLATE.replace("SLOT", slot)
@@ -89,6 +89,36 @@ def prompt(
         turns += [turn("user", picture(seed, size), "what?", name=f"demo[{seed}]"), turn("assistant", f"shape {seed}")]
     shown = [picture(seed, size) for seed in pictures[-1:]]
     return Prompt((*turns, turn("user", *shown, question, name="query")), StreamKey(0, query))
+
+
+def prompts() -> list[Prompt]:
+    """Five prompts of different lengths and numbers of pictures, one without any, some pictures shared."""
+    return [
+        prompt([1, 2, 3]),
+        prompt([4], "how many are there in it?"),
+        prompt([5, 1, 6, 2], "x"),
+        prompt([], "hello"),
+        prompt([2, 7], "what?"),
+    ]
+
+
+def conversations(chosen: list[Prompt]) -> list[list[dict[str, Any]]]:
+    """The prompts as the processors' own `apply_chat_template` takes them, pictures included."""
+    return [
+        [
+            {
+                "role": turn.role,
+                "content": [
+                    {"type": "text", "text": part.text}
+                    if part.picture is None
+                    else {"type": "image", "image": part.picture.open()}
+                    for part in turn.parts
+                ],
+            }
+            for turn in prompt.turns
+        ]
+        for prompt in chosen
+    ]
 
 
 def tokenizer(named: dict[str, str], more: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:

@@ -1,1 +1,1 @@
-"""The Hugging Face backend: any `AutoModelForImageTextToText` checkpoint with its processor, through sessions of rows."""
+"""The Hugging Face backend: any `AutoModelForImageTextToText` checkpoint with its processor, as sessions of rows."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from icl.errors import ModelError
 SHIPPED = {"tiny": Path(__file__).resolve().parent.parent / "tiny" / "checkpoints" / "vlm"}
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+QUIET_BELOW = 2**28
 SAMPLES, BLOCK = 64, 2**16
 """Of a weight file, this many blocks of this many bytes enter its digest, evenly spread: retrained weights show."""
 
@@ -71,8 +73,8 @@ class Checkpoint:
         for part, what in (("tokenizer", "tokenizer"), ("image_processor", "image processor")):
             if getattr(processor, part, None) is None:
                 raise ModelError(
-                    f"model.path: the processor of {self.path} has no {what}; a vision-language checkpoint with its whole "
-                    "processor is needed."
+                    f"model.path: the processor of {self.path} has no {what}; a vision-language checkpoint with its "
+                    "whole processor is needed."
                 )
         if not getattr(processor, "chat_template", None):
             raise ModelError(
@@ -104,9 +106,10 @@ class Checkpoint:
 
     def _read(self, kind: Any, what: str, **how: Any) -> Any:
         try:
-            return kind.from_pretrained(
-                self.source, revision=self.revision, trust_remote_code=self.trust_remote_code, **how
-            )
+            with _quiet(self._small):
+                return kind.from_pretrained(
+                    self.source, revision=self.revision, trust_remote_code=self.trust_remote_code, **how
+                )
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise ModelError(self._sentence(what, error)) from error
 
@@ -114,15 +117,21 @@ class Checkpoint:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if "trust_remote_code" in str(error):
             return (
-                f"model.path: {self.path} brings its own Python code, which is not run unasked. Read that code, then set "
-                "`trust_remote_code: true` (and a `revision`), or take a checkpoint that transformers knows by itself."
+                f"model.path: {self.path} brings its own Python code, which is not run unasked. Read that code, then "
+                "set `trust_remote_code: true` (and a `revision`), or take a checkpoint that transformers knows."
             )
         if isinstance(error, OSError) and self.folder is None:
             return (
-                f"model.path: the {what} of '{self.path}' could not be had from the hub ({first}). Check the name and the "
-                "connection, or name a folder."
+                f"model.path: the {what} of '{self.path}' could not be had from the hub ({first}). Check the name and "
+                "the connection, or name a folder."
             )
         return f"model.path: the {what} of {self.path} cannot be loaded: {first}"
+
+    @property
+    def _small(self) -> bool:
+        """Whether loading takes no time that a progress bar would have to fill."""
+        files = [path for pattern in WEIGHTS for path in (self.folder.glob(pattern) if self.folder else ())]
+        return bool(files) and sum(path.stat().st_size for path in files) < QUIET_BELOW
 
     @cached_property
     def digest(self) -> str:
@@ -151,6 +160,21 @@ class Checkpoint:
         return parts[parts.index("snapshots") + 1] if "snapshots" in parts else str(self.revision)
 
 
+@contextmanager
+def _quiet(really: bool) -> Iterator[None]:
+    """No progress bar of transformers', and its setting as it was afterwards."""
+    from transformers.utils import logging
+
+    if not really or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
 @lru_cache(4096)
 def _file_digest(path: str, size: int, changed: int) -> str:
     """Of the whole file where it is small, else of its size, its beginning and blocks all over it."""
@@ -166,6 +190,7 @@ def _file_digest(path: str, size: int, changed: int) -> str:
 
 
 def text_config(config: Any) -> Any:
+    """The language model's part of a config."""
     return config.get_text_config(decoder=True)
 
 
@@ -195,4 +220,5 @@ def _ids(given: Any) -> frozenset[int]:
 
 
 def told(settings: dict[str, Any]) -> str:
+    """sha256 of canonical JSON."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -200,7 +200,7 @@ def given(parts: Sequence[Encoded]) -> dict[str, Any]:
 
 
 def merged(name: str, parts: Sequence[Any]) -> Any:
-    """One value of a field for pictures in a row: tensors are joined, lists run on, deep features are joined by layer."""
+    """One value of a field for pictures in a row: tensors are joined, lists run on, deep features join by layer."""
     if name == "deepstack_features":
         return [merged("", layer) for layer in zip(*parts, strict=True)]
     if isinstance(parts[0], Tensor):

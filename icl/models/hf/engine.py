@@ -1,4 +1,4 @@
-"""A loaded checkpoint: weights, picture cache and opener put together, after the checkpoint was asked what it allows."""
+"""A loaded checkpoint: weights, picture cache and opener, put together after asking the checkpoint what it allows."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

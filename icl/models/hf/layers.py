@@ -1,7 +1,7 @@
 """Row operations on the layers of a `DynamicCache`: full attention, sliding windows and linear attention alike.
 
 A layer holds keys and values by slot (attention), or states by row (linear attention, convolutions), or both. Slots are
-`[padding | tokens]`, aligned on the right. Nothing here writes into a tensor that another cache may hold: each operation
+`[padding | tokens]`, aligned on the right. Nothing here writes into a tensor that another cache may hold: an operation
 gives new tensors, and a copied layer owns its dictionaries of states, which linear attention updates in place.
 """
 
@@ -38,8 +38,8 @@ def check(layers: Sequence[Any]) -> None:
     for layer in layers:
         if type(layer).__name__ not in KNOWN:
             raise ModelError(
-                f"this architecture keeps a cache layer of the kind {type(layer).__name__}, which sessions cannot split "
-                "into rows yet. Use a checkpoint of another architecture."
+                f"this architecture keeps a cache layer of the kind {type(layer).__name__}, which sessions cannot "
+                "split into rows yet. Use a checkpoint of another architecture."
             )
 
 
@@ -51,6 +51,7 @@ def settle(layers: Sequence[Any]) -> None:
 
 
 def is_sliding(layer: Any) -> bool:
+    """Whether the layer forgets what is behind its window."""
     return bool(getattr(layer, "is_sliding", False))
 
 

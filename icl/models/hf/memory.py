@@ -62,8 +62,8 @@ def halving(
             raise
         if len(batch) <= 1:
             raise ModelError(
-                f"out of memory with a single one of the {what}: {str(error).splitlines()[0]} Take fewer shots, smaller "
-                "pictures, a lower dtype or a larger device."
+                f"out of memory with a single one of the {what}: {str(error).splitlines()[0]} Take fewer shots, "
+                "smaller pictures, a lower dtype or a larger device."
             ) from error
     relieve()
     free()
@@ -73,6 +73,7 @@ def halving(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
+    """Of an accelerator, or of the CPU's allocator, which has no exception of its own."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 

@@ -45,7 +45,7 @@ class Unit:
 
 
 class Opener:
-    """Opens sessions. budget: padded tokens a forward. sharing: whether beginnings are, where that saves `least` tokens."""
+    """Opens sessions. budget: padded tokens a forward. sharing: of beginnings, where that saves `least` tokens."""
 
     def __init__(self, runner: Runner, budget: int, sharing: bool = True, least: int = LEAST) -> None:
         self.runner, self.budget, self.sharing, self.least = runner, budget, sharing, least

@@ -21,8 +21,8 @@ def device(wanted: str, device_map: str | None = None) -> tuple[str, str]:
         count = torch.cuda.device_count()
         if int(number or 0) >= count:
             raise ModelError(
-                f"model.device: '{wanted}' is asked for, and torch sees {count or 'no'} CUDA device{'s' * (count > 1)}. Use "
-                "`device: cpu` or `auto`, or install a torch with CUDA."
+                f"model.device: '{wanted}' is asked for, and torch sees {count or 'no'} CUDA devices. "
+                "Use `device: cpu` or `auto`, or install a torch with CUDA."
             )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ModelError("model.device: 'mps' is asked for, and this machine has none. Use `device: cpu` or `auto`.")

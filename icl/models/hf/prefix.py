@@ -1,12 +1,13 @@
 """Which prompts share a beginning, and how much of it is worth prefilling once.
 
 Found on rendered ids and picture identity, so nothing depends on how a tokenizer cuts text. Two cases are common: all
-queries have the same demonstrations, or the branches of one query differ at the query alone. Prompts are sorted, so that
-those with a long common beginning are neighbours, and the sorted row is cut into groups that save the most tokens.
+queries have the same demonstrations, or the branches of one query differ at the query alone. Prompts are sorted, so
+that those with a long common beginning are neighbours, and the sorted row is cut into groups that save the most tokens.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from icl.models.hf.runner import Read
 
@@ -29,7 +30,7 @@ def groups(prompts: Sequence[Read], least: int = LEAST) -> list[Group]:
     """Every prompt in exactly one group, those that share nothing each in a group of its own."""
     order = sorted(range(len(prompts)), key=lambda i: prompts[i].key)
     rows = [prompts[i] for i in order]
-    common = [agreement(a.key, b.key) for a, b in zip(rows, rows[1:], strict=False)]
+    common = [agreement(a.key, b.key) for a, b in pairwise(rows)]
     saved, begin = [0] * (len(rows) + 1), [0] * (len(rows) + 1)
     for end in range(1, len(rows) + 1):  # saved[end]: the most that the first `end` rows can save
         saved[end], begin[end] = saved[end - 1], end - 1

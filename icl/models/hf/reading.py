@@ -89,10 +89,9 @@ class Reader:
         alone = [self.pixels.pixels(picture, False)[0]["pixel_values"] for picture in prompt.pictures]
         noised = [edited(self.pixels, picture, False)[0]["pixel_values"] for picture in prompt.pictures]
         for dim in (0, 1):
-            if all(part.shape[:dim] == values.shape[:dim] for part in alone):
-                whole = torch.cat(alone, dim)
-                if whole.shape == values.shape and torch.equal(whole, values):
-                    return torch.cat(noised, dim)
+            alike = all(_without(part, dim) == _without(values, dim) for part in alone)
+            if alike and torch.equal(torch.cat(alone, dim), values):
+                return torch.cat(noised, dim)
         raise ModelError(
             f"{self.renderer.name}: this processor treats a picture among others otherwise than alone, and its picture "
             "cache is off, so an edit on processed pixels cannot be placed. Use an edit on the picture itself."
@@ -119,6 +118,10 @@ class Reader:
         if kinds is not None and self.runner.kinds_name is not None:
             known[self.runner.kinds_name] = kinds[None]
         return self.runner.model._prepare_position_ids_for_generation(ids[None], known)[..., 0, :]  # type: ignore[no-any-return]
+
+
+def _without(tensor: Tensor, dim: int) -> tuple[int, ...]:
+    return (*tensor.shape[:dim], *tensor.shape[dim + 1 :])
 
 
 def _own_positions(model: Any) -> bool:

@@ -86,8 +86,8 @@ class Renderer:
         slots, pictures = text.count(self.slot), len(prompt.pictures)
         if slots != pictures:
             raise ModelError(
-                f"{self.name}: the rendered prompt has {slots} picture placeholders ({self.slot}) for {pictures} pictures"
-                f"{self._why(prompt, slots > pictures)}."
+                f"{self.name}: the rendered prompt has {slots} picture placeholders ({self.slot}) for {pictures} "
+                f"pictures{self._why(prompt, slots > pictures)}."
             )
 
     def _why(self, prompt: Prompt, more: bool) -> str:
@@ -104,8 +104,9 @@ class Renderer:
                 if found < 0:
                     what = "a picture" if piece is None else f"the text {needle[:40]!r}"
                     raise ModelError(
-                        f"{self.name}: the chat template drops {what} of a {turn.role} turn, or moves it out of its place. "
-                        "Some templates put all pictures of a turn first: compose with `chat`, pictures before questions."
+                        f"{self.name}: the chat template drops {what} of a {turn.role} turn, or moves it out of its "
+                        "place. Some templates put all pictures of a turn first: compose with `chat`, pictures before "
+                        "questions."
                     )
                 place = found + len(needle)
 

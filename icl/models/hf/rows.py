@@ -1,12 +1,12 @@
 """`Rows`: the session of the Hugging Face backend. A batch of prefilled prompts that can be selected, joined and grown.
 
-Every row is `[padding | tokens]` without a hole: chunks of unequal length are padded on the right, where the causal mask
-hides the padding from every real token, and each row is then moved right over its own padding. So the attention mask is
-a plain left-padded one, and windows that count slots (sliding attention) count tokens. Recurrent states would take
-padding in, so there the chunks of one length run together, without any.
+Every row is `[padding | tokens]` without a hole: chunks of unequal length are padded on the right, where the causal
+mask hides the padding from every real token, and each row is then moved right over its own padding. So the attention
+mask is a plain left-padded one, and windows that count slots (sliding attention) count tokens. Recurrent states would
+take padding in, so there the chunks of one length run together, without any.
 
-Positions are the rows' own: the last one plus one, in every channel that the architecture has. What a model remembers of
-its last call (`rope_deltas`) is never read.
+Positions are the rows' own: the last one plus one, in every channel that the architecture has. What a model remembers
+of its last call (`rope_deltas`) is never read.
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,10 @@ class Rows:
     """Prefilled rows (`icl.models.base.Session`). Made by `Runner.prefill`, or from other rows."""
 
     def __init__(self, runner: "Runner", cache: Any, mask: Tensor, position: Tensor, logits: Tensor) -> None:
-        """mask: [R, T], 1 where a slot holds a token. position: [..., R, 1] of the last tokens. logits: [R, V] float32."""
+        """mask: [R, T], 1 where a slot holds a token. position: [..., R, 1], last tokens'. logits: [R, V] float32."""
         self.runner, self.cache, self.position, self.logits = runner, cache, position, logits
-        self._set_mask(mask)
+        self.width = mask.shape[1]
+        self._mask: Tensor = torch.nn.functional.pad(mask, (0, ROOM), value=1)
         self.slides = any(map(layers.is_sliding, cache.layers))
         self.recurs = any(map(layers.has_states, cache.layers))
 
@@ -40,7 +41,8 @@ class Rows:
 
     @property
     def mask(self) -> Tensor:
-        return self._mask[:, : self.width]
+        mask: Tensor = self._mask[:, : self.width]
+        return mask
 
     def take(self, rows: Tensor) -> "Rows":
         rows = rows.to(self._mask.device)
@@ -88,9 +90,11 @@ class Rows:
         self.width += width
         if kinds is not None:  # models look token types up by slot
             kinds = layers.padded(kinds, self.width, 1)
-        ends, where = (lengths - 1).unique(return_inverse=True)  # the output layer is wide: the columns needed alone
+        ends, where = torch.unique(
+            lengths - 1, return_inverse=True
+        )  # the output layer is wide: the columns needed alone
         shown = [picture for row in pictures for picture in row]
-        logits = self.runner.forward(tokens, self.mask, positions, self.cache, ends, kinds, shown)
+        logits = self.runner.forward(tokens, self.mask, positions, self.cache, keep=ends, kinds=kinds, pictures=shown)
         everyone = torch.arange(len(self), device=tokens.device)
         self.logits = logits[everyone, where].float()
         self.position = positions[..., everyone, lengths - 1][..., None]
@@ -122,7 +126,7 @@ class Rows:
         kinds: Tensor | None,
         pictures: Sequence[Sequence["Encoded"]],
     ) -> None:
-        groups = [(lengths == length).nonzero()[:, 0] for length in lengths.unique()]
+        groups = [(lengths == length).nonzero()[:, 0] for length in sorted(set(lengths.tolist()))]
         done = []
         for group in groups:
             rows, size = self.take(group), int(lengths[group[0]])

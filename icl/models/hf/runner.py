@@ -51,7 +51,7 @@ class Runner:
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        return torch.device(self.model.get_input_embeddings().weight.device)
 
     def forward(
         self,
@@ -59,6 +59,7 @@ class Runner:
         mask: Tensor,
         positions: Tensor,
         cache: Any,
+        *,
         keep: Tensor | int = 1,
         kinds: Tensor | None = None,
         pictures: Sequence[Encoded] = (),
@@ -70,7 +71,7 @@ class Runner:
             more[self.kinds_name] = kinds
         self.counters.forwards += 1
         with torch.no_grad():
-            return self.model(
+            logits: Tensor = self.model(
                 input_ids=tokens,
                 attention_mask=mask,
                 position_ids=positions,
@@ -79,6 +80,7 @@ class Runner:
                 logits_to_keep=keep,
                 **more,
             ).logits
+        return logits
 
     def prefill(self, prompts: Sequence[Read]) -> Rows:
         """One forward of prompts, padded on the left."""
@@ -90,9 +92,8 @@ class Runner:
         kinds = [prompt.kinds for prompt in prompts if prompt.kinds is not None]
         shown = [picture for prompt in prompts for picture in prompt.pictures]
         cache = layers.new_cache(self.model.config)
-        logits = self.forward(
-            ids, mask, positions, cache, 1, stacked(kinds, width) if kinds else None, shown, prompts[0].plain
-        )
+        kind = stacked(kinds, width) if kinds else None
+        logits = self.forward(ids, mask, positions, cache, kinds=kind, pictures=shown, plain=prompts[0].plain)
         layers.check(cache.layers)
         rows = Rows(self, cache, mask, positions[..., -1:].clone(), logits[:, -1].float())
         if rows.slides:

@@ -1,8 +1,8 @@
 """What holds for this checkpoint is asked of it once, when it is loaded, and not of a list of architectures.
 
-Does a prompt whose pictures come from the cache have the ids and the logits of the processor's own? Does a prompt on top
-of a shared beginning? Where the answer is no, or an exception, the plain way is taken for this model, and the reason is
-kept for the plan to tell.
+Does a prompt whose pictures come from the cache have the ids and the logits of the processor's own? Does a prompt on
+top of a shared beginning? Where the answer is no, or an exception, the plain way is taken for this model, and the
+reason is kept for the plan to tell.
 """
 
 from collections.abc import Callable
@@ -34,8 +34,8 @@ def picture_cache(cached: Reader, plain: Reader, runner: Runner) -> Verdict:
     """Compares ids and logits of two prompts, with pictures of several sizes, with and without the cache."""
 
     def ask() -> Verdict:
-        for prompt in _prompts():
-            (want,), (got,) = plain.read([prompt]), cached.read([prompt])
+        prompts = _prompts()  # read together, so that pictures meet the tower in another company than in `plain`
+        for want, got in zip(plain.read(prompts), cached.read(prompts), strict=True):
             if want.ids.tolist() != got.ids.tolist():
                 return Verdict(False, "the token ids differ from the processor's own")
             gap = _gap(runner.prefill([want]).logits, runner.prefill([got]).logits)

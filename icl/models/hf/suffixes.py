@@ -54,7 +54,7 @@ def _scored(rows: "Rows", chunks: Sequence[Chunk]) -> list[tuple[Chunk, Tensor]]
     tokens, lengths = right_padded([chunk for _, chunk in chunks], rows.mask.device)
     steps = torch.arange(tokens.shape[1], device=tokens.device)
     mask = torch.cat([each.mask, (steps < lengths[:, None]).to(each.mask.dtype)], 1)
-    logits = rows.runner.forward(tokens, mask, each.position + 1 + steps, each.cache, 0)
+    logits = rows.runner.forward(tokens, mask, each.position + 1 + steps, each.cache, keep=0)
     rows.runner.counters.suffix_tokens += int(lengths.sum())
     scores = logits.float().log_softmax(-1)
     return [(chunk, scores[i, : len(chunk[1])]) for i, chunk in enumerate(chunks)]

@@ -1,0 +1,159 @@
+"""A checkpoint that cannot run says so in a sentence, before any weights are read where that can be known."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+
+from icl.errors import ConfigError, ModelError
+from icl.models.base import LogitModel, Request
+from icl.models.hf.model import HF
+from icl.registry import build, entries
+
+FolderOf = Callable[[str], Path]
+
+
+@pytest.fixture
+def copied(folder_of: FolderOf, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder_of("llava"), tmp_path / "checkpoint"))
+
+
+def test_importing_the_component_imports_no_torch() -> None:
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, icl.models.hf.model; print('torch' in sys.modules, 'transformers' in sys.modules)",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.split() == ["False", "False"]
+
+
+def test_it_is_a_component_and_a_model_that_gives_logits(folder_of: FolderOf) -> None:
+    assert entries("model")["hf"].summary.startswith("Any AutoModelForImageTextToText checkpoint")
+    hf = build("model", {"name": "hf", "path": "somewhere", "token_budget": 100})
+    assert hf == HF(path="somewhere", token_budget=100)
+    assert hf.abilities == {"logits", "score"}
+    assert isinstance(HF(path=str(folder_of("llava"))), LogitModel)
+
+
+@pytest.mark.parametrize(
+    ("node", "told"),
+    [
+        ({"dtype": "float8"}, "dtype"),
+        ({"token_budget": 0}, "token_budget"),
+        ({"quantize": "int8"}, "quantize"),
+        ({"pth": "tiny"}, "Did you mean 'path'"),
+    ],
+)
+def test_wrong_parameters_are_config_errors(node: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        build("model", {"name": "hf", **node})
+
+
+def test_an_unknown_dtype_is_told_in_python_too() -> None:
+    with pytest.raises(ConfigError, match=r"model.dtype: .bfloat. is not known\. Did you mean .bfloat16.\?"):
+        HF(dtype="bfloat")  # type: ignore[arg-type]
+
+
+def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"there is no folder .*nowhere"):
+        HF(path=str(tmp_path / "nowhere")).load()
+
+
+def test_a_hub_id_that_cannot_be_had() -> None:
+    with pytest.raises(ModelError, match="'nobody/nothing' could not be had from the hub"):
+        HF(path="nobody/nothing").count_tokens(tiny_models.prompt([], "hi"))
+
+
+def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match="it is a file"):
+        HF(path=str(tmp_path / "weights.bin")).load()
+
+
+def test_a_folder_without_a_config(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        HF(path=str(tmp_path)).load()
+
+
+def test_a_folder_without_weights_is_told_before_anything_is_counted(copied: Path) -> None:
+    (copied / "model.safetensors").unlink()
+    hf = HF(path=str(copied))
+    for use in (hf.load, lambda: hf.digest, lambda: hf.count_tokens(tiny_models.prompt([]))):
+        with pytest.raises(ModelError, match="no weights"):
+            use()
+
+
+def test_a_folder_without_a_processor(copied: Path) -> None:
+    (copied / "processor_config.json").unlink()
+    with pytest.raises(ModelError, match="has no processor"):
+        HF(path=str(copied)).load()
+
+
+def test_a_processor_without_a_chat_template(copied: Path) -> None:
+    (copied / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match="no chat template"):
+        HF(path=str(copied)).load()
+
+
+def test_a_checkpoint_that_brings_code_is_not_run_unasked(copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    config |= {
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "own.Config", "AutoModelForImageTextToText": "own.Model"},
+    }
+    (copied / "config.json").write_text(json.dumps(config))
+    (copied / "own.py").write_text("raise SystemExit('ran')\n")
+    with pytest.raises(ModelError, match="brings its own Python code"):
+        HF(path=str(copied)).load()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_where_there_is_none(folder_of: FolderOf) -> None:
+    with pytest.raises(ModelError, match="torch sees no CUDA devices"):
+        HF(path=str(folder_of("llava")), device="cuda").load()
+
+
+def test_a_word_that_is_no_device(folder_of: FolderOf) -> None:
+    with pytest.raises(ModelError, match="'gpu' is not a device"):
+        HF(path=str(folder_of("llava")), device="gpu").load()
+
+
+def test_tokens_are_counted_without_weights_in_memory(folder_of: FolderOf) -> None:
+    hf = HF(path=str(folder_of("llava")))
+    assert hf.count_tokens(tiny_models.prompt([1, 2])) > 32
+    assert hf.max_tokens == 8192
+    assert hf.stop_tokens == {257}
+    assert "engine" not in vars(hf)
+
+
+def test_the_digest_names_weights_and_settings(folder_of: FolderOf, copied: Path) -> None:
+    own = HF(path=str(folder_of("llava"))).digest
+    assert HF(path=str(copied)).digest == own
+    assert HF(path=str(copied), token_budget=7, picture_cache_mb=1).digest == own
+    assert HF(path=str(copied), dtype="bfloat16").digest != own
+    tiny_models.save("llava", copied, seed=1)
+    assert HF(path=str(copied)).digest != own
+
+
+def test_answers_come_through_sessions() -> None:
+    with pytest.raises(ModelError, match="answers through sessions"):
+        HF().generate([Request(tiny_models.prompt([]))])
+
+
+def test_bfloat16_runs_and_scores_in_float32(folder_of: FolderOf) -> None:
+    hf = HF(path=str(folder_of("idefics3")), dtype="bfloat16")
+    rows = hf.open([tiny_models.prompt([1, 2]), tiny_models.prompt([3])])
+    assert hf.engine.runner.model.dtype == torch.bfloat16
+    assert rows.logits.dtype == torch.float32
+    assert hf.notes == ()

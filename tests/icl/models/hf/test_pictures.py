@@ -1,0 +1,174 @@
+"""Each distinct picture is encoded once, and what comes from the cache is what the processor's own way gives."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+from tiny_models import conversations, prompts
+
+from icl.edits import Blank, DiffusionNoise
+from icl.errors import ModelError
+from icl.models.hf.memory import ByteCache
+from icl.models.hf.model import HF
+from icl.models.hf.reading import Reader
+
+ModelOf = Callable[[str], HF]
+every = pytest.mark.parametrize("name", tiny_models.ARCHITECTURES)
+
+
+def plain_logits(hf: HF, prompt: object) -> torch.Tensor:
+    """Through the processor on the whole prompt, no cache."""
+    plain = Reader(hf.renderer, hf.pixels, hf.engine.runner, None)
+    return hf.engine.runner.prefill(plain.read([prompt])).logits
+
+
+def gap(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+@every
+def test_cached_pictures_give_the_logits_of_the_processors_own_way(name: str, model_of: ModelOf) -> None:
+    hf = model_of(name)
+    assert hf.notes == ()
+    for prompt in prompts():
+        cached = hf.engine.reader.read([prompt])
+        assert cached[0].plain is None
+        assert gap(hf.engine.runner.prefill(cached).logits, plain_logits(hf, prompt)) < 2e-5
+
+
+@every
+def test_rendered_ids_are_the_processors_own(name: str, model_of: ModelOf) -> None:
+    hf = model_of(name)
+    for prompt in prompts():
+        own = hf.checkpoint.processor.apply_chat_template(
+            conversations([prompt])[0], add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"][0]
+        (read,) = hf.engine.reader.read([prompt])
+        assert read.ids.tolist() == own
+        assert hf.count_tokens(prompt) == len(own)
+
+
+@every
+def test_a_picture_shown_in_many_prompts_is_encoded_once(name: str, folder_of: Callable[[str], Path]) -> None:
+    hf = HF(path=str(folder_of(name)))
+    hf.load()
+    hf.open(prompts())
+    hf.open([tiny_models.prompt([1, 2]), tiny_models.prompt([7, 5, 3])])
+    count = hf.counters()
+    assert count["pictures_shown"] == 15
+    assert count["pictures_encoded"] == 7
+
+
+def test_a_picture_alone_and_among_others_is_kept_twice_where_the_processor_cares(model_of: ModelOf) -> None:
+    cares = {name: model_of(name).pixels.company for name in tiny_models.ARCHITECTURES}
+    assert [name for name, does in cares.items() if does] == ["llava_onevision"]
+    hf = model_of("llava_onevision")
+    alone, among = tiny_models.prompt([40]), tiny_models.prompt([40, 41])
+    for prompt in (alone, among):
+        assert gap(hf.open([prompt]).logits, plain_logits(hf, prompt)) < 2e-5
+    before = hf.counters()["pictures_encoded"]
+    hf.open([alone, among])
+    assert hf.counters()["pictures_encoded"] == before
+
+
+@every
+def test_noise_on_processed_pixels_is_the_same_with_and_without_the_cache(name: str, model_of: ModelOf) -> None:
+    hf = model_of(name)
+    clean = tiny_models.prompt([4])
+    noised = clean.edit(DiffusionNoise(500))
+    (pixels, _), edited = hf.pixels.pixels(clean.pictures[0], False), None
+    edited = noised.pictures[0].pixel_edits[0].on_pixels(pixels["pixel_values"])
+    own = dict(
+        hf.checkpoint.processor.apply_chat_template(
+            conversations([clean])[0], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+    )
+    want = hf.engine.runner.model(**own | {"pixel_values": edited}).logits[:, -1]
+    got = hf.open([noised]).logits
+    assert gap(got, want) < 2e-5
+    assert gap(plain_logits(hf, noised), want) < 2e-5
+    assert gap(got, hf.open([clean]).logits) > 1e-3
+    assert torch.equal(got, hf.open([noised]).logits)
+
+
+@pytest.mark.parametrize("name", ["idefics3", "qwen2_5_vl"])
+def test_edits_reach_the_pictures_they_are_on_and_no_other(name: str, model_of: ModelOf) -> None:
+    hf = model_of(name)
+    clean = tiny_models.prompt([1, 2, 3])
+    query = clean.edit(DiffusionNoise(500), where="query")
+    assert [bool(picture.pixel_edits) for picture in query.pictures] == [False, False, True]
+    read, noised = hf.engine.reader.read([clean, query])
+    assert [a is b for a, b in zip(read.pictures, noised.pictures, strict=True)] == [True, True, False]
+    assert gap(hf.open([query]).logits, plain_logits(hf, query)) < 2e-5
+    blank = clean.edit(Blank())
+    assert gap(hf.open([blank]).logits, hf.open([clean]).logits) > 1e-3
+    assert gap(hf.open([blank]).logits, plain_logits(hf, blank)) < 2e-5
+
+
+def test_a_small_cache_forgets_and_answers_the_same(folder_of: Callable[[str], Path], model_of: ModelOf) -> None:
+    small = HF(path=str(folder_of("llava")), picture_cache_mb=0)
+    small.load()
+    want = model_of("llava").open(prompts()).logits
+    for _ in range(2):
+        assert torch.equal(small.open(prompts()).logits, want)
+    assert small.counters()["pictures_encoded"] == 14
+    assert small.engine.reader.encoder.known.used == 0
+
+
+def test_a_byte_cache_keeps_what_was_used_last_within_its_limit() -> None:
+    cache = ByteCache[str, str](6, len)
+    for word in ("aa", "bb", "cc"):
+        cache.put(word, word)
+    assert cache.get("aa") == "aa"
+    cache.put("dd", "dd")
+    assert list(cache.items) == ["cc", "aa", "dd"]
+    assert cache.put("long", "longer!") == "longer!"
+    assert cache.get("long") is None
+    assert cache.used == 6
+
+
+def test_a_model_whose_pictures_depend_on_their_company_runs_without_the_cache(
+    folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features that carry the number of pictures encoded together: what BLIP-2's queries or a packed tower could do."""
+    import transformers
+
+    kind = transformers.LlavaModel
+    real = kind.get_image_features
+
+    def by_company(self: torch.nn.Module, pixel_values: torch.Tensor, **more: object) -> object:
+        output = real(self, pixel_values, **more)
+        output.pooler_output = [part + len(pixel_values) for part in output.pooler_output]
+        return output
+
+    monkeypatch.setattr(kind, "get_image_features", by_company)
+    hf = HF(path=str(folder_of("llava")))
+    hf.load()
+    (note,) = hf.notes
+    assert "picture cache is off" in note
+    assert "logits differ" in note
+    own = {
+        i: dict(
+            hf.checkpoint.processor.apply_chat_template(
+                conversations([prompt])[0],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+            )
+        )
+        for i, prompt in enumerate(prompts())
+    }
+    want = torch.cat([hf.engine.runner.model(**own[i]).logits[:, -1] for i in own])
+    assert gap(hf.open(prompts()).logits, want) < 2e-5
+    noised = prompts()[0].edit(DiffusionNoise(500), where="query")
+    assert gap(hf.open([noised]).logits, want[:1]) > 1e-3
+
+
+def test_noise_is_refused_where_a_pictures_pixels_cannot_be_told_apart(model_of: ModelOf) -> None:
+    hf = model_of("llava_onevision")  # cuts tiles for a picture alone, and none among others
+    noised = tiny_models.prompt([1, 2]).edit(DiffusionNoise(500))
+    with pytest.raises(ModelError, match="cannot be placed"):
+        plain_logits(hf, noised)

@@ -1,0 +1,150 @@
+"""What a chat template makes of a prompt is compared with the prompt before anything runs."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import tiny_models
+from tiny_models import picture, prompt, turn
+
+from icl.errors import ModelError
+from icl.models.hf.model import HF
+from icl.models.hf.rendering import Renderer, merged
+from icl.types import Part, Prompt, Turn
+
+ModelOf = Callable[[str], HF]
+
+
+def renderer(hf: HF, template: str | None = None, **tokenizer: object) -> Renderer:
+    """A renderer of its own: nothing else sees the changed template."""
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(hf.path)
+    if template is not None:
+        processor.chat_template = template
+    for name, value in tokenizer.items():
+        setattr(processor.tokenizer, name, value)
+    return Renderer(processor, "tiny")
+
+
+def test_texts_side_by_side_are_one_so_that_no_template_comes_between() -> None:
+    own = Turn("user", (Part("a"), Part(""), Part("b", "x"), Part(picture(1)), Part("c"), Part("")))
+    assert merged(own) == ["ab", None, "c"]
+
+
+def test_a_prompt_is_written_by_the_checkpoints_own_template(model_of: ModelOf) -> None:
+    text = model_of("idefics3").rendered(prompt([1, 2], "why?"))
+    assert text == "<user><image>what?</turn><assistant>shape 1</turn><user><image>why?</turn><assistant>"
+
+
+def test_a_placeholder_in_the_data_is_an_error_with_both_counts(model_of: ModelOf) -> None:
+    with pytest.raises(ModelError, match=r"2 picture placeholders \(<image>\) for 1 pictures; a text of the prompt"):
+        model_of("llava").open([prompt([1], "what is an <image>?")])
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "gemma3", "internvl"])
+def test_the_placeholder_of_every_architecture_is_found_in_the_data(name: str, model_of: ModelOf) -> None:
+    hf = model_of(name)
+    with pytest.raises(ModelError, match=r"1 picture placeholders .* for 0 pictures"):
+        hf.open([prompt([], f"say {hf.renderer.slot}")])
+
+
+def test_a_template_that_leaves_pictures_out_is_an_error(model_of: ModelOf) -> None:
+    text_only = "{% for m in messages %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}{% endfor %}"
+    with pytest.raises(
+        ModelError, match=r"0 picture placeholders .* for 1 pictures; the chat template leaves some out"
+    ):
+        renderer(model_of("llava"), text_only).text(prompt([1]))
+
+
+def test_a_template_that_moves_pictures_to_the_front_is_an_error_where_that_changes_the_prompt(
+    model_of: ModelOf,
+) -> None:
+    first = (
+        "{% for m in messages %}{% for c in m['content'] if c['type'] == 'image' %}<image>\n{% endfor %}"
+        "{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}{% endfor %}"
+    )
+    own = renderer(model_of("llava"), first)
+    assert own.text(prompt([1, 2])).count("<image>") == 2
+    interleaved = Prompt((turn("user", picture(1), "Question: a", picture(2), "Question: b"),))
+    with pytest.raises(ModelError, match="moves it out of its place"):
+        own.text(interleaved)
+
+
+def test_a_template_that_drops_a_system_turn_is_an_error(model_of: ModelOf) -> None:
+    quiet = "{% for m in messages if m['role'] != 'system' %}{{ m['content'][0]['text'] }}{% endfor %}"
+    with pytest.raises(ModelError, match="drops the text 'be short' of a system turn"):
+        renderer(model_of("llava"), quiet).text(Prompt((turn("system", "be short"), turn("user", "hi"))))
+
+
+def test_a_template_that_refuses_two_turns_of_a_role_is_told_in_a_sentence(model_of: ModelOf) -> None:
+    strict = (
+        "{% for m in messages %}{% if loop.index0 and messages[loop.index0 - 1]['role'] == m['role'] %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}"
+        "{% endfor %}"
+    )
+    twice = Prompt((turn("user", "a"), turn("user", "b")))
+    with pytest.raises(ModelError, match=r"does not take these turns \(user, user\): roles must alternate"):
+        renderer(model_of("llava"), strict).text(twice)
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_start_token_stands_once_whether_the_template_writes_it_or_the_tokenizer(
+    written: bool, model_of: ModelOf
+) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    template = ("<pad>" if written else "") + tiny_models.TEMPLATE.replace("SLOT", "<image>")
+    own = renderer(model_of("llava"), template, bos_token="<pad>")
+    start = own.tokenizer.bos_token_id
+    own.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<pad> $A", special_tokens=[("<pad>", start)]
+    )
+    (ids,) = own.ids([own.text(prompt([], "hi"))])
+    assert ids.count(start) == 1
+    assert ids[0] == start
+    theirs = own.processor.apply_chat_template(
+        tiny_models.conversations([prompt([], "hi")])[0], add_generation_prompt=True, tokenize=True, return_dict=True
+    )
+    assert theirs["input_ids"][0] == ids
+
+
+def joint_ids(own: Renderer, one: Prompt, option: str) -> list[int]:
+    return own.ids([own.text(one) + option])[0]
+
+
+def test_option_ids_are_what_follows_the_prompt_when_both_are_tokenized_together(model_of: ModelOf) -> None:
+    hf = model_of("qwen2_5_vl")
+    one = prompt([1, 2], "which?")
+    options = ["cat", "a red dog", "B"]
+    for option, ids in zip(options, hf.option_ids(one, options), strict=True):
+        before = hf.renderer.ids([hf.rendered(one)])[0]
+        assert before + ids == joint_ids(hf.renderer, one, option)
+        assert hf.text(ids) == option
+
+
+def test_an_option_gets_the_white_space_that_the_template_puts_before_an_answer(model_of: ModelOf) -> None:
+    spaced = (
+        "{% for m in messages %}{{ m['role'] | upper }}: {% for c in m['content'] %}{{ c['text'] }}{% endfor %} "
+        "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    )
+    own = renderer(model_of("llava"), spaced)
+    one = prompt([], "cat or dog?")
+    assert own.text(one) == "USER: cat or dog? ASSISTANT:"
+    assert own.option_ids(one, ["cat"]) == own.ids([" cat"])
+
+
+def test_an_option_that_melts_into_the_prompt_is_told(model_of: ModelOf, tmp_path: Path) -> None:
+    own = renderer(
+        model_of("llava"), "{% for m in messages %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}{% endfor %}"
+    )
+    own.tokenizer.add_tokens(["xyz"])
+    with pytest.raises(ModelError, match="the option 'z' melts into the end of the prompt"):
+        own.option_ids(prompt([], "say xy"), ["z"])
+    assert own.option_ids(prompt([], "say xy"), ["w"]) == own.ids(["w"])
+
+
+def test_text_has_no_special_tokens(model_of: ModelOf) -> None:
+    hf = model_of("idefics3")
+    ids: Sequence[int] = hf.renderer.ids([" a cat</turn><image>"])[0]
+    assert hf.text(ids) == "a cat"

@@ -1,0 +1,195 @@
+"""Rows of one batch are what each prompt would be alone, on architectures whose caches differ in kind."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tiny_models import conversations, prompts
+from torch import Tensor
+
+from icl.models.hf.model import HF
+from icl.models.hf.rows import Rows, joined
+from icl.types import Prompt
+
+PROMISED = ("llava", "qwen2_5_vl", "idefics3", "smolvlm", "internvl")
+ALL = (*PROMISED, "gemma3", "llava_onevision", "qwen3_5")
+CLOSE = 2e-5
+"""Logits are of unit size; a wrong position, mask or token type shows as 1e-2 and more."""
+
+ModelOf = Callable[[str], HF]
+
+every = pytest.mark.parametrize("name", ALL)
+
+
+def greedy(rows: Rows, steps: int) -> Tensor:
+    """[R, steps] tokens."""
+    tokens = []
+    for step in range(steps):
+        tokens.append(rows.logits.argmax(-1))
+        if step < steps - 1:
+            rows.advance(tokens[-1])
+    return torch.stack(tokens, 1)
+
+
+def own_inputs(hf: HF, chosen: list[Prompt]) -> dict[str, Tensor]:
+    """What the processor makes of the same conversations by itself, left padded."""
+    return dict(
+        hf.checkpoint.processor.apply_chat_template(
+            conversations(chosen),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True, "padding_side": "left"},
+        )
+    )
+
+
+def gap(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+def states(rows: Rows) -> list[Tensor]:
+    """Every tensor that the rows hold, copied."""
+    found = [rows.mask, rows.position, rows.logits]
+    for layer in rows.cache.layers:
+        for value in vars(layer).values():
+            found += [v for v in (value.values() if isinstance(value, dict) else [value]) if isinstance(v, Tensor)]
+    return [tensor.clone() for tensor in found]
+
+
+@every
+def test_a_batch_gives_each_prompt_the_logits_and_tokens_it_has_alone(name: str, model_of: ModelOf) -> None:
+    hf, batch = model_of(name), prompts()
+    together = hf.open(batch)
+    alone = [hf.open([prompt]) for prompt in batch]
+    assert gap(together.logits, torch.cat([rows.logits for rows in alone])) < CLOSE
+    tokens = greedy(together, 12)
+    assert tokens.tolist() == [greedy(rows, 12)[0].tolist() for rows in alone]
+    assert gap(together.logits, torch.cat([rows.logits for rows in alone])) < CLOSE
+    assert len(tokens.unique()) > 8
+
+
+@every
+def test_a_greedy_loop_over_a_session_says_what_generate_says(name: str, model_of: ModelOf) -> None:
+    hf, steps = model_of(name), 14
+    batch = [p for p in prompts() if p.pictures]
+    inputs = own_inputs(hf, batch)
+    width, model = inputs["input_ids"].shape[1], hf.engine.runner.model
+    whole = model.generate(**inputs, max_new_tokens=steps, do_sample=False, eos_token_id=[319])[:, width:].tolist()
+    stops = [whole[0][3], whole[1][6]]  # so that rows leave at different steps
+    want = model.generate(**inputs, max_new_tokens=steps, do_sample=False, eos_token_id=stops)[:, width:].tolist()
+    rows, alive, said = hf.open(batch), list(range(len(batch))), [[] for _ in batch]
+    for step in range(steps):
+        tokens = rows.logits.argmax(-1)
+        for query, token in zip(alive, tokens.tolist(), strict=True):
+            said[query].append(token)
+        kept = [i for i, token in enumerate(tokens.tolist()) if token not in stops]
+        if not kept or step == steps - 1:
+            break
+        if len(kept) < len(alive):
+            rows, alive, tokens = rows.take(torch.tensor(kept)), [alive[i] for i in kept], tokens[kept]
+            rows.trim()
+        rows.advance(tokens)
+    assert said == [row[: len(answer)] for row, answer in zip(want, said, strict=True)]
+    assert len({len(answer) for answer in said}) > 1, "all rows stopped together: the case tests less than it should"
+
+
+@every
+def test_new_rows_own_their_states_and_leave_their_sources_as_they_were(name: str, model_of: ModelOf) -> None:
+    hf = model_of(name)
+    first, second = hf.open(prompts()[:3]), hf.open(prompts()[3:])
+    before = states(first) + states(second)
+    taken = first.take(torch.tensor([2, 0, 0]))
+    both = taken.join(second)
+    both.advance(both.logits.argmax(-1))
+    both.extend([[5, 6, 7], [8], [9, 9], [10], [11, 12]])
+    both.take(torch.tensor([1])).trim()
+    taken.suffix_logprobs([[[1, 2]], [[3, 4, 5]], [[6]]])
+    taken.trim()
+    taken.advance(torch.tensor([1, 2, 3]))
+    assert all(map(torch.equal, before, states(first) + states(second)))
+
+
+@every
+def test_rows_of_different_widths_joined_go_on_as_if_opened_together(name: str, model_of: ModelOf) -> None:
+    hf, batch = model_of(name), prompts()
+    together = hf.open(batch)
+    parts = joined([hf.open([prompt]) for prompt in reversed(batch)]).take(torch.tensor([4, 3, 2, 1, 0]))
+    assert greedy(parts, 8).tolist() == greedy(together, 8).tolist()
+    assert gap(parts.logits, together.logits) < CLOSE
+
+
+@every
+def test_chunks_of_unequal_length_are_worth_their_tokens_one_by_one(name: str, model_of: ModelOf) -> None:
+    hf = model_of(name)
+    rows = hf.open(prompts())
+    draw = torch.Generator().manual_seed(0)
+    rounds = [
+        [torch.randint(0, 256, (length,), generator=draw).tolist() for length in lengths]
+        for lengths in ([1, 5, 2, 9, 3], [7, 1, 3, 1, 40], [2, 2, 11, 4, 1])
+    ]
+    alone = []
+    for i in range(len(rows)):
+        row = rows.take(torch.tensor([i]))
+        for token in (t for chunks in rounds for t in chunks[i]):
+            row.advance(torch.tensor([token]))
+        alone.append(row)
+    for chunks in rounds:
+        rows.extend(chunks)
+    assert gap(rows.logits, torch.cat([row.logits for row in alone])) < CLOSE
+    assert greedy(rows, 6).tolist() == [greedy(row, 6)[0].tolist() for row in alone]
+
+
+@every
+def test_dropping_rows_and_trimming_changes_no_other_row(name: str, model_of: ModelOf) -> None:
+    hf = model_of(name)
+    whole = hf.open(prompts())
+    part = whole.take(torch.tensor([1, 3]))
+    width = part.width
+    part.trim()
+    assert part.width == int(part.mask.sum(1).max()) < width
+    assert greedy(part, 8).tolist() == greedy(whole, 8)[[1, 3]].tolist()
+
+
+@every
+def test_suffix_log_probabilities_are_those_of_whole_forwards(name: str, model_of: ModelOf) -> None:
+    hf, batch = model_of(name), prompts()
+    rows = hf.open(batch)
+    before = states(rows)
+    suffixes = [[[65, 66, 67], [65, 66, 68, 69], [70]], [[71, 72]], [], [[73], [74, 75, 76, 77, 78]], [[79, 80, 81]]]
+    scores = rows.suffix_logprobs(suffixes)
+    assert all(map(torch.equal, before, states(rows)))
+    assert [len(own) for own in scores] == [len(own) for own in suffixes]
+    for i, own in enumerate(suffixes):
+        for suffix, got in zip(own, scores[i], strict=True):
+            row = hf.open([batch[i]])
+            want = [row.logits]
+            for token in suffix[:-1]:
+                row.advance(torch.tensor([token]))
+                want.append(row.logits)
+            assert got.shape == (len(suffix), rows.logits.shape[1])
+            assert gap(got, torch.cat(want).log_softmax(-1)) < CLOSE
+
+
+def test_options_that_begin_alike_are_read_once(model_of: ModelOf) -> None:
+    hf = model_of("llava")
+    rows = hf.open(prompts()[:2])
+    before = hf.counters()["suffix_tokens"]
+    rows.suffix_logprobs([[[65, 66, 67], [65, 66, 68], [9]], [[9], [10]]])
+    assert hf.counters()["suffix_tokens"] - before == 2
+
+
+@every
+def test_prompts_are_opened_in_order_and_equal_ones_once(name: str, model_of: ModelOf) -> None:
+    hf = model_of(name)
+    a, b, c = prompts()[:3]
+    before = hf.counters()
+    rows = hf.open([c, a, b, a, c])
+    after = hf.counters()
+    want = hf.open([a, b, c])
+    assert gap(rows.logits, want.logits[[2, 0, 1, 0, 2]]) < CLOSE
+    told = sum(map(hf.count_tokens, (a, b, c)))
+    assert after["prompt_tokens"] - before["prompt_tokens"] == told
+    assert after["prefill_tokens"] - before["prefill_tokens"] <= told
+    assert after["pictures_shown"] - before["pictures_shown"] == 8
