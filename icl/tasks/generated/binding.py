@@ -27,11 +27,11 @@ Value = str | int | tuple[str, str]
 @component("task", "binding")
 @dataclass(frozen=True)
 class Binding:
-    """Made-up names for concepts, redrawn for every query: what the name of the query's picture is, only the demos say.
+    """Made-up names for concepts, redrawn for every query: only the demonstrations tell the name of its picture.
 
     The options are the names of `ways` concepts, the query's among them. Where the pool has more concepts than ways,
-    the others are named in it too and are no option: a retriever has to leave them out. A picture of the pool comes
-    from a bank that all queries share (it is encoded once a run); the query's picture is never in the bank.
+    the others are named in it too and are no option of the query: a retriever has to leave them out. A picture of the
+    pool comes from a bank that all queries share (it is encoded once a run); the query's picture is never in the bank.
     """
 
     ways: PositiveInt = 2  # names to choose among; chance is 1 / ways
@@ -106,11 +106,11 @@ class _Episode:
         self.concepts = shuffled(self.rng, task.values)[: task.in_pool]
         self.names = shuffled(self.rng, NONCE)[: task.in_pool]
         self.asked = int(self.rng.integers(task.ways))
-        self.options = tuple(self.names[: task.ways])
 
     @property
     def query(self) -> Example:
-        return self._example(self.id, self.asked, _drawing(self.task, self.concepts[self.asked], f"query/{self.id}"))
+        drawing = _drawing(self.task, self.concepts[self.asked], f"query/{self.id}")
+        return self._example(self.id, self.asked, drawing, self.task.ways)
 
     @property
     def pool(self) -> Pool:
@@ -122,19 +122,21 @@ class _Episode:
         ]
         return Pool(
             tuple(
-                self._example(f"{self.id}-s{i:03d}", which, _drawing(self.task, self.concepts[which], f"bank/{place}"))
+                self._example(
+                    f"{self.id}-s{i:03d}", which, _drawing(self.task, self.concepts[which], f"bank/{place}"), len(kept)
+                )
                 for i, (which, place) in enumerate(turns)
             )
         )
 
-    def _example(self, name: str, which: int, drawing: Drawing) -> Example:
+    def _example(self, name: str, which: int, drawing: Drawing, options: int) -> Example:
         concept = self.concepts[which]
         return Example(
             id=name,
             pictures=(drawing.picture,),
             question=self.task.question,
             answers=(self.names[which],),
-            options=self.options,
+            options=tuple(self.names[:options]),
             label=self.names[which],
             meta={"by": self.task.by, "ways": self.task.ways},
             secret={"concept": list(concept) if isinstance(concept, tuple) else concept},

@@ -2,7 +2,6 @@
 
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,7 +165,7 @@ def test_a_missing_column_is_an_error_with_the_columns_there_are(tmp_path):
         ConfigError, match=r"columns\.picture: .* no column 'imag'\. Did you mean 'image'\? Columns: ask"
     ):
         _ = wrong.queries
-    with pytest.raises(ConfigError, match="question: .* no column 'object'"):
+    with pytest.raises(ConfigError, match=r"question: .* no column 'object'"):
         _ = task(tmp_path / "d.parquet", question="is there {object}?").queries
 
 
@@ -243,7 +242,8 @@ def test_limits_are_nested_choices_that_do_not_depend_on_each_other(tmp_path):
 def test_answers_are_read_as_text_mapped_and_pointed_to(tmp_path):
     features = Features(
         number=Value("int64"), flag=Value("bool"), kind=ClassLabel(names=["cat", "dog"]), some=List(Value("string")),
-        votes=List({"answer": Value("string")}), choices=List(Value("string")), letter=Value("string"), half=Value("float64"),
+        votes=List({"answer": Value("string")}), choices=List(Value("string")), letter=Value("string"),
+        half=Value("float64"),
     )  # fmt: skip
     row = {
         "number": 1, "flag": True, "kind": 1, "some": ["two", "2", "two"], "votes": [{"answer": "x"}, {"answer": "y"}],

@@ -1,0 +1,241 @@
+"""Public checks that a third party's task, metric or model passes the same tests as ours.
+
+Each takes a component, raises AssertionError with a sentence at the first promise that is broken, and returns nothing.
+They are pure: no network, no state left behind.
+
+    from icl.conformance import check_task
+    check_task(MyTask())
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from icl.metrics.base import Metric
+from icl.metrics.normalise import plain
+from icl.models.base import ABILITIES, Model, Request
+from icl.pictures import Picture
+from icl.streams import StreamKey
+from icl.tasks.base import Pool, Task
+from icl.types import Example, Generation, Part, Prompt, Turn
+
+
+def check_task(task: Any, queries: int = 20) -> None:
+    """Unique ids, an answer each, options that hold it, no gold in the query, a pool without the query, determinism.
+
+    Pictures are opened for the first `queries` queries and their pools. A task whose pool may hold the query's own
+    picture says so with `pool_shares_pictures = True`.
+    """
+    name = type(task).__name__
+    _must(isinstance(task, Task), f"{name} lacks something of the protocol icl.tasks.base.Task.")
+    every = list(task.queries)
+    _must(bool(every), f"{name} has no queries.")
+    _unique([example.id for example in every], f"{name}: two queries have the id")
+    some = every[:queries]
+    for example in some:
+        _check_example(name, example)
+    _check_public(name, every)
+    pools = [_check_pool(name, task, example) for example in some]
+    smallest = min(len(pool) for pool in pools)
+    _must(
+        task.pool_size <= smallest,
+        f"{name}: pool_size is {task.pool_size}, and one pool has {smallest}: shots would be planned in vain.",
+    )
+    again: Any = dataclasses.replace(task)
+    for example, pool in zip(some, pools, strict=True):
+        twin = next((other for other in again.queries if other.id == example.id), None)
+        _must(
+            twin is not None and _told(twin) == _told(example),
+            f"{name}: query '{example.id}' is not the same in another instance with the same parameters.",
+        )
+        _must(
+            [_told(e) for e in again.pool(example.id).examples] == [_told(e) for e in pool.examples],
+            f"{name}: the pool of '{example.id}' is not the same in another instance with the same parameters.",
+        )
+
+
+def check_metric(metric: Any) -> None:
+    """A number in [0, 1] or None on any output, the same each time; the gold is not worse than silence."""
+    name = type(metric).__name__
+    _must(isinstance(metric, Metric), f"{name} lacks something of the protocol icl.metrics.base.Metric.")
+    _must(metric.better in ("higher", "lower", "neither"), f"{name}.better is {metric.better!r}.")
+    for example in _EXAMPLES:
+        scores = {option: -float(i) for i, option in enumerate(example.options)}
+        for output in (example.answer, *_OUTPUTS):
+            generation = Generation(output, option_scores=scores)
+            score = metric.score(generation, example)
+            _must(
+                score is None or (isinstance(score, float | int) and 0 <= score <= 1),
+                f"{name}: the score of {output!r} for '{example.id}' is {score!r}, not a number in [0, 1] or None.",
+            )
+            _must(metric.score(generation, example) == score, f"{name}: {output!r} for '{example.id}' has two scores.")
+        gold, silence = (metric.score(Generation(text, option_scores=scores), example) for text in (example.answer, ""))
+        if gold is not None and silence is not None and metric.better != "neither":
+            worse = gold < silence if metric.better == "higher" else gold > silence
+            _must(
+                not worse, f"{name}: the gold of '{example.id}' scores {gold}, worse than an empty output ({silence})."
+            )
+
+
+def check_model(model: Any, pictures: bool = True) -> None:
+    """Answers in order, the same alone as in a batch; tokens counted; new tokens limited; options scored if it can.
+
+    `pictures`: whether the prompts show any.
+    """
+    name = type(model).__name__
+    _must(isinstance(model, Model), f"{name} lacks something of the protocol icl.models.base.Model.")
+    unknown = set(model.abilities) - set(ABILITIES)
+    _must(not unknown, f"{name}.abilities has {sorted(unknown)}; known are {', '.join(ABILITIES)}.")
+    _must(bool(model.abilities & {"generate", "logits"}), f"{name} can neither generate nor give logits.")
+    _must(set(model.needs) <= {"gold", "demos"}, f"{name}.needs is {sorted(model.needs)}; known are gold and demos.")
+    _must(isinstance(model.digest, str) and model.digest == model.digest, f"{name}.digest is not one text.")
+    model.load()
+    model.load()
+    requests = [_request(example, pictures) for example in _EXAMPLES if example.options]
+    for request in requests:
+        short = dataclasses.replace(request.prompt, turns=request.prompt.turns[-1:])
+        _must(
+            model.count_tokens(request.prompt) > model.count_tokens(short) > 0,
+            f"{name}.count_tokens does not grow with the prompt.",
+        )
+    if "generate" not in model.abilities:
+        return
+    answers = model.generate(requests)
+    _must(len(answers) == len(requests), f"{name} gave {len(answers)} answers to {len(requests)} requests.")
+    _must(model.generate([]) == [], f"{name} does not answer no requests with no answers.")
+    for request, answer in zip(requests, answers, strict=True):
+        _check_answer(name, model, request, answer)
+
+
+def _check_answer(name: str, model: Model, request: Request, answer: Generation) -> None:
+    (alone,) = model.generate([request])
+    _must(alone.text == answer.text, f"{name} says {answer.text!r} in a batch and {alone.text!r} alone.")
+    _must(answer.finish in ("stop", "length"), f"{name}: finish is {answer.finish!r}.")
+    counted = model.count_tokens(request.prompt)
+    _must(
+        answer.usage.prompt_tokens == counted,
+        f"{name}: usage says {answer.usage.prompt_tokens} prompt tokens, count_tokens says {counted}.",
+    )
+    (short,) = model.generate([dataclasses.replace(request, max_new_tokens=1)])
+    _must(short.usage.new_tokens <= 1, f"{name} made {short.usage.new_tokens} tokens where one was allowed.")
+    if "score" in model.abilities:
+        scores = answer.option_scores
+        _must(
+            set(scores) == set(request.options) and all(math.isfinite(s) and s <= 1e-6 for s in scores.values()),
+            f"{name}: option scores are {dict(scores)}, not a log-probability for each of {request.options}.",
+        )
+
+
+def _check_example(name: str, example: Example) -> None:
+    at = f"{name}, '{example.id}'"
+    _must(
+        bool(example.answers) and all(answer.strip() for answer in example.answers),
+        f"{at}: the answers are {example.answers}; there must be at least one, and none empty.",
+    )
+    _must(bool(example.question.strip()) or bool(example.pictures), f"{at} asks nothing and shows nothing.")
+    if example.options:
+        _unique([plain(option) for option in example.options], f"{at}: two options read")
+        answers = {plain(answer) for answer in example.answers}
+        _must(
+            any(plain(option) in answers for option in example.options),
+            f"{at}: no accepted answer ({', '.join(example.answers)}) is among the options {example.options}.",
+        )
+
+
+def _check_public(name: str, examples: Sequence[Example]) -> None:
+    """Nothing that a component may see names the gold of every query."""
+    if len({example.answer for example in examples}) < 2:
+        return
+    keys = set.intersection(*(set(example.meta) for example in examples))
+    public = {f"meta['{key}']": [str(example.meta[key]) for example in examples] for key in sorted(keys)}
+    public["group"] = [str(example.group) for example in examples]
+    public["domain"] = [str(example.domain) for example in examples]
+    for what, values in public.items():
+        tells = all(plain(value) == plain(example.answer) for value, example in zip(values, examples, strict=True))
+        _must(not tells, f"{name}: {what} is the gold of every query. Put it into `secret`.")
+    tells = all(plain(example.answer) in plain(example.id).replace("_", "-").split("-") for example in examples)
+    _must(not tells, f"{name}: the ids name the gold (such as '{examples[0].id}').")
+
+
+def _check_pool(name: str, task: Task, query: Example) -> Pool:
+    pool = task.pool(query.id)
+    _must(isinstance(pool, Pool), f"{name}.pool('{query.id}') is no icl.tasks.base.Pool.")
+    _must(query.id not in pool.by_id, f"{name}: the pool of '{query.id}' holds the query itself.")
+    _must(task.pool(query.id).digest == pool.digest, f"{name}: the pool of '{query.id}' changes from call to call.")
+    own = {picture.digest for picture in query.pictures}
+    if own and not getattr(task, "pool_shares_pictures", False):
+        twin = next((e for e in pool.examples if own & {picture.digest for picture in e.pictures}), None)
+        _must(
+            twin is None,
+            f"{name}: '{twin.id if twin else ''}' in the pool of '{query.id}' shows the query's own picture. "
+            f"Declare pool_shares_pictures = True if it must.",
+        )
+    for example in pool.examples[:50]:
+        _check_example(name, example)
+    return pool
+
+
+def _told(example: Example) -> Any:
+    return dataclasses.replace(example, pictures=()), [picture.digest for picture in example.pictures]
+
+
+def _must(kept: bool, sentence: str) -> None:
+    if not kept:
+        raise AssertionError(sentence)
+
+
+def _unique(items: Iterable[str], what: str) -> None:
+    seen: set[str] = set()
+    for item in items:
+        _must(item not in seen, f"{what} '{item}'.")
+        seen.add(item)
+
+
+def _grey(level: int) -> Picture:
+    from PIL import Image
+
+    return Picture.from_image(Image.new("RGB", (64, 64), (level, level, level)), f"grey {level}")
+
+
+_EXAMPLES = (
+    Example("yes-no", (), "is there a dog?", ("yes",), ("yes", "no"), group="g"),
+    Example("number", (), "how many dogs?", ("3",), ("1", "2", "3")),
+    Example("negative", (), "2 - 5?", ("-3",)),
+    Example("class", (), "which animal is it?", ("cat",), ("dog", "cat", "wildcat"), label="cat"),
+    Example("open", (), "what is the man holding?", ("a tennis racket", "racket")),
+    Example(
+        "caption",
+        (),
+        "describe the picture.",
+        ("two dogs and a red ball",),
+        secret={"objects": ["dog", "ball"], "vocabulary": ["dog", "ball", "cat"]},
+    ),
+)
+_OUTPUTS = (
+    "",
+    " ",
+    "yes",
+    "No.",
+    "the answer is 3",
+    "-3",
+    "cat\ndog",
+    "a cat and a dog",
+    "zwölf\u2028\U0001f600",
+    "x " * 500,
+)
+
+
+def _request(example: Example, pictures: bool) -> Request:
+    demo = dataclasses.replace(example, id="demo")
+    seen = [
+        (Part(_grey(level), name),) if pictures else ()
+        for level, name in ((90, "demo[0].picture[0]"), (180, "query.picture[0]"))
+    ]
+    turns = (
+        Turn("user", (*seen[0], Part(demo.question, "demo[0].question"))),
+        Turn("assistant", (Part(demo.answer, "demo[0].answer"),)),
+        Turn("user", (*seen[1], Part(example.question, "query.question"))),
+    )
+    prompt = Prompt(turns, StreamKey(0, example.id))
+    return Request(prompt, example.options, 8, demos=((demo, 0.5),), gold=example.answers)

@@ -1,0 +1,31 @@
+"""Tests of attribute selection."""
+
+from collections import Counter
+
+from icl.tasks.generated.attribute import Attribute
+
+
+def test_only_the_answers_of_the_pool_tell_which_attribute_is_asked():
+    task = Attribute(query_limit=40)
+    for query in task.queries[:12]:
+        asked = query.secret["asked"]
+        assert query.answer == query.secret[asked]
+        assert all(e.answer == e.secret[asked] for e in task.pool(query.id).examples)
+        assert asked not in f"{query.question} {query.meta} {query.id}"
+    assert len({q.question for q in task.queries}) == 1
+
+
+def test_attributes_are_equally_frequent():
+    assert set(Counter(q.secret["asked"] for q in Attribute(query_limit=40).queries).values()) == {10}
+
+
+def test_options_are_the_four_true_answers_about_the_querys_picture():
+    for query in Attribute().queries:
+        assert len(set(query.options)) == 4
+        drawn = query.pictures[0].load
+        assert query.options == (drawn.colour, drawn.shape, drawn.texture, drawn.size)
+
+
+def test_the_pools_share_a_bank_of_pictures():
+    task = Attribute(query_limit=40, bank=50)
+    assert len({e.pictures[0].origin for q in task.queries for e in task.pool(q.id).examples}) == 50

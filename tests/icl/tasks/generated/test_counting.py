@@ -1,0 +1,55 @@
+"""Tests of counting in scenes."""
+
+from collections import Counter
+
+import pytest
+
+from icl.errors import ConfigError
+from icl.tasks.generated.counting import Counting
+
+
+def number(example, word) -> int:
+    return sum(count for colour, shape, count in example.secret["groups"] if word in (colour, shape))
+
+
+@pytest.mark.parametrize("by", ["colour", "shape"])
+def test_the_answer_is_the_number_of_shapes_of_the_word_that_is_asked(by):
+    for query in Counting(by=by, bare=True).queries:
+        assert query.answer == str(number(query, query.question.removesuffix("?")))
+
+
+def test_by_both_counts_one_kind_and_by_all_counts_everything():
+    for query in Counting(by="both").queries[:50]:
+        words = query.question.split()
+        colour, plural = words[2], words[3]
+        assert query.answer == str(sum(n for c, s, n in query.secret["groups"] if c == colour and plural.startswith(s)))
+    for query in Counting(by="all").queries[:50]:
+        assert query.question == "how many shapes are there?"
+        assert query.answer == str(sum(n for _, _, n in query.secret["groups"]))
+
+
+def test_answers_are_balanced_in_queries_and_pool():
+    task = Counting()
+    for examples in (task.queries, task.pool("").examples):
+        assert set(Counter(e.answer for e in examples).values()) == {50}
+
+
+def test_a_bare_word_asks_what_the_demonstrations_answer():
+    numbers, presence = Counting(bare=True), Counting(bare=True, answer="presence")
+    assert {e.answer for e in numbers.pool("").examples} == {"0", "1", "2", "3"}
+    assert Counter(e.answer for e in presence.pool("").examples) == {"yes": 100, "no": 100}
+    for query in presence.queries:
+        assert (query.answer == "yes") == (number(query, query.question.removesuffix("?")) > 0)
+    assert all(query.question.count(" ") == 0 for query in (*numbers.queries, *presence.queries))
+
+
+def test_the_picture_shows_the_groups_that_were_counted():
+    for query in Counting(query_limit=10).queries:
+        assert [[g.colour, g.shape, g.count] for g in query.pictures[0].load.groups] == query.secret["groups"]
+
+
+def test_combinations_without_a_wording_are_refused():
+    with pytest.raises(ConfigError, match="one word, by colour or by shape, not by both"):
+        Counting(by="both", bare=True)
+    with pytest.raises(ConfigError, match="presence needs bare"):
+        Counting(answer="presence")

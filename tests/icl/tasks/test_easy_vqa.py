@@ -1,0 +1,93 @@
+"""Tests of the easy-vqa task on the package itself."""
+
+import sys
+from collections import Counter
+
+import pytest
+
+from icl.conformance import check_task
+from icl.errors import ConfigError, DataError
+from icl.registry import build, describe
+from icl.tasks.easy_vqa import OPTIONS, EasyVQA, question_type
+
+
+@pytest.fixture(scope="module")
+def everything() -> EasyVQA:
+    return EasyVQA(query_limit=None, support_limit=None)
+
+
+def test_train_is_the_pool_and_test_the_queries(everything):
+    assert (everything.pool_size, len(everything.queries)) == (38_575, 9_673)
+    assert {e.meta["split"] for e in everything.queries} == {"test"}
+    assert {e.meta["split"] for e in everything.pool("any").examples} == {"train"}
+
+
+def test_every_answer_is_an_option_of_its_type_of_question(everything):
+    examples = [*everything.queries, *everything.pool("any").examples]
+    assert all(e.answer in e.options for e in examples)
+    assert {e.answer for e in examples} == {answer for options in OPTIONS.values() for answer in options}
+    assert set(Counter(e.meta["type"] for e in examples)) == set(OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("question", "kind"),
+    [
+        ("what is the blue shape?", "shape"),
+        ("what shape is present?", "shape"),
+        ("what color is the shape?", "colour"),
+        ("what is the color of the circle?", "colour"),
+        ("is there not a circle?", "yes/no"),
+        ("does the image contain a teal shape?", "yes/no"),
+    ],
+)
+def test_the_type_is_read_from_the_question(question, kind):
+    assert question_type(question) == kind
+
+
+def test_questions_about_one_picture_share_group_and_picture(everything):
+    groups: dict[str, set[int]] = {}
+    for example in everything.queries:
+        groups.setdefault(example.group, set()).add(id(example.pictures[0]))
+    assert len(groups) == 1000
+    assert all(len(pictures) == 1 for pictures in groups.values())
+
+
+def test_limits_choose_nested_fixed_subsets():
+    few, more, other = EasyVQA(query_limit=50), EasyVQA(query_limit=80), EasyVQA(query_limit=50, seed=1)
+    assert [e.id for e in few.queries] == [e.id for e in more.queries][:50]
+    assert [e.id for e in few.queries] != [e.id for e in other.queries]
+    small, large = EasyVQA(support_limit=10).pool(""), EasyVQA(support_limit=300).pool("")
+    assert list(small.by_id) == list(large.by_id)[:10]
+    assert EasyVQA().pool_size == 1000
+
+
+def test_the_pool_is_one_object_and_opens_no_picture(monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setattr(Image, "open", lambda *a, **k: pytest.fail("a picture was opened"))
+    task = EasyVQA(query_limit=5, support_limit=None)
+    assert task.pool(task.queries[0].id) is task.pool(task.queries[1].id)
+    assert len(task.pool("").digest) == 64
+
+
+def test_origins_do_not_name_this_machine():
+    example = EasyVQA(query_limit=1).queries[0]
+    assert example.pictures[0].origin.startswith("easy-vqa/test/")
+
+
+def test_a_missing_package_is_a_sentence_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "easy_vqa", None)
+    with pytest.raises(DataError, match=r"pip install 'mm-icl\[offline\]'"):
+        _ = EasyVQA().queries
+
+
+def test_the_config_says_queries_and_pool_size():
+    task = build("task", {"name": "easy-vqa", "queries": 7, "pool_size": 9})
+    assert (len(task.queries), task.pool_size) == (7, 9)
+    assert describe(task) == {"name": "easy-vqa", "queries": 7, "pool_size": 9, "seed": 0}
+    with pytest.raises(ConfigError, match=r"easy-vqa', queries: .* not 0"):
+        build("task", {"name": "easy-vqa", "queries": 0})
+
+
+def test_it_keeps_the_promises_of_a_task():
+    check_task(EasyVQA(query_limit=30, support_limit=400))
