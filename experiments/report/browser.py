@@ -6,6 +6,7 @@ shows both what differs and what is usual. It is a view, not the data: shares ar
 
 import base64
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,7 +51,8 @@ def shelve(view: View, per_cell: int = PER_CELL, budget: int = BUDGET) -> Shelf:
         chosen = choose(frame, view.metric, per_cell)
         shelf.shown[task] = (len(chosen), int(frame["query"].nunique()))
         for query in chosen:
-            for row in frame[frame["query"] == query].to_dict("records"):
+            rows: list[Any] = frame[frame["query"] == query].to_dict("records")
+            for row in rows:
                 shelf.samples.append(_sample(row, view, _context(row, contexts, shelf)))
     left = budget
     for digest in dict.fromkeys(d for c in shelf.contexts for d in c["pictures"]):
@@ -159,4 +161,4 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and value == value else None
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -80,9 +80,7 @@ def panel(table: TaskTable, looks: dict[tuple[tuple[str, ...], bool], tuple[int,
     inside += [_dotted(s, x, y) for s in drawn if s.row.baseline]
     inside += [_line(s, x, y, (i - (len(lines) - 1) / 2) * step, table) for i, s in enumerate(lines)]
     label = f"{metric} accuracy against the number of demonstrations, {table.task}"
-    return element(
-        "svg", *inside, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label, class_="panel"
-    )
+    return element("svg", *inside, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label, class_="panel")
 
 
 def figure(table: TaskTable, looks: dict[tuple[tuple[str, ...], bool], tuple[int, int]], metric: str) -> str:
@@ -90,9 +88,12 @@ def figure(table: TaskTable, looks: dict[tuple[tuple[str, ...], bool], tuple[int
     rows = [row for row in table.rows if row.cells]
     height = HEIGHT + 34 + 18 * len(rows)
     keys = [
-        element("g", sample(*looks[r.labels, r.baseline], r.baseline), element(
-            "text", text(", ".join(filter(None, r.labels))), x=40, y=12, class_="key"
-        ), transform=f"translate({LEFT} {HEIGHT + 28 + 18 * i})")
+        element(
+            "g",
+            sample(*looks[r.labels, r.baseline], r.baseline),
+            element("text", text(", ".join(filter(None, r.labels))), x=40, y=12, class_="key"),
+            transform=f"translate({LEFT} {HEIGHT + 28 + 18 * i})",
+        )
         for i, r in enumerate(rows)
     ]
     inner = panel(table, looks, metric).replace("<svg ", f'<svg y="22" width="{WIDTH}" height="{HEIGHT}" ', 1)
@@ -115,10 +116,14 @@ def _frame(shots: Sequence[int], x: Scale, y: Scale, metric: str) -> str:
     told = []
     for value in ticks(y.low, y.high):
         told.append(element("path", d=f"M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}", class_="grid"))
-        told.append(element("text", text(share(value, 2)), x=LEFT - 8, y=y(value) + 4, text_anchor="end", class_="tick"))
+        told.append(
+            element("text", text(share(value, 2)), x=LEFT - 8, y=y(value) + 4, text_anchor="end", class_="tick")
+        )
     for k in shots:
         told.append(element("text", text(k), x=x(math.log2(1 + k)), y=HEIGHT - 22, text_anchor="middle", class_="tick"))
-    told.append(element("text", "demonstrations", x=(LEFT + WIDTH) / 2, y=HEIGHT - 5, text_anchor="middle", class_="tick"))
+    told.append(
+        element("text", "demonstrations", x=(LEFT + WIDTH) / 2, y=HEIGHT - 5, text_anchor="middle", class_="tick")
+    )
     return "".join(told)
 
 

@@ -7,7 +7,7 @@ script and style it was written with). All text goes through autoescape, or is s
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -47,7 +47,9 @@ def write(run: Run | View, per_cell: int = browser.PER_CELL) -> Written:
     report = seen.path / "report.html"
     report.write_text(page(seen, found, differences, refused, per_cell), encoding="utf-8")
     frames = {"scores": tables.score_frame(seen), "differences": differences}
-    csv = tuple(_csv(seen.path / "tables" / f"{name}.csv", frame) for name, frame in frames.items() if frame is not None)
+    csv = tuple(
+        _csv(seen.path / "tables" / f"{name}.csv", frame) for name, frame in frames.items() if frame is not None
+    )
     looks = figures.series_of(found)
     folder = seen.path / "figures"
     folder.mkdir(exist_ok=True)
@@ -60,7 +62,7 @@ def write(run: Run | View, per_cell: int = browser.PER_CELL) -> Written:
 
 
 def page(
-    seen: View, found: list[tables.TaskTable], differences: "DataFrame | None", refused: str, per_cell: int
+    seen: View, found: Sequence[tables.TaskTable], differences: "DataFrame | None", refused: str, per_cell: int
 ) -> str:
     """The whole page as text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -84,7 +86,7 @@ def page(
         verdicts=VERDICTS,
         key=[(Markup(svg), words) for svg, words in _key(found, looks)],
         panels=[(t, Markup(figures.panel(t, looks, seen.metric))) for t in found],
-        tables=[(t, _best(t)) for t in found],
+        tables=found,
         votes=any(row.baseline for t in found for row in t.rows),
         refused=refused,
         **_difference_rows(seen, differences),
@@ -119,7 +121,13 @@ def _difference_rows(seen: View, frame: "DataFrame | None") -> dict[str, Any]:
     scale = Scale(-reach, reach, 6, FOREST - 6)
     rows = []
     for row in frame.to_dict("records"):
-        verdict = "open" if row["p_corrected"] > LEVEL or not row["difference"] else "better" if row["difference"] > 0 else "worse"
+        verdict = (
+            "open"
+            if row["p_corrected"] > LEVEL or not row["difference"]
+            else "better"
+            if row["difference"] > 0
+            else "worse"
+        )
         svg = Markup(_forest(scale, row["low"], row["difference"], row["high"]))
         rows.append({**row, "verdict": verdict, "svg": svg, "labels": [str(row[axis]) for axis in shown]})
     exact = set(frame["test"]) == {"mcnemar"}
@@ -130,8 +138,11 @@ def _difference_rows(seen: View, frame: "DataFrame | None") -> dict[str, Any]:
         "corrected": seen.correct != "none",
         "scale_low": wording.signed(-reach, 2),
         "scale_high": wording.signed(reach, 2),
-        "test_note": ("Exact McNemar test." if exact else "Paired bootstrap for graded scores, else exact McNemar.") + holm,
-        "hidden_note": f" {dropped:,} pairs without both scores are left out." if (dropped := int(frame["dropped"].sum())) else "",
+        "test_note": ("Exact McNemar test." if exact else "Paired bootstrap for graded scores, else exact McNemar.")
+        + holm,
+        "hidden_note": f" {dropped:,} pairs without both scores are left out."
+        if (dropped := int(frame["dropped"].sum()))
+        else "",
     }
 
 
@@ -143,16 +154,12 @@ def _forest(scale: Scale, low: float, mid: float, high: float) -> str:
     return element("svg", zero, span, dot, viewBox=f"0 0 {FOREST} 18", class_="forest", role="img", aria_label=words)
 
 
-def _key(found: list[tables.TaskTable], looks: Mapping[Any, tuple[int, int]]) -> list[tuple[str, str]]:
+def _key(found: Sequence[tables.TaskTable], looks: Mapping[Any, tuple[int, int]]) -> list[tuple[str, str]]:
     rows = {(row.labels, row.baseline): row for table in found for row in table.rows if row.cells}
     return [
         (figures.sample(*looks[labels, baseline], baseline), ", ".join(filter(None, labels)))
         for labels, baseline in rows
     ]
-
-
-def _best(table: tables.TaskTable) -> dict[int, float]:
-    return {k: max((r.cells[k].mean for r in table.rows if k in r.cells and not r.baseline), default=2) for k in table.shots}
 
 
 def _subtitle(seen: View) -> str:
@@ -164,13 +171,14 @@ def _subtitle(seen: View) -> str:
 
 def _shelf_note(seen: View, shelf: browser.Shelf) -> str:
     some = [f"{kept} of {all_:,} queries of {task}" for task, (kept, all_) in shelf.shown.items() if kept < all_]
-    if not some:
-        return "Every query of the run, under every arm and seed."
     lost = sum(1 for uri in shelf.pictures.values() if uri is None)
-    missing = f" {lost} pictures are missing or did not fit into the file." if lost else ""
+    missing = f" {lost:,} pictures are missing or did not fit into the file." if lost else ""
+    if not some:
+        return f"Every query of the run, under every arm and seed.{missing}"
     return (
         f"This file carries {wording.listed(some)}, each under every arm and seed: half are those on which the arms "
-        f"disagree most, half are drawn at random. Shares of this selection mean nothing; the tables are over all.{missing}"
+        f"disagree most, half are drawn at random. Shares of this selection mean nothing; the tables are over all."
+        f"{missing}"
     )
 
 
@@ -182,7 +190,10 @@ def _costs(info: Mapping[str, Any]) -> list[tuple[str, str]]:
         for name, value in counters.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 total[name] = total.get(name, 0) + value
-    return [(name.replace("_", " "), f"{value:,.0f}" if value == int(value) else f"{value:,.2f}") for name, value in total.items()]
+    return [
+        (name.replace("_", " "), f"{value:,.0f}" if value == int(value) else f"{value:,.2f}")
+        for name, value in total.items()
+    ]
 
 
 def _json(tree: Any) -> str:

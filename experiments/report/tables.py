@@ -5,18 +5,20 @@ The same rows feed the terminal, the page, the figures and the CSV files.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from experiments.report.view import View
-from experiments.stats.arms import NONE, values_of
+from experiments.stats.arms import NONE, UNIT, arms, values_of
 from experiments.stats.compare import compare
 from experiments.stats.intervals import Estimate, estimate
-from experiments.stats.pairs import clusters_of
+from experiments.stats.summary import summarise
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 VOTE = "vote"
+Labels = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,14 @@ class Row:
     baseline: what the demonstrations of these arms say without a model.
     """
 
-    labels: tuple[str, ...]
+    labels: Labels
     cells: Mapping[int, Estimate]
     baseline: bool = False
 
 
 @dataclass(frozen=True)
 class TaskTable:
-    """One task. queries, seeds, failed: what stands behind it. shared_zero: no row has 0 shots of its own."""
+    """One task: its rows under the row axes, and how many queries, seeds and failed samples stand behind it."""
 
     task: str
     axes: tuple[str, ...]
@@ -43,89 +45,76 @@ class TaskTable:
     seeds: int
     failed: int
 
+    def is_best(self, row: Row, shots: int) -> bool:
+        """Whether the row is an arm and no arm is higher at this number of shots."""
+        rivals = [other.cells[shots].mean for other in self.rows if shots in other.cells and not other.baseline]
+        return shots in row.cells and not row.baseline and row.cells[shots].mean == max(rivals)
 
-def task_tables(view: View) -> list[TaskTable]:
+
+@lru_cache(maxsize=4)
+def task_tables(view: View) -> tuple[TaskTable, ...]:
     """A table a task, in the order of the run."""
-    return [_task_table(view, task, view.frame[view.frame["task"] == task]) for task in view.tasks]
+    return tuple(_task_table(view, task, view.scores[view.scores["task"] == task]) for task in view.tasks)
 
 
 def score_frame(view: View) -> "DataFrame":
     """The summary as a flat frame: for tables/scores.csv."""
-    from experiments.stats.summary import summarise
-
-    return summarise(view.frame, view.metric, view.axes)
+    return summarise(view.scores, view.metric, view.axes)
 
 
 def difference_frame(view: View) -> "DataFrame | None":
     """Each arm against its reference; None where the run has nothing to compare. Raises UnpairedError."""
-    if not view.to or all(view.frame[axis].nunique() < 2 for axis in view.to):
+    if not view.to or all(view.scores[axis].nunique() < 2 for axis in view.to):
         return None
-    return compare(
-        view.frame, view.to, view.metric, correct="none" if view.correct == "none" else "holm", axes=view.axes
-    )
+    return compare(view.scores, view.to, view.metric, correct=view.correct, axes=view.axes)
 
 
 def _task_table(view: View, task: str, samples: "DataFrame") -> TaskTable:
     axes = view.row_axes
-    shots = tuple(int(value) for value in values_of(samples, "shots")) if "shots" in view.axes else (0,)
-    groups = dict(iter(samples.groupby(list(axes), sort=False))) if axes else {(): samples}
-    keys = sorted(_rows_of(groups, axes), key=lambda key: _order(key, axes, samples))
-    rows = [Row(key, _cells(groups, key, axes, shots, view.metric)) for key in keys]
-    if "vote" in samples and "shots" in view.axes:
-        rows += _votes(axes, samples)
-    failed = int(samples["failed"].notna().sum()) if "failed" in samples else 0
-    queries, seeds = int(samples["query"].nunique()), int(samples["seed"].nunique())
-    return TaskTable(task, axes, shots, tuple(rows), queries, seeds, failed)
+    found: dict[Labels, dict[int, Estimate]] = {}
+    for arm, rows in arms(samples, [*axes, "shots"]):
+        cells = found.setdefault(tuple(str(arm[axis]) for axis in axes), {})
+        scored = rows[rows[view.metric].notna()]
+        if len(scored):
+            cells[int(arm["shots"])] = _estimate(scored, view.metric)
+    orders = [{str(value): i for i, value in enumerate(values_of(samples, axis))} for axis in axes]
+    keys = [key for key in found if not any(_shares(key, other) for other in found)]
+    keys.sort(key=lambda key: [order[label] for order, label in zip(orders, key, strict=True)])
+    rows_ = [Row(key, {**_shared(found, key), **found[key]}) for key in keys]
+    if VOTE in samples:
+        rows_ += _votes(axes, samples)
+    return TaskTable(
+        task,
+        axes,
+        tuple(int(value) for value in values_of(samples, "shots")),
+        tuple(rows_),
+        int(samples["query"].nunique()),
+        int(samples["seed"].nunique()),
+        int(samples["failed"].sum()),
+    )
 
 
-def _rows_of(groups: Mapping[Any, Any], axes: Sequence[str]) -> list[tuple[str, ...]]:
-    """The keys that get a row: those with 'none' only where no other row takes their cells in."""
-    keys = [tuple(str(v) for v in (key if isinstance(key, tuple) else (key,))) for key in groups]
-    return [key for key in keys if not any(other != key and _fits(key, other) for other in keys)]
+def _shares(general: Labels, key: Labels) -> bool:
+    """Whether `general` is `key` with 'none' in place of axes that could not matter: the 0-shot cell of its row."""
+    return general != key and all(a in (b, NONE) for a, b in zip(general, key, strict=True))
 
 
-def _fits(general: Sequence[str], key: Sequence[str]) -> bool:
-    return all(a in (b, NONE) for a, b in zip(general, key, strict=True))
-
-
-def _cells(
-    groups: Mapping[Any, "DataFrame"], key: tuple[str, ...], axes: Sequence[str], shots: Sequence[int], metric: str
-) -> dict[int, Estimate]:
-    """shots -> estimate, from the row's own samples, else from those of the arm that it shares (0 shots)."""
-    found: dict[int, Estimate] = {}
-    own = [rows for group, rows in groups.items() if _words(group) == key]
-    shared = [rows for group, rows in groups.items() if _words(group) != key and _fits(_words(group), key)]
-    for rows in (*own, *shared):
-        for number in shots:
-            part = rows[rows["shots"] == number] if "shots" in rows else rows
-            part = part[part[metric].notna()]
-            if number not in found and len(part):
-                found[number] = estimate(part[metric].to_numpy(dtype=float), clusters_of(part))
-    return found
+def _shared(found: Mapping[Labels, Mapping[int, Estimate]], key: Labels) -> dict[int, Estimate]:
+    return {shots: cell for other, cells in found.items() if _shares(other, key) for shots, cell in cells.items()}
 
 
 def _votes(axes: Sequence[str], samples: "DataFrame") -> Iterator[Row]:
     """The vote of each retriever's demonstrations, under the rows of the arms that read them."""
-    voted = samples[samples["vote"].notna() & (samples["shots"] != 0)]
+    voted = samples[samples[VOTE].notna() & (samples["shots"] != 0)].drop_duplicates(
+        ["query", "seed", "shots", *(["retriever"] if "retriever" in axes else [])]
+    )
     for name in values_of(voted, "retriever") if "retriever" in axes else (NONE,):
         own = voted[voted["retriever"] == name] if "retriever" in axes else voted
-        cells = {
-            number: estimate(part["vote"].to_numpy(dtype=float), clusters_of(part))
-            for number, part in _by_shots(own.drop_duplicates(["query", "seed", "shots"]))
-        }
+        cells = {int(arm["shots"]): _estimate(rows, VOTE) for arm, rows in arms(own, ["shots"])}
         if cells:
             labels = (str(name) if axis == "retriever" else VOTE if axis == axes[-1] else "" for axis in axes)
             yield Row(tuple(labels), cells, baseline=True)
 
 
-def _by_shots(samples: "DataFrame") -> "Iterator[tuple[int, DataFrame]]":
-    for number in values_of(samples, "shots"):
-        yield int(number), samples[samples["shots"] == number]
-
-
-def _words(group: Any) -> tuple[str, ...]:
-    return tuple(str(value) for value in (group if isinstance(group, tuple) else (group,)))
-
-
-def _order(key: tuple[str, ...], axes: Sequence[str], samples: "DataFrame") -> tuple[int, ...]:
-    return tuple([str(v) for v in values_of(samples, axis)].index(label) for label, axis in zip(key, axes, strict=True))
+def _estimate(rows: "DataFrame", metric: str) -> Estimate:
+    return estimate(rows[metric].to_numpy(dtype=float), rows[UNIT].to_numpy())

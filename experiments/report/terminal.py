@@ -56,9 +56,6 @@ def _grid(table: TaskTable, width: int) -> "RenderableType":
         grid.add_column(axis, overflow="fold")
     for shots in table.shots:
         grid.add_column(f"{shots} shot{'' if shots == 1 else 's'}", no_wrap=True)
-    best = {
-        s: max((r.cells[s].mean for r in table.rows if s in r.cells and not r.baseline), default=0) for s in table.shots
-    }
     last: Sequence[str] = ()
     for row in table.rows:
         style = "dim" if row.baseline else ""
@@ -67,10 +64,7 @@ def _grid(table: TaskTable, width: int) -> "RenderableType":
             for i, label in enumerate(row.labels)
         ]
         last = row.labels
-        cells = [
-            Text(_cell(row.cells.get(s), digits), "bold" if s in row.cells and row.cells[s].mean == best[s] else "")
-            for s in table.shots
-        ]
+        cells = [Text(_cell(row.cells.get(s), digits), "bold" if table.is_best(row, s) else "") for s in table.shots]
         grid.add_row(*map(Text, labels), *cells, style=style)
     return grid
 

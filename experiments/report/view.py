@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from experiments.stats.arms import axes_of, checked_setting, tidy, values_of, varying
+from experiments.stats.arms import UNIT, axes_of, checked_setting, tidy, values_of, varying
+from experiments.stats.compare import Correct
 from experiments.stats.findings import Finding, findings, reference_decoding
 from experiments.store import Store
 from icl.errors import ConfigError, StoreError, did_you_mean
@@ -32,7 +33,9 @@ class Run(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """frame: a row a sample, axes as labels. metric: the score looked at. to: the reference setting of comparisons.
+    """frame: a row a sample, axes as labels. scores: the same rows, what statistics read; `failed` is true or false.
+
+    metric: the score looked at. to: the reference setting of comparisons.
 
     controls: label of a strategy -> labels of its controls among the arms. cells: digest -> canonical cell.
     """
@@ -40,19 +43,20 @@ class View:
     path: Path
     name: str
     frame: "DataFrame"
+    scores: "DataFrame"
     axes: tuple[str, ...]
     metrics: tuple[str, ...]
     baselines: tuple[str, ...]
     metric: str
     to: Mapping[str, Any]
-    correct: str = "holm"
+    correct: Correct = "holm"
     controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def row_axes(self) -> tuple[str, ...]:
         """The axes that tell rows of one task's table apart: what varies beside task and shots, decoding last."""
-        wide = varying(self.frame, [axis for axis in self.axes if axis not in ("task", "shots")])
+        wide = varying(self.scores, [axis for axis in self.axes if axis not in ("task", "shots")])
         first = tuple(axis for axis in ("retriever", "decoding") if axis in self.axes)
         return tuple(dict.fromkeys([*(a for a in wide if a not in first), *first]))
 
@@ -60,11 +64,11 @@ class View:
     def fixed(self) -> dict[str, Any]:
         """axis -> value of the axes that are the same everywhere."""
         shown = {"task", "shots", *self.row_axes}
-        return {axis: self.frame[axis].iloc[0] for axis in self.axes if axis not in shown and len(self.frame)}
+        return {axis: self.scores[axis].iloc[0] for axis in self.axes if axis not in shown}
 
     @property
     def tasks(self) -> list[str]:
-        return [str(task) for task in values_of(self.frame, "task")]
+        return [str(task) for task in values_of(self.scores, "task")]
 
     @property
     def seeds(self) -> int:
@@ -72,15 +76,15 @@ class View:
 
     @property
     def failed(self) -> int:
-        return int(self.frame["failed"].notna().sum()) if "failed" in self.frame else 0
+        return int(self.scores["failed"].sum())
 
     @cached_property
     def findings(self) -> list[Finding]:
         wanted = self.to.get("decoding")
-        reference = reference_decoding(self.frame, str(wanted) if wanted is not None else None)
+        reference = reference_decoding(self.scores, str(wanted) if wanted is not None else None)
         other = next((m for m in ("strict", "lenient") if m in self.metrics and m != self.metric), None)
         return findings(
-            self.frame, self.metric, axes=self.axes, reference=reference, controls=self.controls, also=other
+            self.scores, self.metric, axes=self.axes, reference=reference, controls=self.controls, also=other
         )
 
 
@@ -106,15 +110,26 @@ def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = Non
         path=run.path,
         name=str(info.get("name") or run.path.name),
         frame=samples,
+        scores=_scores(samples, axes, metrics),
         axes=axes,
         metrics=metrics,
         baselines=tuple(frame.attrs.get("baselines") or (c for c in ("vote",) if c in frame)),
         metric=chosen,
         to=reference,
-        correct=str(compare.get("correct", "holm")),
+        correct="none" if compare.get("correct") == "none" else "holm",
         controls=_controls(samples, store),
         info=info,
     )
+
+
+def _scores(samples: "DataFrame", axes: Sequence[str], metrics: Sequence[str]) -> "DataFrame":
+    kept = dict.fromkeys(["query", "seed", UNIT, *axes, *metrics, *(c for c in ("vote",) if c in samples)])
+    scores = samples[list(kept)].copy()
+    scores["failed"] = samples["failed"].notna() if "failed" in samples else False
+    for axis, value in (("task", "task"), ("shots", 0)):
+        if axis not in scores:
+            scores[axis] = value
+    return scores
 
 
 def _usual_reference(samples: "DataFrame") -> dict[str, Any]:

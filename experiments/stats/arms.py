@@ -8,6 +8,8 @@ matter (the retriever at 0 shots) has the value 'none'.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from experiments.vocabulary import AXES
 from icl.errors import ConfigError, did_you_mean
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 NONE = "none"
+UNIT = "unit"
 Arm = dict[str, Any]
 
 
@@ -24,11 +27,26 @@ def axes_of(frame: "DataFrame") -> tuple[str, ...]:
 
 
 def tidy(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":
-    """A copy whose axis columns are plain labels, with 'none' where an axis cannot matter."""
-    told = frame.copy()
+    """A copy with plain labels on its axes, 'none' where an axis cannot matter, and the column UNIT. Done once.
+
+    UNIT numbers what belongs together: the sample's group, or its query where there is none, within its task.
+    """
+    import pandas as pd
+
+    if UNIT in frame:
+        return frame
+    told = frame.copy(deep=False)
+    told.attrs = {}
     for axis in axes:
-        column = told[axis].astype(object)
-        told[axis] = column.where(column.notna(), NONE).map(_plain)
+        codes, found = pd.factorize(told[axis])
+        labels = np.array([*(_plain(value) for value in found), NONE], dtype=object)
+        told[axis] = pd.Series(labels[codes], index=told.index, dtype=object)
+    unit = told["query"].astype(str)
+    if "group" in told:
+        unit = ("group " + told["group"].astype(str)).where(told["group"].notna(), "query " + unit)
+    if "task" in told:
+        unit = told["task"].astype(str) + "\x1f" + unit
+    told[UNIT] = pd.factorize(unit)[0]
     return told
 
 

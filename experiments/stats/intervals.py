@@ -129,9 +129,9 @@ def is_binary(values: ArrayLike) -> bool:
 
 def normal_quantile(share: float) -> float:
     """z below which this share of a standard normal lies."""
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
-    return float(norm.ppf(share))
+    return float(ndtri(share))
 
 
 def _counts(clusters: int, resamples: int) -> Iterator[Floats]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.stats.arms import UNIT
 from experiments.stats.intervals import Estimate, Floats, bootstrap_mean, is_binary, wilson
 from experiments.stats.significance import bootstrap_p, sign_flip
 from icl.errors import ICLError
@@ -67,12 +68,14 @@ def pair(
     names: tuple[str, str] = ("reference", "arm"),
     reference_metric: str | None = None,
 ) -> Pairs:
-    """Aligns two frames of samples on `on`. Raises UnpairedError where one has keys that the other lacks, or has twice.
+    """Aligns two frames on `on`. Raises UnpairedError where one lacks keys of the other, or has some twice.
 
-    Frames: columns `on`, the metric, optionally `group`. reference_metric: where the reference is another column
+    Frames: tidy (see `arms`), with the columns `on` and the metric. reference_metric: where the reference is another column
     (the vote of the same demonstrations, say).
     """
     keys = list(on)
+    columns = [*keys, UNIT, *dict.fromkeys((metric, reference_metric or metric))]
+    reference, arm = reference[columns], arm[columns]
     for frame, name in ((reference, names[0]), (arm, names[1])):
         twice = frame.duplicated(keys)
         if twice.any():
@@ -96,17 +99,7 @@ def pair(
     a = left[reference_metric or metric].to_numpy(dtype=np.float64, na_value=np.nan)
     b = right[metric].to_numpy(dtype=np.float64, na_value=np.nan)
     kept = np.isfinite(a) & np.isfinite(b)
-    return Pairs(a[kept], b[kept], clusters_of(right.reset_index())[kept], int((~kept).sum()))
-
-
-def clusters_of(frame: "DataFrame") -> NDArray[Any]:
-    """[n] the unit each sample belongs to: its group, or its query where there is none; within its task."""
-    unit = frame["query"].astype(object)
-    if "group" in frame:
-        unit = frame["group"].astype(object).where(frame["group"].notna(), unit)
-    if "task" in frame:
-        unit = frame["task"].astype(str) + "\x1f" + unit.astype(str)
-    return unit.to_numpy(dtype=object)
+    return Pairs(a[kept], b[kept], right[UNIT].to_numpy()[kept], int((~kept).sum()))
 
 
 def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("reference", "arm")) -> Comparison:

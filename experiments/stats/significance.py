@@ -19,10 +19,10 @@ from experiments.stats.intervals import RESAMPLES, Floats, cluster_codes, cluste
 
 def mcnemar(right_to_wrong: int, wrong_to_right: int) -> float:
     """Exact two-sided p of the discordant counts; 1 where there are none."""
-    from scipy.stats import binomtest
+    from scipy.special import bdtr
 
     n = right_to_wrong + wrong_to_right
-    return float(binomtest(right_to_wrong, n, 0.5).pvalue) if n else 1.0
+    return min(1.0, 2 * float(bdtr(min(right_to_wrong, wrong_to_right), n, 0.5))) if n else 1.0
 
 
 def sign_flip(differences: ArrayLike, clusters: ArrayLike | None = None) -> float:
@@ -58,11 +58,9 @@ def bootstrap_p(differences: ArrayLike, clusters: ArrayLike | None = None, resam
 def holm(p: ArrayLike) -> Floats:
     """[m] p-values -> [m] adjusted ones, in the same order: reject where they are at most the level."""
     values = np.asarray(p, dtype=np.float64)
-    if len(values) == 0:
-        return values
-    from statsmodels.stats.multitest import multipletests
-
-    adjusted: Floats = np.asarray(multipletests(values, method="holm")[1], dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
     return adjusted
 
 
@@ -71,11 +69,12 @@ def _null_of_sum(sizes: NDArray[np.int64]) -> Floats:
 
     The k sizes of value v contribute v (2 Binomial(k, 1/2) - k): one convolution a distinct value.
     """
-    from scipy.stats import binom
+    from scipy.special import gammaln
 
     null = np.ones(1)
     for value, count in zip(*np.unique(sizes[sizes > 0], return_counts=True), strict=True):
         step = np.zeros(2 * value * count + 1)
-        step[:: 2 * value] = binom.pmf(np.arange(count + 1), count, 0.5)
+        k = np.arange(count + 1)
+        step[:: 2 * value] = np.exp(gammaln(count + 1) - gammaln(k + 1) - gammaln(count - k + 1) - count * np.log(2))
         null = np.convolve(null, step)
     return null

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.stats.arms import arms, axes_of, tidy
+from experiments.stats.arms import UNIT, arms, axes_of, tidy
 from experiments.stats.intervals import estimate
-from experiments.stats.pairs import clusters_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -28,7 +27,7 @@ def summarise(frame: "DataFrame", metric: str, axes: Sequence[str] | None = None
         scored = samples[samples[metric].notna()]
         row: dict[str, Any] = dict(arm)
         if len(scored):
-            found = estimate(scored[metric].to_numpy(dtype=np.float64), clusters_of(scored), level)
+            found = estimate(scored[metric].to_numpy(dtype=np.float64), scored[UNIT].to_numpy(), level)
             seeds = scored.groupby("seed")[metric].mean()
             row |= {"mean": found.mean, "low": found.low, "high": found.high, "clusters": found.clusters}
             row |= {"seed_sd": float(seeds.std(ddof=1)) if len(seeds) > 1 else np.nan}
