@@ -89,7 +89,7 @@ def _choose(logits: "Tensor", track: Track, stops: frozenset[int], step: int, tr
     own = _gathered(logits, [[lane.rows[b] for lane in lanes] for b in range(len(lanes[0].rows))])
     combined, faults = scores(track.strategy, own, step)
     chosen = track.sampler.choose(combined, [lane.key for lane in lanes], step)
-    told = _told(combined, own[0]) if trace else []
+    told = trace_of(combined, own[0]) if trace else []
     for i, (lane, token) in enumerate(zip(lanes, chosen.tolist(), strict=True)):
         lane.steps += 1
         if i in faults:
@@ -115,7 +115,7 @@ def _gathered(logits: "Tensor", rows: list[list[int]]) -> "Tensor":
     return picked.float().view(len(rows), len(rows[0]), -1)
 
 
-def _told(combined: "Tensor", reference: "Tensor") -> list[list[float]]:
+def trace_of(combined: "Tensor", reference: "Tensor") -> list[list[float]]:
     """[B][len(TRACE)], read back at once."""
     survivors = (combined > -float("inf")).sum(-1)
     entropy = torch.special.entr(combined.softmax(-1)).sum(-1)

@@ -99,7 +99,7 @@ def _count(ballots: Sequence[Ballot], first: "Tensor", inner: Inner) -> None:
     for ballot in ballots:
         ballot.logprobs = [[] for _ in ballot.options]
     start = torch.stack([first[_index([b.rows[n] for b in ballots], first)] for n in range(len(ballots[0].rows))])
-    told, faults = _logprobs(strategy, start.float(), 0)
+    told, faults = logprobs_of(strategy, start.float(), 0)
     for row, fault in faults.items():
         ballots[row].fault = fault
     for row, ballot in enumerate(ballots):
@@ -113,14 +113,14 @@ def _count(ballots: Sequence[Ballot], first: "Tensor", inner: Inner) -> None:
         logits = torch.stack(
             [torch.stack([inner[row, b.options[o]][step] for row in b.rows]) for b, o in places], dim=1
         ).float()
-        told, faults = _logprobs(strategy, logits, step)
+        told, faults = logprobs_of(strategy, logits, step)
         picked = told.gather(-1, _index([b.options[o][step] for b, o in places], told)[:, None])[:, 0].tolist()
         for i, (ballot, option_index) in enumerate(places):
             ballot.logprobs[option_index].append(picked[i])
             ballot.fault = ballot.fault or faults.get(i, "")
 
 
-def _logprobs(strategy: Strategy, logits: "Tensor", step: int) -> "tuple[Tensor, dict[int, str]]":
+def logprobs_of(strategy: Strategy, logits: "Tensor", step: int) -> "tuple[Tensor, dict[int, str]]":
     """[B, V]: of the combined distribution; below FLOOR, in the reference's order, where a token is ruled out."""
     combined, faults = scores(strategy, logits, step)
     told = combined.log_softmax(-1)
