@@ -10,8 +10,8 @@ the metric `chair_i` gives, weighs short captions more. Lower is better, and say
 
 An example carries what it needs in `secret`: `objects`, those that are there, and `vocabulary`, the names that count as
 mentions (a list, or a mapping of each name to the object it means). The longest name wins where several match. The
-singulariser is a rule, not a dictionary: "-ches", "-ses", "-shes", "-xes" lose "es", "-ies" becomes "-y", other words
-lose an "s".
+singulariser is a rule with a few exceptions, not the dictionary of the released code: "-ches", "-shes", "-sses" and
+"-xes" lose "es", "-ies" becomes "-y", other words lose an "s".
 """
 
 import re
@@ -23,10 +23,22 @@ from icl.metrics.base import Better
 from icl.registry import component
 from icl.types import Example, Generation
 
+IRREGULAR = {
+    "buses": "bus",
+    "children": "child",
+    "knives": "knife",
+    "men": "man",
+    "mice": "mouse",
+    "people": "person",
+    "women": "woman",
+}
+
 
 def singular(word: str) -> str:
-    """By rule: 'circles' -> 'circle', 'crosses' -> 'cross', 'bodies' -> 'body'; 'cross' stays."""
-    if re.search(r"(?:ch|s|sh|x)es$", word) and not word.endswith(("oses", "ises", "uses", "ases")):
+    """By rule: 'circles' -> 'circle', 'crosses' -> 'cross', 'puppies' -> 'puppy'; 'cross' and 'bus' stay."""
+    if word in IRREGULAR:
+        return IRREGULAR[word]
+    if re.search(r"(?:ch|sh|ss|x)es$", word):
         return word[:-2]
     if re.search(r"[^aeiou]ies$", word) and len(word) > 4:
         return word[:-3] + "y"

@@ -5,10 +5,11 @@ leading "answer:".
 
 1. Equal after the VQA normalisation (`icl.metrics.normalise.vqa`, applied always): right.
 2. Yes or no: `icl.metrics.yes_no.parse`; an output that says neither, or both, is wrong.
-3. A number: the first number of the line, in digits or words and with its sign, is equal. Numbers skip rule 1, which
-   loses signs. (VL-ICL's scorer cuts at the first full stop and drops the sign; this one does neither.)
-4. With options: an accepted answer occurs as whole words and no other option does, once the answer is taken out
-   (Link-Context Learning, Tai et al., CVPR 2024: the positive name is in the output and the negative is not).
+3. A number: the first number of the line, in digits or words and with its sign, is equal. Numbers skip the
+   other rules, which lose signs. (VL-ICL's scorer cuts at the first full stop and drops the sign; this one does neither.)
+4. With options: the line names an accepted answer, as whole words, and no other option (Link-Context Learning, Tai et
+   al., CVPR 2024: the positive name is in the output and the negative is not). The longest name is read where several
+   begin: "a hot dog" names the hot dog and no dog.
 5. Otherwise the line begins with an accepted answer, as whole words, after an opening such as "it is a".
 """
 
@@ -36,12 +37,15 @@ def lenient(output: str, answers: tuple[str, ...], options: tuple[str, ...] = ()
         if found is not None and found in [number(answer) for answer in numbers]:
             return True
     words = [answer for answer in answers if not is_number(answer)]
+    if not words:
+        return False
     told, wanted = vqa(line), [vqa(answer) for answer in words]
     if told in wanted:
         return True
-    others = {vqa(option) for option in options} - {vqa(answer) for answer in answers} - {""}
-    if others:
-        return any(_names(told, answer, others) for answer in wanted)
+    accepted, offered = {vqa(answer) for answer in answers}, {vqa(option) for option in options}
+    if offered - accepted:
+        named = _named(told, offered | accepted)
+        return bool(named) and named <= accepted
     opened = _OPENING.sub("", told)
     return any(answer and (f"{opened} ").startswith(f"{answer} ") for answer in wanted)
 
@@ -64,10 +68,7 @@ def _first_line(output: str) -> str:
     return re.sub(r"^answer\s*:\s*", "", line, flags=re.IGNORECASE)
 
 
-def _names(told: str, answer: str, others: set[str]) -> bool:
-    rest, taken = re.subn(_whole(answer), " ", told) if answer else (told, 0)
-    return taken > 0 and not any(re.search(_whole(other), rest) for other in others)
-
-
-def _whole(words: str) -> str:
-    return rf"(?<!\S){re.escape(words)}(?!\S)"
+def _named(told: str, names: set[str]) -> set[str]:
+    """The names that occur as whole words, the longest first and none inside another."""
+    longest = sorted((name for name in names if name), key=lambda name: (-len(name), name))
+    return set(re.findall(rf"(?<!\S)(?:{'|'.join(map(re.escape, longest))})(?!\S)", told))

@@ -1,0 +1,54 @@
+"""Tests of CHAIR, by hand."""
+
+import pytest
+
+from icl.metrics.chair import ChairI, ChairRecall, ChairS, corpus_chair_i, mentions, singular
+from icl.types import Example, Generation
+
+NAMES = {"dog": "dog", "puppy": "dog", "hot dog": "hot dog", "bus": "bus"}
+SEEN = Example("e", (), "describe.", ("a dog",), secret={"objects": ["dog", "hot dog"], "vocabulary": NAMES})
+
+
+@pytest.mark.parametrize(
+    ("word", "one"),
+    [
+        ("circles", "circle"), ("crosses", "cross"), ("arches", "arch"), ("cross", "cross"), ("boxes", "box"),
+        ("puppies", "puppy"), ("pies", "pie"), ("bus", "bus"), ("buses", "bus"), ("men", "man"),
+        ("glass", "glass"), ("horses", "horse"), ("red", "red"),
+    ],
+)  # fmt: skip
+def test_the_singular_is_made_by_rule(word, one):
+    assert singular(word) == one
+
+
+def test_the_longest_name_is_the_mention_and_synonyms_are_one_object():
+    assert mentions("A hot dog, two puppies and the dogs.", NAMES) == ["hot dog", "dog", "dog"]
+    assert mentions("nothing at all", NAMES) == []
+    assert mentions("dogged hotdog", NAMES) == []
+
+
+def score(metric, caption):
+    return metric.score(Generation(caption), SEEN)
+
+
+def test_mentions_are_counted_and_not_distinct_objects():
+    assert score(ChairI(), "a dog and a dog and a bus") == pytest.approx(1 / 3)
+    assert score(ChairS(), "a dog and a dog and a bus") == 1
+    assert score(ChairRecall(), "a dog and a dog and a bus") == 0.5
+
+
+def test_a_silent_caption_is_clean_and_has_no_share():
+    assert score(ChairI(), "") is None
+    assert score(ChairS(), "") == 0
+    assert score(ChairRecall(), "") == 0
+
+
+def test_the_corpus_ratio_is_not_the_mean_of_captions():
+    pairs = [("a bus", SEEN), ("a dog, a dog and a hot dog", SEEN), ("", SEEN)]
+    assert corpus_chair_i(pairs) == 0.25
+    assert corpus_chair_i([("", SEEN)]) is None
+
+
+def test_examples_that_do_not_say_what_is_there_are_not_judged():
+    bare = Example("e", (), "?", ("a",))
+    assert [m.score(Generation("a dog"), bare) for m in (ChairI(), ChairS(), ChairRecall())] == [None, None, None]

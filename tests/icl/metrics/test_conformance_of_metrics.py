@@ -1,0 +1,37 @@
+"""Every metric keeps the promises of a metric, and the check catches one that does not."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from icl.conformance import check_metric
+from icl.registry import build, entries
+
+
+@pytest.mark.parametrize("name", sorted(entries("metric")))
+def test_it_keeps_the_promises_of_a_metric(name):
+    check_metric(build("metric", name))
+
+
+def test_a_metric_that_leaves_the_unit_interval_is_caught():
+    @dataclass(frozen=True)
+    class Length:
+        better = "higher"
+
+        def score(self, generation, example):
+            return len(generation.text)
+
+    with pytest.raises(AssertionError, match=r"Length: the score of .* not a number in \[0, 1\]"):
+        check_metric(Length())
+
+
+def test_a_metric_that_prefers_silence_is_caught():
+    @dataclass(frozen=True)
+    class Silence:
+        better = "higher"
+
+        def score(self, generation, example):
+            return float(generation.text == "")
+
+    with pytest.raises(AssertionError, match="worse than an empty output"):
+        check_metric(Silence())

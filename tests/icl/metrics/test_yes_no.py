@@ -1,0 +1,41 @@
+"""Tests of the yes/no rules."""
+
+import pytest
+
+from icl.metrics.yes_no import Pope, Unparsed, Yes, parse, pope_parse
+from icl.types import Example, Generation
+
+ASKS = Example("e", (), "is there a dog?", ("no",), ("yes", "no"))
+OPEN = Example("e", (), "what is it?", ("a dog",))
+
+
+@pytest.mark.parametrize(
+    ("output", "ours", "popes"),
+    [
+        ("Yes, there is.", "yes", "yes"),
+        ("no", "no", "no"),
+        ("NO", "no", "yes"),  # the released rule knows No, no and not alone
+        ("no!", "no", "yes"),
+        ("", None, "yes"),
+        ("a cat", None, "yes"),
+        ("There is not a dog", None, "no"),
+        ("There is a cat. No dog.", "no", "yes"),  # the released rule reads the first sentence
+        ("yes and no", "yes", "no"),
+        ("it could be yes, it could be no", None, "no"),
+    ],
+)
+def test_the_two_rules_differ_where_published_figures_do(output, ours, popes):
+    assert parse(output) == ours
+    assert pope_parse(output) == popes
+
+
+def test_metrics_apply_to_yes_no_questions_alone():
+    said = Generation("perhaps")
+    assert [m.score(said, ASKS) for m in (Yes(), Unparsed(), Pope())] == [0, 1, 0]
+    assert [m.score(said, OPEN) for m in (Yes(), Unparsed(), Pope())] == [None, None, None]
+
+
+def test_yes_counts_what_was_said_and_not_the_gold():
+    assert Yes().score(Generation("Yes."), ASKS) == 1
+    assert Yes().score(Generation("no"), ASKS) == 0
+    assert Unparsed().score(Generation("no"), ASKS) == 0
