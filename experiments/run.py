@@ -5,7 +5,7 @@ orders and decodings that read them. So prompts that are equal meet in one call 
 and memory holds one window, whatever the length of the run. The order changes no sample.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,6 +129,7 @@ class _Runner:
         queries = [query for query in cells[0].task.queries if query.id in wanted]
         blocks = (queries[i : i + BLOCK] for i in range(0, len(queries), BLOCK))
         rows = (row for block in blocks for row in contexts(retrieval, recipes, block))
+        branches = _branches(cells)
         window: list[tuple[Cell, Written]] = []
         tokens = 0
         for row in decoded_ahead(rows, _pictures):
@@ -137,7 +138,7 @@ class _Runner:
                 if readers:
                     item = written(arranged)
                     window += [(cell, item) for cell in readers]
-                    tokens += _tokens(readers, item)
+                    tokens += _tokens(readers, item, branches)
             if tokens >= WINDOW_TOKENS or len(window) >= WINDOW_SAMPLES:
                 yield window
                 window, tokens = [], 0
@@ -176,12 +177,21 @@ def _pictures(row: Sequence[Written]) -> list[Picture]:
     return [*row[0].example.pictures, *(picture for example in shown for picture in example.pictures)]
 
 
-def _tokens(cells: Sequence[Cell], item: Written) -> int:
-    """Tokens of the item's prompt in all branches of all arms, at most; 0 where the model only answers."""
+def _branches(cells: Sequence[Cell]) -> dict[str, int]:
+    """Prompts that each cell's strategy reads; 0 where the model only answers and nothing is prefilled."""
     from decoding.probe import branches_of
 
+    found: dict[int, int] = {}
+    for cell in cells:
+        if id(cell.decoding) not in found:
+            logits = "logits" in cell.model.abilities
+            found[id(cell.decoding)] = len(branches_of(cell.decoding.strategy)) if logits else 0
+    return {cell.digest: found[id(cell.decoding)] for cell in cells}
+
+
+def _tokens(cells: Sequence[Cell], item: Written, branches: Mapping[str, int]) -> int:
+    """Tokens of the item's prompt in all branches of all arms, the reference once: at most what will be prefilled."""
     model = cells[0].model
-    if item.prompt is None or "logits" not in model.abilities:
+    if item.prompt is None or not branches[cells[0].digest]:
         return 0
-    more = sum(len(branches_of(cell.decoding.strategy)) - 1 for cell in cells)
-    return model.count_tokens(item.prompt) * (1 + more)
+    return model.count_tokens(item.prompt) * (1 + sum(branches[cell.digest] - 1 for cell in cells))

@@ -1,0 +1,207 @@
+"""The dry run: what a grid costs and what its arms share, before any weights are read.
+
+Tokens are counted on a random choice of queries of each task and scaled up; the choice is stated. `alone` is what the
+grid would forward with every sample on its own, `forwarded` what it does with each distinct prompt once.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from experiments.contexts import Retrieval, contexts, recipes_of, written
+from experiments.grid import Cell, Grid
+from icl.streams import StreamKey
+
+if TYPE_CHECKING:
+    from icl.tasks.base import Task
+    from icl.types import Example
+
+QUERIES_READ = 24
+"""Queries of each task whose prompts are counted."""
+
+POOL_EMBEDDED = 5000
+"""A larger pool is not embedded for a plan: random demonstrations stand in for a retriever that needs it."""
+
+
+@dataclass
+class Work:
+    """Prompts and pictures of a grid, as counted and scaled. edited: pictures that a strategy changed."""
+
+    prompts_alone: float = 0
+    prompts: float = 0
+    tokens_alone: float = 0
+    tokens: float = 0
+    pictures_shown: float = 0
+    pictures: float = 0
+    edited: float = 0
+    failed: float = 0
+
+    def add(self, other: "Work", scale: float) -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + scale * value)
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """How one decoding runs. forwards: rows a token; temperature: hidden in the weights, None where it varies."""
+
+    label: str
+    engine: str
+    branches: int
+    prepares: bool
+    temperature: float | None
+    control: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """smallest: task -> smallest paired difference seen with 80 % power. counted: task -> (queries read, of)."""
+
+    grid: Grid
+    samples: int
+    present: int
+    work: Work
+    decodings: tuple[ArmPlan, ...]
+    smallest: Mapping[str, float]
+    counted: Mapping[str, tuple[int, int]]
+    arms: int
+    sharing: int
+    notes: tuple[str, ...] = field(default=())
+
+
+def plan(grid: Grid, present: int = 0) -> Plan:
+    """The plan of a checked grid. present: samples that its run directory has. Raises ICLError, as a run would."""
+    from experiments.stats.power import smallest_difference
+
+    work, counted, notes = Work(), dict[str, tuple[int, int]](), dict.fromkeys(grid.warnings)
+    for task in grid.tasks:
+        chosen = choice(task.queries)
+        counted[task.title] = len(chosen), len(task.queries)
+        cells = [cell for cell in grid.cells if cell.task is task]
+        plain, edited = Seen(), Seen()
+        for group in _groups(cells):
+            stood_in, told = _stand_ins(group)
+            notes |= dict.fromkeys(told)
+            work.add(_counted(stood_in, chosen, plain, edited), len(task.queries) / len(chosen))
+        work.pictures += plain.scaled(*counted[task.title])
+        work.edited += edited.scaled(*counted[task.title])
+    arms = {_arm(cell): cell for cell in grid.cells}
+    demos = [(cell.labels["task"], cell.labels["retriever"], cell.shots) for cell in arms.values()]
+    return Plan(
+        grid=grid,
+        samples=sum(len(cell.task.queries) for cell in grid.cells),
+        present=present,
+        work=work,
+        decodings=tuple(_decodings(grid)),
+        smallest={task.title: smallest_difference(_independent(task)) for task in grid.tasks},
+        counted=counted,
+        arms=len(arms),
+        sharing=sum(demos.count(one) > 1 for one in demos),
+        notes=tuple(notes),
+    )
+
+
+def choice(queries: "Sequence[Example]", limit: int = QUERIES_READ) -> "list[Example]":
+    """A random choice of queries that is always the same."""
+    if len(queries) <= limit:
+        return list(queries)
+    places = StreamKey().numpy("plan").permutation(len(queries))[:limit]
+    return [queries[int(i)] for i in sorted(places)]
+
+
+def _groups(cells: Sequence[Cell]) -> list[list[Cell]]:
+    found: dict[tuple[int, int], list[Cell]] = {}
+    for cell in cells:
+        found.setdefault((id(cell.model), cell.shots), []).append(cell)
+    return list(found.values())
+
+
+def _stand_ins(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
+    """Random retrieval in the place of what would have to embed a large pool."""
+    from icl.registry import build
+
+    if cells[0].task.pool_size <= POOL_EMBEDDED:
+        return list(cells), []
+    heavy = [cell for cell in cells if {"embedder", "model"} & getattr(cell.retriever, "needs", frozenset())]
+    names = dict.fromkeys(str(cell.labels["retriever"]) for cell in heavy)
+    stand_in = build("retriever", "random")
+    told = [f"counted with random demonstrations in the place of {name}, whose pool is large" for name in names]
+    return [replace(cell, retriever=stand_in) if cell in heavy else cell for cell in cells], told
+
+
+def _counted(cells: Sequence[Cell], queries: "Sequence[Example]", plain: "Seen", edited: "Seen") -> Work:
+    """Of one task, model and number of shots. Pictures go to `plain` and `edited`."""
+    from decoding.probe import branches_of
+
+    found = Work()
+    retrieval = Retrieval(cells[0].task, cells[0].model)
+    for place, row in enumerate(contexts(retrieval, recipes_of(cells), queries)):
+        tokens: dict[str, int] = {}
+        for item in map(written, row):
+            if item.prompt is None:
+                found.failed += len(item.recipe.cells)
+                continue
+            for cell in item.recipe.cells:
+                for branch in branches_of(cell.decoding.strategy, item.prompt):
+                    if branch.digest not in tokens:
+                        tokens[branch.digest] = cell.model.count_tokens(branch)
+                        for picture in branch.pictures:
+                            (edited if picture.edits else plain).add(picture.digest, place)
+                    found.prompts_alone += 1
+                    found.tokens_alone += tokens[branch.digest]
+                    found.pictures_shown += len(branch.pictures)
+        found.prompts += len(tokens)
+        found.tokens += sum(tokens.values())
+    return found
+
+
+@dataclass
+class Seen:
+    """Distinct pictures, each with the place of the query that showed it first."""
+
+    first: dict[str, int] = field(default_factory=dict)
+
+    def add(self, digest: str, place: int) -> None:
+        self.first[digest] = min(place, self.first.get(digest, place))
+
+    def scaled(self, read: int, of: int) -> float:
+        """How many there will be after all queries, if they go on to grow as from the first half to the whole.
+
+        A pool that all queries share is used up, so the number grows by a power of the queries that is below 1.
+        """
+        whole = len(self.first)
+        half = sum(place < read / 2 for place in self.first.values())
+        if read == of or not half:
+            return whole
+        power = min(1.0, math.log(whole / half) / math.log(read / math.ceil(read / 2)))
+        return whole * math.pow(of / read, power)
+
+
+def _decodings(grid: Grid) -> list[ArmPlan]:
+    from decoding.base import Strategy
+    from decoding.probe import branches_of, strength_of
+
+    found: dict[str, ArmPlan] = {}
+    for cell in grid.cells:
+        label, strategy = str(cell.labels["decoding"]), cell.decoding.strategy
+        if label not in found:
+            strength: Any = strength_of(strategy)
+            found[label] = ArmPlan(
+                label,
+                "loop" if "logits" in cell.model.abilities else "requests",
+                len(branches_of(strategy)),
+                type(strategy).prepare is not Strategy.prepare,
+                1 / strength if strength is not None and strength > 0 else None,
+                cell.control,
+            )
+    return list(found.values())
+
+
+def _independent(task: "Task") -> int:
+    """Groups where the task has them (questions about one picture), else queries."""
+    return len({query.group or query.id for query in task.queries})
+
+
+def _arm(cell: Cell) -> tuple[Any, ...]:
+    return tuple(value for axis, value in cell.labels.items() if axis != "seed")

@@ -1,0 +1,29 @@
+"""Say what an experiment file would cost and what its arms share, before any weights are read."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="the experiment's YAML", show_default=False)],
+    overrides: Annotated[list[str] | None, typer.Argument(help="dotted keys, such as grid.shots=[0,4]")] = None,
+    runs: Annotated[Path, typer.Option(help="the folder of run directories")] = Path("runs"),
+) -> None:
+    """Cells, samples, pictures, tokens, how each decoding runs, and the smallest difference the grid can see."""
+    from experiments.checks import check_data, check_needs
+    from experiments.config import load
+    from experiments.grid import expand
+    from experiments.plan import plan
+    from experiments.plan_text import lines
+    from experiments.state import todo
+    from experiments.store import Store
+
+    grid = expand(load(file, overrides or ()))
+    check_needs(grid)
+    check_data(grid)
+    store = Store(runs / grid.config.name)
+    present = todo(store, grid).present if store.run_file.is_file() else 0
+    for line in lines(plan(grid, present)):
+        print(line)
