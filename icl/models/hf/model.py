@@ -120,7 +120,7 @@ class HF:
         return self.renderer.text(prompt)
 
     def count_tokens(self, prompt: Prompt) -> int:
-        return len(self.renderer.ids([self._whole(prompt)])[0])
+        return len(self.renderer.ids(self._whole(prompt)))
 
     def open(self, prompts: Sequence[Prompt]) -> "Rows":
         if not prompts:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from icl.errors import ModelError
 from icl.models.hf.encode import Encoded, PictureEncoder, PictureProcessor, edited
-from icl.models.hf.rendering import Renderer, messages
+from icl.models.hf.rendering import Renderer, messages, script
 from icl.models.hf.runner import Read, Runner
 from icl.types import Prompt
 
@@ -34,9 +34,9 @@ class Reader:
         whole = [
             self.renderer.expanded(text, [part.text for part in row]) for text, row in zip(texts, parts, strict=True)
         ]
-        return [self._read(ids, row) for ids, row in zip(self.renderer.ids(whole), parts, strict=True)]
+        return [self._read(self.renderer.ids(text), row) for text, row in zip(whole, parts, strict=True)]
 
-    def _read(self, ids: list[int], parts: Sequence[Encoded]) -> Read:
+    def _read(self, ids: Sequence[int], parts: Sequence[Encoded]) -> Read:
         slots = set(self.slots)
         places = [i for i, token in enumerate(ids) if token in slots]
         key, starts, ends, done = list(ids), [], [], 0
@@ -135,7 +135,7 @@ def _own_positions(model: Any) -> bool:
 def _with_images(prompt: Prompt, images: Sequence[Any]) -> list[dict[str, Any]]:
     """The conversation with the pictures in it."""
     rest = iter(images)
-    conversation = messages(prompt)
+    conversation = messages(script(prompt))
     for message in conversation:
         for item in message["content"]:
             if item["type"] == "image":

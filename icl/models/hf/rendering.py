@@ -11,7 +11,12 @@ from typing import Any
 from icl.errors import ModelError
 from icl.types import Prompt, Turn
 
+KEPT = 1024
+"""Texts and ids kept for the next time they are asked for."""
+
 Message = dict[str, Any]
+Script = tuple[tuple[str, tuple[str | None, ...]], ...]
+"""Per turn its role and its pieces: a text, or None for a picture."""
 
 
 class Renderer:
@@ -21,14 +26,16 @@ class Renderer:
         self.processor, self.name = processor, name
         self.tokenizer = processor.tokenizer
         self.slot: str = processor.image_token
-        self._option = lru_cache(4096)(self._option_ids)
+        self._text = lru_cache(KEPT)(self._rendered)
+        self._ids = lru_cache(KEPT)(self._tokenized)
+        self._option = lru_cache(KEPT)(self._option_ids)
 
     def text(self, prompt: Prompt) -> str:
-        """The template's text, up to where the model answers. Raises ModelError."""
-        text = self._template(messages(prompt), prompt, answers=True)
-        self._check_slots(prompt, text)
-        self._check_order(prompt, text)
-        return text
+        """The template's text, up to where the model answers. Raises ModelError.
+
+        Kept for a while: a prompt is counted before it is opened, and its branches often have the same words.
+        """
+        return self._text(script(prompt))
 
     def expanded(self, text: str, replacements: Sequence[str]) -> str:
         """The text with what the processor writes for each picture in place of its placeholder."""
@@ -37,88 +44,97 @@ class Renderer:
         texts, _ = self.processor.get_text_with_replacements([text], list(replacements))
         return str(texts[0])
 
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids, without padding. A start token is added only where the text does not begin with it."""
-        if not texts:
-            return []
-        start = self.tokenizer.bos_token
-        plain = start is not None and texts[0].startswith(start)
-        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=not plain)["input_ids"]
-        return ids
+    def ids(self, text: str) -> tuple[int, ...]:
+        """Token ids. A start token is added only where the text does not begin with it."""
+        return self._ids(text)
 
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
         """The ids of each option as the template would write it as the answer. Raises ModelError where ids merge."""
         text = self.text(prompt)
         tail = text[text.rfind(self.slot) + len(self.slot) :] if self.slot in text else text
-        return [list(self._option(tail, self._continuation(prompt, text, option))) for option in options]
+        return [list(self._option(tail, self._continuation(script(prompt), text, option))) for option in options]
+
+    def _rendered(self, turns: Script) -> str:
+        text = self._template(turns, messages(turns), answers=True)
+        self._check_slots(turns, text)
+        self._check_order(turns, text)
+        return text
+
+    def _tokenized(self, text: str) -> tuple[int, ...]:
+        start = self.tokenizer.bos_token
+        plain = start is not None and text.startswith(start)
+        return tuple(self.tokenizer(text, add_special_tokens=not plain)["input_ids"])
 
     def _option_ids(self, tail: str, option: str) -> tuple[int, ...]:
         """tail: the text behind the last picture, whose placeholder no token reaches across."""
-        before, both = self.ids([tail, tail + option])
+        before, both = self.ids(tail), self.ids(tail + option)
         if both[: len(before)] != before or len(both) == len(before):
             raise ModelError(
                 f"{self.name}: the option {option!r} melts into the end of the prompt {tail[-20:]!r} when both are "
                 "tokenized together, so it has no token of its own. Write the options so that they begin a new word."
             )
-        return tuple(both[len(before) :])
+        return both[len(before) :]
 
-    def _continuation(self, prompt: Prompt, text: str, option: str) -> str:
+    def _continuation(self, turns: Script, text: str, option: str) -> str:
         """The option with the white space that the template puts before an answer."""
-        answered = [*messages(prompt), {"role": "assistant", "content": [{"type": "text", "text": option}]}]
-        whole = self._template(answered, prompt, answers=False)
+        answered: Script = (*turns, ("assistant", (option,)))
+        whole = self._template(answered, messages(answered), answers=False)
         rest = whole[len(text) :] if whole.startswith(text) else ""
         gap, found, _ = rest.partition(option)
         return gap + option if found and not gap.strip() else option
 
-    def _template(self, conversation: list[Message], prompt: Prompt, answers: bool) -> str:
+    def _template(self, turns: Script, conversation: list[Message], answers: bool) -> str:
         from jinja2.exceptions import TemplateError
 
         try:
             return str(self.processor.apply_chat_template(conversation, add_generation_prompt=answers))
         except (TemplateError, TypeError) as error:
-            roles = ", ".join(turn.role for turn in prompt.turns)
+            roles = ", ".join(role for role, _ in turns)
             raise ModelError(
                 f"{self.name}: the chat template does not take these turns ({roles}): {error}. Compose the prompt "
                 "otherwise (composer: interleaved makes a single user turn)."
             ) from error
 
-    def _check_slots(self, prompt: Prompt, text: str) -> None:
-        slots, pictures = text.count(self.slot), len(prompt.pictures)
+    def _check_slots(self, turns: Script, text: str) -> None:
+        pieces = [piece for _, own in turns for piece in own]
+        slots, pictures = text.count(self.slot), pieces.count(None)
         if slots != pictures:
             raise ModelError(
                 f"{self.name}: the rendered prompt has {slots} picture placeholders ({self.slot}) for {pictures} "
-                f"pictures{self._why(prompt, slots > pictures)}."
+                f"pictures{self._why(pieces, slots > pictures)}."
             )
 
-    def _why(self, prompt: Prompt, more: bool) -> str:
-        if any(part.text is not None and self.slot in part.text for part in prompt.parts()):
+    def _why(self, pieces: Sequence[str | None], more: bool) -> str:
+        if any(piece is not None and self.slot in piece for piece in pieces):
             return "; a text of the prompt contains the placeholder itself: take it out of the data"
         return "; the chat template writes more than one for each" if more else "; the chat template leaves some out"
 
-    def _check_order(self, prompt: Prompt, text: str) -> None:
+    def _check_order(self, turns: Script, text: str) -> None:
         place = 0
-        for turn in prompt.turns:
-            for piece in merged(turn):
+        for role, pieces in turns:
+            for piece in pieces:
                 needle = self.slot if piece is None else piece.strip()
                 found = text.find(needle, place)
                 if found < 0:
                     what = "a picture" if piece is None else f"the text {needle[:40]!r}"
                     raise ModelError(
-                        f"{self.name}: the chat template drops {what} of a {turn.role} turn, or moves it out of its "
+                        f"{self.name}: the chat template drops {what} of a {role} turn, or moves it out of its "
                         "place. Some templates put all pictures of a turn first: compose with `chat`, pictures before "
                         "questions."
                     )
                 place = found + len(needle)
 
 
-def messages(prompt: Prompt) -> list[Message]:
+def script(prompt: Prompt) -> Script:
+    """What a template is told of a prompt: roles, texts, and where pictures stand."""
+    return tuple((turn.role, tuple(merged(turn))) for turn in prompt.turns)
+
+
+def messages(turns: Script) -> list[Message]:
     """The conversation as processors take it."""
     return [
-        {
-            "role": turn.role,
-            "content": [{"type": "image"} if p is None else {"type": "text", "text": p} for p in merged(turn)],
-        }
-        for turn in prompt.turns
+        {"role": role, "content": [{"type": "image"} if p is None else {"type": "text", "text": p} for p in pieces]}
+        for role, pieces in turns
     ]
 
 
