@@ -85,8 +85,10 @@ class Embeddings:
                     )
                 shards.add(chunk, vectors)
                 self.count[kind] += len(chunk)
+                _EMBEDDED[kind] += len(chunk)
 
 
+_EMBEDDED = {"picture": 0, "text": 0}
 _SHARED: dict[tuple[str, Path], Embeddings] = {}
 _GUARD = threading.Lock()
 
@@ -102,4 +104,10 @@ def embeddings(embedder: Embedder, cache: str | None = None) -> Embeddings:
 
 def embedded() -> dict[str, int]:
     """What this process really embedded so far, over all embedders: {'picture': n, 'text': n}."""
-    return {kind: sum(one.count[kind] for one in _SHARED.values()) for kind in ("picture", "text")}
+    return dict(_EMBEDDED)
+
+
+def forget() -> None:
+    """Let go of everything in memory; what is on disk stays."""
+    with _GUARD:
+        _SHARED.clear()

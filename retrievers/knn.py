@@ -59,6 +59,10 @@ class KNN:
             indexes[key] = Index(self.vectors(pool.examples, source))
         return FittedKNN(self, pool, source, indexes[key])
 
+    def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
+        """Embed the members of many small pools and their queries in large batches, before each pool is fitted."""
+        self.vectors(items, embeddings(self.embedder, resources.cache))
+
     def vectors(self, items: Sequence[Query | Example], source: Embeddings) -> Vectors:
         """[N, D]: a dot product of two rows is their score."""
         if self.by == "picture":

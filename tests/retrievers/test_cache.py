@@ -160,15 +160,18 @@ def test_another_process_s_new_entries_are_seen_without_reopening(tmp_path: Path
     assert _calls(tmp_path / "log") == ["one", "two", "three"]
 
 
-def test_a_write_cut_short_is_not_read(tmp_path: Path, cache: Path) -> None:
+@pytest.mark.parametrize(("vector_bytes", "key_bytes", "lost"), [(5, 0, 1), (0, 40, 2), (5, 40, 2), (13, 0, 2)])
+def test_a_write_cut_short_is_not_read(
+    tmp_path: Path, cache: Path, vector_bytes: int, key_bytes: int, lost: int
+) -> None:
     source = Embeddings(Lengths(str(tmp_path / "log")), cache)
     source.texts(["one", "two", "three"])
     (vectors,), (keys,) = cache.rglob("*.vectors"), cache.rglob("*.keys")
-    vectors.write_bytes(vectors.read_bytes()[:-5])  # the last row is torn
-    keys.write_bytes(keys.read_bytes()[:-40])  # the last key is gone, the one before is torn
+    vectors.write_bytes(vectors.read_bytes()[: 3 * 12 - vector_bytes])
+    keys.write_bytes(keys.read_bytes()[: 3 * 32 - key_bytes])
     again = Embeddings(Lengths(str(tmp_path / "log")), cache)
     assert np.array_equal(again.texts(["one", "two", "three"]), source.texts(["one", "two", "three"]))
-    assert again.count["text"] == 2
+    assert again.count["text"] == lost
 
 
 def test_not_finite_vectors_are_refused(cache: Path) -> None:

@@ -1,5 +1,7 @@
 """Nearest neighbours where the right answer is known."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import Example
 from retrievers.base import Resources
+from retrievers.cache import embedded
 from retrievers.embedders.encoder import Encoder
 from retrievers.embedders.histogram import Histogram
 from retrievers.knn import KNN
@@ -120,3 +123,20 @@ def test_a_pool_in_use_is_indexed_once(pool: Pool, colour: Make, example: Make) 
     one, two = (KNN(embedder=Histogram()).fit(pool, Resources(seed=seed)) for seed in (0, 1))
     assert one.index is two.index
     assert KNN(embedder=Histogram(bins=4)).fit(pool, Resources()).index is not one.index
+
+
+def test_prepared_items_are_not_embedded_again(clip: Path, colour: Make, example: Make) -> None:
+    retriever = KNN(by="both", embedder=Encoder(str(clip)))
+    pools = [Pool(tuple(example(f"e{n}-{i}", colour("red", 5 * n + i)) for i in range(4))) for n in range(6)]
+    queries = [example(f"q{n}", colour("red", 5 * n + 4), question=f"which {n} ?").query for n in range(6)]
+    retriever.prepare([*queries, *(e for pool in pools for e in pool.examples)], Resources())
+    before = embedded()
+    for pool, query in zip(pools, queries, strict=True):
+        assert len(retriever.fit(pool, Resources()).retrieve([query], 2)[0]) == 2
+    assert embedded() == before
+
+
+def test_naming_a_retriever_imports_nothing_heavy() -> None:
+    told = "import sys; from icl.registry import build; build('retriever', 'knn'); print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "faiss", "PIL.Image"} & set(loaded)

@@ -1,0 +1,115 @@
+"""What retrieval costs: exact search against bare FAISS, the overhead of a query, and what the embedding cache saves.
+
+Ratios and counters of one run on this machine, times in CPU seconds of the process. `python -m
+experiments.bench.retrieval` prints them.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from icl.pictures import Picture
+from icl.tasks.base import Pool
+from icl.types import Example
+from retrievers.at_random import Random
+from retrievers.base import Resources
+from retrievers.cache import embedded
+from retrievers.embedders.histogram import Histogram
+from retrievers.index import Index
+from retrievers.knn import KNN
+from retrievers.vectors import unit
+
+Row = tuple[str, str, str]
+"""What was measured, the figure, and its goal."""
+
+ROWS, DIM, QUERIES, SHOTS = 100_000, 128, 1_000, 8
+PICTURES, EPISODES, EPISODE = 500, 300, 16
+
+
+def rows() -> list[Row]:
+    """All figures of this file."""
+    return [*_search(), *_cache(), *_episodes()]
+
+
+def _search() -> list[Row]:
+    """The index against IndexFlatIP on the same vectors, best of five in turn; and that both find the same."""
+    import faiss
+
+    rng = np.random.default_rng(0)
+    vectors, queries = (unit(rng.standard_normal((n, DIM), dtype=np.float32)) for n in (ROWS, QUERIES))
+    bare = faiss.IndexFlatIP(DIM)
+    bare.add(vectors)
+    index = Index(vectors)
+    ours, theirs = _in_turn(lambda: index.nearest(queries, SHOTS), lambda: bare.search(queries, SHOTS))
+    found = index.nearest(queries, SHOTS)
+    scores, _ = bare.search(queries, SHOTS)
+    same = np.allclose([[score for _, score in one] for one in found], scores, atol=1e-5)
+    what = f"knn, {QUERIES:,} queries over {ROWS:,} x {DIM}, k = {SHOTS}"
+    return [
+        (f"{what}: time over FAISS flat", f"{ours / theirs:.2f} ({ours:.2f} s, {theirs:.2f} s)", "<= 1.10"),
+        (f"{what}: scores equal FAISS", "yes" if same else "NO", "yes"),
+    ]
+
+
+def _cache() -> list[Row]:
+    """Fitting a pool for the first time, then again with nothing but the disk to remember it."""
+    from retrievers import cache
+
+    pool = Pool(tuple(_example(f"e{i}", i) for i in range(PICTURES)))
+    counts, times = [], []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        for _ in range(2):
+            for example in pool.examples:
+                _ = example.pictures[0].digest  # the reading of pictures is not the cache's
+            cache.forget()
+            before, start = embedded()["picture"], time.process_time()
+            KNN(embedder=Histogram()).fit(Pool(pool.examples), Resources(cache=folder))
+            times.append(time.process_time() - start)
+            counts.append(embedded()["picture"] - before)
+    return [
+        (f"pictures embedded, first fit of {PICTURES}", f"{counts[0]} ({times[0] * 1e3:.0f} ms)", f"{PICTURES}"),
+        ("pictures embedded, second fit from disk", f"{counts[1]} ({times[1] * 1e3:.0f} ms)", "0"),
+    ]
+
+
+def _episodes() -> list[Row]:
+    """fit and retrieve for a query with a pool of its own, its pictures embedded already."""
+    pools = [Pool(tuple(_example(f"p{n}-{i}", EPISODE * n + i) for i in range(EPISODE))) for n in range(EPISODES)]
+    queries = [_example(f"q{n}", 100_000 + n).query for n in range(EPISODES)]
+    out: list[Row] = []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        for name, retriever in (("random", Random()), ("knn", KNN(embedder=Histogram()))):
+            for again in (False, True):
+                start = time.process_time()
+                for pool, query in zip(pools, queries, strict=True):
+                    fresh = Pool(pool.examples) if again else pool
+                    retriever.fit(fresh, Resources(cache=folder)).retrieve([query], 4)
+                each = (time.process_time() - start) / EPISODES
+            out.append((f"{name}: fit and retrieve, a pool of {EPISODE} a query", f"{each * 1e3:.2f} ms", "<= 1 ms"))
+    return out
+
+
+def _in_turn(one: Callable[[], Any], two: Callable[[], Any]) -> tuple[float, float]:
+    """The best of five runs of each, taken in turn so that a busy machine is busy for both."""
+    best = [float("inf"), float("inf")]
+    for _ in range(5):
+        for i, run in enumerate((one, two)):
+            start = time.process_time()
+            run()
+            best[i] = min(best[i], time.process_time() - start)
+    return best[0], best[1]
+
+
+def _example(name: str, number: int) -> Example:
+    from PIL import Image
+
+    pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    return Example(name, (Picture.from_image(Image.fromarray(pixels), name),), "which?", ("a",))
+
+
+if __name__ == "__main__":
+    for what, figure, goal in rows():
+        print(f"{what:<72} {figure:>24}   {goal}")
