@@ -140,12 +140,12 @@ def _sample(row: Mapping[str, Any], view: View, context: int) -> dict[str, Any]:
         "context": context,
         "gold": [str(answer) for answer in _list(row.get("gold"))],
         "output": row["output"] if isinstance(row.get("output"), str) else "",
-        "score": _number(row.get(view.metric)),
-        "scores": {m: _number(row.get(m)) for m in view.metrics},
-        "baselines": {b: _number(row.get(b)) for b in view.baselines},
-        "options": {k: _number(v) for k, v in _mapping(row.get("option_scores")).items()},
+        "score": number_of(row.get(view.metric)),
+        "scores": {m: number_of(row.get(m)) for m in view.metrics},
+        "baselines": {b: number_of(row.get(b)) for b in view.baselines},
+        "options": {k: number_of(v) for k, v in _mapping(row.get("option_scores")).items()},
         "meta": {str(k): v for k, v in _mapping(row.get("meta")).items()},
-        "dropped": int(_number(row.get("dropped")) or 0),
+        "dropped": int(number_of(row.get("dropped")) or 0),
         "finish": row["finish"] if isinstance(row.get("finish"), str) else "",
         "failed": row["failed"] if isinstance(row.get("failed"), str) else None,
     }
@@ -160,5 +160,6 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _number(value: Any) -> float | None:
+def number_of(value: Any) -> float | None:
+    """The number, or None where a frame has nothing there."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -18,8 +18,8 @@ from experiments.report.svg import Scale, element
 from experiments.report.view import Run, View, view
 from experiments.stats import wording
 from experiments.stats.arms import told
+from experiments.stats.compare import verdicts
 from experiments.stats.pairs import UnpairedError
-from experiments.stats.trials import LEVEL
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -120,14 +120,7 @@ def _difference_rows(seen: View, frame: "DataFrame | None") -> dict[str, Any]:
     reach = max(0.02, float(frame[["low", "high"]].abs().max().max()))
     scale = Scale(-reach, reach, 6, FOREST - 6)
     rows = []
-    for row in frame.to_dict("records"):
-        verdict = (
-            "open"
-            if row["p_corrected"] > LEVEL or not row["difference"]
-            else "better"
-            if row["difference"] > 0
-            else "worse"
-        )
+    for row, verdict in zip(frame.to_dict("records"), verdicts(frame), strict=True):
         svg = Markup(_forest(scale, row["low"], row["difference"], row["high"]))
         rows.append({**row, "verdict": verdict, "svg": svg, "labels": [str(row[axis]) for axis in shown]})
     exact = set(frame["test"]) == {"mcnemar"}

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from experiments.report.view import View
-from experiments.stats.arms import NONE, UNIT, arms, values_of
+from experiments.stats.arms import NONE, UNIT, arms, belongs, values_of
 from experiments.stats.compare import compare
 from experiments.stats.intervals import Estimate, estimate
 from experiments.stats.summary import summarise
@@ -78,9 +78,9 @@ def _task_table(view: View, task: str, samples: "DataFrame") -> TaskTable:
         if len(scored):
             cells[int(arm["shots"])] = _estimate(scored, view.metric)
     orders = [{str(value): i for i, value in enumerate(values_of(samples, axis))} for axis in axes]
-    keys = [key for key in found if not any(_shares(key, other) for other in found)]
+    keys = [key for key in found if not (set(found[key]) == {0} and any(_shares(axes, key, other) for other in found))]
     keys.sort(key=lambda key: [order[label] for order, label in zip(orders, key, strict=True)])
-    rows_ = [Row(key, {**_shared(found, key), **found[key]}) for key in keys]
+    rows_ = [Row(key, {**_shared(axes, found, key), **found[key]}) for key in keys]
     if VOTE in samples:
         rows_ += _votes(axes, samples)
     return TaskTable(
@@ -94,13 +94,15 @@ def _task_table(view: View, task: str, samples: "DataFrame") -> TaskTable:
     )
 
 
-def _shares(general: Labels, key: Labels) -> bool:
-    """Whether `general` is `key` with 'none' in place of axes that could not matter: the 0-shot cell of its row."""
-    return general != key and all(a in (b, NONE) for a, b in zip(general, key, strict=True))
+def _shares(axes: Sequence[str], general: Labels, key: Labels) -> bool:
+    """Whether the 0-shot arm `general` is also that of the row `key`."""
+    arm = {**dict(zip(axes, general, strict=True)), "shots": 0}
+    return general != key and belongs(arm, dict(zip(axes, key, strict=True)))
 
 
-def _shared(found: Mapping[Labels, Mapping[int, Estimate]], key: Labels) -> dict[int, Estimate]:
-    return {shots: cell for other, cells in found.items() if _shares(other, key) for shots, cell in cells.items()}
+def _shared(axes: Sequence[str], found: Mapping[Labels, Mapping[int, Estimate]], key: Labels) -> dict[int, Estimate]:
+    zero = [cells[0] for other, cells in found.items() if 0 in cells and _shares(axes, other, key)]
+    return {0: zero[0]} if zero else {}
 
 
 def _votes(axes: Sequence[str], samples: "DataFrame") -> Iterator[Row]:

@@ -98,6 +98,9 @@ def _sentences(seen: View) -> "RenderableType":
     grid.add_column()
     for topic, found in groupby(seen.findings, key=lambda f: f.topic):
         for i, one in enumerate(found):
-            text = Text().append(f"{one.subject}: ", "bold").append(one.sentence, MARKS[one.verdict])
+            text = Text().append(f"{one.subject}: ", "bold").append(one.claim, MARKS[one.verdict])
+            if one.numbers:
+                text.append(f": {one.numbers}.")
+            text.append(f" {one.more}" if one.more else "")
             grid.add_row(f"  {topic}" if i == 0 else "", text)
     return grid

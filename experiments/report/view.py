@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments.stats.arms import UNIT, axes_of, checked_setting, tidy, values_of, varying
-from experiments.stats.compare import Correct
 from experiments.stats.findings import Finding, findings, reference_decoding
 from experiments.store import Store
 from icl.errors import ConfigError, StoreError, did_you_mean
@@ -49,7 +48,7 @@ class View:
     baselines: tuple[str, ...]
     metric: str
     to: Mapping[str, Any]
-    correct: Correct = "holm"
+    correct: str = "holm"
     controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
 

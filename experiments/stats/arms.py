@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 NONE = "none"
 UNIT = "unit"
+FREE_AT_ZERO = ("retriever", "order")
+"""Without demonstrations these cannot matter, and one arm serves all of their values."""
 Arm = dict[str, Any]
 
 
@@ -89,17 +91,22 @@ def checked_setting(frame: "DataFrame", setting: Mapping[str, Any], axes: Sequen
 
 
 def reference_of(arm: Arm, to: Mapping[str, Any], candidates: Sequence[Arm]) -> Arm | None:
-    """The arm that differs from `arm` in the keys of `to` alone; axes that are 'none' in it need not agree.
+    """The arm that differs from `arm` in the keys of `to` alone; what cannot matter to it need not agree.
 
     None where `arm` is a reference itself, where a key of `to` cannot matter to it, or where there is no such arm.
     """
-    if all(arm[key] == value for key, value in to.items()) or any(arm[key] == NONE for key in to):
+    free = [key for key in to if key in FREE_AT_ZERO and arm[key] == NONE and arm.get("shots") == 0]
+    if free or all(arm[key] == value for key, value in to.items()):
         return None
     wanted = {**arm, **to}
-    fitting = [c for c in candidates if all(c[key] in (value, NONE) for key, value in wanted.items())]
-    fitting = [c for c in fitting if all(c[key] == value for key, value in to.items())]
-    exact = [c for c in fitting if c == wanted]
-    return next(iter(exact or fitting), None)
+    fitting = [c for c in candidates if belongs(c, wanted) and all(c[key] == value for key, value in to.items())]
+    return next((c for c in fitting if c == wanted), fitting[0] if fitting else None)
+
+
+def belongs(arm: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
+    """Whether the arm has this setting, or is a 0-shot arm to which the axes where it differs cannot matter."""
+    free = FREE_AT_ZERO if arm.get("shots") == 0 else ()
+    return all(arm[axis] == value or (arm[axis] == NONE and axis in free) for axis, value in setting.items())
 
 
 def told(arm: Mapping[str, Any], axes: Sequence[str] | None = None) -> str:

@@ -6,17 +6,18 @@ seeds, or the comparison is refused. Right/wrong metrics take the exact McNemar 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from experiments.stats.arms import arms, axes_of, checked_setting, reference_of, tidy, told, varying
 from experiments.stats.pairs import KEYS, Comparison, pair, paired_test
 from experiments.stats.significance import holm
+from experiments.stats.trials import LEVEL, Verdict
 from icl.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Correct = Literal["holm", "none"]
+CORRECTIONS = ("holm", "none")
 BASELINE = "baseline"
 """`to={"baseline": "vote"}` compares every arm with what its own demonstrations say without a model."""
 
@@ -28,7 +29,7 @@ def compare(
     to: Mapping[str, Any],
     metric: str = "lenient",
     *,
-    correct: Correct = "holm",
+    correct: str = "holm",
     by: Sequence[str] = (),
     axes: Sequence[str] | None = None,
     level: float = 0.95,
@@ -44,8 +45,8 @@ def compare(
     known = [c for c in frame.columns if c not in axes]
     if metric not in frame:
         raise ConfigError(f"--metric: the run has no score '{metric}'.{did_you_mean(metric, known)}")
-    if correct not in ("holm", "none"):
-        raise ConfigError(f"correct is 'holm' or 'none', not '{correct}'.")
+    if correct not in CORRECTIONS:
+        raise ConfigError(f"correct is {' or '.join(CORRECTIONS)}, not '{correct}'.")
     samples = tidy(frame, axes)
     checked_setting(samples, {axis: samples[axis].iloc[0] for axis in by if axis in axes}, axes, "--by")
     if wrong := [axis for axis in by if axis not in axes]:
@@ -69,6 +70,12 @@ def compare(
         table.loc[rows_of.index, "family"] = len(rows_of)
     table["family"] = table["family"].astype(int)
     return table[[*axes, *RESULT]]
+
+
+def verdicts(table: "DataFrame", level: float = LEVEL) -> list[Verdict]:
+    """For each row of a comparison: better or worse where the corrected p is at most the level, else open."""
+    rows = zip(table["p_corrected"], table["difference"], strict=True)
+    return ["open" if p > level or d == 0 else "better" if d > 0 else "worse" for p, d in rows]
 
 
 def _against_arms(

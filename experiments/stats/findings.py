@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
-from experiments.stats.arms import NONE, axes_of, tidy, told, values_of, varying
+from experiments.stats.arms import NONE, arms, axes_of, belongs, tidy, told, values_of, varying
 from experiments.stats.trials import Trial, Verdict, corrected, trial
 from experiments.stats.wording import listed, signed
 
@@ -30,16 +30,28 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Topic = Literal["ICL gain", "Retrieval", "Vote", "Decoding"]
+WORDS = {
+    "better": "beats",
+    "worse": "is below",
+    "open": "is not distinguishable from",
+    "unpaired": "was not compared with",
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence. verdict: of its main comparison; 'open': not distinguishable; 'unpaired': refused."""
+    """`claim: numbers. more`. verdict: of the main comparison; 'open': not distinguishable; 'unpaired': refused."""
 
     topic: Topic
     subject: str
-    sentence: str
+    claim: str
+    numbers: str
+    more: str
     verdict: Verdict
+
+    @property
+    def sentence(self) -> str:
+        return " ".join(filter(None, [f"{self.claim}: {self.numbers}." if self.numbers else self.claim, self.more]))
 
 
 def findings(
@@ -89,17 +101,15 @@ def _gain(plain: "DataFrame", settings: Sequence[str], metric: str, also: str | 
         best = max(tried, key=lambda t: (t.result is not None, t.mean))
         lower = [t for t in tried if t.verdict == "worse" and t is not best]
         name = f"{best.arm}, best of {len(tried)} arms," if len(tried) > 1 else best.arm
-        words = {
-            "better": f"{name} is above 0 shots ({best.means}): {best.numbers}.",
-            "worse": f"no gain: even {name} is below 0 shots ({best.means}): {best.numbers}.",
-            "open": f"no gain seen: {name} is not distinguishable from 0 shots: {best.numbers}.",
-            "unpaired": best.refused,
-        }[best.verdict]
-        if best.also is not None and also and best.verdict == "better":
-            words += f" By {also} scoring {signed(best.also)}."
+        claim = {
+            "better": f"{name} is above 0 shots ({best.means})",
+            "worse": f"no gain, even {name} is below 0 shots ({best.means})",
+            "open": f"no gain seen, {name} is not distinguishable from 0 shots",
+        }.get(best.verdict, best.refused)
+        more = f"By {also} scoring {signed(best.also)}." if best.also is not None and best.verdict == "better" else ""
         if lower:
-            words += " Below 0 shots: " + listed([f"{t.arm} ({t.short})" for t in lower]) + "."
-        yield Finding("ICL gain", subject, words, best.verdict)
+            more += f" Below 0 shots: {listed([f'{t.arm} ({t.short})' for t in lower])}."
+        yield Finding("ICL gain", subject, claim, best.numbers, more.strip(), best.verdict)
 
 
 def _retrieval(plain: "DataFrame", settings: Sequence[str], metric: str) -> Iterator[Finding]:
@@ -114,9 +124,8 @@ def _retrieval(plain: "DataFrame", settings: Sequence[str], metric: str) -> Iter
                 trials.append(trial(subject, str(name), "random", both, metric, on=["shots"], pooled=pooled))
     for subject, tried in _by_subject(corrected(trials)):
         for t in tried:
-            words = {"better": "beats", "worse": "is below", "open": "is not distinguishable from"}.get(t.verdict, "")
-            sentence = f"{t.arm} {words} random{t.pooled}: {t.numbers}." if words else t.refused
-            yield Finding("Retrieval", subject, sentence, t.verdict)
+            claim = t.refused or f"{t.arm} {WORDS[t.verdict]} random{t.pooled}"
+            yield Finding("Retrieval", subject, claim, t.numbers, "", t.verdict)
 
 
 def _vote(plain: "DataFrame", settings: Sequence[str], metric: str, vote: str) -> Iterator[Finding]:
@@ -130,11 +139,8 @@ def _vote(plain: "DataFrame", settings: Sequence[str], metric: str, vote: str) -
                 trials.append(trial(subject, arm, "the vote", (rows, rows), metric, reference_metric=vote))
     for subject, tried in _by_subject(corrected(trials)):
         for t in tried:
-            words = {"better": "is above", "worse": "is below", "open": "is not distinguishable from"}.get(
-                t.verdict, ""
-            )
-            sentence = f"{t.arm} {words} the vote of the same demonstrations ({t.means}): {t.numbers}."
-            yield Finding("Vote", subject, sentence if words else t.refused, t.verdict)
+            claim = t.refused or f"{t.arm} {WORDS[t.verdict]} the vote of the same demonstrations ({t.means})"
+            yield Finding("Vote", subject, claim, t.numbers, "", t.verdict)
 
 
 def _decoding(
@@ -155,20 +161,19 @@ def _decoding(
     for subject, tried in _by_subject(corrected(trials)):
         for name, own in groupby(tried, key=lambda t: t.arm):
             against, *checks = list(own)
-            yield Finding("Decoding", subject, _strategy(name, against, checks), _overall(against, checks))
+            claim = against.refused or f"{name} {WORDS[against.verdict]} {against.against}{against.pooled}"
+            verdict = _overall(against, checks)
+            yield Finding("Decoding", subject, claim, against.numbers, _checked(checks, against), verdict)
 
 
-def _strategy(name: str, against: Trial, checks: Sequence[Trial]) -> str:
-    words = {"better": "beats", "worse": "is below", "open": "is not distinguishable from", "unpaired": "against"}
-    first = f"{name} {words[against.verdict]} {against.against}{against.pooled}: {against.numbers}"
+def _checked(checks: Sequence[Trial], against: Trial) -> str:
+    """The sentence about a strategy's controls."""
     if not checks:
-        tail = ". None of its controls was run" if against.verdict == "better" else ""
-        return f"{first}{tail}."
-    clauses = [f"{words[t.verdict]} its control {t.against} ({t.short})" for t in checks]
-    won = all(t.verdict == "better" for t in checks)
-    if won:
-        return f"{first}. It beats all its controls: {listed([f'{t.against} ({t.short})' for t in checks])}."
-    return f"{first}. It {listed(clauses)}: it does not beat all its controls."
+        return "None of its controls was run." if against.verdict == "better" else ""
+    if all(t.verdict == "better" for t in checks):
+        return f"It beats all its controls: {listed([f'{t.against} ({t.short})' for t in checks])}."
+    told_checks = listed([f"{WORDS[t.verdict]} its control {t.against} ({t.short})" for t in checks])
+    return f"It {told_checks}: it does not beat all its controls."
 
 
 def _overall(against: Trial, checks: Sequence[Trial]) -> Verdict:
@@ -193,10 +198,17 @@ def _pooled(a: "DataFrame", b: "DataFrame", over: Sequence[str]) -> "tuple[tuple
 
 
 def _split(frame: "DataFrame", settings: Sequence[str]) -> "Iterator[tuple[str, DataFrame]]":
-    """(subject in words, samples) of each task and each value of the other axes."""
-    for values, rows in frame.groupby(list(settings) or "task", sort=False):
-        named = dict(zip(settings or ("task",), values if isinstance(values, tuple) else (values,), strict=True))
-        yield told(named), rows
+    """(subject in words, samples) of each task and value of the other axes, with the 0-shot arms that it shares."""
+    keys = list(settings) or ["task"]
+    found = list(arms(frame, [*keys, "shots"] if "shots" in frame else keys))
+    settled = dict.fromkeys(tuple(arm[key] for key in keys) for arm, _ in found)
+    for values in settled:
+        named = dict(zip(keys, values, strict=True))
+        rows = [i for arm, own in found if belongs(arm, named) for i in own.index]
+        if not any(
+            belongs({**named, "shots": 0}, dict(zip(keys, other, strict=True))) for other in settled if other != values
+        ):
+            yield told(named), frame.loc[rows]
 
 
 def _at(retriever: object, shots: object) -> str:

@@ -70,7 +70,7 @@ def pair(
 ) -> Pairs:
     """Aligns two frames on `on`. Raises UnpairedError where one lacks keys of the other, or has some twice.
 
-    Frames: tidy (see `arms`), with the columns `on` and the metric. reference_metric: where the reference is another column
+    Frames: tidy (see `arms`), with `on` and the metric. reference_metric: where the reference is another column
     (the vote of the same demonstrations, say).
     """
     keys = list(on)

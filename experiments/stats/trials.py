@@ -47,7 +47,7 @@ class Trial:
     def numbers(self) -> str:
         """'+.021 [−.004, +.046], p = .03, n = 200 x 3 seeds': difference, 95 % interval, p, n.."""
         if self.result is None:
-            return self.refused
+            return ""
         told = interval(self.result.low, self.result.high)
         return f"{signed(self.result.difference)} {told}, {p_value(self.p)}, {self.n}"
 

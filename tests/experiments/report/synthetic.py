@@ -69,7 +69,8 @@ def _sample(
     query, seed, k = f"{cell['task']}-{i:04d}", cell["seed"], cell["shots"]
     key = json.dumps([query, seed, k, cell["retriever"]])
     draw = np.random.default_rng(hash_of(key))
-    names = list(draw.choice(COLOURS, size=k + 1))
+    asked = COLOURS[hash_of(query) % len(COLOURS)]
+    names = [str(name) for name in draw.choice(COLOURS, size=k)] + [asked]
     base, slope = CHANCES.get(cell["task"], (0.6, 0.05))
     chance = base + slope * np.log2(1 + k) + (0.04 if cell["retriever"] == "knn" else 0)
     luck = np.random.default_rng(hash_of(key + json.dumps(cell["decoding"])))

@@ -1,0 +1,46 @@
+"""Compare every arm of a run with its reference arm: difference, interval, p and p corrected, in pairs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from icl.errors import ConfigError
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="a run directory", show_default=False)],
+    *,
+    to: Annotated[
+        list[str] | None,
+        typer.Option(help="the reference: decoding=greedy, shots=0, or baseline=vote; default: as the config says"),
+    ] = None,
+    metric: Annotated[str, typer.Option(help="the score to compare; default: as the config says")] = "",
+    by: Annotated[list[str] | None, typer.Option(help="an axis within whose values p is corrected")] = None,
+    correct: Annotated[str, typer.Option(help="holm or none")] = "holm",
+    csv: Annotated[Path | None, typer.Option(help="write the table to this file too")] = None,
+) -> None:
+    """Arms are paired by query and seed; arms that do not have the same queries and seeds are refused.
+
+    `icl compare runs/x --to decoding=greedy --by task`
+    """
+    from rich.console import Console
+
+    from experiments.loaded import load_run
+    from experiments.report.comparison import show_comparison
+    from experiments.report.detail import settings
+    from experiments.report.view import view
+    from experiments.stats.compare import BASELINE, CORRECTIONS, compare
+
+    if correct not in CORRECTIONS:
+        raise ConfigError(f"--correct is {' or '.join(CORRECTIONS)}, not '{correct}'.")
+    wanted = settings(to or [], "--to")
+    seen = view(load_run(run), metric or None, None if BASELINE in wanted else wanted)
+    reference = wanted or dict(seen.to)
+    if not reference:
+        raise ConfigError("the run has one arm only: there is nothing to compare.")
+    table = compare(seen.scores, reference, seen.metric, correct=correct, by=by or (), axes=seen.axes)
+    show_comparison(table, seen, Console())
+    if csv is not None:
+        table.to_csv(csv, index=False)
+        print(f"wrote {csv}")

@@ -1,0 +1,32 @@
+"""Show one sample of a run: prompt, demonstrations, answer, scores, steps, and what the other arms said."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from icl.errors import ConfigError
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="a run directory", show_default=False)],
+    sample: Annotated[str, typer.Argument(help="a query's id, or the beginning of it", show_default=False)] = "",
+    arm: Annotated[list[str] | None, typer.Option(help="which arm, such as decoding=vcd; may be repeated")] = None,
+    seed: Annotated[int | None, typer.Option(help="which seed; default: the first", show_default=False)] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="list the samples that failed, with their reasons")] = False,
+) -> None:
+    """Where the arm leaves a choice: the most shots, the reference arm, the first seed."""
+    from rich.console import Console
+
+    from experiments.loaded import load_run
+    from experiments.report.detail import settings, show_failed, show_sample
+    from experiments.report.view import view
+
+    seen = view(load_run(run))
+    if failed:
+        show_failed(seen, Console())
+    elif not sample:
+        ids = list(dict.fromkeys(map(str, seen.frame["query"])))
+        raise ConfigError(f"which sample? The run has {len(ids):,} queries, such as {', '.join(ids[:3])}.")
+    else:
+        show_sample(seen, sample, settings(arm or [], "--arm"), seed, Console())
