@@ -1,6 +1,7 @@
 """Every registered retriever keeps its promises; a new one is covered by being registered."""
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,3 +151,42 @@ def test_the_sample_pool_holds_the_traps() -> None:
         own = query.pictures[0].source_digest
         assert query.id in pool.by_id
         assert sum(own in {p.source_digest for p in e.pictures} for e in pool.examples) == 3
+
+
+MINE = '''
+from dataclasses import dataclass
+
+from icl.types import Scored
+from retrievers.leaks import fair, too_few
+
+
+@dataclass(frozen=True)
+class First:
+    """The first k fair examples."""
+
+    needs = frozenset()
+    nested = True
+
+    def fit(self, pool, resources):
+        return Fitted(pool)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    pool: object
+
+    def retrieve(self, queries, k):
+        return [self.one(query, k) for query in queries]
+
+    def one(self, query, k):
+        may = fair(query)
+        given = [Scored(e.id) for e in self.pool.examples if may(e)][:k]
+        if len(given) < k:
+            raise too_few(self.pool, query, k)
+        return tuple(given)
+'''
+
+
+def test_a_retriever_in_a_file_of_one_s_own_is_built_and_checked(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    check_retriever(build("retriever", f"{tmp_path / 'mine.py'}:First"))

@@ -75,3 +75,10 @@ def test_a_checkpoint_without_two_towers_is_told(tmp_path: Path, clip: Path) -> 
     transformers.BertModel(config).save_pretrained(folder)
     with pytest.raises(ModelError, match="BertModel, which has no get_image_features"):
         Encoder(str(folder)).texts(["which ?"])
+
+
+@pytest.mark.parametrize("name", ["nobody/has-this", "not a name/at all", "/no/such/folder"])
+def test_a_checkpoint_that_is_nowhere_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=f"there is no folder '{name}', and the hub gave no checkpoint"):
+        _ = Encoder(name).digest
