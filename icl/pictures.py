@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MAX_PIXELS = 100_000_000
 """A larger picture is refused: it is a decompression bomb or a scan that nobody meant to send to a model."""
 
+BYTES, MEMORY = "bytes", "memory"  # origins of pictures that came without a name
+_UNNAMED = (BYTES, MEMORY)
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:
@@ -40,11 +43,11 @@ class Picture:
         return cls(partial(_open_path, str(path)), origin or str(path))
 
     @classmethod
-    def from_bytes(cls, data: bytes, origin: str = "bytes") -> "Picture":
+    def from_bytes(cls, data: bytes, origin: str = BYTES) -> "Picture":
         return cls(partial(_open_bytes, data), origin)
 
     @classmethod
-    def from_image(cls, image: "Image", origin: str = "memory") -> "Picture":
+    def from_image(cls, image: "Image", origin: str = MEMORY) -> "Picture":
         return cls(partial(_itself, image), origin)
 
     @classmethod
@@ -67,8 +70,16 @@ class Picture:
         told = "|".join([self.source_digest, *(edit.told() for edit in self.edits)])
         return hashlib.sha256(told.encode()).hexdigest()
 
+    @property
+    def identity(self) -> str:
+        """Names the unedited picture without opening a file: its origin, or its pixels where it came without a name."""
+        return self.source_digest if self.origin in _UNNAMED else self.origin
+
     def edit(self, *edits: "Edit") -> "Picture":
-        return replace(self, edits=self.edits + edits)
+        edited = replace(self, edits=self.edits + edits)
+        if "source_digest" in self.__dict__:  # the pixels are the same: hash them once
+            edited.__dict__["source_digest"] = self.source_digest
+        return edited
 
     def open(self) -> "Image":
         """The RGB image with the edits that act on pictures. Those on processed pixels are the model's to apply."""
@@ -140,6 +151,12 @@ def _rgb(picture: Picture) -> "Image":
                 f"{MAX_PIXELS:,}. Make it smaller."
             )
         image = ImageOps.exif_transpose(image)
+        if image.mode == "F":
+            raise PictureError(
+                f"picture {picture.origin} has pixels of unknown range (floats). Save it with 8 or 16 bits."
+            )
+        if image.mode.startswith("I"):  # 16 bits: scaled, where Pillow's own conversion would clip
+            image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             over = image.convert("RGBA")
             image = Image.new("RGBA", over.size, "white")

@@ -7,20 +7,32 @@ it is a bare name (`knn`), a mapping (`{name: knn, by: picture}`), or a path to 
 """
 
 import ast
-import hashlib
-import importlib
 import importlib.util
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from icl.errors import ConfigError, did_you_mean
+from icl.loading import at, code_of, load_class, load_function, path_of, search_beside
+
+__all__ = [
+    "PACKAGES",
+    "Entry",
+    "Imported",
+    "Nested",
+    "build",
+    "component",
+    "describe",
+    "entries",
+    "parameter",
+    "resolve",
+    "schema",
+    "search_beside",
+]
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "task": ("icl.tasks", "icl.tasks.generated"),
@@ -36,7 +48,6 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 """kind -> where its components live. A kind is a word of the config and of `icl ls`."""
 
 GROUP = "icl.components"
-SEARCH: ContextVar[tuple[Path, ...]] = ContextVar("SEARCH", default=())
 
 C = TypeVar("C")
 
@@ -105,7 +116,7 @@ class Imported:
             return given
         if not isinstance(given, str) or ":" not in given:
             raise ConfigError(f"a function is given by its path ('module:name' or 'file.py:name'), not by {given!r}.")
-        return _attribute(given, "", "function", callable)
+        return load_function(given)
 
 
 @lru_cache
@@ -128,11 +139,11 @@ def entries(kind: str) -> dict[str, Entry]:
 def resolve(kind: str, name: str, where: str = "") -> type[Any]:
     """The class of a name or path. Raises ConfigError with the nearest known name."""
     if ":" in name:
-        return _from_path(name, where)
+        return load_class(name, where)
     known = entries(kind)
     if name not in known:
-        raise ConfigError(f"{_at(where)}no {kind} named '{name}'.{did_you_mean(name, known)} (icl ls {kind})")
-    return _from_path(known[name].target, where)
+        raise ConfigError(f"{at(where)}no {kind} named '{name}'.{did_you_mean(name, known)} (icl ls {kind})")
+    return load_class(known[name].target, where)
 
 
 def build(kind: str, node: Any, where: str = "") -> Any:
@@ -141,12 +152,14 @@ def build(kind: str, node: Any, where: str = "") -> Any:
     where: what an error message names ('grid.yaml:9: grid.retriever[1]'). Raises ConfigError.
     """
     if is_dataclass(node) and not isinstance(node, type):
+        _check_kind(kind, type(node), where)
         return node
     name, parameters = _parts(kind, node, where)
     cls = resolve(kind, name, where)
+    _check_kind(kind, cls, where)
     if not is_dataclass(cls):
         raise ConfigError(
-            f"{_at(where)}'{name}' is not a dataclass. A component is a frozen dataclass (see CONTRIBUTING)."
+            f"{at(where)}'{name}' is not a dataclass. A component is a frozen dataclass (see CONTRIBUTING)."
         )
     known = {_key(f): f.name for f in fields(cls) if f.init}
     if "preset" in parameters and "preset" not in known:
@@ -154,10 +167,8 @@ def build(kind: str, node: Any, where: str = "") -> Any:
     for key in parameters:
         if key not in known:
             takes = f"It takes {', '.join(known)}." if known else "It takes no parameters."
-            raise ConfigError(
-                f"{_at(where)}{kind} '{name}' has no parameter '{key}'.{did_you_mean(key, known)} {takes}"
-            )
-    return _validated(cls, {known[key]: value for key, value in parameters.items()}, f"{_at(where)}{kind} '{name}'")
+            raise ConfigError(f"{at(where)}{kind} '{name}' has no parameter '{key}'.{did_you_mean(key, known)} {takes}")
+    return _validated(cls, {known[key]: value for key, value in parameters.items()}, f"{at(where)}{kind} '{name}'")
 
 
 def describe(thing: Any) -> Any:
@@ -169,16 +180,18 @@ def describe(thing: Any) -> Any:
         cls = type(thing)
         mark = getattr(cls, "component", None)
         own = cls.__module__.split(".")[0] in {p.split(".")[0] for where in PACKAGES.values() for p in where}
-        node: dict[str, Any] = {"name": mark[1] if mark and own else f"{cls.__module__}:{cls.__qualname__}"}
+        node: dict[str, Any] = {"name": mark[1] if mark and own else path_of(cls)}
         if not own:
-            node["code"] = _code(cls)
+            node["code"] = code_of(cls)
         return node | {_key(f): describe(getattr(thing, f.name)) for f in fields(thing) if f.init}
     if isinstance(thing, tuple | list):
         return [describe(item) for item in thing]
     if isinstance(thing, Mapping):
         return {str(key): describe(value) for key, value in thing.items()}
     if callable(thing):
-        return {"function": f"{thing.__module__}:{thing.__qualname__}", "code": _code(thing)}
+        return {"function": path_of(thing), "code": code_of(thing)}
+    if isinstance(thing, float) and thing.is_integer():  # 1.0 from Python and 1 from a config are one value
+        return int(thing)
     return thing
 
 
@@ -198,18 +211,14 @@ def schema(kind: str) -> dict[str, Any]:
     return {"anyOf": options}
 
 
-@contextmanager
-def search_beside(folder: Path) -> Iterator[None]:
-    """Relative component files are looked up in this folder too, after the working directory."""
-    token = SEARCH.set((folder, *SEARCH.get()))
-    try:
-        yield
-    finally:
-        SEARCH.reset(token)
-
-
 def _key(of: "Field[Any]") -> str:
     return str(of.metadata.get("key", of.name))
+
+
+def _check_kind(kind: str, cls: type[Any], where: str) -> None:
+    of, name = getattr(cls, "component", (kind, ""))
+    if of != kind:
+        raise ConfigError(f"{at(where)}'{name}' is a {of}, not a {kind}. (icl ls {kind})")
 
 
 def _parts(kind: str, node: Any, where: str) -> tuple[str, dict[str, Any]]:
@@ -217,7 +226,7 @@ def _parts(kind: str, node: Any, where: str) -> tuple[str, dict[str, Any]]:
         return node, {}
     if isinstance(node, Mapping) and isinstance(node.get("name"), str):
         return node["name"], {str(k): v for k, v in node.items() if k != "name"}
-    raise ConfigError(f"{_at(where)}a {kind} is a name or a mapping with the key 'name', not {node!r}.")
+    raise ConfigError(f"{at(where)}a {kind} is a name or a mapping with the key 'name', not {node!r}.")
 
 
 def _preset(cls: type[Any], name: str, parameters: dict[str, Any], where: str) -> dict[str, Any]:
@@ -225,7 +234,7 @@ def _preset(cls: type[Any], name: str, parameters: dict[str, Any], where: str) -
     wanted = parameters.pop("preset")
     if wanted not in presets:
         have = f"Presets: {', '.join(presets)}." if presets else "It has none."
-        raise ConfigError(f"{_at(where)}'{name}' has no preset '{wanted}'.{did_you_mean(str(wanted), presets)} {have}")
+        raise ConfigError(f"{at(where)}'{name}' has no preset '{wanted}'.{did_you_mean(str(wanted), presets)} {have}")
     return {**presets[wanted], **parameters}
 
 
@@ -233,6 +242,12 @@ def _validated(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
     from pydantic import ConfigDict, TypeAdapter, ValidationError
     from pydantic.errors import PydanticUserError
 
+    for key, value in parameters.items():
+        if isinstance(value, bool) and not _takes_bool(cls, key):
+            said = next(_key(f) for f in fields(cls) if f.name == key)
+            raise ConfigError(
+                f"{what}, {said}: {value} is no number. (YAML reads yes, no, on and off as true and false.)"
+            )
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(cls, config=ConfigDict(arbitrary_types_allowed=True))
     except PydanticUserError:  # the class brings its own pydantic config
@@ -246,7 +261,17 @@ def _validated(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
         keys = {f.name: _key(f) for f in fields(cls)}
         key = ".".join(keys.get(str(part), str(part)) for part in first["loc"]) or "parameters"
         given = "" if first["type"] == "missing" else f", not {first['input']!r}"
-        raise ConfigError(f"{what}, {key}: {first['msg'].lower()}{given}.") from error
+        raise ConfigError(f"{what}, {key}: {first['msg'][0].lower()}{first['msg'][1:]}{given}.") from error
+
+
+def _takes_bool(cls: type[Any], name: str) -> bool:
+    """False where the field is a number, possibly None: pydantic would read true as 1."""
+    try:
+        hint = get_type_hints(cls).get(name)
+    except NameError:  # an annotation of the class that only a type checker can read
+        return True
+    kinds = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
+    return not kinds <= {int, float, type(None)}
 
 
 def _scan(package: str) -> Iterator[Entry]:
@@ -265,56 +290,3 @@ def _marked(tree: ast.Module, module: str) -> Iterator[Entry]:
                 kind, name = (ast.literal_eval(argument) for argument in mark.args)
                 doc = ast.get_docstring(node) or ast.get_docstring(tree) or ""  # type: ignore[arg-type]
                 yield Entry(kind, name, f"{module}:{node.name}", doc.split("\n")[0])  # type: ignore[attr-defined]
-
-
-def _from_path(target: str, where: str) -> type[Any]:
-    found: type[Any] = _attribute(target, where, "class", lambda thing: isinstance(thing, type))
-    return found
-
-
-def _attribute(target: str, where: str, what: str, fits: Callable[[Any], bool]) -> Any:
-    module_name, _, attribute = target.rpartition(":")
-    module = _from_file(module_name, where) if module_name.endswith(".py") else _from_module(module_name, where)
-    found = getattr(module, attribute, None)
-    if not fits(found):
-        own = [n for n, v in vars(module).items() if fits(v) and getattr(v, "__module__", None) == module.__name__]
-        raise ConfigError(f"{_at(where)}{module_name} has no {what} '{attribute}'.{did_you_mean(attribute, own)}")
-    return found
-
-
-def _from_module(name: str, where: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and name.startswith(error.name):
-            raise ConfigError(f"{_at(where)}there is no module '{name}'. Is its package installed?") from error
-        raise ConfigError(f"{_at(where)}{name} needs the package '{error.name}', which is not installed.") from error
-
-
-def _from_file(name: str, where: str) -> Any:
-    tried = [Path(name)] if Path(name).is_absolute() else [folder / name for folder in (Path.cwd(), *SEARCH.get())]
-    path = next((p for p in tried if p.is_file()), None)
-    if path is None:
-        raise ConfigError(f"{_at(where)}there is no file {name} (looked in {', '.join(str(p.parent) for p in tried)}).")
-    alias = f"icl_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}_{path.stem}"
-    if alias not in sys.modules:
-        spec = importlib.util.spec_from_file_location(alias, path)
-        if spec is None or spec.loader is None:
-            raise ConfigError(f"{_at(where)}{path} cannot be loaded as Python.")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[alias] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[alias]
-            raise
-    return sys.modules[alias]
-
-
-def _code(thing: Any) -> str:
-    path = getattr(sys.modules.get(thing.__module__), "__file__", None)
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path else "interactive"
-
-
-def _at(where: str) -> str:
-    return f"{where}: " if where else ""

@@ -155,7 +155,7 @@ class Prompt:
             ]
             for turn in self.turns
         ]
-        return hashlib.sha256(json.dumps(told, ensure_ascii=False).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def map(self, change: Callable[[Part], Part | None]) -> "Prompt":
         """Each part replaced by `change(part)`; None drops it, and a turn that loses all its parts."""

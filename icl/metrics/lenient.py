@@ -6,7 +6,7 @@ leading "answer:".
 1. Equal after the VQA normalisation (`icl.metrics.normalise.vqa`, applied always): right.
 2. Yes or no: `icl.metrics.yes_no.parse`; an output that says neither, or both, is wrong.
 3. A number: the first number of the line, in digits or words and with its sign, is equal. Numbers skip the
-   other rules, which lose signs. (VL-ICL's scorer cuts at the first full stop and drops the sign; this one does neither.)
+   other rules, which lose signs. (VL-ICL cuts at the first full stop and drops the sign; this does neither.)
 4. With options: the line names an accepted answer, as whole words, and no other option (Link-Context Learning, Tai et
    al., CVPR 2024: the positive name is in the output and the negative is not). The longest name is read where several
    begin: "a hot dog" names the hot dog and no dog.
