@@ -10,7 +10,7 @@ encoder asks the processor once whether it is of that kind, and then keeps both.
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 TOGETHER = 16
 """Pictures of one processed shape that go through the tower in one forward."""
 
+Key = tuple[str, bool]
+"""A picture's digest, and whether it stands among others."""
+
+Processed = tuple[dict[str, Any], str]
+"""A picture's processed inputs, and the text that the processor writes for it."""
+
 FIELDS = ("pooler_output", "last_hidden_state", "deepstack_features")
 
 
@@ -35,7 +41,7 @@ FIELDS = ("pooler_output", "last_hidden_state", "deepstack_features")
 class Encoded:
     """What the cache keeps of one picture. key: its digest and whether it stood among others."""
 
-    key: tuple[str, bool]
+    key: Key
     text: str
     features: Mapping[str, Any]
     grids: Mapping[str, Tensor]
@@ -50,7 +56,7 @@ class PictureProcessor:
 
     def __init__(self, processor: Any, limit: int) -> None:
         self.processor = processor
-        self.known = ByteCache[tuple[str, bool], tuple[dict[str, Any], str]](limit, lambda made: nbytes(made[0]))
+        self.known = ByteCache[Key, Processed](limit, lambda made: nbytes(made[0]))
         self.texts: dict[tuple[int, int, bool], str] = {}
         self._company: bool | None = None
 
@@ -64,7 +70,7 @@ class PictureProcessor:
             self._company = self.process(image, 1)[1] != self.process(image, 2)[1]
         return self._company
 
-    def key(self, picture: "Picture", among: int) -> tuple[str, bool]:
+    def key(self, picture: "Picture", among: int) -> Key:
         """The picture's identity for the model, in a prompt of `among` pictures."""
         return picture.digest, among > 1 and self.company
 
@@ -77,26 +83,52 @@ class PictureProcessor:
             self.texts[key] = self.process(image, 2 if several else 1)[1]
         return self.texts[key]
 
-    def pixels(self, picture: "Picture", several: bool) -> tuple[dict[str, Any], str]:
-        """Processed inputs, before the edits that act on them; the variants of one picture share the work."""
-        from dataclasses import replace
+    def pixels(self, wanted: Sequence[tuple["Picture", bool]]) -> list[Processed]:
+        """Inputs of pictures and whether each is among others, with the edits on pixels.
 
-        base = replace(picture, edits=tuple(edit for edit in picture.edits if not edit.on_pixels_too))
-        key = (base.digest, several)
-        made = self.known.get(key)
-        if made is None:
-            made = self.known.put(key, self.process(base.open(), 2 if several else 1))
-        return made
+        The variants of one picture share the work, and pictures of one size are processed in one call.
+        """
+        bases = [(clean(picture), several) for picture, several in wanted]
+        keys = [(base.digest, several) for base, several in bases]
+        made: dict[Key, Processed] = {}
+        fresh: dict[tuple[Any, bool], dict[Key, Image]] = {}
+        for key, (base, several) in zip(keys, bases, strict=True):
+            found = made.get(key) or self.known.get(key)
+            if found is None:
+                image = base.open()
+                fresh.setdefault((image.size, several), {})[key] = image
+            else:
+                made[key] = found
+        for alike in fresh.values():
+            for start in range(0, len(alike), TOGETHER):
+                some = list(alike)[start : start + TOGETHER]
+                for key, one in zip(some, self._process_alike([alike[key] for key in some], some[0][1]), strict=True):
+                    made[key] = self.known.put(key, one)
+        return [_edited(made[key], picture, several) for key, (picture, several) in zip(keys, wanted, strict=True)]
 
-    def process(self, image: "Image", copies: int) -> tuple[dict[str, Any], str]:
+    def _process_alike(self, images: Sequence["Image"], several: bool) -> list[Processed]:
+        """Pictures of one size, each as if it were alone; one by one where the result cannot be told apart."""
+        if several or len(images) == 1:
+            return [self.process(image, 2 if several else 1) for image in images]
+        inputs = self._call([self.processor.image_token] * len(images), [[image] for image in images])
+        texts = [offsets[0]["replacement"] for offsets in inputs.pop("text_replacement_offsets")]
+        if any(len(value) % len(images) for value in inputs.values()):
+            return [self.process(image, 1) for image in images]
+        return [
+            ({name: share(name, value, i, len(images)) for name, value in inputs.items()}, text)
+            for i, text in enumerate(texts)
+        ]
+
+    def process(self, image: "Image", copies: int) -> Processed:
         """What the processor makes of a prompt that is this picture, `copies` times, and nothing else."""
-        inputs = self.processor(
-            text=[self.processor.image_token * copies],
-            images=[[image] * copies],
-            return_tensors="pt",
-            return_text_replacement_offsets=True,
+        inputs = self._call([self.processor.image_token * copies], [[image] * copies])
+        return inputs, inputs.pop("text_replacement_offsets")[0][0]["replacement"]
+
+    def _call(self, texts: list[str], images: list[list["Image"]]) -> dict[str, Any]:
+        made = self.processor(
+            text=texts, images=images, padding=True, return_tensors="pt", return_text_replacement_offsets=True
         )
-        return dict(inputs), inputs["text_replacement_offsets"][0][0]["replacement"]
+        return {name: value for name, value in made.items() if name not in ("input_ids", "attention_mask")}
 
 
 class PictureEncoder:
@@ -105,7 +137,7 @@ class PictureEncoder:
     def __init__(self, pixels: PictureProcessor, model: Any, limit: int, counters: Counters) -> None:
         self.pixels, self.model, self.counters = pixels, model, counters
         self.base = model.base_model
-        self.known = ByteCache[tuple[str, bool], Encoded](limit, lambda part: part.size)
+        self.known = ByteCache[Key, Encoded](limit, lambda part: part.size)
         positions = getattr(self.base, "get_rope_index", None)
         self.grid_names = (
             set(inspect.signature(positions).parameters) - {"input_ids", "attention_mask", "mm_token_type_ids"}
@@ -117,8 +149,8 @@ class PictureEncoder:
     def encode(self, prompts: Sequence[Sequence["Picture"]]) -> list[list[Encoded]]:
         """The parts of each prompt's pictures; equal pictures give the same object. Raises PictureError."""
         keys = [[self.pixels.key(picture, len(shown)) for picture in shown] for shown in prompts]
-        wanted: dict[tuple[str, bool], Picture] = {}
-        parts: dict[tuple[str, bool], Encoded] = {}
+        wanted: dict[Key, Picture] = {}
+        parts: dict[Key, Encoded] = {}
         for row, shown in zip(keys, prompts, strict=True):
             for key, picture in zip(row, shown, strict=True):
                 if key not in parts:
@@ -127,16 +159,18 @@ class PictureEncoder:
                         wanted[key] = picture
                     else:
                         parts[key] = found
-        parts.update(self._miss(wanted))
+        keys_wanted = list(wanted)
+        for start in range(0, len(keys_wanted), 4 * TOGETHER):  # pixels are large: never all at once
+            parts.update(self._miss({key: wanted[key] for key in keys_wanted[start : start + 4 * TOGETHER]}))
         return [[parts[key] for key in row] for row in keys]
 
-    def _miss(self, wanted: Mapping[tuple[str, bool], "Picture"]) -> dict[tuple[str, bool], Encoded]:
-        alike: dict[Any, list[tuple[tuple[str, bool], dict[str, Any], str]]] = {}
-        for key, picture in wanted.items():
-            inputs, text = edited(self.pixels, picture, key[1])
+    def _miss(self, wanted: Mapping[Key, "Picture"]) -> dict[Key, Encoded]:
+        alike: dict[Any, list[tuple[Key, dict[str, Any], str]]] = {}
+        processed = self.pixels.pixels([(picture, key[1]) for key, picture in wanted.items()])
+        for key, (inputs, text) in zip(wanted, processed, strict=True):
             like = (key[1], tuple((k, tuple(v.shape)) for k, v in inputs.items() if isinstance(v, Tensor)))
             alike.setdefault(like, []).append((key, inputs, text))
-        made: dict[tuple[str, bool], Encoded] = {}
+        made: dict[Key, Encoded] = {}
         for group in alike.values():
             together = 1 if group[0][0][1] else TOGETHER
             for start in range(0, len(group), together):
@@ -144,7 +178,7 @@ class PictureEncoder:
                     made[part.key] = self.known.put(part.key, part)
         return made
 
-    def _tower(self, group: Sequence[tuple[tuple[str, bool], dict[str, Any], str]]) -> list[Encoded]:
+    def _tower(self, group: Sequence[tuple[Key, dict[str, Any], str]]) -> list[Encoded]:
         """One forward for pictures whose processed inputs have one shape."""
         shares = len(group) * (2 if group[0][0][1] else 1)
         device = self.model.device
@@ -170,11 +204,18 @@ class PictureEncoder:
         ]
 
 
-def edited(pixels: PictureProcessor, picture: "Picture", several: bool) -> tuple[dict[str, Any], str]:
-    """Processed inputs with the picture's edits on them. Raises ModelError where there is nothing to edit."""
-    inputs, text = pixels.pixels(picture, several)
+def clean(picture: "Picture") -> "Picture":
+    """The picture without the edits that act on processed pixels."""
     if not picture.pixel_edits:
-        return inputs, text
+        return picture
+    return replace(picture, edits=tuple(edit for edit in picture.edits if not edit.on_pixels_too))
+
+
+def _edited(processed: Processed, picture: "Picture", several: bool) -> Processed:
+    """Processed inputs with the picture's edits on them. Raises ModelError where there is nothing to edit."""
+    inputs, text = processed
+    if not picture.pixel_edits:
+        return processed
     values = inputs.get("pixel_values")
     if not isinstance(values, Tensor):
         raise ModelError(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from icl.errors import ModelError
-from icl.models.hf.encode import Encoded, PictureEncoder, PictureProcessor, edited
+from icl.models.hf.encode import Encoded, PictureEncoder, PictureProcessor, clean
 from icl.models.hf.rendering import Renderer, messages, script
 from icl.models.hf.runner import Read, Runner
 from icl.types import Prompt
@@ -86,8 +86,9 @@ class Reader:
         return Read(ids, self._positions(ids, kinds, given), kinds, (), tuple(ids.tolist()), plain=given)
 
     def _edited(self, prompt: Prompt, values: Tensor) -> Tensor:
-        alone = [self.pixels.pixels(picture, False)[0]["pixel_values"] for picture in prompt.pictures]
-        noised = [edited(self.pixels, picture, False)[0]["pixel_values"] for picture in prompt.pictures]
+        shown = [(picture, False) for picture in prompt.pictures]
+        alone = [inputs["pixel_values"] for inputs, _ in self.pixels.pixels([(clean(p), alone) for p, alone in shown])]
+        noised = [inputs["pixel_values"] for inputs, _ in self.pixels.pixels(shown)]
         for dim in (0, 1):
             alike = all(_without(part, dim) == _without(values, dim) for part in alone)
             if alike and torch.equal(torch.cat(alone, dim), values):

@@ -78,7 +78,7 @@ def test_noise_on_processed_pixels_is_the_same_with_and_without_the_cache(name: 
     hf = model_of(name)
     clean = tiny_models.prompt([4])
     noised = clean.edit(DiffusionNoise(500))
-    (pixels, _), edited = hf.pixels.pixels(clean.pictures[0], False), None
+    ((pixels, _),) = hf.pixels.pixels([(clean.pictures[0], False)])
     edited = noised.pictures[0].pixel_edits[0].on_pixels(pixels["pixel_values"])
     own = dict(
         hf.checkpoint.processor.apply_chat_template(
@@ -91,6 +91,18 @@ def test_noise_on_processed_pixels_is_the_same_with_and_without_the_cache(name: 
     assert gap(plain_logits(hf, noised), want) < 2e-5
     assert gap(got, hf.open([clean]).logits) > 1e-3
     assert torch.equal(got, hf.open([noised]).logits)
+
+
+@every
+def test_pictures_processed_together_are_as_if_alone(name: str, model_of: ModelOf) -> None:
+    pixels = model_of(name).pixels
+    pixels.known.clear()
+    images = [tiny_models.picture(200 + i, (56, 84)) for i in range(4)]
+    together = pixels.pixels([(image, False) for image in images])
+    for image, (inputs, text) in zip(images, together, strict=True):
+        alone, told = pixels.process(image.open(), 1)
+        assert text == told
+        assert torch.equal(inputs["pixel_values"], alone["pixel_values"])
 
 
 @pytest.mark.parametrize("name", ["idefics3", "qwen2_5_vl"])

@@ -1,0 +1,194 @@
+"""What the Hugging Face backend costs below any decoding strategy: sessions, pictures, shared beginnings, options.
+
+Ratios of one run on this machine, on the shipped model; `python -m experiments.bench.engine [CHECKPOINT]` prints them.
+What is compared runs in turn, and each ratio is the median over the rounds, so that other work on the machine weighs on
+both sides alike.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+
+from experiments.bench.decoding import BATCH, Row, prompts_of
+from icl.edits import DiffusionNoise
+from icl.models.hf.model import HF
+from icl.models.hf.opening import Opener
+from icl.models.hf.runner import Read
+from icl.types import Prompt
+
+NEW, ROUNDS = 32, 9
+
+
+def rows(path: str = "tiny") -> list[Row]:
+    """All figures of this file."""
+    model = HF(path=path, dtype="float32", device="cpu")
+    model.load()
+    return [*_greedy(model), *_pictures(model), *_beginnings(model), *_options(model)]
+
+
+def _greedy(model: HF) -> list[Row]:
+    """A loop over a session, and `generate`, both from the prompts: processor, tower, prefill and NEW tokens."""
+    prompts = prompts_of(0)
+
+    def ours(forget: bool) -> None:
+        if forget:
+            _forget(model)
+        session = model.open(prompts)
+        for _ in range(NEW - 1):
+            session.advance(session.logits.argmax(-1))
+
+    def theirs() -> None:
+        _generate(model, _processed(model, prompts))
+
+    cold = _ratios(theirs, lambda: ours(True))
+    warm = _ratios(theirs, lambda: ours(False))
+    what = f"greedy, batch {BATCH}, {NEW} tokens from prompts: speed over processor and generate"
+    return [
+        (f"{what}, no picture seen before", f"{cold:.2f}", ">= 0.95"),
+        (f"{what}, pictures in the cache", f"{warm:.2f}", ""),
+    ]
+
+
+def _pictures(model: HF) -> list[Row]:
+    """Prompts made ready for a forward, from the cache and anew."""
+    prompts = prompts_of(1)
+    model.open(prompts)
+
+    def anew() -> None:
+        inputs = _processed(model, prompts)
+        base = model.engine.runner.model.base_model
+        names = model.engine.reader.encoder.tower_names if model.engine.reader.encoder else ()
+        with torch.no_grad():
+            base.get_image_features(**{k: v for k, v in inputs.items() if k in names}, return_dict=True)
+
+    ratio = _ratios(lambda: model.engine.reader.read(prompts), anew)
+    before = model.counters()
+    fresh = prompts_of(2)
+    distinct = {picture.digest for prompt in fresh for picture in prompt.pictures}
+    for _ in range(2):
+        model.open(fresh)
+    encoded = model.counters()["pictures_encoded"] - before["pictures_encoded"]
+    return [
+        ("prompts made ready with pictures in the cache: time over processor and tower", f"{ratio:.2f}", ""),
+        ("pictures encoded / distinct pictures", f"{encoded / len(distinct):.2f}", "1.00"),
+    ]
+
+
+def _beginnings(model: HF) -> list[Row]:
+    """Prefills of prompts that begin alike, over prefills that share nothing."""
+    told = []
+    own = prompts_of(3)
+    fixed = [Prompt((*own[0].turns[:-1], prompt.turns[-1]), prompt.key) for prompt in own]
+    noised = [prompt.edit(DiffusionNoise(), where="query") for prompt in own[: BATCH // 2]]
+    for name, prompts in (("fixed demonstrations", fixed), ("two branches a query", [*own[: BATCH // 2], *noised])):
+        reads = model.engine.reader.read(prompts)
+        ratio = _ratios(lambda r=reads: _open(model, r, True), lambda r=reads: _open(model, r, False))  # type: ignore[misc]
+        before = model.counters()["prefill_tokens"]
+        _open(model, reads, True)
+        tokens = (model.counters()["prefill_tokens"] - before) / sum(map(len, reads))
+        told.append(
+            (f"{name}: time of a prefill over one that shares nothing", f"{ratio:.2f} (tokens {tokens:.2f})", "")
+        )
+    return told
+
+
+def _options(model: HF) -> list[Row]:
+    """Four options of a few tokens, scored on prefilled rows, over the prefill and over a forward for each."""
+    prompts = prompts_of(4)
+    reads = model.engine.reader.read(prompts)
+    session = _open(model, reads, False)
+    words = [
+        "a small red circle",
+        "two blue squares",
+        "yes",
+        "a large green star on the left",
+    ]
+    options = [model.option_ids(prompt, words) for prompt in prompts]
+    prefill = _ratios(lambda: session.suffix_logprobs(options), lambda: _open(model, reads, False))
+
+    def each() -> None:
+        for k in range(len(words)):
+            rows = _open(model, reads, False)
+            rows.suffix_logprobs([[own[k]] for own in options])
+
+    whole = _ratios(lambda: session.suffix_logprobs(options), each)
+    return [
+        (
+            "4 options scored on prefilled rows: time over the prefill",
+            f"{prefill:.2f} (of a prefill each: {whole:.2f})",
+            "",
+        )
+    ]
+
+
+def _open(model: HF, reads: Sequence[Read], sharing: bool) -> Any:
+    return Opener(model.engine.runner, model.token_budget, sharing).open(reads)
+
+
+def _forget(model: HF) -> None:
+    """The caches as they are when a model has just been loaded."""
+    model.pixels.known.clear()
+    model.engine.opener.heads.clear()
+    if model.engine.reader.encoder:
+        model.engine.reader.encoder.known.clear()
+
+
+def _processed(model: HF, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What users of transformers write: the processor on all conversations, left padded."""
+    conversations = [
+        [
+            {
+                "role": turn.role,
+                "content": [
+                    {"type": "text", "text": part.text}
+                    if part.picture is None
+                    else {"type": "image", "image": part.picture.open()}
+                    for part in turn.parts
+                ],
+            }
+            for turn in prompt.turns
+        ]
+        for prompt in prompts
+    ]
+    return dict(
+        model.checkpoint.processor.apply_chat_template(
+            conversations,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True, "padding_side": "left"},
+        )
+    )
+
+
+def _generate(model: HF, inputs: dict[str, Any]) -> None:
+    never = model.engine.runner.model.get_input_embeddings().num_embeddings
+    model.engine.runner.model.generate(**inputs, max_new_tokens=NEW, do_sample=False, eos_token_id=never)
+
+
+def _ratios(one: Callable[[], object], other: Callable[[], object]) -> float:
+    """Median of (time of `one` / time of `other`), in turn; the first round of each is not counted."""
+    found = []
+    for _ in range(ROUNDS + 1):
+        times = []
+        for run in (one, other):
+            begin = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - begin)
+        found.append(times[0] / times[1])
+    return median(found[1:])
+
+
+def main() -> None:
+    """Prints the table."""
+    for what, figure, goal in rows(*sys.argv[1:2]):
+        print(f"{what:98} {figure:24} {goal}")
+
+
+if __name__ == "__main__":
+    main()
