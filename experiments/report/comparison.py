@@ -1,5 +1,6 @@
 """The table of `icl compare` in the terminal."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from experiments.report.view import View
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Console
 
+DISPENSABLE = ("n", "score", "against", "p")
+"""Columns that a narrow terminal does without, the first first."""
 LOOKS = {"better": "green", "worse": "red", "open": "default"}
 
 
@@ -19,28 +22,16 @@ def show_comparison(table: "DataFrame", view: View, console: "Console") -> None:
     from rich.text import Text
 
     axes = [axis for axis in view.axes if table[axis].nunique() > 1] or ["decoding"]
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for axis in axes:
-        grid.add_column(axis, overflow="fold")
     corrected = bool((table["p_corrected"] != table["p"]).any())
-    heads = [
-        "score",
-        "against",
-        "difference",
-        "95 % interval",
-        "p",
-        *(["p Holm"] if corrected else []),
-        "lost/won",
-        "n",
-    ]
-    for head in heads:
-        grid.add_column(head, justify="right", no_wrap=True)
-    for row, verdict in zip(table.to_dict("records"), verdicts(table), strict=True):
-        numbers = [share(row["mean"]), share(row["reference_mean"]), signed(row["difference"])]
-        numbers += [interval(row["low"], row["high"]), p_number(row["p"])]
-        numbers += [p_number(row["p_corrected"])] if corrected else []
-        numbers += [f"{row['right_to_wrong']}/{row['wrong_to_right']}", f"{row['pairs']:,}"]
-        grid.add_row(*(Text(str(row[axis])) for axis in axes), *map(Text, numbers), style=LOOKS[verdict])
+    columns = _columns(table, axes, corrected)
+    for name in DISPENSABLE:
+        if _width(columns) > console.width:
+            del columns[name]
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in columns:
+        grid.add_column(name, justify="left" if name in axes else "right", overflow="fold")
+    for cells, verdict in zip(zip(*columns.values(), strict=True), verdicts(table), strict=True):
+        grid.add_row(*map(Text, cells), style=LOOKS[verdict])
     reference = ", ".join(dict.fromkeys(table["reference"]))
     console.print(Text(f"{view.metric} accuracy against {reference}", "bold"))
     console.print(grid)
@@ -49,3 +40,22 @@ def show_comparison(table: "DataFrame", view: View, console: "Console") -> None:
     test = "exact McNemar" if set(table["test"]) == {"mcnemar"} else "paired bootstrap, McNemar where right/wrong"
     units = " or ".join(f"{c:,}" for c in sorted(set(table["clusters"])))
     console.print(f"{test}, {units} independent units{family}; n: pairs of (query, seed)", style="dim", highlight=False)
+
+
+def _columns(table: "DataFrame", axes: Sequence[str], corrected: bool) -> dict[str, list[str]]:
+    """heading -> cells, from left to right."""
+    found = {axis: [str(value) for value in table[axis]] for axis in axes}
+    found |= {"score": [share(v) for v in table["mean"]], "against": [share(v) for v in table["reference_mean"]]}
+    found["difference"] = [signed(v) for v in table["difference"]]
+    found["95 % interval"] = [interval(a, b) for a, b in zip(table["low"], table["high"], strict=True)]
+    found["p"] = [p_number(v) for v in table["p"]]
+    if corrected:
+        found["p Holm"] = [p_number(v) for v in table["p_corrected"]]
+    lost_won = zip(table["right_to_wrong"], table["wrong_to_right"], strict=True)
+    found["lost/won"] = [f"{lost}/{won}" for lost, won in lost_won]
+    found["n"] = [f"{v:,}" for v in table["pairs"]]
+    return found
+
+
+def _width(columns: Mapping[str, Sequence[str]]) -> int:
+    return sum(max(len(name), *map(len, cells)) + 2 for name, cells in columns.items())

@@ -105,12 +105,12 @@ def _print_sample(row: Mapping[str, Any], view: View, console: "Console") -> Non
             console.print(
                 Text(f"  {i + 1}. {clean(answer)}").append(f"   {clean(name)}  similarity {score:.3f}", "dim")
             )
-    if failed := row.get("failed"):
-        console.print(Text("failed  ", "bold red").append(clean(failed)))
+    if isinstance(row.get("failed"), str):
+        console.print(Text("failed  ", "bold red").append(_said(row)))
         return
     right = row.get(view.metric)
     look = "green" if right == 1 else "red" if right == 0 else "default"
-    console.print(Text("answer  ", "dim").append(clean(row.get("output") or "(nothing)"), f"bold {look}"))
+    console.print(Text("answer  ", "dim").append(_said(row), f"bold {look}"))
     console.print(Text("gold    ", "dim").append(" / ".join(map(clean, row.get("gold") or ()))))
     scores = [(name, number_of(row.get(name))) for name in (*view.metrics, *view.baselines)]
     told_scores = "  ".join(f"{name} {share(value, 2)}" for name, value in scores if value is not None)
@@ -146,9 +146,7 @@ def _print_others(chosen: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
     for row in others[:LISTED]:
         right = row.get(view.metric)
         mark, look = ("✓", "green") if right == 1 else ("✗", "red") if right == 0 else ("·", "default")
-        table.add_row(
-            Text(mark, look), Text(_arm(row, view)), Text(clean(row.get("failed") or row.get("output") or "(nothing)"))
-        )
+        table.add_row(Text(mark, look), Text(_arm(row, view)), Text(_said(row)))
     console.print("\nthe same query under the other arms", style="dim")
     console.print(table)
     if len(others) > LISTED:
@@ -164,6 +162,12 @@ def _prompt(row: Mapping[str, Any], folder: Path) -> str:
     if len(pieces) != len(pictures) + 1:
         return "\n".join([clean(text), *pictures])
     return pieces[0] + "".join(f"[{p}]{piece}" for p, piece in zip(pictures, pieces[1:], strict=True))
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    """The answer, or why there is none. An empty answer is told as such; a frame has NaN for it."""
+    words = [row[key] for key in ("failed", "output") if isinstance(row.get(key), str) and row[key]]
+    return clean(words[0]) if words else "(nothing)"
 
 
 def _arm(row: Mapping[str, Any], view: View) -> str:

@@ -67,7 +67,7 @@ def series_of(tables: Sequence[TaskTable]) -> dict[tuple[tuple[str, ...], bool],
 
 def panel(table: TaskTable, looks: dict[tuple[tuple[str, ...], bool], tuple[int, int]], metric: str) -> str:
     """The SVG of one task, without its style (`figure` adds it for a file of its own)."""
-    drawn = [Series(row, ", ".join(filter(None, row.labels)), *looks[row.labels, row.baseline]) for row in table.rows]
+    drawn = [Series(row, row.name, *looks[row.labels, row.baseline]) for row in table.rows]
     drawn = [s for s in drawn if s.points]
     values = [v for s in drawn for _, e in s.points for v in ((e.mean,) if s.row.baseline else (e.low, e.high))]
     low, high = padded(values or [0, 1], 0.2)
@@ -91,7 +91,7 @@ def figure(table: TaskTable, looks: dict[tuple[tuple[str, ...], bool], tuple[int
         element(
             "g",
             sample(*looks[r.labels, r.baseline], r.baseline),
-            element("text", text(", ".join(filter(None, r.labels))), x=40, y=12, class_="key"),
+            element("text", text(r.name), x=40, y=12, class_="key"),
             transform=f"translate({LEFT} {HEIGHT + 28 + 18 * i})",
         )
         for i, r in enumerate(rows)

@@ -149,10 +149,7 @@ def _forest(scale: Scale, low: float, mid: float, high: float) -> str:
 
 def _key(found: Sequence[tables.TaskTable], looks: Mapping[Any, tuple[int, int]]) -> list[tuple[str, str]]:
     rows = {(row.labels, row.baseline): row for table in found for row in table.rows if row.cells}
-    return [
-        (figures.sample(*looks[labels, baseline], baseline), ", ".join(filter(None, labels)))
-        for labels, baseline in rows
-    ]
+    return [(figures.sample(*looks[place], row.baseline), row.name) for place, row in rows.items()]
 
 
 def _subtitle(seen: View) -> str:

@@ -32,6 +32,11 @@ class Row:
     cells: Mapping[int, Estimate]
     baseline: bool = False
 
+    @property
+    def name(self) -> str:
+        """'knn, vcd', 'vote, knn'."""
+        return ", ".join(filter(None, reversed(self.labels) if self.baseline else self.labels))
+
 
 @dataclass(frozen=True)
 class TaskTable:

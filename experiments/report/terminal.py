@@ -38,11 +38,11 @@ def show(run: Run | View, console: "Console") -> None:
 def _title(seen: View, table: TaskTable) -> "RenderableType":
     from rich.text import Text
 
-    seeds = f", {table.seeds} seeds" if table.seeds > 1 else ""
+    seeds = f" x {table.seeds} seeds" if table.seeds > 1 else ""
     failed = f", {table.failed} failed" if table.failed else ""
     title = Text(table.task, style="bold")
     return title.append(
-        f"  {seen.metric} accuracy ± half of the 95 % interval, {table.queries:,} queries{seeds}{failed}", "dim"
+        f"  {seen.metric} accuracy, ± half the 95 % interval; {table.queries:,} queries{seeds}{failed}", "dim"
     )
 
 

@@ -36,6 +36,8 @@ WORDS = {
     "open": "is not distinguishable from",
     "unpaired": "was not compared with",
 }
+TOLD = 0.005
+"""A second metric is told where its difference is another one by more than this."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,11 @@ def _gain(plain: "DataFrame", settings: Sequence[str], metric: str, also: str | 
         claim = {
             "better": f"{name} is above 0 shots ({best.means})",
             "worse": f"no gain, even {name} is below 0 shots ({best.means})",
-            "open": f"no gain seen, {name} is not distinguishable from 0 shots",
+            "open": f"no gain seen, {name} {_words(best)} 0 shots",
         }.get(best.verdict, best.refused)
-        more = f"By {also} scoring {signed(best.also)}." if best.also is not None and best.verdict == "better" else ""
+        more = ""
+        if best.result is not None and best.also is not None and abs(best.also - best.result.difference) > TOLD:
+            more = f"By {also} scoring {signed(best.also)}."
         if lower:
             more += f" Below 0 shots: {listed([f'{t.arm} ({t.short})' for t in lower])}."
         yield Finding("ICL gain", subject, claim, best.numbers, more.strip(), best.verdict)
@@ -124,7 +128,7 @@ def _retrieval(plain: "DataFrame", settings: Sequence[str], metric: str) -> Iter
                 trials.append(trial(subject, str(name), "random", both, metric, on=["shots"], pooled=pooled))
     for subject, tried in _by_subject(corrected(trials)):
         for t in tried:
-            claim = t.refused or f"{t.arm} {WORDS[t.verdict]} random{t.pooled}"
+            claim = t.refused or f"{t.arm} {_words(t)} random{t.pooled}"
             yield Finding("Retrieval", subject, claim, t.numbers, "", t.verdict)
 
 
@@ -139,7 +143,7 @@ def _vote(plain: "DataFrame", settings: Sequence[str], metric: str, vote: str) -
                 trials.append(trial(subject, arm, "the vote", (rows, rows), metric, reference_metric=vote))
     for subject, tried in _by_subject(corrected(trials)):
         for t in tried:
-            claim = t.refused or f"{t.arm} {WORDS[t.verdict]} the vote of the same demonstrations ({t.means})"
+            claim = t.refused or f"{t.arm} {_words(t)} the vote of the same demonstrations ({t.means})"
             yield Finding("Vote", subject, claim, t.numbers, "", t.verdict)
 
 
@@ -161,7 +165,7 @@ def _decoding(
     for subject, tried in _by_subject(corrected(trials)):
         for name, own in groupby(tried, key=lambda t: t.arm):
             against, *checks = list(own)
-            claim = against.refused or f"{name} {WORDS[against.verdict]} {against.against}{against.pooled}"
+            claim = against.refused or f"{name} {_words(against)} {against.against}{against.pooled}"
             verdict = _overall(against, checks)
             yield Finding("Decoding", subject, claim, against.numbers, _checked(checks, against), verdict)
 
@@ -172,8 +176,13 @@ def _checked(checks: Sequence[Trial], against: Trial) -> str:
         return "None of its controls was run." if against.verdict == "better" else ""
     if all(t.verdict == "better" for t in checks):
         return f"It beats all its controls: {listed([f'{t.against} ({t.short})' for t in checks])}."
-    told_checks = listed([f"{WORDS[t.verdict]} its control {t.against} ({t.short})" for t in checks])
+    told_checks = listed([f"{_words(t)} its control {t.against} ({t.short})" for t in checks])
     return f"It {told_checks}: it does not beat all its controls."
+
+
+def _words(t: Trial) -> str:
+    """How the arm stands to what it was tested against."""
+    return "is, pair by pair, the same as" if t.identical else WORDS[t.verdict]
 
 
 def _overall(against: Trial, checks: Sequence[Trial]) -> Verdict:

@@ -44,6 +44,11 @@ class Trial:
         return "better" if self.result.difference > 0 else "worse"
 
     @property
+    def identical(self) -> bool:
+        """No pair differs."""
+        return self.result is not None and self.result.right_to_wrong == self.result.wrong_to_right == 0
+
+    @property
     def numbers(self) -> str:
         """'+.021 [−.004, +.046], p = .03, n = 200 x 3 seeds': difference, 95 % interval, p, n.."""
         if self.result is None:

@@ -40,7 +40,7 @@ def p_number(p: float, equals: str = "") -> str:
 
 def interval(low: float, high: float, digits: int = 3) -> str:
     """'[−.010, +.018]'."""
-    return f"[{signed(low, digits)}, {signed(high, digits)}]"
+    return f"[{', '.join(signed(v, digits).replace('±', '') for v in (low, high))}]"
 
 
 def listed(words: list[str]) -> str:
