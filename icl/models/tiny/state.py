@@ -1,0 +1,53 @@
+"""Saved training states: safetensors for arrays, one JSON string for the rest, replaced atomically. No pickle."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+
+def save(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
+    """Write beside the target and rename, so that a kill leaves the old state or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, beside, {"notes": json.dumps(notes)})
+    os.replace(beside, path)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and notes of a saved state."""
+    with safe_open(path, "pt") as file:
+        notes: dict[str, Any] = json.loads(file.metadata()["notes"])
+        return {key: file.get_tensor(key) for key in file.keys()}, notes  # noqa: SIM118 (not a mapping)
+
+
+def save_run(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, rng: np.random.Generator, notes: dict[str, Any]
+) -> None:
+    """Everything a run needs to go on exactly: weights, moments of AdamW, the random stream, and `notes`."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    for i, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
+    save(path, tensors, {**notes, "rng": rng.bit_generator.state})
+
+
+def load_run(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Restore what `save_run` wrote, in place; returns the notes."""
+    tensors, notes = load(path)
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, i, name = key.split(".")
+            moments.setdefault(int(i), {})[name] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    rng.bit_generator.state = notes["rng"]
+    return notes

@@ -1,0 +1,75 @@
+"""A killed run goes on to exactly the weights of an uninterrupted one; guides look where they should."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from icl.models.tiny import state, train, vision
+from icl.models.tiny.decoder import Decoder, DecoderShape
+from icl.models.tiny.guides import attention_guide, guide_loss, number_lessons
+from icl.models.tiny.index import Index
+from icl.models.tiny.layout import Batch, Layout
+from icl.models.tiny.lessons import ask, bind
+from icl.models.tiny.pool import make_pool
+from icl.models.tiny.tower import Tower, TowerShape, tokens_of
+from icl.models.tiny.vocabulary import ID, TOKENS
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def tower() -> Tower:
+    torch.manual_seed(0)
+    return Tower(TowerShape()).eval()
+
+
+def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, tower: Tower) -> None:
+    def run(folder: str, stop_after: int | None = None) -> None:
+        train.train(
+            tmp_path / folder / "decoder.safetensors", tower, 3, 4, pictures=1200, save_every=2, stop_after=stop_after
+        )
+
+    run("whole")
+    run("killed", stop_after=3)  # step 3 is lost, the state of step 2 is there
+    assert not (tmp_path / "killed" / "decoder.safetensors").exists()
+    run("killed")
+    whole, resumed = (state.load(tmp_path / f / "decoder.safetensors")[0] for f in ("whole", "killed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert not (tmp_path / "killed" / "decoder.run.safetensors").exists()
+
+
+def test_a_saved_tower_loads_with_the_same_tokens(tmp_path: Path) -> None:
+    trained = vision.train(tmp_path / "tower.safetensors", steps=2, batch=8, pictures=60)
+    pictures = torch.from_numpy(make_pool(8, 4).pictures)
+    assert torch.equal(
+        tokens_of(trained, pictures), tokens_of(vision.load_tower(tmp_path / "tower.safetensors"), pictures)
+    )
+
+
+def test_a_guide_is_the_missing_attention_mass() -> None:
+    q = torch.zeros(1, 1, 4, 32)
+    k = torch.zeros(1, 1, 4, 32)
+    mass = attention_guide((q, k), 0, [(0, 3, (1,)), (0, 1, (0, 1))])  # uniform: 1/4 of the mass, then all of it
+    assert mass.item() == pytest.approx((np.log(4) + 0) / 2, abs=1e-6)
+    assert attention_guide((q, k), 0, []).item() == 0
+
+
+def test_guides_and_number_lessons_mark_true_positions() -> None:
+    pool = make_pool(2, 900)
+    index, rng = Index(pool), np.random.default_rng(0)
+    batch = Batch([ask(rng, index, 5, "existence") for _ in range(4)], Layout())
+    for row, position, target in number_lessons(batch, index).tolist():
+        mark = next(m for m in batch.rows[row].marks if position in m.keys)
+        assert TOKENS[target].isdigit()
+        assert mark.picture < position < mark.slot
+    batch = Batch([bind(rng, index, 2, 5) for _ in range(2)], Layout())
+    model, keep = Decoder(DecoderShape(len(TOKENS))), []  # type: ignore[var-annotated]
+    features = torch.randn(len(pool), 160)
+    model(torch.from_numpy(batch.tokens), torch.from_numpy(batch.picture_at), features[batch.pictures], keep)
+    assert guide_loss(keep, batch, index).item() > 0
+    assert ID["<image>"] in batch.tokens[0]
