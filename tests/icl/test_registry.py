@@ -1,0 +1,238 @@
+"""Tests of the registry: finding, building, describing, and sentences for what is wrong."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import pytest
+
+from icl import registry
+from icl.errors import ConfigError
+from icl.params import PositiveInt, Share
+from icl.registry import (
+    PACKAGES,
+    Nested,
+    build,
+    component,
+    describe,
+    entries,
+    parameter,
+    resolve,
+    schema,
+    search_beside,
+)
+
+
+@component("metric", "inner")
+@dataclass(frozen=True)
+class Inner:
+    share: Share = 0.5
+
+
+@component("metric", "outer")
+@dataclass(frozen=True)
+class Outer:
+    inner: Annotated[Any, Nested("metric")]
+    size: PositiveInt = 3
+    limit: PositiveInt | None = parameter("pool", None)
+    loud: bool = False
+    names: tuple[str, ...] = ()
+
+    presets = {"big": {"size": 100}}  # noqa: RUF012
+
+    def __post_init__(self) -> None:
+        if self.size > 100:
+            raise ConfigError("size is more than 100.")
+
+
+@pytest.fixture(autouse=True)
+def _known(monkeypatch):
+    """Two components of this file stand among the metrics."""
+    real = registry.entries
+    mine = {
+        name: registry.Entry("metric", name, f"{__name__}:{cls}", "")
+        for name, cls in (("inner", "Inner"), ("outer", "Outer"))
+    }
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
+    monkeypatch.setattr(registry, "entries", lambda kind: {**real(kind), **(mine if kind == "metric" else {})})
+
+
+MINE = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Mine:
+    k: int = 1
+
+    def score(self, generation, example):
+        return 0.0
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    return tmp_path
+
+
+def outer(**parameters) -> Outer:
+    return build("metric", {"name": "outer", "inner": "inner", **parameters}, "x.yaml:4: metrics[0]")
+
+
+def test_a_name_a_mapping_and_a_component_itself_are_all_nodes():
+    assert build("metric", "inner") == Inner()
+    assert build("metric", {"name": "inner", "share": 0.25}) == Inner(0.25)
+    assert build("metric", Inner(0.75)) == Inner(0.75)
+
+
+def test_components_nest_and_keys_may_differ_from_attributes():
+    built = outer(inner={"name": "inner", "share": 1}, pool=7, names=["a"])
+    assert built == Outer(Inner(1.0), 3, 7, False, ("a",))
+    node = describe(built)
+    assert node.pop("name") == f"{__name__}:Outer"
+    assert len(node.pop("code")) == 12
+    assert node == {"inner": describe(Inner(1.0)), "size": 3, "pool": 7, "loud": False, "names": ["a"]}
+
+
+def test_equal_pieces_have_equal_descriptions():
+    assert json.dumps(describe(Inner(1))) == json.dumps(describe(Inner(1.0)))
+    assert describe(Inner(0.5)) == describe(build("metric", "inner")) != describe(Inner(0.25))
+
+
+@pytest.mark.parametrize(
+    ("node", "says"),
+    [
+        ("strickt", "no metric named 'strickt'. Did you mean 'strict'? (icl ls metric)"),
+        ({"share": 1}, "a metric is a name or a mapping with the key 'name', not {'share': 1}."),
+        (7, "a metric is a name or a mapping"),
+        ({"name": "inner", "sahre": 1}, "no parameter 'sahre'. Did you mean 'share'? It takes share."),
+        ({"name": "strict", "a": 1}, "metric 'strict' has no parameter 'a'. It takes no parameters."),
+        ({"name": "inner", "share": 2}, "metric 'inner', share: input should be less than or equal to 1, not 2."),
+        ({"name": "inner", "share": "much"}, "metric 'inner', share: input should be a valid number"),
+        ({"name": "inner", "share": True}, "metric 'inner', share: True is no number. (YAML reads yes"),
+        ({"name": "outer"}, "metric 'outer', inner: field required."),
+        ({"name": "outer", "inner": "inner", "pool": 0}, "'outer', pool: input should be greater than"),
+        ({"name": "outer", "inner": "inner", "pool": True}, "metric 'outer', pool: True is no number."),
+        ({"name": "outer", "inner": "inner", "limit": 3}, "metric 'outer' has no parameter 'limit'."),
+        ({"name": "outer", "inner": {"name": "inner", "share": 2}}, "metric 'outer': metric 'inner', share: "),
+        ({"name": "outer", "inner": "inner", "size": 101}, "metric 'outer': size is more than 100."),
+        ({"name": "outer", "inner": "inner", "preset": "bog"}, "has no preset 'bog'. Did you mean 'big'? Presets: big."),
+        ("icl.nowhere:Mine", "there is no module 'icl.nowhere'."),
+        ("icl.types:Exampel", "icl.types has no class 'Exampel'. Did you mean 'Example'?"),
+        ("icl.params:Share", "icl.params has no class 'Share'."),
+        ("mine.py:Mine", "there is no file mine.py (looked in "),
+        ("icl.models.fake:Copy", "'fake-copy' is a model, not a metric. (icl ls metric)"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_its_place_and_a_remedy(node, says):
+    with pytest.raises(ConfigError) as error:
+        build("metric", node, "x.yaml:4: metrics[0]")
+    assert str(error.value).startswith("x.yaml:4: metrics[0]: ")
+    assert says in str(error.value)
+
+
+def test_allowed_values_keep_their_case():
+    from typing import Literal
+
+    @dataclass(frozen=True)
+    class Cased:
+        mode: Literal["A", "b"] = "A"
+
+    with pytest.raises(ConfigError, match="'A' or 'b'"):
+        registry._validated(Cased, {"mode": "a"}, "x")
+
+
+def test_true_is_a_value_where_a_flag_is_wanted():
+    assert outer(loud=True).loud is True
+
+
+def test_an_unknown_kind_is_an_error():
+    with pytest.raises(ConfigError, match=r"no kind of component named 'retreiver'. Did you mean 'retriever'"):
+        resolve("retreiver", "knn")
+
+
+def test_a_preset_is_overridden_by_what_stands_beside_it():
+    assert outer(preset="big").size == 100
+    assert outer(preset="big", size=5).size == 5
+
+
+def test_a_file_is_found_beside_the_config_and_described_wherever_it_lies(study, monkeypatch, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    with search_beside(study):
+        first = build("metric", {"name": "mine.py:Mine", "k": 2})
+    with pytest.raises(ConfigError, match="there is no file"):
+        build("metric", "mine.py:Mine")
+    (elsewhere / "mine.py").write_text((study / "mine.py").read_text())
+    copied = build("metric", {"name": "mine.py:Mine", "k": 2})
+    assert describe(first) == describe(copied)
+    assert describe(first)["name"] == "mine.py:Mine"
+    assert describe(first) != describe(build("metric", "mine.py:Mine"))
+
+
+def test_an_edited_file_runs_its_new_code_and_says_so(study):
+    path = study / "mine.py"
+    before = build("metric", f"{path}:Mine")
+    told = describe(before)
+    path.write_text(path.read_text().replace("0.0", "1.0"))
+    after = build("metric", f"{path}:Mine")
+    assert (before.score(None, None), after.score(None, None)) == (0.0, 1.0)
+    assert describe(before) == told != describe(after)
+
+
+def test_a_file_that_fails_to_load_is_not_remembered(study):
+    (study / "bad.py").write_text("raise RuntimeError('half done')\n")
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="half done"):
+            build("metric", f"{study / 'bad.py'}:Mine")
+
+
+def test_a_class_that_is_no_dataclass_is_refused(study):
+    (study / "plain.py").write_text("class Mine:\n    pass\n")
+    with pytest.raises(ConfigError, match="is not a dataclass"):
+        build("metric", f"{study / 'plain.py'}:Mine")
+
+
+def test_an_entry_point_adds_a_name(monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    point = EntryPoint("metric.theirs", f"{__name__}:Inner", registry.GROUP)
+    monkeypatch.undo()
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    entries.cache_clear()
+    try:
+        assert entries("metric")["theirs"].target == f"{__name__}:Inner"
+        assert "theirs" not in entries("model")
+    finally:
+        entries.cache_clear()
+
+
+@pytest.mark.parametrize("kind", sorted(PACKAGES))
+def test_every_component_is_found_by_name_and_says_in_a_line_what_it_is(kind):
+    for name, entry in entries(kind).items():
+        cls = resolve(kind, name)
+        assert cls.component == (kind, name)
+        assert entry.summary
+        assert len(entry.summary) <= 120
+
+
+@pytest.mark.parametrize("kind", sorted(PACKAGES))
+def test_every_kind_has_a_schema_that_is_json_and_names_its_parameters(kind):
+    told = json.loads(json.dumps(schema(kind)))
+    by_name = {one["properties"]["name"]["const"]: one for one in told["anyOf"][1:]}
+    assert set(by_name) >= set(entries(kind))
+    assert all(one["additionalProperties"] is False for one in by_name.values())
+
+
+def test_listing_imports_nothing_heavy():
+    script = (
+        "import sys; from icl.registry import PACKAGES, entries; [entries(k) for k in PACKAGES]; "
+        "heavy = ('torch', 'transformers', 'datasets', 'pydantic', 'pandas', 'faiss', 'PIL'); "
+        "print([m for m in heavy if m in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+        == "[]"
+    )

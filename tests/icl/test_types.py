@@ -1,0 +1,120 @@
+"""Tests of the vocabulary: what a query hides, what a prompt's digest sees, and how prompts are edited."""
+
+import dataclasses
+
+import pytest
+from PIL import Image
+
+from icl.edits import Blank, DiffusionNoise
+from icl.errors import DataError
+from icl.pictures import Picture
+from icl.streams import StreamKey
+from icl.tasks.base import Pool
+from icl.types import Example, Part, Prompt, Query, Turn
+
+
+def grey(level: int) -> Picture:
+    return Picture.from_image(Image.new("RGB", (4, 4), (level,) * 3), f"grey {level}")
+
+
+def prompt(key: StreamKey = StreamKey(0, "q"), *, answer: str = "red", level: int = 9) -> Prompt:
+    return Prompt(
+        (
+            Turn("user", (Part(grey(1), "demo[0].picture[0]"), Part("what?", "demo[0].question"))),
+            Turn("assistant", (Part(answer, "demo[0].answer"),)),
+            Turn("user", (Part(grey(level), "query.picture[0]"), Part(" "), Part("what?", "query.question"))),
+        ),
+        key,
+    )
+
+
+def test_a_query_has_no_gold():
+    example = Example(
+        "e", (grey(1),), "what?", ("red", "crimson"), ("red", "blue"), "red", "photos", "g", {"a": 1}, {"s": 2}
+    )
+    assert example.answer == "red"
+    query = example.query
+    assert {f.name for f in dataclasses.fields(Query)} & {"answers", "label", "secret"} == set()
+    for field in dataclasses.fields(Query):
+        assert getattr(query, field.name) == getattr(example, field.name)
+    assert example.query is query
+
+
+def test_the_digest_sees_texts_roles_pictures_and_where_parts_begin():
+    base = prompt()
+    moved = dataclasses.replace(base, turns=(*base.turns[:1], Turn("user", base.turns[1].parts), base.turns[2]))
+    joined = base.map(lambda part: None if part.content == " " else part)
+    others = [prompt(answer="blue"), prompt(level=8), moved, joined, base.edit(Blank())]
+    assert len({p.digest for p in (base, *others)}) == 6
+    assert prompt(StreamKey(5, "other")).digest == base.digest
+
+
+def test_the_digest_takes_any_text():
+    assert prompt(answer="\ud800").digest != prompt(answer="\U0001f600").digest
+
+
+def test_a_picture_is_not_mistaken_for_its_digest_as_text():
+    shown = Prompt((Turn("user", (Part(grey(1)),)),))
+    told = Prompt((Turn("user", (Part(grey(1).digest),)),))
+    assert shown.digest != told.digest
+
+
+def test_spans_name_turn_and_part_and_glue_has_none():
+    assert prompt().spans == {
+        "demo[0].picture[0]": (0, 0),
+        "demo[0].question": (0, 1),
+        "demo[0].answer": (1, 0),
+        "query.picture[0]": (2, 0),
+        "query.question": (2, 2),
+    }
+
+
+def test_text_shows_roles_and_places_of_pictures():
+    assert prompt().text == "[user] <picture>what?\n[assistant] red\n[user] <picture> what?"
+
+
+@pytest.mark.parametrize(
+    ("where", "changed"), [("all", [True, True]), ("query", [False, True]), ("demos", [True, False])]
+)
+def test_an_edit_reaches_the_pictures_it_names(where, changed):
+    before, after = prompt().pictures, prompt().edit(Blank(), where).pictures
+    assert [a != b for a, b in zip(after, before, strict=True)] == changed
+
+
+def test_each_picture_of_a_prompt_gets_its_own_noise_and_the_same_in_any_copy():
+    first, second = prompt().edit(DiffusionNoise(500)).pictures
+    assert first.edits != second.edits
+    assert prompt().edit(DiffusionNoise(500)).digest == prompt().edit(DiffusionNoise(500)).digest
+    assert prompt(StreamKey(1, "q")).edit(DiffusionNoise(500)).digest != prompt().edit(DiffusionNoise(500)).digest
+
+
+def test_a_turn_without_parts_is_dropped():
+    bare = prompt().map(lambda part: None if part.name.startswith("demo[0]") else part)
+    assert [turn.role for turn in bare.turns] == ["user"]
+    assert prompt().without_pictures().pictures == ()
+    assert len(prompt().without_pictures("demos").pictures) == 1
+
+
+def test_a_pool_refuses_an_id_that_stands_twice():
+    example = Example("same", (), "?", ("a",))
+    with pytest.raises(DataError, match="two examples of the pool have the id 'same'"):
+        Pool((example, example))
+
+
+def test_the_digest_of_a_pool_sees_everything_a_demonstration_shows():
+    def digest(**change):
+        fields = {"id": "a", "pictures": (grey(1),), "question": "?", "answers": ("x",)} | change
+        return Pool((Example(**fields),)).digest
+
+    changes = [
+        {},
+        {"id": "b"},
+        {"question": "!"},
+        {"answers": ("y",)},
+        {"options": ("x",)},
+        {"label": "x"},
+        {"pictures": ()},
+    ]
+    pixels = [{"pictures": (Picture.from_image(Image.new("RGB", (4, 4), (i,) * 3)),)} for i in (1, 2)]
+    assert len({digest(**change) for change in (*changes, *pixels)}) == 9
+    assert digest() == digest()
