@@ -35,11 +35,12 @@ class Document:
     def where(self, *keys: str | int) -> str:
         """'contrast.yaml:11: grid.decoding[1]', by the nearest place that has a line."""
         told = dotted(keys)
-        for end in range(len(keys), -1, -1):
-            if keys[:end] in self.given:
-                return f"command line: {told}"
-            if keys[:end] in self.lines and end:
-                return f"{self.name}:{self.lines[keys[:end]]}: {told}"
+        places = [keys[:end] for end in range(len(keys), 0, -1)]
+        if any(place in self.given for place in places):
+            return f"command line: {told}"
+        line = next((self.lines[place] for place in places if place in self.lines), None)
+        if line is not None:
+            return f"{self.name}:{line}: {told}"
         return f"{self.name}: {told}" if told else self.name
 
 

@@ -48,7 +48,7 @@ def _difference(node: Any, rivals: Sequence[Any]) -> str:
     flat = _flat(node)
     others = [_flat(rival) for rival in rivals]
     keys = [key for key, value in flat.items() if any(other.get(key) != value for other in others)]
-    return ", ".join(f"{key}={flat[key]}" for key in keys) or "other"
+    return ", ".join(f"{key}={_plain(flat[key])}" for key in keys) or "other"
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -57,3 +57,7 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(node, list) and any(isinstance(item, Mapping) for item in node):
         return {k: v for i, value in enumerate(node) for k, v in _flat(value, f"{prefix}.{i}".lstrip(".")).items()}
     return {prefix: node}
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

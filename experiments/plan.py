@@ -76,7 +76,7 @@ def plan(grid: Grid, present: int = 0) -> Plan:
 
     work, counted, notes = Work(), dict[str, tuple[int, int]](), dict.fromkeys(grid.warnings)
     for task in grid.tasks:
-        chosen = choice(task.queries)
+        chosen = choice(task.queries, QUERIES_READ)
         counted[task.title] = len(chosen), len(task.queries)
         cells = [cell for cell in grid.cells if cell.task is task]
         plain, edited = Seen(), Seen()
@@ -102,8 +102,8 @@ def plan(grid: Grid, present: int = 0) -> Plan:
     )
 
 
-def choice(queries: "Sequence[Example]", limit: int = QUERIES_READ) -> "list[Example]":
-    """A random choice of queries that is always the same."""
+def choice(queries: "Sequence[Example]", limit: int) -> "list[Example]":
+    """A random choice of queries that is always the same, in the order of the task."""
     if len(queries) <= limit:
         return list(queries)
     places = StreamKey().numpy("plan").permutation(len(queries))[:limit]

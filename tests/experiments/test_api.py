@@ -1,0 +1,83 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import icl
+from experiments.api import answer
+from icl.errors import ConfigError, PlanError, StoreError
+
+
+def test_a_context_in_a_notebook_is_the_one_that_a_run_shows(shapes: str, mapping: Any, tmp_path: Path) -> None:
+    task = icl.load_task(shapes)
+    frame = icl.run(mapping(shots=3, seeds=[4]), runs=tmp_path, quiet=True).samples().set_index("query")
+    for query in task.queries:
+        context = icl.retrieve("random", task, query, shots=3, seed=4)
+        prompt = icl.compose("chat", context)
+        assert [demo.example.id for demo in context.demos] == [demo[0] for demo in frame.loc[query.id, "demos"]]
+        assert prompt.digest == frame.loc[query.id, "prompt_digest"]
+        assert prompt.key == context.key
+
+
+def test_a_query_may_be_given_by_its_id(shapes: str) -> None:
+    task = icl.load_task(shapes, queries=3)
+    assert icl.retrieve("random", task, "q-0002", shots=0).query == task.queries[2].query
+    with pytest.raises(PlanError, match=r"task 'shapes' has no query 'q-002'. Did you mean 'q-0002'?"):
+        icl.retrieve("random", task, "q-002")
+
+
+def test_one_prompt_is_answered_by_several_decodings(shapes: str, toy: str) -> None:
+    prompt = icl.compose("chat", icl.retrieve("random", icl.load_task(shapes), "q-0000", shots=2))
+    said = answer(icl.load_model(toy), prompt, ["greedy", {"name": "vcd", "alpha": 0}])
+    assert list(said) == ["greedy", "vcd(alpha=0)"]
+    assert len({generation.text for generation in said.values()}) == 1
+    with pytest.raises(PlanError, match="decoding 'vcd' needs next-token logits"):
+        answer(icl.load_model("fake-gold"), prompt, "vcd")
+
+
+def test_a_run_is_read_back_as_a_frame_with_a_column_an_axis_and_a_metric(mapping: Any, tmp_path: Path) -> None:
+    config = mapping(grid={"shots": [0, 2]}, seeds=[0, 1])
+    frame = icl.run(config, runs=tmp_path, quiet=True).samples()
+    assert {"shots", "retriever", "decoding", "seed", "query", "strict", "lenient", "vote", "failed"} <= set(frame)
+    assert frame.attrs["metrics"] == ("strict", "lenient")
+    assert len(frame) == 2 * 2 * 6
+    assert not frame.duplicated(["cell", "query"]).any()
+
+
+def test_an_axis_with_one_value_has_it_at_0_shots_too(mapping: Any, tmp_path: Path) -> None:
+    one = icl.run(mapping(grid={"shots": [0, 2]}), runs=tmp_path, quiet=True).samples()
+    two = icl.run(
+        mapping(name="u", grid={"shots": [0, 2], "retriever": ["random", "balanced"]}), runs=tmp_path, quiet=True
+    )
+    assert set(one["retriever"]) == {"random"}
+    assert set(two.samples()["retriever"]) == {"none", "random", "balanced"}
+    assert set(two.samples()["order"]) == {"reversed"}
+
+
+def test_keywords_and_overrides_change_the_config(mapping: Any, tmp_path: Path) -> None:
+    run = icl.run(mapping(), {"task.queries": 3}, runs=tmp_path, quiet=True, shots=1)
+    assert [len(demos) for demos in run.samples()["demos"]] == [1, 1, 1]
+
+
+def test_arms_are_compared_as_the_config_says_or_as_asked(mapping: Any, tmp_path: Path) -> None:
+    config = mapping(grid={"shots": [0, 2]}, compare={"to": {"shots": 0}, "metric": "strict"})
+    run = icl.run({**config, "task": {**config["task"], "queries": 30}}, runs=tmp_path, quiet=True)
+    (row,) = run.compare().to_dict("records")
+    assert (row["shots"], row["reference_mean"]) == (2, 0.0)
+    assert len(run.compare(to={"shots": 2})) == 1
+
+
+def test_cells_are_told_with_what_is_finished(mapping: Any, tmp_path: Path) -> None:
+    cells = icl.run(mapping(grid={"shots": [0, 2]}), runs=tmp_path, quiet=True).cells()
+    assert (list(cells["shots"]), list(cells["finished"]), list(cells["failed"])) == ([0, 2], [6, 6], [0, 0])
+
+
+def test_a_folder_without_a_run_is_told_with_the_nearest(mapping: Any, tmp_path: Path) -> None:
+    icl.run(mapping(name="contrast"), runs=tmp_path, quiet=True)
+    with pytest.raises(StoreError, match=r"is not a run directory \(no run.json\). Did you mean 'contrast'?"):
+        icl.load_run(tmp_path / "contrst")
+
+
+def test_an_unknown_component_is_told(shapes: str) -> None:
+    with pytest.raises(ConfigError, match=r"no retriever named 'knm'. Did you mean 'knn'?"):
+        icl.retrieve("knm", icl.load_task(shapes), "q-0000")

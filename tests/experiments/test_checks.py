@@ -1,0 +1,89 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.checks import check_data, check_needs, data_digests
+from experiments.config import load
+from experiments.grid import expand
+from icl.errors import ConfigError, DataError, ICLError, PlanError
+
+Write = Callable[..., Path]
+
+
+def test_more_shots_than_the_pool_has_are_refused_with_the_line(yaml_file: Write) -> None:
+    path = yaml_file("task: {name: SHAPES, pool_count: 3}\nmodel: fake-copy\ngrid:\n  shots: [0, 3, 4]\n")
+    with pytest.raises(ConfigError) as error:
+        check_data(expand(load(path)))
+    assert str(error.value) == (
+        f"{path}:4: grid.shots[2]: 4 demonstrations from a pool of 3 (task 'shapes'). "
+        "Ask for fewer shots, or give the task a larger pool."
+    )
+
+
+def test_option_scoring_needs_options(yaml_file: Write) -> None:
+    path = yaml_file("task: {name: SHAPES, optionless: true}\nmodel: fake-gold\nscore: options\n")
+    with pytest.raises(PlanError) as error:
+        check_data(expand(load(path)))
+    assert str(error.value) == (
+        f"{path}:3: score: score: options needs answers to choose among, and query 'q-0000' of task 'shapes' has none. "
+        "Use score: generate, or give the task options."
+    )
+
+
+def test_a_task_without_queries_is_refused(yaml_file: Write) -> None:
+    with pytest.raises(DataError, match=r"task 'shapes' has no queries."):
+        check_data(expand(load(yaml_file("task: {name: SHAPES, queries: 0}\nmodel: fake-copy\n"))))
+
+
+def test_a_strategy_that_the_model_cannot_run_is_refused_with_what_would_run(yaml_file: Write) -> None:
+    path = yaml_file("task: SHAPES\nmodel: fake-gold\ngrid:\n  decoding:\n    - greedy\n    - vcd\n")
+    with pytest.raises(PlanError) as error:
+        check_needs(expand(load(path)))
+    told = str(error.value)
+    assert told.startswith(f"{path}:6: grid.decoding[1]: model 'fake-gold': decoding 'vcd' needs next-token logits")
+    assert "'greedy' with score: generate runs on it" in told
+
+
+@pytest.mark.parametrize("text", ["score: options", "decoding: greedy", "retriever: balanced"])
+def test_what_a_fake_can_do_is_let_through(yaml_file: Write, text: str) -> None:
+    grid = expand(load(yaml_file(f"task: SHAPES\nmodel: fake-gold\n{text}\n")))
+    check_needs(grid)
+    check_data(grid)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("model: {name: hf, path: /nowhere/at/all}", "there is no folder /nowhere/at/all"),
+        ("model: {name: hf, path: EMPTY}", "has no config.json, so it is not a checkpoint"),
+        ("model: {name: hf, path: WEIGHTLESS}", "has a config.json and no weights"),
+        ("model: {name: hf, path: PROCESSORLESS}", "has no processor"),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_refused_before_anything_loads(
+    yaml_file: Write, tmp_path: Path, text: str, told: str
+) -> None:
+    for name, files in (
+        ("EMPTY", ()),
+        ("WEIGHTLESS", ("config.json",)),
+        ("PROCESSORLESS", ("config.json", "m.safetensors")),
+    ):
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_text("{}")
+        text = text.replace(name, str(tmp_path / name))
+    with pytest.raises(ICLError, match=told):
+        expand(load(yaml_file(f"task: SHAPES\n{text}\n")))
+
+
+def test_data_digests_tell_other_pools_and_other_queries_apart(yaml_file: Write) -> None:
+    def digests(parameters: str) -> dict[str, str]:
+        return data_digests(
+            expand(load(yaml_file(f"task: {{name: SHAPES, {parameters}}}\nmodel: fake-copy\n"))).tasks[0]
+        )
+
+    same, salted, more = digests("queries: 6"), digests("salt: x"), digests("queries: 7")
+    assert same == digests("queries: 6")
+    assert (salted["queries"] == same["queries"], salted["pool"] == same["pool"]) == (True, False)
+    assert (more["queries"] == same["queries"], more["pool"] == same["pool"]) == (False, True)

@@ -1,0 +1,80 @@
+from typing import Any
+
+import pytest
+
+from experiments import plan as planning
+from experiments.config import load
+from experiments.grid import expand
+from experiments.plan import Plan, choice, plan
+from experiments.plan_text import lines
+from experiments.run import run
+from experiments.store import Store
+
+
+def planned(config: Any) -> Plan:
+    return plan(expand(load(config)))
+
+
+def test_the_plan_foretells_the_prompts_that_the_engine_opens(mapping: Any, toy: str, tmp_path: Any) -> None:
+    axes = {"shots": [0, 2], "retriever": ["random", "balanced"], "decoding": ["greedy", "vcd"]}
+    config = mapping(model=toy, grid=axes, seeds=[0, 1], controls="default")
+    foretold = planned(config)
+    run(load(config), tmp_path)
+    counters = Store(tmp_path / "t").run()["sessions"][-1]["counters"]  # type: ignore[index]
+    assert foretold.work.prompts == counters["prompts_opened"]
+    assert foretold.work.prompts_alone == counters["branch_prompts"]
+    assert foretold.samples == 6 * len(foretold.grid.cells)
+
+
+def test_plain_and_edited_pictures_are_counted_once_each(mapping: Any, toy: str) -> None:
+    work = planned(mapping(model=toy, shots=0, seeds=[0, 1, 2], grid={"decoding": ["greedy", "vcd"]})).work
+    assert (work.pictures, work.edited) == (6, 18)
+    assert work.pictures_shown == 6 * 3 * (1 + 2)
+
+
+def test_a_choice_of_queries_is_scaled_and_stated(mapping: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = mapping(shots=0, task={**mapping()["task"], "queries": 90})
+    monkeypatch.setattr(planning, "QUERIES_READ", 90)
+    whole = planned(config)
+    monkeypatch.setattr(planning, "QUERIES_READ", 9)
+    part = planned(config)
+    assert part.counted == {"shapes": (9, 90)}
+    assert part.work.tokens == pytest.approx(whole.work.tokens)
+    assert part.work.pictures == pytest.approx(whole.work.pictures, rel=0.1)
+    assert "estimated from a random choice of queries: shapes 9 of 90" in "\n".join(lines(part))
+
+
+def test_the_choice_is_the_same_each_time_and_in_the_order_of_the_task(mapping: Any) -> None:
+    queries = expand(load(mapping(task={**mapping()["task"], "queries": 90}))).tasks[0].queries
+    chosen = [query.id for query in choice(queries, 10)]
+    assert chosen == [query.id for query in choice(queries, 10)] == sorted(chosen)
+    assert len(set(chosen)) == 10
+
+
+def test_decodings_are_told_with_branches_and_hidden_temperature(mapping: Any, toy: str) -> None:
+    nodes = ["greedy", {"name": "vcd", "alpha": 2.0}]
+    arms = {a.label: a for a in planned(mapping(model=toy, controls="default", grid={"decoding": nodes})).decodings}
+    assert (arms["greedy"].branches, arms["greedy"].temperature, arms["greedy"].engine) == (1, 1.0, "loop")
+    assert (arms["vcd(alpha=2)"].branches, arms["vcd(alpha=2)"].temperature) == (2, 1.0)
+    assert [arm.branches for arm in arms.values() if arm.control] == [1, 1]
+
+
+def test_arms_that_share_their_demonstrations_are_counted(mapping: Any) -> None:
+    axes = {"retriever": ["random", "balanced"], "compose": ["chat", "interleaved"]}
+    assert (planned(mapping(grid=axes)).arms, planned(mapping(grid=axes)).sharing) == (4, 4)
+    assert planned(mapping(grid={"shots": [1, 2]})).sharing == 0
+
+
+def test_a_large_pool_is_not_embedded_for_a_plan(mapping: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "POOL_EMBEDDED", 5)
+    monkeypatch.setattr("retrievers.knn.KNN.fit", lambda *_: pytest.fail("the pool was embedded"))
+    told = planned(mapping(retriever="knn"))
+    assert told.notes == ("counted with random demonstrations in the place of knn, whose pool is large",)
+
+
+def test_the_lines_say_what_a_person_asks(mapping: Any, toy: str) -> None:
+    config = mapping(model=toy, seeds=[0, 1], controls="default", grid={"decoding": ["greedy", "vcd"]})
+    told = "\n".join(lines(planned(config)))
+    assert told.startswith("4 arms x 2 seeds (4 share their demonstrations)   8 cells   48 samples")
+    assert "controls added: 2 (mask_only" in told
+    assert "(80 % power, one pair in five differs)" in told

@@ -1,0 +1,130 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.store import Store, Writer, repair
+from icl.errors import StoreError
+from icl.types import Sample
+
+
+def sample(query: str, **more: object) -> Sample:
+    return Sample(cell="c", query=query, seed=0, **{"output": "a", **more})  # type: ignore[arg-type]
+
+
+def lines(store: Store) -> Path:
+    return store.cell_folder("c") / "0.jsonl"
+
+
+def write(store: Store, *samples: Sample) -> None:
+    with Writer(store) as writer:
+        for one in samples:
+            writer.append("c", [one])
+
+
+def test_a_sample_is_on_disk_when_append_returns(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    writer = Writer(store)
+    writer.append("c", [sample("q1")])
+    assert [line["query"] for line in store.samples("c")] == ["q1"]
+    writer.close()
+
+
+def test_a_line_keeps_everything_that_is_not_empty(tmp_path: Path) -> None:
+    one = sample("q1", scores={"strict": 0.0}, demos=(("d", 0.5, "x"),), gold=("é",), trace={"p": (0.1,)})
+    write(Store(tmp_path), one)
+    (told,) = Store(tmp_path).samples("c")
+    assert told == {
+        "cell": "c",
+        "query": "q1",
+        "seed": 0,
+        "gold": ["é"],
+        "demos": [["d", 0.5, "x"]],
+        "output": "a",
+        "scores": {"strict": 0.0},
+        "trace": {"p": [0.1]},
+    }
+
+
+@pytest.mark.parametrize("cut", range(1, 40, 3))
+def test_half_a_last_line_is_not_counted_and_is_cut_off_before_the_next(tmp_path: Path, cut: int) -> None:
+    store = Store(tmp_path)
+    write(store, sample("q1"), sample("q2"))
+    data = lines(store).read_bytes()
+    lines(store).write_bytes(data[:-cut])
+    finished, _ = store.done("c")
+    write(store, sample("q3"))
+    whole = cut == 1  # only the end of the line is missing: the sample itself is whole
+    assert finished == ({"q1", "q2"} if whole else {"q1"})
+    assert store.done("c")[0] == finished | {"q3"}
+    assert all(json.loads(line) for line in lines(store).read_text().splitlines())
+
+
+def test_a_query_counts_once_and_success_counts_over_failure(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, sample("q1", failed="broken", output=""), sample("q2"), sample("q1"), sample("q2", output="late"))
+    assert store.done("c") == ({"q1", "q2"}, {})
+    assert {line["query"]: line["output"] for line in store.samples("c")} == {"q1": "a", "q2": "a"}
+
+
+def test_a_failed_sample_is_told_with_its_reason(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, sample("q1", failed="broken", output=""))
+    assert store.done("c") == (set(), {"q1": "broken"})
+
+
+def test_lines_of_several_workers_are_one_cell(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for worker, query in (("0", "q1"), ("b", "q2"), ("c", "q1")):
+        with Writer(store, worker) as writer:
+            writer.append("c", [sample(query)])
+    assert sorted(line["query"] for line in store.samples("c")) == ["q1", "q2"]
+
+
+def test_a_garbled_line_in_the_middle_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, sample("q1"), sample("q2"))
+    data = lines(store).read_bytes().splitlines(keepends=True)
+    lines(store).write_bytes(data[0] + b"\x00\x00\x00\n" + b"[1]\n" + data[1])
+    assert store.done("c")[0] == {"q1", "q2"}
+
+
+def test_more_cells_than_open_files_are_written(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with Writer(store) as writer:
+        for turn in range(2):
+            for i in range(200):
+                writer.append(f"c{i}", [Sample(cell=f"c{i}", query=f"q{turn}", seed=0)])
+    assert all(len(store.done(f"c{i}")[0]) == 2 for i in range(200))
+
+
+def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    store = Store(tmp_path)
+    store.cell_folder("c").mkdir(parents=True)
+    lines(store).symlink_to(full)
+    with pytest.raises(StoreError, match=r"cannot be written: No space left on device. What is finished is kept; make"):
+        write(store, sample("q1"))
+
+
+def test_a_damaged_run_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(StoreError, match=r"run.json is damaged .* Remove it to start this part again."):
+        Store(tmp_path).run()
+
+
+def test_repair_leaves_a_whole_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"query": "a"}\n')
+    assert not repair(path)
+    assert path.read_bytes() == b'{"query": "a"}\n'
+
+
+def test_json_is_replaced_in_one_step_and_leaves_no_part_behind(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_run({"name": "a"})
+    store.write_run({"name": "b"})
+    assert store.run() == {"name": "b"}
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
