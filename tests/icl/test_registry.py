@@ -118,7 +118,7 @@ def test_equal_pieces_have_equal_descriptions():
         ({"name": "outer", "inner": "inner", "limit": 3}, "metric 'outer' has no parameter 'limit'."),
         ({"name": "outer", "inner": {"name": "inner", "share": 2}}, "metric 'outer': metric 'inner', share: "),
         ({"name": "outer", "inner": "inner", "size": 101}, "metric 'outer': size is more than 100."),
-        ({"name": "outer", "inner": "inner", "preset": "bog"}, "has no preset 'bog'. Did you mean 'big'? Presets: big."),
+        ({"name": "outer", "inner": "inner", "preset": "bog"}, "has no preset 'bog'. Did you mean 'big'?"),
         ("icl.nowhere:Mine", "there is no module 'icl.nowhere'."),
         ("icl.types:Exampel", "icl.types has no class 'Exampel'. Did you mean 'Example'?"),
         ("icl.params:Share", "icl.params has no class 'Share'."),
