@@ -1,0 +1,121 @@
+import pandas as pd
+import pytest
+
+from experiments.stats.compare import compare, verdicts
+from experiments.stats.pairs import UnpairedError
+from icl.errors import ConfigError
+
+AXES = ("task", "shots", "retriever", "decoding")
+
+
+@pytest.fixture
+def grid(arm):
+    """Two tasks; 0 shots shared by the retrievers; greedy and vcd."""
+
+    def make(task, shots, retriever, decoding, scores, vote=None):
+        return arm(scores, task=task, shots=shots, retriever=retriever, decoding=decoding, vote=vote)
+
+    parts = [
+        make("a", 0, None, "greedy", [0, 0, 0, 1, 0, 0]),
+        make("a", 4, "random", "greedy", [1, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 0]),
+        make("a", 4, "knn", "greedy", [1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0]),
+        make("a", 4, "random", "vcd", [1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]),
+        make("a", 4, "knn", "vcd", [1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]),
+        make("b", 0, None, "greedy", [1, 1, 0, 1, 0, 1]),
+        make("b", 4, "random", "greedy", [1, 1, 0, 1, 0, 1], [0, 0, 0, 0, 0, 0]),
+        make("b", 4, "random", "vcd", [1, 1, 0, 1, 0, 1], [0, 0, 0, 0, 0, 0]),
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def rows_of(table):
+    return {tuple(row[axis] for axis in AXES): row for row in table.to_dict("records")}
+
+
+def test_each_arm_stands_against_the_arm_that_differs_in_the_named_axis_alone(grid):
+    found = rows_of(compare(grid, {"decoding": "greedy"}, axes=AXES))
+    assert set(found) == {("a", 4, "random", "vcd"), ("a", 4, "knn", "vcd"), ("b", 4, "random", "vcd")}
+    lost = found["a", 4, "random", "vcd"]
+    assert (lost["difference"], lost["reference_mean"], lost["mean"]) == pytest.approx((-1 / 6, 2 / 6, 1 / 6))
+    assert (lost["right_to_wrong"], lost["wrong_to_right"], lost["reference"]) == (1, 0, "greedy")
+
+
+def test_all_retrievers_share_the_arm_at_zero_shots(grid):
+    found = rows_of(compare(grid, {"shots": 0}, axes=AXES))
+    assert set(found) == {("a", 4, "random", "greedy"), ("a", 4, "knn", "greedy"), ("b", 4, "random", "greedy")}
+    knn = found["a", 4, "knn", "greedy"]
+    assert (knn["wrong_to_right"], knn["right_to_wrong"]) == (4, 0)
+    assert knn["p"] == pytest.approx(2 / 16)
+
+
+def test_the_arm_at_zero_shots_has_no_retriever_to_compare(grid):
+    assert set(compare(grid, {"retriever": "random"}, axes=AXES)["shots"]) == {4}
+
+
+def test_every_arm_stands_against_the_vote_of_its_own_demonstrations(grid):
+    found = rows_of(compare(grid, {"baseline": "vote"}, axes=AXES))
+    assert ("a", 0, "none", "greedy") not in found
+    assert found["a", 4, "knn", "greedy"]["difference"] == pytest.approx(2 / 6)
+    assert found["a", 4, "knn", "greedy"]["reference"] == "vote"
+
+
+def test_holm_is_over_the_whole_table_or_within_an_axis(grid):
+    whole, within = compare(grid, {"shots": 0}, axes=AXES), compare(grid, {"shots": 0}, by=["task"], axes=AXES)
+    assert (set(whole["family"]), list(within["family"])) == ({3}, [2, 2, 1])
+    knn = ("a", 4, "knn", "greedy")
+    assert rows_of(whole)[knn]["p_corrected"] == pytest.approx(3 / 8)
+    assert rows_of(within)[knn]["p_corrected"] == pytest.approx(2 / 8)
+    assert rows_of(compare(grid, {"shots": 0}, correct="none", axes=AXES))[knn]["p_corrected"] == pytest.approx(1 / 8)
+
+
+def test_an_order_that_cannot_matter_at_zero_shots_does_not_hide_the_reference(arm):
+    frame = pd.concat(
+        [
+            arm([0, 0], shots=0, retriever=None, order=None),
+            arm([1, 0], shots=2, retriever="knn", order="reversed"),
+            arm([1, 1], shots=2, retriever="knn", order="random"),
+        ]
+    )
+    assert len(compare(frame, {"shots": 0}, axes=("shots", "retriever", "order"))) == 2
+
+
+def test_a_retriever_named_none_is_an_arm_of_its_own(arm):
+    frame = pd.concat(
+        [
+            arm([0, 0], shots=2, retriever="none"),
+            arm([1, 0], shots=2, retriever="knn"),
+        ]
+    )
+    assert list(compare(frame, {"retriever": "none"}, axes=("shots", "retriever"))["difference"]) == [0.5]
+
+
+def test_values_may_be_text_as_from_a_command_line(grid):
+    assert len(compare(grid, {"shots": "0"}, axes=AXES)) == 3
+
+
+@pytest.mark.parametrize(
+    ("to", "more", "words"),
+    [
+        ({"decodng": "greedy"}, {}, "no axis 'decodng'. Did you mean 'decoding'"),
+        ({"decoding": "greedi"}, {}, "no arm has decoding 'greedi'. Did you mean 'greedy'"),
+        ({"decoding": "greedy"}, {"metric": "leniant"}, "no score 'leniant'. Did you mean 'lenient'"),
+        ({"decoding": "greedy"}, {"by": ["taks"]}, "no axis 'taks'. Did you mean 'task'"),
+        ({"decoding": "greedy"}, {"correct": "bonferroni"}, "holm or none, not 'bonferroni'"),
+        ({"baseline": "voet"}, {}, "no such baseline"),
+        ({"task": "a"}, {}, "no arm has a reference"),
+    ],
+)
+def test_a_wrong_word_is_a_sentence(grid, to, more, words):
+    with pytest.raises(ConfigError, match=words):
+        compare(grid[grid["task"] == "a"] if "task" in to else grid, to, axes=AXES, **more)
+
+
+def test_an_unfinished_arm_is_refused(grid):
+    cut = grid.drop(grid[(grid["decoding"] == "vcd") & (grid["query"] == "q3")].index)
+    with pytest.raises(UnpairedError, match="not paired"):
+        compare(cut, {"decoding": "greedy"}, axes=AXES)
+
+
+def test_a_row_is_better_only_where_the_corrected_p_says_so():
+    table = pd.DataFrame({"p_corrected": [0.05, 0.051, 0.001, 1.0], "difference": [0.1, 0.1, -0.1, 0.0]})
+    assert verdicts(table) == ["better", "open", "worse", "open"]

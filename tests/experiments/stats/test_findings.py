@@ -1,0 +1,180 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.stats.findings import findings
+
+N = 120
+
+
+def scores(share):
+    """The first `share` of N queries are right."""
+    return [int(i < round(share * N)) for i in range(N)]
+
+
+@pytest.fixture
+def run(arm):
+    """A run from {(shots, retriever, decoding): share right}; the vote is right on a tenth, or as given."""
+
+    def make(cells, task="task", vote=0.1, **columns):
+        return pd.concat(
+            [
+                arm(scores(share), task=task, shots=shots, retriever=retriever if shots else None, decoding=decoding,
+                    vote=scores(vote) if shots else [None] * N, **columns)
+                for (shots, retriever, decoding), share in cells.items()
+            ],
+            ignore_index=True,
+        )  # fmt: skip
+
+    return make
+
+
+def only(found, topic):
+    return [one for one in found if one.topic == topic]
+
+
+def test_a_gain_is_told_with_its_numbers(run):
+    frame = run({(0, "", "greedy"): 0.5, (2, "random", "greedy"): 0.6, (8, "random", "greedy"): 0.9})
+    (gain,) = only(findings(frame), "ICL gain")
+    assert gain.verdict == "better"
+    assert gain.claim == "random at 8 shots, best of 2 arms, is above 0 shots (.900 against .500)"
+    assert re.fullmatch(r"\+\.400 \[\+\.\d{3}, \+\.\d{3}\], p < \.001, n = 120", gain.numbers)
+
+
+def test_no_gain_is_not_told_as_equality(run):
+    frame = run({(0, "", "greedy"): 0.5, (4, "random", "greedy"): 0.51})
+    (gain,) = only(findings(frame), "ICL gain")
+    assert gain.verdict == "open"
+    assert "not distinguishable from 0 shots" in gain.sentence
+    assert "p = 1" in gain.sentence
+
+
+def test_the_best_arm_pays_for_being_chosen(run):
+    """+5 right of 5 discordant: p = .0625 alone is open anyway; +7: p = .0156 alone, not among eight arms."""
+    alone = run({(0, "", "greedy"): 0.5, (1, "random", "greedy"): 0.5 + 7 / N})
+    many = run({(0, "", "greedy"): 0.5, **{(k, "random", "greedy"): 0.5 + 7 / N * (k == 1) for k in range(1, 9)}})
+    assert only(findings(alone), "ICL gain")[0].verdict == "better"
+    assert only(findings(many), "ICL gain")[0].verdict == "open"
+
+
+def test_demonstrations_that_hurt_are_named(run):
+    frame = run({(0, "", "greedy"): 0.7, (2, "random", "greedy"): 0.5, (2, "knn", "greedy"): 0.9})
+    (gain,) = only(findings(frame), "ICL gain")
+    assert gain.verdict == "better"
+    assert "Below 0 shots: random at 2 shots (−.200, p < .001)" in gain.more
+    worse = run({(0, "", "greedy"): 0.7, (2, "random", "greedy"): 0.5})
+    assert only(findings(worse), "ICL gain")[0].verdict == "worse"
+
+
+def test_a_gain_of_form_is_told_beside_the_gain(run):
+    cells = {(0, "", "greedy"): 0.8, (4, "random", "greedy"): 0.9}
+    strict = [*scores(0.2), *scores(0.9)]
+    (gain,) = only(findings(run(cells).assign(strict=strict)), "ICL gain")
+    assert gain.more == "By strict scoring +.700."
+    (same,) = only(findings(run(cells).assign(strict=lambda f: f["lenient"])), "ICL gain")
+    assert same.more == ""
+
+
+def test_retrieval_is_pooled_over_the_shots_that_both_have(run):
+    frame = run({(2, "random", "greedy"): 0.5, (4, "random", "greedy"): 0.5, (2, "knn", "greedy"): 0.6,
+                 (4, "knn", "greedy"): 0.6, (8, "knn", "greedy"): 0.1})  # fmt: skip
+    (one,) = only(findings(frame), "Retrieval")
+    assert (one.claim, one.verdict) == ("knn beats random over 2 and 4 shots", "better")
+    assert one.numbers.startswith("+.100")
+    assert one.numbers.endswith("n = 120")
+
+
+def test_a_model_is_held_against_the_vote_at_its_most_shots(run):
+    cells = {(2, "knn", "greedy"): 0.9, (4, "knn", "greedy"): 0.6}
+    (above,) = only(findings(run(cells, vote=0.4)), "Vote")
+    assert (above.verdict, above.claim) == (
+        "better", "knn at 4 shots beats the vote of the same demonstrations (.600 against .400)",
+    )  # fmt: skip
+    assert only(findings(run(cells, vote=0.8)), "Vote")[0].verdict == "worse"
+    same = only(findings(run(cells, vote=0.6)), "Vote")[0]
+    assert (same.verdict, "pair by pair, the same as the vote" in same.claim) == ("open", True)
+
+
+CONTROLS = {"vcd": ("mask_only(vcd)", "temperature_matched(vcd)")}
+
+
+def decoding(run, vcd, mask, temperature, controls=CONTROLS):
+    cells = {(4, "knn", name): share for name, share in
+             {"greedy": 0.5, "vcd": vcd, "mask_only(vcd)": mask, "temperature_matched(vcd)": temperature}.items()}  # fmt: skip
+    return only(findings(run(cells), controls=controls), "Decoding")
+
+
+def test_a_strategy_beats_its_controls_only_if_it_beats_all_of_them(run):
+    (wins,) = decoding(run, 0.7, 0.5, 0.55)
+    assert wins.verdict == "better"
+    assert "It beats all its controls: mask_only(vcd) (+.200, p < .001) and temperature_matched(vcd)" in wins.more
+    (half,) = decoding(run, 0.7, 0.5, 0.69)
+    assert (half.verdict, "it does not beat all its controls" in half.more) == ("open", True)
+    assert "beats its control mask_only(vcd)" in half.more
+    assert "not distinguishable from its control temperature_matched(vcd)" in half.more
+
+
+def test_a_strategy_below_the_reference_is_told_so(run):
+    (one,) = decoding(run, 0.3, 0.5, 0.5)
+    assert (one.verdict, one.claim) == ("worse", "vcd is below greedy")
+
+
+def test_a_gain_over_greedy_without_controls_says_that_none_was_run(run):
+    (one,) = only(findings(run({(0, "", "greedy"): 0.5, (0, "", "vcd"): 0.7})), "Decoding")
+    assert (one.verdict, one.more) == ("better", "None of its controls was run.")
+
+
+def test_p_is_corrected_over_all_comparisons_of_a_kind(run):
+    """Seven of seven discordant pairs: p = .0156; over one task it stands, over four tasks it does not."""
+    cells = {(0, "", "greedy"): 0.5, (0, "", "vcd"): 0.5 + 7 / N}
+    one = findings(run(cells))
+    many = findings(pd.concat([run(cells, task=f"task {i}") for i in range(4)], ignore_index=True))
+    assert [f.verdict for f in only(one, "Decoding")] == ["better"]
+    assert [f.verdict for f in only(many, "Decoding")] == ["open"] * 4
+
+
+def test_seeds_are_not_independent_evidence(run):
+    """Six of six discordant queries: p = .031; the same answers under three seeds keep that p."""
+    cells = {(0, "", "greedy"): 0.5, (0, "", "vcd"): 0.5 + 6 / N}
+    frame = run(cells)
+    copied = pd.concat([frame.assign(seed=seed) for seed in range(3)], ignore_index=True)
+    (alone,), (thrice,) = only(findings(frame), "Decoding"), only(findings(copied), "Decoding")
+    assert "p = .031" in alone.numbers
+    assert "p = .031" in thrice.numbers
+    assert thrice.numbers.endswith("n = 120 x 3 seeds")
+
+
+def test_groups_are_told_and_are_the_units(run):
+    frame = run({(0, "", "greedy"): 0.5, (0, "", "vcd"): 0.6})
+    frame["group"] = [f"g{int(q[1:]) // 4}" for q in frame["query"]]
+    (one,) = only(findings(frame), "Decoding")
+    assert one.numbers.endswith("n = 120 in 30 groups")
+    assert "p < .001" not in one.numbers
+
+
+def test_an_unfinished_arm_is_a_sentence_not_a_number(run):
+    frame = run({(0, "", "greedy"): 0.5, (0, "", "vcd"): 0.7}).iloc[:-5]
+    (one,) = only(findings(frame), "Decoding")
+    assert (one.verdict, one.numbers) == ("unpaired", "")
+    assert "not paired" in one.sentence
+    assert "icl run" in one.sentence
+
+
+def test_other_axes_have_their_own_sentences_and_share_zero_shots(run):
+    frame = pd.concat(
+        [
+            run({(0, "", "greedy"): 0.5}, order=None),
+            run({(4, "knn", "greedy"): 0.9}, order="reversed"),
+            run({(4, "knn", "greedy"): 0.8}, order="random"),
+        ],
+        ignore_index=True,
+    )
+    gains = only(findings(frame, axes=("task", "shots", "retriever", "order", "decoding")), "ICL gain")
+    assert [(g.subject, g.verdict) for g in gains] == [("reversed", "better"), ("random", "better")]
+    assert np.all([".500" in g.claim for g in gains])
+
+
+def test_one_setting_shows_nothing(run):
+    assert only(findings(run({(0, "", "greedy"): 0.5})), "ICL gain") == []

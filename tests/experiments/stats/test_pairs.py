@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from experiments.stats.arms import tidy
+from experiments.stats.intervals import wilson
+from experiments.stats.pairs import Pairs, UnpairedError, pair, paired_test
+
+
+def test_rows_are_aligned_by_query_and_seed_whatever_their_order(arm):
+    a, b = arm([[1, 0, 1], [0, 0, 1]], seeds=2), arm([[1, 1, 0], [0, 1, 1]], seeds=2)
+    straight = pair(tidy(a, ()), tidy(b, ()), "lenient")
+    shuffled = pair(tidy(a, ()), tidy(b.sample(frac=1, random_state=3), ()), "lenient")
+    assert list(straight.differences) == [0, 1, -1, 0, 1, 0] == list(shuffled.differences)
+    assert len(set(straight.clusters)) == 3
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_arms_with_other_queries_are_refused_with_a_remedy(arm, swapped):
+    frames = [tidy(arm([1, 0, 1]), ()), tidy(arm([1, 0]), ())]
+    with pytest.raises(UnpairedError, match=r"1 of 3 samples of .* have no counterpart .* query q2, seed 0.*icl run"):
+        pair(*(frames[::-1] if swapped else frames), "lenient", names=("greedy", "vcd"))
+
+
+def test_arms_with_other_seeds_are_refused(arm):
+    with pytest.raises(UnpairedError, match="not paired"):
+        pair(tidy(arm([1, 0], seeds=2), ()), tidy(arm([1, 0]), ()), "lenient")
+
+
+def test_an_arm_that_mixes_settings_is_refused(arm):
+    import pandas as pd
+
+    twice = tidy(pd.concat([arm([1, 0]), arm([0, 0])], ignore_index=True), ())
+    with pytest.raises(UnpairedError, match="more than once"):
+        pair(tidy(arm([1, 0]), ()), twice, "lenient")
+
+
+def test_a_failed_sample_drops_its_pair_and_is_counted(arm):
+    found = pair(tidy(arm([1, None, 1]), ()), tidy(arm([0, 1, None]), ()), "lenient")
+    assert (list(found.differences), found.dropped) == ([-1], 2)
+
+
+def test_no_pair_left_is_refused(arm):
+    pairs = pair(tidy(arm([None, None]), ()), tidy(arm([1, 1]), ()), "lenient")
+    with pytest.raises(UnpairedError, match="2 dropped"):
+        paired_test(pairs)
+
+
+def test_right_or_wrong_takes_mcnemar_with_its_counts():
+    pairs = Pairs(np.array([1, 1, 0, 0, 0, 1.0]), np.array([1, 0, 1, 1, 1, 1.0]), np.arange(6))
+    found = paired_test(pairs)
+    assert (found.test, found.right_to_wrong, found.wrong_to_right) == ("mcnemar", 1, 3)
+    assert found.difference == pytest.approx(2 / 6)
+    assert found.p == pytest.approx(2 * (1 + 4) / 16)
+    assert found.low < found.difference < found.high
+
+
+def test_graded_scores_take_the_bootstrap():
+    draw = np.random.default_rng(0)
+    before = draw.random(200)
+    found = paired_test(Pairs(before, before + draw.normal(0.1, 0.2, 200), np.arange(200)))
+    assert found.test == "bootstrap"
+    assert found.low == pytest.approx(0.1 - 0.028, abs=0.02)
+    assert found.p < 0.001
+
+
+def test_identical_arms_leave_open_what_so_many_queries_leave_open():
+    same = np.ones(50)
+    found = paired_test(Pairs(same, same, np.arange(50)))
+    assert (found.difference, found.p) == (0, 1)
+    assert (-found.low, found.high) == (pytest.approx(wilson(0, 50)[1]),) * 2
+
+
+def test_groups_are_the_units_where_there_are_groups(arm):
+    groups = {0: "a", 1: "a", 2: "b"}
+    found = pair(tidy(arm([1, 0, 1, 1], groups=groups), ()), tidy(arm([0, 0, 1, 0], groups=groups), ()), "lenient")
+    assert paired_test(found).clusters == 3

@@ -1,0 +1,100 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
+from statsmodels.stats.multitest import multipletests
+
+from experiments.stats.significance import bootstrap_p, holm, mcnemar, sign_flip
+
+
+def test_mcnemar_of_one_and_nine_by_hand():
+    assert mcnemar(1, 9) == pytest.approx(2 * (1 + 10) / 1024)
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (0, 5), (3, 3), (10, 21), (400, 460)])
+def test_mcnemar_agrees_with_statsmodels_and_is_symmetric(b, c):
+    table = [[7, b], [c, 9]]
+    wanted = mcnemar_of_statsmodels(table, exact=True).pvalue if b + c else 1.0
+    assert mcnemar(b, c) == pytest.approx(wanted) == mcnemar(c, b)
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 10))
+@settings(max_examples=60, deadline=None)
+def test_one_pair_a_cluster_is_mcnemar(b, c, ties):
+    assert sign_flip([-1] * b + [1] * c + [0] * ties) == pytest.approx(mcnemar(b, c))
+
+
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=9))
+@settings(max_examples=80, deadline=None)
+def test_clustered_test_is_the_share_of_all_sign_flips(sums):
+    flips = [abs(sum(s * x for s, x in zip(signs, sums))) for signs in itertools.product((1, -1), repeat=len(sums))]
+    brute = np.mean([flip >= abs(sum(sums)) for flip in flips])
+    single = [np.sign(x) for x in sums for _ in range(abs(x))]
+    clusters = [i for i, x in enumerate(sums) for _ in range(abs(x))]
+    if single:
+        assert sign_flip(single, clusters) == pytest.approx(brute)
+
+
+def test_three_seeds_that_say_the_same_are_no_more_evidence_than_one():
+    differences = np.array([1, 1, 1, 1, -1, 0, 1, 1, 0, 1])
+    assert sign_flip(np.tile(differences, 3), np.tile(np.arange(10), 3)) == pytest.approx(sign_flip(differences))
+    assert sign_flip(np.tile(differences, 3)) < sign_flip(differences) / 10
+
+
+def test_clustered_test_keeps_its_level_where_counting_samples_does_not():
+    draw, ours, naive = np.random.default_rng(0), 0, 0
+    for _ in range(300):
+        effect = draw.normal(0, 0.35, 40)[np.repeat(np.arange(40), 8)]
+        d = (draw.random(320) < 0.5 + effect).astype(int) - (draw.random(320) < 0.5 - effect).astype(int)
+        ours += sign_flip(d, np.repeat(np.arange(40), 8)) <= 0.05
+        naive += mcnemar(int((d < 0).sum()), int((d > 0).sum())) <= 0.05
+    assert ours / 300 < 0.085
+    assert naive / 300 > 0.2
+
+
+def test_large_clustered_test_agrees_with_drawn_flips():
+    draw = np.random.default_rng(1)
+    sums = draw.integers(-3, 4, 400) + (draw.random(400) < 0.08)
+    drawn = np.abs((draw.choice([-1, 1], (20_000, 400)) * sums).sum(1)) >= abs(sums.sum())
+    p = sign_flip(sums, np.arange(400))
+    assert p == pytest.approx(drawn.mean(), abs=0.012)
+    assert 0 < p < 1
+
+
+def test_exact_test_refuses_fractions():
+    with pytest.raises(ValueError, match="graded"):
+        sign_flip([0.5, 1])
+
+
+def test_bootstrap_p_is_near_the_t_test_for_many_pairs():
+    d = np.random.default_rng(2).normal(0.12, 1, 300)
+    assert bootstrap_p(d) == pytest.approx(stats.ttest_1samp(d, 0).pvalue, abs=0.012)
+
+
+def test_bootstrap_p_of_no_difference_is_one_and_of_a_clear_one_is_least():
+    assert bootstrap_p(np.zeros(20)) == 1
+    assert bootstrap_p(np.full(20, 0.3) + np.linspace(0, 0.1, 20)) == pytest.approx(1 / 10_001)
+
+
+def test_bootstrap_p_resamples_clusters():
+    d = np.random.default_rng(3).normal(0.25, 1, 30)
+    copies = bootstrap_p(np.tile(d, 4), np.tile(np.arange(30), 4))
+    assert copies == pytest.approx(bootstrap_p(d), abs=1e-9)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+@settings(max_examples=80, deadline=None)
+def test_holm_agrees_with_statsmodels(p):
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+
+
+def test_holm_of_nothing_is_nothing():
+    assert len(holm([])) == 0

@@ -1,0 +1,26 @@
+import math
+
+import pytest
+
+from experiments.stats.wording import interval, listed, p_number, p_value, share, signed
+
+
+@pytest.mark.parametrize(
+    ("p", "words"), [(0.0004, "< .001"), (0.0049, ".005"), (0.0496, ".050"), (0.0312, ".031"), (0.61, ".61"), (1, "1")]
+)
+def test_p_is_told_without_rounding_over_the_level(p, words):
+    assert p_number(p) == words
+
+
+def test_p_values_read_as_sentences():
+    assert (p_value(0.0001), p_value(0.032)) == ("p < .001", "p = .032")
+
+
+def test_shares_and_differences():
+    assert (share(0.8714), share(1.0), share(math.nan)) == (".871", "1.000", "–")
+    assert (signed(0.036), signed(-0.12), signed(0.0), signed(-0.0001)) == ("+.036", "−.120", "±.000", "−.000")
+    assert interval(-0.01, 0.018) == "[−.010, +.018]"
+
+
+def test_lists_read_as_prose():
+    assert [listed(list(words)) for words in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
