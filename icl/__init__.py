@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from decoding.base import Strategy as Strategy
+    from experiments.api import answer as answer
     from experiments.api import compose as compose
     from experiments.api import load_model as load_model
     from experiments.api import load_run as load_run
@@ -23,6 +24,7 @@ _LAZY = {
     "load_task": "experiments.api",
     "load_model": "experiments.api",
     "retrieve": "experiments.api",
+    "answer": "experiments.api",
     "compose": "experiments.api",
     "run": "experiments.api",
     "load_run": "experiments.api",

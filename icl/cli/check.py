@@ -32,17 +32,22 @@ METHODS = {
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="a name (knn) or a path (studies/blind.py:Blind)", show_default=False)],
-    parameters: Annotated[list[str] | None, typer.Argument(help="its parameters, such as alpha=0.5")] = None,
-    kind: Annotated[str, typer.Option(help="where the name alone does not say: retriever, strategy, ...")] = "",
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[KIND] NAME [PARAMETERS]",
+            help="a name (knn) or a path (studies/blind.py:Blind), its parameters (alpha=0.5) after it",
+            show_default=False,
+        ),
+    ],
 ) -> None:
     """Says what is wrong in one sentence and exits with 1, or what the component is and exits with 0."""
     from experiments.overrides import pair
 
-    kind = kind or _kind(name)
+    kind, name, parameters = _read(words)
     if kind not in CHECKS:
         raise ConfigError(f"there is no check for a {kind}. There are checks for: {', '.join(CHECKS)}.")
-    node = {"name": name, **dict(map(pair, parameters or ()))}
+    node = {"name": name, **dict(map(pair, parameters))}
     module, _, function = CHECKS[kind].partition(":")
     try:
         facts = getattr(importlib.import_module(module), function)(build(kind, node, "command line"))
@@ -54,6 +59,13 @@ def command(
         print(facts.told())
 
 
+def _read(words: list[str]) -> tuple[str, str, list[str]]:
+    """(kind, name, parameters); the kind may be left out where the name says it."""
+    if words[0] in PACKAGES and len(words) > 1 and "=" not in words[1]:
+        return words[0], words[1], words[2:]
+    return _kind(words[0]), words[0], words[1:]
+
+
 def _kind(name: str) -> str:
     if ":" in name:
         return _kind_of(resolve("", name, "command line"), name)
@@ -62,7 +74,9 @@ def _kind(name: str) -> str:
         known = [known for kind in PACKAGES for known in entries(kind)]
         raise ConfigError(f"no component named '{name}'.{did_you_mean(name, known)} (icl ls)")
     if len(found) > 1:
-        raise ConfigError(f"'{name}' is a {' and a '.join(found)}. Say which: --kind {found[0]}.")
+        raise ConfigError(
+            f"'{name}' is the name of a {' and of a '.join(found)}. Say which: icl check {found[0]} {name}."
+        )
     return found[0]
 
 

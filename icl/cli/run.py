@@ -1,10 +1,12 @@
-"""Run an experiment file: compute what is missing, then show the table and what it says."""
+"""Run an experiment file: compute what is missing, then show the table and write the report."""
 
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from icl.errors import ICLError
 
 INTERRUPTED = 130
 
@@ -32,11 +34,11 @@ def command(
         raise typer.Exit(INTERRUPTED) from None
     for warning in done.warnings:
         print(warning, file=sys.stderr)
+    report = done.folder / "report.html"
     if not done.computed:
-        print(f"nothing to do ({done.samples:,} samples present)   {done.folder}")
+        print(f"nothing to do ({done.samples:,} samples present)   {report if report.is_file() else done.folder}")
         return
-    told = f"done         {done.computed:,} samples, {done.failed:,} failed   {done.folder}"
-    print(told, file=sys.stderr)
+    print(f"done         {done.computed:,} samples, {done.failed:,} failed   {done.folder}", file=sys.stderr)
     if not quiet:
         _shown(done.folder)
     if done.failed:
@@ -44,9 +46,18 @@ def command(
 
 
 def _shown(folder: Path) -> None:
+    """Writes the report, then prints the table, what it shows, and the report's path."""
     from rich.console import Console
 
     from experiments.loaded import load_run
+    from experiments.report.html import write
     from experiments.report.terminal import show
+    from experiments.report.view import view
 
-    show(load_run(folder), Console())
+    try:
+        seen = view(load_run(folder))
+        write(seen)
+    except ICLError as error:  # the samples are there; what cannot be told of them is told
+        print(f"no report: {error}", file=sys.stderr)
+        return
+    show(seen, Console())

@@ -109,10 +109,13 @@ def test_check_of_an_unknown_name_is_told(icl: ICL) -> None:
     assert icl("check", "vdc").err == "no component named 'vdc'. Did you mean 'vcd'? (icl ls)\n"
 
 
+TWO = "'random' is the name of a retriever and of a orderer. Say which: icl check retriever random.\n"
+
+
 def test_check_of_a_name_of_two_kinds_asks_which(icl: ICL) -> None:
     told = icl("check", "random")
-    assert (told.status, told.err) == (2, "'random' is a retriever and a orderer. Say which: --kind retriever.\n")
-    assert icl("check", "random", "--kind", "orderer").status == 0
+    assert (told.status, told.err) == (2, TWO)
+    assert icl("check", "orderer", "random").status == 0
 
 
 RUN = """
@@ -123,13 +126,16 @@ RUN = """
 """
 
 
-def test_run_shows_the_table_and_a_second_run_has_nothing_to_do(icl: ICL, grid: Callable[[str], str]) -> None:
+def test_run_shows_the_table_and_a_second_run_has_nothing_to_do(
+    icl: ICL, grid: Callable[[str], str], tmp_path: Path
+) -> None:
     first = icl("run", grid(RUN))
     assert first.status == 0
     assert "done         12 samples, 0 failed   runs/small" in first.err
     assert "shapes" in first.out
+    assert (tmp_path / "runs" / "small" / "report.html").is_file()
     again = icl("run", "grid.yaml")
-    assert (again.status, again.out) == (0, "nothing to do (12 samples present)   runs/small\n")
+    assert (again.status, again.out) == (0, "nothing to do (12 samples present)   runs/small/report.html\n")
 
 
 def test_run_takes_overrides_and_another_folder(icl: ICL, grid: Callable[[str], str], tmp_path: Path) -> None:
