@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from icl.models.hf import placing, selfcheck
 from icl.models.hf.counters import Counters
 from icl.models.hf.encode import PictureEncoder
+from icl.models.hf.heap import keep_freed_memory
 from icl.models.hf.opening import Opener
 from icl.models.hf.reading import Reader
 from icl.models.hf.rows import Rows
@@ -21,6 +22,8 @@ class Engine:
 
     def __init__(self, hf: "HF") -> None:
         processor = hf.checkpoint.processor
+        if hf.where == "cpu":
+            keep_freed_memory()
         model = hf.checkpoint.weights(**placing.how(hf.device, hf.device_map, hf.dtype, hf.attn_implementation))
         self.counters = Counters()
         self.runner = Runner(model, processor, self.counters, hf.token_budget)
