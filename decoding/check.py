@@ -6,9 +6,9 @@ from decoding.arm import Arm
 from decoding.base import Strategy
 
 GIVEN_BY = {
-    "generate": frozenset({"generate", "logits"}),
-    "logits": frozenset({"logits"}),
-    "first token only": frozenset({"logits"}),
+    "generate": frozenset({"generate", "logits", "strategies"}),
+    "logits": frozenset({"logits", "strategies"}),
+    "first token only": frozenset({"logits", "strategies"}),
     "hidden": frozenset({"hidden"}),
     "attention": frozenset({"attention"}),
 }

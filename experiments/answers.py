@@ -1,4 +1,4 @@
-"""Answers to many prompts at once: the engine for models that give logits, requests for those that only answer."""
+"""Answers to many prompts at once: an engine for models that run strategies, requests for those that only answer."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,15 +31,18 @@ Done = Callable[[Asked, Answer], None]
 
 def answer(model: Model, asked: Sequence[Asked], counters: "Counters", done: Done) -> None:
     """Calls `done` with each and its answer, as soon as it is there; in any order."""
-    if asked and "logits" in model.abilities:
+    if asked and model.abilities & {"logits", "strategies"}:
         _through_engine(model, asked, counters, done)
     elif asked:
         _through_requests(model, asked, done)
 
 
 def _through_engine(model: Any, asked: Sequence[Asked], counters: "Counters", done: Done) -> None:
-    from decoding.engine import run_jobs
+    from decoding import engine
     from decoding.jobs import Failure, Job
+    from decoding.lockstep import engine as inside
+
+    run_jobs: Callable[..., Any] = inside.run_jobs if "strategies" in model.abilities else engine.run_jobs
 
     jobs = [Job(one.prompt, one.cell.decoding, _options(one), one.cell.score, one.cell.max_new_tokens) for one in asked]
 

@@ -36,7 +36,7 @@ __all__ = [
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "task": ("icl.tasks", "icl.tasks.generated"),
-    "model": ("icl.models", "icl.models.hf"),
+    "model": ("icl.models", "icl.models.hf", "icl.models.vllm"),
     "metric": ("icl.metrics",),
     "embedder": ("retrievers.embedders",),
     "retriever": ("retrievers",),

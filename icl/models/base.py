@@ -13,8 +13,9 @@ from icl.types import Example, Generation, Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-ABILITIES = ("generate", "logits", "score", "hidden", "embed")
-"""generate: text for a prompt. logits: sessions. score: log-probabilities of whole options. hidden, embed: states."""
+ABILITIES = ("generate", "logits", "strategies", "score", "hidden", "embed")
+"""generate: text for a prompt. logits: sessions. strategies: every decoding strategy, inside its own engine.
+score: log-probabilities of whole options. hidden, embed: states."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,60 @@
+"""What an engine must be for groups to decode in it; anything else is refused at start-up, with the reason.
+
+`additional_config: {lockstep_allow: [version]}` takes one refusal back, for those who test what was not verified.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+VERIFIED = ("0.32.",)
+"""vLLM versions on which the tests of this package passed. The scheduler interface of vLLM is not a stable one."""
+
+SCHEDULER = "decoding.lockstep.scheduler.LockstepScheduler"
+PATIENCE = 60.0
+"""Seconds that an incomplete group waits for its other branches; `additional_config: {lockstep_patience: 5}`."""
+
+
+def settings_of(vllm_config: Any) -> dict[str, Any]:
+    """`additional_config` of an engine."""
+    config = vllm_config.additional_config
+    return config if isinstance(config, dict) else {}
+
+
+def check_engine(vllm_config: Any, version: str | None = None) -> None:
+    """Raises ValueError with everything that is wrong, each with what to do."""
+    allowed = settings_of(vllm_config).get("lockstep_allow", ())
+    wrong = [sentence for name, sentence in _problems(vllm_config, version or _version()) if name not in allowed]
+    if wrong:
+        raise ValueError("strategies cannot run in this engine: " + "; ".join(wrong))
+
+
+def _version() -> str:
+    import vllm
+
+    return str(vllm.__version__)
+
+
+def _problems(config: Any, version: str) -> Iterator[tuple[str, str]]:
+    scheduler, parallel = config.scheduler_config, config.parallel_config
+    if not version.startswith(VERIFIED):
+        yield "version", f"vLLM {version} was not verified (verified: {', '.join(v + 'x' for v in VERIFIED)})"
+    named = scheduler.scheduler_cls
+    if named != SCHEDULER and getattr(named, "__name__", "") != "LockstepScheduler":
+        yield (
+            "scheduler",
+            f"under another scheduler the branches of a group drift apart; pass scheduler_cls={SCHEDULER}",
+        )
+    if scheduler.async_scheduling:
+        yield "async", "a step must be sampled before the next is planned; pass async_scheduling=False"
+    if config.speculative_config is not None:
+        yield "speculative", "speculative decoding drafts each branch on its own; leave speculative_config out"
+    if scheduler.policy != "fcfs":
+        yield "policy", "the priority policy preempts single branches; pass scheduling_policy='fcfs'"
+    if parallel.pipeline_parallel_size > 1:
+        yield "pipeline", "pipeline stages hold several steps in flight; pass pipeline_parallel_size=1"
+    if parallel.data_parallel_size > 1:
+        yield "data", "the branches of a group must reach one engine; start one engine for each replica"
+    if config.kv_transfer_config is not None:
+        yield "transfer", "caches that come from elsewhere are not verified; leave kv_transfer_config out"
+    if config.use_v2_model_runner:
+        yield "runner", "the second model runner was not verified; set VLLM_USE_V2_MODEL_RUNNER=0"

@@ -1,0 +1,25 @@
+"""How an engine's front end fetches what the workers kept: an extension of vLLM's worker class, given by its name."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from decoding.lockstep.ledger import LEDGER
+
+
+class LedgerReader:
+    """Mixed into the worker (`worker_extension_cls`), called by `collective_rpc`."""
+
+    def lockstep_take(self, groups: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Records of groups that have any, as plain values; they are forgotten here."""
+        found = {}
+        for group in groups:
+            record = LEDGER.take(group)
+            if record is not None:
+                found[group] = {
+                    "trace": record.trace,
+                    "logprob": record.logprob,
+                    "first": record.first,
+                    "forced": record.forced,
+                    "fault": next(iter(record.faults.values()), ""),
+                }
+        return found

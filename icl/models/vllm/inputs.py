@@ -1,0 +1,90 @@
+"""A prompt as vLLM takes it: the token ids that the Hugging Face backend would send, and pictures as objects.
+
+The ids have one placeholder a picture, which vLLM's processor expands; the result is compared with the ids of the
+Hugging Face backend before anything runs. A picture goes by its digest, so the engine neither hashes it nor encodes it
+twice. Edits on processed pixels (diffusion noise) are made on what vLLM's processor computed for that picture, before
+it goes to the engine, under the digest of the edited picture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from icl.errors import ModelError
+from icl.pictures import Picture
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from icl.models.hf.model import HF
+
+
+class Inputs:
+    """Makes engine inputs. hf: renders and tokenizes, and never loads weights."""
+
+    def __init__(self, hf: "HF", llm: Any) -> None:
+        self.hf, self.llm = hf, llm
+
+    def of(self, prompt: Prompt) -> Any:
+        """Raises ModelError, PictureError; what vLLM refuses becomes a ModelError with its sentence."""
+        from vllm.exceptions import VLLMError
+        from vllm.renderers.inputs.preprocess import parse_model_prompt
+
+        given = self._given(prompt)
+        try:
+            (made,) = self.llm.renderer.render_cmpl([parse_model_prompt(self.llm.model_config, given)])
+        except (VLLMError, ValueError) as error:
+            raise ModelError(f"{self.hf.path}: vLLM does not take this prompt: {error}") from error
+        self._check(prompt, made["prompt_token_ids"])
+        if any(picture.pixel_edits for picture in prompt.pictures):
+            self._edit(prompt.pictures, made["mm_kwargs"]["image"])
+        return made
+
+    def ids(self, prompt: Prompt) -> list[int]:
+        """The ids of the backend `hf`, the placeholders of each picture written out."""
+        shown = prompt.pictures
+        pieces = [self.hf.pixels.text(picture, len(shown)) for picture in shown]
+        return list(self.hf.renderer.ids(self.hf.renderer.expanded(self.hf.renderer.text(prompt), pieces)))
+
+    def _given(self, prompt: Prompt) -> dict[str, Any]:
+        ids = list(self.hf.renderer.ids(self.hf.renderer.text(prompt)))
+        pictures = prompt.pictures
+        if not pictures:
+            return {"prompt_token_ids": ids}
+        names = [self._name(picture, len(pictures)) for picture in pictures]
+        return {
+            "prompt_token_ids": ids,
+            "multi_modal_data": {"image": [picture.open() for picture in pictures]},
+            "multi_modal_uuids": {"image": names},
+        }
+
+    def _name(self, picture: Picture, among: int) -> str:
+        digest, several = self.hf.pixels.key(picture, among)
+        return f"{digest}-among" if several else digest
+
+    def _check(self, prompt: Prompt, ids: Sequence[int]) -> None:
+        wanted = self.ids(prompt)
+        if list(ids) != wanted:
+            place = next((i for i, (a, b) in enumerate(zip(ids, wanted, strict=False)) if a != b), len(wanted))
+            raise ModelError(
+                f"{self.hf.path}: vLLM's processor makes {len(ids)} tokens of a prompt that has {len(wanted)} on the "
+                f"backend 'hf'; they part at token {place}. vLLM's processor for this architecture and the "
+                "checkpoint's own disagree, so answers could not be compared: use the backend 'hf'."
+            )
+
+    def _edit(self, pictures: Sequence[Picture], items: Any) -> None:
+        """Puts the edited pixels in place. An item that is None is already in the engine, edited."""
+        for place, picture in enumerate(pictures):
+            item = items[place]
+            if item is None or not picture.pixel_edits:
+                continue
+            element = item.get("pixel_values")
+            if element is None:
+                raise ModelError(
+                    f"picture {picture.origin} has an edit on processed pixels, and vLLM's processor for "
+                    f"{self.hf.path} gives no 'pixel_values' (only {', '.join(item)}). Use an edit on the picture "
+                    "itself, or the backend 'hf'."
+                )
+            values = element.data
+            for edit in picture.pixel_edits:
+                values = edit.on_pixels(values)
+            items[place] = type(item)({**item, "pixel_values": replace(element, data=values)})

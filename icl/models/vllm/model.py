@@ -1,0 +1,167 @@
+"""The component `vllm`: a vLLM engine in the process; generation, option scores and every strategy inside it."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from icl.errors import ConfigError, ModelError
+from icl.models.base import Request
+from icl.models.vllm.asking import Ask, Said
+from icl.params import Positive, PositiveInt, Share
+from icl.registry import component
+from icl.types import Generation, Prompt, Usage
+
+if TYPE_CHECKING:
+    from icl.models.hf.model import HF
+    from icl.models.vllm.engine import Done, Engine
+
+GIB = 2**30
+
+
+@component("model", "vllm")
+@dataclass(frozen=True)
+class VLLM:
+    """Any checkpoint that vLLM knows, in this process; strategies decode inside the engine, in step.
+
+    Prompts are the token ids of the backend `hf`, checked. Everything is asked at once, in an order that keeps shared
+    beginnings in the prefix cache.
+    """
+
+    abilities: ClassVar[frozenset[str]] = frozenset({"generate", "score", "strategies"})
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    path: str = "tiny"  # hub id, folder, or `tiny`: the checkpoint that comes with the toolkit
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: float32 on a CPU, else the checkpoint's
+    quantization: str | None = None  # awq, gptq, fp8, bitsandbytes, ...; none: what the checkpoint's config says
+    tensor_parallel: PositiveInt = 1  # GPUs that share each layer
+    max_model_len: PositiveInt | None = None  # tokens of prompt and answer; none: the checkpoint's
+    max_pictures: PositiveInt = 64  # a prompt may have
+    gpu_memory: Share = 0.9  # of a GPU, for weights and cache
+    cache_gib: Positive | None = None  # of the key-value cache; none: what gpu_memory leaves, on a CPU 2
+    enforce_eager: bool = False  # no compilation and no graphs: starts faster, decodes slower
+    prefix_caching: bool = True
+    trace: bool = True  # per-step numbers of strategies; greedy without them decodes outside of groups
+    in_flight: PositiveInt = 1024  # requests that are prepared ahead of the engine
+    trust_remote_code: bool = False  # whether Python code that a checkpoint brings along may run
+    revision: str | None = None  # branch, tag or commit on the hub
+    engine_args: dict[str, Any] = field(default_factory=dict, hash=False)  # any other argument, as vLLM calls it
+
+    def __post_init__(self) -> None:
+        own = {"model", "dtype", "quantization", "tensor_parallel_size", "max_model_len", "enforce_eager", "revision"}
+        own |= {"scheduler_cls", "logits_processors", "worker_extension_cls", "async_scheduling"}
+        if taken := own & self.engine_args.keys():
+            raise ConfigError(f"model.engine_args: {', '.join(sorted(taken))} is set by the backend or its own fields.")
+
+    @cached_property
+    def hf(self) -> "HF":
+        """Renders and tokenizes as the backend `hf` does; its weights are never loaded."""
+        from icl.models.hf.model import HF
+
+        return HF(self.path, trust_remote_code=self.trust_remote_code, revision=self.revision)
+
+    @cached_property
+    def digest(self) -> str:
+        """Names weights and the settings that can change an output."""
+        from icl.models.hf.checkpoint import told
+
+        keys = ("dtype", "quantization", "engine_args")
+        settings = {key: value for key, value in asdict(self).items() if key in keys}
+        return told({"backend": "vllm", "checkpoint": self.hf.checkpoint.digest, "device": self.where, **settings})[:32]
+
+    @property
+    def where(self) -> str:
+        """'cpu', or the kind of accelerator."""
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def arguments(self) -> dict[str, Any]:
+        """What the engine is started with."""
+        from icl.models.vllm.engine import PLUG_IN
+
+        cpu = self.where == "cpu"
+        cache = self.cache_gib or (2.0 if cpu else None)
+        given = {
+            "dtype": "float32" if cpu and self.dtype == "auto" else self.dtype,
+            "quantization": self.quantization,
+            "tensor_parallel_size": self.tensor_parallel,
+            "max_model_len": self.max_model_len,
+            "gpu_memory_utilization": self.gpu_memory,
+            "kv_cache_memory_bytes": None if cache is None else math.ceil(cache * GIB),
+            "enforce_eager": self.enforce_eager or cpu,
+            "enable_prefix_caching": self.prefix_caching,
+            "limit_mm_per_prompt": {"image": self.max_pictures, "video": 0},
+            "trust_remote_code": self.trust_remote_code,
+            "revision": self.revision,
+            "seed": 0,
+        }
+        if cpu:
+            given["block_size"] = 32  # vLLM's own for CPUs, 128, shares few beginnings
+        return given | PLUG_IN | self.engine_args
+
+    @cached_property
+    def engine(self) -> "Engine":
+        from icl.models.vllm.engine import Engine
+
+        return Engine(self)
+
+    def load(self) -> None:
+        _ = self.engine
+
+    def unload(self) -> None:
+        """Stops the engine and frees its memory."""
+        if "engine" in self.__dict__:
+            self.engine.stop()
+            del self.__dict__["engine"]
+
+    @property
+    def max_tokens(self) -> int | None:
+        known = [n for n in (self.max_model_len, self.hf.max_tokens) if n is not None]
+        return min(known, default=None)
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        return self.hf.stop_tokens
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        return self.hf.count_tokens(prompt)
+
+    def rendered(self, prompt: Prompt) -> str:
+        return self.hf.rendered(prompt)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return self.hf.text(tokens)
+
+    def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
+        return self.hf.option_ids(prompt, options)
+
+    def counters(self) -> Mapping[str, int]:
+        """requests, prompt_tokens, cached_tokens (found in the prefix cache), new_tokens, pictures_shown."""
+        return self.engine.counts
+
+    def ask(self, groups: Iterable[Sequence[Ask]], done: "Done") -> None:
+        """Runs groups of prompts; `done(number of the group, what each prompt said)` as soon as a group has ended."""
+        self.engine.run(groups, done)
+
+    def kept(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+        """Traces, option log-probabilities and faults of groups by their name, forgotten by the engine thereafter."""
+        return self.engine.kept(groups)
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        answers: dict[int, Generation] = {}
+
+        def done(number: int, said: list[Said]) -> None:
+            answers[number] = self._generation(said[0])
+
+        self.ask([[Ask(request.prompt, request.max_new_tokens)] for request in requests], done)
+        return [answers[i] for i in range(len(requests))]
+
+    def _generation(self, said: Said) -> Generation:
+        if said.finish not in ("stop", "length"):
+            raise ModelError(said.reason or f"vLLM ended the request: {said.finish}.")
+        stopped = bool(said.tokens) and said.tokens[-1] in self.stop_tokens
+        tokens = said.tokens[:-1] if stopped else said.tokens
+        usage = Usage(said.prompt_tokens, len(said.tokens), len(said.tokens))
+        return Generation(self.text(tokens), tokens, "stop" if stopped else "length", usage)
