@@ -78,10 +78,11 @@ def check_metric(metric: Any) -> None:
             )
 
 
-def check_model(model: Any, pictures: bool = True) -> None:
+def check_model(model: Any, pictures: bool = True, tolerance: float = 1e-3) -> None:
     """Answers in order, the same alone as in a batch; tokens counted; new tokens limited; options scored if it can.
 
-    `pictures`: whether the prompts show any.
+    A model with the ability 'logits' is held to the equalities of sessions too (`icl.session_conformance`).
+    `pictures`: whether the prompts show any. `tolerance`: of logits, for models that compute in low precision.
     """
     name = type(model).__name__
     _must(isinstance(model, Model), f"{name} lacks something of the protocol icl.models.base.Model.")
@@ -94,11 +95,15 @@ def check_model(model: Any, pictures: bool = True) -> None:
     model.load()
     requests = [_request(example, pictures) for example in _EXAMPLES if example.options]
     for request in requests:
-        short = dataclasses.replace(request.prompt, turns=request.prompt.turns[-1:])
+        longer = request.prompt.map(_thrice)
         _must(
-            model.count_tokens(request.prompt) > model.count_tokens(short) > 0,
+            model.count_tokens(longer) > model.count_tokens(request.prompt) > 0,
             f"{name}.count_tokens does not grow with the prompt.",
         )
+    if "logits" in model.abilities:
+        from icl.session_conformance import check_sessions
+
+        check_sessions(model, [requests[0].prompt, *(_short(request.prompt) for request in requests)], tolerance)
     if "generate" not in model.abilities:
         return
     answers = model.generate(requests)
@@ -174,6 +179,14 @@ def _check_pool(name: str, task: Task, query: Example) -> Pool:
     for example in pool.examples[:50]:
         _check_example(name, example)
     return pool
+
+
+def _thrice(part: Part) -> Part:
+    return part if part.text is None else Part(f"{part.text} {part.text} {part.text}", part.name)
+
+
+def _short(prompt: Prompt) -> Prompt:
+    return dataclasses.replace(prompt, turns=prompt.turns[-1:])
 
 
 def _told(example: Example) -> Any:

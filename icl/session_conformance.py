@@ -1,0 +1,138 @@
+"""Public checks of a model that opens sessions: rows keep to themselves, and every way of feeding tokens is one.
+
+Each equality of `icl.models.base.Session` is tried on a few prompts of different lengths and picture counts: a batch
+against its rows alone, a chunk against its tokens one by one, selected and joined rows against their sources, suffix
+log-probabilities against advancing. Raises AssertionError with a sentence.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icl.models.base import LogitModel, Session
+from icl.types import Prompt
+
+TOLERANCE = 1e-3
+
+
+def check_sessions(model: Any, prompts: Sequence[Prompt], tolerance: float = TOLERANCE) -> None:
+    """tolerance: the largest difference of logits that counts as none; float32 needs about 1e-3, bfloat16 far more."""
+    name = type(model).__name__
+    _must(isinstance(model, LogitModel), f"{name} lacks something of the protocol icl.models.base.LogitModel.")
+    _must(bool(model.stop_tokens), f"{name}.stop_tokens is empty: no answer would end.")
+    model.load()
+    check = _Check(name, model, list(prompts), tolerance)
+    check.batch()
+    check.feeding()
+    check.rows()
+    check.suffixes()
+    check.texts()
+
+
+class _Check:
+    def __init__(self, name: str, model: LogitModel, prompts: list[Prompt], tolerance: float) -> None:
+        self.name, self.model, self.prompts, self.tolerance = name, model, prompts, tolerance
+
+    def batch(self) -> None:
+        """A row has the logits it would have alone."""
+        session = self._open()
+        shape = tuple(session.logits.shape)
+        _must(
+            len(session) == len(self.prompts) == shape[0] and len(shape) == 2,
+            f"{self.name}: {len(self.prompts)} prompts gave {len(session)} rows and logits {shape}, not [rows, words].",
+        )
+        _must(session.logits.dtype == torch.float32, f"{self.name}: logits are {session.logits.dtype}, not float32.")
+        alone = torch.cat([self.model.open([prompt]).logits for prompt in self.prompts])
+        self._same(session.logits, alone, "a prompt in a batch and alone")
+
+    def feeding(self) -> None:
+        """A chunk is its tokens one by one, for every row its own."""
+        chunks = [self._words(3, start) for start in range(len(self.prompts))]
+        single, whole, ragged = self._open(), self._open(), self._open()
+        for step in range(3):
+            single.advance(self._tokens([chunk[step] for chunk in chunks], single))
+        whole.extend(chunks)
+        self._same(whole.logits, single.logits, "extend(chunk) and advance, token by token")
+        lengths = [1 + row % 3 for row in range(len(chunks))]
+        ragged.extend([chunk[:n] for chunk, n in zip(chunks, lengths, strict=True)])
+        ragged.extend([chunk[n:] or [self._words(1, 0)[0]] for chunk, n in zip(chunks, lengths, strict=True)])
+        kept = [row for row, n in enumerate(lengths) if n < 3]
+        self._same(ragged.logits[kept], single.logits[kept], "chunks of unequal length and advance")
+        apart = self.model.open([self.prompts[0]])
+        apart.extend([chunks[0]])
+        self._same(apart.logits, single.logits[:1], "tokens fed to a row in a batch and alone")
+
+    def rows(self) -> None:
+        """Selected and joined rows are copies; their sources stay as they were."""
+        source = self._open()
+        before, last = source.logits.clone(), len(self.prompts) - 1
+        taken = source.take(torch.tensor([last, 0, 0], device=source.logits.device))
+        self._same(taken.logits, before[[last, 0, 0]], "take(rows) and those rows")
+        taken.advance(self._tokens(self._words(3, 0), taken))
+        self._same(source.logits, before, "a session before and after rows taken from it were advanced")
+        token = self._words(1, 0) * len(self.prompts)
+        source.advance(self._tokens(token, source))
+        fresh = self._open()
+        fresh.advance(self._tokens(token, fresh))
+        self._same(source.logits, fresh.logits, "a session whose rows were taken and advanced, and a fresh one")
+        joined = taken.join(source)
+        self._same(joined.logits, torch.cat([taken.logits, source.logits]), "join and its two sources")
+        joined.trim()
+        self._same(joined.logits, torch.cat([taken.logits, source.logits]), "rows before and after trim")
+        more = self._words(1, 1) * len(joined)
+        joined.advance(self._tokens(more, joined))
+        source.advance(self._tokens(more[: len(source)], source))
+        self._same(joined.logits[len(taken) :], source.logits, "rows advanced after join and trim, and before")
+
+    def suffixes(self) -> None:
+        """The distributions before each token of a suffix are those of advancing through it."""
+        session = self._open()
+        before = session.logits.clone()
+        words = self._words(2, 0)
+        found = session.suffix_logprobs([[words, words[1:]] for _ in self.prompts])
+        self._same(session.logits, before, "a session before and after suffix_logprobs")
+        first = torch.stack([row[0][0] for row in found])
+        self._same(first, before.log_softmax(-1), "the first entry of suffix_logprobs and the session's own logits")
+        _must(
+            all(row[1].shape[0] == 1 for row in found),
+            f"{self.name}: a suffix of one token has not one distribution.",
+        )
+        session.advance(self._tokens(words[:1] * len(self.prompts), session))
+        second = torch.stack([row[0][1] for row in found])
+        self._same(second, session.logits.log_softmax(-1), "the second entry of suffix_logprobs and advancing")
+
+    def texts(self) -> None:
+        """Options have tokens, and a text comes back without special tokens."""
+        options = [text for start in range(8) if (text := self.model.text(self._words(2, start)).strip())]
+        for ids, option in zip(self.model.option_ids(self.prompts[0], options), options, strict=True):
+            _must(bool(ids), f"{self.name}: the option '{option}' has no tokens.")
+        stopped = self.model.text([min(self.model.stop_tokens)])
+        _must(stopped.strip() == "", f"{self.name}: the end of an answer reads {stopped!r}.")
+
+    def _open(self) -> Session:
+        return self.model.open(self.prompts)
+
+    def _words(self, count: int, start: int) -> list[int]:
+        """Some tokens that end no answer, others for another start."""
+        size = self.model.open([self.prompts[0]]).logits.shape[-1]
+        free = [token for token in range(size) if token not in self.model.stop_tokens]
+        return [free[(7 * (start + i) + 3) % len(free)] for i in range(count)]
+
+    def _tokens(self, tokens: Sequence[int], session: Session) -> Tensor:
+        return torch.tensor(list(tokens), device=session.logits.device)
+
+    def _same(self, found: Tensor, wanted: Tensor, what: str) -> None:
+        finite = torch.isfinite(wanted)
+        _must(
+            bool((finite == torch.isfinite(found)).all()),
+            f"{self.name}: {what} differ in which logits are finite.",
+        )
+        gap = float((found[finite] - wanted[finite]).abs().max()) if bool(finite.any()) else 0.0
+        _must(gap <= self.tolerance, f"{self.name}: {what} differ by up to {gap:.2g} in their logits.")
+
+
+def _must(kept: bool, sentence: str) -> None:
+    if not kept:
+        raise AssertionError(sentence)

@@ -1,0 +1,198 @@
+"""The public checks catch what they are for; ours pass them in the tests of each component."""
+
+import dataclasses
+import importlib.util
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from icl.conformance import _EXAMPLES, _request, check_model, check_task
+from icl.pictures import Picture
+from icl.session_conformance import check_sessions
+from icl.tasks.base import Pool
+from icl.types import Example
+
+
+def load_toy():
+    path = Path(__file__).parent.parent / "decoding" / "toy.py"
+    spec = importlib.util.spec_from_file_location("toy_of_conformance", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+TOY = load_toy()
+PROMPTS = [_request(example, True).prompt for example in _EXAMPLES[:3]]
+
+
+def grey(level: int) -> Picture:
+    return Picture.from_image(Image.new("RGB", (4, 4), (level,) * 3), f"grey {level}")
+
+
+def example(name: str, level: int, answer: str = "red", **more) -> Example:
+    return Example(name, (grey(level),), "what?", (answer,), **({"options": ("red", "blue")} | more))
+
+
+@dataclass(frozen=True)
+class Good:
+    """A task that keeps every promise; the others break one each."""
+
+    @property
+    def title(self) -> str:
+        return "good"
+
+    @cached_property
+    def queries(self):
+        return (example("q0", 1), example("q1", 2, "blue"))
+
+    @cached_property
+    def support(self):
+        return (example("s0", 3), example("s1", 4, "blue"))
+
+    @cached_property
+    def _pool(self) -> Pool:
+        return Pool(self.support)
+
+    def pool(self, query_id: str) -> Pool:
+        return self._pool
+
+    @property
+    def pool_size(self) -> int:
+        return 2
+
+
+def with_queries(*queries: Example) -> Good:
+    return type("Bad", (Good,), {"queries": queries})()
+
+
+def with_support(*support: Example) -> Good:
+    return type("Bad", (Good,), {"support": support, "pool_size": len(support)})()
+
+
+def test_a_good_task_passes():
+    check_task(Good())
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        (with_queries(), "has no queries"),
+        (with_queries(example("q", 1), example("q", 2)), "two queries have the id 'q'"),
+        (with_queries(example("q", 1, "green")), r"no accepted answer \(green\) is among the options"),
+        (with_queries(example("q", 1, options=("red", "Red."))), "two options read 'red'"),
+        (with_queries(example("q", 1, "")), "none empty"),
+        (
+            with_queries(example("a", 1, meta={"kind": "red"}), example("b", 2, "blue", meta={"kind": "blue"})),
+            r"meta\['kind'\] is the gold of every query",
+        ),
+        (with_queries(example("q-red", 1), example("q-blue", 2, "blue")), "the ids name the gold"),
+        (with_support(example("q0", 3)), "the pool of 'q0' holds the query itself"),
+        (with_support(example("s", 1)), "'s' in the pool of 'q0' shows the query's own picture"),
+        (with_support(example("s", 3, "green")), "Bad, 's': no accepted answer"),
+        (type("Bad", (Good,), {"pool_size": 5})(), "pool_size is 5, and one pool has 2"),
+        (type("Bad", (), {})(), "lacks something of the protocol"),
+    ],
+)
+def test_a_broken_promise_of_a_task_is_named(task, says):
+    with pytest.raises(AssertionError, match=says):
+        check_task(task)
+
+
+def test_a_shared_picture_may_be_declared():
+    task = with_support(example("s", 1))
+    type(task).pool_shares_pictures = True
+    check_task(task)
+
+
+def test_a_task_that_changes_from_instance_to_instance_is_caught():
+    counter = iter(range(100))
+
+    class Drifting(Good):
+        @cached_property
+        def queries(self):
+            return (example("q", 1 + next(counter)),)
+
+    with pytest.raises(AssertionError, match="query 'q' is not the same in another instance"):
+        check_task(dataclasses.dataclass(frozen=True)(Drifting)())
+
+
+def test_the_toy_model_keeps_its_sessions():
+    check_sessions(TOY.Toy(), PROMPTS)
+
+
+class Aliased(TOY.ToySession):
+    def take(self, rows):
+        found = super().take(rows)
+        found.rows = [self.rows[r] for r in rows.tolist()]
+        return found
+
+
+class Late(TOY.ToySession):
+    def extend(self, chunks):
+        super().extend([chunk[:-1] for chunk in chunks])
+
+
+class Crossed(TOY.ToySession):
+    def advance(self, tokens):
+        super().advance(tokens.flip(0))
+
+
+class Worn(TOY.ToySession):
+    def suffix_logprobs(self, suffixes):
+        found = super().suffix_logprobs(suffixes)
+        self.rows[0].tokens.append(5)
+        self.logits = self.model.logits_of(self.rows)
+        return found
+
+
+class Half(TOY.ToySession):
+    def __init__(self, model, rows):
+        super().__init__(model, rows)
+        self.logits = self.logits.to(torch.float16)
+
+
+class Trimmed(TOY.ToySession):
+    def trim(self):
+        self.rows.reverse()
+
+
+@pytest.mark.parametrize(
+    ("session", "says"),
+    [
+        (Aliased, "a session whose rows were taken and advanced, and a fresh one differ"),
+        (Late, r"extend\(chunk\) and advance, token by token differ"),
+        (Crossed, "tokens fed to a row in a batch and alone differ|token by token differ"),
+        (Worn, "before and after suffix_logprobs differ"),
+        (Half, "logits are torch.float16, not float32"),
+        (Trimmed, "rows advanced after join and trim, and before differ"),
+    ],
+)
+def test_a_session_that_mixes_its_rows_is_caught(session, says, monkeypatch):
+    monkeypatch.setattr(TOY, "ToySession", session)
+    with pytest.raises(AssertionError, match=says):
+        check_sessions(TOY.Toy(), PROMPTS)
+
+
+def test_a_model_whose_batch_changes_its_rows_is_caught():
+    class Padded(TOY.Toy):
+        def open(self, prompts):
+            session = super().open(prompts)
+            session.logits = session.logits + 0.1 * (len(prompts) - 1)
+            return session
+
+    with pytest.raises(AssertionError, match=r"a prompt in a batch and alone differ by up to 0\.2"):
+        check_sessions(Padded(), PROMPTS)
+
+
+def test_a_real_architecture_keeps_the_promises_of_a_model(tmp_path):
+    import tiny_models
+
+    from icl.models.hf.model import HF
+
+    check_model(HF(path=str(tiny_models.save("idefics3", tmp_path))))
