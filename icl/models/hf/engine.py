@@ -22,7 +22,7 @@ class Engine:
 
     def __init__(self, hf: "HF") -> None:
         processor = hf.checkpoint.processor
-        if hf.where == "cpu":
+        if placing.device(hf.device, hf.device_map)[0] == "cpu":
             keep_freed_memory()
         model = hf.checkpoint.weights(**placing.how(hf.device, hf.device_map, hf.dtype, hf.attn_implementation))
         self.counters = Counters()
