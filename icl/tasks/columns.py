@@ -104,14 +104,15 @@ def read_examples(source: Source, layout: Layout, rows: Sequence[int], ids: Sequ
         )
 
 
-def picture_keys(source: Source, layout: Layout, row: int) -> list[str]:
-    """What tells the pictures of a row from others without decoding: path, or sha256 of the encoded bytes."""
-    found = []
+def picture_keys(source: Source, layout: Layout, rows: Sequence[int]) -> list[list[str]]:
+    """What tells the pictures of these rows from others without decoding: path, or sha256 of the encoded bytes."""
+    found: list[list[str]] = [[] for _ in rows]
     for column in layout.of("picture"):
-        for cell in _cells(source.data.select_columns([column])[row][column]):
-            data = cell.get("bytes") if isinstance(cell, Mapping) else None
-            path = cell.get("path") if isinstance(cell, Mapping) else cell
-            found.append(hashlib.sha256(data).hexdigest() if data else str(path))
+        for keys, values in zip(found, source.data.select_columns([column]).select(list(rows)), strict=True):
+            for cell in _cells(values[column]):
+                data = cell.get("bytes") if isinstance(cell, Mapping) else None
+                path = cell.get("path") if isinstance(cell, Mapping) else cell
+                keys.append(hashlib.sha256(data).hexdigest() if data else str(path))
     return found
 
 

@@ -15,11 +15,11 @@ embedded, or named by paths that start from the data's folder.
 With `pool_split` (or `pool_path`) the pool is other data. Without, the one split is divided, so that queries and
 demonstrations share no group: `pool_share` of the groups, by a fixed draw, become the pool and the others the queries.
 A group is what `columns.group` says, or else all rows that are connected by a common picture (same path or same encoded
-bytes).
+bytes); it is the group of the queries too, by which intervals are clustered.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePath
 from typing import Any
@@ -77,7 +77,11 @@ class Hub:
     def queries(self) -> tuple[Example, ...]:
         rows = self._divided[0] if self._one_split else range(len(self._source))
         chosen = self._choice(self._source, rows, self.query_limit, "queries")
-        return self._read(self._source, chosen, self._ids(self._source, self.split, False))
+        examples = self._read(self._source, chosen, self._ids(self._source, self.split, False))
+        if self._layout.of("group") or not self._layout.of("picture"):
+            return examples
+        first = connected(picture_keys(self._source, self._layout, chosen))
+        return tuple(replace(e, group=f"picture of {examples[i].id}") for e, i in zip(examples, first, strict=True))
 
     @cached_property
     def _pool(self) -> Pool:
@@ -161,11 +165,12 @@ class Hub:
         if columns:
             values: list[Any] = list(self._source.data[columns[0]])
             return [f"row {row}" if value is None else text_of(value) for row, value in enumerate(values)]
-        return connected([picture_keys(self._source, self._layout, row) for row in range(len(self._source))])
+        first = connected(picture_keys(self._source, self._layout, range(len(self._source))))
+        return [f"row {row}" for row in first]
 
 
-def connected(keys: Sequence[Sequence[str]]) -> list[str]:
-    """A name for each row, the same for rows that share a key, directly or through others."""
+def connected(keys: Sequence[Sequence[str]]) -> list[int]:
+    """For each row the first one that it shares a key with, directly or through others; else itself."""
     parent = list(range(len(keys)))
 
     def root(row: int) -> int:
@@ -179,4 +184,4 @@ def connected(keys: Sequence[Sequence[str]]) -> list[str]:
         for key in some:
             a, b = root(first.setdefault(key, row)), root(row)
             parent[max(a, b)] = min(a, b)
-    return [f"row {root(row)}" for row in range(len(keys))]
+    return [root(row) for row in range(len(keys))]

@@ -36,6 +36,7 @@ class Binding:
 
     ways: PositiveInt = 2  # names to choose among; chance is 1 / ways
     by: By = "pair"  # what tells the concepts apart; pair: colour and shape together
+    similar: bool = False  # the concepts of a query share a colour or a shape with one of them (pairs only)
     hint: bool = False  # the question names the attribute that tells them apart (not for pairs)
     support: PositiveInt = 8  # pictures of each concept in a query's pool
     concepts: PositiveInt | None = None  # in a query's pool, at least `ways`; None: as many as ways
@@ -45,11 +46,13 @@ class Binding:
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:
-        values = len(self.values)
+        if self.similar and self.by != "pair":
+            raise ConfigError(f"similar: true is for pairs of colour and shape, not for concepts by {self.by}.")
+        values = min(len(_alike(self, value)) for value in self.values)
         if not self.ways <= self.in_pool <= values:
             raise ConfigError(
                 f"{self.ways} ways and {self.in_pool} concepts in the pool do not fit: it takes ways <= concepts <= "
-                f"{values}, the number of concepts by {self.by} among the {self.drawn_from} ones."
+                f"{values}, the number of {'similar ' * self.similar}concepts by {self.by} ({self.drawn_from})."
             )
         if self.support > self.bank:
             raise ConfigError(f"support {self.support} is more than the bank of {self.bank} pictures of a concept.")
@@ -63,7 +66,8 @@ class Binding:
     @property
     def title(self) -> str:
         parts = [f"{self.ways}-way", *(() if self.by == "pair" else (f"by {self.by}",))]
-        return " · ".join(["binding", *parts, *((f"{self.in_pool} concepts",) if self.in_pool > self.ways else ())])
+        parts += ["similar"] * self.similar + [f"{self.in_pool} concepts"] * (self.in_pool > self.ways)
+        return " · ".join(["binding", *parts])
 
     @cached_property
     def values(self) -> tuple[Value, ...]:
@@ -103,7 +107,7 @@ class _Episode:
     def __init__(self, task: Binding, number: int) -> None:
         self.task, self.id = task, query_id("binding", number)
         self.rng = StreamKey(task.seed, self.id).numpy("episode")
-        self.concepts = shuffled(self.rng, task.values)[: task.in_pool]
+        self.concepts = shuffled(self.rng, _alike(task, pick(self.rng, task.values)))[: task.in_pool]
         self.names = shuffled(self.rng, NONCE)[: task.in_pool]
         self.asked = int(self.rng.integers(task.ways))
 
@@ -141,6 +145,14 @@ class _Episode:
             meta={"by": self.task.by, "ways": self.task.ways},
             secret={"concept": list(concept) if isinstance(concept, tuple) else concept},
         )
+
+
+def _alike(task: Binding, value: Value) -> tuple[Value, ...]:
+    """All concepts, or where similar ones are wanted those that share a colour or a shape with this one."""
+    if not task.similar:
+        return task.values
+    colour, shape = value  # type: ignore[misc]
+    return tuple(pair for pair in CONCEPT_SETS[task.drawn_from] if pair[0] == colour or pair[1] == shape)
 
 
 @lru_cache(maxsize=512)

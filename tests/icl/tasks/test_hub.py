@@ -221,9 +221,14 @@ def test_a_split_of_one_group_cannot_be_divided(tmp_path):
 
 
 def test_rows_are_connected_through_others():
-    names = connected([["a"], ["b"], ["b", "c"], ["c", "d"], ["e"], []])
-    assert names[1] == names[2] == names[3]
-    assert len(set(names)) == 4
+    assert connected([["a"], ["b"], ["c"], ["b", "c"], ["c", "d"], ["e"], []]) == [0, 1, 1, 1, 1, 5, 6]
+
+
+def test_questions_about_one_picture_are_a_group_where_no_column_says_so(tmp_path):
+    DatasetDict(train=dataset("red"), test=dataset("red", "blue", "red", "green")).save_to_disk(tmp_path / "d")
+    groups = [e.group for e in task(tmp_path / "d", pool_split="train").queries]
+    assert groups[0] == groups[2]
+    assert len(set(groups)) == 3
 
 
 def test_limits_are_nested_choices_that_do_not_depend_on_each_other(tmp_path):

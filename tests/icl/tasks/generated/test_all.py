@@ -13,6 +13,7 @@ from icl.registry import build
 NODES = [
     {"name": "binding"},
     {"name": "binding", "ways": 4, "concepts": 8},
+    {"name": "binding", "ways": 4, "similar": True},
     {"name": "binding", "by": "colour", "hint": True},
     {"name": "binding", "by": "shape", "ways": 4},
     {"name": "binding", "by": "texture", "ways": 4},

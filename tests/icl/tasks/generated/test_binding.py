@@ -79,6 +79,15 @@ def test_a_concept_by_one_attribute_leaves_the_others_open(by):
     assert len({e.answer for e in pool}) == 2
 
 
+def test_similar_concepts_share_a_colour_or_a_shape_with_one_of_them():
+    task = Binding(ways=6, similar=True)
+    for query in task.queries[:20]:
+        found = {concept(e) for e in task.pool(query.id).examples}
+        assert len(found) == 6
+        shared = [{other for other in HELD_OUT if other[0] == c or other[1] == s} for c, s in HELD_OUT]
+        assert any(found <= near for near in shared)
+
+
 def test_the_hint_names_the_attribute():
     assert Binding(by="colour", hint=True).queries[0].question == "what is this color called?"
     assert Binding(by="colour").queries[0].question == "what is this?"
@@ -90,6 +99,8 @@ def test_the_hint_names_the_attribute():
         ({"ways": 4, "by": "size"}, "4 ways and 4 concepts in the pool do not fit: .* <= 3,"),
         ({"ways": 4, "concepts": 2}, "4 ways and 2 concepts"),
         ({"support": 9, "bank": 8}, "support 9 is more than the bank of 8"),
+        ({"similar": True, "ways": 8}, "8 ways and 8 concepts .* <= 7, the number of similar concepts"),
+        ({"similar": True, "by": "size"}, "similar: true is for pairs"),
         ({"hint": True}, "hint: true needs 'by'"),
         ({"by": "color"}, "by: input should be 'pair'"),
     ],
