@@ -49,7 +49,9 @@ def save(name: str, folder: Path, size: Size = Size(), seed: int = 0) -> Path:
     """A checkpoint of the architecture `name` (a key of ARCHITECTURES) in `folder`."""
     config, processor, slot = ARCHITECTURES[name](size)
     processor.chat_template = TEMPLATE.replace("SLOT", slot)
-    model = transformers.AutoModelForImageTextToText.from_config(config).float().eval()
+    with torch.random.fork_rng():  # what the architecture draws itself: vectors and the like
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForImageTextToText.from_config(config).float().eval()
     draw_weights(model, seed)
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id

@@ -102,15 +102,23 @@ class Checkpoint:
         """The model, ready for forwards. how: dtype, device_map, attn_implementation."""
         from transformers import AutoModelForImageTextToText
 
-        return self._read(AutoModelForImageTextToText, "weights", **how).eval().requires_grad_(False)
+        model, info = self._read(AutoModelForImageTextToText, "weights", output_loading_info=True, **how)
+        if missing := sorted(info["missing_keys"]):
+            raise ModelError(
+                f"model.path: {self.path} lacks {len(missing)} of the weights of a {type(model).__name__} (such as "
+                f"{missing[0]}), which would be random numbers. Its config or its weights are of another model."
+            )
+        return model.eval().requires_grad_(False)
 
     def _read(self, kind: Any, what: str, **how: Any) -> Any:
+        from safetensors import SafetensorError
+
         try:
             with _quiet(self._small):
                 return kind.from_pretrained(
                     self.source, revision=self.revision, trust_remote_code=self.trust_remote_code, **how
                 )
-        except (OSError, ValueError, ImportError, KeyError) as error:
+        except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(self._sentence(what, error)) from error
 
     def _sentence(self, what: str, error: Exception) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from icl.errors import ModelError
 from icl.models.hf import placing, selfcheck
 from icl.models.hf.counters import Counters
 from icl.models.hf.encode import PictureEncoder
@@ -27,13 +28,21 @@ class Engine:
         model = hf.checkpoint.weights(**placing.how(hf.device, hf.device_map, hf.dtype, hf.attn_implementation))
         self.counters = Counters()
         self.runner = Runner(model, processor, self.counters, hf.token_budget)
+        self.name, self.limit = hf.path, hf.max_tokens
         self.notes: tuple[str, ...] = ()
         self.reader = self._reader(hf)
         self.opener = Opener(self.runner, hf.token_budget, self._sharing())
         vars(self.counters).update(vars(Counters()))
 
     def open(self, prompts: Sequence[Prompt]) -> Rows:
-        return self.opener.open(self.reader.read(prompts))
+        reads = self.reader.read(prompts)
+        longest = max(map(len, reads))
+        if self.limit is not None and longest >= self.limit:
+            raise ModelError(
+                f"a prompt has {longest:,} tokens, and {self.name} reads at most {self.limit:,} with its answer. Take "
+                "fewer shots or smaller pictures."
+            )
+        return self.opener.open(reads)
 
     def _reader(self, hf: "HF") -> Reader:
         plain = Reader(hf.renderer, hf.pixels, self.runner, None)

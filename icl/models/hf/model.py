@@ -13,8 +13,8 @@ from icl.types import Generation, Prompt
 
 if TYPE_CHECKING:
     from icl.models.hf.checkpoint import Checkpoint
-    from icl.models.hf.encode import PictureProcessor
     from icl.models.hf.engine import Engine
+    from icl.models.hf.pixels import PictureProcessor
     from icl.models.hf.rendering import Renderer
     from icl.models.hf.rows import Rows
 
@@ -63,19 +63,12 @@ class HF:
     @cached_property
     def digest(self) -> str:
         """Names weights and the settings that can change an output (budget and caches cannot)."""
+        from icl.models.hf import placing
         from icl.models.hf.checkpoint import told
 
-        settings = {
-            key: value for key, value in asdict(self).items() if key in ("dtype", "attn_implementation", "quantize")
-        }
-        return told({"checkpoint": self.checkpoint.digest, "device": self.where, **settings})[:32]
-
-    @property
-    def where(self) -> str:
-        """'cpu', or the kind of accelerator that is used. Raises ModelError where it is asked for and absent."""
-        from icl.models.hf.placing import device
-
-        return device(self.device, self.device_map)[0]
+        settings = {key: value for key, value in asdict(self).items() if key in ("attn_implementation", "quantize")}
+        precision = placing.precision(self.device, self.device_map, self.dtype)
+        return told({"checkpoint": self.checkpoint.digest, "dtype": precision, **settings})[:32]
 
     @cached_property
     def renderer(self) -> "Renderer":
@@ -85,7 +78,7 @@ class HF:
 
     @cached_property
     def pixels(self) -> "PictureProcessor":
-        from icl.models.hf.encode import PictureProcessor
+        from icl.models.hf.pixels import PictureProcessor
 
         return PictureProcessor(self.checkpoint.processor, self.picture_cache_mb * 2**20 // 4)
 

@@ -29,16 +29,21 @@ def device(wanted: str, device_map: str | None = None) -> tuple[str, str]:
     return kind, wanted
 
 
+def precision(wanted: str, device_map: str | None, dtype: str) -> str:
+    """The dtype's name, or 'auto' for the checkpoint's own: the default where there is an accelerator."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if device(wanted, device_map)[0] == "cpu" else "auto"
+
+
 def how(wanted: str, device_map: str | None, dtype: str, attention: str) -> dict[str, Any]:
     """The arguments of `from_pretrained` that place the weights."""
     import torch
 
-    kind, place = device(wanted, device_map)
-    if dtype == "auto":
-        precision: Any = torch.float32 if kind == "cpu" else "auto"
-    else:
-        precision = getattr(torch, dtype)
-    arguments: dict[str, Any] = {"dtype": precision, "device_map": device_map or place}
+    _, place = device(wanted, device_map)
+    wide = precision(wanted, device_map, dtype)
+    arguments: dict[str, Any] = {"device_map": device_map or place}
+    arguments["dtype"] = wide if wide == "auto" else getattr(torch, wide)
     if attention != "auto":
         arguments["attn_implementation"] = attention
     return arguments

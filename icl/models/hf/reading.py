@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from icl.errors import ModelError
-from icl.models.hf.encode import Encoded, PictureEncoder, PictureProcessor, clean
+from icl.models.hf.encode import PictureEncoder, on_model
+from icl.models.hf.features import Encoded
+from icl.models.hf.pixels import PictureProcessor, clean
 from icl.models.hf.rendering import Renderer, messages, script
 from icl.models.hf.runner import Read, Runner
 from icl.types import Prompt
@@ -82,7 +84,7 @@ class Reader:
         kinds = self._kinds(ids)
         for name in ("mm_token_type_ids", "token_type_ids"):
             inputs.pop(name, None)
-        given = {name: v.to(self.runner.device) for name, v in inputs.items() if isinstance(v, Tensor)}
+        given = {name: on_model(v, self.runner.model) for name, v in inputs.items() if isinstance(v, Tensor)}
         return Read(ids, self._positions(ids, kinds, given), kinds, (), tuple(ids.tolist()), plain=given)
 
     def _edited(self, prompt: Prompt, values: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from icl.models.hf import layers
 
 if TYPE_CHECKING:
-    from icl.models.hf.encode import Encoded
+    from icl.models.hf.features import Encoded
     from icl.models.hf.runner import Runner
 
 ROOM = 64

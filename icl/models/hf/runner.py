@@ -10,7 +10,7 @@ from torch import Tensor
 
 from icl.models.hf import layers
 from icl.models.hf.counters import Counters
-from icl.models.hf.encode import Encoded, given
+from icl.models.hf.features import Encoded, given
 from icl.models.hf.rows import Rows
 
 KINDS = ("mm_token_type_ids", "token_type_ids")

@@ -16,6 +16,9 @@ from icl.models.hf.memory import halving
 if TYPE_CHECKING:
     from icl.models.hf.rows import Rows
 
+SCORES = 2**26
+"""Numbers in the scores of one forward: vocabularies are wide."""
+
 Chunk = tuple[int, tuple[int, ...]]
 """A row, and the tokens that are to be read behind it."""
 
@@ -41,10 +44,16 @@ def logprobs(rows: "Rows", suffixes: Sequence[Sequence[Sequence[int]]]) -> list[
 
 
 def _batches(rows: "Rows", chunks: list[Chunk]) -> list[list[Chunk]]:
-    """So many repeated rows that their caches stay within four times the budget of a prefill."""
-    room = max(1, 4 * rows.runner.budget // rows.width) if chunks else 1
-    chunks = sorted(chunks, key=lambda chunk: len(chunk[1]))
-    return [chunks[i : i + room] for i in range(0, len(chunks), room)]
+    """So many repeated rows that caches stay within four prefills' budget, and scores within SCORES numbers."""
+    batches: list[list[Chunk]] = []
+    for chunk in sorted(chunks, key=lambda chunk: len(chunk[1])):
+        count = len(batches[-1]) + 1 if batches else 0
+        scores = count * len(chunk[1]) * rows.logits.shape[1]
+        if batches and count * rows.width <= 4 * rows.runner.budget and scores <= SCORES:
+            batches[-1].append(chunk)
+        else:
+            batches.append([chunk])
+    return batches
 
 
 def _scored(rows: "Rows", chunks: Sequence[Chunk]) -> list[tuple[Chunk, Tensor]]:

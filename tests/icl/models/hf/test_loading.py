@@ -118,6 +118,46 @@ def test_a_checkpoint_that_brings_code_is_not_run_unasked(copied: Path) -> None:
         HF(path=str(copied)).load()
 
 
+def test_weights_of_another_model_are_told(folder_of: FolderOf, copied: Path) -> None:
+    shutil.copy(folder_of("internvl") / "model.safetensors", copied)
+    with pytest.raises(ModelError, match=r"lacks|cannot be loaded"):
+        HF(path=str(copied)).load()
+
+
+def test_missing_weights_are_not_made_up(copied: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copied / "model.safetensors")
+    gone = next(name for name in weights if "self_attn.q_proj" in name)
+    save_file({name: w for name, w in weights.items() if name != gone}, copied / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="lacks 1 of the weights of a LlavaForConditionalGeneration"):
+        HF(path=str(copied)).load()
+
+
+def test_a_truncated_weight_file(copied: Path) -> None:
+    whole = (copied / "model.safetensors").read_bytes()
+    (copied / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=r"the weights of .* cannot be loaded"):
+        HF(path=str(copied)).load()
+
+
+def test_an_attention_that_is_not_there(folder_of: FolderOf) -> None:
+    with pytest.raises(ModelError, match=r"the weights of .* cannot be loaded"):
+        HF(path=str(folder_of("llava")), attn_implementation="fancy").load()
+
+
+def test_a_prompt_beyond_the_context_is_told_before_a_forward(copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 100
+    (copied / "config.json").write_text(json.dumps(config))
+    hf = HF(path=str(copied))
+    hf.open([tiny_models.prompt([1, 2])])
+    before = hf.counters()["forwards"]
+    with pytest.raises(ModelError, match=r"a prompt has 1[0-9][0-9] tokens, and .* reads at most 100"):
+        hf.open([tiny_models.prompt([1, 2]), tiny_models.prompt([1, 2, 3, 4])])
+    assert hf.counters()["forwards"] == before
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_cuda_where_there_is_none(folder_of: FolderOf) -> None:
     with pytest.raises(ModelError, match="torch sees no CUDA devices"):
@@ -151,8 +191,9 @@ def test_answers_come_through_sessions() -> None:
         HF().generate([Request(tiny_models.prompt([]))])
 
 
-def test_bfloat16_runs_and_scores_in_float32(folder_of: FolderOf) -> None:
-    hf = HF(path=str(folder_of("idefics3")), dtype="bfloat16")
+@pytest.mark.parametrize("name", tiny_models.ARCHITECTURES)
+def test_bfloat16_runs_and_scores_in_float32(name: str, folder_of: FolderOf) -> None:
+    hf = HF(path=str(folder_of(name)), dtype="bfloat16")
     rows = hf.open([tiny_models.prompt([1, 2]), tiny_models.prompt([3])])
     assert hf.engine.runner.model.dtype == torch.bfloat16
     assert rows.logits.dtype == torch.float32
