@@ -8,7 +8,7 @@ embedding cache, in the feature cache of a model, in the leak check of a pool.
 import hashlib
 import io
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -121,6 +121,8 @@ class _Decoded:
 
     def get(self, picture: Picture) -> "Image":
         key = picture.load
+        if not isinstance(key, Hashable):  # a user's own loader
+            return _rgb(picture)
         with self.lock:
             if key in self.images:
                 self.images.move_to_end(key)

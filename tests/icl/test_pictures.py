@@ -4,6 +4,7 @@ import io
 import pickle
 import random
 from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -69,6 +70,17 @@ def test_decoded_pictures_are_bounded_in_bytes():
     keep.get(some[2])
     keep.get(some[0])
     assert some[2].load in keep.images
+
+
+def test_a_loader_may_be_any_callable():
+    @dataclass
+    class Loader:
+        level: int
+
+        def __call__(self):
+            return Image.new("RGB", (2, 2), (self.level,) * 3)
+
+    assert Picture.from_source(Loader(3), "mine").open().getpixel((0, 0)) == (3, 3, 3)
 
 
 def test_edits_have_their_own_digest_and_are_ordered():

@@ -149,9 +149,9 @@ class _Episode:
 
 def _alike(task: Binding, value: Value) -> tuple[Value, ...]:
     """All concepts, or where similar ones are wanted those that share a colour or a shape with this one."""
-    if not task.similar:
+    if not task.similar or not isinstance(value, tuple):
         return task.values
-    colour, shape = value  # type: ignore[misc]
+    colour, shape = value
     return tuple(pair for pair in CONCEPT_SETS[task.drawn_from] if pair[0] == colour or pair[1] == shape)
 
 
