@@ -53,8 +53,8 @@ def show_sample(view: View, query: str, arm: Mapping[str, str], seed: int | None
     if seed is not None:
         samples = samples[samples["seed"] == seed]
     if not len(samples):
-        wanted = ", ".join(f"{k}={v}" for k, v in arm.items()) + (f", seed {seed}" if seed is not None else "")
-        raise DataError(f"query '{query}' has no sample with {wanted}.")
+        wanted = [*(f"{k}={v}" for k, v in arm.items()), *([f"seed {seed}"] if seed is not None else [])]
+        raise DataError(f"query '{query}' has no sample with {', '.join(wanted)}.")
     rows: list[Any] = samples.to_dict("records")
     chosen = max(rows, key=lambda row: _preference(row, view))
     _print_sample(chosen, view, console)
@@ -71,7 +71,7 @@ def show_failed(view: View, console: "Console") -> None:
     failed: list[Any] = view.frame[view.frame["failed"].notna()].to_dict("records")
     for row in failed[:LISTED]:
         console.print(f"{clean(row['query'])}  seed {row['seed']}  {_arm(row, view)}", style="bold", markup=False)
-        console.print(f"  {clean(row['failed'])}", markup=False, highlight=False)
+        console.print(f"  {clean(row['failed'])}", markup=False, highlight=False, soft_wrap=True)
     if len(failed) > LISTED:
         console.print(f"and {len(failed) - LISTED:,} more", style="dim")
 

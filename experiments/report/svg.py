@@ -35,7 +35,8 @@ def padded(values: Sequence[float], least: float, low: float = 0.0, high: float 
     """A range that holds the values with some air, at least `least` wide and within low..high, on round ticks."""
     bottom, top = min(values), max(values)
     air = max((least - (top - bottom)) / 2, 0.04 * (top - bottom))
-    bottom, top = max(low, bottom - air), min(high, top + air)
+    bottom, top = bottom - air, top + air
+    bottom, top = max(low, min(bottom, high - least)), min(high, max(top, low + least))
     step = tick_step(top - bottom)
     return max(low, math.floor(bottom / step + 1e-9) * step), min(high, math.ceil(top / step - 1e-9) * step)
 

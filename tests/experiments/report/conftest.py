@@ -1,14 +1,19 @@
 """A run directory as a finished run leaves it, written through the store, with scores drawn from known chances."""
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from experiments.loaded import Run, load_run
 from experiments.store import Store, Writer
+from experiments.vocabulary import AXES
 from icl.pictures import Picture
 from icl.types import Sample
 
@@ -20,18 +25,27 @@ CHANCES = {"shapes": (0.86, 0.002), "binding, 2-way": (0.5, 0.12)}
 """task -> (accuracy at 0 shots, gain for each doubling of 1 + shots)."""
 
 
+@dataclass(frozen=True)
+class _How:
+    """hostile: text put into every field that a data set or a model may fill. failing: query id -> reason."""
+
+    hostile: str = ""
+    failing: Mapping[str, str] = field(default_factory=dict)
+
+
 def write_run(
     folder: Path,
+    *,
     tasks: Sequence[str] = tuple(CHANCES),
     queries: int = 20,
     seeds: Sequence[int] = (0, 1),
     shots: Sequence[int] = (0, 2, 4),
     retrievers: Sequence[str] = ("random", "knn"),
     decodings: Sequence[Any] = (GREEDY, VCD, MASK_ONLY),
-    hostile: str = "",
-    failing: Mapping[str, str] = {},
-) -> Path:
-    """hostile: text put into every field that a data set or a model may fill. failing: query id -> reason."""
+    **how: Any,
+) -> Run:
+    """how: see `_How`."""
+    texts = _How(**how)
     store = Store(folder)
     pictures = {name: _picture(folder, name) for name in COLOURS}
     compare = {"to": {"decoding": "greedy"}, "metric": "lenient", "correct": "holm"}
@@ -41,9 +55,16 @@ def write_run(
             digest = f"{hash_of(json.dumps(cell, sort_keys=True)):016x}"
             digests.append(digest)
             store.write_cell(digest, {**cell, "labels": _labels(cell)})
-            writer.append(digest, [_sample(cell, digest, i, pictures, hostile, failing) for i in range(queries)])
-    store.write_run({"name": folder.name, "config": {"compare": compare}, "cells": digests, "sessions": _sessions()})
-    return folder
+            writer.append(digest, [_sample(cell, digest, i, pictures, texts) for i in range(queries)])
+    told = {"name": folder.name, "config": {"compare": compare}, "cells": digests, "sessions": _sessions()}
+    store.write_run({**told, "metrics": {"lenient": {}, "strict": {}}})
+    return load_run(folder)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., Run]:
+    """`written(queries=8, hostile="<b>")`: a synthetic run, read back."""
+    return lambda name="run", **how: write_run(tmp_path / name, **how)
 
 
 def _cells(tasks: Any, seeds: Any, shots: Any, retrievers: Any, decodings: Any) -> list[dict[str, Any]]:
@@ -60,49 +81,41 @@ def _cells(tasks: Any, seeds: Any, shots: Any, retrievers: Any, decodings: Any) 
 def _labels(cell: Mapping[str, Any]) -> dict[str, Any]:
     d = cell["decoding"]
     told = f"{d['name']}({d['of']['name']})" if "of" in d else d["name"]
-    return {**cell, "retriever": cell["retriever"] or "none", "decoding": told}
+    return {**dict.fromkeys(AXES, "none"), **cell, "retriever": cell["retriever"] or "none", "decoding": told}
 
 
-def _sample(
-    cell: Mapping[str, Any], digest: str, i: int, pictures: Mapping[str, str], hostile: str, failing: Mapping[str, str]
-) -> Sample:
-    query, seed, k = f"{cell['task']}-{i:04d}", cell["seed"], cell["shots"]
+def _sample(cell: Mapping[str, Any], digest: str, i: int, pictures: Mapping[str, str], how: "_How") -> Sample:
+    query, seed, k, hostile = f"{cell['task']}-{i:04d}", cell["seed"], cell["shots"], how.hostile
     key = json.dumps([query, seed, k, cell["retriever"]])
     draw = np.random.default_rng(hash_of(key))
     asked = COLOURS[hash_of(query) % len(COLOURS)]
-    names = [str(name) for name in draw.choice(COLOURS, size=k)] + [asked]
+    shown = [str(name) for name in draw.choice(COLOURS, size=k)]
     base, slope = CHANCES.get(cell["task"], (0.6, 0.05))
     chance = base + slope * np.log2(1 + k) + (0.04 if cell["retriever"] == "knn" else 0)
     luck = np.random.default_rng(hash_of(key + json.dumps(cell["decoding"])))
     right = luck.random() < 0.7 * chance + 0.3 * (draw.random() < chance)
-    gold = f"{names[-1]}{hostile}"
-    output = gold if right else str(luck.choice([n for n in COLOURS if n != names[-1]])) + hostile
-    turns = [
-        f"[user] <picture>What colour is the shape?{hostile}\n[assistant] {name}{hostile}" for name in names[:-1]
-    ] + [f"[user] <picture>What colour is the shape?{hostile}"]
-    votes = [sum(n == m for n in names[:-1]) for m in names[:-1]]
-    voted = names[:-1][int(np.argmax(votes))] if votes else None
-    scores = {"lenient": float(right), "strict": float(right and luck.random() < 0.95)}
-    common: dict[str, Any] = dict(
-        cell=digest,
-        query=query,
-        seed=seed,
-        group=f"picture {i // 2}",
-        gold=(gold,),
-        options=tuple(f"{c}{hostile}" for c in COLOURS),
-        demos=tuple((f"pool-{j}{hostile}", float(0.9 - 0.05 * j), f"{n}{hostile}") for j, n in enumerate(names[:-1])),
-    )
-    if query in failing:
-        return Sample(**common, failed=failing[query])
+    said = asked if right else str(luck.choice([name for name in COLOURS if name != asked]))
+    question = f"[user] <picture>What colour is the shape?{hostile}"
+    common: dict[str, Any] = {
+        "cell": digest,
+        "query": query,
+        "seed": seed,
+        "group": f"picture {i // 2}",
+        "gold": (f"{asked}{hostile}",),
+        "options": tuple(f"{name}{hostile}" for name in COLOURS),
+        "demos": tuple((f"pool-{j}{hostile}", 0.9 - 0.05 * j, f"{name}{hostile}") for j, name in enumerate(shown)),
+    }
+    if query in how.failing:
+        return Sample(**common, failed=how.failing[query])
     return Sample(
         **common,
-        prompt="\n".join(turns),
+        prompt="\n".join([*(f"{question}\n[assistant] {name}{hostile}" for name in shown), question]),
         prompt_digest=f"{hash_of(key):x}",
-        pictures=tuple(pictures[n] for n in names),
-        output=output,
+        pictures=tuple(pictures[name] for name in (*shown, asked)),
+        output=f"{said}{hostile}",
         finish="stop",
-        scores=scores,
-        baselines={"vote": float(voted == names[-1])} if votes else {},
+        scores={"lenient": float(right), "strict": float(right and luck.random() < 0.95)},
+        baselines={"vote": float(max(shown, key=shown.count) == asked)} if shown else {},
         trace={"divergence": (0.1, 0.4, 0.2)},
         usage={"prompt_tokens": 40 + 60 * k, "new_tokens": 3, "forwards": 3},
         meta={"type": f"colour{hostile}"},
@@ -110,8 +123,6 @@ def _sample(
 
 
 def hash_of(text: str) -> int:
-    import hashlib
-
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
@@ -127,25 +138,3 @@ def _picture(folder: Path, colour: str) -> str:
 def _sessions() -> list[dict[str, Any]]:
     counters = {"pictures_encoded": 3140, "pictures_shown": 28260, "prefill_tokens": 1_203_440, "forwards": 5210}
     return [{"start": "2026-01-02T03:04:05", "end": "2026-01-02T03:06:15", "counters": counters}]
-
-
-class Loaded:
-    """What the report needs of a run."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder
-
-    def samples(self) -> Any:
-        import pandas as pd
-
-        store, rows = Store(self.path), []
-        axes = ("task", "model", "shots", "retriever", "decoding")
-        for digest in (store.run() or {})["cells"]:
-            labels = (store.cell(digest) or {})["labels"]
-            for line in store.samples(digest):
-                rows.append({**line, **line.get("scores", {}), **line.get("baselines", {}), **{a: labels[a] for a in axes}})
-        frame = pd.DataFrame(rows)
-        if "failed" not in frame:
-            frame["failed"] = None
-        frame.attrs |= {"axes": axes, "metrics": ("lenient", "strict"), "baselines": ("vote",)}
-        return frame

@@ -12,18 +12,18 @@ AXES = ("task", "shots", "retriever", "decoding")
 def grid(arm):
     """Two tasks; 0 shots shared by the retrievers; greedy and vcd."""
 
-    def make(task, shots, retriever, decoding, scores, vote=None):
-        return arm(scores, task=task, shots=shots, retriever=retriever, decoding=decoding, vote=vote)
+    def make(setting, scores, vote=None):
+        return arm(scores, **dict(zip(AXES, setting, strict=True)), vote=vote)
 
     parts = [
-        make("a", 0, None, "greedy", [0, 0, 0, 1, 0, 0]),
-        make("a", 4, "random", "greedy", [1, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 0]),
-        make("a", 4, "knn", "greedy", [1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0]),
-        make("a", 4, "random", "vcd", [1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]),
-        make("a", 4, "knn", "vcd", [1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]),
-        make("b", 0, None, "greedy", [1, 1, 0, 1, 0, 1]),
-        make("b", 4, "random", "greedy", [1, 1, 0, 1, 0, 1], [0, 0, 0, 0, 0, 0]),
-        make("b", 4, "random", "vcd", [1, 1, 0, 1, 0, 1], [0, 0, 0, 0, 0, 0]),
+        make(("a", 0, None, "greedy"), [0, 0, 0, 1, 0, 0]),
+        make(("a", 4, "random", "greedy"), [1, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 0]),
+        make(("a", 4, "knn", "greedy"), [1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0]),
+        make(("a", 4, "random", "vcd"), [1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]),
+        make(("a", 4, "knn", "vcd"), [1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]),
+        make(("b", 0, None, "greedy"), [1, 1, 0, 1, 0, 1]),
+        make(("b", 4, "random", "greedy"), [1, 1, 0, 1, 0, 1], [0, 0, 0, 0, 0, 0]),
+        make(("b", 4, "random", "vcd"), [1, 1, 0, 1, 0, 1], [0, 0, 0, 0, 0, 0]),
     ]
     return pd.concat(parts, ignore_index=True)
 

@@ -101,8 +101,8 @@ CONTROLS = {"vcd": ("mask_only(vcd)", "temperature_matched(vcd)")}
 
 
 def decoding(run, vcd, mask, temperature, controls=CONTROLS):
-    cells = {(4, "knn", name): share for name, share in
-             {"greedy": 0.5, "vcd": vcd, "mask_only(vcd)": mask, "temperature_matched(vcd)": temperature}.items()}  # fmt: skip
+    shares = {"greedy": 0.5, "vcd": vcd, "mask_only(vcd)": mask, "temperature_matched(vcd)": temperature}
+    cells = {(4, "knn", name): share for name, share in shares.items()}
     return only(findings(run(cells), controls=controls), "Decoding")
 
 

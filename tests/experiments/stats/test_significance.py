@@ -31,7 +31,10 @@ def test_one_pair_a_cluster_is_mcnemar(b, c, ties):
 @given(st.lists(st.integers(-4, 4), min_size=1, max_size=9))
 @settings(max_examples=80, deadline=None)
 def test_clustered_test_is_the_share_of_all_sign_flips(sums):
-    flips = [abs(sum(s * x for s, x in zip(signs, sums))) for signs in itertools.product((1, -1), repeat=len(sums))]
+    flips = [
+        abs(sum(s * x for s, x in zip(signs, sums, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(sums))
+    ]
     brute = np.mean([flip >= abs(sum(sums)) for flip in flips])
     single = [np.sign(x) for x in sums for _ in range(abs(x))]
     clusters = [i for i, x in enumerate(sums) for _ in range(abs(x))]

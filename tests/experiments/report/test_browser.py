@@ -1,0 +1,98 @@
+import base64
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from experiments.report import browser
+from experiments.report.browser import choose, data_uri, per_demo, question_of, shelve
+from experiments.report.view import view
+
+
+def test_half_are_disputed_and_half_are_drawn():
+    rows = [(f"q{i}", float(arm == 0 and i % 10 == 0)) for i in range(100) for arm in range(4)]
+    frame = pd.DataFrame(rows, columns=["query", "lenient"])
+    chosen = choose(frame, "lenient", 16)
+    assert len(chosen) == 16
+    assert [q for q in chosen if int(q[1:]) % 10 == 0][:8] == [f"q{i}" for i in range(0, 80, 10)]
+    assert chosen == sorted(chosen, key=lambda q: int(q[1:])) == choose(frame, "lenient", 16)
+
+
+def test_a_small_run_is_carried_whole():
+    frame = pd.DataFrame({"query": ["b", "a", "b"], "lenient": [0.0, 1.0, 1.0]})
+    assert choose(frame, "lenient", 5) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "demos", "wanted"),
+    [
+        ("abc", 2, ([["a"], ["b"]], ["c"])),
+        ("abcdef", 2, ([["a", "b"], ["c", "d"]], ["e", "f"])),
+        ("a", 4, ([[]] * 4, ["a"])),
+        ("a", 0, ([], ["a"])),
+        ("", 2, ([[], []], [])),
+    ],
+)
+def test_pictures_go_to_their_demonstrations_where_that_is_certain(pictures, demos, wanted):
+    assert per_demo(list(pictures), demos) == wanted
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "[user] <picture>What colour?\n[assistant] red\n[user] <picture>How many?",
+        "[user] <picture>Question: What colour?\nAnswer: red\n\n<picture>Question: How many?\nAnswer:",
+        "[user] Look.\n<picture>How many?",
+        "[user] What colour?<picture>\n[assistant] red\n[user] How many?<picture>",
+    ],
+)
+def test_the_question_of_a_prompt_is_the_querys(prompt):
+    assert question_of(prompt) == "How many?"
+
+
+def test_prompts_and_pictures_are_carried_once(written):
+    seen = view(written(queries=6, seeds=(0, 1, 2)))
+    shelf = shelve(seen)
+    assert len(shelf.samples) == len(seen.frame)
+    told = {repr((row["prompt"], row["pictures"])) for row in seen.frame.to_dict("records")}
+    assert len(shelf.contexts) == len(told) < len(seen.frame) / 3
+    assert len(shelf.pictures) == 6
+    assert all(uri.startswith("data:image/png;base64,") for uri in shelf.pictures.values())
+
+
+def test_a_cell_carries_so_many_samples_and_no_more(written):
+    shelf = shelve(view(written(queries=9)), per_cell=4)
+    assert shelf.shown == {"shapes": (4, 9), "binding, 2-way": (4, 9)}
+    assert len(shelf.samples) == 2 * 4 * 2 * (3 + 2 * 2 * 3)
+
+
+def test_pictures_beyond_the_budget_are_named_only(written):
+    seen = view(written(queries=6))
+    one = len(next(iter(shelve(seen).pictures.values())))
+    few = shelve(seen, budget=3 * one).pictures
+    assert 1 <= sum(uri is not None for uri in few.values()) <= 4
+    assert len(few) == 6
+
+
+def test_a_missing_picture_is_none(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    assert data_uri(tmp_path / "gone.png") is None
+    assert data_uri(tmp_path / "broken.png") is None
+
+
+def test_a_large_picture_is_carried_small(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (900, 1200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png")
+    head, data = data_uri(tmp_path / "large.png").split(",")
+    assert head == "data:image/jpeg;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (320, 240)
+
+
+def test_failed_samples_are_carried_with_their_reason(written):
+    shelf = shelve(view(written(queries=3, failing={"shapes-0001": "picture broken"})))
+    failed = [s for s in shelf.samples if s.get("failed")]
+    assert {s["failed"] for s in failed} == {"picture broken"}
+    assert all(s["score"] is None for s in failed)
+    assert browser.number_of(float("nan")) is None

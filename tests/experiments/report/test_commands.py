@@ -1,0 +1,101 @@
+"""`icl report`, `icl compare`, `icl show` on a real run of fakes."""
+
+import re
+
+import pytest
+
+from experiments.api import run
+from icl.cli.main import main
+
+
+@pytest.fixture
+def rehearsal(tmp_path, mapping, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    grid = {"shots": [0, 2, 4], "model": ["fake-copy", "fake-gold"]}
+    keys = {k: v for k, v in mapping(seeds=[0, 1]).items() if k not in ("shots", "model")}
+    return run(
+        {**keys, "model": "fake-copy", "grid": grid, "compare": {"to": {"model": "fake-copy"}, "metric": "lenient"}},
+        quiet=True,
+    )
+
+
+def test_report_writes_the_page_its_tables_and_figures(rehearsal, capsys):
+    assert main(["report", str(rehearsal.path)]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"report  .*report\.html \(\d+\.\d MB\)", told)
+    assert (rehearsal.path / "report.html").stat().st_size > 10_000
+    assert "tables/differences.csv" in told
+    assert "figures/shapes.svg" in told
+
+
+def test_compare_stands_every_arm_against_its_reference(rehearsal, capsys, tmp_path):
+    assert main(["compare", str(rehearsal.path), "--csv", str(tmp_path / "out.csv")]) == 0
+    told = capsys.readouterr().out
+    assert "lenient accuracy against fake-copy" in told
+    assert re.search(r"exact McNemar, \d independent units; Holm over 3 comparisons", told)
+    assert (tmp_path / "out.csv").read_text().count("\n") == 4
+
+
+def test_compare_takes_another_reference_and_family(rehearsal, capsys):
+    assert main(["compare", str(rehearsal.path), "--to", "shots=0", "--by", "model", "--metric", "strict"]) == 0
+    told = capsys.readouterr().out
+    assert "strict accuracy against 0" in told
+    assert "Holm over 2 comparisons" in told
+    assert main(["compare", str(rehearsal.path), "--to", "baseline=vote"]) == 0
+    assert "against vote" in capsys.readouterr().out
+
+
+def test_show_prints_prompt_demonstrations_answer_and_other_arms(rehearsal, capsys):
+    assert main(["show", str(rehearsal.path), "q-0003", "--arm", "model=fake-gold", "--arm", "shots=2"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("q-0003  2 shots, fake-gold")
+    assert len(re.findall(r"\[\S*pictures/[0-9a-f]{64}\.png\]", told.replace("\n", ""))) == 3
+    assert "demonstrations, in the order of the prompt" in told
+    assert re.search(r"gold +\w+", told)
+    assert "the same query under the other arms" in told
+
+
+def test_show_finds_a_query_by_its_beginning_only_if_it_is_one(rehearsal, capsys):
+    assert main(["show", str(rehearsal.path), "q-000"]) == 2
+    assert "begins 6 queries: q-0000, q-0001" in capsys.readouterr().err
+    assert main(["show", str(rehearsal.path), "p-0001"]) == 2
+    assert "no query 'p-0001'. Did you mean 'q-0001'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["compare", "RUN", "--to", "modl=fake-copy"], "no axis 'modl'. Did you mean 'model'?"),
+        (["compare", "RUN", "--to", "model"], "'model' is not of the form axis=value"),
+        (["compare", "RUN", "--correct", "sidak"], "--correct is holm or none, not 'sidak'"),
+        (["show", "RUN"], "which sample? The run has 6 queries, such as q-0000"),
+        (["show", "RUN", "q-0001", "--arm", "model=fake"], "no arm has model 'fake'. Did you mean 'fake-"),
+        (["show", "RUN", "q-0001", "--seed", "9"], "no sample with seed 9"),
+        (["report", "RUN", "--metric", "leniant"], "no score 'leniant'. Did you mean 'lenient'?"),
+        (["report", "nowhere"], "not a run directory"),
+    ],
+)
+def test_a_mistake_is_one_sentence(rehearsal, capsys, words, said):
+    assert main([str(rehearsal.path) if word == "RUN" else word for word in words]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert "Traceback" not in told
+
+
+def test_failed_samples_are_listed_with_their_reasons(tmp_path, mapping, shapes, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
+    task = {"name": shapes, "broken": str(tmp_path / "broken.png")}
+    made = run({**mapping(), "task": task}, quiet=True)
+    assert main(["show", str(made.path), "--failed"]) == 0
+    assert re.search(r"q-\d+  seed 0.*\n.*broken\.png", capsys.readouterr().out)
+
+
+def test_hostile_output_does_not_steer_the_terminal(written, capsys):
+    made = written(queries=2, hostile="\x1b[2J\x07[bold]")
+    assert main(["show", str(made.path), "shapes-0001"]) == 0
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert "\x07" not in told
+    assert "�[2J�[bold]" in told

@@ -1,0 +1,120 @@
+import base64
+import csv
+import hashlib
+import json
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from experiments.report.html import write
+from experiments.report.view import view
+
+HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'&\u2028"
+
+
+@pytest.fixture
+def page(written):
+    run = written(queries=6)
+    return run, write(run), (run.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_loads_nothing_from_anywhere(page):
+    _, _, html = page
+    assert not re.search(r"(?:https?:)?//[a-z]", html.replace("http://www.w3.org/2000/svg", ""))
+    assert set(re.findall(r'(?:src|href)="([^"]{0,6})', html)) <= {
+        "data:,",
+        "#shows",
+        "#figur",
+        "#score",
+        "#diffe",
+        "#sampl",
+        "#costs",
+        "#metho",
+    }
+    assert "@import" not in html
+    assert "url(" not in html
+
+
+def test_the_content_policy_names_its_own_script_and_style(page):
+    _, _, html = page
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', html)[1].replace("&#39;", "'")
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    for tag in ("script", "style"):
+        text = re.search(rf"<{tag}>(.*?)</{tag}>", html, re.S)[1]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert "unsafe" not in policy
+    assert " style=" not in html
+
+
+def test_sections_are_findings_then_figures_then_tables(page):
+    _, _, html = page
+    order = [html.index(f'id="{name}"') for name in ("shows", "figures", "scores", "differences", "samples", "costs")]
+    assert order == sorted(order)
+    assert "is not distinguishable from" in html
+    assert "corrected over 20 comparisons" in html
+
+
+def test_hostile_text_is_nowhere_markup(written):
+    run = written(queries=4, hostile=HOSTILE, failing={"shapes-0001": HOSTILE}, tasks=("shapes", HOSTILE))
+    write(run)
+    html = (run.path / "report.html").read_text(encoding="utf-8")
+    assert html.count("<script") == 2
+    assert html.count("</script>") == 2
+    assert "<img" not in html.split("<script>")[0]
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)[1])
+    assert {s["output"] for s in data["samples"] if s.get("output")} <= {f"{c}{HOSTILE}" for c in
+        ("red", "green", "blue", "gold", "purple", "teal")}  # fmt: skip
+    for path in (run.path / "figures").glob("*.svg"):
+        assert not [e for e in ElementTree.parse(path).iter() if e.tag.endswith(("script", "img"))]
+
+
+def test_data_and_figures_are_written_beside_the_page(page):
+    run, made, _ = page
+    assert [p.name for p in made.tables] == ["scores.csv", "differences.csv"]
+    with (run.path / "tables" / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 30
+    assert {"task", "shots", "mean", "low", "high", "clusters"} <= set(rows[0])
+    assert [p.name for p in made.figures] == ["shapes.svg", "binding-2-way.svg"]
+    svg = ElementTree.parse(made.figures[0]).getroot()
+    told = [e.text for e in svg.iter() if e.tag.endswith("title")]
+    assert any(re.fullmatch(r"knn, vcd, 4 shots: [.\d]+ \[[.\d]+, [.\d]+\], 6 queries", words) for words in told)
+
+
+def test_the_browser_says_how_much_it_carries(written):
+    run = written(queries=9)
+    write(run, per_cell=4)
+    html = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "4 of 9 queries of shapes and 4 of 9 queries of binding, 2-way" in html
+
+
+def test_an_unfinished_arm_is_a_warning_and_the_rest_is_shown(written):
+    run = written(queries=5)
+    path = next(p for p in sorted((run.path / "cells").iterdir()) if '"shots": 4' in (p / "cell.json").read_text())
+    lines = (path / "0.jsonl").read_text().splitlines(keepends=True)
+    (path / "0.jsonl").write_text("".join(lines[:-2]))
+    write(run)
+    html = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "are not paired" in html
+    assert html.count("<figure>") == 2
+
+
+def test_one_setting_has_a_page_too(written):
+    run = written(queries=3, tasks=("shapes",), seeds=(0,), shots=(0,), decodings=({"name": "greedy"},))
+    write(run)
+    html = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "Nothing to compare" in html
+    assert 'id="differences"' not in html
+
+
+def test_costs_are_summed_over_sessions(page):
+    _, _, html = page
+    assert "<b>1,203,440</b><span>prefill tokens</span>" in html
+
+
+def test_page_of_another_metric(written):
+    run = written(queries=4)
+    write(view(run, metric="strict"))
+    assert "Differences in strict accuracy" in (run.path / "report.html").read_text(encoding="utf-8")

@@ -1,0 +1,173 @@
+"""The report in a real browser: it runs, asks for nothing, filters, and leaves hostile text as text."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments.report.html import write
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--force-prefers-reduced-motion",
+    "--window-size=1280,1000",
+)
+MISSING = (
+    "this test opens the report in Chromium, and there is none. Install it with "
+    "`apt-get update && apt-get install -y chromium chromium-driver` (`make test` does), then run it again."
+)
+HOSTILE = "</script><script>window.hacked=1</script><img src=http://icl.invalid/x onerror=window.hacked=1>"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    from selenium import webdriver
+
+    chromium, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.fail(MISSING)
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture
+def page(browser, written):
+    """`page(queries=6)`: a written report, opened. Gives the browser."""
+
+    def show(**how):
+        browser.get_log("browser")
+        browser.get_log("performance")
+        browser.get(write(written(**how)).report.as_uri())
+        return browser
+
+    return show
+
+
+def listed(page):
+    return page.execute_script("return [...document.querySelectorAll('#list button')].map(b => b.innerText)")
+
+
+def choose(page, name, value):
+    page.execute_script(
+        "const box = document.forms[0].elements[arguments[0]]; box.value = arguments[1];"
+        "box.dispatchEvent(new Event('input', {bubbles: true}))",
+        name,
+        value,
+    )
+
+
+def axis(page, name):
+    words = page.execute_script(
+        "return [...document.querySelectorAll('#filters label')].map(l => [l.firstChild.data, l.lastChild.name])"
+    )
+    return dict(words)[name]
+
+
+def test_it_opens_without_an_error_and_without_a_request(page):
+    opened = page(queries=6)
+    assert opened.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
+    sent = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    asked = [told["request"]["url"] for told in sent if told["documentURL"].startswith("file:")]
+    assert {url.split(":", 1)[0] for url in asked} <= {"file", "data"}
+    assert sum(url.startswith("file:") for url in asked) == 1
+
+
+def test_the_list_shows_one_arm_and_follows_the_filters(page):
+    opened = page(queries=6)
+    assert len(listed(opened)) == 6
+    assert "6 of" in opened.find_element("id", "count").text
+    choose(opened, axis(opened, "decoding"), "vcd")
+    choose(opened, "result", "wrong")
+    wrong = listed(opened)
+    assert all(text.startswith("✗") for text in wrong)
+    choose(opened, "result", "right")
+    assert len(wrong) + len(listed(opened)) == 6
+    choose(opened, "result", "all")
+    choose(opened, axis(opened, "shots"), "0")
+    assert len(listed(opened)) == 6
+    choose(opened, axis(opened, "shots"), "")
+    assert len(listed(opened)) == 18
+    choose(opened, "words", "0003")
+    assert len(listed(opened)) == 3
+    choose(opened, "words", "no such words")
+    assert listed(opened) == []
+    assert "No sample fits" in opened.find_element("id", "detail").text
+
+
+def test_a_sample_shows_its_demonstrations_prompt_and_the_other_arms(page):
+    opened = page(queries=6)
+    opened.find_elements("css selector", "#list button")[2].click()
+    demos = opened.find_elements("css selector", ".demos li")
+    assert [d.text.split(".")[0] for d in demos] == ["1", "2", "3", "4"]
+    assert all("similarity ." in d.text for d in demos)
+    drawn = opened.execute_script(
+        "return [...document.querySelectorAll('#detail img')].every(i => i.naturalWidth === 48)"
+    )
+    assert drawn
+    assert opened.find_element("css selector", "#detail .prompt").text.count("What colour") == 5
+    others = opened.find_elements("css selector", ".others button")
+    assert len(others) == 15
+    next(o for o in others if o.text.startswith("0 shots")).click()
+    assert opened.find_elements("css selector", ".demos li") == []
+    assert len(opened.find_elements("css selector", ".others tr.here")) == 1
+
+
+def test_arrow_keys_walk_through_the_samples(page):
+    from selenium.webdriver.common.keys import Keys
+
+    opened = page(queries=4)
+    first, second = opened.find_elements("css selector", "#list button")[:2]
+    first.send_keys(Keys.ARROW_DOWN)
+    assert second.get_attribute("aria-current") == "true"
+    assert second.get_attribute("data-query") in opened.find_element("id", "detail").text
+
+
+def test_hostile_text_is_shown_as_text_and_does_nothing(page):
+    opened = page(queries=4, hostile=HOSTILE, tasks=("shapes", f"task{HOSTILE}"), failing={"shapes-0001": HOSTILE})
+    for button in opened.find_elements("css selector", "#list button"):
+        button.click()
+        assert HOSTILE in opened.find_element("id", "detail").text
+    assert opened.execute_script("return window.hacked") is None
+    sources = opened.execute_script("return [...document.images].map(i => i.src.slice(0, 10))")
+    assert set(sources) == {"data:image"}
+    assert opened.get_log("browser") == []
+
+
+def test_a_script_that_got_into_the_page_would_not_run(browser, written):
+    """The second line of defence: the content policy, checked with a page that was broken on purpose."""
+    path: Path = write(written(queries=2)).report
+    html = path.read_text(encoding="utf-8")
+    path.write_text(html.replace("<main>", "<main><script>window.hacked=1</script>", 1), encoding="utf-8")
+    browser.get(path.as_uri())
+    assert browser.execute_script("return window.hacked") is None
+    assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
+
+
+def test_the_page_fits_a_phone_and_has_both_colour_schemes(page):
+    opened = page(queries=4)
+    try:
+        metrics = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+        opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        assert opened.execute_script("return document.documentElement.scrollWidth") <= 390
+        light = opened.execute_script("return getComputedStyle(document.body).backgroundColor")
+        dark_media = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", dark_media)
+        assert opened.execute_script("return getComputedStyle(document.body).backgroundColor") != light
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

@@ -1,0 +1,63 @@
+import pytest
+
+from experiments.report.tables import difference_frame, score_frame, task_tables
+from experiments.report.view import view
+
+
+def test_rows_are_arms_and_columns_are_shots(written):
+    seen = view(written(queries=6))
+    first, second = task_tables(seen)
+    assert (first.task, second.task) == ("shapes", "binding, 2-way")
+    assert (first.axes, first.shots) == (("retriever", "decoding"), (0, 2, 4))
+    assert [row.labels for row in first.rows] == [
+        *(("random", d) for d in ("greedy", "vcd", "mask_only(vcd)")),
+        *(("knn", d) for d in ("greedy", "vcd", "mask_only(vcd)")),
+        ("random", "vote"),
+        ("knn", "vote"),
+    ]
+    assert (first.queries, first.seeds, first.failed) == (6, 2, 0)
+
+
+def test_every_row_shows_the_shared_arm_at_zero_shots(written):
+    table = task_tables(view(written(queries=6)))[0]
+    by_label = {row.labels: row for row in table.rows}
+    assert by_label["random", "vcd"].cells[0] == by_label["knn", "vcd"].cells[0]
+    assert by_label["random", "vcd"].cells[4] != by_label["knn", "vcd"].cells[4]
+
+
+def test_cells_are_the_means_of_the_samples(written):
+    seen = view(written(queries=10))
+    frame = seen.frame
+    own = frame[(frame["task"] == "shapes") & (frame["shots"] == 4) & (frame["retriever"] == "knn")]
+    row = next(r for r in task_tables(seen)[0].rows if r.labels == ("knn", "vcd"))
+    assert row.cells[4].mean == pytest.approx(own[own["decoding"] == "vcd"]["lenient"].mean())
+    vote = next(r for r in task_tables(seen)[0].rows if r.labels == ("knn", "vote"))
+    assert vote.cells[4].mean == pytest.approx(own[own["decoding"] == "greedy"]["vote"].mean())
+    assert (vote.cells[4].samples, 0 in vote.cells) == (20, False)
+
+
+def test_the_vote_is_never_the_best_of_a_column(written):
+    table = task_tables(view(written(queries=6)))[1]
+    best = [row for row in table.rows if table.is_best(row, 4)]
+    assert best
+    assert not any(row.baseline for row in best)
+    assert best[0].cells[4].mean == max(row.cells[4].mean for row in table.rows)
+
+
+def test_another_axis_makes_rows_of_its_own(written):
+    run = written(queries=4, tasks=("shapes",), retrievers=("knn",))
+    table = task_tables(view(run))[0]
+    assert [row.labels[-1] for row in table.rows] == ["greedy", "vcd", "mask_only(vcd)", "vote"]
+    assert table.rows[0].cells.keys() == {0, 2, 4}
+
+
+def test_flat_frames_hold_every_arm_and_every_comparison(written):
+    seen = view(written(queries=4))
+    assert len(score_frame(seen)) == 2 * (3 + 2 * 2 * 3)
+    assert len(difference_frame(seen)) == 2 * (2 + 2 * 2 * 2)
+
+
+def test_one_decoding_is_compared_over_retrievers_or_shots(written):
+    run = written(queries=4, decodings=({"name": "greedy"},))
+    assert view(run, to={"retriever": "random"}).to == {"retriever": "random"}
+    assert set(difference_frame(view(run, to={"shots": 0}))["reference"]) == {"0"}

@@ -1,0 +1,57 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from experiments.report.terminal import show
+
+
+def shown(run, width):
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    show(run, console)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_everything_fits_the_width(written, width):
+    text = shown(written(queries=8, shots=(0, 2, 4, 8)), width)
+    assert max(map(len, text.split("report  ")[0].splitlines())) <= width
+    assert "…" not in text
+
+
+def test_the_table_has_a_row_an_arm_and_the_vote(written):
+    lines = shown(written(queries=8), 100).splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("retriever"))
+    assert lines[head].split() == ["retriever", "decoding", "0", "shots", "2", "shots", "4", "shots"]
+    assert [line.split()[:2] for line in lines[head + 1 : head + 3]] == [
+        ["random", "greedy"],
+        ["vcd", lines[head + 2].split()[1]],
+    ]
+    vote = next(line for line in lines if line.startswith("random") and "vote" in line)
+    assert vote.split()[2] == "–"
+
+
+def test_numbers_are_those_of_the_samples(written):
+    run = written(queries=8)
+    frame = run.samples()
+    own = frame[(frame["task"] == "shapes") & (frame["shots"] == 0) & (frame["decoding"] == "greedy")]
+    row = next(line for line in shown(run, 100).splitlines() if line.startswith("random") and "greedy" in line)
+    assert row.split()[2] == f"{own['lenient'].mean():.3f}".lstrip("0")
+
+
+def test_what_it_shows_and_the_reports_path_stand_at_the_end(written):
+    run = written(queries=8)
+    text = shown(run, 100)
+    assert text.index("What it shows") < text.index("ICL gain") < text.index("Retrieval") < text.index("Decoding")
+    assert text.rstrip().endswith(f"report  {run.path / 'report.html'}")
+    assert "vote: what most of the same demonstrations answer, without a model" in text
+
+
+def test_failed_samples_are_told(written):
+    text = shown(written(queries=8, failing={"shapes-0001": "no"}), 100)
+    assert "30 samples failed" in text
+    assert "icl show" in text
+
+
+def test_markup_in_names_is_text(written):
+    assert "[bold]task" in shown(written(queries=4, tasks=("[bold]task",)), 100)

@@ -1,0 +1,51 @@
+import json
+
+import pytest
+
+from experiments.report.view import view
+from icl.errors import ConfigError, StoreError
+
+
+def test_a_view_reads_axes_scores_and_reference_from_the_run(written):
+    seen = view(written(queries=3))
+    assert seen.row_axes == ("retriever", "decoding")
+    assert (seen.metric, seen.to, seen.correct) == ("lenient", {"decoding": "greedy"}, "holm")
+    assert (seen.metrics, seen.baselines) == (("lenient", "strict"), ("vote",))
+    assert seen.fixed["model"] == "tiny"
+
+
+def test_controls_are_known_by_what_they_wrap(written):
+    assert view(written(queries=3)).controls == {"vcd": ("mask_only(vcd)",)}
+    other = {"name": "mask_only", "of": {"name": "vcd", "alpha": 2.0}}
+    run = written(name="b", queries=3, decodings=({"name": "greedy"}, {"name": "vcd", "alpha": 1.0}, other))
+    assert view(run).controls == {}
+
+
+def test_another_metric_or_reference_can_be_asked_for(written):
+    seen = view(written(queries=3), metric="strict", to={"shots": "0"})
+    assert (seen.metric, seen.to) == ("strict", {"shots": 0})
+
+
+def test_unknown_words_are_sentences(written):
+    run = written(queries=3)
+    with pytest.raises(ConfigError, match=r"no score 'strikt'\. Did you mean 'strict'"):
+        view(run, metric="strikt")
+    with pytest.raises(ConfigError, match=r"no arm has decoding 'vdc'\. Did you mean 'vcd'"):
+        view(run, to={"decoding": "vdc"})
+
+
+def test_without_a_word_in_the_config_greedy_is_the_reference(written):
+    run = written(queries=3)
+    told = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps({**told, "config": {}}))
+    assert view(run).to == {"decoding": "greedy"}
+
+
+def test_a_run_without_samples_is_a_sentence(written):
+    with pytest.raises(StoreError, match="no finished sample yet"):
+        view(written(queries=0))
+
+
+def test_failed_samples_are_counted(written):
+    seen = view(written(queries=3, failing={"shapes-0001": "picture broken.png cannot be read"}))
+    assert seen.failed == 2 * (3 + 2 * 2 * 3)
