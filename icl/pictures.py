@@ -120,7 +120,7 @@ class _Decoded:
         self.images: OrderedDict[Any, Image] = OrderedDict()
 
     def get(self, picture: Picture) -> "Image":
-        key: object = picture.load
+        key: Any = picture.load
         if not isinstance(key, Hashable):  # a user's own loader
             return _rgb(picture)
         with self.lock:
