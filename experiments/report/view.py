@@ -141,36 +141,23 @@ def _usual_reference(samples: "DataFrame") -> dict[str, Any]:
 
 
 def _controls(samples: "DataFrame", store: Store) -> dict[str, tuple[str, ...]]:
-    """Strategy label -> control labels: a control's node has the strategy under 'of'."""
+    """Strategy label -> control labels: a control's node has the strategy's node under 'of', and the same sampler."""
     if "decoding" not in samples or "cell" not in samples:
         return {}
-    nodes = {}
-    for label, digest in samples.drop_duplicates("decoding")[["decoding", "cell"]].itertuples(index=False):
-        nodes[str(label)] = _strategy(_inside(store.cell(str(digest)), "decoding") or {})
-    found: dict[str, tuple[str, ...]] = {}
-    for label, node in nodes.items():
-        own = [name for name, other in nodes.items() if isinstance(node, Mapping) and _wraps(other, node)]
-        if own:
-            found[label] = tuple(own)
-    return found
+    first = samples.drop_duplicates("decoding")
+    nodes = {
+        str(label): (store.cell(str(digest)) or {}).get("decoding")
+        for label, digest in zip(first["decoding"], first["cell"], strict=True)
+    }
+    found = {
+        label: tuple(name for name, other in nodes.items() if _wraps(other, node)) for label, node in nodes.items()
+    }
+    return {label: names for label, names in found.items() if names}
 
 
-def _wraps(control: Any, strategy: Mapping[str, Any]) -> bool:
-    of = control.get("of") if isinstance(control, Mapping) else None
-    if isinstance(of, str):
-        return of == strategy.get("name")
-    return isinstance(of, Mapping) and _strategy(of) == strategy
-
-
-def _strategy(node: Any) -> Any:
-    """The strategy of a decoding node, without what stands beside its parameters."""
-    if isinstance(node, Mapping) and isinstance(node.get("strategy"), Mapping):
-        node = node["strategy"]
-    return (
-        {k: v for k, v in node.items() if k not in ("sampling", "sampler", "label")}
-        if isinstance(node, Mapping)
-        else node
-    )
+def _wraps(control: Any, arm: Any) -> bool:
+    wrapped = _inside(control, "strategy", "of")
+    return wrapped is not None and wrapped == _inside(arm, "strategy") and control.get("sampler") == arm.get("sampler")
 
 
 def _metrics(frame: "DataFrame") -> Sequence[str]:

@@ -18,9 +18,15 @@ from icl.pictures import Picture
 from icl.types import Sample
 
 COLOURS = ("red", "green", "blue", "gold", "purple", "teal")
-GREEDY = {"name": "greedy"}
-VCD = {"name": "vcd", "alpha": 1.0}
-MASK_ONLY = {"name": "mask_only", "of": VCD}
+
+
+def decoded(name: str, **parameters: Any) -> dict[str, Any]:
+    """The canonical node of a decoding arm."""
+    return {"strategy": {"name": name, **parameters}, "sampler": {"name": "greedy"}}
+
+
+GREEDY, VCD = decoded("greedy"), decoded("vcd", alpha=1.0)
+MASK_ONLY = decoded("mask_only", of=VCD["strategy"])
 CHANCES = {"shapes": (0.86, 0.002), "binding, 2-way": (0.5, 0.12)}
 """task -> (accuracy at 0 shots, gain for each doubling of 1 + shots)."""
 
@@ -79,7 +85,7 @@ def _cells(tasks: Any, seeds: Any, shots: Any, retrievers: Any, decodings: Any) 
 
 
 def _labels(cell: Mapping[str, Any]) -> dict[str, Any]:
-    d = cell["decoding"]
+    d = cell["decoding"]["strategy"]
     told = f"{d['name']}({d['of']['name']})" if "of" in d else d["name"]
     return {**dict.fromkeys(AXES, "none"), **cell, "retriever": cell["retriever"] or "none", "decoding": told}
 

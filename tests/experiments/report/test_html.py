@@ -102,7 +102,7 @@ def test_an_unfinished_arm_is_a_warning_and_the_rest_is_shown(written):
 
 
 def test_one_setting_has_a_page_too(written):
-    run = written(queries=3, tasks=("shapes",), seeds=(0,), shots=(0,), decodings=({"name": "greedy"},))
+    run = written(queries=3, tasks=("shapes",), seeds=(0,), shots=(0,), decodings=({"strategy": {"name": "greedy"}},))
     write(run)
     html = (run.path / "report.html").read_text(encoding="utf-8")
     assert "Nothing to compare" in html

@@ -58,6 +58,6 @@ def test_flat_frames_hold_every_arm_and_every_comparison(written):
 
 
 def test_one_decoding_is_compared_over_retrievers_or_shots(written):
-    run = written(queries=4, decodings=({"name": "greedy"},))
+    run = written(queries=4, decodings=({"strategy": {"name": "greedy"}},))
     assert view(run, to={"retriever": "random"}).to == {"retriever": "random"}
     assert set(difference_frame(view(run, to={"shots": 0}))["reference"]) == {"0"}

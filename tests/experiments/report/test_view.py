@@ -16,9 +16,16 @@ def test_a_view_reads_axes_scores_and_reference_from_the_run(written):
 
 def test_controls_are_known_by_what_they_wrap(written):
     assert view(written(queries=3)).controls == {"vcd": ("mask_only(vcd)",)}
-    other = {"name": "mask_only", "of": {"name": "vcd", "alpha": 2.0}}
-    run = written(name="b", queries=3, decodings=({"name": "greedy"}, {"name": "vcd", "alpha": 1.0}, other))
-    assert view(run).controls == {}
+
+
+def test_a_control_of_other_parameters_or_another_sampler_is_not_its_own(written):
+    greedy, vcd, control = ({"strategy": {"name": n, **p}, "sampler": {"name": "greedy"}} for n, p in
+        (("greedy", {}), ("vcd", {"alpha": 1.0}), ("mask_only", {"of": {"name": "vcd", "alpha": 1.0}})))  # fmt: skip
+    other = {**control, "strategy": {"name": "mask_only", "of": {"name": "vcd", "alpha": 2.0}}}
+    sampled = {**control, "sampler": {"name": "sampler", "temperature": 1.0}}
+    assert view(written(name="a", queries=2, decodings=(greedy, vcd, control))).controls == {"vcd": ("mask_only(vcd)",)}
+    assert view(written(name="b", queries=2, decodings=(greedy, vcd, other))).controls == {}
+    assert view(written(name="c", queries=2, decodings=(greedy, vcd, sampled))).controls == {}
 
 
 def test_another_metric_or_reference_can_be_asked_for(written):
