@@ -61,7 +61,7 @@ class Engine:
     def _sharing(self) -> bool:
         if self.reader.encoder is None:
             return False
-        verdict = selfcheck.shared_beginnings(self.reader.read(selfcheck.pair()), self.runner)
+        verdict = selfcheck.shared_beginnings(self.reader, self.runner)
         if not verdict.holds:
             self.notes += (f"shared beginnings are prefilled anew each time: {verdict.reason}",)
         return verdict.holds

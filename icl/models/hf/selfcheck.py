@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from icl.errors import ICLError
+from icl.errors import ICLError, ModelError
 from icl.models.hf.opening import Opener
 from icl.models.hf.reading import Reader
 from icl.models.hf.runner import Read, Runner
@@ -34,22 +34,25 @@ def picture_cache(cached: Reader, plain: Reader, runner: Runner) -> Verdict:
     """Compares ids and logits of two prompts, with pictures of several sizes, with and without the cache."""
 
     def ask() -> Verdict:
-        prompts = _prompts()  # read together, so that pictures meet the tower in another company than in `plain`
+        prompts = _taken(_prompts(), plain)  # read together: pictures meet the tower in another company than in `plain`
         for want, got in zip(plain.read(prompts), cached.read(prompts), strict=True):
             if want.ids.tolist() != got.ids.tolist():
                 return Verdict(False, "the token ids differ from the processor's own")
             gap = _gap(runner.prefill([want]).logits, runner.prefill([got]).logits)
-            if gap > _tolerance(runner):
+            if not gap <= _tolerance(runner):
                 return Verdict(False, f"the logits differ by {gap:.1e} of their spread")
         return Verdict(True)
 
     return _asked(ask)
 
 
-def shared_beginnings(reads: list[Read], runner: Runner) -> Verdict:
+def shared_beginnings(reader: Reader, runner: Runner) -> Verdict:
     """Compares logits of two prompts that begin alike, prefilled whole and on top of their common beginning."""
 
     def ask() -> Verdict:
+        first, second = _prompts()[:2]
+        alike = [first, Prompt((*first.turns[:-1], *second.turns)), *_single_turns()]
+        reads: list[Read] = reader.read(_taken(alike, reader)[:2])
         want = Opener(runner, 10**9, sharing=False).open(reads).logits
         before = runner.counters.prefill_tokens
         got = Opener(runner, 10**9, least=1).open(reads).logits
@@ -61,29 +64,47 @@ def shared_beginnings(reads: list[Read], runner: Runner) -> Verdict:
     return _asked(ask)
 
 
-def pair() -> list[Prompt]:
-    """Two prompts with the same demonstrations."""
-    first, second = _prompts()
-    return [first, Prompt((*first.turns[:-1], second.turns[-1]))]
-
-
 def _prompts() -> list[Prompt]:
+    """A demonstration and a query, a query alone, and two pictures in one turn; pictures of several sizes."""
+    demo = (_ask("what is it?", _picture(96, 64)), Turn("assistant", (Part("a cat"),)))
+    return [
+        Prompt((*demo, _ask("what is it?", _picture(64, 128)))),
+        Prompt((_ask("what colour is it?", _picture(120, 88)),)),
+        _single_turns()[0],
+    ]
+
+
+def _single_turns() -> list[Prompt]:
+    """Two prompts that begin with the same two pictures."""
+    shown = (_picture(96, 64), _picture(64, 128))
+    return [Prompt((_ask(question, *shown),)) for question in ("which is larger?", "are they the same thing?")]
+
+
+def _picture(width: int, height: int) -> Part:
     from PIL import Image
 
-    noise = torch.Generator().manual_seed(0)
+    noise = torch.Generator().manual_seed(width)
+    pixels = torch.randint(0, 256, (height // 8, width // 8, 3), generator=noise, dtype=torch.uint8).numpy()
+    return Part(Picture.from_image(Image.fromarray(pixels).resize((width, height)), "self-check"))
 
-    def picture(width: int, height: int) -> Part:
-        pixels = torch.randint(0, 256, (height // 8, width // 8, 3), generator=noise, dtype=torch.uint8).numpy()
-        return Part(Picture.from_image(Image.fromarray(pixels).resize((width, height)), "self-check"))
 
-    def ask(question: str, *pictures: Part) -> Turn:
-        return Turn("user", (*pictures, Part(question)))
+def _ask(question: str, *pictures: Part) -> Turn:
+    return Turn("user", (*pictures, Part(question)))
 
-    demo = (ask("what is it?", picture(96, 64)), Turn("assistant", (Part("a cat"),)))
-    return [
-        Prompt((*demo, ask("what is it?", picture(64, 128)))),
-        Prompt((ask("what colour is it?", picture(120, 88)),)),
-    ]
+
+def _taken(prompts: list[Prompt], reader: Reader) -> list[Prompt]:
+    """Those that the chat template takes. Raises its ModelError where it takes none."""
+    taken: list[Prompt] = []
+    refused: ModelError | None = None
+    for prompt in prompts:
+        try:
+            reader.renderer.text(prompt)
+            taken.append(prompt)
+        except ModelError as error:
+            refused = error
+    if refused is not None and not taken:
+        raise refused
+    return taken
 
 
 def _gap(want: Tensor, got: Tensor) -> float:

@@ -1,5 +1,6 @@
 """Each distinct picture is encoded once, and what comes from the cache is what the processor's own way gives."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,6 +178,21 @@ def test_a_model_whose_pictures_depend_on_their_company_runs_without_the_cache(
     assert gap(hf.open(prompts()).logits, want) < 2e-5
     noised = prompts()[0].edit(DiffusionNoise(500), where="query")
     assert gap(hf.open([noised]).logits, want[:1]) > 1e-3
+
+
+def test_a_template_that_takes_single_turns_alone_keeps_the_cache(
+    folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(folder_of("llava"), tmp_path / "single"))
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text(
+        "{% if messages | length > 1 %}{{ raise_exception('one turn, please') }}{% endif %}" + template
+    )
+    hf = HF(path=str(folder))
+    hf.load()
+    assert hf.notes == ()
+    with pytest.raises(ModelError, match="one turn, please"):
+        hf.open([tiny_models.prompt([1, 2])])
 
 
 def test_noise_is_refused_where_a_pictures_pixels_cannot_be_told_apart(model_of: ModelOf) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+import tiny_models
 import torch
 from tiny_models import conversations, prompts
 from torch import Tensor
@@ -178,6 +179,20 @@ def test_options_that_begin_alike_are_read_once(model_of: ModelOf) -> None:
     before = hf.counters()["suffix_tokens"]
     rows.suffix_logprobs([[[65, 66, 67], [65, 66, 68], [9]], [[9], [10]]])
     assert hf.counters()["suffix_tokens"] - before == 2
+
+
+def test_sessions_opened_in_inference_mode_go_on_outside_of_it(model_of: ModelOf) -> None:
+    hf, batch = model_of("qwen3_5"), [tiny_models.prompt([1, 2, 3, 30 + i], "why?") for i in range(4)]
+    want = greedy(hf.open(batch), 6)
+    with torch.inference_mode():
+        inside = hf.open(batch)
+        rest = inside.take(torch.tensor([0, 1, 2, 3]))
+        tokens = greedy(inside, 6)
+    outside = hf.open([tiny_models.prompt([1, 2, 3, 40 + i], "why?") for i in range(4)])  # on the beginning kept inside
+    outside.extend([[1, 2], [3], [4, 5, 6], [7]])
+    outside.trim()
+    assert torch.equal(tokens, want)
+    assert torch.equal(greedy(rest.take(torch.tensor([0, 1, 2, 3])), 6), want)
 
 
 @every
