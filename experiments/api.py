@@ -51,7 +51,7 @@ def retrieve(
     fitted = finder.fit(task.pool(example.id), Resources(seed, model))
     asked: Any = example if "gold" in finder.needs else example.query
     found = fitted.retrieve([asked], shots)[0] if shots else ()
-    return arranged(example.query, found, task.pool(example.id), seed, order=build("orderer", order))
+    return arranged(example, found, task.pool(example.id), seed, order=build("orderer", order))
 
 
 def compose(composer: Any, context: Context) -> Prompt:

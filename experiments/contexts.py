@@ -13,6 +13,7 @@ from icl.errors import ICLError
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Prompt, Query, Scored
 from prompts.budget import fit
+from prompts.renaming import scored_by
 from retrievers.base import FittedRetriever, Resources
 
 if TYPE_CHECKING:
@@ -44,7 +45,10 @@ def recipes_of(cells: Sequence[Cell]) -> list[Recipe]:
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """One query under one recipe: its prompt and the context that it shows, or why there is none."""
+    """One query under one recipe: its prompt and the context that it shows, or why there is none.
+
+    example: the query with the gold that its answer is scored by.
+    """
 
     example: Example
     recipe: Recipe
@@ -142,7 +146,7 @@ def written(item: Written) -> Written:
 
 
 def arranged(
-    query: Query,
+    query: Query | Example,
     found: Sequence[Scored],
     pool: "Pool",
     seed: int,
@@ -150,25 +154,44 @@ def arranged(
     order: "Orderer | None" = None,
     transforms: "Sequence[Transform]" = (),
 ) -> Context:
-    """The context of a query: its demonstrations in prompt order, transformed. Raises ICLError."""
+    """The context of a query: its demonstrations in prompt order, transformed. Raises ICLError.
+
+    Given as an Example, its gold is shown to the orderers and transforms that declare the need, and to no other.
+    """
     demos = tuple(Demo(pool.by_id[one.id], one.score, rank) for rank, one in enumerate(found))
-    context = Context(query, demos, StreamKey(seed, query.id))
-    context = context if order is None else order.order(context)
+    blind = query.query if isinstance(query, Example) else query
+    context = Context(blind, demos, StreamKey(seed, blind.id))
+    if order is not None:
+        context = _blind(order.order(_shown_to(order, context, query)))
     for transform in transforms:
-        context = transform.transform(context)
+        context = _blind(transform.transform(_shown_to(transform, context, query)))
     return context
 
 
+def _shown_to(component: "Orderer | Transform", context: Context, query: Query | Example) -> Context:
+    """With the gold beside the query as it is now, where the component is an oracle that says so."""
+    if "gold" not in component.needs or not isinstance(query, Example):
+        return context
+    now = context.query
+    oracle: Any = replace(query, pictures=now.pictures, question=now.question, options=now.options)
+    return replace(context, query=oracle)
+
+
+def _blind(context: Context) -> Context:
+    query: Any = context.query
+    return replace(context, query=query.query) if isinstance(query, Example) else context
+
+
 def _shown(example: Example, recipe: Recipe, pool: "Pool", found: Found) -> Written:
-    cell, query = recipe.first, example.query
-    bare = Context(query, key=StreamKey(cell.seed, query.id))
+    cell = recipe.first
+    bare = Context(example.query, key=StreamKey(cell.seed, example.id))
     if isinstance(found, str):
         return Written(example, recipe, bare, failed=found)
     try:
-        context = arranged(query, found, pool, cell.seed, order=cell.order, transforms=cell.transforms)
+        context = arranged(example, found, pool, cell.seed, order=cell.order, transforms=cell.transforms)
     except ICLError as error:
         return Written(example, recipe, bare, failed=str(error))
-    return Written(example, recipe, context)
+    return Written(scored_by(example, context), recipe, context)
 
 
 def _retrieval_key(cell: Cell) -> tuple[Any, ...]:

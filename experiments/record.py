@@ -9,7 +9,8 @@ from experiments.contexts import Written
 from experiments.grid import Cell
 from icl.metrics.base import Metric
 from icl.metrics.baselines import BASELINES
-from icl.types import Example, Generation, Sample
+from icl.types import Example, Generation, Prompt, Sample
+from prompts.renaming import before_and_after
 
 
 class Recorder:
@@ -56,10 +57,13 @@ class Recorder:
         judged = {n: self.judge.score(Generation(text), item.example) for n, text in said.items() if text is not None}
         return {
             "demos": tuple((demo.example.id, demo.score, demo.example.answer) for demo in demos),
+            "ranks": tuple(demo.rank for demo in demos),
             "dropped": item.dropped,
             "prompt": prompt.text if prompt else "",
             "prompt_digest": prompt.digest if prompt else "",
             "pictures": tuple(picture.digest for picture in prompt.pictures) if prompt else (),
+            "picture_of": _owners(prompt) if prompt else (),
+            "renamed": before_and_after(item.example, item.context),
             "baselines": {name: value for name, value in judged.items() if value is not None},
             "marks": item.context.provenance,
             "query": item.example.id,
@@ -74,3 +78,9 @@ def scores(metrics: Mapping[str, Metric], answer: Generation, example: Example) 
     """Every metric that applies."""
     found = {name: metric.score(answer, example) for name, metric in metrics.items()}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _owners(prompt: Prompt) -> tuple[int, ...]:
+    """Of each picture: the place of its demonstration, -1 for the query's."""
+    names = [part.name for part in prompt.parts() if part.picture is not None]
+    return tuple(int(name[5 : name.index("]")]) if name.startswith("demo[") else -1 for name in names)

@@ -64,10 +64,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Scored:
-    """One retrieved member of a pool. Higher is nearer; a retriever without a similarity gives 0."""
+    """One retrieved member of a pool. Higher is nearer; a retriever without a similarity gives 0.
+
+    mark: what the sample's record should say of the choice ('dpp: filled by relevance'), or ''.
+    """
 
     id: str
     score: float = 0.0
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,18 @@ class Demo:
 
 @dataclass(frozen=True)
 class Context:
-    """A query and its demonstrations in the order in which they will be shown. provenance: marks of what was done."""
+    """A query and its demonstrations in the order in which they will be shown. provenance: marks of what was done.
+
+    renamed: answer of the task -> what the demonstrations call it (flipped labels, symbols). rescored: the query's gold
+    and options go by the new names too; otherwise they stay, and following the demonstrations is wrong.
+    """
 
     query: Query
     demos: tuple[Demo, ...] = ()
     key: StreamKey = StreamKey()
     provenance: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict, hash=False)
+    rescored: bool = False
 
 
 @dataclass(frozen=True)
@@ -205,8 +215,10 @@ class Generation:
 class Sample:
     """One scored query in one cell: a line of the store. Everything in it is JSON.
 
-    cell: digest of the resolved cell. demos: [id, score, answer] in prompt order. scores: metric -> value in [0, 1].
-    baselines: what the same demonstrations say without a model. failed: the reason, where there is no output.
+    cell: digest of the resolved cell. demos: [id, score, answer] in prompt order; ranks: of each, 0 the best retrieved.
+    scores: metric -> value in [0, 1]. baselines: what the same demonstrations say without a model. picture_of: whose
+    each picture is, the place of its demonstration or -1 for the query's. renamed: where answers were renamed, the
+    right one before and after. failed: the reason, where there is no output.
     """
 
     cell: str
@@ -216,10 +228,13 @@ class Sample:
     gold: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     demos: tuple[tuple[str, float, str], ...] = ()
+    ranks: tuple[int, ...] = ()
     dropped: int = 0
     prompt: str = ""
     prompt_digest: str = ""
     pictures: tuple[str, ...] = ()
+    picture_of: tuple[int, ...] = ()
+    renamed: tuple[str, ...] = ()
     output: str = ""
     finish: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
