@@ -5,7 +5,7 @@ of neighbours do not hide each other. Dotted lines are the vote of the same demo
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from experiments.report.svg import Scale, element, padded, text, ticks
@@ -22,7 +22,7 @@ PALETTE = ("#0b6cb8", "#c8500a", "#00805c", "#a8478c", "#8a6a00", "#3d4fc4", "#5
 """On white; each has a contrast of at least 4.5 : 1. After Okabe and Ito, darkened."""
 DARK = ("#5cb3f0", "#ff9b5c", "#3fd0a3", "#e8a0d0", "#e6c24a", "#a5b0ff", "#c3d05a", "#b5b5b5")
 STYLE = (
-    ".line{fill:none;stroke-width:2}.bar{stroke-width:1.5;opacity:.55}.vote{stroke-width:1.5;fill:none;opacity:.8}"
+    ".line{fill:none;stroke-width:2}.bar{stroke-width:1.5;opacity:.55}.vote{stroke-width:1.5;fill:none;opacity:.8}.faint{opacity:.42}"
     ".grid{stroke:#8884;stroke-width:1}.tick{font:12px system-ui,sans-serif;fill:#666}"
     ".key{font:12px system-ui,sans-serif;fill:#333}.title{font:600 14px system-ui,sans-serif;fill:#222}"
     + "".join(f".s{i}{{stroke:{c}}}.f{i}{{fill:{c}}}" for i, c in enumerate(PALETTE))
@@ -33,41 +33,50 @@ STYLE = (
 
 
 @dataclass(frozen=True)
+class Look:
+    """How a row is drawn, the same in every panel. faint: a control, drawn behind what it controls."""
+
+    colour: int
+    dash: int = 0
+    faint: bool = False
+
+
+Looks = dict[tuple[tuple[str, ...], bool], Look]
+"""(labels of a row, whether it is a baseline) -> how it is drawn."""
+
+
+@dataclass(frozen=True)
 class Series:
-    """How one row is drawn. colour, dash: numbers; name: as the key tells it."""
+    """A row that is drawn."""
 
     row: Row
-    name: str
-    colour: int
-    dash: int
+    look: Look
 
     @property
     def points(self) -> list[tuple[int, Estimate]]:
         return sorted(self.row.cells.items())
 
 
-def series_of(tables: Sequence[TaskTable]) -> dict[tuple[tuple[str, ...], bool], tuple[int, int]]:
-    """labels of a row -> (colour, dash), the same in every panel."""
-    told: dict[tuple[tuple[str, ...], bool], tuple[int, int]] = {}
+def looks_of(tables: Sequence[TaskTable], controls: Collection[str] = ()) -> Looks:
+    """The look of every row of a run. controls: labels of decodings that are controls."""
+    found: Looks = {}
     colours: dict[tuple[str, ...], int] = {}
     dashes: dict[str, int] = {}
-    for table in tables:
-        for row in table.rows:
-            demos, last = row.labels[:-1] or row.labels, row.labels[-1]
-            if not row.baseline:
-                colour = colours.setdefault(demos, len(colours))
-                told[row.labels, False] = (colour, dashes.setdefault(last, len(dashes)))
-    for table in tables:
-        for row in table.rows:
-            if row.baseline:
-                like = [c for demos, c in colours.items() if set(filter(None, row.labels[:-1])) <= set(demos)]
-                told[row.labels, True] = (like[0] if like else COLOURS - 1, 0)
-    return told
+    arms = [row for table in tables for row in table.rows if not row.baseline]
+    for row in arms:
+        *demos, last = row.labels
+        colour = colours.setdefault(tuple(demos) or row.labels, len(colours))
+        found[row.labels, False] = Look(colour, dashes.setdefault(last, len(dashes)), last in controls)
+    for row in (row for table in tables for row in table.rows if row.baseline):
+        said = set(filter(None, row.labels[:-1]))
+        like = [colour for demos, colour in colours.items() if said <= set(demos)]
+        found[row.labels, True] = Look(like[0] if like else COLOURS - 1)
+    return found
 
 
-def panel(table: TaskTable, looks: dict[tuple[tuple[str, ...], bool], tuple[int, int]], metric: str) -> str:
+def panel(table: TaskTable, looks: Looks, metric: str) -> str:
     """The SVG of one task, without its style (`figure` adds it for a file of its own)."""
-    drawn = [Series(row, row.name, *looks[row.labels, row.baseline]) for row in table.rows]
+    drawn = [Series(row, looks[row.labels, row.baseline]) for row in table.rows]
     drawn = [s for s in drawn if s.points]
     values = [v for s in drawn for _, e in s.points for v in ((e.mean,) if s.row.baseline else (e.low, e.high))]
     low, high = padded(values or [0, 1], 0.2)
@@ -78,19 +87,20 @@ def panel(table: TaskTable, looks: dict[tuple[tuple[str, ...], bool], tuple[int,
     step = min(5.0, 28 / max(1, len(lines)))
     inside = [_frame(table.shots, x, y, metric)]
     inside += [_dotted(s, x, y) for s in drawn if s.row.baseline]
-    inside += [_line(s, x, y, (i - (len(lines) - 1) / 2) * step, table) for i, s in enumerate(lines)]
+    shifted = [(s, (i - (len(lines) - 1) / 2) * step) for i, s in enumerate(lines)]
+    inside += [_line(s, x, y, shift, table) for s, shift in sorted(shifted, key=lambda pair: not pair[0].look.faint)]
     label = f"{metric} accuracy against the number of demonstrations, {table.task}"
     return element("svg", *inside, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label, class_="panel")
 
 
-def figure(table: TaskTable, looks: dict[tuple[tuple[str, ...], bool], tuple[int, int]], metric: str) -> str:
+def figure(table: TaskTable, looks: Looks, metric: str) -> str:
     """A file of its own: title, panel, key and style."""
     rows = [row for row in table.rows if row.cells]
     height = HEIGHT + 34 + 18 * len(rows)
     keys = [
         element(
             "g",
-            sample(*looks[r.labels, r.baseline], r.baseline),
+            sample(looks[r.labels, r.baseline], r.baseline),
             element("text", text(r.name), x=40, y=12, class_="key"),
             transform=f"translate({LEFT} {HEIGHT + 28 + 18 * i})",
         )
@@ -104,12 +114,12 @@ def figure(table: TaskTable, looks: dict[tuple[tuple[str, ...], bool], tuple[int
     )  # fmt: skip
 
 
-def sample(colour: int, dash: int, baseline: bool) -> str:
+def sample(look: Look, baseline: bool) -> str:
     """The piece of line that stands in a key: 34 x 16 pixels."""
     if baseline:
-        return element("path", d="M2 8H32", class_=f"vote s{colour % COLOURS}", stroke_dasharray="1 4")
-    line = element("path", d="M2 8H32", class_=f"line s{colour % COLOURS}", **_dash(dash))
-    return line + _mark(17, 8, colour, dash)
+        return element("path", d="M2 8H32", class_=f"vote s{look.colour % COLOURS}", stroke_dasharray="1 4")
+    line = element("path", d="M2 8H32", class_=f"line s{look.colour % COLOURS}", **_dash(look.dash))
+    return element("g", line, _mark(17, 8, look), class_="faint" if look.faint else "strong")
 
 
 def _frame(shots: Sequence[int], x: Scale, y: Scale, metric: str) -> str:
@@ -128,30 +138,32 @@ def _frame(shots: Sequence[int], x: Scale, y: Scale, metric: str) -> str:
 
 
 def _line(series: Series, x: Scale, y: Scale, shift: float, table: TaskTable) -> str:
-    colour = series.colour % COLOURS
+    colour = series.look.colour % COLOURS
     told, path = [], []
     for shots, found in series.points:
         at = x(math.log2(1 + shots)) + shift
         path.append(f"{at:.1f} {y(found.mean):.1f}")
         told.append(element("path", d=f"M{at:.1f} {y(found.low):.1f}V{y(found.high):.1f}", class_=f"bar s{colour}"))
         words = (
-            f"{series.name}, {shots} shots: {share(found.mean)} [{share(found.low)}, {share(found.high)}], "
+            f"{series.row.name}, {shots} shots: {share(found.mean)} [{share(found.low)}, {share(found.high)}], "
             f"{table.queries} queries"
         )
-        told.append(element("g", element("title", text(words)), _mark(at, y(found.mean), series.colour, series.dash)))
-    line = element("path", d="M" + "L".join(path), class_=f"line s{colour}", **_dash(series.dash))
-    return line + "".join(told)
+        told.append(element("g", element("title", text(words)), _mark(at, y(found.mean), series.look)))
+    line = element("path", d="M" + "L".join(path), class_=f"line s{colour}", **_dash(series.look.dash))
+    return element("g", line, *told, class_="faint" if series.look.faint else "strong")
 
 
 def _dotted(series: Series, x: Scale, y: Scale) -> str:
     path = "L".join(f"{x(math.log2(1 + k)):.1f} {y(found.mean):.1f}" for k, found in series.points)
-    words = element("title", text(f"{series.name}: " + ", ".join(f"{k}: {share(e.mean)}" for k, e in series.points)))
-    return element("path", words, d="M" + path, class_=f"vote s{series.colour % COLOURS}", stroke_dasharray="1 4")
+    words = element(
+        "title", text(f"{series.row.name}: " + ", ".join(f"{k}: {share(e.mean)}" for k, e in series.points))
+    )
+    return element("path", words, d="M" + path, class_=f"vote s{series.look.colour % COLOURS}", stroke_dasharray="1 4")
 
 
-def _mark(x: float, y: float, colour: int, dash: int) -> str:
-    look = f"f{colour % COLOURS}"
-    shape = MARKS[dash % len(MARKS)]
+def _mark(x: float, y: float, how: Look) -> str:
+    look = f"f{how.colour % COLOURS}"
+    shape = MARKS[how.dash % len(MARKS)]
     if shape == "circle":
         return element("circle", cx=x, cy=y, r=4, class_=look)
     if shape == "square":

@@ -8,7 +8,8 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,11 +47,15 @@ def write(run: Run | View, per_cell: int = browser.PER_CELL) -> Written:
     differences, refused = _differences(seen)
     report = seen.path / "report.html"
     report.write_text(page(seen, found, differences, refused, per_cell), encoding="utf-8")
-    frames = {"scores": tables.score_frame(seen), "differences": differences}
+    frames = {
+        "scores": tables.score_frame(seen),
+        "curves": tables.curve_frame(found),
+        "differences": differences,
+    }
     csv = tuple(
         _csv(seen.path / "tables" / f"{name}.csv", frame) for name, frame in frames.items() if frame is not None
     )
-    looks = figures.series_of(found)
+    looks = _looks(seen, found)
     folder = seen.path / "figures"
     folder.mkdir(exist_ok=True)
     svg = []
@@ -71,7 +76,7 @@ def page(
     world = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    looks = figures.series_of(found)
+    looks = _looks(seen, found)
     script, style = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
     shelf = browser.shelve(seen, per_cell)
     return world.get_template("report.html.j2").render(
@@ -87,6 +92,8 @@ def page(
         key=[(Markup(svg), words) for svg, words in _key(found, looks)],
         panels=[(t, Markup(figures.panel(t, looks, seen.metric))) for t in found],
         tables=found,
+        others=[(m, tables.task_tables(replace(seen, metric=m))) for m in seen.metrics if _told(seen, m)],
+        controls=bool(seen.controls),
         votes=any(row.baseline for t in found for row in t.rows),
         refused=refused,
         **_difference_rows(seen, differences),
@@ -99,6 +106,16 @@ def page(
         script_hash=_hash(script),
         style_hash=_hash(style),
     )
+
+
+def _told(seen: View, metric: str) -> bool:
+    """Whether this other score has values of its own."""
+    other = seen.scores[metric]
+    return metric != seen.metric and bool(other.notna().any())
+
+
+def _looks(seen: View, found: Sequence[tables.TaskTable]) -> figures.Looks:
+    return figures.looks_of(found, {name for names in seen.controls.values() for name in names})
 
 
 def _differences(seen: View) -> "tuple[DataFrame | None, str]":
@@ -147,9 +164,9 @@ def _forest(scale: Scale, low: float, mid: float, high: float) -> str:
     return element("svg", zero, span, dot, viewBox=f"0 0 {FOREST} 18", class_="forest", role="img", aria_label=words)
 
 
-def _key(found: Sequence[tables.TaskTable], looks: Mapping[Any, tuple[int, int]]) -> list[tuple[str, str]]:
+def _key(found: Sequence[tables.TaskTable], looks: figures.Looks) -> list[tuple[str, str]]:
     rows = {(row.labels, row.baseline): row for table in found for row in table.rows if row.cells}
-    return [(figures.sample(*looks[place], row.baseline), row.name) for place, row in rows.items()]
+    return [(figures.sample(looks[place], row.baseline), row.name) for place, row in rows.items()]
 
 
 def _subtitle(seen: View) -> str:
@@ -173,17 +190,18 @@ def _shelf_note(seen: View, shelf: browser.Shelf) -> str:
 
 
 def _costs(info: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The counters of all sessions, summed."""
+    """The counters of all sessions, summed, those at zero left out; and how long the sessions took."""
     total: dict[str, float] = {}
-    for session in info.get("sessions") or [info]:
-        counters = session.get("counters") or session.get("cost") or {} if isinstance(session, Mapping) else {}
-        for name, value in counters.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                total[name] = total.get(name, 0) + value
-    return [
-        (name.replace("_", " "), f"{value:,.0f}" if value == int(value) else f"{value:,.2f}")
-        for name, value in total.items()
-    ]
+    seconds = 0.0
+    for session in info.get("sessions", []):
+        for name, value in session.get("counters", {}).items():
+            total[name] = total.get(name, 0) + value
+        if "start" in session and "end" in session:
+            start, end = (datetime.fromisoformat(session[key]) for key in ("start", "end"))
+            seconds += (end - start).total_seconds()
+    counted = [(name.replace("_", " "), f"{v:,.0f}" if v == int(v) else f"{v:,.2f}") for name, v in total.items() if v]
+    minutes, rest = divmod(round(seconds), 60)
+    return [*([("minutes", f"{minutes}:{rest:02d}")] if seconds else []), *counted]
 
 
 def _json(tree: Any) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from experiments.report.view import View
 from experiments.stats.arms import NONE, UNIT, arms, belongs, values_of
 from experiments.stats.compare import compare
+from experiments.stats.gain import curve
 from experiments.stats.intervals import Estimate, estimate
 from experiments.stats.summary import summarise
 
@@ -72,6 +73,20 @@ def difference_frame(view: View) -> "DataFrame | None":
     if not view.to or all(view.scores[axis].nunique() < 2 for axis in view.to):
         return None
     return compare(view.scores, view.to, view.metric, correct=view.correct, axes=view.axes)
+
+
+def curve_frame(found: Sequence[TaskTable]) -> "DataFrame":
+    """Gain, efficiency, headroom and peak of every row that has 0 shots and others: for tables/curves.csv."""
+    import pandas as pd
+
+    rows = []
+    for table in found:
+        for row in table.rows:
+            points = sorted(row.cells.items())
+            if len(points) > 1 and points[0][0] == 0:
+                told = curve([shots for shots, _ in points], [cell.mean for _, cell in points])
+                rows.append({"task": table.task, **dict(zip(table.axes, row.labels, strict=True)), **vars(told)})
+    return pd.DataFrame(rows)
 
 
 def _task_table(view: View, task: str, samples: "DataFrame") -> TaskTable:

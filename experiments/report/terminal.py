@@ -32,7 +32,9 @@ def show(run: Run | View, console: "Console") -> None:
         )
         console.print(_sentences(seen))
         console.print()
-    console.print(f"report  {seen.path / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
+    report = seen.path / "report.html"
+    told = f"report  {report}" if report.is_file() else f"report  not written yet: icl report {seen.path}"
+    console.print(told, soft_wrap=True, highlight=False, markup=False)
 
 
 def _title(seen: View, table: TaskTable) -> "RenderableType":

@@ -102,11 +102,11 @@ def _gain(plain: "DataFrame", settings: Sequence[str], metric: str, also: str | 
     for subject, tried in _by_subject(corrected(trials)):
         best = max(tried, key=lambda t: (t.result is not None, t.mean))
         lower = [t for t in tried if t.verdict == "worse" and t is not best]
-        name = f"{best.arm}, best of {len(tried)} arms," if len(tried) > 1 else best.arm
+        name = f"the best of {len(tried)} arms, {best.arm}," if len(tried) > 1 else best.arm
         claim = {
             "better": f"{name} is above 0 shots ({best.means})",
-            "worse": f"no gain, even {name} is below 0 shots ({best.means})",
-            "open": f"no gain seen, {name} {_words(best)} 0 shots",
+            "worse": f"no gain; even {name} is below 0 shots ({best.means})",
+            "open": f"no gain seen; {name} {_words(best)} 0 shots",
         }.get(best.verdict, best.refused)
         more = ""
         if best.result is not None and best.also is not None and abs(best.also - best.result.difference) > TOLD:
@@ -182,7 +182,7 @@ def _checked(checks: Sequence[Trial], against: Trial) -> str:
 
 def _words(t: Trial) -> str:
     """How the arm stands to what it was tested against."""
-    return "is, pair by pair, the same as" if t.identical else WORDS[t.verdict]
+    return "never differs from" if t.identical else WORDS[t.verdict]
 
 
 def _overall(against: Trial, checks: Sequence[Trial]) -> Verdict:

@@ -72,11 +72,15 @@ def test_hostile_text_is_nowhere_markup(written):
 
 def test_data_and_figures_are_written_beside_the_page(page):
     run, made, _ = page
-    assert [p.name for p in made.tables] == ["scores.csv", "differences.csv"]
+    assert [p.name for p in made.tables] == ["scores.csv", "curves.csv", "differences.csv"]
     with (run.path / "tables" / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 30
     assert {"task", "shots", "mean", "low", "high", "clusters"} <= set(rows[0])
+    with (run.path / "tables" / "curves.csv").open() as file:
+        curves = list(csv.DictReader(file))
+    assert len(curves) == 2 * 2 * 3
+    assert {"gain", "efficiency", "headroom", "peak", "peak_shots"} <= set(curves[0])
     assert [p.name for p in made.figures] == ["shapes.svg", "binding-2-way.svg"]
     svg = ElementTree.parse(made.figures[0]).getroot()
     told = [e.text for e in svg.iter() if e.tag.endswith("title")]
@@ -112,6 +116,16 @@ def test_one_setting_has_a_page_too(written):
 def test_costs_are_summed_over_sessions(page):
     _, _, html = page
     assert "<b>1,203,440</b><span>prefill tokens</span>" in html
+
+
+def test_the_other_score_has_its_table(page):
+    _, _, html = page
+    assert "The same by strict" in html
+
+
+def test_the_time_of_the_sessions_is_a_cost(page):
+    _, _, html = page
+    assert "<b>2:10</b><span>minutes</span>" in html
 
 
 def test_page_of_another_metric(written):

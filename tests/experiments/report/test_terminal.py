@@ -43,7 +43,9 @@ def test_what_it_shows_and_the_reports_path_stand_at_the_end(written):
     run = written(queries=8)
     text = shown(run, 100)
     assert text.index("What it shows") < text.index("ICL gain") < text.index("Retrieval") < text.index("Decoding")
-    assert text.rstrip().endswith(f"report  {run.path / 'report.html'}")
+    assert text.rstrip().endswith(f"report  not written yet: icl report {run.path}")
+    (run.path / "report.html").write_text("")
+    assert shown(run, 100).rstrip().endswith(f"report  {run.path / 'report.html'}")
     assert "vote: what most of the same demonstrations answer, without a model" in text
 
 
