@@ -7,7 +7,11 @@ from icl.types import Context, Prompt
 
 @runtime_checkable
 class Orderer(Protocol):
-    """A component of kind `orderer`: the same demonstrations in another order."""
+    """A component of kind `orderer`: the same demonstrations in another order.
+
+    needs: 'labels' where it reads the demonstrations' answers; 'gold' where it is an oracle: the context's query is
+    then the Example, and it leaves the mark 'saw the gold' in the provenance. Otherwise neither may matter.
+    """
 
     needs: ClassVar[frozenset[str]]
 
@@ -16,7 +20,11 @@ class Orderer(Protocol):
 
 @runtime_checkable
 class Transform(Protocol):
-    """A component of kind `transform`: a changed context. One that saw labels adds a mark to `provenance`."""
+    """A component of kind `transform`: a changed context, with a mark of what was done in its provenance.
+
+    needs: as an orderer's; one that read labels says so in its mark ('saw labels'). where: if it has this parameter,
+    'demos', 'query' or 'all', what it changes; a transform without it leaves the query alone.
+    """
 
     needs: ClassVar[frozenset[str]]
 

@@ -1,19 +1,22 @@
-"""What every orderer and every composer must do, as calls for our tests and for anyone's own.
+"""What every orderer, transform and composer must do, as calls for our tests and for anyone's own.
 
-    check_orderer(Mine())        check_composer(Mine())
+    check_orderer(Mine())        check_transform(Mine())        check_composer(Mine())
 
-Both are tried on contexts of 0 to 4 demonstrations with no, one and several pictures an example.
+All are tried on contexts of 0 to 4 demonstrations with no, one and several pictures an example. What declares the need
+of the gold gets it; what does not declare the need of labels must do the same whatever the demonstrations answer.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 from icl.pictures import Picture
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Part, Prompt, Query
-from prompts.base import Composer, Orderer
+from prompts.base import Composer, Orderer, Transform
+from prompts.composers.chat import Chat
 
 NAME = re.compile(r"instruction|(demo\[\d+\]|query)\.(picture\[\d+\]|question)|demo\[\d+\]\.answer")
 
@@ -32,9 +35,26 @@ def sample_contexts() -> list[Context]:
     ]
 
 
+def labelled_contexts() -> list[Context]:
+    """The same with answers that repeat, two options, captions, and the gold of each query beside it for oracles."""
+    found = []
+    for context in sample_contexts():
+        demos = tuple(
+            replace(demo, example=_labelled(demo.example, ("yes", "no")[demo.rank % 2])) for demo in context.demos
+        )
+        query: Any = context.query
+        gold = Example(
+            query.id, query.pictures, query.question, ("no",), ("yes", "no"), "no", meta={"caption": "a query"}
+        )
+        oracle: Any = gold
+        found.append(replace(context, query=oracle, demos=demos))
+    return found
+
+
 def check_orderer(orderer: Orderer, contexts: Iterable[Context] | None = None) -> None:
     """Raises AssertionError with a sentence where demonstrations are lost or changed, or chance is not the query's."""
-    for context in contexts or sample_contexts():
+    for given in contexts or labelled_contexts():
+        context = _as_declared(orderer, given)
         at = f"{len(context.demos)} demonstrations"
         ordered = orderer.order(context)
         before, after = (Counter(_told(demo) for demo in c.demos) for c in (context, ordered))
@@ -44,6 +64,79 @@ def check_orderer(orderer: Orderer, contexts: Iterable[Context] | None = None) -
         assert _ids(orderer.order(context)) == _ids(ordered), f"{at}: a second call gives another order."
         turned = replace(context, demos=context.demos[::-1])
         assert _ids(orderer.order(turned)) == _ids(ordered), f"{at}: the order depends on more than the ranks."
+        if "labels" not in orderer.needs and "gold" not in orderer.needs:
+            same = _ids(orderer.order(_other_answers(context))) == _ids(ordered)
+            assert same, f"{at}: the order depends on the answers, and 'labels' is not among its needs."
+        _check_marks(orderer, context, ordered, at)
+
+
+def check_transform(transform: Transform, contexts: Iterable[Context] | None = None) -> None:
+    """Raises AssertionError with a sentence where it reads what it does not declare, or loses more than it says.
+
+    A transform keeps the demonstrations and their places. It keeps the query whole, unless its parameter `where` is not
+    'demos'. Its choices belong to the query: not to the order of demonstrations.
+    """
+    for given in contexts or labelled_contexts():
+        context = _as_declared(transform, given)
+        at = f"query '{context.query.id}', {len(context.demos)} demonstrations"
+        done = transform.transform(context)
+        assert _places(done) == _places(context), f"{at}: demonstrations were lost, moved or rescored."
+        assert (done.query.id, done.key) == (context.query.id, context.key), f"{at}: it is another query's."
+        if getattr(transform, "where", "demos") == "demos":
+            assert done.query.pictures == context.query.pictures, f"{at}: the query's pictures were changed."
+            assert done.query.question == context.query.question, f"{at}: the query's question was changed."
+        assert transform.transform(context) == done, f"{at}: a second call does something else."
+        turned = transform.transform(replace(context, demos=context.demos[::-1]))
+        assert turned.demos[::-1] == done.demos, f"{at}: what is done depends on the order of demonstrations."
+        changed = (done.demos, done.query) != (context.demos, context.query)
+        unmarked = changed and done.provenance == context.provenance
+        assert not unmarked, f"{at}: it changes the context and leaves no mark in its provenance."
+        _check_marks(transform, context, done, at)
+        if "labels" not in transform.needs and "gold" not in transform.needs:
+            other = transform.transform(_other_answers(context))
+            same = _without_answers(other) == _without_answers(done) and other.provenance == done.provenance
+            assert same, f"{at}: what is done depends on the answers, and 'labels' is not among its needs."
+        bare: Any = done.query
+        shown = replace(done, query=bare.query) if isinstance(bare, Example) else done
+        check_composer(Chat(), [shown])
+
+
+def _check_marks(component: Orderer | Transform, before: Context, after: Context, at: str) -> None:
+    """Marks are kept; an oracle says that it is one, and a transform that it saw labels."""
+    kept = after.provenance[: len(before.provenance)] == before.provenance
+    assert kept, f"{at}: marks of what was done before are gone."
+    own = " ".join(after.provenance[len(before.provenance) :])
+    changed = after.demos != before.demos or after.query != before.query
+    if "gold" in component.needs and changed:
+        assert "saw the gold" in own, f"{at}: an oracle must leave the mark 'saw the gold'."
+    if "labels" in component.needs and changed and hasattr(component, "transform"):
+        assert "saw labels" in own, f"{at}: it saw labels and must leave the mark 'saw labels'."
+
+
+def _as_declared(component: Orderer | Transform, context: Context) -> Context:
+    """With the gold for oracles alone."""
+    query: Any = context.query
+    if "gold" in component.needs or not isinstance(query, Example):
+        return context
+    return replace(context, query=query.query)
+
+
+def _other_answers(context: Context) -> Context:
+    """Each demonstration answering something else."""
+    return _relabelled(context, lambda demo: f"word {demo.rank}")
+
+
+def _without_answers(context: Context) -> Context:
+    return _relabelled(context, lambda demo: "")
+
+
+def _relabelled(context: Context, answer: Callable[[Demo], str]) -> Context:
+    demos = (replace(d, example=replace(d.example, answers=(answer(d),), label=answer(d))) for d in context.demos)
+    return replace(context, demos=tuple(demos))
+
+
+def _places(context: Context) -> list[tuple[str, float, int]]:
+    return [(demo.example.id, demo.score, demo.rank) for demo in context.demos]
 
 
 def check_composer(composer: Composer, contexts: Iterable[Context] | None = None) -> None:
@@ -98,6 +191,10 @@ def _told(demo: Demo) -> tuple[str, str, str, float, int]:
 
 def _example(name: str, pictures: int, question: str, answer: str) -> Example:
     return Example(name, tuple(_picture(f"{name}/{j}") for j in range(pictures)), question, (answer,))
+
+
+def _labelled(example: Example, answer: str) -> Example:
+    return replace(example, answers=(answer,), options=("yes", "no"), label=answer, meta={"caption": f"a {example.id}"})
 
 
 def _picture(name: str) -> Picture:

@@ -15,6 +15,7 @@ CHECKS = {
     "metric": "icl.conformance:check_metric",
     "retriever": "retrievers.conformance:check_retriever",
     "orderer": "prompts.conformance:check_orderer",
+    "transform": "prompts.conformance:check_transform",
     "composer": "prompts.conformance:check_composer",
     "strategy": "decoding.conformance:check_strategy",
 }

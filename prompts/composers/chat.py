@@ -38,4 +38,5 @@ class Chat:
     def _asked(self, of: Demo | Query, name: str) -> tuple[Part, ...]:
         seen, asked = pieces.pictures(of, name), pieces.question(of, name)
         between = (Part(self.delimiter),) if self.delimiter and seen and asked else ()
-        return seen + between + asked if self.first == "picture" else asked + between + seen
+        whole = seen + between + asked if self.first == "picture" else asked + between + seen
+        return whole or (Part(""),)  # everything was removed by a transform: the turn stays

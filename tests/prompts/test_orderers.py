@@ -1,7 +1,11 @@
 """Where the best demonstration ends up."""
 
 from collections import Counter
+from typing import Any
 
+import pytest
+
+from icl.errors import PlanError
 from icl.registry import build
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example
@@ -12,7 +16,7 @@ def _context(seed: int = 0, query: str = "q", shots: int = 5) -> Context:
     return Context(Example(query, (), "?", ()).query, demos, StreamKey(seed, query))
 
 
-def _ids(name: str, context: Context) -> str:
+def _ids(name: Any, context: Context) -> str:
     return "".join(demo.example.id[1] for demo in build("orderer", name).order(context).demos)
 
 
@@ -32,3 +36,52 @@ def test_random_is_the_query_s_own_and_uniform() -> None:
     assert len({_ids("random", _context(s, f"q{i}")) for s in range(3) for i in range(10)}) > 20
     lasts = Counter(_ids("random", _context(0, f"q{i}", 3))[-1] for i in range(600))
     assert all(abs(lasts[last] - 200) < 60 for last in "012")
+
+
+def _labelled(words: str, gold: str = "", query: str = "q", seed: int = 0) -> Context:
+    """Demonstrations by rank, each answering one letter; the query with its gold where one is given."""
+    demos = tuple(Demo(Example(f"e{i}", (), "?", (word,)), 0.5, i) for i, word in enumerate(words))
+    asked: Any = Example(query, (), "?", (gold,)) if gold else Example(query, (), "?", ()).query
+    return Context(asked, demos, StreamKey(seed, query))
+
+
+def test_alternating_takes_turns_by_rank_and_skips_the_empty() -> None:
+    assert _ids("alternating", _labelled("aaabcb")) == "034152"
+    assert _ids("alternating", _labelled("")) == ""
+
+
+def test_alternating_may_draw_the_order_of_labels_for_each_query() -> None:
+    node = {"name": "alternating", "start": "random"}
+    first = {_ids(node, _labelled("ab", query=f"q{i}"))[0] for i in range(20)}
+    assert first == {"0", "1"}
+    assert _ids(node, _labelled("abab")) in ("0123", "1032")
+
+
+@pytest.mark.parametrize(("place", "ids"), [("head", "31420"), ("middle", "43120"), ("tail", "42031")])
+def test_the_query_s_label_stands_as_a_block(place: str, ids: str) -> None:
+    assert _ids({"name": "label_at", "place": place}, _labelled("bGbgb", "g")) == ids
+
+
+def test_a_middle_block_begins_at_the_floor() -> None:
+    assert _ids({"name": "label_at", "place": "middle"}, _labelled("gbbb", "g")) == "3021"
+
+
+def test_the_oracle_says_that_it_saw_the_gold_and_needs_it() -> None:
+    done = build("orderer", "label_at").order(_labelled("ab", "b"))
+    assert done.provenance == ("label_at: 1 at the head, saw the gold",)
+    with pytest.raises(PlanError, match="'label_at' is an oracle: it needs the gold of query 'q'"):
+        build("orderer", "label_at").order(_labelled("ab"))
+
+
+def test_permutations_are_all_the_orders_and_the_retriever_s_is_the_first() -> None:
+    found = [_ids({"name": "permutation", "index": i}, _context(shots=3)) for i in range(6)]
+    assert found[0] == "012"
+    assert len(set(found)) == 6
+    assert _ids({"name": "permutation", "index": 3}, _context(query="other", shots=3)) == found[3]
+    with pytest.raises(PlanError, match="3 demonstrations have 6 orders, and none is number 6"):
+        _ids({"name": "permutation", "index": 6}, _context(shots=3))
+
+
+def test_queries_may_have_permutations_of_their_own() -> None:
+    node = {"name": "permutation", "index": 1, "own": True}
+    assert len({_ids(node, _context(query=f"q{i}")) for i in range(12)}) > 6

@@ -1,0 +1,22 @@
+"""The gold, for the orderers and transforms that declare it."""
+
+from typing import Any
+
+from icl.errors import PlanError
+from icl.types import Context, Example
+
+
+def gold_of(context: Context, who: str) -> Example:
+    """The query with its gold. Raises PlanError where the context has none: only a run hands it out."""
+    query: Any = context.query
+    if not isinstance(query, Example):
+        raise PlanError(
+            f"{who} is an oracle: it needs the gold of query '{query.id}'. In Python, give the context the Example in "
+            "the place of its query; a run does so for components that declare the need."
+        )
+    return query
+
+
+def class_of(example: Example) -> str:
+    """The label, or the answer where there are no classes."""
+    return example.label if example.label is not None else example.answer

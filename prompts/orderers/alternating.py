@@ -1,0 +1,34 @@
+"""Labels in turn: the demonstrations' answers alternate as long as there are several left (VL-ICL, Zong et al. 2025).
+
+Round after round, each label gives its best remaining demonstration; labels take turns in the order of their first
+appearance in the ranking, and one with nothing left is skipped. VL-ICL draws the order of labels for each query
+(`start: random`); where the paper's
+retriever ranks, the best ranked label begins. The last one of the whole sequence stands next to the query.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from icl.registry import component
+from icl.types import Context, Demo
+from prompts.oracle import class_of
+
+
+@component("orderer", "alternating")
+@dataclass(frozen=True)
+class Alternating:
+    """Labels take turns, each with its best ranked demonstrations first."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+
+    start: Literal["first", "random"] = "first"  # which label begins: the best ranked one, or one drawn for the query
+
+    def order(self, context: Context) -> Context:
+        piles: dict[str, list[Demo]] = {}
+        for demo in sorted(context.demos, key=lambda demo: demo.rank):
+            piles.setdefault(class_of(demo.example), []).append(demo)
+        turns = list(piles.values())
+        if self.start == "random":
+            turns = [turns[i] for i in context.key.numpy("order/labels").permutation(len(turns))]
+        rounds = range(max(map(len, turns), default=0))
+        return replace(context, demos=tuple(pile[i] for i in rounds for pile in turns if i < len(pile)))

@@ -1,0 +1,50 @@
+"""One of many orders by its number: sensitivity to order as an axis, `order.index: [0, 1, 2]` (Lu et al., ACL 2022).
+
+Number 0 is the retriever's order, best first; the others are drawn at random, and no two numbers are one order. The
+order of a number is a permutation of ranks, the same for all queries of a seed with as many demonstrations, as the
+paper shows all queries one sequence; with `own` each query draws its own, which takes the effect of places out of the
+mean and leaves it in the disagreement between numbers.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import ClassVar
+
+from icl.errors import PlanError
+from icl.params import Count
+from icl.registry import component
+from icl.streams import StreamKey
+from icl.types import Context
+
+
+@component("orderer", "permutation")
+@dataclass(frozen=True)
+class Permutation:
+    """The order with this number among distinct random ones; number 0 is the retriever's."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    index: Count = 0  # which order; n demonstrations have n! of them
+    own: bool = False  # each query has its own orders
+
+    def order(self, context: Context) -> Context:
+        ranked = sorted(context.demos, key=lambda demo: demo.rank)
+        if self.index >= math.factorial(len(ranked)) and len(ranked) > 1:
+            orders = math.factorial(len(ranked))
+            raise PlanError(
+                f"orderer 'permutation': {len(ranked)} demonstrations have {orders} orders, and none is number "
+                f"{self.index}. Use index 0 to {orders - 1}, or more shots."
+            )
+        places = _orders(context.key.seed, context.key.query if self.own else "", len(ranked), self.index)
+        return replace(context, demos=tuple(ranked[i] for i in places))
+
+
+@lru_cache(maxsize=4096)
+def _orders(seed: int, query: str, count: int, index: int) -> tuple[int, ...]:
+    """Permutation number `index`: drawn again while it is one of a smaller number."""
+    rng = StreamKey(seed, query).numpy("order/permutation")
+    found = dict.fromkeys([tuple(range(count))])
+    while len(found) <= index and count > 1:
+        found.setdefault(tuple(int(i) for i in rng.permutation(count)))
+    return list(found)[min(index, len(found) - 1)]
