@@ -1,14 +1,20 @@
 """On which device and in which precision a checkpoint runs."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 from icl.errors import ModelError
 
 TYPES = ("cpu", "cuda", "mps", "xpu")
+DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-ctrl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
+"""Device files of CUDA drivers on Linux: desktop and server, Tegra (two), WSL, and ROCm, which torch calls cuda too."""
 
 
 def device(wanted: str, device_map: str | None = None) -> tuple[str, str]:
     """(kind, device), 'auto' resolved. Raises ModelError where an accelerator is asked for that is not there."""
+    if (device_map is not None or wanted == "auto") and not _may_have_cuda():
+        return "cpu", "cpu"
     import torch
 
     if device_map is not None or wanted == "auto":
@@ -34,6 +40,11 @@ def precision(wanted: str, device_map: str | None, dtype: str) -> str:
     if dtype != "auto":
         return dtype
     return "float32" if device(wanted, device_map)[0] == "cpu" else "auto"
+
+
+def _may_have_cuda() -> bool:
+    """False where no driver has made a device file: then torch need not be imported to know."""
+    return sys.platform != "linux" or any(Path(device).exists() for device in DRIVERS)
 
 
 def how(wanted: str, device_map: str | None, dtype: str, attention: str) -> dict[str, Any]:
