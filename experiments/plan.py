@@ -14,8 +14,9 @@ from experiments.grid import Cell, Grid
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
+    from decoding.base import Strategy
     from icl.tasks.base import Task
-    from icl.types import Example
+    from icl.types import Example, Prompt
 
 QUERIES_READ = 24
 """Queries of each task whose prompts are counted."""
@@ -179,7 +180,6 @@ class Seen:
 
 
 def _decodings(grid: Grid) -> list[ArmPlan]:
-    from decoding.base import Strategy
     from decoding.probe import branches_of, strength_of
 
     found: dict[str, ArmPlan] = {}
@@ -191,11 +191,25 @@ def _decodings(grid: Grid) -> list[ArmPlan]:
                 label,
                 "loop" if "logits" in cell.model.abilities else "requests",
                 len(branches_of(strategy)),
-                type(strategy).prepare is not Strategy.prepare,
+                _prepares(strategy),
                 1 / strength if strength is not None and strength > 0 else None,
                 cell.control,
             )
     return list(found.values())
+
+
+def _prepares(strategy: "Strategy") -> bool:
+    """Whether something is generated before decoding."""
+    from decoding.probe import probe_prompt
+
+    asked: list[int] = []
+
+    def generate(prompts: "Sequence[Prompt]", max_new_tokens: int) -> list[str]:
+        asked.append(len(prompts))
+        return [""] * len(prompts)
+
+    strategy.prepare([probe_prompt()], generate)
+    return bool(asked)
 
 
 def _independent(task: "Task") -> int:

@@ -1,0 +1,88 @@
+"""A grid on a real architecture with random weights: what is shared changes nothing, and is really shared."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.config import load
+from experiments.loaded import load_run
+from experiments.run import run
+from experiments.store import Store
+
+GRID = {"shots": [0, 2], "retriever": ["random", "balanced"], "decoding": ["greedy", "vcd"]}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    import tiny_models
+
+    return str(tiny_models.save("idefics3", tmp_path_factory.mktemp("idefics3")))
+
+
+@pytest.fixture
+def config(mapping: Callable[..., dict[str, Any]], checkpoint: str) -> dict[str, Any]:
+    return mapping(model={"name": "hf", "path": checkpoint}, grid=GRID, seeds=[0, 1], max_new_tokens=4)
+
+
+def outputs(folder: Path) -> dict[tuple[Any, ...], str]:
+    frame = load_run(folder).samples()
+    keys = zip(frame["shots"], frame["retriever"], frame["decoding"], frame["seed"], frame["query"], strict=True)
+    return dict(zip(keys, frame["output"], strict=True))
+
+
+def test_all_arms_together_answer_as_each_alone(config: dict[str, Any], tmp_path: Path) -> None:
+    assert run(load(config), tmp_path).failed == 0
+    together = outputs(tmp_path / "t")
+    assert len(together) == 6 * 2 * (1 + 2) * 2
+    assert len(set(together.values())) > 6
+    for decoding in GRID["decoding"]:
+        alone = {**config, "name": f"alone-{decoding}", "grid": {**GRID, "decoding": [decoding]}}
+        run(load(alone), tmp_path)
+        found = outputs(tmp_path / f"alone-{decoding}")
+        assert found == {key: said for key, said in together.items() if key[2] == decoding}
+
+
+def test_a_run_with_holes_is_filled_as_in_one_go(config: dict[str, Any], tmp_path: Path) -> None:
+    run(load(config), tmp_path / "whole")
+    run(load(config), tmp_path / "holes")
+    for i, path in enumerate(sorted((tmp_path / "holes").rglob("*.jsonl"))):
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[i % 2 :: 2]))
+    assert run(load(config), tmp_path / "holes").computed == 36
+    assert outputs(tmp_path / "holes" / "t") == outputs(tmp_path / "whole" / "t")
+
+
+def test_pictures_are_encoded_once_and_equal_prompts_prefilled_once(config: dict[str, Any], tmp_path: Path) -> None:
+    run(load(config), tmp_path)
+    told = Store(tmp_path / "t").run() or {}
+    counters = told["sessions"][-1]["counters"]
+    frame = load_run(tmp_path / "t").samples()
+    plain = {digest for digests in frame["pictures"] for digest in digests}
+    prompts = frame["prompt_digest"].nunique()
+    noised = 6 * 2  # the query's picture, for each seed
+    contrasted = frame[frame["decoding"] == "vcd"].groupby(["prompt_digest", "seed"]).ngroups
+    assert counters["pictures_encoded"] == len(plain) + noised
+    assert counters["prompts_opened"] == prompts + contrasted
+    assert counters["prefill_tokens"] <= counters["prompt_tokens"]
+
+
+def test_a_finished_run_is_found_finished_without_loading_torch(
+    config: dict[str, Any], tmp_path: Path, checkpoint: str
+) -> None:
+    import subprocess
+    import sys
+
+    import yaml
+
+    run(load(config), tmp_path)
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(config))
+    code = (
+        "import sys; from icl.cli.main import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "print([name for name in ('torch', 'transformers', 'pandas') if name in sys.modules])"
+    )
+    words = ["run", str(tmp_path / "t.yaml"), "--runs", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0].startswith("nothing to do (72 samples present)")
+    assert done.stdout.splitlines()[1] == "[]"
