@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from decoding.base import Strategy
-from decoding.probe import branches_of, strength_of
+from decoding.probe import branch_count, strength_of
 from decoding.sampling import Greedy, Sampler
 from icl.errors import ConfigError
 from icl.registry import build, describe
@@ -82,7 +82,7 @@ def controls_of(arm: Arm) -> tuple[Arm, ...]:
     from decoding.controls.wrapped import Wrapped
 
     strategy = arm.strategy
-    if isinstance(strategy, Wrapped) or len(branches_of(strategy)) == 1:
+    if isinstance(strategy, Wrapped) or branch_count(strategy) == 1:
         return ()
     strength = strength_of(strategy)
     matched = EntropyMatched if strength is not None and strength <= 0 else TemperatureMatched

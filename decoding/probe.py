@@ -39,6 +39,12 @@ def branches_of(strategy: Strategy, prompt: Prompt | None = None) -> tuple[Promp
     return strategy.branches(prompt, note)
 
 
+@lru_cache
+def branch_count(strategy: Strategy) -> int:
+    """How many prompts a strategy reads, asked once."""
+    return len(branches_of(strategy))
+
+
 def declares_weights(strategy: Strategy) -> bool:
     """Whether the strategy says its weights itself."""
     return type(strategy).weights is not Strategy.weights
@@ -60,7 +66,7 @@ def measured_weights(strategy: Strategy) -> tuple[float, ...] | None:
     """The weights by measurement: [combine(z + d on branch b) - combine(z)] / d, where that is a constant."""
     import torch
 
-    count = len(branches_of(strategy))
+    count = branch_count(strategy)
     generator = torch.Generator().manual_seed(0)
     found: list[tuple[float, ...]] = []
     for scale in (0.5, 3.0):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from decoding.base import Generate, Note, Strategy
-from decoding.probe import branches_of
+from decoding.probe import branch_count
 from decoding.sampling import Sampler
 from icl.types import Prompt
 
@@ -43,7 +43,7 @@ class Wrapped(Strategy):
         return self.reference_alone(1.0)
 
     def reference_alone(self, weight: float) -> tuple[float, ...]:
-        others = len(branches_of(self.of)) - 1 if self.reads_all else 0
+        others = branch_count(self.of) - 1 if self.reads_all else 0
         return weight, *[0.0] * others
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:

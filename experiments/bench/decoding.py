@@ -1,0 +1,241 @@
+"""What decoding costs: our loop against `generate`, contrast against the released way to do it, arms over one prefill.
+
+Ratios of one run on this machine, on the shipped model; `python -m experiments.bench.decoding [CHECKPOINT]` prints
+them. Each is of the best processor times of several runs in turn, so that other work on the machine does not count.
+"""
+
+import itertools
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from decoding.arm import Arm, controls_of, parse_arm
+from decoding.conformance import made_up
+from decoding.engine import run_jobs
+from decoding.jobs import Counters, Failure, Job
+from decoding.sampling import Sampling
+from decoding.strategies.vcd import VCD
+from icl.models.hf.model import HF
+from icl.pictures import Picture
+from icl.streams import StreamKey
+from icl.tasks.generated.binding import Binding
+from icl.types import Context, Demo, Part, Prompt
+from prompts.composers.chat import Chat
+
+Row = tuple[str, str, str]
+"""What was measured, the figure, and its goal."""
+
+BATCH, SHOTS, LONG_ANSWER, SHORT_ANSWER, ROUNDS = 16, 8, 48, 4, 5
+VOCABULARY = 150_000
+
+
+class Endless:
+    """The model without an end of text, so that all answers have the same length."""
+
+    stop_tokens: frozenset[int] = frozenset()
+
+    def __init__(self, model: HF) -> None:
+        self.model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+
+def rows(path: str = "tiny") -> list[Row]:
+    """All figures of this file, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        model = HF(path=path, dtype="float32", device="cpu")
+        model.load()
+        return [*_against_generate(model), *_against_released(model), *_six_arms(model), *_sampling()]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _against_generate(model: HF) -> list[Row]:
+    """Tokens a second while decoding: a long answer less one of a single token, so that prefills do not count."""
+    prompts, endless = prompts_of(0), Endless(model)
+    told = []
+    for arm, copies, goal in (("greedy", 1, 0.95), ("vcd", 2, 0.9)):
+        inputs = _inputs(model, prompts * copies)
+        ours = [partial(_run, endless, arms=[parse_arm(arm)], new=new) for new in (LONG_ANSWER, 1)]
+        theirs = [partial(_generated, model, inputs, new) for new in (LONG_ANSWER, 1)]
+        long, short, their_long, their_short = _in_turn([*ours, *theirs], lambda: prompts)
+        ratio = (their_long - their_short) / (long - short)
+        rate = BATCH * (LONG_ANSWER - 1) / (long - short)
+        rest = f"{rate:,.0f} tokens/s; with prefill {their_long / long:.2f}"
+        against = "generate" if copies == 1 else f"generate on {copies} x the rows"
+        told.append((f"{arm}, batch {BATCH}: tokens/s over {against}", f"{ratio:.2f} ({rest})", f">= {goal}"))
+    return told
+
+
+def _against_released(model: HF) -> list[Row]:
+    """VCD as its released code runs it, inside `generate`: one query at a time, two forwards in turn a token.
+
+    From prompts to tokens, every run on pictures that are new to it.
+    """
+    method, endless, fresh = VCD(), Endless(model), itertools.count(20_000)
+
+    def released(prompts: Sequence[Prompt], new: int) -> None:
+        for prompt in prompts:
+            seen, noised = (_inputs(model, [branch]) for branch in method.branches(prompt))
+            _generated(model, seen, new, prompts, _Contrast(model.engine.runner.model, noised, method))
+
+    told = []
+    for new in (LONG_ANSWER, SHORT_ANSWER):
+        ours, theirs = _in_turn(
+            [partial(_run, endless, arms=[Arm(method)], new=new), partial(released, new=new)],
+            lambda: prompts_of(next(fresh)),
+        )
+        figure = f"{theirs / ours:.1f} x ({ours / BATCH * 1e3:.1f} ms a query, {theirs / BATCH * 1e3:.1f} ms)"
+        told.append((f"vcd, batch {BATCH}, {new} tokens: speed over a loop in the released style", figure, ">= 8 x"))
+    return told
+
+
+def _six_arms(model: HF) -> list[Row]:
+    """A grid of six arms with short answers, over its greedy arm alone; every run on pictures that are new to it."""
+    fresh, counters = itertools.count(1), Counters()
+    vcd = parse_arm("vcd")
+    sampled = parse_arm({"name": "vcd", "sampling": {"temperature": 1.0}})
+    six = [parse_arm("greedy"), parse_arm("sampling"), vcd, sampled, *controls_of(vcd)]
+    alone, together = _in_turn(
+        [
+            partial(_run, model, arms=six[:1], new=SHORT_ANSWER),
+            partial(_run, model, arms=six, new=SHORT_ANSWER, counters=counters),
+        ],
+        lambda: prompts_of(next(fresh)),
+    )
+    figure = f"{together / alone:.2f} ({together / BATCH * 1e3:.1f} ms a query)"
+    what = f"six arms, {SHOTS} shots"
+    return [
+        (f"{what}, up to {SHORT_ANSWER} tokens: time over the greedy arm", figure, "<= 2"),
+        (
+            f"{what}: branch prompts prefilled, of those read",
+            f"{counters.prompts_opened} of {counters.branch_prompts}",
+            "",
+        ),
+        (f"{what}: rows decoded, of those asked for", f"{counters.rows} of {counters.rows_asked}", ""),
+    ]
+
+
+def _sampling() -> list[Row]:
+    """A draw from a large vocabulary, beside the softmax that any sampler needs."""
+    scores = torch.cat([made_up(1, BATCH)[0]] * (VOCABULARY // 97 + 1), -1)[:, :VOCABULARY]
+    keys = [StreamKey(0, f"q{i}") for i in range(BATCH)]
+    runs: list[Callable[[Any], object]] = [
+        lambda _: Sampling().choose(scores, keys, 0),
+        lambda _: Sampling(top_p=0.9).choose(scores, keys, 0),
+        lambda _: scores.softmax(-1),
+    ]
+    plain, nucleus, softmax = (each / BATCH * 1e3 for each in _in_turn(runs, lambda: None))
+    figure = f"{plain:.2f} ms, top-p of flat scores {nucleus:.2f} ms, softmax {softmax:.2f} ms"
+    return [(f"one draw among {VOCABULARY:,} tokens", figure, "")]
+
+
+def prompts_of(seed: int) -> list[Prompt]:
+    """BATCH prompts of the binding task with pictures of their own, drawn already."""
+    task = Binding(seed=seed, query_limit=BATCH)
+    composer, prompts = Chat(), []
+    for query in task.queries:
+        demos = tuple(Demo(example, 0.0, i) for i, example in enumerate(task.pool(query.id).examples[:SHOTS]))
+        prompt = composer.compose(Context(query.query, demos, StreamKey(0, f"{seed}-{query.id}")))
+        prompts.append(prompt.map(_drawn))
+    return prompts
+
+
+def _drawn(part: Part) -> Part:
+    if part.picture is None:
+        return part
+    return replace(part, content=Picture.from_image(part.picture.open(), part.picture.origin))
+
+
+def _run(
+    model: Any, prompts: Sequence[Prompt], arms: Sequence[Arm], new: int, counters: Counters | None = None
+) -> None:
+    jobs = [Job(prompt, arm, max_new_tokens=new) for prompt in prompts for arm in arms]
+    for answer in run_jobs(model, jobs, counters):
+        if isinstance(answer, Failure):
+            raise RuntimeError(answer.reason)
+
+
+def _inputs(model: HF, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What the processor itself makes of the prompts, left padded. A noised picture is stood in for by its original."""
+    conversations = [
+        [
+            {
+                "role": turn.role,
+                "content": [
+                    {"type": "text", "text": part.text}
+                    if part.picture is None
+                    else {"type": "image", "image": replace(part.picture, edits=()).open()}
+                    for part in turn.parts
+                ],
+            }
+            for turn in prompt.turns
+        ]
+        for prompt in prompts
+    ]
+    return dict(
+        model.checkpoint.processor.apply_chat_template(
+            conversations,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True, "padding_side": "left"},
+        )
+    )
+
+
+def _generated(model: HF, inputs: dict[str, Any], new: int, _: Any, *processors: Any) -> None:
+    """`generate` on inputs made already. The prompts of the round are not read."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # it warns of an end token that no answer has, which is the intention
+    fixed: dict[str, Any] = {"do_sample": False, "max_new_tokens": new, "eos_token_id": -1, "pad_token_id": 0}
+    with torch.inference_mode():
+        made = model.engine.runner.model.generate(**inputs, **fixed, logits_processor=list(processors))
+    if made.shape[1] != inputs["input_ids"].shape[1] + new:
+        raise RuntimeError("generate stopped early: the comparison would not be fair")
+
+
+class _Contrast:
+    """A logits processor that reads the noised prompt with a cache of its own and contrasts the scores with it."""
+
+    def __init__(self, model: Any, noised: dict[str, Any], method: VCD) -> None:
+        self.model, self.noised, self.method = model, noised, method
+        self.cache: Any = None
+
+    def __call__(self, tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self.cache is None:
+            output = self.model(**self.noised, use_cache=True, logits_to_keep=1)
+        else:
+            output = self.model(input_ids=tokens[:, -1:], cache=self.cache, use_cache=True)
+        self.cache = output.cache
+        z = torch.stack([scores, output.logits[:, -1].float()])
+        mask, combined = self.method.mask(z[0]), self.method.combine(z, 0)
+        return combined if mask is None else combined.masked_fill(~mask, -torch.inf)
+
+
+def _in_turn(runs: Sequence[Callable[[Any], object]], given: Callable[[], Any]) -> list[float]:
+    """The best processor time of each run, after one that does not count. given: what a run gets, made beforehand."""
+    best = [float("inf")] * len(runs)
+    for number in range(ROUNDS + 1):
+        for i, run in enumerate(runs):
+            made = given()
+            start = time.process_time()
+            run(made)
+            if number:
+                best[i] = min(best[i], time.process_time() - start)
+    return best
+
+
+if __name__ == "__main__":
+    for row in rows(*sys.argv[1:2]):
+        print(" | ".join(row))
