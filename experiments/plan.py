@@ -25,6 +25,10 @@ POOL_EMBEDDED = 5000
 """A larger pool is not embedded for a plan: random demonstrations stand in for a retriever that needs it."""
 
 
+ENGINES = {"strategies": "lockstep", "logits": "loop"}
+"""ability -> what runs strategies on a model that has it."""
+
+
 @dataclass
 class Work:
     """Prompts and pictures of a grid, as counted and scaled. edited: pictures that a strategy changed."""
@@ -189,7 +193,7 @@ def _decodings(grid: Grid) -> list[ArmPlan]:
             strength: Any = strength_of(strategy)
             found[label] = ArmPlan(
                 label,
-                "loop" if "logits" in cell.model.abilities else "requests",
+                next((ENGINES[a] for a in ENGINES if a in cell.model.abilities), "requests"),
                 len(branches_of(strategy)),
                 _prepares(strategy),
                 1 / strength if strength is not None and strength > 0 else None,

@@ -87,6 +87,11 @@ class Lines(Silent):
     out: TextIO = field(default_factory=lambda: sys.stderr)
     last: float = 0.0
 
+    def begin(self, cells: int, samples: int, cells_done: int, samples_done: int) -> None:
+        super().begin(cells, samples, cells_done, samples_done)
+        there = f", {samples_done:,} of them there already" if samples_done else ""
+        self._say(f"plan         {cells:,} cells, {samples:,} samples{there}")
+
     def advance(self, samples: int) -> None:
         super().advance(samples)
         now = time.monotonic()

@@ -19,7 +19,8 @@ from experiments.lock import writing
 from experiments.pictures import KEPT_BYTES, Album, decoded_ahead
 from experiments.progress import Progress, Silent
 from experiments.record import Recorder
-from experiments.session import Session
+from experiments.rescore import rescore
+from experiments.session import Session, renew
 from experiments.state import Todo, describe_cells, forked, todo
 from experiments.store import Store, Writer
 from icl.errors import DataError
@@ -61,7 +62,12 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
     with writing(folder):
         store = Store(folder)
         work = todo(store, grid)
+        if rescored := rescore(store, grid):
+            (progress or Silent()).note(
+                f"{rescored:,} stored answers were scored anew, because the metrics have changed."
+            )
         if not work.left:
+            renew(store, grid)
             return Outcome(folder, work.total, work.present, 0, 0, grid.warnings)
         describe_cells(store, grid)
         with Session(store, grid) as session:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.grid import Grid
 from experiments.machine import facts, now
-from experiments.state import metrics_told
+from experiments.state import as_json, describe_cells, metrics_told
 from experiments.store import Store
 
 if TYPE_CHECKING:
@@ -19,6 +19,25 @@ if TYPE_CHECKING:
 
 SAVE_EVERY = 10.0
 """Seconds between two updates of run.json while samples are computed."""
+
+
+def said(grid: Grid) -> dict[str, Any]:
+    """What the config says, as run.json keeps it: which cells and metrics a table has."""
+    config = grid.config
+    return {
+        "file": config.document.name,
+        "config": config.document.data,
+        "cells": [cell.digest for cell in grid.cells],
+        "metrics": metrics_told(grid),
+    }
+
+
+def renew(store: Store, grid: Grid) -> None:
+    """Lets a finished run say what its config says now, where that has changed without any sample missing."""
+    told, now_said = store.run() or {}, as_json(said(grid))
+    if any(told.get(key) != value for key, value in now_said.items()):
+        describe_cells(store, grid)
+        store.write_run({**told, **now_said})
 
 
 class Session:
@@ -35,13 +54,9 @@ class Session:
 
     def __enter__(self) -> "Session":
         before = self.store.run() or {}
-        config = self.grid.config
         self.told = {
             "name": self.store.folder.name,
-            "file": config.document.name,
-            "config": config.document.data,
-            "cells": [cell.digest for cell in self.grid.cells],
-            "metrics": metrics_told(self.grid),
+            **said(self.grid),
             **facts(),
             "sessions": [*before.get("sessions", []), {"start": now(), "state": "running"}],
         }

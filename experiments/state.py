@@ -72,7 +72,7 @@ def describe_cells(store: Store, grid: Grid) -> None:
             "data": told[id(cell.task)],
             "model_digest": cell.model.digest,
         }
-        if store.cell(cell.digest) != _as_json(wanted):
+        if store.cell(cell.digest) != as_json(wanted):
             store.write_cell(cell.digest, wanted)
 
 
@@ -127,7 +127,8 @@ def _check_data(store: Store, cell: Cell, had: Mapping[str, str], has: Mapping[s
             )
 
 
-def _as_json(told: Any) -> Any:
+def as_json(told: Any) -> Any:
+    """As it would be read back."""
     import json
 
     return json.loads(json.dumps(told, default=repr))

@@ -238,3 +238,24 @@ def test_pictures_are_kept_once_for_the_report(mapping: Mapping, tmp_path: Path)
     frame = load_run(tmp_path / "t").samples()
     shown = {digest for digests in frame["pictures"] for digest in digests}
     assert {path.stem for path in (tmp_path / "t" / "pictures").iterdir()} == shown
+
+
+def test_a_new_metric_is_computed_on_stored_answers(mapping: Mapping, tmp_path: Path) -> None:
+    go(mapping(metrics=["strict"]), tmp_path)
+    before = told(tmp_path / "t")
+    progress = Silent()
+    outcome = go(mapping(metrics=["strict", "yes"]), tmp_path, progress=progress)
+    assert (outcome.computed, outcome.present) == (0, 6)
+    assert progress.notes == ["6 stored answers were scored anew, because the metrics have changed."]
+    frame = load_run(tmp_path / "t").samples()
+    assert frame.attrs["metrics"] == ("strict", "yes")
+    assert frame["strict"].notna().all()
+    assert told(tmp_path / "t") == before
+
+
+def test_a_smaller_config_is_told_as_such_without_computing(mapping: Mapping, tmp_path: Path) -> None:
+    go(mapping(grid={"shots": [0, 2]}), tmp_path)
+    outcome = go(mapping(shots=2, compare={"to": {"shots": 2}}), tmp_path)
+    assert outcome.computed == 0
+    assert set(load_run(tmp_path / "t").samples()["shots"]) == {2}
+    assert load_run(tmp_path / "t").info["config"]["compare"] == {"to": {"shots": 2}}

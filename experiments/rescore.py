@@ -1,0 +1,45 @@
+"""New metrics on old answers: a changed `metrics` recomputes scores from what is stored, and no answer."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from experiments.grid import Cell, Grid
+from experiments.record import scores
+from experiments.state import metrics_told
+from experiments.store import Store
+from icl.types import Example, Generation
+
+if TYPE_CHECKING:
+    from icl.metrics.base import Metric
+
+
+def rescore(store: Store, grid: Grid) -> int:
+    """Brings the scores of finished samples up to the config's metrics. How many were scored anew."""
+    told = metrics_told(grid)
+    count = 0
+    for cell in grid.cells:
+        known = store.cell(cell.digest)
+        if known is None or known.get("metrics") == told:
+            continue
+        samples = list(_rescored(store, cell, grid.metrics))
+        if samples:
+            store.replace_samples(cell.digest, samples)
+        store.write_cell(cell.digest, {**known, "metrics": told})
+        count += len(samples)
+    return count
+
+
+def _rescored(store: Store, cell: Cell, metrics: "Mapping[str, Metric]") -> Iterator[dict[str, Any]]:
+    examples: dict[str, Example] = {example.id: example for example in cell.task.queries}
+    for sample in store.samples(cell.digest):
+        example = examples.get(sample["query"])
+        if sample.get("failed") or example is None:
+            yield sample
+        else:
+            said = Generation(
+                sample.get("output", ""),
+                finish=sample.get("finish", "stop"),
+                trace=sample.get("trace", {}),
+                option_scores=sample.get("option_scores", {}),
+            )
+            yield {**sample, "scores": scores(metrics, said, example)}

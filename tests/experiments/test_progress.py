@@ -1,0 +1,54 @@
+import io
+
+import pytest
+
+from experiments import progress as module
+from experiments.progress import Lines, Silent, Terminal, clock, progress
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0, "0:00"), (21.4, "0:21"), (725, "12:05"), (3723, "1:02:03"), (-3, "0:00")]
+)
+def test_time_left_is_told_as_a_clock(seconds: float, told: str) -> None:
+    assert clock(seconds) == told
+
+
+def test_a_log_gets_lines_now_and_then_and_a_few_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    lines = Lines(out=out)
+    lines.begin(cells=4, samples=100, cells_done=1, samples_done=20)
+    for i in range(40):
+        now[0] += 1
+        lines.advance(1)
+        lines.failed(f"q{i}", "the picture is gone.")
+    told = out.getvalue().splitlines()
+    assert told[0] == "plan         4 cells, 100 samples, 20 of them there already"
+    assert told[1] == "sample q0: the picture is gone. Sample marked failed; 1 of 100 so far."
+    assert [line for line in told if line.startswith("running")] == [
+        "running      35/100 samples   1/4 cells   1 samples/s   1:05 left",
+        "running      50/100 samples   1/4 cells   1 samples/s   0:50 left",
+    ]
+    assert sum(line.startswith("sample ") for line in told) == 5
+    assert "further failed samples are counted, and recorded with their reasons." in told
+
+
+def test_a_terminal_gets_a_bar_and_whole_lines_above_it() -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    out = Screen()
+    bar = progress(out=out)
+    assert isinstance(bar, Terminal)
+    bar.begin(cells=2, samples=10, cells_done=0, samples_done=0)
+    bar.advance(5)
+    bar.failed("q[1]", "no [bold] picture")
+    bar.cell_finished()
+    bar.end()
+    assert "sample q[1]: no [bold] picture. Sample marked failed; 1 of 10 so far." in out.getvalue()
+
+
+def test_quiet_says_nothing_and_a_file_gets_lines() -> None:
+    assert type(progress(quiet=True)) is Silent
+    assert type(progress(out=io.StringIO())) is Lines
