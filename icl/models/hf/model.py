@@ -108,6 +108,13 @@ class HF:
     def load(self) -> None:
         _ = self.engine
 
+    def unload(self) -> None:
+        """Let the weights and caches go; the next use reads them again."""
+        from icl.models.hf.memory import free
+
+        if vars(self).pop("engine", None) is not None:
+            free()
+
     def rendered(self, prompt: Prompt) -> str:
         """The text that the model reads, one placeholder a picture. Raises ModelError."""
         return self.renderer.text(prompt)
