@@ -84,13 +84,11 @@ def joined(parts: Sequence[Any], slots: int) -> Any:
 
 
 def trimmed(layer: Any, slots: int) -> Any:
-    """The layer with its last `slots` slots alone."""
+    """The layer with its last `slots` slots alone, or those of its window."""
     if getattr(layer, "keys", None) is not None:
-        width = slots
         if is_sliding(layer):
             layer.cumulative_length = slots
-            width = min(slots, layer.sliding_window - 1)
-        layer.keys, layer.values = layer.keys[:, :, -width:], layer.values[:, :, -width:]
+        layer.keys, layer.values = layer.keys[:, :, -slots:], layer.values[:, :, -slots:]
     return layer
 
 

@@ -31,6 +31,11 @@ def two_branches() -> list[Prompt]:
     return [*own, *(p.edit(DiffusionNoise(500), where="query") for p in own)]
 
 
+def two_pictures_apart() -> list[Prompt]:
+    """What is not shared holds a demonstration too, so two pictures a prompt, of different sizes."""
+    return [prompt([1, 2, 3, 40 + i, 60 + i], "x" * (i + 1)) for i in range(4)]
+
+
 def tokens(rows: Rows, steps: int = 8) -> list[list[int]]:
     said = []
     for _ in range(steps):
@@ -40,7 +45,9 @@ def tokens(rows: Rows, steps: int = 8) -> list[list[int]]:
 
 
 @every
-@pytest.mark.parametrize("made", [lambda: fixed_demonstrations(5), two_branches], ids=["fixed", "branches"])
+@pytest.mark.parametrize(
+    "made", [lambda: fixed_demonstrations(5), two_branches, two_pictures_apart], ids=["fixed", "branches", "pictures"]
+)
 def test_prompts_on_a_shared_beginning_answer_as_if_opened_whole(
     name: str, made: Callable[[], list[Prompt]], model_of: ModelOf
 ) -> None:
@@ -52,7 +59,7 @@ def test_prompts_on_a_shared_beginning_answer_as_if_opened_whole(
     after = hf.counters()
     total = after["prompt_tokens"] - before["prompt_tokens"]
     assert total == sum(map(len, reads))
-    assert after["prefill_tokens"] - before["prefill_tokens"] < 0.7 * total
+    assert after["prefill_tokens"] - before["prefill_tokens"] < 0.75 * total
     assert float((whole.logits - shared.logits).abs().max()) < 2e-5
     assert tokens(shared) == tokens(whole)
 
