@@ -98,7 +98,8 @@ def check_transform(transform: Transform, contexts: Iterable[Context] | None = N
             assert same, f"{at}: what is done depends on the answers, and 'labels' is not among its needs."
         bare: Any = done.query
         shown = replace(done, query=bare.query) if isinstance(bare, Example) else done
-        check_composer(Chat(), [shown])
+        if shown.query.pictures or shown.query.question:  # unless the query was removed altogether, as asked
+            check_composer(Chat(), [shown])
 
 
 def _check_marks(component: Orderer | Transform, before: Context, after: Context, at: str) -> None:

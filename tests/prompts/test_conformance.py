@@ -1,16 +1,16 @@
-"""Every registered orderer and composer keeps its promises; a new one is covered by being registered."""
+"""Every registered orderer, transform and composer keeps its promises; a new one is covered by being registered."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, get_args, get_type_hints
 
 import pytest
 
-from icl.registry import build, entries
+from icl.registry import build, entries, resolve
 from icl.streams import StreamKey
 from icl.types import Context, Part, Prompt, Turn
 from prompts.composers.chat import Chat
-from prompts.conformance import check_composer, check_orderer
+from prompts.conformance import check_composer, check_orderer, check_transform
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -22,15 +22,50 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("name", entries("orderer"))
-def test_every_orderer_keeps_its_promises(name: str) -> None:
-    check_orderer(build("orderer", name))
+CHOICES = ("how", "where", "start", "place", "order", "instruction_at", "first")
+"""Parameters whose every value is tried."""
+
+
+def _variants(kind: str, name: str) -> list[dict[str, Any]]:
+    """The component with its defaults, and with each value of each of its CHOICES."""
+    hints = get_type_hints(resolve(kind, name))
+    tried = [{key: value} for key in CHOICES if key in hints for value in get_args(hints[key])]
+    return [{"name": name, **parameters} for parameters in ({}, *tried)]
+
+
+def _nodes(kind: str) -> list[dict[str, Any]]:
+    return [node for name in entries(kind) for node in _variants(kind, name)]
+
+
+@pytest.mark.parametrize("node", _nodes("orderer"), ids=str)
+def test_every_orderer_keeps_its_promises(node: dict[str, Any]) -> None:
+    check_orderer(build("orderer", node))
+
+
+MORE: list[dict[str, Any]] = [
+    {"name": "synonyms", "words": {"yes": "aye", "no": "nay"}},
+    {"name": "noisy_labels", "share": 1},
+    {"name": "pictures", "how": "blank", "where": "all"},
+    {"name": "captions", "where": "all", "text": "({caption}) "},
+    {"name": "grid", "shuffled": True},
+]
+
+
+@pytest.mark.parametrize("node", [*_nodes("transform"), *MORE], ids=str)
+def test_every_transform_keeps_its_promises(node: dict[str, Any]) -> None:
+    check_transform(build("transform", node))
 
 
 @pytest.mark.parametrize("name", entries("composer"))
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_every_composer_keeps_its_promises(name: str, options: dict[str, Any]) -> None:
-    check_composer(build("composer", {"name": name, **options}))
+    if options.keys() <= {f.name for f in fields(resolve("composer", name))}:
+        check_composer(build("composer", {"name": name, **options}))
+
+
+@pytest.mark.parametrize("node", _nodes("composer"), ids=str)
+def test_every_variant_of_a_composer_keeps_its_promises(node: dict[str, Any]) -> None:
+    check_composer(build("composer", node))
 
 
 def _part(name: str, /, **changes: Any) -> Callable[[Prompt], Prompt]:
@@ -82,7 +117,7 @@ def test_each_wrong_prompt_is_named(wrong: str, says: str) -> None:
 class _Misplaced:
     wrong: str
 
-    needs = frozenset[str]()
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     def order(self, context: Context) -> Context:
         if self.wrong == "lost":
@@ -99,3 +134,44 @@ class _Misplaced:
 def test_each_wrong_order_is_named(wrong: str, says: str) -> None:
     with pytest.raises(AssertionError, match=says):
         check_orderer(_Misplaced(wrong))
+
+
+@dataclass(frozen=True)
+class _Bad:
+    """A transform with one thing wrong."""
+
+    wrong: str
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def transform(self, context: Context) -> Context:
+        if not context.demos:
+            return context
+        first, *others = context.demos
+        answer = first.example.answer
+        marked = replace(context, provenance=(*context.provenance, f"bad: {answer if self.wrong == 'reads' else ''}"))
+        if self.wrong == "loses":
+            return replace(marked, demos=tuple(others))
+        if self.wrong == "query":
+            return replace(marked, query=replace(context.query, question="other"))
+        if self.wrong == "place":
+            return replace(marked, demos=(replace(first, example=replace(first.example, question="!")), *others))
+        if self.wrong == "silent":
+            demos = tuple(replace(d, example=replace(d.example, question="!")) for d in context.demos)
+            return replace(context, demos=demos)
+        return marked
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("loses", "lost, moved or rescored"),
+        ("query", "query's question was changed"),
+        ("place", "depends on the order of demonstrations"),
+        ("silent", "leaves no mark"),
+        ("reads", "depends on the answers, and 'labels' is not among its needs"),
+    ],
+)
+def test_each_wrong_transform_is_named(wrong: str, says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        check_transform(_Bad(wrong))

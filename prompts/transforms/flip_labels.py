@@ -1,0 +1,33 @@
+"""Flipped labels: does the model follow its demonstrations against what it knows? (Wei et al. 2023; Xu et al. 2025)
+
+One bijection a context: each answer becomes the next one, cyclically, in the order of the query's options and then of
+what the demonstrations show. With two labels that is the flip. Only the demonstrations change. The gold stays, so
+accuracy falls where they are followed; the sample keeps both answers, and `icl analyze RUN following` tells follow,
+prior and other apart. (The papers differ: accuracy against the flipped label, or far below one half.)
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from icl.registry import component
+from icl.types import Context
+from prompts.changing import ranked, with_demos
+from prompts.renaming import answers_of, called, composed, shown_as
+
+
+@component("transform", "flip_labels")
+@dataclass(frozen=True)
+class FlipLabels:
+    """Every demonstration answers with the next label; the gold stays."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+
+    def transform(self, context: Context) -> Context:
+        labels = answers_of(context)
+        if len(labels) < 2:
+            mark = "flip_labels: fewer than two labels, nothing is flipped, saw labels"
+            return replace(context, provenance=(*context.provenance, mark)) if context.demos else context
+        names = dict(zip(labels, labels[1:] + labels[:1], strict=True))
+        new = [shown_as(demo, called(demo.example.answer, names)) for demo in ranked(context)]
+        flipped = with_demos(context, new, f"flip_labels: {len(labels)} labels, saw labels")
+        return replace(flipped, renamed=composed(context.renamed, names)) if context.demos else context

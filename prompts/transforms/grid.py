@@ -1,0 +1,68 @@
+"""Frames on one picture: a model that reads single pictures sees a video (IG-VLM, Kim et al. 2024).
+
+Of an example with several pictures, `frames` are taken, the middles of as many equal parts (repeats where there are
+fewer pictures than frames), and laid on a white grid, row by row, each shrunk to the smallest width and height among
+them. Examples with one picture stay. The prompt's wording about keyframes is the composer's. `shuffled` is the control:
+the same frames in a random order of the example's own.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from icl.params import PositiveInt
+from icl.pictures import Picture
+from icl.registry import component
+from icl.types import Context, Where
+from prompts.changing import changed
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@component("transform", "grid")
+@dataclass(frozen=True)
+class Grid:
+    """Several pictures of an example become one picture with a grid of frames."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    frames: PositiveInt = 6  # frames on the grid
+    columns: PositiveInt = 3  # frames in a row
+    gap: PositiveInt = 4  # white pixels around each frame
+    shuffled: bool = False  # frames in random order
+    where: Where = "all"  # whose pictures
+
+    def transform(self, context: Context) -> Context:
+        mark = f"grid: {self.frames} frames{', shuffled' if self.shuffled else ''}"
+        return changed(context, self.where, lambda item: self._laid(item, context), mark)
+
+    def _laid(self, item: Any, context: Context) -> Any:
+        if len(item.pictures) < 2:
+            return item
+        chosen = [item.pictures[i] for i in middles(len(item.pictures), self.frames)]
+        if self.shuffled:
+            places = context.key.numpy(f"transform/grid/{item.id}").permutation(len(chosen))
+            chosen = [chosen[int(i)] for i in places]
+        told = "|".join(f"{p.identity}{''.join(edit.told() for edit in p.edits)}" for p in chosen)
+        load = partial(_drawn, tuple(chosen), self.columns, self.gap)
+        return replace(item, pictures=(Picture.from_source(load, f"grid {self.columns} {self.gap}: {told}"),))
+
+
+def middles(count: int, parts: int) -> list[int]:
+    """Which of `count` pictures stand in the middles of `parts` equal parts: 12 in 6 is 1, 3, 5, 7, 9, 11."""
+    return [(2 * i + 1) * count // (2 * parts) for i in range(parts)]
+
+
+def _drawn(pictures: tuple[Picture, ...], columns: int, gap: int) -> "Image":
+    from PIL import Image
+
+    frames = [picture.open() for picture in pictures]
+    width, height = min(frame.width for frame in frames), min(frame.height for frame in frames)
+    rows = -(-len(frames) // columns)
+    across = min(columns, len(frames))
+    sheet = Image.new("RGB", (across * (width + gap) + gap, rows * (height + gap) + gap), "white")
+    for i, frame in enumerate(frames):
+        place = (gap + i % columns * (width + gap), gap + i // columns * (height + gap))
+        sheet.paste(frame.resize((width, height)), place)
+    return sheet

@@ -1,0 +1,37 @@
+"""Questions removed or permuted: does the text of a demonstration matter? (Baldassini et al. 2024; Xu et al. 2025)
+
+Pictures and answers stay. A permutation is drawn among those that move the most questions to a place that asked
+another; where all ask the same it is nothing, and the mark says what share moved.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from icl.errors import ConfigError
+from icl.registry import component
+from icl.types import Context, Where
+from prompts.changing import changed, deranged, ranked, with_demos
+
+
+@component("transform", "questions")
+@dataclass(frozen=True)
+class Questions:
+    """Questions of demonstrations removed, or permuted among them."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    how: Literal["removed", "permuted"] = "removed"  # what becomes of them
+    where: Where = "demos"  # whose questions; permuted: demonstrations' only
+
+    def __post_init__(self) -> None:
+        if self.how == "permuted" and self.where != "demos":
+            raise ConfigError(f"questions are permuted among demonstrations; where is '{self.where}'. Leave it out.")
+
+    def transform(self, context: Context) -> Context:
+        if self.how == "removed":
+            return changed(context, self.where, lambda item: replace(item, question=""), "questions: removed")
+        demos = ranked(context)
+        asked = [demo.example.question for demo in demos]
+        moved, share = deranged(asked, context.key.numpy("transform/questions"), str)
+        new = [replace(d, example=replace(d.example, question=q)) for d, q in zip(demos, moved, strict=True)]
+        return with_demos(context, new, f"questions: permuted, {share:.0%} moved")

@@ -1,0 +1,44 @@
+"""Answers in other words of one's own: `words: {red: crimson}`, for demonstrations, options and gold alike.
+
+Between the task's labels and symbols: the meaning stays, the wording is new. The map must leave answers apart that
+were apart. What it does not name keeps its name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from icl.errors import ConfigError, PlanError
+from icl.metrics.normalise import plain
+from icl.registry import component
+from icl.types import Context
+from prompts.changing import rescored
+from prompts.renaming import answers_of, called
+
+
+@component("transform", "synonyms")
+@dataclass(frozen=True)
+class Synonyms:
+    """Answers replaced by a map of one's own, in demonstrations, options and gold."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+
+    words: Mapping[str, str] = field(default_factory=dict)  # answer of the task -> what it is called instead
+
+    def __post_init__(self) -> None:
+        for keys, what in ((list(self.words), "is renamed twice"), (list(self.words.values()), "is the name of two")):
+            told = [plain(key) for key in keys]
+            if twice := next((key for key in keys if told.count(plain(key)) > 1), None):
+                raise ConfigError(f"words: '{twice}' {what}. Every answer needs a name of its own.")
+
+    def transform(self, context: Context) -> Context:
+        if not self.words:
+            return context
+        old = answers_of(context)
+        new_names = [plain(called(answer, self.words)) for answer in old]
+        if twice := next((name for name in new_names if new_names.count(name) > 1), None):
+            raise PlanError(
+                f"synonyms: query '{context.query.id}' would have two answers called '{twice}': one is renamed to what "
+                "another is called already. Rename that one too."
+            )
+        return rescored(context, self.words, "synonyms: answers renamed, saw labels")

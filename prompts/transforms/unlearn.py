@@ -1,0 +1,41 @@
+"""In-context unlearning: the demonstrations of the query's own class say another class (VICL, Zhou et al. 2024).
+
+Oracle: which class that is needs the gold. All of its demonstrations in the context are relabelled to the next label,
+cyclically; the others stay true. The paper shows one such demonstration and unlearns 5 random classes; `classes` names
+them here. The gold stays, and the sample keeps the new label beside it: `icl analyze RUN following` counts agreement
+with the new one. Where no demonstration has the query's class nothing is unlearned, and the sample is not counted.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from icl.metrics.normalise import plain
+from icl.registry import component
+from icl.types import Context
+from prompts.changing import ranked, with_demos
+from prompts.oracle import gold_of
+from prompts.renaming import answers_of, called, shown_as
+
+
+@component("transform", "unlearn")
+@dataclass(frozen=True)
+class Unlearn:
+    """Oracle: demonstrations of the query's class answer with the next class."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"gold", "labels"})
+
+    classes: tuple[str, ...] = ()  # answers to unlearn; none: each query's
+
+    def transform(self, context: Context) -> Context:
+        gold = gold_of(context, "transform 'unlearn'").answer
+        labels = answers_of(context)
+        told = [plain(label) for label in labels]
+        if (self.classes and plain(gold) not in map(plain, self.classes)) or plain(gold) not in told or len(told) < 2:
+            return context
+        names = {gold: labels[(told.index(plain(gold)) + 1) % len(labels)]}
+        demos = [shown_as(d, called(d.example.answer, names)) for d in ranked(context)]
+        count = sum(plain(demo.example.answer) == plain(gold) for demo in context.demos)
+        if count == 0:
+            return context
+        done = with_demos(context, demos, f"unlearn: {count} relabelled, saw labels, saw the gold")
+        return replace(done, renamed={**context.renamed, **names})

@@ -1,0 +1,35 @@
+"""Contexts whose right transformation is known by hand."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from icl.pictures import Picture
+from icl.registry import build
+from icl.streams import StreamKey
+from icl.types import Context, Demo, Example
+
+
+def picture(shade: int, size: tuple[int, int] = (4, 4)) -> Picture:
+    return Picture.from_image(Image.new("RGB", size, (shade, 0, 0)), f"{size} {shade}")
+
+
+def context(
+    answers: Sequence[str], options: Sequence[str] = (), gold: str = "", query: str = "q", **meta: Any
+) -> Context:
+    """Demonstrations by rank, shown best last, each with a picture and a question of its own."""
+    demos = [
+        Demo(Example(f"e{i}", (picture(i),), f"q{i}?", (word,), tuple(options), word, meta=meta), 0.9 - i / 10, i)
+        for i, word in enumerate(answers)
+    ]
+    asked = Example(query, (picture(99),), "which?", (gold,), tuple(options), meta=meta)
+    shown: Any = asked if gold else asked.query
+    return Context(shown, tuple(reversed(demos)), StreamKey(0, query))
+
+
+@pytest.fixture
+def transformed() -> Callable[..., Context]:
+    """`transformed(node, ...)`: the context of the other arguments under a transform."""
+    return lambda node, *args, **keys: build("transform", node).transform(context(*args, **keys))

@@ -1,0 +1,140 @@
+"""Pictures and questions: what goes, what stays, and what a permutation can move."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from icl.edits import DiffusionNoise
+from icl.errors import ConfigError, DataError
+from icl.pictures import Picture
+from icl.registry import build, describe
+from icl.streams import StreamKey
+from icl.types import Context, Demo, Example
+from prompts.changing import deranged
+from prompts.transforms.grid import middles
+
+Make = Callable[..., Context]
+
+
+def _pictures(of: Context) -> list[int]:
+    """The red of each demonstration's picture, by rank."""
+    ranked = sorted(of.demos, key=lambda demo: demo.rank)
+    return [demo.example.pictures[0].open().getpixel((0, 0))[0] for demo in ranked]  # type: ignore[index]
+
+
+def test_pictures_are_removed_where_they_are_asked_to_be(transformed: Make) -> None:
+    for where, demos, query in (("demos", 0, 1), ("query", 1, 0), ("all", 0, 0)):
+        done = transformed({"name": "pictures", "where": where}, "ab")
+        assert [len(demo.example.pictures) for demo in done.demos] == [demos] * 2
+        assert len(done.query.pictures) == query
+        assert done.provenance == ("pictures: removed",)
+
+
+def test_blank_pictures_are_one_shade_and_as_large(transformed: Make) -> None:
+    done = transformed({"name": "pictures", "how": "blank", "shade": 255}, "ab")
+    shown = done.demos[0].example.pictures[0].open()
+    assert (shown.size, shown.getcolors()) == ((4, 4), [(16, (255, 255, 255))])
+
+
+def test_noise_is_the_example_s_own_in_any_order(transformed: Make) -> None:
+    done = transformed({"name": "pictures", "how": "noise", "step": 500}, "ab")
+    edits = {demo.example.id: demo.example.pictures[0].edits[0] for demo in done.demos}
+    assert edits["e0"] == DiffusionNoise(500).bind(StreamKey(0, "q"), "e0/0")
+    assert edits["e0"] != edits["e1"]
+
+
+def test_permuted_pictures_all_go_elsewhere(transformed: Make) -> None:
+    done = transformed({"name": "pictures", "how": "permuted"}, "abcd")
+    found = _pictures(done)
+    assert sorted(found) == [0, 1, 2, 3]
+    assert all(place != red for place, red in enumerate(found))
+    assert done.provenance == ("pictures: permuted, 100% moved",)
+    assert (
+        len(
+            {
+                tuple(_pictures(transformed({"name": "pictures", "how": "permuted"}, "abcd", query=f"q{i}")))
+                for i in range(30)
+            }
+        )
+        > 3
+    )
+
+
+def test_one_picture_has_nowhere_to_go_and_the_mark_says_so(transformed: Make) -> None:
+    assert transformed({"name": "pictures", "how": "permuted"}, "a").provenance == ("pictures: permuted, 0% moved",)
+
+
+def test_permuting_is_among_demonstrations_alone() -> None:
+    with pytest.raises(ConfigError, match="permuted among demonstrations; where is 'all'"):
+        build("transform", {"name": "pictures", "how": "permuted", "where": "all"})
+
+
+def test_as_many_values_move_as_can() -> None:
+    rng = StreamKey(0, "q").numpy("test")
+    found, moved = deranged(["yes", "yes", "yes", "no"], rng, str)
+    assert sorted(found) == ["no", "yes", "yes", "yes"]
+    assert moved == 0.5
+    assert deranged(["yes", "no", "yes", "no"], rng, str) == (["no", "yes", "no", "yes"], 1.0)
+
+
+def test_questions(transformed: Make) -> None:
+    gone = transformed("questions", "ab")
+    assert [demo.example.question for demo in gone.demos] == ["", ""]
+    assert gone.query.question == "which?"
+    swapped = transformed({"name": "questions", "how": "permuted"}, "ab")
+    assert {demo.example.id: demo.example.question for demo in swapped.demos} == {"e0": "q1?", "e1": "q0?"}
+
+
+def test_captions_stand_before_the_question(transformed: Make) -> None:
+    done = transformed({"name": "captions", "text": "Image: {caption}. "}, "a", caption="a red square")
+    assert done.demos[0].example.question == "Image: a red square. q0?"
+    assert done.demos[0].example.pictures == ()
+    assert (done.query.question, len(done.query.pictures)) == ("which?", 1)
+
+
+def test_tags_are_listed(transformed: Make) -> None:
+    done = transformed({"name": "captions", "key": "tags", "where": "all"}, "a", tags=["red", "square"])
+    assert done.query.question == "red, square\nwhich?"
+
+
+def test_captions_from_a_file_are_known_by_their_content(transformed: Make, tmp_path: Path) -> None:
+    path = tmp_path / "said.json"
+    path.write_text(json.dumps({"e0": "one", "e1": "two"}))
+    node = {"name": "captions", "file": str(path), "saw_labels": True}
+    done = transformed(node, "ab")
+    assert [demo.example.question for demo in done.demos] == ["two\nq1?", "one\nq0?"]
+    assert done.provenance[0].endswith("saw labels")
+    before = describe(build("transform", node))
+    path.write_text(json.dumps({"e0": "uno", "e1": "two"}))
+    assert describe(build("transform", node)) != before
+    with pytest.raises(DataError, match="example 'e2' has no text in "):
+        transformed(node, "abc")
+
+
+def test_a_missing_caption_says_what_there_is(transformed: Make) -> None:
+    with pytest.raises(DataError, match=r"'e0' has no text among its public facts \(split\) under 'caption'"):
+        transformed("captions", "a", split="train")
+    with pytest.raises(ConfigError, match="there is no file of captions 'none"):
+        build("transform", {"name": "captions", "file": "none.json"})
+
+
+def test_frames_are_the_middles_of_equal_parts() -> None:
+    assert middles(12, 6) == [1, 3, 5, 7, 9, 11]
+    assert middles(6, 6) == [0, 1, 2, 3, 4, 5]
+    assert middles(2, 6) == [0, 0, 0, 1, 1, 1]
+
+
+def test_frames_become_one_picture_row_by_row() -> None:
+    frames = tuple(Picture.from_image(Image.new("RGB", (5 + i, 6), (40 * i, 0, 0)), f"f{i}") for i in range(4))
+    film = Example("film", frames, "?", ("a",))
+    still = Example("still", frames[:1], "?", ("a",))
+    context = Context(film.query, (Demo(still, 0.5, 0),), StreamKey(0, "film"))
+    done = build("transform", {"name": "grid", "frames": 4, "columns": 2, "gap": 1}).transform(context)
+    assert done.demos == context.demos
+    (sheet,) = (picture.open() for picture in done.query.pictures)
+    assert sheet.size == (2 * 6 + 1, 2 * 7 + 1)
+    assert [sheet.getpixel(at)[0] for at in ((3, 3), (9, 3), (3, 10), (9, 10))] == [0, 40, 80, 120]
+    assert sheet.getpixel((0, 0)) == (255, 255, 255)

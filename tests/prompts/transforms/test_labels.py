@@ -1,0 +1,114 @@
+"""Answers: removed, permuted, flipped, symbolised, renamed, wrong by a share."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import pytest
+
+from icl.errors import ConfigError, PlanError
+from icl.registry import build
+from icl.types import Context
+
+Make = Callable[..., Context]
+
+
+def _answers(of: Context) -> list[str]:
+    """By rank."""
+    return [demo.example.answer for demo in sorted(of.demos, key=lambda demo: demo.rank)]
+
+
+def test_answers_are_removed_without_having_been_seen(transformed: Make) -> None:
+    done = transformed({"name": "answers", "how": "removed"}, "ab")
+    assert _answers(done) == ["", ""]
+    assert done.provenance == ("answers: removed",)
+
+
+def test_permuted_answers_differ_where_they_can(transformed: Make) -> None:
+    assert _answers(transformed("answers", ["yes", "no", "yes", "no"])) == ["no", "yes", "no", "yes"]
+    same = transformed("answers", ["yes", "yes"])
+    assert same.provenance == ("answers: permuted, 0% changed, saw labels",)
+
+
+def test_random_answers_are_uniform_over_the_options(transformed: Make) -> None:
+    node = {"name": "answers", "how": "random"}
+    drawn = [word for i in range(200) for word in _answers(transformed(node, "ab", "abc", query=f"q{i}"))]
+    assert all(abs(drawn.count(word) - 400 / 3) < 40 for word in "abc")
+
+
+def test_flipped_labels_are_the_next_ones_and_the_gold_stays(transformed: Make) -> None:
+    done = transformed("flip_labels", ["red", "blue", "red"], ["red", "green", "blue"])
+    assert _answers(done) == ["green", "red", "green"]
+    assert done.renamed == {"red": "green", "green": "blue", "blue": "red"}
+    assert (done.rescored, done.query.options) == (False, ("red", "green", "blue"))
+    assert _answers(transformed("flip_labels", ["yes", "no", "yes"])) == ["no", "yes", "no"]
+
+
+def test_one_label_cannot_be_flipped_and_the_mark_says_so(transformed: Make) -> None:
+    done = transformed("flip_labels", ["yes", "Yes."])
+    assert (_answers(done), done.renamed) == (["yes", "Yes."], {})
+    assert done.provenance == ("flip_labels: fewer than two labels, nothing is flipped, saw labels",)
+
+
+def test_symbols_keep_equal_answers_equal_and_rename_the_options(transformed: Make) -> None:
+    done = transformed("symbols", ["red", "blue", "red"], ["blue", "red"])
+    first, second, third = _answers(done)
+    assert first == third != second
+    assert done.query.options == (second, first)
+    assert done.renamed == {"red": first, "blue": second}
+    assert done.rescored
+    assert not {first, second} & {"red", "blue", "which", "q0"}
+
+
+def test_symbols_are_the_query_s_own(transformed: Make) -> None:
+    assert len({_answers(transformed("symbols", ["red"], query=f"q{i}"))[0] for i in range(20)}) > 15
+
+
+def test_synonyms_are_scored_too(transformed: Make) -> None:
+    done = transformed({"name": "synonyms", "words": {"red": "crimson"}}, ["red", "blue"], ["red", "blue"])
+    assert _answers(done) == ["crimson", "blue"]
+    assert (done.query.options, done.rescored) == (("crimson", "blue"), True)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [({"red": "x", "blue": "X."}, "'x' is the name of two"), ({"red": "a", "Red": "b"}, "'red' is renamed twice")],
+)
+def test_synonyms_keep_answers_apart(words: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        build("transform", {"name": "synonyms", "words": words})
+
+
+def test_a_synonym_may_not_be_another_answer(transformed: Make) -> None:
+    with pytest.raises(PlanError, match="query 'q' would have two answers called 'blue'"):
+        transformed({"name": "synonyms", "words": {"red": "blue"}}, ["red"], ["red", "blue"])
+
+
+@pytest.mark.parametrize(("share", "wrong"), [(0, 0), (0.1, 1), (0.25, 1), (0.5, 3), (1, 5)])
+def test_exactly_a_share_is_wrong(transformed: Make, share: float, wrong: int) -> None:
+    done = transformed({"name": "noisy_labels", "share": share}, "aabba", "abc")
+    assert sum(a != b for a, b in zip(_answers(done), "aabba", strict=True)) == wrong
+    assert done.provenance == ((f"noisy_labels: {wrong} of 5 wrong, saw labels",) if wrong else ())
+
+
+def test_errors_are_nested_in_the_share(transformed: Make) -> None:
+    def wrong(share: float) -> dict[int, str]:
+        told: Sequence[str] = _answers(transformed({"name": "noisy_labels", "share": share}, "abcabc"))
+        return {i: word for i, word in enumerate(told) if word != "abcabc"[i]}
+
+    shares = [wrong(share) for share in (0.2, 0.5, 0.8, 1)]
+    assert [len(found) for found in shares] == [1, 3, 5, 6]
+    assert all(small.items() <= large.items() for small, large in pairwise(shares))
+
+
+def test_where_there_is_no_other_answer_the_noise_says_so(transformed: Make) -> None:
+    done = transformed("noisy_labels", ["yes", "yes"])
+    assert done.provenance == ("noisy_labels: 1 of 1 have no other answer to give, saw labels",)
+
+
+def test_the_query_s_class_is_unlearned(transformed: Make) -> None:
+    done = transformed("unlearn", ["cat", "dog", "cat"], ["cat", "dog", "emu"], gold="cat")
+    assert _answers(done) == ["dog", "dog", "dog"]
+    assert (done.renamed, done.rescored) == ({"cat": "dog"}, False)
+    assert done.provenance == ("unlearn: 2 relabelled, saw labels, saw the gold",)
+    assert transformed("unlearn", ["dog"], ["cat", "dog"], gold="cat").renamed == {}
+    assert transformed({"name": "unlearn", "classes": ["dog"]}, ["cat"], ["cat", "dog"], gold="cat").renamed == {}
