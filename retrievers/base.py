@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from icl.models.base import Model
+    from icl.pictures import Picture
 
 
 class Embedder(Protocol):
@@ -27,6 +28,21 @@ class Embedder(Protocol):
 
     def texts(self, texts: Sequence[str]) -> "np.ndarray":
         """[N, D]. Raises PlanError where the encoder has no text tower."""
+        ...
+
+
+class FineEmbedder(Embedder, Protocol):
+    """An embedder that also gives a vector to every part. Rows are unit vectors; rows of zeros are padding.
+
+    The number of rows is the embedder's own, whatever stands beside an item in its batch.
+    """
+
+    def patches(self, pictures: "Sequence[Picture]") -> "np.ndarray":
+        """[N, P, D] of the pictures' patches."""
+        ...
+
+    def words(self, texts: Sequence[str]) -> "np.ndarray":
+        """[N, W, D] of the texts' tokens, without special ones."""
         ...
 
 
@@ -54,3 +70,20 @@ class Retriever(Protocol):
     needs: ClassVar[frozenset[str]]
 
     def fit(self, pool: Pool, resources: Resources) -> FittedRetriever: ...
+
+
+class FittedReranker(Protocol):
+    """A reranker that has seen its pool."""
+
+    def rerank(self, queries: Sequence[Query], found: Sequence[Sequence[Scored]], k: int) -> list[tuple[Scored, ...]]:
+        """At most k of each query's candidates, which come best first, in a new order."""
+        ...
+
+
+@runtime_checkable
+class Reranker(Protocol):
+    """A component of kind `reranker`: it chooses among a retriever's candidates. needs: as a retriever's."""
+
+    needs: ClassVar[frozenset[str]]
+
+    def fit(self, pool: Pool, resources: Resources) -> FittedReranker: ...

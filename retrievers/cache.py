@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from icl.errors import ModelError
+from icl.errors import ConfigError, ModelError
 from icl.pictures import Picture
 from icl.types import Example, Query
 from retrievers.base import Embedder
@@ -43,7 +43,7 @@ class Embeddings:
 
     def __init__(self, embedder: Embedder, folder: Path) -> None:
         self.embedder = embedder
-        self.count = {"picture": 0, "text": 0}
+        self.count = {"picture": 0, "text": 0, "patches": 0, "words": 0}
         name = sha256(embedder.digest.encode()).hexdigest()[:24]
         self._shards = {kind: Shards(folder / "embeddings" / name / kind, embedder.digest) for kind in self.count}
 
@@ -58,6 +58,18 @@ class Embeddings:
         """[N, D], a unit row a text."""
         by_key = {sha256(text.encode()).digest(): text for text in texts}
         return self._vectors("text", [sha256(text.encode()).digest() for text in texts], by_key, self.embedder.texts)
+
+    def patches(self, pictures: Sequence[Picture]) -> Vectors:
+        """[N, P, D] of the pictures' patches. Raises ConfigError where the embedder gives none."""
+        embed = _flat(self.embedder, "patches")
+        by_key = {bytes.fromhex(picture.digest): picture for picture in pictures}
+        return _parted(self._vectors("patches", [bytes.fromhex(p.digest) for p in pictures], by_key, embed))
+
+    def words(self, texts: Sequence[str]) -> Vectors:
+        """[N, W, D] of the texts' tokens; rows of zeros are padding. Raises ConfigError as `patches`."""
+        embed = _flat(self.embedder, "words")
+        by_key = {sha256(text.encode()).digest(): text for text in texts}
+        return _parted(self._vectors("words", [sha256(text.encode()).digest() for text in texts], by_key, embed))
 
     def _embed_pictures(self, pictures: Sequence[Picture]) -> Vectors:
         return self.embedder.pictures([Query(p.digest, (p,), "") for p in pictures])
@@ -88,7 +100,23 @@ class Embeddings:
                 _EMBEDDED[kind] += len(chunk)
 
 
-_EMBEDDED = {"picture": 0, "text": 0}
+def _flat(embedder: Embedder, what: str) -> Callable[[Sequence[T]], Vectors]:
+    """The parts of an item as one row, behind the number of entries of a part."""
+    if not hasattr(embedder, what):
+        raise ConfigError(f"embedder {embedder!r} gives no vectors of {what}. Use the embedder 'encoder'.")
+
+    def embed(items: Sequence[T]) -> Vectors:
+        parts = getattr(embedder, what)(items)
+        return np.hstack([np.full((len(parts), 1), parts.shape[2], np.float32), parts.reshape(len(parts), -1)])
+
+    return embed
+
+
+def _parted(rows: Vectors) -> Vectors:
+    return rows[:, 1:].reshape(len(rows), -1, int(rows[0, 0])) if len(rows) else np.zeros((0, 0, 0), np.float32)
+
+
+_EMBEDDED = {"picture": 0, "text": 0, "patches": 0, "words": 0}
 _SHARED: dict[tuple[str, Path], Embeddings] = {}
 _GUARD = threading.Lock()
 
@@ -103,7 +131,7 @@ def embeddings(embedder: Embedder, cache: str | None = None) -> Embeddings:
 
 
 def embedded() -> dict[str, int]:
-    """What this process really embedded so far, over all embedders: {'picture': n, 'text': n}."""
+    """What this process really embedded so far, over all embedders: {'picture': n, 'text': n, ...}."""
     return dict(_EMBEDDED)
 
 

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by inner product, with filters, in a fixed order.
+"""Nearest neighbours by inner product, with filters, in a fixed order; exact, or proposed by an approximate index.
 
 FAISS proposes candidates and each one's score is computed again, row by row in float64, so that neither the batch nor
 the number of threads can change a result; equal scores are in the order of the pool. A query asks for as many more as
@@ -7,6 +7,7 @@ its filters take away, until k are left or the pool is at its end.
 
 from collections.abc import Callable, Sequence
 from threading import Lock
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from retrievers.vectors import Vectors
 
 _GUARD = Lock()
+
+Search = Literal["exact", "hnsw", "ivf"]
+"""exact: every row is compared. hnsw, ivf: FAISS proposes candidates from a graph or from the nearest lists."""
 
 Allowed = Callable[[int], bool]
 """Whether a row of the index may be given to one query."""
@@ -42,6 +46,10 @@ class Index:
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    def propose(self, queries: Vectors, m: int) -> NDArray[np.int64]:
+        """[Q, M] rows that may be among the best m; all that are, in an exact index. Distinct within a query."""
+        return _proposed(queries, self.vectors, m)
 
     def nearest(
         self, queries: Vectors, k: int, allowed: Sequence[Allowed] | None = None
@@ -81,7 +89,7 @@ class Index:
         if m == len(self) or len(self) * len(queries) <= SMALL:
             rows = np.broadcast_to(np.arange(len(self)), (len(queries), len(self)))
         else:
-            rows = np.sort(_proposed(queries, self.vectors, m), axis=1)
+            rows = np.sort(self.propose(queries, m), axis=1)
         scores = self._scores(queries, rows)
         best = np.argsort(-scores, axis=1, kind="stable")
         return np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1)
@@ -93,6 +101,15 @@ class Index:
         for i, own in enumerate(rows):
             scores[i] = (self.vectors[own] * exact[i]).sum(axis=1)
         return scores
+
+
+def index_of(vectors: Vectors, search: Search = "exact") -> Index:
+    """An index over unit rows. Few rows are always searched exactly: there is nothing to save."""
+    if search == "exact" or len(vectors) <= SMALL:
+        return Index(vectors)
+    from retrievers.approximate import HNSW, IVF
+
+    return HNSW(vectors) if search == "hnsw" else IVF(vectors)
 
 
 def _proposed(queries: Vectors, vectors: Vectors, m: int) -> NDArray[np.int64]:

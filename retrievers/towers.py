@@ -103,6 +103,43 @@ class Towers:
             ),
         )
 
+    def patches(self, pictures: Sequence[Picture]) -> Vectors:
+        """[N, P, D]: every patch of the last layer, through the tower's own norm and projection."""
+        return self._batched(
+            pictures,
+            self._patches,
+            lambda batch: self.processor.image_processor(images=[p.open() for p in batch], return_tensors="pt"),
+        )
+
+    def words(self, texts: Sequence[str]) -> Vectors:
+        """[N, W, D]: every token of the last layer, projected; special tokens and padding are rows of zeros."""
+        if self.longest is None:
+            raise ModelError("embedder 'encoder': the text tower does not say how many positions it has.")
+        return self._batched(
+            texts,
+            self._words,
+            lambda batch: self.processor.tokenizer(
+                list(batch), padding="max_length", truncation=True, return_tensors="pt", max_length=self.longest
+            ),
+        )
+
+    def _patches(self, **given: Any) -> Any:
+        tower = self.model.vision_model
+        states = tower(**given).last_hidden_state
+        if hasattr(self.model, "visual_projection"):  # CLIP: the first state stands for the whole picture
+            states = self.model.visual_projection(tower.post_layernorm(states[:, 1:]))
+        return states
+
+    def _words(self, input_ids: Any, **given: Any) -> Any:
+        import torch
+
+        tower = self.model.text_model
+        states = tower(input_ids=input_ids, **given).last_hidden_state
+        project = getattr(self.model, "text_projection", None) or getattr(tower, "head", None)
+        states = states if project is None else project(states)
+        special = torch.tensor(self.processor.tokenizer.all_special_ids, device=input_ids.device)
+        return states.masked_fill(torch.isin(input_ids, special)[..., None], 0)
+
     def _batched(self, items: Sequence[Any], tower: Any, prepare: Any) -> Vectors:
         import torch
 
@@ -113,7 +150,10 @@ class Towers:
                 out = tower(**{key: value.to(self.device) for key, value in given.items()})
                 features = out if isinstance(out, torch.Tensor) else out.pooler_output
                 rows.append(features.float().cpu().numpy())
-        return unit(np.concatenate(rows)) if rows else np.zeros((0, 0), np.float32)
+        if not rows:
+            return np.zeros((0, 0), np.float32)
+        whole = np.concatenate(rows)
+        return unit(whole.reshape(-1, whole.shape[-1])).reshape(whole.shape)
 
 
 @lru_cache(maxsize=2)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
+from icl.pictures import Picture
 from icl.registry import component
 from icl.types import Example, Query
 from retrievers.vectors import Vectors, per_item, shown
@@ -39,3 +40,13 @@ class Encoder:
         from retrievers.towers import find, towers
 
         return towers(find(self.path), self.digest).texts(texts)
+
+    def patches(self, pictures: Sequence[Picture]) -> Vectors:
+        from retrievers.towers import find, towers
+
+        return towers(find(self.path), self.digest).patches(pictures)
+
+    def words(self, texts: Sequence[str]) -> Vectors:
+        from retrievers.towers import find, towers
+
+        return towers(find(self.path), self.digest).words(texts)

@@ -10,12 +10,16 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Le
+from numpy.typing import NDArray
 
-from icl.errors import PlanError
+from icl.errors import DataError, PlanError
 from icl.pictures import Picture
 from icl.registry import component
 from icl.types import Example, Query
 from retrievers.vectors import Vectors, per_item, shown
+
+GRID = 4
+"""Cells along each side of a picture that `patches` reads."""
 
 
 @component("embedder", "histogram")
@@ -37,8 +41,21 @@ class Histogram:
     def texts(self, texts: Sequence[str]) -> Vectors:
         raise PlanError("embedder 'histogram' reads pictures only. For questions, use the embedder 'encoder'.")
 
+    def patches(self, pictures: Sequence[Picture]) -> Vectors:
+        """[N, 16, D]: the histograms of a grid of 4 by 4 cells. Raises DataError for a picture below 4 by 4 pixels."""
+        return np.stack([self._cells(picture) for picture in pictures])
+
+    def _cells(self, picture: Picture) -> Vectors:
+        pixels = np.asarray(picture.open(), dtype=np.int64)
+        if min(pixels.shape[:2]) < GRID:
+            raise DataError(f"{picture!r} is smaller than {GRID} by {GRID} pixels: it has no patches.")
+        cells = [cell for row in np.array_split(pixels, GRID) for cell in np.array_split(row, GRID, axis=1)]
+        return np.stack([self._of(cell) for cell in cells])
+
     def _one(self, picture: Picture) -> Vectors:
-        pixels = np.asarray(picture.open(), dtype=np.int64).reshape(-1, 3) * self.bins // 256
-        boxes = pixels @ np.array([self.bins**2, self.bins, 1])
+        return self._of(np.asarray(picture.open(), dtype=np.int64))
+
+    def _of(self, pixels: NDArray[np.int64]) -> Vectors:
+        boxes = (pixels.reshape(-1, 3) * self.bins // 256) @ np.array([self.bins**2, self.bins, 1])
         counts = np.bincount(boxes, minlength=self.bins**3)
         return np.sqrt(counts / len(boxes)).astype(np.float32)

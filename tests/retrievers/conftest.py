@@ -1,7 +1,9 @@
 """Hand-made pictures and tiny two-tower checkpoints with random weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 
 from icl.pictures import Picture
 from icl.types import Example
+from retrievers.vectors import Vectors, unit
 
 
 @pytest.fixture
@@ -24,6 +27,57 @@ def example() -> Callable[..., Example]:
 @pytest.fixture
 def noise() -> Callable[..., Picture]:
     return _noise
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """An embedder for hand-made pools: a text is its numbers; a picture is its first pixel, black to white -1 to 1."""
+
+    name: str = "spoken"
+    reads = frozenset({"picture", "text"})
+
+    @property
+    def digest(self) -> str:
+        return self.name
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        return unit(np.array([[float(number) for number in text.split()] for text in texts], np.float32))
+
+    def pictures(self, items: Sequence[Any]) -> Vectors:
+        pixels = [np.asarray(item.pictures[0].open())[0, 0] / 127.5 - 1 for item in items]
+        return unit(np.array(pixels, np.float32))
+
+    def words(self, texts: Sequence[str]) -> Vectors:
+        """'1 0, 0 1' is two words; a text has at most four."""
+        out = np.zeros((len(texts), 4, 3), np.float32)
+        for i, text in enumerate(texts):
+            own = self.texts(text.split(",")) if text.strip() else np.zeros((0, 3), np.float32)
+            out[i, : len(own)] = own
+        return out
+
+
+@pytest.fixture
+def spoken() -> Spoken:
+    return Spoken()
+
+
+@pytest.fixture
+def turned() -> Callable[..., str]:
+    """A text that `Spoken` reads as the unit vector at an angle, in degrees, in a plane."""
+    return lambda angle: f"{np.cos(np.radians(angle)):.9f} {np.sin(np.radians(angle)):.9f} 0"
+
+
+@pytest.fixture
+def pointing() -> Callable[..., Picture]:
+    """A picture that `Spoken` reads as this vector, up to a 255th. mark: tells pictures of one vector apart."""
+
+    def picture(vector: Sequence[float], mark: int = 0) -> Picture:
+        pixels = np.full((8, 8, 3), 40, np.uint8)
+        pixels[0, 0] = np.round((np.array(vector) + 1) * 127.5)
+        pixels[1 + mark // 8 % 7, mark % 8, :] = 200
+        return Picture.from_image(Image.fromarray(pixels), f"{vector}-{mark}")
+
+    return picture
 
 
 @pytest.fixture

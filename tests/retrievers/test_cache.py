@@ -52,10 +52,10 @@ def test_a_second_run_embeds_nothing(cache: Path, colour: Make, example: Make) -
     items = [example(f"e{i}", colour("red", i)) for i in range(5)]
     first = Embeddings(Histogram(), cache)
     vectors = first.pictures(items)
-    assert first.count == {"picture": 5, "text": 0}
+    assert first.count["picture"] == 5
     again = Embeddings(Histogram(), cache)  # as another process would
     assert np.array_equal(again.pictures(items), vectors)
-    assert again.count == {"picture": 0, "text": 0}
+    assert not any(again.count.values())
 
 
 def test_cached_vectors_are_the_embedder_s_own(cache: Path, clip: Path, noise: Make, example: Make) -> None:
