@@ -1,0 +1,35 @@
+"""A determinantal point process at inference (Ye et al., CEIL, ICML 2023; Chen et al., NeurIPS 2018, for the greedy).
+
+    L_ij = r_i S_ij r_j,    S = (1 + cos) / 2,    r = exp(rel / (2 scale)),    rel = (1 + relevance) / 2 - its maximum
+
+Greedy maximum of det(L_S) among the nearest `candidates`, in the order of picking; a score is the relevance. Where no
+candidate is left that is independent of the chosen (a determinant ratio of 1e-12), the nearest fill up and are marked.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from icl.params import Positive
+from icl.registry import component
+from icl.types import Scored
+from retrievers.near import Nearest
+from retrievers.picking import Picking
+from retrievers.selection import dpp
+
+MARK = "dpp: filled by relevance"
+
+
+@component("retriever", "dpp")
+@dataclass(frozen=True, kw_only=True)
+class DPP(Picking):
+    """The set with the largest determinant of quality times diversity, greedily (CEIL without training)."""
+
+    ranked: ClassVar[bool] = False
+
+    scale: Positive = 0.1  # of the relevance against diversity: smaller trusts relevance more
+
+    def choose(self, near: Nearest, k: int) -> Sequence[Scored]:
+        picked = dpp(near.scores, near.vectors, k, self.scale)
+        rest = [place for place in range(len(near)) if place not in picked][: k - len(picked)]
+        return [*near.given(picked), *near.given(rest, MARK)]

@@ -1,0 +1,141 @@
+"""What retrievers share that compare patches with patches and words with words.
+
+    match(t, x) = the largest cosine of part t of the query with any part of member x
+
+Padding takes no part. Every member of the pool is compared, part by part: for pools of thousands, not of millions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icl.errors import ConfigError, DataError
+from icl.params import Share
+from icl.registry import Nested
+from icl.tasks.base import Pool
+from icl.types import Example, Query, Scored
+from retrievers.base import Embedder, Resources
+from retrievers.cache import Embeddings, embeddings
+from retrievers.embedders.encoder import Encoder
+from retrievers.leaks import fair, too_few
+from retrievers.selection import Covered
+from retrievers.vectors import Vectors, shown
+
+Parts = tuple[Vectors, ...]
+"""[N, P, D] for each modality that is compared."""
+
+_PARTS: "WeakKeyDictionary[Pool, dict[tuple[Embeddings, str], Parts]]" = WeakKeyDictionary()
+
+CHUNK = 1024
+"""Members compared at once: bounds the memory."""
+
+ABSENT = -1.0
+"""The match with a member that has no such part at all."""
+
+
+@dataclass(frozen=True)
+class Fine:
+    """Base of retrievers over parts. `choose` gives places among the allowed members and their scores."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
+    nested: ClassVar[bool] = True
+
+    by: Literal["picture", "question", "both"] = "picture"  # patches, words, or both
+    weight: Share = 0.5  # of all patches together where by is 'both'; each modality's parts weigh alike
+    embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # gives patches and words
+
+    def __post_init__(self) -> None:
+        for what, when in (("patches", "picture"), ("words", "question")):
+            if self.by in (when, "both") and not hasattr(self.embedder, what):
+                raise ConfigError(
+                    f"by is '{self.by}', and its embedder {self.embedder!r} gives no vectors of {what}. "
+                    f"Use the embedder 'encoder'."
+                )
+
+    def fit(self, pool: Pool, resources: Resources) -> "FittedFine":
+        source = embeddings(self.embedder, resources.cache)
+        kept = _PARTS.setdefault(pool, {})
+        if (source, self.by) not in kept:
+            kept[source, self.by] = self.parts(pool.examples, source)
+        return FittedFine(self, pool, source, kept[source, self.by])
+
+    def parts(self, items: Sequence[Query | Example], source: Embeddings) -> Parts:
+        """The vectors of all parts of the items, by modality: patches first."""
+        found: list[Vectors] = []
+        if self.by != "question":
+            found.append(_by_item(items, source.patches(shown(items))))
+        if self.by != "picture":
+            found.append(source.words([item.question for item in items]))
+        return tuple(found)
+
+    def shares(self) -> tuple[float, ...]:
+        """The weight of each modality."""
+        return (self.weight, 1 - self.weight) if self.by == "both" else (1.0,)
+
+    def choose(self, matches: Covered, k: int) -> list[int]:
+        """Places among the columns of `matches`, in the order of picking."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class FittedFine:
+    """The parts of one pool."""
+
+    retriever: Fine
+    pool: Pool
+    source: Embeddings
+    parts: Parts
+
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+        return [self._one(query, k) for query in queries] if k else [() for _ in queries]
+
+    def _one(self, query: Query, k: int) -> tuple[Scored, ...]:
+        allowed = fair(query)
+        rows = [i for i, example in enumerate(self.pool.examples) if allowed(example)]
+        if len(rows) < k:
+            raise too_few(self.pool, query, k)
+        matches = self.matches(query)
+        matches = Covered(matches.matches[:, rows], matches.weights)
+        scores, chosen = matches.alone(), self.retriever.choose(matches, k)
+        return tuple(Scored(self.pool.examples[rows[i]].id, round(float(scores[i]), 6)) for i in chosen)
+
+    def matches(self, query: Query) -> Covered:
+        """Of every part of the query with every member of the pool."""
+        found, weights = [], []
+        for (asked,), members, share in zip(
+            self.retriever.parts([query], self.source), self.parts, self.retriever.shares(), strict=True
+        ):
+            real = asked[np.abs(asked).sum(axis=1) > 0]
+            if not len(real):
+                raise DataError(f"query '{query.id}' has no words to compare: its question is {query.question!r}.")
+            found.append(best_matches(real, members))
+            weights.append(np.full(len(real), share / len(real)))
+        return Covered(np.concatenate(found), np.concatenate(weights))
+
+
+def best_matches(asked: Vectors, members: Vectors) -> NDArray[np.float32]:
+    """asked: [T, D]; members: [N, P, D], rows of zeros padding -> [T, N], the largest cosine with any part."""
+    out = np.empty((len(asked), len(members)), np.float32)
+    for start in range(0, len(members), CHUNK):
+        some = members[start : start + CHUNK]
+        scores = (some.reshape(-1, some.shape[2]) @ asked.T).reshape(len(some), some.shape[1], len(asked))
+        scores[np.abs(some).sum(axis=2) == 0] = ABSENT
+        out[:, start : start + len(some)] = scores.max(axis=1, initial=ABSENT).T
+    return out
+
+
+def _by_item(items: Sequence[Query | Example], patches: Vectors) -> Vectors:
+    """[pictures, P, D] -> [N, P', D]: the patches of an item's pictures one after the other, padded with zeros."""
+    counts = [len(item.pictures) for item in items]
+    if all(count == 1 for count in counts):
+        return patches
+    _, size, dim = patches.shape
+    out = np.zeros((len(items), size * max(counts, default=0), dim), np.float32)
+    for i, start in enumerate(np.cumsum([0, *counts[:-1]])):
+        own = patches[start : start + counts[i]].reshape(-1, dim)
+        out[i, : len(own)] = own
+    return out

@@ -1,0 +1,71 @@
+"""Relevance, modality, diversity: the retrieval of RA-CM3 (Yasunaga et al., ICML 2023; as CM3Leon describes it).
+
+    document = unit(unit(picture) + unit(text)),    query likewise,    relevance = cosine
+
+Only members with a picture and a text; those whose relevance is above `limit` are too near to the query (its own copy)
+and are dropped, then any above it to one already chosen. The mean is normalised again: a plain inner product of means
+gives a document (1 + cos(picture, text)) / 2 with itself, so that the limit would never act. When the pool is used up
+fewer than k come back, and the first of them says so.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from icl.errors import ConfigError
+from icl.params import Share
+from icl.registry import component
+from icl.types import Example, Query, Scored
+from retrievers.near import Near, Nearest
+from retrievers.selection import apart
+from retrievers.sources import Source
+from retrievers.vectors import Vectors, unit
+
+MARK = "ra_cm3: fewer demonstrations than shots"
+
+
+@component("retriever", "ra_cm3")
+@dataclass(frozen=True, kw_only=True)
+class RaCM3(Near):
+    """Near in picture and text together, without near-copies of the query or of each other (RA-CM3)."""
+
+    exact: ClassVar[bool] = False
+
+    limit: Share = 0.9  # a cosine above it is a near-copy
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        return frozenset({"picture", "text"})
+
+    def documents(self, examples: Sequence[Query | Example], source: Source) -> Vectors:
+        texts = source.texts([item.question for item in examples])
+        seen = [i for i, item in enumerate(examples) if item.pictures]
+        if not seen:
+            return texts
+        pictures = source.pictures([examples[i] for i in seen])
+        if pictures.shape[1] != texts.shape[1]:
+            raise ConfigError(
+                f"retriever 'ra_cm3' adds picture and text vectors, and {self.embedder!r} gives "
+                f"{pictures.shape[1]} and {texts.shape[1]} entries. Use an embedder with one space for both (encoder)."
+            )
+        texts = texts.copy()
+        texts[seen] += pictures
+        return unit(texts)
+
+    def eligible(self, example: Example) -> bool:
+        return bool(example.pictures and example.question.strip())
+
+    def reach(self, k: int) -> int:
+        return 16 * k + 64
+
+    def pick(self, near: Nearest, k: int) -> Sequence[Scored]:
+        picked = self._apart(near, k)
+        if len(picked) < k and len(near) >= self.reach(k):  # the near ones repeat each other: look at all
+            (near,) = near.fitted.nearest([near.query], len(near.fitted.index))
+            picked = self._apart(near, k)
+        return near.given(picked[:1], MARK if len(picked) < k else "") + near.given(picked[1:])
+
+    def _apart(self, near: Nearest, k: int) -> list[int]:
+        skip = int((near.scores > self.limit).sum())
+        rest = replace(near, rows=near.rows[skip:], scores=near.scores[skip:])
+        return [skip + place for place in apart(rest.vectors, k, self.limit)]

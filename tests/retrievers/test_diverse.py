@@ -1,0 +1,191 @@
+"""Retrievers that choose a set, on pools where the right set is known."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from icl.errors import ConfigError, DataError, PlanError
+from icl.registry import build
+from icl.tasks.base import Pool
+from icl.types import Example
+from retrievers import dpp, ra_cm3
+from retrievers.base import Resources
+from retrievers.vote_k import most_voted
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def clusters(example: Make, turned: Make) -> Pool:
+    """Four near the query at 0 degrees, which all but coincide, and two a little farther on the other side."""
+    angles = {"near-0": 10, "near-1": 11, "near-2": 12, "near-3": 13, "far-0": -20, "far-1": -21}
+    return Pool(tuple(example(name, None, question=turned(angle)) for name, angle in angles.items()))
+
+
+def _given(node: dict[str, Any], pool: Pool, query: Example, k: int) -> Any:
+    return build("retriever", node).fit(pool, Resources()).retrieve([query.query], k)[0]
+
+
+def _ids(node: dict[str, Any], pool: Pool, query: Example, k: int) -> list[str]:
+    return [one.id for one in _given(node, pool, query, k)]
+
+
+@pytest.mark.parametrize(
+    "node",
+    [{"name": "mmr", "balance": 0.5}, {"name": "dpp", "scale": 1}, {"name": "spread"}],
+    ids=lambda node: str(node["name"]),
+)
+def test_of_two_clusters_one_of_each_is_chosen(
+    node: dict[str, Any], clusters: Pool, example: Make, spoken: Any, turned: Make
+) -> None:
+    query = example("q", None, question=turned(0))
+    told = {"by": "question", "embedder": spoken}
+    assert _ids({"name": "knn", **told}, clusters, query, 2) == ["near-0", "near-1"]
+    one, other = _ids({**node, **told}, clusters, query, 2)
+    assert {one[:4], other[:4]} == {"near", "far-"}
+
+
+def test_mmr_at_balance_one_is_knn(clusters: Pool, example: Make, spoken: Any, turned: Make) -> None:
+    query, told = example("q", None, question=turned(0)), {"by": "question", "embedder": spoken}
+    plain = _given({"name": "knn", **told}, clusters, query, 6)
+    assert _given({"name": "mmr", "balance": 1, **told}, clusters, query, 6) == plain
+
+
+def test_scores_are_relevance_and_the_first_is_the_nearest(
+    clusters: Pool, example: Make, spoken: Any, turned: Make
+) -> None:
+    told = {"name": "mmr", "balance": 0.2, "by": "question", "embedder": spoken}
+    given = _given(told, clusters, example("q", None, question=turned(0)), 3)
+    assert given[0].id == "near-0"
+    angles = {"near-0": 10, "near-1": 11, "near-3": 13, "far-0": -20, "far-1": -21}
+    assert [one.score for one in given] == pytest.approx([np.cos(np.radians(angles[o.id])) for o in given], abs=1e-5)
+
+
+def test_candidates_bound_the_choice_and_the_next_nearest_follow(
+    clusters: Pool, example: Make, spoken: Any, turned: Make
+) -> None:
+    told = {"name": "mmr", "balance": 0, "candidates": 2, "by": "question", "embedder": spoken}
+    ids = _ids(told, clusters, example("q", None, question=turned(0)), 4)
+    assert ids == ["near-0", "near-1", "near-2", "near-3"]
+
+
+def test_dpp_fills_up_by_relevance_and_says_so(example: Make, spoken: Any) -> None:
+    pool = Pool(tuple(example(f"e{i}", None, question=text) for i, text in enumerate(["1 0", "1 0", "1 0", "0 1"])))
+    told = {"name": "dpp", "by": "question", "embedder": spoken}
+    given = _given(told, pool, example("q", None, question="1 0"), 4)
+    assert [(one.id, one.mark) for one in given] == [("e0", ""), ("e3", ""), ("e1", dpp.MARK), ("e2", dpp.MARK)]
+
+
+def test_mmr_has_no_silent_balance() -> None:
+    with pytest.raises(ConfigError, match=r"mmr', balance: .*required"):
+        build("retriever", "mmr")
+
+
+@pytest.fixture
+def documents(example: Make, pointing: Make) -> Pool:
+    """Members in the order of their relevance to '1 0 0' with a picture alike: two copies, two that are near-copies."""
+    places = {"copy": (1, 0, 0), "same": (0.9, 0.05, 0), "one": (0.8, 0.6, 0), "one-again": (0.8, 0.6, 0)}
+    places |= {"two": (0.8, 0, 0.6), "none": (0, 1, 0)}
+    return Pool(
+        tuple(
+            example(name, pointing(at, i), question=" ".join(map(str, at)))
+            for i, (name, at) in enumerate(places.items())
+        )
+    )
+
+
+def test_ra_cm3_drops_copies_of_the_query_and_of_the_chosen(
+    documents: Pool, example: Make, spoken: Any, pointing: Make
+) -> None:
+    query = example("q", pointing((1, 0, 0), 60), question="1 0 0")
+    given = _given({"name": "ra_cm3", "embedder": spoken}, documents, query, 3)
+    assert {one.id for one in given[:2]} == {"one", "two"}
+    assert given[2].id == "none"
+    assert not any(one.mark for one in given)
+
+
+def test_ra_cm3_gives_fewer_and_says_so(documents: Pool, example: Make, spoken: Any, pointing: Make) -> None:
+    query = example("q", pointing((1, 0, 0), 60), question="1 0 0")
+    given = _given({"name": "ra_cm3", "embedder": spoken}, documents, query, 5)
+    assert [one.mark for one in given] == [ra_cm3.MARK, "", ""]
+
+
+def test_ra_cm3_takes_documents_with_both_modalities_only(example: Make, spoken: Any, pointing: Make) -> None:
+    bare = example("bare", None, question="0.8 0.6 0")
+    seen = example("seen", pointing((0, 1, 0)), question="0 1 0")
+    query = example("q", pointing((1, 0, 0), 9), question="1 0 0")
+    assert [o.id for o in _given({"name": "ra_cm3", "embedder": spoken}, Pool((bare, seen)), query, 2)] == ["seen"]
+
+
+def test_votes_are_discounted_where_a_member_was_chosen() -> None:
+    """Rows 0-3 vote for each other, 4 and 5 for each other: after one of the first, the next is of the second."""
+    near = np.array([[1, 2], [0, 2], [0, 1], [0, 1], [5, 3], [4, 3]])
+    assert most_voted(near, 3, rho=10)[0] == 0  # three votes, and before row 1, which has as many
+    assert most_voted(near, 2, rho=1)[1] == 1  # undiscounted: rows 1 and 2 still vote for each other and so on
+    assert most_voted(near, 2, rho=10)[1] in (3, 4, 5)
+
+
+def test_vote_k_gives_the_nearest_of_the_representatives(example: Make, spoken: Any, turned: Make) -> None:
+    angles = [0, 1, 2, 3, 90, 91, 92, 180, 181, 182]
+    pool = Pool(tuple(example(f"at-{a}", None, question=turned(a)) for a in angles))
+    told = {"name": "vote_k", "size": 3, "neighbours": 2, "by": "question", "embedder": spoken}
+    ids = _ids(told, pool, example("q", None, question=turned(95)), 3)
+    assert ids[0] in {"at-90", "at-91", "at-92"}
+    assert {int(name[3:]) // 60 for name in ids} == {0, 1, 3}
+    with pytest.raises(PlanError, match=r"chose 3 of the pool's 10 members and 4 shots are wanted. Raise size"):
+        _ids(told, pool, example("q", None, question=turned(95)), 4)
+
+
+def test_set_coverage_covers_what_knn_repeats(example: Make, spoken: Any) -> None:
+    """Each of two members says one half of the query; a third says the first half, twice."""
+    words = {"left": "1 0 0, 0 0 1", "left-again": "1 0 0, 1 0 0", "right": "0 0 -1, 0 0.99 0.14"}
+    pool = Pool(tuple(example(name, None, question=text) for name, text in words.items()))
+    query = example("q", None, question="1 0 0, 1 0 0, 0 1 0")
+    told = {"by": "question", "embedder": spoken}
+    assert _ids({"name": "late_interaction", **told}, pool, query, 2) == ["left", "left-again"]
+    assert _ids({"name": "set_coverage", **told}, pool, query, 2) == ["left", "right"]
+
+
+def test_late_interaction_is_the_query_s_mean_of_best_matches(example: Make, spoken: Any) -> None:
+    pool = Pool((example("one", None, question="0.6 0.8 0"), example("two", None, question="0.6 0.8 0, 0 0 1")))
+    told = {"name": "late_interaction", "by": "question", "embedder": spoken}
+    given = _given(told, pool, example("q", None, question="1 0 0, 0 0 1"), 2)
+    assert [(one.id, one.score) for one in given] == [("two", pytest.approx(0.8)), ("one", pytest.approx(0.3))]
+    (back,) = _given(told, Pool((example("q", None, question="1 0 0, 0 0 1"),)), pool.examples[0], 1)
+    assert back.score == pytest.approx(0.6)  # not symmetric
+
+
+def test_set_coverage_of_patches_finds_both_colours(colour: Make, example: Make) -> None:
+    from PIL import Image
+
+    from icl.pictures import Picture
+
+    def halves(left: str, right: str, mark: int) -> Picture:
+        image = Image.new("RGB", (32, 32), left)
+        image.paste(Image.new("RGB", (16, 32), right), (16, 0))
+        image.putpixel((mark, 0), (128, 128, 128))
+        return Picture.from_image(image, f"{left}-{right}-{mark}")
+
+    pool = Pool(
+        (
+            example("red-lime", halves("red", "lime", 1)),
+            example("red-yellow", halves("red", "yellow", 2)),
+            example("blue", colour("blue", 3)),
+        )
+    )
+    query = example("q", halves("red", "blue", 5))
+    ids = _ids({"name": "set_coverage", "embedder": "histogram"}, pool, query, 2)
+    assert set(ids) == {"red-lime", "blue"}
+
+
+def test_without_words_there_is_nothing_to_cover(example: Make, spoken: Any) -> None:
+    pool = Pool((example("one", None, question="1 0 0"),))
+    with pytest.raises(DataError, match="'q' has no words to compare"):
+        _ids({"name": "set_coverage", "by": "question", "embedder": spoken}, pool, example("q", None, question=" "), 1)
+
+
+def test_an_embedder_without_parts_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"embedder Histogram.* gives no vectors of words"):
+        build("retriever", {"name": "set_coverage", "by": "question", "embedder": "histogram"})
