@@ -1,0 +1,86 @@
+"""BM25 over words (Robertson and Walker, SIGIR 1994), with the idf of Lucene, which is never negative.
+
+    score(q, d) = sum over the query's words of  idf tf (k1 + 1) / (tf + k1 (1 - b + b |d| / mean |d|))
+    idf = ln(1 + (N - df + .5) / (df + .5))
+
+Words are lower-case word tokens, none is left out as too common, and a word that the query says twice counts twice.
+Members without a word of the query score 0 and follow in the order of the pool.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icl.params import NonNegative, Share
+from icl.registry import component
+from icl.tasks.base import Pool
+from icl.types import Query, Scored
+from retrievers.base import Resources
+from retrievers.leaks import fair, too_few
+from retrievers.texts import Said, said, words
+
+Posting = tuple[NDArray[np.int64], NDArray[np.float64]]
+
+
+@component("retriever", "bm25")
+@dataclass(frozen=True)
+class BM25:
+    """Shared words, weighted by how rare they are: no encoder."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    nested: ClassVar[bool] = True
+
+    text: Said = "question"  # what of a demonstration is searched; the query gives its question
+    k1: NonNegative = 1.2  # how fast repetitions of a word stop counting
+    b: Share = 0.75  # how much a long text is discounted
+
+    def fit(self, pool: Pool, resources: Resources) -> "FittedBM25":
+        counts = [Counter(words(said(example, self.text))) for example in pool.examples]
+        lengths = np.array([sum(count.values()) for count in counts], dtype=np.float64)
+        norm = self.k1 * (1 - self.b + self.b * lengths / max(lengths.mean(), 1e-12)) if len(pool) else lengths
+        rows: dict[str, list[tuple[int, int]]] = {}
+        for row, count in enumerate(counts):
+            for word, times in count.items():
+                rows.setdefault(word, []).append((row, times))
+        return FittedBM25(pool, {word: self._posting(found, norm) for word, found in rows.items()})
+
+    def _posting(self, found: list[tuple[int, int]], norm: NDArray[np.float64]) -> Posting:
+        rows, times = np.array(found, dtype=np.int64).T
+        idf = np.log(1 + (len(norm) - len(rows) + 0.5) / (len(rows) + 0.5))
+        return rows, idf * times * (self.k1 + 1) / (times + norm[rows])
+
+
+@dataclass(frozen=True)
+class FittedBM25:
+    """Which members have a word, and what it adds to their score."""
+
+    pool: Pool
+    postings: Mapping[str, Posting]
+
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+        return [self._one(query, k) for query in queries]
+
+    def scores(self, text: str) -> NDArray[np.float64]:
+        """[N]: the score of every member for a text."""
+        scores = np.zeros(len(self.pool))
+        for word in words(text):
+            if word in self.postings:
+                rows, adds = self.postings[word]
+                scores[rows] += adds
+        return scores
+
+    def _one(self, query: Query, k: int) -> tuple[Scored, ...]:
+        examples, allowed, scores = self.pool.examples, fair(query), self.scores(query.question)
+        given: list[Scored] = []
+        for row in np.argsort(-scores, kind="stable").tolist() if k else ():
+            if allowed(examples[row]):
+                given.append(Scored(examples[row].id, round(float(scores[row]), 6)))
+                if len(given) == k:
+                    return tuple(given)
+        if len(given) < k:
+            raise too_few(self.pool, query, k)
+        return tuple(given)

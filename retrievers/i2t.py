@@ -1,0 +1,40 @@
+"""From picture to text: the query's picture against what demonstrations say (cross-modal retrieval with CLIP).
+
+    score(q, x) = cos(picture_q, text_x)
+
+The text of a demonstration is its answer (a caption), its question, or both. An encoder with one space for pictures and
+texts is needed; its modality gap moves all scores alike and leaves the ranking (see the embedder `centred`).
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from icl.registry import component
+from icl.types import Example, Query
+from retrievers.near import Near
+from retrievers.sources import Source
+from retrievers.texts import said
+from retrievers.vectors import Vectors
+
+
+@component("retriever", "i2t")
+@dataclass(frozen=True)
+class PictureToText(Near):
+    """The query's picture against the demonstrations' text."""
+
+    text: Literal["answer", "question", "both"] = "answer"  # what of a demonstration is compared
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        return frozenset({"picture", "text"})
+
+    @property
+    def key(self) -> Hashable:
+        return ("i2t", self.text)
+
+    def documents(self, examples: Sequence[Example], source: Source) -> Vectors:
+        return source.texts([said(example, self.text) for example in examples])
+
+    def asked(self, queries: Sequence[Query | Example], source: Source) -> Vectors:
+        return source.pictures(queries)

@@ -1,0 +1,24 @@
+"""What a demonstration says, and its words."""
+
+import re
+from typing import Literal
+
+from icl.types import Example
+
+Said = Literal["answer", "question", "both"]
+
+_WORD = re.compile(r"\w+")
+
+
+def said(example: Example, which: Said) -> str:
+    """The answer, the question, or the question followed by the answer."""
+    return {
+        "answer": example.answer,
+        "question": example.question,
+        "both": f"{example.question} {example.answer}",
+    }[which]
+
+
+def words(text: str) -> list[str]:
+    """Lower-case word tokens in order; nothing is left out as too common."""
+    return _WORD.findall(text.lower())

@@ -1,0 +1,80 @@
+"""Lists that another program made."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icl.errors import DataError, PlanError
+from icl.registry import build
+from icl.tasks.base import Pool
+from retrievers.base import Resources
+from retrievers.conformance import check_retriever, sample_pool, sample_queries
+from retrievers.leaks import fair
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def pool(colour: Make, example: Make) -> Pool:
+    return Pool(tuple(example(f"demo-{i}", colour("red", i)) for i in range(5)))
+
+
+def _file(folder: Path, content: Any, name: str = "lists.json") -> str:
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(folder / name)
+
+
+def _given(path: str, pool: Pool, query: Any, k: int) -> Any:
+    return build("retriever", {"name": "external", "path": path}).fit(pool, Resources()).retrieve([query.query], k)[0]
+
+
+def test_the_file_decides_order_and_scores(pool: Pool, example: Make, colour: Make, tmp_path: Path) -> None:
+    query = example("q", colour("blue"))
+    listed = [["demo-3", 0.9], ["demo-1", 0.95], ["demo-0", 0.1]]
+    for path in (
+        _file(tmp_path, {"q": listed}),
+        _file(tmp_path, json.dumps({"query": "q", "demos": listed}) + "\n\n", "lists.jsonl"),
+    ):
+        assert [(one.id, one.score) for one in _given(path, pool, query, 2)] == [("demo-3", 0.9), ("demo-1", 0.95)]
+
+
+def test_a_listed_leak_is_passed_over(pool: Pool, example: Make, colour: Make, tmp_path: Path) -> None:
+    path = _file(tmp_path, {"q": ["demo-2", "demo-3", "demo-4"], "demo-4": ["demo-4", "demo-1"]})
+    assert [one.id for one in _given(path, pool, example("q", colour("red", 2)), 2)] == ["demo-3", "demo-4"]
+    assert [one.id for one in _given(path, pool, pool.examples[4], 1)] == ["demo-1"]
+
+
+def test_it_keeps_the_promises_of_a_retriever(tmp_path: Path) -> None:
+    pool = sample_pool()
+    lists = {q.id: [e.id for e in pool.examples][::-1] for q in sample_queries()}
+    check_retriever(build("retriever", {"name": "external", "path": _file(tmp_path, lists)}))
+    assert sum(map(fair(sample_queries()[0]), pool.examples)) < len(pool)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ({"p": ["demo-1"]}, r"lists nothing for query 'q'. Did you mean 'p'|lists nothing for query 'q'. It has 1"),
+        ({"q": ["demo-11"]}, r"query 'q' lists 'demo-11', which is not in the pool. Did you mean 'demo-1'"),
+        ({"q": ["demo-1", "demo-1"]}, "lists a demonstration twice"),
+        ({"q": "demo-1"}, "where a list of ids belongs"),
+        ({"q": [["demo-1", "near"]]}, "an entry is an id, or a list of an id and a score"),
+        ("[1, 2]", "is not a list of demonstrations"),
+        ("{", "is not a list of demonstrations"),
+    ],
+)
+def test_what_is_wrong_is_said(case: Any, pool: Pool, example: Make, colour: Make, tmp_path: Path) -> None:
+    content, says = case
+    with pytest.raises(DataError, match=says):
+        _given(_file(tmp_path, content), pool, example("q", colour("blue")), 1)
+
+
+def test_a_list_that_is_too_short_says_how_long(pool: Pool, example: Make, colour: Make, tmp_path: Path) -> None:
+    path = _file(tmp_path, {"q": ["demo-1", "demo-2"]})
+    with pytest.raises(PlanError, match=r"3 demonstrations for query 'q', and 2 of 2 listed may be shown"):
+        _given(path, pool, example("q", colour("blue")), 3)
+    with pytest.raises(DataError, match="cannot be read"):
+        _given(str(tmp_path / "none.json"), pool, example("q", colour("blue")), 1)
