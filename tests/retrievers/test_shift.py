@@ -1,0 +1,172 @@
+"""Retrieval under a distribution shift: source domains, and the head that forgets the domain."""
+
+from collections.abc import Callable
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from icl.errors import DataError, PlanError
+from icl.registry import build
+from icl.tasks.base import Pool
+from icl.types import Example
+from retrievers import invariant_select
+from retrievers.base import Resources
+from retrievers.head import Head, Training, contrastive_loss, train_head
+from retrievers.vectors import unit
+
+Make = Callable[..., Any]
+
+
+def _loss(rows: list[list[float]], classes: list[int], domains: list[int], **more: Any) -> float:
+    training = Training(temperature=1.0, **more)
+    return float(contrastive_loss(torch.tensor(rows), torch.tensor(classes), torch.tensor(domains), training))
+
+
+def test_the_loss_leaves_the_own_domain_s_class_out_of_the_sum() -> None:
+    """Three of a class, one in another domain, and one of another class at a right angle to all.
+
+    Anchors 0 and 1 have the positive 2 and the other class: log(1 + 1/e). Anchor 2 has two positives, each of
+    log((2e + 1) / e); the other class's row has no positive. Counting all rows, an anchor's own-domain neighbour, which
+    is as near as the positive, is pushed away: log(2 + 1/e).
+    """
+    rows, classes, domains = [[1.0, 0.0]] * 3 + [[0.0, 1.0]], [0, 0, 0, 1], [0, 0, 1, 0]
+    pushed = log(2 + 1 / np.e)
+    assert _loss(rows, classes, domains) == pytest.approx((2 * log(1 + 1 / np.e) + pushed) / 3)
+    assert _loss(rows, classes, domains, sum_over="all_rows") == pytest.approx(pushed)
+    assert _loss(rows, classes, domains, positives="class") == pytest.approx(pushed)
+
+
+def test_one_domain_falls_back_to_the_class() -> None:
+    rows, classes = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], [0, 0, 1]
+    assert _loss(rows, classes, [0, 0, 0]) == pytest.approx(log(1 + 1 / np.e))
+    assert _loss(rows, [0, 1, 2], [0, 0, 0]) == 0
+
+
+CLASSES, DOMAINS, EACH = 6, ("ink", "oil", "photo"), 6
+
+
+def _shifted(seed: int = 0, dim: int = 16) -> list[tuple[str, str, Any]]:
+    """(label, domain, vector): a class direction beside a domain's own, which swaps the classes' places."""
+    rng = np.random.default_rng(seed)
+    centres = unit(rng.normal(size=(CLASSES, dim // 2)))
+    out = []
+    for d, domain in enumerate(DOMAINS):
+        confusing = unit(rng.normal(size=(CLASSES, dim // 2)))
+        for c in range(CLASSES):
+            for _ in range(EACH):
+                noise = 0.25 * rng.normal(size=dim)
+                style = confusing[(c + d) % CLASSES] + 1.5 * rng.normal(size=dim // 2)
+                out.append((f"class-{c}", domain, np.concatenate([centres[c], style]) + noise))
+    return out
+
+
+@pytest.fixture
+def shifted(example: Make) -> tuple[Pool, list[Example]]:
+    """A pool of two domains, and queries of a third; pictures' vectors stand in the questions."""
+    made = [
+        example(f"e{i}", None, label, label=label, domain=domain, question=" ".join(f"{x:.6f}" for x in vector))
+        for i, (label, domain, vector) in enumerate(_shifted())
+    ]
+    return Pool(tuple(e for e in made if e.domain != "photo")), [e for e in made if e.domain == "photo"]
+
+
+def _precision(node: dict[str, Any], pool: Pool, queries: list[Example], k: int = 5) -> float:
+    given = build("retriever", node).fit(pool, Resources()).retrieve([q.query for q in queries], k)
+    right = [pool.by_id[one.id].label == q.label for q, demos in zip(queries, given, strict=True) for one in demos]
+    return float(np.mean(right))
+
+
+def test_the_head_finds_more_of_the_class_in_a_domain_it_never_saw(shifted: Any, spoken: Any) -> None:
+    pool, queries = shifted
+    told = {"by": "question", "embedder": spoken}
+    frozen = _precision({"name": "topk_nearest", **told}, pool, queries)
+    head = _precision({"name": "invariant_select", "steps": 100, "rate": 0.01, **told}, pool, queries)
+    assert frozen < 0.6
+    assert head > frozen + 0.2
+
+
+def test_an_untrained_head_is_topk_nearest(shifted: Any, spoken: Any) -> None:
+    pool, queries = shifted
+    told = {"by": "question", "embedder": spoken}
+    asked = [query.query for query in queries]
+    plain = build("retriever", {"name": "topk_nearest", **told}).fit(pool, Resources()).retrieve(asked, 7)
+    untrained = build("retriever", {"name": "invariant_select", "steps": 0, **told}).fit(pool, Resources())
+    assert untrained.retrieve(asked, 7) == plain
+
+
+def test_a_saved_head_serves_another_pool_as_it_was(shifted: Any, spoken: Any, tmp_path: Path) -> None:
+    pool, queries = shifted
+    told = {"name": "invariant_select", "by": "question", "embedder": spoken}
+    fitted = build("retriever", {**told, "steps": 20, "rate": 0.01}).fit(pool, Resources())
+    fitted.head.save(tmp_path / "head.safetensors")
+    head = Head.load(tmp_path / "head.safetensors")
+    assert np.array_equal(head.weights, fitted.head.weights)
+    assert head.domains == ("ink", "oil")
+    asked = [query.query for query in queries]
+    again = build("retriever", {**told, "head": str(tmp_path / "head.safetensors")}).fit(
+        Pool(pool.examples), Resources()
+    )
+    assert again.retrieve(asked, 5) == fitted.retrieve(asked, 5)
+    other = build("retriever", {**told, "embedder": type(spoken)("other"), "head": str(tmp_path / "head.safetensors")})
+    with pytest.raises(PlanError, match="trained on vectors of another embedder"):
+        other.fit(pool, Resources())
+
+
+def test_a_query_of_a_trained_domain_is_refused(shifted: Any, spoken: Any) -> None:
+    pool, queries = shifted
+    told = {"name": "invariant_select", "steps": 5, "by": "question", "embedder": spoken}
+    whole = Pool((*pool.examples, *queries))
+    with pytest.raises(PlanError, match=r"'photo', on which the head was trained \(ink, oil, photo\)"):
+        build("retriever", told).fit(whole, Resources()).retrieve([queries[0].query], 3)
+    fitted = build("retriever", {**told, "sources": ["ink", "oil"]}).fit(whole, Resources())
+    assert fitted.head.domains == ("ink", "oil")
+    assert {whole.by_id[one.id].domain for one in fitted.retrieve([queries[0].query], 20)[0]} == {"ink", "oil"}
+
+
+def test_one_source_domain_is_marked(shifted: Any, spoken: Any) -> None:
+    pool, queries = shifted
+    told = {"name": "invariant_select", "steps": 5, "by": "question", "embedder": spoken, "sources": ["ink"]}
+    (given,) = build("retriever", told).fit(pool, Resources()).retrieve([queries[0].query], 2)
+    assert [one.mark for one in given] == [invariant_select.MARK] * 2
+    assert {pool.by_id[one.id].domain for one in given} == {"ink"}
+
+
+def test_topk_nearest_gives_source_domains_only(shifted: Any, spoken: Any) -> None:
+    pool, queries = shifted
+    whole, told = Pool((*queries, *pool.examples)), {"name": "topk_nearest", "by": "question", "embedder": spoken}
+    given = build("retriever", told).fit(whole, Resources()).retrieve([q.query for q in queries], 5)
+    assert {whole.by_id[one.id].domain for demos in given for one in demos} == {"ink", "oil"}
+    ink = build("retriever", {**told, "sources": ["ink"]}).fit(whole, Resources())
+    with pytest.raises(PlanError, match=r"37 demonstrations .* \(72 of the pool's 108 are of no source domain.\)"):
+        ink.retrieve([queries[0].query], 37)
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"), [(["a"] * 4, "two labels or more"), (list("abcd"), "each of the 4 has its")]
+)
+def test_a_head_needs_something_to_learn(labels: list[str], says: str) -> None:
+    with pytest.raises(PlanError, match=says):
+        train_head(unit(np.eye(4)), labels, ["x", "y", "x", "y"])
+
+
+def test_a_file_that_is_no_head_is_said(tmp_path: Path) -> None:
+    (tmp_path / "head.safetensors").write_bytes(b"nothing")
+    for name in ("head.safetensors", "none.safetensors"):
+        with pytest.raises(DataError, match="is not a saved head"):
+            Head.load(tmp_path / name)
+
+
+def test_training_twice_gives_the_same_head() -> None:
+    rng = np.random.default_rng(0)
+    rows, labels, domains = (
+        unit(rng.normal(size=(40, 8))),
+        [f"{i % 4}" for i in range(40)],
+        [f"{i % 3}" for i in range(40)],
+    )
+    one, two = (train_head(rows, labels, domains, training=Training(steps=15, batch=16)) for _ in range(2))
+    assert np.array_equal(one.weights, two.weights)
+    assert not np.allclose(one.weights, np.eye(8))
