@@ -1,0 +1,101 @@
+"""Retrievers around other retrievers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from icl.errors import ConfigError, PlanError
+from icl.registry import build
+from icl.tasks.base import Pool
+from icl.types import Query
+from retrievers.base import Resources
+from retrievers.query_dropout import FittedQueryDropout
+
+Make = Callable[..., Any]
+COLOURS = ("red", "lime", "blue")
+
+
+@pytest.fixture
+def pool(colour: Make, example: Make) -> Pool:
+    """Each colour four times in two domains; the label is the colour."""
+    return Pool(
+        tuple(
+            example(f"{name}-{domain}-{i}", colour(name, 10 * d + i), name, label=name, domain=domain)
+            for name in COLOURS
+            for d, domain in enumerate(("ink", "oil"))
+            for i in range(4)
+        )
+    )
+
+
+def _ids(node: dict[str, Any], pool: Pool, query: Any, k: int) -> list[str]:
+    return [one.id for one in build("retriever", node).fit(pool, Resources()).retrieve([query.query], k)[0]]
+
+
+KNN = {"name": "knn", "embedder": "histogram"}
+
+
+@pytest.mark.parametrize(("domain", "wanted"), [("same", {"ink"}), ("other", {"oil"}), ("any", {"ink", "oil"})])
+def test_a_domain_is_kept(domain: str, wanted: set[str], pool: Pool, colour: Make, example: Make) -> None:
+    query = example("q", colour("red", 90), domain="ink")
+    ids = _ids({"name": "filtered", "of": KNN, "domain": domain}, pool, query, 8)
+    assert {i.split("-")[1] for i in ids} == wanted
+    assert ids[0].startswith("red")
+
+
+def test_labels_are_kept_and_the_error_says_what_is_left(pool: Pool, colour: Make, example: Make) -> None:
+    query = example("q", colour("red", 90), domain="ink")
+    node = {"name": "filtered", "of": KNN, "labels": ["blue"], "domain": "other"}
+    assert _ids(node, pool, query, 4) == [f"blue-oil-{i}" for i in range(4)]
+    with pytest.raises(PlanError, match=r"Ask for at most 4 shots.*\(Filters left 4 of the pool's 24.\)"):
+        _ids(node, pool, query, 5)
+
+
+def test_near_copies_of_the_query_are_dropped(pool: Pool, colour: Make, example: Make) -> None:
+    query = example("q", colour("red", 90))
+    node = {"name": "filtered", "of": KNN, "near": 0.9, "embedder": "histogram"}
+    assert not any(i.startswith("red") for i in _ids(node, pool, query, 16))
+    assert _ids({**node, "near": 1}, pool, query, 4)[0].startswith("red")
+
+
+def test_a_quota_is_made_of_what_is_left(pool: Pool, colour: Make, example: Make) -> None:
+    """A filter after the fact would take away from the set; this one leaves it whole and balanced."""
+    node = {"name": "filtered", "of": "balanced", "labels": ["red", "blue"]}
+    ids = _ids(node, pool, example("q", colour("lime", 90)), 6)
+    assert sorted(i.split("-")[0] for i in ids) == ["blue"] * 3 + ["red"] * 3
+
+
+def test_a_pool_without_domains_is_said(colour: Make, example: Make) -> None:
+    pool = Pool((example("e", colour("red")),))
+    with pytest.raises(ConfigError, match="domain is 'other', and no example of the pool has one"):
+        _ids({"name": "filtered", "of": KNN, "domain": "other"}, pool, example("q", colour("blue")), 1)
+
+
+def test_a_wrapper_needs_and_promises_what_it_wraps() -> None:
+    oracle = build("retriever", {"name": "query_dropout", "of": {"name": "filtered", "of": "oracle"}})
+    assert oracle.needs == {"embedder", "gold"}
+    assert build("retriever", {"name": "filtered", "of": "stratified"}).nested is False
+    assert build("retriever", {"name": "filtered", "of": "none"}).exact is False
+
+
+def test_dropout_searches_with_fewer_words_and_is_off_by_default() -> None:
+    words = [f"w{i}" for i in range(10)]
+    query = Query("q", (), " ".join(words))
+    seen: list[str] = []
+
+    class Spy:
+        def retrieve(self, queries: Any, k: int) -> Any:
+            seen.extend(one.question for one in queries)
+            return [() for _ in queries]
+
+    for share, left in ((0.0, 10), (0.2, 8), (0.25, 8), (1.0, 1)):
+        FittedQueryDropout(Spy(), share, 0).retrieve([query, query], 1)
+        one, two = (question.split() for question in seen[-2:])
+        assert one == two
+        assert len(one) == left
+        assert one == [word for word in words if word in one]  # in order
+    assert query.question == " ".join(words)
+    FittedQueryDropout(Spy(), 0.5, 0).retrieve([query], 1)
+    FittedQueryDropout(Spy(), 0.5, 1).retrieve([query], 1)
+    assert seen[-1] != seen[-2]
