@@ -38,6 +38,13 @@ def unmet(cell: Cell) -> str | None:
 
 def check_data(grid: Grid) -> None:
     """Raises DataError, ConfigError or PlanError; reads the tasks."""
+    for cell in {id(cell.task): cell for cell in grid.cells}.values():
+        try:
+            queries, _ = len(cell.task.queries), cell.task.pool_size
+        except (ConfigError, DataError) as error:
+            raise type(error)(f"{_where(grid, 'task', cell)}: {error}") from error
+        if not queries:
+            raise DataError(f"{_where(grid, 'task', cell)}: task '{cell.task.title}' has no queries.")
     for cell in grid.cells:
         if cell.shots == 0 or cell.shots <= cell.task.pool_size:
             continue
@@ -45,9 +52,6 @@ def check_data(grid: Grid) -> None:
             f"{_where(grid, 'shots', cell)}: {cell.shots} demonstrations from a pool of {cell.task.pool_size} "
             f"(task '{cell.task.title}'). Ask for fewer shots, or give the task a larger pool."
         )
-    for task in grid.tasks:
-        if not task.queries:
-            raise DataError(f"task '{task.title}' has no queries.")
     for task in {id(cell.task): cell.task for cell in grid.cells if cell.score == "options"}.values():
         bare = next((query.id for query in task.queries if len(query.options) < 2), None)
         if bare is not None:

@@ -15,7 +15,7 @@ from experiments.labels import labels
 from experiments.matching import check_comparable, inside
 from experiments.points import Node, points
 from experiments.vocabulary import AXES, KINDS
-from icl.errors import ConfigError
+from icl.errors import ConfigError, ModelError
 from icl.registry import build, describe, search_beside
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def expand(config: Config) -> Grid:
                     for i in excluded:
                         holes[i] += 1
                     if not excluded:
-                        settled = factory.settled(cell)
+                        settled = factory.settled(cell, point["model"][1])
                         cells.setdefault(settled.digest, settled)
         metrics = _metrics(config)
     warnings = tuple(f"{config.where('exclude', i)}: matches no cell." for i, count in enumerate(holes) if count == 0)
@@ -135,14 +135,14 @@ class _Factory:
             control,
         )
 
-    def settled(self, cell: Cell) -> Cell:
-        """Without what cannot matter, and with the digest of what does."""
+    def settled(self, cell: Cell, where: str) -> Cell:
+        """Without what cannot matter, and with the digest of what does. where: the model's place in the file."""
         if cell.shots == 0:
             cell = replace(cell, retriever=None, order=None)
         told = {"seed": cell.seed, **{axis: self._told(axis, getattr(cell, axis)) for axis in AXES}}
         place = f"digest:{id(cell.model)}"
         if place not in self.built:
-            self.built[place] = cell.model.digest
+            self.built[place] = _digest(cell.model, where)
         identity = {**told, "model": {"name": told["model"]["name"], "digest": self.built[place]}}
         return replace(cell, told=told, digest=digest_of(identity))
 
@@ -165,6 +165,14 @@ def digest_of(told: Any) -> str:
     """16 hex digits of the sha256 of canonical JSON."""
     text = json.dumps(told, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=repr)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _digest(model: "Model", where: str) -> str:
+    """The model's digest. A checkpoint that is not whole says so here, with its line."""
+    try:
+        return model.digest
+    except ModelError as error:
+        raise ModelError(f"{where.rpartition(': ')[0]}: {error}") from error
 
 
 def _metrics(config: Config) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 from experiments.checks import check_data, check_needs, data_digests
 from experiments.config import load
 from experiments.grid import expand
-from icl.errors import ConfigError, DataError, ICLError, PlanError
+from icl.errors import ConfigError, DataError, ModelError, PlanError
 
 Write = Callable[..., Path]
 
@@ -73,8 +73,22 @@ def test_a_checkpoint_that_is_not_whole_is_refused_before_anything_loads(
         for file in files:
             (tmp_path / name / file).write_text("{}")
         text = text.replace(name, str(tmp_path / name))
-    with pytest.raises(ICLError, match=told):
-        expand(load(yaml_file(f"task: SHAPES\n{text}\n")))
+    path = yaml_file(f"task: SHAPES\n{text}\n")
+    with pytest.raises(ModelError, match=told) as error:
+        expand(load(path))
+    assert str(error.value).startswith(f"{path}:2: model.path: ")
+
+
+def test_a_data_source_with_a_column_missing_is_told_with_the_line_of_the_task(
+    yaml_file: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"q": "what?", "a": "x"}\n' * 3)
+    columns = "{question: quest, answer: a}"
+    path = yaml_file(f"model: fake-gold\ntask: {{name: hub, path: {tmp_path / 'rows.jsonl'}, columns: {columns}}}\n")
+    with pytest.raises(ConfigError) as error:
+        check_data(expand(load(path)))
+    assert str(error.value).startswith(f"{path}:2: task: columns.question: ")
+    assert "has no column 'quest'. Columns: q, a." in str(error.value)
 
 
 def test_data_digests_tell_other_pools_and_other_queries_apart(yaml_file: Write) -> None:

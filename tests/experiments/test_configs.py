@@ -2,8 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from decoding.arm import parse_arm
 from experiments.config import load
-from experiments.vocabulary import KEYS
+from experiments.points import points
+from experiments.vocabulary import KEYS, KINDS
+from icl.registry import build
 
 CONFIGS = sorted((Path(__file__).parents[2] / "experiments" / "configs").glob("*.yaml"))
 
@@ -13,6 +16,14 @@ def test_every_shipped_config_reads_and_is_called_as_its_file(path: Path) -> Non
     config = load(path)
     assert config.name == path.stem
     assert set(config.document.data) <= set(KEYS)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_component_of_a_shipped_config_is_there_with_its_parameters(path: Path) -> None:
+    for point in points(load(path)):
+        for key in ("task", "model", "retriever", "order", "compose"):
+            build(KINDS[key], *point[key])
+        parse_arm(*point["decoding"])
 
 
 def test_the_quickstart_is_shipped() -> None:
