@@ -1,0 +1,115 @@
+"""Ten lines in a file outside the packages are a component: used from a YAML by path, checked by `icl check`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.config import load
+from experiments.loaded import load_run
+from experiments.run import run
+from icl.cli.main import main
+from icl.errors import StoreError
+
+RETRIEVER = '''
+from dataclasses import dataclass
+from icl.types import Scored
+
+@dataclass(frozen=True)
+class LastOnes:
+    """The last fair members of the pool."""
+    needs = frozenset()
+    nested = True
+
+    def fit(self, pool, resources):
+        def retrieve(queries, k):
+            return [self.of(pool, query, k) for query in queries]
+        return type("Fitted", (), {"retrieve": staticmethod(retrieve)})()
+
+    def of(self, pool, query, k):
+        from retrievers.leaks import fair, too_few
+        kept = [e for e in reversed(pool.examples) if fair(query)(e)][:k]
+        if len(kept) < k:
+            raise too_few(pool, query, k)
+        return tuple(Scored(e.id) for e in kept)
+'''
+
+STRATEGY = '''
+from dataclasses import dataclass
+from decoding import Strategy
+from icl import edits
+
+@dataclass(frozen=True)
+class Blind(Strategy):
+    """Push away from what the model would say with every picture blanked."""
+    alpha: float = 1.0
+
+    def branches(self, prompt, note=None):
+        return prompt, prompt.edit(pictures=edits.Blank())
+
+    def combine(self, logits, step):
+        seen, blind = logits
+        return (1 + self.alpha) * seen - self.alpha * blind
+'''
+
+
+@pytest.fixture
+def study(yaml_file: Callable[..., Path]) -> Path:
+    path = yaml_file("""
+        name: own
+        task: SHAPES
+        model: TOY
+        shots: 2
+        order: as_retrieved
+        grid:
+          retriever: [random, "last_ones.py:LastOnes"]
+          decoding: [greedy, {name: "blind.py:Blind", alpha: 0.0}, {name: "blind.py:Blind", alpha: 4.0}]
+    """)
+    (path.parent / "last_ones.py").write_text(RETRIEVER)
+    (path.parent / "blind.py").write_text(STRATEGY)
+    return path
+
+
+def test_components_beside_the_file_run_in_a_grid(study: Path, tmp_path: Path) -> None:
+    assert run(load(study), tmp_path).failed == 0
+    frame = load_run(tmp_path / "own").samples()
+    own = frame[frame["retriever"] == "LastOnes"]
+    assert [demo[0] for demo in own.iloc[0]["demos"]] == ["p-0008", "p-0007"]
+    said = own.groupby("decoding")["output"].agg(list)
+    labels = [label for label in said.index if label != "greedy"]
+    assert len(labels) == 2
+    off, on = sorted(labels, key=lambda label: "4" in label)
+    assert said["greedy"] == said[off] != said[on]
+
+
+def test_code_that_was_edited_is_another_component(study: Path, tmp_path: Path) -> None:
+    run(load(study), tmp_path)
+    assert run(load(study), tmp_path).computed == 0
+    (study.parent / "blind.py").write_text(STRATEGY.replace("(1 + self.alpha)", "(1.5 + self.alpha)"))
+    import subprocess
+    import sys
+
+    again = "from experiments.config import load; from experiments.run import run; import sys, pathlib\n"
+    again += "print(run(load(sys.argv[1]), pathlib.Path(sys.argv[2])).computed)"
+    done = subprocess.run(
+        [sys.executable, "-c", again, str(study), str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(2 * 2 * 6)]
+
+
+def test_a_grid_of_edited_components_alone_is_refused_as_another_experiment(study: Path, tmp_path: Path) -> None:
+    own = ['grid.decoding=["blind.py:Blind"]']
+    run(load(study, own), tmp_path)
+    with pytest.raises(StoreError, match=r"was made with another config \(decoding .*, now greedy\)"):
+        run(load(study, ["grid.decoding=[greedy]"]), tmp_path)
+
+
+def test_the_public_checks_run_on_them(
+    study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(study.parent)
+    assert main(["check", "last_ones.py:LastOnes"]) == 0
+    assert main(["check", "strategy", "blind.py:Blind", "alpha=0.5"]) == 0
+    told = capsys.readouterr().out
+    assert "retriever 'last_ones.py:LastOnes' keeps what every retriever must keep." in told
+    assert "2 branches, no mask, weights 1.5, -0.5 (sum 1)" in told
