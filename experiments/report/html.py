@@ -85,6 +85,7 @@ def page(
         subtitle=_subtitle(seen),
         samples=f"{len(seen.frame):,}",
         failed=f"{seen.failed:,}" if seen.failed else "",
+        unfinished=seen.unfinished,
         metric=seen.metric,
         topics=[(topic, list(own)) for topic, own in groupby(seen.findings, key=lambda f: f.topic)],
         signs=SIGNS,

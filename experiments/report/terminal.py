@@ -86,6 +86,8 @@ def _notes(seen: View) -> list[str]:
         notes.append(", ".join(f"{axis} {value}" for axis, value in seen.fixed.items()))
     if any(row.baseline for table in task_tables(seen) for row in table.rows):
         notes.append("vote: what most of the same demonstrations answer, without a model")
+    if seen.unfinished:
+        notes.append(seen.unfinished)
     if seen.failed:
         notes.append(f"{seen.failed:,} samples failed and are in no number above (icl show {seen.path} --failed)")
     return [*notes, ""] if notes else []

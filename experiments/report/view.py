@@ -77,6 +77,13 @@ class View:
     def failed(self) -> int:
         return int(self.scores["failed"].sum())
 
+    @property
+    def unfinished(self) -> str:
+        """A sentence where the run has not come to its end, else ''."""
+        sessions = self.info.get("sessions") or [{}]
+        state = sessions[-1].get("state", "finished")
+        return "" if state == "finished" else f"The run is not finished ({state}): this is what it has so far."
+
     @cached_property
     def findings(self) -> list[Finding]:
         wanted = self.to.get("decoding")

@@ -67,6 +67,12 @@ def write_run(
     return load_run(folder)
 
 
+@pytest.fixture(scope="session")
+def writer() -> Callable[..., Run]:
+    """`writer(folder, queries=8)`: for fixtures that outlive a test."""
+    return write_run
+
+
 @pytest.fixture
 def written(tmp_path: Path) -> Callable[..., Run]:
     """`written(queries=8, hostile="<b>")`: a synthetic run, read back."""

@@ -13,9 +13,9 @@ from experiments.report.view import view
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'&\u2028"
 
 
-@pytest.fixture
-def page(written):
-    run = written(queries=6)
+@pytest.fixture(scope="module")
+def page(writer, tmp_path_factory):
+    run = writer(tmp_path_factory.mktemp("page") / "run", queries=6)
     return run, write(run), (run.path / "report.html").read_text(encoding="utf-8")
 
 

@@ -53,6 +53,15 @@ def test_a_run_without_samples_is_a_sentence(written):
         view(written(queries=0))
 
 
+def test_a_run_that_was_stopped_says_so(written):
+    run = written(queries=3)
+    assert view(run).unfinished == ""
+    told = json.loads((run.path / "run.json").read_text())
+    told["sessions"][-1]["state"] = "interrupted"
+    (run.path / "run.json").write_text(json.dumps(told))
+    assert view(run).unfinished.startswith("The run is not finished (interrupted)")
+
+
 def test_failed_samples_are_counted(written):
     seen = view(written(queries=3, failing={"shapes-0001": "picture broken.png cannot be read"}))
     assert seen.failed == 2 * (3 + 2 * 2 * 3)

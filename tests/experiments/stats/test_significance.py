@@ -94,7 +94,7 @@ def test_holm_by_hand():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_holm_agrees_with_statsmodels(p):
     assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
 
