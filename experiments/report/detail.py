@@ -41,7 +41,9 @@ def find(frame: "DataFrame", query: str) -> "DataFrame":
     raise DataError(f"the run has no query '{query}'.{did_you_mean(query, ids)} Ids look like {', '.join(ids[:3])}.")
 
 
-def show_sample(view: View, query: str, arm: Mapping[str, str], seed: int | None, console: "Console") -> None:
+def show_sample(
+    view: View, query: str, arm: Mapping[str, str], seed: int | None, console: "Console", *, steps: bool = False
+) -> None:
     """Prints the one sample that fits best, then what the other arms said to the same query.
 
     Where the arm leaves a choice: most shots, the reference's setting, the first seed. Raises DataError, ConfigError.
@@ -58,6 +60,8 @@ def show_sample(view: View, query: str, arm: Mapping[str, str], seed: int | None
     rows: list[Any] = samples.to_dict("records")
     chosen = max(rows, key=lambda row: _preference(row, view))
     _print_sample(chosen, view, console)
+    if steps:
+        _print_trace(chosen.get("trace"), console)
     same = view.frame[(view.frame["query"] == chosen["query"]) & (view.frame["task"] == chosen["task"])]
     others: list[Any] = same[same["seed"] == chosen["seed"]].to_dict("records")
     _print_others(chosen, [row for row in others if row is not chosen], view, console)
@@ -118,13 +122,15 @@ def _print_sample(row: Mapping[str, Any], view: View, console: "Console") -> Non
     if isinstance(options := row.get("option_scores"), Mapping) and options:
         best = sorted(options.items(), key=lambda item: -item[1])
         console.print(Text("options ", "dim").append("  ".join(f"{clean(o)} {v:.3f}" for o, v in best)))
-    if isinstance(trace := row.get("trace"), Mapping) and trace:
-        _print_trace(trace, console)
 
 
-def _print_trace(trace: Mapping[str, Sequence[float]], console: "Console") -> None:
+def _print_trace(trace: Any, console: "Console") -> None:
+    """What the strategy's steps left behind: a row a step, a column a number."""
     from rich.table import Table
 
+    if not isinstance(trace, Mapping) or not trace:
+        console.print("\nthis answer has no record of its steps", style="dim")
+        return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("step", justify="right")
     for name in trace:

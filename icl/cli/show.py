@@ -13,6 +13,8 @@ def command(
     sample: Annotated[str, typer.Argument(help="a query's id, or the beginning of it", show_default=False)] = "",
     arm: Annotated[list[str] | None, typer.Option(help="which arm, such as decoding=vcd; may be repeated")] = None,
     seed: Annotated[int | None, typer.Option(help="which seed; default: the first", show_default=False)] = None,
+    *,
+    steps: Annotated[bool, typer.Option("--steps", help="what the strategy left behind at each step")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="list the samples that failed, with their reasons")] = False,
 ) -> None:
     """Where the arm leaves a choice: the most shots, the reference arm, the first seed."""
@@ -29,4 +31,4 @@ def command(
         ids = list(dict.fromkeys(map(str, seen.frame["query"])))
         raise ConfigError(f"which sample? The run has {len(ids):,} queries, such as {', '.join(ids[:3])}.")
     else:
-        show_sample(seen, sample, settings(arm or [], "--arm"), seed, Console())
+        show_sample(seen, sample, settings(arm or [], "--arm"), seed, Console(), steps=steps)

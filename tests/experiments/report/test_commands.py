@@ -56,6 +56,15 @@ def test_show_prints_prompt_demonstrations_answer_and_other_arms(rehearsal, caps
     assert "the same query under the other arms" in told
 
 
+def test_steps_are_shown_where_they_were_recorded(rehearsal, written, capsys):
+    assert main(["show", str(written(queries=2).path), "shapes-0001", "--steps"]) == 0
+    told = capsys.readouterr().out
+    table = told[told.index("step  divergence") :].splitlines()
+    assert [line.split() for line in table[1:4]] == [["0", "0.1"], ["1", "0.4"], ["2", "0.2"]]
+    assert main(["show", str(rehearsal.path), "q-0003", "--steps"]) == 0
+    assert "no record of its steps" in capsys.readouterr().out
+
+
 def test_show_finds_a_query_by_its_beginning_only_if_it_is_one(rehearsal, capsys):
     assert main(["show", str(rehearsal.path), "q-000"]) == 2
     assert "begins 6 queries: q-0000, q-0001" in capsys.readouterr().err
