@@ -10,6 +10,7 @@ from icl.registry import build, entries, resolve
 from icl.streams import StreamKey
 from icl.types import Context, Part, Prompt, Turn
 from prompts.composers.chat import Chat
+from prompts.composers.template import FOLDER
 from prompts.conformance import check_composer, check_orderer, check_transform
 
 OPTIONS: list[dict[str, Any]] = [
@@ -30,6 +31,8 @@ def _variants(kind: str, name: str) -> list[dict[str, Any]]:
     """The component with its defaults, and with each value of each of its CHOICES."""
     hints = get_type_hints(resolve(kind, name))
     tried = [{key: value} for key in CHOICES if key in hints for value in get_args(hints[key])]
+    if name == "template":
+        tried = [{"path": path.stem, "instruction": "short"} for path in sorted(FOLDER.glob("*.j2"))]
     return [{"name": name, **parameters} for parameters in ({}, *tried)]
 
 

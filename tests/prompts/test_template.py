@@ -1,0 +1,140 @@
+"""Templates as data: what the shipped ones write, and what is said of those that are wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icl.errors import ConfigError
+from icl.loading import search_beside
+from icl.registry import build, describe
+from icl.types import Context, Demo, Example, Prompt
+from prompts.conformance import sample_contexts
+
+GOOD = "{% for demo in demos %}{{ demo.pictures | join }}{{ demo.question }} {{ demo.answer }};{% endfor %}"
+QUERY = "{{ query.pictures | join }}{{ query.question }}"
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> Callable[..., Any]:
+    """Builds a composer from the text of a template."""
+
+    def make(text: str, **parameters: Any) -> Any:
+        (tmp_path / "mine.j2").write_text(text, encoding="utf-8")
+        return build("composer", {"name": "template", "path": str(tmp_path / "mine.j2"), **parameters})
+
+    return make
+
+
+def _context(shots: int, question: str = "qq?", options: tuple[str, ...] = ()) -> Context:
+    whole = next(c for c in sample_contexts() if len(c.demos) == 4 and len(c.query.pictures) == 1)
+    shown = whole.demos[0].example.pictures
+    demos = tuple(Demo(Example(f"e{i}", shown, f"q{i}?", (f"a{i}",)), 0.5, i) for i in range(shots))
+    return Context(Example("q", whole.query.pictures, question, (), options).query, demos, whole.key)
+
+
+def _told(prompt: Prompt) -> list[tuple[str, str]]:
+    return [(t.role, "".join("<>" if part.text is None else part.text for part in t.parts)) for t in prompt.turns]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("vl_icl", "<>q0?\nAnswer: a0\n<>q1?\nAnswer: a1\n<>qq?\nAnswer:"),
+        (
+            "mmicl",
+            "image 0 is <image0><>. Question: q0? Answer: a0\nimage 1 is <image1><>. Question: q1? Answer: a1\n"
+            "image 2 is <image2><>. Question: qq? Answer:",
+        ),
+        (
+            "otter",
+            "<>User: q0? GPT:<answer> a0<|endofchunk|><>User: q1? GPT:<answer> a1<|endofchunk|>"
+            "<>User: qq? GPT:<answer>",
+        ),
+        (
+            "link_context",
+            '[BEGIN EXAMPLE] q0? <> There is "a0" in the image. [END EXAMPLE]\n'
+            '[BEGIN EXAMPLE] q1? <> There is "a1" in the image. [END EXAMPLE]\nBased on the previous examples: qq? <>',
+        ),
+    ],
+)
+def test_shipped_templates(name: str, text: str) -> None:
+    assert _told(build("composer", {"name": "template", "path": name}).compose(_context(2))) == [("user", text)]
+
+
+def test_the_instruction_is_a_span_of_its_own() -> None:
+    prompt = build("composer", {"name": "template", "instruction": "short"}).compose(_context(0))
+    assert _told(prompt) == [("user", "Answer with one word.\n<>qq?\nAnswer:")]
+    assert prompt.spans["instruction"] == (0, 0)
+
+
+def test_turns_begin_where_the_template_says(template: Any) -> None:
+    text = (
+        "{% for demo in demos %}\n{{ user }}\n{{ demo.pictures | join }}{{ demo.question }}\n{{ assistant }}\n"
+        "{{ demo.answer }}\n{% endfor %}\n{{ user }}\n" + QUERY
+    )
+    assert _told(template(text).compose(_context(1))) == [("user", "<>q0?"), ("assistant", "a0"), ("user", "<>qq?")]
+
+
+def test_data_is_never_read_as_a_template(template: Any) -> None:
+    context = _context(1, "{{ 7 * 7 }} {% for %} \\x00", ("{{ 1 }}",))
+    prompt = template(GOOD + QUERY + "{{ query.options | join }}").compose(context)
+    assert _told(prompt) == [("user", "<>q0? a0;<>{{ 7 * 7 }} {% for %} \\x00{{ 1 }}")]
+
+
+def test_a_file_lies_beside_the_experiment_and_is_known_by_its_content(tmp_path: Path) -> None:
+    path, node = tmp_path / "near.j2", {"name": "template", "path": "near.j2"}
+    path.write_text(GOOD + QUERY)
+    with search_beside(tmp_path):
+        before = build("composer", node)
+        path.write_text(GOOD + QUERY + "!")
+        after = build("composer", node)
+    assert describe(before) != describe(after)
+    assert _told(before.compose(_context(0))) == [("user", "<>qq?")]
+    with search_beside(tmp_path), pytest.raises(ConfigError, match=r"near.j2' has changed: its digest is"):
+        build("composer", describe(before))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (GOOD + "{{ query.question }}", r"it loses query.picture\[0\]"),
+        (GOOD + "{{ query.pictures | join }}", "it loses query.question"),
+        (QUERY, r"query 'trial': it loses demo\[0\]"),
+        (GOOD + QUERY + "{{ query.question }}", "it shows query.question more than once"),
+        (GOOD + QUERY + "{{ demo }}", "nothing is called 'demo'. Did you mean 'demos'"),
+        (GOOD + QUERY + "{{ query.qestion }}", "has no attribute 'qestion'"),
+        (GOOD + QUERY + "{{ query.answer }}", "has no attribute 'answer'"),
+        (GOOD + QUERY + "{% if %}", "line 1: Expected an expression"),
+        (
+            GOOD + QUERY.replace("query.question", "query.question | upper"),
+            "a filter changed a piece into 'QUERY.QUESTION'",
+        ),
+        (GOOD + QUERY + "{{ assistant }}So", "nothing is asked"),
+        (GOOD + QUERY + "{% include 'x' %}", "no loader"),
+        (GOOD + QUERY + "{{ ''.__class__ }}", "unsafe"),
+        (GOOD + QUERY + "{{ range(1000000000) | list }}", "Range too big"),
+        (GOOD + QUERY + "{{ 1 / 0 }}", "division by zero"),
+    ],
+)
+def test_a_wrong_template_is_a_sentence_before_anything_runs(template: Any, text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        template(text)
+
+
+def test_an_instruction_needs_a_place(template: Any) -> None:
+    with pytest.raises(ConfigError, match="it loses instruction"):
+        template(GOOD + QUERY, instruction="short")
+
+
+def test_a_template_for_one_picture_says_which_sample_has_more(template: Any) -> None:
+    composer = template(GOOD.replace("pictures | join", "pictures[0]") + QUERY)
+    two = next(c for c in sample_contexts() if len(c.demos) == 2)
+    with pytest.raises(ConfigError, match=r"query 'query-0': it loses demo\[1\].picture\[1\]"):
+        composer.compose(two)
+
+
+def test_an_unknown_template_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"there is no template 'oter.j2' .* Did you mean 'otter.j2'"):
+        build("composer", {"name": "template", "path": "oter"})
