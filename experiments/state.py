@@ -5,6 +5,7 @@ longer has stay in the folder and out of its tables. Refused are a folder that s
 experiment under the same name) and one whose queries or demonstrations have changed under the same task.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -108,14 +109,23 @@ def _has_samples(store: Store, digest: str) -> bool:
 
 
 def _differences(store: Store, old: Sequence[str], grid: Grid) -> str:
-    before = [(store.cell(digest) or {}).get("labels", {}) for digest in old]
+    """Axes on which nothing is the same: by their labels, else by parameters or code."""
+    before = [store.cell(digest) or {} for digest in old]
     told = []
     for axis in grid.cells[0].labels:
-        had = list(dict.fromkeys(str(labels.get(axis)) for labels in before))
+        had = list(dict.fromkeys(str(cell.get("labels", {}).get(axis)) for cell in before))
         has = list(dict.fromkeys(str(cell.labels[axis]) for cell in grid.cells))
         if not set(had) & set(has):
             told.append(f"{axis} {', '.join(had)}, now {', '.join(has)}")
-    return "; ".join(told) or "a component's parameters or code changed"
+        elif not {_canonical(cell.get(axis)) for cell in before} & {_canonical(cell.told[axis]) for cell in grid.cells}:
+            told.append(f"{axis} {', '.join(has)} with other parameters or code")
+    if not told and not {cell.get("model_digest") for cell in before} & {cell.model.digest for cell in grid.cells}:
+        told.append("the model's weights or settings have changed")
+    return "; ".join(told) or "no combination is the same"
+
+
+def _canonical(told: Any) -> str:
+    return json.dumps(as_json(told), sort_keys=True)
 
 
 def _check_data(store: Store, cell: Cell, had: Mapping[str, str], has: Mapping[str, str]) -> None:
@@ -129,6 +139,4 @@ def _check_data(store: Store, cell: Cell, had: Mapping[str, str], has: Mapping[s
 
 def as_json(told: Any) -> Any:
     """As it would be read back."""
-    import json
-
     return json.loads(json.dumps(told, default=repr))

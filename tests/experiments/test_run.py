@@ -259,3 +259,11 @@ def test_a_smaller_config_is_told_as_such_without_computing(mapping: Mapping, tm
     assert outcome.computed == 0
     assert set(load_run(tmp_path / "t").samples()["shots"]) == {2}
     assert load_run(tmp_path / "t").info["config"]["compare"] == {"to": {"shots": 2}}
+
+
+def test_a_model_with_other_parameters_under_the_same_name_is_told_as_such(
+    mapping: Mapping, toy: str, tmp_path: Path
+) -> None:
+    go(mapping(model={"name": toy}), tmp_path)
+    with pytest.raises(StoreError, match=r"another config \(model ToyModel with other parameters or code\)"):
+        go(mapping(model={"name": toy, "salt": "x"}), tmp_path)
