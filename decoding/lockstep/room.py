@@ -54,10 +54,9 @@ class Room:
 
     def too_small(self, gang: Gang) -> str:
         """The sentence for a group that does not fit even alone."""
-        tokens = sum(request.num_tokens for request in gang.requests)
         size = self.scheduler.block_size
-        most = (self.scheduler.kv_cache_config.num_blocks - 1) * size
+        wanted = sum(-(-request.num_tokens // size) for request in gang.requests)
         return (
-            f"its {gang.size} branches hold {tokens} tokens together, and the cache of this engine has room for "
-            f"{most} in blocks of {size}. Shorten the prompts, or give the engine a larger cache"
+            f"its {gang.size} branches need {wanted} blocks of {size} tokens together, and the cache of this engine has "
+            f"{self.scheduler.kv_cache_config.num_blocks - 1}. Shorten the prompts, or give it a larger cache"
         )

@@ -85,6 +85,12 @@ class Inputs:
                     "itself, or the backend 'hf'."
                 )
             values = element.data
+            if not values.is_floating_point():
+                raise ModelError(
+                    f"picture {picture.origin} has an edit on processed pixels, and vLLM's processor for "
+                    f"{self.hf.path} leaves normalisation to the model. Set engine_args: mm_device_do_normalize: false, "
+                    "or use the backend 'hf'."
+                )
             for edit in picture.pixel_edits:
                 values = edit.on_pixels(values)
             items[place] = type(item)({**item, "pixel_values": replace(element, data=values)})

@@ -92,6 +92,7 @@ class VLLM:
             "kv_cache_memory_bytes": None if cache is None else math.ceil(cache * GIB),
             "enforce_eager": self.enforce_eager or cpu,
             "enable_prefix_caching": self.prefix_caching,
+            "mm_device_do_normalize": False,  # pixels as the checkpoint's own processor makes them, for edits on them
             "limit_mm_per_prompt": {"image": self.max_pictures, "video": 0},
             "trust_remote_code": self.trust_remote_code,
             "revision": self.revision,

@@ -1,0 +1,50 @@
+"""Tiny checkpoints that both transformers and vLLM load."""
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+STOPS = range(256, 270)
+"""The ids of special tokens; below are bytes, above ids without a token."""
+
+
+def tiny_models() -> Any:
+    """tests/tiny_models.py, imported by its path: pytest puts only this folder on the path."""
+    name = "tiny_models"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "tiny_models.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+def saved(name: str, folder: Path, **size: Any) -> Path:
+    """Heads of 32: vLLM's attention for CPUs has none for smaller ones.
+
+    Random weights choose placeholders of pictures too, which no model can read in an answer: they end it.
+    """
+    tiny = tiny_models()
+    path: Path = tiny.save(name, folder / name, tiny.Size(**{"width": 128, "layers": 2} | size))
+    settings = json.loads((path / "generation_config.json").read_text())
+    (path / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": list(STOPS)}))
+    if name == "llava":
+        _published_names(path / "model.safetensors")
+    return path
+
+
+def _published_names(file: Path) -> None:
+    """transformers 5 drops `vision_model.` from the tower's names; published checkpoints and vLLM have it."""
+    from safetensors.torch import load_file, save_file
+
+    old = re.compile(r"^(model\.)?vision_tower\.(?!vision_model)")
+    weights = {
+        old.sub(lambda m: f"{m.group(1) or ''}vision_tower.vision_model.", key): value
+        for key, value in load_file(file).items()
+    }
+    save_file(weights, file, metadata={"format": "pt"})

@@ -1,0 +1,92 @@
+"""What strategies say over plain forwards of transformers: no cache, no batch, the processor on the whole prompt.
+
+A step is *decided* where no small change of the branches' logits changes the token: there an engine has to choose the
+very same one. Elsewhere two right engines may differ, and from then on they read different texts.
+"""
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decoding.arm import Arm
+from decoding.step import scores
+from icl.types import Prompt
+
+TOLERANCE = 1e-3
+"""Of a logit, in float32. The logits' spread is about 1."""
+
+SHAKES = 8
+
+
+@dataclass(frozen=True)
+class Compared:
+    """steps: all. decided: of these. equal: decided ones with the right token."""
+
+    steps: int
+    decided: int
+    equal: int
+
+
+class Reference:
+    def __init__(self, folder: Path) -> None:
+        import transformers
+
+        self.processor = transformers.AutoProcessor.from_pretrained(folder)
+        self.model = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def logits(self, prompt: Prompt, tokens: Sequence[int]) -> Tensor:
+        """[len(tokens) + 1, V]: what is said after the prompt and each of the tokens."""
+        inputs = self._inputs(prompt)
+        new = torch.tensor([list(tokens)], dtype=torch.long)
+        for key in ("input_ids", "attention_mask", "mm_token_type_ids"):
+            if key in inputs:
+                fill = {"input_ids": new, "attention_mask": torch.ones_like(new)}.get(key, torch.zeros_like(new))
+                inputs[key] = torch.cat([inputs[key], fill.to(inputs[key].dtype)], 1)
+        out: Tensor = self.model(**inputs, use_cache=False).logits[0, -len(tokens) - 1 :].float()
+        return out
+
+    def _inputs(self, prompt: Prompt) -> dict[str, Any]:
+        conversation = [
+            {
+                "role": turn.role,
+                "content": [
+                    {"type": "image"} if part.picture else {"type": "text", "text": part.text} for part in turn.parts
+                ],
+            }
+            for turn in prompt.turns
+        ]
+        text = self.processor.apply_chat_template(conversation, add_generation_prompt=True)
+        pictures = prompt.pictures
+        images = [picture.open() for picture in pictures] or None
+        inputs = dict(self.processor(text=[text], images=images, return_tensors="pt"))
+        if any(picture.pixel_edits for picture in pictures):
+            own = []
+            for picture in pictures:
+                values = self.processor.image_processor(picture.open(), return_tensors="pt")["pixel_values"]
+                for edit in picture.pixel_edits:
+                    values = edit.on_pixels(values)
+                own.append(values)
+            inputs["pixel_values"] = torch.cat(own)
+        return inputs
+
+    def compare(self, prompt: Prompt, arm: Arm, tokens: Sequence[int], stops: Set[int] = frozenset()) -> Compared:
+        """Along the tokens that an engine chose. stops: what may come after them, where the answer was stopped."""
+        read = [self.logits(branch, tokens) for branch in arm.strategy.branches(prompt)]
+        wanted: list[Set[int]] = [{token} for token in tokens] + ([stops] if stops else [])
+        decided = equal = 0
+        noise = torch.Generator().manual_seed(0)
+        for step, right in enumerate(wanted):
+            own = torch.stack([row[step] for row in read])[:, None]
+            shaken = own + TOLERANCE * (2 * torch.rand(len(own), SHAKES, own.shape[-1], generator=noise) - 1)
+            said, faults = scores(arm.strategy, torch.cat([own, shaken], 1), step)
+            assert not faults
+            chosen = arm.sampler.choose(said, [prompt.key] * (SHAKES + 1), step).tolist()
+            if len(set(chosen)) == 1:
+                decided += 1
+                equal += chosen[0] in right
+        return Compared(len(wanted), decided, equal)

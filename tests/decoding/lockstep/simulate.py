@@ -1,0 +1,109 @@
+"""vLLM's scheduler without a model: random requests, a tiny cache, and tokens that only a complete group shares."""
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm.engine.arg_utils import EngineArgs
+from vllm.sampling_params import SamplingParams
+from vllm.utils.hashing import sha256
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request
+from vllm.v1.structured_output import StructuredOutputManager
+
+from decoding.lockstep import wire
+from decoding.lockstep.branch import Branch, branch_of
+from decoding.lockstep.forcing import Row, complete
+from decoding.lockstep.scheduler import LockstepScheduler
+from decoding.sampling import Greedy
+from decoding.strategies.vcd import VCD
+
+BLOCK = 16
+ARM = wire.told(VCD(), Greedy())
+STOP = 7
+
+
+def config(folder: Path, budget: int, sequences: int, prefix: bool, patience: float = 60.0) -> Any:
+    return EngineArgs(
+        str(folder), dtype="float32", max_model_len=512, max_num_batched_tokens=budget, max_num_seqs=sequences,
+        enable_prefix_caching=prefix, block_size=BLOCK, enforce_eager=True, skip_tokenizer_init=True,
+        limit_mm_per_prompt={"image": 0, "video": 0}, async_scheduling=False,
+        scheduler_cls="decoding.lockstep.scheduler.LockstepScheduler",
+        additional_config={"lockstep_patience": patience},
+    ).create_engine_config()  # fmt: skip
+
+
+def scheduler(engine: Any, blocks: int, kind: type[Any] = LockstepScheduler) -> Any:
+    engine.cache_config.num_gpu_blocks = blocks
+    spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    cache = KVCacheConfig(blocks, [], [KVCacheGroupSpec(["layer"], spec)])
+    return kind(engine, cache, StructuredOutputManager(engine), BLOCK, log_stats=False)
+
+
+@dataclass
+class World:
+    """Requests in a scheduler and what became of them. stop_rate: how likely a chosen token ends its group."""
+
+    scheduler: Any
+    draw: random.Random
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+    ends: dict[str, tuple[str, Any]] = field(default_factory=dict)
+    members: dict[str, list[str]] = field(default_factory=dict)
+    steps: int = 0
+    stop_rate: float = 0.05
+
+    def __post_init__(self) -> None:
+        init_none_hash(sha256)
+        self.hasher = get_request_block_hasher(BLOCK, sha256)
+
+    def add(self, name: str, length: int, tokens: int, branch: Branch | None = None, shared: int = 0) -> None:
+        prompt = [11] * min(shared, length) + [self.draw.randrange(100, 900) for _ in range(max(length - shared, 0))]
+        extra = branch.extra_args() if branch else None
+        params = SamplingParams(
+            temperature=0, max_tokens=tokens, extra_args=extra, stop_token_ids=[STOP], ignore_eos=True
+        )
+        params.update_from_generation_config({}, None)
+        self.tokens[name] = []
+        self.scheduler.add_request(Request(name, prompt, params, None, block_hasher=self.hasher))
+
+    def group(self, name: str, lengths: list[int], tokens: int, shared: int = 0) -> None:
+        self.members[name] = [f"{name}.{b}" for b in range(len(lengths))]
+        for b, length in enumerate(lengths):
+            self.add(f"{name}.{b}", length, tokens, Branch(name, b, len(lengths), ARM), shared)
+
+    def step(self) -> None:
+        self.steps += 1
+        before = {r.request_id for r in self.scheduler.running}
+        output = self.scheduler.schedule()
+        resumed = output.scheduled_cached_reqs.resumed_req_ids
+        # The runner still holds what ran in the last step; it cannot be told to begin that anew.
+        assert not (resumed & before & set(output.num_scheduled_tokens))
+        ids = list(output.num_scheduled_tokens)
+        rows, own = [], {}
+        for i, request_id in enumerate(ids):
+            request = self.scheduler.requests[request_id]
+            if request.num_computed_tokens < request.num_tokens:
+                continue
+            branch = branch_of(request.sampling_params.extra_args)
+            own[i] = self.draw.randrange(20, 90)
+            if branch is not None:
+                rows.append(Row(i, branch, request.num_output_tokens))
+        for together in complete(rows):
+            token = STOP if self.draw.random() < self.stop_rate else self.draw.randrange(20, 90)
+            own |= {row.index: token for row in together}
+        sampled = [[own[i]] if i in own else [] for i in range(len(ids))]
+        said = ModelRunnerOutput(ids, {r: i for i, r in enumerate(ids)}, sampled)
+        for batch in self.scheduler.update_from_output(output, said).values():
+            for one in batch.outputs:
+                self.tokens[one.request_id] += one.new_token_ids
+                if one.finish_reason is not None:
+                    self.ends[one.request_id] = str(one.finish_reason), one.stop_reason
+
+    def run(self, most: int = 5000) -> None:
+        while self.scheduler.has_unfinished_requests():
+            self.step()
+            assert self.steps < most, f"no end after {most} steps: {[r.request_id for r in self.scheduler.running]}"

@@ -1,0 +1,31 @@
+"""A strategy of one's own, named by its file: branches whose prompts differ in length as much as they can."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from decoding import Strategy
+from decoding.masks import plausible
+from icl.types import Prompt
+
+
+@dataclass(frozen=True)
+class Spread(Strategy):
+    """Branch 1 has no pictures, branch 2 no demonstrations, further ones lose one more turn from the front each."""
+
+    branch_count: int = 3
+    beta: float = 0.05
+
+    def branches(self, prompt: Prompt, note: object = None) -> tuple[Prompt, ...]:
+        made = [prompt, prompt.without_pictures(), replace(prompt, turns=prompt.turns[-1:])]
+        while len(made) < self.branch_count:
+            made.append(replace(prompt, turns=prompt.turns[2 * (len(made) - 2) :] or prompt.turns[-1:]))
+        return tuple(made[: self.branch_count])
+
+    def mask(self, reference: Tensor) -> Tensor | None:
+        return plausible(reference, self.beta)
+
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        share = (0.9 if step % 2 else 0.6) / (len(logits) - 1)
+        scores: Tensor = (1 + share * (len(logits) - 1)) * logits[0] - share * logits[1:].sum(0)
+        return scores

@@ -1,0 +1,139 @@
+"""The scheduler under thousands of random steps: whatever it preempts, branches choose together and nothing leaks."""
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import simulate
+
+SEEDS = range(60)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import checkpoints
+
+    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
+
+
+def random_world(folder: Path, seed: int) -> simulate.World:
+    """Groups and ordinary requests, some of them at the start and the rest on the way; a cache that is too small."""
+    draw = random.Random(seed)
+    engine = simulate.config(
+        folder, budget=draw.choice([16, 24, 48]), sequences=draw.choice([5, 8, 16]), prefix=draw.random() < 0.7
+    )
+    world = simulate.World(simulate.scheduler(engine, blocks=draw.choice([34, 42])), draw)
+    pending: list[Any] = []
+    for g in range(draw.randrange(4, 12)):
+        branches = draw.choice([1, 2, 2, 2, 3, 5])
+        lengths = [draw.choice([3, 17, 40, 150 if branches < 3 else 60]) for _ in range(branches)]
+        pending.append(lambda g=g, n=lengths: world.group(f"g{g}", n, draw.randrange(1, 40), draw.choice([0, 32])))
+    for i in range(draw.randrange(2, 9)):
+        pending.append(lambda i=i: world.add(f"plain{i}", draw.choice([5, 30]), draw.choice([3, 60, 200])))
+    draw.shuffle(pending)
+    for add in pending[: len(pending) // 2]:
+        add()
+    for add in pending[len(pending) // 2 :]:
+        for _ in range(draw.randrange(0, 6)):
+            world.step()
+        add()
+    return world
+
+
+def crowd(folder: Path, seed: int) -> simulate.World:
+    """Ordinary requests that grow while a long branch is still read, in a cache that both fill."""
+    draw = random.Random(seed)
+    world = simulate.World(simulate.scheduler(simulate.config(folder, 16, 16, draw.random() < 0.5), 26), draw)
+    for i in range(8):
+        world.add(f"plain{i}", draw.randrange(3, 16), 60)
+    for _ in range(draw.randrange(3, 12)):
+        world.step()
+    for g in range(3):
+        world.group(f"g{g}", [draw.randrange(80, 150), draw.randrange(3, 40)], 20)
+    return world
+
+
+def check(world: simulate.World) -> None:
+    for name, members in world.members.items():
+        told = {tuple(world.tokens[m]) for m in members}
+        assert len(told) == 1, f"{name}: {told}"
+        assert {world.ends[m][0] for m in members} <= {"stop", "length"}, [world.ends[m] for m in members]
+    pool = world.scheduler.kv_cache_manager.block_pool
+    assert pool.get_num_free_blocks() == world.scheduler.kv_cache_config.num_blocks - 1
+    assert not world.scheduler.gangs
+    assert not world.scheduler.gang_of
+    assert not world.scheduler.admitted
+
+
+def test_random_schedules_keep_every_group_together(folder: Path) -> None:
+    counts: Counter[str] = Counter()
+    for seed in SEEDS:
+        world = crowd(folder, seed) if seed % 3 == 0 else random_world(folder, seed)
+        world.run()
+        check(world)
+        counts.update(world.scheduler.counts)
+    print(dict(counts))
+    assert counts["violations"] == 0
+    assert counts["group steps"] > 3000
+    assert counts["torn"] >= 10  # vLLM itself preempted one branch alone
+    assert counts["preempted"] >= 10
+
+
+def test_random_preemptions_of_single_branches_keep_every_group_together(folder: Path) -> None:
+    """As vLLM does where a cache runs out, at every point of a group's life."""
+    torn = 0
+    for seed in SEEDS:
+        world = random_world(folder, 1000 + seed)
+        scheduler = world.scheduler
+        while scheduler.has_unfinished_requests():
+            if scheduler.running and world.draw.random() < 0.2:
+                victim = scheduler.running.pop()
+                scheduler._preempt_request(victim, 0.0)
+            world.step()
+            assert world.steps < 20_000
+        check(world)
+        torn += scheduler.counts["torn"]
+        assert scheduler.counts["violations"] == 0
+    assert torn > 100
+
+
+def test_a_step_does_not_look_at_groups_that_merely_wait(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from decoding.lockstep.gang import Gang
+
+    world = simulate.World(simulate.scheduler(simulate.config(folder, 128, 4, False), 40), random.Random(0))
+    for g in range(300):
+        world.group(f"g{g}", [20, 30], 4)
+    looked: list[str] = []
+    asked: list[str] = []
+    judge, handle = Gang.judge, type(world.scheduler)._handle_blocked_waiting_request
+    monkeypatch.setattr(Gang, "judge", lambda self, patience: (looked.append(self.name), judge(self, patience))[1])
+    monkeypatch.setattr(
+        type(world.scheduler),
+        "_handle_blocked_waiting_request",
+        lambda self, request: (asked.append(request.request_id), handle(self, request))[1],
+    )
+    for _ in range(20):
+        world.step()
+    assert len(looked) < 100
+    assert len(asked) < 200
+
+
+def test_groups_take_turns_where_the_budget_is_smaller_than_their_rows(folder: Path) -> None:
+    world = simulate.World(simulate.scheduler(simulate.config(folder, 16, 16, False), 200), random.Random(0))
+    world.stop_rate = 0.0
+    for g in range(4):
+        world.group(f"g{g}", [4] * 4, 30)
+    while not all(world.tokens[f"g{g}.0"] for g in range(4)):
+        world.step()
+    before = [len(world.tokens[f"g{g}.0"]) for g in range(4)]
+    world.scheduler.max_num_scheduled_tokens = 8  # two of the four groups at a time
+    for _ in range(20):
+        world.step()
+    assert [len(world.tokens[f"g{g}.0"]) - before[g] for g in range(4)] == [10] * 4
+    world.run()
+    check(world)

