@@ -1,0 +1,1 @@
+"""Benchmarks: one module a part, each with `rows()`; `make bench` prints them all."""

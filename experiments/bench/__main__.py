@@ -1,0 +1,43 @@
+"""The benchmark table: `python -m experiments.bench [PART ...]`, or `make bench`.
+
+A part is a module of this package with a function `rows()`. Figures are ratios within one run wherever they can be,
+because machines are noisy. A figure that misses its goal is shown as measured; nothing here passes or fails.
+"""
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Iterator
+
+import experiments.bench
+
+
+def parts() -> list[str]:
+    """Modules of this package, in alphabetical order."""
+    return sorted(m.name for m in pkgutil.iter_modules(experiments.bench.__path__) if not m.name.startswith("_"))
+
+
+def measured(names: list[str]) -> Iterator[tuple[str, tuple[str, str, str]]]:
+    """(part, row) as they come in: each part takes some seconds to a few minutes."""
+    for name in names:
+        module = importlib.import_module(f"experiments.bench.{name}")
+        if hasattr(module, "rows"):
+            for row in module.rows():
+                yield name, row
+
+
+def main() -> None:
+    wanted = sys.argv[1:] or parts()
+    unknown = sorted(set(wanted) - set(parts()))
+    if unknown:
+        sys.exit(f"no part named {', '.join(unknown)}. Parts: {', '.join(parts())}.")
+    last = ""
+    for name, (what, figure, goal) in measured(wanted):
+        if name != last:
+            print(f"\n{name}")
+            last = name
+        print(f"  {what:<86} {figure:>24}   {goal}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""How much of a whole grid is computed twice: the quickstart's, with fewer queries, and one with fixed demonstrations.
+
+Distinct pictures, prompts and beginnings are counted here, from what reaches the model; what was computed is read from
+the run's own counters in run.json.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, ClassVar
+
+from icl.models.hf.model import HF
+from icl.models.hf.rows import Rows
+from icl.tasks.base import Pool
+from icl.types import Prompt, Query, Scored
+from retrievers.base import Resources
+from retrievers.leaks import fair
+
+Row = tuple[str, str, str]
+
+QUERIES = 24
+
+
+@dataclass(frozen=True)
+class Watched(HF):
+    """The model under test, noting the distinct pictures and prompts that it is asked to open."""
+
+    pictures: ClassVar[set[str]] = set()
+    prompts: ClassVar[dict[str, tuple[int, ...]]] = {}
+
+    def open(self, prompts: Sequence[Prompt]) -> Rows:
+        for prompt in prompts:
+            self.pictures.update(picture.digest for picture in prompt.pictures)
+        fresh = {prompt.digest: prompt for prompt in prompts if prompt.digest not in self.prompts}
+        for (digest, _), read in zip(fresh.items(), self.engine.reader.read(list(fresh.values())), strict=True):
+            self.prompts[digest] = read.key
+        return super().open(prompts)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The first fair members of the pool, the same for every query."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def fit(self, pool: Pool, resources: Resources) -> "FittedFixed":
+        return FittedFixed(pool)
+
+
+@dataclass(frozen=True)
+class FittedFixed:
+    """The pool in its own order."""
+
+    pool: Pool
+
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+        return [
+            tuple(Scored(e.id) for e, _ in zip(filter(fair(query), self.pool.examples), range(k), strict=False))
+            for query in queries
+        ]
+
+
+def rows() -> list[Row]:
+    """All figures of this file."""
+    quickstart = files("experiments") / "configs" / "quickstart.yaml"
+    few = [f"grid.task={json.dumps([{'name': t, 'queries': QUERIES} for t in ('easy-vqa', 'binding')])}"]
+    counters = _run(str(quickstart), few)
+    told = sum(map(len, Watched.prompts.values()))
+    found = [
+        (
+            f"quickstart, {QUERIES} queries a task: pictures encoded / distinct pictures",
+            f"{counters['pictures_encoded'] / len(Watched.pictures):.2f}",
+            "1.00",
+        ),
+        (
+            "the same: tokens forwarded in prefill / tokens of the distinct branch prompts",
+            f"{counters['prefill_tokens'] / told:.2f}",
+            "<= 1.05",
+        ),
+    ]
+    fixed = [
+        f"grid.task=[{{name: easy-vqa, queries: {4 * QUERIES}}}]",
+        f"grid.retriever=['{__name__ if __name__ != '__main__' else 'experiments.bench.grid'}:Fixed']",
+        "grid.shots=[8]",
+        "name=fixed",
+    ]
+    counters = _run(str(quickstart), fixed)
+    return [
+        *found,
+        (
+            "fixed demonstrations, 8 shots: tokens forwarded in prefill / distinct tokens",
+            f"{counters['prefill_tokens'] / distinct_tokens(list(Watched.prompts.values())):.2f}",
+            "<= 1.10",
+        ),
+    ]
+
+
+def distinct_tokens(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Nodes of the tree of all prompts: a beginning that several share counts once."""
+    total = 0
+    before: tuple[int, ...] = ()
+    for prompt in sorted(prompts):
+        shared = next((i for i, (a, b) in enumerate(zip(before, prompt, strict=False)) if a != b), None)
+        total += len(prompt) - (min(len(before), len(prompt)) if shared is None else shared)
+        before = prompt
+    return total
+
+
+def _run(file: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The counters of one run of an experiment file, with the watched model."""
+    from experiments.config import load
+    from experiments.run import run
+
+    Watched.pictures.clear()
+    Watched.prompts.clear()
+    with tempfile.TemporaryDirectory() as folder:
+        model = "model={name: 'experiments.bench.grid:Watched'}"
+        done = run(load(Path(file), [model, *overrides]), Path(folder))
+        told: dict[str, Any] = json.loads((done.folder / "run.json").read_text())["sessions"][-1]["counters"]
+        return told
+
+
+if __name__ == "__main__":
+    from experiments.bench import grid  # the module that the registry loads, so that both see one record
+
+    for what, figure, goal in grid.rows():
+        print(f"{what:<86} {figure:>24}   {goal}", file=sys.stdout)
