@@ -160,7 +160,8 @@ def arranged(
     """
     demos = tuple(Demo(pool.by_id[one.id], one.score, rank) for rank, one in enumerate(found))
     blind = query.query if isinstance(query, Example) else query
-    context = Context(blind, demos, StreamKey(seed, blind.id))
+    marks = tuple(dict.fromkeys(one.mark for one in found if one.mark))
+    context = Context(blind, demos, StreamKey(seed, blind.id), marks)
     if order is not None:
         context = _blind(order.order(_shown_to(order, context, query)))
     for transform in transforms:

@@ -1,6 +1,7 @@
 """New metrics on old answers: a changed `metrics` recomputes scores from what is stored, and no answer."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from experiments.grid import Cell, Grid
@@ -42,4 +43,6 @@ def _rescored(store: Store, cell: Cell, metrics: "Mapping[str, Metric]") -> Iter
                 trace=sample.get("trace", {}),
                 option_scores=sample.get("option_scores", {}),
             )
-            yield {**sample, "scores": scores(metrics, said, example)}
+            gold, options = tuple(sample.get("gold", ())), tuple(sample.get("options", ()))
+            judged = replace(example, answers=gold, options=options)  # as they were when it was asked: perhaps renamed
+            yield {**sample, "scores": scores(metrics, said, judged)}

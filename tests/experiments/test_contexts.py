@@ -19,6 +19,7 @@ class Counting:
     fits: list[int] = field(default_factory=list, hash=False)
     asked: list[tuple[int, int]] = field(default_factory=list, hash=False)
     refuses: str = ""
+    mark: str = ""
 
     def fit(self, pool: Pool, resources: Resources) -> "Counting":
         self.fits.append(resources.seed)
@@ -31,7 +32,8 @@ class Counting:
         if any(query.id == self.refuses for query in queries):
             raise PictureError(f"picture of {self.refuses} cannot be read.")
         pool: Any = self.pool  # type: ignore[attr-defined]
-        return [tuple(Scored(example.id, 1.0 - i) for i, example in enumerate(pool.examples[:k])) for _ in queries]
+        given = tuple(Scored(example.id, 1.0 - i, self.mark) for i, example in enumerate(pool.examples[:k]))
+        return [given for _ in queries]
 
 
 def rows(mapping: Any, retriever: Counting, **keys: Any) -> list[list[Written]]:
@@ -74,6 +76,11 @@ def test_demonstrations_that_do_not_fit_are_dropped_and_counted(mapping: Any) ->
     (row, *_) = rows(mapping, Counting(), shots=3, model=model)
     assert (len(row[0].context.demos), row[0].dropped) == (1, 2)
     assert row[0].context.demos[0].rank == 0
+
+
+def test_what_a_retriever_says_of_its_choice_is_marked_once_on_the_sample(mapping: Any) -> None:
+    (row, *_) = rows(mapping, Counting(mark="filled by relevance"))
+    assert row[0].context.provenance == ("filled by relevance",)
 
 
 def test_a_prompt_draws_from_the_stream_of_its_seed_and_query(mapping: Any) -> None:
