@@ -27,6 +27,7 @@ def measured(names: list[str]) -> Iterator[tuple[str, tuple[str, str, str]]]:
 
 
 def main() -> None:
+    """Prints each row as soon as it is measured."""
     wanted = sys.argv[1:] or parts()
     unknown = sorted(set(wanted) - set(parts()))
     if unknown:

@@ -5,7 +5,6 @@ the run's own counters in run.json.
 """
 
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,7 +83,7 @@ def rows() -> list[Row]:
     ]
     fixed = [
         f"grid.task=[{{name: easy-vqa, queries: {4 * QUERIES}}}]",
-        f"grid.retriever=['{__name__ if __name__ != '__main__' else 'experiments.bench.grid'}:Fixed']",
+        f"grid.retriever=['{__name__}:Fixed']",
         "grid.shots=[8]",
         "name=fixed",
     ]
@@ -118,14 +117,7 @@ def _run(file: str, overrides: Sequence[str]) -> dict[str, Any]:
     Watched.pictures.clear()
     Watched.prompts.clear()
     with tempfile.TemporaryDirectory() as folder:
-        model = "model={name: 'experiments.bench.grid:Watched'}"
-        done = run(load(Path(file), [model, *overrides]), Path(folder))
+            done = run(load(Path(file), [f"model={{name: '{__name__}:Watched'}}", *overrides]), Path(folder))
         told: dict[str, Any] = json.loads((done.folder / "run.json").read_text())["sessions"][-1]["counters"]
         return told
 
-
-if __name__ == "__main__":
-    from experiments.bench import grid  # the module that the registry loads, so that both see one record
-
-    for what, figure, goal in grid.rows():
-        print(f"{what:<86} {figure:>24}   {goal}", file=sys.stdout)
