@@ -57,6 +57,6 @@ class Room:
         size = self.scheduler.block_size
         wanted = sum(-(-request.num_tokens // size) for request in gang.requests)
         return (
-            f"its {gang.size} branches need {wanted} blocks of {size} tokens together, and the cache of this engine has "
-            f"{self.scheduler.kv_cache_config.num_blocks - 1}. Shorten the prompts, or give it a larger cache"
+            f"its {gang.size} branches need {wanted} blocks of {size} tokens together, and the cache of this engine "
+            f"has {self.scheduler.kv_cache_config.num_blocks - 1}. Shorten the prompts, or give it a larger cache"
         )

@@ -1,4 +1,4 @@
-"""How groups end: limits, aborts, branches that never come or come twice, too little room. vLLM's scheduler, no model."""
+"""How groups end: limits, aborts, branches that never come or come twice, too little room. No model is needed."""
 
 import random
 from pathlib import Path

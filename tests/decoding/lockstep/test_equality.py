@@ -51,7 +51,7 @@ def agreed(engine: groups.Watched) -> float:
 
 @pytest.mark.parametrize("tight", [True, False], ids=["tight", "roomy"])
 def test_branches_agree_and_tokens_are_the_strategys_own(folder: Path, reference: Reference, tight: bool) -> None:
-    """Tight: chunks and preemption, with ordinary requests between the groups. Roomy: up to six branches, traces kept."""
+    """Tight: chunks, preemption, ordinary requests between the groups. Roomy: up to six branches, traces kept."""
     engine = groups.tiny_engine(folder, **(TIGHT if tight else {}))
     jobs = groups.jobs(GROUPS, 40, arms=TIGHT_ARMS) if tight else groups.jobs(GROUPS, LENGTH)
     answers = groups.run_jobs(engine, jobs, trace=not tight)

@@ -1,0 +1,188 @@
+"""Jobs on one real engine: batches, options, traces, faults, what is refused; the same as the token loop's answers."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import checkpoints
+import groups
+import torch
+from reference import Reference
+
+from decoding.arm import parse_arm
+from decoding.jobs import Counters, Failure, Job
+from decoding.loop import TRACE
+from decoding.score import logprobs_of
+from decoding.step import scores
+from icl.pictures import Picture
+from icl.types import Generation, Part, Prompt, Turn
+
+OPTIONS = ("red", "r", "x", "blue or so")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Iterator[groups.Watched]:
+    made = groups.tiny_engine(folder)
+    yield made
+    made.unload()
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Reference:
+    return Reference(folder)
+
+
+def tokens(answers: list[Any]) -> list[tuple[int, ...]]:
+    assert all(isinstance(answer, Generation) for answer in answers), answers
+    return [answer.tokens for answer in answers]
+
+
+def test_an_answer_does_not_depend_on_the_batch(engine: groups.Watched) -> None:
+    jobs = groups.jobs(15, 10, seed=3)
+    together = tokens(groups.run_jobs(engine, jobs))
+    alone = [tokens(groups.run_jobs(engine, [job]))[0] for job in jobs]
+    assert together == alone
+
+
+def test_options_are_scored_by_the_same_strategy(engine: groups.Watched, reference: Reference) -> None:
+    jobs = [
+        Job(prompt, parse_arm(arm), OPTIONS, "options", normalise=how)
+        for prompt in groups.prompts(3, seed=5)
+        for arm, how in (("greedy", "sum"), (groups.ARMS[0], "mean"), (groups.ARMS[1], "bytes"))
+    ]
+    for job, answer in zip(jobs, groups.run_jobs(engine, jobs), strict=True):
+        assert isinstance(answer, Generation), answer.reason
+        for option, ids in zip(OPTIONS, engine.option_ids(job.prompt, OPTIONS), strict=True):
+            read = [reference.logits(branch, ids[:-1]) for branch in job.arm.strategy.branches(job.prompt)]
+            told = [
+                float(logprobs_of(job.arm.strategy, torch.stack([row[s] for row in read])[:, None], s)[0][0, token])
+                for s, token in enumerate(ids)
+            ]
+            size = {"sum": 1, "mean": len(ids), "bytes": len(option)}[job.normalise]
+            assert answer.option_scores[option] == pytest.approx(sum(told) / size, abs=2e-3)
+        assert answer.text == max(answer.option_scores, key=lambda o: answer.option_scores[o])
+
+
+def test_traces_are_those_of_the_loop(engine: groups.Watched, reference: Reference) -> None:
+    job = Job(groups.prompts(1, seed=7)[0], parse_arm(groups.ARMS[0]), max_new_tokens=6)
+    (answer,) = groups.run_jobs(engine, [job])
+    assert isinstance(answer, Generation)
+    assert tuple(answer.trace) == TRACE
+    read = [reference.logits(branch, answer.tokens) for branch in job.arm.strategy.branches(job.prompt)]
+    for step in range(len(answer.tokens)):
+        own = torch.stack([row[step] for row in read])[:, None]
+        said, _ = scores(job.arm.strategy, own, step)
+        assert answer.trace["survivors"][step] == float((said > -torch.inf).sum())
+        assert answer.trace["changed"][step] == float(said.argmax() != own[0].argmax())
+        assert answer.trace["entropy"][step] == pytest.approx(
+            float(torch.special.entr(said.softmax(-1)).sum()), abs=2e-3
+        )
+
+
+def test_usage_counts_what_the_loop_counts(engine: groups.Watched) -> None:
+    job = Job(groups.prompts(1, seed=7)[0], parse_arm(groups.ARMS[1]), max_new_tokens=5)
+    (answer,) = groups.run_jobs(engine, [job])
+    read = sum(engine.count_tokens(branch) for branch in job.arm.strategy.branches(job.prompt))
+    assert isinstance(answer, Generation)
+    steps = len(answer.tokens) + (answer.finish == "stop")
+    assert (answer.usage.prompt_tokens, answer.usage.new_tokens, answer.usage.forwards) == (read, steps, 3 * steps)
+
+
+def test_equal_jobs_are_computed_once(engine: groups.Watched) -> None:
+    prompt = groups.prompts(1, seed=9)[0]
+    before = engine.counters()["requests"]
+    counters = Counters()
+    answers = groups.run_jobs(engine, [Job(prompt, parse_arm(groups.ARMS[0]))] * 4, counters)
+    assert engine.counters()["requests"] - before == 2
+    assert len({answer.tokens for answer in answers}) == 1
+    assert (counters.jobs, counters.jobs_reused) == (4, 3)
+
+
+def test_greedy_without_traces_is_an_ordinary_request(engine: groups.Watched) -> None:
+    prompts = groups.prompts(4, seed=11)
+    jobs = [Job(prompt, parse_arm("greedy"), max_new_tokens=8) for prompt in prompts]
+    grouped, plain = groups.run_jobs(engine, jobs), groups.run_jobs(engine, jobs, trace=False)
+    assert tokens(grouped) == tokens(plain)
+    assert all(answer.trace for answer in grouped)
+    assert not any(ask.extra for ask in engine.__dict__["asked"][-1])
+
+
+def test_a_step_that_rules_out_every_token_fails_its_job_alone(engine: groups.Watched) -> None:
+    poison = parse_arm({"name": f"{Path(__file__).with_name('poison.py')}:Poison", "at": 3})
+    prompts = groups.prompts(6, seed=13)
+    jobs = [Job(p, poison if i % 2 else parse_arm(groups.ARMS[0]), max_new_tokens=8) for i, p in enumerate(prompts)]
+    answers = groups.run_jobs(engine, jobs)
+    for i, answer in enumerate(answers):
+        if i % 2 and not isinstance(answer, Generation):
+            assert "step 3: the combined scores of Poison rule out every token" in answer.reason
+        elif i % 2:
+            assert answer.finish == "stop"
+            assert len(answer.tokens) < 3
+        else:
+            assert isinstance(answer, Generation)
+    assert any(isinstance(answer, Failure) for answer in answers)
+
+
+def test_a_broken_picture_fails_its_job_alone(engine: groups.Watched) -> None:
+    broken = Picture.from_bytes(b"not a picture", "pictures/7.jpg")
+    bad = Prompt((Turn("user", (Part(broken, "query.picture[0]"), Part("what?", "query.question"))),))
+    jobs = [Job(bad, parse_arm("greedy")), Job(groups.prompts(1)[0], parse_arm(groups.ARMS[0]))]
+    first, second = groups.run_jobs(engine, jobs)
+    assert isinstance(first, Failure)
+    assert "pictures/7.jpg" in first.reason
+    assert isinstance(second, Generation)
+
+
+def test_a_prompt_longer_than_the_context_fails_with_a_sentence(engine: groups.Watched) -> None:
+    prompt = checkpoints.tiny_models().prompt([1], "very long " * 60)
+    (answer,) = groups.run_jobs(engine, [Job(prompt, parse_arm(groups.ARMS[0]))])
+    assert isinstance(answer, Failure)
+    assert "512" in answer.reason
+
+
+def test_a_prompt_with_more_pictures_than_allowed_fails_with_a_sentence(engine: groups.Watched) -> None:
+    prompt = checkpoints.tiny_models().prompt([1, 2, 3, 4, 5], "what?")
+    (answer,) = groups.run_jobs(engine, [Job(prompt, parse_arm(groups.ARMS[0]))])
+    assert isinstance(answer, Failure)
+    assert "4" in answer.reason
+
+
+def test_a_strategy_without_a_file_is_refused_before_anything_runs(engine: groups.Watched) -> None:
+    spec = importlib.util.spec_from_file_location("poison", Path(__file__).with_name("poison.py"))
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    module.__dict__["__name__"] = "__main__"
+    assert spec.loader is not None
+    exec(compile(Path(spec.origin or "").read_text(), "notebook", "exec"), module.__dict__)
+    (answer,) = groups.run_jobs(engine, [Job(groups.prompts(1)[0], parse_arm(module.Poison()))])
+    assert isinstance(answer, Failure)
+    assert "Put it into a file of its own" in answer.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("n", 2), ("temperature", 0.7), ("repetition_penalty", 1.2), ("logit_bias", {5: -1.0})]
+)
+def test_sampling_parameters_that_act_behind_the_strategy_are_refused(name: str, value: Any) -> None:
+    from vllm import SamplingParams
+
+    from decoding.lockstep import wire
+    from decoding.lockstep.branch import Branch
+    from decoding.lockstep.processor import LockstepProcessor
+    from decoding.sampling import Greedy
+    from decoding.strategies.vcd import VCD
+
+    extra = Branch("g", 0, 2, wire.told(VCD(), Greedy())).extra_args()
+    LockstepProcessor.validate_params(SamplingParams(temperature=0, extra_args=extra))
+    given = {"temperature": 0.7 if name == "n" else 0} | {name: value}
+    with pytest.raises(ValueError, match=f"{'temperature' if name == 'n' else name}|n=2"):
+        LockstepProcessor.validate_params(SamplingParams(**given, extra_args=extra))
