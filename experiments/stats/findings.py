@@ -176,8 +176,11 @@ def _checked(checks: Sequence[Trial], against: Trial) -> str:
         return "None of its controls was run." if against.verdict == "better" else ""
     if all(t.verdict == "better" for t in checks):
         return f"It beats all its controls: {listed([f'{t.against} ({t.short})' for t in checks])}."
-    told_checks = listed([f"{_words(t)} its control {t.against} ({t.short})" for t in checks])
-    return f"It {told_checks}: it does not beat all its controls."
+    clauses = []
+    for words, own in groupby(sorted(checks, key=_words), key=_words):
+        names = [f"{t.against} ({t.short})" for t in own]
+        clauses.append(f"{words} its control{'s' if len(names) > 1 else ''} {listed(names)}")
+    return f"It {listed(clauses)}: it does not beat all its controls."
 
 
 def _words(t: Trial) -> str:

@@ -114,6 +114,13 @@ def test_a_strategy_beats_its_controls_only_if_it_beats_all_of_them(run):
     assert (half.verdict, "it does not beat all its controls" in half.more) == ("open", True)
     assert "beats its control mask_only(vcd)" in half.more
     assert "not distinguishable from its control temperature_matched(vcd)" in half.more
+    (neither,) = decoding(run, 0.51, 0.5, 0.51)
+    assert neither.more.startswith(
+        "It is not distinguishable from its control mask_only(vcd) (+.008, p = 1) "
+        "and never differs from its control temperature_matched(vcd) (±.000, p = 1)"
+    )
+    (both,) = decoding(run, 0.51, 0.5, 0.5)
+    assert "It is not distinguishable from its controls mask_only(vcd) (+.008, p = 1) and temperature_" in both.more
 
 
 def test_a_strategy_below_the_reference_is_told_so(run):
