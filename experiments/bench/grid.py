@@ -116,8 +116,8 @@ def _run(file: str, overrides: Sequence[str]) -> dict[str, Any]:
 
     Watched.pictures.clear()
     Watched.prompts.clear()
+    model = f"model={{name: '{__name__}:Watched'}}"
     with tempfile.TemporaryDirectory() as folder:
-            done = run(load(Path(file), [f"model={{name: '{__name__}:Watched'}}", *overrides]), Path(folder))
+        done = run(load(Path(file), [model, *overrides]), Path(folder))
         told: dict[str, Any] = json.loads((done.folder / "run.json").read_text())["sessions"][-1]["counters"]
         return told
-
