@@ -1,0 +1,137 @@
+"""What each edit does to pixels, that random ones belong to the prompt, and that each has a digest of its own."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from icl import edits
+from icl.errors import ConfigError
+from icl.pictures import Picture
+from icl.streams import StreamKey
+from icl.types import Part, Prompt, Turn
+
+COUNTED = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)  # 12 wide, 8 high
+KEY = StreamKey(0, "q")
+
+
+def picture(pixels: np.ndarray = COUNTED) -> Picture:
+    return Picture.from_image(Image.fromarray(pixels))
+
+
+def after(edit: edits.Edit, pixels: np.ndarray = COUNTED) -> np.ndarray:
+    return np.asarray(picture(pixels).edit(edit).open())
+
+
+def test_mean_colour_by_hand() -> None:
+    """Reds 10 and 20, greens 0 and 1 (.5 is rounded to the even 0), blues 255 and 0 (127.5 to the even 128)."""
+    pixels = np.array([[[10, 0, 255], [20, 1, 0]]], dtype=np.uint8)
+    assert after(edits.MeanColour(), pixels).tolist() == [[[15, 0, 128]] * 2]
+
+
+def test_shuffled_patches_hold_the_same_pixels_in_other_places() -> None:
+    shuffled = after(edits.ShuffledPatches(grid=2).bind(KEY, "p"))
+    blocks = {COUNTED[y : y + 4, x : x + 6].tobytes() for y in (0, 4) for x in (0, 6)}
+    assert {shuffled[y : y + 4, x : x + 6].tobytes() for y in (0, 4) for x in (0, 6)} == blocks
+    orders = {after(edits.ShuffledPatches(2).bind(StreamKey(0, str(i)), "p")).tobytes() for i in range(20)}
+    assert len(orders) > 5
+
+
+def test_patches_that_do_not_divide_a_side_keep_the_rest() -> None:
+    shuffled = after(edits.ShuffledPatches(grid=5).bind(KEY, "p"))  # patches of 2 x 1 pixels: 10 x 5 of 12 x 8
+    assert (shuffled[5:] == COUNTED[5:]).all()
+    assert (shuffled[:, 10:] == COUNTED[:, 10:]).all()
+    assert not (shuffled == COUNTED).all()
+
+
+def test_crop_shows_the_box_at_the_pictures_size() -> None:
+    halves = np.zeros((8, 12, 3), dtype=np.uint8)
+    halves[:, 6:] = 200
+    assert (after(edits.Crop(left=0.5), halves) == 200).all()
+    assert after(edits.Crop(left=0.5), halves).shape == (8, 12, 3)
+
+
+def test_a_region_is_masked_and_the_rest_is_as_it_was() -> None:
+    masked = after(edits.RegionMask(0.25, 0.5, 0.75, 1.0, red=7))
+    assert (masked[4:, 3:9] == [7, 0, 0]).all()
+    untouched = np.ones((8, 12), dtype=bool)
+    untouched[4:, 3:9] = False
+    assert (masked[untouched] == COUNTED[untouched]).all()
+
+
+def test_the_smallest_box_has_a_pixel() -> None:
+    assert edits.RegionMask(0.999, 0.999, 1.0, 1.0).of(Image.new("RGB", (12, 8))) == (11, 7, 12, 8)
+
+
+@pytest.mark.parametrize("kind", [edits.Crop, edits.RegionMask])
+def test_a_box_turned_around_is_an_error(kind: type[edits.Box]) -> None:
+    with pytest.raises(ConfigError, match="left < right"):
+        kind(left=0.5, right=0.5)
+
+
+def test_flips_and_half_a_turn() -> None:
+    assert (after(edits.Flip("horizontal")) == COUNTED[:, ::-1]).all()
+    assert (after(edits.Flip("vertical")) == COUNTED[::-1]).all()
+    assert (after(edits.Rotate(180)) == COUNTED[::-1, ::-1]).all()
+
+
+def test_colours_by_hand() -> None:
+    """Half the brightness of (200, 100, 40); no saturation is its grey; a third of the circle turns red to green."""
+    one = np.array([[[200, 100, 40]]], dtype=np.uint8)
+    assert after(edits.Colour(brightness=0.5), one).tolist() == [[[100, 50, 20]]]
+    grey = after(edits.Colour(saturation=0.0), one)[0, 0].tolist()
+    assert len(set(grey)) == 1
+    assert after(edits.Colour(hue=1 / 3), np.array([[[255, 0, 0]]], dtype=np.uint8)).tolist() == [[[0, 255, 0]]]
+    assert (after(edits.Colour()) == COUNTED).all()
+
+
+def test_blur_spreads_a_point() -> None:
+    point = np.zeros((9, 9, 3), dtype=np.uint8)
+    point[4, 4] = 255
+    blurred = after(edits.Blur(1.0), point)
+    assert 0 < blurred[4, 5, 0] < blurred[4, 4, 0] < 255
+
+
+def test_varied_draws_all_six_kinds_and_belongs_to_the_prompt() -> None:
+    drawn = [edits.Varied().bind(StreamKey(0, str(i)), "query.picture[0]") for i in range(60)]
+    assert {(type(v.change), getattr(v.change, "axis", "")) for v in drawn} == {
+        (edits.Flip, "horizontal"),
+        (edits.Flip, "vertical"),
+        (edits.Rotate, ""),
+        (edits.Colour, ""),
+        (edits.Blur, ""),
+        (edits.Crop, ""),
+    }
+    assert drawn[3] == edits.Varied().bind(StreamKey(0, "3"), "query.picture[0]")
+    assert all(after(v).shape == COUNTED.shape for v in drawn)
+
+
+def test_a_made_up_picture_has_nothing_of_this_one() -> None:
+    one, other = (after(edits.MadeUp().bind(KEY, "p"), pixels) for pixels in (COUNTED, COUNTED[::-1].copy()))
+    assert (one == other).all()
+    assert (one != after(edits.MadeUp().bind(StreamKey(0, "r"), "p"))).any()
+    assert one.std() > 20
+
+
+def test_another_picture_takes_the_place_and_its_digest_is_told() -> None:
+    red = Picture.from_image(Image.new("RGB", (3, 3), "red"))
+    changed = picture().edit(edits.Another(red))
+    assert changed.open().tobytes() == red.open().tobytes()
+    blue = Picture.from_image(Image.new("RGB", (3, 3), "blue"))
+    assert len({changed.digest, picture().edit(edits.Another(blue)).digest, picture().digest}) == 3
+
+
+RANDOM = [edits.ShuffledPatches(), edits.Varied(), edits.MadeUp(), edits.DiffusionNoise()]
+FIXED = [edits.Blank(), edits.MeanColour(), edits.Crop(0.1), edits.RegionMask(0.1), edits.Flip(), edits.Rotate(20),
+         edits.Colour(hue=0.2), edits.Blur()]  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", [*RANDOM, *FIXED], ids=lambda edit: type(edit).__name__)
+def test_edits_are_told_apart_and_given_again(edit: edits.Edit) -> None:
+    def edited(query: str) -> Picture:
+        prompt = Prompt((Turn("user", (Part(picture(), "query.picture[0]"),)),), StreamKey(0, query))
+        return prompt.edit(edit).pictures[0]
+
+    assert edited("q") == edited("q")
+    assert edited("q").digest != picture().digest
+    assert (edited("q") != edited("r")) == (edit in RANDOM)
+    assert edited("q").open().tobytes() == edited("q").open().tobytes()
