@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from icl.tasks.base import Pool
-from icl.types import Example, Query, Scored
+from icl.types import Example, Prompt, Query, Scored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +43,14 @@ class FineEmbedder(Embedder, Protocol):
 
     def words(self, texts: Sequence[str]) -> "np.ndarray":
         """[N, W, D] of the texts' tokens, without special ones."""
+        ...
+
+
+class EmbeddingModel(Protocol):
+    """A model with the ability 'embed': what the embedder `one_word` asks."""
+
+    def embed(self, prompts: Sequence[Prompt]) -> "np.ndarray":
+        """[N, D] float32: the last layer's hidden state at each prompt's last token."""
         ...
 
 

@@ -9,7 +9,7 @@ given by any retriever, with or without this one.)
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -29,8 +29,6 @@ from retrievers.wrapping import Wrapping
 @dataclass(frozen=True, kw_only=True)
 class Filtered(Wrapping):
     """Another retriever on the part of the pool that a query may see: by domain, label or likeness."""
-
-    filters: ClassVar[tuple[str, ...]] = ("domain", "labels", "near")
 
     of: Annotated[Retriever, Nested("retriever")]  # the retriever that chooses among what is left
     domain: Literal["any", "same", "other"] = "any"  # members of the query's own domain, or of any other

@@ -145,6 +145,11 @@ class FittedNear:
     def nearest(self, queries: Sequence[Query], count: int) -> list[Nearest]:
         """The `count` nearest allowed members of each query; fewer only where fewer are allowed."""
         vectors = self.asked(queries)
+        if vectors.shape[1] != self.index.vectors.shape[1]:
+            raise ConfigError(
+                f"{self.retriever.embedder!r} gives queries {vectors.shape[1]} entries and demonstrations "
+                f"{self.index.vectors.shape[1]}: they are not in one space. Use an encoder of both (encoder)."
+            )
         found = self.index.nearest(vectors, count, [self._allowed(query) for query in queries])
         return [
             Nearest(self, query, np.array([r for r, _ in rows], np.int64), np.array([s for _, s in rows], np.float64))

@@ -1,0 +1,64 @@
+"""A loaded vision backbone, run in batches."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icl.errors import ModelError
+from icl.pictures import Picture
+from retrievers.towers import BATCH
+from retrievers.vectors import Vectors, unit
+
+
+class Backbone:
+    """Float32, on the GPU where there is one."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoImageProcessor, AutoModel
+
+        try:
+            model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
+            self.processor: Any = AutoImageProcessor.from_pretrained(folder)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ModelError(f"embedder 'vision': {folder} cannot be loaded: {error}") from error
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = getattr(model, "vision_model", model).eval().to(self.device)
+
+    def pictures(self, pictures: Sequence[Picture], pool: str) -> Vectors:
+        """[N, D] unit rows."""
+        import torch
+
+        rows = []
+        with torch.inference_mode():
+            for start in range(0, len(pictures), BATCH):
+                images = [picture.open() for picture in pictures[start : start + BATCH]]
+                given = self.processor(images=images, return_tensors="pt").to(self.device)
+                rows.append(self._pooled(self.model(**given), pool).float().cpu().numpy())
+        return unit(np.concatenate(rows)) if rows else np.zeros((0, 0), np.float32)
+
+    def _pooled(self, out: Any, pool: str) -> Any:
+        states = out.last_hidden_state
+        if pool == "pooled":
+            pooled = getattr(out, "pooler_output", None)
+            if pooled is None:
+                raise ModelError(
+                    f"embedder 'vision': a {type(self.model).__name__} has no pooled output. Use pool: first or mean."
+                )
+            return pooled.flatten(1)
+        if states.ndim == 4:  # [N, channels, height, width]
+            if pool == "first":
+                raise ModelError(
+                    f"embedder 'vision': a {type(self.model).__name__} has no first token. Use pool: mean."
+                )
+            return states.mean(dim=(2, 3))
+        return states[:, 0] if pool == "first" else states.mean(dim=1)
+
+
+@lru_cache(maxsize=2)
+def backbone(folder: Path, digest: str) -> Backbone:
+    """The loaded backbone of a folder, shared by all that name it. digest: so that a changed one is loaded anew."""
+    return Backbone(folder)

