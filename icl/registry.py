@@ -40,6 +40,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "metric": ("icl.metrics",),
     "embedder": ("retrievers.embedders",),
     "retriever": ("retrievers",),
+    "reranker": ("retrievers.rerankers",),
     "orderer": ("prompts.orderers",),
     "transform": ("prompts.transforms",),
     "composer": ("prompts.composers",),

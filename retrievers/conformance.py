@@ -1,6 +1,7 @@
-"""What every retriever must do, as one call for our tests and for anyone's own.
+"""What every retriever and reranker must do, as calls for our tests and for anyone's own.
 
     check_retriever(Mine(k=3))
+    check_reranker(Mine())
 
 A retriever says `nested = True` where the k-shot set begins the larger ones, `exact = False` where it may give fewer
 than k, and `ranked = False` where it gives its choices in the order of picking, whatever their scores. Without
@@ -17,7 +18,7 @@ from icl.errors import ICLError
 from icl.pictures import Picture
 from icl.tasks.base import Pool
 from icl.types import Example, Query, Scored
-from retrievers.base import FittedRetriever, Resources, Retriever
+from retrievers.base import FittedRetriever, Reranker, Resources, Retriever
 from retrievers.leaks import fair
 
 NEEDS = frozenset({"embedder", "model", "labels", "gold"})
@@ -72,6 +73,40 @@ def check_retriever(
             _check_nested(by_k, given)
         if getattr(retriever, "exact", True):
             _check_too_many(retriever, pool, given, resources)
+
+
+def check_reranker(
+    reranker: Reranker,
+    pool: Pool | None = None,
+    queries: Sequence[Example] | None = None,
+    resources: Resources | None = None,
+) -> None:
+    """Raises AssertionError with a sentence where the reranker breaks a promise.
+
+    It is given every fair member of the pool, scored from 1 downwards in the pool's order. `exact = False` where it may
+    keep fewer than k.
+    """
+    pool, asked = pool or sample_pool(), list(queries or sample_queries())
+    assert reranker.needs <= NEEDS, f"needs names {sorted(reranker.needs - NEEDS)}; it may name {sorted(NEEDS)}."
+    given: list[Any] = asked if "gold" in reranker.needs else [example.query for example in asked]
+    found = []
+    for query in given:
+        fair_ones = [example.id for example in pool.examples if fair(query)(example)]
+        found.append(tuple(Scored(name, 1 - i / len(fair_ones)) for i, name in enumerate(fair_ones)))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+        fitted = reranker.fit(pool, resources or Resources(cache=cache))
+        for k in (0, 1, 4, 8):
+            kept = fitted.rerank(given, found, k)
+            assert len(kept) == len(given), f"{len(kept)} results for {len(given)} queries."
+            for query, before, after in zip(given, found, kept, strict=True):
+                at, ids = f"query '{query.id}', k = {k}", [one.id for one in after]
+                exact = getattr(reranker, "exact", True)
+                assert len(ids) == k if exact else len(ids) <= k, f"{at}: {len(ids)} candidates kept."
+                assert len(set(ids)) == len(ids), f"{at}: a candidate is given twice."
+                assert {*ids} <= {one.id for one in before}, f"{at}: what it gives was not among the candidates."
+            _same(kept, fitted.rerank(given[::-1], found[::-1], k)[::-1], given, "asked in another order")
+            alone = [fitted.rerank([query], [own], k)[0] for query, own in zip(given, found, strict=True)]
+            _same(kept, alone, given, "asked one at a time")
 
 
 def _tried(retriever: Retriever, pool: Pool, queries: list[Query], resources: Resources, k: int) -> Given:

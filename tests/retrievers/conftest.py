@@ -3,14 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from icl.models.base import Request
 from icl.pictures import Picture
-from icl.types import Example
+from icl.types import Example, Generation
 from retrievers.vectors import Vectors, unit
 
 
@@ -59,6 +60,28 @@ class Spoken:
 @pytest.fixture
 def spoken() -> Spoken:
     return Spoken()
+
+
+@dataclass(frozen=True)
+class Describer:
+    """A model that says one thing of any picture, and remembers what it was asked."""
+
+    digest: str = "describer"
+    says: str = "red"
+    abilities: ClassVar[frozenset[str]] = frozenset({"generate"})
+    needs: ClassVar[frozenset[str]] = frozenset()
+    asked: ClassVar[list[str]] = []
+
+    def load(self) -> None: ...
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        self.asked.extend(request.prompt.digest for request in requests)
+        return [Generation(self.says) for _ in requests]
+
+
+@pytest.fixture
+def describer() -> type[Describer]:
+    return Describer
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from icl.registry import build, entries, resolve
 from icl.streams import StreamKey
 from icl.types import Scored
+from retrievers.base import Resources
 from retrievers.conformance import check_retriever, sample_pool, sample_queries
 from retrievers.towers import SHIPPED
 
@@ -21,10 +22,17 @@ REQUIRED: dict[str, dict[str, Any]] = {  # what a name alone does not say
     "mmr": {"balance": 0.5},
     "mmices": {"preset": "mmices"},
     "filtered": {"of": {"name": "knn", "embedder": "histogram"}, "near": 1},
+    "reranked": {"of": "bm25", "rerank": ["label_balance"], "candidates": 12},
     "query_dropout": {"of": "bm25", "share": 0.4},
 }
 LISTED = ["external"]  # give what a file lists
 WHERE_LEAKS_ARE_STOPPED = {"random": "at_random", "balanced": "balanced", "knn": "near"}
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Resources:
+    """One cache for all of them: the sample pictures are embedded once an encoder."""
+    return Resources(cache=str(tmp_path_factory.mktemp("kept")))
 
 
 def _built(name: str, **more: Any) -> Any:
@@ -34,26 +42,26 @@ def _built(name: str, **more: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in CROSS + LISTED])
-def test_every_retriever_keeps_its_promises(name: str) -> None:
-    check_retriever(_built(name))
+def test_every_retriever_keeps_its_promises(name: str, kept: Resources) -> None:
+    check_retriever(_built(name), resources=kept)
 
 
 @pytest.mark.parametrize("name", CROSS)
-def test_every_retriever_across_modalities_keeps_them(name: str, clip: Any) -> None:
-    check_retriever(_built(name, embedder={"name": "encoder", "path": str(clip)}))
+def test_every_retriever_across_modalities_keeps_them(name: str, clip: Any, kept: Resources) -> None:
+    check_retriever(_built(name, embedder={"name": "encoder", "path": str(clip)}), resources=kept)
 
 
 @pytest.mark.parametrize("name", COMPARED)
 @pytest.mark.parametrize("by", ["picture", "question", "both"])
-def test_every_embedding_retriever_keeps_them_with_two_towers(name: str, by: str, clip: Any) -> None:
-    check_retriever(_built(name, by=by, embedder={"name": "encoder", "path": str(clip)}))
+def test_every_embedding_retriever_keeps_them_with_two_towers(name: str, by: str, clip: Any, kept: Resources) -> None:
+    check_retriever(_built(name, by=by, embedder={"name": "encoder", "path": str(clip)}), resources=kept)
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
-def test_every_embedding_retriever_keeps_them_as_it_comes(name: str) -> None:
+def test_every_embedding_retriever_keeps_them_as_it_comes(name: str, kept: Resources) -> None:
     if not (SHIPPED["tiny"] / "config.json").is_file():
         pytest.skip("the shipped encoder is not in the tree")
-    check_retriever(build("retriever", {"name": name, **REQUIRED.get(name, {})}))
+    check_retriever(build("retriever", {"name": name, **REQUIRED.get(name, {})}), resources=kept)
 
 
 @pytest.mark.parametrize("name", WHERE_LEAKS_ARE_STOPPED)
@@ -172,6 +180,7 @@ MINE = '''
 from dataclasses import dataclass
 
 from icl.types import Scored
+from retrievers.base import Resources
 from retrievers.leaks import fair, too_few
 
 

@@ -1,0 +1,47 @@
+"""Short greedy answers of a model for a retriever's own use: descriptions, pseudo-answers."""
+
+from collections.abc import Sequence
+from typing import cast
+
+from icl.models.base import LogitModel, Model, Request
+from icl.types import Prompt
+
+BATCH = 16
+
+_ANSWERS: dict[tuple[str, str, int], str] = {}
+"""What models said in this process, by their digest: equal prompts are asked once."""
+
+
+def answers(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+    """One greedy answer a prompt, through sessions where the model has them. Raises ModelError, PictureError."""
+    model.load()
+    keys = [(model.digest, prompt.digest, max_new_tokens) for prompt in prompts]
+    todo = [(key, prompt) for key, prompt in dict(zip(keys, prompts, strict=True)).items() if key not in _ANSWERS]
+    for start in range(0, len(todo), BATCH):
+        some = todo[start : start + BATCH]
+        new = _asked(model, [prompt for _, prompt in some], max_new_tokens)
+        _ANSWERS.update({key: text for (key, _), text in zip(some, new, strict=True)})
+    return [_ANSWERS[key] for key in keys]
+
+
+def _asked(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+    if "logits" in model.abilities:
+        return _through_sessions(cast(LogitModel, model), prompts, max_new_tokens)
+    requests = [Request(prompt, max_new_tokens=max_new_tokens) for prompt in prompts]
+    return [generation.text for generation in model.generate(requests)]
+
+
+def _through_sessions(model: LogitModel, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+    session = model.open(prompts)
+    tokens: list[list[int]] = [[] for _ in prompts]
+    going = set(range(len(prompts)))
+    for _ in range(max_new_tokens):
+        chosen = session.logits.argmax(dim=-1)
+        for row, token in enumerate(chosen.tolist()):
+            if row in going:
+                tokens[row].append(token)
+                going -= {row} if token in model.stop_tokens else set()
+        if not going:
+            break
+        session.advance(chosen)
+    return [model.text([token for token in row if token not in model.stop_tokens]).strip() for row in tokens]

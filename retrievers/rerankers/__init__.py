@@ -1,0 +1,1 @@
+"""Rerankers: a second look at what a retriever found, one file each."""

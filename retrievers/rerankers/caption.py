@@ -1,0 +1,78 @@
+"""Caption similarity (VICL, Zhou et al. 2024): candidates ranked by what the model says of the query's picture.
+
+    score(q, x) = cos(text(caption_q), picture_x)
+
+The model under test describes the query's picture, greedily, and a picture-text encoder compares the description with
+the pictures of the candidates. One call of the model a query, remembered by picture, model and prompt.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import numpy as np
+
+from icl.errors import ConfigError, DataError, PlanError
+from icl.params import PositiveInt
+from icl.registry import Nested, component
+from icl.tasks.base import Pool
+from icl.types import Part, Prompt, Query, Scored, Turn
+from retrievers.asking import answers
+from retrievers.base import Embedder, Resources
+from retrievers.embedders.encoder import Encoder
+from retrievers.sources import Source, reads, source_of
+from retrievers.vectors import Vectors
+
+if TYPE_CHECKING:
+    from icl.models.base import Model
+
+
+@component("reranker", "caption")
+@dataclass(frozen=True)
+class Caption:
+    """Candidates ranked by the model's own description of the query's picture (VICL)."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"embedder", "model"})
+
+    ask: str = "Describe the image in one sentence."  # what the model is asked of the query's picture
+    max_new_tokens: PositiveInt = 32  # of the description
+    embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # of texts and pictures
+
+    def __post_init__(self) -> None:
+        if not reads(self.embedder) >= {"picture", "text"}:
+            raise ConfigError(f"reranker 'caption' reads texts and pictures; {self.embedder!r} does not read both.")
+
+    def fit(self, pool: Pool, resources: Resources) -> "FittedCaption":
+        """Raises PlanError without a model."""
+        if resources.model is None:
+            raise PlanError("reranker 'caption' needs a model that describes the query's picture, and there is none.")
+        return FittedCaption(self, pool, source_of(self.embedder, resources.cache, pool), resources.model)
+
+
+@dataclass(frozen=True)
+class FittedCaption:
+    """The pictures of one pool, and the model."""
+
+    reranker: Caption
+    pool: Pool
+    source: Source
+    model: "Model"
+
+    def rerank(self, queries: Sequence[Query], found: Sequence[Sequence[Scored]], k: int) -> list[tuple[Scored, ...]]:
+        bare = next((query for query in queries if not query.pictures), None)
+        if bare is not None:
+            raise DataError(f"reranker 'caption': '{bare.id}' has no picture to describe.")
+        asked = [
+            Prompt((Turn("user", (*map(Part, query.pictures), Part("\n" + self.reranker.ask))),)) for query in queries
+        ]
+        captions = answers(self.model, asked, self.reranker.max_new_tokens)
+        texts = self.source.texts(captions)
+        return [self._one(vector, candidates, k) for vector, candidates in zip(texts, found, strict=True)]
+
+    def _one(self, caption: Vectors, candidates: Sequence[Scored], k: int) -> tuple[Scored, ...]:
+        if not candidates:
+            return ()
+        pictures = self.source.pictures([self.pool.by_id[one.id] for one in candidates])
+        scores = np.round((pictures.astype(np.float64) * caption).sum(axis=1), 6)
+        best = np.argsort(-scores, kind="stable")[:k].tolist()
+        return tuple(Scored(candidates[i].id, float(scores[i]), candidates[i].mark) for i in best)

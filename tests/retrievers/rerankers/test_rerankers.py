@@ -1,0 +1,104 @@
+"""Rerankers where the right answer is known."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from icl.errors import ConfigError, PlanError
+from icl.registry import build
+from icl.tasks.base import Pool
+from icl.types import Scored
+from retrievers.base import Resources
+
+Make = Callable[..., Any]
+
+
+def _kept(node: Any, pool: Pool, k: int, resources: Resources | None = None, query: Any = None) -> list[str]:
+    candidates = tuple(Scored(e.id, 1 - i / 10) for i, e in enumerate(pool.examples))
+    fitted = build("reranker", node).fit(pool, resources or Resources())
+    return [one.id for one in fitted.rerank([query or pool.examples[0].query], [candidates], k)[0]]
+
+
+@pytest.fixture
+def skewed(example: Make) -> Pool:
+    return Pool(tuple(example(f"{label}{i}", None, label=label) for i, label in enumerate("aaaabbc")))
+
+
+@pytest.mark.parametrize(
+    ("k", "ids"),
+    [
+        (3, ["a0", "b4", "c6"]),  # one each
+        (4, ["a0", "a1", "b4", "b5"]),  # ceil(4 / 3) = 2 each, in rank order
+        (6, ["a0", "a1", "b4", "b5", "c6", "a2"]),  # two each leave five; the best passed over fills up
+        (1, ["a0"]),
+    ],
+)
+def test_label_balance_caps_a_label_and_refills_by_rank(k: int, ids: list[str], skewed: Pool) -> None:
+    assert _kept("label_balance", skewed, k) == ids
+
+
+def test_the_cap_drops_repetitions_and_never_refills(example: Make, turned: Make, spoken: Any) -> None:
+    angles = [0, 5, 6, 40, 42, 90]
+    pool = Pool(tuple(example(f"at-{a}", None, question=turned(a)) for a in angles))
+    node = {"name": "near_duplicate_cap", "threshold": 0.99, "by": "question", "embedder": spoken}
+    assert _kept(node, pool, 6) == ["at-0", "at-40", "at-90"]
+    assert _kept(node, pool, 2) == ["at-0", "at-40"]
+
+
+def test_diversity_reaches_into_the_other_cluster(example: Make, turned: Make, spoken: Any) -> None:
+    pool = Pool(tuple(example(f"at-{a}", None, question=turned(a)) for a in (0, 1, 2, 80)))
+    node = {"name": "diversity", "by": "question", "embedder": spoken}
+    assert _kept({**node, "balance": 1}, pool, 2) == ["at-0", "at-1"]
+    assert _kept({**node, "balance": 0.5}, pool, 2) == ["at-0", "at-80"]
+
+
+def test_reranked_asks_for_candidates_and_gives_the_shots(colour: Make, example: Make) -> None:
+    pool = Pool(
+        tuple(
+            example(f"{n}-{i}", colour(n, i), n, label=n, question="which colour")
+            for n in ("red", "blue")
+            for i in range(6)
+        )
+    )
+    query = example("q", colour("red", 50), question="which colour")
+    knn = {"name": "knn", "embedder": "histogram"}
+
+    def ids(candidates: int, k: int) -> list[str]:
+        node = {"name": "reranked", "of": knn, "rerank": ["label_balance"], "candidates": candidates}
+        return [o.id for o in build("retriever", node).fit(pool, Resources()).retrieve([query.query], k)[0]]
+
+    assert ids(6, 4) == ["red-0", "red-1", "red-2", "red-3"]  # only reds are candidates
+    assert ids(50, 4) == ["red-0", "red-1", "blue-0", "blue-1"]  # more than there are: all are
+    assert len(ids(50, 12)) == 12
+
+
+def test_a_chain_passes_on_all_that_is_kept(example: Make, turned: Make, spoken: Any) -> None:
+    """The cap first: three places are left, of which the balance then takes one of each label."""
+    places = {"a0": 0, "a1": 1, "a2": 50, "b3": 51, "b4": 90}
+    pool = Pool(tuple(example(n, None, label=n[0], question=turned(at)) for n, at in places.items()))
+    told = {"by": "question", "embedder": spoken}
+    cap = {"name": "near_duplicate_cap", "threshold": 0.99, **told}
+    node = {"name": "reranked", "of": {"name": "knn", **told}, "rerank": [cap, "label_balance"]}
+    retriever = build("retriever", node)
+    (given,) = retriever.fit(pool, Resources()).retrieve([example("q", None, question=turned(0)).query], 2)
+    assert [one.id for one in given] == ["a0", "b4"]
+    assert (retriever.exact, retriever.nested, retriever.needs) == (False, False, {"embedder", "labels"})
+
+
+def test_an_empty_chain_is_refused() -> None:
+    with pytest.raises(ConfigError, match="rerank is empty"):
+        build("retriever", {"name": "reranked", "of": "random", "rerank": []})
+
+
+def test_candidates_follow_the_model_s_description(example: Make, describer: Any, spoken: Any, pointing: Make) -> None:
+    pool = Pool(tuple(example(f"e{i}", pointing(at, i)) for i, at in enumerate([(1, 0, 0), (0, 1, 0), (0, 0, 1)])))
+    node = {"name": "caption", "embedder": spoken}
+    query = example("q", pointing((1, 1, 1), 9)).query
+    model = describer("speaks", "0 0 1")
+    model.asked.clear()
+    for _ in range(2):
+        assert _kept(node, pool, 2, Resources(model=model), query)[0] == "e2"
+    assert len(model.asked) == 1
+    with pytest.raises(PlanError, match="needs a model that describes"):
+        _kept(node, pool, 2, Resources(), query)
