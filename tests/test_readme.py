@@ -1,0 +1,70 @@
+"""What the README shows is run as it stands there: the study, the components of one's own, the Python example."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.api import load_run
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+FEW = ["task.queries=6", "seeds=[0]", "grid.shots=[0,2]"]
+
+
+def block(first_line: str) -> str:
+    """The fenced block that begins with this line."""
+    found = [text for text in re.findall(r"```\w+\n(.*?)```", README, re.DOTALL) if text.startswith(first_line)]
+    assert len(found) == 1, f"the README has {len(found)} blocks that begin with {first_line!r}"
+    return found[0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("study.yaml", "blind.py", "same_type.py"):
+        (tmp_path / name).write_text(block(f"# {name}"), encoding="utf-8")
+    return tmp_path
+
+
+def icl(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "icl.cli.main", *words], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_study_runs_and_its_run_loads_as_the_python_example_says(folder: Path, monkeypatch) -> None:
+    done = icl(folder, "run", "study.yaml", *FEW)
+    assert done.returncode == 0, done.stderr
+    assert "runs/study/report.html" in done.stdout.replace("\n", "")
+    monkeypatch.chdir(folder)
+    told: dict[str, object] = {}
+    exec(block("import icl\n"), told)  # noqa: S102  the README's own text
+    assert len(told["answers"]) == 2
+    frame = told["frame"]
+    assert set(frame["shots"]) == {0, 2}
+    assert not told["differences"].empty
+
+
+def test_a_strategy_and_a_retriever_of_ones_own_run_from_the_yaml_by_path(folder: Path) -> None:
+    mine = ["grid.decoding=[greedy, {name: 'blind.py:Blind', alpha: 0.5}]", "grid.retriever=['same_type.py:SameType']"]
+    done = icl(folder, "run", "study.yaml", *FEW, *mine, "name=mine")
+    assert done.returncode == 0, done.stderr
+    samples = load_run(folder / "runs" / "mine").samples()
+    assert any("Blind" in str(label) for label in samples["decoding"].unique())
+    assert any("SameType" in str(label) for label in samples["retriever"].unique())
+
+
+@pytest.mark.parametrize(("kind", "path"), [("strategy", "blind.py:Blind"), ("retriever", "same_type.py:SameType")])
+def test_the_public_checks_pass_on_them(folder: Path, kind: str, path: str) -> None:
+    done = icl(folder, "check", kind, path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_mistake_that_the_readme_shows_is_answered_in_its_words(folder: Path) -> None:
+    study = folder / "study.yaml"
+    study.write_text(study.read_text().replace("{name: knn,", "{name: knnn,"))
+    done = icl(folder, "run", "study.yaml")
+    assert done.returncode == 2
+    said = next(line.strip() for line in README.splitlines() if "knnn" in line)
+    assert said in done.stderr
