@@ -82,8 +82,11 @@ def draw_batch(rng: Rng, index: Index, lesson: str, early: bool = False) -> Batc
         make = lambda: (describe if rng.integers(3) == 2 else ask)(rng, index, few)  # noqa: E731
     elif lesson == "copy":
         make = lambda: copy(rng, turns)  # noqa: E731
+    elif lesson == "operator":
+        told = rng.random() < 0.3
+        make = lambda: operator(rng, index, turns, told)  # noqa: E731
     else:
-        maker = {"attribute": attribute, "operator": operator, "bare": bare}[lesson]
+        maker = attribute if lesson == "attribute" else bare
         make = lambda: maker(rng, index, turns)  # noqa: E731
     return Batch([make() for _ in range(rows)], layout)
 

@@ -138,14 +138,14 @@ class Llama(nn.Module):
 class Decoder(nn.Module):
     """The llama, its head, and `mix`, a linear map of picture tokens that assembly folds into the connector."""
 
-    def __init__(self, shape: DecoderShape, picture_scale: float = 1.0) -> None:
+    def __init__(self, shape: DecoderShape, mix: Tensor | None = None) -> None:
         super().__init__()
         self.shape = shape
         self.lm = Llama(shape)
         self.mix = nn.Linear(shape.width, shape.width, bias=False)
         self.lm_head = nn.Linear(shape.width, shape.vocabulary, bias=False)
         with torch.no_grad():
-            self.mix.weight.copy_(torch.eye(shape.width) * picture_scale)
+            self.mix.weight.copy_(torch.eye(shape.width) if mix is None else mix)
             self.lm_head.weight.copy_(self.lm.embed_tokens.weight / math.sqrt(shape.width))
 
     def forward(self, tokens: Tensor, picture_at: Tensor, features: Tensor, keep: HeadStates | None = None) -> Tensor:

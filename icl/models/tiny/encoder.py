@@ -122,7 +122,7 @@ def train(  # noqa: PLR0917
     model, heads = build(tower), nn.Linear(96, sum(HEADS.values()))
     both = nn.ModuleList([model, heads])
     optimizer = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
-    first = int(state.load_run(running, both, optimizer, rng)["step"]) if running.exists() else 0
+    first = state.load_run(running, both, [optimizer], rng)
     begun = time.time()
     for step in range(first, steps):
         for group in optimizer.param_groups:
@@ -148,7 +148,7 @@ def train(  # noqa: PLR0917
         if (step + 1) % 200 == 0:
             left = (time.time() - begun) / (step + 1 - first) * (steps - step - 1)
             print(f"encoder step {step + 1}/{steps} loss {loss.item():.3f} {left / 60:.1f} min left", flush=True)
-            state.save_run(running, both, optimizer, rng, {"step": step + 1})
+            state.save_run(running, both, [optimizer], rng, step + 1)
     save(model.eval(), out)
     running.unlink(missing_ok=True)
     return model

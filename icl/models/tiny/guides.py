@@ -3,10 +3,13 @@
 Without them a decoder of this size stays at chance on fast binding for as long as was tried; with them the plateau is
 gone after a minute, and they can be dropped afterwards. The trained model is a plain llama.
 
-    layer 0, head 0   answers, the slots before them and a question's key words look at their own picture
-    layer 0, head 1   answers and slots look at the key words of their question
-    layer 1, head h   answers and slots of made-up names look at earlier answers whose picture has the same attribute h
-    layers 2, 3, head 0   slots look at the key words of their question
+    layer 0, heads 0, 2, 3   answers, the slots before them and key words of a question look at their own picture
+    layer 0, head 1          answers and slots look at the key words of their question
+    layer 1, head h          answers and slots of made-up names look at earlier answers whose picture has the same
+                             attribute h
+    layers 2, 3, head 0      slots look at the key words of their question
+
+One head carries 32 numbers, too few for all that a picture shows: hence three of them.
 """
 
 import math
@@ -24,6 +27,7 @@ from icl.models.tiny.vocabulary import ID
 
 Looks = list[tuple[int, int, Sequence[int]]]  # row, position, the positions it should look at
 
+OWN = (0, 2, 3)
 # The attributes that each head of layer 1 matches; a pair is both colour and shape.
 MATCHED: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("colour", "shape"),),
@@ -72,10 +76,10 @@ def guide_loss(states: HeadStates, batch: Batch, index: Index) -> Tensor:
                 slots.append((b, mark.slot, mark.keys))
         if len(row.marks) > 1 and row.marks[0].turn.bound and row.marks[0].picture >= 0:
             _add_matches(matches, b, row.marks, index)
-    total = attention_guide(states[0], 0, own) + attention_guide(states[0], 1, keyed)
+    total = sum((attention_guide(states[0], head, own) for head in OWN), attention_guide(states[0], 1, keyed))
     total = total + 0.5 * (attention_guide(states[2], 0, slots) + attention_guide(states[3], 0, slots))
     for head, looks in enumerate(matches):
-        total = total + 0.4 * attention_guide(states[1], head, looks)
+        total = total + 0.5 * attention_guide(states[1], head, looks)
     return total
 
 

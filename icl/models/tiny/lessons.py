@@ -93,11 +93,12 @@ def attribute(rng: Rng, index: Index, turns: int, name: str | None = None) -> li
     return [Turn(p, question, options[index.fact(p, name)], j > 0, options=options) for j, p in enumerate(pictures)]
 
 
-def operator(rng: Rng, index: Index, turns: int) -> list[Turn]:
-    """A picture "a ? b" and one question; the demonstrations say which operator stands there."""
-    name, question = pick(rng, w.OPERATORS), encode(pick(rng, w.OPERATOR_QUESTIONS))
+def operator(rng: Rng, index: Index, turns: int, told: bool = False) -> list[Turn]:
+    """A picture "a ? b" and one question; the demonstrations say which operator stands there, or the question does."""
+    name = pick(rng, w.OPERATORS)
+    question = encode(pick(rng, w.TOLD_OPERATOR_QUESTIONS if told else w.OPERATOR_QUESTIONS).format(operator=name))
     pictures = rng.choice(index.kind["ordered"], turns).tolist()
-    return [Turn(p, question, encode(str(index.result(p, name))), j > 0) for j, p in enumerate(pictures)]
+    return [Turn(p, question, encode(str(index.result(p, name))), told or j > 0) for j, p in enumerate(pictures)]
 
 
 def bare(rng: Rng, index: Index, turns: int) -> list[Turn]:

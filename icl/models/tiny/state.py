@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+Optimizers = Sequence[torch.optim.Optimizer]
 
 
 def save(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
@@ -27,27 +30,28 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {key: file.get_tensor(key) for key in file.keys()}, notes  # noqa: SIM118 (not a mapping)
 
 
-def save_run(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, rng: np.random.Generator, notes: dict[str, Any]
-) -> None:
-    """Everything a run needs to go on exactly: weights, moments of AdamW, the random stream, and `notes`."""
+def save_run(path: Path, model: nn.Module, optimizers: Optimizers, rng: np.random.Generator, step: int) -> None:
+    """Everything a run needs to go on exactly: weights, the optimizers' moments, the random stream, the step."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    for i, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
-    save(path, tensors, {**notes, "rng": rng.bit_generator.state})
+    for which, optimizer in enumerate(optimizers):
+        for i, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{which}.{i}.{k}": v for k, v in moments.items()}
+    save(path, tensors, {"step": step, "rng": rng.bit_generator.state})
 
 
-def load_run(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, rng: np.random.Generator
-) -> dict[str, Any]:
-    """Restore what `save_run` wrote, in place; returns the notes."""
+def load_run(path: Path, model: nn.Module, optimizers: Optimizers, rng: np.random.Generator) -> int:
+    """Restore what `save_run` wrote, in place; returns the step. 0 where nothing was saved."""
+    if not path.exists():
+        return 0
     tensors, notes = load(path)
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, i, name = key.split(".")
-            moments.setdefault(int(i), {})[name] = value
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    for which, optimizer in enumerate(optimizers):
+        moments: dict[int, dict[str, Tensor]] = {}
+        prefix = f"optimizer.{which}."
+        for key, value in tensors.items():
+            if key.startswith(prefix):
+                i, name = key.removeprefix(prefix).split(".")
+                moments.setdefault(int(i), {})[name] = value
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     rng.bit_generator.state = notes["rng"]
-    return notes
+    return int(notes["step"])

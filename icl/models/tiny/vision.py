@@ -91,9 +91,7 @@ def train(  # noqa: PLR0917
     tower, heads = Tower(shape), FactHeads(shape.out)
     both = nn.ModuleList([tower, heads])
     optimizer = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.02, fused=True)
-    first = 0
-    if running.exists():
-        first = int(state.load_run(running, both, optimizer, rng)["step"])
+    first = state.load_run(running, both, [optimizer], rng)
     pool, check = make_pool(1000 + seed, pictures), make_pool(10_001, 2000)
     x, y = torch.from_numpy(pool.pictures), torch.from_numpy(pool.facts)
     scenes = np.flatnonzero(pool.facts[:, COLUMN["kind"]] == KINDS.index("scene"))
@@ -119,7 +117,7 @@ def train(  # noqa: PLR0917
                 accuracy(tower, heads, check),
                 flush=True,
             )
-            state.save_run(running, both, optimizer, rng, {"step": step + 1})
+            state.save_run(running, both, [optimizer], rng, step + 1)
     state.save(out, dict(tower.state_dict()), {"shape": shape.asdict(), "accuracy": accuracy(tower, heads, check)})
     running.unlink(missing_ok=True)
     return tower
