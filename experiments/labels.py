@@ -54,6 +54,8 @@ def _difference(node: Any, rivals: Sequence[Any]) -> str:
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(node, Mapping):
         return {k: v for key, value in node.items() for k, v in _flat(value, f"{prefix}.{key}".lstrip(".")).items()}
+    if isinstance(node, list) and len(node) == 1 and isinstance(node[0], Mapping):
+        return _flat(node[0], prefix)
     if isinstance(node, list) and any(isinstance(item, Mapping) for item in node):
         return {k: v for i, value in enumerate(node) for k, v in _flat(value, f"{prefix}.{i}".lstrip(".")).items()}
     return {prefix: node}

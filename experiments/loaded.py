@@ -103,12 +103,14 @@ def _labels(store: Store, digests: Sequence[str]) -> dict[str, dict[str, Any]]:
 
     An axis that cannot matter in a cell (the order at 0 shots) has the one value that it has elsewhere, or 'none'.
     """
-    found = {digest: (store.cell(digest) or {}).get("labels", {}) for digest in digests}
+    cells = {digest: store.cell(digest) or {} for digest in digests}
+    found = {digest: cell.get("labels", {}) for digest, cell in cells.items()}
     told: dict[str, dict[str, Any]] = {digest: {} for digest in digests}
     for axis in AXES:
         others = {labels.get(axis, NONE) for labels in found.values()} - {NONE}
         usual = others.pop() if len(others) == 1 else NONE
         for digest, labels in found.items():
             value = labels.get(axis, NONE)
-            told[digest][axis] = usual if value == NONE else value
+            free = value == NONE and cells[digest].get(axis) is None  # no transform and the retriever `none` are values
+            told[digest][axis] = usual if free else value
     return told

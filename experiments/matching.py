@@ -34,6 +34,8 @@ def _covers(wanted: Any, told: Any) -> bool:
         return bool(told.get("name") == wanted or told.get("name", "").endswith(":" + wanted.rpartition(":")[2]))
     if isinstance(wanted, Mapping) and isinstance(told, Mapping):
         return all(key in told and _covers(value, told[key]) for key, value in wanted.items())
+    if isinstance(wanted, list) and isinstance(told, list):
+        return len(wanted) == len(told) and all(map(_covers, wanted, told))
     return bool(wanted == told)
 
 

@@ -1,0 +1,78 @@
+"""Copying: how often an answer is that of a demonstration, by its place (Baldassini et al. 2024).
+
+    any      P(the prediction is the answer of some demonstration)
+    chance   the same where predictions and contexts are paired anew: the exact mean over all pairs of another query
+    place    P(the prediction is the answer of demonstration i), in contexts where that answer stands once, so that a
+             copy has one source; `copied_all` counts all contexts (with yes/no and three shots no answer stands once)
+    wrong    the same among wrong answers: with good retrieval the demonstrations share the gold, and a perfect model
+             copies too
+
+Places count from the query: 1 is next to it. Recency is place 1 above the others.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.analyses.samples import answered, demos_of, interval, records, said, settings, table, units
+from icl.metrics.normalise import plain
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.report.view import View
+
+Row = Mapping[str, Any]
+
+
+def analyse(view: "View") -> "DataFrame":
+    """A row a setting and place ('any', then 1, 2, … from the query)."""
+    found: list[dict[str, Any]] = []
+    for setting, samples in settings(view, answered(view)):
+        rows = records(samples)
+        told = [said(row) for row in rows]
+        shown = [[plain(answer) for *_, answer in demos_of(row)] for row in rows]
+        right = [row[view.metric] == 1 for row in rows]
+        found.append({**setting, "place": "any", **_any(rows, told, shown, right)})
+        for place in range(1, max(map(len, shown)) + 1):
+            found.append({**setting, "place": str(place), **_at(place, rows, told, shown, right)})
+    note = "copied at a place: where its answer stands once; chance: predictions paired with other queries' contexts"
+    return table(found, "Answers copied from demonstrations, by place from the query", note=note)
+
+
+def _any(rows: Sequence[Row], told: Sequence[str], shown: Sequence[list[str]], right: Sequence[bool]) -> dict[str, Any]:
+    hits = [word in answers for word, answers in zip(told, shown, strict=True)]
+    wrong = [hit for hit, good in zip(hits, right, strict=True) if not good]
+    counts = {"copied_all": _mean(hits), "copied_wrong": _mean(wrong), "n_wrong": len(wrong)}
+    return {**interval(hits, units(rows), "copied"), "n": len(hits), **counts, "chance": chance(rows, told, shown)}
+
+
+def _at(
+    place: int, rows: Sequence[Row], told: Sequence[str], shown: Sequence[list[str]], right: Sequence[bool]
+) -> dict[str, Any]:
+    there = [i for i, answers in enumerate(shown) if len(answers) >= place]
+    hits = {i: told[i] == shown[i][-place] for i in there}
+    once = [i for i in there if shown[i].count(shown[i][-place]) == 1]
+    wrong = [hits[i] for i in once if not right[i]]
+    counts = {"copied_all": _mean(list(hits.values())), "copied_wrong": _mean(wrong), "n_wrong": len(wrong)}
+    own = [hits[i] for i in once]
+    return {**interval(own, units([rows[i] for i in once]), "copied"), "n": len(once), **counts, "chance": np.nan}
+
+
+def chance(rows: Sequence[Row], told: Sequence[str], shown: Sequence[Sequence[str]]) -> float:
+    """The copy rate over all pairs of a prediction and the context of another query; NaN for a single query."""
+    everywhere = Counter(answer for answers in shown for answer in set(answers))
+    by_query: dict[Any, Counter[str]] = {}
+    size: Counter[Any] = Counter()
+    for row, answers in zip(rows, shown, strict=True):
+        by_query.setdefault(row["query"], Counter()).update(set(answers))
+        size[row["query"]] += 1
+    pairs = sum(len(rows) - size[row["query"]] for row in rows)
+    hits = sum(everywhere[word] - by_query[row["query"]][word] for row, word in zip(rows, told, strict=True))
+    return hits / pairs if pairs else np.nan
+
+
+def _mean(values: Sequence[bool]) -> float:
+    return float(np.mean(values)) if values else np.nan

@@ -1,0 +1,47 @@
+"""Format gain: what part of the gain from demonstrations is form (VL-ICL, Zong et al. 2025).
+
+    format gain = (strict_k - strict_0) - (lenient_k - lenient_0)
+
+A model that knows the answer and learns from the demonstrations only how to say it gains under strict scoring alone.
+In pairs of the same queries and seeds, Holm over the arms.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from experiments.analyses.samples import table
+from experiments.stats.arms import varying
+from experiments.stats.compare import compare
+from icl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.report.view import View
+
+
+def analyse(view: "View") -> "DataFrame":
+    """A row an arm with shots. Raises ConfigError without both scores, or without an arm at 0 shots."""
+    if lacking := [metric for metric in ("strict", "lenient") if metric not in view.scores]:
+        raise ConfigError(f"{view.path}: format gain needs the scores strict and lenient; it has no {lacking[0]}.")
+    scores = view.scores.assign(form=view.scores["strict"] - view.scores["lenient"])
+    form, strict, lenient = (
+        compare(scores, {"shots": 0}, metric, axes=view.axes) for metric in ("form", "strict", "lenient")
+    )
+    told = [axis for axis in view.axes if axis in ("task", "shots") or axis in varying(form, view.axes)]
+    found: list[dict[str, Any]] = [
+        {
+            **{axis: row[axis] for axis in told},
+            "gain_strict": float(by_strict),
+            "gain_lenient": float(by_lenient),
+            "format_gain": float(row["difference"]),
+            "low": float(row["low"]),
+            "high": float(row["high"]),
+            "p": float(row["p_corrected"]),
+            "n": int(row["pairs"]),
+        }
+        for row, by_strict, by_lenient in zip(
+            form.to_dict("records"), strict["difference"], lenient["difference"], strict=True
+        )
+    ]
+    signed = ("gain_strict", "gain_lenient", "format_gain", "low", "high")
+    return table(found, "How much of the gain is format", note="p after Holm", signed=signed)

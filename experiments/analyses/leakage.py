@@ -1,0 +1,57 @@
+"""The leakage audit: does any prompt show its query's answer, and which samples saw labels or the gold on purpose?
+
+    itself      the query's id is among its demonstrations
+    picture     a picture of the query is one of a demonstration's (same pixels and edits)
+    twice       an example is shown twice
+    alike       two demonstrations show one picture: no leak, but fewer shots than it says
+    labels      a transform read the demonstrations' labels; gold: an oracle chose, placed or changed them
+
+A run with the toolkit's own retrievers has zeros in the first three; one with a transform that blanks all pictures
+alike may not have them in `picture`. `first` names a sample of the worst column.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from experiments.analyses.samples import answered, demos_of, records, settings, table, texts
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.report.view import View
+
+LEAKS = ("itself", "picture", "twice", "alike")
+
+
+def analyse(view: "View") -> "DataFrame":
+    """A row a setting, counts of samples."""
+    found: list[dict[str, Any]] = []
+    for setting, samples in settings(view, answered(view)):
+        rows = records(samples)
+        seen = [_seen(row) for row in rows]
+        counts = {key: sum(one[key] for one in seen) for key in (*LEAKS, "labels", "gold")}
+        worst = next((key for key in LEAKS if counts[key]), None)
+        first = next((str(row["query"]) for row, one in zip(rows, seen, strict=True) if worst and one[worst]), "")
+        found.append({**setting, "samples": len(rows), **counts, "first": first})
+    return table(found, "Leakage audit", note="counts of samples; first: a query of the first column that is not 0")
+
+
+def _seen(row: Mapping[str, Any]) -> dict[str, bool]:
+    ids = [name for name, *_ in demos_of(row)]
+    owners = row.get("picture_of")
+    whose = zip(texts(row, "pictures"), owners if isinstance(owners, list | tuple) else (), strict=False)
+    shown: dict[int, set[str]] = {}
+    for digest, owner in whose:
+        shown.setdefault(int(owner), set()).add(digest)
+    query = shown.pop(-1, set())
+    counts = Counter(digest for digests in shown.values() for digest in digests)
+    marks = " ".join(texts(row, "marks"))
+    return {
+        "itself": str(row["query"]) in ids,
+        "picture": bool(query & counts.keys()),
+        "twice": len(set(ids)) < len(ids),
+        "alike": any(count > 1 for count in counts.values()),
+        "labels": "saw labels" in marks,
+        "gold": "saw the gold" in marks,
+    }

@@ -1,0 +1,80 @@
+"""The noisy-label curve: accuracy against the share of demonstrations that answer wrongly (Min et al. 2022).
+
+    drop    accuracy without noise minus accuracy with it, in pairs, Holm over the curve's points
+    slope   least squares of accuracy on the share, a setting: 0 for a model that does not read the labels
+    vote    what the same demonstrations say without a model
+
+The shares are those of the transform `noisy_labels` in the axis `transforms`; [] is share 0.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.analyses.samples import answered, interval, settings, table
+from experiments.stats.arms import UNIT
+from experiments.stats.pairs import pair, paired_test
+from experiments.stats.significance import holm
+from experiments.store import Store
+from icl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.report.view import View
+
+NAME = "noisy_labels"
+SHARE = "share"
+
+
+def analyse(view: "View") -> "DataFrame":
+    """A row a setting and share. Raises ConfigError with fewer than two shares."""
+    rows = answered(view)
+    shares = {digest: _share(view, str(digest)) for digest in rows["cell"].unique()}
+    rows = rows.assign(**{SHARE: rows["cell"].map(shares)})
+    rows = rows[rows[SHARE].notna()]
+    if rows[SHARE].nunique() < 2:
+        raise ConfigError(
+            f"{view.path}: a curve needs two shares of wrong labels or more. In grid, transforms: [[], "
+            "[{name: noisy_labels, share: 0.5}], [{name: noisy_labels, share: 1}]]."
+        )
+    found: list[dict[str, Any]] = []
+    for setting, samples in settings(view, rows, without=("transforms",)):
+        points = list(samples.groupby(SHARE))
+        first = points[0][1]
+        means = samples.groupby(SHARE)[view.metric].mean()
+        slope = float(np.polyfit(means.index.to_numpy(dtype=float), means.to_numpy(dtype=float), 1)[0])
+        tested: list[dict[str, Any]] = []
+        for share, point in points:
+            scored = point[point[view.metric].notna()]
+            accuracy = interval(scored[view.metric], scored[UNIT], "accuracy")
+            against = _against(first, point, view.metric) if point is not first else {}
+            vote = float(point["vote"].mean()) if "vote" in point else np.nan
+            tested.append(
+                {
+                    **setting,
+                    SHARE: float(str(share)),
+                    **accuracy,
+                    "vote": vote,
+                    **against,
+                    "slope": slope,
+                    "n": len(scored),
+                }
+            )
+        for row, p in zip(tested[1:], holm([row["p"] for row in tested[1:]]), strict=True):
+            row["p"] = float(p)
+        found += tested
+    return table(found, "Accuracy against the share of wrong labels", note="p after Holm", signed=("drop", "slope"))
+
+
+def _against(first: "DataFrame", point: "DataFrame", metric: str) -> dict[str, float]:
+    result = paired_test(pair(first, point, metric))
+    return {"drop": -result.difference, "p": result.p}
+
+
+def _share(view: "View", digest: str) -> float | None:
+    """0 without transforms, the share of noise where it is the only one, else None."""
+    nodes = (Store(view.path).cell(digest) or {}).get("transforms") or []
+    if not nodes:
+        return 0.0
+    return float(nodes[0][SHARE]) if len(nodes) == 1 and nodes[0].get("name") == NAME else None

@@ -1,0 +1,55 @@
+"""Order sensitivity: how far accuracy moves between orders of the same demonstrations (Lu et al., ACL 2022).
+
+    sd             standard deviation (n - 1) of the accuracies of the orders; range: highest minus lowest
+    disagreement   mean over samples of the share of pairs of orders under which the answers differ. It does not grow
+                   with the number of orders, as "changed under any of them" does
+
+The orders are the values of the axis `order`: `order.index: [0, 1, ...]` of `permutation`, or any orderers.
+"""
+
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.analyses.samples import answered, interval, records, said, settings, table, units
+from experiments.stats.arms import NONE
+from experiments.stats.pairs import UnpairedError
+from icl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.report.view import View
+
+
+def analyse(view: "View") -> "DataFrame":
+    """A row a setting. Raises ConfigError with fewer than two orders, UnpairedError where an order lacks samples."""
+    rows = answered(view)
+    rows = rows[rows["order"] != NONE]
+    if rows["order"].nunique() < 2:
+        raise ConfigError(
+            f"{view.path}: there is one order only. Make it an axis: order: permutation, and in grid "
+            "order.index: [0, 1, 2]."
+        )
+    found: list[dict[str, Any]] = []
+    for setting, samples in settings(view, rows, without=("order",)):
+        orders = samples["order"].nunique()
+        means = samples.groupby("order", sort=False)[view.metric].mean()
+        changed, first = [], []
+        for key, same in samples.groupby(["query", "seed"], sort=False):
+            if len(same) != orders:
+                raise UnpairedError(
+                    f"query {key[0]}, seed {key[1]} was not answered under each of the {orders} orders. "
+                    "Finish the run (the same `icl run` command)."
+                )
+            told = [said(row) for row in records(same)]
+            first.append(records(same)[0])
+            changed.append(float(np.mean([a != b for a, b in combinations(told, 2)])))
+        spread = {"sd": float(means.std(ddof=1)), "lowest": float(means.min()), "highest": float(means.max())}
+        spread["range"] = spread["highest"] - spread["lowest"]
+        told_interval = interval(changed, units(first), "disagreement")
+        found.append(
+            {**setting, "orders": orders, "accuracy": float(means.mean()), **spread, **told_interval, "n": len(first)}
+        )
+    return table(found, f"Sensitivity to the order of demonstrations ({view.metric})")

@@ -1,0 +1,82 @@
+"""What was retrieved: are the demonstrations' answers right for the query, do they differ, how near are they?
+
+    precision   share of the k demonstrations whose answer is the query's gold (of k asked for, not of what came back)
+    hit, mrr    any is; 1 / rank of the first that is, 0 without one. Ranks are the retriever's, whatever the order
+    coverage    share of the query's options that some demonstration shows; NaN without options
+    distinct    different answers among the demonstrations, over their number
+    used        different pool examples shown in the whole setting
+    similarity  of the retriever's scores, over all demonstrations: mean, quartiles, and the mean of the best ranked
+
+Answers are those shown: after a transform of labels they are its own. Recall and diversity of embeddings need the pool
+and an encoder, which a run's samples do not hold.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.analyses.samples import (
+    answered,
+    demos_of,
+    interval,
+    ranks_of,
+    records,
+    settings,
+    table,
+    texts,
+    units,
+)
+from icl.metrics.normalise import plain
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.report.view import View
+
+
+def analyse(view: "View") -> "DataFrame":
+    """A row a setting; arms that read the same demonstrations have the same numbers."""
+    found: list[dict[str, Any]] = []
+    rows_of = answered(view)
+    for setting, samples in settings(view, rows_of, without=("model", "order", "compose", "decoding", "score")):
+        rows = records(samples.drop_duplicates(["query", "seed"]))
+        measured = [_measured(row, int(setting["shots"])) for row in rows]
+        scores = np.array([score for row in rows for _, score, _ in demos_of(row)])
+        best = [demos_of(row)[ranks_of(row).index(min(ranks_of(row)))][1] for row in rows]
+        low, middle, high = np.quantile(scores, [0.25, 0.5, 0.75])
+        found.append(
+            {
+                **setting,
+                **interval([m["precision"] for m in measured], units(rows), "precision"),
+                **{key: _mean([m[key] for m in measured]) for key in ("hit", "mrr", "coverage", "distinct")},
+                "used": len({name for row in rows for name, *_ in demos_of(row)}),
+                "similarity": float(scores.mean()),
+                "q25": float(low),
+                "median": float(middle),
+                "q75": float(high),
+                "best": float(np.mean(best)),
+                "n": len(rows),
+            }
+        )
+    return table(found, "What was retrieved", note="precision, hit, mrr: demonstrations that answer as the gold does")
+
+
+def _measured(row: Mapping[str, Any], shots: int) -> dict[str, float]:
+    answers = [plain(answer) for *_, answer in demos_of(row)]
+    gold = {plain(answer) for answer in texts(row, "gold")}
+    options = {plain(option) for option in texts(row, "options")}
+    ranks = [rank for rank, answer in zip(ranks_of(row), answers, strict=True) if answer in gold]
+    return {
+        "precision": len(ranks) / shots,
+        "hit": float(bool(ranks)),
+        "mrr": 1 / (1 + min(ranks)) if ranks else 0.0,
+        "coverage": len(options & set(answers)) / len(options) if options else np.nan,
+        "distinct": len(set(answers)) / len(answers),
+    }
+
+
+def _mean(values: list[float]) -> float:
+    """Of those that there are."""
+    kept = [value for value in values if not np.isnan(value)]
+    return float(np.mean(kept)) if kept else np.nan

@@ -1,0 +1,71 @@
+"""The vote: how often the model says what most of its demonstrations say, and what it adds to them.
+
+With retrieved demonstrations a model is often no better than the vote of their answers (Baldassini et al. 2024).
+
+    agreement          P(the prediction is the vote's answer); ties of the vote go to the best ranked demonstration
+    beyond             accuracy of the model minus accuracy of the vote, paired by sample, Holm over the settings
+    right, vote_right  of each, among the samples where the two differ
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.analyses.samples import (
+    answered,
+    demos_of,
+    interval,
+    ranks_of,
+    records,
+    said,
+    settings,
+    table,
+    units,
+)
+from experiments.stats.pairs import pair, paired_test
+from experiments.stats.significance import holm
+from icl.metrics.baselines import vote
+from icl.metrics.normalise import plain
+from icl.types import Demo, Example, Query
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.report.view import View
+
+NOBODY = Query("", (), "")
+
+
+def analyse(view: "View") -> "DataFrame":
+    """A row a setting."""
+    found: list[dict[str, Any]] = []
+    for setting, samples in settings(view, answered(view)):
+        rows = records(samples)
+        votes = [voted(row) for row in rows]
+        agree = [said(row) == word for row, word in zip(rows, votes, strict=True)]
+        pairs = pair(samples, samples, view.metric, reference_metric="vote")
+        result = paired_test(pairs, names=("the vote", "the model"))
+        differ = [row for row, same in zip(rows, agree, strict=True) if not same]
+        tested = {
+            "accuracy": float(pairs.arm.mean()),
+            "vote": float(pairs.reference.mean()),
+            "beyond": result.difference,
+        }
+        tested |= {"beyond_low": result.low, "beyond_high": result.high, "p": result.p}
+        apart = {"differ": len(differ), "right": _mean(differ, view.metric), "vote_right": _mean(differ, "vote")}
+        found.append({**setting, **interval(agree, units(rows), "agreement"), **tested, **apart, "n": len(rows)})
+    for row, p in zip(found, holm([row["p"] for row in found]), strict=True):
+        row["p"] = float(p)
+    signed = ("beyond", "beyond_low", "beyond_high")
+    return table(found, "The model and the vote of its demonstrations", note="p after Holm", signed=signed)
+
+
+def voted(row: dict[str, Any]) -> str:
+    """The vote's answer in plain form."""
+    shown = zip(demos_of(row), ranks_of(row), strict=True)
+    demos = [Demo(Example(name, (), "", (answer,)), score, rank) for (name, score, answer), rank in shown]
+    return plain(vote(demos, NOBODY) or "")
+
+
+def _mean(rows: list[dict[str, Any]], column: str) -> float:
+    return float(np.mean([row[column] for row in rows])) if rows else np.nan

@@ -1,0 +1,37 @@
+"""Analyse a run: shot curve, copying, vote, order, modalities, followed labels, noise, retrieval, leakage."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="a run directory", show_default=False)],
+    name: Annotated[str, typer.Argument(help="which analysis; none: lists them")] = "",
+    metric: Annotated[str, typer.Option(help="the score to look at; default: as the config says")] = "",
+    csv: Annotated[Path | None, typer.Option(help="write the table to this file too")] = None,
+) -> None:
+    """Each analysis says in its file what it counts and what it leaves out.
+
+    `icl analyze runs/x copying`
+    """
+    from rich.console import Console
+
+    from experiments.analyses.catalogue import analysis, catalogue
+    from experiments.analyses.show import show
+    from experiments.loaded import load_run
+    from experiments.report.view import view
+
+    if not name:
+        known = catalogue()
+        width = max(map(len, known))
+        for each, line in known.items():
+            print(f"  {each:<{width}}  {line}")
+        return
+    analyse = analysis(name)
+    table = analyse(view(load_run(run), metric or None))
+    show(table, Console())
+    if csv is not None:
+        table.to_csv(csv, index=False)
+        print(f"wrote {csv}")

@@ -1,0 +1,106 @@
+"""Copying, the vote and what is followed, on models that do nothing else."""
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from experiments.analyses import copying, following, vote
+from experiments.analyses.samples import reading
+from icl.errors import ConfigError
+
+
+def _row(frame: pd.DataFrame, **where: Any) -> Any:
+    for column, value in where.items():
+        frame = frame[frame[column] == value]
+    (row,) = frame.to_dict("records")
+    return row
+
+
+def test_a_model_that_copies_the_last_demonstration_does_so_always(ran: Any) -> None:
+    found = copying.analyse(ran(model="fake-copy", grid={"shots": [0, 4]}))
+    last = _row(found, place="1")
+    assert (last["copied"], last["copied_all"], last["copied_wrong"]) == (1.0, 1.0, 1.0)
+    assert last["low"] > 0.3
+    assert list(found["place"]) == ["any", "1", "2", "3", "4"]
+    assert _row(found, place="any")["copied"] == 1.0
+    assert all(_row(found, place=place)["copied"] == 0.0 for place in "234" if _row(found, place=place)["n"])
+
+
+def test_a_model_that_knows_copies_only_by_agreeing(ran: Any) -> None:
+    found = copying.analyse(ran(model="fake-gold", shots=3))
+    told = _row(found, place="any")
+    assert told["n_wrong"] == 0
+    assert 0 < told["copied"] < 1
+    assert pd.isna(told["copied_wrong"])
+
+
+def test_chance_is_the_copy_rate_over_all_other_queries_contexts() -> None:
+    rows = [{"query": "a"}, {"query": "a"}, {"query": "b"}]
+    shown = [["red"], ["blue"], ["red", "red"]]
+    # a's two with b's context: red is there, blue is not; b's red with a's two contexts: in one of them
+    assert copying.chance(rows, ["red", "blue", "red"], shown) == (1 + 0 + 1) / 4
+    assert pd.isna(copying.chance(rows[:2], ["red", "blue"], shown[:2]))
+
+
+def test_a_voter_agrees_with_the_vote_and_adds_nothing(ran: Any) -> None:
+    told = _row(vote.analyse(ran(model="fake-vote", shots=5)))
+    assert (told["agreement"], told["differ"], told["beyond"], told["p"]) == (1.0, 0, 0.0, 1.0)
+    assert told["accuracy"] == told["vote"]
+    assert told["n"] == 12
+
+
+def test_ties_of_the_vote_go_to_the_best_ranked_in_any_order(ran: Any) -> None:
+    found = ran(model="fake-gold", shots=4, grid={"order": ["as_retrieved", "reversed", "random"]})
+    by_order = {
+        order: [vote.voted(row) for row in rows.sort_values(["query", "seed"]).to_dict("records")]
+        for order, rows in found.frame.groupby("order")
+    }
+    assert by_order["as_retrieved"] == by_order["reversed"] == by_order["random"]
+
+
+def test_a_model_that_knows_is_beyond_the_vote_where_they_differ(ran: Any) -> None:
+    told = _row(vote.analyse(ran(model="fake-gold", shots=3)))
+    assert (told["accuracy"], told["right"], told["vote_right"]) == (1.0, 1.0, 0.0)
+    assert told["beyond"] == pytest.approx(1 - told["vote"])
+    assert told["agreement"] == pytest.approx(told["vote"])
+
+
+def test_flipped_labels_are_not_followed_by_what_is_known_and_symbols_are_by_what_is_scored(ran: Any) -> None:
+    view = ran(model="fake-gold", shots=3, grid={"transforms": [["flip_labels"], ["symbols"]]})
+    found = following.analyse(view)
+    flipped, symbols = (_row(found, transforms=name) for name in ("flip_labels", "symbols"))
+    assert (flipped["follow"], flipped["prior"], flipped["other"]) == (0.0, 1.0, 0.0)
+    assert (symbols["follow"], symbols["prior"], symbols["other"]) == (1.0, 0.0, 0.0)
+    assert (symbols["n"], symbols["unmapped"]) == (12, 0)
+
+
+def test_symbols_are_what_metrics_score(ran: Any) -> None:
+    view = ran(model="fake-vote", shots=9, transforms=["symbols"], metrics=["strict"])
+    plain = ran(name="plain", model="fake-vote", shots=9, metrics=["strict"])
+    assert view.frame["strict"].tolist() == plain.frame["strict"].tolist()
+    assert not set(view.frame["output"]) & {"red", "green", "blue"}
+    assert all("symbols: 3 answers, saw labels" in marks for marks in view.frame["marks"])
+
+
+def test_a_copier_follows_flipped_labels_of_its_own_class_only(ran: Any) -> None:
+    told = _row(following.analyse(ran(model="fake-copy", shots=1, transforms=["flip_labels"])))
+    assert told["follow"] + told["prior"] + told["other"] == pytest.approx(1)
+
+
+def test_what_cannot_be_read_is_other(ran: Any, scripted: Any) -> None:
+    told = _row(following.analyse(ran(model=scripted("dunno"), shots=2, transforms=["flip_labels"])))
+    assert (told["follow"], told["prior"], told["other"]) == (0.0, 0.0, 1.0)
+
+
+def test_without_renamed_labels_there_is_nothing_to_follow(ran: Any) -> None:
+    with pytest.raises(ConfigError, match="no labels were renamed"):
+        following.analyse(ran(shots=2))
+
+
+@pytest.mark.parametrize(
+    ("output", "answer"),
+    [("Red.", "red"), ("It is red", "red"), ("red or blue", "red or blue"), ("", ""), ("green", "green")],
+)
+def test_an_output_gives_the_one_known_answer_that_it_names(output: str, answer: str) -> None:
+    assert reading(output, ("red", "blue")) == answer

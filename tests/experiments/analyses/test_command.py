@@ -1,0 +1,35 @@
+"""`icl analyze`."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.analyses.catalogue import analysis, catalogue
+from icl.cli.main import main
+
+
+def test_every_analysis_is_listed_with_a_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["analyze", str(tmp_path)]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed and line.rstrip(".") for name, line in catalogue().items())
+    assert len(catalogue()) == 10
+
+
+def test_an_analysis_is_printed_and_written(ran: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    view = ran(model="fake-copy", shots=3)
+    assert main(["analyze", str(view.path), "copying", "--csv", str(tmp_path / "c.csv"), "--metric", "strict"]) == 0
+    told = capsys.readouterr().out
+    assert "Answers copied from demonstrations" in told
+    assert "1.000" in told
+    assert (tmp_path / "c.csv").read_text().startswith("task,shots,place,copied,")
+
+
+def test_an_unknown_analysis_names_the_nearest(ran: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", str(ran().path), "coppying"]) == 2
+    assert "no analysis named 'coppying'. Did you mean 'copying'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", catalogue())
+def test_every_analysis_is_a_function(name: str) -> None:
+    assert callable(analysis(name))
