@@ -6,7 +6,7 @@ from decoding.base import Strategy
 from decoding.jobs import Counters, Failure, Ready, distinct
 from decoding.loop import TRACE, Lane, Track, decode
 from decoding.sampling import Sampler
-from decoding.score import Ballot, normalised, score
+from decoding.score import Ballot, score
 from icl.models.base import LogitModel
 from icl.types import Generation, Usage
 
@@ -26,7 +26,9 @@ def answered(
         rows, job = [place[digest] for digest in ready.digests], ready.job
         if job.score == "options":
             ids = model.option_ids(ready.branches[0], job.options)
-            ballots[i] = Ballot(job.arm.strategy, tuple(rows), tuple(map(tuple, ids)))
+            ballots[i] = Ballot(
+                job.arm.strategy, tuple(rows), tuple(map(tuple, ids)), job.prompt.key, job.options, job.normalise
+            )
         else:
             lanes[i] = Lane(rows, job.max_new_tokens, job.prompt.key)
     score(session, list(ballots.values()))  # leaves the rows as they are; the loop uses them up
@@ -61,7 +63,7 @@ def _scored(ready: Ready, ballot: Ballot) -> Generation | Failure:
     if ballot.fault:
         return Failure(f"{ready.job.arm.label}: {ballot.fault}.")
     job = ready.job
-    values = [normalised(v, option, job.normalise) for v, option in zip(ballot.logprobs, job.options, strict=True)]
+    values = ballot.values()
     best = max(range(len(values)), key=values.__getitem__)
     tokens = sum(len(option) for option in ballot.options)
     usage = Usage(sum(ready.tokens), tokens, len(ready.branches))

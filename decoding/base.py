@@ -5,8 +5,10 @@ option scorer and the lockstep plug-in all call the same `mask` and `combine`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from icl.streams import StreamKey
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -16,6 +18,21 @@ if TYPE_CHECKING:
 
 Note = object
 """What `prepare` learned about one prompt (a description, a first answer); handed to `branches`."""
+
+
+class Thread(Protocol):
+    """One answer under way. key: whose random streams it draws from. memory: what a strategy kept, by step."""
+
+    key: StreamKey
+    memory: dict[int, int]
+
+
+@dataclass
+class NewThread:
+    """The thread of an answer that nobody has begun."""
+
+    key: StreamKey = StreamKey()
+    memory: dict[int, int] = field(default_factory=dict)
 
 
 class Generate(Protocol):
@@ -33,12 +50,17 @@ class Strategy:
     source each. sampler: how a token is drawn from the combined scores, where the YAML does not say.
     masks_in_combine: `combine` writes -inf, because its mask reads other branches than the reference.
     neutral: parameters at which the method is its reference under its mask (say alpha = 0), where there are such.
+    draws: its scores read the query's own random stream. over_options: option scoring hands `mask` and `combine` the
+    log-probabilities of the options in place of tokens, [n, B, options]. options_only: it says nothing about texts.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
     presets: ClassVar[dict[str, dict[str, float]]] = {}
     masks_in_combine: ClassVar[bool] = False
     neutral: ClassVar[Mapping[str, float] | None] = None
+    draws: ClassVar[bool] = False
+    over_options: ClassVar[bool] = False
+    options_only: ClassVar[bool] = False
 
     @property
     def sampler(self) -> "Sampler":
@@ -73,6 +95,25 @@ class Strategy:
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         """logits: [n, B, V] float32 -> scores [B, V]; -inf: masked too."""
         return logits[0]
+
+    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
+        """`combine`, for a strategy that draws random numbers or remembers earlier steps. threads: of each row.
+
+        What the engines call. It may be asked twice about one step, and answers alike.
+        """
+        return self.combine(logits, step)
+
+
+class Threaded(Strategy):
+    """Base of strategies that define `follow`; `combine` is a first step in nobody's thread."""
+
+    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+        return self.follow(logits, step, [NewThread() for _ in range(logits.shape[1])])
+
+
+def ones(logits: "Tensor") -> "Tensor":
+    """[B, 1]: the strength of weights that vary and always sum to one. logits: [n, B, V]."""
+    return logits.new_ones(logits.shape[1], 1)
 
 
 Make = Callable[[], Strategy]

@@ -9,6 +9,7 @@ GIVEN_BY = {
     "generate": frozenset({"generate", "logits", "strategies"}),
     "logits": frozenset({"logits", "strategies"}),
     "first token only": frozenset({"logits", "strategies"}),
+    "whole options": frozenset({"logits"}),
     "hidden": frozenset({"hidden"}),
     "attention": frozenset({"attention"}),
 }
@@ -18,6 +19,7 @@ TOLD = {
     "generate": "generated answers",
     "logits": "next-token logits",
     "first token only": "the logits of the first answer token",
+    "whole options": "whole options scored by each branch",
     "hidden": "hidden states",
     "attention": "attention maps",
 }
@@ -30,6 +32,10 @@ def unmet(strategy: Strategy | Arm, abilities: Set[str], score: str = "generate"
     """
     arm = strategy if isinstance(strategy, Arm) else Arm(strategy, strategy.sampler)
     needs = set(arm.strategy.needs)
+    if arm.strategy.options_only and score != "options":
+        return f"decoding '{arm.label}' ranks options and writes no text. Use score: options, or leave it out."
+    if score == "options" and arm.strategy.over_options:
+        needs.add("whole options")
     if score == "options" or not arm.sampler.deterministic:
         needs.add("logits")
     missing = [need for need in sorted(needs) if not GIVEN_BY.get(need, frozenset({need})) & abilities]

@@ -80,10 +80,11 @@ class Ready:
     def key(self) -> str:
         """Equal keys have equal answers: same branches, same arithmetic, same draws."""
         job = self.job
+        alike = not job.arm.strategy.draws and (job.score == "options" or job.arm.sampler.deterministic)
+        drawn = None if alike else [job.prompt.key.seed, job.prompt.key.query]
         if job.score == "options":
-            how: list[object] = [job.options, job.normalise, job.arm.strategy_digest]
+            how: list[object] = [job.options, job.normalise, job.arm.strategy_digest, drawn]
         else:
-            drawn = None if job.arm.sampler.deterministic else [job.prompt.key.seed, job.prompt.key.query]
             how = [job.max_new_tokens, job.arm.digest, drawn]
         return json.dumps([job.score, self.digests, how], sort_keys=True, ensure_ascii=False)
 

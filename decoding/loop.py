@@ -30,7 +30,8 @@ cuts; 1 where its best token is not the reference's."""
 class Lane:
     """One answer while it is decoded. rows: of its branches, the reference first. limit: most new tokens.
 
-    tokens: chosen so far, without the one that stopped it. finish: '' while it runs. fault: why it failed.
+    tokens: chosen so far, without the one that stopped it. finish: '' while it runs. fault: why it failed. memory: what
+    its strategy kept, by step.
     """
 
     rows: list[int]
@@ -41,6 +42,7 @@ class Lane:
     finish: Literal["", "stop", "length", "fault"] = ""
     fault: str = ""
     trace: list[list[float]] = field(default_factory=list)
+    memory: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -87,7 +89,7 @@ def _choose(logits: "Tensor", track: Track, stops: frozenset[int], step: int, tr
     """One token for every lane of a track, decided on the combined scores."""
     lanes = track.lanes
     own = _gathered(logits, [[lane.rows[b] for lane in lanes] for b in range(len(lanes[0].rows))])
-    combined, faults = scores(track.strategy, own, step)
+    combined, faults = scores(track.strategy, own, step, lanes)
     chosen = track.sampler.choose(combined, [lane.key for lane in lanes], step)
     told = trace_of(combined, own[0]) if trace else []
     for i, (lane, token) in enumerate(zip(lanes, chosen.tolist(), strict=True)):

@@ -8,6 +8,9 @@ A token that the mask removes scores FLOOR plus its log-probability under the re
 MVCD fills with -1000 too): an option that the mask touches stands behind all that it leaves whole, options that it
 touches alike stay in the reference's order, and scores stay finite. For options of one token the best option is the
 token that the loop would choose, where that is one of them.
+
+A strategy that speaks `over_options` gets the options as its vocabulary instead: each branch scores the whole options
+on its own, and these log-probabilities are what it masks and combines.
 """
 
 from collections.abc import Sequence
@@ -16,10 +19,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from decoding.base import Strategy
+from decoding.base import NewThread, Strategy, Thread
 from decoding.jobs import Normalise
 from decoding.step import NEVER, scores
 from icl.models.base import Session
+from icl.streams import StreamKey
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,14 +37,27 @@ SUFFIX_BYTES = 2**28
 class Ballot:
     """One question with its options. rows: of its branches in the session, the reference first.
 
-    logprobs: filled in, per option the log-probability of each of its tokens. fault: why there are none.
+    texts, normalise: how a branch scores whole options, for a strategy over options. logprobs: filled in, per option
+    the log-probability of each of its tokens; `ranked`, by a strategy over options, one number an option. fault: why
+    there are none. memory: what the strategy kept, by step.
     """
 
     strategy: Strategy
     rows: tuple[int, ...]
     options: tuple[tuple[int, ...], ...]
+    key: StreamKey = StreamKey()
+    texts: tuple[str, ...] = ()
+    normalise: Normalise = "sum"
     logprobs: list[list[float]] = field(default_factory=list)
+    ranked: list[float] = field(default_factory=list)
     fault: str = ""
+    memory: dict[int, int] = field(default_factory=dict)
+
+    def values(self) -> list[float]:
+        """One number an option."""
+        if self.ranked:
+            return self.ranked
+        return [normalised(v, text, self.normalise) for v, text in zip(self.logprobs, self.texts, strict=True)]
 
 
 def normalised(logprobs: Sequence[float], option: str, how: Normalise = "sum") -> float:
@@ -57,10 +74,28 @@ def score(session: Session, ballots: Sequence[Ballot]) -> None:
         if not ballot.options or not all(ballot.options):
             ballot.fault = "an option has no tokens of its own after this prompt"
     whole = [ballot for ballot in ballots if not ballot.fault]
-    for chunk in _chunks(whole, session.logits.shape[-1]):
+    over = [ballot for ballot in whole if ballot.strategy.over_options]
+    alone = {
+        (row, b.options, b.texts, b.normalise): Ballot(Strategy(), (row,), b.options, b.key, b.texts, b.normalise)
+        for b in over
+        for row in b.rows
+    }
+    counted = [*(ballot for ballot in whole if not ballot.strategy.over_options), *alone.values()]
+    for chunk in _chunks(counted, session.logits.shape[-1]):
         inner = _inner(session, chunk)
         for alike in _alike(chunk):
             _count(alike, session.logits, inner)
+    for ballot in over:
+        _rank(ballot, [alone[row, ballot.options, ballot.texts, ballot.normalise] for row in ballot.rows])
+
+
+def _rank(ballot: Ballot, branches: Sequence[Ballot]) -> None:
+    """Whole options, as each branch scores them alone, combined like the tokens of a step."""
+    ballot.fault = next((f"branch {n}: {b.fault}" for n, b in enumerate(branches) if b.fault), "")
+    if ballot.fault:
+        return
+    told, faults = logprobs_of(ballot.strategy, torch.tensor([[b.values()] for b in branches]), 0, [ballot])
+    ballot.fault, ballot.ranked = faults.get(0, ""), told[0].tolist()
 
 
 def _alike(ballots: Sequence[Ballot]) -> list[list[Ballot]]:
@@ -99,7 +134,8 @@ def _count(ballots: Sequence[Ballot], first: "Tensor", inner: Inner) -> None:
     for ballot in ballots:
         ballot.logprobs = [[] for _ in ballot.options]
     start = torch.stack([first[_index([b.rows[n] for b in ballots], first)] for n in range(len(ballots[0].rows))])
-    told, faults = logprobs_of(strategy, start.float(), 0)
+    told, faults = logprobs_of(strategy, start.float(), 0, ballots)
+    threads: dict[tuple[int, int], Thread] = {}
     for row, fault in faults.items():
         ballots[row].fault = fault
     for row, ballot in enumerate(ballots):
@@ -113,16 +149,20 @@ def _count(ballots: Sequence[Ballot], first: "Tensor", inner: Inner) -> None:
         logits = torch.stack(
             [torch.stack([inner[row, b.options[o]][step] for row in b.rows]) for b, o in places], dim=1
         ).float()
-        told, faults = logprobs_of(strategy, logits, step)
+        for b, o in places:  # each option goes on from what the strategy kept at their common first step
+            threads.setdefault((id(b), o), NewThread(b.key, dict(b.memory)))
+        told, faults = logprobs_of(strategy, logits, step, [threads[id(b), o] for b, o in places])
         picked = told.gather(-1, _index([b.options[o][step] for b, o in places], told)[:, None])[:, 0].tolist()
         for i, (ballot, option_index) in enumerate(places):
             ballot.logprobs[option_index].append(picked[i])
             ballot.fault = ballot.fault or faults.get(i, "")
 
 
-def logprobs_of(strategy: Strategy, logits: "Tensor", step: int) -> "tuple[Tensor, dict[int, str]]":
+def logprobs_of(
+    strategy: Strategy, logits: "Tensor", step: int, threads: Sequence[Thread] = ()
+) -> "tuple[Tensor, dict[int, str]]":
     """[B, V]: of the combined distribution; below FLOOR, in the reference's order, where a token is ruled out."""
-    combined, faults = scores(strategy, logits, step)
+    combined, faults = scores(strategy, logits, step, threads)
     told = combined.log_softmax(-1)
     out = combined == NEVER
     if bool(out.any()):

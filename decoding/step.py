@@ -4,11 +4,12 @@ The mask is read from branch 0, then the branches are combined, then masked toke
 cannot be used is told by a sentence and does not touch the others.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from decoding.base import Strategy
+from decoding.base import NewThread, Strategy, Thread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
 NEVER = -float("inf")
 
 
-def scores(strategy: Strategy, logits: "Tensor", step: int) -> "tuple[Tensor, dict[int, str]]":
+def scores(
+    strategy: Strategy, logits: "Tensor", step: int, threads: Sequence[Thread] = ()
+) -> "tuple[Tensor, dict[int, str]]":
     """logits: [n, B, V] float32 -> (scores [B, V] with -inf where a token is ruled out, {row: what is wrong}).
+
+    threads: the answers that the rows belong to; new ones where there are none.
 
     A token that the reference itself bans (-inf) stays banned. -inf elsewhere, NaN and +inf are faults; the scores of
     a faulty row are zeros.
@@ -26,7 +31,7 @@ def scores(strategy: Strategy, logits: "Tensor", step: int) -> "tuple[Tensor, di
     faults: dict[int, str] = {}
     if not bool(logits.sum(-1).isfinite().all()):
         logits, banned, faults = _examined(logits, step)
-    combined = strategy.combine(logits, step)
+    combined = strategy.follow(logits, step, threads or [NewThread() for _ in range(logits.shape[1])])
     mask = strategy.mask(logits[0])
     if mask is not None:
         combined = combined.masked_fill(~mask, NEVER)

@@ -5,11 +5,13 @@ or flattens exactly as much as the method does and takes nothing else from it; i
 zero or less, too.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from decoding.base import Strategy
+from decoding.base import Strategy, Thread
 from decoding.controls.wrapped import Wrapped
+from decoding.divergences import entropy
 from icl.registry import Nested, component
 
 if TYPE_CHECKING:
@@ -37,19 +39,19 @@ class EntropyMatched(Wrapped):
         return None
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        sharpness: Tensor = 1 / self._temperature(logits, step)
+        sharpness: Tensor = 1 / self._temperature(logits, self.of.combine(logits, step))
         return sharpness
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
-        scores: Tensor = logits[0] / self._temperature(logits, step)
-        return self.ruled_out(logits, step, scores)
+    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
+        own = self.of.follow(logits, step, threads)
+        scores: Tensor = logits[0] / self._temperature(logits, own)
+        return scores.masked_fill(own == -float("inf"), -float("inf"))
 
-    def _temperature(self, logits: "Tensor", step: int) -> "Tensor":
-        """[B, 1] by bisection of log T on the survivors: entropy rises with temperature."""
+    def _temperature(self, logits: "Tensor", scores: "Tensor") -> "Tensor":
+        """[B, 1] by bisection of log T on the survivors: entropy rises with temperature. scores: the method's."""
         import torch
 
-        scores, mask = self.of.combine(logits, step), self.of.mask(logits[0])
-        alive = scores > -float("inf") if mask is None else mask & (scores > -float("inf"))
+        alive = self.alive(logits, scores)
         wanted = entropy(scores.masked_fill(~alive, -float("inf")))
         reference = logits[0] - logits[0].amax(-1, keepdim=True)
         low = torch.full_like(wanted, COLDEST).log()
@@ -60,11 +62,3 @@ class EntropyMatched(Wrapped):
             low, high = torch.where(cooler, low, middle), torch.where(cooler, middle, high)
         found: Tensor = ((low + high) / 2).exp()
         return found
-
-
-def entropy(scores: "Tensor") -> "Tensor":
-    """[B, V] scores -> [B, 1] entropy of their softmax, in nats; -inf holds no probability."""
-    import torch
-
-    total: Tensor = torch.special.entr(scores.softmax(-1)).sum(-1, keepdim=True)
-    return total

@@ -5,10 +5,11 @@ al. 2025, 2504.10020). A method that does not beat this control owes its gain to
 branches keeps reading the real ones: identical branches would switch it off, and the control would isolate nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from decoding.base import Strategy
+from decoding.base import Strategy, Thread
 from decoding.controls.wrapped import Wrapped
 from icl.registry import Nested, component
 
@@ -23,5 +24,5 @@ class MaskOnly(Wrapped):
 
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose mask it is
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
-        return self.ruled_out(logits, step, logits[0])
+    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
+        return self.ruled_out(logits, step, threads, logits[0])

@@ -4,10 +4,11 @@ Where the branches agree, weights that sum to s give s z: the reference at tempe
 temperature without the contrast, the method's mask kept. Where s varies, it varies with it, by row and step.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from decoding.base import Strategy
+from decoding.base import Strategy, Thread
 from decoding.controls.wrapped import Wrapped
 from decoding.probe import strength_of
 from icl.errors import ConfigError
@@ -47,7 +48,7 @@ class TemperatureMatched(Wrapped):
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
         return self.of.strength(logits, step)
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
         strength = strength_of(self.of)
         scores = logits[0] * (self.of.strength(logits, step) if strength is None else strength)
-        return self.ruled_out(logits, step, scores)
+        return self.ruled_out(logits, step, threads, scores)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from decoding.base import Generate, Note, Strategy
+from decoding.base import Generate, Note, Strategy, Thread, Threaded
 from decoding.probe import branch_count
 from decoding.sampling import Sampler
 from icl.types import Prompt
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Wrapped(Strategy):
-    """Base of controls: the sampler, the preparation and the mask are those of the strategy `of`.
+class Wrapped(Threaded):
+    """Base of controls, which define `follow`. Sampler, preparation and mask are those of the strategy `of`.
 
     The reference alone is read, so a control costs one branch, unless the mask or the control itself reads the others.
     """
@@ -32,6 +32,18 @@ class Wrapped(Strategy):
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         return self.of.needs | {"logits"}
+
+    @property
+    def draws(self) -> bool:  # type: ignore[override]
+        return self.reads_all and self.of.draws
+
+    @property
+    def over_options(self) -> bool:  # type: ignore[override]
+        return self.of.over_options
+
+    @property
+    def options_only(self) -> bool:  # type: ignore[override]
+        return self.of.options_only
 
     @property
     def sampler(self) -> Sampler:
@@ -56,8 +68,14 @@ class Wrapped(Strategy):
     def mask(self, reference: "Tensor") -> "Tensor | None":
         return self.of.mask(reference)
 
-    def ruled_out(self, logits: "Tensor", step: int, scores: "Tensor") -> "Tensor":
-        """The scores with -inf where the method's own `combine` has it."""
+    def ruled_out(self, logits: "Tensor", step: int, threads: Sequence[Thread], scores: "Tensor") -> "Tensor":
+        """The scores with -inf where the method's own have it."""
         if not self.of.masks_in_combine:
             return scores
-        return scores.masked_fill(self.of.combine(logits, step) == -float("inf"), -float("inf"))
+        return scores.masked_fill(self.of.follow(logits, step, threads) == -float("inf"), -float("inf"))
+
+    def alive(self, logits: "Tensor", scores: "Tensor") -> "Tensor":
+        """[B, V] bool: what survives the method. scores: its own, as its `follow` gives them."""
+        mask = self.of.mask(logits[0])
+        finite = scores > -float("inf")
+        return finite if mask is None else mask & finite

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from decoding.base import Note, Strategy
 from decoding.conformance import check_strategy, made_up
-from decoding.controls.entropy_matched import EntropyMatched, entropy
+from decoding.controls.entropy_matched import EntropyMatched
 from decoding.controls.mask_only import MaskOnly
 from decoding.controls.temperature_matched import TemperatureMatched
+from decoding.divergences import entropy
 from decoding.probe import strength_of
 from decoding.sampling import Sampling
 from decoding.step import scores

@@ -1,0 +1,137 @@
+"""Prompts changed beyond their pictures: what a branch leaves out, says instead, or shows wrongly.
+
+All work on the named parts of a prompt, whatever composer wrote it. Glue between the parts goes with what it follows:
+without its demonstrations a prompt is the one that the composer writes for none.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal
+
+from icl.errors import PlanError
+from icl.types import Part, Prompt, Turn
+
+Without = Literal["picture", "demonstrations", "both"]
+"""What a branch leaves out: the query's picture, all demonstrations, or both."""
+
+
+def without(prompt: Prompt, what: Without) -> Prompt:
+    """The prompt without it. 'picture': the query's alone; demonstrations keep theirs."""
+    if what in ("demonstrations", "both"):
+        prompt = no_demonstrations(prompt)
+    return no_picture(prompt) if what in ("picture", "both") else prompt
+
+
+def no_picture(prompt: Prompt) -> Prompt:
+    """Without the query's pictures. Raises PlanError where nothing is left."""
+    bare = prompt.without_pictures("query")
+    if not bare.turns:
+        raise PlanError("the prompt is its picture alone: without it nothing is left to read. Give the query a text.")
+    return bare
+
+
+def demonstrations(prompt: Prompt) -> tuple[int, ...]:
+    """The numbers of the prompt's demonstrations, in their order."""
+    found = (_demonstration(part) for part in prompt.parts())
+    return tuple(dict.fromkeys(number for number in found if number is not None))
+
+
+def no_demonstrations(prompt: Prompt) -> Prompt:
+    """The query alone, with the instruction."""
+    return only_demonstrations(prompt, ())
+
+
+def only_demonstrations(prompt: Prompt, keep: Collection[int]) -> Prompt:
+    """The prompt with some of its demonstrations, in their order. Raises PlanError where nothing is the query's."""
+    pieces = [(t, part) for t, turn in enumerate(prompt.turns) for part in turn.parts]
+    first = next((i for i, (_, part) in enumerate(pieces) if _demonstration(part) is not None), None)
+    if first is None:
+        return prompt
+    query = next((i for i, (_, part) in enumerate(pieces) if part.name.startswith("query.")), None)
+    if query is None:
+        raise PlanError("no part of this prompt is named 'query....': demonstrations and query cannot be told apart.")
+    kept, number = [], -1
+    for i, (t, part) in enumerate(pieces[first:], start=first):
+        own = _demonstration(part)
+        number = number if own is None else own
+        if i >= query or number in keep:
+            kept.append((t, part))
+    before = pieces[first][0], kept[0][0]  # what stands before the demonstrations moves to the turn that follows it
+    kept = [(before[1] if t == before[0] else t, part) for t, part in pieces[:first]] + kept
+    turns = (Turn(turn.role, tuple(p for t, p in kept if t == i)) for i, turn in enumerate(prompt.turns))
+    return replace(prompt, turns=tuple(turn for turn in turns if turn.parts))
+
+
+def windows(prompt: Prompt, count: int) -> tuple[Prompt, ...]:
+    """The demonstrations in `count` neighbouring groups of like size, each with the query; 0: one group each.
+
+    A prompt without demonstrations is its only window, and there are never more windows than demonstrations.
+    """
+    numbers = demonstrations(prompt)
+    if not numbers:
+        return (prompt,)
+    groups = min(count or len(numbers), len(numbers))
+    bounds = [i * len(numbers) // groups for i in range(groups + 1)]
+    return tuple(only_demonstrations(prompt, numbers[start:end]) for start, end in pairwise(bounds))
+
+
+def instructed(prompt: Prompt, text: str) -> Prompt:
+    """Another instruction: in the place of the prompt's own, or at the head of the first user turn."""
+    if "instruction" in prompt.spans:
+        return prompt.map(lambda part: replace(part, content=text) if part.name == "instruction" else part)
+    turns = list(prompt.turns)
+    place = next((t for t, turn in enumerate(turns) if turn.role == "user"), None)
+    if place is None:
+        raise PlanError("the prompt has no user turn that an instruction could stand in.")
+    turns[place] = replace(turns[place], parts=(Part(text, "instruction"), Part("\n"), *turns[place].parts))
+    return replace(prompt, turns=tuple(turns))
+
+
+def asked(prompt: Prompt, before: str = "", after: str = "") -> Prompt:
+    """Words before and after the query's question. Raises PlanError where the query has none."""
+    if "query.question" not in prompt.spans:
+        raise PlanError("the query has no question (no part is named 'query.question') that words could be put to.")
+    return prompt.map(
+        lambda part: replace(part, content=f"{before}{part.content}{after}") if part.name == "query.question" else part
+    )
+
+
+def described(prompt: Prompt, descriptions: Mapping[str, str]) -> Prompt:
+    """Pictures replaced, where they stand, by texts. descriptions: name of the picture's part -> text."""
+    return prompt.map(
+        lambda part: (
+            replace(part, content=descriptions[part.name])
+            if part.picture is not None and part.name in descriptions
+            else part
+        )
+    )
+
+
+def other_answers(prompt: Prompt, how: Literal["shuffled", "wrong"]) -> Prompt:
+    """Demonstrations with other answers, from the prompt's own stream.
+
+    shuffled: they exchange their answers, none keeps its place. wrong: each gets one of the other answers shown.
+    Raises PlanError where there is no other answer.
+    """
+    names = [part.name for part in prompt.parts() if _demonstration(part) is not None and part.name.endswith(".answer")]
+    answers = [part.text or "" for part in prompt.parts() if part.name in names]
+    draw = prompt.key.numpy(f"answers/{how}")
+    if len(set(answers)) < 2:
+        shown = f"all {len(answers)} are {answers[0]!r}" if answers else "there are none"
+        raise PlanError(f"demonstrations with other answers need two different ones, and {shown}.")
+    if how == "shuffled":
+        order = draw.permutation(len(answers)).tolist()
+        told = {names[a]: answers[b] for a, b in zip(order, order[1:] + order[:1], strict=True)}
+    else:
+        told = {}
+        for name, answer in zip(names, answers, strict=True):
+            others = [other for other in answers if other != answer]
+            told[name] = others[int(draw.integers(len(others)))]
+    return prompt.map(lambda part: replace(part, content=told[part.name]) if part.name in told else part)
+
+
+def _demonstration(part: Part) -> int | None:
+    if not part.name.startswith("demo["):
+        return None
+    return int(part.name[5 : part.name.index("]")])
