@@ -4,7 +4,8 @@
     disagreement   mean over samples of the share of pairs of orders under which the answers differ. It does not grow
                    with the number of orders, as "changed under any of them" does
 
-The orders are the values of the axis `order`: `order.index: [0, 1, ...]` of `permutation`, or any orderers.
+The orders are the permutations of the axis `order` (`order.index: [0, 1, ...]`) where it has two or more, else all of
+its values that did not see the gold: an oracle's order is not one by chance.
 """
 
 from itertools import combinations
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import answered, interval, records, said, settings, table, units
-from experiments.stats.arms import NONE
+from experiments.analyses.samples import answered, interval, records, said, settings, table, texts, units
 from experiments.stats.pairs import UnpairedError
+from experiments.store import Store
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 def analyse(view: "View") -> "DataFrame":
     """A row a setting. Raises ConfigError with fewer than two orders, UnpairedError where an order lacks samples."""
     rows = answered(view)
-    rows = rows[rows["order"] != NONE]
+    rows = rows[rows["cell"].isin(_by_chance(view, rows))]
     if rows["order"].nunique() < 2:
         raise ConfigError(
             f"{view.path}: there is one order only. Make it an axis: order: permutation, and in grid "
@@ -53,3 +54,14 @@ def analyse(view: "View") -> "DataFrame":
             {**setting, "orders": orders, "accuracy": float(means.mean()), **spread, **told_interval, "n": len(first)}
         )
     return table(found, f"Sensitivity to the order of demonstrations ({view.metric})")
+
+
+def _by_chance(view: "View", rows: "DataFrame") -> set[str]:
+    """The cells whose orders are compared."""
+    nodes = {str(digest): (Store(view.path).cell(str(digest)) or {}).get("order") for digest in rows["cell"].unique()}
+    ordered = {digest: node for digest, node in nodes.items() if node}
+    permuted = {digest for digest, node in ordered.items() if node.get("name") == "permutation"}
+    if len({ordered[digest].get("index") for digest in permuted}) > 1:
+        return permuted
+    oracles = set(rows[[any("saw the gold" in m for m in texts(row, "marks")) for row in records(rows)]]["cell"])
+    return set(ordered) - oracles

@@ -124,3 +124,14 @@ def test_the_noise_curve_of_a_model_that_knows_is_flat(ran: Any) -> None:
 def test_a_noise_curve_needs_two_shares(ran: Any) -> None:
     with pytest.raises(ConfigError, match="two shares of wrong labels or more"):
         noisy_labels.analyse(ran(shots=2))
+
+
+def test_an_oracle_s_order_is_not_one_by_chance(ran: Any) -> None:
+    orders = ["reversed", "as_retrieved", {"name": "label_at", "place": "tail"}]
+    (told,) = order_sensitivity.analyse(ran(model="fake-copy", shots=4, grid={"order": orders})).to_dict("records")
+    assert told["orders"] == 2
+    more = [*orders, *({"name": "permutation", "index": i} for i in range(3))]
+    (told,) = order_sensitivity.analyse(ran(name="m", model="fake-copy", shots=4, grid={"order": more})).to_dict(
+        "records"
+    )
+    assert told["orders"] == 3
