@@ -15,8 +15,8 @@ def kl(p: "Tensor", q: "Tensor") -> "Tensor":
 
     of_p = p.softmax(-1)
     ratio = torch.where(of_p > 0, p.log_softmax(-1) - q.log_softmax(-1), 0.0)
-    total: Tensor = (of_p * ratio).sum(-1, keepdim=True)
-    return total.clamp(min=0)
+    total: Tensor = (of_p * ratio).sum(-1, keepdim=True).clamp(min=0)
+    return total
 
 
 def jensen_shannon(p: "Tensor", q: "Tensor") -> "Tensor":
@@ -25,7 +25,8 @@ def jensen_shannon(p: "Tensor", q: "Tensor") -> "Tensor":
 
     of_p, of_q = p.softmax(-1), q.softmax(-1)
     mixed = torch.special.entr((of_p + of_q) / 2).sum(-1, keepdim=True)
-    return (mixed - (entropy(p) + entropy(q)) / 2).clamp(min=0)
+    apart: Tensor = (mixed - (entropy(p) + entropy(q)) / 2).clamp(min=0)
+    return apart
 
 
 def bounded(p: "Tensor", q: "Tensor", kappa: float) -> "Tensor":
@@ -34,8 +35,8 @@ def bounded(p: "Tensor", q: "Tensor", kappa: float) -> "Tensor":
 
     of_p, of_q = p.softmax(-1), q.softmax(-1)
     apart = torch.log2((of_p - of_q).abs() ** kappa + 1)
-    total: Tensor = ((of_p + of_q) * apart).sum(-1, keepdim=True) / 2
-    return total.clamp(0, 1)
+    total: Tensor = (((of_p + of_q) * apart).sum(-1, keepdim=True) / 2).clamp(0, 1)
+    return total
 
 
 def entropy(scores: "Tensor") -> "Tensor":

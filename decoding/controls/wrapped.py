@@ -38,6 +38,10 @@ class Wrapped(Threaded):
         return self.reads_all and self.of.draws
 
     @property
+    def remembers(self) -> bool:  # type: ignore[override]
+        return self.reads_all and self.of.remembers
+
+    @property
     def over_options(self) -> bool:  # type: ignore[override]
         return self.of.over_options
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from decoding.base import Strategy
+from decoding.base import NewThread, Strategy, Thread
 from decoding.lockstep.branch import Branch
 from decoding.lockstep.ledger import LEDGER, put
 from decoding.lockstep.wire import arm_of
@@ -75,7 +75,7 @@ def _force_alike(logits: "Tensor", groups: Sequence[Group]) -> None:
     if heads[0].branch.scores_options:
         tokens, faults = _option_tokens(strategy, own, heads, step)
     else:
-        combined, faults = scores(strategy, own, step)
+        combined, faults = scores(strategy, own, step, _threads(strategy, heads))
         tokens = sampler.choose(combined, [head.branch.key for head in heads], step)
         _keep_trace(combined, own[0], tokens, heads, step)
     logits[index, tokens.expand_as(index)] = CHOSEN
@@ -86,11 +86,18 @@ def _force_alike(logits: "Tensor", groups: Sequence[Group]) -> None:
         _refuse(logits, index, heads, faults)
 
 
+def _threads(strategy: Strategy, heads: Sequence[Row]) -> list[Thread]:
+    """Each group's own random stream, and what its strategy kept."""
+    return [
+        NewThread(head.branch.key, LEDGER.of(head.branch.group).memory if strategy.remembers else {}) for head in heads
+    ]
+
+
 def _option_tokens(
     strategy: Strategy, own: "Tensor", heads: Sequence[Row], step: int
 ) -> "tuple[Tensor, dict[int, str]]":
     """The option's next token for each group, with its log-probability kept."""
-    told, faults = logprobs_of(strategy, own, step)
+    told, faults = logprobs_of(strategy, own, step, _threads(strategy, heads))
     tokens = [head.branch.force[step] if step < len(head.branch.force) else 0 for head in heads]
     chosen = torch.tensor(tokens, device=own.device)
     values = told.gather(-1, chosen[:, None])[:, 0].tolist()

@@ -16,7 +16,8 @@ class Record:
     """Of one group. Lists have one entry a step.
 
     trace: numbers of the step. logprob: of the chosen token in the combined distribution. first: of the tokens asked
-    for at step 0. forced: of the option's own tokens. faults: step -> why the step could not be taken.
+    for at step 0. forced: of the option's own tokens. faults: step -> why the step could not be taken. memory: what the
+    strategy kept, by step.
     """
 
     trace: list[list[float]] = field(default_factory=list)
@@ -24,6 +25,7 @@ class Record:
     first: list[float] = field(default_factory=list)
     forced: list[float] = field(default_factory=list)
     faults: dict[int, str] = field(default_factory=dict)
+    memory: dict[int, int] = field(default_factory=dict)
 
 
 class Ledger:
