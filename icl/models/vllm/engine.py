@@ -18,8 +18,12 @@ PLUG_IN = {
     "async_scheduling": False,
 }
 ENVIRONMENT = {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-ON_CPU = {"TORCHDYNAMO_DISABLE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-"""Set where they are not set: vLLM reads them when it starts. Without a compiler torch's dynamo stops the engine."""
+ON_CPU = {
+    "TORCHDYNAMO_DISABLE": "1",  # without a C++ compiler it stops the engine
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # a process of its own is worth its start where a GPU waits for this one
+}
+"""Set where they are not set: vLLM reads them when it starts."""
 
 Done = Callable[[int, list[Said]], None]
 

@@ -88,8 +88,8 @@ class Inputs:
             if not values.is_floating_point():
                 raise ModelError(
                     f"picture {picture.origin} has an edit on processed pixels, and vLLM's processor for "
-                    f"{self.hf.path} leaves normalisation to the model. Leave mm_device_do_normalize out of engine_args, "
-                    "or use the backend 'hf'."
+                    f"{self.hf.path} leaves normalisation to the model. Leave mm_device_do_normalize out of "
+                    "engine_args, or use the backend 'hf'."
                 )
             for edit in picture.pixel_edits:
                 values = edit.on_pixels(values)

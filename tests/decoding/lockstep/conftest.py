@@ -1,21 +1,5 @@
-"""The environment that vLLM reads when it is imported, for tests on a CPU."""
-
-import os
 import sys
 from pathlib import Path
 
-os.environ.update(
-    {
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "TORCHDYNAMO_DISABLE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_USE_V2_MODEL_RUNNER": "0",
-    }
-)
 sys.path.insert(0, str(Path(__file__).parent))
+import environment  # noqa: F401

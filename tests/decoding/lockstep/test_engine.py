@@ -158,12 +158,11 @@ def test_a_prompt_with_more_pictures_than_allowed_fails_with_a_sentence(engine: 
 
 
 def test_a_strategy_without_a_file_is_refused_before_anything_runs(engine: groups.Watched) -> None:
-    spec = importlib.util.spec_from_file_location("poison", Path(__file__).with_name("poison.py"))
+    spec = importlib.util.spec_from_file_location("__main__", Path(__file__).with_name("poison.py"))
     assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    module.__dict__["__name__"] = "__main__"
     assert spec.loader is not None
-    exec(compile(Path(spec.origin or "").read_text(), "notebook", "exec"), module.__dict__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     (answer,) = groups.run_jobs(engine, [Job(groups.prompts(1)[0], parse_arm(module.Poison()))])
     assert isinstance(answer, Failure)
     assert "Put it into a file of its own" in answer.reason

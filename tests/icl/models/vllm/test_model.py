@@ -1,0 +1,156 @@
+"""The component: the ids and answers of the checkpoint itself, what it is started with, what it refuses."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import checkpoints
+import groups
+import transformers
+
+from decoding.arm import parse_arm
+from decoding.jobs import Failure, Job
+from icl.errors import ConfigError, ModelError
+from icl.models.base import Request
+from icl.models.vllm.model import VLLM
+from icl.registry import build
+
+ARCHITECTURES = ("llava", "qwen2_5_vl")
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.saved(request.param, tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Iterator[VLLM]:
+    made = groups.tiny_engine(folder)
+    yield made
+    made.unload()
+
+
+def greedy(folder: Path, prompts: list[Any], length: int) -> list[tuple[list[int], list[int]]]:
+    """(ids of the prompt, ids of the answer) by `generate` of transformers."""
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    weights = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
+    told = []
+    for conversation in checkpoints.tiny_models().conversations(prompts):
+        inputs = processor.apply_chat_template(
+            conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        ids = weights.generate(**inputs, max_new_tokens=length, do_sample=False)[0].tolist()
+        size = inputs["input_ids"].shape[1]
+        told.append((ids[:size], ids[size:]))
+    return told
+
+
+def test_prompts_and_greedy_answers_are_those_of_generate(folder: Path, model: VLLM) -> None:
+    prompts = groups.prompts(12, seed=21)
+    answers = model.generate([Request(prompt, max_new_tokens=8) for prompt in prompts])
+    for prompt, answer, (read, said) in zip(prompts, answers, greedy(folder, prompts, 8), strict=True):
+        assert model.engine.inputs.of(prompt)["prompt_token_ids"] == read
+        stopped = said[-1] in model.stop_tokens
+        assert list(answer.tokens) == (said[:-1] if stopped else said)
+        assert answer.finish == ("stop" if stopped else "length")
+        assert answer.usage.prompt_tokens == len(read) == model.count_tokens(prompt)
+
+
+def test_ids_that_differ_from_the_checkpoints_own_are_an_error(model: VLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = model.engine.inputs
+    own = type(inputs).ids
+    monkeypatch.setattr(type(inputs), "ids", lambda self, prompt: [*own(self, prompt)[:5], 65, *own(self, prompt)[5:]])
+    with pytest.raises(ModelError, match="they part at token 5"):
+        inputs.of(groups.prompts(1, seed=22)[0])
+
+
+def test_pictures_go_by_their_digest_and_are_processed_once(model: VLLM) -> None:
+    prompt = groups.prompts(1, seed=23)[0]
+    first, second = model.engine.inputs.of(prompt), model.engine.inputs.of(prompt)
+    assert first["mm_hashes"]["image"] == [picture.digest for picture in prompt.pictures]
+    assert second["mm_kwargs"]["image"] == [None] * len(prompt.pictures)  # in the engine already
+
+
+def test_what_prompts_share_is_read_from_the_prefix_cache(model: VLLM) -> None:
+    tiny = checkpoints.tiny_models()
+    prompts = [tiny.prompt([1, 2, 3, 4], f"question {i}?", f"fixed{i}") for i in range(8)]
+    jobs = [Job(prompt, parse_arm("greedy"), max_new_tokens=2) for prompt in prompts]
+    before = dict(model.counters())
+    groups.run_jobs(model, jobs, trace=False)
+    read, cached = (model.counters()[key] - before[key] for key in ("prompt_tokens", "cached_tokens"))
+    assert cached > 0.6 * read
+
+
+def test_the_registry_builds_it_without_importing_vllm() -> None:
+    made = build("model", {"name": "vllm", "path": "tiny", "max_model_len": 2048, "engine_args": {"max_num_seqs": 4}})
+    assert made.arguments()["max_num_seqs"] == 4
+    assert made.arguments()["scheduler_cls"].endswith("LockstepScheduler")
+    assert "strategies" in made.abilities
+
+
+def test_settings_of_its_own_cannot_be_given_twice() -> None:
+    with pytest.raises(ConfigError, match=r"engine_args: scheduler_cls"):
+        build("model", {"name": "vllm", "engine_args": {"scheduler_cls": "x"}})
+
+
+def test_the_digest_tells_settings_that_change_an_output(folder: Path) -> None:
+    plain = VLLM(str(folder))
+    assert plain.digest == VLLM(str(folder), in_flight=3, max_pictures=2).digest
+    assert plain.digest != VLLM(str(folder), dtype="bfloat16").digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"scheduling_policy": "priority"}, "priority policy preempts single branches"),
+        ({"max_num_batched_tokens": 0}, "does not start"),
+    ],
+)
+def test_an_engine_that_cannot_run_strategies_does_not_start(
+    folder: Path, arguments: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ModelError, match=sentence):
+        groups.tiny_engine(folder, **arguments).load()
+
+
+def test_a_folder_that_is_no_checkpoint_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no config"):
+        VLLM(str(tmp_path)).load()
+
+
+def test_it_runs_in_processes_of_its_own_and_can_be_started_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the engine, its scheduler and its worker each elsewhere. Faults and traces come through."""
+    if "qwen" in folder.name:
+        pytest.skip("one architecture is enough: it takes long to start")
+    monkeypatch.setitem(os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    poison = Path(groups.__file__).with_name("poison.py")
+    arms = [
+        parse_arm(arm)
+        for arm in (
+            groups.ARMS[0],
+            groups.ARMS[2],
+            {"name": f"{poison}:Poison"},
+            {"name": f"{poison}:Poison", "branch_count": 2},
+        )
+    ]
+    prompts = groups.prompts(2, seed=25)
+    jobs = [Job(prompt, arm, max_new_tokens=6) for prompt in prompts for arm in arms]
+    model = groups.tiny_engine(folder)
+    apart = groups.run_jobs(model, jobs)
+    model.unload()
+    monkeypatch.setitem(os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    inside = groups.run_jobs(model, jobs)
+    model.unload()
+    assert [getattr(a, "tokens", None) for a in apart] == [getattr(a, "tokens", None) for a in inside]
+    assert [getattr(a, "trace", None) for a in apart] == [getattr(a, "trace", None) for a in inside]
+    failed = [a.reason for a in apart if isinstance(a, Failure)]
+    assert failed == [a.reason for a in inside if isinstance(a, Failure)]
+    assert all("step 2: the combined scores of Poison rule out every token" in reason for reason in failed)
+    assert failed
