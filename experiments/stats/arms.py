@@ -93,10 +93,9 @@ def checked_setting(frame: "DataFrame", setting: Mapping[str, Any], axes: Sequen
 def reference_of(arm: Arm, to: Mapping[str, Any], candidates: Sequence[Arm]) -> Arm | None:
     """The arm that differs from `arm` in the keys of `to` alone; what cannot matter to it need not agree.
 
-    None where `arm` is a reference itself, where a key of `to` cannot matter to it, or where there is no such arm.
+    None where `arm` is a reference itself, and where there is no such arm (at 0 shots there is none of a retriever).
     """
-    free = [key for key in to if key in FREE_AT_ZERO and arm[key] == NONE and arm.get("shots") == 0]
-    if free or all(arm[key] == value for key, value in to.items()):
+    if all(arm[key] == value for key, value in to.items()):
         return None
     wanted = {**arm, **to}
     fitting = [c for c in candidates if belongs(c, wanted) and all(c[key] == value for key, value in to.items())]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.stats.arms import arms, axes_of, checked_setting, reference_of, tidy, told, varying
 from experiments.stats.pairs import KEYS, Comparison, pair, paired_test
 from experiments.stats.significance import holm
-from experiments.stats.trials import LEVEL, Verdict
+from experiments.stats.trials import Verdict, verdict_of
 from icl.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -72,10 +72,9 @@ def compare(
     return table[[*axes, *RESULT]]
 
 
-def verdicts(table: "DataFrame", level: float = LEVEL) -> list[Verdict]:
-    """For each row of a comparison: better or worse where the corrected p is at most the level, else open."""
-    rows = zip(table["p_corrected"], table["difference"], strict=True)
-    return ["open" if p > level or d == 0 else "better" if d > 0 else "worse" for p, d in rows]
+def verdicts(table: "DataFrame") -> list[Verdict]:
+    """For each row of a comparison: better or worse where the corrected p is at most .05, else open."""
+    return [verdict_of(p, d) for p, d in zip(table["p_corrected"], table["difference"], strict=True)]
 
 
 def _against_arms(
@@ -106,7 +105,7 @@ def _against_baseline(
     rows = []
     for arm, mine in arms(samples, axes):
         usable = mine[mine[column].notna()]
-        if len(usable) and arm.get("shots", 1) != 0:
+        if len(usable):
             names = (column, told(arm, varying(samples, axes)))
             pairs = pair(usable, usable, metric, on=KEYS, names=names, reference_metric=column)
             rows.append(_row(arm, column, pairs, paired_test(pairs, level, names)))

@@ -39,9 +39,7 @@ class Trial:
     def verdict(self) -> Verdict:
         if self.result is None:
             return "unpaired"
-        if self.p > LEVEL or self.result.difference == 0:
-            return "open"
-        return "better" if self.result.difference > 0 else "worse"
+        return verdict_of(self.p, self.result.difference)
 
     @property
     def identical(self) -> bool:
@@ -65,6 +63,13 @@ class Trial:
     def short(self) -> str:
         """'+.021, p = .03'."""
         return f"{signed(self.result.difference)}, {p_value(self.p)}" if self.result else self.refused
+
+
+def verdict_of(p: float, difference: float) -> Verdict:
+    """What a corrected p and a difference allow to say."""
+    if p > LEVEL or difference == 0:
+        return "open"
+    return "better" if difference > 0 else "worse"
 
 
 def trial(

@@ -89,6 +89,16 @@ def test_a_retriever_named_none_is_an_arm_of_its_own(arm):
     assert list(compare(frame, {"retriever": "none"}, axes=("shots", "retriever"))["difference"]) == [0.5]
 
 
+def test_no_demonstrations_at_two_shots_stand_for_no_other_retriever(arm):
+    frame = pd.concat([
+        arm([0, 0], shots=2, retriever="none", decoding="greedy"),
+        arm([1, 1], shots=2, retriever="none", decoding="vcd"),
+        arm([1, 0], shots=2, retriever="knn", decoding="vcd"),
+    ])  # fmt: skip
+    found = compare(frame, {"decoding": "greedy"}, axes=("shots", "retriever", "decoding"))
+    assert list(found["retriever"]) == ["none"]
+
+
 def test_values_may_be_text_as_from_a_command_line(grid):
     assert len(compare(grid, {"shots": "0"}, axes=AXES)) == 3
 

@@ -64,8 +64,9 @@ def test_demonstrations_that_hurt_are_named(run):
     (gain,) = only(findings(frame), "ICL gain")
     assert gain.verdict == "better"
     assert "Below 0 shots: random at 2 shots (−.200, p < .001)" in gain.more
-    worse = run({(0, "", "greedy"): 0.7, (2, "random", "greedy"): 0.5})
-    assert only(findings(worse), "ICL gain")[0].verdict == "worse"
+    (worse,) = only(findings(run({(0, "", "greedy"): 0.7, (2, "random", "greedy"): 0.5})), "ICL gain")
+    assert (worse.verdict, worse.more) == ("worse", "")
+    assert worse.claim == "no gain; even random at 2 shots is below 0 shots (.500 against .700)"
 
 
 def test_a_gain_of_form_is_told_beside_the_gain(run):
