@@ -35,7 +35,8 @@ def analyse(view: "View") -> "DataFrame":
         prior, follow = ([plain(texts(row, "renamed")[i]) for row in renamed] for i in (0, 1))
         followed = [a == b for a, b in zip(told, follow, strict=True)]
         known = [a == b for a, b in zip(told, prior, strict=True)]
-        shares = {"prior": float(np.mean(known)), "other": 1 - float(np.mean(followed)) - float(np.mean(known))}
+        neither = [not (a or b) for a, b in zip(followed, known, strict=True)]
+        shares = {"prior": float(np.mean(known)), "other": float(np.mean(neither))}
         counts = {"n": len(renamed), "unmapped": len(every) - len(renamed)}
         found.append({**setting, **interval(followed, units(renamed), "follow"), **shares, **counts})
     if not found:

@@ -1,11 +1,15 @@
 """`icl analyze`."""
 
+import io
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from rich.console import Console
 
 from experiments.analyses.catalogue import analysis, catalogue
+from experiments.analyses.show import show
 from icl.cli.main import main
 
 
@@ -33,3 +37,31 @@ def test_an_unknown_analysis_names_the_nearest(ran: Any, capsys: pytest.CaptureF
 @pytest.mark.parametrize("name", catalogue())
 def test_every_analysis_is_a_function(name: str) -> None:
     assert callable(analysis(name))
+
+
+def test_a_table_says_once_what_is_the_same_and_folds_no_number() -> None:
+    frame = pd.DataFrame(
+        [
+            {
+                "task": "shapes",
+                "shots": 4,
+                "order": order,
+                "follow": 0.5,
+                "low": 0.25,
+                "high": 1.0,
+                "drop": -0.1,
+                "p": 0.0001,
+            }
+            for order in ("reversed", "as_retrieved")
+        ]
+    )
+    frame.attrs |= {"title": "Title", "signed": ("drop",), "note": "note"}
+    out = io.StringIO()
+    show(frame, Console(file=out, width=20))
+    assert [line.split() for line in out.getvalue().splitlines()] == [
+        ["Title", "shapes,", "4", "shots"],
+        ["order", "follow", "95", "%", "drop", "p"],
+        ["reversed", ".500", "[.250,", "1.000]", "−.100", "<", ".001"],
+        ["as_retrieved", ".500", "[.250,", "1.000]", "−.100", "<", ".001"],
+        ["note"],
+    ]

@@ -112,3 +112,11 @@ def test_the_query_s_class_is_unlearned(transformed: Make) -> None:
     assert done.provenance == ("unlearn: 2 relabelled, saw labels, saw the gold",)
     assert transformed("unlearn", ["dog"], ["cat", "dog"], gold="cat").renamed == {}
     assert transformed({"name": "unlearn", "classes": ["dog"]}, ["cat"], ["cat", "dog"], gold="cat").renamed == {}
+
+
+def test_symbols_may_be_drawn_from_words_of_one_s_own(transformed: Make) -> None:
+    node = {"name": "symbols", "words": ["dax", "wug", "red"]}
+    done = transformed(node, ["red", "blue"])
+    assert sorted(_answers(done)) == ["dax", "wug"]
+    with pytest.raises(PlanError, match="needs 3 words for its answers, and 2 of the 3 given"):
+        transformed(node, ["red", "blue", "green"])
