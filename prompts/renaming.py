@@ -4,7 +4,7 @@ Labels are flipped or become symbols by one map a context. A map is applied to w
 what it does not name stays as it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from icl.metrics.normalise import plain
@@ -18,6 +18,35 @@ def answers_of(context: Context) -> tuple[str, ...]:
     return tuple(
         {plain(answer): answer for answer in reversed(spoken)}[key] for key in dict.fromkeys(map(plain, spoken))
     )
+
+
+def rivals_of(context: Context) -> list[tuple[str, ...]]:
+    """The answers by what they answer: options of one example are rivals, and so are all answers without options.
+
+    Sets of options that share an answer are one. A context of yes/no questions and of questions for a colour has two.
+    In the order of `answers_of`; every answer is in one group.
+    """
+    ranked = [demo.example for demo in sorted(context.demos, key=lambda demo: demo.rank)]
+    free = [example.answer for example in ranked if not example.options]
+    sets = [context.query.options, *((*example.options, example.answer) for example in ranked if example.options), free]
+    groups: list[dict[str, str]] = []
+    for together in sets:
+        mine = {plain(answer): answer for answer in reversed(together)}
+        mine = {key: mine[key] for key in dict.fromkeys(map(plain, together))}
+        touching = [group for group in groups if group.keys() & mine.keys()]
+        whole: dict[str, str] = {}
+        for group in (*touching, mine):
+            whole |= {key: answer for key, answer in group.items() if key not in whole}
+        place = groups.index(touching[0]) if touching else len(groups)
+        groups = [group for group in groups if not any(group is other for other in touching)]
+        if whole:
+            groups.insert(place, whole)
+    return [tuple(group.values()) for group in groups]
+
+
+def rivals(answer: str, groups: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The group of an answer, in its order."""
+    return next(group for group in groups if plain(answer) in map(plain, group))
 
 
 def called(answer: str, names: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
     removed     nothing stands where the answer stood
     permuted    demonstrations exchange their answers: the label distribution stays, the mapping goes
-    random      each is drawn anew, uniformly among the query's options and the answers shown: may be right by chance
+    random      each is drawn anew, uniformly among its options, or the answers shown: may be right by chance
 
 A permutation is drawn among those that give the most demonstrations another answer. With few labels that is not all of
 them, and with demonstrations of one label none: the mark says what share changed, for every number made from it.
@@ -15,7 +15,7 @@ from icl.metrics.normalise import plain
 from icl.registry import component
 from icl.types import Context, Demo
 from prompts.changing import deranged, ranked, with_demos
-from prompts.renaming import answers_of, shown_as
+from prompts.renaming import rivals, rivals_of, shown_as
 
 
 @component("transform", "answers")
@@ -45,5 +45,5 @@ class Answers:
 
 
 def _drawn(context: Context, demo: Demo) -> str:
-    among = answers_of(context)
+    among = rivals(demo.example.answer, rivals_of(context))
     return among[int(context.key.numpy(f"transform/answers/{demo.example.id}").integers(len(among)))]

@@ -1,7 +1,8 @@
 """Flipped labels: does the model follow its demonstrations against what it knows? (Wei et al. 2023; Xu et al. 2025)
 
-One bijection a context: each answer becomes the next one, cyclically, in the order of the query's options and then of
-what the demonstrations show. With two labels that is the flip. Only the demonstrations change. The gold stays, so
+One bijection a context: each answer becomes the next of its rivals, cyclically: of its options, or of the answers that
+the demonstrations show. With two labels that is the flip; among questions of several kinds each kind has its own cycle.
+Only the demonstrations change. The gold stays, so
 accuracy falls where they are followed; the sample keeps both answers, and `icl analyze RUN following` tells follow,
 prior and other apart. (The papers differ: accuracy against the flipped label, or far below one half.)
 """
@@ -12,7 +13,7 @@ from typing import ClassVar
 from icl.registry import component
 from icl.types import Context
 from prompts.changing import ranked, with_demos
-from prompts.renaming import answers_of, called, composed, shown_as
+from prompts.renaming import called, composed, rivals_of, shown_as
 
 
 @component("transform", "flip_labels")
@@ -23,11 +24,11 @@ class FlipLabels:
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     def transform(self, context: Context) -> Context:
-        labels = answers_of(context)
-        if len(labels) < 2:
+        groups = [group for group in rivals_of(context) if len(group) > 1]
+        if not groups:
             mark = "flip_labels: fewer than two labels, nothing is flipped, saw labels"
             return replace(context, provenance=(*context.provenance, mark)) if context.demos else context
-        names = dict(zip(labels, labels[1:] + labels[:1], strict=True))
+        names = {old: new for group in groups for old, new in zip(group, group[1:] + group[:1], strict=True)}
         new = [shown_as(demo, called(demo.example.answer, names)) for demo in ranked(context)]
-        flipped = with_demos(context, new, f"flip_labels: {len(labels)} labels, saw labels")
+        flipped = with_demos(context, new, f"flip_labels: {len(names)} labels, saw labels")
         return replace(flipped, renamed=composed(context.renamed, names)) if context.demos else context

@@ -1,8 +1,8 @@
 """A share of the demonstrations answers wrongly: how much label noise does in-context learning bear? (Min et al. 2022)
 
-Exactly round(share x n) demonstrations (halves up) are wrong, and really wrong: theirs is another answer among the
-query's options and those shown, each as likely. Which ones, and what they say, belongs to the query, so a larger share
-keeps the errors of a smaller one.
+Exactly round(share x n) demonstrations (halves up) are wrong, and really wrong: theirs is another answer among its
+rivals (its options, or the answers shown), each as likely. Which ones, and what they say, belongs to the query, so a
+larger share keeps the errors of a smaller one.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from icl.params import Share
 from icl.registry import component
 from icl.types import Context, Demo
 from prompts.changing import ranked, with_demos
-from prompts.renaming import answers_of, shown_as
+from prompts.renaming import rivals, rivals_of, shown_as
 
 
 @component("transform", "noisy_labels")
@@ -39,7 +39,8 @@ class NoisyLabels:
 
 
 def _wrong(context: Context, demo: Demo) -> Demo:
-    others = [answer for answer in answers_of(context) if plain(answer) != plain(demo.example.answer)]
+    among = rivals(demo.example.answer, rivals_of(context))
+    others = [answer for answer in among if plain(answer) != plain(demo.example.answer)]
     if not others:
         return demo
     drawn = context.key.numpy(f"transform/noisy_labels/{demo.example.id}").integers(len(others))

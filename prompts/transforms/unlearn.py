@@ -14,7 +14,7 @@ from icl.registry import component
 from icl.types import Context
 from prompts.changing import ranked, with_demos
 from prompts.oracle import gold_of
-from prompts.renaming import answers_of, called, shown_as
+from prompts.renaming import called, rivals_of, shown_as
 
 
 @component("transform", "unlearn")
@@ -28,7 +28,7 @@ class Unlearn:
 
     def transform(self, context: Context) -> Context:
         gold = gold_of(context, "transform 'unlearn'").answer
-        labels = answers_of(context)
+        labels = next((g for g in rivals_of(context) if plain(gold) in map(plain, g)), ())
         told = [plain(label) for label in labels]
         if (self.classes and plain(gold) not in map(plain, self.classes)) or plain(gold) not in told or len(told) < 2:
             return context

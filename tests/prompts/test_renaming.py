@@ -1,7 +1,16 @@
 """Answers under other names, and the gold that a query is scored by."""
 
 from icl.types import Context, Demo, Example
-from prompts.renaming import answers_of, before_and_after, called, composed, scored_by, shown_as
+from prompts.renaming import (
+    answers_of,
+    before_and_after,
+    called,
+    composed,
+    rivals,
+    rivals_of,
+    scored_by,
+    shown_as,
+)
 
 QUERY = Example("q", (), "?", ("Red", "crimson"), ("red", "blue"), label="red")
 SYMBOLS = {"red": "dax", "blue": "wug"}
@@ -45,3 +54,22 @@ def test_the_label_goes_along_only_where_there_is_one() -> None:
     bare = Demo(Example("e", (), "?", ("red", "crimson")))
     assert shown_as(bare, "dax").example.answers == ("dax",)
     assert shown_as(bare, "dax").example.label is None
+
+
+def test_rivals_are_what_answers_one_question() -> None:
+    def demo(rank: int, answer: str, *options: str) -> Demo:
+        return Demo(Example(f"e{rank}", (), "?", (answer,), options), 0.5, rank)
+
+    query = Example("q", (), "?", ("no",), ("yes", "no")).query
+    demos = (
+        demo(3, "2"),
+        demo(2, "red", "red", "blue"),
+        demo(1, "five"),
+        demo(0, "No.", "no", "yes"),
+        demo(4, "tan", "blue"),
+    )
+    groups = rivals_of(Context(query, demos))
+    assert groups == [("yes", "no"), ("red", "blue", "tan"), ("five", "2")]
+    assert rivals("Blue", groups) == ("red", "blue", "tan")
+    assert rivals_of(Context(QUERY.query)) == [("red", "blue")]
+    assert rivals_of(Context(Example("q", (), "?", ("a",)).query)) == []

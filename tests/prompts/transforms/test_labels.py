@@ -1,6 +1,7 @@
 """Answers: removed, permuted, flipped, symbolised, renamed, wrong by a share."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -120,3 +121,13 @@ def test_symbols_may_be_drawn_from_words_of_one_s_own(transformed: Make) -> None
     assert sorted(_answers(done)) == ["dax", "wug"]
     with pytest.raises(PlanError, match="needs 3 words for its answers, and 2 of the 3 given"):
         transformed(node, ["red", "blue", "green"])
+
+
+def test_each_kind_of_question_flips_among_its_own_answers(transformed: Make) -> None:
+    context = transformed("questions", ["yes", "no", "red", "blue"])
+    kinds = [("yes", "no"), ("yes", "no"), ("red", "blue"), ("red", "blue")]
+    demos = tuple(replace(d, example=replace(d.example, options=kinds[d.rank])) for d in context.demos)
+    done = build("transform", "flip_labels").transform(replace(context, demos=demos))
+    assert _answers(done) == ["no", "yes", "blue", "red"]
+    noisy = build("transform", {"name": "noisy_labels", "share": 1}).transform(replace(context, demos=demos))
+    assert _answers(noisy) == ["no", "yes", "blue", "red"]
