@@ -1,6 +1,6 @@
 """Approximate nearest neighbours: FAISS proposes candidates from a part of the index, and their scores are exact.
 
-    hnsw    a navigable small-world graph (Malkov and Yashunin, 2016): 32 links a row, beams of 200 and 128
+    hnsw    a navigable small-world graph (Malkov and Yashunin, 2016): 32 links a row, beams of 200 and 48
     ivf     an inverted file (Jegou et al., 2011): about 4 sqrt(N) lists by k-means, the 32 nearest are read
 
 A neighbour may be missed, never mis-scored: candidates are ranked as the exact index ranks them. Both are built on one
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from retrievers.index import Index
 from retrievers.vectors import Vectors
 
-LINKS, BUILD, BEAM = 32, 200, 128
+LINKS, BUILD, BEAM = 32, 200, 48
 LISTS, PROBES, SAMPLE = 4, 32, 64
 """IVF: lists a root of N, lists read a query, training rows a list."""
 

@@ -28,10 +28,45 @@ from retrievers.vectors import Vectors, shown
 Parts = tuple[Vectors, ...]
 """[N, P, D] for each modality that is compared."""
 
-_PARTS: "WeakKeyDictionary[Pool, dict[tuple[Embeddings, str], Parts]]" = WeakKeyDictionary()
 
-CHUNK = 1024
-"""Members compared at once: bounds the memory."""
+@dataclass(frozen=True, eq=False)
+class Members:
+    """The parts of a pool, place by place: vectors [P, N, D], and where there are none, absent [P, N]."""
+
+    vectors: Vectors
+    absent: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, parts: Vectors) -> "Members":
+        """parts: [N, P, D], rows of zeros padding."""
+        vectors = np.ascontiguousarray(parts.transpose(1, 0, 2))
+        return cls(vectors, np.asarray(~vectors.any(axis=2), dtype=np.bool_))
+
+    def matches(self, asked: Vectors) -> NDArray[np.float32]:
+        """asked: [T, D] -> [T, N], the largest cosine with any part of each member.
+
+        In blocks of one shape, so that what else is asked changes no bit of a row's sums.
+        """
+        out = np.full((len(asked), self.vectors.shape[1]), ABSENT, np.float32)
+        block = np.zeros((ROWS, asked.shape[1]), np.float32)
+        for start in range(0, len(asked), ROWS):
+            some = asked[start : start + ROWS]
+            block[: len(some)], block[len(some) :] = some, 0
+            best = out[start : start + ROWS]
+            for vectors, absent in zip(self.vectors, self.absent, strict=True):
+                scores = block @ vectors.T
+                scores[:, absent] = ABSENT
+                np.maximum(best, scores[: len(some)], out=best)
+        return out
+
+
+_PARTS: "WeakKeyDictionary[Pool, dict[tuple[Embeddings, str], tuple[Members, ...]]]" = WeakKeyDictionary()
+
+ROWS = 64
+"""Parts of queries in one matrix product."""
+
+TOGETHER = 16
+"""Queries compared in one call: bounds the memory."""
 
 ABSENT = -1.0
 """The match with a member that has no such part at all."""
@@ -60,7 +95,7 @@ class Fine:
         source = embeddings(self.embedder, resources.cache)
         kept = _PARTS.setdefault(pool, {})
         if (source, self.by) not in kept:
-            kept[source, self.by] = self.parts(pool.examples, source)
+            kept[source, self.by] = tuple(map(Members.of, self.parts(pool.examples, source)))
         return FittedFine(self, pool, source, kept[source, self.by])
 
     def parts(self, items: Sequence[Query | Example], source: Embeddings) -> Parts:
@@ -88,44 +123,43 @@ class FittedFine:
     retriever: Fine
     pool: Pool
     source: Embeddings
-    parts: Parts
+    parts: tuple[Members, ...]
 
     def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
-        return [self._one(query, k) for query in queries] if k else [() for _ in queries]
+        if k == 0:
+            return [() for _ in queries]
+        groups = (queries[start : start + TOGETHER] for start in range(0, len(queries), TOGETHER))
+        return [
+            self._chosen(query, matches, k)
+            for group in groups
+            for query, matches in zip(group, self.matches(group), strict=True)
+        ]
 
-    def _one(self, query: Query, k: int) -> tuple[Scored, ...]:
+    def _chosen(self, query: Query, whole: Covered, k: int) -> tuple[Scored, ...]:
         allowed = fair(query)
         rows = [i for i, example in enumerate(self.pool.examples) if allowed(example)]
         if len(rows) < k:
             raise too_few(self.pool, query, k)
-        matches = self.matches(query)
-        matches = Covered(matches.matches[:, rows], matches.weights)
+        matches = Covered(whole.matches[:, rows], whole.weights)
         scores, chosen = matches.alone(), self.retriever.choose(matches, k)
         return tuple(Scored(self.pool.examples[rows[i]].id, round(float(scores[i]), 6)) for i in chosen)
 
-    def matches(self, query: Query) -> Covered:
-        """Of every part of the query with every member of the pool."""
-        found, weights = [], []
-        for (asked,), members, share in zip(
-            self.retriever.parts([query], self.source), self.parts, self.retriever.shares(), strict=True
+    def matches(self, queries: Sequence[Query]) -> list[Covered]:
+        """Of every part of each query with every member of the pool."""
+        found: list[list[NDArray[np.float32]]] = [[] for _ in queries]
+        weights: list[list[NDArray[np.float64]]] = [[] for _ in queries]
+        for asked, members, share in zip(
+            self.retriever.parts(queries, self.source), self.parts, self.retriever.shares(), strict=True
         ):
-            real = asked[np.abs(asked).sum(axis=1) > 0]
-            if not len(real):
-                raise DataError(f"query '{query.id}' has no words to compare: its question is {query.question!r}.")
-            found.append(best_matches(real, members))
-            weights.append(np.full(len(real), share / len(real)))
-        return Covered(np.concatenate(found), np.concatenate(weights))
-
-
-def best_matches(asked: Vectors, members: Vectors) -> NDArray[np.float32]:
-    """asked: [T, D]; members: [N, P, D], rows of zeros padding -> [T, N], the largest cosine with any part."""
-    out = np.empty((len(asked), len(members)), np.float32)
-    for start in range(0, len(members), CHUNK):
-        some = members[start : start + CHUNK]
-        scores = (some.reshape(-1, some.shape[2]) @ asked.T).reshape(len(some), some.shape[1], len(asked))
-        scores[np.abs(some).sum(axis=2) == 0] = ABSENT
-        out[:, start : start + len(some)] = scores.max(axis=1, initial=ABSENT).T
-    return out
+            real = [rows[rows.any(axis=1)] for rows in asked]
+            for query, rows in zip(queries, real, strict=True):
+                if not len(rows):
+                    raise DataError(f"query '{query.id}' has no words to compare: its question is {query.question!r}.")
+            ends = np.cumsum([len(rows) for rows in real])[:-1]
+            for i, part in enumerate(np.split(members.matches(np.concatenate(real)), ends)):
+                found[i].append(part)
+                weights[i].append(np.full(len(part), share / len(part)))
+        return [Covered(np.concatenate(f), np.concatenate(w)) for f, w in zip(found, weights, strict=True)]
 
 
 def _by_item(items: Sequence[Query | Example], patches: Vectors) -> Vectors:

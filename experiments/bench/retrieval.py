@@ -7,6 +7,7 @@ experiments.bench.retrieval` prints them.
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,20 +19,23 @@ from retrievers.at_random import Random
 from retrievers.base import Resources
 from retrievers.cache import embedded
 from retrievers.embedders.histogram import Histogram
-from retrievers.index import Index
+from retrievers.fine import Members
+from retrievers.index import Index, index_of
 from retrievers.knn import KNN
+from retrievers.selection import Covered, dpp, mmr
 from retrievers.vectors import unit
 
 Row = tuple[str, str, str]
 """What was measured, the figure, and its goal."""
 
 ROWS, DIM, QUERIES, SHOTS = 100_000, 128, 1_000, 8
+CANDIDATES, PICKED, PARTS = 1_000, 16, 8
 PICTURES, EPISODES, EPISODE = 500, 300, 16
 
 
 def rows() -> list[Row]:
     """All figures of this file."""
-    return [*_search(), *_cache(), *_episodes()]
+    return [*_search(), *_approximate(), *_diverse(), *_cache(), *_episodes()]
 
 
 def _search() -> list[Row]:
@@ -52,6 +56,63 @@ def _search() -> list[Row]:
         (f"{what}: time over FAISS flat", f"{ours / theirs:.2f} ({ours:.2f} s, {theirs:.2f} s)", "<= 1.10"),
         (f"{what}: scores equal FAISS", "yes" if same else "NO", "yes"),
     ]
+
+
+def _approximate() -> list[Row]:
+    """The approximate indexes against the exact one on the same vectors, in clusters, as embeddings lie."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((200, DIM), dtype=np.float32)
+    noise = rng.standard_normal((ROWS // 4 + QUERIES, DIM), dtype=np.float32)
+    rows = unit(centres[rng.integers(200, size=len(noise))] + 0.5 * noise)
+    vectors, queries = rows[QUERIES:], rows[:QUERIES]
+    exact, each = Index(vectors).nearest(queries, SHOTS), Index(vectors)
+    out: list[Row] = []
+    for search in ("hnsw", "ivf"):
+        start = time.process_time()
+        index = index_of(vectors, search)
+        built = time.process_time() - start
+        found = index.nearest(queries, SHOTS)
+        shared = [len({r for r, _ in a} & {r for r, _ in b}) / SHOTS for a, b in zip(exact, found, strict=True)]
+        fast, plain = _in_turn(partial(index.nearest, queries, SHOTS), partial(each.nearest, queries, SHOTS))
+        what = f"{search}, {QUERIES:,} queries over {len(vectors):,} x {DIM}"
+        figure = f"{fast / plain:.2f} of exact, built in {built:.1f} s"
+        out += [(f"{what}: time", figure, "< 1"), (f"{what}: recall", f"{np.mean(shared):.3f}", ">= 0.95")]
+    return out
+
+
+def _diverse() -> list[Row]:
+    """Sets of 16 from 1,000 candidates, for 1,000 queries; the candidates are found already."""
+    rng = np.random.default_rng(0)
+    vectors, queries = (unit(rng.standard_normal((n, DIM), dtype=np.float32)) for n in (20_000, QUERIES))
+    near = np.argpartition(-(queries @ vectors.T), CANDIDATES, axis=1)[:, :CANDIDATES]
+    parts = unit(rng.standard_normal((CANDIDATES * PARTS, DIM), dtype=np.float32))
+    members = Members.of(parts.reshape(CANDIDATES, PARTS, DIM))
+    asked = unit(rng.standard_normal((QUERIES * PARTS, DIM), dtype=np.float32)).reshape(QUERIES, PARTS, DIM)
+    weights = np.full(PARTS, 1 / PARTS)
+
+    def greedy(choose: Callable[..., list[int]], *more: float) -> None:
+        for query, rows in zip(queries, near, strict=True):
+            some = vectors[rows]
+            assert len(choose(some @ query, some, PICKED, *more)) == PICKED
+
+    def coverage() -> None:
+        for some in np.split(asked, QUERIES // 10):
+            for matches in np.split(members.matches(np.concatenate(some)), len(some)):
+                assert len(Covered(matches, weights).pick(PICKED)) == PICKED
+
+    out: list[Row] = []
+    runs: dict[str, Callable[[], None]] = {
+        "mmr": partial(greedy, mmr, 0.5),
+        "dpp": partial(greedy, dpp),
+        "set coverage, matching included": coverage,
+    }
+    for name, run in runs.items():
+        start = time.process_time()
+        run()
+        taken = time.process_time() - start
+        what = f"{name}: {PICKED} of {CANDIDATES:,} candidates for {QUERIES:,} queries"
+        out.append((what, f"{taken:.2f} s", "< 5 s"))
+    return out
 
 
 def _cache() -> list[Row]:
