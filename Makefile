@@ -35,10 +35,11 @@ lint: $(VENV)/ready-dev
 
 test: $(VENV)/ready-dev lint
 	@sh tests/install_browser.sh
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/decoding/lockstep --ignore tests/icl/models/vllm $(PYTEST_ARGS)
+	@PYTHON=$(PYTHON) sh tests/vllm_env.sh -q
 
 bench: $(VENV)/ready-dev
 	@$(BIN)/python -m experiments.bench
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
+	rm -rf $(VENV) .venv-vllm .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
