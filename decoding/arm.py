@@ -140,8 +140,16 @@ def _parameters(thing: Any) -> list[str]:
         if isinstance(value, Strategy):
             told.append(_told(value))
         elif f.default is MISSING or value != f.default:
-            told.append(f"{f.name}={value:g}" if isinstance(value, float) else f"{f.name}={value}")
+            told.append(f"{f.metadata.get('key', f.name)}={_value(value)}")
     return told
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    if is_dataclass(value):
+        return f"{{{', '.join(_parameters(value))}}}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _at(where: str, key: str = "") -> str:

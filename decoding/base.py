@@ -50,8 +50,9 @@ class Strategy:
     source each. sampler: how a token is drawn from the combined scores, where the YAML does not say.
     masks_in_combine: `combine` writes -inf, because its mask reads other branches than the reference.
     neutral: parameters at which the method is its reference under its mask (say alpha = 0), where there are such.
-    draws: its scores read the query's own random stream. remembers: they depend on earlier steps' memory. over_options: option scoring hands `mask` and `combine` the
-    log-probabilities of the options in place of tokens, [n, B, options]. options_only: it says nothing about texts.
+    draws: its scores read the query's own random stream. remembers: they depend on what earlier steps kept.
+    over_options: option scoring hands `mask` and `combine` the log-probabilities of the options in place of tokens,
+    [n, B, options]. options_only: it says nothing about texts.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})

@@ -1,0 +1,107 @@
+"""A branch as a config says it: what is changed about the prompt. `contrast` is made of these.
+
+no_picture                                    {change: noise, step: 900, pictures: all}
+{change: instruction, text: Guess wildly.}    {change: region, box: [0, 0, .5, 1]}
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
+
+from decoding import changes
+from icl import edits
+from icl.errors import ConfigError, did_you_mean
+from icl.params import Share
+from icl.types import Prompt, Where
+
+CHANGES: Mapping[str, Callable[[Prompt, "Branch"], Prompt]] = {
+    "none": lambda prompt, branch: prompt,
+    "noise": lambda prompt, branch: prompt.edit(edits.DiffusionNoise(branch.step), branch.pictures),
+    "blank": lambda prompt, branch: prompt.edit(edits.Blank(), branch.pictures),
+    "mean_colour": lambda prompt, branch: prompt.edit(edits.MeanColour(), branch.pictures),
+    "shuffled_patches": lambda prompt, branch: prompt.edit(edits.ShuffledPatches(branch.grid), branch.pictures),
+    "crop": lambda prompt, branch: prompt.edit(edits.Crop(*branch.box), branch.pictures),
+    "region": lambda prompt, branch: prompt.edit(edits.RegionMask(*branch.box), branch.pictures),
+    "varied": lambda prompt, branch: prompt.edit(edits.Varied(), branch.pictures),
+    "made_up": lambda prompt, branch: prompt.edit(edits.MadeUp(), branch.pictures),
+    "no_picture": lambda prompt, branch: changes.no_picture(prompt),
+    "no_demonstrations": lambda prompt, branch: changes.no_demonstrations(prompt),
+    "query_text_alone": lambda prompt, branch: changes.without(prompt, "both"),
+    "shuffled_answers": lambda prompt, branch: changes.other_answers(prompt, "shuffled"),
+    "wrong_answers": lambda prompt, branch: changes.other_answers(prompt, "wrong"),
+    "instruction": lambda prompt, branch: changes.instructed(prompt, branch.text),
+    "before_question": lambda prompt, branch: changes.asked(prompt, before=branch.text),
+    "after_question": lambda prompt, branch: changes.asked(prompt, after=branch.text),
+}
+"""name -> what it does to a prompt. A picture in place of another, and descriptions, need more than a name."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One changed prompt. pictures: which are edited. step: of the noise. grid: of patches. box: shares of the sides.
+
+    text: of an instruction, or beside the question. Each change reads its own and leaves the rest.
+    """
+
+    change: str = "none"
+    pictures: Where = "query"
+    step: Annotated[int, Ge(0), Le(edits.DIFFUSION_STEPS - 1)] = 500
+    grid: Annotated[int, Ge(2)] = 4
+    box: tuple[Share, Share, Share, Share] = (0.0, 0.0, 1.0, 1.0)
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        if self.change not in CHANGES:
+            raise ConfigError(
+                f"no branch change named '{self.change}'.{did_you_mean(self.change, CHANGES)} "
+                f"Changes: {', '.join(CHANGES)}."
+            )
+        if self.change in ("instruction", "before_question", "after_question") and not self.text:
+            raise ConfigError(f"the branch change '{self.change}' needs a text: {{change: {self.change}, text: ...}}.")
+        if self.change in ("crop", "region"):
+            edits.Box(*self.box)  # a box turned around is an error before anything runs
+
+    def of(self, prompt: Prompt) -> Prompt:
+        return CHANGES[self.change](prompt, self)
+
+
+class Branches:
+    """Metadata of a field that holds branches: names and mappings in a config."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(_parsed)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"type": "array", "items": {"type": ["string", "object"], "description": "a change, or its mapping"}}
+
+
+def _parsed(node: Any) -> tuple[Branch, ...]:
+    if not isinstance(node, list | tuple):
+        raise ConfigError(f"branches is a list such as [no_picture], not {node!r}.")
+    return tuple(one if isinstance(one, Branch) else _one(one) for one in node)
+
+
+def _one(node: Any) -> Branch:
+    from pydantic import TypeAdapter, ValidationError
+
+    if isinstance(node, str):
+        return Branch(node)
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"a branch is a change or a mapping with the key 'change', not {node!r}.")
+    known = [f.name for f in fields(Branch)]
+    given = {key: value for key, value in node.items() if key != "name"}  # a canonical node names the class
+    for key in given:
+        if key not in known:
+            raise ConfigError(
+                f"a branch has no parameter '{key}'.{did_you_mean(key, known)} It has {', '.join(known)}."
+            )
+    try:
+        return TypeAdapter(Branch).validate_python(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"branch, {place}: {first['msg'][0].lower()}{first['msg'][1:]}.") from error

@@ -1,0 +1,23 @@
+"""Strategies that decide at each step which of two things to do: the decision apart, so that a control can make it."""
+
+from typing import TYPE_CHECKING
+
+from decoding.base import Strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Gated(Strategy):
+    """Base: `gate` decides by row, `gated` scores by a decision. `random_gate` puts a coin in the place of `gate`."""
+
+    def gate(self, logits: "Tensor", step: int) -> "Tensor":
+        """logits: [n, B, V] -> [B, 1] bool."""
+        raise NotImplementedError
+
+    def gated(self, logits: "Tensor", step: int, gate: "Tensor") -> "Tensor":
+        """The scores [B, V] under a decision."""
+        raise NotImplementedError
+
+    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+        return self.gated(logits, step, self.gate(logits, step))

@@ -1,0 +1,50 @@
+"""Adaptive context-aware decoding (Wang et al., NAACL 2025, 2409.07394): contrast as far as the branches disagree.
+
+    scores = (1 + a) z(y | context, query) - a z(y | query),      a = JSD(p(y | context, query), p(y | query))
+
+The Jensen-Shannon divergence is in nats, so a is at most log 2 = .69; where the branches agree nothing is done. No
+mask; for long answers the paper keeps a above a floor.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from decoding.base import Note, Strategy, ones
+from decoding.changes import Without, without
+from decoding.divergences import jensen_shannon
+from icl.params import NonNegative
+from icl.registry import component
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@component("strategy", "adacad")
+@dataclass(frozen=True)
+class AdaCAD(Strategy):
+    """Away from what would be said without the demonstrations, as far as that differs.
+
+    Presets. answers: short answers. summarisation: a is at least .3.
+    """
+
+    floor: NonNegative = 0.0  # least strength of the contrast
+    without: Without = "demonstrations"  # what the second branch lacks: 'picture' is the query's
+
+    presets: ClassVar[dict[str, dict[str, float]]] = {"answers": {"floor": 0.0}, "summarisation": {"floor": 0.3}}
+
+    @property
+    def weights(self) -> None:
+        return None
+
+    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+        return ones(logits)
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
+        return prompt, without(prompt, self.without)
+
+    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+        informed, bare = logits
+        alpha = jensen_shannon(informed, bare).clamp(min=self.floor)
+        scores: Tensor = (1 + alpha) * informed - alpha * bare
+        return scores

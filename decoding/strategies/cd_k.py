@@ -1,0 +1,46 @@
+"""CD-K (CM3Leon, Yu et al., 2309.02591): contrastive decoding with the k-th best token as the measure of plausible.
+
+    scores = l(y | prompt) - l(y | bare),      kept where p(y | prompt) >= alpha times the k-th largest p
+
+Expert and amateur are one model with and without its condition. k = 1 is the mask of contrastive decoding; the weights
+sum to zero, so alone it says nothing where the branches agree. The paper's alpha and k are not verified: these are not
+its numbers.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from decoding.base import Note, Strategy
+from decoding.changes import Without, without
+from decoding.masks import k_plausible
+from icl.params import PositiveInt, Share
+from icl.registry import component
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@component("strategy", "cd_k")
+@dataclass(frozen=True)
+class CDK(Strategy):
+    """What the picture adds, among tokens plausible beside the k-th best. Raises PlanError where k is too large."""
+
+    alpha: Share = 0.1  # of the k-th best token's probability that a token must reach; 0 masks nothing
+    k: PositiveInt = 5  # whose probability is the measure; 1: the best token's
+    without: Without = "picture"  # what the second branch lacks: 'picture' is the query's
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        return 1.0, -1.0
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
+        return prompt, without(prompt, self.without)
+
+    def mask(self, reference: "Tensor") -> "Tensor | None":
+        return k_plausible(reference, self.alpha, self.k)
+
+    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+        conditioned, bare = logits.log_softmax(-1)
+        scores: Tensor = conditioned - bare
+        return scores

@@ -1,0 +1,73 @@
+"""Gating as in CHASD (2605.23344): a contrast only where the reference is unsure.
+
+    scores = the method's where max p(y | prompt) < threshold, else the reference's, unmasked
+
+Any method can be gated. The paper's threshold is not verified; this default is not its number.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+from decoding.base import Generate, Note, Strategy
+from decoding.gated import Gated
+from decoding.sampling import Sampler
+from decoding.strategies.vcd import VCD
+from icl.params import Share
+from icl.registry import Nested, component
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@component("strategy", "chasd")
+@dataclass(frozen=True)
+class CHASD(Gated):
+    """Another method where the reference is unsure of its token, and the reference where it is sure."""
+
+    method: Annotated[Strategy, Nested("strategy")] = field(default_factory=VCD)  # what is done where it is unsure
+    threshold: Share = 0.9  # probability of the best token from which the reference is sure; 0: it always is
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        return self.method.needs | {"logits"}
+
+    @property
+    def masks_in_combine(self) -> bool:  # type: ignore[override]
+        return self.method.masks_in_combine
+
+    @property
+    def sampler(self) -> Sampler:
+        return self.method.sampler
+
+    @property
+    def weights(self) -> None:
+        return None
+
+    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+        from decoding.probe import strength_of
+
+        fixed = strength_of(self.method)
+        own = self.method.strength(logits, step) if fixed is None else logits.new_full((logits.shape[1], 1), fixed)
+        return own.where(self.gate(logits, step), 1.0)
+
+    def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:
+        return self.method.prepare(prompts, generate)
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
+        return self.method.branches(prompt, note)
+
+    def mask(self, reference: "Tensor") -> "Tensor | None":
+        own = self.method.mask(reference)
+        return None if own is None else own | ~self._unsure(reference)
+
+    def gate(self, logits: "Tensor", step: int) -> "Tensor":
+        return self._unsure(logits[0])
+
+    def gated(self, logits: "Tensor", step: int, gate: "Tensor") -> "Tensor":
+        return self.method.combine(logits, step).where(gate, logits[0])
+
+    def _unsure(self, reference: "Tensor") -> "Tensor":
+        unsure: Tensor = reference.softmax(-1).amax(-1, keepdim=True) < self.threshold
+        return unsure

@@ -1,0 +1,84 @@
+"""CODE (Kim et al., NeurIPS 2024, 2406.01920): the model's own description of the picture as the contrast.
+
+    D = .5 sum_v (p + q) log2(|p - q|^kappa + 1)        p: with the picture, q: with its description in its place
+    scores = (2 - D) z(y | picture) - (1 - D) z(y | description),      kept where p(y | picture) >= D max p
+
+D is in [0, 1]. Where both agree the contrast is strongest and nothing is masked; where they differ, the best token of
+the picture wins. The description is asked of the same model, greedily, once for each picture, and stands where the
+picture stood. Papers and code disagree on kappa (the code's `cd_alpha`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from decoding.base import Generate, Note, Strategy, ones
+from decoding.changes import described
+from decoding.divergences import bounded
+from icl.params import NonNegative, PositiveInt
+from icl.registry import component
+from icl.types import Part, Prompt, Turn, Where
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DESCRIBE = (
+    "Provide a detailed description of the image, covering all visible elements and their interactions, so as to "
+    "thoroughly answer any potential questions about the image."
+)
+
+
+@component("strategy", "code")
+@dataclass(frozen=True)
+class CODE(Strategy):
+    """Away from what the model says with its own description in the picture's place, as far as both agree.
+
+    Presets. evaluation: the script's argument. fallback: the function's own default; so small that D is near 1.
+    """
+
+    kappa: NonNegative = 0.7  # exponent in the divergence; 0 makes D 1 and the method greedy
+    tokens: PositiveInt = 512  # most tokens of a description
+    pictures: Where = "query"  # which are described: the query's alone, or the demonstrations' too
+    ask: str = DESCRIBE  # what the model is asked about each picture
+
+    needs: ClassVar[frozenset[str]] = frozenset({"generate", "logits"})
+    presets: ClassVar[dict[str, dict[str, float]]] = {"evaluation": {"kappa": 0.7}, "fallback": {"kappa": 0.2}}
+    masks_in_combine: ClassVar[bool] = True
+
+    @property
+    def weights(self) -> None:
+        return None
+
+    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+        return ones(logits)
+
+    def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Mapping[str, str]]:
+        """For each prompt: name of a picture's part -> its description. Each distinct picture is described once."""
+        questions: dict[str, Prompt] = {}
+        for prompt in prompts:
+            for part in self._to_describe(prompt):
+                asked = Turn("user", (Part(part.content, "query.picture[0]"), Part(self.ask, "query.question")))
+                questions.setdefault(_digest(part), Prompt((asked,), prompt.key))
+        texts = generate(list(questions.values()), self.tokens) if questions else []
+        told = dict(zip(questions, texts, strict=True))
+        return [{part.name: told[_digest(part)] for part in self._to_describe(prompt)} for prompt in prompts]
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
+        """note: what `prepare` gave."""
+        return prompt, described(prompt, cast("Mapping[str, str]", note or {}))
+
+    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+        import torch
+
+        seen, told = logits
+        apart = bounded(seen, told, self.kappa)
+        scores: Tensor = (2 - apart) * seen - (1 - apart) * told
+        return scores.masked_fill(seen < seen.amax(-1, keepdim=True) + torch.log(apart), -float("inf"))
+
+    def _to_describe(self, prompt: Prompt) -> list[Part]:
+        begins = {"all": ("",), "query": ("query.",), "demos": ("demo[",)}[self.pictures]
+        return [part for part in prompt.parts() if part.picture is not None and part.name.startswith(begins)]
+
+
+def _digest(part: Part) -> str:
+    return part.picture.digest if part.picture is not None else ""

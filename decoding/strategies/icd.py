@@ -1,0 +1,57 @@
+"""Instruction contrastive decoding (Wang et al., ACL Findings 2024, 2403.18715): away from a confused instruction.
+
+    scores = (1 + alpha) z(y | instruction) - alpha z(y | disturbed instruction),   kept where p(y) >= beta max p
+
+The disturbance is a role that the model is told to play, before the query's question; pictures and demonstrations stay.
+The paper gives five texts. The optional second branch of the released code (a noised picture, whose contrast is added)
+is `contrast` with two branches.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from decoding.base import Note, Strategy
+from decoding.changes import asked
+from decoding.masks import plausible
+from icl.params import NonNegative, Share
+from icl.registry import component
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFUSED = "You are a confused objects detector to provide a fuzzy overview or impression of the image. "
+
+
+@component("strategy", "icd")
+@dataclass(frozen=True)
+class ICD(Strategy):
+    """Away from what a confused instruction before the question would bring.
+
+    Presets. released: the evaluation script's arguments. sampler: what the released sampler falls back to.
+    """
+
+    alpha: NonNegative = 1.0  # strength of the contrast; 0 is the reference under the mask
+    beta: Share = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
+    disturbance: str = CONFUSED  # stands before the query's question in the second branch
+
+    presets: ClassVar[dict[str, dict[str, float]]] = {
+        "released": {"alpha": 1.0, "beta": 0.1},
+        "sampler": {"alpha": 0.5, "beta": 0.1},
+    }
+    neutral: ClassVar[dict[str, float]] = {"alpha": 0.0}
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        return 1 + self.alpha, -self.alpha
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
+        return prompt, asked(prompt, before=self.disturbance)
+
+    def mask(self, reference: "Tensor") -> "Tensor | None":
+        return plausible(reference, self.beta)
+
+    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+        clear, disturbed = logits
+        scores: Tensor = (1 + self.alpha) * clear - self.alpha * disturbed
+        return scores

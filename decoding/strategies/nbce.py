@@ -1,0 +1,82 @@
+"""Naive Bayes context extension (Su et al., NAACL 2024, 2403.17552): of demonstrations read apart, the surest speaks.
+
+    scores = (1 + beta) l(y | window) - beta l(y | no demonstrations)
+
+`window` is at each step the one of least entropy, after a top-p cut of all branches; the window of the step before is
+preferred by `stickiness` nats, as in the author's code. Where the empty context has no mass after its cut, the window
+speaks alone. `pool: mean` averages the windows' log-probabilities instead, without a cut; beta = n - 1 is then Bayes'
+rule for n independent windows. There is no reference of its own: the whole prompt is read for traces and controls, and
+has no weight.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from decoding.base import Note, Thread, Threaded, ones
+from decoding.changes import no_demonstrations, windows
+from decoding.sampling import Sampling
+from icl.params import Count, NonNegative, Share
+from icl.registry import component
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NEVER = -float("inf")
+
+
+@component("strategy", "nbce")
+@dataclass(frozen=True)
+class NBCE(Threaded):
+    """Demonstrations in windows read apart; the surest window, away from what is said without any."""
+
+    beta: NonNegative = 0.25  # strength of the contrast with the empty context
+    windows: Count = 0  # groups of demonstrations; 0: one each
+    pool: Literal["surest", "mean"] = "surest"  # which window speaks
+    top_p: Share = 0.95  # of each branch, before entropies are compared; 1: all
+    stickiness: NonNegative = 0.1  # nats by which the last step's window is preferred
+
+    remembers: ClassVar[bool] = True
+    masks_in_combine: ClassVar[bool] = True
+
+    @property
+    def weights(self) -> None:
+        return None
+
+    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+        return ones(logits)
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
+        """The prompt, its windows, the query alone."""
+        return prompt, *windows(prompt, self.windows), no_demonstrations(prompt)
+
+    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
+        told = logits[1:].log_softmax(-1)
+        if self.pool == "mean":
+            mean: Tensor = (1 + self.beta) * told[:-1].mean(0) - self.beta * told[-1]
+            return mean
+        cut = self._cut(told)
+        chosen = self._surest(cut[:-1], step, threads)
+        window = cut[:-1].gather(0, chosen[None, :, None].expand(1, *cut.shape[1:]))[0]
+        merged: Tensor = (1 + self.beta) * window - self.beta * cut[-1]
+        return merged.where(cut[-1] > NEVER, window)
+
+    def _cut(self, told: "Tensor") -> "Tensor":
+        if self.top_p == 1:
+            return told
+        kept = Sampling(top_p=self.top_p).distribution(told.flatten(0, 1)).view_as(told) > 0
+        return told.masked_fill(~kept, NEVER)
+
+    def _surest(self, windows: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
+        """[B] number of the window of least entropy. windows: [n, B, V] log-probabilities, cut."""
+        import torch
+
+        entropies = torch.special.entr(windows.exp()).sum(-1)
+        for row, thread in enumerate(threads):
+            if step - 1 in thread.memory:
+                entropies[thread.memory[step - 1], row] -= self.stickiness
+        chosen: Tensor = entropies.argmin(0)
+        for thread, number in zip(threads, chosen.tolist(), strict=True):
+            thread.memory[step] = number
+        return chosen

@@ -1,0 +1,47 @@
+"""RITUAL (Woo et al., 2405.17821): towards what the same picture says when it is turned, mirrored or recoloured.
+
+    scores = z(y | picture) + alpha z(y | varied picture),      kept where p(y | picture) >= beta max p
+
+No contrast but an ensemble, and its weights sum to 1 + alpha = 4: identical branches are the reference at temperature
+1/4. Compare it with `temperature_matched` before anything else. The variation is drawn once a prompt.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from decoding.base import Note, Strategy
+from decoding.masks import plausible
+from icl.edits import Varied
+from icl.params import NonNegative, Share
+from icl.registry import component
+from icl.types import Prompt, Where
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@component("strategy", "ritual")
+@dataclass(frozen=True)
+class RITUAL(Strategy):
+    """Together with what a flipped, turned, recoloured, blurred or cropped picture says."""
+
+    alpha: NonNegative = 3.0  # weight of the varied picture; 0 is the reference under the mask
+    beta: Share = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
+    pictures: Where = "query"  # which are varied
+
+    neutral: ClassVar[dict[str, float]] = {"alpha": 0.0}
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        return 1.0, self.alpha
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
+        return prompt, prompt.edit(Varied(), self.pictures)
+
+    def mask(self, reference: "Tensor") -> "Tensor | None":
+        return plausible(reference, self.beta)
+
+    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+        seen, varied = logits
+        scores: Tensor = seen + self.alpha * varied
+        return scores

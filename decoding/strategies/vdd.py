@@ -1,0 +1,61 @@
+"""Visual debiasing decoding (Zhang et al., 2403.05262): away from what the model says when it sees nothing.
+
+    scores = (1 + alpha) z(y | picture) - alpha mean[z(y | no picture), z(y | meaningless picture)],
+    kept where p(y | picture) >= beta max p
+
+The released code's second prior has the picture's tokens replaced by <unk>; here it is nearly pure noise, which any
+model takes. The paper's calibration of answer options is `vdd_post_hoc`.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Le
+
+from decoding.base import Note, Strategy
+from decoding.changes import no_picture
+from decoding.masks import plausible
+from icl.edits import DIFFUSION_STEPS, DiffusionNoise
+from icl.params import NonNegative, Share
+from icl.registry import component
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Prior = Literal["none", "noise", "both"]
+NoiseStep = Annotated[int, Ge(0), Le(DIFFUSION_STEPS - 1)]
+
+
+def blind(prompt: Prompt, prior: Prior, noise_step: int) -> tuple[Prompt, ...]:
+    """The prompts of the priors: without the query's picture, with a noised one, or both."""
+    found = () if prior == "noise" else (no_picture(prompt),)
+    return found if prior == "none" else (*found, prompt.edit(DiffusionNoise(noise_step), "query"))
+
+
+@component("strategy", "vdd")
+@dataclass(frozen=True)
+class VDD(Strategy):
+    """Away from the mean of what is said without a picture and with a meaningless one."""
+
+    alpha: NonNegative = 0.5  # strength of the contrast; 0 is the reference under the mask
+    beta: Share = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
+    prior: Prior = "both"  # what stands for seeing nothing: no picture, a noised one, or both
+    noise_step: NoiseStep = 999  # of 1000 diffusion steps: nearly pure noise
+
+    neutral: ClassVar[dict[str, float]] = {"alpha": 0.0}
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        count = 2 if self.prior == "both" else 1
+        return 1 + self.alpha, *[-self.alpha / count] * count
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
+        return prompt, *blind(prompt, self.prior, self.noise_step)
+
+    def mask(self, reference: "Tensor") -> "Tensor | None":
+        return plausible(reference, self.beta)
+
+    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+        scores: Tensor = (1 + self.alpha) * logits[0] - self.alpha * logits[1:].mean(0)
+        return scores

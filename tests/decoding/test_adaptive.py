@@ -1,0 +1,137 @@
+"""Methods whose weights vary: each formula by hand."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from decoding.base import Strategy
+from decoding.step import scores
+from decoding.strategies.adacad import AdaCAD
+from decoding.strategies.cad import CAD
+from decoding.strategies.chasd import CHASD
+from decoding.strategies.code import CODE, DESCRIBE
+from decoding.strategies.coiecd import COIECD
+from decoding.strategies.m3id import M3ID
+from decoding.strategies.vcd import VCD
+from icl.types import Prompt
+from tests.decoding.prompts import prompt
+
+P = [0.9, 0.05, 0.05]
+Q = [0.8, 0.1, 0.1]
+OUT = -math.inf
+
+
+def combined(strategy: Strategy, *shares: list[float], step: int = 0) -> list[float]:
+    told, faults = scores(strategy, torch.tensor([shares]).transpose(0, 1).log(), step)
+    assert not faults
+    return told[0].tolist()
+
+
+def weighed(a: float, p: list[float] = P, q: list[float] = Q) -> list[float]:
+    """(1 + a) ln p - a ln q."""
+    return [(1 + a) * math.log(x) - a * math.log(y) for x, y in zip(p, q, strict=True)]
+
+
+def test_m3id_contrasts_more_with_every_token_by_hand() -> None:
+    """decay ln 2: exp(decay t) - 1 is 1 at the first token (t = 1), 3 at the second, 7 at the third."""
+    for step, weight in enumerate((1.0, 3.0, 7.0)):
+        assert combined(M3ID(decay=math.log(2), beta=0), P, Q, step=step) == pytest.approx(weighed(weight), abs=1e-5)
+    assert combined(M3ID(decay=math.log(2), beta=0, first=0), P, Q) == pytest.approx(weighed(0.0), abs=1e-5)
+
+
+def test_m3id_where_the_reference_is_sure_has_no_contrast() -> None:
+    assert combined(M3ID(decay=1.0, beta=0, unsure=0.5), P, Q) == pytest.approx(weighed(0.0), abs=1e-5)
+    assert combined(M3ID(decay=math.log(2), beta=0, unsure=0.95), P, Q) == pytest.approx(weighed(1.0), abs=1e-5)
+
+
+def test_adacad_weighs_by_the_divergence_by_hand() -> None:
+    """JSD(p, q) in nats, as in the test of divergences: .00997."""
+    told = 0.5 * (0.9 * math.log(0.9 / 0.85) + 0.1 * math.log(0.05 / 0.075)) + 0.5 * (
+        0.8 * math.log(0.8 / 0.85) + 0.2 * math.log(0.1 / 0.075)
+    )
+    assert combined(AdaCAD(), P, Q) == pytest.approx(weighed(told), abs=1e-5)
+    assert combined(AdaCAD(floor=0.3), P, Q) == pytest.approx(weighed(0.3), abs=1e-5)
+
+
+def test_code_weighs_and_masks_by_the_divergence_by_hand() -> None:
+    """kappa 1: D = .85 log2 1.1 + .15 log2 1.05 = .1274; the mask asks for .1274 x .9 = .1147, and .05 is below."""
+    apart = 0.85 * math.log2(1.1) + 0.15 * math.log2(1.05)
+    assert apart == pytest.approx(0.1274, abs=1e-4)
+    assert combined(CODE(kappa=1.0), P, Q) == pytest.approx([weighed(1 - apart)[0], OUT, OUT], abs=1e-5)
+    wide, near = [0.5, 0.3, 0.2], [0.45, 0.35, 0.2]
+    apart = 0.475 * math.log2(1.05) + 0.325 * math.log2(1.05)  # .0563; the mask asks for .0282
+    assert combined(CODE(kappa=1.0), wide, near) == pytest.approx(weighed(1 - apart, wide, near), abs=1e-5)
+
+
+def test_code_masks_nothing_where_both_agree_and_is_greedy_at_kappa_zero() -> None:
+    assert combined(CODE(), P, P) == pytest.approx([math.log(p) for p in P], abs=1e-5)
+    assert combined(CODE(kappa=0.0), [0.4, 0.35, 0.25], Q)[1:] == [OUT, OUT]
+
+
+class Describer:
+    def __init__(self) -> None:
+        self.asked: list[Prompt] = []
+
+    def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        self.asked += prompts
+        assert max_new_tokens == 512
+        return [f"picture of {prompt.pictures[0].origin}" for prompt in prompts]
+
+
+def test_code_describes_each_distinct_picture_once_in_the_pictures_place() -> None:
+    model, prompts = Describer(), [prompt(1, shots=1), prompt(1, shots=2), prompt(2)]
+    notes = CODE().prepare(prompts, model)
+    assert [p.text for p in model.asked] == [f"[user] <picture>{DESCRIBE}"] * 2
+    seen, told = CODE().branches(prompts[0], notes[0])
+    assert seen == prompts[0]
+    assert told.text.endswith("[user] picture of picture 150What is number 1?")
+    assert told.pictures == seen.pictures[:1]
+    model = Describer()
+    notes = CODE(pictures="all").prepare(prompts[:1], model)
+    assert CODE(pictures="all").branches(prompts[0], notes[0])[1].pictures == ()
+
+
+def test_coiecd_contrasts_tokens_in_conflict_alone_by_hand() -> None:
+    """(.6, .2, .12, .07, .01): above .6 / 4 = .15 are two, below .01 x 4 = .04 is one; .12 and .07 have no conflict."""
+    p, q = [0.6, 0.2, 0.12, 0.07, 0.01], [0.2, 0.1, 0.3, 0.3, 0.1]
+    conflict, calm = weighed(1.0, p, q), weighed(0.0, p, q)
+    assert combined(COIECD(), p, q) == pytest.approx([*conflict[:2], *calm[2:4], conflict[4]], abs=1e-5)
+    at_zero = [
+        math.log(v) for v in (0.6, 0.2, 0.3, 0.3, 0.01)
+    ]  # l(query) where there is no conflict, else the reference
+    assert combined(COIECD(alpha=0.0), p, q) == pytest.approx(at_zero, abs=1e-5)
+
+
+def test_coiecd_a_single_high_token_is_no_conflict() -> None:
+    """(.9, .06, .03, .01): only .9 is above .225, so it is not; .03 and .01 are below .04."""
+    p, q = [0.9, 0.06, 0.03, 0.01], [0.4, 0.3, 0.2, 0.1]
+    conflict, calm = weighed(1.0, p, q), weighed(0.0, p, q)
+    assert combined(COIECD(), p, q) == pytest.approx([*calm[:2], *conflict[2:]], abs=1e-5)
+
+
+def test_a_gate_leaves_the_reference_where_it_is_sure() -> None:
+    method = VCD(alpha=1.0, beta=0.3)
+    assert combined(CHASD(method, threshold=0.85), P, Q) == pytest.approx(weighed(0.0), abs=1e-5)  # no mask either
+    assert combined(CHASD(method, threshold=0.95), P, Q) == pytest.approx(combined(method, P, Q), abs=1e-5)
+    assert combined(method, P, Q)[1:] == [OUT, OUT]
+
+
+def test_a_gate_decides_by_row() -> None:
+    rows: Tensor = torch.tensor([[P, [0.5, 0.3, 0.2]], [Q, [0.4, 0.3, 0.3]]]).log()
+    told, _ = scores(CHASD(CAD(alpha=1.0), threshold=0.8), rows, 0)
+    assert told[0].tolist() == pytest.approx(weighed(0.0), abs=1e-5)
+    assert told[1].tolist() == pytest.approx(weighed(1.0, [0.5, 0.3, 0.2], [0.4, 0.3, 0.3]), abs=1e-5)
+
+
+def test_strength_says_what_identical_branches_become() -> None:
+    rows = torch.tensor([[P], [P]]).log()
+    for strategy in (M3ID(), AdaCAD(), CODE(), COIECD(), CHASD(VCD())):
+        told = strategy.combine(rows, 3)
+        for a, b in pairwise([0, 1, 2]):
+            if torch.isfinite(told[0, [a, b]]).all():
+                assert float(told[0, a] - told[0, b]) == pytest.approx(float(rows[0, 0, a] - rows[0, 0, b]), abs=1e-5)
+        assert strategy.strength(rows, 3).tolist() == [[1.0]]

@@ -1,0 +1,114 @@
+"""A contrast written in a config is the method that it writes."""
+
+import math
+
+import pytest
+import torch
+
+from decoding.arm import parse_arm
+from decoding.base import Strategy
+from decoding.conformance import check_strategy, made_up
+from decoding.engine import run_jobs
+from decoding.jobs import Job
+from decoding.step import scores
+from decoding.strategies.icd import CONFUSED
+from icl.errors import ConfigError
+from icl.types import Generation
+from tests.decoding.prompts import prompt
+from tests.decoding.toy import Toy
+
+SAME = [
+    (
+        {"name": "vcd", "alpha": 0.7, "beta": 0.2, "noise_step": 900, "pictures": "all"},
+        {"branches": [{"change": "noise", "step": 900, "pictures": "all"}], "weights": [1.7, -0.7], "beta": 0.2},
+    ),
+    (
+        {"name": "icd", "alpha": 0.5},
+        {"branches": [{"change": "before_question", "text": CONFUSED}], "weights": [1.5, -0.5]},
+    ),
+    ({"name": "cad", "alpha": 1.0}, {"branches": ["no_demonstrations"], "weights": [2, -1], "mask": "none"}),
+    (
+        {"name": "cfg", "gamma": 2.5},
+        {"branches": ["no_picture"], "weights": [2.5, -1.5], "mask": "none", "space": "logprobs"},
+    ),
+    ({"name": "ced"}, {"branches": ["no_demonstrations"], "weights": [1, -1], "space": "logprobs"}),
+    ({"name": "cd_k", "k": 3}, {"branches": ["no_picture"], "weights": [1, -1], "mask": "kth_best", "k": 3}),
+    ({"name": "ritual"}, {"branches": ["varied"], "weights": [1, 3]}),
+    (
+        {"name": "vdd", "noise_step": 700},
+        {"branches": ["no_picture", {"change": "noise", "step": 700}], "weights": [1.5, -0.25, -0.25]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "written"), SAME, ids=[method["name"] for method, _ in SAME])
+def test_written_out_it_is_the_method(method: dict[str, object], written: dict[str, object]) -> None:
+    own, generic = parse_arm(method), parse_arm({"name": "contrast", **written})
+    question = prompt(2, shots=3)
+    branches = [b.digest for b in own.strategy.branches(question)]
+    assert [b.digest for b in generic.strategy.branches(question)] == branches
+    logits = made_up(len(branches))
+    torch.testing.assert_close(
+        scores(own.strategy, logits, 1)[0].softmax(-1), scores(generic.strategy, logits, 1)[0].softmax(-1)
+    )
+    answers = run_jobs(
+        Toy(), [Job(prompt(i, shots=3), arm, max_new_tokens=6) for arm in (own, generic) for i in range(4)]
+    )
+    assert all(isinstance(answer, Generation) for answer in answers)
+    assert [a.tokens for a in answers[:4]] == [a.tokens for a in answers[4:]]  # type: ignore[union-attr]
+
+
+def generic(**written: object) -> Strategy:
+    return parse_arm({"name": "contrast", **written}).strategy
+
+
+def test_probabilities_are_mixed_by_hand() -> None:
+    """.25 (.6, .4) + .75 (.2, .8) = (.3, .7); what would fall below zero is as good as nothing."""
+    logits = torch.tensor([[[0.6, 0.4]], [[0.2, 0.8]]]).log()
+    mixed = generic(branches=["blank"], weights=[0.25, 0.75], space="probabilities", mask="none")
+    assert mixed.combine(logits, 0)[0].exp().tolist() == pytest.approx([0.3, 0.7], abs=1e-6)
+    below = generic(branches=["blank"], weights=[1, -1], space="probabilities", mask="none")
+    told = below.combine(logits, 0)[0]
+    assert float(told[0]) == pytest.approx(math.log(0.4), abs=1e-5)
+    assert -90 < float(told[1]) < -80
+
+
+CHANGES = [
+    "none", "noise", "blank", "mean_colour", "shuffled_patches", "crop", "region", "varied", "made_up", "no_picture",
+    "no_demonstrations", "query_text_alone", {"change": "instruction", "text": "Guess."},
+    {"change": "before_question", "text": "Well. "}, {"change": "after_question", "text": " Say yes."},
+]  # fmt: skip
+
+
+def test_every_change_gives_another_prompt_and_conforms() -> None:
+    strategy = generic(branches=CHANGES, weights=[1.0] + [0.0] * len(CHANGES), mask="typical")
+    digests = [b.digest for b in strategy.branches(prompt(1))]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == len(digests) - 1
+    check_strategy(strategy)
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ({"branches": ["no_pictures"]}, "Did you mean 'no_picture'"),
+        ({"branches": [{"change": "noise", "stp": 3}]}, "no parameter 'stp'. Did you mean 'step'"),
+        ({"branches": [{"change": "noise", "step": 3000}]}, "step"),
+        ({"branches": [{"change": "instruction"}]}, "needs a text"),
+        ({"branches": [{"change": "region", "box": [0.5, 0, 0.2, 1]}]}, "left < right"),
+        ({"branches": [3]}, "a mapping with the key 'change'"),
+        ({"branches": "no_picture"}, "a list"),
+        ({"branches": ["blank", "noise"]}, "2 numbers for the prompt and 2 branches"),
+        ({"mask": "some"}, "mask"),
+    ],
+)
+def test_mistakes_are_told(written: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        parse_arm({"name": "contrast", **written}, "x.yaml: decoding")
+
+
+def test_its_label_is_its_config() -> None:
+    arm = parse_arm(
+        {"name": "contrast", "branches": ["no_picture", {"change": "noise", "step": 9}], "weights": [2, -0.5, -0.5]}
+    )
+    assert arm.label == "contrast(branches=[{change=no_picture}, {change=noise, step=9}], weights=[2, -0.5, -0.5])"

@@ -1,0 +1,98 @@
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from decoding.arm import parse_arm
+from decoding.engine import run_jobs
+from decoding.jobs import Job
+from decoding.score import FLOOR
+from decoding.strategies.dcd import DCD, RECOGNISE
+from icl.types import Generation, Prompt
+from tests.decoding.prompts import prompt
+from tests.decoding.toy import Toy
+
+V = [0.5, 0.3, 0.1, 0.1]
+T = [0.1, 0.7, 0.1, 0.1]
+
+
+def combined(strategy: DCD, seen: list[float], text: list[float]) -> list[float]:
+    told: list[float] = strategy.combine(torch.tensor([[seen], [text]]).log(), 0)[0].tolist()
+    return told
+
+
+def test_the_surer_answer_leads_by_hand() -> None:
+    """c_v = .5, c_t = .7: .7 ln t - .5 ln v = -1.6118 + .3466, -.2497 + .6020, .2 ln .1."""
+    assert combined(DCD(), V, T) == pytest.approx([-1.2652, 0.3523, -0.4605, -0.4605], abs=1e-4)
+    # the same with the places changed: the picture leads
+    assert combined(DCD(), T, V) == pytest.approx([-1.2652, 0.3523, -0.4605, -0.4605], abs=1e-4)
+
+
+def test_a_tie_goes_to_the_picture() -> None:
+    """Both sure by .5: .5 ln v - .5 ln t."""
+    told = combined(DCD(), [0.5, 0.3, 0.2], [0.3, 0.5, 0.2])
+    assert told[0] == pytest.approx(0.5 * math.log(0.5 / 0.3), abs=1e-5)
+    assert told[0] > told[2] > told[1]
+
+
+def test_where_both_agree_the_answer_stands() -> None:
+    """Both say the first; .6 z_t - .5 z_v alone would score (.0401, -.1972, .1918) and say the third."""
+    seen, text = [0.5, 0.4, 0.1], [0.6, 0.39, 0.01]
+    assert combined(DCD(), seen, text) == pytest.approx([math.log(v) for v in seen], abs=1e-5)
+
+
+def test_directions_are_its_own_controls() -> None:
+    assert combined(DCD(direction="text"), V, T) == pytest.approx(combined(DCD(), V, T), abs=1e-6)
+    seen = combined(DCD(direction="seen"), V, T)
+    assert seen == pytest.approx([-v for v in combined(DCD(), V, T)], abs=1e-6)
+
+
+def test_strength_is_the_difference_of_confidences() -> None:
+    rows = torch.tensor([[V, V], [T, V]]).log()
+    assert DCD().strength(rows, 0)[:, 0].tolist() == pytest.approx([0.2, 1.0], abs=1e-5)
+
+
+def test_the_text_branch_says_what_the_model_saw() -> None:
+    class Model:
+        def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+            assert [p.text for p in prompts] == [f"[user] <picture>{RECOGNISE}"]
+            return ["The Eiffel Tower.\n"]
+
+    (note,) = DCD().prepare([prompt(1, shots=0)], Model())
+    seen, text = DCD().branches(prompt(1, shots=0), note)
+    assert seen == prompt(1, shots=0)
+    assert text.text == "[user] This is an image of The Eiffel Tower. What is number 1?"
+    assert DCD(entity="none").branches(prompt(1, shots=0), "")[1].text == "[user] What is number 1?"
+
+
+def of_options(model: Toy, node: object, options: tuple[str, ...], normalise: str = "sum") -> dict[str, float]:
+    (answer,) = run_jobs(model, [Job(prompt(3), parse_arm(node), options, "options", normalise=normalise)])  # type: ignore[arg-type]
+    assert isinstance(answer, Generation), answer
+    assert answer.text == max(answer.option_scores, key=answer.option_scores.__getitem__)
+    return dict(answer.option_scores)
+
+
+@pytest.mark.parametrize("normalise", ["sum", "mean", "bytes"])
+@pytest.mark.parametrize("options", [("w1", "w2", "w3", "w4"), ("w1", "w2 w5", "w3 w7 w1")])
+def test_options_are_weighed_whole_as_each_branch_scores_them(options: tuple[str, ...], normalise: str) -> None:
+    model = Toy()
+    node = {"name": "dcd", "entity": "none"}
+    told = of_options(model, node, options, normalise)
+    seen, text = DCD(entity="none").branches(prompt(3))
+    branches = []
+    for branch in (seen, text):
+        (plain,) = run_jobs(model, [Job(branch, parse_arm("greedy"), options, "options", normalise=normalise)])  # type: ignore[arg-type]
+        assert isinstance(plain, Generation)
+        branches.append([plain.option_scores[o] for o in options])
+    by_hand = DCD().combine(torch.tensor(branches)[:, None], 0).log_softmax(-1)[0].tolist()
+    assert list(told.values()) == pytest.approx(by_hand, abs=1e-4)
+    assert sum(map(math.exp, told.values())) == pytest.approx(1, abs=1e-4)  # shares among the options
+
+
+def test_tokens_are_another_granularity() -> None:
+    """As tokens, an option's probability is over the vocabulary: options do not share all of it."""
+    model, options = Toy(), ("w1", "w2", "w3", "w4")
+    told = of_options(model, {"name": "dcd", "entity": "none", "granularity": "tokens"}, options)
+    assert sum(map(math.exp, told.values())) < 0.99
+    assert min(told.values()) > FLOOR
