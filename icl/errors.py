@@ -5,7 +5,8 @@ The command line prints the sentence alone; in Python they are ordinary exceptio
 """
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
+from os.path import commonprefix
 
 
 class ICLError(Exception):
@@ -37,6 +38,14 @@ class StoreError(ICLError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ " Did you mean 'vcd'?" for the nearest known word, or the empty string."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" Did you mean '{near[0]}'?" if near else ""
+    """ " Did you mean 'vcd'?" for the nearest known word, or the empty string.
+
+    Of words as near as one another: the one of the same letters, then the one that begins alike.
+    """
+
+    def nearness(other: str) -> tuple[float, bool, int]:
+        like = SequenceMatcher(None, other, word).ratio()
+        return like, sorted(other) == sorted(word), len(commonprefix([other, word]))
+
+    near = get_close_matches(word, list(known), n=5, cutoff=0.5)
+    return f" Did you mean '{max(near, key=nearness)}'?" if near else ""

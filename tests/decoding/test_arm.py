@@ -83,7 +83,7 @@ def test_a_file_of_ones_own_is_an_arm(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("node", "told"),
     [
-        ("vcdd", r"x.yaml: grid.decoding\[1\]: no strategy named 'vcdd'. Did you mean 'vcd'\?"),
+        ("vdc", r"x.yaml: grid.decoding\[1\]: no strategy named 'vdc'. Did you mean 'vcd'\?"),
         ({"name": "vcd", "aplha": 1}, r"decoding\[1\].*no parameter 'aplha'. Did you mean 'alpha'\?"),
         ({"name": "vcd", "sampling": {"temprature": 1}}, r"decoding\[1\].sampling.*'temprature'. Did you mean 'temp"),
         ({"name": "vcd", "sampling": {"top_p": 2}}, r"decoding\[1\].sampling.*top_p"),
@@ -91,7 +91,7 @@ def test_a_file_of_ones_own_is_an_arm(tmp_path: Path) -> None:
         ({"name": "sampling", "sampling": {"top_p": 0.5}}, r"drop the key 'sampling'"),
         ({"name": "vcd", "preset": "papr"}, r"no preset 'papr'. Did you mean 'paper'"),
         ({"name": "mask_only"}, r"decoding\[1\].*of"),
-        ({"name": "mask_only", "of": "vcdd"}, r"decoding\[1\].*Did you mean 'vcd'"),
+        ({"name": "mask_only", "of": "vdc"}, r"decoding\[1\].*Did you mean 'vcd'"),
         ({"name": "vcd", "label": 3}, r"a label is a text"),
         (7, r"a strategy is a name or a mapping"),
     ],
