@@ -32,6 +32,10 @@ NODES = [
     {"name": "existence", "sampling": "popular"},
     {"name": "existence", "sampling": "adversarial", "per_picture": 6},
     {"name": "captions"},
+    {"name": "matching"},
+    {"name": "matching", "by": "colour"},
+    {"name": "interleaved_operators"},
+    {"name": "link_context"},
 ]
 IDS = [" ".join(map(str, node.values())) for node in NODES]
 

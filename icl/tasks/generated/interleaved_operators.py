@@ -1,0 +1,70 @@
+"""Interleaved operator induction, as in VL-ICL (Zong et al., ICLR 2025): a digit a picture, and a hidden operator.
+
+The episodes of `operators` with the same seed, number for number, each sum shown as two pictures: what a model loses
+here against there is what it loses by having to join two pictures.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+from icl.params import PositiveInt
+from icl.registry import component, parameter
+from icl.streams import StreamKey
+from icl.tasks.base import Pool
+from icl.tasks.generated.digit import Digit
+from icl.tasks.generated.operators import Operators
+from icl.types import Example
+
+
+@component("task", "interleaved_operators")
+@dataclass(frozen=True)
+class InterleavedOperators:
+    """The result of two digits in two pictures; only the demonstrations tell whether they are added or what.
+
+    Queries have the ids, digits, operators and options of the task `operators`. Some demonstrations fit several
+    operators; `icl.tasks.generated.operators.identifiable` says whether a set of them settles the question.
+    """
+
+    support: PositiveInt = 32  # pairs of pictures in a query's pool, each another pair of digits; at most 54
+    told: bool = False  # the question names the operator: the control
+    bank: PositiveInt = 16  # pictures of each digit that the pools are drawn from
+    query_limit: PositiveInt = parameter("queries", 200)
+    seed: int = 0  # of the task; the seeds of a run do not change it
+
+    def __post_init__(self) -> None:
+        self.sums  # noqa: B018  refuses a support that is too large
+
+    @property
+    def title(self) -> str:
+        return "interleaved operators · told" if self.told else "interleaved operators"
+
+    @cached_property
+    def sums(self) -> Operators:
+        """The same episodes with one picture a sum."""
+        return Operators(self.support, self.told, query_limit=self.query_limit, seed=self.seed)
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        return tuple(self.shown(query, None) for query in self.sums.queries)
+
+    def pool(self, query_id: str) -> Pool:
+        return _pool(self, query_id)
+
+    @property
+    def pool_size(self) -> int:
+        return self.support
+
+    def shown(self, example: Example, bank: int | None) -> Example:
+        """The sum as two pictures: of its own, or of the bank that all pools share."""
+        pictures = []
+        for side in ("left", "right"):
+            value, name = int(example.secret[side]), f"query/{example.id}/{side}"
+            if bank is not None:
+                name = f"bank/{value}/{StreamKey(self.seed, example.id).number(f'interleaved/{side}') % bank}"
+            pictures.append(Digit(self.seed, f"interleaved/{name}", value).picture)
+        return replace(example, pictures=tuple(pictures))
+
+
+@lru_cache(maxsize=512)
+def _pool(task: InterleavedOperators, query_id: str) -> Pool:
+    return Pool(tuple(task.shown(example, task.bank) for example in task.sums.pool(query_id).examples))

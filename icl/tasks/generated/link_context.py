@@ -1,0 +1,109 @@
+"""Link-context episodes (Tai et al., CVPR 2024): one concept under a made-up name, a neighbour under its true one.
+
+Each query has a positive concept under a made-up name and a neighbour, which shares its colour or its shape and keeps
+its true name ("red star"). The released test always asks about the positive one, so that saying the made-up name is
+always right; here the query shows either with equal chance, as in the paper's training. The paper's score is right
+where the output has the name and not the other one: `lenient`, with both names as options.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal
+
+from icl.errors import ConfigError
+from icl.params import PositiveInt
+from icl.registry import component, parameter
+from icl.streams import StreamKey
+from icl.tasks.base import Pool
+from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
+from icl.tasks.generated.episode import evenly, pick, query_id, query_number, shuffled
+from icl.tasks.generated.scene import noun
+from icl.tasks.generated.wording import BINDING_QUESTIONS, NONCE
+from icl.tasks.generated.world import Concept
+from icl.types import Example
+
+SIDES = ("positive", "neighbour")
+
+
+@component("task", "link_context")
+@dataclass(frozen=True)
+class LinkContext:
+    """Two concepts that look alike, one under a made-up name and one under its own: which is it?
+
+    The pool belongs to the query, holds equally many pictures of both, and every two hold one of each in drawn order.
+    """
+
+    support: PositiveInt = 8  # pictures of each of the two concepts in a query's pool
+    bank: PositiveInt = 32  # pictures of each concept that the pools are drawn from, at least `support`
+    drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
+    query_limit: PositiveInt = parameter("queries", 200)
+    seed: int = 0  # of the task; the seeds of a run do not change it
+
+    def __post_init__(self) -> None:
+        if self.support > self.bank:
+            raise ConfigError(f"support {self.support} is more than the bank of {self.bank} pictures of a concept.")
+
+    @property
+    def title(self) -> str:
+        return "link context"
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        return tuple(_Episode(self, number).query for number in range(self.query_limit))
+
+    def pool(self, query_id: str) -> Pool:
+        return _pool(self, query_number("link_context", query_id, self.query_limit))
+
+    @property
+    def pool_size(self) -> int:
+        return 2 * self.support
+
+
+class _Episode:
+    """One query: its two concepts, their names, and which of them it shows."""
+
+    def __init__(self, task: LinkContext, number: int) -> None:
+        self.task, self.id = task, query_id("link_context", number)
+        self.rng = StreamKey(task.seed, self.id).numpy("episode")
+        concepts = CONCEPT_SETS[task.drawn_from]
+        positive = pick(self.rng, concepts)
+        near = [c for c in concepts if c != positive and (c[0] == positive[0] or c[1] == positive[1])]
+        neighbour = pick(self.rng, near)
+        self.concepts = {"positive": positive, "neighbour": neighbour}
+        self.names = {"positive": pick(self.rng, NONCE), "neighbour": noun(neighbour)}
+        self.options = tuple(shuffled(self.rng, list(self.names.values())))
+        self.asked = evenly(task.seed, "link_context/asked", number, SIDES)
+
+    @property
+    def query(self) -> Example:
+        return self._example(self.id, self.asked, f"query/{self.id}")
+
+    @property
+    def pool(self) -> Pool:
+        kept = {side: shuffled(self.rng, range(self.task.bank))[: self.task.support] for side in SIDES}
+        turns = [(side, kept[side][turn]) for turn in range(self.task.support) for side in shuffled(self.rng, SIDES)]
+        shown = enumerate(turns)
+        return Pool(tuple(self._example(f"{self.id}-s{i:03d}", side, f"bank/{k}") for i, (side, k) in shown))
+
+    def _example(self, name: str, side: str, picture: str) -> Example:
+        colour, shape = concept = self.concepts[side]
+        return Example(
+            id=name,
+            pictures=(
+                Drawing(self.task.seed, _stream(concept, picture), "single", colour=colour, shape=shape).picture,
+            ),
+            question=BINDING_QUESTIONS[0],
+            answers=(self.names[side],),
+            options=self.options,
+            label=self.names[side],
+            secret={"side": side, "concept": list(concept)},
+        )
+
+
+def _stream(concept: Concept, picture: str) -> str:
+    return f"link_context/{concept}/{picture}"
+
+
+@lru_cache(maxsize=512)
+def _pool(task: LinkContext, number: int) -> Pool:
+    return _Episode(task, number).pool

@@ -1,0 +1,81 @@
+"""Matching pairs, as in VL-ICL (Zong et al., ICLR 2025): do two pictures stand in the relation of the demonstrations?
+
+What has to be alike (the concept, the colour or the shape) is nowhere said. VL-ICL's shot is a same pair followed by a
+different one, always in this order, so the last answer is always "no" and a copier is found out as one that says "no".
+Here every two pairs of the pool hold one of each in a drawn order, and the queries likewise.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from icl.params import PositiveInt
+from icl.registry import component, parameter
+from icl.streams import StreamKey
+from icl.tasks.base import Pool
+from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
+from icl.tasks.generated.episode import evenly, pick, query_id
+from icl.tasks.generated.world import Concept
+from icl.types import Example
+
+QUESTION = "do they match?"
+ANSWERS = ("yes", "no")
+
+
+@component("task", "matching")
+@dataclass(frozen=True)
+class Matching:
+    """Yes or no: do the two pictures match? Only the demonstrations tell what has to be alike.
+
+    Half of the queries and half of the pool are yes. All queries share the pool; its pictures are no query's.
+    """
+
+    by: Literal["pair", "colour", "shape"] = "pair"  # what is alike in a match; pair: colour and shape together
+    drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
+    query_limit: PositiveInt = parameter("queries", 200)
+    support: PositiveInt = parameter("pool_size", 200)  # pairs of pictures in the pool
+    seed: int = 0  # of the task; the seeds of a run do not change it
+
+    @property
+    def title(self) -> str:
+        return "matching" if self.by == "pair" else f"matching · by {self.by}"
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        return tuple(self._example("query", i, query_id("matching", i)) for i in range(self.query_limit))
+
+    @cached_property
+    def _pool(self) -> Pool:
+        return Pool(tuple(self._example("pool", i, f"matching-pool-{i:05d}") for i in range(self.support)))
+
+    def pool(self, query_id: str) -> Pool:
+        return self._pool
+
+    @property
+    def pool_size(self) -> int:
+        return self.support
+
+    def alike(self, one: Concept, other: Concept) -> bool:
+        """Whether two concepts match."""
+        return {"pair": one == other, "colour": one[0] == other[0], "shape": one[1] == other[1]}[self.by]
+
+    def _example(self, split: str, number: int, name: str) -> Example:
+        answer = evenly(self.seed, f"matching/{split}/answer", number, ANSWERS)
+        stream = f"matching/{self.drawn_from}/{self.by}/{split}/{number}"
+        rng = StreamKey(self.seed, stream).numpy("concepts")
+        concepts = CONCEPT_SETS[self.drawn_from]
+        one = pick(rng, concepts)
+        other = pick(rng, [concept for concept in concepts if self.alike(one, concept) == (answer == "yes")])
+        drawings = (
+            Drawing(self.seed, f"{stream}/{place}", "single", colour=colour, shape=shape)
+            for place, (colour, shape) in enumerate((one, other))
+        )
+        return Example(
+            id=name,
+            pictures=tuple(drawing.picture for drawing in drawings),
+            question=QUESTION,
+            answers=(answer,),
+            options=ANSWERS,
+            label=answer,
+            secret={"concepts": [list(one), list(other)]},
+        )
