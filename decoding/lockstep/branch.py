@@ -4,6 +4,7 @@ Whoever names groups vouches that a name is used once; an engine and a server do
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -12,6 +13,9 @@ from decoding.lockstep.wire import arm_of
 from icl.streams import StreamKey
 
 KEY = "lockstep"
+SECRET = "ICL_LOCKSTEP_SECRET"
+"""The variable by which a server tells its own processes how the names of its groups begin."""
+
 MOST = 16
 """Branches that a group may have."""
 
@@ -68,6 +72,12 @@ def branch_of(extra_args: Mapping[str, Any] | None) -> Branch | None:
     if not isinstance(given, dict) or given.keys() - known or {"group", "index", "count", "arm"} - given.keys():
         raise ValueError(f"'{KEY}' is a mapping of {', '.join(sorted(known))}, not {told[:200]}")
     return Branch(**given | {key: tuple(given.get(key, ())) for key in ("first", "force")})
+
+
+def check_name(branch: Branch) -> None:
+    """Raises ValueError where a server runs here and the group was named by somebody else."""
+    if not branch.group.startswith(os.environ.get(SECRET, "")):
+        raise ValueError("groups are named by the server; ask for a strategy with vllm_xargs: {strategy: ...}")
 
 
 def check_arm(branch: Branch) -> None:

@@ -10,7 +10,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor as FirstRunner
 from vllm.v1.sample.logits_processor import MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as SecondRunner
 
-from decoding.lockstep.branch import Branch, branch_of, check_arm
+from decoding.lockstep.branch import Branch, branch_of, check_arm, check_name
 from decoding.lockstep.forcing import Row, complete, force
 from decoding.lockstep.guard import check_engine
 from icl.errors import ICLError
@@ -43,6 +43,7 @@ class LockstepProcessor(FirstRunner, SecondRunner):  # type: ignore[misc]
         branch = branch_of(sampling_params.extra_args)
         if branch is None:
             return
+        check_name(branch)
         for name, neutral in WITHOUT_EFFECT.items():
             value = getattr(sampling_params, name, neutral)
             if value != neutral and value:

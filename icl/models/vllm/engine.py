@@ -11,7 +11,7 @@ from icl.models.vllm.inputs import Inputs
 if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM
 
-PLUG_IN = {
+PLUG_IN: dict[str, Any] = {
     "scheduler_cls": "decoding.lockstep.scheduler.LockstepScheduler",
     "logits_processors": ["decoding.lockstep.processor:LockstepProcessor"],
     "worker_extension_cls": "decoding.lockstep.worker.LedgerReader",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Inputs:
-    """Makes engine inputs. hf: renders and tokenizes, and never loads weights."""
+    """Makes engine inputs. hf: renders and tokenizes, without weights. llm: gives `renderer` and `model_config`."""
 
     def __init__(self, hf: "HF", llm: Any) -> None:
         self.hf, self.llm = hf, llm
@@ -27,13 +27,35 @@ class Inputs:
     def of(self, prompt: Prompt) -> Any:
         """Raises ModelError, PictureError; what vLLM refuses becomes a ModelError with its sentence."""
         from vllm.exceptions import VLLMError
+
+        try:
+            (made,) = self.llm.renderer.render_cmpl([self._parsed(prompt)])
+        except (VLLMError, ValueError) as error:
+            raise self._refused(error) from error
+        return self._checked(prompt, made)
+
+    async def of_async(self, prompt: Prompt) -> Any:
+        """The same for a server, where requests overtake one another between here and the engine.
+
+        So each brings its pictures along, processed once: none counts on another to have brought them.
+        """
+        from vllm.exceptions import VLLMError
+
+        try:
+            (made,) = await self.llm.renderer.render_cmpl_async([self._parsed(prompt)], skip_mm_cache=True)
+        except (VLLMError, ValueError) as error:
+            raise self._refused(error) from error
+        return self._checked(prompt, made)
+
+    def _parsed(self, prompt: Prompt) -> Any:
         from vllm.renderers.inputs.preprocess import parse_model_prompt
 
-        given = self._given(prompt)
-        try:
-            (made,) = self.llm.renderer.render_cmpl([parse_model_prompt(self.llm.model_config, given)])
-        except (VLLMError, ValueError) as error:
-            raise ModelError(f"{self.hf.path}: vLLM does not take this prompt: {error}") from error
+        return parse_model_prompt(self.llm.model_config, self._given(prompt))
+
+    def _refused(self, error: Exception) -> ModelError:
+        return ModelError(f"{self.hf.path}: vLLM does not take this prompt: {error}")
+
+    def _checked(self, prompt: Prompt, made: Any) -> Any:
         self._check(prompt, made["prompt_token_ids"])
         if any(picture.pixel_edits for picture in prompt.pictures):
             self._edit(prompt.pictures, made["mm_kwargs"]["image"])

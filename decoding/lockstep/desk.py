@@ -1,0 +1,77 @@
+"""A server's engine as strategies need it: prompts rendered, branches made, requests started."""
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from decoding.lockstep.branch import Branch
+from decoding.lockstep.wanted import Wanted
+from icl.models.hf.model import HF
+from icl.models.vllm.inputs import Inputs
+from icl.types import Prompt
+
+
+class Desk:
+    """What a server needs to answer with strategies; made once. server: the state of vLLM's application."""
+
+    def __init__(self, server: Any) -> None:
+        self.engine, self.args = server.engine_client, server.args
+        self.hf = HF(self.args.model, trust_remote_code=self.args.trust_remote_code, revision=self.args.revision)
+        self.numbers = itertools.count()
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        return Inputs(self.hf, self.engine)
+
+    async def branches(self, asked: Wanted) -> Sequence[Prompt]:
+        """The strategy's branches; what it generates first is asked of this server's own model."""
+        loop = asyncio.get_running_loop()
+
+        def generate(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+            future = asyncio.run_coroutine_threadsafe(self._generated(prompts, max_new_tokens), loop)
+            return future.result()
+
+        def make() -> Sequence[Prompt]:
+            (note,) = asked.arm.strategy.prepare([asked.prompt], generate)
+            return asked.arm.strategy.branches(asked.prompt, note)
+
+        return await asyncio.to_thread(make)
+
+    async def _generated(self, prompts: Sequence[Prompt], length: int) -> list[str]:
+        async def one(prompt: Prompt) -> str:
+            given, name = await self.inputs.of_async(prompt), f"icl-first-{next(self.numbers)}"
+            tokens: list[int] = []
+            async for output in self.engine.generate(given, self._parameters(length, (), None), name):
+                tokens = list(output.outputs[0].token_ids)
+            return self.hf.text(tokens)
+
+        return list(await asyncio.gather(*map(one, prompts)))
+
+    async def read(self, given: Any, asked: Wanted, branch: Branch, said: "asyncio.Queue[Any]") -> None:
+        """Runs one branch to its end. What branch 0 says goes into `said`, and what keeps any branch from running."""
+        from vllm.exceptions import VLLMError
+
+        room = self.engine.model_config.max_model_len - len(given["prompt_token_ids"])
+        limit = min(asked.max_tokens or room, room)
+        stop = asked.stop if branch.index == 0 else ()
+        name = f"icl-{next(self.numbers)}-{branch.index}"
+        try:
+            async for output in self.engine.generate(given, self._parameters(limit, stop, branch), name):
+                if branch.index == 0:
+                    said.put_nowait(output)
+        except (VLLMError, ValueError) as error:
+            said.put_nowait(error)
+
+    def _parameters(self, limit: int, stop: tuple[str, ...], branch: Branch | None) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            temperature=0.0,
+            max_tokens=max(limit, 1),
+            stop=list(stop),
+            stop_token_ids=sorted(self.hf.stop_tokens),
+            ignore_eos=True,
+            extra_args=branch.extra_args() if branch else None,
+        )

@@ -1,0 +1,117 @@
+"""Strategies over HTTP: one chat request becomes a group of requests inside the server, and one answer.
+
+An ASGI middleware in front of vLLM's own application (`--middleware`). It reads chat requests, answers those that name
+a strategy, and passes everything else on as it came. Groups are named here; a client that names one itself is refused.
+A client that hangs up takes its whole group with it.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from decoding.lockstep import http, wire
+from decoding.lockstep.branch import MOST, SECRET, Branch
+from decoding.lockstep.desk import Desk
+from decoding.lockstep.http import RefusedError
+from decoding.lockstep.wanted import Wanted, strategy_asked, wanted
+from icl.errors import ICLError
+
+PATH = "/v1/chat/completions"
+
+Piece = dict[str, Any]
+"""New text; how it ended, or None; why; tokens read and new so far; ids of the new ones, where they are wanted."""
+
+
+class StrategyMiddleware:
+    """vLLM makes one with the application that it wraps."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.numbers = itertools.count()
+        self.desk: Desk | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope.get("method") != "POST" or scope["path"] != PATH:
+            await self.app(scope, receive, send)
+        else:
+            await http.authenticated(scope["app"].state.args, self._chat)(scope, receive, send)
+
+    async def _chat(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            raw = await http.body(receive)
+        except RefusedError as refused:
+            await http.answer(send, refused.status, http.error(str(refused), refused.status))
+            return
+        body = http.parsed(raw) if b"vllm_xargs" in raw else None
+        if not strategy_asked(body):
+            await self.app(scope, http.again(raw, receive), send)
+            return
+        if self.desk is None:
+            self.desk = Desk(scope["app"].state)
+        work = asyncio.ensure_future(self._serve(self.desk, body, send))
+        gone = asyncio.ensure_future(http.gone(receive))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+
+    async def _serve(self, desk: Desk, body: Any, send: Any) -> None:
+        try:
+            asked = wanted(body)
+            async with contextlib.aclosing(self._said(desk, asked)) as pieces:
+                first = await anext(pieces)
+                if first["finish"] not in (None, "stop", "length"):
+                    raise RefusedError(500, first["reason"] or f"the request ended: {first['finish']}")
+                head = {"id": f"chatcmpl-{next(self.numbers)}", "created": int(time.time()), "model": asked.model}
+                write = http.stream if asked.stream else http.whole
+                await write(send, head, http.chained(first, pieces))
+        except ICLError as error:
+            await http.answer(send, 400, http.error(str(error), 400))
+        except RefusedError as refused:
+            await http.answer(send, refused.status, http.error(str(refused), refused.status))
+
+    async def _said(self, desk: Desk, asked: Wanted) -> AsyncGenerator[Piece, None]:
+        """The answer as it comes. The branches run as long as this is read."""
+        branches = await desk.branches(asked)
+        if len(branches) > MOST:
+            raise RefusedError(400, f"{asked.arm.label} reads {len(branches)} prompts, and a group has {MOST} at most.")
+        given = [await desk.inputs.of_async(branch) for branch in branches]
+        group = f"{os.environ.get(SECRET, '')}-{os.getpid()}-{next(self.numbers)}"
+        told, key = wire.told(asked.arm.strategy, asked.arm.sampler), asked.prompt.key
+        said: asyncio.Queue[Any] = asyncio.Queue()
+        tasks = [
+            asyncio.ensure_future(
+                desk.read(made, asked, Branch(group, b, len(branches), told, key.seed, key.query), said)
+            )
+            for b, made in enumerate(given)
+        ]
+        text, read = "", sum(len(made["prompt_token_ids"]) for made in given)
+        try:
+            while True:
+                output = await said.get()
+                if isinstance(output, Exception):
+                    raise RefusedError(400, str(output)) from output
+                one = output.outputs[0]
+                reason = str(one.stop_reason or "") if one.finish_reason == "error" else ""
+                yield {
+                    "text": one.text[len(text) :],
+                    "finish": one.finish_reason,
+                    "reason": reason,
+                    "read": read,
+                    "new": len(one.token_ids),
+                    "ids": list(one.token_ids) if asked.token_ids else None,
+                }
+                if output.finished:
+                    return
+                text = one.text
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

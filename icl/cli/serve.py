@@ -1,0 +1,107 @@
+"""Serve a checkpoint over HTTP, with every strategy: vLLM's OpenAI-compatible server and the plug-in."""
+
+import json
+import os
+import secrets
+import sys
+from typing import Annotated
+
+import typer
+
+from icl.errors import ConfigError
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def command(  # noqa: PLR0917
+    model: Annotated[str, typer.Argument(help="hub id, folder, or `tiny`: the checkpoint that comes with the toolkit")],
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port")] = 8000,
+    name: Annotated[str, typer.Option(help="what clients call the model; default: as it is named here")] = "",
+    api_key_env: Annotated[str, typer.Option(help="environment variable with the key that clients send")] = "",
+    max_pictures: Annotated[int, typer.Option(help="pictures that a prompt may have")] = 64,
+    patience: Annotated[float, typer.Option(help="seconds that a group waits for a branch")] = 60.0,
+    option: Annotated[
+        list[str] | None, typer.Option(help="any option of vLLM's server, such as max-num-seqs=16")
+    ] = None,
+) -> None:
+    """A chat request with `vllm_xargs: {strategy: vcd, alpha: 1.0}` is decoded by that strategy, in one answer.
+
+    Everything else is vLLM's: /health, /metrics, streaming, graceful stop.
+    """
+    arguments, environment = server(
+        model,
+        host,
+        port,
+        name=name,
+        api_key_env=api_key_env,
+        max_pictures=max_pictures,
+        patience=patience,
+        options=option,
+    )
+    os.execve(sys.executable, [sys.executable, *arguments], environment)
+
+
+def server(
+    model: str,
+    host: str,
+    port: int,
+    *,
+    name: str = "",
+    api_key_env: str = "",
+    max_pictures: int = 64,
+    patience: float = 60.0,
+    options: list[str] | None = None,
+) -> tuple[list[str], dict[str, str]]:
+    """Arguments of Python and the environment of a server. Raises ConfigError, ModelError."""
+    from importlib.util import find_spec
+
+    from icl.models.vllm.engine import ENVIRONMENT, ON_CPU, PLUG_IN
+    from icl.models.vllm.model import VLLM
+
+    key = os.environ.get(api_key_env, "") if api_key_env else ""
+    if api_key_env and not key:
+        raise ConfigError(f"--api-key-env: the environment variable {api_key_env} is not set.")
+    if host not in LOOPBACK and not key:
+        raise ConfigError(
+            f"--host {host} lets others reach the server, and it has no key. Put one into an environment variable and "
+            "name it with --api-key-env, or leave --host out."
+        )
+    if find_spec("vllm") is None:
+        raise ConfigError("icl serve needs the package vllm, which is not installed here: pip install 'mm-icl[vllm]'.")
+    from decoding.lockstep.branch import SECRET
+
+    engine = VLLM(model)
+    cpu = engine.where == "cpu"
+    given = {
+        "model": engine.hf.checkpoint.source,
+        "served-model-name": name or model,
+        "host": host,
+        "port": str(port),
+        "scheduler-cls": PLUG_IN["scheduler_cls"],
+        "logits-processors": PLUG_IN["logits_processors"][0],
+        "worker-extension-cls": PLUG_IN["worker_extension_cls"],
+        "middleware": "decoding.lockstep.serving.StrategyMiddleware",
+        "limit-mm-per-prompt": json.dumps({"image": max_pictures, "video": 0}),
+        "additional-config": json.dumps({"lockstep_patience": patience}),
+    }
+    if cpu:
+        given |= {"dtype": "float32", "block-size": "32"}
+    flags = ["--no-async-scheduling", "--no-mm-device-do-normalize", *(["--enforce-eager"] if cpu else [])]
+    for one in options or []:
+        told, _, value = one.partition("=")
+        told = told.lstrip("-").replace("_", "-")
+        if told in given and told not in ("dtype", "block-size"):
+            raise ConfigError(f"--option {told} is set by icl serve itself.")
+        if value:
+            given[told] = value
+        else:
+            flags.append(f"--{told}")
+    arguments = ["-m", "vllm.entrypoints.launchers.api_server.entry"]
+    for told, value in given.items():
+        arguments += [f"--{told}", str(value)]
+    environment = ENVIRONMENT | (ON_CPU if cpu else {}) | os.environ
+    environment |= {SECRET: secrets.token_hex(8), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    if key:
+        environment["VLLM_API_KEY"] = key
+    return [*arguments, *flags], environment

@@ -1,0 +1,265 @@
+"""A real server: a request with a strategy is one answer; what is wrong is told; hanging up is safe."""
+
+import base64
+import io
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import checkpoints
+import groups
+
+from decoding.arm import parse_arm
+from decoding.jobs import Job
+from icl.cli.serve import server
+from icl.types import Prompt
+
+KEY = "a key of the test"
+
+
+@dataclass
+class Server:
+    port: int
+    log: Path
+
+    def call(self, path: str, body: Any = None, key: str = KEY, timeout: float = 120) -> tuple[int, str]:
+        data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def chat(self, body: Any, **more: Any) -> tuple[int, Any]:
+        status, text = self.call("/v1/chat/completions", body, **more)
+        return status, json.loads(text)
+
+    def metric(self, name: str) -> float:
+        lines = self.call("/metrics")[1].splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"vllm:{name}{{"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def serving(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ["ICL_TEST_KEY"] = KEY
+    options = ["max-model-len=512", "max-num-seqs=16", "max-num-batched-tokens=256", "kv-cache-memory-bytes=200000000"]
+    arguments, environment = server(
+        str(folder),
+        "127.0.0.1",
+        port,
+        name="tiny",
+        api_key_env="ICL_TEST_KEY",
+        max_pictures=4,
+        patience=3,
+        options=options,
+    )
+    log = tmp_path_factory.mktemp("server") / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen([sys.executable, *arguments], stdout=out, stderr=out, env=environment)
+    made = Server(port, log)
+    try:
+        for _ in range(240):
+            assert process.poll() is None, log.read_text()[-3000:]
+            try:
+                if made.call("/health", timeout=2)[0] == 200:
+                    break
+            except OSError:
+                time.sleep(1)
+        yield made
+        process.terminate()
+        assert process.wait(60) is not None
+    finally:
+        process.kill()
+
+
+def body(prompt: Prompt, strategy: Any = None, **more: Any) -> dict[str, Any]:
+    messages = []
+    for turn in prompt.turns:
+        content: list[Any] = []
+        for part in turn.parts:
+            if part.picture is None:
+                content.append({"type": "text", "text": part.text})
+            else:
+                file = io.BytesIO()
+                part.picture.open().save(file, "PNG")
+                url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+                content.append({"type": "image_url", "image_url": {"url": url}})
+        messages.append({"role": turn.role, "content": content})
+    given = {"model": "tiny", "messages": messages, "temperature": 0, "max_tokens": 8, "user": prompt.key.query}
+    given["return_token_ids"] = True
+    if strategy is not None:
+        given["vllm_xargs"] = {"strategy": strategy} if isinstance(strategy, str) else strategy
+    return given | more
+
+
+def tokens(answer: tuple[int, Any]) -> list[int]:
+    """Without the one that stopped it."""
+    assert answer[0] == 200, answer
+    ids: list[int] = answer[1]["choices"][0]["token_ids"]
+    return [token for token in ids if token not in checkpoints.STOPS]
+
+
+ARMS: tuple[tuple[Any, Any, dict[str, Any]], ...] = (
+    ({"strategy": "vcd", "alpha": 0.8}, {"name": "vcd", "alpha": 0.8}, {}),
+    ('{"name": "mask_only", "of": {"name": "vcd"}}', {"name": "mask_only", "of": "vcd"}, {}),
+    ("vcd", {"name": "vcd", "sampling": {"temperature": 0.8, "top_p": 0.9}}, {"temperature": 0.8, "top_p": 0.9}),
+    ("greedy", "greedy", {}),
+)
+
+
+def renamed(prompt: Prompt) -> Prompt:
+    """With the names that a server gives to the parts of a request."""
+    from dataclasses import replace
+
+    turns = []
+    users = [i for i, turn in enumerate(prompt.turns) if turn.role == "user"]
+    for i, turn in enumerate(prompt.turns):
+        place = "query" if i == users[-1] else f"demo[{sum(u < i for u in users) - (turn.role == 'assistant')}]"
+        turns.append(
+            replace(
+                turn, parts=tuple(replace(p, name=f"{place}.picture[0]" if p.picture else p.name) for p in turn.parts)
+            )
+        )
+    return replace(prompt, turns=tuple(turns))
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> list[tuple[dict[str, Any], list[int]]]:
+    """Requests and what an engine in this process answers to them."""
+    engine = groups.tiny_engine(folder)
+    prompts = [renamed(prompt) for prompt in groups.prompts(12, seed=31)]
+    jobs = [Job(p, parse_arm(ARMS[i % 4][1]), max_new_tokens=8) for i, p in enumerate(prompts)]
+    answers = groups.run_jobs(engine, jobs)
+    engine.unload()
+    bodies = [body(p, ARMS[i % 4][0], **ARMS[i % 4][2]) for i, p in enumerate(prompts)]
+    return [(given, list(answer.tokens)) for given, answer in zip(bodies, answers, strict=True)]
+
+
+def test_one_request_is_one_answer_of_the_strategy(serving: Server, expected: list[Any]) -> None:
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(serving.chat, [given for given, _ in expected]))
+    assert [tokens(answer) for answer in answers] == [said for _, said in expected]
+    usage = answers[0][1]["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def test_streamed_pieces_are_the_answer(serving: Server, expected: list[Any]) -> None:
+    given, _ = expected[0]
+    whole = serving.chat(given)[1]["choices"][0]["message"]["content"]
+    status, events = serving.call("/v1/chat/completions", given | {"stream": True})
+    assert status == 200
+    lines = [line[6:] for line in events.splitlines() if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    pieces = [json.loads(line)["choices"][0] for line in lines[:-1]]
+    assert len(pieces) > 2
+    assert "".join(piece["delta"].get("content", "") for piece in pieces) == whole
+    assert pieces[-1]["finish_reason"] in ("stop", "length")
+
+
+def test_a_stop_text_ends_the_whole_group(serving: Server, expected: list[Any]) -> None:
+    for given, _ in expected:
+        said = serving.chat(given)[1]["choices"][0]["message"]["content"]
+        place = next((i for i in range(2, len(said) - 1) if said[i].isascii() and said[i].isprintable()), None)
+        if place is not None and said[place] not in said[:place]:
+            break
+    status, answer = serving.chat(given | {"stop": said[place]})
+    assert (status, answer["choices"][0]["finish_reason"]) == (200, "stop")
+    assert answer["choices"][0]["message"]["content"] == said[:place]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"vllm_xargs": {"strategy": "vdc"}}, "no strategy named 'vdc'"),
+        ({"vllm_xargs": {"strategy": "vcd", "gamma": 1}}, "has no parameter 'gamma'"),
+        ({"vllm_xargs": {"strategy": "vcd", "alpha": -1}}, "greater than or equal to 0"),
+        ({"vllm_xargs": {"strategy": "vcd", "alpha": float("nan")}}, "not a finite number"),
+        ({"vllm_xargs": {"strategy": "os:system"}}, "not the name of a strategy"),
+        ({"vllm_xargs": {"strategy": '{"name": "mask_only", "of": "/tmp/x.py:X"}'}}, "not the name of a strategy"),
+        ({"vllm_xargs": {"strategy": "vcd"}, "n": 2}, "one plain answer"),
+        ({"vllm_xargs": {"strategy": "vcd"}, "messages": []}, "at least one message"),
+        ({"vllm_xargs": {"strategy": "vcd"}, "messages": [{"role": "user", "content": [{"type": "image_url",
+          "image_url": {"url": "http://example.com/a.png"}}]}]}, "fetches nothing"),
+        ({"vllm_xargs": {"strategy": "vcd"}, "messages": [{"role": "user", "content": [{"type": "image_url",
+          "image_url": {"url": "data:image/png;base64,AAAA"}}]}]}, "not an image"),
+        ({"vllm_xargs": {"strategy": "vcd"}, "messages": [{"role": "user", "content": "word " * 600}]}, "512"),
+        ({"vllm_xargs": {"lockstep": '{"group": "g", "index": 0, "count": 2, "arm": "[]"}'}}, "named by the server"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_a_sentence(serving: Server, change: dict[str, Any], sentence: str) -> None:
+    given = body(checkpoints.tiny_models().prompt([1], "what?"), "vcd") | change
+    status, answer = serving.chat(given)
+    assert status == 400, answer
+    assert sentence in answer["error"]["message"]
+
+
+def test_a_request_that_is_too_large_is_refused_before_it_is_read(serving: Server) -> None:
+    try:
+        status, answer = serving.call("/v1/chat/completions", b'{"vllm_xargs": "' + b"x" * (70 * 2**20) + b'"}')
+    except OSError:  # the server closed the connection while this was still sending
+        return
+    assert status == 413
+    assert "64 MiB" in answer
+
+
+def test_a_wrong_key_opens_nothing(serving: Server, expected: list[Any]) -> None:
+    assert serving.call("/v1/chat/completions", expected[0][0], key="wrong")[0] == 401
+    assert serving.call("/v1/chat/completions", expected[3][0], key="wrong")[0] == 401
+
+
+def test_clients_that_hang_up_leave_nothing_behind(serving: Server, expected: list[Any]) -> None:
+    """Mixed requests at once, a third of them cut off; all others are right, and the engine is empty afterwards."""
+    draw = random.Random(5)
+    plain = body(checkpoints.tiny_models().prompt([3], "what?"), None)
+    right = tokens(serving.chat(plain))
+    cut = body(checkpoints.tiny_models().prompt([1, 2], "tell me"), "vcd", max_tokens=300)
+
+    def one(i: int) -> bool:
+        kind = i % 3
+        if kind == 0:
+            try:
+                serving.chat(cut, timeout=draw.uniform(0.05, 1.0))
+            except OSError:
+                return True
+            return True
+        if kind == 1:
+            return tokens(serving.chat(plain)) == right
+        given, said = expected[i % len(expected)]
+        return tokens(serving.chat(given)) == said
+
+    with ThreadPoolExecutor(24) as pool:
+        assert all(pool.map(one, range(90)))
+    for _ in range(50):
+        if serving.metric("num_requests_running") + serving.metric("num_requests_waiting") == 0:
+            break
+        time.sleep(0.2)
+    assert serving.metric("num_requests_running") == 0
+    assert serving.metric("num_requests_waiting") == 0
+    assert serving.metric("kv_cache_usage_perc") == 0
+    assert tokens(serving.chat(expected[0][0])) == expected[0][1]
+    assert "chose apart" not in serving.log.read_text()
