@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from icl.errors import ModelError
-from icl.models.hf import placing, selfcheck
+from icl.models.hf import placing, quantizing, selfcheck
 from icl.models.hf.counters import Counters
 from icl.models.hf.encode import PictureEncoder
 from icl.models.hf.heap import keep_freed_memory
@@ -25,11 +25,18 @@ class Engine:
         processor = hf.checkpoint.processor
         if placing.device(hf.device, hf.device_map)[0] == "cpu":
             keep_freed_memory()
-        model = hf.checkpoint.weights(**placing.how(hf.device, hf.device_map, hf.dtype, hf.attn_implementation))
+        quantizing.check(hf)
+        placed = placing.how(hf.device, hf.device_map, hf.dtype, hf.attn_implementation)
+        if hf.lora is not None:
+            _ = hf.lora.folder  # whether it is whole, before weights are read
+        model = quantizing.settled(hf.checkpoint.weights(**placed, **quantizing.arguments(hf)))
+        if hf.lora is not None:
+            model = hf.lora.applied(model, hf.path, hf.merge)
         self.counters = Counters()
         self.runner = Runner(model, processor, self.counters, hf.token_budget)
         self.name, self.limit = hf.path, hf.max_tokens
-        self.notes: tuple[str, ...] = ()
+        doubt = None if hf.lora is None else hf.lora.doubt(hf.path)
+        self.notes: tuple[str, ...] = (doubt,) if doubt else ()
         self.reader = self._reader(hf)
         self.opener = Opener(self.runner, hf.token_budget, self._sharing())
         vars(self.counters).update(vars(Counters()))

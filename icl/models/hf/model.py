@@ -1,25 +1,30 @@
 """The component `hf`: any vision-language checkpoint of transformers, opened as sessions of rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from icl.errors import ConfigError, ModelError, did_you_mean
 from icl.models.base import Request
-from icl.params import Count, PositiveInt
+from icl.params import Count, NonNegative, PositiveInt
 from icl.registry import component
 from icl.types import Generation, Prompt
 
 if TYPE_CHECKING:
+    from icl.models.hf.adapter import Adapter
     from icl.models.hf.checkpoint import Checkpoint
     from icl.models.hf.engine import Engine
     from icl.models.hf.pixels import PictureProcessor
     from icl.models.hf.rendering import Renderer
     from icl.models.hf.rows import Rows
 
+CHOICES = ("dtype", "quantize", "compute_dtype")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-QUANTIZE = ("none",)
+QUANTIZE = ("none", "nf4", "fp4", "int8")
+FOUR_BITS = ("double_quant", "compute_dtype", "quantize_vision", "quantize_head")
+READ_BY = {"nf4": FOUR_BITS, "fp4": FOUR_BITS, "int8": ("outlier_threshold", "quantize_vision", "quantize_head")}
+"""The settings that a quantization reads."""
 
 
 @component("model", "hf")
@@ -33,6 +38,8 @@ class HF:
 
     abilities: ClassVar[frozenset[str]] = frozenset({"logits", "score"})
     needs: ClassVar[frozenset[str]] = frozenset()
+    quantizations: ClassVar[tuple[str, ...]] = (*QUANTIZE[1:], "the checkpoint's own")
+    adapters: ClassVar[bool] = True
 
     path: str = "tiny"  # hub id, folder, or `tiny`: the checkpoint that comes with the toolkit
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = (
@@ -41,18 +48,36 @@ class HF:
     device: str = "auto"  # auto: cuda where there is one; cpu, cuda, cuda:1, mps
     device_map: str | None = None  # of accelerate (auto, balanced, …), to spread the layers; device is not read then
     attn_implementation: str = "auto"  # auto: transformers chooses; sdpa, eager, flash_attention_2
-    quantize: Literal["none"] = "none"
+    quantize: Literal["none", "nf4", "fp4", "int8"] = "none"  # weights by bitsandbytes; none: as the checkpoint is
+    double_quant: bool = False  # nf4, fp4: the scales of 64 weights in 8 bits too
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # nf4, fp4: of products; auto: dtype
+    outlier_threshold: NonNegative = 6.0  # int8: larger inputs run in 16 bits; 0: none, a row is the same in any batch
+    quantize_vision: bool = False  # also the vision tower and what joins it to the language model
+    quantize_head: bool = False  # also the output head
+    adapter: str | None = None  # folder of a LoRA that peft has saved
+    merge: bool = False  # the adapter into the weights: faster, the same up to rounding
     token_budget: PositiveInt = 8192  # padded tokens of one prefill forward
     picture_cache_mb: Count = 512  # MiB of picture features kept; a quarter of it again for processed pixels
     trust_remote_code: bool = False  # whether Python code that a checkpoint brings along may run
     revision: str | None = None  # branch, tag or commit on the hub
 
     def __post_init__(self) -> None:
-        for key, value, known in (("dtype", self.dtype, DTYPES), ("quantize", self.quantize, QUANTIZE)):
+        given = (self.dtype, self.quantize, self.compute_dtype)
+        for key, value, known in zip(CHOICES, given, (DTYPES, QUANTIZE, DTYPES), strict=True):
             if value not in known:
                 raise ConfigError(
                     f"model.{key}: '{value}' is not known.{did_you_mean(value, known)} Known: {', '.join(known)}."
                 )
+        for key in ("quantize_vision", "quantize_head") if self.quantize == "none" else ():
+            if getattr(self, key):
+                raise ConfigError(f"model.{key} says what `quantize` reaches, and quantize is none.")
+        if self.merge and self.adapter is None:
+            raise ConfigError("model.merge: there is no `adapter` to merge.")
+        if self.merge and self.quantize != "none":
+            raise ConfigError(
+                f"model.merge: an adapter merged into {self.quantize} weights would be rounded to them. Use "
+                "`merge: false`, or merge into full precision and save that."
+            )
 
     @cached_property
     def checkpoint(self) -> "Checkpoint":
@@ -62,13 +87,26 @@ class HF:
 
     @cached_property
     def digest(self) -> str:
-        """Names weights and the settings that can change an output (budget and caches cannot)."""
-        from icl.models.hf import placing
+        """Names weights and the settings that can change an output (budget and caches cannot).
+
+        Raises ModelError where checkpoint, adapter, device or install do not go together.
+        """
+        from icl.models.hf import placing, quantizing
         from icl.models.hf.checkpoint import told
 
-        settings = {key: value for key, value in asdict(self).items() if key in ("attn_implementation", "quantize")}
+        quantizing.check(self)
+        names = ["attn_implementation", "quantize", *READ_BY.get(self.quantize, ())]
+        settings = {name: getattr(self, name) for name in names}
+        if self.lora is not None:
+            settings |= {"adapter": self.lora.digest, "merge": self.merge}
         precision = placing.precision(self.device, self.device_map, self.dtype)
         return told({"checkpoint": self.checkpoint.digest, "dtype": precision, **settings})[:32]
+
+    @cached_property
+    def lora(self) -> "Adapter | None":
+        from icl.models.hf.adapter import Adapter
+
+        return None if self.adapter is None else Adapter(self.adapter)
 
     @cached_property
     def renderer(self) -> "Renderer":

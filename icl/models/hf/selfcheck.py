@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from icl.errors import ICLError, ModelError
+from icl.models.hf import quantizing
 from icl.models.hf.opening import Opener
 from icl.models.hf.reading import Reader
 from icl.models.hf.runner import Read, Runner
@@ -112,7 +113,7 @@ def _gap(want: Tensor, got: Tensor) -> float:
 
 
 def _tolerance(runner: Runner) -> float:
-    return 1e-3 if runner.model.dtype == torch.float32 else 0.25
+    return 1e-3 if quantizing.is_exact(runner.model) else 0.25
 
 
 def _asked(ask: Callable[[], Verdict]) -> Verdict:

@@ -51,7 +51,7 @@ def test_it_is_a_component_and_a_model_that_gives_logits(folder_of: FolderOf) ->
     [
         ({"dtype": "float8"}, "dtype"),
         ({"token_budget": 0}, "token_budget"),
-        ({"quantize": "int8"}, "quantize"),
+        ({"quantize": "int3"}, "quantize"),
         ({"pth": "tiny"}, "Did you mean 'path'"),
     ],
 )

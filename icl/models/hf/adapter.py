@@ -1,0 +1,100 @@
+"""LoRA adapters of peft (Hu et al., ICLR 2022): beside the weights, or merged into them.
+
+The layers are put in place inside the model, so everything else goes on reading the same object.
+"""
+
+import hashlib
+import json
+import re
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from icl.errors import ModelError
+
+CONFIG = "adapter_config.json"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+HUB_ID = r"[\w.-]+/[\w.-]+"
+FAILURES = (ValueError, RuntimeError, KeyError, TypeError, OSError)
+"""What peft raises where an adapter does not fit."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A folder that `save_pretrained` of peft wrote."""
+
+    path: str
+
+    @cached_property
+    def folder(self) -> Path:
+        """Raises ModelError where it is incomplete, or holds no LoRA."""
+        folder = Path(self.path).expanduser()
+        if not folder.is_dir():
+            raise ModelError(f"model.adapter: there is no folder {folder.absolute()}.")
+        if not (folder / CONFIG).is_file():
+            raise ModelError(f"model.adapter: {folder} has no {CONFIG}, so it is not an adapter of peft.")
+        if not any((folder / name).is_file() for name in WEIGHTS):
+            raise ModelError(f"model.adapter: {folder} has an {CONFIG} and no weights ({' or '.join(WEIGHTS)}).")
+        try:
+            told = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"model.adapter: {folder / CONFIG} is not JSON: {error}.") from error
+        kind = told.get("peft_type") if isinstance(told, dict) else None
+        if kind != "LORA":
+            raise ModelError(f"model.adapter: {folder} holds an adapter of type {kind}; this backend takes LORA.")
+        if find_spec("peft") is None:
+            raise ModelError("model.adapter: this needs the package peft, which is not installed (pip install peft).")
+        return folder
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of its settings and weights. Where the base lay when it was trained does not enter."""
+        settings = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        settings.pop("base_model_name_or_path", None)
+        told = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for name in WEIGHTS:
+            if (self.folder / name).is_file():
+                with (self.folder / name).open("rb") as file:
+                    told.update(hashlib.file_digest(file, "sha256").digest())
+        return told.hexdigest()
+
+    @cached_property
+    def base(self) -> str:
+        """The model that it says it was trained on."""
+        told = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        return str(told.get("base_model_name_or_path") or "another model")
+
+    def doubt(self, name: str) -> str | None:
+        """A note where two names on the hub differ: a copy of the base has another name too, so it is no error."""
+        if self.base == name or not (re.fullmatch(HUB_ID, self.base) and re.fullmatch(HUB_ID, name)):
+            return None
+        return f"the adapter {self.folder} says that it was trained on {self.base}; it is used on {name}"
+
+    def applied(self, model: Any, name: str, merge: bool) -> Any:
+        """The model with the adapter in it. name: the checkpoint's. Raises ModelError where it is of another model."""
+        from peft import PeftConfig, PeftModel
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what peft warns of is an error below
+                config = PeftConfig.from_pretrained(str(self.folder))
+                config.inference_mode = True
+                tuned = PeftModel(model, config)
+                told = tuned.load_adapter(str(self.folder), "default", is_trainable=False)
+        except FAILURES as error:
+            first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ModelError(self._other(name, first)) from error
+        for keys, what in ((told.unexpected_keys, "has no place for"), (told.missing_keys, "finds nothing for")):
+            if keys:
+                raise ModelError(self._other(name, f"{name} {what} {len(keys)} of its weights, such as {keys[0]}"))
+        whole = tuned.merge_and_unload() if merge else tuned.get_base_model()
+        return whole.eval().requires_grad_(False)
+
+    def _other(self, name: str, why: str) -> str:
+        return (
+            f"model.adapter: {self.folder} is an adapter of another model than {name}: {why.rstrip('.')}. It was "
+            f"trained on {self.base}."
+        )
