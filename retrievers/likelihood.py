@@ -1,0 +1,83 @@
+"""How likely a model finds each of a few answers, for retrievers that ask the model under test.
+
+    p(y | demonstrations, query) = exp(mean log p of y's tokens) / sum over the options y' of the same
+
+The mean over tokens, so that a long option is not at a disadvantage. The prompt is plain: a user turn and an assistant
+turn for each demonstration, then the query's user turn.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icl.errors import PlanError
+from icl.models.base import LogitModel, Model
+from icl.streams import StreamKey
+from icl.tasks.base import Pool
+from icl.types import Example, Part, Prompt, Query, Turn
+
+BATCH = 8
+MOST = 64
+"""More options than this are no longer a choice among labels."""
+
+
+def scorer(model: Model | None, name: str) -> LogitModel:
+    """The model as one with sessions. Raises PlanError where it is none."""
+    if model is None or "logits" not in model.abilities:
+        raise PlanError(
+            f"retriever '{name}' reads the probabilities of a model with logits, and was given "
+            f"{'no model' if model is None else repr(model)}. Use such a model (hf), or the retriever 'dpp'."
+        )
+    return cast(LogitModel, model)
+
+
+def options_of(query: Query, pool: Pool, name: str) -> tuple[str, ...]:
+    """The query's options, or the pool's answers where it has none. Raises PlanError for more than `MOST`."""
+    options = query.options or tuple(dict.fromkeys(example.answer for example in pool.examples))
+    if not 1 < len(options) <= MOST:
+        raise PlanError(
+            f"retriever '{name}' compares the probabilities of 2 to {MOST} options, and query '{query.id}' has "
+            f"{len(options)}. Give the task options, or use 'dpp'."
+        )
+    return options
+
+
+def shown(query: Query, demos: Sequence[Example], key: StreamKey) -> Prompt:
+    """The demonstrations in this order, then the query."""
+    turns: list[Turn] = []
+    for n, demo in enumerate(demos):
+        turns.append(Turn("user", _asked(demo, f"demo[{n}]")))
+        turns.append(Turn("assistant", (Part(demo.answer, f"demo[{n}].answer"),)))
+    return Prompt((*turns, Turn("user", _asked(query, "query"))), key)
+
+
+def probabilities(model: LogitModel, prompts: Sequence[Prompt], options: Sequence[str]) -> NDArray[np.float64]:
+    """[prompts, options], each row of sum 1. Raises ModelError, PictureError."""
+    rows: list[list[float]] = []
+    model.load()
+    for start in range(0, len(prompts), BATCH):
+        some = prompts[start : start + BATCH]
+        suffixes = [model.option_ids(prompt, options) for prompt in some]
+        found = model.open(some).suffix_logprobs(suffixes)
+        for ids, told in zip(suffixes, found, strict=True):
+            rows.append(
+                [
+                    float(np.mean([float(step[token]) for step, token in zip(steps, own, strict=True)]))
+                    for own, steps in zip(ids, told, strict=True)
+                ]
+            )
+    likelihood = np.exp(np.array(rows) - np.max(rows, axis=1, keepdims=True))
+    return np.asarray(likelihood / likelihood.sum(axis=1, keepdims=True))
+
+
+def entropy(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[N, O] probabilities -> [N], in nats."""
+    safe = np.where(rows > 0, rows, 1)
+    return np.asarray(-(rows * np.log(safe)).sum(axis=1))
+
+
+def _asked(of: Example | Query, name: str) -> tuple[Part, ...]:
+    pictures = tuple(Part(picture, f"{name}.picture[{j}]") for j, picture in enumerate(of.pictures))
+    return (*pictures, Part(of.question, f"{name}.question")) if of.question else pictures
