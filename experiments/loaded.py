@@ -82,6 +82,13 @@ class Run:
         correction: Any = correct or said.get("correct", "holm")
         return compare(self.samples(), wanted, metric or said.get("metric", "lenient"), correct=correction)
 
+    def analyze(self, name: str, metric: str | None = None) -> "DataFrame":
+        """The table of an analysis (`icl analyze` lists them), such as "copying". Raises ConfigError, StoreError."""
+        from experiments.analyses.catalogue import analysis
+        from experiments.report.view import view
+
+        return analysis(name)(view(self, metric))
+
     def __repr__(self) -> str:
         sessions = self.info.get("sessions", [])
         state = sessions[-1].get("state", "running") if sessions else "empty"

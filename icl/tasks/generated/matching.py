@@ -1,8 +1,9 @@
 """Matching pairs, as in VL-ICL (Zong et al., ICLR 2025): do two pictures stand in the relation of the demonstrations?
 
 What has to be alike (the concept, the colour or the shape) is nowhere said. VL-ICL's shot is a same pair followed by a
-different one, always in this order, so the last answer is always "no" and a copier is found out as one that says "no".
-Here every two pairs of the pool hold one of each in a drawn order, and the queries likewise.
+different one, always in this order, so the last answer is always "no", and who copies it says "no" to everything.
+Here every two pairs of the pool hold one of each in a drawn order, and the queries likewise; `official_order` has the
+pool's as published, for retrievers that keep it.
 """
 
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class Matching:
 
     by: Literal["pair", "colour", "shape"] = "pair"  # what is alike in a match; pair: colour and shape together
     drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
+    official_order: bool = False  # the pool is yes, no, yes, no throughout
     query_limit: PositiveInt = parameter("queries", 200)
     support: PositiveInt = parameter("pool_size", 200)  # pairs of pictures in the pool
     seed: int = 0  # of the task; the seeds of a run do not change it
@@ -61,6 +63,8 @@ class Matching:
 
     def _example(self, split: str, number: int, name: str) -> Example:
         answer = evenly(self.seed, f"matching/{split}/answer", number, ANSWERS)
+        if self.official_order and split == "pool":
+            answer = ANSWERS[number % 2]
         stream = f"matching/{self.drawn_from}/{self.by}/{split}/{number}"
         rng = StreamKey(self.seed, stream).numpy("concepts")
         concepts = CONCEPT_SETS[self.drawn_from]

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from experiments.analyses.catalogue import analysis, catalogue
 from experiments.analyses.show import show
+from experiments.loaded import load_run
 from icl.cli.main import main
 
 
@@ -32,6 +33,13 @@ def test_an_analysis_is_printed_and_written(ran: Any, tmp_path: Path, capsys: py
 def test_an_unknown_analysis_names_the_nearest(ran: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["analyze", str(ran().path), "coppying"]) == 2
     assert "no analysis named 'coppying'. Did you mean 'copying'?" in capsys.readouterr().err
+
+
+def test_a_notebook_asks_the_run(ran: Any) -> None:
+    view = ran(model="fake-copy", shots=2)
+    found = load_run(view.path).analyze("copying", metric="strict")
+    assert list(found["place"]) == ["any", "1", "2"]
+    assert found["copied_all"][1] == 1.0
 
 
 @pytest.mark.parametrize("name", catalogue())

@@ -27,6 +27,9 @@ def test_every_two_pairs_hold_one_match_in_a_drawn_order():
     twos = [(examples[i].answer, examples[i + 1].answer) for i in range(0, 200, 2)]
     assert set(twos) == {("yes", "no"), ("no", "yes")}
     assert min(Counter(twos).values()) > 25
+    official = Matching(official_order=True)
+    assert [e.answer for e in official.pool("").examples] == ["yes", "no"] * 100
+    assert [e.answer for e in official.queries] == [e.answer for e in Matching().queries]
 
 
 def test_interleaved_sums_are_those_of_operators_in_two_pictures():
