@@ -6,7 +6,7 @@ from decoding.base import Strategy
 from decoding.jobs import Counters, Failure, Ready, distinct
 from decoding.loop import TRACE, Lane, Track, decode
 from decoding.sampling import Sampler
-from decoding.score import Ballot, score
+from decoding.score import Ballot, score, spellings
 from icl.models.base import LogitModel
 from icl.types import Generation, Usage
 
@@ -26,8 +26,15 @@ def answered(
         rows, job = [place[digest] for digest in ready.digests], ready.job
         if job.score == "options":
             ids = model.option_ids(ready.branches[0], job.options)
+            firsts = _firsts(model, ready) if job.arm.strategy.first_tokens else ()
             ballots[i] = Ballot(
-                job.arm.strategy, tuple(rows), tuple(map(tuple, ids)), job.prompt.key, job.options, job.normalise
+                job.arm.strategy,
+                tuple(rows),
+                tuple(map(tuple, ids)),
+                job.prompt.key,
+                job.options,
+                job.normalise,
+                firsts,
             )
         else:
             lanes[i] = Lane(rows, job.max_new_tokens, job.prompt.key)
@@ -40,6 +47,15 @@ def answered(
         _scored(ready, ballots[i]) if i in ballots else _generated(model, ready, lanes[i])
         for i, ready in enumerate(readies)
     ]
+
+
+def _firsts(model: LogitModel, ready: Ready) -> tuple[tuple[int, ...], ...]:
+    """Each option's first tokens in all spellings, without those that begin another option too."""
+    found = [
+        {ids[0] for ids in model.option_ids(ready.branches[0], spellings(option)) if ids}
+        for option in ready.job.options
+    ]
+    return tuple(tuple(sorted(own - set().union(*found[:i], *found[i + 1 :]))) for i, own in enumerate(found))
 
 
 def _tracks(readies: Sequence[Ready], lanes: dict[int, Lane]) -> list[Track]:

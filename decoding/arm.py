@@ -13,12 +13,12 @@ from functools import cached_property
 from typing import Any
 
 from decoding.base import Strategy
-from decoding.probe import branch_count, strength_of
+from decoding.probe import branch_count, changes_picture, least_strength, subtracts
 from decoding.sampling import Greedy, Sampler
 from icl.errors import ConfigError
 from icl.registry import build, describe
 
-DEFAULT_CONTROLS = "mask_only and temperature_matched (entropy_matched where the weights sum to zero or less)"
+DEFAULT_CONTROLS = "mask_only, temperature_matched (or entropy_matched), gaussian_proxy, sign_flip (or plain_average)"
 
 
 @dataclass(frozen=True)
@@ -71,22 +71,34 @@ def parse_arm(node: Any, where: str = "") -> Arm:
 
 
 def controls_of(arm: Arm) -> tuple[Arm, ...]:
-    """The default controls of an arm, with its sampler: mask only, temperature matched.
+    """The default controls of an arm, with its sampler. None for a strategy of one branch, and for a control.
 
-    None for a strategy of one branch and for a control. Where the weights sum to zero or less, entropy matched stands
-    in for temperature matched.
+    mask_only and temperature_matched (entropy_matched where the weights may sum to zero or less); gaussian_proxy;
+    sign_flip where something is subtracted, else plain_average; random_gate where there is a gate; unrelated_picture
+    where a branch shows the query's picture changed. All but the last read prompts that the arm reads anyway.
     """
     from decoding.controls.entropy_matched import EntropyMatched
+    from decoding.controls.gaussian_proxy import GaussianProxy
     from decoding.controls.mask_only import MaskOnly
+    from decoding.controls.plain_average import PlainAverage
+    from decoding.controls.random_gate import RandomGate
+    from decoding.controls.sign_flip import SignFlip
     from decoding.controls.temperature_matched import TemperatureMatched
-    from decoding.controls.wrapped import Wrapped
+    from decoding.controls.unrelated_picture import UnrelatedPicture
+    from decoding.gated import Gated
 
     strategy = arm.strategy
-    if isinstance(strategy, Wrapped) or branch_count(strategy) == 1:
+    if strategy.control or branch_count(strategy) == 1:
         return ()
-    strength = strength_of(strategy)
-    matched = EntropyMatched if strength is not None and strength <= 0 else TemperatureMatched
-    return Arm(MaskOnly(strategy), arm.sampler), Arm(matched(strategy), arm.sampler)
+    found: list[Strategy] = [MaskOnly(strategy)]
+    found.append(TemperatureMatched(strategy) if least_strength(strategy) > 0 else EntropyMatched(strategy))
+    found.append(GaussianProxy(strategy))
+    found.append(SignFlip(strategy) if subtracts(strategy) else PlainAverage(strategy))
+    if isinstance(strategy, Gated):
+        found.append(RandomGate(strategy))
+    if changes_picture(strategy):
+        found.append(UnrelatedPicture(strategy))
+    return tuple(Arm(control, arm.sampler) for control in found)
 
 
 def _digest(node: Any) -> str:

@@ -52,7 +52,8 @@ class Strategy:
     neutral: parameters at which the method is its reference under its mask (say alpha = 0), where there are such.
     draws: its scores read the query's own random stream. remembers: they depend on what earlier steps kept.
     over_options: option scoring hands `mask` and `combine` the log-probabilities of the options in place of tokens,
-    [n, B, options]. options_only: it says nothing about texts.
+    [n, B, options]. options_only: it says nothing about texts. first_tokens: an option there is the set of first tokens
+    of all its spellings. control: it isolates something of others and has no controls of its own.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
@@ -63,6 +64,8 @@ class Strategy:
     remembers: ClassVar[bool] = False
     over_options: ClassVar[bool] = False
     options_only: ClassVar[bool] = False
+    first_tokens: ClassVar[bool] = False
+    control: ClassVar[bool] = False
 
     @property
     def sampler(self) -> "Sampler":

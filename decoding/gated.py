@@ -19,5 +19,9 @@ class Gated(Strategy):
         """The scores [B, V] under a decision."""
         raise NotImplementedError
 
+    def gated_mask(self, reference: "Tensor", gate: "Tensor") -> "Tensor | None":
+        """The mask under a decision, as `Strategy.mask`."""
+        return self.mask(reference)
+
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         return self.gated(logits, step, self.gate(logits, step))

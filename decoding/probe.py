@@ -4,6 +4,7 @@ A strategy need not declare its weights. They are measured on made-up logits: ho
 by token, where one branch moves. Constant weights answer alike everywhere; others are told as varying (None).
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,44 @@ def strength_of(strategy: Strategy) -> float | None:
     """The sum of the weights: a hidden inverse temperature. None where it varies."""
     weights = weights_of(strategy)
     return None if weights is None else sum(weights)
+
+
+@lru_cache
+def least_strength(strategy: Strategy) -> float:
+    """The sum of the weights; where it varies, the least that was met on made-up logits."""
+    fixed = strength_of(strategy)
+    return fixed if fixed is not None else min(float(strategy.strength(z, 1).min()) for z in _made_up(strategy))
+
+
+@lru_cache
+def subtracts(strategy: Strategy) -> bool:
+    """Whether a branch counts against a token: by its weight, or on made-up logits where weights vary."""
+    weights = weights_of(strategy)
+    if weights is not None:
+        return any(weight < 0 for weight in weights)
+    for z in _made_up(strategy):
+        before = strategy.combine(z, 1).softmax(-1)[..., 0]
+        for b in range(1, len(z)):
+            moved = z.clone()
+            moved[b, :, 0] += 0.1
+            if bool((strategy.combine(moved, 1).softmax(-1)[..., 0] < before - 1e-6).any()):
+                return True
+    return False
+
+
+@lru_cache
+def changes_picture(strategy: Strategy) -> bool:
+    """Whether a branch shows the query's picture edited."""
+    shown = [{p.name: p.picture for p in branch.parts() if p.picture} for branch in branches_of(strategy)]
+    return any(len(p.edits) > 0 for branch in shown for name, p in branch.items() if name.startswith("query."))
+
+
+def _made_up(strategy: Strategy) -> Iterator["Tensor"]:
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    for scale in (0.5, 3.0):
+        yield scale * torch.randn(branch_count(strategy), 16, VOCABULARY, generator=generator)
 
 
 @lru_cache

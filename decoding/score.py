@@ -37,7 +37,8 @@ SUFFIX_BYTES = 2**28
 class Ballot:
     """One question with its options. rows: of its branches in the session, the reference first.
 
-    texts, normalise: how a branch scores whole options, for a strategy over options. logprobs: filled in, per option
+    texts, normalise: how a branch scores whole options, for a strategy over options. firsts: instead, the first tokens
+    of each option's spellings, whose probabilities are summed. logprobs: filled in, per option
     the log-probability of each of its tokens; `ranked`, by a strategy over options, one number an option. fault: why
     there are none. memory: what the strategy kept, by step.
     """
@@ -48,6 +49,7 @@ class Ballot:
     key: StreamKey = StreamKey()
     texts: tuple[str, ...] = ()
     normalise: Normalise = "sum"
+    firsts: tuple[tuple[int, ...], ...] = ()
     logprobs: list[list[float]] = field(default_factory=list)
     ranked: list[float] = field(default_factory=list)
     fault: str = ""
@@ -75,6 +77,10 @@ def score(session: Session, ballots: Sequence[Ballot]) -> None:
             ballot.fault = "an option has no tokens of its own after this prompt"
     whole = [ballot for ballot in ballots if not ballot.fault]
     over = [ballot for ballot in whole if ballot.strategy.over_options]
+    summed = [ballot for ballot in over if ballot.strategy.first_tokens]
+    for ballot in summed:
+        _rank_first_tokens(ballot, session.logits)
+    over = [ballot for ballot in over if not ballot.strategy.first_tokens]
     alone = {
         (row, b.options, b.texts, b.normalise): Ballot(Strategy(), (row,), b.options, b.key, b.texts, b.normalise)
         for b in over
@@ -94,8 +100,29 @@ def _rank(ballot: Ballot, branches: Sequence[Ballot]) -> None:
     ballot.fault = next((f"branch {n}: {b.fault}" for n, b in enumerate(branches) if b.fault), "")
     if ballot.fault:
         return
-    told, faults = logprobs_of(ballot.strategy, torch.tensor([[b.values()] for b in branches]), 0, [ballot])
-    ballot.fault, ballot.ranked = faults.get(0, ""), told[0].tolist()
+    _combine(ballot, torch.tensor([[b.values()] for b in branches]))
+
+
+def _rank_first_tokens(ballot: Ballot, first: "Tensor") -> None:
+    """Options as sets of first tokens."""
+    if not all(ballot.firsts):
+        ballot.fault = "an option has no first token that is not another option's too"
+        return
+    told = first[_index(ballot.rows, first)].float().log_softmax(-1)
+    sets = [told[:, _index(tokens, told)].logsumexp(-1) for tokens in ballot.firsts]
+    _combine(ballot, torch.stack(sets, -1)[:, None])
+
+
+def _combine(ballot: Ballot, told: "Tensor") -> None:
+    """told: [n, 1, options] log-probabilities."""
+    combined, faults = logprobs_of(ballot.strategy, told, 0, [ballot])
+    ballot.fault, ballot.ranked = faults.get(0, ""), combined[0].tolist()
+
+
+def spellings(option: str) -> tuple[str, ...]:
+    """An option in every casing, with and without a leading space."""
+    cased = dict.fromkeys((option, option.lower(), option.capitalize(), option.upper()))
+    return (*cased, *(f" {word}" for word in cased))
 
 
 def _alike(ballots: Sequence[Ballot]) -> list[list[Ballot]]:

@@ -6,7 +6,6 @@ The command line prints the sentence alone; in Python they are ordinary exceptio
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
-from os.path import commonprefix
 
 
 class ICLError(Exception):
@@ -40,12 +39,11 @@ class StoreError(ICLError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ " Did you mean 'vcd'?" for the nearest known word, or the empty string.
 
-    Of words as near as one another: the one of the same letters, then the one that begins alike.
+    Of words as near as one another, the one of the same letters.
     """
 
-    def nearness(other: str) -> tuple[float, bool, int]:
-        like = SequenceMatcher(None, other, word).ratio()
-        return like, sorted(other) == sorted(word), len(commonprefix([other, word]))
+    def nearness(other: str) -> tuple[float, bool]:
+        return SequenceMatcher(None, other, word).ratio(), sorted(other) == sorted(word)
 
     near = get_close_matches(word, list(known), n=5, cutoff=0.5)
     return f" Did you mean '{max(near, key=nearness)}'?" if near else ""

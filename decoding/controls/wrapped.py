@@ -1,10 +1,10 @@
 """What controls share: another strategy's prompts and mask, read as narrowly as the control allows."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Generate, Note, Strategy, Thread, Threaded
-from decoding.probe import branch_count
+from decoding.probe import branch_count, strength_of, weights_of
 from decoding.sampling import Sampler
 from icl.types import Prompt
 
@@ -19,6 +19,7 @@ class Wrapped(Threaded):
     """
 
     of: Strategy
+    control: ClassVar[bool] = True
 
     @property
     def reads_all(self) -> bool:
@@ -62,6 +63,11 @@ class Wrapped(Threaded):
         others = branch_count(self.of) - 1 if self.reads_all else 0
         return weight, *[0.0] * others
 
+    def of_strength(self, logits: "Tensor", step: int) -> "Tensor":
+        """[B, 1] sum of the method's weights, whether it varies or not."""
+        fixed = strength_of(self.of)
+        return self.of.strength(logits, step) if fixed is None else logits.new_full((logits.shape[1], 1), fixed)
+
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:
         return self.of.prepare(prompts, generate)
 
@@ -83,3 +89,33 @@ class Wrapped(Threaded):
         mask = self.of.mask(logits[0])
         finite = scores > -float("inf")
         return finite if mask is None else mask & finite
+
+
+class ReadsAll(Wrapped):
+    """Base of controls that need every branch of the method."""
+
+    @property
+    def reads_all(self) -> bool:
+        return True
+
+
+class OtherNegative(ReadsAll):
+    """Base of controls that are the method itself, with another prompt in the place of every branch but the first."""
+
+    @property
+    def weights(self) -> tuple[float, ...] | None:
+        return weights_of(self.of)
+
+    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+        return self.of.strength(logits, step)
+
+    def negative(self, prompt: Prompt) -> Prompt:
+        """What stands in the place of the method's own branches."""
+        raise NotImplementedError
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
+        first, *others = self.of.branches(prompt, note)
+        return first, *[self.negative(prompt)] * len(others)
+
+    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
+        return self.of.follow(logits, step, threads)

@@ -59,8 +59,11 @@ class CHASD(Gated):
         return self.method.branches(prompt, note)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
+        return self.gated_mask(reference, self._unsure(reference))
+
+    def gated_mask(self, reference: "Tensor", gate: "Tensor") -> "Tensor | None":
         own = self.method.mask(reference)
-        return None if own is None else own | ~self._unsure(reference)
+        return None if own is None else own | ~gate
 
     def gate(self, logits: "Tensor", step: int) -> "Tensor":
         return self._unsure(logits[0])

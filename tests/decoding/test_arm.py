@@ -77,6 +77,9 @@ def test_a_file_of_ones_own_is_an_arm(tmp_path: Path) -> None:
     assert [control.label for control in controls_of(arm)] == [
         "mask_only(Blind(alpha=0.5))",
         "temperature_matched(Blind(alpha=0.5))",
+        "gaussian_proxy(Blind(alpha=0.5))",
+        "sign_flip(Blind(alpha=0.5))",
+        "unrelated_picture(Blind(alpha=0.5))",
     ]
 
 
@@ -101,21 +104,34 @@ def test_mistakes_are_told_with_their_place(node: object, told: str) -> None:
         parse_arm(node, "x.yaml: grid.decoding[1]")
 
 
-def test_default_controls_are_mask_only_and_temperature_matched_with_the_arms_sampler() -> None:
-    arm = parse_arm({"name": "vcd", "alpha": 2, "sampling": {"temperature": 0.7}})
-    controls = controls_of(arm)
-    assert [c.label for c in controls] == [
-        "mask_only(vcd(alpha=2)), temperature=0.7",
-        "temperature_matched(vcd(alpha=2)), temperature=0.7",
-    ]
-    assert {c.sampler for c in controls} == {arm.sampler}
+FITTING = {
+    "vcd": "mask_only temperature_matched gaussian_proxy sign_flip unrelated_picture",
+    "cad": "mask_only temperature_matched gaussian_proxy sign_flip",
+    "code": "mask_only temperature_matched gaussian_proxy sign_flip",
+    "ced": "mask_only entropy_matched gaussian_proxy sign_flip",
+    "dcd": "mask_only temperature_matched gaussian_proxy sign_flip random_gate",
+    "chasd": "mask_only temperature_matched gaussian_proxy sign_flip random_gate unrelated_picture",
+    "ritual": "mask_only temperature_matched gaussian_proxy plain_average unrelated_picture",
+    "moicl": "mask_only temperature_matched gaussian_proxy plain_average",
+    "xmore": "mask_only temperature_matched gaussian_proxy plain_average",
+    "vdd_post_hoc": "mask_only entropy_matched gaussian_proxy sign_flip",
+}
+
+
+@pytest.mark.parametrize(("name", "controls"), FITTING.items())
+def test_default_controls_fit_the_strategy_and_have_the_arms_sampler(name: str, controls: str) -> None:
+    arm = parse_arm({"name": name, "sampling": {"temperature": 0.7}})
+    found = controls_of(arm)
+    assert [c.strategy.component[1] for c in found] == controls.split()  # type: ignore[attr-defined]
+    assert {c.sampler for c in found} == {arm.sampler}
+    assert {c.strategy.of for c in found} == {arm.strategy}  # type: ignore[attr-defined]
 
 
 def test_references_and_controls_have_no_controls() -> None:
-    for node in ("greedy", "sampling", {"name": "mask_only", "of": "vcd"}):
+    for node in ("greedy", "sampling", "pba", "olm", "constant_bias", {"name": "mask_only", "of": "vcd"}):
         assert controls_of(parse_arm(node)) == ()
 
 
 def test_entropy_matched_stands_in_where_temperature_matched_is_not_defined() -> None:
-    _, matched = controls_of(Arm(Weighted(1.0, -1.0)))
+    matched = controls_of(Arm(Weighted(1.0, -1.0)))[1]
     assert isinstance(matched.strategy, EntropyMatched)

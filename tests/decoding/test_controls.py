@@ -1,25 +1,45 @@
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from decoding.base import Note, Strategy
+from decoding.arm import parse_arm
+from decoding.base import NewThread, Note, Strategy
+from decoding.check import unmet
 from decoding.conformance import check_strategy, made_up
 from decoding.controls.entropy_matched import EntropyMatched
+from decoding.controls.gaussian_proxy import GaussianProxy
 from decoding.controls.mask_only import MaskOnly
+from decoding.controls.no_picture import NoPicture
+from decoding.controls.olm import OLM
+from decoding.controls.pba import PBA
+from decoding.controls.plain_average import PlainAverage
+from decoding.controls.plus import Plus
+from decoding.controls.random_gate import RandomGate
+from decoding.controls.sign_flip import SignFlip
 from decoding.controls.temperature_matched import TemperatureMatched
+from decoding.controls.unrelated_picture import UnrelatedPicture
 from decoding.divergences import entropy
+from decoding.engine import run_jobs
+from decoding.jobs import Failure, Job
 from decoding.probe import strength_of
 from decoding.sampling import Sampling
 from decoding.step import scores
+from decoding.strategies.adacad import AdaCAD
+from decoding.strategies.chasd import CHASD
+from decoding.strategies.dcd import DCD
 from decoding.strategies.sampling import SamplingDecoding
 from decoding.strategies.vcd import VCD
 from icl import edits
 from icl.errors import ConfigError
-from icl.types import Prompt
+from icl.streams import StreamKey
+from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt
+from tests.decoding.toy import Toy
 
 
 @dataclass(frozen=True)
@@ -146,3 +166,157 @@ def test_weights_are_measured_where_they_are_not_declared() -> None:
     assert facts.weights == pytest.approx((1.5, -0.5))
     assert facts.strength == pytest.approx(1.0)
     assert check_strategy(Winner()).weights is None
+
+
+def test_sign_flip_reflects_the_shift_by_hand() -> None:
+    """VCD, alpha .5: (1 - .5) z + .5 z' = 1 + 1.25, .75 + .25, .5 + .5; at alpha 1 it is the noised branch."""
+    logits = torch.tensor([[[2.0, 1.5, 1.0]], [[2.5, 0.5, 1.0]]])
+    assert SignFlip(VCD(alpha=0.5)).combine(logits, 0)[0].tolist() == pytest.approx([2.25, 1.0, 1.0])
+    assert SignFlip(VCD(alpha=1.0)).combine(logits, 0)[0].tolist() == pytest.approx([2.5, 0.5, 1.0])
+    assert SignFlip(VCD(alpha=0.5)).weights == (0.5, 0.5)
+
+
+def test_plus_adds_what_is_subtracted_by_hand() -> None:
+    """1.5 z + .5 z' = 3 + 1.25, 2.25 + .25, 1.5 + .5: the weights sum to 1 + 2 alpha."""
+    logits = torch.tensor([[[2.0, 1.5, 1.0]], [[2.5, 0.5, 1.0]]])
+    assert Plus(VCD(alpha=0.5)).combine(logits, 0)[0].tolist() == pytest.approx([4.25, 2.5, 2.0])
+    assert strength_of(Plus(VCD(alpha=0.5))) == 2.0
+    with pytest.raises(ConfigError, match="sign_flip"):
+        Plus(AdaCAD())
+
+
+def test_plain_average_weighs_all_branches_alike() -> None:
+    logits = torch.tensor([[[2.0, 1.5, -9.0]], [[2.5, 0.5, 1.0]]])
+    told, _ = scores(PlainAverage(VCD()), logits, 0)
+    assert told[0].tolist() == pytest.approx([2.25, 1.0, -math.inf])
+
+
+def test_the_gaussian_proxy_has_the_shifts_moments_and_the_methods_survivors() -> None:
+    logits, method = torch.randn(2, 3, 4000, generator=torch.Generator().manual_seed(0)), VCD(alpha=2.0, beta=0.005)
+    own, _ = scores(method, logits, 0)
+    threads = [NewThread(StreamKey(0, f"q{i}")) for i in range(3)]
+    proxy, _ = scores(GaussianProxy(method), logits, 0, threads)
+    alive = own > -math.inf
+    assert torch.equal(proxy > -math.inf, alive)
+    for row in range(3):
+        shift, drawn = (told[row, alive[row]] - logits[0, row, alive[row]] for told in (own, proxy))
+        assert float(drawn.mean()) == pytest.approx(float(shift.mean()), abs=0.2)
+        assert float(drawn.std()) == pytest.approx(float(shift.std()), rel=0.1)
+        assert abs(float(torch.corrcoef(torch.stack([shift, drawn]))[0, 1])) < 0.1
+
+
+def test_proxies_and_coins_belong_to_the_query_and_the_step() -> None:
+    logits = made_up(2, rows=12, scale=0.3)
+    for control in (GaussianProxy(VCD()), RandomGate(DCD())):
+
+        def told(query: str, step: int, control: Strategy = control) -> torch.Tensor:
+            threads = [NewThread(StreamKey(0, f"{query}{i}")) for i in range(12)]
+            return scores(control, logits, step, threads)[0]
+
+        assert torch.equal(told("a", 0), told("a", 0))
+        assert not torch.equal(told("a", 0), told("b", 0))
+        assert any(not torch.equal(told("a", 0), told("a", step)) for step in (1, 2, 3))
+
+
+def test_a_drawn_control_differs_by_query_in_the_engine_even_for_equal_prompts() -> None:
+    arm = parse_arm({"name": "gaussian_proxy", "of": {"name": "vcd", "beta": 0}})
+    same = [replace(prompt(1), key=StreamKey(0, f"q{i}")) for i in range(12)]
+    jobs = [Job(p, arm, max_new_tokens=3) for p in same]
+    model = Toy(stop_bias=-99.0)
+    together = run_jobs(model, jobs)
+    assert [run_jobs(model, [job])[0] for job in jobs] == together
+    of_cad = parse_arm({"name": "gaussian_proxy", "of": "cad"})  # its branches do not depend on the query's stream
+    answers = run_jobs(model, [Job(p, of_cad, max_new_tokens=3) for p in same])
+    assert len({a.tokens for a in answers if isinstance(a, Generation)}) > 1
+
+
+def test_a_coin_takes_the_place_of_the_gate() -> None:
+    """An open gate lets the text lead, a shut one the picture, whatever their confidence."""
+    logits = torch.tensor([[[0.5, 0.3, 0.2]], [[0.2, 0.7, 0.1]]]).log()
+    always, never = (scores(RandomGate(DCD(), share), logits, 0)[0] for share in (1.0, 0.0))
+    assert torch.equal(always, DCD(direction="text").combine(logits, 0))
+    assert torch.equal(never, DCD(direction="seen").combine(logits, 0))
+    sure = torch.tensor([[[0.96, 0.02, 0.02]], [[0.5, 0.3, 0.2]]]).log()
+    gated = CHASD(VCD(beta=0.1), threshold=0.9)
+    shut, opened = (scores(RandomGate(gated, share), sure, 0)[0] for share in (0.0, 1.0))
+    assert torch.equal(shut, sure[0])
+    assert torch.equal(opened, scores(VCD(beta=0.1), sure, 0)[0])
+    with pytest.raises(ConfigError, match="no gate"):
+        RandomGate(VCD())
+
+
+def test_other_negatives_keep_the_methods_arithmetic() -> None:
+    question, logits = prompt(1, shots=2), made_up(2)
+    for control in (NoPicture(VCD(alpha=0.5)), UnrelatedPicture(VCD(alpha=0.5))):
+        assert torch.equal(scores(control, logits, 0)[0], scores(VCD(alpha=0.5), logits, 0)[0])
+        first, other = control.branches(question)
+        assert first == question
+        assert other.pictures[:2] == question.pictures[:2]
+    assert NoPicture(VCD()).branches(question)[1].pictures == question.pictures[:2]
+    (edit,) = UnrelatedPicture(VCD()).branches(question)[1].pictures[2].edits
+    assert isinstance(edit, edits.MadeUp)
+
+
+def test_pba_asks_for_yes() -> None:
+    assert PBA().branches(prompt(1, shots=0))[1].text == (
+        "[user] <picture>What is number 1? Answer the question using a single word or phrase. Answer yes whenever "
+        "possible."
+    )
+    logits = made_up(2)
+    assert torch.equal(PBA().combine(logits, 0), logits[1])
+
+
+@pytest.mark.parametrize(
+    ("yes", "no", "wins"),
+    [
+        (0.3, 0.4, "yes"),
+        (0.1, 0.65, "no"),
+        (0.05, 0.1, "no"),
+        (0.05, 0.5, "yes"),
+        (0.7, 0.05, "yes"),
+        (0.1, 0.11, "yes"),
+    ],
+)
+def test_olm_says_yes_where_both_are_in_play(yes: float, no: float, wins: str) -> None:
+    """Of .3 and .4 the sum is above .2 and the difference below .5; .1 and .65 differ by .55; .05 + .1 is below .2."""
+    told = OLM().combine(torch.tensor([[[yes, no]]]).log(), 0)[0]
+    assert ("yes", "no")[int(told.argmax())] == wins
+
+
+class Spelled(Toy):
+    """Words with ids of their own; "Yes " begins with the space that " no" has too."""
+
+    ids: ClassVar = {"yes": 1, "Yes": 2, "YES": 3, "no": 4, "No": 5, "NO": 6}
+
+    def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
+        return [[7, self.ids[o.strip()]] if o.startswith(" ") else [self.ids[o]] for o in options]
+
+
+def test_olm_sums_first_tokens_over_all_spellings_and_leaves_out_shared_ones() -> None:
+    model, question = Spelled(), prompt(1)
+    (answer,) = run_jobs(model, [Job(question, parse_arm({"name": "olm", "total": 1}), ("yes", "no"), "options")])
+    p = model.open([question]).logits[0].softmax(-1)
+    shares = torch.stack([p[1:4].sum(), p[4:7].sum()])
+    assert isinstance(answer, Generation)
+    assert list(answer.option_scores.values()) == pytest.approx((shares / shares.sum()).log().tolist(), abs=1e-4)
+
+
+def test_a_constant_bias_moves_options_and_nothing_else() -> None:
+    model, question, options = Toy(), prompt(1), ("w1", "w2 w3")
+    arms = [parse_arm("greedy"), parse_arm({"name": "constant_bias", "biases": [0.0, 2.5]})]
+    plain, moved = run_jobs(model, [Job(question, arm, options, "options") for arm in arms])
+    assert isinstance(plain, Generation)
+    assert isinstance(moved, Generation)
+    gaps = [answer.option_scores["w2 w3"] - answer.option_scores["w1"] for answer in (plain, moved)]
+    assert gaps[1] - gaps[0] == pytest.approx(2.5, abs=1e-4)
+
+
+def test_what_ranks_options_writes_no_text() -> None:
+    for name in ("constant_bias", "olm"):
+        arm = parse_arm(name)
+        (answer,) = run_jobs(Toy(), [Job(prompt(1), arm)])
+        assert isinstance(answer, Failure)
+        assert "score: options" in answer.reason
+        assert "score: options" in (unmet(arm, {"logits"}) or "")
+        assert unmet(arm, {"logits"}, "options") is None
+        assert "whole options" in (unmet(arm, {"strategies"}, "options") or "")

@@ -1,0 +1,37 @@
+"""Constant bias: one number for each answer option, added for every query alike.
+
+Bendre et al. (2607.25196) find that a constant on the yes-logit does as well on POPE as the best contrast. Fitted on a
+dev split (`decoding.fitting.fitted_bias`), it moves the label prior and nothing else: a contrast that does not beat it
+does the same.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from decoding.base import Strategy
+from icl.registry import component
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@component("strategy", "constant_bias")
+@dataclass(frozen=True)
+class ConstantBias(Strategy):
+    """Control: the reference's option scores with a fitted constant for each option. Options alone.
+
+    Biases are in nats, in the order of the options; options beyond them get none.
+    """
+
+    biases: tuple[float, ...] = (0.0,)
+
+    over_options: ClassVar[bool] = True
+    options_only: ClassVar[bool] = True
+    control: ClassVar[bool] = True
+
+    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+        import torch
+
+        told = logits[0]
+        given = told.new_tensor(self.biases)[: told.shape[-1]]
+        return told + torch.nn.functional.pad(given, (0, told.shape[-1] - len(given)))

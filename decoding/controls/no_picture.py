@@ -1,0 +1,24 @@
+"""No picture: a method's negative branches replaced by the prompt without the query's picture.
+
+Which corruption matters? A noised picture that does no better than none says nothing that the text did not.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from decoding import changes
+from decoding.base import Strategy
+from decoding.controls.wrapped import OtherNegative
+from icl.registry import Nested, component
+from icl.types import Prompt
+
+
+@component("strategy", "no_picture")
+@dataclass(frozen=True)
+class NoPicture(OtherNegative):
+    """Control: another strategy with no picture in the place of its own negative branches."""
+
+    of: Annotated[Strategy, Nested("strategy")]  # the strategy whose arithmetic it is
+
+    def negative(self, prompt: Prompt) -> Prompt:
+        return changes.no_picture(prompt)

@@ -1,0 +1,49 @@
+"""OLM (Yin et al., NeurIPS 2025, 2504.10020): yes, wherever yes and no are both in play.
+
+    favoured, where p(yes) + p(no) > total and |p(yes) - p(no)| < margin; else the more probable
+
+p of an option is summed over the first tokens of all its spellings (every casing, with and without a leading space),
+at the first answer token. A rule that reads nothing of the picture: what it gains is label prior.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from decoding.base import Strategy
+from icl.params import Count, Share
+from icl.registry import component
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@component("strategy", "olm")
+@dataclass(frozen=True)
+class OLM(Strategy):
+    """Control: the favoured option wherever it and its best rival are both in play. Options alone."""
+
+    favoured: Count = 0  # place among the options; 0 is yes where they are [yes, no]
+    total: Share = 0.2  # least probability of both together
+    margin: Share = 0.5  # most difference between them
+
+    over_options: ClassVar[bool] = True
+    options_only: ClassVar[bool] = True
+    first_tokens: ClassVar[bool] = True
+    control: ClassVar[bool] = True
+
+    @property
+    def weights(self) -> None:
+        return None
+
+    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+        return logits.new_ones(logits.shape[1], 1)
+
+    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+        import torch
+
+        told = logits[0]
+        which = torch.arange(told.shape[-1], device=told.device) == min(self.favoured, told.shape[-1] - 1)
+        own = told[:, which].exp()
+        rival = told.masked_fill(which, -float("inf")).amax(-1, keepdim=True).exp()
+        decided = (own + rival > self.total) & ((own - rival).abs() < self.margin)
+        return torch.where(decided & which, told.amax(-1, keepdim=True) + 1, told)
