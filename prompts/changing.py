@@ -37,11 +37,10 @@ def with_demos(context: Context, by_rank: Sequence[Demo], mark: str) -> Context:
 
 def rescored(context: Context, names: Mapping[str, str], mark: str) -> Context:
     """Answers under new names everywhere: in demonstrations and options, and in the gold that scores the query."""
-    demos = tuple(shown_as(demo, called(demo.example.answer, names)) for demo in context.demos)
-    options = tuple(called(option, names) for option in context.query.options)
+    demos = tuple(_renamed(demo, names) for demo in context.demos)
     return replace(
         context,
-        query=replace(context.query, options=options),
+        query=replace(context.query, options=tuple(called(option, names) for option in context.query.options)),
         demos=demos,
         provenance=(*context.provenance, mark),
         renamed=composed(context.renamed, names),
@@ -66,6 +65,12 @@ def deranged(values: Sequence[T], rng: np.random.Generator, key: Callable[[T], H
         found[place] = values[order[(i + turn) % len(order)]]
     moved = sum(key(found[i]) != key(values[i]) for i in range(len(values)))
     return found, moved / len(values) if values else 0.0
+
+
+def _renamed(demo: Demo, names: Mapping[str, str]) -> Demo:
+    shown = shown_as(demo, called(demo.example.answer, names))
+    options = tuple(called(option, names) for option in demo.example.options)
+    return replace(shown, example=replace(shown.example, options=options))
 
 
 def _example(demo: Demo, example: Example) -> Demo:

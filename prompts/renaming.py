@@ -7,6 +7,7 @@ what it does not name stays as it is.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from icl.errors import PlanError
 from icl.metrics.normalise import plain
 from icl.types import Context, Demo, Example
 
@@ -59,6 +60,12 @@ def shown_as(demo: Demo, answer: str) -> Demo:
     example = demo.example
     label = example.label if example.label is None else answer
     return replace(demo, example=replace(example, answers=(answer,), label=label))
+
+
+def check_scored_as_it_is(context: Context, who: str) -> None:
+    """Raises PlanError where the gold goes by other names already, and would be renamed again."""
+    if context.rescored:
+        raise PlanError(f"{who} leaves the gold as it is, so it stands before symbols and synonyms. Change the order.")
 
 
 def composed(before: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:

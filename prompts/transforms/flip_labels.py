@@ -13,7 +13,7 @@ from typing import ClassVar
 from icl.registry import component
 from icl.types import Context
 from prompts.changing import ranked, with_demos
-from prompts.renaming import called, composed, rivals_of, shown_as
+from prompts.renaming import called, check_scored_as_it_is, composed, rivals_of, shown_as
 
 
 @component("transform", "flip_labels")
@@ -24,6 +24,7 @@ class FlipLabels:
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     def transform(self, context: Context) -> Context:
+        check_scored_as_it_is(context, "flip_labels")
         groups = [group for group in rivals_of(context) if len(group) > 1]
         if not groups:
             mark = "flip_labels: fewer than two labels, nothing is flipped, saw labels"

@@ -14,7 +14,7 @@ from icl.registry import component
 from icl.types import Context
 from prompts.changing import ranked, with_demos
 from prompts.oracle import gold_of
-from prompts.renaming import called, rivals_of, shown_as
+from prompts.renaming import called, check_scored_as_it_is, rivals_of, shown_as
 
 
 @component("transform", "unlearn")
@@ -27,6 +27,7 @@ class Unlearn:
     classes: tuple[str, ...] = ()  # answers to unlearn; none: each query's
 
     def transform(self, context: Context) -> Context:
+        check_scored_as_it_is(context, "unlearn")
         gold = gold_of(context, "transform 'unlearn'").answer
         labels = next((g for g in rivals_of(context) if plain(gold) in map(plain, g)), ())
         told = [plain(label) for label in labels]

@@ -131,3 +131,19 @@ def test_each_kind_of_question_flips_among_its_own_answers(transformed: Make) ->
     assert _answers(done) == ["no", "yes", "blue", "red"]
     noisy = build("transform", {"name": "noisy_labels", "share": 1}).transform(replace(context, demos=demos))
     assert _answers(noisy) == ["no", "yes", "blue", "red"]
+
+
+def test_noise_after_symbols_is_in_symbols(transformed: Make) -> None:
+    symbols = transformed("symbols", ["red", "blue"], ["red", "blue"])
+    noisy = build("transform", {"name": "noisy_labels", "share": 1}).transform(symbols)
+    assert _answers(noisy) == _answers(symbols)[::-1]
+    assert noisy.rescored
+
+
+def test_flipped_labels_may_become_symbols_but_not_the_other_way_round(transformed: Make) -> None:
+    flipped = transformed("flip_labels", ["red", "blue"], ["red", "blue"])
+    both = build("transform", "symbols").transform(flipped)
+    assert _answers(both) == [both.renamed["red"], both.renamed["blue"]]
+    for name in ("flip_labels", "unlearn"):
+        with pytest.raises(PlanError, match=f"{name} leaves the gold as it is, so it stands before symbols"):
+            build("transform", name).transform(both)
