@@ -9,6 +9,7 @@ import numpy as np
 
 from icl.errors import ModelError
 from icl.pictures import Picture
+from retrievers.ahead import decoded
 from retrievers.towers import BATCH
 from retrievers.vectors import Vectors, unit
 
@@ -34,8 +35,7 @@ class Backbone:
 
         rows = []
         with torch.inference_mode():
-            for start in range(0, len(pictures), BATCH):
-                images = [picture.open() for picture in pictures[start : start + BATCH]]
+            for images in decoded(pictures, BATCH):
                 given = self.processor(images=images, return_tensors="pt").to(self.device)
                 rows.append(self._pooled(self.model(**given), pool).float().cpu().numpy())
         return unit(np.concatenate(rows)) if rows else np.zeros((0, 0), np.float32)

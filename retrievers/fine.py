@@ -98,6 +98,10 @@ class Fine:
             kept[source, self.by] = tuple(map(Members.of, self.parts(pool.examples, source)))
         return FittedFine(self, pool, source, kept[source, self.by])
 
+    def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
+        """Embed the members of many small pools and their queries in large batches, before each pool is fitted."""
+        self.parts(items, embeddings(self.embedder, resources.cache))
+
     def parts(self, items: Sequence[Query | Example], source: Embeddings) -> Parts:
         """The vectors of all parts of the items, by modality: patches first."""
         found: list[Vectors] = []

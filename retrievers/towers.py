@@ -1,6 +1,6 @@
 """Checkpoints with a picture tower and a text tower: found, identified and run in batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 
 from icl.errors import ModelError
 from icl.pictures import Picture
+from retrievers.ahead import decoded
 from retrievers.vectors import Vectors, unit
 
 BATCH = 64
@@ -87,16 +88,16 @@ class Towers:
     def pictures(self, pictures: Sequence[Picture]) -> Vectors:
         """[N, D] unit rows."""
         return self._batched(
-            pictures,
+            decoded(pictures, BATCH),
             self.model.get_image_features,
-            lambda batch: self.processor.image_processor(images=[p.open() for p in batch], return_tensors="pt"),
+            lambda images: self.processor.image_processor(images=images, return_tensors="pt"),
         )
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         """[N, D] unit rows."""
         limit = {"max_length": self.longest} if self.longest else {}
         return self._batched(
-            texts,
+            _chunks(texts),
             self.model.get_text_features,
             lambda batch: self.processor.tokenizer(
                 list(batch), padding=self.padding, truncation=bool(limit), return_tensors="pt", **limit
@@ -106,9 +107,9 @@ class Towers:
     def patches(self, pictures: Sequence[Picture]) -> Vectors:
         """[N, P, D]: every patch of the last layer, through the tower's own norm and projection."""
         return self._batched(
-            pictures,
+            decoded(pictures, BATCH),
             self._patches,
-            lambda batch: self.processor.image_processor(images=[p.open() for p in batch], return_tensors="pt"),
+            lambda images: self.processor.image_processor(images=images, return_tensors="pt"),
         )
 
     def words(self, texts: Sequence[str]) -> Vectors:
@@ -116,7 +117,7 @@ class Towers:
         if self.longest is None:
             raise ModelError("embedder 'encoder': the text tower does not say how many positions it has.")
         return self._batched(
-            texts,
+            _chunks(texts),
             self._words,
             lambda batch: self.processor.tokenizer(
                 list(batch), padding="max_length", truncation=True, return_tensors="pt", max_length=self.longest
@@ -140,13 +141,13 @@ class Towers:
         special = torch.tensor(self.processor.tokenizer.all_special_ids, device=input_ids.device)
         return states.masked_fill(torch.isin(input_ids, special)[..., None], 0)
 
-    def _batched(self, items: Sequence[Any], tower: Any, prepare: Any) -> Vectors:
+    def _batched(self, batches: Iterable[Sequence[Any]], tower: Any, prepare: Any) -> Vectors:
         import torch
 
         rows = []
         with torch.inference_mode():
-            for start in range(0, len(items), BATCH):
-                given = prepare(items[start : start + BATCH])
+            for batch in batches:
+                given = prepare(batch)
                 out = tower(**{key: value.to(self.device) for key, value in given.items()})
                 features = out if isinstance(out, torch.Tensor) else out.pooler_output
                 rows.append(features.float().cpu().numpy())
@@ -154,6 +155,10 @@ class Towers:
             return np.zeros((0, 0), np.float32)
         whole = np.concatenate(rows)
         return unit(whole.reshape(-1, whole.shape[-1])).reshape(whole.shape)
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
 
 
 @lru_cache(maxsize=2)

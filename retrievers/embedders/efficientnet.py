@@ -7,15 +7,18 @@ is resized to 224 by 224 and normalised by ImageNet's mean and deviation. The we
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from icl.errors import PlanError
-from icl.pictures import Picture
 from icl.registry import component
 from icl.types import Example, Query
+from retrievers.ahead import decoded
 from retrievers.vectors import Vectors, per_item, shown, unit
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SIDE, BATCH = 224, 64
 MEAN, DEVIATION = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=np.float32)
@@ -39,10 +42,10 @@ class EfficientNet:
     def pictures(self, items: Sequence[Query | Example]) -> Vectors:
         import torch
 
-        pictures, rows = shown(items), []
+        rows = []
         with torch.inference_mode():
-            for start in range(0, len(pictures), BATCH):
-                given = torch.from_numpy(np.stack([_pixels(p) for p in pictures[start : start + BATCH]]))
+            for images in decoded(shown(items), BATCH):
+                given = torch.from_numpy(np.stack(list(map(_pixels, images))))
                 rows.append(_network().extract_features(given).mean(dim=(2, 3)).numpy())
         return per_item(items, unit(np.concatenate(rows))) if rows else np.zeros((0, 0), np.float32)
 
@@ -50,10 +53,10 @@ class EfficientNet:
         raise PlanError("embedder 'efficientnet' reads pictures only. For questions, pair it with another ('paired').")
 
 
-def _pixels(picture: Picture) -> Vectors:
-    from PIL import Image
+def _pixels(image: "Image") -> Vectors:
+    from PIL.Image import Resampling
 
-    small = picture.open().resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    small = image.resize((SIDE, SIDE), Resampling.BICUBIC)
     values = (np.asarray(small, dtype=np.float32) / 255 - MEAN) / DEVIATION
     return np.ascontiguousarray(values.transpose(2, 0, 1))
 

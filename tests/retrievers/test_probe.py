@@ -1,0 +1,41 @@
+"""The probe against its own optimum, and what texts change."""
+
+import numpy as np
+import pytest
+
+from icl.errors import PlanError
+from retrievers.probe import DECAY, SCALE, fit_probe
+from retrievers.vectors import unit
+
+
+def test_it_separates_and_its_gradient_vanishes() -> None:
+    rng = np.random.default_rng(0)
+    rows = unit(np.vstack([rng.normal(c, 0.3, (20, 3)) for c in ([1, 0, 0], [0, 1, 0], [0, 0, 1])]))
+    labels = [name for name in "abc" for _ in range(20)]
+    probe = fit_probe(rows, labels)
+    assert np.mean(np.array(probe.predict(rows)) == labels) > 0.9
+    wrong = probe.probabilities(rows) - np.equal.outer(labels, list(probe.labels))
+    slope = SCALE * wrong.T @ rows / len(rows) + 2 * DECAY * probe.weights
+    assert np.abs(slope).max() < 0.02
+    assert np.array_equal(fit_probe(rows, labels).weights, probe.weights)
+
+
+def test_texts_weigh_half_whatever_their_number() -> None:
+    """One text a class, on the other side of where ninety pictures put it: the border is theirs together."""
+    pictures = unit(np.array([[1, 0.2]] * 45 + [[1, -0.2]] * 45))
+    labels = ["a"] * 45 + ["b"] * 45
+    texts = unit(np.array([[0.2, -1.0], [0.2, 1.0]]))
+    few = fit_probe(pictures, labels, texts, ["a", "b"])
+    many = fit_probe(pictures, labels, np.repeat(texts, 30, axis=0), ["a"] * 30 + ["b"] * 30)
+    assert np.allclose(few.weights, many.weights, atol=1e-3)
+    alone = fit_probe(pictures, labels)
+    assert alone.predict(texts) == ["b", "a"]
+    assert few.predict(texts) == ["a", "b"]
+
+
+def test_what_it_cannot_learn_is_said() -> None:
+    rows = np.eye(2, dtype=np.float32)
+    with pytest.raises(PlanError, match="two labels or more"):
+        fit_probe(rows, ["a", "a"])
+    with pytest.raises(PlanError, match=r"texts of \['c'\] and no picture"):
+        fit_probe(rows, ["a", "b"], rows, ["a", "c"])
