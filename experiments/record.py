@@ -67,6 +67,7 @@ class Recorder:
             "baselines": {name: value for name, value in judged.items() if value is not None},
             "marks": item.context.provenance,
             "query": item.example.id,
+            "question": item.context.query.question,
             "group": item.example.group,
             "gold": item.example.answers,
             "options": item.example.options,

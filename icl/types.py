@@ -124,6 +124,8 @@ class Turn:
 
 
 Where = Literal["all", "query", "demos"]
+PICTURE_MARK = "<picture>"
+"""What stands for a picture in `Prompt.text`."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +151,9 @@ class Prompt:
 
     @cached_property
     def text(self) -> str:
-        """All text in order, a picture as '<picture>': for records and people, not for models."""
+        """All text in order, a mark for each picture: for records and people, not for models."""
         return "\n".join(
-            f"[{turn.role}] " + "".join(part.text if part.text is not None else "<picture>" for part in turn.parts)
+            f"[{turn.role}] " + "".join(part.text if part.text is not None else PICTURE_MARK for part in turn.parts)
             for turn in self.turns
         )
 
@@ -215,16 +217,17 @@ class Generation:
 class Sample:
     """One scored query in one cell: a line of the store. Everything in it is JSON.
 
-    cell: digest of the resolved cell. demos: [id, score, answer] in prompt order; ranks: of each, 0 the best retrieved.
-    scores: metric -> value in [0, 1]. baselines: what the same demonstrations say without a model. picture_of: whose
-    each picture is, the place of its demonstration or -1 for the query's. renamed: where answers were renamed, the
-    right one before and after. failed: the reason, where there is no output.
+    cell: digest of the resolved cell. question: as the prompt shows it. demos: [id, score, answer] in prompt order;
+    ranks: of each, 0 the best retrieved. scores: metric -> value in [0, 1]. baselines: what the same demonstrations say
+    without a model. picture_of: whose each picture is, the place of its demonstration or -1 for the query's. renamed:
+    where answers were renamed, the right one before and after. failed: the reason, where there is no output.
     """
 
     cell: str
     query: str
     seed: int
     group: str | None = None
+    question: str = ""
     gold: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     demos: tuple[tuple[str, float, str], ...] = ()

@@ -7,7 +7,6 @@ shows both what differs and what is usual. It is a view, not the data: shares ar
 import base64
 import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.report.view import View
 from icl.streams import StreamKey
+from icl.types import PICTURE_MARK
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -25,7 +25,6 @@ SIDE = 320
 """A larger picture is shown smaller, its longer side this many pixels."""
 BUDGET = 24 * 2**20
 """Bytes of pictures in the page; the others are named by their digest."""
-MARK = "<picture>"
 
 
 @dataclass
@@ -92,23 +91,13 @@ def data_uri(path: Path, side: int = SIDE) -> str | None:
     return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def per_demo(pictures: Sequence[str], demos: int) -> tuple[list[list[str]], list[str]]:
-    """(pictures of each demonstration, pictures of the query), where the prompt has equally many for each.
-
-    Otherwise the demonstrations show none of their own, the last picture is the query's, and the prompt shows all.
-    """
-    each, rest = divmod(len(pictures), demos + 1)
-    if rest or not each:
-        return [[] for _ in range(demos)], list(pictures[-1:])
-    return [list(pictures[i * each : (i + 1) * each]) for i in range(demos)], list(pictures[demos * each :])
-
-
-def question_of(prompt: str) -> str:
-    """The text of the last turn, where the query stands: what follows the last picture, else what precedes it."""
-    turn = re.split(r"(?:^|\n)\[(?:user|system|assistant)\] ", prompt)[-1]
-    before, _, after = turn.rpartition(MARK)
-    words = (after.strip() or before.rsplit(MARK, 1)[-1].strip()).removesuffix("Answer:").strip()
-    return words.removeprefix("Question:").strip()
+def per_demo(pictures: Sequence[str], owners: Sequence[int], demos: int) -> tuple[list[list[str]], list[str]]:
+    """(pictures of each demonstration, pictures of the query). owners: `Sample.picture_of`; none: neither has any."""
+    each: list[list[str]] = [[] for _ in range(demos)]
+    own: list[str] = []
+    for picture, owner in zip(pictures, owners, strict=False):
+        (own if owner < 0 else each[owner]).append(picture)
+    return each, own
 
 
 def _context(row: Mapping[str, Any], known: dict[str, int], shelf: Shelf) -> int:
@@ -117,16 +106,16 @@ def _context(row: Mapping[str, Any], known: dict[str, int], shelf: Shelf) -> int
     prompt = row["prompt"] if isinstance(row.get("prompt"), str) else ""
     key = repr((prompt, demos, pictures))
     if key not in known:
-        shown, own = per_demo(pictures, len(demos))
+        shown, own = per_demo(pictures, _list(row.get("picture_of")), len(demos))
         known[key] = len(shelf.contexts)
-        aligned = prompt.count(MARK) == len(pictures)
+        aligned = prompt.count(PICTURE_MARK) == len(pictures)
         shelf.contexts.append(
             {
-                "prompt": prompt.split(MARK) if aligned else [prompt],
+                "prompt": prompt.split(PICTURE_MARK) if aligned else [prompt],
                 "pictures": pictures,
                 "demos": [[*demo, where] for demo, where in zip(demos, shown, strict=True)],
                 "query": own,
-                "question": question_of(prompt),
+                "question": row["question"] if isinstance(row.get("question"), str) else "",
             }
         )
     return known[key]

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.report.browser import MARK, number_of
+from experiments.report.browser import number_of
 from experiments.report.view import View
 from experiments.stats.arms import NONE, checked_setting, told
 from experiments.stats.wording import share
 from icl.errors import ConfigError, DataError, did_you_mean
+from icl.types import PICTURE_MARK
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -164,7 +165,7 @@ def _prompt(row: Mapping[str, Any], folder: Path) -> str:
     text = row["prompt"] if isinstance(row.get("prompt"), str) else ""
     digests = row.get("pictures")
     pictures = [picture_path(folder, str(d)) for d in digests] if isinstance(digests, list | tuple) else []
-    pieces = clean(text).split(MARK)
+    pieces = clean(text).split(PICTURE_MARK)
     if len(pieces) != len(pictures) + 1:
         return "\n".join([clean(text), *pictures])
     return pieces[0] + "".join(f"[{p}]{piece}" for p, piece in zip(pictures, pieces[1:], strict=True))

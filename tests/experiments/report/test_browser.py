@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from experiments.api import run
 from experiments.report import browser
-from experiments.report.browser import choose, data_uri, per_demo, question_of, shelve
+from experiments.report.browser import choose, data_uri, per_demo, shelve
 from experiments.report.view import view
 
 
@@ -26,30 +27,25 @@ def test_a_small_run_is_carried_whole():
 
 
 @pytest.mark.parametrize(
-    ("pictures", "demos", "wanted"),
+    ("pictures", "owners", "demos", "wanted"),
     [
-        ("abc", 2, ([["a"], ["b"]], ["c"])),
-        ("abcdef", 2, ([["a", "b"], ["c", "d"]], ["e", "f"])),
-        ("a", 4, ([[]] * 4, ["a"])),
-        ("a", 0, ([], ["a"])),
-        ("", 2, ([[], []], [])),
+        ("abc", [0, 1, -1], 2, ([["a"], ["b"]], ["c"])),
+        ("abcd", [0, 0, -1, -1], 2, ([["a", "b"], []], ["c", "d"])),
+        ("a", [2], 4, ([[], [], ["a"], []], [])),
+        ("a", [-1], 0, ([], ["a"])),
+        ("", [], 2, ([[], []], [])),
     ],
 )
-def test_pictures_go_to_their_demonstrations_where_that_is_certain(pictures, demos, wanted):
-    assert per_demo(list(pictures), demos) == wanted
+def test_pictures_stand_beside_the_demonstration_that_shows_them(pictures, owners, demos, wanted):
+    assert per_demo(list(pictures), owners, demos) == wanted
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "[user] <picture>What colour?\n[assistant] red\n[user] <picture>How many?",
-        "[user] <picture>Question: What colour?\nAnswer: red\n\n<picture>Question: How many?\nAnswer:",
-        "[user] Look.\n<picture>How many?",
-        "[user] What colour?<picture>\n[assistant] red\n[user] How many?<picture>",
-    ],
-)
-def test_the_question_of_a_prompt_is_the_querys(prompt):
-    assert question_of(prompt) == "How many?"
+def test_question_and_pictures_of_a_sample_are_as_its_prompt_shows_them(mapping, tmp_path):
+    made = run(mapping(compose="blocks", transforms=["pictures"]), runs=tmp_path, quiet=True)
+    shelf = shelve(view(made))
+    assert {context["question"] for context in shelf.contexts} == {"Which colour?"}
+    assert [[len(demo[-1]) for demo in context["demos"]] for context in shelf.contexts] == [[0, 0]] * 6
+    assert [len(context["query"]) for context in shelf.contexts] == [1] * 6
 
 
 def test_prompts_and_pictures_are_carried_once(written):
