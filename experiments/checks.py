@@ -32,7 +32,8 @@ def unmet(cell: Cell) -> str | None:
     """What the model cannot do for this cell, with the nearest alternative; None where it can."""
     from decoding.check import unmet as missing
 
-    scores_itself = cell.score == "options" and "score" in cell.model.abilities
+    whole = cell.decoding.strategy.over_options or cell.decoding.strategy.options_only  # not what a model scores itself
+    scores_itself = cell.score == "options" and "score" in cell.model.abilities and not whole
     return missing(cell.decoding, cell.model.abilities, "generate" if scores_itself else cell.score)
 
 

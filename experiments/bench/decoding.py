@@ -103,7 +103,7 @@ def _six_arms(model: HF) -> list[Row]:
     fresh, counters = itertools.count(1), Counters()
     vcd = parse_arm("vcd")
     sampled = parse_arm({"name": "vcd", "sampling": {"temperature": 1.0}})
-    six = [parse_arm("greedy"), parse_arm("sampling"), vcd, sampled, *controls_of(vcd)]
+    six = [parse_arm("greedy"), parse_arm("sampling"), vcd, sampled, *controls_of(vcd)[:2]]
     alone, together = _in_turn(
         [
             partial(_run, model, arms=six[:1], new=SHORT_ANSWER),

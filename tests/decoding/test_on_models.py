@@ -74,7 +74,7 @@ def generated(model: HF, prompts: list[Prompt], new: int) -> list[tuple[int, ...
 def arms() -> list[Arm]:
     vcd = parse_arm({"name": "vcd", "noise_step": 999})
     mild = parse_arm({"name": "vcd", "alpha": 3.0, "beta": 0.01, "sampling": {"temperature": 1.5}})
-    return [parse_arm("greedy"), parse_arm("sampling"), vcd, mild, *controls_of(vcd)]
+    return [parse_arm("greedy"), parse_arm("sampling"), vcd, mild, *controls_of(vcd)[:2]]
 
 
 @every

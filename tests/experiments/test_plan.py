@@ -56,7 +56,7 @@ def test_decodings_are_told_with_branches_and_hidden_temperature(mapping: Any, t
     arms = {a.label: a for a in planned(mapping(model=toy, controls="default", grid={"decoding": nodes})).decodings}
     assert (arms["greedy"].branches, arms["greedy"].temperature, arms["greedy"].engine) == (1, 1.0, "loop")
     assert (arms["vcd(alpha=2)"].branches, arms["vcd(alpha=2)"].temperature) == (2, 1.0)
-    assert [arm.branches for arm in arms.values() if arm.control] == [1, 1]
+    assert [arm.branches for arm in arms.values() if arm.control] == [1, 1, 2, 2, 2]
 
 
 def test_arms_that_share_their_demonstrations_are_counted(mapping: Any) -> None:
@@ -75,6 +75,6 @@ def test_a_large_pool_is_not_embedded_for_a_plan(mapping: Any, monkeypatch: pyte
 def test_the_lines_say_what_a_person_asks(mapping: Any, toy: str) -> None:
     config = mapping(model=toy, seeds=[0, 1], controls="default", grid={"decoding": ["greedy", "vcd"]})
     told = "\n".join(lines(planned(config)))
-    assert told.startswith("4 arms x 2 seeds (4 share their demonstrations)   8 cells   48 samples")
-    assert "controls added: 2 (mask_only" in told
+    assert told.startswith("7 arms x 2 seeds (7 share their demonstrations)   14 cells   84 samples")
+    assert "controls added: 5 (mask_only" in told
     assert "(80 % power, one pair in five differs)" in told
