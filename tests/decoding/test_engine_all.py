@@ -1,0 +1,76 @@
+"""Every registered strategy, in the engine, against the plainest loop there is: one prompt, nothing cached."""
+
+import pytest
+import torch
+
+from decoding.arm import Arm
+from decoding.base import NewThread, Strategy
+from decoding.engine import run_jobs
+from decoding.jobs import Job
+from decoding.sampling import Sampler, Sampling
+from decoding.strategies.greedy import GreedyDecoding
+from icl.types import Generation, Prompt
+from tests.decoding.prompts import prompt
+from tests.decoding.test_strategies import ALL, made
+from tests.decoding.toy import STOP, Row, Toy
+
+TOKENS = [name for name in ALL if not made(name).options_only]
+OPTIONS = ("w1", "w2 w5", "w3 w7 w1", "w9")
+
+
+def branches_of(model: Toy, strategy: Strategy, question: Prompt) -> tuple[Prompt, ...]:
+    def generate(prompts: object, max_new_tokens: int) -> list[str]:
+        return [slow(model, GreedyDecoding(), Sampling(0.0), p, max_new_tokens)[1] for p in prompts]  # type: ignore[attr-defined]
+
+    (note,) = strategy.prepare([question], generate)
+    return strategy.branches(question, note)
+
+
+def step(
+    model: Toy, strategy: Strategy, branches: tuple[Prompt, ...], tokens: list[int], thread: NewThread
+) -> torch.Tensor:
+    logits = torch.stack([model.logits_of([Row(branch, list(tokens))]) for branch in branches])
+    mask = strategy.mask(logits[0])
+    scores = strategy.follow(logits, len(tokens), [thread])
+    return scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+
+
+def slow(model: Toy, strategy: Strategy, sampler: Sampler, question: Prompt, limit: int) -> tuple[tuple[int, ...], str]:
+    branches, thread = branches_of(model, strategy, question), NewThread(question.key)
+    tokens: list[int] = []
+    while len(tokens) < limit:
+        scores = step(model, strategy, branches, tokens, thread)
+        token = int(sampler.choose(scores, [question.key], len(tokens)))
+        if token == STOP:
+            break
+        tokens.append(token)
+    return tuple(tokens), model.text(tokens)
+
+
+@pytest.mark.parametrize("sampler", [Sampling(0.0), Sampling(1.3, top_k=7)], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("name", TOKENS)
+def test_the_engine_chooses_what_a_plain_loop_chooses(name: str, sampler: Sampler) -> None:
+    model, arm = Toy(stop_bias=1.0), Arm(made(name), sampler)
+    questions = [prompt(i, shots=i % 4) for i in range(6)]
+    answers = run_jobs(model, [Job(p, arm, max_new_tokens=5 + i) for i, p in enumerate(questions)])
+    assert all(isinstance(answer, Generation) for answer in answers), answers
+    told = [answer.tokens for answer in answers if isinstance(answer, Generation)]
+    assert told == [slow(model, arm.strategy, sampler, p, 5 + i)[0] for i, p in enumerate(questions)]
+
+
+@pytest.mark.parametrize("name", [name for name in TOKENS if not made(name).over_options])
+def test_options_are_scored_as_a_plain_loop_reads_them(name: str) -> None:
+    model, arm = Toy(), Arm(made(name))
+    for number in (1, 2, 7):
+        question = prompt(number, shots=number % 4)
+        (answer,) = run_jobs(model, [Job(question, arm, OPTIONS, "options")])
+        assert isinstance(answer, Generation), answer
+        branches = branches_of(model, arm.strategy, question)
+        for option, ids in zip(OPTIONS, model.option_ids(question, OPTIONS), strict=True):
+            thread, told = NewThread(question.key), []
+            for i, token in enumerate(ids):
+                told.append(float(step(model, arm.strategy, branches, ids[:i], thread).log_softmax(-1)[0, token]))
+            if all(value > -torch.inf for value in told):
+                assert answer.option_scores[option] == pytest.approx(sum(told), abs=1e-3)
+            else:
+                assert answer.option_scores[option] < -900
