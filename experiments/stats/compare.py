@@ -12,12 +12,12 @@ from experiments.stats.arms import arms, axes_of, checked_setting, reference_of,
 from experiments.stats.pairs import KEYS, Comparison, pair, paired_test
 from experiments.stats.significance import holm
 from experiments.stats.trials import Verdict, verdict_of
+from experiments.vocabulary import CORRECTIONS
 from icl.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-CORRECTIONS = ("holm", "none")
 BASELINE = "baseline"
 """`to={"baseline": "vote"}` compares every arm with what its own demonstrations say without a model."""
 

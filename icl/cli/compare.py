@@ -17,7 +17,7 @@ def command(
     ] = None,
     metric: Annotated[str, typer.Option(help="the score to compare; default: as the config says")] = "",
     by: Annotated[list[str] | None, typer.Option(help="an axis within whose values p is corrected")] = None,
-    correct: Annotated[str, typer.Option(help="holm or none")] = "holm",
+    correct: Annotated[str, typer.Option(help="holm or none; default: as the config says")] = "",
     csv: Annotated[Path | None, typer.Option(help="write the table to this file too")] = None,
 ) -> None:
     """Arms are paired by query and seed; arms that do not have the same queries and seeds are refused.
@@ -30,16 +30,17 @@ def command(
     from experiments.report.comparison import show_comparison
     from experiments.report.detail import settings
     from experiments.report.view import view
-    from experiments.stats.compare import BASELINE, CORRECTIONS, compare
+    from experiments.stats.compare import BASELINE, compare
+    from experiments.vocabulary import CORRECTIONS
 
-    if correct not in CORRECTIONS:
+    if correct and correct not in CORRECTIONS:
         raise ConfigError(f"--correct is {' or '.join(CORRECTIONS)}, not '{correct}'.")
     wanted = settings(to or [], "--to")
     seen = view(load_run(run), metric or None, None if BASELINE in wanted else wanted)
     reference = wanted or dict(seen.to)
     if not reference:
         raise ConfigError("the run has one arm only: there is nothing to compare.")
-    table = compare(seen.scores, reference, seen.metric, correct=correct, by=by or (), axes=seen.axes)
+    table = compare(seen.scores, reference, seen.metric, correct=correct or seen.correct, by=by or (), axes=seen.axes)
     show_comparison(table, seen, Console())
     if csv is not None:
         table.to_csv(csv, index=False)

@@ -46,6 +46,17 @@ def test_compare_takes_another_reference_and_family(rehearsal, capsys):
     assert "against vote" in capsys.readouterr().out
 
 
+def test_compare_corrects_as_the_config_says(mapping, tmp_path, capsys):
+    keys = {k: v for k, v in mapping(seeds=[0, 1]).items() if k not in ("shots", "model")}
+    compare = {"to": {"model": "fake-copy"}, "correct": "none"}
+    grid = {"shots": [0, 2], "model": ["fake-copy", "fake-gold"]}
+    made = run({**keys, "grid": grid, "compare": compare}, runs=tmp_path, quiet=True)
+    assert main(["compare", str(made.path)]) == 0
+    assert "Holm" not in capsys.readouterr().out
+    assert main(["compare", str(made.path), "--correct", "holm"]) == 0
+    assert "Holm over 2 comparisons" in capsys.readouterr().out
+
+
 def test_show_prints_prompt_demonstrations_answer_and_other_arms(rehearsal, capsys):
     assert main(["show", str(rehearsal.path), "q-0003", "--arm", "model=fake-gold", "--arm", "shots=2"]) == 0
     told = capsys.readouterr().out
