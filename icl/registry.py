@@ -24,6 +24,7 @@ __all__ = [
     "Entry",
     "Imported",
     "Nested",
+    "a",
     "build",
     "component",
     "describe",
@@ -172,6 +173,11 @@ def build(kind: str, node: Any, where: str = "") -> Any:
     return _validated(cls, {known[key]: value for key, value in parameters.items()}, f"{at(where)}{kind} '{name}'")
 
 
+def a(kind: str) -> str:
+    """'a task', 'an orderer'."""
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
 def describe(thing: Any) -> Any:
     """The canonical node of a component: its name or path and *all* its parameters, as JSON. Equal nodes, equal pieces.
 
@@ -219,7 +225,7 @@ def _key(of: "Field[Any]") -> str:
 def _check_kind(kind: str, cls: type[Any], where: str) -> None:
     of, name = getattr(cls, "component", (kind, ""))
     if of != kind:
-        raise ConfigError(f"{at(where)}'{name}' is a {of}, not a {kind}. (icl ls {kind})")
+        raise ConfigError(f"{at(where)}'{name}' is {a(of)}, not {a(kind)}. (icl ls {kind})")
 
 
 def _parts(kind: str, node: Any, where: str) -> tuple[str, dict[str, Any]]:
@@ -227,7 +233,7 @@ def _parts(kind: str, node: Any, where: str) -> tuple[str, dict[str, Any]]:
         return node, {}
     if isinstance(node, Mapping) and isinstance(node.get("name"), str):
         return node["name"], {str(k): v for k, v in node.items() if k != "name"}
-    raise ConfigError(f"{at(where)}a {kind} is a name or a mapping with the key 'name', not {node!r}.")
+    raise ConfigError(f"{at(where)}{a(kind)} is a name or a mapping with the key 'name', not {node!r}.")
 
 
 def _preset(cls: type[Any], name: str, parameters: dict[str, Any], where: str) -> dict[str, Any]:

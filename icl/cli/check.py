@@ -7,13 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from icl.errors import ConfigError, did_you_mean
-from icl.registry import PACKAGES, build, entries, resolve
+from icl.registry import PACKAGES, a, build, entries, resolve
 
 CHECKS = {
     "task": "icl.conformance:check_task",
     "model": "icl.conformance:check_model",
     "metric": "icl.conformance:check_metric",
     "retriever": "retrievers.conformance:check_retriever",
+    "reranker": "retrievers.conformance:check_reranker",
     "orderer": "prompts.conformance:check_orderer",
     "transform": "prompts.conformance:check_transform",
     "composer": "prompts.conformance:check_composer",
@@ -47,7 +48,7 @@ def command(
 
     kind, name, parameters = _read(words)
     if kind not in CHECKS:
-        raise ConfigError(f"there is no check for a {kind}. There are checks for: {', '.join(CHECKS)}.")
+        raise ConfigError(f"there is no check for {a(kind)}. There are checks for: {', '.join(CHECKS)}.")
     node = {"name": name, **dict(map(pair, parameters))}
     module, _, function = CHECKS[kind].partition(":")
     try:
@@ -76,7 +77,7 @@ def _kind(name: str) -> str:
         raise ConfigError(f"no component named '{name}'.{did_you_mean(name, known)} (icl ls)")
     if len(found) > 1:
         raise ConfigError(
-            f"'{name}' is the name of a {' and of a '.join(found)}. Say which: icl check {found[0]} {name}."
+            f"'{name}' is the name of {' and of '.join(map(a, found))}. Say which: icl check {found[0]} {name}."
         )
     return found[0]
 

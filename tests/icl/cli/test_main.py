@@ -105,11 +105,15 @@ def test_check_tries_a_component_of_anyone_and_says_what_is_wrong(icl: ICL, tmp_
     assert "are the query itself or have its picture." in told.err
 
 
+def test_check_tries_a_reranker(icl: ICL) -> None:
+    assert icl("check", "near_duplicate_cap").status == 0
+
+
 def test_check_of_an_unknown_name_is_told(icl: ICL) -> None:
     assert icl("check", "vdc").err == "no component named 'vdc'. Did you mean 'vcd'? (icl ls)\n"
 
 
-TWO = "'random' is the name of a retriever and of a orderer. Say which: icl check retriever random.\n"
+TWO = "'random' is the name of a retriever and of an orderer. Say which: icl check retriever random.\n"
 
 
 def test_check_of_a_name_of_two_kinds_asks_which(icl: ICL) -> None:
