@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from experiments.api import run
 
 
@@ -26,3 +28,16 @@ def test_one_transform_is_told_apart_by_its_parameter(mapping: Any, tmp_path: Pa
     axes = {"transforms": [[{"name": "pictures", "how": how}] for how in ("blank", "noise")]}
     frame = run(mapping(grid=axes), runs=tmp_path, quiet=True).samples()
     assert set(frame["transforms"]) == {"pictures(how=blank)", "pictures(how=noise)"}
+
+
+@pytest.mark.parametrize("kind", ["order", "transforms"])
+def test_the_gold_is_shown_to_who_declares_the_need_and_to_no_other(kind: str, mapping: Any, tmp_path: Path) -> None:
+    def ran(name: str) -> Any:
+        node = f"{Path(__file__).parent / 'gold_readers.py'}:{name}"
+        config = mapping(name=name, **{kind: node if kind == "order" else [node]})
+        return run(config, runs=tmp_path, quiet=True).samples()
+
+    assert all(marks == ["saw Query"] for marks in ran("Blind")["marks"])
+    seen = ran("Oracle")
+    assert all(marks == ["saw Example, saw the gold"] for marks in seen["marks"])
+    assert seen["failed"].isna().all()

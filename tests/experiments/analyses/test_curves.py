@@ -1,6 +1,7 @@
 """Gains, orders, changes and noise, on models whose curves are known."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from experiments.analyses import format_gain, modality, noisy_labels, order_sensitivity, shot_curve
 from experiments.stats.pairs import UnpairedError
 from icl.errors import ConfigError
+
+PARTS = Path(__file__).parent / "parts.py"
 
 
 def test_a_model_that_knows_gains_nothing(ran: Any) -> None:
@@ -67,6 +70,15 @@ def test_a_copier_disagrees_as_often_as_its_last_demonstrations_differ(ran: Any)
     assert told["disagreement"] > 0
     means = view.scores.groupby("order")[view.metric].mean()
     assert told["sd"] == pytest.approx(abs(means.iloc[0] - means.iloc[1]) / 2**0.5)
+
+
+def test_the_spread_of_two_known_orders(ran: Any, shapes: str) -> None:
+    first = {"name": f"{PARTS}:Careless", "ids": ["p-0000", "p-0001"]}  # red, green; the queries: red, green, blue, red
+    axes = {"order": ["reversed", "as_retrieved"]}
+    view = ran(task={"name": shapes, "queries": 4}, model="fake-copy", shots=2, retriever=first, grid=axes)
+    (told,) = order_sensitivity.analyse(view).to_dict("records")
+    assert (told["lowest"], told["highest"], told["range"], told["disagreement"]) == (0.25, 0.5, 0.25, 1.0)
+    assert told["sd"] == pytest.approx(0.25 / 2**0.5)
 
 
 def test_one_order_or_an_unfinished_one_is_refused(ran: Any) -> None:

@@ -128,7 +128,8 @@ def test_frames_are_the_middles_of_equal_parts() -> None:
 
 
 def test_frames_become_one_picture_row_by_row() -> None:
-    frames = tuple(Picture.from_image(Image.new("RGB", (5 + i, 6), (40 * i, 0, 0)), f"f{i}") for i in range(4))
+    # the smallest frame is 5 wide and 6 high
+    frames = tuple(Picture.from_image(Image.new("RGB", (5 + i, 9 - i), (40 * i, 0, 0)), f"f{i}") for i in range(4))
     film = Example("film", frames, "?", ("a",))
     still = Example("still", frames[:1], "?", ("a",))
     context = Context(film.query, (Demo(still, 0.5, 0),), StreamKey(0, "film"))

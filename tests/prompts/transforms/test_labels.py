@@ -147,3 +147,10 @@ def test_flipped_labels_may_become_symbols_but_not_the_other_way_round(transform
     for name in ("flip_labels", "unlearn"):
         with pytest.raises(PlanError, match=f"{name} leaves the gold as it is, so it stands before symbols"):
             build("transform", name).transform(both)
+
+
+def test_wrong_answers_are_drawn_apart(transformed: Make) -> None:
+    node = {"name": "noisy_labels", "share": 1}
+    drawn = [tuple(_answers(transformed(node, "aa", "abc", query=f"q{i}"))) for i in range(80)]
+    assert set(drawn) == {("b", "b"), ("b", "c"), ("c", "b"), ("c", "c")}
+    assert all(abs(drawn.count(pair) - 20) < 15 for pair in set(drawn))
