@@ -36,8 +36,8 @@ Done = Callable[[int, Answer], None]
 class StrategyModel(Protocol):
     """What a model with the ability 'strategies' gives."""
 
-    trace: bool
-
+    @property
+    def trace(self) -> bool: ...
     @property
     def stop_tokens(self) -> frozenset[int]: ...
     def load(self) -> None: ...

@@ -1,0 +1,243 @@
+"""What strategies cost inside vLLM: lockstep against greedy, the plug-in unused, jobs against a hand-written script.
+
+Needs an environment with vLLM (tests/vllm_env.sh makes one): `python -m experiments.bench vllm` there. Each figure is a
+ratio of the best processor times of several rounds in turn on one engine, so that other work on the machine does not
+count. The model has random weights and the shape of a small real one: with the shipped model a step is all overhead.
+"""
+
+import importlib.util
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from decoding.base import Note, Strategy
+from icl.models.vllm.model import VLLM
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from decoding.jobs import Job
+
+Row = tuple[str, str, str]
+"""What was measured, the figure, and its goal."""
+
+ROWS, LENGTH, ROUNDS = 24, 32, 3
+WIDTH, LAYERS, VOCABULARY = 768, 8, 32_000
+
+
+@dataclass(frozen=True)
+class Crowd(Strategy):
+    """Away from the mean of any number of equal prompts: what branches cost, with no work on pictures."""
+
+    count: int = 2
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
+        return (prompt,) * self.count
+
+    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+        scores: Tensor = 2 * logits[0] - logits[1:].mean(0)
+        return scores
+
+
+def rows() -> Iterator[Row]:
+    """All figures of this file."""
+    if importlib.util.find_spec("vllm") is None:
+        yield "vLLM is not installed here: tests/vllm_env.sh makes an environment for it", "not measured", ""
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    folder = Path(tempfile.mkdtemp(prefix="icl-bench-"))
+    try:
+        yield from _decoding(_large(folder))
+        yield from _jobs()
+    finally:
+        shutil.rmtree(folder)
+
+
+def _large(folder: Path) -> Path:
+    """The shipped architecture with a wider language model of random weights."""
+    import transformers
+
+    source = VLLM().hf.checkpoint.source
+    config = transformers.AutoConfig.from_pretrained(source)
+    text = config.text_config
+    text.hidden_size, text.intermediate_size, text.num_hidden_layers = WIDTH, 4 * WIDTH, LAYERS
+    text.num_attention_heads = text.num_key_value_heads = WIDTH // 64
+    text.head_dim, text.vocab_size = 64, VOCABULARY
+    transformers.AutoModelForImageTextToText.from_config(config).float().save_pretrained(folder)
+    for file in Path(source).iterdir():
+        if not (folder / file.name).exists() and file.suffix in (".json", ".jinja"):
+            shutil.copy(file, folder)
+    return folder
+
+
+def _decoding(folder: Path) -> Iterator[Row]:
+    settings = {"max_num_seqs": 64, "max_num_batched_tokens": 4096}
+    model = VLLM(str(folder), max_model_len=512, cache_gib=0.5, trace=False, engine_args=settings)
+    model.load()
+    prompts = _prompts(ROWS)
+    arms: dict[str, Any] = {"greedy": "greedy"}
+    for count in (2, 3, 8):
+        arms[f"{count} branches"] = {"name": f"{__name__}:Crowd", "count": count}
+    arms["2 branches, sampled"] = arms["2 branches"] | {"sampling": {"temperature": 1.0}}
+    times = _in_turn([_run(model, prompts, arm) for arm in arms.values()])
+    base, *others = times
+    for (what, _), spent in zip(list(arms.items())[1:], others, strict=True):
+        yield f"lockstep, {what}: tokens a second against greedy on as many rows", f"{base / spent:.2f}", ">= .90"
+    sampled = others[0] / others[-1]
+    yield "lockstep: sampled against greedy", f"{sampled:.2f}", ">= .95"
+    bare = _Bare(str(folder), max_model_len=512, cache_gib=0.5, trace=False, engine_args=settings)
+    bare.load()
+    with_it, without = _in_turn([_run(model, prompts, "greedy"), _run(bare, prompts, "greedy")])
+    yield "ordinary requests: plug-in loaded and unused against an engine without", f"{without / with_it:.2f}", ">= .98"
+    model.unload()
+    bare.unload()
+
+
+class _Bare(VLLM):
+    """vLLM as it comes."""
+
+    def arguments(self) -> dict[str, Any]:
+        from icl.models.vllm.engine import PLUG_IN
+
+        return {key: value for key, value in super().arguments().items() if key not in PLUG_IN}
+
+
+def _run(model: VLLM, prompts: Sequence[Prompt], arm: Any) -> Callable[[], None]:
+    """ROWS rows, LENGTH tokens each, prefill included and nothing found in a cache."""
+    from decoding.arm import parse_arm
+    from decoding.lockstep import wire
+    from decoding.lockstep.branch import Branch
+    from icl.models.vllm.asking import Ask
+
+    parsed = parse_arm(arm)
+    count = getattr(parsed.strategy, "count", 1)
+    told = wire.told(parsed.strategy, parsed.sampler)
+    rounds = iter(range(10**6))
+
+    def run() -> None:
+        number = next(rounds)
+
+        def extra(group: int, b: int) -> dict[str, str]:
+            name = f"bench-{id(run)}-{number}-{group}"
+            return Branch(name, b, count, told, query=f"q{group}").extra_args() if count > 1 else {}
+
+        groups = [
+            [Ask(prompts[g * count + b], LENGTH, extra(g, b), stops=False) for b in range(count)]
+            for g in range(len(prompts) // count)
+        ]
+        model.engine.llm.reset_prefix_cache()
+        model.ask(groups, _fine)
+
+    return run
+
+
+def _fine(number: int, said: Any) -> None:
+    wrong = [one for one in said if one.finish != "length"]
+    assert not wrong, wrong[0]
+
+
+def _jobs() -> Iterator[Row]:
+    """The shipped model: jobs as a run asks them, against `LLM.chat` with the same conversations."""
+    from decoding.lockstep.engine import run_jobs
+
+    model = VLLM(trace=False, cache_gib=0.5, max_pictures=16, engine_args={"max_num_seqs": 64})
+    model.load()
+    jobs = _jobs_of(model)
+    llm = model.engine.llm
+
+    def ours() -> None:
+        _forget(llm)
+        run_jobs(model, jobs)
+
+    def by_hand() -> None:
+        from vllm import SamplingParams
+
+        _forget(llm)
+        parameters = SamplingParams(temperature=0, max_tokens=4)
+        llm.chat([_conversation(job.prompt) for job in jobs], parameters, use_tqdm=False)
+
+    mine, theirs = _in_turn([ours, by_hand])
+    yield "a run's jobs: samples a second against LLM.chat by hand", f"{theirs / mine:.2f}", ">= .95"
+    _forget(llm)
+    before = dict(model.counters())
+    scheduler = llm.llm_engine.engine_core.engine_core.scheduler
+    encoded = scheduler.counts["encoder inputs"]
+    run_jobs(model, jobs)
+    read, cached = (model.counters()[key] - before[key] for key in ("prompt_tokens", "cached_tokens"))
+    pictures = len({picture.digest for job in jobs for picture in job.prompt.pictures})
+    encoded = scheduler.counts["encoder inputs"] - encoded
+    yield "fixed demonstrations: share of the prompt tokens found in the prefix cache", f"{cached / read:.2f}", ""
+    yield "fixed demonstrations: encoder runs, and distinct pictures", f"{encoded}, {pictures}", "equal"
+    model.unload()
+
+
+def _forget(llm: Any) -> None:
+    llm.reset_prefix_cache()
+    llm.reset_mm_cache()
+    llm.llm_engine.reset_encoder_cache()
+
+
+def _jobs_of(model: VLLM) -> "list[Job]":
+    """64 queries behind the same eight demonstrations."""
+    from decoding.arm import parse_arm
+    from decoding.jobs import Job
+    from icl.streams import StreamKey
+    from icl.tasks.generated.binding import Binding
+    from icl.types import Context, Demo
+    from prompts.composers.chat import Chat
+
+    task = Binding(query_limit=64)
+    pool = task.pool(task.queries[0].id).examples
+    demos = tuple(Demo(example) for example in (pool * 8)[:8])
+    greedy = parse_arm("greedy")
+    return [
+        Job(Chat().compose(Context(q.query, demos, StreamKey(0, q.id))), greedy, max_new_tokens=4) for q in task.queries
+    ]
+
+
+def _prompts(count: int) -> list[Prompt]:
+    from PIL import Image
+
+    from icl.pictures import Picture
+    from icl.streams import StreamKey
+    from icl.types import Part, Turn
+
+    def one(i: int) -> Prompt:
+        picture = Picture.from_image(Image.new("RGB", (64, 64), (i, 90, 255 - i)), f"colour {i}")
+        parts = (Part(picture, "query.picture[0]"), Part(f"What is number {i} in this picture?", "query.question"))
+        return Prompt((Turn("user", parts),), StreamKey(0, f"q{i}"))
+
+    return [one(i) for i in range(count)]
+
+
+def _conversation(prompt: Prompt) -> list[dict[str, Any]]:
+    return [
+        {
+            "role": turn.role,
+            "content": [
+                {"type": "text", "text": part.text}
+                if part.picture is None
+                else {"type": "image_pil", "image_pil": part.picture.open()}
+                for part in turn.parts
+            ],
+        }
+        for turn in prompt.turns
+    ]
+
+
+def _in_turn(runs: Sequence[Callable[[], None]]) -> list[float]:
+    """Best processor time of each, in rounds, after one round that does not count."""
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(ROUNDS + 1):
+        for spent, run in zip(times, runs, strict=True):
+            start = time.process_time()
+            run()
+            spent.append(time.process_time() - start)
+    return [min(spent[1:]) for spent in times]
