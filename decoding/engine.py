@@ -7,6 +7,8 @@ halves. A job that cannot be answered fails alone, with a sentence.
 """
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -70,21 +72,30 @@ def run_jobs(
 
 
 class _Aside:
-    """Greedy answers for a strategy's preparation, by the engine itself. Raises ModelError where one fails."""
+    """Greedy answers for a strategy's preparation, by the engine itself. Raises ModelError where one fails.
+
+    They are kept for as long as the model is: a picture's description is asked for once, however many calls need it.
+    """
+
+    kept: ClassVar[WeakKeyDictionary[LogitModel, dict[tuple[str, int], str]]] = WeakKeyDictionary()
 
     def __init__(self, model: LogitModel, counters: Counters) -> None:
         self.model, self.counters = model, counters
 
     def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        known = self.kept.setdefault(self.model, {})
+        wanted = [(prompt.digest, max_new_tokens) for prompt in prompts]
+        new = {key: prompt for key, prompt in zip(wanted, prompts, strict=True) if key not in known}
         own, greedy = Counters(), Arm(GreedyDecoding())
-        jobs = [Job(prompt, greedy, max_new_tokens=max_new_tokens) for prompt in prompts]
-        answers = run_jobs(self.model, jobs, own, trace=False)
-        self.counters.prepared += len(prompts)
+        jobs = [Job(prompt, greedy, max_new_tokens=max_new_tokens) for prompt in new.values()]
+        answers = run_jobs(self.model, jobs, own, trace=False) if jobs else []
+        self.counters.prepared += len(jobs)
         self.counters.add_work(own)
-        for answer in answers:
+        for key, answer in zip(new, answers, strict=True):
             if isinstance(answer, Failure):
                 raise ModelError(f"what is generated before decoding failed: {answer.reason}")
-        return [answer.text for answer in answers if isinstance(answer, Generation)]
+            known[key] = answer.text
+        return [known[key] for key in wanted]
 
 
 def _run(model: LogitModel, readies: list[Ready], counters: Counters, trace: bool) -> list[Answer]:

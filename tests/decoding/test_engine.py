@@ -233,3 +233,20 @@ def test_usage_counts_what_an_answer_costs_on_its_own() -> None:
 
 def test_no_jobs_are_no_work() -> None:
     assert run_jobs(Toy(), []) == []
+
+
+def test_a_picture_is_described_once_however_many_calls_need_it() -> None:
+    model, arms = (
+        Toy(stop_bias=1.0),
+        [parse_arm({"name": "code", "tokens": 3}), parse_arm({"name": "code", "kappa": 1, "tokens": 3})],
+    )
+    one_picture = [prompt(1, question=f"What is {i}?") for i in range(4)]
+    first, second = Counters(), Counters()
+    answers = run_jobs(model, [Job(p, arm) for p in one_picture for arm in arms], first)
+    assert all(isinstance(answer, Generation) for answer in answers)
+    assert first.prepared == 1
+    assert run_jobs(model, [Job(p, arm) for p in one_picture for arm in arms], second) == answers
+    assert second.prepared == 0
+    other = Counters()
+    run_jobs(Toy(stop_bias=1.0), [Job(one_picture[0], arms[0])], other)
+    assert other.prepared == 1  # another model says something else
