@@ -85,7 +85,7 @@ def checked(document: Document) -> Config:
         zipped,
         _exclude(document, data.get("exclude", [])),
         _seeds(document, data.get("seeds", [0])),
-        _metrics(document, data),
+        _metrics(document, data, grid, zipped),
         _controls(document, data.get("controls", "none")),
         _compare(document, data.get("compare")),
     )
@@ -163,8 +163,8 @@ def _exclude(document: Document, node: Any) -> list[Mapping[str, Any]]:
     return list(node)
 
 
-def _metrics(document: Document, data: Mapping[str, Any]) -> tuple[Any, ...]:
-    options = data.get("score") == "options" or "options" in (data.get("grid") or {}).get("score", [])
+def _metrics(document: Document, data: Mapping[str, Any], *axes: Mapping[str, Any]) -> tuple[Any, ...]:
+    options = any("options" in values for values in ([data.get("score")], *(a.get("score", []) for a in axes)))
     node = data.get("metrics", ["strict", "lenient", *(["option"] if options else [])])
     if isinstance(node, str | Mapping):
         node = [node]

@@ -14,7 +14,7 @@ from experiments.config import Config
 from experiments.labels import labels
 from experiments.matching import check_comparable, inside
 from experiments.points import Node, points
-from experiments.vocabulary import AXES, KINDS
+from experiments.vocabulary import AXES, FREE_AT_ZERO, KINDS
 from icl.errors import ConfigError, ModelError
 from icl.registry import build, describe, search_beside
 
@@ -138,7 +138,8 @@ class _Factory:
     def settled(self, cell: Cell, where: str) -> Cell:
         """Without what cannot matter, and with the digest of what does. where: the model's place in the file."""
         if cell.shots == 0:
-            cell = replace(cell, retriever=None, order=None)
+            free: dict[str, Any] = dict.fromkeys(FREE_AT_ZERO)
+            cell = replace(cell, **free)
         told = {"seed": cell.seed, **{axis: self._told(axis, getattr(cell, axis)) for axis in AXES}}
         place = f"digest:{id(cell.model)}"
         if place not in self.built:
@@ -201,5 +202,5 @@ def _title(axis: str, cell: Cell) -> str | None:
     return cell.decoding.label if axis == "decoding" else None
 
 
-def _distinct(things: "Iterator[Any]") -> list[Any]:
+def _distinct(things: Iterator[Any]) -> list[Any]:
     return list({id(thing): thing for thing in things}.values())

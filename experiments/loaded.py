@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.stats.arms import NONE
 from experiments.store import Store
 from experiments.vocabulary import AXES
 from icl.errors import StoreError, did_you_mean
@@ -12,7 +13,6 @@ from icl.errors import StoreError, did_you_mean
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-NONE = "none"
 DROPPED = ("scores", "baselines")
 """Mappings of a sample that become columns of their own."""
 

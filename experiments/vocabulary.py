@@ -26,5 +26,7 @@ DEFAULTS: Mapping[str, Any] = {
 }
 AXES: tuple[str, ...] = ("task", "model", *DEFAULTS)
 KEYS: tuple[str, ...] = ("name", *AXES, "seeds", "metrics", "controls", "grid", "zip", "exclude", "compare")
+FREE_AT_ZERO = ("retriever", "order")
+"""Axes that cannot matter without demonstrations: one arm at 0 shots serves all of their values."""
 SCORES = ("generate", "options")
 CORRECTIONS = ("holm", "none")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.vocabulary import AXES
+from experiments.vocabulary import AXES, FREE_AT_ZERO
 from icl.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 NONE = "none"
 UNIT = "unit"
-FREE_AT_ZERO = ("retriever", "order")
-"""Without demonstrations these cannot matter, and one arm serves all of their values."""
 Arm = dict[str, Any]
 
 

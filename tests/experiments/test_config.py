@@ -69,6 +69,14 @@ def test_a_mistake_is_told_with_file_line_key_and_remedy(yaml_file: Write, text:
     assert told(yaml_file(BASE + text + "\n")).startswith(sentence)
 
 
+@pytest.mark.parametrize(
+    "axes", [{"score": "options"}, {"grid": {"score": ["generate", "options"]}}, {"zip": {"score": ["options"]}}]
+)
+def test_options_are_judged_wherever_the_file_asks_for_their_scores(mapping: Any, axes: dict[str, Any]) -> None:
+    assert load(mapping(**axes)).metrics == ("strict", "lenient", "option")
+    assert load(mapping()).metrics == ("strict", "lenient")
+
+
 def test_a_name_that_is_no_folder_name_is_refused(yaml_file: Write) -> None:
     path = yaml_file("name: ../up\ntask: easy-vqa\nmodel: fake-copy\n")
     assert told(path) == "grid.yaml:1: name: '../up' names a folder: letters, digits, '.', '_' and '-' only."
