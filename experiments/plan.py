@@ -49,7 +49,7 @@ class Work:
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """How one decoding runs. forwards: rows a token; temperature: hidden in the weights, None where it varies."""
+    """How one decoding runs. branches: rows a token; temperature: hidden in the weights, None where it varies."""
 
     label: str
     engine: str

@@ -44,7 +44,7 @@ def about(count: float) -> str:
 
 
 def _table(plan: Plan) -> Iterator[str]:
-    head = ("decoding", "engine", "branches", "rows a token", "hidden temperature")
+    head = ("decoding", "engine", "branches", "hidden temperature")
     rows = [head, *map(_row, plan.decodings)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     for row in rows:
@@ -54,4 +54,4 @@ def _table(plan: Plan) -> Iterator[str]:
 def _row(arm: ArmPlan) -> tuple[str, ...]:
     more = " + generates first" if arm.prepares else ""
     temperature = "varies" if arm.temperature is None else f"{arm.temperature:.3g}"
-    return arm.label, arm.engine, f"{arm.branches}{more}", str(arm.branches), temperature
+    return arm.label, arm.engine, f"{arm.branches}{more}", temperature

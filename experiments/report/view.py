@@ -34,9 +34,8 @@ class Run(Protocol):
 class View:
     """frame: a row a sample, axes as labels. scores: the same rows, what statistics read; `failed` is true or false.
 
-    metric: the score looked at. to: the reference setting of comparisons.
-
-    controls: label of a strategy -> labels of its controls among the arms. cells: digest -> canonical cell.
+    metric: the score looked at. to: the reference setting of comparisons. controls: label of a strategy -> labels of
+    its controls among the arms. info: run.json.
     """
 
     path: Path
@@ -104,7 +103,7 @@ def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = Non
     store = Store(run.path)
     info = store.run() or {}
     metrics = tuple(frame.attrs.get("metrics") or _metrics(frame))
-    compare = dict(_inside(info, "config", "compare") or _inside(info, "compare") or {})
+    compare = dict(_inside(info, "config", "compare") or {})
     chosen = metric or str(compare.get("metric") or next((m for m in METRICS if m in metrics), metrics[0]))
     if chosen not in metrics:
         raise ConfigError(

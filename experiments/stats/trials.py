@@ -48,7 +48,7 @@ class Trial:
 
     @property
     def numbers(self) -> str:
-        """'+.021 [−.004, +.046], p = .03, n = 200 x 3 seeds': difference, 95 % interval, p, n.."""
+        """'+.021 [−.004, +.046], p = .03, n = 200 x 3 seeds': difference, 95 % interval, p, n."""
         if self.result is None:
             return ""
         told = interval(self.result.low, self.result.high)

@@ -3,7 +3,7 @@
 Two rules are in use and disagree where the output says neither. `parse` is three-way: the first word decides, or else
 the only one of the two words that occurs; what is left is unparsed, which counts as wrong and is counted. `pope_parse`
 is the released evaluation of POPE (Li et al., EMNLP 2023): only the first sentence, commas out, "no" where one of its
-words is no or not (lower case only), and everything else, the empty output too, is yes.
+words is No, no or not, and everything else, the empty output too, is yes.
 """
 
 import re
