@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
-from icl.errors import ConfigError, did_you_mean
+from icl.errors import ConfigError, ICLError, did_you_mean
 
 SEARCH: ContextVar[tuple[Path, ...]] = ContextVar("SEARCH", default=())
 _CODE = "__icl_code__"
@@ -73,12 +74,16 @@ def _attribute(target: str, where: str, what: str, fits: Callable[[Any], bool]) 
 
 
 def _from_module(name: str, where: str) -> Any:
+    if not name or name.startswith("."):
+        raise ConfigError(f"{at(where)}'{name}:' begins no path of a component: 'module:name' or 'file.py:name'.")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and name.startswith(error.name):
             raise ConfigError(f"{at(where)}there is no module '{name}'. Is its package installed?") from error
         raise ConfigError(f"{at(where)}{name} needs the package '{error.name}', which is not installed.") from error
+    except (Exception, SystemExit) as error:
+        raise _unloadable(name, error, where) from error
 
 
 def _from_file(name: str, where: str) -> Any:
@@ -97,7 +102,17 @@ def _from_file(name: str, where: str) -> Any:
         sys.modules[alias] = module
         try:
             spec.loader.exec_module(module)
-        except BaseException:
+        except BaseException as error:
             del sys.modules[alias]
+            if isinstance(error, Exception | SystemExit) and not isinstance(error, ICLError):
+                raise _unloadable(str(path), error, where) from error
             raise
     return sys.modules[alias]
+
+
+def _unloadable(name: str, error: BaseException, where: str) -> ConfigError:
+    """Code of the user's that does not load, with the line of the file that stopped it."""
+    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == name]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    said = f"{type(error).__name__}: {error}".rstrip(".")
+    return ConfigError(f"{at(where)}{name} cannot be loaded{f' (line {line})' if line else ''}: {said}.")

@@ -49,6 +49,19 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 }
 """kind -> where its components live. A kind is a word of the config and of `icl ls`."""
 
+MEMBERS: Mapping[str, tuple[str, ...]] = {
+    "task": ("title", "queries", "pool"),
+    "model": ("abilities", "needs", "digest", "load", "count_tokens", "max_tokens", "generate"),
+    "metric": ("score",),
+    "embedder": ("digest", "pictures", "texts"),
+    "retriever": ("needs", "fit"),
+    "reranker": ("needs", "fit"),
+    "orderer": ("order",),
+    "transform": ("transform",),
+    "composer": ("compose",),
+}
+"""kind -> what every run asks of its components. A strategy is held against its base class instead."""
+
 GROUP = "icl.components"
 
 C = TypeVar("C")
@@ -163,6 +176,8 @@ def build(kind: str, node: Any, where: str = "") -> Any:
         raise ConfigError(
             f"{at(where)}'{name}' is not a dataclass. A component is a frozen dataclass (see CONTRIBUTING)."
         )
+    if ":" in name:
+        _check_members(kind, cls, name, where)
     known = {_key(f): f.name for f in fields(cls) if f.init}
     if "preset" in parameters and "preset" not in known:
         parameters = _preset(cls, name, parameters, where)
@@ -226,6 +241,14 @@ def _check_kind(kind: str, cls: type[Any], where: str) -> None:
     of, name = getattr(cls, "component", (kind, ""))
     if of != kind:
         raise ConfigError(f"{at(where)}'{name}' is {a(of)}, not {a(kind)}. (icl ls {kind})")
+
+
+def _check_members(kind: str, cls: type[Any], name: str, where: str) -> None:
+    """A class from anyone's file has what a run asks of its kind. Its values are left alone: they may read data."""
+    has = {*dir(cls), *(f.name for f in fields(cls))}
+    missing = [member for member in MEMBERS.get(kind, ()) if member not in has]
+    if missing and not hasattr(cls, "__getattr__"):
+        raise ConfigError(f"{at(where)}'{name}' is no {kind}: it has no {', '.join(missing)}. (see CONTRIBUTING)")
 
 
 def _parts(kind: str, node: Any, where: str) -> tuple[str, dict[str, Any]]:

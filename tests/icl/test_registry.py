@@ -12,6 +12,7 @@ from icl import registry
 from icl.errors import ConfigError
 from icl.params import PositiveInt, Share
 from icl.registry import (
+    MEMBERS,
     PACKAGES,
     Nested,
     build,
@@ -119,6 +120,8 @@ def test_equal_pieces_have_equal_descriptions():
         ({"name": "outer", "inner": {"name": "inner", "share": 2}}, "metric 'outer': metric 'inner', share: "),
         ({"name": "outer", "inner": "inner", "size": 101}, "metric 'outer': size is more than 100."),
         ({"name": "outer", "inner": "inner", "preset": "bog"}, "has no preset 'bog'. Did you mean 'big'?"),
+        (":", "':' begins no path of a component: 'module:name' or 'file.py:name'."),
+        ("..mine:Mine", "'..mine:' begins no path of a component"),
         ("icl.nowhere:Mine", "there is no module 'icl.nowhere'."),
         ("icl.types:Exampel", "icl.types has no class 'Exampel'. Did you mean 'Example'?"),
         ("icl.params:Share", "icl.params has no class 'Share'."),
@@ -182,11 +185,46 @@ def test_an_edited_file_runs_its_new_code_and_says_so(study):
     assert describe(before) == told != describe(after)
 
 
-def test_a_file_that_fails_to_load_is_not_remembered(study):
-    (study / "bad.py").write_text("raise RuntimeError('half done')\n")
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("x = 1\nraise RuntimeError('half done.')\n", "(line 2): RuntimeError: half done."),
+        ("def (\n", "(line 1): SyntaxError: invalid syntax"),
+        ("import sys\nsys.exit(3)\n", "(line 2): SystemExit: 3."),
+        ("import there_is_no_such_package\n", "(line 1): ModuleNotFoundError: No module named 'there_is_no_such"),
+        ("x = '\0'\n", "cannot be loaded: SyntaxError: source code string cannot contain null bytes."),
+    ],
+)
+def test_a_file_that_fails_to_load_says_where_and_is_not_remembered(study, code, says):
+    (study / "bad.py").write_text(code)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="half done"):
-            build("metric", f"{study / 'bad.py'}:Mine")
+        with pytest.raises(ConfigError) as error:
+            build("metric", f"{study / 'bad.py'}:Mine", "x.yaml:4: metrics[0]")
+        assert str(error.value).startswith(f"x.yaml:4: metrics[0]: {study / 'bad.py'} cannot be loaded")
+        assert says in str(error.value)
+
+
+def test_ctrl_c_while_a_file_loads_stays_ctrl_c(study):
+    (study / "bad.py").write_text("raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        build("metric", f"{study / 'bad.py'}:Mine")
+
+
+@pytest.mark.parametrize("kind", list(MEMBERS))
+def test_a_class_that_lacks_what_a_run_asks_of_its_kind_is_refused(study, kind):
+    (study / "empty.py").write_text(
+        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Empty:\n    x: int = 0\n"
+    )
+    with pytest.raises(ConfigError) as error:
+        build(kind, f"{study / 'empty.py'}:Empty")
+    assert f"is no {kind}: it has no {', '.join(MEMBERS[kind])}." in str(error.value)
+
+
+@pytest.mark.parametrize("kind", list(MEMBERS))
+def test_no_component_of_ours_lacks_what_a_run_asks_of_its_kind(kind):
+    for name in entries(kind):
+        if name not in ("inner", "outer"):
+            registry._check_members(kind, resolve(kind, name), name, "")
 
 
 def test_a_class_that_is_no_dataclass_is_refused(study):
