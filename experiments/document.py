@@ -84,6 +84,10 @@ def parse(text: str, name: str) -> tuple[Any, dict[Keys, int]]:
         raise ConfigError(f"{name}{line}: not valid YAML: {error.problem or error.context}.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not valid YAML: {error}.") from error
+    except RecursionError as error:
+        raise ConfigError(
+            f"{name}: lists or mappings are nested too deeply. An experiment needs a few levels."
+        ) from error
 
 
 class _Loader(yaml.SafeLoader):

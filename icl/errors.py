@@ -36,6 +36,11 @@ class StoreError(ICLError):
     """A run directory is of another config, damaged, or in use."""
 
 
+def printable(text: str) -> str:
+    """Without control characters: what data or a model put into a message must not steer a terminal."""
+    return "".join(c if c in "\n\t" or c.isprintable() else "�" for c in text)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ " Did you mean 'vcd'?" for the nearest known word, or the empty string.
 

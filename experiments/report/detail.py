@@ -8,7 +8,7 @@ from experiments.report.browser import number_of
 from experiments.report.view import View
 from experiments.stats.arms import NONE, checked_setting, told
 from experiments.stats.wording import share
-from icl.errors import ConfigError, DataError, did_you_mean
+from icl.errors import ConfigError, DataError, did_you_mean, printable
 from icl.types import PICTURE_MARK
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def show_failed(view: View, console: "Console") -> None:
 
 def clean(text: object) -> str:
     """Without control characters: a model's output must not steer a terminal."""
-    return "".join(c if c in "\n\t" or c.isprintable() else "�" for c in str(text))
+    return printable(str(text))
 
 
 def picture_path(folder: Path, digest: str) -> str:

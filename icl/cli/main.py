@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from icl import __version__
-from icl.errors import ICLError, did_you_mean
+from icl.errors import ICLError, did_you_mean, printable
 
 HEAD = "Research on in-context learning with multimodal language models."
 WRONG = 2
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _call(words[0], words[1:])
     except ICLError as error:
-        print(f"{error}", file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return WRONG
     except BrokenPipeError:  # the reader (`head`) left
         sys.stderr.close()

@@ -57,6 +57,12 @@ def test_aliases_of_aliases_do_not_fill_the_memory() -> None:
         parse("\n".join(lines), "f")
 
 
+@pytest.mark.parametrize("text", ["a: " + "[" * 3000 + "]" * 3000, "".join(f"{' ' * i}a:\n" for i in range(1500))])
+def test_deep_nesting_is_told_and_does_not_overflow(text: str) -> None:
+    with pytest.raises(ConfigError, match="f: lists or mappings are nested too deeply"):
+        parse(text, "f")
+
+
 def test_a_missing_file_names_those_beside_it(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text("a: 1")
     with pytest.raises(ConfigError, match=r"there is no file .*absent.yaml. Beside it: other.yaml."):

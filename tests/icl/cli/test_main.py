@@ -42,6 +42,13 @@ def test_a_misspelt_command_is_told_with_the_nearest(icl: ICL) -> None:
     assert told.err == "icl: no command named 'rnu'. Did you mean 'run'? (icl --help)\n"
 
 
+def test_an_error_steers_no_terminal(icl: ICL) -> None:
+    Path("x.yaml").write_text('task: "\\e[2Jnope\\u202e"\nmodel: fake-vote\n')
+    told = icl("run", "x.yaml")
+    assert told.status == 2
+    assert told.err == "x.yaml:1: task: no task named '�[2Jnope�'. (icl ls task)\n"
+
+
 def test_the_version_is_told(icl: ICL) -> None:
     assert icl("--version").out.startswith("mm-icl 0.")
 
