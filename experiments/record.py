@@ -1,6 +1,6 @@
 """From an answer to a line of the store: scores, the baselines of the same demonstrations, ids and digests."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +9,7 @@ from experiments.contexts import Written
 from experiments.grid import Cell
 from icl.metrics.base import Metric
 from icl.metrics.baselines import BASELINES
-from icl.types import Example, Generation, Prompt, Sample
+from icl.types import Demo, Example, Generation, Prompt, Sample
 from prompts.renaming import before_and_after
 
 
@@ -18,7 +18,6 @@ class Recorder:
 
     def __init__(self, metrics: Mapping[str, Metric]) -> None:
         self.metrics = metrics
-        self.judge = metrics.get("strict") or next(iter(metrics.values()))
         self.shared: dict[int, tuple[Written, dict[str, Any]]] = {}
 
     def forget(self) -> None:
@@ -53,8 +52,6 @@ class Recorder:
 
     def _made(self, item: Written) -> dict[str, Any]:
         demos, prompt = item.context.demos, item.prompt
-        said = {name: say(demos, item.context.query) for name, say in BASELINES.items()} if demos else {}
-        judged = {n: self.judge.score(Generation(text), item.example) for n, text in said.items() if text is not None}
         return {
             "demos": tuple((demo.example.id, demo.score, demo.example.answer) for demo in demos),
             "ranks": tuple(demo.rank for demo in demos),
@@ -64,7 +61,7 @@ class Recorder:
             "pictures": tuple(picture.digest for picture in prompt.pictures) if prompt else (),
             "picture_of": _owners(prompt) if prompt else (),
             "renamed": before_and_after(item.example, item.context),
-            "baselines": {name: value for name, value in judged.items() if value is not None},
+            "baselines": baselines(self.metrics, demos, item.example),
             "marks": item.context.provenance,
             "query": item.example.id,
             "question": item.context.query.question,
@@ -79,6 +76,14 @@ def scores(metrics: Mapping[str, Metric], answer: Generation, example: Example) 
     """Every metric that applies."""
     found = {name: metric.score(answer, example) for name, metric in metrics.items()}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def baselines(metrics: Mapping[str, Metric], demos: Sequence[Demo], example: Example) -> dict[str, float]:
+    """What the demonstrations say without a model, by the strict metric, or the first one where that is not asked."""
+    judge = metrics.get("strict") or next(iter(metrics.values()))
+    said = {name: say(demos, example.query) for name, say in BASELINES.items()} if demos else {}
+    judged = {name: judge.score(Generation(text), example) for name, text in said.items() if text is not None}
+    return {name: value for name, value in judged.items() if value is not None}
 
 
 def _owners(prompt: Prompt) -> tuple[int, ...]:

@@ -1,14 +1,14 @@
-"""New metrics on old answers: a changed `metrics` recomputes scores from what is stored, and no answer."""
+"""New metrics on old answers: a changed `metrics` computes scores and baselines anew from what is stored, no answer."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from experiments.grid import Cell, Grid
-from experiments.record import scores
+from experiments.record import baselines, scores
 from experiments.state import metrics_told
 from experiments.store import Store
-from icl.types import Example, Generation
+from icl.types import Demo, Example, Generation
 
 if TYPE_CHECKING:
     from icl.metrics.base import Metric
@@ -45,4 +45,11 @@ def _rescored(store: Store, cell: Cell, metrics: "Mapping[str, Metric]") -> Iter
             )
             gold, options = tuple(sample.get("gold", ())), tuple(sample.get("options", ()))
             judged = replace(example, answers=gold, options=options)  # as they were when it was asked: perhaps renamed
-            yield {**sample, "scores": scores(metrics, said, judged)}
+            told = {"scores": scores(metrics, said, judged), "baselines": baselines(metrics, _demos(sample), judged)}
+            yield sample | told
+
+
+def _demos(sample: Mapping[str, Any]) -> list[Demo]:
+    """The demonstrations, as far as a baseline reads them."""
+    shown = zip(sample.get("demos", ()), sample.get("ranks", ()), strict=True)
+    return [Demo(Example(name, (), "", (answer,)), score, rank) for (name, score, answer), rank in shown]

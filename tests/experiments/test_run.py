@@ -253,6 +253,16 @@ def test_a_new_metric_is_computed_on_stored_answers(mapping: Mapping, tmp_path: 
     assert told(tmp_path / "t") == before
 
 
+def test_a_metric_added_later_leaves_the_samples_that_it_would_have_made(mapping: Mapping, tmp_path: Path) -> None:
+    task = {**mapping()["task"], "queries": 12}
+    go(mapping(name="later", task=task, metrics=["yes", "unparsed"]), tmp_path)
+    go(mapping(name="later", task=task, metrics=["strict", "yes"]), tmp_path)
+    go(mapping(name="at-once", task=task, metrics=["strict", "yes"]), tmp_path)
+    later, at_once = (load_run(tmp_path / name).samples() for name in ("later", "at-once"))
+    assert at_once["vote"].notna().all()
+    assert later.to_dict("records") == at_once.to_dict("records")
+
+
 def test_a_smaller_config_is_told_as_such_without_computing(mapping: Mapping, tmp_path: Path) -> None:
     go(mapping(grid={"shots": [0, 2]}), tmp_path)
     outcome = go(mapping(shots=2, compare={"to": {"shots": 2}}), tmp_path)
