@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--out", type=Path, required=True)
     command.add_argument("--tower", type=Path, help="a trained tower to share; trained into --out if not given")
-    command.add_argument("--steps", type=int, default=3000)
+    command.add_argument("--steps", type=int, default=3600)
     command = commands.add_parser("encoder")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--tower", type=Path, required=True)

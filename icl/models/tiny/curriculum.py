@@ -22,7 +22,7 @@ from icl.models.tiny.lessons import (
 from icl.models.tiny.questions import pick
 
 SHARES = {
-    "bind": 4.6,
+    "bind": 5.2,
     "ask": 2.4,
     "single": 1.8,
     "attribute": 1.0,

@@ -108,7 +108,7 @@ def train(  # noqa: PLR0917
     out: Path,
     tower: Tower,
     seed: int = 0,
-    steps: int = 2600,
+    steps: int = 1600,
     batch: int = 128,
     pictures: int = 60_000,
     lr: float = 1e-3,

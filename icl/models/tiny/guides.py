@@ -79,7 +79,7 @@ def guide_loss(states: HeadStates, batch: Batch, index: Index) -> Tensor:
     total = sum((attention_guide(states[0], head, own) for head in OWN), attention_guide(states[0], 1, keyed))
     total = total + 0.5 * (attention_guide(states[2], 0, slots) + attention_guide(states[3], 0, slots))
     for head, looks in enumerate(matches):
-        total = total + 0.5 * attention_guide(states[1], head, looks)
+        total = total + 0.7 * attention_guide(states[1], head, looks)
     return total
 
 

@@ -24,13 +24,13 @@ OTHER_LABELS = tuple(
     )
 )
 BINDING_SHARES = {
-    "pair": 0.22,
-    "near": 0.16,
-    "shape": 0.09,
-    "colour": 0.08,
-    "texture": 0.15,
-    "size": 0.15,
-    "count": 0.15,
+    "pair": 0.23,
+    "near": 0.15,
+    "shape": 0.08,
+    "colour": 0.07,
+    "texture": 0.19,
+    "size": 0.14,
+    "count": 0.14,
 }
 
 

@@ -132,7 +132,7 @@ QUESTIONS: dict[str, tuple[float, tuple[str, ...], Maker]] = {
     "plain_colour": (2.0, ("plain", "plain", "single"), plain_colour),
     "plain_shape": (2.0, ("plain", "plain", "single"), plain_shape),
     "plain_yes_no": (3.0, ("plain", "plain", "single"), plain_yes_no),
-    "texture": (0.6, ("single", "count"), prop("texture")),
+    "texture": (1.0, ("single", "count"), prop("texture")),
     "size": (0.6, ("single",), prop("size")),
     "place": (0.4, ("single",), prop("place")),
     "count_all": (0.7, ("count", "scene"), number("all")),

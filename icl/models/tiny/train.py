@@ -44,26 +44,11 @@ def loss_of(model: Decoder, batch: Batch, features: Tensor, index: Index, guided
     return loss, guide_loss(keep, batch, index) if keep else loss.new_zeros(())
 
 
-def rate(step: int, steps: int) -> float:
-    """Share of the top learning rate: warm up over 100 steps, hold for 30 %, then a cosine to 1 %."""
+def rate(step: int, steps: int, top: float) -> float:
+    """Warm up over 100 steps, from a tenth of the way a cosine down to 1 %: binding is learnt as the rate falls."""
     done = step / steps
-    cosine = 1.0 if done < 0.3 else 0.5 * (1 + float(np.cos(np.pi * (done - 0.3) / 0.7)))
-    return min(1.0, (step + 1) / 100) * max(0.01, cosine)
-
-
-def optimizers_of(model: Decoder) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al., 2024) for the matrices of the layers, AdamW for embeddings, norms, connector and head.
-
-    Muon moves all directions of a matrix at one pace; under AdamW a head that has to compare a small part of a
-    picture's token, such as its texture, was still at chance when colours had long been learnt.
-    """
-    inner = [p for name, p in model.named_parameters() if p.dim() == 2 and ".layers." in name]
-    chosen = {id(p) for p in inner}
-    outer = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        torch.optim.Muon([{"params": inner, "top": 5e-3}], weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW([{"params": outer, "top": 2e-3}], betas=(0.9, 0.98), weight_decay=0.05, fused=True),
-    ]
+    cosine = 1.0 if done < 0.1 else 0.5 * (1 + float(np.cos(np.pi * (done - 0.1) / 0.9)))
+    return top * min(1.0, (step + 1) / 100) * max(0.01, cosine)
 
 
 def train(  # noqa: PLR0917
@@ -72,6 +57,7 @@ def train(  # noqa: PLR0917
     seed: int,
     steps: int,
     pictures: int = 60_000,
+    lr: float = 1.6e-3,
     guided: float = 0.5,
     save_every: int = 250,
     dev_every: int = 1000,
@@ -85,16 +71,15 @@ def train(  # noqa: PLR0917
     pool = make_pool(2000 + seed, pictures, concepts=SEEN)
     index, features = Index(pool), tokens_of(tower, torch.from_numpy(pool.pictures))
     model = Decoder(DecoderShape(len(TOKENS)), fact_code(features, pool.facts))
-    optimizers = optimizers_of(model)
-    first = state.load_run(running, model, optimizers, rng)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
+    first = state.load_run(running, model, [optimizer], rng)
     begun, seen = time.time(), {}  # type: ignore[var-annotated]
     for step in range(first, steps):
         if step == stop_after:
             return model
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["top"] * rate(step, steps)
-            optimizer.zero_grad(set_to_none=True)
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step, steps, lr)
+        optimizer.zero_grad(set_to_none=True)
         guiding = step < guided * steps
         early = step < EARLY
         for half in range(2):
@@ -103,15 +88,14 @@ def train(  # noqa: PLR0917
             ((answer + GUIDE * guide) / 2).backward()  # type: ignore[no-untyped-call]
             seen.setdefault(lesson, []).append((answer.item(), guide.item()))
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        optimizer.step()
         if (step + 1) % 100 == 0:
             each = (time.time() - begun) / (step + 1 - first)
             means = {k: " ".join(f"{m:.2f}" for m in np.mean(v[-40:], 0)) for k, v in seen.items()}
             left = each * (steps - step - 1) / 60
             print(f"seed {seed} step {step + 1}/{steps} {each:.3f} s each, {left:.1f} min left", means, flush=True)
         if (step + 1) % save_every == 0:
-            state.save_run(running, model, optimizers, rng, step + 1)
+            state.save_run(running, model, [optimizer], rng, step + 1)
         if dev is not None and (step + 1) % dev_every == 0:
             print("  dev", dev_scores(model, dev), flush=True)
     notes: dict[str, Any] = {"shape": model.shape.asdict(), "seed": seed, "steps": steps}

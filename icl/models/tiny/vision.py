@@ -81,9 +81,15 @@ def accuracy(tower: Tower, heads: FactHeads, pool: Pool) -> dict[str, float]:
 
 
 def train(  # noqa: PLR0917
-    out: Path, seed: int = 0, steps: int = 10_000, batch: int = 96, lr: float = 2e-3, pictures: int = 150_000
+    out: Path,
+    seed: int = 0,
+    steps: int = 10_000,
+    batch: int = 96,
+    lr: float = 2e-3,
+    pictures: int = 150_000,
+    checked: int = 2000,
 ) -> Tower:
-    """Train and save the tower to `out` (resumed from there if it is half done); returns it."""
+    """Train the tower to `out` (a saved run goes on where it stood); returns it. `checked`: pictures of the reports."""
     running = out.with_name("tower.run.safetensors")
     shape = TowerShape()
     torch.manual_seed(seed)
@@ -92,7 +98,7 @@ def train(  # noqa: PLR0917
     both = nn.ModuleList([tower, heads])
     optimizer = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.02, fused=True)
     first = state.load_run(running, both, [optimizer], rng)
-    pool, check = make_pool(1000 + seed, pictures), make_pool(10_001, 2000)
+    pool, check = make_pool(1000 + seed, pictures), make_pool(10_001, checked)
     x, y = torch.from_numpy(pool.pictures), torch.from_numpy(pool.facts)
     scenes = np.flatnonzero(pool.facts[:, COLUMN["kind"]] == KINDS.index("scene"))
     begun = time.time()

@@ -54,7 +54,7 @@ def test_checkpoints_are_small_and_hold_no_code_or_pickle() -> None:
 def test_it_binds_names_follows_rules_and_answers_questions(runner: Runner, pool: Pool, features: torch.Tensor) -> None:
     index, rng = Index(pool), np.random.default_rng(1)
     sets: dict[str, tuple[list[list[Turn]], bool, float]] = {
-        "binding": ([bind(rng, index, 2, 9, concepts=HELD_OUT, balanced=True) for _ in range(60)], True, 0.85),
+        "binding": ([bind(rng, index, 2, 9, concepts=HELD_OUT, balanced=True) for _ in range(60)], True, 0.90),
         "operators": ([operator(rng, index, 5) for _ in range(60)], False, 0.80),
         "attribute": ([attribute(rng, index, 5) for _ in range(60)], False, 0.80),
         "yes/no": ([ask(rng, index, 1, "plain_yes_no") for _ in range(60)], False, 0.85),

@@ -39,7 +39,7 @@ def sequences(pool: Pool) -> list[list[Turn]]:
 
 
 @pytest.mark.parametrize(
-    ("chat", "text_first", "instruction"), product((True, False), (True, False), ("none", "short", "long"))
+    ("chat", "text_first", "instruction"), list(product((True, False), (True, False), ("none", "short", "long")))
 )
 def test_training_ids_equal_the_processors(
     processor: Any, pool: Pool, chat: bool, text_first: bool, instruction: str
