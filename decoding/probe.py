@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 VOCABULARY = 64
 
 
-def probe_prompt(shots: int = 1) -> Prompt:
-    """A small prompt with named parts and made-up pictures."""
+def probe_prompt(shots: int = 2) -> Prompt:
+    """A small prompt with named parts and made-up pictures, its demonstrations with different answers."""
     parts: list[Part] = []
     for i in range(shots):
         parts += [
             Part(_picture(i), f"demo[{i}].picture[0]"),
             Part("Which colour?", f"demo[{i}].question"),
-            Part("red", f"demo[{i}].answer"),
+            Part(("red", "blue", "green")[i % 3], f"demo[{i}].answer"),
         ]
     parts += [Part(_picture(99), "query.picture[0]"), Part("Which colour?", "query.question")]
     return Prompt((Turn("user", tuple(parts)),), StreamKey(0, "probe"))

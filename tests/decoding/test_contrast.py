@@ -10,6 +10,7 @@ from decoding.base import Strategy
 from decoding.conformance import check_strategy, made_up
 from decoding.engine import run_jobs
 from decoding.jobs import Job
+from decoding.probe import probe_prompt
 from decoding.step import scores
 from decoding.strategies.icd import CONFUSED
 from icl.errors import ConfigError
@@ -76,13 +77,13 @@ def test_probabilities_are_mixed_by_hand() -> None:
 CHANGES = [
     "none", "noise", "blank", "mean_colour", "shuffled_patches", "crop", "region", "varied", "made_up", "no_picture",
     "no_demonstrations", "query_text_alone", {"change": "instruction", "text": "Guess."},
-    {"change": "before_question", "text": "Well. "}, {"change": "after_question", "text": " Say yes."},
+    {"change": "before_question", "text": "Well. "}, {"change": "after_question", "text": " Say yes."}, "wrong_answers",
 ]  # fmt: skip
 
 
 def test_every_change_gives_another_prompt_and_conforms() -> None:
     strategy = generic(branches=CHANGES, weights=[1.0] + [0.0] * len(CHANGES), mask="typical")
-    digests = [b.digest for b in strategy.branches(prompt(1))]
+    digests = [b.digest for b in strategy.branches(probe_prompt(3))]
     assert digests[0] == digests[1]
     assert len(set(digests)) == len(digests) - 1
     check_strategy(strategy)

@@ -16,6 +16,7 @@ from decoding.controls.gaussian_proxy import GaussianProxy
 from decoding.controls.mask_only import MaskOnly
 from decoding.controls.no_picture import NoPicture
 from decoding.controls.olm import OLM
+from decoding.controls.other_answers import OtherAnswers
 from decoding.controls.pba import PBA
 from decoding.controls.plain_average import PlainAverage
 from decoding.controls.plus import Plus
@@ -26,16 +27,17 @@ from decoding.controls.unrelated_picture import UnrelatedPicture
 from decoding.divergences import entropy
 from decoding.engine import run_jobs
 from decoding.jobs import Failure, Job
-from decoding.probe import strength_of
+from decoding.probe import probe_prompt, strength_of
 from decoding.sampling import Sampling
 from decoding.step import scores
 from decoding.strategies.adacad import AdaCAD
+from decoding.strategies.ced import CED
 from decoding.strategies.chasd import CHASD
 from decoding.strategies.dcd import DCD
 from decoding.strategies.sampling import SamplingDecoding
 from decoding.strategies.vcd import VCD
 from icl import edits
-from icl.errors import ConfigError
+from icl.errors import ConfigError, PlanError
 from icl.streams import StreamKey
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt
@@ -320,3 +322,16 @@ def test_what_ranks_options_writes_no_text() -> None:
         assert "score: options" in (unmet(arm, {"logits"}) or "")
         assert unmet(arm, {"logits"}, "options") is None
         assert "whole options" in (unmet(arm, {"strategies"}, "options") or "")
+
+
+def test_demonstrations_with_wrong_answers_are_another_negative() -> None:
+    question = probe_prompt(shots=3)
+    for how in ("wrong", "shuffled"):
+        control = OtherAnswers(CED(), how=how)  # type: ignore[arg-type]
+        first, other = control.branches(question)
+        assert first == question
+        assert [p.text for p in other.parts() if p.name.endswith("answer")] != ["red", "blue", "green"]
+        assert other.pictures == question.pictures
+        assert torch.equal(scores(control, made_up(2), 0)[0], scores(CED(), made_up(2), 0)[0])
+    with pytest.raises(PlanError, match="two different"):
+        OtherAnswers(CED()).branches(probe_prompt(shots=1))

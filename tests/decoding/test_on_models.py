@@ -1,6 +1,7 @@
 """The engines on real architectures with random weights, and on the checkpoint that comes with the toolkit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,15 @@ import tiny_models
 import torch
 
 from decoding.arm import Arm, controls_of, parse_arm
+from decoding.base import NewThread, Strategy
 from decoding.engine import run_jobs
 from decoding.jobs import Counters, Failure, Job
+from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.vcd import VCD
 from icl.models.hf.model import HF
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import vcd_one_at_a_time
+from tests.decoding.test_strategies import ALL, made
 
 NEW = 6
 ARCHITECTURES = ("llava", "qwen2_5_vl", "idefics3", "gemma3", "qwen3_5")
@@ -126,3 +130,52 @@ def test_option_scores_are_log_probabilities_of_the_whole_text(name: str, model_
                     session.extend([ids[:i]])
                 total += float(session.logits[0].log_softmax(-1)[token])
             assert answer.option_scores[option] == pytest.approx(total, abs=1e-4)
+
+
+def read_anew(model: HF, strategy: Strategy, question: Prompt, limit: int) -> tuple[int, ...]:
+    """All branches read from their beginning for each token, one question at a time, nothing cached or shared."""
+
+    def generate(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        return [model.text(read_anew(model, GreedyDecoding(), p, max_new_tokens)) for p in prompts]
+
+    (note,) = strategy.prepare([question], generate)
+    branches, thread, tokens = strategy.branches(question, note), NewThread(question.key), list[int]()
+    while len(tokens) < limit:
+        sessions = [model.open([branch]) for branch in branches]
+        for session in sessions:
+            if tokens:
+                session.extend([tokens])
+        logits = torch.stack([session.logits.float() for session in sessions])
+        mask, told = strategy.mask(logits[0]), strategy.follow(logits, len(tokens), [thread])
+        token = int((told if mask is None else told.masked_fill(~mask, -torch.inf)).argmax())
+        if token in model.stop_tokens:
+            break
+        tokens.append(token)
+    return tuple(tokens)
+
+
+def family() -> list[Strategy]:
+    """Every strategy that writes text, with short preparations."""
+    return [
+        replace(one, tokens=4) if name in ("code", "dcd") else one  # type: ignore[type-var]
+        for name in ALL
+        if not (one := made(name)).options_only and name not in ("random_gate", "other_answers")
+    ]
+
+
+def named(question: Prompt) -> Prompt:
+    """With the composers' names on its question."""
+    asked = {part.name for part in question.turns[-1].parts if part.text is not None}
+    return question.map(lambda part: replace(part, name="query.question") if part.name in asked else part)
+
+
+@pytest.mark.slow
+@every
+def test_the_whole_family_together_is_each_read_anew(name: str, model_of: Callable[[str], HF]) -> None:
+    model, asked = model_of(name), [named(q) for q in questions(name)[:3:2]]  # of three pictures and of four
+    jobs = [Job(p, Arm(strategy), max_new_tokens=3) for strategy in family() for p in asked]
+    together = texts_of(model, run_jobs(model, jobs))
+    with torch.inference_mode():
+        slow = [read_anew(model, strategy, p, 3) for strategy in family() for p in asked]
+    apart = [(job.arm.label, a, b) for job, a, b in zip(jobs, together, slow, strict=True) if a != b]
+    assert not apart
