@@ -31,7 +31,7 @@ Sum = Literal["positives_and_others", "all_rows"]
 class Training:
     """How a head is trained. Full gradients up to `batch` rows, else batches drawn from the seed."""
 
-    steps: int = 200
+    steps: int = 100
     rate: float = 1e-3
     temperature: float = 0.1
     positives: Positives = "other_domains"

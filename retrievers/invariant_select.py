@@ -39,7 +39,7 @@ class InvariantSelect(TopKNearest):
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "labels"})
 
     head: str | None = None  # a saved head; none: train one on the pool
-    steps: Count = 200  # of training; 0 is topk_nearest
+    steps: Count = 100  # of training; 0 is topk_nearest
     rate: Positive = 1e-3  # Adam's step
     temperature: Positive = 0.1  # of the contrastive loss
     pull: NonNegative = 0.0  # weight of the squared distance from the identity
