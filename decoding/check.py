@@ -4,6 +4,8 @@ from collections.abc import Iterable, Set
 
 from decoding.arm import Arm
 from decoding.base import Strategy
+from decoding.probe import branches_of, strength_of
+from icl.types import Prompt
 
 GIVEN_BY = {
     "generate": frozenset({"generate", "logits", "strategies"}),
@@ -53,3 +55,20 @@ def unmet(strategy: Strategy | Arm, abilities: Set[str], score: str = "generate"
 def _listed(words: Iterable[str]) -> str:
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def become(strategy: Strategy, prompt: Prompt | None = None) -> str | None:
+    """A sentence where every branch of a prompt equals the reference, which names the control it has become.
+
+    prompt: a made-up one with pictures and demonstrations where there is none, and then it is so by construction.
+    """
+    first, *others = branches_of(strategy, prompt)
+    if not others or any(branch.digest != first.digest for branch in others):
+        return None
+    name, strength = Arm(strategy).label, strength_of(strategy)
+    said = f"every branch of decoding '{name}' is the prompt itself, so it "
+    if strength is None or abs(strength - 1) < 1e-6:
+        return f"{said}contrasts nothing: it has become mask_only."
+    if strength > 0:
+        return f"{said}is the reference at temperature {1 / strength:.3g}: it has become temperature_matched."
+    return f"{said}says nothing about tokens that its mask keeps (its weights sum to {strength:g})."

@@ -1,5 +1,6 @@
 from decoding.arm import parse_arm
-from decoding.check import unmet
+from decoding.check import become, unmet
+from decoding.probe import probe_prompt
 from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.vcd import VCD
 
@@ -33,3 +34,20 @@ def test_a_need_that_no_ability_covers_is_unmet() -> None:
 
     assert "attention maps" in (unmet(Hooked(), LOGITS) or "")
     assert unmet(Hooked(), LOGITS | {"attention"}) is None
+
+
+def test_a_contrast_of_equal_branches_is_told_what_it_has_become() -> None:
+    def told(**node: object) -> str:
+        return become(parse_arm(node).strategy) or ""
+
+    assert "has become mask_only" in told(name="icd", disturbance="")
+    assert "has become mask_only" in told(name="contrast", branches=["none"])
+    assert "temperature 0.25: it has become temperature_matched" in told(
+        name="contrast", branches=["none"], weights=[1, 3]
+    )
+    assert "sum to 0" in told(name="contrast", branches=["none"], weights=[1, -1])
+    for name in ("greedy", "vcd", "ced", "nbce", "code"):
+        assert told(name=name) == ""
+    bare = probe_prompt(shots=0)
+    assert "has become mask_only" in (become(parse_arm("cad").strategy, bare) or "")
+    assert become(parse_arm("vcd").strategy, bare) is None
