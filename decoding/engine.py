@@ -20,6 +20,7 @@ from decoding.prepare import made_ready
 from decoding.strategies.greedy import GreedyDecoding
 from icl.errors import ICLError, ModelError
 from icl.models.base import LogitModel
+from icl.models.memory import is_out_of_memory
 from icl.types import Generation, Prompt
 
 Answer = Generation | Failure
@@ -104,7 +105,7 @@ def _run(model: LogitModel, readies: list[Ready], counters: Counters, trace: boo
         with torch.inference_mode():
             return answered(model, readies, counters, trace)
     except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         problem = f"out of memory with this prompt alone ({str(error).splitlines()[0]})."
         counters.batches_halved += 1
@@ -114,7 +115,3 @@ def _run(model: LogitModel, readies: list[Ready], counters: Counters, trace: boo
         return [Failure(problem)]
     middle = len(readies) // 2
     return [answer for half in (readies[:middle], readies[middle:]) for answer in _run(model, half, counters, trace)]
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 import torch
 
 from icl.errors import ModelError
+from icl.models.memory import is_out_of_memory
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -70,11 +71,6 @@ def halving(
     middle = len(batch) // 2
     first = halving(run, batch[:middle], what, relieve)
     return first + halving(run, batch[middle:], what, relieve)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Of an accelerator, or of the CPU's allocator, which has no exception of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def free() -> None:
