@@ -18,8 +18,6 @@ from decoding.sampling import Greedy, Sampler
 from icl.errors import ConfigError
 from icl.registry import build, describe
 
-DEFAULT_CONTROLS = "mask_only, temperature_matched (or entropy_matched), gaussian_proxy, sign_flip (or plain_average)"
-
 
 @dataclass(frozen=True)
 class Arm:

@@ -9,7 +9,6 @@ from icl.errors import ConfigError, DataError, PlanError
 if TYPE_CHECKING:
     from icl.tasks.base import Task
 
-NEEDS_TOLD = {"embed": "embeddings", "hidden": "hidden states", "logits": "next-token logits", "generate": "answers"}
 POOLS_READ = 32
 """Pools of single queries that are read to know whether the demonstrations are the same as before."""
 

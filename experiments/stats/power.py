@@ -5,8 +5,7 @@ Right/wrong, n independent pairs of which a share psi differs (Miettinen 1968; C
     sqrt(n) delta = z_(1-level/2) sqrt(psi) + z_power sqrt(psi - delta^2),   solved for delta
 
 A difference cannot exceed the share of pairs that differ: where delta > psi comes out, the smallest delta that all
-going one way (psi = delta) would show is given instead. Graded, differences of standard deviation sd:
-delta = (z_(1-level/2) + z_power) sd / sqrt(n). Both are normal approximations of the tests in `significance`.
+going one way (psi = delta) would show is given instead. A normal approximation of the test in `significance`.
 """
 
 import math
@@ -21,6 +20,7 @@ def smallest_difference(pairs: int, discordance: float = DISCORDANCE, level: flo
     """Smallest difference in accuracy that `pairs` independent pairs show; infinite where not even 1 would.
 
     pairs: independent ones, so queries (or groups), not queries x seeds. discordance: share of pairs that differ.
+    Raises ValueError for less than one pair or a discordance outside 0 to 1.
     """
     if pairs < 1 or not 0 < discordance <= 1:
         raise ValueError("needs at least one pair and a discordance above 0 and at most 1.")
@@ -28,13 +28,6 @@ def smallest_difference(pairs: int, discordance: float = DISCORDANCE, level: flo
     if delta <= discordance:
         return delta
     return next((d for d in (i / 10_000 for i in range(1, 10_001)) if _solved(pairs, d, level, power) <= d), math.inf)
-
-
-def smallest_mean_difference(pairs: int, deviation: float, level: float = 0.05, power: float = 0.8) -> float:
-    """The same for a graded metric whose paired differences have this standard deviation."""
-    if pairs < 1 or deviation < 0:
-        raise ValueError("needs at least one pair and a standard deviation of at least 0.")
-    return (normal_quantile(1 - level / 2) + normal_quantile(power)) * deviation / math.sqrt(pairs)
 
 
 def _solved(n: int, psi: float, level: float, power: float) -> float:
