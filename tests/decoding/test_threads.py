@@ -1,0 +1,63 @@
+"""What a strategy draws and remembers is the same in both engines."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from decoding.arm import parse_arm
+from decoding.base import NewThread
+from decoding.controls.wrapped import Wrapped
+from decoding.lockstep import wire
+from decoding.lockstep.branch import Branch
+from decoding.lockstep.forcing import Row, complete, force
+from decoding.lockstep.ledger import LEDGER
+from decoding.probe import branch_count
+from decoding.step import scores
+from icl.registry import entries
+from icl.streams import StreamKey
+from tests.decoding.test_strategies import made
+
+VOCABULARY, STEPS = 40, 4
+NODES: list[Any] = [
+    {"name": "gaussian_proxy", "of": "vcd"},
+    {"name": "random_gate", "of": {"name": "dcd", "entity": "none"}},
+    {"name": "nbce", "top_p": 1.0, "stickiness": 0.5},
+    {"name": "sign_flip", "of": {"name": "nbce", "stickiness": 0.5}},
+    {"name": "contrast", "branches": ["no_picture", {"change": "noise", "step": 9}], "weights": [2, -0.5, -0.5]},
+    {"name": "moicl", "weights": [0.5, 0.7]},
+    {"name": "chasd", "method": {"name": "vcd", "alpha": 0.3}},
+]
+
+
+def steps(count: int) -> list[torch.Tensor]:
+    draws = [torch.Generator().manual_seed(seed) for seed in range(STEPS)]
+    return [3 * torch.randn(count, VOCABULARY, generator=draw) for draw in draws]
+
+
+@pytest.mark.parametrize("node", NODES, ids=lambda node: node["name"])
+def test_lockstep_goes_the_way_of_a_thread(node: Any) -> None:
+    arm = parse_arm(node)
+    count = branch_count(arm.strategy)
+    told = wire.told(arm.strategy, arm.sampler)
+    assert wire.arm_of(told)[0] == arm.strategy
+    for query in ("a", "b"):
+        thread, chosen, wanted = NewThread(StreamKey(3, query)), [], []
+        for step, given in enumerate(steps(count)):
+            after = given.clone()
+            rows = [Row(i, Branch(f"{node['name']}/{query}", i, count, told, 3, query), step) for i in range(count)]
+            force(after, complete(rows))
+            chosen.append({int(row.argmax()) for row in after})
+            said, faults = scores(arm.strategy, given[:, None], step, [thread])
+            assert not faults
+            wanted.append({int(said.argmax())})
+        assert chosen == wanted
+        LEDGER.take(f"{node['name']}/{query}")
+
+
+def test_controls_of_what_draws_or_remembers_do_so_too() -> None:
+    for name in entries("strategy"):
+        strategy = made(name)
+        if isinstance(strategy, Wrapped) and strategy.reads_all:
+            assert strategy.draws >= strategy.of.draws
+            assert strategy.remembers >= strategy.of.remembers
