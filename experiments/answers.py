@@ -62,10 +62,19 @@ def _through_requests(model: Model, asked: Sequence[Asked], done: Done) -> None:
     for i, one in enumerate(asked):
         key = (one.prompt.digest, one.item.example.options, one.cell.max_new_tokens, one.cell.score)
         groups.setdefault(i if model.needs else key, []).append(one)
-    found = _generated(model, [_request(model, same[0]) for same in groups.values()])
-    for same, result in zip(groups.values(), found, strict=True):
-        for one in same:
+    alike = list(groups.values())
+    requests = [_request(model, same[0]) for same in alike]
+
+    def finished(i: int, result: Answer) -> None:
+        for one in alike[i]:
             done(one, result)
+
+    answer_each: Callable[..., None] | None = getattr(model, "answer_each", None)
+    if answer_each is not None:
+        answer_each(requests, finished)
+        return
+    for i, result in enumerate(_generated(model, requests)):
+        finished(i, result)
 
 
 def _request(model: Model, one: Asked) -> Request:
@@ -76,6 +85,7 @@ def _request(model: Model, one: Asked) -> Request:
         one.cell.max_new_tokens,
         tuple((demo.example, demo.score) for demo in demos),
         one.item.example.answers if "gold" in model.needs else (),
+        one.cell.score == "options",
     )
 
 

@@ -119,7 +119,7 @@ def _check_answer(name: str, model: Model, request: Request, answer: Generation)
     _must(answer.finish in ("stop", "length"), f"{name}: finish is {answer.finish!r}.")
     counted = model.count_tokens(request.prompt)
     _must(
-        answer.usage.prompt_tokens == counted,
+        answer.usage.prompt_tokens == counted or not getattr(model, "counts_exactly", True),
         f"{name}: usage says {answer.usage.prompt_tokens} prompt tokens, count_tokens says {counted}.",
     )
     (short,) = model.generate([dataclasses.replace(request, max_new_tokens=1)])
@@ -251,4 +251,4 @@ def _request(example: Example, pictures: bool) -> Request:
         Turn("user", (*seen[1], Part(example.question, "query.question"))),
     )
     prompt = Prompt(turns, StreamKey(0, example.id))
-    return Request(prompt, example.options, 8, demos=((demo, 0.5),), gold=example.answers)
+    return Request(prompt, example.options, 8, demos=((demo, 0.5),), gold=example.answers, scored=True)

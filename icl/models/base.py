@@ -20,18 +20,27 @@ score: log-probabilities of whole options. hidden, embed: states."""
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt for a backend that answers by itself. `demos` and `gold` are filled for fakes that declare the need."""
+    """A prompt for a backend that answers by itself. `demos` and `gold` are filled for fakes that declare the need.
+
+    scored: whether the log-probabilities of the options are wanted, which an endpoint is asked for only then.
+    """
 
     prompt: Prompt
     options: tuple[str, ...] = ()
     max_new_tokens: int = 32
     demos: tuple[tuple[Example, float], ...] = ()
     gold: tuple[str, ...] = ()
+    scored: bool = False
 
 
 @runtime_checkable
 class Model(Protocol):
-    """needs: 'gold' or 'demos' where the backend is an oracle or a fake that reads them."""
+    """needs: 'gold' or 'demos' where the backend is an oracle or a fake that reads them.
+
+    A class may say more of itself: `quantizations`, the settings it can be run in; `adapters`, whether it takes any;
+    `counts_exactly = False`, where tokens are only estimated. One whose answers arrive one by one has `answer_each`
+    (see `icl.models.remote`), so that each is kept as soon as it is there.
+    """
 
     abilities: ClassVar[frozenset[str]]
     needs: ClassVar[frozenset[str]]

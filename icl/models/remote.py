@@ -1,0 +1,158 @@
+"""The component `remote`: any endpoint that speaks OpenAI's chat completions, asked many things at once."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
+
+from annotated_types import Ge, Le
+
+from icl.errors import ConfigError, ICLError, ModelError
+from icl.models.base import Request
+from icl.models.chat import messages, read
+from icl.models.endpoint import Endpoint, GoneError
+from icl.params import Count, Positive, PositiveInt
+from icl.registry import component
+from icl.types import Generation, Prompt
+
+OWN = ("model", "messages", "stream", "n", "logprobs", "top_logprobs", "max_tokens", "max_completion_tokens")
+LETTERS = 4
+"""Characters of a token, where tokens are only estimated."""
+
+
+@component("model", "remote")
+@dataclass(frozen=True)
+class Remote:
+    """Any OpenAI-compatible endpoint, by chat completions with pictures as PNG data URLs: answers, and option scores.
+
+    Options are scored by the first token of the answer (see `icl.models.chat`), in which they should differ, as
+    letters do. Strategies other than greedy need a model's logits, which no endpoint gives.
+    """
+
+    abilities: ClassVar[frozenset[str]] = frozenset({"generate", "score"})
+    needs: ClassVar[frozenset[str]] = frozenset()
+    counts_exactly: ClassVar[bool] = False
+
+    url: str  # of the API, up to /v1
+    model: str  # as the endpoint calls it
+    key_env: str | None = None  # the environment variable that holds the API key; none: no key is sent
+    concurrency: PositiveInt = 8  # requests in flight
+    timeout: Positive = 120.0  # seconds for one answer
+    retries: Count = 5  # tries after the first: on 408, 429, 5xx, time-outs, broken connections
+    backoff: Positive = 1.0  # seconds before the second try, doubled for each one more; Retry-After goes first
+    max_tokens: PositiveInt | None = None  # context length; none: the endpoint refuses what it cannot read
+    picture_tokens: Count = 256  # estimate of what one picture takes of the context
+    top_logprobs: Annotated[int, Ge(2), Le(100)] = 20  # tokens that an endpoint lists for option scores
+    limit_name: Literal["max_tokens", "max_completion_tokens"] = (
+        "max_tokens"  # what the endpoint calls an answer's limit
+    )
+    extra: dict[str, Any] = field(default_factory=dict, hash=False)  # more fields of each request, such as temperature
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"model.url: '{self.url}' is not an http address, such as http://127.0.0.1:8000/v1.")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ConfigError("model.url: an address alone, since it is written into records. Keys go into `key_env`.")
+        if taken := sorted(set(OWN) & self.extra.keys()):
+            raise ConfigError(f"model.extra: {', '.join(taken)} is set by the backend or its own fields.")
+
+    @cached_property
+    def digest(self) -> str:
+        """Names endpoint, model and what changes a request; what a provider changes behind a name, nobody knows."""
+        told = {"url": self.base, "model": self.model, "extra": self.extra, "picture_tokens": self.picture_tokens}
+        canonical = json.dumps({"backend": "remote", **told, "max_tokens": self.max_tokens}, sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+    @property
+    def base(self) -> str:
+        return self.url.rstrip("/")
+
+    @cached_property
+    def endpoint(self) -> Endpoint:
+        """Raises ModelError where the key's variable is empty."""
+        key = os.environ.get(self.key_env, "").strip() if self.key_env else None
+        if self.key_env and not key:
+            raise ModelError(f"model.key_env: the environment variable {self.key_env} is empty. Put the API key there.")
+        return Endpoint(self.base, key, self.key_env, self.timeout, self.retries, self.backoff, self.concurrency)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        return dict.fromkeys(("requests", "prompt_tokens", "new_tokens", "pictures_shown"), 0)
+
+    def load(self) -> None:
+        _ = self.endpoint
+
+    def unload(self) -> None:
+        """Closes the connections."""
+        if "endpoint" in vars(self):
+            self.endpoint.close()
+
+    def counters(self) -> dict[str, int]:
+        return {**self.counts, "retries": self.endpoint.retried}
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """An estimate, for the context budget: four characters a token, and `picture_tokens` a picture."""
+        letters = sum(len(part.text) for part in prompt.parts() if part.text is not None)
+        return math.ceil(letters / LETTERS) + self.picture_tokens * len(prompt.pictures)
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        found: dict[int, Generation] = {}
+
+        def done(i: int, said: Generation | str) -> None:
+            if isinstance(said, str):
+                raise ModelError(said)
+            found[i] = said
+
+        self.answer_each(requests, done)
+        return [found[i] for i in range(len(requests))]
+
+    def answer_each(self, requests: Sequence[Request], done: Callable[[int, Generation | str], None]) -> None:
+        """Calls `done` in this thread with each answer, or why there is none, as soon as it is known.
+
+        Raises GoneError where the endpoint has gone or refuses everything, after what was in flight is told.
+        """
+        self.endpoint.stopped.clear()
+        gone: GoneError | None = None
+        with ThreadPoolExecutor(self.concurrency, thread_name_prefix="remote") as pool:
+            asked: dict[Future[Generation], int] = {pool.submit(self._answer, r): i for i, r in enumerate(requests)}
+            try:
+                for one in as_completed(asked):
+                    error = one.exception()
+                    if isinstance(error, GoneError):
+                        gone = gone or error
+                        self.endpoint.stopped.set()  # what has not begun ends by itself
+                    elif isinstance(error, ICLError):
+                        if gone is None:
+                            done(asked[one], str(error))
+                    else:
+                        said = one.result()
+                        self._count(requests[asked[one]], said)
+                        done(asked[one], said)
+            finally:
+                self.endpoint.stopped.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+        if gone is not None:
+            raise GoneError(f"{gone} What was answered is kept; the same command asks for the rest.") from gone
+
+    def _count(self, request: Request, said: Generation) -> None:
+        counts = self.counts
+        counts["requests"] += 1
+        counts["prompt_tokens"] += said.usage.prompt_tokens
+        counts["new_tokens"] += said.usage.new_tokens
+        counts["pictures_shown"] += len(request.prompt.pictures)
+
+    def _answer(self, request: Request) -> Generation:
+        if self.endpoint.stopped.is_set():
+            raise GoneError("stopped.")
+        body: dict[str, Any] = {"model": self.model, "messages": messages(request.prompt), "temperature": 0}
+        body |= {**self.extra, self.limit_name: request.max_new_tokens}
+        if request.scored:
+            body |= {"logprobs": True, "top_logprobs": self.top_logprobs}
+        return read(self.endpoint.post("/chat/completions", body), request, self.base)

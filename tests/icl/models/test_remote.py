@@ -1,0 +1,348 @@
+"""An endpoint over real HTTP: what is sent, what is tried again, what ends a run, and what no record may hold."""
+
+import base64
+import io
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from endpoint_server import completion, listed
+from PIL import Image
+
+from icl import edits
+from icl.conformance import check_model
+from icl.errors import ConfigError, ModelError, PlanError
+from icl.models.base import Request
+from icl.models.chat import messages
+from icl.models.endpoint import GoneError
+from icl.models.remote import Remote
+from icl.pictures import Picture
+from icl.registry import build, entries
+from icl.types import Part, Prompt, Turn
+
+SHAPES = Path(__file__).parents[2] / "experiments" / "shapes.py"
+
+
+def picture(level: int = 90) -> Picture:
+    return Picture.from_image(Image.new("RGB", (5, 4), (level, 10, 200)), f"grey {level}")
+
+
+def request(question: str = "what?", options: tuple[str, ...] = (), scored: bool = False) -> Request:
+    turns = (
+        Turn("user", (Part(picture(1), "demo[0].picture[0]"), Part("Q: "), Part("what?", "demo[0].question"))),
+        Turn("assistant", (Part("a dog", "demo[0].answer"),)),
+        Turn("user", (Part(picture(2), "query.picture[0]"), Part(question, "query.question"))),
+    )
+    return Request(Prompt(turns), options, 6, scored=scored)
+
+
+@pytest.fixture
+def remote(server: Any) -> Callable[..., Remote]:
+    return lambda **more: Remote(**{"url": server.url, "model": "m", "backoff": 0.01, "retries": 2, **more})
+
+
+def test_it_is_a_component_and_keeps_what_every_model_must_keep(server: Any, remote: Callable[..., Remote]) -> None:
+    assert entries("model")["remote"].target == "icl.models.remote:Remote"
+    likeliest = dict.fromkeys(("dog", "cat", "wildcat", "yes", "no", "1", "2", "3"), 0.02) | {
+        "yes": 0.1,
+        "2": 0.1,
+        "cat": 0.1,
+    }
+
+    def answer(number: int, body: dict[str, Any]) -> Any:
+        words = body["messages"][-1]["content"][-1]["text"].split()
+        more = {"logprobs": listed(likeliest | {words[-1]: 0.4})} if "logprobs" in body else {}
+        return 200, {}, completion(" ".join(words[: body["max_tokens"] - 1]), **more)
+
+    server.behaviour = answer
+    check_model(remote())
+
+
+def test_pictures_go_as_png_in_their_places_and_neighbouring_texts_as_one(
+    server: Any, remote: Callable[..., Remote]
+) -> None:
+    (said,) = remote(extra={"seed": 3}).generate([request()])
+    (body,) = server.bodies
+    assert said.text == "a cat"
+    assert (said.usage.prompt_tokens, said.usage.new_tokens, said.finish) == (7, 3, "stop")
+    assert (body["model"], body["temperature"], body["max_tokens"], body["seed"]) == ("m", 0, 6, 3)
+    assert "logprobs" not in body
+    assert server.headers[0]["path"] == "/v1/chat/completions"
+    roles = [message["role"] for message in body["messages"]]
+    assert roles == ["user", "assistant", "user"]
+    assert body["messages"][1]["content"] == "a dog"
+    shown, told = body["messages"][0]["content"]
+    assert told == {"type": "text", "text": "Q: what?"}
+    head, _, data = shown["image_url"]["url"].partition(",")
+    assert head == "data:image/png;base64"
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert (image.format, image.size, image.getpixel((0, 0))) == ("PNG", (5, 4), (1, 10, 200))
+
+
+def test_edits_of_pictures_are_sent_and_edits_of_processed_pixels_refused() -> None:
+    blank = request().prompt.edit(edits.Blank())
+    first, second = (messages(prompt)[0]["content"][0]["image_url"]["url"] for prompt in (request().prompt, blank))
+    assert first != second
+    with pytest.raises(ModelError, match="the edit DiffusionNoise works on pixels as a model's own processor"):
+        messages(request().prompt.edit(edits.DiffusionNoise(500)))
+
+
+def test_answers_come_in_order_and_never_more_than_allowed_are_in_flight(
+    server: Any, remote: Callable[..., Remote]
+) -> None:
+    def slow(number: int, body: dict[str, Any]) -> str:
+        time.sleep(0.03 if number % 2 else 0.01)
+        return "it is " + body["messages"][-1]["content"][-1]["text"]
+
+    server.behaviour = slow
+    model = remote(concurrency=3)
+    said = model.generate([request(f"q{i}") for i in range(12)])
+    assert [one.text for one in said] == [f"it is q{i}" for i in range(12)]
+    assert server.most == 3
+    told = model.counters()
+    assert (told["requests"], told["retries"], told["pictures_shown"]) == (12, 0, 24)
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
+def test_what_may_pass_is_tried_again(status: int, server: Any, remote: Callable[..., Remote]) -> None:
+    server.behaviour = lambda number, body: (status, {}, {"error": "busy"}) if number < 2 else "a cat"
+    model = remote()
+    (said,) = model.generate([request()])
+    assert said.text == "a cat"
+    assert model.counters()["retries"] == 2
+    assert len(server.bodies) == 3
+
+
+def test_retry_after_is_waited_for_in_seconds_and_as_a_date(server: Any, remote: Callable[..., Remote]) -> None:
+    from email.utils import formatdate
+
+    headers = [{"Retry-After": "0.3"}, {"Retry-After": formatdate(time.time() - 60, usegmt=True)}]
+    server.behaviour = lambda number, body: (429, headers[number], {}) if number < 2 else "a cat"
+    began = time.monotonic()
+    (said,) = remote(backoff=30).generate([request()])
+    assert said.text == "a cat"
+    assert 0.3 <= time.monotonic() - began < 10
+
+
+def test_an_endpoint_that_asks_for_hours_is_not_waited_for(server: Any, remote: Callable[..., Remote]) -> None:
+    server.behaviour = lambda number, body: (429, {"Retry-After": "86400"}, {"error": {"message": "daily limit"}})
+    with pytest.raises(GoneError, match=r"daily limit. It asks to be left alone for 86,400 s"):
+        remote().generate([request()])
+
+
+def test_a_request_that_goes_on_failing_fails_alone(server: Any, remote: Callable[..., Remote]) -> None:
+    def poison(number: int, body: dict[str, Any]) -> Any:
+        bad = body["messages"][-1]["content"][-1]["text"] == "bad"
+        return (500, {}, {"error": {"message": "assertion failed"}}) if bad else "a cat"
+
+    server.behaviour = poison
+    said: dict[int, Any] = {}
+    remote().answer_each([request("good"), request("bad"), request("fine")], said.__setitem__)
+    assert (said[0].text, said[2].text) == ("a cat", "a cat")
+    assert said[1].startswith(server.url)
+    assert said[1].endswith("status 500: assertion failed (after 3 tries).")
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (b"{half", r"the answer is not JSON \('\{half'\) \(after 3 tries\)"),
+        (b"[1]", "the answer is not a JSON object"),
+        (b"{}", r"the answer has no choices\[0\]\.message"),
+        (b'{"choices": [{"message": null}]}', "the answer has no choices"),
+        (b'{"choices": [{"message": {"content": 3}}]}', "content is not a text"),
+        (b'{"choices": [{"message": {"content": "x"}, "finish_reason": "content_filter"}]}', "withheld"),
+    ],
+)
+def test_an_answer_of_another_shape_is_told(sent: bytes, told: str, server: Any, remote: Callable[..., Remote]) -> None:
+    server.behaviour = lambda number, body: (200, {}, sent)
+    with pytest.raises(ModelError, match=told):
+        remote().generate([request()])
+
+
+def test_a_malformed_answer_is_asked_for_again(server: Any, remote: Callable[..., Remote]) -> None:
+    server.behaviour = lambda number, body: "a cat" if number else (200, {}, b'{"choices": [{"mess')
+    assert remote().generate([request()])[0].text == "a cat"
+
+
+def test_an_answer_that_takes_too_long_is_given_up(server: Any, remote: Callable[..., Remote]) -> None:
+    free = threading.Event()
+    server.behaviour = lambda number, body: (free.wait(20), "late")[1]
+    with pytest.raises(ModelError, match=r"no answer within 0\.2 s \(model\.timeout\) \(after 2 tries\)"):
+        remote(timeout=0.2, retries=1).generate([request()])
+    free.set()
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (401, "it refuses the key .*model.key_env, which is not set"),
+        (404, "a name that it serves?"),
+        (302, "Name the final address"),
+    ],
+)
+def test_what_refuses_every_request_ends_at_once(
+    status: int, told: str, server: Any, remote: Callable[..., Remote]
+) -> None:
+    server.behaviour = lambda number, body: (status, {"Location": "http://other"}, {"error": {"message": "no"}})
+    said: dict[int, Any] = {}
+    with pytest.raises(GoneError, match=told):
+        remote(concurrency=1).answer_each([request(f"q{i}") for i in range(20)], said.__setitem__)
+    assert said == {}
+    assert len(server.bodies) <= 2
+
+
+def test_a_request_that_is_wrong_is_not_tried_again(server: Any, remote: Callable[..., Remote]) -> None:
+    server.behaviour = lambda number, body: (400, {}, {"error": {"message": "too many pictures"}})
+    with pytest.raises(ModelError, match="the request is refused: status 400: too many pictures"):
+        remote().generate([request()])
+    assert len(server.bodies) == 1
+
+
+def test_the_key_comes_from_the_environment_and_is_in_no_message(
+    server: Any, remote: Callable[..., Remote], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = remote(key_env="TEST_ENDPOINT_KEY")
+    with pytest.raises(ModelError, match="the environment variable TEST_ENDPOINT_KEY is empty"):
+        model.load()
+    monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
+    model.generate([request()])
+    assert server.headers[0]["Authorization"] == "Bearer sk-secret"
+    server.behaviour = lambda number, body: (401, {}, {"error": {"message": "Incorrect API key: sk-secret"}})
+    with pytest.raises(GoneError) as error:
+        model.generate([request()])
+    assert "Incorrect API key: ***" in str(error.value)
+    assert "sk-secret" not in f"{error.value}{model!r}{model.endpoint!r}{model.digest}"
+
+
+YES_NO = ("yes", "no")
+
+
+def scores(server: Any, remote: Remote, options: tuple[str, ...], likeliest: dict[str, float]) -> dict[str, float]:
+    server.behaviour = lambda number, body: (200, {}, completion("x", logprobs=listed(likeliest)))
+    return dict(remote.generate([request(options=options, scored=True)])[0].option_scores)
+
+
+def test_options_are_scored_by_the_first_token(server: Any, remote: Callable[..., Remote]) -> None:
+    found = scores(server, remote(), YES_NO, {" Yes": 0.4, "No": 0.3, "y": 0.1, "maybe": 0.05})
+    assert server.bodies[0]["logprobs"] is True
+    assert server.bodies[0]["top_logprobs"] == 20
+    assert found == pytest.approx({"yes": -0.6931472, "no": -1.2039728})
+
+
+def test_an_option_that_is_not_listed_has_the_least_listed_one(server: Any, remote: Callable[..., Remote]) -> None:
+    found = scores(server, remote(), ("red", "blue"), {"red": 0.9, "the": 0.001})
+    assert found == pytest.approx({"red": -0.1053605, "blue": -6.9077553})
+
+
+@pytest.mark.parametrize(
+    ("options", "likeliest", "told"),
+    [
+        (("two", "three"), {"t": 0.6, "two": 0.1}, "begin with the same token"),
+        (("red", "blue"), {"the": 0.9, "a": 0.1}, "are not among the likeliest tokens"),
+    ],
+)
+def test_log_probabilities_that_do_not_decide_are_no_scores(
+    options: tuple[str, ...], likeliest: dict[str, float], told: str, server: Any, remote: Callable[..., Remote]
+) -> None:
+    with pytest.raises(ModelError, match=f"cannot be scored by the first token .*{told}.* Use `score: generate`"):
+        scores(server, remote(), options, likeliest)
+
+
+def test_a_shared_beginning_that_cannot_change_the_best_is_let_be(server: Any, remote: Callable[..., Remote]) -> None:
+    found = scores(server, remote(), ("two", "three"), {"two": 0.7, "three": 0.1, "t": 0.05})
+    assert found["two"] > found["three"]
+
+
+def test_an_endpoint_without_log_probabilities_is_told(server: Any, remote: Callable[..., Remote]) -> None:
+    with pytest.raises(ModelError, match=r"no log-probabilities come with the answer. Use `score: generate`"):
+        remote().generate([request(options=YES_NO, scored=True)])
+
+
+@pytest.mark.parametrize(
+    ("node", "told"),
+    [
+        ({"url": "127.0.0.1:8000"}, "is not an http address"),
+        ({"url": "https://me:secret@host/v1"}, "Keys go into `key_env`"),
+        ({"url": "https://host/v1?key=secret"}, "Keys go into `key_env`"),
+        ({"extra": {"messages": []}}, "messages is set by the backend"),
+        ({"concurrency": 0}, "concurrency"),
+        ({"api_key": "sk-secret"}, "has no parameter 'api_key'.* It takes url, model, key_env"),
+    ],
+)
+def test_wrong_parameters_are_config_errors(node: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        build("model", {"name": "remote", "url": "http://host/v1", "model": "m", **node})
+
+
+def test_the_digest_is_of_what_is_asked_and_not_of_how_fast() -> None:
+    own = Remote("http://host/v1", "m").digest
+    assert Remote("http://host/v1/", "m", concurrency=1, timeout=3, retries=0, key_env="X").digest == own
+    others = [Remote("http://host/v1", "n"), Remote("http://host/v1", "m", extra={"temperature": 1})]
+    assert own not in {other.digest for other in others}
+
+
+def experiment(folder: Path, url: str, more: str = "") -> Path:
+    file = folder / "grid.yaml"
+    file.write_text(
+        f"name: far\ntask: {{name: {SHAPES}:Shapes, queries: 6}}\nshots: 2\nseeds: [0, 1]\n"
+        f"model: {{name: remote, url: {url}, model: m, retries: 1, backoff: 0.01, concurrency: 2, "
+        f"key_env: TEST_ENDPOINT_KEY}}\n{more}"
+    )
+    return file
+
+
+def test_a_server_that_goes_away_leaves_the_rest_to_the_same_command(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.api import run
+
+    monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
+    file = experiment(tmp_path, server.url)
+    server.behaviour = lambda number, body: "red" if number < 5 else None  # hangs up in the middle of the run
+    with pytest.raises(ModelError, match=r"the connection failed: .*What was answered is kept; the same command asks"):
+        run(file, {}, tmp_path / "runs", quiet=True)
+    answered = sum(len(path.read_text().splitlines()) for path in (tmp_path / "runs").rglob("cells/*/*.jsonl"))
+    assert answered == 5
+    port = server.http.server_port
+    server.stop()
+    with pytest.raises(ModelError, match="the connection failed"):
+        run(file, {}, tmp_path / "runs", quiet=True)
+    server.start(port)
+    server.bodies.clear()
+    server.behaviour = lambda number, body: "red"
+    frame = run(file, {}, tmp_path / "runs", quiet=True).samples()
+    assert len(server.bodies) == 12 - 5
+    assert len(frame) == 12
+    assert frame["failed"].isna().all()
+    kept = [path for path in (tmp_path / "runs").rglob("*") if path.suffix in (".json", ".jsonl", ".html", ".csv")]
+    assert kept
+    assert not any("sk-secret" in path.read_text() for path in kept)
+
+
+def test_failed_samples_are_asked_again_by_the_same_command(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.api import run
+
+    monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
+    file = experiment(tmp_path, server.url)
+    server.behaviour = lambda number, body: (400, {}, {"error": "no"}) if number in (3, 7) else "red"
+    first = run(file, {}, tmp_path / "runs", quiet=True).samples()
+    assert first["failed"].notna().sum() == 2
+    server.bodies.clear()
+    server.behaviour = lambda number, body: "red"
+    again = run(file, {}, tmp_path / "runs", quiet=True).samples()
+    assert len(server.bodies) == 2
+    assert again["failed"].isna().all()
+
+
+def test_a_strategy_is_refused_when_the_plan_is_made(server: Any, tmp_path: Path) -> None:
+    from experiments.api import run
+
+    with pytest.raises(PlanError, match="decoding 'vcd' needs next-token logits"):
+        run(experiment(tmp_path, server.url, "decoding: vcd\n"), {}, tmp_path / "runs", quiet=True)
+    assert server.bodies == []
