@@ -3,7 +3,7 @@
 An edit is a frozen dataclass; `told()` is its part of the picture's digest. It acts at one of two places: on the 8-bit
 picture (`on_picture`) or on the processed `pixel_values` of one picture (`on_pixels`), where published diffusion noise
 lives. An edit that draws random numbers is bound to the stream of its prompt (`bind`) when it is put on one, so the
-same query gets the same noise in any batch and at any step of decoding.
+same query gets the same noise in any batch and at any step of decoding. `stream` is what it was bound to.
 """
 
 from dataclasses import dataclass, replace
@@ -51,9 +51,9 @@ class Edit:
 class Blank(Edit):
     """Every pixel one colour. Not black by default: an all-zero picture breaks processors that read it as padding."""
 
-    red: int = 128
-    green: int = 128
-    blue: int = 128
+    red: Level = 128
+    green: Level = 128
+    blue: Level = 128
 
     def on_picture(self, image: "Image") -> "Image":
         from PIL import Image
@@ -81,10 +81,10 @@ class ShuffledPatches(Edit):
     """
 
     grid: Annotated[int, Ge(2)] = 4  # patches a side
-    stream: str = ""
+    stream: int = 0
 
     def bind(self, key: StreamKey, place: str) -> "ShuffledPatches":
-        return replace(self, stream=f"{key.number(f'patches/{place}', 63)}")
+        return replace(self, stream=key.number(f"patches/{place}", 63))
 
     def on_picture(self, image: "Image") -> "Image":
         import numpy as np
@@ -92,7 +92,7 @@ class ShuffledPatches(Edit):
         shuffled = image.copy()
         wide, high = image.width // self.grid, image.height // self.grid
         corners = [(x * wide, y * high) for y in range(self.grid) for x in range(self.grid)]
-        order = np.random.default_rng(int(self.stream or 0)).permutation(len(corners)).tolist()
+        order = np.random.default_rng(self.stream).permutation(len(corners)).tolist()
         for (x, y), source in zip(corners, order, strict=True):
             left, top = corners[source]
             shuffled.paste(image.crop((left, top, left + wide, top + high)), (x, y))
@@ -238,16 +238,16 @@ class MadeUp(Edit):
     """A picture of nothing in the place of this one, of its size: soft random colours, drawn once a prompt."""
 
     patches: Annotated[int, Ge(2)] = 4  # random colours a side, blended into one another
-    stream: str = ""
+    stream: int = 0
 
     def bind(self, key: StreamKey, place: str) -> "MadeUp":
-        return replace(self, stream=f"{key.number(f'made up/{place}', 63)}")
+        return replace(self, stream=key.number(f"made up/{place}", 63))
 
     def on_picture(self, image: "Image") -> "Image":
         import numpy as np
         from PIL import Image
 
-        draw = np.random.default_rng(int(self.stream or 0))
+        draw = np.random.default_rng(self.stream)
         colours = draw.integers(0, 256, (self.patches, self.patches, 3), dtype=np.uint8)
         return Image.fromarray(colours).resize(image.size, Image.Resampling.BICUBIC)
 
@@ -278,15 +278,15 @@ class DiffusionNoise(Edit):
     on_pixels_too: ClassVar[bool] = True
 
     step: Annotated[int, Ge(0), Le(DIFFUSION_STEPS - 1)] = 500
-    stream: str = ""
+    stream: int = 0
 
     def bind(self, key: StreamKey, place: str) -> "DiffusionNoise":
-        return replace(self, stream=f"{key.number(f'noise/{place}', 63)}")
+        return replace(self, stream=key.number(f"noise/{place}", 63))
 
     def on_pixels(self, pixels: "Tensor") -> "Tensor":
         import torch
 
-        generator = torch.Generator().manual_seed(int(self.stream or 0))
+        generator = torch.Generator().manual_seed(self.stream)
         noise = torch.randn(pixels.shape, generator=generator, dtype=torch.float32)
         keep, spread = diffusion_scales(self.step)
         return (keep * pixels.float() + spread * noise.to(pixels.device)).to(pixels.dtype)
