@@ -3,17 +3,11 @@
 from typing import Literal
 
 from icl.errors import ConfigError
+from icl.tasks.generated.wording import INSTRUCTIONS
 from icl.types import Context, Demo, Part, Query
 
 First = Literal["picture", "text"]
 Level = Literal["none", "short", "long"]
-
-INSTRUCTIONS: dict[Level, str] = {
-    "none": "",
-    "short": "Answer with one word.",
-    "long": "Look at the examples, then answer the last question about its picture with one word, "
-    "in the same form as the examples.",
-}
 
 
 def check_instruction(level: Level, own: str | None, composer: str) -> None:

@@ -20,15 +20,13 @@ from decoding.engine import run_jobs
 from decoding.jobs import Counters, Failure, Job
 from decoding.sampling import Sampling
 from decoding.strategies.vcd import VCD
+from experiments.bench import Row
 from icl.models.hf.model import HF
 from icl.pictures import Picture
 from icl.streams import StreamKey
 from icl.tasks.generated.binding import Binding
 from icl.types import Context, Demo, Part, Prompt
 from prompts.composers.chat import Chat
-
-Row = tuple[str, str, str]
-"""What was measured, the figure, and its goal."""
 
 BATCH, SHOTS, LONG_ANSWER, SHORT_ANSWER, ROUNDS = 16, 8, 48, 4, 5
 VOCABULARY = 150_000
@@ -63,7 +61,7 @@ def _against_generate(model: HF) -> list[Row]:
     prompts, endless = prompts_of(0), Endless(model)
     told = []
     for arm, copies, goal in (("greedy", 1, 0.95), ("vcd", 2, 0.9)):
-        inputs = _inputs(model, prompts * copies)
+        inputs = processed(model, prompts * copies)
         ours = [partial(_run, endless, arms=[parse_arm(arm)], new=new) for new in (LONG_ANSWER, 1)]
         theirs = [partial(_generated, model, inputs, new) for new in (LONG_ANSWER, 1)]
         long, short, their_long, their_short = _in_turn([*ours, *theirs], lambda: prompts)
@@ -84,7 +82,7 @@ def _against_released(model: HF) -> list[Row]:
 
     def released(prompts: Sequence[Prompt], new: int) -> None:
         for prompt in prompts:
-            seen, noised = (_inputs(model, [branch]) for branch in method.branches(prompt))
+            seen, noised = (processed(model, [branch]) for branch in method.branches(prompt))
             _generated(model, seen, new, prompts, _Contrast(model.engine.runner.model, noised, method))
 
     told = []
@@ -164,8 +162,11 @@ def _run(
             raise RuntimeError(answer.reason)
 
 
-def _inputs(model: HF, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """What the processor itself makes of the prompts, left padded. A noised picture is stood in for by its original."""
+def processed(model: HF, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What users of transformers write: the processor on all conversations, left padded.
+
+    A noised picture is stood in for by its original.
+    """
     conversations = [
         [
             {

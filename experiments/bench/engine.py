@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from experiments.bench.decoding import BATCH, Row, prompts_of
+from experiments.bench import Row
+from experiments.bench.decoding import BATCH, processed, prompts_of
 from icl.edits import DiffusionNoise
 from icl.models.hf.model import HF
 from icl.models.hf.opening import Opener
@@ -42,7 +43,7 @@ def _greedy(model: HF) -> list[Row]:
             session.advance(session.logits.argmax(-1))
 
     def theirs() -> None:
-        _generate(model, _processed(model, prompts))
+        _generate(model, processed(model, prompts))
 
     cold = _ratios(theirs, lambda: ours(True))
     warm = _ratios(theirs, lambda: ours(False))
@@ -59,7 +60,7 @@ def _pictures(model: HF) -> list[Row]:
     model.open(prompts)
 
     def anew() -> None:
-        inputs = _processed(model, prompts)
+        inputs = processed(model, prompts)
         base = model.engine.runner.model.base_model
         names = model.engine.reader.encoder.tower_names if model.engine.reader.encoder else ()
         with torch.no_grad():
@@ -135,35 +136,6 @@ def _forget(model: HF) -> None:
     model.engine.opener.heads.clear()
     if model.engine.reader.encoder:
         model.engine.reader.encoder.known.clear()
-
-
-def _processed(model: HF, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """What users of transformers write: the processor on all conversations, left padded."""
-    conversations = [
-        [
-            {
-                "role": turn.role,
-                "content": [
-                    {"type": "text", "text": part.text}
-                    if part.picture is None
-                    else {"type": "image", "image": part.picture.open()}
-                    for part in turn.parts
-                ],
-            }
-            for turn in prompt.turns
-        ]
-        for prompt in prompts
-    ]
-    return dict(
-        model.checkpoint.processor.apply_chat_template(
-            conversations,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True, "padding_side": "left"},
-        )
-    )
 
 
 def _generate(model: HF, inputs: dict[str, Any]) -> None:

@@ -12,14 +12,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
 
+from experiments.bench import Row
 from icl.models.hf.model import HF
 from icl.models.hf.rows import Rows
 from icl.tasks.base import Pool
 from icl.types import Prompt, Query, Scored
 from retrievers.base import Resources
 from retrievers.leaks import fair
-
-Row = tuple[str, str, str]
 
 QUERIES = 24
 

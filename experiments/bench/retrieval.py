@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.bench import Row
 from icl.pictures import Picture
 from icl.tasks.base import Pool
 from icl.types import Example
@@ -24,9 +25,6 @@ from retrievers.index import Index, index_of
 from retrievers.knn import KNN
 from retrievers.selection import Covered, dpp, mmr
 from retrievers.vectors import unit
-
-Row = tuple[str, str, str]
-"""What was measured, the figure, and its goal."""
 
 ROWS, DIM, QUERIES, SHOTS = 100_000, 128, 1_000, 8
 CANDIDATES, PICKED, PARTS = 1_000, 16, 8

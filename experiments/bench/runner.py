@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-Row = tuple[str, str, str]
-"""What was measured, the figure, and its goal."""
+from experiments.bench import Row
 
 GRID: Mapping[str, Any] = {
     "model": "fake-vote",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decoding.base import Note, Strategy
+from experiments.bench import Row
 from icl.models.vllm.model import VLLM
 from icl.types import Prompt
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decoding.jobs import Job
-
-Row = tuple[str, str, str]
-"""What was measured, the figure, and its goal."""
 
 ROWS, LENGTH, ROUNDS = 24, 32, 3
 WIDTH, LAYERS, VOCABULARY = 768, 8, 32_000
