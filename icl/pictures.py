@@ -7,6 +7,7 @@ embedding cache, in the feature cache of a model, in the leak check of a pool.
 
 import hashlib
 import io
+import struct
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
@@ -141,6 +142,10 @@ class _Decoded:
 _DECODED = _Decoded(128 * 2**20)
 
 
+_BROKEN = (OSError, ValueError, SyntaxError, RuntimeError, EOFError, LookupError, ArithmeticError, struct.error)
+"""Pillow's words for truncated and broken files, by format."""
+
+
 def _rgb(picture: Picture) -> "Image":
     """Upright RGB; transparent pixels over white."""
     from PIL import Image, ImageOps, UnidentifiedImageError
@@ -170,7 +175,7 @@ def _rgb(picture: Picture) -> "Image":
         raise PictureError(f"picture {picture.origin} is too large to open ({error}). Make it smaller.") from error
     except UnidentifiedImageError as error:
         raise PictureError(f"picture {picture.origin} is not an image that Pillow can read.") from error
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow's words for truncated and broken files
+    except _BROKEN as error:
         raise PictureError(f"picture {picture.origin} cannot be read: {error}.") from error
 
 

@@ -5,6 +5,7 @@ reads a bare yes as true), whole numbers have no decimals, class labels are thei
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,12 @@ class Layout:
             raise ConfigError(
                 'no question: name its column in columns.question, or give one text, question: "What is this?".'
             )
+        try:
+            named = [name for _, name, _, _ in Formatter().parse(self.question or "") if name is not None]
+        except ValueError as error:
+            raise ConfigError(f"question: {error}. Write {{{{ and }}}} for braces that are no column.") from error
+        if "" in named:
+            raise ConfigError("question: {} names no column. Write its name in the braces, or {{}} for the braces.")
         if self.answer_is != "text" and not self.options and "options" not in self.columns:
             raise ConfigError(f"answer_is: {self.answer_is} needs options to point to.")
 
@@ -93,7 +100,7 @@ def read_examples(source: Source, layout: Layout, rows: Sequence[int], ids: Sequ
         yield Example(
             id=name,
             pictures=tuple(picture for column in views for picture in _pictures(views[column], source, column, row)),
-            question=layout.question.format(**values) if layout.question else text_of(values[layout.of("question")[0]]),
+            question=_question(values, layout, at),
             answers=answers,
             options=options,
             label=_one(values, source, layout, "label")
@@ -157,11 +164,25 @@ class Stored:
         if self.place >= len(cells):
             raise ValueError("the cell is empty")
         cell = cells[self.place]
+        if not isinstance(cell, Mapping):
+            raise ValueError(f"{cell!r:.40} is neither a picture nor the path of one")
         if cell.get("bytes"):
             return Image.open(io.BytesIO(cell["bytes"]))
         if cell.get("path"):
             return Image.open(cell["path"])
         raise ValueError("the cell has neither bytes nor a path")
+
+
+def _question(values: Mapping[str, Any], layout: Layout, at: str) -> str:
+    if layout.question:
+        try:
+            return layout.question.format(**values)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise DataError(f"{at}: the question {layout.question!r} cannot be filled in: {error}.") from error
+    column = layout.of("question")[0]
+    if values[column] is None:
+        raise DataError(f"{at} has no question in column '{column}'. Remove the row, or give one text as question.")
+    return text_of(values[column])
 
 
 def _named(value: Any, source: Source, column: str) -> str:
@@ -193,10 +214,14 @@ def _answers(
     column = layout.of("answer")[0]
     given = values[column] if isinstance(values[column], list | tuple) else [values[column]]
     raw = [item.get("answer") if isinstance(item, Mapping) else item for item in given]
-    answers = [_answer(item, source, layout, options, at) for item in raw if item is not None]
+    answers = [_answer(item, source, layout, options, at) for item in raw if not _missing(item)]
     if not answers or not any(answers):
         raise DataError(f"{at} has no answer in column '{column}'. Remove the row, or name another column.")
     return tuple(dict.fromkeys(answer for answer in answers if answer))
+
+
+def _missing(item: Any) -> bool:
+    return item is None or (isinstance(item, float) and math.isnan(item))
 
 
 def _answer(item: Any, source: Source, layout: Layout, options: tuple[str, ...], at: str) -> str:

@@ -44,7 +44,15 @@ def open_source(path: str, config: str | None, split: str) -> Source:
     here = Path(path).expanduser()
     try:
         data = _read(path, here, config, split)
-    except (DatasetsError, FileNotFoundError, ConnectionError, OSError, ValueError) as error:
+    except (
+        DatasetsError,
+        FileNotFoundError,
+        ConnectionError,
+        OSError,
+        ValueError,
+        RuntimeError,
+        StopIteration,
+    ) as error:
         kind = "" if here.exists() else " (there is no such file or folder, so it was taken for a data set of the hub)"
         raise DataError(f"data set {path}{kind}, split '{split}': {_first_line(error)}") from error
     folder = (here if here.is_dir() else here.parent).resolve() if here.exists() else None
@@ -94,5 +102,11 @@ def _encoded(data: "Dataset") -> "Dataset":
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
+    """What it says. `datasets` wraps a reader's error, which knows the row, in one that knows nothing."""
+    from datasets.exceptions import DatasetGenerationError
+
+    if isinstance(error, StopIteration):
+        return "there is nothing in it."
+    cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None
+    text = str(cause or error).strip().splitlines()
     return (text[0] if text else type(error).__name__).rstrip(".") + "."

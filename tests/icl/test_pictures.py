@@ -3,6 +3,7 @@
 import io
 import pickle
 import random
+import struct
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -215,3 +216,12 @@ def test_pictures_without_a_name_are_told_apart_by_their_pixels():
 def test_a_notebook_shows_the_edited_picture():
     shown = Picture.from_image(noise()).edit(Blank(9, 9, 9))._repr_png_()
     assert Image.open(io.BytesIO(shown)).getpixel((0, 0)) == (9, 9, 9)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, NotImplementedError, EOFError, IndexError, OverflowError, struct.error])
+def test_whatever_a_decoder_trips_over_is_one_unreadable_picture(kind):
+    def load():
+        raise kind("Failed to decode image")
+
+    with pytest.raises(PictureError, match=r"picture a\.avif cannot be read: Failed to decode image"):
+        Picture.from_source(load, "a.avif").open()

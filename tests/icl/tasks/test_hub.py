@@ -178,6 +178,9 @@ def test_a_missing_column_is_an_error_with_the_columns_there_are(tmp_path):
         ({"columns": COLUMNS | {"id": ["a", "b"]}}, "columns.id is one column"),
         ({"pool_split": "test"}, "pool_split 'test' is the split of the queries"),
         ({"answer_is": "letter"}, "answer_is: letter needs options"),
+        ({"question": "what is {ask?"}, "question: expected '}' before end of string. Write {{ and }} for braces"),
+        ({"question": "what is ask}?"}, "question: Single '}' encountered in format string. Write {{ and }}"),
+        ({"question": "what is {}?"}, "question: {} names no column."),
     ],
 )
 def test_a_wrong_map_is_refused_before_any_data_is_read(change, says):
@@ -282,6 +285,50 @@ def test_a_row_without_an_answer_is_named(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"ask": "?", "said": "a"}\n{"ask": "?", "said": null}\n')
     with pytest.raises(DataError, match=r"row 1 has no answer in column 'said'"):
         _ = task(tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said"}, pool_share=0).queries
+
+
+def test_a_number_that_is_none_is_no_answer(tmp_path):
+    Dataset.from_dict({"ask": ["?", "?"], "said": [1.0, float("nan")]}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"row 1 has no answer in column 'said'"):
+        _ = task(tmp_path / "t.parquet", columns={"question": "ask", "answer": "said"}, pool_share=0).queries
+
+
+def test_a_row_without_a_question_is_named(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"ask": "?", "said": "a"}\n{"ask": null, "said": "b"}\n')
+    with pytest.raises(DataError, match=r"row 1 has no question in column 'ask'"):
+        _ = task(tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said"}, pool_share=0).queries
+
+
+def test_a_question_that_does_not_fit_its_column_is_named(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"ask": "?", "said": "a"}\n')
+    with pytest.raises(DataError, match=r"row 0: the question 'what is \{ask:d\}' cannot be filled in"):
+        _ = task(tmp_path / "t.jsonl", columns={"answer": "said"}, question="what is {ask:d}", pool_share=0).queries
+
+
+def test_a_cell_that_is_no_picture_fails_when_it_is_opened(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"ask": "?", "image": 7, "said": "red"}\n')
+    (query,) = task(tmp_path / "t.jsonl", pool_share=0).queries
+    with pytest.raises(PictureError, match="7 is neither a picture nor the path of one"):
+        query.pictures[0].open()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("", r"there is nothing in it\."), ('{"ask": "?", "said": "a"}\n{garbage\n', r"JSON parse error: .* in row 1")],
+)
+def test_a_file_that_is_no_data_says_why(tmp_path, text, says):
+    (tmp_path / "t.jsonl").write_text(text)
+    with pytest.raises(DataError, match=rf"data set .*t\.jsonl, split 'test': {says}"):
+        _ = task(tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said"}).queries
+
+
+def test_a_folder_with_a_script_is_refused_and_the_script_does_not_run(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(DataError, match=r"scripts are no longer supported, but found mine\.py"):
+        _ = task(folder, columns={"question": "ask", "answer": "said"}).queries
+    assert not (tmp_path / "ran").exists()
 
 
 def test_ids_that_stand_twice_are_an_error(tmp_path):
