@@ -5,6 +5,8 @@ from collections.abc import Iterable, Set
 from decoding.arm import Arm
 from decoding.base import Strategy
 from decoding.probe import branches_of, strength_of
+from icl.errors import ConfigError
+from icl.registry import entries, resolve
 from icl.types import Prompt
 
 GIVEN_BY = {
@@ -46,15 +48,30 @@ def unmet(strategy: Strategy | Arm, abilities: Set[str], score: str = "generate"
     what = _listed(TOLD.get(need, need) for need in missing)
     has = f"it gives {_listed(sorted(abilities))}" if abilities else "it gives nothing"
     instead = "'greedy' with score: generate runs on it; " if "generate" in abilities else ""
+    others = _running(needs)
+    run = f"'{arm.label}' runs with model {_listed(others, 'or')}." if others else "no backend here gives that."
     return (
         f"decoding '{arm.label}' {'with option scoring ' if score == 'options' else ''}needs {what}, which this model "
-        f"cannot give ({has}). {instead}a model with 'logits' (name: hf) runs it."
+        f"cannot give ({has}). {instead}{run}"
     )
 
 
-def _listed(words: Iterable[str]) -> str:
+def _running(needs: Set[str]) -> list[str]:
+    """Names of the backends that give all of it, as their classes say (icl ls models)."""
+    found = []
+    for name in entries("model"):
+        try:
+            gives: Set[str] = resolve("model", name).abilities
+        except ConfigError:  # its package is not installed
+            continue
+        if all(GIVEN_BY.get(need, frozenset({need})) & gives for need in needs):
+            found.append(name)
+    return found
+
+
+def _listed(words: Iterable[str], joint: str = "and") -> str:
     *most, last = words
-    return f"{', '.join(most)} and {last}" if most else last
+    return f"{', '.join(most)} {joint} {last}" if most else last
 
 
 def become(strategy: Strategy, prompt: Prompt | None = None) -> str | None:

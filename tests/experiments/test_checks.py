@@ -42,7 +42,16 @@ def test_a_strategy_that_the_model_cannot_run_is_refused_with_what_would_run(yam
         check_needs(expand(load(path)))
     told = str(error.value)
     assert told.startswith(f"{path}:6: grid.decoding[1]: model 'fake-gold': decoding 'vcd' needs next-token logits")
-    assert "'greedy' with score: generate runs on it" in told
+    assert told.endswith("'greedy' with score: generate runs on it; 'vcd' runs with model hf or vllm.")
+
+
+def test_a_need_that_no_backend_meets_is_told_as_such(yaml_file: Write, tmp_path: Path) -> None:
+    (tmp_path / "looking.py").write_text(
+        "from dataclasses import dataclass\nfrom decoding.strategies.vcd import VCD\n"
+        "@dataclass(frozen=True)\nclass Looking(VCD):\n    needs = frozenset({'logits', 'attention'})\n"
+    )
+    with pytest.raises(PlanError, match=r"needs attention maps and .*; no backend here gives that\.$"):
+        check_needs(expand(load(yaml_file("task: SHAPES\nmodel: fake-gold\ndecoding: looking.py:Looking\n"))))
 
 
 @pytest.mark.parametrize("text", ["score: options", "decoding: greedy", "retriever: balanced"])

@@ -31,6 +31,7 @@ class VLLM:
 
     abilities: ClassVar[frozenset[str]] = frozenset({"generate", "score", "strategies"})
     needs: ClassVar[frozenset[str]] = frozenset()
+    quantizations: ClassVar[tuple[str, ...]] = ("any that vLLM knows", "the checkpoint's own")
 
     path: str = "tiny"  # hub id, folder, or `tiny`: the checkpoint that comes with the toolkit
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: float32 on a CPU, else the checkpoint's

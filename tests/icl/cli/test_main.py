@@ -72,6 +72,16 @@ def test_ls_tells_all_kinds(icl: ICL) -> None:
     assert [line for line in told if not line.startswith(" ")] == list(PACKAGES)
 
 
+def test_ls_of_models_tells_what_each_can_do_as_its_class_says(icl: ICL) -> None:
+    told = icl("ls", "models").out.partition("What each can do")[2].splitlines()[1:]
+    rows = {line.split()[0]: line.split(maxsplit=7)[1:] for line in told}
+    assert rows["model"] == ["generate", "logits", "score", "strategies", "hidden", "adapters", "quantization"]
+    assert rows["hf"] == ["yes", "yes", "yes", "yes", "-", "yes", "nf4, fp4, int8, the checkpoint's own"]
+    assert rows["remote"] == ["yes", "-", "yes", "-", "-", "-", "-"]
+    assert rows["vllm"][:4] == ["yes", "-", "yes", "yes"]
+    assert set(rows) == {"model", *entries("model")}
+
+
 def test_ls_of_an_unknown_kind_is_told(icl: ICL) -> None:
     told = icl("ls", "stratgies")
     assert told.status == 2
