@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from experiments.report.svg import Scale, element, padded, text, ticks
 from experiments.report.tables import Row, TaskTable
 from experiments.stats.intervals import Estimate
-from experiments.stats.wording import share
+from experiments.stats.wording import counted, share
 
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 40
@@ -145,8 +145,8 @@ def _line(series: Series, x: Scale, y: Scale, shift: float, table: TaskTable) ->
         path.append(f"{at:.1f} {y(found.mean):.1f}")
         told.append(element("path", d=f"M{at:.1f} {y(found.low):.1f}V{y(found.high):.1f}", class_=f"bar s{colour}"))
         words = (
-            f"{series.row.name}, {shots} shots: {share(found.mean)} [{share(found.low)}, {share(found.high)}], "
-            f"{table.queries} queries"
+            f"{series.row.name}, {counted(shots, 'shot')}: {share(found.mean)} [{share(found.low)}, "
+            f"{share(found.high)}], {counted(table.queries, 'query', 'queries')}"
         )
         told.append(element("g", element("title", text(words)), _mark(at, y(found.mean), series.look)))
     line = element("path", d="M" + "L".join(path), class_=f"line s{colour}", **_dash(series.look.dash))

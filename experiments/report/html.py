@@ -142,7 +142,7 @@ def _difference_rows(seen: View, frame: "DataFrame | None") -> dict[str, Any]:
         svg = Markup(_forest(scale, row["low"], row["difference"], row["high"]))
         rows.append({**row, "verdict": verdict, "svg": svg, "labels": [str(row[axis]) for axis in shown]})
     exact = set(frame["test"]) == {"mcnemar"}
-    holm = f" p Holm is corrected over {len(frame)} comparisons." if seen.correct != "none" else ""
+    holm = f" p Holm is corrected over {wording.counted(len(frame), 'comparison')}." if seen.correct != "none" else ""
     return base | {
         "differences": rows,
         "difference_axes": shown,
@@ -151,7 +151,7 @@ def _difference_rows(seen: View, frame: "DataFrame | None") -> dict[str, Any]:
         "scale_high": wording.signed(reach, 2),
         "test_note": ("Exact McNemar test." if exact else "Paired bootstrap for graded scores, else exact McNemar.")
         + holm,
-        "hidden_note": f" {dropped:,} pairs without both scores are left out."
+        "hidden_note": f" Left out: {wording.counted(dropped, 'pair')} without both scores."
         if (dropped := int(frame["dropped"].sum()))
         else "",
     }
@@ -171,16 +171,15 @@ def _key(found: Sequence[tables.TaskTable], looks: figures.Looks) -> list[tuple[
 
 
 def _subtitle(seen: View) -> str:
-    tasks = f"{len(seen.tasks)} task{'' if len(seen.tasks) == 1 else 's'}"
-    seeds = f"{seen.seeds} seed{'' if seen.seeds == 1 else 's'}"
     fixed = [f"{axis} {value}" for axis, value in seen.fixed.items() if value != "none"]
-    return " · ".join([f"{len(seen.frame):,} samples", tasks, seeds, *fixed])
+    sizes = [(len(seen.frame), "sample"), (len(seen.tasks), "task"), (seen.seeds, "seed")]
+    return " · ".join([*(wording.counted(number, word) for number, word in sizes), *fixed])
 
 
 def _shelf_note(seen: View, shelf: browser.Shelf) -> str:
     some = [f"{kept} of {all_:,} queries of {task}" for task, (kept, all_) in shelf.shown.items() if kept < all_]
     lost = sum(1 for uri in shelf.pictures.values() if uri is None)
-    missing = f" {lost:,} pictures are missing or did not fit into the file." if lost else ""
+    missing = f" {wording.counted(lost, 'picture')} missing or too many for the file." if lost else ""
     if not some:
         return f"Every query of the run, under every arm and seed.{missing}"
     return (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from experiments.report.tables import TaskTable, task_tables
 from experiments.report.view import Run, View, view
 from experiments.stats.intervals import Estimate
-from experiments.stats.wording import share
+from experiments.stats.wording import counted, share
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -42,10 +42,8 @@ def _title(seen: View, table: TaskTable) -> "RenderableType":
 
     seeds = f" x {table.seeds} seeds" if table.seeds > 1 else ""
     failed = f", {table.failed} failed" if table.failed else ""
-    title = Text(table.task, style="bold")
-    return title.append(
-        f"  {seen.metric} accuracy, ± half the 95 % interval; {table.queries:,} queries{seeds}{failed}", "dim"
-    )
+    title, queries = Text(table.task, style="bold"), counted(table.queries, "query", "queries")
+    return title.append(f"  {seen.metric} accuracy, ± half the 95 % interval; {queries}{seeds}{failed}", "dim")
 
 
 def _grid(table: TaskTable, width: int) -> "RenderableType":
@@ -57,7 +55,7 @@ def _grid(table: TaskTable, width: int) -> "RenderableType":
     for axis in table.axes:
         grid.add_column(axis, overflow="fold")
     for shots in table.shots:
-        grid.add_column(f"{shots} shot{'' if shots == 1 else 's'}", no_wrap=True)
+        grid.add_column(counted(shots, "shot"), no_wrap=True)
     last: Sequence[str] = ()
     for row in table.rows:
         style = "dim" if row.baseline else ""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.stats.wording import counted
 from experiments.vocabulary import AXES, FREE_AT_ZERO
 from icl.errors import ConfigError, did_you_mean
 
@@ -112,7 +113,7 @@ def told(arm: Mapping[str, Any], axes: Sequence[str] | None = None) -> str:
     for axis in axes if axes is not None else arm:
         value = arm[axis]
         if axis == "shots":
-            words.append(f"{value} shot{'' if value == 1 else 's'}")
+            words.append(counted(value, "shot"))
         elif value != NONE:
             words.append(str(value))
     return ", ".join(words)

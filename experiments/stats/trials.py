@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from experiments.stats.pairs import KEYS, Comparison, UnpairedError, pair, paired_test
 from experiments.stats.significance import holm
-from experiments.stats.wording import interval, p_value, share, signed
+from experiments.stats.wording import counted, interval, p_value, share, signed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -116,5 +116,5 @@ def corrected(trials: Sequence[Trial]) -> list[Trial]:
 def _units(samples: "DataFrame", result: Comparison) -> str:
     """'n = 200 x 3 seeds', 'n = 200 in 57 groups': queries, what they are clustered by, seeds."""
     queries, seeds = samples["query"].nunique(), samples["seed"].nunique()
-    groups = f" in {result.clusters:,} groups" if result.clusters < queries else ""
+    groups = f" in {counted(result.clusters, 'group')}" if result.clusters < queries else ""
     return f"n = {queries:,}{groups}{f' x {seeds} seeds' if seeds > 1 else ''}"

@@ -43,6 +43,11 @@ def interval(low: float, high: float, digits: int = 3) -> str:
     return f"[{', '.join(signed(v, digits).replace('±', '') for v in (low, high))}]"
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """'1 shot', '1,200 samples', '2 queries'. several: where it is not `one` with an s."""
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
 def listed(words: list[str]) -> str:
     """'a', 'a and b', 'a, b and c'."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from experiments.stats.wording import interval, listed, p_number, p_value, share, signed
+from experiments.stats.wording import counted, interval, listed, p_number, p_value, share, signed
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,11 @@ def test_p_is_told_without_rounding_over_the_level(p, words):
 
 def test_p_values_read_as_sentences():
     assert (p_value(0.0001), p_value(0.032)) == ("p < .001", "p = .032")
+
+
+def test_one_is_not_told_as_several():
+    assert (counted(1, "shot"), counted(0, "shot"), counted(1200, "sample")) == ("1 shot", "0 shots", "1,200 samples")
+    assert (counted(1, "query", "queries"), counted(2, "query", "queries")) == ("1 query", "2 queries")
 
 
 def test_shares_and_differences():
