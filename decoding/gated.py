@@ -1,21 +1,22 @@
 """Strategies that decide at each step which of two things to do: the decision apart, so that a control can make it."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from decoding.base import Strategy
+from decoding.base import Thread, Threaded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Gated(Strategy):
+class Gated(Threaded):
     """Base: `gate` decides by row, `gated` scores by a decision. `random_gate` puts a coin in the place of `gate`."""
 
     def gate(self, logits: "Tensor", step: int) -> "Tensor":
         """logits: [n, B, V] -> [B, 1] bool."""
         raise NotImplementedError
 
-    def gated(self, logits: "Tensor", step: int, gate: "Tensor") -> "Tensor":
+    def gated(self, logits: "Tensor", step: int, gate: "Tensor", threads: Sequence[Thread]) -> "Tensor":
         """The scores [B, V] under a decision."""
         raise NotImplementedError
 
@@ -23,5 +24,5 @@ class Gated(Strategy):
         """The mask under a decision, as `Strategy.mask`."""
         return self.mask(reference)
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
-        return self.gated(logits, step, self.gate(logits, step))
+    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
+        return self.gated(logits, step, self.gate(logits, step), threads)

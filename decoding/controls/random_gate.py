@@ -55,5 +55,5 @@ class RandomGate(ReadsAll):
         assert isinstance(self.of, Gated)
         coins = [thread.key.number(f"gate/{step}", 53) < self.share * 2**53 for thread in threads]
         gate = (logits.new_tensor(coins) > 0)[:, None]
-        scores, mask = self.of.gated(logits, step, gate), self.of.gated_mask(logits[0], gate)
+        scores, mask = self.of.gated(logits, step, gate, threads), self.of.gated_mask(logits[0], gate)
         return scores if mask is None else scores.masked_fill(~mask, -float("inf"))

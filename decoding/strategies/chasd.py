@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
-from decoding.base import Generate, Note, Strategy
+from decoding.base import Generate, Note, Strategy, Thread
 from decoding.gated import Gated
 from decoding.sampling import Sampler
 from decoding.strategies.vcd import VCD
@@ -36,6 +36,14 @@ class CHASD(Gated):
     @property
     def masks_in_combine(self) -> bool:  # type: ignore[override]
         return self.method.masks_in_combine
+
+    @property
+    def draws(self) -> bool:  # type: ignore[override]
+        return self.method.draws
+
+    @property
+    def remembers(self) -> bool:  # type: ignore[override]
+        return self.method.remembers
 
     @property
     def sampler(self) -> Sampler:
@@ -68,8 +76,8 @@ class CHASD(Gated):
     def gate(self, logits: "Tensor", step: int) -> "Tensor":
         return self._unsure(logits[0])
 
-    def gated(self, logits: "Tensor", step: int, gate: "Tensor") -> "Tensor":
-        return self.method.combine(logits, step).where(gate, logits[0])
+    def gated(self, logits: "Tensor", step: int, gate: "Tensor", threads: Sequence[Thread]) -> "Tensor":
+        return self.method.follow(logits, step, threads).where(gate, logits[0])
 
     def _unsure(self, reference: "Tensor") -> "Tensor":
         unsure: Tensor = reference.softmax(-1).amax(-1, keepdim=True) < self.threshold

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from decoding.base import Generate, Note
+from decoding.base import Generate, Note, Thread
 from decoding.changes import asked, no_picture
 from decoding.gated import Gated
 from icl.params import PositiveInt
@@ -70,7 +70,7 @@ class DCD(Gated):
         seen, text = _confidence(logits)
         return text > seen
 
-    def gated(self, logits: "Tensor", step: int, gate: "Tensor") -> "Tensor":
+    def gated(self, logits: "Tensor", step: int, gate: "Tensor", threads: Sequence[Thread]) -> "Tensor":
         seen, text = logits
         weight, of_text = self._weights(logits, gate)
         scores: Tensor = weight * seen + of_text * text

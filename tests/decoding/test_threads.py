@@ -27,6 +27,8 @@ NODES: list[Any] = [
     {"name": "contrast", "branches": ["no_picture", {"change": "noise", "step": 9}], "weights": [2, -0.5, -0.5]},
     {"name": "moicl", "weights": [0.5, 0.7]},
     {"name": "chasd", "method": {"name": "vcd", "alpha": 0.3}},
+    {"name": "chasd", "method": {"name": "nbce", "stickiness": 0.5}, "threshold": 0.6},
+    {"name": "random_gate", "of": {"name": "chasd", "method": {"name": "nbce", "stickiness": 0.5}}},
 ]
 
 
@@ -35,7 +37,7 @@ def steps(count: int) -> list[torch.Tensor]:
     return [3 * torch.randn(count, VOCABULARY, generator=draw) for draw in draws]
 
 
-@pytest.mark.parametrize("node", NODES, ids=lambda node: node["name"])
+@pytest.mark.parametrize("node", NODES, ids=str)
 def test_lockstep_goes_the_way_of_a_thread(node: Any) -> None:
     arm = parse_arm(node)
     count = branch_count(arm.strategy)
@@ -45,14 +47,14 @@ def test_lockstep_goes_the_way_of_a_thread(node: Any) -> None:
         thread, chosen, wanted = NewThread(StreamKey(3, query)), [], []
         for step, given in enumerate(steps(count)):
             after = given.clone()
-            rows = [Row(i, Branch(f"{node['name']}/{query}", i, count, told, 3, query), step) for i in range(count)]
+            rows = [Row(i, Branch(f"{node}/{query}", i, count, told, 3, query), step) for i in range(count)]
             force(after, complete(rows))
             chosen.append({int(row.argmax()) for row in after})
             said, faults = scores(arm.strategy, given[:, None], step, [thread])
             assert not faults
             wanted.append({int(said.argmax())})
         assert chosen == wanted
-        LEDGER.take(f"{node['name']}/{query}")
+        LEDGER.take(f"{node}/{query}")
 
 
 def test_controls_of_what_draws_or_remembers_do_so_too() -> None:
@@ -61,3 +63,17 @@ def test_controls_of_what_draws_or_remembers_do_so_too() -> None:
         if isinstance(strategy, Wrapped) and strategy.reads_all:
             assert strategy.draws >= strategy.of.draws
             assert strategy.remembers >= strategy.of.remembers
+
+
+def test_a_gated_method_remembers_through_its_gate() -> None:
+    """The window of the step before is preferred by more than entropies can differ: it speaks again."""
+    arm = parse_arm({"name": "chasd", "method": {"name": "nbce", "stickiness": 99.0, "top_p": 1.0}, "threshold": 1.0})
+    assert arm.strategy.remembers
+    first, second = torch.zeros(2, 4, 1, 50)
+    first[1, 0, 7] = second[2, 0, 7] = 20.0  # sure are the first window, then the second
+    thread = NewThread()
+    arm.strategy.follow(first, 0, [thread])
+    arm.strategy.follow(second, 1, [thread])
+    fresh = NewThread()
+    arm.strategy.follow(second, 1, [fresh])
+    assert (thread.memory, fresh.memory) == ({0: 0, 1: 0}, {1: 1})
