@@ -1,13 +1,14 @@
 """MODEL_CARD.md: every figure of the shipped checkpoints, computed here, beside the stored figures of all seeds."""
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from icl.models.tiny.evaluate import Counts, Figures, evaluate
-from icl.models.tiny.goals import goals
+from icl.models.tiny.goals import goals, median_seed, standing
 from icl.models.tiny.pool import make_pool
 from icl.models.tiny.precision import Agreement, agreements
+from icl.models.tiny.vocabulary import TOKENS
 from icl.models.tiny.wilson import shown
 
 HERE = Path(__file__).parent
@@ -19,18 +20,40 @@ def seeds() -> dict[int, Figures]:
     return {int(p.stem.removeprefix("seed")): json.loads(p.read_text()) for p in sorted(RESULTS.glob("seed*.json"))}
 
 
-def write_card(out: Path, n: int = 400) -> None:
-    """Evaluate the shipped checkpoints and write the card; results/shipped.json names the seed that was shipped."""
-    shipped = json.loads((RESULTS / "shipped.json").read_text())
+def weights_digest(path: Path) -> str:
+    """sha256 of a checkpoint's weights."""
+    return hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+
+
+def shipped_seed(stored: dict[int, Figures]) -> int:
+    """The median seed. Raises ValueError where the shipped weights are not that seed's (results/weights.json)."""
+    seed, known = median_seed(stored), json.loads((RESULTS / "weights.json").read_text())
+    if known[str(seed)] != weights_digest(CHECKPOINTS / "vlm"):
+        raise ValueError(f"checkpoints/vlm does not hold the weights of the median seed {seed}; copy them there first")
+    return seed
+
+
+def megabytes(path: Path) -> str:
+    """Size of a folder's files."""
+    return f"{sum(file.stat().st_size for file in path.iterdir()) / 1e6:.1f}"
+
+
+def write_card(out: Path, n: int = 200) -> None:
+    """Evaluate the shipped checkpoints and write the card."""
+    stored = seeds()
+    seed = shipped_seed(stored)
     figures: Figures = json.loads(json.dumps(evaluate(CHECKPOINTS / "vlm", CHECKPOINTS / "encoder", n, easy=True)))
     precise = agreements(CHECKPOINTS / "vlm", make_pool(30_002, 3000))
-    out.write_text(card(figures, seeds(), precise, shipped))
+    out.write_text(card(figures, stored, precise, seed))
 
 
-def card(figures: Figures, stored: dict[int, Figures], precise: dict[str, Agreement], shipped: dict[str, Any]) -> str:
+def card(figures: Figures, stored: dict[int, Figures], precise: dict[str, Agreement], seed: int) -> str:
     """The text of the card."""
     head = (HERE / "card_head.md").read_text()
-    parts = [head.format(**shipped), "## Goals\n", goal_table(figures, stored, precise)]
+    sizes = {"vlm_mb": megabytes(CHECKPOINTS / "vlm"), "encoder_mb": megabytes(CHECKPOINTS / "encoder")}
+    ranks = ", ".join(f"{standing(found):.3f} (seed {s})" for s, found in stored.items())
+    parts = [head.format(seed=seed, tokens=len(TOKENS), ranks=ranks, **sizes)]
+    parts += ["## Goals\n", goal_table(figures, stored, precise)]
     parts.append("## Figures of the shipped checkpoint\n\nAccuracy with Wilson 95 % intervals; columns are shots.\n")
     parts += [f"### {group}\n\n{table(rows)}" for group, rows in figures.items()]
     parts.append(

@@ -42,9 +42,9 @@ def embeddings(encoder: Path, pictures: np.ndarray[Any, np.dtype[np.uint8]]) -> 
     return torch.cat(out)
 
 
-def evaluate(vlm: Path, encoder: Path | None, n: int = 400, easy: bool = False) -> Figures:
+def evaluate(vlm: Path, encoder: Path | None, n: int = 200, easy: bool = False) -> Figures:
     """Figures on generated pictures; with `encoder` also retrieval, with `easy` also easy-vqa's test split."""
-    runner, pool = Runner(vlm), make_pool(30_001, 12_000)
+    runner, pool = Runner(vlm), make_pool(30_001, 8000)
     index, features = Index(pool), runner.features(pool.pictures)
     figures: Figures = {}
 

@@ -17,6 +17,7 @@ from icl.tasks.generated import wording as w
 from icl.tasks.generated.world import CONCEPTS, HELD_OUT, Concept, companion, popularity
 
 SHOTS = (0, 1, 2, 4, 8, 16)
+FEWER_SHOTS = (0, 4, 8, 16)
 LAYOUTS = {
     "chat": Layout(),
     "chat, text first": Layout(text_first=True),
@@ -57,11 +58,12 @@ def cells(index: Index) -> Iterator[Cell]:
         for ways in (2, 4, 8):
             yield Cell("binding", f"{ways}-way", shots, held(ways, shots), True)
         yield Cell("binding", "4-way, like concepts", shots, held(4, shots, "near"), True)
+        for name, lesson in (("operators", operator), ("attribute", attribute), ("number or presence", bare)):
+            yield Cell("rule in the demonstrations", name, shots, lambda rng, f=lesson, k=shots: f(rng, index, k + 1))  # type: ignore[misc]
+    for shots in FEWER_SHOTS:
         for kind in ("texture", "size", "count", "shape", "colour"):
             yield Cell("binding by attribute", f"{kind}, named", shots, by(kind, True, shots), True)
             yield Cell("binding by attribute", f"{kind}, not named", shots, by(kind, False, shots), True)
-        for name, lesson in (("operators", operator), ("attribute", attribute), ("number or presence", bare)):
-            yield Cell("rule in the demonstrations", name, shots, lambda rng, f=lesson, k=shots: f(rng, index, k + 1))  # type: ignore[misc]
         for name in (
             "plain_colour",
             "plain_shape",
