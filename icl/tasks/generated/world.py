@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from icl.tasks.generated.ink import SIDE as SIDE  # also world.SIDE: the side of every picture
+from icl.tasks.generated.ink import SIDE as SIDE  # noqa: PLC0414 (world.SIDE, the side of every picture)
 from icl.tasks.generated.ink import ZOOM, Ink, paint_digits, paint_shape
 
 Kind = Literal["single", "plain", "count", "scene", "digits"]
