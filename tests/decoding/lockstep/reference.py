@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from decoding.arm import Arm
+from decoding.base import NewThread
 from decoding.step import scores
 from icl.types import Prompt
 
@@ -74,16 +75,19 @@ class Reference:
             inputs["pixel_values"] = torch.cat(own)
         return inputs
 
-    def compare(self, prompt: Prompt, arm: Arm, tokens: Sequence[int], stops: Set[int] = frozenset()) -> Compared:
+    def compare(
+        self, prompt: Prompt, arm: Arm, tokens: Sequence[int], stops: Set[int] = frozenset(), note: object = None
+    ) -> Compared:
         """Along the tokens that an engine chose. stops: what may come after them, where the answer was stopped."""
-        read = [self.logits(branch, tokens) for branch in arm.strategy.branches(prompt)]
+        read = [self.logits(branch, tokens) for branch in arm.strategy.branches(prompt, note)]
+        threads = [NewThread(prompt.key) for _ in range(SHAKES + 1)]
         wanted: list[Set[int]] = [{token} for token in tokens] + ([stops] if stops else [])
         decided = equal = 0
         noise = torch.Generator().manual_seed(0)
         for step, right in enumerate(wanted):
             own = torch.stack([row[step] for row in read])[:, None]
             shaken = own + TOLERANCE * (2 * torch.rand(len(own), SHAKES, own.shape[-1], generator=noise) - 1)
-            said, faults = scores(arm.strategy, torch.cat([own, shaken], 1), step)
+            said, faults = scores(arm.strategy, torch.cat([own, shaken], 1), step, threads)
             assert not faults
             chosen = arm.sampler.choose(said, [prompt.key] * (SHAKES + 1), step).tolist()
             if len(set(chosen)) == 1:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ import torch
 from reference import Reference
 
 from decoding.arm import parse_arm
+from decoding.check import unmet
 from decoding.jobs import Counters, Failure, Job
 from decoding.loop import TRACE
+from decoding.probe import probe_prompt
 from decoding.score import logprobs_of
 from decoding.step import scores
 from icl.pictures import Picture
+from icl.registry import entries, resolve
+from icl.streams import StreamKey
 from icl.types import Generation, Part, Prompt, Turn
 
 OPTIONS = ("red", "r", "x", "blue or so")
@@ -115,6 +120,40 @@ def test_greedy_without_traces_is_an_ordinary_request(engine: groups.Watched) ->
     assert tokens(grouped) == tokens(plain)
     assert all(answer.trace for answer in grouped)
     assert not any(ask.extra for ask in engine.__dict__["asked"][-1])
+
+
+def test_every_strategy_that_is_registered_decodes_as_it_says(engine: groups.Watched, reference: Reference) -> None:
+    arms = []
+    for name, entry in entries("strategy").items():
+        wraps = "of" in {f.name for f in fields(resolve("strategy", name))}
+        arm = parse_arm({"name": name, "of": "chasd" if name == "random_gate" else "vcd"} if wraps else name)
+        if unmet(arm, engine.abilities) is None:
+            arms.append((entry.name, arm))
+    answers = {"demo[0].answer": "red", "demo[1].answer": "blue", "demo[2].answer": "green"}
+    prompts = [
+        replace(probe_prompt(n), key=StreamKey(5, f"p{n}")).map(
+            lambda part: replace(part, content=answers.get(part.name, part.content))
+        )
+        for n in (2, 3)
+    ]
+    jobs = [Job(prompt, arm, max_new_tokens=6) for _, arm in arms for prompt in prompts]
+    steps = decided = 0
+    for job, answer in zip(jobs, groups.run_jobs(engine, jobs), strict=True):
+        assert isinstance(answer, Generation), (job.arm.label, answer.reason)
+        (note,) = job.arm.strategy.prepare([job.prompt], lambda asked, length: said(engine, asked, length))
+        stops = frozenset(checkpoints.STOPS) if answer.finish == "stop" else frozenset()
+        found = reference.compare(job.prompt, job.arm, answer.tokens, stops, note)
+        assert found.equal == found.decided, (job.arm.label, found)
+        steps, decided = steps + found.steps, decided + found.decided
+    print(f"{len(arms)} strategies, {steps} steps, {decided} decided")
+    assert len(arms) > 6
+    assert decided > 0.8 * steps
+
+
+def said(engine: groups.Watched, prompts: Any, length: int) -> list[str]:
+    """What a strategy's preparation is answered."""
+    jobs = [Job(prompt, parse_arm("greedy"), max_new_tokens=length) for prompt in prompts]
+    return [answer.text for answer in groups.run_jobs(engine, jobs, trace=False)]
 
 
 def test_a_step_that_rules_out_every_token_fails_its_job_alone(engine: groups.Watched) -> None:

@@ -252,8 +252,8 @@ def test_clients_that_hang_up_leave_nothing_behind(serving: Server, expected: li
         given, said = expected[i % len(expected)]
         return tokens(serving.chat(given)) == said
 
-    with ThreadPoolExecutor(24) as pool:
-        assert all(pool.map(one, range(90)))
+    with ThreadPoolExecutor(64) as pool:
+        assert all(pool.map(one, range(500)))
     for _ in range(50):
         if serving.metric("num_requests_running") + serving.metric("num_requests_waiting") == 0:
             break
