@@ -38,18 +38,25 @@ def answer(model: Model, asked: Sequence[Asked], counters: "Counters", done: Don
 
 
 def _through_engine(model: Any, asked: Sequence[Asked], counters: "Counters", done: Done) -> None:
-    from decoding import engine
     from decoding.jobs import Failure, Job
-    from decoding.lockstep import engine as inside
-
-    run_jobs: Callable[..., Any] = inside.run_jobs if "strategies" in model.abilities else engine.run_jobs
 
     jobs = [Job(one.prompt, one.cell.decoding, _options(one), one.cell.score, one.cell.max_new_tokens) for one in asked]
 
     def finished(i: int, result: Generation | Failure) -> None:
         done(asked[i], result.reason if isinstance(result, Failure) else result)
 
-    run_jobs(model, jobs, counters, done=finished)
+    engine_of(model)(model, jobs, counters, done=finished)
+
+
+def engine_of(model: Model) -> Callable[..., Any]:
+    """`run_jobs` of the engine that runs strategies on this model: inside its own, or the token loop."""
+    if "strategies" in model.abilities:
+        from decoding.lockstep.engine import run_jobs as inside
+
+        return inside
+    from decoding.engine import run_jobs
+
+    return run_jobs
 
 
 def _options(one: Asked) -> tuple[str, ...]:

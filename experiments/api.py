@@ -61,20 +61,31 @@ def compose(composer: Any, context: Context) -> Prompt:
 
 
 def answer(model: "Model", prompt: Prompt, decoding: Any = "greedy", max_new_tokens: int = 16) -> dict[str, Generation]:
-    """The model's answers to one prompt: label of the decoding -> generation. decoding: a node, or a list of nodes."""
+    """The model's answers to one prompt: label of the decoding -> generation. decoding: a node, or a list of nodes.
+
+    Raises ConfigError for a node that is none; PlanError where the model cannot run it, reads more than a prompt (an
+    oracle, most fakes), or failed.
+    """
     from decoding.arm import parse_arm
     from decoding.check import unmet
-    from decoding.engine import run_jobs
     from decoding.jobs import Failure, Job
+    from experiments.answers import engine_of
+    from icl.models.base import Request
 
     arms = [parse_arm(node) for node in (decoding if isinstance(decoding, list | tuple) else [decoding])]
     for arm in arms:
         if problem := unmet(arm, model.abilities):
             raise PlanError(problem)
+    if not model.abilities & {"logits", "strategies"}:
+        if model.needs:
+            raise PlanError(
+                f"this model reads {' and '.join(sorted(model.needs))} beside a prompt. Run a grid with it."
+            )
+        (only,) = model.generate([Request(prompt, max_new_tokens=max_new_tokens)])
+        return {arm.label: only for arm in arms}
     jobs = [Job(prompt, arm, max_new_tokens=max_new_tokens) for arm in arms]
     said: dict[str, Generation] = {}
-    any_model: Any = model
-    for arm, result in zip(arms, run_jobs(any_model, jobs), strict=True):
+    for arm, result in zip(arms, engine_of(model)(model, jobs), strict=True):
         if isinstance(result, Failure):
             raise PlanError(result.reason)
         said[arm.label] = result

@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,8 @@ import pytest
 import icl
 from experiments.api import answer
 from icl.errors import ConfigError, PlanError, StoreError
+from icl.models.base import Request
+from icl.models.fake import Fake
 
 
 def test_a_context_in_a_notebook_is_the_one_that_a_run_shows(shapes: str, mapping: Any, tmp_path: Path) -> None:
@@ -33,6 +36,19 @@ def test_one_prompt_is_answered_by_several_decodings(shapes: str, toy: str) -> N
     assert len({generation.text for generation in said.values()}) == 1
     with pytest.raises(PlanError, match="decoding 'vcd' needs next-token logits"):
         answer(icl.load_model("fake-gold"), prompt, "vcd")
+
+
+@dataclass(frozen=True)
+class Talker(Fake):
+    def answer_to(self, request: Request) -> str:
+        return f"{len(request.prompt.pictures)} pictures"
+
+
+def test_a_model_that_only_answers_is_asked_for_the_prompt_and_nothing_else(shapes: str) -> None:
+    prompt = icl.compose("chat", icl.retrieve("random", icl.load_task(shapes), "q-0000", shots=2))
+    assert answer(Talker(), prompt)["greedy"].text == "3 pictures"
+    with pytest.raises(PlanError, match="reads demos beside a prompt"):
+        answer(icl.load_model("fake-vote"), prompt)
 
 
 def test_a_run_is_read_back_as_a_frame_with_a_column_an_axis_and_a_metric(mapping: Any, tmp_path: Path) -> None:
