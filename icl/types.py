@@ -203,7 +203,10 @@ class Usage:
 
 @dataclass(frozen=True)
 class Generation:
-    """finish: 'stop' or 'length'. trace: numbers a strategy's steps left behind (name -> one value a step)."""
+    """finish: 'stop' or 'length'. trace: numbers a strategy's steps left behind (name -> one value a step).
+
+    tokens: without the one that ended it. option_scores: option -> log-probability, where options were scored.
+    """
 
     text: str
     tokens: tuple[int, ...] = ()

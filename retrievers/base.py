@@ -56,7 +56,10 @@ class EmbeddingModel(Protocol):
 
 @dataclass(frozen=True)
 class Resources:
-    """What a retriever may use besides the pool. seed: of the cell, for `icl.streams`; model: where it is needed."""
+    """What a retriever may use besides the pool.
+
+    seed: of the cell, for `icl.streams`. model: where it is needed. cache: folder of embeddings; None: the usual one.
+    """
 
     seed: int = 0
     model: "Model | None" = None

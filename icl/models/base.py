@@ -39,7 +39,9 @@ class Model(Protocol):
 
     A class may say more of itself: `quantizations`, the settings it can be run in; `adapters`, whether it takes any;
     `counts_exactly = False`, where tokens are only estimated. One whose answers arrive one by one has `answer_each`
-    (see `icl.models.remote`), so that each is kept as soon as it is there.
+    (see `icl.models.remote`), so that each is kept as soon as it is there. The runner prints `notes` once the model is
+    loaded, and calls `unload()` after its last cell. With sessions, `token_budget` is what one prefill may hold and
+    `batch_tokens` what all rows of a batch may (see `decoding.batches`).
     """
 
     abilities: ClassVar[frozenset[str]]

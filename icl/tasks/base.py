@@ -44,7 +44,10 @@ class Pool:
 
 @runtime_checkable
 class Task(Protocol):
-    """A component of kind `task`: a frozen dataclass; reading data waits for the first access of `queries`."""
+    """A component of kind `task`: a frozen dataclass; reading data waits for the first access of `queries`.
+
+    One whose pool may hold the query's own picture says `pool_shares_pictures = True`; it is never shown with it.
+    """
 
     @property
     def title(self) -> str:
