@@ -22,7 +22,7 @@ def show_comparison(table: "DataFrame", view: View, console: "Console") -> None:
     from rich.text import Text
 
     axes = [axis for axis in view.axes if table[axis].nunique() > 1] or ["decoding"]
-    corrected = bool((table["p_corrected"] != table["p"]).any())
+    corrected = table.attrs["correct"] == "holm" and bool((table["family"] > 1).any())
     columns = _columns(table, axes, corrected)
     for name in DISPENSABLE:
         if _width(columns) > console.width:

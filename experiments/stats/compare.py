@@ -36,8 +36,9 @@ def compare(
 ) -> "DataFrame":
     """A row an arm that has a reference arm, with the columns of RESULT after its axes.
 
-    p_corrected is over `family` rows. Raises ConfigError for an axis, value or metric that the frame lacks and where no
-    arm has a reference; UnpairedError where two arms do not stand on the same queries and seeds.
+    p_corrected is over `family` rows; `attrs["correct"]` says how. Raises ConfigError for an axis, value or metric that
+    the frame lacks and where no arm has a reference; UnpairedError where two arms do not stand on the same queries and
+    seeds.
     """
     import pandas as pd
 
@@ -69,7 +70,9 @@ def compare(
         table.loc[rows_of.index, "p_corrected"] = holm(p) if correct == "holm" else p
         table.loc[rows_of.index, "family"] = len(rows_of)
     table["family"] = table["family"].astype(int)
-    return table[[*axes, *RESULT]]
+    table = table[[*axes, *RESULT]]
+    table.attrs["correct"] = correct
+    return table
 
 
 def verdicts(table: "DataFrame") -> list[Verdict]:

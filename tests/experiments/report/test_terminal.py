@@ -3,7 +3,10 @@ import io
 import pytest
 from rich.console import Console
 
+from experiments.report.comparison import show_comparison
 from experiments.report.terminal import show
+from experiments.report.view import view
+from experiments.stats.compare import compare
 
 
 def shown(run, width):
@@ -57,3 +60,13 @@ def test_failed_samples_are_told(written):
 
 def test_markup_in_names_is_text(written):
     assert "[bold]task" in shown(written(queries=4, tasks=("[bold]task",)), 100)
+
+
+@pytest.mark.parametrize("correct", ["holm", "none"])
+def test_a_correction_is_told_even_where_it_changes_no_p(written, correct):
+    seen = view(written(queries=4))
+    table = compare(seen.scores, seen.to, seen.metric, correct=correct, axes=seen.axes)
+    table[["p", "p_corrected"]] = 1.0
+    out = io.StringIO()
+    show_comparison(table, seen, Console(file=out, width=120))
+    assert (f"Holm over {len(table)} comparisons" in out.getvalue()) == (correct == "holm")
