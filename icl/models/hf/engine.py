@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from icl.errors import ModelError
-from icl.models.hf import placing, quantizing, selfcheck
+from icl.models.hf import placing, quantizing, selfcheck, version
 from icl.models.hf.counters import Counters
 from icl.models.hf.encode import PictureEncoder
 from icl.models.hf.heap import keep_freed_memory
@@ -22,6 +22,7 @@ class Engine:
     """What `HF.load` makes. notes: what is switched off for this checkpoint, and why."""
 
     def __init__(self, hf: "HF") -> None:
+        version.check()
         processor = hf.checkpoint.processor
         if placing.device(hf.device, hf.device_map)[0] == "cpu":
             keep_freed_memory()
