@@ -1,4 +1,4 @@
-"""Sessions need a transformers whose forwards take `cache` and `mm_encoder_outputs`; an older one ignores them silently.
+"""Sessions need a transformers whose forwards take `cache` and `mm_encoder_outputs`; an older one ignores them.
 
 The package itself admits older releases, because vLLM pins one and needs this backend for rendering alone.
 """
@@ -17,6 +17,6 @@ def check(installed: str | None = None) -> None:
     found = installed or version("transformers")
     if Version(found) < Version(LEAST):
         raise ModelError(
-            f"the backend 'hf' needs transformers {LEAST} or newer to answer, and this environment has {found} (vLLM pins "
-            "it). Use `model: vllm` here, or another environment for `model: hf`."
+            f"the backend 'hf' needs transformers {LEAST} or newer to answer, and this environment has {found} (vLLM "
+            "pins it). Use `model: vllm` here, or another environment for `model: hf`."
         )
