@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from experiments.store import made
 from icl.errors import StoreError
 
 
@@ -33,7 +34,8 @@ def writing(folder: Path) -> Iterator[None]:
         raise StoreError(f"{folder} cannot be written: {error.strerror or error}.") from error
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        holder.write_text(json.dumps({"process": os.getpid(), "machine": platform.node(), "since": since}))
+        with made(holder):
+            holder.write_text(json.dumps({"process": os.getpid(), "machine": platform.node(), "since": since}))
         yield
     finally:
         holder.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """From an answer to a line of the store: scores, the baselines of the same demonstrations, ids and digests."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -27,6 +28,8 @@ class Recorder:
     def sample(self, asked: Asked, answer: Answer) -> Sample:
         """The sample of an answer, or a failed one where the answer is a reason."""
         shared = self._shared(asked.item)
+        if isinstance(answer, Generation) and (bad := _not_numbers(answer)):
+            answer = f"the model's score of {', '.join(map(repr, bad))} is not a number (NaN)."
         if isinstance(answer, str):
             return Sample(cell=asked.cell.digest, seed=asked.cell.seed, failed=answer, **shared)
         return Sample(
@@ -84,6 +87,11 @@ def baselines(metrics: Mapping[str, Metric], demos: Sequence[Demo], example: Exa
     said = {name: say(demos, example.query) for name, say in BASELINES.items()} if demos else {}
     judged = {name: judge.score(Generation(text), example) for name, text in said.items() if text is not None}
     return {name: value for name, value in judged.items() if value is not None}
+
+
+def _not_numbers(answer: Generation) -> list[str]:
+    """Options whose scores cannot be ranked; minus infinity can."""
+    return [option for option, score in (answer.option_scores or {}).items() if math.isnan(score)]
 
 
 def _owners(prompt: Prompt) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from experiments.grid import Grid
 from experiments.machine import facts, now
 from experiments.state import as_json, describe_cells, metrics_told
 from experiments.store import Store
+from icl.errors import StoreError
 
 if TYPE_CHECKING:
     from icl.models.base import Model
@@ -65,7 +66,11 @@ class Session:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         state = "finished" if kind is None else "interrupted" if kind is KeyboardInterrupt else "stopped"
-        self._write({"end": now(), "state": state, **({"reason": str(error)} if state == "stopped" else {})})
+        try:
+            self._write({"end": now(), "state": state, **({"reason": str(error)} if state == "stopped" else {})})
+        except StoreError:  # a full disk has been told already, with what to do
+            if kind is None:
+                raise
 
     def count(self, model: "Model") -> None:
         """Takes over the model's counters."""

@@ -93,15 +93,20 @@ def forked(folder: Path) -> Path:
 
 def _check_shared(store: Store, grid: Grid) -> None:
     told = store.run()
-    if told is None:
-        if store.folder.is_dir() and any(p for p in store.folder.iterdir() if not p.name.startswith(".")):
+    if told is None:  # a new run, or one that was killed before it had written run.json
+        cells = sorted(path.parent.name for path in store.folder.glob("cells/*/cell.json"))
+        if not cells and store.folder.is_dir() and any(p for p in store.folder.iterdir() if not _of_a_run(p)):
             raise StoreError(f"{store.folder} is not a run directory and is not empty. Use another name.")
-        return
+        told = {"cells": cells}
     old: Sequence[str] = [digest for digest in told.get("cells", []) if _has_samples(store, digest)]
     if not old or {cell.digest for cell in grid.cells} & set(old):
         return
     differs = _differences(store, old, grid)
     raise StoreError(f"{store.folder} was made with another config ({differs}). {REMEDY}")
+
+
+def _of_a_run(path: Path) -> bool:
+    return path.name.startswith(".") or path.name == "cells"
 
 
 def _has_samples(store: Store, digest: str) -> bool:

@@ -13,6 +13,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from io import FileIO
 from pathlib import Path
@@ -82,11 +83,14 @@ class Store:
 
     def _lines(self, digest: str) -> Iterator[dict[str, Any]]:
         for path in sorted(self.cell_folder(digest).glob("*.jsonl")):
-            with path.open("rb") as file:
-                for raw in file:
-                    line = _parsed(raw)
-                    if line is not None:
-                        yield line
+            try:
+                with path.open("rb") as file:
+                    for raw in file:
+                        line = _parsed(raw)
+                        if line is not None:
+                            yield line
+            except OSError as error:
+                raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 class Writer:
@@ -135,7 +139,7 @@ class Writer:
 def line_of(sample: Sample) -> bytes:
     """The sample as one JSON line, without its empty fields."""
     told = {name: value for name in _FIELDS if (value := getattr(sample, name)) or name == "seed"}
-    return json.dumps(told, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(told, ensure_ascii=False).encode(errors="replace") + b"\n"  # half of a surrogate pair: ?
 
 
 def repair(path: Path) -> bool:
@@ -161,6 +165,15 @@ def repair(path: Path) -> bool:
 def write_json(path: Path, told: Mapping[str, Any]) -> None:
     """In one step: a reader sees the old file or the new one, never a part."""
     _write(path, (json.dumps(told, indent=1, ensure_ascii=False, default=repr) + "\n").encode())
+
+
+@contextmanager
+def made(path: Path) -> Iterator[None]:
+    """Around the writing of a file that a person reads: a disk that is full or read-only is told, not traced."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{error.filename or path} cannot be written: {error.strerror or error}.") from error
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -191,9 +204,12 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _parsed(raw: bytes) -> dict[str, Any] | None:
-    """The sample of a line; None for half a line."""
+    """The sample of a line; None for half a line, and for what no sample's line is."""
     try:
         line = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return line if isinstance(line, dict) and isinstance(line.get("query"), str) else None
+    if not isinstance(line, dict) or not isinstance(line.get("scores", {}), dict):
+        return None
+    whole = isinstance(line.get("query"), str) and isinstance(line.get("cell"), str) and type(line.get("seed")) is int
+    return line if whole and all(isinstance(v, int | float) for v in line.get("scores", {}).values()) else None

@@ -21,6 +21,7 @@ from experiments.stats import wording
 from experiments.stats.arms import told
 from experiments.stats.compare import verdicts
 from experiments.stats.pairs import UnpairedError
+from experiments.store import made
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -43,6 +44,11 @@ class Written:
 def write(run: Run | View, per_cell: int = browser.PER_CELL) -> Written:
     """report.html, tables/*.csv and figures/*.svg in the run directory. Raises StoreError, ConfigError."""
     seen = run if isinstance(run, View) else view(run)
+    with made(seen.path):
+        return _write(seen, per_cell)
+
+
+def _write(seen: View, per_cell: int) -> Written:
     found = tables.task_tables(seen)
     differences, refused = _differences(seen)
     report = seen.path / "report.html"

@@ -22,6 +22,7 @@ def command(
     from experiments.analyses.show import show
     from experiments.loaded import load_run
     from experiments.report.view import view
+    from experiments.store import made
 
     if not name:
         known = catalogue()
@@ -33,5 +34,6 @@ def command(
     table = analyse(view(load_run(run), metric or None))
     show(table, Console())
     if csv is not None:
-        table.to_csv(csv, index=False)
+        with made(csv):
+            table.to_csv(csv, index=False)
         print(f"wrote {csv}")

@@ -31,6 +31,7 @@ def command(
     from experiments.report.detail import settings
     from experiments.report.view import view
     from experiments.stats.compare import BASELINE, compare
+    from experiments.store import made
     from experiments.vocabulary import CORRECTIONS
 
     if correct and correct not in CORRECTIONS:
@@ -43,5 +44,6 @@ def command(
     table = compare(seen.scores, reference, seen.metric, correct=correct or seen.correct, by=by or (), axes=seen.axes)
     show_comparison(table, seen, Console())
     if csv is not None:
-        table.to_csv(csv, index=False)
+        with made(csv):
+            table.to_csv(csv, index=False)
         print(f"wrote {csv}")

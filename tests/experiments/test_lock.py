@@ -37,3 +37,14 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be made: "), writing(tmp_path / "file" / "run"):
         pass
+
+
+def test_a_holder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / ".holder.json").symlink_to("/dev/full")
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with (
+        pytest.raises(StoreError, match=r"holder\.json cannot be written: No space left on device\."),
+        writing(tmp_path),
+    ):
+        pass

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from experiments.progress import Silent
 from experiments.run import Outcome, run
 from experiments.store import Store
 from icl.errors import DataError, StoreError
+from icl.models.base import Request
+from icl.types import Generation
 
 Mapping = Callable[..., dict[str, Any]]
 
@@ -208,6 +211,36 @@ def test_a_folder_of_something_else_is_refused(mapping: Mapping, tmp_path: Path)
         go(mapping(), tmp_path)
 
 
+def test_a_run_that_was_killed_before_it_wrote_its_run_file_goes_on(mapping: Mapping, tmp_path: Path) -> None:
+    go(mapping(), tmp_path)
+    (tmp_path / "t" / "run.json").unlink()
+    assert go(mapping(), tmp_path).present == 6
+    (tmp_path / "t" / "run.json").unlink(missing_ok=True)
+    with pytest.raises(StoreError, match="was made with another config"):
+        go(mapping(model="fake-vote"), tmp_path)
+
+
+def test_scores_that_are_no_numbers_fail_their_samples(mapping: Mapping, tmp_path: Path) -> None:
+    def answer(request: Request) -> Generation:
+        return Generation("x", option_scores=dict.fromkeys(request.options, math.nan))
+
+    config = mapping(model={"name": "fake-scripted", "answer": answer}, score="options")
+    assert go(config, tmp_path).failed == 6
+    reasons = [why for cell in Store(tmp_path / "t").folder.glob("cells/*") for why in failed_of(cell)]
+    assert len(reasons) == 6
+    assert all(why.endswith("is not a number (NaN).") for why in reasons)
+
+
+def test_a_full_disk_keeps_its_own_words(mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("cells cannot be written: make room.")
+
+    monkeypatch.setattr("experiments.store.Writer.append", full)
+    monkeypatch.setattr("experiments.session.Session._write", lambda *_: full())
+    with pytest.raises(StoreError, match="make room"):
+        go(mapping(), tmp_path)
+
+
 def test_a_run_file_tells_config_versions_machine_sessions_and_cost(mapping: Mapping, toy: str, tmp_path: Path) -> None:
     go(mapping(model=toy), tmp_path)
     told = Store(tmp_path / "t").run() or {}
@@ -277,3 +310,7 @@ def test_a_model_with_other_parameters_under_the_same_name_is_told_as_such(
     go(mapping(model={"name": toy}), tmp_path)
     with pytest.raises(StoreError, match=r"another config \(model ToyModel with other parameters or code\)"):
         go(mapping(model={"name": toy, "salt": "x"}), tmp_path)
+
+
+def failed_of(cell: Path) -> list[str]:
+    return list(Store(cell.parents[1]).done(cell.name)[1].values())

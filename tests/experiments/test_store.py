@@ -89,6 +89,37 @@ def test_a_garbled_line_in_the_middle_is_as_if_it_were_not_there(tmp_path: Path)
     assert store.done("c")[0] == {"q1", "q2"}
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"query": "q9"}',
+        b'{"query": "q9", "cell": "c", "seed": "0"}',
+        b'{"query": "q9", "cell": "c", "seed": 0, "scores": 5}',
+        b'{"query": "q9", "cell": "c", "seed": 0, "scores": {"strict": "x"}}',
+        b"[" * 100_000,
+        b"\xff",
+    ],
+)
+def test_a_line_that_no_run_wrote_counts_for_nothing(tmp_path: Path, line: bytes) -> None:
+    store = Store(tmp_path)
+    write(store, sample("q1"))
+    lines(store).write_bytes(line + b"\n" + lines(store).read_bytes())
+    assert store.done("c")[0] == {"q1"}
+
+
+def test_half_of_a_surrogate_pair_in_an_answer_loses_no_sample(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, Sample(cell="c", query="q1", seed=0, output="a\ud800b"))
+    assert [line["output"] for line in store.samples("c")] == ["a?b"]
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    lines(store).mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"0\.jsonl cannot be read: Is a directory\."):
+        store.done("c")
+
+
 def test_more_cells_than_open_files_are_written(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with Writer(store) as writer:

@@ -37,6 +37,17 @@ def test_compare_stands_every_arm_against_its_reference(rehearsal, capsys, tmp_p
     assert (tmp_path / "out.csv").read_text().count("\n") == 4
 
 
+def test_a_file_that_cannot_be_written_is_told(written, tmp_path, capsys):
+    run = written()
+    for words in (["compare", str(run.path)], ["analyze", str(run.path), "shot_curve"]):
+        assert main([*words, "--csv", str(tmp_path / "no" / "out.csv")]) == 2
+        assert "out.csv cannot be written: " in capsys.readouterr().err
+    (run.path / "report.html").unlink(missing_ok=True)
+    (run.path / "report.html").mkdir()
+    assert main(["report", str(run.path)]) == 2
+    assert "report.html cannot be written: Is a directory." in capsys.readouterr().err
+
+
 def test_compare_takes_another_reference_and_family(rehearsal, capsys):
     assert main(["compare", str(rehearsal.path), "--to", "shots=0", "--by", "model", "--metric", "strict"]) == 0
     told = capsys.readouterr().out
