@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from icl.errors import ConfigError, ModelError, did_you_mean
 from icl.models.base import Request
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from icl.models.hf.rows import Rows
 
 CHOICES = ("dtype", "quantize", "compute_dtype")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-QUANTIZE = ("none", "nf4", "fp4", "int8")
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantize = Literal["none", "nf4", "fp4", "int8"]
+DTYPES: tuple[str, ...] = get_args(Dtype)
+QUANTIZE: tuple[str, ...] = get_args(Quantize)
 FOUR_BITS = ("double_quant", "compute_dtype", "quantize_vision", "quantize_head")
 READ_BY = {"nf4": FOUR_BITS, "fp4": FOUR_BITS, "int8": ("outlier_threshold", "quantize_vision", "quantize_head")}
 """The settings that a quantization reads."""
@@ -42,15 +44,13 @@ class HF:
     adapters: ClassVar[bool] = True
 
     path: str = "tiny"  # hub id, folder, or `tiny`: the checkpoint that comes with the toolkit
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = (
-        "auto"  # auto: float32 on a CPU, else the checkpoint's own
-    )
+    dtype: Dtype = "auto"  # auto: float32 on a CPU, else the checkpoint's own
     device: str = "auto"  # auto: cuda where there is one; cpu, cuda, cuda:1, mps
     device_map: str | None = None  # of accelerate (auto, balanced, …), to spread the layers; device is not read then
     attn_implementation: str = "auto"  # auto: transformers chooses; sdpa, eager, flash_attention_2
-    quantize: Literal["none", "nf4", "fp4", "int8"] = "none"  # weights by bitsandbytes; none: as the checkpoint is
+    quantize: Quantize = "none"  # weights by bitsandbytes; none: as the checkpoint is
     double_quant: bool = False  # nf4, fp4: the scales of 64 weights in 8 bits too
-    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # nf4, fp4: of products; auto: dtype
+    compute_dtype: Dtype = "auto"  # nf4, fp4: of products; auto: dtype
     outlier_threshold: NonNegative = 6.0  # int8: larger inputs run in 16 bits; 0: none, a row is the same in any batch
     quantize_vision: bool = False  # also the vision tower and what joins it to the language model
     quantize_head: bool = False  # also the output head
