@@ -15,6 +15,7 @@ from icl.errors import ICLError, did_you_mean, printable
 HEAD = "Research on in-context learning with multimodal language models."
 WRONG = 2
 """Exit status of a command that could not start: config, data, plan, store. A run with failed samples ends with 1."""
+INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,15 +55,18 @@ def commands() -> dict[str, str]:
 def _call(name: str, words: list[str]) -> int:
     import importlib
 
-    import typer
-
-    module = importlib.import_module(f"icl.cli.{name.replace('-', '_')}")
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command(help=f"{module.__doc__}\n\n{module.command.__doc__ or ''}")(module.command)
     try:
+        import typer
+
+        module = importlib.import_module(f"icl.cli.{name.replace('-', '_')}")
+        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+        app.command(help=f"{module.__doc__}\n\n{module.command.__doc__ or ''}")(module.command)
         app(args=words, prog_name=f"icl {name}")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:  # while the command is still being imported
+        print("stopped.", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 

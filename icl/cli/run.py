@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
+from icl.cli.main import INTERRUPTED
 from icl.errors import ICLError
-
-INTERRUPTED = 130
 
 
 def command(
@@ -22,16 +21,19 @@ def command(
 
     Exit status: 0 if every sample is there, 1 if some failed, 2 if the run could not start, 130 after Ctrl-C.
     """
+    try:
+        _run(file, overrides or [], runs, quiet, fork)
+    except KeyboardInterrupt:
+        print("stopped. What is finished is kept; the same command goes on from there.", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, fork: bool) -> None:
     from experiments.config import load
     from experiments.progress import progress
     from experiments.run import run
 
-    config = load(file, overrides or ())
-    try:
-        done = run(config, runs, progress(quiet), fork)
-    except KeyboardInterrupt:
-        print("stopped. What is finished is kept; the same command goes on from there.", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
+    done = run(load(file, overrides), runs, progress(quiet), fork)
     for warning in done.warnings:
         print(warning, file=sys.stderr)
     report = done.folder / "report.html"

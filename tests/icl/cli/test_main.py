@@ -224,16 +224,26 @@ def test_a_run_with_another_config_under_its_name_is_refused_or_forked(icl: ICL,
     assert (forked.status, "runs/small-2" in forked.err) == (0, True)
 
 
+@pytest.mark.parametrize("where", ["experiments.config.load", "experiments.run.run", "icl.cli.run._shown"])
 def test_ctrl_c_says_that_nothing_is_lost(
-    icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+    icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def stopped(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("experiments.run.run", stopped)
+    monkeypatch.setattr(where, stopped)
     told = icl("run", grid(RUN))
     assert told.status == 130
-    assert told.err == "stopped. What is finished is kept; the same command goes on from there.\n"
+    assert told.err.endswith("stopped. What is finished is kept; the same command goes on from there.\n")
+
+
+def test_ctrl_c_while_a_command_is_imported_is_told(icl: ICL, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("importlib.import_module", stopped)
+    told = icl("run", "x.yaml")
+    assert (told.status, told.err) == (130, "stopped.\n")
 
 
 def test_a_process_that_is_interrupted_ends_with_130_and_resumes(grid: Callable[[str], str], tmp_path: Path) -> None:
