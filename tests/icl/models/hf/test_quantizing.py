@@ -55,12 +55,39 @@ def test_the_language_model_is_quantized_and_near_to_full_precision(
     want, got = logits(full), logits(few)
     assert few.notes == ()
     assert float((want - got).abs().max()) > 0
-    assert agreement(want, got) > (0.99 if setting["quantize"] == "int8" else 0.7)
+    assert agreement(want, got) > (0.999 if setting["quantize"] == "int8" else 0.95)
     mine = "Linear8bitLt" if setting["quantize"] == "int8" else "Linear4bit"
     for name, kind in kinds(few).items():
         assert kind == (mine if "layers" in name and "vision" not in name else "Linear"), name
     sizes = [hf.engine.runner.model.get_memory_footprint() for hf in (full, few)]
     assert sizes[1] < 0.8 * sizes[0]
+
+
+ROWS_OF_WHOLE_BLOCKS = pytest.mark.xfail(
+    not torch.cuda.is_available(),
+    strict=True,
+    reason="on a CPU bitsandbytes takes the scale of a wrong block where a row is not whole blocks (160 = 2.5 x 64)",
+)
+
+
+@pytest.mark.parametrize("path", [pytest.param("tiny", marks=ROWS_OF_WHOLE_BLOCKS), "llava"])
+@pytest.mark.parametrize("setting", SETTINGS[:3], ids=lambda setting: "-".join(map(str, setting.values())))
+def test_no_weight_is_further_off_than_half_a_gap_between_codes(
+    path: str, setting: dict[str, Any], folder_of: FolderOf
+) -> None:
+    """By hand .152 (nf4) and .167 (fp4) of the block's largest; bfloat16 and rounded scales add a hundredth."""
+    full = HF(path=path if path == "tiny" else str(folder_of(path)))
+    few = replace(full, **setting)
+    full.load()
+    few.load()
+    weights = dict(full.engine.runner.model.named_parameters())
+    for name, layer in few.engine.runner.model.named_modules():
+        if type(layer).__name__ == "Linear4bit":
+            want = weights[f"{name}.weight"].detach()
+            assert layer.bias is None, name
+            got = layer(torch.eye(want.shape[1], device=want.device)).T
+            off, most = ((w.abs().reshape(-1, 64).amax(1)) for w in (got - want, want))
+            assert float((off / most).max()) < 0.18, name
 
 
 @pytest.mark.parametrize("quantize", ["nf4", "int8"])
