@@ -59,6 +59,13 @@ def check_data(grid: Grid) -> None:
                 f"{grid.config.where('score')}: score: options needs answers to choose among, and query '{bare}' of "
                 f"task '{task.title}' has none. Use score: generate, or give the task options."
             )
+        if not any(set(query.answers) & set(query.options) for query in task.queries):
+            query = task.queries[0]
+            options = ", ".join(map(repr, query.options))
+            raise PlanError(
+                f"{grid.config.where('score')}: score: options, and no query of task '{task.title}' has its answer "
+                f"among its options ('{query.id}' has '{query.answer}' and {options}). Write them alike."
+            )
 
 
 def data_digests(task: "Task") -> dict[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from experiments.grid import Cell
-from icl.errors import ICLError
+from icl.errors import ICLError, PlanError
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Prompt, Query, Scored
 from prompts.budget import fit
@@ -86,6 +86,8 @@ class Retrieval:
         for i, pool in enumerate(pools):
             together.setdefault(id(pool), []).append(i)
         gold = "gold" in cell.retriever.needs  # an oracle that says so gets the examples
+        if len(together) > 1:
+            self._prepare(cell.retriever, cell.seed, [pools[places[0]] for places in together.values()], queries)
         for places in together.values():
             asked: list[Any] = [queries[i] if gold else queries[i].query for i in places]
             try:
@@ -93,15 +95,30 @@ class Retrieval:
             except ICLError as error:
                 answers: Sequence[Found] = [str(error)] * len(places)
             else:
-                answers = _retrieved(fitted, asked, cell.shots)
+                given = _retrieved(fitted, asked, cell.shots)
+                answers = [_sound(cell.retriever, one, cell.shots, pools[places[0]]) for one in given]
             for place, answer in zip(places, answers, strict=True):
                 found[place] = answer
         return found
 
+    def _prepare(self, retriever: "Retriever", seed: int, pools: Sequence["Pool"], queries: Sequence[Example]) -> None:
+        """Lets a retriever that can (optional `prepare`) read many small pools at once instead of one by one."""
+        prepare = getattr(retriever, "prepare", None)
+        if prepare is None:
+            return
+        items = [*(example for pool in pools for example in pool.examples), *(query.query for query in queries)]
+        try:
+            prepare(items, self._resources(retriever, seed))
+        except ICLError:
+            return  # one of them cannot be read: pool by pool, the error finds the sample that it belongs to
+
+    def _resources(self, retriever: "Retriever", seed: int) -> Resources:
+        return Resources(seed, self.model if "model" in retriever.needs else None)
+
     def _fit(self, retriever: "Retriever", seed: int, pool: "Pool", shared: bool) -> FittedRetriever:
         key = (id(retriever), seed, id(pool))
         if key not in self.fitted:
-            fitted = retriever.fit(pool, Resources(seed, self.model if "model" in retriever.needs else None))
+            fitted = retriever.fit(pool, self._resources(retriever, seed))
             if not shared:
                 return fitted
             self.fitted[key] = fitted, pool
@@ -111,11 +128,31 @@ class Retrieval:
 def _retrieved(fitted: FittedRetriever, queries: Sequence[Query], shots: int) -> Sequence[Found]:
     """In one call; query by query where that fails, so that one unreadable picture fails one sample."""
     try:
-        return fitted.retrieve(queries, shots)
+        found = fitted.retrieve(queries, shots)
     except ICLError as error:
         if len(queries) == 1:
             return [str(error)]
         return [one for query in queries for one in _retrieved(fitted, [query], shots)]
+    if not isinstance(found, Sequence) or len(found) != len(queries):
+        told = f"{len(found)} answers" if isinstance(found, Sequence) else type(found).__name__
+        raise PlanError(
+            f"{type(fitted).__name__}.retrieve gave {told} for {len(queries)} queries. It returns a list with a tuple "
+            "of Scored for each query (icl check retriever …)."
+        )
+    return found
+
+
+def _sound(retriever: "Retriever", found: Found, shots: int, pool: "Pool") -> Found:
+    """The answer, or what is wrong with it: fewer demonstrations than shots would pass for a few-shot result."""
+    if isinstance(found, str):
+        return found
+    name = type(retriever).__name__
+    strange = next((one.id for one in found if one.id not in pool.by_id), None)
+    if strange is not None:
+        return f"retriever {name} gave '{strange}', which is not in the pool."
+    if len(found) != shots and getattr(retriever, "exact", True):
+        return f"retriever {name} gave {len(found)} demonstrations for {shots} shots (one that means to sets `exact`)."
+    return found
 
 
 def contexts(retrieval: Retrieval, recipes: Sequence[Recipe], queries: Sequence[Example]) -> Iterator[list[Written]]:

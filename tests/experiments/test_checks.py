@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,17 @@ def test_option_scoring_needs_options(yaml_file: Write) -> None:
         f"{path}:3: score: score: options needs answers to choose among, and query 'q-0000' of task 'shapes' has none. "
         "Use score: generate, or give the task options."
     )
+
+
+def test_options_that_never_hold_the_answer_are_refused(tmp_path: Path, yaml_file: Write) -> None:
+    rows = [{"question": f"{i}?", "answer": "yes", "options": ["Ja", "Nein"], "id": str(i)} for i in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = "{question: question, answer: answer, options: options, id: id}"
+    path = yaml_file(
+        f"task: {{name: hub, path: {tmp_path / 'rows.jsonl'}, columns: {columns}}}\nmodel: fake-gold\nscore: options\n"
+    )
+    with pytest.raises(PlanError, match=r"no query of task .* among its options .*'yes' and 'Ja', 'Nein'"):
+        check_data(expand(load(path)))
 
 
 def test_a_task_without_queries_is_refused(yaml_file: Write) -> None:

@@ -2,10 +2,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import pytest
+
 from experiments.config import load
 from experiments.contexts import Retrieval, Written, contexts, recipes_of, written
 from experiments.grid import expand
-from icl.errors import PictureError
+from icl.errors import PictureError, PlanError
 from icl.tasks.base import Pool
 from icl.types import Query, Scored
 from retrievers.base import Resources
@@ -87,3 +89,50 @@ def test_a_prompt_draws_from_the_stream_of_its_seed_and_query(mapping: Any) -> N
     (row, *_) = rows(mapping, Counting(), seeds=[0, 7])
     keys = [item.prompt.key for item in row if item.prompt is not None]
     assert [(key.seed, key.query) for key in keys] == [(0, "q-0000"), (7, "q-0000")]
+
+
+@dataclass(frozen=True)
+class Faulty(Counting):
+    """Gives what `how` says instead of what it is asked for."""
+
+    how: str = "few"
+
+    def retrieve(self, queries: Sequence[Query], k: int) -> Any:
+        whole = super().retrieve(queries, k)
+        strange = [(Scored("nowhere"),) * k for _ in queries]
+        return {"few": [one[:-1] for one in whole], "strange": strange, "none": None, "short": whole[:-1]}[self.how]
+
+
+@pytest.mark.parametrize(("how", "told"), [("few", "gave 1 demonstrations for 2 shots"), ("strange", "'nowhere'")])
+def test_a_retriever_that_gives_too_few_or_strangers_fails_its_samples(mapping: Any, how: str, told: str) -> None:
+    for (item,) in rows(mapping, Faulty(how=how)):
+        assert item.prompt is None
+        assert told in str(item.failed)
+
+
+@pytest.mark.parametrize("how", ["none", "short"])
+def test_a_retriever_that_does_not_answer_query_by_query_is_refused(mapping: Any, how: str) -> None:
+    with pytest.raises(PlanError, match=r"Faulty\.retrieve gave .* for 6 queries"):
+        rows(mapping, Faulty(how=how))
+
+
+def test_many_small_pools_are_read_at_once_and_give_what_they_give_alone(mapping: Any, monkeypatch: Any) -> None:
+    knn = {"name": "knn", "embedder": "histogram"}
+    grid = expand(load(mapping(task={"name": "binding", "queries": 4}, retriever=knn)))
+    seen: list[int] = []
+    kind = type(grid.cells[0].retriever)
+    prepare = kind.prepare
+
+    def counted(self: Any, items: Any, resources: Resources) -> None:
+        seen.append(len(items))
+        prepare(self, items, resources)
+
+    monkeypatch.setattr(kind, "prepare", counted)
+    (together,) = Retrieval(grid.tasks[0], grid.models[0]).plan(grid.cells, grid.tasks[0].queries).values()
+    alone = [
+        Retrieval(grid.tasks[0], grid.models[0]).plan(grid.cells, [query]).popitem()[1][0]
+        for query in grid.tasks[0].queries
+    ]
+    assert together == alone
+    assert len(seen) == 1
+    assert seen[0] == sum(len(grid.tasks[0].pool(query.id)) + 1 for query in grid.tasks[0].queries)
