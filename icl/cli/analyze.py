@@ -1,4 +1,4 @@
-"""Analyse a run: shot curve, copying, vote, order, modalities, followed labels, noise, retrieval, leakage."""
+"""Analyse a run: `icl analyze RUN` lists the analyses, `icl analyze RUN copying` is one of them."""
 
 from pathlib import Path
 from typing import Annotated

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from experiments.vocabulary import KINDS
 from icl.errors import ConfigError, did_you_mean
 from icl.registry import PACKAGES, a, build, entries, resolve
 
@@ -63,8 +64,9 @@ def command(
 
 def _read(words: list[str]) -> tuple[str, str, list[str]]:
     """(kind, name, parameters); the kind may be left out where the name says it."""
-    if words[0] in PACKAGES and len(words) > 1 and "=" not in words[1]:
-        return words[0], words[1], words[2:]
+    kind = KINDS.get(words[0], words[0])
+    if kind in PACKAGES and len(words) > 1 and "=" not in words[1]:
+        return kind, words[1], words[2:]
     return _kind(words[0]), words[0], words[1:]
 
 

@@ -5,14 +5,18 @@ from typing import Annotated
 
 import typer
 
+from experiments.vocabulary import KINDS
 from icl.errors import ConfigError, did_you_mean
 from icl.registry import PACKAGES, entries, resolve
 
 PLURALS = {f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s": kind for kind in PACKAGES}
 
 
-def command(kind: Annotated[str, typer.Argument(help="a kind (retriever, strategies, ...); none: all")] = "") -> None:
+def command(
+    kind: Annotated[str, typer.Argument(help="a kind (retriever, strategies) or a key (decoding); none: all")] = "",
+) -> None:
     """A component's own docstring says what each parameter means; `icl schema` has them all."""
+    kind = KINDS.get(kind, kind)
     if kind and kind not in PACKAGES and kind not in PLURALS:
         known = list(PLURALS)
         raise ConfigError(f"no kind of component named '{kind}'.{did_you_mean(kind, known)} Kinds: {', '.join(known)}.")
