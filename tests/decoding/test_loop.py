@@ -101,6 +101,26 @@ def test_equal_states_share_a_row_until_they_part() -> None:
     assert (work.forwards, work.rows, work.rows_asked) == (5, 10, 20)
 
 
+def test_strategies_that_part_and_end_apart_keep_their_own_rows() -> None:
+    model = Toy(stop_bias=1.0, picture_share=3.0)
+    prompts = [prompt(i) for i in range(6)]
+    methods = [VCD(alpha=3.0, beta=0.01), GreedyDecoding(), VCD(alpha=0.5, beta=0.2)]
+    opened = [branch for p in prompts for branch in VCD().branches(p)]
+    tracks = [
+        Track(
+            method,
+            Greedy(),
+            [Lane([2 * i, 2 * i + 1][: len(method.branches(p))], 7, p.key) for i, p in enumerate(prompts)],
+        )
+        for method in methods
+    ]
+    lanes = [list(track.lanes) for track in tracks]
+    decode(model.open(opened), tracks, model.stop_tokens)
+    for method, own in zip(methods, lanes, strict=True):
+        assert [lane.tokens for lane in own] == [run(model, method, [p], [7])[0].tokens for p in prompts]
+    assert len({str([lane.tokens for lane in own]) for own in lanes}) == 3
+
+
 def test_sampling_is_the_same_in_any_company_and_order() -> None:
     model = Toy(stop_bias=-1.0)
     prompts = [prompt(i) for i in range(9)]
@@ -167,6 +187,14 @@ def test_what_the_reference_bans_stays_banned_whatever_the_contrast_says() -> No
         combined, faults = scores(VCD(beta=0.0), logits, 0)
         assert not faults
         assert combined[0].tolist() == [0, -math.inf, 0, 0]
+
+
+def test_a_reference_that_bans_every_token_is_told_as_such() -> None:
+    logits = torch.zeros(2, 3, 4)
+    logits[0, 1] = -math.inf
+    combined, faults = scores(VCD(), logits, 7)
+    assert faults == {1: "step 7, branch 0: the reference bans every token"}
+    assert combined[1].tolist() == [0, 0, 0, 0]
 
 
 def test_scores_that_rule_out_every_token_are_a_fault() -> None:

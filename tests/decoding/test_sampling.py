@@ -73,6 +73,12 @@ def test_cuts_keep_the_best(cut: dict[str, float], kept: list[int]) -> None:
     assert float(chances.sum()) == pytest.approx(1)
 
 
+def test_without_cuts_every_token_keeps_its_probability() -> None:
+    """Float32 sums of probabilities reach 1 before the last token."""
+    scores = torch.linspace(0, -30, 3000)[None]
+    assert torch.equal(Sampling().distribution(scores), scores.softmax(-1))
+
+
 def test_cuts_are_those_of_transformers() -> None:
     from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 

@@ -1,6 +1,7 @@
 """Properties that every registered strategy keeps: a new one is covered by its registration."""
 
 from dataclasses import MISSING, fields
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +36,28 @@ def test_the_first_strategies_are_registered() -> None:
 
 def test_conforms(strategy: Strategy) -> None:
     assert check_strategy(strategy).branches >= 1
+
+
+@pytest.mark.parametrize(
+    ("node", "wanted"),
+    [
+        ("vcd", {"alpha": 1.0, "beta": 0.1, "noise_step": 500, "pictures": "query"}),
+        ("cad", {"alpha": 0.5, "without": "demonstrations"}),
+        ({"name": "cad", "preset": "conflict"}, {"alpha": 1.0}),
+        ({"name": "cad", "preset": "summarisation"}, {"alpha": 0.5}),
+        ("adacad", {"floor": 0.0, "without": "demonstrations"}),
+        ({"name": "adacad", "preset": "summarisation"}, {"floor": 0.3}),
+        ("code", {"kappa": 0.7, "tokens": 512, "pictures": "query"}),
+        ({"name": "code", "preset": "fallback"}, {"kappa": 0.2}),
+        ("dcd", {"granularity": "options", "direction": "surer", "entity": "asked"}),
+        ("nbce", {"beta": 0.25, "windows": 0, "pool": "surest", "top_p": 0.95, "stickiness": 0.1}),
+    ],
+    ids=str,
+)
+def test_published_numbers_are_pinned(node: Any, wanted: dict[str, Any]) -> None:
+    """A default that moves is another method under the same name."""
+    built = build("strategy", node)
+    assert {name: getattr(built, name) for name in wanted} == wanted
 
 
 @pytest.mark.parametrize("preset", [(name, preset) for name in ALL for preset in resolve("strategy", name).presets])

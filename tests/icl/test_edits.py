@@ -105,6 +105,48 @@ def test_varied_draws_all_six_kinds_and_belongs_to_the_prompt() -> None:
     assert all(after(v).shape == COUNTED.shape for v in drawn)
 
 
+def test_varied_draws_strengths_from_their_whole_ranges() -> None:
+    drawn = [edits.Varied().bind(StreamKey(0, str(i)), "p").change for i in range(300)]
+    colours = [change for change in drawn if isinstance(change, edits.Colour)]
+    crops = [change for change in drawn if isinstance(change, edits.Crop)]
+    for values, low, high in (
+        ([c.brightness for c in colours], 0.4, 1.6),
+        ([c.contrast for c in colours], 0.4, 1.6),
+        ([c.saturation for c in colours], 0.4, 1.6),
+        ([c.hue for c in colours], -0.5, 0.5),
+        ([change.degrees for change in drawn if isinstance(change, edits.Rotate)], -180, 180),
+        ([change.radius for change in drawn if isinstance(change, edits.Blur)], 1.5, 2.0),
+        ([c.left for c in crops], 0.0, 0.3),
+        ([c.top for c in crops], 0.0, 0.3),
+        ([c.right - c.left for c in crops], 0.5, 0.7),
+        ([c.bottom - c.top for c in crops], 0.5, 0.7),
+    ):
+        edge = (high - low) / 8
+        assert low - 1e-9 <= min(values) < low + edge
+        assert high - edge < max(values) <= high + 1e-9
+
+
+def test_diffusion_scales_are_those_of_the_published_schedule() -> None:
+    betas = 1 / (1 + np.exp(-np.linspace(-6, 6, 1000))) * (0.5e-2 - 1e-5) + 1e-5
+    kept = np.cumprod(1 - betas)
+    for step in (0, 1, 500, 999):
+        assert edits.diffusion_scales(step) == pytest.approx((kept[step] ** 0.5, (1 - kept[step]) ** 0.5), abs=1e-9)
+    assert edits.diffusion_scales(500) == pytest.approx((0.8630, 0.5052), abs=1e-4)
+    assert edits.diffusion_scales(999)[1] == pytest.approx(0.9585, abs=1e-4)
+
+
+def test_diffusion_noise_has_its_scales_and_is_the_prompts_own() -> None:
+    import torch
+
+    edit = edits.DiffusionNoise(500).bind(KEY, "p")
+    dark, bright = (edit.on_pixels(torch.full((3, 64, 64), value)) for value in (0.0, 2.0))
+    torch.testing.assert_close(bright - dark, torch.full((3, 64, 64), 2 * 0.8630171), rtol=0, atol=1e-5)
+    assert float(dark.mean()) == pytest.approx(0, abs=0.02)
+    assert float(dark.std()) == pytest.approx(0.5052, abs=0.02)
+    assert edit.on_pixels(torch.zeros(2, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert not torch.equal(dark, edits.DiffusionNoise(500).bind(KEY, "other").on_pixels(torch.zeros(3, 64, 64)))
+
+
 def test_a_made_up_picture_has_nothing_of_this_one() -> None:
     one, other = (after(edits.MadeUp().bind(KEY, "p"), pixels) for pixels in (COUNTED, COUNTED[::-1].copy()))
     assert (one == other).all()

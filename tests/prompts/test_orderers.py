@@ -1,6 +1,7 @@
 """Where the best demonstration ends up."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,6 +65,7 @@ def test_the_query_s_label_stands_as_a_block(place: str, ids: str) -> None:
 
 def test_a_middle_block_begins_at_the_floor() -> None:
     assert _ids({"name": "label_at", "place": "middle"}, _labelled("gbbb", "g")) == "3021"
+    assert _ids({"name": "label_at", "place": "middle"}, _labelled("gbbbbb", "g")) == "540321"
 
 
 def test_the_oracle_says_that_it_saw_the_gold_and_needs_it() -> None:
@@ -85,3 +87,14 @@ def test_permutations_are_all_the_orders_and_the_retriever_s_is_the_first() -> N
 def test_queries_may_have_permutations_of_their_own() -> None:
     node = {"name": "permutation", "index": 1, "own": True}
     assert len({_ids(node, _context(query=f"q{i}")) for i in range(12)}) > 6
+
+
+@pytest.mark.parametrize(
+    "node",
+    ["as_retrieved", "reversed", "random", "alternating", {"name": "permutation", "index": 3}, "label_at"],
+    ids=str,
+)
+def test_ranks_decide_and_not_the_order_in_which_they_come(node: Any) -> None:
+    ranked = _labelled("abgbag", "g")
+    mixed = replace(ranked, demos=tuple(ranked.demos[i] for i in (3, 0, 5, 1, 4, 2)))
+    assert _ids(node, mixed) == _ids(node, ranked)

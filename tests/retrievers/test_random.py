@@ -83,9 +83,18 @@ def test_balanced_needs_two_labels(example: Make) -> None:
 
 @pytest.mark.parametrize("retriever", [Random(), Balanced()])
 def test_too_many_shots_name_the_counts(example: Make, retriever: Any) -> None:
-    with pytest.raises(PlanError, match="10 demonstrations for query 'e3' from a pool of 10: 9 are left"):
+    with pytest.raises(PlanError, match=r"from a pool of 10: 9 are left after .* the query itself and 0 with"):
         _ids(retriever, _pool(example, 10, 2), "e3", 10)
+    with pytest.raises(PlanError, match="query 'q' from a pool of 10: 10 are left after taking out 0"):
+        _ids(retriever, _pool(example, 10, 2), "q", 12)
 
 
 def test_none_gives_none_at_any_number_of_shots(example: Make) -> None:
     assert _ids(NoDemos(), _pool(example, 3), "q", 8) == []
+
+
+def test_draws_are_pinned(example: Make) -> None:
+    """A change of these changes every run ever made."""
+    pool = _pool(example, 50, 4)
+    assert _ids(Random(), pool, "q", 5, seed=1) == ["e13", "e45", "e33", "e40", "e47"]
+    assert _ids(Balanced(), pool, "q", 5, seed=1) == ["e14", "e0", "e31", "e13", "e26"]

@@ -40,7 +40,7 @@ def test_lenient_cuts_to_the_first_line_that_says_something():
     "output", ["red", "Red.", "a red", "it is red", "It's red", "The answer is: red", "red, I think"]
 )
 def test_lenient_takes_the_answer_out_of_its_wrapping(output):
-    assert lenient(output, "red") == 1
+    assert lenient(output, "red") == lenient(output, "blue", "red") == 1
 
 
 @pytest.mark.parametrize("output", ["not red", "redder", "blue", "blue and red", "I am not sure, maybe red", ""])

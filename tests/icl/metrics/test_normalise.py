@@ -12,6 +12,7 @@ from icl.metrics.normalise import is_number, number, plain, vqa
         ("two\n words", "two words"),
         ("3.5", "3.5"),
         ("Wait...", "wait.."),
+        ("Red .", "red"),
         ("ＲＥＤ", "red"),
         ("Straße", "strasse"),
         ("", ""),
