@@ -51,6 +51,14 @@ def test_the_least_similar_go_first_and_the_order_stays() -> None:
     assert prompt == Chat().compose(kept)
 
 
+def test_a_shorter_prompt_may_fill_the_room_to_the_last_token() -> None:
+    context = Reversed().order(_context(4))
+    for shots in range(4):
+        prompt, kept, _ = fit(context, Chat(), _tokens, limit=shots * 104 + 103 + 16, reserve=16)
+        assert len(kept.demos) == shots
+        assert _tokens(prompt) == shots * 104 + 103
+
+
 @pytest.mark.parametrize("composer", [Chat(), Interleaved(instruction="long")])
 @pytest.mark.parametrize("shots", [0, 1, 7])
 def test_every_limit_keeps_as_many_as_fit(composer: Chat | Interleaved, shots: int) -> None:

@@ -26,7 +26,10 @@ def test_nothing_left_to_gain_has_no_headroom():
     assert curve([0, 4], [1.0, 0.9]).headroom is None
 
 
-@pytest.mark.parametrize(("shots", "accuracy"), [([1, 2], [0, 1]), ([0, 4, 2], [0, 1, 1]), ([0], [1]), ([0, 1], [1])])
+@pytest.mark.parametrize(
+    ("shots", "accuracy"),
+    [([1, 2], [0, 1]), ([0, 4, 2], [0, 1, 1]), ([0, 2, 2], [0, 1, 1]), ([0], [1]), ([0, 1], [1])],
+)
 def test_a_curve_rises_from_zero_shots(shots, accuracy):
     with pytest.raises(ValueError, match="begin with 0"):
         curve(shots, accuracy)
