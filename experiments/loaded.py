@@ -9,6 +9,7 @@ from experiments.stats.arms import NONE
 from experiments.store import Store
 from experiments.vocabulary import AXES
 from icl.errors import StoreError, did_you_mean
+from icl.metrics.base import Better
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -43,7 +44,8 @@ class Run:
     def samples(self) -> "DataFrame":
         """One row a sample: cell, the axes as labels, seed, query, what was shown and said, metrics, baselines.
 
-        `attrs` names the columns that are axes, metrics and baselines. A failed sample has its reason under `failed`.
+        `attrs` names the columns that are axes, metrics and baselines, and says which way of each metric is good
+        (`better`). A failed sample has its reason under `failed`.
         """
         import pandas as pd
 
@@ -64,7 +66,8 @@ class Run:
                 frame[column] = None
         frame = frame[[*first, *(column for column in frame if column not in first)]]
         frame["failed"] = frame["failed"].astype(object).where(frame["failed"].notna(), None)
-        frame.attrs |= {"axes": AXES, "metrics": tuple(metrics), "baselines": tuple(baselines)}
+        better = {name: _better(name, info.get("metrics", {}).get(name, {})) for name in metrics}
+        frame.attrs |= {"axes": AXES, "metrics": tuple(metrics), "baselines": tuple(baselines), "better": better}
         return frame
 
     def compare(
@@ -103,6 +106,15 @@ def load_run(path: str | Path) -> Run:
         have = f" Runs beside it: {', '.join(sorted(others)[:8])}." if others else ""
         raise StoreError(f"{folder} is not a run directory (no run.json).{did_you_mean(folder.name, others)}{have}")
     return Run(folder)
+
+
+def _better(name: str, told: Mapping[str, Any]) -> Better:
+    """Which way of a metric is good: as run.json says, else (an older run) as the metric of this name does."""
+    from icl.registry import entries, resolve
+
+    name = str(told.get("name", name))
+    found: Better = told.get("better") or (resolve("metric", name).better if name in entries("metric") else "higher")
+    return found
 
 
 def _labels(store: Store, digests: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -78,10 +78,10 @@ def describe_cells(store: Store, grid: Grid) -> None:
 
 
 def metrics_told(grid: Grid) -> dict[str, Any]:
-    """name -> canonical node of each metric."""
+    """name -> canonical node of each metric, and which way is good: `better`."""
     from icl.registry import describe
 
-    return {name: describe(metric) for name, metric in grid.metrics.items()}
+    return {name: {**describe(metric), "better": metric.better} for name, metric in grid.metrics.items()}
 
 
 def forked(folder: Path) -> Path:

@@ -7,7 +7,7 @@ efficiency, headroom and peak are as `experiments.stats.gain` defines them.
 from typing import TYPE_CHECKING, Any
 
 from experiments.analyses.samples import table
-from experiments.stats.arms import arms, varying
+from experiments.stats.arms import arms, better_of, varying
 from experiments.stats.compare import compare
 from experiments.stats.gain import curve
 from experiments.stats.significance import holm
@@ -23,11 +23,12 @@ def analyse(view: "View") -> "DataFrame":
     gains = compare(view.scores, {"shots": 0}, view.metric, axes=view.axes, correct="none")
     axes = [axis for axis in view.axes if axis != "shots"]
     told = [axis for axis in axes if axis == "task" or axis in varying(gains, axes)]
+    better = better_of(view.scores, view.metric)
     found: list[dict[str, Any]] = []
     for setting, points in arms(gains.sort_values("shots", kind="stable"), told):
         last = points.iloc[-1]
         zero = float(last["reference_mean"])
-        summary = curve([0, *map(int, points["shots"])], [zero, *map(float, points["mean"])])
+        summary = curve([0, *map(int, points["shots"])], [zero, *map(float, points["mean"])], better)
         tested = {
             "gain": float(last["difference"]),
             "low": float(last["low"]),

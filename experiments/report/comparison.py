@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 DISPENSABLE = ("n", "score", "against", "p")
 """Columns that a narrow terminal does without, the first first."""
-LOOKS = {"better": "green", "worse": "red", "open": "default"}
+LOOKS = {"better": "green", "worse": "red", "differs": "default", "open": "default"}
 
 
 def show_comparison(table: "DataFrame", view: View, console: "Console") -> None:
@@ -33,7 +33,7 @@ def show_comparison(table: "DataFrame", view: View, console: "Console") -> None:
     for cells, verdict in zip(zip(*columns.values(), strict=True), verdicts(table), strict=True):
         grid.add_row(*map(Text, cells), style=LOOKS[verdict])
     reference = ", ".join(dict.fromkeys(table["reference"]))
-    console.print(Text(f"{view.metric} accuracy against {reference}", "bold"))
+    console.print(Text(f"{view.measure} against {reference}", "bold"))
     console.print(grid)
     sizes = " or ".join(map(str, sorted(set(table["family"]))))
     family = f"; Holm over {sizes} comparisons" if corrected else ""

@@ -114,7 +114,8 @@ def _print_sample(row: Mapping[str, Any], view: View, console: "Console") -> Non
         console.print(Text("failed  ", "bold red").append(_said(row)))
         return
     right = row.get(view.metric)
-    look = "green" if right == 1 else "red" if right == 0 else "default"
+    good, bad = {"higher": (1, 0), "lower": (0, 1), "neither": (None, None)}[view.better]
+    look = "default" if right is None else "green" if right == good else "red" if right == bad else "default"
     console.print(Text("answer  ", "dim").append(_said(row), f"bold {look}"))
     console.print(Text("gold    ", "dim").append(" / ".join(map(clean, row.get("gold") or ()))))
     scores = [(name, number_of(row.get(name))) for name in (*view.metrics, *view.baselines)]

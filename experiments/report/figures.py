@@ -1,4 +1,4 @@
-"""Accuracy against shots, one panel a task: colour says whose demonstrations, dash and mark say which decoding.
+"""A score against shots, one panel a task: colour says whose demonstrations, dash and mark say which decoding.
 
 Shots stand at log2(1 + k). A line's points carry their 95 % intervals and are moved apart a little, so that intervals
 of neighbours do not hide each other. Dotted lines are the vote of the same demonstrations, without a model.
@@ -74,8 +74,8 @@ def looks_of(tables: Sequence[TaskTable], controls: Collection[str] = ()) -> Loo
     return found
 
 
-def panel(table: TaskTable, looks: Looks, metric: str) -> str:
-    """The SVG of one task, without its style (`figure` adds it for a file of its own)."""
+def panel(table: TaskTable, looks: Looks, measure: str) -> str:
+    """The SVG of one task, without its style (`figure` adds it for a file of its own). measure: the score in words."""
     drawn = [Series(row, looks[row.labels, row.baseline]) for row in table.rows]
     drawn = [s for s in drawn if s.points]
     values = [v for s in drawn for _, e in s.points for v in ((e.mean,) if s.row.baseline else (e.low, e.high))]
@@ -85,15 +85,15 @@ def panel(table: TaskTable, looks: Looks, metric: str) -> str:
     x = Scale(min(places), max(places), LEFT + 22, WIDTH - RIGHT - 22)
     lines = [s for s in drawn if not s.row.baseline]
     step = min(5.0, 28 / max(1, len(lines)))
-    inside = [_frame(table.shots, x, y, metric)]
+    inside = [_frame(table.shots, x, y)]
     inside += [_dotted(s, x, y) for s in drawn if s.row.baseline]
     shifted = [(s, (i - (len(lines) - 1) / 2) * step) for i, s in enumerate(lines)]
     inside += [_line(s, x, y, shift, table) for s, shift in sorted(shifted, key=lambda pair: not pair[0].look.faint)]
-    label = f"{metric} accuracy against the number of demonstrations, {table.task}"
+    label = f"{measure} against the number of demonstrations, {table.task}"
     return element("svg", *inside, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label, class_="panel")
 
 
-def figure(table: TaskTable, looks: Looks, metric: str) -> str:
+def figure(table: TaskTable, looks: Looks, measure: str) -> str:
     """A file of its own: title, panel, key and style."""
     rows = [row for row in table.rows if row.cells]
     height = HEIGHT + 34 + 18 * len(rows)
@@ -106,7 +106,7 @@ def figure(table: TaskTable, looks: Looks, metric: str) -> str:
         )
         for i, r in enumerate(rows)
     ]
-    inner = panel(table, looks, metric).replace("<svg ", f'<svg y="22" width="{WIDTH}" height="{HEIGHT}" ', 1)
+    inner = panel(table, looks, measure).replace("<svg ", f'<svg y="22" width="{WIDTH}" height="{HEIGHT}" ', 1)
     title = element("text", text(table.task), x=LEFT, y=18, class_="title")
     return element(
         "svg", element("style", STYLE), title, inner, *keys,
@@ -122,7 +122,7 @@ def sample(look: Look, baseline: bool) -> str:
     return element("g", line, _mark(17, 8, look), class_="faint" if look.faint else "strong")
 
 
-def _frame(shots: Sequence[int], x: Scale, y: Scale, metric: str) -> str:
+def _frame(shots: Sequence[int], x: Scale, y: Scale) -> str:
     told = []
     for value in ticks(y.low, y.high):
         told.append(element("path", d=f"M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}", class_="grid"))

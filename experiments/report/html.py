@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.report import browser, figures, tables
 from experiments.report.svg import Scale, element
-from experiments.report.view import Run, View, view
+from experiments.report.view import ACCURACIES, Run, View, view
 from experiments.stats import wording
 from experiments.stats.arms import told
 from experiments.stats.compare import verdicts
@@ -27,8 +27,15 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 TEMPLATES = Path(__file__).parent / "templates"
-SIGNS = {"better": "▲", "worse": "▼", "open": "○", "unpaired": "!"}
-VERDICTS = {"better": "higher", "worse": "lower", "open": "not distinguishable", "unpaired": "not compared"}
+SIGNS = {"better": "▲", "worse": "▼", "differs": "≠", "open": "○", "unpaired": "!"}
+VERDICTS = {
+    "better": "better",
+    "worse": "worse",
+    "differs": "different",
+    "open": "not distinguishable",
+    "unpaired": "not compared",
+}
+BEST = {"higher": " Bold: the highest of a column.", "lower": " Bold: the lowest of a column.", "neither": ""}
 FOREST = 170
 
 
@@ -67,7 +74,7 @@ def _write(seen: View, per_cell: int) -> Written:
     svg = []
     for i, table in enumerate(found):
         path = folder / f"{_slug(table.task) or i}.svg"
-        path.write_text(figures.figure(table, looks, seen.metric), encoding="utf-8")
+        path.write_text(figures.figure(table, looks, seen.measure), encoding="utf-8")
         svg.append(path)
     return Written(report, csv, tuple(svg))
 
@@ -92,14 +99,16 @@ def page(
         samples=f"{len(seen.frame):,}",
         failed=f"{seen.failed:,}" if seen.failed else "",
         unfinished=seen.unfinished,
-        metric=seen.metric,
+        measure=seen.measure,
+        heading="Accuracy" if seen.metric in ACCURACIES else seen.metric,
+        best=BEST[seen.better],
         topics=[(topic, list(own)) for topic, own in groupby(seen.findings, key=lambda f: f.topic)],
         signs=SIGNS,
         verdicts=VERDICTS,
         key=[(Markup(svg), words) for svg, words in _key(found, looks)],
-        panels=[(t, Markup(figures.panel(t, looks, seen.metric))) for t in found],
+        panels=[(t, Markup(figures.panel(t, looks, seen.measure))) for t in found],
         tables=found,
-        others=[(m, tables.task_tables(replace(seen, metric=m))) for m in seen.metrics if _told(seen, m)],
+        others=[(other.measure, tables.task_tables(other)) for other in _others(seen)],
         controls=bool(seen.controls),
         votes=any(row.baseline for t in found for row in t.rows),
         refused=refused,
@@ -115,10 +124,9 @@ def page(
     )
 
 
-def _told(seen: View, metric: str) -> bool:
-    """Whether this other score has values of its own."""
-    other = seen.scores[metric]
-    return metric != seen.metric and bool(other.notna().any())
+def _others(seen: View) -> list[View]:
+    """The same run by each other score that has values."""
+    return [replace(seen, metric=m) for m in seen.metrics if m != seen.metric and seen.scores[m].notna().any()]
 
 
 def _looks(seen: View, found: Sequence[tables.TaskTable]) -> figures.Looks:

@@ -14,6 +14,7 @@ from experiments.stats.compare import compare
 from experiments.stats.gain import curve
 from experiments.stats.intervals import Estimate, estimate
 from experiments.stats.summary import summarise
+from icl.metrics.base import Better
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -41,7 +42,10 @@ class Row:
 
 @dataclass(frozen=True)
 class TaskTable:
-    """One task: its rows under the row axes, and how many queries, seeds and failed samples stand behind it."""
+    """One task: its rows under the row axes, and how many queries, seeds and failed samples stand behind it.
+
+    better: which way of the score is good.
+    """
 
     task: str
     axes: tuple[str, ...]
@@ -50,11 +54,14 @@ class TaskTable:
     queries: int
     seeds: int
     failed: int
+    better: Better = "higher"
 
     def is_best(self, row: Row, shots: int) -> bool:
-        """Whether the row is an arm and no arm is higher at this number of shots."""
+        """Whether the row is an arm and no arm is better at this number of shots."""
+        if self.better == "neither" or shots not in row.cells or row.baseline:
+            return False
         rivals = [other.cells[shots].mean for other in self.rows if shots in other.cells and not other.baseline]
-        return shots in row.cells and not row.baseline and row.cells[shots].mean == max(rivals)
+        return row.cells[shots].mean == (max(rivals) if self.better == "higher" else min(rivals))
 
 
 @lru_cache(maxsize=4)
@@ -84,7 +91,7 @@ def curve_frame(found: Sequence[TaskTable]) -> "DataFrame":
         for row in table.rows:
             points = sorted(row.cells.items())
             if len(points) > 1 and points[0][0] == 0:
-                told = curve([shots for shots, _ in points], [cell.mean for _, cell in points])
+                told = curve([shots for shots, _ in points], [cell.mean for _, cell in points], table.better)
                 rows.append({"task": table.task, **dict(zip(table.axes, row.labels, strict=True)), **vars(told)})
     return pd.DataFrame(rows)
 
@@ -111,6 +118,7 @@ def _task_table(view: View, task: str, samples: "DataFrame") -> TaskTable:
         int(samples["query"].nunique()),
         int(samples["seed"].nunique()),
         int(samples["failed"].sum()),
+        view.better,
     )
 
 

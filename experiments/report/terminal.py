@@ -12,7 +12,7 @@ from experiments.stats.wording import counted, share
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-MARKS = {"better": "green", "worse": "red", "open": "default", "unpaired": "yellow"}
+MARKS = {"better": "green", "worse": "red", "differs": "default", "open": "default", "unpaired": "yellow"}
 
 
 def show(run: Run | View, console: "Console") -> None:
@@ -43,7 +43,7 @@ def _title(seen: View, table: TaskTable) -> "RenderableType":
     seeds = f" x {table.seeds} seeds" if table.seeds > 1 else ""
     failed = f", {table.failed} failed" if table.failed else ""
     title, queries = Text(table.task, style="bold"), counted(table.queries, "query", "queries")
-    return title.append(f"  {seen.metric} accuracy, ± half the 95 % interval; {queries}{seeds}{failed}", "dim")
+    return title.append(f"  {seen.measure}, ± half the 95 % interval; {queries}{seeds}{failed}", "dim")
 
 
 def _grid(table: TaskTable, width: int) -> "RenderableType":

@@ -9,16 +9,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from experiments.stats.arms import UNIT, axes_of, checked_setting, tidy, values_of, varying
+from experiments.stats.arms import UNIT, axes_of, better_of, checked_setting, tidy, values_of, varying
 from experiments.stats.findings import Finding, findings, reference_decoding
 from experiments.store import Store
 from icl.errors import ConfigError, StoreError, did_you_mean
+from icl.metrics.base import Better
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 METRICS = ("lenient", "strict", "option")
 """Which score is looked at where the run does not say: the first of these that it has."""
+ACCURACIES = (*METRICS, "pope")
+"""Scores that are a share of right answers, and are called so."""
 
 
 class Run(Protocol):
@@ -34,8 +37,8 @@ class Run(Protocol):
 class View:
     """frame: a row a sample, axes as labels. scores: the same rows, what statistics read; `failed` is true or false.
 
-    metric: the score looked at. to: the reference setting of comparisons. controls: label of a strategy -> labels of
-    its controls among the arms. info: run.json.
+    `scores.attrs["better"]` says which way of each metric is good. metric: the score looked at. to: the reference
+    setting of comparisons. controls: label of a strategy -> labels of its controls among the arms. info: run.json.
     """
 
     path: Path
@@ -65,6 +68,17 @@ class View:
         return {axis: self.scores[axis].iloc[0] for axis in self.axes if axis not in shown}
 
     @property
+    def better(self) -> Better:
+        """Which way of the score looked at is good."""
+        return better_of(self.scores, self.metric)
+
+    @property
+    def measure(self) -> str:
+        """The score looked at in words: 'lenient accuracy', 'chair_s (lower is better)'."""
+        lower = " (lower is better)" if self.better == "lower" else ""
+        return f"{self.metric}{' accuracy' if self.metric in ACCURACIES else ''}{lower}"
+
+    @property
     def tasks(self) -> list[str]:
         return [str(task) for task in values_of(self.scores, "task")]
 
@@ -87,7 +101,8 @@ class View:
     def findings(self) -> list[Finding]:
         wanted = self.to.get("decoding")
         reference = reference_decoding(self.scores, str(wanted) if wanted is not None else None)
-        other = next((m for m in ("strict", "lenient") if m in self.metrics and m != self.metric), None)
+        others = ("strict", "lenient") if self.better == "higher" else ()
+        other = next((m for m in others if m in self.metrics and m != self.metric), None)
         return findings(
             self.scores, self.metric, axes=self.axes, reference=reference, controls=self.controls, also=other
         )
@@ -115,7 +130,7 @@ def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = Non
         path=run.path,
         name=str(info.get("name") or run.path.name),
         frame=samples,
-        scores=_scores(samples, axes, metrics),
+        scores=_scores(samples, axes, metrics, {m: better_of(frame, m) for m in metrics}),
         axes=axes,
         metrics=metrics,
         baselines=tuple(frame.attrs.get("baselines") or (c for c in ("vote",) if c in frame)),
@@ -127,9 +142,12 @@ def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = Non
     )
 
 
-def _scores(samples: "DataFrame", axes: Sequence[str], metrics: Sequence[str]) -> "DataFrame":
+def _scores(
+    samples: "DataFrame", axes: Sequence[str], metrics: Sequence[str], better: Mapping[str, Better]
+) -> "DataFrame":
     kept = dict.fromkeys(["query", "seed", UNIT, *axes, *metrics, *(c for c in ("vote",) if c in samples)])
     scores = samples[list(kept)].copy()
+    scores.attrs = {"better": dict(better)}
     scores["failed"] = samples["failed"].notna() if "failed" in samples else False
     for axis, value in (("task", "task"), ("shots", 0)):
         if axis not in scores:

@@ -13,6 +13,7 @@ import numpy as np
 from experiments.stats.wording import counted
 from experiments.vocabulary import AXES, FREE_AT_ZERO
 from icl.errors import ConfigError, did_you_mean
+from icl.metrics.base import Better
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -25,6 +26,12 @@ Arm = dict[str, Any]
 def axes_of(frame: "DataFrame") -> tuple[str, ...]:
     """The frame's axes: as it says in `attrs['axes']`, or those of AXES that it has."""
     return tuple(frame.attrs.get("axes") or (axis for axis in AXES if axis in frame))
+
+
+def better_of(frame: "DataFrame", metric: str) -> Better:
+    """Which way of a metric is good: as the frame says in `attrs['better']`, else higher."""
+    found: Better = frame.attrs.get("better", {}).get(metric, "higher")
+    return found
 
 
 def tidy(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":

@@ -8,12 +8,13 @@ seeds, or the comparison is refused. Right/wrong metrics take the exact McNemar 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.stats.arms import arms, axes_of, checked_setting, reference_of, tidy, told, varying
+from experiments.stats.arms import arms, axes_of, better_of, checked_setting, reference_of, tidy, told, varying
 from experiments.stats.pairs import KEYS, Comparison, pair, paired_test
 from experiments.stats.significance import holm
 from experiments.stats.trials import Verdict, verdict_of
 from experiments.vocabulary import CORRECTIONS
 from icl.errors import ConfigError, did_you_mean
+from icl.metrics.base import Better
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,9 +37,9 @@ def compare(
 ) -> "DataFrame":
     """A row an arm that has a reference arm, with the columns of RESULT after its axes.
 
-    p_corrected is over `family` rows; `attrs["correct"]` says how. Raises ConfigError for an axis, value or metric that
-    the frame lacks and where no arm has a reference; UnpairedError where two arms do not stand on the same queries and
-    seeds.
+    p_corrected is over `family` rows; `attrs` says how ("correct"), and which way is good ("better"). Raises
+    ConfigError for an axis, value or metric that the frame lacks and where no arm has a reference; UnpairedError where
+    two arms do not stand on the same queries and seeds.
     """
     import pandas as pd
 
@@ -71,13 +72,14 @@ def compare(
         table.loc[rows_of.index, "family"] = len(rows_of)
     table["family"] = table["family"].astype(int)
     table = table[[*axes, *RESULT]]
-    table.attrs["correct"] = correct
+    table.attrs |= {"correct": correct, "better": better_of(frame, metric)}
     return table
 
 
 def verdicts(table: "DataFrame") -> list[Verdict]:
-    """For each row of a comparison: better or worse where the corrected p is at most .05, else open."""
-    return [verdict_of(p, d) for p, d in zip(table["p_corrected"], table["difference"], strict=True)]
+    """For each row of a comparison: better or worse (or differs) where the corrected p is at most .05, else open."""
+    better: Better = table.attrs.get("better", "higher")
+    return [verdict_of(p, d, better) for p, d in zip(table["p_corrected"], table["difference"], strict=True)]
 
 
 def _against_arms(

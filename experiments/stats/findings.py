@@ -10,7 +10,10 @@ The rules, for one metric, with the reference decoding (of the run's `compare`, 
                  demonstrations.
     Decoding     Every strategy that is not the reference or a control, pooled over shots and retrievers: against the
                  reference, and against each of its own controls. It 'beats all its controls' where every one of these
-                 differences is positive and significant.
+                 differences is significant and of the good sign.
+
+Which way is good the metric says: where lower is better, the best arm is the lowest, and 'beats' means below. Where
+neither way is good there are no best arm and no verdicts, only differences.
 
 Significant: p <= .05 after Holm over all comparisons of that kind in the run. Otherwise the wording is 'not
 distinguishable', which is not 'equal': the interval says how large a difference the data leave open. Intervals are not
@@ -22,9 +25,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
-from experiments.stats.arms import NONE, arms, axes_of, belongs, tidy, told, values_of, varying
+from experiments.stats.arms import NONE, arms, axes_of, belongs, better_of, tidy, told, values_of, varying
 from experiments.stats.trials import Trial, Verdict, corrected, trial
 from experiments.stats.wording import listed, signed
+from icl.metrics.base import Better
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 Topic = Literal["ICL gain", "Retrieval", "Vote", "Decoding"]
 WORDS = {
     "better": "beats",
-    "worse": "is below",
+    "differs": "differs from",
     "open": "is not distinguishable from",
     "unpaired": "was not compared with",
 }
@@ -74,15 +78,16 @@ def findings(
     axes = tuple(axes if axes is not None else axes_of(frame))
     samples = tidy(frame, axes)
     samples = samples.assign(**{axis: NONE for axis in ("task", "retriever", "decoding") if axis not in samples})
+    better = better_of(frame, metric)
     base = reference_decoding(samples, reference)
     plain = samples[samples["decoding"] == base]
     settings = [axis for axis in varying(samples, axes) if axis not in ("shots", "retriever", "decoding")]
     shots = "shots" in axes
     return [
-        *(_gain(plain, settings, metric, also) if shots else ()),
-        *_retrieval(plain, settings, metric),
-        *(_vote(plain, settings, metric, vote) if shots and vote in samples else ()),
-        *_decoding(samples, settings, metric, base, controls or {}),
+        *(_gain(plain, settings, metric, better, also) if shots else ()),
+        *_retrieval(plain, settings, metric, better),
+        *(_vote(plain, settings, metric, better, vote) if shots and vote in samples else ()),
+        *_decoding(samples, settings, metric, better, base=base, controls=controls or {}),
     ]
 
 
@@ -92,31 +97,39 @@ def reference_decoding(samples: "DataFrame", wanted: str | None = None) -> str:
     return next((name for name in (wanted, "greedy") if name in have), have[0] if have else NONE)
 
 
-def _gain(plain: "DataFrame", settings: Sequence[str], metric: str, also: str | None) -> Iterator[Finding]:
+def _gain(
+    plain: "DataFrame", settings: Sequence[str], metric: str, better: Better, also: str | None
+) -> Iterator[Finding]:
     trials = []
     for subject, part in _split(plain, settings):
         zero, some = part[part["shots"] == 0], part[part["shots"] != 0]
         if len(zero):
             for (retriever, shots), rows in some.groupby(["retriever", "shots"], sort=False):
-                trials.append(trial(subject, _at(retriever, shots), "0 shots", (zero, rows), metric, also=also))
+                arm = _at(retriever, shots)
+                trials.append(trial(subject, arm, "0 shots", (zero, rows), metric, also=also, better=better))
     for subject, tried in _by_subject(corrected(trials)):
-        best = max(tried, key=lambda t: (t.result is not None, t.mean))
-        lower = [t for t in tried if t.verdict == "worse" and t is not best]
+        if better == "neither":
+            for t in tried:
+                claim = t.refused or f"{t.arm} {_words(t)} 0 shots ({t.means})"
+                yield Finding("ICL gain", subject, claim, t.numbers, "", t.verdict)
+            continue
+        best = max(tried, key=lambda t: (t.result is not None, t.mean if better == "higher" else -t.mean))
+        worse = [t for t in tried if t.verdict == "worse" and t is not best]
         name = f"the best of {len(tried)} arms, {best.arm}," if len(tried) > 1 else best.arm
         claim = {
-            "better": f"{name} is above 0 shots ({best.means})",
-            "worse": f"no gain; even {name} is below 0 shots ({best.means})",
+            "better": f"{name} is {best.side} 0 shots ({best.means})",
+            "worse": f"no gain; even {name} is {best.side} 0 shots ({best.means})",
             "open": f"no gain seen; {name} {_words(best)} 0 shots",
         }.get(best.verdict, best.refused)
         more = ""
         if best.result is not None and best.also is not None and abs(best.also - best.result.difference) > TOLD:
             more = f"By {also} scoring {signed(best.also)}."
-        if lower:
-            more += f" Below 0 shots: {listed([f'{t.arm} ({t.short})' for t in lower])}."
+        if worse:
+            more += f" {worse[0].side.capitalize()} 0 shots: {listed([f'{t.arm} ({t.short})' for t in worse])}."
         yield Finding("ICL gain", subject, claim, best.numbers, more.strip(), best.verdict)
 
 
-def _retrieval(plain: "DataFrame", settings: Sequence[str], metric: str) -> Iterator[Finding]:
+def _retrieval(plain: "DataFrame", settings: Sequence[str], metric: str, better: Better) -> Iterator[Finding]:
     trials = []
     for subject, part in _split(plain, settings):
         shown = part[part["shots"] != 0] if "shots" in part else part
@@ -125,14 +138,15 @@ def _retrieval(plain: "DataFrame", settings: Sequence[str], metric: str) -> Iter
             if name not in ("random", NONE):
                 rows = shown[shown["retriever"] == name]
                 both, pooled = _pooled(drawn, rows, ["shots"])
-                trials.append(trial(subject, str(name), "random", both, metric, on=["shots"], pooled=pooled))
+                one = trial(subject, str(name), "random", both, metric, on=["shots"], pooled=pooled, better=better)
+                trials.append(one)
     for subject, tried in _by_subject(corrected(trials)):
         for t in tried:
             claim = t.refused or f"{t.arm} {_words(t)} random{t.pooled}"
             yield Finding("Retrieval", subject, claim, t.numbers, "", t.verdict)
 
 
-def _vote(plain: "DataFrame", settings: Sequence[str], metric: str, vote: str) -> Iterator[Finding]:
+def _vote(plain: "DataFrame", settings: Sequence[str], metric: str, better: Better, vote: str) -> Iterator[Finding]:
     trials = []
     for subject, part in _split(plain, settings):
         for name in values_of(part, "retriever"):
@@ -140,7 +154,8 @@ def _vote(plain: "DataFrame", settings: Sequence[str], metric: str, vote: str) -
             rows = rows[rows["shots"] == rows["shots"].max()]
             if len(rows):
                 arm = _at(name, rows["shots"].iloc[0])
-                trials.append(trial(subject, arm, "the vote", (rows, rows), metric, reference_metric=vote))
+                both = rows, rows
+                trials.append(trial(subject, arm, "the vote", both, metric, reference_metric=vote, better=better))
     for subject, tried in _by_subject(corrected(trials)):
         for t in tried:
             claim = t.refused or f"{t.arm} {_words(t)} the vote of the same demonstrations ({t.means})"
@@ -148,7 +163,13 @@ def _vote(plain: "DataFrame", settings: Sequence[str], metric: str, vote: str) -
 
 
 def _decoding(
-    samples: "DataFrame", settings: Sequence[str], metric: str, base: str, controls: Mapping[str, Sequence[str]]
+    samples: "DataFrame",
+    settings: Sequence[str],
+    metric: str,
+    better: Better,
+    *,
+    base: str,
+    controls: Mapping[str, Sequence[str]],
 ) -> Iterator[Finding]:
     every = {name for names in controls.values() for name in names}
     trials = []
@@ -161,7 +182,8 @@ def _decoding(
             for other in [base, *(c for c in controls.get(str(name), ()) if c in have)]:
                 both, pooled = _pooled(part[part["decoding"] == other], mine, ["shots", "retriever"])
                 on = [axis for axis in ("shots", "retriever") if axis in part]
-                trials.append(trial(subject, str(name), other, both, metric, on=on, pooled=pooled))
+                one = trial(subject, str(name), other, both, metric, on=on, pooled=pooled, better=better)
+                trials.append(one)
     for subject, tried in _by_subject(corrected(trials)):
         for name, own in groupby(tried, key=lambda t: t.arm):
             against, *checks = list(own)
@@ -180,12 +202,15 @@ def _checked(checks: Sequence[Trial], against: Trial) -> str:
     for words, own in groupby(sorted(checks, key=_words), key=_words):
         names = [f"{t.against} ({t.short})" for t in own]
         clauses.append(f"{words} its control{'s' if len(names) > 1 else ''} {listed(names)}")
-    return f"It {listed(clauses)}: it does not beat all its controls."
+    told_all = "" if against.better == "neither" else ": it does not beat all its controls"
+    return f"It {listed(clauses)}{told_all}."
 
 
 def _words(t: Trial) -> str:
     """How the arm stands to what it was tested against."""
-    return "never differs from" if t.identical else WORDS[t.verdict]
+    if t.identical:
+        return "never differs from"
+    return f"is {t.side}" if t.verdict == "worse" else WORDS[t.verdict]
 
 
 def _overall(against: Trial, checks: Sequence[Trial]) -> Verdict:

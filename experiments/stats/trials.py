@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Literal
 from experiments.stats.pairs import KEYS, Comparison, UnpairedError, pair, paired_test
 from experiments.stats.significance import holm
 from experiments.stats.wording import counted, interval, p_value, share, signed
+from icl.metrics.base import Better
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 LEVEL = 0.05
-Verdict = Literal["better", "worse", "open", "unpaired"]
+Verdict = Literal["better", "worse", "differs", "open", "unpaired"]
+"""'differs': of a metric of which neither way is good."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Trial:
     """`arm` against `against`. result is None where the comparison was refused, and `refused` says why.
 
     p: of the result, corrected once `corrected` has seen the family. n, pooled: in words. also: the difference under a
-    second metric, without a test.
+    second metric, without a test. better: which way of the metric is good.
     """
 
     subject: str
@@ -34,12 +36,13 @@ class Trial:
     reference_mean: float = 0.0
     also: float | None = None
     refused: str = ""
+    better: Better = "higher"
 
     @property
     def verdict(self) -> Verdict:
         if self.result is None:
             return "unpaired"
-        return verdict_of(self.p, self.result.difference)
+        return verdict_of(self.p, self.result.difference, self.better)
 
     @property
     def identical(self) -> bool:
@@ -48,11 +51,12 @@ class Trial:
 
     @property
     def numbers(self) -> str:
-        """'+.021 [−.004, +.046], p = .03, n = 200 x 3 seeds': difference, 95 % interval, p, n."""
+        """'+.021 [−.004, +.046], p = .03, n = 200 x 3 seeds': difference, 95 % interval, p, n, 'lower is better'."""
         if self.result is None:
             return ""
         told = interval(self.result.low, self.result.high)
-        return f"{signed(self.result.difference)} {told}, {p_value(self.p)}, {self.n}"
+        lower = "; lower is better" if self.better == "lower" else ""
+        return f"{signed(self.result.difference)} {told}, {p_value(self.p)}, {self.n}{lower}"
 
     @property
     def means(self) -> str:
@@ -60,16 +64,23 @@ class Trial:
         return f"{share(self.mean)} against {share(self.reference_mean)}"
 
     @property
+    def side(self) -> str:
+        """Where the arm's score lies: 'above' or 'below'."""
+        return "above" if self.result is not None and self.result.difference > 0 else "below"
+
+    @property
     def short(self) -> str:
         """'+.021, p = .03'."""
         return f"{signed(self.result.difference)}, {p_value(self.p)}" if self.result else self.refused
 
 
-def verdict_of(p: float, difference: float) -> Verdict:
-    """What a corrected p and a difference allow to say."""
+def verdict_of(p: float, difference: float, better: Better = "higher") -> Verdict:
+    """What a corrected p and a difference allow to say of a metric of which this way is good."""
     if p > LEVEL or difference == 0:
         return "open"
-    return "better" if difference > 0 else "worse"
+    if better == "neither":
+        return "differs"
+    return "better" if (difference > 0) == (better == "higher") else "worse"
 
 
 def trial(
@@ -83,6 +94,7 @@ def trial(
     reference_metric: str | None = None,
     pooled: str = "",
     also: str | None = None,
+    better: Better = "higher",
 ) -> Trial:
     """Tests the second frame against the first, paired by query, seed and `on`. A refusal is kept, not raised."""
     reference, samples = frames
@@ -90,7 +102,7 @@ def trial(
         pairs = pair(reference, samples, metric, [*KEYS, *on], names=(against, arm), reference_metric=reference_metric)
         result = paired_test(pairs, names=(against, arm))
     except UnpairedError as error:
-        return Trial(subject, arm, against, None, refused=str(error))
+        return Trial(subject, arm, against, None, refused=str(error), better=better)
     second = float(samples[also].mean() - reference[also].mean()) if also in samples and also != metric else None
     return Trial(
         subject,
@@ -103,6 +115,7 @@ def trial(
         mean=float(pairs.arm.mean()),
         reference_mean=float(pairs.reference.mean()),
         also=second,
+        better=better,
     )
 
 

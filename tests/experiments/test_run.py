@@ -125,6 +125,7 @@ def test_equal_prompts_of_arms_seeds_and_retrievers_meet_in_one_call(
 def test_option_scores_are_kept_and_judged(mapping: Mapping, toy: str, tmp_path: Path) -> None:
     go(mapping(model=toy, score="options"), tmp_path)
     frame = load_run(tmp_path / "t").samples()
+    assert len(frame)
     for row in frame.itertuples():
         assert set(row.option_scores) == {"red", "green", "blue"}
         best = max(row.option_scores, key=row.option_scores.get)
@@ -284,6 +285,18 @@ def test_a_new_metric_is_computed_on_stored_answers(mapping: Mapping, tmp_path: 
     assert frame.attrs["metrics"] == ("strict", "yes")
     assert frame["strict"].notna().all()
     assert told(tmp_path / "t") == before
+
+
+def test_a_run_says_which_way_of_its_metrics_is_good(mapping: Mapping, tmp_path: Path) -> None:
+    go(mapping(metrics=["strict", "unparsed", "yes"]), tmp_path)
+    better = {"strict": "higher", "unparsed": "lower", "yes": "neither"}
+    assert load_run(tmp_path / "t").samples().attrs["better"] == better
+    told = (tmp_path / "t" / "run.json").read_text()
+    assert '"better": "lower"' in told
+    for word in ("higher", "lower", "neither"):  # as an older run left it
+        told = told.replace(f'"better": "{word}"', '"x": 0')
+    (tmp_path / "t" / "run.json").write_text(told)
+    assert load_run(tmp_path / "t").samples().attrs["better"] == better
 
 
 def test_a_metric_added_later_leaves_the_samples_that_it_would_have_made(mapping: Mapping, tmp_path: Path) -> None:

@@ -33,10 +33,14 @@ CHANCES = {"shapes": (0.86, 0.002), "binding, 2-way": (0.5, 0.12)}
 
 @dataclass(frozen=True)
 class _How:
-    """hostile: text put into every field that a data set or a model may fill. failing: query id -> reason."""
+    """hostile: text put into every field that a data set or a model may fill. failing: query id -> reason.
+
+    better: which way of the scores is said to be good; '': an older run, which does not say.
+    """
 
     hostile: str = ""
     failing: Mapping[str, str] = field(default_factory=dict)
+    better: str = ""
 
 
 def write_run(
@@ -63,7 +67,8 @@ def write_run(
             store.write_cell(digest, {**cell, "labels": _labels(cell)})
             writer.append(digest, [_sample(cell, digest, i, pictures, texts) for i in range(queries)])
     told = {"name": folder.name, "config": {"compare": compare}, "cells": digests, "sessions": _sessions()}
-    store.write_run({**told, "metrics": {"lenient": {}, "strict": {}}})
+    metric = {"better": texts.better} if texts.better else {}
+    store.write_run({**told, "metrics": {"lenient": metric, "strict": metric}})
     return load_run(folder)
 
 

@@ -132,3 +132,10 @@ def test_page_of_another_metric(written):
     run = written(queries=4)
     write(view(run, metric="strict"))
     assert "Differences in strict accuracy" in (run.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_says_which_way_is_good(written):
+    run = written(queries=6, better="lower")
+    write(run)
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "lenient accuracy (lower is better) ± half of the 95 % interval. Bold: the lowest of a column." in page

@@ -61,3 +61,14 @@ def test_one_decoding_is_compared_over_retrievers_or_shots(written):
     run = written(queries=4, decodings=({"strategy": {"name": "greedy"}},))
     assert view(run, to={"retriever": "random"}).to == {"retriever": "random"}
     assert set(difference_frame(view(run, to={"shots": 0}))["reference"]) == {"0"}
+
+
+def test_the_best_of_a_column_is_the_lowest_where_lower_is_better(written):
+    table = task_tables(view(written(queries=6, better="lower")))[1]
+    best = {row.cells[4].mean for row in table.rows if table.is_best(row, 4)}
+    assert best == {min(row.cells[4].mean for row in table.rows if not row.baseline)}
+
+
+def test_no_cell_is_the_best_where_neither_way_is_good(written):
+    table = task_tables(view(written(queries=6, better="neither")))[1]
+    assert not any(table.is_best(row, shots) for row in table.rows for shots in table.shots)

@@ -65,3 +65,16 @@ def test_a_run_that_was_stopped_says_so(written):
 def test_failed_samples_are_counted(written):
     seen = view(written(queries=3, failing={"shapes-0001": "picture broken.png cannot be read"}))
     assert seen.failed == 2 * (3 + 2 * 2 * 3)
+
+
+def test_a_score_is_called_an_accuracy_where_it_is_one_and_says_which_way_is_good(written):
+    seen = view(written(queries=3))
+    assert (seen.better, seen.measure) == ("higher", "lenient accuracy")
+    for name, better, measure in (("chair_s", "lower", "chair_s (lower is better)"), ("yes", "neither", "yes")):
+        run = written(name=name, queries=3)
+        told = (run.path / "run.json").read_text().replace('"lenient"', f'"{name}"')
+        (run.path / "run.json").write_text(told)
+        for path in run.path.rglob("*.jsonl"):
+            path.write_text(path.read_text().replace('"lenient"', f'"{name}"'))
+        seen = view(run)
+        assert (seen.better, seen.measure) == (better, measure)

@@ -129,3 +129,15 @@ def test_an_unfinished_arm_is_refused(grid):
 def test_a_row_is_better_only_where_the_corrected_p_says_so():
     table = pd.DataFrame({"p_corrected": [0.05, 0.051, 0.001, 1.0], "difference": [0.1, 0.1, -0.1, 0.0]})
     assert verdicts(table) == ["better", "open", "worse", "open"]
+
+
+def test_where_lower_is_better_a_fall_is_better_and_where_neither_is_it_only_differs(arm):
+    frame = pd.concat(
+        [arm([1] * 20, decoding="greedy"), arm([0] * 20, decoding="down"), arm([1, *[0] * 19], decoding="near")],
+        ignore_index=True,
+    )
+    told = {}
+    for better in ("higher", "lower", "neither"):
+        frame.attrs["better"] = {"lenient": better}
+        told[better] = verdicts(compare(frame, {"decoding": "greedy"}, axes=("decoding",)))
+    assert told == {"higher": ["worse"] * 2, "lower": ["better"] * 2, "neither": ["differs"] * 2}

@@ -184,5 +184,54 @@ def test_other_axes_have_their_own_sentences_and_share_zero_shots(run):
     assert np.all([".500" in g.claim for g in gains])
 
 
+def lower(frame, better="lower"):
+    """The same frame where the score is one of which this way is good."""
+    frame.attrs["better"] = {"lenient": better}
+    return frame
+
+
+def test_where_lower_is_better_the_best_arm_is_the_lowest_and_conclusions_turn(run):
+    cells = {(0, "", "greedy"): 0.5, (2, "random", "greedy"): 0.2, (8, "random", "greedy"): 0.9}
+    (gain,) = only(findings(lower(run(cells))), "ICL gain")
+    assert gain.verdict == "better"
+    assert gain.claim == "the best of 2 arms, random at 2 shots, is below 0 shots (.200 against .500)"
+    assert gain.numbers.startswith("−.300")
+    assert gain.numbers.endswith("n = 120; lower is better")
+    assert gain.more == "Above 0 shots: random at 8 shots (+.400, p < .001)."
+    (none,) = only(findings(lower(run({(0, "", "greedy"): 0.5, (8, "random", "greedy"): 0.9}))), "ICL gain")
+    assert (none.verdict, none.claim) == (
+        "worse", "no gain; even random at 8 shots is above 0 shots (.900 against .500)",
+    )  # fmt: skip
+
+
+def test_where_lower_is_better_arms_below_beat_what_they_stand_against(run):
+    cells = {(4, "random", "greedy"): 0.8, (4, "knn", "greedy"): 0.6}
+    (drawn,) = only(findings(lower(run(cells))), "Retrieval")
+    assert (drawn.verdict, drawn.claim) == ("better", "knn beats random")
+    votes = only(findings(lower(run(cells, vote=0.7))), "Vote")
+    assert [(v.verdict, v.claim.split(" the vote")[0]) for v in votes] == [
+        ("worse", "random at 4 shots is above"), ("better", "knn at 4 shots beats"),
+    ]  # fmt: skip
+    cells = {(4, "knn", "greedy"): 0.5, (4, "knn", "vcd"): 0.3, (4, "knn", "mask_only(vcd)"): 0.5}
+    (wins,) = only(findings(lower(run(cells)), controls={"vcd": ("mask_only(vcd)",)}), "Decoding")
+    assert (wins.verdict, "It beats all its controls" in wins.more) == ("better", True)
+
+
+def test_where_neither_way_is_good_there_are_differences_and_no_verdicts(run):
+    cells = {(0, "", "greedy"): 0.5, (2, "random", "greedy"): 0.2, (8, "random", "greedy"): 0.9,
+             (8, "random", "vcd"): 0.5, (8, "random", "mask_only(vcd)"): 0.9}  # fmt: skip
+    found = findings(lower(run(cells), "neither"), controls={"vcd": ("mask_only(vcd)",)})
+    assert {one.verdict for one in found} == {"differs"}
+    assert [one.claim for one in only(found, "ICL gain")] == [
+        "random at 2 shots differs from 0 shots (.200 against .500)",
+        "random at 8 shots differs from 0 shots (.900 against .500)",
+    ]
+    (one,) = only(found, "Decoding")
+    assert (one.claim, one.more) == (
+        "vcd differs from greedy", "It differs from its control mask_only(vcd) (−.400, p < .001).",
+    )  # fmt: skip
+    assert not any(word in one.sentence for one in found for word in ("beat", "best", "no gain", "better"))
+
+
 def test_one_setting_shows_nothing(run):
     assert only(findings(run({(0, "", "greedy"): 0.5})), "ICL gain") == []

@@ -26,6 +26,22 @@ def test_nothing_left_to_gain_has_no_headroom():
     assert curve([0, 4], [1.0, 0.9]).headroom is None
 
 
+def test_where_lower_is_better_the_curve_is_that_of_one_minus_the_score():
+    scores = [0.4, 0.5, 0.1, 0.2]
+    found, mirrored = curve([0, 1, 2, 4], scores, "lower"), curve([0, 1, 2, 4], [1 - y for y in scores])
+    assert (found.peak, found.peak_shots) == (pytest.approx(1 - mirrored.peak), mirrored.peak_shots)
+    assert found.headroom == pytest.approx(mirrored.headroom)
+    assert found.gain == pytest.approx(-mirrored.gain)
+    assert curve([0, 1, 2], [0.4, 0.3, 0.1], "lower").monotone
+    assert curve([0, 4], [0.0, 0.1], "lower").headroom is None
+
+
+def test_where_neither_way_is_good_a_curve_has_no_peak():
+    found = curve([0, 4], [0.4, 0.5], "neither")
+    assert (found.headroom, found.peak, found.peak_shots, found.monotone) == (None, None, None, None)
+    assert found.gain == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize(
     ("shots", "accuracy"),
     [([1, 2], [0, 1]), ([0, 4, 2], [0, 1, 1]), ([0, 2, 2], [0, 1, 1]), ([0], [1]), ([0, 1], [1])],
