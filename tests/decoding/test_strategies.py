@@ -46,6 +46,7 @@ def test_conforms(strategy: Strategy) -> None:
         ({"name": "cad", "preset": "conflict"}, {"alpha": 1.0}),
         ({"name": "cad", "preset": "summarisation"}, {"alpha": 0.5}),
         ("adacad", {"floor": 0.0, "without": "demonstrations"}),
+        ({"name": "adacad", "preset": "answers"}, {"floor": 0.0}),
         ({"name": "adacad", "preset": "summarisation"}, {"floor": 0.3}),
         ("code", {"kappa": 0.7, "tokens": 512, "pictures": "query"}),
         ({"name": "code", "preset": "fallback"}, {"kappa": 0.2}),

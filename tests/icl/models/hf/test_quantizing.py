@@ -81,6 +81,7 @@ def test_no_weight_is_further_off_than_half_a_gap_between_codes(
     full.load()
     few.load()
     weights = dict(full.engine.runner.model.named_parameters())
+    assert "Linear4bit" in kinds(few).values()
     for name, layer in few.engine.runner.model.named_modules():
         if type(layer).__name__ == "Linear4bit":
             want = weights[f"{name}.weight"].detach()
