@@ -8,7 +8,7 @@ from decoding.arm import parse_arm
 from decoding.base import Strategy
 from decoding.engine import run_jobs
 from decoding.jobs import Failure, Job
-from decoding.score import FLOOR, Ballot, normalised, score
+from decoding.score import FLOOR, Ballot, logprobs_of, normalised, score
 from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.vcd import VCD
 from icl.types import Generation
@@ -91,6 +91,12 @@ def test_options_that_the_mask_removes_stand_behind_and_keep_the_references_orde
     assert answer.option_scores[ranked[0]] == pytest.approx(0.0, abs=1e-6)
     assert all(FLOOR - 100 < answer.option_scores[option] < FLOOR for option in ranked[1:])
     assert all(map(math.isfinite, answer.option_scores.values()))
+
+
+def test_a_token_that_the_reference_bans_has_a_finite_score() -> None:
+    told, faults = logprobs_of(GreedyDecoding(), torch.tensor([[[0.0, -math.inf, 0.0]]]), 0)
+    assert not faults
+    assert told[0].tolist() == pytest.approx([-math.log(2), 2 * FLOOR, -math.log(2)])
 
 
 def test_normalisations() -> None:
