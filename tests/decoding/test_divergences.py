@@ -36,6 +36,12 @@ def test_bounded_divergence_by_hand(kappa: float, told: float) -> None:
     assert float(bounded(P, Q, kappa)) == pytest.approx(told, abs=5e-3)
 
 
+def test_divergences_of_nearly_equal_distributions_are_not_negative() -> None:
+    p, noise = torch.randn(2, 400, 50, generator=torch.Generator().manual_seed(0))
+    for apart in (kl, jensen_shannon):
+        assert float(apart(p, p + 1e-4 * noise).min()) >= 0
+
+
 def test_bounded_divergence_stays_in_its_bounds() -> None:
     generator = torch.Generator().manual_seed(0)
     for scale in (0.0, 1.0, 80.0):

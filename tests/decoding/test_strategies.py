@@ -49,6 +49,7 @@ def test_conforms(strategy: Strategy) -> None:
         ({"name": "adacad", "preset": "answers"}, {"floor": 0.0}),
         ({"name": "adacad", "preset": "summarisation"}, {"floor": 0.3}),
         ("code", {"kappa": 0.7, "tokens": 512, "pictures": "query"}),
+        ({"name": "code", "preset": "evaluation"}, {"kappa": 0.7}),
         ({"name": "code", "preset": "fallback"}, {"kappa": 0.2}),
         ("dcd", {"granularity": "options", "direction": "surer", "entity": "asked"}),
         ("nbce", {"beta": 0.25, "windows": 0, "pool": "surest", "top_p": 0.95, "stickiness": 0.1}),

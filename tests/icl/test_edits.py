@@ -126,6 +126,18 @@ def test_varied_draws_strengths_from_their_whole_ranges() -> None:
         assert high - edge < max(values) <= high + 1e-9
 
 
+def test_draws_are_pinned() -> None:
+    """A change of these changes every run ever made."""
+    unbound = (edits.ShuffledPatches(), edits.MadeUp(), edits.DiffusionNoise())
+    streams = [edit.bind(KEY, "p").stream for edit in unbound]
+    assert streams == [6178256140989923654, 3348939391167084363, 6525547216234770415]
+    changes = {str(i): edits.Varied().bind(StreamKey(0, str(i)), "p").change for i in (1, 4)}
+    assert changes == {
+        "1": edits.Rotate(165.668),
+        "4": edits.Colour(1.163, 0.862, 1.504, -0.175),
+    }
+
+
 def test_diffusion_scales_are_those_of_the_published_schedule() -> None:
     betas = 1 / (1 + np.exp(-np.linspace(-6, 6, 1000))) * (0.5e-2 - 1e-5) + 1e-5
     kept = np.cumprod(1 - betas)

@@ -36,6 +36,7 @@ def test_numbers_are_pinned():
     """A change of these changes every run ever made."""
     assert StreamKey(0, "q").number("demos") == 3319838986261990654
     assert draws(n=3) == [4284997485, 2385052386, 762557805]
+    assert StreamKey() == StreamKey(0, "")
     assert StreamKey(0, "q").torch("noise").initial_seed() == 4021590504617424025
 
 

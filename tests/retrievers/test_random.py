@@ -32,6 +32,7 @@ def _ids(retriever: Any, pool: Pool, query: str, k: int, seed: int = 0) -> list[
 @pytest.mark.parametrize("retriever", [Random(), Balanced()])
 def test_fewer_shots_begin_more_shots(example: Make, retriever: Any, size: int) -> None:
     pool = _pool(example, size, 4)
+    assert retriever.nested
     whole = _ids(retriever, pool, "q", size)
     assert sorted(whole) == sorted(pool.by_id)
     for k in (0, 1, 2, 4, 33):

@@ -42,6 +42,9 @@ def test_copies_read_place_and_rank():
     assert last_copy(told, QUERY) == nearest_copy(told, QUERY) == "blue"
     assert last_copy(told[::-1], QUERY) == "red"
     assert nearest_copy(told[::-1], QUERY) == "blue"
+    level = [Demo(one.example, one.score, 0) for one in told]
+    assert nearest_copy(level, QUERY) == vote(level, QUERY) == "blue"
+    assert nearest_copy(level[::-1], QUERY) == vote(level[::-1], QUERY) == "red"
 
 
 def test_without_demonstrations_nothing_is_predicted():

@@ -14,6 +14,7 @@ OPEN = Example("e", (), "what is it?", ("a dog",))
     [
         ("Yes, there is.", "yes", "yes"),
         ("no", "no", "no"),
+        ("No, there is nothing", "no", "no"),  # commas go
         ("NO", "no", "yes"),  # the released rule knows No, no and not alone
         ("no!", "no", "yes"),
         ("", None, "yes"),
