@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
+from icl.models.tiny.evaluate import count_right, embeddings
 from icl.models.tiny.layout import Layout, Turn
 from icl.models.tiny.runner import Runner
 from icl.models.tiny.vocabulary import encode
@@ -29,8 +30,6 @@ def _split(
 
 def easy_figures(runner: Runner, encoder: Path | None) -> Iterator[tuple[str, int, tuple[int, int]]]:
     """(name, shots, (right, of)): all test questions without demonstrations, then some with random and nearest ones."""
-    from icl.models.tiny.evaluate import count_right, embeddings
-
     train, pool = _split(easy_vqa.get_train_image_paths(), easy_vqa.get_train_questions(), 0)
     test, queries = _split(easy_vqa.get_test_image_paths(), easy_vqa.get_test_questions(), len(train))
     pictures = np.concatenate([train, test])

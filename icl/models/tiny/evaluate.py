@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
 from icl.models.tiny.captions import caption_scores
-from icl.models.tiny.easy import easy_figures
 from icl.models.tiny.index import Index
 from icl.models.tiny.layout import Layout, Turn
 from icl.models.tiny.pool import make_pool
@@ -69,6 +68,8 @@ def evaluate(vlm: Path, encoder: Path | None, n: int = 200, easy: bool = False) 
                     count_right(runner.logits(sequences, features, Layout()), sequences, True),
                 )
     if easy:
+        from icl.models.tiny.easy import easy_figures
+
         for name, shots, counts in easy_figures(runner, encoder):
             note("easy-vqa test", name, shots, counts)
     return figures

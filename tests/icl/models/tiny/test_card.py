@@ -46,7 +46,8 @@ def test_goals_are_met_and_missed_by_the_figures() -> None:
     good = {goal.name: goal for goal in goals(figures(0.99))}
     assert good["binding 8-way, 8 shots"].met
     assert good["operators, 4 shots"].met
-    assert not good["operators, 0 shots (near chance)"].met  # right without a demonstration: something leaks
+    leaks = next(goal for name, goal in good.items() if name.startswith("operators, 0 shots"))
+    assert not leaks.met  # right without a demonstration: something leaks
     assert not good["CHAIR_I, scenes of seen concepts"].met
     assert not {goal.name: goal for goal in goals(figures(0.9))}["binding 4-way, 8 shots"].met
 
