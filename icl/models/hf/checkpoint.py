@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -63,6 +63,19 @@ class Checkpoint:
         from transformers import AutoConfig
 
         return self._read(AutoConfig, "config")
+
+    @cached_property
+    def written(self) -> Mapping[str, Any]:
+        """The config as the checkpoint wrote it; a folder's is read without transformers: a finished run needs none."""
+        if self.folder is not None:
+            try:
+                told = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            except ValueError:
+                told = None  # the config's own reading says what is wrong with it
+            if isinstance(told, dict):
+                return told
+        written: dict[str, Any] = self.config.to_dict()
+        return written
 
     @cached_property
     def processor(self) -> Any:

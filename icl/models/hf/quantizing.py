@@ -147,9 +147,9 @@ def is_exact(model: Any) -> bool:
 
 def _told(checkpoint: "Checkpoint") -> dict[str, Any]:
     for key in ("quantization_config", "compression_config"):
-        told = getattr(checkpoint.config, key, None)
+        told = checkpoint.written.get(key)
         if told:
-            return dict(told if isinstance(told, dict) else told.to_dict())
+            return dict(told)
     return {}
 
 

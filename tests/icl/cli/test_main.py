@@ -3,6 +3,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +258,8 @@ def test_a_process_that_is_interrupted_ends_with_130_and_resumes(grid: Callable[
         model: {name: fake-scripted, answer: "slow.py:answer"}
     """)
     command = [sys.executable, "-m", "icl.cli.main", "run", config, "--quiet"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heard)  # noqa: PLW1509
     while not any((tmp_path / "runs").rglob("run.json")) and process.poll() is None:
         time.sleep(0.01)
     time.sleep(0.3)
