@@ -1,13 +1,13 @@
 """A finished or unfinished run, read back: a frame of samples with a column an axis, a metric and a baseline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.stats.arms import NONE
+from experiments.stats.arms import NONE, judged_by
 from experiments.store import Store
-from experiments.vocabulary import AXES
+from experiments.vocabulary import AXES, usual_metric
 from icl.errors import StoreError, did_you_mean
 from icl.metrics.base import Better
 
@@ -45,7 +45,8 @@ class Run:
         """One row a sample: cell, the axes as labels, seed, query, what was shown and said, metrics, baselines.
 
         `attrs` names the columns that are axes, metrics and baselines, and says which way of each metric is good
-        (`better`). A failed sample has its reason under `failed`.
+        (`better`). A baseline has a column for each metric that judges it (`vote:strict`); `vote` is that of the
+        config's `compare.metric` (else `vocabulary.usual_metric`). A failed sample has its reason under `failed`.
         """
         import pandas as pd
 
@@ -58,9 +59,9 @@ class Run:
                 metrics |= dict.fromkeys(scores)
                 baselines |= dict.fromkeys(votes)
                 kept = {key: value for key, value in sample.items() if key not in DROPPED}
-                rows.append({**labels, **kept, **scores, **votes})
+                rows.append({**labels, **kept, **scores, **_judged(votes)})
         first = ("cell", *AXES, "seed", "query", "group", "failed", "output", *metrics, *baselines)
-        frame = pd.DataFrame(rows)
+        frame = _as_judged_by(pd.DataFrame(rows), baselines, usual_metric(info, tuple(metrics)))
         for column in first:
             if column not in frame:
                 frame[column] = None
@@ -76,14 +77,16 @@ class Run:
         """Every arm against its reference, in pairs; what is not given is as the config's `compare` says."""
         from experiments.stats.compare import compare
 
-        said = self.info.get("config", {}).get("compare") or {}
+        info = self.info
+        said = info.get("config", {}).get("compare") or {}
         wanted = to or said.get("to")
         if not wanted:
             raise StoreError(
                 f"{self.path}: its config has no 'compare'. Say what against: to={{'decoding': 'greedy'}}."
             )
         correction: Any = correct or said.get("correct", "holm")
-        return compare(self.samples(), wanted, metric or said.get("metric", "lenient"), correct=correction)
+        usual = usual_metric(info, tuple(info.get("metrics", {}))) or "lenient"
+        return compare(self.samples(), wanted, metric or usual, correct=correction)
 
     def analyze(self, name: str, metric: str | None = None) -> "DataFrame":
         """The table of an analysis (`icl analyze` lists them), such as "copying". Raises ConfigError, StoreError."""
@@ -106,6 +109,21 @@ def load_run(path: str | Path) -> Run:
         have = f" Runs beside it: {', '.join(sorted(others)[:8])}." if others else ""
         raise StoreError(f"{folder} is not a run directory (no run.json).{did_you_mean(folder.name, others)}{have}")
     return Run(folder)
+
+
+def _judged(told: Mapping[str, Any]) -> dict[str, float]:
+    """A sample's baselines as columns. An older run has one value of each, by strict or its first metric."""
+    columns: dict[str, float] = {}
+    for baseline, by in told.items():
+        judged = isinstance(by, Mapping)
+        columns |= {judged_by(baseline, metric): value for metric, value in by.items()} if judged else {baseline: by}
+    return columns
+
+
+def _as_judged_by(frame: "DataFrame", baselines: Iterable[str], metric: str | None) -> "DataFrame":
+    """With a column of each baseline alone: as this metric judges it."""
+    columns = {baseline: judged_by(baseline, str(metric)) for baseline in baselines}
+    return frame.assign(**{baseline: frame[column] for baseline, column in columns.items() if column in frame})
 
 
 def _better(name: str, told: Mapping[str, Any]) -> Better:

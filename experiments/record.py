@@ -81,12 +81,19 @@ def scores(metrics: Mapping[str, Metric], answer: Generation, example: Example) 
     return {name: value for name, value in found.items() if value is not None}
 
 
-def baselines(metrics: Mapping[str, Metric], demos: Sequence[Demo], example: Example) -> dict[str, float]:
-    """What the demonstrations say without a model, by the strict metric, or the first one where that is not asked."""
-    judge = metrics.get("strict") or next(iter(metrics.values()))
+def baselines(metrics: Mapping[str, Metric], demos: Sequence[Demo], example: Example) -> dict[str, dict[str, float]]:
+    """Baseline -> every metric that applies to what the demonstrations say without a model.
+
+    It is judged as if a model had said it, and where there are options had chosen it.
+    """
     said = {name: say(demos, example.query) for name, say in BASELINES.items()} if demos else {}
-    judged = {name: judge.score(Generation(text), example) for name, text in said.items() if text is not None}
-    return {name: value for name, value in judged.items() if value is not None}
+    judged = {text: scores(metrics, _chosen(text, example), example) for text in said.values() if text is not None}
+    return {name: judged[text] for name, text in said.items() if text is not None and judged[text]}
+
+
+def _chosen(text: str, example: Example) -> Generation:
+    """An answer that stands above all options, itself perhaps none of them."""
+    return Generation(text, option_scores={**dict.fromkeys(example.options, 0.0), text: 1.0} if example.options else {})
 
 
 def _not_numbers(answer: Generation) -> list[str]:

@@ -1,6 +1,6 @@
 """The words of an experiment file: its keys, which of them are axes, which hold components, and the defaults."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 KINDS: Mapping[str, str] = {
@@ -30,3 +30,12 @@ FREE_AT_ZERO = ("retriever", "order")
 """Axes that cannot matter without demonstrations: one arm at 0 shots serves all of their values."""
 SCORES = ("generate", "options")
 CORRECTIONS = ("holm", "none")
+METRICS = ("lenient", "strict", "option")
+"""Which score is looked at where the run does not say: the first of these that it has."""
+
+
+def usual_metric(info: Mapping[str, Any], metrics: Sequence[str]) -> str | None:
+    """The score that a run is looked at by: as its `compare` says, else the first of METRICS, else its first."""
+    said = (info.get("config") or {}).get("compare") or {}
+    first = metrics[0] if metrics else None
+    return str(said["metric"]) if said.get("metric") else next((m for m in METRICS if m in metrics), first)

@@ -222,8 +222,9 @@ class Sample:
 
     cell: digest of the resolved cell. question: as the prompt shows it. demos: [id, score, answer] in prompt order;
     ranks: of each, 0 the best retrieved. scores: metric -> value in [0, 1]. baselines: what the same demonstrations say
-    without a model. picture_of: whose each picture is, the place of its demonstration or -1 for the query's. renamed:
-    where answers were renamed, the right one before and after. failed: the reason, where there is no output.
+    without a model: baseline -> metric -> value. picture_of: whose each picture is, the place of its demonstration or
+    -1 for the query's. renamed: where answers were renamed, the right one before and after. failed: the reason, where
+    there is no output.
     """
 
     cell: str
@@ -244,7 +245,7 @@ class Sample:
     output: str = ""
     finish: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
-    baselines: Mapping[str, float] = field(default_factory=dict)
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     option_scores: Mapping[str, float] = field(default_factory=dict)
     trace: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     usage: Mapping[str, int] = field(default_factory=dict)

@@ -24,6 +24,7 @@ from experiments.analyses.samples import (
 )
 from experiments.stats.pairs import pair, paired_test
 from experiments.stats.significance import holm
+from icl.errors import ConfigError
 from icl.metrics.baselines import vote
 from icl.metrics.normalise import plain
 from icl.types import Demo, Example, Query
@@ -37,7 +38,12 @@ NOBODY = Query("", (), "")
 
 
 def analyse(view: "View") -> "DataFrame":
-    """A row a setting."""
+    """A row a setting. Raises ConfigError where the score looked at does not judge the vote."""
+    if "vote" not in view.frame:
+        raise ConfigError(
+            f"{view.path}: no sample has a vote judged by '{view.metric}'. Name another score (--metric), or run the "
+            "experiment with shots above 0."
+        )
     found: list[dict[str, Any]] = []
     for setting, samples in settings(view, answered(view)):
         rows = records(samples)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from experiments.report.view import View
-from experiments.stats.arms import NONE, UNIT, arms, belongs, values_of
+from experiments.stats.arms import NONE, UNIT, arms, baseline_of, belongs, values_of
 from experiments.stats.compare import compare
 from experiments.stats.gain import curve
 from experiments.stats.intervals import Estimate, estimate
@@ -108,8 +108,8 @@ def _task_table(view: View, task: str, samples: "DataFrame") -> TaskTable:
     keys = [key for key in found if not (set(found[key]) == {0} and any(_shares(axes, key, other) for other in found))]
     keys.sort(key=lambda key: [order[label] for order, label in zip(orders, key, strict=True)])
     rows_ = [Row(key, {**_shared(axes, found, key), **found[key]}) for key in keys]
-    if VOTE in samples:
-        rows_ += _votes(axes, samples)
+    if voted := baseline_of(view.scores, VOTE, view.metric):
+        rows_ += _votes(axes, samples, voted)
     return TaskTable(
         task,
         axes,
@@ -133,14 +133,14 @@ def _shared(axes: Sequence[str], found: Mapping[Labels, Mapping[int, Estimate]],
     return {0: zero[0]} if zero else {}
 
 
-def _votes(axes: Sequence[str], samples: "DataFrame") -> Iterator[Row]:
+def _votes(axes: Sequence[str], samples: "DataFrame", column: str) -> Iterator[Row]:
     """The vote of each retriever's demonstrations, under the rows of the arms that read them."""
-    voted = samples[samples[VOTE].notna() & (samples["shots"] != 0)].drop_duplicates(
+    voted = samples[samples[column].notna() & (samples["shots"] != 0)].drop_duplicates(
         ["query", "seed", "shots", *(["retriever"] if "retriever" in axes else [])]
     )
     for name in values_of(voted, "retriever") if "retriever" in axes else (NONE,):
         own = voted[voted["retriever"] == name] if "retriever" in axes else voted
-        cells = {int(arm["shots"]): _estimate(rows, VOTE) for arm, rows in arms(own, ["shots"])}
+        cells = {int(arm["shots"]): _estimate(rows, column) for arm, rows in arms(own, ["shots"])}
         if cells:
             labels = (str(name) if axis == "retriever" else VOTE if axis == axes[-1] else "" for axis in axes)
             yield Row(tuple(labels), cells, baseline=True)

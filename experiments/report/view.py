@@ -9,17 +9,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from experiments.stats.arms import UNIT, axes_of, better_of, checked_setting, tidy, values_of, varying
+from experiments.stats.arms import (
+    UNIT,
+    axes_of,
+    baseline_of,
+    better_of,
+    checked_setting,
+    judged_by,
+    tidy,
+    values_of,
+    varying,
+)
 from experiments.stats.findings import Finding, findings, reference_decoding
 from experiments.store import Store
+from experiments.vocabulary import METRICS, usual_metric
 from icl.errors import ConfigError, StoreError, did_you_mean
 from icl.metrics.base import Better
+from icl.metrics.baselines import BASELINES
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-METRICS = ("lenient", "strict", "option")
-"""Which score is looked at where the run does not say: the first of these that it has."""
 ACCURACIES = (*METRICS, "pope")
 """Scores that are a share of right answers, and are called so."""
 
@@ -35,7 +45,8 @@ class Run(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """frame: a row a sample, axes as labels. scores: the same rows, what statistics read; `failed` is true or false.
+    """frame: a row a sample, axes as labels, baselines as the metric judges them. scores: the same rows, what
+    statistics read, baselines by every metric; `failed` is true or false.
 
     `scores.attrs["better"]` says which way of each metric is good. metric: the score looked at. to: the reference
     setting of comparisons. controls: label of a strategy -> labels of its controls among the arms. info: run.json.
@@ -119,21 +130,23 @@ def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = Non
     info = store.run() or {}
     metrics = tuple(frame.attrs.get("metrics") or _metrics(frame))
     compare = dict(_inside(info, "config", "compare") or {})
-    chosen = metric or str(compare.get("metric") or next((m for m in METRICS if m in metrics), metrics[0]))
+    chosen = metric or str(usual_metric(info, metrics))
     if chosen not in metrics:
         raise ConfigError(
             f"the run has no score '{chosen}'.{did_you_mean(chosen, metrics)} Scores: {', '.join(metrics)}."
         )
+    columns = {name: baseline_of(frame, name, chosen) for name in _baselines(frame)}
+    judged = {name: samples[column] for name, column in columns.items() if column}
     wanted = to or compare.get("to") or {}
     reference = checked_setting(samples, wanted, axes, "compare.to") if wanted else _usual_reference(samples)
     return View(
         path=run.path,
         name=str(info.get("name") or run.path.name),
-        frame=samples,
+        frame=samples.drop(columns=[name for name in columns if name in samples]).assign(**judged),
         scores=_scores(samples, axes, metrics, {m: better_of(frame, m) for m in metrics}),
         axes=axes,
         metrics=metrics,
-        baselines=tuple(frame.attrs.get("baselines") or (c for c in ("vote",) if c in frame)),
+        baselines=tuple(judged),
         metric=chosen,
         to=reference,
         correct="none" if compare.get("correct") == "none" else "holm",
@@ -145,7 +158,9 @@ def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = Non
 def _scores(
     samples: "DataFrame", axes: Sequence[str], metrics: Sequence[str], better: Mapping[str, Better]
 ) -> "DataFrame":
-    kept = dict.fromkeys(["query", "seed", UNIT, *axes, *metrics, *(c for c in ("vote",) if c in samples)])
+    told = {name: [judged_by(name, metric) for metric in metrics] for name in _baselines(samples)}
+    judged = [column for name, columns in told.items() for column in (name, *columns) if column in samples]
+    kept = dict.fromkeys(["query", "seed", UNIT, *axes, *metrics, *judged])
     scores = samples[list(kept)].copy()
     scores.attrs = {"better": dict(better)}
     scores["failed"] = samples["failed"].notna() if "failed" in samples else False
@@ -153,6 +168,10 @@ def _scores(
         if axis not in scores:
             scores[axis] = value
     return scores
+
+
+def _baselines(frame: "DataFrame") -> list[str]:
+    return [name for name in BASELINES if name in frame or any(str(c).startswith(judged_by(name, "")) for c in frame)]
 
 
 def _usual_reference(samples: "DataFrame") -> dict[str, Any]:

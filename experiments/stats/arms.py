@@ -34,6 +34,23 @@ def better_of(frame: "DataFrame", metric: str) -> Better:
     return found
 
 
+def judged_by(baseline: str, metric: str) -> str:
+    """The column of a baseline as one metric judges it: 'vote:strict'."""
+    return f"{baseline}:{metric}"
+
+
+def baseline_of(frame: "DataFrame", baseline: str, metric: str) -> str | None:
+    """The column of a baseline as this metric judges it; None where it does not, since two scales are not compared.
+
+    A frame that does not say what judged (an older run, which took strict or its first metric; a frame made by hand)
+    has the one column `vote`: it stands for every metric of which higher is good.
+    """
+    if (column := judged_by(baseline, metric)) in frame:
+        return column
+    told = any(str(other).startswith(judged_by(baseline, "")) for other in frame)
+    return baseline if baseline in frame and not told and better_of(frame, metric) == "higher" else None
+
+
 def tidy(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":
     """A copy with plain labels on its axes, 'none' where an axis cannot matter, and the column UNIT. Done once.
 

@@ -8,13 +8,24 @@ seeds, or the comparison is refused. Right/wrong metrics take the exact McNemar 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.stats.arms import arms, axes_of, better_of, checked_setting, reference_of, tidy, told, varying
+from experiments.stats.arms import (
+    arms,
+    axes_of,
+    baseline_of,
+    better_of,
+    checked_setting,
+    reference_of,
+    tidy,
+    told,
+    varying,
+)
 from experiments.stats.pairs import KEYS, Comparison, pair, paired_test
 from experiments.stats.significance import holm
 from experiments.stats.trials import Verdict, verdict_of
 from experiments.vocabulary import CORRECTIONS
 from icl.errors import ConfigError, did_you_mean
 from icl.metrics.base import Better
+from icl.metrics.baselines import BASELINES
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -56,7 +67,7 @@ def compare(
             f"--by: the run has no axis '{wrong[0]}'.{did_you_mean(wrong[0], axes)} Axes: {', '.join(axes)}."
         )
     rows = (
-        _against_baseline(samples, to, metric, axes, level)
+        _against_baseline(samples, to, metric, axes, level=level, column=_column(frame, to, metric))
         if BASELINE in to
         else _against_arms(samples, to, metric, axes, level)
     )
@@ -102,19 +113,30 @@ def _against_arms(
 
 
 def _against_baseline(
-    samples: "DataFrame", to: Mapping[str, Any], metric: str, axes: Sequence[str], level: float
+    samples: "DataFrame", to: Mapping[str, Any], metric: str, axes: Sequence[str], *, level: float, column: str
 ) -> list[dict[str, Any]]:
-    column = str(to[BASELINE])
-    if column not in samples or len(to) > 1:
-        raise ConfigError(f"--to baseline={column}: no such baseline, or another key beside it. `vote` is one.")
+    name = str(to[BASELINE])
     rows = []
     for arm, mine in arms(samples, axes):
         usable = mine[mine[column].notna()]
         if len(usable):
-            names = (column, told(arm, varying(samples, axes)))
+            names = (name, told(arm, varying(samples, axes)))
             pairs = pair(usable, usable, metric, on=KEYS, names=names, reference_metric=column)
-            rows.append(_row(arm, column, pairs, paired_test(pairs, level, names)))
+            rows.append(_row(arm, name, pairs, paired_test(pairs, level, names)))
     return rows
+
+
+def _column(frame: "DataFrame", to: Mapping[str, Any], metric: str) -> str:
+    """The column of the baseline, judged by the metric. Raises ConfigError with those that there are."""
+    name = str(to[BASELINE])
+    if len(to) > 1:
+        raise ConfigError(f"--to baseline={name}: no other key can stand beside it.")
+    if column := baseline_of(frame, name, metric):
+        return column
+    have = [known for known in BASELINES if baseline_of(frame, known, metric)]
+    there = f"There are {', '.join(have)}." if have else "It has none: they need demonstrations."
+    near = did_you_mean(name, have)
+    raise ConfigError(f"--to baseline={name}: the run has no such baseline judged by '{metric}'.{near} {there}")
 
 
 def _row(arm: Mapping[str, Any], reference: str, pairs: Any, result: Comparison) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
-from experiments.stats.arms import NONE, arms, axes_of, belongs, better_of, tidy, told, values_of, varying
+from experiments.stats.arms import NONE, arms, axes_of, baseline_of, belongs, better_of, tidy, told, values_of, varying
 from experiments.stats.trials import Trial, Verdict, corrected, trial
 from experiments.stats.wording import listed, signed
 from icl.metrics.base import Better
@@ -72,8 +72,8 @@ def findings(
 ) -> list[Finding]:
     """All sentences that the run's axes allow, by topic.
 
-    reference: label of the reference decoding. controls: strategy label -> labels of its controls. vote: column of the
-    vote's score. also: a second metric whose gain is told beside the gain (form learnt from demonstrations).
+    reference: label of the reference decoding. controls: strategy label -> labels of its controls. vote: the baseline
+    that is the vote. also: a second metric whose gain is told beside the gain (form learnt from demonstrations).
     """
     axes = tuple(axes if axes is not None else axes_of(frame))
     samples = tidy(frame, axes)
@@ -83,10 +83,11 @@ def findings(
     plain = samples[samples["decoding"] == base]
     settings = [axis for axis in varying(samples, axes) if axis not in ("shots", "retriever", "decoding")]
     shots = "shots" in axes
+    voted = baseline_of(frame, vote, metric)
     return [
         *(_gain(plain, settings, metric, better, also) if shots else ()),
         *_retrieval(plain, settings, metric, better),
-        *(_vote(plain, settings, metric, better, vote) if shots and vote in samples else ()),
+        *(_vote(plain, settings, metric, better, voted) if shots and voted else ()),
         *_decoding(samples, settings, metric, better, base=base, controls=controls or {}),
     ]
 

@@ -309,6 +309,41 @@ def test_a_metric_added_later_leaves_the_samples_that_it_would_have_made(mapping
     assert later.to_dict("records") == at_once.to_dict("records")
 
 
+def test_a_metric_added_later_judges_the_vote_too(mapping: Mapping, tmp_path: Path) -> None:
+    go(mapping(metrics=["strict"], shots=3), tmp_path)
+    go(mapping(metrics=["strict", "lenient"], shots=3), tmp_path)
+    frame = load_run(tmp_path / "t").samples()
+    assert frame["vote:lenient"].notna().all()
+    assert (frame["vote"] == frame["vote:lenient"]).all()  # lenient is the score that is looked at
+    strict = mapping(metrics=["strict", "lenient"], shots=3, compare={"to": {"shots": 3}, "metric": "strict"})
+    go(strict, tmp_path)
+    frame = load_run(tmp_path / "t").samples()
+    assert (frame["vote"] == frame["vote:strict"]).all()
+    assert "vote" in frame.attrs["baselines"]
+    assert "vote:strict" not in frame.attrs["baselines"]
+
+
+def test_an_older_run_is_read_with_its_one_vote_and_brought_up_to_date(mapping: Mapping, tmp_path: Path) -> None:
+    go(mapping(shots=3), tmp_path)
+    new = load_run(tmp_path / "t").samples()
+    store = Store(tmp_path / "t")
+    (digest,) = (store.run() or {})["cells"]
+    old = [
+        {**sample, "baselines": {name: by["strict"] for name, by in sample["baselines"].items()}}
+        for sample in store.samples(digest)
+    ]
+    store.replace_samples(digest, old)
+    known = store.cell(digest) or {}
+    for node in known["metrics"].values():
+        del node["better"]
+    store.write_cell(digest, known)
+    frame = load_run(tmp_path / "t").samples()
+    assert frame["vote"].tolist() == new["vote:strict"].tolist()
+    assert not [column for column in frame if ":" in str(column)]
+    assert go(mapping(shots=3), tmp_path).computed == 0
+    assert load_run(tmp_path / "t").samples().to_dict("records") == new.to_dict("records")
+
+
 def test_a_smaller_config_is_told_as_such_without_computing(mapping: Mapping, tmp_path: Path) -> None:
     go(mapping(grid={"shots": [0, 2]}), tmp_path)
     outcome = go(mapping(shots=2, compare={"to": {"shots": 2}}), tmp_path)

@@ -1,5 +1,6 @@
 """Copying, the vote and what is followed, on models that do nothing else."""
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -64,6 +65,16 @@ def test_a_model_that_knows_is_beyond_the_vote_where_they_differ(ran: Any) -> No
     assert (told["accuracy"], told["right"], told["vote_right"]) == (1.0, 1.0, 0.0)
     assert told["beyond"] == pytest.approx(1 - told["vote"])
     assert told["agreement"] == pytest.approx(told["vote"])
+
+
+def test_the_vote_is_judged_where_options_are_scored_and_named_where_it_cannot_be(ran: Any, toy: str) -> None:
+    view = ran(model=toy, shots=3, score="options", metrics=["option", "lenient"])
+    for metric in ("option", "lenient"):
+        told = _row(vote.analyse(replace(view, metric=metric)))
+        assert told["n"] == 12
+    assert view.frame["vote:option"].tolist() == view.frame["vote:lenient"].tolist()
+    with pytest.raises(ConfigError, match="no sample has a vote judged by 'unparsed'"):
+        vote.analyse(ran(name="u", model=toy, shots=3, metrics=["unparsed", "strict"], metric="unparsed"))
 
 
 def test_flipped_labels_are_not_followed_by_what_is_known_and_symbols_are_by_what_is_scored(ran: Any) -> None:

@@ -35,12 +35,14 @@ CHANCES = {"shapes": (0.86, 0.002), "binding, 2-way": (0.5, 0.12)}
 class _How:
     """hostile: text put into every field that a data set or a model may fill. failing: query id -> reason.
 
-    better: which way of the scores is said to be good; '': an older run, which does not say.
+    better: which way of the scores is said to be good; '': an older run, which does not say. votes: how each metric
+    judges the vote, 1 always right; none: an older run, which has one judgement.
     """
 
     hostile: str = ""
     failing: Mapping[str, str] = field(default_factory=dict)
     better: str = ""
+    votes: Mapping[str, float] = field(default_factory=dict)
 
 
 def write_run(
@@ -134,7 +136,7 @@ def _sample(cell: Mapping[str, Any], digest: str, i: int, pictures: Mapping[str,
         output=f"{said}{hostile}",
         finish="stop",
         scores={"lenient": float(right), "strict": float(right and luck.random() < 0.95)},
-        baselines={"vote": float(max(shown, key=shown.count) == asked)} if shown else {},
+        baselines={"vote": how.votes or float(max(shown, key=shown.count) == asked)} if shown else {},
         trace={"divergence": (0.1, 0.4, 0.2)},
         usage={"prompt_tokens": 40 + 60 * k, "new_tokens": 3, "forwards": 3},
         meta={"type": f"colour{hostile}"},

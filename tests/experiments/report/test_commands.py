@@ -57,6 +57,17 @@ def test_compare_takes_another_reference_and_family(rehearsal, capsys):
     assert "against vote" in capsys.readouterr().out
 
 
+def test_the_vote_stands_beside_scores_of_options(mapping, toy, tmp_path, capsys):
+    metrics = ["option", "lenient"]
+    found = run(mapping(model=toy, score="options", metrics=metrics, grid={"shots": [0, 3]}), runs=tmp_path, quiet=True)
+    for metric in metrics:
+        assert main(["compare", str(found.path), "--to", "baseline=vote", "--metric", metric]) == 0
+        assert f"{metric} accuracy against vote" in capsys.readouterr().out
+    assert main(["analyze", str(found.path), "vote", "--metric", "option"]) == 0
+    assert main(["compare", str(found.path), "--to", "baseline=votes"]) == 2
+    assert "There are vote, weighted_vote, last_copy, nearest_copy." in capsys.readouterr().err
+
+
 def test_compare_corrects_as_the_config_says(mapping, tmp_path, capsys):
     keys = {k: v for k, v in mapping(seeds=[0, 1]).items() if k not in ("shots", "model")}
     compare = {"to": {"model": "fake-copy"}, "correct": "none"}

@@ -2,6 +2,9 @@ import pytest
 
 from experiments.report.tables import difference_frame, score_frame, task_tables
 from experiments.report.view import view
+from experiments.stats.compare import compare
+from experiments.stats.wording import share
+from icl.errors import ConfigError
 
 
 def test_rows_are_arms_and_columns_are_shots(written):
@@ -72,3 +75,31 @@ def test_the_best_of_a_column_is_the_lowest_where_lower_is_better(written):
 def test_no_cell_is_the_best_where_neither_way_is_good(written):
     table = task_tables(view(written(queries=6, better="neither")))[1]
     assert not any(table.is_best(row, shots) for row in table.rows for shots in table.shots)
+
+
+def test_the_vote_is_judged_by_the_score_that_the_table_shows(written):
+    run = written(queries=6, votes={"lenient": 1.0, "strict": 0.25})
+    for metric, voted in (("lenient", 1.0), ("strict", 0.25)):
+        seen = view(run, metric=metric)
+        (table, _) = task_tables(seen)
+        assert {cell.mean for row in table.rows if row.baseline for cell in row.cells.values()} == {voted}
+        assert set(seen.frame["vote"].dropna()) == {voted}
+        compared = compare(seen.scores, {"baseline": "vote"}, metric, axes=seen.axes)
+        assert set(compared["reference_mean"]) == {voted}
+        assert all(one.claim.endswith(f"against {share(voted)})") for one in seen.findings if one.topic == "Vote")
+
+
+def test_no_vote_stands_beside_a_score_that_does_not_judge_it(written):
+    run = written(queries=6, votes={"lenient": 1.0})
+    seen = view(run, metric="strict")
+    assert not [row for table in task_tables(seen) for row in table.rows if row.baseline]
+    assert not [one for one in seen.findings if one.topic == "Vote"]
+    with pytest.raises(ConfigError, match=r"no such baseline judged by 'strict'\. It has none"):
+        compare(seen.scores, {"baseline": "vote"}, "strict", axes=seen.axes)
+    with pytest.raises(ConfigError, match=r"Did you mean 'vote'\? There are vote\."):
+        compare(seen.scores, {"baseline": "votes"}, "lenient", axes=seen.axes)
+
+
+def test_the_one_vote_of_an_older_run_is_no_reference_where_lower_is_better(written):
+    assert view(written(name="a", queries=3)).baselines == ("vote",)
+    assert view(written(name="b", queries=3, better="lower")).baselines == ()
