@@ -84,6 +84,10 @@ def test_permutations_are_all_the_orders_and_the_retriever_s_is_the_first() -> N
         _ids({"name": "permutation", "index": 6}, _context(shots=3))
 
 
+def test_one_demonstration_and_none_have_one_order_whatever_the_number() -> None:
+    assert [_ids({"name": "permutation", "index": 3}, _context(shots=n)) for n in (0, 1)] == ["", "0"]
+
+
 def test_queries_may_have_permutations_of_their_own() -> None:
     node = {"name": "permutation", "index": 1, "own": True}
     assert len({_ids(node, _context(query=f"q{i}")) for i in range(12)}) > 6
