@@ -1,7 +1,7 @@
 """A score against shots, one panel a task: colour says whose demonstrations, dash and mark say which decoding.
 
 Shots stand at log2(1 + k). A line's points carry their 95 % intervals and are moved apart a little, so that intervals
-of neighbours do not hide each other. Dotted lines are the vote of the same demonstrations, without a model.
+of neighbours do not hide each other. Dotted lines with rings are the vote of the same demonstrations, without a model.
 """
 
 import math
@@ -117,7 +117,8 @@ def figure(table: TaskTable, looks: Looks, measure: str) -> str:
 def sample(look: Look, baseline: bool) -> str:
     """The piece of line that stands in a key: 34 x 16 pixels."""
     if baseline:
-        return element("path", d="M2 8H32", class_=f"vote s{look.colour % COLOURS}", stroke_dasharray="1 4")
+        line = element("path", d="M2 8H32", class_=f"vote s{look.colour % COLOURS}", stroke_dasharray="1 4")
+        return element("g", line, _ring(17, 8, look))
     line = element("path", d="M2 8H32", class_=f"line s{look.colour % COLOURS}", **_dash(look.dash))
     return element("g", line, _mark(17, 8, look), class_="faint" if look.faint else "strong")
 
@@ -154,11 +155,18 @@ def _line(series: Series, x: Scale, y: Scale, shift: float, table: TaskTable) ->
 
 
 def _dotted(series: Series, x: Scale, y: Scale) -> str:
-    path = "L".join(f"{x(math.log2(1 + k)):.1f} {y(found.mean):.1f}" for k, found in series.points)
+    places = [(x(math.log2(1 + k)), y(found.mean)) for k, found in series.points]
+    path = "L".join(f"{at:.1f} {height:.1f}" for at, height in places)
     words = element(
         "title", text(f"{series.row.name}: " + ", ".join(f"{k}: {share(e.mean)}" for k, e in series.points))
     )
-    return element("path", words, d="M" + path, class_=f"vote s{series.look.colour % COLOURS}", stroke_dasharray="1 4")
+    line = element("path", d="M" + path, class_=f"vote s{series.look.colour % COLOURS}", stroke_dasharray="1 4")
+    return element("g", words, line, *(_ring(at, height, series.look) for at, height in places))
+
+
+def _ring(x: float, y: float, how: Look) -> str:
+    """A point of a dotted line, seen where the line has no other."""
+    return element("circle", cx=round(x, 1), cy=round(y, 1), r=3.5, class_=f"vote s{how.colour % COLOURS}")
 
 
 def _mark(x: float, y: float, how: Look) -> str:

@@ -137,12 +137,13 @@ def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = Non
         )
     columns = {name: baseline_of(frame, name, chosen) for name in _baselines(frame)}
     judged = {name: samples[column] for name, column in columns.items() if column}
+    samples = samples.drop(columns=[name for name in columns if name in samples]).assign(**judged)
     wanted = to or compare.get("to") or {}
     reference = checked_setting(samples, wanted, axes, "compare.to") if wanted else _usual_reference(samples)
     return View(
         path=run.path,
         name=str(info.get("name") or run.path.name),
-        frame=samples.drop(columns=[name for name in columns if name in samples]).assign(**judged),
+        frame=samples,
         scores=_scores(samples, axes, metrics, {m: better_of(frame, m) for m in metrics}),
         axes=axes,
         metrics=metrics,

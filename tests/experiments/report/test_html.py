@@ -139,3 +139,10 @@ def test_the_page_says_which_way_is_good(written):
     write(run)
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert "lenient accuracy (lower is better) ± half of the 95 % interval. Bold: the lowest of a column." in page
+
+
+def test_the_vote_is_seen_where_it_has_one_point(written):
+    run = written(queries=6, shots=(0, 2))
+    drawn = ElementTree.parse(write(run).figures[0])
+    rings = [ring for ring in drawn.iter() if ring.tag.endswith("circle") and ring.get("class", "").startswith("vote")]
+    assert len(rings) == 2 * 2  # of two retrievers: a point in the panel and one in the key

@@ -83,7 +83,7 @@ def test_the_vote_is_judged_by_the_score_that_the_table_shows(written):
         seen = view(run, metric=metric)
         (table, _) = task_tables(seen)
         assert {cell.mean for row in table.rows if row.baseline for cell in row.cells.values()} == {voted}
-        assert set(seen.frame["vote"].dropna()) == {voted}
+        assert set(seen.frame["vote"].dropna()) == set(seen.scores["vote"].dropna()) == {voted}
         compared = compare(seen.scores, {"baseline": "vote"}, metric, axes=seen.axes)
         assert set(compared["reference_mean"]) == {voted}
         assert all(one.claim.endswith(f"against {share(voted)})") for one in seen.findings if one.topic == "Vote")
