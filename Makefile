@@ -25,7 +25,7 @@ $(VENV)/ready-dev: $(VENV)/ready
 	@touch $@
 
 quickstart: $(VENV)/ready
-	@$(BIN)/icl run experiments/configs/quickstart.yaml
+	@$(BIN)/icl run experiments/configs/quickstart.yaml || { status=$$?; test $$status = 130 || exit $$status; }
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ strings, `1e-3` is a number, a date is a string. A key written twice is an error
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,9 @@ def read(path: Path) -> Document:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        beside = f" Beside it: {', '.join(near[:5])}." if near else ""
+        names = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        near = sorted(names, key=lambda name: -SequenceMatcher(None, path.stem, Path(name).stem).ratio())
+        beside = f" Beside it: {', '.join(near[:5])}{', …' * (len(near) > 5)}." if near else ""
         raise ConfigError(f"there is no file {path}.{beside}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from error

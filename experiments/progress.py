@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -12,6 +13,12 @@ if TYPE_CHECKING:
 
 LINE_EVERY = 15.0
 """Seconds between two lines where there is no terminal."""
+
+WINDOW = 30.0
+"""Seconds that the rate looks back: start-up and an early slow task soon leave the estimate."""
+
+SURE = 3.0
+"""Seconds of samples that are needed before a rate is told."""
 
 REASONS_TOLD = 5
 """Failures that are told one by one; the rest are counted."""
@@ -43,15 +50,20 @@ class Silent:
     cells_done: int = 0
     failures: int = 0
     started: float = 0.0
-    already: int = 0
     notes: list[str] = field(default_factory=list)
+    marks: deque[tuple[float, int]] = field(default_factory=deque)
 
     def begin(self, cells: int, samples: int, cells_done: int, samples_done: int) -> None:
         self.cells, self.samples, self.cells_done, self.done = cells, samples, cells_done, samples_done
-        self.already, self.started = samples_done, time.monotonic()
+        self.started = time.monotonic()
 
     def advance(self, samples: int) -> None:
+        now = time.monotonic()
         self.done += samples
+        if not self.marks or now - self.marks[-1][0] >= 1:
+            self.marks.append((now, self.done))
+        while self.marks and now - self.marks[0][0] > WINDOW:
+            self.marks.popleft()
 
     def cell_finished(self) -> None:
         self.cells_done += 1
@@ -67,9 +79,11 @@ class Silent:
 
     @property
     def rate(self) -> float:
-        """Samples a second since the start of this session."""
-        passed = time.monotonic() - self.started
-        return (self.done - self.already) / passed if passed > 0 else 0.0
+        """Samples a second over the last WINDOW seconds; 0 before it is known."""
+        now = time.monotonic()
+        if not self.marks or now - self.marks[0][0] < SURE:
+            return 0.0
+        return (self.done - self.marks[0][1]) / (now - self.marks[0][0])
 
     @property
     def left(self) -> str:
@@ -79,7 +93,8 @@ class Silent:
         return clock((self.samples - self.done) / self.rate)
 
     def told(self) -> str:
-        return f"{self.cells_done}/{self.cells} cells   {self.rate:,.0f} samples/s   {self.left} left"
+        pace = f"{self.rate:,.0f} samples/s   {self.left} left" if self.rate > 0 else "starting"
+        return f"{self.cells_done}/{self.cells} cells   {pace}"
 
 
 @dataclass

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from icl.bars import no_bars
 from icl.errors import ModelError
 from icl.pictures import Picture
 from retrievers.ahead import decoded
@@ -22,7 +23,8 @@ class Backbone:
         from transformers import AutoImageProcessor, AutoModel
 
         try:
-            model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
+            with no_bars():
+                model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
             self.processor: Any = AutoImageProcessor.from_pretrained(folder)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ModelError(f"embedder 'vision': {folder} cannot be loaded: {error}") from error

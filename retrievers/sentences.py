@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from icl.bars import no_bars
 from icl.errors import ModelError
 from retrievers.towers import BATCH
 from retrievers.vectors import Vectors, unit
@@ -20,7 +21,8 @@ class Sentences:
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
+            with no_bars():
+                model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ModelError(f"the sentence encoder {folder} cannot be loaded: {error}") from error

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from icl.bars import no_bars
 from icl.errors import ModelError
 from icl.pictures import Picture
 from retrievers.ahead import decoded
@@ -68,7 +69,8 @@ class Towers:
         from transformers import AutoModel, AutoProcessor
 
         try:
-            model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
+            with no_bars():
+                model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
             processor: Any = AutoProcessor.from_pretrained(folder)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ModelError(f"embedder 'encoder': {folder} cannot be loaded: {error}") from error

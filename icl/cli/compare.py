@@ -1,5 +1,6 @@
 """Compare every arm of a run with its reference arm: difference, interval, p and p corrected, in pairs."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,8 @@ def command(
         raise ConfigError(f"--correct is {' or '.join(CORRECTIONS)}, not '{correct}'.")
     wanted = settings(to or [], "--to")
     seen = view(load_run(run), metric or None, None if BASELINE in wanted else wanted)
+    if seen.unfinished:
+        print(seen.unfinished, file=sys.stderr)
     reference = wanted or dict(seen.to)
     if not reference:
         raise ConfigError("the run has one arm only: there is nothing to compare.")

@@ -69,6 +69,13 @@ def test_a_missing_file_names_those_beside_it(tmp_path: Path) -> None:
         read(tmp_path / "absent.yaml")
 
 
+def test_of_many_files_beside_it_the_nearest_is_named_first(tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d", "e", "quickstart"):
+        (tmp_path / f"{name}.yaml").write_text("a: 1")
+    with pytest.raises(ConfigError, match=r"Beside it: quickstart\.yaml, .*, …\."):
+        read(tmp_path / "quikstart.yml")
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [(b"", "is empty"), (b"- 1\n", "an experiment is a mapping of keys"), (b"\xff\xfe\x00", "cannot be read")],

@@ -33,6 +33,20 @@ def test_a_log_gets_lines_now_and_then_and_a_few_reasons(monkeypatch: pytest.Mon
     assert "further failed samples are counted, and recorded with their reasons." in told
 
 
+def test_the_rate_forgets_a_slow_start_and_is_not_told_before_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    told = Silent()
+    told.begin(cells=1, samples=1000, cells_done=0, samples_done=0)
+    now[0] = 100.0
+    told.advance(1)
+    assert told.told() == "0/1 cells   starting"
+    for _ in range(40):
+        now[0] += 1
+        told.advance(10)
+    assert told.told() == "0/1 cells   10 samples/s   1:00 left"
+
+
 def test_a_terminal_gets_a_bar_and_whole_lines_above_it() -> None:
     class Screen(io.StringIO):
         def isatty(self) -> bool:

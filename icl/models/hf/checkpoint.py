@@ -4,12 +4,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from icl.bars import no_bars
 from icl.errors import ModelError
 
 SHIPPED = {"tiny": Path(__file__).resolve().parent.parent / "tiny" / "checkpoints" / "vlm"}
@@ -127,7 +127,7 @@ class Checkpoint:
         from safetensors import SafetensorError
 
         try:
-            with _quiet(self._small):
+            with no_bars(self._small):
                 return kind.from_pretrained(
                     self.source, revision=self.revision, trust_remote_code=self.trust_remote_code, **how
                 )
@@ -179,21 +179,6 @@ class Checkpoint:
             raise ModelError(self._sentence("config", error)) from error
         parts = Path(str(found)).parts
         return parts[parts.index("snapshots") + 1] if "snapshots" in parts else str(self.revision)
-
-
-@contextmanager
-def _quiet(really: bool) -> Iterator[None]:
-    """No progress bar of transformers', and its setting as it was afterwards."""
-    from transformers.utils import logging
-
-    if not really or not logging.is_progress_bar_enabled():
-        yield
-        return
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()
 
 
 @lru_cache(4096)
