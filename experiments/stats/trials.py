@@ -21,8 +21,8 @@ Verdict = Literal["better", "worse", "differs", "open", "unpaired"]
 class Trial:
     """`arm` against `against`. result is None where the comparison was refused, and `refused` says why.
 
-    p: of the result, corrected once `corrected` has seen the family. n, pooled: in words. also: the difference under a
-    second metric, without a test. better: which way of the metric is good.
+    p: of the result, corrected once `corrected` has seen the family, of `family` comparisons. n, pooled: in words.
+    also: the difference under a second metric, without a test. better: which way of the metric is good.
     """
 
     subject: str
@@ -37,6 +37,7 @@ class Trial:
     also: float | None = None
     refused: str = ""
     better: Better = "higher"
+    family: int = 1
 
     @property
     def verdict(self) -> Verdict:
@@ -51,12 +52,16 @@ class Trial:
 
     @property
     def numbers(self) -> str:
-        """'+.021 [−.004, +.046], p = .03, n = 200 x 3 seeds': difference, 95 % interval, p, n, 'lower is better'."""
+        """'+.021 [−.004, +.046], p = .03 (Holm over 4), n = 200 x 3 seeds': difference, 95 % interval, p, n.
+
+        Where lower is better that is told too.
+        """
         if self.result is None:
             return ""
         told = interval(self.result.low, self.result.high)
         lower = "; lower is better" if self.better == "lower" else ""
-        return f"{signed(self.result.difference)} {told}, {p_value(self.p)}, {self.n}{lower}"
+        family = f" (Holm over {self.family})" if self.family > 1 else ""
+        return f"{signed(self.result.difference)} {told}, {p_value(self.p)}{family}, {self.n}{lower}"
 
     @property
     def means(self) -> str:
@@ -120,10 +125,10 @@ def trial(
 
 
 def corrected(trials: Sequence[Trial]) -> list[Trial]:
-    """The same, with p by Holm over all that were tested."""
+    """The same, with p by Holm over all that were tested, and how many those are."""
     tested = [t for t in trials if t.result is not None]
     adjusted = iter(holm([t.p for t in tested]))
-    return [t if t.result is None else replace(t, p=float(next(adjusted))) for t in trials]
+    return [t if t.result is None else replace(t, p=float(next(adjusted)), family=len(tested)) for t in trials]
 
 
 def _units(samples: "DataFrame", result: Comparison) -> str:

@@ -40,7 +40,7 @@ def test_a_gain_is_told_with_its_numbers(run):
     (gain,) = only(findings(frame), "ICL gain")
     assert gain.verdict == "better"
     assert gain.claim == "the best of 2 arms, random at 8 shots, is above 0 shots (.900 against .500)"
-    assert re.fullmatch(r"\+\.400 \[\+\.\d{3}, \+\.\d{3}\], p < \.001, n = 120", gain.numbers)
+    assert re.fullmatch(r"\+\.400 \[\+\.\d{3}, \+\.\d{3}\], p < \.001 \(Holm over 2\), n = 120", gain.numbers)
 
 
 def test_no_gain_is_not_told_as_equality(run):
@@ -141,6 +141,8 @@ def test_p_is_corrected_over_all_comparisons_of_a_kind(run):
     many = findings(pd.concat([run(cells, task=f"task {i}") for i in range(4)], ignore_index=True))
     assert [f.verdict for f in only(one, "Decoding")] == ["better"]
     assert [f.verdict for f in only(many, "Decoding")] == ["open"] * 4
+    assert "Holm" not in only(one, "Decoding")[0].numbers
+    assert all(" (Holm over 4), n = 120" in f.numbers for f in only(many, "Decoding"))
 
 
 def test_seeds_are_not_independent_evidence(run):
