@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from experiments.config import load
-from experiments.grid import Grid, expand
+from experiments.grid import Grid, digest_of, expand
 from icl.errors import ConfigError
 
 Write = Callable[..., Path]
@@ -36,6 +36,14 @@ def test_a_grid_is_every_combination_with_every_seed(mapping: Mapping) -> None:
     found = list(zip(column(grid, "shots"), column(grid, "retriever"), column(grid, "seed"), strict=True))
     assert found == [(k, r, s) for k in (1, 2) for r in ("random", "balanced") for s in (0, 5)]
     assert len({cell.digest for cell in grid.cells}) == 8
+
+
+def test_a_digest_does_not_read_the_order_of_keys_and_is_pinned() -> None:
+    """A change of it makes every stored cell another one."""
+    assert digest_of({"a": [1, "é"], "b": {"d": None, "c": 0.5}}) == digest_of(
+        {"b": {"c": 0.5, "d": None}, "a": [1, "é"]}
+    )
+    assert digest_of({"a": [1, "é"]}) == "5db14a2cddc92d31"
 
 
 def test_zip_goes_side_by_side_and_multiplies_with_the_grid(mapping: Mapping) -> None:

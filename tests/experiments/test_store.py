@@ -146,6 +146,23 @@ def test_a_damaged_run_file_is_told(tmp_path: Path) -> None:
         Store(tmp_path).run()
 
 
+def test_samples_written_anew_replace_those_of_every_worker(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for worker in ("0", "1"):
+        with Writer(store, worker) as writer:
+            writer.append("c", [sample(f"q{worker}")])
+    anew = [{**line, "output": "é"} for line in store.samples("c")]
+    store.replace_samples("c", anew)
+    assert list(store.samples("c")) == anew
+    assert [path.name for path in store.cell_folder("c").iterdir()] == ["0.jsonl"]
+
+
+def test_there_is_nothing_to_repair_in_no_file_and_an_empty_one(tmp_path: Path) -> None:
+    assert not repair(tmp_path / "none.jsonl")
+    (tmp_path / "empty.jsonl").touch()
+    assert not repair(tmp_path / "empty.jsonl")
+
+
 def test_repair_leaves_a_whole_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"query": "a"}\n')

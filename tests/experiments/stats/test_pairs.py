@@ -49,6 +49,7 @@ def test_right_or_wrong_takes_mcnemar_with_its_counts():
     pairs = Pairs(np.array([1, 1, 0, 0, 0, 1.0]), np.array([1, 0, 1, 1, 1, 1.0]), np.arange(6))
     found = paired_test(pairs)
     assert (found.test, found.right_to_wrong, found.wrong_to_right) == ("mcnemar", 1, 3)
+    assert (found.pairs, found.clusters, found.dropped) == (6, 6, 0)
     assert found.difference == pytest.approx(2 / 6)
     assert found.p == pytest.approx(2 * (1 + 4) / 16)
     assert found.low < found.difference < found.high
