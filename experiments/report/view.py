@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from experiments.report.floor import floors
 from experiments.stats.arms import (
     UNIT,
     axes_of,
@@ -114,9 +115,21 @@ class View:
         reference = reference_decoding(self.scores, str(wanted) if wanted is not None else None)
         others = ("strict", "lenient") if self.better == "higher" else ()
         other = next((m for m in others if m in self.metrics and m != self.metric), None)
-        return findings(
+        found = findings(
             self.scores, self.metric, axes=self.axes, reference=reference, controls=self.controls, also=other
         )
+        told = floors(self.frame, self.axes)
+        answers = [Finding("Answers", task, sentence, "", "", "open") for task, sentence in told.items()]
+        return [*answers, *(one for one in found if not (self._empty(one) and self._task(one.subject) in told))]
+
+    def _empty(self, one: Finding) -> bool:
+        """Whether it says no more than that arms do not differ."""
+        return one.verdict == "open" and one.topic != "Vote"
+
+    def _task(self, subject: str) -> str:
+        """The task that a finding is about: its subject begins with it, unless there is one task only."""
+        begins = [task for task in self.tasks if f"{subject}, ".startswith(f"{task}, ")]
+        return max(begins, key=len, default=self.tasks[0])
 
 
 def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = None) -> View:

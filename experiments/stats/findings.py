@@ -33,7 +33,7 @@ from icl.metrics.base import Better
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Topic = Literal["ICL gain", "Retrieval", "Vote", "Decoding"]
+Topic = Literal["Answers", "ICL gain", "Retrieval", "Vote", "Decoding"]
 WORDS = {
     "better": "beats",
     "differs": "differs from",

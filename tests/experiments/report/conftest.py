@@ -36,13 +36,15 @@ class _How:
     """hostile: text put into every field that a data set or a model may fill. failing: query id -> reason.
 
     better: which way of the scores is said to be good; '': an older run, which does not say. votes: how each metric
-    judges the vote, 1 always right; none: an older run, which has one judgement.
+    judges the vote, 1 always right; none: an older run, which has one judgement. saying: task -> what every
+    arm says to everything there, and is wrong.
     """
 
     hostile: str = ""
     failing: Mapping[str, str] = field(default_factory=dict)
     better: str = ""
     votes: Mapping[str, float] = field(default_factory=dict)
+    saying: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_run(
@@ -112,8 +114,10 @@ def _sample(cell: Mapping[str, Any], digest: str, i: int, pictures: Mapping[str,
     base, slope = CHANCES.get(cell["task"], (0.6, 0.05))
     chance = base + slope * np.log2(1 + k) + (0.04 if cell["retriever"] == "knn" else 0)
     luck = np.random.default_rng(hash_of(key + json.dumps(cell["decoding"])))
-    right = luck.random() < 0.7 * chance + 0.3 * (draw.random() < chance)
-    said = asked if right else str(luck.choice([name for name in COLOURS if name != asked]))
+    fixed = how.saying.get(cell["task"])
+    right = fixed is None and luck.random() < 0.7 * chance + 0.3 * (draw.random() < chance)
+    wrong = [name for name in COLOURS if name != asked]
+    said = fixed or (asked if right else str(luck.choice(wrong)))
     question = f"[user] <picture>What colour is the shape?{hostile}"
     common: dict[str, Any] = {
         "cell": digest,

@@ -78,3 +78,22 @@ def test_a_score_is_called_an_accuracy_where_it_is_one_and_says_which_way_is_goo
             path.write_text(path.read_text().replace('"lenient"', f'"{name}"'))
         seen = view(run)
         assert (seen.better, seen.measure) == (better, measure)
+
+
+def test_a_task_that_no_arm_answers_has_one_sentence_that_says_so(written):
+    found = view(written(queries=6, saying={"binding, 2-way": "I cannot see it"})).findings
+    (answers,) = (one for one in found if one.topic == "Answers")
+    assert answers.subject == "binding, 2-way"
+    assert answers.sentence == "no answer of any arm is one of the options; the model does not do this task as asked."
+    assert {one.subject for one in found if one.topic in {"ICL gain", "Retrieval", "Decoding"}} == {"shapes"}
+
+
+def test_arms_that_answer_alike_are_told_once(written):
+    found = view(written(queries=6, tasks=("shapes",), saying={"shapes": "it is gold"})).findings
+    assert [one.claim for one in found if one.topic != "Vote"] == [
+        "every arm gives the same answers; nothing here tells them apart."
+    ]
+
+
+def test_a_task_whose_arms_differ_has_no_such_sentence(written):
+    assert not [one for one in view(written(queries=6)).findings if one.topic == "Answers"]

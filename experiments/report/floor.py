@@ -1,0 +1,44 @@
+"""Whether the arms of a task answer it at all: where they do not, that nothing differs is no finding.
+
+A task stands at the floor where no output of any arm names one of the options that its question offers, and its arms
+are alike where every output is the same in all of them.
+"""
+
+from typing import TYPE_CHECKING
+
+from experiments.analyses.samples import records, said, texts
+from experiments.stats.arms import arms, values_of
+from icl.metrics.normalise import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pandas import DataFrame
+
+NO_OPTION = "no answer of any arm is one of the options; the model does not do this task as asked."
+ALIKE = "every arm gives the same answers; nothing here tells them apart."
+
+
+def floors(frame: "DataFrame", axes: "Sequence[str]") -> dict[str, str]:
+    """task -> the sentence, for the tasks that have one. frame: tidy, with what was said."""
+    told = frame[frame["failed"].isna()] if "failed" in frame else frame
+    if "output" not in told or "task" not in told:
+        return {}
+    parts = {str(task): told[told["task"] == task] for task in values_of(told, "task")}
+    found = {task: _sentence(rows, axes) for task, rows in parts.items()}
+    return {task: sentence for task, sentence in found.items() if sentence}
+
+
+def _sentence(rows: "DataFrame", axes: "Sequence[str]") -> str:
+    read = rows.reindex(columns=["output", "options", "demos", "gold", "renamed"])
+    if all(_misses(row) for row in records(read)):
+        return NO_OPTION
+    several = sum(1 for _ in arms(rows, axes)) > 1
+    alike = rows.groupby(["query", "seed"])["output"].nunique(dropna=False).max() == 1
+    return ALIKE if several and alike else ""
+
+
+def _misses(row: dict[str, object]) -> bool:
+    """Whether the output is none of the options, of which there are some."""
+    options = texts(row, "options")
+    return bool(options) and said(row) not in map(plain, options)
