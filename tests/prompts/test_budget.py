@@ -54,7 +54,8 @@ def test_the_least_similar_go_first_and_the_order_stays() -> None:
 def test_a_shorter_prompt_may_fill_the_room_to_the_last_token() -> None:
     context = Reversed().order(_context(4))
     for shots in range(4):
-        prompt, kept, _ = fit(context, Chat(), _tokens, limit=shots * 104 + 103 + 16, reserve=16)
+        prompt, kept, dropped = fit(context, Chat(), _tokens, limit=shots * 104 + 103 + 16, reserve=16)
+        assert dropped == ("e3", "e2", "e1", "e0")[: 4 - shots]  # the least similar first
         assert len(kept.demos) == shots
         assert _tokens(prompt) == shots * 104 + 103
 

@@ -56,6 +56,11 @@ def test_design_effect_is_never_below_one():
     assert design_effect(opposite, np.repeat(np.arange(20), 2)) == 1
 
 
+def test_design_effect_of_equal_values_is_the_mean_size_of_a_cluster():
+    assert design_effect([1, 1, 1], [0, 1, 2]) == 1
+    assert design_effect([1, 1, 1, 1], [0, 0, 1, 1]) == 2
+
+
 def test_where_all_are_right_the_number_of_clusters_decides():
     assert proportion(np.ones(60), np.repeat(np.arange(20), 3)).low == pytest.approx(wilson(20, 20)[0])
 

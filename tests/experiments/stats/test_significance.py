@@ -68,6 +68,10 @@ def test_large_clustered_test_agrees_with_drawn_flips():
     assert 0 < p < 1
 
 
+def test_a_p_is_at_most_one_whatever_is_rounded():
+    assert max(sign_flip([1, -1] * n) for n in range(1, 300)) == 1
+
+
 def test_exact_test_refuses_fractions():
     with pytest.raises(ValueError, match="graded"):
         sign_flip([0.5, 1])
