@@ -85,8 +85,8 @@ def test_with_options_the_answer_must_be_named_and_no_other():
     assert lenient("a hot dog", "dog", options=options) == 0
     assert lenient("a hot dog and a dog", "dog", options=options) == 0
     for names in (("hot", "hot dog", "dog"), ("hot dog", "dog", "hot")):  # one begins another
-        assert lenient("a hot dog", "hot dog", options=names) == 1
-        assert lenient("a hot dog", "hot", options=names) == 0
+        assert lenient("I believe it is a hot dog", "hot dog", options=names) == 1
+        assert lenient("I believe it is a hot dog", "hot", options=names) == 0
     assert lenient("puppy", "dog", "puppy", options=options) == 1
 
 
