@@ -36,9 +36,10 @@ class Shelf:
     pictures: dict[str, str | None] = field(default_factory=dict)
     shown: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def json(self, axes: Sequence[str], baselines: Sequence[str], metric: str) -> dict[str, Any]:
+    def json(self, view: View) -> dict[str, Any]:
         told = {"samples": self.samples, "contexts": self.contexts, "pictures": self.pictures}
-        return {**told, "axes": list(axes), "baselines": list(baselines), "metric": metric}
+        shown = {"axes": list(view.axes), "baselines": list(view.baselines)}
+        return {**told, **shown, "metric": view.metric, "better": view.better}
 
 
 def shelve(view: View, per_cell: int = PER_CELL, budget: int = BUDGET) -> Shelf:

@@ -23,7 +23,7 @@ def show_comparison(table: "DataFrame", view: View, console: "Console") -> None:
 
     axes = [axis for axis in view.axes if table[axis].nunique() > 1] or ["decoding"]
     corrected = table.attrs["correct"] == "holm" and bool((table["family"] > 1).any())
-    columns = _columns(table, axes, corrected)
+    columns = _columns(table, axes, corrected, "down/up" if view.better == "neither" else "lost/won")
     for name in DISPENSABLE:
         if _width(columns) > console.width:
             del columns[name]
@@ -42,8 +42,8 @@ def show_comparison(table: "DataFrame", view: View, console: "Console") -> None:
     console.print(f"{test}, {units} independent units{family}; n: pairs of (query, seed)", style="dim", highlight=False)
 
 
-def _columns(table: "DataFrame", axes: Sequence[str], corrected: bool) -> dict[str, list[str]]:
-    """heading -> cells, from left to right."""
+def _columns(table: "DataFrame", axes: Sequence[str], corrected: bool, counts: str) -> dict[str, list[str]]:
+    """heading -> cells, from left to right. counts: heading of the samples that changed."""
     found = {axis: [str(value) for value in table[axis]] for axis in axes}
     found |= {"score": [share(v) for v in table["mean"]], "against": [share(v) for v in table["reference_mean"]]}
     found["difference"] = [signed(v) for v in table["difference"]]
@@ -52,7 +52,7 @@ def _columns(table: "DataFrame", axes: Sequence[str], corrected: bool) -> dict[s
     if corrected:
         found["p Holm"] = [p_number(v) for v in table["p_corrected"]]
     lost_won = zip(table["right_to_wrong"], table["wrong_to_right"], strict=True)
-    found["lost/won"] = [f"{lost}/{won}" for lost, won in lost_won]
+    found[counts] = [f"{lost}/{won}" for lost, won in lost_won]
     found["n"] = [f"{v:,}" for v in table["pairs"]]
     return found
 

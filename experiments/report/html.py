@@ -35,6 +35,8 @@ VERDICTS = {
     "open": "not distinguishable",
     "unpaired": "not compared",
 }
+CHANGED = "Lost / won: samples that went from right to wrong / from wrong to right."
+MOVED = "Down / up: samples whose score fell / rose."
 BEST = {"higher": " Bold: the highest of a column.", "lower": " Bold: the lowest of a column.", "neither": ""}
 FOREST = 170
 
@@ -102,6 +104,8 @@ def page(
         measure=seen.measure,
         heading="Accuracy" if seen.metric in ACCURACIES else seen.metric,
         best=BEST[seen.better],
+        changed=MOVED if seen.better == "neither" else CHANGED,
+        changes="down / up" if seen.better == "neither" else "lost / won",
         topics=[(topic, list(own)) for topic, own in groupby(seen.findings, key=lambda f: f.topic)],
         signs=SIGNS,
         verdicts=VERDICTS,
@@ -114,7 +118,7 @@ def page(
         refused=refused,
         **_difference_rows(seen, differences),
         shelf_note=_shelf_note(seen, shelf),
-        data=Markup(_json(shelf.json(seen.axes, seen.baselines, seen.metric))),
+        data=Markup(_json(shelf.json(seen))),
         costs=_costs(seen.info),
         record=json.dumps(seen.info, indent=1, ensure_ascii=False, default=repr),
         script=Markup(script),

@@ -83,6 +83,9 @@ def compare(
         table.loc[rows_of.index, "family"] = len(rows_of)
     table["family"] = table["family"].astype(int)
     table = table[[*axes, *RESULT]]
+    if better_of(frame, metric) == "lower":  # a fall is from wrong to right
+        turned = {"right_to_wrong": table["wrong_to_right"], "wrong_to_right": table["right_to_wrong"]}
+        table = table.assign(**turned)
     table.attrs |= {"correct": correct, "better": better_of(frame, metric)}
     return table
 

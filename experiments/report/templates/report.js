@@ -9,7 +9,9 @@
   const values = i => [...new Set(data.samples.map(s => String(s.arm[i])))];
   const axes = data.axes.map((name, i) => ({ name, i, values: values(i) })).filter(a => a.values.length > 1 || a.i === task);
   const seeds = [...new Set(data.samples.map(s => s.seed))];
-  const verdict = s => s.failed ? "failed" : s.score === null || s.score === undefined ? "unscored" : s.score >= 1 ? "right" : s.score <= 0 ? "wrong" : "part";
+  const scored = s => s.score !== null && s.score !== undefined && data.better !== "neither";
+  const good = s => data.better === "lower" ? 1 - s.score : s.score;
+  const verdict = s => s.failed ? "failed" : !scored(s) ? "unscored" : good(s) >= 1 ? "right" : good(s) <= 0 ? "wrong" : "part";
   const sign = { right: "✓", wrong: "✗", part: "~", failed: "!", unscored: "·" };
   const look = { right: "right", wrong: "wrong", part: "soft", failed: "broken", unscored: "soft" };
   const number = (x, digits = 3) => x === null || x === undefined ? "–" : x.toFixed(digits).replace(/^(-?)0\./, "$1.");

@@ -139,6 +139,15 @@ def test_the_page_says_which_way_is_good(written):
     write(run)
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert "lenient accuracy (lower is better) ± half of the 95 % interval. Bold: the lowest of a column." in page
+    assert '"better":"lower"' in page
+
+
+def test_where_neither_way_is_good_nothing_is_lost_or_won(written):
+    run = written(queries=6, better="neither")
+    write(run)
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "Down / up: samples whose score fell / rose." in page
+    assert not any(words in page for words in ("Bold: the", "lost / won", "Lost / won"))
 
 
 def test_the_vote_is_seen_where_it_has_one_point(written):

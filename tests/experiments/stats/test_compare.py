@@ -141,3 +141,13 @@ def test_where_lower_is_better_a_fall_is_better_and_where_neither_is_it_only_dif
         frame.attrs["better"] = {"lenient": better}
         told[better] = verdicts(compare(frame, {"decoding": "greedy"}, axes=("decoding",)))
     assert told == {"higher": ["worse"] * 2, "lower": ["better"] * 2, "neither": ["differs"] * 2}
+
+
+def test_where_lower_is_better_a_fall_is_won(arm):
+    frame = pd.concat([arm([1, 1, 0, 0], decoding="greedy"), arm([0, 0, 1, 0], decoding="vcd")], ignore_index=True)
+    lost_won = []
+    for better in ("higher", "lower"):
+        frame.attrs["better"] = {"lenient": better}
+        (row,) = compare(frame, {"decoding": "greedy"}, axes=("decoding",)).to_dict("records")
+        lost_won.append((row["right_to_wrong"], row["wrong_to_right"]))
+    assert lost_won == [(2, 1), (1, 2)]
