@@ -6,6 +6,7 @@ Whether this machine can do it is tried on a few numbers when the plan is made, 
 """
 
 import logging
+from copy import copy
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -128,10 +129,15 @@ def settled(model: Any) -> Any:
 
     On some CPUs bitsandbytes repacks 4-bit weights at their first use: scales rounded to bfloat16, and an exception
     where a layer is not a multiple of 64 wide. Left as they are, they give what other CPUs give.
+
+    On every CPU it takes scales from a wrong block where a row is not whole blocks; such layers are read as one row.
     """
     for module in model.modules():
         if hasattr(module, PACKING):
             setattr(module, PACKING, False)
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is not None and state.shape[-1] % state.blocksize and type(module) is _one_row().__base__:
+            module.__class__ = _one_row()
     return model
 
 
@@ -143,6 +149,26 @@ def is_exact(model: Any) -> bool:
     if model.dtype != torch.float32 or how is None:
         return bool(model.dtype == torch.float32)
     return bool(getattr(how, "load_in_4bit", False) and how.bnb_4bit_compute_dtype == torch.float32)
+
+
+@lru_cache
+def _one_row() -> Any:
+    """A Linear4bit whose weights are unpacked on a CPU as one row of whole blocks."""
+    import bitsandbytes as bnb
+    import torch
+
+    class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            if x.device.type != "cpu":
+                return super().forward(x)
+            state = copy(self.weight.quant_state)
+            shape, state.shape = state.shape, torch.Size((1, state.shape.numel()))
+            weight = bnb.functional.dequantize_4bit(self.weight.data.view(-1, 1), state).view(shape)
+            precision = self.compute_dtype or x.dtype
+            bias = None if self.bias is None else self.bias.to(precision)
+            return torch.nn.functional.linear(x.to(precision), weight.to(precision), bias).to(x.dtype)
+
+    return Linear4bit
 
 
 def _told(checkpoint: "Checkpoint") -> dict[str, Any]:

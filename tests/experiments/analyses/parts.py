@@ -69,9 +69,10 @@ class Leaking:
 @component("retriever", "test-first")
 @dataclass(frozen=True)
 class Careless:
-    """The given examples of the pool, whoever asks."""
+    """The given examples of the pool, whoever asks and however many are asked for."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    exact: ClassVar[bool] = False
 
     ids: tuple[str, ...] = ()
 

@@ -42,7 +42,7 @@ def logits(hf: HF) -> torch.Tensor:
 
 
 def agreement(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float(torch.cosine_similarity(one, other).mean())
+    return float(torch.cosine_similarity(one, other).min())
 
 
 @pytest.mark.parametrize("path", ["tiny", "llava"])
@@ -63,14 +63,7 @@ def test_the_language_model_is_quantized_and_near_to_full_precision(
     assert sizes[1] < 0.8 * sizes[0]
 
 
-ROWS_OF_WHOLE_BLOCKS = pytest.mark.xfail(
-    not torch.cuda.is_available(),
-    strict=True,
-    reason="on a CPU bitsandbytes takes the scale of a wrong block where a row is not whole blocks (160 = 2.5 x 64)",
-)
-
-
-@pytest.mark.parametrize("path", [pytest.param("tiny", marks=ROWS_OF_WHOLE_BLOCKS), "llava"])
+@pytest.mark.parametrize("path", ["tiny", "llava"])
 @pytest.mark.parametrize("setting", SETTINGS[:3], ids=lambda setting: "-".join(map(str, setting.values())))
 def test_no_weight_is_further_off_than_half_a_gap_between_codes(
     path: str, setting: dict[str, Any], folder_of: FolderOf
