@@ -51,7 +51,7 @@ def evaluate(vlm: Path, encoder: Path | None, n: int = 200, easy: bool = False) 
         figures.setdefault(group, {}).setdefault(name, {})[str(shots)] = counts
 
     for cell in cells(index):
-        sequences = cell.sequences(n)
+        sequences = cell.sequences(n * cell.times)
         logits = runner.logits(sequences, features, cell.layout)
         note(cell.group, cell.name, cell.shots, count_right(logits, sequences, cell.among))
     for name, counts in caption_scores(runner, index, features, n).items():

@@ -40,6 +40,12 @@ class Cell:
     among: bool = False
     layout: Layout = field(default_factory=Layout)
 
+    @property
+    def times(self) -> int:
+        """A cell that a goal reads is asked four times as often: two draws of 200 can differ by .07."""
+        goal = {"binding": (8,), "binding by attribute": (8,), "rule in the demonstrations": (0, 4)}
+        return 4 if self.shots in goal.get(self.group, ()) else 1
+
     def sequences(self, n: int) -> list[list[Turn]]:
         rng = np.random.default_rng(zlib.crc32(f"{self.name} {self.shots}".encode()))
         return [self.make(rng) for _ in range(n)]
