@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from decoding.base import Generate, Note, Strategy, ones
 from decoding.changes import described
 from decoding.divergences import bounded
+from icl.errors import PlanError
 from icl.params import NonNegative, PositiveInt
 from icl.registry import component
 from icl.types import Part, Prompt, Turn, Where
@@ -64,7 +65,12 @@ class CODE(Strategy):
         return [{part.name: told[_digest(part)] for part in self._to_describe(prompt)} for prompt in prompts]
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        """note: what `prepare` gave."""
+        """note: what `prepare` gave. Raises PlanError where the prompt has pictures and none is to be described."""
+        if self.pictures == "query" and prompt.pictures and not self._to_describe(prompt):
+            raise PlanError(
+                "code describes the query's picture, and no picture of this prompt is named 'query.picture[...]'. "
+                "Name it, or set pictures: all."
+            )
         return prompt, described(prompt, cast("Mapping[str, str]", note or {}))
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":

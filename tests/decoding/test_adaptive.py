@@ -17,7 +17,8 @@ from decoding.strategies.code import CODE, DESCRIBE
 from decoding.strategies.coiecd import COIECD
 from decoding.strategies.m3id import M3ID
 from decoding.strategies.vcd import VCD
-from icl.types import Prompt
+from icl.errors import PlanError
+from icl.types import Part, Prompt
 from tests.decoding.prompts import prompt
 
 P = [0.9, 0.05, 0.05]
@@ -93,6 +94,13 @@ def test_code_describes_each_distinct_picture_once_in_the_pictures_place() -> No
     model = Describer()
     notes = CODE(pictures="all").prepare(prompts[:1], model)
     assert CODE(pictures="all").branches(prompts[0], notes[0])[1].pictures == ()
+
+
+def test_code_refuses_a_prompt_whose_query_has_no_named_picture() -> None:
+    nameless = prompt(1).map(lambda part: Part(part.content, "") if part.picture else part)
+    with pytest.raises(PlanError, match="no picture of this prompt is named 'query.picture"):
+        CODE().branches(nameless)
+    assert CODE(pictures="all").branches(nameless)[0] == nameless
 
 
 def test_coiecd_contrasts_tokens_in_conflict_alone_by_hand() -> None:
