@@ -98,7 +98,7 @@ def test_code_describes_each_distinct_picture_once_in_the_pictures_place() -> No
 
 def test_code_refuses_a_prompt_whose_query_has_no_named_picture() -> None:
     nameless = prompt(1).map(lambda part: Part(part.content, "") if part.picture else part)
-    with pytest.raises(PlanError, match="no picture of this prompt is named 'query.picture"):
+    with pytest.raises(PlanError, match="no picture of this prompt is named 'query"):
         CODE().branches(nameless)
     assert CODE(pictures="all").branches(nameless)[0] == nameless
 
