@@ -56,7 +56,7 @@ def run_jobs(
     trace: bool = True,
     done: Done | None = None,
 ) -> list[Answer]:
-    """An answer for each job, in their order. As `decoding.engine.run_jobs`, which calls this."""
+    """An answer for each job, in their order: what `decoding.engine.run_jobs` is for models with sessions."""
     counters = Counters() if counters is None else counters
     counters.jobs += len(jobs)
     model.load()
