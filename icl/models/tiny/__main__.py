@@ -1,6 +1,6 @@
 """Train, evaluate and document the tiny models.
 
-python -m icl.models.tiny train --seed 0 --out runs/tiny/0     tower, decoder, assembly; run again to go on after a kill
+python -m icl.models.tiny train --seed 0 --out runs/tiny/0     the whole recipe; run again to go on
 python -m icl.models.tiny encoder --tower runs/tiny/0/tower.safetensors --out runs/tiny/encoder
 python -m icl.models.tiny evaluate --vlm runs/tiny/0/vlm --encoder runs/tiny/encoder --out runs/tiny/0/results.json
 python -m icl.models.tiny card       every figure of MODEL_CARD.md from the shipped checkpoints
@@ -31,10 +31,11 @@ def tower_of(path: Path, seed: int) -> Tower:
     return vision.load_tower(path)
 
 
-def train(seed: int, out: Path, tower: Path | None, steps: int) -> None:
+def train(seed: int, out: Path, tower: Path | None, steps: int, together: int) -> None:
     """The whole recipe. Finished stages are kept, an unfinished one goes on."""
     from icl.models.tiny.assemble import assemble
-    from icl.models.tiny.dev import make_dev
+    from icl.models.tiny.dev import dev_scores, make_dev
+    from icl.models.tiny.joint import load_both, train_together
     from icl.models.tiny.train import load_decoder
     from icl.models.tiny.train import train as train_decoder
 
@@ -42,7 +43,13 @@ def train(seed: int, out: Path, tower: Path | None, steps: int) -> None:
     decoder = out / "decoder.safetensors"
     if not decoder.exists():
         train_decoder(decoder, eyes, seed, steps, dev=make_dev(eyes))
-    assemble(eyes, load_decoder(decoder), out / "vlm")
+    words, both = load_decoder(decoder), out / "joint.safetensors"
+    if together and not both.exists():
+        train_together(both, eyes, words, seed, together)
+    if together:
+        load_both(both, eyes, words)
+        print("  dev", dev_scores(words, make_dev(eyes)), flush=True)
+    assemble(eyes, words, out / "vlm")
     print(f"assembled {out / 'vlm'}", flush=True)
 
 
@@ -59,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--out", type=Path, required=True)
     command.add_argument("--tower", type=Path, help="a trained tower to share; trained into --out if not given")
-    command.add_argument("--steps", type=int, default=3600)
+    command.add_argument("--steps", type=int, default=5000, help="of the decoder")
+    command.add_argument("--together", type=int, default=500, help="steps of the end-to-end phase; 0 for none")
     command = commands.add_parser("encoder")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--tower", type=Path, required=True)
@@ -77,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
     if args.command == "train":
-        train(args.seed, args.out, args.tower, args.steps)
+        train(args.seed, args.out, args.tower, args.steps, args.together)
     elif args.command == "encoder":
         from icl.models.tiny import encoder
 

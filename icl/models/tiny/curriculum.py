@@ -28,7 +28,7 @@ SHARES = {
     "attribute": 1.0,
     "operator": 1.2,
     "bare": 0.5,
-    "describe": 1.2,
+    "describe": 1.4,
     "copy": 0.3,
     "blind": 0.2,
 }
@@ -53,7 +53,7 @@ def draw_binding(rng: Rng, early: bool) -> tuple[str, int]:
     kind = "pair" if early else kinds[int(rng.choice(len(kinds), p=shares))]
     if early and rng.random() < 0.5:
         return kind, 2
-    return kind, int(rng.choice((1, 2, 3, 4, 6, 8), p=(0.03, 0.32, 0.15, 0.25, 0.12, 0.13)))
+    return kind, int(rng.choice((1, 2, 3, 4, 6, 8), p=(0.02, 0.30, 0.12, 0.24, 0.14, 0.18)))
 
 
 def draw_batch(rng: Rng, index: Index, lesson: str, early: bool = False) -> Batch:
@@ -63,7 +63,7 @@ def draw_batch(rng: Rng, index: Index, lesson: str, early: bool = False) -> Batc
     make: Callable[[], list[Turn]]
     if lesson == "bind":
         kind, ways = draw_binding(rng, early)
-        hint = rng.random() < 0.6
+        hint = rng.random() < 0.5
         labels = NAMES if rng.random() < 0.82 else pick(rng, OTHER_LABELS)
         make = lambda: bind(rng, index, ways, turns, kind, hint, labels=labels)  # noqa: E731
     elif lesson == "ask":

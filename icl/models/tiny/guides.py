@@ -8,6 +8,8 @@ gone after a minute, and they can be dropped afterwards. The trained model is a 
     layer 1, head h          answers and slots of made-up names look at earlier answers whose picture has the same
                              attribute h
     layers 2, 3, head 0      slots look at the key words of their question
+    layer 2, head 1          answers and slots of made-up names look at earlier answers with the same name: which
+                             attribute the names go by has been settled there
 
 One head carries 32 numbers, too few for all that a picture shows: hence three of them.
 """
@@ -65,6 +67,7 @@ def guide_loss(states: HeadStates, batch: Batch, index: Index) -> Tensor:
     own: Looks = []
     keyed: Looks = []
     slots: Looks = []
+    named: Looks = []
     matches: list[Looks] = [[] for _ in MATCHED]
     for b, row in enumerate(batch.rows):
         for mark in row.marks:
@@ -76,8 +79,10 @@ def guide_loss(states: HeadStates, batch: Batch, index: Index) -> Tensor:
                 slots.append((b, mark.slot, mark.keys))
         if len(row.marks) > 1 and row.marks[0].turn.bound and row.marks[0].picture >= 0:
             _add_matches(matches, b, row.marks, index)
+            _add_names(named, b, row.marks)
     total = sum((attention_guide(states[0], head, own) for head in OWN), attention_guide(states[0], 1, keyed))
     total = total + 0.5 * (attention_guide(states[2], 0, slots) + attention_guide(states[3], 0, slots))
+    total = total + 0.7 * attention_guide(states[2], 1, named)
     for head, looks in enumerate(matches):
         total = total + 0.7 * attention_guide(states[1], head, looks)
     return total
@@ -97,6 +102,13 @@ def _add_matches(matches: list[Looks], b: int, marks: Sequence[Marks], index: In
                 if len(earlier):
                     looks += [(b, marks[j].slot, earlier), (b, int(answers[j]), earlier)]
             break
+
+
+def _add_names(named: Looks, b: int, marks: Sequence[Marks]) -> None:
+    for j, mark in enumerate(marks):
+        earlier = [m.answer[0] for m in marks[:j] if m.turn.answer == mark.turn.answer]
+        if earlier:
+            named += [(b, mark.slot, earlier), (b, mark.answer[0], earlier)]
 
 
 def number_lessons(batch: Batch, index: Index) -> NDArray[np.int64]:

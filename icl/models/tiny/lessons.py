@@ -24,13 +24,13 @@ OTHER_LABELS = tuple(
     )
 )
 BINDING_SHARES = {
-    "pair": 0.23,
+    "pair": 0.25,
     "near": 0.15,
-    "shape": 0.08,
-    "colour": 0.07,
-    "texture": 0.19,
-    "size": 0.14,
-    "count": 0.14,
+    "shape": 0.07,
+    "colour": 0.06,
+    "texture": 0.17,
+    "size": 0.17,
+    "count": 0.13,
 }
 
 

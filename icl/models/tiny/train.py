@@ -60,7 +60,7 @@ def train(  # noqa: PLR0917
     lr: float = 1.6e-3,
     guided: float = 0.5,
     save_every: int = 250,
-    dev_every: int = 1000,
+    dev_every: int = 2500,
     stop_after: int | None = None,
     dev: Dev | None = None,
 ) -> Decoder:

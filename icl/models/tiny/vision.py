@@ -18,8 +18,8 @@ from icl.tasks.generated.world import KINDS, SEEN
 
 PAIRS = [COLUMN[f"n_{colour}_{shape}"] for colour, shape in SEEN]
 WEIGHTS = {"size": 1.5, "texture": 1.5, "count": 1.5, "place": 0.7, "left": 1.0, "right": 1.0}
-COUNTS_WEIGHT = 0.4  # of the sum over colours and shapes, and of the sum over pairs
-SCENES_FROM = 0.35  # share of the steps
+COUNTS_WEIGHT, PAIRS_WEIGHT = 0.4, 0.8  # of the sum over colours and shapes, and of the sum over pairs
+SCENES_FROM = 0.3  # share of the steps
 
 
 class FactHeads(nn.Module):
@@ -55,7 +55,7 @@ class FactHeads(nn.Module):
             stacked.flatten(0, 1), target.flatten(), ignore_index=-1, reduction="sum"
         ) / len(facts)
         pairs = facts[:, PAIRS].clamp(max=3)
-        return total + COUNTS_WEIGHT * F.cross_entropy(
+        return total + PAIRS_WEIGHT * F.cross_entropy(
             found["pairs"].flatten(0, 1), pairs.flatten(), ignore_index=-1, reduction="sum"
         ) / len(facts)
 

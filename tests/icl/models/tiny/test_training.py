@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from icl.models.tiny import state, train, vision
+from icl.models.tiny import joint, state, train, vision
 from icl.models.tiny.decoder import Decoder, DecoderShape
 from icl.models.tiny.guides import attention_guide, guide_loss, number_lessons
 from icl.models.tiny.index import Index
@@ -40,6 +40,39 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, tower: Tower) 
     whole, resumed = (state.load(tmp_path / f / "decoder.safetensors")[0] for f in ("whole", "killed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert not (tmp_path / "killed" / "decoder.run.safetensors").exists()
+
+
+def test_the_joint_phase_moves_tower_and_decoder_and_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    def run(folder: str, stop_after: int | None = None) -> tuple[Tower, Decoder]:
+        torch.manual_seed(1)
+        tower, decoder = Tower(TowerShape()), Decoder(DecoderShape(len(TOKENS)))
+        out = tmp_path / folder / "joint.safetensors"
+        joint.train_together(out, tower, decoder, 3, steps=3, pictures=900, save_every=1, stop_after=stop_after)
+        return tower, decoder
+
+    tower, decoder = run("whole")
+    run("killed", stop_after=2)
+    run("killed")
+    whole, resumed = (state.load(tmp_path / f / "joint.safetensors")[0] for f in ("whole", "killed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    torch.manual_seed(1)
+    before, untrained = Tower(TowerShape()), Decoder(DecoderShape(len(TOKENS)))
+    assert not torch.equal(tower.patch_embedding.weight, before.patch_embedding.weight)
+    assert not torch.equal(decoder.lm_head.weight, untrained.lm_head.weight)
+    joint.load_both(tmp_path / "whole" / "joint.safetensors", before, untrained)
+    assert torch.equal(tower.proj.weight, before.proj.weight)
+    assert torch.equal(decoder.mix.weight, untrained.mix.weight)
+
+
+def test_a_batch_reads_each_distinct_picture_once() -> None:
+    torch.manual_seed(0)
+    tower, seen = Tower(TowerShape()).eval(), []
+    tower.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    pictures = torch.from_numpy(make_pool(8, 4).pictures)
+    tokens = joint.seen_tokens(tower, pictures, np.array([3, 1, 3]))
+    assert seen == [2]
+    assert torch.equal(tokens[0], tokens[2])
+    assert torch.allclose(tokens[1], tower(pictures[1:2])[0], atol=0.05)
 
 
 def test_a_saved_tower_loads_with_the_same_tokens(tmp_path: Path) -> None:
