@@ -1,0 +1,49 @@
+"""What rerankers share that compare the candidates of a query with one another, by the vectors of an embedder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from icl.registry import Nested
+from icl.tasks.base import Pool
+from icl.types import Query, Scored
+from retrievers.base import Embedder, Resources
+from retrievers.embedders.encoder import Encoder
+from retrievers.near import compared
+from retrievers.sources import Source, source_of
+from retrievers.vectors import Vectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparing:
+    """Base of rerankers that say, in `choose`, which candidates stay."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
+
+    by: Literal["picture", "question", "both"] = "picture"  # what is compared
+    embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # what makes the vectors
+
+    def fit(self, pool: Pool, resources: Resources) -> "FittedComparing":
+        return FittedComparing(self, pool, source_of(self.embedder, resources.cache, pool))
+
+    def choose(self, candidates: Sequence[Scored], vectors: Vectors, k: int) -> Sequence[int]:
+        """Places of at most k candidates, in their new order. vectors: [C, D] unit rows, one a candidate."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class FittedComparing:
+    """The vectors of one pool."""
+
+    reranker: Comparing
+    pool: Pool
+    source: Source
+
+    def rerank(self, queries: Sequence[Query], found: Sequence[Sequence[Scored]], k: int) -> list[tuple[Scored, ...]]:
+        return [self._one(candidates, k) for candidates in found]
+
+    def _one(self, candidates: Sequence[Scored], k: int) -> tuple[Scored, ...]:
+        if not candidates:
+            return ()
+        vectors = compared([self.pool.by_id[one.id] for one in candidates], self.source, self.reranker.by)
+        return tuple(candidates[place] for place in self.reranker.choose(candidates, vectors, k))
