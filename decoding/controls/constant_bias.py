@@ -23,7 +23,7 @@ class ConstantBias(Strategy):
     Biases are in nats, in the order of the options; options beyond them get none.
     """
 
-    biases: tuple[float, ...] = (0.0,)
+    biases: tuple[float, ...] = (0.0,)  # nats, one for each option in its order
 
     over_options: ClassVar[bool] = True
     options_only: ClassVar[bool] = True

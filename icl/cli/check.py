@@ -2,13 +2,13 @@
 
 import importlib
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from experiments.vocabulary import KINDS
-from icl.errors import ConfigError, did_you_mean
-from icl.registry import PACKAGES, a, build, entries, resolve
+from icl.cli.naming import kind_of, kind_with
+from icl.errors import ConfigError
+from icl.registry import a, build
 
 CHECKS = {
     "task": "icl.conformance:check_task",
@@ -21,17 +21,6 @@ CHECKS = {
     "composer": "prompts.conformance:check_composer",
     "strategy": "decoding.conformance:check_strategy",
 }
-METHODS = {
-    "fit": "retriever",
-    "combine": "strategy",
-    "order": "orderer",
-    "compose": "composer",
-    "transform": "transform",
-    "pool": "task",
-    "generate": "model",
-    "score": "metric",
-}
-"""What a component without the mark of its kind is known by."""
 
 
 def command(
@@ -64,29 +53,7 @@ def command(
 
 def _read(words: list[str]) -> tuple[str, str, list[str]]:
     """(kind, name, parameters); the kind may be left out where the name says it."""
-    kind = KINDS.get(words[0], words[0])
-    if kind in PACKAGES and len(words) > 1 and "=" not in words[1]:
+    kind = kind_of(words[0])
+    if kind and len(words) > 1 and "=" not in words[1]:
         return kind, words[1], words[2:]
-    return _kind(words[0]), words[0], words[1:]
-
-
-def _kind(name: str) -> str:
-    if ":" in name:
-        return _kind_of(resolve("", name, "command line"), name)
-    found = [kind for kind in PACKAGES if name in entries(kind)]
-    if not found:
-        known = [known for kind in PACKAGES for known in entries(kind)]
-        raise ConfigError(f"no component named '{name}'.{did_you_mean(name, known)} (icl ls)")
-    if len(found) > 1:
-        raise ConfigError(
-            f"'{name}' is the name of {' and of '.join(map(a, found))}. Say which: icl check {found[0]} {name}."
-        )
-    return found[0]
-
-
-def _kind_of(cls: type[Any], name: str) -> str:
-    mark = getattr(cls, "component", None)
-    found = mark[0] if mark else next((kind for method, kind in METHODS.items() if hasattr(cls, method)), None)
-    if found is None:
-        raise ConfigError(f"{name} has none of the methods {', '.join(METHODS)}, so it is no component.")
-    return str(found)
+    return kind_with(words[0], "check"), words[0], words[1:]

@@ -1,39 +1,70 @@
-"""List the components of one kind, or of all kinds, each with one line."""
+"""List the components of one kind, or of all kinds, each with one line; or show one with its parameters."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
 
-from experiments.vocabulary import KINDS
+from icl.cli.card import card, hung
+from icl.cli.naming import PLURALS, kind_of, kind_with
 from icl.errors import ConfigError, did_you_mean
-from icl.registry import PACKAGES, entries, resolve
-
-PLURALS = {f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s": kind for kind in PACKAGES}
+from icl.registry import PACKAGES, Entry, entries, resolve
 
 
 def command(
-    kind: Annotated[str, typer.Argument(help="a kind (retriever, strategies) or a key (decoding); none: all")] = "",
+    kind: Annotated[
+        str, typer.Argument(help="a kind (retriever, strategies), a key (decoding) or a component; none: all")
+    ] = "",
+    name: Annotated[str, typer.Argument(help="a component of the kind, or the path of one: all about it")] = "",
 ) -> None:
-    """A component's own docstring says what each parameter means; `icl schema` has them all."""
-    kind = KINDS.get(kind, kind)
-    if kind and kind not in PACKAGES and kind not in PLURALS:
-        known = list(PLURALS)
-        raise ConfigError(f"no kind of component named '{kind}'.{did_you_mean(kind, known)} Kinds: {', '.join(known)}.")
-    for one in [PLURALS.get(kind, kind)] if kind else list(PACKAGES):
-        found = entries(one)
-        width = max(map(len, found), default=0)
-        if not kind:
-            print(f"{one}")
-        for entry in found.values():
-            print(f"  {entry.name:<{width}}  {entry.summary}")
-        if kind and one == "model":
-            print("\nWhat each can do (generate: answers; logits: next-token scores here; score: whole options):")
-            for line in _table([*_abilities()]):
-                print(f"  {line}".rstrip())
+    """`icl ls decoding` lists the decoding strategies, `icl ls decoding vcd` shows one.
+
+    A component's page has its paper and formula, its parameters with what they may be, their defaults and meaning,
+    its presets, and lines of an experiment file that use it.
+    """
+    width = shutil.get_terminal_size().columns
+    if not kind:
+        for one in PACKAGES:
+            print(one)
+            _list(list(entries(one).values()), width)
+        print("\n`icl ls KIND NAME`, such as `icl ls strategy vcd`, shows one with its parameters.")
+        return
+    found = kind_of(kind)
+    if found is None and name:
+        raise ConfigError(f"no kind of component named '{kind}'.{did_you_mean(kind, PLURALS)} {_KINDS}")
+    if found is None:
+        named = any(kind in entries(one) for one in PACKAGES) or ":" in kind
+        if not named:
+            known = [*PLURALS, *(each for one in PACKAGES for each in entries(one))]
+            raise ConfigError(
+                f"no kind of component, and no component, named '{kind}'.{did_you_mean(kind, known)} {_KINDS}"
+            )
+        found, name = kind_with(kind, "ls"), kind
+    if name:
+        for line in card(found, name, width):
+            print(line)
+        return
+    _list(list(entries(found).values()), width)
+    if found == "model":
+        print("\nWhat each can do: generate answers; give next-token logits here; score whole")
+        print("options; run decoding strategies; take adapters; load quantized.")
+        for line in _table([*_abilities()], width):
+            print(line)
+    print(f"\n`icl ls {kind} NAME` shows one with its parameters.")
 
 
-COLUMNS = ("model", "generate", "logits", "score", "strategies", "hidden", "adapters", "quantization")
+_KINDS = f"Kinds: {', '.join(PLURALS)}."
+
+
+def _list(found: Sequence[Entry], width: int) -> None:
+    longest = max((len(entry.name) for entry in found), default=0)
+    for entry in found:
+        for line in hung(f"  {entry.name:<{longest}}  ", entry.summary, width):
+            print(line)
+
+
+COLUMNS = ("model", "generate", "logits", "score", "strategies", "adapters", "quantization")
 
 
 def _abilities() -> Iterator[tuple[str, ...]]:
@@ -50,15 +81,15 @@ def _abilities() -> Iterator[tuple[str, ...]]:
             "logits": has & {"logits"},
             "score": has & {"score", "logits"},
             "strategies": has & {"strategies", "logits"},
-            "hidden": has & {"hidden"},
             "adapters": getattr(cls, "adapters", False),
         }
         bits = ", ".join(getattr(cls, "quantizations", ())) or "-"
         yield name, *("yes" if can[column] else "-" for column in COLUMNS[1:-1]), bits
 
 
-def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
+def _table(rows: list[tuple[str, ...]], width: int) -> Iterator[str]:
     whole = [row for row in rows if len(row) == len(COLUMNS)]
-    widths = [max(len(row[i]) for row in (COLUMNS, *whole)) for i in range(len(COLUMNS))]
+    widths = [max(len(row[i]) for row in (COLUMNS, *whole)) for i in range(len(COLUMNS) - 1)]
     for row in (COLUMNS, *rows):
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+        head = "".join(f"{cell:<{size}}  " for cell, size in zip(row[:-1], widths, strict=False))
+        yield from hung(f"  {head}", row[-1], width)

@@ -148,7 +148,7 @@ class Scripted(Fake):
 
     needs: ClassVar[frozenset[str]] = frozenset({"demos", "gold"})
 
-    answer: Annotated[Callable[[Request], "str | Generation"], Imported()]
+    answer: Annotated[Callable[[Request], "str | Generation"], Imported()]  # my_mod:answer or file.py:answer
 
     def answer_to(self, request: Request) -> str:
         said = self.answer(request)

@@ -42,7 +42,7 @@ class VLLM:
     gpu_memory: Share = 0.9  # of a GPU, for weights and cache
     cache_gib: Positive | None = None  # of the key-value cache; none: what gpu_memory leaves, on a CPU 2
     enforce_eager: bool = False  # no compilation and no graphs: starts faster, decodes slower
-    prefix_caching: bool = True
+    prefix_caching: bool = True  # beginnings that prompts share are computed once
     trace: bool = True  # per-step numbers of strategies; greedy without them decodes outside of groups
     in_flight: PositiveInt = 1024  # requests that are prepared ahead of the engine
     trust_remote_code: bool = False  # whether Python code that a checkpoint brings along may run

@@ -33,7 +33,7 @@ class Attribute:
     support: PositiveInt = 32  # pictures in a query's pool, drawn from the bank
     bank: PositiveInt = 256  # pictures that all pools are drawn from
     drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
-    query_limit: PositiveInt = parameter("queries", 200)
+    query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:

@@ -42,7 +42,7 @@ class Binding:
     concepts: PositiveInt | None = None  # in a query's pool, at least `ways`; None: as many as ways
     drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
     bank: PositiveInt = 32  # pictures of each concept that the pools are drawn from, at least `support`
-    query_limit: PositiveInt = parameter("queries", 200)
+    query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:

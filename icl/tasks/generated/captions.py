@@ -24,7 +24,7 @@ class Captions:
     There are no options. Score captions with `chair_i`, `chair_s` and `chair_recall`; strict asks for the very words.
     """
 
-    query_limit: PositiveInt = parameter("queries", 200)
+    query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
     support: PositiveInt = parameter("pool_size", 100)  # scenes in the pool
     seed: int = 0  # of the task; the seeds of a run do not change it
 

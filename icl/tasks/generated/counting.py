@@ -43,7 +43,7 @@ class Counting:
     by: Literal["colour", "shape", "both", "all"] = "colour"  # what the question restricts the count to
     bare: bool = False  # the question is one word; by colour or shape only
     answer: Literal["number", "presence"] = "number"  # what a bare word asks for; only the demonstrations say it
-    query_limit: PositiveInt = parameter("queries", 200)
+    query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
     support: PositiveInt = parameter("pool_size", 200)  # questions in the pool
     seed: int = 0  # of the task; the seeds of a run do not change it
 

@@ -44,7 +44,7 @@ class Existence:
     sampling: Sampling = "random"  # of the objects that are not there
     yes_ratio: Share = 0.5  # share of questions whose answer is yes, in the queries and in the pool
     per_picture: PositiveInt = 2  # questions about one picture, each about another object (POPE: 6)
-    query_limit: PositiveInt = parameter("queries", 300)
+    query_limit: PositiveInt = parameter("queries", 300)  # how many are asked
     support: PositiveInt = parameter("pool_size", 200)  # questions in the pool
     seed: int = 0  # of the task; the seeds of a run do not change it
 

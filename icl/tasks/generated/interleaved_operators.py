@@ -28,7 +28,7 @@ class InterleavedOperators:
     support: PositiveInt = 32  # pairs of pictures in a query's pool, each another pair of digits; at most 54
     told: bool = False  # the question names the operator: the control
     bank: PositiveInt = 16  # pictures of each digit that the pools are drawn from
-    query_limit: PositiveInt = parameter("queries", 200)
+    query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:

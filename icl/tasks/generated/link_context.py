@@ -36,7 +36,7 @@ class LinkContext:
     support: PositiveInt = 8  # pictures of each of the two concepts in a query's pool
     bank: PositiveInt = 32  # pictures of each concept that the pools are drawn from, at least `support`
     drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
-    query_limit: PositiveInt = parameter("queries", 200)
+    query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:

@@ -34,7 +34,7 @@ class Matching:
     by: Literal["pair", "colour", "shape"] = "pair"  # what is alike in a match; pair: colour and shape together
     drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
     official_order: bool = False  # the pool is yes, no, yes, no throughout
-    query_limit: PositiveInt = parameter("queries", 200)
+    query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
     support: PositiveInt = parameter("pool_size", 200)  # pairs of pictures in the pool
     seed: int = 0  # of the task; the seeds of a run do not change it
 

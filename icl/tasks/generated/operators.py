@@ -46,7 +46,7 @@ class Operators:
     support: PositiveInt = 32  # pictures in a query's pool, each another pair of digits; at most 54
     told: bool = False  # the question names the operator
     bank: PositiveInt = 4  # pictures of each pair of digits that the pools are drawn from
-    query_limit: PositiveInt = parameter("queries", 200)
+    query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:

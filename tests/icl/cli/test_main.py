@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from icl.cli.main import commands
-from icl.registry import PACKAGES, entries
+from icl.registry import entries
 
 ICL = Callable[..., Any]
 
@@ -59,34 +59,6 @@ def test_every_command_explains_itself(icl: ICL, command: str) -> None:
     told = icl(command, "--help")
     assert told.status == 0
     assert commands()[command] in " ".join(told.out.split())
-
-
-@pytest.mark.parametrize("word", ["strategy", "strategies"])
-def test_ls_tells_the_components_of_a_kind(icl: ICL, word: str) -> None:
-    lines = icl("ls", word).out.splitlines()
-    assert [line.split()[0] for line in lines] == list(entries("strategy"))
-    assert any(line.split()[0] == "vcd" and "noised picture" in line for line in lines)
-
-
-def test_ls_tells_all_kinds(icl: ICL) -> None:
-    told = icl("ls").out.splitlines()
-    assert [line for line in told if not line.startswith(" ")] == list(PACKAGES)
-
-
-def test_ls_of_models_tells_what_each_can_do_as_its_class_says(icl: ICL) -> None:
-    told = icl("ls", "models").out.partition("What each can do")[2].splitlines()[1:]
-    rows = {line.split()[0]: line.split(maxsplit=7)[1:] for line in told}
-    assert rows["model"] == ["generate", "logits", "score", "strategies", "hidden", "adapters", "quantization"]
-    assert rows["hf"] == ["yes", "yes", "yes", "yes", "-", "yes", "nf4, fp4, int8, the checkpoint's own"]
-    assert rows["remote"] == ["yes", "-", "yes", "-", "-", "-", "-"]
-    assert rows["vllm"][:4] == ["yes", "-", "yes", "yes"]
-    assert set(rows) == {"model", *entries("model")}
-
-
-def test_ls_of_an_unknown_kind_is_told(icl: ICL) -> None:
-    told = icl("ls", "stratgies")
-    assert told.status == 2
-    assert told.err.startswith("no kind of component named 'stratgies'. Did you mean 'strategies'?")
 
 
 def test_schema_is_json_with_every_key_and_component(icl: ICL, tmp_path: Path) -> None:

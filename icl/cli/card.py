@@ -1,0 +1,121 @@
+"""One component on a page: what it is and from which paper, its parameters, its presets, and how a config names it."""
+
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from experiments.vocabulary import KINDS
+from icl.parameters import Parameter, parameters
+from icl.registry import resolve
+
+PLACES: Mapping[str, str] = {
+    **{kind: f"{key}: {{}}" for key, kind in KINDS.items()},
+    "transform": "transforms: [{}]",
+    "metric": "metrics: [strict, {}]",
+    "embedder": "retriever: {{name: knn, embedder: {}}}",
+    "reranker": "retriever: {{name: reranked, of: knn, rerank: [{}]}}",
+}
+"""kind -> where a config has a node of it."""
+
+WIDEST = 100
+
+
+def card(kind: str, name: str, width: int) -> Iterator[str]:
+    """The lines. Raises ConfigError for a name that is none."""
+    cls = resolve(kind, name)
+    width = min(width, WIDEST)
+    yield f"{kind} {name}"
+    own = inspect.cleandoc(cls.__doc__ or "")
+    told = inspect.getdoc(inspect.getmodule(cls)) or ""
+    for text in (own, told):
+        if text:
+            yield ""
+            yield from wrapped(text, width)
+    found = parameters(cls)
+    if found:
+        yield ""
+        yield "Parameters"
+        yield from _parameters(found, width)
+    if presets := getattr(cls, "presets", {}):
+        yield ""
+        yield "Presets (what else is given goes over them)"
+        longest = max(map(len, presets))
+        for preset, values in presets.items():
+            line = ", ".join(f"{key}: {flow(value)}" for key, value in values.items())
+            yield from hung(f"  {preset:<{longest}}  ", line, width)
+    yield ""
+    yield "In an experiment file"
+    for line in examples(kind, name, found, list(presets)):
+        yield from hung("  ", line, width, further="      ")
+    if kind == "strategy":
+        yield from hung(
+            "  ", "beside its parameters: label, and sampling: {temperature: …, top_k: …, top_p: …, min_p: …}", width
+        )
+
+
+def examples(kind: str, name: str, found: Sequence[Parameter], presets: Sequence[str]) -> Iterator[str]:
+    """Lines of an experiment file with this component: as short as may be, with all parameters, by a preset."""
+    place = PLACES[kind]
+    if kind == "embedder" and getattr(resolve(kind, name), "reads", None) == {"text"}:
+        place = place.replace("knn,", "knn, by: question,")
+    needed = {one.key: one.default for one in found if one.required}
+    yield place.format(flow({"name": name, **needed}) if needed else flow(name))
+    if len(found) > len(needed):
+        yield place.format(flow({"name": name, **{one.key: one.default for one in found}}))
+    if presets:
+        yield place.format(flow({"name": name, **needed, "preset": presets[-1]}))
+
+
+def flow(value: Any) -> str:
+    """A value as YAML writes it within a line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {flow(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(flow, value))}]"
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z<]([\w<>…./ -]*[\w>…./-])?", value) and value not in _WORDS:
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+_WORDS = ("null", "true", "false", "yes", "no", "on", "off")
+_ITEM = re.compile(r"(?m)^(?=\d+\. |- )")
+
+
+def wrapped(text: str, width: int) -> Iterator[str]:
+    """Paragraphs and the items of lists folded; indented lines (formulas, tables) as they are, if there is room."""
+    for i, block in enumerate(re.split(r"\n\s*\n", text.strip("\n"))):
+        if i:
+            yield ""
+        if _ITEM.match(block):
+            for item in filter(None, _ITEM.split(block)):
+                head = item.split(" ")[0]
+                yield from hung(f"{head} ", item.removeprefix(head), width)
+        elif block.startswith(" ") or "\n " in block:
+            for line in block.split("\n"):
+                indent = line[: len(line) - len(line.lstrip())]
+                yield from (
+                    [line] if len(line) <= width else hung(indent, re.sub(r" {3,}", "   ", line), width, f"{indent}  ")
+                )
+        else:
+            yield from hung("", block, width)
+
+
+def _parameters(found: Sequence[Parameter], width: int) -> Iterator[str]:
+    longest = max(len(one.key) for one in found)
+    for one in found:
+        default = "has to be given" if one.required else f"default {flow(one.default)}"
+        yield from hung(f"  {one.key:<{longest}}  ", f"{one.kind}; {default}", width)
+        if one.meaning:
+            yield from hung(f"  {'':<{longest}}  ", one.meaning, width)
+
+
+def hung(head: str, text: str, width: int, further: str | None = None) -> list[str]:
+    """Folded, the lines after the first under its text."""
+    below = " " * len(head) if further is None else further
+    text = re.sub(r"\s*\n\s*", " ", text).strip()
+    return textwrap.wrap(
+        text, width, initial_indent=head, subsequent_indent=below, break_on_hyphens=False, break_long_words=False
+    ) or [head.rstrip()]
