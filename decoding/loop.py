@@ -21,9 +21,13 @@ from icl.streams import StreamKey
 if TYPE_CHECKING:
     from torch import Tensor
 
-TRACE = ("survivors", "entropy", "changed")
+TRACE = ("survivors", "entropy", "changed", "logprob", "gap")
 """Per step: tokens that survive; entropy of the combined distribution in nats, before the sampler's temperature and
-cuts; 1 where its best token is not the reference's."""
+cuts; 1 where its best token is not the reference's; log-probability of the chosen token in it; nats by which its best
+token leads the next (at most ALONE)."""
+
+ALONE = 1000.0
+"""The gap where one token alone survives."""
 
 
 @dataclass
@@ -91,7 +95,7 @@ def _choose(logits: "Tensor", track: Track, stops: frozenset[int], step: int, tr
     own = _gathered(logits, [[lane.rows[b] for lane in lanes] for b in range(len(lanes[0].rows))])
     combined, faults = scores(track.strategy, own, step, lanes)
     chosen = track.sampler.choose(combined, [lane.key for lane in lanes], step)
-    told = trace_of(combined, own[0]) if trace else []
+    told = trace_of(combined, own[0], chosen) if trace else []
     for i, (lane, token) in enumerate(zip(lanes, chosen.tolist(), strict=True)):
         lane.steps += 1
         if i in faults:
@@ -117,12 +121,16 @@ def _gathered(logits: "Tensor", rows: list[list[int]]) -> "Tensor":
     return picked.float().view(len(rows), len(rows[0]), -1)
 
 
-def trace_of(combined: "Tensor", reference: "Tensor") -> list[list[float]]:
-    """[B][len(TRACE)], read back at once."""
+def trace_of(combined: "Tensor", reference: "Tensor", chosen: "Tensor") -> list[list[float]]:
+    """[B][len(TRACE)], read back at once. chosen: [B] long, the tokens that were taken."""
     survivors = (combined > -float("inf")).sum(-1)
-    entropy = torch.special.entr(combined.softmax(-1)).sum(-1)
+    told = combined.log_softmax(-1)
+    entropy = torch.special.entr(told.exp()).sum(-1)
     changed = combined.argmax(-1) != reference.argmax(-1)
-    numbers: list[list[float]] = torch.stack([survivors.float(), entropy, changed.float()], 1).tolist()
+    logprob = told.gather(-1, chosen[:, None])[:, 0]
+    best = told.topk(min(2, told.shape[-1])).values
+    gap = (best[:, 0] - best[:, -1]).clamp(max=ALONE)
+    numbers: list[list[float]] = torch.stack([survivors.float(), entropy, changed.float(), logprob, gap], 1).tolist()
     return numbers
 
 

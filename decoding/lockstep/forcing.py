@@ -113,14 +113,12 @@ def _option_tokens(
 def _keep_trace(combined: "Tensor", reference: "Tensor", tokens: "Tensor", heads: Sequence[Row], step: int) -> None:
     if not any(head.branch.trace for head in heads):
         return
-    numbers = trace_of(combined, reference)
-    values = combined.log_softmax(-1).gather(-1, tokens[:, None])[:, 0].tolist()
+    numbers = trace_of(combined, reference, tokens)
     for i, head in enumerate(heads):
         if head.branch.trace:
             record = LEDGER.of(head.branch.group)
             del record.trace[step:]
             record.trace.append(numbers[i])
-            put(record.logprob, step, values[i])
 
 
 def _refuse(logits: "Tensor", index: "Tensor", heads: Sequence[Row], faults: dict[int, str]) -> None:

@@ -15,13 +15,11 @@ MOST_GROUPS = 100_000
 class Record:
     """Of one group. Lists have one entry a step.
 
-    trace: numbers of the step. logprob: of the chosen token in the combined distribution. first: of the tokens asked
-    for at step 0. forced: of the option's own tokens. faults: step -> why the step could not be taken. memory: what the
-    strategy kept, by step.
+    trace: numbers of the step. first: log-probabilities of the tokens asked for at step 0. forced: of the option's own
+    tokens. faults: step -> why the step could not be taken. memory: what the strategy kept, by step.
     """
 
     trace: list[list[float]] = field(default_factory=list)
-    logprob: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     forced: list[float] = field(default_factory=list)
     faults: dict[int, str] = field(default_factory=dict)

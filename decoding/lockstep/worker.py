@@ -17,7 +17,6 @@ class LedgerReader:
             if record is not None:
                 found[group] = {
                     "trace": record.trace,
-                    "logprob": record.logprob,
                     "first": record.first,
                     "forced": record.forced,
                     "fault": next(iter(record.faults.values()), ""),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from decoding.base import Note, Strategy
-from decoding.loop import Lane, Track, decode
+from decoding.loop import ALONE, Lane, Track, decode
 from decoding.sampling import Greedy, Sampling
 from decoding.step import scores
 from decoding.strategies.greedy import GreedyDecoding
@@ -138,7 +138,7 @@ def test_sampling_is_the_same_in_any_company_and_order() -> None:
     assert {q: tokens for i in range(9) for q, tokens in answers([i]).items()} == whole
 
 
-def test_trace_tells_survivors_entropy_and_change() -> None:
+def test_trace_tells_survivors_entropy_change_log_probability_and_gap() -> None:
     @dataclass(frozen=True)
     class Two(Strategy):
         """The two best tokens of the reference, the second preferred three to one."""
@@ -155,8 +155,12 @@ def test_trace_tells_survivors_entropy_and_change() -> None:
     assert [row[0] for row in lane.trace] == [2, 2, 2]
     assert [row[1] for row in lane.trace] == pytest.approx([entropy] * 3)
     assert [row[2] for row in lane.trace] == [1, 1, 1]
+    assert [row[3] for row in lane.trace] == pytest.approx([math.log(0.75)] * 3)
+    assert [row[4] for row in lane.trace] == pytest.approx([math.log(3.0)] * 3)
+    (alone,) = run(Toy(stop_bias=-99.0), VCD(beta=1.0), [prompt(1)], [3])
+    assert [[row[0], *row[3:]] for row in alone.trace] == [[1, 0.0, ALONE]] * 3
     (plain,) = run(Toy(stop_bias=-99.0), GreedyDecoding(), [prompt(1)], [3])
-    assert [row[::2] for row in plain.trace] == [[24, 0]] * 3
+    assert [[row[0], row[2]] for row in plain.trace] == [[24, 0]] * 3
     assert run(Toy(), GreedyDecoding(), [prompt(1)], [3], trace=False)[0].trace == []
 
 

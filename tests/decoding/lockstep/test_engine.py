@@ -92,6 +92,10 @@ def test_traces_are_those_of_the_loop(engine: groups.Watched, reference: Referen
         assert answer.trace["entropy"][step] == pytest.approx(
             float(torch.special.entr(said.softmax(-1)).sum()), abs=2e-3
         )
+        told = said.log_softmax(-1)[0]
+        first, second = told.topk(2).values.tolist()
+        assert answer.trace["logprob"][step] == pytest.approx(float(told[answer.tokens[step]]), abs=2e-3)
+        assert answer.trace["gap"][step] == pytest.approx(min(first - second, 1000.0), abs=2e-3)
 
 
 def test_usage_counts_what_the_loop_counts(engine: groups.Watched) -> None:
