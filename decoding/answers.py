@@ -7,6 +7,7 @@ from decoding.jobs import Counters, Failure, Ready, distinct
 from decoding.loop import TRACE, Lane, Track, decode
 from decoding.sampling import Sampler
 from decoding.score import Ballot, score, spellings
+from decoding.trace import compact
 from icl.models.base import LogitModel
 from icl.types import Generation, Usage
 
@@ -37,7 +38,7 @@ def answered(
                 firsts,
             )
         else:
-            lanes[i] = Lane(rows, job.max_new_tokens, job.prompt.key)
+            lanes[i] = Lane(rows, job.max_new_tokens, job.prompt.key, top=job.top)
     score(session, list(ballots.values()))  # leaves the rows as they are; the loop uses them up
     work = decode(session, _tracks(readies, lanes), model.stop_tokens, trace=trace)
     counters.forwards += work.forwards
@@ -72,7 +73,8 @@ def _generated(model: LogitModel, ready: Ready, lane: Lane) -> Generation | Fail
         return Failure(f"{ready.job.arm.label}: {lane.fault}.")
     trace = dict(zip(TRACE, map(tuple, zip(*lane.trace, strict=True)), strict=True)) if lane.trace else {}
     usage = Usage(sum(ready.tokens), lane.steps, lane.steps * len(ready.branches))
-    return Generation(model.text(lane.tokens), tuple(lane.tokens), lane.finish, usage, trace)
+    steps = compact(lane.looks, model.stop_tokens, model.text)
+    return Generation(model.text(lane.tokens), tuple(lane.tokens), lane.finish, usage, trace, steps=steps)
 
 
 def _scored(ready: Ready, ballot: Ballot) -> Generation | Failure:

@@ -14,7 +14,10 @@ Normalise = Literal["sum", "mean", "bytes"]
 
 @dataclass(frozen=True)
 class Job:
-    """One answer wanted. score: a generated text, or the scores of `options` (the sampler plays no part there)."""
+    """One answer wanted. score: a generated text, or the scores of `options` (the sampler plays no part there).
+
+    top: how many tokens of each branch a text's generation keeps of every step (`decoding.trace`).
+    """
 
     prompt: Prompt
     arm: Arm
@@ -22,6 +25,7 @@ class Job:
     score: Literal["generate", "options"] = "generate"
     max_new_tokens: int = 16
     normalise: Normalise = "sum"
+    top: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Ready:
         if job.score == "options":
             how: list[object] = [job.options, job.normalise, job.arm.strategy_digest, drawn]
         else:
-            how = [job.max_new_tokens, job.arm.digest, drawn]
+            how = [job.max_new_tokens, job.arm.digest, drawn, job.top]
         return json.dumps([job.score, self.digests, how], sort_keys=True, ensure_ascii=False)
 
 

@@ -15,6 +15,7 @@ import torch
 from decoding.base import Strategy
 from decoding.sampling import Sampler
 from decoding.step import scores
+from decoding.trace import Look, looks
 from icl.models.base import Session
 from icl.streams import StreamKey
 
@@ -35,7 +36,7 @@ class Lane:
     """One answer while it is decoded. rows: of its branches, the reference first. limit: most new tokens.
 
     tokens: chosen so far, without the one that stopped it. finish: '' while it runs. fault: why it failed. memory: what
-    its strategy kept, by step.
+    its strategy kept, by step. top: tokens of each branch that `looks` keeps of every step; 0: it keeps nothing.
     """
 
     rows: list[int]
@@ -47,6 +48,8 @@ class Lane:
     fault: str = ""
     trace: list[list[float]] = field(default_factory=list)
     memory: dict[int, int] = field(default_factory=dict)
+    top: int = 0
+    looks: list[Look] = field(default_factory=list)
 
 
 @dataclass
@@ -96,13 +99,18 @@ def _choose(logits: "Tensor", track: Track, stops: frozenset[int], step: int, tr
     combined, faults = scores(track.strategy, own, step, lanes)
     chosen = track.sampler.choose(combined, [lane.key for lane in lanes], step)
     told = trace_of(combined, own[0], chosen) if trace else []
-    for i, (lane, token) in enumerate(zip(lanes, chosen.tolist(), strict=True)):
+    tokens: list[int] = chosen.tolist()
+    top = max(lane.top for lane in lanes)
+    seen = looks(track.strategy, own, combined, tokens, step=step, threads=lanes, top=top) if top else []
+    for i, (lane, token) in enumerate(zip(lanes, tokens, strict=True)):
         lane.steps += 1
         if i in faults:
             lane.finish, lane.fault = "fault", faults[i]
             continue
         if trace:
             lane.trace.append(told[i])
+        if lane.top:
+            lane.looks.append(seen[i])
         if token in stops:
             lane.finish = "stop"
         else:

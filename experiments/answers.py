@@ -29,18 +29,21 @@ class Asked:
 Done = Callable[[Asked, Answer], None]
 
 
-def answer(model: Model, asked: Sequence[Asked], counters: "Counters", done: Done) -> None:
-    """Calls `done` with each and its answer, as soon as it is there; in any order."""
+def answer(model: Model, asked: Sequence[Asked], counters: "Counters", done: Done, top: int = 0) -> None:
+    """Calls `done` with each and its answer, as soon as it is there; in any order. top: see `decoding.jobs.Job`."""
     if asked and model.abilities & {"logits", "strategies"}:
-        _through_engine(model, asked, counters, done)
+        _through_engine(model, asked, counters, done, top)
     elif asked:
         _through_requests(model, asked, done)
 
 
-def _through_engine(model: Any, asked: Sequence[Asked], counters: "Counters", done: Done) -> None:
+def _through_engine(model: Any, asked: Sequence[Asked], counters: "Counters", done: Done, top: int) -> None:
     from decoding.jobs import Failure, Job
 
-    jobs = [Job(one.prompt, one.cell.decoding, _options(one), one.cell.score, one.cell.max_new_tokens) for one in asked]
+    jobs = [
+        Job(one.prompt, one.cell.decoding, _options(one), one.cell.score, one.cell.max_new_tokens, top=top)
+        for one in asked
+    ]
 
     def finished(i: int, result: Generation | Failure) -> None:
         done(asked[i], result.reason if isinstance(result, Failure) else result)

@@ -1,7 +1,7 @@
 """What an experiment file says, checked key by key before any component is built.
 
     name, task, model, seeds, shots, retriever, order, transforms, compose, decoding, score, max_new_tokens,
-    metrics, controls, grid, zip, exclude, compare
+    metrics, controls, trace, grid, zip, exclude, compare
 
 A key outside `grid` holds for all cells; the same key in `grid` (every combination) or `zip` (side by side) is an axis
 and overrides it. An axis may also be one parameter of a component: `decoding.alpha: [0.5, 1.0]`.
@@ -30,7 +30,10 @@ class Compare:
 
 @dataclass(frozen=True)
 class Config:
-    """base: the node of every key of AXES; grid, zipped: axis -> its values' nodes, in order."""
+    """base: the node of every key of AXES; grid, zipped: axis -> its values' nodes, in order.
+
+    trace: how many tokens of each branch are kept of every step; 0: none.
+    """
 
     document: Document
     name: str
@@ -42,6 +45,7 @@ class Config:
     metrics: tuple[Any, ...]
     controls: bool
     compare: Compare | None
+    trace: int = 0
 
     def where(self, *keys: str | int) -> str:
         return self.document.where(*keys)
@@ -88,6 +92,7 @@ def checked(document: Document) -> Config:
         _metrics(document, data, grid, zipped),
         _controls(document, data.get("controls", "none")),
         _compare(document, data.get("compare")),
+        _trace(document, data.get("trace")),
     )
 
 
@@ -177,6 +182,17 @@ def _controls(document: Document, node: Any) -> bool:
     if node not in ("none", "default"):
         raise ConfigError(f"{document.where('controls')}: controls is 'none' or 'default', not {node!r}.")
     return bool(node == "default")
+
+
+def _trace(document: Document, node: Any) -> int:
+    if node is None:
+        return 0
+    if not isinstance(node, Mapping) or set(node) != {"top"} or not (_whole(node["top"]) and node["top"] >= 1):
+        raise ConfigError(
+            f"{document.where('trace')}: trace says how many tokens of each branch are kept of every step, such as "
+            f"{{top: 5}}, not {node!r}."
+        )
+    return int(node["top"])
 
 
 def _compare(document: Document, node: Any) -> Compare | None:

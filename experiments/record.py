@@ -40,6 +40,7 @@ class Recorder:
             scores=scores(self.metrics, answer, asked.item.example),
             option_scores=answer.option_scores,
             trace=answer.trace,
+            steps=answer.steps,
             usage=asdict(answer.usage),
             **shared,
         )

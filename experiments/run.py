@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.answers import Asked, answer
+from experiments.answers import Answer, Asked, answer
 from experiments.checks import check_data, check_needs
 from experiments.config import Config
 from experiments.contexts import Retrieval, Written, contexts, recipes_of, written
@@ -122,9 +122,15 @@ class _Runner:
             for cell, item in window:
                 if item.prompt is None:
                     self._record(self.recorder.unasked(cell, item))
-            answer(model, asked, self.session.counters, lambda one, said: self._record(self.recorder.sample(one, said)))
+            self._answer(model, asked)
             self.recorder.forget()
             self.session.save(model)
+
+    def _answer(self, model: "Model", asked: Sequence[Asked]) -> None:
+        def done(one: Asked, said: Answer) -> None:
+            self._record(self.recorder.sample(one, said))
+
+        answer(model, asked, self.session.counters, done, self.grid.config.trace)
 
     def _windows(self, cells: Sequence[Cell], retrieval: Retrieval) -> Iterator[list[tuple[Cell, Written]]]:
         """Samples that are missing, query by query, until a window is full."""

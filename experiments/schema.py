@@ -25,6 +25,13 @@ def experiment_schema() -> dict[str, Any]:
         "seeds": {"type": "array", "items": {"type": "integer"}, "minItems": 1, "default": [0]},
         "metrics": {"type": "array", "items": {"$ref": "#/$defs/metric"}, "minItems": 1},
         "controls": {"enum": ["none", "default"], "description": "default: each strategy's controls are added"},
+        "trace": {
+            "type": "object",
+            "description": "keep of every step the most probable tokens of each branch",
+            "properties": {"top": {"type": "integer", "minimum": 1, "description": "how many tokens of a branch"}},
+            "required": ["top"],
+            "additionalProperties": False,
+        },
         "grid": {**axes, "description": "every combination"},
         "zip": {**axes, "description": "side by side: lists of one length"},
         "exclude": {"type": "array", "items": {"type": "object"}, "description": "combinations to leave out"},

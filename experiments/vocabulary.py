@@ -25,7 +25,7 @@ DEFAULTS: Mapping[str, Any] = {
     "max_new_tokens": 16,
 }
 AXES: tuple[str, ...] = ("task", "model", *DEFAULTS)
-KEYS: tuple[str, ...] = ("name", *AXES, "seeds", "metrics", "controls", "grid", "zip", "exclude", "compare")
+KEYS: tuple[str, ...] = ("name", *AXES, "seeds", "metrics", "controls", "trace", "grid", "zip", "exclude", "compare")
 FREE_AT_ZERO = ("retriever", "order")
 """Axes that cannot matter without demonstrations: one arm at 0 shots serves all of their values."""
 SCORES = ("generate", "options")

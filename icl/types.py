@@ -206,6 +206,7 @@ class Generation:
     """finish: 'stop' or 'length'. trace: numbers a strategy's steps left behind (name -> one value a step).
 
     tokens: without the one that ended it. option_scores: option -> log-probability, where options were scored.
+    steps: what each branch said at every step, where that was asked for (`decoding.trace.compact`).
     """
 
     text: str
@@ -214,6 +215,7 @@ class Generation:
     usage: Usage = Usage()
     trace: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     option_scores: Mapping[str, float] = field(default_factory=dict)
+    steps: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -223,8 +225,8 @@ class Sample:
     cell: digest of the resolved cell. question: as the prompt shows it. demos: [id, score, answer] in prompt order;
     ranks: of each, 0 the best retrieved. scores: metric -> value in [0, 1]. baselines: what the same demonstrations say
     without a model: baseline -> metric -> value. picture_of: whose each picture is, the place of its demonstration or
-    -1 for the query's. renamed: where answers were renamed, the right one before and after. failed: the reason, where
-    there is no output.
+    -1 for the query's. renamed: where answers were renamed, the right one before and after. steps: what each branch said
+    at every step, where the config asks for it. failed: the reason, where there is no output.
     """
 
     cell: str
@@ -248,6 +250,7 @@ class Sample:
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     option_scores: Mapping[str, float] = field(default_factory=dict)
     trace: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    steps: Mapping[str, Json] = field(default_factory=dict)
     usage: Mapping[str, int] = field(default_factory=dict)
     marks: tuple[str, ...] = ()
     meta: Mapping[str, Json] = field(default_factory=dict)

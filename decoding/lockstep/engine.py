@@ -22,6 +22,7 @@ from decoding.prepare import made_ready
 from decoding.sampling import Greedy
 from decoding.score import normalised
 from decoding.strategies.greedy import GreedyDecoding
+from decoding.trace import Look, compact
 from icl.errors import ICLError, ModelError
 from icl.models.vllm.asking import Ask, Said
 from icl.types import Generation, Prompt, Usage
@@ -171,9 +172,9 @@ class _Run:
             return self._ballots(j, ready)
         job, arm = ready.job, ready.job.arm
         plain = isinstance(arm.strategy, GreedyDecoding) and isinstance(arm.sampler, Greedy)
-        if plain and not self.trace:
+        if plain and not self.trace and not job.top:
             return [_Group(j, "", [Ask(ready.branches[0], job.max_new_tokens)])]
-        return [self._group(j, ready, job.max_new_tokens, trace=self.trace)]
+        return [self._group(j, ready, job.max_new_tokens, trace=self.trace, top=job.top)]
 
     def _ballots(self, j: int, ready: Ready) -> list[_Group]:
         """One group an option of several tokens; the first step of the first one reads all first tokens."""
@@ -244,7 +245,9 @@ class _Run:
         usage = Usage(sum(ready.tokens), steps, steps * len(ready.branches))
         numbers = record.get("trace", ())
         trace = dict(zip(TRACE, map(tuple, zip(*numbers, strict=True)), strict=True)) if numbers else {}
-        return Generation(self.model.text(answer), answer, "stop" if stopped else "length", usage, trace)
+        looks = [Look(**told) for told in record.get("looks", ())]
+        steps = compact(looks, self.model.stop_tokens, self.model.text)
+        return Generation(self.model.text(answer), answer, "stop" if stopped else "length", usage, trace, steps=steps)
 
     def _scored(
         self, ready: Ready, j: int, groups: list[tuple[_Group, list[Said]]], kept: Mapping[str, Mapping[str, Any]]

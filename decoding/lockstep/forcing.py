@@ -17,6 +17,7 @@ from decoding.lockstep.wire import arm_of
 from decoding.loop import trace_of
 from decoding.score import logprobs_of
 from decoding.step import scores
+from decoding.trace import Look, looks
 from icl.errors import ICLError
 
 if TYPE_CHECKING:
@@ -75,9 +76,13 @@ def _force_alike(logits: "Tensor", groups: Sequence[Group]) -> None:
     if heads[0].branch.scores_options:
         tokens, faults = _option_tokens(strategy, own, heads, step)
     else:
-        combined, faults = scores(strategy, own, step, _threads(strategy, heads))
+        threads = _threads(strategy, heads)
+        combined, faults = scores(strategy, own, step, threads)
         tokens = sampler.choose(combined, [head.branch.key for head in heads], step)
         _keep_trace(combined, own[0], tokens, heads, step)
+        if top := max(head.branch.top for head in heads):
+            seen = looks(strategy, own, combined, tokens.tolist(), step=step, threads=threads, top=top)
+            _keep_looks(seen, heads, step)
     logits[index, tokens.expand_as(index)] = CHOSEN
     for i, head in enumerate(heads):
         if i not in faults:
@@ -119,6 +124,12 @@ def _keep_trace(combined: "Tensor", reference: "Tensor", tokens: "Tensor", heads
             record = LEDGER.of(head.branch.group)
             del record.trace[step:]
             record.trace.append(numbers[i])
+
+
+def _keep_looks(seen: Sequence[Look], heads: Sequence[Row], step: int) -> None:
+    for look, head in zip(seen, heads, strict=True):
+        if head.branch.top:
+            put(LEDGER.of(head.branch.group).looks, step, look)
 
 
 def _refuse(logits: "Tensor", index: "Tensor", heads: Sequence[Row], faults: dict[int, str]) -> None:

@@ -6,6 +6,9 @@ an engine's front end fetches the rest with `worker.LedgerReader`.
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+from decoding.trace import Look
 
 MOST_GROUPS = 100_000
 """Groups whose numbers wait to be fetched; beyond that the oldest are forgotten."""
@@ -15,11 +18,12 @@ MOST_GROUPS = 100_000
 class Record:
     """Of one group. Lists have one entry a step.
 
-    trace: numbers of the step. first: log-probabilities of the tokens asked for at step 0. forced: of the option's own
-    tokens. faults: step -> why the step could not be taken. memory: what the strategy kept, by step.
+    trace: numbers of the step. looks: what each branch said, where that is asked for. first: log-probabilities of the
+    tokens asked for at step 0. forced: of the option's own tokens. faults: step -> why the step could not be taken. memory: what the strategy kept, by step.
     """
 
     trace: list[list[float]] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     forced: list[float] = field(default_factory=list)
     faults: dict[int, str] = field(default_factory=dict)
@@ -67,7 +71,10 @@ class Ledger:
 LEDGER = Ledger()
 
 
-def put(values: list[float], step: int, value: float) -> None:
+Value = TypeVar("Value")
+
+
+def put(values: list[Value], step: int, value: Value) -> None:
     """values[step] = value, where steps come one after the other, some of them twice."""
     del values[step:]
     values.append(value)

@@ -1,6 +1,7 @@
 """How an engine's front end fetches what the workers kept: an extension of vLLM's worker class, given by its name."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from decoding.lockstep.ledger import LEDGER
@@ -17,6 +18,7 @@ class LedgerReader:
             if record is not None:
                 found[group] = {
                     "trace": record.trace,
+                    "looks": [asdict(look) for look in record.looks],
                     "first": record.first,
                     "forced": record.forced,
                     "fault": next(iter(record.faults.values()), ""),

@@ -52,6 +52,9 @@ def told(path: Path, *overrides: str) -> str:
         ),
         ("metrics: []", "grid.yaml:4: metrics: metrics is a list of at least one metric. (icl ls metrics)"),
         ("controls: yes", "grid.yaml:4: controls: controls is 'none' or 'default', not 'yes'."),
+        ("trace: 5", "grid.yaml:4: trace: trace says how many tokens of each branch are kept of every step, such as {top: 5}, not 5."),
+        ("trace: {top: 0}", "grid.yaml:4: trace: trace says how many tokens of each branch are kept of every step, such as {top: 5}, not {'top': 0}."),
+        ("trace: {topp: 3}", "grid.yaml:4: trace: trace says how many tokens of each branch are kept of every step, such as {top: 5}, not {'topp': 3}."),
         ("exclude: {shots: 0}", "grid.yaml:4: exclude: exclude is a list of mappings, such as [{shots: 0}]."),
         ("exclude: [{shot: 0}]", "grid.yaml:4: exclude[0].shot: no axis 'shot'. Did you mean 'shots'?"),
         ("compare: {metric: strict}", "grid.yaml:4: compare: compare needs 'to', the reference's value of an axis"),
@@ -138,3 +141,10 @@ def test_the_file_itself_is_left_as_it_was(mapping: Callable[..., dict[str, Any]
     del given["shots"]
     load(given, {"grid.shots": [5]})
     assert given["grid"] == {"shots": [0, 1]}
+
+
+def test_a_trace_is_kept_where_the_file_or_the_command_line_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(BASE)
+    assert load(path).trace == 0
+    assert load(path, ["trace.top=3"]).trace == 3
