@@ -2,26 +2,28 @@
 
 Retrieval is that of `topk_nearest`; both sides go through a linear head that pulls a class together across its source
 domains (`retrievers.head`). It starts at the identity, so an untrained head is `topk_nearest`. It is trained when the
-pool is fitted, on the members of the source domains, or read from a file that `Head.save` wrote. The paper adapts the
-encoder itself, with details that are not published; a linear head over frozen features is a reconstruction.
+pool is fitted, on the members of the source domains, or on the pool of another task (`trained_on`: what does a head do
+for classes that it never saw?), or read from a file that `Head.save` wrote. The paper adapts the encoder itself, with
+details that are not published; a linear head over frozen features is a reconstruction.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 from weakref import WeakKeyDictionary
 
-from icl.errors import PlanError
+from icl.errors import ConfigError, PlanError
 from icl.params import Count, NonNegative, Positive
-from icl.registry import component
-from icl.tasks.base import Pool
+from icl.registry import Nested, component
+from icl.tasks.base import Pool, Task
 from icl.types import Query, Scored
 from retrievers.balanced import label_of
 from retrievers.base import FittedRetriever, Resources
 from retrievers.head import Head, Positives, Sum, Training, train_head
 from retrievers.index import index_of
 from retrievers.near import FittedNear, Nearest, fitted_near
+from retrievers.sources import Source
 from retrievers.topk_nearest import TopKNearest
 from retrievers.vectors import Vectors
 
@@ -38,7 +40,8 @@ class InvariantSelect(TopKNearest):
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "labels"})
 
-    head: str | None = None  # a saved head; none: train one on the pool
+    head: str | None = None  # a saved head; none: train one
+    trained_on: Annotated[Task | None, Nested("task")] = None  # on whose (first) pool; none: the pool at hand
     steps: Count = 100  # of training; 0 is topk_nearest
     rate: Positive = 1e-3  # Adam's step
     temperature: Positive = 0.1  # of the contrastive loss
@@ -46,13 +49,19 @@ class InvariantSelect(TopKNearest):
     positives: Positives = "other_domains"  # of an anchor: its class in other domains, or all its class
     sum_over: Sum = "positives_and_others"  # the loss's denominator; all_rows: the supervised contrastive loss
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head is not None and self.trained_on is not None:
+            raise ConfigError("head is a file and trained_on is given too. Leave one of them out.")
+
     def fit(self, pool: Pool, resources: Resources) -> FittedRetriever:
         """Raises PlanError where the pool gives a head nothing to learn."""
         plain = fitted_near(self, pool, resources)
-        heads = _HEADS.setdefault(pool, {})
-        key = (self, self._changed())
+        base = self._learns_from(pool)
+        heads = _HEADS.setdefault(base, {})
+        key = (replace(self, trained_on=None), self._changed())
         if key not in heads:
-            heads[key] = self.trained(pool, plain.index.vectors) if self.head is None else self.saved(self.head)
+            heads[key] = self.trained(base, plain.source) if self.head is None else self.saved(self.head)
         head = heads[key]
         return FittedInvariantSelect(self, pool, plain.source, index_of(head(plain.index.vectors), self.search), head)
 
@@ -61,12 +70,16 @@ class InvariantSelect(TopKNearest):
         alone = self.head is None and self.steps > 0 and len(head.domains) < 2
         return near.given(range(k), MARK if alone else "")
 
-    def trained(self, pool: Pool, vectors: Vectors) -> Head:
-        """A head from the pool's source domains. vectors: [N, D] of its pictures."""
-        rows = [i for i, e in enumerate(pool.examples) if not self.sources or e.domain in self.sources]
-        labels, domains = [label_of(pool.examples[i]) for i in rows], [pool.examples[i].domain for i in rows]
+    def trained(self, pool: Pool, source: Source) -> Head:
+        """A head from the pool's source domains."""
+        known = [example for example in pool.examples if not self.sources or example.domain in self.sources]
+        labels, domains = [label_of(example) for example in known], [example.domain for example in known]
         training = Training(self.steps, self.rate, self.temperature, self.positives, self.sum_over, self.pull)
-        return train_head(vectors[rows], labels, domains, self.embedder.digest, training)
+        return train_head(self.documents(known, source), labels, domains, self.embedder.digest, training)
+
+    def _learns_from(self, pool: Pool) -> Pool:
+        """The pool at hand, or the first one of the task that was named."""
+        return pool if self.trained_on is None else self.trained_on.pool(self.trained_on.queries[0].id)
 
     def saved(self, path: str) -> Head:
         """The head of a file. Raises PlanError where it was trained on another embedder's vectors."""

@@ -1,6 +1,8 @@
 """Retrieval under a distribution shift: source domains, and the head that forgets the domain."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from math import log
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from icl.errors import DataError, PlanError
+from icl.errors import ConfigError, DataError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import Example
@@ -114,6 +116,46 @@ def test_a_saved_head_serves_another_pool_as_it_was(shifted: Any, spoken: Any, t
     other = build("retriever", {**told, "embedder": type(spoken)("other"), "head": str(tmp_path / "head.safetensors")})
     with pytest.raises(PlanError, match="trained on vectors of another embedder"):
         other.fit(pool, Resources())
+
+
+@dataclass(frozen=True, eq=False)
+class Elsewhere:
+    """A task whose pool trains a head for another."""
+
+    examples: tuple[Example, ...]
+    title: str = "elsewhere"
+
+    @property
+    def queries(self) -> tuple[Example, ...]:
+        return self.examples[:1]
+
+    @cached_property
+    def whole(self) -> Pool:
+        return Pool(self.examples)
+
+    def pool(self, query_id: str) -> Pool:
+        return self.whole
+
+    @property
+    def pool_size(self) -> int:
+        return len(self.examples)
+
+
+def test_a_head_of_another_task_serves_classes_that_it_never_saw(shifted: Any, spoken: Any, tmp_path: Path) -> None:
+    """As `trained_on` and as a file that was trained on the same examples: one head, whatever the pool at hand."""
+    pool, queries = shifted
+    told = {"name": "invariant_select", "by": "question", "embedder": spoken, "steps": 20, "rate": 0.01}
+    seen, unseen = (tuple(e for e in pool.examples if (e.label < "class-3") == first) for first in (True, False))
+    asked = [query.query for query in queries]
+    trained = build("retriever", {**told, "trained_on": Elsewhere(seen)}).fit(Pool(unseen), Resources())
+    build("retriever", told).fit(Pool(seen), Resources()).head.save(tmp_path / "seen.safetensors")
+    saved = build("retriever", {**told, "head": str(tmp_path / "seen.safetensors")}).fit(Pool(unseen), Resources())
+    own = build("retriever", told).fit(Pool(unseen), Resources())
+    assert np.array_equal(trained.head.weights, saved.head.weights)
+    assert trained.retrieve(asked, 5) == saved.retrieve(asked, 5)
+    assert not np.array_equal(trained.head.weights, own.head.weights)
+    with pytest.raises(ConfigError, match="Leave one of them out"):
+        build("retriever", {**told, "trained_on": Elsewhere(seen), "head": "some.safetensors"})
 
 
 def test_a_query_of_a_trained_domain_is_refused(shifted: Any, spoken: Any) -> None:
