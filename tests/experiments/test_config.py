@@ -8,6 +8,7 @@ from experiments.config import load
 from icl.errors import ConfigError
 
 Write = Callable[..., Path]
+KEPT = "trace says how many tokens of each branch are kept of every step, such as {top: 5}, not "
 BASE = "name: x\ntask: easy-vqa\nmodel: fake-copy\n"
 
 
@@ -52,9 +53,9 @@ def told(path: Path, *overrides: str) -> str:
         ),
         ("metrics: []", "grid.yaml:4: metrics: metrics is a list of at least one metric. (icl ls metrics)"),
         ("controls: yes", "grid.yaml:4: controls: controls is 'none' or 'default', not 'yes'."),
-        ("trace: 5", "grid.yaml:4: trace: trace says how many tokens of each branch are kept of every step, such as {top: 5}, not 5."),
-        ("trace: {top: 0}", "grid.yaml:4: trace: trace says how many tokens of each branch are kept of every step, such as {top: 5}, not {'top': 0}."),
-        ("trace: {topp: 3}", "grid.yaml:4: trace: trace says how many tokens of each branch are kept of every step, such as {top: 5}, not {'topp': 3}."),
+        ("trace: 5", "grid.yaml:4: trace: " + KEPT + "5."),
+        ("trace: {top: 0}", "grid.yaml:4: trace: " + KEPT + "{'top': 0}."),
+        ("trace: {topp: 3}", "grid.yaml:4: trace: " + KEPT + "{'topp': 3}."),
         ("exclude: {shots: 0}", "grid.yaml:4: exclude: exclude is a list of mappings, such as [{shots: 0}]."),
         ("exclude: [{shot: 0}]", "grid.yaml:4: exclude[0].shot: no axis 'shot'. Did you mean 'shots'?"),
         ("compare: {metric: strict}", "grid.yaml:4: compare: compare needs 'to', the reference's value of an axis"),
