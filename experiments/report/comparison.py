@@ -1,49 +1,56 @@
-"""The table of `icl compare` in the terminal."""
+"""The table of `icl compare` in the terminal, at any width: nothing is cut in two and nothing left out in silence.
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+Where the columns do not fit, the first axes become headings of groups of rows, as few as may be; where that is not
+enough, columns that follow from others are left out and named below the table.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 from experiments.report.view import View
+from experiments.stats.arms import told
 from experiments.stats.compare import verdicts
-from experiments.stats.wording import interval, p_number, share, signed
+from experiments.stats.wording import counted, interval, p_number, share, signed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Console
 
-DISPENSABLE = ("n", "score", "against", "p")
-"""Columns that a narrow terminal does without, the first first."""
+DISPENSABLE = ("p", "against", "score", "n")
+"""Columns that a narrow terminal does without, the first first: they follow from others, or stand in the CSV."""
 LOOKS = {"better": "green", "worse": "red", "differs": "default", "open": "default"}
+GAP = 2
+
+Columns = Mapping[str, Sequence[str]]
+"""heading -> cells, from left to right."""
 
 
 def show_comparison(table: "DataFrame", view: View, console: "Console") -> None:
     """A row an arm; coloured where the corrected p is at most .05."""
-    from rich.table import Table
     from rich.text import Text
 
     axes = [axis for axis in view.axes if table[axis].nunique() > 1] or ["decoding"]
     corrected = table.attrs["correct"] == "holm" and bool((table["family"] > 1).any())
     columns = _columns(table, axes, corrected, "down/up" if view.better == "neither" else "lost/won")
-    for name in DISPENSABLE:
-        if _width(columns) > console.width:
-            del columns[name]
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name in columns:
-        grid.add_column(name, justify="left" if name in axes else "right", overflow="fold")
-    for cells, verdict in zip(zip(*columns.values(), strict=True), verdicts(table), strict=True):
-        grid.add_row(*map(Text, cells), style=LOOKS[verdict])
+    headed, shown, left_out = _fitted(columns, axes, console.width)
     reference = ", ".join(dict.fromkeys(table["reference"]))
     console.print(Text(f"{view.measure} against {reference}", "bold"))
-    console.print(grid)
-    sizes = " or ".join(map(str, sorted(set(table["family"]))))
-    family = f"; Holm over {sizes} comparisons" if corrected else ""
-    test = "exact McNemar" if set(table["test"]) == {"mcnemar"} else "paired bootstrap, McNemar where right/wrong"
-    units = " or ".join(f"{c:,}" for c in sorted(set(table["clusters"])))
-    console.print(f"{test}, {units} independent units{family}; n: pairs of (query, seed)", style="dim", highlight=False)
+    rows: list[Any] = table.to_dict("records")
+    looks = [LOOKS[verdict] for verdict in verdicts(table)]
+    groups = groupby(range(len(rows)), key=lambda i: told(rows[i], headed))
+    _say(console, Text(_row(shown, axes, {name: name for name in shown}), "dim"))
+    for heading, places in groups:
+        if headed:
+            _say(console, Text(heading, "bold"))
+        for i in places:
+            _say(console, Text(_row(shown, axes, {name: cells[i] for name, cells in shown.items()}), looks[i]))
+    for line in _notes(table, corrected, left_out):
+        console.print(line, style="dim", highlight=False)
 
 
 def _columns(table: "DataFrame", axes: Sequence[str], corrected: bool, counts: str) -> dict[str, list[str]]:
-    """heading -> cells, from left to right. counts: heading of the samples that changed."""
+    """counts: heading of the samples that changed. The number of pairs is a column where it varies."""
     found = {axis: [str(value) for value in table[axis]] for axis in axes}
     found |= {"score": [share(v) for v in table["mean"]], "against": [share(v) for v in table["reference_mean"]]}
     found["difference"] = [signed(v) for v in table["difference"]]
@@ -53,9 +60,49 @@ def _columns(table: "DataFrame", axes: Sequence[str], corrected: bool, counts: s
         found["p Holm"] = [p_number(v) for v in table["p_corrected"]]
     lost_won = zip(table["right_to_wrong"], table["wrong_to_right"], strict=True)
     found[counts] = [f"{lost}/{won}" for lost, won in lost_won]
-    found["n"] = [f"{v:,}" for v in table["pairs"]]
+    if table["pairs"].nunique() > 1:
+        found["n"] = [f"{v:,}" for v in table["pairs"]]
     return found
 
 
-def _width(columns: Mapping[str, Sequence[str]]) -> int:
-    return sum(max(len(name), *map(len, cells)) + 2 for name, cells in columns.items())
+def _fitted(columns: Columns, axes: Sequence[str], width: int) -> tuple[list[str], dict[str, Sequence[str]], list[str]]:
+    """(axes that become headings, columns of the rows, what is left out).
+
+    Fewest columns left out, then fewest headings; all axes as headings where even one beside the numbers is too wide.
+    """
+    can = [name for name in DISPENSABLE if name in columns and (name != "p" or "p Holm" in columns)]
+    beside = [(out, headed) for out in range(len(can) + 1) for headed in range(len(axes))]
+    above = [(out, len(axes)) for out in range(len(can) + 1)]
+    for out, headed in (*beside, *above):
+        shown = {name: cells for name, cells in columns.items() if name not in (*can[:out], *axes[:headed])}
+        if _width(shown) <= width:
+            break
+    return list(axes[:headed]), shown, can[:out]
+
+
+def _row(shown: Columns, axes: Sequence[str], cells: Mapping[str, str]) -> str:
+    told = []
+    for name, column in shown.items():
+        size = max(len(name), *map(len, column))
+        told.append(cells[name].ljust(size) if name in axes else cells[name].rjust(size))
+    return (" " * GAP).join(told).rstrip()
+
+
+def _width(columns: Columns) -> int:
+    return sum(max(len(name), *map(len, cells)) + GAP for name, cells in columns.items()) - GAP
+
+
+def _say(console: "Console", line: Any) -> None:
+    console.print(line, soft_wrap=True)
+
+
+def _notes(table: "DataFrame", corrected: bool, left_out: Sequence[str]) -> Iterator[str]:
+    sizes = " or ".join(map(str, sorted(set(table["family"]))))
+    family = f"; Holm over {sizes} comparisons" if corrected else ""
+    test = "exact McNemar" if set(table["test"]) == {"mcnemar"} else "paired bootstrap, McNemar where right/wrong"
+    units = " or ".join(f"{c:,}" for c in sorted(set(table["clusters"])))
+    pairs = set(table["pairs"])
+    each = f"{counted(pairs.pop(), 'pair')} of (query, seed) each" if len(pairs) == 1 else "n: pairs of (query, seed)"
+    yield f"{test}, {units} independent units{family}; {each}"
+    if left_out:
+        yield f"left out here for lack of width: {', '.join(left_out)} (a wider terminal, or --csv FILE, has them)"

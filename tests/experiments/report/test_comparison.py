@@ -1,0 +1,50 @@
+"""`icl compare` at several widths: no cell is folded, and what is left out is named."""
+
+import re
+
+import pytest
+from rich.console import Console
+
+from experiments.report.comparison import show_comparison
+from experiments.report.view import view
+from experiments.stats.compare import compare
+
+
+def told(run, width, capsys):
+    seen = view(run)
+    table = compare(seen.scores, dict(seen.to), seen.metric, axes=seen.axes)
+    show_comparison(table, seen, Console(width=width))
+    return table, capsys.readouterr().out.splitlines()
+
+
+@pytest.fixture
+def many(mapping, tmp_path):
+    from experiments.api import run
+
+    keys = {k: v for k, v in mapping(seeds=[0, 1]).items() if k not in ("shots", "model")}
+    models = ["fake-copy", {"name": "fake-gold", "right": 0.5}, {"name": "fake-gold", "right": 0.25}]
+    grid = {"shots": [1, 2, 3], "retriever": ["random", "balanced"], "model": models}
+    return run({**keys, "grid": grid, "compare": {"to": {"model": "fake-copy"}}}, runs=tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_rows_are_whole_at_any_width_and_no_number_is_lost(many, width, capsys):
+    table, lines = told(many, width, capsys)
+    assert len(table) == 12
+    rows = [line for line in lines if re.search(r"\[[^]]*\]", line)]
+    assert len(rows) == 12
+    assert all(len(line) <= width for line in lines)
+    labels = {name for name in table["model"] if any(name in line for line in lines)}
+    assert labels == set(table["model"]) == {"fake-gold(right=0.5)", "fake-gold(right=0.25)"}
+    gone = next((line for line in lines if line.startswith("left out")), "")
+    for name in ("score", "against", "p Holm", "difference"):
+        heads = next(line for line in lines if "difference" in line)
+        assert (name in heads) != (name in gone)
+
+
+def test_wide_terminals_have_one_row_an_arm_and_narrow_ones_headings(many, capsys):
+    _, wide = told(many, 200, capsys)
+    assert re.match(r"model +shots +retriever|shots +retriever +model|model", wide[1])
+    assert sum("[" in line for line in wide[1:14]) == 12  # the headings' line, then a row an arm
+    _, narrow = told(many, 80, capsys)
+    assert any(re.fullmatch(r"(fake-gold\(right=0\.5\), )?1 shot(, random)?", line) for line in narrow)
