@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.report.browser import number_of
+from experiments.report.steps import print_steps, steps_of
 from experiments.report.view import View
 from experiments.stats.arms import NONE, checked_setting, told
 from experiments.stats.wording import share
@@ -61,6 +62,8 @@ def show_sample(
     rows: list[Any] = samples.to_dict("records")
     chosen = max(rows, key=lambda row: _preference(row, view))
     _print_sample(chosen, view, console)
+    if kept := steps_of(chosen.get("steps"), chosen.get("trace")):
+        print_steps(kept, console)
     if steps:
         _print_trace(chosen.get("trace"), console)
     same = view.frame[(view.frame["query"] == chosen["query"]) & (view.frame["task"] == chosen["task"])]

@@ -14,10 +14,13 @@ def command(
     arm: Annotated[list[str] | None, typer.Option(help="which arm, such as decoding=vcd; may be repeated")] = None,
     seed: Annotated[int | None, typer.Option(help="which seed; default: the first", show_default=False)] = None,
     *,
-    steps: Annotated[bool, typer.Option("--steps", help="what the strategy left behind at each step")] = False,
+    steps: Annotated[bool, typer.Option("--steps", help="the numbers of each step: survivors, entropy, …")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="list the samples that failed, with their reasons")] = False,
 ) -> None:
-    """Where the arm leaves a choice: the most shots, the reference arm, the first seed."""
+    """Where the arm leaves a choice: the most shots, the reference arm, the first seed.
+
+    Where the run kept them (`trace: {top: 5}`), the branches of each step stand side by side.
+    """
     from rich.console import Console
 
     from experiments.loaded import load_run

@@ -16,12 +16,14 @@ import torch
 from reference import Reference
 
 from decoding.arm import parse_arm
+from decoding.base import NewThread
 from decoding.check import unmet
 from decoding.jobs import Counters, Failure, Job
 from decoding.loop import TRACE
 from decoding.probe import probe_prompt
 from decoding.score import logprobs_of
 from decoding.step import scores
+from decoding.trace import looks
 from icl.pictures import Picture
 from icl.registry import entries, resolve
 from icl.streams import StreamKey
@@ -96,6 +98,21 @@ def test_traces_are_those_of_the_loop(engine: groups.Watched, reference: Referen
         first, second = told.topk(2).values.tolist()
         assert answer.trace["logprob"][step] == pytest.approx(float(told[answer.tokens[step]]), abs=2e-3)
         assert answer.trace["gap"][step] == pytest.approx(min(first - second, 1000.0), abs=2e-3)
+
+
+def test_what_branches_said_is_what_plain_forwards_say(engine: groups.Watched, reference: Reference) -> None:
+    jobs = [replace(job, top=3) for job in groups.jobs(3, 5, seed=8, arms=("greedy", groups.ARMS[0], groups.ARMS[4]))]
+    for job, answer in zip(jobs, groups.run_jobs(engine, jobs), strict=True):
+        assert isinstance(answer, Generation)
+        strategy, steps = job.arm.strategy, answer.steps
+        read = [reference.logits(branch, answer.tokens) for branch in strategy.branches(job.prompt)]
+        for step, token in enumerate(answer.tokens):
+            own = torch.stack([row[step] for row in read])[:, None]
+            said, _ = scores(strategy, own, step)
+            (seen,) = looks(strategy, own, said, [token], step=step, threads=[NewThread()], top=3)
+            assert steps["p"][step][0] == pytest.approx(seen.shares[0], abs=2e-3)
+            assert steps["entropy"][step] == pytest.approx(seen.entropy, abs=5e-3)
+            assert steps["apart"][step] == pytest.approx(seen.apart, abs=2e-3) if seen.apart else "apart" not in steps
 
 
 def test_usage_counts_what_the_loop_counts(engine: groups.Watched) -> None:

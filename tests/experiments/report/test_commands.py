@@ -98,6 +98,21 @@ def test_steps_are_shown_where_they_were_recorded(rehearsal, written, capsys):
     assert "no record of its steps" in capsys.readouterr().out
 
 
+def test_show_puts_the_branches_of_each_step_side_by_side(mapping, toy, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    keys = {k: v for k, v in mapping(model=toy).items() if k != "decoding"}
+    made = run({**keys, "trace": {"top": 3}, "grid": {"decoding": ["greedy", "vcd"]}}, runs=tmp_path, quiet=True)
+    assert main(["show", str(made.path), "q-0003", "--arm", "decoding=vcd"]) == 0
+    told = capsys.readouterr().out
+    sample = next(
+        row for row in made.samples().to_dict("records") if row["query"] == "q-0003" and row["steps"].get("apart")
+    )
+    assert told.count("reference ×2.00          branch 1 ×−1.00          combined") == len(sample["steps"]["chosen"])
+    assert f"step 0  {sample['output'].split()[0] if sample['output'] else '(end)'}  " in told
+    assert main(["show", str(made.path), "q-0003", "--arm", "decoding=greedy"]) == 0
+    assert "branch 1" not in capsys.readouterr().out
+
+
 def test_show_finds_a_query_by_its_beginning_only_if_it_is_one(rehearsal, capsys):
     assert main(["show", str(rehearsal.path), "q-000"]) == 2
     assert "begins 6 queries: q-0000, q-0001" in capsys.readouterr().err

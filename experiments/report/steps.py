@@ -1,0 +1,151 @@
+"""The steps of one answer side by side: what each branch said, its weight, how far it was from the reference.
+
+Read from what `decoding.trace.compact` stored; printed so that 80 columns are enough for three columns of tokens.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from experiments.stats.wording import counted, share, signed
+from icl.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+END = "(end)"
+"""What stands for the token that ends an answer."""
+
+COLUMN = 25
+"""Characters that a branch takes; as many stand side by side as the terminal holds."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """One branch at one step, or the combined scores. top: (word, probability), the best first. entropy: nats.
+
+    apart: divergence from the reference, nats; weight: in the combined scores; None where there is none.
+    """
+
+    name: str
+    top: tuple[tuple[str, float], ...]
+    entropy: float
+    apart: float | None = None
+    weight: float | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """chosen, reference: the word that was taken and the reference's best. survivors: tokens that the mask kept."""
+
+    chosen: str
+    reference: str
+    survivors: int | None
+    changed: bool | None
+    said: tuple[Said, ...]
+
+
+def steps_of(told: Any, trace: Any) -> list[Step]:
+    """The steps of a sample; none where nothing was kept. trace: its numbers (survivors and changed are read)."""
+    if not isinstance(told, Mapping) or not told.get("chosen"):
+        return []
+    numbers = trace if isinstance(trace, Mapping) else {}
+    words = [word_of(word) for word in told["words"]]
+    count = len(told["chosen"])
+    weights = told.get("weights") or [None]
+    found = []
+    for i in range(count):
+        tops = [
+            tuple((words[place], p) for place, p in zip(*row, strict=True))
+            for row in zip(told["top"][i], told["p"][i], strict=True)
+        ]
+        last = len(tops) - 1
+        own = weights[i] if len(weights) == count else weights[0]
+        apart = [None, *(told["apart"][i] if "apart" in told else ()), None]
+        said = tuple(
+            Said(
+                _name(b, last),
+                top,
+                told["entropy"][i][b],
+                apart[b] if 0 < b < last else None,
+                own[b] if own and b < last else None,
+            )
+            for b, top in enumerate(tops)
+        )
+        survivors, changed = (_at(numbers.get(name), i) for name in ("survivors", "changed"))
+        found.append(
+            Step(
+                words[told["chosen"][i]],
+                tops[0][0][0] if tops[0] else "",
+                None if survivors is None else int(survivors),
+                None if changed is None else bool(changed),
+                said,
+            )
+        )
+    return found
+
+
+def word_of(word: str) -> str:
+    """A token's text on one line, without control characters; blanks are made visible."""
+    if not word:
+        return END
+    plain = printable(word).replace("\n", "⏎")
+    return plain if plain.strip() else "␣" * len(plain)
+
+
+def print_steps(steps: Sequence[Step], console: "Console") -> None:
+    """A block a step: what was taken, then the branches in columns."""
+    console.print()
+    for number, step in enumerate(steps):
+        console.print(_head(number, step), soft_wrap=True)
+        for line in _columns(step.said, console.width):
+            console.print(line, soft_wrap=True)
+        console.print()
+    if len(steps[0].said) > 2:
+        note = "×: weight in the combined scores. entropy, apart (Jensen-Shannon, from the reference): nats."
+        console.print(note, style="dim", highlight=False)
+
+
+def _head(number: int, step: Step) -> "Text":
+    from rich.text import Text
+
+    head = Text(f"step {number}  ", "dim").append(step.chosen, "bold")
+    if step.changed:
+        head.append(f"  (the reference: {step.reference})", "yellow")
+    if step.survivors is not None:
+        verb = "survives" if step.survivors == 1 else "survive"
+        head.append(f"  {counted(step.survivors, 'token')} {verb}", "dim")
+    return head
+
+
+def _columns(said: Sequence[Said], width: int) -> "Iterator[Text]":
+    from rich.text import Text
+
+    beside = max(1, (width - 2) // COLUMN)
+    for start in range(0, len(said), beside):
+        part = [_lines(one) for one in said[start : start + beside]]
+        for row in range(max(map(len, part))):
+            line = "".join((lines[row] if row < len(lines) else "").ljust(COLUMN) for lines in part)
+            yield Text(f"  {line.rstrip()}", "dim" if row in (0, max(map(len, part)) - 1) else "")
+
+
+def _lines(one: Said) -> list[str]:
+    """Of one column: name and weight, a line a token, entropy and divergence."""
+    weight = "" if one.weight is None else f" ×{signed(one.weight, 2).lstrip('+')}"
+    room = COLUMN - 9
+    tokens = [f"{_cut(word, room)} {share(p):>5}" for word, p in one.top]
+    apart = "" if one.apart is None else f" apart {share(one.apart)}"
+    return [f"{one.name}{weight}", *tokens, f"entropy {share(one.entropy, 2)}{apart}"]
+
+
+def _cut(word: str, room: int) -> str:
+    return (word if len(word) <= room else f"{word[: room - 1]}…").ljust(room)
+
+
+def _name(branch: int, last: int) -> str:
+    return "reference" if branch == 0 else "combined" if branch == last else f"branch {branch}"
+
+
+def _at(values: Any, step: int) -> float | None:
+    return values[step] if isinstance(values, list | tuple) and step < len(values) else None
