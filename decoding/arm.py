@@ -14,7 +14,7 @@ from typing import Any
 
 from decoding.base import Strategy
 from decoding.probe import branch_count, changes_picture, least_strength, subtracts
-from decoding.sampling import Greedy, Sampler
+from decoding.sampling import Greedy, Sampler, Sampling
 from icl.errors import ConfigError
 from icl.registry import build, describe
 
@@ -68,18 +68,24 @@ def parse_arm(node: Any, where: str = "") -> Arm:
     return Arm(strategy, sampler, label)
 
 
-def controls_of(arm: Arm) -> tuple[Arm, ...]:
+def controls_of(arm: Arm, *, options: bool = False, shots: int | None = None) -> tuple[Arm, ...]:
     """The default controls of an arm, with its sampler. None for a strategy of one branch, and for a control.
 
-    mask_only and temperature_matched (entropy_matched where the weights may sum to zero or less); gaussian_proxy;
-    sign_flip where something is subtracted, else plain_average; random_gate where there is a gate; unrelated_picture
-    where a branch shows the query's picture changed. All but the last read prompts that the arm reads anyway.
+    mask_only and temperature_matched (entropy_matched where the weights may sum to zero or less, and beside it where
+    the arm samples); gaussian_proxy; sign_flip where something is subtracted, else plain_average; shuffled_negative
+    where something is; random_gate where there is a gate; unrelated_picture and no_picture where a branch shows the
+    query's picture changed. Beside these the reference: greedy, sampled as the arm is, and at the arm's cost:
+    self_consistency with a sample a branch, and more_demonstrations.
+
+    options: option scores are compared, where no sampler plays a part. shots: of the run; 0 has none to double.
     """
     from decoding.controls.entropy_matched import EntropyMatched
     from decoding.controls.gaussian_proxy import GaussianProxy
     from decoding.controls.mask_only import MaskOnly
+    from decoding.controls.no_picture import NoPicture
     from decoding.controls.plain_average import PlainAverage
     from decoding.controls.random_gate import RandomGate
+    from decoding.controls.shuffled_negative import ShuffledNegative
     from decoding.controls.sign_flip import SignFlip
     from decoding.controls.temperature_matched import TemperatureMatched
     from decoding.controls.unrelated_picture import UnrelatedPicture
@@ -89,14 +95,39 @@ def controls_of(arm: Arm) -> tuple[Arm, ...]:
     if strategy.control or branch_count(strategy) == 1:
         return ()
     found: list[Strategy] = [MaskOnly(strategy)]
-    found.append(TemperatureMatched(strategy) if least_strength(strategy) > 0 else EntropyMatched(strategy))
+    sampled = not (options or arm.sampler.deterministic)
+    defined = least_strength(strategy) > 0
+    if defined:
+        found.append(TemperatureMatched(strategy))
+    if sampled or not defined:
+        found.append(EntropyMatched(strategy))
     found.append(GaussianProxy(strategy))
-    found.append(SignFlip(strategy) if subtracts(strategy) else PlainAverage(strategy))
+    found += [SignFlip(strategy), ShuffledNegative(strategy)] if subtracts(strategy) else [PlainAverage(strategy)]
     if isinstance(strategy, Gated):
         found.append(RandomGate(strategy))
     if changes_picture(strategy):
-        found.append(UnrelatedPicture(strategy))
-    return tuple(Arm(control, arm.sampler) for control in found)
+        found += [UnrelatedPicture(strategy), NoPicture(strategy)]
+    own = tuple(Arm(control, arm.sampler) for control in found)
+    return own + _references(arm, options, shots)
+
+
+def _references(arm: Arm, options: bool, shots: int | None) -> tuple[Arm, ...]:
+    """The reference in the ways that an arm is to be held against, whatever its contrast is."""
+    from decoding.controls.more_demonstrations import MoreDemonstrations
+    from decoding.controls.self_consistency import SelfConsistency
+    from decoding.strategies.greedy import GreedyDecoding
+    from decoding.strategies.sampling import SamplingDecoding
+
+    found = [Arm(GreedyDecoding())]
+    drawn = Greedy() if options else arm.sampler
+    if isinstance(drawn, Sampling) and not drawn.deterministic:
+        found.append(Arm(SamplingDecoding(drawn.temperature, drawn.top_k, drawn.top_p, drawn.min_p), drawn))
+    if not options:
+        voters = SelfConsistency(max(2, branch_count(arm.strategy)))
+        found.append(Arm(voters, voters.sampler if drawn.deterministic else drawn))
+    if shots != 0:
+        found.append(Arm(MoreDemonstrations(), drawn))
+    return tuple(found)
 
 
 def _digest(node: Any) -> str:

@@ -54,6 +54,9 @@ class Strategy:
     over_options: option scoring hands `mask` and `combine` the log-probabilities of the options in place of tokens,
     [n, B, options]. options_only: it says nothing about texts. first_tokens: an option there is the set of first tokens
     of all its spellings. control: it isolates something of others and has no controls of its own.
+    reads_other: its branches are made of another sample's prompt too (`Prompt.other`, which a run gives).
+    samples: answers that are generated, of which the most frequent counts (`decoding.votes`). demonstrations: how many
+    times a run's number of shots its prompt has.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
@@ -66,6 +69,9 @@ class Strategy:
     options_only: ClassVar[bool] = False
     first_tokens: ClassVar[bool] = False
     control: ClassVar[bool] = False
+    reads_other: ClassVar[bool] = False
+    samples: ClassVar[int] = 1
+    demonstrations: ClassVar[int] = 1
 
     @property
     def sampler(self) -> "Sampler":

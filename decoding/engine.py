@@ -18,6 +18,7 @@ from decoding.batches import batches
 from decoding.jobs import Counters, Failure, Job, Ready
 from decoding.prepare import made_ready
 from decoding.strategies.greedy import GreedyDecoding
+from decoding.votes import voting
 from icl.errors import ICLError, ModelError
 from icl.models.base import LogitModel
 from icl.models.memory import is_out_of_memory
@@ -26,6 +27,7 @@ from icl.types import Generation, Prompt
 Answer = Generation | Failure
 
 
+@voting
 def run_jobs(
     model: LogitModel,
     jobs: Sequence[Job],

@@ -14,7 +14,7 @@ def made_ready(jobs: Sequence[Job], generate: Generate, count: Callable[[Prompt]
 
     generate: greedy answers of the model under test. count: tokens of a prompt; asked once for each distinct one.
     """
-    whose = [_identity(job.prompt) for job in jobs]
+    whose = [_identity(job.prompt, job.arm.strategy.reads_other) for job in jobs]
     wanted: dict[Strategy, dict[str, Prompt]] = {}
     for job, own in zip(jobs, whose, strict=True):
         if isinstance(own, str):
@@ -68,9 +68,11 @@ def _notes(strategy: Strategy, prompts: list[Prompt], generate: Generate) -> Seq
         return [note for prompt in prompts for note in _notes(strategy, [prompt], generate)]
 
 
-def _identity(prompt: Prompt) -> str | Failure:
+def _identity(prompt: Prompt, reads_other: bool = False) -> str | Failure:
     """What makes its branches: content, and whose random streams. Opens the pictures: a broken one fails here."""
     try:
-        return f"{prompt.digest}/{prompt.key.seed}/{prompt.key.query}"
+        own = f"{prompt.digest}/{prompt.key.seed}/{prompt.key.query}"
     except ICLError as error:
         return Failure(str(error))
+    other = _identity(prompt.other) if reads_other and prompt.other is not None else ""
+    return other if isinstance(other, Failure) else f"{own}//{other}"

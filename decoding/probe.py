@@ -5,6 +5,7 @@ by token, where one branch moves. Constant weights answer alike everywhere; othe
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,11 @@ VOCABULARY = 64
 
 
 def probe_prompt(shots: int = 2) -> Prompt:
-    """A small prompt with named parts and made-up pictures, its demonstrations with different answers."""
+    """A small prompt with named parts and made-up pictures, its demonstrations with different answers, and another."""
+    return replace(_made_up_prompt(shots, "probe", 99), other=_made_up_prompt(shots, "other probe", 98))
+
+
+def _made_up_prompt(shots: int, query: str, number: int) -> Prompt:
     parts: list[Part] = []
     for i in range(shots):
         parts += [
@@ -29,8 +34,8 @@ def probe_prompt(shots: int = 2) -> Prompt:
             Part("Which colour?", f"demo[{i}].question"),
             Part(("red", "blue", "green")[i % 3], f"demo[{i}].answer"),
         ]
-    parts += [Part(_picture(99), "query.picture[0]"), Part("Which colour?", "query.question")]
-    return Prompt((Turn("user", tuple(parts)),), StreamKey(0, "probe"))
+    parts += [Part(_picture(number), "query.picture[0]"), Part("Which colour?", "query.question")]
+    return Prompt((Turn("user", tuple(parts)),), StreamKey(0, query))
 
 
 def branches_of(strategy: Strategy, prompt: Prompt | None = None) -> tuple[Prompt, ...]:

@@ -4,23 +4,29 @@ A recipe is everything of a cell that decides its prompt. Cells of one recipe (s
 recipes of one retriever and seed (say two orders) get the same demonstrations.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from experiments.grid import Cell
+from experiments.others import others_of
 from icl.errors import ICLError, PlanError
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Prompt, Query, Scored
 from prompts.budget import fit
 from prompts.renaming import scored_by
 from retrievers.base import FittedRetriever, Resources
+from retrievers.leaks import fair
 
 if TYPE_CHECKING:
     from icl.models.base import Model
     from icl.tasks.base import Pool, Task
     from prompts.base import Orderer, Transform
     from retrievers.base import Retriever
+
+
+ROOMY = 4
+"""A pool of so many times the demonstrations is not counted through for what it may not show."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +39,11 @@ class Recipe:
     def first(self) -> Cell:
         """Any of its cells: they agree in all that matters here."""
         return self.cells[0]
+
+    @property
+    def reads_other(self) -> bool:
+        """Whether another sample's prompt is read beside each of its own."""
+        return any(cell.decoding.strategy.reads_other for cell in self.cells)
 
 
 def recipes_of(cells: Sequence[Cell]) -> list[Recipe]:
@@ -47,7 +58,8 @@ def recipes_of(cells: Sequence[Cell]) -> list[Recipe]:
 class Written:
     """One query under one recipe: its prompt and the context that it shows, or why there is none.
 
-    example: the query with the gold that its answer is scored by.
+    example: the query with the gold that its answer is scored by. other: another sample under the same recipe, where
+    one of its cells reads it.
     """
 
     example: Example
@@ -56,6 +68,7 @@ class Written:
     prompt: Prompt | None = None
     dropped: int = 0
     failed: str | None = None
+    other: "Written | None" = None
 
 
 Found = tuple[Scored, ...] | str
@@ -81,6 +94,7 @@ class Retrieval:
         found: list[Found] = [()] * len(queries)
         if cell.retriever is None or cell.shots == 0:
             return found
+        more = cell.demonstrations > cell.shots  # twice as many, or as many as there are
         pools = [self.task.pool(query.id) for query in queries]
         together: dict[int, list[int]] = {}
         for i, pool in enumerate(pools):
@@ -95,8 +109,10 @@ class Retrieval:
             except ICLError as error:
                 answers: Sequence[Found] = [str(error)] * len(places)
             else:
-                given = _retrieved(fitted, asked, cell.shots)
-                answers = [_sound(cell.retriever, one, cell.shots, pools[places[0]]) for one in given]
+                pool = pools[places[0]]
+                count = max(cell.shots, _most(cell.demonstrations, pool, asked)) if more else cell.shots
+                given = _retrieved(fitted, asked, count)
+                answers = [_sound(cell.retriever, one, count, pool) for one in given]
             for place, answer in zip(places, answers, strict=True):
                 found[place] = answer
         return found
@@ -123,6 +139,16 @@ class Retrieval:
                 return fitted
             self.fitted[key] = fitted, pool
         return self.fitted[key][0]
+
+
+def _most(wanted: int, pool: "Pool", queries: Sequence[Query]) -> int:
+    """As many as are wanted, or as a pool has for each of the queries. Pictures of a pool large enough stay closed."""
+    if len(pool) >= ROOMY * wanted:
+        return wanted
+    try:
+        return min(wanted, *(sum(map(fair(query), pool.examples)) for query in queries))
+    except ICLError:
+        return wanted  # a picture that cannot be read fails its own sample, where it is shown
 
 
 def _retrieved(fitted: FittedRetriever, queries: Sequence[Query], shots: int) -> Sequence[Found]:
@@ -158,14 +184,43 @@ def _sound(retriever: "Retriever", found: Found, shots: int, pool: "Pool") -> Fo
 def contexts(retrieval: Retrieval, recipes: Sequence[Recipe], queries: Sequence[Example]) -> Iterator[list[Written]]:
     """For each query, in turn, its context under every recipe; prompts are still to be written."""
     found = retrieval.plan([recipe.first for recipe in recipes], queries)
+    beside = {
+        seed: list(_beside(retrieval, [r for r in recipes if r.reads_other and r.first.seed == seed], queries, seed))
+        for seed in {recipe.first.seed for recipe in recipes if recipe.reads_other}
+    }
     for i, example in enumerate(queries):
-        pool = retrieval.task.pool(example.id)
-        made: dict[tuple[Any, ...], Written] = {}
-        for recipe in recipes:
-            key = _order_key(recipe.first)
-            if key not in made:
-                made[key] = _shown(example, recipe, pool, found[_retrieval_key(recipe.first)][i])
-        yield [replace(made[_order_key(recipe.first)], recipe=recipe) for recipe in recipes]
+        row = list(_row(retrieval, recipes, example, {key: of[i] for key, of in found.items()}))
+        others = {recipe: item for of_seed in beside.values() for recipe, item in of_seed[i].items()}
+        yield [replace(item, other=others.get(item.recipe)) for item in row]
+
+
+def _row(
+    retrieval: Retrieval, recipes: Sequence[Recipe], example: Example, found: Mapping[tuple[Any, ...], Found]
+) -> Iterator[Written]:
+    """One query under every recipe. found: its demonstrations, by what retrieved them."""
+    pool = retrieval.task.pool(example.id)
+    made: dict[tuple[Any, ...], Written] = {}
+    for recipe in recipes:
+        key = _order_key(recipe.first)
+        if key not in made:
+            made[key] = _shown(example, recipe, pool, found[_retrieval_key(recipe.first)])
+        yield replace(made[key], recipe=recipe)
+
+
+def _beside(
+    retrieval: Retrieval, recipes: Sequence[Recipe], queries: Sequence[Example], seed: int
+) -> Iterator[dict[Recipe, Written]]:
+    """For each query, in turn, another sample under every recipe of one seed."""
+    others = others_of(retrieval.task.queries, queries, seed)
+    there = [other for other in others if other is not None]
+    found = retrieval.plan([recipe.first for recipe in recipes], there)
+    places = iter(range(len(there)))
+    for other in others:
+        if other is None:
+            yield {}
+            continue
+        i = next(places)
+        yield {item.recipe: item for item in _row(retrieval, recipes, other, {key: of[i] for key, of in found.items()})}
 
 
 def written(item: Written) -> Written:
@@ -179,6 +234,8 @@ def written(item: Written) -> Written:
         prompt.digest  # noqa: B018  an unreadable picture fails here, in its own sample
     except ICLError as error:
         return replace(item, failed=str(error))
+    if item.other is not None:
+        prompt = replace(prompt, other=written(item.other).prompt)
     return replace(item, prompt=prompt, context=shown, dropped=len(dropped))
 
 
@@ -229,11 +286,14 @@ def _shown(example: Example, recipe: Recipe, pool: "Pool", found: Found) -> Writ
         context = arranged(example, found, pool, cell.seed, order=cell.order, transforms=cell.transforms)
     except ICLError as error:
         return Written(example, recipe, bare, failed=str(error))
+    if len(found) < cell.demonstrations and cell.demonstrations > cell.shots:
+        mark = f"{len(found)} demonstrations of {cell.demonstrations}, as many as the pool has"
+        context = replace(context, provenance=(*context.provenance, mark))
     return Written(scored_by(example, context), recipe, context)
 
 
 def _retrieval_key(cell: Cell) -> tuple[Any, ...]:
-    return id(cell.retriever), cell.seed, cell.shots
+    return id(cell.retriever), cell.seed, cell.demonstrations
 
 
 def _order_key(cell: Cell) -> tuple[Any, ...]:

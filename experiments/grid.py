@@ -49,6 +49,11 @@ class Cell:
     control: bool = False
     labels: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def demonstrations(self) -> int:
+        """How many its prompts show: its shots, unless its decoding is a control that shows more."""
+        return self.shots * self.decoding.strategy.demonstrations
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -75,7 +80,7 @@ def expand(config: Config) -> Grid:
         cells: dict[str, Cell] = {}
         holes = [0] * len(config.exclude)
         for point in points(config):
-            for arm, control in factory.arms(point["decoding"], config.controls):
+            for arm, control in factory.arms(point, config.controls):
                 for seed in config.seeds:
                     cell = factory.cell(point, arm, control, seed)
                     excluded = [i for i, hole in enumerate(config.exclude) if inside(hole, cell)]
@@ -83,7 +88,8 @@ def expand(config: Config) -> Grid:
                         holes[i] += 1
                     if not excluded:
                         settled = factory.settled(cell, point["model"][1])
-                        cells.setdefault(settled.digest, settled)
+                        if not control or settled.digest not in cells:  # an arm of the file is no control
+                            cells[settled.digest] = settled
         metrics = _metrics(config)
     warnings = tuple(f"{config.where('exclude', i)}: matches no cell." for i, count in enumerate(holes) if count == 0)
     if not cells:
@@ -106,15 +112,22 @@ class _Factory:
             self.built[place] = self._arm(told, where) if key == "decoding" else build(KINDS[key], told, where)
         return self.built[place]
 
-    def arms(self, node: Node, controls: bool) -> "list[tuple[Arm, bool]]":
-        """The arm of a node, and its controls where the config adds them: (arm, is a control)."""
+    def arms(self, point: Mapping[str, Node], controls: bool) -> "list[tuple[Arm, bool]]":
+        """The arm of a point, and its controls where the config adds them: (arm, is a control)."""
         from decoding.arm import controls_of
 
-        arm = self.component("decoding", node)
-        place = f"arms:{id(arm)}"
+        arm = self.component("decoding", point["decoding"])
+        options, shots = point["score"][0] == "options", min(point["shots"][0], 1)
+        place = f"arms:{id(arm)}:{options}:{shots}"
         if place not in self.built:
-            self.built[place] = [(arm, False), *((control, True) for control in controls_of(arm) if controls)]
+            added = controls_of(arm, options=options, shots=shots) if controls else ()
+            self.built[place] = [(arm, False), *((self._one(control), True) for control in added)]
         return cast("list[tuple[Arm, bool]]", self.built[place])
+
+    def _one(self, control: "Arm") -> "Arm":
+        """The same object for equal controls of several arms."""
+        found: Arm = self.built.setdefault(f"control:{control.label}:{control.digest}", control)
+        return found
 
     def cell(self, point: Mapping[str, Node], arm: "Arm", control: bool, seed: int) -> Cell:
         transforms, where = point["transforms"]

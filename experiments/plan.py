@@ -153,9 +153,10 @@ def _counted(cells: Sequence[Cell], queries: "Sequence[Example]", plain: "Seen",
                         tokens[branch.digest] = cell.model.count_tokens(branch)
                         for picture in branch.pictures:
                             (edited if picture.edits else plain).add(picture.digest, place)
-                    found.prompts_alone += 1
-                    found.tokens_alone += tokens[branch.digest]
-                    found.pictures_shown += len(branch.pictures)
+                    times = 1 if cell.score == "options" else cell.decoding.strategy.samples
+                    found.prompts_alone += times
+                    found.tokens_alone += times * tokens[branch.digest]
+                    found.pictures_shown += times * len(branch.pictures)
         found.prompts += len(tokens)
         found.tokens += sum(tokens.values())
     return found

@@ -130,10 +130,14 @@ PICTURE_MARK = "<picture>"
 
 @dataclass(frozen=True)
 class Prompt:
-    """An interleaved prompt, before any model's template. key: whose random streams its edits draw from."""
+    """An interleaved prompt, before any model's template. key: whose random streams its edits draw from.
+
+    other: another sample's prompt, written alike, for strategies that read one; no part of what this prompt is.
+    """
 
     turns: tuple[Turn, ...]
     key: StreamKey = StreamKey()
+    other: "Prompt | None" = field(default=None, compare=False, repr=False)
 
     def parts(self) -> Iterator[Part]:
         return (part for turn in self.turns for part in turn.parts)

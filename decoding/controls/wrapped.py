@@ -43,6 +43,10 @@ class Wrapped(Threaded):
         return self.reads_all and self.of.remembers
 
     @property
+    def reads_other(self) -> bool:  # type: ignore[override]
+        return self.of.reads_other
+
+    @property
     def over_options(self) -> bool:  # type: ignore[override]
         return self.of.over_options
 

@@ -22,6 +22,7 @@ from decoding.prepare import made_ready
 from decoding.sampling import Greedy
 from decoding.score import normalised
 from decoding.strategies.greedy import GreedyDecoding
+from decoding.votes import voting
 from decoding.trace import Look, compact
 from icl.errors import ICLError, ModelError
 from icl.models.vllm.asking import Ask, Said
@@ -49,6 +50,7 @@ class StrategyModel(Protocol):
     def kept(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]: ...
 
 
+@voting
 def run_jobs(
     model: StrategyModel,
     jobs: Sequence[Job],

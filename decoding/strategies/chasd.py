@@ -46,6 +46,10 @@ class CHASD(Gated):
         return self.method.remembers
 
     @property
+    def reads_other(self) -> bool:  # type: ignore[override]
+        return self.method.reads_other
+
+    @property
     def sampler(self) -> Sampler:
         return self.method.sampler
 

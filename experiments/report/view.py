@@ -198,18 +198,27 @@ def _usual_reference(samples: "DataFrame") -> dict[str, Any]:
 
 
 def _controls(samples: "DataFrame", store: Store) -> dict[str, tuple[str, ...]]:
-    """Strategy label -> control labels: a control's node has the strategy's node under 'of', and the same sampler."""
+    """Strategy label -> control labels: a control's node has the strategy's node under 'of', and the same sampler.
+
+    A control that the run added and that wraps none (self_consistency) is one of every strategy that has controls.
+    """
     if "decoding" not in samples or "cell" not in samples:
         return {}
     first = samples.drop_duplicates("decoding")
-    nodes = {
-        str(label): (store.cell(str(digest)) or {}).get("decoding")
+    cells = {
+        str(label): store.cell(str(digest)) or {}
         for label, digest in zip(first["decoding"], first["cell"], strict=True)
     }
+    nodes = {label: cell.get("decoding") for label, cell in cells.items()}
+    shared = [
+        label
+        for label, cell in cells.items()
+        if cell.get("control") and _inside(nodes[label], "strategy", "of") is None
+    ]
     found = {
         label: tuple(name for name, other in nodes.items() if _wraps(other, node)) for label, node in nodes.items()
     }
-    return {label: names for label, names in found.items() if names}
+    return {label: (*names, *shared) for label, names in found.items() if names}
 
 
 def _wraps(control: Any, arm: Any) -> bool:

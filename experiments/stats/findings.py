@@ -180,7 +180,7 @@ def _decoding(
             if name == base or name in every:
                 continue
             mine = part[part["decoding"] == name]
-            for other in [base, *(c for c in controls.get(str(name), ()) if c in have)]:
+            for other in [base, *(c for c in controls.get(str(name), ()) if c in have and c != base)]:
                 both, pooled = _pooled(part[part["decoding"] == other], mine, ["shots", "retriever"])
                 on = [axis for axis in ("shots", "retriever") if axis in part]
                 one = trial(subject, str(name), other, both, metric, on=on, pooled=pooled, better=better)

@@ -1,5 +1,7 @@
 """Prompts and independent slow references for the tests of decoding."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,11 @@ def picture(number: int, side: int = 32) -> Picture:
 
 
 def prompt(number: int, shots: int = 2, question: str | None = None) -> Prompt:
+    """With another one beside it."""
+    return replace(_prompt(number, shots, question), other=_prompt(number + 1000, shots))
+
+
+def _prompt(number: int, shots: int, question: str | None = None) -> Prompt:
     turns = []
     for i in range(shots):
         asked = (Part(picture(100 * number + i), f"demo[{i}].picture[0]"), Part("Which colour?", f"demo[{i}].question"))

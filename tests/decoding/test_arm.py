@@ -1,4 +1,6 @@
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,7 +81,12 @@ def test_a_file_of_ones_own_is_an_arm(tmp_path: Path) -> None:
         "temperature_matched(Blind(alpha=0.5))",
         "gaussian_proxy(Blind(alpha=0.5))",
         "sign_flip(Blind(alpha=0.5))",
+        "shuffled_negative(Blind(alpha=0.5))",
         "unrelated_picture(Blind(alpha=0.5))",
+        "no_picture(Blind(alpha=0.5))",
+        "greedy",
+        "self_consistency",
+        "more_demonstrations",
     ]
 
 
@@ -105,26 +112,50 @@ def test_mistakes_are_told_with_their_place(node: object, told: str) -> None:
 
 
 FITTING = {
-    "vcd": "mask_only temperature_matched gaussian_proxy sign_flip unrelated_picture",
-    "cad": "mask_only temperature_matched gaussian_proxy sign_flip",
-    "code": "mask_only temperature_matched gaussian_proxy sign_flip",
-    "ced": "mask_only entropy_matched gaussian_proxy sign_flip",
-    "dcd": "mask_only temperature_matched gaussian_proxy sign_flip random_gate",
-    "chasd": "mask_only temperature_matched gaussian_proxy sign_flip random_gate unrelated_picture",
-    "ritual": "mask_only temperature_matched gaussian_proxy plain_average unrelated_picture",
+    "vcd": "mask_only temperature_matched gaussian_proxy sign_flip shuffled_negative unrelated_picture no_picture",
+    "cad": "mask_only temperature_matched gaussian_proxy sign_flip shuffled_negative",
+    "code": "mask_only temperature_matched gaussian_proxy sign_flip shuffled_negative",
+    "ced": "mask_only entropy_matched gaussian_proxy sign_flip shuffled_negative",
+    "dcd": "mask_only temperature_matched gaussian_proxy sign_flip shuffled_negative random_gate",
+    "chasd": "mask_only temperature_matched gaussian_proxy sign_flip shuffled_negative random_gate unrelated_picture "
+    "no_picture",
+    "ritual": "mask_only temperature_matched gaussian_proxy plain_average unrelated_picture no_picture",
     "moicl": "mask_only temperature_matched gaussian_proxy plain_average",
     "xmore": "mask_only temperature_matched gaussian_proxy plain_average",
-    "vdd_post_hoc": "mask_only entropy_matched gaussian_proxy sign_flip",
+    "vdd_post_hoc": "mask_only entropy_matched gaussian_proxy sign_flip shuffled_negative",
 }
+
+
+def names(arms: Iterable[Arm]) -> list[str]:
+    return [arm.strategy.component[1] for arm in arms]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("name", "controls"), FITTING.items())
 def test_default_controls_fit_the_strategy_and_have_the_arms_sampler(name: str, controls: str) -> None:
-    arm = parse_arm({"name": name, "sampling": {"temperature": 0.7}})
-    found = controls_of(arm)
-    assert [c.strategy.component[1] for c in found] == controls.split()  # type: ignore[attr-defined]
-    assert {c.sampler for c in found} == {arm.sampler}
-    assert {c.strategy.of for c in found} == {arm.strategy}  # type: ignore[attr-defined]
+    greedy, sampled = parse_arm(name), parse_arm({"name": name, "sampling": {"temperature": 0.7}})
+    own = [control for control in controls_of(greedy) if hasattr(control.strategy, "of")]
+    assert names(own) == controls.split()
+    assert {control.sampler for control in own} == {Greedy()}
+    drawn = [control for control in controls_of(sampled) if hasattr(control.strategy, "of")]
+    assert set(names(drawn)) == {*controls.split(), "entropy_matched"}  # sampling feels what greedy does not
+    assert {control.sampler for control in drawn} == {sampled.sampler}
+    assert {control.strategy.of for control in (*own, *drawn)} == {greedy.strategy}  # type: ignore[attr-defined]
+
+
+def test_an_arm_is_held_against_the_reference_greedy_and_sampled_as_it_is_and_at_its_cost() -> None:
+    def shared(node: object, **how: Any) -> list[str]:
+        return [c.label for c in controls_of(parse_arm(node), **how) if not hasattr(c.strategy, "of")]
+
+    sampled = {"name": "vcd", "sampling": {"temperature": 0.7, "top_p": 0.9}}
+    assert shared("vcd") == ["greedy", "self_consistency", "more_demonstrations"]
+    assert shared(sampled) == [
+        "greedy",
+        "sampling(temperature=0.7, top_p=0.9)",
+        "self_consistency, temperature=0.7, top_p=0.9",
+        "more_demonstrations, temperature=0.7, top_p=0.9",
+    ]
+    assert "self_consistency(samples=3)" in shared("vdd")  # as many samples as it has branches
+    assert shared(sampled, options=True, shots=0) == ["greedy"]
 
 
 def test_references_and_controls_have_no_controls() -> None:

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from decoding.arm import parse_arm
+from decoding.arm import Arm, parse_arm
 from decoding.base import NewThread, Note, Strategy
 from decoding.check import unmet
 from decoding.conformance import check_strategy, made_up
 from decoding.controls.entropy_matched import EntropyMatched
 from decoding.controls.gaussian_proxy import GaussianProxy
 from decoding.controls.mask_only import MaskOnly
+from decoding.controls.more_demonstrations import MoreDemonstrations
 from decoding.controls.no_picture import NoPicture
 from decoding.controls.olm import OLM
 from decoding.controls.other_answers import OtherAnswers
@@ -21,6 +22,7 @@ from decoding.controls.pba import PBA
 from decoding.controls.plain_average import PlainAverage
 from decoding.controls.plus import Plus
 from decoding.controls.random_gate import RandomGate
+from decoding.controls.shuffled_negative import ShuffledNegative
 from decoding.controls.sign_flip import SignFlip
 from decoding.controls.temperature_matched import TemperatureMatched
 from decoding.controls.unrelated_picture import UnrelatedPicture
@@ -33,6 +35,7 @@ from decoding.step import scores
 from decoding.strategies.adacad import AdaCAD
 from decoding.strategies.ced import CED
 from decoding.strategies.chasd import CHASD
+from decoding.strategies.code import CODE
 from decoding.strategies.dcd import DCD
 from decoding.strategies.sampling import SamplingDecoding
 from decoding.strategies.vcd import VCD
@@ -257,6 +260,53 @@ def test_other_negatives_keep_the_methods_arithmetic() -> None:
     assert NoPicture(VCD()).branches(question)[1].pictures == question.pictures[:2]
     (edit,) = UnrelatedPicture(VCD()).branches(question)[1].pictures[2].edits
     assert isinstance(edit, edits.MadeUp)
+
+
+def test_a_shuffled_negative_is_another_samples_own_negative() -> None:
+    question, logits = prompt(1, shots=2), made_up(2)
+    control, method = ShuffledNegative(VCD(alpha=0.5)), VCD(alpha=0.5)
+    assert question.other is not None
+    first, negative = control.branches(question)
+    assert first == question
+    assert negative.digest == method.branches(question.other)[1].digest  # with its own noise: prefilled once for both
+    assert torch.equal(scores(control, logits, 0)[0], scores(method, logits, 0)[0])
+    assert control.weights == method.weights
+
+
+def test_a_shuffled_negative_hears_what_the_model_says_of_the_other_picture() -> None:
+    question, asked = prompt(1, shots=0), list[str]()
+
+    def generate(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        asked.extend(p.pictures[0].digest for p in prompts)
+        return [f"a picture {p.pictures[0].digest}" for p in prompts]
+
+    assert question.other is not None
+    control = ShuffledNegative(CODE())
+    (note,) = control.prepare([question], generate)
+    assert asked == [question.other.pictures[0].digest]
+    assert question.other.pictures[0].digest in control.branches(question, note)[1].text
+
+
+def test_a_shuffled_negative_without_another_sample_is_told() -> None:
+    (answer,) = run_jobs(Toy(), [Job(replace(prompt(1), other=None), Arm(ShuffledNegative(VCD())))])
+    assert isinstance(answer, Failure)
+    assert "there is none beside this one" in answer.reason
+
+
+def test_equal_prompts_beside_different_others_are_answered_apart() -> None:
+    model, arm = Toy(stop_bias=-9.0), Arm(ShuffledNegative(VCD(alpha=3.0, beta=0)))
+    jobs = [Job(replace(prompt(1), other=prompt(i)), arm, max_new_tokens=6) for i in (2, 3, 2)]
+    a, b, c = run_jobs(model, jobs)
+    assert isinstance(a, Generation)
+    assert isinstance(b, Generation)
+    assert a.tokens != b.tokens
+    assert a == c
+
+
+def test_more_demonstrations_is_the_reference_on_what_the_run_shows_it() -> None:
+    control, logits = MoreDemonstrations(times=3), made_up(1)
+    assert (control.demonstrations, VCD().demonstrations) == (3, 1)
+    assert torch.equal(scores(control, logits, 0)[0], logits[0])
 
 
 def test_pba_asks_for_yes() -> None:

@@ -180,7 +180,26 @@ def test_default_controls_are_added_once_and_marked(mapping: Mapping, toy: str) 
     grid = grid_of(mapping(model=toy, controls="default", grid={"decoding": ["greedy", "vcd"]}))
     found = {cell.labels["decoding"]: cell.control for cell in grid.cells}
     assert [label for label, control in found.items() if not control] == ["greedy", "vcd"]
-    assert sum(found.values()) == 5
+    assert sum(found.values()) == 9
+
+
+def test_what_the_file_names_is_no_control_even_where_an_arm_before_it_adds_it(mapping: Mapping, toy: str) -> None:
+    grid = grid_of(mapping(model=toy, controls="default", grid={"decoding": ["vcd", "greedy"]}))
+    assert [cell.labels["decoding"] for cell in grid.cells if not cell.control] == ["vcd", "greedy"]
+
+
+def test_controls_that_all_methods_share_are_one_cell(mapping: Mapping, toy: str) -> None:
+    grid = grid_of(mapping(model=toy, controls="default", grid={"decoding": ["vcd", "cad", "icd"]}))
+    told = [cell.labels["decoding"] for cell in grid.cells]
+    assert [told.count(name) for name in ("greedy", "self_consistency", "more_demonstrations")] == [1, 1, 1]
+
+
+def test_controls_fit_what_is_run(mapping: Mapping, toy: str) -> None:
+    axes = {"score": ["generate", "options"], "shots": [0, 2]}
+    grid = grid_of(mapping(model=toy, controls="default", decoding="vcd", grid=axes))
+    shared = [(c.score, c.shots, c.labels["decoding"]) for c in grid.cells if c.labels["decoding"] != "greedy"]
+    assert [t[:2] for t in shared if t[2] == "self_consistency"] == [("generate", 0), ("generate", 2)]
+    assert [t[:2] for t in shared if t[2] == "more_demonstrations"] == [("generate", 2), ("options", 2)]
 
 
 def test_equal_components_are_one_object_so_that_a_task_reads_its_data_once(mapping: Mapping) -> None:

@@ -16,14 +16,23 @@ def planned(config: Any) -> Plan:
 
 
 def test_the_plan_foretells_the_prompts_that_the_engine_opens(mapping: Any, toy: str, tmp_path: Any) -> None:
-    axes = {"shots": [0, 2], "retriever": ["random", "balanced"], "decoding": ["greedy", "vcd"]}
-    config = mapping(model=toy, grid=axes, seeds=[0, 1], controls="default")
+    decodings = ["greedy", "vcd", {"name": "sign_flip", "of": "vcd"}, "more_demonstrations", "self_consistency"]
+    axes = {"shots": [0, 2], "retriever": ["random", "balanced"], "decoding": decodings}
+    config = mapping(model=toy, grid=axes, seeds=[0, 1])
     foretold = planned(config)
     run(load(config), tmp_path)
     counters = Store(tmp_path / "t").run()["sessions"][-1]["counters"]  # type: ignore[index]
     assert foretold.work.prompts == counters["prompts_opened"]
     assert foretold.work.prompts_alone == counters["branch_prompts"]
     assert foretold.samples == 6 * len(foretold.grid.cells)
+
+
+def test_the_plan_is_an_upper_bound_where_queries_share_prompts(mapping: Any, toy: str, tmp_path: Any) -> None:
+    """A shuffled negative is another query's own negative, and without pictures queries may be equal."""
+    config = mapping(model=toy, shots=0, seeds=[0, 1], controls="default", decoding="vcd")
+    run(load(config), tmp_path)
+    opened = Store(tmp_path / "t").run()["sessions"][-1]["counters"]["prompts_opened"]  # type: ignore[index]
+    assert opened <= planned(config).work.prompts <= 2 * opened
 
 
 def test_plain_and_edited_pictures_are_counted_once_each(mapping: Any, toy: str) -> None:
@@ -56,7 +65,7 @@ def test_decodings_are_told_with_branches_and_hidden_temperature(mapping: Any, t
     arms = {a.label: a for a in planned(mapping(model=toy, controls="default", grid={"decoding": nodes})).decodings}
     assert (arms["greedy"].branches, arms["greedy"].temperature, arms["greedy"].engine) == (1, 1.0, "loop")
     assert (arms["vcd(alpha=2)"].branches, arms["vcd(alpha=2)"].temperature) == (2, 1.0)
-    assert [arm.branches for arm in arms.values() if arm.control] == [1, 1, 2, 2, 2]
+    assert [arm.branches for arm in arms.values() if arm.control] == [1, 1, 2, 2, 2, 2, 2, 1, 1]
 
 
 def test_arms_that_share_their_demonstrations_are_counted(mapping: Any) -> None:
@@ -75,6 +84,6 @@ def test_a_large_pool_is_not_embedded_for_a_plan(mapping: Any, monkeypatch: pyte
 def test_the_lines_say_what_a_person_asks(mapping: Any, toy: str) -> None:
     config = mapping(model=toy, seeds=[0, 1], controls="default", grid={"decoding": ["greedy", "vcd"]})
     told = "\n".join(lines(planned(config)))
-    assert told.startswith("7 arms x 2 seeds (7 share their demonstrations)   14 cells   84 samples")
-    assert "controls added: 5 (mask_only" in told
+    assert told.startswith("11 arms x 2 seeds (11 share their demonstrations)   22 cells   132 samples")
+    assert "controls added: 9 (mask_only" in told
     assert "(80 % power, one pair in five differs)" in told

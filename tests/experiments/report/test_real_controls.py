@@ -10,7 +10,8 @@ def test_default_controls_of_a_real_run_are_found_and_tested(mapping, toy, tmp_p
     made = run({**keys, "model": {"name": toy}, "grid": {"decoding": ["greedy", "vcd"]}}, runs=tmp_path, quiet=True)
     seen = view(made)
     assert set(seen.controls) == {"vcd"}
-    assert len(seen.controls["vcd"]) == 5
+    assert len(seen.controls["vcd"]) == 9
+    assert {"self_consistency", "more_demonstrations"} < set(seen.controls["vcd"])
     found = findings(seen.scores, seen.metric, axes=seen.axes, controls=seen.controls)
     (told,) = [one for one in found if one.topic == "Decoding"]
     assert told.claim.startswith("vcd ")

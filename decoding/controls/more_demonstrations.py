@@ -1,0 +1,28 @@
+"""More demonstrations: the prompt as it is, with twice as many of them.
+
+What a contrast spends on a second branch could have been spent on a prompt of twice the length. The run retrieves them
+by the arm's own retriever, so that the first half are the arm's demonstrations; where the pool has fewer, all that it
+has are shown, and the sample's record says so. Without demonstrations it is the reference.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge
+
+from decoding.base import Strategy
+from icl.registry import component
+
+
+@component("strategy", "more_demonstrations")
+@dataclass(frozen=True)
+class MoreDemonstrations(Strategy):
+    """Control: the reference with twice the demonstrations, as dear as a contrast of two branches."""
+
+    times: Annotated[int, Ge(2)] = 2  # the run's number of shots
+
+    control: ClassVar[bool] = True
+
+    @property
+    def demonstrations(self) -> int:  # type: ignore[override]
+        return self.times

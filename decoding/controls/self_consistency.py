@@ -1,0 +1,36 @@
+"""Self-consistency (Wang et al., ICLR 2023, 2203.11171): several sampled answers of the prompt as it is, and a vote.
+
+A contrast of two branches pays for two forwards a token. So does this control with two samples, and it contrasts
+nothing. Answers are equal where they differ in case, blanks or a full stop alone. Two answers that differ are a tie:
+it goes to the one of the greater log-probability a step (see `decoding.votes`). The first sample draws from the query's
+own stream, as `sampling` does. Option scores are not sampled: there it is the reference.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge
+
+from decoding.base import Strategy
+from decoding.sampling import Sampler, Sampling
+from icl.params import Positive
+from icl.registry import component, parameter
+
+
+@component("strategy", "self_consistency")
+@dataclass(frozen=True)
+class SelfConsistency(Strategy):
+    """Control: the most frequent of several sampled answers; as dear as a contrast of so many branches."""
+
+    count: Annotated[int, Ge(2)] = parameter("samples", 2)  # sampled answers
+    temperature: Positive = 0.7  # of the samples, where `sampling` beside it does not say
+
+    control: ClassVar[bool] = True
+
+    @property
+    def samples(self) -> int:  # type: ignore[override]
+        return self.count
+
+    @property
+    def sampler(self) -> Sampler:
+        return Sampling(self.temperature)

@@ -1,0 +1,47 @@
+"""Shuffled negative: a method's negative branches, made from another sample's prompt.
+
+    z_1 of another sample of the run, with its own demonstrations, question and corrupted picture
+
+Is it this sample's corrupted input that a contrast needs, or would anybody's do? A method that does not beat this
+control uses its negative as a prior over answers. Which sample it is, is a function of seed and query id
+(`Prompt.other`), never of the batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from decoding.base import Generate, Note, Strategy
+from decoding.controls.wrapped import OtherNegative
+from icl.errors import PlanError
+from icl.registry import Nested, component
+from icl.types import Prompt
+
+
+@component("strategy", "shuffled_negative")
+@dataclass(frozen=True)
+class ShuffledNegative(OtherNegative):
+    """Control: another strategy with another sample's branches in the place of its own negative ones.
+
+    Needs a run of at least two samples (of two groups, where samples have groups). Raises PlanError without another.
+    """
+
+    of: Annotated[Strategy, Nested("strategy")]  # the strategy whose arithmetic it is
+
+    reads_other: ClassVar[bool] = True
+
+    def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:
+        """What the method learns about the other samples' prompts."""
+        return self.of.prepare([_other(prompt) for prompt in prompts], generate)
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
+        return prompt, *self.of.branches(_other(prompt), note)[1:]
+
+
+def _other(prompt: Prompt) -> Prompt:
+    if prompt.other is None:
+        raise PlanError(
+            "shuffled_negative reads another sample's prompt, and there is none beside this one. A run of two "
+            "queries or more (of two groups, where they have groups) gives it; in Python, set Prompt.other."
+        )
+    return prompt.other
