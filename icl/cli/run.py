@@ -36,30 +36,23 @@ def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, fork: bool) 
     done = run(load(file, overrides), runs, progress(quiet), fork)
     for warning in done.warnings:
         print(warning, file=sys.stderr)
-    report = done.folder / "report.html"
     if not done.computed:
-        print(f"nothing to do ({done.samples:,} samples present)   {report if report.is_file() else done.folder}")
-        return
-    print(f"done         {done.computed:,} samples, {done.failed:,} failed   {done.folder}", file=sys.stderr)
+        print(f"nothing to do ({done.samples:,} samples present)   {done.folder}")
+    else:
+        print(f"done         {done.computed:,} samples, {done.failed:,} failed   {done.folder}", file=sys.stderr)
     if not quiet:
-        _shown(done.folder)
+        _shown(done.folder, bool(done.computed))
     if done.failed:
         raise typer.Exit(1)
 
 
-def _shown(folder: Path) -> None:
-    """Writes the report, then prints the table, what it shows, and the report's path."""
+def _shown(folder: Path, anew: bool) -> None:
+    """The table, what it shows, and the report's path."""
     from rich.console import Console
 
-    from experiments.loaded import load_run
-    from experiments.report.html import write
-    from experiments.report.terminal import show
-    from experiments.report.view import view
+    from experiments.report.remembered import show_end
 
     try:
-        seen = view(load_run(folder))
-        write(seen)
+        show_end(folder, Console(), anew)
     except ICLError as error:  # the samples are there; what cannot be told of them is told
         print(f"no report: {error}", file=sys.stderr)
-        return
-    show(seen, Console())

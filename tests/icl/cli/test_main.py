@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import time
@@ -129,7 +130,44 @@ def test_run_shows_the_table_and_a_second_run_has_nothing_to_do(
     assert "shapes" in first.out
     assert (tmp_path / "runs" / "small" / "report.html").is_file()
     again = icl("run", "grid.yaml")
-    assert (again.status, again.out) == (0, "nothing to do (12 samples present)   runs/small/report.html\n")
+    assert (again.status, again.err) == (0, "")
+    assert again.out == f"nothing to do (12 samples present)   runs/small\n{first.out}"
+    assert first.out.endswith("report  runs/small/report.html\n")
+
+
+def test_a_finished_run_shows_its_table_again_without_counting_it_again(
+    icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.report import view
+
+    first = icl("run", grid(RUN))
+    monkeypatch.delattr(view, "view")
+    assert icl("run", "grid.yaml").out.endswith(first.out)
+
+
+@pytest.mark.parametrize("change", ["report", "samples", "metrics", "width", "damage"])
+def test_a_table_is_not_shown_again_where_anything_has_changed(
+    icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    first = icl("run", grid(RUN))
+    folder, words = Path("runs/small"), ["run", "grid.yaml"]
+    report = (folder / "report.html").read_text()
+    if change == "report":
+        (folder / "report.html").unlink()
+    elif change == "samples":
+        (path,) = [p for p in folder.glob("cells/*/*.jsonl") if '"demos"' in p.read_text()]
+        path.write_text(re.sub(r'"lenient": [01]\.0', '"lenient": 0.0', path.read_text()))
+    elif change == "metrics":
+        words.append("metrics=[strict]")
+    elif change == "width":
+        monkeypatch.setenv("COLUMNS", "50")
+    else:
+        (folder / ".shown.json").write_text("{")
+    again = icl(*words)
+    assert again.status == 0
+    assert (again.out.endswith(first.out)) == (change in ("report", "damage"))
+    assert again.out.endswith("report  runs/small/report.html\n")
+    assert bool((folder / "report.html").read_text() == report) == (change in ("report", "damage", "width"))
 
 
 def test_run_takes_overrides_and_another_folder(icl: ICL, grid: Callable[[str], str], tmp_path: Path) -> None:

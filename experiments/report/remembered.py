@@ -1,0 +1,63 @@
+"""The end of a run as it was last shown, kept beside it: a finished run that is run again shows it at once.
+
+Reading all samples and drawing intervals anew takes seconds. What is kept holds as long as no file of the samples, nor
+run.json, nor the terminal has changed; otherwise it is made again.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from os import stat_result
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.store import write_json
+from icl import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+KEPT = ".shown.json"
+
+
+def show_end(folder: Path, console: "Console", anew: bool = False) -> None:
+    """Writes the report where it is missing or old, then prints the table, what it shows, and the report's path.
+
+    anew: whatever is kept is not trusted. Raises StoreError, ConfigError for a run of which nothing can be told.
+    """
+    state = _state(folder, console)
+    if not anew and (text := _kept(folder, state)) is not None:
+        console.file.write(text)
+        return
+    from experiments.loaded import load_run
+    from experiments.report.html import write
+    from experiments.report.terminal import show
+    from experiments.report.view import view
+
+    seen = view(load_run(folder))
+    write(seen)
+    with console.capture() as told:
+        show(seen, console)
+    console.file.write(told.get())
+    write_json(folder / KEPT, {"state": state, "text": told.get()})
+
+
+def _kept(folder: Path, state: str) -> str | None:
+    try:
+        told = json.loads((folder / KEPT).read_text(encoding="utf-8"))
+        return str(told["text"]) if told["state"] == state and (folder / "report.html").is_file() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _state(folder: Path, console: "Console") -> str:
+    """Names what the text was made of: sizes and times of the files, the width, whether there are colours."""
+    files = [(path.relative_to(folder).as_posix(), one.st_size, one.st_mtime_ns) for path, one in _files(folder)]
+    told = [__version__, console.width, console.color_system, files]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, stat_result]]:
+    for path in sorted([folder / "run.json", *folder.glob("cells/*/*.json"), *folder.glob("cells/*/*.jsonl")]):
+        if path.is_file():
+            yield path, path.stat()
