@@ -6,6 +6,7 @@ shows both what differs and what is usual. It is a view, not the data: shares ar
 
 import base64
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ SIDE = 320
 """A larger picture is shown smaller, its longer side this many pixels."""
 BUDGET = 24 * 2**20
 """Bytes of pictures in the page; the others are named by their digest."""
+STEPS_BUDGET = 8 * 2**20
+"""Characters of steps in the page; samples beyond that are shown without theirs."""
 
 
 @dataclass
@@ -54,6 +57,7 @@ def shelve(view: View, per_cell: int = PER_CELL, budget: int = BUDGET) -> Shelf:
             rows: list[Any] = frame[frame["query"] == query].to_dict("records")
             for row in rows:
                 shelf.samples.append(_sample(row, view, _context(row, contexts, shelf)))
+    _keep_steps(shelf.samples)
     left = budget
     for digest in dict.fromkeys(d for c in shelf.contexts for d in c["pictures"]):
         told = data_uri(view.path / "pictures" / f"{digest}.png")
@@ -101,6 +105,14 @@ def per_demo(pictures: Sequence[str], owners: Sequence[int], demos: int) -> tupl
     return each, own
 
 
+def _keep_steps(samples: Sequence[dict[str, Any]], budget: int = STEPS_BUDGET) -> None:
+    """Takes the steps out of samples that come after the budget is spent."""
+    for sample in samples:
+        budget -= len(json.dumps(sample.get("steps", "")))
+        if budget < 0:
+            sample.pop("steps", None)
+
+
 def _context(row: Mapping[str, Any], known: dict[str, int], shelf: Shelf) -> int:
     demos = [list(demo) for demo in _list(row.get("demos"))]
     pictures = [str(digest) for digest in _list(row.get("pictures"))]
@@ -138,8 +150,17 @@ def _sample(row: Mapping[str, Any], view: View, context: int) -> dict[str, Any]:
         "dropped": int(number_of(row.get("dropped")) or 0),
         "finish": row["finish"] if isinstance(row.get("finish"), str) else "",
         "failed": row["failed"] if isinstance(row.get("failed"), str) else None,
+        "steps": _steps(row),
     }
     return {key: value for key, value in told.items() if value not in (None, {}, [], "") or key == "score"}
+
+
+def _steps(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What each branch said at every step, with what the trace says of it; nothing where that was not kept."""
+    steps, trace = _mapping(row.get("steps")), _mapping(row.get("trace"))
+    if not steps:
+        return {}
+    return {**steps, **{name: _list(trace.get(name)) for name in ("survivors", "changed")}}
 
 
 def _list(value: Any) -> list[Any]:

@@ -97,6 +97,53 @@
     for (const button of list.children) button.setAttribute("aria-current", String(button.sample === s));
     detail.replaceChildren(...parts(s));
   };
+  // One answer token by token: tinted by how far the branches are apart, and what each of them said at the chosen one.
+  const LEVELS = 5, FARTHEST = Math.LN2;
+  const shown = word => word === "" ? "(end)" : word.trim() ? word : "␣".repeat(word.length);
+  const level = (t, i) => {
+    const heat = t.apart ? Math.max(...t.apart[i]) / FARTHEST : t.entropy[i][0] / Math.log(20);
+    return Math.max(0, Math.min(LEVELS, Math.round(LEVELS * Math.sqrt(heat))));
+  };
+  const stepTable = (t, i) => {
+    const last = t.top[i].length - 1, weights = (t.weights || [])[t.weights && t.weights.length > 1 ? i : 0];
+    const name = b => b === 0 ? "reference" : b === last ? "combined" : `branch ${b}`;
+    const head = make("tr", {}), body = make("tbody"), foot = make("tr", { class: "soft" });
+    for (let b = 0; b <= last; b++) {
+      const weight = weights && b < last ? ` ×${number(weights[b], 2)}` : "";
+      head.append(make("th", { scope: "col", colspan: "2" }, name(b) + weight));
+      const apart = t.apart && b > 0 && b < last ? `, apart ${number(t.apart[i][b - 1])}` : "";
+      foot.append(make("td", { colspan: "2" }, `entropy ${number(t.entropy[i][b], 2)}${apart}`));
+    }
+    for (let k = 0; k < Math.max(...t.top[i].map(row => row.length)); k++) {
+      const line = make("tr");
+      t.top[i].forEach((row, b) => {
+        const taken = row[k] === t.chosen[i] ? "taken" : "";
+        line.append(make("td", { class: taken }, k < row.length ? shown(t.words[row[k]]) : ""), make("td", { class: "n" }, k < row.length ? number(t.p[i][b][k]) : ""));
+      });
+      body.append(line);
+    }
+    body.append(foot);
+    return make("table", { class: "step" }, make("thead", {}, head), body);
+  };
+  const stepsOf = t => {
+    const strip = make("div", { class: "strip", role: "group", "aria-label": "The answer, token by token" }), below = make("div", { class: "wide" });
+    const pick = i => {
+      [...strip.children].forEach((b, j) => b.setAttribute("aria-pressed", String(i === j)));
+      const left = t.survivors[i], words = t.changed[i] ? `; the reference would say ${shown(t.words[t.top[i][0][0]])}` : "";
+      const kept = left === undefined ? "" : `: ${left} token${left === 1 ? " survives" : "s survive"} the mask`;
+      below.replaceChildren(make("p", { class: "note" }, `Step ${i}, ${shown(t.words[t.chosen[i]])}${kept}${words}.`), stepTable(t, i));
+    };
+    t.chosen.forEach((place, i) => {
+      const apart = t.apart ? `apart ${number(Math.max(...t.apart[i]))}` : `entropy ${number(t.entropy[i][0], 2)}`;
+      const button = make("button", { type: "button", class: `heat${level(t, i)}${t.changed[i] ? " changed" : ""}`, title: apart }, shown(t.words[place]));
+      button.addEventListener("click", () => pick(i));
+      strip.append(button);
+    });
+    const first = t.changed.findIndex(x => x), levels = t.chosen.map((_, i) => level(t, i));
+    pick(first < 0 ? levels.indexOf(Math.max(...levels)) : first);
+    const tint = t.apart ? "The darker a token, the further the branches are apart (Jensen-Shannon from the reference; darkest: .69 nats, nothing in common)." : "The darker a token, the less sure the model was (entropy).";
+    return [make("h3", {}, "Steps"), strip, make("p", { class: "note" }, `${tint}${t.apart ? " Underlined: another token than the reference's best." : ""} Choose a token to see what each branch said.`), below];
+  };
   const parts = s => {
     const context = data.contexts[s.context], v = verdict(s), told = [];
     const answers = make("dl", { class: "answers" });
@@ -112,6 +159,7 @@
     if (s.finish === "length") line("finish", "cut at the limit of new tokens");
     told.push(make("div", { class: "asked" }, ...(context.query.length ? [make("span", {}, ...context.query.map(picture))] : []),
       make("div", {}, make("p", { class: "question" }, context.question || s.query), answers)));
+    if (s.steps) told.push(...stepsOf(s.steps));
     if (context.demos.length) {
       const strip = make("ol", { class: "demos" });
       context.demos.forEach(([id, score, answer, shown], i) => {

@@ -37,7 +37,7 @@ class _How:
 
     better: which way of the scores is said to be good; '': an older run, which does not say. votes: how each metric
     judges the vote, 1 always right; none: an older run, which has one judgement. saying: task -> what every
-    arm says to everything there, and is wrong.
+    arm says to everything there, and is wrong. traced: every step's branches are kept, as they are for two words.
     """
 
     hostile: str = ""
@@ -45,6 +45,7 @@ class _How:
     better: str = ""
     votes: Mapping[str, float] = field(default_factory=dict)
     saying: Mapping[str, str] = field(default_factory=dict)
+    traced: bool = False
 
 
 def write_run(
@@ -141,10 +142,24 @@ def _sample(cell: Mapping[str, Any], digest: str, i: int, pictures: Mapping[str,
         finish="stop",
         scores={"lenient": float(right), "strict": float(right and luck.random() < 0.95)},
         baselines={"vote": how.votes or float(max(shown, key=shown.count) == asked)} if shown else {},
-        trace={"divergence": (0.1, 0.4, 0.2)},
+        trace={"survivors": (2.0, 1.0), "changed": (0.0, 1.0)} if how.traced else {"divergence": (0.1, 0.4, 0.2)},
+        steps=_steps(said, hostile) if how.traced else {},
         usage={"prompt_tokens": 40 + 60 * k, "new_tokens": 3, "forwards": 3},
         meta={"type": f"colour{hostile}"},
     )
+
+
+def _steps(said: str, hostile: str) -> dict[str, Any]:
+    """Two branches that agree at the first of two steps, and have nothing in common at the second."""
+    return {
+        "words": [f"{said}{hostile}", f"other{hostile}", ""],
+        "chosen": [0, 2],
+        "top": [[[0, 1], [0, 1], [0, 1]], [[1, 2], [2, 1], [2]]],
+        "p": [[[0.7, 0.3], [0.7, 0.3], [0.7, 0.3]], [[0.999, 0.001], [0.999, 0.001], [1.0]]],
+        "entropy": [[0.61, 0.61, 0.61], [0.01, 0.01, 0.0]],
+        "apart": [[0.0], [0.686]],
+        "weights": [[2.0, -1.0]],
+    }
 
 
 def hash_of(text: str) -> int:

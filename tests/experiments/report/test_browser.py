@@ -92,3 +92,13 @@ def test_failed_samples_are_carried_with_their_reason(written):
     assert {s["failed"] for s in failed} == {"picture broken"}
     assert all(s["score"] is None for s in failed)
     assert browser.number_of(float("nan")) is None
+
+
+def test_steps_are_carried_as_long_as_there_is_room(written, monkeypatch):
+    seen = view(written(queries=4, traced=True))
+    whole = shelve(seen).samples
+    assert all(sample["steps"]["changed"] == [0.0, 1.0] for sample in whole)
+    monkeypatch.setattr(browser._keep_steps, "__defaults__", (2000,))
+    some = ["steps" in sample for sample in shelve(seen).samples]
+    assert some[0]
+    assert not some[-1]

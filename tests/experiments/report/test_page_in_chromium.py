@@ -171,3 +171,31 @@ def test_the_page_fits_a_phone_and_has_both_colour_schemes(page):
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_an_answer_is_drawn_token_by_token_with_what_each_branch_said(page):
+    opened = page(queries=3, traced=True, hostile=HOSTILE)
+    assert opened.get_log("browser") == []
+    assert opened.execute_script("return window.hacked") is None
+    first, last = opened.find_elements("css selector", ".strip button")
+    assert (last.text, last.get_attribute("class")) == ("(end)", "heat5 changed")
+    assert first.get_attribute("class") == "heat0"
+    assert HOSTILE in first.text
+    assert last.get_attribute("aria-pressed") == "true"  # where the contrast changed the token
+    tints = [
+        opened.execute_script("return getComputedStyle(arguments[0]).backgroundColor", token) for token in (first, last)
+    ]
+    assert tints[0] != tints[1]
+    shown = opened.find_element("css selector", "#detail").text
+    assert "Step 1, (end): 1 token survives the mask; the reference would say other" in shown
+    head = [cell.text for cell in opened.find_elements("css selector", ".step thead th")]
+    assert head == ["reference ×2.00", "branch 1 ×-1.00", "combined"]
+    first.click()
+    assert "2 tokens survive the mask." in opened.find_element("css selector", "#detail").text
+    rows = opened.find_elements("css selector", ".step tbody tr")
+    assert [cell.text for cell in rows[0].find_elements("css selector", "td.n")] == [".700"] * 3
+    assert "apart .000" in rows[-1].text
+
+
+def test_a_run_without_steps_draws_none(page):
+    assert page(queries=3).find_elements("css selector", ".strip") == []
