@@ -11,6 +11,7 @@ from typing import Any
 
 from icl.bars import no_bars
 from icl.errors import ModelError
+from icl.models.hf import conventions
 
 SHIPPED = {"tiny": Path(__file__).resolve().parent.parent / "tiny" / "checkpoints" / "vlm"}
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -79,26 +80,11 @@ class Checkpoint:
 
     @cached_property
     def processor(self) -> Any:
-        """With tokenizer, image processor and chat template. Raises ModelError where one of them is missing."""
+        """With tokenizer, image processor and chat template. Raises ModelError where it breaks a convention."""
         from transformers import AutoProcessor
 
         processor = self._read(AutoProcessor, "processor")
-        for part, what in (("tokenizer", "tokenizer"), ("image_processor", "image processor")):
-            if getattr(processor, part, None) is None:
-                raise ModelError(
-                    f"model.path: the processor of {self.path} has no {what}; a vision-language checkpoint with its "
-                    "whole processor is needed."
-                )
-        if not getattr(processor, "chat_template", None):
-            raise ModelError(
-                f"model.path: the processor of {self.path} has no chat template, so prompts cannot be written as this "
-                "model was trained on them. Put its chat_template.jinja into the folder."
-            )
-        if getattr(processor, "image_token", None) is None:
-            raise ModelError(
-                f"model.path: the processor of {self.path} ({type(processor).__name__}) names no picture placeholder "
-                "(image_token), so pictures cannot be interleaved with text."
-            )
+        conventions.check_processor(processor, self.path)
         return processor
 
     @cached_property

@@ -60,6 +60,7 @@ class PictureEncoder:
         alike: dict[Any, list[tuple[Key, dict[str, Any], str]]] = {}
         processed = self.pixels.pixels([(picture, key[1]) for key, picture in wanted.items()])
         for key, (inputs, text) in zip(wanted, processed, strict=True):
+            self.pixels.told(text)
             like = (key[1], tuple((k, tuple(v.shape)) for k, v in inputs.items() if isinstance(v, Tensor)))
             alike.setdefault(like, []).append((key, inputs, text))
         made: dict[Key, Encoded] = {}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from icl.errors import ModelError
-from icl.models.hf import placing, quantizing, selfcheck, version
+from icl.models.hf import conventions, placing, quantizing, selfcheck, version
 from icl.models.hf.counters import Counters
 from icl.models.hf.encode import PictureEncoder
 from icl.models.hf.heap import keep_freed_memory
@@ -33,6 +33,7 @@ class Engine:
         model = quantizing.settled(hf.checkpoint.weights(**placed, **quantizing.arguments(hf)))
         if hf.lora is not None:
             model = hf.lora.applied(model, hf.path, hf.merge)
+        conventions.check_class(model, hf.path)
         self.counters = Counters()
         self.runner = Runner(model, processor, self.counters, hf.token_budget)
         self.name, self.limit = hf.path, hf.max_tokens
@@ -63,6 +64,7 @@ class Engine:
             if verdict.holds:
                 encoder.known.clear()
                 return cached
+        selfcheck.plain_reading(plain, self.runner, hf.path)
         self.notes += (f"the picture cache is off for {hf.path}: {verdict.reason}",)
         return plain
 

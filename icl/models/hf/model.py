@@ -158,6 +158,10 @@ class HF:
         return self.renderer.text(prompt)
 
     def count_tokens(self, prompt: Prompt) -> int:
+        if prompt.pictures and not self._by_parts:
+            from icl.models.hf.reading import processed
+
+            return int(processed(self.renderer, prompt)["input_ids"].shape[-1])
         return len(self.renderer.ids(self._whole(prompt)))
 
     def open(self, prompts: Sequence[Prompt]) -> "Rows":
@@ -178,6 +182,12 @@ class HF:
         raise ModelError(
             "the backend 'hf' answers through sessions: use `decoding.engine.run_jobs`, which runs any strategy on it."
         )
+
+    @cached_property
+    def _by_parts(self) -> bool:
+        from icl.models.hf.selfcheck import counts_by_parts
+
+        return counts_by_parts(self.renderer, self.pixels)
 
     def _whole(self, prompt: Prompt) -> str:
         shown = prompt.pictures

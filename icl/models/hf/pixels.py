@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 TOGETHER = 16
 """Pictures of one size that go through the processor, or through the tower, in one call."""
 
+UNTOLD = ""
+"""In place of the text that a processor wrote for a picture, where it does not tell."""
+
 Processed = tuple[dict[str, Any], str]
 """A picture's processed inputs, and the text that the processor writes for it."""
 
@@ -56,8 +59,16 @@ class PictureProcessor:
         several = among > 1 and self.company
         key = (image.width, image.height, several)
         if key not in self.texts:
-            self.texts[key] = self.process(image, 2 if several else 1)[1]
+            self.texts[key] = self.told(self.process(image, 2 if several else 1)[1])
         return self.texts[key]
+
+    def told(self, text: str) -> str:
+        """Raises ModelError for the text that stands where the processor does not tell what it wrote."""
+        if text == UNTOLD:
+            raise ModelError(
+                f"{type(self.processor).__name__} does not tell what it writes for a picture (text_replacement_offsets)"
+            )
+        return text
 
     def pixels(self, wanted: Sequence[tuple["Picture", bool]]) -> list[Processed]:
         """Inputs of pictures and whether each is among others, with the edits on pixels.
@@ -87,18 +98,23 @@ class PictureProcessor:
         if several or len(images) == 1:
             return [self.process(image, 2 if several else 1) for image in images]
         inputs = self._call([self.processor.image_token] * len(images), [[image] for image in images])
-        texts = [offsets[0]["replacement"] for offsets in inputs.pop("text_replacement_offsets")]
+        texts = [offsets[0]["replacement"] for offsets in self._replacements(inputs)]
         if any(len(value) % len(images) for value in inputs.values()):
             return [self.process(image, 1) for image in images]
         return [
             ({name: share(name, value, i, len(images)) for name, value in inputs.items()}, text)
-            for i, text in enumerate(texts)
+            for i, text in enumerate(texts[: len(images)])
         ]
 
     def process(self, image: "Image", copies: int) -> Processed:
         """What the processor makes of a prompt that is this picture, `copies` times, and nothing else."""
         inputs = self._call([self.processor.image_token * copies], [[image] * copies])
-        return inputs, inputs.pop("text_replacement_offsets")[0][0]["replacement"]
+        return inputs, self._replacements(inputs)[0][0]["replacement"]
+
+    def _replacements(self, inputs: dict[str, Any]) -> Any:
+        """Taken out of the inputs, a text for each picture of each prompt."""
+        told = inputs.pop("text_replacement_offsets", None)
+        return told if told and all(told) else [[{"replacement": UNTOLD}]] * TOGETHER
 
     def _call(self, texts: list[str], images: list[list["Image"]]) -> dict[str, Any]:
         made = self.processor(

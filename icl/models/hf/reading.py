@@ -44,6 +44,8 @@ class Reader:
         key, starts, ends, done = list(ids), [], [], 0
         for part in parts:
             own = places[done : done + self._count(part.text)]
+            if not own:
+                raise ModelError("the processor's image_token_ids are not what it writes for a picture")
             done += len(own)
             number = -1 - self.numbers.setdefault(part.key, len(self.numbers))
             for place in own:
@@ -66,23 +68,13 @@ class Reader:
 
     def _read_plain(self, prompt: Prompt) -> Read:
         """The processor on the whole prompt; edits on pixels where each picture's can be told apart."""
-        self.renderer.text(prompt)
-        images = [picture.open() for picture in prompt.pictures]
-        inputs = dict(
-            self.renderer.processor.apply_chat_template(
-                _with_images(prompt, images),
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-            )
-        )
+        inputs = processed(self.renderer, prompt)
         if any(picture.pixel_edits for picture in prompt.pictures):
             inputs["pixel_values"] = self._edited(prompt, inputs["pixel_values"])
         ids = inputs.pop("input_ids")[0].to(self.runner.device)
         inputs.pop("attention_mask", None)
         kinds = self._kinds(ids)
-        for name in ("mm_token_type_ids", "token_type_ids"):
+        for name in ("mm_token_type_ids", "token_type_ids", "labels"):
             inputs.pop(name, None)
         given = {name: on_model(v, self.runner.model) for name, v in inputs.items() if isinstance(v, Tensor)}
         return Read(ids, self._positions(ids, kinds, given), kinds, (), tuple(ids.tolist()), plain=given)
@@ -95,6 +87,13 @@ class Reader:
             alike = all(_without(part, dim) == _without(values, dim) for part in alone)
             if alike and torch.equal(torch.cat(alone, dim), values):
                 return torch.cat(noised, dim)
+        if values.ndim == 5 and values.shape[:2] == (1, len(alone)):
+            padded = [
+                _placed(values[0, i], one[0, 0], other[0, 0])
+                for i, (one, other) in enumerate(zip(alone, noised, strict=True))
+            ]
+            if all(one is not None for one in padded):
+                return torch.stack([one for one in padded if one is not None])[None]
         raise ModelError(
             f"{self.renderer.name}: this processor treats a picture among others otherwise than alone, and its picture "
             "cache is off, so an edit on processed pixels cannot be placed. Use an edit on the picture itself."
@@ -123,8 +122,39 @@ class Reader:
         return self.runner.model._prepare_position_ids_for_generation(ids[None], known)[..., 0, :]  # type: ignore[no-any-return]
 
 
+def processed(renderer: Renderer, prompt: Prompt) -> dict[str, Any]:
+    """What the processor itself makes of the whole prompt. Raises ModelError where it does not take it."""
+    renderer.text(prompt)
+    images = [picture.open() for picture in prompt.pictures]
+    try:
+        return dict(
+            renderer.processor.apply_chat_template(
+                _with_images(prompt, images),
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+            )
+        )
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        raise ModelError(
+            f"{renderer.name}: {type(renderer.processor).__name__} does not take a prompt with {len(images)} pictures: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
 def _without(tensor: Tensor, dim: int) -> tuple[int, ...]:
     return (*tensor.shape[:dim], *tensor.shape[dim + 1 :])
+
+
+def _placed(padded: Tensor, alone: Tensor, edited: Tensor) -> Tensor | None:
+    """A picture that was padded on the right and below, edited where it is; None where it is not what it is alone."""
+    height, width = alone.shape[-2:]
+    if alone.ndim != 3 or not torch.equal(padded[..., :height, :width], alone):
+        return None
+    placed = padded.clone()
+    placed[..., :height, :width] = edited
+    return placed
 
 
 def _own_positions(model: Any) -> bool:

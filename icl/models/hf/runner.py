@@ -48,6 +48,7 @@ class Runner:
         self.kinds_name = next((name for name in KINDS if name in names), None)
         if not getattr(processor, "return_mm_token_type_ids", False):
             self.kinds_name = None
+        self.keeps = "logits_to_keep" in names
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +81,7 @@ class Runner:
                 logits_to_keep=keep,
                 **more,
             ).logits
-        return logits
+        return logits if self.keeps else kept(logits, keep)
 
     def prefill(self, prompts: Sequence[Read]) -> Rows:
         """One forward of prompts, padded on the left."""
@@ -105,6 +106,11 @@ class Runner:
         self.counters.prefills += 1
         self.counters.prefill_tokens += tokens
         self.counters.padded_tokens += padded
+
+
+def kept(logits: Tensor, columns: Tensor | int) -> Tensor:
+    """What `logits_to_keep` keeps, for a class that gives them all: the last columns (0: all), or those named."""
+    return logits[:, columns] if isinstance(columns, Tensor) else logits[:, -columns:]
 
 
 def stacked(parts: Sequence[Tensor], width: int) -> Tensor:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from icl.errors import ICLError, ModelError
-from icl.models.hf import quantizing
+from icl.models.hf import conventions, quantizing
 from icl.models.hf.opening import Opener
-from icl.models.hf.reading import Reader
+from icl.models.hf.pixels import PictureProcessor
+from icl.models.hf.reading import Reader, processed
+from icl.models.hf.rendering import Renderer
 from icl.models.hf.runner import Read, Runner
 from icl.pictures import Picture
 from icl.types import Part, Prompt, Turn
@@ -63,6 +65,31 @@ def shared_beginnings(reader: Reader, runner: Runner) -> Verdict:
         return Verdict(gap <= _tolerance(runner), f"the logits differ by {gap:.1e} of their spread")
 
     return _asked(ask)
+
+
+def plain_reading(plain: Reader, runner: Runner, path: str) -> None:
+    """One prompt with a picture, all by the processor itself. Raises ModelError where not even that can be read.
+
+    What the chat template refuses is told with each prompt.
+    """
+    try:
+        runner.prefill([plain.read(_taken(_prompts(), plain)[:1])[0]])
+    except FAILURES as error:
+        if isinstance(error, ICLError | torch.OutOfMemoryError):
+            return
+        raise conventions.mismatch(error, runner.model, path) from error
+
+
+def counts_by_parts(renderer: Renderer, pixels: PictureProcessor) -> bool:
+    """Whether a prompt has as many tokens as its text and its pictures, each processed by itself."""
+
+    def ask() -> Verdict:
+        prompt = _prompts()[1]
+        texts = [pixels.text(picture, 1) for picture in prompt.pictures]
+        parts = len(renderer.ids(renderer.expanded(renderer.text(prompt), texts)))
+        return Verdict(parts == processed(renderer, prompt)["input_ids"].shape[-1])
+
+    return _asked(ask).holds
 
 
 def _prompts() -> list[Prompt]:

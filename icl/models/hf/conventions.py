@@ -1,0 +1,76 @@
+"""Conventions that a checkpoint's processor and class follow, and which one is broken where a checkpoint cannot run.
+
+No architecture is named anywhere in this backend: what follows these conventions of transformers works, whether it is
+known or not. Those of the processor are asked before any weights are read.
+
+ 1. The processor has a `tokenizer` and an `image_processor`.
+ 2. It has a chat template, which takes typed content and writes one `image_token` for each picture, in its place.
+ 3. It names that placeholder, `image_token`, and the ids of the tokens that it writes for pictures, `image_token_ids`.
+ 4. It writes as many of these tokens as the vision tower gives features.
+ 5. The class decodes alone (no encoder for the text), and its `forward` takes `input_ids`, `attention_mask`,
+    `position_ids` and `cache` by these names.
+
+Two more are not needed, and make it faster: the processor tells what it wrote for each picture
+(`text_replacement_offsets`), and the class has `get_image_features` and takes `mm_encoder_outputs`. Where one of them
+is missing, pictures are encoded with each prompt anew.
+"""
+
+import inspect
+from typing import Any
+
+from icl.errors import ModelError
+
+FORWARD = ("input_ids", "attention_mask", "position_ids", "cache")
+
+
+def check_processor(processor: Any, path: str) -> None:
+    """Raises ModelError with the first convention that the processor breaks."""
+    kind = type(processor).__name__
+    for part, what in (("tokenizer", "tokenizer"), ("image_processor", "image processor")):
+        if getattr(processor, part, None) is None:
+            raise ModelError(
+                f"model.path: the processor of {path} has no {what}; a vision-language checkpoint with its "
+                "whole processor is needed."
+            )
+    if not getattr(processor, "chat_template", None):
+        raise ModelError(
+            f"model.path: the processor of {path} has no chat template, so prompts cannot be written as this "
+            "model was trained on them. Put its chat_template.jinja into the folder."
+        )
+    if getattr(processor, "image_token", None) is None:
+        raise ModelError(
+            f"model.path: the processor of {path} ({kind}) names no picture placeholder "
+            "(image_token), so pictures cannot be interleaved with text."
+        )
+    if not [number for number in getattr(processor, "image_token_ids", []) if number is not None]:
+        raise ModelError(
+            f"model.path: the processor of {path} ({kind}) does not say which tokens stand for a picture "
+            "(image_token_id, or image_token_ids where there are several), so they cannot be told from words."
+        )
+
+
+def check_class(model: Any, path: str) -> None:
+    """Raises ModelError where sessions cannot call the class."""
+    kind = type(model).__name__
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"model.path: {path} ({kind}) reads its prompt with an encoder and answers with a decoder; sessions need a "
+            "class that decodes alone, prompt and answer as one text."
+        )
+    names = inspect.signature(model.forward).parameters
+    if missing := [name for name in FORWARD if name not in names]:
+        raise ModelError(
+            f"model.path: {path} cannot be opened: the forward of {kind} takes no {' and no '.join(missing)}. Classes "
+            f"of transformers take {', '.join(FORWARD)} by these names; code of an older release does not."
+        )
+
+
+def mismatch(error: Exception, model: Any, path: str) -> ModelError:
+    """What is said where a prompt with a picture, written by the processor itself, does not go through the model."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return ModelError(
+        f"model.path: {path} cannot read a picture: what its processor writes does not go through "
+        f"{type(model).__name__} ({type(error).__name__}: {first.rstrip('.')}). A processor writes as many picture "
+        "tokens as the vision tower gives features, and gives inputs by the names that the class takes: processor and "
+        "weights are of two models, or of two releases."
+    )
