@@ -35,7 +35,7 @@ class Run:
 
         store = Store(self.path)
         rows = []
-        for digest in self.info["cells"]:
+        for digest in _cells(self):
             finished, failed = store.done(digest)
             labels = (store.cell(digest) or {}).get("labels", {})
             rows.append({"cell": digest, **labels, "finished": len(finished), "failed": len(failed)})
@@ -53,7 +53,7 @@ class Run:
         store, info = Store(self.path), self.info
         metrics, baselines = dict.fromkeys(info.get("metrics", {})), dict[str, None]()
         rows: list[dict[str, Any]] = []
-        for digest, labels in _labels(store, info["cells"]).items():
+        for digest, labels in _labels(store, _cells(self)).items():
             for sample in store.samples(digest):
                 scores, votes = sample.get("scores", {}), sample.get("baselines", {})
                 metrics |= dict.fromkeys(scores)
@@ -102,13 +102,28 @@ class Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """The run of a directory. Raises StoreError where there is none."""
+    """The run of a directory, or of a file in it such as its run.json. Raises StoreError where there is none."""
     folder = Path(path)
-    if not (folder / "run.json").is_file():
-        others = [p.parent.name for p in folder.parent.glob("*/run.json")] if folder.parent.is_dir() else []
-        have = f" Runs beside it: {', '.join(sorted(others)[:8])}." if others else ""
-        raise StoreError(f"{folder} is not a run directory (no run.json).{did_you_mean(folder.name, others)}{have}")
-    return Run(folder)
+    if folder.is_file():
+        folder = next((above for above in folder.parents if (above / "run.json").is_file()), folder)
+    if (folder / "run.json").is_file():
+        return Run(folder)
+    if folder.is_file():
+        raise StoreError(f"{folder} is a file and not within a run directory. Give the folder that has run.json.")
+    inside = [p.parent.name for p in folder.glob("*/run.json")]
+    if inside:
+        raise StoreError(f"{folder} holds runs and is none itself: {', '.join(sorted(inside)[:8])}. Give one of them.")
+    others = [p.parent.name for p in folder.parent.glob("*/run.json")] if folder.parent.is_dir() else []
+    have = f" Runs beside it: {', '.join(sorted(others)[:8])}." if others else ""
+    raise StoreError(f"{folder} is not a run directory (no run.json).{did_you_mean(folder.name, others)}{have}")
+
+
+def _cells(run: Run) -> list[str]:
+    """Digests of the run's cells. Raises StoreError where run.json is of something else."""
+    told = run.info.get("cells")
+    if not isinstance(told, list):
+        raise StoreError(f"{run.path / 'run.json'} is not of a run: it names no cells.")
+    return [str(digest) for digest in told]
 
 
 def _judged(told: Mapping[str, Any]) -> dict[str, float]:

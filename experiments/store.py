@@ -5,8 +5,8 @@
     cells/<digest>/<worker>.jsonl   one line a sample, appended and flushed when the sample is finished
     pictures/<digest>.png           pictures that the report may show
 
-A line is counted when it is whole: what a killed process left of a line is cut off before the next one is written. A
-query counts once; a later line of it counts where the earlier one failed.
+A line is counted when it is whole and of its cell: what a killed process left of a line is cut off before the next one
+is written. A query counts once; a later line of it counts where the earlier one failed.
 """
 
 import json
@@ -87,7 +87,7 @@ class Store:
                 with path.open("rb") as file:
                     for raw in file:
                         line = _parsed(raw)
-                        if line is not None:
+                        if line is not None and line["cell"] == digest:
                             yield line
             except OSError as error:
                 raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error

@@ -94,6 +94,26 @@ def test_a_folder_without_a_run_is_told_with_the_nearest(mapping: Any, tmp_path:
         icl.load_run(tmp_path / "contrst")
 
 
+@pytest.mark.parametrize("file", ["run.json", "cells/{}/0.jsonl", "cells/{}/cell.json"])
+def test_a_file_of_a_run_names_the_run(mapping: Any, tmp_path: Path, file: str) -> None:
+    run = icl.run(mapping(name="contrast"), runs=tmp_path, quiet=True)
+    found = icl.load_run(run.path / file.format(run.info["cells"][0]))
+    assert found.path == run.path
+    assert len(found.samples()) == 6
+
+
+def test_what_is_no_run_is_told_with_what_to_give(mapping: Any, tmp_path: Path) -> None:
+    icl.run(mapping(name="contrast"), runs=tmp_path / "runs", quiet=True)
+    with pytest.raises(StoreError, match=r"runs holds runs and is none itself: contrast. Give one of them.$"):
+        icl.load_run(tmp_path / "runs")
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(StoreError, match=r"x.json is a file and not within a run directory. Give the folder that has"):
+        icl.load_run(tmp_path / "x.json")
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(StoreError, match=r"run.json is not of a run: it names no cells.$"):
+        icl.load_run(tmp_path).samples()
+
+
 def test_an_unknown_component_is_told(shapes: str) -> None:
     with pytest.raises(ConfigError, match=r"no retriever named 'knm'. Did you mean 'knn'?"):
         icl.retrieve("knm", icl.load_task(shapes), "q-0000")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.store import Store, Writer, repair
+from experiments.store import Store, Writer, line_of, repair
 from icl.errors import StoreError
 from icl.types import Sample
 
@@ -105,6 +105,55 @@ def test_a_line_that_no_run_wrote_counts_for_nothing(tmp_path: Path, line: bytes
     write(store, sample("q1"))
     lines(store).write_bytes(line + b"\n" + lines(store).read_bytes())
     assert store.done("c")[0] == {"q1"}
+
+
+def test_a_line_of_another_cell_counts_for_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, sample("q1"))
+    with lines(store).open("ab") as file:
+        file.write(line_of(Sample(cell="other", query="q2", seed=0, output="b")))
+    assert store.done("c")[0] == {"q1"}
+    assert [line["query"] for line in store.samples("c")] == ["q1"]
+
+
+@pytest.mark.parametrize(
+    ("left", "kept"),
+    [
+        (b"", 0),  # an empty file
+        (b'{"cell": "c", "que', 0),  # the first line is the half one
+        (b'{"cell": "c", "query": "q8", "seed": 0}', 1),  # a whole sample that lacks the end of its line
+        (b"\x00" * 4096, 0),  # what some file systems leave after a power cut
+        ('{"cell": "c", "query": "é'.encode()[:-1], 0),  # half a letter
+        (b'{"cell": "c", "query": "q8", "seed": 0}\n\n{"ce', 1),
+    ],
+)
+def test_what_a_cut_left_is_gone_when_the_next_sample_is_written(tmp_path: Path, left: bytes, kept: int) -> None:
+    store = Store(tmp_path)
+    lines(store).parent.mkdir(parents=True)
+    lines(store).write_bytes(left)
+    assert len(list(store.samples("c"))) == kept
+    write(store, sample("q1"))
+    assert len(list(store.samples("c"))) == kept + 1
+    assert all(json.loads(line) for line in lines(store).read_text().splitlines() if line)
+    assert lines(store).read_bytes().endswith(line_of(sample("q1")))
+
+
+def test_another_workers_half_line_is_left_to_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, sample("q1"))
+    other = store.cell_folder("c") / "b.jsonl"
+    other.write_bytes(b'{"cell": "c", "que')
+    write(store, sample("q2"))
+    assert other.read_bytes() == b'{"cell": "c", "que'
+    assert store.done("c")[0] == {"q1", "q2"}
+
+
+@pytest.mark.parametrize("query", ["a\nb", "\u2028", "\x1e", '"', "\\"])
+def test_a_sample_is_one_line_whatever_is_in_it(tmp_path: Path, query: str) -> None:
+    store = Store(tmp_path)
+    write(store, sample(query, output=query), sample("q2"))
+    assert lines(store).read_bytes().count(b"\n") == 2
+    assert store.done("c")[0] == {query, "q2"}
 
 
 def test_half_of_a_surrogate_pair_in_an_answer_loses_no_sample(tmp_path: Path) -> None:
