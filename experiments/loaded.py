@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.over_run import over_run
 from experiments.stats.arms import NONE, judged_by
 from experiments.store import Store
 from experiments.vocabulary import AXES, usual_metric
@@ -46,7 +47,8 @@ class Run:
 
         `attrs` names the columns that are axes, metrics and baselines, and says which way of each metric is good
         (`better`). A baseline has a column for each metric that judges it (`vote:strict`); `vote` is that of the
-        config's `compare.metric` (else `vocabulary.usual_metric`). A failed sample has its reason under `failed`.
+        config's `compare.metric` (else `vocabulary.usual_metric`). A failed sample has its reason under `failed`. The
+        numbers of a metric of a whole run (`icl.metrics.base.RunMetric`) average to its statistic in each cell.
         """
         import pandas as pd
 
@@ -61,7 +63,8 @@ class Run:
                 kept = {key: value for key, value in sample.items() if key not in DROPPED}
                 rows.append({**labels, **kept, **scores, **_judged(votes)})
         first = ("cell", *AXES, "seed", "query", "group", "failed", "output", *metrics, *baselines)
-        frame = _as_judged_by(pd.DataFrame(rows), baselines, usual_metric(info, tuple(metrics)))
+        frame = over_run(pd.DataFrame(rows), info.get("metrics", {}), baselines)
+        frame = _as_judged_by(frame, baselines, usual_metric(info, tuple(metrics)))
         for column in first:
             if column not in frame:
                 frame[column] = None

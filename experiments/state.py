@@ -78,10 +78,14 @@ def describe_cells(store: Store, grid: Grid) -> None:
 
 
 def metrics_told(grid: Grid) -> dict[str, Any]:
-    """name -> canonical node of each metric, and which way is good: `better`."""
+    """name -> canonical node of each metric, which way is good (`better`), and whether it is one of a whole run."""
     from icl.registry import describe
 
-    return {name: {**describe(metric), "better": metric.better} for name, metric in grid.metrics.items()}
+    whole = {name: {"over_run": True} for name, metric in grid.metrics.items() if hasattr(metric, "over_run")}
+    return {
+        name: {**describe(metric), "better": metric.better, **whole.get(name, {})}
+        for name, metric in grid.metrics.items()
+    }
 
 
 def forked(folder: Path) -> Path:

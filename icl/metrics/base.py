@@ -1,6 +1,13 @@
-"""What a metric is: one generation against its example, a number in [0, 1] or None where it does not apply."""
+"""What a metric is: one generation against its example, a number in [0, 1] or None where it does not apply.
 
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+Most scores of a run are the mean of its samples' scores. Some are not: F1, an area under a curve, a pair that counts
+only where both answers are right. A metric of that kind has `over_run` too (`RunMetric`); `icl.metrics.over_run` has
+the arithmetic that such metrics share.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from icl.types import Example, Generation
 
@@ -15,4 +22,33 @@ class Metric(Protocol):
 
     def score(self, generation: Generation, example: Example) -> float | None:
         """In [0, 1]. None: this example has nothing that the metric could judge."""
+        ...
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One sample of a cell as a run keeps it. score: what `score` gave, None where it failed or does not apply.
+
+    output: what was said; None where only the score is known (the baselines of the same demonstrations).
+    """
+
+    query: str
+    score: float | None
+    group: str | None = None
+    output: str | None = None
+    gold: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class RunMetric(Metric, Protocol):
+    """A metric of a whole run. Its sample scores are what the statistic is made of, not what a table shows."""
+
+    def over_run(self, samples: Sequence[Judged]) -> Sequence[float | None]:
+        """A number for each sample of one cell, in their order, whose mean is the statistic of the cell.
+
+        They are the statistic's linearisation (see `icl.metrics.over_run`), so that intervals, pairs of arms and
+        clusters are computed as for any score. None: the sample has no part in it.
+        """
         ...

@@ -1,12 +1,12 @@
 """CHAIR (Rohrbach et al., EMNLP 2018): objects that a caption names and the picture does not show.
 
-    CHAIR_I = hallucinated object mentions / all object mentions          (over a corpus: `corpus_chair_i`)
+    CHAIR_I = hallucinated object mentions / all object mentions
     CHAIR_S = captions with at least one hallucinated mention / captions
 
 Mentions are counted, as in the released code, not distinct objects. A caption that names nothing is clean for CHAIR_S
-and has no CHAIR_I. The published CHAIR_I is a ratio of sums over a corpus; the mean of the captions' own shares, which
-the metric `chair_i` gives, weighs short captions more. Lower is better, and saying less lowers both: read
-`chair_recall` beside them.
+and has no CHAIR_I. The published CHAIR_I is a ratio of sums over a corpus: `chair_corpus`. The mean of the captions'
+own shares, which `chair_i` gives, weighs short captions more. Lower is better, and saying less lowers all three: read
+`chair_recall` and `caption_length` beside them.
 
 An example carries what it needs in `secret`: `objects`, those that are there, and `vocabulary`, the names that count as
 mentions (a list, or a mapping of each name to the object it means). The longest name wins where several match. The
@@ -19,10 +19,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.metrics.base import Better
+from icl.metrics.base import Better, Judged
+from icl.metrics.over_run import Parts, ratio, where_scored
 from icl.registry import component
 from icl.types import Example, Generation
 
+MOST = 999  # mentions of a caption that `chair_corpus` can count
 IRREGULAR = {
     "buses": "bus",
     "children": "child",
@@ -112,3 +114,46 @@ class ChairRecall:
     def score(self, generation: Generation, example: Example) -> float | None:
         read = _read(generation.text, example)
         return len(read[1] & set(read[0])) / len(read[1]) if read and read[1] else None
+
+
+@component("metric", "chair_corpus")
+@dataclass(frozen=True)
+class ChairCorpus:
+    """The published CHAIR_I: of all object mentions of a cell, the share of objects that are not in their picture.
+
+    A sample's own number holds two counts, hallucinated mentions w and all mentions m: (1000 w + 999 - m) / 10^6.
+    """
+
+    better: ClassVar[Better] = "lower"
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        read = _read(generation.text, example)
+        if read is None:
+            return None
+        named = read[0][:MOST]
+        return (1000 * sum(name not in read[1] for name in named) + MOST - len(named)) / 1_000_000
+
+    def over_run(self, samples: Sequence[Judged]) -> Parts:
+        return where_scored(samples, self._parts)
+
+    def _parts(self, samples: Sequence[Judged]) -> Parts:
+        counts = [divmod(round(1_000_000 * (sample.score or 0)), 1000) for sample in samples]
+        return ratio([wrong for wrong, _ in counts], [MOST - left for _, left in counts])
+
+
+@component("metric", "caption_length")
+@dataclass(frozen=True)
+class CaptionLength:
+    """Words of the output, as a mean over a cell. A caption that says less hallucinates less.
+
+    By itself a sample has its words over 100, at most 1.
+    """
+
+    better: ClassVar[Better] = "neither"
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        return min(1.0, len(generation.text.split()) / 100)
+
+    def over_run(self, samples: Sequence[Judged]) -> Parts:
+        said = [None if sample.score is None else sample.output for sample in samples]
+        return [None if text is None else float(len(text.split())) for text in said]

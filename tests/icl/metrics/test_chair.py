@@ -2,7 +2,17 @@
 
 import pytest
 
-from icl.metrics.chair import ChairI, ChairRecall, ChairS, corpus_chair_i, mentions, singular
+from icl.metrics.base import Judged
+from icl.metrics.chair import (
+    CaptionLength,
+    ChairCorpus,
+    ChairI,
+    ChairRecall,
+    ChairS,
+    corpus_chair_i,
+    mentions,
+    singular,
+)
 from icl.types import Example, Generation
 
 NAMES = {"dog": "dog", "puppy": "dog", "hot dog": "hot dog", "bus": "bus"}
@@ -52,3 +62,21 @@ def test_the_corpus_ratio_is_not_the_mean_of_captions():
 def test_examples_that_do_not_say_what_is_there_are_not_judged():
     bare = Example("e", (), "?", ("a",))
     assert [m.score(Generation("a dog"), bare) for m in (ChairI(), ChairS(), ChairRecall())] == [None, None, None]
+
+
+def test_the_published_share_is_that_of_all_mentions_of_a_cell():
+    metric = ChairCorpus()
+    captions = ["a bus", "a dog, a dog and a hot dog", ""]
+    kept = [Judged(f"q{i}", metric.score(Generation(text), SEEN), output=text) for i, text in enumerate(captions)]
+    parts = metric.over_run(kept)
+    assert sum(parts) / 3 == pytest.approx(corpus_chair_i([(text, SEEN) for text in captions]))
+    silent = [Judged("q", metric.score(Generation(""), SEEN))]
+    assert metric.over_run(silent) == [None]
+    assert metric.over_run([Judged("q", None)]) == [None]
+
+
+def test_length_is_a_mean_of_words():
+    metric = CaptionLength()
+    kept = [Judged("a", 0.02, output="a dog"), Judged("b", 0.0, output=""), Judged("c", None, output="failed here")]
+    assert metric.over_run(kept) == [2.0, 0.0, None]
+    assert metric.score(Generation("x " * 500), SEEN) == 1

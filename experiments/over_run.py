@@ -1,0 +1,78 @@
+"""Metrics of a whole run, such as F1 or the accuracy of pairs: their columns as numbers that average to the statistic.
+
+A run keeps each sample's part of the statistic; what the parts add up to is computed when the run is read, a cell (one
+seed of an arm) at a time. The baselines of the same demonstrations are judged likewise, where the metric needs no more
+than their scores.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.stats.arms import judged_by
+from icl.errors import ConfigError, StoreError
+from icl.metrics.base import Judged, RunMetric
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+FACTS = ("better", "over_run", "code")
+"""What run.json says of a metric beside its node."""
+
+
+def over_run(frame: "DataFrame", metrics: Mapping[str, Any], baselines: Iterable[str]) -> "DataFrame":
+    """The frame with the columns of its run metrics replaced. metrics: name -> node, as run.json has them.
+
+    Raises StoreError where the code of such a metric is not found.
+    """
+    whole = {name: node for name, node in metrics.items() if isinstance(node, Mapping) and node.get("over_run")}
+    if not whole or not len(frame):
+        return frame
+    cells = frame.groupby("cell", sort=False).indices
+    for name, node in whole.items():
+        metric = _built(name, node)
+        told = {name: True, **{judged_by(baseline, name): False for baseline in baselines}}
+        columns = {column: said for column, said in told.items() if column in frame}
+        for column, said in columns.items():
+            values = np.full(len(frame), np.nan)
+            for places in cells.values():
+                samples = _judged(frame.iloc[places], column, said)
+                values[places] = [np.nan if part is None else part for part in metric.over_run(samples)]
+            frame[column] = values
+        for column in columns:
+            if frame[column].isna().all() and column != name:
+                frame = frame.drop(columns=column)
+    return frame
+
+
+def _judged(rows: "DataFrame", column: str, said: bool) -> list[Judged]:
+    """said: the column is the model's, and its output counts."""
+    return [
+        Judged(
+            query=str(row["query"]),
+            score=None if not isinstance(row[column], int | float) or np.isnan(row[column]) else float(row[column]),
+            group=row["group"] if isinstance(row.get("group"), str) else None,
+            output=row["output"] if said and isinstance(row.get("output"), str) else None,
+            gold=_texts(row.get("gold")),
+            options=_texts(row.get("options")),
+            meta=row["meta"] if isinstance(row.get("meta"), Mapping) else {},
+        )
+        for row in rows.to_dict("records")
+    ]
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
+
+
+def _built(name: str, node: Mapping[str, Any]) -> RunMetric:
+    from icl.registry import build
+
+    try:
+        metric: RunMetric = build("metric", {key: value for key, value in node.items() if key not in FACTS})
+    except ConfigError as error:
+        raise StoreError(
+            f"the score '{name}' is computed over the whole run, and its code is needed to read it: {error}"
+        ) from error
+    return metric

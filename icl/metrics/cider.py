@@ -1,0 +1,98 @@
+"""CIDEr-D (Vedantam et al., CVPR 2015), as released with the COCO caption evaluation.
+
+For n = 1..4 a caption c and each of its references s have vectors of tf-idf over n-grams, g(w) = tf(w) (log N - log
+max(1, df(w))), N queries, df(w) of them with w in one of their references. Then
+
+    CIDEr-D(c) = 10 x mean over n and s of  exp(-(l(c) - l(s))^2 / 2 sigma^2)  min(g_c, g_s) . g_s / (|g_c| |g_s|)
+
+with sigma 6. The lengths l are, as in the released code, numbers of bigrams. A corpus has one idf, so the score is of a
+whole cell, from its queries' references; the mean over captions is what is published (1.2 is printed as 120). By
+itself a sample has the same number with every n-gram as rare as any other, divided by 10.
+
+Words are split by a rule that is near the released tokeniser (Penn Treebank, lower case, marks dropped), not the same.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+from icl.metrics.base import Better, Judged
+from icl.metrics.over_run import Parts
+from icl.registry import component
+from icl.types import Example, Generation
+
+N, SIGMA = 4, 6.0
+Gram = tuple[str, ...]
+Weigh = Callable[[Gram], float]
+
+
+def words(caption: str) -> list[str]:
+    """Lower case, marks dropped, "n't" and "'s" split off as in the Penn Treebank."""
+    split = re.sub(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))\b", r" \1", caption.lower().replace("’", "'"))
+    return re.findall(r"n't|'(?:s|re|ve|ll|d|m)\b|[^\W_]+(?:-[^\W_]+)*", split)
+
+
+def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """CIDEr-D of each caption against its own references; the corpus is all of them. In [0, 10]."""
+    found = Counter(gram for each in references for gram in set().union(*map(_grams, each)))
+    size = math.log(len(references)) if references else 0.0
+
+    def weigh(gram: Gram) -> float:
+        return size - math.log(max(1, found[gram]))
+
+    return [_one(caption, each, weigh) for caption, each in zip(captions, references, strict=True)]
+
+
+@component("metric", "cider")
+@dataclass(frozen=True)
+class CIDEr:
+    """CIDEr-D of captions over a whole cell, in [0, 10]; the references are the accepted answers."""
+
+    better: ClassVar[Better] = "higher"
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        return _one(generation.text, example.answers, lambda gram: 1.0) / 10
+
+    def over_run(self, samples: Sequence[Judged]) -> Parts:
+        said = [sample.output or "" for sample in samples]
+        found = cider(said, [sample.gold for sample in samples])
+        return [
+            None if sample.score is None or sample.output is None else value
+            for sample, value in zip(samples, found, strict=True)
+        ]
+
+
+def _one(caption: str, references: Sequence[str], weigh: Weigh) -> float:
+    mine = _vectors(caption, weigh)
+    total = 0.0
+    for reference in references:
+        theirs = _vectors(reference, weigh)
+        gap = math.exp(-((_bigrams(caption) - _bigrams(reference)) ** 2) / (2 * SIGMA**2))
+        total += sum(gap * _likeness(mine[n], theirs[n]) for n in range(N)) / N
+    return 10 * total / len(references)
+
+
+def _likeness(mine: Mapping[Gram, float], theirs: Mapping[Gram, float]) -> float:
+    sizes = math.hypot(*mine.values()) * math.hypot(*theirs.values())
+    return sum(min(value, theirs[gram]) * theirs[gram] for gram, value in mine.items() if gram in theirs) / (sizes or 1)
+
+
+def _vectors(caption: str, weigh: Weigh) -> list[dict[Gram, float]]:
+    vectors: list[dict[Gram, float]] = [{} for _ in range(N)]
+    for gram, count in _grams(caption).items():
+        vectors[len(gram) - 1][gram] = count * weigh(gram)
+    return vectors
+
+
+def _bigrams(caption: str) -> int:
+    return max(0, len(words(caption)) - 1)
+
+
+@lru_cache(maxsize=100_000)
+def _grams(caption: str) -> Counter[Gram]:
+    told = words(caption)
+    return Counter(tuple(told[i : i + n]) for n in range(1, N + 1) for i in range(len(told) - n + 1))

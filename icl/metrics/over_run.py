@@ -1,0 +1,113 @@
+"""Statistics of a whole run as one number a sample, so that tables, intervals and paired tests treat them as scores.
+
+A statistic T of n samples is written as T plus each sample's influence on it (the infinitesimal jackknife; Efron and
+Tibshirani 1993, ch. 21):
+
+    ratio of sums    T = sum a / sum b,            c_i = T + n (a_i - T b_i) / sum b
+    area under ROC   T = mean of the placements,   c_i = T + n/m (V_i - T) for one of the m positives, likewise for the
+                     negatives (DeLong et al., 1988)
+    groups           as ratios, over groups; every sample of a group has its number, times n / (groups x size)
+
+The numbers average to T exactly. Resampling their clusters is the bootstrap of the statistic to first order, and the
+difference of two arms' numbers is the paired comparison (of areas: DeLong's). They are no scores of single samples and
+may leave [0, 1].
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icl.metrics.base import Judged
+
+Floats = NDArray[np.float64]
+Numbers = Sequence[float]
+Parts = list[float | None]
+
+
+def ratio(over: Numbers, under: Numbers) -> Parts:
+    """Numbers that average to sum(over) / sum(under); all None where there is nothing to divide by."""
+    a, b = np.asarray(over, dtype=np.float64), np.asarray(under, dtype=np.float64)
+    total = b.sum()
+    if not total:
+        return [None] * len(a)
+    whole = a.sum() / total
+    parts: Parts = (whole + len(a) * (a - whole * b) / total).tolist()
+    return parts
+
+
+def area(scores: Numbers, positive: Sequence[bool]) -> Parts:
+    """Numbers that average to the area under the ROC curve, ties half; all None where a class is missing."""
+    values, is_positive = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    mine, others = values[is_positive], values[~is_positive]
+    if not len(mine) or not len(others):
+        return [None] * len(values)
+    placed = np.empty(len(values))
+    placed[is_positive] = _share_below(mine, others)
+    placed[~is_positive] = 1 - _share_below(others, mine)
+    whole = placed[is_positive].mean()
+    size = np.where(is_positive, len(mine), len(others))
+    parts: Parts = (whole + len(values) / size * (placed - whole)).tolist()
+    return parts
+
+
+def of_groups(samples: Sequence[Judged], score: Callable[[Sequence[Judged]], float | None]) -> Parts:
+    """Numbers that average to the mean over groups of a group's score. A sample without a group is one by itself.
+
+    A group without a score (None), or with a sample that failed, has no part in the mean.
+    """
+
+    def alone(members: Sequence[Judged]) -> tuple[float, float] | None:
+        found = score(members)
+        return None if found is None else (found, 1.0)
+
+    return ratio_of_groups(samples, alone)
+
+
+def ratio_of_groups(
+    samples: Sequence[Judged], counts: Callable[[Sequence[Judged]], tuple[float, float] | None]
+) -> Parts:
+    """Numbers that average to sum(over) / sum(under) over groups, each of which gives (over, under) or has no part."""
+    groups = grouped(samples)
+    kept: list[list[int]] = []
+    pairs: list[tuple[float, float]] = []
+    for places in groups.values():
+        members = [samples[i] for i in places]
+        found = counts(members) if all(member.score is not None for member in members) else None
+        if found is not None:
+            kept.append(places)
+            pairs.append(found)
+    parts: Parts = [None] * len(samples)
+    counted = sum(map(len, kept))
+    shares = ratio([over for over, _ in pairs], [under for _, under in pairs])
+    for places, share in zip(kept, shares, strict=True):
+        part = None if share is None else share * counted / (len(kept) * len(places))
+        for i in places:
+            parts[i] = part
+    return parts
+
+
+def grouped(samples: Sequence[Judged]) -> dict[str, list[int]]:
+    """name -> places of its samples, in the order of the run."""
+    found: dict[str, list[int]] = {}
+    for place, sample in enumerate(samples):
+        found.setdefault(f"query {sample.query}" if sample.group is None else f"group {sample.group}", []).append(place)
+    return found
+
+
+def where_scored(samples: Sequence[Judged], parts: Callable[[Sequence[Judged]], Parts]) -> Parts:
+    """`parts` of the samples that have a score, None for the others."""
+    places = [i for i, sample in enumerate(samples) if sample.score is not None]
+    found = parts([samples[i] for i in places])
+    every: Parts = [None] * len(samples)
+    for place, value in zip(places, found, strict=True):
+        every[place] = value
+    return every
+
+
+def _share_below(values: Floats, others: Floats) -> Floats:
+    """Of each value: the share of the others that are below it, ties half."""
+    ordered = np.sort(others)
+    below = np.searchsorted(ordered, values, side="left")
+    up_to = np.searchsorted(ordered, values, side="right")
+    return np.asarray((below + up_to) / (2 * len(ordered)), dtype=np.float64)

@@ -1,0 +1,61 @@
+"""VL-ICL's own scorers (Zong et al., ICLR 2025), for comparison with its published numbers.
+
+The output is cut at its first line break, else at its first full stop, where that is not at its beginning (so "3.5" is
+cut to "3", and a line break wins over an earlier full stop). Then
+
+    exact    equal to the answer, in lower case                          (open-ended binding, TextOCR, CLEVR)
+    number   the first run of digits is the answer: no sign is read      (operator induction, both forms)
+    yes_no   "yes" where the answer is yes and the output has a yes in it; without one it is "no"   (matching)
+
+`strict` and `lenient` do not have these faults.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from icl.metrics.base import Better
+from icl.metrics.normalise import is_number
+from icl.metrics.yes_no import asks_yes_no
+from icl.registry import component
+from icl.types import Example, Generation
+
+Rule = Literal["exact", "number", "yes_no"]
+
+
+def cut(output: str) -> str:
+    """As the released scorers cut it."""
+    told = output.strip().strip("\n")
+    at = told.find("\n")
+    if at <= 0:
+        at = told.find(".")
+    return told[:at] if at > 0 else told
+
+
+def official(output: str, answer: str, rule: Rule) -> bool:
+    """Whether the released scorer of this rule counts the output as right."""
+    told = cut(output)
+    if rule == "yes_no":
+        return ("yes" in told.lower()) == (answer.lower() == "yes")
+    if rule == "number":
+        found = re.search(r"\d+", told)
+        told = found.group() if found else ""
+    return told.lower() == answer.lower()
+
+
+@component("metric", "vl_icl")
+@dataclass(frozen=True)
+class VLICL:
+    """Accuracy by VL-ICL's released scorers, faults included."""
+
+    better: ClassVar[Better] = "higher"
+
+    rule: Literal["auto", "exact", "number", "yes_no"] = "auto"  # auto: by the kind of the answer; CLEVR's is exact
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        rule: Rule
+        if self.rule != "auto":
+            rule = self.rule
+        else:
+            rule = "yes_no" if asks_yes_no(example) else "number" if is_number(example.answer) else "exact"
+        return float(official(generation.text, example.answer, rule))

@@ -1,0 +1,82 @@
+"""Winoground (Thrush et al., CVPR 2022): two captions of the same words, two pictures, which belongs to which?
+
+With s(c, i) how surely the model says yes to "does the caption match the picture", for captions 0, 1 and pictures 0, 1:
+
+    text   s(c0, i0) > s(c1, i0)  and  s(c1, i1) > s(c0, i1)        chance 1/4
+    image  s(c0, i0) > s(c0, i1)  and  s(c1, i1) > s(c1, i0)        chance 1/4
+    group  both                                                     chance 1/6
+
+A tie is wrong: with generated answers, which are 0 or 1, many are, so score options. The four questions of an item
+share a group and carry `meta["caption"]` and `meta["picture"]`; an item that lacks one has no part. SugarCrepe (Hsieh
+et al., NeurIPS 2023), one picture and two captions, is the metric `option` with the captions as options.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from icl.metrics.base import Better, Judged
+from icl.metrics.chosen import share
+from icl.metrics.over_run import Parts, of_groups
+from icl.metrics.yes_no import parse
+from icl.registry import component
+from icl.types import Example, Generation
+
+Sureness = dict[tuple[int, int], float]
+PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))
+"""(caption, picture)."""
+
+
+@dataclass(frozen=True)
+class Winoground:
+    """Base of the three. A sample's score is the probability of yes among the options, else whether yes was said."""
+
+    better: ClassVar[Better] = "higher"
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        if not {"caption", "picture"} <= set(example.meta):
+            return None
+        scored = share(generation.option_scores, "yes")
+        return float(parse(generation.text) == "yes") if scored is None else scored
+
+    def over_run(self, samples: Sequence[Judged]) -> Parts:
+        return of_groups(samples, self._item)
+
+    def holds(self, sure: Sureness) -> bool:
+        """Whether the item counts. sure: (caption, picture) -> how surely they match."""
+        raise NotImplementedError
+
+    def _item(self, members: Sequence[Judged]) -> float | None:
+        sure = {
+            (int(m.meta["caption"]), int(m.meta["picture"])): m.score
+            for m in members
+            if m.score is not None and {"caption", "picture"} <= set(m.meta)
+        }
+        return float(self.holds(sure)) if set(sure) == set(PLACES) else None
+
+
+@component("metric", "winoground_text")
+@dataclass(frozen=True)
+class Text(Winoground):
+    """Of both pictures, the right caption is surer than the other one; a tie is wrong."""
+
+    def holds(self, sure: Sureness) -> bool:
+        return sure[0, 0] > sure[1, 0] and sure[1, 1] > sure[0, 1]
+
+
+@component("metric", "winoground_image")
+@dataclass(frozen=True)
+class Image(Winoground):
+    """Of both captions, the right picture is surer than the other one; a tie is wrong."""
+
+    def holds(self, sure: Sureness) -> bool:
+        return sure[0, 0] > sure[0, 1] and sure[1, 1] > sure[1, 0]
+
+
+@component("metric", "winoground_group")
+@dataclass(frozen=True)
+class Both(Winoground):
+    """The text score and the image score hold for the same item."""
+
+    def holds(self, sure: Sureness) -> bool:
+        return Text().holds(sure) and Image().holds(sure)

@@ -1,0 +1,70 @@
+"""A score of a whole run, from the answers to the table: on a model whose answers are known."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import icl
+from experiments.loaded import load_run
+from experiments.report.tables import task_tables
+from experiments.report.view import view
+from icl.errors import StoreError
+
+TASK = {"name": "existence", "queries": 40, "pool_size": 20}
+
+
+@pytest.fixture
+def ran(tmp_path: Path) -> Path:
+    config: dict[str, Any] = {
+        "name": "t",
+        "task": TASK,
+        "model": "fake-vote",
+        "grid": {"shots": [1, 3]},
+        "seeds": [0, 1],
+        "metrics": ["lenient", "f1", "group_accuracy", {"name": "precision", "positive": "no"}],
+        "compare": {"to": {"shots": 1}, "metric": "f1"},
+    }
+    icl.run(config, runs=tmp_path, quiet=True)
+    return tmp_path / "t"
+
+
+def f1(rows: Any) -> float:
+    said, wanted = rows["output"] == "yes", rows["gold"].map(lambda gold: gold[0] == "yes")
+    return float(2 * (said & wanted).sum() / (said.sum() + wanted.sum()))
+
+
+def test_a_column_averages_to_the_statistic_of_each_cell(ran: Path) -> None:
+    frame = load_run(ran).samples()
+    for _, rows in frame.groupby("cell"):
+        assert rows["f1"].mean() == pytest.approx(f1(rows))
+        pairs = rows.groupby("group")["lenient"].min()
+        assert len(pairs) == 20
+        assert rows["group_accuracy"].mean() == pytest.approx(pairs.mean())
+        assert rows["lenient"].isin([0, 1]).all()
+
+
+def test_the_table_shows_the_mean_over_seeds_and_pairs_the_arms(ran: Path) -> None:
+    run = load_run(ran)
+    frame = run.samples()
+    (table,) = task_tables(view(run))
+    wanted = {shots: np.mean([f1(rows) for _, rows in own.groupby("cell")]) for shots, own in frame.groupby("shots")}
+    shown = next(row for row in table.rows if not row.baseline)
+    assert {shots: cell.mean for shots, cell in shown.cells.items()} == pytest.approx(wanted)
+    assert all(cell.low < cell.mean < cell.high for cell in shown.cells.values())
+    (told,) = run.compare().to_dict("records")
+    assert told["difference"] == pytest.approx(wanted[3] - wanted[1])
+    assert told["pairs"] == 80
+
+
+def test_the_vote_of_the_demonstrations_is_judged_over_the_run_too(ran: Path) -> None:
+    frame = load_run(ran).samples()
+    assert frame["vote:f1"].to_numpy() == pytest.approx(frame["f1"].to_numpy())  # the fake says what the vote says
+
+
+def test_code_that_is_not_found_is_a_sentence(ran: Path) -> None:
+    told = ran / "run.json"
+    told.write_text(told.read_text().replace('"name": "f1"', '"name": "gone.py:F1"'))
+    with pytest.raises(StoreError, match=r"the score 'f1' is computed over the whole run, and its code is needed"):
+        load_run(ran).samples()

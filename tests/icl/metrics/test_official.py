@@ -1,0 +1,202 @@
+"""Tests of published arithmetic on rows written by hand."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from icl.metrics.auc import AUC
+from icl.metrics.base import Judged
+from icl.metrics.binary import F1, Precision, Recall
+from icl.metrics.cider import CIDEr, cider, words
+from icl.metrics.groups import MME, GroupAccuracy
+from icl.metrics.vl_icl import VLICL, cut, official
+from icl.metrics.vqa_accuracy import VQA, vqa_accuracy
+from icl.metrics.winoground import Both, Image, Text
+from icl.types import Example, Generation
+
+
+def cell(metric, rows):
+    """The statistic of (generation, example) rows, as a run keeps them."""
+    kept = [
+        Judged(e.id, metric.score(g, e), e.group, g.text, e.answers, e.options, e.meta)
+        for g, e in ((g if isinstance(g, Generation) else Generation(g), e) for g, e in rows)
+    ]
+    parts = [part for part in metric.over_run(kept) if part is not None]
+    return float(np.mean(parts)) if parts else None
+
+
+def yes_no(name, answer, group=None, **meta):
+    return Example(name, (), "?", (answer,), ("yes", "no"), group=group, meta=meta)
+
+
+# 3 right yes, 1 missed yes, 2 wrong yes, 2 right no, and one output that says neither to a yes question
+POPE = [
+    (said, yes_no(f"q{i}", wanted))
+    for i, (said, wanted) in enumerate(
+        [("yes", "yes"), ("Yes, there is.", "yes"), ("yes", "yes"), ("no", "yes"), ("yes", "no"), ("Yes.", "no"),
+         ("no", "no"), ("No, it is not", "no"), ("perhaps", "yes")]
+    )
+]  # fmt: skip
+
+
+def test_precision_recall_and_f1_of_yes_as_pope_computes_them():
+    assert cell(Precision(), POPE) == pytest.approx(3 / 5)
+    assert cell(Recall(), POPE) == pytest.approx(3 / 5)
+    assert cell(F1(), POPE) == pytest.approx(2 * 3 / (5 + 5))
+
+
+def test_amber_looks_for_no():
+    # 3 no said, 2 of them right; 4 no wanted
+    assert cell(Precision("no"), POPE) == pytest.approx(2 / 3)
+    assert cell(Recall("no"), POPE) == pytest.approx(2 / 4)
+    assert cell(F1("no"), POPE) == pytest.approx(2 * 2 / (3 + 4))
+
+
+def test_precision_without_a_yes_is_none():
+    assert cell(Precision(), [("no", yes_no("a", "yes")), ("no", yes_no("b", "no"))]) is None
+
+
+def test_a_pair_counts_where_both_are_right():
+    rows = [("yes", yes_no("a", "yes", "p1")), ("no", yes_no("b", "no", "p1")),
+            ("yes", yes_no("c", "yes", "p2")), ("yes", yes_no("d", "no", "p2"))]  # fmt: skip
+    assert cell(GroupAccuracy(), rows) == 0.5
+
+
+def test_an_answer_to_a_pair_is_judged_by_its_options_where_they_were_scored():
+    scored = Generation("no", option_scores={"yes": -0.1, "no": -2.0})
+    assert cell(GroupAccuracy(), [(scored, yes_no("a", "yes", "p"))]) == 1
+
+
+def test_mme_sums_accuracy_and_accuracy_plus_a_subtask():
+    def two(subtask, picture, first, second):
+        return [(first, yes_no(f"{picture}1", "yes", picture, category=subtask)),
+                (second, yes_no(f"{picture}2", "no", picture, category=subtask))]  # fmt: skip
+
+    rows = two("count", "a", "yes", "no") + two("count", "b", "yes", "yes") + two("colour", "c", "no", "no")
+    # count: accuracy 75, accuracy+ 50; colour: 50 and 0
+    assert 200 * 2 * cell(MME(), rows) == pytest.approx(75 + 50 + 50 + 0)
+
+
+def test_the_area_is_the_share_of_ordered_pairs():
+    def sure(yes):
+        return Generation("", option_scores={"yes": math.log(yes), "no": math.log(1 - yes)})
+
+    rows = [(sure(0.9), yes_no("a", "yes")), (sure(0.4), yes_no("b", "yes")), (sure(0.4), yes_no("c", "no")),
+            (sure(0.1), yes_no("d", "no"))]  # fmt: skip
+    assert cell(AUC(), rows) == pytest.approx((1 + 1 + 0.5 + 1) / 4)
+    assert AUC().score(sure(0.9), yes_no("a", "yes")) == pytest.approx(0.9)
+
+
+def test_generated_answers_have_an_area_of_three_values():
+    rows = [("yes", yes_no("a", "yes")), ("no", yes_no("b", "yes")), ("perhaps", yes_no("c", "no"))]
+    assert cell(AUC(), rows) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("sure", "text", "image"),
+    [
+        ((0.9, 0.2, 0.1, 0.8), 1, 1),
+        ((0.9, 0.95, 0.1, 0.98), 1, 0),  # picture 1 is the surer one of both captions
+        ((0.9, 0.2, 0.95, 0.98), 0, 1),  # caption 1 is the surer one of both pictures
+        ((0.5, 0.5, 0.5, 0.5), 0, 0),  # a tie is wrong
+    ],
+)
+def test_winoground_is_strictly_greater_in_both_directions(sure, text, image):
+    places = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    rows = [
+        (
+            Generation("", option_scores={"yes": math.log(p), "no": math.log(1 - p)}),
+            yes_no(f"i{c}{i}", "yes" if c == i else "no", "item", caption=c, picture=i),
+        )
+        for (c, i), p in zip(places, sure, strict=True)
+    ]
+    assert (cell(Text(), rows), cell(Image(), rows), cell(Both(), rows)) == (text, image, text and image)
+    assert cell(Text(), rows[:3]) is None
+
+
+@pytest.mark.parametrize(("same", "share"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])
+def test_vqa_accuracy_leaves_each_annotator_out(same, share):
+    votes = ["cat"] * same + [f"other {i}" for i in range(10 - same)]
+    assert vqa_accuracy("The cat.", votes) == pytest.approx(share)
+
+
+def test_the_official_normalisation_waits_for_disagreement():
+    assert vqa_accuracy("2", ["two"] * 10) == 1
+    assert vqa_accuracy("2", ["two"] * 10, "official") == 0
+    assert vqa_accuracy("2", ["two"] * 9 + ["three"], "official") == 1
+
+
+def test_answers_without_annotators_have_no_vqa_accuracy():
+    assert VQA().score(Generation("a"), Example("e", (), "?", ("a",))) is None
+    told = Example("e", (), "?", ("a",), secret={"votes": ["a"] * 5 + ["b"] * 5})
+    assert VQA().score(Generation("b"), told) == 1
+
+
+def by_definition(caption, references, corpus):
+    """CIDEr-D with dense vectors over all n-grams of one order at a time."""
+
+    def grams(text, n):
+        told = text.split()
+        return [tuple(told[i : i + n]) for i in range(len(told) - n + 1)]
+
+    total = 0.0
+    for reference in references:
+        for n in range(1, 5):
+            space = sorted({g for text in (caption, reference) for g in grams(text, n)})
+            df = [sum(any(g in grams(text, n) for text in each) for each in corpus) for g in space]
+            idf = np.array([math.log(len(corpus)) - math.log(max(1, d)) for d in df])
+            c, s = (np.array([Counter(grams(text, n))[g] for g in space]) * idf for text in (caption, reference))
+            norm = np.linalg.norm(c) * np.linalg.norm(s)
+            gap = (len(caption.split()) - 1) - (len(reference.split()) - 1)
+            total += (np.minimum(c, s) @ s / norm if norm else 0) * math.exp(-(gap**2) / 72)
+    return 10 * total / 4 / len(references)
+
+
+CORPUS = [
+    ["a dog runs on the grass", "the dog is running"],
+    ["two cats sleep on a bed", "a bed with two cats on the bed"],
+    ["a red bus on the street", "the bus is red and the bus is old"],
+]
+CAPTIONS = ["a dog runs on grass", "two cats on the bed on the bed", "a dog is on the street"]
+
+
+def test_cider_is_as_its_definition_gives_it():
+    found = cider(CAPTIONS, CORPUS)
+    assert found == pytest.approx([by_definition(c, r, CORPUS) for c, r in zip(CAPTIONS, CORPUS, strict=True)])
+    assert found[0] > found[2] > 0
+    rows = [(c, Example(f"e{i}", (), "?", tuple(r))) for i, (c, r) in enumerate(zip(CAPTIONS, CORPUS, strict=True))]
+    assert cell(CIDEr(), rows) == pytest.approx(np.mean(found))
+
+
+def test_a_caption_that_is_its_only_reference_has_ten():
+    assert cider(["a dog runs on the grass", "two cats sleep here"], [["a dog runs on the grass"], ["x y z w"]])[0] == (
+        pytest.approx(10)
+    )
+
+
+def test_words_of_captions_are_split_as_in_the_penn_treebank():
+    assert words("The dog's ball isn't red-hot, it’s BLUE.") == [
+        "the", "dog", "'s", "ball", "is", "n't", "red-hot", "it", "'s", "blue",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [(" dax. It is", "dax"), ("dax\nwug. x", "dax"), ("3.5", "3"), (".5", ".5"), ("a. b\nc", "a. b"), ("", "")],
+)
+def test_vl_icl_cuts_an_output_at_a_line_break_or_a_full_stop(output, told):
+    assert cut(output) == told
+
+
+def test_vl_icl_scores_as_released_faults_included():
+    assert official("Dax.", "dax", "exact")
+    assert not official("a dax", "dax", "exact")
+    assert official("it is -3", "3", "number")
+    assert not official("-3", "-3", "number")
+    assert official("no idea", "no", "yes_no")
+    assert official("maybe", "no", "yes_no")
+    assert official("oh yes", "yes", "yes_no")
+    assert VLICL().score(Generation("the answer is 12"), Example("e", (), "?", ("12",))) == 1
+    assert VLICL("exact").score(Generation("the answer is 12"), Example("e", (), "?", ("12",))) == 0
