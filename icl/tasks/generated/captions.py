@@ -1,12 +1,11 @@
 """Describing scenes: captions of 8 to 20 words, for what a decoder invents (CHAIR, Rohrbach et al., EMNLP 2018)."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from typing import ClassVar
 
 from icl.params import PositiveInt
 from icl.registry import component, parameter
-from icl.tasks.base import Pool
-from icl.tasks.generated.episode import query_id
+from icl.tasks.generated.episode import OnePool, Split
 from icl.tasks.generated.scene import groups_of, noun, scene
 from icl.tasks.generated.wording import CAPTION_QUESTIONS, caption
 from icl.tasks.generated.world import CONCEPTS
@@ -18,11 +17,13 @@ VOCABULARY = tuple(noun(concept) for concept in CONCEPTS)
 
 @component("task", "captions")
 @dataclass(frozen=True)
-class Captions:
+class Captions(OnePool):
     """Describe the picture: the answer is one reference caption; what is in the scene is kept for CHAIR.
 
     There are no options. Score captions with `chair_i`, `chair_s` and `chair_recall`; strict asks for the very words.
     """
+
+    called: ClassVar[str] = "captions"
 
     query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
     support: PositiveInt = parameter("pool_size", 100)  # scenes in the pool
@@ -32,23 +33,8 @@ class Captions:
     def title(self) -> str:
         return "captions"
 
-    @cached_property
-    def queries(self) -> tuple[Example, ...]:
-        return tuple(self._example(f"query/{i}", query_id("captions", i)) for i in range(self.query_limit))
-
-    @cached_property
-    def _pool(self) -> Pool:
-        return Pool(tuple(self._example(f"pool/{i}", f"captions-pool-{i:05d}") for i in range(self.support)))
-
-    def pool(self, query_id: str) -> Pool:
-        return self._pool
-
-    @property
-    def pool_size(self) -> int:
-        return self.support
-
-    def _example(self, stream: str, name: str) -> Example:
-        drawing = scene(self.seed, f"captions/{stream}")
+    def example(self, split: Split, number: int, name: str) -> Example:
+        drawing = scene(self.seed, f"captions/{split}/{number}")
         groups = groups_of(drawing)
         return Example(
             id=name,

@@ -5,16 +5,14 @@ presence, is asked: VL-ICL's count induction (Zong et al., ICLR 2025), where the
 """
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 from icl.errors import ConfigError
 from icl.params import PositiveInt
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.base import Pool
 from icl.tasks.generated.drawing import Drawing
-from icl.tasks.generated.episode import evenly, query_id, shuffled
+from icl.tasks.generated.episode import OnePool, Split, evenly, shuffled
 from icl.tasks.generated.scene import groups_of, scene
 from icl.tasks.generated.wording import (
     BARE_QUESTIONS,
@@ -33,12 +31,14 @@ TRIES = 40  # scenes drawn for one that has the wanted number; then any will do
 
 @component("task", "counting")
 @dataclass(frozen=True)
-class Counting:
+class Counting(OnePool):
     """How many shapes of a colour, of a kind, or of both there are; answers are digits.
 
     The answers 0, 1, 2 and 3 are about equally frequent, in the queries and in the pool (by `all`: as scenes come, 1 to
     6). The options are the digits 0 to 6, or yes and no.
     """
+
+    called: ClassVar[str] = "counting"
 
     by: Literal["colour", "shape", "both", "all"] = "colour"  # what the question restricts the count to
     bare: bool = False  # the question is one word; by colour or shape only
@@ -58,22 +58,7 @@ class Counting:
         bare = f" · one word, {self.answer}" if self.bare else ""
         return f"counting · by {self.by}{bare}"
 
-    @cached_property
-    def queries(self) -> tuple[Example, ...]:
-        return tuple(self._example("query", i, query_id("counting", i)) for i in range(self.query_limit))
-
-    @cached_property
-    def _pool(self) -> Pool:
-        return Pool(tuple(self._example("pool", i, f"counting-pool-{i:05d}") for i in range(self.support)))
-
-    def pool(self, query_id: str) -> Pool:
-        return self._pool
-
-    @property
-    def pool_size(self) -> int:
-        return self.support
-
-    def _example(self, split: str, number: int, name: str) -> Example:
+    def example(self, split: Split, number: int, name: str) -> Example:
         drawing, (colour, shape) = self._scene(split, number)
         count = _number(drawing, colour, shape)
         presence = self.answer == "presence"

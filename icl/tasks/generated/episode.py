@@ -2,14 +2,45 @@
 
 import re
 from collections.abc import Sequence
-from typing import TypeVar
+from functools import cached_property
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 
 from icl.errors import DataError
 from icl.streams import StreamKey
+from icl.tasks.base import Pool
+from icl.types import Example
 
 T = TypeVar("T")
+Split = Literal["query", "pool"]
+
+
+class OnePool:
+    """Base of tasks whose queries share one pool: examples by split and number, drawn from streams of their own."""
+
+    called: ClassVar[str]  # begins the ids
+    query_limit: int
+    support: int
+
+    def example(self, split: Split, number: int, name: str) -> Example:
+        """The example of this number, with this id."""
+        raise NotImplementedError
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        return tuple(self.example("query", i, query_id(self.called, i)) for i in range(self.query_limit))
+
+    @cached_property
+    def _pool(self) -> Pool:
+        return Pool(tuple(self.example("pool", i, f"{self.called}-pool-{i:05d}") for i in range(self.support)))
+
+    def pool(self, query_id: str) -> Pool:
+        return self._pool
+
+    @property
+    def pool_size(self) -> int:
+        return self.support
 
 
 def query_id(task: str, number: int) -> str:

@@ -12,8 +12,7 @@ object again and again, which any demonstration then answers, so here they are d
 """
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -21,8 +20,7 @@ from icl.errors import ConfigError
 from icl.params import PositiveInt, Share
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.base import Pool
-from icl.tasks.generated.episode import query_id, shuffled
+from icl.tasks.generated.episode import OnePool, Split, shuffled
 from icl.tasks.generated.scene import groups_of, noun, scene
 from icl.tasks.generated.wording import EXISTENCE_QUESTIONS, with_article
 from icl.tasks.generated.world import CONCEPTS, MAX_GROUPS, Concept, companion, popularity
@@ -34,12 +32,15 @@ Sampling = Literal["random", "popular", "adversarial"]
 
 @component("task", "existence")
 @dataclass(frozen=True)
-class Existence:
-    """Yes or no: is this object in the scene? POPE's random, popular and adversarial samplings, balanced labels.
+class Existence(OnePool):
+    """Yes or no: is this object in the scene? POPE's random, popular and adversarial samplings, any ratio of labels.
 
-    Questions about one picture share a group. A question of the same number is about the same scene in every sampling,
+    A method that only says yes more often gains where yes is rare to say and loses where it is common: run `yes_ratio`
+    .25, .5 and .75. Questions about one picture share a group. A question of the same number is about the same scene in every sampling,
     so the samplings are paired. The pool is sampled like the queries, from other scenes.
     """
+
+    called: ClassVar[str] = "existence"
 
     sampling: Sampling = "random"  # of the objects that are not there
     yes_ratio: Share = 0.5  # share of questions whose answer is yes, in the queries and in the pool
@@ -61,22 +62,7 @@ class Existence:
     def title(self) -> str:
         return f"existence · {self.sampling}"
 
-    @cached_property
-    def queries(self) -> tuple[Example, ...]:
-        return tuple(self._example("query", i, query_id("existence", i)) for i in range(self.query_limit))
-
-    @cached_property
-    def _pool(self) -> Pool:
-        return Pool(tuple(self._example("pool", i, f"existence-pool-{i:05d}") for i in range(self.support)))
-
-    def pool(self, query_id: str) -> Pool:
-        return self._pool
-
-    @property
-    def pool_size(self) -> int:
-        return self.support
-
-    def _example(self, split: str, number: int, name: str) -> Example:
+    def example(self, split: Split, number: int, name: str) -> Example:
         picture, place = divmod(number, self.per_picture)
         stream = f"existence/{split}/{picture}"
         yes = self._yes(picture)

@@ -7,15 +7,13 @@ pool's as published, for retrievers that keep it.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 from icl.params import PositiveInt
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.base import Pool
 from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
-from icl.tasks.generated.episode import evenly, pick, query_id
+from icl.tasks.generated.episode import OnePool, Split, evenly, pick
 from icl.tasks.generated.world import Concept
 from icl.types import Example
 
@@ -25,11 +23,13 @@ ANSWERS = ("yes", "no")
 
 @component("task", "matching")
 @dataclass(frozen=True)
-class Matching:
+class Matching(OnePool):
     """Yes or no: do the two pictures match? Only the demonstrations tell what has to be alike.
 
     Half of the queries and half of the pool are yes. All queries share the pool; its pictures are no query's.
     """
+
+    called: ClassVar[str] = "matching"
 
     by: Literal["pair", "colour", "shape"] = "pair"  # what is alike in a match; pair: colour and shape together
     drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
@@ -42,26 +42,11 @@ class Matching:
     def title(self) -> str:
         return "matching" if self.by == "pair" else f"matching · by {self.by}"
 
-    @cached_property
-    def queries(self) -> tuple[Example, ...]:
-        return tuple(self._example("query", i, query_id("matching", i)) for i in range(self.query_limit))
-
-    @cached_property
-    def _pool(self) -> Pool:
-        return Pool(tuple(self._example("pool", i, f"matching-pool-{i:05d}") for i in range(self.support)))
-
-    def pool(self, query_id: str) -> Pool:
-        return self._pool
-
-    @property
-    def pool_size(self) -> int:
-        return self.support
-
     def alike(self, one: Concept, other: Concept) -> bool:
         """Whether two concepts match."""
         return {"pair": one == other, "colour": one[0] == other[0], "shape": one[1] == other[1]}[self.by]
 
-    def _example(self, split: str, number: int, name: str) -> Example:
+    def example(self, split: Split, number: int, name: str) -> Example:
         answer = evenly(self.seed, f"matching/{split}/answer", number, ANSWERS)
         if self.official_order and split == "pool":
             answer = ANSWERS[number % 2]

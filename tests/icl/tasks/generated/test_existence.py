@@ -38,6 +38,17 @@ def test_the_share_of_yes_is_a_parameter():
     assert sum(e.answer == "yes" for e in Existence(yes_ratio=0.0).queries) == 0
 
 
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize(("ratio", "yes"), [(0.25, 60), (0.5, 120), (0.75, 180)])
+def test_label_ratios_are_exact_in_every_sampling_and_their_place_tells_nothing(sampling, ratio, yes):
+    task = Existence(sampling=sampling, yes_ratio=ratio, query_limit=240)
+    assert Counter(e.answer for e in task.queries) == {"yes": yes, "no": 240 - yes}
+    assert Counter(e.answer for e in task.pool("").examples)["yes"] == 200 * ratio
+    for place in (0, 1):
+        share = sum(e.answer == "yes" for e in task.queries[place::2]) / 120
+        assert abs(share - ratio) < 0.12
+
+
 def test_questions_about_a_picture_share_a_group_and_ask_different_objects():
     groups: dict[str, list] = {}
     for example in Existence(per_picture=6).queries:
