@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.contexts import Written
 from experiments.grid import Cell
-from icl.errors import ICLError
+from icl.errors import ICLError, ModelError
 from icl.models.base import Model, Request
 from icl.types import Generation, Prompt
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 Answer = Generation | str
 """What a model said, or why it said nothing."""
+
+AT_ONCE = 32
+"""Requests that a model without `answer_each` is asked in one call: what a kill can lose at most. A model that batches
+better with more says so by `at_once`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +87,10 @@ def _through_requests(model: Model, asked: Sequence[Asked], done: Done) -> None:
     if answer_each is not None:
         answer_each(requests, finished)
         return
-    for i, result in enumerate(_generated(model, requests)):
-        finished(i, result)
+    at_once: int = getattr(model, "at_once", AT_ONCE)
+    for start in range(0, len(requests), at_once):
+        for i, result in enumerate(_generated(model, requests[start : start + at_once])):
+            finished(start + i, result)
 
 
 def _request(model: Model, one: Asked) -> Request:
@@ -102,9 +108,13 @@ def _request(model: Model, one: Asked) -> Request:
 def _generated(model: Model, requests: Sequence[Request]) -> list[Answer]:
     """In halves where a request of the batch fails, so that it fails alone."""
     try:
-        return list(model.generate(requests))
+        said: list[Answer] = list(model.generate(requests))
     except ICLError as error:
         if len(requests) == 1:
             return [str(error)]
+    else:
+        if len(said) != len(requests):
+            raise ModelError(f"the model gave {len(said)} answers to {len(requests)} requests: it owes one to each.")
+        return said
     middle = len(requests) // 2
     return [*_generated(model, requests[:middle]), *_generated(model, requests[middle:])]

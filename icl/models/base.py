@@ -38,6 +38,7 @@ class Model(Protocol):
     """needs: 'gold' or 'demos' where the backend is an oracle or a fake that reads them.
 
     A class may say more of itself: `quantizations`, the settings it can be run in; `adapters`, whether it takes any;
+    `at_once`, requests that one call of `generate` is given, and a kill can lose (32 where it does not say);
     `counts_exactly = False`, where tokens are only estimated. One whose answers arrive one by one has `answer_each`
     (see `icl.models.remote`), so that each is kept as soon as it is there. The runner prints `notes` once the model is
     loaded, and calls `unload()` after its last cell. With sessions, `token_budget` is what one prefill may hold and
