@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 POOLS_READ = 32
 """Pools of single queries that are read to know whether the demonstrations are the same as before."""
 
+ASKED = {"generate": "answers"}
+"""ability that a retriever wants of the model -> what it reads."""
+
 
 def check_needs(grid: Grid) -> None:
     """Every strategy on its model, every retriever with what it needs. Raises PlanError; reads no data."""
@@ -19,11 +22,13 @@ def check_needs(grid: Grid) -> None:
         if problem := unmet(cell):
             raise PlanError(f"{_where(grid, 'decoding', cell)}: model '{cell.labels['model']}': {problem}")
         needs: frozenset[str] = getattr(cell.retriever, "needs", frozenset())
-        if "model" in needs and "logits" not in cell.model.abilities:
-            name = cell.labels["retriever"]
-            where = _where(grid, "retriever", cell)
+        asked = getattr(cell.retriever, "asks", "logits")
+        if "model" in needs and asked not in cell.model.abilities:
+            name = f"'{cell.labels['retriever']}'{' with its rerankers' if cell.rerank else ''}"
+            where = _where(grid, "rerank" if cell.rerank else "retriever", cell)
             raise PlanError(
-                f"{where}: retriever '{name}' reads the model, and '{cell.labels['model']}' gives no logits."
+                f"{where}: retriever {name} reads the model's {ASKED.get(asked, asked)}, and "
+                f"'{cell.labels['model']}' gives none."
             )
 
 

@@ -1,6 +1,6 @@
 """What an experiment file says, checked key by key before any component is built.
 
-    name, task, model, seeds, shots, retriever, order, transforms, compose, decoding, score, max_new_tokens,
+    name, task, model, seeds, shots, retriever, rerank, order, transforms, compose, decoding, score, max_new_tokens,
     metrics, controls, trace, grid, zip, exclude, compare
 
 A key outside `grid` holds for all cells; the same key in `grid` (every combination) or `zip` (side by side) is an axis
@@ -15,7 +15,7 @@ from typing import Any
 
 from experiments.document import Document, read
 from experiments.overrides import overridden
-from experiments.vocabulary import AXES, CORRECTIONS, DEFAULTS, KEYS, KINDS, SCORES
+from experiments.vocabulary import AXES, CORRECTIONS, DEFAULTS, KEYS, KINDS, LISTS, SCORES
 from icl.errors import ConfigError, did_you_mean
 
 
@@ -106,9 +106,9 @@ def check_value(axis: str, node: Any, where: str) -> None:
         raise ConfigError(
             f"{where}: score is one of {', '.join(SCORES)}, not {node!r}.{did_you_mean(str(node), SCORES)}"
         )
-    if axis == "transforms" and not isinstance(node, list):
-        raise ConfigError(f"{where}: transforms is a list of components, applied in turn, not {node!r}.")
-    if axis in KINDS and axis != "transforms" and isinstance(node, list):
+    if axis in LISTS and not isinstance(node, list):
+        raise ConfigError(f"{where}: {axis} is a list of components, applied in turn, not {node!r}.")
+    if axis in KINDS and axis not in LISTS and isinstance(node, list):
         raise ConfigError(f"{where}: a list of {axis} values is an axis: write it under grid.")
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from icl.models.base import Model
     from icl.tasks.base import Task
     from prompts.base import Composer, Orderer, Transform
-    from retrievers.base import Retriever
+    from retrievers.base import Reranker, Retriever
 
 SETTLED = ("seed", *AXES)
 """The columns that describe a cell, in the order of tables."""
@@ -31,7 +31,10 @@ SETTLED = ("seed", *AXES)
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One resolved combination. told: its canonical JSON; labels: axis -> short name, as tables show it."""
+    """One resolved combination. told: its canonical JSON; labels: axis -> short name, as tables show it.
+
+    retriever: with the rerankers of the axis `rerank` on it, where there are any; `value` has both apart.
+    """
 
     task: "Task"
     model: "Model"
@@ -48,6 +51,12 @@ class Cell:
     digest: str
     control: bool = False
     labels: Mapping[str, Any] = field(default_factory=dict)
+    rerank: "tuple[Reranker, ...] | None" = ()
+
+    def value(self, axis: str) -> Any:
+        """The component or number that the config names on this axis."""
+        named: Any = self.retriever
+        return named.of if axis == "retriever" and self.rerank else getattr(self, axis)
 
     @property
     def demonstrations(self) -> int:
@@ -130,14 +139,14 @@ class _Factory:
         return found
 
     def cell(self, point: Mapping[str, Node], arm: "Arm", control: bool, seed: int) -> Cell:
-        transforms, where = point["transforms"]
+        rerank = self.several("rerank", point["rerank"])
         return Cell(
             self.component("task", point["task"]),
             self.component("model", point["model"]),
             point["shots"][0],
-            self.component("retriever", point["retriever"]),
+            self._reranked(self.component("retriever", point["retriever"]), rerank),
             self.component("order", point["order"]),
-            tuple(self.component("transforms", (t, f"{where}[{i}]")) for i, t in enumerate(transforms)),
+            self.several("transforms", point["transforms"]),
             self.component("compose", point["compose"]),
             arm,
             point["score"][0],
@@ -146,18 +155,40 @@ class _Factory:
             {},
             "",
             control,
+            rerank=rerank,
         )
+
+    def several(self, key: str, node: Node) -> tuple[Any, ...]:
+        """The components of a list: one tuple for equal lists."""
+        told, where = node
+        place = f"{key}[]:{json.dumps(told, sort_keys=True, default=repr)}"
+        if place not in self.built:
+            self.built[place] = tuple(self.component(key, (one, f"{where}[{i}]")) for i, one in enumerate(told))
+        found: tuple[Any, ...] = self.built[place]
+        return found
+
+    def _reranked(self, retriever: "Retriever", rerank: "tuple[Reranker, ...]") -> "Retriever":
+        """One object for the same rerankers on the same retriever, so that its demonstrations are shared."""
+        from retrievers.reranked import Reranked
+
+        place = f"reranked:{id(retriever)}:{[id(one) for one in rerank]}"
+        if place not in self.built:
+            self.built[place] = Reranked(of=retriever, rerank=rerank) if rerank else retriever
+        found: Retriever = self.built[place]
+        return found
 
     def settled(self, cell: Cell, where: str) -> Cell:
         """Without what cannot matter, and with the digest of what does. where: the model's place in the file."""
         if cell.shots == 0:
             free: dict[str, Any] = dict.fromkeys(FREE_AT_ZERO)
             cell = replace(cell, **free)
-        told = {"seed": cell.seed, **{axis: self._told(axis, getattr(cell, axis)) for axis in AXES}}
+        told = {"seed": cell.seed, **{axis: self._told(axis, cell.value(axis)) for axis in AXES}}
         place = f"digest:{id(cell.model)}"
         if place not in self.built:
             self.built[place] = _digest(cell.model, where)
         identity = {**told, "model": {"name": told["model"]["name"], "digest": self.built[place]}}
+        if not cell.rerank:  # cells from before there was this axis keep their digest
+            del identity["rerank"]
         return replace(cell, told=told, digest=digest_of(identity))
 
     def _told(self, axis: str, value: Any) -> Any:

@@ -7,6 +7,7 @@ matches any of its values.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from experiments.vocabulary import LISTS
 from icl.errors import ConfigError, did_you_mean
 from icl.registry import describe
 
@@ -21,10 +22,10 @@ def inside(hole: "Mapping[str, Any]", cell: "Cell") -> bool:
 
 def has(cell: "Cell", axis: str, wanted: Any) -> bool:
     """Whether the cell has this value on this axis."""
-    if isinstance(wanted, list) and axis != "transforms":
+    if isinstance(wanted, list) and axis not in LISTS:
         return any(has(cell, axis, one) for one in wanted)
     if axis != "decoding":
-        return _covers(wanted, describe(getattr(cell, axis)))
+        return _covers(wanted, describe(cell.value(axis)))
     told = cell.decoding.describe()
     return wanted == cell.decoding.label or _covers(wanted, {**told["strategy"], "sampling": told["sampler"]})
 

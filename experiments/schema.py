@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.vocabulary import AXES, CORRECTIONS, DEFAULTS, KINDS, SCORES
+from experiments.vocabulary import AXES, CORRECTIONS, DEFAULTS, KINDS, LISTS, SCORES
 from icl.registry import schema
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -65,7 +65,7 @@ def _value(axis: str) -> dict[str, Any]:
     if axis == "score":
         return {"enum": list(SCORES), **default}
     node = {"$ref": f"#/$defs/{KINDS[axis]}"}
-    return {"type": "array", "items": node, **default} if axis == "transforms" else {**node, **default}
+    return {"type": "array", "items": node, **default} if axis in LISTS else {**node, **default}
 
 
 def _with_arm_keys(node: dict[str, Any]) -> dict[str, Any]:

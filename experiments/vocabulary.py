@@ -7,6 +7,7 @@ KINDS: Mapping[str, str] = {
     "task": "task",
     "model": "model",
     "retriever": "retriever",
+    "rerank": "reranker",
     "order": "orderer",
     "transforms": "transform",
     "compose": "composer",
@@ -17,6 +18,7 @@ KINDS: Mapping[str, str] = {
 DEFAULTS: Mapping[str, Any] = {
     "shots": 0,
     "retriever": "random",
+    "rerank": [],
     "order": "reversed",
     "transforms": [],
     "compose": "chat",
@@ -26,7 +28,9 @@ DEFAULTS: Mapping[str, Any] = {
 }
 AXES: tuple[str, ...] = ("task", "model", *DEFAULTS)
 KEYS: tuple[str, ...] = ("name", *AXES, "seeds", "metrics", "controls", "trace", "grid", "zip", "exclude", "compare")
-FREE_AT_ZERO = ("retriever", "order")
+LISTS = ("rerank", "transforms")
+"""Keys that hold a list of components, applied in turn."""
+FREE_AT_ZERO = ("retriever", "rerank", "order")
 """Axes that cannot matter without demonstrations: one arm at 0 shots serves all of their values."""
 SCORES = ("generate", "options")
 CORRECTIONS = ("holm", "none")

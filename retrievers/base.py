@@ -76,7 +76,10 @@ class FittedRetriever(Protocol):
 
 @runtime_checkable
 class Retriever(Protocol):
-    """A component of kind `retriever`. needs: among 'embedder', 'model', 'labels', 'gold'."""
+    """A component of kind `retriever`. needs: among 'embedder', 'model', 'labels', 'gold'.
+
+    One that needs the model may say which ability it wants of it, `asks = "generate"`; otherwise it is "logits".
+    """
 
     needs: ClassVar[frozenset[str]]
 

@@ -7,6 +7,8 @@ for classes that it never saw?), or read from a file that `Head.save` wrote. The
 details that are not published; a linear head over frozen features is a reconstruction.
 """
 
+# ruff: noqa: RUF036  pydantic takes the first member of a union that fits: None is no task
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +43,7 @@ class InvariantSelect(TopKNearest):
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "labels"})
 
     head: str | None = None  # a saved head; none: train one
-    trained_on: Annotated[Task | None, Nested("task")] = None  # on whose (first) pool; none: the pool at hand
+    trained_on: None | Annotated[Task, Nested("task")] = None  # on whose (first) pool; none: the pool at hand
     steps: Count = 100  # of training; 0 is topk_nearest
     rate: Positive = 1e-3  # Adam's step
     temperature: Positive = 0.1  # of the contrastive loss

@@ -17,7 +17,7 @@ from icl.registry import Nested, component
 from icl.tasks.base import Pool
 from icl.types import Query, Scored
 from retrievers.base import FittedReranker, FittedRetriever, Reranker, Resources, Retriever
-from retrievers.wrapping import Wrapping
+from retrievers.wrapping import Wrapping, asked_of
 
 
 @component("retriever", "reranked")
@@ -36,6 +36,12 @@ class Reranked(Wrapping):
     @property
     def needs(self) -> frozenset[str]:
         return self.of.needs.union(*(reranker.needs for reranker in self.rerank))
+
+    @property
+    def asks(self) -> str:
+        parts: tuple[Retriever | Reranker, ...] = (self.of, *self.rerank)
+        asking = [one for one in parts if "model" in one.needs]
+        return "generate" if all(asked_of(one) == "generate" for one in asking) else "logits"
 
     @property
     def nested(self) -> bool:

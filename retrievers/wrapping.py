@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from icl.types import Example, Query
-from retrievers.base import Resources, Retriever
+from retrievers.base import Reranker, Resources, Retriever
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +30,20 @@ class Wrapping:
     def exact(self) -> bool:
         return promised(self.of, "exact", True)
 
+    @property
+    def asks(self) -> str:
+        return asked_of(self.of)
+
     def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
         """Let the retriever inside embed the members of many small pools at once, where it can."""
         prepare: Any = getattr(self.of, "prepare", None)
         if prepare is not None:
             prepare(items, resources)
+
+
+def asked_of(component: Retriever | Reranker) -> str:
+    """The ability that it wants of the model, where it needs one: one that does not say reads logits."""
+    return str(getattr(component, "asks", "logits"))
 
 
 def promised(retriever: Retriever, name: str, default: bool) -> bool:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from experiments.report.view import View
-from experiments.stats.arms import NONE, UNIT, arms, baseline_of, belongs, values_of
+from experiments.stats.arms import UNIT, arms, baseline_of, belongs, values_of
 from experiments.stats.compare import compare
 from experiments.stats.gain import curve
 from experiments.stats.intervals import Estimate, estimate
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 VOTE = "vote"
+CHOOSE = ("retriever", "rerank")
+"""Axes that decide which demonstrations are shown, and so what they vote for."""
 Labels = tuple[str, ...]
 
 
@@ -136,13 +138,12 @@ def _shared(axes: Sequence[str], found: Mapping[Labels, Mapping[int, Estimate]],
 def _votes(axes: Sequence[str], samples: "DataFrame", column: str) -> Iterator[Row]:
     """The vote of each retriever's demonstrations, under the rows of the arms that read them."""
     voted = samples[samples[column].notna() & (samples["shots"] != 0)].drop_duplicates(
-        ["query", "seed", "shots", *(["retriever"] if "retriever" in axes else [])]
+        ["query", "seed", "shots", *(chosen_by := [axis for axis in CHOOSE if axis in axes])]
     )
-    for name in values_of(voted, "retriever") if "retriever" in axes else (NONE,):
-        own = voted[voted["retriever"] == name] if "retriever" in axes else voted
+    for chooser, own in arms(voted, chosen_by):
         cells = {int(arm["shots"]): _estimate(rows, column) for arm, rows in arms(own, ["shots"])}
         if cells:
-            labels = (str(name) if axis == "retriever" else VOTE if axis == axes[-1] else "" for axis in axes)
+            labels = (str(chooser[axis]) if axis in chooser else VOTE if axis == axes[-1] else "" for axis in axes)
             yield Row(tuple(labels), cells, baseline=True)
 
 

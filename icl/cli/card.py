@@ -7,16 +7,15 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.vocabulary import KINDS
+from experiments.vocabulary import KINDS, LISTS
 from icl.parameters import Parameter, parameters
 from icl.registry import resolve
 
 PLACES: Mapping[str, str] = {
     **{kind: f"{key}: {{}}" for key, kind in KINDS.items()},
-    "transform": "transforms: [{}]",
+    **{KINDS[key]: f"{key}: [{{}}]" for key in LISTS},
     "metric": "metrics: [strict, {}]",
     "embedder": "retriever: {{name: knn, embedder: {}}}",
-    "reranker": "retriever: {{name: reranked, of: knn, rerank: [{}]}}",
 }
 """kind -> where a config has a node of it."""
 

@@ -33,6 +33,7 @@ class Caption:
     """Candidates ranked by the model's own description of the query's picture (VICL)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "model"})
+    asks: ClassVar[str] = "generate"
 
     ask: str = "Describe the image in one sentence."  # what the model is asked of the query's picture
     max_new_tokens: PositiveInt = 32  # of the description

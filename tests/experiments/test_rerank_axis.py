@@ -1,0 +1,100 @@
+"""Rerankers as a key of an experiment, and as an axis beside the retriever's."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from experiments.api import run
+from experiments.checks import check_needs
+from experiments.config import load
+from experiments.grid import expand
+from experiments.report.tables import task_tables
+from experiments.report.view import view
+from experiments.schema import experiment_schema
+from icl.errors import ConfigError, PlanError
+
+
+def _cells(config: dict[str, Any]) -> list[Any]:
+    return list(expand(load(config)).cells)
+
+
+def test_rerankers_stand_on_every_retriever_and_both_axes_keep_their_names(mapping: Any, tmp_path: Path) -> None:
+    axes = {"retriever": ["random", "balanced"], "rerank": [[], ["label_balance"]]}
+    done = run(mapping(grid=axes, compare={"to": {"rerank": "none"}}), runs=tmp_path, quiet=True)
+    frame = done.samples()
+    counts = frame.groupby(["retriever", "rerank"]).size().to_dict()
+    assert counts == {(r, k): 6 for r in ("random", "balanced") for k in ("none", "label_balance")}
+    shown = frame[frame["rerank"] != "none"].groupby("retriever")["demos"].agg(str)
+    assert shown["random"] != shown["balanced"]
+    assert set(done.compare()["retriever"]) == {"random", "balanced"}
+    votes = [row for table in task_tables(view(done)) for row in table.rows if row.baseline]
+    assert len(votes) == 4
+
+
+def test_the_axis_does_what_the_retriever_reranked_does(mapping: Any, tmp_path: Path) -> None:
+    inside = {"name": "reranked", "of": "random", "rerank": ["label_balance"]}
+    one, other = (
+        run(mapping(name=name, **keys), runs=tmp_path, quiet=True).samples()
+        for name, keys in (("axis", {"rerank": ["label_balance"]}), ("inside", {"retriever": inside}))
+    )
+    assert one["demos"].tolist() == other["demos"].tolist()
+
+
+def test_without_rerankers_a_cell_has_the_digest_that_it_had(mapping: Any) -> None:
+    (plain,) = _cells(mapping())
+    (empty,) = _cells(mapping(rerank=[]))
+    (balanced,) = _cells(mapping(rerank=["label_balance"]))
+    assert plain.digest == empty.digest != balanced.digest
+    assert (balanced.told["retriever"]["name"], balanced.told["rerank"]) == ("random", [{"name": "label_balance"}])
+
+
+def test_at_0_shots_rerankers_are_one_cell(mapping: Any) -> None:
+    cells = _cells({**mapping(grid={"rerank": [[], ["label_balance"]]}), "shots": 0})
+    assert [cell.labels["rerank"] for cell in cells] == ["none"]
+
+
+def test_holes_match_the_retriever_and_the_rerankers_apart(mapping: Any) -> None:
+    axes = {"retriever": ["random", "balanced"], "rerank": [[], ["label_balance"]]}
+    hole = {"retriever": "random", "rerank": ["label_balance"]}
+    told = [(c.labels["retriever"], c.labels["rerank"]) for c in _cells(mapping(grid=axes, exclude=[hole]))]
+    assert told == [("random", "none"), ("balanced", "none"), ("balanced", "label_balance")]
+
+
+@pytest.mark.parametrize(
+    ("node", "says"),
+    [
+        ("label_balance", "rerank is a list of components, applied in turn, not 'label_balance'"),
+        (["label_balanc"], r"rerank\[0\]: no reranker named 'label_balanc'. Did you mean 'label_balance'"),
+    ],
+)
+def test_a_wrong_list_is_said(node: Any, says: str, mapping: Any) -> None:
+    with pytest.raises(ConfigError, match=says):
+        _cells(mapping(rerank=node))
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A reranker that asks the model, for words or for probabilities."""
+
+    asks: str
+
+    needs: ClassVar[frozenset[str]] = frozenset({"model"})
+
+    def fit(self, pool: Any, resources: Any) -> Any:
+        raise AssertionError("nothing is fitted here")
+
+
+def test_what_a_reranker_asks_of_the_model_is_checked_before_it_loads(mapping: Any) -> None:
+    """A model that answers and gives no logits describes a picture, and gives no probabilities."""
+    check_needs(expand(load(mapping(rerank=[Asking("generate")]))))
+    with pytest.raises(PlanError, match="'random' with its rerankers reads the model's logits, and 'fake-copy' gives"):
+        check_needs(expand(load(mapping(rerank=[Asking("generate"), Asking("logits")]))))
+
+
+def test_the_schema_has_the_key_and_the_components() -> None:
+    schema = experiment_schema()
+    assert schema["properties"]["rerank"]["items"] == {"$ref": "#/$defs/reranker"}
+    assert "rerank" in schema["properties"]["grid"]["properties"]
+    assert "label_balance" in str(schema["$defs"]["reranker"])
