@@ -56,7 +56,11 @@ def _through_engine(model: Any, asked: Sequence[Asked], counters: "Counters", do
 
 
 def engine_of(model: Model) -> Callable[..., Any]:
-    """`run_jobs` of the engine that runs strategies on this model: inside its own, or the token loop."""
+    """`run_jobs` of the engine that runs strategies on this model: its server's, its own, or the token loop."""
+    if "strategies" in model.abilities and hasattr(model, "answer_each"):  # a server's
+        from decoding.served import run_jobs as there
+
+        return there
     if "strategies" in model.abilities:
         from decoding.lockstep.engine import run_jobs as inside
 

@@ -20,7 +20,12 @@ def check_needs(grid: Grid) -> None:
     """Every strategy on its model, every retriever with what it needs. Raises PlanError; reads no data."""
     for cell in grid.cells:
         if problem := unmet(cell):
-            raise PlanError(f"{_where(grid, 'decoding', cell)}: model '{cell.labels['model']}': {problem}")
+            why = getattr(cell.model, "lacks", "")
+            told = f"{problem} {why}" if why else problem
+            raise PlanError(f"{_where(grid, 'decoding', cell)}: model '{cell.labels['model']}': {told}")
+        if problem := _refused(cell):
+            where = _where(grid, "decoding", cell)
+            raise PlanError(f"{where}: model '{cell.labels['model']}': decoding '{cell.decoding.label}': {problem}")
         needs: frozenset[str] = getattr(cell.retriever, "needs", frozenset())
         asked = getattr(cell.retriever, "asks", "logits")
         if "model" in needs and asked not in cell.model.abilities:
@@ -39,6 +44,17 @@ def unmet(cell: Cell) -> str | None:
     whole = cell.decoding.strategy.over_options or cell.decoding.strategy.options_only  # not what a model scores itself
     scores_itself = cell.score == "options" and "score" in cell.model.abilities and not whole
     return missing(cell.decoding, cell.model.abilities, "generate" if scores_itself else cell.score)
+
+
+def _refused(cell: Cell) -> str | None:
+    """What the model's server says against this cell's strategy."""
+    refuses = getattr(cell.model, "refuses", None)
+    if refuses is None:
+        return None
+    from decoding.served import node_of
+
+    problem: str | None = refuses(node_of(cell.decoding))
+    return problem
 
 
 def check_data(grid: Grid) -> None:

@@ -14,6 +14,7 @@ class Server:
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.told: dict[str, Any] = {}  # path -> what a GET of it is answered; else 404
         self.behaviour: Callable[[int, dict[str, Any]], Any] = lambda number, body: "a cat"
         self.lock, self.inside, self.most = threading.Lock(), 0, 0
         self.start(0)
@@ -46,6 +47,13 @@ class Server:
                 self.end_headers()
                 self.wfile.write(data)
 
+            def do_GET(self) -> None:
+                data = json.dumps(outer.told.get(self.path, {"error": "not found"})).encode()
+                self.send_response(200 if self.path in outer.told else 404)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
             def log_message(self, *_: Any) -> None:
                 pass
 
@@ -64,8 +72,8 @@ class Server:
         self.http.server_close()
 
 
-def completion(text: str, finish: str = "stop", **more: Any) -> dict[str, Any]:
-    usage = {"prompt_tokens": 7, "completion_tokens": len(text.split()) + 1}
+def completion(text: str | None, finish: str = "stop", **more: Any) -> dict[str, Any]:
+    usage = {"prompt_tokens": 7, "completion_tokens": len((text or "").split()) + 1}
     message = {"role": "assistant", "content": text}
     return {"choices": [{"message": message, "finish_reason": finish, **more}], "usage": usage}
 

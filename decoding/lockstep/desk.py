@@ -2,13 +2,15 @@
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from decoding.lockstep.branch import Branch
 from decoding.lockstep.wanted import Wanted
+from icl.errors import ModelError
 from icl.models.hf.model import HF
+from icl.models.vllm.asking import Ask, Said, said_of
 from icl.models.vllm.inputs import Inputs
 from icl.types import Prompt
 
@@ -49,11 +51,44 @@ class Desk:
 
         return list(await asyncio.gather(*map(one, prompts)))
 
+    @property
+    def longest(self) -> int:
+        """Tokens of prompt and answer together that the engine has room for."""
+        return int(self.engine.model_config.max_model_len)
+
+    async def whole(self, given: Any, ask: Ask, name: str) -> Said:
+        """What one prompt of a group says in the end. Raises ModelError where the engine does not take it."""
+        from vllm import SamplingParams
+        from vllm.exceptions import VLLMError
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            temperature=0.0,
+            max_tokens=ask.max_new_tokens,
+            stop_token_ids=sorted(self.hf.stop_tokens) if ask.stops else [],
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            extra_args=dict(ask.extra) or None,
+        )
+        last = None
+        try:
+            async for output in self.engine.generate(given, parameters, name):
+                last = output
+        except (VLLMError, ValueError) as error:
+            raise ModelError(f"vLLM does not take this prompt: {error}") from error
+        return Said(reason="it ended without an answer") if last is None else said_of(last)
+
+    async def kept(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+        """What the worker kept of these groups; it is forgotten there."""
+        found: list[dict[str, Any]] = await self.engine.collective_rpc("lockstep_take", args=(list(groups),))
+        return found[0]
+
     async def read(self, given: Any, asked: Wanted, branch: Branch, said: "asyncio.Queue[Any]") -> None:
         """Runs one branch to its end. What branch 0 says goes into `said`, and what keeps any branch from running."""
         from vllm.exceptions import VLLMError
 
-        room = self.engine.model_config.max_model_len - len(given["prompt_token_ids"])
+        room = self.longest - len(given["prompt_token_ids"])
         limit = min(asked.max_tokens or room, room)
         stop = asked.stop if branch.index == 0 else ()
         name = f"icl-{next(self.numbers)}-{branch.index}"

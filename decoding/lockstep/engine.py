@@ -2,31 +2,22 @@
 
 Everything is asked at once, in the order of the prompts' beginnings, so that what prompts share is in the engine's
 prefix cache when the next one comes: demonstrations across queries, and the branches of one query. Equal jobs are
-computed once. Greedy decoding of the prompt as it is needs no group and runs as an ordinary request.
-
-Options are scored by groups that are made to choose the option's own tokens; the strategy's log-probability of each is
-kept. All options of one token are read off one step.
+computed once.
 """
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from decoding.arm import Arm
 from decoding.jobs import Counters, Failure, Job, Ready
-from decoding.lockstep import wire
-from decoding.lockstep.branch import MOST, Branch
-from decoding.loop import TRACE
+from decoding.lockstep.grouping import Group, answer_of, groups_of
 from decoding.prepare import made_ready
-from decoding.sampling import Greedy
-from decoding.score import normalised
 from decoding.strategies.greedy import GreedyDecoding
 from decoding.votes import voting
-from decoding.trace import Look, compact
 from icl.errors import ICLError, ModelError
 from icl.models.vllm.asking import Ask, Said
-from icl.types import Generation, Prompt, Usage
+from icl.types import Generation, Prompt
 
 FETCHED = 256
 """Answers whose traces are fetched from the engine together."""
@@ -123,19 +114,6 @@ class _Aside:
         return [answer.text for answer in answers if isinstance(answer, Generation)]
 
 
-@dataclass
-class _Group:
-    """A group of prompts in the engine. job: whose it is. name: '' where it decodes outside of groups.
-
-    option: the place of the option that it reads, where it reads one.
-    """
-
-    job: int
-    name: str
-    asks: list[Ask]
-    option: int = -1
-
-
 class _Run:
     """The groups of some jobs, asked together. out: told the place of a job and its answer, once it has ended."""
 
@@ -144,9 +122,8 @@ class _Run:
     ) -> None:
         self.model, self.readies, self.counters, self.trace, self.out = model, readies, counters, trace, out
         self.mark = secrets.token_hex(4)  # engines and runs never meet under one name
-        self.made: list[_Group] = []
-        self.ids: dict[int, list[list[int]]] = {}
-        self.said: dict[int, dict[int, list[Said]]] = {}  # job -> option -> what its prompts said
+        self.made: list[tuple[int, Group]] = []  # with the job that it belongs to
+        self.said: dict[int, dict[int, list[Said]]] = {}  # job -> number of a group -> what its prompts said
         self.left: dict[int, int] = {}
         self.ended: list[int] = []
 
@@ -157,109 +134,34 @@ class _Run:
     def _groups(self) -> Iterator[list[Ask]]:
         for j, ready in enumerate(self.readies):
             try:
-                groups = self._of(j, ready)
+                groups = groups_of(ready, self.model, f"{self.mark}-{j}", self.trace)
             except ICLError as error:
                 self.out(j, Failure(f"{ready.job.arm.label}: {error}"))
                 continue
             self.left[j], self.said[j] = len(groups), {}
             for group in groups:
-                self.made.append(group)
+                self.made.append((j, group))
                 self.counters.prompts_opened += len(group.asks)
                 yield group.asks
 
-    def _of(self, j: int, ready: Ready) -> list[_Group]:
-        if len(ready.branches) > MOST:
-            raise ModelError(f"it has {len(ready.branches)} branches, and a group in the engine has {MOST} at most.")
-        if ready.job.score == "options":
-            return self._ballots(j, ready)
-        job, arm = ready.job, ready.job.arm
-        plain = isinstance(arm.strategy, GreedyDecoding) and isinstance(arm.sampler, Greedy)
-        if plain and not self.trace and not job.top:
-            return [_Group(j, "", [Ask(ready.branches[0], job.max_new_tokens)])]
-        return [self._group(j, ready, job.max_new_tokens, trace=self.trace, top=job.top)]
-
-    def _ballots(self, j: int, ready: Ready) -> list[_Group]:
-        """One group an option of several tokens; the first step of the first one reads all first tokens."""
-        ids = self.model.option_ids(ready.branches[0], ready.job.options)
-        if not ids or not all(ids):
-            raise ModelError("an option has no tokens of its own after this prompt.")
-        self.ids[j] = ids
-        first = tuple(option[0] for option in ids)
-        long = [place for place, option in enumerate(ids) if len(option) > 1]
-        groups = [self._group(j, ready, len(ids[p]), option=p, force=tuple(ids[p])) for p in long]
-        return [*groups, self._group(j, ready, 1, option=len(ids), first=first)]
-
-    def _group(self, j: int, ready: Ready, length: int, option: int = -1, **more: Any) -> _Group:
-        name = f"{self.mark}-{j}" + (f"-{option}" if option >= 0 else "")
-        arm, key, count = ready.job.arm, ready.job.prompt.key, len(ready.branches)
-        told = wire.told(arm.strategy, arm.sampler)
-        asks = [
-            Ask(
-                prompt,
-                length,
-                Branch(name, b, count, told, key.seed, key.query, **more).extra_args(),
-                stops=option < 0,
-            )
-            for b, prompt in enumerate(ready.branches)
-        ]
-        return _Group(j, name, asks, option)
-
     def _done(self, number: int, said: list[Said]) -> None:
-        group = self.made[number]
-        self.said[group.job][number] = said
-        self.left[group.job] -= 1
-        if not self.left[group.job]:
-            self.ended.append(group.job)
+        j, _ = self.made[number]
+        self.said[j][number] = said
+        self.left[j] -= 1
+        if not self.left[j]:
+            self.ended.append(j)
         if len(self.ended) >= FETCHED:
             self._fetch()
 
     def _fetch(self) -> None:
         """Answers of the jobs that have ended, with what the engine kept of them."""
-        names = [self.made[number].name for j in self.ended for number in self.said[j]]
+        names = [self.made[number][1].name for j in self.ended for number in self.said[j]]
         wanted = [name for name in names if name]
         kept = self.model.kept(wanted) if wanted else {}
         for j in self.ended:
-            groups = [(self.made[number], said) for number, said in self.said.pop(j).items()]
-            self.out(j, self._answer(self.readies[j], j, groups, kept))
+            heard = [(self.made[number][1], said) for number, said in self.said.pop(j).items()]
+            answer = answer_of(self.readies[j], self.model, heard, kept)
+            if isinstance(answer, Generation) and self.readies[j].job.score == "generate":
+                self.counters.rows_asked += answer.usage.forwards
+            self.out(j, answer)
         self.ended.clear()
-
-    def _answer(
-        self, ready: Ready, j: int, groups: list[tuple[_Group, list[Said]]], kept: Mapping[str, Mapping[str, Any]]
-    ) -> Answer:
-        label = ready.job.arm.label
-        for group, said in groups:
-            record = kept.get(group.name, {})
-            if record.get("fault"):
-                return Failure(f"{label}: {record['fault']}.")
-            wrong = next((one for one in said if one.finish not in ("stop", "length")), None)
-            if wrong is not None:
-                return Failure(f"{label}: {wrong.reason or f'the engine ended the request ({wrong.finish})'}.")
-        if ready.job.score == "options":
-            return self._scored(ready, j, groups, kept)
-        group, said = groups[0]
-        return self._generated(ready, said[0].tokens, kept.get(group.name, {}))
-
-    def _generated(self, ready: Ready, tokens: tuple[int, ...], record: Mapping[str, Any]) -> Generation:
-        stopped = bool(tokens) and tokens[-1] in self.model.stop_tokens
-        answer = tokens[:-1] if stopped else tokens
-        steps = len(tokens)
-        self.counters.rows_asked += steps * len(ready.branches)
-        usage = Usage(sum(ready.tokens), steps, steps * len(ready.branches))
-        numbers = record.get("trace", ())
-        trace = dict(zip(TRACE, map(tuple, zip(*numbers, strict=True)), strict=True)) if numbers else {}
-        looks = [Look(**told) for told in record.get("looks", ())]
-        steps = compact(looks, self.model.stop_tokens, self.model.text)
-        return Generation(self.model.text(answer), answer, "stop" if stopped else "length", usage, trace, steps=steps)
-
-    def _scored(
-        self, ready: Ready, j: int, groups: list[tuple[_Group, list[Said]]], kept: Mapping[str, Mapping[str, Any]]
-    ) -> Answer:
-        job, ids = ready.job, self.ids.pop(j)
-        by_option = {group.option: kept[group.name] for group, _ in groups}
-        first = by_option[len(ids)]["first"]
-        logprobs = [by_option[p]["forced"] if p in by_option else [first[p]] for p in range(len(ids))]
-        values = [normalised(v, option, job.normalise) for v, option in zip(logprobs, job.options, strict=True)]
-        best = max(range(len(values)), key=values.__getitem__)
-        usage = Usage(sum(ready.tokens), sum(map(len, ids)), len(ready.branches))
-        scores = dict(zip(job.options, values, strict=True))
-        return Generation(job.options[best], tuple(ids[best]), "stop", usage, option_scores=scores)

@@ -19,7 +19,8 @@ class Record:
     """Of one group. Lists have one entry a step.
 
     trace: numbers of the step. looks: what each branch said, where that is asked for. first: log-probabilities of the
-    tokens asked for at step 0. forced: of the option's own tokens. faults: step -> why the step could not be taken. memory: what the strategy kept, by step.
+    tokens asked for at step 0. forced: of the option's own tokens. faults: step -> why the step could not be
+    taken. memory: what the strategy kept, by step.
     """
 
     trace: list[list[float]] = field(default_factory=list)

@@ -14,13 +14,19 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from decoding.lockstep import http, wire
+from decoding.lockstep.answering import answered
 from decoding.lockstep.branch import MOST, SECRET, Branch
 from decoding.lockstep.desk import Desk
 from decoding.lockstep.http import RefusedError
 from decoding.lockstep.wanted import Wanted, strategy_asked, wanted
+from icl import __version__
 from icl.errors import ICLError
+from icl.models import served
+from icl.registry import entries
 
 PATH = "/v1/chat/completions"
+ASKED = f"/v1{served.PATH}"
+"""Where a client learns what this server is."""
 
 Piece = dict[str, Any]
 """New text; how it ended, or None; why; tokens read and new so far; ids of the new ones, where they are wanted."""
@@ -35,10 +41,16 @@ class StrategyMiddleware:
         self.desk: Desk | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope.get("method") != "POST" or scope["path"] != PATH:
+        own = {("POST", PATH): self._chat, ("GET", ASKED): self._told}
+        handler = own.get((scope.get("method"), scope["path"])) if scope["type"] == "http" else None
+        if handler is None:
             await self.app(scope, receive, send)
         else:
-            await http.authenticated(scope["app"].state.args, self._chat)(scope, receive, send)
+            await http.authenticated(scope["app"].state.args, handler)(scope, receive, send)
+
+    async def _told(self, scope: Any, receive: Any, send: Any) -> None:
+        told = {"server": served.WHO, "version": __version__, "branches": MOST, "strategies": list(entries("strategy"))}
+        await http.answer(send, 200, told)
 
     async def _chat(self, scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -65,11 +77,15 @@ class StrategyMiddleware:
     async def _serve(self, desk: Desk, body: Any, send: Any) -> None:
         try:
             asked = wanted(body)
+            head = {"id": f"chatcmpl-{next(self.numbers)}", "created": int(time.time()), "model": asked.model}
+            if asked.more is not None:
+                content = await answered(desk, asked, self._name())
+                await http.answer(send, 200, head | {"object": "chat.completion"} | content)
+                return
             async with contextlib.aclosing(self._said(desk, asked)) as pieces:
                 first = await anext(pieces)
                 if first["finish"] not in (None, "stop", "length"):
                     raise RefusedError(500, first["reason"] or f"the request ended: {first['finish']}")
-                head = {"id": f"chatcmpl-{next(self.numbers)}", "created": int(time.time()), "model": asked.model}
                 write = http.stream if asked.stream else http.whole
                 await write(send, head, http.chained(first, pieces))
         except ICLError as error:
@@ -77,13 +93,17 @@ class StrategyMiddleware:
         except RefusedError as refused:
             await http.answer(send, refused.status, http.error(str(refused), refused.status))
 
+    def _name(self) -> str:
+        """Of a group."""
+        return f"{os.environ.get(SECRET, '')}-{os.getpid()}-{next(self.numbers)}"
+
     async def _said(self, desk: Desk, asked: Wanted) -> AsyncGenerator[Piece, None]:
         """The answer as it comes. The branches run as long as this is read."""
         branches = await desk.branches(asked)
         if len(branches) > MOST:
             raise RefusedError(400, f"{asked.arm.label} reads {len(branches)} prompts, and a group has {MOST} at most.")
         given = [await desk.inputs.of_async(branch) for branch in branches]
-        group = f"{os.environ.get(SECRET, '')}-{os.getpid()}-{next(self.numbers)}"
+        group = self._name()
         told, key = wire.told(asked.arm.strategy, asked.arm.sampler), asked.prompt.key
         said: asyncio.Queue[Any] = asyncio.Queue()
         tasks = [

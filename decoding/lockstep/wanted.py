@@ -3,17 +3,23 @@
 The request is OpenAI's, with `vllm_xargs: {strategy: vcd, alpha: 1.0}`: the name of a strategy of the toolkit and its
 parameters, or the whole node as a text of JSON where it is nested. Sampling is what the request says of temperature,
 top_p, top_k, min_p and seed.
+
+A client that knows more than messages can say it (the model `remote` does): a piece of a message has a `name`, the span
+that it is (`demo[0].answer`), and the key `icl` asks for what OpenAI's API has no place for, so that the answer brings
+its tokens, traces and option scores: `icl: {trace: true, options: [yes, no], normalise: mean}`.
 """
 
 import base64
 import binascii
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 from decoding.arm import Arm, parse_arm
+from decoding.jobs import Normalise
 from icl.errors import ConfigError, DataError
 from icl.pictures import Picture
 from icl.streams import StreamKey
@@ -22,6 +28,19 @@ from icl.types import Part, Prompt, Turn
 SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 LONGEST = 2**20
 """Characters of text that a request may have."""
+
+NAME = re.compile(r"[\w.\[\]-]{0,80}")
+MOST_OPTIONS = 256
+
+
+@dataclass(frozen=True)
+class More:
+    """What the key `icl` asks for. options: to be scored, instead of a text. top: tokens kept of every step."""
+
+    trace: bool = False
+    top: int = 0
+    options: tuple[str, ...] = ()
+    normalise: Normalise = "sum"
 
 
 @dataclass(frozen=True)
@@ -35,6 +54,7 @@ class Wanted:
     stream: bool
     model: str
     token_ids: bool = False
+    more: More | None = None
 
 
 def strategy_asked(body: Any) -> bool:
@@ -55,12 +75,42 @@ def wanted(body: Mapping[str, Any]) -> Wanted:
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
     if not all(isinstance(word, str) and word for word in stop):
         raise ConfigError("stop is a text or a list of texts.")
+    prompt = _prompt(body)
+    more = None if body.get("icl") is None else _more(body["icl"])
+    stream = bool(body.get("stream"))
+    if more is not None and (stream or stop):
+        raise ConfigError("icl: what it asks for comes with a whole answer; leave out stream and stop.")
+    if more is not None and body["icl"].get("other") is not None:
+        other = body["icl"]["other"]
+        if not isinstance(other, dict):
+            raise ConfigError("icl.other is another sample's prompt: a mapping with messages.")
+        prompt = replace(prompt, other=_prompt(other))
+    told = str(body.get("model", "")), bool(body.get("return_token_ids"))
+    return Wanted(prompt, _arm(body), limit, stop, stream, *told, more)
+
+
+def _prompt(body: Mapping[str, Any]) -> Prompt:
     seed = body.get("seed") or 0
     if not isinstance(seed, int):
         raise ConfigError(f"seed is a whole number, not {seed!r}.")
-    prompt = Prompt(tuple(_turns(body.get("messages"))), StreamKey(seed, str(body.get("user") or "")))
-    told = str(body.get("model", "")), bool(body.get("return_token_ids"))
-    return Wanted(prompt, _arm(body), limit, stop, bool(body.get("stream")), *told)
+    return Prompt(tuple(_turns(body.get("messages"))), StreamKey(seed, str(body.get("user") or "")))
+
+
+def _more(told: Any) -> More:
+    known = ("trace", "top", "options", "normalise", "other")
+    if not isinstance(told, dict) or told.keys() - set(known):
+        raise ConfigError(f"icl is a mapping of {', '.join(known)}.")
+    options, normalise = told.get("options", []), told.get("normalise", "sum")
+    if not isinstance(options, list) or not all(isinstance(option, str) and option for option in options):
+        raise ConfigError("icl.options is a list of texts.")
+    if len(options) > MOST_OPTIONS or len(set(options)) != len(options):
+        raise ConfigError(f"icl.options has {len(options)} texts; it may have {MOST_OPTIONS}, each once.")
+    if normalise not in get_args(Normalise):
+        raise ConfigError(f"icl.normalise is one of {', '.join(get_args(Normalise))}.")
+    top = told.get("top", 0)
+    if not isinstance(top, int) or not 0 <= top <= MOST_OPTIONS:
+        raise ConfigError(f"icl.top is a number of tokens, at most {MOST_OPTIONS}.")
+    return More(bool(told.get("trace")), top, tuple(options), normalise)
 
 
 def _arm(body: Mapping[str, Any]) -> Arm:
@@ -77,8 +127,10 @@ def _arm(body: Mapping[str, Any]) -> Arm:
     _check_node(node | given)
     sampling = {key: body[key] for key in SAMPLING if body.get(key) is not None}
     _check_node(sampling)
-    if sampling.pop("top_k", -1) not in (-1, 0) and "top_k" in body:
-        sampling["top_k"] = body["top_k"]
+    if sampling.get("top_k") in (-1, 0):
+        del sampling["top_k"]
+    if sampling.get("temperature") and "sampling" in node | given:
+        raise ConfigError("temperature and vllm_xargs.sampling both say how tokens are drawn; leave one out.")
     if not sampling.get("temperature", 0):
         return parse_arm(node | given, "vllm_xargs")
     return parse_arm(node | given | {"sampling": sampling}, "vllm_xargs")
@@ -95,10 +147,16 @@ def _check_node(node: Any) -> None:
     elif isinstance(node, list):
         for value in node:
             _check_node(value)
-    elif isinstance(node, str) and ":" in node:
+    elif isinstance(node, str) and _is_path(node):
         raise ConfigError(f"vllm_xargs: {node!r} is not the name of a strategy (icl ls strategies).")
     elif isinstance(node, float) and not math.isfinite(node):
         raise ConfigError(f"vllm_xargs: {node} is not a finite number.")
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text might name code: `module:name`, `file.py:name`. A sentence with a colon does not."""
+    before, colon, _ = text.rpartition(":")
+    return bool(colon) and (before.endswith(".py") or not re.search(r"\s", before.strip()))
 
 
 def _turns(messages: Any) -> Iterator[Turn]:
@@ -133,16 +191,23 @@ def _parts(pieces: list[Any], i: int, role: str, place: str) -> Iterator[Part]:
         kind = piece.get("type") if isinstance(piece, dict) else None
         if kind == "text" and isinstance(piece.get("text"), str):
             name = {"user": f"{place}.question", "assistant": f"{place}.answer"}.get(role, "instruction")
-            yield Part(piece["text"], name if not texts else "")
+            yield Part(piece["text"], _name(piece, name if not texts else "", where))
             texts += 1
         elif kind == "image_url":
             url = piece.get("image_url")
-            yield Part(
-                _picture(url.get("url") if isinstance(url, dict) else url, where), f"{place}.picture[{pictures}]"
-            )
+            picture = _picture(url.get("url") if isinstance(url, dict) else url, where)
+            yield Part(picture, _name(piece, f"{place}.picture[{pictures}]", where))
             pictures += 1
         else:
             raise ConfigError(f"{where}: a piece is of type text or image_url, not {kind!r}.")
+
+
+def _name(piece: Mapping[str, Any], usual: str, where: str) -> str:
+    """The span that a piece says it is, or what its place says."""
+    name = piece.get("name", usual)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ConfigError(f"{where}.name is the name of a span, such as demo[0].answer, not {str(name)[:80]!r}.")
+    return name
 
 
 def _picture(url: Any, where: str) -> Picture:

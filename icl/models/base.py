@@ -6,7 +6,7 @@ run any strategy on it; a backend without logits (a remote endpoint, most fakes)
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from icl.types import Example, Generation, Prompt
 
@@ -22,7 +22,9 @@ score: log-probabilities of whole options. hidden, embed: states."""
 class Request:
     """A prompt for a backend that answers by itself. `demos` and `gold` are filled for fakes that declare the need.
 
-    scored: whether the log-probabilities of the options are wanted, which an endpoint is asked for only then.
+    scored: whether the log-probabilities of the options are wanted, which an endpoint is asked for only then. strategy:
+    for a server that runs strategies, the node of one with its `sampling`; normalise: how it scores options; top:
+    tokens that it keeps of each branch and step.
     """
 
     prompt: Prompt
@@ -31,6 +33,9 @@ class Request:
     demos: tuple[tuple[Example, float], ...] = ()
     gold: tuple[str, ...] = ()
     scored: bool = False
+    strategy: Mapping[str, Any] | None = None
+    normalise: str = "sum"
+    top: int = 0
 
 
 @runtime_checkable
@@ -41,7 +46,9 @@ class Model(Protocol):
     `at_once`, requests that one call of `generate` is given, and a kill can lose (32 where it does not say);
     `counts_exactly = False`, where tokens are only estimated. One whose answers arrive one by one has `answer_each`
     (see `icl.models.remote`), so that each is kept as soon as it is there. The runner prints `notes` once the model is
-    loaded, and calls `unload()` after its last cell. With sessions, `token_budget` is what one prefill may hold and
+    loaded, and calls `unload()` after its last cell. Where its server decides what it can do (`icl.models.remote`), an
+    instance has other `abilities` than its class, `lacks`, which says why not more, and `refuses(node of a strategy)`,
+    why not this one. With sessions, `token_budget` is what one prefill may hold and
     `batch_tokens` what all rows of a batch may (see `decoding.batches`).
     """
 

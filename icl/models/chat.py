@@ -4,8 +4,10 @@ An option's score comes from the likeliest tokens that the endpoint lists where 
 
     score(option) = log sum of p(t), over listed tokens t that begin this option and no other
 
-An option without such a token gets the smallest listed log-probability, which is more than it has. Where a token that
-begins several options could change which is best, or no option is listed, there are no scores but an error.
+An option without such a token has no score: what is not listed is below what is, and nobody knows how far. It is left
+out where it cannot be the best one (all that is not listed together is less likely than the best option). Where it
+could be, where a token that begins several options could change which is best, or where no option is listed, there are
+no scores but an error.
 """
 
 import base64
@@ -60,22 +62,38 @@ def read(told: dict[str, Any], request: Request, where: str) -> Generation:
     """The answer in a response. Raises ModelError where it has another shape, or is withheld."""
     try:
         choice = told["choices"][0]
-        text = choice["message"].get("content") or ""
+        message, text = choice["message"], choice["message"].get("content")
         usage = told.get("usage") or {}
         counted = Usage(int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0), 0)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise ModelError(f"{where}: the answer has no choices[0].message: {str(told)[:200]}.") from error
-    if not isinstance(text, str):
-        raise ModelError(f"{where}: the answer's content is not a text: {str(text)[:200]}.")
     if choice.get("finish_reason") == "content_filter":
         raise ModelError(f"{where}: the answer was withheld by the endpoint's content filter.")
+    if text is None:
+        raise ModelError(f"{where}: {_silence(choice, message)}")
+    if not isinstance(text, str):
+        raise ModelError(f"{where}: the answer's content is not a text: {str(text)[:200]}.")
     finish: Literal["stop", "length"] = "length" if choice.get("finish_reason") == "length" else "stop"
     scores = option_scores(choice, request.options, where) if request.scored else {}
     return Generation(text.strip(), finish=finish, usage=counted, option_scores=scores)
 
 
+def _silence(choice: dict[str, Any], message: dict[str, Any]) -> str:
+    """The sentence for an answer whose content is null: nothing was said, which is not the same as an empty text."""
+    if message.get("refusal"):
+        return f"the model refuses: {str(message['refusal'])[:200]}"
+    if message.get("tool_calls"):
+        return "the answer is a call of a tool and has no text."
+    if message.get("reasoning_content") or message.get("reasoning"):
+        return (
+            "the answer has no text (content is null): the model was still thinking when its tokens ended. Give it a "
+            "larger max_new_tokens, or switch its thinking off with model.extra."
+        )
+    return f"the answer has no text (content is null, finish_reason {choice.get('finish_reason')!r})."
+
+
 def option_scores(choice: dict[str, Any], options: Sequence[str], where: str) -> dict[str, float]:
-    """option -> log-probability of its first token. Raises ModelError where what is listed does not decide."""
+    """listed option -> log-probability of its first token. Raises ModelError where what is listed does not decide."""
     listed = _first_tokens(choice)
     if not listed:
         raise ModelError(f"{where}: no log-probabilities come with the answer. Use `score: generate`.")
@@ -93,8 +111,16 @@ def option_scores(choice: dict[str, Any], options: Sequence[str], where: str) ->
             f"{where}: options cannot be scored by the first token of the answer: {', '.join(options)} {why} "
             f"({', '.join(token for token, _ in listed[:5])}). Use `score: generate`, or letters as options."
         )
-    least = min(logprob for _, logprob in listed)
-    return {option: math.log(p) if p else least for option, p in own.items()}
+    rest = max(0.0, 1.0 - sum(math.exp(logprob) for _, logprob in listed))
+    missing = [option for option, p in own.items() if not p]
+    if missing and ranked[0] <= rest + shared:
+        raise ModelError(
+            f"{where}: options cannot be scored by the first token of the answer: {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not among the {len(listed)} likeliest tokens, and could still be "
+            "the best. Raise model.top_logprobs if the endpoint lists more, use `score: generate`, or serve the model "
+            "with `icl serve`, which scores whole options."
+        )
+    return {option: math.log(p) for option, p in own.items() if p}
 
 
 def _first_tokens(choice: dict[str, Any]) -> list[tuple[str, float]]:

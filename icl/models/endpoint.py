@@ -27,6 +27,9 @@ LONGEST = 60.0
 PATIENCE = 600.0
 """Seconds that an endpoint may ask to be waited for."""
 
+ASKED = 10.0
+"""Seconds that a server has to say what it is."""
+
 QUIET = (502, 503, 504)
 """What a gateway says of a server that is not there."""
 
@@ -89,6 +92,19 @@ class Endpoint:
                 with self._lock:
                     self.retried += 1
         raise AssertionError("unreachable")
+
+    def get(self, path: str) -> dict[str, Any]:
+        """What one question without a body is answered. Raises ModelError; it is not tried again."""
+        import httpx
+
+        try:
+            answer = self.client.get(self.url + path, timeout=min(self.timeout, ASKED))
+            told = answer.json() if answer.status_code == 200 else None
+        except (httpx.TransportError, httpx.InvalidURL, ValueError) as error:
+            raise ModelError(self._told(f"{path}: {error or type(error).__name__}")) from error
+        if not isinstance(told, dict):
+            raise ModelError(self._told(f"{path}: status {answer.status_code}"))
+        return told
 
     def _wait(self, error: _AgainError, attempt: int, sent: bytes) -> float:
         """Between half and all of the doubled wait, so that requests that failed together do not return together."""

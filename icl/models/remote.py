@@ -1,10 +1,13 @@
-"""The component `remote`: any endpoint that speaks OpenAI's chat completions, asked many things at once."""
+"""The component `remote`: any endpoint that speaks OpenAI's chat completions, asked many things at once.
+
+A server of `icl serve` says that it is one (see `icl.models.served`); it is sent strategies and scores whole options.
+"""
 
 import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,10 +16,13 @@ from urllib.parse import urlsplit
 
 from annotated_types import Ge, Le
 
+from icl import __version__
 from icl.errors import ConfigError, ICLError, ModelError
+from icl.models import served
 from icl.models.base import Request
 from icl.models.chat import messages, read
 from icl.models.endpoint import Endpoint, GoneError
+from icl.models.served import Served
 from icl.params import Count, Positive, PositiveInt
 from icl.registry import component
 from icl.types import Generation, Prompt
@@ -25,6 +31,18 @@ OWN = ("model", "messages", "stream", "n", "logprobs", "top_logprobs", "max_toke
 LETTERS = 4
 """Characters of a token, where tokens are only estimated."""
 
+DRAWN = ("temperature", "top_p", "top_k", "min_p")
+PLAIN = frozenset({"generate", "score"})
+
+
+class _Abilities:
+    """Of the class, what any endpoint can do; of an instance, what its server can."""
+
+    def __get__(self, model: "Remote | None", owner: type["Remote"]) -> frozenset[str]:
+        if model is None or not isinstance(model.server, Served):
+            return PLAIN
+        return PLAIN | {"strategies"}
+
 
 @component("model", "remote")
 @dataclass(frozen=True)
@@ -32,10 +50,11 @@ class Remote:
     """Any OpenAI-compatible endpoint, by chat completions with pictures as PNG data URLs: answers, and option scores.
 
     Options are scored by the first token of the answer (see `icl.models.chat`), in which they should differ, as
-    letters do. Strategies other than greedy need a model's logits, which no endpoint gives.
+    letters do. Strategies other than greedy run inside the model, so on a server of `icl serve` alone, which scores
+    whole options too.
     """
 
-    abilities: ClassVar[frozenset[str]] = frozenset({"generate", "score"})
+    abilities: ClassVar[_Abilities] = _Abilities()
     needs: ClassVar[frozenset[str]] = frozenset()
     counts_exactly: ClassVar[bool] = False
 
@@ -83,11 +102,49 @@ class Remote:
         return Endpoint(self.base, key, self.key_env, self.timeout, self.retries, self.backoff, self.concurrency)
 
     @cached_property
+    def server(self) -> Served | str:
+        """What the endpoint is, where it is one of ours; else why it is not. It is asked once."""
+        try:
+            return served.told(self.endpoint)
+        except ModelError as error:  # no key: a plan can be made without
+            return str(error)
+
+    @property
+    def lacks(self) -> str:
+        """Why it has no strategies."""
+        if isinstance(self.server, Served):
+            return ""
+        why = self.server.rstrip(".")
+        return f"With model 'remote' it runs where the server is one of `icl serve`, and this one is not ({why})."
+
+    def refuses(self, node: Mapping[str, Any]) -> str | None:
+        """Why a strategy cannot be sent, or None."""
+        if not isinstance(self.server, Served):
+            return None
+        if taken := sorted(set(DRAWN) & self.extra.keys()):
+            return f"model.extra sets {', '.join(taken)}; say it in the arm, as `sampling: {{temperature: ...}}`."
+        return self.server.refuses(node)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Whether the server is of another version."""
+        if not isinstance(self.server, Served) or self.server.version == __version__:
+            return ()
+        return (f"the server runs mm-icl {self.server.version}, and this is {__version__}: its strategies may differ",)
+
+    @cached_property
     def counts(self) -> dict[str, int]:
         return dict.fromkeys(("requests", "prompt_tokens", "new_tokens", "pictures_shown"), 0)
 
+    @cached_property
+    def cached(self) -> list[int]:
+        """Of each answer, the prompt tokens that the endpoint found in its prefix cache, where it says so."""
+        return []
+
     def load(self) -> None:
-        _ = self.endpoint
+        endpoint = self.endpoint
+        if isinstance(self.server, str):  # it may have been started since it was asked
+            vars(self)["server"] = served.told(endpoint)
 
     def unload(self) -> None:
         """Closes the connections."""
@@ -95,7 +152,8 @@ class Remote:
             self.endpoint.close()
 
     def counters(self) -> dict[str, int]:
-        return {**self.counts, "retries": self.endpoint.retried}
+        """requests, tokens, cached_tokens (found in the server's prefix cache, where it says so), retries."""
+        return {**self.counts, "cached_tokens": sum(self.cached), "retries": self.endpoint.retried}
 
     def count_tokens(self, prompt: Prompt) -> int:
         """An estimate, for the context budget: four characters a token, and `picture_tokens` a picture."""
@@ -119,6 +177,7 @@ class Remote:
         Raises GoneError where the endpoint has gone or refuses everything, after what was in flight is told.
         """
         self.endpoint.stopped.clear()
+        _ = self.cached  # made before threads use it
         gone: GoneError | None = None
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix="remote") as pool:
             asked: dict[Future[Generation], int] = {pool.submit(self._answer, r): i for i, r in enumerate(requests)}
@@ -151,8 +210,23 @@ class Remote:
     def _answer(self, request: Request) -> Generation:
         if self.endpoint.stopped.is_set():
             raise GoneError("stopped.")
-        body: dict[str, Any] = {"model": self.model, "messages": messages(request.prompt), "temperature": 0}
-        body |= {**self.extra, self.limit_name: request.max_new_tokens}
+        body: dict[str, Any]
+        limit: dict[str, Any] = {self.limit_name: request.max_new_tokens}
+        if request.strategy is not None:
+            body = {"model": self.model, **self.extra, **served.asked(request), **limit}
+            told = self.endpoint.post("/chat/completions", body)
+            self._note(told)
+            return served.answered(told, self.base)
+        body = {"model": self.model, "messages": messages(request.prompt), "temperature": 0, **self.extra, **limit}
         if request.scored:
             body |= {"logprobs": True, "top_logprobs": self.top_logprobs}
-        return read(self.endpoint.post("/chat/completions", body), request, self.base)
+        told = self.endpoint.post("/chat/completions", body)
+        self._note(told)
+        return read(told, request, self.base)
+
+    def _note(self, told: Mapping[str, Any]) -> None:
+        usage = told.get("usage")
+        details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
+        found = details.get("cached_tokens") if isinstance(details, dict) else None
+        if isinstance(found, int):
+            self.cached.append(found)

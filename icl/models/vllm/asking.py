@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from icl.types import Prompt
 
@@ -31,3 +32,11 @@ class Said:
     reason: str = ""
     prompt_tokens: int = 0
     cached_tokens: int = 0
+
+
+def said_of(output: Any) -> Said:
+    """What vLLM's last output of a request says."""
+    one = output.outputs[0]
+    reason = str(one.stop_reason or "") if one.finish_reason == "error" else ""
+    read = len(output.prompt_token_ids)
+    return Said(tuple(one.token_ids), str(one.finish_reason), reason, read, output.num_cached_tokens or 0)

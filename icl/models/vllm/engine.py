@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ICLError, ModelError
-from icl.models.vllm.asking import Ask, Said
+from icl.models.vllm.asking import Ask, Said, said_of
 from icl.models.vllm.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -104,13 +104,11 @@ class Engine:
         )
 
     def _said(self, output: Any) -> Said:
-        one = output.outputs[0]
-        tokens, cached = tuple(one.token_ids), output.num_cached_tokens or 0
-        self.counts["prompt_tokens"] += len(output.prompt_token_ids)
-        self.counts["cached_tokens"] += cached
-        self.counts["new_tokens"] += len(tokens)
-        reason = str(one.stop_reason or "") if one.finish_reason == "error" else ""
-        return Said(tokens, str(one.finish_reason), reason, len(output.prompt_token_ids), cached)
+        said = said_of(output)
+        self.counts["prompt_tokens"] += said.prompt_tokens
+        self.counts["cached_tokens"] += said.cached_tokens
+        self.counts["new_tokens"] += len(said.tokens)
+        return said
 
     def kept(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         """What the workers kept of these groups; it is forgotten there."""

@@ -2,9 +2,11 @@
 
 import base64
 import io
+import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import pytest
 from endpoint_server import completion, listed
 from PIL import Image
 
-from icl import edits
+from decoding.arm import parse_arm
+from decoding.jobs import Counters, Failure, Job
+from decoding.served import run_jobs
+from icl import __version__, edits
 from icl.conformance import check_model
 from icl.errors import ConfigError, ModelError, PlanError
 from icl.models.base import Request
@@ -21,9 +26,11 @@ from icl.models.endpoint import GoneError
 from icl.models.remote import Remote
 from icl.pictures import Picture
 from icl.registry import build, entries
-from icl.types import Part, Prompt, Turn
+from icl.streams import StreamKey
+from icl.types import Generation, Part, Prompt, Turn, Usage
 
 SHAPES = Path(__file__).parents[2] / "experiments" / "shapes.py"
+PLAIN = Path(__file__).with_name("plain_strategy.py")
 
 
 def picture(level: int = 90) -> Picture:
@@ -155,12 +162,31 @@ def test_a_request_that_goes_on_failing_fails_alone(server: Any, remote: Callabl
         (b'{"choices": [{"message": null}]}', "the answer has no choices"),
         (b'{"choices": [{"message": {"content": 3}}]}', "content is not a text"),
         (b'{"choices": [{"message": {"content": "x"}, "finish_reason": "content_filter"}]}', "withheld"),
+        (b'{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}', r"no text \(content is null"),
+        (b'{"choices": [{"message": {"role": "assistant"}}]}', r"no text \(content is null"),
+        (b'{"choices": [{"message": {"content": null, "reasoning_content": "so"}}]}', "larger max_new_tokens"),
+        (b'{"choices": [{"message": {"content": null, "refusal": "I will not"}}]}', "the model refuses: I will not"),
+        (b'{"choices": [{"message": {"content": null, "tool_calls": [{}]}}]}', "a call of a tool"),
     ],
 )
 def test_an_answer_of_another_shape_is_told(sent: bytes, told: str, server: Any, remote: Callable[..., Remote]) -> None:
     server.behaviour = lambda number, body: (200, {}, sent)
     with pytest.raises(ModelError, match=told):
         remote().generate([request()])
+
+
+def test_an_empty_answer_is_an_answer_and_null_is_a_failed_sample(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.api import run
+
+    monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
+    server.behaviour = lambda number, body: "" if number % 2 else (200, {}, completion(None))
+    frame = run(experiment(tmp_path, server.url), {}, tmp_path / "runs", quiet=True).samples()
+    silent = frame["failed"].notna()
+    assert silent.sum() == 6
+    assert frame["failed"][silent].str.contains("the answer has no text").all()
+    assert (frame["lenient"][~silent] == 0).all()
 
 
 def test_a_malformed_answer_is_asked_for_again(server: Any, remote: Callable[..., Remote]) -> None:
@@ -233,9 +259,16 @@ def test_options_are_scored_by_the_first_token(server: Any, remote: Callable[...
     assert found == pytest.approx({"yes": -0.6931472, "no": -1.2039728})
 
 
-def test_an_option_that_is_not_listed_has_the_least_listed_one(server: Any, remote: Callable[..., Remote]) -> None:
+def test_an_option_that_is_not_listed_has_no_score_where_it_cannot_be_the_best(
+    server: Any, remote: Callable[..., Remote]
+) -> None:
     found = scores(server, remote(), ("red", "blue"), {"red": 0.9, "the": 0.001})
-    assert found == pytest.approx({"red": -0.1053605, "blue": -6.9077553})
+    assert found == pytest.approx({"red": -0.1053605})
+
+
+def test_an_option_that_is_not_listed_and_could_be_the_best_is_told(server: Any, remote: Callable[..., Remote]) -> None:
+    with pytest.raises(ModelError, match=r"blue is not among the 2 likeliest tokens, and could still be the best"):
+        scores(server, remote(), ("red", "blue"), {"red": 0.4, "the": 0.1})
 
 
 @pytest.mark.parametrize(
@@ -340,9 +373,112 @@ def test_failed_samples_are_asked_again_by_the_same_command(
     assert again["failed"].isna().all()
 
 
-def test_a_strategy_is_refused_when_the_plan_is_made(server: Any, tmp_path: Path) -> None:
+def test_a_strategy_is_refused_when_the_plan_is_made(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from experiments.api import run
 
-    with pytest.raises(PlanError, match="decoding 'vcd' needs next-token logits"):
+    monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
+    with pytest.raises(PlanError, match="decoding 'vcd' needs next-token logits") as error:
         run(experiment(tmp_path, server.url, "decoding: vcd\n"), {}, tmp_path / "runs", quiet=True)
+    assert "the server is one of `icl serve`, and this one is not" in str(error.value)
+    assert "/strategies: status 404" in str(error.value)
     assert server.bodies == []
+
+
+def ours(strategies: tuple[str, ...] = ("greedy", "vcd", "contrast")) -> dict[str, Any]:
+    """What a server of `icl serve` says of itself."""
+    told = {"server": "mm-icl", "version": __version__, "branches": 16, "strategies": list(strategies)}
+    return {"/v1/strategies": told}
+
+
+def generation(text: str, **more: Any) -> Any:
+    """What it answers to a strategy."""
+    told = asdict(Generation(text, (5, 6), usage=Usage(20, 3, 6), trace={"gap": (0.5, 0.25, 1.0)})) | more
+    details = {"usage": {"prompt_tokens_details": {"cached_tokens": 8}}}
+    return 200, {}, {"choices": [{"icl": told}]} | details
+
+
+def test_a_server_of_ours_is_known_by_what_it_says(server: Any, remote: Callable[..., Remote]) -> None:
+    assert remote().abilities == Remote.abilities == {"generate", "score"}
+    server.told = ours()
+    assert remote().abilities == {"generate", "score", "strategies"}
+    server.told = {"/v1/strategies": {"server": "another", "strategies": []}}
+    assert "strategies" not in remote().abilities
+    server.told = ours()["/v1/strategies"] | {"version": "9"}
+    server.told = {"/v1/strategies": server.told}
+    assert "the server runs mm-icl 9" in remote().notes[0]
+
+
+def test_strategies_are_sent_to_a_server_of_ours_with_named_parts_and_whole_parameters(
+    server: Any, remote: Callable[..., Remote]
+) -> None:
+    server.told = ours()
+    server.behaviour = lambda number, body: generation("blue")
+    model, prompt = remote(extra={"priority": 1}), replace(request().prompt, key=StreamKey(7, "q9"))
+    arms = [
+        parse_arm(arm)
+        for arm in (
+            "greedy",
+            {"name": "vcd", "alpha": 0.5, "sampling": {"temperature": 0.7, "top_k": 5}},
+            {"name": "contrast", "branches": [{"change": "noise", "step": 900}], "weights": [2, -1]},
+        )
+    ]
+    (said, *_) = run_jobs(model, [Job(prompt, arm, max_new_tokens=9) for arm in arms])
+    assert said == Generation("blue", (5, 6), "stop", Usage(20, 3, 6), {"gap": (0.5, 0.25, 1.0)})
+    assert model.counters()["cached_tokens"] == 24
+    assert len(server.bodies) == 3
+    sent = {}
+    for body in server.bodies:
+        assert (body["seed"], body["user"], body["max_tokens"], body["priority"]) == (7, "q9", 9, 1)
+        names = [piece["name"] for message in body["messages"] for piece in message["content"]]
+        assert names == [part.name for part in prompt.parts()]
+        node = json.loads(body["vllm_xargs"]["strategy"])
+        sent[node["name"]] = parse_arm(node)
+    assert {name: arm.describe() for name, arm in sent.items()} == {
+        arm.describe()["strategy"]["name"]: arm.describe() for arm in arms
+    }
+
+
+def test_equal_jobs_are_sent_once_and_noised_ones_by_their_stream(server: Any, remote: Callable[..., Remote]) -> None:
+    server.told = ours()
+    server.behaviour = lambda number, body: generation("blue")
+    prompts = [replace(request().prompt, key=StreamKey(seed, "q")) for seed in (0, 1, 1)]
+    counters = Counters()
+    run_jobs(remote(), [Job(prompt, parse_arm(arm)) for prompt in prompts for arm in ("greedy", "vcd")], counters)
+    sent = [(json.loads(body["vllm_xargs"]["strategy"])["name"], body["seed"]) for body in server.bodies]
+    assert sorted(sent) == [("greedy", 0), ("vcd", 0), ("vcd", 1)]
+    assert (counters.jobs, counters.jobs_reused) == (6, 3)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("decoding: icd\n", r"the server \(mm-icl .*\) has no strategy 'icd'"),
+        ("decoding: {name: mask_only, of: vcd}\n", "has no strategy 'mask_only'"),
+        (f"decoding: '{PLAIN}:Plain'\n", "is code of yours, and a server runs the strategies that it has by name"),
+        ("decoding: vcd\nmodel.extra: {temperature: 1}\n", "model.extra sets temperature"),
+    ],
+)
+def test_what_the_server_cannot_run_is_told_when_the_plan_is_made(
+    more: str, told: str, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.api import run
+
+    monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
+    server.told = ours()
+    decoding, _, extra = more.partition("model.extra: ")
+    overrides = [f"model.extra={extra.strip()}"] if extra else []
+    with pytest.raises(PlanError, match=told):
+        run(experiment(tmp_path, server.url, decoding), overrides, tmp_path / "runs", quiet=True)
+    assert server.bodies == []
+
+
+def test_an_answer_of_a_server_of_ours_without_a_generation_fails_its_job(
+    server: Any, remote: Callable[..., Remote]
+) -> None:
+    server.told = ours()
+    server.behaviour = lambda number, body: (200, {}, completion("plain"))
+    (said,) = run_jobs(remote(), [Job(request().prompt, parse_arm("vcd"))])
+    assert isinstance(said, Failure)
+    assert "has no choices[0].icl" in said.reason

@@ -1,0 +1,127 @@
+"""A job as groups of an engine's prompts, and its answer from what these said and what the engine kept of them.
+
+Greedy decoding of the prompt as it is needs no group and runs as an ordinary request. Options are scored by groups that
+are made to choose the option's own tokens; the strategy's log-probability of each is kept. All options of one token are
+read off one step.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from decoding.jobs import Failure, Ready
+from decoding.lockstep import wire
+from decoding.lockstep.branch import MOST, Branch
+from decoding.loop import TRACE
+from decoding.sampling import Greedy
+from decoding.score import normalised
+from decoding.strategies.greedy import GreedyDecoding
+from decoding.trace import Look, compact
+from icl.errors import ModelError
+from icl.models.vllm.asking import Ask, Said
+from icl.types import Generation, Prompt, Usage
+
+
+class Reader(Protocol):
+    """Who knows the tokens: a model, or its renderer alone."""
+
+    @property
+    def stop_tokens(self) -> frozenset[int]: ...
+    def text(self, tokens: Sequence[int]) -> str: ...
+    def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]: ...
+
+
+@dataclass(frozen=True)
+class Group:
+    """Prompts that decode one output. name: '' where one decodes outside of groups.
+
+    option: the place of the option whose tokens it is made to choose; of all options where it reads first tokens.
+    """
+
+    name: str
+    asks: list[Ask]
+    option: int = -1
+
+
+Heard = Sequence[tuple[Group, Sequence[Said]]]
+
+
+def groups_of(ready: Ready, reader: Reader, name: str, trace: bool) -> list[Group]:
+    """name: what the names of its groups begin with. Raises ModelError where it cannot be asked."""
+    if len(ready.branches) > MOST:
+        raise ModelError(f"it has {len(ready.branches)} branches, and a group in the engine has {MOST} at most.")
+    job, arm = ready.job, ready.job.arm
+    if job.score == "options":
+        return _ballots(ready, reader, name)
+    plain = isinstance(arm.strategy, GreedyDecoding) and isinstance(arm.sampler, Greedy)
+    if plain and not trace and not job.top:
+        return [Group("", [Ask(ready.branches[0], job.max_new_tokens)])]
+    return [_group(ready, name, job.max_new_tokens, trace=trace, top=job.top)]
+
+
+def _ballots(ready: Ready, reader: Reader, name: str) -> list[Group]:
+    """One group an option of several tokens, and one whose first step reads the first tokens of all."""
+    ids = reader.option_ids(ready.branches[0], ready.job.options)
+    if not ids or not all(ids):
+        raise ModelError("an option has no tokens of its own after this prompt.")
+    first = tuple(option[0] for option in ids)
+    long = [place for place, option in enumerate(ids) if len(option) > 1]
+    groups = [_group(ready, name, len(ids[p]), option=p, force=tuple(ids[p])) for p in long]
+    return [*groups, _group(ready, name, 1, option=len(ids), first=first)]
+
+
+def _group(ready: Ready, name: str, length: int, option: int = -1, **more: Any) -> Group:
+    name += f"-{option}" if option >= 0 else ""
+    arm, key, count = ready.job.arm, ready.job.prompt.key, len(ready.branches)
+    told = wire.told(arm.strategy, arm.sampler)
+    asks = [
+        Ask(
+            prompt,
+            length,
+            Branch(name, b, count, told, key.seed, key.query, **more).extra_args(),
+            stops=option < 0,
+        )
+        for b, prompt in enumerate(ready.branches)
+    ]
+    return Group(name, asks, option)
+
+
+def answer_of(
+    ready: Ready, reader: Reader, heard: Heard, kept: Mapping[str, Mapping[str, Any]]
+) -> Generation | Failure:
+    """kept: what the engine kept, by the name of a group."""
+    label = ready.job.arm.label
+    for group, said in heard:
+        fault = kept.get(group.name, {}).get("fault")
+        if fault:
+            return Failure(f"{label}: {fault}.")
+        wrong = next((one for one in said if one.finish not in ("stop", "length")), None)
+        if wrong is not None:
+            return Failure(f"{label}: {wrong.reason or f'the engine ended the request ({wrong.finish})'}.")
+    if ready.job.score == "options":
+        return _scored(ready, reader, heard, kept)
+    ((group, said),) = heard
+    return _generated(ready, reader, said[0].tokens, kept.get(group.name, {}))
+
+
+def _generated(ready: Ready, reader: Reader, tokens: tuple[int, ...], record: Mapping[str, Any]) -> Generation:
+    stopped = bool(tokens) and tokens[-1] in reader.stop_tokens
+    answer = tokens[:-1] if stopped else tokens
+    usage = Usage(sum(ready.tokens), len(tokens), len(tokens) * len(ready.branches))
+    numbers = record.get("trace", ())
+    trace = dict(zip(TRACE, map(tuple, zip(*numbers, strict=True)), strict=True)) if numbers else {}
+    looks = [Look(**told) for told in record.get("looks", ())]
+    steps = compact(looks, reader.stop_tokens, reader.text)
+    return Generation(reader.text(answer), answer, "stop" if stopped else "length", usage, trace, steps=steps)
+
+
+def _scored(ready: Ready, reader: Reader, heard: Heard, kept: Mapping[str, Mapping[str, Any]]) -> Generation:
+    job, ids = ready.job, reader.option_ids(ready.branches[0], ready.job.options)
+    by_option = {group.option: kept[group.name] for group, _ in heard}
+    first = by_option[len(ids)]["first"]
+    logprobs = [by_option[p]["forced"] if p in by_option else [first[p]] for p in range(len(ids))]
+    values = [normalised(v, option, job.normalise) for v, option in zip(logprobs, job.options, strict=True)]
+    best = max(range(len(values)), key=values.__getitem__)
+    usage = Usage(sum(ready.tokens), sum(map(len, ids)), len(ready.branches))
+    scores = dict(zip(job.options, values, strict=True))
+    return Generation(job.options[best], tuple(ids[best]), "stop", usage, option_scores=scores)

@@ -1,0 +1,10 @@
+"""A strategy of a user's own."""
+
+from dataclasses import dataclass
+
+from decoding.base import Strategy
+
+
+@dataclass(frozen=True)
+class Plain(Strategy):
+    """The prompt as it is."""
