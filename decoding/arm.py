@@ -2,6 +2,8 @@
 
 decoding: greedy
 decoding: {name: vcd, alpha: 0.5, sampling: {temperature: 0.7}, label: mild}
+decoding: {name: vcd, normalise: bytes}           # where options are scored: a UTF-8 byte; or mean, a token; else sum
+decoding: {name: moicl, fitted: weights.json}     # parameters that `icl fit` has found
 decoding: studies/mine.py:Mine
 """
 
@@ -10,13 +12,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 from decoding.base import Strategy
+from decoding.fitting import read_parameters
 from decoding.probe import branch_count, changes_picture, least_strength, subtracts
 from decoding.sampling import Greedy, Sampler, Sampling
-from icl.errors import ConfigError
+from icl.errors import ConfigError, did_you_mean
 from icl.registry import build, describe
+
+Normalise = Literal["sum", "mean", "bytes"]
+"""An option's score: the sum of its tokens' log-probabilities, their mean, or the sum a UTF-8 byte."""
+
+NORMALISE: tuple[Normalise, ...] = get_args(Normalise)
 
 
 @dataclass(frozen=True)
@@ -26,10 +34,12 @@ class Arm:
     strategy: Strategy
     sampler: Sampler = field(default_factory=Greedy)
     label: str = ""
+    normalise: Normalise = "sum"
 
     def __post_init__(self) -> None:
         if not self.label:
-            object.__setattr__(self, "label", _told(self.strategy, self.sampler))
+            scored = "" if self.normalise == "sum" else f", normalise={self.normalise}"
+            object.__setattr__(self, "label", _told(self.strategy, self.sampler) + scored)
 
     def describe(self) -> dict[str, Any]:
         """The canonical node: everything that decides the answers, so not the label."""
@@ -40,7 +50,7 @@ class Arm:
         return {
             "strategy": describe(self.strategy),
             "sampler": {"name": "greedy"} if self.sampler.deterministic else sampler,
-        }
+        } | ({} if self.normalise == "sum" else {"normalise": self.normalise})
 
     @cached_property
     def digest(self) -> str:
@@ -57,15 +67,22 @@ def parse_arm(node: Any, where: str = "") -> Arm:
     """The arm that a node of `decoding` describes. Raises ConfigError; `where` names the place in the YAML."""
     if isinstance(node, Arm):
         return node
-    sampling, label = None, ""
+    sampling, label, normalise = None, "", "sum"
     if isinstance(node, Mapping):
         node = dict(node)
         sampling, label = node.pop("sampling", None), node.pop("label", "")
+        normalise = node.pop("normalise", "sum")
+        node = _with_fitted(node, where)
     strategy = _strategy(node, where)
     sampler = strategy.sampler if sampling is None else _sampler(node, sampling, where)
     if not isinstance(label, str):
         raise ConfigError(f"{_at(where, 'label')}a label is a text, not {label!r}.")
-    return Arm(strategy, sampler, label)
+    if normalise not in NORMALISE:
+        raise ConfigError(
+            f"{_at(where, 'normalise')}normalise is one of {', '.join(NORMALISE)}, not {normalise!r}."
+            f"{did_you_mean(str(normalise), NORMALISE)}"
+        )
+    return Arm(strategy, sampler, label, normalise)
 
 
 def controls_of(arm: Arm, *, options: bool = False, shots: int | None = None) -> tuple[Arm, ...]:
@@ -107,7 +124,7 @@ def controls_of(arm: Arm, *, options: bool = False, shots: int | None = None) ->
         found.append(RandomGate(strategy))
     if changes_picture(strategy):
         found += [UnrelatedPicture(strategy), NoPicture(strategy)]
-    own = tuple(Arm(control, arm.sampler) for control in found)
+    own = tuple(Arm(control, arm.sampler, normalise=arm.normalise) for control in found)
     return own + _references(arm, options, shots)
 
 
@@ -118,7 +135,7 @@ def _references(arm: Arm, options: bool, shots: int | None) -> tuple[Arm, ...]:
     from decoding.strategies.greedy import GreedyDecoding
     from decoding.strategies.sampling import SamplingDecoding
 
-    found = [Arm(GreedyDecoding())]
+    found = [Arm(GreedyDecoding(), normalise=arm.normalise)]
     drawn = Greedy() if options else arm.sampler
     if isinstance(drawn, Sampling) and not drawn.deterministic:
         found.append(Arm(SamplingDecoding(drawn.temperature, drawn.top_k, drawn.top_p, drawn.min_p), drawn))
@@ -126,8 +143,18 @@ def _references(arm: Arm, options: bool, shots: int | None) -> tuple[Arm, ...]:
         voters = SelfConsistency(max(2, branch_count(arm.strategy)))
         found.append(Arm(voters, voters.sampler if drawn.deterministic else drawn))
     if shots != 0:
-        found.append(Arm(MoreDemonstrations(), drawn))
+        found.append(Arm(MoreDemonstrations(), drawn, normalise=arm.normalise))
     return tuple(found)
+
+
+def _with_fitted(node: Any, where: str) -> Any:
+    """A node whose key `fitted` names a file, with the parameters of that file under its own; nested ones too."""
+    if not isinstance(node, Mapping):
+        return node
+    told = {key: _with_fitted(value, f"{where}.{key}" if where else str(key)) for key, value in node.items()}
+    if isinstance(told.get("fitted"), str):
+        return {**read_parameters(told.pop("fitted"), told.get("name"), where), **told}
+    return told
 
 
 def _digest(node: Any) -> str:

@@ -97,6 +97,13 @@ def asked(prompt: Prompt, before: str = "", after: str = "") -> Prompt:
     )
 
 
+def with_question(prompt: Prompt, text: str) -> Prompt:
+    """Another text in the place of the query's question. Raises PlanError where the query has none."""
+    if "query.question" not in prompt.spans:
+        raise PlanError("the query has no question (no part is named 'query.question') that a text could replace.")
+    return prompt.map(lambda part: replace(part, content=text) if part.name == "query.question" else part)
+
+
 def described(prompt: Prompt, descriptions: Mapping[str, str]) -> Prompt:
     """Pictures replaced, where they stand, by texts. descriptions: name of the picture's part -> text."""
     return prompt.map(

@@ -1,15 +1,71 @@
-"""Parameters fitted on a dev split: a constant for each option, and the weights of groups of demonstrations.
+"""Parameters fitted on a dev split: constants and priors of options, and the weights of groups of demonstrations.
 
-Both take scores that option scoring gave, so they run no model. What they return goes into a config.
+What is fitted are scores that option scoring gave, so nothing here runs a model. `icl fit` gets the scores and writes
+the parameters into a file, JSON that a person can read, which a config names: `{name: moicl, fitted: weights.json}`.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from icl.errors import DataError
+from icl.errors import ConfigError, DataError
+from icl.loading import SEARCH, at
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from decoding.base import Strategy
+
+FORMAT = "mm-icl fitted strategy, 1"
+
+
+@runtime_checkable
+class Fittable(Protocol):
+    """A strategy with parameters that a dev split decides. fits_gold: whether the right answers are read."""
+
+    fits_gold: ClassVar[bool]
+
+    def measures(self, shots: int) -> "tuple[Strategy, ...]":
+        """The strategies whose option scores it is fitted on. shots: demonstrations of each prompt."""
+        ...
+
+    def fit(self, told: "Tensor", gold: Sequence[int]) -> "Strategy":
+        """The same strategy with its parameters found.
+
+        told: [queries, measures, options] log-probabilities. gold: place of each right option; empty without fits_gold.
+        """
+        ...
+
+
+def write_fitted(strategy: "Strategy", path: Path, how: Mapping[str, Any] | None = None) -> None:
+    """The strategy's parameters as JSON. how: what they were fitted on, for people."""
+    from icl.registry import describe
+
+    node = describe(strategy)
+    told = {"format": FORMAT, "strategy": node.pop("name"), "parameters": node, "fitted_on": dict(how or {})}
+    path.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_parameters(name: str, strategy: Any, where: str = "") -> dict[str, Any]:
+    """The parameters in a file, which may lie beside the config. Raises ConfigError where it is no file of theirs."""
+    tried = [Path(name)] if Path(name).is_absolute() else [folder / name for folder in (Path.cwd(), *SEARCH.get())]
+    path = next((place for place in tried if place.is_file()), None)
+    if path is None:
+        looked = ", ".join(str(place.parent) for place in tried)
+        raise ConfigError(f"{at(where)}fitted: there is no file {name} (looked in {looked}). `icl fit` writes one.")
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        known, parameters = told["strategy"], dict(told["parameters"])
+        right = told["format"] == FORMAT
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{at(where)}fitted: {path} is no file that `icl fit` has written ({error!r}).") from error
+    if not right:
+        raise ConfigError(f"{at(where)}fitted: {path} says '{told['format']}', and this version reads '{FORMAT}'.")
+    if known != strategy:
+        raise ConfigError(f"{at(where)}fitted: {path} has parameters of '{known}', and this is '{strategy}'.")
+    parameters.pop("code", None)
+    return parameters
 
 
 def fitted_bias(scores: "Tensor", gold: Sequence[int], rounds: int = 10) -> tuple[float, ...]:
@@ -40,6 +96,16 @@ def fitted_bias(scores: "Tensor", gold: Sequence[int], rounds: int = 10) -> tupl
         if torch.equal(before, bias):
             break
     return tuple(round(float(value), 4) for value in bias)
+
+
+def option_prior(told: "Tensor") -> tuple[float, ...]:
+    """For `batch_calibration`: the mean share of each option over queries without labels.
+
+    told: [queries, options] log-probabilities.
+    """
+    if len(told) == 0:
+        raise DataError("a prior needs at least one query.")
+    return tuple(round(float(share), 6) for share in told.softmax(-1).mean(0))
 
 
 def mixture_weights(told: "Tensor", gold: Sequence[int], steps: int = 200, rate: float = 0.1) -> tuple[float, ...]:

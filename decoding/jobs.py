@@ -5,16 +5,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from decoding.arm import Arm
+from decoding.arm import Arm, Normalise
 from icl.types import Prompt
 
-Normalise = Literal["sum", "mean", "bytes"]
-"""An option's score: the sum of its tokens' log-probabilities, their mean, or the sum a UTF-8 byte."""
+__all__ = ["Counters", "Failure", "Job", "Normalise", "Ready", "distinct"]
 
 
 @dataclass(frozen=True)
 class Job:
     """One answer wanted. score: a generated text, or the scores of `options` (the sampler plays no part there).
+
+    normalise: of option scores; where it is 'sum', what the arm says.
 
     top: how many tokens of each branch a text's generation keeps of every step (`decoding.trace`).
     """
@@ -26,6 +27,10 @@ class Job:
     max_new_tokens: int = 16
     normalise: Normalise = "sum"
     top: int = 0
+
+    def __post_init__(self) -> None:
+        if self.normalise == "sum":
+            object.__setattr__(self, "normalise", self.arm.normalise)
 
 
 @dataclass(frozen=True)

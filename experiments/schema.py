@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from decoding.arm import NORMALISE
 from experiments.vocabulary import AXES, CORRECTIONS, DEFAULTS, KINDS, LISTS, SCORES
 from icl.registry import schema
 
@@ -69,8 +70,13 @@ def _value(axis: str) -> dict[str, Any]:
 
 
 def _with_arm_keys(node: dict[str, Any]) -> dict[str, Any]:
-    """A decoding has `sampling` and `label` beside its strategy's parameters."""
-    more = {"sampling": {"type": "object"}, "label": {"type": "string"}}
+    """A decoding has more keys than its strategy's parameters."""
+    more = {
+        "sampling": {"type": "object"},
+        "label": {"type": "string"},
+        "normalise": {"enum": list(NORMALISE), "description": "where options are scored: what a score is divided by"},
+        "fitted": {"type": "string", "description": "a file of icl fit with parameters"},
+    }
     told = [
         {**one, "properties": {**one["properties"], **more}} if one.get("type") == "object" else one
         for one in node["anyOf"]

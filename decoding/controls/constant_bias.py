@@ -1,14 +1,16 @@
 """Constant bias: one number for each answer option, added for every query alike.
 
 Bendre et al. (2607.25196) find that a constant on the yes-logit does as well on POPE as the best contrast. Fitted on a
-dev split (`decoding.fitting.fitted_bias`), it moves the label prior and nothing else: a contrast that does not beat it
-does the same.
+dev split (`icl fit`, `decoding.fitting.fitted_bias`), it moves the label prior and nothing else: a contrast that does
+not beat it does the same.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Strategy
+from decoding.fitting import fitted_bias
 from icl.registry import component
 
 if TYPE_CHECKING:
@@ -28,6 +30,14 @@ class ConstantBias(Strategy):
     over_options: ClassVar[bool] = True
     options_only: ClassVar[bool] = True
     control: ClassVar[bool] = True
+    fits_gold: ClassVar[bool] = True
+
+    def measures(self, shots: int) -> tuple[Strategy, ...]:
+        """The reference."""
+        return (ConstantBias(),)
+
+    def fit(self, told: "Tensor", gold: Sequence[int]) -> "ConstantBias":
+        return replace(self, biases=fitted_bias(told[:, 0], gold))
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import torch

@@ -2,17 +2,20 @@
 
     scores = sum_i w_i l(y | demonstrations of group i, query)
 
-Without weights each group counts 1/n. Weights are learned on a dev split (`decoding.fitting.mixture_weights`); a
-negative one makes an anti-expert. `sparse` keeps the k largest by magnitude, not renormalised. The whole prompt is
-read for traces and controls, and has no weight. The paper's hypernetwork, which gives weights to groups never seen, is
-not here.
+Without weights each group counts 1/n. Weights are learned on a dev split, from 1/n on by the cross-entropy of its
+options (`icl fit`, `decoding.fitting.mixture_weights`); a negative one makes an anti-expert. `sparse` keeps the k
+largest by magnitude, not renormalised. The whole prompt is read for traces and controls, and has no weight. The paper's
+hypernetwork, which gives weights to groups never seen, is not here.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy
 from decoding.changes import windows
+from decoding.fitting import mixture_weights
+from icl.errors import ConfigError
 from icl.params import Count
 from icl.registry import component, parameter
 from icl.types import Prompt
@@ -32,6 +35,19 @@ class MoICL(Strategy):
     groups: Count = 0  # of neighbouring demonstrations; 0: one each, or as many as there are weights
     fitted: tuple[float, ...] = parameter("weights", ())  # of the groups, in prompt order; none: all equal
     sparse: Count = 0  # how many weights are kept, the largest by magnitude; 0: all
+
+    fits_gold: ClassVar[bool] = True
+
+    def measures(self, shots: int) -> tuple[Strategy, ...]:
+        """Each group alone. Raises ConfigError without demonstrations."""
+        count = min(self.groups or shots, shots)
+        if not count:
+            raise ConfigError("moicl has weights for groups of demonstrations, and there are none at 0 shots.")
+        alone = [tuple(float(i == group) for i in range(count)) for group in range(count)]
+        return tuple(replace(self, groups=count, fitted=weights, sparse=0) for weights in alone)
+
+    def fit(self, told: "Tensor", gold: Sequence[int]) -> "MoICL":
+        return replace(self, groups=told.shape[1], fitted=mixture_weights(told, gold))
 
     @property
     def weights(self) -> None:

@@ -60,6 +60,26 @@ def test_the_engine_chooses_what_a_plain_loop_chooses(name: str, sampler: Sample
     assert told == [slow(model, arm.strategy, sampler, p, 5 + i)[0] for i, p in enumerate(questions)]
 
 
+@pytest.mark.parametrize("name", TOKENS)
+def test_options_of_one_token_are_scored_as_the_loop_scores_tokens(name: str) -> None:
+    """Every token is an option, so the loop's choice is among them, and their scores are its distribution."""
+    model, arm = Toy(vocabulary=12), Arm(made(name), Sampling(0.0))
+    every = tuple(f"w{i}" for i in range(12))
+    questions = [prompt(i, shots=i % 4) for i in range(6)]
+    scored = run_jobs(model, [Job(p, arm, every, "options") for p in questions])
+    said = run_jobs(model, [Job(p, arm, max_new_tokens=1) for p in questions])
+    for question, a, b in zip(questions, scored, said, strict=True):
+        assert isinstance(a, Generation), a
+        assert isinstance(b, Generation), b
+        assert a.text == (b.text or "w0")
+        branches = branches_of(model, arm.strategy, question)
+        wanted = step(model, arm.strategy, branches, [], NewThread(question.key)).log_softmax(-1)[0]
+        found = torch.tensor(list(a.option_scores.values()))
+        alive = wanted > -torch.inf
+        torch.testing.assert_close(found[alive], wanted[alive], rtol=0, atol=2e-6)
+        assert bool((found[~alive] < -900).all())
+
+
 @pytest.mark.parametrize("name", [name for name in TOKENS if not made(name).over_options])
 def test_options_are_scored_as_a_plain_loop_reads_them(name: str) -> None:
     model, arm = Toy(), Arm(made(name))

@@ -59,20 +59,6 @@ def test_scores_are_those_of_a_slow_reading(strategy: Strategy) -> None:
             assert ours == pytest.approx(theirs, abs=1e-4)
 
 
-def test_the_best_option_of_one_token_is_the_token_of_the_loop() -> None:
-    """All tokens are options, so the loop's choice is always among them."""
-    model = Toy(vocabulary=12)
-    every = tuple(f"w{i}" for i in range(12))
-    for node in ("greedy", "vcd", {"name": "vcd", "alpha": 3, "beta": 0.5}, {"name": "mask_only", "of": "vcd"}):
-        arm = parse_arm(node)
-        scored = run_jobs(model, [Job(prompt(i), arm, every, "options") for i in range(12)])
-        said = run_jobs(model, [Job(prompt(i), arm, max_new_tokens=1) for i in range(12)])
-        for a, b in zip(scored, said, strict=True):
-            assert isinstance(a, Generation)
-            assert isinstance(b, Generation)
-            assert a.text == (b.text or "w0")
-
-
 def test_one_token_options_read_nothing_beyond_the_prompt() -> None:
     model = Toy()
     run_jobs(model, [Job(prompt(1), parse_arm("vcd"), ("w1", "w2"), "options")])

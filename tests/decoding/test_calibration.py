@@ -1,0 +1,116 @@
+"""Option scores corrected for what options are likely anyway, each by hand and in the engine."""
+
+import math
+
+import pytest
+import torch
+
+from decoding.arm import parse_arm
+from decoding.engine import run_jobs
+from decoding.jobs import Failure, Job
+from decoding.strategies.batch_calibration import BatchCalibration
+from decoding.strategies.contextual_calibration import ContextualCalibration
+from decoding.strategies.pmi import PMI
+from icl import edits
+from icl.errors import ConfigError, PlanError
+from icl.types import Generation, Part, Prompt, Turn
+from tests.decoding.prompts import prompt
+from tests.decoding.toy import Toy
+
+OPTIONS = ("w1", "w2 w3", "w4")
+
+
+def told(*shares: float) -> torch.Tensor:
+    return torch.tensor([list(shares)]).log()
+
+
+def test_pmi_by_hand() -> None:
+    """.2 of .1 is twice as likely as anyway, .5 of .5 is as likely: log 2, log 1."""
+    scores = PMI().combine(torch.stack([told(0.2, 0.5), told(0.1, 0.5)]), 0)
+    assert scores[0].tolist() == pytest.approx([math.log(2), 0.0], abs=1e-6)
+
+
+def test_pmi_reads_a_premise_without_picture_and_demonstrations() -> None:
+    first, premise = PMI(premise="So:").branches(prompt(1, shots=2))
+    assert first == prompt(1, shots=2)
+    assert premise.text == "[user] So:"
+    kept = PMI(premise="So:", without="picture").branches(prompt(1, shots=2))[1]
+    assert kept.pictures == prompt(1, shots=2).pictures[:2]
+
+
+def test_contextual_calibration_by_hand() -> None:
+    """Shares .6 and .4; content-free .9/.1 and .7/.3, mean .8/.2: .6/.8 = .75 and .4/.2 = 2, so the second wins."""
+    logits = (
+        torch.stack([told(0.6, 0.4), told(0.9, 0.1), told(0.7, 0.3)]) + torch.tensor([3.0, -1.0, 0.5])[:, None, None]
+    )
+    scores = ContextualCalibration(texts=("a", "b")).combine(logits, 0)
+    assert scores[0].exp().tolist() == pytest.approx([0.75, 2.0], abs=1e-5)
+
+
+def test_content_free_queries_keep_the_demonstrations_and_lose_the_query() -> None:
+    question = prompt(1, shots=2)
+    first, *free = ContextualCalibration().branches(question)
+    assert first == question
+    assert [one.turns[-1].parts[-1].text for one in free] == ["N/A", "[MASK]", ""]
+    for one in free:
+        assert one.turns[:-1] == question.turns[:-1]
+        assert one.pictures[-1].edits == (edits.Blank(),)
+    none = ContextualCalibration(picture="none").branches(question)[1]
+    assert none.pictures == question.pictures[:2]
+    with pytest.raises(ConfigError, match="content-free"):
+        ContextualCalibration(texts=())
+
+
+def test_batch_calibration_by_hand() -> None:
+    """.6 and .4 against priors .75 and .25: .8 and 1.6. At gamma 0 nothing is taken out."""
+    scores = BatchCalibration(prior=(0.75, 0.25)).combine(told(0.6, 0.4)[None], 0)
+    assert scores[0].exp().tolist() == pytest.approx([0.8, 1.6], abs=1e-5)
+    assert torch.equal(BatchCalibration((0.75, 0.25), gamma=0.0).combine(told(0.6, 0.4)[None], 0), told(0.6, 0.4))
+    fitted = BatchCalibration().fit(torch.stack([told(0.9, 0.1), told(0.6, 0.4)]), [])
+    assert fitted.prior == (0.75, 0.25)
+
+
+@pytest.mark.parametrize("name", ["pmi", "contextual_calibration", "batch_calibration"])
+def test_the_engine_combines_whole_options_as_each_branch_scores_them_alone(name: str) -> None:
+    model, arm = Toy(), parse_arm(name)
+    questions = [prompt(i, shots=i % 3) for i in range(4)]
+    answers = run_jobs(model, [Job(p, arm, OPTIONS, "options", normalise="mean") for p in questions])
+    for question, answer in zip(questions, answers, strict=True):
+        assert isinstance(answer, Generation)
+        rows = []
+        for branch in arm.strategy.branches(question):
+            (plain,) = run_jobs(model, [Job(branch, parse_arm("greedy"), OPTIONS, "options", normalise="mean")])
+            assert isinstance(plain, Generation)
+            rows.append([list(plain.option_scores.values())])
+        wanted = arm.strategy.combine(torch.tensor(rows), 0).log_softmax(-1)
+        assert list(answer.option_scores.values()) == pytest.approx(wanted[0].tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["pmi", "contextual_calibration", "batch_calibration"])
+def test_what_ranks_options_writes_no_text(name: str) -> None:
+    (answer,) = run_jobs(Toy(), [Job(prompt(1), parse_arm(name))])
+    assert isinstance(answer, Failure)
+    assert "score: options" in answer.reason
+
+
+@pytest.mark.parametrize("strategy", [PMI(), ContextualCalibration()])
+def test_a_query_without_a_question_is_told(strategy: PMI | ContextualCalibration) -> None:
+    bare = Prompt((Turn("user", (Part(prompt(1).pictures[-1], "query.picture[0]"), Part("hm"))),))
+    with pytest.raises(PlanError, match=r"query\.question"):
+        strategy.branches(bare)
+
+
+def test_an_arm_says_how_options_are_normalised() -> None:
+    model, options = Toy(), ("w1", "w2 w10 w3")
+    arms = [parse_arm({"name": "vcd", "normalise": how}) for how in ("sum", "mean", "bytes")]
+    assert [arm.label for arm in arms] == ["vcd", "vcd, normalise=mean", "vcd, normalise=bytes"]
+    assert len({arm.digest for arm in arms}) == 3
+    assert arms[0].digest == parse_arm("vcd").digest
+    total, mean, byte = (
+        answer.option_scores["w2 w10 w3"]
+        for answer in run_jobs(model, [Job(prompt(1), arm, options, "options") for arm in arms])
+        if isinstance(answer, Generation)
+    )
+    assert (mean, byte) == pytest.approx((total / 3, total / 9))
+    with pytest.raises(ConfigError, match=r"x: d.normalise: .*Did you mean 'bytes'"):
+        parse_arm({"name": "vcd", "normalise": "byte"}, "x: d")
