@@ -35,8 +35,8 @@ Sampling = Literal["random", "popular", "adversarial"]
 class Existence(OnePool):
     """Yes or no: is this object in the scene? POPE's random, popular and adversarial samplings, any ratio of labels.
 
-    A method that only says yes more often gains where yes is rare to say and loses where it is common: run `yes_ratio`
-    .25, .5 and .75. Questions about one picture share a group. A question of the same number is about the same scene in every sampling,
+    A method that only says yes more often gains at one ratio and loses at another: run `yes_ratio` .25, .5 and .75.
+    Questions about one picture share a group. A question of the same number is about the same scene in every sampling,
     so the samplings are paired. The pool is sampled like the queries, from other scenes.
     """
 

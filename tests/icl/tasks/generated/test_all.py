@@ -36,6 +36,11 @@ NODES = [
     {"name": "matching", "by": "colour"},
     {"name": "interleaved_operators"},
     {"name": "link_context"},
+    {"name": "conflict"},
+    {"name": "conflict", "by": "shape", "against": "statement"},
+    {"name": "conflict", "against": "none", "modes": ["seen"]},
+    {"name": "printed_text"},
+    {"name": "printed_text", "told": True},
 ]
 IDS = [" ".join(map(str, node.values())) for node in NODES]
 

@@ -1,0 +1,93 @@
+"""Knowledge conflict: answers from text alone against answers to the picture, in all the cells that rates add up.
+
+Of the items that were recognised (all, where that is not asked), a row a setting:
+
+    both             both right                          text_only    the text right, the picture wrong      (b)
+    picture_only     the picture right, the text wrong   (c)
+    same_wrong       both wrong, the same answer         other_wrong  both wrong, different answers          (d)
+
+    flip = b + c + d      conflict = flip - (b - c) = 2 c + d, DCD's lower bound (Zhu et al., 2410.03659)
+    kappa = (agreement - chance) / (1 - chance), chance from how often each answer is given (Cohen 1960)
+
+The conflict rate leaves out b, where seeing does harm. An answer that is no option agrees with none, as in DCD's code.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from experiments.analyses.samples import answered, interval, records, settings, table, texts, units
+from icl.errors import ConfigError
+from icl.metrics.chosen import chosen
+from icl.metrics.normalise import plain
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.report.view import View
+
+Row = Mapping[str, Any]
+
+
+def analyse(view: "View") -> "DataFrame":
+    """A row a setting that asked items from text and from the picture. Raises ConfigError where none did."""
+    found: list[dict[str, Any]] = []
+    for setting, samples in settings(view, answered(view, shown=False)):
+        items = _items(records(samples))
+        known = [item for item in items if "recognise" not in item or _right(item["recognise"])]
+        if not known:
+            continue
+        cells = Counter(_cell(item) for item in known)
+        shares = {name: cells[name] / len(known) for name in CELLS}
+        flips = [_cell(item) not in ("both", "same_wrong") for item in known]
+        flipped = interval(flips, units([item["seen"] for item in known]), "flip")
+        bound = {"conflict": flipped["flip"] - shares["text_only"] + shares["picture_only"], "kappa": kappa(known)}
+        found.append({**setting, **flipped, **bound, **shares, "items": len(known), "asked": len(items)})
+    if not found:
+        raise ConfigError(
+            f"{view.path}: no item was asked from text alone and from its picture, and recognised. "
+            "Run the task 'conflict' (modes: [text, seen, recognise])."
+        )
+    return table(found, "Does the model say from the picture what it says from text?")
+
+
+CELLS = ("both", "text_only", "picture_only", "same_wrong", "other_wrong")
+
+
+def kappa(items: Sequence[Mapping[str, Row]]) -> float:
+    """Agreement of the two answers beyond chance; NaN where chance agrees always."""
+    pairs = [(_said(item["text"]), _said(item["seen"])) for item in items]
+    agree = sum(a is not None and a == b for a, b in pairs) / len(pairs)
+    text, seen = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
+    chance = sum(text[a] * seen[a] for a in text if a is not None) / len(pairs) ** 2
+    return (agree - chance) / (1 - chance) if chance < 1 else float("nan")
+
+
+def _items(rows: Sequence[Row]) -> list[dict[str, Row]]:
+    """Items with both answers: way of asking -> sample."""
+    found: dict[tuple[Any, ...], dict[str, Row]] = {}
+    modes = set()
+    for row in rows:
+        meta = row.get("meta")
+        mode = meta.get("mode") if isinstance(meta, Mapping) else None
+        if mode is not None:
+            modes.add(mode)
+            found.setdefault((row["seed"], row.get("group")), {})[str(mode)] = row
+    return [item for item in found.values() if {"text", "seen"} <= set(item) and modes <= set(item)]
+
+
+def _cell(item: Mapping[str, Row]) -> str:
+    text, seen = _right(item["text"]), _right(item["seen"])
+    if text or seen:
+        return "both" if text and seen else "text_only" if text else "picture_only"
+    said = _said(item["text"])
+    return "same_wrong" if said is not None and said == _said(item["seen"]) else "other_wrong"
+
+
+def _said(row: Row) -> str | None:
+    output = row.get("output")
+    return chosen(output if isinstance(output, str) else "", texts(row, "options"))
+
+
+def _right(row: Row) -> bool:
+    return _said(row) in {plain(answer) for answer in texts(row, "gold")}

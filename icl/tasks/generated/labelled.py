@@ -1,0 +1,74 @@
+"""Pictures with words on them, drawn when somebody looks: a drawing with a label, or words alone."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from icl.pictures import Picture
+from icl.streams import StreamKey
+from icl.tasks.generated.drawing import Drawing
+from icl.tasks.generated.letters import print_word, width
+from icl.tasks.generated.world import SIDE
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+RED = (220, 0, 0)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A recipe: a drawing in the middle, and a word printed at the upper or lower edge."""
+
+    drawing: Drawing
+    word: str
+
+    def __call__(self) -> "Image":
+        rng = StreamKey(self.drawing.seed, self.drawing.name).numpy("label")
+        unit = min(1.9, (SIDE - 8) / width(self.word, 1))
+        left = float(rng.uniform(4, SIDE - 4 - width(self.word, unit)))
+        top = 3.5 if rng.random() < 0.5 else SIDE - 3.5 - 4 * unit
+        return print_word(self.drawing(), self.word, (left, top), unit)
+
+    @property
+    def picture(self) -> Picture:
+        return _picture(self)
+
+
+@dataclass(frozen=True)
+class Words:
+    """A recipe: words under one another in drawn places, one of them (`boxed`) in a red box."""
+
+    seed: int
+    name: str
+    words: tuple[str, ...]
+    boxed: int
+
+    def __call__(self) -> "Image":
+        from PIL import Image
+
+        rng = StreamKey(self.seed, self.name).numpy("picture")
+        ground = tuple(int(level) for level in rng.integers(190, 236, 3))
+        image = Image.new("RGB", (SIDE, SIDE), ground)
+        line = SIDE / len(self.words)
+        order = rng.permutation(len(self.words))
+        for place, which in enumerate(order):
+            word = self.words[which]
+            unit = min(2.2, (line - 9) / 4, (SIDE - 12) / width(word, 1))
+            left = float(rng.uniform(6, SIDE - 6 - width(word, unit)))
+            top = place * line + (line - 4 * unit) / 2
+            image = print_word(image, word, (left, top), unit, frame=RED if which == self.boxed else None)
+        return image
+
+    @property
+    def picture(self) -> Picture:
+        return _picture(self)
+
+
+@lru_cache(maxsize=20_000)
+def _picture(recipe: Labelled | Words) -> Picture:
+    """One `Picture` a recipe; the origin does not tell what it shows."""
+    seed = recipe.seed if isinstance(recipe, Words) else recipe.drawing.seed
+    told = hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
+    return Picture.from_source(recipe, f"generated words {told} (seed {seed})")

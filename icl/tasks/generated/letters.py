@@ -1,0 +1,63 @@
+"""Printed words: capitals of strokes on a label, so that no font decides about a pixel."""
+
+from PIL import Image, ImageDraw
+
+from icl.tasks.generated.ink import ZOOM, Ink, Point
+
+BLACK: Ink = (0, 0, 0)
+WHITE: Ink = (255, 255, 255)
+
+# Strokes of the capitals on a grid 2 wide and 4 high.
+_LETTERS: dict[str, tuple[tuple[Point, ...], ...]] = {
+    "A": (((0, 4), (1, 0), (2, 4)), ((0.4, 2.6), (1.6, 2.6))),
+    "B": (((0, 0), (0, 4), (1.5, 4), (2, 3.4), (2, 2.6), (1.5, 2), (0, 2)), ((0, 0), (1.4, 0), (1.8, 0.5), (1.4, 2))),
+    "C": (((2, 0.6), (1.5, 0), (0.5, 0), (0, 0.7), (0, 3.3), (0.5, 4), (1.5, 4), (2, 3.4)),),
+    "D": (((0, 0), (0, 4), (1.2, 4), (2, 3.1), (2, 0.9), (1.2, 0), (0, 0)),),
+    "E": (((2, 0), (0, 0), (0, 4), (2, 4)), ((0, 2), (1.5, 2))),
+    "F": (((2, 0), (0, 0), (0, 4)), ((0, 2), (1.5, 2))),
+    "G": (((2, 0.6), (1.5, 0), (0.5, 0), (0, 0.7), (0, 3.3), (0.5, 4), (1.5, 4), (2, 3.4), (2, 2.2), (1.1, 2.2)),),
+    "H": (((0, 0), (0, 4)), ((2, 0), (2, 4)), ((0, 2), (2, 2))),
+    "I": (((1, 0), (1, 4)), ((0.4, 0), (1.6, 0)), ((0.4, 4), (1.6, 4))),
+    "J": (((2, 0), (2, 3.3), (1.5, 4), (0.5, 4), (0, 3.3)),),
+    "K": (((0, 0), (0, 4)), ((2, 0), (0, 2.2), (2, 4))),
+    "L": (((0, 0), (0, 4), (2, 4)),),
+    "M": (((0, 4), (0, 0), (1, 2), (2, 0), (2, 4)),),
+    "N": (((0, 4), (0, 0), (2, 4), (2, 0)),),
+    "O": (((0.5, 0), (1.5, 0), (2, 0.7), (2, 3.3), (1.5, 4), (0.5, 4), (0, 3.3), (0, 0.7), (0.5, 0)),),
+    "P": (((0, 4), (0, 0), (1.5, 0), (2, 0.6), (2, 1.6), (1.5, 2.2), (0, 2.2)),),
+    "Q": (
+        ((0.5, 0), (1.5, 0), (2, 0.7), (2, 3.3), (1.5, 4), (0.5, 4), (0, 3.3), (0, 0.7), (0.5, 0)),
+        ((1.2, 3), (2.1, 4.2)),
+    ),
+    "R": (((0, 4), (0, 0), (1.5, 0), (2, 0.6), (2, 1.6), (1.5, 2.1), (0, 2.1)), ((1, 2.1), (2, 4))),
+    "S": (((2, 0.6), (1.5, 0), (0.5, 0), (0, 0.6), (0, 1.4), (2, 2.6), (2, 3.4), (1.5, 4), (0.5, 4), (0, 3.4)),),
+    "T": (((0, 0), (2, 0)), ((1, 0), (1, 4))),
+    "U": (((0, 0), (0, 3.3), (0.5, 4), (1.5, 4), (2, 3.3), (2, 0)),),
+    "V": (((0, 0), (1, 4), (2, 0)),),
+    "W": (((0, 0), (0.4, 4), (1, 1.8), (1.6, 4), (2, 0)),),
+    "X": (((0, 0), (2, 4)), ((2, 0), (0, 4))),
+    "Y": (((0, 0), (1, 2), (2, 0)), ((1, 2), (1, 4))),
+    "Z": (((0, 0), (2, 0), (0, 4), (2, 4)),),
+}
+
+
+def width(word: str, unit: float) -> float:
+    """Pixels that a word takes, where a letter is 2 units wide and letters stand 1 apart."""
+    return unit * (3 * len(word) - 1)
+
+
+def print_word(image: Image.Image, word: str, at: Point, unit: float, frame: Ink | None = None) -> Image.Image:
+    """The picture with a black word on a white label. Raises KeyError for what is no letter.
+
+    at: left and top of the word; unit: letters are 2 x 4 of them; both in pixels. frame: the colour of a box around it.
+    """
+    canvas = image.resize((image.width * ZOOM, image.height * ZOOM), Image.Resampling.NEAREST)
+    pen, scale, edge = ImageDraw.Draw(canvas), unit * ZOOM, 1.2 * unit * ZOOM
+    x, y = (place * ZOOM for place in at)
+    label = (x - edge, y - edge, x + width(word, unit) * ZOOM + edge, y + 4 * scale + edge)
+    pen.rectangle(label, fill=WHITE, outline=frame, width=2 * ZOOM if frame else 0)
+    for i, letter in enumerate(word.upper()):
+        for stroke in _LETTERS[letter]:
+            points = [(x + (3 * i + across) * scale, y + down * scale) for across, down in stroke]
+            pen.line(points, fill=BLACK, width=max(1, round(0.75 * scale)), joint="curve")
+    return canvas.resize(image.size, Image.Resampling.BILINEAR)

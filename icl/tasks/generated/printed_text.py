@@ -1,0 +1,88 @@
+"""Printed-text binding, as in VL-ICL's TextOCR (Zong et al., ICLR 2025): which of the printed words is the answer?
+
+VL-ICL draws a red box around a word and asks "What text is shown in the red box?", which needs no demonstration. By
+default the question is bare, and only the demonstrations tell that the boxed word is wanted, or the one outside the
+box; `told: true` is the published form. The words are made up, so that no reader can guess one from half of it.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from icl.errors import ConfigError
+from icl.params import PositiveInt
+from icl.registry import component, parameter
+from icl.streams import StreamKey
+from icl.tasks.base import Pool
+from icl.tasks.generated.episode import evenly, query_id, query_number, shuffled
+from icl.tasks.generated.labelled import Words
+from icl.tasks.generated.wording import NONCE
+from icl.types import Example
+
+RULES = ("boxed", "other")
+BARE = "which word is it?"
+TOLD = "what text is shown in the red box?"
+
+
+@component("task", "printed_text")
+@dataclass(frozen=True)
+class PrintedText:
+    """Read the printed word that the demonstrations ask for: the one in the red box, or the one outside it.
+
+    Both rules are equally frequent, and the pool of a query follows its rule. The options are the picture's words in a
+    drawn order, so the letters tell nothing of the rule (chance 1/2); free answers test the reading too.
+    """
+
+    told: bool = False  # the question names the red box, which is always right then: VL-ICL's own form
+    support: PositiveInt = 32  # pictures in a query's pool
+    bank: PositiveInt = 256  # pictures that all pools are drawn from
+    query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
+    seed: int = 0  # of the task; the seeds of a run do not change it
+
+    def __post_init__(self) -> None:
+        if self.support > self.bank:
+            raise ConfigError(f"support {self.support} is more than the bank of {self.bank} pictures.")
+
+    @property
+    def title(self) -> str:
+        return "printed text · told" if self.told else "printed text"
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        return tuple(
+            self.shown(query_id("printed_text", i), f"query/{i}", self.rule(i)) for i in range(self.query_limit)
+        )
+
+    def pool(self, query_id: str) -> Pool:
+        return _pool(self, query_number("printed_text", query_id, self.query_limit))
+
+    @property
+    def pool_size(self) -> int:
+        return self.support
+
+    def rule(self, number: int) -> str:
+        """Which word is wanted."""
+        return "boxed" if self.told else evenly(self.seed, "printed_text/rule", number, RULES)
+
+    def shown(self, name: str, stream: str, rule: str) -> Example:
+        """The question of this rule about the picture of this stream."""
+        rng = StreamKey(self.seed, f"printed_text/{stream}").numpy("words")
+        words = tuple(shuffled(rng, NONCE)[:2])
+        boxed = int(rng.integers(2))
+        answer = words[boxed if rule == "boxed" else 1 - boxed]
+        return Example(
+            id=name,
+            pictures=(Words(self.seed, f"printed_text/{stream}", words, boxed).picture,),
+            question=TOLD if self.told else BARE,
+            answers=(answer,),
+            options=words,
+            label=answer,
+            secret={"rule": rule, "boxed": words[boxed]},
+        )
+
+
+@lru_cache(maxsize=512)
+def _pool(task: PrintedText, number: int) -> Pool:
+    rng = StreamKey(task.seed, query_id("printed_text", number)).numpy("pool")
+    chosen = shuffled(rng, range(task.bank))[: task.support]
+    name, rule = query_id("printed_text", number), task.rule(number)
+    return Pool(tuple(task.shown(f"{name}-s{i:03d}", f"bank/{k}", rule) for i, k in enumerate(chosen)))

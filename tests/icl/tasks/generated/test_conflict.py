@@ -1,0 +1,125 @@
+"""Tests of knowledge conflict: the questions, the pictures, and what fakes of known behaviour score on them."""
+
+import numpy as np
+import pytest
+
+import icl
+from icl.errors import ConfigError
+from icl.models.base import Request
+from icl.tasks.generated.conflict import Conflict
+from icl.tasks.generated.letters import print_word, width
+from icl.tasks.generated.world import COLOURS
+
+
+def by_mode(task):
+    found = {mode: [q for q in task.queries if q.meta["mode"] == mode] for mode in task.modes}
+    assert len({len(examples) for examples in found.values()}) == 1
+    return found
+
+
+@pytest.mark.parametrize("by", ["colour", "shape"])
+def test_an_item_asks_the_same_thing_from_text_and_from_its_picture(by):
+    asked = by_mode(Conflict(by=by, query_limit=60))
+    for text, seen, recognise in zip(*asked.values(), strict=True):
+        assert text.group == seen.group == recognise.group
+        assert text.answers == seen.answers
+        assert text.options == seen.options
+        assert len(set(seen.options)) == 4
+        assert {seen.answer, seen.secret["told"]} <= set(seen.options)
+        assert not text.pictures
+        assert text.question.endswith(seen.question)
+        assert f"{' '.join(text.secret['concept'])}. " in text.question
+        assert recognise.answer in text.secret["concept"]
+        assert recognise.answer != seen.answer
+        assert recognise.pictures == seen.pictures
+
+
+def test_the_true_option_has_no_place_of_its_own():
+    places = [q.options.index(q.answer) for q in Conflict(query_limit=600).queries]
+    assert all(100 < places.count(place) < 210 for place in range(4))
+
+
+def test_what_contradicts_is_a_printed_word_or_a_statement_or_nothing():
+    printed, stated, none = (
+        by_mode(Conflict(against=against, query_limit=30))["seen"] for against in ("printed", "statement", "none")
+    )
+    for a, b, c in zip(printed, stated, none, strict=True):
+        assert a.question == c.question == b.question.split(". ")[1]
+        assert f" {b.secret['told']} " in b.question
+        assert b.pictures == c.pictures
+        assert a.pictures[0].load.word == a.secret["told"] != a.answer
+        assert np.any(np.asarray(a.pictures[0].open()) != np.asarray(c.pictures[0].open()))
+        assert a.answers == b.answers == c.answers
+
+
+def test_pools_are_without_contradiction_and_of_the_kind_of_the_question():
+    task = Conflict(query_limit=6, support=20)
+    for query in task.queries:
+        for example in task.pool(query.id).examples:
+            assert example.meta == {"mode": query.meta["mode"], "against": "none"}
+            assert example.secret["told"] is None
+            assert bool(example.pictures) == bool(query.pictures)
+
+
+def test_a_printed_word_is_dark_strokes_on_a_white_label():
+    from PIL import Image
+
+    plain = Image.new("RGB", (64, 64), (90, 140, 200))
+    shown = np.asarray(print_word(plain, "red", (10, 20), 2.0, (220, 0, 0))).astype(int)
+    label = shown[20:28, 10 : 10 + round(width("red", 2.0))]
+    assert (label.sum(-1) > 600).mean() > 0.15
+    assert (label.sum(-1) < 150).mean() > 0.1
+    assert np.all(shown[:12] == (90, 140, 200))
+    assert (np.abs(shown - (220, 0, 0)).sum(-1) < 60).sum() > 20
+    with pytest.raises(KeyError):
+        print_word(plain, "a1", (0, 0), 2.0)
+
+
+def test_wrong_modes_are_refused():
+    with pytest.raises(ConfigError, match="each once"):
+        Conflict(modes=("seen", "seen"))
+
+
+def reader(request: Request) -> str:
+    """Reads text and printed words, sees shapes, and sees a colour only where no word is printed."""
+    picture = next((p for p in reversed(request.prompt.pictures)), None)
+    question = next(p.text for p in request.prompt.parts() if p.name == "query.question")
+    if picture is None:
+        return next(word for word in question.replace(".", "").split() if word in COLOURS)
+    recipe = picture.load
+    drawing = getattr(recipe, "drawing", recipe)
+    if "shape is in" in question:
+        return drawing.shape
+    return getattr(recipe, "word", drawing.colour)
+
+
+def sober(request: Request) -> str:
+    """Says what the text says, and else what is drawn."""
+    recipe = request.prompt.pictures[-1].load if request.prompt.pictures else None
+    drawing = getattr(recipe, "drawing", recipe)
+    question = next(p.text for p in request.prompt.parts() if p.name == "query.question")
+    if drawing is None:
+        return next(word for word in question.replace(".", "").split() if word in COLOURS)
+    return drawing.shape if "shape is in" in question else drawing.colour
+
+
+@pytest.mark.parametrize(
+    ("says", "against", "scores"),
+    [("reader", "printed", (0, 1, 0, 1)), ("reader", "none", (1, 0, 0, None)), ("sober", "printed", (1, 0, 0, 0))],
+)
+def test_fakes_score_as_they_must(tmp_path, says, against, scores):
+    accuracy, flips, conflict, misled = scores
+    config = {
+        "name": "t",
+        "task": {"name": "conflict", "against": against, "queries": 30},
+        "model": {"name": "fake-scripted", "answer": f"{__file__}:{says}"},
+        "metrics": ["lenient", "recognised_accuracy", "flip_rate", "conflict_rate", "misled"],
+    }
+    run = icl.run(config, runs=tmp_path, quiet=True)
+    means = run.samples()[["recognised_accuracy", "flip_rate", "conflict_rate"]].mean()
+    assert list(means) == [accuracy, flips, conflict]
+    if misled is not None:
+        assert run.samples()["misled"].mean() == misled
+    (row,) = run.analyze("conflict").to_dict("records")
+    assert (row["flip"], row["conflict"], row["items"], row["asked"]) == (flips, conflict, 10, 10)
+    assert row["text_only"] == (1 if flips else 0)
