@@ -9,6 +9,7 @@ import numpy as np
 
 from icl.bars import no_bars
 from icl.errors import ModelError
+from icl.models.unreadable import FAILURES, reason
 from icl.pictures import Picture
 from retrievers.ahead import decoded
 from retrievers.towers import BATCH
@@ -26,8 +27,8 @@ class Backbone:
             with no_bars():
                 model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
             self.processor: Any = AutoImageProcessor.from_pretrained(folder)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ModelError(f"embedder 'vision': {folder} cannot be loaded: {error}") from error
+        except FAILURES as error:
+            raise ModelError(f"embedder 'vision': {folder} cannot be loaded: {reason(error)}") from error
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = getattr(model, "vision_model", model).eval().to(self.device)
 

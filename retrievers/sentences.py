@@ -9,6 +9,7 @@ import numpy as np
 
 from icl.bars import no_bars
 from icl.errors import ModelError
+from icl.models.unreadable import FAILURES, reason
 from retrievers.towers import BATCH
 from retrievers.vectors import Vectors, unit
 
@@ -24,8 +25,8 @@ class Sentences:
             with no_bars():
                 model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ModelError(f"the sentence encoder {folder} cannot be loaded: {error}") from error
+        except FAILURES as error:
+            raise ModelError(f"the sentence encoder {folder} cannot be loaded: {reason(error)}") from error
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model, self.longest = model.eval().to(self.device), longest
 

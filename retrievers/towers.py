@@ -10,6 +10,7 @@ import numpy as np
 
 from icl.bars import no_bars
 from icl.errors import ModelError
+from icl.models.unreadable import FAILURES, reason
 from icl.pictures import Picture
 from retrievers.ahead import decoded
 from retrievers.vectors import Vectors, unit
@@ -72,8 +73,8 @@ class Towers:
             with no_bars():
                 model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
             processor: Any = AutoProcessor.from_pretrained(folder)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ModelError(f"embedder 'encoder': {folder} cannot be loaded: {error}") from error
+        except FAILURES as error:
+            raise ModelError(f"embedder 'encoder': {folder} cannot be loaded: {reason(error)}") from error
         for tower in ("get_image_features", "get_text_features"):
             if not hasattr(model, tower):
                 raise ModelError(

@@ -18,8 +18,6 @@ from icl.errors import ModelError
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 HUB_ID = r"[\w.-]+/[\w.-]+"
-FAILURES = (ValueError, RuntimeError, KeyError, TypeError, OSError)
-"""What peft raises where an adapter does not fit."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,11 @@ class Adapter:
 
     def applied(self, model: Any, name: str, merge: bool) -> Any:
         """The model with the adapter in it. name: the checkpoint's. Raises ModelError where it is of another model."""
+        from pickle import UnpicklingError
+
         from peft import PeftConfig, PeftModel
+
+        from icl.models.unreadable import FAILURES, reason
 
         try:
             with warnings.catch_warnings():
@@ -85,8 +87,9 @@ class Adapter:
                 tuned = PeftModel(model, config)
                 told = tuned.load_adapter(str(self.folder), "default", is_trainable=False)
         except FAILURES as error:
-            first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ModelError(self._other(name, first)) from error
+            if isinstance(error, UnpicklingError | EOFError):
+                raise ModelError(f"model.adapter: {self.folder} cannot be loaded: {reason(error)}") from error
+            raise ModelError(self._other(name, reason(error))) from error
         for keys, what in ((told.unexpected_keys, "has no place for"), (told.missing_keys, "finds nothing for")):
             if keys:
                 raise ModelError(self._other(name, f"{name} {what} {len(keys)} of its weights, such as {keys[0]}"))

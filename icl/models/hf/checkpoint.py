@@ -110,18 +110,20 @@ class Checkpoint:
         return model.eval().requires_grad_(False)
 
     def _read(self, kind: Any, what: str, **how: Any) -> Any:
-        from safetensors import SafetensorError
+        from icl.models.unreadable import FAILURES
 
         try:
             with no_bars(self._small):
                 return kind.from_pretrained(
                     self.source, revision=self.revision, trust_remote_code=self.trust_remote_code, **how
                 )
-        except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+        except FAILURES as error:
             raise ModelError(self._sentence(what, error)) from error
 
     def _sentence(self, what: str, error: Exception) -> str:
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        from icl.models.unreadable import reason
+
+        first = reason(error)
         if "trust_remote_code" in str(error):
             return (
                 f"model.path: {self.path} brings its own Python code, which is not run unasked. Read that code, then "
