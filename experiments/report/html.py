@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.report import browser, figures, tables
+from experiments.report import browser, controls, figures, tables
 from experiments.report.svg import Scale, element
 from experiments.report.view import ACCURACIES, Run, View, view
 from experiments.stats import wording
@@ -66,6 +66,7 @@ def _write(seen: View, per_cell: int) -> Written:
         "scores": tables.score_frame(seen),
         "curves": tables.curve_frame(found),
         "differences": differences,
+        "controls": controls.controls_frame(seen) if seen.effects else None,
     }
     csv = tuple(
         _csv(seen.path / "tables" / f"{name}.csv", frame) for name, frame in frames.items() if frame is not None
@@ -114,6 +115,9 @@ def page(
         tables=found,
         others=[(other.measure, tables.task_tables(other)) for other in _others(seen)],
         controls=bool(seen.controls),
+        effects=controls.sections(seen),
+        effects_notes=[words for words in controls.notes(seen) if not words.startswith(controls.MOVED)],
+        effects_family=controls.family(seen),
         votes=any(row.baseline for t in found for row in t.rows),
         refused=refused,
         **_difference_rows(seen, differences),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments.report.floor import floors
 from experiments.stats.arms import (
+    NONE,
     UNIT,
     axes_of,
     baseline_of,
@@ -21,6 +22,7 @@ from experiments.stats.arms import (
     values_of,
     varying,
 )
+from experiments.stats.effects import Effect, effects
 from experiments.stats.findings import Finding, findings, reference_decoding
 from experiments.store import Store
 from experiments.vocabulary import METRICS, usual_metric
@@ -110,9 +112,32 @@ class View:
         return "" if state == "finished" else f"The run is not finished ({state}): this is what it has so far."
 
     @cached_property
-    def findings(self) -> list[Finding]:
+    def reference(self) -> str:
+        """The decoding that the others stand against."""
         wanted = self.to.get("decoding")
-        reference = reference_decoding(self.scores, str(wanted) if wanted is not None else None)
+        if "decoding" not in self.scores:
+            return NONE
+        return reference_decoding(self.scores, str(wanted) if wanted is not None else None)
+
+    @cached_property
+    def effects(self) -> list[Effect]:
+        """What each decoding did to the answers; nothing where there is one decoding only."""
+        if "decoding" not in self.scores or self.scores["decoding"].nunique() < 2:
+            return []
+        told = [m for m in self.metrics if self.scores[m].notna().any()]
+        return effects(
+            self.frame,
+            self.scores,
+            self.axes,
+            self.metric,
+            metrics=told,
+            base=self.reference,
+            controls=self.controls,
+        )
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        reference = self.reference
         others = ("strict", "lenient") if self.better == "higher" else ()
         other = next((m for m in others if m in self.metrics and m != self.metric), None)
         found = findings(

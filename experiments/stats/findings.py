@@ -25,7 +25,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
-from experiments.stats.arms import NONE, arms, axes_of, baseline_of, belongs, better_of, tidy, told, values_of, varying
+from experiments.stats.arms import NONE, axes_of, baseline_of, better_of, tidy, told, values_of, varying
+from experiments.stats.decodings import decoding_trials
+from experiments.stats.subjects import pooled, split
 from experiments.stats.trials import Trial, Verdict, corrected, trial
 from experiments.stats.wording import listed, signed
 from icl.metrics.base import Better
@@ -102,7 +104,7 @@ def _gain(
     plain: "DataFrame", settings: Sequence[str], metric: str, better: Better, also: str | None
 ) -> Iterator[Finding]:
     trials = []
-    for subject, part in _split(plain, settings):
+    for subject, part in split(plain, settings):
         zero, some = part[part["shots"] == 0], part[part["shots"] != 0]
         if len(zero):
             for (retriever, shots), rows in some.groupby(["retriever", "shots"], sort=False):
@@ -132,14 +134,14 @@ def _gain(
 
 def _retrieval(plain: "DataFrame", settings: Sequence[str], metric: str, better: Better) -> Iterator[Finding]:
     trials = []
-    for subject, part in _split(plain, settings):
+    for subject, part in split(plain, settings):
         shown = part[part["shots"] != 0] if "shots" in part else part
         drawn = shown[shown["retriever"] == "random"]
         for name in values_of(shown, "retriever") if len(drawn) else ():
             if name not in ("random", NONE):
                 rows = shown[shown["retriever"] == name]
-                both, pooled = _pooled(drawn, rows, ["shots"])
-                one = trial(subject, str(name), "random", both, metric, on=["shots"], pooled=pooled, better=better)
+                both, where = pooled(drawn, rows, ["shots"])
+                one = trial(subject, str(name), "random", both, metric, on=["shots"], pooled=where, better=better)
                 trials.append(one)
     for subject, tried in _by_subject(corrected(trials)):
         for t in tried:
@@ -149,7 +151,7 @@ def _retrieval(plain: "DataFrame", settings: Sequence[str], metric: str, better:
 
 def _vote(plain: "DataFrame", settings: Sequence[str], metric: str, better: Better, vote: str) -> Iterator[Finding]:
     trials = []
-    for subject, part in _split(plain, settings):
+    for subject, part in split(plain, settings):
         for name in values_of(part, "retriever"):
             rows = part[(part["retriever"] == name) & (part["shots"] != 0) & part[vote].notna()]
             rows = rows[rows["shots"] == rows["shots"].max()]
@@ -172,20 +174,8 @@ def _decoding(
     base: str,
     controls: Mapping[str, Sequence[str]],
 ) -> Iterator[Finding]:
-    every = {name for names in controls.values() for name in names}
-    trials = []
-    for subject, part in _split(samples, settings):
-        have = values_of(part, "decoding")
-        for name in have:
-            if name == base or name in every:
-                continue
-            mine = part[part["decoding"] == name]
-            for other in [base, *(c for c in controls.get(str(name), ()) if c in have and c != base)]:
-                both, pooled = _pooled(part[part["decoding"] == other], mine, ["shots", "retriever"])
-                on = [axis for axis in ("shots", "retriever") if axis in part]
-                one = trial(subject, str(name), other, both, metric, on=on, pooled=pooled, better=better)
-                trials.append(one)
-    for subject, tried in _by_subject(corrected(trials)):
+    trials = decoding_trials(samples, settings, metric, better, base=base, controls=controls)
+    for subject, tried in _by_subject(trials):
         for name, own in groupby(tried, key=lambda t: t.arm):
             against, *checks = list(own)
             claim = against.refused or f"{name} {_words(against)} {against.against}{against.pooled}"
@@ -219,34 +209,6 @@ def _overall(against: Trial, checks: Sequence[Trial]) -> Verdict:
     if against.verdict != "better":
         return against.verdict
     return "better" if all(t.verdict == "better" for t in checks) else "open"
-
-
-def _pooled(a: "DataFrame", b: "DataFrame", over: Sequence[str]) -> "tuple[tuple[DataFrame, DataFrame], str]":
-    """Both frames at the settings of `over` that both have, and those settings in words."""
-    over = [axis for axis in over if axis in a]
-    if not over or not len(a) or not len(b):
-        return (a, b), ""
-    left, right = (frame.set_index(over).index for frame in (a, b))
-    a, b = a[left.isin(right)], b[right.isin(left)]
-    told_over = [
-        f"{listed([str(v) for v in values_of(b, axis)])} {axis}" for axis in over if axis == "shots" and len(b)
-    ]
-    several = any(b[axis].nunique() > 1 for axis in over)
-    return (a, b), f" over {' and '.join(told_over)}" if several and told_over else ""
-
-
-def _split(frame: "DataFrame", settings: Sequence[str]) -> "Iterator[tuple[str, DataFrame]]":
-    """(subject in words, samples) of each task and value of the other axes, with the 0-shot arms that it shares."""
-    keys = list(settings) or ["task"]
-    found = list(arms(frame, [*keys, "shots"] if "shots" in frame else keys))
-    settled = dict.fromkeys(tuple(arm[key] for key in keys) for arm, _ in found)
-    for values in settled:
-        named = dict(zip(keys, values, strict=True))
-        rows = [i for arm, own in found if belongs(arm, named) for i in own.index]
-        if not any(
-            belongs({**named, "shots": 0}, dict(zip(keys, other, strict=True))) for other in settled if other != values
-        ):
-            yield told(named), frame.loc[rows]
 
 
 def _at(retriever: object, shots: object) -> str:

@@ -10,6 +10,14 @@ def share(value: float, digits: int = 3) -> str:
     return _bare(f"{value:.{digits}f}")
 
 
+def plus_minus(mean: float, low: float, high: float, digits: int = 3) -> str:
+    """'.640 ±.041': half the width. Where that would reach beyond 0 or 1 both ends are told: '1.000 [.963, 1.000]'."""
+    half = (high - low) / 2
+    if 0 <= mean <= 1 and (mean - half < 0 or mean + half > 1):
+        return f"{share(mean, digits)} [{share(low, digits)}, {share(high, digits)}]"
+    return f"{share(mean, digits)} ±{share(half, digits)}"
+
+
 def signed(value: float, digits: int = 3) -> str:
     """+.036, −.120, ±.000 where it rounds to nothing."""
     if math.isnan(value):

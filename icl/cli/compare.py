@@ -19,16 +19,20 @@ def command(
     metric: Annotated[str, typer.Option(help="the score to compare; default: as the config says")] = "",
     by: Annotated[list[str] | None, typer.Option(help="an axis within whose values p is corrected")] = None,
     correct: Annotated[str, typer.Option(help="holm or none; default: as the config says")] = "",
+    controls: Annotated[
+        bool, typer.Option("--controls", help="what each decoding did, beside its controls, with a verdict")
+    ] = False,
     csv: Annotated[Path | None, typer.Option(help="write the table to this file too")] = None,
 ) -> None:
     """Arms are paired by query and seed; arms that do not have the same queries and seeds are refused.
 
-    `icl compare runs/x --to decoding=greedy --by task`
+    `icl compare runs/x --to decoding=greedy --by task`; `icl compare runs/x --controls`
     """
     from rich.console import Console
 
     from experiments.loaded import load_run
     from experiments.report.comparison import show_comparison
+    from experiments.report.controls import controls_frame, show_controls
     from experiments.report.detail import settings
     from experiments.report.view import view
     from experiments.stats.compare import BASELINE, compare
@@ -44,8 +48,16 @@ def command(
     reference = wanted or dict(seen.to)
     if not reference:
         raise ConfigError("the run has one arm only: there is nothing to compare.")
-    table = compare(seen.scores, reference, seen.metric, correct=correct or seen.correct, by=by or (), axes=seen.axes)
-    show_comparison(table, seen, Console())
+    if controls:
+        if not seen.effects:
+            raise ConfigError("--controls: the run has one decoding only.")
+        show_controls(seen, Console())
+        table = controls_frame(seen)
+    else:
+        table = compare(
+            seen.scores, reference, seen.metric, correct=correct or seen.correct, by=by or (), axes=seen.axes
+        )
+        show_comparison(table, seen, Console())
     if csv is not None:
         with made(csv):
             table.to_csv(csv, index=False)

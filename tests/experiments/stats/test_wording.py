@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from experiments.stats.wording import counted, interval, listed, p_number, p_value, share, signed
+from experiments.stats.wording import counted, interval, listed, p_number, p_value, plus_minus, share, signed
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,10 @@ def test_shares_and_differences():
 
 def test_lists_read_as_prose():
     assert [listed(list(words)) for words in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
+
+
+def test_an_interval_that_is_not_symmetric_at_the_edge_is_told_by_its_ends():
+    assert plus_minus(0.64, 0.6, 0.68, 2) == ".64 ±.04"
+    assert plus_minus(1.0, 0.963, 1.0) == "1.000 [.963, 1.000]"
+    assert plus_minus(0.0, 0.0, 0.037, 2) == ".00 [.00, .04]"
+    assert plus_minus(0.99, 0.93, 0.998, 2) == ".99 [.93, 1.00]"

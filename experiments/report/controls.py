@@ -1,0 +1,258 @@
+"""The table of controls: what each decoding arm did to the answers, beside its controls, and the verdict on it.
+
+One table feeds the terminal (`icl compare RUN --controls`), the page and `tables/controls.csv`. In a terminal the
+columns stand in as many blocks as its width asks for, each with the names of the arms.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from math import isnan
+from typing import TYPE_CHECKING, Any
+
+from experiments.report.view import View
+from experiments.stats.effects import OTHER, Effect
+from experiments.stats.wording import counted, plus_minus, share
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from rich.console import Console
+
+GAP = 2
+SHOWN = ("strict", "lenient")
+"""Scores that are told beside the one looked at."""
+MOVED = ("lost/won", "worse/better", "down/up")
+MOVED_GRADED = {name: name.replace("/", " / ") for name in MOVED}
+WORDS = {
+    "answers": "answers: shares of what is said, here and under the reference",
+    "lost/won": "lost/won: answers that went from right to wrong, from wrong to right, against the reference",
+    "worse/better": "worse/better: answers whose score fell, rose, against the reference",
+    "down/up": "down/up: answers whose score fell, rose, against the reference",
+    "other": "other: share of answers that are not the reference's",
+    "survivors": "survivors: tokens that the mask leaves at a step",
+    "changed": "changed: share of steps whose best token is not the reference's",
+    "entropy": "entropy: nats, of what a token is chosen from",
+    "length": "length: steps of an answer, its end included",
+    "forwards": "forwards: prompts read forward for a token",
+}
+"""What each column means, for a line below the table."""
+
+
+def columns(view: View, rows: Sequence[Effect]) -> dict[str, list[str]]:
+    """heading -> cells, of the rows of one subject; a column that no row fills is left out."""
+    metrics = dict.fromkeys([*(m for m in SHOWN if m in view.metrics), view.metric])
+    found: dict[str, list[str]] = {}
+    for metric in metrics:
+        found[metric] = [plus_minus(e.mean, e.low, e.high, 3) if (e := row.scores.get(metric)) else "–" for row in rows]
+    found["answers"] = [answers(row) for row in rows]
+    graded = any(row.moves and row.moves.graded for row in rows)
+    moved = "down/up" if view.better == "neither" else "worse/better" if graded else "lost/won"
+    found[moved] = [f"{row.moves.lost}/{row.moves.won}" if row.moves else "" for row in rows]
+    found["other"] = [_number(row.other, 2) for row in rows]
+    found["survivors"] = [_many(row.survivors) for row in rows]
+    found["changed"] = [_number(row.changed, 3) for row in rows]
+    found["entropy"] = [_number(row.entropy, 2) for row in rows]
+    found["length"] = [_many(row.length) for row in rows]
+    found["forwards"] = [_many(row.forwards) for row in rows]
+    return {name: cells for name, cells in found.items() if any(cells)}
+
+
+def answers(row: Effect) -> str:
+    """'yes .62 (.55)': shares, the reference's in brackets; of a histogram the answers that moved, at most two."""
+    names = dict.fromkeys([*row.before, *row.said])
+    if not names:
+        return ""
+    if set(names) <= {"yes", "no", OTHER}:
+        told = ["yes", *([OTHER] if row.said.get(OTHER) or row.before.get(OTHER) else [])]
+    else:
+        gap = {name: abs(row.said.get(name, 0) - row.before.get(name, 0)) for name in names}
+        told = sorted(names, key=lambda name: -gap[name])[:2] if row.role != "reference" else list(names)[:2]
+    return ", ".join(_answer(row, name) for name in told)
+
+
+def every_answer(row: Effect) -> str:
+    """The whole histogram in words."""
+    return ", ".join(_answer(row, name) for name in dict.fromkeys([*row.before, *row.said]))
+
+
+def notes(view: View) -> list[str]:
+    """What the columns that are shown mean."""
+    heads = dict.fromkeys(name for _, rows in by_subject(view) for name in columns(view, rows))
+    return [WORDS[name] for name in heads if name in WORDS]
+
+
+def label(row: Effect) -> str:
+    """'vcd', '  mask_only': a control stands under its strategy, without its name; one of several has a star."""
+    if row.role != "control":
+        return row.decoding
+    if not row.of:
+        return f"{row.decoding} *"
+    return f"  {row.decoding.replace(f'({row.of})', '') if f'({row.of})' in row.decoding else row.decoding}"
+
+
+def by_subject(view: View) -> Iterator[tuple[str, list[Effect]]]:
+    """The rows of each task and setting."""
+    for subject, rows in groupby(view.effects, key=lambda row: row.subject):
+        yield subject, list(rows)
+
+
+def family(view: View) -> str:
+    """'p after Holm over 54 comparisons: every strategy against greedy and against each of its controls'."""
+    sizes = {row.judgement.family for row in view.effects if row.judgement}
+    if not sizes:
+        return ""
+    return (
+        f"Verdicts: p after Holm over {counted(max(sizes), 'comparison')}, those of every strategy with "
+        f"{view.reference} and with each of its controls, as in the sentences on decoding."
+    )
+
+
+def moved(row: Effect, view: View) -> tuple[str, str]:
+    """(cell, what it says in words) of the transitions: '80 / 4 / 6 / 10' for right/wrong scores, else two numbers."""
+    found = row.moves
+    if found is None:
+        return "", ""
+    if found.graded or view.better == "neither":
+        worse, better = ("fell", "rose") if view.better == "neither" else ("got worse", "got better")
+        return f"{found.lost} / {found.won}", f"{found.lost} {worse}, {found.won} {better}, {found.kept} are the same"
+    told = (
+        f"{found.kept} right in both, {found.lost} right to wrong, {found.won} wrong to right, "
+        f"{found.still} wrong in both"
+    )
+    return f"{found.kept} / {found.lost} / {found.won} / {found.still}", told
+
+
+def sections(view: View) -> list[dict[str, Any]]:
+    """What the page draws: a table a subject, its columns as headings and cells."""
+    found = []
+    for subject, rows in by_subject(view):
+        told = columns(view, rows)
+        graded = view.better == "neither" or any(row.moves and row.moves.graded for row in rows)
+        heads, cells = list(told), list(zip(*told.values(), strict=True))
+        place = next(i for i, name in enumerate(heads) if name in MOVED)
+        heads[place] = MOVED_GRADED[heads[place]] if graded else "right / lost / won / wrong"
+        lines = [
+            {
+                "label": label(row).strip(),
+                "role": row.role,
+                "cells": [
+                    moved(row, view) if i == place else (cell, every_answer(row) if heads[i] == "answers" else "")
+                    for i, cell in enumerate(cells[j])
+                ],
+                "verdict": row.judgement,
+            }
+            for j, row in enumerate(rows)
+        ]
+        found.append({"subject": subject, "heads": heads, "rows": lines})
+    return found
+
+
+def controls_frame(view: View) -> "DataFrame":
+    """A row an arm, numbers as numbers: for tables/controls.csv."""
+    import pandas as pd
+
+    return pd.DataFrame([_flat(row) for row in view.effects])
+
+
+def show_controls(view: View, console: "Console") -> None:
+    """Prints a table a subject, its verdicts, and what the columns mean."""
+    from rich.text import Text
+
+    for subject, rows in by_subject(view):
+        console.print(Text(subject, "bold").append(f"  {view.measure}; controls under their strategy", "dim"))
+        told = columns(view, rows)
+        names = [label(row) for row in rows]
+        for block in _blocks(told, max(map(len, names)), console.width):
+            _print_block(names, rows, block, console)
+        _print_verdicts(rows, console)
+    shared = "*: a control of several strategies" if any(_is_shared(row) for row in view.effects) else ""
+    for words in [shared, *notes(view), family(view)]:
+        if words:
+            console.print(words, style="dim", highlight=False)
+
+
+def _print_verdicts(rows: Sequence[Effect], console: "Console") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    judged = [(row.decoding, row.judgement) for row in rows if row.judgement]
+    if not judged:
+        return
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+    for name, found in judged:
+        look = {"better": "green", "worse": "red"}.get(found.verdict, "default")
+        grid.add_row(Text(f"  {name}"), Text(found.words, look))
+    console.print(Text("Does it beat all its controls?", "bold"))
+    console.print(grid)
+    console.print()
+
+
+def _is_shared(row: Effect) -> bool:
+    return row.role == "control" and not row.of
+
+
+def _blocks(told: Mapping[str, Sequence[str]], first: int, width: int) -> Iterator[dict[str, Sequence[str]]]:
+    """The columns in runs that fit the width beside the names."""
+    block: dict[str, Sequence[str]] = {}
+    used = first
+    for name, cells in told.items():
+        wide = GAP + max(len(name), *map(len, cells))
+        if block and used + wide > width:
+            yield block
+            block, used = {}, first
+        block[name] = cells
+        used += wide
+    if block:
+        yield block
+
+
+def _print_block(
+    names: Sequence[str], rows: Sequence[Effect], block: Mapping[str, Sequence[str]], console: "Console"
+) -> None:
+    from rich.text import Text
+
+    first = max(map(len, names))
+    widths = {name: max(len(name), *map(len, cells)) for name, cells in block.items()}
+
+    def line(name: str, cells: Mapping[str, str], look: str) -> "Text":
+        told = "".join(" " * GAP + cells[key].rjust(width) for key, width in widths.items())
+        return Text(f"{name.ljust(first)}{told}".rstrip(), look)
+
+    console.print(line("", {name: name for name in block}, "dim"), soft_wrap=True)
+    for i, row in enumerate(rows):
+        look = "dim" if row.role == "control" else ""
+        console.print(line(names[i], {name: cells[i] for name, cells in block.items()}, look), soft_wrap=True)
+    console.print()
+
+
+def _answer(row: Effect, name: str) -> str:
+    before = "" if row.role == "reference" else f" ({share(row.before.get(name, 0.0), 2)})"
+    return f"{name} {share(row.said.get(name, 0.0), 2)}{before}"
+
+
+def _flat(row: Effect) -> dict[str, Any]:
+    told: dict[str, Any] = {"subject": row.subject, "decoding": row.decoding, "role": row.role, "of": row.of}
+    for metric, found in row.scores.items():
+        told |= {metric: found.mean, f"{metric}_low": found.low, f"{metric}_high": found.high}
+    for name in dict.fromkeys([*row.before, *row.said]):
+        told |= {f"said:{name}": row.said.get(name, 0.0), f"before:{name}": row.before.get(name, 0.0)}
+    if row.moves:
+        moved = row.moves
+        told |= {"kept": moved.kept, "lost": moved.lost, "won": moved.won, "still_wrong": moved.still}
+    for name in ("other", "survivors", "changed", "entropy", "length", "forwards", "samples"):
+        told[name] = getattr(row, name)
+    if row.judgement:
+        told |= {"verdict": row.judgement.words, "family": row.judgement.family}
+    return told
+
+
+def _number(value: float, digits: int) -> str:
+    return "" if isnan(value) else share(value, digits)
+
+
+def _many(value: float) -> str:
+    """'1.3', '475': as many digits as a count deserves."""
+    return (
+        "" if isnan(value) else f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    )

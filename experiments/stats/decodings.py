@@ -1,0 +1,101 @@
+"""A strategy against the reference and against each of its own controls: the comparisons, and the verdict on it.
+
+Pairs are (query, seed, shots, retriever). One family for the whole run: Holm corrects over every comparison of every
+strategy on every task, so a table of twenty strategies pays for having looked at twenty.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from experiments.stats.arms import values_of
+from experiments.stats.subjects import pooled, split
+from experiments.stats.trials import Trial, Verdict, corrected, trial
+from experiments.stats.wording import listed
+from icl.metrics.base import Better
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+NAMED = 3
+"""Controls that a verdict names; of more it says how many."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Whether a strategy beats the reference and all of its controls. words: the same for a table. family: of Holm."""
+
+    verdict: Verdict
+    words: str
+    family: int
+
+
+def decoding_trials(
+    samples: "DataFrame",
+    settings: Sequence[str],
+    metric: str,
+    better: Better,
+    *,
+    base: str,
+    controls: Mapping[str, Sequence[str]],
+) -> list[Trial]:
+    """For each subject and strategy: against `base`, then against each of its controls. p corrected over all of them.
+
+    controls: strategy label -> labels of its controls, which are no strategies of their own.
+    """
+    every = {name for names in controls.values() for name in names}
+    trials = []
+    for subject, part in split(samples, settings):
+        have = values_of(part, "decoding")
+        for name in have:
+            if name == base or name in every:
+                continue
+            mine = part[part["decoding"] == name]
+            for other in [base, *(c for c in controls.get(str(name), ()) if c in have and c != base)]:
+                both, where = pooled(part[part["decoding"] == other], mine, ["shots", "retriever"])
+                on = [axis for axis in ("shots", "retriever") if axis in part]
+                one = trial(subject, str(name), other, both, metric, on=on, pooled=where, better=better)
+                trials.append(one)
+    return corrected(trials)
+
+
+def judged(tried: Sequence[Trial]) -> Judgement:
+    """The verdict on one strategy: its trials against the reference (the first) and against its controls."""
+    against, *checks = tried
+    family = max(t.family for t in tried)
+    if against.better == "neither":
+        return Judgement(against.verdict, "none: neither way of this score is good", family)
+    lost = [t for t in checks if t.verdict != "better"]
+    beats = against.verdict == "better"
+    reference = _stands(against)
+    if not checks:
+        words = f"{reference}; no control was run"
+        return Judgement("open" if beats else against.verdict, words, family)
+    if not lost:
+        of_them = "its one control" if len(checks) == 1 else f"all its {len(checks)} controls"
+        words = f"yes: beats {against.against} and {of_them}" if beats else f"no: beats {of_them}, but {reference}"
+        return Judgement(against.verdict, words, family)
+    beaten = len(checks) - len(lost)
+    if len(checks) == 1:
+        missed = f"does not beat {_named(lost)}, its one control"
+    elif beaten:
+        missed = f"does not beat {_named(lost)} ({beaten} of {len(checks)} beaten)"
+    else:
+        missed = f"beats none of its {len(checks)} controls"
+    return Judgement("open" if beats else against.verdict, f"no: {reference}; {missed}", family)
+
+
+def _stands(against: Trial) -> str:
+    if against.result is None:
+        return f"not compared with {against.against}"
+    if against.identical:
+        return f"never differs from {against.against}"
+    told = {"better": "beats", "worse": "is worse than", "open": "is not distinguishable from"}
+    return f"{told[against.verdict]} {against.against}"
+
+
+def _named(trials: Sequence[Trial]) -> str:
+    names = [t.against.partition("(")[0] if f"({t.arm})" in t.against else t.against for t in trials]
+    if len(names) <= NAMED + 1:
+        return listed(names)
+    return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"

@@ -1,0 +1,233 @@
+"""What each decoding arm did to the answers: the rows of the table of controls.
+
+For each arm of a task (pooled over shots and retrievers): its scores with intervals; which answers it gives, beside the
+reference's; how many answers went from right to wrong and back; how many tokens its mask leaves, in what share of steps
+its best token is not the reference's, the entropy it chooses from, the length of its answers, the forwards it pays a
+token; and whether it beats the reference and all of its controls (`decodings.judged`).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import nan
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from experiments.stats.arms import NONE, UNIT, better_of, values_of, varying
+from experiments.stats.decodings import Judgement, decoding_trials, judged
+from experiments.stats.intervals import Estimate, estimate, is_binary
+from experiments.stats.pairs import KEYS, UnpairedError, pair
+from experiments.stats.subjects import pooled, split
+from icl.metrics.normalise import plain
+from icl.metrics.yes_no import parse
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Role = Literal["reference", "strategy", "control"]
+MOST_ANSWERS = 6
+"""A histogram has at most so many different answers."""
+OTHER = "other"
+
+
+@dataclass(frozen=True)
+class Moves:
+    """Pairs with the reference. Right/wrong: kept right, lost, won, still wrong; graded: the last is 0, kept is equal.
+
+    Lost is to the worse, won to the better; where neither way is good, down and up.
+    """
+
+    kept: int
+    lost: int
+    won: int
+    still: int
+    graded: bool = False
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One arm. of: the strategy whose control it is; '' where it is none, or one of every strategy.
+
+    said, before: answer -> share of this arm's and of the reference's answers; empty where answers are free texts.
+    other: share of pairs whose answer is not the reference's. survivors a step, changed: share of steps, entropy: nats,
+    length: steps of an answer, its end included, forwards a step; NaN where nothing was generated step by step.
+    """
+
+    subject: str
+    decoding: str
+    role: Role
+    of: str
+    scores: Mapping[str, Estimate]
+    said: Mapping[str, float]
+    before: Mapping[str, float]
+    moves: Moves | None
+    other: float = nan
+    survivors: float = nan
+    changed: float = nan
+    entropy: float = nan
+    length: float = nan
+    forwards: float = nan
+    judgement: Judgement | None = None
+    samples: int = 0
+
+
+def effects(
+    frame: "DataFrame",
+    scores: "DataFrame",
+    axes: Sequence[str],
+    metric: str,
+    *,
+    metrics: Sequence[str],
+    base: str,
+    controls: Mapping[str, Sequence[str]],
+) -> list[Effect]:
+    """Subject by subject: the reference, the controls of all, each strategy with its own controls.
+
+    frame: the samples; scores: the same rows as statistics read them. metrics: the scores to tell. controls: strategy
+    label -> labels of its controls.
+    """
+    settings = [axis for axis in varying(scores, axes) if axis not in ("shots", "retriever", "decoding")]
+    samples = scores.assign(**{axis: NONE for axis in ("retriever", "decoding") if axis not in scores})
+    better = better_of(scores, metric)
+    trials = decoding_trials(samples, settings, metric, better, base=base, controls=controls)
+    verdicts = {key: judged(list(own)) for key, own in groupby(trials, key=lambda t: (t.subject, t.arm))}
+    found = []
+    for subject, part in split(samples, settings):
+        theirs = part[part["decoding"] == base]
+        answer_of = answers_of(frame.loc[part.index])
+        before = histogram(frame.loc[theirs.index], answer_of)
+        for name, role, of in _rows(values_of(part, "decoding"), base, controls):
+            mine = part[part["decoding"] == name]
+            (left, right), _ = pooled(theirs, mine, ["shots", "retriever"])
+            own = frame.loc[mine.index]
+            found.append(
+                Effect(
+                    subject,
+                    name,
+                    role,
+                    of,
+                    {m: _estimate(mine, m) for m in metrics if mine[m].notna().any()},
+                    histogram(own, answer_of),
+                    before,
+                    None if role == "reference" else moves(left, right, metric, better),
+                    nan if role == "reference" else _other(frame, left, right),
+                    judgement=verdicts.get((subject, name)),
+                    samples=len(mine),
+                    **steps_and_costs(own),
+                )
+            )
+    return found
+
+
+def moves(reference: "DataFrame", arm: "DataFrame", metric: str, better: str = "higher") -> Moves | None:
+    """How the scores of pairs moved; None where the two are not paired."""
+    on = [*KEYS, *(axis for axis in ("shots", "retriever") if axis in arm)]
+    try:
+        pairs = pair(reference, arm, metric, on)
+    except UnpairedError:
+        return None
+    sign = -1 if better == "lower" else 1
+    difference = sign * pairs.differences
+    lost, won, same = int((difference < 0).sum()), int((difference > 0).sum()), int((difference == 0).sum())
+    if not (is_binary(pairs.reference) and is_binary(pairs.arm)):
+        return Moves(same, lost, won, 0, graded=True)
+    right = int(((pairs.arm == (0 if better == "lower" else 1)) & (difference == 0)).sum())
+    return Moves(right, lost, won, same - right)
+
+
+def answers_of(rows: "DataFrame") -> Callable[[Mapping[str, Any]], str] | None:
+    """What a sample's answer counts as: yes or no, one of few options, or the place of an option; None: free texts.
+
+    rows: of all arms of a subject.
+    """
+    told = rows[rows["failed"].isna()] if "failed" in rows else rows
+    golds = {plain(str(a)) for gold in _column(told, "gold") for a in gold or ()}
+    if golds and golds <= {"yes", "no"}:
+        return lambda row: parse(str(row["output"])) or OTHER
+    options = [tuple(map(plain, map(str, o))) if isinstance(o, list | tuple) else () for o in _column(told, "options")]
+    if not options or not all(options):
+        return None
+    names = {name: name for own in options for name in own}
+    if len(names) <= MOST_ANSWERS:
+        return lambda row: names.get(plain(str(row["output"])), OTHER)
+    if max(map(len, options)) <= MOST_ANSWERS:
+        return lambda row: _place([plain(str(o)) for o in row["options"]], plain(str(row["output"])))
+    return None
+
+
+def histogram(rows: "DataFrame", answer_of: Callable[[Mapping[str, Any]], str] | None) -> dict[str, float]:
+    """Answer -> its share, the names in order."""
+    if answer_of is None:
+        return {}
+    told = rows[rows["output"].notna()]
+    kept = [name for name in ("output", "options") if name in told]
+    read: list[Any] = told[kept].to_dict("records")
+    counts = Counter(map(answer_of, read))
+    return {name: counts[name] / len(read) for name in sorted(counts, key=lambda name: (name == OTHER, name))}
+
+
+def steps_and_costs(rows: "DataFrame") -> dict[str, float]:
+    """Means over all steps of all answers, of what their traces and usage say."""
+    both = zip(_column(rows, "trace"), _column(rows, "usage"), strict=True)
+    told = [(t, u) for t, u in both if isinstance(t, Mapping) and t.get("survivors")]
+
+    def mean(name: str) -> float:
+        values = [value for t, _ in told for value in t.get(name, ())]
+        return float(np.mean(values)) if values else nan
+
+    steps = sum(len(t["survivors"]) for t, _ in told)
+    forwards = [u["forwards"] for _, u in told if isinstance(u, Mapping) and "forwards" in u]
+    return {
+        "survivors": mean("survivors"),
+        "changed": mean("changed"),
+        "entropy": mean("entropy"),
+        "length": steps / len(told) if told else nan,
+        "forwards": sum(forwards) / steps if forwards and len(forwards) == len(told) else nan,
+    }
+
+
+def _rows(have: Sequence[Any], base: str, controls: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Role, str]]:
+    """Each arm once: a control that is one of several strategies before them, others under their strategy."""
+    counts: dict[str, int] = {}
+    for names in controls.values():
+        for name in names:
+            counts[name] = counts.get(name, 0) + 1
+    shared = [name for name in have if counts.get(name, 0) > 1 and name != base]
+    if base in have:
+        yield base, "reference", ""
+    yield from ((name, "control", "") for name in shared)
+    for name in have:
+        if name == base or name in counts:
+            continue
+        yield str(name), "strategy", ""
+        own = [c for c in controls.get(str(name), ()) if c in have and c not in shared and c != base]
+        yield from ((c, "control", str(name)) for c in own)
+
+
+def _other(frame: "DataFrame", reference: "DataFrame", arm: "DataFrame") -> float:
+    keys = [key for key in (*KEYS, "shots", "retriever") if key in reference]
+    said = [
+        frame.loc[rows.index].assign(**{k: rows[k] for k in keys}).set_index(keys)["output"]
+        for rows in (reference, arm)
+    ]
+    both = [s[s.notna() & ~s.index.duplicated()] for s in said]
+    shared = both[0].index.intersection(both[1].index)
+    if not len(shared):
+        return nan
+    pairs = zip(both[0].loc[shared], both[1].loc[shared], strict=True)
+    return float(np.mean([plain(str(a)) != plain(str(b)) for a, b in pairs]))
+
+
+def _estimate(rows: "DataFrame", metric: str) -> Estimate:
+    scored = rows[rows[metric].notna()]
+    return estimate(scored[metric].to_numpy(dtype=float), scored[UNIT].to_numpy())
+
+
+def _column(rows: "DataFrame", name: str) -> list[Any]:
+    return list(rows[name]) if name in rows else [None] * len(rows)
+
+
+def _place(options: Sequence[str], said: str) -> str:
+    return f"option {options.index(said) + 1}" if said in options else OTHER

@@ -1,0 +1,38 @@
+"""What findings are about: the samples of one task and setting, and two arms at the settings that both have."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from experiments.stats.arms import arms, belongs, told, values_of
+from experiments.stats.wording import listed
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def pooled(a: "DataFrame", b: "DataFrame", over: Sequence[str]) -> "tuple[tuple[DataFrame, DataFrame], str]":
+    """Both frames at the settings of `over` that both have, and those settings in words."""
+    over = [axis for axis in over if axis in a]
+    if not over or not len(a) or not len(b):
+        return (a, b), ""
+    left, right = (frame.set_index(over).index for frame in (a, b))
+    a, b = a[left.isin(right)], b[right.isin(left)]
+    told_over = [
+        f"{listed([str(v) for v in values_of(b, axis)])} {axis}" for axis in over if axis == "shots" and len(b)
+    ]
+    several = any(b[axis].nunique() > 1 for axis in over)
+    return (a, b), f" over {' and '.join(told_over)}" if several and told_over else ""
+
+
+def split(frame: "DataFrame", settings: Sequence[str]) -> "Iterator[tuple[str, DataFrame]]":
+    """(subject in words, samples) of each task and value of the other axes, with the 0-shot arms that it shares."""
+    keys = list(settings) or ["task"]
+    found = list(arms(frame, [*keys, "shots"] if "shots" in frame else keys))
+    settled = dict.fromkeys(tuple(arm[key] for key in keys) for arm, _ in found)
+    for values in settled:
+        named = dict(zip(keys, values, strict=True))
+        rows = [i for arm, own in found if belongs(arm, named) for i in own.index]
+        if not any(
+            belongs({**named, "shots": 0}, dict(zip(keys, other, strict=True))) for other in settled if other != values
+        ):
+            yield told(named), frame.loc[rows]

@@ -1,0 +1,81 @@
+"""The table of controls in the terminal, on the page and as CSV."""
+
+import io
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from experiments.report.controls import columns, controls_frame, show_controls
+from experiments.report.html import write
+from experiments.report.view import view
+from icl.cli.main import main
+
+
+def shown(run, width):
+    out = io.StringIO()
+    show_controls(view(run), Console(file=out, width=width))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_every_column_is_shown_at_any_width(written, width):
+    text = shown(written(queries=12, traced=True), width)
+    assert max(map(len, text.splitlines())) <= width
+    rows = [line.split()[0] for line in text.splitlines() if line.startswith(("greedy", "vcd", "  mask_only"))]
+    blocks = len(rows) // 6  # three arms of two tasks
+    assert rows == ["greedy", "vcd", "mask_only"] * (2 * blocks)
+    assert (blocks > 1) == (width < 200)
+    for heading in ("strict", "lenient", "answers", "lost/won", "other", "survivors", "changed", "length", "forwards"):
+        assert heading in text
+    assert "Does it beat all its controls?" in text
+    assert "p after Holm over 4 comparisons" in text
+
+
+def test_the_family_is_that_of_the_sentences(written):
+    run = written(queries=12)
+    seen = view(run)
+    sentences = [one.numbers for one in seen.findings if one.topic == "Decoding"]
+    assert sentences
+    assert all("(Holm over 4)" in numbers for numbers in sentences)
+    assert {row.judgement.family for row in seen.effects if row.judgement} == {4}
+
+
+def test_the_page_has_the_table_with_its_transitions(written):
+    run = written(queries=12, traced=True)
+    text = write(run).report.read_text()
+    assert '<section id="controls">' in text
+    assert "right / lost / won / wrong" in text
+    seen = view(run)
+    row = next(row for row in seen.effects if row.decoding == "vcd")
+    told = row.moves
+    assert f"{told.kept} / {told.lost} / {told.won} / {told.still}" in text
+    assert row.judgement.words in text
+    alone = written("plain", queries=4, decodings=({"strategy": {"name": "greedy"}, "sampler": {"name": "greedy"}},))
+    assert '<section id="controls">' not in write(alone).report.read_text()
+
+
+def test_the_csv_has_numbers(written, capsys, tmp_path):
+    run = written(queries=12, traced=True)
+    path = tmp_path / "controls.csv"
+    assert main(["compare", str(run.path), "--controls", "--csv", str(path)]) == 0
+    capsys.readouterr()
+    told = pd.read_csv(path)
+    assert list(told["decoding"][:3]) == ["greedy", "vcd", "mask_only(vcd)"]
+    assert list(told["of"][:3].fillna("")) == ["", "", "vcd"]
+    assert (told["kept"] + told["lost"] + told["won"] + told["still_wrong"])[1] == told["samples"][1]
+    assert told["survivors"][1] == 1.5
+    assert told["length"][1] == 2.0
+    assert controls_frame(view(run))["lenient"][0] == pytest.approx(told["lenient"][0])
+
+
+def test_colours_are_counted_and_the_two_that_moved_most_are_told(written):
+    seen = view(written(queries=12))
+    told = columns(seen, [row for row in seen.effects if row.subject == seen.effects[0].subject])
+    assert all(cell.count("(") == 2 for cell in told["answers"][1:])
+
+
+def test_a_run_of_one_decoding_has_no_such_table(written, capsys):
+    run = written(queries=4, decodings=({"strategy": {"name": "greedy"}, "sampler": {"name": "greedy"}},))
+    assert main(["compare", str(run.path), "--controls", "--to", "shots=0"]) == 2
+    assert "--controls: the run has one decoding only." in capsys.readouterr().err

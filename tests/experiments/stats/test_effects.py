@@ -1,0 +1,155 @@
+"""The table of controls on frames whose every number is known."""
+
+import math
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from experiments.stats.arms import tidy
+from experiments.stats.decodings import decoding_trials, judged
+from experiments.stats.effects import Effect, Moves, answers_of, effects, histogram, moves, steps_and_costs
+
+AXES = ("task", "shots", "retriever", "decoding")
+CONTROLS = {"vcd": ("mask_only(vcd)", "self_consistency"), "icd": ("sign_flip(icd)", "self_consistency")}
+
+
+def sample(query: int, decoding: str, right: float, output: str, **more: Any) -> dict[str, Any]:
+    return {
+        "task": "shapes", "shots": 4, "retriever": "random", "decoding": decoding, "query": f"q{query}", "seed": 0,
+        "lenient": right, "strict": right, "output": output, "gold": ["yes"], "options": ["yes", "no"], **more,
+    }  # fmt: skip
+
+
+def told(rows: list[dict[str, Any]], better: str = "higher", **more: Any) -> list[Effect]:
+    frame = tidy(pd.DataFrame(rows), AXES)
+    frame.attrs["better"] = {"lenient": better}
+    keys = {"metrics": ("strict", "lenient"), "base": "greedy", "controls": CONTROLS, **more}
+    return effects(frame, frame, AXES, "lenient", **keys)
+
+
+def arm(decoding: str, rights: str, **more: Any) -> list[dict[str, Any]]:
+    """One sample a letter: r says yes and is right, w says no and is wrong."""
+    return [sample(i, decoding, float(r == "r"), "yes" if r == "r" else "no", **more) for i, r in enumerate(rights)]
+
+
+def test_the_reference_stands_first_then_shared_controls_then_each_strategy_with_its_own() -> None:
+    names = ("mask_only(vcd)", "vcd", "icd", "self_consistency", "greedy", "sign_flip(icd)")
+    found = told([row for name in names for row in arm(name, "rrww")])
+    assert [(row.decoding, row.role, row.of) for row in found] == [
+        ("greedy", "reference", ""),
+        ("self_consistency", "control", ""),
+        ("vcd", "strategy", ""),
+        ("mask_only(vcd)", "control", "vcd"),
+        ("icd", "strategy", ""),
+        ("sign_flip(icd)", "control", "icd"),
+    ]
+    assert [row.judgement is not None for row in found] == [False, False, True, False, True, False]
+
+
+def test_answers_move_between_right_and_wrong_and_yes_is_counted_before_and_after() -> None:
+    _, row = told([*arm("greedy", "rrrrwwww"), *arm("vcd", "rrwwwrrr")])
+    assert row.moves == Moves(kept=2, lost=2, won=3, still=1)
+    assert row.scores["lenient"].mean == pytest.approx(5 / 8)
+    assert row.before == {"no": 0.5, "yes": 0.5}
+    assert row.said == pytest.approx({"no": 3 / 8, "yes": 5 / 8})
+    assert row.other == pytest.approx(5 / 8)
+
+
+def test_where_lower_is_better_lost_and_right_turn_round() -> None:
+    _, row = told([*arm("greedy", "rrrrwwww"), *arm("vcd", "rrwwwrrr")], better="lower")
+    assert row.moves == Moves(kept=1, lost=3, won=2, still=2)
+
+
+def test_graded_scores_only_rise_and_fall() -> None:
+    frames = [
+        tidy(pd.DataFrame([{**r, "lenient": v} for r, v in zip(arm("x", "rrr"), values, strict=True)]), AXES)
+        for values in ((0.5, 0.5, 0.1), (0.7, 0.5, 0.0))
+    ]
+    assert moves(*frames, "lenient") == Moves(1, 1, 1, 0, graded=True)
+
+
+def test_arms_on_other_queries_are_not_paired() -> None:
+    _, row = told([*arm("greedy", "rrrr"), *arm("vcd", "rr")])
+    assert row.moves is None
+    assert row.judgement is not None
+    assert row.judgement.verdict == "unpaired"
+    assert "not compared with greedy" in row.judgement.words
+
+
+def test_steps_and_forwards_are_means_over_all_steps() -> None:
+    rows = [
+        sample(0, "vcd", 1, "yes", trace={"survivors": [1.0, 3.0], "changed": [0.0, 1.0], "entropy": [0.5, 0.1]},
+               usage={"new_tokens": 2, "forwards": 4}),
+        sample(1, "vcd", 1, "yes", trace={"survivors": [2.0], "changed": [0.0], "entropy": [0.3]},
+               usage={"new_tokens": 2, "forwards": 5}),
+    ]  # fmt: skip
+    found = steps_and_costs(pd.DataFrame(rows))
+    assert found == pytest.approx({"survivors": 2, "changed": 1 / 3, "entropy": 0.3, "length": 1.5, "forwards": 3})
+    scored = steps_and_costs(pd.DataFrame(arm("vcd", "rw", trace={}, usage={"new_tokens": 2, "forwards": 2})))
+    assert all(math.isnan(value) for value in scored.values())  # options are scored in no steps
+
+
+@pytest.mark.parametrize(
+    ("options", "golds", "outputs", "wanted"),
+    [
+        ([["yes", "no"]] * 2, ["yes", "no"], ["Yes, it is.", "perhaps"], {"yes": 0.5, "other": 0.5}),
+        ([["red", "blue"], ["blue", "red"]], ["red", "blue"], ["Blue.", "blue"], {"blue": 1.0}),
+        ([["a1", "b1", "c1", "d1"], ["a2", "b2", "c2", "d2"]], ["a1", "b2"], ["a1", "B2"],
+         {"option 1": 0.5, "option 2": 0.5}),
+        ([[], []], ["a red circle", "two blue stars"], ["x", "y"], {}),
+        ([[str(i) for i in range(20)]] * 2, ["3", "4"], ["3", "4"], {}),
+    ],
+)  # fmt: skip
+def test_answers_are_counted_as_the_task_allows(options: Any, golds: Any, outputs: Any, wanted: Any) -> None:
+    rows = pd.DataFrame(
+        [
+            {"output": said, "gold": [gold], "options": own}
+            for said, gold, own in zip(outputs, golds, options, strict=True)
+        ]
+    )
+    assert histogram(rows, answers_of(rows)) == wanted
+
+
+def judgement(greedy: str, vcd: str, **others: str) -> str:
+    rows = [*arm("greedy", greedy), *arm("vcd", vcd)]
+    rows += [row for name, rights in others.items() for row in arm(f"{name}(vcd)", rights)]
+    controls = {"vcd": tuple(f"{name}(vcd)" for name in others)}
+    frame = tidy(pd.DataFrame(rows), AXES)
+    trials = decoding_trials(frame, [], "lenient", "higher", base="greedy", controls=controls)
+    assert {t.family for t in trials} == {1 + len(others)}
+    return judged(trials).words
+
+
+GOOD, BAD = "r" * 40, "w" * 40
+
+
+def test_the_verdict_is_yes_only_where_the_reference_and_every_control_are_beaten() -> None:
+    assert judgement(BAD, GOOD, mask_only=BAD, sign_flip=BAD) == "yes: beats greedy and all its 2 controls"
+    assert judgement(BAD, GOOD, mask_only=BAD) == "yes: beats greedy and its one control"
+    assert (
+        judgement(BAD, GOOD, mask_only=GOOD, sign_flip=BAD)
+        == "no: beats greedy; does not beat mask_only (1 of 2 beaten)"
+    )
+    assert (
+        judgement(GOOD, GOOD, mask_only=GOOD)
+        == "no: never differs from greedy; does not beat mask_only, its one control"
+    )
+    assert judgement(GOOD, BAD, mask_only=BAD) == "no: is worse than greedy; does not beat mask_only, its one control"
+    assert judgement(GOOD, GOOD, mask_only=BAD) == "no: beats its one control, but never differs from greedy"
+    assert judgement(BAD, GOOD) == "beats greedy; no control was run"
+
+
+def test_the_correction_is_over_every_comparison_of_every_strategy() -> None:
+    """Eight pairs that all go one way have p = .0078: enough alone, and not among eight comparisons (.0625)."""
+    alone = [*arm("greedy", "w" * 8), *arm("vcd", "r" * 8)]
+    more = [row for i in range(7) for row in arm(f"other{i}", "w" * 4 + "r" * 4)]
+    found = []
+    for rows in (alone, [*alone, *more]):
+        frame = tidy(pd.DataFrame(rows), AXES)
+        trials = decoding_trials(frame, [], "lenient", "higher", base="greedy", controls={})
+        found.append((len(trials), judged([t for t in trials if t.arm == "vcd"]).words))
+    assert found == [
+        (1, "beats greedy; no control was run"),
+        (8, "is not distinguishable from greedy; no control was run"),
+    ]
