@@ -13,9 +13,10 @@ from icl.types import Example, Generation, Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-ABILITIES = ("generate", "logits", "strategies", "score", "hidden", "embed")
+ABILITIES = ("generate", "logits", "strategies", "score", "hidden", "embed", "reads")
 """generate: text for a prompt. logits: sessions. strategies: every decoding strategy, inside its own engine.
-score: log-probabilities of whole options. hidden, embed: states."""
+score: log-probabilities of whole options. hidden, embed: states. reads: log-probabilities of a text within a prompt
+(`text_logprobs`)."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from icl.registry import component
 from icl.types import Generation, Prompt
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from icl.models.hf.adapter import Adapter
     from icl.models.hf.checkpoint import Checkpoint
     from icl.models.hf.engine import Engine
@@ -38,7 +40,7 @@ class HF:
     together. Out of memory halves the batch.
     """
 
-    abilities: ClassVar[frozenset[str]] = frozenset({"logits", "score"})
+    abilities: ClassVar[frozenset[str]] = frozenset({"logits", "score", "embed", "reads"})
     needs: ClassVar[frozenset[str]] = frozenset()
     quantizations: ClassVar[tuple[str, ...]] = (*QUANTIZE[1:], "the checkpoint's own")
     adapters: ClassVar[bool] = True
@@ -168,6 +170,18 @@ class HF:
         if not prompts:
             raise ModelError("a session needs at least one prompt.")
         return self.engine.open(prompts)
+
+    def embed(self, prompts: Sequence[Prompt]) -> "np.ndarray":
+        """[N, D] float32: the last layer's hidden state at each prompt's last token. Raises as `open`."""
+        from icl.models.hf.states import last_states
+
+        return last_states(self.engine.reader, prompts).numpy()
+
+    def text_logprobs(self, prompts: Sequence[Prompt], name: str) -> list[list[float]]:
+        """Per prompt, the log-probability of each token of its part `name`. Raises ModelError, PictureError."""
+        from icl.models.hf.states import text_logprobs
+
+        return text_logprobs(self.engine.reader, prompts, name)
 
     def text(self, tokens: Sequence[int]) -> str:
         return str(self.renderer.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()

@@ -67,12 +67,33 @@ class Runner:
         plain: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """Logits [R, kept columns, V] of a chunk on top of a cache, which grows."""
-        more = given(pictures) | (plain or {})
+        logits: Tensor = self.called(
+            tokens, mask, positions, cache, keep=keep, kinds=kinds, pictures=pictures, plain=plain
+        ).logits
+        return logits if self.keeps else kept(logits, keep)
+
+    def called(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        cache: Any,
+        *,
+        keep: Tensor | int = 1,
+        kinds: Tensor | None = None,
+        pictures: Sequence[Encoded] = (),
+        plain: dict[str, Tensor] | None = None,
+        states: bool = False,
+    ) -> Any:
+        """All that the model gives for a chunk. states: with the hidden states of every layer."""
+        more: dict[str, Any] = given(pictures) | (plain or {})
         if kinds is not None and self.kinds_name is not None:
             more[self.kinds_name] = kinds
+        if states:
+            more["output_hidden_states"] = True
         self.counters.forwards += 1
         with torch.no_grad():
-            logits: Tensor = self.model(
+            return self.model(
                 input_ids=tokens,
                 attention_mask=mask,
                 position_ids=positions,
@@ -80,26 +101,33 @@ class Runner:
                 use_cache=True,
                 logits_to_keep=keep,
                 **more,
-            ).logits
-        return logits if self.keeps else kept(logits, keep)
+            )
+
+    def padded(self, prompts: Sequence[Read]) -> dict[str, Any]:
+        """The arguments of one forward of prompts, padded on the left, with a new cache."""
+        width = max(map(len, prompts))
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        kinds = [prompt.kinds for prompt in prompts if prompt.kinds is not None]
+        return {
+            "tokens": stacked([prompt.ids for prompt in prompts], width),
+            "mask": (torch.arange(width, device=self.device) >= width - lengths[:, None]).long(),
+            "positions": stacked([prompt.positions for prompt in prompts], width),
+            "cache": layers.new_cache(self.model.config),
+            "kinds": stacked(kinds, width) if kinds else None,
+            "pictures": [picture for prompt in prompts for picture in prompt.pictures],
+            "plain": prompts[0].plain,
+        }
 
     def prefill(self, prompts: Sequence[Read]) -> Rows:
         """One forward of prompts, padded on the left."""
-        width = max(map(len, prompts))
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
-        mask = (torch.arange(width, device=self.device) >= width - lengths[:, None]).long()
-        ids = stacked([prompt.ids for prompt in prompts], width)
-        positions = stacked([prompt.positions for prompt in prompts], width)
-        kinds = [prompt.kinds for prompt in prompts if prompt.kinds is not None]
-        shown = [picture for prompt in prompts for picture in prompt.pictures]
-        cache = layers.new_cache(self.model.config)
-        kind = stacked(kinds, width) if kinds else None
-        logits = self.forward(ids, mask, positions, cache, kinds=kind, pictures=shown, plain=prompts[0].plain)
+        given_ = self.padded(prompts)
+        cache, mask, positions = given_["cache"], given_["mask"], given_["positions"]
+        logits = self.forward(**given_)
         layers.check(cache.layers)
         rows = Rows(self, cache, mask, positions[..., -1:].clone(), logits[:, -1].float())
         if rows.slides:
             layers.settle(cache.layers)
-        self.count(int(lengths.sum()), mask.numel())
+        self.count(sum(map(len, prompts)), mask.numel())
         return rows
 
     def count(self, tokens: int, padded: int) -> None:
