@@ -36,6 +36,11 @@ WORDS = {
 }
 """What each column means, for a line below the table."""
 
+ALL_FOUR = (
+    "right / lost / won / wrong: answers that are right under the reference and here, that went from right to wrong, "
+    "from wrong to right, that are wrong in both"
+)
+
 
 def columns(view: View, rows: Sequence[Effect]) -> dict[str, list[str]]:
     """heading -> cells, of the rows of one subject; a column that no row fills is left out."""
@@ -74,10 +79,11 @@ def every_answer(row: Effect) -> str:
     return ", ".join(_answer(row, name) for name in dict.fromkeys([*row.before, *row.said]))
 
 
-def notes(view: View) -> list[str]:
-    """What the columns that are shown mean."""
+def notes(view: View, *, whole: bool = False) -> list[str]:
+    """What the columns that are shown mean. whole: the transitions have all four numbers where they are right/wrong."""
     heads = dict.fromkeys(name for _, rows in by_subject(view) for name in columns(view, rows))
-    return [WORDS[name] for name in heads if name in WORDS]
+    words = {**WORDS, "lost/won": ALL_FOUR} if whole else WORDS
+    return [words[name] for name in heads if name in words]
 
 
 def label(row: Effect) -> str:

@@ -116,7 +116,7 @@ def page(
         others=[(other.measure, tables.task_tables(other)) for other in _others(seen)],
         controls=bool(seen.controls),
         effects=controls.sections(seen),
-        effects_notes=[words for words in controls.notes(seen) if not words.startswith(controls.MOVED)],
+        effects_notes=controls.notes(seen, whole=True),
         effects_family=controls.family(seen),
         votes=any(row.baseline for t in found for row in t.rows),
         refused=refused,

@@ -28,6 +28,7 @@ def test_the_page_loads_nothing_from_anywhere(page):
         "#figur",
         "#score",
         "#diffe",
+        "#contr",
         "#sampl",
         "#costs",
         "#metho",
@@ -50,7 +51,10 @@ def test_the_content_policy_names_its_own_script_and_style(page):
 
 def test_sections_are_findings_then_figures_then_tables(page):
     _, _, html = page
-    order = [html.index(f'id="{name}"') for name in ("shows", "figures", "scores", "differences", "samples", "costs")]
+    order = [
+        html.index(f'id="{name}"')
+        for name in ("shows", "figures", "scores", "differences", "controls", "samples", "costs")
+    ]
     assert order == sorted(order)
     assert "is not distinguishable from" in html
     assert "corrected over 20 comparisons" in html
@@ -72,7 +76,7 @@ def test_hostile_text_is_nowhere_markup(written):
 
 def test_data_and_figures_are_written_beside_the_page(page):
     run, made, _ = page
-    assert [p.name for p in made.tables] == ["scores.csv", "curves.csv", "differences.csv"]
+    assert [p.name for p in made.tables] == ["scores.csv", "curves.csv", "differences.csv", "controls.csv"]
     with (run.path / "tables" / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 30
