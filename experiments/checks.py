@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 POOLS_READ = 32
 """Pools of single queries that are read to know whether the demonstrations are the same as before."""
 
-ASKED = {"generate": "answers"}
+ASKED = {"generate": "answers", "reads": "likelihoods of texts in prompts"}
 """ability that a retriever wants of the model -> what it reads."""
 
 

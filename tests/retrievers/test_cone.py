@@ -1,0 +1,79 @@
+"""ConE by a model whose likelihoods are known: a word of the question is likely where the demonstration has it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pytest
+
+from icl.errors import DataError, PlanError
+from icl.registry import build
+from icl.tasks.base import Pool
+from icl.types import Prompt
+from retrievers.base import Resources
+from retrievers.conformance import check_retriever
+
+Make = Callable[..., Any]
+
+
+@dataclass
+class Echo:
+    """-1 for a word that the demonstration's question has too, -3 for any other."""
+
+    abilities: ClassVar[frozenset[str]] = frozenset({"reads"})
+    needs: ClassVar[frozenset[str]] = frozenset()
+    asked: list[Prompt] = field(default_factory=list)
+
+    def load(self) -> None: ...
+
+    def text_logprobs(self, prompts: Sequence[Prompt], name: str) -> list[list[float]]:
+        self.asked += prompts
+        told = []
+        for prompt in prompts:
+            parts = {part.name: part.text for part in prompt.parts()}
+            have = (parts["demo[0].question"] or "").split()
+            told.append([-1.0 if word in have else -3.0 for word in (parts[name] or "").split()])
+        return told
+
+
+@pytest.fixture
+def pool(colour: Make, example: Make) -> Pool:
+    """By picture the first is nearest; by words the last."""
+    asked = ["what is it", "name the hue", "which colour is here", "which colour is it"]
+    return Pool(tuple(example(f"e{i}", colour("red", i), "a", question=q) for i, q in enumerate(asked)))
+
+
+def _given(pool: Pool, query: Any, k: int, model: Any, **more: Any) -> list[Any]:
+    node = {"name": "cone", "embedder": "histogram", **more}
+    return list(build("retriever", node).fit(pool, Resources(model=model)).retrieve([query.query], k)[0])
+
+
+def test_the_demonstrations_that_make_the_question_likeliest_come_first(
+    pool: Pool, colour: Make, example: Make
+) -> None:
+    query, model = example("q", colour("red", 50), question="which colour is it"), Echo()
+    given = _given(pool, query, 4, model)
+    assert [one.id for one in given] == ["e3", "e2", "e0", "e1"]
+    assert [one.score for one in given] == [-4.0, -6.0, -8.0, -12.0]  # sums over the question's words
+    assert all(sum(part.name.endswith("answer") for part in prompt.parts()) == 1 for prompt in model.asked)
+
+
+def test_behind_the_candidates_the_nearest_follow(pool: Pool, colour: Make, example: Make) -> None:
+    query, model = example("q", colour("red", 50), question="which colour is it"), Echo()
+    given = _given(pool, query, 4, model, candidates=3)
+    assert [one.id for one in given] == ["e2", "e0", "e1", "e3"]
+    assert len(model.asked) == 3
+
+
+def test_it_keeps_the_promises_of_a_retriever(cache: Any) -> None:
+    node = {"name": "cone", "embedder": "histogram", "candidates": 6}
+    model: Any = Echo()
+    check_retriever(build("retriever", node), resources=Resources(cache=str(cache), model=model))
+
+
+def test_what_it_lacks_is_said(pool: Pool, colour: Make, example: Make) -> None:
+    query = example("q", colour("red", 50), question="")
+    with pytest.raises(PlanError, match=r"'cone' reads how likely .* given no model. Use the model 'hf'"):
+        _given(pool, query, 1, None)
+    with pytest.raises(DataError, match="query 'q' has no question whose likelihood"):
+        _given(pool, query, 1, Echo())
