@@ -1,30 +1,36 @@
-"""One batch answered: its distinct prompts opened once, options scored on the rows, then everything else decoded."""
+"""One batch answered: its distinct prompts opened once, options scored on the rows, then everything else decoded.
+
+Prompts of other branches that are read late are opened by the loop, if at all.
+"""
 
 from collections.abc import Sequence
 
 from decoding.base import Strategy
-from decoding.jobs import Counters, Failure, Ready, distinct
+from decoding.jobs import ArmWork, Counters, Failure, Late, Ready, distinct
 from decoding.loop import TRACE, Lane, Track, decode
 from decoding.sampling import Sampler
 from decoding.score import Ballot, score, spellings
 from decoding.trace import compact
+from decoding.ways import History, Way, ways
 from icl.models.base import LogitModel
-from icl.types import Generation, Usage
+from icl.types import Generation, Prompt, Usage
 
 
 def answered(
-    model: LogitModel, readies: Sequence[Ready], counters: Counters, trace: bool
+    model: LogitModel, readies: Sequence[Ready], counters: Counters, trace: bool, late: Late = "auto"
 ) -> list[Generation | Failure]:
     """Raises ICLError where the prompts cannot be opened together."""
-    prompts = distinct(readies)
+    history, every = History(model), distinct(readies)
+    chosen = ways(readies, late, history)
+    prompts = _now(readies, chosen)
     session = model.open(list(prompts.values()))
-    counters.prompts_opened += len(prompts)
     counters.batches += 1
     place = {digest: row for row, digest in enumerate(prompts)}
     ballots: dict[int, Ballot] = {}
     lanes: dict[int, Lane] = {}
     for i, ready in enumerate(readies):
-        rows, job = [place[digest] for digest in ready.digests], ready.job
+        job = ready.job
+        rows = [place[digest] for digest in (ready.digests if chosen[i] == "eager" else ready.digests[:1])]
         if job.score == "options":
             ids = model.option_ids(ready.branches[0], job.options)
             firsts = _firsts(model, ready) if job.arm.strategy.first_tokens else ()
@@ -38,12 +44,23 @@ def answered(
                 firsts,
             )
         else:
-            lanes[i] = Lane(rows, job.max_new_tokens, job.prompt.key, top=job.top)
+            lanes[i] = Lane(rows, job.max_new_tokens, job.prompt.key, top=job.top, prompts=ready.digests)
     score(session, list(ballots.values()))  # leaves the rows as they are; the loop uses them up
-    work = decode(session, _tracks(readies, lanes), model.stop_tokens, trace=trace)
+    work = decode(
+        session,
+        _tracks(readies, chosen, lanes),
+        model.stop_tokens,
+        trace=trace,
+        later=lambda names: model.open([every[name] for name in names]),
+    )
+    counters.prompts_opened += len(prompts) + work.opened
+    counters.prompts_saved += len(every) - len(prompts) - work.opened
     counters.forwards += work.forwards
     counters.rows += work.rows
     counters.rows_asked += work.rows_asked
+    for i, lane in lanes.items():
+        history.learn(readies[i], chosen[i], lane)
+        _count(readies[i], chosen[i], lane, counters)
     return [
         _scored(ready, ballots[i]) if i in ballots else _generated(model, ready, lanes[i])
         for i, ready in enumerate(readies)
@@ -59,11 +76,38 @@ def _firsts(model: LogitModel, ready: Ready) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(sorted(own - set().union(*found[:i], *found[i + 1 :]))) for i, own in enumerate(found))
 
 
-def _tracks(readies: Sequence[Ready], lanes: dict[int, Lane]) -> list[Track]:
-    tracks: dict[tuple[Strategy, Sampler, int], Track] = {}
+def _now(readies: Sequence[Ready], chosen: Sequence[Way]) -> dict[str, Prompt]:
+    """Digest -> prompt of what is opened before the first step."""
+    return {
+        digest: branch
+        for ready, way in zip(readies, chosen, strict=True)
+        for n, (digest, branch) in enumerate(zip(ready.digests, ready.branches, strict=True))
+        if n == 0 or way == "eager"
+    }
+
+
+def _count(ready: Ready, way: Way, lane: Lane, counters: Counters) -> None:
+    others = len(ready.branches) - 1
+    if not others or lane.finish == "fault":
+        return
+    work, steps = counters.arms.setdefault(ready.job.arm.label, ArmWork()), lane.steps - 1  # the last token is not read
+    setattr(work, way, getattr(work, way) + 1)
+    work.contrasts += others
+    work.tokens += others * steps
+    if way != "eager":
+        work.tokens_saved += others * (steps - lane.read)
+        work.forwards_saved += others * (steps - lane.forwards)
+        if not lane.opened:
+            work.prefills_saved += others
+            work.prompt_tokens_saved += sum(ready.tokens[1:])
+
+
+def _tracks(readies: Sequence[Ready], chosen: Sequence[Way], lanes: dict[int, Lane]) -> list[Track]:
+    tracks: dict[tuple[Strategy, Sampler, int, bool], Track] = {}
     for i, lane in lanes.items():
-        arm = readies[i].job.arm
-        track = tracks.setdefault((arm.strategy, arm.sampler, len(lane.rows)), Track(arm.strategy, arm.sampler, []))
+        arm, gated = readies[i].job.arm, chosen[i] == "gated"
+        key = (arm.strategy, arm.sampler, len(lane.prompts), gated)
+        track = tracks.setdefault(key, Track(arm.strategy, arm.sampler, [], gated))
         track.lanes.append(lane)
     return list(tracks.values())
 

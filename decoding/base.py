@@ -54,6 +54,7 @@ class Strategy:
     over_options: option scoring hands `mask` and `combine` the log-probabilities of the options in place of tokens,
     [n, B, options]. options_only: it says nothing about texts. first_tokens: an option there is the set of first tokens
     of all its spellings. control: it isolates something of others and has no controls of its own.
+    gates: its contrast is meant to be left out where `settled`, so that its other branches need not be read on there.
     reads_other: its branches are made of another sample's prompt too (`Prompt.other`, which a run gives).
     samples: answers that are generated, of which the most frequent counts (`decoding.votes`). demonstrations: how many
     times a run's number of shots its prompt has.
@@ -69,6 +70,7 @@ class Strategy:
     options_only: ClassVar[bool] = False
     first_tokens: ClassVar[bool] = False
     control: ClassVar[bool] = False
+    gates: ClassVar[bool] = False
     reads_other: ClassVar[bool] = False
     samples: ClassVar[int] = 1
     demonstrations: ClassVar[int] = 1
@@ -102,6 +104,15 @@ class Strategy:
     def mask(self, reference: "Tensor") -> "Tensor | None":
         """reference: [B, V] float32 logits of branch 0 -> [B, V] bool, True survives; None: all do."""
         return None
+
+    def settled(self, reference: "Tensor") -> "Tensor | None":
+        """reference: [B, V] -> [B] bool: where the other branches cannot change the distribution that is drawn from.
+
+        None: nowhere, ever. Engines may leave the other branches unread there and hand the reference in their place.
+        Where the mask leaves one survivor, it is the token, whatever `combine` says.
+        """
+        mask = None if self.masks_in_combine else self.mask(reference)
+        return None if mask is None else mask.sum(-1) == 1
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         """logits: [n, B, V] float32 -> scores [B, V]; -inf: masked too."""

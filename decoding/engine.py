@@ -15,7 +15,7 @@ import torch
 from decoding.answers import answered
 from decoding.arm import Arm
 from decoding.batches import batches
-from decoding.jobs import Counters, Failure, Job, Ready
+from decoding.jobs import Counters, Failure, Job, Late, Ready
 from decoding.prepare import made_ready
 from decoding.strategies.greedy import GreedyDecoding
 from decoding.votes import voting
@@ -34,12 +34,14 @@ def run_jobs(
     counters: Counters | None = None,
     *,
     trace: bool = True,
+    late: Late = "auto",
     done: Callable[[int, Answer], None] | None = None,
 ) -> list[Answer]:
     """An answer for each job, in their order; it depends on the job alone, never on the others.
 
-    trace: leave per-step numbers (`decoding.loop.TRACE`) in the generations. done: called as soon as a job is answered,
-    with its index. Raises nothing for a job's sake: see `Failure`.
+    trace: leave per-step numbers (`decoding.loop.TRACE`) in the generations. late: whether contrasts that no step
+    needs are left unread (`decoding.late`). done: called as soon as a job is answered, with its index. Raises nothing
+    for a job's sake: see `Failure`.
     """
     counters = Counters() if counters is None else counters
     counters.jobs += len(jobs)
@@ -68,7 +70,7 @@ def run_jobs(
         same.append(i)
     indices = list(equal.values())
     for batch in batches(model, firsts):
-        for j, answer in zip(batch, _run(model, [firsts[j] for j in batch], counters, trace), strict=True):
+        for j, answer in zip(batch, _run(model, [firsts[j] for j in batch], counters, trace, late), strict=True):
             for i in indices[j]:
                 finish(i, answer)
     return [answers[i] for i in range(len(jobs))]
@@ -101,11 +103,11 @@ class _Aside:
         return [known[key] for key in wanted]
 
 
-def _run(model: LogitModel, readies: list[Ready], counters: Counters, trace: bool) -> list[Answer]:
+def _run(model: LogitModel, readies: list[Ready], counters: Counters, trace: bool, late: Late) -> list[Answer]:
     """One batch; in halves where memory runs out, and where one of its prompts cannot be opened."""
     try:
         with torch.inference_mode():
-            return answered(model, readies, counters, trace)
+            return answered(model, readies, counters, trace, late)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -116,4 +118,5 @@ def _run(model: LogitModel, readies: list[Ready], counters: Counters, trace: boo
     if len(readies) == 1:
         return [Failure(problem)]
     middle = len(readies) // 2
-    return [answer for half in (readies[:middle], readies[middle:]) for answer in _run(model, half, counters, trace)]
+    halves = (readies[:middle], readies[middle:])
+    return [answer for half in halves for answer in _run(model, half, counters, trace, late)]

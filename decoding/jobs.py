@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 from decoding.arm import Arm, Normalise
 from icl.types import Prompt
 
 __all__ = ["Counters", "Failure", "Job", "Normalise", "Ready", "distinct"]
+
+
+Late = Literal["auto", "always", "never"]
+"""Whether contrasts that a step can do without are read late (`decoding.late`); auto: where that is cheaper."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,31 @@ class Failure:
 
 
 @dataclass
+class ArmWork:
+    """How the other branches of one arm's answers were read, and what that spared, as if no other arm read them.
+
+    eager, late, gated: answers by `decoding.ways.Way`. contrasts: prompts of their other branches; prefills_saved: of
+    these, never opened, and prompt_tokens_saved their tokens. tokens: answer tokens that those branches would have read
+    one by one; tokens_saved: not read at all. forwards_saved: rows of forwards less than one a token.
+    """
+
+    eager: int = 0
+    late: int = 0
+    gated: int = 0
+    contrasts: int = 0
+    prefills_saved: int = 0
+    prompt_tokens_saved: int = 0
+    tokens: int = 0
+    tokens_saved: int = 0
+    forwards_saved: int = 0
+
+
+@dataclass
 class Counters:
     """Work of the engine, and what was not done twice.
 
-    branch_prompts: prompts that the jobs read, each branch counted. prompts_opened: what was prefilled of them.
+    branch_prompts: prompts that the jobs read, each branch counted. prompts_opened: what was prefilled of them;
+    prompts_saved: distinct ones that no step came to need. arms: by label, of arms with more than one branch.
     jobs_reused: jobs whose answer another equal job had given. forwards, rows: decoding steps of the model and rows in
     them. rows_asked: rows that these would have been without rows shared between arms. prepared: prompts answered first
     for strategies that need it; their work is in `batches` to `rows_asked`.
@@ -61,11 +86,13 @@ class Counters:
     forwards: int = 0
     rows: int = 0
     rows_asked: int = 0
+    prompts_saved: int = 0
+    arms: dict[str, ArmWork] = field(default_factory=dict)
 
     @property
     def duplicates_merged(self) -> int:
         """Branch prompts that needed no prefill of their own."""
-        return self.branch_prompts - self.prompts_opened
+        return self.branch_prompts - self.prompts_opened - self.prompts_saved
 
     def add_work(self, other: "Counters") -> None:
         """The batches and forwards of work done on the side."""
@@ -73,7 +100,12 @@ class Counters:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def told(self) -> dict[str, int]:
-        return {f.name: getattr(self, f.name) for f in fields(self)} | {"duplicates_merged": self.duplicates_merged}
+        """Those of the whole run."""
+        numbers = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "arms"}
+        return numbers | {"duplicates_merged": self.duplicates_merged}
+
+    def arms_told(self) -> dict[str, dict[str, int]]:
+        return {label: asdict(work) for label, work in self.arms.items()}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,9 @@ A *track* is the answers that one strategy and sampler decode side by side; each
 rows of all tracks go through one forward a step. Two answers that have read the same prompt and chosen the same tokens
 are at the same state, so they share a row until they part: a control costs nothing until its first difference, and a
 row is copied only then. Rows that no answer needs any more leave.
+
+A lane may begin with its reference's row alone: its other branches are read when a step cannot do without them
+(`decoding.late`).
 """
 
 from collections.abc import Sequence
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from decoding.base import Strategy
+from decoding.late import Later, Open, gathered, rows_of
 from decoding.sampling import Sampler
 from decoding.step import scores
 from decoding.trace import Look, looks
@@ -35,8 +39,13 @@ ALONE = 1000.0
 class Lane:
     """One answer while it is decoded. rows: of its branches, the reference first. limit: most new tokens.
 
+    prompts: names of its branches' prompts; where there are more than rows, the other branches are read when needed.
+
     tokens: chosen so far, without the one that stopped it. finish: '' while it runs. fault: why it failed. memory: what
     its strategy kept, by step. top: tokens of each branch that `looks` keeps of every step; 0: it keeps nothing.
+    contrasted: steps that were not settled by the reference alone, as far as that was looked at. opened, read,
+    forwards: whether the other branches were prefilled for it, the tokens each has read behind its prompt, and in how
+    many forwards.
     """
 
     rows: list[int]
@@ -50,24 +59,40 @@ class Lane:
     memory: dict[int, int] = field(default_factory=dict)
     top: int = 0
     looks: list[Look] = field(default_factory=list)
+    prompts: tuple[str, ...] = ()
+    contrasted: int = 0
+    opened: bool = False
+    read: int = 0
+    forwards: int = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether its session holds the reference alone."""
+        return len(self.rows) < len(self.prompts)
 
 
 @dataclass
 class Track:
-    """The lanes of one strategy and sampler; every lane has the same number of branches."""
+    """The lanes of one strategy and sampler; every lane has the same number of branches.
+
+    gated: other branches that a step does not need are not read on.
+    """
 
     strategy: Strategy
     sampler: Sampler
     lanes: list[Lane]
+    gated: bool = False
 
 
 @dataclass
 class Work:
-    """What a loop did: calls of the model, rows in them, and rows that lanes would have had each on their own."""
+    """What a loop did: calls of the model that advance all rows, rows in them, and rows that lanes would have had each
+    on their own; prompts prefilled late."""
 
     forwards: int = 0
     rows: int = 0
     rows_asked: int = 0
+    opened: int = 0
 
 
 def decode(
@@ -76,57 +101,64 @@ def decode(
     stops: frozenset[int],
     *,
     trace: bool = True,
+    later: Open | None = None,
 ) -> Work:
-    """Runs every lane to its end, writing into the lanes. The session is used up."""
+    """Runs every lane to its end, writing into the lanes. The session is used up.
+
+    later: opens prompts by their names, for lanes that begin without the rows of their other branches.
+    """
     work = Work()
     running = [track for track in tracks if track.lanes]
+    late = None if later is None else Later(later)
     step = 0
     while running:
-        for track in running:
-            _choose(session.logits, track, stops, step, trace)
+        if late is not None and any(lane.waits for track in running for lane in track.lanes):
+            session, groups = late.groups(session, running)
+        else:
+            groups = [[(track.lanes, gathered(session.logits, rows_of(track.lanes)))] for track in running]
+        for track, own in zip(running, groups, strict=True):
+            for lanes, logits in own:
+                for lane, token in zip(lanes, _chosen(track, lanes, logits, step, trace), strict=True):
+                    _take(lane, token, stops)
             track.lanes = [lane for lane in track.lanes if not lane.finish]
         running = [track for track in running if track.lanes]
         if running:
             session = _advance(session, running, work)
         step += 1
+    work.opened = 0 if late is None else late.opened
     return work
 
 
-def _choose(logits: "Tensor", track: Track, stops: frozenset[int], step: int, trace: bool) -> None:
-    """One token for every lane of a track, decided on the combined scores."""
-    lanes = track.lanes
-    own = _gathered(logits, [[lane.rows[b] for lane in lanes] for b in range(len(lanes[0].rows))])
+def _chosen(track: Track, lanes: Sequence[Lane], own: "Tensor", step: int, trace: bool) -> list[int]:
+    """One token for every lane, decided on the combined scores. own: [n, B, V] logits of their branches."""
     combined, faults = scores(track.strategy, own, step, lanes)
     chosen = track.sampler.choose(combined, [lane.key for lane in lanes], step)
     told = trace_of(combined, own[0], chosen) if trace else []
     tokens: list[int] = chosen.tolist()
     top = max(lane.top for lane in lanes)
     seen = looks(track.strategy, own, combined, tokens, step=step, threads=lanes, top=top) if top else []
-    for i, (lane, token) in enumerate(zip(lanes, tokens, strict=True)):
-        lane.steps += 1
+    for i, lane in enumerate(lanes):
         if i in faults:
             lane.finish, lane.fault = "fault", faults[i]
             continue
         if trace:
             lane.trace.append(told[i])
+            lane.contrasted += not lane.waits and told[i][0] > 1
         if lane.top:
             lane.looks.append(seen[i])
-        if token in stops:
-            lane.finish = "stop"
-        else:
-            lane.tokens.append(token)
-            if len(lane.tokens) >= lane.limit:
-                lane.finish = "length"
+    return tokens
 
 
-def _gathered(logits: "Tensor", rows: list[list[int]]) -> "Tensor":
-    """[n, B, V] float32 of the rows, without a copy where they lie in order."""
-    flat = [row for branch in rows for row in branch]
-    if flat == list(range(flat[0], flat[0] + len(flat))):
-        picked = logits[flat[0] : flat[0] + len(flat)]
-    else:
-        picked = logits[torch.tensor(flat, device=logits.device)]
-    return picked.float().view(len(rows), len(rows[0]), -1)
+def _take(lane: Lane, token: int, stops: frozenset[int]) -> None:
+    lane.steps += 1
+    if lane.finish:
+        return
+    if token in stops:
+        lane.finish = "stop"
+        return
+    lane.tokens.append(token)
+    if len(lane.tokens) >= lane.limit:
+        lane.finish = "length"
 
 
 def trace_of(combined: "Tensor", reference: "Tensor", chosen: "Tensor") -> list[list[float]]:
@@ -150,6 +182,8 @@ def _advance(session: Session, running: Sequence[Track], work: Work) -> Session:
     for track in running:
         for lane in track.lanes:
             lane.rows = [place[row, lane.tokens[-1]] for row in lane.rows]
+            if len(lane.rows) > 1:
+                lane.read, lane.forwards = lane.read + 1, lane.forwards + 1
             work.rows_asked += len(lane.rows)
     before = [row for row, _ in following]
     if before != list(range(len(session))):

@@ -121,5 +121,8 @@ class OtherNegative(ReadsAll):
         first, *others = self.of.branches(prompt, note)
         return first, *[self.negative(prompt)] * len(others)
 
+    def settled(self, reference: "Tensor") -> "Tensor | None":
+        return self.of.settled(reference)
+
     def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
         return self.of.follow(logits, step, threads)

@@ -7,7 +7,7 @@ Any method can be gated. The paper's threshold is not verified; this default is 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.base import Generate, Note, Strategy, Thread
 from decoding.gated import Gated
@@ -28,6 +28,8 @@ class CHASD(Gated):
 
     method: Annotated[Strategy, Nested("strategy")] = field(default_factory=VCD)  # what is done where it is unsure
     threshold: Share = 0.9  # probability of the best token from which the reference is sure; 0: it always is
+
+    gates: ClassVar[bool] = True
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
@@ -72,6 +74,11 @@ class CHASD(Gated):
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
         return self.gated_mask(reference, self._unsure(reference))
+
+    def settled(self, reference: "Tensor") -> "Tensor | None":
+        """Where the reference is sure, and where the method is settled anyway."""
+        sure, own = ~self._unsure(reference)[:, 0], self.method.settled(reference)
+        return sure if own is None else sure | own
 
     def gated_mask(self, reference: "Tensor", gate: "Tensor") -> "Tensor | None":
         own = self.method.mask(reference)

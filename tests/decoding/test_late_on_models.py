@@ -1,0 +1,89 @@
+"""Late and gated contrasts on real architectures with random weights, made sure enough that many steps are settled."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import tiny_models
+import torch
+
+from decoding.arm import Arm, parse_arm
+from decoding.engine import run_jobs
+from decoding.jobs import ArmWork, Counters, Job, Late
+from icl.models.hf.model import HF
+from icl.types import Generation, Prompt
+
+SHARPER = 6.0
+"""Of the output layer's weights: about half of the steps have one survivor then."""
+
+NAMES = list(tiny_models.ARCHITECTURES)
+
+
+@pytest.fixture(scope="module")
+def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], HF]:
+    made: dict[str, HF] = {}
+
+    def get(name: str) -> HF:
+        if name not in made:
+            folder = tiny_models.save(name, tmp_path_factory.mktemp(name))
+            model = HF(path=str(folder), dtype="float32", device="cpu")
+            with torch.no_grad():
+                model.engine.runner.model.get_output_embeddings().weight.mul_(SHARPER)
+            made[name] = model
+        return made[name]
+
+    return get
+
+
+def questions(count: int) -> list[Prompt]:
+    """Unequal lengths and numbers of pictures, each about a picture of its own."""
+    shown = [[1, 2, 3], [4], [5, 1, 6, 2], [2, 7]]
+    return [
+        tiny_models.prompt([*shown[i % 4][:-1], 10 + i], "colour" + "?" * (i % 5), query=f"q{i}", size=(56, 84))
+        for i in range(count)
+    ]
+
+
+def arms() -> list[Arm]:
+    told: list[object] = [
+        {"name": "vcd", "noise_step": 999},
+        {"name": "vcd", "alpha": 2.0, "sampling": {"temperature": 1.0}},
+        {"name": "vcd", "pictures": "all", "noise_step": 999},
+        {"name": "plain_average", "of": {"name": "vcd", "noise_step": 999}},
+        {"name": "chasd", "threshold": 0.6, "method": {"name": "vcd", "noise_step": 999}},
+        {"name": "chasd", "threshold": 0.6, "sampling": {"temperature": 1.0}},
+        "cad",
+    ]
+    return [parse_arm(node) for node in told]
+
+
+def tokens_of(model: HF, jobs: Sequence[Job], late: Late, counters: Counters | None = None) -> list[tuple[int, ...]]:
+    answers = run_jobs(model, jobs, counters, late=late)
+    assert all(isinstance(answer, Generation) for answer in answers), answers
+    return [answer.tokens for answer in answers if isinstance(answer, Generation)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_late_and_gated_answers_are_the_eager_ones(name: str, model_of: Callable[[str], HF]) -> None:
+    model, counters = model_of(name), Counters()
+    jobs = [Job(q, arm, max_new_tokens=5 + i % 4) for i, q in enumerate(questions(5)) for arm in arms()]
+    late = tokens_of(model, jobs, "always", counters)
+    assert late == tokens_of(model, jobs, "never")
+    assert late[3 : 3 + len(arms())] != late[3:4] * len(arms())
+    total = ArmWork()
+    for work in counters.arms.values():
+        total.late, total.gated = total.late + work.late, total.gated + work.gated
+        total.tokens_saved += work.tokens_saved
+        total.forwards_saved += work.forwards_saved
+    assert total.late >= 15
+    assert total.gated >= 5
+    assert total.tokens_saved > 0
+    assert total.forwards_saved > total.tokens_saved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_late_is_eager_over_long_answers_and_a_large_batch(name: str, model_of: Callable[[str], HF]) -> None:
+    model = model_of(name)
+    chosen = [arms()[0], arms()[1], arms()[4]]
+    jobs = [Job(q, arm, max_new_tokens=32) for q in questions(16) for arm in chosen]
+    assert tokens_of(model, jobs, "always") == tokens_of(model, jobs, "never")
