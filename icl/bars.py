@@ -1,7 +1,14 @@
-"""Quiet loading: the toolkit shows its own progress, and transformers' bars would cut it in two."""
+"""Quiet loading: the toolkit shows its own progress, and bars of the libraries below would cut it in two.
 
+What may take long and is told by nothing else (a download, a large data set) keeps its bar, on a terminal.
+"""
+
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+QUIET_BELOW = 2**28
+"""Bytes of files that are read in no time that a bar would have to fill."""
 
 
 @contextmanager
@@ -17,3 +24,18 @@ def no_bars(really: bool = True) -> Iterator[None]:
         yield
     finally:
         logging.enable_progress_bar()
+
+
+@contextmanager
+def no_data_bars(quick: bool) -> Iterator[None]:
+    """No progress bar of `datasets` while a quick source is read, or where nobody watches; afterwards as it was."""
+    import datasets
+
+    if datasets.are_progress_bars_disabled() or not (quick or not sys.stderr.isatty()):
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()

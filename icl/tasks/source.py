@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icl.bars import QUIET_BELOW, no_data_bars
 from icl.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def open_source(path: str, config: str | None, split: str) -> Source:
 
     here = Path(path).expanduser()
     try:
-        data = _read(path, here, config, split)
+        with no_data_bars(_quick(here)):
+            data = _read(path, here, config, split)
     except (
         DatasetsError,
         FileNotFoundError,
@@ -110,3 +112,9 @@ def _first_line(error: Exception) -> str:
     cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None
     text = str(cause or error).strip().splitlines()
     return (text[0] if text else type(error).__name__).rstrip(".") + "."
+
+
+def _quick(here: Path) -> bool:
+    """Whether it lies here and is small."""
+    files = [here] if here.is_file() else here.rglob("*")
+    return here.exists() and sum(file.stat().st_size for file in files if file.is_file()) < QUIET_BELOW

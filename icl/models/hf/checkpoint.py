@@ -9,14 +9,13 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from icl.bars import no_bars
+from icl.bars import QUIET_BELOW, no_bars
 from icl.errors import ModelError
 from icl.models.hf import conventions
 
 SHIPPED = {"tiny": Path(__file__).resolve().parent.parent / "tiny" / "checkpoints" / "vlm"}
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
-QUIET_BELOW = 2**28
 SAMPLES, BLOCK = 64, 2**16
 """Of a weight file, this many blocks of this many bytes enter its digest, evenly spread: retrained weights show."""
 
