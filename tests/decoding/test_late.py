@@ -38,9 +38,9 @@ class Sharp(Toy):
     def logits_of(self, rows: Sequence[Row]) -> Tensor:
         return super().logits_of(rows) * self.sharpness
 
-    def open(self, prompts: Sequence[Prompt]) -> ToySession:
+    def open(self, prompts: Sequence[Prompt], **more: bool) -> ToySession:
         self.opens.append([p.digest for p in prompts])
-        return super().open(prompts)
+        return super().open(prompts, **more)
 
 
 def told(model: Toy, jobs: list[Job], late: Late, counters: Counters | None = None) -> list[Generation]:
@@ -126,7 +126,7 @@ def test_late_contrasts_open_together_at_their_step_and_read_what_was_said_in_on
     class Steps(Toy):
         chunks: list[list[list[int]]]
 
-        def open(self, prompts: Sequence[Prompt]) -> ToySession:
+        def open(self, prompts: Sequence[Prompt], **more: bool) -> ToySession:
             model = self
 
             class Session(ToySession):
@@ -134,7 +134,7 @@ def test_late_contrasts_open_together_at_their_step_and_read_what_was_said_in_on
                     model.chunks.append([list(chunk) for chunk in chunks])
                     super().extend(chunks)
 
-            opened = super().open(prompts)
+            opened = super().open(prompts, **more)
             return Session(self, opened.rows)
 
         def logits_of(self, rows: Sequence[Row]) -> Tensor:
