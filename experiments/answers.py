@@ -33,15 +33,24 @@ class Asked:
 Done = Callable[[Asked, Answer], None]
 
 
-def answer(model: Model, asked: Sequence[Asked], counters: "Counters", done: Done, top: int = 0) -> None:
-    """Calls `done` with each and its answer, as soon as it is there; in any order. top: see `decoding.jobs.Job`."""
-    if asked and model.abilities & {"logits", "strategies"}:
+def answer(
+    model: Model, asked: Sequence[Asked], counters: "Counters", done: Done, *, top: int = 0, late: str = "auto"
+) -> None:
+    """Calls `done` with each and its answer, as soon as it is there; in any order.
+
+    top: see `decoding.jobs.Job`. late: see `decoding.engine.run_jobs`; another engine than that one does not read it.
+    """
+    if asked and "strategies" in model.abilities:
         _through_engine(model, asked, counters, done, top)
+    elif asked and "logits" in model.abilities:
+        _through_engine(model, asked, counters, done, top, late=late)
     elif asked:
         _through_requests(model, asked, done)
 
 
-def _through_engine(model: Any, asked: Sequence[Asked], counters: "Counters", done: Done, top: int) -> None:
+def _through_engine(
+    model: Any, asked: Sequence[Asked], counters: "Counters", done: Done, top: int, **more: str
+) -> None:
     from decoding.jobs import Failure, Job
 
     jobs = [
@@ -52,7 +61,7 @@ def _through_engine(model: Any, asked: Sequence[Asked], counters: "Counters", do
     def finished(i: int, result: Generation | Failure) -> None:
         done(asked[i], result.reason if isinstance(result, Failure) else result)
 
-    engine_of(model)(model, jobs, counters, done=finished)
+    engine_of(model)(model, jobs, counters, **more, done=finished)
 
 
 def engine_of(model: Model) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 """What an experiment file says, checked key by key before any component is built.
 
     name, task, model, seeds, shots, retriever, rerank, order, transforms, compose, decoding, score, max_new_tokens,
-    metrics, controls, trace, grid, zip, exclude, compare
+    metrics, controls, trace, late_contrast, grid, zip, exclude, compare
 
 A key outside `grid` holds for all cells; the same key in `grid` (every combination) or `zip` (side by side) is an axis
 and overrides it. An axis may also be one parameter of a component: `decoding.alpha: [0.5, 1.0]`.
@@ -15,7 +15,7 @@ from typing import Any
 
 from experiments.document import Document, read
 from experiments.overrides import overridden
-from experiments.vocabulary import AXES, CORRECTIONS, DEFAULTS, KEYS, KINDS, LISTS, SCORES
+from experiments.vocabulary import AXES, CORRECTIONS, DEFAULTS, KEYS, KINDS, LATE, LISTS, SCORES
 from icl.errors import ConfigError, did_you_mean
 
 
@@ -32,7 +32,8 @@ class Compare:
 class Config:
     """base: the node of every key of AXES; grid, zipped: axis -> its values' nodes, in order.
 
-    trace: how many tokens of each branch are kept of every step; 0: none.
+    trace: how many tokens of each branch are kept of every step; 0: none. late: how contrasts are read, which is
+    no part of a cell, since answers are the same.
     """
 
     document: Document
@@ -46,6 +47,7 @@ class Config:
     controls: bool
     compare: Compare | None
     trace: int = 0
+    late: str = "auto"
 
     def where(self, *keys: str | int) -> str:
         return self.document.where(*keys)
@@ -93,6 +95,7 @@ def checked(document: Document) -> Config:
         _controls(document, data.get("controls", "none")),
         _compare(document, data.get("compare")),
         _trace(document, data.get("trace")),
+        _late(document, data.get("late_contrast", "auto")),
     )
 
 
@@ -182,6 +185,15 @@ def _controls(document: Document, node: Any) -> bool:
     if node not in ("none", "default"):
         raise ConfigError(f"{document.where('controls')}: controls is 'none' or 'default', not {node!r}.")
     return bool(node == "default")
+
+
+def _late(document: Document, node: Any) -> str:
+    if node not in LATE:
+        raise ConfigError(
+            f"{document.where('late_contrast')}: late_contrast is one of {', '.join(LATE)}, not {node!r}."
+            f"{did_you_mean(str(node), LATE)}"
+        )
+    return str(node)
 
 
 def _trace(document: Document, node: Any) -> int:

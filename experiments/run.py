@@ -130,7 +130,8 @@ class _Runner:
         def done(one: Asked, said: Answer) -> None:
             self._record(self.recorder.sample(one, said))
 
-        answer(model, asked, self.session.counters, done, self.grid.config.trace)
+        config = self.grid.config
+        answer(model, asked, self.session.counters, done, top=config.trace, late=config.late)
 
     def _windows(self, cells: Sequence[Cell], retrieval: Retrieval) -> Iterator[list[tuple[Cell, Written]]]:
         """Samples that are missing, query by query, until a window is full."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from decoding.arm import NORMALISE
-from experiments.vocabulary import AXES, CORRECTIONS, DEFAULTS, KINDS, LISTS, SCORES
+from experiments.vocabulary import AXES, CORRECTIONS, DEFAULTS, KINDS, LATE, LISTS, SCORES
 from icl.registry import schema
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -32,6 +32,11 @@ def experiment_schema() -> dict[str, Any]:
             "properties": {"top": {"type": "integer", "minimum": 1, "description": "how many tokens of a branch"}},
             "required": ["top"],
             "additionalProperties": False,
+        },
+        "late_contrast": {
+            "enum": list(LATE),
+            "default": "auto",
+            "description": "whether branches that no step of an answer needs are left unread: the answers are the same",
         },
         "grid": {**axes, "description": "every combination"},
         "zip": {**axes, "description": "side by side: lists of one length"},

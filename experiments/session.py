@@ -1,7 +1,8 @@
 """One call of the runner as run.json remembers it: when, what came of it, what it cost.
 
 The cost counters are the model's and the engine's own. Work that several arms shared is counted once, for the run; a
-single arm's share of it is not made up.
+single arm's share of it is not made up. What reading an arm's contrasts late has spared is told by arm, as if it ran
+alone.
 """
 
 import time
@@ -89,7 +90,8 @@ class Session:
         for of in self.models.values():
             for name, value in of.items():
                 counters[name] = counters.get(name, 0) + value
-        session = {**self.told["sessions"][-1], "counters": counters, **more}
+        told = {"counters": counters, "arms": self.counters.arms_told()}
+        session = {**self.told["sessions"][-1], **told, **more}
         self.told["sessions"] = [*self.told["sessions"][:-1], session]
         self.store.write_run(self.told)
         self.saved = time.monotonic()

@@ -27,12 +27,17 @@ DEFAULTS: Mapping[str, Any] = {
     "max_new_tokens": 16,
 }
 AXES: tuple[str, ...] = ("task", "model", *DEFAULTS)
-KEYS: tuple[str, ...] = ("name", *AXES, "seeds", "metrics", "controls", "trace", "grid", "zip", "exclude", "compare")
+KEYS: tuple[str, ...] = (
+    *("name", *AXES, "seeds", "metrics", "controls", "trace", "late_contrast"),
+    *("grid", "zip", "exclude", "compare"),
+)
 LISTS = ("rerank", "transforms")
 """Keys that hold a list of components, applied in turn."""
 FREE_AT_ZERO = ("retriever", "rerank", "order")
 """Axes that cannot matter without demonstrations: one arm at 0 shots serves all of their values."""
 SCORES = ("generate", "options")
+LATE = ("auto", "always", "never")
+"""Whether contrasts that a step can do without are read late (`decoding.late`)."""
 CORRECTIONS = ("holm", "none")
 METRICS = ("lenient", "strict", "option")
 """Which score is looked at where the run does not say: the first of these that it has."""

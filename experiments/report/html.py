@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.report import browser, controls, figures, tables
+from experiments.report import browser, contrasts, controls, figures, tables
 from experiments.report.svg import Scale, element
 from experiments.report.view import ACCURACIES, Run, View, view
 from experiments.stats import wording
@@ -124,6 +124,8 @@ def page(
         shelf_note=_shelf_note(seen, shelf),
         data=Markup(_json(shelf.json(seen))),
         costs=_costs(seen.info),
+        contrasts=contrasts.contrast_costs(seen.info),
+        contrast_heads=contrasts.HEADS,
         record=json.dumps(seen.info, indent=1, ensure_ascii=False, default=repr),
         script=Markup(script),
         style=Markup(style),

@@ -149,3 +149,12 @@ def test_a_trace_is_kept_where_the_file_or_the_command_line_says_so(tmp_path: Pa
     path.write_text(BASE)
     assert load(path).trace == 0
     assert load(path, ["trace.top=3"]).trace == 3
+
+
+def test_contrasts_are_read_late_unless_one_key_says_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(BASE)
+    assert load(path).late == "auto"
+    assert load(path, ["late_contrast=never"]).late == "never"
+    with pytest.raises(ConfigError, match=r"late_contrast is one of auto, always, never, not 'nevr'. Did you mean"):
+        load(path, ["late_contrast=nevr"])

@@ -122,6 +122,13 @@ def test_costs_are_summed_over_sessions(page):
     assert "<b>1,203,440</b><span>prefill tokens</span>" in html
 
 
+def test_what_late_contrasts_spared_is_told_by_arm(page):
+    _, _, html = page
+    told = ("20", "80", "0", "60 of 100", "12,000", "90 (30%)", "150 (50%)")
+    cells = "".join(f'<td class="n">{v}</td>' for v in told)
+    assert f'<tr><th scope="row">vcd</th>{cells}</tr>' in html
+
+
 def test_the_other_score_has_its_table(page):
     _, _, html = page
     assert "The same by strict" in html
