@@ -22,15 +22,15 @@ def check_needs(grid: Grid) -> None:
         if problem := unmet(cell):
             why = getattr(cell.model, "lacks", "")
             told = f"{problem} {why}" if why else problem
-            raise PlanError(f"{_where(grid, 'decoding', cell)}: model '{cell.labels['model']}': {told}")
+            raise PlanError(f"{where_is(grid, 'decoding', cell)}: model '{cell.labels['model']}': {told}")
         if problem := _refused(cell):
-            where = _where(grid, "decoding", cell)
+            where = where_is(grid, "decoding", cell)
             raise PlanError(f"{where}: model '{cell.labels['model']}': decoding '{cell.decoding.label}': {problem}")
         needs: frozenset[str] = getattr(cell.retriever, "needs", frozenset())
         asked = getattr(cell.retriever, "asks", "logits")
         if "model" in needs and asked not in cell.model.abilities:
             name = f"'{cell.labels['retriever']}'{' with its rerankers' if cell.rerank else ''}"
-            where = _where(grid, "rerank" if cell.rerank else "retriever", cell)
+            where = where_is(grid, "rerank" if cell.rerank else "retriever", cell)
             raise PlanError(
                 f"{where}: retriever {name} reads the model's {ASKED.get(asked, asked)}, and "
                 f"'{cell.labels['model']}' gives none."
@@ -63,14 +63,14 @@ def check_data(grid: Grid) -> None:
         try:
             queries, _ = len(cell.task.queries), cell.task.pool_size
         except (ConfigError, DataError) as error:
-            raise type(error)(f"{_where(grid, 'task', cell)}: {error}") from error
+            raise type(error)(f"{where_is(grid, 'task', cell)}: {error}") from error
         if not queries:
-            raise DataError(f"{_where(grid, 'task', cell)}: task '{cell.task.title}' has no queries.")
+            raise DataError(f"{where_is(grid, 'task', cell)}: task '{cell.task.title}' has no queries.")
     for cell in grid.cells:
         if cell.shots == 0 or cell.shots <= cell.task.pool_size:
             continue
         raise ConfigError(
-            f"{_where(grid, 'shots', cell)}: {cell.shots} demonstrations from a pool of {cell.task.pool_size} "
+            f"{where_is(grid, 'shots', cell)}: {cell.shots} demonstrations from a pool of {cell.task.pool_size} "
             f"(task '{cell.task.title}'). Ask for fewer shots, or give the task a larger pool."
         )
     for task in {id(cell.task): cell.task for cell in grid.cells if cell.score == "options"}.values():
@@ -99,7 +99,7 @@ def data_digests(task: "Task") -> dict[str, str]:
     return {"queries": queries.hexdigest()[:16], "pool": told[:16]}
 
 
-def _where(grid: Grid, axis: str, cell: Cell) -> str:
+def where_is(grid: Grid, axis: str, cell: Cell) -> str:
     """The place of a cell's value in the file."""
     for key, axes in (("grid", grid.config.grid), ("zip", grid.config.zipped)):
         for i, node in enumerate(axes.get(axis, ())):

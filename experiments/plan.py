@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.contexts import Retrieval, contexts, recipes_of, written
 from experiments.grid import Cell, Grid
+from experiments.plan_warnings import Alike, plan_warnings
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def plan(grid: Grid, present: int = 0) -> Plan:
     """The plan of a checked grid. present: samples that its run directory has. Raises ICLError, as a run would."""
     from experiments.stats.power import smallest_difference
 
-    work, counted, notes = Work(), dict[str, tuple[int, int]](), dict.fromkeys(grid.warnings)
+    work, counted, notes = Work(), dict[str, tuple[int, int]](), dict.fromkeys((*grid.warnings, *plan_warnings(grid)))
+    alike = Alike()
     for task in grid.tasks:
         chosen = choice(task.queries, QUERIES_READ)
         counted[task.title] = len(chosen), len(task.queries)
@@ -88,7 +90,7 @@ def plan(grid: Grid, present: int = 0) -> Plan:
         for group in _groups(cells):
             stood_in, told = _stand_ins(group)
             notes |= dict.fromkeys(told)
-            work.add(_counted(stood_in, chosen, plain, edited), len(task.queries) / len(chosen))
+            work.add(_counted(stood_in, chosen, plain, edited, alike), len(task.queries) / len(chosen))
         work.pictures += plain.scaled(*counted[task.title])
         work.edited += edited.scaled(*counted[task.title])
     arms = {_arm(cell): cell for cell in grid.cells}
@@ -103,7 +105,7 @@ def plan(grid: Grid, present: int = 0) -> Plan:
         counted=counted,
         arms=len(arms),
         sharing=sum(demos.count(one) > 1 for one in demos),
-        notes=tuple(notes),
+        notes=(*notes, *alike.notes()),
     )
 
 
@@ -135,7 +137,9 @@ def _stand_ins(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
     return [replace(cell, retriever=stand_in) if cell in heavy else cell for cell in cells], told
 
 
-def _counted(cells: Sequence[Cell], queries: "Sequence[Example]", plain: "Seen", edited: "Seen") -> Work:
+def _counted(
+    cells: Sequence[Cell], queries: "Sequence[Example]", plain: "Seen", edited: "Seen", alike: "Alike"
+) -> Work:
     """Of one task, model and number of shots. Pictures go to `plain` and `edited`."""
     from decoding.probe import branches_of
 
@@ -148,7 +152,9 @@ def _counted(cells: Sequence[Cell], queries: "Sequence[Example]", plain: "Seen",
                 found.failed += len(item.recipe.cells)
                 continue
             for cell in item.recipe.cells:
-                for branch in branches_of(cell.decoding.strategy, item.prompt):
+                branches = branches_of(cell.decoding.strategy, item.prompt)
+                alike.see(cell, branches)
+                for branch in branches:
                     if branch.digest not in tokens:
                         tokens[branch.digest] = cell.model.count_tokens(branch)
                         for picture in branch.pictures:

@@ -17,6 +17,7 @@ from experiments.contexts import Retrieval, Written, contexts, recipes_of, writt
 from experiments.grid import Cell, Grid, expand
 from experiments.lock import writing
 from experiments.pictures import KEPT_BYTES, Album, decoded_ahead
+from experiments.plan_warnings import plan_warnings
 from experiments.progress import Progress, Silent
 from experiments.record import Recorder
 from experiments.rescore import rescore
@@ -70,6 +71,8 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
             renew(store, grid)
             return Outcome(folder, work.total, work.present, 0, 0, grid.warnings)
         describe_cells(store, grid)
+        for warning in plan_warnings(grid):
+            (progress or Silent()).note(warning)
         with Session(store, grid) as session:
             return _Runner(grid, store, work, progress or Silent(), session).outcome()
 
