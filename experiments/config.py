@@ -15,7 +15,7 @@ from typing import Any
 
 from experiments.document import Document, read
 from experiments.overrides import overridden
-from experiments.vocabulary import AXES, CORRECTIONS, DEFAULTS, KEYS, KINDS, LATE, LISTS, SCORES
+from experiments.vocabulary import AXES, CORRECTIONS, DEFAULTS, KEYS, KINDS, LATE, LISTS, MOST, SCORES
 from icl.errors import ConfigError, did_you_mean
 
 
@@ -105,6 +105,8 @@ def check_value(axis: str, node: Any, where: str) -> None:
         raise ConfigError(f"{where}: shots is a number of demonstrations, 0 or more, not {node!r}.")
     if axis == "max_new_tokens" and not (_whole(node) and node >= 1):
         raise ConfigError(f"{where}: max_new_tokens is a whole number of at least 1, not {node!r}.")
+    if axis in MOST and node > MOST[axis]:
+        raise ConfigError(f"{where}: {axis} is at most {MOST[axis]:,}, not {node:,}.")
     if axis == "score" and node not in SCORES:
         raise ConfigError(
             f"{where}: score is one of {', '.join(SCORES)}, not {node!r}.{did_you_mean(str(node), SCORES)}"

@@ -22,6 +22,7 @@ from experiments.progress import Progress, Silent
 from experiments.record import Recorder
 from experiments.rescore import rescore
 from experiments.session import Session, renew
+from experiments.sizes import check_sizes
 from experiments.state import Todo, describe_cells, forked, todo
 from experiments.store import Store, Writer
 from icl.errors import DataError
@@ -58,6 +59,7 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
     """Brings the run directory of a config up to date. Raises ICLError before any model loads where it can be known."""
     grid = expand(config)
     check_needs(grid)
+    check_sizes(grid)
     check_data(grid)
     folder = forked(runs / config.name) if fork else runs / config.name
     with writing(folder):

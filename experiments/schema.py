@@ -3,7 +3,7 @@
 from typing import Any
 
 from decoding.arm import NORMALISE
-from experiments.vocabulary import AXES, CORRECTIONS, DEFAULTS, KINDS, LATE, LISTS, SCORES
+from experiments.vocabulary import AXES, CORRECTIONS, DEFAULTS, KINDS, LATE, LISTS, MOST, SCORES
 from icl.registry import schema
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -65,9 +65,9 @@ def experiment_schema() -> dict[str, Any]:
 def _value(axis: str) -> dict[str, Any]:
     default = {"default": DEFAULTS[axis]} if axis in DEFAULTS else {}
     if axis == "shots":
-        return {"type": "integer", "minimum": 0, **default}
+        return {"type": "integer", "minimum": 0, "maximum": MOST[axis], **default}
     if axis == "max_new_tokens":
-        return {"type": "integer", "minimum": 1, **default}
+        return {"type": "integer", "minimum": 1, "maximum": MOST[axis], **default}
     if axis == "score":
         return {"enum": list(SCORES), **default}
     node = {"$ref": f"#/$defs/{KINDS[axis]}"}

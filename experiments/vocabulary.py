@@ -35,6 +35,8 @@ LISTS = ("rerank", "transforms")
 """Keys that hold a list of components, applied in turn."""
 FREE_AT_ZERO = ("retriever", "rerank", "order")
 """Axes that cannot matter without demonstrations: one arm at 0 shots serves all of their values."""
+MOST: Mapping[str, int] = {"shots": 10_000, "max_new_tokens": 100_000}
+"""Axis -> the largest value: more than any model's context holds."""
 SCORES = ("generate", "options")
 LATE = ("auto", "always", "never")
 """Whether contrasts that a step can do without are read late (`decoding.late`)."""

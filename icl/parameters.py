@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from icl.params import MOST
 from icl.registry import Imported, Nested, a, describe
 
 PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
@@ -88,7 +89,7 @@ def _many(kind: str) -> str:
 
 def _range(extras: Sequence[Any]) -> str:
     low = next((extra.ge for extra in extras if isinstance(extra, Ge)), None)
-    high = next((extra.le for extra in extras if isinstance(extra, Le)), None)
+    high = next((extra.le for extra in extras if isinstance(extra, Le) and extra.le != MOST), None)
     above = next((extra.gt for extra in extras if isinstance(extra, Gt)), None)
     below = next((extra.lt for extra in extras if isinstance(extra, Lt)), None)
     if low is not None and high is not None:

@@ -17,11 +17,13 @@ def command(
     from experiments.grid import expand
     from experiments.plan import plan
     from experiments.plan_text import lines
+    from experiments.sizes import check_sizes
     from experiments.state import todo
     from experiments.store import Store
 
     grid = expand(load(file, overrides or ()))
     check_needs(grid)
+    check_sizes(grid)
     check_data(grid)
     store = Store(runs / grid.config.name)
     present = todo(store, grid).present if store.run_file.is_file() else 0

@@ -61,7 +61,7 @@ class Remote:
     url: str  # of the API, up to /v1
     model: str  # as the endpoint calls it
     key_env: str | None = None  # the environment variable that holds the API key; none: no key is sent
-    concurrency: PositiveInt = 8  # requests in flight
+    concurrency: Annotated[int, Ge(1), Le(1024)] = 8  # requests in flight
     timeout: Positive = 120.0  # seconds for one answer
     retries: Count = 5  # tries after the first: on 408, 429, 5xx, time-outs, broken connections
     backoff: Positive = 1.0  # seconds before the second try, doubled for each one more; Retry-After goes first

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from typing import Literal
 
 from icl.errors import ConfigError
-from icl.params import PositiveInt
+from icl.params import Made
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
@@ -30,10 +30,10 @@ class Attribute:
     answers test the reading of the picture too.
     """
 
-    support: PositiveInt = 32  # pictures in a query's pool, drawn from the bank
-    bank: PositiveInt = 256  # pictures that all pools are drawn from
+    support: Made = 32  # pictures in a query's pool, drawn from the bank
+    bank: Made = 256  # pictures that all pools are drawn from
     drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
-    query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
+    query_limit: Made = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:

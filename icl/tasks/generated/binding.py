@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from typing import Literal
 
 from icl.errors import ConfigError
-from icl.params import PositiveInt
+from icl.params import Made, PositiveInt
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
@@ -38,11 +38,11 @@ class Binding:
     by: By = "pair"  # what tells the concepts apart; pair: colour and shape together
     similar: bool = False  # the concepts of a query share a colour or a shape with one of them (pairs only)
     hint: bool = False  # the question names the attribute that tells them apart (not for pairs)
-    support: PositiveInt = 8  # pictures of each concept in a query's pool
+    support: Made = 8  # pictures of each concept in a query's pool
     concepts: PositiveInt | None = None  # in a query's pool, at least `ways`; None: as many as ways
     drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
-    bank: PositiveInt = 32  # pictures of each concept that the pools are drawn from, at least `support`
-    query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
+    bank: Made = 32  # pictures of each concept that the pools are drawn from, at least `support`
+    query_limit: Made = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.params import PositiveInt
+from icl.params import Made
 from icl.registry import component, parameter
 from icl.tasks.generated.episode import OnePool, Split
 from icl.tasks.generated.scene import groups_of, noun, scene
@@ -25,8 +25,8 @@ class Captions(OnePool):
 
     called: ClassVar[str] = "captions"
 
-    query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
-    support: PositiveInt = parameter("pool_size", 100)  # scenes in the pool
+    query_limit: Made = parameter("queries", 200)  # how many are asked
+    support: Made = parameter("pool_size", 100)  # scenes in the pool
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     @property

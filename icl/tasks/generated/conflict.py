@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import Literal
 
 from icl.errors import ConfigError
-from icl.params import PositiveInt
+from icl.params import Made
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
@@ -57,8 +57,8 @@ class Conflict:
     against: Literal["printed", "statement", "none"] = "printed"  # what contradicts the picture
     modes: tuple[Mode, ...] = ("text", "seen", "recognise")  # the questions of an item, in this order
     drawn_from: Literal["held_out", "seen", "all"] = "all"  # pairs of colour and shape that pictures may show
-    query_limit: PositiveInt = parameter("queries", 300)  # questions: an item has as many as `modes`
-    support: PositiveInt = parameter("pool_size", 100)  # items in the pool of a way of asking
+    query_limit: Made = parameter("queries", 300)  # questions: an item has as many as `modes`
+    support: Made = parameter("pool_size", 100)  # items in the pool of a way of asking
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:

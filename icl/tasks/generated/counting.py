@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from icl.errors import ConfigError
-from icl.params import PositiveInt
+from icl.params import Made
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import Drawing
@@ -43,8 +43,8 @@ class Counting(OnePool):
     by: Literal["colour", "shape", "both", "all"] = "colour"  # what the question restricts the count to
     bare: bool = False  # the question is one word; by colour or shape only
     answer: Literal["number", "presence"] = "number"  # what a bare word asks for; only the demonstrations say it
-    query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
-    support: PositiveInt = parameter("pool_size", 200)  # questions in the pool
+    query_limit: Made = parameter("queries", 200)  # how many are asked
+    support: Made = parameter("pool_size", 200)  # questions in the pool
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:

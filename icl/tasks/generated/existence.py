@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from icl.errors import ConfigError
-from icl.params import PositiveInt, Share
+from icl.params import Made, PositiveInt, Share
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.generated.episode import OnePool, Split, shuffled
@@ -45,8 +45,8 @@ class Existence(OnePool):
     sampling: Sampling = "random"  # of the objects that are not there
     yes_ratio: Share = 0.5  # share of questions whose answer is yes, in the queries and in the pool
     per_picture: PositiveInt = 2  # questions about one picture, each about another object (POPE: 6)
-    query_limit: PositiveInt = parameter("queries", 300)  # how many are asked
-    support: PositiveInt = parameter("pool_size", 200)  # questions in the pool
+    query_limit: Made = parameter("queries", 300)  # how many are asked
+    support: Made = parameter("pool_size", 200)  # questions in the pool
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ here against there is what it loses by having to join two pictures.
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
-from icl.params import PositiveInt
+from icl.params import Made
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
@@ -25,10 +25,10 @@ class InterleavedOperators:
     operators; `icl.tasks.generated.operators.identifiable` says whether a set of them settles the question.
     """
 
-    support: PositiveInt = 32  # pairs of pictures in a query's pool, each another pair of digits; at most 54
+    support: Made = 32  # pairs of pictures in a query's pool, each another pair of digits; at most 54
     told: bool = False  # the question names the operator: the control
-    bank: PositiveInt = 16  # pictures of each digit that the pools are drawn from
-    query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
+    bank: Made = 16  # pictures of each digit that the pools are drawn from
+    query_limit: Made = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:

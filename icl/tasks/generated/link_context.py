@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from typing import Literal
 
 from icl.errors import ConfigError
-from icl.params import PositiveInt
+from icl.params import Made
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
@@ -33,10 +33,10 @@ class LinkContext:
     The pool belongs to the query, holds equally many pictures of both, and every two hold one of each in drawn order.
     """
 
-    support: PositiveInt = 8  # pictures of each of the two concepts in a query's pool
-    bank: PositiveInt = 32  # pictures of each concept that the pools are drawn from, at least `support`
+    support: Made = 8  # pictures of each of the two concepts in a query's pool
+    bank: Made = 32  # pictures of each concept that the pools are drawn from, at least `support`
     drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
-    query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
+    query_limit: Made = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ pool's as published, for retrievers that keep it.
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from icl.params import PositiveInt
+from icl.params import Made
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
@@ -34,8 +34,8 @@ class Matching(OnePool):
     by: Literal["pair", "colour", "shape"] = "pair"  # what is alike in a match; pair: colour and shape together
     drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
     official_order: bool = False  # the pool is yes, no, yes, no throughout
-    query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
-    support: PositiveInt = parameter("pool_size", 200)  # pairs of pictures in the pool
+    query_limit: Made = parameter("queries", 200)  # how many are asked
+    support: Made = parameter("pool_size", 200)  # pairs of pictures in the pool
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     @property

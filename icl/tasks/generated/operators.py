@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from icl.errors import ConfigError
-from icl.params import PositiveInt
+from icl.params import Made
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
@@ -43,10 +43,10 @@ class Operators:
     where two agree). `told: true` is the control: the question names the operator and nothing is left to induce.
     """
 
-    support: PositiveInt = 32  # pictures in a query's pool, each another pair of digits; at most 54
+    support: Made = 32  # pictures in a query's pool, each another pair of digits; at most 54
     told: bool = False  # the question names the operator
-    bank: PositiveInt = 4  # pictures of each pair of digits that the pools are drawn from
-    query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
+    bank: Made = 4  # pictures of each pair of digits that the pools are drawn from
+    query_limit: Made = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from icl.errors import ConfigError
-from icl.params import PositiveInt
+from icl.params import Made
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
@@ -33,9 +33,9 @@ class PrintedText:
     """
 
     told: bool = False  # the question names the red box, which is always right then: VL-ICL's own form
-    support: PositiveInt = 32  # pictures in a query's pool
-    bank: PositiveInt = 256  # pictures that all pools are drawn from
-    query_limit: PositiveInt = parameter("queries", 200)  # how many are asked
+    support: Made = 32  # pictures in a query's pool
+    bank: Made = 256  # pictures that all pools are drawn from
+    query_limit: Made = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:
