@@ -41,7 +41,7 @@ class Picture:
     @classmethod
     def from_path(cls, path: str | Path, origin: str | None = None) -> "Picture":
         """`origin`: a name that is the same on every machine, where the path is not."""
-        return cls(partial(_open_path, str(path)), origin or str(path))
+        return cls(partial(open_regular, str(path)), origin or str(path))
 
     @classmethod
     def from_bytes(cls, data: bytes, origin: str = BYTES) -> "Picture":
@@ -179,9 +179,15 @@ def _rgb(picture: Picture) -> "Image":
         raise PictureError(f"picture {picture.origin} cannot be read: {error}.") from error
 
 
-def _open_path(path: str) -> "Image":
+def open_regular(path: str) -> "Image":
+    """Pillow's image of a file. Raises ValueError for a pipe or a device, whose end may never come, and a folder."""
+    import stat
+    from os import stat as stat_of
+
     from PIL import Image
 
+    if not stat.S_ISREG(stat_of(path).st_mode):
+        raise ValueError("it is a pipe, a device or a folder, no file")
     return Image.open(path)
 
 

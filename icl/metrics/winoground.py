@@ -7,8 +7,9 @@ With s(c, i) how surely the model says yes to "does the caption match the pictur
     group  both                                                     chance 1/6
 
 A tie is wrong: with generated answers, which are 0 or 1, many are, so score options. The four questions of an item
-share a group and carry `meta["caption"]` and `meta["picture"]`; an item that lacks one has no part. SugarCrepe (Hsieh
-et al., NeurIPS 2023), one picture and two captions, is the metric `option` with the captions as options.
+share a group and carry `meta["caption"]` and `meta["picture"]`, 0 or 1, numbered apart, so that only the gold tells
+what belongs together; an item that lacks a question has no part. SugarCrepe (Hsieh et al., NeurIPS 2023), one picture
+and two captions, is the metric `option` with the captions as options.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import ClassVar
 
 from icl.metrics.base import Better, Judged
 from icl.metrics.chosen import share
+from icl.metrics.normalise import plain
 from icl.metrics.over_run import Parts, of_groups
 from icl.metrics.yes_no import parse
 from icl.registry import component
@@ -47,11 +49,11 @@ class Winoground:
         raise NotImplementedError
 
     def _item(self, members: Sequence[Judged]) -> float | None:
-        sure = {
-            (int(m.meta["caption"]), int(m.meta["picture"])): m.score
-            for m in members
-            if m.score is not None and {"caption", "picture"} <= set(m.meta)
-        }
+        told = [m for m in members if m.score is not None and {"caption", "picture"} <= set(m.meta)]
+        own = {int(m.meta["picture"]): int(m.meta["caption"]) for m in told if "yes" in map(plain, m.gold)}
+        if set(own) != {0, 1} or set(own.values()) != {0, 1}:
+            return None
+        sure = {(int(m.meta["caption"]), own[int(m.meta["picture"])]): float(m.score or 0) for m in told}
         return float(self.holds(sure)) if set(sure) == set(PLACES) else None
 
 

@@ -1,29 +1,28 @@
 """From a row of any data set to an `Example`: which column is what, and how its values are read as text.
 
 Values are read alike wherever they stand (a column, `options`, `answer_map`): true and false are "yes" and "no" (YAML
-reads a bare yes as true), whole numbers have no decimals, class labels are their names.
+reads a bare yes as true), whole numbers have no decimals, class labels are their names. Options may be a list, a
+mapping by letters, several columns, or one text "(a) open (b) closed". The answers of several annotators are accepted
+answers, each once; with their repetitions they are kept as `secret["votes"]`.
 """
 
-import hashlib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from string import Formatter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from icl.errors import ConfigError, DataError, did_you_mean
-from icl.pictures import Picture
 from icl.tasks.source import Source
+from icl.tasks.stored import picture_keys, pictures_in, placed, text_of
 from icl.types import Example
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from PIL.Image import Image
 
 ROLES = ("question", "picture", "answer", "options", "id", "label", "group", "domain", "meta")
 SEVERAL = ("picture", "options", "meta")  # roles that may be a list of columns
-AnswerIs = Literal["text", "index", "letter"]
+AnswerIs = Literal["text", "index", "letter", "class"]
+_LETTERED = re.compile(r"\(([a-zA-Z])\)\s*")  # before an option of "(a) open (b) closed"
+_FILED = re.compile(r"^\d+[._]")  # before a class that is called as its folder is: 001.Black_footed_Albatross
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Layout:
     options: tuple[str, ...] = ()
     answer_map: Mapping[str, str] | None = None
     answer_is: AnswerIs = "text"
+    picture: str | None = None
 
     def __post_init__(self) -> None:
         for role, column in self.columns.items():
@@ -49,13 +49,16 @@ class Layout:
             raise ConfigError(
                 'no question: name its column in columns.question, or give one text, question: "What is this?".'
             )
-        try:
-            named = [name for _, name, _, _ in Formatter().parse(self.question or "") if name is not None]
-        except ValueError as error:
-            raise ConfigError(f"question: {error}. Write {{{{ and }}}} for braces that are no column.") from error
-        if "" in named:
-            raise ConfigError("question: {} names no column. Write its name in the braces, or {{}} for the braces.")
-        if self.answer_is != "text" and not self.options and "options" not in self.columns:
+        for key, text in (("question", self.question), ("picture", self.picture)):
+            try:
+                named = _named_in(text)
+            except ValueError as error:
+                raise ConfigError(f"{key}: {error}. Write {{{{ and }}}} for braces that are no column.") from error
+            if "" in named:
+                raise ConfigError(f"{key}: {{}} names no column. Write its name in the braces, or {{{{}}}} for braces.")
+        if self.picture is not None and "picture" in self.columns:
+            raise ConfigError("picture and columns.picture: pictures are named by a path or are in a column, not both.")
+        if self.answer_is in ("index", "letter") and not self.options and "options" not in self.columns:
             raise ConfigError(f"answer_is: {self.answer_is} needs options to point to.")
 
     def of(self, role: str) -> tuple[str, ...]:
@@ -65,13 +68,14 @@ class Layout:
 
     @property
     def placeholders(self) -> tuple[str, ...]:
-        """Columns that the question's text names in braces."""
-        return tuple(name for _, name, _, _ in Formatter().parse(self.question or "") if name)
+        """Columns that the question's text and the picture's path name in braces."""
+        return (*_named_in(self.question), *_named_in(self.picture))
 
     def check(self, source: Source) -> None:
         """Raises ConfigError where a named column is missing, with the columns there are."""
         named = [(f"columns.{role}", column) for role in self.columns for column in self.of(role)]
-        for key, column in named + [("question", name) for name in self.placeholders]:
+        named += [(key, name) for key in ("question", "picture") for name in _named_in(getattr(self, key))]
+        for key, column in named:
             if column not in source.columns:
                 raise ConfigError(
                     f"{key}: {source.name} has no column '{column}'.{did_you_mean(column, source.columns)} "
@@ -79,98 +83,42 @@ class Layout:
                 )
 
 
-def text_of(value: Any) -> str:
-    """A value as the text that an answer or an option is."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
-
-
 def read_examples(source: Source, layout: Layout, rows: Sequence[int], ids: Sequence[str]) -> Iterator[Example]:
     """The examples of these rows. No picture is opened. Raises DataError where a row has no answer."""
     wanted = {column for role in layout.columns if role != "picture" for column in layout.of(role)}
     texts = source.data.select_columns(sorted(wanted | set(layout.placeholders))).select(list(rows))
     views = {column: source.data.select_columns([column]) for column in layout.of("picture")}
+    classes = _classes(source, layout)
     for row, name, values in zip(rows, ids, texts, strict=True):
         at = f"{source.name} row {row}"
-        options = _options(values, layout)
+        options = _options(values, layout) or classes
         answers = _answers(values, source, layout, options, at)
         yield Example(
             id=name,
-            pictures=tuple(picture for column in views for picture in _pictures(views[column], source, column, row)),
+            pictures=(
+                *(picture for column in views for picture in pictures_in(views[column], source, column, row)),
+                *([placed(layout.picture, values, source, at)] if layout.picture else ()),
+            ),
             question=_question(values, layout, at),
             answers=answers,
             options=options,
             label=_one(values, source, layout, "label")
-            or (answers[0] if layout.options or layout.answer_map else None),
+            or (answers[0] if layout.options or layout.answer_map or layout.answer_is == "class" else None),
             domain=_one(values, source, layout, "domain"),
             group=_one(values, source, layout, "group"),
             meta={column: values[column] for column in layout.of("meta")},
+            secret=_votes(values, layout),
         )
 
 
-def picture_keys(source: Source, layout: Layout, rows: Sequence[int]) -> list[list[str]]:
-    """What tells the pictures of these rows from others without decoding: path, or sha256 of the encoded bytes."""
-    found: list[list[str]] = [[] for _ in rows]
-    for column in layout.of("picture"):
-        for keys, values in zip(found, source.data.select_columns([column]).select(list(rows)), strict=True):
-            for cell in _cells(values[column]):
-                data = cell.get("bytes") if isinstance(cell, Mapping) else None
-                path = cell.get("path") if isinstance(cell, Mapping) else cell
-                keys.append(hashlib.sha256(data).hexdigest() if data else str(path))
+def pictures_of(source: Source, layout: Layout, rows: Sequence[int]) -> list[list[str]]:
+    """What tells the pictures of these rows from others, without decoding any."""
+    found = picture_keys(source, layout.of("picture"), rows)
+    if layout.picture:
+        texts = source.data.select_columns(sorted(set(_named_in(layout.picture)))).select(list(rows))
+        for keys, values in zip(found, texts, strict=True):
+            keys.append(layout.picture.format(**values))
     return found
-
-
-def _cells(value: Any) -> list[Any]:
-    """The pictures in one cell of a table: none, one or several."""
-    if value is None:
-        return []
-    return [cell for cell in value if cell is not None] if isinstance(value, list | tuple) else [value]
-
-
-def _pictures(view: "Dataset", source: Source, column: str, row: int) -> Iterator[Picture]:
-    from datasets import Image
-
-    feature = view.features[column]
-    if isinstance(feature, Image):
-        yield Picture.from_source(Stored(view, column, row, 0), f"{source.name} row {row}, column '{column}'")
-        return
-    for place, cell in enumerate(_cells(view[row][column])):
-        if isinstance(cell, str):
-            path = Path(cell) if source.folder is None else source.folder / cell
-            yield Picture.from_path(path, f"{path} ({source.name} row {row})")
-        else:
-            origin = f"{source.name} row {row}, column '{column}', picture {place}"
-            yield Picture.from_source(Stored(view, column, row, place), origin)
-
-
-@dataclass(frozen=True, eq=False)
-class Stored:
-    """Reads one picture of a table when it is called."""
-
-    view: "Dataset"
-    column: str
-    row: int
-    place: int
-
-    def __call__(self) -> "Image":
-        import io
-
-        from PIL import Image
-
-        cells = _cells(self.view[self.row][self.column])
-        if self.place >= len(cells):
-            raise ValueError("the cell is empty")
-        cell = cells[self.place]
-        if not isinstance(cell, Mapping):
-            raise ValueError(f"{cell!r:.40} is neither a picture nor the path of one")
-        if cell.get("bytes"):
-            return Image.open(io.BytesIO(cell["bytes"]))
-        if cell.get("path"):
-            return Image.open(cell["path"])
-        raise ValueError("the cell has neither bytes nor a path")
 
 
 def _question(values: Mapping[str, Any], layout: Layout, at: str) -> str:
@@ -200,11 +148,45 @@ def _one(values: Mapping[str, Any], source: Source, layout: Layout, role: str) -
 
 
 def _options(values: Mapping[str, Any], layout: Layout) -> tuple[str, ...]:
-    found = [values[column] for column in layout.of("options")]
-    flat = [
-        text_of(item) for cell in found for item in (cell if isinstance(cell, list) else [cell]) if item is not None
-    ]
-    return tuple(flat) or layout.options
+    found = [item for column in layout.of("options") for item in _several(values[column])]
+    return tuple(text_of(item) for item in found if item is not None) or layout.options
+
+
+def _several(cell: Any) -> Sequence[Any]:
+    """The options in one cell: of a list, of a mapping by letters in their order, of "(a) open (b) closed", or one."""
+    if isinstance(cell, Mapping):
+        return [cell[letter] for letter in sorted(cell)]
+    if isinstance(cell, str) and cell.lstrip().lower().startswith("(a)"):
+        return [part.strip() for part in _LETTERED.split(cell.strip())[2::2]]
+    return cell if isinstance(cell, list) else [cell]
+
+
+def _classes(source: Source, layout: Layout) -> tuple[str, ...]:
+    """Where the answer is a class: all classes, in the order of the data or of the alphabet."""
+    if layout.answer_is != "class" or layout.options or layout.of("options"):
+        return ()
+    column = layout.of("answer")[0]
+    names = getattr(source.data.features[column], "names", None) or sorted(set(map(text_of, source.data[column])))
+    return tuple(dict.fromkeys(map(_class_of, names)))
+
+
+def _class_of(name: Any) -> str:
+    """'001.Black_footed_Albatross' -> 'Black footed Albatross'."""
+    return _FILED.sub("", text_of(name)).replace("_", " ")
+
+
+def _votes(values: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+    """What each annotator answered, where several did."""
+    given = values[layout.of("answer")[0]]
+    if layout.answer_is != "text" or layout.answer_map or not isinstance(given, list | tuple):
+        return {}
+    raw = [item.get("answer") if isinstance(item, Mapping) else item for item in given]
+    return {"votes": tuple(text_of(item) for item in raw if not _missing(item))}
+
+
+def _named_in(text: str | None) -> tuple[str, ...]:
+    """Columns that a text names in braces. Raises ValueError where braces do not close."""
+    return tuple(name for _, name, _, _ in Formatter().parse(text or "") if name is not None)
 
 
 def _answers(
@@ -226,10 +208,11 @@ def _missing(item: Any) -> bool:
 
 def _answer(item: Any, source: Source, layout: Layout, options: tuple[str, ...], at: str) -> str:
     told = _named(item, source, layout.of("answer")[0])
+    if layout.answer_is == "class":
+        return _class_of(told)
     if layout.answer_is != "text":
-        place = (
-            ord(told.upper()) - ord("A") if layout.answer_is == "letter" and len(told) == 1 else _whole(text_of(item))
-        )
+        letter = told.strip("().: ") if layout.answer_is == "letter" else ""
+        place = ord(letter.upper()) - ord("A") if len(letter) == 1 else _whole(text_of(item))
         if place is None or not 0 <= place < len(options):
             raise DataError(f"{at}: the answer {item!r} is no {layout.answer_is} of its {len(options)} options.")
         return options[place]

@@ -10,7 +10,10 @@
 
 `path` may be a hub id, a folder written by `save_to_disk`, a folder of parquet files or JSON lines, an image folder
 (one folder a class: `columns: {picture: image, answer: label}, question: "What is this?"`), or one file. Pictures are
-embedded, or named by paths that start from the data's folder.
+embedded, or named by paths that start from the data's folder: in a column, or `picture: "images/{image}.jpg"`.
+
+`preset: pope` stands for the columns of a published data set (`icl ls task hub` lists them); what is written beside it
+counts first. A preset is one file of `icl/tasks/presets/`: the keys of this task, and which metrics are its own.
 
 With `pool_split` (or `pool_path`) the pool is other data. Without, the one split is divided, so that queries and
 demonstrations share no group: `pool_share` of the groups, by a fixed draw, become the pool and the others the queries.
@@ -22,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePath
-from typing import Any
+from typing import Any, ClassVar
 
 from icl.errors import ConfigError, DataError
 from icl.params import PositiveInt, Share
@@ -30,8 +33,10 @@ from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.choose import nested_choice
-from icl.tasks.columns import AnswerIs, Layout, picture_keys, read_examples, text_of
+from icl.tasks.columns import AnswerIs, Layout, pictures_of, read_examples
+from icl.tasks.presets import PRESETS
 from icl.tasks.source import Source, open_source
+from icl.tasks.stored import text_of
 from icl.types import Example
 
 Text = str | bool | int | float
@@ -47,6 +52,8 @@ class Hub:
     each), meta (columns that records carry along; never the gold).
     """
 
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+
     path: str  # hub id, folder or file
     columns: Mapping[str, str | Sequence[str]]  # role -> column
     config: str | None = None  # configuration of a hub data set
@@ -55,9 +62,12 @@ class Hub:
     pool_path: str | None = None  # where the pool is other data; None: `path`
     pool_share: Share = 0.5  # of the groups of a divided split that become the pool
     question: str | None = None  # one text for all rows; {column} is filled in
+    picture: str | None = None  # the path of a row's picture, likewise; it starts from the data's folder
     options: tuple[Text, ...] = ()  # the same for all rows
     answer_map: Mapping[Text, Text] | None = None  # value of the answer column -> answer; every value must be in it
-    answer_is: AnswerIs = "text"  # index or letter: the answer column points to an option (0 or A is the first)
+    answer_is: AnswerIs = "text"  # index or letter: of an option (0 or A is the first); class: of a folder's name
+    group_rows: PositiveInt | None = None  # so many rows that follow one another are a group, where no column says so
+    whole_groups: bool = False  # `queries` takes groups whole, as scores of pairs need them, and never more rows
     query_limit: PositiveInt | None = parameter("queries", None)  # a nested choice of the rows; None: all
     support_limit: PositiveInt | None = parameter("pool_size", None)  # likewise of the pool
     seed: int = 0  # of choices and division; the seeds of a run do not change them
@@ -76,11 +86,17 @@ class Hub:
     @cached_property
     def queries(self) -> tuple[Example, ...]:
         rows = self._divided[0] if self._one_split else range(len(self._source))
-        chosen = self._choice(self._source, rows, self.query_limit, "queries")
+        if self.whole_groups and self.query_limit is not None:
+            chosen = self._whole(list(rows), self.query_limit)
+        else:
+            chosen = self._choice(self._source, rows, self.query_limit, "queries")
         examples = self._read(self._source, chosen, self._ids(self._source, self.split, False))
-        if self._layout.of("group") or not self._layout.of("picture"):
+        if self.group_rows:
+            first = [row - row % self.group_rows for row in chosen]
+            return tuple(replace(e, group=f"rows from {row}") for e, row in zip(examples, first, strict=True))
+        if self._layout.of("group") or not (self._layout.of("picture") or self.picture):
             return examples
-        first = connected(picture_keys(self._source, self._layout, chosen))
+        first = connected(pictures_of(self._source, self._layout, chosen))
         return tuple(replace(e, group=f"picture of {examples[i].id}") for e, i in zip(examples, first, strict=True))
 
     @cached_property
@@ -109,6 +125,7 @@ class Hub:
             tuple(text_of(option) for option in self.options),
             None if mapped is None else {text_of(key): text_of(value) for key, value in mapped.items()},
             self.answer_is,
+            self.picture,
         )
 
     @property
@@ -139,8 +156,29 @@ class Hub:
         return [f"pool-{name}" for name in ids] if prefixed else ids
 
     def _choice(self, source: Source, rows: Sequence[int], limit: int | None, factor: str) -> list[int]:
+        if limit is not None and limit > len(rows):
+            key = {"queries": "queries", "pool": "pool_size"}[factor]
+            raise DataError(
+                f"{key}: {limit} is more than the {len(rows)} rows that {source.name} has for it. Ask for fewer, or "
+                f"leave {key} out to take them all."
+            )
         chosen = nested_choice([f"row-{row}" for row in rows], limit, self.seed, f"hub/{factor}")
         return [rows[i] for i in chosen]
+
+    def _whole(self, rows: Sequence[int], limit: int) -> list[int]:
+        """A nested choice of groups, each with all its rows, as long as they are at most so many rows together."""
+        groups = self._groups()
+        members: dict[str, list[int]] = {}
+        for row in rows:
+            members.setdefault(groups[row], []).append(row)
+        names, chosen = list(members), list[int]()
+        for i in nested_choice(names, len(names), self.seed, "hub/groups"):
+            if len(chosen) + len(members[names[i]]) > limit:
+                break
+            chosen += members[names[i]]
+        if not chosen:
+            raise DataError(f"queries: {limit} is less than one group of {self._source.name} has rows. Ask for more.")
+        return chosen
 
     def _read(self, source: Source, rows: Sequence[int], ids: Sequence[str]) -> tuple[Example, ...]:
         return tuple(read_examples(source, self._layout, rows, [ids[row] for row in rows]))
@@ -161,11 +199,14 @@ class Hub:
         return queries, pool
 
     def _groups(self) -> list[str]:
+        """The group of every row of the queries' split."""
         columns = self._layout.of("group")
+        if self.group_rows:
+            return [f"row {row - row % self.group_rows}" for row in range(len(self._source))]
         if columns:
             values: list[Any] = list(self._source.data[columns[0]])
             return [f"row {row}" if value is None else text_of(value) for row, value in enumerate(values)]
-        first = connected(picture_keys(self._source, self._layout, range(len(self._source))))
+        first = connected(pictures_of(self._source, self._layout, range(len(self._source))))
         return [f"row {row}" for row in first]
 
 

@@ -1,9 +1,13 @@
 """Opens a data source with the `datasets` library, whatever it is: one rule for each kind of path.
 
     a folder that `save_to_disk` wrote      load_from_disk
+    a folder of pictures and rows           the rows: the file of the split's name (test.jsonl), or the only one there
     any other folder                        load_dataset(folder): parquet, JSON lines, CSV or an image folder
     a .parquet, .json, .jsonl or .csv file  load_dataset(builder, file); it has no splits, any name of one will do
+    a .json file of objects by name         a row each, with the name in the column `key`
     anything else                           a data set of the Hugging Face hub, by its id
+
+An image folder's own `metadata.csv` or `.jsonl` stays its own.
 
 Pictures stay encoded (`decode=False`): opening a source decodes none.
 """
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv"}
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"})
+SPLITS = frozenset({"train", "test", "validation", "val", "dev"})
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves in a folder
 
 
@@ -67,14 +73,58 @@ def _read(path: str, here: Path, config: str | None, split: str) -> Any:
     if here.is_dir() and any((here / name).is_file() for name in SAVED):
         return datasets.load_from_disk(str(here))
     if here.is_dir():
+        rows = _rows_beside_pictures(here, split)
+        if rows is not None:
+            return _read(str(rows), rows, config, split)
         return datasets.load_dataset(str(here.resolve()), config)
+    if here.exists() and not here.is_file():
+        raise ValueError("it is a pipe or a device, no file.")
     if here.is_file():
         builder = BUILDERS.get(here.suffix.lower())
         if builder is None:
             raise ValueError(f"a file is one of {', '.join(BUILDERS)}, not '{here.suffix}'.")
+        if (named := _objects_by_name(here)) is not None:
+            return datasets.Dataset.from_list(named)
         options = {"sep": "\t"} if here.suffix.lower() == ".tsv" else {}
         return datasets.load_dataset(builder, data_files={"data": str(here)}, split="data", **options)
     return datasets.load_dataset(path, config, split=split)
+
+
+def _rows_beside_pictures(folder: Path, split: str) -> Path | None:
+    """The file of rows in a folder that has pictures too; None where it has no rows or no pictures.
+
+    Raises ValueError where none of several such files is called as the split, and where the only one is another split.
+    """
+    tables = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in BUILDERS and path.is_file()]
+    files = [path for path in tables if path.stem != "metadata"]
+    if not files or not any(path.suffix.lower() in PICTURES for path in folder.rglob("*")):
+        return None
+    named = [path for path in files if path.stem == split] or [p for p in files if p.stem not in SPLITS]
+    if not named:
+        raise ValueError(f"it has pictures and the rows of {', '.join(p.name for p in files)}, none of this split.")
+    if len(named) > 1:
+        raise ValueError(
+            f"it has pictures and several files of rows ({', '.join(p.name for p in named)}). Name one of them as path."
+        )
+    return named[0]
+
+
+def _objects_by_name(path: Path) -> list[dict[str, Any]] | None:
+    """The rows of a JSON file whose one object has an object a row (SugarCrepe's files); None for any other file."""
+    import json
+
+    if path.suffix.lower() != ".json":
+        return None
+    with path.open(encoding="utf-8") as file:
+        if file.read(64).lstrip()[:1] != "{":
+            return None
+        file.seek(0)
+        try:
+            found = json.load(file)
+        except ValueError:  # JSON lines under another name, or broken: the reader of tables says so
+            return None
+    objects = found if isinstance(found, dict) and found and all(isinstance(v, dict) for v in found.values()) else None
+    return None if objects is None else [{"key": name, **row} for name, row in objects.items()]
 
 
 def _split_of(data: Any, path: str, split: str) -> "Dataset":

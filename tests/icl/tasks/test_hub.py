@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -364,3 +365,69 @@ def test_its_description_is_json_with_the_keys_of_the_config(tmp_path):
     assert node["queries"] == 3
     assert node["pool_size"] == 5
     assert json.loads(json.dumps(node)) == node
+
+
+def picture_folder(tmp_path, *names):
+    for name in COLOURS:
+        painted(name).save(tmp_path / f"{name}.png")
+    lines = [json.dumps({"ask": "which colour is number 0?", "image": f"{c}.png", "said": c}) for c in COLOURS]
+    for name in names:
+        (tmp_path / name).write_text("\n".join(lines))
+
+
+def test_a_folder_of_pictures_and_rows_is_its_rows(tmp_path):
+    picture_folder(tmp_path, "rows.jsonl")
+    found = task(tmp_path)
+    check_colours(found)
+    assert len(found.queries) + found.pool_size == 4
+
+
+def test_of_several_files_of_rows_the_split_names_one(tmp_path):
+    picture_folder(tmp_path, "train.jsonl", "test.jsonl")
+    check_colours(task(tmp_path, pool_split="train"))
+    with pytest.raises(DataError, match=r"has pictures and the rows of test\.jsonl, train\.jsonl, none of this split"):
+        _ = task(tmp_path, split="dev").queries
+    picture_folder(tmp_path, "a.jsonl", "b.jsonl")
+    with pytest.raises(DataError, match=r"several files of rows \(a\.jsonl, b\.jsonl\)\. Name one of them as path"):
+        _ = task(tmp_path, split="dev").queries
+
+
+@pytest.mark.parametrize(("name", "mark"), [("t.csv", ","), ("t.tsv", "\t")])
+def test_reads_a_table_of_text_with_pictures_by_path(tmp_path, name, mark):
+    picture_folder(tmp_path)
+    rows = [f"which colour is number 0?{mark}{c}.png{mark}{c}" for c in COLOURS]
+    (tmp_path / name).write_text("\n".join([mark.join(("ask", "image", "said")), *rows]))
+    found = task(tmp_path / name)
+    check_colours(found)
+    assert (len(found.queries), found.pool_size) == (2, 2)
+
+
+def test_more_queries_than_there_are_rows_are_refused(tmp_path):
+    picture_folder(tmp_path, "t.jsonl")
+    with pytest.raises(DataError, match=r"queries: 3 is more than the 2 rows that .* has for it\. Ask for"):
+        _ = task(tmp_path / "t.jsonl", queries=3).queries
+    with pytest.raises(DataError, match=r"pool_size: 9 is more than the 2 rows"):
+        task(tmp_path / "t.jsonl", pool_size=9).pool("")
+
+
+def test_pictures_may_be_named_by_a_path_with_columns_in_it(tmp_path):
+    picture_folder(tmp_path, "t.jsonl")
+    found = task(tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said"}, picture="{said}.png")
+    check_colours(found)
+    assert found.queries[0].group != found.queries[1].group
+    with pytest.raises(ConfigError, match="not both"):
+        task(tmp_path, picture="{said}.png")
+    columns = {"question": "ask", "answer": "said"}
+    with pytest.raises(ConfigError, match=r"picture: .* no column 'sayd'\. Did you mean 'said'\?"):
+        _ = task(tmp_path / "t.jsonl", columns=columns, picture="{sayd}.png").queries
+
+
+def test_a_pipe_or_a_device_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "t.jsonl").write_text('{"ask": "?", "image": "pipe.png", "said": "red"}\n')
+    (query,) = task(tmp_path / "t.jsonl", pool_share=0).queries
+    with pytest.raises(PictureError, match="it is a pipe, a device or a folder, no file"):
+        query.pictures[0].open()
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(DataError, match="it is a pipe or a device, no file"):
+        _ = task(tmp_path / "pipe.jsonl").queries

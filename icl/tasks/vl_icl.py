@@ -1,0 +1,168 @@
+"""VL-ICL's own files (Zong et al., ICLR 2025; MIT): `query.json` and `support.json` of a task, and its pictures.
+
+    open_mi                            made-up names: `ways` classes of the query's own, alternating, one pool a query
+    operator_induction[_interleaved]   the pool's answers are those of the query's operator
+    matching_mi                        each pair of the pool is a same one and a different one, in a drawn order
+    clevr, textocr                     one pool for all
+
+Score by `vl_icl` (the released rules), `strict` and `lenient`. The tasks whose answer is a picture (open_t2i_mi, cobsat
+and the like) are not read. As released, the order in matching is always same, different, so that the last demonstration
+says no: `official_order` keeps it, for retrievers that keep the pool's.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from icl.errors import DataError
+from icl.params import PositiveInt
+from icl.pictures import Picture
+from icl.registry import component, parameter
+from icl.streams import StreamKey
+from icl.tasks.base import Pool
+from icl.tasks.choose import nested_choice
+from icl.tasks.generated.episode import shuffled
+from icl.types import Example
+
+Name = Literal["open_mi", "operator_induction", "operator_induction_interleaved", "matching_mi", "clevr", "textocr"]
+OPERATORS = ("+", "-", "x")
+NAMING = "This is a"
+Row = Mapping[str, Any]
+
+
+@component("task", "vl_icl")
+@dataclass(frozen=True)
+class VLICLTask:
+    """A task of VL-ICL Bench from its released files, with its own supports for each query."""
+
+    path: str  # the folder with a folder a task, as VL-ICL is released
+    task: Name = "open_mi"  # which of them
+    ways: PositiveInt = 2  # of open_mi: classes in a query's pool, of the five that a query brings
+    official_order: bool = False  # of matching_mi: same, different, same, different throughout
+    query_limit: PositiveInt | None = parameter("queries", None)  # a nested choice; None: all
+    seed: int = 0  # of choices and orders; the seeds of a run do not change them
+
+    @property
+    def title(self) -> str:
+        return f"VL-ICL {self.task}"
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        found = self._read("query.json")
+        if self.query_limit is not None and self.query_limit > len(found):
+            raise DataError(
+                f"queries: {self.query_limit} is more than the {len(found)} of {self.title}. Ask for fewer."
+            )
+        chosen = nested_choice([f"query-{i}" for i in range(len(found))], self.query_limit, self.seed, "vl_icl")
+        return tuple(self._query(i, found[i]) for i in chosen)
+
+    @cached_property
+    def _by_id(self) -> dict[str, Example]:
+        return {query.id: query for query in self.queries}
+
+    def pool(self, query_id: str) -> Pool:
+        if query_id not in self._by_id:
+            raise DataError(f"task '{self.title}' has no query '{query_id}'.")
+        operator = str(self._by_id[query_id].secret.get("operator", ""))
+        return _pool(self, query_id if self.task == "open_mi" else operator)
+
+    @property
+    def pool_size(self) -> int:
+        return min(len(self.pool(query.id)) for query in self.queries)
+
+    def supports(self, which: str) -> tuple[Example, ...]:
+        """The pool of a query (open_mi), of an operator, or of all."""
+        if self.task == "open_mi":
+            return tuple(self._named(int(which.rpartition("-")[2])))
+        found = self._read("support.json")
+        if self.task == "matching_mi":
+            return tuple(e for i, pair in enumerate(found) for e in self._matched(i, pair))
+        return tuple(self._example(f"support-{i:05d}", row, _answer(row, which)) for i, row in enumerate(found))
+
+    def _query(self, number: int, row: Row) -> Example:
+        name = f"{self.task}-{number:05d}"
+        if self.task == "open_mi":
+            return self._example(name, row, str(row["answer"]), self._classes(number, row))
+        if self.task == "matching_mi":
+            return self._example(name, row, str(row["answer"]).lower(), ("yes", "no"))
+        secret = {"operator": row["operator"]} if "operator" in row else {}
+        return self._example(name, row, str(row["answer"]), secret=secret)
+
+    def _classes(self, number: int, row: Row) -> tuple[str, ...]:
+        """The query's class and others, in a drawn order."""
+        rng = StreamKey(self.seed, f"{self.task}-{number:05d}").numpy("classes")
+        others = shuffled(rng, [name for name in row["classes"] if name != row["answer"]])
+        return tuple(shuffled(rng, [row["answer"], *others[: self.ways - 1]]))
+
+    def _named(self, number: int) -> Sequence[Example]:
+        """Every shot shows one picture of each class."""
+        row = self._read("query.json")[number]
+        names = self._classes(number, row)
+        pictures = {name: row["support"][name]["images"] for name in names}
+        return [
+            self._example(
+                f"{self.task}-{number:05d}-s{shot}{k}",
+                {"question": NAMING, "image": pictures[name][shot]},
+                name,
+                names,
+            )
+            for shot in range(min(map(len, pictures.values())))
+            for k, name in enumerate(names)
+        ]
+
+    def _matched(self, number: int, pair: Row) -> Sequence[Example]:
+        name, order = f"support-{number:05d}", ["same", "diff"]
+        if not self.official_order:
+            order = shuffled(StreamKey(self.seed, name).numpy("order"), order)
+        return [
+            self._example(f"{name}-{k}", pair[key], str(pair[key]["answer"]).lower(), ("yes", "no"))
+            for k, key in enumerate(order)
+        ]
+
+    def _example(
+        self, name: str, row: Row, answer: str, options: tuple[str, ...] = (), secret: Row | None = None
+    ) -> Example:
+        images = [row["image"]] if isinstance(row["image"], str) else row["image"]
+        folder = Path(self.path).expanduser()
+        return Example(
+            id=name,
+            pictures=tuple(Picture.from_path(folder / image, f"VL-ICL {image}") for image in images),
+            question=str(row["question"]),
+            answers=(answer,),
+            options=options,
+            label=answer if options else None,
+            secret=secret or {},
+        )
+
+    def _read(self, name: str) -> list[dict[str, Any]]:
+        return _rows(Path(self.path).expanduser() / self.task / name)
+
+
+@lru_cache(maxsize=512)
+def _pool(task: VLICLTask, which: str) -> Pool:
+    return Pool(task.supports(which))
+
+
+@lru_cache(maxsize=16)
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"VL-ICL: there is no {path}. Its data set is ys-zong/VL-ICL on the Hugging Face hub; unpack it, and give "
+            "the folder that has a folder for each task."
+        ) from error
+    except ValueError as error:
+        raise DataError(f"VL-ICL: {path} is no JSON: {error}.") from error
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise DataError(f"VL-ICL: {path} is no list of records.")
+    return found
+
+
+def _answer(row: Row, operator: str) -> str:
+    """The answer; where a sum has one for each operator, that of this one."""
+    answer = row["answer"]
+    return str(answer[OPERATORS.index(operator)]) if isinstance(answer, list) and operator else str(answer)

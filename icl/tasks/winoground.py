@@ -1,0 +1,107 @@
+"""Winoground (Thrush et al., CVPR 2022): two pictures and two captions of the same words, as four yes/no questions.
+
+An item of the data has `image_0`, `caption_0`, `image_1` and `caption_1`; each caption is asked of each picture. The
+metrics `winoground_text`, `winoground_image` and `winoground_group` read the four answers, best with `score: options`.
+The data set (hub id facebook/winoground) has to be asked for; rows of one's own with these columns do as well.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from icl.errors import ConfigError, DataError
+from icl.params import PositiveInt, Share
+from icl.registry import component
+from icl.streams import StreamKey
+from icl.tasks.base import Pool
+from icl.tasks.choose import nested_choice
+from icl.tasks.source import Source, open_source
+from icl.tasks.stored import pictures_in, text_of
+from icl.types import Example
+
+COLUMNS = ("image_0", "image_1", "caption_0", "caption_1")
+
+
+@component("task", "winoground")
+@dataclass(frozen=True)
+class WinogroundTask:
+    """Does the caption match the picture? Two captions with each of two pictures, from Winoground or data like it.
+
+    The pool is a share of the items, the others are asked; all four questions of an item stay on one side.
+    """
+
+    path: str = "facebook/winoground"  # hub id, folder or file
+    split: str = "test"  # of the data that is divided
+    question: str = 'does the caption "{caption}" match the picture?'  # {caption} is filled in
+    pool_share: Share = 0.5  # of the items that become the pool
+    items: PositiveInt | None = None  # asked, four questions each; a nested choice; None: all
+    seed: int = 0  # of choice and division; the seeds of a run do not change them
+
+    def __post_init__(self) -> None:
+        if self.question.count("{caption}") != 1:
+            raise ConfigError("question has {caption} once: what is asked about the picture.")
+
+    @property
+    def title(self) -> str:
+        return "winoground"
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        rows = self._rows[self._cut :]
+        if self.items is not None and self.items > len(rows):
+            raise DataError(f"items: {self.items} is more than the {len(rows)} items that are asked. Ask for fewer.")
+        return tuple(self._questions(rows[: self.items], "query"))
+
+    @cached_property
+    def _pool(self) -> Pool:
+        return Pool(tuple(self._questions(self._rows[: self._cut], "pool")))
+
+    def pool(self, query_id: str) -> Pool:
+        return self._pool
+
+    @property
+    def pool_size(self) -> int:
+        return 4 * self._cut
+
+    @property
+    def _cut(self) -> int:
+        return round(self.pool_share * len(self._rows))
+
+    @cached_property
+    def _source(self) -> Source:
+        source = open_source(self.path, None, self.split)
+        missing = [column for column in COLUMNS if column not in source.columns]
+        if missing:
+            raise DataError(
+                f"{source.name} has no column {' and '.join(missing)}: an item is {', '.join(COLUMNS)}. "
+                f"Columns: {', '.join(source.columns)}."
+            )
+        return source
+
+    @cached_property
+    def _rows(self) -> list[int]:
+        """All items in a drawn order."""
+        names = [f"item-{i}" for i in range(len(self._source))]
+        return nested_choice(names, len(names), self.seed, "winoground")
+
+    def _questions(self, rows: list[int], split: Literal["query", "pool"]) -> Iterator[Example]:
+        views = [self._source.data.select_columns([f"image_{i}"]) for i in (0, 1)]
+        captions = self._source.data.select_columns(list(COLUMNS[2:]))
+        for row in rows:
+            name = f"winoground-{split}-{row:04d}"
+            turned = StreamKey(self.seed, name).number("turned", 2)  # which caption and which picture is called 0
+            values = captions[row]
+            for place in range(4):
+                caption, picture = (place >> 1) ^ (turned >> 1), (place & 1) ^ (turned & 1)
+                answer = "yes" if caption == picture else "no"
+                yield Example(
+                    id=f"{name}-{place}",
+                    pictures=tuple(pictures_in(views[picture], self._source, f"image_{picture}", row)),
+                    question=self.question.replace("{caption}", text_of(values[f"caption_{caption}"])),
+                    answers=(answer,),
+                    options=("yes", "no"),
+                    label=answer,
+                    group=name,
+                    meta={"caption": place >> 1, "picture": place & 1},
+                )

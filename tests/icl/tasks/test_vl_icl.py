@@ -1,0 +1,113 @@
+"""Tests of VL-ICL's own files, in its layout, written here."""
+
+import json
+
+import pytest
+from PIL import Image as Pillow
+
+from icl.conformance import check_task
+from icl.errors import DataError
+from icl.registry import build
+
+CLASSES = ["dax", "wug", "blick", "fep", "toma"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def picture(name, level):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Pillow.new("RGB", (8, 8), (level % 256, 10, 200)).save(path)
+        return name
+
+    def write(task, queries, support):
+        (tmp_path / task).mkdir(exist_ok=True)
+        (tmp_path / task / "query.json").write_text(json.dumps(queries))
+        (tmp_path / task / "support.json").write_text(json.dumps(support))
+
+    queries = []
+    for q in range(3):
+        support = {
+            name: {"images": [picture(f"open_mi/{q}{name}{i}.png", 60 * q + 10 * c + i) for i in range(5)]}
+            for c, name in enumerate(CLASSES)
+        }
+        queries.append({"image": [picture(f"open_mi/q{q}.png", 240 + q)], "question": "This is a", "answer": CLASSES[q],
+                        "classes": CLASSES, "support": support})  # fmt: skip
+    write("open_mi", queries, [])
+    sums = [
+        {"image": [picture(f"op/{i}.png", i)], "question": "Result?", "answer": [i + 1, i - 1, i]} for i in range(6)
+    ]
+    asked = [
+        {"image": picture(f"op/q{k}.png", 60 + ord(k)), "question": "Result?", "answer": 7, "operator": k}
+        for k in "+-x"
+    ]
+    write("operator_induction", asked, sums)
+    pairs = [
+        {key: {"image": [picture(f"m/{i}{key}{k}.png", 7 * i + 2 * k + (key == "same")) for k in (0, 1)],
+               "question": "Induced?", "answer": "Yes" if key == "same" else "No"} for key in ("same", "diff")}
+        for i in range(12)
+    ]  # fmt: skip
+    matched = [{"image": ["m/qa.png", "m/qb.png"], "question": "Induced?", "answer": "No"}]
+    picture("m/qa.png", 250)
+    picture("m/qb.png", 251)
+    write("matching_mi", matched, pairs)
+    clevr = [{"id": i, "image": [picture(f"c/{i}.png", i)], "question": "color: red", "answer": i} for i in range(8)]
+    write("clevr", clevr[:3], clevr[3:])
+    return tmp_path
+
+
+def task(folder, name, **more):
+    return build("task", {"name": "vl_icl", "path": str(folder), "task": name, **more})
+
+
+def test_open_binding_has_a_pool_a_query_with_the_classes_in_turn(folder):
+    found = task(folder, "open_mi")
+    check_task(found)
+    for query in found.queries:
+        pool = found.pool(query.id).examples
+        assert len(pool) == 10
+        assert len(set(query.options)) == 2
+        assert query.answer in query.options
+        assert [e.answer for e in pool] == [*query.options] * 5
+        assert {e.question for e in pool} == {"This is a"}
+    assert task(folder, "open_mi", ways=5).pool_size == 25
+    assert len({q.options.index(q.answer) for q in task(folder, "open_mi", ways=5).queries}) > 1
+
+
+def test_supports_of_a_sum_answer_for_the_operator_of_the_query(folder):
+    found = task(folder, "operator_induction")
+    answers = {q.secret["operator"]: [e.answer for e in found.pool(q.id).examples] for q in found.queries}
+    assert answers["+"] == [str(i + 1) for i in range(6)]
+    assert answers["-"] == [str(i - 1) for i in range(6)]
+    assert answers["x"] == [str(i) for i in range(6)]
+    check_task(found)
+
+
+def test_matching_shuffles_within_a_pair_unless_the_official_order_is_wanted(folder):
+    drawn, official = task(folder, "matching_mi"), task(folder, "matching_mi", official_order=True)
+    (query,) = drawn.queries
+    assert (query.answer, query.options, len(query.pictures)) == ("no", ("yes", "no"), 2)
+    assert [e.answer for e in official.pool(query.id).examples] == ["yes", "no"] * 12
+    answers = [e.answer for e in drawn.pool(query.id).examples]
+    assert answers != ["yes", "no"] * 12
+    assert all({a, b} == {"yes", "no"} for a, b in zip(answers[::2], answers[1::2], strict=True))
+
+
+def test_other_tasks_share_one_pool(folder):
+    found = task(folder, "clevr", queries=2)
+    assert len(found.queries) == 2
+    assert found.pool(found.queries[0].id) is found.pool(found.queries[1].id)
+    assert found.pool_size == 5
+    with pytest.raises(DataError, match="queries: 4 is more than the 3 of VL-ICL clevr"):
+        _ = task(folder, "clevr", queries=4).queries
+    with pytest.raises(DataError, match="has no query 'x'"):
+        found.pool("x")
+
+
+def test_what_is_not_there_or_no_json_is_a_sentence(folder):
+    with pytest.raises(DataError, match=r"there is no .*textocr.query\.json\. Its data set is ys-zong/VL-ICL"):
+        _ = task(folder, "textocr").queries
+    (folder / "textocr").mkdir()
+    (folder / "textocr" / "query.json").write_text("{")
+    with pytest.raises(DataError, match="is no JSON"):
+        _ = task(folder, "textocr").queries
