@@ -31,10 +31,10 @@ class Pool:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of ids, questions, answers and where the pictures come from: cheap, no file is opened."""
+        """sha256 of ids, questions, answers, where the pictures come from and their edits: cheap, no file is opened."""
         told = hashlib.sha256()
         for e in self.examples:
-            pictures = [p.identity for p in e.pictures]
+            pictures = [(p.identity, p.edits) if p.edits else p.identity for p in e.pictures]
             told.update(repr((e.id, e.question, e.answers, e.options, e.label, pictures)).encode())
         return told.hexdigest()
 

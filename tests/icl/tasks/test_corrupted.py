@@ -1,0 +1,76 @@
+"""Tests of tasks under a domain shift."""
+
+
+import numpy as np
+import pytest
+
+from icl.conformance import check_task
+from icl.errors import ConfigError
+from icl.registry import build, describe
+
+OF = {"name": "binding", "queries": 6}
+SHARED = {"name": "existence", "queries": 8, "pool_size": 10}
+
+
+def task(of=OF, **more):
+    return build("task", {"name": "corrupted", "of": of, **more}, "x.yaml:2")
+
+
+@pytest.mark.parametrize("of", [OF, SHARED, {"name": "matching", "queries": 6, "pool_size": 8}])
+@pytest.mark.parametrize("where", ["query", "pool", "all"])
+def test_it_keeps_the_promises_of_a_task(of, where):
+    check_task(task(of, by="noise", where=where), queries=4)
+
+
+@pytest.mark.parametrize(
+    ("where", "queries", "pool"), [("query", True, False), ("pool", False, True), ("all", True, True)]
+)
+def test_where_says_whose_pictures_change(where, queries, pool):
+    clean, found = build("task", SHARED), task(SHARED, by="contrast", severity=5, where=where)
+    for one, other, changed in (
+        (clean.queries, found.queries, where != "pool"),
+        (clean.pool("").examples, found.pool("").examples, where != "query"),
+    ):
+        for a, b in zip(one, other, strict=True):
+            assert (a.id, a.question, a.answers, a.options, a.group) == (
+                b.id,
+                b.question,
+                b.answers,
+                b.options,
+                b.group,
+            )
+            same = np.array_equal(np.asarray(a.pictures[0].open()), np.asarray(b.pictures[0].open()))
+            assert same != changed
+            assert b.domain == b.meta["domain"] == ("contrast 5" if changed else "clean")
+
+
+def test_pools_stay_one_object_where_they_are_shared_and_have_another_digest():
+    found = task(SHARED, where="all")
+    assert found.pool("a") is found.pool("b")
+    assert found.pool("a").digest != build("task", SHARED).pool("a").digest
+    assert found.pool("a").digest != task(SHARED, where="all", severity=4).pool("a").digest
+    assert task(SHARED, where="query").pool("a").digest == build("task", SHARED).pool("a").digest
+
+
+def test_severity_0_is_the_task_itself():
+    found, clean = task(severity=0), build("task", OF)
+    assert found.title == clean.title
+    assert [q.pictures for q in found.queries] == [q.pictures for q in clean.queries]
+    assert task(by="blur", severity=2).title == "binding · 2-way · blur 2"
+
+
+def test_a_picture_in_both_query_and_pool_is_still_the_same_picture():
+    found = task({"name": "conflict", "queries": 6, "pool_size": 6}, where="query")
+    seen, recognise = (q.pictures[0] for q in found.queries[1:3])
+    assert seen.digest == recognise.digest
+    assert seen.source_digest == seen.digest or seen.edits
+
+
+def test_it_is_described_with_the_task_in_it_and_refuses_other_severities():
+    node = describe(task())
+    assert (node["of"]["name"], node["severity"]) == ("binding", 3)
+    assert describe(build("task", node)) == node
+    with pytest.raises(ConfigError, match="severity"):
+        task(severity=6)
+    with pytest.raises(ConfigError, match="no task named 'bindng'"):
+        task({"name": "bindng"})

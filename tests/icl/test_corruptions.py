@@ -1,0 +1,73 @@
+"""Tests of corruptions, against the arithmetic of their paper's code."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from icl.corruptions import BLUR, NOISE, QUALITY, Corruption, corrupted
+from icl.pictures import Picture
+
+RNG = np.random.default_rng(0)
+IMAGE = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+GREY = Image.new("RGB", (64, 64), (128, 128, 128))
+
+
+def pixels(kind, severity, image=IMAGE, seed=0):
+    picture = Picture.from_image(image, "a picture")
+    return np.asarray(corrupted(picture, kind, severity, seed).open()).astype(float)
+
+
+@pytest.mark.parametrize("severity", [1, 3, 5])
+def test_noise_has_the_standard_deviation_of_its_severity(severity):
+    found = (pixels("noise", severity, GREY) - 128) / 255
+    assert found.std() == pytest.approx(NOISE[severity - 1], rel=0.03)
+    assert abs(found.mean()) < 0.005
+
+
+def test_noise_is_one_draw_of_the_picture_and_the_seed():
+    one, three = ((pixels("noise", s, GREY) - 128) / NOISE[s - 1] for s in (1, 3))
+    assert np.corrcoef(one.ravel(), three.ravel())[0, 1] > 0.98
+    assert np.array_equal(pixels("noise", 3), pixels("noise", 3))
+    assert not np.array_equal(pixels("noise", 3), pixels("noise", 3, seed=1))
+    other = corrupted(Picture.from_image(GREY, "another picture"), "noise", 3)
+    assert not np.array_equal(np.asarray(other.open()), pixels("noise", 3, GREY))
+
+
+def test_contrast_keeps_a_share_of_the_distance_from_the_mean():
+    clean = np.asarray(IMAGE).astype(float)
+    means = clean.mean((0, 1))
+    assert pixels("contrast", 2) == pytest.approx((clean - means) * 0.3 + means, abs=0.51)
+
+
+def test_blur_is_in_proportion_to_the_side():
+    point = np.zeros((256, 256, 3), dtype=np.uint8)
+    point[120:136, 120:136] = 255
+    small = pixels("blur", 4, Image.fromarray(point).resize((64, 64), Image.Resampling.BOX))
+    large = pixels("blur", 4, Image.fromarray(point))
+    coarse = large.reshape(64, 4, 64, 4, 3).mean((1, 3))
+    assert np.abs(coarse - small).max() < 40
+    assert np.abs(small - np.asarray(Image.fromarray(point).resize((64, 64), Image.Resampling.BOX))).max() > 60
+    spread = [pixels("blur", s, Image.fromarray(point[96:160, 96:160])).std() for s in range(1, 6)]
+    assert spread == sorted(spread, reverse=True)
+    assert list(BLUR) == sorted(BLUR)
+
+
+def test_jpeg_is_what_the_library_makes_of_that_quality():
+    buffer = io.BytesIO()
+    IMAGE.save(buffer, "JPEG", quality=QUALITY[4])
+    assert np.array_equal(pixels("jpeg", 5), np.asarray(Image.open(buffer)))
+
+
+@pytest.mark.parametrize("kind", ["noise", "blur", "contrast", "jpeg"])
+def test_a_higher_severity_is_farther_from_the_picture_and_another_picture(kind):
+    clean = np.asarray(IMAGE).astype(float)
+    assert np.array_equal(pixels(kind, 0), clean)
+    far = [np.abs(pixels(kind, severity) - clean).mean() for severity in range(1, 6)]
+    assert far == sorted(far)
+    picture = Picture.from_image(IMAGE)
+    one, two = corrupted(picture, kind, 1), corrupted(picture, kind, 2)
+    assert len({picture.digest, one.digest, two.digest}) == 3
+    assert one.source_digest == picture.source_digest  # the leak check sees through it
+    assert one.edits == (Corruption(kind, 1, one.edits[0].stream),)
