@@ -16,7 +16,7 @@ def labels(nodes: Sequence[Any], titles: Sequence[str | None] | None = None) -> 
 
     titles: what the component calls itself or the user called it, where it does.
     """
-    keys = [json.dumps(node, sort_keys=True, default=repr) for node in nodes]
+    keys = [json.dumps(node or None, sort_keys=True, default=repr) for node in nodes]  # an empty list is none
     given = titles or [None] * len(nodes)
     called: dict[str, list[tuple[str, Any]]] = {}
     for key, (node, title) in dict(zip(keys, zip(nodes, given, strict=True), strict=True)).items():
