@@ -187,7 +187,8 @@ def _check_ready(path: str, checkpoint: "Checkpoint", already: str, place: str) 
         quantizer.validate_environment(device_map={"": place})
     except FAILURES as error:
         raise ModelError(
-            f"model.path: {path} is quantized ({already}), and this machine cannot run it: {_first(error)}"
+            f"model.path: {path} is quantized ({already}), and this machine cannot run it: {_first(error)} Or name the "
+            "checkpoint in full precision, with `quantize` where it is too large."
         ) from error
 
 

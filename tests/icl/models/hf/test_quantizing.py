@@ -156,7 +156,7 @@ def test_merging_an_adapter_into_it_is_refused(already: Path, tmp_path: Path) ->
         _ = HF(path=str(already), adapter=str(tmp_path), merge=True).digest
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors"])
+@pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_a_quantized_checkpoint_that_this_install_cannot_run_is_told_before_it_loads(
     method: str, tmp_path: Path, folder_of: FolderOf
 ) -> None:
@@ -164,7 +164,7 @@ def test_a_quantized_checkpoint_that_this_install_cannot_run_is_told_before_it_l
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": 64, "format": "pack-quantized"}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=rf"is quantized \({method}\), and this machine cannot run it: .+"):
+    with pytest.raises(ModelError, match=rf"is quantized \({method}\), and this machine cannot run it: .+ Or name the"):
         _ = HF(path=str(folder)).digest
 
 
