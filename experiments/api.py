@@ -43,7 +43,7 @@ def retrieve(
 
     retriever, order: a name, a node or a component. query: of the task, or its id. Raises PlanError for too many shots.
     """
-    from experiments.contexts import arranged
+    from experiments.contexts import arranged, asking
     from retrievers.base import Resources
 
     example = _example(task, query)
@@ -51,7 +51,8 @@ def retrieve(
     fitted = finder.fit(task.pool(example.id), Resources(seed, model))
     asked: Any = example if "gold" in finder.needs else example.query
     found = fitted.retrieve([asked], shots)[0] if shots else ()
-    return arranged(example, found, task.pool(example.id), seed, order=build("orderer", order))
+    pool = task.pool(example.id)
+    return arranged(example, found, pool, seed, order=asking(build("orderer", order), pool, model))
 
 
 def compose(composer: Any, context: Context) -> Prompt:

@@ -35,6 +35,11 @@ def check_needs(grid: Grid) -> None:
                 f"{where}: retriever {name} reads the model's {ASKED.get(asked, asked)}, and "
                 f"'{cell.labels['model']}' gives none."
             )
+        if "model" in getattr(cell.order, "needs", ()) and "logits" not in cell.model.abilities:
+            raise PlanError(
+                f"{where_is(grid, 'order', cell)}: orderer '{cell.labels['order']}' reads the model's logits, and "
+                f"'{cell.labels['model']}' gives none. Use the model 'hf', or the orderer 'reversed'."
+            )
 
 
 def unmet(cell: Cell) -> str | None:

@@ -263,6 +263,15 @@ def arranged(
     return context
 
 
+def asking(order: "Orderer | None", pool: "Pool", model: "Model | None") -> "Orderer | None":
+    """An orderer that needs the model, with it; any other as it is. Raises PlanError where the model will not do."""
+    if order is None or "model" not in order.needs:
+        return order
+    fitting: Any = order
+    fitted: Orderer = fitting.fitted(pool, model)
+    return fitted
+
+
 def _shown_to(component: "Orderer | Transform", context: Context, query: Query | Example) -> Context:
     """With the gold beside the query as it is now, where the component is an oracle that says so."""
     if "gold" not in component.needs or not isinstance(query, Example):
@@ -283,7 +292,8 @@ def _shown(example: Example, recipe: Recipe, pool: "Pool", found: Found) -> Writ
     if isinstance(found, str):
         return Written(example, recipe, bare, failed=found)
     try:
-        context = arranged(example, found, pool, cell.seed, order=cell.order, transforms=cell.transforms)
+        order = asking(cell.order, pool, cell.model)
+        context = arranged(example, found, pool, cell.seed, order=order, transforms=cell.transforms)
     except ICLError as error:
         return Written(example, recipe, bare, failed=str(error))
     if len(found) < cell.demonstrations and cell.demonstrations > cell.shots:

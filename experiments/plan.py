@@ -125,16 +125,24 @@ def _groups(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def _stand_ins(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
-    """Random retrieval in the place of what would have to embed a large pool."""
+    """Random retrieval in the place of what would have to embed a large pool, or to ask the model.
+
+    An orderer that asks the model is the usual order meanwhile: a prompt is as long in any.
+    """
     from icl.registry import build
 
-    if cells[0].task.pool_size <= POOL_EMBEDDED:
-        return list(cells), []
-    heavy = [cell for cell in cells if {"embedder", "model"} & getattr(cell.retriever, "needs", frozenset())]
-    names = dict.fromkeys(str(cell.labels["retriever"]) for cell in heavy)
-    stand_in = build("retriever", "random")
-    told = [f"counted with random demonstrations in the place of {name}, whose pool is large" for name in names]
-    return [replace(cell, retriever=stand_in) if cell in heavy else cell for cell in cells], told
+    large = cells[0].task.pool_size > POOL_EMBEDDED
+    heavy = {"embedder", "model"} if large else {"model"}
+    stand_in, usual = build("retriever", "random"), build("orderer", "reversed")
+    counted, told = list[Cell](), dict[str, None]()
+    for cell in cells:
+        other: dict[str, Any] = {"order": usual} if "model" in getattr(cell.order, "needs", ()) else {}
+        if met := heavy & getattr(cell.retriever, "needs", frozenset()):
+            why = "which asks the model" if "model" in met else "whose pool is large"
+            told[f"counted with random demonstrations in the place of {cell.labels['retriever']}, {why}"] = None
+            other |= {"retriever": stand_in, "rerank": ()}
+        counted.append(replace(cell, **other))
+    return counted, list(told)
 
 
 def _counted(

@@ -10,7 +10,8 @@ class Orderer(Protocol):
     """A component of kind `orderer`: the same demonstrations in another order.
 
     needs: 'labels' where it reads the demonstrations' answers; 'gold' where it is an oracle: the context's query is
-    then the Example, and it leaves the mark 'saw the gold' in the provenance. Otherwise neither may matter.
+    then the Example, and it leaves the mark 'saw the gold' in the provenance. Otherwise neither may matter. 'model'
+    where it asks the model: then `fitted(pool, model)` gives the orderer that is called.
     """
 
     needs: ClassVar[frozenset[str]]

@@ -17,6 +17,7 @@ from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Part, Prompt, Query
 from prompts.base import Composer, Orderer, Transform
 from prompts.composers.chat import Chat
+from prompts.guessing import Guessing, guessed_pool
 
 NAME = re.compile(r"instruction|(demo\[\d+\]|query)\.(picture\[\d+\]|question)|demo\[\d+\]\.answer")
 
@@ -52,7 +53,13 @@ def labelled_contexts() -> list[Context]:
 
 
 def check_orderer(orderer: Orderer, contexts: Iterable[Context] | None = None) -> None:
-    """Raises AssertionError with a sentence where demonstrations are lost or changed, or chance is not the query's."""
+    """Raises AssertionError with a sentence where demonstrations are lost or changed, or chance is not the query's.
+
+    One that needs the model is fitted on one that guesses.
+    """
+    if "model" in orderer.needs:
+        asking: Any = orderer
+        orderer = asking.fitted(guessed_pool(), Guessing())
     for given in contexts or labelled_contexts():
         context = _as_declared(orderer, given)
         at = f"{len(context.demos)} demonstrations"

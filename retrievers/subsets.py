@@ -13,14 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl.models.base import LogitModel
+from icl.models.likelihood import entropy, options_of, probabilities, scorer, shown
 from icl.params import PositiveInt
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Query, Scored
 from retrievers.base import FittedRetriever, Resources
-from retrievers.likelihood import entropy, options_of, probabilities, scorer, shown
 from retrievers.near import Compared, FittedNear, Nearest, fitted_near
 from retrievers.selection import first_best
+
+INSTEAD = "the retriever 'dpp'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class Subsets(Compared):
     def fit(self, pool: Pool, resources: Resources) -> FittedRetriever:
         """Raises PlanError without a model that gives logits."""
         near = fitted_near(self, pool, resources)
-        model = scorer(resources.model, self.name)
+        model = scorer(resources.model, f"retriever '{self.name}'", INSTEAD)
         return FittedSubsets(self, pool, near.source, near.index, model, resources.seed)
 
     def reach(self, k: int) -> int:
@@ -70,6 +72,6 @@ class FittedSubsets(FittedNear):
         """The signed entropy of the options under each set; the larger, the better."""
         retriever, key = self.retriever, StreamKey(self.seed, near.query.id)
         assert isinstance(retriever, Subsets)
-        options = options_of(near.query, self.pool, retriever.name)
+        options = options_of(near.query, self.pool, f"retriever '{retriever.name}'", INSTEAD)
         prompts = [shown(near.query, [near.example(place) for place in places[::-1]], key) for places in sets]
         return retriever.sign * entropy(probabilities(self.model, prompts, options))

@@ -122,3 +122,9 @@ def test_data_digests_tell_other_pools_and_other_queries_apart(yaml_file: Write)
     assert same == digests("queries: 6")
     assert (salted["queries"] == same["queries"], salted["pool"] == same["pool"]) == (True, False)
     assert (more["queries"] == same["queries"], more["pool"] == same["pool"]) == (False, True)
+
+
+def test_an_orderer_that_asks_the_model_needs_its_logits(yaml_file: Write) -> None:
+    path = yaml_file("task: {name: SHAPES}\nmodel: fake-copy\nshots: 2\norder: entropy\n")
+    with pytest.raises(PlanError, match=r":4: order: orderer 'entropy' reads the model's logits, and 'fake-copy'"):
+        check_needs(expand(load(path)))

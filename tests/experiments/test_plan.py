@@ -81,6 +81,13 @@ def test_a_large_pool_is_not_embedded_for_a_plan(mapping: Any, monkeypatch: pyte
     assert told.notes == ("counted with random demonstrations in the place of knn, whose pool is large",)
 
 
+def test_the_model_is_asked_nothing_for_a_plan(mapping: Any, toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retrievers.subsets.Subsets.fit", lambda *_: pytest.fail("the model was asked"))
+    monkeypatch.setattr("prompts.orderers.asking.Asking.fitted", lambda *_: pytest.fail("the model was asked"))
+    told = planned(mapping(model=toy, retriever="mdl", order="demo"))
+    assert told.notes == ("counted with random demonstrations in the place of mdl, which asks the model",)
+
+
 def test_the_lines_say_what_a_person_asks(mapping: Any, toy: str) -> None:
     config = mapping(model=toy, seeds=[0, 1], controls="default", grid={"decoding": ["greedy", "vcd"]})
     told = "\n".join(lines(planned(config)))

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from icl.errors import PlanError
+from icl.models.likelihood import entropy, probabilities
 from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import Prompt
 from retrievers.base import Resources
 from retrievers.conformance import check_retriever
-from retrievers.likelihood import entropy, probabilities
 
 Make = Callable[..., Any]
 

@@ -1,4 +1,4 @@
-"""How likely a model finds each of a few answers, for retrievers that ask the model under test.
+"""How likely a model finds each of a few answers, for retrievers and orderers that ask the model under test.
 
     p(y | demonstrations, query) = exp(mean log p of y's tokens) / sum over the options y' of the same
 
@@ -23,23 +23,23 @@ MOST = 64
 """More options than this are no longer a choice among labels."""
 
 
-def scorer(model: Model | None, name: str) -> LogitModel:
-    """The model as one with sessions. Raises PlanError where it is none."""
+def scorer(model: Model | None, who: str, instead: str) -> LogitModel:
+    """The model as one with sessions. who: \"retriever 'mdl'\"; instead: what runs without. Raises PlanError."""
     if model is None or "logits" not in model.abilities:
         raise PlanError(
-            f"retriever '{name}' reads the probabilities of a model with logits, and was given "
-            f"{'no model' if model is None else repr(model)}. Use such a model (hf), or the retriever 'dpp'."
+            f"{who} reads the probabilities of a model with logits, and was given "
+            f"{'no model' if model is None else repr(model)}. Use such a model (hf), or {instead}."
         )
     return cast(LogitModel, model)
 
 
-def options_of(query: Query, pool: Pool, name: str) -> tuple[str, ...]:
-    """The query's options, or the pool's answers where it has none. Raises PlanError for more than `MOST`."""
-    options = query.options or tuple(dict.fromkeys(example.answer for example in pool.examples))
+def options_of(query: Query, pool: Pool, who: str, instead: str) -> tuple[str, ...]:
+    """The query's options, or the pool's answers where there is no choice among them. Raises PlanError."""
+    options = query.options if len(query.options) > 1 else tuple(dict.fromkeys(e.answer for e in pool.examples))
     if not 1 < len(options) <= MOST:
         raise PlanError(
-            f"retriever '{name}' compares the probabilities of 2 to {MOST} options, and query '{query.id}' has "
-            f"{len(options)}. Give the task options, or use 'dpp'."
+            f"{who} compares the probabilities of 2 to {MOST} options, and query '{query.id}' has "
+            f"{len(options)}. Give the task options, or use {instead}."
         )
     return options
 

@@ -1,0 +1,47 @@
+"""A model for checks of orderers that ask one: its probabilities follow from the prompt's words and nothing else."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from icl.tasks.base import Pool
+from icl.types import Example, Prompt
+
+WORDS = 64
+
+
+@dataclass(frozen=True)
+class Guessing:
+    """Gives the first token of each option the logarithm of a share drawn from the prompt's digest."""
+
+    abilities: ClassVar[frozenset[str]] = frozenset({"logits"})
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    digest: str = "guessing"
+
+    def load(self) -> None:
+        """There is nothing to read."""
+
+    def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
+        return [[i % WORDS] for i in range(len(options))]
+
+    def open(self, prompts: Sequence[Prompt]) -> Any:
+        return _Opened(prompts)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    prompts: Sequence[Prompt]
+
+    def suffix_logprobs(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> list[list[list[dict[int, float]]]]:
+        told = []
+        for prompt, options in zip(self.prompts, suffixes, strict=True):
+            drawn = hashlib.sha512(prompt.digest.encode()).digest()
+            told.append([[{ids[0]: -drawn[ids[0]] / 64}] for ids in options])
+        return told
+
+
+def guessed_pool() -> Pool:
+    """Twelve members without pictures, of two answers."""
+    return Pool(tuple(Example(f"pool-{i}", (), f"what is {i}?", (("yes", "no")[i % 2],)) for i in range(12)))

@@ -1,0 +1,57 @@
+"""GlobalE and LocalE (Lu et al., ACL 2022): the order under which the model's answers to other questions are most even.
+
+    global    entropy of how often each option is the likeliest, over the probes
+    local     mean over the probes of the entropy of p(option | demonstrations, probe)
+
+The two choose differently. Probes are other members of the pool, without their answers: never the query, one of its
+pictures or a demonstration; those with the query's options where there are any. (The paper lets the model write them;
+released code adds one to each count.)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from icl.errors import PlanError
+from icl.models.likelihood import entropy
+from icl.params import PositiveInt
+from icl.registry import component
+from icl.types import Query
+from prompts.orderers.asking import Asking, Trial, largest
+
+
+@component("orderer", "entropy")
+@dataclass(frozen=True)
+class Entropy(Asking):
+    """The order under which the model's answers to other members of the pool are most even (GlobalE, LocalE)."""
+
+    name: ClassVar[str] = "entropy"
+
+    by: Literal["global", "local"] = "global"  # evenness of the answers together, or of each
+    probes: PositiveInt = 8  # members of the pool that are asked
+
+    def best(self, trial: Trial) -> int:
+        told = trial.told(self._probes(trial))
+        if self.by == "local":
+            return largest(np.array([entropy(rows).mean() for rows in told]))
+        size = told.shape[2]
+        counts = np.array([np.bincount(rows.argmax(axis=1), minlength=size) for rows in told], dtype=np.float64)
+        return largest(entropy(counts / counts.sum(axis=1, keepdims=True)))
+
+    def _probes(self, trial: Trial) -> Sequence[Query]:
+        query = trial.context.query
+        own = {picture.source_digest for picture in query.pictures}
+        taken = {query.id, *(demo.example.id for demo in trial.context.demos)}
+        others = [example for example in trial.fitted.pool.examples if example.id not in taken]
+        alike = [example for example in others if example.options == query.options] or others
+        places = trial.context.key.numpy("order/probes").permutation(len(alike))
+        fair = (alike[i] for i in places if not own & {picture.source_digest for picture in alike[i].pictures})
+        chosen = [example.query for example, _ in zip(fair, range(self.probes), strict=False)]
+        if not chosen:
+            raise PlanError(
+                f"orderer 'entropy' asks the model about other members of the pool, and all {len(trial.fitted.pool)} "
+                f"are the demonstrations of query '{query.id}' or have its picture. Use fewer shots, or 'demo'."
+            )
+        return chosen

@@ -1,0 +1,161 @@
+"""Orders chosen by a model whose probabilities are known."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from icl.errors import PlanError
+from icl.pictures import Picture
+from icl.registry import build
+from icl.streams import StreamKey
+from icl.tasks.base import Pool
+from icl.types import Context, Demo, Example, Prompt
+
+Told = Callable[[str, str], Sequence[float]]
+"""From the answers shown, 'abc' in prompt order, and the question asked to the probabilities of 'a' and 'b'."""
+
+
+@dataclass
+class Model:
+    """Says what `told` says."""
+
+    told: Told
+    abilities: ClassVar[frozenset[str]] = frozenset({"logits"})
+    needs: ClassVar[frozenset[str]] = frozenset()
+    asked: list[Prompt] = field(default_factory=list)
+
+    def load(self) -> None: ...
+
+    def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
+        return [[i] for i in range(len(options))]
+
+    def open(self, prompts: Sequence[Prompt]) -> Any:
+        self.asked += prompts
+        return _Opened([self.told(*_read(prompt)) for prompt in prompts])
+
+
+@dataclass
+class _Opened:
+    rows: Sequence[Sequence[float]]
+
+    def suffix_logprobs(self, suffixes: Any) -> Any:
+        return [
+            [[{ids[0]: float(np.log(row[ids[0]]))}] for ids in own]
+            for row, own in zip(self.rows, suffixes, strict=True)
+        ]
+
+
+def _read(prompt: Prompt) -> tuple[str, str]:
+    parts = {part.name: part.text or "" for part in prompt.parts()}
+    return "".join(text for name, text in parts.items() if name.endswith("answer")), parts["query.question"]
+
+
+def _context(answers: str = "abc", question: str = "now?", pictures: tuple[Picture, ...] = ()) -> Context:
+    demos = tuple(Demo(Example(f"e{i}", (), "?", (a,)), 0.5, i) for i, a in enumerate(answers))
+    return Context(Example("q", pictures, question, (), ("a", "b")).query, demos, StreamKey(0, "q"))
+
+
+POOL = Pool(tuple(Example(f"pool-{i}", (), f"{i}", ("ab"[i % 2],), ("a", "b")) for i in range(8)))
+
+
+def _ordered(node: Any, told: Told, context: Context, pool: Pool = POOL) -> tuple[str, Model, tuple[str, ...]]:
+    model = Model(told)
+    asking: Any = model
+    done = build("orderer", node).fitted(pool, asking).order(context)
+    return "".join(demo.example.answer for demo in done.demos), model, done.provenance
+
+
+def _even_or_sure(shown: str, question: str) -> Sequence[float]:
+    """'bca': half of the probes get each answer, and each a sure one. 'cab': every probe is unsure, all lean to 'a'."""
+    if shown == "bca":
+        return (0.9, 0.1) if int(question) % 2 else (0.1, 0.9)
+    return (0.51, 0.49) if shown == "cab" else (0.8, 0.2)
+
+
+def test_global_and_local_entropy_choose_differently() -> None:
+    assert _ordered("entropy", _even_or_sure, _context())[0] == "bca"
+    assert _ordered({"name": "entropy", "by": "local"}, _even_or_sure, _context())[0] == "cab"
+
+
+def test_of_equal_orders_the_usual_one_is_taken_and_its_number_told() -> None:
+    shown, model, marks = _ordered("entropy", lambda shown, question: (0.5, 0.5), _context())
+    assert shown == "cba"
+    assert marks == ("entropy: order 0 of 6",)
+    assert len(model.asked) == 6 * 8
+
+
+def test_probes_are_of_the_pool_and_never_the_query_or_what_is_shown() -> None:
+    context = _context("ab")
+    near = [Example("q", (), "itself", ("a",)), *(demo.example for demo in context.demos)]
+    _, model, _ = _ordered(
+        {"name": "entropy", "probes": 3}, lambda *_: (0.5, 0.5), context, Pool((*near, *POOL.examples))
+    )
+    asked = {_read(prompt)[1] for prompt in model.asked}
+    assert len(asked) == 3
+    assert asked <= {example.question for example in POOL.examples}
+    assert all(not any(part.name == "query.answer" for part in prompt.parts()) for prompt in model.asked)
+    with pytest.raises(PlanError, match="all 3 are the demonstrations of query 'q'"):
+        _ordered("entropy", lambda *_: (0.5, 0.5), context, Pool(tuple(near)))
+
+
+def _leaning(shown: str, question: str) -> Sequence[float]:
+    """Without a question 'abcd' and 'bacd' lean least; the query moves 'bacd' most of these, and 'dcba' most of all."""
+    empty = {"abcd": (0.5, 0.5), "bacd": (0.55, 0.45), "dcba": (0.95, 0.05)}.get(shown, (0.8, 0.2))
+    if question == "N/A":
+        return empty
+    return {"abcd": (0.45, 0.55), "bacd": (0.3, 0.7), "dcba": (0.01, 0.99)}.get(shown, empty)
+
+
+def test_demo_takes_the_most_moved_of_the_orders_that_lean_least() -> None:
+    shown, model, marks = _ordered("demo", _leaning, _context("abcd"))
+    assert shown == "bacd"
+    assert marks[0].startswith("demo: order ")
+    assert len(model.asked) == 24 + 6
+    everything = {"".join(order) for order in (_read(prompt)[0] for prompt in model.asked[:24])}
+    assert len(everything) == 24
+
+
+def test_demo_measures_the_shift_by_total_variation() -> None:
+    """(.5, .5) to (.8, .2) is a total variation of .3 and a divergence of .19; (.1, .9) to (.35, .65) .25 and .23."""
+    told = {"dcba": {"N/A": (0.5, 0.5), "now?": (0.8, 0.2)}, "cdba": {"N/A": (0.1, 0.9), "now?": (0.35, 0.65)}}
+
+    def moved(shown: str, question: str) -> Sequence[float]:
+        return told.get(shown, {}).get(question, (0.99, 0.01))
+
+    assert _ordered("demo", moved, _context("abcd"))[0] == "dcba"
+    del told["dcba"]
+    assert _ordered("demo", moved, _context("abcd"))[0] == "cdba"
+
+
+def test_demo_blanks_the_picture_of_nothing() -> None:
+    from PIL import Image
+
+    picture = Picture.from_image(Image.new("RGB", (4, 4), (200, 0, 0)), "red")
+    _, model, _ = _ordered("demo", lambda *_: (0.5, 0.5), _context("ab", pictures=(picture,)))
+    empty = [prompt for prompt in model.asked if _read(prompt)[1] == "N/A"]
+    assert {prompt.pictures[0].open().getpixel((0, 0)) for prompt in empty} == {(128, 128, 128)}
+    assert {prompt.pictures[0] for prompt in model.asked if prompt not in empty} == {picture}
+
+
+def test_more_demonstrations_have_24_distinct_orders_of_the_query_s_own() -> None:
+    _, model, _ = _ordered({"name": "demo"}, lambda *_: (0.5, 0.5), _context("abcdef"))
+    orders = [_read(prompt)[0] for prompt in model.asked if _read(prompt)[1] == "N/A"]
+    assert len(set(orders)) == len(orders) == 24
+    assert orders[0] == "fedcba"
+
+
+def test_what_is_lacking_is_said() -> None:
+    context = _context()
+    orderer = build("orderer", "entropy")
+    with pytest.raises(PlanError, match=r"'entropy' asks a model\. In Python, use fitted"):
+        orderer.order(context)
+    with pytest.raises(PlanError, match=r"'entropy' reads the probabilities .* given no model.*orderer 'reversed'"):
+        orderer.fitted(POOL, None)
+    one = Pool(tuple(Example(f"p{i}", (), "?", ("a",)) for i in range(4)))
+    bare = Context(Example("q", (), "?", ()).query, context.demos, context.key)
+    model: Any = Model(lambda *_: (0.5, 0.5))
+    with pytest.raises(PlanError, match="compares the probabilities of 2 to 64 options, and query 'q' has 1"):
+        orderer.fitted(one, model).order(bare)
