@@ -3,7 +3,7 @@
 Prompts of other branches that are read late are opened by the loop, if at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from decoding.base import Strategy
 from decoding.jobs import ArmWork, Counters, Failure, Late, Ready, distinct
@@ -12,7 +12,7 @@ from decoding.sampling import Sampler
 from decoding.score import Ballot, score, spellings
 from decoding.trace import compact
 from decoding.ways import History, Way, ways
-from icl.models.base import LogitModel
+from icl.models.base import LogitModel, Session
 from icl.types import Generation, Prompt, Usage
 
 
@@ -23,7 +23,13 @@ def answered(
     history, every = History(model), distinct(readies)
     chosen = ways(readies, late, history)
     prompts = _now(readies, chosen)
-    session = model.open(list(prompts.values()))
+    exits = any(ready.job.arm.strategy.exits for ready in readies)
+
+    def opened(names: Iterable[str]) -> Session:
+        named = [every[name] for name in names]
+        return model.open(named, exits=True) if exits else model.open(named)
+
+    session = opened(prompts)
     counters.batches += 1
     place = {digest: row for row, digest in enumerate(prompts)}
     ballots: dict[int, Ballot] = {}
@@ -51,7 +57,7 @@ def answered(
         _tracks(readies, chosen, lanes),
         model.stop_tokens,
         trace=trace,
-        later=lambda names: model.open([every[name] for name in names]),
+        later=opened,
     )
     counters.prompts_opened += len(prompts) + work.opened
     counters.prompts_saved += len(every) - len(prompts) - work.opened

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from decoding.base import Strategy
 from decoding.fitting import read_parameters
-from decoding.probe import branch_count, changes_picture, least_strength, subtracts
+from decoding.probe import branch_count, changes_picture, least_strength, logits_count, subtracts
 from decoding.sampling import Greedy, Sampler, Sampling
 from icl.errors import ConfigError, did_you_mean
 from icl.registry import build, describe
@@ -109,7 +109,7 @@ def controls_of(arm: Arm, *, options: bool = False, shots: int | None = None) ->
     from decoding.gated import Gated
 
     strategy = arm.strategy
-    if strategy.control or branch_count(strategy) == 1:
+    if strategy.control or logits_count(strategy) == 1:
         return ()
     found: list[Strategy] = [MaskOnly(strategy)]
     sampled = not (options or arm.sampler.deterministic)
@@ -119,7 +119,9 @@ def controls_of(arm: Arm, *, options: bool = False, shots: int | None = None) ->
     if sampled or not defined:
         found.append(EntropyMatched(strategy))
     found.append(GaussianProxy(strategy))
-    found += [SignFlip(strategy), ShuffledNegative(strategy)] if subtracts(strategy) else [PlainAverage(strategy)]
+    found.append(SignFlip(strategy) if subtracts(strategy) else PlainAverage(strategy))
+    if subtracts(strategy) and branch_count(strategy) > 1:
+        found.append(ShuffledNegative(strategy))
     if isinstance(strategy, Gated):
         found.append(RandomGate(strategy))
     if changes_picture(strategy):

@@ -56,6 +56,8 @@ class Strategy:
     of all its spellings. control: it isolates something of others and has no controls of its own.
     gates: its contrast is meant to be left out where `settled`, so that its other branches need not be read on there.
     reads_other: its branches are made of another sample's prompt too (`Prompt.other`, which a run gives).
+    exits: behind its branches' logits it is handed those of the reference's early layers, the lowest first
+    (`Session.exits`). nearest: the strategy that comes next to it where a model cannot run it.
     samples: answers that are generated, of which the most frequent counts (`decoding.votes`). demonstrations: how many
     times a run's number of shots its prompt has.
     """
@@ -72,6 +74,8 @@ class Strategy:
     control: ClassVar[bool] = False
     gates: ClassVar[bool] = False
     reads_other: ClassVar[bool] = False
+    exits: ClassVar[bool] = False
+    nearest: ClassVar[str] = ""
     samples: ClassVar[int] = 1
     demonstrations: ClassVar[int] = 1
 

@@ -6,7 +6,7 @@ from decoding.arm import Arm
 from decoding.base import Strategy
 from decoding.probe import branches_of, strength_of
 from icl.errors import ConfigError
-from icl.registry import entries, resolve
+from icl.registry import build, entries, resolve
 from icl.types import Prompt
 
 GIVEN_BY = {
@@ -47,13 +47,21 @@ def unmet(strategy: Strategy | Arm, abilities: Set[str], score: str = "generate"
         return None
     what = _listed(TOLD.get(need, need) for need in missing)
     has = f"it gives {_listed(sorted(abilities))}" if abilities else "it gives nothing"
-    instead = "'greedy' with score: generate runs on it; " if "generate" in abilities else ""
+    near = _nearest(arm.strategy, abilities, score)
+    instead = f"{near} runs on it; " if near else ""
     others = _running(needs)
     run = f"'{arm.label}' runs with model {_listed(others, 'or')}." if others else "no backend here gives that."
     return (
         f"decoding '{arm.label}' {'with option scoring ' if score == 'options' else ''}needs {what}, which this model "
         f"cannot give ({has}). {instead}{run}"
     )
+
+
+def _nearest(strategy: Strategy, abilities: Set[str], score: str) -> str:
+    """What runs on the model: the strategy that comes next to it where it names one, else greedy."""
+    if strategy.nearest and unmet(build("strategy", strategy.nearest), abilities, score) is None:
+        return f"'{strategy.nearest}', which comes next to it,"
+    return "'greedy' with score: generate" if "generate" in abilities else ""
 
 
 def _running(needs: Set[str]) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from decoding.base import Strategy
-from decoding.probe import branches_of, declares_weights, measured_weights, probe_prompt, weights_of
+from decoding.probe import EXITS, branches_of, declares_weights, measured_weights, probe_prompt, weights_of
 from icl.registry import describe
 from icl.types import Prompt
 
@@ -56,7 +56,7 @@ def check_strategy(strategy: Strategy, prompt: Prompt | None = None) -> Strategy
     if strength is not None and abs(strength - 1) <= TOLERANCE:
         _check_identity(strategy, count)
     _check_neutral(strategy, count)
-    return StrategyFacts(count, weights, strength, masks)
+    return StrategyFacts(count - (EXITS if strategy.exits else 0), weights, strength, masks)
 
 
 def made_up(count: int, rows: int = ROWS, scale: float = 3.0, seed: int = 0) -> "Tensor":
@@ -99,7 +99,7 @@ def _check_branches(strategy: Strategy, prompt: Prompt) -> int:
         again == tuple(branch.digest for branch in branches),
         "branches() gave other prompts when asked again: random edits must draw from the prompt's own stream.",
     )
-    return len(branches)
+    return len(branches) + (EXITS if strategy.exits else 0)
 
 
 def _check_purity(strategy: Strategy, count: int) -> None:

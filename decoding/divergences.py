@@ -29,6 +29,17 @@ def jensen_shannon(p: "Tensor", q: "Tensor") -> "Tensor":
     return apart
 
 
+def reversed_jensen_shannon(p: "Tensor", q: "Tensor") -> "Tensor":
+    """Mean KL from the distributions' average to each of them, in nats: what DoLa's released code calls JSD."""
+    import torch
+
+    of_p, of_q = p.log_softmax(-1), q.log_softmax(-1)
+    mean = (of_p.exp() + of_q.exp()) / 2
+    ratios = mean.log() - (of_p + of_q) / 2
+    total: Tensor = torch.where(mean > 0, mean * ratios, 0.0).sum(-1, keepdim=True).clamp(min=0)
+    return total
+
+
 def bounded(p: "Tensor", q: "Tensor", kappa: float) -> "Tensor":
     """CODE's bounded divergence (Kim et al. 2024, 2406.01920), in [0, 1]: .5 sum (p + q) log2(|p - q|^kappa + 1)."""
     import torch

@@ -117,7 +117,9 @@ def decode(
         else:
             groups = [[(track.lanes, gathered(session.logits, rows_of(track.lanes)))] for track in running]
         for track, own in zip(running, groups, strict=True):
-            for lanes, logits in own:
+            for lanes, branches in own:
+                early_too = [early(session, [lane.rows[0] for lane in lanes])] if track.strategy.exits else []
+                logits = torch.cat([branches, *early_too]) if early_too else branches
                 for lane, token in zip(lanes, _chosen(track, lanes, logits, step, trace), strict=True):
                     _take(lane, token, stops)
             track.lanes = [lane for lane in track.lanes if not lane.finish]
@@ -159,6 +161,12 @@ def _take(lane: Lane, token: int, stops: frozenset[int]) -> None:
     lane.tokens.append(token)
     if len(lane.tokens) >= lane.limit:
         lane.finish = "length"
+
+
+def early(session: Session, rows: Sequence[int]) -> "Tensor":
+    """[early layers, B, V] float32 of the rows. The session was opened with exits."""
+    picked: Tensor = session.exits[:, torch.tensor(list(rows), device=session.exits.device)]
+    return picked.float()
 
 
 def trace_of(combined: "Tensor", reference: "Tensor", chosen: "Tensor") -> list[list[float]]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VOCABULARY = 64
+EXITS = 4
+"""Early layers of a made-up model."""
 
 
 def probe_prompt(shots: int = 2) -> Prompt:
@@ -49,6 +51,11 @@ def branches_of(strategy: Strategy, prompt: Prompt | None = None) -> tuple[Promp
 def branch_count(strategy: Strategy) -> int:
     """How many prompts a strategy reads, asked once."""
     return len(branches_of(strategy))
+
+
+def logits_count(strategy: Strategy) -> int:
+    """How many distributions a strategy is handed at a step of a made-up model."""
+    return branch_count(strategy) + (EXITS if strategy.exits else 0)
 
 
 def declares_weights(strategy: Strategy) -> bool:
@@ -102,7 +109,7 @@ def _made_up(strategy: Strategy) -> Iterator["Tensor"]:
 
     generator = torch.Generator().manual_seed(1)
     for scale in (0.5, 3.0):
-        yield scale * torch.randn(branch_count(strategy), 16, VOCABULARY, generator=generator)
+        yield scale * torch.randn(logits_count(strategy), 16, VOCABULARY, generator=generator)
 
 
 @lru_cache
@@ -110,7 +117,7 @@ def measured_weights(strategy: Strategy) -> tuple[float, ...] | None:
     """The weights by measurement: [combine(z + d on branch b) - combine(z)] / d, where that is a constant."""
     import torch
 
-    count = branch_count(strategy)
+    count = logits_count(strategy)
     generator = torch.Generator().manual_seed(0)
     found: list[tuple[float, ...]] = []
     for scale in (0.5, 3.0):

@@ -21,6 +21,7 @@ import torch
 
 from decoding.base import NewThread, Strategy, Thread
 from decoding.jobs import Normalise
+from decoding.loop import early
 from decoding.step import NEVER, scores
 from icl.models.base import Session
 from icl.streams import StreamKey
@@ -90,7 +91,7 @@ def score(session: Session, ballots: Sequence[Ballot]) -> None:
     for chunk in _chunks(counted, session.logits.shape[-1]):
         inner = _inner(session, chunk)
         for alike in _alike(chunk):
-            _count(alike, session.logits, inner)
+            _count(alike, session, inner)
     for ballot in over:
         _rank(ballot, [alone[row, ballot.options, ballot.texts, ballot.normalise] for row in ballot.rows])
 
@@ -133,34 +134,45 @@ def _alike(ballots: Sequence[Ballot]) -> list[list[Ballot]]:
 
 
 Inner = dict[tuple[int, tuple[int, ...]], "Tensor"]
-"""(row, option) -> [tokens, V] log-probabilities before each token, from the row's prompt on."""
+"""(row, option) -> [tokens, V] log-probabilities before each token, from the row's prompt on; under the row's negative
+number, less one, [early layers, tokens, V] of its early layers, where they are read."""
 
 
 def _inner(session: Session, ballots: Sequence[Ballot]) -> Inner:
     """The distributions inside options of two tokens and more: each row reads each of its options once."""
-    wanted: dict[int, dict[tuple[int, ...], None]] = {}
-    for ballot in ballots:
-        for row in ballot.rows:
-            wanted.setdefault(row, {}).update(dict.fromkeys(o for o in ballot.options if len(o) > 1))
-    wanted = {row: options for row, options in wanted.items() if options}
-    if not wanted:
-        return {}
-    rows = sorted(wanted)
-    part = session if rows == list(range(len(session))) else session.take(_index(rows, session.logits))
-    read = part.suffix_logprobs([list(wanted[row]) for row in rows])
-    return {
-        (row, option): distributions
-        for row, of_row in zip(rows, read, strict=True)
-        for option, distributions in zip(wanted[row], of_row, strict=True)
-    }
+    found: Inner = {}
+    for exits in (False, True):
+        wanted: dict[int, dict[tuple[int, ...], None]] = {}
+        for ballot in ballots:
+            for row in ballot.rows if ballot.strategy.exits or not exits else ():
+                wanted.setdefault(row, {}).update(dict.fromkeys(o for o in ballot.options if len(o) > 1))
+        rows = sorted(row for row, options in wanted.items() if options)
+        if not rows:
+            continue
+        part = session if rows == list(range(len(session))) else session.take(_index(rows, session.logits))
+        suffixes = [list(wanted[row]) for row in rows]
+        read = part.suffix_exits(suffixes) if exits else part.suffix_logprobs(suffixes)
+        for row, of_row in zip(rows, read, strict=True):
+            for option, distributions in zip(wanted[row], of_row, strict=True):
+                found[-1 - row if exits else row, option] = distributions
+    return found
 
 
-def _count(ballots: Sequence[Ballot], first: "Tensor", inner: Inner) -> None:
+def _at(ballot: Ballot, option: int, step: int, inner: Inner) -> "Tensor":
+    """[n, V]: what the strategy is handed before a token inside an option."""
+    ids = ballot.options[option]
+    logits = torch.stack([inner[row, ids][step] for row in ballot.rows])
+    return torch.cat([logits, inner[-1 - ballot.rows[0], ids][:, step]]) if ballot.strategy.exits else logits
+
+
+def _count(ballots: Sequence[Ballot], session: Session, inner: Inner) -> None:
     """Ballots of one strategy: the first tokens of all options by one combination, later ones by one a position."""
-    strategy = ballots[0].strategy
+    strategy, first = ballots[0].strategy, session.logits
     for ballot in ballots:
         ballot.logprobs = [[] for _ in ballot.options]
     start = torch.stack([first[_index([b.rows[n] for b in ballots], first)] for n in range(len(ballots[0].rows))])
+    if strategy.exits:
+        start = torch.cat([start, early(session, [ballot.rows[0] for ballot in ballots])])
     told, faults = logprobs_of(strategy, start.float(), 0, ballots)
     threads: dict[tuple[int, int], Thread] = {}
     for row, fault in faults.items():
@@ -173,9 +185,7 @@ def _count(ballots: Sequence[Ballot], first: "Tensor", inner: Inner) -> None:
         places = [(b, o) for b in ballots if not b.fault for o in range(len(b.options)) if len(b.options[o]) > step]
         if not places:
             continue
-        logits = torch.stack(
-            [torch.stack([inner[row, b.options[o]][step] for row in b.rows]) for b, o in places], dim=1
-        ).float()
+        logits = torch.stack([_at(b, o, step, inner) for b, o in places], dim=1).float()
         for b, o in places:  # each option goes on from what the strategy kept at their common first step
             threads.setdefault((id(b), o), NewThread(b.key, dict(b.memory)))
         told, faults = logprobs_of(strategy, logits, step, [threads[id(b), o] for b, o in places])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Generate, Note, Strategy, Thread, Threaded
-from decoding.probe import branch_count, strength_of, weights_of
+from decoding.probe import logits_count, strength_of, weights_of
 from decoding.sampling import Sampler
 from icl.types import Prompt
 
@@ -43,6 +43,14 @@ class Wrapped(Threaded):
         return self.reads_all and self.of.remembers
 
     @property
+    def exits(self) -> bool:  # type: ignore[override]
+        return self.reads_all and self.of.exits
+
+    @property
+    def nearest(self) -> str:  # type: ignore[override]
+        return self.of.nearest
+
+    @property
     def reads_other(self) -> bool:  # type: ignore[override]
         return self.of.reads_other
 
@@ -64,7 +72,7 @@ class Wrapped(Threaded):
         return self.reference_alone(1.0)
 
     def reference_alone(self, weight: float) -> tuple[float, ...]:
-        others = branch_count(self.of) - 1 if self.reads_all else 0
+        others = logits_count(self.of) - 1 if self.reads_all else 0
         return weight, *[0.0] * others
 
     def of_strength(self, logits: "Tensor", step: int) -> "Tensor":

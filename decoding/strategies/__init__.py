@@ -7,7 +7,6 @@ SID (2408.02032)        keeps the least attended picture tokens after layer 2
 PAI (2407.21771)        its change of attention; its logit part is `pai`
 IBD (2402.18476)        raises attention to picture tokens; its exact formula is not verified
 OPERA (2311.17911)      penalises beams by products of attention and rolls back
-DoLa (2309.03883)       contrasts early layers, whose states are needed at each step
 Batch-ICL (2401.06469)  adds up hidden updates of one-shot prompts
 HALC (2403.00425)       ranks beams with a detector and BLIP, and makes branches in mid-sentence
 CD (2210.15097)         contrasts a smaller model: two models at one time

@@ -48,6 +48,14 @@ class CHASD(Gated):
         return self.method.remembers
 
     @property
+    def exits(self) -> bool:  # type: ignore[override]
+        return self.method.exits
+
+    @property
+    def nearest(self) -> str:  # type: ignore[override]
+        return self.method.nearest
+
+    @property
     def reads_other(self) -> bool:  # type: ignore[override]
         return self.method.reads_other
 

@@ -84,9 +84,17 @@ class Session(Protocol):
 
     `logits`: [R, V] float32, after each row's last token. `take` and `join` leave their sources as they were; `advance`
     and `extend` work in place. Rows never alias.
+
+    A model with the ability "hidden" opens sessions with exits: early layers that speak through its output layer, the
+    lowest first, [layers, R, V]. Sessions opened without raise ModelError there.
     """
 
     logits: "Tensor"
+
+    @property
+    def exits(self) -> "Tensor":
+        """[early layers, R, V], after each row's last token."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -117,6 +125,10 @@ class Session(Protocol):
         """
         ...
 
+    def suffix_exits(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> "list[list[Tensor]]":
+        """The same of the early layers: [early layers, len(suffix), V]."""
+        ...
+
 
 @runtime_checkable
 class LogitModel(Model, Protocol):
@@ -127,8 +139,8 @@ class LogitModel(Model, Protocol):
         """Ids that end an answer."""
         ...
 
-    def open(self, prompts: Sequence[Prompt]) -> Session:
-        """Prefill; row i is prompt i. Raises ModelError, PictureError."""
+    def open(self, prompts: Sequence[Prompt], *, exits: bool = False) -> Session:
+        """Prefill; row i is prompt i. exits: with early layers. Raises ModelError, PictureError."""
         ...
 
     def text(self, tokens: Sequence[int]) -> str:

@@ -30,6 +30,8 @@ def step(
     model: Toy, strategy: Strategy, branches: tuple[Prompt, ...], tokens: list[int], thread: NewThread
 ) -> torch.Tensor:
     logits = torch.stack([model.logits_of([Row(branch, list(tokens))]) for branch in branches])
+    if strategy.exits:
+        logits = torch.cat([logits, model.exits_of([Row(branches[0], list(tokens))])])
     mask = strategy.mask(logits[0])
     scores = strategy.follow(logits, len(tokens), [thread])
     return scores if mask is None else scores.masked_fill(~mask, -torch.inf)

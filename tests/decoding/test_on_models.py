@@ -7,19 +7,20 @@ from pathlib import Path
 import pytest
 import tiny_models
 import torch
+from torch import Tensor
 
 from decoding.arm import Arm, controls_of, parse_arm
 from decoding.base import NewThread, Strategy
 from decoding.engine import run_jobs
 from decoding.jobs import Counters, Failure, Job
-from decoding.strategies.greedy import GreedyDecoding
+from decoding.sampling import Greedy, Sampling
 from decoding.strategies.vcd import VCD
 from icl.models.hf.model import HF
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import vcd_one_at_a_time
 from tests.decoding.test_strategies import ALL, made
 
-NEW = 6
+NEW, STEPS = 6, 32
 ARCHITECTURES = ("llava", "qwen2_5_vl", "idefics3", "gemma3", "qwen3_5")
 SHIPPED = Path(__file__).parents[2] / "icl/models/tiny/checkpoints/vlm"
 
@@ -132,26 +133,70 @@ def test_option_scores_are_log_probabilities_of_the_whole_text(name: str, model_
             assert answer.option_scores[option] == pytest.approx(total, abs=1e-4)
 
 
-def read_anew(model: HF, strategy: Strategy, question: Prompt, limit: int) -> tuple[int, ...]:
-    """All branches read from their beginning for each token, one question at a time, nothing cached or shared."""
+def whole(model: HF, branch: Prompt, tokens: Sequence[int], exits: bool) -> Tensor:
+    """[tokens + 1, 1 + early layers, V]: prompt and answer in one forward, alone and without a cache that was filled."""
+    runner, (read,) = model.engine.runner, model.engine.reader.read([branch])
+    assert read.plain is None
+    added = torch.tensor(tokens, dtype=read.ids.dtype)
+    longer = replace(
+        read,
+        ids=torch.cat([read.ids, added]),
+        positions=torch.cat([read.positions, read.positions[..., -1:] + 1 + torch.arange(len(tokens))], -1),
+        kinds=None if read.kinds is None else torch.cat([read.kinds, torch.zeros_like(added)]),
+        key=(*read.key, *tokens),
+    )
+    logits = runner.forward(**runner.padded([longer]), keep=len(tokens) + 1, exits=exits)[0].float()
+    return logits if exits else logits[:, None]
 
-    def generate(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        return [model.text(read_anew(model, GreedyDecoding(), p, max_new_tokens)) for p in prompts]
 
-    (note,) = strategy.prepare([question], generate)
-    branches, thread, tokens = strategy.branches(question, note), NewThread(question.key), list[int]()
-    while len(tokens) < limit:
-        sessions = [model.open([branch]) for branch in branches]
-        for session in sessions:
-            if tokens:
-                session.extend([tokens])
-        logits = torch.stack([session.logits.float() for session in sessions])
-        mask, told = strategy.mask(logits[0]), strategy.follow(logits, len(tokens), [thread])
-        token = int((told if mask is None else told.masked_fill(~mask, -torch.inf)).argmax())
-        if token in model.stop_tokens:
-            break
-        tokens.append(token)
-    return tuple(tokens)
+def descriptions(model: HF, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+    """What `prepare` asks for: greedy answers, each token from a forward of everything before it."""
+    answers = []
+    for prompt in prompts:
+        tokens: list[int] = []
+        while len(tokens) < max_new_tokens:
+            token = int(whole(model, prompt, tokens, False)[-1, 0].argmax())
+            if token in model.stop_tokens:
+                break
+            tokens.append(token)
+        answers.append(model.text(tokens))
+    return answers
+
+
+def wrong(model: HF, arm: Arm, question: Prompt, answer: Generation) -> str:
+    """Where an answer is not what the strategy's formula chooses after each of its beginnings; '' where it is.
+
+    Token by token the scores are those of whole forwards of every branch. A tie within CLOSE may go either way.
+    """
+    strategy = arm.strategy
+    (note,) = strategy.prepare([question], lambda prompts, most: descriptions(model, prompts, most))
+    branches = strategy.branches(question, note)
+    first, *others = [whole(model, b, answer.tokens, strategy.exits and i == 0) for i, b in enumerate(branches)]
+    logits = torch.cat([first[:, :1], *others, first[:, 1:]], 1)  # [steps, n, V]
+    thread = NewThread(question.key)
+    for step in range(answer.usage.new_tokens):
+        own = logits[step][:, None]
+        mask, told = strategy.mask(own[0]), strategy.follow(own, step, [thread])
+        told = (told if mask is None else told.masked_fill(~mask, -torch.inf))[0]
+        stopped = step == len(answer.tokens)
+        tokens = sorted(model.stop_tokens) if stopped else [answer.tokens[step]]
+        if not any(chosen(arm, told, token, question, step) for token in tokens):
+            return f"{arm.label}, {question.key.query}, step {step}: {tokens} has {told[tokens].tolist()}"
+        gap = min(abs(float(told.log_softmax(-1)[token]) - answer.trace["logprob"][step]) for token in tokens)
+        if gap > CLOSE:
+            return f"{arm.label}, {question.key.query}, step {step}: log-probabilities differ by {gap}"
+    return ""
+
+
+def chosen(arm: Arm, scores: Tensor, token: int, question: Prompt, step: int) -> bool:
+    """Whether these scores choose the token: it is the best, or the query's number falls into its share."""
+    if isinstance(arm.sampler, Greedy):
+        return bool(scores[token] >= scores.max() - CLOSE)
+    assert isinstance(arm.sampler, Sampling)
+    heaped = arm.sampler.distribution(scores[None])[0].double().cumsum(-1)
+    number = question.key.number(f"sampling/{step}", 53) / 2**53
+    begins = float(heaped[token - 1]) if token else 0.0
+    return begins - CLOSE <= number <= float(heaped[token]) + CLOSE
 
 
 def family() -> list[Strategy]:
@@ -159,23 +204,55 @@ def family() -> list[Strategy]:
     return [
         replace(one, tokens=4) if name in ("code", "dcd") else one  # type: ignore[type-var]
         for name in ALL
-        if not (one := made(name)).options_only and name not in ("random_gate", "other_answers")
+        if not (one := made(name)).options_only and name not in ("random_gate", "other_answers", "self_consistency")
     ]
 
 
-def named(question: Prompt) -> Prompt:
-    """With the composers' names on its question."""
-    asked = {part.name for part in question.turns[-1].parts if part.text is not None}
-    return question.map(lambda part: replace(part, name="query.question") if part.name in asked else part)
+def sixteen() -> list[Prompt]:
+    """Of unequal lengths, one to four pictures each, with the composers' names, and beside each the next."""
+    shown = [[10 + i + j for j in range(1 + i % 4)] for i in range(16)]
+    asked = [
+        tiny_models.prompt(pictures, "colour" + "?" * (7 * i % 11), query=f"q{i}", size=(56, 56))
+        for i, pictures in enumerate(shown)
+    ]
+    told = [
+        p.map(lambda part: replace(part, name="query.question") if part.text and part.name[:5] == "query" else part)
+        for p in asked
+    ]
+    return [replace(p, other=told[(i + 1) % 16]) for i, p in enumerate(told)]
+
+
+CORE = ("vcd", "nbce", "dola")
+CLOSE = 2e-3
+"""Of log-probabilities and shares. Scores are contrasts: what rounds by 1e-5 in logits is several times that in them."""
 
 
 @pytest.mark.slow
-@every
-def test_the_whole_family_together_is_each_read_anew(name: str, model_of: Callable[[str], HF]) -> None:
-    model, asked = model_of(name), [named(q) for q in questions(name)[:3:2]]  # of three pictures and of four
-    jobs = [Job(p, Arm(strategy), max_new_tokens=3) for strategy in family() for p in asked]
-    together = texts_of(model, run_jobs(model, jobs))
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_strategy_is_what_whole_forwards_choose(name: str, model_of: Callable[[str], HF]) -> None:
+    """32 steps, greedy and sampled, in one batch of 16 queries: three strategies on all, each other one on three."""
+    model, asked, drawn = model_of(name), sixteen(), Sampling(1.3, top_k=40)
+    jobs, checked = [], []
+    for i, strategy in enumerate(family()):
+        core = strategy.component[1] in CORE  # type: ignore[attr-defined]
+        for sampler, places in ((Greedy(), (i, i + 5)), (drawn, (i + 9,))):
+            wanted = {place % 16 for place in places}
+            for place in range(16) if core else sorted(wanted):
+                jobs.append(Job(asked[place], Arm(strategy, sampler), max_new_tokens=STEPS))
+                checked.append(place in wanted)
+    answers = run_jobs(model, jobs)
+    assert all(isinstance(answer, Generation) for answer in answers), [a for a in answers if isinstance(a, Failure)]
+    told = [answer for answer in answers if isinstance(answer, Generation)]
+    assert sum(len(answer.tokens) == STEPS for answer in told) > len(told) / 2
     with torch.inference_mode():
-        slow = [read_anew(model, strategy, p, 3) for strategy in family() for p in asked]
-    apart = [(job.arm.label, a, b) for job, a, b in zip(jobs, together, slow, strict=True) if a != b]
-    assert not apart
+        faults = [
+            wrong(model, job.arm, job.prompt, answer)
+            for job, answer, check in zip(jobs, told, checked, strict=True)
+            if check
+        ]
+    assert not [fault for fault in faults if fault]
+    alone = {job.arm.label: i for i, job in enumerate(jobs) if job.arm.strategy.component[1] in CORE}  # type: ignore[attr-defined]
+    for i in alone.values():
+        (single,) = run_jobs(model, [jobs[i]])
+        assert isinstance(single, Generation)
+        assert single.tokens == told[i].tokens

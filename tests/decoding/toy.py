@@ -32,20 +32,26 @@ class Row:
 
 
 class ToySession:
-    def __init__(self, model: "Toy", rows: list[Row]) -> None:
-        self.model, self.rows = model, rows
+    def __init__(self, model: "Toy", rows: list[Row], early: bool = False) -> None:
+        self.model, self.rows, self.early = model, rows, early
         self.logits = model.logits_of(rows)
+
+    @property
+    def exits(self) -> Tensor:
+        assert self.early, "not opened with exits"
+        return self.model.exits_of(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, rows: Tensor) -> "ToySession":
         self.model.counts["take"] += 1
-        return ToySession(self.model, [Row(self.rows[r].prompt, list(self.rows[r].tokens)) for r in rows.tolist()])
+        kept = [Row(self.rows[r].prompt, list(self.rows[r].tokens)) for r in rows.tolist()]
+        return ToySession(self.model, kept, self.early)
 
     def join(self, other: "ToySession") -> "ToySession":
         copied = [Row(r.prompt, list(r.tokens)) for r in [*self.rows, *other.rows]]
-        return ToySession(self.model, copied)
+        return ToySession(self.model, copied, self.early)
 
     def advance(self, tokens: Tensor) -> None:
         assert tokens.shape == (len(self),)
@@ -78,11 +84,20 @@ class ToySession:
             for row, of_row in zip(self.rows, suffixes, strict=True)
         ]
 
+    def suffix_exits(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor]]:
+        return [
+            [
+                self.model.exits_of([Row(row.prompt, row.tokens + list(suffix[:i])) for i in range(len(suffix))])
+                for suffix in of_row
+            ]
+            for row, of_row in zip(self.rows, suffixes, strict=True)
+        ]
+
 
 class Toy:
     """vocabulary: ids, 0 ends an answer. picture_share: how much of the logits the pictures decide."""
 
-    abilities: ClassVar[frozenset[str]] = frozenset({"generate", "logits"})
+    abilities: ClassVar[frozenset[str]] = frozenset({"generate", "logits", "hidden"})
     needs: ClassVar[frozenset[str]] = frozenset()
     max_tokens = None
 
@@ -104,6 +119,11 @@ class Toy:
     def logits_of(self, rows: Sequence[Row]) -> Tensor:
         return torch.tensor(np.stack([self._one(row) for row in rows]), dtype=torch.float32)
 
+    def exits_of(self, rows: Sequence[Row]) -> Tensor:
+        """[3 early layers, R, V], each a reading of its own."""
+        told = [[noise(row.prompt.digest, row.tokens, layer, size=self.vocabulary) for row in rows] for layer in range(3)]
+        return 2 * torch.tensor(np.array(told), dtype=torch.float32)
+
     def _one(self, row: Row) -> np.ndarray:
         told = tuple(row.tokens)
         z = 2 * noise(row.prompt.text, told, size=self.vocabulary)
@@ -113,14 +133,14 @@ class Toy:
             z[poison[0]] = poison[1]
         return z
 
-    def open(self, prompts: Sequence[Prompt]) -> ToySession:
+    def open(self, prompts: Sequence[Prompt], *, exits: bool = False) -> ToySession:
         for prompt in prompts:
             for word, reason in self.broken.items():
                 if word in prompt.text:
                     raise ModelError(reason)
         self.counts["open"] += 1
         self.counts["prompts"] += len(prompts)
-        return ToySession(self, [Row(prompt) for prompt in prompts])
+        return ToySession(self, [Row(prompt) for prompt in prompts], exits)
 
     def text(self, tokens: Sequence[int]) -> str:
         return " ".join(f"w{token}" for token in tokens if token != STOP)

@@ -43,7 +43,7 @@ class Engine:
         self.opener = Opener(self.runner, hf.token_budget, self._sharing())
         vars(self.counters).update(vars(Counters()))
 
-    def open(self, prompts: Sequence[Prompt]) -> Rows:
+    def open(self, prompts: Sequence[Prompt], exits: bool = False) -> Rows:
         reads = self.reader.read(prompts)
         longest = max(map(len, reads))
         if self.limit is not None and longest >= self.limit:
@@ -51,7 +51,7 @@ class Engine:
                 f"a prompt has {longest:,} tokens, and {self.name} reads at most {self.limit:,} with its answer. Take "
                 "fewer shots or smaller pictures."
             )
-        return self.opener.open(reads)
+        return self.opener.open(reads, exits)
 
     def _reader(self, hf: "HF") -> Reader:
         plain = Reader(hf.renderer, hf.pixels, self.runner, None)

@@ -40,7 +40,7 @@ class HF:
     together. Out of memory halves the batch.
     """
 
-    abilities: ClassVar[frozenset[str]] = frozenset({"logits", "score", "embed", "reads"})
+    abilities: ClassVar[frozenset[str]] = frozenset({"logits", "score", "hidden", "embed", "reads"})
     needs: ClassVar[frozenset[str]] = frozenset()
     quantizations: ClassVar[tuple[str, ...]] = (*QUANTIZE[1:], "the checkpoint's own")
     adapters: ClassVar[bool] = True
@@ -166,10 +166,10 @@ class HF:
             return int(processed(self.renderer, prompt)["input_ids"].shape[-1])
         return len(self.renderer.ids(self._whole(prompt)))
 
-    def open(self, prompts: Sequence[Prompt]) -> "Rows":
+    def open(self, prompts: Sequence[Prompt], *, exits: bool = False) -> "Rows":
         if not prompts:
             raise ModelError("a session needs at least one prompt.")
-        return self.engine.open(prompts)
+        return self.engine.open(prompts, exits)
 
     def embed(self, prompts: Sequence[Prompt]) -> "np.ndarray":
         """[N, D] float32: the last layer's hidden state at each prompt's last token. Raises as `open`."""

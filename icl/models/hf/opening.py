@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -51,8 +52,8 @@ class Opener:
         self.runner, self.budget, self.sharing, self.least = runner, budget, sharing, least
         self.heads: list[Head] = []
 
-    def open(self, prompts: Sequence[Read]) -> Rows:
-        """Row i is prompt i. Raises ModelError where a single prompt does not fit into memory."""
+    def open(self, prompts: Sequence[Read], exits: bool = False) -> Rows:
+        """Row i is prompt i. exits: with early layers. Raises ModelError where one prompt does not fit into memory."""
         keys: list[Hashable] = [i if prompt.plain else prompt.key for i, prompt in enumerate(prompts)]
         distinct = dict(zip(keys, prompts, strict=True))
         counters = self.runner.counters
@@ -61,7 +62,7 @@ class Opener:
         parts = [
             part
             for batch in self._batches(self._units(list(distinct.values())))
-            for part in halving(self._prefill, batch, "prompts", self.heads.clear)
+            for part in halving(partial(self._prefill, exits=exits), batch, "prompts", self.heads.clear)
         ]
         whole = joined([rows for rows, _ in parts]) if len(parts) > 1 else parts[0][0]
         made = {place: i for i, place in enumerate(place for _, places in parts for place in places)}
@@ -106,13 +107,14 @@ class Opener:
         like = max(rests) <= 1.5 * min(rests) + 16 and last.shared <= 1.5 * first.shared + 16
         return like and len(batch) * max(rests) + heads <= self.budget
 
-    def _prefill(self, batch: Sequence[Unit]) -> list[Part]:
+    def _prefill(self, batch: Sequence[Unit], exits: bool = False) -> list[Part]:
         places = [unit.place for unit in batch]
         if not batch[0].shared:
-            return [(self.runner.prefill([unit.prompt for unit in batch]), places)]
+            return [(self.runner.prefill([unit.prompt for unit in batch], exits), places)]
         bank, owner = self._bank(batch)
         device = self.runner.device
         rows = bank.take(torch.tensor(owner, device=device))
+        rows.deep = exits
         rests = [cut(unit.prompt, unit.shared, len(unit.prompt)) for unit in batch]
         width = max(map(len, rests))
         lengths = torch.tensor([len(rest) for rest in rests], device=device)

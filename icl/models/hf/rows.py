@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from icl.errors import ModelError
 from icl.models.hf import layers
 
 if TYPE_CHECKING:
@@ -28,16 +29,30 @@ ROOM = 64
 class Rows:
     """Prefilled rows (`icl.models.base.Session`). Made by `Runner.prefill`, or from other rows."""
 
-    def __init__(self, runner: "Runner", cache: Any, mask: Tensor, position: Tensor, logits: Tensor) -> None:
-        """mask: [R, T], 1 where a slot holds a token. position: [..., R, 1], last tokens'. logits: [R, V] float32."""
-        self.runner, self.cache, self.position, self.logits = runner, cache, position, logits
+    def __init__(self, runner: "Runner", cache: Any, mask: Tensor, position: Tensor, said: Tensor) -> None:
+        """mask: [R, T], 1 where a slot holds a token. position: [..., R, 1], last tokens'.
+
+        said: [R, V] float32, or [R, 1 + early layers, V] where early layers speak too.
+        """
+        self.runner, self.cache, self.position, self.said = runner, cache, position, said
+        self.deep = said.ndim == 3
         self.width = mask.shape[1]
         self._mask: Tensor = torch.nn.functional.pad(mask, (0, ROOM), value=1)
         self.slides = any(map(layers.is_sliding, cache.layers))
         self.recurs = any(map(layers.has_states, cache.layers))
 
     def __len__(self) -> int:
-        return len(self.logits)
+        return len(self.said)
+
+    @property
+    def logits(self) -> Tensor:
+        return self.said[:, 0] if self.said.ndim == 3 else self.said
+
+    @property
+    def exits(self) -> Tensor:
+        if self.said.ndim < 3:
+            raise ModelError("this session was opened without its early layers: open(prompts, exits=True).")
+        return self.said[:, 1:].transpose(0, 1)
 
     @property
     def mask(self) -> Tensor:
@@ -48,7 +63,7 @@ class Rows:
         rows = rows.to(self._mask.device)
         taken = [layers.selected(layer, rows) for layer in self.cache.layers]
         position = self.position.index_select(-2, rows)
-        return Rows(self.runner, self._cache_of(taken), self.mask[rows], position, self.logits[rows])
+        return Rows(self.runner, self._cache_of(taken), self.mask[rows], position, self.said[rows])
 
     def join(self, other: "Rows") -> "Rows":
         return joined([self, other])
@@ -57,9 +72,9 @@ class Rows:
         self.position = self.position + 1
         self._reserve(1)
         self.width += 1
-        runner = self.runner
-        logits = runner.forward(tokens[:, None], self._mask[:, : self.width], self.position, self.cache)
-        self.logits = logits[:, -1].float()
+        runner, mask = self.runner, self._mask[:, : self.width]
+        said = runner.forward(tokens[:, None], mask, self.position, self.cache, exits=self.deep)
+        self.said = said[:, -1].float()
         if self.slides:
             layers.settle(self.cache.layers)
         runner.counters.decode_tokens += len(tokens)
@@ -94,9 +109,10 @@ class Rows:
             lengths - 1, return_inverse=True
         )  # the output layer is wide: the columns needed alone
         shown = [picture for row in pictures for picture in row]
-        logits = self.runner.forward(tokens, self.mask, positions, self.cache, keep=ends, kinds=kinds, pictures=shown)
+        more: dict[str, Any] = {"keep": ends, "kinds": kinds, "pictures": shown}
+        said = self.runner.forward(tokens, self.mask, positions, self.cache, **more, exits=self.deep)
         everyone = torch.arange(len(self), device=tokens.device)
-        self.logits = logits[everyone, where].float()
+        self.said = said[everyone, where].float()
         self.position = positions[..., everyone, lengths - 1][..., None]
         behind = width - lengths
         if bool(behind.any()):
@@ -118,6 +134,11 @@ class Rows:
 
         return logprobs(self, suffixes)
 
+    def suffix_exits(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor]]:
+        from icl.models.hf.suffixes import logprobs
+
+        return [[told[:, 1:].transpose(0, 1) for told in row] for row in logprobs(self, suffixes, exits=True)]
+
     def _append_by_length(
         self,
         tokens: Tensor,
@@ -130,6 +151,7 @@ class Rows:
         done = []
         for group in groups:
             rows, size = self.take(group), int(lengths[group[0]])
+            rows.deep = self.deep
             own = None if kinds is None else kinds[group, :size]
             shown = [pictures[row] for row in group.tolist()] if pictures else ()
             rows.append(tokens[group, :size], lengths[group], positions[..., group, :size], own, shown)
@@ -157,8 +179,8 @@ def joined(parts: Sequence[Rows]) -> Rows:
     width = max(part.width for part in parts)
     own = [layers.joined(each, width) for each in zip(*(part.cache.layers for part in parts), strict=True)]
     mask = torch.cat([layers.padded(part.mask, width, 1) for part in parts])
-    position, logits = torch.cat([part.position for part in parts], -2), torch.cat([part.logits for part in parts])
-    return Rows(parts[0].runner, parts[0]._cache_of(own), mask, position, logits)
+    position, said = torch.cat([part.position for part in parts], -2), torch.cat([part.said for part in parts])
+    return Rows(parts[0].runner, parts[0]._cache_of(own), mask, position, said)
 
 
 def right_padded(chunks: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

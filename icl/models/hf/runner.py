@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from icl.models.hf import layers
 from icl.models.hf.counters import Counters
+from icl.models.hf.exits import Exits
 from icl.models.hf.features import Encoded, given
 from icl.models.hf.rows import Rows
 
@@ -65,12 +67,22 @@ class Runner:
         kinds: Tensor | None = None,
         pictures: Sequence[Encoded] = (),
         plain: dict[str, Tensor] | None = None,
+        exits: bool = False,
     ) -> Tensor:
-        """Logits [R, kept columns, V] of a chunk on top of a cache, which grows."""
-        logits: Tensor = self.called(
-            tokens, mask, positions, cache, keep=keep, kinds=kinds, pictures=pictures, plain=plain
-        ).logits
-        return logits if self.keeps else kept(logits, keep)
+        """Logits [R, kept columns, V] of a chunk on top of a cache, which grows.
+
+        exits: [R, kept columns, 1 + early layers, V], what early layers say (`icl.models.hf.exits`) behind the last.
+        """
+        more: dict[str, Any] = {"keep": keep, "kinds": kinds, "pictures": pictures, "plain": plain}
+        said = self.called(tokens, mask, positions, cache, **more, states=exits)
+        logits: Tensor = said.logits if self.keeps else kept(said.logits, keep)
+        if not exits:
+            return logits
+        return self.exits.beside(logits, [kept(states, keep) for states in said.hidden_states])
+
+    @cached_property
+    def exits(self) -> Exits:
+        return Exits(self.model)
 
     def called(
         self,
@@ -118,11 +130,11 @@ class Runner:
             "plain": prompts[0].plain,
         }
 
-    def prefill(self, prompts: Sequence[Read]) -> Rows:
-        """One forward of prompts, padded on the left."""
+    def prefill(self, prompts: Sequence[Read], exits: bool = False) -> Rows:
+        """One forward of prompts, padded on the left. exits: with early layers."""
         given_ = self.padded(prompts)
         cache, mask, positions = given_["cache"], given_["mask"], given_["positions"]
-        logits = self.forward(**given_)
+        logits = self.forward(**given_, exits=exits)
         layers.check(cache.layers)
         rows = Rows(self, cache, mask, positions[..., -1:].clone(), logits[:, -1].float())
         if rows.slides:

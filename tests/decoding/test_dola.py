@@ -1,0 +1,103 @@
+"""DoLa by hand, and what it is asked to run on."""
+
+import math
+
+import pytest
+import torch
+
+from decoding.arm import Arm, controls_of, parse_arm
+from decoding.check import unmet
+from decoding.divergences import jensen_shannon, reversed_jensen_shannon
+from decoding.engine import run_jobs
+from decoding.jobs import Job
+from decoding.step import scores
+from decoding.strategies.dola import DoLa
+from icl.types import Generation
+from tests.decoding.prompts import prompt
+from tests.decoding.toy import Toy
+
+
+def told(*rows: list[float]) -> torch.Tensor:
+    """[n, 1, V] logits of shares."""
+    return torch.tensor(rows)[:, None].log()
+
+
+LAST, NEAR, FAR = [0.6, 0.35, 0.05], [0.5, 0.45, 0.05], [0.1, 0.1, 0.8]
+
+
+def test_the_layer_that_differs_most_is_subtracted_by_hand() -> None:
+    """JSD of NEAR is .005, of FAR .35: log .6/.1 = log 6, log .35/.1; .05 is below .1 of .6 and masked."""
+    found, _ = scores(DoLa(layers="all"), told(LAST, NEAR, FAR), 0)
+    assert found[0].tolist() == pytest.approx([math.log(6), math.log(3.5), -math.inf])
+
+
+def test_each_row_has_a_layer_of_its_own() -> None:
+    logits = torch.cat([told(LAST, NEAR, FAR), told(LAST, FAR, NEAR)], 1)
+    found, _ = scores(DoLa(layers="all", beta=0.0), logits, 0)
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_half_of_the_layers_is_tried() -> None:
+    logits = told(LAST, FAR, NEAR, NEAR, NEAR)
+    low, high = (DoLa(layers=layers, beta=0.0).combine(logits, 0)[0] for layers in ("low", "high"))  # type: ignore[arg-type]
+    assert low.tolist() == pytest.approx([math.log(6), math.log(3.5), math.log(0.05 / 0.8)])
+    assert high.tolist() == pytest.approx([math.log(0.6 / 0.5), math.log(0.35 / 0.45), 0.0], abs=1e-6)
+    five = told(LAST, NEAR, FAR, FAR, FAR, NEAR)  # of five layers two are low
+    assert torch.equal(DoLa(layers="low").combine(five, 0), DoLa(layers="all").combine(five[:3], 0))
+
+
+def test_of_ties_the_first_layer_is_taken() -> None:
+    swapped = [[0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]  # as far from a LAST that does not tell them apart
+    logits = told([0.4, 0.3, 0.3], *swapped)
+    found = DoLa(layers="all", beta=0.0).combine(logits, 0)[0]
+    assert float(found[1]) == pytest.approx(math.log(0.3 / 0.8))
+
+
+def test_the_released_divergence_by_hand() -> None:
+    """m = (.5, .5): of (.9, .1) and (.1, .9) each, KL(m || p) = .5 log(.5/.9) + .5 log(.5/.1) = .5108."""
+    p, q = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.1, 0.9]]).log()
+    assert float(reversed_jensen_shannon(p, q)) == pytest.approx(0.5 * math.log(5 / 9) + 0.5 * math.log(5))
+    assert float(jensen_shannon(p, q)) == pytest.approx(0.9 * math.log(1.8) + 0.1 * math.log(0.2))
+
+
+def test_the_two_divergences_may_choose_different_layers() -> None:
+    """A token that a layer rules out counts without bound in the released one (.8), not in the paper's (.018)."""
+    layers = told([0.9, 0.05, 0.05], [0.7, 0.15, 0.15], [0.95, 1e-30, 0.05])
+    paper, released = (DoLa("all", 0.0, how).combine(layers, 0)[0] for how in ("jensen_shannon", "released"))  # type: ignore[arg-type]
+    assert float(paper[0]) == pytest.approx(math.log(0.9 / 0.7))
+    assert float(released[0]) == pytest.approx(math.log(0.9 / 0.95))
+
+
+def test_where_layers_agree_survivors_are_alike() -> None:
+    found, _ = scores(DoLa(), told(LAST, LAST, LAST), 0)
+    assert found[0].tolist() == pytest.approx([0.0, 0.0, -math.inf], abs=1e-6)
+
+
+def test_it_shares_the_rows_of_the_reference() -> None:
+    model = Toy(stop_bias=-9.0)
+    jobs = [Job(prompt(i), parse_arm(name), max_new_tokens=4) for i in range(3) for name in ("greedy", "dola")]
+    together = run_jobs(model, jobs)
+    assert model.counts["prompts"] == 3
+    assert together == [run_jobs(Toy(stop_bias=-9.0), [job])[0] for job in jobs]
+    assert any(isinstance(b, Generation) and a != b for a, b in zip(together[::2], together[1::2], strict=True))
+
+
+def test_without_hidden_states_it_is_refused_with_what_comes_nearest() -> None:
+    problem = unmet(parse_arm("dola"), {"logits"})
+    assert problem is not None
+    assert "decoding 'dola' needs hidden states, which this model cannot give (it gives logits)" in problem
+    assert "'ced', which comes next to it, runs on it" in problem
+    assert "'dola' runs with model hf." in problem
+    assert unmet(parse_arm("dola"), {"logits", "hidden"}) is None
+    assert unmet(parse_arm({"name": "sign_flip", "of": "dola"}), {"logits"}) is not None
+    assert unmet(parse_arm({"name": "chasd", "method": "dola"}), {"strategies"}) is not None
+
+
+def test_its_controls_read_its_layers_where_they_must() -> None:
+    found = {arm.strategy.component[1]: arm.strategy for arm in controls_of(parse_arm("dola"))}  # type: ignore[attr-defined]
+    assert {"mask_only", "entropy_matched", "gaussian_proxy", "sign_flip"} < set(found)
+    assert "shuffled_negative" not in found  # there is no other prompt
+    assert (found["mask_only"].exits, found["sign_flip"].exits) == (False, True)
+    model, arm = Toy(), Arm(found["sign_flip"])
+    (answer,) = run_jobs(model, [Job(prompt(1), arm, ("w1", "w2 w3"), "options")])
+    assert isinstance(answer, Generation), answer
