@@ -87,7 +87,9 @@ class ToySession:
     def suffix_exits(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor]]:
         return [
             [
-                self.model.exits_of([Row(row.prompt, row.tokens + list(suffix[:i])) for i in range(len(suffix))])
+                self.model.exits_of(
+                    [Row(row.prompt, row.tokens + list(suffix[:i])) for i in range(len(suffix))]
+                ).log_softmax(-1)
                 for suffix in of_row
             ]
             for row, of_row in zip(self.rows, suffixes, strict=True)
@@ -121,7 +123,9 @@ class Toy:
 
     def exits_of(self, rows: Sequence[Row]) -> Tensor:
         """[3 early layers, R, V], each a reading of its own."""
-        told = [[noise(row.prompt.digest, row.tokens, layer, size=self.vocabulary) for row in rows] for layer in range(3)]
+        told = [
+            [noise(row.prompt.digest, row.tokens, layer, size=self.vocabulary) for row in rows] for layer in range(3)
+        ]
         return 2 * torch.tensor(np.array(told), dtype=torch.float32)
 
     def _one(self, row: Row) -> np.ndarray:

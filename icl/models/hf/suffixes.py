@@ -23,9 +23,7 @@ Chunk = tuple[int, tuple[int, ...]]
 """A row, and the tokens that are to be read behind it."""
 
 
-def logprobs(
-    rows: "Rows", suffixes: Sequence[Sequence[Sequence[int]]], exits: bool = False
-) -> list[list[Tensor]]:
+def logprobs(rows: "Rows", suffixes: Sequence[Sequence[Sequence[int]]], exits: bool = False) -> list[list[Tensor]]:
     """As `Session.suffix_logprobs`: per row, per suffix [len(suffix), V] float32.
 
     exits: [len(suffix), 1 + early layers, V], of rows that were opened with them.
