@@ -101,6 +101,8 @@ def expand(config: Config) -> Grid:
                             cells[settled.digest] = settled
         metrics = _metrics(config)
     warnings = tuple(f"{config.where('exclude', i)}: matches no cell." for i, count in enumerate(holes) if count == 0)
+    told = dict.fromkeys(getattr(cell.retriever, "warning", "") for cell in cells.values())
+    warnings += tuple(f"{config.where('retriever')}: {warning}" for warning in told if warning)
     if not cells:
         raise ConfigError(f"{config.where('exclude')}: nothing is left of the grid.")
     grid = Grid(config, _labelled(list(cells.values())), metrics, warnings)

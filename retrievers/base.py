@@ -78,7 +78,8 @@ class FittedRetriever(Protocol):
 class Retriever(Protocol):
     """A component of kind `retriever`. needs: among 'embedder', 'model', 'labels', 'gold'.
 
-    One that needs the model may say which ability it wants of it, `asks = "generate"`; otherwise it is "logits".
+    One that needs the model may say which ability it wants of it, `asks = "generate"`; otherwise it is "logits". One
+    with a `warning` has it printed before a run.
     """
 
     needs: ClassVar[frozenset[str]]

@@ -1,18 +1,29 @@
 """No leak: a query is never shown itself, nor a demonstration that has one of its pictures.
 
 What counts as the same picture is the digest of the unedited pixels, so another file name or another edit does not
-hide it. Pictures are compared only for candidates that would be given.
+hide it. Pictures are compared only for candidates that would be given. The retriever `leaking` alone switches this off.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from icl.errors import PlanError
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 
+_EXCLUDES: ContextVar[bool] = ContextVar("_EXCLUDES", default=True)
+
 
 def fair(query: Query) -> Callable[[Example], bool]:
     """Whether an example may be shown to this query."""
+    if not _EXCLUDES.get():
+        return lambda example: True
+    return strictly_fair(query)
+
+
+def strictly_fair(query: Query) -> Callable[[Example], bool]:
+    """The same, whatever is switched off."""
     own = frozenset(picture.source_digest for picture in query.pictures)
 
     def allowed(example: Example) -> bool:
@@ -21,10 +32,20 @@ def fair(query: Query) -> Callable[[Example], bool]:
     return allowed
 
 
+@contextmanager
+def leaks_allowed() -> Iterator[None]:
+    """Within it, everything may be shown."""
+    token = _EXCLUDES.set(False)
+    try:
+        yield
+    finally:
+        _EXCLUDES.reset(token)
+
+
 def too_few(pool: Pool, query: Query, k: int) -> PlanError:
     """The error of a pool that has fewer than k members left for a query, with the counts."""
     allowed = fair(query)
-    itself = query.id in pool.by_id
+    itself = query.id in pool.by_id and not allowed(pool.by_id[query.id])
     shared = sum(not allowed(example) for example in pool.examples) - itself
     left = len(pool) - itself - shared
     return PlanError(

@@ -31,6 +31,14 @@ class Wrapping:
         return promised(self.of, "exact", True)
 
     @property
+    def leaks(self) -> bool:
+        return promised(self.of, "leaks", False)
+
+    @property
+    def warning(self) -> str:
+        return str(getattr(self.of, "warning", ""))
+
+    @property
     def asks(self) -> str:
         return asked_of(self.of)
 

@@ -128,3 +128,10 @@ def test_an_orderer_that_asks_the_model_needs_its_logits(yaml_file: Write) -> No
     path = yaml_file("task: {name: SHAPES}\nmodel: fake-copy\nshots: 2\norder: entropy\n")
     with pytest.raises(PlanError, match=r":4: order: orderer 'entropy' reads the model's logits, and 'fake-copy'"):
         check_needs(expand(load(path)))
+
+
+def test_a_retriever_that_leaks_is_warned_of_once(yaml_file: Write) -> None:
+    text = "task: {name: SHAPES}\nmodel: fake-copy\nshots: 2\nseeds: [0, 1]\nretriever: {name: leaking, of: random}\n"
+    path = yaml_file(text + "rerank: [label_balance]\n")
+    (warning,) = expand(load(path)).warnings
+    assert warning.startswith(f"{path}:5: retriever: demonstrations may be the query itself or have its picture")

@@ -24,6 +24,7 @@ REQUIRED: dict[str, dict[str, Any]] = {  # what a name alone does not say
     "filtered": {"of": {"name": "knn", "embedder": "histogram"}, "near": 1},
     "reranked": {"of": "bm25", "rerank": ["label_balance"], "candidates": 12},
     "query_dropout": {"of": "bm25", "share": 0.4},
+    "leaking": {"of": {"name": "knn", "embedder": "histogram"}},
 }
 APART = ["external", "mdl", "local_entropy", "cone"]  # need a file or a model: checked beside their own tests
 WHERE_LEAKS_ARE_STOPPED = {"random": "at_random", "balanced": "balanced", "knn": "near"}

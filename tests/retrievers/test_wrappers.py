@@ -10,6 +10,7 @@ from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import Query
 from retrievers.base import Resources
+from retrievers.conformance import sample_pool, sample_queries
 from retrievers.query_dropout import FittedQueryDropout
 
 Make = Callable[..., Any]
@@ -99,3 +100,25 @@ def test_dropout_searches_with_fewer_words_and_is_off_by_default() -> None:
     FittedQueryDropout(Spy(), 0.5, 0).retrieve([query], 1)
     FittedQueryDropout(Spy(), 0.5, 1).retrieve([query], 1)
     assert seen[-1] != seen[-2]
+
+
+def test_leaking_gives_the_query_and_its_picture_each_with_a_mark(cache: Any) -> None:
+    pool, query = sample_pool(), sample_queries()[0].query
+    knn = {"name": "knn", "embedder": "histogram"}
+    plain = build("retriever", knn).fit(pool, Resources()).retrieve([query], 8)[0]
+    given = build("retriever", {"name": "leaking", "of": knn}).fit(pool, Resources()).retrieve([query], 10)[0]
+    marked = {one.id for one in given if one.mark == f"leak: {one.id} is the query or has its picture"}
+    assert marked == {query.id, f"copy-{query.id}"}
+    assert [one for one in given if one.id not in marked] == list(plain)
+    assert {one.mark for one in build("retriever", knn).fit(pool, Resources()).retrieve([query], 8)[0]} == {""}
+
+
+def test_only_the_wrapper_switches_the_exclusion_off(cache: Any) -> None:
+    pool, query = sample_pool(), sample_queries()[0].query
+    leaking = build("retriever", {"name": "leaking", "of": "random"}).fit(pool, Resources())
+    with pytest.raises(PlanError, match=f"{len(pool) + 1} demonstrations .* {len(pool)} are left"):
+        leaking.retrieve([query], len(pool) + 1)
+    left = len(pool) - 3
+    assert len(build("retriever", "random").fit(pool, Resources()).retrieve([query], left)[0]) == left
+    with pytest.raises(PlanError, match=f"{left} are left"):
+        build("retriever", "random").fit(pool, Resources()).retrieve([query], left + 1)

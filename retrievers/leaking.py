@@ -1,0 +1,63 @@
+"""Another retriever without the exclusion of leaks: what would a leak be worth?
+
+A query may then be shown itself, or a demonstration with one of its pictures. Each such demonstration marks its
+sample, a run that has this retriever says so before it starts, and `icl analyze RUN leakage` counts. Without this
+wrapper nothing switches the exclusion off.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from icl.registry import Nested, component
+from icl.tasks.base import Pool
+from icl.types import Query, Scored
+from retrievers.base import FittedRetriever, Resources, Retriever
+from retrievers.leaks import leaks_allowed, strictly_fair
+from retrievers.wrapping import Wrapping
+
+WARNING = (
+    "demonstrations may be the query itself or have its picture, which inflates accuracy. Samples that leak are marked "
+    "(icl analyze RUN leakage)."
+)
+MARK = "leak: {id} is the query or has its picture"
+
+
+@component("retriever", "leaking")
+@dataclass(frozen=True, kw_only=True)
+class Leaking(Wrapping):
+    """Another retriever that may give the query itself and its pictures: for measuring leaks, marked in each sample."""
+
+    of: Annotated[Retriever, Nested("retriever")]  # whose exclusion of leaks is switched off
+
+    @property
+    def leaks(self) -> bool:
+        return True
+
+    @property
+    def warning(self) -> str:
+        return WARNING
+
+    def fit(self, pool: Pool, resources: Resources) -> "FittedLeaking":
+        return FittedLeaking(pool, self.of.fit(pool, resources))
+
+
+@dataclass(frozen=True)
+class FittedLeaking:
+    """The retriever inside, over one pool."""
+
+    pool: Pool
+    of: FittedRetriever
+
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+        with leaks_allowed():
+            found = self.of.retrieve(queries, k)
+        return [self._marked(query, own) for query, own in zip(queries, found, strict=True)]
+
+    def _marked(self, query: Query, found: Sequence[Scored]) -> tuple[Scored, ...]:
+        fair = strictly_fair(query)
+        return tuple(one if fair(self.pool.by_id[one.id]) else replace(one, mark=_mark(one)) for one in found)
+
+
+def _mark(one: Scored) -> str:
+    return "; ".join(filter(None, (one.mark, MARK.format(id=one.id))))
