@@ -32,7 +32,8 @@ def show_comparison(table: "DataFrame", view: View, console: "Console") -> None:
 
     axes = [axis for axis in view.axes if table[axis].nunique() > 1] or ["decoding"]
     corrected = table.attrs["correct"] == "holm" and bool((table["family"] > 1).any())
-    columns = _columns(table, axes, corrected, "down/up" if view.better == "neither" else "lost/won")
+    counts = "down/up" if view.better == "neither" or not view.of_samples else "lost/won"
+    columns = _columns(table, axes, corrected, counts)
     headed, shown, left_out = _fitted(columns, axes, console.width)
     reference = ", ".join(dict.fromkeys(table["reference"]))
     console.print(Text(f"{view.measure} against {reference}", "bold"))
@@ -98,7 +99,7 @@ def _say(console: "Console", line: Any) -> None:
 
 def _notes(table: "DataFrame", corrected: bool, left_out: Sequence[str]) -> Iterator[str]:
     sizes = " or ".join(map(str, sorted(set(table["family"]))))
-    family = f"; Holm over {sizes} comparisons" if corrected else ""
+    family = f"; Holm over {sizes} comparisons, the rows of this table" if corrected else ""
     test = "exact McNemar" if set(table["test"]) == {"mcnemar"} else "paired bootstrap, McNemar where right/wrong"
     units = " or ".join(f"{c:,}" for c in sorted(set(table["clusters"])))
     pairs = set(table["pairs"])

@@ -106,7 +106,7 @@ def page(
         heading="Accuracy" if seen.metric in ACCURACIES else seen.metric,
         best=BEST[seen.better],
         changed=MOVED if seen.better == "neither" else CHANGED,
-        changes="down / up" if seen.better == "neither" else "lost / won",
+        changes="down / up" if seen.better == "neither" or not seen.of_samples else "lost / won",
         topics=[(topic, list(own)) for topic, own in groupby(seen.findings, key=lambda f: f.topic)],
         signs=SIGNS,
         verdicts=VERDICTS,

@@ -87,6 +87,12 @@ class View:
         return better_of(self.scores, self.metric)
 
     @property
+    def of_samples(self) -> bool:
+        """Whether a sample has a score of its own; else it is one of the whole run (`icl.metrics.base.RunMetric`)."""
+        told = self.info.get("metrics", {}).get(self.metric)
+        return not (isinstance(told, Mapping) and told.get("over_run"))
+
+    @property
     def measure(self) -> str:
         """The score looked at in words: 'lenient accuracy', 'chair_s (lower is better)'."""
         lower = " (lower is better)" if self.better == "lower" else ""

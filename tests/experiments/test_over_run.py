@@ -53,6 +53,8 @@ def test_the_table_shows_the_mean_over_seeds_and_pairs_the_arms(ran: Path) -> No
     shown = next(row for row in table.rows if not row.baseline)
     assert {shots: cell.mean for shots, cell in shown.cells.items()} == pytest.approx(wanted)
     assert all(cell.low < cell.mean < cell.high for cell in shown.cells.values())
+    assert not view(run).of_samples
+    assert view(run, "lenient").of_samples
     (told,) = run.compare().to_dict("records")
     assert told["difference"] == pytest.approx(wanted[3] - wanted[1])
     assert told["pairs"] == 80

@@ -1,7 +1,8 @@
 """Counting in scenes: how many red shapes, how many circles, how many red circles, how many shapes.
 
 With `bare: true` the question is a single word ("red?") and only the demonstrations say that its number, or its
-presence, is asked: VL-ICL's count induction (Zong et al., ICLR 2025), where the question is an opaque pair.
+presence, is asked. With `pair: true` besides, it is a property and its value ("color: red"), as in VL-ICL's count
+induction (Zong et al., ICLR 2025), whose rule is always to count.
 """
 
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from icl.tasks.generated.drawing import Drawing
 from icl.tasks.generated.episode import OnePool, Split, evenly, shuffled
 from icl.tasks.generated.scene import groups_of, scene
 from icl.tasks.generated.wording import (
+    ATTRIBUTE_WORDS,
     BARE_QUESTIONS,
     COUNT_ALL,
     COUNT_BY_BOTH,
     COUNT_BY_COLOUR,
     COUNT_BY_SHAPE,
+    PAIR_QUESTION,
     plural,
 )
 from icl.tasks.generated.world import COLOURS, CONCEPTS, MAX_TOTAL, SHAPES, Facts
@@ -42,6 +45,7 @@ class Counting(OnePool):
 
     by: Literal["colour", "shape", "both", "all"] = "colour"  # what the question restricts the count to
     bare: bool = False  # the question is one word; by colour or shape only
+    pair: bool = False  # the bare question names the property too: "color: red"
     answer: Literal["number", "presence"] = "number"  # what a bare word asks for; only the demonstrations say it
     query_limit: Made = parameter("queries", 200)  # how many are asked
     support: Made = parameter("pool_size", 200)  # questions in the pool
@@ -52,10 +56,12 @@ class Counting(OnePool):
             raise ConfigError(f"bare: true asks one word, by colour or by shape, not by {self.by}.")
         if self.answer == "presence" and not self.bare:
             raise ConfigError("answer: presence needs bare: true; 'how many' asks for a number. See task 'existence'.")
+        if self.pair and not self.bare:
+            raise ConfigError("pair: true is a form of the bare question; it needs bare: true.")
 
     @property
     def title(self) -> str:
-        bare = f" · one word, {self.answer}" if self.bare else ""
+        bare = f" · {'a pair' if self.pair else 'one word'}, {self.answer}" if self.bare else ""
         return f"counting · by {self.by}{bare}"
 
     def example(self, split: Split, number: int, name: str) -> Example:
@@ -97,6 +103,8 @@ class Counting(OnePool):
         return scene(self.seed, stream), shuffled(StreamKey(self.seed, stream).numpy("word"), every[self.by])
 
     def _question(self, colour: str | None, shape: str | None) -> str:
+        if self.pair:
+            return PAIR_QUESTION.format(property=ATTRIBUTE_WORDS[self.by], word=colour or shape)
         if self.bare:
             return BARE_QUESTIONS[0].format(word=colour or shape)
         forms = {"colour": COUNT_BY_COLOUR, "shape": COUNT_BY_SHAPE, "both": COUNT_BY_BOTH, "all": COUNT_ALL}

@@ -98,6 +98,7 @@ COUNT_ALL = (
 )
 # Only a word: the demonstrations say whether its number or its presence is asked.
 BARE_QUESTIONS = ("{word}?",)
+PAIR_QUESTION = "{property}: {word}"
 
 # Existence, answered by yes or no. {noun} is "red circle", "circle" or "red shape" and carries its article.
 EXISTENCE_QUESTIONS = (

@@ -91,3 +91,8 @@ def test_the_config_says_queries_and_pool_size():
 
 def test_it_keeps_the_promises_of_a_task():
     check_task(EasyVQA(query_limit=30, support_limit=400))
+
+
+def test_more_than_there_are_is_a_sentence():
+    with pytest.raises(DataError, match=r"queries: 20000 is more than the 9,673 test questions of easy-vqa"):
+        _ = EasyVQA(query_limit=20_000).queries

@@ -28,6 +28,7 @@ NODES = [
     {"name": "counting", "by": "all"},
     {"name": "counting", "by": "shape", "bare": True},
     {"name": "counting", "bare": True, "answer": "presence"},
+    {"name": "counting", "bare": True, "pair": True},
     {"name": "existence"},
     {"name": "existence", "sampling": "popular"},
     {"name": "existence", "sampling": "adversarial", "per_picture": 6},

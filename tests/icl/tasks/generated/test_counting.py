@@ -43,6 +43,16 @@ def test_a_bare_word_asks_what_the_demonstrations_answer():
     assert all(query.question.count(" ") == 0 for query in (*numbers.queries, *presence.queries))
 
 
+def test_a_pair_names_the_property_of_the_same_word():
+    for by, word in (("colour", "color"), ("shape", "shape")):
+        bare, pair = Counting(by=by, bare=True), Counting(by=by, bare=True, pair=True)
+        for one, other in zip(bare.queries, pair.queries, strict=True):
+            assert other.question == f"{word}: {one.question.removesuffix('?')}"
+            assert (one.answers, one.pictures) == (other.answers, other.pictures)
+    with pytest.raises(ConfigError, match="it needs bare: true"):
+        Counting(pair=True)
+
+
 def test_the_picture_shows_the_groups_that_were_counted():
     for query in Counting(query_limit=10).queries:
         assert [[g.colour, g.shape, g.count] for g in query.pictures[0].load.groups] == query.secret["groups"]
