@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.contexts import Retrieval, contexts, recipes_of, written
 from experiments.grid import Cell, Grid
 from experiments.plan_warnings import Alike, plan_warnings
+from experiments.waiting import Tell
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
@@ -76,21 +77,25 @@ class Plan:
     notes: tuple[str, ...] = field(default=())
 
 
-def plan(grid: Grid, present: int = 0) -> Plan:
-    """The plan of a checked grid. present: samples that its run directory has. Raises ICLError, as a run would."""
+def plan(grid: Grid, present: int = 0, tell: Tell = lambda what, done, of: None) -> Plan:
+    """The plan of a checked grid. present: samples that its run directory has. tell: hears how far it is.
+
+    Raises ICLError, as a run would.
+    """
     from experiments.stats.power import smallest_difference
 
     work, counted, notes = Work(), dict[str, tuple[int, int]](), dict.fromkeys((*grid.warnings, *plan_warnings(grid)))
     alike = Alike()
-    for task in grid.tasks:
-        chosen = choice(task.queries, QUERIES_READ)
+    parts = [(task, choice(task.queries, QUERIES_READ), _groups(grid, task)) for task in grid.tasks]
+    left = Left(tell, sum(len(chosen) * len(groups) for _, chosen, groups in parts))
+    for task, chosen, groups in parts:
         counted[task.title] = len(chosen), len(task.queries)
-        cells = [cell for cell in grid.cells if cell.task is task]
         plain, edited = Seen(), Seen()
-        for group in _groups(cells):
-            stood_in, told = _stand_ins(group)
+        retrievals = {id(group[0].model): Retrieval(task, group[0].model) for group, _ in groups}
+        for group, told in groups:
             notes |= dict.fromkeys(told)
-            work.add(_counted(stood_in, chosen, plain, edited, alike), len(task.queries) / len(chosen))
+            found = _counted(group, chosen, retrievals[id(group[0].model)], Counting(plain, edited, alike, left))
+            work.add(found, len(task.queries) / len(chosen))
         work.pictures += plain.scaled(*counted[task.title])
         work.edited += edited.scaled(*counted[task.title])
     arms = {_arm(cell): cell for cell in grid.cells}
@@ -117,11 +122,13 @@ def choice(queries: "Sequence[Example]", limit: int) -> "list[Example]":
     return [queries[int(i)] for i in sorted(places)]
 
 
-def _groups(cells: Sequence[Cell]) -> list[list[Cell]]:
+def _groups(grid: Grid, task: "Task") -> list[tuple[list[Cell], list[str]]]:
+    """The task's cells by model and shots, with stand-ins for what a plan cannot ask, and what is said of these."""
     found: dict[tuple[int, int], list[Cell]] = {}
-    for cell in cells:
-        found.setdefault((id(cell.model), cell.shots), []).append(cell)
-    return list(found.values())
+    for cell in grid.cells:
+        if cell.task is task:
+            found.setdefault((id(cell.model), cell.shots), []).append(cell)
+    return [_stand_ins(cells) for cells in found.values()]
 
 
 def _stand_ins(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
@@ -145,15 +152,36 @@ def _stand_ins(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
     return counted, list(told)
 
 
-def _counted(
-    cells: Sequence[Cell], queries: "Sequence[Example]", plain: "Seen", edited: "Seen", alike: "Alike"
-) -> Work:
-    """Of one task, model and number of shots. Pictures go to `plain` and `edited`."""
+@dataclass
+class Left:
+    """How much is still to be counted, for whoever waits."""
+
+    tell: Tell
+    of: int
+    done: int = 0
+
+    def step(self) -> None:
+        self.tell("counting", self.done, self.of)
+        self.done += 1
+
+
+@dataclass(frozen=True)
+class Counting:
+    """What the groups of a task are counted into beside their work."""
+
+    plain: "Seen"
+    edited: "Seen"
+    alike: "Alike"
+    left: Left
+
+
+def _counted(cells: Sequence[Cell], queries: "Sequence[Example]", retrieval: Retrieval, into: Counting) -> Work:
+    """Of one task, model and number of shots."""
     from decoding.probe import branches_of
 
     found = Work()
-    retrieval = Retrieval(cells[0].task, cells[0].model)
     for place, row in enumerate(contexts(retrieval, recipes_of(cells), queries)):
+        into.left.step()
         tokens: dict[str, int] = {}
         for item in map(written, row):
             if item.prompt is None:
@@ -161,12 +189,12 @@ def _counted(
                 continue
             for cell in item.recipe.cells:
                 branches = branches_of(cell.decoding.strategy, item.prompt)
-                alike.see(cell, branches)
+                into.alike.see(cell, branches)
                 for branch in branches:
                     if branch.digest not in tokens:
                         tokens[branch.digest] = cell.model.count_tokens(branch)
                         for picture in branch.pictures:
-                            (edited if picture.edits else plain).add(picture.digest, place)
+                            (into.edited if picture.edits else into.plain).add(picture.digest, place)
                     times = 1 if cell.score == "options" else cell.decoding.strategy.samples
                     found.prompts_alone += times
                     found.tokens_alone += times * tokens[branch.digest]

@@ -20,12 +20,17 @@ def command(
     from experiments.sizes import check_sizes
     from experiments.state import todo
     from experiments.store import Store
+    from experiments.waiting import waiting
 
-    grid = expand(load(file, overrides or ()))
-    check_needs(grid)
-    check_sizes(grid)
-    check_data(grid)
-    store = Store(runs / grid.config.name)
-    present = todo(store, grid).present if store.run_file.is_file() else 0
-    for line in lines(plan(grid, present)):
+    with waiting() as tell:
+        tell("reading", 0, 0)
+        grid = expand(load(file, overrides or ()))
+        check_needs(grid)
+        check_sizes(grid)
+        tell("reading", 0, 0)
+        check_data(grid)
+        store = Store(runs / grid.config.name)
+        present = todo(store, grid).present if store.run_file.is_file() else 0
+        found = plan(grid, present, tell)
+    for line in lines(found):
         print(line)
