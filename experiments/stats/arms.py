@@ -106,11 +106,33 @@ def checked_setting(frame: "DataFrame", setting: Mapping[str, Any], axes: Sequen
                 f"{what}: the run has no axis '{axis}'.{did_you_mean(axis, axes)} Axes: {', '.join(axes)}."
             )
         have = {str(value): value for value in values_of(frame, axis)}
-        if str(_label(wanted)) not in have:
-            near = did_you_mean(str(_label(wanted)), have)
-            raise ConfigError(f"{what}: no arm has {axis} '{_label(wanted)}'.{near} Values: {', '.join(have)}.")
-        found[axis] = have[str(_label(wanted))]
+        label = str(_label(wanted))
+        fitting = [label] if label in have else _fitting(wanted, list(have))
+        if len(fitting) != 1:
+            told = (
+                ", ".join(f"{key}={value}" for key, value in wanted.items()) if isinstance(wanted, Mapping) else label
+            )
+            several = f"{what}: {len(fitting)} arms have {axis} '{told}'. Name one by its label: {', '.join(fitting)}."
+            none = f"{what}: no arm has {axis} '{told}'.{did_you_mean(label, have)} Values: {', '.join(have)}."
+            raise ConfigError(several if fitting else none)
+        found[axis] = have[fitting[0]]
     return found
+
+
+def _fitting(wanted: Any, labels: Sequence[str]) -> list[str]:
+    """The labels that a component named by its parameters may have: {quantize: none} fits 'tiny(quantize=none)'.
+
+    A label tells the parameters in which it differs from others; what no label tells is the same for all.
+    """
+    if not isinstance(wanted, Mapping):
+        return []
+    inner = {label: set(label.partition("(")[2].removesuffix(")").split(", ")) for label in labels}
+    told = {piece.partition("=")[0] for pieces in inner.values() for piece in pieces}
+    parameters = {str(key): value for key, value in wanted.items() if key not in ("name", "label")}
+    asked = {f"{key}={value}" for key, value in parameters.items() if key in told}
+    names = {str(wanted[key]).rstrip("/").rpartition("/")[2] for key in ("label", "name", "path") if key in wanted}
+    named = [label for label in labels if label.partition("(")[0] in names]
+    return [label for label in named or labels if asked <= inner[label]] if asked or named else []
 
 
 def reference_of(arm: Arm, to: Mapping[str, Any], candidates: Sequence[Arm]) -> Arm | None:

@@ -1,0 +1,47 @@
+"""How a setting is found among the labels of arms."""
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from experiments.stats.arms import checked_setting
+from icl.errors import ConfigError
+
+BITS = ["tiny(quantize=none)", "tiny(quantize=nf4, double_quant=True)", "tiny(quantize=nf4, double_quant=False)"]
+
+
+def found(labels: list[str], wanted: Any) -> Any:
+    frame = pd.DataFrame({"model": labels})
+    return checked_setting(frame, {"model": wanted}, ("model",), "compare.to")["model"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "wanted", "label"),
+    [
+        (BITS, "tiny(quantize=none)", BITS[0]),
+        (BITS, {"quantize": "none"}, BITS[0]),
+        (BITS, {"name": "hf", "path": "tiny", "quantize": "nf4", "double_quant": True}, BITS[1]),
+        (["small", "large"], {"path": "models/large"}, "large"),
+        (["tiny"], {"path": "tiny", "quantize": "none"}, "tiny"),
+        (["knn(by=question)", "knn(by=picture)"], {"name": "knn", "by": "picture"}, "knn(by=picture)"),
+    ],
+)
+def test_a_component_is_found_by_its_label_or_by_the_parameters_that_tell_it_apart(
+    labels: list[str], wanted: Any, label: str
+) -> None:
+    assert found(labels, wanted) == label
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ({"quantize": "fp4"}, "no arm has model 'quantize=fp4'"),
+        ({"quantize": "nf4"}, "2 arms have model 'quantize=nf4'. Name one by its label: tiny.*True"),
+        ({"dtype": "float32"}, "no arm has model 'dtype=float32'"),
+        ("tiny(quantize=nun)", "Did you mean 'tiny.quantize=none.'"),
+    ],
+)
+def test_one_that_fits_none_or_several_is_told(wanted: Any, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        found(BITS, wanted)
