@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from decoding.base import NewThread, Strategy, Thread
+from icl.errors import PlanError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,12 @@ def scores(
         logits, banned, faults = _examined(logits, step)
     combined = strategy.follow(logits, step, threads or [NewThread() for _ in range(logits.shape[1])])
     mask = strategy.mask(logits[0])
+    for what, given in (("combine", combined), ("mask", mask)):
+        if given is not None and given.shape != logits.shape[1:]:
+            raise PlanError(
+                f"{type(strategy).__name__}.{what} gave {list(given.shape)} for branches of {list(logits.shape[1:])} "
+                "(rows, vocabulary). All branches have one vocabulary, and so has what is made of them."
+            )
     if mask is not None:
         combined = combined.masked_fill(~mask, NEVER)
     if banned is not None:

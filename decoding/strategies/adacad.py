@@ -9,12 +9,11 @@ mask; for long answers the paper keeps a above a floor.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.base import Note, Strategy, ones
-from decoding.changes import Without, without
+from decoding.bare import AdaptivelyAgainstBare
+from decoding.changes import Without
 from decoding.divergences import jensen_shannon
 from icl.params import NonNegative
 from icl.registry import component
-from icl.types import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 @component("strategy", "adacad")
 @dataclass(frozen=True)
-class AdaCAD(Strategy):
+class AdaCAD(AdaptivelyAgainstBare):
     """Away from what would be said without the demonstrations, as far as that differs.
 
     Presets. answers: short answers. summarisation: a is at least .3.
@@ -32,16 +31,6 @@ class AdaCAD(Strategy):
     without: Without = "demonstrations"  # what the second branch lacks: 'picture' is the query's
 
     presets: ClassVar[dict[str, dict[str, float]]] = {"answers": {"floor": 0.0}, "summarisation": {"floor": 0.3}}
-
-    @property
-    def weights(self) -> None:
-        return None
-
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        return ones(logits)
-
-    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        return prompt, without(prompt, self.without)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         informed, bare = logits

@@ -8,11 +8,10 @@ No mask. The context is what in-context learning adds, the demonstrations, unles
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.base import Note, Strategy
-from decoding.changes import Without, without
+from decoding.bare import AgainstBare
+from decoding.changes import Without
 from icl.params import NonNegative
 from icl.registry import component
-from icl.types import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 @component("strategy", "cad")
 @dataclass(frozen=True)
-class CAD(Strategy):
+class CAD(AgainstBare):
     """Away from what would be said without the demonstrations (or the picture).
 
     Presets, from the released file names. summarisation: with top-p .9 there. conflict: knowledge conflicts, greedy.
@@ -35,9 +34,6 @@ class CAD(Strategy):
     @property
     def weights(self) -> tuple[float, float]:
         return 1 + self.alpha, -self.alpha
-
-    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        return prompt, without(prompt, self.without)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         informed, bare = logits

@@ -10,12 +10,11 @@ its numbers.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decoding.base import Note, Strategy
-from decoding.changes import Without, without
+from decoding.bare import AgainstBare
+from decoding.changes import Without
 from decoding.masks import k_plausible
 from icl.params import PositiveInt, Share
 from icl.registry import component
-from icl.types import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 @component("strategy", "cd_k")
 @dataclass(frozen=True)
-class CDK(Strategy):
+class CDK(AgainstBare):
     """What the picture adds, among tokens plausible beside the k-th best. Raises PlanError where k is too large."""
 
     alpha: Share = 0.1  # of the k-th best token's probability that a token must reach; 0 masks nothing
@@ -33,9 +32,6 @@ class CDK(Strategy):
     @property
     def weights(self) -> tuple[float, float]:
         return 1.0, -1.0
-
-    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        return prompt, without(prompt, self.without)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
         return k_plausible(reference, self.alpha, self.k)

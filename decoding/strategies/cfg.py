@@ -9,11 +9,10 @@ With one gamma for all tokens, log-probabilities and raw logits choose alike.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.base import Note, Strategy
-from decoding.changes import Without, without
+from decoding.bare import AgainstBare
+from decoding.changes import Without
 from icl.params import NonNegative
 from icl.registry import component
-from icl.types import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 @component("strategy", "cfg")
 @dataclass(frozen=True)
-class CFG(Strategy):
+class CFG(AgainstBare):
     """Guided from what is said without the picture (or the demonstrations) towards what is said with it."""
 
     gamma: NonNegative = 1.5  # guidance; 1 is the reference, 0 the bare branch
@@ -32,9 +31,6 @@ class CFG(Strategy):
     @property
     def weights(self) -> tuple[float, float]:
         return self.gamma, 1 - self.gamma
-
-    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        return prompt, without(prompt, self.without)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         guided, bare = logits.log_softmax(-1)

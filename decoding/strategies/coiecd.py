@@ -14,11 +14,10 @@ differ from token to token.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decoding.base import Note, Strategy, ones
-from decoding.changes import Without, without
+from decoding.bare import AdaptivelyAgainstBare
+from decoding.changes import Without
 from icl.params import NonNegative, Positive
 from icl.registry import component
-from icl.types import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,22 +25,12 @@ if TYPE_CHECKING:
 
 @component("strategy", "coiecd")
 @dataclass(frozen=True)
-class COIECD(Strategy):
+class COIECD(AdaptivelyAgainstBare):
     """Away from what would be said without the demonstrations, for tokens in conflict alone."""
 
     alpha: NonNegative = 1.0  # strength of the contrast
     ratio: Positive = 0.25  # how near to the most, or the least, probable token a conflict lies
     without: Without = "demonstrations"  # what the second branch lacks: 'picture' is the query's
-
-    @property
-    def weights(self) -> None:
-        return None
-
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        return ones(logits)
-
-    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        return prompt, without(prompt, self.without)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import math

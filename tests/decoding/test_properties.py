@@ -1,0 +1,155 @@
+"""What holds for every registered strategy, beyond `check_strategy`: a new one is covered by its registration."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import pytest
+import torch
+
+from decoding.arm import Arm
+from decoding.base import Strategy
+from decoding.conformance import made_up, under_mask
+from decoding.engine import run_jobs
+from decoding.jobs import Failure, Job
+from decoding.probe import logits_count
+from decoding.sampling import Sampling
+from decoding.strategies.vcd import VCD
+from icl.registry import schema
+from icl.streams import StreamKey
+from icl.types import Generation
+from tests.decoding.prompts import prompt
+from tests.decoding.test_engine_all import TOKENS
+from tests.decoding.test_strategies import ALL, made
+from tests.decoding.toy import Row, Toy
+
+SHARE = {"minimum": 0.0, "maximum": 1.0}
+
+
+def parameters(name: str) -> dict[str, Any]:
+    """key -> its JSON schema."""
+    (one,) = (o for o in schema("strategy")["anyOf"] if o.get("properties", {}).get("name") == {"const": name})
+    return dict(one["properties"])
+
+
+def is_share(told: dict[str, Any]) -> bool:
+    return {key: told.get(key) for key in SHARE} == SHARE
+
+
+MASKED = [name for name in ALL if is_share(parameters(name).get("beta", {}))]
+
+
+def test_there_are_strategies_with_a_plausibility_mask() -> None:
+    assert {"vcd", "icd", "m3id", "ced", "pai", "ritual", "vdd", "dola", "contrast"} == set(MASKED)
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_beta_zero_masks_nothing_and_beta_one_leaves_the_references_best_token(name: str) -> None:
+    logits = made_up(logits_count(made(name)))
+    logits[0, 1, 5] = logits[0, 1].max()  # a tie, which stays
+    best = logits[0] == logits[0].amax(-1, keepdim=True)
+    for beta, wanted in ((0.0, torch.ones_like(best)), (1.0, best)):
+        strategy = replace(made(name), beta=beta)  # type: ignore[type-var, call-arg]
+        scores = under_mask(strategy, strategy.combine(logits, 3), logits[0])
+        assert torch.equal(scores > -torch.inf, wanted)
+
+
+def test_at_beta_one_a_contrast_is_greedy_whatever_it_contrasts() -> None:
+    model = Toy(stop_bias=0.5)
+    questions = [prompt(i, shots=i % 3) for i in range(6)]
+    plain = run_jobs(model, [Job(p, Arm(made("greedy")), max_new_tokens=5) for p in questions])
+    for name in MASKED:
+        arm = Arm(replace(made(name), beta=1.0), Sampling(2.0))  # type: ignore[type-var, call-arg]
+        answers = run_jobs(model, [Job(p, arm, max_new_tokens=5) for p in questions])
+        assert [a.tokens for a in answers if isinstance(a, Generation)] == [
+            a.tokens for a in plain if isinstance(a, Generation)
+        ]
+
+
+class Half(Toy):
+    """Speaks in bfloat16."""
+
+    def logits_of(self, rows: list[Row]) -> torch.Tensor:  # type: ignore[override]
+        return super().logits_of(rows).bfloat16()
+
+    def exits_of(self, rows: list[Row]) -> torch.Tensor:  # type: ignore[override]
+        return super().exits_of(rows).bfloat16()
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_what_a_model_says_in_half_precision_is_combined_in_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy, seen = made(name), list[torch.dtype]()
+    follow = type(strategy).follow
+
+    def spied(self: Strategy, logits: torch.Tensor, *given: Any) -> torch.Tensor:
+        scores = follow(self, logits, *given)
+        seen.extend((logits.dtype, scores.dtype))
+        return scores
+
+    monkeypatch.setattr(type(strategy), "follow", spied)
+    options = ("w1", "w2 w3", "w4 w5 w6")
+    jobs = [Job(prompt(1), Arm(strategy), max_new_tokens=3), Job(prompt(1), Arm(strategy), options, "options")]
+    answers = run_jobs(Half(), jobs)
+    assert all(isinstance(answer, Generation) for answer in answers), answers
+    assert set(seen) == {torch.float32}
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_an_answer_depends_on_its_own_query_alone(name: str) -> None:
+    """Another seed, other company and another order change what is drawn for the query, and nothing else."""
+    model, strategy = Toy(stop_bias=0.5), made(name)
+    arm = Arm(strategy, Sampling(1.2) if strategy.samples == 1 else strategy.sampler)
+    questions = [prompt(i, shots=i % 3) for i in range(5)]
+    jobs = [Job(p, arm, max_new_tokens=4) for p in questions]
+    told = run_jobs(model, jobs)
+    assert run_jobs(model, jobs[::-1])[::-1] == told
+    assert run_jobs(model, jobs[2:4]) == told[2:4]
+    moved = [replace(job, prompt=replace(job.prompt, key=StreamKey(7, job.prompt.key.query))) for job in jobs[:1]]
+    assert run_jobs(model, [*moved, *jobs[1:]])[1:] == told[1:]
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_reading_options_leaves_the_rows_of_the_loop_as_they_were(name: str) -> None:
+    """Options and texts of one batch read the same rows; neither is another for the other's sake."""
+    model, arm = Toy(stop_bias=-9.0), Arm(made(name), Sampling(0.0))
+    written, ranked = (
+        [Job(prompt(i), arm, max_new_tokens=4) for i in range(3)],
+        [Job(prompt(i), arm, ("w1", "w2 w3"), "options") for i in range(3)],
+    )
+    assert run_jobs(model, [*written, *ranked]) == [*run_jobs(model, written), *run_jobs(model, ranked)]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_parameter_has_a_meaning_and_bounds_that_are_kept(name: str) -> None:
+    """A number out of its bounds is a sentence that names strategy and parameter."""
+    from icl.errors import ConfigError
+    from icl.registry import build
+
+    needed = {"of": "vcd"} if any(f.name == "of" for f in fields(made(name))) else {}  # type: ignore[arg-type]
+    for key, told in parameters(name).items():
+        bad: list[Any] = []
+        if "minimum" in told:
+            bad.append(told["minimum"] - 1)
+        if "exclusiveMinimum" in told:
+            bad.append(told["exclusiveMinimum"])
+        if "maximum" in told:
+            bad.append(told["maximum"] + 1)
+        if "enum" in told:
+            bad.append("no such thing")
+        for value in bad:
+            with pytest.raises(ConfigError, match=rf"strategy '{name}', {key}: "):
+                build("strategy", {"name": name, **needed, key: value})
+
+
+@dataclass(frozen=True)
+class Shorter(VCD):
+    """Forgets a token."""
+
+    def combine(self, logits: torch.Tensor, step: int) -> torch.Tensor:
+        return super().combine(logits, step)[:, 1:]
+
+
+def test_scores_of_another_vocabulary_fail_their_own_answers_with_a_sentence() -> None:
+    bad, good = run_jobs(Toy(), [Job(prompt(1), Arm(Shorter(beta=0.0))), Job(prompt(2), Arm(made("greedy")))])
+    assert isinstance(bad, Failure)
+    assert "Shorter.combine gave [1, 23] for branches of [1, 24] (rows, vocabulary)" in bad.reason
+    assert isinstance(good, Generation)
