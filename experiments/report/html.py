@@ -7,14 +7,14 @@ script and style it was written with). All text goes through autoescape, or is s
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.report import browser, contrasts, controls, figures, tables
+from experiments.report.costs import costs
 from experiments.report.svg import Scale, element
 from experiments.report.view import ACCURACIES, Run, View, view
 from experiments.stats import wording
@@ -123,7 +123,7 @@ def page(
         **_difference_rows(seen, differences),
         shelf_note=_shelf_note(seen, shelf),
         data=Markup(_json(shelf.json(seen))),
-        costs=_costs(seen.info),
+        costs=costs(seen.info),
         contrasts=contrasts.contrast_costs(seen.info),
         contrast_heads=contrasts.HEADS,
         record=json.dumps(seen.info, indent=1, ensure_ascii=False, default=repr),
@@ -166,7 +166,11 @@ def _difference_rows(seen: View, frame: "DataFrame | None") -> dict[str, Any]:
         svg = Markup(_forest(scale, row["low"], row["difference"], row["high"]))
         rows.append({**row, "verdict": verdict, "svg": svg, "labels": [str(row[axis]) for axis in shown]})
     exact = set(frame["test"]) == {"mcnemar"}
-    holm = f" p Holm is corrected over {wording.counted(len(frame), 'comparison')}." if seen.correct != "none" else ""
+    holm = (
+        f" p Holm: over {wording.counted(len(frame), 'comparison')}, the rows of this table."
+        if seen.correct != "none"
+        else ""
+    )
     return base | {
         "differences": rows,
         "difference_axes": shown,
@@ -211,21 +215,6 @@ def _shelf_note(seen: View, shelf: browser.Shelf) -> str:
         f"disagree most, half are drawn at random. Shares of this selection mean nothing; the tables are over all."
         f"{missing}"
     )
-
-
-def _costs(info: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The counters of all sessions, summed, those at zero left out; and how long the sessions took."""
-    total: dict[str, float] = {}
-    seconds = 0.0
-    for session in info.get("sessions", []):
-        for name, value in session.get("counters", {}).items():
-            total[name] = total.get(name, 0) + value
-        if "start" in session and "end" in session:
-            start, end = (datetime.fromisoformat(session[key]) for key in ("start", "end"))
-            seconds += (end - start).total_seconds()
-    counted = [(name.replace("_", " "), f"{v:,.0f}" if v == int(v) else f"{v:,.2f}") for name, v in total.items() if v]
-    minutes, rest = divmod(round(seconds), 60)
-    return [*([("minutes", f"{minutes}:{rest:02d}")] if seconds else []), *counted]
 
 
 def _json(tree: Any) -> str:

@@ -4,12 +4,12 @@ The same rows feed the terminal, the page, the figures and the CSV files.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from experiments.report.view import View
-from experiments.stats.arms import UNIT, arms, baseline_of, belongs, values_of
+from experiments.stats.arms import NONE, UNIT, arms, baseline_of, belongs, values_of
 from experiments.stats.compare import compare
 from experiments.stats.gain import curve
 from experiments.stats.intervals import Estimate, estimate
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 VOTE = "vote"
-CHOOSE = ("retriever", "rerank")
-"""Axes that decide which demonstrations are shown, and so what they vote for."""
+CHOOSE = ("retriever", "rerank", "transforms")
+"""Axes that decide which demonstrations are shown and what they answer, and so what they vote for."""
+ANY = "any"
+"""Stands for the values of an axis that cannot matter without demonstrations."""
 Labels = tuple[str, ...]
 
 
@@ -29,12 +31,16 @@ Labels = tuple[str, ...]
 class Row:
     """labels: the row's value on each row axis. cells: shots -> score; a shared 0-shot cell stands in every row.
 
-    baseline: what the demonstrations of these arms say without a model.
+    baseline: what the demonstrations of these arms say without a model. general: the labels of the 0-shot arm that the
+    row shares with others, 'any' where it does not matter; () where its 0-shot cell is its own. partial: other lines
+    have the cells that it lacks.
     """
 
     labels: Labels
     cells: Mapping[int, Estimate]
     baseline: bool = False
+    general: Labels = ()
+    partial: bool = False
 
     @property
     def name(self) -> str:
@@ -57,6 +63,22 @@ class TaskTable:
     seeds: int
     failed: int
     better: Better = "higher"
+
+    @property
+    def lines(self) -> tuple[Row, ...]:
+        """The rows as they are printed: a 0-shot cell that several rows share stands once, in a line of its own."""
+        shared: dict[Labels, list[Row]] = {}
+        for row in self.rows:
+            if row.general and 0 in row.cells:
+                shared.setdefault(row.general, []).append(row)
+        merged = {labels: rows[0].cells[0] for labels, rows in shared.items() if len(rows) > 1}
+        own = [
+            replace(row, cells={k: cell for k, cell in row.cells.items() if k}, partial=True)
+            if row.general in merged
+            else row
+            for row in self.rows
+        ]
+        return (*(Row(labels, {0: cell}, partial=True) for labels, cell in merged.items()), *own)
 
     def is_best(self, row: Row, shots: int) -> bool:
         """Whether the row is an arm and no arm is better at this number of shots."""
@@ -109,7 +131,7 @@ def _task_table(view: View, task: str, samples: "DataFrame") -> TaskTable:
     orders = [{str(value): i for i, value in enumerate(values_of(samples, axis))} for axis in axes]
     keys = [key for key in found if not (set(found[key]) == {0} and any(_shares(axes, key, other) for other in found))]
     keys.sort(key=lambda key: [order[label] for order, label in zip(orders, key, strict=True)])
-    rows_ = [Row(key, {**_shared(axes, found, key), **found[key]}) for key in keys]
+    rows_ = [_row(axes, found, key) for key in keys]
     if voted := baseline_of(view.scores, VOTE, view.metric):
         rows_ += _votes(axes, samples, voted)
     return TaskTable(
@@ -130,21 +152,33 @@ def _shares(axes: Sequence[str], general: Labels, key: Labels) -> bool:
     return general != key and belongs(arm, dict(zip(axes, key, strict=True)))
 
 
-def _shared(axes: Sequence[str], found: Mapping[Labels, Mapping[int, Estimate]], key: Labels) -> dict[int, Estimate]:
-    zero = [cells[0] for other, cells in found.items() if 0 in cells and _shares(axes, other, key)]
-    return {0: zero[0]} if zero else {}
+def _row(axes: Sequence[str], found: Mapping[Labels, Mapping[int, Estimate]], key: Labels) -> Row:
+    """The row of these labels, with the 0-shot arm that it shares."""
+    zero = next((other for other, cells in found.items() if 0 in cells and _shares(axes, other, key)), None)
+    if zero is None or 0 in found[key]:
+        return Row(key, found[key])
+    general = tuple(ANY if label == NONE != own else label for label, own in zip(zero, key, strict=True))
+    return Row(key, {0: found[zero][0], **found[key]}, general=general)
 
 
 def _votes(axes: Sequence[str], samples: "DataFrame", column: str) -> Iterator[Row]:
-    """The vote of each retriever's demonstrations, under the rows of the arms that read them."""
-    voted = samples[samples[column].notna() & (samples["shots"] != 0)].drop_duplicates(
-        ["query", "seed", "shots", *(chosen_by := [axis for axis in CHOOSE if axis in axes])]
-    )
-    for chooser, own in arms(voted, chosen_by):
+    """The vote of each choice of demonstrations, under the rows of the arms that read them.
+
+    Transforms that leave the vote alone (of pictures, say) have one row together.
+    """
+    by = [axis for axis in CHOOSE if axis in axes]
+    voted = samples[samples[column].notna() & (samples["shots"] != 0)].drop_duplicates(["query", "seed", "shots", *by])
+    told: dict[tuple[str, ...], list[Row]] = {}
+    for chooser, own in arms(voted, by):
         cells = {int(arm["shots"]): _estimate(rows, column) for arm, rows in arms(own, ["shots"])}
         if cells:
             labels = (str(chooser[axis]) if axis in chooser else VOTE if axis == axes[-1] else "" for axis in axes)
-            yield Row(tuple(labels), cells, baseline=True)
+            alike = tuple(str(value) for axis, value in chooser.items() if axis != "transforms")
+            told.setdefault(alike, []).append(Row(tuple(labels), cells, baseline=True))
+    for rows in told.values():
+        same = len(rows) > 1 and all(row.cells == rows[0].cells for row in rows)
+        merged = tuple("" if axis == "transforms" else own for axis, own in zip(axes, rows[0].labels, strict=True))
+        yield from [replace(rows[0], labels=merged)] if same else rows
 
 
 def _estimate(rows: "DataFrame", metric: str) -> Estimate:

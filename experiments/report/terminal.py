@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from experiments.report.tables import TaskTable, task_tables
+from experiments.report.tables import Row, TaskTable, task_tables
 from experiments.report.view import Run, View, view
-from experiments.stats.intervals import Estimate
-from experiments.stats.wording import counted, share
+from experiments.stats.wording import counted, plus_minus
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -27,7 +26,8 @@ def show(run: Run | View, console: "Console") -> None:
     found = seen.findings
     if found:
         console.print(
-            "[bold]What it shows[/bold]  [dim]difference \\[95 % interval], p after Holm, n queries[/dim]",
+            "[bold]What it shows[/bold]  "
+            "[dim]difference \\[95 % interval], p after Holm over the comparisons of a topic, n[/dim]",
             highlight=False,
         )
         console.print(_sentences(seen))
@@ -43,7 +43,7 @@ def _title(seen: View, table: TaskTable) -> "RenderableType":
     seeds = f" x {table.seeds} seeds" if table.seeds > 1 else ""
     failed = f", {table.failed} failed" if table.failed else ""
     title, queries = Text(table.task, style="bold"), counted(table.queries, "query", "queries")
-    return title.append(f"  {seen.measure}, ± half the 95 % interval; {queries}{seeds}{failed}", "dim")
+    return title.append(f"  {seen.measure}, 95 % interval as ± its half, or its ends; {queries}{seeds}{failed}", "dim")
 
 
 def _grid(table: TaskTable, width: int) -> "RenderableType":
@@ -57,25 +57,35 @@ def _grid(table: TaskTable, width: int) -> "RenderableType":
     for shots in table.shots:
         grid.add_column(counted(shots, "shot"), no_wrap=True)
     last: Sequence[str] = ()
-    for row in table.rows:
+    for row in table.lines:
         style = "dim" if row.baseline else ""
         labels = [
             "" if i + 1 < len(row.labels) and row.labels[: i + 1] == tuple(last)[: i + 1] else label
             for i, label in enumerate(row.labels)
         ]
         last = row.labels
-        cells = [Text(_cell(row.cells.get(s), digits), "bold" if table.is_best(row, s) else "") for s in table.shots]
+        cells = [Text(_cell(row, s, digits), "bold" if table.is_best(row, s) else "") for s in table.shots]
         grid.add_row(*map(Text, labels), *cells, style=style)
     return grid
 
 
-def _cell(found: Estimate | None, digits: int) -> str:
-    return f"{share(found.mean, digits)} ±{share(found.half, digits)}" if found else "–"
+def _cell(row: Row, shots: int, digits: int) -> str:
+    found = row.cells.get(shots)
+    if found is None:
+        return "" if row.partial else "–"
+    return plus_minus(found.mean, found.low, found.high, digits)
 
 
 def _width(table: TaskTable, digits: int) -> int:
-    labels = [max(len(axis), *(len(row.labels[i]) for row in table.rows)) for i, axis in enumerate(table.axes)]
-    return sum(labels) + len(table.shots) * (2 * digits + 6) + 2 * (len(labels) + len(table.shots))
+    """Of the table as it will be printed; a column is as wide as its widest cell."""
+    lines = table.lines
+    labels = [max(len(axis), *(len(row.labels[i]) for row in lines)) for i, axis in enumerate(table.axes)]
+    heads = [counted(shots, "shot") for shots in table.shots]
+    cells = [
+        max(len(head), *(len(_cell(row, shots, digits)) for row in lines))
+        for head, shots in zip(heads, table.shots, strict=True)
+    ]
+    return sum(labels) + sum(cells) + 2 * (len(labels) + len(cells))
 
 
 def _notes(seen: View) -> list[str]:

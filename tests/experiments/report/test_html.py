@@ -57,7 +57,7 @@ def test_sections_are_findings_then_figures_then_tables(page):
     ]
     assert order == sorted(order)
     assert "is not distinguishable from" in html
-    assert "corrected over 20 comparisons" in html
+    assert "p Holm: over 20 comparisons, the rows of this table." in html
 
 
 def test_hostile_text_is_nowhere_markup(written):
@@ -119,7 +119,9 @@ def test_one_setting_has_a_page_too(written):
 
 def test_costs_are_summed_over_sessions(page):
     _, _, html = page
-    assert "<b>1,203,440</b><span>prefill tokens</span>" in html
+    assert "<b>1,203,440</b><span>prefill_tokens</span>" in html
+    cells = "".join(f'<td class="n">{v}</td>' for v in ("28,260", "3,140", "89%"))
+    assert f'<th scope="row">pictures</th>{cells}' in html
 
 
 def test_what_late_contrasts_spared_is_told_by_arm(page):
@@ -136,7 +138,7 @@ def test_the_other_score_has_its_table(page):
 
 def test_the_time_of_the_sessions_is_a_cost(page):
     _, _, html = page
-    assert "<b>2:10</b><span>minutes</span>" in html
+    assert "The sessions took <b>2:10</b>." in html
 
 
 def test_page_of_another_metric(written):
@@ -149,7 +151,8 @@ def test_the_page_says_which_way_is_good(written):
     run = written(queries=6, better="lower")
     write(run)
     page = (run.path / "report.html").read_text(encoding="utf-8")
-    assert "lenient accuracy (lower is better) ± half of the 95 % interval. Bold: the lowest of a column." in page
+    assert "lenient accuracy (lower is better) ± half of the 95 % interval, " in page
+    assert "Bold: the lowest of a column." in page
     assert '"better":"lower"' in page
 
 

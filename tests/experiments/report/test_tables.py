@@ -1,5 +1,6 @@
 import pytest
 
+from experiments.api import run
 from experiments.report.tables import difference_frame, score_frame, task_tables
 from experiments.report.view import view
 from experiments.stats.compare import compare
@@ -103,3 +104,30 @@ def test_no_vote_stands_beside_a_score_that_does_not_judge_it(written):
 def test_the_one_vote_of_an_older_run_is_no_reference_where_lower_is_better(written):
     assert view(written(name="a", queries=3)).baselines == ("vote",)
     assert view(written(name="b", queries=3, better="lower")).baselines == ()
+
+
+def test_a_zero_shot_cell_that_rows_share_is_printed_once(written):
+    table = task_tables(view(written(queries=6)))[0]
+    lines = table.lines
+    assert [row.labels for row in lines[:3]] == [("any", d) for d in ("greedy", "vcd", "mask_only(vcd)")]
+    assert all(row.cells.keys() == {0} for row in lines[:3])
+    assert all(row.cells.keys() == {2, 4} for row in lines[3:])
+    assert [row.labels for row in lines[3:]] == [row.labels for row in table.rows]
+    assert {row.cells[0].mean for row in lines[:3]} == {row.cells[0].mean for row in table.rows if 0 in row.cells}
+    assert any(table.is_best(row, 0) for row in lines)
+
+
+def test_a_zero_shot_cell_of_one_row_stays_in_it(written):
+    table = task_tables(view(written(queries=6, retrievers=("knn",))))[0]
+    assert table.lines == table.rows
+
+
+@pytest.mark.parametrize(("transform", "rows"), [("flip_labels", 2), ({"name": "pictures", "how": "blank"}, 1)])
+def test_the_vote_of_transformed_demonstrations_is_their_own(mapping, tmp_path, transform, rows):
+    grid = {"transforms": [[], [transform]]}
+    keys = {k: v for k, v in mapping(shots=4, seeds=[0, 1]).items() if k != "transforms"}
+    (table,) = task_tables(view(run({**keys, "grid": grid}, runs=tmp_path, quiet=True)))
+    voted = [row for row in table.rows if row.baseline]
+    assert len(voted) == rows
+    assert len({row.cells[4].mean for row in voted}) == rows
+    assert (voted[0].labels[table.axes.index("transforms")] == "") == (rows == 1)

@@ -26,10 +26,9 @@ def test_the_table_has_a_row_an_arm_and_the_vote(written):
     lines = shown(written(queries=8), 100).splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("retriever"))
     assert lines[head].split() == ["retriever", "decoding", "0", "shots", "2", "shots", "4", "shots"]
-    assert [line.split()[:2] for line in lines[head + 1 : head + 3]] == [
-        ["random", "greedy"],
-        ["vcd", lines[head + 2].split()[1]],
-    ]
+    firsts = [line.split()[0] for line in lines[head + 1 : head + 10]]
+    assert firsts == ["any", "vcd", "mask_only(vcd)", "random", "vcd", "mask_only(vcd)", "knn", "vcd", "mask_only(vcd)"]
+    assert lines[head + 4].startswith("random     greedy          ")  # the cell at 0 shots stands under "any"
     vote = next(line for line in lines if line.startswith("random") and "vote" in line)
     assert vote.split()[2] == "–"
 
@@ -38,7 +37,7 @@ def test_numbers_are_those_of_the_samples(written):
     run = written(queries=8)
     frame = run.samples()
     own = frame[(frame["task"] == "shapes") & (frame["shots"] == 0) & (frame["decoding"] == "greedy")]
-    row = next(line for line in shown(run, 100).splitlines() if line.startswith("random") and "greedy" in line)
+    row = next(line for line in shown(run, 100).splitlines() if line.startswith("any") and "greedy" in line)
     assert row.split()[2] == f"{own['lenient'].mean():.3f}".lstrip("0")
 
 

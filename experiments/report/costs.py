@@ -1,0 +1,81 @@
+"""What a run cost, for those who paid for it: what the arms asked for, what was computed, what that spared.
+
+Counters of all sessions are summed. The rest of what was counted stands below by the counters' own names.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from experiments.stats.wording import counted
+
+LINES = (
+    ("answers", "jobs", "jobs_reused", True),
+    ("prompts, each branch counted", "branch_prompts", "duplicates_merged", True),
+    ("pictures", "pictures_shown", "pictures_encoded", False),
+    ("tokens of the prompts that were opened", "prompt_tokens", "prefill_tokens", False),
+    ("tokens of answers, each branch counted", "rows_asked", "rows", False),
+)
+"""(what, counter of what was asked for, another one, whether that is what was spared, else what was computed)."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """time: of all sessions. lines: (what, asked for, computed, share spared). notes: clauses. rest: every counter."""
+
+    time: str
+    lines: tuple[tuple[str, str, str, str], ...]
+    notes: tuple[str, ...]
+    rest: tuple[tuple[str, str], ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.time or self.lines or self.rest)
+
+
+def costs(info: Mapping[str, Any]) -> Costs:
+    """info: run.json."""
+    total: dict[str, float] = {}
+    seconds = 0.0
+    for session in info.get("sessions", []):
+        for name, value in session.get("counters", {}).items():
+            total[name] = total.get(name, 0) + value
+        if "start" in session and "end" in session:
+            start, end = (datetime.fromisoformat(session[key]) for key in ("start", "end"))
+            seconds += (end - start).total_seconds()
+    lines = [_line(total, *line) for line in LINES]
+    rest = [(name, _number(value)) for name, value in total.items() if value]
+    return Costs(_clock(seconds) if seconds else "", tuple(filter(None, lines)), tuple(_notes(total)), tuple(rest))
+
+
+def _line(
+    total: Mapping[str, float], what: str, asked: str, other: str, spared: bool
+) -> tuple[str, str, str, str] | None:
+    """Nothing where one of the two was not counted, or nothing was asked for."""
+    whole = total.get(asked, 0)
+    if not whole or other not in total:
+        return None
+    computed = whole - total[other] if spared else total[other]
+    return what, _number(whole), _number(computed), f"{1 - computed / whole:.0%}" if computed <= whole else "–"
+
+
+def _notes(total: Mapping[str, float]) -> list[str]:
+    told = {
+        "prepared": ("text was generated before the answers", "texts were generated before the answers"),
+        "suffix_tokens": ("token was read to score options", "tokens were read to score options"),
+        "batches_halved": ("batch did not fit the memory", "batches did not fit the memory and went on in halves"),
+        "cached_tokens": ("token was found in a prefix cache", "tokens were found in a prefix cache"),
+        "requests": ("request was sent", "requests were sent"),
+        "retries": ("request was sent again", "requests were sent again"),
+    }
+    return [counted(int(total[name]), *words) for name, words in told.items() if total.get(name)]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,27 @@
+"""What a run cost, in a reader's words."""
+
+from experiments.report.costs import costs
+
+COUNTERS = {
+    "jobs": 100, "jobs_reused": 40, "branch_prompts": 50, "duplicates_merged": 0, "pictures_shown": 30,
+    "rows_asked": 10, "rows": 5, "batches_halved": 1, "forwards": 7, "suffix_tokens": 0,
+}  # fmt: skip
+
+
+def test_sessions_are_summed_and_what_was_spared_is_a_share() -> None:
+    session = {"start": "2026-01-02T03:04:05", "end": "2026-01-02T04:04:15", "counters": COUNTERS}
+    told = costs({"sessions": [session, session, {"counters": {"jobs": 50}}]})
+    assert told.time == "2:00:20"
+    assert told.lines == (
+        ("answers", "250", "170", "32%"),
+        ("prompts, each branch counted", "100", "100", "0%"),
+        ("tokens of answers, each branch counted", "20", "10", "50%"),
+    )  # of pictures it is not known how many were encoded
+    assert told.notes == ("2 batches did not fit the memory and went on in halves",)
+    assert ("forwards", "14") in told.rest
+    assert not any(name == "suffix_tokens" for name, _ in told.rest)
+
+
+def test_a_run_that_counted_nothing_has_no_costs() -> None:
+    assert not costs({})
+    assert costs({"sessions": [{"counters": {"requests": 3}}]}).notes == ("3 requests were sent",)
