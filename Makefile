@@ -13,15 +13,11 @@ help:
 	@echo "make bench        the benchmark table"
 
 $(VENV)/ready: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
-	@echo "environment  setting up $(VENV) (a few minutes the first time)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[offline]'
-	@$(BIN)/python -c 'from importlib.metadata import version as v; print("environment  $(VENV) ready (torch " + v("torch") + ", transformers " + v("transformers") + ")")'
+	@sh environment.sh $(VENV) $(PYTHON) offline
 	@touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[offline,notebooks,dev]'
+	@sh environment.sh $(VENV) $(PYTHON) offline,notebooks,dev
 	@touch $@
 
 quickstart: $(VENV)/ready
