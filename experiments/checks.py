@@ -4,7 +4,8 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from experiments.grid import Cell, Grid
-from icl.errors import ConfigError, DataError, PlanError
+from icl.errors import ConfigError, DataError, ICLError, PlanError
+from retrievers.ready import check_ready
 
 if TYPE_CHECKING:
     from icl.tasks.base import Task
@@ -17,7 +18,10 @@ ASKED = {"generate": "answers", "reads": "likelihoods of texts in prompts"}
 
 
 def check_needs(grid: Grid) -> None:
-    """Every strategy on its model, every retriever with what it needs. Raises PlanError; reads no data."""
+    """Every strategy on its model, every retriever with what it needs; reads no data.
+
+    Raises PlanError; ModelError or DataError where a retriever's encoder or file is missing.
+    """
     for cell in grid.cells:
         if problem := unmet(cell):
             why = getattr(cell.model, "lacks", "")
@@ -40,6 +44,11 @@ def check_needs(grid: Grid) -> None:
                 f"{where_is(grid, 'order', cell)}: orderer '{cell.labels['order']}' reads the model's logits, and "
                 f"'{cell.labels['model']}' gives none. Use the model 'hf', or the orderer 'reversed'."
             )
+    for cell in {id(cell.retriever): cell for cell in grid.cells}.values():
+        try:
+            check_ready(cell.retriever)
+        except ICLError as error:
+            raise type(error)(f"{where_is(grid, 'retriever', cell)}: {error}") from error
 
 
 def unmet(cell: Cell) -> str | None:

@@ -35,6 +35,10 @@ class External:
 
     path: str  # .json or .jsonl: query id -> ids of demonstrations, best first
 
+    def ready(self) -> None:
+        """Raises DataError where the file is missing or is no list."""
+        listed(Path(self.path).expanduser())
+
     def fit(self, pool: Pool, resources: Resources) -> "FittedExternal":
         return FittedExternal(self.path, pool, listed(Path(self.path).expanduser()))
 

@@ -21,7 +21,7 @@ from icl.types import Example, Query, Scored
 from retrievers.balanced import label_of
 from retrievers.base import Embedder, FittedRetriever, Resources, Retriever
 from retrievers.embedders.encoder import Encoder
-from retrievers.sources import source_of
+from retrievers.sources import reads, source_of
 from retrievers.wrapping import Wrapping
 
 
@@ -35,6 +35,10 @@ class Filtered(Wrapping):
     labels: tuple[str, ...] = ()  # members with one of these labels; none named: all
     near: Share | None = None  # drop members whose picture has a larger cosine with the query's
     embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # what `near` compares with
+
+    def __post_init__(self) -> None:
+        if self.near is not None and "picture" not in reads(self.embedder):
+            raise ConfigError(f"near compares pictures, and {self.embedder!r} reads texts only. Use 'encoder'.")
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedFiltered":
         """Raises ConfigError where a domain is asked for and the pool has none."""

@@ -56,6 +56,11 @@ class InvariantSelect(TopKNearest):
         if self.head is not None and self.trained_on is not None:
             raise ConfigError("head is a file and trained_on is given too. Leave one of them out.")
 
+    def ready(self) -> None:
+        """Raises DataError or PlanError where the head's file is missing or another embedder's."""
+        if self.head is not None:
+            self.saved(self.head)
+
     def fit(self, pool: Pool, resources: Resources) -> FittedRetriever:
         """Raises PlanError where the pool gives a head nothing to learn."""
         plain = fitted_near(self, pool, resources)

@@ -135,3 +135,36 @@ def test_a_retriever_that_leaks_is_warned_of_once(yaml_file: Write) -> None:
     path = yaml_file(text + "rerank: [label_balance]\n")
     (warning,) = expand(load(path)).warnings
     assert warning.startswith(f"{path}:5: retriever: demonstrations may be the query itself or have its picture")
+
+
+@pytest.mark.parametrize(
+    ("node", "error", "says"),
+    [
+        ("{name: knn, embedder: {name: encoder, path: /nowhere/clip}}", ModelError, "/nowhere/clip"),
+        (
+            "{name: filtered, of: {name: knn, embedder: {name: vision, path: /nowhere/dino}}}",
+            ModelError,
+            "/nowhere/dino",
+        ),
+        ("{name: external, path: /nowhere/lists.json}", DataError, "/nowhere/lists.json cannot be read"),
+        (
+            "{name: reranked, of: {name: external, path: /nowhere/l.json}, rerank: [label_balance]}",
+            DataError,
+            "cannot be",
+        ),
+        (
+            "{name: invariant_select, embedder: pixels, head: /nowhere/head}",
+            DataError,
+            "/nowhere/head is not a saved head",
+        ),
+    ],
+)
+def test_a_retriever_whose_file_or_encoder_is_missing_fails_at_the_start(
+    node: str, error: type[Exception], says: str, yaml_file: Write
+) -> None:
+    path = yaml_file(
+        f"task: {{name: SHAPES}}\nmodel: fake-copy\nshots: 2\ngrid:\n  retriever:\n    - random\n    - {node}\n"
+    )
+    with pytest.raises(error, match=says) as found:
+        check_needs(expand(load(path)))
+    assert str(found.value).startswith(f"{path}:7: grid.retriever[1]: ")
