@@ -10,6 +10,13 @@ from decoding.lockstep.ledger import LEDGER
 class LedgerReader:
     """Mixed into the worker (`worker_extension_cls`), called by `collective_rpc`."""
 
+    model_runner: Any
+
+    def lockstep_unplaced(self, number: int) -> list[str]:
+        """Layers that an adapter changes and this worker does not."""
+        manager = self.model_runner.lora_manager._adapter_manager
+        return sorted(set(manager.get_adapter(number).loras) - set(manager.modules))
+
     def lockstep_take(self, groups: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Records of groups that have any, as plain values; they are forgotten here."""
         found = {}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ICLError, ModelError
+from icl.models.vllm import lora
 from icl.models.vllm.asking import Ask, Said, said_of
 from icl.models.vllm.inputs import Inputs
 
@@ -32,7 +33,10 @@ class Engine:
     """What `VLLM.load` makes."""
 
     def __init__(self, model: "VLLM") -> None:
+        if model.lora is not None:
+            lora.check(model.lora, model.hf)
         self.llm = start(model)
+        self.lora = None if model.lora is None else lora.put(model.lora, self.llm)
         self.inputs = Inputs(model.hf, self.llm)
         self.stops = sorted(model.stop_tokens)
         self.ahead = model.in_flight
@@ -77,7 +81,7 @@ class Engine:
             self.number += 1
             name = f"icl-{self.number}"
             try:
-                self.llm.llm_engine.add_request(name, made, self._parameters(ask))
+                self.llm.llm_engine.add_request(name, made, self._parameters(ask), lora_request=self.lora)
             except (VLLMError, ValueError) as error:
                 mine = [r for r, (of, _) in whose.items() if of == number]
                 self.llm.llm_engine.abort_request(mine)

@@ -14,6 +14,7 @@ from icl.registry import component
 from icl.types import Generation, Prompt, Usage
 
 if TYPE_CHECKING:
+    from icl.models.hf.adapter import Adapter
     from icl.models.hf.model import HF
     from icl.models.vllm.engine import Done, Engine
 
@@ -31,11 +32,13 @@ class VLLM:
 
     abilities: ClassVar[frozenset[str]] = frozenset({"generate", "score", "strategies"})
     needs: ClassVar[frozenset[str]] = frozenset()
+    adapters: ClassVar[bool] = True
     quantizations: ClassVar[tuple[str, ...]] = ("any that vLLM knows", "the checkpoint's own")
 
     path: str = "tiny"  # hub id, folder, or `tiny`: the checkpoint that comes with the toolkit
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: float32 on a CPU, else the checkpoint's
     quantization: str | None = None  # awq, gptq, fp8, bitsandbytes, ...; none: what the checkpoint's config says
+    adapter: str | None = None  # folder of a LoRA that peft has saved, put on every request
     tensor_parallel: PositiveInt = 1  # GPUs that share each layer
     max_model_len: PositiveInt | None = None  # tokens of prompt and answer; none: the checkpoint's
     max_pictures: PositiveInt = 64  # a prompt may have
@@ -51,7 +54,7 @@ class VLLM:
 
     def __post_init__(self) -> None:
         own = {"model", "dtype", "quantization", "tensor_parallel_size", "max_model_len", "enforce_eager", "revision"}
-        own |= {"scheduler_cls", "logits_processors", "worker_extension_cls", "async_scheduling"}
+        own |= {"scheduler_cls", "logits_processors", "worker_extension_cls", "async_scheduling", "enable_lora"}
         if taken := own & self.engine_args.keys():
             raise ConfigError(f"model.engine_args: {', '.join(sorted(taken))} is set by the backend or its own fields.")
 
@@ -63,12 +66,20 @@ class VLLM:
         return HF(self.path, trust_remote_code=self.trust_remote_code, revision=self.revision)
 
     @cached_property
+    def lora(self) -> "Adapter | None":
+        from icl.models.hf.adapter import Adapter
+
+        return None if self.adapter is None else Adapter(self.adapter)
+
+    @cached_property
     def digest(self) -> str:
         """Names weights and the settings that can change an output."""
         from icl.models.hf.checkpoint import told
 
         keys = ("dtype", "quantization", "engine_args")
         settings = {key: value for key, value in asdict(self).items() if key in keys}
+        if self.lora is not None:
+            settings["adapter"] = self.lora.digest
         return told({"backend": "vllm", "checkpoint": self.hf.checkpoint.digest, "device": self.where, **settings})[:32]
 
     @property
@@ -101,6 +112,10 @@ class VLLM:
         }
         if cpu:
             given["block_size"] = 32  # vLLM's own for CPUs, 128, shares few beginnings
+        if self.lora is not None:
+            from icl.models.vllm import lora
+
+            given |= lora.arguments(self.lora)
         return given | PLUG_IN | self.engine_args
 
     @cached_property

@@ -1,0 +1,107 @@
+"""A LoRA of peft in the engine: the answers of the backend `hf` with it, and sentences where it does not fit."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+pytest.importorskip("peft")
+
+import checkpoints
+import groups
+import peft
+import torch
+from reference import Reference
+
+from decoding.arm import parse_arm
+from decoding.jobs import Job
+from icl.errors import ModelError
+from icl.models.vllm.model import VLLM
+from icl.types import Generation
+
+LANGUAGE = r".*language_model.*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+@pytest.fixture(scope="module", params=("llava", "qwen2_5_vl"))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.saved(request.param, tmp_path_factory.mktemp("checkpoint"))
+
+
+def saved(base: Path, folder: Path, targets: str = LANGUAGE, rank: int = 4) -> Path:
+    """A LoRA with numbers in both of its factors."""
+    made = peft.get_peft_model(
+        Reference(base).model, peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
+    )
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.15, generator=draw)
+    made.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(folder, tmp_path_factory.mktemp("lora"))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path, adapter: Path) -> Iterator[VLLM]:
+    made = groups.tiny_engine(folder, adapter=str(adapter))
+    yield made
+    made.unload()
+
+
+def test_answers_are_those_of_the_backend_hf_with_the_same_adapter(folder: Path, adapter: Path, model: VLLM) -> None:
+    base, tuned = Reference(folder), Reference(folder)
+    lora = model.lora
+    assert lora is not None
+    tuned.model = lora.applied(tuned.model, str(folder), merge=False)  # as the backend `hf` puts it on
+    jobs = [
+        Job(prompt, parse_arm(arm), max_new_tokens=8)
+        for prompt in groups.prompts(8, seed=41)
+        for arm in ("greedy", groups.ARMS[0])
+    ]
+    steps = decided = same = 0
+    for job, answer in zip(jobs, groups.run_jobs(model, jobs), strict=True):
+        assert isinstance(answer, Generation), answer
+        stops = frozenset(checkpoints.STOPS) if answer.finish == "stop" else frozenset()
+        found = tuned.compare(job.prompt, job.arm, answer.tokens, stops, None)
+        assert found.equal == found.decided
+        steps, decided = steps + found.steps, decided + found.decided
+        same += int(base.logits(job.prompt, ())[0].argmax()) == int(tuned.logits(job.prompt, ())[0].argmax())
+    assert decided > 0.8 * steps
+    assert same < 0.7 * len(jobs)  # the adapter says something else
+
+
+def test_a_run_knows_its_adapter_by_its_weights(folder: Path, adapter: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(adapter, tmp_path / "copy")
+    plain, tuned = VLLM(str(folder)).digest, VLLM(str(folder), adapter=str(adapter)).digest
+    assert plain != tuned == VLLM(str(folder), adapter=str(copy)).digest
+
+
+def test_an_adapter_of_another_base_is_a_sentence_before_any_weights_are_read(adapter: Path, tmp_path: Path) -> None:
+    wider = checkpoints.saved("llava", tmp_path, width=256)
+    with pytest.raises(ModelError, match="is an adapter of another model than"):
+        VLLM(str(wider), adapter=str(adapter)).load()
+
+
+def test_layers_that_vllm_would_leave_out_are_a_sentence(folder: Path, tmp_path: Path) -> None:
+    if "qwen" in folder.name:
+        pytest.skip("one architecture is enough")
+    own = saved(folder, tmp_path / "lora", r".*(language_model|vision_tower).*q_proj")
+    model = groups.tiny_engine(folder, adapter=str(own))
+    with pytest.raises(ModelError, match=r"no place for \d+ of the layers .* such as .*vision.*Use the backend 'hf'"):
+        model.load()
+
+
+def test_a_rank_beyond_vllms_is_a_sentence(adapter: Path, folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(adapter, tmp_path / "copy"))
+    told = json.loads((copy / "adapter_config.json").read_text())
+    (copy / "adapter_config.json").write_text(json.dumps(told | {"rank_pattern": {"q_proj": 600}}))
+    with pytest.raises(ModelError, match="has rank 600, and vLLM takes 512 at most"):
+        VLLM(str(folder), adapter=str(copy)).arguments()
