@@ -8,17 +8,22 @@ Of the items that were recognised (all, where that is not asked), a row a settin
 
     flip = b + c + d      conflict = flip - (b - c) = 2 c + d, DCD's lower bound (Zhu et al., 2410.03659)
     kappa = (agreement - chance) / (1 - chance), chance from how often each answer is given (Cohen 1960)
+    shift = median of |log(p_seen / p_text)| of the right option, where options were scored: DCD's contrastive metric,
+            which needs the gold and is no detector
 
 The conflict rate leaves out b, where seeing does harm. An answer that is no option agrees with none, as in DCD's code.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from experiments.analyses.samples import answered, interval, records, settings, table, texts, units
 from icl.errors import ConfigError
-from icl.metrics.chosen import chosen
+from icl.metrics.chosen import chosen, share
 from icl.metrics.normalise import plain
 
 if TYPE_CHECKING:
@@ -42,7 +47,8 @@ def analyse(view: "View") -> "DataFrame":
         flips = [_cell(item) not in ("both", "same_wrong") for item in known]
         flipped = interval(flips, units([item["seen"] for item in known]), "flip")
         bound = {"conflict": flipped["flip"] - shares["text_only"] + shares["picture_only"], "kappa": kappa(known)}
-        found.append({**setting, **flipped, **bound, **shares, "items": len(known), "asked": len(items)})
+        counts = {"shift": _shift(known), "items": len(known), "asked": len(items)}
+        found.append({**setting, **flipped, **bound, **shares, **counts})
     if not found:
         raise ConfigError(
             f"{view.path}: no item was asked from text alone and from its picture, and recognised. "
@@ -61,6 +67,29 @@ def kappa(items: Sequence[Mapping[str, Row]]) -> float:
     text, seen = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
     chance = sum(text[a] * seen[a] for a in text if a is not None) / len(pairs) ** 2
     return (agree - chance) / (1 - chance) if chance < 1 else float("nan")
+
+
+def _shift(items: Sequence[Mapping[str, Row]]) -> float:
+    """NaN where options were not scored."""
+    moved = [_log_ratio(item) for item in items]
+    known = [value for value in moved if value is not None]
+    return float(np.median(known)) if known else float("nan")
+
+
+def _log_ratio(item: Mapping[str, Row]) -> float | None:
+    both = [_gold_share(item[mode]) for mode in ("seen", "text")]
+    if both[0] is None or both[1] is None:
+        return None
+    seen, text = both
+    if not seen or not text:
+        return 0.0 if seen == text else math.inf
+    return abs(math.log(seen / text))
+
+
+def _gold_share(row: Row) -> float | None:
+    scores = row.get("option_scores")
+    gold = texts(row, "gold")
+    return share(scores, gold[0]) if isinstance(scores, Mapping) and scores and gold else None
 
 
 def _items(rows: Sequence[Row]) -> list[dict[str, Row]]:
