@@ -53,12 +53,15 @@ class EntropyMatched(Wrapped):
 
         alive = self.alive(logits, scores)
         wanted = entropy(scores.masked_fill(~alive, -float("inf")))
-        reference = logits[0] - logits[0].amax(-1, keepdim=True)
+        reference = (logits[0] - logits[0].amax(-1, keepdim=True)).masked_fill(~alive, -float("inf"))
+        most = int(alive.sum(-1).max())
+        if most < alive.shape[-1]:  # a mask leaves few tokens of a large vocabulary
+            reference = reference.topk(most).values
         low = torch.full_like(wanted, COLDEST).log()
         high = torch.full_like(wanted, HOTTEST).log()
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            cooler = entropy((reference / middle.exp()).masked_fill(~alive, -float("inf"))) > wanted
+            cooler = entropy(reference / middle.exp()) > wanted
             low, high = torch.where(cooler, low, middle), torch.where(cooler, middle, high)
         found: Tensor = ((low + high) / 2).exp()
         return found

@@ -1,7 +1,8 @@
-"""The benchmark table: `python -m experiments.bench [PART ...]`, or `make bench`.
+"""The benchmark table: `python -m experiments.bench [--quick] [PART ...]`, or `make bench`.
 
 A part is a module of this package with a function `rows()`. Figures are ratios within one run wherever they can be,
-because machines are noisy. A figure that misses its goal is shown as measured; nothing here passes or fails.
+because machines are noisy. A figure that misses its goal is shown as measured; nothing here passes or fails. --quick
+times one round of what is usually repeated: rough figures, to see that all parts run.
 """
 
 import importlib
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 
 import experiments.bench
+from experiments.bench import quick
 
 
 def parts() -> list[str]:
@@ -28,7 +30,10 @@ def measured(names: list[str]) -> Iterator[tuple[str, tuple[str, str, str]]]:
 
 def main() -> None:
     """Prints each row as soon as it is measured."""
-    wanted = sys.argv[1:] or parts()
+    given = sys.argv[1:]
+    if "--quick" in given:
+        quick()
+    wanted = [name for name in given if name != "--quick"] or parts()
     unknown = sorted(set(wanted) - set(parts()))
     if unknown:
         sys.exit(f"no part named {', '.join(unknown)}. Parts: {', '.join(parts())}.")

@@ -1,0 +1,89 @@
+"""What deciding a step costs beside its forward: every strategy's mask and combination on 150k tokens, batch 16.
+
+Pure tensors on one thread, float32. A step is a forward of a 7B model on 16 rows a branch on the same thread: a product
+of its own shape (3,584 to 18,944) is measured on as many rows and counted as often as its parameters go into the
+model's. Attention is left out, so a real step lasts longer. Scores have some two nats of entropy, as a model's do.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from decoding.arm import parse_arm
+from decoding.base import NewThread, Strategy
+from decoding.probe import branches_of, logits_count
+from decoding.step import scores
+from experiments.bench import Row, one_thread, rounds
+from icl.errors import ICLError
+from icl.registry import entries
+from icl.streams import StreamKey
+
+VOCABULARY, BATCH = 150_000, 16
+PARAMETERS, WIDTH, INNER = 7.6e9, 3_584, 18_944
+SPREAD, APART = 4.3, 1.0
+"""Standard deviations of the scores that branches have in common, and of each's own."""
+
+
+def rows() -> list[Row]:
+    """The dearest methods and controls, and how many of all are within the goal."""
+    with one_thread(), torch.inference_mode():
+        found = _strategies()
+        steps = {count: _step(count) for count in {len(branches_of(one)) for one in found.values()}}
+        spent = {name: (one, _seconds(one) / steps[len(branches_of(one))]) for name, one in found.items()}
+    told: list[Row] = []
+    for what, is_control in (("methods", False), ("controls", True)):
+        own = {name: share for name, (one, share) in spent.items() if one.control == is_control}
+        within = sum(share <= 0.05 for share in own.values())
+        dear = sorted(own, key=lambda name: -own[name])[:3]
+        figure = ", ".join(f"{name} {own[name]:.1%}" for name in dear)
+        told.append((f"{what} whose combination takes at most 5 % of a step", f"{within} of {len(own)}", f"{len(own)}"))
+        told.append((f"the dearest {what}, of a step (two branches: {steps[2]:.1f} s)", figure, "<= 5 %"))
+    return told
+
+
+def _step(branches: int) -> float:
+    """Seconds."""
+    weights, rows_ = torch.randn(INNER, WIDTH), torch.randn(branches * BATCH, WIDTH)
+    return PARAMETERS / weights.numel() * _best(lambda: torch.nn.functional.linear(rows_, weights))
+
+
+def _strategies() -> dict[str, Strategy]:
+    """Every registered strategy that says something about tokens, with its defaults; wrapped controls are VCD's."""
+    found: dict[str, Strategy] = {}
+    for name in entries("strategy"):
+        for node in ({"name": name}, {"name": name, "of": "vcd"}):
+            try:
+                strategy = parse_arm(node).strategy
+                branches_of(strategy)
+            except (ICLError, TypeError):
+                continue
+            if not strategy.options_only:
+                found[name] = strategy
+            break
+    return found
+
+
+def _seconds(strategy: Strategy) -> float:
+    count = logits_count(strategy)
+    generator = torch.Generator().manual_seed(0)
+    common = SPREAD * torch.randn(1, BATCH, VOCABULARY, generator=generator)
+    logits = common + APART * torch.randn(count, BATCH, VOCABULARY, generator=generator)
+    threads = [NewThread(StreamKey(0, f"q{i}")) for i in range(BATCH)]
+    return _best(lambda: scores(strategy, logits, 1, threads))
+
+
+def _best(run: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(rounds(2) + 1):
+        start = time.process_time()
+        run()
+        times.append(time.process_time() - start)
+    return min(times[1:])
+
+
+if __name__ == "__main__":
+    for row in rows(*sys.argv[1:2]):
+        print(" | ".join(row))

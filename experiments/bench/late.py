@@ -1,0 +1,125 @@
+"""Contrasts read late: what is prefilled and what it takes, over reading them beside the reference; gating, counted.
+
+VCD on the shipped model. Ratios of the best processor times of several rounds in turn, each round on pictures that are
+new to it. How many answers need their contrast is counted from the traces of the eager run, not by what was read late.
+`python -m experiments.bench.late [CHECKPOINT]` prints the rows.
+"""
+
+import itertools
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from decoding.arm import Arm, parse_arm
+from decoding.engine import run_jobs
+from decoding.jobs import ArmWork, Counters, Failure, Job, Late
+from experiments.bench import Row, one_thread, rounds
+from experiments.bench.decoding import drawn, in_turn
+from icl.models.hf.model import HF
+from icl.streams import StreamKey
+from icl.tasks.generated.attribute import Attribute
+from icl.tasks.generated.captions import Captions
+from icl.tasks.generated.existence import Existence
+from icl.types import Context, Demo, Generation, Prompt
+from prompts.composers.chat import Chat
+
+QUERIES, ROUNDS = 32, 4
+LONG, SHORT = 24, 3
+SURE = 0.9
+"""Probability of the reference's best token from which the gated arm leaves the contrast out."""
+
+Task = Callable[..., Any]
+
+
+def rows(path: str = "tiny") -> list[Row]:
+    """All figures of this file, on one thread."""
+    with one_thread():
+        model = HF(path=path, dtype="float32", device="cpu")
+        model.load()
+        everywhere = {"name": "vcd", "pictures": "all"}
+        return [
+            *_late(model, "short answers, 0 shots", Attribute, shots=0, new=SHORT),
+            *_late(model, "yes or no, 0 shots", Existence, shots=0, new=SHORT),
+            *_late(model, "short answers, 4 shots, all pictures noised", Attribute, shots=4, new=SHORT, arm=everywhere),
+            *_late(model, "captions, 0 shots", Captions, shots=0, new=LONG),
+            *_gated(model),
+        ]
+
+
+def _late(model: HF, what: str, task: Task, *, shots: int, new: int, arm: Any = "vcd") -> list[Row]:
+    fresh, method = itertools.count(1), parse_arm(arm)
+    choices: tuple[Late, ...] = ("never", "always", "auto")
+    runs = [partial(_run, model, arm=method, new=new, late=late) for late in choices]
+    eager, late, chosen = in_turn(runs, lambda: prompts_of(task, next(fresh), shots), rounds(ROUNDS))
+    asked, chose = prompts_of(task, 0, shots), Counters()
+    answers = _run(model, asked, arm=method, new=new, late="never")
+    needed = sum(any(survivors > 1 for survivors in answer.trace["survivors"]) for answer in answers)
+    counted = Counters()
+    again = _run(model, asked, arm=method, new=new, late="always", counters=counted)
+    _run(model, asked, arm=method, new=new, late="auto", counters=chose)
+    opened = _arm(counted).contrasts - _arm(counted).prefills_saved
+    tokens = sum(answer.usage.new_tokens for answer in answers) / len(answers)
+    same = sum(a.tokens == b.tokens for a, b in zip(answers, again, strict=True))
+    way = "late" if _arm(chose).late else "eager"
+    small = new <= SHORT and needed < 0.5 * QUERIES
+    return [
+        (f"vcd, {what}: contrasts prefilled late; answers that need one", f"{opened}; {needed} of {QUERIES}", "equal"),
+        (f"the same: answers equal to the eager ones ({tokens:.1f} tokens)", f"{same} of {QUERIES}", f"{QUERIES}"),
+        ("the same: time of late over eager", f"{late / eager:.2f}", "<= 0.80" if small else ""),
+        (f"the same: time of what the engine chooses ({way}) over eager", f"{chosen / eager:.2f}", "<= 1.03"),
+    ]
+
+
+def _gated(model: HF) -> list[Row]:
+    """A gated arm's own counts beside what the probabilities of the reference say, read anew."""
+    arm, asked, work = parse_arm({"name": "chasd", "threshold": SURE}), prompts_of(Captions, 0, 0), Counters()
+    answers = _run(model, asked, arm=arm, new=LONG, late="auto", counters=work)
+    needed = 0
+    for prompt, answer in zip(asked, answers, strict=True):
+        session = model.open([prompt])
+        for step, token in enumerate([*answer.tokens, -1][: answer.usage.new_tokens]):
+            unsure = float(session.logits.softmax(-1).max()) < SURE and not _alone(arm, session.logits)
+            needed += step > 0 and unsure
+            if token >= 0:
+                session.advance(session.logits.new_tensor([token]).long())
+    of = _arm(work)
+    told = f"{of.tokens - of.forwards_saved} of {of.tokens}; {needed}"
+    return [("gated vcd, captions: contrast forwards run of one a token; steps that need one", told, "equal")]
+
+
+def _alone(arm: Arm, logits: Any) -> bool:
+    mask = parse_arm("vcd").strategy.mask(logits)
+    return mask is not None and int(mask.sum()) == 1
+
+
+def prompts_of(task: Task, seed: int, shots: int) -> list[Prompt]:
+    """QUERIES prompts of a generated task with pictures of their own, drawn already."""
+    made, composer = task(seed=seed, query_limit=QUERIES), Chat()
+    written = []
+    for query in made.queries:
+        examples = made.pool(query.id).examples[:shots]
+        demos = tuple(Demo(example, 0.0, i) for i, example in enumerate(examples))
+        written.append(composer.compose(Context(query.query, demos, StreamKey(0, f"{seed}-{query.id}"))).map(drawn))
+    return written
+
+
+def _run(
+    model: Any, asked: Sequence[Prompt], *, arm: Arm, new: int, late: Late, counters: Counters | None = None
+) -> list[Generation]:
+    jobs = [Job(prompt, arm, max_new_tokens=new) for prompt in asked]
+    answers = run_jobs(model, jobs, counters, late=late)
+    for answer in answers:
+        if isinstance(answer, Failure):
+            raise RuntimeError(answer.reason)
+    return [answer for answer in answers if isinstance(answer, Generation)]
+
+
+def _arm(counters: Counters) -> ArmWork:
+    (work,) = counters.arms.values()
+    return work
+
+
+if __name__ == "__main__":
+    for row in rows(*sys.argv[1:2]):
+        print(" | ".join(row))
