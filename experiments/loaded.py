@@ -63,7 +63,7 @@ class Run:
                 kept = {key: value for key, value in sample.items() if key not in DROPPED}
                 rows.append({**labels, **kept, **scores, **_judged(votes)})
         first = ("cell", *AXES, "seed", "query", "group", "failed", "output", *metrics, *baselines)
-        frame = over_run(pd.DataFrame(rows), info.get("metrics", {}), baselines)
+        frame = over_run(pd.DataFrame(rows), info, baselines)
         frame = _as_judged_by(frame, baselines, usual_metric(info, tuple(metrics)))
         for column in first:
             if column not in frame:

@@ -6,6 +6,7 @@ than their scores.
 """
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,19 +22,20 @@ FACTS = ("better", "over_run", "code")
 """What run.json says of a metric beside its node."""
 
 
-def over_run(frame: "DataFrame", metrics: Mapping[str, Any], baselines: Iterable[str]) -> "DataFrame":
-    """The frame with the columns of its run metrics replaced. metrics: name -> node, as run.json has them.
+def over_run(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[str]) -> "DataFrame":
+    """The frame with the columns of its run metrics replaced. info: run.json.
 
-    Raises StoreError where the code of such a metric is not found.
+    Raises StoreError where the code of such a metric is not found, or is another one by now.
     """
-    whole = {name: node for name, node in metrics.items() if isinstance(node, Mapping) and node.get("over_run")}
+    told = info.get("metrics", {})
+    whole = {name: node for name, node in told.items() if isinstance(node, Mapping) and node.get("over_run")}
     if not whole or not len(frame):
         return frame
     cells = frame.groupby("cell", sort=False).indices
     for name, node in whole.items():
-        metric = _built(name, node)
-        told = {name: True, **{judged_by(baseline, name): False for baseline in baselines}}
-        columns = {column: said for column, said in told.items() if column in frame}
+        metric = _built(name, node, info)
+        judged = {name: True, **{judged_by(baseline, name): False for baseline in baselines}}
+        columns = {column: said for column, said in judged.items() if column in frame}
         for column, said in columns.items():
             values = np.full(len(frame), np.nan)
             for places in cells.values():
@@ -66,13 +68,34 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
 
 
-def _built(name: str, node: Mapping[str, Any]) -> RunMetric:
-    from icl.registry import build
+def _built(name: str, node: Mapping[str, Any], info: Mapping[str, Any]) -> RunMetric:
+    """The metric. One by path is found where the config named it: from here, or from the folder of its file."""
+    from icl.registry import build, describe, search_beside
 
+    own = ":" in str(node.get("name"))
+    wanted = {key: value for key, value in node.items() if key not in FACTS}
+    if own:
+        asked = (info.get("config") or {}).get("metrics") or []
+        wanted["name"] = next((path for path in map(_path, asked) if _same(path, str(node["name"]))), node["name"])
     try:
-        metric: RunMetric = build("metric", {key: value for key, value in node.items() if key not in FACTS})
+        with search_beside(Path(str(info.get("file", ""))).parent):
+            metric: RunMetric = build("metric", wanted)
     except ConfigError as error:
         raise StoreError(
             f"the score '{name}' is computed over the whole run, and its code is needed to read it: {error}"
         ) from error
+    if own and describe(metric).get("code") != node.get("code"):
+        raise StoreError(
+            f"the score '{name}' is computed over the whole run, and {wanted['name']} has changed since. "
+            "The same `icl run` command scores the answers anew."
+        )
     return metric
+
+
+def _path(node: Any) -> str:
+    return str(node.get("name") if isinstance(node, Mapping) else node)
+
+
+def _same(path: str, told: str) -> bool:
+    """Whether a path of the config is what run.json calls by its file's name alone."""
+    return path == told or path.replace("\\", "/").endswith(f"/{told}")

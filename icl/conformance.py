@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from icl.metrics.base import Metric
+from icl.metrics.base import Judged, Metric, RunMetric
 from icl.metrics.normalise import plain
 from icl.models.base import ABILITIES, Model, Request
 from icl.pictures import Picture
@@ -76,6 +76,25 @@ def check_metric(metric: Any) -> None:
             _must(
                 not worse, f"{name}: the gold of '{example.id}' scores {gold}, worse than an empty output ({silence})."
             )
+    if isinstance(metric, RunMetric):
+        _check_over_run(name, metric)
+
+
+def _check_over_run(name: str, metric: RunMetric) -> None:
+    """A number or None for every sample of a cell, failed ones too, whatever the cell."""
+    told = [(e, text) for e in _EXAMPLES for text in (e.answer, *_OUTPUTS)]
+    cell = [
+        Judged(f"{e.id}-{i}", metric.score(Generation(text), e), e.group, text, e.answers, e.options, e.meta)
+        for i, (e, text) in enumerate(told)
+    ]
+    bare = [dataclasses.replace(sample, output=None) for sample in cell]
+    failed = [dataclasses.replace(sample, output=None, score=None) for sample in cell[:3]]
+    for samples in ([], failed, cell[:1], cell, bare, [*cell, *failed]):
+        parts = list(metric.over_run(samples))
+        _must(len(parts) == len(samples), f"{name}.over_run gave {len(parts)} numbers for {len(samples)} samples.")
+        odd = next((part for part in parts if part is not None and not math.isfinite(part)), None)
+        _must(odd is None, f"{name}.over_run gave {odd}, which is no number (None is for samples without a part).")
+        _must(list(metric.over_run(samples)) == parts, f"{name}.over_run gives other numbers each time.")
 
 
 def check_model(model: Any, pictures: bool = True, tolerance: float = 1e-3) -> None:

@@ -70,3 +70,37 @@ def test_code_that_is_not_found_is_a_sentence(ran: Path) -> None:
     told.write_text(told.read_text().replace('"name": "f1"', '"name": "gone.py:F1"'))
     with pytest.raises(StoreError, match=r"the score 'f1' is computed over the whole run, and its code is needed"):
         load_run(ran).samples()
+
+
+OWN = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Best:
+    \"\"\"The best seed's share of yes.\"\"\"
+    better = "higher"
+
+    def score(self, generation, example):
+        return float(generation.text == "yes")
+
+    def over_run(self, samples):
+        return [max(s.score for s in samples)] * len(samples)
+"""
+
+
+def test_one_of_ones_own_is_found_beside_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    (folder / "best.py").write_text(OWN)
+    (folder / "s.yaml").write_text(
+        "name: s\ntask: {name: existence, queries: 6, pool_size: 6}\nmodel: fake-vote\nshots: 1\n"
+        "metrics: [lenient, best.py:Best]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    run = icl.run(folder / "s.yaml", runs=tmp_path / "runs", quiet=True)
+    assert set(run.samples()["Best"]) == {1.0}
+    (folder / "best.py").write_text(OWN.replace("max(", "min("))
+    with pytest.raises(StoreError, match=r"'Best' is computed over the whole run, and best\.py:Best has changed since"):
+        run.samples()
+    run = icl.run(folder / "s.yaml", runs=tmp_path / "runs", quiet=True)
+    assert set(run.samples()["Best"]) == {0.0}
