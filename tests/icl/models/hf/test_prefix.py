@@ -78,6 +78,24 @@ def test_fixed_demonstrations_are_prefilled_once_over_many_calls(folder_of: Call
     assert count["prefill_tokens"] <= 1.1 * distinct
 
 
+@pytest.mark.parametrize("differs", ["the picture", "the instruction"])
+def test_two_branches_of_eight_shots_that_differ_at_the_query_cost_little_more_than_one(
+    differs: str, model_of: ModelOf
+) -> None:
+    hf = model_of("qwen2_5_vl")
+    seen = [prompt([*range(9 * i, 9 * i + 9)], "what?", query=str(i), size=(56, 56)) for i in range(4)]
+    if differs == "the picture":
+        others = [p.edit(DiffusionNoise(500), where="query") for p in seen]
+    else:
+        others = [
+            prompt([*range(9 * i, 9 * i + 9)], "make something up", query=str(i), size=(56, 56)) for i in range(4)
+        ]
+    reads = hf.engine.reader.read([*seen, *others])
+    before = hf.counters()["prefill_tokens"]
+    Opener(hf.engine.runner, 8192).open(reads)
+    assert hf.counters()["prefill_tokens"] - before <= 0.6 * sum(map(len, reads))
+
+
 def test_a_kept_beginning_gives_way_to_a_longer_one(model_of: ModelOf) -> None:
     hf = model_of("llava")
     hf.open(fixed_demonstrations(5))
