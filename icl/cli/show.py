@@ -9,19 +9,28 @@ from icl.errors import ConfigError
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="a run directory", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="a run directory, or a file with --prompt", show_default=False)],
     sample: Annotated[str, typer.Argument(help="a query's id, or the beginning of it", show_default=False)] = "",
     arm: Annotated[list[str] | None, typer.Option(help="which arm, such as decoding=vcd; may be repeated")] = None,
     seed: Annotated[int | None, typer.Option(help="which seed; default: the first", show_default=False)] = None,
     *,
     steps: Annotated[bool, typer.Option("--steps", help="the numbers of each step: survivors, entropy, …")] = False,
+    prompt: Annotated[bool, typer.Option("--prompt", help="the prompt as the model's processor writes it")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="list the samples that failed, with their reasons")] = False,
 ) -> None:
     """Where the arm leaves a choice: the most shots, the reference arm, the first seed.
 
-    Where the run kept them (`trace: {top: 5}`), the branches of each step stand side by side.
+    Where the run kept them (`trace: {top: 5}`), the branches of each step stand side by side. With --prompt an
+    experiment file may stand in the place of the run: the prompt is written anew, before anything ran.
     """
     from rich.console import Console
+
+    if prompt:
+        from experiments.report.detail import settings
+        from experiments.report.rendered import show_prompt
+
+        show_prompt(run, sample, settings(arm or [], "--arm"), seed, Console())
+        return
 
     from experiments.loaded import load_run
     from experiments.report.detail import settings, show_failed, show_sample

@@ -1,0 +1,103 @@
+"""The prompt of one sample as its model's processor writes it: the text with its special tokens, and every picture.
+
+From a run or from an experiment file, before anything ran: demonstrations are chosen, ordered, changed and composed as
+a run does it, and the checkpoint's own chat template writes the text. No weights are read, unless a retriever or an
+orderer reads them. An endpoint writes its own text: there the messages that it is sent are shown.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.config import load
+from experiments.contexts import Recipe, Retrieval, contexts, written
+from experiments.grid import Cell, Grid, expand
+from experiments.vocabulary import AXES
+from icl.errors import ConfigError, DataError, PlanError, did_you_mean, printable
+from icl.types import Example, Prompt
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def show_prompt(source: Path, query: str, arm: Mapping[str, str], seed: int | None, console: "Console") -> None:
+    """source: a run directory or an experiment file. query: an id, the beginning of one, or '' for the first.
+
+    Where the arm leaves a choice: most shots, then the first in the file. Raises ICLError as a run would.
+    """
+    cell = chosen(_grid(source), arm, seed)
+    example = _example(cell.task.queries, query)
+    (row,) = contexts(Retrieval(cell.task, cell.model), [Recipe((cell,))], [example])
+    item = written(row[0])
+    if item.prompt is None:
+        raise PlanError(f"query '{example.id}' has no prompt: {item.failed}")
+    for line in lines(cell, example, item.prompt, item.context.provenance):
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def chosen(grid: Grid, arm: Mapping[str, str], seed: int | None) -> Cell:
+    """The cell of an arm. Raises ConfigError for an axis or a value that the grid lacks."""
+    found = list(grid.cells)
+    for axis, wanted in arm.items():
+        if axis not in AXES:
+            raise ConfigError(f"--arm: no axis '{axis}'.{did_you_mean(axis, AXES)} Axes: {', '.join(AXES)}.")
+        have = list(dict.fromkeys(str(cell.labels[axis]) for cell in grid.cells))
+        found = [cell for cell in found if str(cell.labels[axis]) == wanted]
+        if wanted not in have:
+            raise ConfigError(f"--arm: no arm has {axis} '{wanted}'.{did_you_mean(wanted, have)} {', '.join(have)}.")
+    found = [cell for cell in found if seed is None or cell.seed == seed]
+    if not found:
+        told = ", ".join(f"{axis}={value}" for axis, value in arm.items())
+        raise ConfigError(
+            f"no arm has {told or 'this seed'}{f' and seed {seed}' if told and seed is not None else ''}."
+        )
+    return max(found, key=lambda cell: cell.shots)
+
+
+def lines(cell: Cell, example: Example, prompt: Prompt, marks: Sequence[str]) -> Iterator[str]:
+    """The arm, the text, a line a picture, and what it comes to."""
+    yield ", ".join(str(value) for axis, value in cell.labels.items() if value != "none" and axis != "max_new_tokens")
+    yield f"query {example.id}"
+    yield ""
+    yield text_of(cell.model, prompt)
+    yield ""
+    for number, part in enumerate(part for part in prompt.parts() if part.picture is not None):
+        picture: Any = part.picture
+        size = picture.open().size
+        edits = "".join(f", {type(edit).__name__.lower()}" for edit in picture.edits)
+        yield f"picture {number}  {part.name or 'glue'}  {size[0]} x {size[1]}{edits}  {picture.origin}"
+    count = cell.model.count_tokens(prompt)
+    about = "" if getattr(cell.model, "counts_exactly", True) else "about "
+    limit = cell.model.max_tokens
+    yield f"{about}{count:,} tokens{f' of {limit:,}' if limit else ''}, {len(prompt.pictures)} pictures"
+    yield from (f"mark: {mark}" for mark in marks)
+
+
+def text_of(model: Any, prompt: Prompt) -> str:
+    """As the processor writes it, one placeholder a picture; the messages of an endpoint; a fake reads the turns."""
+    if hasattr(model, "rendered"):
+        return str(model.rendered(prompt))
+    if hasattr(model, "url"):
+        told = [
+            {"role": turn.role, "content": [part.text if part.picture is None else "<picture>" for part in turn.parts]}
+            for turn in prompt.turns
+        ]
+        return json.dumps(told, indent=2, ensure_ascii=False)
+    return prompt.text
+
+
+def _grid(source: Path) -> Grid:
+    if not source.is_dir():
+        return expand(load(source))
+    from experiments.loaded import load_run
+
+    return expand(load(load_run(source).info["config"]))
+
+
+def _example(queries: Sequence[Example], name: str) -> Example:
+    near = [query for query in queries if query.id == name] or [q for q in queries if q.id.startswith(name)]
+    if near:
+        return near[0]
+    ids = [query.id for query in queries]
+    raise DataError(f"there is no query '{name}'.{did_you_mean(name, ids)} Ids look like {', '.join(ids[:3])}.")

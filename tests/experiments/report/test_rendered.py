@@ -1,0 +1,54 @@
+"""The prompt that a processor writes, from an experiment file and from a run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from experiments.api import run
+from experiments.report.rendered import show_prompt
+from icl.errors import ConfigError, DataError
+from icl.models.hf.model import HF
+
+FILE = """
+task: {name: binding, ways: 2, queries: 3}
+grid:
+  shots: [1, 2]
+  compose: [chat, interleaved]
+"""
+
+
+def _shown(source: Path, query: str = "", **arm: str) -> str:
+    console = Console(record=True, width=200)
+    show_prompt(source, query, arm, None, console)
+    return console.export_text()
+
+
+def test_a_file_s_prompt_is_what_the_checkpoint_s_template_writes(tmp_path: Path) -> None:
+
+    path = tmp_path / "x.yaml"
+    path.write_text(FILE + "model: {name: hf, path: tiny}\n")
+    told = _shown(path, compose="interleaved")
+    slot = HF(path="tiny").renderer.slot
+    assert told.count(slot) == 3  # two demonstrations and the query, no matter how many tokens a picture takes
+    assert "Answer:" in told
+    assert "demo[0].picture[0]" in told
+    assert "tokens of " in told
+    assert "demo[1].picture[0]" not in _shown(path, shots="1")
+
+
+def test_a_run_s_prompt_is_the_one_that_was_recorded(mapping: Any, tmp_path: Path) -> None:
+    done = run(mapping(seeds=[0, 1]), runs=tmp_path, quiet=True)
+    sample = next(s for s in done.samples().to_dict("records") if s["seed"] == 0)
+    assert str(sample["prompt"]) in _shown(done.path, str(sample["query"]))
+
+
+def test_what_there_is_not_is_said(mapping: Any, tmp_path: Path) -> None:
+    done = run(mapping(), runs=tmp_path, quiet=True)
+    with pytest.raises(DataError, match="there is no query 'zzz'"):
+        _shown(done.path, "zzz")
+    with pytest.raises(ConfigError, match="no arm has shots '7'"):
+        _shown(done.path, shots="7")
+    with pytest.raises(ConfigError, match=r"no axis 'shot'\. Did you mean 'shots'"):
+        _shown(done.path, shot="2")
