@@ -1,4 +1,7 @@
-"""One sample in the terminal: its prompt with pictures as paths, demonstrations, answer, scores, steps, other arms."""
+"""One sample in the terminal: its prompt with its pictures, demonstrations, answer, scores, steps, other arms.
+
+Pictures are called by the beginning of their digest, which is also the beginning of their file's name.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +18,13 @@ from icl.types import PICTURE_MARK
 if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Console
+    from rich.text import Text
+
+SHORT = 8
+"""Letters of a digest that a picture is called by; more where two would be called alike."""
+
+NAMED = 3
+"""Queries that are named as examples of their ids."""
 
 LISTED = 40
 """Other arms, or failed samples, that are listed."""
@@ -32,15 +42,48 @@ def settings(words: Sequence[str], what: str) -> dict[str, str]:
 
 
 def find(frame: "DataFrame", query: str) -> "DataFrame":
-    """The samples of a query: by id, or by the beginning of one. Raises DataError with the nearest ids."""
+    """The samples of a query: by id, by the beginning of one, or by that of its picture's digest.
+
+    Raises DataError with the nearest ids.
+    """
     ids = list(dict.fromkeys(map(str, frame["query"])))
     near = [query] if query in ids else [name for name in ids if name.startswith(query)]
+    near = near or _with_picture(frame, query)
     if len(near) == 1:
         return frame[frame["query"] == near[0]]
     if near:
         more = f" and {len(near) - 6} more" if len(near) > 6 else ""
         raise DataError(f"'{query}' begins {len(near)} queries: {', '.join(near[:6])}{more}. Write more of the id.")
-    raise DataError(f"the run has no query '{query}'.{did_you_mean(query, ids)} Ids look like {', '.join(ids[:3])}.")
+    named = ", ".join(ids[:NAMED])
+    raise DataError(f"the run has no query '{query}'.{did_you_mean(query, ids)} Ids look like {named}.")
+
+
+def _with_picture(frame: "DataFrame", digest: str) -> list[str]:
+    """Queries of whose own pictures one has a digest that begins so."""
+    if len(digest) < 4 or not {"pictures", "picture_of"} <= set(frame) or set(digest) - set("0123456789abcdef"):
+        return []
+    shown = zip(frame["query"], frame["pictures"], frame["picture_of"], strict=True)
+    return list(
+        dict.fromkeys(
+            str(query)
+            for query, pictures, owners in shown
+            if isinstance(pictures, list | tuple) and isinstance(owners, list | tuple)
+            for picture, owner in zip(pictures, owners, strict=False)
+            if owner < 0 and str(picture).startswith(digest)
+        )
+    )
+
+
+def telling(view: View, arm: Mapping[str, str], seed: int | None) -> str:
+    """A query to begin with: the first that the arm, of most shots and else the reference's, does not get right."""
+    every: list[Any] = view.frame.to_dict("records")
+    setting = checked_setting(view.frame, arm, view.axes, "--arm")
+    fits = [row for row in every if all(row[axis] == value for axis, value in setting.items())]
+    rows: list[Any] = [row for row in fits if seed is None or row["seed"] == seed] or every
+    most = max(_preference(row, view) for row in rows)
+    best = [row for row in rows if _preference(row, view) == most]
+    good = {"higher": 1, "lower": 0, "neither": None}[view.better]
+    return str(next((row for row in best if row.get(view.metric) != good), best[0])["query"])
 
 
 def show_sample(
@@ -89,10 +132,10 @@ def clean(text: object) -> str:
     return printable(str(text))
 
 
-def picture_path(folder: Path, digest: str) -> str:
-    """Where the run keeps the picture, or its digest where it does not."""
-    path = folder / "pictures" / f"{digest}.png"
-    return str(path) if path.is_file() else f"picture {digest[:12]} (not kept)"
+def called(digests: Sequence[str]) -> dict[str, str]:
+    """digest -> its beginning: as much as tells these apart."""
+    size = next(n for n in range(SHORT, 65) if len({d[:n] for d in digests}) == len({*digests}) or n == 64)
+    return {digest: digest[:size] for digest in digests}
 
 
 def _preference(row: Mapping[str, Any], view: View) -> tuple[Any, ...]:
@@ -104,15 +147,19 @@ def _print_sample(row: Mapping[str, Any], view: View, console: "Console") -> Non
 
     console.print(Text(f"{clean(row['query'])}", "bold").append(f"  {_arm(row, view)}, seed {row['seed']}", "dim"))
     console.print()
-    console.print(Text(_prompt(row, view.path)), soft_wrap=True)
+    console.print(_prompt(row, view.path), soft_wrap=True)
+    if line := _where_pictures_are(row, view.path):
+        console.print(Text(line, "dim"), soft_wrap=True)
     console.print()
     demos = row.get("demos")
     if isinstance(demos, list | tuple) and demos:
         console.print("demonstrations, in the order of the prompt", style="dim")
-        for i, (name, score, answer) in enumerate(demos):
-            console.print(
-                Text(f"  {i + 1}. {clean(answer)}").append(f"   {clean(name)}  similarity {score:.3f}", "dim")
-            )
+        answers = [clean(answer) for _, _, answer in demos]
+        width = min(max(map(len, answers)), 24)
+        scored = any(score for _, score, _ in demos)  # a retriever without a similarity gives 0
+        for i, ((name, score, _), answer) in enumerate(zip(demos, answers, strict=True)):
+            near = f"  similarity {score:.3f}" if scored else ""
+            console.print(Text(f"{i + 1:>3}. {answer:<{width}}").append(f"   {clean(name)}{near}", "dim"))
     if isinstance(row.get("failed"), str):
         console.print(Text("failed  ", "bold red").append(_said(row)))
         return
@@ -164,15 +211,42 @@ def _print_others(chosen: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
         console.print(f"  and {len(others) - LISTED:,} more (--arm axis=value)", style="dim")
 
 
-def _prompt(row: Mapping[str, Any], folder: Path) -> str:
-    """The prompt's text; each picture as the path of its file, where the text has as many marks as pictures."""
-    text = row["prompt"] if isinstance(row.get("prompt"), str) else ""
-    digests = row.get("pictures")
-    pictures = [picture_path(folder, str(d)) for d in digests] if isinstance(digests, list | tuple) else []
-    pieces = clean(text).split(PICTURE_MARK)
-    if len(pieces) != len(pictures) + 1:
-        return "\n".join([clean(text), *pictures])
-    return pieces[0] + "".join(f"[{p}]{piece}" for p, piece in zip(pictures, pieces[1:], strict=True))
+def _prompt(row: Mapping[str, Any], folder: Path) -> "Text":
+    """The prompt's text; each picture by its short name, a link where terminals have such."""
+    from rich.text import Text
+
+    digests = _digests(row)
+    names = called(digests)
+    pieces = clean(row["prompt"] if isinstance(row.get("prompt"), str) else "").split(PICTURE_MARK)
+    if len(pieces) != len(digests) + 1:  # the mark stands in somebody's text too
+        pieces = [f"{PICTURE_MARK.join(pieces)}\n", *([""] * len(digests))]
+    told = Text(pieces[0])
+    for digest, piece in zip(digests, pieces[1:], strict=True):
+        path = _kept(folder, digest)
+        told.append(f"[{names[digest]}]", f"link {path.resolve().as_uri()}" if path.is_file() else "")
+        told.append(f" {piece}" if piece[:1].strip() else piece)
+    return told
+
+
+def _where_pictures_are(row: Mapping[str, Any], folder: Path) -> str:
+    digests = _digests(row)
+    kept = [digest for digest in digests if _kept(folder, digest).is_file()]
+    if not digests:
+        return ""
+    if not kept:
+        return "(the run has kept none of these pictures)"
+    name = called(digests)[kept[-1]]
+    some = "" if len(kept) == len(digests) else f"; {len(kept)} of {len(digests)} are kept"
+    return f"[{name}] is {folder / 'pictures' / name}*.png{some}"
+
+
+def _digests(row: Mapping[str, Any]) -> list[str]:
+    found = row.get("pictures")
+    return list(map(str, found)) if isinstance(found, list | tuple) else []
+
+
+def _kept(folder: Path, digest: str) -> Path:
+    return folder / "pictures" / f"{digest}.png"
 
 
 def _said(row: Mapping[str, Any]) -> str:

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from icl.errors import ConfigError
-
 
 def command(
     run: Annotated[Path, typer.Argument(help="a run directory, or a file with --prompt", show_default=False)],
-    sample: Annotated[str, typer.Argument(help="a query's id, or the beginning of it", show_default=False)] = "",
+    sample: Annotated[
+        str, typer.Argument(help="a query's id, or the beginning of it or of its picture's digest", show_default=False)
+    ] = "",
     arm: Annotated[list[str] | None, typer.Option(help="which arm, such as decoding=vcd; may be repeated")] = None,
     seed: Annotated[int | None, typer.Option(help="which seed; default: the first", show_default=False)] = None,
     *,
@@ -20,8 +20,9 @@ def command(
 ) -> None:
     """Where the arm leaves a choice: the most shots, the reference arm, the first seed.
 
-    Where the run kept them (`trace: {top: 5}`), the branches of each step stand side by side. With --prompt an
-    experiment file may stand in the place of the run: the prompt is written anew, before anything ran.
+    Without a query: the first that this arm gets wrong. Where the run kept them (`trace: {top: 5}`), the branches of
+    each step stand side by side. With --prompt an experiment file may stand in the place of the run: the prompt is
+    written anew, before anything ran.
     """
     from rich.console import Console
 
@@ -33,14 +34,18 @@ def command(
         return
 
     from experiments.loaded import load_run
-    from experiments.report.detail import settings, show_failed, show_sample
+    from experiments.report.detail import NAMED, settings, show_failed, show_sample, telling
     from experiments.report.view import view
 
     seen = view(load_run(run))
+    console = Console()
     if failed:
-        show_failed(seen, Console())
-    elif not sample:
+        show_failed(seen, console)
+        return
+    setting = settings(arm or [], "--arm")
+    show_sample(seen, sample or telling(seen, setting, seed), setting, seed, console, steps=steps)
+    if not sample:
         ids = list(dict.fromkeys(map(str, seen.frame["query"])))
-        raise ConfigError(f"which sample? The run has {len(ids):,} queries, such as {', '.join(ids[:3])}.")
-    else:
-        show_sample(seen, sample, settings(arm or [], "--arm"), seed, Console(), steps=steps)
+        such = f", such as {', '.join(ids[:NAMED])}" if len(ids) > 1 else ""
+        line = f"\n{len(ids):,} queries{such}: icl show {run} QUERY"
+        console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)

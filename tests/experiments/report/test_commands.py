@@ -1,6 +1,7 @@
 """`icl report`, `icl compare`, `icl show` on a real run of fakes."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -83,10 +84,49 @@ def test_show_prints_prompt_demonstrations_answer_and_other_arms(rehearsal, caps
     assert main(["show", str(rehearsal.path), "q-0003", "--arm", "model=fake-gold", "--arm", "shots=2"]) == 0
     told = capsys.readouterr().out
     assert told.startswith("q-0003  2 shots, fake-gold")
-    assert len(re.findall(r"\[\S*pictures/[0-9a-f]{64}\.png\]", told.replace("\n", ""))) == 3
+    assert len(set(re.findall(r"\[([0-9a-f]{8})\]", told))) == 3
+    name, pattern = re.search(r"^\[([0-9a-f]{8})\] is (\S*pictures/[0-9a-f]{8}\*\.png)$", told, re.MULTILINE).groups()
+    assert [path.name[:8] for path in Path().glob(pattern)] == [name]
+    assert "similarity" not in told  # of random demonstrations
     assert "demonstrations, in the order of the prompt" in told
     assert re.search(r"gold +\w+", told)
     assert "the same query under the other arms" in told
+
+
+def test_show_without_a_query_shows_one_that_the_arm_gets_wrong_and_names_others(rehearsal, capsys):
+    frame = rehearsal.samples()
+    arm = frame[(frame["model"] == "fake-copy") & (frame["shots"] == 4) & (frame["seed"] == 0)]
+    wrong = list(arm[arm["lenient"] != 1]["query"])
+    assert 0 < len(wrong) < len(arm)
+    assert main(["show", str(rehearsal.path)]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"{wrong[0]}  4 shots, fake-copy, ")
+    assert told.endswith(f"6 queries, such as q-0000, q-0001, q-0002: icl show {rehearsal.path} QUERY\n")
+
+
+def test_show_finds_a_query_by_its_pictures_digest(rehearsal, capsys):
+    frame = rehearsal.samples()
+    row = frame[(frame["query"] == "q-0002") & (frame["shots"] == 2)].iloc[0]
+    digest = next(d for d, owner in zip(row["pictures"], row["picture_of"], strict=True) if owner < 0)
+    assert main(["show", str(rehearsal.path), digest[:8]]) == 0
+    assert capsys.readouterr().out.startswith("q-0002  ")
+    assert main(["show", str(rehearsal.path), "0" * 12]) == 2
+    assert "no query '000000000000'" in capsys.readouterr().err
+
+
+def test_similarities_are_shown_of_a_retriever_that_has_them(mapping, tmp_path, capsys):
+    node = mapping(retriever={"name": "knn", "embedder": "histogram"})
+    made = run(node, runs=tmp_path, quiet=True)
+    assert main(["show", str(made.path), "q-0003"]) == 0
+    assert re.search(r"p-000\d  similarity [01]\.\d{3}$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_pictures_that_begin_alike_are_called_by_more_letters():
+    from experiments.report.detail import called
+
+    one, other = "ab" * 32, "abababababcd" + "0" * 52
+    assert called([one, other, one]) == {one: one[:11], other: other[:11]}
+    assert called([]) == {}
 
 
 def test_steps_are_shown_where_they_were_recorded(rehearsal, written, capsys):
@@ -126,7 +166,6 @@ def test_show_finds_a_query_by_its_beginning_only_if_it_is_one(rehearsal, capsys
         (["compare", "RUN", "--to", "modl=fake-copy"], "no axis 'modl'. Did you mean 'model'?"),
         (["compare", "RUN", "--to", "model"], "'model' is not of the form axis=value"),
         (["compare", "RUN", "--correct", "sidak"], "--correct is holm or none, not 'sidak'"),
-        (["show", "RUN"], "which sample? The run has 6 queries, such as q-0000"),
         (["show", "RUN", "q-0001", "--arm", "model=fake"], "no arm has model 'fake'. Did you mean 'fake-"),
         (["show", "RUN", "q-0001", "--seed", "9"], "no sample with seed 9"),
         (["report", "RUN", "--metric", "leniant"], "no score 'leniant'. Did you mean 'lenient'?"),
