@@ -55,13 +55,19 @@ def _judged(rows: "DataFrame", column: str, said: bool) -> list[Judged]:
             query=str(row["query"]),
             score=None if not isinstance(row[column], int | float) or np.isnan(row[column]) else float(row[column]),
             group=row["group"] if isinstance(row.get("group"), str) else None,
-            output=row["output"] if said and isinstance(row.get("output"), str) else None,
+            output=_output(row) if said else None,
             gold=_texts(row.get("gold")),
             options=_texts(row.get("options")),
             meta=row["meta"] if isinstance(row.get("meta"), Mapping) else {},
         )
         for row in rows.to_dict("records")
     ]
+
+
+def _output(row: Mapping[str, Any]) -> str:
+    """A line of the store leaves out what is empty."""
+    output = row.get("output")
+    return output if isinstance(output, str) else ""
 
 
 def _texts(value: Any) -> tuple[str, ...]:

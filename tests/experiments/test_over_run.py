@@ -65,6 +65,12 @@ def test_the_vote_of_the_demonstrations_is_judged_over_the_run_too(ran: Path) ->
     assert frame["vote:f1"].to_numpy() == pytest.approx(frame["f1"].to_numpy())  # the fake says what the vote says
 
 
+def test_an_empty_output_is_an_output(tmp_path: Path) -> None:
+    config = {"name": "t", "task": {"name": "captions", "queries": 4, "pool_size": 4}, "model": "fake-copy", "shots": 0}
+    frame = icl.run({**config, "metrics": ["cider", "caption_length"]}, runs=tmp_path, quiet=True).samples()
+    assert list(frame["cider"]) == list(frame["caption_length"]) == [0.0] * 4
+
+
 def test_code_that_is_not_found_is_a_sentence(ran: Path) -> None:
     told = ran / "run.json"
     told.write_text(told.read_text().replace('"name": "f1"', '"name": "gone.py:F1"'))
