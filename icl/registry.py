@@ -228,6 +228,10 @@ def schema(kind: str) -> dict[str, Any]:
         keys = {f.name: _key(f) for f in fields(cls)}
         one["properties"] = {"name": {"const": name}} | {keys[k]: v for k, v in one.get("properties", {}).items()}
         one["required"] = ["name", *(keys[k] for k in one.get("required", []))]
+        if presets := getattr(cls, "presets", {}):
+            one["properties"]["preset"] = {"enum": list(presets)}
+            given = {key for values in presets.values() for key in values}
+            one["required"] = [key for key in one["required"] if key not in given]
         one["additionalProperties"] = False
         options.append(one)
     return {"anyOf": options}

@@ -264,6 +264,13 @@ def test_every_kind_has_a_schema_that_is_json_and_names_its_parameters(kind):
     assert all(one["additionalProperties"] is False for one in by_name.values())
 
 
+@pytest.mark.parametrize(("kind", "name", "preset"), [("strategy", "vcd", "paper"), ("task", "hub", "pope")])
+def test_a_schema_names_presets_and_does_not_ask_for_what_they_give(kind, name, preset):
+    one = next(o for o in schema(kind)["anyOf"][1:] if o["properties"]["name"]["const"] == name)
+    assert preset in one["properties"]["preset"]["enum"]
+    assert one["required"] == ["name"]
+
+
 def test_listing_imports_nothing_heavy():
     script = (
         "import sys; from icl.registry import PACKAGES, entries; [entries(k) for k in PACKAGES]; "
