@@ -6,9 +6,10 @@ Prompts of other branches that are read late are opened by the loop, if at all.
 from collections.abc import Iterable, Sequence
 
 from decoding.base import Strategy
+from decoding.beams import Search
 from decoding.jobs import ArmWork, Counters, Failure, Late, Ready, distinct
 from decoding.loop import TRACE, Lane, Track, decode
-from decoding.sampling import Sampler
+from decoding.sampling import Beam, Sampler
 from decoding.score import Ballot, score, spellings
 from decoding.trace import compact
 from decoding.ways import History, Way, ways
@@ -115,6 +116,10 @@ def _tracks(readies: Sequence[Ready], chosen: Sequence[Way], lanes: dict[int, La
         key = (arm.strategy, arm.sampler, len(lane.prompts), gated)
         track = tracks.setdefault(key, Track(arm.strategy, arm.sampler, [], gated))
         track.lanes.append(lane)
+    for track in tracks.values():
+        if isinstance(track.sampler, Beam) and track.sampler.beams > 1:
+            track.search = Search(track.sampler, track.lanes)
+            track.lanes = track.search.lanes
     return list(tracks.values())
 
 
@@ -122,7 +127,9 @@ def _generated(model: LogitModel, ready: Ready, lane: Lane) -> Generation | Fail
     if lane.finish == "fault" or not lane.finish:
         return Failure(f"{ready.job.arm.label}: {lane.fault}.")
     trace = dict(zip(TRACE, map(tuple, zip(*lane.trace, strict=True)), strict=True)) if lane.trace else {}
-    usage = Usage(sum(ready.tokens), lane.steps, lane.steps * len(ready.branches))
+    sampler = ready.job.arm.sampler
+    beams = sampler.beams if isinstance(sampler, Beam) else 1
+    usage = Usage(sum(ready.tokens), lane.steps, lane.steps * len(ready.branches) * beams)
     steps = compact(lane.looks, model.stop_tokens, model.text)
     return Generation(model.text(lane.tokens), tuple(lane.tokens), lane.finish, usage, trace, steps=steps)
 

@@ -2,6 +2,7 @@
 
 decoding: greedy
 decoding: {name: vcd, alpha: 0.5, sampling: {temperature: 0.7}, label: mild}
+decoding: {name: vcd, sampling: {beams: 4}}
 decoding: {name: vcd, normalise: bytes}           # where options are scored: a UTF-8 byte; or mean, a token; else sum
 decoding: {name: moicl, fitted: weights.json}     # parameters that `icl fit` has found
 decoding: studies/mine.py:Mine
@@ -17,7 +18,7 @@ from typing import Any, Literal, get_args
 from decoding.base import Strategy
 from decoding.fitting import read_parameters
 from decoding.probe import branch_count, changes_picture, least_strength, logits_count, subtracts
-from decoding.sampling import Greedy, Sampler, Sampling
+from decoding.sampling import Beam, Greedy, Sampler, Sampling
 from icl.errors import ConfigError, did_you_mean
 from icl.registry import build, describe
 
@@ -49,7 +50,7 @@ class Arm:
         }
         return {
             "strategy": describe(self.strategy),
-            "sampler": {"name": "greedy"} if self.sampler.deterministic else sampler,
+            "sampler": {"name": "greedy"} if _is_greedy(self.sampler) else sampler,
         } | ({} if self.normalise == "sum" else {"normalise": self.normalise})
 
     @cached_property
@@ -134,6 +135,7 @@ def _references(arm: Arm, options: bool, shots: int | None) -> tuple[Arm, ...]:
     """The reference in the ways that an arm is to be held against, whatever its contrast is."""
     from decoding.controls.more_demonstrations import MoreDemonstrations
     from decoding.controls.self_consistency import SelfConsistency
+    from decoding.strategies.beam import BeamDecoding
     from decoding.strategies.greedy import GreedyDecoding
     from decoding.strategies.sampling import SamplingDecoding
 
@@ -141,6 +143,8 @@ def _references(arm: Arm, options: bool, shots: int | None) -> tuple[Arm, ...]:
     drawn = Greedy() if options else arm.sampler
     if isinstance(drawn, Sampling) and not drawn.deterministic:
         found.append(Arm(SamplingDecoding(drawn.temperature, drawn.top_k, drawn.top_p, drawn.min_p), drawn))
+    if isinstance(drawn, Beam):
+        found.append(Arm(BeamDecoding(drawn.beams, drawn.length_penalty), drawn))
     if not options:
         voters = SelfConsistency(max(2, branch_count(arm.strategy)))
         found.append(Arm(voters, voters.sampler if drawn.deterministic else drawn))
@@ -177,17 +181,22 @@ def _strategy(node: Any, where: str) -> Strategy:
 
 
 def _sampler(node: Any, sampling: Any, where: str) -> Sampler:
-    """`sampling:` takes the parameters of the strategy of that name."""
-    if node.get("name") == "sampling":
+    """`sampling:` takes the parameters of the strategy of that name, or of 'beam' where it says beams."""
+    if node.get("name") in ("sampling", "beam"):
         raise ConfigError(
-            f"{_at(where)}strategy 'sampling' says already how tokens are drawn. Put the parameters there and drop the "
-            "key 'sampling'."
+            f"{_at(where)}strategy '{node['name']}' says already how tokens are drawn. Put the parameters there and "
+            "drop the key 'sampling'."
         )
     if not isinstance(sampling, Mapping):
         raise ConfigError(
             f"{_at(where, 'sampling')}sampling is a mapping such as {{temperature: 0.7}}, not {sampling!r}."
         )
-    return _strategy({"name": "sampling", **sampling}, f"{where}.sampling" if where else "sampling").sampler
+    name = "beam" if {"beams", "length_penalty"} & set(sampling) else "sampling"
+    return _strategy({"name": name, **sampling}, f"{where}.sampling" if where else "sampling").sampler
+
+
+def _is_greedy(sampler: Sampler) -> bool:
+    return sampler.deterministic and getattr(sampler, "beams", 1) == 1
 
 
 def _told(thing: Any, sampler: Sampler | None = None) -> str:
@@ -199,6 +208,9 @@ def _told(thing: Any, sampler: Sampler | None = None) -> str:
     own = thing.sampler if isinstance(thing, Strategy) else None
     if sampler is None or sampler == own:
         return told
+    if isinstance(sampler, Beam):
+        penalty = "" if sampler.length_penalty == 1 else f", length_penalty={sampler.length_penalty:g}"
+        return f"{told}, beams={sampler.beams}{penalty}"
     drawn = ", ".join(_parameters(sampler)) or "temperature=1"
     return f"{told}, greedy" if sampler.deterministic else f"{told}, {drawn}"
 

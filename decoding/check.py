@@ -5,6 +5,7 @@ from collections.abc import Iterable, Set
 from decoding.arm import Arm
 from decoding.base import Strategy
 from decoding.probe import branches_of, strength_of
+from decoding.sampling import Beam
 from icl.errors import ConfigError
 from icl.registry import build, entries, resolve
 from icl.types import Prompt
@@ -14,6 +15,7 @@ GIVEN_BY = {
     "logits": frozenset({"logits", "strategies"}),
     "first token only": frozenset({"logits", "strategies"}),
     "whole options": frozenset({"logits"}),
+    "beams": frozenset({"logits"}),
     "hidden": frozenset({"hidden"}),
     "attention": frozenset({"attention"}),
 }
@@ -24,6 +26,7 @@ TOLD = {
     "logits": "next-token logits",
     "first token only": "the logits of the first answer token",
     "whole options": "whole options scored by each branch",
+    "beams": "rows that beams can take over from one another",
     "hidden": "hidden states",
     "attention": "attention maps",
 }
@@ -42,6 +45,8 @@ def unmet(strategy: Strategy | Arm, abilities: Set[str], score: str = "generate"
         needs.add("whole options")
     if score == "options" or not arm.sampler.deterministic:
         needs.add("logits")
+    if score != "options" and isinstance(arm.sampler, Beam):
+        needs.add("beams")
     missing = [need for need in sorted(needs) if not GIVEN_BY.get(need, frozenset({need})) & abilities]
     if not missing:
         return None

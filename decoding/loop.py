@@ -26,6 +26,8 @@ from icl.streams import StreamKey
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from decoding.beams import Search
+
 TRACE = ("survivors", "entropy", "changed", "logprob", "gap")
 """Per step: tokens that survive; entropy of the combined distribution in nats, before the sampler's temperature and
 cuts; 1 where its best token is not the reference's; log-probability of the chosen token in it; nats by which its best
@@ -75,13 +77,15 @@ class Lane:
 class Track:
     """The lanes of one strategy and sampler; every lane has the same number of branches.
 
-    gated: other branches that a step does not need are not read on.
+    gated: other branches that a step does not need are not read on. search: where the sampler holds several beams, the
+    lanes are these, and it takes their steps (`decoding.beams`).
     """
 
     strategy: Strategy
     sampler: Sampler
     lanes: list[Lane]
     gated: bool = False
+    search: "Search | None" = None
 
 
 @dataclass
@@ -120,6 +124,11 @@ def decode(
             for lanes, branches in own:
                 early_too = [early(session, [lane.rows[0] for lane in lanes])] if track.strategy.exits else []
                 logits = torch.cat([branches, *early_too]) if early_too else branches
+                if track.search is not None:
+                    track.lanes = track.search.step(
+                        track.strategy, lanes, logits, step=step, stops=stops, trace=trace
+                    )
+                    continue
                 for lane, token in zip(lanes, _chosen(track, lanes, logits, step, trace), strict=True):
                     _take(lane, token, stops)
             track.lanes = [lane for lane in track.lanes if not lane.finish]

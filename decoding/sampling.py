@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from icl.params import Count, NonNegative, Share
+from icl.params import Count, NonNegative, PositiveInt, Share
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
@@ -36,6 +36,19 @@ class Sampler(Protocol):
 @dataclass(frozen=True)
 class Greedy:
     """The best token."""
+
+    deterministic = True
+
+    def choose(self, scores: "Tensor", keys: Sequence[StreamKey], step: int) -> "Tensor":
+        return scores.argmax(-1)
+
+
+@dataclass(frozen=True)
+class Beam:
+    """The best of several hypotheses that run side by side (`decoding.beams`). A single step takes the best token."""
+
+    beams: PositiveInt = 4  # hypotheses; 1 is greedy
+    length_penalty: float = 1.0  # power of the length that a sum of log-probabilities is divided by
 
     deterministic = True
 

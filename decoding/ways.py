@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from decoding.base import Strategy
 from decoding.jobs import Late, Ready
-from decoding.sampling import Sampler
+from decoding.sampling import Beam, Sampler
 from icl.errors import PlanError
 from icl.types import Prompt
 
@@ -88,6 +88,8 @@ def ways(readies: Sequence[Ready], late: Late, history: History) -> list[Way]:
     for i, ready in enumerate(readies):
         job, strategy = ready.job, ready.job.arm.strategy
         if late == "never" or job.score != "generate" or job.top or len(ready.branches) < 2 or strategy.remembers:
+            continue
+        if isinstance(job.arm.sampler, Beam):  # its beams take over one another's rows
             continue
         if can_settle(strategy):
             alike.setdefault((strategy, job.arm.sampler, job.max_new_tokens), []).append(i)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
@@ -59,7 +60,7 @@ def texts_of(model: HF, answers: list[Generation | Failure]) -> list[tuple[int, 
     return [answer.tokens for answer in answers if isinstance(answer, Generation)]
 
 
-def generated(model: HF, prompts: list[Prompt], new: int) -> list[tuple[int, ...]]:
+def generated(model: HF, prompts: list[Prompt], new: int, **how: Any) -> list[tuple[int, ...]]:
     """`generate` of transformers on the processor's own inputs, one left-padded batch; cut at the end token."""
     inputs = model.checkpoint.processor.apply_chat_template(
         tiny_models.conversations(prompts),
@@ -70,7 +71,7 @@ def generated(model: HF, prompts: list[Prompt], new: int) -> list[tuple[int, ...
         processor_kwargs={"padding": True, "padding_side": "left"},
     )
     with torch.inference_mode():
-        whole = model.engine.runner.model.generate(**inputs, do_sample=False, max_new_tokens=new)
+        whole = model.engine.runner.model.generate(**inputs, do_sample=False, max_new_tokens=new, **how)
     answers = []
     for row in whole[:, inputs["input_ids"].shape[1] :].tolist():
         end = next((i for i, token in enumerate(row) if token in model.stop_tokens), len(row))
@@ -89,6 +90,15 @@ def test_the_greedy_arm_is_transformers_generate(name: str, model_of: Callable[[
     model = model_of(name)
     answers = run_jobs(model, [Job(p, parse_arm("greedy"), max_new_tokens=NEW) for p in questions(name)])
     assert texts_of(model, answers) == generated(model, questions(name), NEW)
+
+
+@every
+@pytest.mark.parametrize("penalty", [1.0, 0.0])
+def test_beams_are_those_of_transformers_generate(name: str, penalty: float, model_of: Callable[[str], HF]) -> None:
+    model, arm = model_of(name), parse_arm({"name": "beam", "beams": 3, "length_penalty": penalty})
+    answers = run_jobs(model, [Job(p, arm, max_new_tokens=NEW) for p in questions(name)])
+    own = [generated(model, [p], NEW, num_beams=3, length_penalty=penalty)[0] for p in questions(name)]
+    assert texts_of(model, answers) == own
 
 
 @every

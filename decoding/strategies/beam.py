@@ -1,0 +1,25 @@
+"""Beam search on the model's own distribution: the reference among arms that search.
+
+`sampling: {beams: 4}` beside any strategy's parameters in a YAML does the same to that strategy's combined scores
+(`decoding.beams`).
+"""
+
+from dataclasses import dataclass
+
+from decoding.base import Strategy
+from decoding.sampling import Beam, Sampler
+from icl.params import PositiveInt
+from icl.registry import component
+
+
+@component("strategy", "beam")
+@dataclass(frozen=True)
+class BeamDecoding(Strategy):
+    """The most probable answer that a search with several beams finds."""
+
+    beams: PositiveInt = 4  # hypotheses that run side by side; 1 is greedy
+    length_penalty: float = 1.0  # power of the length that a sum of log-probabilities is divided by; 0 prefers short
+
+    @property
+    def sampler(self) -> Sampler:
+        return Beam(self.beams, self.length_penalty)
