@@ -125,9 +125,7 @@ def decode(
                 early_too = [early(session, [lane.rows[0] for lane in lanes])] if track.strategy.exits else []
                 logits = torch.cat([branches, *early_too]) if early_too else branches
                 if track.search is not None:
-                    track.lanes = track.search.step(
-                        track.strategy, lanes, logits, step=step, stops=stops, trace=trace
-                    )
+                    track.lanes = track.search.step(track.strategy, lanes, logits, step=step, stops=stops, trace=trace)
                     continue
                 for lane, token in zip(lanes, _chosen(track, lanes, logits, step, trace), strict=True):
                     _take(lane, token, stops)
