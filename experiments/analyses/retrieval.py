@@ -41,15 +41,15 @@ def analyse(view: "View") -> "DataFrame":
     rows_of = answered(view)
     for setting, samples in settings(view, rows_of, without=("model", "order", "compose", "decoding", "score")):
         rows = records(samples.drop_duplicates(["query", "seed"]))
-        measured = [_measured(row, int(setting["shots"])) for row in rows]
+        each = [measured(row, int(setting["shots"])) for row in rows]
         scores = np.array([score for row in rows for _, score, _ in demos_of(row)])
         best = [demos_of(row)[ranks_of(row).index(min(ranks_of(row)))][1] for row in rows]
         low, middle, high = np.quantile(scores, [0.25, 0.5, 0.75])
         found.append(
             {
                 **setting,
-                **interval([m["precision"] for m in measured], units(rows), "precision"),
-                **{key: _mean([m[key] for m in measured]) for key in ("hit", "mrr", "coverage", "distinct")},
+                **interval([m["precision"] for m in each], units(rows), "precision"),
+                **{key: _mean([m[key] for m in each]) for key in ("hit", "mrr", "coverage", "distinct")},
                 "used": len({name for row in rows for name, *_ in demos_of(row)}),
                 "similarity": float(scores.mean()),
                 "q25": float(low),
@@ -62,7 +62,8 @@ def analyse(view: "View") -> "DataFrame":
     return table(found, "What was retrieved", note="precision, hit, mrr: demonstrations that answer as the gold does")
 
 
-def _measured(row: Mapping[str, Any], shots: int) -> dict[str, float]:
+def measured(row: Mapping[str, Any], shots: int) -> dict[str, float]:
+    """Of one sample: precision, hit, mrr, coverage and distinct."""
     answers = [plain(answer) for *_, answer in demos_of(row)]
     gold = {plain(answer) for answer in texts(row, "gold")}
     options = {plain(option) for option in texts(row, "options")}

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.analyses import leakage, retrieval
+from experiments.analyses import leakage, precision, retrieval
 from icl.errors import ConfigError
 
 PARTS = Path(__file__).parent / "parts.py"
@@ -38,6 +38,17 @@ def test_ranks_are_the_retriever_s_in_any_order(ran: Any) -> None:
 def test_precision_is_over_the_shots_asked_for(ran: Any) -> None:
     (told,) = retrieval.analyse(ran(shots=4, seeds=[0], retriever=_careless("p-0000", "p-0001"))).to_dict("records")
     assert told["precision"] == pytest.approx((1 + 1 + 0) / 3 / 4)
+
+
+def test_precision_is_compared_in_pairs(ran: Any) -> None:
+    """Of two red queries, two green and two blue: the reference shows red and green, the other red twice."""
+    ours, theirs = (_careless(*ids) for ids in (("p-0000", "p-0003"), ("p-0000", "p-0001")))
+    to = {"retriever": "Careless(ids=['p-0000', 'p-0001'])"}
+    view = ran(shots=2, seeds=[0], grid={"retriever": [theirs, ours]}, compare={"to": to, "metric": "strict"})
+    (told,) = precision.analyse(view).to_dict("records")
+    assert (told["reference"], told["precision"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert (told["difference"], told["n"]) == (pytest.approx(0), 6)
+    assert told["low"] < 0 < told["high"]
 
 
 def test_without_options_there_is_no_coverage(ran: Any, shapes: str) -> None:

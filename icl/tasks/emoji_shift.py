@@ -1,0 +1,174 @@
+"""Emoji as a distribution shift: one emoji, four vendors' drawings; demonstrations by three, queries by the fourth.
+
+    noto      emoji-datasource-google 16     PNG 64       Google's Noto            Apache-2.0 and OFL
+    twemoji   emoji-datasource-twitter 16    PNG 64       Twemoji                  CC-BY-4.0
+    fluent    @lobehub/fluent-emoji-3d 1.1   WebP 256     Microsoft's 3-D style    MIT
+    openmoji  openmoji 17                    SVG          line drawings            CC-BY-SA-4.0
+
+Names and groups of the emoji are those of emojibase-data 17 (MIT). The packages are npm's, pinned in the folder
+`emoji_shift_npm` beside this file and not part of the toolkit, which reads the drawings where they lie; `resvg-py`
+draws the SVGs. The 1,500 emoji taken are those that all four vendors draw, without flags and skin tones.
+"""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from icl.errors import DataError
+from icl.params import PositiveInt
+from icl.pictures import Picture
+from icl.registry import component, parameter
+from icl.streams import StreamKey
+from icl.tasks.base import Pool
+from icl.tasks.choose import nested_choice
+from icl.types import Example
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Vendor = Literal["noto", "twemoji", "fluent", "openmoji"]
+VENDORS: tuple[Vendor, ...] = get_args(Vendor)
+
+PACKAGES = Path(__file__).parent / "emoji_shift_npm"
+"""The pinned `package.json`; `npm ci` puts `node_modules` beside it."""
+
+DRAWINGS: Mapping[Vendor, str] = {
+    "noto": "emoji-datasource-google/img/google/64",
+    "twemoji": "emoji-datasource-twitter/img/twitter/64",
+    "fluent": "@lobehub/fluent-emoji-3d/assets",
+    "openmoji": "openmoji/color/svg",
+}
+NAMES, GROUPS = "emojibase-data/en/data.json", "emojibase-data/meta/groups.json"
+LEFT_OUT = ("component", "flags")
+"""Groups of skin tones and hair, and of flags, which are told apart by other knowledge."""
+
+SIDE, FEWEST = 64, 5
+QUESTIONS = {"subgroup": "What kind of emoji is this?", "emoji": "Which emoji is this?"}
+
+
+@component("task", "emoji-shift")
+@dataclass(frozen=True)
+class EmojiShift:
+    """Emoji drawn by four vendors: the pool is by three of them, the queries by the one held out.
+
+    Domain is the vendor, group the emoji. Classes are the emoji themselves, of which a pool has three drawings each,
+    or emojibase's subgroups of five or more ("animal bird"). A half is of the emoji, drawn at random: a head trained on
+    the first is tried with the second on emoji of which it never saw any vendor's drawing.
+    """
+
+    held_out: Vendor = "openmoji"  # whose drawings are the queries
+    classes: Literal["emoji", "subgroup"] = "emoji"  # what an answer names
+    half: Literal["both", "first", "second"] = "both"  # of the emoji, in pool and queries
+    query_limit: PositiveInt | None = parameter("queries", None)  # a nested choice; None: every emoji
+    seed: int = 0  # of halves and choice; the seeds of a run do not change them
+    modules: str | None = None  # another `node_modules` that holds the packages
+
+    @property
+    def title(self) -> str:
+        told = "" if self.half == "both" else f", {self.half} half"
+        return f"emoji-shift by {self.classes} ({self.held_out}{told})"
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        every = self._drawn_by(self.held_out)
+        chosen = nested_choice([e.group or e.id for e in every], self.query_limit, self.seed, "emoji-shift/queries")
+        return tuple(every[i] for i in chosen)
+
+    @cached_property
+    def _pool(self) -> Pool:
+        return Pool(tuple(e for vendor in VENDORS if vendor != self.held_out for e in self._drawn_by(vendor)))
+
+    def pool(self, query_id: str) -> Pool:
+        return self._pool
+
+    @property
+    def pool_size(self) -> int:
+        return len(self._pool)
+
+    def _half(self, code: str) -> str:
+        return ("first", "second")[StreamKey(self.seed, code).number("emoji-shift/half", 1)]
+
+    def _drawn_by(self, vendor: Vendor) -> list[Example]:
+        modules = Path(self.modules).expanduser() if self.modules else PACKAGES / "node_modules"
+        kept = [(emoji, emoji.classes[self.classes]) for emoji in emojis(modules)]
+        size = Counter(name for _, name in kept)
+        if self.classes == "subgroup":
+            kept = [(emoji, name) for emoji, name in kept if size[name] >= FEWEST]
+        kept = [(emoji, name) for emoji, name in kept if self.half in ("both", self._half(emoji.code))]
+        return [
+            Example(
+                id=f"{vendor}-{emoji.code}",
+                pictures=(emoji.picture(vendor),),
+                question=QUESTIONS[self.classes],
+                answers=(name,),
+                label=name,
+                domain=vendor,
+                group=emoji.code,
+            )
+            for emoji, name in kept
+        ]
+
+
+@dataclass(frozen=True)
+class Emoji:
+    """code: its code points, hexadecimal. classes: its name on each level. files: vendor -> drawing."""
+
+    code: str
+    classes: Mapping[str, str]
+    files: Mapping[Vendor, Path]
+
+    def picture(self, vendor: Vendor) -> Picture:
+        """Its drawing at 64 x 64, over white."""
+        return Picture.from_source(partial(_drawing, str(self.files[vendor])), f"emoji/{vendor}/{self.code}")
+
+
+@lru_cache(maxsize=4)
+def emojis(modules: Path) -> tuple[Emoji, ...]:
+    """Those that every vendor draws, in Unicode's order. Raises DataError with what to install."""
+    missing = [path for path in (*DRAWINGS.values(), NAMES, GROUPS) if not (modules / path).exists()]
+    if missing:
+        raise DataError(
+            f"task 'emoji-shift' reads npm packages that are not installed: there is no {modules / missing[0]}. "
+            f"Install the pinned ones (300 MB) with: npm ci --ignore-scripts --prefix {PACKAGES}"
+        )
+    if find_spec("resvg_py") is None:
+        raise DataError(
+            "task 'emoji-shift' draws SVGs with the package resvg-py, which is not installed. "
+            "Install it with: pip install 'mm-icl[emoji]'"
+        )
+    found = {vendor: {_code(p.stem): p for p in (modules / path).iterdir()} for vendor, path in DRAWINGS.items()}
+    names, told = (json.loads((modules / path).read_text(encoding="utf-8")) for path in (NAMES, GROUPS))
+    left_out = {number for number, group in told["groups"].items() if group in LEFT_OUT}
+    return tuple(
+        Emoji(
+            code, {"subgroup": told["subgroups"][str(one["subgroup"])].replace("-", " "), "emoji": one["label"]}, files
+        )
+        for one in names
+        if str(one.get("group", "")) in told["groups"].keys() - left_out and "subgroup" in one
+        for code in [_code(one["hexcode"])]
+        if all(code in own for own in found.values())
+        for files in [{vendor: own[code] for vendor, own in found.items()}]
+    )
+
+
+def _code(stem: str) -> str:
+    """Vendors differ in case and in whether they write the selector of the coloured form."""
+    return stem.upper().replace("-FE0F", "")
+
+
+def _drawing(path: str) -> "Image":
+    from PIL import Image
+
+    if path.endswith(".svg"):
+        from resvg_py import svg_to_bytes
+
+        png = svg_to_bytes(svg_path=path, width=SIDE, height=SIDE, skip_system_fonts=True)
+        return Image.open(io.BytesIO(bytes(png)))
+    image = Image.open(path)
+    return image if image.size == (SIDE, SIDE) else image.convert("RGBA").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
