@@ -16,6 +16,8 @@ KEY = "lockstep"
 SECRET = "ICL_LOCKSTEP_SECRET"
 """The variable by which a server tells its own processes how the names of its groups begin."""
 
+NAMED = "groups are named by the server; ask for a strategy with vllm_xargs: {strategy: ...}"
+
 MOST = 16
 """Branches that a group may have."""
 
@@ -79,7 +81,7 @@ def branch_of(extra_args: Mapping[str, Any] | None) -> Branch | None:
 def check_name(branch: Branch) -> None:
     """Raises ValueError where a server runs here and the group was named by somebody else."""
     if not branch.group.startswith(os.environ.get(SECRET, "")):
-        raise ValueError("groups are named by the server; ask for a strategy with vllm_xargs: {strategy: ...}")
+        raise ValueError(NAMED)
 
 
 def check_arm(branch: Branch) -> None:

@@ -107,8 +107,8 @@ async def whole(send: Any, head: dict[str, Any], pieces: AsyncIterator[dict[str,
     await answer(send, 200, head | {"object": "chat.completion", "choices": [message], "usage": usage(last)})
 
 
-async def stream(send: Any, head: dict[str, Any], pieces: AsyncIterator[dict[str, Any]]) -> None:
-    """Server-sent events as OpenAI's. The pieces' `new` counts all tokens so far."""
+async def stream(send: Any, head: dict[str, Any], pieces: AsyncIterator[dict[str, Any]], counted: bool) -> None:
+    """Server-sent events as OpenAI's. The pieces' `new` counts all tokens so far. counted: told in an event."""
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
 
     async def event(content: Any) -> None:
@@ -125,6 +125,8 @@ async def stream(send: Any, head: dict[str, Any], pieces: AsyncIterator[dict[str
         choice = {"index": 0, "delta": role | {"content": last["text"]}, "finish_reason": last["finish"]}
         await event(head | {"object": "chat.completion.chunk", "choices": [choice]})
         role = {}
+    if counted and last.get("finish") in ("stop", "length"):
+        await event(head | {"object": "chat.completion.chunk", "choices": [], "usage": usage(last)})
     await event("[DONE]")
     await send({"type": "http.response.body", "body": b""})
 

@@ -54,9 +54,10 @@ class Room:
 
     def too_small(self, gang: Gang) -> str:
         """The sentence for a group that does not fit even alone."""
-        size = self.scheduler.block_size
+        size, have = self.scheduler.block_size, self.scheduler.kv_cache_config.num_blocks - 1
         wanted = sum(-(-request.num_tokens // size) for request in gang.requests)
         return (
             f"its {gang.size} branches need {wanted} blocks of {size} tokens together, and the cache of this engine "
-            f"has {self.scheduler.kv_cache_config.num_blocks - 1}. Shorten the prompts, or give it a larger cache"
+            f"has {have}. {gang.size} branches of {have // gang.size * size} tokens each fit, prompt and answer: "
+            "shorten the prompts, or give it a larger cache"
         )

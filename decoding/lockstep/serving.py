@@ -15,10 +15,10 @@ from typing import Any
 
 from decoding.lockstep import http, wire
 from decoding.lockstep.answering import answered
-from decoding.lockstep.branch import MOST, SECRET, Branch
+from decoding.lockstep.branch import MOST, NAMED, SECRET, Branch
 from decoding.lockstep.desk import Desk
 from decoding.lockstep.http import RefusedError
-from decoding.lockstep.wanted import Wanted, strategy_asked, wanted
+from decoding.lockstep.wanted import Wanted, names_a_group, strategy_asked, wanted
 from icl import __version__
 from icl.errors import ICLError
 from icl.models import served
@@ -59,6 +59,9 @@ class StrategyMiddleware:
             await http.answer(send, refused.status, http.error(str(refused), refused.status))
             return
         body = http.parsed(raw) if b"vllm_xargs" in raw else None
+        if names_a_group(body):  # vLLM would refuse it too, but with its pictures noted as seen already
+            await http.answer(send, 400, http.error(NAMED, 400))
+            return
         if not strategy_asked(body):
             await self.app(scope, http.again(raw, receive), send)
             return
@@ -86,8 +89,11 @@ class StrategyMiddleware:
                 first = await anext(pieces)
                 if first["finish"] not in (None, "stop", "length"):
                     raise RefusedError(500, first["reason"] or f"the request ended: {first['finish']}")
-                write = http.stream if asked.stream else http.whole
-                await write(send, head, http.chained(first, pieces))
+                told = http.chained(first, pieces)
+                if asked.stream:
+                    await http.stream(send, head, told, asked.stream_usage)
+                else:
+                    await http.whole(send, head, told)
         except ICLError as error:
             await http.answer(send, 400, http.error(str(error), 400))
         except RefusedError as refused:

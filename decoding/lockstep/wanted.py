@@ -20,6 +20,7 @@ from typing import Any, get_args
 
 from decoding.arm import Arm, parse_arm
 from decoding.jobs import Normalise
+from decoding.lockstep.branch import KEY
 from icl.errors import ConfigError, DataError
 from icl.pictures import Picture
 from icl.streams import StreamKey
@@ -45,7 +46,10 @@ class More:
 
 @dataclass(frozen=True)
 class Wanted:
-    """max_tokens: None where the request does not say. token_ids: whether the answer's ids are wanted too."""
+    """max_tokens: None where the request does not say. token_ids: whether the answer's ids are wanted too.
+
+    stream_usage: whether the last event of a stream counts tokens.
+    """
 
     prompt: Prompt
     arm: Arm
@@ -55,12 +59,19 @@ class Wanted:
     model: str
     token_ids: bool = False
     more: More | None = None
+    stream_usage: bool = False
 
 
 def strategy_asked(body: Any) -> bool:
     """Whether a request names a strategy."""
     extra = body.get("vllm_xargs") if isinstance(body, dict) else None
     return isinstance(extra, dict) and "strategy" in extra
+
+
+def names_a_group(body: Any) -> bool:
+    """Whether a request says that it is a branch, which only the server's own are."""
+    extra = body.get("vllm_xargs") if isinstance(body, dict) else None
+    return isinstance(extra, dict) and KEY in extra
 
 
 def wanted(body: Mapping[str, Any]) -> Wanted:
@@ -86,7 +97,9 @@ def wanted(body: Mapping[str, Any]) -> Wanted:
             raise ConfigError("icl.other is another sample's prompt: a mapping with messages.")
         prompt = replace(prompt, other=_prompt(other))
     told = str(body.get("model", "")), bool(body.get("return_token_ids"))
-    return Wanted(prompt, _arm(body), limit, stop, stream, *told, more)
+    options = body.get("stream_options")
+    counted = isinstance(options, dict) and bool(options.get("include_usage"))
+    return Wanted(prompt, _arm(body), limit, stop, stream, *told, more, counted)
 
 
 def _prompt(body: Mapping[str, Any]) -> Prompt:

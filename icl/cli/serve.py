@@ -10,6 +10,9 @@ import typer
 
 from icl.errors import ConfigError
 
+FREE = ("dtype", "block-size", "mm-processor-cache-gb")
+"""Options that a user may set otherwise."""
+
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -83,6 +86,7 @@ def server(
         "worker-extension-cls": PLUG_IN["worker_extension_cls"],
         "middleware": "decoding.lockstep.serving.StrategyMiddleware",
         "limit-mm-per-prompt": json.dumps({"image": max_pictures, "video": 0}),
+        "mm-processor-cache-gb": "0",  # with it, a request that is refused breaks the next one with its picture
         "additional-config": json.dumps({"lockstep_patience": patience}),
     }
     if cpu:
@@ -91,7 +95,7 @@ def server(
     for one in options or []:
         told, _, value = one.partition("=")
         told = told.lstrip("-").replace("_", "-")
-        if told in given and told not in ("dtype", "block-size"):
+        if told in given and told not in FREE:
             raise ConfigError(f"--option {told} is set by icl serve itself.")
         if value:
             given[told] = value

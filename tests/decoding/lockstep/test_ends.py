@@ -104,8 +104,11 @@ def test_a_group_larger_than_the_cache_ends_with_the_numbers(folder: Path) -> No
     world = made(folder, blocks=21)
     world.group("large", [200, 200], 5)
     world.group("fits", [100, 100], 5)
+    world.group("just", [155, 155], 5)
     ends = finish(world)
     assert ends["large.0"].startswith("error: its 2 branches need 26 blocks of 16 tokens together")
+    assert "has 20. 2 branches of 160 tokens each fit, prompt and answer" in ends["large.0"]
+    assert ends["just.0"] == ends["just.1"] == "length"
     assert "has 20" in ends["large.0"]
     assert ends["fits.0"] == "length"
 

@@ -3,17 +3,10 @@
 import base64
 import io
 import json
-import os
 import random
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +16,11 @@ pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of
 
 import checkpoints
 import groups
+from server_process import Server, started
 
 from decoding.arm import parse_arm
 from decoding.jobs import Job
-from icl.cli.serve import server
 from icl.types import Prompt
-
-KEY = "a key of the test"
-
-
-@dataclass
-class Server:
-    port: int
-    log: Path
-
-    def call(self, path: str, body: Any = None, key: str = KEY, timeout: float = 120) -> tuple[int, str]:
-        data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers)
-        try:
-            with urllib.request.urlopen(request, timeout=timeout) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-
-    def chat(self, body: Any, **more: Any) -> tuple[int, Any]:
-        status, text = self.call("/v1/chat/completions", body, **more)
-        return status, json.loads(text)
-
-    def metric(self, name: str) -> float:
-        lines = self.call("/metrics")[1].splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"vllm:{name}{{"))
 
 
 @pytest.fixture(scope="module")
@@ -63,38 +30,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def serving(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    os.environ["ICL_TEST_KEY"] = KEY
     options = ["max-model-len=512", "max-num-seqs=16", "max-num-batched-tokens=256", "kv-cache-memory-bytes=200000000"]
-    arguments, environment = server(
-        str(folder),
-        "127.0.0.1",
-        port,
-        name="tiny",
-        api_key_env="ICL_TEST_KEY",
-        max_pictures=4,
-        patience=3,
-        options=options,
-    )
     log = tmp_path_factory.mktemp("server") / "log"
-    with log.open("w") as out:
-        process = subprocess.Popen([sys.executable, *arguments], stdout=out, stderr=out, env=environment)
-    made = Server(port, log)
-    try:
-        for _ in range(240):
-            assert process.poll() is None, log.read_text()[-3000:]
-            try:
-                if made.call("/health", timeout=2)[0] == 200:
-                    break
-            except OSError:
-                time.sleep(1)
+    with started(str(folder), log, options, name="tiny", max_pictures=4, patience=3) as made:
         yield made
-        process.terminate()
-        assert process.wait(60) is not None
-    finally:
-        process.kill()
 
 
 def body(prompt: Prompt, strategy: Any = None, **more: Any) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+"""A real server of `icl serve` in a process of its own, and calls to it without any client library."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from icl.cli.serve import server
+
+KEY = "a key of the test"
+
+
+@dataclass
+class Server:
+    port: int
+    log: Path
+
+    def call(self, path: str, body: Any = None, key: str = KEY, timeout: float = 120) -> tuple[int, str]:
+        data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def chat(self, body: Any, **more: Any) -> tuple[int, Any]:
+        status, text = self.call("/v1/chat/completions", body, **more)
+        return status, json.loads(text)
+
+    def metric(self, name: str) -> float:
+        lines = self.call("/metrics")[1].splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"vllm:{name}{{"))
+
+
+@contextmanager
+def started(model: str, log: Path, options: list[str], **settings: Any) -> Iterator[Server]:
+    """Runs until the end of the block; then it must stop by itself when asked."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ["ICL_TEST_KEY"] = KEY
+    arguments, environment = server(model, "127.0.0.1", port, api_key_env="ICL_TEST_KEY", options=options, **settings)
+    with log.open("w") as out:
+        process = subprocess.Popen([sys.executable, *arguments], stdout=out, stderr=out, env=environment)
+    made = Server(port, log)
+    try:
+        for _ in range(240):
+            assert process.poll() is None, log.read_text()[-3000:]
+            try:
+                if made.call("/health", timeout=2)[0] == 200:
+                    break
+            except OSError:
+                time.sleep(1)
+        yield made
+        process.terminate()
+        assert process.wait(60) is not None
+    finally:
+        process.kill()

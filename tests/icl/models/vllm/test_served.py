@@ -1,0 +1,221 @@
+"""One config with decoding arms on an engine in the process and on a server of `icl serve`, and OpenAI's own client."""
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import openai
+from server_process import KEY, Server, started
+
+from decoding.arm import parse_arm
+from decoding.jobs import Failure, Job
+from decoding.probe import probe_prompt
+from decoding.served import run_jobs
+from experiments.config import load
+from experiments.run import run
+from icl.models.chat import messages
+from icl.models.remote import Remote
+from icl.models.vllm.model import VLLM
+
+CONFIG = """
+name: {name}
+task: {{name: binding, ways: 2, queries: 6}}
+model: {model}
+seeds: [0, 1]
+max_new_tokens: 6
+score: {score}
+metrics: [lenient, {metric}]
+grid:
+  shots: [0, 2]
+  compose: [chat, interleaved]
+  decoding: {decoding}
+"""
+ARMS = """
+    - greedy
+    - {name: vcd, alpha: 0.5}
+    - {name: code}
+    - {name: contrast, branches: [no_demonstrations], weights: [1.5, -0.5], mask: none}
+    - {name: mask_only, of: vcd}
+    - {name: vcd, sampling: {temperature: 1.0, top_p: 0.9}}
+"""
+VLLM_NODE = "{name: vllm, path: tiny, cache_gib: 0.25, engine_args: {max_num_seqs: 32}}"
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    options = ["max-num-seqs=32", "kv-cache-memory-bytes=250000000"]
+    log = tmp_path_factory.mktemp("server") / "log"
+    with started("tiny", log, options, name="tiny", max_pictures=4) as made:
+        yield made
+
+
+def remote_node(serving: Server) -> str:
+    return f"{{name: remote, url: 'http://127.0.0.1:{serving.port}/v1', model: tiny, key_env: ICL_TEST_KEY}}"
+
+
+def samples(folder: Path, name: str, model: str, **more: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """(arm, shots, composer, seed, query) -> the sample that a run stored."""
+    settings = {"decoding": ARMS, "score": "generate", "metric": "strict"} | more
+    (folder / f"{name}.yaml").write_text(CONFIG.format(name=name, model=model, **settings))
+    outcome = run(load(folder / f"{name}.yaml"), folder / "runs")
+    assert outcome.failed == 0
+    found = {}
+    for cell in sorted((outcome.folder / "cells").iterdir()):
+        labels = json.loads((cell / "cell.json").read_text())["labels"]
+        for file in cell.glob("*.jsonl"):
+            for line in file.read_text().splitlines():
+                sample = json.loads(line)
+                key = (labels["decoding"], labels["shots"], labels["compose"], sample["seed"], sample["query"])
+                found[key] = sample
+    assert len(found) == outcome.samples
+    return found
+
+
+def test_the_same_config_has_the_same_answers_in_the_process_and_on_a_server(serving: Server, tmp_path: Path) -> None:
+    here = samples(tmp_path, "here", VLLM_NODE)
+    there = samples(tmp_path, "there", remote_node(serving))
+    assert here.keys() == there.keys()
+    assert len(here) == 2 * 2 * 2 * 6 * 6
+    apart = [key for key in here if here[key].get("output", "") != there[key].get("output", "")]
+    for key in apart:  # batches differ, and with them the last bits: only a near-tie may change a token
+        assert min(here[key]["trace"]["gap"]) < 1e-3, (key, here[key], there[key])
+    assert len(apart) < 0.02 * len(here)
+    alike = here.keys() - set(apart)
+    assert all(here[key]["usage"] == there[key]["usage"] for key in alike)
+    assert all(
+        here[key]["trace"][name] == pytest.approx(there[key]["trace"][name], abs=5e-3)
+        for key in alike
+        for name in ("logprob", "entropy", "survivors")
+    )
+    assert len({sample.get("output", "") for sample in here.values()}) > 3
+    session = json.loads((tmp_path / "runs" / "there" / "run.json").read_text())["sessions"][-1]
+    assert session["counters"]["cached_tokens"] > 0
+    assert session["counters"]["requests"] < len(there)  # equal ones are asked once
+
+
+def test_whole_options_are_scored_by_the_server(serving: Server, tmp_path: Path) -> None:
+    more = {"decoding": "[greedy, vcd]", "score": "options", "metric": "option"}
+    here = samples(tmp_path, "here", VLLM_NODE, **more)
+    there = samples(tmp_path, "there", remote_node(serving), **more)
+    assert here.keys() == there.keys()
+    for key, sample in here.items():
+        assert sample["option_scores"] == pytest.approx(there[key]["option_scores"], abs=5e-3), key
+
+
+def test_arms_that_cannot_be_sent_or_read_fail_with_the_servers_sentence(serving: Server) -> None:
+    model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY")
+    long = probe_prompt(2).map(lambda part: part if part.picture else type(part)("word " * 3000, part.name))
+    first, second = run_jobs(model, [Job(long, parse_arm("vcd")), Job(probe_prompt(2), parse_arm("vcd"))])
+    assert isinstance(first, Failure)
+    assert "status 400" in first.reason
+    assert not isinstance(second, Failure)
+
+
+@pytest.fixture(scope="module")
+def client(serving: Server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"http://127.0.0.1:{serving.port}/v1", api_key=KEY, max_retries=0)
+
+
+def asked(**more: Any) -> dict[str, Any]:
+    """What the client is given."""
+    told = {"model": "tiny", "messages": messages(probe_prompt(2)), "temperature": 0, "max_tokens": 8, "seed": 3}
+    return told | more
+
+
+def test_openais_client_names_a_strategy_in_one_request(client: openai.OpenAI, serving: Server) -> None:
+    whole = client.chat.completions.create(
+        **asked(extra_body={"vllm_xargs": {"strategy": "vcd", "alpha": 0.5, "pictures": "all"}})
+    )
+    choice = whole.choices[0]
+    assert choice.finish_reason in ("stop", "length")
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens >= 1
+    pieces = list(
+        client.chat.completions.create(
+            stream=True,
+            stream_options={"include_usage": True},
+            **asked(extra_body={"vllm_xargs": {"strategy": "vcd", "alpha": 0.5, "pictures": "all"}}),
+        )
+    )
+    spoken = [piece for piece in pieces if piece.choices]
+    assert "".join(piece.choices[0].delta.content or "" for piece in spoken) == choice.message.content
+    assert spoken[-1].choices[0].finish_reason == choice.finish_reason
+    assert pieces[-1].usage == whole.usage
+    nested = json.dumps({"name": "mask_only", "of": {"name": "vcd"}})
+    more = client.chat.completions.create(**asked(extra_body={"vllm_xargs": {"strategy": nested}}))
+    plain = client.chat.completions.create(**asked())
+    assert more.choices[0].message.content == plain.choices[0].message.content  # under greedy decoding it is greedy
+
+
+HALF = json.dumps({"group": "mine", "index": 0, "count": 2, "arm": '[{"name": "greedy"}, null]'})
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"extra_body": {"vllm_xargs": {"lockstep": HALF}}}, "groups are named by the server"),
+        ({"extra_body": {"vllm_xargs": {"lockstep": "half"}}}, "groups are named by the server"),
+        ({"extra_body": {"vllm_xargs": {"strategy": "vdc"}}}, "Did you mean 'vcd'"),
+        ({"extra_body": {"vllm_xargs": {"strategy": "vcd", "beta": "much"}}}, "beta"),
+        ({"extra_body": {"vllm_xargs": {"strategy": '{"name": "vcd", "alpha": NaN}'}}}, "nan is not a finite number"),
+        ({"extra_body": {"vllm_xargs": {"strategy": "vcd"}, "icl": {"options": ["a", "a"]}}}, "each once"),
+        ({"extra_body": {"vllm_xargs": {"strategy": "vcd"}, "icl": {"looks": 1}}}, "icl is a mapping of"),
+        ({"extra_body": {"vllm_xargs": {"strategy": "vcd"}}, "max_tokens": -1}, "at least 1"),
+    ],
+)
+def test_bad_requests_of_openais_client_are_refused_with_the_reason(
+    client: openai.OpenAI, more: dict[str, Any], told: str
+) -> None:
+    for _ in range(2):  # the second one is the same branch again
+        with pytest.raises(openai.BadRequestError) as error:
+            client.chat.completions.create(**asked(**more))
+        assert told in str(error.value)
+    assert client.chat.completions.create(**asked(max_tokens=1)).choices
+
+
+def test_an_ordinary_request_that_is_refused_does_not_break_the_next_one_with_its_picture(
+    client: openai.OpenAI,
+) -> None:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (40, 40), (1, 2, 3)).save(file, "PNG")
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(**asked(messages=picture(file.getvalue()), logit_bias={"99999999": 1.0}))
+    assert client.chat.completions.create(**asked(messages=picture(file.getvalue()), max_tokens=1)).choices
+
+
+def picture(data: bytes) -> list[dict[str, Any]]:
+    url = "data:image/png;base64," + base64.b64encode(data).decode()
+    return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+
+
+def test_pictures_that_are_too_large_are_refused_and_the_server_stays_up(client: openai.OpenAI) -> None:
+    from PIL import Image
+
+    bomb = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(bomb, "PNG")  # a small file of 400 million pixels
+    extra = {"vllm_xargs": {"strategy": "vcd"}}
+    with pytest.raises(openai.BadRequestError, match="pixels"):
+        client.chat.completions.create(**asked(messages=picture(bomb.getvalue()), extra_body=extra))
+    for body in (extra, {}):
+        with pytest.raises((openai.APIStatusError, openai.APIConnectionError)) as error:  # it may hang up meanwhile
+            client.chat.completions.create(**asked(messages=picture(bytes(100 * 2**20)), extra_body=body))
+        assert not isinstance(error.value, openai.InternalServerError)
+    assert client.chat.completions.create(**asked(max_tokens=1)).choices
+
+
+def test_it_says_what_it_is_to_those_with_a_key(serving: Server) -> None:
+    status, told = serving.call("/v1/strategies")
+    assert status == 200
+    assert json.loads(told)["server"] == "mm-icl"
+    assert {"vcd", "greedy"} <= set(json.loads(told)["strategies"])
+    assert serving.call("/v1/strategies", key="wrong")[0] == 401
+    assert isinstance(VLLM.abilities, frozenset)
