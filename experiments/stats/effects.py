@@ -19,7 +19,7 @@ from experiments.stats.arms import NONE, UNIT, better_of, values_of, varying
 from experiments.stats.decodings import Judgement, decoding_trials, judged
 from experiments.stats.intervals import Estimate, estimate, is_binary
 from experiments.stats.pairs import KEYS, UnpairedError, pair
-from experiments.stats.subjects import pooled, split
+from experiments.stats.subjects import pooled, scored, split
 from icl.metrics.normalise import plain
 from icl.metrics.yes_no import parse
 
@@ -90,6 +90,7 @@ def effects(
     """
     settings = [axis for axis in varying(scores, axes) if axis not in ("shots", "retriever", "decoding")]
     samples = scores.assign(**{axis: NONE for axis in ("retriever", "decoding") if axis not in scores})
+    samples = scored(samples, metric)
     better = better_of(scores, metric)
     trials = decoding_trials(samples, settings, metric, better, base=base, controls=controls)
     verdicts = {key: judged(list(own)) for key, own in groupby(trials, key=lambda t: (t.subject, t.arm))}

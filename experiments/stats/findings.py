@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Literal
 
 from experiments.stats.arms import NONE, axes_of, baseline_of, better_of, tidy, told, values_of, varying
 from experiments.stats.decodings import decoding_trials
-from experiments.stats.subjects import pooled, split
+from experiments.stats.subjects import pooled, scored, split
 from experiments.stats.trials import Trial, Verdict, corrected, trial
 from experiments.stats.wording import listed, signed
 from icl.metrics.base import Better
@@ -82,8 +82,9 @@ def findings(
     samples = samples.assign(**{axis: NONE for axis in ("task", "retriever", "decoding") if axis not in samples})
     better = better_of(frame, metric)
     base = reference_decoding(samples, reference)
-    plain = samples[samples["decoding"] == base]
     settings = [axis for axis in varying(samples, axes) if axis not in ("shots", "retriever", "decoding")]
+    samples = scored(samples, metric)
+    plain = samples[samples["decoding"] == base]
     shots = "shots" in axes
     voted = baseline_of(frame, vote, metric)
     return [

@@ -10,6 +10,14 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
+def scored(samples: "DataFrame", metric: str) -> "DataFrame":
+    """Without the tasks that this metric says nothing about (captions have no yes-ratio, questions no CHAIR)."""
+    attrs = samples.attrs
+    kept = samples[samples.groupby("task")[metric].transform("count") > 0]
+    kept.attrs = attrs
+    return kept
+
+
 def pooled(a: "DataFrame", b: "DataFrame", over: Sequence[str]) -> "tuple[tuple[DataFrame, DataFrame], str]":
     """Both frames at the settings of `over` that both have, and those settings in words."""
     over = [axis for axis in over if axis in a]

@@ -153,3 +153,9 @@ def test_the_correction_is_over_every_comparison_of_every_strategy() -> None:
         (1, "beats greedy; no control was run"),
         (8, "is not distinguishable from greedy; no control was run"),
     ]
+
+
+def test_a_task_that_the_score_says_nothing_about_has_no_rows() -> None:
+    captions = [{**row, "task": "captions", "lenient": None} for name in ("greedy", "vcd") for row in arm(name, "rw")]
+    rows = [*captions, *arm("greedy", "rrww"), *arm("vcd", "rwww")]
+    assert {row.subject for row in told(rows)} == {"shapes"}
