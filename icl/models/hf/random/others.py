@@ -76,7 +76,7 @@ def deepseek_vl(size: Size) -> Made:
 
 
 def blip_2(size: Size) -> Made:
-    """A class whose forward takes no positions and no cache: told, not run."""
+    """A processor that keeps no chat template, and a class that takes no cache: told, not run."""
     words = tokenizer({"image_token": "<image>"})
     text = text_settings(words, size)
     config = transformers.Blip2Config(

@@ -152,7 +152,11 @@ def lfm2_vl(size: Size) -> Made:
             vision_use_head=False,
         ),
         text_config=transformers.Lfm2Config(
-            **text_settings(words, size), layer_types=kinds, block_auto_adjust_ff_dim=False
+            **text_settings(words, size),
+            layer_types=kinds,
+            block_auto_adjust_ff_dim=False,
+            conv_dim=size.width,
+            block_dim=size.width,
         ),
         image_token_id=words.image_token_id,
         projector_hidden_size=2 * size.width,

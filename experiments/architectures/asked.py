@@ -1,0 +1,94 @@
+"""What every architecture is asked: prompts of different lengths, with pictures of different sizes and numbers."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icl.models.hf.random.common import Size
+from icl.models.hf.random.make import save
+from icl.pictures import Picture
+from icl.streams import StreamKey
+from icl.types import Part, Prompt, Turn
+
+NEW_TOKENS = 12
+SIZE = Size(width=128, layers=2)
+"""vLLM's attention for CPUs has no heads of less than 32."""
+OLD_NAME = r"^((?:model\.)?vision_tower\.)(?!vision_model)"
+"""transformers 5 drops `vision_model.` from these names; published checkpoints have it, and vLLM looks for it."""
+SIZES = ((56, 84), (120, 40), (40, 56), (84, 84))
+"""Height and width of the pictures, in turn."""
+
+
+def prompts() -> list[Prompt]:
+    """Five in the form `chat`, with none to three demonstrations, and one in the form `interleaved`."""
+    shown = ([1, 2, 3], [4], [5, 1, 6, 2], [2, 7], [3])
+    words = ("colour?", "how many are there in it?", "x", "what is it, and where?", "is it red?")
+    made = [_chat(pictures, text, f"q{i}") for i, (pictures, text) in enumerate(zip(shown, words, strict=True))]
+    both = (_seen(8, "demo[0].picture[0]"), Part("Question: what?\nAnswer: shape 8\n\n"))
+    return [*made, Prompt((Turn("user", (*both, *_query(9, "Question: what?\nAnswer:"))),), StreamKey(0, "q5"))]
+
+
+def checkpoint(name: str, folder: Path) -> Path:
+    """The random checkpoint of an architecture, made where it is not there yet.
+
+    Its answers are words: placeholders of pictures, which no model can read in an answer, are unlikely and end it.
+    """
+    from safetensors.torch import load_file, save_file
+
+    if (folder / "asked").is_file():
+        return folder
+    save(name, folder, SIZE)
+    words = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    special = sorted(token["id"] for token in words["added_tokens"])
+    settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": special}), encoding="utf-8")
+    tower = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vision_config"]["model_type"]
+    old = OLD_NAME if tower in ("clip_vision_model", "siglip_vision_model") else None
+    weights = {
+        re.sub(old, r"\1vision_model.", key) if old else key: weight
+        for key, weight in load_file(folder / "model.safetensors").items()
+    }
+    for key in (key for key in weights if key.endswith("lm_head.weight")):
+        weights[key][special] /= 8
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    (folder / "asked").touch()
+    return folder
+
+
+def conversation(prompt: Prompt) -> list[dict[str, Any]]:
+    """As the processors' own `apply_chat_template` takes it, pictures included."""
+    return [
+        {
+            "role": turn.role,
+            "content": [
+                {"type": "image", "image": part.picture.open()} if part.picture else {"type": "text", "text": part.text}
+                for part in turn.parts
+            ],
+        }
+        for turn in prompt.turns
+    ]
+
+
+def _chat(pictures: list[int], question: str, query: str) -> Prompt:
+    turns: list[Turn] = []
+    for i, seed in enumerate(pictures[:-1]):
+        shown = (_seen(seed, f"demo[{i}].picture[0]"), Part("what?", f"demo[{i}].question"))
+        turns += [Turn("user", shown), Turn("assistant", (Part(f"shape {seed}", f"demo[{i}].answer"),))]
+    return Prompt((*turns, Turn("user", _query(pictures[-1], question))), StreamKey(0, query))
+
+
+def _query(seed: int, question: str) -> tuple[Part, ...]:
+    return _seen(seed, "query.picture[0]"), Part(question, "query.question")
+
+
+def _seen(seed: int, name: str) -> Part:
+    """A picture of coarse random colours, smooth in between."""
+    from PIL import Image
+
+    height, width = SIZES[seed % len(SIZES)]
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR)
+    return Part(Picture.from_image(image, f"random picture {seed}"), name)

@@ -1,0 +1,133 @@
+"""The columns that the Hugging Face backend answers, for one checkpoint.
+
+generate   greedy tokens of the token loop, each prompt alone, are those of transformers' own `generate` on the inputs
+           of the processor's own `apply_chat_template`
+batch      together they are those that each prompt has alone, and so are the logits
+cache      logits with pictures from the cache are those of the processor on the whole prompt
+identity   contrastive decoding with strength 0 says what greedy says, though its other branch is not the same
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from decoding.arm import parse_arm
+from decoding.engine import run_jobs
+from decoding.jobs import Failure, Job
+from experiments.architectures.asked import NEW_TOKENS, conversation, prompts
+from experiments.architectures.verdicts import Answers, Entry, Verdict
+from icl.errors import ICLError, ModelError
+from icl.models.hf.model import HF
+from icl.types import Generation, Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CLOSE = 1e-3
+"""Of a logit; their spread is about 1."""
+
+ARMS: dict[str, Any] = {
+    "greedy": "greedy",
+    "vcd": {"name": "vcd", "pictures": "all", "noise_step": 999},
+    "identity": {"name": "vcd", "pictures": "all", "noise_step": 999, "alpha": 0.0, "beta": 0.0},
+}
+
+
+def checked(name: str, folder: Path) -> Entry:
+    """All columns of one checkpoint, and its answers for other engines to be compared with."""
+    hf = HF(path=str(folder), dtype="float32", device="cpu")
+    try:
+        hf.load()
+    except ICLError as error:
+        return Entry(name, "", {}, {}, (f"not loaded: {error}",))
+    try:
+        asked = prompts()
+        answers: dict[str, Answers] = {}
+        verdicts = {
+            "generate": _told(lambda: _generate(hf, asked, answers)),
+            "batch": _told(lambda: _batch(hf, asked, answers)),
+            "cache": _told(lambda: _cache(hf, asked)),
+            "identity": _told(lambda: _identity(hf, asked, answers)),
+        }
+        kind = type(hf.engine.runner.model).__name__
+        return Entry(name, kind, verdicts, answers, tuple(note.replace(str(folder), name) for note in hf.notes))
+    finally:
+        hf.unload()
+
+
+def said(hf: HF, arm: str, asked: Sequence[Prompt]) -> list[Generation]:
+    """Raises ModelError where a prompt has no answer."""
+    jobs = [Job(prompt, parse_arm(ARMS[arm]), max_new_tokens=NEW_TOKENS) for prompt in asked]
+    model: Any = hf
+    answers = run_jobs(model, jobs)
+    for answer in answers:
+        if isinstance(answer, Failure):
+            raise ModelError(answer.reason)
+    return [answer for answer in answers if isinstance(answer, Generation)]
+
+
+def _generate(hf: HF, asked: Sequence[Prompt], answers: dict[str, Answers]) -> Verdict:
+    alone = [said(hf, "greedy", [prompt])[0] for prompt in asked]
+    answers["greedy"] = Answers.of(alone)
+    for i, (prompt, own) in enumerate(zip(asked, alone, strict=True)):
+        inputs = hf.checkpoint.processor.apply_chat_template(
+            conversation(prompt), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        width = inputs["input_ids"].shape[1]
+        with torch.inference_mode():
+            whole = hf.engine.runner.model.generate(**inputs, do_sample=False, max_new_tokens=NEW_TOKENS)
+        wanted = whole[0, width:].tolist()
+        if (got := hf.count_tokens(prompt)) != width:
+            return Verdict("no", f"prompt {i} is counted as {got} tokens and has {width}")
+        end = next((place for place, token in enumerate(wanted) if token in hf.stop_tokens), len(wanted))
+        if list(own.tokens) != wanted[:end]:
+            place = next(k for k, (a, b) in enumerate(zip([*own.tokens, -1], wanted, strict=False)) if a != b)
+            return Verdict("no", f"prompt {i} parts from generate at token {place}")
+    return Verdict("yes", f"{sum(len(one.tokens) for one in alone)} tokens")
+
+
+def _batch(hf: HF, asked: Sequence[Prompt], answers: dict[str, Answers]) -> Verdict:
+    gap = _gap(hf.open(asked).logits, torch.cat([hf.open([prompt]).logits for prompt in asked]))
+    if gap > CLOSE:
+        return Verdict("no", f"logits differ by up to {gap:.1e}")
+    together = [list(one.tokens) for one in said(hf, "greedy", asked)]
+    alike = together == [list(tokens) for tokens in answers["greedy"].tokens]
+    return Verdict("yes" if alike else "no", f"logits within {gap:.0e}")
+
+
+def _cache(hf: HF, asked: Sequence[Prompt]) -> Verdict:
+    from icl.models.hf.reading import Reader
+
+    if hf.engine.reader.encoder is None:
+        return Verdict("off", "the cache is off")
+    plain = Reader(hf.renderer, hf.pixels, hf.engine.runner, None)
+    worst = 0.0
+    for prompt in asked:
+        (read,) = plain.read([prompt])
+        worst = max(worst, _gap(hf.engine.runner.prefill([read]).logits, hf.open([prompt]).logits))
+    return Verdict("yes" if worst <= CLOSE else "no", f"logits within {worst:.0e}")
+
+
+def _identity(hf: HF, asked: Sequence[Prompt], answers: dict[str, Answers]) -> Verdict:
+    answers["vcd"] = Answers.of(said(hf, "vcd", asked))
+    strategy = parse_arm(ARMS["identity"]).strategy
+    branches = [hf.open([strategy.branches(prompt)[b] for prompt in asked]).logits for b in (0, 1)]
+    if _gap(*branches) < 0.1:
+        return Verdict("no", "noise on the pictures does not change the logits")
+    alike = [one.tokens for one in said(hf, "identity", asked)] == list(answers["greedy"].tokens)
+    return Verdict("yes" if alike else "no", "")
+
+
+def _gap(one: "Tensor", other: "Tensor") -> float:
+    return float((one - other).abs().max())
+
+
+def _told(ask: Callable[[], Verdict]) -> Verdict:
+    """What an architecture cannot do is a verdict, whatever it raises: its code is not ours."""
+    try:
+        return ask()
+    except Exception as error:  # noqa: BLE001
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        return Verdict("no", first if isinstance(error, ICLError) else f"{type(error).__name__}: {first}")

@@ -1,0 +1,74 @@
+"""The columns that vLLM answers, on the same checkpoints, against what the Hugging Face backend said.
+
+vllm      greedy tokens of ordinary requests are those of the token loop, from the same token ids
+lockstep  contrastive decoding inside the engine says what the token loop says
+
+A step that one engine decides by less than CLOSE may fall otherwise in another; answers are compared up to there.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from decoding.arm import parse_arm
+from decoding.jobs import Failure, Job
+from experiments.architectures.asked import NEW_TOKENS, prompts
+from experiments.architectures.checks import ARMS
+from experiments.architectures.verdicts import Answers, Entry, Verdict
+
+CLOSE = 5e-3
+"""Nats by which the best token leads the next, in float32."""
+COLUMNS = {"vllm": "greedy", "lockstep": "vcd"}
+"""column -> arm"""
+
+
+def checked(entry: Entry, folder: Path) -> dict[str, Verdict]:
+    """Needs vLLM in this environment. Whatever it raises for an architecture is the verdict on it."""
+    from icl.models.vllm.model import VLLM
+
+    missing = [arm for arm in COLUMNS.values() if arm not in entry.answers]
+    if missing:
+        return dict.fromkeys(COLUMNS, Verdict("not run", "the Hugging Face backend has no answers to compare with"))
+    model = VLLM(str(folder), max_model_len=1024, max_pictures=4, cache_gib=0.25)
+    try:
+        model.load()
+        return {column: _compared(model, arm, entry.answers[arm]) for column, arm in COLUMNS.items()}
+    except Exception as error:  # noqa: BLE001
+        return dict.fromkeys(COLUMNS, Verdict("no", _first(error)))
+    finally:
+        model.unload()
+
+
+def _compared(model: Any, arm: str, wanted: Answers) -> Verdict:
+    from decoding.lockstep.engine import run_jobs
+
+    jobs = [Job(prompt, parse_arm(ARMS[arm]), max_new_tokens=NEW_TOKENS) for prompt in prompts()]
+    found = run_jobs(model, jobs, trace=False)
+    failed = next((answer.reason for answer in found if isinstance(answer, Failure)), None)
+    if failed is not None:
+        return Verdict("no", failed)
+    return same([answer.tokens for answer in found if not isinstance(answer, Failure)], wanted)
+
+
+def same(found: Sequence[Sequence[int]], wanted: Answers) -> Verdict:
+    """Whether all prompts have the same tokens, up to a step that was close."""
+    total = alike = 0
+    for number, (own, other, gaps) in enumerate(zip(found, wanted.tokens, wanted.gaps, strict=True)):
+        total += len(other)
+        if tuple(own) == other:
+            alike += len(other)
+            continue
+        ends = ((*own, -1), (*other, -1))
+        place = next((i for i, (a, b) in enumerate(zip(*ends, strict=False)) if a != b), min(len(own), len(other)))
+        if gaps[place] >= CLOSE:
+            return Verdict("no", f"prompt {number} parts at token {place}, decided by {gaps[place]:.2g} nats")
+        alike += place
+    return Verdict("yes", f"{alike} of {total} tokens" + ("" if alike == total else ", parted at close steps"))
+
+
+def _first(error: BaseException) -> str:
+    """The innermost reason."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first}"
