@@ -1,0 +1,93 @@
+"""Exact search over a million vectors: time and memory beside FAISS flat, each in a process of its own.
+
+    python -m experiments.bench.large_search                 10,000 queries over 1,000,000 x 512: 2 GiB, minutes
+    python -m experiments.bench.large_search 500 1000000     500 queries
+
+Vectors are drawn in blocks from one seed. Time is CPU seconds of the search alone; memory is the process's peak, less
+what it was before any vector. `make bench` asks a tenth of the queries: both take time in proportion to them.
+"""
+
+import json
+import subprocess
+import sys
+import time
+
+from experiments.bench import Row, rounds
+
+ROWS, DIM, QUERIES, SHOTS, BLOCK = 1_000_000, 512, 10_000, 8, 50_000
+ENGINES = ("ours", "faiss")
+
+
+def rows() -> list[Row]:
+    """A tenth of the queries; no figures where less than twice the vectors' memory is free."""
+    import psutil  # type: ignore[import-untyped]
+
+    size = ROWS // 100 if rounds(2) == 1 else ROWS
+    if psutil.virtual_memory().available < 2 * 4 * size * DIM:
+        return [(f"knn over {size:,} x {DIM}", "skipped: too little memory is free", "")]
+    return measured(QUERIES // 10, size)
+
+
+def measured(queries: int, size: int) -> list[Row]:
+    """Raises CalledProcessError where a process ran out of memory."""
+    told = {}
+    for engine in ENGINES:
+        command = [sys.executable, "-m", "experiments.bench.large_search", engine, str(queries), str(size)]
+        told[engine] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    ours, theirs = told["ours"], told["faiss"]
+    what = f"knn, {queries:,} queries over {size:,} x {DIM}, k = {SHOTS}"
+    seconds = f"{ours['seconds']:.1f} s, {theirs['seconds']:.1f} s"
+    held = f"{ours['mib']:,.0f} MiB, {theirs['mib']:,.0f} MiB"
+    return [
+        (f"{what}: time over FAISS flat", f"{ours['seconds'] / theirs['seconds']:.2f} ({seconds})", "<= 1.10"),
+        (f"{what}: memory over FAISS flat", f"{ours['mib'] / theirs['mib']:.2f} ({held})", "<= 1.20"),
+        (f"{what}: scores equal FAISS", "yes" if ours["scores"] == theirs["scores"] else "NO", "yes"),
+    ]
+
+
+def _search(engine: str, queries: int, size: int) -> dict[str, object]:
+    import resource
+
+    import numpy as np
+
+    from retrievers.index import Index
+    from retrievers.vectors import unit
+
+    def peak() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    def block(seed: int, count: int) -> "np.ndarray":
+        return unit(np.random.default_rng(seed).standard_normal((count, DIM), dtype=np.float32))
+
+    import faiss
+
+    asked = block(10**6, queries)
+    unit(block(0, 100))
+    before = peak()
+    if engine == "faiss":
+        flat = faiss.IndexFlatIP(DIM)
+        for start in range(0, size, BLOCK):
+            flat.add(block(start, min(BLOCK, size - start)))
+    else:
+        vectors = np.empty((size, DIM), np.float32)
+        for start in range(0, size, BLOCK):
+            vectors[start : start + BLOCK] = block(start, min(BLOCK, size - start))
+        index = Index(vectors)
+    begun = time.process_time()
+    if engine == "faiss":
+        best, _ = flat.search(asked, SHOTS)
+    else:
+        best = np.array([[score for _, score in own] for own in index.nearest(asked, SHOTS)])
+    taken = time.process_time() - begun
+    told = np.round(best[: min(len(best), 20)].astype(np.float64), 4).tolist()
+    return {"seconds": taken, "mib": peak() - before, "scores": told}
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    if words[:1] and words[0] in ENGINES:
+        print(json.dumps(_search(words[0], int(words[1]), int(words[2]))))
+    else:
+        queries, size = map(int, words or (QUERIES, ROWS))
+        for what, figure, goal in measured(queries, size):
+            print(f"{what:<72} {figure:>36}   {goal}")
