@@ -51,7 +51,7 @@ class Alike:
 
 
 def _become(cell: Cell, shots: int) -> str | None:
-    """`decoding.check.become` on a made-up prompt; nothing where the strategy cannot read it: its samples will say so."""
+    """`decoding.check.become` on a made-up prompt; nothing where a strategy cannot read it, as its samples will say."""
     from decoding.check import become
     from decoding.probe import probe_prompt
 

@@ -15,6 +15,7 @@ from experiments.checks import check_data, check_needs
 from experiments.config import Config
 from experiments.contexts import Retrieval, Written, contexts, recipes_of, written
 from experiments.grid import Cell, Grid, expand
+from experiments.limits import limits
 from experiments.lock import writing
 from experiments.pictures import KEPT_BYTES, Album, decoded_ahead
 from experiments.plan_warnings import plan_warnings
@@ -69,6 +70,8 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
             (progress or Silent()).note(
                 f"{rescored:,} stored answers were scored anew, because the metrics have changed."
             )
+        if untraced := _untraced(store, grid, work):
+            (progress or Silent()).note(untraced)
         if not work.left:
             renew(store, grid)
             return Outcome(folder, work.total, work.present, 0, 0, grid.warnings)
@@ -77,6 +80,17 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
             (progress or Silent()).note(warning)
         with Session(store, grid) as session:
             return _Runner(grid, store, work, progress or Silent(), session).outcome()
+
+
+def _untraced(store: Store, grid: Grid, work: Todo) -> str:
+    """A sentence where samples that are there were recorded with another `trace` than is asked for now."""
+    before = ((store.run() or {}).get("config") or {}).get("trace") or {}
+    if not work.present or not grid.config.trace or before.get("top") == grid.config.trace:
+        return ""
+    return (
+        f"{grid.config.where('trace')}: {work.present:,} samples that are there already keep the steps that they have. "
+        "To record all of them, start a new run with --fork."
+    )
 
 
 class _Runner:
@@ -104,6 +118,9 @@ class _Runner:
         groups = [cells for cells in _groups(self.grid, model) if any(self.work.missing[c.digest] for c in cells)]
         if not groups:
             return
+        if expect := getattr(model, "expect", None):
+            room = limits([cell for cells in groups for cell in cells])
+            expect(room.pictures, room.tokens)
         model.load()
         for note in getattr(model, "notes", ()):
             self.progress.note(f"model: {note}")

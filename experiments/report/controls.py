@@ -32,7 +32,7 @@ WORDS = {
     "changed": "changed: share of steps whose best token is not the reference's",
     "entropy": "entropy: nats, of what a token is chosen from",
     "length": "length: steps of an answer, its end included",
-    "forwards": "forwards: prompts read forward for a token",
+    "forwards": "forwards: prompts read forward for a token, of which late contrasts spare some",
 }
 """What each column means, for a line below the table."""
 

@@ -86,3 +86,17 @@ def test_steps_that_cannot_be_kept_are_told(mapping: Any, toy: str) -> None:
     (options,) = told(mapping(model=toy, score="options", trace={"top": 3}))
     assert options == "config: trace: options are scored in no steps, so cells with score: options keep none."
     assert told(mapping(model=toy, trace={"top": 3})) == []
+
+
+def test_samples_of_before_keep_the_steps_that_they_have_and_that_is_said(
+    mapping: Any, toy: str, tmp_path: Any
+) -> None:
+    config = mapping(model=toy, shots=0)
+    run(load(config), tmp_path)
+    progress = Silent()
+    run(load({**config, "trace": {"top": 2}}), tmp_path, progress)
+    (note,) = progress.notes
+    assert note.startswith("config: trace: 6 samples that are there already keep the steps that they have.")
+    again = Silent()
+    run(load({**config, "trace": {"top": 2}}), tmp_path, again, fork=True)
+    assert again.notes == []
