@@ -51,8 +51,13 @@ def card(kind: str, name: str, width: int) -> Iterator[str]:
         yield from hung("  ", line, width, further="      ")
     if kind == "strategy":
         yield from hung(
-            "  ", "beside its parameters: label, and sampling: {temperature: …, top_k: …, top_p: …, min_p: …}", width
+            "  ",
+            "beside its parameters: label; sampling: {temperature: …, top_k: …, top_p: …, min_p: …} or {beams: …, "
+            "length_penalty: …}; where options are scored, normalise: sum, mean or bytes",
+            width,
         )
+        if hasattr(cls, "fits_gold"):
+            yield from hung("  ", "fitted: a file that `icl fit` has written, with these parameters", width)
 
 
 def examples(kind: str, name: str, found: Sequence[Parameter], presets: Sequence[str]) -> Iterator[str]:

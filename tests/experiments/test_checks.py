@@ -66,6 +66,12 @@ def test_a_need_that_no_backend_meets_is_told_as_such(yaml_file: Write, tmp_path
         check_needs(expand(load(yaml_file("task: SHAPES\nmodel: fake-gold\ndecoding: looking.py:Looking\n"))))
 
 
+def test_a_model_that_scores_options_itself_does_not_normalise_them(yaml_file: Write) -> None:
+    text = "task: SHAPES\nmodel: fake-gold\nscore: options\ndecoding: {name: greedy, normalise: mean}\n"
+    with pytest.raises(PlanError, match="scores options by itself, so normalise: mean would change nothing"):
+        check_needs(expand(load(yaml_file(text))))
+
+
 @pytest.mark.parametrize("text", ["score: options", "decoding: greedy", "retriever: balanced"])
 def test_what_a_fake_can_do_is_let_through(yaml_file: Write, text: str) -> None:
     grid = expand(load(yaml_file(f"task: SHAPES\nmodel: fake-gold\n{text}\n")))
