@@ -13,6 +13,7 @@ from experiments.report.view import view
 CONFIGS = Path(experiments.__file__).parent / "configs"
 ANALYSES = {
     "order": ["order_sensitivity", "copying", "vote", "retrieval", "leakage"],
+    "vlicl": ["shot_curve", "format_gain"],
     "perturbation": ["modality", "following", "noisy_labels", "shot_curve", "format_gain", "leakage"],
 }
 
