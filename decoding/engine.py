@@ -6,25 +6,22 @@ them; all arms of a context are in its batch. Equal jobs are computed once. A ba
 halves. A job that cannot be answered fails alone, with a sentence.
 """
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import torch
 
 from decoding.answers import answered
-from decoding.arm import Arm
 from decoding.batches import batches
 from decoding.jobs import Counters, Failure, Job, Late, Ready
-from decoding.prepare import made_ready
-from decoding.strategies.greedy import GreedyDecoding
+from decoding.shared import Answer, Answers, Aside, Done, Known
 from decoding.votes import voting
-from icl.errors import ICLError, ModelError
+from icl.errors import ICLError
 from icl.models.base import LogitModel
 from icl.models.memory import is_out_of_memory
-from icl.types import Generation, Prompt
 
-Answer = Generation | Failure
+KEPT: WeakKeyDictionary[LogitModel, Known] = WeakKeyDictionary()
+"""What preparations were told, for as long as the model is there: a picture is described once, however many calls."""
 
 
 @voting
@@ -35,7 +32,7 @@ def run_jobs(
     *,
     trace: bool = True,
     late: Late = "auto",
-    done: Callable[[int, Answer], None] | None = None,
+    done: Done | None = None,
 ) -> list[Answer]:
     """An answer for each job, in their order; it depends on the job alone, never on the others.
 
@@ -44,63 +41,15 @@ def run_jobs(
     for a job's sake: see `Failure`.
     """
     counters = Counters() if counters is None else counters
-    counters.jobs += len(jobs)
     model.load()
-    aside = _Aside(model, counters)
-    answers: dict[int, Answer] = {}
-
-    def finish(i: int, answer: Answer) -> None:
-        answers[i] = answer
-        counters.jobs_failed += isinstance(answer, Failure)
-        if done is not None:
-            done(i, answer)
-
-    equal: dict[str, list[int]] = {}
-    firsts: list[Ready] = []
-    for i, one in enumerate(made_ready(jobs, aside, model.count_tokens)):
-        if isinstance(one, Failure):
-            finish(i, one)
-            continue
-        counters.branch_prompts += len(one.branches)
-        same = equal.setdefault(one.key, [])
-        if same:
-            counters.jobs_reused += 1
-        else:
-            firsts.append(one)
-        same.append(i)
-    indices = list(equal.values())
+    answers = Answers(jobs, counters, done)
+    firsts = answers.ready(Aside(run_jobs, model, counters, KEPT.setdefault(model, {})), model.count_tokens)
+    places = answers.places()
     for batch in batches(model, firsts):
         for j, answer in zip(batch, _run(model, [firsts[j] for j in batch], counters, trace, late), strict=True):
-            for i in indices[j]:
-                finish(i, answer)
-    return [answers[i] for i in range(len(jobs))]
-
-
-class _Aside:
-    """Greedy answers for a strategy's preparation, by the engine itself. Raises ModelError where one fails.
-
-    They are kept for as long as the model is: a picture's description is asked for once, however many calls need it.
-    """
-
-    kept: ClassVar[WeakKeyDictionary[LogitModel, dict[tuple[str, int], str]]] = WeakKeyDictionary()
-
-    def __init__(self, model: LogitModel, counters: Counters) -> None:
-        self.model, self.counters = model, counters
-
-    def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        known = self.kept.setdefault(self.model, {})
-        wanted = [(prompt.digest, max_new_tokens) for prompt in prompts]
-        new = {key: prompt for key, prompt in zip(wanted, prompts, strict=True) if key not in known}
-        own, greedy = Counters(), Arm(GreedyDecoding())
-        jobs = [Job(prompt, greedy, max_new_tokens=max_new_tokens) for prompt in new.values()]
-        answers = run_jobs(self.model, jobs, own, trace=False) if jobs else []
-        self.counters.prepared += len(jobs)
-        self.counters.add_work(own)
-        for key, answer in zip(new, answers, strict=True):
-            if isinstance(answer, Failure):
-                raise ModelError(f"what is generated before decoding failed: {answer.reason}")
-            known[key] = answer.text
-        return [known[key] for key in wanted]
+            for i in places[j]:
+                answers.give(i, answer)
+    return answers.listed()
 
 
 def _run(model: LogitModel, readies: list[Ready], counters: Counters, trace: bool, late: Late) -> list[Answer]:

@@ -12,6 +12,7 @@ from decoding.arm import Arm
 from decoding.jobs import Counters, Failure, Job
 from decoding.probe import branch_count
 from decoding.sampling import Greedy, Sampling
+from decoding.shared import Answer, Answers, Done
 from decoding.votes import voting
 from icl.errors import ICLError, PlanError
 from icl.models.base import Request
@@ -20,9 +21,6 @@ from icl.types import Generation
 
 OURS = ("icl.", "decoding.")
 """How the paths of small pieces (a branch of `contrast`) begin that a strategy's fields name by their type."""
-
-Answer = Generation | Failure
-Done = Callable[[int, Answer], None]
 
 
 class Server(Protocol):
@@ -46,40 +44,28 @@ def run_jobs(
     Raises ModelError where the server has gone; what was answered has been told to `done`.
     """
     counters = Counters() if counters is None else counters
-    counters.jobs += len(jobs)
     model.load()
-    answers: dict[int, Answer] = {}
-
-    def finish(i: int, answer: Answer) -> None:
-        answers[i] = answer
-        counters.jobs_failed += isinstance(answer, Failure)
-        if done is not None:
-            done(i, answer)
-
-    equal: dict[str, list[int]] = {}
+    answers = Answers(jobs, counters, done)
     requests: list[Request] = []
     for i, job in enumerate(jobs):
         try:
             request = _request(job)
             key = _key(job, request)
         except ICLError as error:
-            finish(i, Failure(f"{job.arm.label}: {error}"))
+            answers.give(i, Failure(f"{job.arm.label}: {error}"))
             continue
         counters.branch_prompts += branch_count(job.arm.strategy)
-        same = equal.setdefault(key, [])
-        counters.jobs_reused += bool(same)
-        if not same:
+        if answers.is_new(i, key):
             requests.append(request)
             counters.prompts_opened += branch_count(job.arm.strategy)
-        same.append(i)
-    whose = list(equal.values())
+    places = answers.places()
 
     def said(place: int, answer: Generation | str) -> None:
-        for i in whose[place]:
-            finish(i, Failure(f"{jobs[i].arm.label}: {answer}") if isinstance(answer, str) else answer)
+        for i in places[place]:
+            answers.give(i, Failure(f"{jobs[i].arm.label}: {answer}") if isinstance(answer, str) else answer)
 
     model.answer_each(requests, said)
-    return [answers[i] for i in range(len(jobs))]
+    return answers.listed()
 
 
 def node_of(arm: Arm) -> dict[str, Any]:

@@ -9,21 +9,16 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from decoding.arm import Arm
 from decoding.jobs import Counters, Failure, Job, Ready
 from decoding.lockstep.grouping import Group, answer_of, groups_of
-from decoding.prepare import made_ready
-from decoding.strategies.greedy import GreedyDecoding
+from decoding.shared import Answer, Answers, Aside, Done
 from decoding.votes import voting
-from icl.errors import ICLError, ModelError
+from icl.errors import ICLError
 from icl.models.vllm.asking import Ask, Said
 from icl.types import Generation, Prompt
 
 FETCHED = 256
 """Answers whose traces are fetched from the engine together."""
-
-Answer = Generation | Failure
-Done = Callable[[int, Answer], None]
 
 
 class StrategyModel(Protocol):
@@ -52,37 +47,18 @@ def run_jobs(
 ) -> list[Answer]:
     """An answer for each job, in their order: what `decoding.engine.run_jobs` is for models with sessions."""
     counters = Counters() if counters is None else counters
-    counters.jobs += len(jobs)
     model.load()
-    answers: dict[int, Answer] = {}
-
-    def finish(i: int, answer: Answer) -> None:
-        answers[i] = answer
-        counters.jobs_failed += isinstance(answer, Failure)
-        if done is not None:
-            done(i, answer)
-
-    equal: dict[str, list[int]] = {}
-    firsts: list[Ready] = []
-    for i, one in enumerate(made_ready(jobs, _Aside(model, counters), model.count_tokens)):
-        if isinstance(one, Failure):
-            finish(i, one)
-            continue
-        counters.branch_prompts += len(one.branches)
-        same = equal.setdefault(one.key, [])
-        counters.jobs_reused += bool(same)
-        if not same:
-            firsts.append(one)
-        same.append(i)
-    indices = list(equal.values())
+    answers = Answers(jobs, counters, done)
+    firsts = answers.ready(Aside(run_jobs, model, counters, {}), model.count_tokens)
+    places = answers.places()
     order = sorted(range(len(firsts)), key=lambda j: beginning(firsts[j].branches[0]))
 
     def ended(place: int, answer: Answer) -> None:
-        for i in indices[order[place]]:
-            finish(i, answer)
+        for i in places[order[place]]:
+            answers.give(i, answer)
 
     _Run(model, [firsts[j] for j in order], counters, trace and model.trace, ended).run()
-    return [answers[i] for i in range(len(jobs))]
+    return answers.listed()
 
 
 def beginning(prompt: Prompt) -> tuple[str, ...]:
@@ -94,24 +70,6 @@ def beginning(prompt: Prompt) -> tuple[str, ...]:
         for piece in (turn.role, part.text if part.picture is None else part.picture.digest)
         if piece is not None
     )
-
-
-class _Aside:
-    """Greedy answers for a strategy's preparation. Raises ModelError where one fails."""
-
-    def __init__(self, model: StrategyModel, counters: Counters) -> None:
-        self.model, self.counters = model, counters
-
-    def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        own, greedy = Counters(), Arm(GreedyDecoding())
-        jobs = [Job(prompt, greedy, max_new_tokens=max_new_tokens) for prompt in prompts]
-        answers = run_jobs(self.model, jobs, own, trace=False)
-        self.counters.prepared += len(prompts)
-        self.counters.add_work(own)
-        for answer in answers:
-            if isinstance(answer, Failure):
-                raise ModelError(f"what is generated before decoding failed: {answer.reason}")
-        return [answer.text for answer in answers if isinstance(answer, Generation)]
 
 
 class _Run:
