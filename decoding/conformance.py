@@ -56,6 +56,7 @@ def check_strategy(strategy: Strategy, prompt: Prompt | None = None) -> Strategy
     if strength is not None and abs(strength - 1) <= TOLERANCE:
         _check_identity(strategy, count)
     _check_neutral(strategy, count)
+    _check_settled(strategy, count)
     return StrategyFacts(count - (EXITS if strategy.exits else 0), weights, strength, masks)
 
 
@@ -181,6 +182,23 @@ def _check_neutral(strategy: Strategy, count: int) -> None:
         _same_distribution(neutral, neutral.combine(logits, 1), logits[0]),
         f"at {told} the scores should be the reference's under the mask, and are not.",
     )
+
+
+def _check_settled(strategy: Strategy, count: int) -> None:
+    """What is drawn from a settled row is the same with the reference in the place of every other branch."""
+    if strategy.remembers or strategy.exits:
+        return
+    for scale in (0.3, 3.0, 30.0):
+        logits = made_up(count, scale=scale)
+        settled = strategy.settled(logits[0])
+        if settled is None:
+            continue
+        _need(tuple(settled.shape) == (ROWS,), f"settled() gave shape {tuple(settled.shape)}, not [B].")
+        alone = logits[:1].expand(count, -1, -1)
+        own, without = (
+            under_mask(strategy, strategy.combine(z, 1), z[0]).softmax(-1)[settled] for z in (logits, alone)
+        )
+        _need(_same(own, without), "settled() names rows whose distribution the other branches do change.")
 
 
 def _same_distribution(strategy: Strategy, combined: "Tensor", reference: "Tensor") -> bool:

@@ -88,6 +88,12 @@ class ListOfBranches(VCD):
         return [prompt, prompt]
 
 
+@dataclass(frozen=True)
+class SettlesTooMuch(VCD):
+    def settled(self, reference: Tensor) -> Tensor:
+        return torch.ones(len(reference), dtype=torch.bool)
+
+
 @dataclass
 class Thawed(Strategy):
     alpha: float = 1.0
@@ -107,6 +113,7 @@ class Thawed(Strategy):
         (Random(), "pure function"),
         (NotANumber(), "NaN"),
         (ListOfBranches(), "tuple"),
+        (SettlesTooMuch(), "do change"),
         (Thawed(), "frozen"),
     ],
 )
