@@ -152,9 +152,20 @@ class Worn(TOY.ToySession):
 
 
 class Half(TOY.ToySession):
-    def __init__(self, model, rows):
-        super().__init__(model, rows)
+    def __init__(self, model, rows, early=False):
+        super().__init__(model, rows, early)
         self.logits = self.logits.to(torch.float16)
+
+
+class Shallow(TOY.ToySession):
+    @property
+    def exits(self):
+        return super().exits.flip(1)
+
+
+class Behind(TOY.ToySession):
+    def suffix_exits(self, suffixes):
+        return [[told.flip(1) for told in row] for row in super().suffix_exits(suffixes)]
 
 
 class Trimmed(TOY.ToySession):
@@ -171,6 +182,8 @@ class Trimmed(TOY.ToySession):
         (Worn, "before and after suffix_logprobs differ"),
         (Half, "logits are torch.float16, not float32"),
         (Trimmed, "rows advanced after join and trim, and before differ"),
+        (Shallow, "early layers of a prompt in a batch and alone differ"),
+        (Behind, "the first entry of suffix_exits and the session's own exits differ"),
     ],
 )
 def test_a_session_that_mixes_its_rows_is_caught(session, says, monkeypatch):
@@ -181,8 +194,8 @@ def test_a_session_that_mixes_its_rows_is_caught(session, says, monkeypatch):
 
 def test_a_model_whose_batch_changes_its_rows_is_caught():
     class Padded(TOY.Toy):
-        def open(self, prompts):
-            session = super().open(prompts)
+        def open(self, prompts, *, exits=False):
+            session = super().open(prompts, exits=exits)
             session.logits = session.logits + 0.1 * (len(prompts) - 1)
             return session
 
