@@ -48,7 +48,8 @@ def command(
     _list(list(entries(found).values()), width)
     if found == "model":
         print("\nWhat each can do: generate answers; give next-token logits here; score whole")
-        print("options; run decoding strategies; take adapters; load quantized.")
+        print("options; run decoding strategies; take adapters; load quantized. `served`:")
+        print("where the server is one of `icl serve`.")
         for line in _table([*_abilities()], width):
             print(line)
     print(f"\n`icl ls {kind} NAME` shows one with its parameters.")
@@ -84,7 +85,9 @@ def _abilities() -> Iterator[tuple[str, ...]]:
             "adapters": getattr(cls, "adapters", False),
         }
         bits = ", ".join(getattr(cls, "quantizations", ())) or "-"
-        yield name, *("yes" if can[column] else "-" for column in COLUMNS[1:-1]), bits
+        served: frozenset[str] = getattr(cls, "when_served", frozenset())
+        told = ("yes" if can[column] else "served" if column in served else "-" for column in COLUMNS[1:-1])
+        yield name, *told, bits
 
 
 def _table(rows: list[tuple[str, ...]], width: int) -> Iterator[str]:

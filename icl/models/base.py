@@ -44,13 +44,15 @@ class Model(Protocol):
     """needs: 'gold' or 'demos' where the backend is an oracle or a fake that reads them.
 
     A class may say more of itself: `quantizations`, the settings it can be run in; `adapters`, whether it takes any;
+    `when_served`, what it can do where the server is one of `icl serve`;
     `at_once`, requests that one call of `generate` is given, and a kill can lose (32 where it does not say);
     `counts_exactly = False`, where tokens are only estimated. One whose answers arrive one by one has `answer_each`
     (see `icl.models.remote`), so that each is kept as soon as it is there. The runner prints `notes` once the model is
     loaded, and calls `unload()` after its last cell. Where its server decides what it can do (`icl.models.remote`), an
     instance has other `abilities` than its class, `lacks`, which says why not more, and `refuses(node of a strategy)`,
-    why not this one. With sessions, `token_budget` is what one prefill may hold and
-    `batch_tokens` what all rows of a batch may (see `decoding.batches`).
+    why not this one. One that is started for a plan has `expect(pictures, tokens)`, told before `load`. With sessions,
+    `token_budget` is what one prefill may hold and `batch_tokens` what all rows of a batch may (see
+    `decoding.batches`).
     """
 
     abilities: ClassVar[frozenset[str]]

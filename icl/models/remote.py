@@ -55,6 +55,7 @@ class Remote:
     """
 
     abilities: ClassVar[_Abilities] = _Abilities()
+    when_served: ClassVar[frozenset[str]] = frozenset({"strategies"})
     needs: ClassVar[frozenset[str]] = frozenset()
     counts_exactly: ClassVar[bool] = False
 

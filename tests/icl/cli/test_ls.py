@@ -43,7 +43,7 @@ def test_models_tell_what_each_can_do_as_its_class_says(icl: ICL) -> None:
     rows = {line.split()[0]: line.split(maxsplit=6)[1:] for line in told if line[:3].strip() and "`" not in line}
     assert rows["model"] == ["generate", "logits", "score", "strategies", "adapters", "quantization"]
     assert rows["hf"] == ["yes", "yes", "yes", "yes", "yes", "nf4, fp4, int8,"]
-    assert rows["remote"] == ["yes", "-", "yes", "-", "-", "-"]
+    assert rows["remote"] == ["yes", "-", "yes", "served", "-", "-"]
     assert rows["vllm"][:4] == ["yes", "-", "yes", "yes"]
     assert set(rows) == {"model", *entries("model")}
 
