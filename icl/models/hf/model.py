@@ -145,6 +145,11 @@ class HF:
         """What is switched off for this checkpoint and why, once it is loaded."""
         return self.engine.notes
 
+    @property
+    def weights_bytes(self) -> int:
+        """Of all parameters and buffers, as they are held."""
+        return int(self.engine.runner.model.get_memory_footprint())
+
     def load(self) -> None:
         _ = self.engine
 

@@ -1,0 +1,75 @@
+"""Do answers survive fewer bits? Accuracy, answers and logits against full precision, with memory and speed.
+
+    difference   of accuracy, over the same queries, seeds and settings, with its interval and p (Holm over precisions)
+    agreement    share of these samples whose answer is that of full precision, right or wrong
+    kl, kl_max   KL(full || quantized) of the first answer token in nats, mean and largest over the same prompts
+    weights_mib  of all weights as they are held; peak_mib: of the process (on a GPU: of its allocations)
+    tokens_s     new tokens a second of greedy decoding over these prompts, their prefill included
+
+Logits, memory and speed are measured once, each setting in a process of its own (`quantization_measured`), and kept in
+the run's folder. Full precision is the model that the run compares to, else the one that is not quantized.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from experiments.analyses.quantization_measured import measured
+from experiments.analyses.samples import records, said, table
+from experiments.stats.arms import values_of
+from experiments.stats.pairs import KEYS, pair, paired_test
+from experiments.stats.significance import holm
+from experiments.store import Store
+from icl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.report.view import View
+
+
+def analyse(view: "View") -> "DataFrame":
+    """Raises ConfigError where there is one precision only."""
+    full = full_precision(view)
+    costs = measured(view, full)
+    frames = {model: view.scores[view.scores["model"] == model] for model in values_of(view.scores, "model")}
+    on = [*KEYS, *(axis for axis in view.axes if axis != "model")]
+    found: list[dict[str, Any]] = []
+    for model, own in frames.items():
+        row = {"model": model, "accuracy": float(own[view.metric].mean())}
+        row |= dict.fromkeys(("difference", "low", "high", "p"), float("nan"))
+        if model != full:
+            tested = paired_test(pair(frames[full], own, view.metric, on, names=(full, model)), names=(full, model))
+            row |= {key: float(getattr(tested, key)) for key in ("difference", "low", "high", "p")}
+        row["agreement"] = _agreement(view, model, full, on)
+        found.append({**row, **costs.get(model, {}), "n": len(own)})
+    corrected = holm([row["p"] for row in found if row["model"] != full])
+    for row, p in zip([row for row in found if row["model"] != full], corrected, strict=True):
+        row["p"] = float(p)
+    note = f"against {full}; agreement: share of the same answers; kl in nats, of the first token; p after Holm"
+    return table(found, "What fewer bits change", note=note, signed=("difference", "low", "high"))
+
+
+def full_precision(view: "View") -> str:
+    """The label of the model that others stand against. Raises ConfigError where none can be told."""
+    labels = values_of(view.scores, "model") if "model" in view.scores else []
+    if len(labels) < 2:
+        raise ConfigError(f"{view.path}: there is one precision only. Run with an axis such as model.quantize.")
+    if view.to.get("model") in labels:
+        return str(view.to["model"])
+    store, first = Store(view.path), view.frame.drop_duplicates("model")
+    nodes = {row["model"]: (store.cell(str(row["cell"])) or {}).get("model", {}) for row in records(first)}
+    whole = [label for label, node in nodes.items() if node.get("quantize", node.get("quantization")) in ("none", None)]
+    if len(whole) != 1:
+        raise ConfigError(
+            f"{view.path}: {len(whole)} of its models are not quantized ({', '.join(map(str, labels))}), so it is not "
+            "clear what full precision is. Write compare: {to: {model: …}} into the config."
+        )
+    return str(whole[0])
+
+
+def _agreement(view: "View", model: str, full: str, on: list[str]) -> float:
+    """Answers as the analyses read them: the known answer that is named, else the whole output."""
+    rows = view.frame[view.frame["model"].isin((model, full)) & view.frame["failed"].isna()]
+    told = {(row["model"], *(row[key] for key in on)): said(row) for row in records(rows)}
+    both = [(told[key], told.get((full, *key[1:]))) for key in told if key[0] == model]
+    paired = [(one, other) for one, other in both if other is not None]
+    return sum(one == other for one, other in paired) / len(paired) if paired else float("nan")

@@ -1,0 +1,89 @@
+"""Does what demonstrations, retrieval and contrast bring survive fewer bits? Each gain by precision, in pairs.
+
+    gain     mean of (score with) - (score without), over the same queries and seeds: of the most shots against 0, of a
+             retriever against `random`, of a decoding against the reference decoding
+    change   the gain at this precision minus the gain in full precision, sample by sample: a difference of differences
+
+Every gain is pooled over what else was run. Intervals by a bootstrap over groups of queries; p is of the change, after
+Holm over all rows. A gain that survives is one whose change is not distinguishable from 0, which is no proof of 0: look
+at the interval.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from experiments.analyses.quantization import full_precision
+from experiments.analyses.samples import interval, table
+from experiments.stats.arms import NONE, UNIT, values_of
+from experiments.stats.significance import bootstrap_p, holm
+from experiments.vocabulary import FREE_AT_ZERO
+from icl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.report.view import View
+
+GAIN = "gain"
+
+
+def analyse(view: "View") -> "DataFrame":
+    """Raises ConfigError where there is one precision only, or nothing whose gain could be told."""
+    full = full_precision(view)
+    found: list[dict[str, Any]] = []
+    for task in view.tasks:
+        scores = view.scores[(view.scores["task"] == task) & view.scores[view.metric].notna()]
+        for name, gains in _gains(view, scores):
+            found += _rows(view, task, name, gains, full)
+    if not found:
+        raise ConfigError(
+            f"{view.path}: nothing to gain was run: shots above 0, a retriever beside random, or a second decoding."
+        )
+    tested = [row for row in found if row["p"] is not None]
+    for row, p in zip(tested, holm([row["p"] for row in tested]) if tested else [], strict=True):
+        row["p"] = float(p)
+    for row in found:
+        row["p"] = float("nan") if row["p"] is None else row["p"]
+    signed = ("gain", "low", "high", "change", "change_low", "change_high")
+    note = f"gain in {view.measure}; change: against the gain of {full}; p of the change, after Holm"
+    return table(found, "What each gain becomes with fewer bits", note=note, signed=signed)
+
+
+def _gains(view: "View", scores: "DataFrame") -> Iterator[tuple[str, "DataFrame"]]:
+    """(what brings it, samples with a column GAIN) for each thing that can bring one."""
+    if "shots" in scores and {0} < set(scores["shots"]):
+        most = values_of(scores, "shots")[-1]
+        with_none = scores[scores["shots"] == 0]
+        free = [axis for axis in FREE_AT_ZERO if axis in scores]
+        yield f"{most} shots", _paired(view, scores[scores["shots"] == most], with_none, ["shots", *free])
+    for axis, base in (("retriever", "random"), ("decoding", view.reference)):
+        if axis not in scores or base not in set(scores[axis]):
+            continue
+        for value in values_of(scores, axis):
+            if value not in (base, NONE):
+                ours, theirs = scores[scores[axis] == value], scores[scores[axis] == base]
+                yield str(value), _paired(view, ours, theirs, [axis])
+
+
+def _paired(view: "View", ours: "DataFrame", theirs: "DataFrame", without: Sequence[str]) -> "DataFrame":
+    keys = [axis for axis in view.axes if axis not in without] + ["query", "seed"]
+    reference = theirs[[*keys, view.metric]].rename(columns={view.metric: "reference"})
+    both = ours.merge(reference, on=keys, validate="many_to_one")
+    return both.assign(**{GAIN: both[view.metric] - both["reference"]})
+
+
+def _rows(view: "View", task: str, name: str, gains: "DataFrame", full: str) -> Iterator[dict[str, Any]]:
+    keys = [axis for axis in view.axes if axis != "model"] + ["query", "seed"]
+    whole = gains[gains["model"] == full]
+    for model in values_of(gains, "model"):
+        own = gains[gains["model"] == model]
+        told = {"task": task, "of": name, "model": model, **interval(own[GAIN], own[UNIT], GAIN)}
+        change: dict[str, float] = {"change": float("nan"), "change_low": float("nan"), "change_high": float("nan")}
+        p = None
+        if model != full:
+            both = own.merge(whole[[*keys, GAIN]], on=keys, suffixes=("", "_full"), validate="one_to_one")
+            differences = both[GAIN] - both[f"{GAIN}_full"]
+            found = interval(differences, both[UNIT], "change")
+            change = {"change": found["change"], "change_low": found["low"], "change_high": found["high"]}
+            p = bootstrap_p(differences, both[UNIT]) if len(both) else None
+        yield {**told, **change, "p": p, "n": len(own)}

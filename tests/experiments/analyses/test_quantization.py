@@ -1,0 +1,94 @@
+"""What fewer bits change: divergences by hand, gains of fakes that are known, and a real model in two precisions."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.analyses import quantization, quantization_gains
+from experiments.analyses.quantization_measured import divergences
+from experiments.api import load_run, run
+from experiments.report.view import view
+from icl.errors import ConfigError, ModelError
+
+
+def test_a_divergence_is_that_of_the_formula() -> None:
+    with np.errstate(divide="ignore"):
+        full = np.log(np.array([[0.5, 0.5], [0.9, 0.1], [1.0, 0.0]], dtype=np.float32))
+    other = np.log(np.array([[0.25, 0.75], [0.9, 0.1], [0.5, 0.5]], dtype=np.float32))
+    by_hand = [0.5 * math.log(2) + 0.5 * math.log(0.5 / 0.75), 0.0, math.log(2)]
+    assert divergences(full, other) == pytest.approx(by_hand, abs=1e-6)
+
+
+def models(ran: Any, **keys: Any) -> Any:
+    """A voter for full precision, and a copier for what is left of it."""
+    return ran(
+        metric="strict",
+        grid={"model": ["fake-vote", "fake-copy", "fake-gold"], "shots": [0, 5], **keys},
+        compare={"to": {"model": "fake-vote"}, "metric": "strict"},
+        metrics=["strict", "lenient"],
+    )
+
+
+def test_gains_and_their_changes_are_differences_sample_by_sample(ran: Any) -> None:
+    found = quantization_gains.analyse(seen := models(ran)).set_index("model")
+    means = seen.scores.groupby(["model", "shots"])["strict"].mean()
+    for model in ("fake-vote", "fake-copy", "fake-gold"):
+        assert found.loc[model, "gain"] == pytest.approx(means[model, 5] - means[model, 0])
+        assert found.loc[model, "of"] == "5 shots"
+    assert found.loc["fake-gold", "gain"] == 0.0
+    assert found.loc["fake-gold", "change"] == pytest.approx(-found.loc["fake-vote", "gain"])
+    assert found.loc["fake-gold", "change_low"] <= found.loc["fake-gold", "change"] <= 0
+    assert math.isnan(found.loc["fake-vote", "p"])
+
+
+def test_a_retriever_s_gain_is_told_beside_that_of_the_shots(ran: Any) -> None:
+    near = {"name": "knn", "embedder": "pixels"}
+    found = quantization_gains.analyse(seen := models(ran, retriever=["random", near]))
+    assert set(found["of"]) == {"5 shots", "knn"}
+    shown = seen.scores[(seen.scores["model"] == "fake-copy") & (seen.scores["shots"] == 5)]
+    means = shown.groupby("retriever")["strict"].mean()
+    row = found[(found["of"] == "knn") & (found["model"] == "fake-copy")].iloc[0]
+    assert row["gain"] == pytest.approx(means["knn"] - means["random"])
+
+
+def test_one_precision_nothing_to_gain_and_no_logits_are_told(ran: Any) -> None:
+    with pytest.raises(ConfigError, match="there is one precision only"):
+        quantization.analyse(ran(model="fake-gold", name="one"))
+    grid = {"model": ["fake-gold", "fake-copy"]}
+    with pytest.raises(ConfigError, match="2 of its models are not quantized"):
+        quantization.analyse(ran(grid=grid, shots=2, name="two"))
+    compare = {"to": {"model": "fake-gold"}}
+    with pytest.raises(ConfigError, match="nothing to gain was run"):
+        quantization_gains.analyse(ran(grid=grid, shots=2, compare=compare, name="three"))
+    with pytest.raises(ModelError, match=r"fake-gold could not be measured: fake-gold gives no logits"):
+        quantization.analyse(ran(grid=grid, shots=2, compare=compare, name="four"))
+
+
+def test_a_real_model_is_measured_once_in_each_precision(tmp_path: Path) -> None:
+    config = {
+        "name": "bits",
+        "task": {"name": "binding", "ways": 2, "queries": 3},
+        "model": {"name": "hf", "path": "tiny"},
+        "seeds": [0],
+        "max_new_tokens": 2,
+        "grid": {"model.quantize": ["none", "nf4"], "shots": [0, 2]},
+        "compare": {"to": {"model": {"quantize": "none"}}, "metric": "lenient"},
+    }
+    seen = view(run(config, runs=tmp_path, quiet=True))
+    found = quantization.analyse(seen).set_index("model")
+    full, few = "tiny(quantize=none)", "tiny(quantize=nf4)"
+    assert list(found.index) == [full, few]
+    assert found.loc[full, "agreement"] == 1.0
+    assert 0 < found.loc[few, "kl"] <= found.loc[few, "kl_max"]
+    assert math.isnan(found.loc[full, "kl"])
+    assert found.loc[few, "weights_mib"] < 0.8 * found.loc[full, "weights_mib"]
+    assert found.loc[few, "peak_mib"] > found.loc[few, "weights_mib"]
+    assert found.loc[few, "tokens_s"] > 0
+    files = sorted((seen.path / "precision").iterdir())
+    times = [file.stat().st_mtime_ns for file in files]
+    again = quantization.analyse(view(load_run(seen.path))).set_index("model")
+    assert [file.stat().st_mtime_ns for file in files] == times
+    assert again.loc[few, "kl"] == found.loc[few, "kl"]
