@@ -263,13 +263,10 @@ def arranged(
     return context
 
 
-def asking(order: "Orderer | None", pool: "Pool", model: "Model | None") -> "Orderer | None":
-    """An orderer that needs the model, with it; any other as it is. Raises PlanError where the model will not do."""
-    if order is None or "model" not in order.needs:
-        return order
-    fitting: Any = order
-    fitted: Orderer = fitting.fitted(pool, model)
-    return fitted
+def asking(component: Any, pool: "Pool", model: "Model | None") -> Any:
+    """An orderer or transform that needs the model, with it; any other as it is. Raises PlanError."""
+    needed = component is not None and "model" in component.needs
+    return component.fitted(pool, model) if needed else component
 
 
 def _shown_to(component: "Orderer | Transform", context: Context, query: Query | Example) -> Context:
@@ -293,7 +290,8 @@ def _shown(example: Example, recipe: Recipe, pool: "Pool", found: Found) -> Writ
         return Written(example, recipe, bare, failed=found)
     try:
         order = asking(cell.order, pool, cell.model)
-        context = arranged(example, found, pool, cell.seed, order=order, transforms=cell.transforms)
+        transforms = [asking(transform, pool, cell.model) for transform in cell.transforms]
+        context = arranged(example, found, pool, cell.seed, order=order, transforms=transforms)
     except ICLError as error:
         return Written(example, recipe, bare, failed=str(error))
     if len(found) < cell.demonstrations and cell.demonstrations > cell.shots:

@@ -144,6 +144,9 @@ def _stand_ins(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
     counted, told = list[Cell](), dict[str, None]()
     for cell in cells:
         other: dict[str, Any] = {"order": usual} if "model" in getattr(cell.order, "needs", ()) else {}
+        if any("model" in transform.needs for transform in cell.transforms):
+            told["counted without the transforms that ask the model"] = None
+            other["transforms"] = tuple(t for t in cell.transforms if "model" not in t.needs)
         if met := heavy & getattr(cell.retriever, "needs", frozenset()):
             why = "which asks the model" if "model" in met else "whose pool is large"
             told[f"counted with random demonstrations in the place of {cell.labels['retriever']}, {why}"] = None

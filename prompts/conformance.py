@@ -17,7 +17,7 @@ from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Part, Prompt, Query
 from prompts.base import Composer, Orderer, Transform
 from prompts.composers.chat import Chat
-from prompts.guessing import Guessing, guessed_pool
+from prompts.guessing import Guessing, Saying, guessed_pool
 
 NAME = re.compile(r"instruction|(demo\[\d+\]|query)\.(picture\[\d+\]|question)|demo\[\d+\]\.answer")
 
@@ -81,8 +81,12 @@ def check_transform(transform: Transform, contexts: Iterable[Context] | None = N
     """Raises AssertionError with a sentence where it reads what it does not declare, or loses more than it says.
 
     A transform keeps the demonstrations and their places. It keeps the query whole, unless its parameter `where` is not
-    'demos'. Its choices belong to the query: not to the order of demonstrations.
+    'demos'. Its choices belong to the query: not to the order of demonstrations. One that needs the model is fitted on
+    one that says something.
     """
+    if "model" in transform.needs:
+        asking: Any = transform
+        transform = asking.fitted(guessed_pool(), Saying())
     for given in contexts or labelled_contexts():
         context = _as_declared(transform, given)
         at = f"query '{context.query.id}', {len(context.demos)} demonstrations"

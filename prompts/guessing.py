@@ -1,12 +1,13 @@
-"""A model for checks of orderers that ask one: its probabilities follow from the prompt's words and nothing else."""
+"""Models for checks of what asks one: what they say, and how likely, follows from the prompt and nothing else."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from icl.models.base import Request
 from icl.tasks.base import Pool
-from icl.types import Example, Prompt
+from icl.types import Example, Generation, Prompt
 
 WORDS = 64
 
@@ -28,6 +29,22 @@ class Guessing:
 
     def open(self, prompts: Sequence[Prompt]) -> Any:
         return _Opened(prompts)
+
+
+@dataclass(frozen=True)
+class Saying:
+    """Says a word that follows from the prompt, and remembers nothing."""
+
+    abilities: ClassVar[frozenset[str]] = frozenset({"generate"})
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    digest: str = "saying"
+
+    def load(self) -> None:
+        """There is nothing to read."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        return [Generation(f"a thing called {request.prompt.digest[:6]}") for request in requests]
 
 
 @dataclass(frozen=True)

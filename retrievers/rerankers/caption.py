@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 
 from icl.errors import ConfigError, DataError, PlanError
+from icl.models.asking import answers
 from icl.params import PositiveInt
 from icl.registry import Nested, component
 from icl.tasks.base import Pool
 from icl.types import Part, Prompt, Query, Scored, Turn
-from retrievers.asking import answers
 from retrievers.base import Embedder, Resources
 from retrievers.embedders.encoder import Encoder
 from retrievers.sources import Source, reads, source_of

@@ -1,4 +1,4 @@
-"""Short greedy answers of a model for a retriever's own use: descriptions, pseudo-answers."""
+"""Short greedy answers of a model for the own use of retrievers and transforms: descriptions, pseudo-answers."""
 
 from collections.abc import Sequence
 from typing import cast

@@ -1,0 +1,125 @@
+"""The model's own words about pictures, in their place or beside them: summaries, rationales, a second look.
+
+    preset vicl     demonstrations become text: a summary of what is visible, what supports the answer, and what the
+                    task intends (intent-oriented summaries of VICL, Zhou et al. 2024); sees the labels
+    preset tamml    every picture becomes a caption, the query's too (the missing-modality test of TAMML, 2024)
+    preset kosmos   first "Introduce this picture in detail:", then the question behind what was said (Kosmos-1, 2023)
+    preset browse   a first pass over all demonstrations says what to look for in the query's picture, a second answers
+                    with it in sight (after Browse-and-Concentrate, whose own first pass is trained: a reconstruction)
+
+The words are greedy, of the model under test, and remembered: an example is described once. What is said of the query
+never sees an answer of it. Beside `vicl` always run `{name: described}`, plain captions: part of the gain of a summary
+that saw the label is the label.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+from icl.errors import ConfigError, PlanError
+from icl.models.asking import answers
+from icl.models.base import Model
+from icl.models.likelihood import shown
+from icl.params import PositiveInt
+from icl.registry import component
+from icl.tasks.base import Pool
+from icl.types import Context, Example, Part, Prompt, Turn, Where
+from prompts.changing import changed, ranked
+
+ASK: Mapping[str, str] = {
+    "caption": "Describe the picture in one sentence.",
+    "detail": "Introduce this picture in detail:",
+    "intent": "{asked}Say in one sentence what this task wants to know of the picture.",
+    "parsing": "{asked}Say in one sentence what in the picture supports the answer.",
+    "summary": "{asked}Say in one sentence what is visible, what supports the answer, and what the task wants to know.",
+    "look": "{asked}Before you answer, say what in this picture matters, given the examples.",
+}
+"""What the model is asked; `asked` is the question, and a demonstration's answer."""
+
+
+@component("transform", "described")
+@dataclass(frozen=True)
+class Described:
+    """Pictures replaced by, or shown beside, what the model itself says of them: captions, summaries, rationales."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "vicl": {"ask": "summary"},
+        "tamml": {"ask": "caption", "where": "all"},
+        "kosmos": {"ask": "detail", "where": "query", "keep": True, "text": "{caption} "},
+        "browse": {"ask": "look", "where": "query", "keep": True, "context": True},
+    }
+    asks: ClassVar[str] = "generate"
+
+    ask: Literal["caption", "detail", "intent", "parsing", "summary", "look"] = "caption"  # what the model is asked
+    where: Where = "demos"  # whose pictures are described
+    keep: bool = False  # the picture stays, and the words stand beside it
+    context: bool = False  # the model sees the demonstrations while it describes the query's picture
+    text: str = "{caption}\n"  # how the words are written before the question
+    max_new_tokens: PositiveInt = 48  # of a description
+
+    def __post_init__(self) -> None:
+        if self.text.count("{caption}") != 1:
+            raise ConfigError(f"text must have {{caption}} once, where the words go; it is {self.text!r}.")
+        if self.context and self.where != "query":
+            raise ConfigError("context: the demonstrations are seen while the query is described: where is 'query'.")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        reads = self.context or ("{asked}" in ASK[self.ask] and self.where != "query")
+        return frozenset({"model", "labels"} if reads else {"model"})
+
+    def fitted(self, pool: Pool, model: Model | None) -> "FittedDescribed":
+        """Raises PlanError without a model."""
+        if model is None:
+            raise PlanError("transform 'described' asks a model to describe pictures, and there is none.")
+        return FittedDescribed(self, model)
+
+    def transform(self, context: Context) -> Context:
+        raise PlanError("transform 'described' asks a model. In Python, use fitted(pool, model); a run does so.")
+
+
+@dataclass(frozen=True)
+class FittedDescribed:
+    """The transform with its model."""
+
+    described: Described
+    model: Model
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.described.needs
+
+    @property
+    def where(self) -> Where:
+        return self.described.where
+
+    def transform(self, context: Context) -> Context:
+        """Raises ModelError, PictureError."""
+        own = self.described
+        items: list[Any] = [] if own.where == "query" else [demo.example for demo in ranked(context)]
+        items += [] if own.where == "demos" else [context.query]
+        items = [item for item in items if item.pictures]
+        said = answers(self.model, [self._asked(item, context) for item in items], own.max_new_tokens)
+        told = {(item.id, isinstance(item, Example)): text for item, text in zip(items, said, strict=True)}
+        mark = f"described: {own.ask}{', saw labels' if 'labels' in own.needs else ''}"
+        return changed(context, own.where, lambda item: self._told(item, told), mark)
+
+    def _asked(self, item: Any, context: Context) -> Prompt:
+        about = f"{item.question}\n" if item.question else ""
+        if isinstance(item, Example):
+            about += f"Answer: {item.answer}\n"
+        request = ASK[self.described.ask].format_map({"asked": about})
+        parts = tuple(Part(picture, f"query.picture[{j}]") for j, picture in enumerate(item.pictures))
+        turn = Turn("user", (*parts, Part("\n" + request)))
+        if not self.described.context:
+            return Prompt((turn,), context.key)
+        before = shown(context.query, [demo.example for demo in context.demos], context.key)
+        return Prompt((*before.turns[:-1], turn), context.key)
+
+    def _told(self, item: Any, told: Mapping[tuple[str, bool], str]) -> Any:
+        said = told.get((item.id, isinstance(item, Example)))
+        if said is None:
+            return item
+        written = self.described.text.replace("{caption}", said)
+        question = written + item.question if item.question else written.rstrip()
+        return replace(item, question=question, pictures=item.pictures if self.described.keep else ())
