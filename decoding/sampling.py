@@ -15,8 +15,8 @@ from icl.streams import StreamKey
 if TYPE_CHECKING:
     from torch import Tensor
 
-NUCLEUS_GUESS = 1024
-"""A nucleus is looked for among this many best tokens first; only a larger one has the whole vocabulary sorted."""
+NUCLEUS_GUESSES = (1024, 16_384)
+"""A nucleus is looked for among so many best tokens first; only a larger one has the whole vocabulary sorted."""
 
 
 @runtime_checkable
@@ -88,7 +88,7 @@ class Sampling:
         if 0 < self.top_k < scores.shape[-1]:
             scores = _from(scores, scores.topk(self.top_k).values[:, -1:])
         if self.top_p < 1:
-            scores = _from(scores, _nucleus(scores, self.top_p))
+            scores = _from(scores, nucleus(scores, self.top_p))
         if self.min_p > 0:
             chances = scores.softmax(-1)
             scores = scores.masked_fill(chances < self.min_p * chances.amax(-1, keepdim=True), -float("inf"))
@@ -99,10 +99,10 @@ def _from(scores: "Tensor", least: "Tensor") -> "Tensor":
     return scores.masked_fill(scores < least, -float("inf"))
 
 
-def _nucleus(scores: "Tensor", share: float) -> "Tensor":
+def nucleus(scores: "Tensor", share: float) -> "Tensor":
     """[B, 1]: the score of the last token of the smallest set of best tokens with at least this probability."""
     whole = scores.logsumexp(-1, keepdim=True)
-    for size in (min(NUCLEUS_GUESS, scores.shape[-1]), scores.shape[-1]):
+    for size in sorted({min(guess, scores.shape[-1]) for guess in (*NUCLEUS_GUESSES, scores.shape[-1])}):
         best = scores.topk(size).values
         before = (best - whole).exp().cumsum(-1)
         if size == scores.shape[-1] or bool((before[:, -1] >= share).all()):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from decoding.base import Note, Thread, Threaded, ones
 from decoding.changes import no_demonstrations, windows
-from decoding.sampling import Sampling
+from decoding.sampling import nucleus
 from icl.params import Count, NonNegative, Share
 from icl.registry import component
 from icl.types import Prompt
@@ -65,8 +65,8 @@ class NBCE(Threaded):
     def _cut(self, told: "Tensor") -> "Tensor":
         if self.top_p == 1:
             return told
-        kept = Sampling(top_p=self.top_p).distribution(told.flatten(0, 1)).view_as(told) > 0
-        return told.masked_fill(~kept, NEVER)
+        every = told.flatten(0, 1)
+        return every.masked_fill(every < nucleus(every, self.top_p), NEVER).view_as(told)
 
     def _surest(self, windows: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
         """[B] number of the window of least entropy. windows: [n, B, V] log-probabilities, cut."""

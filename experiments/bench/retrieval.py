@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.bench import Row
+from experiments.bench import Row, rounds
 from icl.pictures import Picture
 from icl.tasks.base import Pool
 from icl.types import Example
@@ -154,7 +154,7 @@ def _episodes() -> list[Row]:
 def _in_turn(one: Callable[[], Any], two: Callable[[], Any]) -> tuple[float, float]:
     """The best of five runs of each, taken in turn so that a busy machine is busy for both."""
     best = [float("inf"), float("inf")]
-    for _ in range(5):
+    for _ in range(rounds(5)):
         for i, run in enumerate((one, two)):
             start = time.process_time()
             run()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decoding.base import Note, Strategy
-from experiments.bench import Row
+from experiments.bench import Row, rounds
 from icl.models.vllm.model import VLLM
 from icl.types import Prompt
 
@@ -117,10 +117,10 @@ def _run(model: VLLM, prompts: Sequence[Prompt], arm: Any) -> Callable[[], None]
     parsed = parse_arm(arm)
     count = getattr(parsed.strategy, "count", 1)
     told = wire.told(parsed.strategy, parsed.sampler)
-    rounds = iter(range(10**6))
+    numbers = iter(range(10**6))
 
     def run() -> None:
-        number = next(rounds)
+        number = next(numbers)
 
         def extra(group: int, b: int) -> dict[str, str]:
             name = f"bench-{id(run)}-{number}-{group}"
@@ -233,7 +233,7 @@ def _conversation(prompt: Prompt) -> list[dict[str, Any]]:
 def _in_turn(runs: Sequence[Callable[[], None]]) -> list[float]:
     """Best processor time of each, in rounds, after one round that does not count."""
     times: list[list[float]] = [[] for _ in runs]
-    for _ in range(ROUNDS + 1):
+    for _ in range(rounds(ROUNDS) + 1):
         for spent, run in zip(times, runs, strict=True):
             start = time.process_time()
             run()
