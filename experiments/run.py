@@ -15,6 +15,7 @@ from experiments.checks import check_data, check_needs
 from experiments.config import Config
 from experiments.contexts import Retrieval, Written, contexts, recipes_of, written
 from experiments.grid import Cell, Grid, expand
+from experiments.limits import limits
 from experiments.lock import writing
 from experiments.pictures import KEPT_BYTES, Album, decoded_ahead
 from experiments.plan_warnings import plan_warnings
@@ -117,6 +118,9 @@ class _Runner:
         groups = [cells for cells in _groups(self.grid, model) if any(self.work.missing[c.digest] for c in cells)]
         if not groups:
             return
+        if expect := getattr(model, "expect", None):
+            room = limits([cell for cells in groups for cell in cells])
+            expect(room.pictures, room.tokens)
         model.load()
         for note in getattr(model, "notes", ()):
             self.progress.note(f"model: {note}")

@@ -17,10 +17,10 @@ class LedgerReader:
         manager = self.model_runner.lora_manager._adapter_manager
         return sorted(set(manager.get_adapter(number).loras) - set(manager.modules))
 
-    def lockstep_take(self, groups: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Records of groups that have any, as plain values; they are forgotten here."""
+    def lockstep_take(self, groups: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Records of groups that have any, or of all, as plain values; they are forgotten here."""
         found = {}
-        for group in groups:
+        for group in list(LEDGER.records) if groups is None else groups:
             record = LEDGER.take(group)
             if record is not None:
                 found[group] = {

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ICLError, ModelError
@@ -26,41 +28,74 @@ ON_CPU = {
 }
 """Set where they are not set: vLLM reads them when it starts."""
 
+RENDERING = Lock()
+"""Tokenizer and processor are one for all engines of a model."""
+
 Done = Callable[[int, list[Said]], None]
+
+
+class _OutgrownError(Exception):
+    """A prompt may have room in an engine that is started without a plan."""
 
 
 class Engine:
     """What `VLLM.load` makes."""
 
     def __init__(self, model: "VLLM") -> None:
-        if model.lora is not None:
-            lora.check(model.lora, model.hf)
-        self.llm = start(model)
-        self.lora = None if model.lora is None else lora.put(model.lora, self.llm)
-        self.inputs = Inputs(model.hf, self.llm)
+        self.model = model
         self.stops = sorted(model.stop_tokens)
         self.ahead = model.in_flight
         self.counts = dict.fromkeys(("requests", "prompt_tokens", "cached_tokens", "new_tokens", "pictures_shown"), 0)
         self.number = 0
+        self.sending = Lock()  # one thread may run it while another asks what it kept
+        self.saved: dict[str, Mapping[str, Any]] = {}  # what an engine before this one kept
+        self._start()
+
+    def _start(self) -> None:
+        model = self.model
+        if model.lora is not None:
+            lora.check(model.lora, model.hf)
+        self.planned = model.is_planned
+        self.llm = start(model)
+        self.lora = None if model.lora is None else lora.put(model.lora, self.llm)
+        self.inputs = Inputs(model.hf, self.llm)
+        self.longest = int(self.llm.model_config.max_model_len)
+
+    def _grow(self) -> None:
+        """Starts the engine again, with all the room that the checkpoint may have."""
+        self.saved |= self.llm.collective_rpc("lockstep_take")[0]
+        self.stop()
+        self.model.expect(0, 0)
+        self._start()
 
     def run(self, groups: Iterable[Sequence[Ask]], done: Done) -> None:
         """Calls `done` with a group's number and what each of its prompts said, as soon as all have ended."""
-        engine = self.llm.llm_engine
-        waiting = enumerate(groups)
+        self.run_numbered(enumerate(groups), done)
+
+    def run_numbered(self, waiting: "Numbered", done: Done) -> None:
+        """The same of groups that have numbers."""
         left: dict[int, int] = {}
         said: dict[int, list[Said]] = {}
         whose: dict[str, tuple[int, int]] = {}
+        outgrown = False
         while True:
-            for number, asks in _some(waiting, lambda: len(whose) < self.ahead):
-                problem = self._submit(number, asks, whose)
+            for number, asks in () if outgrown else _some(waiting, lambda: len(whose) < self.ahead):
+                try:
+                    problem = self._submit(number, asks, whose)
+                except _OutgrownError:
+                    waiting, outgrown = chain([(number, asks)], waiting), True
+                    break
                 said[number] = [Said(reason=problem)] * len(asks)
                 left[number] = len(asks)
                 if problem:
                     del left[number]
                     done(number, said.pop(number))
-            if not whose:
+            if not whose and not outgrown:
                 return
-            for output in engine.step():
+            if not whose:
+                self._grow()
+                outgrown = False
+            for output in self.llm.llm_engine.step() if whose else ():
                 if output.finished and output.request_id in whose:
                     number, place = whose.pop(output.request_id)
                     said[number][place] = self._said(output)
@@ -74,17 +109,29 @@ class Engine:
         from vllm.exceptions import VLLMError
 
         try:
-            inputs = [self.inputs.of(ask.prompt) for ask in asks]
+            with RENDERING:
+                inputs = [self.inputs.of(ask.prompt) for ask in asks]
+        except ModelError as error:
+            if self.planned:
+                raise _OutgrownError from error
+            return str(error)
         except ICLError as error:
             return str(error)
+        longest = max(
+            len(made["prompt_token_ids"]) + ask.max_new_tokens for made, ask in zip(inputs, asks, strict=True)
+        )
+        if self.planned and longest > self.longest:
+            raise _OutgrownError
         for place, (ask, made) in enumerate(zip(asks, inputs, strict=True)):
             self.number += 1
             name = f"icl-{self.number}"
             try:
-                self.llm.llm_engine.add_request(name, made, self._parameters(ask), lora_request=self.lora)
+                with self.sending:
+                    self.llm.llm_engine.add_request(name, made, self._parameters(ask), lora_request=self.lora)
             except (VLLMError, ValueError) as error:
                 mine = [r for r, (of, _) in whose.items() if of == number]
-                self.llm.llm_engine.abort_request(mine)
+                with self.sending:
+                    self.llm.llm_engine.abort_request(mine)
                 for request in mine:
                     del whose[request]
                 return f"vLLM does not take this prompt: {error}"
@@ -116,8 +163,9 @@ class Engine:
 
     def kept(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         """What the workers kept of these groups; it is forgotten there."""
-        found: Mapping[str, Mapping[str, Any]] = self.llm.collective_rpc("lockstep_take", args=(list(groups),))[0]
-        return found
+        with self.sending:
+            found: dict[str, Mapping[str, Any]] = self.llm.collective_rpc("lockstep_take", args=(list(groups),))[0]
+        return found | {name: self.saved.pop(name) for name in groups if name in self.saved}
 
     def stop(self) -> None:
         self.llm.llm_engine.engine_core.shutdown()

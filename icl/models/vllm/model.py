@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from icl.models.vllm.engine import Done, Engine
 
 GIB = 2**30
+MOST_PICTURES = 64
+"""That a prompt may have where nothing says how many."""
+
+STEP = 256
+"""Tokens that a planned length is a multiple of."""
 
 
 @component("model", "vllm")
@@ -40,8 +45,8 @@ class VLLM:
     quantization: str | None = None  # awq, gptq, fp8, bitsandbytes, ...; none: what the checkpoint's config says
     adapter: str | None = None  # folder of a LoRA that peft has saved, put on every request
     tensor_parallel: PositiveInt = 1  # GPUs that share each layer
-    max_model_len: PositiveInt | None = None  # tokens of prompt and answer; none: the checkpoint's
-    max_pictures: PositiveInt = 64  # a prompt may have
+    max_model_len: PositiveInt | None = None  # tokens of prompt and answer; none: as a run needs, else the checkpoint's
+    max_pictures: PositiveInt | None = None  # a prompt may have; none: as a run needs, else 64
     gpu_memory: Share = 0.9  # of a GPU, for weights and cache
     cache_gib: Positive | None = None  # of the key-value cache; none: what gpu_memory leaves, on a CPU 2
     enforce_eager: bool = False  # no compilation and no graphs: starts faster, decodes slower
@@ -99,13 +104,13 @@ class VLLM:
             "dtype": "float32" if cpu and self.dtype == "auto" else self.dtype,
             "quantization": self.quantization,
             "tensor_parallel_size": self.tensor_parallel,
-            "max_model_len": self.max_model_len,
+            "max_model_len": self.max_model_len or self._planned_length(),
             "gpu_memory_utilization": self.gpu_memory,
             "kv_cache_memory_bytes": None if cache is None else math.ceil(cache * GIB),
             "enforce_eager": self.enforce_eager or cpu,
             "enable_prefix_caching": self.prefix_caching,
             "mm_device_do_normalize": False,  # pixels as the checkpoint's own processor makes them, for edits on them
-            "limit_mm_per_prompt": {"image": self.max_pictures, "video": 0},
+            "limit_mm_per_prompt": {"image": self.max_pictures or self.planned[0] or MOST_PICTURES, "video": 0},
             "trust_remote_code": self.trust_remote_code,
             "revision": self.revision,
             "seed": 0,
@@ -117,6 +122,27 @@ class VLLM:
 
             given |= lora.arguments(self.lora)
         return given | PLUG_IN | self.engine_args
+
+    @cached_property
+    def planned(self) -> tuple[int, int]:
+        """Pictures and tokens that a run will need; (0, 0) where nobody said."""
+        return 0, 0
+
+    def expect(self, pictures: int, tokens: int) -> None:
+        """Told before the engine starts: what the largest prompt of a run takes. A larger one starts it again."""
+        vars(self)["planned"] = pictures, tokens
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether an engine that starts now has less room than it might have."""
+        return bool(
+            (self.max_pictures is None and self.planned[0]) or (not self.max_model_len and self._planned_length())
+        )
+
+    def _planned_length(self) -> int | None:
+        """None: the checkpoint's."""
+        tokens, most = STEP * math.ceil(self.planned[1] / STEP), self.hf.max_tokens
+        return None if not tokens or (most is not None and tokens >= most) else tokens
 
     @cached_property
     def engine(self) -> "Engine":

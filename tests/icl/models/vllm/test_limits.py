@@ -1,0 +1,74 @@
+"""An engine that is started for a plan, and one that finds a prompt larger than the plan said."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import checkpoints
+import groups
+
+from decoding.arm import parse_arm
+from decoding.jobs import Failure, Job
+from icl.models.vllm.model import VLLM
+from icl.types import Generation
+
+SETTINGS: dict[str, Any] = {
+    "cache_gib": 0.25,
+    "engine_args": {"max_num_seqs": 16, "max_num_batched_tokens": 256},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def model(folder: Path) -> Iterator[VLLM]:
+    made = VLLM(str(folder), **SETTINGS)
+    yield made
+    made.unload()
+
+
+def test_a_plan_sets_length_and_pictures_and_no_digest(folder: Path) -> None:
+    plain, planned = VLLM(str(folder)), VLLM(str(folder))
+    planned.expect(3, 300)
+    assert planned.arguments()["max_model_len"] == 512
+    assert planned.arguments()["limit_mm_per_prompt"]["image"] == 3
+    assert (plain.arguments()["max_model_len"], plain.arguments()["limit_mm_per_prompt"]["image"]) == (None, 64)
+    assert planned.digest == plain.digest
+    assert planned.max_tokens == plain.max_tokens  # prompts are not cut for it
+    given = VLLM(str(folder), max_model_len=128, max_pictures=2)
+    given.expect(3, 300)
+    assert given.arguments()["max_model_len"] == 128
+    assert given.arguments()["limit_mm_per_prompt"]["image"] == 2
+    assert not given.is_planned
+    far = VLLM(str(folder))
+    far.expect(0, 10**9)
+    assert far.arguments()["max_model_len"] is None
+
+
+def test_larger_prompts_than_planned_start_the_engine_again_and_lose_nothing(model: VLLM, folder: Path) -> None:
+    tiny = checkpoints.tiny_models()
+    prompts = [tiny.prompt([i], "what?", f"q{i}") for i in range(4)]
+    prompts += [tiny.prompt([1], "very long " * 40, "long"), tiny.prompt([2, 3, 4], "and?", "many")]
+    jobs = [Job(prompt, parse_arm(arm), max_new_tokens=5) for prompt in prompts for arm in ("greedy", groups.ARMS[0])]
+    model.expect(1, 60)
+    model.load()
+    assert model.engine.longest == 256
+    answers = groups.run_jobs(model, jobs)
+    assert model.engine.longest == model.max_tokens
+    assert not model.engine.planned
+    assert model.counters()["requests"] == len(prompts) * 3
+    roomy = groups.tiny_engine(folder)
+    expected = groups.run_jobs(roomy, jobs)
+    roomy.unload()
+    assert all(isinstance(answer, Generation) and answer.trace for answer in answers), answers
+    assert [answer.tokens for answer in answers] == [answer.tokens for answer in expected]
+    (refused,) = groups.run_jobs(model, [Job(tiny.prompt([1], "x" * 20_000), parse_arm("greedy"))])
+    assert isinstance(refused, Failure)
+    assert str(model.max_tokens) in refused.reason
