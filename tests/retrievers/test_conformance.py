@@ -26,7 +26,7 @@ REQUIRED: dict[str, dict[str, Any]] = {  # what a name alone does not say
     "query_dropout": {"of": "bm25", "share": 0.4},
     "leaking": {"of": {"name": "knn", "embedder": "histogram"}},
 }
-APART = ["external", "mdl", "local_entropy", "cone"]  # need a file or a model: checked beside their own tests
+APART = ["external", "mdl", "local_entropy", "cone", "sqa"]  # need a file or a model: checked beside their own tests
 WHERE_LEAKS_ARE_STOPPED = {"random": "at_random", "balanced": "balanced", "knn": "near"}
 
 
