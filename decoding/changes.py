@@ -33,7 +33,7 @@ def no_picture(prompt: Prompt) -> Prompt:
 
 def demonstrations(prompt: Prompt) -> tuple[int, ...]:
     """The numbers of the prompt's demonstrations, in their order."""
-    found = (_demonstration(part) for part in prompt.parts())
+    found = (part.demo for part in prompt.parts())
     return tuple(dict.fromkeys(number for number in found if number is not None))
 
 
@@ -45,15 +45,15 @@ def no_demonstrations(prompt: Prompt) -> Prompt:
 def only_demonstrations(prompt: Prompt, keep: Collection[int]) -> Prompt:
     """The prompt with some of its demonstrations, in their order. Raises PlanError where nothing is the query's."""
     pieces = [(t, part) for t, turn in enumerate(prompt.turns) for part in turn.parts]
-    first = next((i for i, (_, part) in enumerate(pieces) if _demonstration(part) is not None), None)
+    first = next((i for i, (_, part) in enumerate(pieces) if part.demo is not None), None)
     if first is None:
         return prompt
-    query = next((i for i, (_, part) in enumerate(pieces) if part.name.startswith("query.")), None)
+    query = next((i for i, (_, part) in enumerate(pieces) if part.within("query")), None)
     if query is None:
         raise PlanError("no part of this prompt is named 'query....': demonstrations and query cannot be told apart.")
     kept, number = [], -1
     for i, (t, part) in enumerate(pieces[first:], start=first):
-        own = _demonstration(part)
+        own = part.demo
         number = number if own is None else own
         if i >= query or number in keep:
             kept.append((t, part))
@@ -121,7 +121,7 @@ def other_answers(prompt: Prompt, how: Literal["shuffled", "wrong"]) -> Prompt:
     shuffled: they exchange their answers, none keeps its place. wrong: each gets one of the other answers shown.
     Raises PlanError where there is no other answer.
     """
-    names = [part.name for part in prompt.parts() if _demonstration(part) is not None and part.name.endswith(".answer")]
+    names = [part.name for part in prompt.parts() if part.demo is not None and part.name.endswith(".answer")]
     answers = [part.text or "" for part in prompt.parts() if part.name in names]
     draw = prompt.key.numpy(f"answers/{how}")
     if len(set(answers)) < 2:
@@ -136,9 +136,3 @@ def other_answers(prompt: Prompt, how: Literal["shuffled", "wrong"]) -> Prompt:
             others = [other for other in answers if other != answer]
             told[name] = others[int(draw.integers(len(others)))]
     return prompt.map(lambda part: replace(part, content=told[part.name]) if part.name in told else part)
-
-
-def _demonstration(part: Part) -> int | None:
-    if not part.name.startswith("demo["):
-        return None
-    return int(part.name[5 : part.name.index("]")])

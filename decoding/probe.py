@@ -100,8 +100,8 @@ def subtracts(strategy: Strategy) -> bool:
 @lru_cache
 def changes_picture(strategy: Strategy) -> bool:
     """Whether a branch shows the query's picture edited."""
-    shown = [{p.name: p.picture for p in branch.parts() if p.picture} for branch in branches_of(strategy)]
-    return any(len(p.edits) > 0 for branch in shown for name, p in branch.items() if name.startswith("query."))
+    shown = [part for branch in branches_of(strategy) for part in branch.parts() if part.within("query")]
+    return any(part.picture is not None and len(part.picture.edits) > 0 for part in shown)
 
 
 def _made_up(strategy: Strategy) -> Iterator["Tensor"]:

@@ -104,5 +104,4 @@ def _not_numbers(answer: Generation) -> list[str]:
 
 def _owners(prompt: Prompt) -> tuple[int, ...]:
     """Of each picture: the place of its demonstration, -1 for the query's."""
-    names = [part.name for part in prompt.parts() if part.picture is not None]
-    return tuple(int(name[5 : name.index("]")]) if name.startswith("demo[") else -1 for name in names)
+    return tuple(-1 if part.demo is None else part.demo for part in prompt.parts() if part.picture is not None)

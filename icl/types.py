@@ -114,6 +114,15 @@ class Part:
     def text(self) -> str | None:
         return self.content if isinstance(self.content, str) else None
 
+    @property
+    def demo(self) -> int | None:
+        """The place of the demonstration that this is a piece of; None where it is of none."""
+        return int(self.name[5 : self.name.index("]")]) if self.name.startswith("demo[") else None
+
+    def within(self, where: "Where") -> bool:
+        """Whether it is a piece of the query, or of a demonstration."""
+        return where == "all" or (self.name.startswith("query.") if where == "query" else self.demo is not None)
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -182,18 +191,14 @@ class Prompt:
         """The same prompt with an edit on its pictures: all, the query's alone, or the demonstrations' alone."""
 
         def change(part: Part) -> Part:
-            if part.picture is None or not _within(part.name, where):
+            if part.picture is None or not part.within(where):
                 return part
             return replace(part, content=part.picture.edit(pictures.bind(self.key, part.name)))
 
         return self.map(change)
 
     def without_pictures(self, where: Where = "all") -> "Prompt":
-        return self.map(lambda part: None if part.picture is not None and _within(part.name, where) else part)
-
-
-def _within(name: str, where: Where) -> bool:
-    return where == "all" or name.startswith("query." if where == "query" else "demo[")
+        return self.map(lambda part: None if part.picture is not None and part.within(where) else part)
 
 
 @dataclass(frozen=True)
@@ -229,8 +234,8 @@ class Sample:
     cell: digest of the resolved cell. question: as the prompt shows it. demos: [id, score, answer] in prompt order;
     ranks: of each, 0 the best retrieved. scores: metric -> value in [0, 1]. baselines: what the same demonstrations say
     without a model: baseline -> metric -> value. picture_of: whose each picture is, the place of its demonstration or
-    -1 for the query's. renamed: where answers were renamed, the right one before and after. steps: what each branch said
-    at every step, where the config asks for it. failed: the reason, where there is no output.
+    -1 for the query's. renamed: where answers were renamed, the right one before and after. steps: what each branch
+    said at every step, where the config asks for it. failed: the reason, where there is no output.
     """
 
     cell: str

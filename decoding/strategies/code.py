@@ -82,8 +82,7 @@ class CODE(Strategy):
         return scores.masked_fill(seen < seen.amax(-1, keepdim=True) + torch.log(apart), -float("inf"))
 
     def _to_describe(self, prompt: Prompt) -> list[Part]:
-        begins = {"all": ("",), "query": ("query.",), "demos": ("demo[",)}[self.pictures]
-        return [part for part in prompt.parts() if part.picture is not None and part.name.startswith(begins)]
+        return [part for part in prompt.parts() if part.picture is not None and part.within(self.pictures)]
 
 
 def _digest(part: Part) -> str:

@@ -55,7 +55,7 @@ class DCD(Gated):
         """What the model recognises in each query's pictures; '' without one."""
         if self.entity == "none":
             return [""] * len(prompts)
-        shown = [tuple(p for p in prompt.parts() if p.picture and p.name.startswith("query.")) for prompt in prompts]
+        shown = [tuple(p for p in prompt.parts() if p.picture and p.within("query")) for prompt in prompts]
         questions = [Prompt((Turn("user", (*seen, Part(self.ask, "query.question"))),)) for seen in shown if seen]
         answers = iter(generate(questions, self.tokens) if questions else [])
         return [next(answers).strip().rstrip(".") if seen else "" for seen in shown]

@@ -118,3 +118,20 @@ def test_the_digest_of_a_pool_sees_everything_a_demonstration_shows():
     pixels = [{"pictures": (Picture.from_image(Image.new("RGB", (4, 4), (i,) * 3)),)} for i in (1, 2)]
     assert len({digest(**change) for change in (*changes, *pixels)}) == 9
     assert digest() == digest()
+
+
+@pytest.mark.parametrize(
+    ("name", "demo", "query"),
+    [
+        ("demo[0].picture[3]", 0, False),
+        ("demo[12].answer", 12, False),
+        ("query.question", None, True),
+        ("instruction", None, False),
+        ("", None, False),
+        ("queryish", None, False),
+    ],
+)
+def test_a_part_knows_whose_piece_it_is(name: str, demo: int | None, query: bool) -> None:
+    part = Part("x", name)
+    assert (part.demo, part.within("query"), part.within("demos")) == (demo, query, demo is not None)
+    assert part.within("all")
