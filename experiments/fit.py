@@ -6,7 +6,7 @@ split: the task's `split` names it, and the run that uses the parameters names a
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from experiments.answers import engine_of
@@ -44,7 +44,7 @@ def fit(config: Config) -> Fit:
     from decoding.check import unmet
     from decoding.fitting import Fittable
 
-    grid = expand(config)
+    grid = expand(replace(config, compare=None, controls=False))
     cells = [cell for cell in grid.cells if isinstance(cell.decoding.strategy, Fittable) and not cell.control]
     first = _one(config, cells)
     check_data(grid)

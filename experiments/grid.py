@@ -33,7 +33,8 @@ SETTLED = ("seed", *AXES)
 class Cell:
     """One resolved combination. told: its canonical JSON; labels: axis -> short name, as tables show it.
 
-    retriever: with the rerankers of the axis `rerank` on it, where there are any; `value` has both apart.
+    retriever: with the rerankers of the axis `rerank` on it, where there are any; `value` has both apart. control:
+    whether it is here for others' sake alone. controls: digests of the decodings that it is a control of.
     """
 
     task: "Task"
@@ -50,6 +51,7 @@ class Cell:
     told: Mapping[str, Any]
     digest: str
     control: bool = False
+    controls: tuple[str, ...] = ()
     labels: Mapping[str, Any] = field(default_factory=dict)
     rerank: "tuple[Reranker, ...] | None" = ()
 
@@ -87,6 +89,7 @@ def expand(config: Config) -> Grid:
     with search_beside(config.document.folder):
         factory = _Factory()
         cells: dict[str, Cell] = {}
+        owners: dict[str, dict[str, None]] = {}
         holes = [0] * len(config.exclude)
         for point in points(config):
             for arm, control in factory.arms(point, config.controls):
@@ -99,13 +102,17 @@ def expand(config: Config) -> Grid:
                         settled = factory.settled(cell, point["model"][1])
                         if not control or settled.digest not in cells:  # an arm of the file is no control
                             cells[settled.digest] = settled
+                        if control:
+                            owner: Arm = factory.component("decoding", point["decoding"])
+                            owners.setdefault(settled.digest, {})[owner.digest] = None
         metrics = _metrics(config)
     warnings = tuple(f"{config.where('exclude', i)}: matches no cell." for i, count in enumerate(holes) if count == 0)
     told = dict.fromkeys(getattr(cell.retriever, "warning", "") for cell in cells.values())
     warnings += tuple(f"{config.where('retriever')}: {warning}" for warning in told if warning)
     if not cells:
         raise ConfigError(f"{config.where('exclude')}: nothing is left of the grid.")
-    grid = Grid(config, _labelled(list(cells.values())), metrics, warnings)
+    found = [replace(cell, controls=tuple(owners.get(digest, ()))) for digest, cell in cells.items()]
+    grid = Grid(config, _labelled(found), metrics, warnings)
     check_comparable(grid)
     return grid
 

@@ -69,6 +69,8 @@ def describe_cells(store: Store, grid: Grid) -> None:
             **cell.told,
             "labels": dict(cell.labels),
             "control": cell.control,
+            "controls": list(cell.controls),
+            "decoding_digest": cell.decoding.digest,
             "metrics": metrics,
             "data": told[id(cell.task)],
             "model_digest": cell.model.digest,

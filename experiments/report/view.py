@@ -229,10 +229,7 @@ def _usual_reference(samples: "DataFrame") -> dict[str, Any]:
 
 
 def _controls(samples: "DataFrame", store: Store) -> dict[str, tuple[str, ...]]:
-    """Strategy label -> control labels: a control's node has the strategy's node under 'of', and the same sampler.
-
-    A control that the run added and that wraps none (self_consistency) is one of every strategy that has controls.
-    """
+    """Strategy label -> control labels: those that the run added for it, and what wraps it with the same sampler."""
     if "decoding" not in samples or "cell" not in samples:
         return {}
     first = samples.drop_duplicates("decoding")
@@ -241,15 +238,16 @@ def _controls(samples: "DataFrame", store: Store) -> dict[str, tuple[str, ...]]:
         for label, digest in zip(first["decoding"], first["cell"], strict=True)
     }
     nodes = {label: cell.get("decoding") for label, cell in cells.items()}
-    shared = [
-        label
-        for label, cell in cells.items()
-        if cell.get("control") and _inside(nodes[label], "strategy", "of") is None
-    ]
+    own = {label: str(cell.get("decoding_digest")) for label, cell in cells.items()}
     found = {
-        label: tuple(name for name, other in nodes.items() if _wraps(other, node)) for label, node in nodes.items()
+        label: tuple(
+            name
+            for name, other in nodes.items()
+            if _wraps(other, node) or (cells[name].get("control") and own[label] in cells[name].get("controls", ()))
+        )
+        for label, node in nodes.items()
     }
-    return {label: (*names, *shared) for label, names in found.items() if names}
+    return {label: names for label, names in found.items() if names}
 
 
 def _wraps(control: Any, arm: Any) -> bool:

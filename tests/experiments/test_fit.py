@@ -66,7 +66,9 @@ def test_weights_are_fitted_on_each_group_alone(mapping: Config, toy: str, tmp_p
 def test_the_command_writes_a_file_that_a_config_names(
     yaml_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = yaml_file("name: t\ntask: SHAPES\nmodel: TOY\nshots: 2\n")
+    path = yaml_file(
+        "name: t\ntask: SHAPES\nmodel: TOY\nshots: 2\ncontrols: default\ncompare: {to: {decoding: greedy}}\n"
+    )
     out = tmp_path / "weights.json"
     assert main(["fit", str(path), "decoding={name: moicl, sparse: 1}", f"--out={out}"]) == 0
     assert f"decoding: {{name: moicl, fitted: {out}}}" in capsys.readouterr().out
