@@ -1,8 +1,8 @@
 """What the Hugging Face backend costs below any decoding strategy: sessions, pictures, shared beginnings, options.
 
 Ratios of one run on this machine, on the shipped model; `python -m experiments.bench.engine [CHECKPOINT]` prints them.
-What is compared runs in turn, and each ratio is the median over the rounds, so that other work on the machine weighs on
-both sides alike.
+What is compared runs in turn on one thread, in processor time, and each ratio is the median over the rounds, so that
+other work on the machine weighs on both sides alike.
 """
 
 import sys
@@ -166,9 +166,9 @@ def _ratios(one: Callable[[], object], other: Callable[[], object]) -> float:
     for _ in range(rounds(ROUNDS) + 1):
         times = []
         for run in (one, other):
-            begin = time.perf_counter()
+            begin = time.process_time()
             run()
-            times.append(time.perf_counter() - begin)
+            times.append(time.process_time() - begin)
         found.append(times[0] / times[1])
     return median(found[1:])
 
