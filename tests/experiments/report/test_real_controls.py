@@ -13,7 +13,12 @@ def labels_of_controls(node):
 
 def test_each_method_has_the_controls_of_its_own_sampler(mapping, toy, tmp_path):
     keys = {k: v for k, v in mapping(controls="default").items() if k != "model"}
-    nodes = ["greedy", "vcd", {"name": "vcd", "sampling": {"temperature": 1.0}}, {"name": "cad", "sampling": {"beams": 2}}]
+    nodes = [
+        "greedy",
+        "vcd",
+        {"name": "vcd", "sampling": {"temperature": 1.0}},
+        {"name": "cad", "sampling": {"beams": 2}},
+    ]
     seen = view(run({**keys, "model": {"name": toy}, "grid": {"decoding": nodes}}, runs=tmp_path, quiet=True))
     assert set(seen.controls) == {"vcd", "vcd, temperature=1", "cad, beams=2"}
     for label, node in zip(seen.controls, nodes[1:], strict=True):
