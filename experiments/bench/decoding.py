@@ -7,7 +7,7 @@ them. Each is of the best processor times of several runs in turn, so that other
 import itertools
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -44,12 +44,14 @@ class Endless:
         return getattr(self.model, name)
 
 
-def rows(path: str = "tiny") -> list[Row]:
+def rows(path: str = "tiny") -> Iterator[Row]:
     """All figures of this file, on one thread."""
     with one_thread():
         model = HF(path=path, dtype="float32", device="cpu")
         model.load()
-        return [*_against_generate(model), *_against_released(model), *_many_arms(model), *_sampling()]
+        for part in (_against_generate, _against_released, _many_arms):
+            yield from part(model)
+        yield from _sampling()
 
 
 def _against_generate(model: HF) -> list[Row]:

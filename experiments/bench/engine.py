@@ -7,7 +7,7 @@ other work on the machine weighs on both sides alike.
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import Any
 
@@ -24,12 +24,13 @@ from icl.types import Prompt
 NEW, ROUNDS = 32, 9
 
 
-def rows(path: str = "tiny") -> list[Row]:
+def rows(path: str = "tiny") -> Iterator[Row]:
     """All figures of this file."""
     with one_thread():
         model = HF(path=path, dtype="float32", device="cpu")
         model.load()
-        return [*_greedy(model), *_pictures(model), *_beginnings(model), *_copies(model), *_options(model)]
+        for part in (_greedy, _pictures, _beginnings, _copies, _options):
+            yield from part(model)
 
 
 def _greedy(model: HF) -> list[Row]:

@@ -7,7 +7,7 @@ new to it. How many answers need their contrast is counted from the traces of th
 
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,19 +32,18 @@ SURE = 0.9
 Task = Callable[..., Any]
 
 
-def rows(path: str = "tiny") -> list[Row]:
+def rows(path: str = "tiny") -> Iterator[Row]:
     """All figures of this file, on one thread."""
     with one_thread():
         model = HF(path=path, dtype="float32", device="cpu")
         model.load()
         everywhere = {"name": "vcd", "pictures": "all"}
-        return [
-            *_late(model, "short answers, 0 shots", Attribute, shots=0, new=SHORT),
-            *_late(model, "yes or no, 0 shots", Existence, shots=0, new=SHORT),
-            *_late(model, "short answers, 4 shots, all pictures noised", Attribute, shots=4, new=SHORT, arm=everywhere),
-            *_late(model, "captions, 0 shots", Captions, shots=0, new=LONG),
-            *_gated(model),
-        ]
+        yield from _late(model, "short answers, 0 shots", Attribute, shots=0, new=SHORT)
+        yield from _late(model, "yes or no, 0 shots", Existence, shots=0, new=SHORT)
+        shown = "short answers, 4 shots, all pictures noised"
+        yield from _late(model, shown, Attribute, shots=4, new=SHORT, arm=everywhere)
+        yield from _late(model, "captions, 0 shots", Captions, shots=0, new=LONG)
+        yield from _gated(model)
 
 
 def _late(model: HF, what: str, task: Task, *, shots: int, new: int, arm: Any = "vcd") -> list[Row]:
