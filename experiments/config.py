@@ -15,7 +15,19 @@ from typing import Any
 
 from experiments.document import Document, read
 from experiments.overrides import overridden
-from experiments.vocabulary import AXES, CORRECTIONS, DEFAULTS, KEYS, KINDS, LATE, LISTS, MOST, SCORES
+from experiments.vocabulary import (
+    AXES,
+    CORRECTION,
+    CORRECTIONS,
+    DEFAULTS,
+    KEYS,
+    KINDS,
+    LATE,
+    LISTS,
+    METRIC,
+    MOST,
+    SCORES,
+)
 from icl.errors import ConfigError, did_you_mean
 
 
@@ -25,7 +37,7 @@ class Compare:
 
     to: Mapping[str, Any]
     metric: str
-    correct: str = "holm"
+    correct: str = CORRECTION
 
 
 @dataclass(frozen=True)
@@ -224,11 +236,11 @@ def _compare(document: Document, node: Any) -> Compare | None:
     for axis in node["to"]:
         if axis not in AXES:
             raise ConfigError(f"{document.where('compare', 'to', axis)}: no axis '{axis}'.{did_you_mean(axis, AXES)}")
-    correct = node.get("correct", "holm")
+    correct = node.get("correct", CORRECTION)
     if correct not in CORRECTIONS:
         at = document.where("compare", "correct")
         raise ConfigError(f"{at}: correct is one of {', '.join(CORRECTIONS)}, not {correct!r}.")
-    return Compare(dict(node["to"]), str(node.get("metric", "lenient")), correct)
+    return Compare(dict(node["to"]), str(node.get("metric", METRIC)), correct)
 
 
 def _whole(node: Any) -> bool:

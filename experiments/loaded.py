@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.over_run import over_run
 from experiments.stats.arms import NONE, judged_by
 from experiments.store import Store
-from experiments.vocabulary import AXES, usual_metric
+from experiments.vocabulary import AXES, CORRECTION, METRIC, usual_metric
 from icl.errors import StoreError, did_you_mean
 from icl.metrics.base import Better
 
@@ -87,8 +87,8 @@ class Run:
             raise StoreError(
                 f"{self.path}: its config has no 'compare'. Say what against: to={{'decoding': 'greedy'}}."
             )
-        correction: Any = correct or said.get("correct", "holm")
-        usual = usual_metric(info, tuple(info.get("metrics", {}))) or "lenient"
+        correction: Any = correct or said.get("correct", CORRECTION)
+        usual = usual_metric(info, tuple(info.get("metrics", {}))) or METRIC
         return compare(self.samples(), wanted, metric or usual, correct=correction)
 
     def analyze(self, name: str, metric: str | None = None) -> "DataFrame":

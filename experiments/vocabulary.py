@@ -43,6 +43,8 @@ LATE = ("auto", "always", "never")
 CORRECTIONS = ("holm", "none")
 METRICS = ("lenient", "strict", "option")
 """Which score is looked at where the run does not say: the first of these that it has."""
+METRIC, CORRECTION = METRICS[0], CORRECTIONS[0]
+"""What `compare` means where it does not say."""
 
 
 def usual_metric(info: Mapping[str, Any], metrics: Sequence[str]) -> str | None:

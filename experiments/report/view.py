@@ -25,7 +25,7 @@ from experiments.stats.arms import (
 from experiments.stats.effects import Effect, effects
 from experiments.stats.findings import Finding, findings, reference_decoding
 from experiments.store import Store
-from experiments.vocabulary import METRICS, usual_metric
+from experiments.vocabulary import CORRECTION, METRICS, usual_metric
 from icl.errors import ConfigError, StoreError, did_you_mean
 from icl.metrics.base import Better
 from icl.metrics.baselines import BASELINES
@@ -64,7 +64,7 @@ class View:
     baselines: tuple[str, ...]
     metric: str
     to: Mapping[str, Any]
-    correct: str = "holm"
+    correct: str = CORRECTION
     controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
 
@@ -194,7 +194,7 @@ def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = Non
         baselines=tuple(judged),
         metric=chosen,
         to=reference,
-        correct="none" if compare.get("correct") == "none" else "holm",
+        correct=str(compare.get("correct", CORRECTION)),
         controls=_controls(samples, store),
         info=info,
     )

@@ -22,7 +22,7 @@ from experiments.stats.arms import (
 from experiments.stats.pairs import KEYS, Comparison, pair, paired_test
 from experiments.stats.significance import holm
 from experiments.stats.trials import Verdict, verdict_of
-from experiments.vocabulary import CORRECTIONS
+from experiments.vocabulary import CORRECTION, CORRECTIONS, METRIC
 from icl.errors import ConfigError, did_you_mean
 from icl.metrics.base import Better
 from icl.metrics.baselines import BASELINES
@@ -39,9 +39,9 @@ RESULT = ["reference", "reference_mean", "mean", *Comparison.__dataclass_fields_
 def compare(
     frame: "DataFrame",
     to: Mapping[str, Any],
-    metric: str = "lenient",
+    metric: str = METRIC,
     *,
-    correct: str = "holm",
+    correct: str = CORRECTION,
     by: Sequence[str] = (),
     axes: Sequence[str] | None = None,
     level: float = 0.95,

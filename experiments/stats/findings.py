@@ -30,6 +30,7 @@ from experiments.stats.decodings import decoding_trials
 from experiments.stats.subjects import pooled, scored, split
 from experiments.stats.trials import Trial, Verdict, corrected, trial
 from experiments.stats.wording import listed, signed
+from experiments.vocabulary import METRIC
 from icl.metrics.base import Better
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Finding:
 
 def findings(
     frame: "DataFrame",
-    metric: str = "lenient",
+    metric: str = METRIC,
     *,
     axes: Sequence[str] | None = None,
     reference: str | None = None,
