@@ -5,7 +5,7 @@ is the next one in the ring, or the next of another group where queries have gro
 not be another picture). So it is a function of the seed and of the two queries' ids, the same for any batch and resume.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from icl.streams import StreamKey
@@ -19,7 +19,7 @@ def others_of(queries: Sequence[Example], chosen: Sequence[Example], seed: int) 
     by_id = {query.id: query for query in queries}
     ring = _ring(tuple(by_id), seed)
     place = {name: i for i, name in enumerate(ring)}
-    return [_next(by_id[query.id], [by_id[name] for name in _from(ring, place[query.id])]) for query in chosen]
+    return [_next(by_id[query.id], (by_id[name] for name in _from(ring, place[query.id]))) for query in chosen]
 
 
 @lru_cache(8)
@@ -27,9 +27,9 @@ def _ring(names: tuple[str, ...], seed: int) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (StreamKey(seed, name).number(FACTOR), name)))
 
 
-def _from(ring: Sequence[str], place: int) -> Sequence[str]:
-    return (*ring[place + 1 :], *ring[:place])
+def _from(ring: Sequence[str], place: int) -> Iterator[str]:
+    return (ring[(place + step) % len(ring)] for step in range(1, len(ring)))
 
 
-def _next(query: Example, following: Sequence[Example]) -> Example | None:
+def _next(query: Example, following: Iterable[Example]) -> Example | None:
     return next((one for one in following if query.group is None or one.group != query.group), None)
