@@ -22,6 +22,7 @@ def command(
     controls: Annotated[
         bool, typer.Option("--controls", help="what each decoding did, beside its controls, with a verdict")
     ] = False,
+    page: Annotated[Path | None, typer.Option(help="with --controls: write it as a page of Markdown too")] = None,
     csv: Annotated[Path | None, typer.Option(help="write the table to this file too")] = None,
 ) -> None:
     """Arms are paired by query and seed; arms that do not have the same queries and seeds are refused.
@@ -33,6 +34,7 @@ def command(
     from experiments.loaded import load_run
     from experiments.report.comparison import show_comparison
     from experiments.report.controls import controls_frame, show_controls
+    from experiments.report.controls_page import controls_page
     from experiments.report.detail import settings
     from experiments.report.view import view
     from experiments.stats.compare import BASELINE, compare
@@ -58,6 +60,12 @@ def command(
             seen.scores, reference, seen.metric, correct=correct or seen.correct, by=by or (), axes=seen.axes
         )
         show_comparison(table, seen, Console())
+    if page is not None and not controls:
+        raise ConfigError("--page goes with --controls.")
+    if page is not None:
+        with made(page):
+            page.write_text(controls_page(seen), encoding="utf-8")
+        print(f"wrote {page}")
     if csv is not None:
         with made(csv):
             table.to_csv(csv, index=False)

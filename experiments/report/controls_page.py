@@ -1,0 +1,168 @@
+"""The table of controls as a page of documentation: what was run, what came out in sentences, a table a task.
+
+All of it is read from the run, so the same command writes it anew after another model or more queries. Only the
+strategies and what they are all held against have rows; `tables/controls.csv` of the report has every control.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import isnan
+
+from experiments.report.controls import answers, by_subject, family
+from experiments.report.view import ACCURACIES, View
+from experiments.stats.arms import better_of
+from experiments.stats.effects import Effect
+from experiments.stats.wording import counted, listed, plus_minus, share
+from experiments.store import Store
+from icl.errors import printable
+
+READ = (
+    "A control is the same machinery without the idea: the mask alone, the hidden temperature alone, noise of the same "
+    "size, the shift turned round, another sample or nothing in the place of the negative branch, and the reference at "
+    "the same price. A method that does not beat all of its controls has not shown that its idea is what helps, "
+    "whatever it gains over the reference. 'Not distinguishable' is not 'equal': the intervals say how much could be "
+    "there. What stands here is about this model and these tasks, and no more."
+)
+COLUMNS = (
+    "± is half of the 95 % interval; where that would reach beyond 0 or 1 both ends are told. Survivors: tokens that "
+    "the mask leaves at a step. Changed: share of steps whose best token is not the reference's. Length: steps of an "
+    "answer. Best control: of the strategy's own, by the same score."
+)
+
+
+def controls_page(view: View) -> str:
+    """Markdown: first by the score looked at, then by every other that says something else than accuracy."""
+    others = [
+        m
+        for m in view.metrics
+        if m != view.metric
+        and m not in ACCURACIES
+        and view.scores[m].notna().any()
+        and better_of(view.scores, m) != "neither"
+    ]
+    views = [view, *(replace(view, metric=metric) for metric in others)]
+    return "\n".join(line for part in ([*_head(view), *_summary(views)], _tables(views)) for line in part)
+
+
+def _head(view: View) -> Iterator[str]:
+    tasks = [f"{task} ({counted(queries, 'query', 'queries')})" for task, queries in _queries(view).items()]
+    shots = listed([str(k) for k in sorted(set(view.scores["shots"]))])
+    yield f"# {_plain(view.name)}: what each decoding did, beside its controls"
+    yield ""
+    yield f"    icl run {_plain(view.info.get('file', 'FILE'))}"
+    yield f"    icl compare runs/{_plain(view.name)} --controls"
+    yield ""
+    sizes = f"at {shots} shots, {counted(view.seeds, 'seed')}"
+    yield f"{counted(len(view.frame), 'sample')}: {listed(list(map(_plain, tasks)))}, {sizes}."
+    yield _models(view)
+    yield ""
+    yield READ
+    yield ""
+
+
+def _summary(views: Sequence[View]) -> Iterator[str]:
+    yield "## What it shows"
+    yield ""
+    for view in views:
+        rows = [row for row in view.effects if row.judgement]
+        if rows:
+            yield f"- **{view.measure}.** {_counted(view, rows)}"
+    yield ""
+
+
+def _counted(view: View, rows: Sequence[Effect]) -> str:
+    """How many verdicts came out how, with the names of those that are not nothing."""
+    words = {id(row): row.judgement.words for row in rows if row.judgement}
+    groups = {
+        f"beat {view.reference} and all their controls": [r for r in rows if words[id(r)].startswith("yes")],
+        f"beat {view.reference}, and not all their controls": [
+            r for r in rows if words[id(r)].startswith("no: beats " + view.reference)
+        ],
+        f"are worse than {view.reference}": [r for r in rows if "is worse than" in words[id(r)]],
+        f"never differ from {view.reference}": [r for r in rows if "never differs" in words[id(r)]],
+    }
+    told = [f"Of {counted(len(rows), 'pair')} of a strategy and a task"]
+    for what, found in groups.items():
+        names = "" if not found or "never" in what else f" ({'; '.join(_named(found))})"
+        told.append(f"{len(found)} {what}{names}")
+    rest = len(rows) - sum(map(len, groups.values()))
+    told.append(f"the other {rest} are not distinguishable from it")
+    return f"{', '.join(told)}. {family(view)}"
+
+
+def _named(rows: Sequence[Effect]) -> list[str]:
+    """'vcd on captions and binding', a strategy once."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(row.decoding, []).append(row.subject)
+    return [f"`{name}` on {listed(list(map(_plain, subjects)))}" for name, subjects in found.items()]
+
+
+def _tables(views: Sequence[View]) -> Iterator[str]:
+    yield "## Tables"
+    yield ""
+    yield COLUMNS
+    yield ""
+    for view in views:
+        for subject, rows in by_subject(view):
+            yield f"### {_plain(subject)}: {view.measure}"
+            yield ""
+            yield from _table(view, rows)
+            yield ""
+
+
+def _table(view: View, rows: Sequence[Effect]) -> Iterator[str]:
+    named = {row.decoding: row for row in rows}
+    shown = [row for row in rows if row.role != "control" or not row.of]
+    said = any(row.said for row in shown)
+    moved = "worse / better" if any(row.moves and row.moves.graded for row in shown) else "lost / won"
+    heads = ["decoding", view.metric, *(["answers"] if said else []), moved, "survivors", "changed", "length"]
+    yield _line([*heads, "best control", f"beats {view.reference} and all its controls?"])
+    yield _line(["---"] * (len(heads) + 2))
+    for row in shown:
+        found = row.scores.get(view.metric)
+        cells = [f"`{row.decoding}`{' (control)' if row.role == 'control' else ''}"]
+        cells.append(plus_minus(found.mean, found.low, found.high) if found else "–")
+        cells += [answers(row)] if said else []
+        cells += [f"{row.moves.lost} / {row.moves.won}" if row.moves else "", _number(row.survivors, 1)]
+        cells += ["" if isnan(row.changed) else share(row.changed), _number(row.length, 1), _best(view, row, named)]
+        yield _line([*cells, row.judgement.words if row.judgement else ""])
+
+
+def _best(view: View, row: Effect, named: Mapping[str, Effect]) -> str:
+    own = [named[c] for c in view.controls.get(row.decoding, ()) if c in named and c != view.reference]
+    means = [(c.scores[view.metric].mean, c.decoding) for c in own if view.metric in c.scores]
+    if not means:
+        return ""
+    mean, name = min(means) if view.better == "lower" else max(means)
+    return f"{name.replace(f'({row.decoding})', '')} {share(mean)}"
+
+
+def _queries(view: View) -> dict[str, int]:
+    told = view.scores.groupby("task", sort=False)["query"].nunique()
+    return {str(task): int(count) for task, count in told.items()}
+
+
+def _models(view: View) -> str:
+    """The models by name and digest (equal digests give equal outputs), and the code by its commit."""
+    cells = [Store(view.path).cell(str(digest)) or {} for digest in dict.fromkeys(view.frame["cell"])]
+    told = dict.fromkeys(
+        (str((c.get("labels") or {}).get("model")), str(c.get("model_digest", ""))[:12]) for c in cells
+    )
+    models = listed([f"`{_plain(name)}` (digest {digest})" for name, digest in told])
+    versions = view.info.get("versions") or {}
+    used = [f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions]
+    return f"Model: {'; '.join(filter(None, [models, *used]))}."
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(_plain(cell).replace('|', '/') for cell in cells)} |"
+
+
+def _number(value: float, digits: int) -> str:
+    return "" if isnan(value) else f"{value:,.0f}" if value >= 100 else f"{value:.{digits}f}"
+
+
+def _plain(text: object) -> str:
+    """On one line, and no markup of its own."""
+    return printable(str(text)).replace("\n", " ").replace("<", "&lt;")
