@@ -156,3 +156,18 @@ def test_one_word_asks_for_one_word(colour: Make, example: Make) -> None:
 def test_one_word_needs_a_model_with_states() -> None:
     with pytest.raises(ConfigError, match="'one_word' needs hidden states"):
         build("embedder", {"name": "one_word", "model": {"name": "fake-vote"}})
+
+
+def test_one_word_reads_the_states_of_a_real_checkpoint(colour: Make, example: Make, tmp_path: Path) -> None:
+    """Unit rows in one space, the same alone as in a batch, and another for another picture or text."""
+    import tiny_models
+
+    model = {"name": "hf", "path": str(tiny_models.save("idefics3", tmp_path))}
+    embedder = build("embedder", {"name": "one_word", "model": model})
+    items = [example("a", colour("red", 9)), example("b", colour("blue", 9))]
+    pictures, texts = embedder.pictures(items), embedder.texts(["colour?", "how many are there in it?"])
+    assert pictures.shape == texts.shape
+    assert np.allclose(np.linalg.norm(np.vstack([pictures, texts]), axis=1), 1, atol=1e-5)
+    assert np.allclose(embedder.pictures(items[1:])[0], pictures[1], atol=1e-4)
+    assert np.allclose(embedder.texts(["colour?"])[0], texts[0], atol=1e-4)
+    assert min(np.abs(rows[0] - rows[1]).max() for rows in (pictures, texts)) > 1e-3
