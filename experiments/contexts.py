@@ -294,6 +294,8 @@ def _shown(example: Example, recipe: Recipe, pool: "Pool", found: Found) -> Writ
         context = arranged(example, found, pool, cell.seed, order=order, transforms=transforms)
     except ICLError as error:
         return Written(example, recipe, bare, failed=str(error))
+    if cell.retriever is not None and found and "gold" in cell.retriever.needs:
+        context = replace(context, provenance=("retriever: saw the gold", *context.provenance))
     if len(found) < cell.demonstrations and cell.demonstrations > cell.shots:
         mark = f"{len(found)} demonstrations of {cell.demonstrations}, as many as the pool has"
         context = replace(context, provenance=(*context.provenance, mark))
