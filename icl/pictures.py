@@ -8,7 +8,6 @@ embedding cache, in the feature cache of a model, in the leak check of a pool.
 import hashlib
 import io
 import struct
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -17,6 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import PictureError
+from icl.kept import ByteCache
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -117,26 +117,20 @@ class _Decoded:
     """The pictures decoded last, so that digest, embedding and model share one decoding. Bounded in bytes."""
 
     def __init__(self, limit: int) -> None:
-        self.limit, self.size, self.lock = limit, 0, Lock()
-        self.images: OrderedDict[Any, Image] = OrderedDict()
+        self.lock = Lock()
+        self.images: ByteCache[Any, Image] = ByteCache(limit, lambda image: image.width * image.height * 3)
 
     def get(self, picture: Picture) -> "Image":
         key: Any = picture.load
         if not isinstance(key, Hashable):  # a user's own loader
             return _rgb(picture)
         with self.lock:
-            if key in self.images:
-                self.images.move_to_end(key)
-                return self.images[key]
+            known = self.images.get(key)
+        if known is not None:
+            return known
         image = _rgb(picture)
         with self.lock:
-            if key not in self.images:
-                self.images[key] = image
-                self.size += image.width * image.height * 3
-            while self.size > self.limit and len(self.images) > 1:
-                _, old = self.images.popitem(last=False)
-                self.size -= old.width * old.height * 3
-        return image
+            return self.images.get(key) or self.images.put(key, image)
 
 
 _DECODED = _Decoded(128 * 2**20)

@@ -66,11 +66,11 @@ def test_decoded_pictures_are_bounded_in_bytes():
     for picture in some:
         keep.get(picture)
     assert len(keep.images) == 3
-    assert keep.size == 3 * 12 * 9 * 3
-    assert list(keep.images) == [p.load for p in some[2:]]
+    assert keep.images.used == 3 * 12 * 9 * 3
+    assert list(keep.images.items) == [p.load for p in some[2:]]
     keep.get(some[2])
     keep.get(some[0])
-    assert some[2].load in keep.images
+    assert some[2].load in keep.images.items
 
 
 def test_a_loader_may_be_any_callable():

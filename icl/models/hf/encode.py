@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from icl.kept import ByteCache
 from icl.models.hf.counters import Counters
 from icl.models.hf.features import Encoded, Key, share
-from icl.models.hf.memory import ByteCache, halving
+from icl.models.hf.memory import halving
 from icl.models.hf.pixels import TOGETHER, PictureProcessor
 
 if TYPE_CHECKING:

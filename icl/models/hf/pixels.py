@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from icl.errors import ModelError
+from icl.kept import ByteCache
 from icl.models.hf.features import Key, nbytes, share
-from icl.models.hf.memory import ByteCache
 
 if TYPE_CHECKING:
     from PIL.Image import Image

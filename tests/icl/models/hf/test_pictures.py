@@ -11,7 +11,7 @@ from tiny_models import conversations, prompts
 
 from icl.edits import Blank, DiffusionNoise
 from icl.errors import ModelError
-from icl.models.hf.memory import ByteCache
+from icl.kept import ByteCache
 from icl.models.hf.model import HF
 from icl.models.hf.reading import Reader
 
