@@ -28,7 +28,7 @@ Arithmetic = tuple[Strategy, Sampler, int]
 SETTLED = 0.7
 """Share of steps that are taken to be settled before an arm has answered."""
 
-ENOUGH, REMEMBERED = 8, 512
+ENOUGH, REMEMBERED = 8, 64
 """Answers that are believed, and how many are kept in mind: then all count half."""
 
 FORWARD = 64

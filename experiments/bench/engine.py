@@ -86,8 +86,8 @@ def _beginnings(model: HF) -> list[Row]:
     told = []
     own = prompts_of(3)
     fixed = [Prompt((*own[0].turns[:-1], prompt.turns[-1]), prompt.key) for prompt in own]
-    noised = [prompt.edit(DiffusionNoise(), where="query") for prompt in own[: BATCH // 2]]
-    for name, prompts in (("fixed demonstrations", fixed), ("two branches a query", [*own[: BATCH // 2], *noised])):
+    noised = [prompt.edit(DiffusionNoise(), where="query") for prompt in own]
+    for name, prompts in (("fixed demonstrations", fixed), ("two branches a query", [*own, *noised])):
         reads = model.engine.reader.read(prompts)
         ratio = _ratios(lambda r=reads: _open(model, r, True), lambda r=reads: _open(model, r, False))  # type: ignore[misc]
         before = model.counters()["prefill_tokens"]
