@@ -5,7 +5,9 @@ its line in `icl --help`. So a new command is a new file, and the help of all of
 """
 
 import ast
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,8 +75,14 @@ def _call(name: str, words: list[str]) -> int:
 def _help() -> str:
     known = commands()
     width = max(map(len, known), default=0)
-    lines = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in known.items())
+    lines = "\n".join(_folded(f"  {name:<{width}}  ", summary) for name, summary in known.items())
     return f"Usage: icl COMMAND [ARGUMENTS]\n\n{HEAD}\n\nCommands:\n{lines}\n\n`icl COMMAND --help` explains one."
+
+
+def _folded(head: str, text: str) -> str:
+    """Within the terminal, the lines after the first under its text."""
+    columns = shutil.get_terminal_size().columns
+    return textwrap.fill(text, columns, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
 
 
 if __name__ == "__main__":
