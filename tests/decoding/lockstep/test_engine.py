@@ -203,6 +203,15 @@ def test_a_broken_picture_fails_its_job_alone(engine: groups.Watched) -> None:
     assert isinstance(second, Generation)
 
 
+def test_a_branch_that_has_no_room_does_not_break_the_next_prompt_with_its_picture(engine: groups.Watched) -> None:
+    wordy = parse_arm({"name": f"{Path(__file__).with_name('wordy.py')}:Wordy"})
+    prompt = checkpoints.tiny_models().prompt([11], "what?", "wordy")
+    first, second = (groups.run_jobs(engine, [Job(prompt, arm)])[0] for arm in (wordy, parse_arm(groups.ARMS[0])))
+    assert isinstance(first, Failure)
+    assert "512" in first.reason
+    assert isinstance(second, Generation)
+
+
 def test_a_prompt_longer_than_the_context_fails_with_a_sentence(engine: groups.Watched) -> None:
     prompt = checkpoints.tiny_models().prompt([1], "very long " * 60)
     (answer,) = groups.run_jobs(engine, [Job(prompt, parse_arm(groups.ARMS[0]))])
