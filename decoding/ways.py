@@ -34,6 +34,9 @@ ENOUGH, REMEMBERED = 8, 64
 FORWARD = 64
 """Tokens of a prefill that one more forward costs on a small model."""
 
+PICTURE = 16
+"""Tokens of a prefill that processing and encoding a picture costs on a small model."""
+
 COPIED = 0.02
 """Of a prefill: moving a row's cache entries once, to join rows to it."""
 
@@ -126,10 +129,17 @@ def is_cheaper(readies: Sequence[Ready], steps: float, needed: float) -> bool:
         for ready in readies
         for branch, size in zip(ready.branches[1:], ready.tokens[1:], strict=True)
     )
-    read = others * (steps - 1) * count
+    read = others * (steps - 1) * count + PICTURE * sum(map(_own_pictures, readies))
     openings = min(steps, needed * count)
     joined = 2 * FORWARD + COPIED * sum(ready.tokens[0] for ready in readies)
     return needed * (whole + read) + openings * joined < GAIN * (fresh + read)
+
+
+def _own_pictures(ready: Ready) -> int:
+    """Pictures that the other branches show and the reference does not."""
+    reference, *others = ready.branches
+    seen = {picture.digest for picture in reference.pictures}
+    return len({picture.digest for branch in others for picture in branch.pictures} - seen)
 
 
 def unshared(reference: Prompt, other: Prompt, tokens: int) -> float:
