@@ -264,8 +264,8 @@ def arranged(
 
 
 def asking(component: Any, pool: "Pool", model: "Model | None") -> Any:
-    """An orderer or transform that needs the model, with it; any other as it is. Raises PlanError."""
-    needed = component is not None and "model" in component.needs
+    """An orderer or transform that needs the model or the pool, with them; any other as it is. Raises PlanError."""
+    needed = component is not None and component.needs & {"model", "pool"}
     return component.fitted(pool, model) if needed else component
 
 

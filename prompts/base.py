@@ -11,7 +11,7 @@ class Orderer(Protocol):
 
     needs: 'labels' where it reads the demonstrations' answers; 'gold' where it is an oracle: the context's query is
     then the Example, and it leaves the mark 'saw the gold' in the provenance. Otherwise neither may matter. 'model'
-    where it asks the model: then `fitted(pool, model)` gives the orderer that is called.
+    where it asks the model, 'pool' where it draws from the pool: then `fitted(pool, model)` gives what is called.
     """
 
     needs: ClassVar[frozenset[str]]

@@ -82,9 +82,9 @@ def check_transform(transform: Transform, contexts: Iterable[Context] | None = N
 
     A transform keeps the demonstrations and their places. It keeps the query whole, unless its parameter `where` is not
     'demos'. Its choices belong to the query: not to the order of demonstrations. One that needs the model is fitted on
-    one that says something.
+    one that says something, one that needs the pool on one of coloured pictures.
     """
-    if "model" in transform.needs:
+    if transform.needs & {"model", "pool"}:
         asking: Any = transform
         transform = asking.fitted(guessed_pool(), Saying())
     for given in contexts or labelled_contexts():

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from icl.models.base import Request
+from icl.pictures import Picture
 from icl.tasks.base import Pool
 from icl.types import Example, Generation, Prompt
 
-WORDS = 64
+WORDS, YES_NO = 64, ("yes", "no")
 
 
 @dataclass(frozen=True)
@@ -60,5 +61,11 @@ class _Opened:
 
 
 def guessed_pool() -> Pool:
-    """Twelve members without pictures, of two answers."""
-    return Pool(tuple(Example(f"pool-{i}", (), f"what is {i}?", (("yes", "no")[i % 2],)) for i in range(12)))
+    """Twelve coloured members of two answers."""
+    return Pool(tuple(Example(f"pool-{i}", (_coloured(i),), f"what is {i}?", (YES_NO[i % 2],)) for i in range(12)))
+
+
+def _coloured(number: int) -> Picture:
+    from PIL import Image
+
+    return Picture.from_image(Image.new("RGB", (5, 5), (250, 20 * number, 7)), f"pool-{number}")

@@ -1,13 +1,13 @@
-"""Pictures removed, blanked, noised or permuted: do they matter? (Baldassini et al. 2024; Xu et al., NAACL 2025)
+"""Pictures removed, blanked, noised, permuted or swapped: do they matter? (Baldassini et al. 2024; Xu et al. 2025)
 
     removed     the example has no picture
     blank       every pixel one shade (0 black, 255 white; the papers use both)
     noise       forward diffusion on the processed pixels; step 999 is nearly pure Gaussian noise (std .96)
     permuted    demonstrations exchange their pictures, all of which go elsewhere where that is possible
+    swapped     each gets another picture of the pool (the papers' "random"): no demonstration's, and not the query's
 
 Text stays. A permutation is drawn among those that move the most pictures to a place that showed another; the mark
-says the share that moved. Noise belongs to the example and the query, not to the place in the prompt. Pictures drawn
-from the pool instead (the papers' "random") need the pool, which a transform does not see.
+says the share that moved. Noise and swaps belong to the example and the query, not to the place in the prompt.
 """
 
 from dataclasses import dataclass, replace
@@ -16,9 +16,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Le
 
 from icl.edits import DIFFUSION_STEPS, Blank, DiffusionNoise
-from icl.errors import ConfigError
+from icl.errors import ConfigError, PlanError
 from icl.pictures import Picture
 from icl.registry import component
+from icl.tasks.base import Pool
 from icl.types import Context, Where
 from prompts.changing import changed, deranged, ranked, with_demos
 
@@ -26,22 +27,30 @@ from prompts.changing import changed, deranged, ranked, with_demos
 @component("transform", "pictures")
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures of demonstrations, query or both: removed, blank, noise, or permuted among demonstrations."""
+    """Pictures of demonstrations, query or both: removed, blank, noise; of demonstrations: permuted, swapped."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-
-    how: Literal["removed", "blank", "noise", "permuted"] = "removed"  # what becomes of them
-    where: Where = "demos"  # whose pictures; permuted: demonstrations' only
+    how: Literal["removed", "blank", "noise", "permuted", "swapped"] = "removed"  # what becomes of them
+    where: Where = "demos"  # whose pictures; permuted, swapped: demonstrations' only
     shade: Annotated[int, Ge(0), Le(255)] = 128  # of a blank; 0 breaks processors that read zeros as padding
     step: Annotated[int, Ge(0), Le(DIFFUSION_STEPS - 1)] = 999  # of the noise, of 1000 diffusion steps
 
     def __post_init__(self) -> None:
-        if self.how == "permuted" and self.where != "demos":
-            raise ConfigError(f"pictures are permuted among demonstrations; where is '{self.where}'. Leave it out.")
+        if self.how in ("permuted", "swapped") and self.where != "demos":
+            raise ConfigError(f"pictures are {self.how} among demonstrations; where is '{self.where}'. Leave it out.")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"pool"} if self.how == "swapped" else ())
+
+    def fitted(self, pool: Pool, model: object) -> "Swapped":
+        """With the pool that pictures are drawn from."""
+        return Swapped(pool)
 
     def transform(self, context: Context) -> Context:
         if self.how == "permuted":
             return _permuted(context)
+        if self.how == "swapped":
+            raise PlanError("pictures are swapped with the pool's. In Python, use fitted(pool, None); a run does so.")
         return changed(context, self.where, lambda item: self._changed(item, context), f"pictures: {self.how}")
 
     def _changed(self, item: Any, context: Context) -> Any:
@@ -54,6 +63,37 @@ class Pictures:
         if self.how == "blank":
             return picture.edit(Blank(self.shade, self.shade, self.shade))
         return picture.edit(DiffusionNoise(self.step).bind(context.key, place))
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """The transform with its pool."""
+
+    pool: Pool
+
+    needs: ClassVar[frozenset[str]] = frozenset({"pool"})
+    where: ClassVar[Where] = "demos"
+
+    def transform(self, context: Context) -> Context:
+        """Raises PlanError where the pool has no other picture."""
+        shown = [*context.query.pictures, *(p for demo in context.demos for p in demo.example.pictures)]
+        taken = {picture.source_digest for picture in shown}
+        return changed(context, "demos", lambda item: self._changed(item, taken, context), "pictures: swapped")
+
+    def _changed(self, item: Any, taken: set[str], context: Context) -> Any:
+        drawn = tuple(self._other(f"{item.id}/{j}", taken, context) for j in range(len(item.pictures)))
+        return replace(item, pictures=drawn) if drawn else item
+
+    def _other(self, place: str, taken: set[str], context: Context) -> Picture:
+        order: list[int] = context.key.numpy(f"transform/pictures/{place}").permutation(len(self.pool)).tolist()
+        for example in (self.pool.examples[i] for i in order):
+            for picture in example.pictures:
+                if picture.source_digest not in taken:
+                    return picture
+        raise PlanError(
+            f"pictures: query '{context.query.id}': the pool of {len(self.pool)} has no picture that its prompt does "
+            "not show already. Use how: permuted."
+        )
 
 
 def _permuted(context: Context) -> Context:

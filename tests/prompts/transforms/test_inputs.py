@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from icl.edits import DiffusionNoise
-from icl.errors import ConfigError, DataError
+from icl.errors import ConfigError, DataError, PlanError
 from icl.pictures import Picture
 from icl.registry import build, describe
 from icl.streams import StreamKey
+from icl.tasks.base import Pool
 from icl.types import Context, Demo, Example
 from prompts.changing import deranged
 from prompts.transforms.grid import middles
@@ -139,3 +140,29 @@ def test_frames_become_one_picture_row_by_row() -> None:
     assert sheet.size == (2 * 6 + 1, 2 * 7 + 1)
     assert [sheet.getpixel(at)[0] for at in ((3, 3), (9, 3), (3, 10), (9, 10))] == [0, 40, 80, 120]
     assert sheet.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_swapped_pictures_are_the_pool_s_and_nobody_s_in_the_prompt() -> None:
+    """The pool holds what is shown (0, 1, the query's 99) and two others; each example draws its own."""
+    shades = (0, 1, 99, 50, 60)
+    pool = Pool(tuple(Example(f"p{i}", (_shade(i),), "?", ("a",)) for i in shades))
+    demos = tuple(Demo(Example(f"e{i}", (_shade(i),), f"q{i}?", ("a",)), 0.5, i) for i in range(2))
+    node = {"name": "pictures", "how": "swapped"}
+    seen = set()
+    for query in map(str, range(12)):
+        given = Context(Example(query, (_shade(99),), "which?", ()).query, demos, StreamKey(0, query))
+        done = build("transform", node).fitted(pool, None).transform(given)
+        assert set(_pictures(done)) <= {50, 60}
+        assert done.query == given.query
+        assert done.provenance == ("pictures: swapped",)
+        seen.add(tuple(_pictures(done)))
+    assert len(seen) > 2
+    bare = Pool(pool.examples[:3])
+    with pytest.raises(PlanError, match="no picture that its prompt does not show already"):
+        build("transform", node).fitted(bare, None).transform(given)
+    with pytest.raises(PlanError, match="swapped with the pool's"):
+        build("transform", node).transform(given)
+
+
+def _shade(value: int) -> Picture:
+    return Picture.from_image(Image.new("RGB", (4, 4), (value, 0, 0)), f"{value}")
