@@ -5,7 +5,7 @@ seed of an arm) at a time. The baselines of the same demonstrations are judged l
 than their scores.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,7 @@ def _judged(rows: "DataFrame", column: str, said: bool) -> list[Judged]:
     ]
 
 
-def _output(row: Mapping[str, Any]) -> str:
+def _output(row: Mapping[Hashable, Any]) -> str:
     """A line of the store leaves out what is empty."""
     output = row.get("output")
     return output if isinstance(output, str) else ""

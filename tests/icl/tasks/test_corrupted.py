@@ -1,6 +1,5 @@
 """Tests of tasks under a domain shift."""
 
-
 import numpy as np
 import pytest
 
