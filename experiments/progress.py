@@ -62,7 +62,7 @@ class Silent:
         self.done += samples
         if not self.marks or now - self.marks[-1][0] >= 1:
             self.marks.append((now, self.done))
-        while self.marks and now - self.marks[0][0] > WINDOW:
+        while len(self.marks) > 2 and now - self.marks[0][0] > WINDOW:  # two: a batch may take longer than that
             self.marks.popleft()
 
     def cell_finished(self) -> None:

@@ -66,3 +66,16 @@ def test_a_terminal_gets_a_bar_and_whole_lines_above_it() -> None:
 def test_quiet_says_nothing_and_a_file_gets_lines() -> None:
     assert type(progress(quiet=True)) is Silent
     assert type(progress(out=io.StringIO())) is Lines
+
+
+def test_a_rate_is_told_where_a_batch_takes_longer_than_the_rate_looks_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    told = Silent()
+    told.begin(cells=1, samples=400, cells_done=0, samples_done=0)
+    for _ in range(5):
+        now[0] += 100
+        for _ in range(40):
+            told.advance(1)
+    assert 0.3 < told.rate < 0.9
+    assert told.left != "-"
