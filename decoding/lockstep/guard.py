@@ -53,7 +53,7 @@ def _problems(config: Any, version: str) -> Iterator[tuple[str, str]]:
     if parallel.pipeline_parallel_size > 1:
         yield "pipeline", "pipeline stages hold several steps in flight; pass pipeline_parallel_size=1"
     if parallel.data_parallel_size > 1:
-        yield "data", "the branches of a group must reach one engine; start one engine for each replica"
+        yield "data", "a group must reach one engine whole; model.data_parallel starts one engine for each replica"
     if config.kv_transfer_config is not None:
         yield "transfer", "caches that come from elsewhere are not verified; leave kv_transfer_config out"
     if config.use_v2_model_runner:

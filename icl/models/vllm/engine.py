@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ICLError, ModelError
@@ -27,6 +28,9 @@ ON_CPU = {
 }
 """Set where they are not set: vLLM reads them when it starts."""
 
+RENDERING = Lock()
+"""Tokenizer and processor are one for all engines of a model."""
+
 Done = Callable[[int, list[Said]], None]
 
 
@@ -43,6 +47,7 @@ class Engine:
         self.ahead = model.in_flight
         self.counts = dict.fromkeys(("requests", "prompt_tokens", "cached_tokens", "new_tokens", "pictures_shown"), 0)
         self.number = 0
+        self.sending = Lock()  # one thread may run it while another asks what it kept
         self.saved: dict[str, Mapping[str, Any]] = {}  # what an engine before this one kept
         self._start()
 
@@ -65,7 +70,10 @@ class Engine:
 
     def run(self, groups: Iterable[Sequence[Ask]], done: Done) -> None:
         """Calls `done` with a group's number and what each of its prompts said, as soon as all have ended."""
-        waiting: Numbered = enumerate(groups)
+        self.run_numbered(enumerate(groups), done)
+
+    def run_numbered(self, waiting: "Numbered", done: Done) -> None:
+        """The same of groups that have numbers."""
         left: dict[int, int] = {}
         said: dict[int, list[Said]] = {}
         whose: dict[str, tuple[int, int]] = {}
@@ -102,8 +110,9 @@ class Engine:
 
         inputs: list[Any] = []
         try:
-            for ask in asks:
-                inputs.append(self.inputs.of(ask.prompt))
+            with RENDERING:
+                for ask in asks:
+                    inputs.append(self.inputs.of(ask.prompt))
         except ICLError as error:
             if self.planned and isinstance(error, ModelError):
                 raise _OutgrownError from error
@@ -119,10 +128,12 @@ class Engine:
             self.number += 1
             name = f"icl-{self.number}"
             try:
-                self.llm.llm_engine.add_request(name, made, self._parameters(ask), lora_request=self.lora)
+                with self.sending:
+                    self.llm.llm_engine.add_request(name, made, self._parameters(ask), lora_request=self.lora)
             except (VLLMError, ValueError) as error:
                 mine = [r for r, (of, _) in whose.items() if of == number]
-                self.llm.llm_engine.abort_request(mine)
+                with self.sending:
+                    self.llm.llm_engine.abort_request(mine)
                 for request in mine:
                     del whose[request]
                 self._forget_pictures()
@@ -134,7 +145,8 @@ class Engine:
 
     def _forget_pictures(self) -> None:
         """What was processed and not sent is noted as sent: the next prompt with its picture would miss it."""
-        self.llm.reset_mm_cache()
+        with self.sending:
+            self.llm.reset_mm_cache()
 
     def _parameters(self, ask: Ask) -> Any:
         from vllm import SamplingParams
@@ -159,7 +171,8 @@ class Engine:
 
     def kept(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         """What the workers kept of these groups; it is forgotten there."""
-        found: dict[str, Mapping[str, Any]] = self.llm.collective_rpc("lockstep_take", args=(list(groups),))[0]
+        with self.sending:
+            found: dict[str, Mapping[str, Any]] = self.llm.collective_rpc("lockstep_take", args=(list(groups),))[0]
         return found | {name: self.saved.pop(name) for name in groups if name in self.saved}
 
     def stop(self) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from icl.models.hf.adapter import Adapter
     from icl.models.hf.model import HF
     from icl.models.vllm.engine import Done, Engine
+    from icl.models.vllm.replicas import Replicas
 
 GIB = 2**30
 MOST_PICTURES = 64
@@ -45,6 +46,7 @@ class VLLM:
     quantization: str | None = None  # awq, gptq, fp8, bitsandbytes, ...; none: what the checkpoint's config says
     adapter: str | None = None  # folder of a LoRA that peft has saved, put on every request
     tensor_parallel: PositiveInt = 1  # GPUs that share each layer
+    data_parallel: PositiveInt = 1  # engines side by side, each with `tensor_parallel` GPUs
     max_model_len: PositiveInt | None = None  # tokens of prompt and answer; none: as a run needs, else the checkpoint's
     max_pictures: PositiveInt | None = None  # a prompt may have; none: as a run needs, else 64
     gpu_memory: Share = 0.9  # of a GPU, for weights and cache
@@ -60,6 +62,7 @@ class VLLM:
     def __post_init__(self) -> None:
         own = {"model", "dtype", "quantization", "tensor_parallel_size", "max_model_len", "enforce_eager", "revision"}
         own |= {"scheduler_cls", "logits_processors", "worker_extension_cls", "async_scheduling", "enable_lora"}
+        own.add("data_parallel_size")
         if taken := own & self.engine_args.keys():
             raise ConfigError(f"model.engine_args: {', '.join(sorted(taken))} is set by the backend or its own fields.")
 
@@ -145,10 +148,11 @@ class VLLM:
         return None if not tokens or (most is not None and tokens >= most) else tokens
 
     @cached_property
-    def engine(self) -> "Engine":
+    def engine(self) -> "Engine | Replicas":
         from icl.models.vllm.engine import Engine
+        from icl.models.vllm.replicas import Replicas
 
-        return Engine(self)
+        return Engine(self) if self.data_parallel == 1 else Replicas(self)
 
     def load(self) -> None:
         _ = self.engine

@@ -1,0 +1,52 @@
+"""Several engines of one model: every group goes whole to one of them, and the answers are one engine's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import checkpoints
+import groups
+
+from decoding.jobs import Failure
+from icl.errors import ConfigError
+from icl.models.vllm.model import VLLM
+from icl.models.vllm.replicas import Replicas
+
+SETTINGS: dict[str, Any] = {
+    "max_model_len": 512,
+    "max_pictures": 4,
+    "cache_gib": 0.25,
+    "engine_args": {"max_num_seqs": 16, "max_num_batched_tokens": 256},
+}
+
+
+def test_two_engines_share_the_work_and_say_what_one_says(tmp_path: Path) -> None:
+    folder = checkpoints.saved("llava", tmp_path)
+    jobs = groups.jobs(60, 6, seed=51)
+    single, double = VLLM(str(folder), **SETTINGS), VLLM(str(folder), data_parallel=2, **SETTINGS)
+    assert single.digest == double.digest
+    told: list[int] = []
+    try:
+        answers = groups.run_jobs(double, jobs, done=lambda i, answer: told.append(i))
+        assert isinstance(double.engine, Replicas)
+        each = [engine.counts["requests"] for engine in double.engine.engines]
+    finally:
+        double.unload()
+    expected = groups.run_jobs(single, jobs)
+    requests = single.counters()["requests"]
+    single.unload()
+    assert not any(isinstance(answer, Failure) for answer in answers)
+    assert [answer.tokens for answer in answers] == [answer.tokens for answer in expected]
+    assert all(answer.trace for answer in answers)
+    assert sorted(told) == list(range(len(jobs)))
+    assert min(each) > 0
+    assert sum(each) == requests
+
+
+def test_vllms_own_data_parallelism_is_refused(tmp_path: Path) -> None:
+    folder = checkpoints.saved("llava", tmp_path)
+    with pytest.raises(ConfigError, match="data_parallel_size is set by the backend"):
+        VLLM(str(folder), engine_args={"data_parallel_size": 2})
