@@ -2,7 +2,8 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, Any
 
 import typer
 
@@ -48,10 +49,13 @@ def command(
     _list(list(entries(found).values()), width)
     if found == "model":
         print("\nWhat each can do: generate answers; give next-token logits here; score whole")
-        print("options; run decoding strategies; take adapters; load quantized. `served`:")
-        print("where the server is one of `icl serve`.")
+        print("options; run decoding strategies; show layers within (hidden); take adapters;")
+        print("load quantized. served: where the server is one of `icl serve`.")
         for line in _table([*_abilities()], width):
             print(line)
+        for name, cls in _loadable():
+            if bits := _quantizations(cls):
+                print(f"  quantized, {name}: {bits}")
     print(f"\n`icl ls {kind} NAME` shows one with its parameters.")
 
 
@@ -65,7 +69,7 @@ def _list(found: Sequence[Entry], width: int) -> None:
             print(line)
 
 
-COLUMNS = ("model", "generate", "logits", "score", "strategies", "adapters", "quantization")
+COLUMNS = ("model", "generate", "logits", "score", "strategies", "hidden", "adapters", "quantized")
 
 
 def _abilities() -> Iterator[tuple[str, ...]]:
@@ -82,17 +86,27 @@ def _abilities() -> Iterator[tuple[str, ...]]:
             "logits": has & {"logits"},
             "score": has & {"score", "logits"},
             "strategies": has & {"strategies", "logits"},
+            "hidden": has & {"hidden"},
             "adapters": getattr(cls, "adapters", False),
+            "quantized": _quantizations(cls),
         }
-        bits = ", ".join(getattr(cls, "quantizations", ())) or "-"
         served: frozenset[str] = getattr(cls, "when_served", frozenset())
-        told = ("yes" if can[column] else "served" if column in served else "-" for column in COLUMNS[1:-1])
-        yield name, *told, bits
+        yield name, *("yes" if can[column] else "served" if column in served else "-" for column in COLUMNS[1:])
+
+
+def _loadable() -> Iterator[tuple[str, type[Any]]]:
+    for name in entries("model"):
+        with suppress(ConfigError):  # its row says why
+            yield name, resolve("model", name)
+
+
+def _quantizations(cls: type[Any]) -> str:
+    return ", ".join(getattr(cls, "quantizations", ()))
 
 
 def _table(rows: list[tuple[str, ...]], width: int) -> Iterator[str]:
     whole = [row for row in rows if len(row) == len(COLUMNS)]
-    widths = [max(len(row[i]) for row in (COLUMNS, *whole)) for i in range(len(COLUMNS) - 1)]
+    widths = [max(len(row[i]) for row in (COLUMNS, *whole)) for i in range(len(COLUMNS))]
     for row in (COLUMNS, *rows):
         head = "".join(f"{cell:<{size}}  " for cell, size in zip(row[:-1], widths, strict=False))
         yield from hung(f"  {head}", row[-1], width)

@@ -40,10 +40,13 @@ def test_all_kinds_are_told_and_how_to_see_more(icl: ICL) -> None:
 
 def test_models_tell_what_each_can_do_as_its_class_says(icl: ICL) -> None:
     told = icl("ls", "models").out.partition("What each can do")[2].splitlines()[2:]
-    rows = {line.split()[0]: line.split(maxsplit=6)[1:] for line in told if line[:3].strip() and "`" not in line}
-    assert rows["model"] == ["generate", "logits", "score", "strategies", "adapters", "quantization"]
-    assert rows["hf"] == ["yes", "yes", "yes", "yes", "yes", "nf4, fp4, int8,"]
-    assert rows["remote"] == ["yes", "-", "yes", "served", "-", "-"]
+    rows = {
+        line.split()[0]: line.split()[1:] for line in told if line[:3].strip() and "`" not in line and ":" not in line
+    }
+    assert rows["model"] == ["generate", "logits", "score", "strategies", "hidden", "adapters", "quantized"]
+    assert rows["hf"] == ["yes"] * 7
+    assert "  quantized, hf: nf4, fp4, int8, the checkpoint's own" in told
+    assert rows["remote"] == ["yes", "-", "yes", "served", "-", "-", "-"]
     assert rows["vllm"][:4] == ["yes", "-", "yes", "yes"]
     assert set(rows) == {"model", *entries("model")}
 
