@@ -12,15 +12,18 @@ at the interval.
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from experiments.analyses.quantization import full_precision
-from experiments.analyses.samples import interval, table
+from experiments.analyses.samples import table
 from experiments.stats.arms import NONE, UNIT, values_of
-from experiments.stats.significance import bootstrap_p, holm
+from experiments.stats.pairs import Comparison, Pairs, paired_test
+from experiments.stats.significance import holm
 from experiments.vocabulary import FREE_AT_ZERO
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
     from experiments.report.view import View
 
@@ -77,13 +80,26 @@ def _rows(view: "View", task: str, name: str, gains: "DataFrame", full: str) -> 
     whole = gains[gains["model"] == full]
     for model in values_of(gains, "model"):
         own = gains[gains["model"] == model]
-        told = {"task": task, "of": name, "model": model, **interval(own[GAIN], own[UNIT], GAIN)}
-        change: dict[str, float] = {"change": float("nan"), "change_low": float("nan"), "change_high": float("nan")}
+        found = _tested(own["reference"], own[view.metric], own[UNIT], name)
+        told = {
+            "task": task,
+            "of": name,
+            "model": model,
+            "gain": found.difference,
+            "low": found.low,
+            "high": found.high,
+        }
+        change = dict.fromkeys(("change", "change_low", "change_high"), float("nan"))
         p = None
         if model != full:
             both = own.merge(whole[[*keys, GAIN]], on=keys, suffixes=("", "_full"), validate="one_to_one")
-            differences = both[GAIN] - both[f"{GAIN}_full"]
-            found = interval(differences, both[UNIT], "change")
-            change = {"change": found["change"], "change_low": found["low"], "change_high": found["high"]}
-            p = bootstrap_p(differences, both[UNIT]) if len(both) else None
+            found = _tested(both[f"{GAIN}_full"], both[GAIN], both[UNIT], name)
+            change = {"change": found.difference, "change_low": found.low, "change_high": found.high}
+            p = found.p
         yield {**told, **change, "p": p, "n": len(own)}
+
+
+def _tested(reference: "Series[float]", arm: "Series[float]", units: "Series[int]", name: str) -> Comparison:
+    without, with_it = np.asarray(reference, dtype=np.float64), np.asarray(arm, dtype=np.float64)
+    pairs = Pairs(without, with_it, units.to_numpy())
+    return paired_test(pairs, names=("without", name))

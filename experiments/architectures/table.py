@@ -20,14 +20,35 @@ LONGEST = 300
 EXPLAINED = {
     ("paligemma", "cache"): "It puts a start token behind the last picture and a line break behind the question, and "
     "all tokens see the whole prompt, so nothing of it can be read ahead. Slower, not wrong; a prompt needs a picture.",
+    ("paligemma", "vllm"): "vLLM looks a line break up as a word, which a tokenizer of bytes does not have.",
     ("idefics2", "cache"): "Each prompt goes through the processor and the tower as a whole. Slower, not wrong.",
     ("idefics2", "vllm"): "vLLM has no Idefics2 of its own; its way through the class of transformers asks the "
     "processor for numbers that it does not give. Use `model: hf`.",
     ("ovis2", "cache"): "It writes `<IMG_ATOM>` for pictures and names `<image>`. Slower, not wrong.",
     ("ovis2", "vllm"): "As for Idefics2. Use `model: hf`.",
+    ("deepseek_vl", "vllm"): "As for Idefics2. Use `model: hf`.",
+    ("llava_onevision", "vllm"): "vLLM cuts tiles of every picture, transformers of one that stands alone. The backend "
+    "compares the ids before anything runs, and refuses.",
+    (
+        "qwen3_vl_moe",
+        "vllm",
+    ): "The transformers that made this checkpoint leaves out of a config what the one that vLLM "
+    "pins looks for; published checkpoints have it.",
     ("qwen3_5", "vllm"): "The engine refuses recurrent layers at its start, since their states were not verified under "
     "preemption and prefix caching. Use `model: hf`.",
-    ("lfm2_vl", "vllm"): "Short convolutions keep states as recurrent layers do. Use `model: hf`.",
+    (
+        "lfm2_vl",
+        "vllm",
+    ): "Published checkpoints call the tower's weights otherwise than this one, which is not tried then.",
+    ("vipllava", "vllm"): "vLLM has one layer of the tower for it, not several. Use `model: hf`.",
+    (
+        "cohere2_vision",
+        "vllm",
+    ): "vLLM ties the output head to the word vectors, as published checkpoints do; here it is not tied.",
+    (
+        "gemma3",
+        "lockstep",
+    ): "Greedy tokens agree, so what differs in the logits is small, and a contrast enlarges it. Not explained yet.",
 }
 """(architecture, first column) -> what the reason means."""
 
@@ -99,5 +120,7 @@ def _rows(entries: Sequence[Entry], peculiar: Mapping[str, str]) -> Iterator[Seq
 
 def _short(text: str) -> str:
     whole = re.sub(r"\s+", " ", text).strip()
+    whole = re.sub(r"^(greedy|vcd\([^)]*\)): ", "", whole)  # the arm that failed: the column says it
+    whole = re.sub(r"\.\.$", ".", whole)
     whole = re.sub(r"(?<![\w.])/(?:[\w.-]+/)+", "", whole)  # folders of the machine that ran it
     return whole if len(whole) <= LONGEST else whole[:LONGEST].rsplit(" ", 1)[0] + " …"

@@ -32,9 +32,14 @@ class Size:
     window: int = 24
 
 
-def tokenizer(named: dict[str, str], more: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
-    """named: attribute -> special token, which the tokenizer then has an attribute for. more: special tokens alone."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+def tokenizer(
+    named: dict[str, str], more: tuple[str, ...] = (), unused: tuple[str, ...] = ()
+) -> PreTrainedTokenizerFast:
+    """named: attribute -> special token, which the tokenizer then has an attribute for. more: special tokens alone.
+
+    unused: words that the vocabulary has and no text is cut into, for those who look them up.
+    """
+    alphabet = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *unused]
     core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()

@@ -7,7 +7,8 @@ from icl.models.hf.random.common import Made, Maker, Size, text_settings, tokeni
 
 def gemma3(size: Size) -> Made:
     """Tokens of a picture see each other; sliding and full layers."""
-    words = tokenizer({"image_token": "<image_soft_token>", "boi_token": "<soi>", "eoi_token": "<eoi>"})
+    lines = tuple("\n" * count for count in (1, 2, 3, 4))  # vLLM looks these words up
+    words = tokenizer({"image_token": "<image_soft_token>", "boi_token": "<soi>", "eoi_token": "<eoi>"}, unused=lines)
     kinds = (["sliding_attention", "full_attention"] * size.layers)[: size.layers]
     text = text_settings(
         words,
