@@ -89,6 +89,10 @@ def checked(document: Document) -> Config:
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{axis} {count}" for axis, count in lengths.items())
         raise ConfigError(f"{document.where('zip')}: paired axes have different lengths ({told}).")
+    rows = [list(row) for row in zip(*zipped.values(), strict=True)]
+    for i, row in enumerate(rows):
+        if row in rows[:i]:  # a single value may be paired with several others
+            raise ConfigError(f"{document.where('zip')}: pair {i + 1} is the same as pair {rows.index(row) + 1}.")
     for key in ("task", "model"):
         if key not in data and key not in grid and key not in zipped:
             raise ConfigError(f"{document.name}: the key {key} is missing. (icl ls {key}s)")
@@ -145,7 +149,7 @@ def _axes(document: Document, key: str, node: Any) -> dict[str, list[Any]]:
             raise ConfigError(f"{where}: the axis is empty. Give it a value, or remove it.")
         for i, value in enumerate(values):
             check_value(axis, value, document.where(key, axis, i))
-            if value in values[:i]:
+            if key == "grid" and value in values[:i]:
                 raise ConfigError(f"{document.where(key, axis, i)}: {value!r} stands in this axis twice.")
     return {axis: list(values) for axis, values in node.items()}
 

@@ -5,7 +5,7 @@
     place    P(the prediction is the answer of demonstration i), in contexts where that answer stands once, so that a
              copy has one source; `copied_all` counts all contexts (with yes/no and three shots no answer stands once)
     wrong    the same among wrong answers: with good retrieval the demonstrations share the gold, and a perfect model
-             copies too
+             copies too. Wrong is what falls short of the score's best, 0 where lower is better; none where neither is
 
 Places count from the query: 1 is next to it. Recency is place 1 above the others.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import answered, demos_of, interval, records, said, settings, table, units
+from experiments.analyses.samples import BEST, answered, demos_of, interval, records, said, settings, table, units
 from icl.metrics.normalise import plain
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def analyse(view: "View") -> "DataFrame":
         rows = records(samples)
         told = [said(row) for row in rows]
         shown = [[plain(answer) for *_, answer in demos_of(row)] for row in rows]
-        right = [row[view.metric] == 1 for row in rows]
+        right = [view.better == "neither" or row[view.metric] == BEST[view.better] for row in rows]
         found.append({**setting, "place": "any", **_any(rows, told, shown, right)})
         for place in range(1, max(map(len, shown)) + 1):
             found.append({**setting, "place": str(place), **_at(place, rows, told, shown, right)})

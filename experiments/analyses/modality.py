@@ -4,6 +4,9 @@
     share   drop / (accuracy as it is - accuracy at 0 shots): the part of the gain that is lost. Only where there is a
             gain: with none it is undefined, and where demonstrations hurt a real drop would come out negative
 
+Of a score that is better when lower a drop is a rise: above 0 the change hurts, whichever way is good. Where neither
+way is, a drop is a fall, and there is no share.
+
 A row a change and setting: the axis `transforms` against no transform.
 """
 
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import table
+from experiments.analyses.samples import table, turned
 from experiments.stats.arms import NONE, belongs, varying
 from experiments.stats.compare import compare
 
@@ -29,14 +32,18 @@ def analyse(view: "View") -> "DataFrame":
     for row in changed.to_dict("records"):
         arm = {axis: row[axis] for axis in view.axes}
         intact, zero = float(row["reference_mean"]), _at_zero(view, arm)
-        drop = -float(row["difference"])
-        tested = {"drop": drop, "low": -float(row["high"]), "high": -float(row["low"]), "p": float(row["p_corrected"])}
-        share = drop / (intact - zero) if intact > zero else np.nan
+        low, drop, high = turned(view.better, float(row["low"]), float(row["difference"]), float(row["high"]))
+        tested = {"drop": drop, "low": low, "high": high, "p": float(row["p_corrected"])}
+        gain = {"higher": intact - zero, "lower": zero - intact, "neither": np.nan}[view.better]
+        share = drop / gain if gain > 0 else np.nan
         means = {"intact": intact, "changed": float(row["mean"]), "at_0": zero}
         found.append({**{axis: arm[axis] for axis in told}, **means, **tested, "share": share, "n": int(row["pairs"])})
     note = "share: of the gain over 0 shots that the change takes away; – where there is no gain. p after Holm"
     return table(
-        found, "What each change of the demonstrations costs", note=note, signed=("drop", "low", "high", "share")
+        found,
+        f"What each change of the demonstrations costs ({view.measure})",
+        note=note,
+        signed=("drop", "low", "high", "share"),
     )
 
 

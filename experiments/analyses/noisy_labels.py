@@ -1,7 +1,8 @@
 """The noisy-label curve: accuracy against the share of demonstrations that answer wrongly (Min et al. 2022).
 
-    drop    accuracy without noise minus accuracy with it, in pairs, Holm over the curve's points
-    slope   least squares of accuracy on the share, a setting: 0 for a model that does not read the labels
+    drop    accuracy without noise minus accuracy with it, in pairs, Holm over the curve's points; of a score that is
+            better when lower, with it minus without: above 0 the noise hurts, whichever way is good
+    slope   least squares of the score on the share, a setting: 0 for a model that does not read the labels
     vote    what the same demonstrations say without a model
 
 The shares are those of the transform `noisy_labels` in the axis `transforms`; [] is share 0.
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import answered, interval, settings, table
+from experiments.analyses.samples import answered, interval, settings, table, turned
 from experiments.stats.arms import UNIT
 from experiments.stats.pairs import pair, paired_test
 from experiments.stats.significance import holm
@@ -47,14 +48,14 @@ def analyse(view: "View") -> "DataFrame":
         tested: list[dict[str, Any]] = []
         for share, point in points:
             scored = point[point[view.metric].notna()]
-            accuracy = interval(scored[view.metric], scored[UNIT], "accuracy")
-            against = _against(first, point, view.metric) if point is not first else {}
+            score = interval(scored[view.metric], scored[UNIT], "score")
+            against = _against(first, point, view) if point is not first else {}
             vote = float(point["vote"].mean()) if "vote" in point else np.nan
             tested.append(
                 {
                     **setting,
                     SHARE: float(str(share)),
-                    **accuracy,
+                    **score,
                     "vote": vote,
                     **against,
                     "slope": slope,
@@ -64,12 +65,17 @@ def analyse(view: "View") -> "DataFrame":
         for row, p in zip(tested[1:], holm([row["p"] for row in tested[1:]]), strict=True):
             row["p"] = float(p)
         found += tested
-    return table(found, "Accuracy against the share of wrong labels", note="p after Holm", signed=("drop", "slope"))
+    return table(
+        found,
+        f"The score against the share of wrong labels ({view.measure})",
+        note="p after Holm",
+        signed=("drop", "slope"),
+    )
 
 
-def _against(first: "DataFrame", point: "DataFrame", metric: str) -> dict[str, float]:
-    result = paired_test(pair(first, point, metric))
-    return {"drop": -result.difference, "p": result.p}
+def _against(first: "DataFrame", point: "DataFrame", view: "View") -> dict[str, float]:
+    result = paired_test(pair(first, point, view.metric))
+    return {"drop": turned(view.better, result.low, result.difference, result.high)[1], "p": result.p}
 
 
 def _share(view: "View", digest: str) -> float | None:

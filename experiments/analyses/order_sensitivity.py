@@ -1,6 +1,7 @@
 """Order sensitivity: how far accuracy moves between orders of the same demonstrations (Lu et al., ACL 2022).
 
-    sd             standard deviation (n - 1) of the accuracies of the orders; range: highest minus lowest
+    sd             standard deviation (n - 1) of the orders' mean scores; range: highest minus lowest
+                   they are values: the title says where lower is better
     disagreement   mean over samples of the share of pairs of orders under which the answers differ. It does not grow
                    with the number of orders, as "changed under any of them" does
 
@@ -51,9 +52,9 @@ def analyse(view: "View") -> "DataFrame":
         spread["range"] = spread["highest"] - spread["lowest"]
         told_interval = interval(changed, units(first), "disagreement")
         found.append(
-            {**setting, "orders": orders, "accuracy": float(means.mean()), **spread, **told_interval, "n": len(first)}
+            {**setting, "orders": orders, "score": float(means.mean()), **spread, **told_interval, "n": len(first)}
         )
-    return table(found, f"Sensitivity to the order of demonstrations ({view.metric})")
+    return table(found, f"Sensitivity to the order of demonstrations ({view.measure})")
 
 
 def _by_chance(view: "View", rows: "DataFrame") -> set[str]:

@@ -9,6 +9,7 @@ import numpy as np
 from experiments.stats.arms import UNIT, arms, varying
 from experiments.stats.intervals import estimate
 from icl.errors import ConfigError
+from icl.metrics.base import Better
 from icl.metrics.lenient import lenient
 from icl.metrics.normalise import plain
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from experiments.report.view import View
+
+BEST = {"higher": 1, "lower": 0}
+"""The best that a score of a sample can be, by which way is good."""
 
 Demonstration = tuple[str, float, str]
 """id, score and answer."""
@@ -84,6 +88,11 @@ def reading(output: str, known: tuple[str, ...]) -> str:
         return whole
     named = {plain(answer) for answer in known if lenient(output, (answer,), known)}
     return named.pop() if len(named) == 1 else whole
+
+
+def turned(better: Better, low: float, middle: float, high: float) -> tuple[float, float, float]:
+    """A difference and its ends as a change for the worse: as it is where lower is better, else with the other sign."""
+    return (low, middle, high) if better == "lower" else (-high, -middle, -low)
 
 
 def interval(values: Sequence[float] | Any, units: Any, name: str) -> dict[str, float]:

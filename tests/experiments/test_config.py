@@ -66,6 +66,7 @@ def told(path: Path, *overrides: str) -> str:
             "zip:\n  shots: [0, 2]\n  order: [random]",
             "grid.yaml:4: zip: paired axes have different lengths (shots 2, order 1).",
         ),
+        ("zip:\n  shots: [1, 1]\n  order: [random, random]", "grid.yaml:4: zip: pair 2 is the same as pair 1."),
         ("grid: {shots: [0]}\nzip: {shots: [0]}", "grid.yaml:5: zip.shots: shots is in grid and in zip. Keep one."),
     ],
 )

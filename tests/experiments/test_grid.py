@@ -53,6 +53,13 @@ def test_zip_goes_side_by_side_and_multiplies_with_the_grid(mapping: Mapping) ->
     assert found == [(c, *pair) for c in ("chat", "interleaved") for pair in ((1, "random"), (2, "reversed"))]
 
 
+def test_a_value_of_zip_is_paired_with_several(mapping: Mapping) -> None:
+    config = mapping(zip={"shots": [1, 2, 2], "order": ["random", "random", "reversed"]})
+    grid = grid_of(without(config, "shots"))
+    found = list(zip(column(grid, "shots"), column(grid, "order"), strict=True))
+    assert found == [(1, "random"), (2, "random"), (2, "reversed")]
+
+
 def test_at_0_shots_retriever_and_order_are_one_cell(mapping: Mapping) -> None:
     axes = {"shots": [0, 1], "retriever": ["random", "balanced"], "order": ["reversed", "random"]}
     grid = grid_of(without(mapping(grid=axes), "shots"))

@@ -7,11 +7,13 @@ from typing import ClassVar
 
 from PIL import Image
 
+from icl.metrics.base import Better
+from icl.metrics.lenient import Lenient
 from icl.models.base import Request
 from icl.pictures import Picture
 from icl.registry import component
 from icl.tasks.base import Pool
-from icl.types import Example, Query, Scored
+from icl.types import Example, Generation, Query, Scored
 from retrievers.base import Resources
 
 COLOURS = ("red", "green", "blue")
@@ -36,6 +38,17 @@ def half_the_gain(request: Request) -> str:
     """Right at 0 shots for one query in two, with pictures for all, without their pictures as at 0 shots."""
     seen = request.demos and request.demos[0][0].pictures
     return request.gold[0] if seen or int(request.prompt.key.query[-1]) % 2 else ""
+
+
+@component("metric", "test-wrong")
+@dataclass(frozen=True)
+class Wrong:
+    """The complement of lenient: lower is better."""
+
+    better: ClassVar[Better] = "lower"
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        return 1 - (Lenient().score(generation, example) or 0)
 
 
 @component("task", "test-leaking")

@@ -1,6 +1,7 @@
 """Copying, the vote and what is followed, on models that do nothing else."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -9,6 +10,8 @@ import pytest
 from experiments.analyses import copying, following, vote
 from experiments.analyses.samples import reading
 from icl.errors import ConfigError
+
+PARTS = Path(__file__).parent / "parts.py"
 
 
 def _row(frame: pd.DataFrame, **where: Any) -> Any:
@@ -34,6 +37,16 @@ def test_a_model_that_knows_copies_only_by_agreeing(ran: Any) -> None:
     assert told["n_wrong"] == 0
     assert 0 < told["copied"] < 1
     assert pd.isna(told["copied_wrong"])
+
+
+def test_what_is_wrong_does_not_depend_on_which_way_is_good(ran: Any) -> None:
+    wrong = f"{PARTS}:Wrong"
+    higher, lower = (
+        copying.analyse(ran(metric, name=metric, model="fake-copy", shots=3, metrics=["lenient", wrong]))
+        for metric in ("lenient", "Wrong")
+    )
+    pd.testing.assert_frame_equal(lower, higher)
+    assert 0 < _row(higher, place="any")["n_wrong"] < _row(higher, place="any")["n"]
 
 
 def test_chance_is_the_copy_rate_over_all_other_queries_contexts() -> None:

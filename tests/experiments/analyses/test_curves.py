@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from experiments.analyses import format_gain, modality, noisy_labels, order_sensitivity, shot_curve
@@ -122,9 +123,39 @@ def test_the_noise_curve_of_a_model_that_trusts_a_majority(ran: Any, scripted: A
     noise = [[{"name": "noisy_labels", "share": share}] for share in (0.5, 1)]
     found = noisy_labels.analyse(ran(model=scripted("trusting"), shots=4, grid={"transforms": [[], *noise]}))
     assert list(found["share"]) == [0.0, 0.5, 1.0]
-    assert list(found["accuracy"]) == [1.0, 1.0, 0.0]
+    assert list(found["score"]) == [1.0, 1.0, 0.0]
     assert list(found["drop"])[1:] == [0.0, 1.0]
     assert list(found["slope"]) == pytest.approx([-1.0] * 3)
+
+
+def _changes(text: str) -> dict[str, Any]:
+    """The test's axes, judged by a score and by its complement, of which lower is better."""
+    metrics = ["lenient", f"{PARTS}:Wrong"]
+    noise = [[{"name": "noisy_labels", "share": share}] for share in (0.5, 1)]
+    axes = {"shots": [0, 4], "transforms": [[], ["pictures"], *noise]}
+    return {"name": text, "metrics": metrics, "grid": axes, "exclude": [{"shots": 0, "transforms": ["pictures"]}]}
+
+
+def test_a_drop_and_its_share_do_not_depend_on_which_way_is_good(ran: Any, scripted: Any) -> None:
+    higher, lower = (
+        modality.analyse(ran(metric, model=scripted("half_the_gain"), **_changes(metric)))
+        for metric in ("lenient", "Wrong")
+    )
+    columns = ["drop", "low", "high", "p", "share"]
+    pd.testing.assert_frame_equal(lower[columns], higher[columns])
+    assert list(lower["intact"]) == pytest.approx(list(1 - higher["intact"]))
+    assert higher["drop"].max() > 0
+    assert "lower is better" in lower.attrs["title"]
+
+
+def test_noise_that_hurts_is_a_drop_whichever_way_is_good(ran: Any, scripted: Any) -> None:
+    higher, lower = (
+        noisy_labels.analyse(ran(metric, model=scripted("trusting"), **_changes(metric)))
+        for metric in ("lenient", "Wrong")
+    )
+    pd.testing.assert_frame_equal(lower[["drop", "p"]], higher[["drop", "p"]])
+    assert higher["drop"].max() == 1
+    assert list(lower["slope"]) == pytest.approx(list(-higher["slope"]))
 
 
 def test_the_noise_curve_of_a_model_that_knows_is_flat(ran: Any) -> None:
