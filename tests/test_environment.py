@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,11 @@ def test_an_old_python_is_told_before_anything_is_made(tmp_path: Path, python) -
 
 def test_ctrl_c_stops_pip_too(tmp_path: Path, python) -> None:
     command = ["sh", str(SCRIPT), "env", str(python(sleep=60)), "offline"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, process_group=0)
+    # A job in the background is started with the signal ignored, and so would be all that the tests start.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, process_group=0, preexec_fn=heard
+    )
     while not (tmp_path / "env" / "install.log").is_file():
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)

@@ -135,8 +135,9 @@ def test_every_parameter_has_a_meaning_and_bounds_that_are_kept(name: str) -> No
             bad.append(told["maximum"] + 1)
         if "enum" in told:
             bad.append("no such thing")
+        named = rf"'{name}' has no preset" if key == "preset" else rf"strategy '{name}', {key}: "
         for value in bad:
-            with pytest.raises(ConfigError, match=rf"strategy '{name}', {key}: "):
+            with pytest.raises(ConfigError, match=named):
                 build("strategy", {"name": name, **needed, key: value})
 
 

@@ -75,14 +75,14 @@ def test_a_finished_run_is_found_finished_without_loading_torch(
 
     import yaml
 
-    run(load(config), tmp_path)
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(config))
+    words = ["run", str(tmp_path / "t.yaml"), "--runs", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", "icl.cli.main", *words], capture_output=True, check=True)
     code = (
         "import sys; from icl.cli.main import main\n"
         "assert main(sys.argv[1:]) == 0\n"
         "print([name for name in ('torch', 'transformers', 'pandas') if name in sys.modules])"
     )
-    words = ["run", str(tmp_path / "t.yaml"), "--runs", str(tmp_path)]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[0].startswith("nothing to do (72 samples present)")
     assert done.stdout.splitlines()[-1] == "[]"
