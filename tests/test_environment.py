@@ -80,7 +80,12 @@ def test_ctrl_c_stops_pip_too(tmp_path: Path, python) -> None:
     # A job in the background is started with the signal ignored, and so would be all that the tests start.
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, process_group=0, preexec_fn=heard
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        preexec_fn=heard,  # noqa: PLW1509
     )
     while not (tmp_path / "env" / "install.log").is_file():
         time.sleep(0.05)

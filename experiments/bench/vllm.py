@@ -130,10 +130,19 @@ def _run(model: VLLM, prompts: Sequence[Prompt], arm: Any) -> Callable[[], None]
             [Ask(prompts[g * count + b], LENGTH, extra(g, b), stops=False) for b in range(count)]
             for g in range(len(prompts) // count)
         ]
-        model.engine.llm.reset_prefix_cache()
+        _llm(model).reset_prefix_cache()
         model.ask(groups, _fine)
 
     return run
+
+
+def _llm(model: "VLLM") -> Any:
+    """vLLM's own object, of the one engine in this process."""
+    from icl.models.vllm.engine import Engine
+
+    engine = model.engine
+    assert isinstance(engine, Engine), "benches run on one engine"
+    return engine.llm
 
 
 def _fine(number: int, said: Any) -> None:
@@ -148,7 +157,7 @@ def _jobs() -> Iterator[Row]:
     model = VLLM(trace=False, cache_gib=0.5, max_pictures=16, engine_args={"max_num_seqs": 64})
     model.load()
     jobs = _jobs_of(model)
-    llm = model.engine.llm
+    llm = _llm(model)
 
     def ours() -> None:
         _forget(llm)
