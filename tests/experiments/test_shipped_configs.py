@@ -9,6 +9,7 @@ import experiments
 from experiments.analyses.catalogue import analysis
 from experiments.api import run
 from experiments.report.view import view
+from experiments.stats.compare import compare
 
 CONFIGS = Path(experiments.__file__).parent / "configs"
 ANALYSES = {
@@ -37,3 +38,20 @@ def test_the_experiment_on_conflict_tells_who_is_misled(tmp_path: Path) -> None:
     assert seen.frame["recognised_accuracy"].mean() == 1
     assert seen.frame["misled"].dropna().eq(0).all()
     assert list(analysis("conflict")(seen)["both"]) == [1, 1]
+
+
+def test_each_of_the_twenty_settings_stands_against_the_control(tmp_path: Path) -> None:
+    less = {"model": "fake-vote", "seeds": [0], "task.of": {"name": "binding", "ways": 4, "concepts": 8, "queries": 2}}
+    seen = view(run(CONFIGS / "mm_icl_factors.yaml", less, tmp_path, quiet=True))
+    assert not seen.failed
+    assert seen.frame["cell"].nunique() == 20
+    assert len(compare(seen.scores, seen.to or {}, "lenient", axes=seen.axes)) == 19
+
+
+def test_the_experiment_on_shifts_asks_no_source_of_a_pool_that_has_none(tmp_path: Path) -> None:
+    of = {"name": "binding", "ways": 4, "concepts": 8, "queries": 2}
+    tasks: Any = [{"name": "corrupted", "of": of, "by": "noise", "where": where} for where in ("query", "all")]
+    less = {"model": "fake-vote", "seeds": [0], "grid.task": tasks, "grid.shots": [0, 3]}
+    seen = view(run(CONFIGS / "distribution_shift.yaml", less, tmp_path, quiet=True))
+    assert not seen.failed
+    assert seen.frame[seen.frame["shots"] == 3].groupby("task")["retriever"].nunique().tolist() == [4, 2]
