@@ -101,11 +101,11 @@ def fitted_bias(scores: "Tensor", gold: Sequence[int], rounds: int = 10) -> tupl
 def option_prior(told: "Tensor") -> tuple[float, ...]:
     """For `batch_calibration`: the mean share of each option over queries without labels.
 
-    told: [queries, options] log-probabilities.
+    told: [queries, options] log-probabilities. No share is below 1e-6: its logarithm is taken.
     """
     if len(told) == 0:
         raise DataError("a prior needs at least one query.")
-    return tuple(round(float(share), 6) for share in told.softmax(-1).mean(0))
+    return tuple(max(1e-6, round(float(share), 6)) for share in told.softmax(-1).mean(0))
 
 
 def mixture_weights(told: "Tensor", gold: Sequence[int], steps: int = 200, rate: float = 0.1) -> tuple[float, ...]:

@@ -79,11 +79,11 @@ def _counted(view: View, rows: Sequence[Effect]) -> str:
             r for r in rows if words[id(r)].startswith("no: beats " + view.reference)
         ],
         f"are worse than {view.reference}": [r for r in rows if "is worse than" in words[id(r)]],
-        f"never differ from {view.reference}": [r for r in rows if "never differs" in words[id(r)]],
+        f"always score the same as {view.reference}": [r for r in rows if "always scores the same" in words[id(r)]],
     }
     told = [f"Of {counted(len(rows), 'pair')} of a strategy and a task"]
     for what, found in groups.items():
-        names = "" if not found or "never" in what else f" ({'; '.join(_named(found))})"
+        names = "" if not found or "always" in what else f" ({'; '.join(_named(found))})"
         told.append(f"{len(found)} {what}{names}")
     rest = len(rows) - sum(map(len, groups.values()))
     told.append(f"the other {rest} are not distinguishable from it")

@@ -89,7 +89,7 @@ def _stands(against: Trial) -> str:
     if against.result is None:
         return f"not compared with {against.against}"
     if against.identical:
-        return f"never differs from {against.against}"
+        return f"always scores the same as {against.against}"
     told = {"better": "beats", "worse": "is worse than", "open": "is not distinguishable from"}
     return f"{told[against.verdict]} {against.against}"
 

@@ -192,7 +192,8 @@ def _checked(checks: Sequence[Trial], against: Trial) -> str:
     if all(t.verdict == "better" for t in checks):
         return f"It beats all its controls: {listed([f'{t.against} ({t.short})' for t in checks])}."
     clauses = []
-    for words, own in groupby(sorted(checks, key=_words), key=_words):
+    by_words = sorted(checks, key=lambda t: (t.identical, _words(t)))
+    for words, own in groupby(by_words, key=_words):
         names = [f"{t.against} ({t.short})" for t in own]
         clauses.append(f"{words} its control{'s' if len(names) > 1 else ''} {listed(names)}")
     told_all = "" if against.better == "neither" else ": it does not beat all its controls"
@@ -202,7 +203,7 @@ def _checked(checks: Sequence[Trial], against: Trial) -> str:
 def _words(t: Trial) -> str:
     """How the arm stands to what it was tested against."""
     if t.identical:
-        return "never differs from"
+        return "always scores the same as"
     return f"is {t.side}" if t.verdict == "worse" else WORDS[t.verdict]
 
 

@@ -40,7 +40,9 @@ def split(frame: "DataFrame", settings: Sequence[str]) -> "Iterator[tuple[str, D
     for values in settled:
         named = dict(zip(keys, values, strict=True))
         rows = [i for arm, own in found if belongs(arm, named) for i in own.index]
-        if not any(
+        # "none" is where an axis cannot matter at 0 shots, and also a setting of its own: no reranker, no transform.
+        own_shots = any(arm.get("shots") != 0 and all(arm[key] == v for key, v in named.items()) for arm, _ in found)
+        if own_shots or not any(
             belongs({**named, "shots": 0}, dict(zip(keys, other, strict=True))) for other in settled if other != values
         ):
-            yield told(named), frame.loc[rows]
+            yield told(named) or ", ".join(f"{key} none" for key in keys), frame.loc[rows]

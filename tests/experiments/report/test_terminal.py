@@ -22,6 +22,16 @@ def test_everything_fits_the_width(written, width):
     assert "…" not in text
 
 
+@pytest.mark.parametrize("width", [80, 88, 120])
+def test_no_label_is_cut_where_the_table_is_wide(written, width):
+    lines = shown(written(queries=8, shots=(0, 2, 4, 8)), width).splitlines()
+    table = lines[: next(i for i, line in enumerate(lines) if line.startswith("What it shows"))]
+    for label in ("greedy", "vcd", "mask_only(vcd)", "vote"):
+        assert any(label in line.split() for line in table)
+    for retriever in ("any", "random", "knn"):
+        assert any(line.split()[0] == retriever or line == f"retriever {retriever}" for line in table if line.split())
+
+
 def test_the_table_has_a_row_an_arm_and_the_vote(written):
     lines = shown(written(queries=8), 100).splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("retriever"))

@@ -133,10 +133,10 @@ def test_the_verdict_is_yes_only_where_the_reference_and_every_control_are_beate
     )
     assert (
         judgement(GOOD, GOOD, mask_only=GOOD)
-        == "no: never differs from greedy; does not beat mask_only, its one control"
+        == "no: always scores the same as greedy; does not beat mask_only, its one control"
     )
     assert judgement(GOOD, BAD, mask_only=BAD) == "no: is worse than greedy; does not beat mask_only, its one control"
-    assert judgement(GOOD, GOOD, mask_only=BAD) == "no: beats its one control, but never differs from greedy"
+    assert judgement(GOOD, GOOD, mask_only=BAD) == "no: beats its one control, but always scores the same as greedy"
     assert judgement(BAD, GOOD) == "beats greedy; no control was run"
 
 

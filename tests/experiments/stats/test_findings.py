@@ -95,7 +95,7 @@ def test_a_model_is_held_against_the_vote_at_its_most_shots(run):
     )  # fmt: skip
     assert only(findings(run(cells, vote=0.8)), "Vote")[0].verdict == "worse"
     same = only(findings(run(cells, vote=0.6)), "Vote")[0]
-    assert (same.verdict, "never differs from the vote" in same.claim) == ("open", True)
+    assert (same.verdict, "always scores the same as the vote" in same.claim) == ("open", True)
 
 
 CONTROLS = {"vcd": ("mask_only(vcd)", "temperature_matched(vcd)")}
@@ -118,7 +118,7 @@ def test_a_strategy_beats_its_controls_only_if_it_beats_all_of_them(run):
     (neither,) = decoding(run, 0.51, 0.5, 0.51)
     assert neither.more.startswith(
         "It is not distinguishable from its control mask_only(vcd) (+.008, p = 1) "
-        "and never differs from its control temperature_matched(vcd) (±.000, p = 1)"
+        "and always scores the same as its control temperature_matched(vcd) (±.000, p = 1)"
     )
     (both,) = decoding(run, 0.51, 0.5, 0.5)
     assert "It is not distinguishable from its controls mask_only(vcd) (+.008, p = 1) and temperature_" in both.more
@@ -190,6 +190,21 @@ def lower(frame, better="lower"):
     """The same frame where the score is one of which this way is good."""
     frame.attrs["better"] = {"lenient": better}
     return frame
+
+
+def test_a_setting_without_a_reranker_has_its_own_sentences(run):
+    cells = {(0, "", "greedy"): 0.1, (4, "random", "greedy"): 0.5, (4, "knn", "greedy"): 0.9}
+    frame = pd.concat(
+        [
+            run({key: value for key, value in cells.items() if key[0]}, rerank="none"),
+            run({key: value for key, value in cells.items() if key[0]}, rerank="label_balance"),
+            run({(0, "", "greedy"): 0.1}, rerank="none"),
+        ],
+        ignore_index=True,
+    )
+    told = only(findings(frame), "Retrieval")
+    assert sorted(one.subject for one in told) == ["label_balance", "rerank none"]
+    assert all("knn beats random" in one.claim for one in told)
 
 
 def test_where_lower_is_better_the_best_arm_is_the_lowest_and_conclusions_turn(run):
