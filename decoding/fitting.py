@@ -58,7 +58,7 @@ def read_parameters(name: str, strategy: Any, where: str = "") -> dict[str, Any]
         told = json.loads(path.read_text(encoding="utf-8"))
         known, parameters = told["strategy"], dict(told["parameters"])
         right = told["format"] == FORMAT
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{at(where)}fitted: {path} is no file that `icl fit` has written ({error!r}).") from error
     if not right:
         raise ConfigError(f"{at(where)}fitted: {path} says '{told['format']}', and this version reads '{FORMAT}'.")

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from icl.params import Count, NonNegative, PositiveInt, Share
+from icl.params import Beams, Count, Penalty, Share, Temperature
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+COLDEST = 1e-6
+"""A temperature below is the best token: scores that are divided by it leave float32."""
 NUCLEUS_GUESSES = (1024, 16_384)
 """A nucleus is looked for among so many best tokens first; only a larger one has the whole vocabulary sorted."""
 
@@ -47,8 +49,8 @@ class Greedy:
 class Beam:
     """The best of several hypotheses that run side by side (`decoding.beams`). A single step takes the best token."""
 
-    beams: PositiveInt = 4  # hypotheses; 1 is greedy
-    length_penalty: float = 1.0  # power of the length that a sum of log-probabilities is divided by
+    beams: Beams = 4  # hypotheses; 1 is greedy
+    length_penalty: Penalty = 1.0  # power of the length that a sum of log-probabilities is divided by
 
     deterministic = True
 
@@ -60,19 +62,19 @@ class Beam:
 class Sampling:
     """A random token of softmax(scores / temperature), cut to the best (top-k, then top-p, then min-p)."""
 
-    temperature: NonNegative = 1.0  # 0 is the best token
+    temperature: Temperature = 1.0  # 0 is the best token
     top_k: Count = 0  # the k best tokens; 0: all
     top_p: Share = 1.0  # the fewest best tokens that hold this probability together; 1: all
     min_p: Share = 0.0  # at least this share of the best token's probability; 0: all
 
     @property
     def deterministic(self) -> bool:
-        return self.temperature == 0
+        return self.temperature < COLDEST
 
     def choose(self, scores: "Tensor", keys: Sequence[StreamKey], step: int) -> "Tensor":
         import torch
 
-        if self.temperature == 0:
+        if self.deterministic:
             return scores.argmax(-1)
         chances = self.distribution(scores).double()
         numbers = [key.number(f"sampling/{step}", 53) / 2**53 for key in keys]

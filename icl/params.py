@@ -7,6 +7,11 @@ from annotated_types import Ge, Gt, Le
 NonNegative = Annotated[float, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 Share = Annotated[float, Ge(0), Le(1)]
+Temperature = Annotated[float, Ge(0), Le(1000)]
+"""What divides scores; 0 is the best token, and so is what float32 cannot divide by."""
+Penalty = Annotated[float, Ge(-10), Le(10)]
+"""A power of the length, which stays finite for every length."""
+Beams = Annotated[int, Ge(1), Le(1024)]
 
 MOST = 10_000_000
 """Of anything that is counted: more is a mistake, and would fill memory before it is noticed."""

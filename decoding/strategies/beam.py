@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from decoding.base import Strategy
 from decoding.sampling import Beam, Sampler
-from icl.params import PositiveInt
+from icl.params import Beams, Penalty
 from icl.registry import component
 
 
@@ -17,8 +17,8 @@ from icl.registry import component
 class BeamDecoding(Strategy):
     """The most probable answer that a search with several beams finds."""
 
-    beams: PositiveInt = 4  # hypotheses that run side by side; 1 is greedy
-    length_penalty: float = 1.0  # power of the length that a sum of log-probabilities is divided by; 0 prefers short
+    beams: Beams = 4  # hypotheses that run side by side; 1 is greedy
+    length_penalty: Penalty = 1.0  # power of the length that a sum of log-probabilities is divided by; 0 prefers short
 
     @property
     def sampler(self) -> Sampler:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from decoding.base import Strategy
 from decoding.sampling import Sampler, Sampling
-from icl.params import Count, NonNegative, Share
+from icl.params import Count, Share, Temperature
 from icl.registry import component
 
 
@@ -18,7 +18,7 @@ from icl.registry import component
 class SamplingDecoding(Strategy):
     """A random token of the prompt as it is, drawn from the query's own stream."""
 
-    temperature: NonNegative = 1.0  # divides the scores; 0 is greedy
+    temperature: Temperature = 1.0  # divides the scores; 0 is greedy
     top_k: Count = 0  # the k best tokens; 0: all
     top_p: Share = 1.0  # the fewest best tokens that hold this probability together; 1: all
     min_p: Share = 0.0  # at least this share of the best token's probability; 0: all

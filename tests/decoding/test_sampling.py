@@ -3,7 +3,9 @@ import math
 import pytest
 import torch
 
+from decoding.arm import parse_arm
 from decoding.sampling import Greedy, Sampler, Sampling
+from icl.errors import ConfigError
 from icl.streams import StreamKey
 
 
@@ -105,3 +107,20 @@ def test_samplers_are_samplers() -> None:
     assert isinstance(Greedy(), Sampler)
     assert isinstance(Sampling(), Sampler)
     assert Greedy().choose(torch.tensor([[0.0, 2.0, 1.0]]), keys(1), 0).tolist() == [1]
+
+
+@pytest.mark.parametrize("cold", [1e-300, 1e-40])
+def test_a_temperature_that_float32_cannot_divide_by_is_the_best_token(cold: float) -> None:
+    scores = torch.tensor([[0.0, 3.0, 1.0]])
+    assert Sampling(temperature=cold).deterministic
+    assert Sampling(temperature=cold).choose(scores, [StreamKey(0, "q")], 0).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "node",
+    [{"temperature": float("inf")}, {"temperature": float("nan")}, {"temperature": 1e4}, {"beams": 99_999}]
+    + [{"beams": 2, "length_penalty": value} for value in (float("nan"), 1e308, -1e308)],
+)
+def test_sampling_that_is_no_number_is_refused_when_it_is_read(node: dict[str, float]) -> None:
+    with pytest.raises(ConfigError):
+        parse_arm({"name": "greedy", "sampling": node}, "grid.decoding")
