@@ -1,7 +1,8 @@
 """What a config asks for that is something else than it seems: known from its strategies, before any data.
 
 A contrast whose branches are all the prompt itself is one of its own controls; weights that do not sum to one are a
-hidden temperature; steps that a model or a score cannot give are not kept.
+hidden temperature; what learns and has not been fitted changes nothing; steps that a model or a score cannot give are
+not kept.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ SAME = 1e-6
 
 def plan_warnings(grid: Grid) -> tuple[str, ...]:
     """Sentences with the line of what they are about, each once; none about the controls that the grid adds."""
-    return tuple(dict.fromkeys([*_branches(grid), *_temperatures(grid), *_traces(grid)]))
+    return tuple(dict.fromkeys([*_branches(grid), *_temperatures(grid), *_traces(grid), *_unfitted(grid)]))
 
 
 @dataclass
@@ -87,6 +88,15 @@ def _temperatures(grid: Grid) -> Iterator[str]:
                 f"{where}: the weights of '{label}' sum to {strength:.3g}: what its branches agree on counts "
                 f"{'nothing' if abs(strength) < SAME else 'against a token'}. Its control entropy_matched is the one "
                 "to look at."
+            )
+
+
+def _unfitted(grid: Grid) -> Iterator[str]:
+    for cell in grid.cells:
+        if not cell.control and getattr(cell.decoding.strategy, "idle", False):
+            yield (
+                f"{where_is(grid, 'decoding', cell)}: '{cell.decoding.label}' has not been fitted and scores as the "
+                "reference does. `icl fit FILE` writes what it learns on a dev split; `fitted: FILE` reads it."
             )
 
 

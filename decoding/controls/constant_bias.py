@@ -32,6 +32,11 @@ class ConstantBias(Strategy):
     control: ClassVar[bool] = True
     fits_gold: ClassVar[bool] = True
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is added to the scores: there was no fit."""
+        return not any(self.biases)
+
     def measures(self, shots: int) -> tuple[Strategy, ...]:
         """The reference."""
         return (ConstantBias(),)

@@ -36,6 +36,11 @@ class BatchCalibration(Strategy):
     fits_gold: ClassVar[bool] = False
     neutral: ClassVar[dict[str, float]] = {"gamma": 0.0}
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is taken out of the scores: there was no fit."""
+        return set(self.prior) == {1.0} or self.gamma == 0
+
     def measures(self, shots: int) -> tuple[Strategy, ...]:
         """The reference."""
         return (BatchCalibration(),)

@@ -80,6 +80,15 @@ def test_a_contrast_of_pictures_on_queries_without_any_is_found_by_the_plan(mapp
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "fitted"), [("batch_calibration", {"prior": [0.7, 0.3]}), ("constant_bias", {"biases": [0.0, 0.4]})]
+)
+def test_what_learns_and_was_not_fitted_is_told(mapping: Any, toy: str, name: str, fitted: dict[str, Any]) -> None:
+    (warning,) = told(mapping(model=toy, score="options", decoding=name))
+    assert f"'{name}' has not been fitted" in warning
+    assert told(mapping(model=toy, score="options", decoding={"name": name, **fitted})) == []
+
+
 def test_steps_that_cannot_be_kept_are_told(mapping: Any, toy: str) -> None:
     (only,) = told(mapping(trace={"top": 3}))
     assert "only answers, so its samples keep no steps" in only
