@@ -58,6 +58,7 @@ class Strategy:
     reads_other: its branches are made of another sample's prompt too (`Prompt.other`, which a run gives).
     exits: behind its branches' logits it is handed those of the reference's early layers, the lowest first
     (`Session.exits`). nearest: the strategy that comes next to it where a model cannot run it.
+    idle: as it stands it changes nothing, since what it learns has not been fitted (`icl fit`).
     samples: answers that are generated, of which the most frequent counts (`decoding.votes`). demonstrations: how many
     times a run's number of shots its prompt has.
     """
@@ -78,6 +79,10 @@ class Strategy:
     nearest: ClassVar[str] = ""
     samples: ClassVar[int] = 1
     demonstrations: ClassVar[int] = 1
+
+    @property
+    def idle(self) -> bool:
+        return False
 
     @property
     def sampler(self) -> "Sampler":

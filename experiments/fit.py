@@ -14,9 +14,11 @@ from experiments.checks import check_data
 from experiments.config import Config
 from experiments.contexts import Retrieval, Written, contexts, recipes_of, written
 from experiments.grid import Cell, expand
+from experiments.stats.wording import listed
 from experiments.vocabulary import AXES
 from icl.errors import ConfigError, DataError, PlanError
 from icl.metrics.normalise import plain
+from icl.registry import entries, resolve
 
 if TYPE_CHECKING:
     from decoding.base import Strategy
@@ -66,9 +68,10 @@ def fit(config: Config) -> Fit:
 def _one(config: Config, cells: Sequence[Cell]) -> Cell:
     """The setting that all cells are of."""
     if not cells:
+        known = [name for name in entries("strategy") if hasattr(resolve("strategy", name), "fits_gold")]
         raise ConfigError(
-            f"{config.where('decoding')}: no decoding here has parameters to fit. moicl, constant_bias and "
-            "batch_calibration have; put one under decoding."
+            f"{config.where('decoding')}: no decoding here has parameters to fit. {listed(known)} have; put one under "
+            "decoding."
         )
     axes = [axis for axis in AXES if len({repr(cell.told[axis]) for cell in cells}) > 1]
     if axes:

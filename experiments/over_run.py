@@ -40,7 +40,10 @@ def over_run(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[st
             values = np.full(len(frame), np.nan)
             for places in cells.values():
                 samples = _judged(frame.iloc[places], column, said)
-                values[places] = [np.nan if part is None else part for part in metric.over_run(samples)]
+                parts = metric.over_run(samples)
+                if len(parts) != len(samples):
+                    raise StoreError(f"the score '{name}' gives {len(parts)} numbers for {len(samples)} samples.")
+                values[places] = [np.nan if part is None else part for part in parts]
             frame[column] = values
         for column in columns:
             if frame[column].isna().all() and column != name:

@@ -93,7 +93,7 @@ def _temperatures(grid: Grid) -> Iterator[str]:
 
 def _unfitted(grid: Grid) -> Iterator[str]:
     for cell in grid.cells:
-        if not cell.control and getattr(cell.decoding.strategy, "idle", False):
+        if not cell.control and cell.decoding.strategy.idle:
             yield (
                 f"{where_is(grid, 'decoding', cell)}: '{cell.decoding.label}' has not been fitted and scores as the "
                 "reference does. `icl fit FILE` writes what it learns on a dev split; `fitted: FILE` reads it."

@@ -73,7 +73,7 @@ def _one(caption: str, references: Sequence[str], weigh: Weigh) -> float:
         theirs = _vectors(reference, weigh)
         gap = math.exp(-((_bigrams(caption) - _bigrams(reference)) ** 2) / (2 * SIGMA**2))
         total += sum(gap * _likeness(mine[n], theirs[n]) for n in range(N)) / N
-    return 10 * total / len(references)
+    return 10 * total / max(1, len(references))
 
 
 def _likeness(mine: Mapping[Gram, float], theirs: Mapping[Gram, float]) -> float:

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from icl.metrics.base import Better, Judged
 from icl.metrics.chosen import right
-from icl.metrics.over_run import Parts, grouped, of_groups, where_scored
+from icl.metrics.over_run import Parts, grouped, of_groups
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -48,7 +48,17 @@ class MME:
         return float(right(generation, example)) if self.subtask in example.meta else None
 
     def over_run(self, samples: Sequence[Judged]) -> Parts:
-        return where_scored(samples, self._parts)
+        groups: dict[tuple[str, str], list[int]] = {}
+        for name, places in grouped(samples).items():
+            for place in places:
+                groups.setdefault((str(samples[place].meta.get(self.subtask)), name), []).append(place)
+        whole = sorted(
+            place for places in groups.values() if all(samples[i].score is not None for i in places) for place in places
+        )
+        parts: Parts = [None] * len(samples)
+        for place, part in zip(whole, self._parts([samples[i] for i in whole]), strict=True):
+            parts[place] = part
+        return parts
 
     def _parts(self, samples: Sequence[Judged]) -> Parts:
         """Each subtask's (accuracy + accuracy+) / 2, in numbers that average to the mean over subtasks."""

@@ -42,7 +42,7 @@ def test_a_half_of_the_layers_is_tried() -> None:
     low, high = (DoLa(layers=layers, beta=0.0).combine(logits, 0)[0] for layers in ("low", "high"))  # type: ignore[arg-type]
     assert low.tolist() == pytest.approx([math.log(6), math.log(3.5), math.log(0.05 / 0.8)])
     assert high.tolist() == pytest.approx([math.log(0.6 / 0.5), math.log(0.35 / 0.45), 0.0], abs=1e-6)
-    five = told(LAST, NEAR, FAR, FAR, FAR, NEAR)  # of five layers two are low
+    five = told(LAST, NEAR, NEAR, FAR, FAR, NEAR)  # of five layers two are low
     assert torch.equal(DoLa(layers="low").combine(five, 0), DoLa(layers="all").combine(five[:3], 0))
 
 
@@ -58,6 +58,9 @@ def test_the_released_divergence_by_hand() -> None:
     p, q = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.1, 0.9]]).log()
     assert float(reversed_jensen_shannon(p, q)) == pytest.approx(0.5 * math.log(5 / 9) + 0.5 * math.log(5))
     assert float(jensen_shannon(p, q)) == pytest.approx(0.9 * math.log(1.8) + 0.1 * math.log(0.2))
+    r = torch.tensor([[0.5, 0.5]]).log()  # m = (.7, .3), and the two divergences from it differ
+    wanted = 0.5 * sum(0.7 * math.log(0.7 / one) + 0.3 * math.log(0.3 / (1 - one)) for one in (0.9, 0.5))
+    assert float(reversed_jensen_shannon(p, r)) == pytest.approx(wanted)
 
 
 def test_the_two_divergences_may_choose_different_layers() -> None:

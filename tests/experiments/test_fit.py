@@ -118,7 +118,11 @@ def test_a_file_of_another_strategy_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "error", "told"),
     [
-        ({"decoding": "vcd"}, ConfigError, "no decoding here has parameters to fit. moicl, constant_bias"),
+        (
+            {"decoding": "vcd"},
+            ConfigError,
+            "no decoding here has parameters to fit. batch_calibration, constant_bias and moicl have",
+        ),
         ({"decoding": "moicl", "shots": 0}, ConfigError, "there are none at 0 shots"),
         ({"grid": {"shots": [1, 2]}, "decoding": "moicl"}, ConfigError, "several values of shots"),
         ({"decoding": "constant_bias", "model": "fake-copy"}, PlanError, "needs"),

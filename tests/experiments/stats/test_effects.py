@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments.stats.arms import tidy
-from experiments.stats.decodings import decoding_trials, judged
+from experiments.stats.decodings import Judgement, decoding_trials, judged
 from experiments.stats.effects import Effect, Moves, answers_of, effects, histogram, moves, steps_and_costs
 
 AXES = ("task", "shots", "retriever", "decoding")
@@ -112,13 +112,17 @@ def test_answers_are_counted_as_the_task_allows(options: Any, golds: Any, output
 
 
 def judgement(greedy: str, vcd: str, **others: str) -> str:
+    return decided(greedy, vcd, **others).words
+
+
+def decided(greedy: str, vcd: str, **others: str) -> Judgement:
     rows = [*arm("greedy", greedy), *arm("vcd", vcd)]
     rows += [row for name, rights in others.items() for row in arm(f"{name}(vcd)", rights)]
     controls = {"vcd": tuple(f"{name}(vcd)" for name in others)}
     frame = tidy(pd.DataFrame(rows), AXES)
     trials = decoding_trials(frame, [], "lenient", "higher", base="greedy", controls=controls)
     assert {t.family for t in trials} == {1 + len(others)}
-    return judged(trials).words
+    return judged(trials)
 
 
 GOOD, BAD = "r" * 40, "w" * 40
@@ -138,6 +142,14 @@ def test_the_verdict_is_yes_only_where_the_reference_and_every_control_are_beate
     assert judgement(GOOD, BAD, mask_only=BAD) == "no: is worse than greedy; does not beat mask_only, its one control"
     assert judgement(GOOD, GOOD, mask_only=BAD) == "no: beats its one control, but always scores the same as greedy"
     assert judgement(BAD, GOOD) == "beats greedy; no control was run"
+
+
+def test_only_what_beats_all_its_controls_counts_as_better() -> None:
+    assert decided(BAD, GOOD, mask_only=BAD, sign_flip=BAD).verdict == "better"
+    assert decided(BAD, GOOD, mask_only=GOOD, sign_flip=BAD).verdict == "open"
+    assert decided(BAD, GOOD, mask_only=GOOD).verdict == "open"
+    assert decided(BAD, GOOD).verdict == "open"  # no control was run
+    assert decided(GOOD, BAD, mask_only=BAD).verdict == "worse"
 
 
 def test_the_correction_is_over_every_comparison_of_every_strategy() -> None:

@@ -79,6 +79,22 @@ def test_mme_sums_accuracy_and_accuracy_plus_a_subtask():
     assert 200 * 2 * cell(MME(), rows) == pytest.approx(75 + 50 + 50 + 0)
 
 
+def test_mme_leaves_out_a_pair_of_which_one_failed_and_weighs_questions_alike():
+    def judged(name, score, group):
+        return Judged(name, score, group, "", ("yes",), ("yes", "no"), {"category": "count"})
+
+    kept = [judged("b1", 0.0, "b"), judged("b2", 1.0, "b"), judged("c1", 1.0, "c")]
+    parts = MME().over_run([judged("a1", 1.0, "a"), judged("a2", None, "a"), *kept])
+    assert parts[:2] == [None, None]
+    assert parts[2:] == MME().over_run(kept)
+    # a subtask with a pair and a single question: accuracy 2/3, accuracy+ 1/2
+    assert np.mean(parts[2:]) == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
+def test_a_caption_without_references_scores_nothing():
+    assert CIDEr().over_run([Judged("a", 0.0, None, "a red star", (), (), {})]) == [0.0]
+
+
 def test_the_area_is_the_share_of_ordered_pairs():
     def sure(yes):
         return Generation("", option_scores={"yes": math.log(yes), "no": math.log(1 - yes)})
@@ -100,7 +116,11 @@ def test_generated_answers_have_an_area_of_three_values():
         ((0.9, 0.2, 0.1, 0.8), 1, 1),
         ((0.9, 0.95, 0.1, 0.98), 1, 0),  # picture 1 is the surer one of both captions
         ((0.9, 0.2, 0.95, 0.98), 0, 1),  # caption 1 is the surer one of both pictures
-        ((0.5, 0.5, 0.5, 0.5), 0, 0),  # a tie is wrong
+        ((0.5, 0.5, 0.5, 0.5), 0, 0),  # a tie is wrong, whichever it is
+        ((0.5, 0.2, 0.5, 0.9), 0, 1),
+        ((0.9, 0.6, 0.1, 0.6), 0, 1),
+        ((0.6, 0.6, 0.1, 0.9), 1, 0),
+        ((0.9, 0.1, 0.8, 0.8), 1, 0),
     ],
 )
 def test_winoground_is_strictly_greater_in_both_directions(sure, text, image):
