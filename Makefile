@@ -17,7 +17,7 @@ $(VENV)/ready: pyproject.toml
 	@touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready
-	@sh environment.sh $(VENV) $(PYTHON) offline,notebooks,dev
+	@sh environment.sh $(VENV) $(PYTHON) offline,encoders,notebooks,dev
 	@touch $@
 
 quickstart: $(VENV)/ready
