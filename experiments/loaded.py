@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.over_run import over_run
 from experiments.stats.arms import NONE, judged_by
+from experiments.stats.whole import own_of
 from experiments.store import Store
 from experiments.vocabulary import AXES, CORRECTION, METRIC, usual_metric
 from icl.errors import StoreError, did_you_mean
@@ -48,7 +49,8 @@ class Run:
         `attrs` names the columns that are axes, metrics and baselines, and says which way of each metric is good
         (`better`). A baseline has a column for each metric that judges it (`vote:strict`); `vote` is that of the
         config's `compare.metric` (else `vocabulary.usual_metric`). A failed sample has its reason under `failed`. The
-        numbers of a metric of a whole run (`icl.metrics.base.RunMetric`) average to its statistic in each cell.
+        numbers of a metric of a whole run (`icl.metrics.base.RunMetric`) average to its statistic in each cell, and
+        beside them (`f1:own`) stands what a sample's number was computed from.
         """
         import pandas as pd
 
@@ -141,6 +143,7 @@ def _judged(told: Mapping[str, Any]) -> dict[str, float]:
 def _as_judged_by(frame: "DataFrame", baselines: Iterable[str], metric: str | None) -> "DataFrame":
     """With a column of each baseline alone: as this metric judges it."""
     columns = {baseline: judged_by(baseline, str(metric)) for baseline in baselines}
+    columns |= {own_of(baseline): own_of(column) for baseline, column in columns.items()}
     return frame.assign(**{baseline: frame[column] for baseline, column in columns.items() if column in frame})
 
 

@@ -2,7 +2,7 @@
 
 A run keeps each sample's part of the statistic; what the parts add up to is computed when the run is read, a cell (one
 seed of an arm) at a time. The baselines of the same demonstrations are judged likewise, where the metric needs no more
-than their scores.
+than their scores. Beside each such column stands what its numbers were computed from (`experiments.stats.whole`).
 """
 
 from collections.abc import Hashable, Iterable, Mapping
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.stats.arms import judged_by
+from experiments.stats.whole import Own, Whole, own_of
 from icl.errors import ConfigError, StoreError
 from icl.metrics.base import Judged, RunMetric
 
@@ -23,7 +24,7 @@ FACTS = ("better", "over_run", "code")
 
 
 def over_run(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[str]) -> "DataFrame":
-    """The frame with the columns of its run metrics replaced. info: run.json.
+    """The frame with the columns of its run metrics replaced, and one beside each. info: run.json.
 
     Raises StoreError where the code of such a metric is not found, or is another one by now.
     """
@@ -37,17 +38,19 @@ def over_run(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[st
         judged = {name: True, **{judged_by(baseline, name): False for baseline in baselines}}
         columns = {column: said for column, said in judged.items() if column in frame}
         for column, said in columns.items():
-            values = np.full(len(frame), np.nan)
+            values, owns = np.full(len(frame), np.nan), np.empty(len(frame), dtype=object)
             for places in cells.values():
                 samples = _judged(frame.iloc[places], column, said)
                 parts = metric.over_run(samples)
                 if len(parts) != len(samples):
                     raise StoreError(f"the score '{name}' gives {len(parts)} numbers for {len(samples)} samples.")
                 values[places] = [np.nan if part is None else part for part in parts]
-            frame[column] = values
+                whole_cell = Whole(metric, tuple(samples), parts)
+                owns[places] = [Own(whole_cell, i) for i in range(len(samples))]
+            frame = frame.assign(**{column: values, own_of(column): owns})
         for column in columns:
             if frame[column].isna().all() and column != name:
-                frame = frame.drop(columns=column)
+                frame = frame.drop(columns=[column, own_of(column)])
     return frame
 
 

@@ -9,11 +9,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from experiments.report.view import View
-from experiments.stats.arms import NONE, UNIT, arms, baseline_of, belongs, values_of
+from experiments.stats.arms import NONE, arms, baseline_of, belongs, values_of
 from experiments.stats.compare import compare
 from experiments.stats.gain import curve
-from experiments.stats.intervals import Estimate, estimate
-from experiments.stats.summary import summarise
+from experiments.stats.intervals import Estimate
+from experiments.stats.summary import estimate_of, summarise
 from icl.metrics.base import Better
 
 if TYPE_CHECKING:
@@ -125,9 +125,8 @@ def _task_table(view: View, task: str, samples: "DataFrame") -> TaskTable:
     found: dict[Labels, dict[int, Estimate]] = {}
     for arm, rows in arms(samples, [*axes, "shots"]):
         cells = found.setdefault(tuple(str(arm[axis]) for axis in axes), {})
-        scored = rows[rows[view.metric].notna()]
-        if len(scored):
-            cells[int(arm["shots"])] = _estimate(scored, view.metric)
+        if rows[view.metric].notna().any():
+            cells[int(arm["shots"])] = estimate_of(rows, view.metric)
     orders = [{str(value): i for i, value in enumerate(values_of(samples, axis))} for axis in axes]
     keys = [key for key in found if not (set(found[key]) == {0} and any(_shares(axes, key, other) for other in found))]
     keys.sort(key=lambda key: [order[label] for order, label in zip(orders, key, strict=True)])
@@ -170,7 +169,7 @@ def _votes(axes: Sequence[str], samples: "DataFrame", column: str) -> Iterator[R
     voted = samples[samples[column].notna() & (samples["shots"] != 0)].drop_duplicates(["query", "seed", "shots", *by])
     told: dict[tuple[str, ...], list[Row]] = {}
     for chooser, own in arms(voted, by):
-        cells = {int(arm["shots"]): _estimate(rows, column) for arm, rows in arms(own, ["shots"])}
+        cells = {int(arm["shots"]): estimate_of(rows, column) for arm, rows in arms(own, ["shots"])}
         if cells:
             labels = (str(chooser[axis]) if axis in chooser else VOTE if axis == axes[-1] else "" for axis in axes)
             alike = tuple(str(value) for axis, value in chooser.items() if axis != "transforms")
@@ -179,7 +178,3 @@ def _votes(axes: Sequence[str], samples: "DataFrame", column: str) -> Iterator[R
         same = len(rows) > 1 and all(row.cells == rows[0].cells for row in rows)
         merged = tuple("" if axis == "transforms" else own for axis, own in zip(axes, rows[0].labels, strict=True))
         yield from [replace(rows[0], labels=merged)] if same else rows
-
-
-def _estimate(rows: "DataFrame", metric: str) -> Estimate:
-    return estimate(rows[metric].to_numpy(dtype=float), rows[UNIT].to_numpy())

@@ -24,6 +24,7 @@ from experiments.stats.arms import (
 )
 from experiments.stats.effects import Effect, effects
 from experiments.stats.findings import Finding, findings, reference_decoding
+from experiments.stats.whole import own_of
 from experiments.store import Store
 from experiments.vocabulary import CORRECTION, METRICS, usual_metric
 from icl.errors import ConfigError, StoreError, did_you_mean
@@ -181,7 +182,9 @@ def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = Non
         )
     columns = {name: baseline_of(frame, name, chosen) for name in _baselines(frame)}
     judged = {name: samples[column] for name, column in columns.items() if column}
-    samples = samples.drop(columns=[name for name in columns if name in samples]).assign(**judged)
+    owns = {own_of(name): samples[own_of(c)] for name, c in columns.items() if c and own_of(c) in samples}
+    old = [column for name in columns for column in (name, own_of(name)) if column in samples]
+    samples = samples.drop(columns=old).assign(**judged, **owns)
     wanted = to or compare.get("to") or {}
     reference = checked_setting(samples, wanted, axes, "compare.to") if wanted else _usual_reference(samples)
     return View(
@@ -205,7 +208,8 @@ def _scores(
 ) -> "DataFrame":
     told = {name: [judged_by(name, metric) for metric in metrics] for name in _baselines(samples)}
     judged = [column for name, columns in told.items() for column in (name, *columns) if column in samples]
-    kept = dict.fromkeys(["query", "seed", UNIT, *axes, *metrics, *judged])
+    owns = [own_of(column) for column in (*metrics, *judged) if own_of(column) in samples]
+    kept = dict.fromkeys(["query", "seed", UNIT, *axes, *metrics, *judged, *owns])
     scores = samples[list(kept)].copy()
     scores.attrs = {"better": dict(better)}
     scores["failed"] = samples["failed"].notna() if "failed" in samples else False

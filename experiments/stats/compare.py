@@ -2,7 +2,8 @@
 
 The reference of an arm is the arm that differs from it in the keys of `to` alone. Both stand on the same queries and
 seeds, or the comparison is refused. Right/wrong metrics take the exact McNemar test, graded ones a paired bootstrap
-(`significance`); Holm corrects over all rows, or within each value of the axes `by`.
+(`significance`), those of a whole run a randomisation test (`exchange`); Holm corrects over all rows, or within each
+value of the axes `by`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 BASELINE = "baseline"
 """`to={"baseline": "vote"}` compares every arm with what its own demonstrations say without a model."""
 
-RESULT = ["reference", "reference_mean", "mean", *Comparison.__dataclass_fields__, "p_corrected", "family"]
+TOLD = [name for name in Comparison.__dataclass_fields__ if name != "same"]
+RESULT = ["reference", "reference_mean", "mean", *TOLD, "p_corrected", "family"]
 
 
 def compare(

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from experiments.stats.arms import NONE, UNIT, better_of, values_of, varying
+from experiments.stats.arms import NONE, better_of, values_of, varying
 from experiments.stats.decodings import Judgement, decoding_trials, judged
-from experiments.stats.intervals import Estimate, estimate, is_binary
+from experiments.stats.intervals import Estimate, is_binary
 from experiments.stats.pairs import KEYS, UnpairedError, pair
 from experiments.stats.subjects import pooled, scored, split
+from experiments.stats.summary import estimate_of
 from icl.metrics.normalise import plain
 from icl.metrics.yes_no import parse
 
@@ -109,7 +110,7 @@ def effects(
                     name,
                     role,
                     of,
-                    {m: _estimate(mine, m) for m in metrics if mine[m].notna().any()},
+                    {m: estimate_of(mine, m) for m in metrics if mine[m].notna().any()},
                     histogram(own, answer_of),
                     before,
                     None if role == "reference" else moves(left, right, metric, better),
@@ -123,11 +124,13 @@ def effects(
 
 
 def moves(reference: "DataFrame", arm: "DataFrame", metric: str, better: str = "higher") -> Moves | None:
-    """How the scores of pairs moved; None where the two are not paired."""
+    """How the scores of pairs moved; None where the two are not paired, and where no sample has a score of its own."""
     on = [*KEYS, *(axis for axis in ("shots", "retriever") if axis in arm)]
     try:
         pairs = pair(reference, arm, metric, on)
     except UnpairedError:
+        return None
+    if pairs.strata:
         return None
     sign = -1 if better == "lower" else 1
     difference = sign * pairs.differences
@@ -219,11 +222,6 @@ def _other(frame: "DataFrame", reference: "DataFrame", arm: "DataFrame") -> floa
         return nan
     pairs = zip(both[0].loc[shared], both[1].loc[shared], strict=True)
     return float(np.mean([plain(str(a)) != plain(str(b)) for a, b in pairs]))
-
-
-def _estimate(rows: "DataFrame", metric: str) -> Estimate:
-    scored = rows[rows[metric].notna()]
-    return estimate(scored[metric].to_numpy(dtype=float), scored[UNIT].to_numpy())
 
 
 def _column(rows: "DataFrame", name: str) -> list[Any]:

@@ -9,11 +9,17 @@ query and the seed, so it varies with the query). What they do not: another pool
     Wilson (1927):  centre (p + z^2/2n) / (1 + z^2/n),   half  z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n)
     clusters:       n replaced by n / deff,  deff = (variance of the clustered mean) / (variance of n independent ones),
                     at least 1 (Kish 1965; with Wilson: Dean and Pagano 2015). One sample a cluster is plain Wilson.
-    means:          percentiles of the mean over resampled clusters (Efron and Tibshirani 1993, ch. 13)
+    means:          percentiles of the mean over resampled clusters (Efron and Tibshirani 1993, ch. 13). Where these are
+                    all the same, nothing is known of the spread: the ends are the means with z^2 clusters more at 0,
+                    or at 1 (for values of 0 or 1 that is Wilson)
+
+Values are scores of single samples, in [0, 1]. Where all of them are 0 or 1 they are taken as right or wrong, whatever
+else the metric could have given: no other score in [0, 1] of that mean varies more. What a metric of a whole run puts
+in its column is no such score (`whole`).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -95,14 +101,27 @@ def bootstrap_mean(
 
 def estimate(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
     """Wilson where the values are right or wrong, bootstrap where they are graded."""
-    return (proportion if is_binary(values) else bootstrap_mean)(values, clusters, level)
+    if is_binary(values):
+        return proportion(values, clusters, level)
+    found = bootstrap_mean(values, clusters, level)
+    if found.low < found.high or not 0 <= found.mean <= 1:
+        return found
+    low, high = without_spread(found.mean, found.clusters, level, least=0.0)
+    return replace(found, low=low, high=high)
+
+
+def without_spread(mean: float, clusters: int, level: float = 0.95, least: float = -1.0) -> tuple[float, float]:
+    """Ends for a mean that is the same in all clusters: with z^2 clusters more at `least`, and at 1."""
+    z2 = normal_quantile(0.5 + level / 2) ** 2
+    low, high = ((clusters * mean + z2 * end) / (clusters + z2) for end in (least, 1.0))
+    return min(mean, low), max(mean, high)
 
 
 def resampled_means(values: Floats, codes: NDArray[np.intp], resamples: int = RESAMPLES) -> Floats:
     """[resamples] means of the values over clusters drawn with replacement. codes: [n] in 0..C-1."""
     sums, sizes = cluster_sums(values, codes)
     both = np.stack([sums, sizes], axis=1)
-    drawn = np.concatenate([counts @ both for counts in _counts(len(sizes), resamples)])
+    drawn = np.concatenate([counts @ both for counts in resampled_counts(len(sizes), resamples)])
     means: Floats = drawn[:, 0] / drawn[:, 1]
     return means
 
@@ -134,7 +153,7 @@ def normal_quantile(share: float) -> float:
     return float(ndtri(share))
 
 
-def _counts(clusters: int, resamples: int) -> Iterator[Floats]:
+def resampled_counts(clusters: int, resamples: int) -> Iterator[Floats]:
     """How often each cluster is drawn, [rows, C] at a time; the same for every call with these numbers."""
     if clusters * resamples <= 16 * CHUNK:
         whole = _cached_counts(clusters, resamples)

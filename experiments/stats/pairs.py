@@ -1,25 +1,36 @@
 """Two arms, aligned: the same queries under the same seeds. Anything else is refused, not intersected.
 
 Pairs stand by (query, seed), and by further keys where several settings are pooled. A sample that failed, or on which
-the metric does not apply, drops its pair, and the number of dropped pairs stays visible.
+the metric does not apply, drops its pair, and the number of dropped pairs stays visible. Of a metric of a whole run the
+pairs are made first, and its numbers are computed on what is left of both arms (`whole`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from experiments.stats.arms import UNIT
-from experiments.stats.intervals import Estimate, Floats, bootstrap_mean, is_binary, wilson
+from experiments.stats.exchange import randomisation_p, whole_interval
+from experiments.stats.intervals import (
+    Estimate,
+    Floats,
+    bootstrap_mean,
+    cluster_codes,
+    is_binary,
+    without_spread,
+)
 from experiments.stats.significance import bootstrap_p, sign_flip
+from experiments.stats.whole import Stratum, own_of, paired, strata_of
 from icl.errors import ICLError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 KEYS = ("query", "seed")
+ROUNDING = 1e-12
 
 
 class UnpairedError(ICLError):
@@ -28,12 +39,18 @@ class UnpairedError(ICLError):
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """reference, arm: [n] scores of the same (query, seed). clusters: [n], what belongs together."""
+    """reference, arm: [n] scores of the same (query, seed). clusters: [n], what belongs together.
+
+    strata: of a metric of a whole run, whose numbers are no scores. graded: the numbers are no scores, and there are
+    no strata of them (differences of such numbers, say).
+    """
 
     reference: Floats
     arm: Floats
     clusters: NDArray[Any]
     dropped: int = 0
+    strata: Sequence[Stratum] = ()
+    graded: bool = False
 
     @property
     def differences(self) -> Floats:
@@ -45,7 +62,11 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Arm minus reference. test: 'mcnemar' (exact, clusters flipped together) or 'bootstrap' (graded)."""
+    """Arm minus reference. test: 'mcnemar' (exact, clusters flipped together), 'bootstrap' (graded), 'randomisation'.
+
+    right_to_wrong, wrong_to_right: None of a metric of a whole run, which has no answers of its own that could turn.
+    same: no pair differs.
+    """
 
     difference: float
     low: float
@@ -54,9 +75,10 @@ class Comparison:
     pairs: int
     clusters: int
     test: str
-    right_to_wrong: int
-    wrong_to_right: int
+    right_to_wrong: int | None
+    wrong_to_right: int | None
     dropped: int
+    same: bool = False
 
 
 def pair(
@@ -74,8 +96,10 @@ def pair(
     (the vote of the same demonstrations, say).
     """
     keys = list(on)
-    columns = [*keys, UNIT, *dict.fromkeys((metric, reference_metric or metric))]
-    reference, arm = reference[columns], arm[columns]
+    judged = (reference_metric or metric, metric)
+    whole = all(own_of(column) in frame for column, frame in zip(judged, (reference, arm), strict=True))
+    columns = [*keys, UNIT, *dict.fromkeys((*judged, *(map(own_of, judged) if whole else ())))]
+    (reference, arm) = (frame[[c for c in columns if c in frame]] for frame in (reference, arm))
     for frame, name in ((reference, names[0]), (arm, names[1])):
         twice = frame.duplicated(keys)
         if twice.any():
@@ -96,6 +120,8 @@ def pair(
                 "or compare arms with the same queries and seeds."
             )
     right = right.loc[left.index]
+    if whole:
+        return _of_whole(left[own_of(judged[0])], right[own_of(judged[1])], right[UNIT])
     a = left[reference_metric or metric].to_numpy(dtype=np.float64, na_value=np.nan)
     b = right[metric].to_numpy(dtype=np.float64, na_value=np.nan)
     kept = np.isfinite(a) & np.isfinite(b)
@@ -105,13 +131,16 @@ def pair(
 def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("reference", "arm")) -> Comparison:
     """The mean difference, its interval and its p. Raises UnpairedError where no pair is left.
 
-    The interval is a bootstrap over clusters. Where no pair differs at all it is ± the Wilson bound of 0 in C clusters:
-    so much could still differ.
+    The interval is a bootstrap over clusters. Where all clusters have the same difference (0, mostly) it ends where z^2
+    clusters more would bring it that are 1 in one arm and 0 in the other: for 0 that is ± the Wilson bound of 0 in C
+    clusters. So much could still differ.
     """
     if not len(pairs):
         raise UnpairedError(f"{names[0]} and {names[1]} have no pair that both answered ({pairs.dropped} dropped).")
+    if pairs.strata:
+        return _of_strata(pairs, level)
     d = pairs.differences
-    binary = is_binary(pairs.reference) and is_binary(pairs.arm)
+    binary = not pairs.graded and is_binary(pairs.reference) and is_binary(pairs.arm)
     p = sign_flip(d, pairs.clusters) if binary else bootstrap_p(d, pairs.clusters)
     interval = _interval(d, pairs.clusters, level)
     return Comparison(
@@ -125,15 +154,46 @@ def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("re
         right_to_wrong=int(np.sum(d < 0)),
         wrong_to_right=int(np.sum(d > 0)),
         dropped=pairs.dropped,
+        same=not np.any(d),
+    )
+
+
+def _of_whole(reference: Any, arm: Any, units: Any) -> Pairs:
+    a, b, cells = paired(list(reference), list(arm))
+    kept = np.isfinite(a)
+    clusters, place = units.to_numpy()[kept], np.cumsum(kept) - 1
+    told = [(place[rows], one, other) for rows, one, other in cells]
+    strata = strata_of(told, cluster_codes(clusters)) if told else ()
+    return Pairs(a[kept], b[kept], clusters, int((~kept).sum()), strata)
+
+
+def _of_strata(pairs: Pairs, level: float) -> Comparison:
+    """Of a metric of a whole run."""
+    clusters = len(set(pairs.clusters))
+    low, high = whole_interval(pairs.strata, clusters, level)
+    difference = float(pairs.differences.mean())
+    p = randomisation_p(pairs.strata)
+    return Comparison(
+        difference=0.0 if abs(difference) < ROUNDING else difference,
+        low=low,
+        high=high,
+        p=p,
+        pairs=len(pairs),
+        clusters=clusters,
+        test="randomisation",
+        right_to_wrong=None,
+        wrong_to_right=None,
+        dropped=pairs.dropped,
+        same=not np.any(np.abs(pairs.differences) > ROUNDING),
     )
 
 
 def _interval(d: Floats, clusters: NDArray[Any], level: float) -> Estimate:
     found = bootstrap_mean(d, clusters, level)
-    if np.any(d != 0):
+    if found.low < found.high:
         return found
-    bound = wilson(0, found.clusters, level)[1]
-    return Estimate(0.0, -bound, bound, found.samples, found.clusters)
+    low, high = without_spread(found.mean, found.clusters, level)
+    return replace(found, low=low, high=high)
 
 
 def _told(row: Any) -> str:

@@ -6,10 +6,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.stats.arms import UNIT, arms, axes_of, tidy
-from experiments.stats.intervals import estimate
+from experiments.stats.intervals import Estimate, estimate
+from experiments.stats.whole import own_of, whole_estimate
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+
+def estimate_of(rows: "DataFrame", metric: str, level: float = 0.95) -> Estimate:
+    """The mean of an arm's rows that have this score, of which there is one at least, with its interval. Tidy rows."""
+    scored = rows[rows[metric].notna()]
+    values, clusters = scored[metric].to_numpy(dtype=np.float64), scored[UNIT].to_numpy()
+    if own_of(metric) in rows:
+        return whole_estimate(list(scored[own_of(metric)]), values, clusters, level)
+    return estimate(values, clusters, level)
 
 
 def summarise(frame: "DataFrame", metric: str, axes: Sequence[str] | None = None, level: float = 0.95) -> "DataFrame":
@@ -27,7 +37,7 @@ def summarise(frame: "DataFrame", metric: str, axes: Sequence[str] | None = None
         scored = samples[samples[metric].notna()]
         row: dict[str, Any] = dict(arm)
         if len(scored):
-            found = estimate(scored[metric].to_numpy(dtype=np.float64), scored[UNIT].to_numpy(), level)
+            found = estimate_of(scored, metric, level)
             seeds = scored.groupby("seed")[metric].mean()
             row |= {"mean": found.mean, "low": found.low, "high": found.high, "clusters": found.clusters}
             row |= {"seed_sd": float(seeds.std(ddof=1)) if len(seeds) > 1 else np.nan}

@@ -48,7 +48,7 @@ class Trial:
     @property
     def identical(self) -> bool:
         """No pair differs."""
-        return self.result is not None and self.result.right_to_wrong == self.result.wrong_to_right == 0
+        return self.result is not None and self.result.same
 
     @property
     def numbers(self) -> str:

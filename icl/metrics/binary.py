@@ -43,7 +43,9 @@ class Binary:
 
     def _parts(self, samples: Sequence[Judged]) -> Parts:
         pairs = [self.counts(sample.score == 1, self.positive in map(plain, sample.gold)) for sample in samples]
-        return ratio([over for over, _ in pairs], [under for _, under in pairs])
+        wrong = max(self.counts(said=True, wanted=False), self.counts(said=False, wanted=True))
+        right = self.counts(said=True, wanted=True)
+        return ratio([over for over, _ in pairs], [under for _, under in pairs], least=wrong, most=right)
 
 
 @component("metric", "precision")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.metrics.base import Better, Judged
-from icl.metrics.over_run import Parts, ratio, where_scored
+from icl.metrics.over_run import Parts, mean, ratio, where_scored
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -156,4 +156,4 @@ class CaptionLength:
 
     def over_run(self, samples: Sequence[Judged]) -> Parts:
         said = [None if sample.score is None else sample.output for sample in samples]
-        return [None if text is None else float(len(text.split())) for text in said]
+        return mean([None if text is None else float(len(text.split())) for text in said], most=100)

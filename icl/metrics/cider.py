@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import ClassVar
 
 from icl.metrics.base import Better, Judged
-from icl.metrics.over_run import Parts
+from icl.metrics.over_run import Parts, mean
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -60,10 +60,11 @@ class CIDEr:
     def over_run(self, samples: Sequence[Judged]) -> Parts:
         said = [sample.output or "" for sample in samples]
         found = cider(said, [sample.gold for sample in samples])
-        return [
+        told = [
             None if sample.score is None or sample.output is None else value
             for sample, value in zip(samples, found, strict=True)
         ]
+        return mean(told, most=10)
 
 
 def _one(caption: str, references: Sequence[str], weigh: Weigh) -> float:

@@ -8,9 +8,9 @@ Tibshirani 1993, ch. 21):
                      negatives (DeLong et al., 1988)
     groups           as ratios, over groups; every sample of a group has its number, times n / (groups x size)
 
-The numbers average to T exactly. Resampling their clusters is the bootstrap of the statistic to first order, and the
-difference of two arms' numbers is the paired comparison (of areas: DeLong's). They are no scores of single samples and
-may leave [0, 1].
+The numbers average to T exactly, and the variance of their clusters is that of T to first order. They are no scores of
+single samples and may leave [0, 1]. What these functions give also knows what T is made of (`over_run_sums`), so that
+arms are tested on T itself and a T without any spread has a bound; plain numbers are taken for a mean.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,21 +19,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl.metrics.base import Judged
+from icl.metrics.over_run_sums import Summed, area_sums, mean_sums, ratio_sums, sums_of
 
 Floats = NDArray[np.float64]
 Numbers = Sequence[float]
 Parts = list[float | None]
 
 
-def ratio(over: Numbers, under: Numbers) -> Parts:
-    """Numbers that average to sum(over) / sum(under); all None where there is nothing to divide by."""
+def ratio(over: Numbers, under: Numbers, least: Numbers | None = None, most: Numbers | None = None) -> Parts:
+    """Numbers that average to sum(over) / sum(under); all None where there is nothing to divide by.
+
+    least, most: (over, under) of a sample that moves the ratio down or up as far as one can, where that is not 0 or all
+    of a usual `under`.
+    """
     a, b = np.asarray(over, dtype=np.float64), np.asarray(under, dtype=np.float64)
     total = b.sum()
     if not total:
         return [None] * len(a)
     whole = a.sum() / total
-    parts: Parts = (whole + len(a) * (a - whole * b) / total).tolist()
-    return parts
+    return Summed((whole + len(a) * (a - whole * b) / total).tolist(), ratio_sums(a, b, least, most))
+
+
+def mean(values: Sequence[float | None], least: float = 0.0, most: float = 1.0) -> Parts:
+    """Numbers that are scores of single samples after all, and average to their mean. least, most: their bounds."""
+    told = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return Summed(values, mean_sums(told, least, most))
 
 
 def area(scores: Numbers, positive: Sequence[bool]) -> Parts:
@@ -47,8 +57,7 @@ def area(scores: Numbers, positive: Sequence[bool]) -> Parts:
     placed[~is_positive] = 1 - _share_below(others, mine)
     whole = placed[is_positive].mean()
     size = np.where(is_positive, len(mine), len(others))
-    parts: Parts = (whole + len(values) / size * (placed - whole)).tolist()
-    return parts
+    return Summed((whole + len(values) / size * (placed - whole)).tolist(), area_sums(values, is_positive))
 
 
 def of_groups(samples: Sequence[Judged], score: Callable[[Sequence[Judged]], float | None]) -> Parts:
@@ -84,7 +93,9 @@ def ratio_of_groups(
         part = None if share is None else share * counted / (len(kept) * len(places))
         for i in places:
             parts[i] = part
-    return parts
+    if not isinstance(shares, Summed):
+        return parts
+    return Summed(parts, shares.sums.spread([places[0] for places in kept], len(samples)))
 
 
 def grouped(samples: Sequence[Judged]) -> dict[str, list[int]]:
@@ -102,7 +113,7 @@ def where_scored(samples: Sequence[Judged], parts: Callable[[Sequence[Judged]], 
     every: Parts = [None] * len(samples)
     for place, value in zip(places, found, strict=True):
         every[place] = value
-    return every
+    return Summed(every, sums_of(found).spread(places, len(samples)))
 
 
 def _share_below(values: Floats, others: Floats) -> Floats:

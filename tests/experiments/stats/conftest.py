@@ -6,6 +6,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from experiments.over_run import over_run
+from experiments.stats.arms import tidy
+
 Make = Callable[..., pd.DataFrame]
 
 
@@ -23,6 +26,32 @@ def arm() -> Make:
                 group = (groups or {}).get(i)
                 rows.append({"query": f"q{i}", "seed": seed, "group": group, "lenient": score, **_at(columns, i, seed)})
         return pd.DataFrame(rows)
+
+    return make
+
+
+@pytest.fixture
+def tidied() -> Make:
+    """`tidied("f1", [1, 0, None], ["yes", "no", "no"])`: a cell under a metric of a whole run, whose column is `m`.
+
+    The numbers are the samples' own, None where one failed.
+    """
+
+    def make(
+        metric: str,
+        scores: Sequence[float | None],
+        gold: Sequence[str],
+        *,
+        groups: Sequence[str] | None = None,
+        cell: str = "c",
+        **more: Any,
+    ) -> pd.DataFrame:
+        said = ["yes" if score == 1 else "no" for score in scores]
+        columns = {"cell": cell, "seed": 0, "query": [f"q{i}" for i in range(len(scores))], "output": said, "m": scores}
+        columns |= {"gold": [[answer] for answer in gold], "group": list(groups) if groups else None, **more}
+        frame = pd.DataFrame(columns)
+        frame["failed"] = [None if score is not None else "gone" for score in scores]
+        return tidy(over_run(frame, {"metrics": {"m": {"name": metric, "over_run": True}}}, ()), ())
 
     return make
 

@@ -1,0 +1,156 @@
+"""The randomisation test and the interval of two arms, against other ways of computing them."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from experiments.stats import exchange
+from experiments.stats.exchange import randomisation_p, whole_interval
+from experiments.stats.intervals import bootstrap_mean
+from experiments.stats.significance import sign_flip
+from experiments.stats.whole import strata_of
+from icl.metrics.over_run import area, ratio
+from icl.metrics.over_run_sums import sums_of
+
+Z2 = 1.959963984540054**2
+
+
+def f1(said, wanted):
+    under = said.sum() + wanted.sum()
+    return 2 * (said & wanted).sum() / under if under else np.nan
+
+
+def auc(scores, wanted):
+    above, below = scores[wanted][:, None], scores[~wanted][None]
+    return float(np.mean((above > below) + 0.5 * (above == below)))
+
+
+def f1_parts(said, wanted):
+    return ratio(2.0 * (said & wanted), 1.0 * said + wanted, (0, 1), (2, 2))
+
+
+def strata(*cells, clusters=None):
+    """cells: (parts of the reference, parts of the arm)."""
+    sizes = np.cumsum([0, *(len(one) for one, _ in cells)])
+    told = [
+        (np.arange(a, b), sums_of(one), sums_of(other))
+        for a, b, (one, other) in zip(sizes[:-1], sizes[1:], cells, strict=True)
+    ]
+    return strata_of(told, np.arange(sizes[-1]) if clusters is None else np.asarray(clusters))
+
+
+def test_of_right_and_wrong_it_is_the_exact_sign_flip_test():
+    draw = np.random.default_rng(0)
+    for size in (9, 12):
+        a, b = draw.integers(0, 2, (2, size)).astype(float)
+        clusters = np.arange(size) // 2
+        ones = np.ones(size)
+        p = randomisation_p(strata((ratio(a, ones), ratio(b, ones)), clusters=clusters))
+        assert p == pytest.approx(sign_flip(b - a, clusters))
+
+
+def test_every_exchange_of_few_clusters_is_tried_on_the_f1_itself():
+    wanted = np.array([1, 1, 1, 0, 0, 0, 1, 0], dtype=bool)
+    a = np.array([1, 1, 1, 0, 0, 0, 1, 0], dtype=bool)
+    b = np.array([0, 1, 0, 1, 0, 1, 1, 0], dtype=bool)
+    seen, extreme = abs(f1(b, wanted) - f1(a, wanted)), 0
+    for chosen in itertools.product([False, True], repeat=8):
+        swap = np.array(chosen)
+        one, other = np.where(swap, b, a), np.where(swap, a, b)
+        extreme += abs(f1(other, wanted) - f1(one, wanted)) >= seen - 1e-12
+    assert randomisation_p(strata((f1_parts(a, wanted), f1_parts(b, wanted)))) == pytest.approx(extreme / 2**8)
+
+
+def test_many_clusters_are_a_sample_of_the_exchanges(monkeypatch):
+    draw = np.random.default_rng(1)
+    wanted = draw.random(40) < 0.5
+    a, b = wanted ^ (np.arange(40) < 3), wanted ^ (np.arange(40) > 29)
+    made = strata((f1_parts(a, wanted), f1_parts(b, wanted)))
+    drawn = randomisation_p(made)
+    monkeypatch.setattr(exchange, "ALL", 13)
+    assert (a != b).sum() == 13
+    assert drawn == pytest.approx(randomisation_p(made), abs=0.01)
+    assert randomisation_p(made) == randomisation_p(made)
+
+
+def test_an_area_is_exchanged_by_ranks_so_that_its_scale_does_not_matter():
+    draw = np.random.default_rng(2)
+    wanted = np.arange(40) % 2 == 0
+    a, b = draw.normal(size=40) + wanted, draw.normal(size=40) + 2 * wanted
+    p = randomisation_p(strata((area(a, wanted), area(b, wanted))))
+    assert p == randomisation_p(strata((area(a, wanted), area(100 + np.exp(b), wanted))))
+    assert randomisation_p(strata((area(a, wanted), area(a**3, wanted)))) == 1
+
+
+def test_the_interval_is_a_bootstrap_of_the_difference_itself():
+    draw = np.random.default_rng(3)
+    wanted = draw.random(120) < 0.3
+    a, b = (wanted ^ (draw.random(120) < wrong) for wrong in (0.1, 0.2))
+    x, y = draw.normal(size=120) + wanted, draw.normal(size=120) + 2 * wanted
+    clusters = np.arange(120) // 2
+    for parts, statistic, one, other in ((f1_parts, f1, a, b), (area, auc, x, y)):
+        low, high = whole_interval(strata((parts(one, wanted), parts(other, wanted)), clusters=clusters), 60)
+        drawn = []
+        for _ in range(1500):
+            rows = (2 * draw.integers(0, 60, 60)[:, None] + [0, 1]).ravel()
+            drawn.append(statistic(other[rows], wanted[rows]) - statistic(one[rows], wanted[rows]))
+        assert (low, high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.025)
+
+
+def test_equal_arms_leave_open_what_so_many_clusters_leave_open():
+    wanted = np.arange(50) < 20
+    same = strata((f1_parts(wanted, wanted), f1_parts(wanted, wanted)))
+    assert randomisation_p(same) == 1
+    worst = 40 / (40 + Z2)
+    assert whole_interval(same, 50) == pytest.approx((worst - 1, 1 - worst))
+    pairs = strata((ratio([1.0] * 30, [1.0] * 30), ratio([1.0] * 30, [1.0] * 30)), clusters=np.arange(30) // 3)
+    assert whole_interval(pairs, 10) == pytest.approx((-Z2 / (10 + Z2), Z2 / (10 + Z2)))
+
+
+def test_an_arm_that_is_always_right_against_one_that_never_is_has_an_interval():
+    ones = [1.0] * 20
+    low, high = whole_interval(strata((ratio([0.0] * 20, ones), ratio(ones, ones))), 20)
+    assert high == 1
+    assert low == pytest.approx((20 - Z2) / (20 + Z2))
+
+
+def test_the_interval_of_a_share_is_that_of_its_mean():
+    draw = np.random.default_rng(4)
+    a, b = draw.integers(0, 2, (2, 80)).astype(float)
+    ones = np.ones(80)
+    found = bootstrap_mean(b - a)
+    assert whole_interval(strata((ratio(a, ones), ratio(b, ones))), 80) == pytest.approx((found.low, found.high))
+
+
+def test_seeds_of_a_query_are_exchanged_together():
+    draw = np.random.default_rng(5)
+    wanted = np.arange(10) % 2 == 0
+    a, b = wanted ^ (draw.random(10) < 0.1), wanted ^ (draw.random(10) < 0.6)
+    cell = f1_parts(a, wanted), f1_parts(b, wanted)
+    assert randomisation_p(strata(cell, cell, cell, clusters=np.tile(np.arange(10), 3))) == pytest.approx(
+        randomisation_p(strata(cell))
+    )
+
+
+@pytest.mark.parametrize("kind", ["f1", "area"])
+def test_at_the_end_of_the_scale_the_level_is_kept(kind):
+    """Two arms that are alike: p at most .05 in at most .05 of the draws, however few errors there are."""
+    draw, found = np.random.default_rng(6), []
+    for _ in range(300):
+        wanted = np.arange(30) % 2 == 0
+        if kind == "f1":
+            a, b = (f1_parts(wanted ^ (draw.random(30) < 0.06), wanted) for _ in range(2))
+        else:
+            a, b = (area(draw.normal(size=30) + 3 * wanted, wanted) for _ in range(2))
+        found.append(randomisation_p(strata((a, b)), resamples=400))
+    assert np.mean(np.array(found) <= 0.05) <= 0.075
+    assert np.mean(np.array(found) <= 0.2) <= 0.245
+
+
+def test_where_a_choice_leaves_no_score_it_counts_against_the_difference():
+    wanted = np.array([True, False, False])
+    a, b = np.array([True, False, False]), np.array([False, False, True])
+    one, other = (ratio(1.0 * (said & wanted), 1.0 * said) for said in (a, b))  # precision
+    # of 4 exchanges two leave an arm without any yes, and two show the 1 that was seen
+    assert randomisation_p(strata((one, other))) == 1
