@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.report.view import View
+from experiments.stats.arms import better_of
 from icl.streams import StreamKey
 from icl.types import PICTURE_MARK
 
@@ -42,7 +43,8 @@ class Shelf:
     def json(self, view: View) -> dict[str, Any]:
         told = {"samples": self.samples, "contexts": self.contexts, "pictures": self.pictures}
         shown = {"axes": list(view.axes), "baselines": list(view.baselines)}
-        return {**told, **shown, "metric": view.metric, "better": view.better}
+        judge = view.judge or ""
+        return {**told, **shown, "metric": judge, "better": better_of(view.scores, judge) if judge else "neither"}
 
 
 def shelve(view: View, per_cell: int = PER_CELL, budget: int = BUDGET) -> Shelf:
@@ -51,7 +53,7 @@ def shelve(view: View, per_cell: int = PER_CELL, budget: int = BUDGET) -> Shelf:
     contexts: dict[str, int] = {}
     for task in view.tasks:
         frame = view.frame[view.frame["task"] == task]
-        chosen = choose(frame, view.metric, per_cell)
+        chosen = choose(frame, view.judge or view.metric, per_cell)
         shelf.shown[task] = (len(chosen), int(frame["query"].nunique()))
         for query in chosen:
             rows: list[Any] = frame[frame["query"] == query].to_dict("records")
@@ -142,9 +144,9 @@ def _sample(row: Mapping[str, Any], view: View, context: int) -> dict[str, Any]:
         "context": context,
         "gold": [str(answer) for answer in _list(row.get("gold"))],
         "output": row["output"] if isinstance(row.get("output"), str) else "",
-        "score": number_of(row.get(view.metric)),
-        "scores": {m: number_of(row.get(m)) for m in view.metrics},
-        "baselines": {b: number_of(row.get(b)) for b in view.baselines},
+        "score": number_of(row.get(view.judge)) if view.judge else None,
+        "scores": {m: number_of(row.get(m)) for m in view.sample_metrics},
+        "baselines": {b: number_of(row.get(b)) for b in view.baselines} if view.of_samples else {},
         "options": {k: number_of(v) for k, v in _mapping(row.get("option_scores")).items()},
         "meta": {str(k): v for k, v in _mapping(row.get("meta")).items()},
         "dropped": int(number_of(row.get("dropped")) or 0),

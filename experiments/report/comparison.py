@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.report.view import View
 from experiments.stats.arms import told
 from experiments.stats.compare import verdicts
-from experiments.stats.wording import counted, interval, p_number, share, signed
+from experiments.stats.wording import counted, few_units, interval, p_number, share, signed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -21,6 +21,11 @@ DISPENSABLE = ("p", "against", "score", "n")
 """Columns that a narrow terminal does without, the first first: they follow from others, or stand in the CSV."""
 LOOKS = {"better": "green", "worse": "red", "differs": "default", "open": "default"}
 GAP = 2
+TESTS = {
+    "mcnemar": "exact McNemar",
+    "bootstrap": "paired bootstrap, McNemar where right/wrong",
+    "randomisation": "randomisation (the arms exchanged within units)",
+}
 
 Columns = Mapping[str, Sequence[str]]
 """heading -> cells, from left to right."""
@@ -32,7 +37,7 @@ def show_comparison(table: "DataFrame", view: View, console: "Console") -> None:
 
     axes = [axis for axis in view.axes if table[axis].nunique() > 1] or ["decoding"]
     corrected = table.attrs["correct"] == "holm" and bool((table["family"] > 1).any())
-    counts = "down/up" if view.better == "neither" or not view.of_samples else "lost/won"
+    counts = "down/up" if view.better == "neither" else "lost/won"
     columns = _columns(table, axes, corrected, counts)
     headed, shown, left_out = _fitted(columns, axes, console.width)
     reference = ", ".join(dict.fromkeys(table["reference"]))
@@ -46,12 +51,17 @@ def show_comparison(table: "DataFrame", view: View, console: "Console") -> None:
             _say(console, Text(heading, "bold"))
         for i in places:
             _say(console, Text(_row(shown, axes, {name: cells[i] for name, cells in shown.items()}), looks[i]))
-    for line in _notes(table, corrected, left_out):
+    for line in _notes(table, view, corrected, left_out):
         console.print(line, style="dim", highlight=False)
 
 
+def no_turns(view: View) -> str:
+    """Why no answers are counted that were lost or won."""
+    return f"no lost/won: {view.metric} is a score of the whole run, so no answer by itself is right or wrong"
+
+
 def _columns(table: "DataFrame", axes: Sequence[str], corrected: bool, counts: str) -> dict[str, list[str]]:
-    """counts: heading of the samples that changed. The number of pairs is a column where it varies."""
+    """counts: heading of the samples that changed, where samples have scores. Pairs are a column where they vary."""
     found = {axis: [str(value) for value in table[axis]] for axis in axes}
     found |= {"score": [share(v) for v in table["mean"]], "against": [share(v) for v in table["reference_mean"]]}
     found["difference"] = [signed(v) for v in table["difference"]]
@@ -59,8 +69,9 @@ def _columns(table: "DataFrame", axes: Sequence[str], corrected: bool, counts: s
     found["p"] = [p_number(v) for v in table["p"]]
     if corrected:
         found["p Holm"] = [p_number(v) for v in table["p_corrected"]]
-    lost_won = zip(table["right_to_wrong"], table["wrong_to_right"], strict=True)
-    found[counts] = [f"{lost}/{won}" for lost, won in lost_won]
+    if table["right_to_wrong"].notna().any():
+        lost_won = zip(table["right_to_wrong"], table["wrong_to_right"], strict=True)
+        found[counts] = [f"{lost}/{won}" for lost, won in lost_won]
     if table["pairs"].nunique() > 1:
         found["n"] = [f"{v:,}" for v in table["pairs"]]
     return found
@@ -97,13 +108,17 @@ def _say(console: "Console", line: Any) -> None:
     console.print(line, soft_wrap=True)
 
 
-def _notes(table: "DataFrame", corrected: bool, left_out: Sequence[str]) -> Iterator[str]:
+def _notes(table: "DataFrame", view: View, corrected: bool, left_out: Sequence[str]) -> Iterator[str]:
     sizes = " or ".join(map(str, sorted(set(table["family"]))))
     family = f"; Holm over {sizes} comparisons, the rows of this table" if corrected else ""
-    test = "exact McNemar" if set(table["test"]) == {"mcnemar"} else "paired bootstrap, McNemar where right/wrong"
+    test = TESTS.get(" ".join(sorted(set(table["test"]))), TESTS["bootstrap"])
     units = " or ".join(f"{c:,}" for c in sorted(set(table["clusters"])))
     pairs = set(table["pairs"])
     each = f"{counted(pairs.pop(), 'pair')} of (query, seed) each" if len(pairs) == 1 else "n: pairs of (query, seed)"
     yield f"{test}, {units} independent units{family}; {each}"
+    if not view.of_samples:
+        yield no_turns(view)
+    if few := few_units(table["clusters"]):
+        yield few
     if left_out:
         yield f"left out here for lack of width: {', '.join(left_out)} (a wider terminal, or --csv FILE, has them)"

@@ -9,9 +9,10 @@ from itertools import groupby
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
+from experiments.report.comparison import no_turns
 from experiments.report.view import View
 from experiments.stats.effects import OTHER, Effect
-from experiments.stats.wording import counted, plus_minus, share
+from experiments.stats.wording import counted, few_units, plus_minus, share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -83,7 +84,9 @@ def notes(view: View, *, whole: bool = False) -> list[str]:
     """What the columns that are shown mean. whole: the transitions have all four numbers where they are right/wrong."""
     heads = dict.fromkeys(name for _, rows in by_subject(view) for name in columns(view, rows))
     words = {**WORDS, "lost/won": ALL_FOUR} if whole else WORDS
-    return [words[name] for name in heads if name in words]
+    few = few_units(row.scores[view.metric].clusters for row in view.effects if view.metric in row.scores)
+    turns = "" if view.of_samples else no_turns(view)
+    return [*(words[name] for name in heads if name in words), *filter(None, [turns, few])]
 
 
 def label(row: Effect) -> str:
@@ -134,8 +137,9 @@ def sections(view: View) -> list[dict[str, Any]]:
         told = columns(view, rows)
         graded = view.better == "neither" or any(row.moves and row.moves.graded for row in rows)
         heads, cells = list(told), list(zip(*told.values(), strict=True))
-        place = next(i for i, name in enumerate(heads) if name in MOVED)
-        heads[place] = MOVED_GRADED[heads[place]] if graded else "right / lost / won / wrong"
+        place = next((i for i, name in enumerate(heads) if name in MOVED), None)  # none of a score of a whole run
+        if place is not None:
+            heads[place] = MOVED_GRADED[heads[place]] if graded else "right / lost / won / wrong"
         lines = [
             {
                 "label": label(row).strip(),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import isnan
 
+from experiments.report.comparison import no_turns
 from experiments.report.controls import answers, by_subject, family
 from experiments.report.view import ACCURACIES, View
 from experiments.stats.arms import better_of
@@ -109,6 +110,9 @@ def _tables(views: Sequence[View]) -> Iterator[str]:
             yield ""
             yield from _table(view, rows)
             yield ""
+        if not view.of_samples:
+            yield f"{_sentence(no_turns(view))}."
+            yield ""
 
 
 def _table(view: View, rows: Sequence[Effect]) -> Iterator[str]:
@@ -116,7 +120,9 @@ def _table(view: View, rows: Sequence[Effect]) -> Iterator[str]:
     shown = [row for row in rows if row.role != "control" or not row.of]
     said = any(row.said for row in shown)
     moved = "worse / better" if any(row.moves and row.moves.graded for row in shown) else "lost / won"
-    heads = ["decoding", view.metric, *(["answers"] if said else []), moved, "survivors", "changed", "length"]
+    turned = any(row.moves for row in shown)
+    heads = ["decoding", view.metric, *(["answers"] if said else []), *([moved] if turned else [])]
+    heads += ["survivors", "changed", "length"]
     yield _line([*heads, "best control", f"beats {view.reference} and all its controls?"])
     yield _line(["---"] * (len(heads) + 2))
     for row in shown:
@@ -124,8 +130,13 @@ def _table(view: View, rows: Sequence[Effect]) -> Iterator[str]:
         cells = [f"`{row.decoding}`{' (control)' if row.role == 'control' else ''}"]
         cells.append(plus_minus(found.mean, found.low, found.high) if found else "–")
         cells += [answers(row)] if said else []
-        cells += [f"{row.moves.lost} / {row.moves.won}" if row.moves else "", _number(row.survivors, 1)]
-        cells += ["" if isnan(row.changed) else share(row.changed), _number(row.length, 1), _best(view, row, named)]
+        cells += [f"{row.moves.lost} / {row.moves.won}" if row.moves else ""] if turned else []
+        cells += [
+            _number(row.survivors, 1),
+            "" if isnan(row.changed) else share(row.changed),
+            _number(row.length, 1),
+            _best(view, row, named),
+        ]
         yield _line([*cells, row.judgement.words if row.judgement else ""])
 
 
@@ -153,6 +164,10 @@ def _models(view: View) -> str:
     versions = view.info.get("versions") or {}
     used = [f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions]
     return f"Model: {'; '.join(filter(None, [models, *used]))}."
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.report.browser import number_of
 from experiments.report.steps import print_steps, steps_of
 from experiments.report.view import View
-from experiments.stats.arms import NONE, checked_setting, told
+from experiments.stats.arms import NONE, better_of, checked_setting, told
 from experiments.stats.wording import share
 from icl.errors import ConfigError, DataError, did_you_mean, printable
 from icl.types import PICTURE_MARK
@@ -75,15 +75,18 @@ def _with_picture(frame: "DataFrame", digest: str) -> list[str]:
 
 
 def telling(view: View, arm: Mapping[str, str], seed: int | None) -> str:
-    """A query to begin with: the first that the arm, of most shots and else the reference's, does not get right."""
+    """A query to begin with: the first that the arm, of most shots and else the reference's, does not get right.
+
+    The first of all where no score says of one answer whether it is right.
+    """
     every: list[Any] = view.frame.to_dict("records")
     setting = checked_setting(view.frame, arm, view.axes, "--arm")
     fits = [row for row in every if all(row[axis] == value for axis, value in setting.items())]
     rows: list[Any] = [row for row in fits if seed is None or row["seed"] == seed] or every
     most = max(_preference(row, view) for row in rows)
     best = [row for row in rows if _preference(row, view) == most]
-    good = {"higher": 1, "lower": 0, "neither": None}[view.better]
-    return str(next((row for row in best if row.get(view.metric) != good), best[0])["query"])
+    good, _ = _ends(view)
+    return str(next((row for row in best if view.judge and row.get(view.judge) != good), best[0])["query"])
 
 
 def show_sample(
@@ -163,17 +166,27 @@ def _print_sample(row: Mapping[str, Any], view: View, console: "Console") -> Non
     if isinstance(row.get("failed"), str):
         console.print(Text("failed  ", "bold red").append(_said(row)))
         return
-    right = row.get(view.metric)
-    good, bad = {"higher": (1, 0), "lower": (0, 1), "neither": (None, None)}[view.better]
+    right = row.get(view.judge) if view.judge else None
+    good, bad = _ends(view)
     look = "default" if right is None else "green" if right == good else "red" if right == bad else "default"
     console.print(Text("answer  ", "dim").append(_said(row), f"bold {look}"))
     console.print(Text("gold    ", "dim").append(" / ".join(map(clean, row.get("gold") or ()))))
-    scores = [(name, number_of(row.get(name))) for name in (*view.metrics, *view.baselines)]
+    own = (*view.sample_metrics, *(view.baselines if view.of_samples else ()))
+    scores = [(name, number_of(row.get(name))) for name in own]
     told_scores = "  ".join(f"{name} {share(value, 2)}" for name, value in scores if value is not None)
-    console.print(Text("scores  ", "dim").append(told_scores))
+    console.print(Text("scores  ", "dim").append(told_scores or "(none of one sample)"))
+    if whole := [name for name in view.metrics if name not in view.sample_metrics]:
+        words = "a score of the whole run" if len(whole) == 1 else "scores of the whole run"
+        console.print(Text(f"        {', '.join(whole)}: {words}, not of one sample", "dim"))
     if isinstance(options := row.get("option_scores"), Mapping) and options:
         best = sorted(options.items(), key=lambda item: -item[1])
         console.print(Text("options ", "dim").append("  ".join(f"{clean(o)} {v:.3f}" for o, v in best)))
+
+
+def _ends(view: View) -> tuple[int | None, int | None]:
+    """What the score that judges a sample is for a right answer and for a wrong one."""
+    better = better_of(view.scores, view.judge) if view.judge else "neither"
+    return {"higher": (1, 0), "lower": (0, 1), "neither": (None, None)}[better]
 
 
 def _print_trace(trace: Any, console: "Console") -> None:
@@ -202,7 +215,7 @@ def _print_others(chosen: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=False)
     for row in others[:LISTED]:
-        right = row.get(view.metric)
+        right = row.get(view.judge) if view.judge else None
         mark, look = ("✓", "green") if right == 1 else ("✗", "red") if right == 0 else ("·", "default")
         table.add_row(Text(mark, look), Text(_arm(row, view)), Text(_said(row)))
     console.print("\nthe same query under the other arms", style="dim")

@@ -39,6 +39,11 @@ CHANGED = "Lost / won: samples that went from right to wrong / from wrong to rig
 MOVED = "Down / up: samples whose score fell / rose."
 BEST = {"higher": " Bold: the highest of a column.", "lower": " Bold: the lowest of a column.", "neither": ""}
 FOREST = 170
+TESTS = {
+    "mcnemar": "Exact McNemar test.",
+    "bootstrap": "Paired bootstrap for graded scores, else exact McNemar.",
+    "randomisation": "Randomisation test: the two arms exchanged within pairs.",
+}
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,9 @@ def page(
         heading="Accuracy" if seen.metric in ACCURACIES else seen.metric,
         best=BEST[seen.better],
         changed=MOVED if seen.better == "neither" else CHANGED,
-        changes="down / up" if seen.better == "neither" or not seen.of_samples else "lost / won",
+        changes="down / up" if seen.better == "neither" else "lost / won",
+        of_samples=seen.of_samples,
+        few=wording.few_units(cell.clusters for t in found for row in t.rows for cell in row.cells.values()),
         topics=[(topic, list(own)) for topic, own in groupby(seen.findings, key=lambda f: f.topic)],
         signs=SIGNS,
         verdicts=VERDICTS,
@@ -165,7 +172,7 @@ def _difference_rows(seen: View, frame: "DataFrame | None") -> dict[str, Any]:
     for row, verdict in zip(frame.to_dict("records"), verdicts(frame), strict=True):
         svg = Markup(_forest(scale, row["low"], row["difference"], row["high"]))
         rows.append({**row, "verdict": verdict, "svg": svg, "labels": [str(row[axis]) for axis in shown]})
-    exact = set(frame["test"]) == {"mcnemar"}
+    test = TESTS.get(" ".join(sorted(set(frame["test"]))), TESTS["bootstrap"])
     holm = (
         f" p Holm: over {wording.counted(len(frame), 'comparison')}, the rows of this table."
         if seen.correct != "none"
@@ -177,8 +184,7 @@ def _difference_rows(seen: View, frame: "DataFrame | None") -> dict[str, Any]:
         "corrected": seen.correct != "none",
         "scale_low": wording.signed(-reach, 2),
         "scale_high": wording.signed(reach, 2),
-        "test_note": ("Exact McNemar test." if exact else "Paired bootstrap for graded scores, else exact McNemar.")
-        + holm,
+        "test_note": test + holm,
         "hidden_note": f" Left out: {wording.counted(dropped, 'pair')} without both scores."
         if (dropped := int(frame["dropped"].sum()))
         else "",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.report.tables import Row, TaskTable, task_tables
 from experiments.report.view import Run, View, view
-from experiments.stats.wording import counted, plus_minus
+from experiments.stats.wording import counted, few_units, plus_minus
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -128,6 +128,8 @@ def _notes(seen: View) -> list[str]:
         notes.append(", ".join(f"{axis} {value}" for axis, value in seen.fixed.items() if value != "none"))
     if any(row.baseline for table in task_tables(seen) for row in table.rows):
         notes.append("vote: what most of the same demonstrations answer, without a model")
+    if few := few_units(cell.clusters for t in task_tables(seen) for row in t.rows for cell in row.cells.values()):
+        notes.append(few)
     if seen.unfinished:
         notes.append(seen.unfinished)
     if seen.failed:

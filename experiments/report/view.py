@@ -90,8 +90,19 @@ class View:
     @property
     def of_samples(self) -> bool:
         """Whether a sample has a score of its own; else it is one of the whole run (`icl.metrics.base.RunMetric`)."""
-        told = self.info.get("metrics", {}).get(self.metric)
-        return not (isinstance(told, Mapping) and told.get("over_run"))
+        return own_of(self.metric) not in self.scores
+
+    @property
+    def sample_metrics(self) -> tuple[str, ...]:
+        """The scores that a sample has by itself."""
+        return tuple(metric for metric in self.metrics if own_of(metric) not in self.scores)
+
+    @property
+    def judge(self) -> str | None:
+        """What says whether one answer is right: the score looked at, else the first accuracy that there is."""
+        if self.of_samples:
+            return self.metric
+        return next((metric for metric in ACCURACIES if metric in self.sample_metrics), None)
 
     @property
     def measure(self) -> str:

@@ -1,6 +1,10 @@
 """How numbers are written: .871, +.036, p < .001. One place, so that table, report and sentences agree."""
 
 import math
+from collections.abc import Iterable
+
+FEW = 30
+"""Fewer independent units than these make a rough interval."""
 
 
 def share(value: float, digits: int = 3) -> str:
@@ -49,6 +53,15 @@ def p_number(p: float, equals: str = "") -> str:
 def interval(low: float, high: float, digits: int = 3) -> str:
     """'[−.010, +.018]'."""
     return f"[{', '.join(signed(v, digits).replace('±', '') for v in (low, high))}]"
+
+
+def few_units(clusters: Iterable[int]) -> str:
+    """A line where an interval rests on fewer than FEW independent units (queries, or groups of them), else ''."""
+    fewest = min((count for count in clusters if count > 0), default=FEW)
+    if fewest >= FEW:
+        return ""
+    units = counted(fewest, "independent unit (a query or a group", "independent units (queries or groups")
+    return f"some intervals rest on {units} of them) only: with fewer than {FEW} they are rough"
 
 
 def counted(number: int, one: str, several: str = "") -> str:
