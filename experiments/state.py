@@ -15,6 +15,7 @@ from typing import Any
 from experiments.checks import data_digests
 from experiments.grid import Cell, Grid
 from experiments.store import Store
+from experiments.vocabulary import FREE_AT_ZERO
 from icl.errors import StoreError
 
 REMEDY = "Use another name, or --fork to start a new run from its config."
@@ -88,6 +89,29 @@ def metrics_told(grid: Grid) -> dict[str, Any]:
         name: {**describe(metric), "better": metric.better, **whole.get(name, {})}
         for name, metric in grid.metrics.items()
     }
+
+
+def left_out(store: Store) -> str:
+    """A line on the cells with samples that the config, as it was last run, has no longer; '' where there are none."""
+    told = (store.run() or {}).get("cells", [])
+    folders = sorted(path.parent.name for path in store.folder.glob("cells/*/cell.json"))
+    old = [digest for digest in folders if digest not in set(told) and _has_samples(store, digest)]
+    if not old:
+        return ""
+    had, has = ([(store.cell(digest) or {}).get("labels", {}) for digest in digests] for digests in (old, told))
+    free = FREE_AT_ZERO if {labels.get("shots") for labels in has} == {0} else ()  # gone with the shots alone
+    gone = {
+        axis: {str(labels.get(axis)) for labels in had} - {str(labels.get(axis)) for labels in has}
+        for axis in had[0]
+        if axis not in free
+    }
+    values = "; ".join(f"{axis} {', '.join(sorted(gone[axis]))}" for axis in gone if gone[axis])
+    cells, them = ("1 cell", "it") if len(old) == 1 else (f"{len(old):,} cells", "them")
+    return (
+        f"{cells} of {store.folder} with samples {'is' if len(old) == 1 else 'are'} not in this grid any more"
+        f"{f' ({values})' if values else ''}: kept, and in no table. Put {'its' if len(old) == 1 else 'their'} values "
+        f"back into the grid to see {them}; nothing is computed again."
+    )
 
 
 def forked(folder: Path) -> Path:

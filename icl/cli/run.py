@@ -33,8 +33,10 @@ def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, fork: bool) 
     from experiments.progress import progress
     from experiments.run import run
 
+    from experiments.state import left_out
+    from experiments.store import Store
     done = run(load(file, overrides), runs, progress(quiet), fork)
-    for warning in done.warnings:
+    for warning in filter(None, [*done.warnings, left_out(Store(done.folder))]):
         print(warning, file=sys.stderr)
     if not done.computed:
         print(f"nothing to do ({done.samples:,} samples present)   {done.folder}")
