@@ -48,7 +48,8 @@ class RunMetric(Metric, Protocol):
     def over_run(self, samples: Sequence[Judged]) -> Sequence[float | None]:
         """A number for each sample of one cell, in their order, whose mean is the statistic of the cell.
 
-        They are the statistic's linearisation (see `icl.metrics.over_run`), so that intervals, pairs of arms and
-        clusters are computed as for any score. None: the sample has no part in it.
+        They are the statistic's linearisation (see `icl.metrics.over_run`), from which its variance over clusters is
+        computed. Those of that module also know what the statistic is on other samples, which tests of pairs and
+        bounds want; plain numbers are taken for scores whose mean it is. None: the sample has no part in it.
         """
         ...
