@@ -72,7 +72,7 @@ class Recorder:
             "group": item.example.group,
             "gold": item.example.answers,
             "options": item.example.options,
-            "meta": item.example.meta,
+            "meta": {**item.example.meta, **_facts(item)},
         }
 
 
@@ -95,6 +95,13 @@ def baselines(metrics: Mapping[str, Metric], demos: Sequence[Demo], example: Exa
 def _chosen(text: str, example: Example) -> Generation:
     """An answer that stands above all options, itself perhaps none of them."""
     return Generation(text, option_scores={**dict.fromkeys(example.options, 0.0), text: 1.0} if example.options else {})
+
+
+def _facts(item: Written) -> Mapping[str, Any]:
+    """What the task can tell of the demonstrations as they are shown (see `icl.tasks.base.Task`)."""
+    tell = getattr(item.recipe.first.task, "facts", None)
+    told: Mapping[str, Any] = tell([demo.example for demo in item.context.demos]) if tell else {}
+    return told
 
 
 def _not_numbers(answer: Generation) -> list[str]:

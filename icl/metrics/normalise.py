@@ -4,7 +4,8 @@
 published quirks, applied always (the script skips it where all annotators agree):
 
 - a mark is deleted where it touches a blank anywhere in the answer, or where the answer has a digit,digit; otherwise it
-  becomes a blank; a full stop goes unless a digit follows it;
+  becomes a blank; a full stop goes unless a digit follows it, and only the first 32 of them do (in the script a flag
+  stands where the count does);
 - number words from none and zero to ten become digits;
 - the articles a, an, the go; contractions get their apostrophe.
 
@@ -15,6 +16,7 @@ import re
 import unicodedata
 
 MARKS = (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!")
+FULL_STOPS = 32
 ARTICLES = ("a", "an", "the")
 ONES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 TEENS = ("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
@@ -62,7 +64,7 @@ def vqa(text: str) -> str:
     for mark in MARKS:
         touches = f"{mark} " in text or f" {mark}" in text
         told = told.replace(mark, "" if touches or crowded else " ")
-    told = re.sub(r"\.(?!\d)", "", told)
+    told = re.sub(r"\.(?!\d)", "", told, count=FULL_STOPS)
     words = [DIGITS.get(word, word) for word in told.lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 

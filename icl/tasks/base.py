@@ -47,6 +47,8 @@ class Task(Protocol):
     """A component of kind `task`: a frozen dataclass; reading data waits for the first access of `queries`.
 
     One whose pool may hold the query's own picture says `pool_shares_pictures = True`; it is never shown with it.
+    One that can tell something of a set of demonstrations (do they settle the question?) has `facts(demos) -> mapping`:
+    what a sample's `meta` says beside the example's.
     """
 
     @property

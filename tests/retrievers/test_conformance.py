@@ -25,8 +25,9 @@ REQUIRED: dict[str, dict[str, Any]] = {  # what a name alone does not say
     "reranked": {"of": "bm25", "rerank": ["label_balance"], "candidates": 12},
     "query_dropout": {"of": "bm25", "share": 0.4},
     "leaking": {"of": {"name": "knn", "embedder": "histogram"}},
+    "disrupted": {"of": {"name": "knn", "embedder": "histogram"}, "place": 1},
 }
-APART = ["external", "mdl", "local_entropy", "cone", "sqa"]  # need a file or a model: checked beside their own tests
+APART = ["external", "mdl", "local_entropy", "cone", "sqa", "pcme"]  # a file, a model or a transform: beside their tests
 WHERE_LEAKS_ARE_STOPPED = {"random": "at_random", "balanced": "balanced", "knn": "near"}
 
 

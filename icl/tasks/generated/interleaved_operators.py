@@ -4,6 +4,7 @@ The episodes of `operators` with the same seed, number for number, each sum show
 here against there is what it loses by having to join two pictures.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -53,6 +54,10 @@ class InterleavedOperators:
     @property
     def pool_size(self) -> int:
         return self.support
+
+    def facts(self, demos: Sequence[Example]) -> Mapping[str, bool]:
+        """What a sample's record says of its demonstrations."""
+        return self.sums.facts(demos)
 
     def shown(self, example: Example, bank: int | None) -> Example:
         """The sum as two pictures: of its own, or of the bank that all pools share."""

@@ -6,7 +6,7 @@ demonstrations fit several operators (2 ? 2 = 4); `identifiable` says whether a 
 is the ceiling of what a model can know.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -67,6 +67,10 @@ class Operators:
     @property
     def pool_size(self) -> int:
         return self.support
+
+    def facts(self, demos: Sequence[Example]) -> Mapping[str, bool]:
+        """What a sample's record says of its demonstrations: whether they leave one operator, or it is told."""
+        return {"identifiable": self.told or identifiable(demos)}
 
     def _query(self, number: int) -> Example:
         name = query_id("operators", number)

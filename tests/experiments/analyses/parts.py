@@ -40,6 +40,29 @@ def half_the_gain(request: Request) -> str:
     return request.gold[0] if seen or int(request.prompt.key.query[-1]) % 2 else ""
 
 
+def _reads(request: Request) -> tuple[bool, bool]:
+    """Whether the query shows its picture, and its question."""
+    return "query.picture[0]" in request.prompt.spans, "query.question" in request.prompt.spans
+
+
+def needs_the_picture(request: Request) -> str:
+    return request.gold[0] if _reads(request)[0] else ""
+
+
+def needs_both(request: Request) -> str:
+    return request.gold[0] if all(_reads(request)) else ""
+
+
+def needs_either(request: Request) -> str:
+    return request.gold[0]
+
+
+def first_listed(request: Request) -> str:
+    """The option that is listed first."""
+    told = next(part.text or "" for part in request.prompt.parts() if part.name == "query.question")
+    return told.partition("Options: ")[2].partition(",")[0]
+
+
 @component("metric", "test-wrong")
 @dataclass(frozen=True)
 class Wrong:
@@ -77,6 +100,40 @@ class Leaking:
 
     def _example(self, i: int) -> Example:
         return Example(f"q{i}", (Picture.from_image(Image.new("RGB", (4, 4), (i, 0, 0)), f"p{i}"),), "?", (f"a{i}",))
+
+
+@component("task", "test-folds")
+@dataclass(frozen=True)
+class Folds:
+    """Four questions in a style, of which the first two are red in style a and none in style b."""
+
+    held_out: str = "a"
+
+    @property
+    def title(self) -> str:
+        return f"folds {self.held_out}"
+
+    @cached_property
+    def queries(self) -> Sequence[Example]:
+        return tuple(self._example(f"{self.held_out}{i}", self._answer(i), 10 * ord(self.held_out) + i, f"g{i}") for i in range(4))
+
+    def _answer(self, i: int) -> str:
+        return "red" if self.held_out == "a" and i < 2 else "blue"
+
+    @cached_property
+    def _pool(self) -> Pool:
+        return Pool(tuple(self._example(f"p{i}", "red" if i == 0 else "green", i, None) for i in range(4)))
+
+    def pool(self, query_id: str) -> Pool:
+        return self._pool
+
+    @property
+    def pool_size(self) -> int:
+        return 4
+
+    def _example(self, name: str, answer: str, mark: int, group: str | None) -> Example:
+        picture = Picture.from_image(Image.new("RGB", (4, 4), (mark % 256, mark // 256, 9)), name)
+        return Example(name, (picture,), "?", (answer,), label=answer, group=group)
 
 
 @component("retriever", "test-first")

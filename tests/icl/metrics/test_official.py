@@ -11,6 +11,7 @@ from icl.metrics.base import Judged
 from icl.metrics.binary import F1, Precision, Recall
 from icl.metrics.cider import CIDEr, cider, words
 from icl.metrics.groups import MME, GroupAccuracy
+from icl.metrics.link_context import LinkContext
 from icl.metrics.vl_icl import VLICL, cut, official
 from icl.metrics.vqa_accuracy import VQA, vqa_accuracy
 from icl.metrics.winoground import Both, Image, Text
@@ -220,3 +221,19 @@ def test_vl_icl_scores_as_released_faults_included():
     assert official("oh yes", "yes", "yes_no")
     assert VLICL().score(Generation("the answer is 12"), Example("e", (), "?", ("12",))) == 1
     assert VLICL("exact").score(Generation("the answer is 12"), Example("e", (), "?", ("12",))) == 0
+
+
+@pytest.mark.parametrize(
+    ("output", "right"),
+    [
+        ("It is a WILDCAT.", 1),  # the name goes first, so it does not also say cat; the output is lower-cased too
+        ("a wildcat, not a cat", 0),
+        ("a cat", 0),
+        ("wildcats", 1),  # found inside a word
+        ("", 0),
+    ],
+)
+def test_link_context_takes_the_right_name_out_before_it_looks_for_the_other(output, right):
+    example = Example("e", (), "?", ("Wildcat",), ("Wildcat", "cat"))
+    assert LinkContext().score(Generation(output), example) == right
+    assert LinkContext().score(Generation(output), Example("e", (), "?", ("cat",))) is None

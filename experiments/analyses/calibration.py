@@ -1,0 +1,114 @@
+"""Calibration: do the probabilities of the options mean what they say? (Guo et al., ICML 2017; Brier 1950)
+
+Probabilities are shares among a sample's options, from their scores; the confidence is that of the likeliest option.
+
+    ece      sum over 15 equal bins (low, high] of the confidence:  share of samples x |accuracy - mean confidence|
+    brier    mean of sum over options (p - right)^2: 0 to 2, not the half of it that binary papers print
+    nll      mean of -ln p of the accepted options, in nats; infinite where one of them was ruled out
+    over     mean confidence - accuracy: above 0 the model is too sure
+    risk_50  share of wrong answers among the surer half of the samples: what abstaining from the rest would leave
+    skew     1/2 sum over options of |mean share - how often it is right|: which labels are likely whatever is asked
+
+Where strategies that calibrate (`pmi`, `contextual_calibration`, `batch_calibration`) are arms, their rows stand below
+the reference's: before and after. An accuracy is that of the likeliest option; a tie at the top is wrong.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.analyses.samples import answered, interval, records, settings, table, texts, units
+from icl.errors import ConfigError
+from icl.metrics.normalise import plain
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.report.view import View
+
+BINS = 15
+Floats = NDArray[np.float64]
+Shares = dict[str, float]
+
+
+def analyse(view: "View") -> "DataFrame":
+    """A row a setting whose options were scored. Raises ConfigError where none were."""
+    found: list[dict[str, Any]] = []
+    for setting, samples in settings(view, answered(view, shown=False)):
+        rows = [row for row in records(samples) if len(shares_of(row)) > 1 and texts(row, "gold")]
+        if rows:
+            found.append({**setting, **_measured(rows), "n": len(rows)})
+    if not found:
+        raise ConfigError(f"{view.path}: no options were scored. Run it with score: options, on a task with options.")
+    note = f"ece: {BINS} equal bins of the likeliest share; brier: summed over options; risk_50: of the surer half"
+    return table(found, "Do the options' probabilities mean what they say?", note=note, signed=("over",))
+
+
+def shares_of(row: Mapping[str, Any]) -> Shares:
+    """Of each option, by its plain form: exp(score), normalised. Empty where options were not scored."""
+    scores = row.get("option_scores")
+    logs = {plain(name): float(score) for name, score in scores.items()} if isinstance(scores, Mapping) else {}
+    most = max(logs.values(), default=-np.inf)
+    if most == -np.inf:
+        return {}
+    weights = {name: float(np.exp(score - most)) for name, score in logs.items()}
+    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+
+
+def ece(confidence: Floats, right: Floats, bins: int = BINS) -> float:
+    """Expected calibration error over equal bins (low, high] of (0, 1]."""
+    places = np.clip(np.ceil(np.round(confidence * bins, 9)).astype(int) - 1, 0, bins - 1)
+    total = 0.0
+    for place in np.unique(places):
+        mine = places == place
+        total += float(mine.mean()) * abs(float(right[mine].mean()) - float(confidence[mine].mean()))
+    return total
+
+
+def brier(shares: Shares, gold: Sequence[str]) -> float:
+    """Sum over options of (p - 1 where it is right, else 0)^2; several accepted options share the 1 evenly."""
+    accepted = [name for name in map(plain, gold) if name in shares]
+    target = {name: 1 / len(accepted) for name in accepted}
+    return sum((p - target.get(name, 0.0)) ** 2 for name, p in shares.items()) + (0.0 if accepted else 1.0)
+
+
+def _measured(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    every = [shares_of(row) for row in rows]
+    golds = [texts(row, "gold") for row in rows]
+    confidence = np.array([max(shares.values()) for shares in every])
+    right = np.array([_right(shares, gold) for shares, gold in zip(every, golds, strict=True)])
+    scored = [brier(shares, gold) for shares, gold in zip(every, golds, strict=True)]
+    told = [_of_accepted(shares, gold) for shares, gold in zip(every, golds, strict=True)]
+    with np.errstate(divide="ignore"):
+        losses = -np.log(np.array(told))
+    surer = np.argsort(-confidence, kind="stable")[: max(len(rows) // 2, 1)]
+    return {
+        "accuracy": float(right.mean()),
+        "confidence": float(confidence.mean()),
+        "over": float(confidence.mean() - right.mean()),
+        "ece": ece(confidence, right),
+        **interval(scored, units(rows), "brier"),
+        "nll": float(losses.mean()),
+        "risk_50": float(1 - right[surer].mean()),
+        "skew": _skew(every, golds),
+    }
+
+
+def _of_accepted(shares: Shares, gold: Sequence[str]) -> float:
+    return sum(shares.get(name, 0.0) for name in set(map(plain, gold)))
+
+
+def _right(shares: Shares, gold: Sequence[str]) -> float:
+    best = [name for name, p in shares.items() if p == max(shares.values())]
+    return float(len(best) == 1 and best[0] in map(plain, gold))
+
+
+def _skew(every: Sequence[Shares], golds: Sequence[Sequence[str]]) -> float:
+    said, wanted = Counter[str](), Counter[str]()
+    for shares, gold in zip(every, golds, strict=True):
+        said.update(shares)
+        wanted.update([plain(gold[0])])
+    return float(sum(abs(said[name] - wanted[name]) for name in {*said, *wanted}) / len(every) / 2)

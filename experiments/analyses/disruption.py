@@ -1,0 +1,86 @@
+"""The disruption gap: how far an answer's score moves when one demonstration is swapped for its nearest neighbour.
+
+    gap       mean over queries and places of |score(S) - score(S_i)|, S_i the demonstrations with the i-th swapped
+    net       mean of score(S_i) - score(S), signed: what moves both ways cancels here and not in the gap
+    changed   share of (query, place) whose answer is another one
+
+The absolute value is of each query and place: scores that move up for one query and down for another leave the mean
+where it was and are a gap all the same. Places count from the best demonstration, 1; `any` is over all places that
+were run. Arms are the retriever `disrupted`, against the retriever inside it as an arm of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.analyses.samples import answered, interval, records, said, settings, table, texts, units
+from experiments.store import Store
+from icl.errors import ConfigError
+from retrievers.disrupted import SWAPPED
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.report.view import View
+
+NAME = "disrupted"
+BASE, PLACE = "base", "place"
+Row = Mapping[str, Any]
+
+
+def analyse(view: "View") -> "DataFrame":
+    """A row a setting and place ('any', then 1, 2, …). Raises ConfigError without an arm and its base."""
+    rows = answered(view)
+    rows = rows[rows[view.metric].notna()]
+    cells = {digest: _parts(Store(view.path).cell(str(digest)) or {}) for digest in rows["cell"].unique()}
+    rows = rows.assign(
+        **{BASE: rows["cell"].map(lambda d: cells[d][0]), PLACE: rows["cell"].map(lambda d: cells[d][1])}
+    )
+    found: list[dict[str, Any]] = []
+    for setting, samples in settings(view, rows, without=("retriever",)):
+        for _, own in samples.groupby(BASE, sort=False):
+            whole = {_key(row): row for row in records(own[own[PLACE] < 0])}
+            swapped = [row for row in records(own[own[PLACE] >= 0]) if _swapped(row) and _key(row) in whole]
+            if not swapped:
+                continue
+            label = next(iter(whole.values()))["retriever"]
+            places = sorted({int(row[PLACE]) for row in swapped})
+            for name, chosen in [("any", places), *((str(place + 1), [place]) for place in places)]:
+                mine = [row for row in swapped if int(row[PLACE]) in chosen]
+                told = _gap(mine, [whole[_key(row)] for row in mine], view.metric)
+                found.append({**setting, "retriever": label, "place": name, **told})
+    if not found:
+        raise ConfigError(
+            f"{view.path}: no demonstration was swapped beside what it was swapped from. In grid, retriever: [knn, "
+            "{name: disrupted, of: knn, place: 0}, {name: disrupted, of: knn, place: 1}]."
+        )
+    return table(found, f"What one swapped demonstration moves ({view.measure})", signed=("net",))
+
+
+def _gap(swapped: Sequence[Row], whole: Sequence[Row], metric: str) -> dict[str, float]:
+    moved = np.array([float(a[metric]) - float(b[metric]) for a, b in zip(swapped, whole, strict=True)])
+    other = [said(a) != said(b) for a, b in zip(swapped, whole, strict=True)]
+    return {
+        **interval(np.abs(moved), units(swapped), "gap"),
+        "net": float(moved.mean()),
+        "changed": float(np.mean(other)),
+        "n": len(moved),
+    }
+
+
+def _key(row: Row) -> tuple[Any, Any]:
+    return row["query"], row["seed"]
+
+
+def _swapped(row: Row) -> bool:
+    """Whether there was something to swap for."""
+    return any(SWAPPED in mark for mark in texts(row, "marks"))
+
+
+def _parts(cell: Mapping[str, Any]) -> tuple[str, int]:
+    """(the retriever that chose, the place that was swapped or -1)."""
+    node = cell.get("retriever") or {}
+    if node.get("name") == NAME:
+        return repr(node.get("of")), int(node.get("place", 0))
+    return repr(node), -1

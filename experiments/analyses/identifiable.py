@@ -1,0 +1,47 @@
+"""Can the demonstrations tell the answer at all? Scores where they settle the question, and where they do not.
+
+Few demonstrations of a hidden rule may fit several (2 ? 2 = 4 is a sum and a product): no model can know then, and the
+ceiling is below 1. A task that can tell says so of each sample (`meta.identifiable`; `operators` and
+`interleaved_operators` do, under what the demonstrations show after all transforms).
+
+    identifiable   share of samples whose demonstrations leave one rule
+    where, else    the score of these, and of the others
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from experiments.analyses.samples import answered, interval, records, settings, table, units
+from icl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.report.view import View
+
+FACT = "identifiable"
+
+
+def analyse(view: "View") -> "DataFrame":
+    """A row a setting, 0 shots too. Raises ConfigError where no sample says whether its answer can be known."""
+    found: list[dict[str, Any]] = []
+    for setting, samples in settings(view, answered(view, shown=False)):
+        rows = [row for row in records(samples[samples[view.metric].notna()]) if _settled(row) is not None]
+        if not rows:
+            continue
+        line: dict[str, Any] = {**setting, **interval([bool(_settled(row)) for row in rows], units(rows), FACT)}
+        for name, own in (("where", [r for r in rows if _settled(r)]), ("else", [r for r in rows if not _settled(r)])):
+            told = interval([row[view.metric] for row in own], units(own), name)
+            line |= {name: told[name], f"{name}_low": told["low"], f"{name}_high": told["high"]}
+        found.append({**line, "n": len(rows)})
+    if not found:
+        raise ConfigError(
+            f"{view.path}: no sample says whether its demonstrations settle the question. The tasks 'operators' and "
+            "'interleaved_operators' do, in runs of this version."
+        )
+    return table(found, f"Where the demonstrations settle the question, and elsewhere ({view.measure})")
+
+
+def _settled(row: Mapping[str, Any]) -> bool | None:
+    meta = row.get("meta")
+    return meta.get(FACT) if isinstance(meta, Mapping) else None

@@ -1,0 +1,125 @@
+"""Option position: is the same question answered alike however its options are turned? (ShiftCheck, CMMU 2024)
+
+Of the questions that were asked under every cyclic shift of their options (the transform `listed`):
+
+    consistent   share of questions that are right under all shifts; chance is the mean of (1/n)^n over questions
+    accuracy     over all shifts, as it would be with one
+    sd           standard deviation (n - 1) of the accuracy over the place at which the gold is listed
+    first        share of answers that are the option listed first
+    bias_rate    CMMU's own number, as released: over all shifts of the questions with four options that are not
+                 consistently right, the variance (n) of the percentages of answers at the four places. Always the
+                 first place: 1875
+    unread       share of answers that name no option, or several: wrong, at no place
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.analyses.samples import answered, interval, records, settings, table, texts
+from experiments.stats.arms import UNIT
+from experiments.store import Store
+from icl.errors import ConfigError
+from icl.metrics.chosen import chosen
+from icl.metrics.normalise import plain
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.report.view import View
+
+NAME, SHIFT = "listed", "shift"
+FOUR = 4
+Turns = Sequence[tuple[int | None, int, bool]]
+"""Of each shift of a question: the place of the answer (None: unread), the place of the gold, whether it is right."""
+
+
+def analyse(view: "View") -> "DataFrame":
+    """A row a setting. Raises ConfigError where no question was asked under all shifts of its options."""
+    rows = answered(view, shown=False)
+    shifts = {digest: _shift(Store(view.path).cell(str(digest)) or {}) for digest in rows["cell"].unique()}
+    rows = rows.assign(**{SHIFT: rows["cell"].map(shifts)})
+    found: list[dict[str, Any]] = []
+    for setting, samples in settings(view, rows[rows[SHIFT].notna()], without=("transforms",)):
+        questions = _questions(records(samples))
+        if questions:
+            found.append({**setting, **measured(questions)})
+    if not found:
+        raise ConfigError(
+            f"{view.path}: no question was asked under every shift of its options. For questions with three, in grid, "
+            "transforms: [[{name: listed, shift: 0}], [{name: listed, shift: 1}], [{name: listed, shift: 2}]]."
+        )
+    note = "consistent: right under every shift of the options; sd: of accuracy over the place of the gold"
+    return table(found, "Does an answer depend on where its option stands?", note=note)
+
+
+def measured(questions: Sequence[tuple[Any, Turns]]) -> dict[str, float]:
+    """questions: what each belongs to, and its shifts."""
+    turns = [turn for _, each in questions for turn in each]
+    steady = [all(right for *_, right in each) for _, each in questions]
+    places: dict[int, list[bool]] = {}
+    for _, gold, right in turns:
+        places.setdefault(gold, []).append(right)
+    by_place = [float(np.mean(own)) for own in places.values()]
+    unsteady = [each for (_, each), sure in zip(questions, steady, strict=True) if not sure and len(each) == FOUR]
+    said = [place for each in unsteady for place, *_ in each if place is not None]
+    return {
+        **interval(steady, [unit for unit, _ in questions], "consistent"),
+        "chance": float(np.mean([(1 / len(each)) ** len(each) for _, each in questions])),
+        "accuracy": float(np.mean([right for *_, right in turns])),
+        "sd": float(np.std(by_place, ddof=1)) if len(by_place) > 1 else float("nan"),
+        "first": float(np.mean([place == 0 for place, *_ in turns])),
+        "bias_rate": bias_rate(said),
+        "unread": float(np.mean([place is None for place, *_ in turns])),
+        "questions": len(questions),
+    }
+
+
+def bias_rate(places: Sequence[int]) -> float:
+    """The population variance of the percentages of answers at four places; NaN without an answer."""
+    if not places:
+        return float("nan")
+    counts = Counter(places)
+    return float(np.var([100 * counts[place] / len(places) for place in range(FOUR)]))
+
+
+def _questions(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Turns]]:
+    """Those asked under every shift."""
+    asked: dict[tuple[Any, Any], dict[int, Mapping[str, Any]]] = {}
+    for row in rows:
+        count = len(texts(row, "options"))
+        if count > 1 and row[SHIFT] < count:
+            asked.setdefault((row["query"], row["seed"]), {})[int(row[SHIFT])] = row
+    found: list[tuple[Any, Turns]] = []
+    for turns in asked.values():
+        first = next(iter(turns.values()))
+        if len(turns) == len(texts(first, "options")):
+            found.append((first[UNIT], [_turn(row, shift) for shift, row in turns.items()]))
+    return found
+
+
+def _turn(row: Mapping[str, Any], shift: int) -> tuple[int | None, int, bool]:
+    options = [plain(option) for option in texts(row, "options")]
+    gold = [plain(answer) for answer in texts(row, "gold")]
+    said = _said(row, texts(row, "options"))
+    at = {option: (i - shift) % len(options) for i, option in enumerate(options)}
+    wanted = next((at[answer] for answer in gold if answer in at), -1)
+    return (None if said is None else at[said]), wanted, said is not None and said in gold
+
+
+def _said(row: Mapping[str, Any], options: tuple[str, ...]) -> str | None:
+    """The option that was scored highest, where they were scored; else the one that the output names."""
+    scores = row.get("option_scores")
+    if isinstance(scores, Mapping) and scores:
+        best = [plain(name) for name, score in scores.items() if score == max(scores.values())]
+        return best[0] if len(best) == 1 and best[0] in map(plain, options) else None
+    output = row.get("output")
+    return chosen(output if isinstance(output, str) else "", options)
+
+
+def _shift(cell: Mapping[str, Any]) -> int | None:
+    """None where options are not listed, or something else is changed too."""
+    nodes = cell.get("transforms") or []
+    return int(nodes[0][SHIFT]) if len(nodes) == 1 and nodes[0].get("name") == NAME else None

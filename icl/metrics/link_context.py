@@ -1,0 +1,37 @@
+"""Link-Context Learning's rule for two names (Tai et al., CVPR 2024): the right one is said and no other is.
+
+As released the right name is taken out of the output first, so that "wildcat" does not also say "cat"; names are found
+anywhere, also inside a word. The released code lower-cases the names and not the output; here both are.
+
+`lenient` reads whole words and is the score to look at; this one is for comparison with published numbers.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from icl.metrics.base import Better
+from icl.registry import component
+from icl.types import Example, Generation
+
+
+def names_only(output: str, answers: tuple[str, ...], options: tuple[str, ...]) -> bool:
+    """Whether the output has an accepted name and, without these names, none of the other options."""
+    told, accepted = output.lower(), [answer.lower() for answer in answers]
+    said = any(answer in told for answer in accepted)
+    for answer in sorted(accepted, key=len, reverse=True):
+        told = told.replace(answer, "")
+    others = {option.lower() for option in options} - set(accepted)
+    return said and not any(other in told for other in others)
+
+
+@component("metric", "link_context")
+@dataclass(frozen=True)
+class LinkContext:
+    """The output has the right name and no other option, found anywhere in it (Link-Context Learning's rule)."""
+
+    better: ClassVar[Better] = "higher"
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        if len(example.options) < 2:
+            return None
+        return float(names_only(generation.text, example.answers, example.options))

@@ -1,0 +1,104 @@
+"""One demonstration swapped for its nearest neighbour: how much hangs on which one exactly? (disruption gap)
+
+    S = what the retriever inside gives;  S_i = S with its i-th replaced by the member of the pool nearest to it
+
+Neither a member of S, nor the query, nor anything with a picture of either is the replacement. It stands in the same
+place with the same score, and the mark says how near it is. Places count from the best (0) and are an axis:
+`retriever.place: [0, 1, 2, 3]`; `icl analyze RUN disruption` measures the gap against the retriever inside. Where there
+are fewer demonstrations than the place, or nothing in the pool to swap for, S stays as it is: the mark is not there, or
+says so, and the analysis leaves the sample out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+from icl.errors import ConfigError
+from icl.params import Count
+from icl.registry import Nested, component
+from icl.tasks.base import Pool
+from icl.types import Query, Scored
+from retrievers.base import Embedder, FittedRetriever, Resources, Retriever
+from retrievers.embedders.encoder import Encoder
+from retrievers.index import Index
+from retrievers.leaks import fair
+from retrievers.near import compared
+from retrievers.sources import reads, source_of
+from retrievers.wrapping import Wrapping
+
+SWAPPED = "disrupted: place"
+NOTHING = "disrupted: nothing to swap for"
+
+
+@component("retriever", "disrupted")
+@dataclass(frozen=True, kw_only=True)
+class Disrupted(Wrapping):
+    """Another retriever's demonstrations, one of them swapped for its nearest neighbour in the pool."""
+
+    of: Annotated[Retriever, Nested("retriever")]  # the retriever whose demonstrations they are
+    place: Count = 0  # which one is swapped, 0 the best
+    by: Literal["picture", "question", "both"] = "picture"  # what its neighbour is near in
+    embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # what is compared with
+
+    def __post_init__(self) -> None:
+        wanted = {"picture": {"picture"}, "question": {"text"}, "both": {"picture", "text"}}[self.by]
+        if not reads(self.embedder) >= wanted:
+            raise ConfigError(
+                f"by is '{self.by}', and {self.embedder!r} does not read {' and '.join(sorted(wanted))}. "
+                "Use an embedder that does (encoder, paired)."
+            )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.of.needs | {"embedder"}
+
+    @property
+    def nested(self) -> bool:
+        """Which member is free for a swap depends on all the others."""
+        return False
+
+    def fit(self, pool: Pool, resources: Resources) -> "FittedDisrupted":
+        source = source_of(self.embedder, resources.cache, pool)
+        index = Index(compared(pool.examples, source, self.by))
+        rows = {example.id: row for row, example in enumerate(pool.examples)}
+        return FittedDisrupted(self, pool, self.of.fit(pool, resources), index, rows)
+
+
+@dataclass(frozen=True)
+class FittedDisrupted:
+    """The fitted retriever inside, and an index over the same pool."""
+
+    retriever: Disrupted
+    pool: Pool
+    of: FittedRetriever
+    index: Index
+    rows: dict[str, int]
+
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+        found = self.of.retrieve(queries, k)
+        return [self._swapped(query, tuple(own)) for query, own in zip(queries, found, strict=True)]
+
+    def _swapped(self, query: Query, own: tuple[Scored, ...]) -> tuple[Scored, ...]:
+        place = self.retriever.place
+        if place >= len(own):
+            return own
+        allowed, examples = fair(query), self.pool.examples
+        taken = {one.id for one in own}
+        shown = {p.source_digest for one in own for p in self.pool.by_id[one.id].pictures}
+
+        def may(row: int) -> bool:
+            example = examples[row]
+            again = any(picture.source_digest in shown for picture in example.pictures)
+            return example.id not in taken and not again and allowed(example)
+
+        row = self.rows[own[place].id]
+        (near,) = self.index.nearest(self.index.vectors[row : row + 1], 1, [may])
+        if not near:
+            return (*own[:place], replace(own[place], mark=_joined(own[place].mark, NOTHING)), *own[place + 1 :])
+        other, cosine = near[0]
+        mark = _joined(own[place].mark, f"{SWAPPED} {place}, cosine {cosine:.3f}")
+        return (*own[:place], Scored(examples[other].id, own[place].score, mark), *own[place + 1 :])
+
+
+def _joined(*marks: str) -> str:
+    return "; ".join(filter(None, marks))

@@ -1,0 +1,142 @@
+"""Calibration, the place of options, and what an answer needs: by hand, and on models that are known."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.analyses import calibration, identifiable, modality_importance, option_shift
+from icl.errors import ConfigError
+
+REMOVED = [[{"name": name, "how": "removed", "where": "query"}] for name in ("pictures", "questions")]
+
+
+def test_brier_is_summed_over_the_options() -> None:
+    assert calibration.brier({"a": 0.8, "b": 0.2}, ["a"]) == pytest.approx(0.08)
+    assert calibration.brier({"a": 1.0, "b": 0.0}, ["b"]) == 2.0
+    assert calibration.brier({"a": 0.5, "b": 0.5}, ["a", "b"]) == 0.0
+
+
+def test_bins_are_closed_above() -> None:
+    """.2 is the end of the third of 15 bins and .21 begins the fourth; .19 shares the third."""
+    apart = calibration.ece(np.array([0.2, 0.21]), np.array([0.0, 1.0]))
+    assert apart == pytest.approx(0.5 * 0.2 + 0.5 * 0.79)
+    together = calibration.ece(np.array([0.19, 0.2]), np.array([0.0, 1.0]))
+    assert together == pytest.approx(0.5 - 0.195)
+    assert calibration.ece(np.array([1.0, 1.0]), np.array([1.0, 0.0])) == 0.5
+
+
+def test_shares_are_of_the_scored_options_and_a_tie_is_wrong() -> None:
+    row = {"option_scores": {"Red": math.log(0.3), "blue": math.log(0.1)}, "gold": ("red",), "unit": 0}
+    assert calibration.shares_of(row) == pytest.approx({"red": 0.75, "blue": 0.25})
+    assert calibration.shares_of({"option_scores": {}}) == {}
+    tied = {"option_scores": {"red": 0.0, "blue": 0.0}, "gold": ("red",), "unit": 1}
+    told = calibration._measured([row, tied])
+    assert told["accuracy"] == 0.5
+    assert told["confidence"] == pytest.approx((0.75 + 0.5) / 2)
+    assert told["over"] == pytest.approx(told["confidence"] - 0.5)
+    assert told["nll"] == pytest.approx(-(math.log(0.75) + math.log(0.5)) / 2)
+    assert told["risk_50"] == 0.0
+    assert told["skew"] == pytest.approx((2 - 1.25) / 2)
+
+
+def test_a_model_that_knows_is_right_and_its_confidence_is_told(ran: Any, shapes: str) -> None:
+    (told,) = calibration.analyse(ran(model="fake-gold", score="options", metrics=["option"])).to_dict("records")
+    assert (told["accuracy"], told["risk_50"], told["n"]) == (1.0, 0.0, 12)
+    assert told["ece"] == pytest.approx(1 - told["confidence"])
+    with pytest.raises(ConfigError, match=r"no options were scored\. Run it with score: options"):
+        calibration.analyse(ran(name="generated", task={"name": shapes, "optionless": True}))
+
+
+@pytest.mark.parametrize(
+    ("right", "wanted"),
+    [
+        ((1, 1, 1), "either"),  # (with both, picture alone, text alone)
+        ((0, 0, 0), "unanswered"),  # the same signs as the one above
+        ((1, 1, 0), "picture"),
+        ((1, 0, 1), "text"),
+        ((1, 0, 0), "both"),
+        ((0, 1, 0), "picture"),
+        ((0, 1, 1), "either"),
+    ],
+)
+def test_the_signs_name_the_class_and_nothing_right_is_one_of_its_own(right: Any, wanted: str) -> None:
+    both, picture, text = right
+    scores = (both + picture) / 2 - text, (both + text) / 2 - picture
+    assert modality_importance.class_of(*scores, sum(right)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "mis"),
+    [
+        ("needs_the_picture", "picture", (1.0, -0.5)),
+        ("needs_both", "both", (0.5, 0.5)),
+        ("needs_either", "either", (0.0, 0.0)),
+        ("dunno", "unanswered", (0.0, 0.0)),
+    ],
+)
+def test_importance_is_over_the_non_empty_sets(ran: Any, scripted: Any, name: str, kind: str, mis: Any) -> None:
+    view = ran(model=scripted(name), shots=1, grid={"transforms": [[], *REMOVED, ["flip_labels"]]})
+    (told,) = modality_importance.analyse(view).to_dict("records")
+    assert (told["mis_picture"], told["mis_text"]) == mis
+    assert (told[kind], sum(told[one] for one in modality_importance.CLASSES)) == (1.0, 1.0)
+    assert told["n"] == 12
+
+
+def test_importance_does_not_depend_on_which_way_is_good(ran: Any, scripted: Any) -> None:
+    from tests.experiments.analyses.test_curves import PARTS
+
+    view = ran("Wrong", model=scripted("needs_both"), metrics=[f"{PARTS}:Wrong"], grid={"transforms": [[], *REMOVED]})
+    (told,) = modality_importance.analyse(view).to_dict("records")
+    assert (told["both"], told["mis_picture"]) == (1.0, 0.5)
+
+
+def test_importance_needs_all_three_sets(ran: Any) -> None:
+    with pytest.raises(ConfigError, match="no setting was asked with both modalities"):
+        modality_importance.analyse(ran(grid={"transforms": [[], REMOVED[0]]}))
+
+
+SHIFTS = [[{"name": "listed", "shift": shift}] for shift in range(3)]
+
+
+def test_who_takes_the_first_option_is_never_consistent(ran: Any, scripted: Any) -> None:
+    (told,) = option_shift.analyse(ran(model=scripted("first_listed"), grid={"transforms": SHIFTS})).to_dict("records")
+    assert (told["consistent"], told["first"], told["accuracy"]) == (0.0, 1.0, pytest.approx(1 / 3))
+    assert told["chance"] == pytest.approx(1 / 27)
+    assert told["sd"] == pytest.approx(np.std([1, 0, 0], ddof=1))
+    assert told["questions"] == 12
+    assert math.isnan(told["bias_rate"])
+
+
+def test_who_knows_is_consistent_wherever_the_answer_stands(ran: Any) -> None:
+    (told,) = option_shift.analyse(ran(model="fake-gold", grid={"transforms": SHIFTS})).to_dict("records")
+    assert (told["consistent"], told["sd"], told["first"]) == (1.0, 0.0, pytest.approx(1 / 3))
+
+
+def test_the_bias_rate_of_one_letter_is_cmmu_s_and_consistent_questions_are_not_in_it() -> None:
+    always_first = [(0, gold, gold == 0) for gold in range(4)]
+    knowing = [(gold, gold, True) for gold in range(4)]
+    told = option_shift.measured([("a", always_first), ("b", knowing)])
+    assert told["bias_rate"] == 1875
+    assert told["consistent"] == 0.5
+    assert told["chance"] == pytest.approx(1 / 256)
+    assert option_shift.bias_rate([0, 1, 2, 3]) == 0
+
+
+def test_a_question_without_one_of_its_shifts_is_not_counted(ran: Any) -> None:
+    with pytest.raises(ConfigError, match="no question was asked under every shift"):
+        option_shift.analyse(ran(grid={"transforms": SHIFTS[:2]}))
+
+
+def test_what_the_demonstrations_settle_is_told_of_each_sample(ran: Any) -> None:
+    view = ran(task={"name": "operators", "queries": 9}, model="fake-gold", grid={"shots": [0, 1, 4]}, seeds=[0])
+    found = identifiable.analyse(view).set_index("shots")
+    assert found.loc[0, "identifiable"] == 0.0
+    assert found.loc[0, "identifiable"] <= found.loc[1, "identifiable"] <= found.loc[4, "identifiable"]
+    assert found.loc[4, "identifiable"] > 0.5
+    assert (found.loc[0, "else"], found.loc[4, "where"]) == (1.0, 1.0)
+    with pytest.raises(ConfigError, match="no sample says whether its demonstrations settle the question"):
+        identifiable.analyse(ran(name="shapes"))
+    told = ran(name="told", task={"name": "operators", "queries": 3, "told": True}, model="fake-gold", shots=0)
+    assert list(identifiable.analyse(told)["identifiable"]) == [1.0]

@@ -1,0 +1,74 @@
+"""What was retrieved against the pool it came from, and what a swapped demonstration moves."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.analyses import disruption, pool
+from icl.errors import ConfigError
+from icl.tasks.base import Pool
+from icl.types import Example
+
+PARTS = Path(__file__).parent / "parts.py"
+
+
+def _careless(*ids: str) -> dict[str, Any]:
+    return {"name": f"{PARTS}:Careless", "ids": list(ids)}
+
+
+def test_recall_is_of_what_the_query_may_be_shown(ran: Any) -> None:
+    """Of nine members three are of each colour; two red ones are shown to two red queries and four others."""
+    view = ran(shots=2, seeds=[0], retriever=_careless("p-0000", "p-0003"))
+    (told,) = pool.analyse(view).to_dict("records")
+    assert told["recall"] == pytest.approx((2 / 3 * 2) / 6)
+    assert told["coverage_labels"] == pytest.approx(1 / 3)
+    assert told["coverage_pool"] == pytest.approx(2 / 9)
+    assert told["coverage_tokens"] == 1.0
+    assert 0 <= told["diversity"] < 0.5
+
+
+def test_the_query_and_its_picture_are_in_no_recall(ran: Any) -> None:
+    """The pool is the queries and a twin of the last: its answer is nowhere where it may be shown, nor anyone's."""
+    view = ran(task={"name": f"{PARTS}:Leaking"}, model="fake-gold", shots=1, seeds=[0], retriever=_careless("q0"))
+    (told,) = pool.analyse(view).to_dict("records")
+    assert pd.isna(told["recall"])
+    assert pd.isna(told["diversity"])
+
+
+def test_labels_and_words_of_one_sample() -> None:
+    def make(name: str, question: str, answer: str) -> Example:
+        return Example(name, (), question, (answer,))
+
+    members = Pool((make("a", "is it red", "yes"), make("b", "how many dots", "2"), make("c", "is it blue", "no")))
+    query = make("q", "how red is it", "yes").query
+    told = pool.measured({"gold": ("yes",)}, [members.examples[0], members.examples[1]], members, query)
+    assert told == {"recall": 1.0, "labels": pytest.approx(2 / 3), "tokens": 1.0}
+    assert pool.measured({"gold": ("yes",)}, [members.examples[1]], members, query)["tokens"] == 0.25
+    assert pd.isna(pool.measured({"gold": ("maybe",)}, [], members, query)["recall"])
+
+
+def test_diversity_is_over_unordered_pairs() -> None:
+    one, other = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    assert pool.spread([one, other, one]) == pytest.approx((1 + 0 + 1) / 3)  # type: ignore[list-item]
+    assert pd.isna(pool.spread([one]))  # type: ignore[list-item]
+
+
+def test_a_gap_is_of_each_query_where_the_mean_does_not_move(ran: Any) -> None:
+    """All demonstrations are red and the best is copied: swapped, it loses the red queries and wins as many others."""
+    reds = _careless("p-0000", "p-0003", "p-0006")
+    swaps = [{"name": "disrupted", "of": reds, "place": place, "embedder": "pixels"} for place in (0, 1)]
+    view = ran(model="fake-copy", shots=3, seeds=[0], grid={"retriever": [reds, *swaps]}, metric="strict")
+    found = disruption.analyse(view).set_index("place")
+    assert list(found.index) == ["any", "1", "2"]
+    assert (found.loc["1", "gap"], found.loc["1", "net"]) == (pytest.approx(2 / 3), pytest.approx(0))
+    assert found.loc["1", "changed"] == 1.0
+    assert (found.loc["2", "gap"], found.loc["any", "gap"]) == (0.0, pytest.approx(1 / 3))
+    assert (found.loc["any", "n"], found.loc["2", "n"]) == (12, 6)
+
+
+def test_a_gap_needs_what_it_was_swapped_from(ran: Any) -> None:
+    with pytest.raises(ConfigError, match="no demonstration was swapped beside what it was swapped from"):
+        disruption.analyse(ran(shots=2, retriever={"name": "disrupted", "of": "random", "embedder": "pixels"}))

@@ -1,0 +1,80 @@
+"""One demonstration swapped for its nearest neighbour."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from icl.errors import ConfigError
+from icl.pictures import Picture
+from icl.registry import build
+from icl.tasks.base import Pool
+from icl.types import Example, Query, Scored
+from retrievers.base import Resources
+
+Make = Callable[..., Any]
+X, XY, Y, Z = (1, 0, 0), (1, 0.8, 0), (0, 1, 0), (0, 0, 1)
+
+
+class Given:
+    """Gives these members to whoever asks."""
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(self, *ids: str) -> None:
+        self.ids = ids
+
+    def fit(self, pool: Pool, resources: Resources) -> "Given":
+        return self
+
+    def retrieve(self, queries: Any, k: int) -> list[tuple[Scored, ...]]:
+        return [tuple(Scored(name, 1 - i / 10, "of its own") for i, name in enumerate(self.ids[:k])) for _ in queries]
+
+
+@pytest.fixture
+def pool(example: Make, pointing: Make) -> Pool:
+    places = {"x": X, "near-x": (1, 0.1, 0), "xy": XY, "y": Y, "near-y": (0.1, 1, 0), "z": Z}
+    return Pool(tuple(example(name, pointing(place, i), name) for i, (name, place) in enumerate(places.items())))
+
+
+def given(pool: Pool, query: Query, spoken: Any, place: int, *ids: str) -> tuple[Scored, ...]:
+    retriever = build("retriever", {"name": "disrupted", "of": "random", "place": place, "embedder": spoken})
+    object.__setattr__(retriever, "of", Given(*ids))
+    (found,) = retriever.fit(pool, Resources()).retrieve([query], len(ids))
+    return tuple(found)
+
+
+def test_the_nearest_to_the_demonstration_takes_its_place_and_score(
+    pool: Pool, example: Make, pointing: Make, spoken: Any
+) -> None:
+    query = example("q", pointing(Z, 50)).query
+    found = given(pool, query, spoken, 0, "x", "y")
+    assert [one.id for one in found] == ["near-x", "y"]
+    assert [one.score for one in found] == [1.0, 0.9]
+    assert found[0].mark.startswith("of its own; disrupted: place 0, cosine 0.9")
+    assert found[1].mark == "of its own"
+    assert [one.id for one in given(pool, query, spoken, 1, "x", "y")] == ["x", "near-y"]
+
+
+def test_neither_what_is_shown_nor_the_query_nor_a_copy_of_them_is_swapped_in(
+    pool: Pool, example: Make, pointing: Make, spoken: Any
+) -> None:
+    shown = pool.by_id["near-x"].pictures[0]
+    copy = Example("copy", (Picture.from_image(shown.open().copy(), "again"),), "?", ("copy",))
+    query = example("q", pool.by_id["xy"].pictures[0]).query
+    wider = Pool((*pool.examples, copy))
+    assert [one.id for one in given(wider, query, spoken, 0, "x", "near-x")] == ["near-y", "near-x"]
+
+
+def test_where_nothing_can_be_swapped_the_mark_says_so(pool: Pool, example: Make, pointing: Make, spoken: Any) -> None:
+    query = example("q", pointing(Z, 50)).query
+    every = tuple(pool.by_id)
+    found = given(pool, query, spoken, 2, *every)
+    assert [one.id for one in found] == list(every)
+    assert found[2].mark == "of its own; disrupted: nothing to swap for"
+    assert [one.mark for one in given(pool, query, spoken, 4, "x", "y")] == ["of its own"] * 2
+
+
+def test_a_neighbour_by_question_needs_a_reader_of_texts() -> None:
+    with pytest.raises(ConfigError, match=r"by is 'question', and .* does not read text"):
+        build("retriever", {"name": "disrupted", "of": "random", "by": "question", "embedder": "pixels"})
