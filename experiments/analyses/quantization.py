@@ -10,6 +10,7 @@ Logits, memory and speed are measured once, each setting in a process of its own
 the run's folder. Full precision is the model that the run compares to, else the one that is not quantized.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from experiments.analyses.quantization_measured import measured
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
 def analyse(view: "View") -> "DataFrame":
     """Raises ConfigError where there is one precision only."""
     full = full_precision(view)
-    costs = measured(view, full)
+    return compared(view, full, measured(view, full))
+
+
+def compared(view: "View", full: str, costs: Mapping[str, Mapping[str, float]]) -> "DataFrame":
+    """A row a precision. costs: label of a model -> its further columns, none where they were not measured."""
     frames = {model: view.scores[view.scores["model"] == model] for model in values_of(view.scores, "model")}
     on = [*KEYS, *(axis for axis in view.axes if axis != "model")]
     found: list[dict[str, Any]] = []
@@ -55,15 +60,21 @@ def full_precision(view: "View") -> str:
         raise ConfigError(f"{view.path}: there is one precision only. Run with an axis such as model.quantize.")
     if view.to.get("model") in labels:
         return str(view.to["model"])
-    store, first = Store(view.path), view.frame.drop_duplicates("model")
-    nodes = {row["model"]: (store.cell(str(row["cell"])) or {}).get("model", {}) for row in records(first)}
-    whole = [label for label, node in nodes.items() if node.get("quantize", node.get("quantization")) in ("none", None)]
+    whole = [label for label, bits in precisions(view).items() if bits in ("none", None)]
     if len(whole) != 1:
         raise ConfigError(
             f"{view.path}: {len(whole)} of its models are not quantized ({', '.join(map(str, labels))}), so it is not "
             "clear what full precision is. Write compare: {to: {model: …}} into the config."
         )
     return str(whole[0])
+
+
+def precisions(view: "View") -> dict[str, Any]:
+    """label of a model -> how it is quantized, as its config says; 'none' or None: not at all."""
+    store, first = Store(view.path), view.frame.drop_duplicates("model")
+    nodes = {str(row["model"]): (store.cell(str(row["cell"])) or {}).get("model") for row in records(first)}
+    told = {label: node if isinstance(node, Mapping) else {} for label, node in nodes.items()}
+    return {label: node.get("quantize", node.get("quantization")) for label, node in told.items()}
 
 
 def _agreement(view: "View", model: str, full: str, on: list[str]) -> float:

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +37,27 @@ Numbers = dict[str, float]
 
 def measured(view: "View", full: str) -> dict[str, Numbers]:
     """label of a model -> kl, kl_max, weights_mib, peak_mib, tokens_s. Raises ModelError where one cannot be run."""
-    folder = view.path / "precision"
-    folder.mkdir(exist_ok=True)
-    labels = list(dict.fromkeys(map(str, view.scores["model"])))
-    files = {label: folder / f"{re.sub(r'[^A-Za-z0-9=]+', '-', label).strip('-')}.npz" for label in labels}
+    files = _files(view)
+    next(iter(files.values())).parent.mkdir(exist_ok=True)
     for label, file in files.items():
         if not file.is_file():
             _in_a_process(view.path, label, file)
+    return _read(files, full)
+
+
+def known(view: "View", full: str) -> dict[str, Numbers]:
+    """The same of what was measured before; nothing is measured now, and without full precision nothing is known."""
+    files = {label: file for label, file in _files(view).items() if file.is_file()}
+    return _read(files, full) if full in files else {}
+
+
+def _files(view: "View") -> dict[str, Path]:
+    labels = list(dict.fromkeys(map(str, view.scores["model"])))
+    folder = view.path / "precision"
+    return {label: folder / f"{re.sub(r'[^A-Za-z0-9=]+', '-', label).strip('-')}.npz" for label in labels}
+
+
+def _read(files: Mapping[str, Path], full: str) -> dict[str, Numbers]:
     read = {label: np.load(file) for label, file in files.items()}
     reference: Floats = read[full]["logprobs"]
     told: dict[str, Numbers] = {}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.report import browser, contrasts, controls, figures, tables
 from experiments.report.costs import costs
+from experiments.report.quantized import quantized
 from experiments.report.svg import Scale, element
 from experiments.report.view import ACCURACIES, Run, View, view
 from experiments.stats import wording
@@ -38,12 +39,12 @@ VERDICTS = {
 CHANGED = "Lost / won: samples that went from right to wrong / from wrong to right."
 MOVED = "Down / up: samples whose score fell / rose."
 BEST = {"higher": " Bold: the highest of a column.", "lower": " Bold: the lowest of a column.", "neither": ""}
-FOREST = 170
 TESTS = {
     "mcnemar": "Exact McNemar test.",
     "bootstrap": "Paired bootstrap for graded scores, else exact McNemar.",
     "randomisation": "Randomisation test: the two arms exchanged within pairs.",
 }
+FOREST = 170
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def page(
         effects=controls.sections(seen),
         effects_notes=controls.notes(seen, whole=True),
         effects_family=controls.family(seen),
+        fewer_bits=quantized(seen),
         votes=any(row.baseline for t in found for row in t.rows),
         refused=refused,
         **_difference_rows(seen, differences),

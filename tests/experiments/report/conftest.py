@@ -57,6 +57,7 @@ def write_run(
     shots: Sequence[int] = (0, 2, 4),
     retrievers: Sequence[str] = ("random", "knn"),
     decodings: Sequence[Any] = (GREEDY, VCD, MASK_ONLY),
+    models: Sequence[Any] = ("tiny",),
     **how: Any,
 ) -> Run:
     """how: see `_How`."""
@@ -66,7 +67,7 @@ def write_run(
     compare = {"to": {"decoding": "greedy"}, "metric": "lenient", "correct": "holm"}
     digests = []
     with Writer(store) as writer:
-        for cell in _cells(tasks, seeds, shots, retrievers, decodings):
+        for cell in _cells(tasks, seeds, shots, retrievers, decodings, models=models):
             digest = f"{hash_of(json.dumps(cell, sort_keys=True)):016x}"
             digests.append(digest)
             store.write_cell(digest, {**cell, "labels": _labels(cell)})
@@ -89,10 +90,11 @@ def written(tmp_path: Path) -> Callable[..., Run]:
     return lambda name="run", **how: write_run(tmp_path / name, **how)
 
 
-def _cells(tasks: Any, seeds: Any, shots: Any, retrievers: Any, decodings: Any) -> list[dict[str, Any]]:
+def _cells(tasks: Any, seeds: Any, shots: Any, retrievers: Any, decodings: Any, *, models: Any) -> list[dict[str, Any]]:
     return [
-        {"task": t, "model": "tiny", "seed": s, "shots": k, "retriever": r if k else None, "decoding": d}
+        {"task": t, "model": m, "seed": s, "shots": k, "retriever": r if k else None, "decoding": d}
         for t in tasks
+        for m in models
         for d in decodings
         for k in shots
         for r in (retrievers if k else retrievers[:1])
@@ -103,7 +105,10 @@ def _cells(tasks: Any, seeds: Any, shots: Any, retrievers: Any, decodings: Any) 
 def _labels(cell: Mapping[str, Any]) -> dict[str, Any]:
     d = cell["decoding"]["strategy"]
     told = f"{d['name']}({d['of']['name']})" if "of" in d else d["name"]
-    return {**dict.fromkeys(AXES, "none"), **cell, "retriever": cell["retriever"] or "none", "decoding": told}
+    model = cell["model"]
+    name = model if isinstance(model, str) else f"{model['path']}(quantize={model['quantize']})"
+    own = {"retriever": cell["retriever"] or "none", "decoding": told, "model": name}
+    return {**dict.fromkeys(AXES, "none"), **cell, **own}
 
 
 def _sample(cell: Mapping[str, Any], digest: str, i: int, pictures: Mapping[str, str], how: "_How") -> Sample:
@@ -114,7 +119,7 @@ def _sample(cell: Mapping[str, Any], digest: str, i: int, pictures: Mapping[str,
     shown = [str(name) for name in draw.choice(COLOURS, size=k)]
     base, slope = CHANCES.get(cell["task"], (0.6, 0.05))
     chance = base + slope * np.log2(1 + k) + (0.04 if cell["retriever"] == "knn" else 0)
-    luck = np.random.default_rng(hash_of(key + json.dumps(cell["decoding"])))
+    luck = np.random.default_rng(hash_of(key + json.dumps(cell["decoding"]) + _bits(cell)))
     fixed = how.saying.get(cell["task"])
     right = fixed is None and luck.random() < 0.7 * chance + 0.3 * (draw.random() < chance)
     wrong = [name for name in COLOURS if name != asked]
@@ -147,6 +152,10 @@ def _sample(cell: Mapping[str, Any], digest: str, i: int, pictures: Mapping[str,
         usage={"prompt_tokens": 40 + 60 * k, "new_tokens": 3, "forwards": 3},
         meta={"type": f"colour{hostile}"},
     )
+
+
+def _bits(cell: Mapping[str, Any]) -> str:
+    return "" if isinstance(cell["model"], str) else str(cell["model"]["quantize"])
 
 
 def _steps(said: str, hostile: str) -> dict[str, Any]:
