@@ -12,6 +12,7 @@ from icl.tasks.base import Pool
 from icl.types import Example
 from retrievers import dpp, ra_cm3
 from retrievers.base import Resources
+from retrievers.near import fitted_near
 from retrievers.vote_k import most_voted
 
 Make = Callable[..., Any]
@@ -125,6 +126,15 @@ def test_votes_are_discounted_where_a_member_was_chosen() -> None:
     assert most_voted(near, 3, rho=10)[0] == 0  # three votes, and before row 1, which has as many
     assert most_voted(near, 2, rho=1)[1] == 1  # undiscounted: rows 1 and 2 still vote for each other and so on
     assert most_voted(near, 2, rho=10)[1] in (3, 4, 5)
+
+
+def test_a_member_votes_for_its_copy_and_never_for_itself(
+    example: Make, spoken: Any, turned: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrievers.vote_k.most_voted", lambda near, size, rho: near.tolist())
+    pool = Pool(tuple(example(name, None, question=turned(a)) for name, a in (("one", 0), ("copy", 0), ("far", 90))))
+    retriever: Any = build("retriever", {"name": "vote_k", "by": "question", "neighbours": 1, "embedder": spoken})
+    assert retriever.chosen(fitted_near(retriever, pool, Resources()).index, 2) == [[1], [0], [0]]
 
 
 def test_vote_k_gives_the_nearest_of_the_representatives(example: Make, spoken: Any, turned: Make) -> None:

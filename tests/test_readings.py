@@ -1,0 +1,65 @@
+"""Where papers and their code leave several readings: which one a component takes if nobody says otherwise."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from icl.parameters import parameters
+from icl.registry import build, resolve
+
+TAKEN: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    ("retriever", "invariant_select"): {
+        "temperature": 0.1,
+        "positives": "other_domains",
+        "sum_over": "positives_and_others",
+    },
+    ("retriever", "knn"): {"weight": 0.5},
+    ("retriever", "sqa"): {"answer": "model", "weight": 0.0},
+    ("retriever", "spread"): {"candidates": 10},
+    ("retriever", "dpp"): {"scale": 0.1},
+    ("retriever", "set_coverage"): {"weight": 0.5},
+    ("retriever", "vote_k"): {"rho": 10.0},
+    ("retriever", "mdl"): {"candidates": 30, "subsets": 10},
+    ("retriever", "local_entropy"): {"candidates": 30, "subsets": 10},
+    ("retriever", "cone"): {"candidates": 30},
+    ("retriever", "ra_cm3"): {"limit": 0.9},
+    ("retriever", "query_dropout"): {"share": 0.0},
+    ("retriever", "bm25"): {"k1": 1.2, "b": 0.75},
+    ("embedder", "mix"): {"weight": 0.5},
+    ("orderer", "alternating"): {"start": "first"},
+    ("orderer", "entropy"): {"orders": 24, "by": "global"},
+    ("orderer", "demo"): {"orders": 24},
+    ("orderer", "permutation"): {"index": 0},
+    ("transform", "grid"): {"frames": 6},
+    ("metric", "vqa"): {"normalise": "always"},
+    ("strategy", "m3id"): {"first": 1, "beta": 0.1, "unsure": 1.0},
+    ("strategy", "nbce"): {"stickiness": 0.1},
+    ("strategy", "vdd_post_hoc"): {"smoothing": 1e-4},
+    ("strategy", "xmore"): {"by": "entropy"},
+    ("strategy", "dola"): {"divergence": "jensen_shannon"},
+    ("strategy", "olm"): {"total": 0.2, "margin": 0.5},
+    ("strategy", "pba"): {
+        "suffix": " Answer the question using a single word or phrase. Answer yes whenever possible."
+    },
+}
+SILENT = {("retriever", "mmices"): "candidates", ("retriever", "mmr"): "balance", ("reranker", "diversity"): "balance"}
+"""What has no default, because none could be defended."""
+
+
+@pytest.mark.parametrize(("component", "taken"), TAKEN.items(), ids=lambda value: str(value)[:40])
+def test_a_component_takes_the_reading_that_was_decided(component: tuple[str, str], taken: Mapping[str, Any]) -> None:
+    found = {one.key: one.default for one in parameters(resolve(*component))}
+    assert {key: found[key] for key in taken} == taken
+
+
+@pytest.mark.parametrize(("component", "key"), SILENT.items(), ids=str)
+def test_what_no_source_settles_has_to_be_said(component: tuple[str, str], key: str) -> None:
+    assert {one.key: one.required for one in parameters(resolve(*component))}[key]
+
+
+def test_methods_that_share_a_name_have_presets_of_their_own() -> None:
+    assert build("retriever", {"name": "mmices", "preset": "mmices"}).candidates == 200
+    assert build("retriever", {"name": "mmices", "preset": "si_q"}).candidates == 32
+    assert build("retriever", {"name": "sqa", "preset": "oracle_sqa"}).needs >= {"gold"}
+    assert "gold" not in build("retriever", {"name": "sqa", "preset": "iqpr"}).needs
