@@ -1,7 +1,7 @@
 """What an experiment file says, checked key by key before any component is built.
 
     name, task, model, seeds, shots, retriever, rerank, order, transforms, compose, decoding, score, max_new_tokens,
-    metrics, controls, trace, late_contrast, grid, zip, exclude, compare
+    metrics, controls, trace, late_contrast, grid, zip, exclude, compare, launch
 
 A key outside `grid` holds for all cells; the same key in `grid` (every combination) or `zip` (side by side) is an axis
 and overrides it. An axis may also be one parameter of a component: `decoding.alpha: [0.5, 1.0]`.
@@ -23,6 +23,7 @@ from experiments.vocabulary import (
     KEYS,
     KINDS,
     LATE,
+    LAUNCHER,
     LISTS,
     METRIC,
     MOST,
@@ -45,7 +46,7 @@ class Config:
     """base: the node of every key of AXES; grid, zipped: axis -> its values' nodes, in order.
 
     trace: how many tokens of each branch are kept of every step; 0: none. late: how contrasts are read, which is
-    no part of a cell, since answers are the same.
+    no part of a cell, since answers are the same. launch: the node of what starts the workers, no part of one either.
     """
 
     document: Document
@@ -60,6 +61,7 @@ class Config:
     compare: Compare | None
     trace: int = 0
     late: str = "auto"
+    launch: Any = LAUNCHER
 
     def where(self, *keys: str | int) -> str:
         return self.document.where(*keys)
@@ -112,6 +114,7 @@ def checked(document: Document) -> Config:
         _compare(document, data.get("compare")),
         _trace(document, data.get("trace")),
         _late(document, data.get("late_contrast", "auto")),
+        _launch(document, data.get("launch", LAUNCHER)),
     )
 
 
@@ -212,6 +215,13 @@ def _late(document: Document, node: Any) -> str:
             f"{did_you_mean(str(node), LATE)}"
         )
     return str(node)
+
+
+def _launch(document: Document, node: Any) -> Any:
+    """The node of a launcher; a mapping without a name gives parameters of the usual one."""
+    if isinstance(node, list):
+        raise ConfigError(f"{document.where('launch')}: launch is one launcher, not a list. (icl ls launch)")
+    return {"name": LAUNCHER, **node} if isinstance(node, Mapping) else node
 
 
 def _trace(document: Document, node: Any) -> int:

@@ -96,7 +96,7 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's idea of booleans, floats and dates."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012
-        letter: [(tag, rule) for tag, rule in rules if not tag.endswith((":bool", ":float", ":timestamp"))]
+        letter: [(tag, rule) for tag, rule in rules if not tag.endswith((":bool", ":float", ":int", ":timestamp"))]
         for letter, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -108,6 +108,11 @@ _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|nan))$"),
     list("-+.0123456789"),
+)
+_Loader.add_implicit_resolver(  # as before without sixties: 2:00:00 is a time, and no number of seconds
+    "tag:yaml.org,2002:int",
+    re.compile(r"^[-+]?(?:0b[0-1_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$"),
+    list("-+0123456789"),
 )
 
 

@@ -14,12 +14,13 @@ from experiments.config import Config
 from experiments.labels import labels
 from experiments.matching import check_comparable, inside
 from experiments.points import Node, points
-from experiments.vocabulary import AXES, FREE_AT_ZERO, KINDS
+from experiments.vocabulary import AXES, FREE_AT_ZERO, KINDS, LAUNCHER
 from icl.errors import ConfigError, ModelError
 from icl.registry import build, describe, search_beside
 
 if TYPE_CHECKING:
     from decoding.arm import Arm
+    from experiments.launch.base import Launcher
     from icl.models.base import Model
     from icl.tasks.base import Task
     from prompts.base import Composer, Orderer, Transform
@@ -74,6 +75,7 @@ class Grid:
     cells: tuple[Cell, ...]
     metrics: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
+    launcher: "Launcher" = field(default_factory=lambda: build("launcher", LAUNCHER))
 
     @property
     def tasks(self) -> "list[Task]":
@@ -106,13 +108,14 @@ def expand(config: Config) -> Grid:
                             owner: Arm = factory.component("decoding", point["decoding"])
                             owners.setdefault(settled.digest, {})[owner.digest] = None
         metrics = _metrics(config)
+        launcher: Launcher = build("launcher", config.launch, config.where("launch"))
     warnings = tuple(f"{config.where('exclude', i)}: matches no cell." for i, count in enumerate(holes) if count == 0)
     told = dict.fromkeys(getattr(cell.retriever, "warning", "") for cell in cells.values())
     warnings += tuple(f"{config.where('retriever')}: {warning}" for warning in told if warning)
     if not cells:
         raise ConfigError(f"{config.where('exclude')}: nothing is left of the grid.")
     found = [replace(cell, controls=tuple(owners.get(digest, ()))) for digest, cell in cells.items()]
-    grid = Grid(config, _labelled(found), metrics, warnings)
+    grid = Grid(config, _labelled(found), metrics, warnings, launcher)
     check_comparable(grid)
     return grid
 

@@ -1,5 +1,7 @@
 """Pictures outside the model: decoded ahead of it in a few threads, and kept for the report while they are few."""
 
+import os
+import platform
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -84,7 +86,7 @@ class Album:
                 image = image.copy()
                 image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
             path = self.folder / f"{picture.digest}.png"
-            part = path.with_suffix(".part")
+            part = path.with_suffix(f".{platform.node()}.{os.getpid()}.part")  # several workers may save one picture
             image.save(part, "PNG", compress_level=3)
             part.replace(path)
             self.used += path.stat().st_size

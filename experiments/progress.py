@@ -27,6 +27,9 @@ REASONS_TOLD = 5
 class Progress(Protocol):
     """What the runner reports to. Samples are those still to do at the start of this session, plus those present."""
 
+    beside: str
+    """What is told after the rate: who is at work, where that is not this process."""
+
     def begin(self, cells: int, samples: int, cells_done: int, samples_done: int) -> None: ...
 
     def advance(self, samples: int) -> None: ...
@@ -52,6 +55,7 @@ class Silent:
     started: float = 0.0
     notes: list[str] = field(default_factory=list)
     marks: deque[tuple[float, int]] = field(default_factory=deque)
+    beside: str = ""
 
     def begin(self, cells: int, samples: int, cells_done: int, samples_done: int) -> None:
         self.cells, self.samples, self.cells_done, self.done = cells, samples, cells_done, samples_done
@@ -94,7 +98,7 @@ class Silent:
 
     def told(self) -> str:
         pace = f"{self.rate:,.0f} samples/s   {self.left} left" if self.rate > 0 else "starting"
-        return f"{self.cells_done}/{self.cells} cells   {pace}"
+        return "   ".join(filter(None, (f"{self.cells_done}/{self.cells} cells", pace, self.beside)))
 
 
 @dataclass

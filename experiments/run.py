@@ -15,6 +15,7 @@ from experiments.checks import check_data, check_needs
 from experiments.config import Config
 from experiments.contexts import Retrieval, Written, contexts, recipes_of, written
 from experiments.grid import Cell, Grid, expand
+from experiments.launch.launching import earlier, follow, launch
 from experiments.limits import limits
 from experiments.lock import writing
 from experiments.pictures import KEPT_BYTES, Album, decoded_ahead
@@ -22,7 +23,7 @@ from experiments.plan_warnings import plan_warnings
 from experiments.progress import Progress, Silent
 from experiments.record import Recorder
 from experiments.rescore import rescore
-from experiments.session import Session, renew
+from experiments.session import Counting, Session, renew
 from experiments.sizes import check_sizes
 from experiments.state import Todo, describe_cells, forked, todo
 from experiments.store import Store, Writer
@@ -46,7 +47,10 @@ HOPELESS = 50
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a session did. present: samples that were there before; failed: without an answer now."""
+    """What a session did. present: samples that were there before; failed: without an answer now.
+
+    missing: samples that a worker was to compute and did not. jobs: those that were submitted and not waited for.
+    """
 
     folder: Path
     samples: int
@@ -54,17 +58,22 @@ class Outcome:
     computed: int
     failed: int
     warnings: tuple[str, ...] = ()
+    missing: int = 0
+    jobs: tuple[str, ...] = ()
 
 
 def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = None, fork: bool = False) -> Outcome:
     """Brings the run directory of a config up to date. Raises ICLError before any model loads where it can be known."""
     grid = expand(config)
+    grid.launcher.check()
     check_needs(grid)
     check_sizes(grid)
     check_data(grid)
     folder = forked(runs / config.name) if fork else runs / config.name
     with writing(folder):
         store = Store(folder)
+        if there := earlier(store, grid, progress or Silent()):
+            return Outcome(folder, **follow(there, store, grid, progress or Silent()), warnings=grid.warnings)
         work = todo(store, grid)
         if rescored := rescore(store, grid):
             (progress or Silent()).note(
@@ -78,8 +87,10 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
         describe_cells(store, grid)
         for warning in plan_warnings(grid):
             (progress or Silent()).note(warning)
+        if grid.launcher.workers:
+            return Outcome(folder, **launch(store, grid, work, progress or Silent()), warnings=grid.warnings)
         with Session(store, grid) as session:
-            return _Runner(grid, store, work, progress or Silent(), session).outcome()
+            return Runner(grid, store, work, progress or Silent(), session).outcome()
 
 
 def _untraced(store: Store, grid: Grid, work: Todo) -> str:
@@ -93,9 +104,22 @@ def _untraced(store: Store, grid: Grid, work: Todo) -> str:
     )
 
 
-class _Runner:
-    def __init__(self, grid: Grid, store: Store, work: Todo, progress: Progress, session: Session) -> None:
+class Runner:
+    """Computes what is missing. worker: whose files samples go to; of: how many workers share the room for pictures."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        store: Store,
+        work: Todo,
+        progress: Progress,
+        session: Counting,
+        *,
+        worker: str = "0",
+        of: int = 1,
+    ) -> None:
         self.grid, self.store, self.work, self.progress, self.session = grid, store, work, progress, session
+        self.worker, self.room = worker, KEPT_BYTES // of
         self.recorder = Recorder(grid.metrics)
         self.album = Album(store.folder / "pictures")
         self.failed = self.computed = 0
@@ -103,7 +127,7 @@ class _Runner:
     def outcome(self) -> Outcome:
         self.progress.begin(len(self.grid.cells), self.work.total, self.work.cells_done, self.work.present)
         try:
-            with Writer(self.store) as self.writer:
+            with Writer(self.store, self.worker) as self.writer:
                 for model in self.grid.models:
                     self._model(model)
         finally:
@@ -137,7 +161,7 @@ class _Runner:
 
     def _group(self, model: "Model", cells: Sequence[Cell], retrieval: Retrieval) -> None:
         task = cells[0].task
-        self.album.room = KEPT_BYTES * (1 + self.grid.tasks.index(task)) // len(self.grid.tasks)
+        self.album.room = self.room * (1 + self.grid.tasks.index(task)) // len(self.grid.tasks)
         for window in self._windows(cells, retrieval):
             asked = [Asked(cell, item, item.prompt) for cell, item in window if item.prompt is not None]
             self.album.keep(picture for one in asked for picture in one.prompt.pictures)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from decoding.arm import NORMALISE
-from experiments.vocabulary import AXES, CORRECTIONS, DEFAULTS, KINDS, LATE, LISTS, MOST, SCORES
+from experiments.vocabulary import AXES, CORRECTIONS, DEFAULTS, KINDS, LATE, LAUNCHER, LISTS, MOST, SCORES
 from icl.registry import schema
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -11,7 +11,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 def experiment_schema() -> dict[str, Any]:
     """A schema document; each kind of component is a definition in `$defs`. Imports every component."""
-    kinds = {kind: _inlined(schema(kind)) for kind in dict.fromkeys((*KINDS.values(), "metric"))}
+    kinds = {kind: _inlined(schema(kind)) for kind in dict.fromkeys((*KINDS.values(), "metric", "launcher"))}
     kinds["strategy"] = _with_arm_keys(kinds["strategy"])
     values = {axis: _value(axis) for axis in AXES}
     axes = {
@@ -51,6 +51,11 @@ def experiment_schema() -> dict[str, Any]:
             "required": ["to"],
             "additionalProperties": False,
         },
+    }
+    properties["launch"] = {
+        "$ref": "#/$defs/launcher",
+        "default": LAUNCHER,
+        "description": "where the work is done, by how many workers; no part of a cell",
     }
     return {
         "$schema": DRAFT,

@@ -24,12 +24,13 @@ SAVE_EVERY = 10.0
 
 
 def said(grid: Grid) -> dict[str, Any]:
-    """What the config says, as run.json keeps it: which cells and metrics a table has."""
+    """What the config says, as run.json keeps it: which cells, of how many samples, and which metrics a table has."""
     config = grid.config
     return {
         "file": config.document.name,
         "config": config.document.data,
         "cells": [cell.digest for cell in grid.cells],
+        "sizes": [len(cell.task.queries) for cell in grid.cells],
         "metrics": metrics_told(grid),
     }
 
@@ -42,28 +43,17 @@ def renew(store: Store, grid: Grid) -> None:
         store.write_run({**told, **now_said})
 
 
-class Session:
-    """Writes run.json at its start, now and then, and at its end, with how it ended."""
+class Counting:
+    """Counts what models and the engine did, and writes it now and then (`_write` of a subclass)."""
 
-    def __init__(self, store: Store, grid: Grid) -> None:
+    def __init__(self, store: Store) -> None:
         from decoding.jobs import Counters
 
-        self.store, self.grid = store, grid
+        self.store = store
         self.counters: Counters = Counters()
         self.models: dict[str, dict[str, int]] = {}
         self.told: dict[str, Any] = {}
         self.saved = time.monotonic()
-
-    def __enter__(self) -> "Session":
-        before = self.store.run() or {}
-        self.told = {
-            "name": self.store.folder.name,
-            **said(self.grid),
-            **facts(),
-            "sessions": [*before.get("sessions", []), {"start": now(), "state": "running"}],
-        }
-        self.store.write_run(self.told)
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         state = "finished" if kind is None else "interrupted" if kind is KeyboardInterrupt else "stopped"
@@ -80,18 +70,43 @@ class Session:
             self.models[model.digest] = dict(counters())
 
     def save(self, model: "Model") -> None:
-        """Brings run.json up to date, if that is some time ago."""
+        """Brings what is written up to date, if that is some time ago."""
         if time.monotonic() - self.saved > SAVE_EVERY:
             self.count(model)
             self._write({})
 
-    def _write(self, more: Mapping[str, Any]) -> None:
+    def counted(self) -> dict[str, Any]:
+        """The models' and the engine's counters together, and the engine's by arm."""
         counters: dict[str, int] = dict(self.counters.told())
         for of in self.models.values():
             for name, value in of.items():
                 counters[name] = counters.get(name, 0) + value
-        told = {"counters": counters, "arms": self.counters.arms_told()}
-        session = {**self.told["sessions"][-1], **told, **more}
+        return {"counters": counters, "arms": self.counters.arms_told()}
+
+    def _write(self, more: Mapping[str, Any]) -> None:
+        raise NotImplementedError
+
+
+class Session(Counting):
+    """Writes run.json at its start, now and then, and at its end, with how it ended."""
+
+    def __init__(self, store: Store, grid: Grid) -> None:
+        super().__init__(store)
+        self.grid = grid
+
+    def __enter__(self) -> "Session":
+        before = self.store.run() or {}
+        self.told = {
+            "name": self.store.folder.name,
+            **said(self.grid),
+            **facts(),
+            "sessions": [*before.get("sessions", []), {"start": now(), "state": "running"}],
+        }
+        self.store.write_run(self.told)
+        return self
+
+    def _write(self, more: Mapping[str, Any]) -> None:
+        session = {**self.told["sessions"][-1], **self.counted(), **more}
         self.told["sessions"] = [*self.told["sessions"][:-1], session]
         self.store.write_run(self.told)
         self.saved = time.monotonic()

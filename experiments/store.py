@@ -86,7 +86,7 @@ class Store:
             try:
                 with path.open("rb") as file:
                     for raw in file:
-                        line = _parsed(raw)
+                        line = parsed(raw)
                         if line is not None and line["cell"] == digest:
                             yield line
             except OSError as error:
@@ -155,7 +155,7 @@ def repair(path: Path) -> bool:
             return False
         file.seek(0)
         data = file.read()
-        if _parsed(data[data.rfind(b"\n") + 1 :]) is not None:
+        if parsed(data[data.rfind(b"\n") + 1 :]) is not None:
             file.write(b"\n")
         else:
             file.truncate(data.rfind(b"\n") + 1)
@@ -203,7 +203,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return told
 
 
-def _parsed(raw: bytes) -> dict[str, Any] | None:
+def parsed(raw: bytes) -> dict[str, Any] | None:
     """The sample of a line; None for half a line, and for what no sample's line is."""
     try:
         line = json.loads(raw)

@@ -29,8 +29,10 @@ DEFAULTS: Mapping[str, Any] = {
 AXES: tuple[str, ...] = ("task", "model", *DEFAULTS)
 KEYS: tuple[str, ...] = (
     *("name", *AXES, "seeds", "metrics", "controls", "trace", "late_contrast"),
-    *("grid", "zip", "exclude", "compare"),
+    *("grid", "zip", "exclude", "compare", "launch"),
 )
+LAUNCHER = "local"
+"""What `launch` is where it does not say."""
 LISTS = ("rerank", "transforms")
 """Keys that hold a list of components, applied in turn."""
 FREE_AT_ZERO = ("retriever", "rerank", "order")

@@ -46,6 +46,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "transform": ("prompts.transforms",),
     "composer": ("prompts.composers",),
     "strategy": ("decoding.strategies", "decoding.controls"),
+    "launcher": ("experiments.launch",),
 }
 """kind -> where its components live. A kind is a word of the config and of `icl ls`."""
 
@@ -59,6 +60,7 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     "orderer": ("order",),
     "transform": ("transform",),
     "composer": ("compose",),
+    "launcher": ("workers", "wait", "check", "start", "again"),
 }
 """kind -> what every run asks of its components. A strategy is held against its base class instead."""
 

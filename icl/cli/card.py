@@ -15,6 +15,7 @@ PLACES: Mapping[str, str] = {
     **{kind: f"{key}: {{}}" for key, kind in KINDS.items()},
     **{KINDS[key]: f"{key}: [{{}}]" for key in LISTS},
     "metric": "metrics: [strict, {}]",
+    "launcher": "launch: {}",
     "embedder": "retriever: {{name: knn, embedder: {}}}",
 }
 """kind -> where a config has a node of it."""

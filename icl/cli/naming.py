@@ -16,13 +16,14 @@ METHODS = {
     "pool": "task",
     "generate": "model",
     "score": "metric",
+    "again": "launcher",
 }
 """What a component without the mark of its kind is known by."""
 
 
 def kind_of(word: str) -> str | None:
     """The kind that a word names: itself, its plural, or a key of an experiment file; None where it names none."""
-    kind = KINDS.get(word, PLURALS.get(word, word))
+    kind = {**KINDS, "launch": "launcher"}.get(word, PLURALS.get(word, word))
     return kind if kind in PACKAGES else None
 
 

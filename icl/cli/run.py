@@ -19,7 +19,8 @@ def command(
 ) -> None:
     """The same command again does only what is missing: nothing, or the rest of a run that was stopped.
 
-    Exit status: 0 if every sample is there, 1 if some failed, 2 if the run could not start, 130 after Ctrl-C.
+    Exit status: 0 if every sample is there (or jobs were submitted and are not waited for), 1 if some failed or are
+    missing because a worker died, 2 if the run could not start, 130 after Ctrl-C.
     """
     try:
         _run(file, overrides or [], runs, quiet, fork)
@@ -32,20 +33,31 @@ def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, fork: bool) 
     from experiments.config import load
     from experiments.progress import progress
     from experiments.run import run
-
     from experiments.state import left_out
     from experiments.store import Store
+
     done = run(load(file, overrides), runs, progress(quiet), fork)
     for warning in filter(None, [*done.warnings, left_out(Store(done.folder))]):
         print(warning, file=sys.stderr)
-    if not done.computed:
+    if done.jobs:
+        _submitted(done.folder, done.jobs)
+        return
+    if not done.computed and not done.missing:
         print(f"nothing to do ({done.samples:,} samples present)   {done.folder}")
     else:
         print(f"done         {done.computed:,} samples, {done.failed:,} failed   {done.folder}", file=sys.stderr)
     if not quiet:
         _shown(done.folder, bool(done.computed))
-    if done.failed:
+    if done.missing:
+        print(f"{done.missing:,} samples are missing. The same command goes on from there.", file=sys.stderr)
+    if done.failed or done.missing:
         raise typer.Exit(1)
+
+
+def _submitted(folder: Path, jobs: tuple[str, ...]) -> None:
+    """What the jobs are called, and what to type next."""
+    print(f"submitted    {len(jobs)} job{'s' * (len(jobs) > 1)}: {', '.join(jobs)}   {folder}")
+    print(f"icl watch {folder} shows how far they are. When they have ended, the same command shows the table.")
 
 
 def _shown(folder: Path, anew: bool) -> None:

@@ -1,0 +1,110 @@
+"""Launch as tasks of a Ray cluster (ray.io). The run directory is seen by all of its machines.
+
+A task that dies with its machine is started again by Ray, and goes on where it was.
+"""
+
+import os
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from experiments.launch.base import Crew, Job
+from icl.errors import PlanError
+from icl.params import Count, NonNegative, PositiveInt
+from icl.registry import component
+
+if TYPE_CHECKING:
+    from experiments.launch.folder import Launch
+
+
+@component("launcher", "ray")
+@dataclass(frozen=True)
+class Ray:
+    """Tasks of a Ray cluster that share the grid (the extra `ray`)."""
+
+    wait: ClassVar[bool] = True
+
+    workers: PositiveInt = 2  # tasks that share the grid; each loads the model
+    cpus: NonNegative = 1  # cores that Ray sets aside for each
+    gpus: NonNegative = 0  # GPUs that Ray sets aside for each
+    address: str = ""  # of the cluster, such as auto or ray://head:10001; empty: $RAY_ADDRESS, else one is started here
+    retries: Count = 3  # times that Ray starts a task again whose process died
+
+    def check(self) -> None:
+        if find_spec("ray") is None:
+            raise PlanError('launch=ray needs the package ray, which is not installed: pip install "mm-icl[ray]".')
+
+    def start(self, launch: "Launch") -> Crew:
+        ray = _connected(self.address)
+        launch.logs.mkdir(parents=True, exist_ok=True)
+        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries)(_worked)
+        run = str(launch.folder.absolute())
+        return Tasks({worker: task.remote(run, worker) for worker in launch.workers}, launch.logs)
+
+    def again(self, launch: "Launch") -> Crew | None:
+        return None
+
+
+@dataclass
+class Tasks:
+    """Tasks of a Ray cluster, which end with the process that started them."""
+
+    refs: Mapping[str, Any]
+    logs: Path
+    ending: str = ""
+
+    @property
+    def jobs(self) -> Mapping[str, str]:
+        return {worker: ref.hex()[:8] for worker, ref in self.refs.items()}
+
+    def look(self) -> Mapping[str, Job]:
+        import ray
+
+        ready, _ = ray.wait(list(self.refs.values()), num_returns=len(self.refs), timeout=0)
+        return {worker: self._job(worker, ref) if ref in ready else Job("running") for worker, ref in self.refs.items()}
+
+    def leave(self) -> str:
+        import ray
+
+        for ref in self.refs.values():
+            ray.cancel(ref, force=True)
+        return ""
+
+    def _job(self, worker: str, ref: Any) -> Job:
+        import ray
+
+        log = self.logs / f"{worker}.log"
+        try:
+            ray.get(ref)
+        except ray.exceptions.RayError as error:
+            return Job("ended", str(error).strip().splitlines()[-1], log)
+        return Job("ended", "", log)
+
+
+def _connected(address: str) -> Any:
+    """The package, with a cluster. Raises PlanError where there is none at the address."""
+    import ray
+
+    if ray.is_initialized():
+        return ray
+    given = address or os.environ.get("RAY_ADDRESS")
+    more: dict[str, Any] = {"address": given} if given else {"include_dashboard": False}
+    try:
+        ray.init(log_to_driver=False, logging_level="ERROR", **more)
+    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+        words = str(error).strip().splitlines()
+        raise PlanError(f"launch=ray: no Ray cluster at '{given}': {words[0] if words else error}") from error
+    return ray
+
+
+def _worked(run: str, worker: str) -> str:
+    """One task: one worker, its words in a log of its own."""
+    from experiments.launch.folder import place
+    from experiments.launch.worker import work
+
+    path = place(Path(run)) / "logs" / f"{worker}.log"
+    with path.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        return work(run, worker, "ray")

@@ -1,0 +1,145 @@
+"""A Slurm of one node on this machine, in a folder of its own: munged, slurmctld and slurmd, ended by `stop`."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
+CONFIG = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={folder}/munge/socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/pgid
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SchedulerParameters=sched_min_interval=100000,sched_interval=1
+SlurmdParameters=config_overrides
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+JobCompType=jobcomp/none
+JobRequeue=1
+ReturnToService=2
+KillWait=20
+MinJobAge=600
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=4000 State=UNKNOWN
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=30
+PartitionName=first Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=9
+"""
+
+
+def lacking() -> str:
+    """Why there can be no Slurm here, or ''."""
+    missing = [name for name in NEEDED if shutil.which(name) is None]
+    if missing:
+        return f"no {', '.join(missing)} here (tests/install_slurm.sh)"
+    return "" if os.geteuid() == 0 else "Slurm's daemons are started as root"
+
+
+@dataclass
+class Cluster:
+    """`environment` lets commands find it."""
+
+    folder: Path
+    processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"SLURM_CONF": str(self.folder / "slurm.conf")}
+
+    def start(self) -> None:
+        """Raises RuntimeError with the end of its logs where it does not come up."""
+        for name in ("munge", "state", "spool"):
+            (self.folder / name).mkdir(parents=True, mode=0o755)
+        key = self.folder / "munge" / "key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+        told = {
+            "host": socket.gethostname().partition(".")[0],
+            "folder": self.folder,
+            "ports": _ports(2),
+            "user": "root",
+        }
+        (self.folder / "slurm.conf").write_text(CONFIG.format(**told))
+        (self.folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
+        munge = [f"--{name}-file={self.folder}/munge/{name}" for name in ("key", "pid", "log", "seed")]
+        self._run("munged", "--foreground", "--force", f"--socket={self.folder}/munge/socket", *munge)
+        self._until((self.folder / "munge" / "socket").exists)
+        self._run("slurmctld", "-D", "-f", self.environment["SLURM_CONF"])
+        self._run("slurmd", "-D", "-f", self.environment["SLURM_CONF"])
+        self._until(lambda: "idle" in self.command("sinfo", "-h", "-o", "%T"))
+
+    def command(self, *words: str) -> str:
+        """What a command of Slurm says."""
+        done = subprocess.run(
+            words, env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.stdout
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.terminate()
+        for process in reversed(self.processes):
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _run(self, *words: str) -> None:
+        log = (self.folder / f"{words[0]}.out").open("wb")
+        environment = {**os.environ, **self.environment}
+        self.processes.append(
+            subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        )
+
+    def _until(self, there) -> None:  # type: ignore[no-untyped-def]
+        deadline = time.monotonic() + 30
+        while not there():
+            dead = [process.args for process in self.processes if process.poll() is not None]
+            if dead or time.monotonic() > deadline:
+                said = [f"{p.name}: {p.read_text(errors='replace')[-600:]}" for p in self.folder.glob("*.[ol][uo][tg]")]
+                self.stop()
+                raise RuntimeError(f"{dead or 'too slow'}\n" + "\n".join(said))
+            time.sleep(0.1)
+
+
+def _ports(count: int) -> list[int]:
+    """Free ones, at this moment."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+if __name__ == "__main__":
+    cluster = Cluster(Path(sys.argv[1]).absolute())
+    cluster.start()
+    print(f"export SLURM_CONF={cluster.environment['SLURM_CONF']}", flush=True)
+    try:
+        cluster.processes[-1].wait()
+    finally:
+        cluster.stop()
