@@ -1,43 +1,122 @@
-"""Match probability of probabilistic embeddings (PCME, Chun et al., CVPR 2021).
+"""PCME (Chun et al., CVPR 2021): nearest by the probability that two uncertain embeddings match.
 
-    p(match) = mean over all pairs of samples of  sigmoid(-a || z_q - z_d || + b),    z = mu + exp(s) eps
+    score(q, x) = mean over all pairs of samples of  sigmoid(-a || z_q - z_x || + b)
 
-s is a log standard deviation, the distance is sqrt(sum of squares + 1e-6), and there are 7 samples of each side. The
-released code's sigma is exp(x) / (exp(x) + exp(-x)) = logistic(2x), not logistic(x); `released` takes that reading. a
-and b are learned and have no defaults. The normals are an item's own, so that what stands beside it
-changes nothing.
+Of two members equally far from the query, the less certain one is the less probable match. The embedder is
+`probabilistic`, whose heads say how uncertain an item is; an item's samples come from a stream of its own, so that
+neither the batch nor the seed of a run changes a score. Where all are equally certain the ranking is that of `knn`, up
+to the samples. Every member is compared: for pools of thousands, not of millions.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
 
-from icl.streams import stream
+from icl.errors import ConfigError
+from icl.registry import Nested, component
+from icl.tasks.base import Pool
+from icl.types import Example, Query, Scored
+from retrievers.base import Embedder, Resources
+from retrievers.embedders.encoder import Encoder
+from retrievers.embedders.probabilistic import Probabilistic, Uncertain
+from retrievers.gaussians import Gaussians, match_probabilities
+from retrievers.leaks import fair, too_few
+from retrievers.sources import source_key, source_of
+from retrievers.texts import said
 from retrievers.vectors import Vectors
 
-SAMPLES = 7
+_SAMPLES: "WeakKeyDictionary[Pool, dict[Any, tuple[Uncertain, Gaussians, Vectors]]]" = WeakKeyDictionary()
+"""What was fitted on a pool that is still in use: cells that differ in seed or shots share it."""
 
 
-@dataclass(frozen=True, eq=False)
-class Gaussian:
-    """An item's embedding. name: whose stream its normals come from; mean, log_deviation: [D]."""
+@component("retriever", "pcme")
+@dataclass(frozen=True)
+class PCME:
+    """Nearest by match probability: of two equally near, the more certain one (PCME)."""
 
-    name: str
-    mean: Vectors
-    log_deviation: Vectors
+    needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
+    nested: ClassVar[bool] = True
 
-    def samples(self, count: int = SAMPLES, seed: int = 0) -> NDArray[np.float64]:
-        """[count, D]"""
-        normals = stream(seed, self.name, "pcme").standard_normal((count, len(self.mean)))
-        return np.asarray(self.mean + np.exp(self.log_deviation.astype(np.float64)) * normals)
+    query: Literal["picture", "question"] = "picture"  # what of the query is compared
+    member: Literal["picture", "text"] = "picture"  # with what of a member: text is what the embedder pairs
+    embedder: Annotated[Embedder, Nested("embedder")] = field(  # says how uncertain an item is
+        default_factory=lambda: Probabilistic(of=Encoder())
+    )
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.embedder, Probabilistic):
+            raise ConfigError(
+                f"retriever 'pcme' needs to know how uncertain an item is, and {self.embedder!r} does not say. Write "
+                f"embedder: {{name: probabilistic, of: ...}}."
+            )
+        if self.embedder.pairs == "label" and (self.query, self.member) != ("picture", "picture"):
+            raise ConfigError(
+                "query or member is a text, and its embedder learns from pictures alone (pairs: label). Pair pictures "
+                "with a text (pairs: answer)."
+            )
+
+    def fit(self, pool: Pool, resources: Resources) -> "FittedPCME":
+        """Raises PlanError where the pool's pairs give the heads nothing to learn."""
+        kept = _SAMPLES.setdefault(pool, {})
+        key = (*source_key(self.embedder, resources.cache), self.member)
+        if key not in kept:
+            source: Any = source_of(self.embedder, resources.cache, pool)
+            found = self._members(pool.examples, source)
+            kept[key] = source, found, found.samples([f"pool/{example.id}" for example in pool.examples])
+        return FittedPCME(self, pool, *kept[key])
+
+    def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
+        """Embed the members of many small pools and their queries in large batches; heads are fitted pool by pool."""
+        members = {item.id: item for item in items if isinstance(item, Example)}
+        source = source_of(self.embedder, resources.cache, Pool(tuple(members.values())))
+        queries = [item for item in items if isinstance(item, Query)]
+        source.pictures([*members.values(), *(queries if self.query == "picture" else ())])
+        if isinstance(self.embedder, Probabilistic) and self.embedder.pairs != "label":
+            source.texts([self._said(example) for example in members.values()])
+
+    def asked(self, query: Query, source: Uncertain) -> Gaussians:
+        """Of the query, one row."""
+        return source.of_pictures([query]) if self.query == "picture" else source.of_texts([query.question])
+
+    def _members(self, examples: Sequence[Example], source: Uncertain) -> Gaussians:
+        if self.member == "picture":
+            return source.of_pictures(examples)
+        return source.of_texts([self._said(example) for example in examples])
+
+    def _said(self, example: Example) -> str:
+        pairs: Any = getattr(self.embedder, "pairs", "answer")
+        return said(example, pairs)
 
 
-def match_probability(
-    query: Gaussian, document: Gaussian, a: float, b: float, *, released: bool = True, samples: int = SAMPLES
-) -> float:
-    """In (0, 1). a, b: learned with the embeddings."""
-    one, other = query.samples(samples), document.samples(samples)
-    distances = np.sqrt(((one[:, None] - other) ** 2).sum(axis=2) + 1e-6)
-    logits = (b - a * distances) * (2 if released else 1)
-    return float((1 / (1 + np.exp(-logits))).mean())
+@dataclass(frozen=True)
+class FittedPCME:
+    """The Gaussians of one pool. source: the heads are its `spreads`. samples: [N, S, D]."""
+
+    retriever: PCME
+    pool: Pool
+    source: Uncertain
+    members: Gaussians
+    samples: Vectors
+
+    @property
+    def uncertainty(self) -> dict[str, float]:
+        """id -> how uncertain each member is: the geometric mean of its standard deviations."""
+        told = self.members.uncertainty.tolist()
+        return {example.id: float(one) for example, one in zip(self.pool.examples, told, strict=True)}
+
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+        return [self._one(query, k) if k else () for query in queries]
+
+    def _one(self, query: Query, k: int) -> tuple[Scored, ...]:
+        may = fair(query)
+        rows = [i for i, example in enumerate(self.pool.examples) if may(example)]
+        if len(rows) < k:
+            raise too_few(self.pool, query, k)
+        (asked,) = self.retriever.asked(query, self.source).samples([f"query/{query.id}"])
+        heads = self.source.spreads
+        told = match_probabilities(asked, self.samples, heads.a, heads.b, released=heads.released)[rows]
+        best = np.argsort(-np.round(told, 12), kind="stable")[:k].tolist()
+        return tuple(Scored(self.pool.examples[rows[i]].id, round(float(told[i]), 6)) for i in best)

@@ -27,7 +27,14 @@ REQUIRED: dict[str, dict[str, Any]] = {  # what a name alone does not say
     "leaking": {"of": {"name": "knn", "embedder": "histogram"}},
     "disrupted": {"of": {"name": "knn", "embedder": "histogram"}, "place": 1},
 }
-APART = ["external", "mdl", "local_entropy", "cone", "sqa", "pcme"]  # a file, a model or a transform: beside their tests
+APART = [
+    "external",
+    "mdl",
+    "local_entropy",
+    "cone",
+    "sqa",
+    "pcme",
+]  # a file, a model or a transform: beside their tests
 WHERE_LEAKS_ARE_STOPPED = {"random": "at_random", "balanced": "balanced", "knn": "near"}
 
 

@@ -26,6 +26,7 @@ def _node(name: str, clip: Path) -> dict[str, Any]:
         "paired": {"picture": "histogram", "text": encoder},
         "mix": {"one": "histogram", "other": encoder},
         "centred": {"of": encoder},
+        "probabilistic": {"of": encoder},
     }
     return {"name": name, **more.get(name, {})}
 
@@ -55,6 +56,7 @@ def test_every_embedder_keeps_its_promises(name: str, clip: Path, cache: Path) -
 
 def test_settings_and_parts_are_in_the_digest(clip: Path) -> None:
     nodes = [_node(name, clip) for name in ("histogram", "pixels", "encoder", "vision", "paired", "mix", "centred")]
+    nodes += [_node("probabilistic", clip), {**_node("probabilistic", clip), "steps": 3}]
     nodes += [{**_node("mix", clip), "weight": 0.3}, {**_node("vision", clip), "pool": "mean"}]
     nodes += [{**_node("centred", clip), "text": "answer"}, {"name": "histogram", "bins": 4}]
     assert len({build("embedder", node).digest for node in nodes}) == len(nodes)

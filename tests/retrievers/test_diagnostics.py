@@ -11,7 +11,6 @@ from icl.tasks.base import Pool
 from retrievers import diagnostics
 from retrievers.blind_pairs import blind_pairs
 from retrievers.diagnostics import alignment, diagnose, hubness, modality_gap, near_copies, uniformity
-from retrievers.pcme import Gaussian, match_probability
 from retrievers.vectors import unit
 
 Make = Callable[..., Any]
@@ -102,15 +101,3 @@ def test_blind_pairs_are_alike_for_one_encoder_only(example: Make, colour: Make)
     assert blind_pairs(items, Pixels(), Histogram()) == []
     with pytest.raises(ConfigError, match="high is below low"):
         blind_pairs(items, Histogram(), Pixels(), high=0.5)
-
-
-def test_a_match_probability_falls_with_distance_and_is_an_item_s_own() -> None:
-    def at(name: str, where: float, deviation: float = -20.0) -> Gaussian:
-        return Gaussian(name, np.array([where, 0], np.float32), np.full(2, deviation, np.float32))
-
-    sure = match_probability(at("q", 0), at("d", 3), a=1.0, b=2.0, released=False)
-    assert sure == pytest.approx(1 / (1 + np.exp(1)), abs=1e-5)  # no spread: sigmoid(b - a distance)
-    assert match_probability(at("q", 0), at("d", 3), a=1.0, b=2.0) == pytest.approx(1 / (1 + np.exp(2)), abs=1e-5)
-    wide = [match_probability(at("q", 0, 0.0), at("d", 3, 0.0), a=1.0, b=2.0) for _ in range(2)]
-    assert wide[0] == wide[1] != pytest.approx(sure, abs=1e-3)
-    assert not np.array_equal(at("q", 0, 0.0).samples(), at("d", 0, 0.0).samples())

@@ -1,0 +1,133 @@
+"""An embedding with its uncertainty: a Gaussian an item (PCME, Chun et al., CVPR 2021).
+
+    vector = that of the embedder inside, the mean;    spread = a head of `retrievers.spreads`, fitted on the pool
+
+The heads learn from the pool's pairs: a picture with its member's answer (or question), where members that say the same
+match; or, by `label`, pictures with pictures, which needs no text tower. Items that lie among many that do not match
+them become uncertain. Retrievers that compare vectors see the means alone; `pcme` asks for the spreads too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Literal
+
+from icl.errors import ConfigError, DataError, PlanError
+from icl.params import Count, NonNegative, Positive
+from icl.registry import Nested, component
+from icl.tasks.base import Pool
+from icl.types import Example, Query
+from retrievers.balanced import label_of
+from retrievers.base import Embedder
+from retrievers.gaussians import Gaussians
+from retrievers.sources import Source, reads, source_of
+from retrievers.spreads import Fitting, Spreads, fit_spreads
+from retrievers.texts import said
+from retrievers.vectors import Vectors
+
+
+@component("embedder", "probabilistic")
+@dataclass(frozen=True, kw_only=True)
+class Probabilistic:
+    """Another embedder with an uncertainty for every item (PCME)."""
+
+    of: Annotated[Embedder, Nested("embedder")]  # the embedder whose vectors are the means
+    pairs: Literal["answer", "question", "both", "label"] = "answer"  # what a picture of the pool is paired with
+    heads: str | None = None  # a saved file; none: fit them on the pool
+    steps: Count = 100  # of training; 0: all items are equally certain
+    rate: Positive = 0.01  # Adam's step
+    start: float = -4.0  # logarithm of the standard deviation before training
+    a: Positive | None = None  # slope of the match probability; none: learned
+    b: float | None = None  # shift of the match probability; none: learned
+    released: bool = True  # sigma is the released code's, logistic(2x)
+    prior: NonNegative = 1e-5  # weight of the KL term
+
+    def __post_init__(self) -> None:
+        wanted = {"picture"} if self.pairs == "label" else {"picture", "text"}
+        if lacking := wanted - reads(self.of):
+            raise ConfigError(
+                f"pairs is '{self.pairs}', and {self.of!r} reads no {' and no '.join(sorted(lacking))}s. "
+                f"Use an encoder of both (encoder){'' if lacking == {'picture'} else ', or pairs: label'}."
+            )
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return reads(self.of)
+
+    @property
+    def digest(self) -> str:
+        told: list[object] = [self.pairs, self.steps, self.rate, self.start, self.a, self.b, self.released, self.prior]
+        file = Path(self.heads).expanduser() if self.heads else None
+        if file is not None:
+            told = [sha256(file.read_bytes()).hexdigest() if file.is_file() else str(file)]
+        return f"probabilistic-1({self.of.digest},{','.join(map(str, told))})"
+
+    def ready(self) -> None:
+        """Raises DataError or PlanError where the file of heads is missing or another embedder's."""
+        if self.heads is not None:
+            self.saved(self.heads)
+
+    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
+        return self.of.pictures(items)
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        return self.of.texts(texts)
+
+    def opened(self, cache: str | None, pool: Pool) -> "Uncertain":
+        return Uncertain(self, source_of(self.of, cache, pool), pool.examples)
+
+    def saved(self, path: str) -> Spreads:
+        """The heads of a file. Raises PlanError where they were trained on another embedder's vectors."""
+        found = Spreads.load(Path(path).expanduser())
+        if found.embedder != self.of.digest:
+            raise PlanError(
+                f"the heads {path} were trained on vectors of another embedder ({found.embedder[:24]}, not "
+                f"{self.of.digest[:24]}). Train them with this one."
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Uncertain:
+    """The means and the spreads of one pool. `spreads.save(path)` writes the heads."""
+
+    embedder: Probabilistic
+    source: Source
+    examples: tuple[Example, ...]
+
+    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
+        return self.source.pictures(items)
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        return self.source.texts(texts)
+
+    def of_pictures(self, items: Sequence[Query | Example]) -> Gaussians:
+        return self.spreads.pictures(self.source.pictures(items))
+
+    def of_texts(self, texts: Sequence[str]) -> Gaussians:
+        """Raises DataError where the heads are of pictures alone."""
+        if self.spreads.texts is None:
+            raise DataError("the variance heads were fitted on pictures alone (pairs: label), and a text is asked.")
+        return self.spreads.texts(self.source.texts(texts))
+
+    @cached_property
+    def spreads(self) -> Spreads:
+        """Fitted on the pool's members that have a picture. Raises PlanError where there is nothing to learn."""
+        how = self.embedder
+        if how.heads is not None:
+            return how.saved(how.heads)
+        seen = [example for example in self.examples if example.pictures]
+        fitting = Fitting(how.steps, how.rate, how.start, how.a, how.b, how.released, how.prior)
+        pictures, digest = self.source.pictures(seen), how.of.digest
+        if how.pairs == "label":
+            return fit_spreads(pictures, [label_of(one) for one in seen], None, digest, fitting)
+        words = [said(one, how.pairs) for one in seen]
+        texts = self.source.texts(words)
+        if seen and pictures.shape[1] != texts.shape[1]:
+            raise ConfigError(
+                f"embedder 'probabilistic' compares pictures with texts, and {how.of!r} gives {pictures.shape[1]} and "
+                f"{texts.shape[1]} entries. Use an encoder with one space for both (encoder), or pairs: label."
+            )
+        return fit_spreads(pictures, words, texts, digest, fitting)

@@ -1,0 +1,239 @@
+"""Probabilistic embeddings: uncertain items rank lower, certain ones as by cosine, ambiguous ones become uncertain."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from icl.errors import ConfigError, DataError, PlanError
+from icl.registry import build
+from icl.tasks.base import Pool
+from retrievers.base import Resources
+from retrievers.conformance import check_retriever
+from retrievers.gaussians import Gaussian, Gaussians, match_probabilities, match_probability
+from retrievers.spreads import Fitting, Spread, Spreads, fit_spreads, soft_contrastive
+from retrievers.towers import SHIPPED
+from retrievers.vectors import unit
+
+Make = Callable[..., Any]
+
+
+def _at(name: str, where: float, deviation: float = -20.0) -> Gaussian:
+    return Gaussian(name, np.array([where, 0], np.float32), np.full(2, deviation, np.float32))
+
+
+def test_a_match_probability_falls_with_distance_and_is_an_item_s_own() -> None:
+    sure = match_probability(_at("q", 0), _at("d", 3), a=1.0, b=2.0, released=False)
+    assert sure == pytest.approx(1 / (1 + np.exp(1)), abs=1e-5)  # no spread: sigmoid(b - a distance)
+    assert match_probability(_at("q", 0), _at("d", 3), a=1.0, b=2.0) == pytest.approx(1 / (1 + np.exp(2)), abs=1e-5)
+    wide = [match_probability(_at("q", 0, 0.0), _at("d", 3, 0.0), a=1.0, b=2.0) for _ in range(2)]
+    assert wide[0] == wide[1] != pytest.approx(sure, abs=1e-3)
+    assert not np.array_equal(_at("q", 0, 0.0).samples(), _at("d", 0, 0.0).samples())
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_many_at_once_are_each_as_alone(released: bool) -> None:
+    rng = np.random.default_rng(0)
+    rows, spreads = unit(rng.normal(size=(6, 5))), rng.normal(-1, 1, (6, 5)).astype(np.float32)
+    names = [f"d{i}" for i in range(6)]
+    query = Gaussian("q", rows[0], spreads[0])
+    alone = [
+        match_probability(query, Gaussian(*one), 3.0, 2.0, released=released)
+        for one in zip(names, rows, spreads, strict=True)
+    ]
+    samples = Gaussians(rows, spreads).samples(names)
+    together = match_probabilities(query.samples().astype(np.float32), samples, 3.0, 2.0, released=released)
+    assert np.allclose(together, alone, atol=1e-5)
+
+
+def _heads(path: Path, embedder: Any, weights: Any, start: float, b: float = 3.0) -> str:
+    """A file of heads for pictures: log deviation = weights x + start."""
+    bias = np.full(3, start, np.float32)
+    head = Spread(np.asarray(weights, np.float32), bias)
+    Spreads(head, None, a=2.0, b=b, released=True, embedder=embedder.digest).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def pool(example: Make, pointing: Make) -> Pool:
+    """By cosine to (1, 0, 0): near, tilted to the third axis, tilted as far to the second, far."""
+    places = {"near": (0.98, 0, 0.2), "third": (0.8, 0, 0.6), "second": (0.8, 0.6, 0), "far": (0, 1, 0)}
+    return Pool(tuple(example(name, pointing(at, i), name) for i, (name, at) in enumerate(places.items())))
+
+
+def _given(pool: Pool, query: Any, embedder: Any, heads: str | None = None, **more: Any) -> list[Any]:
+    node = {"name": "probabilistic", "of": embedder, "pairs": "label", "heads": heads, **more}
+    retriever = build("retriever", {"name": "pcme", "embedder": node})
+    return list(retriever.fit(pool, Resources()).retrieve([query.query], len(pool))[0])
+
+
+def test_of_two_equally_near_the_uncertain_one_comes_later(
+    pool: Pool, example: Make, pointing: Make, spoken: Any, tmp_path: Path
+) -> None:
+    """What leans to the third axis is uncertain: exp(s) is about e^-1 for `third`, e^-4 for `second`."""
+    query = example("q", pointing((1, 0, 0), 9))
+    lean = np.zeros((3, 3))
+    lean[:, 2] = 5.0
+    given = _given(pool, query, spoken, _heads(tmp_path / "lean", spoken, lean, -4.0))
+    assert [one.id for one in given].index("second") < [one.id for one in given].index("third")
+    lean[:, 2], lean[:, 1] = 0.0, 5.0
+    given = _given(pool, query, spoken, _heads(tmp_path / "other", spoken, lean, -4.0))
+    assert [one.id for one in given].index("third") < [one.id for one in given].index("second")
+
+
+def test_without_spread_it_is_the_order_of_cosine(example: Make, noise: Make, tmp_path: Path) -> None:
+    """Nine patterns: the ranking is that of knn, and each score is sigmoid of the distance that the cosine says."""
+    pool = Pool(tuple(example(f"e{i}", noise(i), f"{i % 2}", label=f"{i % 2}") for i in range(9)))
+    query = example("q", noise(77))
+    pixels = build("embedder", "pixels")
+    dim = len(pixels.pictures([query.query])[0])
+    head = Spread(np.zeros((dim, dim), np.float32), np.full(dim, -20, np.float32))
+    Spreads(head, None, 2.0, 3.0, True, pixels.digest).save(tmp_path / "flat")
+    given = _given(pool, query, "pixels", str(tmp_path / "flat"))
+    near = (
+        build("retriever", {"name": "knn", "embedder": "pixels"}).fit(pool, Resources()).retrieve([query.query], 9)[0]
+    )
+    assert [one.id for one in given] == [one.id for one in near]
+    for one, other in zip(given, near, strict=True):
+        distance = np.sqrt(2 - 2 * other.score + 1e-6)
+        assert one.score == pytest.approx(1 / (1 + np.exp(-2 * (3 - 2 * distance))), abs=1e-4)
+
+
+def _clear_and_ambiguous(dim: int = 8) -> tuple[Any, list[str]]:
+    """Two classes far apart along the first axis, and a third of their members in one place between them."""
+    rng = np.random.default_rng(0)
+    rows, names = [], []
+    for i in range(60):
+        side = 1.0 if i % 2 else -1.0
+        mean = np.zeros(dim)
+        mean[0 if i % 3 else 1] = side if i % 3 else 1.0
+        rows.append(mean + 0.15 * rng.normal(size=dim))
+        names.append(f"class {i % 2}")
+    return unit(np.array(rows)), names
+
+
+def test_what_lies_among_others_becomes_uncertain() -> None:
+    rows, names = _clear_and_ambiguous()
+    found = fit_spreads(rows, names, None, "x", Fitting(steps=150, rate=0.02))
+    told = found.pictures(rows).uncertainty
+    among = np.arange(60) % 3 == 0
+    assert np.median(told[among]) > 1.5 * np.median(told[~among])
+    plain = fit_spreads(rows, names, None, "x", Fitting(steps=0, start=-3.0))
+    assert np.allclose(plain.pictures(rows).uncertainty, np.exp(-3), atol=1e-6)
+
+
+def test_learning_lowers_the_loss_and_is_the_same_twice() -> None:
+    rows, names = _clear_and_ambiguous()
+    texts = unit(np.array([[1.0] + [0.0] * 7 if n.endswith("1") else [-1.0] + [0.0] * 7 for n in names]))
+    classes = torch.tensor([int(name[-1]) for name in names])
+
+    def loss(found: Spreads) -> float:
+        assert found.texts is not None
+        sides = [
+            torch.from_numpy(head(part).samples([f"{n}{i}" for i in range(60)]))
+            for n, (head, part) in enumerate(((found.pictures, rows), (found.texts, texts)))
+        ]
+        scale = [torch.tensor(found.a), torch.tensor(found.b)]
+        return float(soft_contrastive(sides[0], sides[1], classes, scale, True, alone=False))
+
+    before, after, again = (fit_spreads(rows, names, texts, "x", Fitting(steps=n)) for n in (0, 60, 60))
+    assert loss(after) < 0.8 * loss(before)
+    assert np.array_equal(after.pictures.weights, again.pictures.weights)
+    assert (after.a, after.b) == (again.a, again.b) != (before.a, before.b)
+    given = fit_spreads(rows, names, texts, "x", Fitting(steps=5, a=4.0, b=2.0))
+    assert (given.a, given.b) == (4.0, 2.0)
+
+
+def test_the_loss_counts_pairs_as_written() -> None:
+    """Points without spread at 0 and 1, in two classes: matches at distance 0, the rest at 1; a = b = 1."""
+    points = torch.tensor([[[0.0]], [[1.0]]]).repeat(1, 7, 1)
+    scale = [torch.tensor(1.0), torch.tensor(1.0)]
+    told = float(soft_contrastive(points, points, torch.tensor([0, 1]), scale, False, alone=False))
+    match, rest = np.log1p(np.exp(-(1 - 1e-3))), np.log1p(np.exp(1 - np.sqrt(1 + 1e-6)))
+    assert told == pytest.approx((match + rest) / 2, abs=1e-5)
+    alone = float(soft_contrastive(points, points, torch.tensor([0, 0]), scale, False, alone=True))
+    assert alone == pytest.approx(np.log1p(np.exp(-(1 - np.sqrt(1 + 1e-6)))) / 2, abs=1e-5)  # no pair with itself
+
+
+def test_saved_heads_serve_as_they_were_and_say_whose_they_are(
+    pool: Pool, example: Make, pointing: Make, spoken: Any, tmp_path: Path
+) -> None:
+    query, path = example("q", pointing((1, 0, 0), 9)), tmp_path / "heads.safetensors"
+    node = {"name": "probabilistic", "of": spoken, "pairs": "question", "steps": 15}
+    pool = Pool(tuple(example(e.id, e.pictures[0], question=f"{i} 1 0") for i, e in enumerate(pool.examples)))
+    fitted = build("retriever", {"name": "pcme", "embedder": node}).fit(pool, Resources())
+    fitted.source.spreads.save(path)
+    assert set(fitted.uncertainty) == {e.id for e in pool.examples}
+    again = build("retriever", {"name": "pcme", "embedder": {**node, "heads": str(path)}}).fit(
+        Pool(pool.examples), Resources()
+    )
+    assert again.uncertainty == fitted.uncertainty
+    assert again.retrieve([query.query], 4) == fitted.retrieve([query.query], 4)
+    other = build("embedder", {"name": "probabilistic", "of": type(spoken)("other"), "heads": str(path)})
+    with pytest.raises(PlanError, match="trained on vectors of another embedder"):
+        other.ready()
+    (tmp_path / "nothing").write_bytes(b"nothing")
+    for name in ("nothing", "none"):
+        with pytest.raises(DataError, match="holds no variance heads"):
+            build("embedder", {"name": "probabilistic", "of": spoken, "heads": str(tmp_path / name)}).ready()
+
+
+def test_a_question_is_compared_with_pictures_and_texts(
+    example: Make, pointing: Make, spoken: Any, tmp_path: Path
+) -> None:
+    """Every text is certain, and means as far as it is from what is compared."""
+    rows = {"x": ((1, 0, 0), "0 1 0"), "y": ((0, 1, 0), "1 0 0")}
+    pool = Pool(tuple(example(n, pointing(at, i), text) for i, (n, (at, text)) in enumerate(rows.items())))
+    query = example("q", pointing((0.9, 0.1, 0), 9), question="0.9 0.1 0")
+    node = {"name": "probabilistic", "of": spoken, "steps": 0, "start": -20.0}
+
+    def first(**more: str) -> str:
+        retriever = build("retriever", {"name": "pcme", "embedder": node, **more})
+        return str(retriever.fit(pool, Resources()).retrieve([query.query], 1)[0][0].id)
+
+    assert first() == "x"
+    assert first(member="text") == "y"
+    assert first(query="question") == "x"
+    assert first(query="question", member="text") == "y"
+
+
+@pytest.mark.parametrize(
+    ("node", "says"),
+    [
+        ({"embedder": "histogram"}, r"how uncertain an item is, and Histogram\(.* does not say"),
+        ({"embedder": {"name": "probabilistic", "of": "histogram"}}, r"pairs is 'answer', and Histogram.*no texts"),
+        (
+            {"embedder": {"name": "probabilistic", "of": "pixels", "pairs": "label"}, "member": "text"},
+            "query or member is a text, and its embedder learns from pictures alone",
+        ),
+    ],
+)
+def test_what_it_lacks_is_said_before_anything_is_embedded(node: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        build("retriever", {"name": "pcme", **node})
+
+
+def test_a_pool_with_nothing_to_learn_is_said(example: Make, noise: Make) -> None:
+    query = example("q", noise(9))
+    alike = Pool(tuple(example(f"e{i}", noise(i), "a", label="a") for i in range(3)))
+    with pytest.raises(PlanError, match="all 3 examples with a picture say the same"):
+        _given(alike, query, "histogram")
+    alone = Pool(tuple(example(f"e{i}", noise(i), f"{i}", label=f"{i}") for i in range(3)))
+    with pytest.raises(PlanError, match="labels with two examples or more; each of the 3 has its own"):
+        _given(alone, query, "histogram")
+
+
+def test_it_keeps_the_promises_of_a_retriever(clip: Any, cache: Any) -> None:
+    told = {"name": "probabilistic", "of": {"name": "encoder", "path": str(clip)}, "steps": 5}
+    labels = {"name": "probabilistic", "of": "histogram", "pairs": "label", "steps": 5}
+    for node in ({"embedder": labels}, {"embedder": told, "query": "question"}, {"embedder": told, "member": "text"}):
+        check_retriever(build("retriever", {"name": "pcme", **node}), resources=Resources(cache=str(cache)))
+
+
+def test_as_it_comes_it_runs_on_the_shipped_encoder(cache: Any) -> None:
+    if not (SHIPPED["tiny"] / "config.json").is_file():
+        pytest.skip("the shipped encoder is not in the tree")
+    check_retriever(build("retriever", "pcme"), resources=Resources(cache=str(cache)))
