@@ -1,7 +1,8 @@
 """Label balance: no label takes more than its share of the shots.
 
 At most ceil(k / number of labels) demonstrations of a label, in the order of rank; where that leaves fewer than k, the
-best of those passed over fill up. The labels are those of the pool, not of the candidates.
+best of those passed over fill up. The labels are those of the task: the query's options where every label of the pool
+is one of them, else those of the pool; never those of the candidates alone.
 """
 
 from collections import Counter
@@ -24,7 +25,7 @@ class LabelBalance:
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedLabelBalance":
-        return FittedLabelBalance(pool, len({label_of(example) for example in pool.examples}))
+        return FittedLabelBalance(pool, frozenset(label_of(example) for example in pool.examples))
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,14 @@ class FittedLabelBalance:
     """The labels of one pool."""
 
     pool: Pool
-    labels: int
+    labels: frozenset[str]
 
     def rerank(self, queries: Sequence[Query], found: Sequence[Sequence[Scored]], k: int) -> list[tuple[Scored, ...]]:
-        return [self._one(candidates, k) for candidates in found]
+        return [self._one(query, candidates, k) for query, candidates in zip(queries, found, strict=True)]
 
-    def _one(self, candidates: Sequence[Scored], k: int) -> tuple[Scored, ...]:
-        share, seen = -(-k // max(self.labels, 1)), Counter[str]()
+    def _one(self, query: Query, candidates: Sequence[Scored], k: int) -> tuple[Scored, ...]:
+        labels = frozenset(query.options) if self.labels <= frozenset(query.options) else self.labels
+        share, seen = -(-k // max(len(labels), 1)), Counter[str]()
         within: list[Scored] = []
         over: list[Scored] = []
         for one in candidates:

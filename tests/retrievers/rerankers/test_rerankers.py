@@ -38,6 +38,14 @@ def test_label_balance_caps_a_label_and_refills_by_rank(k: int, ids: list[str], 
     assert _kept("label_balance", skewed, k) == ids
 
 
+def test_the_share_is_of_the_task_s_labels_where_the_options_name_them(skewed: Pool, example: Make) -> None:
+    """Four labels, of which the pool lacks one: ceil(4 / 4) each, and the best passed over fills up."""
+    asked = example("q", None, options=("a", "b", "c", "d")).query
+    assert _kept("label_balance", skewed, 4, query=asked) == ["a0", "b4", "c6", "a1"]
+    other = example("q", None, options=("yes", "no", "a", "b")).query  # no names of the pool's labels
+    assert _kept("label_balance", skewed, 4, query=other) == ["a0", "a1", "b4", "b5"]
+
+
 def test_the_cap_drops_repetitions_and_never_refills(example: Make, turned: Make, spoken: Any) -> None:
     angles = [0, 5, 6, 40, 42, 90]
     pool = Pool(tuple(example(f"at-{a}", None, question=turned(a)) for a in angles))
