@@ -187,6 +187,13 @@ def test_topk_nearest_gives_source_domains_only(shifted: Any, spoken: Any) -> No
         ink.retrieve([queries[0].query], 37)
 
 
+def test_a_pool_of_one_class_is_nothing_to_learn_from(example: Make, spoken: Any) -> None:
+    pool = Pool(tuple(example(f"e{i}", None, label="a", domain=f"{i}", question=f"{i} 1") for i in range(4)))
+    retriever = build("retriever", {"name": "invariant_select", "by": "question", "embedder": spoken})
+    with pytest.raises(PlanError, match="a head needs two labels or more to tell apart, and its 4 examples have one"):
+        retriever.fit(pool, Resources())
+
+
 @pytest.mark.parametrize(
     ("labels", "says"), [(["a"] * 4, "two labels or more"), (list("abcd"), "each of the 4 has its")]
 )
