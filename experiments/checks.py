@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.grid import Cell, Grid
 from icl.errors import ConfigError, DataError, ICLError, PlanError
+from icl.models.asking import ANSWERING
 from retrievers.ready import check_ready
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ ASKED = {"generate": "answers", "reads": "likelihoods of texts in prompts"}
 def check_needs(grid: Grid) -> None:
     """Every strategy on its model, every retriever with what it needs; reads no data.
 
-    Raises PlanError; ModelError or DataError where a retriever's encoder or file is missing.
+    Raises PlanError; ConfigError where candidates are asked for and nothing reranks them; ModelError or DataError where
+    a retriever's encoder or file is missing.
     """
+    _check_candidates_read(grid)
     for cell in grid.cells:
         if problem := unmet(cell):
             why = getattr(cell.model, "lacks", "")
@@ -32,7 +35,8 @@ def check_needs(grid: Grid) -> None:
             raise PlanError(f"{where}: model '{cell.labels['model']}': decoding '{cell.decoding.label}': {problem}")
         needs: frozenset[str] = getattr(cell.retriever, "needs", frozenset())
         asked = getattr(cell.retriever, "asks", "logits")
-        if "model" in needs and asked not in cell.model.abilities:
+        able = ANSWERING if asked == "generate" else {asked}
+        if "model" in needs and not able & cell.model.abilities:
             name = f"'{cell.labels['retriever']}'{' with its rerankers' if cell.rerank else ''}"
             where = where_is(grid, "rerank" if cell.rerank else "retriever", cell)
             raise PlanError(
@@ -89,6 +93,8 @@ def check_data(grid: Grid) -> None:
             f"{where_is(grid, 'shots', cell)}: {cell.shots} demonstrations from a pool of {cell.task.pool_size} "
             f"(task '{cell.task.title}'). Ask for fewer shots, or give the task a larger pool."
         )
+    for cell in grid.cells:
+        _check_candidates(grid, cell)
     for task in {id(cell.task): cell.task for cell in grid.cells if cell.score == "options"}.values():
         bare = next((query.id for query in task.queries if len(query.options) < 2), None)
         if bare is not None:
@@ -103,6 +109,35 @@ def check_data(grid: Grid) -> None:
                 f"{grid.config.where('score')}: score: options, and no query of task '{task.title}' has its answer "
                 f"among its options ('{query.id}' has '{query.answer}' and {options}). Write them alike."
             )
+
+
+def _check_candidates_read(grid: Grid) -> None:
+    config = grid.config
+    asked = config.base["candidates"] is not None or "candidates" in {*config.grid, *config.zipped}
+    if asked and not any(cell.rerank for cell in grid.cells if cell.shots) and any(cell.shots for cell in grid.cells):
+        key = next((key for key in ("grid", "zip") if "candidates" in (config.document.data.get(key) or {})), None)
+        where = config.where(key, "candidates") if key else config.where("candidates")
+        raise ConfigError(
+            f"{where}: candidates is how many of a retriever's best the rerankers get, and the file has no rerankers. "
+            f"Name some (rerank: [label_balance]), or leave it out."
+        )
+
+
+def _check_candidates(grid: Grid, cell: Cell) -> None:
+    """Raises ConfigError where rerankers would get fewer candidates than shots, or more than there are."""
+    if cell.candidates is None:
+        return
+    where, size = where_is(grid, "candidates", cell), cell.task.pool_size
+    if cell.candidates < cell.shots:
+        raise ConfigError(
+            f"{where}: rerankers choose {cell.shots} shots among {cell.candidates} candidates. Ask for at least "
+            f"{cell.shots} candidates, or for fewer shots."
+        )
+    if cell.candidates > size:
+        raise ConfigError(
+            f"{where}: {cell.candidates} candidates from a pool of {size} (task '{cell.task.title}'). Ask for at most "
+            f"{size}, or leave candidates out: rerankers then get 50, or all that there are."
+        )
 
 
 def data_digests(task: "Task") -> dict[str, str]:

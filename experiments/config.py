@@ -1,7 +1,7 @@
 """What an experiment file says, checked key by key before any component is built.
 
-    name, task, model, seeds, shots, retriever, rerank, order, transforms, compose, decoding, score, max_new_tokens,
-    metrics, controls, trace, late_contrast, grid, zip, exclude, compare, launch
+    name, task, model, seeds, shots, retriever, rerank, candidates, order, transforms, compose, decoding, score,
+    max_new_tokens, metrics, controls, trace, late_contrast, grid, zip, exclude, compare, launch
 
 A key outside `grid` holds for all cells; the same key in `grid` (every combination) or `zip` (side by side) is an axis
 and overrides it. An axis may also be one parameter of a component: `decoding.alpha: [0.5, 1.0]`.
@@ -124,7 +124,11 @@ def check_value(axis: str, node: Any, where: str) -> None:
         raise ConfigError(f"{where}: shots is a number of demonstrations, 0 or more, not {node!r}.")
     if axis == "max_new_tokens" and not (_whole(node) and node >= 1):
         raise ConfigError(f"{where}: max_new_tokens is a whole number of at least 1, not {node!r}.")
-    if axis in MOST and node > MOST[axis]:
+    if axis == "candidates" and node is not None and not (_whole(node) and node >= 1):
+        raise ConfigError(
+            f"{where}: candidates is how many of the retriever's best the rerankers get, 1 or more, not {node!r}."
+        )
+    if axis in MOST and node is not None and node > MOST[axis]:
         raise ConfigError(f"{where}: {axis} is at most {MOST[axis]:,}, not {node:,}.")
     if axis == "score" and node not in SCORES:
         raise ConfigError(

@@ -55,6 +55,7 @@ class Cell:
     controls: tuple[str, ...] = ()
     labels: Mapping[str, Any] = field(default_factory=dict)
     rerank: "tuple[Reranker, ...] | None" = ()
+    candidates: int | None = None
 
     def value(self, axis: str) -> Any:
         """The component or number that the config names on this axis."""
@@ -151,12 +152,12 @@ class _Factory:
         return found
 
     def cell(self, point: Mapping[str, Node], arm: "Arm", control: bool, seed: int) -> Cell:
-        rerank = self.several("rerank", point["rerank"])
+        rerank, candidates = self.several("rerank", point["rerank"]), point["candidates"][0]
         return Cell(
             self.component("task", point["task"]),
             self.component("model", point["model"]),
             point["shots"][0],
-            self._reranked(self.component("retriever", point["retriever"]), rerank),
+            self._reranked(self.component("retriever", point["retriever"]), rerank, candidates),
             self.component("order", point["order"]),
             self.several("transforms", point["transforms"]),
             self.component("compose", point["compose"]),
@@ -168,6 +169,7 @@ class _Factory:
             "",
             control,
             rerank=rerank,
+            candidates=candidates,
         )
 
     def several(self, key: str, node: Node) -> tuple[Any, ...]:
@@ -179,13 +181,16 @@ class _Factory:
         found: tuple[Any, ...] = self.built[place]
         return found
 
-    def _reranked(self, retriever: "Retriever", rerank: "tuple[Reranker, ...]") -> "Retriever":
+    def _reranked(
+        self, retriever: "Retriever", rerank: "tuple[Reranker, ...]", candidates: int | None
+    ) -> "Retriever":
         """One object for the same rerankers on the same retriever, so that its demonstrations are shared."""
         from retrievers.reranked import Reranked
 
-        place = f"reranked:{id(retriever)}:{[id(one) for one in rerank]}"
+        place = f"reranked:{id(retriever)}:{[id(one) for one in rerank]}:{candidates}"
         if place not in self.built:
-            self.built[place] = Reranked(of=retriever, rerank=rerank) if rerank else retriever
+            wide: dict[str, Any] = {} if candidates is None else {"candidates": candidates}
+            self.built[place] = Reranked(of=retriever, rerank=rerank, **wide) if rerank else retriever
         found: Retriever = self.built[place]
         return found
 
@@ -194,13 +199,16 @@ class _Factory:
         if cell.shots == 0:
             free: dict[str, Any] = dict.fromkeys(FREE_AT_ZERO)
             cell = replace(cell, **free)
+        if not cell.rerank:
+            cell = replace(cell, candidates=None)
         told = {"seed": cell.seed, **{axis: self._told(axis, cell.value(axis)) for axis in AXES}}
         place = f"digest:{id(cell.model)}"
         if place not in self.built:
             self.built[place] = _digest(cell.model, where)
         identity = {**told, "model": {"name": told["model"]["name"], "digest": self.built[place]}}
-        if not cell.rerank:  # cells from before there was this axis keep their digest
-            del identity["rerank"]
+        for axis in ("rerank", "candidates"):  # cells from before there was this axis keep their digest
+            if not identity[axis]:
+                del identity[axis]
         return replace(cell, told=told, digest=digest_of(identity))
 
     def _told(self, axis: str, value: Any) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from experiments.config import Config
-from experiments.vocabulary import KINDS
+from experiments.vocabulary import KINDS, LISTS
 from icl.errors import ConfigError, did_you_mean
 from icl.registry import resolve
 
@@ -80,6 +80,11 @@ def _all_read(config: Config, read: set[str]) -> None:
         for axis in axes:
             if axis not in read:
                 head, _, parameter = axis.partition(".")
+                if head in LISTS:
+                    raise ConfigError(
+                        f"{config.where(key, axis)}: {head} is a list, and no axis reaches into its parts. Write each "
+                        f"whole list as a value of the axis {head}."
+                    )
                 nodes = axes.get(head) or config.grid.get(head) or config.zipped.get(head) or [config.base[head]]
                 names = [node if isinstance(node, str) else node.get("name", "") for node in nodes]
                 known = [p for name in names for p in _parameters(resolve(KINDS[head], name, config.where(head)))]

@@ -73,6 +73,8 @@ def _value(axis: str) -> dict[str, Any]:
         return {"type": "integer", "minimum": 0, "maximum": MOST[axis], **default}
     if axis == "max_new_tokens":
         return {"type": "integer", "minimum": 1, "maximum": MOST[axis], **default}
+    if axis == "candidates":
+        return {"type": ["integer", "null"], "minimum": 1, "maximum": MOST[axis], **default}
     if axis == "score":
         return {"enum": list(SCORES), **default}
     node = {"$ref": f"#/$defs/{KINDS[axis]}"}

@@ -19,6 +19,7 @@ DEFAULTS: Mapping[str, Any] = {
     "shots": 0,
     "retriever": "random",
     "rerank": [],
+    "candidates": None,
     "order": "reversed",
     "transforms": [],
     "compose": "chat",
@@ -35,10 +36,10 @@ LAUNCHER = "local"
 """What `launch` is where it does not say."""
 LISTS = ("rerank", "transforms")
 """Keys that hold a list of components, applied in turn."""
-FREE_AT_ZERO = ("retriever", "rerank", "order")
+FREE_AT_ZERO = ("retriever", "rerank", "candidates", "order")
 """Axes that cannot matter without demonstrations: one arm at 0 shots serves all of their values."""
-MOST: Mapping[str, int] = {"shots": 10_000, "max_new_tokens": 100_000}
-"""Axis -> the largest value: more than any model's context holds."""
+MOST: Mapping[str, int] = {"shots": 10_000, "max_new_tokens": 100_000, "candidates": 100_000}
+"""Axis -> the largest value: more than any model's context holds, or than a reranker should look at."""
 SCORES = ("generate", "options")
 LATE = ("auto", "always", "never")
 """Whether contrasts that a step can do without are read late (`decoding.late`)."""

@@ -2,9 +2,11 @@
 
     {name: reranked, of: knn, candidates: 50, rerank: [near_duplicate_cap, label_balance]}
 
-The retriever is asked for `candidates` (all that it has, where it has fewer). Each reranker but the last passes on all
-that it keeps, the last gives the shots. A reranker whose choice depends on the number of shots makes the sets of
-different numbers unlike, so nothing is promised to be nested.
+The retriever is asked for `candidates` (all that it has, where it has fewer; never fewer than the shots). Each reranker
+but the last passes on all that it keeps, the last gives the shots. In an experiment file the keys `rerank` and
+`candidates` put this around any retriever; there, fewer candidates than shots or more than the pool has are an error. A
+reranker whose choice depends on the number of shots makes the sets of different numbers unlike, so nothing is promised
+to be nested.
 """
 
 from collections.abc import Sequence
@@ -27,7 +29,7 @@ class Reranked(Wrapping):
 
     of: Annotated[Retriever, Nested("retriever")]  # whose candidates
     rerank: tuple[Annotated[Reranker, Nested("reranker")], ...]  # applied one after the other
-    candidates: PositiveInt = 50  # how many the retriever is asked for
+    candidates: PositiveInt = 50  # how many the retriever is asked for; all, where it has fewer
 
     def __post_init__(self) -> None:
         if not self.rerank:

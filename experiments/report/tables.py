@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 VOTE = "vote"
-CHOOSE = ("retriever", "rerank", "transforms")
+CHOOSE = ("retriever", "rerank", "candidates", "transforms")
 """Axes that decide which demonstrations are shown and what they answer, and so what they vote for."""
 ANY = "any"
 """Stands for the values of an axis that cannot matter without demonstrations."""

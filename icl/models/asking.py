@@ -8,6 +8,9 @@ from icl.types import Prompt
 
 BATCH = 16
 
+ANSWERING = frozenset({"generate", "logits", "strategies"})
+"""Any one of these abilities is enough to be asked here."""
+
 _ANSWERS: dict[tuple[str, str, int], str] = {}
 """What models said in this process, by their digest: equal prompts are asked once."""
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 from experiments.api import run
-from experiments.checks import check_needs
+from experiments.checks import check_data, check_needs
 from experiments.config import load
 from experiments.grid import expand
 from experiments.report.tables import task_tables
@@ -53,6 +53,54 @@ def test_without_rerankers_a_cell_has_the_digest_that_it_had(mapping: Any) -> No
 def test_at_0_shots_rerankers_are_one_cell(mapping: Any) -> None:
     cells = _cells({**mapping(grid={"rerank": [[], ["label_balance"]]}), "shots": 0})
     assert [cell.labels["rerank"] for cell in cells] == ["none"]
+
+
+def test_candidates_are_an_axis_and_decide_what_the_rerankers_see(mapping: Any, tmp_path: Path) -> None:
+    """Among as many candidates as shots there is nothing to choose."""
+    keys = {"retriever": "balanced", "shots": 3, "rerank": ["label_balance"], "grid": {"candidates": [3, 9]}}
+    frame = run(mapping(**keys), runs=tmp_path, quiet=True).samples()
+    plain = run(mapping(name="plain", retriever="balanced", shots=3), runs=tmp_path, quiet=True).samples()
+    told = {str(n): rows.sort_values("query")["demos"].tolist() for n, rows in frame.groupby("candidates")}
+    assert set(told) == {"3", "9"}
+    ids = [[{one[0] for one in demos} for demos in rows] for rows in (told["3"], plain.sort_values("query")["demos"])]
+    assert ids[0] == ids[1]
+
+
+def test_candidates_reach_the_retriever_and_are_a_cell_of_their_own(mapping: Any) -> None:
+    usual, same, more = (
+        _cells(mapping(rerank=["label_balance"], **k))[0] for k in ({}, {"candidates": None}, {"candidates": 7})
+    )
+    assert (usual.retriever.candidates, more.retriever.candidates) == (50, 7)
+    assert usual.digest == same.digest != more.digest
+    cells = _cells(mapping(grid={"rerank": [[], ["label_balance"]], "candidates": [5, 6]}))
+    assert [(c.labels["rerank"], c.labels["candidates"]) for c in cells] == [
+        ("none", "none"),  # without rerankers candidates cannot matter
+        ("label_balance", "5"),
+        ("label_balance", "6"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"candidates": 0}, "candidates is how many of the retriever's best the rerankers get, 1 or more, not 0"),
+        ({"candidates": "ten"}, "1 or more, not 'ten'"),
+        ({"candidates": True}, "1 or more, not True"),
+        ({"candidates": 2, "shots": 4}, "rerankers choose 4 shots among 2 candidates. Ask for at least 4 candidates"),
+        ({"candidates": 5000}, r"5000 candidates from a pool of \d+ \(task .*Ask for at most"),
+        ({"candidates": 6, "rerank": []}, r"candidates: candidates is how many .* and the file has no rerankers"),
+        ({"grid": {"rerank.balance": [0.5]}}, "rerank is a list, and no axis reaches into its parts"),
+    ],
+)
+def test_candidates_that_cannot_be_are_said(keys: dict[str, Any], says: str, mapping: Any) -> None:
+    with pytest.raises(ConfigError, match=says):
+        _checked(mapping(**{"rerank": ["label_balance"], **keys}))
+
+
+def _checked(config: dict[str, Any]) -> None:
+    grid = expand(load(config))
+    check_needs(grid)
+    check_data(grid)
 
 
 def test_holes_match_the_retriever_and_the_rerankers_apart(mapping: Any) -> None:
