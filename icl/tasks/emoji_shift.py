@@ -1,13 +1,15 @@
-"""Emoji as a distribution shift: one emoji, four vendors' drawings; demonstrations by three, queries by the fourth.
+"""Emoji as a distribution shift: one emoji in five styles of four vendors; one vendor is asked about, others shown.
 
-    noto      emoji-datasource-google 16     PNG 64       Google's Noto            Apache-2.0 and OFL
-    twemoji   emoji-datasource-twitter 16    PNG 64       Twemoji                  CC-BY-4.0
-    fluent    @lobehub/fluent-emoji-3d 1.1   WebP 256     Microsoft's 3-D style    MIT
-    openmoji  openmoji 17                    SVG          line drawings            CC-BY-SA-4.0
+    noto         emoji-datasource-google 16           PNG 64       Google's Noto             Apache-2.0 and OFL
+    twemoji      emoji-datasource-twitter 16          PNG 64       Twemoji                   CC-BY-4.0
+    fluent       @lobehub/fluent-emoji-3d 1.1         WebP 256     Microsoft's 3-D style     MIT
+    fluent-flat  @iconify-json/fluent-emoji-flat 1.2  SVG          Microsoft's flat style    MIT
+    openmoji     openmoji 17                          SVG          line drawings             CC-BY-SA-4.0
 
-Names and groups of the emoji are those of emojibase-data 17 (MIT). The packages are npm's, pinned in the folder
-`emoji_shift_npm` beside this file and not part of the toolkit, which reads the drawings where they lie; `resvg-py`
-draws the SVGs. The 1,500 emoji taken are those that all four vendors draw, without flags and skin tones.
+Microsoft's two styles are one design: where one of them is asked about, the other is not shown. Names and groups of the
+emoji are those of emojibase-data 17 (MIT). The packages are npm's, pinned in the folder `emoji_shift_npm` beside this
+file and not part of the toolkit, which reads the drawings where they lie; `resvg-py` draws the SVGs. The 1,500 emoji
+taken are those that all styles have, without flags and skin tones.
 """
 
 import io
@@ -32,18 +34,25 @@ from icl.types import Example
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Vendor = Literal["noto", "twemoji", "fluent", "openmoji"]
-VENDORS: tuple[Vendor, ...] = get_args(Vendor)
+Style = Literal["noto", "twemoji", "fluent", "fluent-flat", "openmoji"]
+STYLES: tuple[Style, ...] = get_args(Style)
+SAME_VENDOR: tuple[Style, ...] = ("fluent", "fluent-flat")
+"""Two styles of one design: none of them is shown where one is asked about."""
 
 PACKAGES = Path(__file__).parent / "emoji_shift_npm"
 """The pinned `package.json`; `npm ci` puts `node_modules` beside it."""
 
-DRAWINGS: Mapping[Vendor, str] = {
+DRAWINGS: Mapping[Style, str] = {
     "noto": "emoji-datasource-google/img/google/64",
     "twemoji": "emoji-datasource-twitter/img/twitter/64",
     "fluent": "@lobehub/fluent-emoji-3d/assets",
+    "fluent-flat": "@iconify-json/fluent-emoji-flat",
     "openmoji": "openmoji/color/svg",
 }
+ICONS, CHARS = "icons.json", "chars.json"
+"""Of a package of Iconify's: every drawing's SVG by its name, and the name of every emoji."""
+SIDES = ("width", "height")
+
 NAMES, GROUPS = "emojibase-data/en/data.json", "emojibase-data/meta/groups.json"
 LEFT_OUT = ("component", "flags")
 """Groups of skin tones and hair, and of flags, which are told apart by other knowledge."""
@@ -55,14 +64,14 @@ QUESTIONS = {"subgroup": "What kind of emoji is this?", "emoji": "Which emoji is
 @component("task", "emoji-shift")
 @dataclass(frozen=True)
 class EmojiShift:
-    """Emoji drawn by four vendors: the pool is by three of them, the queries by the one held out.
+    """Emoji in five styles: the queries are in the one held out, the pool in those of other vendors.
 
-    Domain is the vendor, group the emoji. Classes are the emoji themselves, of which a pool has three drawings each,
-    or emojibase's subgroups of five or more ("animal bird"). A half is of the emoji, drawn at random: a head trained on
-    the first is tried with the second on emoji of which it never saw any vendor's drawing.
+    Domain is the style, group the emoji. Classes are the emoji themselves, of which a pool has three or four drawings
+    each, or emojibase's subgroups of five or more ("animal bird"). A half is of the emoji, drawn at random: a head
+    trained on the first is tried with the second on emoji of which it never saw a drawing in any style.
     """
 
-    held_out: Vendor = "openmoji"  # whose drawings are the queries
+    held_out: Style = "openmoji"  # the style of the queries
     classes: Literal["emoji", "subgroup"] = "emoji"  # what an answer names
     half: Literal["both", "first", "second"] = "both"  # of the emoji, in pool and queries
     query_limit: PositiveInt | None = parameter("queries", None)  # a nested choice; None: every emoji
@@ -76,13 +85,13 @@ class EmojiShift:
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:
-        every = self._drawn_by(self.held_out)
+        every = self._drawn(self.held_out)
         chosen = nested_choice([e.group or e.id for e in every], self.query_limit, self.seed, "emoji-shift/queries")
         return tuple(every[i] for i in chosen)
 
     @cached_property
     def _pool(self) -> Pool:
-        return Pool(tuple(e for vendor in VENDORS if vendor != self.held_out for e in self._drawn_by(vendor)))
+        return Pool(tuple(e for style in STYLES if not same_vendor(style, self.held_out) for e in self._drawn(style)))
 
     def pool(self, query_id: str) -> Pool:
         return self._pool
@@ -94,7 +103,7 @@ class EmojiShift:
     def _half(self, code: str) -> str:
         return ("first", "second")[StreamKey(self.seed, code).number("emoji-shift/half", 1)]
 
-    def _drawn_by(self, vendor: Vendor) -> list[Example]:
+    def _drawn(self, style: Style) -> list[Example]:
         modules = Path(self.modules).expanduser() if self.modules else PACKAGES / "node_modules"
         kept = [(emoji, emoji.classes[self.classes]) for emoji in emojis(modules)]
         size = Counter(name for _, name in kept)
@@ -103,12 +112,12 @@ class EmojiShift:
         kept = [(emoji, name) for emoji, name in kept if self.half in ("both", self._half(emoji.code))]
         return [
             Example(
-                id=f"{vendor}-{emoji.code}",
-                pictures=(emoji.picture(vendor),),
+                id=f"{style}-{emoji.code}",
+                pictures=(emoji.picture(style),),
                 question=QUESTIONS[self.classes],
                 answers=(name,),
                 label=name,
-                domain=vendor,
+                domain=style,
                 group=emoji.code,
             )
             for emoji, name in kept
@@ -117,20 +126,29 @@ class EmojiShift:
 
 @dataclass(frozen=True)
 class Emoji:
-    """code: its code points, hexadecimal. classes: its name on each level. files: vendor -> drawing."""
+    """code: its code points, hexadecimal. classes: its name on each level. drawings: style -> where it is."""
 
     code: str
     classes: Mapping[str, str]
-    files: Mapping[Vendor, Path]
+    drawings: "Mapping[Style, Drawing]"
 
-    def picture(self, vendor: Vendor) -> Picture:
+    def picture(self, style: Style) -> Picture:
         """Its drawing at 64 x 64, over white."""
-        return Picture.from_source(partial(_drawing, str(self.files[vendor])), f"emoji/{vendor}/{self.code}")
+        return Picture.from_source(partial(_drawing, *self.drawings[style]), f"emoji/{style}/{self.code}")
+
+
+Drawing = tuple[str, str]
+"""A file, and the name of the drawing where it holds many."""
+
+
+def same_vendor(one: Style, other: Style) -> bool:
+    """Whether both styles are of one design."""
+    return one == other or {one, other} <= set(SAME_VENDOR)
 
 
 @lru_cache(maxsize=4)
 def emojis(modules: Path) -> tuple[Emoji, ...]:
-    """Those that every vendor draws, in Unicode's order. Raises DataError with what to install."""
+    """Those that all styles have, in Unicode's order. Raises DataError with what to install."""
     missing = [path for path in (*DRAWINGS.values(), NAMES, GROUPS) if not (modules / path).exists()]
     if missing:
         raise DataError(
@@ -142,19 +160,38 @@ def emojis(modules: Path) -> tuple[Emoji, ...]:
             "task 'emoji-shift' draws SVGs with the package resvg-py, which is not installed. "
             "Install it with: pip install 'mm-icl[emoji]'"
         )
-    found = {vendor: {_code(p.stem): p for p in (modules / path).iterdir()} for vendor, path in DRAWINGS.items()}
+    found = {style: _found(modules / path) for style, path in DRAWINGS.items()}
     names, told = (json.loads((modules / path).read_text(encoding="utf-8")) for path in (NAMES, GROUPS))
     left_out = {number for number, group in told["groups"].items() if group in LEFT_OUT}
     return tuple(
         Emoji(
-            code, {"subgroup": told["subgroups"][str(one["subgroup"])].replace("-", " "), "emoji": one["label"]}, files
+            code, {"subgroup": told["subgroups"][str(one["subgroup"])].replace("-", " "), "emoji": one["label"]}, drawn
         )
         for one in names
         if str(one.get("group", "")) in told["groups"].keys() - left_out and "subgroup" in one
         for code in [_code(one["hexcode"])]
         if all(code in own for own in found.values())
-        for files in [{vendor: own[code] for vendor, own in found.items()}]
+        for drawn in [{style: own[code] for style, own in found.items()}]
     )
+
+
+def _found(folder: Path) -> dict[str, Drawing]:
+    """code -> drawing, of a folder of files or a package of Iconify's."""
+    if not (folder / ICONS).is_file():
+        return {_code(path.stem): (str(path), "") for path in folder.iterdir()}
+    names: dict[str, str] = json.loads((folder / CHARS).read_text(encoding="utf-8"))
+    return {_code(code): (str(folder / ICONS), name) for code, name in names.items()}
+
+
+@lru_cache(maxsize=1)
+def _icons(path: str) -> dict[str, str]:
+    """name -> SVG of a package of Iconify's."""
+    told = json.loads(Path(path).read_text(encoding="utf-8"))
+    sizes = {name: [one.get(side, told.get(side, 16)) for side in SIDES] for name, one in told["icons"].items()}
+    return {
+        name: f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}">{told["icons"][name]["body"]}</svg>'
+        for name, (wide, high) in sizes.items()
+    }
 
 
 def _code(stem: str) -> str:
@@ -162,13 +199,14 @@ def _code(stem: str) -> str:
     return stem.upper().replace("-FE0F", "")
 
 
-def _drawing(path: str) -> "Image":
+def _drawing(path: str, name: str) -> "Image":
     from PIL import Image
 
-    if path.endswith(".svg"):
+    if name or path.endswith(".svg"):
         from resvg_py import svg_to_bytes
 
-        png = svg_to_bytes(svg_path=path, width=SIDE, height=SIDE, skip_system_fonts=True)
+        text = _icons(path)[name] if name else Path(path).read_text(encoding="utf-8")
+        png = svg_to_bytes(svg_string=text, width=SIDE, height=SIDE, skip_system_fonts=True)
         return Image.open(io.BytesIO(bytes(png)))
     image = Image.open(path)
     return image if image.size == (SIDE, SIDE) else image.convert("RGBA").resize((SIDE, SIDE), Image.Resampling.LANCZOS)

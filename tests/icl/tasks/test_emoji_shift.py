@@ -1,14 +1,17 @@
-"""The task on hand-made packages of the same layout: six emoji, four vendors."""
+"""The task on hand-made packages of the same layout: six emoji, five styles."""
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from PIL import Image
 
 from icl.conformance import check_task
 from icl.errors import DataError
-from icl.tasks.emoji_shift import DRAWINGS, GROUPS, NAMES, PACKAGES, VENDORS, EmojiShift
+from icl.tasks.emoji_shift import CHARS, DRAWINGS, GROUPS, ICONS, NAMES, PACKAGES, STYLES, EmojiShift, same_vendor
+
+HALVES: tuple[Literal["first", "second", "both"], ...] = ("first", "second", "both")
 
 EMOJI = [  # code, name, subgroup, group
     ("1F600", "grinning face", 0, 0),
@@ -33,9 +36,12 @@ def modules(tmp_path: Path) -> Path:
     groups = {"0": "smileys-emotion", "1": "flags", "2": "component"}
     subgroups = {"0": "face-smiling", "1": "face-sad", "2": "flag", "3": "hair-style"}
     (tmp_path / GROUPS).write_text(json.dumps({"groups": groups, "subgroups": subgroups}))
-    for v, vendor in enumerate(VENDORS):
+    for v, vendor in enumerate(STYLES):
         folder = tmp_path / DRAWINGS[vendor]
         folder.mkdir(parents=True)
+        if vendor == "fluent-flat":
+            _write_icons(folder)
+            continue
         for i, (code, *_) in enumerate(EMOJI):
             if vendor == "fluent" and code == "1FAE0":
                 continue
@@ -51,6 +57,15 @@ def modules(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def _write_icons(folder: Path) -> None:
+    """A package of Iconify's: codes in lower case without FE0F, one icon of a size of its own."""
+    names = {code.lower().replace("-fe0f", ""): name.replace(" ", "-") for code, name, *_ in EMOJI}
+    (folder / CHARS).write_text(json.dumps(names))
+    icons = {name: {"body": f'<rect width="{3 + i}" height="9"/>'} for i, name in enumerate(names.values())}
+    framed = {"grinning-face": {**icons["grinning-face"], "width": 64, "height": 64}}
+    (folder / ICONS).write_text(json.dumps({"icons": {**icons, **framed}, "width": 32, "height": 32}))
+
+
 def test_without_the_packages_it_says_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"npm ci --ignore-scripts --prefix .*emoji_shift_npm"):
         _ = EmojiShift(modules=str(tmp_path)).queries
@@ -59,7 +74,8 @@ def test_without_the_packages_it_says_how_to_get_them(tmp_path: Path) -> None:
 def test_packages_are_pinned_with_their_digests() -> None:
     wanted = json.loads((PACKAGES / "package.json").read_text())["dependencies"]
     locked = json.loads((PACKAGES / "package-lock.json").read_text())["packages"]
-    assert {path.split("/")[0] for path in (*DRAWINGS.values(), NAMES) if path[0] != "@"} <= set(wanted)
+    parts = [path.split("/") for path in (*DRAWINGS.values(), NAMES)]
+    assert {"/".join(own[: 2 if own[0][0] == "@" else 1]) for own in parts} == set(wanted)
     for name, version in wanted.items():
         assert locked[f"node_modules/{name}"]["version"] == version
     assert all("integrity" in told for path, told in locked.items() if path)
@@ -72,14 +88,17 @@ class TestWithDrawings:
     def resvg(self) -> None:
         pytest.importorskip("resvg_py", reason="resvg-py is not installed (the extra `emoji`)")
 
-    @pytest.mark.parametrize("held_out", VENDORS)
+    @pytest.mark.parametrize("held_out", STYLES)
     def test_it_is_a_task_and_the_vendor_asked_about_is_in_no_pool(self, held_out: str, modules: Path) -> None:
         task = EmojiShift(held_out=held_out, modules=str(modules))  # type: ignore[arg-type]
         check_task(task)
         assert {query.domain for query in task.queries} == {held_out}
         pool = task.pool(task.queries[0].id)
-        assert {example.domain for example in pool.examples} == set(VENDORS) - {held_out}
-        assert len(pool) == task.pool_size == 3 * len(task.queries) == 18
+        others = {style for style in STYLES if not same_vendor(style, held_out)}  # type: ignore[arg-type]
+        assert {example.domain for example in pool.examples} == others
+        assert len(others) == (3 if held_out.startswith("fluent") else 4)
+        assert len(pool) == task.pool_size == len(others) * len(task.queries)
+        assert len(task.queries) == 6
         assert {query.pictures[0].open().size for query in task.queries} == {(64, 64)}
         assert {query.answer for query in task.queries} == {name for _, name, *_ in EMOJI[:6]}
 
@@ -89,12 +108,20 @@ class TestWithDrawings:
         assert len(task.queries) == 5
 
     def test_halves_share_no_emoji_and_make_the_whole(self, modules: Path) -> None:
-        first, second, both = (EmojiShift(half=half, modules=str(modules)) for half in ("first", "second", "both"))  # type: ignore[arg-type]
+        first, second, both = (EmojiShift(half=half, modules=str(modules)) for half in HALVES)
         groups = [{e.group for e in (*task.queries, *task.pool("").examples)} for task in (first, second, both)]
         assert groups[0].isdisjoint(groups[1])
         assert groups[0] | groups[1] == groups[2]
         assert groups[0]
         assert groups[1]
+
+    def test_an_icon_is_drawn_in_its_own_frame(self, modules: Path) -> None:
+        """In a frame of 32 an edge at 9 is at 18 of 64; the one with a frame of 64 keeps it."""
+        queries = EmojiShift(held_out="fluent-flat", modules=str(modules)).queries
+        drawn = {query.answer: query.pictures[0].open() for query in queries}
+        for name, edge in (("big eyes", 18), ("grinning face", 9)):
+            assert drawn[name].getpixel((1, edge - 2)) == (0, 0, 0)
+            assert drawn[name].getpixel((1, edge + 2)) == (255, 255, 255)
 
     def test_drawings_are_laid_over_white(self, modules: Path) -> None:
         task = EmojiShift(held_out="openmoji", modules=str(modules))
