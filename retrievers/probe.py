@@ -3,7 +3,8 @@
     logits = 100 W x,    loss = (mean CE(pictures) + mean CE(texts)) / 2 + decay ||W||^2,    no bias, unit x
 
 Pictures and texts weigh half and half whatever their numbers; summed over all rows instead, the more numerous decide.
-Solved to convergence from zero, so it is deterministic. What a model adds is what it
+Solved to convergence from zero, so it is deterministic; with fewer rows than entries in the rows' own span, where the
+best weights lie. What a model adds is what it
 scores beyond such a probe and beyond the vote of its demonstrations.
 """
 
@@ -53,8 +54,13 @@ def fit_probe(
     if strange:
         raise PlanError(f"there are texts of {strange[:3]} and no picture with such a label.")
     groups = [(pictures, labels)] if texts is None or not len(texts) else [(pictures, labels), (texts, text_labels)]
-    known = [(rows.astype(np.float64), np.array([classes.index(label) for label in own])) for rows, own in groups]
-    shape = len(classes), pictures.shape[1]
+    place = {name: i for i, name in enumerate(classes)}
+    known = [(rows.astype(np.float64), np.array([place[label] for label in own])) for rows, own in groups]
+    basis = np.eye(pictures.shape[1])
+    if sum(len(rows) for rows, _ in known) < pictures.shape[1]:
+        basis = np.linalg.qr(np.vstack([rows for rows, _ in known]).T)[0]
+        known = [(rows @ basis, own) for rows, own in known]
+    shape = len(classes), basis.shape[1]
 
     def loss(flat: Floats) -> tuple[float, Floats]:
         weights = flat.reshape(shape)
@@ -68,7 +74,7 @@ def fit_probe(
         return total, slope.ravel()
 
     found = minimize(loss, np.zeros(shape[0] * shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 2000})
-    return Probe(classes, np.asarray(found.x, dtype=np.float64).reshape(shape))
+    return Probe(classes, np.asarray(found.x, dtype=np.float64).reshape(shape) @ basis.T)
 
 
 def _log_softmax(logits: Floats) -> Floats:

@@ -33,6 +33,17 @@ def test_texts_weigh_half_whatever_their_number() -> None:
     assert few.predict(texts) == ["a", "b"]
 
 
+def test_few_rows_are_solved_in_their_span_and_give_the_same_probe() -> None:
+    """Rows that say nothing new make the rows outnumber the entries, and change no mean."""
+    rng = np.random.default_rng(1)
+    rows, labels = unit(rng.normal(size=(6, 9))), ["a", "b", "c"] * 2
+    few, many = fit_probe(rows, labels), fit_probe(np.repeat(rows, 3, axis=0), list(np.repeat(labels, 3)))
+    asked = unit(rng.normal(size=(40, 9)))
+    assert few.weights.shape == (3, 9)
+    assert few.predict(asked) == many.predict(asked)
+    assert np.allclose(few.weights, many.weights, atol=0.02 * np.abs(many.weights).max())
+
+
 def test_what_it_cannot_learn_is_said() -> None:
     rows = np.eye(2, dtype=np.float32)
     with pytest.raises(PlanError, match="two labels or more"):

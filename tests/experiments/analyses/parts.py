@@ -115,7 +115,10 @@ class Folds:
 
     @cached_property
     def queries(self) -> Sequence[Example]:
-        return tuple(self._example(f"{self.held_out}{i}", self._answer(i), 10 * ord(self.held_out) + i, f"g{i}") for i in range(4))
+        return tuple(
+            self._example(f"{self.held_out}{i}", self._answer(i), 10 * ord(self.held_out) + i, f"g{i}")
+            for i in range(4)
+        )
 
     def _answer(self, i: int) -> str:
         return "red" if self.held_out == "a" and i < 2 else "blue"

@@ -3,11 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.analyses import leakage, precision, retrieval
+from experiments.analyses import leakage, precision, probe, retrieval
 from icl.errors import ConfigError
+from icl.registry import build
+from retrievers.base import Resources
+from retrievers.knn import KNN
+from retrievers.probe import fit_probe
 
 PARTS = Path(__file__).parent / "parts.py"
 LEAKS = ["itself", "picture", "twice", "alike", "labels", "gold"]
@@ -87,3 +92,59 @@ def test_an_oracle_s_order_is_seen(ran: Any) -> None:
 def test_an_analysis_needs_demonstrations(ran: Any) -> None:
     with pytest.raises(ConfigError, match="Run the experiment with shots above 0"):
         leakage.analyse(ran(shots=0))
+
+
+def test_folds_of_a_task_come_together_first_with_the_group_as_the_unit(ran: Any) -> None:
+    """Fold a shows the right one of two for half of its queries more than the reference, fold b for none."""
+    task = {"name": f"{PARTS}:Folds"}
+    ours, theirs = (_careless(*ids) for ids in (("p0", "p1"), ("p2", "p3")))
+    told_as = "Careless(ids=['p2', 'p3'])"
+    compared: dict[str, Any] = {"to": {"retriever": told_as}, "metric": "strict"}
+    axes = {"task.held_out": ["a", "b"], "retriever": [theirs, ours]}
+    told = precision.analyse(ran(task=task, shots=2, seeds=[0], grid=axes, compare=compared)).to_dict("records")
+    assert [(row["task"], row["n"]) for row in told] == [("Folds", 8), ("folds a", 4), ("folds b", 4)]
+    assert [row["difference"] for row in told] == pytest.approx([0.125, 0.25, 0.0])
+    unfolded = precision.analyse(ran(name="u", task={**task, "held_out": "a"}, shots=2, seeds=[0],
+                                     grid={"retriever": [theirs, ours]}, compare=compared))  # fmt: skip
+    assert list(unfolded["n"]) == [4]
+
+
+def test_probes_say_what_the_vectors_of_each_arm_say(ran: Any) -> None:
+    """Against the same probes fitted here; `random` compares no vectors and has none."""
+    node = {"name": "counting", "queries": 12, "pool_size": 60}
+    axes = {"retriever": ["random", {"name": "knn", "embedder": "pixels"}, {"name": "knn", "embedder": "histogram"}]}
+    to = {"retriever": "knn(embedder.name=pixels, embedder.size=16)"}
+    view = ran(
+        task=node,
+        model="fake-vote",
+        shots=4,
+        seeds=[0],
+        grid=axes,
+        compare={"to": to, "metric": "strict"},
+        metric="strict",
+    )
+    told = {row["probe"]: row for row in probe.analyse(view).to_dict("records")}
+    assert set(told) == {"vote", "demonstrations", "pool"}
+    task, means = build("task", node), dict[tuple[str, str], float]()
+    for name in ("pixels", "histogram"):
+        fitted = KNN(embedder=build("embedder", name)).fit(task.pool(""), Resources())
+        asked = fitted.asked([query.query for query in task.queries])  # type: ignore[attr-defined]
+        whole = fit_probe(fitted.index.vectors, [e.answer for e in fitted.pool.examples])  # type: ignore[attr-defined]
+        golds = [query.answer for query in task.queries]
+        means[name, "pool"] = float(np.mean(np.array(whole.predict(asked)) == golds))
+        few = []
+        for query, vector in zip(task.queries, asked, strict=True):
+            shown = [task.pool("").by_id[one.id] for one in fitted.retrieve([query.query], 4)[0]]
+            labels, rows = [e.answer for e in shown], fitted.source.pictures(shown)  # type: ignore[attr-defined]
+            said = labels[0] if len(set(labels)) == 1 else fit_probe(rows, labels).predict(vector[None])[0]
+            few.append(said == query.answer)
+        means[name, "demonstrations"] = float(np.mean(few))
+    for kind in ("pool", "demonstrations"):
+        assert (told[kind]["reference"], told[kind]["accuracy"]) == (means["pixels", kind], means["histogram", kind])
+        assert told[kind]["n"] == 12
+
+
+def test_without_vectors_there_is_nothing_to_probe(ran: Any) -> None:
+    axes = {"retriever": ["random", "balanced"]}
+    with pytest.raises(ConfigError, match="no arm's retriever compares vectors"):
+        probe.analyse(ran(task="counting", shots=2, grid=axes, compare={"to": {"retriever": "random"}}))

@@ -1,0 +1,49 @@
+"""Tasks that are folds of one: alike but for what is held out. Their samples together, with the emoji as the unit."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from experiments.labels import labels
+from experiments.stats.arms import UNIT, tidy
+from experiments.store import Store
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.report.view import View
+
+HELD_OUT = "held_out"
+"""The parameter of a task in which folds differ."""
+
+FOLDED = ("task", "retriever")
+"""Axes whose components may name what is held out."""
+
+
+def folded(view: "View", rows: "DataFrame") -> "DataFrame | None":
+    """The rows with all folds of a task under one name; None where no task has folds.
+
+    What belongs together (a group) does so across folds: one emoji is asked about in several vendors' drawings.
+    """
+    store = Store(view.path)
+    cells = {digest: store.cell(str(digest)) or {} for digest in rows["cell"].unique()}
+    if len({_held_out(cell.get("task")) for cell in cells.values()}) < 2:
+        return None
+    told = rows.drop(columns=[UNIT], errors="ignore")
+    for axis in FOLDED:
+        nodes = {digest: _without(cell.get(axis)) for digest, cell in cells.items()}
+        names = dict(zip(nodes, labels(list(nodes.values())), strict=True))
+        told = told.assign(**{axis: [names[digest] for digest in rows["cell"]]})
+    found = tidy(told, view.axes)
+    found.attrs = dict(rows.attrs)
+    return found
+
+
+def _held_out(node: Any) -> str:
+    return str(node.get(HELD_OUT)) if isinstance(node, Mapping) else ""
+
+
+def _without(node: Any) -> Any:
+    """The node without what is held out, at any depth."""
+    if isinstance(node, Mapping):
+        return {key: _without(value) for key, value in node.items() if key != HELD_OUT}
+    return [_without(one) for one in node] if isinstance(node, list) else node

@@ -1,0 +1,128 @@
+"""What is right without any model: the demonstrations' vote, and linear probes in the vectors that found them.
+
+    vote            the answer of most demonstrations, ties to the nearest
+    demonstrations  a linear probe fitted on the sample's demonstrations alone (`retrievers.probe`)
+    pool            a linear probe fitted on the whole pool, where it has 128 labels or fewer
+
+The probes see the vectors of the arm's own retriever: those of its encoder, or what a head made of them. Arms whose
+retriever compares no vectors (`random`) have no probe. A row an arm against its reference, as the run's `compare` says,
+with the accuracy's difference in pairs; where tasks are folds (`held_out`), the first rows are of all folds together.
+Retrievers are fitted again, from the cache of embeddings.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.analyses.paired import against
+from experiments.analyses.samples import answered, demos_of, records, table, texts
+from experiments.store import Store
+from icl.errors import ConfigError
+from icl.metrics.normalise import plain
+from icl.registry import build
+from icl.tasks.base import Task
+from retrievers.balanced import label_of
+from retrievers.base import Resources
+from retrievers.near import FittedNear, Near
+from retrievers.probe import fit_probe
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.report.view import View
+    from icl.tasks.base import Pool
+
+LABELS = 128
+"""More classes than this are not told apart by a probe on a pool: it would take hours."""
+
+PROBES = ("vote", "demonstrations", "pool")
+
+Row = Mapping[str, Any]
+
+
+def analyse(view: "View") -> "DataFrame":
+    """Raises ConfigError where no arm has vectors to probe, or none has a reference."""
+    rows = answered(view)
+    right = {name: np.full(len(rows), np.nan) for name in PROBES}
+    where, tasks = {index: place for place, index in enumerate(rows.index)}, dict[str, Task]()
+    for digest, own in rows.groupby("cell", sort=False):
+        space = _space(Store(view.path).cell(str(digest)) or {}, tasks)
+        if space is not None:
+            for name, values in right.items():
+                values[[where[index] for index in own.index]] = space.right(name, records(own))
+    if all(np.isnan(values).all() for values in right.values()):
+        raise ConfigError(f"{view.path}: no arm's retriever compares vectors, so there is nothing to probe.")
+    told = []
+    for name, values in right.items():
+        if not np.isnan(values).all():
+            told += [{"probe": name, **line} for line in against(view, rows.assign(accuracy=values), "accuracy")]
+    names = ", ".join(f"{axis} {value}" for axis, value in view.to.items())
+    return table(told, f"Right without a model, against {names}", signed=("difference", "low", "high"))
+
+
+@dataclass(frozen=True)
+class _Space:
+    """A task with the fitted retriever of one cell; all its queries share a pool."""
+
+    task: Task
+    pool: "Pool"
+    fitted: FittedNear
+
+    @cached_property
+    def asked(self) -> dict[str, Any]:
+        """query id -> its vector."""
+        vectors = self.fitted.asked([query.query for query in self.task.queries])
+        return {query.id: vector for query, vector in zip(self.task.queries, vectors, strict=True)}
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        return {example.id: i for i, example in enumerate(self.pool.examples)}
+
+    def right(self, name: str, rows: Sequence[Row]) -> list[float]:
+        """Of each sample, 1 or 0; NaN where this probe cannot be fitted."""
+        if name == "vote":
+            return [float(row["vote"]) if row.get("vote") is not None else np.nan for row in rows]
+        said = self._by_pool(rows) if name == "pool" else [self._by_demonstrations(row) for row in rows]
+        return [
+            np.nan if one is None else float(plain(one) in map(plain, texts(row, "gold")))
+            for one, row in zip(said, rows, strict=True)
+        ]
+
+    def _by_demonstrations(self, row: Row) -> str:
+        demos = demos_of(row)
+        labels = [plain(answer) for *_, answer in demos]
+        if len(set(labels)) == 1:
+            return labels[0]
+        vectors = self.fitted.index.vectors[[self.place[name] for name, *_ in demos]]
+        return fit_probe(vectors, labels).predict(self.asked[str(row["query"])][None])[0]
+
+    def _by_pool(self, rows: Sequence[Row]) -> Sequence[str | None]:
+        labels = [plain(label_of(example)) for example in self.pool.examples]
+        if not 1 < len(set(labels)) <= LABELS:
+            return [None] * len(rows)
+        probe = fit_probe(self.fitted.index.vectors, labels)
+        return probe.predict(np.array([self.asked[str(row["query"])] for row in rows]))
+
+
+def _space(cell: Mapping[str, Any], tasks: dict[str, Task]) -> _Space | None:
+    """None where the cell's retriever compares no vectors, each query has a pool of its own, or its code is not ours.
+
+    tasks: built so far, by their node.
+    """
+    if any(":" in str(cell[axis]["name"]) for axis in ("task", "retriever")):
+        return None
+    retriever = build("retriever", cell["retriever"])
+    if not isinstance(retriever, Near) or retriever.needs & {"model", "gold"}:
+        return None
+    key = json.dumps(cell["task"], sort_keys=True)
+    task = tasks.setdefault(key, build("task", cell["task"]))
+    pools = {id(pool): pool for pool in (task.pool(query.id) for query in task.queries)}
+    if len(pools) > 1:
+        return None
+    (pool,) = pools.values()
+    fitted = retriever.fit(pool, Resources(int(cell["seed"])))
+    return _Space(task, pool, fitted) if isinstance(fitted, FittedNear) else None
