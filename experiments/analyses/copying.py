@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import BEST, answered, demos_of, interval, records, said, settings, table, units
+from experiments.analyses.samples import (
+    BEST,
+    answered,
+    demos_of,
+    interval,
+    judges_samples,
+    records,
+    said,
+    settings,
+    table,
+    units,
+)
 from icl.metrics.normalise import plain
 
 if TYPE_CHECKING:
@@ -29,6 +40,7 @@ Row = Mapping[str, Any]
 
 def analyse(view: "View") -> "DataFrame":
     """A row a setting and place ('any', then 1, 2, … from the query)."""
+    judges_samples(view)
     found: list[dict[str, Any]] = []
     for setting, samples in settings(view, answered(view)):
         rows = records(samples)

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import answered, interval, records, said, settings, table, texts, units
+from experiments.analyses.samples import (
+    answered,
+    interval,
+    judges_samples,
+    records,
+    said,
+    settings,
+    table,
+    texts,
+    units,
+)
 from experiments.store import Store
 from icl.errors import ConfigError
 from retrievers.disrupted import SWAPPED
@@ -31,6 +41,7 @@ Row = Mapping[str, Any]
 
 def analyse(view: "View") -> "DataFrame":
     """A row a setting and place ('any', then 1, 2, …). Raises ConfigError without an arm and its base."""
+    judges_samples(view)
     rows = answered(view)
     rows = rows[rows[view.metric].notna()]
     cells = {digest: _parts(Store(view.path).cell(str(digest)) or {}) for digest in rows["cell"].unique()}

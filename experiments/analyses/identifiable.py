@@ -11,7 +11,15 @@ ceiling is below 1. A task that can tell says so of each sample (`meta.identifia
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from experiments.analyses.samples import answered, interval, records, settings, table, units
+from experiments.analyses.samples import (
+    answered,
+    interval,
+    judges_samples,
+    records,
+    settings,
+    table,
+    units,
+)
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +32,7 @@ FACT = "identifiable"
 
 def analyse(view: "View") -> "DataFrame":
     """A row a setting, 0 shots too. Raises ConfigError where no sample says whether its answer can be known."""
+    judges_samples(view)
     found: list[dict[str, Any]] = []
     for setting, samples in settings(view, answered(view, shown=False)):
         rows = [row for row in records(samples[samples[view.metric].notna()]) if _settled(row) is not None]

@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import answered, interval, settings, table
+from experiments.analyses.samples import (
+    answered,
+    interval,
+    judges_samples,
+    settings,
+    table,
+)
 from experiments.stats.arms import UNIT
 from experiments.store import Store
 from icl.errors import ConfigError
@@ -35,6 +41,7 @@ SHOWN = "shown"
 
 def analyse(view: "View") -> "DataFrame":
     """A row a setting. Raises ConfigError where one of the three sets of modalities was not run."""
+    judges_samples(view)
     rows = answered(view, shown=False)
     sets = {digest: _set(Store(view.path).cell(str(digest)) or {}) for digest in rows["cell"].unique()}
     rows = rows.assign(**{SHOWN: rows["cell"].map(sets)})

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import answered, interval, settings, table, turned
-from experiments.stats.arms import UNIT
+from experiments.analyses.samples import answered, settings, table, turned
 from experiments.stats.pairs import pair, paired_test
 from experiments.stats.significance import holm
+from experiments.stats.summary import estimate_of
 from experiments.store import Store
 from icl.errors import ConfigError
 
@@ -47,8 +47,10 @@ def analyse(view: "View") -> "DataFrame":
         slope = float(np.polyfit(means.index.to_numpy(dtype=float), means.to_numpy(dtype=float), 1)[0])
         tested: list[dict[str, Any]] = []
         for share, point in points:
-            scored = point[point[view.metric].notna()]
-            score = interval(scored[view.metric], scored[UNIT], "score")
+            score = dict.fromkeys(("score", "low", "high"), np.nan)
+            if point[view.metric].notna().any():
+                found_score = estimate_of(point, view.metric)
+                score = {"score": found_score.mean, "low": found_score.low, "high": found_score.high}
             against = _against(first, point, view) if point is not first else {}
             vote = float(point["vote"].mean()) if "vote" in point else np.nan
             tested.append(
@@ -59,7 +61,7 @@ def analyse(view: "View") -> "DataFrame":
                     "vote": vote,
                     **against,
                     "slope": slope,
-                    "n": len(scored),
+                    "n": int(point[view.metric].notna().sum()),
                 }
             )
         for row, p in zip(tested[1:], holm([row["p"] for row in tested[1:]]), strict=True):

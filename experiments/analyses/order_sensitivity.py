@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import answered, interval, records, said, settings, table, texts, units
+from experiments.analyses.samples import (
+    answered,
+    interval,
+    judges_samples,
+    records,
+    said,
+    settings,
+    table,
+    texts,
+    units,
+)
 from experiments.stats.pairs import UnpairedError
 from experiments.store import Store
 from icl.errors import ConfigError
@@ -27,6 +37,7 @@ if TYPE_CHECKING:
 
 def analyse(view: "View") -> "DataFrame":
     """A row a setting. Raises ConfigError with fewer than two orders, UnpairedError where an order lacks samples."""
+    judges_samples(view)
     rows = answered(view)
     rows = rows[rows["cell"].isin(_by_chance(view, rows))]
     if rows["order"].nunique() < 2:

@@ -78,9 +78,10 @@ def _paired(view: "View", ours: "DataFrame", theirs: "DataFrame", without: Seque
 def _rows(view: "View", task: str, name: str, gains: "DataFrame", full: str) -> Iterator[dict[str, Any]]:
     keys = [axis for axis in view.axes if axis != "model"] + ["query", "seed"]
     whole = gains[gains["model"] == full]
+    graded = not view.of_samples  # the numbers of a score of the whole run are neither right nor wrong
     for model in values_of(gains, "model"):
         own = gains[gains["model"] == model]
-        found = _tested(own["reference"], own[view.metric], own[UNIT], name)
+        found = _tested(own["reference"], own[view.metric], own[UNIT], name, graded=graded)
         told = {
             "task": task,
             "of": name,
@@ -93,13 +94,15 @@ def _rows(view: "View", task: str, name: str, gains: "DataFrame", full: str) -> 
         p = None
         if model != full:
             both = own.merge(whole[[*keys, GAIN]], on=keys, suffixes=("", "_full"), validate="one_to_one")
-            found = _tested(both[f"{GAIN}_full"], both[GAIN], both[UNIT], name)
+            found = _tested(both[f"{GAIN}_full"], both[GAIN], both[UNIT], name, graded=graded)
             change = {"change": found.difference, "change_low": found.low, "change_high": found.high}
             p = found.p
         yield {**told, **change, "p": p, "n": len(own)}
 
 
-def _tested(reference: "Series[float]", arm: "Series[float]", units: "Series[int]", name: str) -> Comparison:
+def _tested(
+    reference: "Series[float]", arm: "Series[float]", units: "Series[int]", name: str, *, graded: bool
+) -> Comparison:
     without, with_it = np.asarray(reference, dtype=np.float64), np.asarray(arm, dtype=np.float64)
-    pairs = Pairs(without, with_it, units.to_numpy())
+    pairs = Pairs(without, with_it, units.to_numpy(), graded=graded)
     return paired_test(pairs, names=("without", name))

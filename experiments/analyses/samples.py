@@ -38,6 +38,17 @@ def answered(view: "View", shown: bool = True) -> "DataFrame":
     return rows
 
 
+def judges_samples(view: "View") -> None:
+    """Raises ConfigError where the score looked at is one of the whole run: it says nothing of a single sample."""
+    if view.of_samples:
+        return
+    own = ", ".join(view.sample_metrics)
+    raise ConfigError(
+        f"{view.path}: '{view.metric}' is a score of the whole run, and this analysis reads those of single samples. "
+        f"Name one with --metric{f': {own}' if own else '; the run has none'}."
+    )
+
+
 def settings(
     view: "View", rows: "DataFrame", without: Sequence[str] = ()
 ) -> Iterator[tuple[dict[str, Any], "DataFrame"]]:

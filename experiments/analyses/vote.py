@@ -58,7 +58,8 @@ def analyse(view: "View") -> "DataFrame":
             "beyond": result.difference,
         }
         tested |= {"beyond_low": result.low, "beyond_high": result.high, "p": result.p}
-        apart = {"differ": len(differ), "right": _mean(differ, view.metric), "vote_right": _mean(differ, "vote")}
+        judged = differ if view.of_samples else []  # a score of the whole run says nothing of these alone
+        apart = {"differ": len(differ), "right": _mean(judged, view.metric), "vote_right": _mean(judged, "vote")}
         found.append({**setting, **interval(agree, units(rows), "agreement"), **tested, **apart, "n": len(rows)})
     for row, p in zip(found, holm([row["p"] for row in found]), strict=True):
         row["p"] = float(p)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.stats.whole import own_of
 from experiments.stats.wording import counted
 from experiments.vocabulary import AXES, FREE_AT_ZERO
 from icl.errors import ConfigError, did_you_mean
@@ -43,12 +44,13 @@ def baseline_of(frame: "DataFrame", baseline: str, metric: str) -> str | None:
     """The column of a baseline as this metric judges it; None where it does not, since two scales are not compared.
 
     A frame that does not say what judged (an older run, which took strict or its first metric; a frame made by hand)
-    has the one column `vote`: it stands for every metric of which higher is good.
+    has the one column `vote`: it stands for every metric of samples of which higher is good.
     """
     if (column := judged_by(baseline, metric)) in frame:
         return column
     told = any(str(other).startswith(judged_by(baseline, "")) for other in frame)
-    return baseline if baseline in frame and not told and better_of(frame, metric) == "higher" else None
+    fits = better_of(frame, metric) == "higher" and own_of(metric) not in frame
+    return baseline if baseline in frame and not told and fits else None
 
 
 def tidy(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":

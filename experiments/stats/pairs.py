@@ -96,8 +96,8 @@ def pair(
     (the vote of the same demonstrations, say).
     """
     keys = list(on)
-    judged = (reference_metric or metric, metric)
-    whole = all(own_of(column) in frame for column, frame in zip(judged, (reference, arm), strict=True))
+    judged, frames = (reference_metric or metric, metric), (reference, arm)
+    whole = all(own_of(column) in frame for column, frame in zip(judged, frames, strict=True))
     columns = [*keys, UNIT, *dict.fromkeys((*judged, *(map(own_of, judged) if whole else ())))]
     (reference, arm) = (frame[[c for c in columns if c in frame]] for frame in (reference, arm))
     for frame, name in ((reference, names[0]), (arm, names[1])):
@@ -125,7 +125,8 @@ def pair(
     a = left[reference_metric or metric].to_numpy(dtype=np.float64, na_value=np.nan)
     b = right[metric].to_numpy(dtype=np.float64, na_value=np.nan)
     kept = np.isfinite(a) & np.isfinite(b)
-    return Pairs(a[kept], b[kept], right[UNIT].to_numpy()[kept], int((~kept).sum()))
+    graded = any(own_of(column) in frame for column, frame in zip(judged, frames, strict=True))
+    return Pairs(a[kept], b[kept], right[UNIT].to_numpy()[kept], int((~kept).sum()), graded=graded)
 
 
 def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("reference", "arm")) -> Comparison:

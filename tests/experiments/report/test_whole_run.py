@@ -18,6 +18,7 @@ from experiments.report.html import write
 from experiments.report.terminal import show
 from experiments.report.view import view
 from experiments.stats.compare import compare
+from icl.errors import ConfigError
 
 PAIRS = "group_accuracy"
 
@@ -25,7 +26,8 @@ PAIRS = "group_accuracy"
 @pytest.fixture
 def run(written):
     """Pictures with two questions each, judged by pairs too."""
-    found = written(queries=12, shots=(4,), retrievers=("random",), traced=True)
+    votes = {"lenient": 1.0, PAIRS: 1.0}
+    found = written(queries=12, shots=(4,), retrievers=("random",), traced=True, votes=votes)
     for path in found.path.glob("cells/*/*.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         for line in lines:
@@ -130,3 +132,16 @@ def test_few_units_are_told_below_the_table_and_many_are_not(run, written):
     assert re.search(line, printed(show_comparison, table, seen))
     many = view(written("many", queries=60, shots=(0,), tasks=("shapes",), seeds=(0,)))
     assert "independent units" not in printed(show, many)
+
+
+@pytest.mark.parametrize("name", ["copying", "disruption", "identifiable", "modality_importance", "order_sensitivity"])
+def test_an_analysis_of_single_samples_asks_for_a_score_of_theirs(run, name):
+    with pytest.raises(ConfigError, match=r"'group_accuracy' is a score of the whole run.*--metric: lenient, strict"):
+        run.analyze(name, metric=PAIRS)
+
+
+def test_the_analysis_of_the_vote_tells_no_shares_of_single_answers(run):
+    table = run.analyze("vote", metric=PAIRS)
+    assert table[["right", "vote_right"]].isna().all(axis=None)
+    assert table[["accuracy", "p"]].notna().all(axis=None)
+    assert set(table["vote"]) == {1.0}

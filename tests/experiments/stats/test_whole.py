@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from experiments.stats.arms import baseline_of
 from experiments.stats.effects import moves
 from experiments.stats.intervals import bootstrap_mean, estimate, wilson
 from experiments.stats.pairs import UnpairedError, pair, paired_test
@@ -207,3 +208,10 @@ def test_what_is_no_score_of_a_sample_has_no_answers_that_moved(tidied):
 def test_a_samples_own_number_is_what_a_csv_shows(tidied):
     rows = tidied("f1", [1.0, None], golds(2, 0))
     assert list(map(str, rows[own_of("m")])) == ["1", ""]
+
+
+def test_a_score_of_a_run_against_one_of_samples_is_graded_and_no_vote_of_samples_stands_for_it(tidied):
+    rows = tidied("recall", [1.0, 1.0, 1.0], golds(3, 0)).assign(vote=[1.0, 0.0, 1.0])
+    assert paired_test(pair(rows, rows, "m", reference_metric="vote")).test == "bootstrap"
+    assert baseline_of(rows, "vote", "m") is None
+    assert baseline_of(rows.drop(columns=own_of("m")), "vote", "m") == "vote"
