@@ -13,6 +13,14 @@ Penalty = Annotated[float, Ge(-10), Le(10)]
 """A power of the length, which stays finite for every length."""
 Beams = Annotated[int, Ge(1), Le(1024)]
 
+LARGEST = 3.4028234e38
+"""Of the numbers that scores are computed in. Beyond it, and for what is no number, a parameter is refused."""
+
+
+class Infinite:
+    """Metadata of a field whose number may be infinite: `most: Annotated[float, Infinite()]`."""
+
+
 MOST = 10_000_000
 """Of anything that is counted: more is a mistake, and would fill memory before it is noticed."""
 Count = Annotated[int, Ge(0), Le(MOST)]

@@ -18,6 +18,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from icl.errors import ConfigError, did_you_mean
 from icl.loading import at, code_of, load_class, load_function, path_of, search_beside
+from icl.params import LARGEST, Infinite
 
 __all__ = [
     "PACKAGES",
@@ -159,7 +160,9 @@ def resolve(kind: str, name: str, where: str = "") -> type[Any]:
         return load_class(name, where)
     known = entries(kind)
     if name not in known:
-        raise ConfigError(f"{at(where)}no {kind} named '{name}'.{did_you_mean(name, known)} (icl ls {kind})")
+        other = next((one for one in PACKAGES if name in entries(one)), None)
+        told = f" That is {a(other)}." if other else did_you_mean(name, known)
+        raise ConfigError(f"{at(where)}no {kind} named '{name}'.{told} (icl ls {kind})")
     return load_class(known[name].target, where)
 
 
@@ -275,8 +278,8 @@ def _preset(cls: type[Any], name: str, parameters: dict[str, Any], where: str) -
 
 
 def _validated(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-    from pydantic.errors import PydanticUserError
+    """The component, its parameters within their types, every number finite."""
+    from pydantic import TypeAdapter, ValidationError
 
     for key, value in parameters.items():
         if isinstance(value, bool) and not _takes_bool(cls, key):
@@ -284,12 +287,9 @@ def _validated(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
             raise ConfigError(
                 f"{what}, {said}: {value} is no number. (YAML reads yes, no, on and off as true and false.)"
             )
+    _check_finite(cls, parameters, what)
     try:
-        adapter: TypeAdapter[Any] = TypeAdapter(cls, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:  # the class brings its own pydantic config
-        adapter = TypeAdapter(cls)
-    try:
-        return adapter.validate_python(parameters)
+        found = TypeAdapter(cls).validate_python(parameters)
     except ConfigError as error:  # parameters that do not go together: said by the component itself
         raise ConfigError(f"{what}: {error}") from error
     except ValidationError as error:
@@ -298,6 +298,40 @@ def _validated(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
         key = ".".join(keys.get(str(part), str(part)) for part in first["loc"]) or "parameters"
         given = "" if first["type"] == "missing" else f", not {first['input']!r}"
         raise ConfigError(f"{what}, {key}: {first['msg'][0].lower()}{first['msg'][1:]}{given}.") from error
+    _check_finite(cls, {f.name: getattr(found, f.name) for f in fields(cls) if f.init}, what)  # a text was a number
+    return found
+
+
+def _check_finite(cls: type[Any], values: Mapping[str, Any], what: str) -> None:
+    """Raises ConfigError for a number that is infinite or none, also within a list: scores would be none either.
+
+    A field whose number may be infinite says so: `most: Annotated[float, Infinite()]`.
+    """
+    for f in fields(cls):
+        odd = _odd(values.get(f.name))
+        if odd is not None and not any(isinstance(extra, Infinite) for extra in _extras(cls, f.name)):
+            raise ConfigError(f"{what}, {_key(f)}: {odd} is no finite number (in single precision).")
+
+
+def _odd(value: Any) -> float | None:
+    """The first number in it that is not finite. Components within have been looked at when they were built."""
+    if isinstance(value, float):
+        return None if abs(value) <= LARGEST else value
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    elif is_dataclass(value) and not isinstance(value, type) and not hasattr(value, "component"):
+        value = tuple(getattr(value, f.name) for f in fields(value))
+    if not isinstance(value, tuple | list | set | frozenset):
+        return None
+    return next((odd for item in value if (odd := _odd(item)) is not None), None)
+
+
+def _extras(cls: type[Any], name: str) -> tuple[Any, ...]:
+    """The metadata of a field's type."""
+    try:
+        return tuple(getattr(get_type_hints(cls, include_extras=True).get(name), "__metadata__", ()))
+    except NameError:  # an annotation of the class that only a type checker can read
+        return ()
 
 
 def _takes_bool(cls: type[Any], name: str) -> bool:
