@@ -16,9 +16,10 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 from decoding.base import Strategy
-from decoding.fitting import read_parameters
+from decoding.fitting import Origin, read_fitted
 from decoding.probe import branch_count, changes_picture, least_strength, logits_count, subtracts
 from decoding.sampling import Beam, Greedy, Sampler, Sampling
+from icl.brief import brief
 from icl.errors import ConfigError, did_you_mean
 from icl.registry import build, describe
 
@@ -30,12 +31,16 @@ NORMALISE: tuple[Normalise, ...] = get_args(Normalise)
 
 @dataclass(frozen=True)
 class Arm:
-    """label: what tables call it; made from the parameters that differ from their defaults where it is ''."""
+    """label: what tables call it; made from the parameters that differ from their defaults where it is ''.
+
+    fitted: the files that parameters were read from, which decide no answers beside these.
+    """
 
     strategy: Strategy
     sampler: Sampler = field(default_factory=Greedy)
     label: str = ""
     normalise: Normalise = "sum"
+    fitted: tuple[Origin, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.label:
@@ -69,11 +74,12 @@ def parse_arm(node: Any, where: str = "") -> Arm:
     if isinstance(node, Arm):
         return node
     sampling, label, normalise = None, "", "sum"
+    fitted: list[Origin] = []
     if isinstance(node, Mapping):
         node = dict(node)
         sampling, label = node.pop("sampling", None), node.pop("label", "")
         normalise = node.pop("normalise", "sum")
-        node = _with_fitted(node, where)
+        node = _with_fitted(node, where, fitted)
     strategy = _strategy(node, where)
     sampler = strategy.sampler if sampling is None else _sampler(node, sampling, where)
     if not isinstance(label, str):
@@ -83,7 +89,7 @@ def parse_arm(node: Any, where: str = "") -> Arm:
             f"{_at(where, 'normalise')}normalise is one of {', '.join(NORMALISE)}, not {normalise!r}."
             f"{did_you_mean(str(normalise), NORMALISE)}"
         )
-    return Arm(strategy, sampler, label, normalise)
+    return Arm(strategy, sampler, label, normalise, tuple(fitted))
 
 
 def controls_of(arm: Arm, *, options: bool = False, shots: int | None = None) -> tuple[Arm, ...]:
@@ -153,14 +159,16 @@ def _references(arm: Arm, options: bool, shots: int | None) -> tuple[Arm, ...]:
     return tuple(found)
 
 
-def _with_fitted(node: Any, where: str) -> Any:
+def _with_fitted(node: Any, where: str, read: list[Origin]) -> Any:
     """A node whose key `fitted` names a file, with the parameters of that file under its own; nested ones too."""
     if not isinstance(node, Mapping):
         return node
-    told = {key: _with_fitted(value, f"{where}.{key}" if where else str(key)) for key, value in node.items()}
-    if isinstance(told.get("fitted"), str):
-        return {**read_parameters(told.pop("fitted"), told.get("name"), where), **told}
-    return told
+    told = {key: _with_fitted(value, f"{where}.{key}" if where else str(key), read) for key, value in node.items()}
+    if not isinstance(told.get("fitted"), str):
+        return told
+    parameters, origin = read_fitted(told.pop("fitted"), told.get("name"), where)
+    read.append(origin)
+    return {**parameters, **told}
 
 
 def _digest(node: Any) -> str:
@@ -227,11 +235,12 @@ def _parameters(thing: Any) -> list[str]:
 
 
 def _value(value: Any) -> str:
+    """A parameter's value; a long one is cut, with a digest of the whole."""
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_value, value))}]"
+        return brief(f"[{', '.join(map(_value, value))}]")
     if is_dataclass(value):
         return f"{{{', '.join(_parameters(value))}}}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else brief(str(value))
 
 
 def _at(where: str, key: str = "") -> str:

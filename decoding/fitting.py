@@ -6,6 +6,7 @@ the parameters into a file, JSON that a person can read, which a config names: `
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from decoding.base import Strategy
 
 FORMAT = "mm-icl fitted strategy, 1"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where fitted parameters are from. on: what `icl fit` wrote of the setting they were found in; {}: nothing."""
+
+    file: str
+    on: Mapping[str, Any]
 
 
 @runtime_checkable
@@ -49,23 +58,38 @@ def write_fitted(strategy: "Strategy", path: Path, how: Mapping[str, Any] | None
 
 def read_parameters(name: str, strategy: Any, where: str = "") -> dict[str, Any]:
     """The parameters in a file, which may lie beside the config. Raises ConfigError where it is no file of theirs."""
-    tried = [Path(name)] if Path(name).is_absolute() else [folder / name for folder in (Path.cwd(), *SEARCH.get())]
-    path = next((place for place in tried if place.is_file()), None)
-    if path is None:
-        looked = ", ".join(str(place.parent) for place in tried)
-        raise ConfigError(f"{at(where)}fitted: there is no file {name} (looked in {looked}). `icl fit` writes one.")
+    return read_fitted(name, strategy, where)[0]
+
+
+def read_fitted(name: str, strategy: Any, where: str = "") -> tuple[dict[str, Any], Origin]:
+    """The same, and what the file says of where they are from."""
+    path = _found(name, where)
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         known, parameters = told["strategy"], dict(told["parameters"])
         right = told["format"] == FORMAT
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{at(where)}fitted: {path} is no file that `icl fit` has written ({error!r}).") from error
     if not right:
         raise ConfigError(f"{at(where)}fitted: {path} says '{told['format']}', and this version reads '{FORMAT}'.")
     if known != strategy:
         raise ConfigError(f"{at(where)}fitted: {path} has parameters of '{known}', and this is '{strategy}'.")
     parameters.pop("code", None)
-    return parameters
+    on = told.get("fitted_on")
+    return parameters, Origin(name, on if isinstance(on, dict) else {})
+
+
+def _found(name: str, where: str) -> Path:
+    tried = [Path(name)] if Path(name).is_absolute() else [folder / name for folder in (Path.cwd(), *SEARCH.get())]
+    path = next((place for place in tried if place.is_file()), None)
+    if path is not None:
+        return path
+    other = next((place for place in tried if place.exists()), None)
+    if other is not None:
+        kind = "a directory" if other.is_dir() else "a pipe, a device or a socket"
+        raise ConfigError(f"{at(where)}fitted: {other} is {kind}, not a file. `icl fit` writes one.")
+    looked = ", ".join(str(place.parent) for place in tried)
+    raise ConfigError(f"{at(where)}fitted: there is no file {name} (looked in {looked}). `icl fit` writes one.")
 
 
 def fitted_bias(scores: "Tensor", gold: Sequence[int], rounds: int = 10) -> tuple[float, ...]:

@@ -4,6 +4,7 @@ Only plain data is built (no tags that make objects), with the booleans and numb
 strings, `1e-3` is a number, a date is a string. A key written twice is an error instead of the last one winning.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -90,6 +91,20 @@ def parse(text: str, name: str) -> tuple[Any, dict[Keys, int]]:
         raise ConfigError(
             f"{name}: lists or mappings are nested too deeply. An experiment needs a few levels."
         ) from error
+
+
+def flow(value: Any) -> str:
+    """A value as YAML writes it within a line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {flow(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(flow, value))}]"
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z<]([\w<>…./ -]*[\w>…./-])?", value) and value not in _WORDS:
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+_WORDS = ("null", "true", "false", "yes", "no", "on", "off")
 
 
 class _Loader(yaml.SafeLoader):

@@ -13,7 +13,9 @@ from experiments.answers import engine_of
 from experiments.checks import check_data
 from experiments.config import Config
 from experiments.contexts import Retrieval, Written, contexts, recipes_of, written
+from experiments.fitted import identity
 from experiments.grid import Cell, expand
+from experiments.one_setting import SeveralSettingsError, differing, narrowing
 from experiments.stats.wording import listed
 from experiments.vocabulary import AXES
 from icl.errors import ConfigError, DataError, PlanError
@@ -61,7 +63,8 @@ def fit(config: Config) -> Fit:
         reason = next(iter(left_out), "it has no queries")
         raise DataError(f"{config.where('task')}: nothing to fit on: {reason}")
     how = {axis: first.told[axis] for axis in AXES if axis != "decoding"}
-    how |= {"seeds": [cell.seed for cell in cells], "samples": len(told), "model_digest": first.model.digest}
+    how |= {"seeds": [cell.seed for cell in cells], "samples": len(told)}
+    how |= identity(first.model.digest, first.told["task"])
     return Fit(_fitted(strategy, told, gold), len(told), dict(left_out), how)
 
 
@@ -70,14 +73,14 @@ def _one(config: Config, cells: Sequence[Cell]) -> Cell:
     if not cells:
         known = [name for name in entries("strategy") if hasattr(resolve("strategy", name), "fits_gold")]
         raise ConfigError(
-            f"{config.where('decoding')}: no decoding here has parameters to fit. {listed(known)} have; put one under "
-            "decoding."
+            f"{config.where('decoding')}: no decoding here has parameters to fit. {listed(known)} have: name one, "
+            f"{'grid.decoding=[moicl]' if 'decoding' in config.grid else 'decoding=moicl'} on the command line."
         )
-    axes = [axis for axis in AXES if len({repr(cell.told[axis]) for cell in cells}) > 1]
-    if axes:
-        raise ConfigError(
+    if several := list(differing(cells, AXES)):
+        raise SeveralSettingsError(
             f"{config.document.name}: parameters are fitted in one setting, and this file has several values of "
-            f"{', '.join(axes)}. Give one on the command line, such as {axes[0]}=…"
+            f"{listed(several)}.",
+            narrowing(config, cells),
         )
     return cells[0]
 

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from icl.brief import brief
+
 PATH_KEYS = ("path", "checkpoint")
 """A model or a task read from somewhere is better known by where from than by the backend's name."""
 
@@ -62,4 +64,4 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else brief(str(value))

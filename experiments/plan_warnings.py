@@ -1,8 +1,8 @@
 """What a config asks for that is something else than it seems: known from its strategies, before any data.
 
 A contrast whose branches are all the prompt itself is one of its own controls; weights that do not sum to one are a
-hidden temperature; what learns and has not been fitted changes nothing; steps that a model or a score cannot give are
-not kept.
+hidden temperature; what learns and has not been fitted changes nothing, and what was fitted elsewhere is said so; steps
+that a model or a score cannot give are not kept.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from experiments.checks import where_is
+from experiments.fitted import fitted_elsewhere
 from experiments.grid import Cell, Grid
 from icl.errors import ICLError
 
@@ -22,7 +23,8 @@ SAME = 1e-6
 
 def plan_warnings(grid: Grid) -> tuple[str, ...]:
     """Sentences with the line of what they are about, each once; none about the controls that the grid adds."""
-    return tuple(dict.fromkeys([*_branches(grid), *_temperatures(grid), *_traces(grid), *_unfitted(grid)]))
+    every = (_branches, _temperatures, _traces, _unfitted, _fitted)
+    return tuple(dict.fromkeys(sentence for told in every for sentence in told(grid)))
 
 
 @dataclass
@@ -98,6 +100,11 @@ def _unfitted(grid: Grid) -> Iterator[str]:
                 f"{where_is(grid, 'decoding', cell)}: '{cell.decoding.label}' has not been fitted and scores as the "
                 "reference does. `icl fit FILE` writes what it learns on a dev split; `fitted: FILE` reads it."
             )
+
+
+def _fitted(grid: Grid) -> Iterator[str]:
+    read = {id(cell.decoding): where_is(grid, "decoding", cell) for cell in grid.cells if cell.decoding.fitted}
+    yield from fitted_elsewhere(grid, read)
 
 
 def _traces(grid: Grid) -> Iterator[str]:

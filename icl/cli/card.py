@@ -1,12 +1,11 @@
 """One component on a page: what it is and from which paper, its parameters, its presets, and how a config names it."""
 
 import inspect
-import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
+from experiments.document import flow
 from experiments.vocabulary import KINDS, LISTS
 from icl.parameters import Parameter, parameters
 from icl.registry import resolve
@@ -74,18 +73,6 @@ def examples(kind: str, name: str, found: Sequence[Parameter], presets: Sequence
         yield place.format(flow({"name": name, **needed, "preset": presets[-1]}))
 
 
-def flow(value: Any) -> str:
-    """A value as YAML writes it within a line."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {flow(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(flow, value))}]"
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z<]([\w<>…./ -]*[\w>…./-])?", value) and value not in _WORDS:
-        return value
-    return json.dumps(value, ensure_ascii=False)
-
-
-_WORDS = ("null", "true", "false", "yes", "no", "on", "off")
 _ITEM = re.compile(r"(?m)^(?=\d+\. |- )")
 
 

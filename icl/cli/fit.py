@@ -1,9 +1,12 @@
 """Fit what a decoding strategy learns on a dev split (weights, biases, priors), and write it into a file."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from icl.errors import ConfigError
 
 
 def command(
@@ -24,9 +27,14 @@ def command(
     from decoding.fitting import write_fitted
     from experiments.config import load
     from experiments.fit import fit
+    from experiments.one_setting import SeveralSettingsError
     from experiments.store import made
 
-    found = fit(load(config, overrides or []))
+    try:
+        found = fit(load(config, overrides or []))
+    except SeveralSettingsError as error:
+        words = ["icl", "fit", str(config), *(overrides or []), *error.overrides, *(["--out", str(out)] if out else [])]
+        raise ConfigError(f"{error.reason} This chooses one of each:\n    {shlex.join(words)}") from error
     name = str(type(found.strategy).component[1])  # type: ignore[attr-defined]
     path = out or Path(f"{name}.json")
     with made(path):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from icl.cli.card import card, hung
-from icl.cli.naming import PLURALS, kind_of, kind_with
+from icl.cli.naming import PLURALS, WORDS, kind_of, kind_with
 from icl.errors import ConfigError, did_you_mean
 from icl.registry import PACKAGES, Entry, entries, resolve
 
@@ -33,11 +33,11 @@ def command(
         return
     found = kind_of(kind)
     if found is None and name:
-        raise ConfigError(f"no kind of component named '{kind}'.{did_you_mean(kind, PLURALS)} {_KINDS}")
+        raise ConfigError(f"no kind of component named '{kind}'.{did_you_mean(kind, WORDS)} {_KINDS}")
     if found is None:
         named = any(kind in entries(one) for one in PACKAGES) or ":" in kind
         if not named:
-            known = [*PLURALS, *(each for one in PACKAGES for each in entries(one))]
+            known = [*WORDS, *(each for one in PACKAGES for each in entries(one))]
             raise ConfigError(
                 f"no kind of component, and no component, named '{kind}'.{did_you_mean(kind, known)} {_KINDS}"
             )

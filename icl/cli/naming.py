@@ -1,5 +1,6 @@
 """Which kind of component a word of the command line means: `decoding` and `strategies` as well as `strategy`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from experiments.vocabulary import KINDS
@@ -7,6 +8,15 @@ from icl.errors import ConfigError, did_you_mean
 from icl.registry import PACKAGES, a, entries, resolve
 
 PLURALS = {f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s": kind for kind in PACKAGES}
+WORDS: Mapping[str, str] = {
+    **{kind: kind for kind in PACKAGES},
+    **KINDS,
+    **PLURALS,
+    **{f"{key}s": kind for key, kind in KINDS.items() if not key.endswith("s")},
+    "metrics": "metric",
+    "launch": "launcher",
+}
+"""Every word for a kind: itself, a key of an experiment file, the plural of either."""
 METHODS = {
     "fit": "retriever",
     "combine": "strategy",
@@ -22,9 +32,8 @@ METHODS = {
 
 
 def kind_of(word: str) -> str | None:
-    """The kind that a word names: itself, its plural, or a key of an experiment file; None where it names none."""
-    kind = {**KINDS, "launch": "launcher"}.get(word, PLURALS.get(word, word))
-    return kind if kind in PACKAGES else None
+    """The kind that a word names: itself, a key of an experiment file, the plural of either; None for any other."""
+    return WORDS.get(word)
 
 
 def kind_with(name: str, command: str) -> str:

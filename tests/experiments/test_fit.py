@@ -1,4 +1,6 @@
 import json
+import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from decoding.strategies.moicl import MoICL
 from experiments.config import load
 from experiments.fit import fit
 from experiments.grid import expand
+from experiments.plan_warnings import plan_warnings
 from experiments.run import run
 from experiments.store import Store
 from icl.cli.main import main
@@ -113,6 +116,72 @@ def test_a_file_of_another_strategy_is_told(tmp_path: Path) -> None:
     write_fitted(MoICL(), tmp_path / "w.json")
     with pytest.raises(ConfigError, match="has parameters of 'moicl', and this is 'constant_bias'"):
         read_parameters(str(tmp_path / "w.json"), "constant_bias")
+
+
+def test_what_is_no_file_at_all_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, told in (("pipe", "is a pipe, a device or a socket, not a file"), (".", "is a directory, not a file")):
+        with pytest.raises(ConfigError, match=told):
+            parse_arm({"name": "moicl", "fitted": str(tmp_path / name)}, "x.yaml:3: decoding")
+
+
+def warnings(keys: dict[str, Any]) -> list[str]:
+    return [line for line in plan_warnings(expand(load(keys))) if "the parameters in" in line]
+
+
+def test_parameters_used_on_another_model_task_or_the_same_queries_are_told(
+    mapping: Config, toy: str, tmp_path: Path
+) -> None:
+    test, path = {"name": "binding", "ways": 2, "queries": 4}, tmp_path / "bias.json"
+    dev = test | {"seed": 1}
+    found = fit(load(mapping(model=toy, decoding="constant_bias", task=dev)))
+    write_fitted(found.strategy, path, found.how)
+    node = {"name": "constant_bias", "fitted": str(path)}
+    own = {"model": toy, "decoding": node, "score": "options", "task": test}
+    assert warnings(mapping(**own)) == []
+    (same,) = warnings(mapping(**own | {"task": dev | {"queries": 3}}))
+    assert same.startswith(
+        f"config: decoding: the parameters in {path} were fitted on queries that 'binding · 2-way' asks too"
+    )
+    (other,) = warnings(mapping(**own | {"model": {"name": toy, "salt": "x"}}))
+    assert "were fitted on another model (digest " in other
+    (task,) = warnings(mapping(**own | {"task": test | {"ways": 3}}))
+    assert "were fitted on another task (" in task
+    old = {**json.loads(path.read_text()), "fitted_on": {}}
+    path.write_text(json.dumps(old))
+    (unsaid,) = warnings(mapping(**own))
+    assert "do not say on which model and task they were fitted" in unsaid
+    control = {"name": "mask_only", "of": node}
+    assert len(warnings(mapping(**own | {"decoding": control}))) == 1
+
+
+def test_a_file_with_several_settings_is_answered_with_the_command_that_chooses_one(
+    yaml_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = yaml_file(
+        """
+        name: t
+        task: SHAPES
+        model: TOY
+        grid:
+          shots: [0, 1, 2]
+          retriever: [random, {name: knn, by: question}]
+          decoding: [greedy, {name: moicl, sparse: 1}]
+          decoding.groups: [1, 2]
+        zip:
+          order: [reversed, random]
+          rerank: [none, [label_balance]]
+        """
+    )
+    out = tmp_path / "w.json"
+    assert main(["fit", str(path), "task.salt=x", "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "several values of shots (1, 2)" in error or "several values of shots (0, 1, 2)" in error
+    command = shlex.split(error.strip().splitlines()[-1])
+    assert command[:4] == ["icl", "fit", str(path), "task.salt=x"]
+    assert "grid.shots=[2]" in command
+    assert main(command[1:]) == 0
+    assert json.loads(out.read_text())["fitted_on"]["shots"] == 2
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from experiments.config import load
-from experiments.document import parse
+from experiments.document import flow, parse
 from experiments.vocabulary import KINDS
-from icl.cli.card import card, examples, flow, wrapped
+from icl.cli.card import card, examples, wrapped
+from icl.cli.naming import kind_of
 from icl.parameters import parameters
 from icl.registry import PACKAGES, build, entries, resolve
 
@@ -46,7 +47,7 @@ def test_models_tell_what_each_can_do_as_its_class_says(icl: ICL) -> None:
     assert rows["model"] == ["generate", "logits", "score", "strategies", "hidden", "adapters", "quantized"]
     assert rows["hf"] == ["yes"] * 7
     assert "  quantized, hf: nf4, fp4, int8, the checkpoint's own" in told
-    assert rows["remote"] == ["yes", "-", "yes", "served", "-", "-", "-"]
+    assert rows["remote"] == ["yes", "-", "yes", "served", "-", "served", "-"]
     assert rows["vllm"][:4] == ["yes", "-", "yes", "yes"]
     assert set(rows) == {"model", *entries("model")}
 
@@ -132,3 +133,11 @@ def test_formulas_stay_as_they_are_and_text_and_items_are_folded() -> None:
         "   on.",
         "2. Second.",
     ]
+
+
+def test_every_word_for_a_kind_is_understood_with_an_s_and_without(icl: ICL) -> None:
+    """A key of an experiment file, a kind, and the plural of either."""
+    for key, kind in OF.items():
+        for word in (key, f"{key.removesuffix('s')}s", kind, kind.replace("gy", "gie") + "s"):
+            assert kind_of(word) == kind, word
+    assert icl("ls", "decodings").out == icl("ls", "decoding").out.replace("icl ls decoding ", "icl ls decodings ")
