@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 from decoding.arm import Arm, Normalise
+from icl.models.base import MAX_NEW_TOKENS
 from icl.types import Prompt
 
 __all__ = ["Counters", "Failure", "Job", "Normalise", "Ready", "distinct"]
@@ -28,7 +29,7 @@ class Job:
     arm: Arm
     options: tuple[str, ...] = ()
     score: Literal["generate", "options"] = "generate"
-    max_new_tokens: int = 16
+    max_new_tokens: int = MAX_NEW_TOKENS
     normalise: Normalise = "sum"
     top: int = 0
 

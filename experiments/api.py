@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.config import load
 from experiments.loaded import Run, load_run
 from icl.errors import PlanError, did_you_mean
+from icl.models.base import MAX_NEW_TOKENS
 from icl.registry import build
 from icl.types import Context, Example, Generation, Prompt, Query
 
@@ -61,7 +62,9 @@ def compose(composer: Any, context: Context) -> Prompt:
     return prompt
 
 
-def answer(model: "Model", prompt: Prompt, decoding: Any = "greedy", max_new_tokens: int = 16) -> dict[str, Generation]:
+def answer(
+    model: "Model", prompt: Prompt, decoding: Any = "greedy", max_new_tokens: int = MAX_NEW_TOKENS
+) -> dict[str, Generation]:
     """The model's answers to one prompt: label of the decoding -> generation. decoding: a node, or a list of nodes.
 
     Raises ConfigError for a node that is none; PlanError where the model cannot run it, reads more than a prompt (an

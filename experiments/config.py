@@ -27,6 +27,7 @@ from experiments.vocabulary import (
     LISTS,
     METRIC,
     MOST,
+    NONE,
     SCORES,
 )
 from icl.errors import ConfigError, did_you_mean
@@ -78,7 +79,7 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapp
 
 def checked(document: Document) -> Config:
     """The config of a document. Raises ConfigError for unknown keys, wrong types, empty axes."""
-    data = {key: value for key, value in document.data.items() if value is not None}
+    data = _emptied({key: value for key, value in document.data.items() if value is not None})
     for key in data:
         if key not in KEYS:
             meant = did_you_mean(key, KEYS) or f" Keys: {', '.join(KEYS)}."
@@ -118,6 +119,37 @@ def checked(document: Document) -> Config:
     )
 
 
+def _emptied(data: dict[str, Any]) -> dict[str, Any]:
+    """`rerank: none` as the empty list that it is, wherever values of an axis stand.
+
+    In `compare.to`, which names a value as tables do, it is the other way round.
+    """
+
+    def own(axis: str, value: Any) -> Any:
+        return [] if axis in LISTS and value == NONE else value
+
+    def each(axes: Any) -> Any:
+        if not isinstance(axes, Mapping):
+            return axes
+        return {
+            axis: [own(axis, v) for v in values] if axis in LISTS and isinstance(values, list) else values
+            for axis, values in axes.items()
+        }
+
+    told = {key: own(key, value) for key, value in data.items()}
+    told |= {key: each(data[key]) for key in ("grid", "zip") if key in data}
+    if isinstance(holes := data.get("exclude"), list):
+        told["exclude"] = [
+            {key: own(key, value) for key, value in hole.items()} if isinstance(hole, Mapping) else hole
+            for hole in holes
+        ]
+    compare = data.get("compare")
+    if isinstance(compare, Mapping) and isinstance(to := compare.get("to"), Mapping):
+        named = {key: NONE if key in LISTS and value == [] else value for key, value in to.items()}
+        told["compare"] = {**compare, "to": named}
+    return told
+
+
 def check_value(axis: str, node: Any, where: str) -> None:
     """Raises ConfigError where a plain value is of the wrong type. Components are checked when they are built."""
     if axis == "shots" and not (_whole(node) and node >= 0):
@@ -135,7 +167,7 @@ def check_value(axis: str, node: Any, where: str) -> None:
             f"{where}: score is one of {', '.join(SCORES)}, not {node!r}.{did_you_mean(str(node), SCORES)}"
         )
     if axis in LISTS and not isinstance(node, list):
-        raise ConfigError(f"{where}: {axis} is a list of components, applied in turn, not {node!r}.")
+        raise ConfigError(f"{where}: {axis} is a list of components, applied in turn, or none, not {node!r}.")
     if axis in KINDS and axis not in LISTS and isinstance(node, list):
         raise ConfigError(f"{where}: a list of {axis} values is an axis: write it under grid.")
 

@@ -165,10 +165,11 @@ def _labels(store: Store, digests: Sequence[str]) -> dict[str, dict[str, Any]]:
     found = {digest: cell.get("labels", {}) for digest, cell in cells.items()}
     told: dict[str, dict[str, Any]] = {digest: {} for digest in digests}
     for axis in AXES:
-        others = {labels.get(axis, NONE) for labels in found.values()} - {NONE}
+        values = {digest: labels.get(axis, NONE) for digest, labels in found.items()}
+        # an empty list (no transform, no reranker) and the retriever `none` are values like any other
+        free = {digest for digest, value in values.items() if value == NONE and cells[digest].get(axis) is None}
+        others = {value for digest, value in values.items() if digest not in free}
         usual = others.pop() if len(others) == 1 else NONE
-        for digest, labels in found.items():
-            value = labels.get(axis, NONE)
-            free = value == NONE and cells[digest].get(axis) is None  # no transform and the retriever `none` are values
-            told[digest][axis] = usual if free else value
+        for digest, value in values.items():
+            told[digest][axis] = usual if digest in free else value
     return told

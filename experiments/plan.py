@@ -51,7 +51,10 @@ class Work:
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """How one decoding runs. branches: rows a token; temperature: hidden in the weights, None where it varies."""
+    """How one decoding runs. branches: rows a token; temperature: hidden in the weights, None where it varies.
+
+    owners: labels of the decodings that it was added as a control of. name: without what it wraps.
+    """
 
     label: str
     engine: str
@@ -59,6 +62,8 @@ class ArmPlan:
     prepares: bool
     temperature: float | None
     control: bool
+    name: str = ""
+    owners: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -233,8 +238,11 @@ def _decodings(grid: Grid) -> list[ArmPlan]:
     from decoding.probe import branches_of, strength_of
 
     found: dict[str, ArmPlan] = {}
+    called = {cell.decoding.digest: str(cell.labels["decoding"]) for cell in grid.cells}
+    owners: dict[str, dict[str, None]] = {}
     for cell in grid.cells:
         label, strategy = str(cell.labels["decoding"]), cell.decoding.strategy
+        owners.setdefault(label, {}).update(dict.fromkeys(called[owner] for owner in cell.controls if owner in called))
         if label not in found:
             strength: Any = strength_of(strategy)
             found[label] = ArmPlan(
@@ -244,8 +252,9 @@ def _decodings(grid: Grid) -> list[ArmPlan]:
                 _prepares(strategy),
                 1 / strength if strength is not None and strength > 0 else None,
                 cell.control,
+                label.partition("(")[0] if hasattr(strategy, "of") else label,
             )
-    return list(found.values())
+    return [replace(arm, owners=tuple(owners[label])) for label, arm in found.items()]
 
 
 def _prepares(strategy: "Strategy") -> bool:

@@ -1,12 +1,43 @@
 """A plan in a few lines, for the terminal."""
 
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 
 from experiments.plan import ArmPlan, Plan
 
+GAP = 3
+"""Columns between two columns."""
 
-def lines(plan: Plan) -> Iterator[str]:
-    """The lines of `icl plan`."""
+
+def lines(plan: Plan, width: int | None = None) -> Iterator[str]:
+    """The lines of `icl plan`, folded to a width where one is given."""
+    for head, text in _lines(plan, width):
+        yield from hung(head, text, width)
+
+
+def about(count: float) -> str:
+    """'3,140', '96 M': as many digits as an estimate deserves."""
+    if count >= 10e9:
+        return f"{count / 1e9:,.0f} G"
+    if count >= 10e6:
+        return f"{count / 1e6:,.0f} M"
+    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{round(count):,}"
+
+
+def hung(head: str, text: str, width: int | None) -> list[str]:
+    """The text beside its head, folded under itself; below its head where that is wide."""
+    if width is None or len(head) + len(text) <= width:
+        return [f"{head}{text}"]
+    if 2 * len(head) > width:
+        return [*_folded(head.rstrip(), width, "    "), *_folded(f"    {text}", width, "    ")]
+    return _folded(f"{head}{text}", width, " " * len(head))
+
+
+def _folded(text: str, width: int, below: str) -> list[str]:
+    return textwrap.wrap(text, max(width, 20), subsequent_indent=below, break_on_hyphens=False)
+
+
+def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
     config, work = plan.grid.config, plan.work
     seeds = f" x {len(config.seeds)} seeds" if len(config.seeds) > 1 else ""
     shared = f" ({plan.sharing} share their demonstrations)" if plan.sharing else ""
@@ -55,3 +86,18 @@ def _row(arm: ArmPlan) -> tuple[str, ...]:
     more = " + generates first" if arm.prepares else ""
     temperature = "varies" if arm.temperature is None else f"{arm.temperature:.3g}"
     return arm.label, arm.engine, f"{arm.branches}{more}", temperature
+
+
+def _controls(controls: Sequence[ArmPlan], own: Sequence[ArmPlan]) -> Iterator[tuple[str, str]]:
+    """The controls by what they are controls of; decodings with the same ones stand together."""
+    judged = [arm.label for arm in own if any(arm.label in control.owners for control in controls)]
+    shared = [control for control in controls if len(judged) > 1 and set(judged) <= set(control.owners)]
+    sets: dict[tuple[str, ...], list[str]] = {}
+    for label in judged:
+        names = tuple(control.name for control in controls if label in control.owners and control not in shared)
+        sets.setdefault(names, []).append(label)
+    told = [(", ".join(labels), ", ".join(names)) for names, labels in sets.items() if names]
+    if shared:
+        told.append(("each of them", ", ".join(control.name for control in shared)))
+    for labels, of_them in told:
+        yield f"  of {labels}: ", of_them

@@ -3,7 +3,7 @@
 from typing import Any
 
 from decoding.arm import NORMALISE
-from experiments.vocabulary import AXES, CORRECTIONS, DEFAULTS, KINDS, LATE, LAUNCHER, LISTS, MOST, SCORES
+from experiments.vocabulary import AXES, CORRECTIONS, DEFAULTS, KINDS, LATE, LAUNCHER, LISTS, MOST, NONE, SCORES
 from icl.registry import schema
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -78,7 +78,9 @@ def _value(axis: str) -> dict[str, Any]:
     if axis == "score":
         return {"enum": list(SCORES), **default}
     node = {"$ref": f"#/$defs/{KINDS[axis]}"}
-    return {"type": "array", "items": node, **default} if axis in LISTS else {**node, **default}
+    if axis in LISTS:
+        return {"anyOf": [{"const": NONE}, {"type": "array", "items": node}], "default": NONE}
+    return {**node, **default}
 
 
 def _with_arm_keys(node: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from icl.models.base import MAX_NEW_TOKENS
+
 KINDS: Mapping[str, str] = {
     "task": "task",
     "model": "model",
@@ -25,7 +27,7 @@ DEFAULTS: Mapping[str, Any] = {
     "compose": "chat",
     "decoding": "greedy",
     "score": "generate",
-    "max_new_tokens": 16,
+    "max_new_tokens": MAX_NEW_TOKENS,
 }
 AXES: tuple[str, ...] = ("task", "model", *DEFAULTS)
 KEYS: tuple[str, ...] = (
@@ -36,6 +38,8 @@ LAUNCHER = "local"
 """What `launch` is where it does not say."""
 LISTS = ("rerank", "transforms")
 """Keys that hold a list of components, applied in turn."""
+NONE = "none"
+"""How an empty list is called, in files and tables."""
 FREE_AT_ZERO = ("retriever", "rerank", "candidates", "order")
 """Axes that cannot matter without demonstrations: one arm at 0 shots serves all of their values."""
 MOST: Mapping[str, int] = {"shots": 10_000, "max_new_tokens": 100_000, "candidates": 100_000}

@@ -51,19 +51,19 @@ class _Line:
     """One line that is written over and over. Written by hand: a command that ends at once needs no more imports."""
 
     def __init__(self, out: TextIO) -> None:
-        self.out, self.last, self.shown = out, -EVERY, False
+        self.out, self.last, self.what = out, -EVERY, ""
 
     def tell(self, what: str, done: int, of: int) -> None:
         now = time.monotonic()
-        if now - self.last < EVERY:
+        if now - self.last < EVERY and what == self.what:  # something else that is done is always told
             return
-        self.last, self.shown = now, True
+        self.last, self.what = now, what
         part = done * BAR // of if of else 0
         bar = f"{'━' * part}{' ' * (BAR - part)} {done:,}/{of:,}" if of else "…"
         self.out.write(f"\r\x1b[K{what:<12} {bar}")
         self.out.flush()
 
     def end(self) -> None:
-        if self.shown:
+        if self.what:
             self.out.write("\r\x1b[K")
             self.out.flush()

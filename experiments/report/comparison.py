@@ -1,17 +1,21 @@
 """The table of `icl compare` in the terminal, at any width: nothing is cut in two and nothing left out in silence.
 
 Where the columns do not fit, the first axes become headings of groups of rows, as few as may be; where that is not
-enough, columns that follow from others are left out and named below the table.
+enough, columns that follow from others are left out and named below the table. Where a heading would stand above a
+row or two, the usual setting stands above the table, and a heading names what is another.
 """
 
+import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from experiments.report.view import View
-from experiments.stats.arms import told
+from experiments.stats.arms import NONE, told
 from experiments.stats.compare import verdicts
 from experiments.stats.wording import counted, few_units, interval, p_number, share, signed
+from experiments.vocabulary import FREE_AT_ZERO
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -44,11 +48,18 @@ def show_comparison(table: "DataFrame", view: View, console: "Console") -> None:
     console.print(Text(f"{view.measure} against {reference}", "bold"))
     rows: list[Any] = table.to_dict("records")
     looks = [LOOKS[verdict] for verdict in verdicts(table)]
-    groups = groupby(range(len(rows)), key=lambda i: told(rows[i], headed))
+    usual: dict[str, Any] = {}
+    if len(headed) > 1 and 2 * len({told(row, headed) for row in rows}) > len(rows):
+        usual, headed = {axis: _most(rows, axis) for axis in axes}, list(axes)
+        shown = {name: cells for name, cells in shown.items() if name not in axes}
+    groups = groupby(range(len(rows)), key=lambda i: _heading(rows[i], headed, usual))
+    if usual:
+        line = ", ".join(f"{axis} {value}" for axis, value in usual.items())
+        _say(console, Text(_folded(f"usual: {line}", console.width, " " * 7), "dim"))
     _say(console, Text(_row(shown, axes, {name: name for name in shown}), "dim"))
     for heading, places in groups:
         if headed:
-            _say(console, Text(heading, "bold"))
+            _say(console, Text(_folded(heading, console.width), "bold"))
         for i in places:
             _say(console, Text(_row(shown, axes, {name: cells[i] for name, cells in shown.items()}), looks[i]))
     for line in _notes(table, view, corrected, left_out):
@@ -58,6 +69,28 @@ def show_comparison(table: "DataFrame", view: View, console: "Console") -> None:
 def no_turns(view: View) -> str:
     """Why no answers are counted that were lost or won."""
     return f"no lost/won: {view.metric} is a score of the whole run, so no answer by itself is right or wrong"
+
+
+def _heading(row: Mapping[str, Any], headed: Sequence[str], usual: Mapping[str, Any]) -> str:
+    """The values of some axes; where a usual setting is told, what is another."""
+    if not usual:
+        return told(row, headed)
+    differs = [axis for axis in headed if row[axis] != usual[axis] and not _free(row, axis)]
+    return ", ".join(f"{axis} {row[axis]}" for axis in differs) or "as usual"
+
+
+def _most(rows: Sequence[Mapping[str, Any]], axis: str) -> Any:
+    found = Counter(row[axis] for row in rows if not _free(row, axis))
+    return found.most_common(1)[0][0] if found else NONE
+
+
+def _free(row: Mapping[str, Any], axis: str) -> bool:
+    """Whether the axis cannot matter to an arm without demonstrations."""
+    return row.get("shots") == 0 and axis in FREE_AT_ZERO and row[axis] == NONE
+
+
+def _folded(text: str, width: int, below: str = "  ") -> str:
+    return textwrap.fill(text, max(width, 20), subsequent_indent=below, break_on_hyphens=False)
 
 
 def _columns(table: "DataFrame", axes: Sequence[str], corrected: bool, counts: str) -> dict[str, list[str]]:

@@ -3,7 +3,7 @@
 Pictures are called by the beginning of their digest, which is also the beginning of their file's name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,9 @@ from experiments.report.browser import number_of
 from experiments.report.steps import print_steps, steps_of
 from experiments.report.view import View
 from experiments.stats.arms import NONE, better_of, checked_setting, told
+from experiments.stats.compare import BASELINE
 from experiments.stats.wording import share
+from experiments.vocabulary import AXES
 from icl.errors import ConfigError, DataError, did_you_mean, printable
 from icl.types import PICTURE_MARK
 
@@ -26,19 +28,33 @@ SHORT = 8
 NAMED = 3
 """Queries that are named as examples of their ids."""
 
+NAMES = (*AXES, BASELINE)
+"""What may stand before '=' where a setting is asked for."""
+
 LISTED = 40
 """Other arms, or failed samples, that are listed."""
 
 
 def settings(words: Sequence[str], what: str) -> dict[str, str]:
-    """['decoding=vcd', 'shots=4'] -> a setting. Raises ConfigError for a word without '='."""
+    """['decoding=vcd', 'shots=4,retriever=knn'] -> a setting. Raises ConfigError for a word without '='."""
     found = {}
-    for word in words:
+    for word in (part for several in words for part in _apart(several)):
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise ConfigError(f"{what}: '{word}' is not of the form axis=value, such as decoding=greedy.")
         found[key.strip()] = value.strip()
     return found
+
+
+def _apart(word: str) -> Iterator[str]:
+    """'shots=4,retriever=knn' in two: at commas before an axis; those within a label are no ends."""
+    begin = depth = 0
+    for i, letter in enumerate(word):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0 and word[i + 1 :].lstrip().partition("=")[0].rstrip() in NAMES:
+            yield word[begin:i]
+            begin = i + 1
+    yield word[begin:]
 
 
 def find(frame: "DataFrame", query: str) -> "DataFrame":

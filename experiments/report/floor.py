@@ -1,13 +1,15 @@
-"""Whether the arms of a task answer it at all: where they do not, that nothing differs is no finding.
+"""Whether the arms of a task can differ at all: where they cannot, that nothing differs is no finding.
 
-A task stands at the floor where no output of any arm names one of the options that its question offers, and its arms
-are alike where every output is the same in all of them.
+A task stands at the floor where no output of any arm names one of the options that its question offers, its arms are
+alike where every output is the same in all of them, and it stands at its ceiling where no arm leaves more than 3 % to
+gain.
 """
 
 from typing import TYPE_CHECKING
 
 from experiments.analyses.samples import records, said, texts
 from experiments.stats.arms import arms, values_of
+from experiments.stats.wording import share
 from icl.metrics.normalise import plain
 
 if TYPE_CHECKING:
@@ -17,6 +19,26 @@ if TYPE_CHECKING:
 
 NO_OPTION = "no answer of any arm is one of the options; the model does not do this task as asked."
 ALIKE = "every arm gives the same answers; nothing here tells them apart."
+
+
+FULL = 0.97
+"""A mean score above which an arm is at the ceiling: less than the interval of a few hundred queries is left."""
+
+
+def ceilings(scores: "DataFrame", metric: str, axes: "Sequence[str]") -> dict[str, str]:
+    """task -> the sentence, for the tasks of which every arm is at the ceiling. scores: tidy, higher is better."""
+    told = {str(task): scores[scores["task"] == task] for task in values_of(scores, "task")}
+    found = {task: _at_ceiling(rows, metric, axes) for task, rows in told.items()}
+    return {task: sentence for task, sentence in found.items() if sentence}
+
+
+def _at_ceiling(rows: "DataFrame", metric: str, axes: "Sequence[str]") -> str:
+    means = [float(own[metric].mean()) for _, own in arms(rows[rows[metric].notna()], axes)]
+    if len(means) < 2 or not FULL <= min(means) <= max(means) <= 1:
+        return ""
+    bare = rows[(rows["shots"] == 0) & rows[metric].notna()][metric]
+    without = f" ({share(float(bare.mean()))} without demonstrations)" if len(bare) else ""
+    return f"at its ceiling: no arm is below {share(min(means))}{without}, so nothing here can show a gain."
 
 
 def floors(frame: "DataFrame", axes: "Sequence[str]") -> dict[str, str]:

@@ -1,16 +1,19 @@
 """The end of a run as it was last shown, kept beside it: a finished run that is run again shows it at once.
 
 Reading all samples and drawing intervals anew takes seconds. What is kept holds as long as no file of the samples, nor
-run.json, nor the terminal has changed; otherwise it is made again.
+run.json, nor the terminal, nor the code that tells of them has changed; otherwise it is made again.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from os import stat_result
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import experiments
+import icl.metrics
 from experiments.store import write_json
 from icl import __version__
 
@@ -53,8 +56,19 @@ def _kept(folder: Path, state: str) -> str | None:
 def _state(folder: Path, console: "Console") -> str:
     """Names what the text was made of: sizes and times of the files, the width, whether there are colours."""
     files = [(path.relative_to(folder).as_posix(), one.st_size, one.st_mtime_ns) for path, one in _files(folder)]
-    told = [__version__, console.width, console.color_system, files]
+    told = [_code(), console.width, console.color_system, files]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+@lru_cache
+def _code() -> str:
+    """Digest of what a table, a sentence or a page is made by: this package and the metrics, as they stand."""
+    digest = hashlib.sha256(__version__.encode())
+    own, metrics = (Path(str(package.__file__)).parent for package in (experiments, icl.metrics))
+    for path in sorted([*own.rglob("*.py"), *own.glob("report/templates/*"), *metrics.glob("*.py")]):
+        if path.is_file():
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, stat_result]]:

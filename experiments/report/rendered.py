@@ -6,6 +6,7 @@ orderer reads them. An endpoint writes its own text: there the messages that it 
 """
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from experiments.config import load
 from experiments.contexts import Recipe, Retrieval, contexts, written
 from experiments.grid import Cell, Grid, expand
 from experiments.vocabulary import AXES
+from experiments.waiting import waiting
 from icl.errors import ConfigError, DataError, PlanError, did_you_mean, printable
 from icl.types import Example, Prompt
 
@@ -26,13 +28,18 @@ def show_prompt(source: Path, query: str, arm: Mapping[str, str], seed: int | No
 
     Where the arm leaves a choice: most shots, then the first in the file. Raises ICLError as a run would.
     """
-    cell = chosen(_grid(source), arm, seed)
-    example = _example(cell.task.queries, query)
-    (row,) = contexts(Retrieval(cell.task, cell.model), [Recipe((cell,))], [example])
-    item = written(row[0])
-    if item.prompt is None:
-        raise PlanError(f"query '{example.id}' has no prompt: {item.failed}")
-    for line in lines(cell, example, item.prompt, item.context.provenance):
+    with waiting() as tell:
+        tell("starting", 0, 0)
+        cell = chosen(_grid(source), arm, seed)
+        example = _example(cell.task.queries, query)
+        tell("retrieving", 0, 0)
+        (row,) = contexts(Retrieval(cell.task, cell.model), [Recipe((cell,))], [example])
+        tell("writing", 0, 0)
+        item = written(row[0])
+        if item.prompt is None:
+            raise PlanError(f"query '{example.id}' has no prompt: {item.failed}")
+        found = list(lines(cell, example, item.prompt, item.context.provenance, console.width))
+    for line in found:
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -55,10 +62,14 @@ def chosen(grid: Grid, arm: Mapping[str, str], seed: int | None) -> Cell:
     return max(found, key=lambda cell: cell.shots)
 
 
-def lines(cell: Cell, example: Example, prompt: Prompt, marks: Sequence[str]) -> Iterator[str]:
+def lines(cell: Cell, example: Example, prompt: Prompt, marks: Sequence[str], width: int = 80) -> Iterator[str]:
     """The arm, the text, a line a picture, and what it comes to."""
-    yield ", ".join(str(value) for axis, value in cell.labels.items() if value != "none" and axis != "max_new_tokens")
-    yield f"query {example.id}"
+    shown = {axis: value for axis, value in cell.labels.items() if value != "none" and axis != "max_new_tokens"}
+    told = ", ".join(f"{axis} {shown[axis]}" for axis in sorted(shown, key="seed".__eq__))
+    yield from textwrap.wrap(f"arm    {told}", width, subsequent_indent=" " * 7, break_on_hyphens=False)
+    yield f"query  {example.id}"
+    yield ""
+    yield f"prompt, {_writer(cell.model)}"
     yield ""
     yield text_of(cell.model, prompt)
     yield ""
@@ -85,6 +96,13 @@ def text_of(model: Any, prompt: Prompt) -> str:
         ]
         return json.dumps(told, indent=2, ensure_ascii=False)
     return prompt.text
+
+
+def _writer(model: Any) -> str:
+    """Who writes the text that is shown."""
+    if hasattr(model, "rendered"):
+        return "as the model's processor writes it, a placeholder for each picture"
+    return "as the messages that the endpoint is sent" if hasattr(model, "url") else "as the fake model reads it"
 
 
 def _grid(source: Path) -> Grid:

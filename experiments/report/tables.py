@@ -14,6 +14,7 @@ from experiments.stats.compare import compare
 from experiments.stats.gain import curve
 from experiments.stats.intervals import Estimate
 from experiments.stats.summary import estimate_of, summarise
+from experiments.vocabulary import FREE_AT_ZERO
 from icl.metrics.base import Better
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _row(axes: Sequence[str], found: Mapping[Labels, Mapping[int, Estimate]], ke
     zero = next((other for other, cells in found.items() if 0 in cells and _shares(axes, other, key)), None)
     if zero is None or 0 in found[key]:
         return Row(key, found[key])
-    general = tuple(ANY if label == NONE != own else label for label, own in zip(zero, key, strict=True))
+    general = tuple(ANY if one == NONE and axis in FREE_AT_ZERO else one for axis, one in zip(axes, zero, strict=True))
     return Row(key, {0: found[zero][0], **found[key]}, general=general)
 
 

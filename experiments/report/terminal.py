@@ -1,19 +1,17 @@
 """What a person sees at the end of a run: the table, what it shows, and where the report is."""
 
-from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from experiments.report.tables import Row, TaskTable, task_tables
+from experiments.report.score_lines import score_lines
+from experiments.report.tables import TaskTable, task_tables
 from experiments.report.view import Run, View, view
-from experiments.stats.wording import counted, few_units, plus_minus
+from experiments.stats.wording import counted, few_units
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 MARKS = {"better": "green", "worse": "red", "differs": "default", "open": "default", "unpaired": "yellow"}
-GAP = 2  # columns between two columns
-WIDEST = 28  # a label that is wider folds
 
 
 def show(run: Run | View, console: "Console") -> None:
@@ -21,7 +19,8 @@ def show(run: Run | View, console: "Console") -> None:
     seen = run if isinstance(run, View) else view(run)
     for table in task_tables(seen):
         console.print(_title(seen, table))
-        console.print(_grid(table, console.width))
+        for row in score_lines(table, console.width):
+            console.print(row, soft_wrap=True)
         console.print()
     for line in _notes(seen):
         console.print(line, style="dim")
@@ -34,6 +33,9 @@ def show(run: Run | View, console: "Console") -> None:
         )
         console.print(_sentences(seen))
         console.print()
+    if seen.controls:
+        told = f"controls  icl compare {seen.path} --controls"
+        console.print(told, soft_wrap=True, highlight=False, markup=False)
     report = seen.path / "report.html"
     told = f"report  {report}" if report.is_file() else f"report  not written yet: icl report {seen.path}"
     console.print(told, soft_wrap=True, highlight=False, markup=False)
@@ -46,80 +48,6 @@ def _title(seen: View, table: TaskTable) -> "RenderableType":
     failed = f", {table.failed} failed" if table.failed else ""
     title, queries = Text(table.task, style="bold"), counted(table.queries, "query", "queries")
     return title.append(f"  {seen.measure}, 95 % interval as ± its half, or its ends; {queries}{seeds}{failed}", "dim")
-
-
-def _grid(table: TaskTable, width: int) -> "RenderableType":
-    """The rows; where the columns do not fit, fewer digits, closer intervals, then leading axes as headings."""
-    from rich.console import Group
-    from rich.text import Text
-
-    looks = [Look(3, False, 0), *(Look(2, tight, n) for n in range(len(table.axes)) for tight in (False, True))]
-    look = next((look for look in looks if sum(_widths(table, look)) <= width), looks[-1])
-    if not look.headings:
-        return _rows(table, table.lines, look)
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in table.lines:
-        groups.setdefault(tuple(row.labels[: look.headings]), []).append(row)
-    parts: list[RenderableType] = []
-    for heading, rows in groups.items():
-        named = zip(table.axes, heading, strict=False)
-        parts += [Text(", ".join(f"{axis} {label}" for axis, label in named), "bold"), _rows(table, rows, look)]
-    return Group(*parts)
-
-
-class Look(NamedTuple):
-    """How a table is printed: digits of a share, intervals without spaces, axes that are headings of groups."""
-
-    digits: int
-    tight: bool
-    headings: int
-
-
-def _rows(table: TaskTable, lines: Sequence[Row], look: Look) -> "RenderableType":
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    widths = _widths(table, look)
-    axes = table.axes[look.headings :]
-    for axis, wide in zip(axes, widths, strict=False):
-        grid.add_column(axis, overflow="fold", min_width=min(wide - GAP, WIDEST))
-    for shots, wide in zip(table.shots, widths[len(axes) :], strict=True):
-        grid.add_column(counted(shots, "shot"), no_wrap=True, min_width=wide - GAP)
-    last: Sequence[str] = ()
-    for row in lines:
-        style = "dim" if row.baseline else ""
-        own = row.labels[look.headings :]
-        labels = [
-            "" if i + 1 < len(own) and own[: i + 1] == tuple(last)[: i + 1] else label for i, label in enumerate(own)
-        ]
-        last = own
-        cells = [Text(_cell(row, s, look), "bold" if table.is_best(row, s) else "") for s in table.shots]
-        grid.add_row(*map(Text, labels), *cells, style=style)
-    return grid
-
-
-def _cell(row: Row, shots: int, look: Look) -> str:
-    found = row.cells.get(shots)
-    if found is None:
-        return "" if row.partial else "–"
-    told = plus_minus(found.mean, found.low, found.high, look.digits)
-    if look.tight:
-        for long, short in ((", ", ","), ("[.00,", "[0,"), (",1.00]", ",1]")):
-            told = told.replace(long, short)
-    return told
-
-
-def _widths(table: TaskTable, look: Look) -> list[int]:
-    """Of the columns as they will be printed, gaps included; a column is as wide as its widest cell."""
-    lines = table.lines
-    labels = [
-        max(len(axis), *(len(row.labels[i]) for row in lines))
-        for i, axis in enumerate(table.axes)
-        if i >= look.headings
-    ]
-    cells = [max(len(counted(s, "shot")), *(len(_cell(row, s, look)) for row in lines)) for s in table.shots]
-    return [wide + GAP for wide in (*labels, *cells)]
 
 
 def _notes(seen: View) -> list[str]:

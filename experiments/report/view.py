@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from experiments.report.floor import floors
+from experiments.report.floor import ceilings, floors
 from experiments.stats.arms import (
     NONE,
     UNIT,
@@ -161,7 +161,8 @@ class View:
         found = findings(
             self.scores, self.metric, axes=self.axes, reference=reference, controls=self.controls, also=other
         )
-        told = floors(self.frame, self.axes)
+        full = ceilings(self.scores, self.metric, self.axes) if self.better == "higher" else {}
+        told = full | floors(self.frame, self.axes)
         answers = [Finding("Answers", task, sentence, "", "", "open") for task, sentence in told.items()]
         return [*answers, *(one for one in found if not (self._empty(one) and self._task(one.subject) in told))]
 

@@ -14,7 +14,9 @@ def command(
     *,
     to: Annotated[
         list[str] | None,
-        typer.Option(help="the reference: decoding=greedy, shots=0, or baseline=vote; default: as the config says"),
+        typer.Option(
+            help="the reference: decoding=greedy, shots=0,retriever=random, or baseline=vote; default: the config's"
+        ),
     ] = None,
     metric: Annotated[str, typer.Option(help="the score to compare; default: as the config says")] = "",
     by: Annotated[list[str] | None, typer.Option(help="an axis within whose values p is corrected")] = None,

@@ -1,5 +1,7 @@
 """Say what an experiment file would cost and what its arms share, before any weights are read."""
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,18 +14,19 @@ def command(
     runs: Annotated[Path, typer.Option(help="the folder of run directories")] = Path("runs"),
 ) -> None:
     """Cells, samples, pictures, tokens, how each decoding runs, and the smallest difference the grid can see."""
-    from experiments.checks import check_data, check_needs
-    from experiments.config import load
-    from experiments.grid import expand
-    from experiments.plan import plan
-    from experiments.plan_text import lines
-    from experiments.sizes import check_sizes
-    from experiments.state import todo
-    from experiments.store import Store
     from experiments.waiting import waiting
 
     with waiting() as tell:
-        tell("reading", 0, 0)
+        tell("starting", 0, 0)  # what is imported takes longer than what is read
+        from experiments.checks import check_data, check_needs
+        from experiments.config import load
+        from experiments.grid import expand
+        from experiments.plan import plan
+        from experiments.plan_text import lines
+        from experiments.sizes import check_sizes
+        from experiments.state import todo
+        from experiments.store import Store
+
         grid = expand(load(file, overrides or ()))
         check_needs(grid)
         check_sizes(grid)
@@ -31,6 +34,8 @@ def command(
         check_data(grid)
         store = Store(runs / grid.config.name)
         present = todo(store, grid).present if store.run_file.is_file() else 0
+        tell("counting", 0, 0)
         found = plan(grid, present, tell)
-    for line in lines(found):
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in lines(found, width):
         print(line)

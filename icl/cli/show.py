@@ -11,7 +11,9 @@ def command(
     sample: Annotated[
         str, typer.Argument(help="a query's id, or the beginning of it or of its picture's digest", show_default=False)
     ] = "",
-    arm: Annotated[list[str] | None, typer.Option(help="which arm, such as decoding=vcd; may be repeated")] = None,
+    arm: Annotated[
+        list[str] | None, typer.Option(help="which arm, such as decoding=vcd or shots=8,retriever=knn")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="which seed; default: the first", show_default=False)] = None,
     *,
     steps: Annotated[bool, typer.Option("--steps", help="the numbers of each step: survivors, entropy, …")] = False,

@@ -13,6 +13,9 @@ from icl.types import Example, Generation, Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
+MAX_NEW_TOKENS = 16
+"""Tokens of an answer where nobody says: an answer is a word or a few."""
+
 ABILITIES = ("generate", "logits", "strategies", "score", "hidden", "embed", "reads")
 """generate: text for a prompt. logits: sessions. strategies: every decoding strategy, inside its own engine.
 score: log-probabilities of whole options. hidden, embed: states. reads: log-probabilities of a text within a prompt
@@ -30,7 +33,7 @@ class Request:
 
     prompt: Prompt
     options: tuple[str, ...] = ()
-    max_new_tokens: int = 32
+    max_new_tokens: int = MAX_NEW_TOKENS
     demos: tuple[tuple[Example, float], ...] = ()
     gold: tuple[str, ...] = ()
     scored: bool = False

@@ -61,7 +61,10 @@ def told(path: Path, *overrides: str) -> str:
         ("compare: {metric: strict}", "grid.yaml:4: compare: compare needs 'to', the reference's value of an axis"),
         ("compare: {to: {decode: x}}", "grid.yaml:4: compare.to.decode: no axis 'decode'. Did you mean 'decoding'?"),
         ("compare: {to: {shots: 0}, correct: holmes}", "grid.yaml:4: compare.correct: correct is one of holm, none,"),
-        ("transforms: x", "grid.yaml:4: transforms: transforms is a list of components, applied in turn, not 'x'."),
+        (
+            "transforms: x",
+            "grid.yaml:4: transforms: transforms is a list of components, applied in turn, or none, not 'x'.",
+        ),
         (
             "zip:\n  shots: [0, 2]\n  order: [random]",
             "grid.yaml:4: zip: paired axes have different lengths (shots 2, order 1).",

@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import pytest
@@ -92,5 +93,23 @@ def test_the_lines_say_what_a_person_asks(mapping: Any, toy: str) -> None:
     config = mapping(model=toy, seeds=[0, 1], controls="default", grid={"decoding": ["greedy", "vcd"]})
     told = "\n".join(lines(planned(config)))
     assert told.startswith("11 arms x 2 seeds (11 share their demonstrations)   22 cells   132 samples")
-    assert "controls added: 9 (mask_only" in told
+    assert "controls added: 9 decodings, with 14 branches in all\n  of vcd: mask_only, " in told
     assert "(80 % power, one pair in five differs)" in told
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_controls_are_told_by_what_they_control_and_nothing_is_wider_than_the_terminal(
+    mapping: Any, toy: str, width: int
+) -> None:
+    long = {"name": "contrast", "branches": ["no_demonstrations", "no_picture"], "weights": [1.5, -0.25, -0.25]}
+    config = mapping(model=toy, controls="default", grid={"decoding": ["greedy", "vcd", "icd", long]})
+    found = list(lines(planned(config), width))
+    assert max(map(len, found)) <= width
+    told = re.sub(r"\s+", " ", " ".join(found))
+    assert told.count("mask_only") == 3
+    assert "of each of them: " in told
+    assert told.partition("of each of them: ")[2].startswith("more_demonstrations")
+    assert "self_consistency(samples=3)" in told  # as many as the contrast of three has branches
+    own = [line for line in found if line.startswith(("greedy ", "vcd ", "icd "))]
+    assert len({line.index("loop") for line in own}) == 1
+    assert not any("mask_only(" in line for line in found)

@@ -113,7 +113,7 @@ def test_holes_match_the_retriever_and_the_rerankers_apart(mapping: Any) -> None
 @pytest.mark.parametrize(
     ("node", "says"),
     [
-        ("label_balance", "rerank is a list of components, applied in turn, not 'label_balance'"),
+        ("label_balance", "rerank is a list of components, applied in turn, or none, not 'label_balance'"),
         (["label_balanc"], r"rerank\[0\]: no reranker named 'label_balanc'. Did you mean 'label_balance'"),
     ],
 )
@@ -143,6 +143,30 @@ def test_what_a_reranker_asks_of_the_model_is_checked_before_it_loads(mapping: A
 
 def test_the_schema_has_the_key_and_the_components() -> None:
     schema = experiment_schema()
-    assert schema["properties"]["rerank"]["items"] == {"$ref": "#/$defs/reranker"}
+    assert {"type": "array", "items": {"$ref": "#/$defs/reranker"}} in schema["properties"]["rerank"]["anyOf"]
     assert "rerank" in schema["properties"]["grid"]["properties"]
     assert "label_balance" in str(schema["$defs"]["reranker"])
+
+
+def test_no_reranker_is_called_none_in_files_as_in_tables(mapping: Any) -> None:
+    axes = {"rerank": ["none", ["label_balance"]], "transforms": ["none", ["questions"]]}
+    words = _cells(mapping(grid=axes, compare={"to": {"rerank": []}}))
+    lists = _cells(mapping(grid={"rerank": [[], ["label_balance"]], "transforms": [[], ["questions"]]}))
+    assert [cell.digest for cell in words] == [cell.digest for cell in lists]
+    assert load(mapping(grid=axes, compare={"to": {"rerank": []}})).compare.to == {"rerank": "none"}  # type: ignore[union-attr]
+    assert _cells(mapping(rerank="none"))[0].digest == _cells(mapping())[0].digest
+    holes = _cells(mapping(grid=axes, exclude=[{"rerank": "none"}]))
+    assert {cell.labels["rerank"] for cell in holes} == {"label_balance"}
+    with pytest.raises(ConfigError, match=r"grid\.rerank\[1\]: \[\] stands in this axis twice"):
+        load(mapping(grid={"rerank": [[], "none"]}))
+    assert {"const": "none"} in experiment_schema()["properties"]["rerank"]["anyOf"]
+
+
+def test_at_0_shots_the_rerankers_of_others_are_not_claimed(mapping: Any, tmp_path: Path) -> None:
+    axes = {"shots": [0, 2], "rerank": ["none", ["label_balance"]]}
+    keys = {k: v for k, v in mapping().items() if k != "shots"}
+    frame = run({**keys, "grid": axes}, runs=tmp_path, quiet=True).samples()
+    assert set(frame[frame["shots"] == 0]["rerank"]) == {"none"}
+    keys["name"] = "alone"
+    frame = run({**keys, "grid": {"shots": [0, 2], "rerank": [["label_balance"]]}}, runs=tmp_path, quiet=True).samples()
+    assert set(frame["rerank"]) == {"label_balance"}  # as everywhere else: no axis

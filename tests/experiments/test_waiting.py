@@ -76,3 +76,12 @@ def test_a_short_plan_says_nothing_beside_itself_where_there_is_no_terminal(
 ) -> None:
     assert main(["plan", str(yaml_file("task: SHAPES\nmodel: fake-copy\n"))]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_what_is_done_next_is_told_at_once(clock: list[float]) -> None:
+    out = Screen()
+    with waiting(out) as tell:
+        tell("starting", 0, 0)
+        tell("reading", 0, 0)
+        tell("reading", 1, 9)
+    assert [part.split()[0] for part in out.getvalue().split("\r\x1b[K") if part] == ["starting", "reading"]

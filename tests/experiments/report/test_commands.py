@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from experiments.api import run
+from experiments.report.detail import settings
 from icl.cli.main import main
+from icl.errors import ConfigError
 
 
 @pytest.fixture
@@ -195,3 +197,15 @@ def test_hostile_output_does_not_steer_the_terminal(written, capsys):
     assert "\x1b" not in told
     assert "\x07" not in told
     assert "�[2J�[bold]" in told
+
+
+def test_one_word_may_name_several_axes_and_commas_of_a_label_are_none():
+    told = ["shots=4,retriever=knn", "decoding=vcd, temperature=0.7", "compose=blocks(order=qap, first=text), seed=1"]
+    assert settings(told, "--arm") == {
+        "shots": "4",
+        "retriever": "knn",
+        "decoding": "vcd, temperature=0.7",
+        "compose": "blocks(order=qap, first=text), seed=1",
+    }
+    with pytest.raises(ConfigError, match="'vcd' is not of the form axis=value"):
+        settings(["vcd"], "--arm")

@@ -48,3 +48,36 @@ def test_wide_terminals_have_one_row_an_arm_and_narrow_ones_headings(many, capsy
     assert sum("[" in line for line in wide[1:14]) == 12  # the headings' line, then a row an arm
     _, narrow = told(many, 80, capsys)
     assert any(re.fullmatch(r"(fake-gold\(right=0\.5\), )?1 shot(, random)?", line) for line in narrow)
+
+
+def test_where_one_thing_is_changed_at_a_time_the_usual_stands_above_and_a_row_names_what_differs(
+    mapping, tmp_path, capsys
+):
+    from experiments.api import run
+
+    keys = {k: v for k, v in mapping().items() if k not in ("shots", "retriever")}
+    long = {"name": "blocks", "order": "qap", "instruction": "long", "instruction_at": "within"}
+    axes = {
+        "shots": [2, 0, 2, 2, 2],
+        "retriever": ["random", "random", "balanced", "random", "random"],
+        "rerank": [["label_balance"], ["label_balance"], ["label_balance"], "none", ["label_balance"]],
+        "compose": ["chat", "chat", "chat", "chat", long],
+    }
+    _, lines = told(
+        run(
+            {
+                **keys,
+                "zip": axes,
+                "compare": {"to": {"shots": 2, "retriever": "random", "rerank": "label_balance", "compose": "chat"}},
+            },
+            runs=tmp_path,
+            quiet=True,
+        ),
+        60,
+        capsys,
+    )
+    assert "usual: shots 2, retriever random, rerank label_balance," in lines
+    headings = [line for line in lines if re.match(r"(shots|retriever|rerank|compose) ", line)]
+    assert headings[:3] == ["shots 0", "retriever balanced", "rerank none"]
+    assert headings[3] == "compose blocks"
+    assert max(map(len, lines)) <= 60

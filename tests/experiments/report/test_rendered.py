@@ -52,3 +52,18 @@ def test_what_there_is_not_is_said(mapping: Any, tmp_path: Path) -> None:
         _shown(done.path, shots="7")
     with pytest.raises(ConfigError, match=r"no axis 'shot'\. Did you mean 'shots'"):
         _shown(done.path, shot="2")
+
+
+def test_the_head_names_every_axis_and_is_folded(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(FILE + "model: {name: hf, path: tiny}\n")
+    console = Console(record=True, width=60)
+    show_prompt(path, "", {"compose": "interleaved"}, None, console)
+    lines = console.export_text().splitlines()
+    head = lines[: next(i for i, line in enumerate(lines) if line.startswith("query  "))]
+    assert max(map(len, head)) <= 60
+    assert " ".join(map(str.strip, head)).startswith(
+        "arm    task binding · 2-way, model tiny, shots 2, retriever random, order reversed, compose interleaved, "
+    )
+    assert " ".join(head).endswith("seed 0")
+    assert "prompt, as the model's processor writes it, a placeholder for each picture" in lines

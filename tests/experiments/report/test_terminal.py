@@ -18,7 +18,7 @@ def shown(run, width):
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_everything_fits_the_width(written, width):
     text = shown(written(queries=8, shots=(0, 2, 4, 8)), width)
-    assert max(map(len, text.split("report  ")[0].splitlines())) <= width
+    assert max(map(len, text.split("controls  icl")[0].splitlines())) <= width
     assert "…" not in text
 
 
@@ -79,3 +79,10 @@ def test_a_correction_is_told_even_where_it_changes_no_p(written, correct):
     out = io.StringIO()
     show_comparison(table, seen, Console(file=out, width=120))
     assert (f"Holm over {len(table)} comparisons" in out.getvalue()) == (correct == "holm")
+
+
+def test_the_end_points_to_the_controls_where_there_are_some(written):
+    run = written(queries=4)
+    assert f"controls  icl compare {run.path} --controls" in shown(run, 100)
+    alone = [{"strategy": {"name": name}, "sampler": {"name": "greedy"}} for name in ("greedy", "vcd")]
+    assert "--controls" not in shown(written("other", queries=4, decodings=alone), 100)

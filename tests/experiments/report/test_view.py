@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -97,3 +98,21 @@ def test_arms_that_answer_alike_are_told_once(written):
 
 def test_a_task_whose_arms_differ_has_no_such_sentence(written):
     assert not [one for one in view(written(queries=6)).findings if one.topic == "Answers"]
+
+
+def test_a_task_at_its_ceiling_is_said_to_be_and_nothing_else_is_made_of_it(written, monkeypatch):
+    monkeypatch.setattr("experiments.report.floor.FULL", 0.3)
+    found = view(written(queries=40, tasks=("shapes",))).findings
+    (answers,) = (one for one in found if one.topic == "Answers")
+    assert re.fullmatch(
+        r"at its ceiling: no arm is below \.\d+ \(\.\d+ without demonstrations\), so nothing here can show a gain\.",
+        answers.sentence,
+    )
+    assert not [one for one in found if one.topic != "Vote" and one.verdict == "open" and one is not answers]
+
+
+def test_a_task_with_one_arm_below_has_no_ceiling(written, monkeypatch):
+    seen = view(written(queries=40, tasks=("shapes",)))
+    lowest = seen.scores.groupby(["shots", "retriever", "decoding"])["lenient"].mean().min()
+    monkeypatch.setattr("experiments.report.floor.FULL", lowest + 0.001)
+    assert not [one for one in seen.findings if one.topic == "Answers"]

@@ -34,27 +34,16 @@ def idefics2(size: Size) -> Made:
 def idefics3(size: Size) -> Made:
     """Tiles in rows and columns, and the whole picture."""
     words = _idefics_tokenizer()
-    config = transformers.Idefics3Config(
-        vision_config=tower_settings(size),
-        text_config=transformers.LlamaConfig(**text_settings(words, size)),
-        image_token_id=words.image_token_id,
-        scale_factor=2,
-    )
-    images = transformers.Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    config = transformers.Idefics3Config(**_idefics_settings(words, size))
+    images = transformers.Idefics3ImageProcessor(**_TILES)
     return config, transformers.Idefics3Processor(images, words, image_seq_len=4), "<image>"
 
 
 def smolvlm(size: Size) -> Made:
     """As Idefics3, smaller."""
     words = _idefics_tokenizer()
-    config = transformers.SmolVLMConfig(
-        vision_config=tower_settings(size),
-        text_config=transformers.LlamaConfig(**text_settings(words, size)),
-        image_token_id=words.image_token_id,
-        scale_factor=2,
-    )
-    images = transformers.SmolVLMImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
-    video = transformers.SmolVLMVideoProcessor()
+    config = transformers.SmolVLMConfig(**_idefics_settings(words, size))
+    images, video = transformers.SmolVLMImageProcessor(**_TILES), transformers.SmolVLMVideoProcessor()
     return config, transformers.SmolVLMProcessor(images, words, video, image_seq_len=4), "<image>"
 
 
@@ -180,6 +169,18 @@ def _idefics_tokenizer() -> PreTrainedTokenizerFast:
     grid = tuple(f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7))
     named = {"image_token": "<image>", "fake_image_token": "<fake_token_around_image>"}
     return tokenizer(named, ("<end_of_utterance>", "<global-img>", *grid))
+
+
+_TILES: dict[str, Any] = {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}
+
+
+def _idefics_settings(words: PreTrainedTokenizerFast, size: Size) -> dict[str, Any]:
+    return {
+        "vision_config": tower_settings(size),
+        "text_config": transformers.LlamaConfig(**text_settings(words, size)),
+        "image_token_id": words.image_token_id,
+        "scale_factor": 2,
+    }
 
 
 def _sliding(words: PreTrainedTokenizerFast, size: Size) -> dict[str, Any]:
