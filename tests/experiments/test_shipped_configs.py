@@ -55,3 +55,13 @@ def test_the_experiment_on_shifts_asks_no_source_of_a_pool_that_has_none(tmp_pat
     seen = view(run(CONFIGS / "distribution_shift.yaml", less, tmp_path, quiet=True))
     assert not seen.failed
     assert seen.frame[seen.frame["shots"] == 3].groupby("task")["retriever"].nunique().tolist() == [4, 2]
+
+
+def test_each_setting_that_asks_the_model_stands_against_the_control(tmp_path: Path) -> None:
+    less = {"seeds": [0], "grid.task": [{"name": "binding", "ways": 4, "queries": 2}]}
+    seen = view(run(CONFIGS / "asking.yaml", less, tmp_path, quiet=True))
+    assert not seen.failed
+    assert seen.frame["cell"].nunique() == 16
+    assert len(compare(seen.scores, seen.to or {}, "lenient", axes=seen.axes)) == 15
+    oracle = analysis("leakage")(seen)
+    assert oracle[oracle["gold"] > 0]["retriever"].str.contains("gold").all()
