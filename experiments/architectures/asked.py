@@ -18,6 +18,7 @@ SIZE = Size(width=128, layers=2)
 """vLLM's attention for CPUs has no heads of less than 32."""
 OLD_NAME = r"^((?:model\.)?vision_tower\.)(?!vision_model)"
 """transformers 5 drops `vision_model.` from these names; published checkpoints have it, and vLLM looks for it."""
+OLD_TOWERS = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model")
 SIZES = ((56, 84), (120, 40), (40, 56), (84, 84))
 """Height and width of the pictures, in turn."""
 
@@ -41,12 +42,13 @@ def checkpoint(name: str, folder: Path) -> Path:
     if (folder / "asked").is_file():
         return folder
     save(name, folder, SIZE)
+    _as_published(folder / "config.json")
     words = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     special = sorted(token["id"] for token in words["added_tokens"])
     settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
     (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": special}), encoding="utf-8")
     tower = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vision_config"]["model_type"]
-    old = OLD_NAME if tower in ("clip_vision_model", "siglip_vision_model") else None
+    old = OLD_NAME if tower in OLD_TOWERS else None
     weights = {
         re.sub(old, r"\1vision_model.", key) if old else key: weight
         for key, weight in load_file(folder / "model.safetensors").items()
@@ -56,6 +58,15 @@ def checkpoint(name: str, folder: Path) -> Path:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     (folder / "asked").touch()
     return folder
+
+
+def _as_published(config: Path) -> None:
+    """With what transformers 5 has left out of a config since then, and vLLM reads."""
+    told = json.loads(config.read_text(encoding="utf-8"))
+    if told["model_type"] == "qwen3_vl_moe":
+        text = told["text_config"]
+        text |= {"norm_topk_prob": True, "num_experts": text.pop("num_local_experts", None) or text["num_experts"]}
+    config.write_text(json.dumps(told, indent=2), encoding="utf-8")
 
 
 def conversation(prompt: Prompt) -> list[dict[str, Any]]:

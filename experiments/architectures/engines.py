@@ -44,10 +44,14 @@ def _compared(model: Any, arm: str, wanted: Answers) -> Verdict:
 
     jobs = [Job(prompt, parse_arm(ARMS[arm]), max_new_tokens=NEW_TOKENS) for prompt in prompts()]
     found = run_jobs(model, jobs, trace=False)
-    failed = next((answer.reason for answer in found if isinstance(answer, Failure)), None)
-    if failed is not None:
-        return Verdict("no", failed)
-    return same([answer.tokens for answer in found if not isinstance(answer, Failure)], wanted)
+    fail = [answer.reason for answer in found if isinstance(answer, Failure)]
+    whole = [i for i, answer in enumerate(found) if not isinstance(answer, Failure)]
+    tokens = [answer.tokens for answer in found if not isinstance(answer, Failure)]
+    verdict = same(tokens, wanted.only(whole))
+    if not fail or (whole and verdict.word == "no"):
+        return verdict
+    rest = f" The answers to the other {len(whole)} prompts are the loop's." if whole else ""
+    return Verdict("no", f"{fail[0].rstrip('.')}.{rest}")
 
 
 def same(found: Sequence[Sequence[int]], wanted: Answers) -> Verdict:

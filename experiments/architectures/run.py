@@ -1,9 +1,11 @@
-"""Asks architectures what they can do here, and keeps what they answered in a folder for the next environment.
+"""Asks architectures what they can do here, and keeps what they answered in a folder.
 
-vLLM and the Hugging Face backend need releases of transformers that do not go together, so the same command runs twice:
-first where the backend `hf` can open sessions, then where vLLM is, on the same checkpoints.
+vLLM and the Hugging Face backend need releases of transformers that do not go together. So an architecture is asked in
+halves: one where the backend `hf` can open sessions, then one where vLLM is, on the same checkpoints. `other` runs the
+second half with the Python of another environment. What was answered by these releases is kept and not asked again.
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -12,12 +14,13 @@ from pathlib import Path
 
 from experiments.architectures import checks, engines
 from experiments.architectures.asked import checkpoint
-from experiments.architectures.verdicts import Entry, read, written
+from experiments.architectures.verdicts import Entry, Half, read, written
 from icl.errors import ConfigError, ModelError, did_you_mean
 from icl.models.hf import version as least
 from icl.models.hf.random.make import ARCHITECTURES
 
 RESULTS = "results.json"
+Told = Callable[[Entry], None]
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,6 @@ class Table:
     """entries: in the order of the list of architectures."""
 
     entries: tuple[Entry, ...]
-    versions: dict[str, str]
 
     @property
     def peculiar(self) -> dict[str, str]:
@@ -33,55 +35,97 @@ class Table:
         return {name: doc.rstrip(".").replace("|", "/") for name, doc in docs.items()}
 
 
-def asked(names: Sequence[str], work: Path, told: Callable[[Entry], None] = lambda _: None) -> Table:
-    """names: none for all. told: called with each entry once it is asked. Raises ConfigError for an unknown name."""
+@dataclass(frozen=True)
+class Book:
+    """The file of a folder: name -> what was found, written anew with every row."""
+
+    path: Path
+
+    @property
+    def found(self) -> dict[str, Entry]:
+        entries = {entry.name: entry for entry in read(self.path)}
+        return {name: entries[name] for name in ARCHITECTURES if name in entries}
+
+    def put(self, entry: Entry) -> None:
+        found = self.found | {entry.name: entry}
+        written([found[name] for name in ARCHITECTURES if name in found], self.path)
+
+
+def asked(
+    names: Sequence[str],
+    work: Path,
+    told: Told = lambda _: None,
+    *,
+    half: Half | None = None,
+    again: bool = False,
+    vllm: Path | None = None,
+) -> Table:
+    """names: none for all. told: called with each entry once a half of it is answered, here or elsewhere.
+
+    half: this one alone; else all that this environment can answer. again: also what was answered before. vllm: the
+    Python of another environment, which answers what this one cannot. Raises ConfigError, ModelError.
+    """
+    from experiments.architectures import other
+
+    chosen = _chosen(names)
+    work.mkdir(parents=True, exist_ok=True)
+    book = Book(work / RESULTS)
+    for one in _halves(book, half):
+        releases = RELEASES[one]()
+        for name in chosen:
+            known = book.found.get(name)
+            if again or known is None or known.asked.get(one) != releases:
+                book.put(ASK[one](name, work, known).answered(one, releases))
+            told(book.found[name])
+    if vllm is not None:
+        other.asked(vllm, chosen, work, told, again=again)
+    return Table(tuple(book.found.values()))
+
+
+def _chosen(names: Sequence[str]) -> list[str]:
     for name in names:
         if name not in ARCHITECTURES:
             raise ConfigError(
                 f"no architecture named '{name}'.{did_you_mean(name, ARCHITECTURES)} There are "
                 f"{', '.join(ARCHITECTURES)}."
             )
-    work.mkdir(parents=True, exist_ok=True)
-    known, versions = read(work / RESULTS)
-    found = {entry.name: entry for entry in known}
-    ask = _here(found, work)
-    for package in ("torch", "transformers") if ask is _by_hf else ("vllm",):
-        versions[package] = _version(package)
-    for name in names or ARCHITECTURES:
-        found[name] = ask(name, work, found.get(name))
-        entries = tuple(found[key] for key in ARCHITECTURES if key in found)
-        written(entries, versions, work / RESULTS)
-        told(found[name])
-    return Table(tuple(found[key] for key in ARCHITECTURES if key in found), versions)
+    return list(names or ARCHITECTURES)
 
 
-Ask = Callable[[str, Path, Entry | None], Entry]
-
-
-def _here(found: dict[str, Entry], work: Path) -> Ask:
-    """Which columns this environment answers. Raises ModelError where it answers none yet."""
+def _halves(book: Book, half: Half | None) -> list[Half]:
+    """What is asked in this environment. Raises ModelError where that is nothing yet."""
+    halves: list[Half] = []
+    problem: ModelError | None = None
     try:
         least.check()
-        return _by_hf
+        halves.append("hf")
     except ModelError as error:
-        if find_spec("vllm") is None:
-            raise
-        if not found:
-            raise ModelError(
-                f"vLLM is here, and there is nothing in {work} to compare it with: {error} Run `icl architectures "
-                f"--work {work}` there first."
-            ) from error
-        return _by_vllm
+        problem = error
+    if find_spec("vllm") is not None:
+        halves.append("vllm")
+    if half is not None and half not in halves:
+        raise problem or ModelError("vLLM is not installed in this environment: tests/vllm_env.sh makes one with it.")
+    halves = halves if half is None else [half]
+    if not halves:
+        raise problem or ModelError("this environment can answer nothing.")
+    if halves == ["vllm"] and not book.found:
+        raise ModelError(
+            f"vLLM is here, and there is nothing in {book.path.parent} to compare it with: {problem or ''} Run `icl "
+            f"architectures --work {book.path.parent}` there first."
+        )
+    return halves
 
 
 def _by_hf(name: str, work: Path, entry: Entry | None) -> Entry:
+    """On a checkpoint made anew. What vLLM said of the one before is forgotten."""
+    shutil.rmtree(work / name, ignore_errors=True)
     return checks.checked(name, checkpoint(name, work / name))
 
 
 def _by_vllm(name: str, work: Path, entry: Entry | None) -> Entry:
     if entry is None:
         raise ModelError(f"{name} was not asked on the backend 'hf' yet: there is nothing in {work} to compare with.")
-    return entry.with_verdicts(engines.checked(entry, work / name))
+    return entry.with_verdicts(engines.checked(entry, work / name)) if entry.answers else entry
 
 
 def _version(package: str) -> str:
@@ -91,3 +135,10 @@ def _version(package: str) -> str:
         except PackageNotFoundError:
             continue
     return "of unknown version"
+
+
+ASK: dict[Half, Callable[[str, Path, Entry | None], Entry]] = {"hf": _by_hf, "vllm": _by_vllm}
+RELEASES: dict[Half, Callable[[], str]] = {
+    "hf": lambda: f"torch {_version('torch')}, transformers {_version('transformers')}",
+    "vllm": lambda: f"vllm {_version('vllm')} (with transformers {_version('transformers')})",
+}

@@ -20,7 +20,6 @@ LONGEST = 300
 EXPLAINED = {
     ("paligemma", "cache"): "It puts a start token behind the last picture and a line break behind the question, and "
     "all tokens see the whole prompt, so nothing of it can be read ahead. Slower, not wrong; a prompt needs a picture.",
-    ("paligemma", "vllm"): "vLLM looks a line break up as a word, which a tokenizer of bytes does not have.",
     ("idefics2", "cache"): "Each prompt goes through the processor and the tower as a whole. Slower, not wrong.",
     ("idefics2", "vllm"): "vLLM has no Idefics2 of its own; its way through the class of transformers asks the "
     "processor for numbers that it does not give. Use `model: hf`.",
@@ -29,26 +28,14 @@ EXPLAINED = {
     ("deepseek_vl", "vllm"): "As for Idefics2. Use `model: hf`.",
     ("llava_onevision", "vllm"): "vLLM cuts tiles of every picture, transformers of one that stands alone. The backend "
     "compares the ids before anything runs, and refuses.",
-    (
-        "qwen3_vl_moe",
-        "vllm",
-    ): "The transformers that made this checkpoint leaves out of a config what the one that vLLM "
-    "pins looks for; published checkpoints have it.",
     ("qwen3_5", "vllm"): "The engine refuses recurrent layers at its start, since their states were not verified under "
     "preemption and prefix caching. Use `model: hf`.",
-    (
-        "lfm2_vl",
-        "vllm",
-    ): "Published checkpoints call the tower's weights otherwise than this one, which is not tried then.",
+    ("lfm2_vl", "vllm"): "As for Qwen3.5: its short convolutions have states too. Use `model: hf`.",
     ("vipllava", "vllm"): "vLLM has one layer of the tower for it, not several. Use `model: hf`.",
     (
         "cohere2_vision",
         "vllm",
     ): "vLLM ties the output head to the word vectors, as published checkpoints do; here it is not tied.",
-    (
-        "gemma3",
-        "lockstep",
-    ): "Greedy tokens agree, so what differs in the logits is small, and a contrast enlarges it. Not explained yet.",
 }
 """(architecture, first column) -> what the reason means."""
 
@@ -74,15 +61,19 @@ they do not, the error names the one that is broken.
 """
 
 
-def page(entries: Sequence[Entry], versions: Mapping[str, str], peculiar: Mapping[str, str]) -> str:
+def page(entries: Sequence[Entry], peculiar: Mapping[str, str]) -> str:
     """peculiar: architecture -> what is special about it, in a line."""
-    packages = ", ".join(f"{package} {version}" for package, version in versions.items())
+    packages = ", ".join(dict.fromkeys(by for half in ("hf", "vllm") for by in _releases(entries, half)))
     rows = [f"| {' | '.join(cell)} |" for cell in _rows(entries, peculiar)]
     told = [f"- **{name}**, {column}: {why}" for name, column, why in exceptions(entries)]
     parts = [HEAD, f"With {packages}.", "\n".join(rows)]
     if told:
         parts.append("## Where it is not a plain yes\n\n" + "\n".join(told))
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _releases(entries: Sequence[Entry], half: str) -> Iterator[str]:
+    return (entry.asked[half] for entry in entries if half in entry.asked)
 
 
 def exceptions(entries: Sequence[Entry]) -> Iterator[tuple[str, str, str]]:

@@ -1,15 +1,18 @@
 """What was found of an architecture, as data: verdicts, answers, and the file that engines hand on to one another."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from icl.errors import DataError
 from icl.types import Generation
 
 Word = Literal["yes", "no", "off", "not run"]
+Half = Literal["hf", "vllm"]
+"""Which engine answers: the Hugging Face backend, or vLLM."""
 
 
 @dataclass(frozen=True)
@@ -31,44 +34,57 @@ class Answers:
     def of(cls, answers: Sequence[Generation]) -> "Answers":
         return cls(tuple(one.tokens for one in answers), tuple(tuple(one.trace["gap"]) for one in answers))
 
+    def only(self, places: Sequence[int]) -> "Answers":
+        """Of these prompts."""
+        return Answers(tuple(self.tokens[i] for i in places), tuple(self.gaps[i] for i in places))
+
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the table. kind: the model's class. notes: what the backend says of itself for this checkpoint."""
+    """A row of the table.
+
+    kind: the model's class. notes: what the backend says of itself for this checkpoint. asked: half -> the releases
+    that answered it, once it has answered.
+    """
 
     name: str
     kind: str
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     answers: Mapping[str, Answers] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    asked: Mapping[str, str] = field(default_factory=dict)
 
     def with_verdicts(self, more: Mapping[str, Verdict]) -> "Entry":
         return replace(self, verdicts={**self.verdicts, **more})
 
-
-def written(entries: Sequence[Entry], versions: Mapping[str, str], path: Path) -> None:
-    """versions: package -> version, of all that were asked."""
-    told = {"versions": dict(versions), "entries": [asdict(entry) for entry in entries]}
-    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    def answered(self, half: Half, releases: str) -> "Entry":
+        return replace(self, asked={**self.asked, half: releases})
 
 
-def read(path: Path) -> tuple[list[Entry], dict[str, str]]:
-    """Entries and versions; nothing where the file is not there. Raises DataError where it is of another kind."""
+def written(entries: Sequence[Entry], path: Path) -> None:
+    """In one go: a process that is killed leaves the file as it was before."""
+    text = json.dumps({"entries": [asdict(entry) for entry in entries]}, indent=1) + "\n"
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def read(path: Path) -> list[Entry]:
+    """Nothing where the file is not there. Raises DataError where it is of another kind."""
     if not path.is_file():
-        return [], {}
+        return []
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return [_entry(one) for one in told["entries"]], dict(told["versions"])
+        return [_entry(one) for one in json.loads(path.read_text(encoding="utf-8"))["entries"]]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} is not a file of `icl architectures` ({error}). Delete it, or name another."
         ) from error
 
 
-def _entry(told: Mapping[str, dict[str, dict[str, list[list[int]]]]]) -> Entry:
+def _entry(told: Mapping[str, Any]) -> Entry:
     answers = {
         arm: Answers(tuple(map(tuple, one["tokens"])), tuple(map(tuple, one["gaps"])))
         for arm, one in told["answers"].items()
     }
-    verdicts = {column: Verdict(**one) for column, one in told["verdicts"].items()}  # type: ignore[arg-type]
-    return Entry(str(told["name"]), str(told["kind"]), verdicts, answers, tuple(told["notes"]))
+    verdicts = {column: Verdict(**one) for column, one in told["verdicts"].items()}
+    return Entry(str(told["name"]), str(told["kind"]), verdicts, answers, tuple(told["notes"]), dict(told["asked"]))

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 BITS = {"nf4": 4, "fp4": 4, "int8": 8}
 PACKING = "support_avx512bf16_for_cpu"
+ELSEWHERE = ("awq", "gptq")
+"""Formats that transformers reads with a package of their own, which comes as source, and vLLM without."""
+
 FAILURES = (ImportError, RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError, OSError)
 """What bitsandbytes, transformers and torch raise where they cannot."""
 
@@ -186,9 +189,10 @@ def _check_ready(path: str, checkpoint: "Checkpoint", already: str, place: str) 
         quantizer = AutoHfQuantizer.from_config(_told(checkpoint), pre_quantized=True)
         quantizer.validate_environment(device_map={"": place})
     except FAILURES as error:
+        elsewhere = " `model: vllm` reads it with kernels of its own." if already in ELSEWHERE else ""
         raise ModelError(
             f"model.path: {path} is quantized ({already}), and this machine cannot run it: {_first(error)} Or name the "
-            "checkpoint in full precision, with `quantize` where it is too large."
+            f"checkpoint in full precision, with `quantize` where it is too large.{elsewhere}"
         ) from error
 
 

@@ -1,19 +1,25 @@
 """The table of architectures: verdicts that can fail, a page that tells every exception, and what this release does."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from experiments.architectures import checks
+from experiments.architectures import checks, other
 from experiments.architectures.asked import checkpoint, prompts
 from experiments.architectures.engines import same
-from experiments.architectures.run import asked
+from experiments.architectures.run import Book, asked
 from experiments.architectures.table import COLUMNS, page
 from experiments.architectures.verdicts import Answers, Entry, Verdict, read, written
-from icl.errors import ConfigError, DataError
+from icl.errors import ConfigError, DataError, ModelError
 from icl.models.hf.random.make import ARCHITECTURES
 
+COMMAND = [sys.executable, "-m", "icl.cli.main", "architectures"]
+OTHER = Path(os.environ.get("VLLM_ENV", Path(__file__).parents[3] / ".venv-vllm")) / "bin" / "python"
 PAGE = Path(__file__).parents[3] / "icl" / "models" / "hf" / "ARCHITECTURES.md"
 HF = ("generate", "batch", "cache", "identity")
 MADE = Entry("made", "MadeForConditionalGeneration", dict.fromkeys(COLUMNS, Verdict("yes")))
@@ -30,9 +36,8 @@ def test_an_architecture_is_asked_on_a_checkpoint_of_its_own(name: str, cache: s
     assert {column: found.verdicts[column].word for column in HF} == {**dict.fromkeys(HF, "yes"), "cache": cache}
     assert [len(tokens) for tokens in found.answers["greedy"].tokens] == [12] * len(prompts())
     assert found.answers["vcd"].tokens != found.answers["greedy"].tokens
-    kept, versions = read(work / "results.json")
-    assert found in kept
-    assert {"torch", "transformers"} <= set(versions)
+    assert found in read(work / "results.json")
+    assert re.fullmatch(r"torch \S+, transformers \S+", found.asked["hf"])
 
 
 def test_a_strategy_that_is_not_greedy_fails_the_identity(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,8 +70,9 @@ def test_answers_are_the_same_up_to_a_step_that_was_close(found: list[tuple[int,
 def test_the_page_tells_every_cell_that_is_not_a_plain_yes() -> None:
     off = MADE.with_verdicts({"cache": Verdict("off", "the cache is off"), "vllm": Verdict("no", "KeyError: x\n  y")})
     refused = Entry("other", "", {}, {}, ("not loaded: model.path: /some/where/other takes no cache.",))
-    told = page([MADE, off, refused], {"torch": "2"}, {"made": "Tiles."})
-    assert "With torch 2." in told
+    asked_of = [MADE.answered("hf", "torch 2"), off.answered("hf", "torch 2").answered("vllm", "vllm 9"), refused]
+    told = page(asked_of, {"made": "Tiles."})
+    assert "With torch 2, vllm 9." in told
     assert "| made | Made | yes | yes | yes | yes | yes | yes | Tiles. |" in told
     assert "| made | Made | yes | yes | off | yes | **no** | yes | Tiles. |" in told
     assert "| other | – | not run | not run | not run | not run | not run | not run |  |" in told
@@ -78,12 +84,71 @@ def test_the_page_tells_every_cell_that_is_not_a_plain_yes() -> None:
 def test_what_was_found_comes_back_from_its_file(tmp_path: Path) -> None:
     told = Entry(
         "a", "A", {"generate": Verdict("no", "why")}, {"greedy": Answers(((1, 2),), ((0.5, 0.25),))}, ("note",)
-    )
-    written([told], {"torch": "2"}, tmp_path / "results.json")
-    assert read(tmp_path / "results.json") == ([told], {"torch": "2"})
+    ).answered("hf", "torch 2")
+    written([told], tmp_path / "results.json")
+    assert read(tmp_path / "results.json") == [told]
     (tmp_path / "results.json").write_text("[]")
     with pytest.raises(DataError, match="is not a file of `icl architectures`"):
         read(tmp_path / "results.json")
+
+
+def test_a_kill_keeps_the_rows_that_are_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["pixtral", "llava"]
+    with subprocess.Popen([*COMMAND, *names, "--work", str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+    assert first.startswith("pixtral ")
+    asked_anew = []
+    own = checks.checked
+    monkeypatch.setattr(checks, "checked", lambda name, folder: (asked_anew.append(name), own(name, folder))[1])
+    table = asked(names, tmp_path)
+    assert asked_anew == ["llava"]
+    assert {entry.name: entry.verdicts["generate"].word for entry in table.entries} == dict.fromkeys(names, "yes")
+    asked(["pixtral"], tmp_path, again=True)
+    assert asked_anew == ["llava", "pixtral"]
+
+
+def program(folder: Path, *lines: str) -> Path:
+    """In the place of another environment's Python."""
+    path = folder / "python"
+    path.write_text("\n".join(["#!/bin/sh", *lines]) + "\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_where_the_other_process_dies_the_architecture_is_told_and_the_rest_is_asked(tmp_path: Path) -> None:
+    names = ["llava", "llava_next", "pixtral"]
+    written([Entry(name, "Made") for name in names], tmp_path / "results.json")
+    dies = program(tmp_path, 'test "$4" = llava && echo "llava  yes" && kill -9 $$', 'echo "noise"; echo "$4  yes"')
+    told: list[str] = []
+    other.asked(dies, names, tmp_path, lambda entry: told.append(entry.name))
+    assert told == names
+    found = Book(tmp_path / "results.json").found
+    assert {name: entry.verdicts for name, entry in found.items()} == {
+        "llava": {},
+        "llava_next": dict.fromkeys(("vllm", "lockstep"), Verdict("no", "vLLM's process died: SIGKILL")),
+        "pixtral": {},
+    }
+    assert (tmp_path / "vllm.log").read_text() == "noise\n"
+    assert all("vllm" not in entry.asked for entry in found.values())  # so that the next call asks again
+
+
+def test_another_environment_that_cannot_answer_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"does not answer for vLLM: no vllm here \(more in .*vllm.log\)"):
+        other.asked(program(tmp_path, "echo no vllm here >&2", "exit 2"), ["llava"], tmp_path, lambda _: None)
+    with pytest.raises(ConfigError, match=r"--vllm: .*nothing is not a Python that can be started"):
+        other.asked(tmp_path / "nothing", ["llava"], tmp_path, lambda _: None)
+
+
+@pytest.mark.skipif(not OTHER.is_file(), reason="needs the environment that tests/vllm_env.sh makes (VLLM_ENV)")
+def test_one_command_asks_both_environments_and_writes_the_page(tmp_path: Path) -> None:
+    call = [*COMMAND, "pixtral", "--work", str(tmp_path), "--vllm", str(OTHER), "--table", str(tmp_path / "page.md")]
+    told = subprocess.run(call, capture_output=True, text=True, check=True).stdout
+    assert "lockstep yes" in told
+    told = (tmp_path / "page.md").read_text()
+    assert "| pixtral | Llava | yes | yes | yes | yes | yes | yes |" in told
+    assert re.search(r"With torch \S+, transformers \S+, vllm \S+ \(with transformers \S+\)\.", told)
 
 
 def test_an_unknown_architecture_names_the_nearest(tmp_path: Path) -> None:

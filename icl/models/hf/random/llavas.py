@@ -107,7 +107,7 @@ def mistral3(size: Size) -> Made:
 
 def paligemma(size: Size) -> Made:
     """All of the prompt sees all of the prompt; the processor writes more than the template."""
-    words = tokenizer({"image_token": "<image>"})
+    words = tokenizer({"image_token": "<image>"}, unused=("\n",))  # vLLM looks this word up
     words.bos_token = "<user>"  # the processor puts one between pictures and text
     config = transformers.PaliGemmaConfig(
         vision_config=transformers.SiglipVisionConfig(

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import tiny_models
 import torch
+from safetensors.torch import save_file
 
 from icl.errors import ModelError
 from icl.models.hf import conventions
@@ -57,6 +58,33 @@ def test_one_that_does_not_tell_what_it_writes_works_without_the_picture_cache(
     assert torch.allclose(own.open(asked).logits, known.open(asked).logits, atol=1e-4)
     assert "the picture cache is off" in own.notes[0]
     assert "Own does not tell what it writes for a picture (text_replacement_offsets)" in own.notes[0]
+
+
+OWN_CLASS = """
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+class OwnConfig(LlavaConfig):
+    model_type = "own_vlm"
+
+class OwnForAnything(LlavaForConditionalGeneration):
+    config_class = OwnConfig
+"""
+
+
+def test_a_class_and_a_type_of_model_that_nobody_knows_work(folder_of: FolderOf, tmp_path: Path) -> None:
+    own = with_own_processor(folder_of("llava"), tmp_path / "own", "pass")
+    (tmp_path / "own" / "own_modeling.py").write_text(OWN_CLASS)
+    told = json.loads((tmp_path / "own" / "config.json").read_text())
+    classes = {"AutoConfig": "own_modeling.OwnConfig", "AutoModelForImageTextToText": "own_modeling.OwnForAnything"}
+    told |= {"model_type": "own_vlm", "architectures": ["OwnForAnything"], "auto_map": classes}
+    (tmp_path / "own" / "config.json").write_text(json.dumps(told))
+    known = HF(path=str(folder_of("llava")))
+    asked = [prompt for prompt in tiny_models.prompts() if prompt.pictures]
+    wanted = known.open(asked).logits
+    weights = known.engine.runner.model.state_dict()  # by the names of the class: an unknown type has no older ones
+    save_file({name: weight.clone() for name, weight in weights.items()}, tmp_path / "own" / "model.safetensors")
+    assert torch.allclose(own.open(asked).logits, wanted, atol=1e-5)
+    assert type(own.engine.runner.model).__name__ == "OwnForAnything"
 
 
 @pytest.mark.parametrize(

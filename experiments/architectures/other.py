@@ -1,0 +1,60 @@
+"""vLLM's half, answered by the Python of another environment: the same command there, on the same folder.
+
+It says a line for each architecture that it has answered. Where its process dies, the architecture that it was at gets
+that verdict, is asked again by the next call, and a new process goes on behind it.
+"""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from signal import Signals
+
+from experiments.architectures.run import RESULTS, Book, Told
+from experiments.architectures.verdicts import Verdict
+from icl.errors import ConfigError, ModelError
+
+LOG = "vllm.log"
+COLUMNS = ("vllm", "lockstep")
+
+
+def asked(python: Path, names: Sequence[str], work: Path, told: Told, *, again: bool = False) -> None:
+    """Raises ConfigError where there is no such program, ModelError where it cannot answer."""
+    left, book = list(names), Book(work / RESULTS)
+    (work / LOG).unlink(missing_ok=True)
+    while left:
+        code, done = _told(python, left, work, told, again=again)
+        left = left[done:]
+        if code > 0 or (code == 0 and left):
+            raise ModelError(f"{python} does not answer for vLLM: {_last(work / LOG)} (more in {work / LOG})")
+        if code < 0:
+            verdict = Verdict("no", f"vLLM's process died: {Signals(-code).name}")
+            book.put(book.found[left[0]].with_verdicts(dict.fromkeys(COLUMNS, verdict)))
+            told(book.found[left.pop(0)])
+
+
+def _told(python: Path, names: Sequence[str], work: Path, told: Told, *, again: bool) -> tuple[int, int]:
+    """How it ended, and how many it had answered."""
+    code = "import sys; from icl.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    call = [str(python), "-c", code, "architectures", *names, "--work", str(work), "--half", "vllm"]
+    done, book = 0, Book(work / RESULTS)
+    with (work / LOG).open("a", encoding="utf-8") as log:
+        try:
+            process = subprocess.Popen(
+                [*call, *(["--again"] if again else [])], stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        except OSError as error:
+            raise ConfigError(f"--vllm: {python} is not a Python that can be started: {error.strerror}.") from error
+        with process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if done < len(names) and line.split(maxsplit=1)[:1] == [names[done]]:
+                    told(book.found[names[done]])
+                    done += 1
+                else:
+                    log.write(line)
+    return process.returncode, done
+
+
+def _last(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it says nothing."
