@@ -53,8 +53,18 @@ def _problems(config: Any, version: str) -> Iterator[tuple[str, str]]:
     if parallel.pipeline_parallel_size > 1:
         yield "pipeline", "pipeline stages hold several steps in flight; pass pipeline_parallel_size=1"
     if parallel.data_parallel_size > 1:
-        yield "data", "a group must reach one engine whole; model.data_parallel starts one engine for each replica"
+        yield (
+            "data",
+            "a group must reach one engine whole; model.data_parallel starts one engine for each replica, and so does "
+            "`icl serve --data-parallel` but for a mixture of experts, whose engines step together",
+        )
     if config.kv_transfer_config is not None:
         yield "transfer", "caches that come from elsewhere are not verified; leave kv_transfer_config out"
+    if config.model_config.is_mm_prefix_lm and config.device_config.device_type == "cpu":
+        yield (
+            "picture mask",
+            "in this architecture the tokens of a picture see each other, and vLLM's attention for CPUs has no such mask "
+            "(it runs, and says something else); use a GPU, or the backend 'hf'",
+        )
     if config.use_v2_model_runner:
         yield "runner", "the second model runner was not verified; set VLLM_USE_V2_MODEL_RUNNER=0"

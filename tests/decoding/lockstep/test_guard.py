@@ -17,10 +17,15 @@ def engine(**changes: Any) -> Any:
         "use_v2_model_runner": False,
         "additional_config": {},
     }
+    device, model = {"device_type": "cpu"}, {"is_mm_prefix_lm": False}
     for key, value in changes.items():
-        next(part for part in (scheduler, parallel, own) if key in part)[key] = value
+        next(part for part in (scheduler, parallel, device, model, own) if key in part)[key] = value
     return SimpleNamespace(
-        scheduler_config=SimpleNamespace(**scheduler), parallel_config=SimpleNamespace(**parallel), **own
+        scheduler_config=SimpleNamespace(**scheduler),
+        parallel_config=SimpleNamespace(**parallel),
+        device_config=SimpleNamespace(**device),
+        model_config=SimpleNamespace(**model),
+        **own,
     )
 
 
@@ -39,12 +44,17 @@ def test_the_engine_of_the_plug_in_passes() -> None:
         ({"pipeline_parallel_size": 2}, "0.32.0", "pipeline"),
         ({"data_parallel_size": 2}, "0.32.0", "one engine for each replica"),
         ({"kv_transfer_config": object()}, "0.32.0", "kv_transfer_config"),
+        ({"is_mm_prefix_lm": True}, "0.32.0", "tokens of a picture see each other"),
         ({"use_v2_model_runner": True}, "0.32.0", "VLLM_USE_V2_MODEL_RUNNER=0"),
     ],
 )
 def test_what_was_not_verified_is_refused(changes: dict[str, Any], version: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         check_engine(engine(**changes), version)
+
+
+def test_a_mask_of_pictures_is_left_to_gpus() -> None:
+    check_engine(engine(is_mm_prefix_lm=True, device_type="cuda"), "0.32.1")
 
 
 def test_all_reasons_are_told_at_once_and_single_ones_can_be_taken_back() -> None:
