@@ -4,8 +4,6 @@ The key of a vector is what it embeds (the picture's digest, the text) together 
 and settings), so nothing stale can be served. `Embeddings.count` says what was really computed.
 """
 
-import os
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -14,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from icl.cache import cache_folder
 from icl.errors import ConfigError, ModelError
 from icl.pictures import Picture
 from icl.types import Example, Query
@@ -25,17 +24,6 @@ T = TypeVar("T")
 
 CHUNK = 512
 """Items between two writes: what a killed process loses at most."""
-
-
-def cache_folder(given: str | None = None) -> Path:
-    """The folder given, else ICL_CACHE, else the platform's own folder for caches."""
-    if named := given or os.environ.get("ICL_CACHE"):
-        return Path(named).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "mm-icl"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "mm-icl"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mm-icl"
 
 
 class Embeddings:

@@ -11,11 +11,12 @@ encoder, and one that is fitted (means, a head) sees the pool and nothing else.
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from icl.cache import cache_folder
 from icl.errors import PlanError
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder
-from retrievers.cache import cache_folder, embeddings
+from retrievers.cache import embeddings
 from retrievers.vectors import Vectors
 
 

@@ -11,14 +11,15 @@ from decoding.jobs import Failure, Job, Ready
 from decoding.lockstep.desk import Desk
 from decoding.lockstep.grouping import answer_of, groups_of
 from decoding.lockstep.http import RefusedError
+from decoding.lockstep.seats import Seat
 from decoding.lockstep.wanted import More, Wanted
 from icl.models.vllm.asking import Said
 
 
-async def answered(desk: Desk, asked: Wanted, name: str) -> dict[str, Any]:
+async def answered(desk: Desk, asked: Wanted, name: str, seat: Seat) -> dict[str, Any]:
     """The fields of a chat completion. name: of its groups. Raises ICLError and RefusedError."""
     more = asked.more or More()
-    branches = tuple(await desk.branches(asked))
+    branches = tuple(await desk.branches(asked, seat))
     given = [await desk.inputs.of_async(branch) for branch in branches]
     lengths = tuple(len(made["prompt_token_ids"]) for made in given)
     limit = asked.max_tokens or max(desk.longest - max(lengths), 1)
@@ -27,7 +28,7 @@ async def answered(desk: Desk, asked: Wanted, name: str) -> dict[str, Any]:
     ready = Ready(job, branches, ("",) * len(branches), lengths)
     groups = await asyncio.to_thread(groups_of, ready, desk.hf, name, more.trace)
     tasks = [
-        asyncio.ensure_future(desk.whole(made, ask, f"{group.name or name}-{b}"))
+        asyncio.ensure_future(desk.whole(made, ask, f"{group.name or name}-{b}", seat))
         for group in groups
         for b, (made, ask) in enumerate(zip(given, group.asks, strict=False))
     ]

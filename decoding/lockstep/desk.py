@@ -7,8 +7,10 @@ from functools import cached_property
 from typing import Any
 
 from decoding.lockstep.branch import Branch
+from decoding.lockstep.http import RefusedError
+from decoding.lockstep.seats import Seat, Seats
 from decoding.lockstep.wanted import Wanted
-from icl.errors import ModelError
+from icl.errors import ModelError, did_you_mean
 from icl.models.hf.model import HF
 from icl.models.vllm.asking import Ask, Said, said_of
 from icl.models.vllm.inputs import Inputs
@@ -19,7 +21,8 @@ class Desk:
     """What a server needs to answer with strategies; made once. server: the state of vLLM's application."""
 
     def __init__(self, server: Any) -> None:
-        self.engine, self.args = server.engine_client, server.args
+        self.engine, self.args, self.models = server.engine_client, server.args, server.openai_serving_models
+        self.seats = Seats(int(server.vllm_config.parallel_config.data_parallel_size))
         self.hf = HF(self.args.model, trust_remote_code=self.args.trust_remote_code, revision=self.args.revision)
         self.numbers = itertools.count()
 
@@ -27,12 +30,39 @@ class Desk:
     def inputs(self) -> Inputs:
         return Inputs(self.hf, self.engine)
 
-    async def branches(self, asked: Wanted) -> Sequence[Prompt]:
+    @property
+    def adapters(self) -> list[str]:
+        """The names that clients ask for them by."""
+        return list(self.models.lora_requests)
+
+    def adapter(self, name: str) -> Any:
+        """vLLM's request for the adapter that a client names as its model, None for the base. Raises RefusedError."""
+        if name in self.models.lora_requests:
+            return self.models.lora_requests[name]
+        if name and not self.models.is_base_model(name):
+            known = [*(base.name for base in self.models.base_model_paths), *self.adapters]
+            raise RefusedError(
+                404, f"there is no model '{name}' here.{did_you_mean(name, known)} It serves {', '.join(known)}."
+            )
+        return None
+
+    async def lost(self) -> str:
+        """The sentence for an adapter of which vLLM would leave something out, or ''."""
+        for name, adapter in self.models.lora_requests.items():
+            found: list[list[str]] = await self.engine.collective_rpc("lockstep_unplaced", args=(adapter.lora_int_id,))
+            if found[0]:
+                return (
+                    f"--adapter {name}: vLLM has no place for {len(found[0])} of the layers that {adapter.lora_path} "
+                    f"changes, such as {found[0][0]}, and would leave them out. Merge it into the checkpoint."
+                )
+        return ""
+
+    async def branches(self, asked: Wanted, seat: Seat) -> Sequence[Prompt]:
         """The strategy's branches; what it generates first is asked of this server's own model."""
         loop = asyncio.get_running_loop()
 
         def generate(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-            future = asyncio.run_coroutine_threadsafe(self._generated(prompts, max_new_tokens), loop)
+            future = asyncio.run_coroutine_threadsafe(self._generated(prompts, max_new_tokens, seat), loop)
             return future.result()
 
         def make() -> Sequence[Prompt]:
@@ -41,11 +71,12 @@ class Desk:
 
         return await asyncio.to_thread(make)
 
-    async def _generated(self, prompts: Sequence[Prompt], length: int) -> list[str]:
+    async def _generated(self, prompts: Sequence[Prompt], length: int, seat: Seat) -> list[str]:
         async def one(prompt: Prompt) -> str:
             given, name = await self.inputs.of_async(prompt), f"icl-first-{next(self.numbers)}"
             tokens: list[int] = []
-            async for output in self.engine.generate(given, self._parameters(length, (), None), name):
+            parameters = self._parameters(length, (), None)
+            async for output in self.engine.generate(given, parameters, name, **seat.arguments()):
                 tokens = list(output.outputs[0].token_ids)
             return self.hf.text(tokens)
 
@@ -56,7 +87,7 @@ class Desk:
         """Tokens of prompt and answer together that the engine has room for."""
         return int(self.engine.model_config.max_model_len)
 
-    async def whole(self, given: Any, ask: Ask, name: str) -> Said:
+    async def whole(self, given: Any, ask: Ask, name: str, seat: Seat) -> Said:
         """What one prompt of a group says in the end. Raises ModelError where the engine does not take it."""
         from vllm import SamplingParams
         from vllm.exceptions import VLLMError
@@ -73,18 +104,20 @@ class Desk:
         )
         last = None
         try:
-            async for output in self.engine.generate(given, parameters, name):
+            async for output in self.engine.generate(given, parameters, name, **seat.arguments()):
                 last = output
         except (VLLMError, ValueError) as error:
             raise ModelError(f"vLLM does not take this prompt: {error}") from error
         return Said(reason="it ended without an answer") if last is None else said_of(last)
 
     async def kept(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
-        """What the worker kept of these groups; it is forgotten there."""
-        found: list[dict[str, Any]] = await self.engine.collective_rpc("lockstep_take", args=(list(groups),))
-        return found[0]
+        """What the workers kept of these groups; it is forgotten there."""
+        found: list[list[dict[str, Any]]] = await self.engine.engine_core.call_utility_all_async(
+            "collective_rpc", "lockstep_take", None, (list(groups),), {}
+        )
+        return {name: record for engine in found for name, record in engine[0].items()}
 
-    async def read(self, given: Any, asked: Wanted, branch: Branch, said: "asyncio.Queue[Any]") -> None:
+    async def read(self, given: Any, asked: Wanted, branch: Branch, said: "asyncio.Queue[Any]", seat: Seat) -> None:
         """Runs one branch to its end. What branch 0 says goes into `said`, and what keeps any branch from running."""
         from vllm.exceptions import VLLMError
 
@@ -93,7 +126,8 @@ class Desk:
         stop = asked.stop if branch.index == 0 else ()
         name = f"icl-{next(self.numbers)}-{branch.index}"
         try:
-            async for output in self.engine.generate(given, self._parameters(limit, stop, branch), name):
+            parameters = self._parameters(limit, stop, branch)
+            async for output in self.engine.generate(given, parameters, name, **seat.arguments()):
                 if branch.index == 0:
                     said.put_nowait(output)
         except (VLLMError, ValueError) as error:

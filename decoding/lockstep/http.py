@@ -40,8 +40,13 @@ async def body(receive: Any) -> bytes:
             return b"".join(pieces)
 
 
-def again(raw: bytes, receive: Any) -> Any:
-    """A `receive` that gives the body that was read, then what comes after it."""
+def request(raw: bytes) -> Any:
+    """The message of a body that has been read."""
+    return {"type": "http.request", "body": raw, "more_body": False}
+
+
+def again(message: Any, receive: Any) -> Any:
+    """A `receive` that gives the message that was taken, then what comes after it."""
     given = False
 
     async def replay() -> Any:
@@ -49,7 +54,7 @@ def again(raw: bytes, receive: Any) -> Any:
         if given:
             return await receive()
         given = True
-        return {"type": "http.request", "body": raw, "more_body": False}
+        return message
 
     return replay
 

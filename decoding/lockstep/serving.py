@@ -2,7 +2,8 @@
 
 An ASGI middleware in front of vLLM's own application (`--middleware`). It reads chat requests, answers those that name
 a strategy, and passes everything else on as it came. Groups are named here; a client that names one itself is refused.
-A client that hangs up takes its whole group with it.
+A client that hangs up takes its whole group with it. An adapter that vLLM cannot put on whole stops the server before
+it listens.
 """
 
 import asyncio
@@ -18,7 +19,9 @@ from decoding.lockstep.answering import answered
 from decoding.lockstep.branch import MOST, NAMED, SECRET, Branch
 from decoding.lockstep.desk import Desk
 from decoding.lockstep.http import RefusedError
+from decoding.lockstep.seats import Seat
 from decoding.lockstep.wanted import Wanted, names_a_group, strategy_asked, wanted
+from decoding.probe import branch_count
 from icl import __version__
 from icl.errors import ICLError
 from icl.models import served
@@ -41,6 +44,9 @@ class StrategyMiddleware:
         self.desk: Desk | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self._starting(scope, receive, send)
+            return
         own = {("POST", PATH): self._chat, ("GET", ASKED): self._told}
         handler = own.get((scope.get("method"), scope["path"])) if scope["type"] == "http" else None
         if handler is None:
@@ -48,9 +54,23 @@ class StrategyMiddleware:
         else:
             await http.authenticated(scope["app"].state.args, handler)(scope, receive, send)
 
+    async def _starting(self, scope: Any, receive: Any, send: Any) -> None:
+        """The application's life, from before it listens."""
+        message = await receive()
+        if problem := await self._desk(scope).lost():
+            await send({"type": "lifespan.startup.failed", "message": problem})
+            _ = asyncio.get_running_loop().create_task(_exit())
+            return
+        await self.app(scope, http.again(message, receive), send)
+
+    def _desk(self, scope: Any) -> Desk:
+        if self.desk is None:
+            self.desk = Desk(scope["app"].state)
+        return self.desk
+
     async def _told(self, scope: Any, receive: Any, send: Any) -> None:
         told = {"server": served.WHO, "version": __version__, "branches": MOST, "strategies": list(entries("strategy"))}
-        await http.answer(send, 200, told)
+        await http.answer(send, 200, told | {"adapters": self._desk(scope).adapters})
 
     async def _chat(self, scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -63,11 +83,9 @@ class StrategyMiddleware:
             await http.answer(send, 400, http.error(NAMED, 400))
             return
         if not strategy_asked(body):
-            await self.app(scope, http.again(raw, receive), send)
+            await self.app(scope, http.again(http.request(raw), receive), send)
             return
-        if self.desk is None:
-            self.desk = Desk(scope["app"].state)
-        work = asyncio.ensure_future(self._serve(self.desk, body, send))
+        work = asyncio.ensure_future(self._serve(self._desk(scope), body, send))
         gone = asyncio.ensure_future(http.gone(receive))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -80,32 +98,38 @@ class StrategyMiddleware:
     async def _serve(self, desk: Desk, body: Any, send: Any) -> None:
         try:
             asked = wanted(body)
-            head = {"id": f"chatcmpl-{next(self.numbers)}", "created": int(time.time()), "model": asked.model}
-            if asked.more is not None:
-                content = await answered(desk, asked, self._name())
-                await http.answer(send, 200, head | {"object": "chat.completion"} | content)
-                return
-            async with contextlib.aclosing(self._said(desk, asked)) as pieces:
-                first = await anext(pieces)
-                if first["finish"] not in (None, "stop", "length"):
-                    raise RefusedError(500, first["reason"] or f"the request ended: {first['finish']}")
-                told = http.chained(first, pieces)
-                if asked.stream:
-                    await http.stream(send, head, told, asked.stream_usage)
-                else:
-                    await http.whole(send, head, told)
+            adapter = desk.adapter(asked.model)
+            branches = branch_count(asked.arm.strategy) if desk.seats.several else 1
+            with desk.seats.taken(branches, adapter) as seat:
+                await self._answer(desk, asked, seat, send)
         except ICLError as error:
             await http.answer(send, 400, http.error(str(error), 400))
         except RefusedError as refused:
             await http.answer(send, refused.status, http.error(str(refused), refused.status))
 
+    async def _answer(self, desk: Desk, asked: Wanted, seat: Seat, send: Any) -> None:
+        head = {"id": f"chatcmpl-{next(self.numbers)}", "created": int(time.time()), "model": asked.model}
+        if asked.more is not None:
+            content = await answered(desk, asked, self._name(), seat)
+            await http.answer(send, 200, head | {"object": "chat.completion"} | content)
+            return
+        async with contextlib.aclosing(self._said(desk, asked, seat)) as pieces:
+            first = await anext(pieces)
+            if first["finish"] not in (None, "stop", "length"):
+                raise RefusedError(500, first["reason"] or f"the request ended: {first['finish']}")
+            told = http.chained(first, pieces)
+            if asked.stream:
+                await http.stream(send, head, told, asked.stream_usage)
+            else:
+                await http.whole(send, head, told)
+
     def _name(self) -> str:
         """Of a group."""
         return f"{os.environ.get(SECRET, '')}-{os.getpid()}-{next(self.numbers)}"
 
-    async def _said(self, desk: Desk, asked: Wanted) -> AsyncGenerator[Piece, None]:
+    async def _said(self, desk: Desk, asked: Wanted, seat: Seat) -> AsyncGenerator[Piece, None]:
         """The answer as it comes. The branches run as long as this is read."""
-        branches = await desk.branches(asked)
+        branches = await desk.branches(asked, seat)
         if len(branches) > MOST:
             raise RefusedError(400, f"{asked.arm.label} reads {len(branches)} prompts, and a group has {MOST} at most.")
         given = [await desk.inputs.of_async(branch) for branch in branches]
@@ -114,7 +138,7 @@ class StrategyMiddleware:
         said: asyncio.Queue[Any] = asyncio.Queue()
         tasks = [
             asyncio.ensure_future(
-                desk.read(made, asked, Branch(group, b, len(branches), told, key.seed, key.query), said)
+                desk.read(made, asked, Branch(group, b, len(branches), told, key.seed, key.query), said, seat)
             )
             for b, made in enumerate(given)
         ]
@@ -141,3 +165,8 @@ class StrategyMiddleware:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _exit() -> None:
+    """Out of the server's loop, which ends the engines, with a status that says that it failed."""
+    raise SystemExit(1)

@@ -4,14 +4,27 @@ import json
 import os
 import secrets
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from icl.errors import ConfigError
 
+if TYPE_CHECKING:
+    from icl.models.vllm.model import VLLM
+
 FREE = ("dtype", "block-size", "mm-processor-cache-gb")
 """Options that a user may set otherwise."""
+
+OWN = {
+    "data-parallel": "Use --data-parallel, which starts engines on this machine and keeps each group in one of them",
+    "enable-lora": "Use --adapter",
+    "lora-modules": "Use --adapter",
+    "max-lora": "It follows from --adapter",
+    "api-server-count": "One process answers all requests, since it names the groups",
+}
+"""How options begin that are other options here, or none."""
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -24,6 +37,11 @@ def command(  # noqa: PLR0917
     api_key_env: Annotated[str, typer.Option(help="environment variable with the key that clients send")] = "",
     max_pictures: Annotated[int, typer.Option(help="pictures that a prompt may have")] = 64,
     patience: Annotated[float, typer.Option(help="seconds that a group waits for a branch")] = 60.0,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="folder of a LoRA of peft, as name=DIR or DIR: clients ask for it by its name as the model"),
+    ] = None,
+    data_parallel: Annotated[int, typer.Option(min=1, help="engines side by side; a group runs whole in one")] = 1,
     option: Annotated[
         list[str] | None, typer.Option(help="any option of vLLM's server, such as max-num-seqs=16")
     ] = None,
@@ -40,6 +58,8 @@ def command(  # noqa: PLR0917
         api_key_env=api_key_env,
         max_pictures=max_pictures,
         patience=patience,
+        adapters=adapter,
+        data_parallel=data_parallel,
         options=option,
     )
     os.execve(sys.executable, [sys.executable, *arguments], environment)
@@ -54,6 +74,8 @@ def server(
     api_key_env: str = "",
     max_pictures: int = 64,
     patience: float = 60.0,
+    adapters: list[str] | None = None,
+    data_parallel: int = 1,
     options: list[str] | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """Arguments of Python and the environment of a server. Raises ConfigError, ModelError."""
@@ -91,10 +113,15 @@ def server(
     }
     if cpu:
         given |= {"dtype": "float32", "block-size": "32"}
-    flags = ["--no-async-scheduling", "--no-mm-device-do-normalize", *(["--enforce-eager"] if cpu else [])]
+    if data_parallel > 1:
+        given["data-parallel-size"] = str(data_parallel)
+    lora = _adapters(adapters or [], engine, name or model)
+    flags = ["--no-async-scheduling", "--no-mm-device-do-normalize", *(["--enforce-eager"] if cpu else []), *lora]
     for one in options or []:
         told, _, value = one.partition("=")
         told = told.lstrip("-").replace("_", "-")
+        if instead := next((why for start, why in OWN.items() if told.startswith(start)), None):
+            raise ConfigError(f"--option {told} is not for here. {instead}.")
         if told in given and told not in FREE:
             raise ConfigError(f"--option {told} is set by icl serve itself.")
         if value:
@@ -106,6 +133,33 @@ def server(
         arguments += [f"--{told}", str(value)]
     environment = ENVIRONMENT | (ON_CPU if cpu else {}) | os.environ
     environment |= {SECRET: secrets.token_hex(8), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "0"  # one that comes later is checked by nobody
     if key:
         environment["VLLM_API_KEY"] = key
     return [*arguments, *flags], environment
+
+
+def _adapters(told: list[str], engine: "VLLM", served: str) -> list[str]:
+    """Arguments for adapters, each of which is of this model. Raises ConfigError, ModelError."""
+    if not told:
+        return []
+    from icl.models.hf.adapter import Adapter
+    from icl.models.vllm import lora
+
+    modules: dict[str, str] = {}
+    ranks = []
+    for one in told:
+        before, sign, after = one.partition("=")
+        name, folder = (before, after) if sign else (Path(one).name, one)
+        if not name or not folder:
+            raise ConfigError(f"--adapter {one}: give it as name=DIR.")
+        if name == served or name in modules:
+            raise ConfigError(f"--adapter {one}: '{name}' names something else here already. Give it as other=DIR.")
+        adapter = Adapter(folder, "--adapter")
+        lora.check(adapter, engine.hf)
+        ranks.append(lora.arguments(adapter)["max_lora_rank"])
+        modules[name] = json.dumps({"name": name, "path": str(adapter.folder.absolute())})
+    # Beside one with an adapter, vLLM on a CPU gives a request without one the last slot's (index -1): it stays empty.
+    slots = len(modules) + (engine.where == "cpu")
+    room = ["--max-loras", str(slots), "--max-lora-rank", str(max(ranks))]
+    return ["--enable-lora", *room, "--lora-modules", *modules.values()]

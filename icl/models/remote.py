@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Le
 
 from icl import __version__
-from icl.errors import ConfigError, ICLError, ModelError
+from icl.errors import ConfigError, ICLError, ModelError, did_you_mean
 from icl.models import served
 from icl.models.base import Request
 from icl.models.chat import messages, read
@@ -55,7 +55,7 @@ class Remote:
     """
 
     abilities: ClassVar[_Abilities] = _Abilities()
-    when_served: ClassVar[frozenset[str]] = frozenset({"strategies"})
+    when_served: ClassVar[frozenset[str]] = frozenset({"strategies", "adapters"})
     needs: ClassVar[frozenset[str]] = frozenset()
     counts_exactly: ClassVar[bool] = False
 
@@ -69,6 +69,7 @@ class Remote:
     max_tokens: PositiveInt | None = None  # context length; none: the endpoint refuses what it cannot read
     picture_tokens: Count = 256  # estimate of what one picture takes of the context
     top_logprobs: Annotated[int, Ge(2), Le(100)] = 20  # tokens that an endpoint lists for option scores
+    adapter: str | None = None  # of the model, as the server calls it: what is asked instead of the model alone
     limit_name: Literal["max_tokens", "max_completion_tokens"] = (
         "max_tokens"  # what the endpoint calls an answer's limit
     )
@@ -87,6 +88,8 @@ class Remote:
     def digest(self) -> str:
         """Names endpoint, model and what changes a request; what a provider changes behind a name, nobody knows."""
         told = {"url": self.base, "model": self.model, "extra": self.extra, "picture_tokens": self.picture_tokens}
+        if self.adapter is not None:
+            told["adapter"] = self.adapter
         canonical = json.dumps({"backend": "remote", **told, "max_tokens": self.max_tokens}, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
@@ -146,6 +149,13 @@ class Remote:
         endpoint = self.endpoint
         if isinstance(self.server, str):  # it may have been started since it was asked
             vars(self)["server"] = served.told(endpoint)
+        known = self.server.adapters if isinstance(self.server, Served) else None
+        if self.adapter is not None and known is not None and self.adapter not in known:
+            there = f"It has {', '.join(known)}" if known else "It has none"
+            raise ModelError(
+                f"model.adapter: the server at {self.base} has no adapter '{self.adapter}'."
+                f"{did_you_mean(self.adapter, known)} {there}: start it with `icl serve --adapter {self.adapter}=DIR`."
+            )
 
     def unload(self) -> None:
         """Closes the connections."""
@@ -213,12 +223,13 @@ class Remote:
             raise GoneError("stopped.")
         body: dict[str, Any]
         limit: dict[str, Any] = {self.limit_name: request.max_new_tokens}
+        asked = self.adapter or self.model
         if request.strategy is not None:
-            body = {"model": self.model, **self.extra, **served.asked(request), **limit}
+            body = {"model": asked, **self.extra, **served.asked(request), **limit}
             told = self.endpoint.post("/chat/completions", body)
             self._note(told)
             return served.answered(told, self.base)
-        body = {"model": self.model, "messages": messages(request.prompt), "temperature": 0, **self.extra, **limit}
+        body = {"model": asked, "messages": messages(request.prompt), "temperature": 0, **self.extra, **limit}
         if request.scored:
             body |= {"logprobs": True, "top_logprobs": self.top_logprobs}
         told = self.endpoint.post("/chat/completions", body)

@@ -24,11 +24,12 @@ WHO = "mm-icl"
 
 @dataclass(frozen=True)
 class Served:
-    """strategies: names. most: branches of a group. version: of the toolkit that serves."""
+    """strategies, adapters: names (None: it does not say). most: branches of a group. version: of its toolkit."""
 
     strategies: frozenset[str]
     most: int
     version: str
+    adapters: tuple[str, ...] | None = None
 
     def refuses(self, node: Mapping[str, Any]) -> str | None:
         """Why this server does not run a strategy, or None. node: as `decoding.served.node_of` writes it."""
@@ -52,7 +53,8 @@ def told(endpoint: Endpoint) -> Served | str:
     try:
         if said["server"] != WHO:
             raise ValueError(said["server"])
-        return Served(frozenset(map(str, said["strategies"])), int(said["branches"]), str(said["version"]))
+        adapters = tuple(map(str, said["adapters"])) if "adapters" in said else None
+        return Served(frozenset(map(str, said["strategies"])), int(said["branches"]), str(said["version"]), adapters)
     except (KeyError, TypeError, ValueError):
         return f"{endpoint.url}{PATH} answers something else"
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from icl.cache import cache_folder
 from icl.errors import ModelError, StoreError
 from retrievers import cache as cache_module
-from retrievers.cache import Embeddings, cache_folder, embedded, embeddings
+from retrievers.cache import Embeddings, embedded, embeddings
 from retrievers.embedders.encoder import Encoder
 from retrievers.embedders.histogram import Histogram
 from retrievers.vectors import Vectors, unit

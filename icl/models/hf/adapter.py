@@ -22,29 +22,30 @@ HUB_ID = r"[\w.-]+/[\w.-]+"
 
 @dataclass(frozen=True)
 class Adapter:
-    """A folder that `save_pretrained` of peft wrote."""
+    """A folder that `save_pretrained` of peft wrote. key: where it was named."""
 
     path: str
+    key: str = "model.adapter"
 
     @cached_property
     def folder(self) -> Path:
         """Raises ModelError where it is incomplete, or holds no LoRA."""
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
-            raise ModelError(f"model.adapter: there is no folder {folder.absolute()}.")
+            raise ModelError(f"{self.key}: there is no folder {folder.absolute()}.")
         if not (folder / CONFIG).is_file():
-            raise ModelError(f"model.adapter: {folder} has no {CONFIG}, so it is not an adapter of peft.")
+            raise ModelError(f"{self.key}: {folder} has no {CONFIG}, so it is not an adapter of peft.")
         if not any((folder / name).is_file() for name in WEIGHTS):
-            raise ModelError(f"model.adapter: {folder} has an {CONFIG} and no weights ({' or '.join(WEIGHTS)}).")
+            raise ModelError(f"{self.key}: {folder} has an {CONFIG} and no weights ({' or '.join(WEIGHTS)}).")
         try:
             told = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ModelError(f"model.adapter: {folder / CONFIG} is not JSON: {error}.") from error
+            raise ModelError(f"{self.key}: {folder / CONFIG} is not JSON: {error}.") from error
         kind = told.get("peft_type") if isinstance(told, dict) else None
         if kind != "LORA":
-            raise ModelError(f"model.adapter: {folder} holds an adapter of type {kind}; this backend takes LORA.")
+            raise ModelError(f"{self.key}: {folder} holds an adapter of type {kind}; this backend takes LORA.")
         if find_spec("peft") is None:
-            raise ModelError("model.adapter: this needs the package peft, which is not installed (pip install peft).")
+            raise ModelError(f"{self.key}: this needs the package peft, which is not installed (pip install peft).")
         return folder
 
     @cached_property
@@ -88,7 +89,7 @@ class Adapter:
                 told = tuned.load_adapter(str(self.folder), "default", is_trainable=False)
         except FAILURES as error:
             if isinstance(error, UnpicklingError | EOFError):
-                raise ModelError(f"model.adapter: {self.folder} cannot be loaded: {reason(error)}") from error
+                raise ModelError(f"{self.key}: {self.folder} cannot be loaded: {reason(error)}") from error
             raise ModelError(self._other(name, reason(error))) from error
         for keys, what in ((told.unexpected_keys, "has no place for"), (told.missing_keys, "finds nothing for")):
             if keys:
@@ -98,6 +99,6 @@ class Adapter:
 
     def _other(self, name: str, why: str) -> str:
         return (
-            f"model.adapter: {self.folder} is an adapter of another model than {name}: {why.rstrip('.')}. It was "
+            f"{self.key}: {self.folder} is an adapter of another model than {name}: {why.rstrip('.')}. It was "
             f"trained on {self.base}."
         )

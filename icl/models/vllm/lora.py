@@ -27,7 +27,9 @@ def arguments(adapter: Adapter) -> dict[str, Any]:
     rank = max([int(told.get("r", 0)), *map(int, (told.get("rank_pattern") or {}).values())])
     room = next((size for size in RANKS if size >= rank), None)
     if room is None:
-        raise ModelError(f"model.adapter: {adapter.folder} has rank {rank}, and vLLM takes {RANKS[-1]} at most.")
+        raise ModelError(
+            f"{adapter.key}: {adapter.folder} has rank {rank}, and vLLM takes {RANKS[-1]} at most. Use `merge: true`."
+        )
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
 
 
@@ -49,11 +51,11 @@ def put(adapter: Adapter, llm: Any) -> Any:
     try:
         llm.llm_engine.add_lora(asked)
     except Exception as error:  # whatever an engine's process raised
-        raise ModelError(f"model.adapter: vLLM does not take {adapter.folder}: {error}") from error
+        raise ModelError(f"{adapter.key}: vLLM does not take {adapter.folder}: {error}") from error
     lost: list[str] = llm.collective_rpc("lockstep_unplaced", args=(NUMBER,))[0]
     if lost:
         raise ModelError(
-            f"model.adapter: vLLM has no place for {len(lost)} of the layers that {adapter.folder} changes, such as "
-            f"{lost[0]}, and would leave them out. Use the backend 'hf'."
+            f"{adapter.key}: vLLM has no place for {len(lost)} of the layers that {adapter.folder} changes, such as "
+            f"{lost[0]}, and would leave them out. Use `merge: true`, or the backend 'hf'."
         )
     return asked

@@ -45,6 +45,7 @@ class VLLM:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: float32 on a CPU, else the checkpoint's
     quantization: str | None = None  # awq, gptq, fp8, bitsandbytes, ...; none: what the checkpoint's config says
     adapter: str | None = None  # folder of a LoRA that peft has saved, put on every request
+    merge: bool = False  # the adapter into the weights, in a copy of the checkpoint that is kept in the cache
     tensor_parallel: PositiveInt = 1  # GPUs that share each layer
     data_parallel: PositiveInt = 1  # engines side by side, each with `tensor_parallel` GPUs
     max_model_len: PositiveInt | None = None  # tokens of prompt and answer; none: as a run needs, else the checkpoint's
@@ -65,6 +66,8 @@ class VLLM:
         own.add("data_parallel_size")
         if taken := own & self.engine_args.keys():
             raise ConfigError(f"model.engine_args: {', '.join(sorted(taken))} is set by the backend or its own fields.")
+        if self.merge and self.adapter is None:
+            raise ConfigError("model.merge: there is no `adapter` to merge.")
 
     @cached_property
     def hf(self) -> "HF":
@@ -81,13 +84,17 @@ class VLLM:
 
     @cached_property
     def digest(self) -> str:
-        """Names weights and the settings that can change an output."""
+        """Names weights and the settings that can change an output. Raises ModelError where they do not go together."""
         from icl.models.hf.checkpoint import told
+        from icl.models.vllm import merging
 
         keys = ("dtype", "quantization", "engine_args")
         settings = {key: value for key, value in asdict(self).items() if key in keys}
         if self.lora is not None:
             settings["adapter"] = self.lora.digest
+        if self.merge:
+            merging.check(self)
+            settings["merge"] = True
         return told({"backend": "vllm", "checkpoint": self.hf.checkpoint.digest, "device": self.where, **settings})[:32]
 
     @property
@@ -97,6 +104,22 @@ class VLLM:
 
         return "cuda" if torch.cuda.is_available() else "cpu"
 
+    @property
+    def precision(self) -> str:
+        """As vLLM calls it; 'auto' where it reads the checkpoint's own."""
+        return "float32" if self.where == "cpu" and self.dtype == "auto" else self.dtype
+
+    @property
+    def beside(self) -> "Adapter | None":
+        """The adapter that every request is given, where it is not in the weights."""
+        return None if self.merge else self.lora
+
+    def weights(self) -> str:
+        """Where the engine reads them. Raises ModelError where an adapter cannot be merged into them."""
+        from icl.models.vllm.merging import merged
+
+        return str(merged(self)) if self.merge else self.hf.checkpoint.source
+
     def arguments(self) -> dict[str, Any]:
         """What the engine is started with."""
         from icl.models.vllm.engine import PLUG_IN
@@ -104,7 +127,7 @@ class VLLM:
         cpu = self.where == "cpu"
         cache = self.cache_gib or (2.0 if cpu else None)
         given = {
-            "dtype": "float32" if cpu and self.dtype == "auto" else self.dtype,
+            "dtype": self.precision,
             "quantization": self.quantization,
             "tensor_parallel_size": self.tensor_parallel,
             "max_model_len": self.max_model_len or self._planned_length(),
@@ -120,10 +143,10 @@ class VLLM:
         }
         if cpu:
             given["block_size"] = 32  # vLLM's own for CPUs, 128, shares few beginnings
-        if self.lora is not None:
+        if self.beside is not None:
             from icl.models.vllm import lora
 
-            given |= lora.arguments(self.lora)
+            given |= lora.arguments(self.beside)
         return given | PLUG_IN | self.engine_args
 
     @cached_property

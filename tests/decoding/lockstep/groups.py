@@ -71,9 +71,12 @@ class Watched(VLLM):
         return self.engine.llm.llm_engine.engine_core.engine_core.scheduler
 
 
-def tiny_engine(folder: Path, kind: type[Watched] = Watched, adapter: str | None = None, **engine_args: Any) -> Watched:
+def tiny_engine(
+    folder: Path, kind: type[Watched] = Watched, adapter: str | None = None, merge: bool = False, **engine_args: Any
+) -> Watched:
     settings = {"max_num_seqs": 16, "max_num_batched_tokens": 256} | engine_args
-    return kind(str(folder), max_model_len=512, max_pictures=4, cache_gib=0.25, adapter=adapter, engine_args=settings)
+    room: dict[str, Any] = {"max_model_len": 512, "max_pictures": 4, "cache_gib": 0.25}
+    return kind(str(folder), **room, adapter=adapter, merge=merge, engine_args=settings)
 
 
 __all__ = ["ARMS", "Ask", "Watched", "jobs", "prompts", "run_jobs", "tiny_engine"]

@@ -23,6 +23,7 @@ KEY = "a key of the test"
 class Server:
     port: int
     log: Path
+    process: subprocess.Popen[bytes]
 
     def call(self, path: str, body: Any = None, key: str = KEY, timeout: float = 120) -> tuple[int, str]:
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -42,18 +43,28 @@ class Server:
         lines = self.call("/metrics")[1].splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"vllm:{name}{{"))
 
+    def by_engine(self, name: str) -> dict[str, float]:
+        """A metric of each engine."""
+        found: dict[str, float] = {}
+        for line in self.call("/metrics")[1].splitlines():
+            if line.startswith(f"vllm:{name}{{"):
+                engine = line.partition('engine="')[2].partition('"')[0]
+                found[engine] = found.get(engine, 0.0) + float(line.rsplit(" ", 1)[1])
+        return found
+
 
 @contextmanager
-def started(model: str, log: Path, options: list[str], **settings: Any) -> Iterator[Server]:
-    """Runs until the end of the block; then it must stop by itself when asked."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def started(model: str, log: Path, options: list[str], port: int = 0, **settings: Any) -> Iterator[Server]:
+    """Runs until the end of the block; then it must stop by itself when asked. port: 0 for a free one."""
+    if not port:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
     os.environ["ICL_TEST_KEY"] = KEY
     arguments, environment = server(model, "127.0.0.1", port, api_key_env="ICL_TEST_KEY", options=options, **settings)
     with log.open("w") as out:
         process = subprocess.Popen([sys.executable, *arguments], stdout=out, stderr=out, env=environment)
-    made = Server(port, log)
+    made = Server(port, log, process)
     try:
         for _ in range(240):
             assert process.poll() is None, log.read_text()[-3000:]

@@ -1,7 +1,5 @@
 """A real server: a request with a strategy is one answer; what is wrong is told; hanging up is safe."""
 
-import base64
-import io
 import json
 import random
 import time
@@ -16,11 +14,11 @@ pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of
 
 import checkpoints
 import groups
+from chats import body, renamed, tokens
 from server_process import Server, started
 
 from decoding.arm import parse_arm
 from decoding.jobs import Job
-from icl.types import Prompt
 
 
 @pytest.fixture(scope="module")
@@ -36,55 +34,12 @@ def serving(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield made
 
 
-def body(prompt: Prompt, strategy: Any = None, **more: Any) -> dict[str, Any]:
-    messages = []
-    for turn in prompt.turns:
-        content: list[Any] = []
-        for part in turn.parts:
-            if part.picture is None:
-                content.append({"type": "text", "text": part.text})
-            else:
-                file = io.BytesIO()
-                part.picture.open().save(file, "PNG")
-                url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-                content.append({"type": "image_url", "image_url": {"url": url}})
-        messages.append({"role": turn.role, "content": content})
-    given = {"model": "tiny", "messages": messages, "temperature": 0, "max_tokens": 8, "user": prompt.key.query}
-    given["return_token_ids"] = True
-    if strategy is not None:
-        given["vllm_xargs"] = {"strategy": strategy} if isinstance(strategy, str) else strategy
-    return given | more
-
-
-def tokens(answer: tuple[int, Any]) -> list[int]:
-    """Without the one that stopped it."""
-    assert answer[0] == 200, answer
-    ids: list[int] = answer[1]["choices"][0]["token_ids"]
-    return [token for token in ids if token not in checkpoints.STOPS]
-
-
 ARMS: tuple[tuple[Any, Any, dict[str, Any]], ...] = (
     ({"strategy": "vcd", "alpha": 0.8}, {"name": "vcd", "alpha": 0.8}, {}),
     ('{"name": "mask_only", "of": {"name": "vcd"}}', {"name": "mask_only", "of": "vcd"}, {}),
     ("vcd", {"name": "vcd", "sampling": {"temperature": 0.8, "top_p": 0.9}}, {"temperature": 0.8, "top_p": 0.9}),
     ("greedy", "greedy", {}),
 )
-
-
-def renamed(prompt: Prompt) -> Prompt:
-    """With the names that a server gives to the parts of a request."""
-    from dataclasses import replace
-
-    turns = []
-    users = [i for i, turn in enumerate(prompt.turns) if turn.role == "user"]
-    for i, turn in enumerate(prompt.turns):
-        place = "query" if i == users[-1] else f"demo[{sum(u < i for u in users) - (turn.role == 'assistant')}]"
-        turns.append(
-            replace(
-                turn, parts=tuple(replace(p, name=f"{place}.picture[0]" if p.picture else p.name) for p in turn.parts)
-            )
-        )
-    return replace(prompt, turns=tuple(turns))
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +110,15 @@ def test_what_is_wrong_is_a_sentence(serving: Server, change: dict[str, Any], se
     status, answer = serving.chat(given)
     assert status == 400, answer
     assert sentence in answer["error"]["message"]
+
+
+def test_more_pictures_than_a_prompt_may_have_are_a_sentence(serving: Server) -> None:
+    for strategy in ("vcd", None):
+        many, fewer = (body(checkpoints.tiny_models().prompt([*range(n)], "what?"), strategy) for n in (5, 4))
+        status, answer = serving.chat(many)
+        assert status == 400, answer
+        assert "At most 4 image" in answer["error"]["message"]
+        assert serving.chat(fewer)[0] == 200
 
 
 def test_a_request_that_is_too_large_is_refused_before_it_is_read(serving: Server) -> None:

@@ -451,6 +451,23 @@ def test_equal_jobs_are_sent_once_and_noised_ones_by_their_stream(server: Any, r
     assert (counters.jobs, counters.jobs_reused) == (6, 3)
 
 
+def test_an_adapter_is_asked_for_by_its_name_and_named_where_a_server_of_ours_has_it_not(
+    server: Any, remote: Callable[..., Remote]
+) -> None:
+    remote(adapter="tuned").generate([request()])  # another endpoint knows for itself
+    server.told = ours()
+    remote(adapter="tuned").load()  # one of an older version does not say
+    server.told = {"/v1/strategies": ours()["/v1/strategies"] | {"adapters": ["tuned"]}}
+    server.behaviour = lambda number, body: generation("blue")
+    model = remote(adapter="tuned")
+    run_jobs(model, [Job(request().prompt, parse_arm("vcd"))])
+    assert [body["model"] for body in server.bodies] == ["tuned", "tuned"]
+    assert model.digest != remote().digest
+    with pytest.raises(ModelError, match=r"has no adapter 'tunes'. Did you mean 'tuned'\? It has tuned: start it with"):
+        run_jobs(remote(adapter="tunes"), [Job(request().prompt, parse_arm("vcd"))])
+    assert len(server.bodies) == 2
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [

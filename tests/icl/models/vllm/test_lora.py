@@ -12,8 +12,7 @@ pytest.importorskip("peft")
 
 import checkpoints
 import groups
-import peft
-import torch
+from adapters import saved
 from reference import Reference
 
 from decoding.arm import parse_arm
@@ -22,26 +21,12 @@ from icl.errors import ModelError
 from icl.models.vllm.model import VLLM
 from icl.types import Generation
 
-LANGUAGE = r".*language_model.*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+TOWER_TOO = r".*(language_model|vision_tower).*q_proj"
 
 
 @pytest.fixture(scope="module", params=("llava", "qwen2_5_vl"))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoints.saved(request.param, tmp_path_factory.mktemp("checkpoint"))
-
-
-def saved(base: Path, folder: Path, targets: str = LANGUAGE, rank: int = 4) -> Path:
-    """A LoRA with numbers in both of its factors."""
-    made = peft.get_peft_model(
-        Reference(base).model, peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
-    )
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in made.named_parameters():
-            if "lora_" in name:
-                parameter.normal_(0, 0.15, generator=draw)
-    made.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +78,9 @@ def test_an_adapter_of_another_base_is_a_sentence_before_any_weights_are_read(ad
 def test_layers_that_vllm_would_leave_out_are_a_sentence(folder: Path, tmp_path: Path) -> None:
     if "qwen" in folder.name:
         pytest.skip("one architecture is enough")
-    own = saved(folder, tmp_path / "lora", r".*(language_model|vision_tower).*q_proj")
+    own = saved(folder, tmp_path / "lora", TOWER_TOO)
     model = groups.tiny_engine(folder, adapter=str(own))
-    with pytest.raises(ModelError, match=r"no place for \d+ of the layers .* such as .*vision.*Use the backend 'hf'"):
+    with pytest.raises(ModelError, match=r"no place for \d+ of the layers .* such as .*vision.*Use `merge: true`"):
         model.load()
 
 
@@ -105,3 +90,62 @@ def test_a_rank_beyond_vllms_is_a_sentence(adapter: Path, folder: Path, tmp_path
     (copy / "adapter_config.json").write_text(json.dumps(told | {"rank_pattern": {"q_proj": 600}}))
     with pytest.raises(ModelError, match="has rank 600, and vLLM takes 512 at most"):
         VLLM(str(folder), adapter=str(copy)).arguments()
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ICL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "merged"
+
+
+def merged_says_what_hf_says(folder: Path, model: VLLM, jobs: list[Job]) -> list[Generation]:
+    """The answers, each step of which a merged model of transformers would take too."""
+    reference, lora = Reference(folder), model.lora
+    assert lora is not None
+    reference.model = lora.applied(reference.model, str(folder), merge=True)
+    answers = []
+    steps = decided = 0
+    for job, answer in zip(jobs, groups.run_jobs(model, jobs), strict=True):
+        assert isinstance(answer, Generation), answer
+        stops = frozenset(checkpoints.STOPS) if answer.finish == "stop" else frozenset()
+        found = reference.compare(job.prompt, job.arm, answer.tokens, stops, None)
+        assert found.equal == found.decided
+        steps, decided = steps + found.steps, decided + found.decided
+        answers.append(answer)
+    assert decided > 0.8 * steps
+    return answers
+
+
+def test_merged_it_says_what_it_says_beside_the_weights_and_what_hf_says_merged(
+    folder: Path, adapter: Path, model: VLLM, cached: Path
+) -> None:
+    jobs = [
+        Job(prompt, parse_arm(arm), max_new_tokens=8)
+        for prompt in groups.prompts(8, seed=43)
+        for arm in ("greedy", groups.ARMS[0])
+    ]
+    beside = groups.run_jobs(model, jobs)
+    whole = groups.tiny_engine(folder, adapter=str(adapter), merge=True)
+    assert whole.digest not in {model.digest, VLLM(str(folder)).digest}
+    try:
+        answers = merged_says_what_hf_says(folder, whole, jobs)
+        assert "enable_lora" not in whole.arguments()
+    finally:
+        whole.unload()
+    apart = [(a, b) for a, b in zip(answers, beside, strict=True) if a.tokens != getattr(b, "tokens", None)]
+    assert len(apart) <= 1  # a near-tie may fall otherwise: merging rounds
+    assert [path.name for path in cached.iterdir() if path.is_dir()] == [Path(whole.weights()).name]
+
+
+def test_merged_it_may_change_layers_and_ranks_that_vllm_would_not_take(
+    folder: Path, cached: Path, tmp_path: Path
+) -> None:
+    if "qwen" in folder.name:
+        pytest.skip("one architecture is enough")
+    own = saved(folder, tmp_path / "lora", TOWER_TOO, rank=600)
+    whole = groups.tiny_engine(folder, adapter=str(own), merge=True)
+    jobs = [Job(prompt, parse_arm("vcd"), max_new_tokens=6) for prompt in groups.prompts(4, seed=44)]
+    try:
+        merged_says_what_hf_says(folder, whole, jobs)
+    finally:
+        whole.unload()

@@ -1,0 +1,169 @@
+"""A real server with adapters: a client asks for one by its name, and its whole group runs with it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+pytest.importorskip("peft")
+
+import checkpoints
+import groups
+from adapters import saved
+from chats import body, renamed, tokens
+from reference import Reference
+from server_process import Server, started
+
+from decoding.arm import parse_arm
+from decoding.jobs import Job
+from decoding.served import run_jobs
+from icl.cli.serve import server
+from icl.errors import ConfigError, ModelError
+from icl.models.hf.adapter import Adapter
+from icl.models.remote import Remote
+from icl.types import Generation
+
+OPTIONS = ["max-model-len=512", "max-num-seqs=16", "max-num-batched-tokens=256", "kv-cache-memory-bytes=200000000"]
+VCD: dict[str, Any] = {"name": "vcd", "pictures": "all"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def adapters(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Of different ranks, one with a comma in its path, which vLLM's own way of writing it does not take."""
+    made = tmp_path_factory.mktemp("lora")
+    return {"one": saved(folder, made / "one", seed=1), "two": saved(folder, made / "a, b", rank=12, seed=2)}
+
+
+@pytest.fixture(scope="module")
+def serving(folder: Path, adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    named = [str(adapters["one"]), f"two={adapters['two']}"]
+    log = tmp_path_factory.mktemp("server") / "log"
+    with started(str(folder), log, OPTIONS, name="tiny", max_pictures=4, patience=3, adapters=named) as made:
+        yield made
+
+
+def references(folder: Path, adapters: dict[str, Path]) -> dict[str, Reference]:
+    """By the name that a client asks for."""
+    made = {"tiny": Reference(folder)}
+    for name, path in adapters.items():
+        made[name] = Reference(folder)
+        made[name].model = Adapter(str(path)).applied(made[name].model, str(folder), merge=False)
+    return made
+
+
+def test_every_branch_of_a_group_runs_with_the_adapter_that_is_asked_for(
+    serving: Server, folder: Path, adapters: dict[str, Path]
+) -> None:
+    """Base and adapters at once, ordinary requests among them: the tokens are those of transformers with the same."""
+    asked = [
+        (name, prompt, arm)
+        for i, prompt in enumerate(map(renamed, groups.prompts(6, seed=61)))
+        for name in ("tiny", "one", "two")
+        for arm in ((VCD, "greedy")[i % 2], None)
+    ]
+    bodies = [
+        body(prompt, None if arm is None else {"strategy": json.dumps(arm) if arm is VCD else arm}, model=name)
+        for name, prompt, arm in asked
+    ]
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(serving.chat, bodies))
+    steps = decided = 0
+    known = references(folder, adapters)
+    said: dict[str, list[list[int]]] = {}
+    for (name, prompt, arm), answer in zip(asked, answers, strict=True):
+        ids = tokens(answer)
+        said.setdefault(name, []).append(ids)
+        stopped = answer[1]["choices"][0]["finish_reason"] == "stop"
+        stops = frozenset(checkpoints.STOPS) if stopped else frozenset()
+        found = known[name].compare(prompt, parse_arm(arm or "greedy"), ids, stops, None)
+        assert found.equal == found.decided
+        steps, decided = steps + found.steps, decided + found.decided
+    assert decided > 0.8 * steps
+    assert said["tiny"] != said["one"] != said["two"] != said["tiny"]
+
+
+def test_a_strategy_that_asks_the_model_first_asks_the_adapter(serving: Server, folder: Path) -> None:
+    prompt = renamed(groups.prompts(1, seed=62)[0])
+    base, one = (tokens(serving.chat(body(prompt, "code", model=name))) for name in ("tiny", "one"))
+    assert base != one
+
+
+def test_a_config_names_the_adapter_and_is_told_where_it_is_not_there(
+    serving: Server, folder: Path, adapters: dict[str, Path]
+) -> None:
+    url = f"http://127.0.0.1:{serving.port}/v1"
+    model = Remote(url, "tiny", "ICL_TEST_KEY", adapter="one")
+    by_name = Remote(url, "one", "ICL_TEST_KEY")
+    prompts, arms = groups.prompts(4, seed=63), (parse_arm(VCD), parse_arm("greedy"))
+    jobs = [Job(prompt, arm, max_new_tokens=6) for prompt in prompts for arm in arms]
+    answers, again = run_jobs(model, jobs), run_jobs(by_name, jobs)
+    tuned = references(folder, adapters)["one"]
+    for job, answer, other in zip(jobs, answers, again, strict=True):
+        assert isinstance(answer, Generation), answer
+        assert isinstance(other, Generation), other
+        assert answer.tokens == other.tokens
+        assert answer.trace["gap"]
+        found = tuned.compare(job.prompt, job.arm, answer.tokens)
+        assert found.equal == found.decided
+    assert len({model.digest, by_name.digest, Remote(url, "tiny").digest}) == 3
+    with pytest.raises(ModelError, match=r"has no adapter 'too'\. Did you mean 'two'\? It has one, two"):
+        Remote(url, "tiny", "ICL_TEST_KEY", adapter="too").load()
+
+
+def test_a_model_that_is_not_there_is_a_404_with_and_without_a_strategy(serving: Server) -> None:
+    prompt = groups.prompts(1, seed=64)[0]
+    for strategy in (None, "vcd"):
+        status, answer = serving.chat(body(prompt, strategy, model="onee"))
+        assert status == 404, answer
+    assert "Did you mean 'one'? It serves tiny, one, two" in answer["error"]["message"]
+    assert json.loads(serving.call("/v1/strategies")[1])["adapters"] == ["one", "two"]
+    assert [card["id"] for card in json.loads(serving.call("/v1/models")[1])["data"]] == ["tiny", "one", "two"]
+
+
+def test_an_adapter_of_another_base_is_a_sentence_before_the_server_starts(
+    adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    wider = checkpoints.saved("llava", tmp_path, width=256)
+    with pytest.raises(ModelError, match=r"--adapter: .* is an adapter of another model than"):
+        server(str(wider), "127.0.0.1", 8000, adapters=[str(adapters["one"])])
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"adapters": ["=x"]}, "give it as name=DIR"),
+        ({"adapters": ["tiny={one}"]}, "'tiny' names something else here already"),
+        ({"adapters": ["{one}", "one={two}"]}, "'one' names something else here already"),
+        ({"options": ["lora-modules=x=y"]}, "--option lora-modules is not for here. Use --adapter"),
+        ({"options": ["enable-lora"]}, "--option enable-lora is not for here. Use --adapter"),
+        ({"options": ["data_parallel_size=2"]}, "Use --data-parallel, which"),
+    ],
+)
+def test_settings_that_cannot_be_are_told(
+    settings: dict[str, list[str]], told: str, folder: Path, adapters: dict[str, Path]
+) -> None:
+    filled = {key: [one.format(**adapters) for one in value] for key, value in settings.items()}
+    with pytest.raises(ConfigError, match=told):
+        server(str(folder), "127.0.0.1", 8000, name="tiny", **filled)  # type: ignore[arg-type]
+
+
+def test_a_server_does_not_start_with_an_adapter_of_which_vllm_leaves_something_out(
+    folder: Path, tmp_path: Path
+) -> None:
+    own = saved(folder, tmp_path / "lora", r".*(language_model|vision_tower).*q_proj")
+    arguments, environment = server(str(folder), "127.0.0.1", 0, adapters=[f"own={own}"], options=OPTIONS)
+    command = [sys.executable, *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
+    assert ended.returncode != 0
+    assert "--adapter own: vLLM has no place for" in ended.stdout + ended.stderr

@@ -1,0 +1,110 @@
+"""A real server with two engines: every group goes whole to one of them, and says what one engine says."""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from decoding.lockstep.seats import Seats
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import checkpoints
+import groups
+from chats import body, renamed, tokens
+from server_process import Server, started
+
+from decoding.jobs import Job
+from decoding.served import run_jobs
+from icl.models.remote import Remote
+from icl.types import Generation
+
+OPTIONS = ["max-model-len=512", "max-num-seqs=16", "max-num-batched-tokens=256", "kv-cache-memory-bytes=100000000"]
+
+
+def test_seats_go_to_the_engine_with_the_fewest_branches() -> None:
+    seats = Seats(2)
+    with seats.taken(8) as first, seats.taken(2) as second, seats.taken(2) as third:
+        assert first.rank != second.rank == third.rank
+    with seats.taken(1) as fourth:
+        pass
+    with seats.taken(1) as fifth:
+        pass
+    assert fourth.rank != fifth.rank  # as busy: in turn
+    assert seats.busy == [0, 0]
+    with Seats(1).taken(4) as only:
+        assert only.rank is None
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def serving(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("server") / "log"
+    with started(str(folder), log, OPTIONS, name="tiny", max_pictures=4, patience=3, data_parallel=2) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> list[tuple[Job, Generation]]:
+    """Jobs, and what one engine in this process says."""
+    arms = [groups.ARMS[0], groups.ARMS[3], groups.ARMS[4], {"name": "code"}, "greedy"]  # which a server has by name
+    jobs = groups.jobs(30, 6, seed=71, arms=arms)
+    engine = groups.tiny_engine(folder)
+    answers = groups.run_jobs(engine, jobs)
+    engine.unload()
+    return [(job, answer) for job, answer in zip(jobs, answers, strict=True) if isinstance(answer, Generation)]
+
+
+def test_groups_on_two_engines_say_what_one_engine_says(
+    serving: Server, expected: list[tuple[Job, Generation]]
+) -> None:
+    """Tokens, and the traces, which each engine keeps for itself."""
+    assert len(expected) == 30
+    model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY", concurrency=12)
+    answers = run_jobs(model, [job for job, _ in expected])
+    for answer, (_, wanted) in zip(answers, expected, strict=True):
+        assert isinstance(answer, Generation), answer
+        assert answer.tokens == wanted.tokens
+        assert answer.trace["logprob"] == pytest.approx(wanted.trace["logprob"], abs=5e-3)
+    each = serving.by_engine("request_success_total")
+    assert len(each) == 2
+    assert min(each.values()) > 0.2 * sum(each.values())
+
+
+def test_clients_that_hang_up_leave_nothing_behind_in_either_engine(serving: Server) -> None:
+    draw = random.Random(7)
+    prompts = [renamed(prompt) for prompt in groups.prompts(8, seed=72)]
+    right = [tokens(serving.chat(body(prompt, "vcd"))) for prompt in prompts]
+
+    def one(i: int) -> bool:
+        prompt = prompts[i % 8]
+        if i % 3 == 0:
+            try:
+                serving.chat(body(prompt, "vcd", max_tokens=300), timeout=draw.uniform(0.05, 0.5))
+            except OSError:
+                return True
+            return True
+        if i % 3 == 1:
+            return bool(serving.chat(body(prompt))[0] == 200)
+        return tokens(serving.chat(body(prompt, "vcd"))) == right[i % 8]
+
+    with ThreadPoolExecutor(24) as pool:
+        assert all(pool.map(one, range(96)))
+    for _ in range(50):
+        if serving.metric("num_requests_running") + serving.metric("num_requests_waiting") == 0:
+            break
+        time.sleep(0.2)
+    assert serving.metric("num_requests_running") == 0
+    assert serving.metric("num_requests_waiting") == 0
+    assert serving.metric("kv_cache_usage_perc") == 0
+    assert "chose apart" not in serving.log.read_text()
+    assert "branches came within" not in serving.log.read_text()
+    assert json.loads(serving.call("/v1/strategies")[1])["adapters"] == []

@@ -1,0 +1,124 @@
+"""A merged checkpoint in the cache: what is written, once and whole, and what cannot be. No vLLM is needed for it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("peft")
+
+import checkpoints
+import torch
+from adapters import saved
+from reference import Reference
+from safetensors import safe_open
+
+from icl.errors import ConfigError, ModelError
+from icl.models.vllm.merging import merged
+from icl.models.vllm.model import VLLM
+from icl.registry import build
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(folder, tmp_path_factory.mktemp("lora"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ICL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "merged"
+
+
+def names(folder: Path) -> set[str]:
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return set(file.keys())
+
+
+def test_it_is_the_checkpoint_with_other_weights_under_its_own_names(folder: Path, adapter: Path, cache: Path) -> None:
+    model = VLLM(str(folder), adapter=str(adapter), merge=True)
+    own = merged(model)
+    assert own == merged(model) == Path(model.weights())
+    assert own.parent == cache
+    assert names(own) == names(folder)
+    for path in folder.glob("*.json*"):
+        assert (own / path.name).read_bytes() == path.read_bytes()
+    lora = model.lora
+    assert lora is not None
+    prompt = checkpoints.tiny_models().prompt([1, 2], "what?")
+    base, beside = Reference(folder), Reference(folder)
+    beside.model = lora.applied(beside.model, str(folder), merge=False)
+    said, wanted, plain = (which.logits(prompt, [5, 6]) for which in (Reference(own), beside, base))
+    assert torch.allclose(said, wanted, atol=1e-4)
+    assert float((said - plain).abs().max()) > 0.1
+
+
+def test_other_weights_and_other_precisions_are_other_folders(folder: Path, adapter: Path, tmp_path: Path) -> None:
+    other = saved(folder, tmp_path / "other", seed=1)
+    made = [
+        merged(VLLM(str(folder), adapter=str(adapter), merge=True)),
+        merged(VLLM(str(folder), adapter=str(other), merge=True)),
+        merged(VLLM(str(folder), adapter=str(adapter), merge=True, dtype="bfloat16")),
+    ]
+    assert len(set(made)) == 3
+    with safe_open(made[2] / "model.safetensors", "pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
+
+
+def test_processes_that_come_together_write_one_folder(folder: Path, adapter: Path, cache: Path) -> None:
+    code = (
+        "import sys\nfrom icl.models.vllm.model import VLLM\n"
+        "print(VLLM(sys.argv[1], adapter=sys.argv[2], merge=True).weights())"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(adapter)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) for _ in range(2)]
+    told = {process.communicate(timeout=240)[0].splitlines()[-1] for process in both}
+    assert [process.returncode for process in both] == [0, 0]
+    assert told == {str(path) for path in cache.iterdir() if path.is_dir()}
+    assert len(told) == 1
+
+
+def test_what_a_killed_process_left_is_cleared_away(folder: Path, adapter: Path, cache: Path) -> None:
+    model = VLLM(str(folder), adapter=str(adapter), merge=True)
+    whole = merged(model)
+    whole.rename(whole.with_name(f"{whole.name}-half"))
+    assert merged(model) == whole
+    assert [path.name for path in cache.iterdir() if path.is_dir()] == [whole.name]
+
+
+def test_a_cache_that_cannot_be_written_is_a_sentence(
+    folder: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ICL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ModelError, match=r"cannot be written to .* Set ICL_CACHE to a folder with room"):
+        merged(VLLM(str(folder), adapter=str(adapter), merge=True))
+
+
+def test_an_adapter_of_another_base_leaves_nothing(adapter: Path, cache: Path, tmp_path: Path) -> None:
+    wider = checkpoints.saved("llava", tmp_path, width=256)
+    with pytest.raises(ModelError, match="is an adapter of another model than"):
+        merged(VLLM(str(wider), adapter=str(adapter), merge=True))
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+def test_a_quantized_base_is_refused_when_the_plan_is_made(folder: Path, adapter: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    told = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(told | {"quantization_config": {"quant_method": "awq", "bits": 4}}))
+    with pytest.raises(ModelError, match=r"is quantized \(awq\), and an adapter merged into its weights"):
+        _ = VLLM(str(copy), adapter=str(adapter), merge=True).digest
+
+
+def test_there_must_be_an_adapter_to_merge() -> None:
+    with pytest.raises(ConfigError, match="there is no `adapter` to merge"):
+        build("model", {"name": "vllm", "merge": True})
