@@ -66,6 +66,12 @@ def test_scores_by_hand(strategy: Strategy, by_hand: list[float]) -> None:
     assert [value - told[place] + third for value in told] == pytest.approx(by_hand, abs=1e-5)
 
 
+def test_pai_without_guidance_is_the_reference_under_the_mask() -> None:
+    """At gamma 1 the released code drops the mask; here it stays: exp(-3) of the best is below .1."""
+    assert combined(PAI(gamma=1.0), OTHER)[3] == OUT
+    assert math.isfinite(combined(PAI(gamma=1.0, beta=0.0), OTHER)[3])
+
+
 def test_vdd_averages_its_priors_by_hand() -> None:
     """1.5 z - .5 (z' + z'') / 2, z'' = 0: 3 - .625, 2.25 - .125, 1.5 - .25; the last is masked."""
     told = combined(VDD(alpha=0.5), OTHER, torch.zeros(1, 4))
