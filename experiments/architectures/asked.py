@@ -18,6 +18,8 @@ SIZE = Size(width=128, layers=2)
 """vLLM's attention for CPUs has no heads of less than 32."""
 OLD_NAME = r"^((?:model\.)?vision_tower\.)(?!vision_model)"
 """transformers 5 drops `vision_model.` from these names; published checkpoints have it, and vLLM looks for it."""
+EXPERTS = re.compile(r"language_model\..*\.mlp\.experts\.(gate_up|down)_proj$")
+"""Published checkpoints have these weights the other way round; transformers 5 turns them where the shapes tell."""
 OLD_TOWERS = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model")
 SIZES = ((56, 84), (120, 40), (40, 56), (84, 84))
 """Height and width of the pictures, in turn."""
@@ -53,6 +55,8 @@ def checkpoint(name: str, folder: Path) -> Path:
         re.sub(old, r"\1vision_model.", key) if old else key: weight
         for key, weight in load_file(folder / "model.safetensors").items()
     }
+    for key in (key for key in weights if EXPERTS.search(key)):
+        weights[key] = weights[key].transpose(1, 2).contiguous()
     for key in (key for key in weights if key.endswith("lm_head.weight")):
         weights[key][special] /= 8
     save_file(weights, folder / "model.safetensors", {"format": "pt"})

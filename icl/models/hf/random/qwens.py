@@ -60,7 +60,7 @@ def qwen3_vl_moe(size: Size) -> Made:
     experts = {
         "num_experts": 4,
         "num_experts_per_tok": 2,
-        "moe_intermediate_size": size.width,
+        "moe_intermediate_size": size.width // 2,
         "decoder_sparse_step": 1,
     }
     text = text_settings(words, size, head_dim=size.width // 4, rope_parameters=_interleaved(size), **experts)
