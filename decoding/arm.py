@@ -8,8 +8,6 @@ decoding: {name: moicl, fitted: weights.json}     # parameters that `icl fit` ha
 decoding: studies/mine.py:Mine
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cached_property
@@ -20,6 +18,7 @@ from decoding.fitting import Origin, read_fitted
 from decoding.probe import branch_count, changes_picture, least_strength, logits_count, subtracts
 from decoding.sampling import Beam, Greedy, Sampler, Sampling
 from icl.brief import brief
+from icl.canonical import canonical_digest
 from icl.errors import ConfigError, did_you_mean
 from icl.registry import build, describe
 
@@ -172,7 +171,7 @@ def _with_fitted(node: Any, where: str, read: list[Origin]) -> Any:
 
 
 def _digest(node: Any) -> str:
-    return hashlib.sha256(json.dumps(node, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+    return canonical_digest(node, ascii_only=False)[:16]
 
 
 def _strategy(node: Any, where: str) -> Strategy:

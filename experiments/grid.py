@@ -4,7 +4,6 @@ Two combinations that cannot differ are one cell: at 0 shots neither retriever n
 `decoding.alpha` leaves an arm without an alpha alone. An axis that no component reads at all is an error.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from experiments.labels import labels
 from experiments.matching import check_comparable, inside
 from experiments.points import Node, points
 from experiments.vocabulary import AXES, FREE_AT_ZERO, KINDS, LAUNCHER
+from icl.canonical import canonical_digest
 from icl.errors import ConfigError, ModelError
 from icl.registry import build, describe, search_beside
 
@@ -181,9 +181,7 @@ class _Factory:
         found: tuple[Any, ...] = self.built[place]
         return found
 
-    def _reranked(
-        self, retriever: "Retriever", rerank: "tuple[Reranker, ...]", candidates: int | None
-    ) -> "Retriever":
+    def _reranked(self, retriever: "Retriever", rerank: "tuple[Reranker, ...]", candidates: int | None) -> "Retriever":
         """One object for the same rerankers on the same retriever, so that its demonstrations are shared."""
         from retrievers.reranked import Reranked
 
@@ -228,8 +226,7 @@ class _Factory:
 
 def digest_of(told: Any) -> str:
     """16 hex digits of the sha256 of canonical JSON."""
-    text = json.dumps(told, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=repr)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return canonical_digest(told, ascii_only=False, compact=True, default=repr)[:16]
 
 
 def _digest(model: "Model", where: str) -> str:

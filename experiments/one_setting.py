@@ -50,7 +50,11 @@ def _override(key: str, axis: str, value: Any) -> str:
 
 
 def differing(cells: Sequence[Cell], axes: Sequence[str]) -> Iterator[str]:
-    """'shots (0, 4)' for each of these axes on which the cells differ; none where they are of one setting."""
+    """'shots (0, 4)' for each of these axes on which the cells differ; none where they are of one setting.
+
+    An axis that cannot matter to a cell, as the retriever at 0 shots, is no difference.
+    """
     for axis in axes:
-        if len({repr(cell.told[axis]) for cell in cells}) > 1:
-            yield f"{axis} ({', '.join(dict.fromkeys(str(cell.labels[axis]) for cell in cells))})"
+        found = {repr(cell.told[axis]): str(cell.labels[axis]) for cell in cells if cell.told[axis] is not None}
+        if len(found) > 1:
+            yield f"{axis} ({', '.join(found.values())})"

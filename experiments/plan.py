@@ -252,9 +252,18 @@ def _decodings(grid: Grid) -> list[ArmPlan]:
                 _prepares(strategy),
                 1 / strength if strength is not None and strength > 0 else None,
                 cell.control,
-                label.partition("(")[0] if hasattr(strategy, "of") else label,
+                _name(cell),
             )
     return [replace(arm, owners=tuple(owners[label])) for label, arm in found.items()]
+
+
+def _name(cell: Cell) -> str:
+    """Of a decoding without what it wraps and how tokens are drawn, which a control has from what it controls."""
+    from decoding.arm import Arm
+
+    strategy = cell.decoding.strategy
+    told = Arm(strategy, strategy.sampler).label
+    return told.partition("(")[0] if hasattr(strategy, "of") else told
 
 
 def _prepares(strategy: "Strategy") -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
+from icl.canonical import canonical_digest
 from icl.errors import ModelError
 from icl.metrics.baselines import last_copy, nearest_copy, vote
 from icl.metrics.normalise import plain
@@ -34,10 +35,7 @@ class Fake:
 
     @cached_property
     def digest(self) -> str:
-        import hashlib
-        import json
-
-        return hashlib.sha256(json.dumps(describe(self), sort_keys=True).encode()).hexdigest()
+        return canonical_digest(describe(self))
 
     def load(self) -> None:
         """There is nothing to read."""

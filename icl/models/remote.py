@@ -3,8 +3,6 @@
 A server of `icl serve` says that it is one (see `icl.models.served`); it is sent strategies and scores whole options.
 """
 
-import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +15,7 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Le
 
 from icl import __version__
+from icl.canonical import canonical_digest
 from icl.errors import ConfigError, ICLError, ModelError, did_you_mean
 from icl.models import served
 from icl.models.base import Request
@@ -90,8 +89,7 @@ class Remote:
         told = {"url": self.base, "model": self.model, "extra": self.extra, "picture_tokens": self.picture_tokens}
         if self.adapter is not None:
             told["adapter"] = self.adapter
-        canonical = json.dumps({"backend": "remote", **told, "max_tokens": self.max_tokens}, sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+        return canonical_digest({"backend": "remote", **told, "max_tokens": self.max_tokens})[:32]
 
     @property
     def base(self) -> str:

@@ -1,5 +1,6 @@
 """The experiments that ship run as they are written, on a fake in place of the model."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 import experiments
 from experiments.analyses.catalogue import analysis
 from experiments.api import run
+from experiments.config import load
+from experiments.grid import expand
 from experiments.report.view import view
 from experiments.stats.compare import compare
 
@@ -65,3 +68,10 @@ def test_each_setting_that_asks_the_model_stands_against_the_control(tmp_path: P
     assert len(compare(seen.scores, seen.to or {}, "lenient", axes=seen.axes)) == 15
     oracle = analysis("leakage")(seen)
     assert oracle[oracle["gold"] > 0]["retriever"].str.contains("gold").all()
+
+
+def test_the_cells_of_the_quickstart_keep_their_digests() -> None:
+    """A run of yesterday is gone on with today. On a fake: a checkpoint's own digest follows its weights."""
+    cells = expand(load(CONFIGS / "quickstart.yaml", ["model=fake-copy"])).cells
+    told = hashlib.sha256("".join(cell.digest for cell in cells).encode()).hexdigest()
+    assert (len(cells), cells[0].digest, told[:16]) == (168, "2a2f7643b0e175f3", "e8adb7a26f902ea5")

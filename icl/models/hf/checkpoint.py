@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from icl.bars import QUIET_BELOW, no_bars
+from icl.canonical import canonical_digest
 from icl.errors import ModelError
 from icl.models.hf import conventions
 
@@ -214,4 +215,4 @@ def _ids(given: Any) -> frozenset[int]:
 
 def told(settings: dict[str, Any]) -> str:
     """sha256 of canonical JSON."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return canonical_digest(settings)
