@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.config import load
 from experiments.contexts import Recipe, Retrieval, contexts, written
 from experiments.grid import Cell, Grid, expand
+from experiments.stats.arms import name_of
 from experiments.vocabulary import AXES
 from experiments.waiting import waiting
 from icl.errors import ConfigError, DataError, PlanError, did_you_mean, printable
@@ -50,8 +51,9 @@ def chosen(grid: Grid, arm: Mapping[str, str], seed: int | None) -> Cell:
         if axis not in AXES:
             raise ConfigError(f"--arm: no axis '{axis}'.{did_you_mean(axis, AXES)} Axes: {', '.join(AXES)}.")
         have = list(dict.fromkeys(str(cell.labels[axis]) for cell in grid.cells))
-        found = [cell for cell in found if str(cell.labels[axis]) == wanted]
-        if wanted not in have:
+        named = [wanted] if wanted in have else [label for label in have if name_of(label) == wanted]
+        found = [cell for cell in found if str(cell.labels[axis]) in named]
+        if not named:
             raise ConfigError(f"--arm: no arm has {axis} '{wanted}'.{did_you_mean(wanted, have)} {', '.join(have)}.")
     found = [cell for cell in found if seed is None or cell.seed == seed]
     if not found:

@@ -121,11 +121,19 @@ def checked_setting(frame: "DataFrame", setting: Mapping[str, Any], axes: Sequen
     return found
 
 
+def name_of(label: str) -> str:
+    """'vcd' of 'vcd(alpha=0.5), temperature=1'."""
+    return label.partition("(")[0].partition(", ")[0]
+
+
 def _fitting(wanted: Any, labels: Sequence[str]) -> list[str]:
     """The labels that a component named by its parameters may have: {quantize: none} fits 'tiny(quantize=none)'.
 
-    A label tells the parameters in which it differs from others; what no label tells is the same for all.
+    A label tells the parameters in which it differs from others; what no label tells is the same for all. A bare name
+    fits every label of that name.
     """
+    if isinstance(wanted, str):
+        return [label for label in labels if name_of(label) == wanted]
     if not isinstance(wanted, Mapping):
         return []
     inner = {label: set(label.partition("(")[2].removesuffix(")").split(", ")) for label in labels}

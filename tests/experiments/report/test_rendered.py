@@ -48,6 +48,7 @@ def test_what_there_is_not_is_said(mapping: Any, tmp_path: Path) -> None:
     done = run(mapping(), runs=tmp_path, quiet=True)
     with pytest.raises(DataError, match="there is no query 'zzz'"):
         _shown(done.path, "zzz")
+    assert "retriever random" in _shown(done.path, retriever="random")
     with pytest.raises(ConfigError, match="no arm has shots '7'"):
         _shown(done.path, shots="7")
     with pytest.raises(ConfigError, match=r"no axis 'shot'\. Did you mean 'shots'"):
@@ -67,3 +68,12 @@ def test_the_head_names_every_axis_and_is_folded(tmp_path: Path) -> None:
     )
     assert " ".join(head).endswith("seed 0")
     assert "prompt, as the model's processor writes it, a placeholder for each picture" in lines
+
+
+def test_an_arm_may_be_named_without_its_parameters(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(FILE + "model: {name: hf, path: tiny}\n")
+    path.write_text(
+        path.read_text().replace("[chat, interleaved]", "[{name: blocks, order: qap}, {name: blocks}, chat]")
+    )
+    assert "compose blocks(order=" in " ".join(_shown(path, compose="blocks").split())

@@ -45,3 +45,16 @@ def test_a_component_is_found_by_its_label_or_by_the_parameters_that_tell_it_apa
 def test_one_that_fits_none_or_several_is_told(wanted: Any, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         found(BITS, wanted)
+
+
+def test_a_bare_name_is_enough_where_one_label_has_it() -> None:
+    arms = [
+        "greedy",
+        "vcd(alpha=0.5), temperature=1",
+        "mask_only(vcd(alpha=0.5)), temperature=1",
+        "sampling, temperature=1",
+    ]
+    assert found(arms, "vcd") == arms[1]
+    assert found(arms, "sampling") == arms[3]
+    with pytest.raises(ConfigError, match="2 arms have model 'knn'. Name one by its label"):
+        found(["knn(by=text)", "knn(by=picture)"], "knn")
