@@ -7,10 +7,10 @@ With `where: query` (the default) the pool is clean and the queries are not: dem
 paired. `icl.corruptions` has the numbers of each severity.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from weakref import WeakKeyDictionary
 
 from icl.corruptions import Kind, Severity, corrupted
@@ -63,6 +63,11 @@ class Corrupted:
     @property
     def pool_size(self) -> int:
         return self.of.pool_size
+
+    def facts(self, demos: Sequence[Example]) -> Mapping[str, Any]:
+        """What the task itself can tell of demonstrations, which their pictures do not change."""
+        told: Mapping[str, Any] = getattr(self.of, "facts", lambda shown: {})(demos)
+        return told
 
     def _shifted(self, example: Example, here: bool) -> Example:
         severity = self.severity if here else 0

@@ -140,3 +140,10 @@ def test_what_the_demonstrations_settle_is_told_of_each_sample(ran: Any) -> None
         identifiable.analyse(ran(name="shapes"))
     told = ran(name="told", task={"name": "operators", "queries": 3, "told": True}, model="fake-gold", shots=0)
     assert list(identifiable.analyse(told)["identifiable"]) == [1.0]
+
+
+def test_another_look_of_the_pictures_settles_no_less(ran: Any) -> None:
+    of = {"name": "operators", "queries": 4}
+    plain = ran(name="plain", task=of, model="fake-gold", shots=3)
+    noisy = ran(name="noisy", task={"name": "corrupted", "of": of}, model="fake-gold", shots=3)
+    assert list(identifiable.analyse(plain)["identifiable"]) == list(identifiable.analyse(noisy)["identifiable"])

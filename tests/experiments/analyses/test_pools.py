@@ -72,3 +72,13 @@ def test_a_gap_is_of_each_query_where_the_mean_does_not_move(ran: Any) -> None:
 def test_a_gap_needs_what_it_was_swapped_from(ran: Any) -> None:
     with pytest.raises(ConfigError, match="no demonstration was swapped beside what it was swapped from"):
         disruption.analyse(ran(shots=2, retriever={"name": "disrupted", "of": "random", "embedder": "pixels"}))
+
+
+def test_where_nothing_could_be_swapped_there_is_no_gap(ran: Any) -> None:
+    """All nine are shown: what stands in the place is what stood there, and a gap of 0 would be no finding."""
+    every = _careless(*(f"p-{i:04d}" for i in range(9)))
+    swap = {"name": "disrupted", "of": every, "embedder": "pixels"}
+    view = ran(model="fake-copy", shots=9, seeds=[0], grid={"retriever": [every, swap]})
+    assert any("nothing to swap for" in mark for marks in view.frame["marks"].dropna() for mark in marks)
+    with pytest.raises(ConfigError, match="no demonstration was swapped"):
+        disruption.analyse(view)
