@@ -4,6 +4,7 @@ Prompts of other branches that are read late are opened by the loop, if at all.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from decoding.base import Strategy
 from decoding.beams import Search
@@ -22,13 +23,16 @@ def answered(
 ) -> list[Generation | Failure]:
     """Raises ICLError where the prompts cannot be opened together."""
     history, every = History(model), distinct(readies)
-    chosen = ways(readies, late, history)
+    lends = bool(getattr(model, "lends", False))
+    chosen = ways(readies, late, history, lends)
     prompts = _now(readies, chosen)
     exits = any(ready.job.arm.strategy.exits for ready in readies)
 
-    def opened(names: Iterable[str]) -> Session:
-        named = [every[name] for name in names]
-        return model.open(named, exits=True) if exits else model.open(named)
+    def opened(names: Iterable[str], beside: Session | None = None) -> Session:
+        more: dict[str, Any] = {"exits": True} if exits else {}
+        if lends and beside is not None:
+            more["beside"] = beside
+        return model.open([every[name] for name in names], **more)
 
     session = opened(prompts)
     counters.batches += 1

@@ -6,7 +6,9 @@ is not settled, take the tokens chosen so far in one chunk, and from then on are
 they are opened likewise, but read on only where a step needs them, again in one chunk.
 
 A prompt is opened once, however many answers come to need it: what is open is kept as it was prefilled for as long as
-another answer may want it, and two answers that have chosen the same tokens share a row.
+another answer may want it, and two answers that have chosen the same tokens share a row. It is opened beside the
+session, so that a model which can lets it begin on the reference's row: demonstrations that both show are not read
+again.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 
     from decoding.loop import Lane, Track
 
-Open = Callable[[Sequence[str]], Session]
-"""Prefilled rows of prompts by their names."""
+Open = Callable[[Sequence[str], Session], Session]
+"""Prefilled rows of prompts by their names, opened beside a session."""
 
 State = tuple[str, tuple[int, ...]]
 """A prompt and the tokens read behind it: equal states are one row."""
@@ -36,6 +38,7 @@ class Later:
 
     def __init__(self, open_prompts: Open) -> None:
         self.open_prompts, self.opened = open_prompts, 0
+        self.beside: Session | None = None
         self.fresh: dict[str, tuple[Session, int]] = {}
         self.asleep: Session | None = None
         self.places: dict[int, list[int]] = {}  # id of a gated lane -> its rows in `asleep`
@@ -45,6 +48,7 @@ class Later:
 
         A lane's step is taken either on all its branches, or on its reference in the place of each of them.
         """
+        self.beside = session
         settled = [_settled(session.logits, track) for track in tracks]
         needy = [[lane for lane, done in one if not done] for one in settled]
         session = self._join(
@@ -147,7 +151,8 @@ class Later:
         wanted = dict.fromkeys(prompt for prompt, _ in states)
         new = [prompt for prompt in wanted if prompt not in self.fresh]
         if new:
-            opened = self.open_prompts(new)
+            assert self.beside is not None
+            opened = self.open_prompts(new, self.beside)
             self.opened += len(new)
             self.fresh |= {prompt: (opened, row) for row, prompt in enumerate(new)}
         sources: dict[int, Session] = {}

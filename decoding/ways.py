@@ -1,9 +1,10 @@
 """How an answer's other branches are read: beside the reference from the start (eager), late, or gated.
 
 The tokens are the same (`decoding.late`); the work is not. Late spares the prefill of contrasts that no step needs, and
-pays with forwards of its own for those that are needed, and with beginnings that both prompts could have shared. So it
-is a matter of how long answers are and how often a contrast is needed, which the engine learns as it goes: from what an
-arm's answers under one model were like so far, and before there are any from the most tokens that one may have.
+pays with forwards of its own for those that are needed, and, where the model's rows do not lend their beginnings, with
+those that both prompts could have shared. So it is a matter of how long answers are and how often a contrast is needed,
+which the engine learns as it goes: from what an arm's answers under one model were like so far, and before there are
+any from the most tokens that one may have.
 """
 
 from collections.abc import Sequence
@@ -84,8 +85,11 @@ class History:
             self.of(ready).add(lane.steps, lane.opened if way == "late" else lane.contrasted > 0)
 
 
-def ways(readies: Sequence[Ready], late: Late, history: History) -> list[Way]:
-    """For each job of a batch. Where other jobs open all its prompts anyway, there is nothing to put off."""
+def ways(readies: Sequence[Ready], late: Late, history: History, lends: bool = False) -> list[Way]:
+    """For each job of a batch. Where other jobs open all its prompts anyway, there is nothing to put off.
+
+    lends: whether prompts that are opened late begin on the reference's row.
+    """
     chosen: list[Way] = ["eager"] * len(readies)
     alike: dict[Arithmetic, list[int]] = {}
     for i, ready in enumerate(readies):
@@ -98,7 +102,7 @@ def ways(readies: Sequence[Ready], late: Late, history: History) -> list[Way]:
             alike.setdefault((strategy, job.arm.sampler, job.max_new_tokens), []).append(i)
     for (strategy, _, limit), places in alike.items():
         own = [readies[i] for i in places]
-        if strategy.gates or late == "always" or is_cheaper(own, *history.of(own[0]).expected(limit)):
+        if strategy.gates or late == "always" or is_cheaper(own, *history.of(own[0]).expected(limit), lends):
             for i in places:
                 chosen[i] = "gated" if strategy.gates else "late"
     opened = {
@@ -120,7 +124,7 @@ def can_settle(strategy: Strategy) -> bool:
     return done is not None and bool(done.all())
 
 
-def is_cheaper(readies: Sequence[Ready], steps: float, needed: float) -> bool:
+def is_cheaper(readies: Sequence[Ready], steps: float, needed: float, lends: bool = False) -> bool:
     """Whether late is, by an estimate in tokens forwarded. steps: of an answer. needed: share that need a contrast."""
     count, others = len(readies), len(readies[0].branches) - 1
     whole = sum(sum(ready.tokens[1:]) for ready in readies)
@@ -132,7 +136,7 @@ def is_cheaper(readies: Sequence[Ready], steps: float, needed: float) -> bool:
     read = others * (steps - 1) * count + PICTURE * sum(map(_own_pictures, readies))
     openings = min(steps, needed * count)
     joined = 2 * FORWARD + COPIED * sum(ready.tokens[0] for ready in readies)
-    return needed * (whole + read) + openings * joined < GAIN * (fresh + read)
+    return needed * ((fresh if lends else whole) + read) + openings * joined < GAIN * (fresh + read)
 
 
 def _own_pictures(ready: Ready) -> int:

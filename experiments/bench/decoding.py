@@ -195,6 +195,14 @@ def _run(
             raise RuntimeError(answer.reason)
 
 
+def forget(model: HF) -> None:
+    """The caches as they are when a model has just been loaded."""
+    model.pixels.known.clear()
+    model.engine.opener.heads.clear()
+    if model.engine.reader.encoder:
+        model.engine.reader.encoder.known.clear()
+
+
 def processed(model: HF, prompts: Sequence[Prompt]) -> dict[str, Any]:
     """What users of transformers write: the processor on all conversations, left padded.
 

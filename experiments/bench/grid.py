@@ -30,13 +30,13 @@ class Watched(HF):
     pictures: ClassVar[set[str]] = set()
     prompts: ClassVar[dict[str, tuple[int, ...]]] = {}
 
-    def open(self, prompts: Sequence[Prompt], *, exits: bool = False) -> Rows:
+    def open(self, prompts: Sequence[Prompt], *, exits: bool = False, beside: Rows | None = None) -> Rows:
         for prompt in prompts:
             self.pictures.update(picture.digest for picture in prompt.pictures)
         fresh = {prompt.digest: prompt for prompt in prompts if prompt.digest not in self.prompts}
         for (digest, _), read in zip(fresh.items(), self.engine.reader.read(list(fresh.values())), strict=True):
             self.prompts[digest] = read.key
-        return super().open(prompts, exits=exits)
+        return super().open(prompts, exits=exits, beside=beside)
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,10 @@ def _line(
 def _notes(total: Mapping[str, float]) -> list[str]:
     told = {
         "prepared": ("text was generated before the answers", "texts were generated before the answers"),
+        "lent_tokens": (
+            "prompt token was taken over from another branch's rows",
+            "prompt tokens were taken over from other branches' rows",
+        ),
         "suffix_tokens": ("token was read to score options", "tokens were read to score options"),
         "batches_halved": ("batch did not fit the memory", "batches did not fit the memory and went on in halves"),
         "cached_tokens": ("token was found in a prefix cache", "tokens were found in a prefix cache"),

@@ -137,7 +137,11 @@ class Session(Protocol):
 
 @runtime_checkable
 class LogitModel(Model, Protocol):
-    """A model that opens sessions. Token ids and text go through it, since they are its tokenizer's."""
+    """A model that opens sessions. Token ids and text go through it, since they are its tokenizer's.
+
+    One may have `lends`, true where `open(prompts, beside=session)` lets prompts take over what the session's rows have
+    read of them; the session stays as it was.
+    """
 
     @property
     def stop_tokens(self) -> frozenset[int]:

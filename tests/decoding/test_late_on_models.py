@@ -80,6 +80,40 @@ def test_late_and_gated_answers_are_the_eager_ones(name: str, model_of: Callable
     assert total.forwards_saved > total.tokens_saved
 
 
+def with_demonstrations(i: int) -> Prompt:
+    """Demonstrations of its own, alike in number and size, and a query of its own."""
+    return tiny_models.prompt([10 * i + 1, 10 * i + 2, 10 * i + 3, 10 * i + 4], "colour", query=f"d{i}", size=(56, 56))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_contrast_that_is_read_late_does_not_read_its_demonstrations_again(
+    name: str, model_of: Callable[[str], HF]
+) -> None:
+    model, counters = model_of(name), Counters()
+    jobs = [
+        Job(with_demonstrations(i), arm, max_new_tokens=8)
+        for i in range(4)
+        for arm in (
+            parse_arm({"name": "vcd", "noise_step": 999}),
+            parse_arm({"name": "vcd", "noise_step": 999, "sampling": {"temperature": 1.0}}),
+        )
+    ]
+    want = tokens_of(model, jobs, "never")
+    before = model.counters()
+    late = tokens_of(model, jobs, "always", counters)
+    told = {key: value - before[key] for key, value in model.counters().items()}
+    references = sum(model.count_tokens(with_demonstrations(i)) for i in range(4))
+    contrasts = told["prompt_tokens"] - references
+    assert late == want
+    assert contrasts > 0
+    assert counters.prompts_opened > 4
+    if name in ("gemma3", "qwen3_5"):  # a window that has forgotten, a state: they are read anew
+        assert told["lent_tokens"] == 0
+    else:
+        assert told["lent_tokens"] > 0.6 * contrasts
+        assert told["prefill_tokens"] == references + contrasts - told["lent_tokens"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_late_is_eager_over_long_answers_and_a_large_batch(name: str, model_of: Callable[[str], HF]) -> None:

@@ -8,8 +8,9 @@ class Counters:
     """pictures_shown: slots of the prompts opened. pictures_encoded: through the vision tower.
 
     prompt_tokens: of the distinct prompts opened. prefill_tokens: of those, really forwarded (padding not counted);
-    padded_tokens: the same with padding. decode_tokens: forwarded behind a prefill. suffix_tokens: forwarded to score
-    options. forwards: calls of the language model, prefills among them.
+    padded_tokens: the same with padding. lent_tokens: of prompts opened beside a session, taken over from its rows.
+    decode_tokens: forwarded behind a prefill. suffix_tokens: forwarded to score options. forwards: calls of the
+    language model, prefills among them.
     """
 
     pictures_shown: int = 0
@@ -17,6 +18,7 @@ class Counters:
     prompt_tokens: int = 0
     prefill_tokens: int = 0
     padded_tokens: int = 0
+    lent_tokens: int = 0
     decode_tokens: int = 0
     suffix_tokens: int = 0
     forwards: int = 0

@@ -43,7 +43,12 @@ class Engine:
         self.opener = Opener(self.runner, hf.token_budget, self._sharing())
         vars(self.counters).update(vars(Counters()))
 
-    def open(self, prompts: Sequence[Prompt], exits: bool = False) -> Rows:
+    @property
+    def lends(self) -> bool:
+        """Whether prompts that are opened beside a session may begin on its rows."""
+        return self.opener.lending and self.runner.reach > 0
+
+    def open(self, prompts: Sequence[Prompt], exits: bool = False, beside: Rows | None = None) -> Rows:
         reads = self.reader.read(prompts)
         longest = max(map(len, reads))
         if self.limit is not None and longest >= self.limit:
@@ -51,7 +56,7 @@ class Engine:
                 f"a prompt has {longest:,} tokens, and {self.name} reads at most {self.limit:,} with its answer. Take "
                 "fewer shots or smaller pictures."
             )
-        return self.opener.open(reads, exits)
+        return self.opener.open(reads, exits, beside)
 
     def _reader(self, hf: "HF") -> Reader:
         plain = Reader(hf.renderer, hf.pixels, self.runner, None)

@@ -1,8 +1,12 @@
-"""Row operations on the layers of a `DynamicCache`: full attention, sliding windows and linear attention alike.
+"""Row operations on the layers of a cache: full attention, sliding windows and linear attention alike.
 
 A layer holds keys and values by slot (attention), or states by row (linear attention, convolutions), or both. Slots are
 `[padding | tokens]`, aligned on the right. Nothing here writes into a tensor that another cache may hold: an operation
 gives new tensors, and a copied layer owns its dictionaries of states, which linear attention updates in place.
+
+Layers of full attention are our own (`icl.models.hf.slots`): only they keep a beginning once for the rows that share
+it. A window is short and forgets, a state is one a row, and layers that are both are transformers' own: rows of these
+hold copies.
 """
 
 import copy
@@ -13,11 +17,19 @@ import torch
 from torch import Tensor
 
 from icl.errors import ModelError
+from icl.models.hf import slots
+from icl.models.hf.slots import Place, Slots
 
 SLOTS = ("keys", "values")
 STATES = ("conv_states", "recurrent_states")
 KNOWN = frozenset(
-    {"DynamicLayer", "DynamicSlidingWindowLayer", "LinearAttentionLayer", "LinearAttentionAndFullAttentionLayer"}
+    {
+        "Slots",
+        "DynamicLayer",
+        "DynamicSlidingWindowLayer",
+        "LinearAttentionLayer",
+        "LinearAttentionAndFullAttentionLayer",
+    }
 )
 """Layer classes whose every state the functions below carry along. Another kind is refused, not guessed at."""
 
@@ -25,8 +37,10 @@ KNOWN = frozenset(
 def new_cache(config: Any) -> Any:
     """An empty cache for a model of this config, whose sliding layers forget only when told (see `settle`)."""
     from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
 
     cache = DynamicCache(config=config)
+    cache.layers = [Slots() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     for layer in cache.layers:
         if is_sliding(layer):
             layer.activate_past_recording()
@@ -60,6 +74,32 @@ def has_states(layer: Any) -> bool:
     return hasattr(layer, "recurrent_states")
 
 
+def reach(layers: Sequence[Any]) -> int:
+    """Slots up to which every layer of a cache keeps all that it was given, so that a piece of it can be lent."""
+    if any(map(has_states, layers)):
+        return 0
+    return min([layer.sliding_window - 1 for layer in layers if is_sliding(layer)], default=2**31)
+
+
+def begun(layer: Any, places: Sequence[Place], front: int, whole: bool) -> Any:
+    """Rows at a width of `front` that are the slots of some row up to some place.
+
+    whole: up to the end of every row, so that a state can be taken too, and a window that has forgotten.
+    """
+    if isinstance(layer, Slots):
+        return slots.standing(layer, places, front)
+    if whole:
+        return selected(layer, torch.tensor([row for row, _ in places]))
+    made = owned(layer)
+    for name in SLOTS:
+        held = getattr(layer, name)
+        part = held.new_empty(len(places), held.shape[1], front, held.shape[3])
+        slots.Beginning(held, held, tuple(places), front).fill(part, held)
+        setattr(made, name, part)
+    made.cumulative_length = front
+    return made
+
+
 def selected(layer: Any, rows: Tensor) -> Any:
     """The rows, copied."""
     layer = owned(layer)
@@ -67,15 +107,17 @@ def selected(layer: Any, rows: Tensor) -> Any:
     return layer
 
 
-def joined(parts: Sequence[Any], slots: int) -> Any:
-    """The rows of all parts, in order, at a width of `slots` (or of the window, if that is less)."""
+def joined(parts: Sequence[Any], width: int) -> Any:
+    """The rows of all parts, in order, at this width (or that of the window, if it is less)."""
+    if isinstance(parts[0], Slots):
+        return slots.joined(parts, width)
     layer = owned(parts[0])
     if getattr(layer, "keys", None) is not None:
-        width = min(slots, layer.sliding_window - 1) if is_sliding(layer) else slots
+        held = min(width, layer.sliding_window - 1) if is_sliding(layer) else width
         for name in SLOTS:
-            setattr(layer, name, torch.cat([padded(getattr(part, name), width, 2) for part in parts]))
+            setattr(layer, name, torch.cat([padded(getattr(part, name), held, 2) for part in parts]))
         if is_sliding(layer):
-            layer.cumulative_length = slots
+            layer.cumulative_length = width
     for name in STATES:
         for key, state in getattr(layer, name, {}).items():
             if state is not None:
@@ -83,18 +125,22 @@ def joined(parts: Sequence[Any], slots: int) -> Any:
     return layer
 
 
-def trimmed(layer: Any, slots: int) -> Any:
-    """The layer with its last `slots` slots alone, or those of its window."""
-    if getattr(layer, "keys", None) is not None:
+def trim(layer: Any, width: int) -> None:
+    """The layer keeps its last `width` slots alone, or those of its window."""
+    if isinstance(layer, Slots):
+        layer.trim(width)
+    elif getattr(layer, "keys", None) is not None:
         if is_sliding(layer):
-            layer.cumulative_length = slots
-        layer.keys, layer.values = layer.keys[:, :, -slots:], layer.values[:, :, -slots:]
-    return layer
+            layer.cumulative_length = width
+        layer.keys, layer.values = layer.keys[:, :, -width:], layer.values[:, :, -width:]
 
 
-def shifted(layer: Any, by: Tensor) -> None:
-    """Row r moves right by `by[r]` slots; what falls off on the right comes in on the left, where the mask hides it."""
-    layer.keys, layer.values = rolled(layer.keys, by, 2), rolled(layer.values, by, 2)
+def shift(layer: Any, by: Sequence[int]) -> None:
+    """Row r moves right by `by[r]` slots, over padding."""
+    if isinstance(layer, Slots):
+        layer.shift(by)
+    else:
+        layer.keys, layer.values = slots.moved(layer.keys, by), slots.moved(layer.values, by)
 
 
 def owned(layer: Any) -> Any:
@@ -104,14 +150,6 @@ def owned(layer: Any) -> Any:
         if isinstance(value, dict):
             setattr(layer, name, dict(value))
     return layer
-
-
-def rolled(tensor: Tensor, by: Tensor, dim: int = 1) -> Tensor:
-    """Each row r rolled right by `by[r]` along `dim`."""
-    size = tensor.shape[dim]
-    source = (torch.arange(size, device=tensor.device) - by.to(tensor.device)[:, None]) % size
-    source = source.view(len(by), *[1] * (dim - 1), size, *[1] * (tensor.ndim - dim - 1))
-    return tensor.gather(dim, source.expand(tensor.shape))
 
 
 def padded(tensor: Tensor, size: int, dim: int) -> Tensor:

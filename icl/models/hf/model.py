@@ -171,10 +171,15 @@ class HF:
             return int(processed(self.renderer, prompt)["input_ids"].shape[-1])
         return len(self.renderer.ids(self._whole(prompt)))
 
-    def open(self, prompts: Sequence[Prompt], *, exits: bool = False) -> "Rows":
+    @property
+    def lends(self) -> bool:
+        """Whether prompts that are opened beside a session take over what its rows have read of them."""
+        return self.engine.lends
+
+    def open(self, prompts: Sequence[Prompt], *, exits: bool = False, beside: "Rows | None" = None) -> "Rows":
         if not prompts:
             raise ModelError("a session needs at least one prompt.")
-        return self.engine.open(prompts, exits)
+        return self.engine.open(prompts, exits, beside)
 
     def embed(self, prompts: Sequence[Prompt]) -> "np.ndarray":
         """[N, D] float32: the last layer's hidden state at each prompt's last token. Raises as `open`."""

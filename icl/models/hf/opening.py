@@ -1,19 +1,30 @@
-"""Prefill: distinct prompts once, shared beginnings once, like lengths together, within a budget of padded tokens."""
+"""Prefill: distinct prompts once, shared beginnings once, like lengths together, within a budget of padded tokens.
 
+A prompt begins on nothing, on a beginning that is prefilled for it and others alike, or on what a row has read that is
+there anyway: the first of a few prompts that begin alike is read whole, the others begin on its row; and prompts that
+are opened beside a session begin on its rows. That spares the beginning's own forward, and where the session's is the
+reference of a contrast that is read late, its demonstrations. A row whose layers forget (windows that are full,
+recurrent states) cannot lend a piece of what it has read: there beginnings are prefilled.
+"""
+
+from bisect import bisect_left
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from icl.models.hf.memory import halving
-from icl.models.hf.prefix import LEAST, groups
+from icl.models.hf.prefix import LEAST, agreement, groups, whole_pictures
 from icl.models.hf.rows import Rows, joined
 from icl.models.hf.runner import Read, Runner
 
 KEPT = 2
 """Beginnings that stay prefilled from one call to the next (fixed demonstrations over a whole run)."""
+
+FEW = 2
+"""Prompts that begin alike of which the first is read whole. More get a beginning of their own, which is kept."""
 
 Part = tuple[Rows, list[int]]
 """Prefilled rows, and the places of their prompts in the list that was to be opened."""
@@ -29,12 +40,18 @@ class Head:
 
 @dataclass(frozen=True)
 class Unit:
-    """A prompt to prefill, on top of its first `shared` tokens, which all units of the same `group` begin with."""
+    """A prompt to prefill, on top of its first `shared` tokens, which all units of the same `group` begin with.
+
+    row: of the session that lends them; -1: they are prefilled. after: place of the prompt on whose row this begins,
+    once that is read.
+    """
 
     prompt: Read
     place: int
     shared: int = 0
     group: int = -1
+    row: int = -1
+    after: int = -1
 
     @property
     def rest(self) -> int:
@@ -44,43 +61,83 @@ class Unit:
     def head(self) -> tuple[int, ...]:
         return self.prompt.key[: self.shared]
 
+    @property
+    def kind(self) -> tuple[bool, bool]:
+        """Units of one kind may share a forward."""
+        return self.shared > 0, self.row >= 0
+
 
 class Opener:
-    """Opens sessions. budget: padded tokens a forward. sharing: of beginnings, where that saves `least` tokens."""
+    """Opens sessions. budget: padded tokens a forward. sharing: of beginnings, where that saves `least` tokens.
 
-    def __init__(self, runner: Runner, budget: int, sharing: bool = True, least: int = LEAST) -> None:
+    lending: whether prompts begin on rows that are there anyway.
+    """
+
+    def __init__(
+        self, runner: Runner, budget: int, sharing: bool = True, least: int = LEAST, lending: bool = True
+    ) -> None:
         self.runner, self.budget, self.sharing, self.least = runner, budget, sharing, least
+        self.lending = sharing and lending
         self.heads: list[Head] = []
 
-    def open(self, prompts: Sequence[Read], exits: bool = False) -> Rows:
-        """Row i is prompt i. exits: with early layers. Raises ModelError where one prompt does not fit into memory."""
+    def open(self, prompts: Sequence[Read], exits: bool = False, beside: Rows | None = None) -> Rows:
+        """Row i is prompt i. exits: with early layers. beside: rows that lend their beginnings, of the same model.
+
+        Raises ModelError where one prompt does not fit into memory.
+        """
         keys: list[Hashable] = [i if prompt.plain else prompt.key for i, prompt in enumerate(prompts)]
         distinct = dict(zip(keys, prompts, strict=True))
         counters = self.runner.counters
         counters.prompt_tokens += sum(map(len, distinct.values()))
         counters.pictures_shown += sum(len(prompt.pictures) for prompt in distinct.values())
-        parts = [
-            part
-            for batch in self._batches(self._units(list(distinct.values())))
-            for part in halving(partial(self._prefill, exits=exits), batch, "prompts", self.heads.clear)
-        ]
-        whole = joined([rows for rows, _ in parts]) if len(parts) > 1 else parts[0][0]
-        made = {place: i for i, place in enumerate(place for _, places in parts for place in places)}
+        units = self._units(list(distinct.values()), beside)
+        counters.lent_tokens += sum(unit.shared for unit in units if unit.row >= 0)
+        parts = self._opened([unit for unit in units if unit.after < 0], exits, beside)
+        if later := [unit for unit in units if unit.after >= 0]:
+            whole, made = _whole(parts)
+            parts = [(whole, list(made)), *self._opened([replace(u, row=made[u.after]) for u in later], exits, whole)]
+        whole, made = _whole(parts)
         place_of = {key: place for place, key in enumerate(distinct)}
         wanted = [made[place_of[key]] for key in keys]
         return whole if wanted == list(range(len(whole))) else whole.take(torch.tensor(wanted))
 
-    def _units(self, prompts: Sequence[Read]) -> list[Unit]:
+    def _opened(self, units: Sequence[Unit], exits: bool, beside: Rows | None) -> list[Part]:
+        run = partial(self._prefill, exits=exits, beside=beside)
+        return [part for batch in self._batches(units) for part in halving(run, batch, "prompts", self.heads.clear)]
+
+    def _units(self, prompts: Sequence[Read], beside: Rows | None) -> list[Unit]:
         if not self.sharing or any(prompt.plain for prompt in prompts):
             return [Unit(prompt, place) for place, prompt in enumerate(prompts)]
-        units = []
-        for number, group in enumerate(groups(prompts, self.least)):
-            members = [prompts[place] for place in group.members]
+        units = [] if beside is None else self._lent(prompts, beside)
+        done = {unit.place for unit in units}
+        places = [place for place in range(len(prompts)) if place not in done]
+        lends = self.lending and max(map(len, prompts)) <= self.runner.reach
+        for number, group in enumerate(groups([prompts[place] for place in places], self.least)):
+            own = [places[member] for member in group.members]
+            members = [prompts[place] for place in own]
             known = [self._known(prompt) for prompt in members]
             if sum(known) and sum(known) >= (len(members) - 1) * group.shared:
-                units += [Unit(p, place, size) for p, place, size in zip(members, group.members, known, strict=True)]
+                units += [Unit(p, place, size) for p, place, size in zip(members, own, known, strict=True)]
+            elif lends and 1 < len(members) <= FEW:
+                units.append(Unit(members[0], own[0]))
+                units += [Unit(prompts[place], place, group.shared, number, after=own[0]) for place in own[1:]]
             else:
-                units += [Unit(p, i, group.shared, number) for p, i in zip(members, group.members, strict=True)]
+                units += [Unit(p, place, group.shared, number) for p, place in zip(members, own, strict=True)]
+        return units
+
+    def _lent(self, prompts: Sequence[Read], beside: Rows) -> list[Unit]:
+        """Those that begin on a row of the session beside: on the one with which they agree the longest."""
+        if not (self.lending and beside.lends):
+            return []
+        rows = sorted((key, row) for row, key in enumerate(beside.keys))
+        units = []
+        for place, prompt in enumerate(prompts):
+            here = bisect_left(rows, (prompt.key, 0))
+            near = [(agreement(prompt.key, key), row) for key, row in rows[max(0, here - 1) : here + 1]]
+            common, row = max(near)
+            shared = whole_pictures(prompt, min(common, len(prompt) - 1))
+            if shared >= self.least:
+                units.append(Unit(prompt, place, shared, row=row))
         return units
 
     def _known(self, prompt: Read) -> int:
@@ -91,7 +148,7 @@ class Opener:
     def _batches(self, units: Sequence[Unit]) -> list[list[Unit]]:
         """Units of like width together: a short prompt does not pay for a long one's padding."""
         batches: list[list[Unit]] = []
-        for unit in sorted(units, key=lambda u: (u.shared, u.group, u.rest)):
+        for unit in sorted(units, key=lambda u: (u.kind, u.shared, u.group, u.rest)):
             if batches and self._fits([*batches[-1], unit]):
                 batches[-1].append(unit)
             else:
@@ -100,24 +157,25 @@ class Opener:
 
     def _fits(self, batch: Sequence[Unit]) -> bool:
         first, last = batch[0], batch[-1]
-        if last.prompt.plain or bool(first.shared) != bool(last.shared):
+        if last.prompt.plain or first.kind != last.kind:
             return False
         rests = [unit.rest for unit in batch]
-        heads = len({(unit.shared, unit.group) for unit in batch}) * last.shared
+        heads = 0 if first.row >= 0 else len({(unit.shared, unit.group) for unit in batch}) * last.shared
         like = max(rests) <= 1.5 * min(rests) + 16 and last.shared <= 1.5 * first.shared + 16
         return like and len(batch) * max(rests) + heads <= self.budget
 
-    def _prefill(self, batch: Sequence[Unit], exits: bool = False) -> list[Part]:
+    def _prefill(self, batch: Sequence[Unit], exits: bool = False, beside: Rows | None = None) -> list[Part]:
         places = [unit.place for unit in batch]
         if not batch[0].shared:
             return [(self.runner.prefill([unit.prompt for unit in batch], exits), places)]
-        bank, owner = self._bank(batch)
-        device = self.runner.device
-        rows = bank.take(torch.tensor(owner, device=device))
+        lender, owner = (beside, [unit.row for unit in batch]) if batch[0].row >= 0 else self._bank(batch)
+        assert lender is not None
+        before = torch.stack([unit.prompt.positions[..., unit.shared - 1 : unit.shared] for unit in batch], -2)
+        rows = lender.begun(owner, before, [unit.head for unit in batch])
         rows.deep = exits
         rests = [cut(unit.prompt, unit.shared, len(unit.prompt)) for unit in batch]
         width = max(map(len, rests))
-        lengths = torch.tensor([len(rest) for rest in rests], device=device)
+        lengths = torch.tensor([len(rest) for rest in rests], device=self.runner.device)
         kinds = [rest.kinds for rest in rests if rest.kinds is not None]
         rows.append(
             right([rest.ids for rest in rests], width),
@@ -126,6 +184,7 @@ class Opener:
             right(kinds, width) if kinds else None,
             [rest.pictures for rest in rests],
         )
+        rows.keys = tuple(unit.prompt.key for unit in batch)
         self.runner.count(int(lengths.sum()), width * len(rests))
         return [(rows, places)]
 
@@ -135,15 +194,24 @@ class Opener:
         owner = [numbers.setdefault(unit.head, len(numbers)) for unit in batch]
         kept = {head.key: head.rows for head in self.heads}
         if all(key in kept for key in numbers):
-            return joined([kept[key] for key in numbers]), owner
+            own = [kept[key] for key in numbers]
+            return own[0] if len(own) == 1 else joined(own), owner
         firsts = [next(u for u, o in zip(batch, owner, strict=True) if o == i) for i in range(len(numbers))]
         bank = self.runner.prefill([cut(unit.prompt, 0, unit.shared) for unit in firsts])
         most = max(range(len(firsts)), key=owner.count)
-        if owner.count(most) > 2:
-            row = bank.take(torch.tensor([most], device=self.runner.device))
-            row.trim()
+        if owner.count(most) > FEW:
+            row = bank
+            if len(bank) > 1:
+                row = bank.take(torch.tensor([most], device=self.runner.device))
+                row.trim()
             self.heads = [Head(firsts[most].head, row), *self.heads][:KEPT]
         return bank, owner
+
+
+def _whole(parts: Sequence[Part]) -> tuple[Rows, dict[int, int]]:
+    """All rows as one session, and the row of each place."""
+    whole = joined([rows for rows, _ in parts]) if len(parts) > 1 else parts[0][0].copy_if_few()
+    return whole, {place: i for i, place in enumerate(place for _, places in parts for place in places)}
 
 
 def cut(prompt: Read, begin: int, end: int) -> Read:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from icl.errors import ModelError
 from icl.models.hf import layers
+from icl.models.hf.slots import Slots, moved
 
 if TYPE_CHECKING:
     from icl.models.hf.features import Encoded
@@ -29,12 +30,22 @@ ROOM = 64
 class Rows:
     """Prefilled rows (`icl.models.base.Session`). Made by `Runner.prefill`, or from other rows."""
 
-    def __init__(self, runner: "Runner", cache: Any, mask: Tensor, position: Tensor, said: Tensor) -> None:
+    def __init__(
+        self,
+        runner: "Runner",
+        cache: Any,
+        mask: Tensor,
+        position: Tensor,
+        said: Tensor,
+        *,
+        keys: Sequence[tuple[int, ...]],
+    ) -> None:
         """mask: [R, T], 1 where a slot holds a token. position: [..., R, 1], last tokens'.
 
-        said: [R, V] float32, or [R, 1 + early layers, V] where early layers speak too.
+        said: [R, V] float32, or [R, 1 + early layers, V] where early layers speak too. keys: of the prompts that the
+        rows have read (`Read.key`), which stand before all that was read behind them.
         """
-        self.runner, self.cache, self.position, self.said = runner, cache, position, said
+        self.runner, self.cache, self.position, self.said, self.keys = runner, cache, position, said, tuple(keys)
         self.deep = said.ndim == 3
         self.width = mask.shape[1]
         self._mask: Tensor = torch.nn.functional.pad(mask, (0, ROOM), value=1)
@@ -60,13 +71,39 @@ class Rows:
         return mask
 
     def take(self, rows: Tensor) -> "Rows":
-        rows = rows.to(self._mask.device)
-        taken = [layers.selected(layer, rows) for layer in self.cache.layers]
-        position = self.position.index_select(-2, rows)
-        return Rows(self.runner, self._cache_of(taken), self.mask[rows], position, self.said[rows])
+        return self._selected(rows).copy_if_few()
 
     def join(self, other: "Rows") -> "Rows":
         return joined([self, other])
+
+    @property
+    def lends(self) -> bool:
+        """Whether every layer still holds all slots, so that others may stand on beginnings of the rows."""
+        return self.width <= self.runner.reach
+
+    def begun(self, rows: Sequence[int], positions: Tensor, keys: Sequence[tuple[int, ...]]) -> "Rows":
+        """New rows that have read the first `len(keys[i])` tokens of the prompt of row `rows[i]`, and nothing else.
+
+        positions: [..., R, 1], of the last of these. Where rows do not lend, all keys are whole prompts, and nothing
+        was read behind them. What the new rows say is not known before they read on.
+        """
+        starts = self.mask.argmax(1).tolist()
+        ends = [starts[row] + len(key) for row, key in zip(rows, keys, strict=True)]
+        whole = all(end == self.width for end in ends)
+        sizes = torch.tensor([len(key) for key in keys], device=self._mask.device)
+        width = self.width if whole else int(sizes.max())
+        places = list(zip(rows, ends, strict=True))
+        made = [layers.begun(layer, places, width, whole) for layer in self.cache.layers]
+        mask = (torch.arange(width, device=sizes.device) >= width - sizes[:, None]).to(self._mask.dtype)
+        said = self.said[:1].expand(len(rows), *self.said.shape[1:])
+        return Rows(self.runner, self._cache_of(made), mask, positions, said, keys=keys)
+
+    def copy_if_few(self) -> "Rows":
+        """The same rows, which hold copies of a shared beginning where few stand on it."""
+        for layer in self.cache.layers:
+            if isinstance(layer, Slots):
+                layer.copy_if_few()
+        return self
 
     def advance(self, tokens: Tensor) -> None:
         self.position = self.position + 1
@@ -116,9 +153,10 @@ class Rows:
         self.position = positions[..., everyone, lengths - 1][..., None]
         behind = width - lengths
         if bool(behind.any()):
-            self._set_mask(layers.rolled(self.mask, behind))
+            by: list[int] = behind.tolist()
+            self._set_mask(moved(self.mask[:, None, :, None], by)[:, 0, :, 0])
             for layer in self.cache.layers:
-                layers.shifted(layer, behind)
+                layers.shift(layer, by)
         if self.slides:
             layers.settle(self.cache.layers)
         return None
@@ -127,7 +165,8 @@ class Rows:
         spare = int(self.mask.argmax(1).min())
         if spare:
             self._mask, self.width = self._mask[:, spare:], self.width - spare
-            self.cache.layers = [layers.trimmed(layer, self.width) for layer in self.cache.layers]
+            for layer in self.cache.layers:
+                layers.trim(layer, self.width)
 
     def suffix_logprobs(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor]]:
         from icl.models.hf.suffixes import logprobs
@@ -138,6 +177,13 @@ class Rows:
         from icl.models.hf.suffixes import logprobs
 
         return [[told[:, 1:].transpose(0, 1) for told in row] for row in logprobs(self, suffixes, exits=True)]
+
+    def _selected(self, rows: Tensor) -> "Rows":
+        rows = rows.to(self._mask.device)
+        taken = [layers.selected(layer, rows) for layer in self.cache.layers]
+        position = self.position.index_select(-2, rows)
+        keys = [self.keys[row] for row in rows.tolist()]
+        return Rows(self.runner, self._cache_of(taken), self.mask[rows], position, self.said[rows], keys=keys)
 
     def _append_by_length(
         self,
@@ -150,7 +196,7 @@ class Rows:
         groups = [(lengths == length).nonzero()[:, 0] for length in sorted(set(lengths.tolist()))]
         done = []
         for group in groups:
-            rows, size = self.take(group), int(lengths[group[0]])
+            rows, size = self._selected(group), int(lengths[group[0]])
             rows.deep = self.deep
             own = None if kinds is None else kinds[group, :size]
             shown = [pictures[row] for row in group.tolist()] if pictures else ()
@@ -180,7 +226,8 @@ def joined(parts: Sequence[Rows]) -> Rows:
     own = [layers.joined(each, width) for each in zip(*(part.cache.layers for part in parts), strict=True)]
     mask = torch.cat([layers.padded(part.mask, width, 1) for part in parts])
     position, said = torch.cat([part.position for part in parts], -2), torch.cat([part.said for part in parts])
-    return Rows(parts[0].runner, parts[0]._cache_of(own), mask, position, said)
+    keys = [key for part in parts for key in part.keys]
+    return Rows(parts[0].runner, parts[0]._cache_of(own), mask, position, said, keys=keys)
 
 
 def right_padded(chunks: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -81,6 +81,11 @@ class Runner:
         return self.exits.beside(logits, [kept(states, keep) for states in said.hidden_states])
 
     @cached_property
+    def reach(self) -> int:
+        """Slots up to which no layer forgets any (`layers.reach`)."""
+        return layers.reach(layers.new_cache(self.model.config).layers)
+
+    @cached_property
     def exits(self) -> Exits:
         return Exits(self.model)
 
@@ -136,7 +141,8 @@ class Runner:
         cache, mask, positions = given_["cache"], given_["mask"], given_["positions"]
         logits = self.forward(**given_, exits=exits)
         layers.check(cache.layers)
-        rows = Rows(self, cache, mask, positions[..., -1:].clone(), logits[:, -1].float())
+        ends, keys = positions[..., -1:].clone(), [prompt.key for prompt in prompts]
+        rows = Rows(self, cache, mask, ends, logits[:, -1].float(), keys=keys)
         if rows.slides:
             layers.settle(cache.layers)
         self.count(sum(map(len, prompts)), mask.numel())

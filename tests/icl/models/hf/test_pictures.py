@@ -123,6 +123,7 @@ def test_edits_reach_the_pictures_they_are_on_and_no_other(name: str, model_of: 
 def test_a_small_cache_forgets_and_answers_the_same(folder_of: Callable[[str], Path], model_of: ModelOf) -> None:
     small = HF(path=str(folder_of("llava")), picture_cache_mb=0)
     small.load()
+    model_of("llava").engine.opener.heads.clear()  # of other tests: on a beginning, logits are the same up to rounding
     want = model_of("llava").open(prompts()).logits
     for _ in range(2):
         assert torch.equal(small.open(prompts()).logits, want)
