@@ -78,3 +78,15 @@ def test_where_nothing_can_be_swapped_the_mark_says_so(pool: Pool, example: Make
 def test_a_neighbour_by_question_needs_a_reader_of_texts() -> None:
     with pytest.raises(ConfigError, match=r"by is 'question', and .* does not read text"):
         build("retriever", {"name": "disrupted", "of": "random", "by": "question", "embedder": "pixels"})
+
+
+def test_members_without_pictures_are_told_apart_by_their_ids(example: Make, spoken: Any) -> None:
+    pool = Pool(
+        tuple(
+            example(name, None, question=text) for name, text in (("x", "1 0 0"), ("near-x", "1 0.1 0"), ("y", "0 1 0"))
+        )
+    )
+    retriever = build("retriever", {"name": "disrupted", "of": "random", "by": "question", "embedder": spoken})
+    object.__setattr__(retriever, "of", Given("x"))
+    (found,) = retriever.fit(pool, Resources()).retrieve([example("q", None, question="0 0 1").query], 1)
+    assert [one.id for one in found] == ["near-x"]
