@@ -13,7 +13,7 @@ from experiments.report.view import View
 from experiments.stats.arms import NONE, better_of, checked_setting, told
 from experiments.stats.compare import BASELINE
 from experiments.stats.wording import share
-from experiments.vocabulary import AXES
+from experiments.vocabulary import AXES, FREE_AT_ZERO
 from icl.errors import ConfigError, DataError, did_you_mean, printable
 from icl.types import PICTURE_MARK
 
@@ -30,6 +30,9 @@ NAMED = 3
 
 NAMES = (*AXES, BASELINE)
 """What may stand before '=' where a setting is asked for."""
+
+ANSWER = 24
+"""Columns that the other arms' answers have room in; where labels leave less, they say what differs and no more."""
 
 LISTED = 40
 """Other arms, or failed samples, that are listed."""
@@ -230,11 +233,16 @@ def _print_others(chosen: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
     if not others:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=False)
-    for row in others[:LISTED]:
+    shown = others[:LISTED]
+    labels = [_arm(row, view) for row in shown]
+    wide = max(map(len, labels)) > console.width - ANSWER
+    for row, label in zip(shown, [_unlike(row, chosen, view) for row in shown] if wide else labels, strict=True):
         right = row.get(view.judge) if view.judge else None
         mark, look = ("✓", "green") if right == 1 else ("✗", "red") if right == 0 else ("·", "default")
-        table.add_row(Text(mark, look), Text(_arm(row, view)), Text(_said(row)))
-    console.print("\nthe same query under the other arms", style="dim")
+        table.add_row(Text(mark, look), Text(label), Text(_said(row)))
+    console.print(
+        f"\nthe same query under the other arms{', by what they have otherwise' if wide else ''}", style="dim"
+    )
     console.print(table)
     if len(others) > LISTED:
         console.print(f"  and {len(others) - LISTED:,} more (--arm axis=value)", style="dim")
@@ -282,6 +290,13 @@ def _said(row: Mapping[str, Any]) -> str:
     """The answer, or why there is none. An empty answer is told as such; a frame has NaN for it."""
     words = [row[key] for key in ("failed", "output") if isinstance(row.get(key), str) and row[key]]
     return clean(words[0]) if words else "(nothing)"
+
+
+def _unlike(row: Mapping[str, Any], chosen: Mapping[str, Any], view: View) -> str:
+    """What an arm has otherwise than the one that is shown: 'shots 0', 'compose interleaved'."""
+    differs = [axis for axis in ("shots", *view.row_axes) if axis in view.axes and row[axis] != chosen[axis]]
+    free = FREE_AT_ZERO if row.get("shots") == 0 else ()
+    return clean(", ".join(f"{axis} {row[axis]}" for axis in differs if axis not in free or row[axis] != NONE))
 
 
 def _arm(row: Mapping[str, Any], view: View) -> str:

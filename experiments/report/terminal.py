@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 from experiments.report.score_lines import score_lines
 from experiments.report.tables import TaskTable, task_tables
 from experiments.report.view import Run, View, view
+from experiments.stats.findings import Finding
 from experiments.stats.wording import counted, few_units
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+SENTENCES = 8
+"""Of one topic: a grid of many strategies has hundreds, and they would push the table out of sight."""
 MARKS = {"better": "green", "worse": "red", "differs": "default", "open": "default", "unpaired": "yellow"}
 
 
@@ -72,11 +75,20 @@ def _sentences(seen: View) -> "RenderableType":
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column()
-    for topic, found in groupby(seen.findings, key=lambda f: f.topic):
+    for topic, every in groupby(seen.findings, key=lambda f: f.topic):
+        found, more = _telling(list(every))
         for i, one in enumerate(found):
             text = Text().append(f"{one.subject}: ", "bold").append(one.claim, MARKS[one.verdict])
             if one.numbers:
                 text.append(f": {one.numbers}.")
             text.append(f" {one.more}" if one.more else "")
             grid.add_row(f"  {topic}" if i == 0 else "", text)
+        if more:
+            grid.add_row("", Text(f"and {more:,} more, which the report has", "dim"))
     return grid
+
+
+def _telling(found: list[Finding]) -> tuple[list[Finding], int]:
+    """At most SENTENCES of one topic, in their order, those that found something first; and how many more there are."""
+    kept = sorted(range(len(found)), key=lambda i: found[i].verdict == "open")[:SENTENCES]
+    return [found[i] for i in sorted(kept)], len(found) - len(kept)

@@ -209,3 +209,25 @@ def test_one_word_may_name_several_axes_and_commas_of_a_label_are_none():
     }
     with pytest.raises(ConfigError, match="'vcd' is not of the form axis=value"):
         settings(["vcd"], "--arm")
+
+
+def test_other_arms_are_told_by_what_they_have_otherwise_where_their_labels_are_long(
+    mapping, tmp_path, monkeypatch, capsys
+):
+    nodes = [{"name": "blocks", "instruction": "long", "instruction_at": at} for at in ("within", "tail")]
+    keys = {k: v for k, v in mapping().items() if k not in ("shots", "compose")}
+    done = run({**keys, "grid": {"shots": [0, 2], "compose": nodes}}, runs=tmp_path, quiet=True)
+    words = ["show", str(done.path), "q-0001", "--arm", "compose=blocks(instruction_at=within)"]
+    found = {}
+    for width in (70, 200):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert main(words) == 0
+        told = capsys.readouterr().out.partition("the same query under the other arms")[2]
+        found[width] = [line.split("  ")[1:] for line in told.splitlines() if "blocks(" in line or "shots 0" in line]
+    labels = [" ".join(words).split() for words in found[70]]
+    assert [label[:2] for label in labels] == [
+        ["shots", "0"],
+        ["shots", "0,"],
+        ["compose", "blocks(instruction_at=tail)"],
+    ]
+    assert all("shots, blocks(" in " ".join(words) for words in found[200])

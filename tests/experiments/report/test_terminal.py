@@ -7,6 +7,7 @@ from experiments.report.comparison import show_comparison
 from experiments.report.terminal import show
 from experiments.report.view import view
 from experiments.stats.compare import compare
+from experiments.stats.findings import Finding
 
 
 def shown(run, width):
@@ -86,3 +87,15 @@ def test_the_end_points_to_the_controls_where_there_are_some(written):
     assert f"controls  icl compare {run.path} --controls" in shown(run, 100)
     alone = [{"strategy": {"name": name}, "sampler": {"name": "greedy"}} for name in ("greedy", "vcd")]
     assert "--controls" not in shown(written("other", queries=4, decodings=alone), 100)
+
+
+def test_of_many_findings_those_that_found_something_are_told_and_the_rest_is_counted(written, monkeypatch):
+    seen = view(written(queries=3))
+    told = [
+        Finding("Decoding", f"subject {i}", "claim", "", "", "better" if i in {5, 19} else "open") for i in range(20)
+    ]
+    monkeypatch.setattr(type(seen), "findings", told)
+    lines = shown(seen, 100).partition("What it shows")[2].splitlines()
+    subjects = [line.split("subject ")[1].split(":")[0] for line in lines if "subject" in line]
+    assert subjects == ["0", "1", "2", "3", "4", "5", "6", "19"]
+    assert "and 12 more, which the report has" in "\n".join(lines)
