@@ -75,3 +75,11 @@ def test_the_cells_of_the_quickstart_keep_their_digests() -> None:
     cells = expand(load(CONFIGS / "quickstart.yaml", ["model=fake-copy"])).cells
     told = hashlib.sha256("".join(cell.digest for cell in cells).encode()).hexdigest()
     assert (len(cells), cells[0].digest, told[:16]) == (168, "2a2f7643b0e175f3", "e8adb7a26f902ea5")
+
+
+def test_the_experiment_on_what_answers_hang_on_speaks_in_each_of_its_analyses(tmp_path: Path) -> None:
+    less = {"model": "fake-vote", "seeds": [0], "grid.task": [{"name": "binding", "ways": 4, "queries": 3}]}
+    seen = view(run(CONFIGS / "answers.yaml", less, tmp_path, quiet=True))
+    assert not seen.failed
+    for one in ("modality_importance", "option_shift", "disruption", "calibration"):
+        assert len(analysis(one)(seen)), one
