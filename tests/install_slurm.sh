@@ -1,6 +1,6 @@
 #!/bin/sh
 # The launcher's tests submit jobs to a real Slurm. Debian and Ubuntu: installed here when missing and when root; the
-# tests start a controller and a node of their own in a temporary folder (tests/experiments/launch/cluster.py), and
+# tests start a controller and a node of their own in a temporary folder (tests/slurm_cluster.py), and
 # skip with the reason where there is no Slurm.
 if command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v munged >/dev/null; then exit 0; fi
 if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then

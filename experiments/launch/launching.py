@@ -90,26 +90,25 @@ def earlier(store: Store, grid: Grid, progress: Progress) -> "tuple[Launch, Crew
 def follow(there: "tuple[Launch, Crew]", store: Store, grid: Grid, progress: Progress) -> dict[str, Any]:
     """Follows workers that an earlier command has started. What an `Outcome` says."""
     one, crew = there
+    work = todo(store, grid)
     if not grid.launcher.wait:
-        work = todo(store, grid)
         return _outcome(work, jobs=tuple(crew.jobs.values()))
     progress.note(f"{len(one.workers)} workers were started {one.since}; they are followed from here.")
-    return _followed(store, grid, todo(store, grid), one, crew, progress=progress)
+    return _followed(store, grid, work, one, crew, progress=progress)
 
 
 def _followed(store: Store, grid: Grid, work: Todo, one: Launch, crew: Crew, *, progress: Progress) -> dict[str, Any]:
-    tally = Tally(store, [(digest, None) for digest in one.cells], one.workers)
-    tally.look()  # where an earlier process had followed them, there is something already
-    for digest, cell in tally.cells.items():
-        cell.of = len(work.missing[digest] | cell.finished)
-    before = tally.done
-    progress.begin(len(one.cells), work.total, work.cells_done, work.present)
     try:
+        tally = Tally(store, [(digest, None) for digest in one.cells], one.workers)
+        tally.look()  # where an earlier process had followed them, there is something already
+        for digest, cell in tally.cells.items():
+            cell.of = len(work.missing[digest] | cell.finished)
+        before = tally.done
+        progress.begin(len(one.cells), work.total, work.cells_done, work.present)
         jobs = _until_ended(tally, one, crew, progress)
     except KeyboardInterrupt:
         progress.end()
-        told = crew.leave()
-        if told:
+        if told := crew.leave():
             progress.note(told)
         else:
             _end(store, grid, one, "interrupted")
@@ -126,11 +125,11 @@ def _followed(store: Store, grid: Grid, work: Todo, one: Launch, crew: Crew, *, 
 def _until_ended(tally: Tally, one: Launch, crew: Crew, progress: Progress) -> Mapping[str, Job]:
     """Tells of samples as they come, until no worker is left. How each job ended."""
     done, cells = tally.done, tally.cells_done
-    asked = -ASK
+    asked, every, late = -ASK, *((ASK, LATE) if _far(one) else (0.0, 0.0))
     ended: dict[str, float] = {}
     while True:
         states = {worker: one.state(worker) for worker in one.workers}
-        if time.monotonic() - asked >= ASK or all(map(_over, states.values())):
+        if time.monotonic() - asked >= every or all(map(_over, states.values())):
             jobs, asked = crew.look(), time.monotonic()
             ended = {w: ended.get(w, asked) for w, job in jobs.items() if job.state == "ended"}
         for sample, reason in tally.look():
@@ -143,14 +142,21 @@ def _until_ended(tally: Tally, one: Launch, crew: Crew, progress: Progress) -> M
         for _ in range(tally.cells_done - cells):
             progress.cell_finished()
         cells = max(cells, tally.cells_done)
-        late = LATE if one.jobs and _far(one) else 0.0
-        if all(_over(states[w]) or (w in ended and time.monotonic() - ended[w] >= late) for w in one.workers):
+        waited = time.monotonic() - late
+        if all(
+            _finished(state) or (w in ended and (_over(state) or ended[w] <= waited)) for w, state in states.items()
+        ):
             return jobs
         time.sleep(POLL)
 
 
 def _over(state: Mapping[str, Any]) -> bool:
-    return state.get("state") in ("finished", "stopped", "interrupted")
+    """Whether a worker has said its last words."""
+    return _finished(state) or state.get("state") in ("stopped", "interrupted")
+
+
+def _finished(state: Mapping[str, Any]) -> bool:
+    return state.get("state") == "finished"
 
 
 def _outcome(work: Todo, jobs: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -170,7 +176,7 @@ def _died(one: Launch, jobs: Mapping[str, Job]) -> Iterator[str]:
         who = f"{worker.rpartition('-')[2]} (job {one.jobs.get(worker, '?')})"
         if state.get("state") == "stopped" and state.get("sentence"):
             told.setdefault(str(state["reason"]), []).append(who)
-        elif state.get("state") != "finished":
+        elif not _finished(state):
             words = f": {job.words}" if job.words else ""
             yield f"worker {who} died{words}. What it finished is kept.{_tail(job.log)}"
     for reason, who_all in told.items():
@@ -213,7 +219,7 @@ def _launcher(one: Launch, grid: Grid) -> Launcher:
 
 
 def _all_finished(one: Launch) -> bool:
-    return all(one.state(worker).get("state") == "finished" for worker in one.workers)
+    return all(_finished(one.state(worker)) for worker in one.workers)
 
 
 def _begin(store: Store, grid: Grid, one: Launch) -> None:

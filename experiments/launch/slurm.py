@@ -7,35 +7,27 @@ ended (`squeue`), so jobs can be followed by any later process, and nothing of t
 
 import io
 import math
-import os
 import re
 import shlex
 import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments.launch.base import Crew, Job
+from experiments.launch.base import Crew
+from experiments.launch.slurm_jobs import Queue, Tried, Work
 from icl.errors import ConfigError, PlanError
 from icl.params import Count, PositiveInt
 from icl.registry import component
 
 if TYPE_CHECKING:
     from experiments.launch.folder import Launch
-    from experiments.launch.worker import Shift
 
 OURS = ("array", "error", "job-name", "nodes", "open-mode", "output", "signal", "time", "wckey")
 """Options of sbatch that are set from the other parameters."""
-
-WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
-WORKING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
-"""States of a job; every other one is an end."""
 
 
 @component("launcher", "slurm")
@@ -139,108 +131,6 @@ class Slurm:
         }
 
 
-class Work:
-    """What a job runs: one worker. submitit pickles it, and calls `checkpoint` where the job is put back."""
-
-    def __init__(self, run: str, worker: str) -> None:
-        self.run, self.worker = run, worker
-        self.shift: Shift | None = None
-
-    def __call__(self) -> None:
-        import submitit
-
-        from experiments.launch.worker import work
-
-        job = str(submitit.JobEnvironment().job_id)
-        self._heed(job)
-        try:
-            reason = work(self.run, self.worker, job, self._begun)
-        except KeyboardInterrupt:
-            print("stopped by SIGTERM. What is finished is kept.", file=sys.stderr)
-            raise SystemExit(128 + signal.SIGTERM) from None
-        if reason:
-            raise SystemExit(2)  # Slurm calls the job failed, and the reason stands in the run directory
-
-    def checkpoint(self) -> Any:
-        from submitit.helpers import DelayedSubmission
-
-        if self.shift is not None:
-            self.shift.waits = True
-        return DelayedSubmission(Work(self.run, self.worker))
-
-    def _begun(self, shift: "Shift") -> None:
-        self.shift = shift
-
-    def _heed(self, job: str) -> None:
-        """SIGTERM: a job that Slurm still lets run is being preempted and is put back; any other one ends."""
-        usual: Any = signal.getsignal(getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"))
-
-        def ended(number: int, frame: FrameType | None) -> None:
-            known = _squeue([job]) or {}
-            if callable(usual) and known.get(job, ("", ""))[0] == "RUNNING":
-                usual(number, frame)
-            raise KeyboardInterrupt
-
-        signal.signal(signal.SIGTERM, ended)
-
-
-@dataclass
-class Queue:
-    """Jobs of a cluster, by their numbers alone: whoever knows these can look."""
-
-    jobs: Mapping[str, str]
-    launch: "Launch"
-    known: dict[str, tuple[str, str]] = field(default_factory=dict)
-
-    @property
-    def ending(self) -> str:
-        return f"scancel {' '.join(_mains(self.jobs.values()))}"
-
-    def look(self) -> Mapping[str, Job]:
-        found = _squeue(self.jobs.values())
-        if found is not None:  # a controller that does not answer has lost no job
-            self.known = found
-        return {worker: self._job(job, found is None) for worker, job in self.jobs.items()}
-
-    def leave(self) -> str:
-        return (
-            f"the jobs go on ({', '.join(_mains(self.jobs.values()))}): icl watch {self.launch.folder} shows how far "
-            f"they are, the same command follows them again, {self.ending} ends them."
-        )
-
-    def _job(self, job: str, silent: bool) -> Job:
-        log = self.launch.logs / f"{job}_0_log.err"
-        if job not in self.known:
-            return Job("running") if silent else Job("ended", "Slurm does not know it any more", log)
-        state, reason = self.known[job]
-        if state not in WAITING + WORKING:
-            return Job("ended", state if reason in ("", "None") else f"{state}, {reason}", log)
-        return Job("waiting" if state in WAITING else "running", reason)
-
-
-@dataclass
-class Tried:
-    """submitit's own processes on this machine."""
-
-    jobs: Mapping[str, str]
-    launch: "Launch"
-    handles: Mapping[str, Any]
-    ending: str = ""
-
-    def look(self) -> Mapping[str, Job]:
-        return {worker: self._job(worker, handle) for worker, handle in self.handles.items()}
-
-    def leave(self) -> str:
-        for handle in self.handles.values():
-            handle.cancel()
-        return ""
-
-    def _job(self, worker: str, handle: Any) -> Job:
-        if not handle.done():
-            return Job("running")
-        return Job("ended", str(handle.state), self.launch.logs / f"{self.jobs[worker]}_0_log.err")
-
-
 def minutes(time: int | str) -> int:
     """Of a time limit as Slurm writes it: minutes, minutes:seconds, h:m:s, days-h, days-h:m, days-h:m:s."""
     if isinstance(time, int):
@@ -267,24 +157,6 @@ def minutes(time: int | str) -> int:
 def flag(name: str) -> str:
     """An option of sbatch as it is written after its dashes."""
     return name.lstrip("-").replace("_", "-")
-
-
-def _squeue(jobs: Iterable[str]) -> dict[str, tuple[str, str]] | None:
-    """job -> (state, reason) of those that Slurm still knows; None where it does not answer."""
-    words = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(_mains(jobs))}"]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    if done.returncode and "Invalid job id" not in done.stderr:
-        return None
-    lines = [line.strip().split("|", 2) for line in done.stdout.splitlines()]
-    return {line[0]: (line[1], line[2]) for line in lines if len(line) == 3}
-
-
-def _mains(jobs: Iterable[str]) -> list[str]:
-    """Without the places in an array."""
-    return list(dict.fromkeys(job.partition("_")[0] for job in jobs))
 
 
 def _words(text: str) -> str:

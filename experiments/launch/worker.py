@@ -187,6 +187,7 @@ def ended_by(*signals: int) -> Iterator[None]:
     """These signals end the work as Ctrl-C does: what is finished is kept, and the worker says that it was stopped."""
 
     def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not cut the end short
         raise KeyboardInterrupt
 
     for one in signals:

@@ -1,0 +1,93 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from slurm_cluster import Cluster, lacking
+
+from experiments.config import load
+from experiments.progress import Silent
+from experiments.run import Outcome, run
+
+SHAPES = Path(__file__).parents[1] / "shapes.py"
+FAKE = '''
+"""A fake that takes its time, so that it can be stopped in the middle, and tells who called it."""
+import os
+import time
+
+def answer(request):
+    time.sleep(float(os.environ.get("SLOW", "0")))
+    return request.demos[-1][0].answer if request.demos else "red"
+'''
+GRID = """
+    name: t
+    task: {name: SHAPES, queries: 30}
+    model: {name: fake-scripted, answer: "fake.py:answer"}
+    seeds: [0, 1]
+    grid:
+      shots: [0, 2]
+      retriever: [random, balanced]
+"""
+SAMPLES = 30 * 2 * 3
+
+
+@pytest.fixture
+def grid_file(tmp_path: Path) -> Path:
+    """180 samples of six cells on a fake whose speed is the environment's SLOW."""
+    (tmp_path / "fake.py").write_text(FAKE)
+    path = tmp_path / "grid.yaml"
+    path.write_text(dedent(GRID).replace("SHAPES", f"{SHAPES}:Shapes"))
+    return path
+
+
+@pytest.fixture
+def go(grid_file: Path, tmp_path: Path) -> Callable[..., tuple[Outcome, Silent]]:
+    """Runs the grid in this process's name: (folder, overrides) -> what came of it, and what was told."""
+
+    def call(runs: str, *overrides: str, **more: Any) -> tuple[Outcome, Silent]:
+        progress = Silent()
+        return run(load(grid_file, overrides), tmp_path / runs, progress, **more), progress
+
+    return call
+
+
+@pytest.fixture
+def icl_process(grid_file: Path, tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Starts `icl` in a process of its own."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*words: str, slow: float = 0.0) -> "subprocess.Popen[str]":
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "SLOW": str(slow), "COLUMNS": "100"}
+        command = [sys.executable, "-m", "icl.cli.main", *words]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A real Slurm of one node on this machine."""
+    if why := lacking():
+        pytest.skip(why)
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        cluster.start()
+    except RuntimeError as error:
+        pytest.skip(f"Slurm does not come up here: {error}")
+    before = os.environ.get("SLURM_CONF")
+    os.environ |= cluster.environment
+    yield cluster
+    cluster.command("scancel", "--user=root")
+    if before is None:
+        del os.environ["SLURM_CONF"]
+    cluster.stop()

@@ -1,0 +1,218 @@
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launched import files, lines, until
+
+from experiments.config import load
+from experiments.launch.folder import Launch
+from experiments.launch.local import surroundings
+from experiments.loaded import load_run
+from experiments.run import run
+from icl.errors import ConfigError, StoreError
+
+Go = Callable[..., Any]
+LOUD = '''
+"""A fake that writes down which process has loaded it."""
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from icl.models.fake import Copy
+
+@dataclass(frozen=True)
+class Loud(Copy):
+    folder: str = ""
+
+    def load(self):
+        (Path(self.folder) / str(os.getpid())).touch()
+'''
+
+
+def test_processes_that_share_a_grid_write_what_one_process_writes(go: Go, tmp_path: Path) -> None:
+    one, _ = go("one")
+    several, told = go("several", "launch.workers=2")
+    assert files(several.folder) == files(one.folder)
+    assert (several.samples, several.computed, several.failed, several.missing) == (180, 180, 0, 0)
+    assert (told.done, told.cells_done, told.notes) == (180, 6, [])
+    info = load_run(several.folder).info
+    assert [s["state"] for s in info["sessions"]] == ["finished"]
+    assert [w["state"] for w in info["sessions"][0]["workers"]] == ["finished"] * 2
+    assert info["cells"] == load_run(one.folder).info["cells"], "a launcher is no part of a cell"
+    assert Launch.read(several.folder) is None
+    again, _ = go("several", "launch.workers=2")
+    assert (again.computed, again.present) == (0, 180)
+    assert go("several")[0].present == 180
+
+
+def test_counters_of_the_workers_are_one_session_of_the_run(yaml_file: Callable[..., Path], tmp_path: Path) -> None:
+    path = yaml_file("""
+        name: t
+        task: {name: SHAPES, queries: 8}
+        model: TOY
+        grid: {shots: [0, 2], decoding: [greedy, vcd]}
+    """)
+    one, two = (run(load(path, more), tmp_path / name) for name, more in (("a", []), ("b", ["launch.workers=2"])))
+    assert files(two.folder) == files(one.folder)
+    sessions = [load_run(done.folder).info["sessions"][0] for done in (one, two)]
+    for key in ("jobs", "branch_prompts", "prompts_opened"):
+        assert sessions[0]["counters"][key] == sessions[1]["counters"][key] > 0, "no prompt was opened by both"
+    assert sessions[0]["arms"]["vcd"]["contrasts"] == sessions[1]["arms"]["vcd"]["contrasts"] > 0
+
+
+def test_the_process_that_starts_workers_loads_no_model(go: Go, tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(LOUD)
+    (tmp_path / "loads").mkdir()
+    more = [f"model={{name: 'loud.py:Loud', folder: '{tmp_path / 'loads'}'}}", "launch.workers=2"]
+    done, _ = go("loud", *more)
+    loads = {int(path.name) for path in (tmp_path / "loads").iterdir()}
+    assert (done.computed, len(loads), os.getpid() in loads) == (180, 2, False)
+
+
+def test_a_worker_that_dies_is_told_with_the_end_of_its_log_and_the_same_command_goes_on(
+    go: Go, tmp_path: Path, icl_process: Callable[..., Any]
+) -> None:
+    whole, _ = go("whole")
+    words = ("run", "grid.yaml", "--runs", "killed", "launch.workers=2")
+    process = icl_process(*words, slow=0.02)
+    folder = tmp_path / "killed" / "t"
+    until(lambda: lines(folder) >= 20)
+    one = Launch.read(folder)
+    assert one is not None
+    os.kill(one.state(one.workers[0])["process"], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"worker 1 (job {one.jobs[one.workers[0]]}) died: killed by SIGKILL. What it finished is kept." in err
+    assert f"The end of killed/t/launch/logs/{one.workers[0]}.log:" in err
+    assert "samples are missing. The same command goes on from there." in err
+    assert 20 <= lines(folder) < 180
+    again = icl_process(*words)
+    out, err = again.communicate(timeout=60)
+    assert again.returncode == 0, err
+    assert files(folder) == files(whole.folder)
+    assert "report  killed/t/report.html" in out
+
+
+def test_workers_end_with_the_process_that_follows_them_and_nobody_else_gets_the_run_meanwhile(
+    go: Go, tmp_path: Path, icl_process: Callable[..., Any]
+) -> None:
+    process = icl_process("run", "grid.yaml", "--runs", "orphans", "launch.workers=2", slow=0.02)
+    folder = tmp_path / "orphans" / "t"
+    until(lambda: lines(folder) >= 10)
+    with pytest.raises(StoreError, match=rf"is being run by process {process.pid} on "):
+        go("orphans")
+    one = Launch.read(folder)
+    assert one is not None
+    workers = [one.state(worker)["process"] for worker in one.workers]
+    process.kill()
+    process.wait()
+    with pytest.raises(StoreError, match=r"is being run by \d workers? of launch=local since .* or use another name\."):
+        go("orphans")
+    until(lambda: not any(map(lives, workers)))
+    done, _ = go("orphans")
+    assert done.missing == 0
+    assert 10 <= done.present < 180
+    assert done.present + done.computed == 180
+
+
+def test_ctrl_c_ends_the_workers_and_keeps_what_they_finished(
+    go: Go, tmp_path: Path, icl_process: Callable[..., Any]
+) -> None:
+    process = icl_process("run", "grid.yaml", "--runs", "stopped", "launch.workers=2", slow=0.02)
+    folder = tmp_path / "stopped" / "t"
+    until(lambda: lines(folder) >= 10)
+    one = Launch.read(folder)
+    assert one is not None
+    workers = [one.state(worker)["process"] for worker in one.workers]
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.endswith("stopped. What is finished is kept; the same command goes on from there.\n")
+    assert not any(map(lives, workers))
+    assert load_run(folder).info["sessions"][-1]["state"] == "interrupted"
+    assert go("stopped", "launch.workers=2")[0].missing == 0
+
+
+def test_what_stops_all_workers_is_told_once(go: Go, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(
+        "from dataclasses import dataclass\nfrom icl.errors import ModelError\nfrom icl.models.fake import Copy\n\n"
+        "@dataclass(frozen=True)\nclass Broken(Copy):\n"
+        "    def load(self):\n        raise ModelError('the weights are gone.')\n"
+    )
+    done, told = go("broken", "model=broken.py:Broken", "launch.workers=2")
+    assert (done.computed, done.missing) == (0, 180)
+    (note,) = told.notes
+    assert note.startswith("workers 1 (job ")
+    assert note.endswith(") stopped: the weights are gone.")
+
+
+def test_failed_samples_are_told_as_they_come_and_counted(go: Go, tmp_path: Path) -> None:
+    (tmp_path / "half.png").write_bytes(b"no picture")
+    done, told = go("failed", f"task.broken={tmp_path / 'half.png'}", "launch.workers=2")
+    assert (done.failed, done.missing, told.failures) == (6, 0, 6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["launch=locl"], "command line: launch: no launcher named 'locl'. Did you mean 'local'? (icl ls launcher)"),
+        (["launch.wrkers=2"], "launcher 'local' has no parameter 'wrkers'. Did you mean 'workers'? It takes workers."),
+        (["launch.workers=0"], "launcher 'local', workers: input should be greater than or equal to 1, not 0."),
+        (["launch=[local]"], "command line: launch: launch is one launcher, not a list. (icl ls launch)"),
+        (["launch=slurm", "launch.nodes=0"], "launcher 'slurm', nodes: input should be greater than or equal to 1"),
+        (["grid.launch=[local]"], "no component reads the axis 'launch'."),
+    ],
+)
+def test_a_launcher_that_cannot_be_is_a_sentence(go: Go, overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        go("never", *overrides)
+    assert sentence in str(caught.value)
+
+
+def test_processes_divide_devices_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert surroundings(2, []) == [{}, {}]
+    seen = [one["CUDA_VISIBLE_DEVICES"] for one in surroundings(2, ["0", "1", "2", "5"])]
+    assert seen == ["0,2", "1,5"]
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in surroundings(3, ["4", "6"])] == ["4", "6", "4"]
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    (threads, _), cores = surroundings(2, []), len(os.sched_getaffinity(0))
+    assert threads == {"OMP_NUM_THREADS": str(max(1, cores // 2))}
+
+
+def test_a_file_beside_the_config_stands_before_no_package(go: Go, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "prompts.py").write_text("raise RuntimeError('not this one')\n")
+    monkeypatch.chdir(tmp_path)
+    assert "" not in sys.path
+    assert go("beside", "launch.workers=2")[0].missing == 0
+
+
+def test_a_launcher_of_ones_own_is_a_class_by_path(go: Go, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\nfrom experiments.launch.base import Job\n"
+        "from experiments.launch.worker import work\n\n"
+        "@dataclass(frozen=True)\nclass Inline:\n    workers: int = 3\n    wait = True\n\n"
+        "    def check(self): ...\n\n"
+        "    def start(self, launch):\n"
+        "        return Done({worker: work(str(launch.folder), worker) or 'here' for worker in launch.workers})\n\n"
+        "    def again(self, launch): ...\n\n\n"
+        "@dataclass\nclass Done:\n    jobs: dict\n    ending: str = ''\n\n"
+        "    def look(self):\n        return {worker: Job('ended') for worker in self.jobs}\n\n"
+        "    def leave(self):\n        return ''\n"
+    )
+    done, _ = go("mine", "launch=mine.py:Inline")
+    assert (done.missing, len(load_run(done.folder).info["sessions"][0]["workers"])) == (0, 3)
+    assert json.loads((done.folder / "run.json").read_text())["sessions"][0]["launcher"]["name"] == "mine.py:Inline"
+
+
+def lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True

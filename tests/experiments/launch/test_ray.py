@@ -1,0 +1,79 @@
+"""A real cluster of two cores on this machine, where the package ray is installed."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launched import files
+
+from experiments.launch.folder import Launch
+from experiments.loaded import load_run
+from icl.errors import PlanError
+
+Go = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    ray = pytest.importorskip("ray", reason="the extra ray (80 MB) is not installed")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()
+
+
+def test_tasks_of_a_real_cluster_write_what_one_process_writes(ray: Any, go: Go) -> None:
+    one, _ = go("one")
+    tasks, told = go("tasks", "launch=ray", "launch.workers=2")
+    assert files(tasks.folder) == files(one.folder)
+    assert (tasks.computed, tasks.missing, told.notes) == (180, 0, [])
+    workers = load_run(tasks.folder).info["sessions"][0]["workers"]
+    assert [w["state"] for w in workers] == ["finished"] * 2
+    logs = (tasks.folder / "launch" / "logs").glob("*.log")
+    assert all("plan         6 cells" in log.read_text() for log in logs)
+
+
+def test_a_task_whose_process_dies_is_started_again_and_goes_on(ray: Any, go: Go, tmp_path: Path) -> None:
+    fake = (tmp_path / "fake.py").read_text()
+    dying = fake.replace(
+        "def answer(request):\n",
+        "def answer(request):\n    answer.asked = getattr(answer, 'asked', 0) + 1\n    from pathlib import Path\n"
+        f"    mark = Path({str(tmp_path / 'died')!r})\n"
+        "    if answer.asked == 50 and not mark.exists():\n        mark.touch()\n        os._exit(9)\n",
+    )
+    (tmp_path / "fake.py").write_text(dying)
+    done, _ = go("dying", "launch=ray", "launch.workers=1")
+    assert (tmp_path / "died").exists()
+    assert (done.computed, done.missing) == (180, 0)
+    whole, _ = go("whole")
+    assert files(done.folder) == files(whole.folder)
+
+
+def test_a_task_that_dies_for_good_is_told(ray: Any, go: Go, tmp_path: Path) -> None:
+    (tmp_path / "fake.py").write_text("import os\n\ndef answer(request):\n    os._exit(9)\n")
+    done, told = go("dead", "launch=ray", "launch.workers=1", "launch.retries=0")
+    assert (done.computed, done.missing) == (0, 180)
+    (note,) = told.notes
+    assert note.startswith("worker 1 (job ")
+    assert "died: " in note
+    assert "The end of " in note
+
+
+def test_a_cluster_that_is_not_there_is_a_sentence(icl_process: Go, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the extra ray (80 MB) is not installed")
+    process = icl_process("run", "grid.yaml", "launch=ray", "launch.address=127.0.0.1:1")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert err.startswith("launch=ray: no Ray cluster at '127.0.0.1:1': ")
+    assert Launch.read(tmp_path / "runs" / "t") is None
+
+
+def test_the_extra_is_asked_for_before_anything_is_read(
+    go: Go, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("experiments.launch.ray.find_spec", lambda name: None)
+    with pytest.raises(PlanError) as caught:
+        go("never", "launch=ray")
+    told = 'launch=ray needs the package ray, which is not installed: pip install "mm-icl[ray]".'
+    assert str(caught.value) == told
+    assert not (tmp_path / "never").exists()

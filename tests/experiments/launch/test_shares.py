@@ -1,0 +1,84 @@
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from experiments.config import load
+from experiments.grid import Grid, expand
+from experiments.launch.shares import shares
+
+Mapping = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def grid(mapping: Mapping) -> Grid:
+    """Two tasks, two models, two seeds."""
+    config = mapping(seeds=[0, 1])
+    del config["model"], config["shots"]
+    shown = config.pop("task")
+    tasks = [{**shown, "queries": count} for count in (10, 6)]
+    return expand(load({**config, "grid": {"task": tasks, "model": ["fake-copy", "fake-vote"], "shots": [0, 4]}}))
+
+
+def missing(grid: Grid) -> dict[str, set[str]]:
+    return {cell.digest: {query.id for query in cell.task.queries} for cell in grid.cells}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
+def test_every_missing_sample_is_in_one_share(grid: Grid, count: int) -> None:
+    wanted = missing(grid)
+    wanted[grid.cells[0].digest] = {"q-0003"}  # the rest of it is there already
+    found = shares(grid, wanted, count)
+    given = Counter(
+        (cell, query)
+        for share in found
+        for block in share
+        for cell in block.cells
+        for query in block.queries
+        if query in wanted[cell]
+    )
+    assert given == Counter((cell, query) for cell, queries in wanted.items() for query in queries)
+    assert 1 <= len(found) <= count
+    assert all(block.queries for share in found for block in share)
+
+
+def test_a_query_is_in_one_share_with_all_arms_shots_and_seeds_of_its_model_and_task(grid: Grid) -> None:
+    by_digest = {cell.digest: cell for cell in grid.cells}
+    homes: dict[tuple[int, int, str], set[int]] = {}
+    for place, share in enumerate(shares(grid, missing(grid), 3)):
+        for block in share:
+            cells = [by_digest[digest] for digest in block.cells]
+            assert len({(id(cell.model), id(cell.task)) for cell in cells}) == 1
+            assert len(cells) == 4, "both shots and both seeds"
+            for query in block.queries:
+                homes.setdefault((id(cells[0].model), id(cells[0].task), query), set()).add(place)
+    assert len(homes) == 2 * 16
+    assert all(len(places) == 1 for places in homes.values())
+
+
+def test_models_are_loaded_no_more_often_than_there_are_cuts(grid: Grid) -> None:
+    by_digest = {cell.digest: cell for cell in grid.cells}
+    for count in (1, 2, 3, 5):
+        loads = [
+            {by_digest[block.cells[0]].model.digest for block in share} for share in shares(grid, missing(grid), count)
+        ]
+        assert sum(map(len, loads)) <= len(grid.models) + count - 1
+    halves = [{by_digest[b.cells[0]].model.digest for b in share} for share in shares(grid, missing(grid), 2)]
+    assert [len(models) for models in halves] == [1, 1]
+
+
+def test_shares_weigh_alike_and_longer_prompts_weigh_more(grid: Grid) -> None:
+    long, short = ([c for c in grid.cells if c.shots == shots and c.model is grid.models[0]] for shots in (4, 0))
+    wanted: dict[str, set[str]] = {cell.digest: set() for cell in grid.cells}
+    wanted |= {cell.digest: {q.id for q in cell.task.queries[:5]} for cell in long if cell.task is grid.tasks[0]}
+    wanted |= {cell.digest: {q.id for q in cell.task.queries} for cell in short if cell.task is grid.tasks[0]}
+    first, second = shares(grid, wanted, 2)
+    assert len(first[0].queries) < len(second[0].queries), "the first queries have long prompts too"
+    assert sorted(first[0].queries + second[0].queries) == sorted(wanted[short[0].digest])
+
+
+def test_no_worker_is_without_work(grid: Grid) -> None:
+    wanted: dict[str, set[str]] = {cell.digest: set() for cell in grid.cells}
+    wanted[grid.cells[0].digest] = {"q-0001", "q-0002"}
+    assert [[b.queries for b in share] for share in shares(grid, wanted, 8)] == [[("q-0001",)], [("q-0002",)]]

@@ -1,0 +1,226 @@
+import signal
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launched import files, lines, until
+from slurm_cluster import Cluster
+
+from experiments.launch.folder import Launch
+from experiments.launch.slurm import Slurm, minutes
+from experiments.loaded import load_run
+from icl.errors import ConfigError, PlanError
+from icl.registry import build
+
+pytest.importorskip("submitit", reason="the extra slurm is not installed")
+
+Go = Callable[..., Any]
+TWO = ("launch=slurm", "launch.nodes=2")
+
+
+def table(process: "subprocess.Popen[str]") -> tuple[list[str], str]:
+    """What a command printed, without the path of its report; and what it said beside."""
+    out, err = process.communicate(timeout=120)
+    return [line for line in out.splitlines() if not line.startswith(("report", "nothing to do"))], err
+
+
+@pytest.fixture
+def whole(icl_process: Go, tmp_path: Path) -> Callable[[], tuple[dict[str, bytes], list[str]]]:
+    """Samples and table of the grid by one process."""
+
+    def make() -> tuple[dict[str, bytes], list[str]]:
+        process = icl_process("run", "grid.yaml", "--runs", "whole")
+        out, err = table(process)
+        assert process.returncode == 0, err
+        return files(tmp_path / "whole" / "t"), out
+
+    return make
+
+
+def test_jobs_of_a_real_slurm_give_the_table_of_one_process(
+    slurm: Cluster, icl_process: Go, whole: Go, tmp_path: Path
+) -> None:
+    process = icl_process("run", "grid.yaml", "--runs", "jobs", *TWO)
+    out, err = table(process)
+    assert process.returncode == 0, err
+    assert (files(tmp_path / "jobs" / "t"), out) == whole()
+    workers = load_run(tmp_path / "jobs" / "t").info["sessions"][0]["workers"]
+    assert [(w["state"], w["job"].partition("_")[2]) for w in workers] == [("finished", "0"), ("finished", "1")]
+
+
+def test_a_job_that_is_cancelled_in_the_middle_is_told_and_the_same_command_gives_the_same_table(
+    slurm: Cluster, icl_process: Go, whole: Go, tmp_path: Path
+) -> None:
+    process = icl_process("run", "grid.yaml", "--runs", "cancelled", *TWO, slow=0.05)
+    folder = tmp_path / "cancelled" / "t"
+    until(lambda: lines(folder) >= 20)
+    one = Launch.read(folder)
+    assert one is not None
+    job = one.jobs[one.workers[1]]
+    slurm.command("scancel", job)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"worker 2 (job {job}) died: CANCELLED" in err
+    assert f"What it finished is kept. The end of cancelled/t/launch/logs/{job}_0_log.err:\n" in err
+    assert "stopped by SIGTERM." in err
+    assert 20 <= lines(folder) < 180
+    again = icl_process("run", "grid.yaml", "--runs", "cancelled", *TWO)
+    out, err = table(again)
+    assert again.returncode == 0, err
+    assert (files(folder), out) == whole()
+
+
+def test_jobs_are_submitted_watched_followed_again_and_refused_to_others(
+    slurm: Cluster, icl_process: Go, whole: Go, tmp_path: Path
+) -> None:
+    words = ("run", "grid.yaml", "--runs", "later", *TWO)
+    folder = tmp_path / "later" / "t"
+    first = icl_process(*words, "launch.wait=false", slow=0.05)
+    out, err = first.communicate(timeout=60)
+    assert first.returncode == 0, err
+    one = Launch.read(folder)
+    assert one is not None
+    jobs = [one.jobs[worker] for worker in one.workers]
+    assert out.splitlines() == [
+        f"submitted    2 jobs: {', '.join(jobs)}   later/t",
+        "icl watch later/t shows how far they are. When they have ended, the same command shows the table.",
+    ]
+    other = icl_process("run", "grid.yaml", "--runs", "later")
+    _, err = other.communicate(timeout=60)
+    assert other.returncode == 2
+    assert "later/t is being run by 2 workers of launch=slurm since " in err
+    assert err.endswith(
+        f"Wait for them (icl watch later/t), or end them first (scancel {jobs[0].partition('_')[0]}).\n"
+    )
+    followed = icl_process(*words)
+    assert followed.stderr.readline() == f"2 workers were started {one.since}; they are followed from here.\n"
+    assert followed.stderr.readline().startswith("plan         6 cells, 180 samples")
+    assert lines(folder) < 180
+    followed.send_signal(signal.SIGINT)
+    _, err = followed.communicate(timeout=60)
+    assert followed.returncode == 130
+    assert f"the jobs go on ({jobs[0].partition('_')[0]}): icl watch later/t shows how far they are" in err
+    watching = icl_process("watch", "later/t")
+    out, err = watching.communicate(timeout=120)
+    assert watching.returncode == 0, err
+    assert out.startswith("complete     180 samples, 0 failed   later/t\n")
+    last = icl_process(*words)
+    out, err = table(last)
+    assert last.returncode == 0, err
+    assert (files(folder), out) == whole()
+    sessions = load_run(folder).info["sessions"]
+    assert [(s["state"], len(s["workers"])) for s in sessions] == [("finished", 2)], "nothing was computed twice"
+
+
+def test_a_job_that_is_warned_puts_itself_back_into_the_queue(slurm: Cluster, icl_process: Go, tmp_path: Path) -> None:
+    """Slurm lets a job that was put back begin after two minutes; here it is let go at once, and so starts as anew."""
+    process = icl_process("run", "grid.yaml", "--runs", "warned", "launch=slurm", "launch.wait=false", slow=0.05)
+    assert process.wait(timeout=60) == 0
+    folder = tmp_path / "warned" / "t"
+    until(lambda: lines(folder) >= 20)
+    one = Launch.read(folder)
+    assert one is not None
+    (worker,), job = one.workers, one.jobs[one.workers[0]]
+    for warning, reason in (("USR2", "time limit"), ("TERM", "preemption")):
+        until(lambda: one.state(worker).get("state") == "running")
+        slurm.command("scancel", f"--signal={warning}", job)
+        until(lambda: one.state(worker).get("state") == "waiting")
+        until(lambda: "PENDING" in slurm.command("squeue", "-h", "-j", job, "-o", "%T"))
+        before = lines(folder)
+        assert before < 180, reason
+        slurm.command("scontrol", "update", f"JobId={job}", "StartTime=now")
+        until(lambda before=before: lines(folder) > before)
+    until(lambda: lines(folder) == 180)
+
+
+def test_what_slurm_refuses_is_told_in_its_words_and_nothing_is_left_waiting(
+    slurm: Cluster, go: Go, tmp_path: Path
+) -> None:
+    with pytest.raises(PlanError) as caught:
+        go("refused", "launch=slurm", "launch.partition=nowhere")
+    assert str(caught.value).startswith(
+        "launch=slurm: Slurm refuses the job: sbatch: error: invalid partition specified: nowhere; sbatch: error: "
+    )
+    folder = tmp_path / "refused" / "t"
+    assert Launch.read(folder) is None
+    assert load_run(folder).info["sessions"][-1]["state"] == "stopped"
+    assert go("refused")[0].missing == 0
+
+
+def test_a_job_is_asked_for_as_the_config_says(slurm: Cluster, icl_process: Go, tmp_path: Path) -> None:
+    more = ("mem=300M", "cpus=2", "time=1:30:00", "args={comment: hello, nice: 7}", "setup=[export MARK=here]")
+    words = [f"launch.{one}" for one in ("wait=false", "nodes=2", "at_once=1", "partition=first", *more)]
+    process = icl_process("run", "grid.yaml", "--runs", "asked", "launch=slurm", *words, slow=0.02)
+    assert process.wait(timeout=60) == 0, process.communicate()
+    one = Launch.read(tmp_path / "asked" / "t")
+    assert one is not None
+    main = one.jobs[one.workers[0]].partition("_")[0]
+    told = slurm.command("squeue", "-h", "-j", main, "-O", "Partition,minmemory,MinCpus,TimeLimit,Comment,nice,Name")
+    assert told.split()[:7] == ["first", "300M", "2", "1:30:00", "hello", "7", "icl-t"]
+    script = next(one.logs.glob("*submission.sh")).read_text()
+    assert "#SBATCH --array=0-1%1" in script
+    assert "#SBATCH --signal=USR2@90" in script
+    assert "export MARK=here" in script
+    slurm.command("scancel", main)
+
+
+def test_submitits_own_processes_try_a_file_without_a_cluster(go: Go) -> None:
+    one, _ = go("one")
+    tried, told = go("tried", *TWO, "launch.cluster=local")
+    assert files(tried.folder) == files(one.folder)
+    assert (tried.missing, told.notes) == (0, [])
+
+
+def test_the_extra_and_the_commands_are_asked_for_before_anything_is_read(
+    go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PlanError, match=r"launch=slurm: there is no sbatch on this machine\. .*: launch\.workers=2\."):
+        go("never", "launch=slurm")
+    monkeypatch.setattr("experiments.launch.slurm.find_spec", lambda name: None)
+    with pytest.raises(PlanError) as caught:
+        go("never", "launch=slurm")
+    assert str(caught.value).endswith(
+        'needs the package submitit, which is not installed: pip install "mm-icl[slurm]".'
+    )
+    assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [(30, 30), ("30", 30), ("90:30", 91), ("2:00:00", 120), ("1-12", 2160), ("1-12:30", 2190), ("0-0:0:30", 1)],
+)
+def test_time_limits_as_slurm_writes_them(time: int | str, expected: int) -> None:
+    assert minutes(time) == expected
+
+
+@pytest.mark.parametrize(
+    ("node", "sentence"),
+    [
+        ({"time": "two hours"}, "time: a limit is a number of minutes, or as Slurm writes it (2:00:00, 1-12:00)"),
+        ({"time": "0:0:0"}, "time: a limit is at least a minute."),
+        ({"args": {"--array": "0-3"}}, "args: --array is set by the launcher itself."),
+        ({"nods": 2}, "launcher 'slurm' has no parameter 'nods'. Did you mean 'nodes'?"),
+        ({"nodes": -1}, "nodes: input should be greater than or equal to 1, not -1."),
+        ({"array": "perhaps"}, "array: input should be a valid boolean"),
+    ],
+)
+def test_what_no_job_can_be_is_a_sentence(node: Mapping[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build("launcher", {"name": "slurm", **node})
+    assert sentence in str(caught.value)
+
+
+def test_a_controller_that_does_not_answer_has_lost_no_job(
+    slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = Launch(tmp_path, "x", {}, ("x-1",), (), jobs={"x-1": "99999"})
+    crew = Slurm().again(launch)
+    assert crew is not None
+    assert crew.look()["x-1"].words == "Slurm does not know it any more"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    silent = Slurm().again(launch)
+    assert silent is not None
+    assert silent.look()["x-1"].state == "running"
