@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from experiments.beginnings import Beginnings, Shared
 from experiments.contexts import Retrieval, contexts, recipes_of, written
 from experiments.grid import Cell, Grid
 from experiments.plan_warnings import Alike, plan_warnings
@@ -68,7 +69,10 @@ class ArmPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """smallest: task -> smallest paired difference seen with 80 % power. counted: task -> (queries read, of)."""
+    """smallest: task -> smallest paired difference seen with 80 % power. counted: task -> (queries read, of).
+
+    found: share of the prompt tokens that an engine's prefix cache has, where it has room for all; None without one.
+    """
 
     grid: Grid
     samples: int
@@ -80,6 +84,7 @@ class Plan:
     arms: int
     sharing: int
     notes: tuple[str, ...] = field(default=())
+    found: float | None = None
 
 
 def plan(grid: Grid, present: int = 0, tell: Tell = lambda what, done, of: None) -> Plan:
@@ -93,16 +98,20 @@ def plan(grid: Grid, present: int = 0, tell: Tell = lambda what, done, of: None)
     alike = Alike()
     parts = [(task, choice(task.queries, QUERIES_READ), _groups(grid, task)) for task in grid.tasks]
     left = Left(tell, sum(len(chosen) * len(groups) for _, chosen, groups in parts))
+    shared = Shared()
     for task, chosen, groups in parts:
         counted[task.title] = len(chosen), len(task.queries)
-        plain, edited = Seen(), Seen()
+        plain, edited, beginnings = Seen(), Seen(), Beginnings()
         retrievals = {id(group[0].model): Retrieval(task, group[0].model) for group, _ in groups}
         for group, told in groups:
             notes |= dict.fromkeys(told)
-            found = _counted(group, chosen, retrievals[id(group[0].model)], Counting(plain, edited, alike, left))
+            found = _counted(
+                group, chosen, retrievals[id(group[0].model)], Counting(plain, edited, beginnings, alike, left)
+            )
             work.add(found, len(task.queries) / len(chosen))
         work.pictures += plain.scaled(*counted[task.title])
         work.edited += edited.scaled(*counted[task.title])
+        shared += beginnings.scaled(*counted[task.title])
     arms = {_arm(cell): cell for cell in grid.cells}
     demos = [(cell.labels["task"], cell.labels["retriever"], cell.shots) for cell in arms.values()]
     return Plan(
@@ -116,6 +125,7 @@ def plan(grid: Grid, present: int = 0, tell: Tell = lambda what, done, of: None)
         arms=len(arms),
         sharing=sum(demos.count(one) > 1 for one in demos),
         notes=(*notes, *alike.notes()),
+        found=shared.share,
     )
 
 
@@ -179,6 +189,7 @@ class Counting:
 
     plain: "Seen"
     edited: "Seen"
+    beginnings: Beginnings
     alike: "Alike"
     left: Left
 
@@ -207,6 +218,7 @@ def _counted(cells: Sequence[Cell], queries: "Sequence[Example]", retrieval: Ret
                     found.prompts_alone += times
                     found.tokens_alone += times * tokens[branch.digest]
                     found.pictures_shown += times * len(branch.pictures)
+                    into.beginnings.see(cell.model, branch, tokens[branch.digest], times, place)
         found.prompts += len(tokens)
         found.tokens += sum(tokens.values())
     return found

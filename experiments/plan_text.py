@@ -41,45 +41,53 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
     config, work = plan.grid.config, plan.work
     seeds = f" x {len(config.seeds)} seeds" if len(config.seeds) > 1 else ""
     shared = f" ({plan.sharing} share their demonstrations)" if plan.sharing else ""
-    yield f"{plan.arms} arms{seeds}{shared}   {len(plan.grid.cells):,} cells   {plan.samples:,} samples"
+    yield "", f"{plan.arms} arms{seeds}{shared}   {len(plan.grid.cells):,} cells   {plan.samples:,} samples"
     if plan.present:
-        yield f"reused       {plan.present:,} samples are there already, {plan.samples - plan.present:,} are to do"
+        yield "reused       ", f"{plan.present:,} samples are there already, {plan.samples - plan.present:,} are to do"
     edited = f" and {about(work.edited)} edits of them" if work.edited else ""
     shown = about(work.pictures_shown)
-    yield f"pictures     {about(work.pictures)} distinct{edited}, encoded once; shown {shown} times"
-    yield f"prompts      {about(work.prompts)} prefilled of {about(work.prompts_alone)} that the arms read"
+    yield "pictures     ", f"{about(work.pictures)} distinct{edited}, encoded once; shown {shown} times"
+    yield "prompts      ", f"{about(work.prompts)} prefilled of {about(work.prompts_alone)} that the arms read"
     spared = f" ({1 - work.tokens / work.tokens_alone:.0%} spared)" if work.tokens_alone else ""
-    yield f"tokens       {about(work.tokens)} forwarded of {about(work.tokens_alone)} with every sample alone{spared}"
+    all_tokens = about(work.tokens_alone)
+    yield "tokens       ", f"{about(work.tokens)} forwarded of {all_tokens} with every sample alone{spared}"
+    if plan.found is not None:
+        yield (
+            "prefix cache ",
+            f"{plan.found:.0%} of the tokens that vLLM is asked are found in it, if it has room for all",
+        )
     counted = "; ".join(f"{title} {n:,} of {of:,}" for title, (n, of) in plan.counted.items() if n < of)
     if counted:
-        yield f"             estimated from a random choice of queries: {counted}"
+        yield " " * 13, f"estimated from a random choice of queries: {counted}"
     if work.failed:
-        yield f"             {about(work.failed)} samples have no prompt (an unreadable picture, a full context)"
-    yield ""
-    yield from _table(plan)
-    controls = [arm.label for arm in plan.decodings if arm.control]
+        yield " " * 13, f"{about(work.failed)} samples have no prompt (an unreadable picture, a full context)"
+    yield "", ""
+    own = [arm for arm in plan.decodings if not arm.control]
+    yield from (("", line) for line in _table(own, width))
+    controls = [arm for arm in plan.decodings if arm.control]
     if controls:
-        yield f"controls added: {len(controls)} ({', '.join(controls)})"
-    for title, least in plan.smallest.items():
-        yield f"smallest paired difference this can see on {title} (80 % power, one pair in five differs): {least:.3f}"
-    yield from plan.notes
+        yield "", ""
+        branches = sum(arm.branches for arm in controls)
+        yield "", f"controls added: {len(controls)} decodings, with {branches} branches in all"
+        yield from _controls(controls, own)
+    yield "", ""
+    least = "; ".join(f"{title} {value:.3f}" for title, value in plan.smallest.items())
+    yield "", f"smallest paired difference this can see (80 % power, one pair in five differs): {least}"
+    yield from (("", note) for note in plan.notes)
 
 
-def about(count: float) -> str:
-    """'3,140', '96 M': as many digits as an estimate deserves."""
-    if count >= 10e9:
-        return f"{count / 1e9:,.0f} G"
-    if count >= 10e6:
-        return f"{count / 1e6:,.0f} M"
-    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{round(count):,}"
-
-
-def _table(plan: Plan) -> Iterator[str]:
+def _table(arms: Sequence[ArmPlan], width: int | None) -> Iterator[str]:
+    """A row a decoding; a label that leaves no room for its numbers stands in a line above them."""
     head = ("decoding", "engine", "branches", "hidden temperature")
-    rows = [head, *map(_row, plan.decodings)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    for row in rows:
-        yield "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    rows = [head, *map(_row, arms)]
+    widths = [max(len(row[i]) for row in rows) + GAP for i in range(1, len(head))]
+    room = max(width - sum(widths), len(head[0]) + GAP) if width else max(len(row[0]) for row in rows) + GAP
+    first = max((len(row[0]) + GAP for row in rows if len(row[0]) + GAP <= room), default=room)
+    for label, *cells in rows:
+        told = "".join(cell.ljust(wide) for cell, wide in zip(cells, widths, strict=True))
+        wide = len(label) + GAP > first
+        yield from _folded(label, width or len(label), "  ") if wide else ()
+        yield f"{'' if wide else label:<{first}}{told}".rstrip()
 
 
 def _row(arm: ArmPlan) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What strategies cost inside vLLM: lockstep against greedy, the plug-in unused, jobs against a hand-written script.
+"""What strategies cost inside vLLM: lockstep against greedy, the plug-in unused, a run against a hand-written script.
 
 Needs an environment with vLLM (tests/vllm_env.sh makes one): `python -m experiments.bench vllm` there. Each figure is a
 ratio of the best processor times of several rounds in turn on one engine, so that other work on the machine does not
@@ -12,8 +12,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from decoding.base import Note, Strategy
 from experiments.bench import Row, rounds
@@ -23,9 +24,8 @@ from icl.types import Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decoding.jobs import Job
-
-ROWS, LENGTH, ROUNDS = 24, 32, 3
+ROWS, LENGTH, ROUNDS = 24, 32, 5
+NEW = 8
 WIDTH, LAYERS, VOCABULARY = 768, 8, 32_000
 
 
@@ -52,8 +52,10 @@ def rows() -> Iterator[Row]:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     folder = Path(tempfile.mkdtemp(prefix="icl-bench-"))
     try:
-        yield from _decoding(_large(folder))
-        yield from _jobs()
+        large = _large(folder / "model")
+        yield from _decoding(large)
+        yield from _runs(folder / "large", str(large), "a model of 100 million weights", 192)
+        yield from _runs(folder / "tiny", "tiny", "the shipped model, 4 ms a sample", 256)
     finally:
         shutil.rmtree(folder)
 
@@ -150,63 +152,90 @@ def _fine(number: int, said: Any) -> None:
     assert not wrong, wrong[0]
 
 
-def _jobs() -> Iterator[Row]:
-    """The shipped model: jobs as a run asks them, against `LLM.chat` with the same conversations."""
-    from decoding.lockstep.engine import run_jobs
+def _runs(folder: Path, path: str, what: str, queries: int) -> Iterator[Row]:
+    """A whole run, written and scored, against `LLM.chat` with the same conversations."""
+    from experiments.config import load
+    from experiments.grid import expand
+    from experiments.plan import plan
+    from experiments.run import run
 
-    model = VLLM(trace=False, cache_gib=0.5, max_pictures=16, engine_args={"max_num_seqs": 64})
-    model.load()
-    jobs = _jobs_of(model)
-    llm = _llm(model)
+    held = Held(path)
+    held.load()
+    llm = _llm(held)
+    scheduler = llm.llm_engine.engine_core.engine_core.scheduler
+    numbers = iter(range(10**6))
 
     def ours() -> None:
         _forget(llm)
-        run_jobs(model, jobs)
+        outcome = run(load(_file(f"run-{next(numbers)}", path, queries)), folder)
+        assert (outcome.computed, outcome.failed) == (queries, 0), outcome
+
+    Held.asked.clear()
+    before, encoded = dict(held.counters()), scheduler.counts["encoder inputs"]
+    ours()
+    read, cached = (held.counters()[key] - before[key] for key in ("prompt_tokens", "cached_tokens"))
+    encoded = scheduler.counts["encoder inputs"] - encoded
+    prompts = list(Held.asked)
+    conversations = [_conversation(prompt) for prompt in prompts]
 
     def by_hand() -> None:
         from vllm import SamplingParams
 
         _forget(llm)
-        parameters = SamplingParams(temperature=0, max_tokens=4)
-        llm.chat([_conversation(job.prompt) for job in jobs], parameters, use_tqdm=False)
+        llm.chat(conversations, SamplingParams(temperature=0, max_tokens=NEW), use_tqdm=False)
 
-    mine, theirs = _in_turn([ours, by_hand])
-    yield "a run's jobs: samples a second against LLM.chat by hand", f"{theirs / mine:.2f}", ">= .95"
-    _forget(llm)
-    before = dict(model.counters())
-    scheduler = llm.llm_engine.engine_core.engine_core.scheduler
-    encoded = scheduler.counts["encoder inputs"]
-    run_jobs(model, jobs)
-    read, cached = (model.counters()[key] - before[key] for key in ("prompt_tokens", "cached_tokens"))
-    pictures = len({picture.digest for job in jobs for picture in job.prompt.pictures})
-    encoded = scheduler.counts["encoder inputs"] - encoded
-    yield "fixed demonstrations: share of the prompt tokens found in the prefix cache", f"{cached / read:.2f}", ""
-    yield "fixed demonstrations: encoder runs, and distinct pictures", f"{encoded}, {pictures}", "equal"
-    model.unload()
+    mine, theirs = _in_turn([ours, by_hand], 3)
+    yield f"icl run against LLM.chat by hand, {what}: samples a second", f"{theirs / mine:.2f}", ">= .95"
+    told = plan(expand(load(_file("planned", path, queries)))).found
+    yield "  prompt tokens found in the prefix cache, and as planned", f"{cached / read:.3f}, {told:.3f}", "equal"
+    pictures = len({picture.digest for prompt in prompts for picture in prompt.pictures})
+    yield "  encoder runs, and distinct pictures", f"{encoded}, {pictures}", "equal"
+    Held.engines.pop().stop()
+
+
+@dataclass(frozen=True)
+class Held(VLLM):
+    """A model in one engine for all runs, which is not stopped after a run, noting what it is asked."""
+
+    engines: ClassVar[list[Any]] = []
+    asked: ClassVar[list[Prompt]] = []
+
+    @cached_property
+    def engine(self) -> Any:
+        if not self.engines:
+            model = VLLM(self.path, cache_gib=1, max_pictures=16, engine_args={"max_num_seqs": 64})
+            model.load()
+            self.engines.append(model.engine)
+        return self.engines[0]
+
+    def unload(self) -> None:
+        """It stays."""
+
+    def ask(self, groups: Any, done: Any) -> None:
+        def noted() -> Iterator[Any]:
+            for asks in groups:
+                self.asked.extend(ask.prompt for ask in asks)
+                yield asks
+
+        super().ask(noted(), done)
+
+
+def _file(name: str, path: str, queries: int) -> dict[str, Any]:
+    """Queries behind the same demonstrations, as an experiment file says it."""
+    return {
+        "name": name,
+        "task": {"name": "easy-vqa", "queries": queries},
+        "model": {"name": f"{__name__}:Held", "path": path},
+        "retriever": "experiments.bench.grid:Fixed",
+        "shots": 8,
+        "max_new_tokens": NEW,
+    }
 
 
 def _forget(llm: Any) -> None:
     llm.reset_prefix_cache()
     llm.reset_mm_cache()
     llm.llm_engine.reset_encoder_cache()
-
-
-def _jobs_of(model: VLLM) -> "list[Job]":
-    """64 queries behind the same eight demonstrations."""
-    from decoding.arm import parse_arm
-    from decoding.jobs import Job
-    from icl.streams import StreamKey
-    from icl.tasks.generated.binding import Binding
-    from icl.types import Context, Demo
-    from prompts.composers.chat import Chat
-
-    task = Binding(query_limit=64)
-    pool = task.pool(task.queries[0].id).examples
-    demos = tuple(Demo(example) for example in (pool * 8)[:8])
-    greedy = parse_arm("greedy")
-    return [
-        Job(Chat().compose(Context(q.query, demos, StreamKey(0, q.id))), greedy, max_new_tokens=4) for q in task.queries
-    ]
 
 
 def _prompts(count: int) -> list[Prompt]:
@@ -239,10 +268,10 @@ def _conversation(prompt: Prompt) -> list[dict[str, Any]]:
     ]
 
 
-def _in_turn(runs: Sequence[Callable[[], None]]) -> list[float]:
+def _in_turn(runs: Sequence[Callable[[], None]], times_each: int = ROUNDS) -> list[float]:
     """Best processor time of each, in rounds, after one round that does not count."""
     times: list[list[float]] = [[] for _ in runs]
-    for _ in range(rounds(ROUNDS) + 1):
+    for _ in range(rounds(times_each) + 1):
         for spent, run in zip(times, runs, strict=True):
             start = time.process_time()
             run()

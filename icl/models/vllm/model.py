@@ -23,6 +23,9 @@ GIB = 2**30
 MOST_PICTURES = 64
 """That a prompt may have where nothing says how many."""
 
+SHORT = frozenset({"awq", "gptq", "auto_awq", "auto_gptq", "awq_marlin", "gptq_marlin"})
+"""Formats whose kernels take inputs in 16 bits alone."""
+
 STEP = 256
 """Tokens that a planned length is a multiple of."""
 
@@ -106,8 +109,12 @@ class VLLM:
 
     @property
     def precision(self) -> str:
-        """As vLLM calls it; 'auto' where it reads the checkpoint's own."""
-        return "float32" if self.where == "cpu" and self.dtype == "auto" else self.dtype
+        """As vLLM calls it; 'auto' where it reads the checkpoint's own. AWQ and GPTQ have no kernels for float32."""
+        from icl.models.hf.quantizing import method
+
+        if self.where != "cpu" or self.dtype != "auto":
+            return self.dtype
+        return "bfloat16" if (self.quantization or method(self.hf.checkpoint)) in SHORT else "float32"
 
     @property
     def beside(self) -> "Adapter | None":
@@ -142,12 +149,23 @@ class VLLM:
             "seed": 0,
         }
         if cpu:
-            given["block_size"] = 32  # vLLM's own for CPUs, 128, shares few beginnings
+            given["block_size"] = self.block_size
         if self.beside is not None:
             from icl.models.vllm import lora
 
             given |= lora.arguments(self.beside)
         return given | PLUG_IN | self.engine_args
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a block of the cache, of which whole ones are shared; vLLM's own for CPUs, 128, shares few."""
+        return int(self.engine_args.get("block_size", 32 if self.where == "cpu" else 16))
+
+    def blocks(self, prompt: Prompt) -> list[int]:
+        """A number for each block of a prompt that the prefix cache may have; equal numbers are equal beginnings."""
+        from icl.models.vllm.blocks import blocks
+
+        return blocks(self.hf, prompt, self.block_size) if self.prefix_caching else []
 
     @cached_property
     def planned(self) -> tuple[int, int]:

@@ -33,9 +33,12 @@ class Compared:
 
 
 class Reference:
-    def __init__(self, folder: Path) -> None:
+    """tolerance: by how much an engine's logits may differ where a step counts as decided."""
+
+    def __init__(self, folder: Path, tolerance: float = TOLERANCE) -> None:
         import transformers
 
+        self.tolerance = tolerance
         self.processor = transformers.AutoProcessor.from_pretrained(folder)
         self.model = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
 
@@ -86,7 +89,7 @@ class Reference:
         noise = torch.Generator().manual_seed(0)
         for step, right in enumerate(wanted):
             own = torch.stack([row[step] for row in read])[:, None]
-            shaken = own + TOLERANCE * (2 * torch.rand(len(own), SHAKES, own.shape[-1], generator=noise) - 1)
+            shaken = own + self.tolerance * (2 * torch.rand(len(own), SHAKES, own.shape[-1], generator=noise) - 1)
             said, faults = scores(arm.strategy, torch.cat([own, shaken], 1), step, threads)
             assert not faults
             chosen = arm.sampler.choose(said, [prompt.key] * (SHAKES + 1), step).tolist()

@@ -1,0 +1,48 @@
+"""Checkpoints that come in 4 bits, in the formats of GPTQ and AWQ: loaded by their own config, in vLLM's kernels."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import checkpoints
+import groups
+import packed
+from reference import Reference
+
+from icl.types import Generation
+
+TOLERANCE = 0.03
+"""Of a logit: the engine multiplies in bfloat16, the reference in float32."""
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_it_says_what_the_same_weights_say_in_full_precision(method: str, tmp_path: Path) -> None:
+    source = checkpoints.saved("llava", tmp_path)
+    small, full = packed.made(source, tmp_path, method)
+    engine = groups.tiny_engine(small)
+    jobs = groups.jobs(16, 8, arms=["greedy", groups.ARMS[0]])
+    answers = groups.run_jobs(engine, jobs)
+    layers = [type(layer.quant_method).__name__ for layer in layers_of(engine) if hasattr(layer, "quant_method")]
+    engine.unload()
+    assert any("AWQ" in layer or "GPTQ" in layer for layer in layers), layers
+    same, other = (agreed(Reference(folder, TOLERANCE), jobs, answers) for folder in (full, source))
+    print(method, same, other)
+    assert same[1] == same[0] > 0.5 * same[2]
+    assert other[1] < other[0]  # the weights before they were rounded say something else
+
+
+def layers_of(engine: groups.Watched) -> list[object]:
+    return list(engine.engine.llm.apply_model(lambda model: list(model.modules()))[0])
+
+
+def agreed(reference: Reference, jobs: list[groups.Job], answers: list[object]) -> tuple[int, int, int]:
+    """Steps that are decided, those of them with the reference's token, and all."""
+    total = [0, 0, 0]
+    for job, answer in zip(jobs, answers, strict=True):
+        assert isinstance(answer, Generation), answer
+        stops = frozenset(checkpoints.STOPS) if answer.finish == "stop" else frozenset()
+        found = reference.compare(job.prompt, job.arm, answer.tokens, stops)
+        total = [a + b for a, b in zip(total, (found.decided, found.equal, found.steps), strict=True)]
+    return total[0], total[1], total[2]
