@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from icl.errors import ConfigError
-from icl.params import Made
-from icl.registry import component, parameter
+from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
-from icl.tasks.generated.episode import evenly, pick, query_id, query_number, shuffled
+from icl.tasks.generated.episode import FromBank, evenly, pick, query_id, query_number, shuffled
 from icl.tasks.generated.wording import ATTRIBUTE_QUESTIONS, ATTRIBUTES
 from icl.tasks.generated.world import SIZES, TEXTURES
 from icl.types import Example
@@ -22,7 +20,7 @@ from icl.types import Example
 
 @component("task", "attribute")
 @dataclass(frozen=True)
-class Attribute:
+class Attribute(FromBank):
     """Which one is it: the demonstrations say whether the colour, the shape, the texture or the size is asked.
 
     The four attributes are equally frequent. The options are the four true answers of the query's own picture, always
@@ -30,15 +28,7 @@ class Attribute:
     answers test the reading of the picture too.
     """
 
-    support: Made = 32  # pictures in a query's pool, drawn from the bank
-    bank: Made = 256  # pictures that all pools are drawn from
     drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
-    query_limit: Made = parameter("queries", 200)  # how many are asked
-    seed: int = 0  # of the task; the seeds of a run do not change it
-
-    def __post_init__(self) -> None:
-        if self.support > self.bank:
-            raise ConfigError(f"support {self.support} is more than the bank of {self.bank} pictures.")
 
     @property
     def title(self) -> str:
@@ -50,10 +40,6 @@ class Attribute:
 
     def pool(self, query_id: str) -> Pool:
         return _pool(self, query_number("attribute", query_id, self.query_limit))
-
-    @property
-    def pool_size(self) -> int:
-        return self.support
 
     def _query(self, number: int) -> Example:
         name = query_id("attribute", number)

@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 
-from icl.errors import DataError
+from icl.errors import ConfigError, DataError
+from icl.params import Made
+from icl.registry import parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Example
@@ -37,6 +40,24 @@ class OnePool:
 
     def pool(self, query_id: str) -> Pool:
         return self._pool
+
+    @property
+    def pool_size(self) -> int:
+        return self.support
+
+
+@dataclass(frozen=True)
+class FromBank:
+    """Base of tasks of which each query has a pool of its own, drawn from a bank that all share."""
+
+    support: Made = 32  # pictures in a query's pool, drawn from the bank
+    bank: Made = 256  # pictures that all pools are drawn from
+    query_limit: Made = parameter("queries", 200)  # how many are asked
+    seed: int = 0  # of the task; the seeds of a run do not change it
+
+    def __post_init__(self) -> None:
+        if self.support > self.bank:
+            raise ConfigError(f"support {self.support} is more than the bank of {self.bank} pictures.")
 
     @property
     def pool_size(self) -> int:

@@ -8,12 +8,10 @@ box; `told: true` is the published form. The words are made up, so that no reade
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from icl.errors import ConfigError
-from icl.params import Made
-from icl.registry import component, parameter
+from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
-from icl.tasks.generated.episode import evenly, query_id, query_number, shuffled
+from icl.tasks.generated.episode import FromBank, evenly, query_id, query_number, shuffled
 from icl.tasks.generated.labelled import Words
 from icl.tasks.generated.wording import NONCE
 from icl.types import Example
@@ -25,7 +23,7 @@ TOLD = "what text is shown in the red box?"
 
 @component("task", "printed_text")
 @dataclass(frozen=True)
-class PrintedText:
+class PrintedText(FromBank):
     """Read the printed word that the demonstrations ask for: the one in the red box, or the one outside it.
 
     Both rules are equally frequent, and the pool of a query follows its rule. The options are the picture's words in a
@@ -33,14 +31,6 @@ class PrintedText:
     """
 
     told: bool = False  # the question names the red box, which is always right then: VL-ICL's own form
-    support: Made = 32  # pictures in a query's pool
-    bank: Made = 256  # pictures that all pools are drawn from
-    query_limit: Made = parameter("queries", 200)  # how many are asked
-    seed: int = 0  # of the task; the seeds of a run do not change it
-
-    def __post_init__(self) -> None:
-        if self.support > self.bank:
-            raise ConfigError(f"support {self.support} is more than the bank of {self.bank} pictures.")
 
     @property
     def title(self) -> str:
@@ -54,10 +44,6 @@ class PrintedText:
 
     def pool(self, query_id: str) -> Pool:
         return _pool(self, query_number("printed_text", query_id, self.query_limit))
-
-    @property
-    def pool_size(self) -> int:
-        return self.support
 
     def rule(self, number: int) -> str:
         """Which word is wanted."""
