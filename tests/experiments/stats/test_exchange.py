@@ -7,7 +7,7 @@ import pytest
 
 from experiments.stats import exchange
 from experiments.stats.exchange import randomisation_p, whole_interval
-from experiments.stats.intervals import bootstrap_mean
+from experiments.stats.intervals import bootstrap_mean, resampled_counts
 from experiments.stats.significance import sign_flip
 from experiments.stats.whole import strata_of
 from icl.metrics.over_run import area, ratio
@@ -154,3 +154,55 @@ def test_where_a_choice_leaves_no_score_it_counts_against_the_difference():
     one, other = (ratio(1.0 * (said & wanted), 1.0 * said) for said in (a, b))  # precision
     # of 4 exchanges two leave an arm without any yes, and two show the 1 that was seen
     assert randomisation_p(strata((one, other))) == 1
+
+
+def test_a_cluster_at_worst_and_at_best_is_as_large_as_clusters_are():
+    (found,) = strata((ratio([1, 1, 0, 0], [1, 1, 0, 0]), ratio([0, 0, 3, 0], [0, 0, 3, 3])), clusters=[0, 0, 1, 1])
+    assert list(found.most) == [6, 6]  # two samples a cluster that have a say in either arm, the larger of the arms'
+    assert list(found.least) == [0, 6]
+
+
+def test_exactly_so_few_clusters_are_all_tried():
+    a, b, ones = np.array([1.0] * 9 + [0.0] * 3), np.array([0.0] * 9 + [1.0] * 3), np.ones(12)
+    assert randomisation_p(strata((ratio(a, ones), ratio(b, ones)))) == pytest.approx(sign_flip(b - a))
+
+
+def test_a_p_is_never_smaller_than_its_draws_can_tell():
+    wanted = np.arange(80) % 2 == 0
+    assert randomisation_p(strata((f1_parts(~wanted, wanted), f1_parts(wanted, wanted)))) == 1 / 10_001
+    assert randomisation_p(strata((area(-1.0 * wanted, wanted), area(1.0 * wanted, wanted)))) == 1 / 2_001
+
+
+def test_cells_weigh_by_their_pairs_in_test_and_interval():
+    draw, ones = np.random.default_rng(7), np.ones(30)
+    a, b = draw.integers(0, 2, (2, 40)).astype(float)
+    clusters = np.r_[np.arange(10), np.arange(30)]
+    cells = [(ratio(a[:10], ones[:10]), ratio(b[:10], ones[:10])), (ratio(a[10:], ones), ratio(b[10:], ones))]
+    made = strata(*cells, clusters=clusters)
+    drawn = []
+    for counts in resampled_counts(30, 10_000):
+        means = [counts[:, : len(d)] @ d / counts[:, : len(d)].sum(1) for d in (b[:10] - a[:10], b[10:] - a[10:])]
+        drawn.append(0.25 * means[0] + 0.75 * means[1])
+    told = np.concatenate(drawn)
+    assert whole_interval(made, 30) == pytest.approx(tuple(np.nanquantile(told, [0.025, 0.975])))
+    few = [(ratio(a[rows], ones[:n]), ratio(b[rows], ones[:n])) for rows, n in ((slice(0, 3), 3), (slice(3, 11), 8))]
+    assert randomisation_p(strata(*few)) == pytest.approx(sign_flip((b - a)[:11]))
+    equal = [(ratio(ones[:n], ones[:n]),) * 2 for n in (10, 30)]
+    high = 0.25 * Z2 / (10 + Z2) + 0.75 * Z2 / (30 + Z2)
+    assert whole_interval(strata(*equal), 40) == pytest.approx((-high, high))
+
+
+def test_the_interval_is_the_same_for_any_piece_size(monkeypatch):
+    wanted = np.arange(30) % 2 == 0
+    made = strata((f1_parts(wanted ^ (np.arange(30) < 4), wanted), f1_parts(wanted, wanted)))
+    first = whole_interval(made, 30)
+    monkeypatch.setattr(exchange, "CHUNK", 30 * 70)
+    assert whole_interval(made, 30) == first
+
+
+def test_draws_in_which_a_score_does_not_exist_are_left_out():
+    wanted = np.array([True, False] * 10)
+    a, b = np.arange(20) < 1, np.arange(20) < 3  # precision: some draws have no yes
+    low, high = whole_interval(strata(tuple(ratio(1.0 * (said & wanted), 1.0 * said) for said in (a, b))), 20)
+    assert np.isfinite([low, high]).all()
+    assert low < 2 / 3 - 1 < high

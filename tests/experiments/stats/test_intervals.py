@@ -122,3 +122,11 @@ def test_an_interval_needs_finite_values(values):
 def test_as_many_clusters_as_values_are_needed():
     with pytest.raises(ValueError, match="one cluster a value"):
         proportion([0, 1], [1])
+
+
+def test_graded_scores_without_spread_leave_open_what_so_many_clusters_leave_open():
+    found = estimate([0.25] * 40, np.arange(40) // 2)
+    z2 = 1.959963984540054**2
+    assert (found.low, found.high) == pytest.approx((5 / (20 + z2), (5 + z2) / (20 + z2)))
+    assert (found.mean, found.samples, found.clusters) == (0.25, 40, 20)
+    assert estimate([3.0, 3.0]) == bootstrap_mean([3.0, 3.0])  # no score in [0, 1]

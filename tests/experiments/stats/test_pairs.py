@@ -76,3 +76,15 @@ def test_groups_are_the_units_where_there_are_groups(arm):
     groups = {0: "a", 1: "a", 2: "b"}
     found = pair(tidy(arm([1, 0, 1, 1], groups=groups), ()), tidy(arm([0, 0, 1, 0], groups=groups), ()), "lenient")
     assert paired_test(found).clusters == 3
+
+
+def test_a_difference_that_is_the_same_everywhere_leaves_open_what_so_many_queries_leave_open():
+    found = paired_test(Pairs(np.ones(20), np.zeros(20), np.arange(20)))
+    z2 = 1.959963984540054**2
+    assert (found.low, found.high) == pytest.approx((-1, (-20 + z2) / (20 + z2)))
+    assert not found.same
+
+
+def test_what_is_said_to_be_graded_takes_no_mcnemar():
+    ones = np.array([1.0, 1.0, 0.0])
+    assert paired_test(Pairs(ones, ones[::-1], np.arange(3), graded=True)).test == "bootstrap"

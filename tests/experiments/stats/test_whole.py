@@ -8,7 +8,7 @@ from experiments.stats.effects import moves
 from experiments.stats.intervals import bootstrap_mean, estimate, wilson
 from experiments.stats.pairs import UnpairedError, pair, paired_test
 from experiments.stats.summary import estimate_of, summarise
-from experiments.stats.whole import Own, Whole, own_of, whole_estimate
+from experiments.stats.whole import Own, Whole, own_of, paired, whole_estimate
 from icl.metrics.base import Judged
 from icl.metrics.binary import F1
 from icl.metrics.over_run import area, mean, ratio
@@ -194,7 +194,7 @@ def test_cells_weigh_by_their_pairs(tidied):
     one, other = two([1.0, 0.0], [1.0] * 6), two([1.0, 1.0], [1.0] * 3 + [0.0] * 3)
     pairs, found = compared(one, other)
     assert found.difference == pytest.approx((2 * 0.5 + 6 * -0.5) / 8)
-    assert len(pairs.strata) == 2
+    assert [stratum.weight for stratum in pairs.strata] == [0.25, 0.75]
 
 
 def test_what_is_no_score_of_a_sample_has_no_answers_that_moved(tidied):
@@ -215,3 +215,63 @@ def test_a_score_of_a_run_against_one_of_samples_is_graded_and_no_vote_of_sample
     assert paired_test(pair(rows, rows, "m", reference_metric="vote")).test == "bootstrap"
     assert baseline_of(rows, "vote", "m") is None
     assert baseline_of(rows.drop(columns=own_of("m")), "vote", "m") == "vote"
+
+
+def test_clusters_that_agree_by_chance_make_no_interval_narrower_than_samples_do():
+    found = interval(ratio([1.0, 0.0] * 20, [1.0] * 40), clusters=np.arange(40) // 2)
+    assert (found.low, found.high) == pytest.approx(wilson(19.5, 39))
+
+
+def test_pairs_of_a_part_of_a_cell_are_computed_on_that_part(tidied):
+    gold = golds(4, 4)
+    one = tidied("f1", [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0], gold)
+    other = tidied("f1", [1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0], gold, cell="d")
+    pairs = pair(one[:4], other[:4], "m")
+    assert (pairs.reference.mean(), pairs.arm.mean()) == pytest.approx((4 / 6, 6 / 7))
+
+
+class Stubborn:
+    """Gives every sample a number, failed or not, but for one query that has none in the arm that it says."""
+
+    better = "higher"
+
+    def __init__(self, without):
+        self.without = without
+
+    def over_run(self, samples):
+        return [None if sample.query == self.without else 1.0 for sample in samples]
+
+
+def test_a_pair_without_a_number_in_one_arm_is_dropped_whatever_the_metric_says_of_failures():
+    samples = tuple(Judged(f"q{i}", 1.0) for i in range(4))
+    for first, second in (("q0", ""), ("", "q0")):
+        cells = [Whole(metric, samples, metric.over_run(samples)) for metric in (Stubborn(first), Stubborn(second))]
+        a, b, kept = paired(*([Own(cell, i) for i in range(4)] for cell in cells))
+        assert np.isfinite(a).tolist() == np.isfinite(b).tolist() == [False, True, True, True]
+        assert [rows for rows, _, _ in kept] == [[1, 2, 3]]
+
+
+def test_arms_whose_numbers_are_of_other_kinds_are_compared_by_their_numbers():
+    wanted = np.arange(10) % 2 == 0
+    left, right = owns(area(1.0 * wanted, wanted)), owns([1.0] * 4 + [0.0] * 6)
+    _, _, ((rows, one, other),) = paired(left, right)
+    assert rows == list(range(10))
+    assert float(one.of(one.rows.sum(axis=0))) == 1
+    assert float(other.of(other.rows.sum(axis=0))) == pytest.approx(0.4)
+
+
+def test_samples_without_a_say_make_no_cluster_larger(tidied):
+    rows = tidied("recall", [1.0, 0.0] * 10, ["yes", "no"] * 10, groups=[f"g{i // 2}" for i in range(20)])
+    found = estimate_of(rows, "m")
+    assert (found.low, found.high) == pytest.approx(wilson(10, 10))
+
+
+def test_a_ratio_that_is_no_share_is_a_bootstrap():
+    parts = ratio([2.0, 0.0, 2.0, 1.0, 2.0, 2.0], [1.0] * 6)
+    found, drawn = interval(parts), bootstrap_mean(parts)
+    assert (found.low, found.high) == (drawn.low, drawn.high)
+
+
+def test_plain_numbers_beyond_a_share_bound_themselves():
+    found = interval([2.0] * 10)
+    assert (found.low, found.high) == (pytest.approx(20 / (10 + Z2)), 2)
