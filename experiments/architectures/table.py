@@ -41,10 +41,14 @@ EXPLAINED = {
 
 HEAD = """# Architectures
 
-Made by `icl architectures`, from tiny checkpoints with random weights of each architecture: real configs, processors
-and chat templates, float32 on a CPU, six prompts with one to four pictures of several sizes, 12 tokens each. A random
-model has no habits: a wrong position, mask, picture or padding shows in its tokens. So this says that the code is right
-for the architecture. It says nothing about any trained model's answers.
+Made by one command, which goes on where another stopped:
+
+    icl architectures --vllm .venv-vllm/bin/python --table icl/models/hf/ARCHITECTURES.md
+
+It asks tiny checkpoints with random weights of each architecture: real configs, processors and chat templates, float32
+on a CPU, six prompts with one to four pictures of several sizes, 12 tokens each. A random model has no habits: a wrong
+position, mask, picture or padding shows in its tokens. So this says that the code is right for the architecture. It
+says nothing about any trained model's answers.
 
 - **loop = generate**: greedy tokens of the token loop, each prompt alone, are those of `generate` of transformers, on
   inputs of the processor's own `apply_chat_template`.
@@ -113,5 +117,6 @@ def _short(text: str) -> str:
     whole = re.sub(r"\s+", " ", text).strip()
     whole = re.sub(r"^(greedy|vcd\([^)]*\)): ", "", whole)  # the arm that failed: the column says it
     whole = re.sub(r"\.\.$", ".", whole)
+    whole = re.sub(r"The available parameters.*", "", whole).strip()  # of a whole model, each time in another order
     whole = re.sub(r"(?<![\w.])/(?:[\w.-]+/)+", "", whole)  # folders of the machine that ran it
     return whole if len(whole) <= LONGEST else whole[:LONGEST].rsplit(" ", 1)[0] + " …"
