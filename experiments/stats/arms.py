@@ -126,6 +126,14 @@ def name_of(label: str) -> str:
     return label.partition("(")[0].partition(", ")[0]
 
 
+def control_name(control: str, arm: str) -> str:
+    """'mask_only' of 'mask_only(vcd(alpha=0.5)), temperature=1' where it is told of 'vcd(alpha=0.5), temperature=1'."""
+    ends = (i for i, letter in enumerate(arm) if letter == "," and arm[:i].count("(") == arm[:i].count(")"))
+    end = next(ends, len(arm))
+    own = control.removesuffix(arm[end:])
+    return own.removesuffix(f"({arm[:end]})")
+
+
 def _fitting(wanted: Any, labels: Sequence[str]) -> list[str]:
     """The labels that a component named by its parameters may have: {quantize: none} fits 'tiny(quantize=none)'.
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from experiments.stats.arms import values_of
+from experiments.stats.arms import control_name, values_of
 from experiments.stats.subjects import pooled, split
 from experiments.stats.trials import Trial, Verdict, corrected, trial
 from experiments.stats.wording import listed
@@ -95,7 +95,7 @@ def _stands(against: Trial) -> str:
 
 
 def _named(trials: Sequence[Trial]) -> str:
-    names = [t.against.partition("(")[0] if f"({t.arm})" in t.against else t.against for t in trials]
+    names = [control_name(t.against, t.arm) for t in trials]
     if len(names) <= NAMED + 1:
         return listed(names)
     return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"

@@ -25,7 +25,18 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
-from experiments.stats.arms import NONE, axes_of, baseline_of, better_of, tidy, told, values_of, varying
+from experiments.stats.arms import (
+    NONE,
+    axes_of,
+    baseline_of,
+    better_of,
+    control_name,
+    name_of,
+    tidy,
+    told,
+    values_of,
+    varying,
+)
 from experiments.stats.decodings import decoding_trials
 from experiments.stats.subjects import pooled, scored, split
 from experiments.stats.trials import Trial, Verdict, corrected, trial
@@ -190,14 +201,19 @@ def _checked(checks: Sequence[Trial], against: Trial) -> str:
     if not checks:
         return "None of its controls was run." if against.verdict == "better" else ""
     if all(t.verdict == "better" for t in checks):
-        return f"It beats all its controls: {listed([f'{t.against} ({t.short})' for t in checks])}."
+        return f"It beats all its controls: {listed([f'{_name(t)} ({t.short})' for t in checks])}."
     clauses = []
     by_words = sorted(checks, key=lambda t: (t.identical, _words(t)))
     for words, own in groupby(by_words, key=_words):
-        names = [f"{t.against} ({t.short})" for t in own]
+        names = [f"{_name(t)} ({t.short})" for t in own]
         clauses.append(f"{words} its control{'s' if len(names) > 1 else ''} {listed(names)}")
     told_all = "" if against.better == "neither" else ": it does not beat all its controls"
     return f"It {listed(clauses)}{told_all}."
+
+
+def _name(t: Trial) -> str:
+    """Of a control; where the strategy's own label is long, without it."""
+    return t.against if t.arm == name_of(t.arm) else control_name(t.against, t.arm)
 
 
 def _words(t: Trial) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.stats.arms import checked_setting
+from experiments.stats.arms import checked_setting, control_name
 from icl.errors import ConfigError
 
 BITS = ["tiny(quantize=none)", "tiny(quantize=nf4, double_quant=True)", "tiny(quantize=nf4, double_quant=False)"]
@@ -56,5 +56,19 @@ def test_a_bare_name_is_enough_where_one_label_has_it() -> None:
     ]
     assert found(arms, "vcd") == arms[1]
     assert found(arms, "sampling") == arms[3]
-    with pytest.raises(ConfigError, match="2 arms have model 'knn'. Name one by its label"):
+    with pytest.raises(ConfigError, match=r"2 arms have model 'knn'\. Name one by its label"):
         found(["knn(by=text)", "knn(by=picture)"], "knn")
+
+
+@pytest.mark.parametrize(
+    ("control", "arm", "name"),
+    [
+        ("mask_only(vcd)", "vcd", "mask_only"),
+        ("mask_only(vcd(alpha=0.5)), temperature=1", "vcd(alpha=0.5), temperature=1", "mask_only"),
+        ("gaussian_proxy(contrast(weights=[2, -1]))", "contrast(weights=[2, -1])", "gaussian_proxy"),
+        ("self_consistency(samples=3), temperature=1", "vcd, temperature=1", "self_consistency(samples=3)"),
+        ("sampling", "vcd, temperature=1", "sampling"),
+    ],
+)
+def test_a_control_is_called_without_what_it_controls(control: str, arm: str, name: str) -> None:
+    assert control_name(control, arm) == name
