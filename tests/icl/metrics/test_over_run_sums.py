@@ -1,0 +1,105 @@
+"""What a statistic is made of: its rows give the statistic itself, of the samples that were seen and of any others."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from icl.metrics.base import Judged, RunMetric
+from icl.metrics.over_run import area, mean, of_groups, ratio, where_scored
+from icl.metrics.over_run_sums import sums_of
+from icl.registry import build, entries
+
+RNG = np.random.default_rng(0)
+
+
+def total(parts, times=None):
+    """The statistic of the samples, each as often as `times` says."""
+    sums = sums_of(parts)
+    weights = np.ones(len(parts)) if times is None else times
+    return float(sums.of(np.asarray(weights[None] @ sums.rows))[0])
+
+
+def run_metrics():
+    """Every metric of a whole run that the packages have."""
+    return [name for name in entries("metric") if isinstance(build("metric", {"name": name}), RunMetric)]
+
+
+def cell(size=24, failed=()):
+    """Samples that every metric of a whole run has something to say of: groups of four with all their marks."""
+    told = []
+    for i in range(size):
+        gold = RNG.choice(["yes", "no"])
+        mode = ("text", "seen", "recognise", "seen")[i % 4]
+        meta = {"caption": i % 2, "picture": i // 2 % 2, "category": f"c{i // 8}", "mode": mode}
+        gold = ("yes", "no", "no", "yes")[i % 4] if i // 4 % 2 else str(gold)
+        score = None if i in failed else float(RNG.integers(0, 2))
+        said = "yes" if score else "no"
+        told.append(Judged(f"q{i}", score, f"g{i // 4}", said, (gold,), ("yes", "no"), meta))
+    return told
+
+
+@pytest.mark.parametrize("name", run_metrics())
+@pytest.mark.parametrize("failed", [(), (1, 6, 7)])
+def test_the_rows_of_every_metric_give_the_mean_of_its_numbers(name, failed):
+    metric = build("metric", {"name": name})
+    parts = metric.over_run(cell(failed=failed))
+    told = [part for part in parts if part is not None]
+    if told:
+        assert total(parts) == pytest.approx(np.mean(told))
+        assert sums_of(parts).rows.shape[0] == len(parts)
+
+
+def test_there_are_such_metrics():
+    assert {"f1", "auc", "cider", "mme", "group_accuracy", "chair_corpus"} <= set(run_metrics())
+
+
+def test_the_rows_give_the_statistic_of_samples_drawn_anew():
+    wanted, scores = RNG.random(40) < 0.4, RNG.integers(0, 6, 40) / 6.0
+    said = scores > 0.5
+    times = np.bincount(RNG.integers(0, 40, 40), minlength=40)
+    again = np.repeat(np.arange(40), times)
+    f1 = ratio(2.0 * (said & wanted), 1.0 * said + wanted)
+    assert total(f1, times) == pytest.approx(
+        2 * np.sum(said[again] & wanted[again]) / (said[again].sum() + wanted[again].sum())
+    )
+    above, below = scores[again][wanted[again]][:, None], scores[again][~wanted[again]][None]
+    assert total(area(scores, wanted), times) == pytest.approx(np.mean((above > below) + 0.5 * (above == below)))
+    assert total(mean(list(scores)), times) == pytest.approx(scores[again].mean())
+
+
+def test_the_least_and_the_most_move_an_area_as_far_as_one_sample_of_the_smaller_class_can():
+    scores, wanted = np.array([0.1, 0.4, 0.4, 0.8, 0.9]), np.array([False, False, True, True, False])
+    for positive in (wanted, ~wanted):
+        sums = sums_of(area(scores, positive))
+        rows = np.asarray(sums.rows.sum(axis=0)).ravel()
+        fewer = positive if positive.sum() == 2 else ~positive
+        assert list(sums.counts) == list(fewer)
+        for end, one in ((sums.least, -1.0), (sums.most, 2.0)):
+            place = one if positive.sum() == 2 else 1 - one
+            grown = area(np.append(scores, place), np.append(positive, positive.sum() == 2))
+            assert float(sums.of(rows + end)) == pytest.approx(np.mean(grown))
+
+
+def test_samples_without_a_score_add_nothing():
+    samples = [Judged("a", 1.0), Judged("b", None), Judged("c", 0.0)]
+    parts = where_scored(samples, lambda told: ratio([1.0 for _ in told], [2.0 for _ in told]))
+    sums = sums_of(parts)
+    assert sums.rows[1].tolist() == [0, 0]
+    assert list(sums.counts) == [True, False, True]
+    assert total(parts) == 0.5
+
+
+def test_a_group_has_one_row():
+    samples = [Judged(str(i), float(i != 2), f"g{i // 2}") for i in range(6)]
+    parts = of_groups(samples, lambda members: float(all(m.score == 1 for m in members)))
+    sums = sums_of(parts)
+    assert sums.rows[:, 1].tolist() == [1, 0, 1, 0, 1, 0]
+    assert sums.counts.sum() == 3
+    assert total(parts) == pytest.approx(2 / 3)
+
+
+def test_numbers_that_know_what_they_are_made_of_can_be_copied():
+    parts = copy.deepcopy(area([0.1, 0.9, 0.4], [False, True, True]))
+    assert total(parts) == 1
+    assert parts == area([0.1, 0.9, 0.4], [False, True, True])
