@@ -4,6 +4,8 @@ A task that dies with its machine is started again by Ray, and goes on where it 
 """
 
 import os
+import re
+import socket
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ from icl.registry import component
 
 if TYPE_CHECKING:
     from experiments.launch.folder import Launch
+
+REACH = 10.0
+"""Seconds in which the address of a cluster answers."""
 
 
 @component("launcher", "ray")
@@ -93,8 +98,10 @@ def _connected(address: str) -> Any:
     given = address or os.environ.get("RAY_ADDRESS")
     more: dict[str, Any] = {"address": given} if given else {"include_dashboard": False}
     try:
+        if reached := re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", given or ""):  # Ray itself tries for minutes
+            socket.create_connection((reached[1].strip("[]"), int(reached[2])), timeout=REACH).close()
         ray.init(log_to_driver=False, logging_level="ERROR", **more)
-    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         words = str(error).strip().splitlines()
         raise PlanError(f"launch=ray: no Ray cluster at '{given}': {words[0] if words else error}") from error
     return ray
