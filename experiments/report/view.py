@@ -162,7 +162,7 @@ class View:
             self.scores, self.metric, axes=self.axes, reference=reference, controls=self.controls, also=other
         )
         full = ceilings(self.scores, self.metric, self.axes) if self.better == "higher" else {}
-        told = full | floors(self.frame, self.axes)
+        told = floors(self.frame, self.axes) | full
         answers = [Finding("Answers", task, sentence, "", "", "open") for task, sentence in told.items()]
         return [*answers, *(one for one in found if not (self._empty(one) and self._task(one.subject) in told))]
 

@@ -116,3 +116,9 @@ def test_a_task_with_one_arm_below_has_no_ceiling(written, monkeypatch):
     lowest = seen.scores.groupby(["shots", "retriever", "decoding"])["lenient"].mean().min()
     monkeypatch.setattr("experiments.report.floor.FULL", lowest + 0.001)
     assert not [one for one in seen.findings if one.topic == "Answers"]
+
+
+def test_arms_that_answer_alike_and_are_all_right_are_at_their_ceiling(written, monkeypatch):
+    monkeypatch.setattr("experiments.report.floor.FULL", 0.0)
+    found = view(written(queries=6, tasks=("shapes",), saying={"shapes": "it is gold"})).findings
+    assert [one.claim[:16] for one in found if one.topic == "Answers"] == ["at its ceiling: "]
