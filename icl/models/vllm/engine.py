@@ -206,4 +206,18 @@ def start(model: "VLLM") -> Any:
     try:
         return LLM(model.weights(), **model.arguments())
     except (RuntimeError, ValueError, OSError) as error:
-        raise ModelError(f"{model.path}: vLLM does not start: {error}") from error
+        instead = ""
+        if model.quantization is not None:
+            instead = (
+                f" model.quantization is {model.quantization}: use one that vLLM has for {model.where}, or the backend "
+                "'hf' with `quantize`."
+            )
+        raise ModelError(f"{model.path}: vLLM does not start: {_reason(error)}{instead}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Without the frame that a validation puts around it."""
+    told = getattr(error, "errors", None)
+    if not callable(told):
+        return str(error)
+    return " ".join(str(one["msg"]).removeprefix("Value error, ").rstrip(".") + "." for one in told())

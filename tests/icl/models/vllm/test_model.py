@@ -118,6 +118,20 @@ def test_an_engine_that_cannot_run_strategies_does_not_start(
         groups.tiny_engine(folder, **arguments).load()
 
 
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        ("bitsandbytes", r"does not start: .*bitsandbytes.* use one that vLLM has for cpu, or the backend 'hf'"),
+        ("fp8", r"does not start: torch.float32 is not supported .*fp8.*bfloat16.* use one that vLLM has for cpu"),
+    ],
+)
+def test_a_quantization_that_the_device_cannot_do_is_a_sentence(folder: Path, method: str, sentence: str) -> None:
+    with pytest.raises(ModelError, match=sentence) as told:
+        VLLM(str(folder), quantization=method, cache_gib=0.25, max_model_len=512).load()
+    assert "\n" not in str(told.value)
+    assert "validation error" not in str(told.value)
+
+
 def test_a_folder_that_is_no_checkpoint_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no config"):
         VLLM(str(tmp_path)).load()
