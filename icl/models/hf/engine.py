@@ -46,7 +46,7 @@ class Engine:
     @property
     def lends(self) -> bool:
         """Whether prompts that are opened beside a session may begin on its rows."""
-        return self.opener.lending and self.runner.reach > 0
+        return self.opener.sharing and self.runner.reach > 0
 
     def open(self, prompts: Sequence[Prompt], exits: bool = False, beside: Rows | None = None) -> Rows:
         reads = self.reader.read(prompts)

@@ -107,21 +107,21 @@ def selected(layer: Any, rows: Tensor) -> Any:
     return layer
 
 
-def joined(parts: Sequence[Any], width: int) -> Any:
-    """The rows of all parts, in order, at this width (or that of the window, if it is less)."""
+def joined(parts: Sequence[Any], width: int, order: Sequence[int] | None = None) -> Any:
+    """The rows of all parts at this width (or that of the window, if it is less). order: the row that each becomes."""
     if isinstance(parts[0], Slots):
-        return slots.joined(parts, width)
+        return slots.joined(parts, width, order)
     layer = owned(parts[0])
     if getattr(layer, "keys", None) is not None:
         held = min(width, layer.sliding_window - 1) if is_sliding(layer) else width
         for name in SLOTS:
-            setattr(layer, name, torch.cat([padded(getattr(part, name), held, 2) for part in parts]))
+            setattr(layer, name, slots.ordered([padded(getattr(part, name), held, 2) for part in parts], order))
         if is_sliding(layer):
             layer.cumulative_length = width
     for name in STATES:
         for key, state in getattr(layer, name, {}).items():
             if state is not None:
-                getattr(layer, name)[key] = torch.cat([getattr(part, name)[key] for part in parts])
+                getattr(layer, name)[key] = slots.ordered([getattr(part, name)[key] for part in parts], order)
     return layer
 
 

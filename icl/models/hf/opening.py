@@ -1,15 +1,13 @@
 """Prefill: distinct prompts once, shared beginnings once, like lengths together, within a budget of padded tokens.
 
-A prompt begins on nothing, on a beginning that is prefilled for it and others alike, or on what a row has read that is
-there anyway: the first of a few prompts that begin alike is read whole, the others begin on its row; and prompts that
-are opened beside a session begin on its rows. That spares the beginning's own forward, and where the session's is the
-reference of a contrast that is read late, its demonstrations. A row whose layers forget (windows that are full,
-recurrent states) cannot lend a piece of what it has read: there beginnings are prefilled.
+A prompt begins on nothing, on a beginning that is prefilled for it and others alike, or, where it is opened beside a
+session, on what a row there has read: a contrast that is read late does not read its demonstrations again. A row whose
+layers forget (windows that are full, recurrent states) cannot lend a piece of what it has read.
 """
 
 from bisect import bisect_left
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -22,9 +20,6 @@ from icl.models.hf.runner import Read, Runner
 
 KEPT = 2
 """Beginnings that stay prefilled from one call to the next (fixed demonstrations over a whole run)."""
-
-FEW = 2
-"""Prompts that begin alike of which the first is read whole. More get a beginning of their own, which is kept."""
 
 Part = tuple[Rows, list[int]]
 """Prefilled rows, and the places of their prompts in the list that was to be opened."""
@@ -40,10 +35,8 @@ class Head:
 
 @dataclass(frozen=True)
 class Unit:
-    """A prompt to prefill, on top of its first `shared` tokens, which all units of the same `group` begin with.
-
-    row: of the session that lends them; -1: they are prefilled. after: place of the prompt on whose row this begins,
-    once that is read.
+    """A prompt to prefill, on top of its first `shared` tokens: those that all units of the same `group` begin with, or
+    those of a `row` of the session beside.
     """
 
     prompt: Read
@@ -51,7 +44,6 @@ class Unit:
     shared: int = 0
     group: int = -1
     row: int = -1
-    after: int = -1
 
     @property
     def rest(self) -> int:
@@ -68,16 +60,10 @@ class Unit:
 
 
 class Opener:
-    """Opens sessions. budget: padded tokens a forward. sharing: of beginnings, where that saves `least` tokens.
+    """Opens sessions. budget: padded tokens a forward. sharing: of beginnings, where that saves `least` tokens."""
 
-    lending: whether prompts begin on rows that are there anyway.
-    """
-
-    def __init__(
-        self, runner: Runner, budget: int, sharing: bool = True, least: int = LEAST, lending: bool = True
-    ) -> None:
+    def __init__(self, runner: Runner, budget: int, sharing: bool = True, least: int = LEAST) -> None:
         self.runner, self.budget, self.sharing, self.least = runner, budget, sharing, least
-        self.lending = sharing and lending
         self.heads: list[Head] = []
 
     def open(self, prompts: Sequence[Read], exits: bool = False, beside: Rows | None = None) -> Rows:
@@ -92,18 +78,13 @@ class Opener:
         counters.pictures_shown += sum(len(prompt.pictures) for prompt in distinct.values())
         units = self._units(list(distinct.values()), beside)
         counters.lent_tokens += sum(unit.shared for unit in units if unit.row >= 0)
-        parts = self._opened([unit for unit in units if unit.after < 0], exits, beside)
-        if later := [unit for unit in units if unit.after >= 0]:
-            whole, made = _whole(parts)
-            parts = [(whole, list(made)), *self._opened([replace(u, row=made[u.after]) for u in later], exits, whole)]
-        whole, made = _whole(parts)
-        place_of = {key: place for place, key in enumerate(distinct)}
-        wanted = [made[place_of[key]] for key in keys]
-        return whole if wanted == list(range(len(whole))) else whole.take(torch.tensor(wanted))
-
-    def _opened(self, units: Sequence[Unit], exits: bool, beside: Rows | None) -> list[Part]:
         run = partial(self._prefill, exits=exits, beside=beside)
-        return [part for batch in self._batches(units) for part in halving(run, batch, "prompts", self.heads.clear)]
+        batches = self._batches(units)
+        parts = [part for batch in batches for part in halving(run, batch, "prompts", self.heads.clear)]
+        if len(distinct) == len(keys):
+            return _ordered(parts)
+        place_of = {key: place for place, key in enumerate(distinct)}
+        return _ordered(parts).take(torch.tensor([place_of[key] for key in keys]))
 
     def _units(self, prompts: Sequence[Read], beside: Rows | None) -> list[Unit]:
         if not self.sharing or any(prompt.plain for prompt in prompts):
@@ -111,23 +92,19 @@ class Opener:
         units = [] if beside is None else self._lent(prompts, beside)
         done = {unit.place for unit in units}
         places = [place for place in range(len(prompts)) if place not in done]
-        lends = self.lending and max(map(len, prompts)) <= self.runner.reach
         for number, group in enumerate(groups([prompts[place] for place in places], self.least)):
             own = [places[member] for member in group.members]
             members = [prompts[place] for place in own]
             known = [self._known(prompt) for prompt in members]
             if sum(known) and sum(known) >= (len(members) - 1) * group.shared:
                 units += [Unit(p, place, size) for p, place, size in zip(members, own, known, strict=True)]
-            elif lends and 1 < len(members) <= FEW:
-                units.append(Unit(members[0], own[0]))
-                units += [Unit(prompts[place], place, group.shared, number, after=own[0]) for place in own[1:]]
             else:
                 units += [Unit(p, place, group.shared, number) for p, place in zip(members, own, strict=True)]
         return units
 
     def _lent(self, prompts: Sequence[Read], beside: Rows) -> list[Unit]:
         """Those that begin on a row of the session beside: on the one with which they agree the longest."""
-        if not (self.lending and beside.lends):
+        if not beside.lends:
             return []
         rows = sorted((key, row) for row, key in enumerate(beside.keys))
         units = []
@@ -175,6 +152,7 @@ class Opener:
         rows.deep = exits
         rests = [cut(unit.prompt, unit.shared, len(unit.prompt)) for unit in batch]
         width = max(map(len, rests))
+        rows.copy_if_few(width)
         lengths = torch.tensor([len(rest) for rest in rests], device=self.runner.device)
         kinds = [rest.kinds for rest in rests if rest.kinds is not None]
         rows.append(
@@ -199,7 +177,7 @@ class Opener:
         firsts = [next(u for u, o in zip(batch, owner, strict=True) if o == i) for i in range(len(numbers))]
         bank = self.runner.prefill([cut(unit.prompt, 0, unit.shared) for unit in firsts])
         most = max(range(len(firsts)), key=owner.count)
-        if owner.count(most) > FEW:
+        if owner.count(most) > 2:
             row = bank
             if len(bank) > 1:
                 row = bank.take(torch.tensor([most], device=self.runner.device))
@@ -208,10 +186,12 @@ class Opener:
         return bank, owner
 
 
-def _whole(parts: Sequence[Part]) -> tuple[Rows, dict[int, int]]:
-    """All rows as one session, and the row of each place."""
-    whole = joined([rows for rows, _ in parts]) if len(parts) > 1 else parts[0][0].copy_if_few()
-    return whole, {place: i for i, place in enumerate(place for _, places in parts for place in places)}
+def _ordered(parts: Sequence[Part]) -> Rows:
+    """All rows as one session, each at its place."""
+    order = [place for _, places in parts for place in places]
+    if len(parts) == 1 and order == list(range(len(order))):
+        return parts[0][0].copy_if_few()
+    return joined([rows for rows, _ in parts], order)
 
 
 def cut(prompt: Read, begin: int, end: int) -> Read:

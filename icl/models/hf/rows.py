@@ -17,7 +17,7 @@ from torch import Tensor
 
 from icl.errors import ModelError
 from icl.models.hf import layers
-from icl.models.hf.slots import Slots, moved
+from icl.models.hf.slots import Slots, moved, ordered
 
 if TYPE_CHECKING:
     from icl.models.hf.features import Encoded
@@ -98,11 +98,11 @@ class Rows:
         said = self.said[:1].expand(len(rows), *self.said.shape[1:])
         return Rows(self.runner, self._cache_of(made), mask, positions, said, keys=keys)
 
-    def copy_if_few(self) -> "Rows":
-        """The same rows, which hold copies of a shared beginning where few stand on it."""
+    def copy_if_few(self, room: int = 0) -> "Rows":
+        """The same rows, which hold copies of a shared beginning where few stand on it, with room for what comes."""
         for layer in self.cache.layers:
             if isinstance(layer, Slots):
-                layer.copy_if_few()
+                layer.copy_if_few(room)
         return self
 
     def advance(self, tokens: Tensor) -> None:
@@ -202,7 +202,7 @@ class Rows:
             shown = [pictures[row] for row in group.tolist()] if pictures else ()
             rows.append(tokens[group, :size], lengths[group], positions[..., group, :size], own, shown)
             done.append(rows)
-        vars(self).update(vars(joined(done).take(torch.cat(groups).argsort())))
+        vars(self).update(vars(joined(done, torch.cat(groups).tolist())))
 
     def _cache_of(self, own: list[Any]) -> Any:
         cache = layers.owned(self.cache)
@@ -218,15 +218,18 @@ class Rows:
             self._mask = torch.nn.functional.pad(self.mask, (0, width + ROOM), value=1)
 
 
-def joined(parts: Sequence[Rows]) -> Rows:
-    """The rows of all parts in order, as one session of the longest width."""
-    if len(parts) == 1:
+def joined(parts: Sequence[Rows], order: Sequence[int] | None = None) -> Rows:
+    """The rows of all parts as one session of the longest width. order: the row that each becomes."""
+    if len(parts) == 1 and order is None:
         return parts[0].take(torch.arange(len(parts[0])))
     width = max(part.width for part in parts)
-    own = [layers.joined(each, width) for each in zip(*(part.cache.layers for part in parts), strict=True)]
-    mask = torch.cat([layers.padded(part.mask, width, 1) for part in parts])
-    position, said = torch.cat([part.position for part in parts], -2), torch.cat([part.said for part in parts])
+    own = [layers.joined(each, width, order) for each in zip(*(part.cache.layers for part in parts), strict=True)]
+    mask = ordered([layers.padded(part.mask, width, 1) for part in parts], order)
+    position = ordered([part.position.movedim(-2, 0) for part in parts], order).movedim(0, -2)
+    said = ordered([part.said for part in parts], order)
     keys = [key for part in parts for key in part.keys]
+    if order is not None:
+        keys = [key for _, key in sorted(zip(order, keys, strict=True))]
     return Rows(parts[0].runner, parts[0]._cache_of(own), mask, position, said, keys=keys)
 
 

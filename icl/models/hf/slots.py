@@ -126,22 +126,25 @@ class Slots(DynamicLayer):  # type: ignore[misc]
         """Keys and values of the last `slots` slots of every row, [R, H, slots, D], zeros where it has none."""
         return self._last(self.keys, "keys", slots), self._last(self.values, "values", slots)
 
-    def _last(self, own: Tensor, name: str, slots: int) -> Tensor:
+    def _last(self, own: Tensor, name: str, slots: int, room: int = 0) -> Tensor:
         ahead = slots - own.shape[2]
         if ahead <= 0:
             return own[:, :, -ahead:]
-        whole = own.new_empty(own.shape[0], own.shape[1], slots, own.shape[3])
-        whole[:, :, ahead:] = own
+        whole = own.new_empty(own.shape[0], own.shape[1], slots + room, own.shape[3])
+        whole[:, :, ahead:slots] = own
         if self.begins is None:
             whole[:, :, :ahead] = 0
         else:
             replace(self.begins, front=ahead).fill(whole, getattr(self.begins, name))
         return whole
 
-    def copy_if_few(self) -> None:
-        """Copies instead of a shared beginning, where few rows stand on it."""
+    def copy_if_few(self, room: int = 0) -> None:
+        """Copies instead of a shared beginning, where few rows stand on it. room: slots behind them, to be written."""
         if self.begins is not None and not self.begins.pays:
-            self.set(*self.last(self.get_seq_length()))
+            size = self.get_seq_length()
+            whole = self._last(self.keys, "keys", size, room), self._last(self.values, "values", size, room)
+            self.set(whole[0][:, :, :size], whole[1][:, :, :size])
+            self.room = whole if room else None
 
     def trim(self, slots: int) -> None:
         """The last `slots` slots alone; what goes is padding in every row."""
@@ -169,15 +172,33 @@ def standing(layer: Slots, places: Sequence[Place], front: int) -> Slots:
     return made
 
 
-def joined(parts: Sequence[Slots], slots: int) -> Slots:
-    """The rows of all parts, in order, at a width of `slots`; on shared beginnings where enough rows stand on them."""
+def joined(parts: Sequence[Slots], slots: int, order: Sequence[int] | None = None) -> Slots:
+    """The rows of all parts, at a width of `slots`; on shared beginnings where enough rows stand on them.
+
+    order: the row that each becomes, in place of the order they come in.
+    """
     own = max(part.keys.shape[2] for part in parts)
     begins = _together(parts, own, slots - own)
     width = slots if begins is None else own
     made = Slots()
     made.lazy_initialization(parts[0].keys, parts[0].values)
     keys, values = zip(*(part.last(width) for part in parts), strict=True)
-    made.set(torch.cat(keys), torch.cat(values), begins)
+    made.set(ordered(keys, order), ordered(values, order), begins)
+    if begins is not None and order is not None:
+        places = dict(zip(order, begins.places, strict=True))
+        made.begins = replace(begins, places=tuple(places[row] for row in range(len(order))))
+    return made
+
+
+def ordered(parts: Sequence[Tensor], order: Sequence[int] | None) -> Tensor:
+    """One tensor of all rows; row i becomes row `order[i]`."""
+    if order is None or list(order) == list(range(len(order))):
+        return torch.cat(list(parts))
+    made, done = parts[0].new_empty(len(order), *parts[0].shape[1:]), 0
+    for part in parts:
+        own = torch.tensor(order[done : done + len(part)], device=made.device)
+        made.index_copy_(0, own, part)
+        done += len(part)
     return made
 
 
