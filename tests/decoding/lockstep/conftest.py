@@ -1,5 +1,19 @@
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import environment  # noqa: F401
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Prints what tests have measured (`record_property`): shares that pass or fail says nothing of."""
+    lines = [
+        f"{report.nodeid.rpartition('::')[2]}: {value}"
+        for report in terminalreporter.stats.get("passed", ())
+        for name, value in report.user_properties
+        if name == "measured"
+    ]
+    if lines:
+        terminalreporter.section("measured")
+        terminalreporter.write("\n".join(lines) + "\n")

@@ -1,5 +1,6 @@
 """Real vLLM on a CPU: branches always agree, and tokens are the strategy's own wherever a step is decided."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,17 @@ def reference(folder: Path) -> Reference:
     return Reference(folder)
 
 
-def check(reference: Reference, jobs: list[Job], answers: list[Any], least: float) -> None:
+def check(reference: Reference, jobs: list[Job], answers: list[Any], least: float) -> str:
+    """The figures, once they hold."""
     steps = decided = equal = 0
     for job, answer in zip(jobs, answers, strict=True):
         assert isinstance(answer, Generation), answer.reason
         found = reference.compare(job.prompt, job.arm, answer.tokens, STOPS if answer.finish == "stop" else frozenset())
         assert found.equal == found.decided, (job.arm.label, answer.tokens, found)
         steps, decided, equal = steps + found.steps, decided + found.decided, equal + found.equal
-    print(f"{len(jobs)} groups, {steps} steps, {decided / steps:.4f} decided, {equal} of {decided} of these equal")
     assert decided / steps > least
+    share = f"{steps} steps, {decided / steps:.2%} decided by more than {reference.tolerance} of a logit"
+    return f"{len(jobs)} groups, {share}, {equal} of these {decided} equal the strategy's own token"
 
 
 def agreed(engine: groups.Watched) -> float:
@@ -50,7 +53,9 @@ def agreed(engine: groups.Watched) -> float:
 
 
 @pytest.mark.parametrize("tight", [True, False], ids=["tight", "roomy"])
-def test_branches_agree_and_tokens_are_the_strategys_own(folder: Path, reference: Reference, tight: bool) -> None:
+def test_branches_agree_and_tokens_are_the_strategys_own(
+    folder: Path, reference: Reference, tight: bool, record_property: Callable[[str, object], None]
+) -> None:
     """Tight: chunks, preemption, ordinary requests between the groups. Roomy: up to six branches, traces kept."""
     engine = groups.tiny_engine(folder, **(TIGHT if tight else {}))
     jobs = groups.jobs(GROUPS, 40, arms=TIGHT_ARMS) if tight else groups.jobs(GROUPS, LENGTH)
@@ -65,7 +70,8 @@ def test_branches_agree_and_tokens_are_the_strategys_own(folder: Path, reference
     pool = engine.scheduler.kv_cache_manager.block_pool
     assert pool.get_num_free_blocks() == engine.scheduler.kv_cache_config.num_blocks - 1
     engine.unload()
-    check(reference, jobs, answers, least=0.9)
+    torn = f"{counts['preempted'] + counts['torn']} preempted, branches of {agreed(engine):.0%} of the groups agree"
+    record_property("measured", f"{check(reference, jobs, answers, least=0.9)}; {torn}")
 
 
 class Default(groups.Watched):
