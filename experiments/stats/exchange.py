@@ -27,8 +27,6 @@ def randomisation_p(strata: Sequence[Stratum], resamples: int = RESAMPLES) -> fl
     """Two-sided p of the difference of two arms, exchanged within clusters. 1 where no cluster differs."""
     deltas = [stratum.arm - stratum.reference for stratum in strata]
     differ = np.flatnonzero(sum(np.asarray(abs(delta).sum(axis=1)).ravel() for delta in deltas))
-    if not len(differ):
-        return 1.0
     changed = [delta[differ] for delta in deltas]
     sums = [(total_of(stratum.reference), total_of(stratum.arm)) for stratum in strata]
 

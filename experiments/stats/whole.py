@@ -153,16 +153,10 @@ def strata_of(cells: Sequence[tuple[Places, Sums, Sums]], codes: Codes) -> list[
 
 
 def _agreed(one: Whole, other: Whole, mine: Sequence[int], theirs: Sequence[int]) -> tuple[Whole, Whole]:
-    """Both cells on the pairs alone; what has no part in one is taken from the other, until that changes nothing."""
+    """Both cells on the pairs alone, as if what has no part in either had failed in both."""
     one, other = one.only(mine), other.only(theirs)
-    while odd := [
-        (p, q) for p, q in zip(mine, theirs, strict=True) if (one.parts[p] is None) != (other.parts[q] is None)
-    ]:
-        before = one, other
-        one, other = one.without([p for p, _ in odd]), other.without([q for _, q in odd])
-        if before == (one, other):
-            break
-    return one, other
+    gone = [(p, q) for p, q in zip(mine, theirs, strict=True) if one.parts[p] is None or other.parts[q] is None]
+    return one.without([p for p, _ in gone]), other.without([q for _, q in gone])
 
 
 def _cells(owns: Sequence[Own]) -> Iterator[tuple[Sums, list[int], float]]:

@@ -275,3 +275,24 @@ def test_a_ratio_that_is_no_share_is_a_bootstrap():
 def test_plain_numbers_beyond_a_share_bound_themselves():
     found = interval([2.0] * 10)
     assert (found.low, found.high) == (pytest.approx(20 / (10 + Z2)), 2)
+
+
+class Chained:
+    """A sample has a number where the one before it did not fail."""
+
+    better = "higher"
+
+    def over_run(self, samples):
+        ok = [sample.score is not None for sample in samples]
+        return [1.0 if ok[i] and ok[i - 1] else None for i in range(len(samples))]
+
+
+def test_both_arms_are_left_with_the_same_samples_where_a_failure_reaches_further():
+    metric = Chained()
+    cells = []
+    for scores in ([None, 1.0, 1.0, 1.0, 1.0], [1.0] * 5):
+        samples = tuple(Judged(f"q{i}", score) for i, score in enumerate(scores))
+        cells.append(Whole(metric, samples, metric.over_run(samples)))
+    a, b, kept = paired(*([Own(cell, i) for i in range(5)] for cell in cells))
+    assert np.isfinite(a).tolist() == np.isfinite(b).tolist() == [False, False, False, True, True]
+    assert [rows for rows, _, _ in kept] == [[3, 4]]
