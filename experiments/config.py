@@ -4,7 +4,8 @@
     max_new_tokens, metrics, controls, trace, late_contrast, grid, zip, exclude, compare, launch
 
 A key outside `grid` holds for all cells; the same key in `grid` (every combination) or `zip` (side by side) is an axis
-and overrides it. An axis may also be one parameter of a component: `decoding.alpha: [0.5, 1.0]`.
+and overrides it. An axis may also be one parameter of a component: `decoding.alpha: [0.5, 1.0]`. `rerank` and
+`transforms` are lists; an empty one is called none.
 """
 
 import re

@@ -45,6 +45,8 @@ def show_comparison(table: "DataFrame", view: View, console: "Console") -> None:
     columns = _columns(table, axes, corrected, counts)
     headed, shown, left_out = _fitted(columns, axes, console.width)
     reference = ", ".join(dict.fromkeys(table["reference"]))
+    if reference == ", ".join(map(str, view.to.values())):
+        reference = told(view.to) or reference  # '8 shots' for 8
     console.print(Text(f"{view.measure} against {reference}", "bold"))
     rows: list[Any] = table.to_dict("records")
     looks = [LOOKS[verdict] for verdict in verdicts(table)]

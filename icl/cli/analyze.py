@@ -23,6 +23,7 @@ def command(
     from experiments.loaded import load_run
     from experiments.report.view import view
     from experiments.store import made
+    from experiments.waiting import waiting
 
     if not name:
         known = catalogue()
@@ -31,7 +32,11 @@ def command(
             print(f"  {each:<{width}}  {line}")
         return
     analyse = analysis(name)
-    table = analyse(view(load_run(run), metric or None))
+    with waiting() as tell:
+        tell("reading", 0, 0)
+        seen = view(load_run(run), metric or None)
+        tell("counting", 0, 0)
+        table = analyse(seen)
     show(table, Console())
     if csv is not None:
         with made(csv):

@@ -42,11 +42,14 @@ def command(
     from experiments.stats.compare import BASELINE, compare
     from experiments.store import made
     from experiments.vocabulary import CORRECTIONS
+    from experiments.waiting import waiting
 
     if correct and correct not in CORRECTIONS:
         raise ConfigError(f"--correct is {' or '.join(CORRECTIONS)}, not '{correct}'.")
     wanted = settings(to or [], "--to")
-    seen = view(load_run(run), metric or None, None if BASELINE in wanted else wanted)
+    with waiting() as tell:
+        tell("reading", 0, 0)
+        seen = view(load_run(run), metric or None, None if BASELINE in wanted else wanted)
     if seen.unfinished:
         print(seen.unfinished, file=sys.stderr)
     reference = wanted or dict(seen.to)

@@ -15,13 +15,18 @@ def command(
     per_cell: Annotated[int, typer.Option(help="queries a task that the browser of samples carries", min=0)] = 24,
 ) -> None:
     """A run in progress can be reported too: it shows what is finished."""
-    from experiments.loaded import load_run
-    from experiments.report.detail import settings
-    from experiments.report.html import write
-    from experiments.report.view import view
+    from experiments.waiting import waiting
 
-    seen = view(load_run(run), metric or None, settings(to or [], "--to"))
-    made = write(seen, per_cell)
+    with waiting() as tell:
+        tell("reading", 0, 0)
+        from experiments.loaded import load_run
+        from experiments.report.detail import settings
+        from experiments.report.html import write
+        from experiments.report.view import view
+
+        seen = view(load_run(run), metric or None, settings(to or [], "--to"))
+        tell("writing", 0, 0)
+        made = write(seen, per_cell)
     size = made.report.stat().st_size / 1e6
     print(f"report  {made.report} ({size:.1f} MB)")
     print(f"tables  {', '.join(map(str, made.tables))}")

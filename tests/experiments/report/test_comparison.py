@@ -76,6 +76,7 @@ def test_where_one_thing_is_changed_at_a_time_the_usual_stands_above_and_a_row_n
         60,
         capsys,
     )
+    assert lines[0] == "lenient accuracy against 2 shots, random, label_balance, "
     assert "usual: shots 2, retriever random, rerank label_balance," in lines
     headings = [line for line in lines if re.match(r"(shots|retriever|rerank|compose) ", line)]
     assert headings[:3] == ["shots 0", "retriever balanced", "rerank none"]
