@@ -1,6 +1,6 @@
 """How uncertain an embedding is: variance heads over frozen vectors (PCME, Chun et al., CVPR 2021).
 
-    z = mu + exp(s) eps,    mu = x,    s = V x + c,    V = 0 and c = `start` before training
+    z = mu + exp(s) eps,    mu = x,    s = V x + c (within -20 and 5),    V = 0 and c = `start` before training
 
     loss = half the mean of -log p over pairs that match + half the mean of -log(1 - p) over those that do not
            + prior * KL,    KL = -mean(1 + s - mu^2 - exp(s)) / 2
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 FORMAT = "mm-icl spreads 1"
 A, B = 10.0, 10.0
 """Where learning of a and b starts."""
+
+SMALLEST = 1e-3
+"""Of a: what is farther is never the more probable match."""
+
+LEAST, MOST = -20.0, 5.0
+"""Bounds of s: a point, and more than the whole sphere. Beyond them nothing changes but the risk of an overflow."""
 
 FASTER = 10.0
 """The rate of a and b, in rates of the heads."""
@@ -65,7 +71,7 @@ class Spread:
             )
         exact = rows.astype(np.float64)  # row by row, so that what stands beside an item changes nothing
         spread = np.array([self.weights.astype(np.float64) @ row for row in exact]).reshape(rows.shape) + self.bias
-        return Gaussians(rows, spread.astype(np.float32))
+        return Gaussians(rows, spread.clip(LEAST, MOST).astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,13 +152,17 @@ def fit_spreads(
     rng = np.random.Generator(np.random.Philox(fitting.seed))
     for _ in range(fitting.steps):
         some = torch.from_numpy(np.sort(rng.permutation(len(classes))[: fitting.batch]))
-        rows = [(side[some], side[some] @ head[0].T + head[1]) for side, head in zip(sides, heads, strict=True)]
+        rows = [
+            (side[some], (side[some] @ head[0].T + head[1]).clamp(LEAST, MOST))
+            for side, head in zip(sides, heads, strict=True)
+        ]
         drawn = [_drawn(mean, spread, rng) for mean, spread in (rows if texts is not None else rows * 2)]
         loss = soft_contrastive(drawn[0], drawn[1], classes[some], scale, fitting.released, alone=texts is None)
         prior = sum(-(1 + s - mean.square() - s.exp()).mean() / 2 for mean, s in rows)
         optimiser.zero_grad()
         (loss + fitting.prior * prior).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+        scale[0].detach().clamp_(min=SMALLEST)
     told = [Spread(weight.detach().numpy(), bias.detach().numpy()) for weight, bias in heads]
     a, b = (float(one.detach()) for one in scale)
     return Spreads(told[0], told[1] if len(told) > 1 else None, a, b, fitting.released, embedder)

@@ -14,8 +14,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
 
+from annotated_types import Ge, Gt, Le
+
 from icl.errors import ConfigError, DataError, PlanError
-from icl.params import Count, NonNegative, Positive
+from icl.params import Count, NonNegative
 from icl.registry import Nested, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
@@ -23,9 +25,12 @@ from retrievers.balanced import label_of
 from retrievers.base import Embedder
 from retrievers.gaussians import Gaussians
 from retrievers.sources import Source, reads, source_of
-from retrievers.spreads import Fitting, Spreads, fit_spreads
+from retrievers.spreads import LEAST, MOST, Fitting, Spreads, fit_spreads
 from retrievers.texts import said
 from retrievers.vectors import Vectors
+
+Slope = Annotated[float, Gt(0), Le(1000)]
+Shift = Annotated[float, Ge(-1000), Le(1000)]
 
 
 @component("embedder", "probabilistic")
@@ -37,10 +42,10 @@ class Probabilistic:
     pairs: Literal["answer", "question", "both", "label"] = "answer"  # what a picture of the pool is paired with
     heads: str | None = None  # a saved file; none: fit them on the pool
     steps: Count = 100  # of training; 0: all items are equally certain
-    rate: Positive = 0.01  # Adam's step
-    start: float = -4.0  # logarithm of the standard deviation before training
-    a: Positive | None = None  # slope of the match probability; none: learned
-    b: float | None = None  # shift of the match probability; none: learned
+    rate: Annotated[float, Gt(0), Le(1000)] = 0.01  # Adam's step
+    start: Annotated[float, Ge(LEAST), Le(MOST)] = -4.0  # logarithm of the standard deviation before training
+    a: Slope | None = None  # slope of the match probability; none: learned
+    b: Shift | None = None  # shift of the match probability; none: learned
     released: bool = True  # sigma is the released code's, logistic(2x)
     prior: NonNegative = 1e-5  # weight of the KL term
 

@@ -147,6 +147,15 @@ def test_learning_lowers_the_loss_and_is_the_same_twice() -> None:
     assert (given.a, given.b) == (4.0, 2.0)
 
 
+def test_a_spread_stays_within_bounds_whatever_the_rate() -> None:
+    rows, names = _clear_and_ambiguous()
+    found = fit_spreads(rows, names, None, "x", Fitting(steps=5, rate=100.0))
+    told = found.pictures(rows).uncertainty
+    assert np.isfinite(told).all()
+    assert told.max() <= np.exp(5) * 1.001
+    assert found.a > 0
+
+
 def test_the_loss_counts_pairs_as_written() -> None:
     """Points without spread at 0 and 1, in two classes: matches at distance 0, the rest at 1; a = b = 1."""
     points = torch.tensor([[[0.0]], [[1.0]]]).repeat(1, 7, 1)
@@ -205,6 +214,7 @@ def test_a_question_is_compared_with_pictures_and_texts(
     [
         ({"embedder": "histogram"}, r"how uncertain an item is, and Histogram\(.* does not say"),
         ({"embedder": {"name": "probabilistic", "of": "histogram"}}, r"pairs is 'answer', and Histogram.*no texts"),
+        ({"embedder": {"name": "probabilistic", "of": "encoder", "start": 1000.0}}, "start: input should be less"),
         (
             {"embedder": {"name": "probabilistic", "of": "pixels", "pairs": "label"}, "member": "text"},
             "query or member is a text, and its embedder learns from pictures alone",
