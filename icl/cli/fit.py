@@ -18,6 +18,7 @@ def command(
     out: Annotated[Path | None, typer.Option(help="the file to write; default: STRATEGY.json here")] = None,
 ) -> None:
     """The task's queries are the dev split; all seeds are fitted together, in one setting of every other key.
+    A file with several settings is answered with the command that chooses one.
 
     `icl fit x.yaml decoding=moicl shots=8 task.split=validation --out weights.json`, and then in the run's file
     `decoding: {name: moicl, fitted: weights.json}`. constant_bias fits a bias for each option, batch_calibration their

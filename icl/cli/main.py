@@ -5,6 +5,7 @@ its line in `icl --help`. So a new command is a new file, and the help of all of
 """
 
 import ast
+import inspect
 import shutil
 import sys
 import textwrap
@@ -62,7 +63,7 @@ def _call(name: str, words: list[str]) -> int:
 
         module = importlib.import_module(f"icl.cli.{name.replace('-', '_')}")
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-        app.command(help=f"{module.__doc__}\n\n{module.command.__doc__ or ''}")(module.command)
+        app.command(help=f"{module.__doc__}\n\n{inspect.cleandoc(module.command.__doc__ or '')}")(module.command)
         app(args=words, prog_name=f"icl {name}")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)

@@ -58,7 +58,7 @@ def test_the_version_is_told(icl: ICL) -> None:
     assert icl("--version").out.startswith("mm-icl 0.")
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "ls", "schema", "check"])
+@pytest.mark.parametrize("command", ["run", "plan", "ls", "schema", "check", "watch"])
 def test_every_command_explains_itself(icl: ICL, command: str) -> None:
     told = icl(command, "--help")
     assert told.status == 0
@@ -71,6 +71,7 @@ def test_schema_is_json_with_every_key_and_component(icl: ICL, tmp_path: Path) -
     assert icl("schema", "--out", "icl.json").status == 0
     told = json.loads((tmp_path / "icl.json").read_text())
     assert set(told["properties"]) == set(KEYS)
+    assert told["properties"]["launch"]["$ref"] == "#/$defs/launcher"
     names = [one["properties"]["name"]["const"] for one in told["$defs"]["strategy"]["anyOf"] if "properties" in one]
     assert names == list(entries("strategy"))
     assert "$defs" not in json.dumps(told["$defs"]).replace("#/$defs/", "")
@@ -282,3 +283,11 @@ def test_a_process_that_is_interrupted_ends_with_130_and_resumes(grid: Callable[
         130,
         "stopped. What is finished is kept; the same command goes on from there.\n",
     )
+
+
+@pytest.mark.parametrize("command", commands())
+def test_help_is_prose_without_the_indentation_of_its_source(icl: ICL, command: str) -> None:
+    told = icl(command, "--help").out.partition("[OPTIONS]")[2]
+    prose = [line for line in told.split("\nOptions:")[0].split("\nArguments:")[0].splitlines()[1:] if line.strip()]
+    assert len(prose) > 1
+    assert [line for line in prose if not line.startswith("  ") or "  " in line[2:] or line[2] == " "] == []
