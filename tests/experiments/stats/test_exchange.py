@@ -195,10 +195,10 @@ def test_cells_weigh_by_their_pairs_in_test_and_interval():
 
 
 def test_the_interval_is_the_same_for_any_piece_size(monkeypatch):
-    wanted = np.arange(30) % 2 == 0
-    made = strata((f1_parts(wanted ^ (np.arange(30) < 4), wanted), f1_parts(wanted, wanted)))
+    wanted, draw = np.arange(30) % 2 == 0, np.random.default_rng(8)
+    made = strata(tuple(area(draw.normal(size=30) + wanted, wanted) for _ in range(2)))
     first = whole_interval(made, 30)
-    monkeypatch.setattr(exchange, "CHUNK", 30 * 70)
+    monkeypatch.setattr(exchange, "CHUNK", 7 * len(made[0].least))
     assert whole_interval(made, 30) == first
 
 
