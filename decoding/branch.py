@@ -16,24 +16,38 @@ from icl.errors import ConfigError, did_you_mean
 from icl.params import Share
 from icl.types import Prompt, Where
 
-CHANGES: Mapping[str, Callable[[Prompt, "Branch"], Prompt]] = {
-    "none": lambda prompt, branch: prompt,
-    "noise": lambda prompt, branch: prompt.edit(edits.DiffusionNoise(branch.step), branch.pictures),
-    "blank": lambda prompt, branch: prompt.edit(edits.Blank(), branch.pictures),
-    "mean_colour": lambda prompt, branch: prompt.edit(edits.MeanColour(), branch.pictures),
-    "shuffled_patches": lambda prompt, branch: prompt.edit(edits.ShuffledPatches(branch.grid), branch.pictures),
-    "crop": lambda prompt, branch: prompt.edit(edits.Crop(*branch.box), branch.pictures),
-    "region": lambda prompt, branch: prompt.edit(edits.RegionMask(*branch.box), branch.pictures),
-    "varied": lambda prompt, branch: prompt.edit(edits.Varied(), branch.pictures),
-    "made_up": lambda prompt, branch: prompt.edit(edits.MadeUp(), branch.pictures),
-    "no_picture": lambda prompt, branch: changes.no_picture(prompt),
-    "no_demonstrations": lambda prompt, branch: changes.no_demonstrations(prompt),
-    "query_text_alone": lambda prompt, branch: changes.without(prompt, "both"),
-    "shuffled_answers": lambda prompt, branch: changes.other_answers(prompt, "shuffled"),
-    "wrong_answers": lambda prompt, branch: changes.other_answers(prompt, "wrong"),
-    "instruction": lambda prompt, branch: changes.instructed(prompt, branch.text),
-    "before_question": lambda prompt, branch: changes.asked(prompt, before=branch.text),
-    "after_question": lambda prompt, branch: changes.asked(prompt, after=branch.text),
+
+@dataclass(frozen=True)
+class Change:
+    """What a name does to a prompt. reads: the parameters of a branch that it looks at."""
+
+    made: Callable[[Prompt, "Branch"], Prompt]
+    reads: tuple[str, ...] = ()
+
+
+def _edited(edit: Callable[["Branch"], edits.Edit], *reads: str) -> Change:
+    """An edit of the pictures that the branch names."""
+    return Change(lambda prompt, branch: prompt.edit(edit(branch), branch.pictures), ("pictures", *reads))
+
+
+CHANGES: Mapping[str, Change] = {
+    "none": Change(lambda prompt, branch: prompt),
+    "noise": _edited(lambda branch: edits.DiffusionNoise(branch.step), "step"),
+    "blank": _edited(lambda branch: edits.Blank()),
+    "mean_colour": _edited(lambda branch: edits.MeanColour()),
+    "shuffled_patches": _edited(lambda branch: edits.ShuffledPatches(branch.grid), "grid"),
+    "crop": _edited(lambda branch: edits.Crop(*branch.box), "box"),
+    "region": _edited(lambda branch: edits.RegionMask(*branch.box), "box"),
+    "varied": _edited(lambda branch: edits.Varied()),
+    "made_up": _edited(lambda branch: edits.MadeUp()),
+    "no_picture": Change(lambda prompt, branch: changes.no_picture(prompt)),
+    "no_demonstrations": Change(lambda prompt, branch: changes.no_demonstrations(prompt)),
+    "query_text_alone": Change(lambda prompt, branch: changes.without(prompt, "both")),
+    "shuffled_answers": Change(lambda prompt, branch: changes.other_answers(prompt, "shuffled")),
+    "wrong_answers": Change(lambda prompt, branch: changes.other_answers(prompt, "wrong")),
+    "instruction": Change(lambda prompt, branch: changes.instructed(prompt, branch.text), ("text",)),
+    "before_question": Change(lambda prompt, branch: changes.asked(prompt, before=branch.text), ("text",)),
+    "after_question": Change(lambda prompt, branch: changes.asked(prompt, after=branch.text), ("text",)),
 }
 """name -> what it does to a prompt. A picture in place of another, and descriptions, need more than a name."""
 
@@ -42,7 +56,7 @@ CHANGES: Mapping[str, Callable[[Prompt, "Branch"], Prompt]] = {
 class Branch:
     """One changed prompt. pictures: which are edited. step: of the noise. grid: of patches. box: shares of the sides.
 
-    text: of an instruction, or beside the question. Each change reads its own and leaves the rest.
+    text: of an instruction, or beside the question. Raises ConfigError for one that its change does not read.
     """
 
     change: str = "none"
@@ -58,13 +72,19 @@ class Branch:
                 f"no branch change named '{self.change}'.{did_you_mean(self.change, CHANGES)} "
                 f"Changes: {', '.join(CHANGES)}."
             )
-        if self.change in ("instruction", "before_question", "after_question") and not self.text:
+        reads = CHANGES[self.change].reads
+        for f in fields(self):
+            if f.name not in ("change", *reads) and getattr(self, f.name) != f.default:
+                raise ConfigError(
+                    f"the branch change '{self.change}' does not read {f.name}. It reads {', '.join(reads) or 'none'}."
+                )
+        if "text" in reads and not self.text:
             raise ConfigError(f"the branch change '{self.change}' needs a text: {{change: {self.change}, text: ...}}.")
-        if self.change in ("crop", "region"):
+        if "box" in reads:
             edits.Box(*self.box)  # a box turned around is an error before anything runs
 
     def of(self, prompt: Prompt) -> Prompt:
-        return CHANGES[self.change](prompt, self)
+        return CHANGES[self.change].made(prompt, self)
 
 
 class Branches:

@@ -96,6 +96,8 @@ def test_every_change_gives_another_prompt_and_conforms() -> None:
         ({"branches": [{"change": "noise", "stp": 3}]}, "no parameter 'stp'. Did you mean 'step'"),
         ({"branches": [{"change": "noise", "step": 3000}]}, "step"),
         ({"branches": [{"change": "instruction"}]}, "needs a text"),
+        ({"branches": [{"change": "no_picture", "pictures": "all"}]}, "does not read pictures. It reads none"),
+        ({"branches": [{"change": "blank", "step": 900}]}, "'blank' does not read step"),
         ({"branches": [{"change": "region", "box": [0.5, 0, 0.2, 1]}]}, "left < right"),
         ({"branches": [3]}, "a mapping with the key 'change'"),
         ({"branches": "no_picture"}, "a list"),
