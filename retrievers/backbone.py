@@ -5,15 +5,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from icl.bars import no_bars
 from icl.errors import ModelError
 from icl.models.unreadable import FAILURES, reason
 from icl.pictures import Picture
 from retrievers.ahead import decoded
 from retrievers.towers import BATCH
-from retrievers.vectors import Vectors, unit
+from retrievers.vectors import Vectors, stacked
 
 
 class Backbone:
@@ -41,7 +39,7 @@ class Backbone:
             for images in decoded(pictures, BATCH):
                 given = self.processor(images=images, return_tensors="pt").to(self.device)
                 rows.append(self._pooled(self.model(**given), pool).float().cpu().numpy())
-        return unit(np.concatenate(rows)) if rows else np.zeros((0, 0), np.float32)
+        return stacked(rows)
 
     def _pooled(self, out: Any, pool: str) -> Any:
         states = out.last_hidden_state

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-from icl.errors import ConfigError
 from icl.params import Count
 from icl.registry import Nested, component
 from icl.tasks.base import Pool
@@ -23,7 +22,7 @@ from retrievers.embedders.encoder import Encoder
 from retrievers.index import Index
 from retrievers.leaks import fair
 from retrievers.near import compared
-from retrievers.sources import reads, source_of
+from retrievers.sources import READ, check_reads, source_of
 from retrievers.wrapping import Wrapping
 
 SWAPPED = "disrupted: place"
@@ -41,12 +40,7 @@ class Disrupted(Wrapping):
     embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # what is compared with
 
     def __post_init__(self) -> None:
-        wanted = {"picture": {"picture"}, "question": {"text"}, "both": {"picture", "text"}}[self.by]
-        if not reads(self.embedder) >= wanted:
-            raise ConfigError(
-                f"by is '{self.by}', and {self.embedder!r} does not read {' and '.join(sorted(wanted))}. "
-                "Use an embedder that does (encoder, paired)."
-            )
+        check_reads(self.embedder, READ[self.by], f"by is '{self.by}', and ")
 
     @property
     def needs(self) -> frozenset[str]:

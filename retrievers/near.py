@@ -22,7 +22,7 @@ from retrievers.base import Embedder, FittedRetriever, Resources
 from retrievers.embedders.encoder import Encoder
 from retrievers.index import Index, Search, index_of
 from retrievers.leaks import fair, too_few
-from retrievers.sources import Source, reads, source_key, source_of
+from retrievers.sources import READ, Source, check_reads, source_key, source_of
 from retrievers.vectors import Vectors
 
 Scores = NDArray[np.float64]
@@ -54,12 +54,7 @@ class Near:
         return type(self).__name__
 
     def __post_init__(self) -> None:
-        if lacking := self.modalities - reads(self.embedder):
-            only = "pictures" if "text" in lacking else "texts"
-            raise ConfigError(
-                f"{self.told}its embedder {self.embedder!r} reads {only} only. "
-                f"Use an embedder that reads {' and '.join(sorted(self.modalities))} (encoder, paired)."
-            )
+        check_reads(self.embedder, self.modalities, self.told)
 
     @property
     def told(self) -> str:
@@ -189,7 +184,7 @@ class Compared(Near):
 
     @property
     def modalities(self) -> frozenset[str]:
-        return frozenset({"picture": {"picture"}, "question": {"text"}, "both": {"picture", "text"}}[self.by])
+        return READ[self.by]
 
     @property
     def key(self) -> Hashable:

@@ -5,13 +5,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from icl.bars import no_bars
 from icl.errors import ModelError
 from icl.models.unreadable import FAILURES, reason
 from retrievers.towers import BATCH
-from retrievers.vectors import Vectors, unit
+from retrievers.vectors import Vectors, stacked
 
 
 class Sentences:
@@ -43,7 +41,7 @@ class Sentences:
                 ).to(self.device)
                 states, real = self.model(**given).last_hidden_state, given["attention_mask"][..., None]
                 rows.append(((states * real).sum(dim=1) / real.sum(dim=1)).float().cpu().numpy())
-        return unit(np.concatenate(rows)) if rows else np.zeros((0, 0), np.float32)
+        return stacked(rows)
 
 
 @lru_cache(maxsize=2)

@@ -8,11 +8,11 @@ What is cached on disk are the vectors of the embedders inside, so that a transf
 encoder, and one that is fitted (means, a head) sees the pool and nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from icl.cache import cache_folder
-from icl.errors import PlanError
+from icl.errors import ConfigError, PlanError
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder
@@ -43,6 +43,24 @@ def source_key(embedder: Embedder, cache: str | None) -> tuple[Any, ...]:
 def reads(embedder: Embedder) -> frozenset[str]:
     """What an embedder reads: 'picture', 'text' or both. One that does not say reads both."""
     return frozenset(getattr(embedder, "reads", ("picture", "text")))
+
+
+READ: Mapping[str, frozenset[str]] = {
+    "picture": frozenset({"picture"}),
+    "question": frozenset({"text"}),
+    "both": frozenset({"picture", "text"}),
+}
+"""What is compared (`by`) -> what the embedder has to read."""
+
+
+def check_reads(embedder: Embedder, wanted: frozenset[str], told: str = "") -> None:
+    """Raises ConfigError where the embedder does not read all of it. told: what it adds about the settings."""
+    if lacking := wanted - reads(embedder):
+        only = "pictures" if "text" in lacking else "texts"
+        raise ConfigError(
+            f"{told}its embedder {embedder!r} reads {only} only. "
+            f"Use an embedder that reads {' and '.join(sorted(wanted))} (encoder, paired)."
+        )
 
 
 def no_pool(name: str) -> PlanError:

@@ -18,6 +18,11 @@ def unit(vectors: NDArray[np.floating]) -> Vectors:
     return np.ascontiguousarray(vectors / np.where(norms > 0, norms, 1), dtype=np.float32)
 
 
+def stacked(batches: Sequence[NDArray[np.floating]]) -> Vectors:
+    """The unit rows of an encoder's batches, [N, D]; no rows where there was nothing to encode."""
+    return unit(np.concatenate(batches)) if batches else np.zeros((0, 0), np.float32)
+
+
 def shown(items: Sequence[Query | Example]) -> list[Picture]:
     """All pictures of the items, in order. Raises DataError where an item has none."""
     bare = next((item for item in items if not item.pictures), None)

@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
-
 from icl.errors import ConfigError
 from icl.models.base import Model
 from icl.registry import Nested, component
 from icl.types import Example, Part, Prompt, Query, Turn
-from retrievers.vectors import Vectors, per_item, shown, unit
+from retrievers.vectors import Vectors, per_item, shown, stacked
 
 BATCH = 16
 
@@ -52,7 +50,7 @@ class OneWord:
         self.model.load()
         model: Any = self.model
         rows = [model.embed(prompts[start : start + BATCH]) for start in range(0, len(prompts), BATCH)]
-        return unit(np.concatenate(rows)) if rows else np.zeros((0, 0), np.float32)
+        return stacked(rows)
 
 
 def _asked(*parts: Part) -> Prompt:

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from icl.errors import ConfigError
 from icl.registry import Nested
 from icl.tasks.base import Pool
 from icl.types import Query, Scored
 from retrievers.base import Embedder, Resources
 from retrievers.embedders.encoder import Encoder
 from retrievers.near import compared
-from retrievers.sources import Source, reads, source_of
+from retrievers.sources import READ, Source, check_reads, source_of
 from retrievers.vectors import Vectors
 
 
@@ -25,12 +24,7 @@ class Comparing:
     embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # what makes the vectors
 
     def __post_init__(self) -> None:
-        wanted = {"picture": {"picture"}, "question": {"text"}, "both": {"picture", "text"}}[self.by]
-        if not reads(self.embedder) >= wanted:
-            raise ConfigError(
-                f"by is '{self.by}', and {self.embedder!r} does not read {' and '.join(sorted(wanted))}. "
-                "Use an embedder that does (encoder, paired)."
-            )
+        check_reads(self.embedder, READ[self.by], f"by is '{self.by}', and ")
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedComparing":
         return FittedComparing(self, pool, source_of(self.embedder, resources.cache, pool))

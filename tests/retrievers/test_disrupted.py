@@ -76,7 +76,7 @@ def test_where_nothing_can_be_swapped_the_mark_says_so(pool: Pool, example: Make
 
 
 def test_a_neighbour_by_question_needs_a_reader_of_texts() -> None:
-    with pytest.raises(ConfigError, match=r"by is 'question', and .* does not read text"):
+    with pytest.raises(ConfigError, match=r"by is 'question', and .* reads pictures only"):
         build("retriever", {"name": "disrupted", "of": "random", "by": "question", "embedder": "pixels"})
 
 
