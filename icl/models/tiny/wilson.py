@@ -1,18 +1,14 @@
-"""Wilson's interval of a proportion (Wilson, 1927)."""
-
-import math
-
-Z = 1.959964  # 97.5 % point of the normal distribution
+"""A proportion with its interval (Wilson, 1927), as the card and its goals write it."""
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
     """95 % interval of right / n. Raises ValueError where n is 0."""
+    from scipy.stats import binomtest
+
     if n <= 0:
         raise ValueError("an interval needs at least one trial")
-    p, z2 = right / n, Z * Z / n
-    middle = (p + z2 / 2) / (1 + z2)
-    half = Z / (1 + z2) * math.sqrt(p * (1 - p) / n + z2 / (4 * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    found = binomtest(right, n).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 def shown(counts: tuple[int, int]) -> str:
