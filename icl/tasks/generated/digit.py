@@ -1,12 +1,10 @@
 """Pictures of a single digit: the left one of "a ? b", moved to the middle."""
 
-import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from icl.pictures import Picture
-from icl.tasks.generated.drawing import Drawing
+from icl.tasks.generated.drawing import Drawing, drawn
 from icl.tasks.generated.world import SIDE
 
 if TYPE_CHECKING:
@@ -36,11 +34,4 @@ class Digit:
 
     @property
     def picture(self) -> Picture:
-        return _picture(self)
-
-
-@lru_cache(maxsize=20_000)
-def _picture(digit: Digit) -> Picture:
-    """One `Picture` a digit; the origin does not tell what it shows."""
-    told = hashlib.sha256(repr(digit).encode()).hexdigest()[:16]
-    return Picture.from_source(digit, f"generated digit {told} (seed {digit.seed})")
+        return drawn(self, "digit", self.seed)

@@ -5,6 +5,7 @@ of drawings that many episodes use is rendered, encoded and embedded once.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -55,11 +56,11 @@ class Drawing:
 
     @property
     def picture(self) -> Picture:
-        return _picture(self)
+        return drawn(self, self.kind, self.seed)
 
 
 @lru_cache(maxsize=20_000)
-def _picture(drawing: Drawing) -> Picture:
-    """One `Picture` a drawing: its digest is computed once. The origin names it without telling what it shows."""
-    told = hashlib.sha256(repr(drawing).encode()).hexdigest()[:16]
-    return Picture.from_source(drawing, f"generated {drawing.kind} {told} (seed {drawing.seed})")
+def drawn(recipe: Callable[[], "Image"], what: str, seed: int) -> Picture:
+    """One `Picture` a recipe: its digest is computed once. The origin names it without telling what it shows."""
+    told = hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
+    return Picture.from_source(recipe, f"generated {what} {told} (seed {seed})")

@@ -1,13 +1,11 @@
 """Pictures with words on them, drawn when somebody looks: a drawing with a label, or words alone."""
 
-import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from icl.pictures import Picture
 from icl.streams import StreamKey
-from icl.tasks.generated.drawing import Drawing
+from icl.tasks.generated.drawing import Drawing, drawn
 from icl.tasks.generated.letters import print_word, width
 from icl.tasks.generated.world import SIDE
 
@@ -33,7 +31,7 @@ class Labelled:
 
     @property
     def picture(self) -> Picture:
-        return _picture(self)
+        return drawn(self, "words", self.drawing.seed)
 
 
 @dataclass(frozen=True)
@@ -63,12 +61,4 @@ class Words:
 
     @property
     def picture(self) -> Picture:
-        return _picture(self)
-
-
-@lru_cache(maxsize=20_000)
-def _picture(recipe: Labelled | Words) -> Picture:
-    """One `Picture` a recipe; the origin does not tell what it shows."""
-    seed = recipe.seed if isinstance(recipe, Words) else recipe.drawing.seed
-    told = hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
-    return Picture.from_source(recipe, f"generated words {told} (seed {seed})")
+        return drawn(self, "words", self.seed)
