@@ -88,12 +88,16 @@ def _firsts(model: LogitModel, ready: Ready) -> tuple[tuple[int, ...], ...]:
 
 
 def _now(readies: Sequence[Ready], chosen: Sequence[Way]) -> dict[str, Prompt]:
-    """Digest -> prompt of what is opened before the first step."""
+    """Digest -> prompt of what is opened before the first step: all references, then all second branches, ...
+
+    So the logits of a branch lie side by side, and a step reads them where they are.
+    """
+    ways_of = list(zip(readies, chosen, strict=True))
     return {
-        digest: branch
-        for ready, way in zip(readies, chosen, strict=True)
-        for n, (digest, branch) in enumerate(zip(ready.digests, ready.branches, strict=True))
-        if n == 0 or way == "eager"
+        ready.digests[n]: ready.branches[n]
+        for n in range(max(len(ready.branches) for ready in readies))
+        for ready, way in ways_of
+        if n < len(ready.branches) and (n == 0 or way == "eager")
     }
 
 

@@ -142,6 +142,7 @@ class Opener:
         return like and len(batch) * max(rests) + heads <= self.budget
 
     def _prefill(self, batch: Sequence[Unit], exits: bool = False, beside: Rows | None = None) -> list[Part]:
+        batch = sorted(batch, key=lambda unit: unit.place)  # mostly the order that is wanted
         places = [unit.place for unit in batch]
         if not batch[0].shared:
             return [(self.runner.prefill([unit.prompt for unit in batch], exits), places)]
