@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.stats import rankdata
 
 from experiments.stats import exchange
 from experiments.stats.exchange import randomisation_p, whole_interval
@@ -81,6 +82,18 @@ def test_an_area_is_exchanged_by_ranks_so_that_its_scale_does_not_matter():
     p = randomisation_p(strata((area(a, wanted), area(b, wanted))))
     assert p == randomisation_p(strata((area(a, wanted), area(100 + np.exp(b), wanted))))
     assert randomisation_p(strata((area(a, wanted), area(a**3, wanted)))) == 1
+
+
+def test_every_exchange_of_ranks_is_tried_on_the_area_itself():
+    wanted = np.array([1, 0, 1, 0, 1, 0, 0, 1], dtype=bool)
+    a, b = np.array([2, 2, 3, 3, 1, 1, 3, 3.0]), np.array([6, 3, 12, 4, 6, 8, 2, 8.0])
+    ranks = rankdata(a), rankdata(b)
+    seen, extreme = abs(auc(b, wanted) - auc(a, wanted)), 0
+    for chosen in itertools.product([False, True], repeat=8):
+        one, other = (np.where(chosen, *pair) for pair in (ranks, ranks[::-1]))
+        extreme += abs(auc(other, wanted) - auc(one, wanted)) >= seen - 1e-12
+    assert randomisation_p(strata((area(a, wanted), area(b, wanted)))) == pytest.approx(extreme / 2**8)
+    assert extreme == 68
 
 
 def test_the_interval_is_a_bootstrap_of_the_difference_itself():
