@@ -63,8 +63,8 @@ def _problems(config: Any, version: str) -> Iterator[tuple[str, str]]:
     if config.model_config.is_mm_prefix_lm and config.device_config.device_type == "cpu":
         yield (
             "picture mask",
-            "in this architecture the tokens of a picture see each other, and vLLM's attention for CPUs has no such mask "
-            "(it runs, and says something else); use a GPU, or the backend 'hf'",
+            "in this architecture the tokens of a picture see each other, and vLLM's attention for CPUs has no such "
+            "mask (it runs, and says something else); use a GPU, or the backend 'hf'",
         )
     if config.use_v2_model_runner:
         yield "runner", "the second model runner was not verified; set VLLM_USE_V2_MODEL_RUNNER=0"
