@@ -1,65 +1,24 @@
-"""The runner: a grid's missing samples, computed with nothing done twice, each written when it is finished.
+"""A run: its directory brought up to date with its config, here or by workers.
 
-Work is ordered by model, task and number of shots; within these by windows of queries, each with all retrievers, seeds,
-orders and decodings that read them. So prompts that are equal meet in one call of the engine, a model is loaded once,
-and memory holds one window, whatever the length of the run. The order changes no sample.
+What can be known to fail fails before a model loads. Then the samples that are missing are computed by the runner
+(`experiments.runner`) in this process, or shared among workers that each have one (`experiments.launch`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from experiments.answers import Answer, Asked, answer
 from experiments.checks import check_data, check_needs
 from experiments.config import Config
-from experiments.contexts import Retrieval, Written, contexts, recipes_of, written
-from experiments.grid import Cell, Grid, expand
+from experiments.grid import Grid, expand
 from experiments.launch.launching import earlier, follow, launch
-from experiments.limits import limits
 from experiments.lock import writing
-from experiments.pictures import KEPT_BYTES, Album, decoded_ahead
 from experiments.plan_warnings import plan_warnings
 from experiments.progress import Progress, Silent
-from experiments.record import Recorder
 from experiments.rescore import rescore
-from experiments.session import Counting, Session, renew
+from experiments.runner import Outcome, Runner
+from experiments.session import Session, renew
 from experiments.sizes import check_sizes
 from experiments.state import Todo, describe_cells, forked, todo
-from experiments.store import Store, Writer
-from icl.errors import DataError
-from icl.pictures import Picture
-from icl.types import Sample
-
-if TYPE_CHECKING:
-    from icl.models.base import Model
-
-BLOCK = 64
-"""Queries whose demonstrations are retrieved together."""
-
-WINDOW_TOKENS = 65_536
-WINDOW_SAMPLES = 1024
-"""A window ends with the query that reaches one of these. A larger one batches better and takes more memory."""
-
-HOPELESS = 50
-"""Failures in a row, from the first sample on, after which a run stops instead of failing a grid sample by sample."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a session did. present: samples that were there before; failed: without an answer now.
-
-    missing: samples that a worker was to compute and did not. jobs: those that were submitted and not waited for.
-    """
-
-    folder: Path
-    samples: int
-    present: int
-    computed: int
-    failed: int
-    warnings: tuple[str, ...] = ()
-    missing: int = 0
-    jobs: tuple[str, ...] = ()
+from experiments.store import Store
 
 
 def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = None, fork: bool = False) -> Outcome:
@@ -102,155 +61,3 @@ def _untraced(store: Store, grid: Grid, work: Todo) -> str:
         f"{grid.config.where('trace')}: {work.present:,} samples that are there already keep the steps that they have. "
         "To record all of them, start a new run with --fork."
     )
-
-
-class Runner:
-    """Computes what is missing. worker: whose files samples go to; of: how many workers share the room for pictures."""
-
-    def __init__(
-        self,
-        grid: Grid,
-        store: Store,
-        work: Todo,
-        progress: Progress,
-        session: Counting,
-        *,
-        worker: str = "0",
-        of: int = 1,
-    ) -> None:
-        self.grid, self.store, self.work, self.progress, self.session = grid, store, work, progress, session
-        self.worker, self.room = worker, KEPT_BYTES // of
-        self.recorder = Recorder(grid.metrics)
-        self.album = Album(store.folder / "pictures")
-        self.failed = self.computed = 0
-
-    def outcome(self) -> Outcome:
-        self.progress.begin(len(self.grid.cells), self.work.total, self.work.cells_done, self.work.present)
-        try:
-            with Writer(self.store, self.worker) as self.writer:
-                for model in self.grid.models:
-                    self._model(model)
-        finally:
-            self.album.close()
-            self.progress.end()
-        if self.album.problem:
-            self.progress.note(self.album.problem)
-        told = self.work
-        return Outcome(self.store.folder, told.total, told.present, self.computed, self.failed, self.grid.warnings)
-
-    def _model(self, model: "Model") -> None:
-        groups = [cells for cells in _groups(self.grid, model) if any(self.work.missing[c.digest] for c in cells)]
-        if not groups:
-            return
-        if expect := getattr(model, "expect", None):
-            room = limits([cell for cells in groups for cell in cells])
-            expect(room.pictures, room.tokens)
-        model.load()
-        for note in getattr(model, "notes", ()):
-            self.progress.note(f"model: {note}")
-        retrieval: Retrieval | None = None
-        try:
-            for cells in groups:
-                if retrieval is None or retrieval.task is not cells[0].task:
-                    retrieval = Retrieval(cells[0].task, model)
-                self._group(model, cells, retrieval)
-        finally:
-            self.session.count(model)
-            if unload := getattr(model, "unload", None):
-                unload()
-
-    def _group(self, model: "Model", cells: Sequence[Cell], retrieval: Retrieval) -> None:
-        task = cells[0].task
-        self.album.room = self.room * (1 + self.grid.tasks.index(task)) // len(self.grid.tasks)
-        for window in self._windows(cells, retrieval):
-            asked = [Asked(cell, item, item.prompt) for cell, item in window if item.prompt is not None]
-            self.album.keep(picture for one in asked for picture in one.prompt.pictures)
-            for cell, item in window:
-                if item.prompt is None:
-                    self._record(self.recorder.unasked(cell, item))
-            self._answer(model, asked)
-            self.recorder.forget()
-            self.session.save(model)
-
-    def _answer(self, model: "Model", asked: Sequence[Asked]) -> None:
-        def done(one: Asked, said: Answer) -> None:
-            self._record(self.recorder.sample(one, said))
-
-        config = self.grid.config
-        answer(model, asked, self.session.counters, done, top=config.trace, late=config.late)
-
-    def _windows(self, cells: Sequence[Cell], retrieval: Retrieval) -> Iterator[list[tuple[Cell, Written]]]:
-        """Samples that are missing, query by query, until a window is full."""
-        missing = {cell.digest: self.work.missing[cell.digest] for cell in cells}
-        cells = [cell for cell in cells if missing[cell.digest]]
-        recipes = recipes_of(cells)
-        wanted: set[str] = set().union(*missing.values())
-        queries = [query for query in cells[0].task.queries if query.id in wanted]
-        blocks = (queries[i : i + BLOCK] for i in range(0, len(queries), BLOCK))
-        rows = (row for block in blocks for row in contexts(retrieval, recipes, block))
-        branches = _branches(cells)
-        window: list[tuple[Cell, Written]] = []
-        tokens = 0
-        for row in decoded_ahead(rows, _pictures):
-            for arranged in row:
-                readers = [c for c in arranged.recipe.cells if arranged.example.id in missing[c.digest]]
-                if readers:
-                    item = written(arranged)
-                    window += [(cell, item) for cell in readers]
-                    tokens += _tokens(readers, item, branches)
-            if tokens >= WINDOW_TOKENS or len(window) >= WINDOW_SAMPLES:
-                yield window
-                window, tokens = [], 0
-        if window:
-            yield window
-
-    def _record(self, sample: Sample) -> None:
-        """Writes a finished sample, and says what became of it."""
-        self.writer.append(sample.cell, [sample])
-        self.computed += 1
-        self.progress.advance(1)
-        missing = self.work.missing[sample.cell]
-        missing.discard(sample.query)
-        if not missing:
-            self.progress.cell_finished()
-        if sample.failed:
-            self.failed += 1
-            self.progress.failed(sample.query, sample.failed)
-            if self.failed == self.computed >= HOPELESS:
-                raise DataError(f"the first {self.failed} samples all failed; the last one: {sample.failed}")
-
-
-def _groups(grid: Grid, model: "Model") -> list[list[Cell]]:
-    """The model's cells by task and shots, tasks together, few shots first."""
-    found: dict[tuple[int, int], list[Cell]] = {}
-    order = {id(task): i for i, task in enumerate(grid.tasks)}
-    for cell in grid.cells:
-        if cell.model is model:
-            found.setdefault((order[id(cell.task)], cell.shots), []).append(cell)
-    return [found[key] for key in sorted(found)]
-
-
-def _pictures(row: Sequence[Written]) -> list[Picture]:
-    """Of the query and of all demonstrations of a row."""
-    shown = [demo.example for item in row for demo in item.context.demos]
-    return [*row[0].example.pictures, *(picture for example in shown for picture in example.pictures)]
-
-
-def _branches(cells: Sequence[Cell]) -> dict[str, int]:
-    """Prompts that each cell's strategy reads; 0 where the model only answers and nothing is prefilled."""
-    from decoding.probe import branches_of
-
-    found: dict[int, int] = {}
-    for cell in cells:
-        if id(cell.decoding) not in found:
-            logits = "logits" in cell.model.abilities
-            found[id(cell.decoding)] = len(branches_of(cell.decoding.strategy)) if logits else 0
-    return {cell.digest: found[id(cell.decoding)] for cell in cells}
-
-
-def _tokens(cells: Sequence[Cell], item: Written, branches: Mapping[str, int]) -> int:
-    """Tokens of the item's prompt in all branches of all arms, the reference once: at most what will be prefilled."""
-    model = cells[0].model
-    if item.prompt is None or not branches[cells[0].digest]:
-        return 0
-    return model.count_tokens(item.prompt) * (1 + sum(branches[cell.digest] - 1 for cell in cells))

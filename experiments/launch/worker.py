@@ -23,6 +23,7 @@ from experiments.grid import Grid, expand
 from experiments.launch import folder as files
 from experiments.machine import now
 from experiments.progress import Lines
+from experiments.runner import Runner
 from experiments.session import Counting
 from experiments.state import Todo, todo
 from experiments.store import Store, write_json
@@ -65,8 +66,6 @@ def _at_work(
 
 
 def _compute(shift: "Shift", share: Mapping[str, Any]) -> None:
-    from experiments.run import Runner
-
     told = share["config"]
     grid = expand(checked(Document(told["name"], Path(told["folder"]), told["data"])))
     grid, work = part(grid, shift.store, share["blocks"])

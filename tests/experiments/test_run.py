@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from experiments import run as runner
+from experiments import runner
 from experiments.config import load
 from experiments.loaded import load_run
 from experiments.progress import Silent
-from experiments.run import Outcome, run
+from experiments.run import run
+from experiments.runner import Outcome
 from experiments.store import Store
 from icl.errors import DataError, StoreError
 from icl.models.base import Request

@@ -11,7 +11,8 @@ from slurm_cluster import Cluster, lacking
 
 from experiments.config import load
 from experiments.progress import Silent
-from experiments.run import Outcome, run
+from experiments.run import run
+from experiments.runner import Outcome
 
 SHAPES = Path(__file__).parents[1] / "shapes.py"
 FAKE = '''
