@@ -132,6 +132,12 @@ def test_a_quantization_that_the_device_cannot_do_is_a_sentence(folder: Path, me
     assert "validation error" not in str(told.value)
 
 
+def test_a_mask_of_pictures_that_vllm_has_not_here_is_refused(tmp_path: Path) -> None:
+    gemma = checkpoints.saved("gemma3", tmp_path)
+    with pytest.raises(ModelError, match=r"tokens of a picture see each other, .* or the backend 'hf'"):
+        groups.tiny_engine(gemma).load()
+
+
 def test_a_folder_that_is_no_checkpoint_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no config"):
         VLLM(str(tmp_path)).load()
