@@ -17,8 +17,8 @@ from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from icl.errors import ConfigError, did_you_mean
+from icl.finite import not_finite
 from icl.loading import at, code_of, load_class, load_function, path_of, search_beside
-from icl.params import LARGEST, Infinite
 
 __all__ = [
     "PACKAGES",
@@ -303,35 +303,9 @@ def _validated(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
 
 
 def _check_finite(cls: type[Any], values: Mapping[str, Any], what: str) -> None:
-    """Raises ConfigError for a number that is infinite or none, also within a list: scores would be none either.
-
-    A field whose number may be infinite says so: `most: Annotated[float, Infinite()]`.
-    """
-    for f in fields(cls):
-        odd = _odd(values.get(f.name))
-        if odd is not None and not any(isinstance(extra, Infinite) for extra in _extras(cls, f.name)):
-            raise ConfigError(f"{what}, {_key(f)}: {odd} is no finite number (in single precision).")
-
-
-def _odd(value: Any) -> float | None:
-    """The first number in it that is not finite. Components within have been looked at when they were built."""
-    if isinstance(value, float):
-        return None if abs(value) <= LARGEST else value
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    elif is_dataclass(value) and not isinstance(value, type) and not hasattr(value, "component"):
-        value = tuple(getattr(value, f.name) for f in fields(value))
-    if not isinstance(value, tuple | list | set | frozenset):
-        return None
-    return next((odd for item in value if (odd := _odd(item)) is not None), None)
-
-
-def _extras(cls: type[Any], name: str) -> tuple[Any, ...]:
-    """The metadata of a field's type."""
-    try:
-        return tuple(getattr(get_type_hints(cls, include_extras=True).get(name), "__metadata__", ()))
-    except NameError:  # an annotation of the class that only a type checker can read
-        return ()
+    if found := not_finite(cls, values):
+        one, value = found
+        raise ConfigError(f"{what}, {_key(one)}: {value} is no finite number (in single precision).")
 
 
 def _takes_bool(cls: type[Any], name: str) -> bool:
