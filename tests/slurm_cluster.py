@@ -1,7 +1,9 @@
 """A Slurm of one node on this machine, in a folder of its own: munged, slurmctld and slurmd, ended by `stop`."""
 
+import ctypes
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -108,10 +110,8 @@ class Cluster:
 
     def _run(self, *words: str) -> None:
         log = (self.folder / f"{words[0]}.out").open("wb")
-        environment = {**os.environ, **self.environment}
-        self.processes.append(
-            subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        )
+        more = {"env": {**os.environ, **self.environment}, "stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        self.processes.append(subprocess.Popen(words, preexec_fn=_die_with_parent, **more))  # noqa: PLW1509
 
     def _until(self, there) -> None:  # type: ignore[no-untyped-def]
         deadline = time.monotonic() + 30
@@ -122,6 +122,11 @@ class Cluster:
                 self.stop()
                 raise RuntimeError(f"{dead or 'too slow'}\n" + "\n".join(said))
             time.sleep(0.1)
+
+
+def _die_with_parent() -> None:
+    """So that nothing is left where the tests are killed."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _ports(count: int) -> list[int]:

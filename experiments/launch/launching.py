@@ -195,7 +195,7 @@ def _tail(log: Path | None) -> str:
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return f" It left no log at {log}."
+        return f" It left no log at {log}. (Does its machine see this folder?)"
     last = "\n".join(f"    {line}" for line in lines[-TAIL:])
     return f" The end of {log}:\n{last}" if last else f" Its log is empty: {log}."
 

@@ -53,7 +53,8 @@ class Slurm:
     cluster: Literal["slurm", "local"] = "slurm"  # local: submitit's own processes on this machine, to try a file
 
     def __post_init__(self) -> None:
-        minutes(self.time)
+        if self.grace >= 60 * minutes(self.time):
+            raise ConfigError(f"grace: {self.grace} seconds before the end are no less than the whole time limit.")
         for name in self.args:
             if flag(name) in OURS:
                 raise ConfigError(f"args: {name} is set by the launcher itself.")

@@ -20,6 +20,11 @@ def test_yes_and_no_are_words_and_1e_3_is_a_number() -> None:
     assert data["a"] == ["yes", "no", "on", True, 0.001, 0.5, 1.0, "2024-01-01"]
 
 
+def test_a_time_is_no_number_to_the_base_of_sixty_and_whole_numbers_are_what_they_were() -> None:
+    data, _ = parse("a: [2:00:00, 12:30, 12, -3, +7, 0, 0x1f, 010, 1_000, 0b11]", "f")
+    assert data["a"] == ["2:00:00", "12:30", 12, -3, 7, 0, 31, 8, 1000, 3]
+
+
 def test_a_merge_key_is_overridden_by_own_keys_and_is_no_duplicate() -> None:
     data, lines = parse("a: &a {p: 1, q: 2}\nb:\n  <<: *a\n  p: 3\n", "f")
     assert data["b"] == {"p": 3, "q": 2}

@@ -69,13 +69,14 @@ def test_models_are_loaded_no_more_often_than_there_are_cuts(grid: Grid) -> None
 
 
 def test_shares_weigh_alike_and_longer_prompts_weigh_more(grid: Grid) -> None:
-    long, short = ([c for c in grid.cells if c.shots == shots and c.model is grid.models[0]] for shots in (4, 0))
+    task, model = grid.tasks[0], grid.models[0]
     wanted: dict[str, set[str]] = {cell.digest: set() for cell in grid.cells}
-    wanted |= {cell.digest: {q.id for q in cell.task.queries[:5]} for cell in long if cell.task is grid.tasks[0]}
-    wanted |= {cell.digest: {q.id for q in cell.task.queries} for cell in short if cell.task is grid.tasks[0]}
-    first, second = shares(grid, wanted, 2)
-    assert len(first[0].queries) < len(second[0].queries), "the first queries have long prompts too"
-    assert sorted(first[0].queries + second[0].queries) == sorted(wanted[short[0].digest])
+    for cell in grid.cells:
+        if cell.task is task and cell.model is model:  # the first five queries with 4 shots, the other five with none
+            wanted[cell.digest] = {query.id for query in (task.queries[:5] if cell.shots else task.queries[5:])}
+    (first,), (second,) = shares(grid, wanted, 2)
+    assert first.queries + second.queries == tuple(query.id for query in task.queries)
+    assert len(first.queries) < 5, "five of ten queries are more than half of the work"
 
 
 def test_no_worker_is_without_work(grid: Grid) -> None:

@@ -201,6 +201,7 @@ def test_time_limits_as_slurm_writes_them(time: int | str, expected: int) -> Non
     [
         ({"time": "two hours"}, "time: a limit is a number of minutes, or as Slurm writes it (2:00:00, 1-12:00)"),
         ({"time": "0:0:0"}, "time: a limit is at least a minute."),
+        ({"time": 1}, "grace: 90 seconds before the end are no less than the whole time limit."),
         ({"args": {"--array": "0-3"}}, "args: --array is set by the launcher itself."),
         ({"nods": 2}, "launcher 'slurm' has no parameter 'nods'. Did you mean 'nodes'?"),
         ({"nodes": -1}, "nodes: input should be greater than or equal to 1, not -1."),

@@ -52,6 +52,18 @@ def test_files_that_were_put_together_are_counted_anew(tmp_path: Path) -> None:
     assert (tally.done, [path.name for path in (tmp_path / "cells" / A).iterdir()]) == (3, ["0.jsonl"])
 
 
+def test_a_file_that_was_written_anew_is_counted_anew(tmp_path: Path) -> None:
+    tally = Tally(Store(tmp_path), [(A, 3)], None)
+    put(tmp_path, line("q1", failed="no picture, for a long reason") + line("q2"))
+    tally.look()
+    (tmp_path / "cells" / A / "0.jsonl").write_text(line("q1") + line("q2"))
+    tally.look()
+    assert (tally.done, tally.failed) == (2, 0)
+    put(tmp_path, line("q3"))
+    tally.look()
+    assert (tally.done, tally.cells_done) == (3, 1)
+
+
 def test_the_files_of_some_workers_alone(tmp_path: Path) -> None:
     put(tmp_path, line("q1"))
     put(tmp_path, line("q2"), worker="w-1")

@@ -10,9 +10,9 @@ from launched import files, lines
 
 from experiments.config import load
 from experiments.grid import Grid, expand
-from experiments.launch.folder import SILENT, Launch, alive, at_work, held, place
+from experiments.launch.folder import SILENT, Launch, alive, at_work, held, place, share_of
 from experiments.launch.shares import shares
-from experiments.launch.worker import Shift, summed, work
+from experiments.launch.worker import Shift, part, summed, work
 from experiments.lock import writing
 from experiments.run import run
 from experiments.state import describe_cells, todo
@@ -57,12 +57,14 @@ def test_workers_compute_their_shares_into_files_of_their_own_and_together_the_r
 
 
 def test_a_worker_that_is_started_again_does_the_rest_of_its_share(launched: Callable[..., Any]) -> None:
-    one, _ = launched()
+    one, grid = launched()
     worker = one.workers[0]
     work(str(one.folder), worker)
     before = files(one.folder)
     path = next(path for path in one.folder.glob("cells/*/*.jsonl") if path.read_bytes().count(b"\n") > 3)
     path.write_bytes(path.read_bytes()[:-40])  # killed while it wrote
+    own, left = part(grid, Store(one.folder), (share_of(one.folder, worker) or {})["blocks"])
+    assert (left.total, left.left, len(own.cells)) == (90, 1, 6)
     work(str(one.folder), worker)
     assert files(one.folder) == before
 
@@ -80,6 +82,9 @@ def test_a_worker_whose_launch_was_given_up_does_nothing(
     assert work(str(one.folder), f"{one.id}0-1") == "", "a worker of an earlier launch"
     assert lines(one.folder) == 0
     assert Launch.read(one.folder) == other
+    (place(one.folder) / "launch.json").unlink()
+    assert work(str(one.folder), other.workers[0]) == "", "its share is still there"
+    assert lines(one.folder) == 0
 
 
 def test_two_processes_cannot_be_one_worker(launched: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
