@@ -9,8 +9,10 @@ from decoding.arm import Arm, Normalise
 from icl.models.base import MAX_NEW_TOKENS
 from icl.types import Prompt
 
-__all__ = ["Counters", "Failure", "Job", "Normalise", "Ready", "distinct"]
+__all__ = ["Counters", "Failure", "Job", "Late", "Normalise", "Ready", "Score", "distinct"]
 
+Score = Literal["generate", "options"]
+"""What an answer is: a generated text, or the scores of options."""
 
 Late = Literal["auto", "always", "never"]
 """Whether contrasts that a step can do without are read late (`decoding.late`); auto: where that is cheaper."""
@@ -28,7 +30,7 @@ class Job:
     prompt: Prompt
     arm: Arm
     options: tuple[str, ...] = ()
-    score: Literal["generate", "options"] = "generate"
+    score: Score = "generate"
     max_new_tokens: int = MAX_NEW_TOKENS
     normalise: Normalise = "sum"
     top: int = 0

@@ -11,7 +11,7 @@ from icl.models.base import Model, Request
 from icl.types import Generation, Prompt
 
 if TYPE_CHECKING:
-    from decoding.jobs import Counters
+    from decoding.jobs import Counters, Late
 
 Answer = Generation | str
 """What a model said, or why it said nothing."""
@@ -34,7 +34,7 @@ Done = Callable[[Asked, Answer], None]
 
 
 def answer(
-    model: Model, asked: Sequence[Asked], counters: "Counters", done: Done, *, top: int = 0, late: str = "auto"
+    model: Model, asked: Sequence[Asked], counters: "Counters", done: Done, *, top: int = 0, late: "Late" = "auto"
 ) -> None:
     """Calls `done` with each and its answer, as soon as it is there; in any order.
 

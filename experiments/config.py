@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from decoding.jobs import Late
 from experiments.document import Document, read
 from experiments.overrides import overridden
 from experiments.vocabulary import (
@@ -62,7 +63,7 @@ class Config:
     controls: bool
     compare: Compare | None
     trace: int = 0
-    late: str = "auto"
+    late: Late = "auto"
     launch: Any = LAUNCHER
 
     def where(self, *keys: str | int) -> str:
@@ -115,7 +116,7 @@ def checked(document: Document) -> Config:
         _controls(document, data.get("controls", "none")),
         _compare(document, data.get("compare")),
         _trace(document, data.get("trace")),
-        _late(document, data.get("late_contrast", "auto")),
+        _late(document, data.get("late_contrast", LATE[0])),
         _launch(document, data.get("launch", LAUNCHER)),
     )
 
@@ -245,13 +246,14 @@ def _controls(document: Document, node: Any) -> bool:
     return bool(node == "default")
 
 
-def _late(document: Document, node: Any) -> str:
-    if node not in LATE:
-        raise ConfigError(
-            f"{document.where('late_contrast')}: late_contrast is one of {', '.join(LATE)}, not {node!r}."
-            f"{did_you_mean(str(node), LATE)}"
-        )
-    return str(node)
+def _late(document: Document, node: Any) -> Late:
+    for way in LATE:
+        if node == way:
+            return way
+    raise ConfigError(
+        f"{document.where('late_contrast')}: late_contrast is one of {', '.join(LATE)}, not {node!r}."
+        f"{did_you_mean(str(node), LATE)}"
+    )
 
 
 def _launch(document: Document, node: Any) -> Any:

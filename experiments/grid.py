@@ -7,7 +7,7 @@ Two combinations that cannot differ are one cell: at 0 shots neither retriever n
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from experiments.config import Config
 from experiments.labels import labels
@@ -20,6 +20,7 @@ from icl.registry import build, describe, search_beside
 
 if TYPE_CHECKING:
     from decoding.arm import Arm
+    from decoding.jobs import Score
     from experiments.launch.base import Launcher
     from icl.models.base import Model
     from icl.tasks.base import Task
@@ -46,7 +47,7 @@ class Cell:
     transforms: "tuple[Transform, ...]"
     compose: "Composer"
     decoding: "Arm"
-    score: Literal["generate", "options"]
+    score: "Score"
     max_new_tokens: int
     seed: int
     told: Mapping[str, Any]

@@ -35,7 +35,7 @@ def experiment_schema() -> dict[str, Any]:
         },
         "late_contrast": {
             "enum": list(LATE),
-            "default": "auto",
+            "default": LATE[0],
             "description": "whether branches that no step of an answer needs are left unread: the answers are the same",
         },
         "grid": {**axes, "description": "every combination"},

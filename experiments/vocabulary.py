@@ -1,8 +1,9 @@
 """The words of an experiment file: its keys, which of them are axes, which hold components, and the defaults."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
+from decoding.jobs import Late, Score
 from icl.models.base import MAX_NEW_TOKENS
 
 KINDS: Mapping[str, str] = {
@@ -44,8 +45,8 @@ FREE_AT_ZERO = ("retriever", "rerank", "candidates", "order")
 """Axes that cannot matter without demonstrations: one arm at 0 shots serves all of their values."""
 MOST: Mapping[str, int] = {"shots": 10_000, "max_new_tokens": 100_000, "candidates": 100_000}
 """Axis -> the largest value: more than any model's context holds, or than a reranker should look at."""
-SCORES = ("generate", "options")
-LATE = ("auto", "always", "never")
+SCORES: tuple[Score, ...] = get_args(Score)
+LATE: tuple[Late, ...] = get_args(Late)
 """Whether contrasts that a step can do without are read late (`decoding.late`)."""
 CORRECTIONS = ("holm", "none")
 METRICS = ("lenient", "strict", "option")

@@ -30,6 +30,7 @@ __all__ = [
     "component",
     "describe",
     "entries",
+    "is_own",
     "parameter",
     "resolve",
     "schema",
@@ -206,7 +207,7 @@ def describe(thing: Any) -> Any:
     if is_dataclass(thing) and not isinstance(thing, type):
         cls = type(thing)
         mark = getattr(cls, "component", None)
-        own = cls.__module__.split(".")[0] in {p.split(".")[0] for where in PACKAGES.values() for p in where}
+        own = is_own(cls)
         node: dict[str, Any] = {"name": mark[1] if mark and own else path_of(cls)}
         if not own:
             node["code"] = code_of(cls)
@@ -220,6 +221,11 @@ def describe(thing: Any) -> Any:
     if isinstance(thing, float) and thing.is_integer():  # 1.0 from Python and 1 from a config are one value
         return int(thing)
     return thing
+
+
+def is_own(cls: type[Any]) -> bool:
+    """Whether a class is of the packages here, whose components go by their names everywhere."""
+    return cls.__module__.split(".")[0] in {package.split(".")[0] for where in PACKAGES.values() for package in where}
 
 
 def schema(kind: str) -> dict[str, Any]:

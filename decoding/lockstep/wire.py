@@ -10,9 +10,7 @@ from typing import Any
 from decoding.base import Strategy
 from decoding.sampling import Greedy, Sampler, Sampling
 from icl.errors import PlanError
-from icl.registry import build
-
-OWN = frozenset({"icl", "decoding", "prompts", "retrievers", "experiments"})
+from icl.registry import build, is_own
 
 
 def told(strategy: Strategy, sampler: Sampler) -> str:
@@ -44,8 +42,7 @@ def _drawn(sampler: Sampler) -> dict[str, float] | None:
 def _node(thing: Any) -> Any:
     if is_dataclass(thing) and not isinstance(thing, type):
         mark = getattr(type(thing), "component", None)
-        own = type(thing).__module__.split(".")[0] in OWN
-        named = mark[1] if mark and own else _path(type(thing))
+        named = mark[1] if mark and is_own(type(thing)) else _path(type(thing))
         return {"name": named} | {
             str(f.metadata.get("key", f.name)): _node(getattr(thing, f.name)) for f in fields(thing) if f.init
         }
