@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,7 @@ def expected(folder: Path) -> list[tuple[Job, Generation]]:
     """Jobs, and what one engine in this process says."""
     arms = [groups.ARMS[0], groups.ARMS[3], groups.ARMS[4], {"name": "code"}, "greedy"]  # which a server has by name
     jobs = groups.jobs(30, 6, seed=71, arms=arms)
+    jobs += [replace(job, options=("red", "a blue one"), score="options") for job in jobs[:6]]
     engine = groups.tiny_engine(folder)
     answers = groups.run_jobs(engine, jobs)
     engine.unload()
@@ -66,14 +68,17 @@ def expected(folder: Path) -> list[tuple[Job, Generation]]:
 def test_groups_on_two_engines_say_what_one_engine_says(
     serving: Server, expected: list[tuple[Job, Generation]]
 ) -> None:
-    """Tokens, and the traces, which each engine keeps for itself."""
-    assert len(expected) == 30
+    """Tokens, and traces and scores of options, which each engine keeps for itself."""
+    assert len(expected) == 36
     model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY", concurrency=12)
     answers = run_jobs(model, [job for job, _ in expected])
     for answer, (_, wanted) in zip(answers, expected, strict=True):
         assert isinstance(answer, Generation), answer
         assert answer.tokens == wanted.tokens
-        assert answer.trace["logprob"] == pytest.approx(wanted.trace["logprob"], abs=5e-3)
+        assert answer.option_scores == pytest.approx(wanted.option_scores, abs=5e-3)
+        assert answer.trace.keys() == wanted.trace.keys()
+        for name in answer.trace.keys() & {"logprob"}:
+            assert answer.trace[name] == pytest.approx(wanted.trace[name], abs=5e-3)
     each = serving.by_engine("request_success_total")
     assert len(each) == 2
     assert min(each.values()) > 0.2 * sum(each.values())
