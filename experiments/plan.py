@@ -13,6 +13,7 @@ from experiments.beginnings import Beginnings, Shared
 from experiments.contexts import Retrieval, contexts, recipes_of, written
 from experiments.grid import Cell, Grid
 from experiments.plan_warnings import Alike, plan_warnings
+from experiments.stand_ins import unasked
 from experiments.waiting import Tell
 from icl.streams import StreamKey
 
@@ -147,26 +148,22 @@ def _groups(grid: Grid, task: "Task") -> list[tuple[list[Cell], list[str]]]:
 
 
 def _stand_ins(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
-    """Random retrieval in the place of what would have to embed a large pool, or to ask the model.
-
-    An orderer that asks the model is the usual order meanwhile: a prompt is as long in any.
-    """
+    """Random retrieval in the place of what would have to embed a large pool, or to ask the model."""
     from icl.registry import build
 
     large = cells[0].task.pool_size > POOL_EMBEDDED
     heavy = {"embedder", "model"} if large else {"model"}
-    stand_in, usual = build("retriever", "random"), build("orderer", "reversed")
+    stand_in = build("retriever", "random")
     counted, told = list[Cell](), dict[str, None]()
-    for cell in cells:
-        other: dict[str, Any] = {"order": usual} if "model" in getattr(cell.order, "needs", ()) else {}
-        if any("model" in transform.needs for transform in cell.transforms):
+    for cell, quiet in zip(cells, unasked(cells), strict=True):
+        other: dict[str, Any] = {}
+        if len(quiet.transforms) < len(cell.transforms):
             told["counted without the transforms that ask the model"] = None
-            other["transforms"] = tuple(t for t in cell.transforms if "model" not in t.needs)
         if met := heavy & getattr(cell.retriever, "needs", frozenset()):
             why = "which asks the model" if "model" in met else "whose pool is large"
             told[f"counted with random demonstrations in the place of {cell.labels['retriever']}, {why}"] = None
-            other |= {"retriever": stand_in, "rerank": ()}
-        counted.append(replace(cell, **other))
+            other = {"retriever": stand_in, "rerank": ()}
+        counted.append(replace(quiet, **other))
     return counted, list(told)
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from experiments.config import load
 from experiments.contexts import Retrieval, contexts, recipes_of, written
 from experiments.grid import Grid, expand
@@ -32,6 +34,17 @@ def test_pictures_and_tokens_of_the_largest_prompt_are_covered() -> None:
 def test_a_control_that_shows_more_demonstrations_counts() -> None:
     few, many = (limits(grid(shots=2, decoding=name).cells) for name in ("greedy", "more_demonstrations"))
     assert many.pictures > few.pictures == 3
+
+
+def test_a_model_that_has_not_started_is_asked_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = grid(shots=2, order="entropy", transforms=[{"name": "described", "where": "all"}])
+
+    def asked(*_: object, **__: object) -> None:
+        raise AssertionError("the model was asked")
+
+    for name in ("load", "generate", "open"):
+        monkeypatch.setattr(type(made.models[0]), name, asked)
+    assert limits(made.cells) == limits(grid(shots=2).cells)
 
 
 def test_nothing_is_nothing() -> None:
