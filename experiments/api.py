@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config import load
 from experiments.loaded import Run, load_run
+from experiments.vocabulary import DEFAULTS
 from icl.errors import PlanError, did_you_mean
 from icl.models.base import MAX_NEW_TOKENS
 from icl.registry import build
@@ -37,22 +38,25 @@ def retrieve(
     shots: int = 4,
     seed: int = 0,
     *,
-    order: Any = "reversed",
+    order: Any = DEFAULTS["order"],
     model: "Model | None" = None,
 ) -> Context:
     """The query with its demonstrations in prompt order, as a run with this seed would show them.
 
-    retriever, order: a name, a node or a component. query: of the task, or its id. Raises PlanError for too many shots.
+    retriever, order: a name, a node or a component. query: of the task, or its id. Raises PlanError for too many shots,
+    and for a retriever that gives others than it was asked for.
     """
-    from experiments.contexts import arranged, asking
+    from experiments.contexts import arranged, asking, sound
     from retrievers.base import Resources
 
     example = _example(task, query)
     finder = build("retriever", retriever)
     fitted = finder.fit(task.pool(example.id), Resources(seed, model))
     asked: Any = example if "gold" in finder.needs else example.query
-    found = fitted.retrieve([asked], shots)[0] if shots else ()
     pool = task.pool(example.id)
+    found = sound(finder, fitted.retrieve([asked], shots)[0], shots, pool) if shots else ()
+    if isinstance(found, str):
+        raise PlanError(found)
     return arranged(example, found, pool, seed, order=asking(build("orderer", order), pool, model))
 
 

@@ -112,7 +112,7 @@ class Retrieval:
                 pool = pools[places[0]]
                 count = max(cell.shots, _most(cell.demonstrations, pool, asked)) if more else cell.shots
                 given = _retrieved(fitted, asked, count)
-                answers = [_sound(cell.retriever, one, count, pool) for one in given]
+                answers = [sound(cell.retriever, one, count, pool) for one in given]
             for place, answer in zip(places, answers, strict=True):
                 found[place] = answer
         return found
@@ -168,7 +168,7 @@ def _retrieved(fitted: FittedRetriever, queries: Sequence[Query], shots: int) ->
     return found
 
 
-def _sound(retriever: "Retriever", found: Found, shots: int, pool: "Pool") -> Found:
+def sound(retriever: "Retriever", found: Found, shots: int, pool: "Pool") -> Found:
     """The answer, or what is wrong with it: fewer demonstrations than shots would pass for a few-shot result."""
     if isinstance(found, str):
         return found

@@ -29,6 +29,29 @@ def test_a_query_may_be_given_by_its_id(shapes: str) -> None:
         icl.retrieve("random", task, "q-002")
 
 
+FEWER = """
+from dataclasses import dataclass
+from icl.types import Scored
+
+@dataclass(frozen=True)
+class Fewer:
+    needs = frozenset()
+
+    def fit(self, pool, resources):
+        self.__dict__["pool"] = pool
+        return self
+
+    def retrieve(self, queries, k):
+        return [tuple(Scored(e.id) for e in self.pool.examples[: k - 1]) for _ in queries]
+"""
+
+
+def test_fewer_demonstrations_than_shots_are_refused_as_in_a_run(shapes: str, tmp_path: Path) -> None:
+    (tmp_path / "fewer.py").write_text(FEWER)
+    with pytest.raises(PlanError, match="gave 2 demonstrations for 3 shots"):
+        icl.retrieve(f"{tmp_path / 'fewer.py'}:Fewer", icl.load_task(shapes), "q-0000", shots=3)
+
+
 def test_one_prompt_is_answered_by_several_decodings(shapes: str, toy: str) -> None:
     prompt = icl.compose("chat", icl.retrieve("random", icl.load_task(shapes), "q-0000", shots=2))
     said = answer(icl.load_model(toy), prompt, ["greedy", {"name": "vcd", "alpha": 0}])
