@@ -171,3 +171,32 @@ def test_a_task_that_the_score_says_nothing_about_has_no_rows() -> None:
     captions = [{**row, "task": "captions", "lenient": None} for name in ("greedy", "vcd") for row in arm(name, "rw")]
     rows = [*captions, *arm("greedy", "rrww"), *arm("vcd", "rwww")]
     assert {row.subject for row in told(rows)} == {"shapes"}
+
+
+def test_forwards_are_told_where_every_answer_tells_them() -> None:
+    rows = [{"trace": {"survivors": [2.0, 1.0]}, "usage": {"forwards": 4}}, {"trace": {"survivors": [1.0, 1.0]}}]
+    assert math.isnan(steps_and_costs(pd.DataFrame(rows))["forwards"])
+    rows[1]["usage"] = {"forwards": 2}
+    assert steps_and_costs(pd.DataFrame(rows))["forwards"] == 6 / 4
+
+
+def test_what_is_none_of_the_answers_stands_last() -> None:
+    rows = pd.DataFrame([{"output": said, "gold": ["yes"]} for said in ("yes", "maybe", "no", "no")])
+    assert list(histogram(rows, answers_of(rows)).items()) == [("no", 0.5), ("yes", 0.25), ("other", 0.25)]
+
+
+def test_golds_that_are_not_all_yes_or_no_are_read_by_their_options() -> None:
+    rows = pd.DataFrame([{"gold": [gold], "options": ["yes", "red"], "output": gold} for gold in ("yes", "red")])
+    assert histogram(rows, answers_of(rows)) == {"red": 0.5, "yes": 0.5}
+
+
+def test_the_same_answer_in_other_letters_is_no_other_answer() -> None:
+    rows = [*arm("greedy", "rr"), *(row | {"output": "Yes."} for row in arm("vcd", "rr"))]
+    assert next(row for row in told(rows) if row.decoding == "vcd").other == 0
+
+
+def test_an_arm_with_several_answers_to_a_query_is_read_by_the_first() -> None:
+    rows = [*arm("greedy", "rr"), *arm("vcd", "rw"), *arm("vcd", "ww")]
+    (found,) = [row for row in told(rows) if row.decoding == "vcd"]
+    assert found.moves is None
+    assert found.other == 0.5

@@ -105,3 +105,7 @@ def test_holm_agrees_with_statsmodels(p):
 
 def test_holm_of_nothing_is_nothing():
     assert len(holm([])) == 0
+
+
+def test_a_resampled_mean_that_is_exactly_as_far_out_counts():
+    assert bootstrap_p([1.0, 0.0]) == pytest.approx(0.5, abs=0.02)  # half of the draws are twice the same one

@@ -296,3 +296,13 @@ def test_both_arms_are_left_with_the_same_samples_where_a_failure_reaches_furthe
     a, b, kept = paired(*([Own(cell, i) for i in range(5)] for cell in cells))
     assert np.isfinite(a).tolist() == np.isfinite(b).tolist() == [False, False, False, True, True]
     assert [rows for rows, _, _ in kept] == [[3, 4]]
+
+
+def test_a_difference_of_rounding_is_none(tidied):
+    gold = golds(7, 6)
+    first = tidied("f1", [1.0] * 5 + [0.0] * 2 + [0.0] * 5 + [1.0], gold)
+    second = tidied("f1", [0.0] * 2 + [1.0] * 5 + [1.0] + [0.0] * 5, gold, cell="d")
+    pairs, found = compared(first, second)
+    assert pairs.differences.mean() != 0
+    assert found.difference == 0
+    assert not found.same
