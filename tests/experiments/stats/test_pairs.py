@@ -88,3 +88,12 @@ def test_a_difference_that_is_the_same_everywhere_leaves_open_what_so_many_queri
 def test_what_is_said_to_be_graded_takes_no_mcnemar():
     ones = np.array([1.0, 1.0, 0.0])
     assert paired_test(Pairs(ones, ones[::-1], np.arange(3), graded=True)).test == "bootstrap"
+
+
+def test_queries_and_groups_of_two_tasks_are_never_one_unit(arm):
+    import pandas as pd
+
+    for groups in (None, {0: "a", 1: "a"}):
+        both = pd.concat([arm([1, 0], groups=groups, task=name) for name in "ab"], ignore_index=True)
+        units = tidy(both, ("task",))["unit"]
+        assert not set(units[:2]) & set(units[2:])
