@@ -8,14 +8,14 @@ from typing import Any
 
 from decoding.base import Strategy
 from decoding.beams import Search
+from decoding.generations import of_options, of_text
 from decoding.jobs import ArmWork, Counters, Failure, Late, Ready, distinct
-from decoding.loop import TRACE, Lane, Track, decode
+from decoding.loop import Lane, Track, decode
 from decoding.sampling import Beam, Sampler
 from decoding.score import Ballot, score, spellings
-from decoding.trace import compact
 from decoding.ways import History, Way, ways
 from icl.models.base import LogitModel, Session
-from icl.types import Generation, Prompt, Usage
+from icl.types import Generation, Prompt
 
 
 def answered(
@@ -134,21 +134,10 @@ def _tracks(readies: Sequence[Ready], chosen: Sequence[Way], lanes: dict[int, La
 def _generated(model: LogitModel, ready: Ready, lane: Lane) -> Generation | Failure:
     if lane.finish == "fault" or not lane.finish:
         return Failure(f"{ready.job.arm.label}: {lane.fault}.")
-    trace = dict(zip(TRACE, map(tuple, zip(*lane.trace, strict=True)), strict=True)) if lane.trace else {}
-    sampler = ready.job.arm.sampler
-    beams = sampler.beams if isinstance(sampler, Beam) else 1
-    usage = Usage(sum(ready.tokens), lane.steps, lane.steps * len(ready.branches) * beams)
-    steps = compact(lane.looks, model.stop_tokens, model.text)
-    return Generation(model.text(lane.tokens), tuple(lane.tokens), lane.finish, usage, trace, steps=steps)
+    return of_text(ready, model, lane.tokens, lane.finish, steps=lane.steps, numbers=lane.trace, looks=lane.looks)
 
 
 def _scored(ready: Ready, ballot: Ballot) -> Generation | Failure:
     if ballot.fault:
         return Failure(f"{ready.job.arm.label}: {ballot.fault}.")
-    job = ready.job
-    values = ballot.values()
-    best = max(range(len(values)), key=values.__getitem__)
-    tokens = sum(len(option) for option in ballot.options)
-    usage = Usage(sum(ready.tokens), tokens, len(ready.branches))
-    scores = dict(zip(job.options, values, strict=True))
-    return Generation(job.options[best], ballot.options[best], "stop", usage, option_scores=scores)
+    return of_options(ready, ballot.options, ballot.values())

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 
 from decoding.jobs import Ready, distinct
-from decoding.sampling import Beam
 from icl.models.base import LogitModel
 
 BATCH_TOKENS = 32_768
@@ -39,14 +38,9 @@ def budget_of(model: LogitModel) -> int:
     return int(getattr(model, "batch_tokens", 0) or prefill or BATCH_TOKENS)
 
 
-def _beams(ready: Ready) -> int:
-    sampler = ready.job.arm.sampler
-    return sampler.beams if isinstance(sampler, Beam) else 1
-
-
 def _size(readies: Sequence[Ready]) -> tuple[int, int]:
     """(rows that a context can come to when all its arms have parted, tokens of the longest with its answer)."""
     generated = [ready for ready in readies if ready.job.score == "generate"]
-    rows = max(len(distinct(readies)), sum(len(ready.digests) * _beams(ready) for ready in generated))
+    rows = max(len(distinct(readies)), sum(len(ready.digests) * ready.beams for ready in generated))
     new = max((ready.job.max_new_tokens for ready in generated), default=0)
     return rows, new + max(max(ready.tokens) for ready in readies)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 from decoding.arm import Arm, Normalise
+from decoding.sampling import Beam
 from icl.models.base import MAX_NEW_TOKENS
 from icl.types import Prompt
 
@@ -119,6 +120,12 @@ class Ready:
     branches: tuple[Prompt, ...]
     digests: tuple[str, ...]
     tokens: tuple[int, ...]
+
+    @property
+    def beams(self) -> int:
+        """Hypotheses that run side by side."""
+        sampler = self.job.arm.sampler
+        return sampler.beams if isinstance(sampler, Beam) else 1
 
     @property
     def key(self) -> str:

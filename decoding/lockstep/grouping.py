@@ -7,27 +7,24 @@ read off one step.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from decoding.generations import Texts, of_options, of_text
 from decoding.jobs import Failure, Ready
 from decoding.lockstep import wire
 from decoding.lockstep.branch import MOST, Branch
-from decoding.loop import TRACE
 from decoding.sampling import Greedy
 from decoding.score import normalised
 from decoding.strategies.greedy import GreedyDecoding
-from decoding.trace import Look, compact
+from decoding.trace import Look
 from icl.errors import ModelError
 from icl.models.vllm.asking import Ask, Said
-from icl.types import Generation, Prompt, Usage
+from icl.types import Generation, Prompt
 
 
-class Reader(Protocol):
+class Reader(Texts, Protocol):
     """Who knows the tokens: a model, or its renderer alone."""
 
-    @property
-    def stop_tokens(self) -> frozenset[int]: ...
-    def text(self, tokens: Sequence[int]) -> str: ...
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]: ...
 
 
@@ -107,12 +104,10 @@ def answer_of(
 def _generated(ready: Ready, reader: Reader, tokens: tuple[int, ...], record: Mapping[str, Any]) -> Generation:
     stopped = bool(tokens) and tokens[-1] in reader.stop_tokens
     answer = tokens[:-1] if stopped else tokens
-    usage = Usage(sum(ready.tokens), len(tokens), len(tokens) * len(ready.branches))
-    numbers = record.get("trace", ())
-    trace = dict(zip(TRACE, map(tuple, zip(*numbers, strict=True)), strict=True)) if numbers else {}
     looks = [Look(**told) for told in record.get("looks", ())]
-    steps = compact(looks, reader.stop_tokens, reader.text)
-    return Generation(reader.text(answer), answer, "stop" if stopped else "length", usage, trace, steps=steps)
+    numbers, steps = record.get("trace", ()), len(tokens)
+    finish: Literal["stop", "length"] = "stop" if stopped else "length"
+    return of_text(ready, reader, answer, finish, steps=steps, numbers=numbers, looks=looks)
 
 
 def _scored(ready: Ready, reader: Reader, heard: Heard, kept: Mapping[str, Mapping[str, Any]]) -> Generation:
@@ -121,7 +116,4 @@ def _scored(ready: Ready, reader: Reader, heard: Heard, kept: Mapping[str, Mappi
     first = by_option[len(ids)]["first"]
     logprobs = [by_option[p]["forced"] if p in by_option else [first[p]] for p in range(len(ids))]
     values = [normalised(v, option, job.normalise) for v, option in zip(logprobs, job.options, strict=True)]
-    best = max(range(len(values)), key=values.__getitem__)
-    usage = Usage(sum(ready.tokens), sum(map(len, ids)), len(ready.branches))
-    scores = dict(zip(job.options, values, strict=True))
-    return Generation(job.options[best], tuple(ids[best]), "stop", usage, option_scores=scores)
+    return of_options(ready, ids, values)
