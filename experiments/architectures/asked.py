@@ -57,7 +57,15 @@ def checkpoint(name: str, folder: Path) -> Path:
     }
     for key in (key for key in weights if EXPERTS.search(key)):
         weights[key] = weights[key].transpose(1, 2).contiguous()
-    for key in (key for key in weights if key.endswith("lm_head.weight")):
+    tied = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("tie_word_embeddings")
+    heads = [key for key in weights if key.endswith("lm_head.weight")]
+    if tied:
+        for key in heads:
+            del weights[key]
+        heads = [key for key in weights if key.endswith("embed_tokens.weight")]
+        for key in heads:
+            weights[key] /= 8  # what a token says of itself must not be all that is said
+    for key in heads:
         weights[key][special] /= 8
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     (folder / "asked").touch()
@@ -70,6 +78,8 @@ def _as_published(config: Path) -> None:
     if told["model_type"] == "qwen3_vl_moe":
         text = told["text_config"]
         text |= {"norm_topk_prob": True, "num_experts": text.pop("num_local_experts", None) or text["num_experts"]}
+    if told["model_type"] == "cohere2_vision":
+        told["tie_word_embeddings"] = told["text_config"]["tie_word_embeddings"] = True
     config.write_text(json.dumps(told, indent=2), encoding="utf-8")
 
 

@@ -40,7 +40,10 @@ EXPLAINED = {
     (
         "cohere2_vision",
         "vllm",
-    ): "vLLM ties the output head to the word vectors, as published checkpoints do; here it is not tied.",
+    ): "vLLM reads Cohere's sliding windows one token wider than transformers does, as it says "
+    "the models were trained; with the window of this checkpoint widened by one for transformers, all tokens agree. Where "
+    "a prompt is shorter than the window, nothing differs.",
+    ("cohere2_vision", "lockstep"): "The same window.",
 }
 """(architecture, first column) -> what the reason means."""
 
