@@ -37,12 +37,9 @@ EXPLAINED = {
     "VCD included; the logits are off by .01 to .03 at a spread of .94.",
     ("lfm2_vl", "vllm"): "As for Qwen3.5: its short convolutions have states too. Use `model: hf`.",
     ("vipllava", "vllm"): "vLLM has one layer of the tower for it, not several. Use `model: hf`.",
-    (
-        "cohere2_vision",
-        "vllm",
-    ): "vLLM reads Cohere's sliding windows one token wider than transformers does, as it says "
-    "the models were trained; with the window of this checkpoint widened by one for transformers, all tokens agree. Where "
-    "a prompt is shorter than the window, nothing differs.",
+    ("cohere2_vision", "vllm"): "vLLM reads Cohere's sliding windows one token wider than transformers does, as it "
+    "says the models were trained; with the window of this checkpoint widened by one for transformers, all tokens "
+    "agree. Where a prompt is shorter than the window, nothing differs.",
     ("cohere2_vision", "lockstep"): "The same window.",
 }
 """(architecture, first column) -> what the reason means."""
