@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.stats.arms import checked_setting, control_name
+from experiments.stats.arms import checked_setting, control_name, reference_of, values_of
 from icl.errors import ConfigError
 
 BITS = ["tiny(quantize=none)", "tiny(quantize=nf4, double_quant=True)", "tiny(quantize=nf4, double_quant=False)"]
@@ -72,3 +72,16 @@ def test_a_bare_name_is_enough_where_one_label_has_it() -> None:
 )
 def test_a_control_is_called_without_what_it_controls(control: str, arm: str, name: str) -> None:
     assert control_name(control, arm) == name
+
+
+def test_what_cannot_matter_stands_first_and_labels_in_the_order_of_the_run() -> None:
+    frame = pd.DataFrame({"retriever": ["knn", "none", "random", "knn"], "shots": [4, 0, 16, 2]})
+    assert values_of(frame, "retriever") == ["none", "knn", "random"]
+    assert values_of(frame, "shots") == [0, 2, 4, 16]
+
+
+def test_the_reference_that_agrees_in_everything_is_preferred() -> None:
+    shared, own = {"shots": 0, "retriever": "none"}, {"shots": 0, "retriever": "knn"}
+    arm = {"shots": 4, "retriever": "knn"}
+    assert reference_of(arm, {"shots": 0}, [shared, own, arm]) == own
+    assert reference_of(arm, {"shots": 0}, [shared, arm]) == shared
