@@ -16,6 +16,9 @@ from icl.errors import ConfigError, did_you_mean
 from icl.params import Share
 from icl.types import Prompt, Where
 
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+"""The box that is all of a picture."""
+
 
 @dataclass(frozen=True)
 class Change:
@@ -63,7 +66,7 @@ class Branch:
     pictures: Where = "query"
     step: Annotated[int, Ge(0), Le(edits.DIFFUSION_STEPS - 1)] = 500
     grid: Annotated[int, Ge(2)] = 4
-    box: tuple[Share, Share, Share, Share] = (0.0, 0.0, 1.0, 1.0)
+    box: tuple[Share, Share, Share, Share] = WHOLE
     text: str = ""
 
     def __post_init__(self) -> None:
@@ -82,6 +85,10 @@ class Branch:
             raise ConfigError(f"the branch change '{self.change}' needs a text: {{change: {self.change}, text: ...}}.")
         if "box" in reads:
             edits.Box(*self.box)  # a box turned around is an error before anything runs
+        if self.change == "crop" and self.box == WHOLE:
+            raise ConfigError(
+                "the branch change 'crop' needs a box that leaves something out: {change: crop, box: [...]}."
+            )
 
     def of(self, prompt: Prompt) -> Prompt:
         return CHANGES[self.change].made(prompt, self)

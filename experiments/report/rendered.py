@@ -88,7 +88,7 @@ def lines(cell: Cell, example: Example, prompt: Prompt, marks: Sequence[str], wi
 
 
 def text_of(model: Any, prompt: Prompt) -> str:
-    """As the processor writes it, one placeholder a picture; the messages of an endpoint; a fake reads the turns."""
+    """As the processor writes it, one placeholder a picture; the messages of an endpoint; else the turns."""
     if hasattr(model, "rendered"):
         return str(model.rendered(prompt))
     if hasattr(model, "url"):
@@ -104,7 +104,9 @@ def _writer(model: Any) -> str:
     """Who writes the text that is shown."""
     if hasattr(model, "rendered"):
         return "as the model's processor writes it, a placeholder for each picture"
-    return "as the messages that the endpoint is sent" if hasattr(model, "url") else "as the fake model reads it"
+    return (
+        "as the messages that the endpoint is sent" if hasattr(model, "url") else "as the turns that the model is given"
+    )
 
 
 def _grid(source: Path) -> Grid:

@@ -75,7 +75,7 @@ def test_probabilities_are_mixed_by_hand() -> None:
 
 
 CHANGES = [
-    "none", "noise", "blank", "mean_colour", "shuffled_patches", "crop", "region", "varied", "made_up", "no_picture",
+    "none", "noise", "blank", "mean_colour", "shuffled_patches", {"change": "crop", "box": [0, 0, 0.5, 1]}, "region", "varied", "made_up", "no_picture",
     "no_demonstrations", "query_text_alone", {"change": "instruction", "text": "Guess."},
     {"change": "before_question", "text": "Well. "}, {"change": "after_question", "text": " Say yes."}, "wrong_answers",
 ]  # fmt: skip
@@ -99,6 +99,7 @@ def test_every_change_gives_another_prompt_and_conforms() -> None:
         ({"branches": [{"change": "no_picture", "pictures": "all"}]}, "does not read pictures. It reads none"),
         ({"branches": [{"change": "blank", "step": 900}]}, "'blank' does not read step"),
         ({"branches": [{"change": "region", "box": [0.5, 0, 0.2, 1]}]}, "left < right"),
+        ({"branches": ["crop"]}, "needs a box that leaves something out"),
         ({"branches": [3]}, "a mapping with the key 'change'"),
         ({"branches": "no_picture"}, "a list"),
         ({"branches": ["blank", "noise"]}, "2 numbers for the prompt and 2 branches"),
