@@ -144,6 +144,13 @@ def test_the_verdict_is_yes_only_where_the_reference_and_every_control_are_beate
     assert judgement(BAD, GOOD) == "beats greedy; no control was run"
 
 
+def test_controls_that_were_not_beaten_are_named_up_to_four() -> None:
+    four = judgement(BAD, GOOD, a=GOOD, b=GOOD, c=GOOD, d=GOOD, e=BAD)
+    assert four == "no: beats greedy; does not beat a, b, c and d (1 of 5 beaten)"
+    five = judgement(BAD, GOOD, a=GOOD, b=GOOD, c=GOOD, d=GOOD, e=GOOD, f=BAD)
+    assert five == "no: beats greedy; does not beat a, b, c and 2 more (1 of 6 beaten)"
+
+
 def test_only_what_beats_all_its_controls_counts_as_better() -> None:
     assert decided(BAD, GOOD, mask_only=BAD, sign_flip=BAD).verdict == "better"
     assert decided(BAD, GOOD, mask_only=GOOD, sign_flip=BAD).verdict == "open"
