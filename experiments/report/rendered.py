@@ -104,9 +104,7 @@ def _writer(model: Any) -> str:
     """Who writes the text that is shown."""
     if hasattr(model, "rendered"):
         return "as the model's processor writes it, a placeholder for each picture"
-    return (
-        "as the messages that the endpoint is sent" if hasattr(model, "url") else "as the turns that the model is given"
-    )
+    return "as the messages that the endpoint is sent" if hasattr(model, "url") else "as the model is given it"
 
 
 def _grid(source: Path) -> Grid:

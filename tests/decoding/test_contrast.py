@@ -75,7 +75,8 @@ def test_probabilities_are_mixed_by_hand() -> None:
 
 
 CHANGES = [
-    "none", "noise", "blank", "mean_colour", "shuffled_patches", {"change": "crop", "box": [0, 0, 0.5, 1]}, "region", "varied", "made_up", "no_picture",
+    "none", "noise", "blank", "mean_colour", "shuffled_patches", {"change": "crop", "box": [0, 0, 0.5, 1]}, "region",
+    "varied", "made_up", "no_picture",
     "no_demonstrations", "query_text_alone", {"change": "instruction", "text": "Guess."},
     {"change": "before_question", "text": "Well. "}, {"change": "after_question", "text": " Say yes."}, "wrong_answers",
 ]  # fmt: skip
