@@ -144,6 +144,13 @@ def test_the_verdict_is_yes_only_where_the_reference_and_every_control_are_beate
     assert judgement(BAD, GOOD) == "beats greedy; no control was run"
 
 
+def test_a_control_that_was_not_compared_makes_no_family_smaller() -> None:
+    rows = [*arm("greedy", BAD), *arm("vcd", GOOD), *arm("mask_only(vcd)", BAD[:-1])]
+    frame = tidy(pd.DataFrame([*rows, *arm("icd", GOOD)]), AXES)
+    trials = decoding_trials(frame, [], "lenient", "higher", base="greedy", controls=CONTROLS)
+    assert judged([t for t in trials if t.arm == "vcd"]).family == 2
+
+
 def test_controls_that_were_not_beaten_are_named_up_to_four() -> None:
     four = judgement(BAD, GOOD, a=GOOD, b=GOOD, c=GOOD, d=GOOD, e=BAD)
     assert four == "no: beats greedy; does not beat a, b, c and d (1 of 5 beaten)"
