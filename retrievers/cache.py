@@ -5,7 +5,8 @@ and settings), so nothing stale can be served. `Embeddings.count` says what was 
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +18,7 @@ from icl.errors import ConfigError, ModelError
 from icl.pictures import Picture
 from icl.types import Example, Query
 from retrievers.base import Embedder
-from retrievers.shards import Shards
+from retrievers.shards import Shards, unusable
 from retrievers.vectors import Vectors, per_item, shown
 
 T = TypeVar("T")
@@ -71,9 +72,7 @@ class Embeddings:
         return shards.gather(keys)
 
     def _fill(self, kind: str, shards: Shards, by_key: dict[bytes, T], embed: Callable[[Sequence[T]], Vectors]) -> None:
-        from filelock import FileLock
-
-        with FileLock(shards.lock(by_key)):
+        with _alone(shards, by_key):
             missing = shards.missing(by_key)
             for start in range(0, len(missing), CHUNK):
                 chunk = missing[start : start + CHUNK]
@@ -86,6 +85,22 @@ class Embeddings:
                 shards.add(chunk, vectors)
                 self.count[kind] += len(chunk)
                 _EMBEDDED[kind] += len(chunk)
+
+
+@contextmanager
+def _alone(shards: Shards, keys: Iterable[bytes]) -> Iterator[None]:
+    """No other process does the same piece of work meanwhile."""
+    from filelock import FileLock
+
+    lock = FileLock(shards.lock(keys))
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise unusable(shards.folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _flat(embedder: Embedder, what: str) -> Callable[[Sequence[T]], Vectors]:

@@ -76,7 +76,8 @@ class Shards:
                     with (self.folder / (writer + suffix)).open("ab") as file:
                         file.write(data)
             except OSError as error:
-                raise _unusable(self.folder, error) from error
+                self._writer = ""  # a part of these rows may stand there: the next begin a file of their own
+                raise unusable(self.folder, error) from error
             self._read[writer] = self._read.get(writer, 0) + len(keys)
             self._index(keys, vectors)
 
@@ -103,7 +104,7 @@ class Shards:
         if keys <= done:
             return
         path = self.folder / f"{writer}.vectors"
-        whole = min(keys, path.stat().st_size // (4 * self.dim))
+        whole = min(keys, path.stat().st_size // (4 * self.dim)) if path.exists() else 0
         if whole <= done:
             return
         with (self.folder / f"{writer}.keys").open("rb") as file:
@@ -131,7 +132,7 @@ class Shards:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _unusable(self.folder, error) from error
+            raise unusable(self.folder, error) from error
 
     def _begin(self, dim: int) -> None:
         part = self.folder / f"about.{uuid.uuid4().hex}.part"
@@ -141,7 +142,8 @@ class Shards:
                 part.write_text(json.dumps({"digest": self.digest, "dim": dim}))
                 os.replace(part, self.folder / "about.json")
         except OSError as error:
-            raise _unusable(self.folder, error) from error
+            part.unlink(missing_ok=True)
+            raise unusable(self.folder, error) from error
         self._check()
 
     def _check(self) -> None:
@@ -161,5 +163,7 @@ class Shards:
         self.dim = dim
 
 
-def _unusable(folder: Path, error: OSError) -> StoreError:
-    return StoreError(f"the embedding cache {folder} cannot be written ({error}). Set ICL_CACHE to a writable folder.")
+def unusable(folder: Path, error: OSError) -> StoreError:
+    """The error of a cache that cannot be written."""
+    why = error.strerror or error
+    return StoreError(f"the embedding cache {folder} cannot be written: {why}. Set ICL_CACHE to a writable folder.")

@@ -16,6 +16,7 @@ from retrievers import cache as cache_module
 from retrievers.cache import Embeddings, embedded, embeddings
 from retrievers.embedders.encoder import Encoder
 from retrievers.embedders.histogram import Histogram
+from retrievers.shards import Shards
 from retrievers.vectors import Vectors, unit
 
 Make = Callable[..., Any]
@@ -190,6 +191,48 @@ def test_an_unwritable_cache_says_what_to_set(tmp_path: Path, colour: Make, exam
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match="ICL_CACHE"):
         Embeddings(Histogram(), tmp_path / "file").pictures([example("e", colour("red"))])
+
+
+def test_a_disk_that_was_full_for_a_while_mixes_no_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = Shards(tmp_path / "shards", "digest")
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    keys = [bytes([i]) * 32 for i in range(4)]
+    shards.add(keys[:1], rows[:1])
+    opened = Path.open
+
+    def full(path: Path, *given: Any) -> Any:
+        file = opened(path, *given)
+        if path.suffix == ".vectors":
+            file.write(rows[1:3].tobytes()[:17])  # a part of it fitted
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", full)
+        with pytest.raises(StoreError, match="cannot be written: No space left"):
+            shards.add(keys[1:3], rows[1:3])
+    shards.add(keys[3:], rows[3:])
+    again = Shards(tmp_path / "shards", "digest")
+    assert again.missing(keys) == keys[1:3]
+    assert np.array_equal(again.gather([keys[0], keys[3]]), rows[[0, 3]])
+
+
+def test_a_cache_that_cannot_be_locked_says_what_to_set(
+    cache: Path, colour: Make, example: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", read_only)
+    with pytest.raises(StoreError, match=r"cannot be written: Read-only file system\. Set ICL_CACHE"):
+        Embeddings(Histogram(), cache).pictures([example("e", colour("red"))])
+
+
+def test_keys_whose_vectors_are_gone_are_embedded_again(tmp_path: Path, cache: Path) -> None:
+    Embeddings(Lengths(str(tmp_path / "log")), cache).texts(["one"])
+    for path in cache.rglob("*.vectors"):
+        path.unlink()
+    Embeddings(Lengths(str(tmp_path / "log")), cache).texts(["one"])
+    assert _calls(tmp_path / "log") == ["one", "one"]
 
 
 def test_retrievers_share_one_embedder_in_a_process(cache: Path, colour: Make, example: Make) -> None:
