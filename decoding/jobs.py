@@ -23,8 +23,6 @@ Late = Literal["auto", "always", "never"]
 class Job:
     """One answer wanted. score: a generated text, or the scores of `options` (the sampler plays no part there).
 
-    normalise: of option scores; where it is 'sum', what the arm says.
-
     top: how many tokens of each branch a text's generation keeps of every step (`decoding.trace`).
     """
 
@@ -33,12 +31,12 @@ class Job:
     options: tuple[str, ...] = ()
     score: Score = "generate"
     max_new_tokens: int = MAX_NEW_TOKENS
-    normalise: Normalise = "sum"
     top: int = 0
 
-    def __post_init__(self) -> None:
-        if self.normalise == "sum":
-            object.__setattr__(self, "normalise", self.arm.normalise)
+    @property
+    def normalise(self) -> Normalise:
+        """Of option scores."""
+        return self.arm.normalise
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Tokens, traces and option scores come with the answer, so that the model `remote
 """
 
 import asyncio
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from decoding.jobs import Failure, Job, Ready
@@ -24,7 +24,8 @@ async def answered(desk: Desk, asked: Wanted, name: str, seat: Seat) -> dict[str
     lengths = tuple(len(made["prompt_token_ids"]) for made in given)
     limit = asked.max_tokens or max(desk.longest - max(lengths), 1)
     score: Any = "options" if more.options else "generate"
-    job = Job(asked.prompt, asked.arm, more.options, score, limit, more.normalise, more.top)
+    arm = asked.arm if more.normalise is None else replace(asked.arm, normalise=more.normalise)
+    job = Job(asked.prompt, arm, more.options, score, limit, more.top)
     ready = Ready(job, branches, ("",) * len(branches), lengths)
     groups = await asyncio.to_thread(groups_of, ready, desk.hf, name, more.trace)
     tasks = [

@@ -36,12 +36,15 @@ MOST_OPTIONS = 256
 
 @dataclass(frozen=True)
 class More:
-    """What the key `icl` asks for. options: to be scored, instead of a text. top: tokens kept of every step."""
+    """What the key `icl` asks for. options: to be scored, instead of a text. top: tokens kept of every step.
+
+    normalise: None where it does not say, and the strategy's own word for it counts.
+    """
 
     trace: bool = False
     top: int = 0
     options: tuple[str, ...] = ()
-    normalise: Normalise = "sum"
+    normalise: Normalise | None = None
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,12 @@ def _more(told: Any) -> More:
     known = ("trace", "top", "options", "normalise", "other")
     if not isinstance(told, dict) or told.keys() - set(known):
         raise ConfigError(f"icl is a mapping of {', '.join(known)}.")
-    options, normalise = told.get("options", []), told.get("normalise", "sum")
+    options, normalise = told.get("options", []), told.get("normalise")
     if not isinstance(options, list) or not all(isinstance(option, str) and option for option in options):
         raise ConfigError("icl.options is a list of texts.")
     if len(options) > MOST_OPTIONS or len(set(options)) != len(options):
         raise ConfigError(f"icl.options has {len(options)} texts; it may have {MOST_OPTIONS}, each once.")
-    if normalise not in get_args(Normalise):
+    if normalise is not None and normalise not in get_args(Normalise):
         raise ConfigError(f"icl.normalise is one of {', '.join(get_args(Normalise))}.")
     top = told.get("top", 0)
     if not isinstance(top, int) or not 0 <= top <= MOST_OPTIONS:

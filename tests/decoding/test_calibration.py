@@ -72,14 +72,15 @@ def test_batch_calibration_by_hand() -> None:
 
 @pytest.mark.parametrize("name", ["pmi", "contextual_calibration", "batch_calibration"])
 def test_the_engine_combines_whole_options_as_each_branch_scores_them_alone(name: str) -> None:
-    model, arm = Toy(), parse_arm(name)
+    model, arm = Toy(), parse_arm({"name": name, "normalise": "mean"})
+    greedy = parse_arm({"name": "greedy", "normalise": "mean"})
     questions = [prompt(i, shots=i % 3) for i in range(4)]
-    answers = run_jobs(model, [Job(p, arm, OPTIONS, "options", normalise="mean") for p in questions])
+    answers = run_jobs(model, [Job(p, arm, OPTIONS, "options") for p in questions])
     for question, answer in zip(questions, answers, strict=True):
         assert isinstance(answer, Generation)
         rows = []
         for branch in arm.strategy.branches(question):
-            (plain,) = run_jobs(model, [Job(branch, parse_arm("greedy"), OPTIONS, "options", normalise="mean")])
+            (plain,) = run_jobs(model, [Job(branch, greedy, OPTIONS, "options")])
             assert isinstance(plain, Generation)
             rows.append([list(plain.option_scores.values())])
         wanted = arm.strategy.combine(torch.tensor(rows), 0).log_softmax(-1)

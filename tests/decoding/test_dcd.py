@@ -66,8 +66,10 @@ def test_the_text_branch_says_what_the_model_saw() -> None:
     assert DCD(entity="none").branches(prompt(1, shots=0), "")[1].text == "[user] What is number 1?"
 
 
-def of_options(model: Toy, node: object, options: tuple[str, ...], normalise: str = "sum") -> dict[str, float]:
-    (answer,) = run_jobs(model, [Job(prompt(3), parse_arm(node), options, "options", normalise=normalise)])  # type: ignore[arg-type]
+def of_options(
+    model: Toy, node: dict[str, object], options: tuple[str, ...], normalise: str = "sum"
+) -> dict[str, float]:
+    (answer,) = run_jobs(model, [Job(prompt(3), parse_arm({**node, "normalise": normalise}), options, "options")])
     assert isinstance(answer, Generation), answer
     assert answer.text == max(answer.option_scores, key=answer.option_scores.__getitem__)
     return dict(answer.option_scores)
@@ -80,9 +82,10 @@ def test_options_are_weighed_whole_as_each_branch_scores_them(options: tuple[str
     node = {"name": "dcd", "entity": "none"}
     told = of_options(model, node, options, normalise)
     seen, text = DCD(entity="none").branches(prompt(3))
+    greedy = parse_arm({"name": "greedy", "normalise": normalise})
     branches = []
     for branch in (seen, text):
-        (plain,) = run_jobs(model, [Job(branch, parse_arm("greedy"), options, "options", normalise=normalise)])  # type: ignore[arg-type]
+        (plain,) = run_jobs(model, [Job(branch, greedy, options, "options")])
         assert isinstance(plain, Generation)
         branches.append([plain.option_scores[o] for o in options])
     by_hand = DCD().combine(torch.tensor(branches)[:, None], 0).log_softmax(-1)[0].tolist()

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -92,7 +93,7 @@ def test_normalisations() -> None:
     model, arm = Toy(), parse_arm("greedy")
     options = ("w1", "w2 w3 w4")
     by = {
-        how: run_jobs(model, [Job(prompt(1), arm, options, "options", normalise=how)])[0]  # type: ignore[arg-type]
+        how: run_jobs(model, [Job(prompt(1), replace(arm, normalise=how), options, "options")])[0]  # type: ignore[arg-type]
         for how in ("sum", "mean")
     }
     sums, means = (answer.option_scores for answer in by.values() if isinstance(answer, Generation))

@@ -63,7 +63,7 @@ def test_an_answer_does_not_depend_on_the_batch(engine: groups.Watched) -> None:
 
 def test_options_are_scored_by_the_same_strategy(engine: groups.Watched, reference: Reference) -> None:
     jobs = [
-        Job(prompt, parse_arm(arm), OPTIONS, "options", normalise=how)
+        Job(prompt, replace(parse_arm(arm), normalise=how), OPTIONS, "options")
         for prompt in groups.prompts(3, seed=5)
         for arm, how in (("greedy", "sum"), (groups.ARMS[0], "mean"), (groups.ARMS[1], "bytes"))
     ]
