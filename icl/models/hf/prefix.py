@@ -4,7 +4,7 @@ Found on rendered ids and picture identity, so nothing depends on how a tokenize
 queries have the same demonstrations, or the branches of one query differ at the query alone. Prompts are sorted, so
 that those with a long common beginning are neighbours, and the sorted row is cut into groups that save the most tokens.
 
-It is computed once. Where eight rows or more stand on it, layers of full attention keep it once too
+It is computed once. Where sixteen rows or more stand on it, layers of full attention keep it once too
 (`icl.models.hf.slots`); fewer rows hold copies, which are faster, and so do sliding and recurrent layers.
 """
 

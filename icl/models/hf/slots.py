@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 LEAST, ROOM = 8, 32
-"""Slots kept free behind a row, so that most steps copy nothing: a quarter of its own, and within these bounds."""
+"""Slots kept free behind a row, so that most steps copy nothing: a sixteenth of its own, and within these bounds."""
 
-ALIKE = 8
+ALIKE = 16
 """Rows a beginning from which it is kept once. Fewer have copies, which no step has to put together."""
 
 Place = tuple[int, int]
@@ -98,7 +98,7 @@ class Slots(DynamicLayer):  # type: ignore[misc]
             self.keys, self.values = (states[:, :, :0] for states in (key_states, value_states))
         old, new = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
         if self.room is None or self.room[0].shape[2] < new or _is_sealed(self.room[0]):
-            spare = min(ROOM, max(LEAST, old // 4)) if old else 0  # rows just read are mostly put together first
+            spare = min(ROOM, max(LEAST, old // 16)) if old else 0  # rows just read are mostly put together first
             self.room = (_widened(self.keys, key_states, new + spare), _widened(self.values, value_states, new + spare))
         keys, values = self.room
         keys[:, :, old:new], values[:, :, old:new] = key_states, value_states
