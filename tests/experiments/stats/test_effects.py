@@ -144,6 +144,11 @@ def test_the_verdict_is_yes_only_where_the_reference_and_every_control_are_beate
     assert judgement(BAD, GOOD) == "beats greedy; no control was run"
 
 
+def test_as_many_won_as_lost_is_not_the_same_score_always() -> None:
+    assert judgement("rwrw", "wrwr") == "is not distinguishable from greedy; no control was run"
+    assert judgement("rwrw", "rwrw") == "always scores the same as greedy; no control was run"
+
+
 def test_a_control_that_was_not_compared_makes_no_family_smaller() -> None:
     rows = [*arm("greedy", BAD), *arm("vcd", GOOD), *arm("mask_only(vcd)", BAD[:-1])]
     frame = tidy(pd.DataFrame([*rows, *arm("icd", GOOD)]), AXES)

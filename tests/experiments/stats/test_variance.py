@@ -60,3 +60,14 @@ def test_a_frame_of_several_arms_is_refused():
     frame = simulated(1, 1, n=5)
     with pytest.raises(DataError, match="split the frame by arm"):
         variance_parts(pd.concat([frame, frame]), "lenient")
+
+
+def test_draws_that_vary_less_than_their_orders_have_no_variance_of_their_own():
+    rows = [
+        {"query": query, "seed": seed, "order": order, "lenient": float(order == "b")}
+        for query in ("q0", "q1")
+        for seed in (0, 1)
+        for order in ("a", "b")
+    ]
+    found = variance_parts(pd.DataFrame(rows), "lenient")
+    assert (found.item, found.draw, found.order) == (0, 0, 0.5)
