@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from experiments.stats.wording import counted, interval, listed, p_number, p_value, plus_minus, share, signed
+from experiments.stats.wording import counted, few_units, interval, listed, p_number, p_value, plus_minus, share, signed
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,8 @@ def test_an_interval_that_is_not_symmetric_at_the_edge_is_told_by_its_ends():
     assert plus_minus(1.0, 0.963, 1.0) == "1.000 [.963, 1.000]"
     assert plus_minus(0.0, 0.0, 0.037, 2) == ".00 [.00, .04]"
     assert plus_minus(0.99, 0.93, 0.998, 2) == ".99 [.93, 1.00]"
+
+
+def test_few_units_are_told_and_enough_or_none_are_not():
+    assert few_units([29, 40]).startswith("some intervals rest on 29 independent units")
+    assert few_units([0, 30]) == few_units([]) == ""
