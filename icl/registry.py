@@ -202,7 +202,8 @@ def a(kind: str) -> str:
 def describe(thing: Any) -> Any:
     """The canonical node of a component: its name or path and *all* its parameters, as JSON. Equal nodes, equal pieces.
 
-    A class from outside the packages carries the digest of its file: edited code is another component.
+    A class from outside the packages carries the digest of its file: edited code is another component. Raises
+    ConfigError for a parameter that would be told otherwise by the next process.
     """
     if is_dataclass(thing) and not isinstance(thing, type):
         cls = type(thing)
@@ -212,14 +213,19 @@ def describe(thing: Any) -> Any:
         if not own:
             node["code"] = code_of(cls)
         return node | {_key(f): describe(getattr(thing, f.name)) for f in fields(thing) if f.init}
-    if isinstance(thing, tuple | list):
-        return [describe(item) for item in thing]
+    if isinstance(thing, tuple | list | set | frozenset):
+        told = [describe(item) for item in thing]
+        return sorted(told, key=repr) if isinstance(thing, set | frozenset) else told
     if isinstance(thing, Mapping):
         return {str(key): describe(value) for key, value in thing.items()}
     if callable(thing):
         return {"function": path_of(thing), "code": code_of(thing)}
     if isinstance(thing, float) and thing.is_integer():  # 1.0 from Python and 1 from a config are one value
         return int(thing)
+    if repr(thing) == object.__repr__(thing):
+        raise ConfigError(
+            f"a parameter that is a {type(thing).__name__} has no text that stays the same. Make it a dataclass."
+        )
     return thing
 
 

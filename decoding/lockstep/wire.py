@@ -48,6 +48,8 @@ def _node(thing: Any) -> Any:
         }
     if isinstance(thing, tuple | list):
         return [_node(item) for item in thing]
+    if isinstance(thing, set | frozenset):
+        return sorted(map(_node, thing), key=repr)
     if isinstance(thing, dict):
         return {str(key): _node(value) for key, value in thing.items()}
     return _path(thing) if callable(thing) else thing

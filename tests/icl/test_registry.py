@@ -1,6 +1,7 @@
 """Tests of the registry: finding, building, describing, and sentences for what is wrong."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -159,6 +160,31 @@ def test_an_unknown_kind_is_an_error():
 def test_a_preset_is_overridden_by_what_stands_beside_it():
     assert outer(preset="big").size == 100
     assert outer(preset="big", size=5).size == 5
+
+
+@dataclass(frozen=True)
+class Words:
+    words: frozenset[str] = frozenset()
+
+
+def test_a_set_is_described_alike_by_every_process():
+    code = "from icl.registry import describe; print(describe(frozenset(['red', 'green', 'blue', 'yes', 'no'])))"
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert told == ["['blue', 'green', 'no', 'red', 'yes']\n"] * 2
+
+
+def test_what_has_no_text_of_its_own_is_no_parameter():
+    with pytest.raises(ConfigError, match="a parameter that is a object has no text"):
+        describe(Words(object()))
 
 
 def test_a_file_is_found_beside_the_config_and_described_wherever_it_lies(study, monkeypatch, tmp_path_factory):
