@@ -2,16 +2,20 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 
 from experiments.config import load
 from experiments.grid import expand
 from icl.errors import ConfigError
+from icl.finite import not_finite
 from icl.parameters import parameters
 from icl.params import Infinite
 from icl.registry import PACKAGES, build, component, entries, resolve
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 
 def _numbers(hint: Any, value: float) -> Any:
@@ -82,3 +86,34 @@ def test_a_field_may_say_that_infinity_means_something(monkeypatch: pytest.Monke
     monkeypatch.setattr(registry, "entries", lambda kind: {**real(kind), "open_ended": target})
     monkeypatch.setattr(registry, "load_class", lambda *_: _OpenEnded)
     assert build("metric", {"name": "open_ended", "most": math.inf}).most == math.inf
+
+
+@dataclass(frozen=True)
+class _Window:
+    low: float = 0.0
+    high: float = 1.0
+
+
+@dataclass(frozen=True)
+class _OfOnesOwn:
+    windows: tuple[_Window, ...] = ()
+    inner: Any = None
+    kind: Any = _Window
+
+
+def test_a_plain_class_within_is_looked_into_and_a_component_answers_for_itself() -> None:
+    assert not_finite(_OfOnesOwn, {"windows": (_Window(), _Window(0, 2)), "inner": _OpenEnded(math.inf)}) is None
+    found = not_finite(_OfOnesOwn, {"kind": _Window, "windows": (_Window(), _Window(0, math.inf))})
+    assert found is not None
+    assert (found[0].name, found[1]) == ("windows", math.inf)
+
+
+@dataclass(frozen=True)
+class _OnlyCheckersCanRead:
+    share: "Decimal | float" = 0.0
+
+
+def test_where_a_type_cannot_be_read_no_number_may_be_infinite() -> None:
+    found = not_finite(_OnlyCheckersCanRead, {"share": math.inf})
+    assert found is not None
+    assert found[0].name == "share"

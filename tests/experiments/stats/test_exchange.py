@@ -121,6 +121,12 @@ def test_equal_arms_leave_open_what_so_many_clusters_leave_open():
     assert whole_interval(pairs, 10) == pytest.approx((-Z2 / (10 + Z2), Z2 / (10 + Z2)))
 
 
+def test_equal_arms_between_the_ends_are_bounded_by_the_worst_and_the_best_that_clusters_can_be():
+    wanted, said = np.arange(50) < 20, np.arange(50) < 15
+    low = 30 / (35 + Z2) - (30 + 2 * Z2) / (35 + 2 * Z2)  # F1: a cluster of errors more in one, of hits in the other
+    assert whole_interval(strata((f1_parts(said, wanted),) * 2), 50) == pytest.approx((low, -low))
+
+
 def test_an_arm_that_is_always_right_against_one_that_never_is_has_an_interval():
     ones = [1.0] * 20
     low, high = whole_interval(strata((ratio([0.0] * 20, ones), ratio(ones, ones))), 20)
