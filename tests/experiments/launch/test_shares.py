@@ -6,7 +6,7 @@ import pytest
 
 from experiments.config import load
 from experiments.grid import Grid, expand
-from experiments.launch.shares import shares
+from experiments.launch.shares import _weights, shares
 
 Mapping = Callable[..., dict[str, Any]]
 
@@ -76,7 +76,15 @@ def test_shares_weigh_alike_and_longer_prompts_weigh_more(grid: Grid) -> None:
             wanted[cell.digest] = {query.id for query in (task.queries[:5] if cell.shots else task.queries[5:])}
     (first,), (second,) = shares(grid, wanted, 2)
     assert first.queries + second.queries == tuple(query.id for query in task.queries)
-    assert len(first.queries) < 5, "five of ten queries are more than half of the work"
+    assert len(first.queries) == 3, "a query of 6 lengths with 4 shots, of 2 without: 3 x 6 of 40 are nearest half"
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_branches_weigh_where_a_model_reads_them(mapping: Mapping, toy: str, reads: bool) -> None:
+    """With 4 shots a prompt is 5, of which both arms share one; the contrast has a second; a sample itself is 1."""
+    made = expand(load(mapping(model=toy if reads else "fake-copy", shots=4, grid={"decoding": ["greedy", "vcd"]})))
+    greedy, contrast = (cell.digest for cell in made.cells)
+    assert dict(_weights(list(made.cells))) == {greedy: 3.5, contrast: 8.5 if reads else 3.5}
 
 
 def test_no_worker_is_without_work(grid: Grid) -> None:
