@@ -15,8 +15,9 @@ from typing import Any, Literal, get_args
 
 from decoding.base import Strategy
 from decoding.fitting import Origin, read_fitted
-from decoding.probe import branch_count, changes_picture, least_strength, logits_count, subtracts
-from decoding.sampling import Beam, Greedy, Sampler, Sampling
+from decoding.held import Held, by_default
+from decoding.probe import logits_count
+from decoding.sampling import Beam, Greedy, Sampler
 from icl.brief import brief
 from icl.canonical import canonical_digest
 from icl.errors import ConfigError, did_you_mean
@@ -92,70 +93,18 @@ def parse_arm(node: Any, where: str = "") -> Arm:
 
 
 def controls_of(arm: Arm, *, options: bool = False, shots: int | None = None) -> tuple[Arm, ...]:
-    """The default controls of an arm, with its sampler. None for a strategy of one branch, and for a control.
+    """The default controls of an arm: those that say that they fit it (`Strategy.fits`), in the order of their ranks.
 
-    mask_only and temperature_matched (entropy_matched where the weights may sum to zero or less, and beside it where
-    the arm samples); gaussian_proxy; sign_flip where something is subtracted, else plain_average; shuffled_negative
-    where something is; random_gate where there is a gate; unrelated_picture and no_picture where a branch shows the
-    query's picture changed. Beside these the reference: greedy, sampled as the arm is, and at the arm's cost:
-    self_consistency with a sample a branch, and more_demonstrations.
+    First controls that wrap the strategy, with its sampler; then the reference: greedy, sampled as the arm is, and at
+    the arm's cost. None for a strategy of one branch, and for a control.
 
     options: option scores are compared, where no sampler plays a part. shots: of the run; 0 has none to double.
     """
-    from decoding.controls.entropy_matched import EntropyMatched
-    from decoding.controls.gaussian_proxy import GaussianProxy
-    from decoding.controls.mask_only import MaskOnly
-    from decoding.controls.no_picture import NoPicture
-    from decoding.controls.plain_average import PlainAverage
-    from decoding.controls.random_gate import RandomGate
-    from decoding.controls.shuffled_negative import ShuffledNegative
-    from decoding.controls.sign_flip import SignFlip
-    from decoding.controls.temperature_matched import TemperatureMatched
-    from decoding.controls.unrelated_picture import UnrelatedPicture
-    from decoding.gated import Gated
-
     strategy = arm.strategy
     if strategy.control or logits_count(strategy) == 1:
         return ()
-    found: list[Strategy] = [MaskOnly(strategy)]
-    sampled = not (options or arm.sampler.deterministic)
-    defined = least_strength(strategy) > 0
-    if defined:
-        found.append(TemperatureMatched(strategy))
-    if sampled or not defined:
-        found.append(EntropyMatched(strategy))
-    found.append(GaussianProxy(strategy))
-    found.append(SignFlip(strategy) if subtracts(strategy) else PlainAverage(strategy))
-    if subtracts(strategy) and branch_count(strategy) > 1:
-        found.append(ShuffledNegative(strategy))
-    if isinstance(strategy, Gated):
-        found.append(RandomGate(strategy))
-    if changes_picture(strategy):
-        found += [UnrelatedPicture(strategy), NoPicture(strategy)]
-    own = tuple(Arm(control, arm.sampler, normalise=arm.normalise) for control in found)
-    return own + _references(arm, options, shots)
-
-
-def _references(arm: Arm, options: bool, shots: int | None) -> tuple[Arm, ...]:
-    """The reference in the ways that an arm is to be held against, whatever its contrast is."""
-    from decoding.controls.more_demonstrations import MoreDemonstrations
-    from decoding.controls.self_consistency import SelfConsistency
-    from decoding.strategies.beam import BeamDecoding
-    from decoding.strategies.greedy import GreedyDecoding
-    from decoding.strategies.sampling import SamplingDecoding
-
-    found = [Arm(GreedyDecoding(), normalise=arm.normalise)]
-    drawn = Greedy() if options else arm.sampler
-    if isinstance(drawn, Sampling) and not drawn.deterministic:
-        found.append(Arm(SamplingDecoding(drawn.temperature, drawn.top_k, drawn.top_p, drawn.min_p), drawn))
-    if isinstance(drawn, Beam):
-        found.append(Arm(BeamDecoding(drawn.beams, drawn.length_penalty), drawn))
-    if not options:
-        voters = SelfConsistency(max(2, branch_count(arm.strategy)))
-        found.append(Arm(voters, voters.sampler if drawn.deterministic else drawn))
-    if shots != 0:
-        found.append(Arm(MoreDemonstrations(), drawn, normalise=arm.normalise))
-    return tuple(found)
+    held = Held(arm, options, shots)
+    return tuple(found for found in (control.fits(held) for control in by_default()) if found is not None)
 
 
 def _with_fitted(node: Any, where: str, read: list[Origin]) -> Any:

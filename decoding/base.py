@@ -14,6 +14,8 @@ from icl.types import Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from decoding.arm import Arm
+    from decoding.held import Held
     from decoding.sampling import Sampler
 
 Note = object
@@ -60,7 +62,7 @@ class Strategy:
     (`Session.exits`). nearest: the strategy that comes next to it where a model cannot run it.
     idle: as it stands it changes nothing, since what it learns has not been fitted (`icl fit`).
     samples: answers that are generated, of which the most frequent counts (`decoding.votes`). demonstrations: how many
-    times a run's number of shots its prompt has.
+    times a run's number of shots its prompt has. rank: its place among the default controls, the lowest first.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
@@ -79,6 +81,12 @@ class Strategy:
     nearest: ClassVar[str] = ""
     samples: ClassVar[int] = 1
     demonstrations: ClassVar[int] = 1
+    rank: ClassVar[int] = 100
+
+    @classmethod
+    def fits(cls, held: "Held") -> "Arm | None":
+        """The arm that `controls: default` adds beside `held.arm`: `held.beside(Mine(held.strategy))`. None: none."""
+        return None
 
     @property
     def idle(self) -> bool:

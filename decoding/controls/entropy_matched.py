@@ -7,15 +7,19 @@ zero or less, too.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.base import Strategy, Thread
 from decoding.controls.wrapped import Wrapped
 from decoding.divergences import entropy
+from decoding.probe import least_strength
 from icl.registry import Nested, component
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from decoding.arm import Arm
+    from decoding.held import Held
 
 COLDEST, HOTTEST, HALVINGS = 1e-4, 1e4, 60
 
@@ -29,6 +33,14 @@ class EntropyMatched(Wrapped):
     """
 
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose entropy it is
+
+    rank: ClassVar[int] = 30
+
+    @classmethod
+    def fits(cls, held: "Held") -> "Arm | None":
+        """Beside `temperature_matched` where the arm samples, and in its place where that is not defined."""
+        fitting = held.sampled or least_strength(held.strategy) <= 0
+        return held.beside(EntropyMatched(held.strategy)) if fitting else None
 
     @property
     def reads_all(self) -> bool:

@@ -17,6 +17,9 @@ from icl.registry import Nested, component
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from decoding.arm import Arm
+    from decoding.held import Held
+
 
 @component("strategy", "gaussian_proxy")
 @dataclass(frozen=True)
@@ -26,6 +29,11 @@ class GaussianProxy(ReadsAll):
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose shift it is
 
     draws: ClassVar[bool] = True
+    rank: ClassVar[int] = 40
+
+    @classmethod
+    def fits(cls, held: "Held") -> "Arm | None":
+        return held.beside(GaussianProxy(held.strategy))
 
     @property
     def weights(self) -> None:

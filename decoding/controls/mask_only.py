@@ -7,7 +7,7 @@ branches keeps reading the real ones: identical branches would switch it off, an
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.base import Strategy, Thread
 from decoding.controls.wrapped import Wrapped
@@ -16,6 +16,9 @@ from icl.registry import Nested, component
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from decoding.arm import Arm
+    from decoding.held import Held
+
 
 @component("strategy", "mask_only")
 @dataclass(frozen=True)
@@ -23,6 +26,12 @@ class MaskOnly(Wrapped):
     """Control: the mask of another strategy on the reference's own scores."""
 
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose mask it is
+
+    rank: ClassVar[int] = 10
+
+    @classmethod
+    def fits(cls, held: "Held") -> "Arm | None":
+        return held.beside(MaskOnly(held.strategy))
 
     def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
         return self.ruled_out(logits, step, threads, logits[0])

@@ -6,12 +6,16 @@ has are shown, and the sample's record says so. Without demonstrations it is the
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge
 
 from decoding.base import Strategy
 from icl.registry import component
+
+if TYPE_CHECKING:
+    from decoding.arm import Arm
+    from decoding.held import Held
 
 
 @component("strategy", "more_demonstrations")
@@ -22,6 +26,12 @@ class MoreDemonstrations(Strategy):
     times: Annotated[int, Ge(2)] = 2  # the run's number of shots
 
     control: ClassVar[bool] = True
+    rank: ClassVar[int] = 240
+
+    @classmethod
+    def fits(cls, held: "Held") -> "Arm | None":
+        """Where the run has demonstrations that could be doubled."""
+        return None if held.shots == 0 else held.beside(MoreDemonstrations(), held.drawn)
 
     @property
     def demonstrations(self) -> int:  # type: ignore[override]

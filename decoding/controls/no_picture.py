@@ -4,13 +4,18 @@ Which corruption matters? A noised picture that does no better than none says no
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding import changes
 from decoding.base import Strategy
 from decoding.controls.wrapped import OtherNegative
+from decoding.probe import changes_picture
 from icl.registry import Nested, component
 from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from decoding.arm import Arm
+    from decoding.held import Held
 
 
 @component("strategy", "no_picture")
@@ -19,6 +24,12 @@ class NoPicture(OtherNegative):
     """Control: another strategy with no picture in the place of its own negative branches."""
 
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose arithmetic it is
+
+    rank: ClassVar[int] = 90
+
+    @classmethod
+    def fits(cls, held: "Held") -> "Arm | None":
+        return held.beside(NoPicture(held.strategy)) if changes_picture(held.strategy) else None
 
     def negative(self, prompt: Prompt) -> Prompt:
         return changes.no_picture(prompt)

@@ -7,15 +7,18 @@ What reading several prompts brings by itself. A method whose weights are worth 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.base import Strategy, Thread, ones
 from decoding.controls.wrapped import ReadsAll
-from decoding.probe import weights_of
+from decoding.probe import subtracts, weights_of
 from icl.registry import Nested, component
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from decoding.arm import Arm
+    from decoding.held import Held
 
 
 @component("strategy", "plain_average")
@@ -24,6 +27,12 @@ class PlainAverage(ReadsAll):
     """Control: the branches of another strategy, averaged under its mask."""
 
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose branches they are
+
+    rank: ClassVar[int] = 50
+
+    @classmethod
+    def fits(cls, held: "Held") -> "Arm | None":
+        return held.beside(PlainAverage(held.strategy)) if not subtracts(held.strategy) else None
 
     @property
     def weights(self) -> tuple[float, ...] | None:

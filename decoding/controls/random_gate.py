@@ -19,6 +19,9 @@ from icl.registry import Nested, component
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from decoding.arm import Arm
+    from decoding.held import Held
+
 
 @component("strategy", "random_gate")
 @dataclass(frozen=True)
@@ -29,6 +32,11 @@ class RandomGate(ReadsAll):
     share: Share = 0.5  # of steps at which the gate is open
 
     draws: ClassVar[bool] = True
+    rank: ClassVar[int] = 70
+
+    @classmethod
+    def fits(cls, held: "Held") -> "Arm | None":
+        return held.beside(RandomGate(held.strategy)) if isinstance(held.strategy, Gated) else None
 
     def __post_init__(self) -> None:
         if not isinstance(self.of, Gated):

@@ -7,14 +7,19 @@ own stream, as `sampling` does. Option scores are not sampled: there it is the r
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge
 
 from decoding.base import Strategy
+from decoding.probe import branch_count
 from decoding.sampling import Sampler, Sampling
 from icl.params import Positive
 from icl.registry import component, parameter
+
+if TYPE_CHECKING:
+    from decoding.arm import Arm
+    from decoding.held import Held
 
 
 @component("strategy", "self_consistency")
@@ -26,6 +31,15 @@ class SelfConsistency(Strategy):
     temperature: Positive = 0.7  # of the samples, where `sampling` beside it does not say
 
     control: ClassVar[bool] = True
+    rank: ClassVar[int] = 230
+
+    @classmethod
+    def fits(cls, held: "Held") -> "Arm | None":
+        """With a sample a branch: at the arm's cost."""
+        if held.options:
+            return None
+        voters = SelfConsistency(max(2, branch_count(held.strategy)))
+        return held.beside(voters, held.drawn if held.sampled else voters.sampler, "sum")
 
     @property
     def samples(self) -> int:  # type: ignore[override]

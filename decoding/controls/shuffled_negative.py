@@ -9,13 +9,18 @@ control uses its negative as a prior over answers. Which sample it is, is a func
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.base import Generate, Note, Strategy
 from decoding.controls.wrapped import OtherNegative
+from decoding.probe import branch_count, subtracts
 from icl.errors import PlanError
 from icl.registry import Nested, component
 from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from decoding.arm import Arm
+    from decoding.held import Held
 
 
 @component("strategy", "shuffled_negative")
@@ -29,6 +34,12 @@ class ShuffledNegative(OtherNegative):
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose arithmetic it is
 
     reads_other: ClassVar[bool] = True
+    rank: ClassVar[int] = 60
+
+    @classmethod
+    def fits(cls, held: "Held") -> "Arm | None":
+        fitting = subtracts(held.strategy) and branch_count(held.strategy) > 1
+        return held.beside(ShuffledNegative(held.strategy)) if fitting else None
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:
         """What the method learns about the other samples' prompts."""

@@ -8,15 +8,18 @@ much with its sign turned does not gain by its direction.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.base import Strategy, Thread
 from decoding.controls.wrapped import ReadsAll
-from decoding.probe import weights_of
+from decoding.probe import subtracts, weights_of
 from icl.registry import Nested, component
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from decoding.arm import Arm
+    from decoding.held import Held
 
 
 @component("strategy", "sign_flip")
@@ -25,6 +28,12 @@ class SignFlip(ReadsAll):
     """Control: another strategy with the shift that it makes turned around."""
 
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose shift it is
+
+    rank: ClassVar[int] = 50
+
+    @classmethod
+    def fits(cls, held: "Held") -> "Arm | None":
+        return held.beside(SignFlip(held.strategy)) if subtracts(held.strategy) else None
 
     @property
     def weights(self) -> tuple[float, ...] | None:

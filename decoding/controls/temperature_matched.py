@@ -6,16 +6,19 @@ temperature without the contrast, the method's mask kept. Where s varies, it var
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.base import Strategy, Thread
 from decoding.controls.wrapped import Wrapped
-from decoding.probe import strength_of
+from decoding.probe import least_strength, strength_of
 from icl.errors import ConfigError
 from icl.registry import Nested, component
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from decoding.arm import Arm
+    from decoding.held import Held
 
 
 @component("strategy", "temperature_matched")
@@ -27,6 +30,12 @@ class TemperatureMatched(Wrapped):
     """
 
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose temperature it is
+
+    rank: ClassVar[int] = 20
+
+    @classmethod
+    def fits(cls, held: "Held") -> "Arm | None":
+        return held.beside(TemperatureMatched(held.strategy)) if least_strength(held.strategy) > 0 else None
 
     def __post_init__(self) -> None:
         strength = strength_of(self.of)

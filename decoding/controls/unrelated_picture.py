@@ -5,13 +5,18 @@ picture that does no better than this one owes nothing to what is left of the or
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.base import Strategy
 from decoding.controls.wrapped import OtherNegative
+from decoding.probe import changes_picture
 from icl.edits import MadeUp
 from icl.registry import Nested, component
 from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from decoding.arm import Arm
+    from decoding.held import Held
 
 
 @component("strategy", "unrelated_picture")
@@ -20,6 +25,12 @@ class UnrelatedPicture(OtherNegative):
     """Control: another strategy with a made-up picture in the place of its own negative branches."""
 
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose arithmetic it is
+
+    rank: ClassVar[int] = 80
+
+    @classmethod
+    def fits(cls, held: "Held") -> "Arm | None":
+        return held.beside(UnrelatedPicture(held.strategy)) if changes_picture(held.strategy) else None
 
     def negative(self, prompt: Prompt) -> Prompt:
         return prompt.edit(MadeUp(), "query")

@@ -5,11 +5,16 @@
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Strategy
 from decoding.sampling import Beam, Sampler
 from icl.params import Beams, Penalty
 from icl.registry import component
+
+if TYPE_CHECKING:
+    from decoding.arm import Arm
+    from decoding.held import Held
 
 
 @component("strategy", "beam")
@@ -19,6 +24,16 @@ class BeamDecoding(Strategy):
 
     beams: Beams = 4  # hypotheses that run side by side; 1 is greedy
     length_penalty: Penalty = 1.0  # power of the length that a sum of log-probabilities is divided by; 0 prefers short
+
+    rank: ClassVar[int] = 220
+
+    @classmethod
+    def fits(cls, held: "Held") -> "Arm | None":
+        """The reference, searched as the arm is."""
+        drawn = held.drawn
+        if not isinstance(drawn, Beam):
+            return None
+        return held.beside(BeamDecoding(drawn.beams, drawn.length_penalty), drawn, "sum")
 
     @property
     def sampler(self) -> Sampler:

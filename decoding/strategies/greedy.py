@@ -1,10 +1,15 @@
 """Greedy decoding: the model's own most probable token, the reference of every comparison."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Strategy
+from decoding.sampling import Greedy
 from icl.registry import component
+
+if TYPE_CHECKING:
+    from decoding.arm import Arm
+    from decoding.held import Held
 
 
 @component("strategy", "greedy")
@@ -16,3 +21,8 @@ class GreedyDecoding(Strategy):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"generate"})
+    rank: ClassVar[int] = 200
+
+    @classmethod
+    def fits(cls, held: "Held") -> "Arm | None":
+        return held.beside(GreedyDecoding(), Greedy())

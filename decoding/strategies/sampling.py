@@ -6,11 +6,16 @@ that strategy's combined scores; this component is the reference among sampled a
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Strategy
 from decoding.sampling import Sampler, Sampling
 from icl.params import Count, Share, Temperature
 from icl.registry import component
+
+if TYPE_CHECKING:
+    from decoding.arm import Arm
+    from decoding.held import Held
 
 
 @component("strategy", "sampling")
@@ -22,6 +27,17 @@ class SamplingDecoding(Strategy):
     top_k: Count = 0  # the k best tokens; 0: all
     top_p: Share = 1.0  # the fewest best tokens that hold this probability together; 1: all
     min_p: Share = 0.0  # at least this share of the best token's probability; 0: all
+
+    rank: ClassVar[int] = 210
+
+    @classmethod
+    def fits(cls, held: "Held") -> "Arm | None":
+        """The reference, sampled as the arm is."""
+        drawn = held.drawn
+        if not held.sampled or not isinstance(drawn, Sampling):
+            return None
+        own = SamplingDecoding(drawn.temperature, drawn.top_k, drawn.top_p, drawn.min_p)
+        return held.beside(own, drawn, "sum")
 
     @property
     def sampler(self) -> Sampler:
