@@ -40,6 +40,9 @@ class Progress(Protocol):
 
     def note(self, text: str) -> None: ...
 
+    def doing(self, what: str) -> None:
+        """What takes the time before there is a rate."""
+
     def end(self) -> None: ...
 
 
@@ -56,6 +59,7 @@ class Silent:
     notes: list[str] = field(default_factory=list)
     marks: deque[tuple[float, int]] = field(default_factory=deque)
     beside: str = ""
+    what: str = "starting"
 
     def begin(self, cells: int, samples: int, cells_done: int, samples_done: int) -> None:
         self.cells, self.samples, self.cells_done, self.done = cells, samples, cells_done, samples_done
@@ -78,6 +82,9 @@ class Silent:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
+    def doing(self, what: str) -> None:
+        self.what = what
+
     def end(self) -> None:
         """Nothing to put away."""
 
@@ -97,7 +104,7 @@ class Silent:
         return clock((self.samples - self.done) / self.rate)
 
     def told(self) -> str:
-        pace = f"{self.rate:,.0f} samples/s   {self.left} left" if self.rate > 0 else "starting"
+        pace = f"{self.rate:,.0f} samples/s   {self.left} left" if self.rate > 0 else self.what
         return "   ".join(filter(None, (f"{self.cells_done}/{self.cells} cells", pace, self.beside)))
 
 
@@ -150,13 +157,18 @@ class Terminal(Lines):
         super().begin(cells, samples, cells_done, samples_done)
         columns = (TextColumn("running     "), BarColumn(28), TextColumn("{task.fields[told]}"))
         self.bar = Bar(*columns, console=Console(file=self.out), transient=True)
-        self.task = self.bar.add_task("run", total=samples, completed=samples_done, told="starting")
+        self.task = self.bar.add_task("run", total=samples, completed=samples_done, told=self.told())
         self.bar.start()
 
     def advance(self, samples: int) -> None:
         Silent.advance(self, samples)
         if self.bar is not None:
             self.bar.update(self.task, advance=samples, told=self.told())
+
+    def doing(self, what: str) -> None:
+        super().doing(what)
+        if self.bar is not None:
+            self.bar.update(self.task, told=self.told())
 
     def end(self) -> None:
         if self.bar is not None:

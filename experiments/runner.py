@@ -96,6 +96,7 @@ class Runner:
         if expect := getattr(model, "expect", None):
             room = limits([cell for cells in groups for cell in cells])
             expect(room.pictures, room.tokens)
+        self.progress.doing("loading the model")
         model.load()
         for note in getattr(model, "notes", ()):
             self.progress.note(f"model: {note}")
@@ -112,6 +113,7 @@ class Runner:
 
     def _group(self, model: "Model", cells: Sequence[Cell], retrieval: Retrieval) -> None:
         task = cells[0].task
+        self.progress.doing("finding demonstrations")
         self.album.room = self.room * (1 + self.grid.tasks.index(task)) // len(self.grid.tasks)
         for window in self._windows(cells, retrieval):
             asked = [Asked(cell, item, item.prompt) for cell, item in window if item.prompt is not None]
@@ -119,6 +121,7 @@ class Runner:
             for cell, item in window:
                 if item.prompt is None:
                     self._record(self.recorder.unasked(cell, item))
+            self.progress.doing("answering")
             self._answer(model, asked)
             self.recorder.forget()
             self.session.save(model)

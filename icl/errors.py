@@ -6,6 +6,7 @@ The command line prints the sentence alone; in Python they are ordinary exceptio
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
+from itertools import takewhile
 
 
 class ICLError(Exception):
@@ -44,11 +45,13 @@ def printable(text: str) -> str:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ " Did you mean 'vcd'?" for the nearest known word, or the empty string.
 
-    Of words as near as one another, the one of the same letters.
+    Of words as near as one another, the one of the same letters; else the one that begins as it does.
     """
 
-    def nearness(other: str) -> tuple[float, bool]:
-        return SequenceMatcher(None, other, word).ratio(), sorted(other) == sorted(word)
+    def nearness(other: str) -> tuple[float, bool, int]:
+        alike = SequenceMatcher(None, other, word).ratio()
+        begun = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(other, word, strict=False)))
+        return alike, sorted(other) == sorted(word), begun
 
     near = get_close_matches(word, list(known), n=5, cutoff=0.5)
     return f" Did you mean '{max(near, key=nearness)}'?" if near else ""

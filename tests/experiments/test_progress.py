@@ -56,10 +56,14 @@ def test_a_terminal_gets_a_bar_and_whole_lines_above_it() -> None:
     bar = progress(out=out)
     assert isinstance(bar, Terminal)
     bar.begin(cells=2, samples=10, cells_done=0, samples_done=0)
+    assert bar.bar is not None
+    bar.doing("loading the model")
+    bar.bar.refresh()
     bar.advance(5)
     bar.failed("q[1]", "no [bold] picture")
     bar.cell_finished()
     bar.end()
+    assert "0/2 cells   loading the model" in out.getvalue()
     assert "sample q[1]: no [bold] picture. Sample marked failed; 1 of 10 so far." in out.getvalue()
 
 

@@ -59,6 +59,7 @@ def test_models_tell_what_each_can_do_as_its_class_says(icl: ICL) -> None:
         (("vdc",), "no kind of component, and no component, named 'vdc'. Did you mean 'vcd'?"),
         (("decodin", "vcd"), "no kind of component named 'decodin'."),
         (("decoding", "vdc"), "no strategy named 'vdc'. Did you mean 'vcd'? (icl ls strategy)"),
+        (("decoding", "vcdd"), "no strategy named 'vcdd'. Did you mean 'vcd'? (icl ls strategy)"),
         (("random",), "'random' is the name of a retriever and of an orderer. Say which: icl ls retriever random."),
     ],
 )
@@ -82,6 +83,14 @@ def test_a_page_has_paper_parameters_bounds_defaults_comments_presets_and_lines_
     assert icl("ls", "vcd").out == told
 
 
+def test_a_page_says_what_it_is_before_its_presets_and_asks_for_nothing_that_a_preset_gives(icl: ICL) -> None:
+    told = icl("ls", "decoding", "vcd").out
+    assert told.index("Leng et al.") < told.index("Presets. released")
+    hub = icl("ls", "task", "hub").out
+    assert "  task: {name: hub, preset: vqav2}\n" in hub
+    assert "has to be given, here or by a preset" in hub
+
+
 def test_a_component_of_ones_own_has_a_page(icl: ICL, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         '"""Mine, from nowhere."""\n\nfrom dataclasses import dataclass, field\n\nfrom decoding import Strategy\n\n\n'
@@ -103,7 +112,7 @@ def test_every_parameter_has_a_meaning_and_every_page_fits_80_columns(kind: str,
 @pytest.mark.parametrize(("kind", "name"), ALL)
 def test_the_lines_of_a_page_are_lines_of_a_config(kind: str, name: str) -> None:
     cls = resolve(kind, name)
-    for line in examples(kind, name, parameters(cls), list(getattr(cls, "presets", {}))):
+    for line in examples(kind, name, parameters(cls), getattr(cls, "presets", {})):
         told = parse(line, "line")[0]
         if "<" not in line:  # what only its author knows: a path, an address
             load({"task": "binding", "model": "fake-vote", **told})
