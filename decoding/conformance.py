@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from decoding.base import Strategy
-from decoding.probe import EXITS, branches_of, declares_weights, measured_weights, probe_prompt, weights_of
+from decoding.probe import (
+    EXITS,
+    branches_given,
+    branches_of,
+    declares_weights,
+    measured_weights,
+    probe_prompt,
+    weights_of,
+)
 from icl.registry import describe
 from icl.types import Prompt
 
@@ -91,7 +99,7 @@ def _check_component(strategy: Strategy) -> None:
 
 def _check_branches(strategy: Strategy, prompt: Prompt) -> int:
     before = prompt.digest
-    branches = branches_of(strategy, prompt)
+    branches = branches_given(strategy, prompt)
     _need(isinstance(branches, tuple) and len(branches) > 0, "branches() must give a tuple of at least one prompt.")
     _need(all(isinstance(branch, Prompt) for branch in branches), "branches() gave something that is not a Prompt.")
     _need(prompt.digest == before, "branches() changed the prompt that it was given.")
@@ -109,6 +117,7 @@ def _check_purity(strategy: Strategy, count: int) -> None:
     logits = made_up(count)
     kept = logits.clone()
     first, mask = strategy.combine(logits, 1), strategy.mask(logits[0])
+    _need(isinstance(first, torch.Tensor), f"combine() gave {type(first).__name__}, not scores [B, V].")
     _need(bool(torch.equal(logits, kept)), "combine() or mask() changed the logits that it was given.")
     _need(not bool((first.isnan() | (first == float("inf"))).any()), "combine() gave NaN or +inf on ordinary logits.")
     again = strategy.combine(logits.clone(), 1)

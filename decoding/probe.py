@@ -4,12 +4,13 @@ A strategy need not declare its weights. They are measured on made-up logits: ho
 by token, where one branch moves. Constant weights answer alike everywhere; others are told as varying (None).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from decoding.base import Strategy
+from icl.errors import ConfigError
 from icl.pictures import Picture
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
@@ -41,7 +42,16 @@ def _made_up_prompt(shots: int, query: str, number: int) -> Prompt:
 
 
 def branches_of(strategy: Strategy, prompt: Prompt | None = None) -> tuple[Prompt, ...]:
-    """The branches of one prompt, its preparation answered with a made-up sentence."""
+    """The branches of one prompt. Raises ConfigError where a strategy gives no prompts."""
+    branches = branches_given(strategy, prompt)
+    if not isinstance(branches, Sequence) or not branches or not all(isinstance(one, Prompt) for one in branches):
+        name = type(strategy).__name__
+        raise ConfigError(f"{name}.branches() gave no tuple of prompts: {branches!r:.80} (icl check strategy …).")
+    return branches
+
+
+def branches_given(strategy: Strategy, prompt: Prompt | None = None) -> tuple[Prompt, ...]:
+    """What the strategy gives for one prompt, whatever it is, its preparation answered with a made-up sentence."""
     prompt = probe_prompt() if prompt is None else prompt
     (note,) = strategy.prepare([prompt], lambda prompts, max_new_tokens: ["a red square"] * len(prompts))
     return strategy.branches(prompt, note)
@@ -135,8 +145,21 @@ def measured_weights(strategy: Strategy) -> tuple[float, ...] | None:
     return tuple(round(slope, 3) for slope in found[0]) if alike else None
 
 
+def _combined(strategy: Strategy, logits: "Tensor") -> "Tensor":
+    import torch
+
+    scores = strategy.combine(logits, 1)
+    if not isinstance(scores, torch.Tensor) or scores.shape != logits.shape[1:] or not scores.is_floating_point():
+        told = f"{scores.dtype} {list(scores.shape)}" if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise ConfigError(
+            f"{type(strategy).__name__}.combine() gave {told} for logits of {list(logits.shape)}. It gives float32 "
+            f"scores [batch, vocabulary], here {list(logits.shape[1:])} (icl check strategy …)."
+        )
+    return scores
+
+
 def _slope(strategy: Strategy, base: "Tensor", moved: "Tensor", branch: int) -> float | None:
-    before, after = strategy.combine(base.clone(), 1), strategy.combine(moved.clone(), 1)
+    before, after = _combined(strategy, base.clone()), _combined(strategy, moved.clone())
     seen = (before.isfinite() & after.isfinite())[0]
     rise, move = (after - before)[0, seen], (moved - base)[branch, 0, seen]
     rise, move = rise - rise.mean(), move - move.mean()

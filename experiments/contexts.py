@@ -4,6 +4,7 @@ A recipe is everything of a cell that decides its prompt. Cells of one recipe (s
 recipes of one retriever and seed (say two orders) get the same demonstrations.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -176,6 +177,9 @@ def sound(retriever: "Retriever", found: Found, shots: int, pool: "Pool") -> Fou
     strange = next((one.id for one in found if one.id not in pool.by_id), None)
     if strange is not None:
         return f"retriever {name} gave '{strange}', which is not in the pool."
+    unranked = next((one.id for one in found if math.isnan(one.score)), None)
+    if unranked is not None:
+        return f"retriever {name} gave '{unranked}' a score that is not a number (NaN). Give every one a number."
     if len(found) != shots and getattr(retriever, "exact", True):
         return f"retriever {name} gave {len(found)} demonstrations for {shots} shots (one that means to sets `exact`)."
     return found

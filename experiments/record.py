@@ -8,10 +8,14 @@ from typing import Any
 from experiments.answers import Answer, Asked
 from experiments.contexts import Written
 from experiments.grid import Cell
+from icl.errors import DataError
 from icl.metrics.base import Metric
 from icl.metrics.baselines import BASELINES
 from icl.types import Demo, Example, Generation, Prompt, Sample
 from prompts.renaming import before_and_after
+
+ROUNDING = 1e-6
+"""By how much a sum of floats may leave [0, 1]."""
 
 
 class Recorder:
@@ -77,8 +81,12 @@ class Recorder:
 
 
 def scores(metrics: Mapping[str, Metric], answer: Generation, example: Example) -> dict[str, float]:
-    """Every metric that applies."""
+    """Every metric that applies. Raises DataError where one gives what is no score: no table could hold it."""
     found = {name: metric.score(answer, example) for name, metric in metrics.items()}
+    for name, value in found.items():
+        if value is not None and not (isinstance(value, int | float) and -ROUNDING <= value <= 1 + ROUNDING):
+            said = f"{name}: the score of {answer.text[:60]!r} for '{example.id}' is {value!r}"
+            raise DataError(f"metrics: {said}, not a number in [0, 1] or None (icl check metric …).")
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -1,8 +1,13 @@
+from typing import Any
+
+import pytest
+
 from decoding.arm import parse_arm
 from decoding.check import become, unmet
-from decoding.probe import probe_prompt
+from decoding.probe import branches_of, measured_weights, probe_prompt
 from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.vcd import VCD
+from icl.errors import ConfigError
 
 ANSWERS = frozenset({"generate"})
 LOGITS = frozenset({"logits", "score"})
@@ -51,3 +56,30 @@ def test_a_contrast_of_equal_branches_is_told_what_it_has_become() -> None:
     bare = probe_prompt(shots=0)
     assert "has become mask_only" in (become(parse_arm("cad").strategy, bare) or "")
     assert become(parse_arm("vcd").strategy, bare) is None
+
+
+@pytest.mark.parametrize("branches", [(), None, ("text",), "text"])
+def test_what_is_no_prompt_is_told_with_the_strategy_s_name(branches: Any) -> None:
+    class Wrong(VCD):
+        def branches(self, prompt: Any, note: Any = None) -> Any:
+            return branches
+
+    with pytest.raises(ConfigError, match=r"Wrong\.branches\(\) gave no tuple of prompts"):
+        branches_of(Wrong())
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda scores: None, "NoneType"),
+        (lambda scores: scores[:, :-1], r"float32 \[1, 63\]"),
+        (lambda scores: scores.long(), r"int64 \[1, 64\]"),
+    ],
+)
+def test_what_is_no_score_of_each_token_is_told_with_the_strategy_s_name(change: Any, told: str) -> None:
+    class Wrong(VCD):
+        def combine(self, logits: Any, step: int) -> Any:
+            return change(logits[0])
+
+    with pytest.raises(ConfigError, match=rf"Wrong\.combine\(\) gave .*{told} for logits of"):
+        measured_weights(Wrong())

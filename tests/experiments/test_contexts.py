@@ -100,11 +100,19 @@ class Faulty(Counting):
     def retrieve(self, queries: Sequence[Query], k: int) -> Any:
         whole = super().retrieve(queries, k)
         strange = [(Scored("nowhere"),) * k for _ in queries]
-        return {"few": [one[:-1] for one in whole], "strange": strange, "none": None, "short": whole[:-1]}[self.how]
+        unranked = [tuple(Scored(demo.id, float("nan")) for demo in one) for one in whole]
+        few = [one[:-1] for one in whole]
+        told = {"few": few, "strange": strange, "unranked": unranked, "none": None, "short": whole[:-1]}
+        return told[self.how]
 
 
-@pytest.mark.parametrize(("how", "told"), [("few", "gave 1 demonstrations for 2 shots"), ("strange", "'nowhere'")])
-def test_a_retriever_that_gives_too_few_or_strangers_fails_its_samples(mapping: Any, how: str, told: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [("few", "gave 1 demonstrations for 2 shots"), ("strange", "'nowhere'"), ("unranked", "not a number (NaN)")],
+)
+def test_a_retriever_that_gives_too_few_strangers_or_no_ranks_fails_its_samples(
+    mapping: Any, how: str, told: str
+) -> None:
     for (item,) in rows(mapping, Faulty(how=how)):
         assert item.prompt is None
         assert told in str(item.failed)

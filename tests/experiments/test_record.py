@@ -1,11 +1,15 @@
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 
-from experiments.record import baselines
+from experiments.record import baselines, scores
+from icl.errors import DataError
 from icl.metrics.lenient import Lenient
 from icl.metrics.option import Option
 from icl.metrics.strict import Strict
 from icl.metrics.yes_no import Unparsed
-from icl.types import Demo, Example
+from icl.types import Demo, Example, Generation
 
 
 def shown(*answers: str) -> list[Demo]:
@@ -31,3 +35,25 @@ def test_a_metric_that_does_not_apply_judges_nothing() -> None:
     free = Example("q", (), "?", ("red",))
     assert baselines({"unparsed": Unparsed(), "option": Option()}, shown("red"), free) == {}
     assert baselines({"strict": Strict()}, (), free) == {}
+
+
+@dataclass(frozen=True)
+class Says:
+    """A metric of somebody's own."""
+
+    value: Any
+    better = "higher"
+
+    def score(self, generation: Generation, example: Example) -> Any:
+        return self.value
+
+
+@pytest.mark.parametrize("value", [2.0, -0.5, float("nan"), float("inf"), "yes", [1.0]])
+def test_what_is_no_score_is_refused_before_a_line_is_written(value: Any) -> None:
+    with pytest.raises(DataError, match=r"mine: the score of 'red' for 'q' is .*, not a number in \[0, 1\] or None"):
+        scores({"mine": Says(value)}, Generation("red"), ASKED)
+
+
+@pytest.mark.parametrize("value", [0, 1, True, 0.5, 1 + 1e-12])
+def test_a_number_from_0_to_1_is_a_score(value: float) -> None:
+    assert scores({"mine": Says(value), "none": Says(None)}, Generation("red"), ASKED) == {"mine": value}
