@@ -73,9 +73,11 @@ class PCME:
         members = {item.id: item for item in items if isinstance(item, Example)}
         source = source_of(self.embedder, resources.cache, Pool(tuple(members.values())))
         queries = [item for item in items if isinstance(item, Query)]
-        source.pictures([*members.values(), *(queries if self.query == "picture" else ())])
+        asked = self.query == "picture"
+        source.pictures([*members.values(), *(queries if asked else ())])
         if isinstance(self.embedder, Probabilistic) and self.embedder.pairs != "label":
-            source.texts([self._said(example) for example in members.values()])
+            told = [self._said(example) for example in members.values()]
+            source.texts([*told, *(() if asked else (query.question for query in queries))])
 
     def asked(self, query: Query, source: Uncertain) -> Gaussians:
         """Of the query, one row."""

@@ -12,6 +12,7 @@ from icl.errors import ConfigError, DataError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
 from retrievers.base import Resources
+from retrievers.cache import embedded
 from retrievers.conformance import check_retriever
 from retrievers.gaussians import Gaussian, Gaussians, match_probabilities, match_probability
 from retrievers.spreads import Fitting, Spread, Spreads, fit_spreads, soft_contrastive
@@ -241,6 +242,20 @@ def test_it_keeps_the_promises_of_a_retriever(clip: Any, cache: Any) -> None:
     labels = {"name": "probabilistic", "of": "histogram", "pairs": "label", "steps": 5}
     for node in ({"embedder": labels}, {"embedder": told, "query": "question"}, {"embedder": told, "member": "text"}):
         check_retriever(build("retriever", {"name": "pcme", **node}), resources=Resources(cache=str(cache)))
+
+
+@pytest.mark.parametrize("more", [{}, {"query": "question", "member": "text"}])
+def test_prepared_items_are_not_embedded_again(clip: Path, colour: Make, example: Make, more: dict[str, str]) -> None:
+    told = {"name": "probabilistic", "of": {"name": "encoder", "path": str(clip)}, "steps": 1}
+    retriever = build("retriever", {"name": "pcme", "embedder": told, **more})
+    pools = [Pool(tuple(example(f"e{n}-{i}", colour("red", 5 * n + i), f"{n} {i}") for i in range(4))) for n in (0, 1)]
+    queries = [example(f"q{n}", colour("red", 5 * n + 4), question=f"which {n} ?").query for n in (0, 1)]
+    before = embedded()
+    retriever.prepare([*queries, *(e for pool in pools for e in pool.examples)], Resources())
+    between = embedded()
+    for pool, query in zip(pools, queries, strict=True):
+        assert len(retriever.fit(pool, Resources()).retrieve([query], 2)[0]) == 2
+    assert embedded() == between != before
 
 
 def test_as_it_comes_it_runs_on_the_shipped_encoder(cache: Any) -> None:

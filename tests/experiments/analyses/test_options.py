@@ -41,6 +41,30 @@ def test_shares_are_of_the_scored_options_and_a_tie_is_wrong() -> None:
     assert told["skew"] == pytest.approx((2 - 1.25) / 2)
 
 
+def test_what_several_accepted_options_have_is_theirs_together_and_the_surer_half_is_a_half() -> None:
+    """Confidences .8, .7, .6, .5; the two surest are right, wrong. The last has two accepted options of .5 and .3."""
+    told = [({"a": 0.8, "b": 0.2}, "a"), ({"a": 0.3, "b": 0.7}, "a"), ({"a": 0.6, "b": 0.4}, "a")]
+    rows = [{"shares": shares, "gold": (gold,)} for shares, gold in told]
+    rows.append({"shares": {"a": 0.5, "b": 0.3, "c": 0.2}, "gold": ("a", "b")})
+    scored = [
+        {
+            "option_scores": {name: math.log(share) for name, share in row["shares"].items()},
+            "gold": row["gold"],
+            "unit": i,
+        }
+        for i, row in enumerate(rows)
+    ]
+    found = calibration._measured(scored)
+    assert found["risk_50"] == 0.5
+    assert found["nll"] == pytest.approx(-sum(map(math.log, (0.8, 0.3, 0.6, 0.8))) / 4)
+    assert found["accuracy"] == 0.75
+
+
+def test_options_that_were_all_ruled_out_have_no_shares() -> None:
+    assert calibration.shares_of({"option_scores": {"a": -math.inf, "b": -math.inf}}) == {}
+    assert calibration.shares_of({"option_scores": {"a": -math.inf, "b": 0.0}}) == {"a": 0.0, "b": 1.0}
+
+
 def test_a_model_that_knows_is_right_and_its_confidence_is_told(ran: Any, shapes: str) -> None:
     (told,) = calibration.analyse(ran(model="fake-gold", score="options", metrics=["option"])).to_dict("records")
     assert (told["accuracy"], told["risk_50"], told["n"]) == (1.0, 0.0, 12)
@@ -122,6 +146,15 @@ def test_the_bias_rate_of_one_letter_is_cmmu_s_and_consistent_questions_are_not_
     assert told["consistent"] == 0.5
     assert told["chance"] == pytest.approx(1 / 256)
     assert option_shift.bias_rate([0, 1, 2, 3]) == 0
+
+
+def test_an_answer_in_words_is_read_and_one_that_names_no_option_stands_nowhere() -> None:
+    """Shifted by one, green is listed first and red last."""
+    row = {"options": ["red", "green", "blue"], "gold": ["red"], "output": "It is red."}
+    assert option_shift._turn(row, 0) == (0, 0, True)
+    assert option_shift._turn({**row, "output": "green"}, 1) == (0, 2, False)
+    for unread in ("red or green", "", None, float("nan")):
+        assert option_shift._turn({**row, "output": unread}, 1) == (None, 2, False)
 
 
 def test_a_question_without_one_of_its_shifts_is_not_counted(ran: Any) -> None:
