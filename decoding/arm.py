@@ -20,6 +20,7 @@ from decoding.probe import logits_count
 from decoding.sampling import Beam, Greedy, Sampler
 from icl.brief import brief
 from icl.canonical import canonical_digest
+from icl.edits import Edit
 from icl.errors import ConfigError, did_you_mean
 from icl.registry import build, describe
 
@@ -186,6 +187,8 @@ def _value(value: Any) -> str:
     """A parameter's value; a long one is cut, with a digest of the whole."""
     if isinstance(value, tuple):
         return brief(f"[{', '.join(map(_value, value))}]")
+    if isinstance(value, Edit):
+        return brief(_told(value))
     if is_dataclass(value):
         return f"{{{', '.join(_parameters(value))}}}"
     return f"{value:g}" if isinstance(value, float) else brief(str(value))

@@ -2,6 +2,10 @@
 
 no_picture                                    {change: noise, step: 900, pictures: all}
 {change: instruction, text: Guess wildly.}    {change: region, box: [0, 0, .5, 1]}
+
+A change is also any edit of pictures, by its name (`icl ls edit`), its mapping or the path of one's own:
+
+rotate    {change: {name: blur, radius: 4}, pictures: all}    {change: {name: 'mine.py:Stripes', width: 3}}
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +18,7 @@ from decoding import changes
 from icl import edits
 from icl.errors import ConfigError, did_you_mean
 from icl.params import Share
+from icl.registry import build, entries
 from icl.types import Prompt, Where
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -54,15 +59,28 @@ CHANGES: Mapping[str, Change] = {
 }
 """name -> what it does to a prompt. A picture in place of another, and descriptions, need more than a name."""
 
+EDIT = Change(lambda prompt, branch: prompt.edit(branch.edit, branch.pictures), ("pictures",))
+"""What an edit that has no place in the table does."""
+
+
+class Changed:
+    """Metadata of the field that holds a change: a name of the table, or an edit."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(_change)
+
 
 @dataclass(frozen=True)
 class Branch:
-    """One changed prompt. pictures: which are edited. step: of the noise. grid: of patches. box: shares of the sides.
+    """One changed prompt. change: a name of the table, or an edit. pictures: which are edited. step: of the noise.
 
-    text: of an instruction, or beside the question. Raises ConfigError for one that its change does not read.
+    grid: of patches. box: shares of the sides. text: of an instruction, or beside the question. Raises ConfigError for
+    one that its change does not read.
     """
 
-    change: str = "none"
+    change: Annotated[str | edits.Edit, Changed()] = "none"
     pictures: Where = "query"
     step: Annotated[int, Ge(0), Le(edits.DIFFUSION_STEPS - 1)] = 500
     grid: Annotated[int, Ge(2)] = 4
@@ -70,19 +88,17 @@ class Branch:
     text: str = ""
 
     def __post_init__(self) -> None:
-        if self.change not in CHANGES:
-            raise ConfigError(
-                f"no branch change named '{self.change}'.{did_you_mean(self.change, CHANGES)} "
-                f"Changes: {', '.join(CHANGES)}."
-            )
-        reads = CHANGES[self.change].reads
+        if isinstance(self.change, str) and self.change not in CHANGES:
+            object.__setattr__(self, "change", _change(self.change))
+        reads = self.does.reads
+        name = self.change if isinstance(self.change, str) else type(self.change).__name__
         for f in fields(self):
             if f.name not in ("change", *reads) and getattr(self, f.name) != f.default:
                 raise ConfigError(
-                    f"the branch change '{self.change}' does not read {f.name}. It reads {', '.join(reads) or 'none'}."
+                    f"the branch change '{name}' does not read {f.name}. It reads {', '.join(reads) or 'none'}."
                 )
         if "text" in reads and not self.text:
-            raise ConfigError(f"the branch change '{self.change}' needs a text: {{change: {self.change}, text: ...}}.")
+            raise ConfigError(f"the branch change '{name}' needs a text: {{change: {name}, text: ...}}.")
         if "box" in reads:
             edits.Box(*self.box)  # a box turned around is an error before anything runs
         if self.change == "crop" and self.box == WHOLE:
@@ -90,8 +106,18 @@ class Branch:
                 "the branch change 'crop' needs a box that leaves something out: {change: crop, box: [...]}."
             )
 
+    @property
+    def does(self) -> Change:
+        return CHANGES[self.change] if isinstance(self.change, str) else EDIT
+
+    @property
+    def edit(self) -> edits.Edit:
+        """The change, where it is an edit."""
+        assert isinstance(self.change, edits.Edit)
+        return self.change
+
     def of(self, prompt: Prompt) -> Prompt:
-        return CHANGES[self.change].made(prompt, self)
+        return self.does.made(prompt, self)
 
 
 class Branches:
@@ -103,7 +129,23 @@ class Branches:
         return core_schema.no_info_plain_validator_function(_parsed)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        return {"type": "array", "items": {"type": ["string", "object"], "description": "a change, or its mapping"}}
+        name = {"anyOf": [{"enum": list(dict.fromkeys((*CHANGES, *entries("edit"))))}, {"pattern": ":"}]}
+        change = {"anyOf": [{"type": "string", **name}, {"type": "object", "required": ["name"]}]}
+        branch = {"type": "object", "properties": {"change": change}, "description": "a change with its parameters"}
+        return {"type": "array", "items": {"anyOf": [{"type": "string", **name}, branch]}}
+
+
+def _change(node: Any) -> str | edits.Edit:
+    """A change as a config writes it. Raises ConfigError with the nearest name."""
+    if isinstance(node, str) and node in CHANGES:
+        return node
+    if isinstance(node, str) and ":" not in node and node not in entries("edit"):
+        known = dict.fromkeys((*CHANGES, *entries("edit")))
+        raise ConfigError(f"no branch change named '{node}'.{did_you_mean(node, known)} Changes: {', '.join(known)}.")
+    edit = build("edit", node, "branch")
+    if not isinstance(edit, edits.Edit):
+        raise ConfigError(f"branch: {type(edit).__name__} is no edit: it does not extend icl.edits.Edit.")
+    return edit
 
 
 def _parsed(node: Any) -> tuple[Branch, ...]:

@@ -4,7 +4,6 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from experiments.document import flow
 from experiments.vocabulary import KINDS, LISTS
@@ -17,10 +16,9 @@ PLACES: Mapping[str, str] = {
     "metric": "metrics: [strict, {}]",
     "launcher": "launch: {}",
     "embedder": "retriever: {{name: knn, embedder: {}}}",
+    "edit": "decoding: {{name: contrast, branches: [{{change: {}}}]}}",
 }
 """kind -> where a config has a node of it."""
-
-Presets = Mapping[str, Mapping[str, Any]]
 
 WIDEST = 100
 
@@ -32,17 +30,16 @@ def card(kind: str, name: str, width: int) -> Iterator[str]:
     yield f"{kind} {name}"
     own = inspect.cleandoc(cls.__doc__ or "")
     told = inspect.getdoc(inspect.getmodule(cls)) or ""
-    first, _, further = own.partition("\n\n")
-    for text in (first, told, further):  # what it is, from which paper, and then what there is to know of its presets
+    for text in (own, told):
         if text:
             yield ""
             yield from wrapped(text, width)
-    found, presets = parameters(cls), getattr(cls, "presets", {})
+    found = parameters(cls)
     if found:
         yield ""
         yield "Parameters"
-        yield from _parameters(found, presets, width)
-    if presets:
+        yield from _parameters(found, width)
+    if presets := getattr(cls, "presets", {}):
         yield ""
         yield "Presets (what else is given goes over them)"
         longest = max(map(len, presets))
@@ -51,7 +48,7 @@ def card(kind: str, name: str, width: int) -> Iterator[str]:
             yield from hung(f"  {preset:<{longest}}  ", line, width)
     yield ""
     yield "In an experiment file"
-    for line in examples(kind, name, found, presets):
+    for line in examples(kind, name, found, list(presets)):
         yield from hung("  ", line, width, further="      ")
     if kind == "strategy":
         yield from hung(
@@ -64,19 +61,18 @@ def card(kind: str, name: str, width: int) -> Iterator[str]:
             yield from hung("  ", "fitted: a file that `icl fit` has written, with these parameters", width)
 
 
-def examples(kind: str, name: str, found: Sequence[Parameter], presets: Presets) -> Iterator[str]:
+def examples(kind: str, name: str, found: Sequence[Parameter], presets: Sequence[str]) -> Iterator[str]:
     """Lines of an experiment file with this component: as short as may be, with all parameters, by a preset."""
     place = PLACES[kind]
     if kind == "embedder" and getattr(resolve(kind, name), "reads", None) == {"text"}:
         place = place.replace("knn,", "knn, by: question,")
     needed = {one.key: one.default for one in found if one.required}
-    yield place.format(flow({"name": name, **needed}) if needed else flow(name))
-    if len(found) > len(needed):
+    if kind != "edit":  # a change of the same name may ask for more
+        yield place.format(flow({"name": name, **needed}) if needed else flow(name))
+    if len(found) > len(needed) or kind == "edit":
         yield place.format(flow({"name": name, **{one.key: one.default for one in found}}))
     if presets:
-        last, values = [*presets.items()][-1]
-        left = {key: value for key, value in needed.items() if key not in values}
-        yield place.format(flow({"name": name, **left, "preset": last}))
+        yield place.format(flow({"name": name, **needed, "preset": presets[-1]}))
 
 
 _ITEM = re.compile(r"(?m)^(?=\d+\. |- )")
@@ -101,13 +97,10 @@ def wrapped(text: str, width: int) -> Iterator[str]:
             yield from hung("", block, width)
 
 
-def _parameters(found: Sequence[Parameter], presets: Presets, width: int) -> Iterator[str]:
+def _parameters(found: Sequence[Parameter], width: int) -> Iterator[str]:
     longest = max(len(one.key) for one in found)
     for one in found:
-        default = f"default {flow(one.default)}"
-        if one.required:
-            preset = any(one.key in values for values in presets.values())
-            default = "has to be given, here or by a preset" if preset else "has to be given"
+        default = "has to be given" if one.required else f"default {flow(one.default)}"
         yield from hung(f"  {one.key:<{longest}}  ", f"{one.kind}; {default}", width)
         if one.meaning:
             yield from hung(f"  {'':<{longest}}  ", one.meaning, width)

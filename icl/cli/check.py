@@ -14,6 +14,7 @@ CHECKS = {
     "task": "icl.conformance:check_task",
     "model": "icl.conformance:check_model",
     "metric": "icl.conformance:check_metric",
+    "edit": "icl.edit_conformance:check_edit",
     "retriever": "retrievers.conformance:check_retriever",
     "reranker": "retrievers.conformance:check_reranker",
     "orderer": "prompts.conformance:check_orderer",

@@ -27,6 +27,7 @@ METHODS = {
     "generate": "model",
     "score": "metric",
     "again": "launcher",
+    "on_picture": "edit",
 }
 """What a component without the mark of its kind is known by."""
 

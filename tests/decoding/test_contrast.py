@@ -1,6 +1,7 @@
 """A contrast written in a config is the method that it writes."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from decoding.probe import probe_prompt
 from decoding.step import scores
 from decoding.strategies.icd import CONFUSED
 from icl.errors import ConfigError
+from icl.registry import entries
 from icl.types import Generation
 from tests.decoding.prompts import prompt
 from tests.decoding.toy import Toy
@@ -110,6 +112,55 @@ def test_every_change_gives_another_prompt_and_conforms() -> None:
 def test_mistakes_are_told(written: dict[str, object], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         parse_arm({"name": "contrast", **written}, "x.yaml: decoding")
+
+
+STRIPES = """
+from dataclasses import dataclass
+from icl.edits import Edit
+
+@dataclass(frozen=True)
+class Stripes(Edit):
+    width: int = 2  # pixels
+
+    def on_picture(self, image):
+        striped = image.copy()
+        for left in range(0, image.width, 2 * self.width):
+            striped.paste((0, 0, 0), (left, 0, left + self.width, image.height))
+        return striped
+"""
+
+
+def test_an_edit_of_ones_own_is_a_change_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(STRIPES)
+    path = f"{tmp_path}/mine.py:Stripes"
+    plain = generic(branches=[path])
+    wider = generic(branches=[{"change": {"name": path, "width": 3}, "pictures": "all"}])
+    check_strategy(wider)
+    asked = probe_prompt(2)
+    shown = [[picture.open() for picture in strategy.branches(asked)[1].pictures] for strategy in (plain, wider)]
+    before = [picture.open() for picture in asked.pictures]
+    assert [image != was for image, was in zip(shown[0], before, strict=True)] == [False, False, True]
+    assert [image.getpixel((2, 0)) == (0, 0, 0) for image in shown[1]] == [True] * 3
+    assert parse_arm({"name": "contrast", "branches": [path]}).digest != parse_arm("contrast").digest
+    with pytest.raises(ConfigError, match=r"no parameter 'widht'. Did you mean 'width'"):
+        generic(branches=[{"change": {"name": path, "widht": 3}}])
+    with pytest.raises(ConfigError, match=r"'Stripes' does not read step. It reads pictures"):
+        generic(branches=[{"change": path, "step": 3}])
+    with pytest.raises(ConfigError, match="'vcd' is a strategy, not an edit"):
+        generic(branches=["decoding.strategies.vcd:VCD"])
+
+
+def test_every_registered_edit_is_a_change() -> None:
+    for name in entries("edit"):
+        changed = generic(branches=[{"change": {"name": name}}])
+        assert len({branch.digest for branch in changed.branches(probe_prompt())}) == 2
+    labels = [parse_arm({"name": "contrast", "branches": [change]}).label for change in ("flip", "rotate")]
+    assert labels == ["contrast(branches=[{change=flip}])", "contrast(branches=[{change=rotate}])"]
+    told = {"name": "blur", "radius": 4}
+    arm = parse_arm({"name": "contrast", "branches": [{"change": told}]})
+    assert arm.describe()["strategy"]["branches"][0]["change"] == told
+    again = arm.describe()["strategy"]
+    assert parse_arm(again).digest == arm.digest
 
 
 def test_its_label_is_its_config() -> None:

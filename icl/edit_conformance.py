@@ -1,0 +1,82 @@
+"""What every edit of a picture keeps, for our own tests and for anyone's own (`icl check edit`).
+
+    check_edit(Mine(strength=2))
+
+The same edit, bound to the same prompt, gives the same pixels and the same digest in whatever order; the pictures it is
+given stay as they are; each of its parameters is in the digest by way of `told`.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from icl.edits import Edit
+from icl.pictures import Picture
+from icl.registry import describe
+from icl.streams import StreamKey
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SIZES = ((12, 8), (31, 47), (64, 64))
+KEY, PLACE = StreamKey(0, "query"), "query.picture[0]"
+
+
+def check_edit(edit: Any) -> None:
+    """Raises AssertionError with a sentence where the edit breaks a promise."""
+    name = type(edit).__name__
+    _must(isinstance(edit, Edit), f"{name} does not extend icl.edits.Edit.")
+    parameters = getattr(type(edit), "__dataclass_params__", None)
+    _must(parameters is not None and parameters.frozen, f"{name} is not a frozen dataclass.")
+    _must(describe(edit) == describe(dataclasses.replace(edit)), f"{name} is described differently each time.")
+    bound = edit.bind(KEY, PLACE)
+    _must(isinstance(bound, Edit), f"{name}.bind() gave {type(bound).__name__}, which is no edit.")
+    _must(bound == edit.bind(KEY, PLACE), f"{name}.bind() draws something else for the same prompt.")
+    _must(bound.told() == edit.bind(KEY, PLACE).told(), f"{name}.told() tells the same edit in two ways.")
+    for size in SIZES:
+        _check_picture(name, bound, size)
+    _check_pixels(name, bound)
+
+
+def _check_picture(name: str, edit: Edit, size: tuple[int, int]) -> None:
+    at = f"{name}, a picture of {size[0]} x {size[1]}"
+    image = _image(size)
+    before = image.tobytes()
+    changed, again = edit.on_picture(image), edit.on_picture(_image(size))
+    _must(image.tobytes() == before, f"{at}: on_picture() changed the picture that it was given.")
+    _must(changed.mode == "RGB", f"{at}: on_picture() gave mode {changed.mode}, not RGB.")
+    _must(changed.tobytes() == again.tobytes(), f"{at}: on_picture() gave other pixels when asked again.")
+    _must(
+        not edit.keeps_size or changed.size == size,
+        f"{at} came out as {changed.size[0]} x {changed.size[1]}. Declare keeps_size = False if it must.",
+    )
+    picture = Picture.from_image(_image(size))
+    _must(picture.edit(edit).digest != picture.digest, f"{at}: an edited picture has the digest of the picture.")
+
+
+def _check_pixels(name: str, edit: Edit) -> None:
+    """An edit that says that it acts on processed pixels, and no other, does."""
+    import torch
+
+    pixels = torch.linspace(-2, 2, 3 * 8 * 8).reshape(1, 3, 8, 8)
+    kept = pixels.clone()
+    changed = edit.on_pixels(pixels)
+    _must(bool(torch.equal(pixels, kept)), f"{name}.on_pixels() changed the pixels that it was given.")
+    _must(changed.shape == kept.shape, f"{name}.on_pixels() gave {tuple(changed.shape)} for {tuple(kept.shape)}.")
+    _must(changed.dtype == kept.dtype, f"{name}.on_pixels() gave {changed.dtype} for {kept.dtype}.")
+    _must(bool(torch.equal(changed, edit.on_pixels(kept.clone()))), f"{name}.on_pixels() gave two results.")
+    same = bool(torch.equal(changed, kept))
+    _must(edit.on_pixels_too or same, f"{name} changes processed pixels: declare on_pixels_too = True.")
+
+
+def _image(size: tuple[int, int]) -> "Image":
+    from PIL import Image
+
+    wide, high = size
+    return Image.fromarray(np.random.default_rng(wide).integers(0, 256, (high, wide, 3), dtype=np.uint8))
+
+
+def _must(kept: bool, sentence: str) -> None:
+    if not kept:
+        raise AssertionError(sentence)

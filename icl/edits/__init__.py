@@ -1,0 +1,45 @@
+"""What can be done to a picture before a model sees it. A strategy's branches differ by these.
+
+An edit is a frozen dataclass; `told()` is its part of the picture's digest. It acts at one of two places: on the 8-bit
+picture (`on_picture`) or on the processed `pixel_values` of one picture (`on_pixels`), where published diffusion noise
+lives. An edit that draws random numbers is bound to the stream of its prompt (`bind`) when it is put on one, so the
+same query gets the same noise in any batch and at any step of decoding. `stream` is what it was bound to.
+
+A component each, of kind `edit`; `contrast` and anything else that takes one knows it by its name or path.
+"""
+
+from icl.edits.another import Another
+from icl.edits.base import Box, Edit, Level
+from icl.edits.blank import Blank
+from icl.edits.blur import Blur
+from icl.edits.colour import Colour
+from icl.edits.crop import Crop
+from icl.edits.flip import Flip
+from icl.edits.made_up import MadeUp
+from icl.edits.mean_colour import MeanColour
+from icl.edits.noise import DIFFUSION_STEPS, DiffusionNoise, diffusion_scales
+from icl.edits.region import RegionMask
+from icl.edits.rotate import Rotate
+from icl.edits.shuffled_patches import ShuffledPatches
+from icl.edits.varied import Varied
+
+__all__ = [
+    "DIFFUSION_STEPS",
+    "Another",
+    "Blank",
+    "Blur",
+    "Box",
+    "Colour",
+    "Crop",
+    "DiffusionNoise",
+    "Edit",
+    "Flip",
+    "Level",
+    "MadeUp",
+    "MeanColour",
+    "RegionMask",
+    "Rotate",
+    "ShuffledPatches",
+    "Varied",
+    "diffusion_scales",
+]

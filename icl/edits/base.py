@@ -1,0 +1,69 @@
+"""What every edit of a picture is, and places within a picture."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from annotated_types import Ge, Le
+
+from icl.errors import ConfigError
+from icl.loading import code_of
+from icl.params import Share
+from icl.registry import is_own
+from icl.streams import StreamKey
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+Level = Annotated[int, Ge(0), Le(255)]
+"""Of one colour of a pixel."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Base of all edits: by itself it changes nothing.
+
+    on_pixels_too: it acts on processed pixels. keeps_size: pictures come out as wide and high as they went in.
+    """
+
+    on_pixels_too: ClassVar[bool] = False
+    keeps_size: ClassVar[bool] = True
+
+    def bind(self, key: StreamKey, place: str) -> "Edit":
+        """The same edit with its randomness fixed; `place` names the picture within the prompt."""
+        return self
+
+    def told(self) -> str:
+        """Its part of a picture's digest. A class from outside the packages is told by its code too."""
+        cls = type(self)
+        return repr(self) if is_own(cls) else f"{self!r} {code_of(cls)}"
+
+    def on_picture(self, image: "Image") -> "Image":
+        return image
+
+    def on_pixels(self, pixels: "Tensor") -> "Tensor":
+        return pixels
+
+
+@dataclass(frozen=True)
+class Box(Edit):
+    """Base of edits with a place: a box as shares of width and height, from the upper left corner."""
+
+    left: Share = 0.0  # share of the width
+    top: Share = 0.0  # share of the height, from above
+    right: Share = 1.0  # share of the width
+    bottom: Share = 1.0  # share of the height, from above
+
+    def __post_init__(self) -> None:
+        if self.left >= self.right or self.top >= self.bottom:
+            raise ConfigError(
+                f"a box has left < right and top < bottom, not {self.left:g}, {self.top:g}, {self.right:g}, "
+                f"{self.bottom:g}."
+            )
+
+    def of(self, image: "Image") -> tuple[int, int, int, int]:
+        """In pixels, at least one wide and high."""
+        left = min(round(self.left * image.width), image.width - 1)
+        top = min(round(self.top * image.height), image.height - 1)
+        right, bottom = round(self.right * image.width), round(self.bottom * image.height)
+        return left, top, max(right, left + 1), max(bottom, top + 1)

@@ -1,0 +1,25 @@
+"""Every pixel one colour."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from icl.edits.base import Edit, Level
+from icl.registry import component
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@component("edit", "blank")
+@dataclass(frozen=True)
+class Blank(Edit):
+    """Every pixel one colour. Not black by default: an all-zero picture breaks processors that read it as padding."""
+
+    red: Level = 128  # of 255
+    green: Level = 128  # of 255
+    blue: Level = 128  # of 255
+
+    def on_picture(self, image: "Image") -> "Image":
+        from PIL import Image
+
+        return Image.new("RGB", image.size, (self.red, self.green, self.blue))

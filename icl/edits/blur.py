@@ -1,0 +1,24 @@
+"""A picture out of focus."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from icl.edits.base import Edit
+from icl.params import NonNegative
+from icl.registry import component
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@component("edit", "blur")
+@dataclass(frozen=True)
+class Blur(Edit):
+    """Gaussian blur. radius: its standard deviation in pixels."""
+
+    radius: NonNegative = 2.0  # pixels
+
+    def on_picture(self, image: "Image") -> "Image":
+        from PIL import ImageFilter
+
+        return image.filter(ImageFilter.GaussianBlur(self.radius))

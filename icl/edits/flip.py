@@ -1,0 +1,23 @@
+"""A picture mirrored."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from icl.edits.base import Edit
+from icl.registry import component
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@component("edit", "flip")
+@dataclass(frozen=True)
+class Flip(Edit):
+    """Mirrored, left to right or top to bottom."""
+
+    axis: Literal["horizontal", "vertical"] = "horizontal"  # left to right, or top to bottom
+
+    def on_picture(self, image: "Image") -> "Image":
+        from PIL import ImageOps
+
+        return ImageOps.mirror(image) if self.axis == "horizontal" else ImageOps.flip(image)

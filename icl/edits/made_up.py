@@ -1,0 +1,33 @@
+"""A picture of nothing."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge
+
+from icl.edits.base import Edit
+from icl.registry import component
+from icl.streams import StreamKey
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@component("edit", "made_up")
+@dataclass(frozen=True)
+class MadeUp(Edit):
+    """A picture of nothing in the place of this one, of its size: soft random colours, drawn once a prompt."""
+
+    patches: Annotated[int, Ge(2)] = 4  # random colours a side, blended into one another
+    stream: int = 0  # what random numbers are drawn from: of the prompt, which binds the edit
+
+    def bind(self, key: StreamKey, place: str) -> "MadeUp":
+        return replace(self, stream=key.number(f"made up/{place}", 63))
+
+    def on_picture(self, image: "Image") -> "Image":
+        import numpy as np
+        from PIL import Image
+
+        draw = np.random.default_rng(self.stream)
+        colours = draw.integers(0, 256, (self.patches, self.patches, 3), dtype=np.uint8)
+        return Image.fromarray(colours).resize(image.size, Image.Resampling.BICUBIC)

@@ -1,0 +1,23 @@
+"""Every pixel the mean of the picture."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from icl.edits.base import Edit
+from icl.registry import component
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@component("edit", "mean_colour")
+@dataclass(frozen=True)
+class MeanColour(Edit):
+    """Every pixel the picture's own mean colour: its brightness and tint stay, all that is in it goes."""
+
+    def on_picture(self, image: "Image") -> "Image":
+        import numpy as np
+        from PIL import Image
+
+        red, green, blue = np.asarray(image).reshape(-1, 3).mean(0).round().astype(int).tolist()
+        return Image.new("RGB", image.size, (red, green, blue))

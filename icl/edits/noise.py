@@ -1,0 +1,53 @@
+"""Diffusion noise, where published code puts it: on the processed pixels."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from annotated_types import Ge, Le
+
+from icl.edits.base import Edit
+from icl.registry import component
+from icl.streams import StreamKey
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DIFFUSION_STEPS = 1000
+
+
+@component("edit", "noise")
+@dataclass(frozen=True)
+class DiffusionNoise(Edit):
+    """Forward diffusion on the processed pixels (VCD, Leng et al. 2024, as released).
+
+        v' = sqrt(abar_t) v + sqrt(1 - abar_t) eps
+        abar = cumprod(1 - beta),    beta_t = sigmoid(-6 .. 6) (.005 - 1e-5) + 1e-5
+
+    `step`: t of 1000; 500 has noise std .51, 999 is nearly pure noise (.96). Drawn once a prompt, fixed over decoding.
+    """
+
+    on_pixels_too: ClassVar[bool] = True
+
+    step: Annotated[int, Ge(0), Le(DIFFUSION_STEPS - 1)] = 500  # of the diffusion
+    stream: int = 0  # what random numbers are drawn from: of the prompt, which binds the edit
+
+    def bind(self, key: StreamKey, place: str) -> "DiffusionNoise":
+        return replace(self, stream=key.number(f"noise/{place}", 63))
+
+    def on_pixels(self, pixels: "Tensor") -> "Tensor":
+        import torch
+
+        generator = torch.Generator().manual_seed(self.stream)
+        noise = torch.randn(pixels.shape, generator=generator, dtype=torch.float32)
+        keep, spread = diffusion_scales(self.step)
+        return (keep * pixels.float() + spread * noise.to(pixels.device)).to(pixels.dtype)
+
+
+def diffusion_scales(step: int) -> tuple[float, float]:
+    """(weight of the picture, standard deviation of the noise) after `step` of 1000 diffusion steps."""
+    import torch
+
+    line = torch.linspace(-6, 6, DIFFUSION_STEPS, dtype=torch.float64)
+    betas = torch.sigmoid(line) * (0.5e-2 - 1e-5) + 1e-5
+    kept = float(torch.cumprod(1 - betas, 0)[step])
+    return kept**0.5, (1 - kept) ** 0.5

@@ -1,0 +1,25 @@
+"""A part of a picture blacked out."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from icl.edits.base import Box, Level
+from icl.registry import component
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@component("edit", "region")
+@dataclass(frozen=True)
+class RegionMask(Box):
+    """What is in the box, in one colour (CRG, Wan et al. 2024: the region that the answer needs, blacked out)."""
+
+    red: Level = 0  # of 255
+    green: Level = 0  # of 255
+    blue: Level = 0  # of 255
+
+    def on_picture(self, image: "Image") -> "Image":
+        masked = image.copy()
+        masked.paste((self.red, self.green, self.blue), self.of(image))
+        return masked

@@ -1,0 +1,23 @@
+"""A picture turned."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from icl.edits.base import Edit
+from icl.registry import component
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@component("edit", "rotate")
+@dataclass(frozen=True)
+class Rotate(Edit):
+    """Turned counter-clockwise at its size; the corners that come free are grey."""
+
+    degrees: float = 180.0  # counter-clockwise
+
+    def on_picture(self, image: "Image") -> "Image":
+        from PIL import Image
+
+        return image.rotate(self.degrees, Image.Resampling.BICUBIC, fillcolor=(128, 128, 128))

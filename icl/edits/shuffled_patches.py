@@ -1,0 +1,40 @@
+"""Content without arrangement."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge
+
+from icl.edits.base import Edit
+from icl.registry import component
+from icl.streams import StreamKey
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@component("edit", "shuffled_patches")
+@dataclass(frozen=True)
+class ShuffledPatches(Edit):
+    """The picture cut into `grid` x `grid` patches, which change places: content without arrangement.
+
+    Drawn once a prompt. Sides that `grid` does not divide keep their last pixels, at the right and below, in place.
+    """
+
+    grid: Annotated[int, Ge(2)] = 4  # patches a side
+    stream: int = 0  # what random numbers are drawn from: of the prompt, which binds the edit
+
+    def bind(self, key: StreamKey, place: str) -> "ShuffledPatches":
+        return replace(self, stream=key.number(f"patches/{place}", 63))
+
+    def on_picture(self, image: "Image") -> "Image":
+        import numpy as np
+
+        shuffled = image.copy()
+        wide, high = image.width // self.grid, image.height // self.grid
+        corners = [(x * wide, y * high) for y in range(self.grid) for x in range(self.grid)]
+        order = np.random.default_rng(self.stream).permutation(len(corners)).tolist()
+        for (x, y), source in zip(corners, order, strict=True):
+            left, top = corners[source]
+            shuffled.paste(image.crop((left, top, left + wide, top + high)), (x, y))
+        return shuffled

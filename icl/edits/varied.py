@@ -1,0 +1,44 @@
+"""One of several changes that keep what is in a picture."""
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated
+
+from icl.edits.base import Edit
+from icl.edits.blur import Blur
+from icl.edits.colour import Colour
+from icl.edits.crop import Crop
+from icl.edits.flip import Flip
+from icl.edits.rotate import Rotate
+from icl.registry import Nested, component
+from icl.streams import StreamKey
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@component("edit", "varied")
+@dataclass(frozen=True)
+class Varied(Edit):
+    """One of RITUAL's six changes that keep the content (Woo et al., 2405.17821), drawn once a prompt.
+
+    Flips, a rotation, a change of colours, blur, a crop. The set is the paper's; how strong each is, is drawn here.
+    """
+
+    change: Annotated[Edit, Nested("edit")] = field(default_factory=Flip)  # the one that was drawn, when it is bound
+
+    def bind(self, key: StreamKey, place: str) -> "Varied":
+        draw = key.numpy(f"ritual/{place}")
+        brightness, contrast, saturation = draw.uniform(0.4, 1.6, 3).round(3).tolist()
+        left, top, side = draw.uniform([0, 0, 0.5], [0.3, 0.3, 0.7]).round(3).tolist()
+        changes = [
+            Flip("horizontal"),
+            Flip("vertical"),
+            Rotate(round(float(draw.uniform(-180, 180)), 3)),
+            Colour(brightness, contrast, saturation, round(float(draw.uniform(-0.5, 0.5)), 3)),
+            Blur(round(float(draw.uniform(1.5, 2.0)), 3)),
+            Crop(left, top, left + side, top + side),
+        ]
+        return replace(self, change=changes[int(draw.integers(len(changes)))])
+
+    def on_picture(self, image: "Image") -> "Image":
+        return self.change.on_picture(image)

@@ -1,0 +1,107 @@
+"""What is checked of an edit: every one of ours keeps it, and each promise that is broken is told."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from icl.edit_conformance import check_edit
+from icl.edits import Edit
+from icl.pictures import Picture
+from icl.registry import build, entries, resolve
+
+
+@pytest.mark.parametrize("name", entries("edit"))
+def test_every_edit_keeps_its_promises(name):
+    check_edit(build("edit", name))
+
+
+class Kept:
+    calls = 0
+
+
+@dataclass(frozen=True)
+class Forgetful(Edit):
+    def told(self):
+        Kept.calls += 1
+        return f"call {Kept.calls}"
+
+
+@dataclass(frozen=True)
+class Restless(Edit):
+    def on_picture(self, image):
+        Kept.calls += 1
+        return image.point(lambda level: (level + Kept.calls) % 256)
+
+
+@dataclass(frozen=True)
+class Drawn(Edit):
+    stream: int = 0
+
+    def bind(self, key, place):
+        Kept.calls += 1
+        return replace(self, stream=Kept.calls)
+
+
+@dataclass(frozen=True)
+class Halved(Edit):
+    def on_picture(self, image):
+        return image.resize((image.width // 2, image.height // 2))
+
+
+@dataclass(frozen=True)
+class Painting(Edit):
+    def on_picture(self, image):
+        image.paste((0, 0, 0), (0, 0, 1, 1))
+        return image
+
+
+@dataclass(frozen=True)
+class Silent(Edit):
+    def on_pixels(self, pixels):
+        return pixels + 1
+
+
+@dataclass(frozen=True)
+class Grey(Edit):
+    def on_picture(self, image):
+        return image.convert("L")
+
+
+@dataclass(frozen=True)
+class NoEdit:
+    def on_picture(self, image):
+        return image
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (Forgetful(), "in two ways"),
+        (Restless(), "other pixels when asked again"),
+        (Drawn(), "something else for the same prompt"),
+        (Halved(), "came out as 6 x 4. Declare keeps_size = False"),
+        (Painting(), "changed the picture that it was given"),
+        (Silent(), "declare on_pixels_too = True"),
+        (Grey(), "gave mode L, not RGB"),
+        (NoEdit(), "does not extend icl.edits.Edit"),
+    ],
+    ids=lambda x: type(x).__name__ if isinstance(x, Edit) else "",
+)
+def test_a_broken_promise_is_told(edit, says):
+    with pytest.raises(AssertionError, match=says):
+        check_edit(edit)
+
+
+def test_edits_of_ones_own_with_other_code_have_other_digests(tmp_path: Path):
+    code = (
+        "from dataclasses import dataclass\nfrom icl.edits import Edit\n\n@dataclass(frozen=True)\nclass Mine(Edit):\n"
+    )
+    found = []
+    for folder, body in (("a", "    by: int = 1\n"), ("b", "    by: int = 1  # more\n"), ("c", "    by: int = 1\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(code + body)
+        found.append(
+            Picture.from_path("x").edit(resolve("edit", f"{tmp_path / folder / 'mine.py'}:Mine")()).edits[0].told()
+        )
+    assert found[0] == found[2] != found[1]
