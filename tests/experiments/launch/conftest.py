@@ -1,7 +1,9 @@
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -65,7 +67,8 @@ def icl_process(grid_file: Path, tmp_path: Path) -> Iterator[Callable[..., "subp
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "SLOW": str(slow), "COLUMNS": "100"}
         command = [sys.executable, "-m", "icl.cli.main", *words]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes))
+        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, preexec_fn=heard, **pipes))  # noqa: PLW1509
         return started[-1]
 
     yield start
