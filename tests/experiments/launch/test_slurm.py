@@ -77,7 +77,7 @@ def test_jobs_are_submitted_watched_followed_again_and_refused_to_others(
 ) -> None:
     words = ("run", "grid.yaml", "--runs", "later", *TWO)
     folder = tmp_path / "later" / "t"
-    first = icl_process(*words, "launch.wait=false", slow=0.05)
+    first = icl_process(*words, "launch.wait=false", slow=0.2)  # three processes start before the jobs have ended
     out, err = first.communicate(timeout=60)
     assert first.returncode == 0, err
     one = Launch.read(folder)
