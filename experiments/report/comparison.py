@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from experiments.report import tests_told
 from experiments.report.view import View
 from experiments.stats.arms import NONE, told
 from experiments.stats.compare import verdicts
@@ -25,11 +26,6 @@ DISPENSABLE = ("p", "against", "score", "n")
 """Columns that a narrow terminal does without, the first first: they follow from others, or stand in the CSV."""
 LOOKS = {"better": "green", "worse": "red", "differs": "default", "open": "default"}
 GAP = 2
-TESTS = {
-    "mcnemar": "exact McNemar",
-    "bootstrap": "paired bootstrap, McNemar where right/wrong",
-    "randomisation": "randomisation (the arms exchanged within units)",
-}
 
 Columns = Mapping[str, Sequence[str]]
 """heading -> cells, from left to right."""
@@ -146,7 +142,7 @@ def _say(console: "Console", line: Any) -> None:
 def _notes(table: "DataFrame", view: View, corrected: bool, left_out: Sequence[str]) -> Iterator[str]:
     sizes = " or ".join(map(str, sorted(set(table["family"]))))
     family = f"; Holm over {sizes} comparisons, the rows of this table" if corrected else ""
-    test = TESTS.get(" ".join(sorted(set(table["test"]))), TESTS["bootstrap"])
+    test = tests_told.told(table["test"], tests_told.SHORT)
     units = " or ".join(f"{c:,}" for c in sorted(set(table["clusters"])))
     pairs = set(table["pairs"])
     each = f"{counted(pairs.pop(), 'pair')} of (query, seed) each" if len(pairs) == 1 else "n: pairs of (query, seed)"

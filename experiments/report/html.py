@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.report import browser, contrasts, controls, figures, tables
+from experiments.report import browser, contrasts, controls, figures, tables, tests_told
 from experiments.report.costs import costs
 from experiments.report.quantized import quantized
 from experiments.report.svg import Scale, element
@@ -39,11 +39,6 @@ VERDICTS = {
 CHANGED = "Lost / won: samples that went from right to wrong / from wrong to right."
 MOVED = "Down / up: samples whose score fell / rose."
 BEST = {"higher": " Bold: the highest of a column.", "lower": " Bold: the lowest of a column.", "neither": ""}
-TESTS = {
-    "mcnemar": "Exact McNemar test.",
-    "bootstrap": "Paired bootstrap for graded scores, else exact McNemar.",
-    "randomisation": "Randomisation test: the two arms exchanged within pairs.",
-}
 FOREST = 170
 
 
@@ -174,7 +169,7 @@ def _difference_rows(seen: View, frame: "DataFrame | None") -> dict[str, Any]:
     for row, verdict in zip(frame.to_dict("records"), verdicts(frame), strict=True):
         svg = Markup(_forest(scale, row["low"], row["difference"], row["high"]))
         rows.append({**row, "verdict": verdict, "svg": svg, "labels": [str(row[axis]) for axis in shown]})
-    test = TESTS.get(" ".join(sorted(set(frame["test"]))), TESTS["bootstrap"])
+    test = tests_told.told(frame["test"], tests_told.LONG)
     holm = (
         f" p Holm: over {wording.counted(len(frame), 'comparison')}, the rows of this table."
         if seen.correct != "none"

@@ -1,0 +1,30 @@
+"""What a comparison was tested by, in words: of the tests that its rows name, each one, and no other."""
+
+from collections.abc import Iterable, Mapping
+
+SHORT: Mapping[frozenset[str], str] = {
+    frozenset({"mcnemar"}): "exact McNemar",
+    frozenset({"bootstrap"}): "paired bootstrap",
+    frozenset({"bootstrap", "mcnemar"}): "paired bootstrap, McNemar where right/wrong",
+    frozenset({"randomisation"}): "randomisation (the arms exchanged within units)",
+}
+"""The tests of `experiments.stats.pairs.Comparison` -> for a line below a table."""
+
+LONG: Mapping[frozenset[str], str] = {
+    frozenset({"mcnemar"}): "Exact McNemar test.",
+    frozenset({"bootstrap"}): "Paired bootstrap test.",
+    frozenset({"bootstrap", "mcnemar"}): "Paired bootstrap for graded scores, else exact McNemar.",
+    frozenset({"randomisation"}): "Randomisation test: the two arms exchanged within pairs.",
+}
+"""The same for the page."""
+
+
+def told(tests: Iterable[str], words: Mapping[frozenset[str], str]) -> str:
+    """The words of a set of tests; of a mix that has none of its own, those of each. Raises ValueError for others."""
+    found = frozenset(tests)
+    if found in words:
+        return words[found]
+    unknown = sorted(one for one in found if frozenset({one}) not in words)
+    if unknown or not found:
+        raise ValueError(f"no words for the tests {unknown} of a comparison; known are {sorted(map(sorted, words))}.")
+    return "; ".join(words[frozenset({one})] for one in sorted(found))
