@@ -63,13 +63,13 @@ def analyse(view: "View") -> "DataFrame":
 
 
 def measured(row: Mapping[str, Any], shots: int) -> dict[str, float]:
-    """Of one sample: precision, hit, mrr, coverage and distinct."""
+    """Of one sample: precision, hit, mrr, coverage and distinct. Some arms show twice their shots."""
     answers = [plain(answer) for *_, answer in demos_of(row)]
     gold = {plain(answer) for answer in texts(row, "gold")}
     options = {plain(option) for option in texts(row, "options")}
     ranks = [rank for rank, answer in zip(ranks_of(row), answers, strict=True) if answer in gold]
     return {
-        "precision": len(ranks) / shots,
+        "precision": len(ranks) / max(shots, len(answers)),
         "hit": float(bool(ranks)),
         "mrr": 1 / (1 + min(ranks)) if ranks else 0.0,
         "coverage": len(options & set(answers)) / len(options) if options else np.nan,

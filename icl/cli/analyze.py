@@ -10,6 +10,9 @@ def command(
     run: Annotated[Path, typer.Argument(help="a run directory", show_default=False)],
     name: Annotated[str, typer.Argument(help="which analysis; none: lists them")] = "",
     metric: Annotated[str, typer.Option(help="the score to look at; default: as the config says")] = "",
+    to: Annotated[
+        list[str] | None, typer.Option(help="the reference arm, such as decoding=greedy; default: as the config says")
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="write the table to this file too")] = None,
 ) -> None:
     """Each analysis says in its file what it counts and what it leaves out.
@@ -21,6 +24,7 @@ def command(
     from experiments.analyses.catalogue import analysis, catalogue
     from experiments.analyses.show import show
     from experiments.loaded import load_run
+    from experiments.report.detail import settings
     from experiments.report.view import view
     from experiments.store import made
     from experiments.waiting import waiting
@@ -34,7 +38,7 @@ def command(
     analyse = analysis(name)
     with waiting() as tell:
         tell("reading", 0, 0)
-        seen = view(load_run(run), metric or None)
+        seen = view(load_run(run), metric or None, settings(to or [], "--to"))
         tell("counting", 0, 0)
         table = analyse(seen)
     show(table, Console())

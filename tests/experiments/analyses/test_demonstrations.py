@@ -1,5 +1,6 @@
 """What was retrieved, and what a leak looks like."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,21 @@ def test_precision_is_compared_in_pairs(ran: Any) -> None:
     assert (told["reference"], told["precision"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert (told["difference"], told["n"]) == (pytest.approx(0), 6)
     assert told["low"] < 0 < told["high"]
+
+
+def test_precision_is_of_what_was_chosen_and_not_of_how_it_is_answered(ran: Any) -> None:
+    axes = {"retriever": ["random", "balanced"], "order": ["reversed", "as_retrieved"]}
+    view = ran(shots=2, seeds=[0], grid=axes, compare={"to": {"order": "reversed"}, "metric": "strict"})
+    with pytest.raises(ConfigError, match=r"the same whatever order is\. Name another reference, such as --to"):
+        precision.analyse(view)
+    (told,) = precision.analyse(replace(view, to={"retriever": "random", "order": "reversed"})).to_dict("records")
+    assert "order" not in told
+    assert told["n"] == 6
+
+
+def test_twice_the_demonstrations_are_not_twice_as_right() -> None:
+    row = {"demos": [[f"p{i}", 0.0, "red"] for i in range(4)], "gold": ["red"]}
+    assert retrieval.measured(row, 2)["precision"] == 1.0
 
 
 def test_without_options_there_is_no_coverage(ran: Any, shapes: str) -> None:
