@@ -24,7 +24,7 @@ SHOWN = ("strict", "lenient")
 MOVED = ("lost/won", "worse/better", "down/up")
 MOVED_GRADED = {name: name.replace("/", " / ") for name in MOVED}
 WORDS = {
-    "answers": "answers: shares of what is said, here and under the reference",
+    "answers": "answers: shares of what is said, here (and under the reference); other among them: none of the options",
     "lost/won": "lost/won: answers that went from right to wrong, from wrong to right, against the reference",
     "worse/better": "worse/better: answers whose score fell, rose, against the reference",
     "down/up": "down/up: answers whose score fell, rose, against the reference",
@@ -71,7 +71,7 @@ def answers(row: Effect) -> str:
         told = ["yes", *([OTHER] if row.said.get(OTHER) or row.before.get(OTHER) else [])]
     else:
         gap = {name: abs(row.said.get(name, 0) - row.before.get(name, 0)) for name in names}
-        told = sorted(names, key=lambda name: -gap[name])[:2] if row.role != "reference" else list(names)[:2]
+        told = sorted(names, key=lambda name: (-gap[name], -row.before.get(name, 0)))[:2]
     return ", ".join(_answer(row, name) for name in told)
 
 

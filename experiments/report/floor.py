@@ -2,7 +2,8 @@
 
 A task stands at the floor where no output of any arm names one of the options that its question offers, its arms are
 alike where every output is the same in all of them, and it stands at its ceiling where no arm leaves more than 3 % to
-gain.
+gain. Where no arm names an option in half of its answers, the arms can differ, and the reader is told what they are
+made of.
 """
 
 from typing import TYPE_CHECKING
@@ -18,9 +19,14 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 NO_OPTION = "no answer of any arm is one of the options; the model does not do this task as asked."
+FEW = "no arm names one of the options in more than {} of its answers; scores tell first of all how often one is named."
 ALIKE = "every arm gives the same answers; nothing here tells them apart."
 
 
+READ = ["output", "options", "demos", "gold", "renamed"]
+"""The columns that say what an answer is."""
+HALF = 0.5
+"""A share of answers that name an option below which this is told."""
 FULL = 0.97
 """A mean score above which an arm is at the ceiling: less than the interval of a few hundred queries is left."""
 
@@ -51,8 +57,27 @@ def floors(frame: "DataFrame", axes: "Sequence[str]") -> dict[str, str]:
     return {task: sentence for task, sentence in found.items() if sentence}
 
 
+def strays(frame: "DataFrame", axes: "Sequence[str]") -> dict[str, str]:
+    """task -> the sentence, for the tasks where each arm's answers are mostly none of the options. frame: tidy."""
+    told = frame[frame["failed"].isna()] if "failed" in frame else frame
+    if "output" not in told or "task" not in told:
+        return {}
+    found = {}
+    for task in values_of(told, "task"):
+        named = [_named(rows) for _, rows in arms(told[told["task"] == task], axes)]
+        if named and 0 < max(named) < HALF:
+            found[str(task)] = FEW.format(share(max(named)))
+    return found
+
+
+def _named(rows: "DataFrame") -> float:
+    """The share of answers that name one of the options; 1 for a question without options."""
+    read = records(rows.reindex(columns=READ))
+    return sum(not _misses(row) for row in read) / len(read)
+
+
 def _sentence(rows: "DataFrame", axes: "Sequence[str]") -> str:
-    read = rows.reindex(columns=["output", "options", "demos", "gold", "renamed"])
+    read = rows.reindex(columns=READ)
     if all(_misses(row) for row in records(read)):
         return NO_OPTION
     several = sum(1 for _ in arms(rows, axes)) > 1

@@ -100,6 +100,17 @@ def test_a_task_whose_arms_differ_has_no_such_sentence(written):
     assert not [one for one in view(written(queries=6)).findings if one.topic == "Answers"]
 
 
+def test_a_task_whose_answers_are_mostly_no_options_is_said_to_have_them(written, monkeypatch):
+    monkeypatch.setattr("experiments.report.floor.HALF", 1.1)
+    found = view(written(queries=6, tasks=("shapes",))).findings
+    (answers,) = (one for one in found if one.topic == "Answers")
+    assert answers.sentence == (
+        "no arm names one of the options in more than 1.000 of its answers; "
+        "scores tell first of all how often one is named."
+    )
+    assert len(found) > 1
+
+
 def test_a_task_at_its_ceiling_is_said_to_be_and_nothing_else_is_made_of_it(written, monkeypatch):
     monkeypatch.setattr("experiments.report.floor.FULL", 0.3)
     found = view(written(queries=40, tasks=("shapes",))).findings
