@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 NAME, SHIFT = "listed", "shift"
 FOUR = 4
-Turns = Sequence[tuple[int | None, int, bool]]
-"""Of each shift of a question: the place of the answer (None: unread), the place of the gold, whether it is right."""
+Turns = Sequence[tuple[int | None, int | None, bool]]
+"""Of each shift of a question: the place of the answer (None: unread), of the gold (None: no option), whether it is
+right."""
 
 
 def analyse(view: "View") -> "DataFrame":
@@ -61,7 +62,8 @@ def measured(questions: Sequence[tuple[Any, Turns]]) -> dict[str, float]:
     steady = [all(right for *_, right in each) for _, each in questions]
     places: dict[int, list[bool]] = {}
     for _, gold, right in turns:
-        places.setdefault(gold, []).append(right)
+        if gold is not None:
+            places.setdefault(gold, []).append(right)
     by_place = [float(np.mean(own)) for own in places.values()]
     unsteady = [each for (_, each), sure in zip(questions, steady, strict=True) if not sure and len(each) == FOUR]
     said = [place for each in unsteady for place, *_ in each if place is not None]
@@ -100,12 +102,12 @@ def _questions(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Turns]]:
     return found
 
 
-def _turn(row: Mapping[str, Any], shift: int) -> tuple[int | None, int, bool]:
+def _turn(row: Mapping[str, Any], shift: int) -> tuple[int | None, int | None, bool]:
     options = [plain(option) for option in texts(row, "options")]
     gold = [plain(answer) for answer in texts(row, "gold")]
     said = _said(row, texts(row, "options"))
     at = {option: (i - shift) % len(options) for i, option in enumerate(options)}
-    wanted = next((at[answer] for answer in gold if answer in at), -1)
+    wanted = next((at[answer] for answer in gold if answer in at), None)
     return (None if said is None else at[said]), wanted, said is not None and said in gold
 
 

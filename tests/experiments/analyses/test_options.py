@@ -157,6 +157,14 @@ def test_an_answer_in_words_is_read_and_one_that_names_no_option_stands_nowhere(
         assert option_shift._turn({**row, "output": unread}, 1) == (None, 2, False)
 
 
+def test_a_gold_that_is_no_option_stands_at_no_place() -> None:
+    row = {"options": ["red", "green"], "gold": ["blue"], "output": "red"}
+    odd = [option_shift._turn(row, shift) for shift in (0, 1)]
+    assert odd == [(0, None, False), (1, None, False)]
+    told = option_shift.measured([("a", [(0, 0, True), (1, 1, True)]), ("b", odd)])
+    assert (told["accuracy"], told["sd"]) == (0.5, 0.0)
+
+
 def test_a_question_without_one_of_its_shifts_is_not_counted(ran: Any) -> None:
     with pytest.raises(ConfigError, match="no question was asked under every shift"):
         option_shift.analyse(ran(grid={"transforms": SHIFTS[:2]}))
