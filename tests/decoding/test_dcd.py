@@ -42,6 +42,19 @@ def test_where_both_agree_the_answer_stands() -> None:
     assert combined(DCD(), seen, text) == pytest.approx([math.log(v) for v in seen], abs=1e-5)
 
 
+def test_rows_that_are_decided_together_are_decided_each_by_its_own_confidence() -> None:
+    """As many rows as tokens, so that a confidence along the wrong axis would go unseen."""
+    seen, text = torch.tensor([V, T, V, [0.25] * 4]).log(), torch.tensor([T, V, V, T]).log()
+    together = DCD().combine(torch.stack([seen, text]), 0)
+    alone = [DCD().combine(torch.stack([seen[i : i + 1], text[i : i + 1]]), 0) for i in range(4)]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+def test_it_asks_the_model_for_a_text_only_where_it_says_what_was_seen() -> None:
+    assert DCD().needs == {"generate", "logits"}
+    assert DCD(entity="none").needs == {"logits"}
+
+
 def test_directions_are_its_own_controls() -> None:
     assert combined(DCD(direction="text"), V, T) == pytest.approx(combined(DCD(), V, T), abs=1e-6)
     seen = combined(DCD(direction="seen"), V, T)

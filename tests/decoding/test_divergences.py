@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from decoding.divergences import bounded, entropy, jensen_shannon, kl
+from decoding.divergences import bounded, entropy, jensen_shannon, kl, reversed_jensen_shannon
 
 P = torch.tensor([[0.9, 0.05, 0.05]]).log()
 Q = torch.tensor([[0.8, 0.1, 0.1]]).log()
@@ -57,5 +57,5 @@ def test_entropy_of_even_odds() -> None:
 
 def test_what_neither_can_say_counts_nothing() -> None:
     wider = [torch.cat([side, torch.tensor([[-math.inf]])], 1) for side in (P, Q)]
-    for one in (kl, jensen_shannon, lambda p, q: bounded(p, q, 0.7)):
+    for one in (kl, jensen_shannon, reversed_jensen_shannon, lambda p, q: bounded(p, q, 0.7)):
         torch.testing.assert_close(one(*wider), one(P, Q))

@@ -80,7 +80,7 @@ def test_permutations_are_all_the_orders_and_the_retriever_s_is_the_first() -> N
     assert found[0] == "012"
     assert len(set(found)) == 6
     assert _ids({"name": "permutation", "index": 3}, _context(query="other", shots=3)) == found[3]
-    with pytest.raises(PlanError, match="3 demonstrations have 6 orders, and none is number 6"):
+    with pytest.raises(PlanError, match=r"3 demonstrations have 6 orders, and none is number 6\. Use index 0 to 5,"):
         _ids({"name": "permutation", "index": 6}, _context(shots=3))
 
 

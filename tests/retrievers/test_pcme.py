@@ -157,15 +157,18 @@ def test_a_spread_stays_within_bounds_whatever_the_rate() -> None:
     assert found.a > 0
 
 
-def test_the_loss_counts_pairs_as_written() -> None:
+@pytest.mark.parametrize("released", [False, True])
+def test_the_loss_counts_pairs_as_written(released: bool) -> None:
     """Points without spread at 0 and 1, in two classes: matches at distance 0, the rest at 1; a = b = 1."""
     points = torch.tensor([[[0.0]], [[1.0]]]).repeat(1, 7, 1)
-    scale = [torch.tensor(1.0), torch.tensor(1.0)]
-    told = float(soft_contrastive(points, points, torch.tensor([0, 1]), scale, False, alone=False))
-    match, rest = np.log1p(np.exp(-(1 - 1e-3))), np.log1p(np.exp(1 - np.sqrt(1 + 1e-6)))
+    scale, steep = [torch.tensor(1.0), torch.tensor(1.0)], 2 if released else 1
+    told = float(soft_contrastive(points, points, torch.tensor([0, 1]), scale, released, alone=False))
+    match = np.log1p(np.exp(-steep * (1 - 1e-3)))
+    rest = np.log1p(np.exp(steep * (1 - np.sqrt(1 + 1e-6))))
     assert told == pytest.approx((match + rest) / 2, abs=1e-5)
-    alone = float(soft_contrastive(points, points, torch.tensor([0, 0]), scale, False, alone=True))
-    assert alone == pytest.approx(np.log1p(np.exp(-(1 - np.sqrt(1 + 1e-6)))) / 2, abs=1e-5)  # no pair with itself
+    alone = float(soft_contrastive(points, points, torch.tensor([0, 0]), scale, released, alone=True))
+    apart = np.log1p(np.exp(-steep * (1 - np.sqrt(1 + 1e-6))))
+    assert alone == pytest.approx(apart / 2, abs=1e-5)  # no pair with itself
 
 
 def test_saved_heads_serve_as_they_were_and_say_whose_they_are(
@@ -176,6 +179,11 @@ def test_saved_heads_serve_as_they_were_and_say_whose_they_are(
     pool = Pool(tuple(example(e.id, e.pictures[0], question=f"{i} 1 0") for i, e in enumerate(pool.examples)))
     fitted = build("retriever", {"name": "pcme", "embedder": node}).fit(pool, Resources())
     fitted.source.spreads.save(path)
+    made, read = fitted.source.spreads, Spreads.load(path)
+    assert made.texts is not None
+    assert read.texts is not None
+    assert np.array_equal(read.texts.weights, made.texts.weights)
+    assert not np.array_equal(read.texts.weights, read.pictures.weights)
     assert set(fitted.uncertainty) == {e.id for e in pool.examples}
     again = build("retriever", {"name": "pcme", "embedder": {**node, "heads": str(path)}}).fit(
         Pool(pool.examples), Resources()

@@ -81,6 +81,16 @@ def test_the_least_and_the_most_move_an_area_as_far_as_one_sample_of_the_smaller
             assert float(sums.of(rows + end)) == pytest.approx(np.mean(grown))
 
 
+def test_what_one_sample_adds_at_worst_and_at_best_is_a_usual_one_within_the_bounds_of_its_kind():
+    sums = sums_of(ratio([1.0, 2.0, 0.0], [2.0, 4.0, 0.0]))  # what divides is 3 where there is any
+    assert (sums.least.tolist(), sums.most.tolist(), sums.share) == ([0, 3], [3, 3], True)
+    assert not sums_of(ratio([3.0, 1.0], [2.0, 2.0])).share
+    assert not sums_of(ratio([-1.0, 1.0], [2.0, 2.0])).share
+    for plain, least, most in (([0.2, 0.8], 0.0, 1.0), ([3.0, 5.0], 0.0, 4.0), ([-2.0, None, -4.0], -3.0, 1.0)):
+        sums = sums_of(plain)
+        assert (sums.least.tolist(), sums.most.tolist()) == ([least, 1], [most, 1])
+
+
 def test_samples_without_a_score_add_nothing():
     samples = [Judged("a", 1.0), Judged("b", None), Judged("c", 0.0)]
     parts = where_scored(samples, lambda told: ratio([1.0 for _ in told], [2.0 for _ in told]))
