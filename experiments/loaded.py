@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.over_run import over_run
-from experiments.stats.arms import NONE, judged_by
+from experiments.stats.arms import NONE, is_accuracy, judged_by
 from experiments.stats.whole import own_of
 from experiments.store import Store
 from experiments.vocabulary import AXES, CORRECTION, METRIC, usual_metric
@@ -47,10 +47,10 @@ class Run:
         """One row a sample: cell, the axes as labels, seed, query, what was shown and said, metrics, baselines.
 
         `attrs` names the columns that are axes, metrics and baselines, and says which way of each metric is good
-        (`better`). A baseline has a column for each metric that judges it (`vote:strict`); `vote` is that of the
-        config's `compare.metric` (else `vocabulary.usual_metric`). A failed sample has its reason under `failed`. The
-        numbers of a metric of a whole run (`icl.metrics.base.RunMetric`) average to its statistic in each cell, and
-        beside them (`f1:own`) stands what a sample's number was computed from.
+        (`better`) and which are accuracies. A baseline has a column for each metric that judges it (`vote:strict`);
+        `vote` is that of the config's `compare.metric` (else `vocabulary.usual_metric`). A failed sample has its reason
+        under `failed`. The numbers of a metric of a whole run (`icl.metrics.base.RunMetric`) average to its statistic
+        in each cell, and beside them (`f1:own`) stands what a sample's number was computed from.
         """
         import pandas as pd
 
@@ -73,7 +73,9 @@ class Run:
         frame = frame[[*first, *(column for column in frame if column not in first)]]
         frame["failed"] = frame["failed"].astype(object).where(frame["failed"].notna(), None)
         better = {name: _better(name, info.get("metrics", {}).get(name, {})) for name in metrics}
+        accuracies = tuple(name for name in metrics if _is_accuracy(name, info.get("metrics", {}).get(name, {})))
         frame.attrs |= {"axes": AXES, "metrics": tuple(metrics), "baselines": tuple(baselines), "better": better}
+        frame.attrs["accuracies"] = accuracies
         return frame
 
     def compare(
@@ -154,6 +156,11 @@ def _better(name: str, told: Mapping[str, Any]) -> Better:
     name = str(told.get("name", name))
     found: Better = told.get("better") or (resolve("metric", name).better if name in entries("metric") else "higher")
     return found
+
+
+def _is_accuracy(name: str, told: Mapping[str, Any]) -> bool:
+    """Whether a metric is a share of right answers: as run.json says, else (an older run) as the one of this name."""
+    return bool(told.get("accuracy")) or is_accuracy(str(told.get("name", name)))
 
 
 def _labels(store: Store, digests: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ from icl.metrics.base import Judged, RunMetric
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FACTS = ("better", "over_run", "code")
+FACTS = ("better", "over_run", "accuracy", "code")
 """What run.json says of a metric beside its node."""
 
 

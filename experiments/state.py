@@ -81,14 +81,17 @@ def describe_cells(store: Store, grid: Grid) -> None:
 
 
 def metrics_told(grid: Grid) -> dict[str, Any]:
-    """name -> canonical node of each metric, which way is good (`better`), and whether it is one of a whole run."""
-    from icl.registry import describe
+    """name -> canonical node of each metric, which way is good (`better`), and what else its class says of it."""
+    from icl.registry import describe, is_own
 
-    whole = {name: {"over_run": True} for name, metric in grid.metrics.items() if hasattr(metric, "over_run")}
-    return {
-        name: {**describe(metric), "better": metric.better, **whole.get(name, {})}
-        for name, metric in grid.metrics.items()
-    }
+    told: dict[str, Any] = {}
+    for name, metric in grid.metrics.items():
+        told[name] = {**describe(metric), "better": metric.better}
+        if hasattr(metric, "over_run"):
+            told[name]["over_run"] = True
+        if getattr(metric, "accuracy", False) and not is_own(type(metric)):  # of ours the name says it
+            told[name]["accuracy"] = True
+    return told
 
 
 def left_out(store: Store) -> str:

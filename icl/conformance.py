@@ -69,6 +69,10 @@ def check_metric(metric: Any) -> None:
                 score is None or (isinstance(score, float | int) and 0 <= score <= 1),
                 f"{name}: the score of {output!r} for '{example.id}' is {score!r}, not a number in [0, 1] or None.",
             )
+            _must(
+                score in (None, 0, 1) or not getattr(metric, "accuracy", False),
+                f"{name} says that it is an accuracy, and the score of {output!r} for '{example.id}' is {score!r}.",
+            )
             _must(metric.score(generation, example) == score, f"{name}: {output!r} for '{example.id}' has two scores.")
         gold, silence = (metric.score(Generation(text, option_scores=scores), example) for text in (example.answer, ""))
         if gold is not None and silence is not None and metric.better != "neither":

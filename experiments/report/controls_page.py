@@ -10,7 +10,7 @@ from math import isnan
 
 from experiments.report.comparison import no_turns
 from experiments.report.controls import answers, by_subject, family
-from experiments.report.view import ACCURACIES, View
+from experiments.report.view import View
 from experiments.stats.arms import better_of
 from experiments.stats.effects import Effect
 from experiments.stats.wording import counted, listed, plus_minus, share
@@ -37,7 +37,7 @@ def controls_page(view: View) -> str:
         m
         for m in view.metrics
         if m != view.metric
-        and m not in ACCURACIES
+        and m not in view.accuracies
         and view.scores[m].notna().any()
         and better_of(view.scores, m) != "neither"
     ]

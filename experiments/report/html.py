@@ -17,7 +17,7 @@ from experiments.report import browser, contrasts, controls, figures, tables, te
 from experiments.report.costs import costs
 from experiments.report.quantized import quantized
 from experiments.report.svg import Scale, element
-from experiments.report.view import ACCURACIES, Run, View, view
+from experiments.report.view import Run, View, view
 from experiments.stats import wording
 from experiments.stats.arms import told
 from experiments.stats.compare import verdicts
@@ -104,7 +104,7 @@ def page(
         failed=f"{seen.failed:,}" if seen.failed else "",
         unfinished=seen.unfinished,
         measure=seen.measure,
-        heading="Accuracy" if seen.metric in ACCURACIES else seen.metric,
+        heading="Accuracy" if seen.metric in seen.accuracies else seen.metric,
         best=BEST[seen.better],
         changed=MOVED if seen.better == "neither" else CHANGED,
         changes="down / up" if seen.better == "neither" else "lost / won",

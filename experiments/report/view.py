@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from experiments.report.floor import ceilings, floors, strays
+from experiments.report.floor import ceilings, floors
 from experiments.stats.arms import (
     NONE,
     UNIT,
@@ -17,6 +17,7 @@ from experiments.stats.arms import (
     baseline_of,
     better_of,
     checked_setting,
+    is_accuracy,
     judged_by,
     tidy,
     values_of,
@@ -33,9 +34,6 @@ from icl.metrics.baselines import BASELINES
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-ACCURACIES = (*METRICS, "pope")
-"""Scores that are a share of right answers, and are called so."""
 
 
 class Run(Protocol):
@@ -97,18 +95,25 @@ class View:
         """The scores that a sample has by itself."""
         return tuple(metric for metric in self.metrics if own_of(metric) not in self.scores)
 
+    @cached_property
+    def accuracies(self) -> tuple[str, ...]:
+        """The scores that are a share of right answers, and are called so; those that are usually looked at first."""
+        known = self.scores.attrs.get("accuracies")
+        found = [m for m in self.metrics if (is_accuracy(m) if known is None else m in known)]
+        return tuple(sorted(found, key=lambda m: METRICS.index(m) if m in METRICS else len(METRICS)))
+
     @property
     def judge(self) -> str | None:
         """What says whether one answer is right: the score looked at, else the first accuracy that there is."""
         if self.of_samples:
             return self.metric
-        return next((metric for metric in ACCURACIES if metric in self.sample_metrics), None)
+        return next((metric for metric in self.accuracies if metric in self.sample_metrics), None)
 
     @property
     def measure(self) -> str:
         """The score looked at in words: 'lenient accuracy', 'chair_s (lower is better)'."""
         lower = " (lower is better)" if self.better == "lower" else ""
-        return f"{self.metric}{' accuracy' if self.metric in ACCURACIES else ''}{lower}"
+        return f"{self.metric}{' accuracy' if self.metric in self.accuracies else ''}{lower}"
 
     @property
     def tasks(self) -> list[str]:
@@ -163,8 +168,7 @@ class View:
         )
         full = ceilings(self.scores, self.metric, self.axes) if self.better == "higher" else {}
         told = floors(self.frame, self.axes) | full
-        said = strays(self.frame, self.axes) | told
-        answers = [Finding("Answers", task, sentence, "", "", "open") for task, sentence in said.items()]
+        answers = [Finding("Answers", task, sentence, "", "", "open") for task, sentence in told.items()]
         return [*answers, *(one for one in found if not (self._empty(one) and self._task(one.subject) in told))]
 
     def _empty(self, one: Finding) -> bool:
@@ -198,13 +202,14 @@ def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = Non
     owns = {own_of(name): samples[own_of(c)] for name, c in columns.items() if c and own_of(c) in samples}
     old = [column for name in columns for column in (name, own_of(name)) if column in samples]
     samples = samples.drop(columns=old).assign(**judged, **owns)
+    better = {m: better_of(frame, m) for m in metrics}
     wanted = to or compare.get("to") or {}
     reference = checked_setting(samples, wanted, axes, "compare.to") if wanted else _usual_reference(samples)
     return View(
         path=run.path,
         name=str(info.get("name") or run.path.name),
         frame=samples,
-        scores=_scores(samples, axes, metrics, {m: better_of(frame, m) for m in metrics}),
+        scores=_scores(samples, axes, metrics, {"better": better, "accuracies": frame.attrs.get("accuracies")}),
         axes=axes,
         metrics=metrics,
         baselines=tuple(judged),
@@ -216,15 +221,13 @@ def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = Non
     )
 
 
-def _scores(
-    samples: "DataFrame", axes: Sequence[str], metrics: Sequence[str], better: Mapping[str, Better]
-) -> "DataFrame":
+def _scores(samples: "DataFrame", axes: Sequence[str], metrics: Sequence[str], attrs: dict[Any, Any]) -> "DataFrame":
     told = {name: [judged_by(name, metric) for metric in metrics] for name in _baselines(samples)}
     judged = [column for name, columns in told.items() for column in (name, *columns) if column in samples]
     owns = [own_of(column) for column in (*metrics, *judged) if own_of(column) in samples]
     kept = dict.fromkeys(["query", "seed", UNIT, *axes, *metrics, *judged, *owns])
     scores = samples[list(kept)].copy()
-    scores.attrs = {"better": dict(better)}
+    scores.attrs = attrs
     scores["failed"] = samples["failed"].notna() if "failed" in samples else False
     for axis, value in (("task", "task"), ("shots", 0)):
         if axis not in scores:

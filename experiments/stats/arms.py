@@ -15,6 +15,7 @@ from experiments.stats.wording import counted
 from experiments.vocabulary import AXES, FREE_AT_ZERO
 from icl.errors import ConfigError, did_you_mean
 from icl.metrics.base import Better
+from icl.registry import entries, resolve
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -33,6 +34,11 @@ def better_of(frame: "DataFrame", metric: str) -> Better:
     """Which way of a metric is good: as the frame says in `attrs['better']`, else higher."""
     found: Better = frame.attrs.get("better", {}).get(metric, "higher")
     return found
+
+
+def is_accuracy(metric: str) -> bool:
+    """Whether the metric of this name says that it is a share of right answers."""
+    return metric in entries("metric") and bool(getattr(resolve("metric", metric), "accuracy", False))
 
 
 def judged_by(baseline: str, metric: str) -> str:

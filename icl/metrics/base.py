@@ -16,7 +16,11 @@ Better = Literal["higher", "lower", "neither"]
 
 @runtime_checkable
 class Metric(Protocol):
-    """A component of kind `metric`: pure, the same answer for the same pair. better: which way is good."""
+    """A component of kind `metric`: pure, the same answer for the same pair. better: which way is good.
+
+    One that says `accuracy = True` gives 1 for a right answer and 0 for any other: tables call its mean an accuracy,
+    and by it an answer is right or wrong where the score looked at cannot say.
+    """
 
     better: ClassVar[Better]
 

@@ -56,6 +56,7 @@ class Lenient:
     """The output gives an accepted answer, whatever it is wrapped in (rules in the module `icl.metrics.lenient`)."""
 
     better: ClassVar[Better] = "higher"
+    accuracy: ClassVar[bool] = True
 
     def score(self, generation: Generation, example: Example) -> float | None:
         if asks_yes_no(example):

@@ -24,6 +24,7 @@ class Option:
     """The option with the highest score is an accepted answer; a tie with a wrong one is wrong. Needs option scores."""
 
     better: ClassVar[Better] = "higher"
+    accuracy: ClassVar[bool] = True
 
     def score(self, generation: Generation, example: Example) -> float | None:
         scores = generation.option_scores

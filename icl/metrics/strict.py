@@ -24,6 +24,7 @@ class Strict:
     """The whole output is an accepted answer, but for case, blanks and a full stop at the end."""
 
     better: ClassVar[Better] = "higher"
+    accuracy: ClassVar[bool] = True
 
     def score(self, generation: Generation, example: Example) -> float | None:
         return float(strict(generation.text, example.answers))

@@ -68,6 +68,7 @@ class Pope:
     """Accuracy of yes/no answers by POPE's released rule, in which whatever does not say no or not is yes."""
 
     better: ClassVar[Better] = "higher"
+    accuracy: ClassVar[bool] = True
 
     def score(self, generation: Generation, example: Example) -> float | None:
         if not asks_yes_no(example):
