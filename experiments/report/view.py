@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from experiments.report.floor import ceilings, floors
+from experiments.report.floor import ceilings, floors, strays
 from experiments.stats.arms import (
     NONE,
     UNIT,
@@ -168,7 +168,8 @@ class View:
         )
         full = ceilings(self.scores, self.metric, self.axes) if self.better == "higher" else {}
         told = floors(self.frame, self.axes) | full
-        answers = [Finding("Answers", task, sentence, "", "", "open") for task, sentence in told.items()]
+        said = strays(self.frame, self.axes) | told
+        answers = [Finding("Answers", task, sentence, "", "", "open") for task, sentence in said.items()]
         return [*answers, *(one for one in found if not (self._empty(one) and self._task(one.subject) in told))]
 
     def _empty(self, one: Finding) -> bool:
