@@ -4,6 +4,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from experiments.document import flow
 from experiments.vocabulary import KINDS, LISTS
@@ -20,6 +21,8 @@ PLACES: Mapping[str, str] = {
 }
 """kind -> where a config has a node of it."""
 
+Presets = Mapping[str, Mapping[str, Any]]
+
 WIDEST = 100
 
 
@@ -30,16 +33,17 @@ def card(kind: str, name: str, width: int) -> Iterator[str]:
     yield f"{kind} {name}"
     own = inspect.cleandoc(cls.__doc__ or "")
     told = inspect.getdoc(inspect.getmodule(cls)) or ""
-    for text in (own, told):
+    first, _, further = own.partition("\n\n")
+    for text in (first, told, further):  # what it is, from which paper, and then what there is to know of its presets
         if text:
             yield ""
             yield from wrapped(text, width)
-    found = parameters(cls)
+    found, presets = parameters(cls), getattr(cls, "presets", {})
     if found:
         yield ""
         yield "Parameters"
-        yield from _parameters(found, width)
-    if presets := getattr(cls, "presets", {}):
+        yield from _parameters(found, presets, width)
+    if presets:
         yield ""
         yield "Presets (what else is given goes over them)"
         longest = max(map(len, presets))
@@ -48,7 +52,7 @@ def card(kind: str, name: str, width: int) -> Iterator[str]:
             yield from hung(f"  {preset:<{longest}}  ", line, width)
     yield ""
     yield "In an experiment file"
-    for line in examples(kind, name, found, list(presets)):
+    for line in examples(kind, name, found, presets):
         yield from hung("  ", line, width, further="      ")
     if kind == "strategy":
         yield from hung(
@@ -61,7 +65,7 @@ def card(kind: str, name: str, width: int) -> Iterator[str]:
             yield from hung("  ", "fitted: a file that `icl fit` has written, with these parameters", width)
 
 
-def examples(kind: str, name: str, found: Sequence[Parameter], presets: Sequence[str]) -> Iterator[str]:
+def examples(kind: str, name: str, found: Sequence[Parameter], presets: Presets) -> Iterator[str]:
     """Lines of an experiment file with this component: as short as may be, with all parameters, by a preset."""
     place = PLACES[kind]
     if kind == "embedder" and getattr(resolve(kind, name), "reads", None) == {"text"}:
@@ -72,7 +76,9 @@ def examples(kind: str, name: str, found: Sequence[Parameter], presets: Sequence
     if len(found) > len(needed) or kind == "edit":
         yield place.format(flow({"name": name, **{one.key: one.default for one in found}}))
     if presets:
-        yield place.format(flow({"name": name, **needed, "preset": presets[-1]}))
+        last, values = [*presets.items()][-1]
+        left = {key: value for key, value in needed.items() if key not in values}
+        yield place.format(flow({"name": name, **left, "preset": last}))
 
 
 _ITEM = re.compile(r"(?m)^(?=\d+\. |- )")
@@ -97,10 +103,13 @@ def wrapped(text: str, width: int) -> Iterator[str]:
             yield from hung("", block, width)
 
 
-def _parameters(found: Sequence[Parameter], width: int) -> Iterator[str]:
+def _parameters(found: Sequence[Parameter], presets: Presets, width: int) -> Iterator[str]:
     longest = max(len(one.key) for one in found)
     for one in found:
-        default = "has to be given" if one.required else f"default {flow(one.default)}"
+        default = f"default {flow(one.default)}"
+        if one.required:
+            preset = any(one.key in values for values in presets.values())
+            default = "has to be given, here or by a preset" if preset else "has to be given"
         yield from hung(f"  {one.key:<{longest}}  ", f"{one.kind}; {default}", width)
         if one.meaning:
             yield from hung(f"  {'':<{longest}}  ", one.meaning, width)
