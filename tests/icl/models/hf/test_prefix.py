@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
@@ -10,7 +11,7 @@ from tiny_models import prompt
 
 from icl.edits import DiffusionNoise
 from icl.models.hf.model import HF
-from icl.models.hf.opening import Opener
+from icl.models.hf.opening import Head, Opener
 from icl.models.hf.prefix import Group, agreement, groups, whole_pictures
 from icl.models.hf.rows import Rows
 from icl.models.hf.runner import Read
@@ -111,6 +112,14 @@ def read(*key: int, pictures: tuple[tuple[int, int], ...] = ()) -> Read:
     ids = torch.tensor(key)
     starts, ends = tuple(a for a, _ in pictures), tuple(b for _, b in pictures)
     return Read(ids, ids, None, (), tuple(key), starts, ends)
+
+
+def test_the_longest_kept_beginning_serves_and_leaves_a_token_to_read(model_of: ModelOf) -> None:
+    opener = Opener(model_of("llava").engine.runner, 8192)
+    nothing: Any = None
+    opener.heads = [Head(tuple(range(length)), nothing) for length in (3, 5)]
+    assert [opener._known(read(*range(length))) for length in (3, 4, 5, 6, 9)] == [0, 3, 3, 5, 5]
+    assert opener._known(read(0, 1, 9, 3, 4, 5)) == 0
 
 
 def test_agreement_is_the_length_of_the_common_beginning() -> None:
