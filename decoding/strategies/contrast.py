@@ -6,10 +6,15 @@
     {name: contrast, branches: [{change: noise, step: 900}], weights: [2, -1], mask: plausible, beta: .1}    is VCD
     {name: contrast, branches: [no_demonstrations], weights: [1.5, -.5], mask: none}                         is CAD
 
+A branch is a change by its name, or an edit of pictures (`icl ls edit`) by its name or path, with what it reads:
+
+    {change: {name: 'mine.py:Stripes', width: 3}, pictures: all}
+
 The reference is branch 0 and has the first weight. With constant weights logits and log-probabilities choose alike.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from decoding.base import Note, Strategy, ones
@@ -22,6 +27,16 @@ from icl.types import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+READS: Mapping[str, tuple[str, ...]] = {
+    "none": (),
+    "plausible": ("beta",),
+    "kth_best": ("beta", "k"),
+    "typical": ("width",),
+}
+"""mask -> the parameters that it looks at."""
+MASKING = frozenset(name for reads in READS.values() for name in reads)
 
 
 @component("strategy", "contrast")
@@ -43,6 +58,12 @@ class Contrast(Strategy):
                 f"weights has {len(self.weighed)} numbers for the prompt and {len(self.changed)} branches. "
                 "Give one for the prompt itself, then one for each branch."
             )
+        reads = READS[self.masked]
+        for f in fields(self):
+            if f.name in MASKING and f.name not in reads and getattr(self, f.name) != f.default:
+                raise ConfigError(
+                    f"the mask '{self.masked}' does not read {f.name}. It reads {' and '.join(reads) or 'none'}."
+                )
 
     @property
     def weights(self) -> tuple[float, ...] | None:

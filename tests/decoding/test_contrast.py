@@ -107,6 +107,11 @@ def test_every_change_gives_another_prompt_and_conforms() -> None:
         ({"branches": "no_picture"}, "a list"),
         ({"branches": ["blank", "noise"]}, "2 numbers for the prompt and 2 branches"),
         ({"mask": "some"}, "mask"),
+        ({"mask": "none", "beta": 0.5}, "the mask 'none' does not read beta. It reads none"),
+        ({"mask": "none", "k": 7}, "the mask 'none' does not read k"),
+        ({"k": 7}, "the mask 'plausible' does not read k. It reads beta"),
+        ({"mask": "typical", "beta": 0.5}, "the mask 'typical' does not read beta. It reads width"),
+        ({"mask": "kth_best", "width": 2}, "the mask 'kth_best' does not read width. It reads beta and k"),
     ],
 )
 def test_mistakes_are_told(written: dict[str, object], told: str) -> None:
