@@ -101,6 +101,18 @@ def test_probes_are_of_the_pool_and_never_the_query_or_what_is_shown() -> None:
         _ordered("entropy", lambda *_: (0.5, 0.5), context, Pool(tuple(near)))
 
 
+def test_probes_have_the_options_of_the_query_and_none_of_its_pictures() -> None:
+    from PIL import Image
+
+    own, other = (Picture.from_image(Image.new("RGB", (4, 4), name), name) for name in ("red", "blue"))
+    shown = Example("same picture", (own,), "copy", ("a",), ("a", "b"))
+    pool = Pool((shown, Example("apart", (other,), "apart", ("a",), ("a", "b")), Example("c", (), "c", ("c",), ("c",))))
+    context = _context("ab", pictures=(own,))
+    for members, asked in ((pool, "apart"), (Pool(pool.examples[2:]), "c")):
+        _, model, _ = _ordered("entropy", lambda *_: (0.5, 0.5), context, members)
+        assert {_read(prompt)[1] for prompt in model.asked} == {asked}
+
+
 def _leaning(shown: str, question: str) -> Sequence[float]:
     """Without a question 'abcd' and 'bacd' lean least; the query moves 'bacd' most of these, and 'dcba' most of all."""
     empty = {"abcd": (0.5, 0.5), "bacd": (0.55, 0.45), "dcba": (0.95, 0.05)}.get(shown, (0.8, 0.2))

@@ -39,6 +39,13 @@ def test_seats_go_to_the_engine_with_the_fewest_branches() -> None:
     assert seats.busy == [0, 0]
     with Seats(1).taken(4) as only:
         assert only.rank is None
+    three, ranks = Seats(3), []
+    for _ in range(4):
+        with three.taken(1) as seat:
+            ranks.append(seat.rank)
+    assert ranks == [1, 2, 0, 1]
+    with three.taken(2, "lora") as seat:
+        assert seat.arguments() == {"lora_request": "lora", "data_parallel_rank": 2}
 
 
 @pytest.fixture(scope="module")
