@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.report.comparison import no_turns
 from experiments.report.view import View
 from experiments.stats.effects import OTHER, Effect
-from experiments.stats.wording import counted, few_units, plus_minus, share
+from experiments.stats.wording import counted, few_units, listed, plus_minus, share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -86,7 +86,18 @@ def notes(view: View, *, whole: bool = False) -> list[str]:
     words = {**WORDS, "lost/won": ALL_FOUR} if whole else WORDS
     few = few_units(row.scores[view.metric].clusters for row in view.effects if view.metric in row.scores)
     turns = "" if view.of_samples else no_turns(view)
-    return [*(words[name] for name in heads if name in words), *filter(None, [turns, few])]
+    return [*_partly(view), *(words[name] for name in heads if name in words), *filter(None, [turns, few])]
+
+
+def _partly(view: View) -> Iterator[str]:
+    """Of each arm that is not in all settings of the reference, what the reference has where it is."""
+    for subject, rows in by_subject(view):
+        told = [row for row in rows if row.over]
+        for over, own in groupby(told, key=lambda row: row.over):
+            same = list(own)
+            names = listed([label(row).strip(" *") for row in same])
+            on = f" ({subject})" if len({row.subject for row in view.effects}) > 1 else ""
+            yield f"{names}{on}: over {over} alone, where {view.reference} has {share(same[0].against)}"
 
 
 def label(row: Effect) -> str:

@@ -21,6 +21,7 @@ from experiments.stats.intervals import Estimate, is_binary
 from experiments.stats.pairs import KEYS, UnpairedError, pair
 from experiments.stats.subjects import pooled, scored, split
 from experiments.stats.summary import estimate_of
+from experiments.stats.wording import listed
 from icl.metrics.normalise import plain
 from icl.metrics.yes_no import parse
 
@@ -54,6 +55,7 @@ class Effect:
     said, before: answer -> share of this arm's and of the reference's answers; empty where answers are free texts.
     other: share of pairs whose answer is not the reference's. survivors a step, changed: share of steps, entropy: nats,
     length: steps of an answer, its end included, forwards a step; NaN where nothing was generated step by step.
+    over: the settings of an arm that is not in all of the reference's, in words, and the reference's score in them.
     """
 
     subject: str
@@ -72,6 +74,8 @@ class Effect:
     forwards: float = nan
     judgement: Judgement | None = None
     samples: int = 0
+    over: str = ""
+    against: float = nan
 
 
 def effects(
@@ -99,10 +103,10 @@ def effects(
     for subject, part in split(samples, settings):
         theirs = part[part["decoding"] == base]
         answer_of = answers_of(frame.loc[part.index])
-        before = histogram(frame.loc[theirs.index], answer_of)
         for name, role, of in _rows(values_of(part, "decoding"), base, controls):
             mine = part[part["decoding"] == name]
             (left, right), _ = pooled(theirs, mine, ["shots", "retriever"])
+            whole = len(left) in (0, len(theirs))
             own = frame.loc[mine.index]
             found.append(
                 Effect(
@@ -112,11 +116,13 @@ def effects(
                     of,
                     {m: estimate_of(mine, m) for m in metrics if mine[m].notna().any()},
                     histogram(own, answer_of),
-                    before,
+                    histogram(frame.loc[left.index], answer_of),
                     None if role == "reference" else moves(left, right, metric, better),
                     nan if role == "reference" else _other(frame, left, right),
                     judgement=verdicts.get((subject, name)),
                     samples=len(mine),
+                    over="" if whole else _settings(left, theirs),
+                    against=nan if whole else estimate_of(left, metric).mean,
                     **steps_and_costs(own),
                 )
             )
@@ -208,6 +214,19 @@ def _rows(have: Sequence[Any], base: str, controls: Mapping[str, Sequence[str]])
         yield str(name), "strategy", ""
         own = [c for c in controls.get(str(name), ()) if c in have and c not in shared and c != base]
         yield from ((c, "control", str(name)) for c in own)
+
+
+def _settings(part: "DataFrame", whole: "DataFrame") -> str:
+    """'8 shots', 'retriever knn': the values of a part where the whole has more."""
+    fewer = {
+        axis: values
+        for axis in ("shots", "retriever")
+        if axis in part and len(values := values_of(part, axis)) < len(values_of(whole, axis))
+    }
+    if "shots" in fewer:  # the values of 'retriever' that are fewer are those of 0 shots, which have none
+        return f"{listed(list(map(str, fewer['shots'])))} shots"
+    told = "".join(f"{axis} {listed(list(map(str, values)))}" for axis, values in fewer.items())
+    return told or "a part of the settings"
 
 
 def _other(frame: "DataFrame", reference: "DataFrame", arm: "DataFrame") -> float:

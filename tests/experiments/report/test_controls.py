@@ -1,12 +1,13 @@
 """The table of controls in the terminal, on the page and as CSV."""
 
 import io
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
-from experiments.report.controls import columns, controls_frame, show_controls
+from experiments.report.controls import columns, controls_frame, notes, show_controls
 from experiments.report.html import write
 from experiments.report.view import view
 from icl.cli.main import main
@@ -53,6 +54,16 @@ def test_the_page_has_the_table_with_its_transitions(written):
     assert row.judgement.words in text
     alone = written("plain", queries=4, decodings=({"strategy": {"name": "greedy"}, "sampler": {"name": "greedy"}},))
     assert '<section id="controls">' not in write(alone).report.read_text()
+
+
+def test_an_arm_that_is_not_in_all_settings_is_told_with_the_reference_there(written):
+    seen = view(written(queries=12))
+    assert not [words for words in notes(seen) if "alone" in words]
+    there = {"over": "8 shots", "against": 0.9}
+    vars(seen)["effects"] = [replace(row, **there) if row.decoding == "vcd" else row for row in seen.effects]
+    first, second, *_ = notes(seen)
+    assert [words.split(" (")[0] for words in (first, second)] == ["vcd", "vcd"]
+    assert first.endswith(": over 8 shots alone, where greedy has .900")
 
 
 def test_the_csv_has_numbers(written, capsys, tmp_path):

@@ -56,6 +56,21 @@ def test_answers_move_between_right_and_wrong_and_yes_is_counted_before_and_afte
     assert row.other == pytest.approx(5 / 8)
 
 
+def test_an_arm_that_is_not_in_all_settings_stands_beside_the_reference_where_both_are() -> None:
+    none, both = {"shots": 0, "retriever": "none"}, [*arm("greedy", "rrrw"), *arm("icd", "rrrr")]
+    rows = [*arm("greedy", "wwww", **none), *arm("icd", "wwww", **none), *both, *arm("vcd", "rrww")]
+    row = {row.decoding: row for row in told(rows)}
+    assert (row["vcd"].over, row["vcd"].against, row["vcd"].before) == ("4 shots", 0.75, {"no": 0.25, "yes": 0.75})
+    assert (row["icd"].over, row["icd"].before) == ("", {"no": 5 / 8, "yes": 3 / 8})
+    knn = [*arm("greedy", "rrrr", retriever="knn"), *arm("icd", "wwww", retriever="knn")]
+    row = {row.decoding: row for row in told([*both, *knn, *arm("vcd", "rrww")])}
+    assert (row["vcd"].over, row["vcd"].against) == ("retriever random", 0.75)
+    crossed = [{**one, "shots": 8} for one in [*both, *knn]]
+    more = [*arm("vcd", "rrww"), *arm("vcd", "rrww", shots=8, retriever="knn")]
+    row = {row.decoding: row for row in told([*both, *knn, *crossed, *more])}
+    assert (row["vcd"].over, row["vcd"].against) == ("a part of the settings", 0.875)
+
+
 def test_where_lower_is_better_lost_and_right_turn_round() -> None:
     _, row = told([*arm("greedy", "rrrrwwww"), *arm("vcd", "rrwwwrrr")], better="lower")
     assert row.moves == Moves(kept=1, lost=3, won=2, still=2)
