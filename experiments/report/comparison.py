@@ -53,7 +53,7 @@ def show_comparison(table: "DataFrame", view: View, console: "Console") -> None:
     groups = groupby(range(len(rows)), key=lambda i: _heading(rows[i], headed, usual))
     if usual:
         line = ", ".join(f"{axis} {value}" for axis, value in usual.items())
-        _say(console, Text(_folded(f"usual: {line}", console.width, " " * 7), "dim"))
+        _say(console, Text(_folded(f"usual: {line}; a row names what it has otherwise", console.width, " " * 7), "dim"))
     _say(console, Text(_row(shown, axes, {name: name for name in shown}), "dim"))
     for heading, places in groups:
         if headed:

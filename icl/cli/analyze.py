@@ -1,5 +1,6 @@
 """Analyse a run: `icl analyze RUN` lists the analyses, `icl analyze RUN copying` is one of them."""
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -28,12 +29,14 @@ def command(
     from experiments.report.view import view
     from experiments.store import made
     from experiments.waiting import waiting
+    from icl.cli.card import hung
 
     if not name:
         known = catalogue()
-        width = max(map(len, known))
-        for each, line in known.items():
-            print(f"  {each:<{width}}  {line}")
+        longest, width = max(map(len, known)), shutil.get_terminal_size().columns
+        for each, told in known.items():
+            for line in hung(f"  {each:<{longest}}  ", told, width):
+                print(line)
         return
     analyse = analysis(name)
     with waiting() as tell:
