@@ -1,8 +1,9 @@
 """Metrics of a whole run, such as F1 or the accuracy of pairs: their columns as numbers that average to the statistic.
 
 A run keeps each sample's part of the statistic; what the parts add up to is computed when the run is read, a cell (one
-seed of an arm) at a time. The baselines of the same demonstrations are judged likewise, where the metric needs no more
-than their scores. Beside each such column stands what its numbers were computed from (`experiments.stats.whole`).
+seed of an arm) at a time. The baselines of the same demonstrations are judged likewise, by what they say: the answers
+that a sample keeps of its demonstrations tell it. Beside each such column stands what its numbers were computed from
+(`experiments.stats.whole`).
 """
 
 from collections.abc import Hashable, Iterable, Mapping
@@ -15,6 +16,8 @@ from experiments.stats.arms import judged_by
 from experiments.stats.whole import Own, Whole, own_of
 from icl.errors import ConfigError, StoreError
 from icl.metrics.base import Judged, RunMetric
+from icl.metrics.baselines import BASELINES
+from icl.types import Demo, Example, Query
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -35,12 +38,12 @@ def over_run(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[st
     cells = frame.groupby("cell", sort=False).indices
     for name, node in whole.items():
         metric = _built(name, node, info)
-        judged = {name: True, **{judged_by(baseline, name): False for baseline in baselines}}
-        columns = {column: said for column, said in judged.items() if column in frame}
-        for column, said in columns.items():
+        judged = {name: "", **{judged_by(baseline, name): baseline for baseline in baselines}}
+        columns = {column: by for column, by in judged.items() if column in frame}
+        for column, by in columns.items():
             values, owns = np.full(len(frame), np.nan), np.empty(len(frame), dtype=object)
             for places in cells.values():
-                samples = _judged(frame.iloc[places], column, said)
+                samples = _judged(frame.iloc[places], column, by)
                 parts = metric.over_run(samples)
                 if len(parts) != len(samples):
                     raise StoreError(f"the score '{name}' gives {len(parts)} numbers for {len(samples)} samples.")
@@ -54,14 +57,14 @@ def over_run(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[st
     return frame
 
 
-def _judged(rows: "DataFrame", column: str, said: bool) -> list[Judged]:
-    """said: the column is the model's, and its output counts."""
+def _judged(rows: "DataFrame", column: str, baseline: str) -> list[Judged]:
+    """baseline: whose the column is, and whose answer counts; '': the model's."""
     return [
         Judged(
             query=str(row["query"]),
             score=None if not isinstance(row[column], int | float) or np.isnan(row[column]) else float(row[column]),
             group=row["group"] if isinstance(row.get("group"), str) else None,
-            output=_output(row) if said else None,
+            output=_said(row, baseline) if baseline else _output(row),
             gold=_texts(row.get("gold")),
             options=_texts(row.get("options")),
             meta=row["meta"] if isinstance(row.get("meta"), Mapping) else {},
@@ -74,6 +77,18 @@ def _output(row: Mapping[Hashable, Any]) -> str:
     """A line of the store leaves out what is empty."""
     output = row.get("output")
     return output if isinstance(output, str) else ""
+
+
+def _said(row: Mapping[Hashable, Any], baseline: str) -> str | None:
+    """The baseline's answer, of the demonstrations as they were shown; None without any, or without their ranks."""
+    told, ranks = row.get("demos"), row.get("ranks")
+    if not isinstance(told, list | tuple) or not isinstance(ranks, list | tuple) or len(told) != len(ranks):
+        return None
+    demos = [
+        Demo(Example(str(name), (), "", (str(answer),)), float(score), int(rank))
+        for (name, score, answer), rank in zip(told, ranks, strict=True)
+    ]
+    return BASELINES[baseline](demos, Query(str(row["query"]), (), "")) if baseline in BASELINES else None
 
 
 def _texts(value: Any) -> tuple[str, ...]:

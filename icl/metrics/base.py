@@ -33,7 +33,7 @@ class Metric(Protocol):
 class Judged:
     """One sample of a cell as a run keeps it. score: what `score` gave, None where it failed or does not apply.
 
-    output: what was said; None where only the score is known (the baselines of the same demonstrations).
+    output: what was said, by the model or by a baseline of its demonstrations; None where only the score is known.
     """
 
     query: str

@@ -78,6 +78,39 @@ def test_code_that_is_not_found_is_a_sentence(ran: Path) -> None:
         load_run(ran).samples()
 
 
+SAID = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Said:
+    \"\"\"The share of yes among all outputs, which no score tells.\"\"\"
+    better = "neither"
+
+    def score(self, generation, example):
+        return 1.0
+
+    def over_run(self, samples):
+        return [None if s.score is None or s.output is None else float(s.output == "yes") for s in samples]
+"""
+
+
+def test_a_baseline_is_judged_by_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "said.py").write_text(SAID)
+    monkeypatch.chdir(tmp_path)
+    config: dict[str, Any] = {
+        "name": "t",
+        "task": TASK,
+        "model": "fake-vote",
+        "grid": {"shots": [0, 3]},
+        "seeds": [0, 1],
+    }
+    frame = icl.run({**config, "metrics": ["lenient", "said.py:Said"]}, runs=tmp_path, quiet=True).samples()
+    shown = frame[frame["shots"] == 3]
+    assert shown["vote:Said"].tolist() == shown["Said"].tolist()  # the fake says what the vote says
+    assert shown["last_copy:Said"].tolist() == [float(demos[-1][2] == "yes") for demos in shown["demos"]]
+    assert frame[frame["shots"] == 0]["vote:Said"].isna().all()
+
+
 OWN = """
 from dataclasses import dataclass
 
