@@ -15,6 +15,7 @@ CHECKS = {
     "model": "icl.conformance:check_model",
     "metric": "icl.conformance:check_metric",
     "edit": "icl.edit_conformance:check_edit",
+    "embedder": "retrievers.embedder_conformance:check_embedder",
     "retriever": "retrievers.conformance:check_retriever",
     "reranker": "retrievers.conformance:check_reranker",
     "orderer": "prompts.conformance:check_orderer",

