@@ -13,7 +13,7 @@ from icl.edits import DiffusionNoise
 from icl.models.hf.model import HF
 from icl.models.hf.opening import Opener
 from icl.models.hf.rows import Rows, joined
-from icl.models.hf.slots import ALIKE, ROOM, Slots, moved
+from icl.models.hf.slots import ALIKE, ROOM, Slots, moved, standing
 from icl.types import Prompt
 
 ModelOf = Callable[[str], HF]
@@ -169,6 +169,20 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], HF]:
         return hf
 
     return made
+
+
+def test_padding_before_a_beginning_is_trimmed_away() -> None:
+    bank, written = Slots(), torch.arange(12.0).reshape(1, 1, 6, 2)
+    bank.update(written, -written)
+    rows = standing(bank, [(0, 4)] * ALIKE, 6)  # two slots of padding, four of the beginning
+    rows.update(torch.ones(ALIKE, 1, 1, 2), torch.ones(ALIKE, 1, 1, 2))
+    held = rows.last(7)
+    rows.trim(5)
+    assert (rows.get_seq_length(), rows.front) == (5, 4)
+    assert all(torch.equal(now, before[:, :, 2:]) for now, before in zip(rows.last(5), held, strict=True))
+    rows.trim(1)
+    assert (rows.get_seq_length(), rows.begins) == (1, None)
+    assert all(torch.equal(now, before[:, :, 6:]) for now, before in zip(rows.last(1), held, strict=True))
 
 
 def test_each_row_moves_by_its_own_number_of_slots() -> None:
