@@ -57,7 +57,7 @@ class Store:
         found: dict[str, dict[str, Any]] = {}
         for line in self._lines(digest):
             known = found.get(line["query"])
-            if known is None or (known.get("failed") and not line.get("failed")):
+            if known is None or known.get("failed"):
                 found[line["query"]] = line
         yield from found.values()
 

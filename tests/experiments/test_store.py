@@ -71,6 +71,9 @@ def test_a_failed_sample_is_told_with_its_reason(tmp_path: Path) -> None:
     store = Store(tmp_path)
     write(store, sample("q1", failed="broken", output=""))
     assert store.done("c") == (set(), {"q1": "broken"})
+    write(store, sample("q1", failed="broken otherwise", output=""))
+    assert store.done("c") == (set(), {"q1": "broken otherwise"})
+    assert [line["failed"] for line in store.samples("c")] == ["broken otherwise"], "the reason that the run has told"
 
 
 def test_lines_of_several_workers_are_one_cell(tmp_path: Path) -> None:
