@@ -69,7 +69,8 @@ def read_fitted(name: str, strategy: Any, where: str = "") -> tuple[dict[str, An
         known, parameters = told["strategy"], dict(told["parameters"])
         right = told["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{at(where)}fitted: {path} is no file that `icl fit` has written ({error!r}).") from error
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{at(where)}fitted: {path} is no file that `icl fit` has written ({why}).") from error
     if not right:
         raise ConfigError(f"{at(where)}fitted: {path} says '{told['format']}', and this version reads '{FORMAT}'.")
     if known != strategy:

@@ -36,8 +36,14 @@ def said(grid: Grid) -> dict[str, Any]:
 
 
 def renew(store: Store, grid: Grid) -> None:
-    """Lets a finished run say what its config says now, where that has changed without any sample missing."""
+    """Lets a run of which no sample is missing say what its config says now, and that it is finished.
+
+    It says otherwise where its process was killed behind the last sample.
+    """
     told, now_said = store.run() or {}, as_json(said(grid))
+    *before, last = told.get("sessions") or [{}]
+    if last.get("state", "finished") != "finished":
+        now_said["sessions"] = [*before, {**last, "state": "finished"}]
     if any(told.get(key) != value for key, value in now_said.items()):
         describe_cells(store, grid)
         store.write_run({**told, **now_said})

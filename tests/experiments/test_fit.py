@@ -112,6 +112,14 @@ def test_a_file_that_is_none_is_told(text: str | None, told: str, tmp_path: Path
         parse_arm({"name": "moicl", "fitted": str(path)}, "x.yaml:3: decoding")
 
 
+def test_a_file_of_bytes_is_told_without_them(tmp_path: Path) -> None:
+    path = tmp_path / "w.json"
+    path.write_bytes(b"\x80\x04" + 500 * b"x")
+    with pytest.raises(ConfigError, match=r"has written \(UnicodeDecodeError: .* in position 0") as told:
+        parse_arm({"name": "moicl", "fitted": str(path)}, "x.yaml:3: decoding")
+    assert "xxx" not in str(told.value)
+
+
 def test_a_file_of_another_strategy_is_told(tmp_path: Path) -> None:
     write_fitted(MoICL(), tmp_path / "w.json")
     with pytest.raises(ConfigError, match="has parameters of 'moicl', and this is 'constant_bias'"):

@@ -73,6 +73,16 @@ def test_the_same_command_again_does_nothing(mapping: Mapping, tmp_path: Path) -
     }
 
 
+def test_a_run_that_was_killed_behind_its_last_sample_is_finished(mapping: Mapping, tmp_path: Path) -> None:
+    config = load(mapping())
+    store = Store(run(config, tmp_path).folder)
+    told = store.run() or {}
+    (session,) = told["sessions"]
+    store.write_run({**told, "sessions": [{"start": session["start"], "state": "running"}]})
+    assert run(config, tmp_path).computed == 0
+    assert [one["state"] for one in (store.run() or {})["sessions"]] == ["finished"]
+
+
 def test_a_larger_grid_computes_its_new_cells_alone(mapping: Mapping, tmp_path: Path) -> None:
     go(mapping(grid={"shots": [0, 2]}), tmp_path)
     outcome = go(mapping(grid={"shots": [0, 2, 3]}), tmp_path)
