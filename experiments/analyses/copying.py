@@ -50,7 +50,10 @@ def analyse(view: "View") -> "DataFrame":
         found.append({**setting, "place": "any", **_any(rows, told, shown, right)})
         for place in range(1, max(map(len, shown)) + 1):
             found.append({**setting, "place": str(place), **_at(place, rows, told, shown, right)})
-    note = "copied at a place: where its answer stands once; chance: predictions paired with other queries' contexts"
+    note = (
+        "place: 1 is next to the query; copied: where the answer of the place stands once in the prompt; copied all: "
+        "in all prompts; copied wrong: copied, among wrong answers; chance: with other queries' prompts"
+    )
     return table(found, "Answers copied from demonstrations, by place from the query", note=note)
 
 

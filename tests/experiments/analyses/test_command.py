@@ -65,7 +65,7 @@ def test_a_table_says_once_what_is_the_same_and_folds_no_number() -> None:
     )
     frame.attrs |= {"title": "Title", "signed": ("drop",), "note": "note"}
     out = io.StringIO()
-    show(frame, Console(file=out, width=20))
+    show(frame, Console(file=out, width=60))
     assert [line.split() for line in out.getvalue().splitlines()] == [
         ["Title", "shapes,", "4", "shots"],
         ["order", "follow", "95", "%", "drop", "p"],
@@ -73,3 +73,12 @@ def test_a_table_says_once_what_is_the_same_and_folds_no_number() -> None:
         ["as_retrieved", ".500", "[.250,", "1.000]", "−.100", "<", ".001"],
         ["note"],
     ]
+
+
+def test_in_a_narrow_terminal_settings_stand_above_their_rows() -> None:
+    rows = [{"shots": 4, "order": "reversed", "place": str(i), "copied": i / 4} for i in (1, 2)]
+    frame = pd.DataFrame([*rows, {"shots": 8, "order": "as_retrieved", "place": "any", "copied": 1.0}])
+    out = io.StringIO()
+    show(frame, Console(file=out, width=24))
+    told = ["", "place  copied", "4 shots, reversed", "1        .250", "2        .500"]
+    assert out.getvalue().splitlines() == [*told, "8 shots, as_retrieved", "any     1.000"]
