@@ -36,11 +36,15 @@ def show_end(folder: Path, console: "Console", anew: bool = False) -> None:
     from experiments.report.html import write
     from experiments.report.terminal import show
     from experiments.report.view import view
+    from experiments.waiting import waiting
 
-    seen = view(load_run(folder))
-    write(seen)
-    with console.capture() as told:
-        show(seen, console)
+    with waiting() as tell:
+        tell("reading", 0, 0)
+        seen = view(load_run(folder))
+        tell("reporting", 0, 0)
+        write(seen)
+        with console.capture() as told:
+            show(seen, console)
     console.file.write(told.get())
     write_json(folder / KEPT, {"state": state, "text": told.get()})
 
