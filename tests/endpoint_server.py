@@ -3,6 +3,7 @@
 import json
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -17,6 +18,7 @@ class Server:
         self.told: dict[str, Any] = {}  # path -> what a GET of it is answered; else 404
         self.behaviour: Callable[[int, dict[str, Any]], Any] = lambda number, body: "a cat"
         self.lock, self.inside, self.most = threading.Lock(), 0, 0
+        self.pause = 0.0  # seconds after each byte of an answer
         self.start(0)
 
     def start(self, port: int) -> None:
@@ -45,7 +47,9 @@ class Server:
                 for name, value in {**headers, "Content-Length": str(len(data))}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(data)
+                for part in [data] if not outer.pause else [data[i : i + 1] for i in range(len(data))]:
+                    self.wfile.write(part)
+                    time.sleep(outer.pause)
 
             def do_GET(self) -> None:
                 data = json.dumps(outer.told.get(self.path, {"error": "not found"})).encode()

@@ -117,11 +117,13 @@ class Endpoint:
         import httpx
 
         try:
-            answer = self.client.post(self.url + path, content=sent, headers={"Content-Type": "application/json"})
+            answer = self._answer(path, sent)
         except httpx.ConnectTimeout as error:
             raise _AgainError(f"no connection within {self.timeout:g} s.", gone=True) from error
         except httpx.TimeoutException as error:
             raise _AgainError(f"no answer within {self.timeout:g} s (model.timeout).") from error
+        except httpx.DecodingError as error:
+            raise _AgainError(f"the answer cannot be unpacked: {error}.") from error
         except httpx.TransportError as error:
             raise _AgainError(f"the connection failed: {error or type(error).__name__}.", gone=True) from error
         except httpx.InvalidURL as error:
@@ -135,6 +137,19 @@ class Endpoint:
         if not isinstance(told, dict):
             raise _AgainError(f"the answer is not a JSON object ({_short(answer.text)!r}).")
         return told
+
+    def _answer(self, path: str, sent: bytes) -> "Response":
+        """The whole answer. httpx counts the time between two bytes alone, and a server may send one now and then."""
+        import httpx
+
+        end, found = time.monotonic() + self.timeout, bytearray()
+        headers = {"Content-Type": "application/json"}
+        with self.client.stream("POST", self.url + path, content=sent, headers=headers) as answer:
+            for part in answer.iter_raw():
+                found += part
+                if time.monotonic() > end:
+                    raise httpx.ReadTimeout("the answer is not whole")
+        return httpx.Response(answer.status_code, headers=answer.headers, content=bytes(found))
 
     def _refused(self, answer: "Response") -> None:
         """Raises what the status means."""

@@ -194,6 +194,17 @@ def test_a_malformed_answer_is_asked_for_again(server: Any, remote: Callable[...
     assert remote().generate([request()])[0].text == "a cat"
 
 
+def test_an_answer_that_comes_byte_by_byte_is_given_up(server: Any, remote: Callable[..., Remote]) -> None:
+    server.behaviour, server.pause = (lambda number, body: (200, {}, b" " * 200)), 0.05
+    with pytest.raises(ModelError, match=r"no answer within 0\.3 s \(model\.timeout\) \(after 1 try\)"):
+        remote(timeout=0.3, retries=0).generate([request()])
+
+
+def test_an_answer_that_cannot_be_unpacked_is_asked_for_again(server: Any, remote: Callable[..., Remote]) -> None:
+    server.behaviour = lambda number, body: "a cat" if number else (200, {"Content-Encoding": "gzip"}, b"no gzip")
+    assert remote().generate([request()])[0].text == "a cat"
+
+
 def test_an_answer_that_takes_too_long_is_given_up(server: Any, remote: Callable[..., Remote]) -> None:
     free = threading.Event()
     server.behaviour = lambda number, body: (free.wait(20), "late")[1]
