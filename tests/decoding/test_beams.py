@@ -7,9 +7,11 @@ import torch
 
 from decoding.arm import Arm, controls_of, parse_arm
 from decoding.base import NewThread
+from decoding.beams import Beams, Search
 from decoding.check import unmet
 from decoding.engine import run_jobs
 from decoding.jobs import Failure, Job
+from decoding.loop import Lane
 from decoding.sampling import Beam
 from icl.errors import ConfigError
 from icl.types import Generation, Prompt
@@ -138,3 +140,14 @@ def test_options_are_scored_without_a_search() -> None:
     ]
     plain, searched = run_jobs(Toy(), jobs)
     assert plain == searched
+
+
+def test_an_answer_is_settled_when_no_running_beam_could_stand_among_those_kept() -> None:
+    def settled(score: float, steps: int, power: float = 0.0, done: tuple[float, ...] = (-1.0, -2.0)) -> bool:
+        beams = Beams(Lane([0], 8), done=[(one, Lane([0], 8)) for one in done])
+        beams.running = [(score, Lane([0], 8, steps=steps))]
+        return Search(Beam(2, length_penalty=power), [])._settled(beams)
+
+    assert [settled(score, 1) for score in (-1.5, -2.0, -3.0)] == [False, True, True]
+    assert not settled(-9.0, 1, done=(-1.0,))
+    assert [settled(-5.0, 4, power) for power in (0.0, 1.0)] == [True, False]  # -5, and -1.25 a token

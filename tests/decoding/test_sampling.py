@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from decoding.arm import parse_arm
-from decoding.sampling import Greedy, Sampler, Sampling
+from decoding.sampling import Greedy, Sampler, Sampling, nucleus
 from icl.errors import ConfigError
 from icl.streams import StreamKey
 
@@ -124,3 +124,10 @@ def test_a_temperature_that_float32_cannot_divide_by_is_the_best_token(cold: flo
 def test_sampling_that_is_no_number_is_refused_when_it_is_read(node: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         parse_arm({"name": "greedy", "sampling": node}, "grid.decoding")
+
+
+def test_a_share_that_rounding_does_not_reach_keeps_every_token() -> None:
+    scores = torch.randn(200, 50, generator=torch.Generator().manual_seed(0))
+    reached = scores.softmax(-1).sort(descending=True).values.cumsum(-1)[:, -1] >= 1
+    assert not reached.all()
+    assert torch.equal(nucleus(scores, 1.0)[~reached], scores.amin(-1, keepdim=True)[~reached])

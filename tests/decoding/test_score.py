@@ -11,6 +11,7 @@ from decoding.engine import run_jobs
 from decoding.jobs import Failure, Job
 from decoding.score import FLOOR, Ballot, logprobs_of, normalised, score
 from decoding.strategies.greedy import GreedyDecoding
+from decoding.strategies.pmi import PMI
 from decoding.strategies.vcd import VCD
 from icl.types import Generation
 from tests.decoding.prompts import prompt
@@ -124,3 +125,10 @@ def test_a_broken_score_fails_its_ballot_alone() -> None:
     assert isinstance(bad, Failure)
     assert "step 1, branch 0" in bad.reason
     assert isinstance(good, Generation)
+
+
+def test_options_that_a_strategy_gives_no_number_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PMI, "combine", lambda self, logits, step: logits[0] * math.nan)
+    (bad,) = run_jobs(Toy(), [Job(prompt(1), parse_arm("pmi"), ("w1 w2", "w3"), "options")])
+    assert isinstance(bad, Failure)
+    assert "the combined scores of PMI are not finite" in bad.reason
