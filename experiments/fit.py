@@ -50,7 +50,7 @@ def fit(config: Config) -> Fit:
 
     grid = expand(replace(config, compare=None, controls=False))
     cells = [cell for cell in grid.cells if isinstance(cell.decoding.strategy, Fittable) and not cell.control]
-    first = _one(config, cells)
+    first = _one(config, cells, grid.cells)
     check_data(grid)
     strategy: Any = first.decoding.strategy
     measures = strategy.measures(first.shots)
@@ -68,14 +68,17 @@ def fit(config: Config) -> Fit:
     return Fit(_fitted(strategy, told, gold), len(told), dict(left_out), how)
 
 
-def _one(config: Config, cells: Sequence[Cell]) -> Cell:
-    """The setting that all cells are of."""
+def _one(config: Config, cells: Sequence[Cell], every: Sequence[Cell]) -> Cell:
+    """The setting that all cells are of. every: the grid's, whatever their decoding."""
     if not cells:
         known = [name for name in entries("strategy") if hasattr(resolve("strategy", name), "fits_gold")]
-        raise ConfigError(
-            f"{config.where('decoding')}: no decoding here has parameters to fit. {listed(known)} have: name one, "
-            f"{'grid.decoding=[moicl]' if 'decoding' in config.grid else 'decoding=moicl'} on the command line."
-        )
+        place = next((f"{key}." for key in ("grid", "zip") if "decoding" in (config.document.data.get(key) or {})), "")
+        name = f"{place}decoding={'[moicl]' if place else 'moicl'}"
+        told = f"{config.where('decoding')}: no decoding here has parameters to fit. {listed(known)} have: name one"
+        others = [one for one in narrowing(config, every) if not one.startswith(f"{place}decoding=")]
+        if others:
+            raise SeveralSettingsError(f"{told}, in one setting.", [name, *others])
+        raise ConfigError(f"{told}, {name} on the command line.")
     if several := list(differing(cells, AXES)):
         raise SeveralSettingsError(
             f"{config.document.name}: parameters are fitted in one setting, and this file has several values of "

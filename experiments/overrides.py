@@ -4,11 +4,12 @@ A value is read as YAML. A component that is a bare name becomes a mapping when 
 between dots is a place in a list (`grid.decoding.1.alpha=2`).
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from experiments.document import Document, Keys, dotted, parse
+from experiments.document import Document, Keys, dotted, flow, parse
 from experiments.vocabulary import AXES, KEYS
 from icl.errors import ConfigError, did_you_mean
 
@@ -17,11 +18,15 @@ def overridden(document: Document, overrides: Sequence[str] | Mapping[str, Any])
     """The document with dotted keys set. Raises ConfigError for an unknown key or a place that is not there."""
     pairs = overrides.items() if isinstance(overrides, Mapping) else map(pair, overrides)
     data, given = _copy(document.data), set(document.given)
+    axes: dict[str, str] = {}
     for key, value in pairs:
         keys = _set(data, key, value)
         if keys[0] in AXES and keys[0] in (data.get("grid") or {}):
-            raise ConfigError(f"command line: {key}: {keys[0]} is an axis of the grid. Write grid.{keys[0]}=[...].")
+            axes[str(keys[0])] = f"grid.{keys[0]}={flow([value]) if len(keys) == 1 else '[...]'}"
         given.add(keys)
+    if axes:
+        what = f"{next(iter(axes))} is an axis" if len(axes) == 1 else f"{', '.join(axes)} are axes"
+        raise ConfigError(f"command line: {what} of the grid. Write {shlex.join(axes.values())}.")
     return replace(document, data=data, given=frozenset(given))
 
 

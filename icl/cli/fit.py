@@ -20,7 +20,8 @@ def command(
     """The task's queries are the dev split; all seeds are fitted together, in one setting of every other key.
     A file with several settings is answered with the command that chooses one.
 
-    `icl fit x.yaml decoding=moicl shots=8 task.split=validation --out weights.json`, and then in the run's file
+    `icl fit x.yaml decoding=moicl shots=8 task.split=validation --out weights.json`, where these are axes of the file
+    `icl fit x.yaml 'grid.decoding=[moicl]' 'grid.shots=[8]' …`, and then in the run's file
     `decoding: {name: moicl, fitted: weights.json}`. constant_bias fits a bias for each option, batch_calibration their
     prior (it reads no labels).
     """

@@ -127,7 +127,7 @@ def test_an_empty_override_takes_a_key_away(yaml_file: Write) -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("shots=2", "command line: shots: shots is an axis of the grid. Write grid.shots=[...]."),
+        ("shots=2", "command line: shots is an axis of the grid. Write 'grid.shots=[2]'."),
         ("shots", "command line: 'shots' is not of the form key=value, such as grid.shots=[0,4]."),
         ("sots=2", "command line: sots: no key 'sots'. Did you mean 'shots'?"),
         ("grid.shots=4", "command line: grid.shots: an axis is a list of values, not 4."),

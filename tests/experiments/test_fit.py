@@ -215,3 +215,17 @@ def test_what_cannot_be_fitted_is_told(
 def test_a_task_without_options_is_told(mapping: Config, toy: str, shapes: str) -> None:
     with pytest.raises(DataError, match="a query without options"):
         fit(load(mapping(model=toy, decoding="constant_bias", task={"name": shapes, "optionless": True})))
+
+
+def test_a_file_with_decodings_on_an_axis_is_answered_with_the_whole_command(
+    yaml_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = yaml_file("name: t\ntask: SHAPES\nmodel: TOY\ngrid: {shots: [1, 2], decoding: [greedy, vcd]}\n")
+    out = str(tmp_path / "w.json")
+    assert main(["fit", str(path), "decoding=moicl", "shots=2"]) == 2
+    assert "Write 'grid.decoding=[moicl]' 'grid.shots=[2]'." in capsys.readouterr().err
+    assert main(["fit", str(path), "--out", out]) == 2
+    command = shlex.split(capsys.readouterr().err.splitlines()[-1])
+    assert command[3:5] == ["grid.decoding=[moicl]", "grid.shots=[2]"]
+    assert main(command[1:]) == 0
+    assert json.loads(Path(out).read_text())["strategy"] == "moicl"
