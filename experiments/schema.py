@@ -52,8 +52,12 @@ def experiment_schema() -> dict[str, Any]:
             "additionalProperties": False,
         },
     }
+    usual = next(
+        one for one in kinds["launcher"]["anyOf"] if one.get("properties", {}).get("name") == {"const": LAUNCHER}
+    )
+    unnamed = {**usual, "required": [key for key in usual["required"] if key != "name"]}
     properties["launch"] = {
-        "$ref": "#/$defs/launcher",
+        "anyOf": [{"$ref": "#/$defs/launcher"}, unnamed],  # parameters alone are those of the usual one
         "default": LAUNCHER,
         "description": "where the work is done, by how many workers; no part of a cell",
     }

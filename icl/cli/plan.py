@@ -2,10 +2,13 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from icl.errors import StoreError
 
 
 def command(
@@ -33,9 +36,15 @@ def command(
         tell("reading", 0, 0)
         check_data(grid)
         store = Store(runs / grid.config.name)
-        present = todo(store, grid).present if store.run_file.is_file() else 0
+        refused, present = "", 0
+        try:
+            present = todo(store, grid).present if store.run_file.is_file() else 0
+        except StoreError as error:  # what it costs under another name is still to be known
+            refused = f"icl run would refuse: {error} The plan is that of a new run."
         tell("counting", 0, 0)
         found = plan(grid, present, tell)
+        if refused:
+            found = replace(found, notes=(refused, *found.notes))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in lines(found, width):
         print(line)

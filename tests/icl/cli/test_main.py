@@ -71,7 +71,10 @@ def test_schema_is_json_with_every_key_and_component(icl: ICL, tmp_path: Path) -
     assert icl("schema", "--out", "icl.json").status == 0
     told = json.loads((tmp_path / "icl.json").read_text())
     assert set(told["properties"]) == set(KEYS)
-    assert told["properties"]["launch"]["$ref"] == "#/$defs/launcher"
+    named, bare = told["properties"]["launch"]["anyOf"]
+    assert named["$ref"] == "#/$defs/launcher"
+    assert "workers" in bare["properties"]  # `launch: {workers: 2}` is two of the usual launcher
+    assert "name" not in bare["required"]
     names = [one["properties"]["name"]["const"] for one in told["$defs"]["strategy"]["anyOf"] if "properties" in one]
     assert names == list(entries("strategy"))
     assert "$defs" not in json.dumps(told["$defs"]).replace("#/$defs/", "")
@@ -221,6 +224,16 @@ def test_a_users_mistake_is_one_sentence_and_status_2(
     assert told.err.startswith(sentence)
     assert told.err.count("\n") == 1
     assert icl("plan", "grid.yaml").err == told.err
+
+
+def test_a_plan_is_made_where_a_run_of_the_name_has_other_settings(icl: ICL, grid: Callable[[str], str]) -> None:
+    assert icl("run", grid(RUN)).status == 0
+    told = icl("plan", "grid.yaml", "grid.shots=[4]")
+    assert told.status == 0
+    assert "icl run would refuse" in told.out
+    assert "shots 0, 2, now 4" in " ".join(told.out.split())
+    assert "samples are there already" not in told.out
+    assert icl("run", "grid.yaml", "grid.shots=[4]").status == 2
 
 
 def test_plan_tells_the_grid_and_what_is_there_already(icl: ICL, grid: Callable[[str], str], tmp_path: Path) -> None:
