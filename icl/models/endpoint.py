@@ -98,9 +98,9 @@ class Endpoint:
         import httpx
 
         try:
-            answer = self.client.get(self.url + path, timeout=min(self.timeout, ASKED))
+            answer = self._answer("GET", path, min(self.timeout, ASKED))
             told = answer.json() if answer.status_code == 200 else None
-        except (httpx.TransportError, httpx.InvalidURL, ValueError) as error:
+        except (httpx.RequestError, httpx.InvalidURL, ValueError) as error:
             raise ModelError(self._told(f"{path}: {error or type(error).__name__}")) from error
         if not isinstance(told, dict):
             raise ModelError(self._told(f"{path}: status {answer.status_code}"))
@@ -117,7 +117,7 @@ class Endpoint:
         import httpx
 
         try:
-            answer = self._answer(path, sent)
+            answer = self._answer("POST", path, self.timeout, sent)
         except httpx.ConnectTimeout as error:
             raise _AgainError(f"no connection within {self.timeout:g} s.", gone=True) from error
         except httpx.TimeoutException as error:
@@ -138,13 +138,13 @@ class Endpoint:
             raise _AgainError(f"the answer is not a JSON object ({_short(answer.text)!r}).")
         return told
 
-    def _answer(self, path: str, sent: bytes) -> "Response":
+    def _answer(self, method: str, path: str, seconds: float, sent: bytes | None = None) -> "Response":
         """The whole answer. httpx counts the time between two bytes alone, and a server may send one now and then."""
         import httpx
 
-        end, found = time.monotonic() + self.timeout, bytearray()
-        headers = {"Content-Type": "application/json"}
-        with self.client.stream("POST", self.url + path, content=sent, headers=headers) as answer:
+        end, found = time.monotonic() + seconds, bytearray()
+        headers = {} if sent is None else {"Content-Type": "application/json"}
+        with self.client.stream(method, self.url + path, content=sent, headers=headers, timeout=seconds) as answer:
             for part in answer.iter_raw():
                 found += part
                 if time.monotonic() > end:
