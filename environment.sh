@@ -12,7 +12,7 @@ clock() { seconds=$(($(date +%s) - started)); printf '%d:%02d' $((seconds / 60))
 # What pip is at: the package that it looks up, fetches or installs.
 doing() {
     line=$(grep -E '^ *(Collecting|Downloading|Using cached|Building wheels|Installing collected)' "$log" | tail -n 1)
-    line=$(printf '%s' "$line" | sed -E 's/^ +//; s/(Installing collected packages).*/installing all of them/; s/-[^ ]*\.(whl|tar\.gz)//; s/[<>=!~;].*//')
+    line=$(printf '%s' "$line" | sed -E 's/^ +//; s/(Installing collected packages).*/unpacking all of them, the longest part/; s/-[^ ]*\.(whl|tar\.gz)//; s/[<>=!~;].*//')
     printf '%.56s' "${line:-starting}"
 }
 
