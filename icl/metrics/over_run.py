@@ -6,6 +6,7 @@ Tibshirani 1993, ch. 21):
     ratio of sums    T = sum a / sum b,            c_i = T + n (a_i - T b_i) / sum b
     area under ROC   T = mean of the placements,   c_i = T + n/m (V_i - T) for one of the m positives, likewise for the
                      negatives (DeLong et al., 1988)
+    mean of ratios   T = mean over k labels of T_l, c_i = T + n/k sum_l (a_il - T_l b_il) / sum b_l
     groups           as ratios, over groups; every sample of a group has its number, times n / (groups x size)
 
 The numbers average to T exactly, and the variance of their clusters is that of T to first order. They are no scores of
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl.metrics.base import Judged
-from icl.metrics.over_run_sums import Summed, area_sums, mean_sums, ratio_sums, sums_of
+from icl.metrics.over_run_sums import Summed, area_sums, macro_sums, mean_sums, ratio_sums, sums_of
 
 Floats = NDArray[np.float64]
 Numbers = Sequence[float]
@@ -58,6 +59,22 @@ def area(scores: Numbers, positive: Sequence[bool]) -> Parts:
     whole = placed[is_positive].mean()
     size = np.where(is_positive, len(mine), len(others))
     return Summed((whole + len(values) / size * (placed - whole)).tolist(), area_sums(values, is_positive))
+
+
+def macro(said: NDArray[np.intp], wanted: NDArray[np.intp], labels: int) -> Parts:
+    """Numbers that average to the mean F1 of the labels that are said or wanted; all None where there are none.
+
+    said, wanted: [n], the number of a label below `labels`, or -1 for none.
+    """
+    sums = macro_sums(said, wanted, labels)
+    right, under = np.split(np.asarray(sums.rows.sum(axis=0), dtype=np.float64).ravel(), 2)
+    there = under > 0
+    if not there.any():
+        return [None] * len(said)
+    shares = np.divide(right, under, out=np.zeros(labels), where=there)
+    inverse = np.divide(1.0, under, out=np.zeros(labels), where=there)
+    moved = sums.rows @ np.concatenate([inverse, -shares * inverse]) / there.sum()
+    return Summed((shares[there].mean() + len(said) * moved).tolist(), sums)
 
 
 def of_groups(samples: Sequence[Judged], score: Callable[[Sequence[Judged]], float | None]) -> Parts:

@@ -8,6 +8,7 @@ as bad as can be. For that each statistic is a function of sums of rows:
     mean             rows (value, 1)                                sum value / number
     area under ROC   rows with one 1, at the sample's rank among    the area of these counts
                      its arm's scores, apart for both classes
+    mean of F1       rows (2 right, said + wanted) of each label,   mean of their ratios where there is any
 
 The area depends on ranks alone, and two arms may use scores very differently, so ranks stand for them (Venkatraman and
 Begg 1996, for exchanging the readings of two tests).
@@ -103,6 +104,34 @@ def area_sums(scores: Floats, positive: NDArray[np.bool_]) -> Sums:
     bottom[0 if fewer else -1] = 1
     top[places - 1 if fewer else places] = 1
     return Sums(rows, _area, positive if fewer else ~positive, bottom, top, share=True)
+
+
+def macro_sums(said: NDArray[np.intp], wanted: NDArray[np.intp], labels: int) -> Sums:
+    """Of the mean F1 of the labels that are said or wanted. said, wanted: [n], below `labels`, or -1 for none.
+
+    A wrong answer is missed by one label and said of another, a right one is both of one: at worst and at best a sample
+    adds two in all, shared alike by the labels that there are.
+    """
+    from scipy.sparse import csr_matrix
+
+    places = np.arange(len(said))
+
+    def ones(rows: NDArray[np.bool_], columns: NDArray[np.intp]) -> Any:
+        return csr_matrix((np.ones(rows.sum()), (places[rows], columns[rows])), shape=(len(said), 2 * labels))
+
+    right = (said == wanted) & (wanted >= 0)
+    rows = 2 * ones(right, wanted) + ones(said >= 0, said + labels) + ones(wanted >= 0, wanted + labels)
+    there = np.asarray(rows[:, labels:].sum(axis=0)).ravel() > 0
+    alike = 2 * there / max(1, there.sum())
+    least = np.concatenate([np.zeros(labels), np.minimum(alike, 1.0)])  # with one label there is no other to say
+    return Sums(rows, _macro, (said >= 0) | (wanted >= 0), least, np.concatenate([alike, alike]), share=True)
+
+
+def _macro(sums: Floats) -> Floats:
+    right, under = np.split(sums, 2, axis=-1)
+    shares = np.divide(right, under, out=np.zeros(right.shape), where=under > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(shares.sum(axis=-1) / (under > 0).sum(axis=-1), dtype=np.float64)
 
 
 def _quotient(sums: Floats) -> Floats:

@@ -1,0 +1,63 @@
+"""F1 of every label, averaged with equal weights: scikit-learn's `f1_score(gold, said, average="macro")`.
+
+    F1 of a label = 2 right / (said + wanted)        macro F1 = mean over the labels
+
+The labels are scikit-learn's: those that are wanted or said somewhere in the cell. One that is said and never wanted
+has F1 0 and counts; one of the options that is neither does not. An output that names none of the run's answers is the
+prediction of no label (scikit-learn with these `labels` given, which leaves out what is not among them): it is missed,
+and adds no label of its own.
+
+What an output says: yes or no; with options the one that it names; else the accepted answer by the rule of `lenient`,
+or another gold answer of the cell that it is. Of several accepted answers the first is the label.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from icl.metrics.base import Better, Judged
+from icl.metrics.chosen import chosen, right
+from icl.metrics.lenient import lenient
+from icl.metrics.normalise import plain
+from icl.metrics.over_run import Parts, macro, where_scored
+from icl.metrics.yes_no import parse
+from icl.registry import component
+from icl.types import Example, Generation
+
+
+@component("metric", "macro_f1")
+@dataclass(frozen=True)
+class MacroF1:
+    """F1 of each label that is wanted or said, averaged with equal weights; over a whole cell."""
+
+    better: ClassVar[Better] = "higher"
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        return float(right(generation, example)) if example.answers else None
+
+    def over_run(self, samples: Sequence[Judged]) -> Parts:
+        return where_scored(samples, _parts)
+
+
+def _parts(samples: Sequence[Judged]) -> Parts:
+    golds = {label: label for sample in samples for label in map(plain, sample.gold[:1])}
+    wanted = [plain(sample.gold[0]) if sample.gold else None for sample in samples]
+    said = [_said(sample, golds) for sample in samples]
+    known = dict.fromkeys([*golds, "yes", "no", *(plain(option) for sample in samples for option in sample.options)])
+    labels = {label: i for i, label in enumerate(sorted(known))}  # of the questions alone: the same for every arm
+    numbers = [np.array([-1 if x is None else labels[x] for x in one], dtype=np.intp) for one in (said, wanted)]
+    return macro(numbers[0], numbers[1], len(labels))
+
+
+def _said(sample: Judged, golds: dict[str, str]) -> str | None:
+    """The label that an output stands for, in its plain form."""
+    output, gold = sample.output or "", sample.gold
+    accepted = {plain(answer) for answer in gold}
+    if accepted <= {"yes", "no"}:
+        return parse(output)
+    if sample.options:
+        named = chosen(output, sample.options)
+        return plain(gold[0]) if named in accepted else named
+    return plain(gold[0]) if lenient(output, gold) else golds.get(plain(output))
