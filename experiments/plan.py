@@ -258,7 +258,7 @@ def _decodings(grid: Grid) -> list[ArmPlan]:
                 label,
                 next((ENGINES[a] for a in ENGINES if a in cell.model.abilities), "requests"),
                 len(branches_of(strategy)),
-                _prepares(strategy),
+                prepares(strategy),
                 1 / strength if strength is not None and strength > 0 else None,
                 cell.control,
                 _name(cell),
@@ -275,7 +275,7 @@ def _name(cell: Cell) -> str:
     return told.partition("(")[0] if hasattr(strategy, "of") else told
 
 
-def _prepares(strategy: "Strategy") -> bool:
+def prepares(strategy: "Strategy") -> bool:
     """Whether something is generated before decoding."""
     from decoding.probe import probe_prompt
 

@@ -1,5 +1,7 @@
 """The prompt of one sample as its model's processor writes it: the text with its special tokens, and every picture.
 
+Behind it stand the further branches of the arm's decoding, each with what it changes.
+
 From a run or from an experiment file, before anything ran: demonstrations are chosen, ordered, changed and composed as
 a run does it, and the checkpoint's own chat template writes the text. No weights are read, unless a retriever or an
 orderer reads them. An endpoint writes its own text: there the messages that it is sent are shown.
@@ -85,6 +87,69 @@ def lines(cell: Cell, example: Example, prompt: Prompt, marks: Sequence[str], wi
     limit = cell.model.max_tokens
     yield f"{about}{count:,} tokens{f' of {limit:,}' if limit else ''}, {len(prompt.pictures)} pictures"
     yield from (f"mark: {mark}" for mark in marks)
+    yield from _further_branches(cell, prompt)
+
+
+def _further_branches(cell: Cell, prompt: Prompt) -> Iterator[str]:
+    """The branches behind the prompt itself, each with its weight and what it changes, and its text where that differs.
+
+    What a strategy generates first is a made-up sentence here. Raises ICLError where none can be made.
+    """
+    from decoding.probe import branches_of, weights_of
+    from experiments.plan import prepares
+
+    strategy = cell.decoding.strategy
+    branches = branches_of(strategy, prompt)
+    weights = weights_of(strategy) if len(branches) > 1 else None
+    before = text_of(cell.model, prompt)
+    if prepares(strategy):
+        yield ""
+        yield "what the model would be asked for before the branches are made is here the words 'a red square'"
+    for number, branch in enumerate(branches):
+        told = f"branch {number}" + (f", weight {weights[number]:g}" if weights and len(weights) > number else "")
+        text = text_of(cell.model, branch)
+        if number == 0 and branch.digest == prompt.digest:
+            if len(branches) > 1:
+                yield ""
+                yield f"{told}: the prompt above"
+            continue
+        yield ""
+        yield f"{told}: {'; '.join(changed(prompt, branch, before != text)) or 'the same as the prompt'}"
+        if text != before:
+            yield ""
+            yield text
+
+
+def changed(prompt: Prompt, branch: Prompt, text: bool) -> Iterator[str]:
+    """What differs from the prompt: pictures edited, others, left out or put in; text: whether the text differs."""
+    had = {part.name: part.picture for part in prompt.parts() if part.picture is not None}
+    has = {part.name: part.picture for part in branch.parts() if part.picture is not None}
+    edited: dict[str, list[str]] = {}
+    for name, picture in has.items():
+        old = had.get(name)
+        if old is None:
+            yield f"{name} is new ({picture.origin})"
+            continue
+        if picture.source_digest != old.source_digest:
+            yield f"{name} is another picture ({picture.origin})"
+        same = picture.edits[: len(old.edits)] == old.edits
+        if edits := picture.edits[len(old.edits) :] if same else picture.edits:
+            edited.setdefault(" and ".join(map(_edit, edits)), []).append(name)
+    yield from (f"{', '.join(names)} edited by {how}" for how, names in edited.items())
+    if gone := [name for name in had if name not in has]:
+        yield f"without {', '.join(gone)}"
+    if text:
+        yield "text changed:"
+
+
+def _edit(edit: Any) -> str:
+    """An edit as a config names it, without what its draws are made from."""
+    from experiments.document import flow
+    from icl.registry import describe
+
+    node = describe(edit)
+    told = {key: value for key, value in node.items() if key not in ("name", "code", "stream")}
+    return f"{node['name']}{f' {flow(told)}' if told else ''}"
 
 
 def text_of(model: Any, prompt: Prompt) -> str:

@@ -17,7 +17,9 @@ def command(
     seed: Annotated[int | None, typer.Option(help="which seed; default: the first", show_default=False)] = None,
     *,
     steps: Annotated[bool, typer.Option("--steps", help="the numbers of each step: survivors, entropy, …")] = False,
-    prompt: Annotated[bool, typer.Option("--prompt", help="the prompt as the model's processor writes it")] = False,
+    prompt: Annotated[
+        bool, typer.Option("--prompt", help="the prompt as the model's processor writes it, and its branches")
+    ] = False,
     failed: Annotated[bool, typer.Option("--failed", help="list the samples that failed, with their reasons")] = False,
 ) -> None:
     """Where the arm leaves a choice: the most shots, the reference arm, the first seed.

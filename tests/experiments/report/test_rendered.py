@@ -77,3 +77,26 @@ def test_an_arm_may_be_named_without_its_parameters(tmp_path: Path) -> None:
         path.read_text().replace("[chat, interleaved]", "[{name: blocks, order: qap}, {name: blocks}, chat]")
     )
     assert "compose blocks(order=" in " ".join(_shown(path, compose="blocks").split())
+
+
+def test_every_branch_of_the_arm_is_shown_with_what_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    contrast = (
+        "{name: contrast, label: mine, weights: [2, -0.5, -0.3, -0.2], branches: "
+        "[{change: noise, step: 700, pictures: all}, {change: instruction, text: Guess wildly.}, no_picture]}"
+    )
+    path.write_text(
+        "task: {name: binding, ways: 2, queries: 3}\nshots: 2\nmodel: {name: hf, path: tiny}\n"
+        f"grid: {{decoding: [greedy, code, {contrast}]}}\n"
+    )
+    told = _shown(path, decoding="mine")
+    assert "branch 0, weight 2: the prompt above" in told
+    noise = "demo[0].picture[0], demo[1].picture[0], query.picture[0] edited by noise {step: 700}"
+    assert f"branch 1, weight -0.5: {noise}\n" in told  # its text is the prompt's
+    assert "branch 2, weight -0.3: text changed:" in told
+    assert told.count("Guess wildly.") == 1
+    assert "branch 3, weight -0.2: without query.picture[0]; text changed:" in told
+    slot = HF(path="tiny").renderer.slot
+    assert told.rpartition("text changed:")[2].count(slot) == 2
+    assert "branch" not in _shown(path, decoding="greedy")
+    assert "the words 'a red square'" in _shown(path, decoding="code")
