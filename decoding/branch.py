@@ -123,6 +123,16 @@ class Branch:
 class Branches:
     """Metadata of a field that holds branches: names and mappings in a config."""
 
+    def values(self) -> str:
+        """What `change` may be: of the prompt, and of its pictures."""
+        made = entries("edit")
+        own = ", ".join(
+            f"{name} (with {', '.join(does.reads)})" if does.reads else name
+            for name, does in CHANGES.items()
+            if name not in made
+        )
+        return f"change: {own}; or an edit of the pictures (icl ls edit): {', '.join(made)}"
+
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
 

@@ -12,7 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Protocol,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -28,6 +38,15 @@ EXAMPLES = {
     "reranker": "label_balance",
 }
 """kind -> what an example names where a component holds another and has no default."""
+
+
+@runtime_checkable
+class Valued(Protocol):
+    """Metadata of a field that knows what may stand in it, where its type does not say."""
+
+    def values(self) -> str:
+        """A sentence of names."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -100,6 +119,8 @@ def _range(extras: Sequence[Any]) -> str:
 
 def _parameter(one: "Field[Any]", hint: Any, meaning: str) -> Parameter:
     key = str(one.metadata.get("key", one.name))
+    known = [str(extra.values()) for extra in get_args(hint)[1:] if isinstance(extra, Valued)]
+    meaning = ". ".join(filter(None, (meaning, *known)))
     if one.default is MISSING and one.default_factory is MISSING:
         return Parameter(key, bounds(hint), _example(key, hint), True, meaning)
     value = one.default_factory() if one.default is MISSING and one.default_factory is not MISSING else one.default

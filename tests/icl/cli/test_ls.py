@@ -150,3 +150,13 @@ def test_every_word_for_a_kind_is_understood_with_an_s_and_without(icl: ICL) -> 
         for word in (key, f"{key.removesuffix('s')}s", kind, kind.replace("gy", "gie") + "s"):
             assert kind_of(word) == kind, word
     assert icl("ls", "decodings").out == icl("ls", "decoding").out.replace("icl ls decoding ", "icl ls decodings ")
+
+
+def test_the_page_of_contrast_lists_what_a_branch_may_change(icl: ICL) -> None:
+    from decoding.branch import CHANGES
+
+    told = " ".join(icl("ls", "decoding", "contrast").out.partition("Parameters")[2].split())
+    listed = told.partition("change: none,")[2].partition(" weights ")[0]
+    assert all(name in listed for name in (*CHANGES, *entries("edit")) if name != "none")
+    assert "instruction (with text)" in listed
+    assert "an edit of the pictures (icl ls edit): blank, blur," in listed
