@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments.report.floor import ceilings, floors, strays
+from experiments.report.relabelled import relabelled_told, relabelling
 from experiments.stats.arms import (
     NONE,
     UNIT,
@@ -163,13 +164,22 @@ class View:
         reference = self.reference
         others = ("strict", "lenient") if self.better == "higher" else ()
         other = next((m for m in others if m in self.metrics and m != self.metric), None)
+        renamed = relabelling(self.frame, Store(self.path))
         found = findings(
-            self.scores, self.metric, axes=self.axes, reference=reference, controls=self.controls, also=other
+            self.scores,
+            self.metric,
+            axes=self.axes,
+            reference=reference,
+            controls=self.controls,
+            also=other,
+            apart=renamed != "",
         )
         full = ceilings(self.scores, self.metric, self.axes) if self.better == "higher" else {}
         told = floors(self.frame, self.axes) | full
         said = strays(self.frame, self.axes) | told
         answers = [Finding("Answers", task, sentence, "", "", "open") for task, sentence in said.items()]
+        if apart := relabelled_told(renamed[self.scores["shots"] != 0]):
+            answers.append(Finding("Answers", "other labels", apart, "", "", "open"))
         return [*answers, *(one for one in found if not (self._empty(one) and self._task(one.subject) in told))]
 
     def _empty(self, one: Finding) -> bool:

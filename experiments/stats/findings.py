@@ -12,6 +12,8 @@ The rules, for one metric, with the reference decoding (of the run's `compare`, 
                  reference, and against each of its own controls. It 'beats all its controls' where every one of these
                  differences is significant and of the good sign.
 
+Arms whose labels were renamed or spoilt have no part in ICL gain and Retrieval: their lower score means following.
+
 Which way is good the metric says: where lower is better, the best arm is the lowest, and 'beats' means below. Where
 neither way is good there are no best arm and no verdicts, only differences.
 
@@ -45,7 +47,7 @@ from experiments.vocabulary import METRIC
 from icl.metrics.base import Better
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 Topic = Literal["Answers", "ICL gain", "Retrieval", "Vote", "Decoding"]
 WORDS = {
@@ -83,11 +85,14 @@ def findings(
     controls: Mapping[str, Sequence[str]] | None = None,
     vote: str = "vote",
     also: str | None = "strict",
+    apart: "Series[bool] | None" = None,
 ) -> list[Finding]:
     """All sentences that the run's axes allow, by topic.
 
     reference: label of the reference decoding. controls: strategy label -> labels of its controls. vote: the baseline
     that is the vote. also: a second metric whose gain is told beside the gain (form learnt from demonstrations).
+    apart: samples, by the frame's index, whose score says something else (labels were renamed): they are in no gain and
+    in no comparison of retrievers.
     """
     axes = tuple(axes if axes is not None else axes_of(frame))
     samples = tidy(frame, axes)
@@ -97,11 +102,12 @@ def findings(
     settings = [axis for axis in varying(samples, axes) if axis not in ("shots", "retriever", "decoding")]
     samples = scored(samples, metric)
     plain = samples[samples["decoding"] == base]
+    asked = plain if apart is None else plain[~apart.loc[plain.index]]
     shots = "shots" in axes
     voted = baseline_of(frame, vote, metric)
     return [
-        *(_gain(plain, settings, metric, better, also) if shots else ()),
-        *_retrieval(plain, settings, metric, better),
+        *(_gain(asked, settings, metric, better, also) if shots else ()),
+        *_retrieval(asked, settings, metric, better),
         *(_vote(plain, settings, metric, better, voted) if shots and voted else ()),
         *_decoding(samples, settings, metric, better, base=base, controls=controls or {}),
     ]
