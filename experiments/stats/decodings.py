@@ -1,11 +1,12 @@
 """A strategy against the reference and against each of its own controls: the comparisons, and the verdict on it.
 
 Pairs are (query, seed, shots, retriever). One family for the whole run: Holm corrects over every comparison of every
-strategy on every task, so a table of twenty strategies pays for having looked at twenty.
+strategy on every task, so a table of twenty strategies pays for having looked at twenty. Controls against the reference
+are a family of their own: one that beats it says that something helps, and that it is not the strategy's idea.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from experiments.stats.arms import control_name, values_of
@@ -59,8 +60,50 @@ def decoding_trials(
     return corrected(trials)
 
 
-def judged(tried: Sequence[Trial]) -> Judgement:
-    """The verdict on one strategy: its trials against the reference (the first) and against its controls."""
+def control_trials(
+    samples: "DataFrame",
+    settings: Sequence[str],
+    metric: str,
+    better: Better,
+    *,
+    base: str,
+    controls: Mapping[str, Sequence[str]],
+) -> list[Trial]:
+    """For each subject and control: against `base`. p corrected over all of them."""
+    every = {name for names in controls.values() for name in names}
+    trials = []
+    for subject, part in split(samples, settings):
+        on = [axis for axis in ("shots", "retriever") if axis in part]
+        for name in values_of(part, "decoding"):
+            if name in every and name != base:
+                mine = part[part["decoding"] == name]
+                both, where = pooled(part[part["decoding"] == base], mine, ["shots", "retriever"])
+                trials.append(trial(subject, str(name), base, both, metric, on=on, pooled=where, better=better))
+    return corrected(trials)
+
+
+def judged(tried: Sequence[Trial], alone: Sequence[Trial] = ()) -> Judgement:
+    """The verdict on one strategy: its trials against the reference (the first) and against its controls.
+
+    alone: trials of controls against the reference; those of the strategy's own are told where they beat it.
+    """
+    found = _judged(tried)
+    if tried[0].better == "neither":
+        return found
+    checks = tried[1:]
+    above = [t for t in checks if t.verdict == "worse"]
+    raised = [t for t in alone if t.verdict == "better" and any(t.arm == c.against for c in checks)]
+    words = found.words
+    if above:
+        words += f"; {_named(above)} {'is' if len(above) == 1 else 'are'} better than it"
+    if raised:
+        names = _named([replace(t, arm=tried[0].arm, against=t.arm) for t in raised])
+        family = f" (Holm over {raised[0].family})" if raised[0].family > 1 else ""
+        words += f"; {names} {'beats' if len(raised) == 1 else 'beat'} {tried[0].against}{family}"
+    return replace(found, words=words)
+
+
+def _judged(tried: Sequence[Trial]) -> Judgement:
     against, *checks = tried
     family = max(t.family for t in tried)
     if against.better == "neither":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from experiments.stats.arms import NONE, better_of, values_of, varying
-from experiments.stats.decodings import Judgement, decoding_trials, judged
+from experiments.stats.decodings import Judgement, control_trials, decoding_trials, judged
 from experiments.stats.intervals import Estimate, is_binary
 from experiments.stats.pairs import KEYS, UnpairedError, pair
 from experiments.stats.subjects import pooled, scored, split
@@ -98,7 +98,11 @@ def effects(
     samples = scored(samples, metric)
     better = better_of(scores, metric)
     trials = decoding_trials(samples, settings, metric, better, base=base, controls=controls)
-    verdicts = {key: judged(list(own)) for key, own in groupby(trials, key=lambda t: (t.subject, t.arm))}
+    alone = control_trials(samples, settings, metric, better, base=base, controls=controls)
+    verdicts = {
+        (subject, name): judged(list(own), [t for t in alone if t.subject == subject])
+        for (subject, name), own in groupby(trials, key=lambda t: (t.subject, t.arm))
+    }
     found = []
     for subject, part in split(samples, settings):
         theirs = part[part["decoding"] == base]

@@ -178,6 +178,30 @@ def test_controls_that_were_not_beaten_are_named_up_to_four() -> None:
     assert five == "no: beats greedy; does not beat a, b, c and 2 more (1 of 6 beaten)"
 
 
+def test_a_control_that_is_better_than_its_strategy_or_the_reference_is_told() -> None:
+    assert judgement(GOOD, BAD, sign_flip=GOOD, mask_only=BAD) == (
+        "no: is worse than greedy; beats none of its 2 controls; sign_flip is better than it"
+    )
+    rows = [*arm("greedy", BAD), *arm("vcd", "w" * 20 + "r" * 20), *arm("mask_only(vcd)", BAD)]
+    found = verdict_of_vcd([*rows, *arm("self_consistency", GOOD)])
+    assert found == (
+        "no: beats greedy; does not beat self_consistency (1 of 2 beaten); self_consistency is better than it; "
+        "self_consistency beats greedy (Holm over 2)"
+    )
+    one = verdict_of_vcd([*arm("greedy", BAD), *arm("vcd", GOOD), *arm("mask_only(vcd)", GOOD)])
+    assert one == "no: beats greedy; does not beat mask_only, its one control; mask_only beats greedy"
+    assert "mask_only" not in verdict_of_vcd([*arm("greedy", GOOD), *arm("vcd", GOOD), *arm("mask_only(vcd)", BAD)])
+
+
+def test_controls_against_the_reference_make_the_family_of_verdicts_no_larger() -> None:
+    rows = [*arm("greedy", BAD), *arm("vcd", GOOD), *arm("mask_only(vcd)", GOOD), *arm("self_consistency", BAD)]
+    assert [row.judgement.family for row in told(rows) if row.judgement] == [3]
+
+
+def verdict_of_vcd(rows: list[dict[str, Any]]) -> str:
+    return next(row.judgement.words for row in told(rows) if row.decoding == "vcd" and row.judgement)
+
+
 def test_only_what_beats_all_its_controls_counts_as_better() -> None:
     assert decided(BAD, GOOD, mask_only=BAD, sign_flip=BAD).verdict == "better"
     assert decided(BAD, GOOD, mask_only=GOOD, sign_flip=BAD).verdict == "open"
