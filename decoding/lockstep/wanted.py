@@ -85,10 +85,11 @@ def wanted(body: Mapping[str, Any]) -> Wanted:
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ConfigError(f"max_tokens is a number of tokens, at least 1, not {limit!r}.")
-    stop = body.get("stop") or ()
-    stop = (stop,) if isinstance(stop, str) else tuple(stop)
-    if not all(isinstance(word, str) and word for word in stop):
-        raise ConfigError("stop is a text or a list of texts.")
+    said = body.get("stop") or ()
+    said = (said,) if isinstance(said, str) else said
+    if not isinstance(said, list | tuple) or not all(isinstance(word, str) and word for word in said):
+        raise ConfigError(f"stop is a text or a list of texts, not {said!r}.")
+    stop = tuple(said)
     prompt = _prompt(body)
     more = None if body.get("icl") is None else _more(body["icl"])
     stream = bool(body.get("stream"))
