@@ -1,12 +1,14 @@
 """A score against shots, one panel a task: colour says whose demonstrations, dash and mark say which decoding.
 
+Where all have the same demonstrations, colour says which decoding too.
+
 Shots stand at log2(1 + k). A line's points carry their 95 % intervals and are moved apart a little, so that intervals
 of neighbours do not hide each other. Dotted lines with rings are the vote of the same demonstrations, without a model.
 """
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from experiments.report.svg import Scale, element, padded, text, ticks
 from experiments.report.tables import Row, TaskTable
@@ -63,15 +65,28 @@ def looks_of(tables: Sequence[TaskTable], controls: Collection[str] = ()) -> Loo
     colours: dict[tuple[str, ...], int] = {}
     dashes: dict[str, int] = {}
     arms = [row for table in tables for row in table.rows if not row.baseline]
+    alone = len({row.labels[:-1] for row in arms}) < 2  # nothing but the decoding to tell apart by colour
     for row in arms:
         *demos, last = row.labels
-        colour = colours.setdefault(tuple(demos) or row.labels, len(colours))
+        colour = colours.setdefault(row.labels if alone else tuple(demos), len(colours))
         found[row.labels, False] = Look(colour, dashes.setdefault(last, len(dashes)), last in controls)
     for row in (row for table in tables for row in table.rows if row.baseline):
         said = set(filter(None, row.labels[:-1]))
-        like = [colour for demos, colour in colours.items() if said <= set(demos)]
+        like = [] if alone else [colour for demos, colour in colours.items() if said <= set(demos)]
         found[row.labels, True] = Look(like[0] if like else COLOURS - 1)
     return found
+
+
+def without(tables: Sequence[TaskTable], decodings: Collection[str]) -> list[TaskTable]:
+    """The tables without the rows of these decodings."""
+    return [
+        replace(table, rows=tuple(row for row in table.rows if not _of(table, row) & set(decodings)))
+        for table in tables
+    ]
+
+
+def _of(table: TaskTable, row: Row) -> set[str]:
+    return {label for axis, label in zip(table.axes, row.labels, strict=True) if axis == "decoding"}
 
 
 def panel(table: TaskTable, looks: Looks, measure: str) -> str:
@@ -82,9 +97,10 @@ def panel(table: TaskTable, looks: Looks, measure: str) -> str:
     low, high = padded(values or [0, 1], 0.2)
     y = Scale(low, high, HEIGHT - BOTTOM, TOP)
     places = [math.log2(1 + k) for k in table.shots]
-    x = Scale(min(places), max(places), LEFT + 22, WIDTH - RIGHT - 22)
+    one = len(places) == 1
+    x = Scale(min(places) - one, max(places) + one, LEFT + 22, WIDTH - RIGHT - 22)
     lines = [s for s in drawn if not s.row.baseline]
-    step = min(5.0, 28 / max(1, len(lines)))
+    step = min(24.0, 320 / max(1, len(lines))) if one else min(5.0, 28 / max(1, len(lines)))
     inside = [_frame(table.shots, x, y)]
     inside += [_dotted(s, x, y) for s in drawn if s.row.baseline]
     shifted = [(s, (i - (len(lines) - 1) / 2) * step) for i, s in enumerate(lines)]

@@ -40,6 +40,8 @@ CHANGED = "Lost / won: samples that went from right to wrong / from wrong to rig
 MOVED = "Down / up: samples whose score fell / rose."
 BEST = {"higher": " Bold: the highest of a column.", "lower": " Bold: the lowest of a column.", "neither": ""}
 FOREST = 170
+MOST_CONTROLS = 6
+"""More are not drawn: they would hide the strategies, and the key with them."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,12 @@ def _write(seen: View, per_cell: int) -> Written:
     csv = tuple(
         _csv(seen.path / "tables" / f"{name}.csv", frame) for name, frame in frames.items() if frame is not None
     )
-    looks = _looks(seen, found)
+    drawn = figures.without(found, _undrawn(seen))
+    looks = _looks(seen, drawn)
     folder = seen.path / "figures"
     folder.mkdir(exist_ok=True)
     svg = []
-    for i, table in enumerate(found):
+    for i, table in enumerate(drawn):
         path = folder / f"{_slug(table.task) or i}.svg"
         path.write_text(figures.figure(table, looks, seen.measure), encoding="utf-8")
         svg.append(path)
@@ -93,7 +96,9 @@ def page(
     world = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    looks = _looks(seen, found)
+    undrawn = _undrawn(seen)
+    drawn = figures.without(found, undrawn)
+    looks = _looks(seen, drawn)
     script, style = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
     shelf = browser.shelve(seen, per_cell)
     return world.get_template("report.html.j2").render(
@@ -113,11 +118,12 @@ def page(
         topics=[(topic, list(own)) for topic, own in groupby(seen.findings, key=lambda f: f.topic)],
         signs=SIGNS,
         verdicts=VERDICTS,
-        key=[(Markup(svg), words) for svg, words in _key(found, looks)],
-        panels=[(t, Markup(figures.panel(t, looks, seen.measure))) for t in found],
+        key=[(Markup(svg), words) for svg, words in _key(drawn, looks)],
+        panels=[(t, Markup(figures.panel(t, looks, seen.measure))) for t in drawn],
         tables=found,
         others=[(other.measure, tables.task_tables(other)) for other in _others(seen)],
         controls=bool(seen.controls),
+        undrawn=len(undrawn),
         effects=controls.sections(seen),
         effects_notes=controls.notes(seen, whole=True),
         effects_family=controls.family(seen),
@@ -141,6 +147,13 @@ def page(
 def _others(seen: View) -> list[View]:
     """The same run by each other score that has values."""
     return [replace(seen, metric=m) for m in seen.metrics if m != seen.metric and seen.scores[m].notna().any()]
+
+
+def _undrawn(seen: View) -> set[str]:
+    """The controls, where they are too many for a figure; none that is also a strategy of the run or the reference."""
+    named = {name for names in seen.controls.values() for name in names}
+    named -= {*seen.controls, str(seen.to.get("decoding"))}
+    return named if len(named) > MOST_CONTROLS else set()
 
 
 def _looks(seen: View, found: Sequence[tables.TaskTable]) -> figures.Looks:

@@ -169,3 +169,23 @@ def test_the_vote_is_seen_where_it_has_one_point(written):
     drawn = ElementTree.parse(write(run).figures[0])
     rings = [ring for ring in drawn.iter() if ring.tag.endswith("circle") and ring.get("class", "").startswith("vote")]
     assert len(rings) == 2 * 2  # of two retrievers: a point in the panel and one in the key
+
+
+def test_many_controls_stand_in_the_tables_and_not_in_the_figure(written):
+    wraps = ("mask_only", "temperature_matched", "sign_flip", "gaussian_proxy", "shuffled_negative", "no_picture")
+    vcd = {"name": "vcd", "alpha": 1.0}
+    greedy, alone, *few = (
+        {"strategy": node, "sampler": {"name": "greedy"}}
+        for node in ({"name": "greedy"}, vcd, *({"name": name, "of": vcd} for name in wraps))
+    )
+    more = [*few, {"strategy": {"name": "unrelated_picture", "of": vcd}, "sampler": {"name": "greedy"}}]
+    for controls, shown in ((few, True), (more, False)):
+        run = written(queries=4, shots=(0, 2), decodings=(greedy, alone, *controls))
+        svg = write(run).figures[0].read_text(encoding="utf-8")
+        html = (run.path / "report.html").read_text(encoding="utf-8")
+        key = re.search(r'<ul class="key">.*?</ul>', html, re.S)[0]
+        assert ("mask_only" in key, "mask_only" in svg, "Faint: controls." in html) == (shown, shown, shown)
+        assert "random, vcd" in key
+        assert "random, greedy" in key
+        assert ("The 7 controls are not drawn" in html) is not shown
+        assert "mask_only" in html.split('id="scores"')[1].split('id="differences"')[0]
