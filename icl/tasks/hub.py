@@ -5,15 +5,15 @@
       path: lmms-lab/POPE
       split: test
       columns: {question: question, picture: image, answer: answer, meta: [category]}
-      options: [yes, no]
+      options: ["yes", "no"]
       queries: 3000
 
 `path` may be a hub id, a folder written by `save_to_disk`, a folder of parquet files or JSON lines, an image folder
 (one folder a class: `columns: {picture: image, answer: label}, question: "What is this?"`), or one file. Pictures are
 embedded, or named by paths that start from the data's folder: in a column, or `picture: "images/{image}.jpg"`.
 
-`preset: pope` stands for the columns of a published data set (`icl ls task hub` lists them); what is written beside it
-counts first. A preset is one file of `icl/tasks/presets/`: the keys of this task, and which metrics are its own.
+`preset: pope` stands for the columns of a published data set (the presets below); what is written beside it counts
+first. A preset is one file of `icl/tasks/presets/`: the keys of this task, and which metrics are its own.
 
 With `pool_split` (or `pool_path`) the pool is other data. Without, the one split is divided, so that queries and
 demonstrations share no group: `pool_share` of the groups, by a fixed draw, become the pool and the others the queries.
