@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 GAP = 2
+PARTLY = "†"
+"""Marks an arm that is not in all settings of the reference."""
 SHOWN = ("strict", "lenient")
 """Scores that are told beside the one looked at."""
 MOVED = ("lost/won", "worse/better", "down/up")
@@ -86,27 +88,31 @@ def notes(view: View, *, whole: bool = False) -> list[str]:
     words = {**WORDS, "lost/won": ALL_FOUR} if whole else WORDS
     few = few_units(row.scores[view.metric].clusters for row in view.effects if view.metric in row.scores)
     turns = "" if view.of_samples else no_turns(view)
-    return [*_partly(view), *(words[name] for name in heads if name in words), *filter(None, [turns, few])]
+    return [*partly(view), *(words[name] for name in heads if name in words), *filter(None, [turns, few])]
 
 
-def _partly(view: View) -> Iterator[str]:
+def partly(view: View) -> Iterator[str]:
     """Of each arm that is not in all settings of the reference, what the reference has where it is."""
     for subject, rows in by_subject(view):
         told = [row for row in rows if row.over]
         for over, own in groupby(told, key=lambda row: row.over):
             same = list(own)
-            names = listed([label(row).strip(" *") for row in same])
+            names = listed([label(row).strip(f" *{PARTLY}") for row in same])
             on = f" ({subject})" if len({row.subject for row in view.effects}) > 1 else ""
-            yield f"{names}{on}: over {over} alone, where {view.reference} has {share(same[0].against)}"
+            yield f"{PARTLY} {names}{on}: over {over} alone, where {view.reference} has {share(same[0].against)}"
 
 
 def label(row: Effect) -> str:
-    """'vcd', '  mask_only': a control stands under its strategy, without its name; one of several has a star."""
+    """'vcd', '  mask_only': a control stands under its strategy, without its name; one of several has a star.
+
+    A dagger marks what is not in all settings.
+    """
+    partly = f" {PARTLY}" if row.over else ""
     if row.role != "control":
-        return row.decoding
+        return f"{row.decoding}{partly}"
     if not row.of:
-        return f"{row.decoding} *"
-    return f"  {row.decoding.replace(f'({row.of})', '') if f'({row.of})' in row.decoding else row.decoding}"
+        return f"{row.decoding} *{partly}"
+    return f"  {row.decoding.replace(f'({row.of})', '')}{partly}"
 
 
 def by_subject(view: View) -> Iterator[tuple[str, list[Effect]]]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from math import isnan
 
 from experiments.report.comparison import no_turns
-from experiments.report.controls import answers, by_subject, family
+from experiments.report.controls import PARTLY, answers, by_subject, family, partly
 from experiments.report.view import View
 from experiments.stats.arms import better_of
 from experiments.stats.effects import Effect
@@ -110,6 +110,9 @@ def _tables(views: Sequence[View]) -> Iterator[str]:
             yield ""
             yield from _table(view, rows)
             yield ""
+        for line in partly(view):
+            yield f"{_plain(line)}."
+            yield ""
         if not view.of_samples:
             yield f"{_sentence(no_turns(view))}."
             yield ""
@@ -127,7 +130,7 @@ def _table(view: View, rows: Sequence[Effect]) -> Iterator[str]:
     yield _line(["---"] * (len(heads) + 2))
     for row in shown:
         found = row.scores.get(view.metric)
-        cells = [f"`{row.decoding}`{' (control)' if row.role == 'control' else ''}"]
+        cells = [f"`{row.decoding}`{' (control)' if row.role == 'control' else ''}{_mark(row)}"]
         cells.append(plus_minus(found.mean, found.low, found.high) if found else "–")
         cells += [answers(row)] if said else []
         cells += [f"{row.moves.lost} / {row.moves.won}" if row.moves else ""] if turned else []
@@ -142,11 +145,15 @@ def _table(view: View, rows: Sequence[Effect]) -> Iterator[str]:
 
 def _best(view: View, row: Effect, named: Mapping[str, Effect]) -> str:
     own = [named[c] for c in view.controls.get(row.decoding, ()) if c in named and c != view.reference]
-    means = [(c.scores[view.metric].mean, c.decoding) for c in own if view.metric in c.scores]
+    means = [(c.scores[view.metric].mean, f"{c.decoding}{_mark(c)}") for c in own if view.metric in c.scores]
     if not means:
         return ""
     mean, name = min(means) if view.better == "lower" else max(means)
     return f"{name.replace(f'({row.decoding})', '')} {share(mean)}"
+
+
+def _mark(row: Effect) -> str:
+    return f" {PARTLY}" if row.over else ""
 
 
 def _queries(view: View) -> dict[str, int]:

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from experiments.report.controls import columns, controls_frame, notes, show_controls
+from experiments.report.controls import columns, controls_frame, notes, sections, show_controls
+from experiments.report.controls_page import controls_page
 from experiments.report.html import write
 from experiments.report.view import view
 from icl.cli.main import main
@@ -62,8 +63,17 @@ def test_an_arm_that_is_not_in_all_settings_is_told_with_the_reference_there(wri
     there = {"over": "8 shots", "against": 0.9}
     vars(seen)["effects"] = [replace(row, **there) if row.decoding == "vcd" else row for row in seen.effects]
     first, second, *_ = notes(seen)
-    assert [words.split(" (")[0] for words in (first, second)] == ["vcd", "vcd"]
+    assert [words.split(" (")[0] for words in (first, second)] == ["† vcd", "† vcd"]
     assert first.endswith(": over 8 shots alone, where greedy has .900")
+    out = io.StringIO()
+    show_controls(seen, Console(file=out, width=200))
+    assert [line.split()[0] for line in out.getvalue().splitlines() if line.split()[1:2] == ["†"]] == ["vcd", "vcd"]
+    assert [[row["label"] for row in table["rows"]] for table in sections(seen)] == [
+        ["greedy", "vcd †", "mask_only"]
+    ] * 2
+    page = controls_page(seen)
+    assert page.count("| `vcd` † |") == 2
+    assert page.count("† vcd (") == 2
 
 
 def test_the_csv_has_numbers(written, capsys, tmp_path):
