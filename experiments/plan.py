@@ -13,6 +13,7 @@ from experiments.beginnings import Beginnings, Shared
 from experiments.contexts import Retrieval, contexts, recipes_of, written
 from experiments.grid import Cell, Grid
 from experiments.plan_warnings import Alike, plan_warnings
+from experiments.repeated import Repeats
 from experiments.stand_ins import unasked
 from experiments.waiting import Tell
 from icl.streams import StreamKey
@@ -96,7 +97,7 @@ def plan(grid: Grid, present: int = 0, tell: Tell = lambda what, done, of: None)
     from experiments.stats.power import smallest_difference
 
     work, counted, notes = Work(), dict[str, tuple[int, int]](), dict.fromkeys((*grid.warnings, *plan_warnings(grid)))
-    alike = Alike()
+    alike, repeats = Alike(), Repeats()
     parts = [(task, choice(task.queries, QUERIES_READ), _groups(grid, task)) for task in grid.tasks]
     left = Left(tell, sum(len(chosen) * len(groups) for _, chosen, groups in parts))
     shared = Shared()
@@ -107,7 +108,7 @@ def plan(grid: Grid, present: int = 0, tell: Tell = lambda what, done, of: None)
         for group, told in groups:
             notes |= dict.fromkeys(told)
             found = _counted(
-                group, chosen, retrievals[id(group[0].model)], Counting(plain, edited, beginnings, alike, left)
+                group, chosen, retrievals[id(group[0].model)], Counting(plain, edited, beginnings, alike, repeats, left)
             )
             work.add(found, len(task.queries) / len(chosen))
         work.pictures += plain.scaled(*counted[task.title])
@@ -125,7 +126,7 @@ def plan(grid: Grid, present: int = 0, tell: Tell = lambda what, done, of: None)
         counted=counted,
         arms=len(arms),
         sharing=sum(demos.count(one) > 1 for one in demos),
-        notes=(*notes, *alike.notes()),
+        notes=(*notes, *alike.notes(), *repeats.notes()),
         found=shared.share,
     )
 
@@ -188,6 +189,7 @@ class Counting:
     edited: "Seen"
     beginnings: Beginnings
     alike: "Alike"
+    repeats: Repeats
     left: Left
 
 
@@ -203,6 +205,7 @@ def _counted(cells: Sequence[Cell], queries: "Sequence[Example]", retrieval: Ret
             if item.prompt is None:
                 found.failed += len(item.recipe.cells)
                 continue
+            into.repeats.see(item.recipe.cells[0], item)
             for cell in item.recipe.cells:
                 branches = branches_of(cell.decoding.strategy, item.prompt)
                 into.alike.see(cell, branches)

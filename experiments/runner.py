@@ -17,6 +17,7 @@ from experiments.limits import limits
 from experiments.pictures import KEPT_BYTES, Album, decoded_ahead
 from experiments.progress import Progress
 from experiments.record import Recorder
+from experiments.repeated import Repeats
 from experiments.session import Counting
 from experiments.state import Todo
 from experiments.store import Store, Writer
@@ -73,6 +74,7 @@ class Runner:
         self.worker, self.room = worker, KEPT_BYTES // of
         self.recorder = Recorder(grid.metrics)
         self.album = Album(store.folder / "pictures")
+        self.repeats = Repeats()
         self.failed = self.computed = 0
 
     def outcome(self) -> Outcome:
@@ -86,6 +88,8 @@ class Runner:
             self.progress.end()
         if self.album.problem:
             self.progress.note(self.album.problem)
+        for note in self.repeats.notes():
+            self.progress.note(note)
         told = self.work
         return Outcome(self.store.folder, told.total, told.present, self.computed, self.failed, self.grid.warnings)
 
@@ -119,6 +123,7 @@ class Runner:
             asked = [Asked(cell, item, item.prompt) for cell, item in window if item.prompt is not None]
             self.album.keep(picture for one in asked for picture in one.prompt.pictures)
             for cell, item in window:
+                self.repeats.see(cell, item)
                 if item.prompt is None:
                     self._record(self.recorder.unasked(cell, item))
             self.progress.doing("answering")
