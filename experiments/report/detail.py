@@ -3,7 +3,7 @@
 Pictures are called by the beginning of their digest, which is also the beginning of their file's name.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,16 +190,21 @@ def _print_sample(row: Mapping[str, Any], view: View, console: "Console") -> Non
     look = "default" if right is None else "green" if right == good else "red" if right == bad else "default"
     console.print(Text("answer  ", "dim").append(_said(row), f"bold {look}"))
     console.print(Text("gold    ", "dim").append(" / ".join(map(clean, row.get("gold") or ()))))
-    own = (*view.sample_metrics, *(view.baselines if view.of_samples else ()))
-    scores = [(name, number_of(row.get(name))) for name in own]
-    told_scores = "  ".join(f"{name} {share(value, 2)}" for name, value in scores if value is not None)
-    console.print(Text("scores  ", "dim").append(told_scores or "(none of one sample)"))
+    console.print(Text("scores  ", "dim").append(_scores(row, view.sample_metrics) or "(none of one sample)"))
     if whole := [name for name in view.metrics if name not in view.sample_metrics]:
         words = "a score of the whole run" if len(whole) == 1 else "scores of the whole run"
         console.print(Text(f"        {', '.join(whole)}: {words}, not of one sample", "dim"))
+    if view.of_samples and (votes := _scores(row, view.baselines)):
+        words = f"  (what the same demonstrations say without a model, by {view.metric})"
+        console.print(Text("baselines  ", "dim").append(votes, "default").append(words, "dim"))
     if isinstance(options := row.get("option_scores"), Mapping) and options:
         best = sorted(options.items(), key=lambda item: -item[1])
         console.print(Text("options ", "dim").append("  ".join(f"{clean(o)} {v:.3f}" for o, v in best)))
+
+
+def _scores(row: Mapping[str, Any], names: Iterable[str]) -> str:
+    scores = [(name, number_of(row.get(name))) for name in names]
+    return "  ".join(f"{name} {share(value, 2)}" for name, value in scores if value is not None)
 
 
 def _ends(view: View) -> tuple[int | None, int | None]:

@@ -152,7 +152,9 @@
     else line("answer", make("span", { class: look[v] }, `${sign[v]} ${s.output || "(nothing)"}`));
     line("gold", (s.gold || []).join(" / ") || "–");
     if (s.options) line("option scores", Object.entries(s.options).map(([o, x]) => `${o} ${number(x, 2)}`).join("   "));
-    line("scores", Object.entries({ ...s.scores, ...s.baselines }).map(([m, x]) => `${m} ${number(x, 2)}`).join("   ") || "–");
+    const listed = scores => Object.entries(scores || {}).filter(([, x]) => x != null).map(([m, x]) => `${m} ${number(x, 2)}`).join("   ");
+    line("scores", listed(s.scores) || "–");
+    if (listed(s.baselines)) line("baselines", listed(s.baselines));
     line("arm", arm(s) + (seeds.length > 1 ? `, seed ${s.seed}` : ""));
     line("query", s.query + (s.meta ? "   " + Object.entries(s.meta).map(([k, x]) => `${k} ${typeof x === "string" ? x : JSON.stringify(x)}`).join("   ") : ""));
     if (s.dropped) line("dropped", `${s.dropped} demonstrations did not fit the context`);

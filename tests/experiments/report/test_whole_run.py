@@ -101,6 +101,12 @@ def test_a_sample_is_shown_with_its_own_scores_alone(run):
     assert "vote" not in scores  # as pairs judge it
     assert re.search(r"lenient [01]", scores)
     assert "group_accuracy: a score of the whole run, not of one sample" in text
+    assert "baselines  " not in text
+    text = printed(lambda console: show_sample(view(run, "lenient"), "shapes-0003", {}, None, console))
+    (scores,), baselines = re.findall(r"scores  (.*)", text), re.findall(r"baselines  (.*)", text)
+    assert "vote" not in scores
+    assert all(re.match(r"vote \S+", told) and "by lenient" in told for told in baselines)
+    assert baselines
 
 
 def test_a_query_to_begin_with_is_one_that_was_answered_wrongly(run):
