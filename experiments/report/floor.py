@@ -42,6 +42,8 @@ def _at_ceiling(rows: "DataFrame", metric: str, axes: "Sequence[str]") -> str:
     means = [float(own[metric].mean()) for _, own in arms(rows[rows[metric].notna()], axes)]
     if len(means) < 2 or not FULL <= min(means) <= max(means) <= 1:
         return ""
+    if share(min(means)) == share(1):
+        return f"at its ceiling: every arm scores {share(1)}, so nothing here can show a gain."
     bare = rows[(rows["shots"] == 0) & rows[metric].notna()][metric]
     without = f" ({share(float(bare.mean()))} without demonstrations)" if len(bare) else ""
     return f"at its ceiling: no arm is below {share(min(means))}{without}, so nothing here can show a gain."

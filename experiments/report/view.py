@@ -180,7 +180,8 @@ class View:
         answers = [Finding("Answers", task, sentence, "", "", "open") for task, sentence in said.items()]
         if apart := relabelled_told(renamed[self.scores["shots"] != 0]):
             answers.append(Finding("Answers", "other labels", apart, "", "", "open"))
-        return [*answers, *(one for one in found if not (self._empty(one) and self._task(one.subject) in told))]
+        kept = [one for one in found if not (self._empty(one) and self._task(one.subject) in told)]
+        return [*answers, *(one for one in kept if not (_of_ceiling(one) and self._task(one.subject) in full))]
 
     def _empty(self, one: Finding) -> bool:
         """Whether it says no more than that arms do not differ."""
@@ -190,6 +191,11 @@ class View:
         """The task that a finding is about: its subject begins with it, unless there is one task only."""
         begins = [task for task in self.tasks if f"{subject}, ".startswith(f"{task}, ")]
         return max(begins, key=len, default=self.tasks[0])
+
+
+def _of_ceiling(one: Finding) -> bool:
+    """Whether it says nothing more of a task at its ceiling: that the vote or random retrieval is not above it."""
+    return one.topic in ("Vote", "Retrieval") and one.verdict in ("open", "better")
 
 
 def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = None) -> View:

@@ -1,8 +1,10 @@
 import json
 import re
 
+import pandas as pd
 import pytest
 
+from experiments.report.floor import ceilings
 from experiments.report.view import view
 from icl.errors import ConfigError, StoreError
 
@@ -119,7 +121,14 @@ def test_a_task_at_its_ceiling_is_said_to_be_and_nothing_else_is_made_of_it(writ
         r"at its ceiling: no arm is below \.\d+ \(\.\d+ without demonstrations\), so nothing here can show a gain\.",
         answers.sentence,
     )
-    assert not [one for one in found if one.topic != "Vote" and one.verdict == "open" and one is not answers]
+    assert not [one for one in found if one.verdict == "open" and one is not answers]
+    assert not [one for one in found if one.topic in ("Vote", "Retrieval") and one.verdict == "better"]
+
+
+def test_a_task_that_every_arm_answers_has_a_ceiling_of_one_number():
+    rows = [{"task": "a", "shots": k, "query": f"q{i}", "lenient": 1.0} for k in (0, 4) for i in range(3)]
+    told = ceilings(pd.DataFrame(rows), "lenient", ("task", "shots"))
+    assert told == {"a": "at its ceiling: every arm scores 1.000, so nothing here can show a gain."}
 
 
 def test_a_task_with_one_arm_below_has_no_ceiling(written, monkeypatch):
