@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import compress
 
 from experiments.plan import ArmPlan, Plan
 
@@ -63,7 +64,18 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
         yield " " * 13, f"{about(work.failed)} samples have no prompt (an unreadable picture, a full context)"
     yield "", ""
     own = [arm for arm in plan.decodings if not arm.control]
+    engines, tempered = _engines(own), _tempered(own)
     yield from (("", line) for line in _table(own, width))
+    if engines:
+        yield (
+            "engine: ",
+            "what decodes; loop: here, from logits; lockstep: inside the model; requests: the model by itself",
+        )
+    if tempered:
+        yield (
+            "hidden temperature: ",
+            "1 / the sum of a strategy's weights, which alone makes answers surer or less sure",
+        )
     controls = [arm for arm in plan.decodings if arm.control]
     if controls:
         yield "", ""
@@ -78,8 +90,10 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
 
 def _table(arms: Sequence[ArmPlan], width: int | None) -> Iterator[str]:
     """A row a decoding; a label that leaves no room for its numbers stands in a line above them."""
-    head = ("decoding", "engine", "branches", "hidden temperature")
-    rows = [head, *map(_row, arms)]
+    kept = (True, _engines(arms), True, _tempered(arms))
+    every = [("decoding", "engine", "branches", "hidden temperature"), *map(_row, arms)]
+    rows = [tuple(compress(row, kept)) for row in every]
+    head = rows[0]
     widths = [max(len(row[i]) for row in rows) + GAP for i in range(1, len(head))]
     room = max(width - sum(widths), len(head[0]) + GAP) if width else max(len(row[0]) for row in rows) + GAP
     first = max((len(row[0]) + GAP for row in rows if len(row[0]) + GAP <= room), default=room)
@@ -88,6 +102,16 @@ def _table(arms: Sequence[ArmPlan], width: int | None) -> Iterator[str]:
         wide = len(label) + GAP > first
         yield from _folded(label, width or len(label), "  ") if wide else ()
         yield f"{'' if wide else label:<{first}}{told}".rstrip()
+
+
+def _engines(arms: Sequence[ArmPlan]) -> bool:
+    """Whether anything but the loop decodes."""
+    return any(arm.engine != "loop" for arm in arms)
+
+
+def _tempered(arms: Sequence[ArmPlan]) -> bool:
+    """Whether any weights do not sum to one."""
+    return any(arm.temperature is None or f"{arm.temperature:.3g}" != "1" for arm in arms)
 
 
 def _row(arm: ArmPlan) -> tuple[str, ...]:

@@ -69,6 +69,20 @@ def test_decodings_are_told_with_branches_and_hidden_temperature(mapping: Any, t
     assert [arm.branches for arm in arms.values() if arm.control] == [1, 1, 2, 2, 2, 2, 2, 1, 1]
 
 
+def test_engine_and_hidden_temperature_are_columns_only_where_they_are_not_the_usual(mapping: Any, toy: str) -> None:
+    usual = "\n".join(lines(planned(mapping(model=toy, grid={"decoding": ["greedy", "vcd"]}))))
+    assert "branches" in usual
+    assert "engine" not in usual
+    assert "hidden" not in usual
+    loud = {"name": "contrast", "branches": ["no_demonstrations"], "weights": [3.0, -1.0]}
+    told = list(lines(planned(mapping(model=toy, decoding=loud))))
+    assert [line.split() for line in told if line.startswith("decoding")] == [
+        ["decoding", "branches", "hidden", "temperature"]
+    ]
+    assert any(line.startswith("hidden temperature: 1 / ") for line in told)
+    assert any(line.startswith("engine: ") for line in lines(planned(mapping())))  # the fake answers requests
+
+
 def test_arms_that_share_their_demonstrations_are_counted(mapping: Any) -> None:
     axes = {"retriever": ["random", "balanced"], "compose": ["chat", "interleaved"]}
     assert (planned(mapping(grid=axes)).arms, planned(mapping(grid=axes)).sharing) == (4, 4)
@@ -111,5 +125,5 @@ def test_controls_are_told_by_what_they_control_and_nothing_is_wider_than_the_te
     assert told.partition("of each of them: ")[2].startswith("more_demonstrations")
     assert "self_consistency(samples=3)" in told  # as many as the contrast of three has branches
     own = [line for line in found if line.startswith(("greedy ", "vcd ", "icd "))]
-    assert len({line.index("loop") for line in own}) == 1
+    assert len({len(line) for line in own}) == 1  # the branches in one column
     assert not any("mask_only(" in line for line in found)
