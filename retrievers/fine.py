@@ -22,7 +22,7 @@ from retrievers.base import Embedder, Resources
 from retrievers.cache import Embeddings, embeddings
 from retrievers.embedders.encoder import Encoder
 from retrievers.leaks import fair, too_few
-from retrievers.selection import Covered
+from retrievers.selection import Array, Covered
 from retrievers.vectors import Vectors, shown
 
 Parts = tuple[Vectors, ...]
@@ -144,9 +144,13 @@ class FittedFine:
         rows = [i for i, example in enumerate(self.pool.examples) if allowed(example)]
         if len(rows) < k:
             raise too_few(self.pool, query, k)
-        matches = Covered(whole.matches[:, rows], whole.weights)
+        matches = Covered(whole.matches[:, rows], self.weighed(query, whole.weights))
         scores, chosen = matches.alone(), self.retriever.choose(matches, k)
         return tuple(Scored(self.pool.examples[rows[i]].id, round(float(scores[i]), 6)) for i in chosen)
+
+    def weighed(self, query: Query, weights: Array) -> Array:
+        """The weights of the query's parts, patches first: within a modality all weigh alike."""
+        return weights
 
     def matches(self, queries: Sequence[Query]) -> list[Covered]:
         """Of every part of each query with every member of the pool."""

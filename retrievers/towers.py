@@ -127,6 +127,15 @@ class Towers:
             ),
         )
 
+    def tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Of each text the tokens that `words` gives vectors of, in their order."""
+        if not texts:
+            return []
+        tokenizer = self.processor.tokenizer
+        special = set(tokenizer.all_special_ids)
+        told = tokenizer(list(texts), truncation=True, max_length=self.longest)["input_ids"]
+        return [tuple(token for token in row if token not in special) for row in told]
+
     def _patches(self, **given: Any) -> Any:
         tower = self.model.vision_model
         states = tower(**given).last_hidden_state

@@ -18,7 +18,7 @@ TAKEN: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("retriever", "sqa"): {"answer": "model", "weight": 0.0},
     ("retriever", "spread"): {"candidates": 10},
     ("retriever", "dpp"): {"scale": 0.1},
-    ("retriever", "set_coverage"): {"weight": 0.5},
+    ("retriever", "set_coverage"): {"weight": 0.5, "idf": False},
     ("retriever", "vote_k"): {"rho": 10.0},
     ("retriever", "mdl"): {"candidates": 30, "subsets": 10},
     ("retriever", "local_entropy"): {"candidates": 30, "subsets": 10},

@@ -50,3 +50,9 @@ class Encoder:
         from retrievers.towers import find, towers
 
         return towers(find(self.path), self.digest).words(texts)
+
+    def tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Of each text the tokens that `words` gives vectors of, in their order."""
+        from retrievers.towers import find, towers
+
+        return towers(find(self.path), self.digest).tokens(texts)

@@ -13,6 +13,7 @@ from icl.types import Example
 from retrievers import dpp, ra_cm3
 from retrievers.base import Resources
 from retrievers.near import fitted_near
+from retrievers.set_coverage import FittedCoverage
 from retrievers.vote_k import most_voted
 
 Make = Callable[..., Any]
@@ -199,3 +200,43 @@ def test_without_words_there_is_nothing_to_cover(example: Make, spoken: Any) -> 
 def test_an_embedder_without_parts_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"embedder Histogram.* gives no vectors of words"):
         build("retriever", {"name": "set_coverage", "by": "question", "embedder": "histogram"})
+
+
+def test_set_coverage_may_weigh_words_by_how_few_members_have_them(example: Make) -> None:
+    """log((N + 1) / (df + 1)) over a pool of three: `the` in all of them weighs nothing, `red` in one log(4 / 2)."""
+    pool = Pool(
+        tuple(example(n, None, question=q) for n, q in (("a", "the red"), ("b", "the blue"), ("c", "the circle")))
+    )
+    retriever = build("retriever", {"name": "set_coverage", "by": "question", "idf": True})
+    fitted = retriever.fit(pool, Resources(0))
+    tokens = retriever.embedder.tokens
+    asked = example("q", None, question="the red blue").query
+    ((the,), (red,), (blue,)) = tokens(["the", "red", "blue"])
+    assert tokens(["the red blue"]) == [(the, red, blue)]
+    assert len(retriever.embedder.words(["the red blue"])[0].any(axis=1).nonzero()[0]) == 3
+    weights = fitted.weighed(asked, np.full(3, 1 / 3))
+    assert weights == pytest.approx([0, 0.5, 0.5])
+    more = example("q", None, question="the red green").query
+    rare = np.log([4 / 2, 4 / 1])
+    assert fitted.weighed(more, np.full(3, 1 / 3)) == pytest.approx([0, *(rare / rare.sum())])
+    both = build("retriever", {"name": "set_coverage", "by": "both", "weight": 0.25, "idf": True})
+    shared = FittedCoverage(both, pool, fitted.source, fitted.parts, fitted.having)
+    assert shared.weighed(asked, np.full(5, 0.1)) == pytest.approx([0.1, 0.1, 0, 0.375, 0.375])
+    assert {one.id for one in fitted.retrieve([asked], 2)[0]} == {"a", "b"}
+
+
+def test_words_that_all_members_have_are_no_weights(example: Make) -> None:
+    pool = Pool(tuple(example(n, None, question="the red") for n in "ab"))
+    fitted = build("retriever", {"name": "set_coverage", "by": "question", "idf": True}).fit(pool, Resources(0))
+    with pytest.raises(DataError, match=r"query 'q': every word of 'the red' is in every member of the pool"):
+        fitted.retrieve([example("q", None, question="the red").query], 1)
+
+
+@pytest.mark.parametrize(
+    ("node", "sentence"),
+    [({}, "idf weighs words, and by is 'picture'"), ({"by": "question", "embedder": None}, "does not tell its words")],
+)
+def test_idf_needs_words(node: dict[str, Any], sentence: str, spoken: Any) -> None:
+    node = {key: value or spoken for key, value in node.items()}
+    with pytest.raises(ConfigError, match=sentence):
+        build("retriever", {"name": "set_coverage", "idf": True, **node})
