@@ -51,12 +51,8 @@ def decoding_trials(
         for name in have:
             if name == base or name in every:
                 continue
-            mine = part[part["decoding"] == name]
             for other in [base, *(c for c in controls.get(str(name), ()) if c in have and c != base)]:
-                both, where = pooled(part[part["decoding"] == other], mine, ["shots", "retriever"])
-                on = [axis for axis in ("shots", "retriever") if axis in part]
-                one = trial(subject, str(name), other, both, metric, on=on, pooled=where, better=better)
-                trials.append(one)
+                trials.append(_trial(subject, part, str(name), other, metric=metric, better=better))
     return corrected(trials)
 
 
@@ -73,13 +69,18 @@ def control_trials(
     every = {name for names in controls.values() for name in names}
     trials = []
     for subject, part in split(samples, settings):
-        on = [axis for axis in ("shots", "retriever") if axis in part]
         for name in values_of(part, "decoding"):
             if name in every and name != base:
-                mine = part[part["decoding"] == name]
-                both, where = pooled(part[part["decoding"] == base], mine, ["shots", "retriever"])
-                trials.append(trial(subject, str(name), base, both, metric, on=on, pooled=where, better=better))
+                trials.append(_trial(subject, part, str(name), base, metric=metric, better=better))
     return corrected(trials)
+
+
+def _trial(subject: str, part: "DataFrame", name: str, against: str, *, metric: str, better: Better) -> Trial:
+    """One decoding against another, in pairs over the settings that both have."""
+    axes = ("shots", "retriever")
+    both, where = pooled(part[part["decoding"] == against], part[part["decoding"] == name], list(axes))
+    on = [axis for axis in axes if axis in part]
+    return trial(subject, name, against, both, metric, on=on, pooled=where, better=better)
 
 
 def judged(tried: Sequence[Trial], alone: Sequence[Trial] = ()) -> Judgement:
