@@ -2,26 +2,20 @@
 
 Under `flip_labels` and `unlearn` the gold stays, so a model that follows its demonstrations scores lower; under
 `symbols` right answers are other words than at 0 shots; under `noisy_labels` some of the demonstrations are wrong on
-purpose. Gains over 0 shots and comparisons of retrievers leave such arms out.
+purpose. Such a transform names the analysis that tells what it does (`told_by`). Gains over 0 shots and comparisons of
+retrievers leave such arms out.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from experiments.stats.wording import listed
+from icl.registry import entries, resolve
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
     from experiments.store import Store
-
-TOLD_BY = {
-    "flip_labels": "following",
-    "symbols": "following",
-    "unlearn": "following",
-    "noisy_labels": "noisy_labels",
-}
-"""Transform -> the analysis that says what its arms show."""
 
 
 def relabelling(frame: "DataFrame", store: "Store") -> "Series[Any]":
@@ -39,7 +33,7 @@ def relabelled_told(names: "Series[Any]") -> str:
     found = list(dict.fromkeys(name for told in names.unique() for name in told.split(", ") if name))
     if not found:
         return ""
-    analyses = listed([f"`icl analyze RUN {one}`" for one in dict.fromkeys(TOLD_BY[name] for name in found)])
+    analyses = listed([f"`icl analyze RUN {one}`" for one in dict.fromkeys(map(_told_by, found))])
     return (
         f"with {listed(found)} a lower score may mean that demonstrations are followed: no sentence on gains and "
         f"retrieval has these arms; see {analyses}."
@@ -50,5 +44,10 @@ def _names(cell: Mapping[str, Any]) -> Iterator[str]:
     for node in cell.get("transforms") or ():
         name = str(node.get("name") if isinstance(node, Mapping) else node)
         share = node.get("share") if isinstance(node, Mapping) else None
-        if name in TOLD_BY and share != 0:
+        if _told_by(name) and share != 0:
             yield name
+
+
+def _told_by(name: str) -> str:
+    """The analysis that a transform names; '' of one that leaves labels alone, or whose code is not the toolkit's."""
+    return str(getattr(resolve("transform", name), "told_by", "")) if name in entries("transform") else ""

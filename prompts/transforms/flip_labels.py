@@ -22,6 +22,7 @@ class FlipLabels:
     """Every demonstration answers with the next label; the gold stays."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+    told_by: ClassVar[str] = "following"
 
     def transform(self, context: Context) -> Context:
         check_scored_as_it_is(context, "flip_labels")

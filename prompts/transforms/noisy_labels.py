@@ -22,6 +22,7 @@ class NoisyLabels:
     """A fixed share of the demonstrations gets a wrong answer, nested in the share."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+    told_by: ClassVar[str] = "noisy_labels"
 
     share: Share = 0.5  # of the demonstrations that answer wrongly
 

@@ -23,6 +23,7 @@ class Unlearn:
     """Oracle: demonstrations of the query's class answer with the next class."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"gold", "labels"})
+    told_by: ClassVar[str] = "following"
 
     classes: tuple[str, ...] = ()  # answers to unlearn; none: each query's
 

@@ -7,6 +7,7 @@ import pytest
 from experiments.loaded import load_run
 from experiments.report.view import View, view
 from experiments.store import Store
+from icl.registry import resolve
 
 
 @pytest.fixture
@@ -53,3 +54,10 @@ def test_wrong_labels_have_an_analysis_of_their_own_and_a_share_of_none_is_no_ch
     assert not [one for one in told(seen, "Answers") if "followed" in one]
     assert told(seen, "ICL gain")
     assert told(seen, "Retrieval")
+
+
+def test_a_transform_says_itself_which_analysis_tells_of_it(changed: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve("transform", "captions"), "told_by", "copying", raising=False)
+    (sentence,) = [one for one in told(changed({"name": "captions"}), "Answers") if "followed" in one]
+    assert sentence.startswith("with captions a lower score")
+    assert sentence.endswith("see `icl analyze RUN copying`.")
