@@ -53,7 +53,7 @@ class Desk:
             if found[0]:
                 return (
                     f"--adapter {name}: vLLM has no place for {len(found[0])} of the layers that {adapter.lora_path} "
-                    f"changes, such as {found[0][0]}, and would leave them out. Merge it into the checkpoint."
+                    f"changes, such as {found[0][0]}, and would leave them out. Use --merge."
                 )
         return ""
 

@@ -41,6 +41,9 @@ def command(  # noqa: PLR0917
         list[str] | None,
         typer.Option(help="folder of a LoRA of peft, as name=DIR or DIR: clients ask for it by its name as the model"),
     ] = None,
+    merge: Annotated[
+        bool, typer.Option(help="put the one --adapter into the weights; it is then the only model that is served")
+    ] = False,
     data_parallel: Annotated[int, typer.Option(min=1, help="engines side by side; a group runs whole in one")] = 1,
     option: Annotated[
         list[str] | None, typer.Option(help="any option of vLLM's server, such as max-num-seqs=16")
@@ -59,6 +62,7 @@ def command(  # noqa: PLR0917
         max_pictures=max_pictures,
         patience=patience,
         adapters=adapter,
+        merge=merge,
         data_parallel=data_parallel,
         options=option,
     )
@@ -75,6 +79,7 @@ def server(
     max_pictures: int = 64,
     patience: float = 60.0,
     adapters: list[str] | None = None,
+    merge: bool = False,
     data_parallel: int = 1,
     options: list[str] | None = None,
 ) -> tuple[list[str], dict[str, str]]:
@@ -96,11 +101,14 @@ def server(
         raise ConfigError("icl serve needs the package vllm, which is not installed here: pip install 'mm-icl[vllm]'.")
     from decoding.lockstep.branch import SECRET
 
-    engine = VLLM(model)
+    engine, called, beside = VLLM(model), name or model, adapters or []
+    if merge:
+        engine, alone = _merged(model, beside)
+        called, beside = name or alone, []
     cpu = engine.where == "cpu"
     given = {
-        "model": engine.hf.checkpoint.source,
-        "served-model-name": name or model,
+        "model": engine.weights(),
+        "served-model-name": called,
         "host": host,
         "port": str(port),
         "scheduler-cls": PLUG_IN["scheduler_cls"],
@@ -112,31 +120,58 @@ def server(
         "additional-config": json.dumps({"lockstep_patience": patience}),
     }
     if cpu:
-        given |= {"dtype": "float32", "block-size": "32"}
+        given |= {"dtype": engine.precision, "block-size": "32"}
     if data_parallel > 1:
         given["data-parallel-size"] = str(data_parallel)
-    lora = _adapters(adapters or [], engine, name or model)
+    lora = _adapters(beside, engine, called)
     flags = ["--no-async-scheduling", "--no-mm-device-do-normalize", *(["--enforce-eager"] if cpu else []), *lora]
-    for one in options or []:
-        told, _, value = one.partition("=")
-        told = told.lstrip("-").replace("_", "-")
-        if instead := next((why for start, why in OWN.items() if told.startswith(start)), None):
-            raise ConfigError(f"--option {told} is not for here. {instead}.")
-        if told in given and told not in FREE:
-            raise ConfigError(f"--option {told} is set by icl serve itself.")
-        if value:
-            given[told] = value
-        else:
-            flags.append(f"--{told}")
+    flags += _options(options or [], given)
     arguments = ["-m", "vllm.entrypoints.launchers.api_server.entry"]
-    for told, value in given.items():
-        arguments += [f"--{told}", str(value)]
+    for option, value in given.items():
+        arguments += [f"--{option}", str(value)]
     environment = ENVIRONMENT | (ON_CPU if cpu else {}) | os.environ
     environment |= {SECRET: secrets.token_hex(8), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "0"  # one that comes later is checked by nobody
     if key:
         environment["VLLM_API_KEY"] = key
     return [*arguments, *flags], environment
+
+
+def _options(told: list[str], given: dict[str, str]) -> list[str]:
+    """Those with a value enter `given`, the others are returned as flags. Raises ConfigError."""
+    flags = []
+    for one in told:
+        name, _, value = one.partition("=")
+        name = name.lstrip("-").replace("_", "-")
+        if instead := next((why for start, why in OWN.items() if name.startswith(start)), None):
+            raise ConfigError(f"--option {name} is not for here. {instead}.")
+        if name in given and name not in FREE:
+            raise ConfigError(f"--option {name} is set by icl serve itself.")
+        if value:
+            given[name] = value
+        else:
+            flags.append(f"--{name}")
+    return flags
+
+
+def _merged(model: str, told: list[str]) -> tuple["VLLM", str]:
+    """The model with an adapter in its weights, and the adapter's name. Raises ConfigError, ModelError."""
+    from icl.models.hf.adapter import Adapter
+    from icl.models.vllm.model import VLLM
+
+    if len(told) != 1:
+        raise ConfigError(f"--merge: one --adapter goes into the weights, and {len(told) or 'none'} is given.")
+    name, folder = _named(told[0])
+    return VLLM(model, adapter=str(Adapter(folder, "--adapter").folder), merge=True), name
+
+
+def _named(told: str) -> tuple[str, str]:
+    """Name and folder of an adapter. Raises ConfigError."""
+    before, sign, after = told.partition("=")
+    name, folder = (before, after) if sign else (Path(told).name, told)
+    if not name or not folder:
+        raise ConfigError(f"--adapter {told}: give it as name=DIR.")
+    return name, folder
 
 
 def _adapters(told: list[str], engine: "VLLM", served: str) -> list[str]:
@@ -149,10 +184,7 @@ def _adapters(told: list[str], engine: "VLLM", served: str) -> list[str]:
     modules: dict[str, str] = {}
     ranks = []
     for one in told:
-        before, sign, after = one.partition("=")
-        name, folder = (before, after) if sign else (Path(one).name, one)
-        if not name or not folder:
-            raise ConfigError(f"--adapter {one}: give it as name=DIR.")
+        name, folder = _named(one)
         if name == served or name in modules:
             raise ConfigError(f"--adapter {one}: '{name}' names something else here already. Give it as other=DIR.")
         adapter = Adapter(folder, "--adapter")

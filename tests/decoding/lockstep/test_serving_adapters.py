@@ -148,14 +148,19 @@ def test_an_adapter_of_another_base_is_a_sentence_before_the_server_starts(
         ({"options": ["lora-modules=x=y"]}, "--option lora-modules is not for here. Use --adapter"),
         ({"options": ["enable-lora"]}, "--option enable-lora is not for here. Use --adapter"),
         ({"options": ["data_parallel_size=2"]}, "Use --data-parallel, which"),
+        ({"merge": True}, "--merge: one --adapter goes into the weights, and none is given"),
+        ({"merge": True, "adapters": ["{one}", "{two}"]}, "and 2 is given"),
     ],
 )
 def test_settings_that_cannot_be_are_told(
-    settings: dict[str, list[str]], told: str, folder: Path, adapters: dict[str, Path]
+    settings: dict[str, Any], told: str, folder: Path, adapters: dict[str, Path]
 ) -> None:
-    filled = {key: [one.format(**adapters) for one in value] for key, value in settings.items()}
+    filled = {
+        key: [one.format(**adapters) for one in value] if isinstance(value, list) else value
+        for key, value in settings.items()
+    }
     with pytest.raises(ConfigError, match=told):
-        server(str(folder), "127.0.0.1", 8000, name="tiny", **filled)  # type: ignore[arg-type]
+        server(str(folder), "127.0.0.1", 8000, name="tiny", **filled)
 
 
 def test_a_server_does_not_start_with_an_adapter_of_which_vllm_leaves_something_out(
@@ -167,3 +172,30 @@ def test_a_server_does_not_start_with_an_adapter_of_which_vllm_leaves_something_
     ended = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
     assert ended.returncode != 0
     assert "--adapter own: vLLM has no place for" in ended.stdout + ended.stderr
+
+
+def test_a_merged_adapter_is_served_whole_under_its_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that vLLM cannot put beside the weights. The tokens are those of transformers with the adapter."""
+    monkeypatch.setenv("ICL_CACHE", str(tmp_path / "cache"))
+    own = saved(folder, tmp_path / "lora", r".*(language_model|vision_tower).*q_proj")
+    tuned, base = Reference(folder), Reference(folder)
+    tuned.model = Adapter(str(own)).applied(tuned.model, str(folder), merge=False)
+    with started(str(folder), tmp_path / "log", OPTIONS, adapters=[f"mine={own}"], merge=True) as serving:
+        assert [card["id"] for card in json.loads(serving.call("/v1/models")[1])["data"]] == ["mine"]
+        model = Remote(f"http://127.0.0.1:{serving.port}/v1", "mine", "ICL_TEST_KEY")
+        jobs = [
+            Job(prompt, parse_arm(arm), max_new_tokens=6)
+            for prompt in groups.prompts(4, seed=65)
+            for arm in (VCD, "greedy")
+        ]
+        answers = run_jobs(model, jobs)
+    found = [
+        (tuned.compare(job.prompt, job.arm, answer.tokens), base.compare(job.prompt, job.arm, answer.tokens))
+        for job, answer in zip(jobs, answers, strict=True)
+        if isinstance(answer, Generation)
+    ]
+    assert len(found) == len(jobs)
+    assert all(with_it.equal == with_it.decided for with_it, _ in found)
+    assert any(without.equal < without.decided for _, without in found)
