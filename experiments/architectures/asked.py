@@ -44,7 +44,6 @@ def checkpoint(name: str, folder: Path) -> Path:
     if (folder / "asked").is_file():
         return folder
     save(name, folder, SIZE)
-    _as_published(folder / "config.json")
     words = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     special = sorted(token["id"] for token in words["added_tokens"])
     settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
@@ -70,17 +69,6 @@ def checkpoint(name: str, folder: Path) -> Path:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     (folder / "asked").touch()
     return folder
-
-
-def _as_published(config: Path) -> None:
-    """With what transformers 5 has left out of a config since then, and vLLM reads."""
-    told = json.loads(config.read_text(encoding="utf-8"))
-    if told["model_type"] == "qwen3_vl_moe":
-        text = told["text_config"]
-        text |= {"norm_topk_prob": True, "num_experts": text.pop("num_local_experts", None) or text["num_experts"]}
-    if told["model_type"] == "cohere2_vision":
-        told["tie_word_embeddings"] = told["text_config"]["tie_word_embeddings"] = True
-    config.write_text(json.dumps(told, indent=2), encoding="utf-8")
 
 
 def conversation(prompt: Prompt) -> list[dict[str, Any]]:

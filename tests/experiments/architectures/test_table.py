@@ -1,5 +1,6 @@
 """The table of architectures: verdicts that can fail, a page that tells every exception, and what this release does."""
 
+import json
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from experiments.architectures.run import Book, asked
 from experiments.architectures.table import COLUMNS, page
 from experiments.architectures.verdicts import Answers, Entry, Verdict, read, written
 from icl.errors import ConfigError, DataError, ModelError
-from icl.models.hf.random.make import ARCHITECTURES
+from icl.models.hf.random.make import ARCHITECTURES, save
 
 COMMAND = [sys.executable, "-m", "icl.cli.main", "architectures"]
 OTHER = Path(os.environ.get("VLLM_ENV", Path(__file__).parents[3] / ".venv-vllm")) / "bin" / "python"
@@ -38,6 +39,16 @@ def test_an_architecture_is_asked_on_a_checkpoint_of_its_own(name: str, cache: s
     assert found.answers["vcd"].tokens != found.answers["greedy"].tokens
     assert found in read(work / "results.json")
     assert re.fullmatch(r"torch \S+, transformers \S+", found.asked["hf"])
+
+
+def test_a_checkpoint_has_the_settings_of_published_ones_beside_its_own(tmp_path: Path) -> None:
+    text = json.loads((save("qwen3_vl_moe", tmp_path) / "config.json").read_text("utf-8"))["text_config"]
+    assert {key: text[key] for key in ("num_experts", "num_experts_per_tok", "norm_topk_prob", "hidden_size")} == {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+        "hidden_size": 64,
+    }
 
 
 def test_a_strategy_that_is_not_greedy_fails_the_identity(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """What all random checkpoints have in common: sizes, a tokenizer of bytes, a chat template."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -18,8 +18,17 @@ TEMPLATE = (
 )
 TURNS = ("<system>", "<user>", "<assistant>", "</turn>")
 
-Made = tuple[Any, Any, str]
-"""Config, processor, and what stands in a text for one picture."""
+
+class Made(NamedTuple):
+    """slot: what stands in a text for one picture.
+
+    published: what published configs have and transformers writes no more or under another name, for other readers.
+    """
+
+    config: Any
+    processor: Any
+    slot: str
+    published: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)

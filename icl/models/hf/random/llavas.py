@@ -20,7 +20,7 @@ def llava(size: Size) -> Made:
     processor = transformers.LlavaProcessor(
         images, words, patch_size=7, vision_feature_select_strategy="default", num_additional_image_tokens=1
     )
-    return config, processor, "<image>"
+    return Made(config, processor, "<image>")
 
 
 def llava_onevision(size: Size) -> Made:
@@ -39,7 +39,7 @@ def llava_onevision(size: Size) -> Made:
     processor = transformers.LlavaOnevisionProcessor(
         images, words, video, num_image_tokens=16, vision_feature_select_strategy="full"
     )
-    return config, processor, "<image>"
+    return Made(config, processor, "<image>")
 
 
 def llava_next(size: Size) -> Made:
@@ -58,7 +58,7 @@ def llava_next(size: Size) -> Made:
     processor = transformers.LlavaNextProcessor(
         images, words, patch_size=7, vision_feature_select_strategy="default", num_additional_image_tokens=1
     )
-    return config, processor, "<image>"
+    return Made(config, processor, "<image>")
 
 
 def vipllava(size: Size) -> Made:
@@ -76,7 +76,7 @@ def vipllava(size: Size) -> Made:
     processor = transformers.LlavaProcessor(
         images, words, patch_size=7, vision_feature_select_strategy="default", num_additional_image_tokens=1
     )
-    return config, processor, "<image>"
+    return Made(config, processor, "<image>")
 
 
 def pixtral(size: Size) -> Made:
@@ -89,7 +89,7 @@ def pixtral(size: Size) -> Made:
         vision_feature_select_strategy="full",
         vision_feature_layer=-1,
     )
-    return config, transformers.PixtralProcessor(images, words, patch_size=8), "[IMG]"
+    return Made(config, transformers.PixtralProcessor(images, words, patch_size=8), "[IMG]")
 
 
 def mistral3(size: Size) -> Made:
@@ -102,7 +102,7 @@ def mistral3(size: Size) -> Made:
         spatial_merge_size=2,
         tie_word_embeddings=False,
     )
-    return config, transformers.PixtralProcessor(images, words, patch_size=8, spatial_merge_size=2), "[IMG]"
+    return Made(config, transformers.PixtralProcessor(images, words, patch_size=8, spatial_merge_size=2), "[IMG]")
 
 
 def paligemma(size: Size) -> Made:
@@ -120,7 +120,7 @@ def paligemma(size: Size) -> Made:
     )
     images = transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
     images.image_seq_length = 16
-    return config, transformers.PaliGemmaProcessor(images, words), "<image>"
+    return Made(config, transformers.PaliGemmaProcessor(images, words), "<image>")
 
 
 def _pixtral(size: Size) -> tuple[Any, Any, Any]:

@@ -1,7 +1,9 @@
 """Writes a random checkpoint of an architecture into a folder, for `from_pretrained` to read."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -20,7 +22,7 @@ def save(name: str, folder: Path, size: Size = PLAIN, seed: int = 0) -> Path:
     if name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ConfigError(f"no architecture named '{name}'.{did_you_mean(name, ARCHITECTURES)} There are {known}.")
-    config, processor, slot = ARCHITECTURES[name](size)
+    config, processor, slot, published = ARCHITECTURES[name](size)
     processor.chat_template = TEMPLATE.replace("SLOT", slot)
     with torch.random.fork_rng():  # what the architecture draws itself: vectors and the like
         torch.manual_seed(seed)
@@ -30,7 +32,16 @@ def save(name: str, folder: Path, size: Size = PLAIN, seed: int = 0) -> Path:
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(_joined(told, published), indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+def _joined(told: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """With more of its keys, and of those inside them."""
+    return {**told} | {
+        key: _joined(told.get(key, {}), value) if isinstance(value, Mapping) else value for key, value in more.items()
+    }
 
 
 def draw_weights(model: torch.nn.Module, seed: int) -> None:

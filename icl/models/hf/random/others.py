@@ -28,7 +28,7 @@ def gemma3(size: Size) -> Made:
         image_token_index=words.image_token_id,
     )
     images = transformers.Gemma3ImageProcessor(size={"height": 32, "width": 32})
-    return config, transformers.Gemma3Processor(images, words, image_seq_length=4), "<soi>"
+    return Made(config, transformers.Gemma3Processor(images, words, image_seq_length=4), "<soi>")
 
 
 def video_llama_3(size: Size) -> Made:
@@ -44,7 +44,7 @@ def video_llama_3(size: Size) -> Made:
     pixels = {"shortest_edge": 32 * 32, "longest_edge": 96 * 96}
     images = transformers.VideoLlama3ImageProcessor(patch_size=8, merge_size=2, size=pixels)
     video = transformers.VideoLlama3VideoProcessor(patch_size=8)
-    return config, transformers.VideoLlama3Processor(images, words, video), "<|image_pad|>"
+    return Made(config, transformers.VideoLlama3Processor(images, words, video), "<|image_pad|>")
 
 
 def lighton_ocr(size: Size) -> Made:
@@ -60,7 +60,7 @@ def lighton_ocr(size: Size) -> Made:
         tie_word_embeddings=False,
     )
     images = transformers.PixtralImageProcessor(patch_size={"height": 16, "width": 16}, size={"longest_edge": 64})
-    return config, transformers.LightOnOcrProcessor(images, words, patch_size=8, spatial_merge_size=2), "<img>"
+    return Made(config, transformers.LightOnOcrProcessor(images, words, patch_size=8, spatial_merge_size=2), "<img>")
 
 
 def deepseek_vl(size: Size) -> Made:
@@ -73,7 +73,7 @@ def deepseek_vl(size: Size) -> Made:
         tie_word_embeddings=False,
     )
     images = transformers.DeepseekVLImageProcessor(size={"height": 32, "width": 32}, min_size=8)
-    return config, transformers.DeepseekVLProcessor(images, words, num_image_tokens=16), "<image_placeholder>"
+    return Made(config, transformers.DeepseekVLProcessor(images, words, num_image_tokens=16), "<image_placeholder>")
 
 
 def blip_2(size: Size) -> Made:
@@ -96,7 +96,7 @@ def blip_2(size: Size) -> Made:
         num_query_tokens=4,
     )
     images = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
-    return config, transformers.Blip2Processor(images, words, num_query_tokens=4), "<image>"
+    return Made(config, transformers.Blip2Processor(images, words, num_query_tokens=4), "<image>")
 
 
 MAKERS: dict[str, Maker] = {make.__name__: make for make in (gemma3, video_llama_3, lighton_ocr, deepseek_vl, blip_2)}

@@ -26,7 +26,7 @@ def qwen2_vl(size: Size) -> Made:
     )
     images = transformers.Qwen2VLImageProcessor(patch_size=7, min_pixels=28 * 28, max_pixels=84 * 84)
     video = transformers.Qwen2VLVideoProcessor(patch_size=7)
-    return config, transformers.Qwen2VLProcessor(images, words, video), slot
+    return Made(config, transformers.Qwen2VLProcessor(images, words, video), slot)
 
 
 def qwen2_5_vl(size: Size) -> Made:
@@ -40,7 +40,7 @@ def qwen2_5_vl(size: Size) -> Made:
     )
     images = transformers.Qwen2VLImageProcessor(patch_size=7, min_pixels=28 * 28, max_pixels=84 * 84)
     video = transformers.Qwen2VLVideoProcessor(patch_size=7)
-    return config, transformers.Qwen2_5_VLProcessor(images, words, video), slot
+    return Made(config, transformers.Qwen2_5_VLProcessor(images, words, video), slot)
 
 
 def qwen3_vl(size: Size) -> Made:
@@ -51,7 +51,7 @@ def qwen3_vl(size: Size) -> Made:
         vision_config=_deep_tower(size),
         **_qwen_ids(words),
     )
-    return config, _qwen3_processor(words), slot
+    return Made(config, _qwen3_processor(words), slot)
 
 
 def qwen3_vl_moe(size: Size) -> Made:
@@ -65,7 +65,8 @@ def qwen3_vl_moe(size: Size) -> Made:
     }
     text = text_settings(words, size, head_dim=size.width // 4, rope_parameters=_interleaved(size), **experts)
     config = transformers.Qwen3VLMoeConfig(text_config=text, vision_config=_deep_tower(size), **_qwen_ids(words))
-    return config, _qwen3_processor(words), slot
+    routing = {"num_experts": experts["num_experts"], "norm_topk_prob": True}
+    return Made(config, _qwen3_processor(words), slot, {"text_config": routing})
 
 
 def qwen3_5(size: Size) -> Made:
@@ -95,7 +96,7 @@ def qwen3_5(size: Size) -> Made:
         vision_config=_qwen_tower(size, 8, intermediate_size=2 * size.tower, num_position_embeddings=64),
         **_qwen_ids(words),
     )
-    return config, _qwen3_processor(words), slot
+    return Made(config, _qwen3_processor(words), slot)
 
 
 def glm4v(size: Size) -> Made:
@@ -123,7 +124,9 @@ def glm4v(size: Size) -> Made:
     pixels = {"shortest_edge": 32 * 32 * 2, "longest_edge": 96 * 96 * 2}  # of both frames that a picture is taken for
     images = transformers.Glm4vImageProcessor(patch_size=8, size=pixels)
     video = transformers.Glm4vVideoProcessor(patch_size=8, size=pixels)
-    return config, transformers.Glm4vProcessor(images, words, video), "<|begin_of_image|><|image|><|end_of_image|>"
+    return Made(
+        config, transformers.Glm4vProcessor(images, words, video), "<|begin_of_image|><|image|><|end_of_image|>"
+    )
 
 
 def _qwen_tokenizer() -> tuple[PreTrainedTokenizerFast, str]:

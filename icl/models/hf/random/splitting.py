@@ -28,7 +28,7 @@ def idefics2(size: Size) -> Made:
         image_token_id=words.image_token_id,
     )
     images = transformers.Idefics2ImageProcessor(size={"shortest_edge": 32, "longest_edge": 64})
-    return config, transformers.Idefics2Processor(images, words, image_seq_len=4), "<image>"
+    return Made(config, transformers.Idefics2Processor(images, words, image_seq_len=4), "<image>")
 
 
 def idefics3(size: Size) -> Made:
@@ -36,7 +36,7 @@ def idefics3(size: Size) -> Made:
     words = _idefics_tokenizer()
     config = transformers.Idefics3Config(**_idefics_settings(words, size))
     images = transformers.Idefics3ImageProcessor(**_TILES)
-    return config, transformers.Idefics3Processor(images, words, image_seq_len=4), "<image>"
+    return Made(config, transformers.Idefics3Processor(images, words, image_seq_len=4), "<image>")
 
 
 def smolvlm(size: Size) -> Made:
@@ -44,7 +44,7 @@ def smolvlm(size: Size) -> Made:
     words = _idefics_tokenizer()
     config = transformers.SmolVLMConfig(**_idefics_settings(words, size))
     images, video = transformers.SmolVLMImageProcessor(**_TILES), transformers.SmolVLMVideoProcessor()
-    return config, transformers.SmolVLMProcessor(images, words, video, image_seq_len=4), "<image>"
+    return Made(config, transformers.SmolVLMProcessor(images, words, video, image_seq_len=4), "<image>")
 
 
 def internvl(size: Size) -> Made:
@@ -65,7 +65,7 @@ def internvl(size: Size) -> Made:
     )
     images = transformers.GotOcr2ImageProcessor(size={"height": 32, "width": 32}, max_patches=4)
     video = transformers.InternVLVideoProcessor(size={"height": 32, "width": 32})
-    return config, transformers.InternVLProcessor(images, words, video, image_seq_length=4), "<IMG_CONTEXT>"
+    return Made(config, transformers.InternVLProcessor(images, words, video, image_seq_length=4), "<IMG_CONTEXT>")
 
 
 def aya_vision(size: Size) -> Made:
@@ -80,7 +80,7 @@ def aya_vision(size: Size) -> Made:
     )
     images = transformers.GotOcr2ImageProcessor(size={"height": 32, "width": 32}, max_patches=4)
     processor = transformers.AyaVisionProcessor(images, words, patch_size=8, img_size=32, downsample_factor=2)
-    return config, processor, "<image>"
+    return Made(config, processor, "<image>")
 
 
 def cohere2_vision(size: Size) -> Made:
@@ -94,14 +94,14 @@ def cohere2_vision(size: Size) -> Made:
     words = tokenizer(named)
     config = transformers.Cohere2VisionConfig(
         vision_config=transformers.SiglipVisionConfig(**tower_settings(size), vision_use_head=False),
-        text_config=transformers.Cohere2Config(**_sliding(words, size), logit_scale=1.0),
+        text_config=transformers.Cohere2Config(**_sliding(words, size, tie_word_embeddings=True), logit_scale=1.0),
         image_token_id=words.image_token_id,
         downsample_factor=2,
         alignment_intermediate_size=2 * size.width,
-        tie_word_embeddings=False,
+        tie_word_embeddings=True,  # as published, and vLLM knows no other way
     )
     images = transformers.Cohere2VisionImageProcessor(size={"height": 32, "width": 32}, max_patches=4, patch_size=2)
-    return config, transformers.Cohere2VisionProcessor(images, words), "<|IMG_PATCH|>"
+    return Made(config, transformers.Cohere2VisionProcessor(images, words), "<|IMG_PATCH|>")
 
 
 def ovis2(size: Size) -> Made:
@@ -120,7 +120,7 @@ def ovis2(size: Size) -> Made:
         tie_word_embeddings=False,
     )
     images = transformers.Ovis2ImageProcessor(size={"height": 32, "width": 32}, crop_to_patches=True, max_patches=4)
-    return config, transformers.Ovis2Processor(images, words, image_seq_length=4), "<image>"
+    return Made(config, transformers.Ovis2Processor(images, words, image_seq_length=4), "<image>")
 
 
 def lfm2_vl(size: Size) -> Made:
@@ -162,7 +162,7 @@ def lfm2_vl(size: Size) -> Made:
         min_tiles=2,
         max_num_patches=64,
     )
-    return config, transformers.Lfm2VlProcessor(images, words), "<image>"
+    return Made(config, transformers.Lfm2VlProcessor(images, words), "<image>")
 
 
 def _idefics_tokenizer() -> PreTrainedTokenizerFast:
@@ -183,10 +183,10 @@ def _idefics_settings(words: PreTrainedTokenizerFast, size: Size) -> dict[str, A
     }
 
 
-def _sliding(words: PreTrainedTokenizerFast, size: Size) -> dict[str, Any]:
+def _sliding(words: PreTrainedTokenizerFast, size: Size, **more: Any) -> dict[str, Any]:
     """Of a language model whose layers slide and see all in turn."""
     kinds = (["sliding_attention", "full_attention"] * size.layers)[: size.layers]
-    return text_settings(words, size, sliding_window=size.window, layer_types=kinds)
+    return text_settings(words, size, sliding_window=size.window, layer_types=kinds, **more)
 
 
 MAKERS: dict[str, Maker] = {
