@@ -122,3 +122,27 @@ def test_a_quantized_base_is_refused_when_the_plan_is_made(folder: Path, adapter
 def test_there_must_be_an_adapter_to_merge() -> None:
     with pytest.raises(ConfigError, match="there is no `adapter` to merge"):
         build("model", {"name": "vllm", "merge": True})
+
+
+def test_a_hub_id_is_merged_from_its_files_in_the_hub_s_cache(folder: Path, adapter: Path, tmp_path: Path) -> None:
+    """In a process of its own, since the hub's library reads where its cache lies when it is imported."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--someone--llava"
+    shutil.copytree(folder, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    code = (
+        "import sys\nfrom icl.models.vllm.model import VLLM\n"
+        "model = VLLM('someone/llava', adapter=sys.argv[1], merge=True)\n"
+        "print(model.hf.checkpoint.digest, model.weights())"
+    )
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", code, str(adapter)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=True)
+    digest, own = ran.stdout.splitlines()[-1].split()
+    by_folder = merged(VLLM(str(folder), adapter=str(adapter), merge=True))
+    assert digest == f"someone/llava@{commit}"
+    assert Path(own) != by_folder
+    assert {path.name: path.read_bytes() for path in Path(own).iterdir()} == {
+        path.name: path.read_bytes() for path in by_folder.iterdir()
+    }
