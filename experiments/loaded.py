@@ -98,7 +98,7 @@ class Run:
     def analyze(self, name: str, metric: str | None = None) -> "DataFrame":
         """The table of an analysis (`icl analyze` lists them), such as "copying". Raises ConfigError, StoreError."""
         from experiments.analyses.catalogue import analysis
-        from experiments.report.view import view
+        from experiments.view import view
 
         return analysis(name)(view(self, metric))
 

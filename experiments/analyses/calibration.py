@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.analyses.samples import answered, interval, records, settings, table, texts, units
+from experiments.analyses.samples import answered, interval, settings, table
+from experiments.stats.rows import records, texts, units
 from icl.errors import ConfigError
 from icl.metrics.normalise import plain
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 BINS = 15
 Floats = NDArray[np.float64]

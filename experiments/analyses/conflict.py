@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import answered, interval, records, settings, table, texts, units
+from experiments.analyses.samples import answered, interval, settings, table
+from experiments.stats.rows import records, texts, units
 from icl.errors import ConfigError
 from icl.metrics.chosen import chosen, share
 from icl.metrics.normalise import plain
@@ -29,7 +30,7 @@ from icl.metrics.normalise import plain
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 Row = Mapping[str, Any]
 

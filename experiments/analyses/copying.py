@@ -16,24 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import (
-    BEST,
-    answered,
-    demos_of,
-    interval,
-    judges_samples,
-    records,
-    said,
-    settings,
-    table,
-    units,
-)
+from experiments.analyses.samples import BEST, answered, interval, judges_samples, settings, table
+from experiments.stats.rows import demos_of, records, said, units
 from icl.metrics.normalise import plain
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 Row = Mapping[str, Any]
 

@@ -14,17 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import (
-    answered,
-    interval,
-    judges_samples,
-    records,
-    said,
-    settings,
-    table,
-    texts,
-    units,
-)
+from experiments.analyses.samples import answered, interval, judges_samples, settings, table
+from experiments.stats.rows import records, said, texts, units
 from experiments.store import Store
 from icl.errors import ConfigError
 from retrievers.disrupted import SWAPPED
@@ -32,7 +23,7 @@ from retrievers.disrupted import SWAPPED
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 NAME = "disrupted"
 BASE, PLACE = "base", "place"

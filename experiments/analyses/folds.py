@@ -10,7 +10,7 @@ from experiments.store import Store
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 HELD_OUT = "held_out"
 """The parameter of a task in which folds differ."""

@@ -11,21 +11,14 @@ ceiling is below 1. A task that can tell says so of each sample (`meta.identifia
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from experiments.analyses.samples import (
-    answered,
-    interval,
-    judges_samples,
-    records,
-    settings,
-    table,
-    units,
-)
+from experiments.analyses.samples import answered, interval, judges_samples, settings, table
+from experiments.stats.rows import records, units
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 FACT = "identifiable"
 

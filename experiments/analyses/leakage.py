@@ -14,12 +14,13 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from experiments.analyses.samples import answered, demos_of, records, settings, table, texts
+from experiments.analyses.samples import answered, settings, table
+from experiments.stats.rows import demos_of, records, texts
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 LEAKS = ("itself", "picture", "twice", "alike")
 

@@ -21,7 +21,7 @@ from experiments.stats.compare import compare
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 
 def analyse(view: "View") -> "DataFrame":

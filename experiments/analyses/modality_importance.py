@@ -19,13 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import (
-    answered,
-    interval,
-    judges_samples,
-    settings,
-    table,
-)
+from experiments.analyses.samples import answered, interval, judges_samples, settings, table
 from experiments.stats.arms import UNIT
 from experiments.store import Store
 from icl.errors import ConfigError
@@ -33,7 +27,7 @@ from icl.errors import ConfigError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 CLASSES = ("picture", "text", "both", "either", "unanswered")
 SHOWN = "shown"

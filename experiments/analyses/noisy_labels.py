@@ -22,7 +22,7 @@ from icl.errors import ConfigError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 NAME = "noisy_labels"
 SHARE = "share"

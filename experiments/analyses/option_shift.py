@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import answered, interval, records, settings, table, texts
+from experiments.analyses.samples import answered, interval, settings, table
 from experiments.stats.arms import UNIT
+from experiments.stats.rows import records, texts
 from experiments.store import Store
 from icl.errors import ConfigError
 from icl.metrics.chosen import chosen
@@ -28,7 +29,7 @@ from icl.metrics.normalise import plain
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 NAME, SHIFT = "listed", "shift"
 FOUR = 4

@@ -14,25 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import (
-    answered,
-    interval,
-    judges_samples,
-    records,
-    said,
-    settings,
-    table,
-    texts,
-    units,
-)
+from experiments.analyses.samples import answered, interval, judges_samples, settings, table
 from experiments.stats.pairs import UnpairedError
+from experiments.stats.rows import records, said, texts, units
 from experiments.store import Store
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 
 def analyse(view: "View") -> "DataFrame":

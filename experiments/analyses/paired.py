@@ -9,7 +9,7 @@ from experiments.stats.compare import compare
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 
 def against(view: "View", rows: "DataFrame", score: str) -> list[dict[str, Any]]:

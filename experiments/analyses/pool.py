@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import answered, demos_of, interval, records, settings, table, texts, units
+from experiments.analyses.samples import answered, interval, settings, table
+from experiments.stats.rows import demos_of, records, texts, units
 from icl.errors import DataError
 from icl.metrics.normalise import plain
 from icl.types import Example, Query
@@ -29,7 +30,7 @@ from retrievers.texts import words
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
     from icl.tasks.base import Pool, Task
     from retrievers.vectors import Vectors
 

@@ -3,7 +3,7 @@
     precision   share of the k demonstrations whose answer is the query's gold, as in the analysis `retrieval`
 
 A row an arm against its reference, as the run's `compare` says: the mean difference over the same queries, its interval
-by a bootstrap over groups, p after Holm. Arms that differ in order, composer, decoding or scoring alone show the same
+and p by flipping groups, p after Holm. Arms that differ in order, composer, decoding or scoring alone show the same
 demonstrations (`more_demonstrations` aside) and are one arm here, the first of them; a reference that differs in
 nothing else is refused. Where tasks are folds (`held_out`), the first rows are of all folds together.
 No model is needed: a fake serves as well.
@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 
 from experiments.analyses.paired import against
 from experiments.analyses.retrieval import measured
-from experiments.analyses.samples import answered, records, table
+from experiments.analyses.samples import answered, table
 from experiments.stats.pairs import KEYS
+from experiments.stats.rows import records
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 AFTERWARDS = ("order", "compose", "decoding", "score", "max_new_tokens")
 """Axes that come after the choice."""

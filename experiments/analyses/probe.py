@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.analyses.paired import against
-from experiments.analyses.samples import answered, demos_of, records, table, texts
+from experiments.analyses.samples import answered, table
+from experiments.stats.rows import demos_of, records, texts
 from experiments.store import Store
 from icl.errors import ConfigError
 from icl.metrics.normalise import plain
@@ -33,7 +34,7 @@ from retrievers.probe import fit_probe
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
     from icl.tasks.base import Pool
 
 LABELS = 128

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from experiments.analyses.quantization_measured import measured
-from experiments.analyses.samples import records, said, table
+from experiments.analyses.samples import table
 from experiments.stats.arms import values_of
 from experiments.stats.pairs import KEYS, pair, paired_test
+from experiments.stats.rows import records, said
 from experiments.stats.significance import holm
 from experiments.store import Store
 from icl.errors import ConfigError
@@ -24,7 +25,7 @@ from icl.errors import ConfigError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 
 def analyse(view: "View") -> "DataFrame":

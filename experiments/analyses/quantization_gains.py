@@ -4,7 +4,7 @@
              retriever against `random`, of a decoding against the reference decoding
     change   the gain at this precision minus the gain in full precision, sample by sample: a difference of differences
 
-Every gain is pooled over what else was run. Intervals by a bootstrap over groups of queries; p is of the change, after
+Every gain is pooled over what else was run. Intervals and p by flipping groups of queries; p is of the change, after
 Holm over all rows. A gain that survives is one whose change is not distinguishable from 0, which is no proof of 0: look
 at the interval.
 """
@@ -25,7 +25,7 @@ from icl.errors import ConfigError
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 GAIN = "gain"
 

@@ -23,7 +23,7 @@ from icl.errors import ICLError, ModelError
 
 if TYPE_CHECKING:
     from experiments.grid import Cell, Grid
-    from experiments.report.view import View
+    from experiments.view import View
     from icl.types import Prompt
 
 EACH = 16

@@ -16,23 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import (
-    answered,
-    demos_of,
-    interval,
-    ranks_of,
-    records,
-    settings,
-    table,
-    texts,
-    units,
-)
+from experiments.analyses.samples import answered, interval, settings, table
+from experiments.stats.rows import demos_of, ranks_of, records, texts, units
 from icl.metrics.normalise import plain
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 
 def analyse(view: "View") -> "DataFrame":

@@ -15,7 +15,7 @@ from experiments.stats.significance import holm
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 
 def analyse(view: "View") -> "DataFrame":

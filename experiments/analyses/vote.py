@@ -11,18 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import (
-    answered,
-    demos_of,
-    interval,
-    ranks_of,
-    records,
-    said,
-    settings,
-    table,
-    units,
-)
+from experiments.analyses.samples import answered, interval, settings, table
 from experiments.stats.pairs import pair, paired_test
+from experiments.stats.rows import demos_of, ranks_of, records, said, units
 from experiments.stats.significance import holm
 from icl.errors import ConfigError
 from icl.metrics.baselines import vote
@@ -32,7 +23,7 @@ from icl.types import Demo, Example, Query
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.report.view import View
+    from experiments.view import View
 
 NOBODY = Query("", (), "")
 

@@ -12,10 +12,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from experiments.report import tests_told
-from experiments.report.view import View
 from experiments.stats.arms import NONE, told
 from experiments.stats.compare import verdicts
 from experiments.stats.wording import counted, few_units, interval, p_number, share, signed
+from experiments.view import View
 from experiments.vocabulary import FREE_AT_ZERO
 
 if TYPE_CHECKING:

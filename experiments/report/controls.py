@@ -10,9 +10,9 @@ from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from experiments.report.comparison import no_turns
-from experiments.report.view import View
 from experiments.stats.effects import OTHER, Effect
 from experiments.stats.wording import counted, few_units, listed, plus_minus, share
+from experiments.view import View
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -17,12 +17,12 @@ from experiments.report import browser, contrasts, controls, figures, tables, te
 from experiments.report.costs import costs
 from experiments.report.quantized import quantized
 from experiments.report.svg import Scale, element
-from experiments.report.view import Run, View, view
 from experiments.stats import wording
 from experiments.stats.arms import told
 from experiments.stats.compare import verdicts
 from experiments.stats.pairs import UnpairedError
 from experiments.store import made
+from experiments.view import Run, View, view
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -35,7 +35,7 @@ def show_end(folder: Path, console: "Console", anew: bool = False) -> None:
     from experiments.loaded import load_run
     from experiments.report.html import write
     from experiments.report.terminal import show
-    from experiments.report.view import view
+    from experiments.view import view
     from experiments.waiting import waiting
 
     with waiting() as tell:

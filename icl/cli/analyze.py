@@ -26,8 +26,8 @@ def command(
     from experiments.analyses.show import show
     from experiments.loaded import load_run
     from experiments.report.detail import settings
-    from experiments.report.view import view
     from experiments.store import made
+    from experiments.view import view
     from experiments.waiting import waiting
     from icl.cli.card import hung
 

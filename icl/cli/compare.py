@@ -38,9 +38,9 @@ def command(
     from experiments.report.controls import controls_frame, show_controls
     from experiments.report.controls_page import controls_page
     from experiments.report.detail import settings
-    from experiments.report.view import view
     from experiments.stats.compare import BASELINE, compare
     from experiments.store import made
+    from experiments.view import view
     from experiments.vocabulary import CORRECTIONS
     from experiments.waiting import waiting
 

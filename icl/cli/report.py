@@ -22,7 +22,7 @@ def command(
         from experiments.loaded import load_run
         from experiments.report.detail import settings
         from experiments.report.html import write
-        from experiments.report.view import view
+        from experiments.view import view
 
         seen = view(load_run(run), metric or None, settings(to or [], "--to"))
         tell("writing", 0, 0)

@@ -39,7 +39,7 @@ def command(
 
     from experiments.loaded import load_run
     from experiments.report.detail import NAMED, settings, show_failed, show_sample, telling
-    from experiments.report.view import view
+    from experiments.view import view
 
     seen = view(load_run(run))
     console = Console()

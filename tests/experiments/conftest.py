@@ -4,6 +4,9 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from written_run import writer, written
+
+__all__ = ["writer", "written"]
 
 SHAPES = Path(__file__).parent / "shapes.py"
 TOY = Path(__file__).parent / "toy_model.py"

@@ -9,7 +9,7 @@ import pytest
 import icl
 from experiments.loaded import load_run
 from experiments.report.tables import task_tables
-from experiments.report.view import view
+from experiments.view import view
 from icl.errors import StoreError
 
 TASK = {"name": "existence", "queries": 40, "pool_size": 20}

@@ -11,8 +11,8 @@ from experiments.checks import check_data, check_needs
 from experiments.config import load
 from experiments.grid import expand
 from experiments.report.tables import task_tables
-from experiments.report.view import view
 from experiments.schema import experiment_schema
+from experiments.view import view
 from icl.errors import ConfigError, PlanError
 
 

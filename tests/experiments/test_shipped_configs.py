@@ -11,8 +11,8 @@ from experiments.analyses.catalogue import analysis
 from experiments.api import run
 from experiments.config import load
 from experiments.grid import expand
-from experiments.report.view import view
 from experiments.stats.compare import compare
+from experiments.view import view
 
 CONFIGS = Path(experiments.__file__).parent / "configs"
 ANALYSES = {

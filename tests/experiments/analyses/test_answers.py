@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from experiments.analyses import copying, following, vote
-from experiments.analyses.samples import reading
+from experiments.stats.rows import reading
 from icl.errors import ConfigError
 
 PARTS = Path(__file__).parent / "parts.py"

@@ -10,7 +10,7 @@ from rich.console import Console
 from experiments.report.controls import columns, controls_frame, notes, sections, show_controls
 from experiments.report.controls_page import controls_page
 from experiments.report.html import write
-from experiments.report.view import view
+from experiments.view import view
 from icl.cli.main import main
 
 

@@ -1,7 +1,7 @@
 """The table of controls as a page: its sentences are counts of its own verdicts, its cells the run's numbers."""
 
 from experiments.report.controls_page import controls_page
-from experiments.report.view import view
+from experiments.view import view
 from icl.cli.main import main
 
 

@@ -2,8 +2,8 @@
 
 from decoding.arm import controls_of, parse_arm
 from experiments.api import run
-from experiments.report.view import view
 from experiments.stats.findings import findings
+from experiments.view import view
 
 
 def labels_of_controls(node):

@@ -16,8 +16,8 @@ from experiments.report.controls_page import controls_page
 from experiments.report.detail import show_sample, telling
 from experiments.report.html import write
 from experiments.report.terminal import show
-from experiments.report.view import view
 from experiments.stats.compare import compare
+from experiments.view import view
 from icl.errors import ConfigError
 
 PAIRS = "group_accuracy"

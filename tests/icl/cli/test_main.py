@@ -145,7 +145,7 @@ def test_run_shows_the_table_and_a_second_run_has_nothing_to_do(
 def test_a_finished_run_shows_its_table_again_without_counting_it_again(
     icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from experiments.report import view
+    from experiments import view
 
     first = icl("run", grid(RUN))
     monkeypatch.delattr(view, "view")

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from experiments.loaded import load_run
-from experiments.report.view import View, view
 from experiments.store import Store
+from experiments.view import View, view
 from icl.registry import resolve
 
 

@@ -1,4 +1,4 @@
-"""A run directory as a finished run leaves it, written through the store, with scores drawn from known chances."""
+"""Fixtures: a run directory as a finished run leaves it, through the store, with scores drawn from known chances."""
 
 import hashlib
 import json

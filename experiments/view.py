@@ -1,6 +1,6 @@
 """A run as its readers see it: the frame of its samples, and which columns are axes, scores and baselines.
 
-The one place of the report that knows how a run directory names things; table, page and sentences read a `View`.
+The one reader that knows how a run directory names things; table, page, sentences and analyses read a `View`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from experiments.report.floor import ceilings, floors, strays
-from experiments.report.relabelled import relabelled_told, relabelling
+from experiments.relabelled import relabelled_told, relabelling
 from experiments.stats.arms import (
     NONE,
     UNIT,
@@ -26,6 +25,7 @@ from experiments.stats.arms import (
 )
 from experiments.stats.effects import Effect, effects
 from experiments.stats.findings import Finding, findings, reference_decoding
+from experiments.stats.floor import ceilings, floors, strays
 from experiments.stats.whole import own_of
 from experiments.store import Store
 from experiments.vocabulary import CORRECTION, METRICS, usual_metric

@@ -8,8 +8,8 @@ made of.
 
 from typing import TYPE_CHECKING
 
-from experiments.analyses.samples import records, said, texts
 from experiments.stats.arms import arms, values_of
+from experiments.stats.rows import records, said, texts
 from experiments.stats.wording import share
 from icl.metrics.normalise import plain
 

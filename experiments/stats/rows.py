@@ -1,0 +1,73 @@
+"""What a row of a run's samples says: its demonstrations, and which of the known answers its output gives."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from experiments.stats.arms import UNIT
+from icl.metrics.lenient import lenient
+from icl.metrics.normalise import plain
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Demonstration = tuple[str, float, str]
+"""id, score and answer."""
+
+
+def records(rows: "DataFrame") -> list[dict[str, Any]]:
+    """The rows as mappings."""
+    return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
+
+
+def demos_of(row: Mapping[str, Any]) -> list[Demonstration]:
+    """In prompt order."""
+    return [(str(name), float(score), str(answer)) for name, score, answer in items(row["demos"])]
+
+
+def ranks_of(row: Mapping[str, Any]) -> list[int]:
+    """Of the demonstrations, in prompt order; 0 is the retriever's best."""
+    ranks = items(row.get("ranks"))
+    count = len(items(row["demos"]))
+    return [int(rank) for rank in ranks] if len(ranks) == count else list(range(count))[::-1]
+
+
+def texts(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
+    """A list of texts, empty where the sample has none."""
+    return tuple(map(str, items(row.get(column))))
+
+
+def said(row: Mapping[str, Any]) -> str:
+    """The answer that the output gives, in its plain form: one of the known ones where it names exactly one of them.
+
+    Known are the options, the answers of the demonstrations, the gold, and what the gold was renamed from or to.
+    """
+    known = (
+        *texts(row, "options"),
+        *(answer for *_, answer in demos_of(row)),
+        *texts(row, "gold"),
+        *texts(row, "renamed"),
+    )
+    return reading(
+        str(row["output"]) if isinstance(row["output"], str) else "", tuple(dict.fromkeys(filter(plain, known)))
+    )
+
+
+@lru_cache(maxsize=65_536)
+def reading(output: str, known: tuple[str, ...]) -> str:
+    """The one known answer that the output names, else the output itself; in plain form."""
+    whole = plain(output)
+    if whole in map(plain, known):
+        return whole
+    named = {plain(answer) for answer in known if lenient(output, (answer,), known)}
+    return named.pop() if len(named) == 1 else whole
+
+
+def units(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """What belongs together: a label a row."""
+    return [row[UNIT] for row in rows]
+
+
+def items(value: Any) -> Sequence[Any]:
+    """Empty fields are left out of a line, and the frame has NaN for them."""
+    return value if isinstance(value, list | tuple) else ()
