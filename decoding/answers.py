@@ -14,6 +14,7 @@ from decoding.loop import Lane, Track, decode
 from decoding.sampling import Beam, Sampler
 from decoding.score import Ballot, score, spellings
 from decoding.ways import History, Way, ways
+from icl.models import optional
 from icl.models.base import LogitModel, Session
 from icl.types import Generation, Prompt
 
@@ -23,7 +24,7 @@ def answered(
 ) -> list[Generation | Failure]:
     """Raises ICLError where the prompts cannot be opened together."""
     history, every = History(model), distinct(readies)
-    lends = bool(getattr(model, "lends", False))
+    lends = optional.lends(model)
     chosen = ways(readies, late, history, lends)
     prompts = _now(readies, chosen)
     exits = any(ready.job.arm.strategy.exits for ready in readies)

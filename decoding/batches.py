@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from decoding.jobs import Ready, distinct
+from icl.models import optional
 from icl.models.base import LogitModel
 
 BATCH_TOKENS = 32_768
@@ -34,8 +35,8 @@ def batches(model: LogitModel, readies: Sequence[Ready]) -> Iterator[list[int]]:
 
 def budget_of(model: LogitModel) -> int:
     """The model's `batch_tokens`, or what its `token_budget` for prefills comes to."""
-    prefill = ROWS_TO_PREFILL * int(getattr(model, "token_budget", 0))
-    return int(getattr(model, "batch_tokens", 0) or prefill or BATCH_TOKENS)
+    prefill = ROWS_TO_PREFILL * (optional.token_budget(model) or 0)
+    return optional.batch_tokens(model) or prefill or BATCH_TOKENS
 
 
 def _size(readies: Sequence[Ready]) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.contexts import Written
 from experiments.grid import Cell
 from icl.errors import ICLError, ModelError
+from icl.models import optional
 from icl.models.base import Model, Request
 from icl.types import Generation, Prompt
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 Answer = Generation | str
 """What a model said, or why it said nothing."""
 
-AT_ONCE = 32
 """Requests that a model without `answer_each` is asked in one call: what a kill can lose at most. A model that batches
 better with more says so by `at_once`."""
 
@@ -66,7 +66,7 @@ def _through_engine(
 
 def engine_of(model: Model) -> Callable[..., Any]:
     """`run_jobs` of the engine that runs strategies on this model: its server's, its own, or the token loop."""
-    if "strategies" in model.abilities and hasattr(model, "answer_each"):  # a server's
+    if "strategies" in model.abilities and optional.answer_each(model):  # a server's
         from decoding.served import run_jobs as there
 
         return there
@@ -96,11 +96,10 @@ def _through_requests(model: Model, asked: Sequence[Asked], done: Done) -> None:
         for one in alike[i]:
             done(one, result)
 
-    answer_each: Callable[..., None] | None = getattr(model, "answer_each", None)
-    if answer_each is not None:
+    if (answer_each := optional.answer_each(model)) is not None:
         answer_each(requests, finished)
         return
-    at_once: int = getattr(model, "at_once", AT_ONCE)
+    at_once = optional.at_once(model)
     for start in range(0, len(requests), at_once):
         for i, result in enumerate(_generated(model, requests[start : start + at_once])):
             finished(start + i, result)

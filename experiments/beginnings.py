@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from icl.models import optional
+
 if TYPE_CHECKING:
     from icl.types import Prompt
 
@@ -32,10 +34,9 @@ class Beginnings:
 
     def see(self, model: Any, branch: "Prompt", tokens: int, times: int, place: int) -> None:
         """A prompt that is read so many times, for the query at this place."""
-        blocks = getattr(model, "blocks", None)
-        if blocks is None:
+        if (blocks := optional.blocks(model, branch)) is None:
             return
-        size, found = model.block_size, blocks(branch)
+        size, found = blocks
         self.asked += times * tokens
         self.whole += times * size * len(found)
         for block in found:

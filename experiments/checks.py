@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.grid import Cell, Grid
 from icl.errors import ConfigError, DataError, ICLError, PlanError
+from icl.models import optional
 from icl.models.asking import ANSWERING
 from retrievers.ready import check_ready
 
@@ -27,7 +28,7 @@ def check_needs(grid: Grid) -> None:
     _check_candidates_read(grid)
     for cell in grid.cells:
         if problem := unmet(cell):
-            why = getattr(cell.model, "lacks", "")
+            why = optional.lacks(cell.model)
             told = f"{problem} {why}" if why else problem
             raise PlanError(f"{where_is(grid, 'decoding', cell)}: model '{cell.labels['model']}': {told}")
         if problem := _refused(cell):
@@ -68,13 +69,11 @@ def unmet(cell: Cell) -> str | None:
 
 def _refused(cell: Cell) -> str | None:
     """What the model's server says against this cell's strategy."""
-    refuses = getattr(cell.model, "refuses", None)
-    if refuses is None:
+    if (refuses := optional.refuses(cell.model)) is None:
         return None
     from decoding.served import node_of
 
-    problem: str | None = refuses(node_of(cell.decoding))
-    return problem
+    return refuses(node_of(cell.decoding))
 
 
 def check_data(grid: Grid) -> None:

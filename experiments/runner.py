@@ -22,6 +22,7 @@ from experiments.session import Counting
 from experiments.state import Todo
 from experiments.store import Store, Writer
 from icl.errors import DataError
+from icl.models import optional
 from icl.pictures import Picture
 from icl.types import Sample
 
@@ -97,12 +98,12 @@ class Runner:
         groups = [cells for cells in _groups(self.grid, model) if any(self.work.missing[c.digest] for c in cells)]
         if not groups:
             return
-        if expect := getattr(model, "expect", None):
+        if (expect := optional.expect(model)) is not None:
             room = limits([cell for cells in groups for cell in cells])
             expect(room.pictures, room.tokens)
         self.progress.doing("loading the model")
         model.load()
-        for note in getattr(model, "notes", ()):
+        for note in optional.notes(model):
             self.progress.note(f"model: {note}")
         retrieval: Retrieval | None = None
         try:
@@ -112,8 +113,7 @@ class Runner:
                 self._group(model, cells, retrieval)
         finally:
             self.session.count(model)
-            if unload := getattr(model, "unload", None):
-                unload()
+            optional.unload(model)
 
     def _group(self, model: "Model", cells: Sequence[Cell], retrieval: Retrieval) -> None:
         task = cells[0].task

@@ -15,6 +15,7 @@ from experiments.machine import facts, now
 from experiments.state import as_json, describe_cells, metrics_told
 from experiments.store import Store
 from icl.errors import StoreError
+from icl.models import optional
 
 if TYPE_CHECKING:
     from icl.models.base import Model
@@ -71,9 +72,8 @@ class Counting:
 
     def count(self, model: "Model") -> None:
         """Takes over the model's counters."""
-        counters = getattr(model, "counters", None)
-        if counters is not None:
-            self.models[model.digest] = dict(counters())
+        if (counters := optional.counters(model)) is not None:
+            self.models[model.digest] = counters
 
     def save(self, model: "Model") -> None:
         """Brings what is written up to date, if that is some time ago."""

@@ -15,6 +15,7 @@ from typing import Any
 from icl.metrics.base import Judged, Metric, RunMetric
 from icl.metrics.normalise import plain
 from icl.models.base import ABILITIES, Model, Request
+from icl.models.optional import counts_exactly, misspelt
 from icl.pictures import Picture
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, Task
@@ -113,6 +114,8 @@ def check_model(model: Any, pictures: bool = True, tolerance: float = 1e-3) -> N
     _must(not unknown, f"{name}.abilities has {sorted(unknown)}; known are {', '.join(ABILITIES)}.")
     _must(bool(model.abilities & {"generate", "logits"}), f"{name} can neither generate nor give logits.")
     _must(set(model.needs) <= {"gold", "demos"}, f"{name}.needs is {sorted(model.needs)}; known are gold and demos.")
+    odd = misspelt(model)
+    _must(odd is None, f"{name}.{odd and odd[0]}: nothing reads this name; '{odd and odd[1]}' is read.")
     _must(isinstance(model.digest, str) and model.digest == model.digest, f"{name}.digest is not one text.")
     model.load()
     model.load()
@@ -142,7 +145,7 @@ def _check_answer(name: str, model: Model, request: Request, answer: Generation)
     _must(answer.finish in ("stop", "length"), f"{name}: finish is {answer.finish!r}.")
     counted = model.count_tokens(request.prompt)
     _must(
-        answer.usage.prompt_tokens == counted or not getattr(model, "counts_exactly", True),
+        answer.usage.prompt_tokens == counted or not counts_exactly(model),
         f"{name}: usage says {answer.usage.prompt_tokens} prompt tokens, count_tokens says {counted}.",
     )
     (short,) = model.generate([dataclasses.replace(request, max_new_tokens=1)])

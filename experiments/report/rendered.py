@@ -20,6 +20,7 @@ from experiments.stats.arms import name_of
 from experiments.vocabulary import AXES
 from experiments.waiting import waiting
 from icl.errors import ConfigError, DataError, PlanError, did_you_mean, printable
+from icl.models import optional
 from icl.types import Example, Prompt
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def lines(cell: Cell, example: Example, prompt: Prompt, marks: Sequence[str], wi
         edits = "".join(f", {type(edit).__name__.lower()}" for edit in picture.edits)
         yield f"picture {number}  {part.name or 'glue'}  {size[0]} x {size[1]}{edits}  {picture.origin}"
     count = cell.model.count_tokens(prompt)
-    about = "" if getattr(cell.model, "counts_exactly", True) else "about "
+    about = "" if optional.counts_exactly(cell.model) else "about "
     limit = cell.model.max_tokens
     yield f"{about}{count:,} tokens{f' of {limit:,}' if limit else ''}, {len(prompt.pictures)} pictures"
     yield from (f"mark: {mark}" for mark in marks)
@@ -154,9 +155,9 @@ def _edit(edit: Any) -> str:
 
 def text_of(model: Any, prompt: Prompt) -> str:
     """As the processor writes it, one placeholder a picture; the messages of an endpoint; else the turns."""
-    if hasattr(model, "rendered"):
-        return str(model.rendered(prompt))
-    if hasattr(model, "url"):
+    if (rendered := optional.rendered(model)) is not None:
+        return rendered(prompt)
+    if optional.url(model):
         told = [
             {"role": turn.role, "content": [part.text if part.picture is None else "<picture>" for part in turn.parts]}
             for turn in prompt.turns
@@ -167,9 +168,9 @@ def text_of(model: Any, prompt: Prompt) -> str:
 
 def _writer(model: Any) -> str:
     """Who writes the text that is shown."""
-    if hasattr(model, "rendered"):
+    if optional.rendered(model) is not None:
         return "as the model's processor writes it, a placeholder for each picture"
-    return "as the messages that the endpoint is sent" if hasattr(model, "url") else "as the model is given it"
+    return "as the messages that the endpoint is sent" if optional.url(model) else "as the model is given it"
 
 
 def _grid(source: Path) -> Grid:

@@ -10,6 +10,7 @@ import typer
 from icl.cli.card import card, hung
 from icl.cli.naming import PLURALS, WORDS, kind_of, kind_with
 from icl.errors import ConfigError, did_you_mean
+from icl.models import optional
 from icl.registry import PACKAGES, Entry, entries, resolve
 
 
@@ -87,10 +88,10 @@ def _abilities() -> Iterator[tuple[str, ...]]:
             "score": has & {"score", "logits"},
             "strategies": has & {"strategies", "logits"},
             "hidden": has & {"hidden"},
-            "adapters": getattr(cls, "adapters", False),
+            "adapters": optional.adapters(cls),
             "quantized": _quantizations(cls),
         }
-        served: frozenset[str] = getattr(cls, "when_served", frozenset())
+        served = optional.when_served(cls)
         yield name, *("yes" if can[column] else "served" if column in served else "-" for column in COLUMNS[1:])
 
 
@@ -101,7 +102,7 @@ def _loadable() -> Iterator[tuple[str, type[Any]]]:
 
 
 def _quantizations(cls: type[Any]) -> str:
-    return ", ".join(getattr(cls, "quantizations", ()))
+    return ", ".join(optional.quantizations(cls))
 
 
 def _table(rows: list[tuple[str, ...]], width: int) -> Iterator[str]:

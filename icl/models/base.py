@@ -46,16 +46,8 @@ class Request:
 class Model(Protocol):
     """needs: 'gold' or 'demos' where the backend is an oracle or a fake that reads them.
 
-    A class may say more of itself: `quantizations`, the settings it can be run in; `adapters`, whether it takes any;
-    `when_served`, what it can do where the server is one of `icl serve`;
-    `at_once`, requests that one call of `generate` is given, and a kill can lose (32 where it does not say);
-    `counts_exactly = False`, where tokens are only estimated. One whose answers arrive one by one has `answer_each`
-    (see `icl.models.remote`), so that each is kept as soon as it is there. The runner prints `notes` once the model is
-    loaded, and calls `unload()` after its last cell. Where its server decides what it can do (`icl.models.remote`), an
-    instance has other `abilities` than its class, `lacks`, which says why not more, and `refuses(node of a strategy)`,
-    why not this one. One that is started for a plan has `expect(pictures, tokens)`, told before `load`. With sessions,
-    `token_budget` is what one prefill may hold and `batch_tokens` what all rows of a batch may (see
-    `decoding.batches`).
+    A model may have more than this (`icl.models.optional`): answers one by one, notes for the run, a way to unload.
+    Where its server decides what it can do (`icl.models.remote`), an instance has other `abilities` than its class.
     """
 
     abilities: ClassVar[frozenset[str]]
@@ -137,11 +129,7 @@ class Session(Protocol):
 
 @runtime_checkable
 class LogitModel(Model, Protocol):
-    """A model that opens sessions. Token ids and text go through it, since they are its tokenizer's.
-
-    One may have `lends`, true where `open(prompts, beside=session)` lets prompts take over what the session's rows have
-    read of them; the session stays as it was.
-    """
+    """A model that opens sessions. Token ids and text go through it, since they are its tokenizer's."""
 
     @property
     def stop_tokens(self) -> frozenset[int]:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from experiments.answers import AT_ONCE
 from experiments.config import load
 from experiments.run import run
 from experiments.store import Store
 from icl.errors import ModelError
+from icl.models.optional import AT_ONCE
 
 MODEL = '''
 from dataclasses import dataclass
