@@ -1,9 +1,9 @@
 """Every arm against its reference arm: difference, interval, p, and p corrected for the family.
 
 The reference of an arm is the arm that differs from it in the keys of `to` alone. Both stand on the same queries and
-seeds, or the comparison is refused. Right/wrong metrics take the exact McNemar test, graded ones a paired bootstrap
-(`significance`), those of a whole run a randomisation test (`exchange`); Holm corrects over all rows, or within each
-value of the axes `by`.
+seeds, or the comparison is refused. Right/wrong metrics take the exact McNemar test (`significance`), graded
+ones flips of clusters (`subsets`), those of a whole run a randomisation test (`exchange`); Holm corrects over all rows,
+or within each value of the axes `by`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -14,11 +14,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from experiments.stats.intervals import CHUNK, RESAMPLES, Floats, normal_quantile, resampled_counts
+from experiments.stats.subsets import ALL
 from experiments.stats.whole import NOTHING, Stratum, total_of
 from icl.streams import StreamKey
 
-ALL = 12
-"""With at most so many clusters that differ every exchange is tried."""
 WIDE, FEWER = 64, 2_000
 """A statistic of more than WIDE sums (an area) is drawn FEWER times."""
 

@@ -9,9 +9,10 @@ query and the seed, so it varies with the query). What they do not: another pool
     Wilson (1927):  centre (p + z^2/2n) / (1 + z^2/n),   half  z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n)
     clusters:       n replaced by n / deff,  deff = (variance of the clustered mean) / (variance of n independent ones),
                     at least 1 (Kish 1965; with Wilson: Dean and Pagano 2015). One sample a cluster is plain Wilson.
-    means:          percentiles of the mean over resampled clusters (Efron and Tibshirani 1993, ch. 13). Where these are
-                    all the same, nothing is known of the spread: the ends are the means with z^2 clusters more at 0,
-                    or at 1 (for values of 0 or 1 that is Wilson)
+    means:          percentiles of the mean over resampled clusters (Efron and Tibshirani 1993, ch. 13); of fewer than
+                    FEW clusters, where these cover too little, typical values (`subsets`). Where all are the same,
+                    nothing is known of the spread: the ends are the means with z^2 clusters more at 0, or at 1 (for
+                    values of 0 or 1 that is Wilson)
 
 Values are scores of single samples, in [0, 1]. Where all of them are 0 or 1 they are taken as right or wrong, whatever
 else the metric could have given: no other score in [0, 1] of that mean varies more. What a metric of a whole run puts
@@ -26,6 +27,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from experiments.stats.subsets import typical_interval
+from experiments.stats.wording import FEW
 from icl.streams import StreamKey
 
 Floats = NDArray[np.float64]
@@ -99,11 +102,29 @@ def bootstrap_mean(
     return Estimate(float(x.mean()), float(low), float(high), len(x), int(codes.max()) + 1)
 
 
+def graded_mean(
+    values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95, *, least: float = 0.0, most: float = 1.0
+) -> Estimate:
+    """Mean with the interval of a bootstrap, and of fewer than FEW clusters with that of `subsets`.
+
+    least, most: what the mean can be; where values lie beyond, as far as these do.
+    """
+    x, codes = _checked(values, clusters)
+    count = int(codes.max()) + 1
+    if count >= FEW:
+        return bootstrap_mean(x, codes, level)
+    if np.ptp(x) == 0:
+        return Estimate(float(x[0]), float(x[0]), float(x[0]), len(x), count)
+    least, most = min(least, float(x.min())), max(most, float(x.max()))
+    low, high = typical_interval(*cluster_sums(x, codes), level, least=least, most=most)
+    return Estimate(float(x.mean()), low, high, len(x), count)
+
+
 def estimate(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
-    """Wilson where the values are right or wrong, bootstrap where they are graded."""
+    """Wilson where the values are right or wrong; where they are graded see `graded_mean`."""
     if is_binary(values):
         return proportion(values, clusters, level)
-    found = bootstrap_mean(values, clusters, level)
+    found = graded_mean(values, clusters, level)
     if found.low < found.high or not 0 <= found.mean <= 1:
         return found
     low, high = without_spread(found.mean, found.clusters, level, least=0.0)

@@ -19,11 +19,14 @@ from experiments.stats.intervals import (
     Floats,
     bootstrap_mean,
     cluster_codes,
+    cluster_sums,
     is_binary,
     without_spread,
 )
-from experiments.stats.significance import bootstrap_p, sign_flip
+from experiments.stats.significance import sign_flip
+from experiments.stats.subsets import exchange_p, typical_interval
 from experiments.stats.whole import Stratum, own_of, paired, strata_of
+from experiments.stats.wording import FEW
 from icl.errors import ICLError
 
 if TYPE_CHECKING:
@@ -62,7 +65,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Arm minus reference. test: 'mcnemar' (exact, clusters flipped together), 'bootstrap' (graded), 'randomisation'.
+    """Arm minus reference. test: 'mcnemar' (exact, clusters flipped together), 'randomisation' (graded, whole runs).
 
     right_to_wrong, wrong_to_right: None of a metric of a whole run, which has no answers of its own that could turn.
     same: no pair differs.
@@ -132,9 +135,10 @@ def pair(
 def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("reference", "arm")) -> Comparison:
     """The mean difference, its interval and its p. Raises UnpairedError where no pair is left.
 
-    The interval is a bootstrap over clusters. Where all clusters have the same difference (0, mostly) it ends where z^2
-    clusters more would bring it that are 1 in one arm and 0 in the other: for 0 that is ± the Wilson bound of 0 in C
-    clusters. So much could still differ.
+    The interval of graded differences is all that the test leaves open (`subsets`); of right/wrong ones, which have few
+    values, it is a bootstrap over clusters where there are FEW of these. Where all clusters have the same difference
+    (0, mostly) it ends where z^2 clusters more would bring it that are 1 in one arm and 0 in the other: for 0 that is ±
+    the Wilson bound of 0 in C clusters. So much could still differ.
     """
     if not len(pairs):
         raise UnpairedError(f"{names[0]} and {names[1]} have no pair that both answered ({pairs.dropped} dropped).")
@@ -142,8 +146,10 @@ def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("re
         return _of_strata(pairs, level)
     d = pairs.differences
     binary = not pairs.graded and is_binary(pairs.reference) and is_binary(pairs.arm)
-    p = sign_flip(d, pairs.clusters) if binary else bootstrap_p(d, pairs.clusters)
-    interval = _interval(d, pairs.clusters, level)
+    codes = cluster_codes(pairs.clusters)
+    sums, _ = cluster_sums(d, codes)
+    p = sign_flip(d, pairs.clusters) if binary else exchange_p(sums)
+    interval = _interval(d, codes, level, binary and len(sums) >= FEW)
     return Comparison(
         difference=interval.mean,
         low=interval.low,
@@ -151,7 +157,7 @@ def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("re
         p=p,
         pairs=interval.samples,
         clusters=interval.clusters,
-        test="mcnemar" if binary else "bootstrap",
+        test="mcnemar" if binary else "randomisation",
         right_to_wrong=int(np.sum(d < 0)),
         wrong_to_right=int(np.sum(d > 0)),
         dropped=pairs.dropped,
@@ -189,11 +195,16 @@ def _of_strata(pairs: Pairs, level: float) -> Comparison:
     )
 
 
-def _interval(d: Floats, clusters: NDArray[Any], level: float) -> Estimate:
-    found = bootstrap_mean(d, clusters, level)
-    if found.low < found.high:
+def _interval(d: Floats, codes: NDArray[np.intp], level: float, drawn: bool) -> Estimate:
+    """drawn: by a bootstrap."""
+    found = bootstrap_mean(d, codes, level)
+    if found.low == found.high:
+        low, high = without_spread(found.mean, found.clusters, level)
+        return replace(found, low=low, high=high)
+    if drawn:
         return found
-    low, high = without_spread(found.mean, found.clusters, level)
+    widest = max(1.0, float(np.abs(d).max()))
+    low, high = typical_interval(*cluster_sums(d, codes), level, least=-widest, most=widest)
     return replace(found, low=low, high=high)
 
 

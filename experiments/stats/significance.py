@@ -5,16 +5,16 @@
     clusters:               the sign of all differences of a cluster is flipped together, each way with probability 1/2
                             (a randomisation test with whole-block exchange: Winkler et al. 2014). The null distribution
                             of the sum is computed exactly, as a convolution of binomials. One pair a cluster: McNemar.
-    graded:                 bootstrap test of the mean difference, centred on the null (Efron and Tibshirani 1993, 16.4)
+    graded:                 the same flips of the clusters' sums, all or a sample of them (`subsets`)
     several:                Holm (1979), step-down: p_(i) times (m - i + 1), made monotone.
 
-The null of the first two: exchanging the names of the two arms within a cluster leaves its distribution alone.
+The null of them: exchanging the names of the two arms within a cluster leaves its distribution alone.
 """
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from experiments.stats.intervals import RESAMPLES, Floats, cluster_codes, cluster_sums, resampled_means
+from experiments.stats.intervals import Floats, cluster_codes, cluster_sums
 
 
 def mcnemar(right_to_wrong: int, wrong_to_right: int) -> float:
@@ -32,7 +32,7 @@ def sign_flip(differences: ArrayLike, clusters: ArrayLike | None = None) -> floa
     """
     d = np.asarray(differences, dtype=np.float64)
     if not np.all(d == np.round(d)):
-        raise ValueError("an exact sign-flip test needs whole differences; graded metrics take the bootstrap.")
+        raise ValueError("an exact sign-flip test needs whole differences; graded metrics take exchange_p.")
     sums = d if clusters is None else cluster_sums(d, cluster_codes(clusters))[0]
     whole = np.round(sums).astype(np.int64)
     observed = abs(int(whole.sum()))
@@ -40,19 +40,6 @@ def sign_flip(differences: ArrayLike, clusters: ArrayLike | None = None) -> floa
     reach = (len(null) - 1) // 2
     p = float(null[np.abs(np.arange(-reach, reach + 1)) >= observed].sum())
     return min(1.0, p)
-
-
-def bootstrap_p(differences: ArrayLike, clusters: ArrayLike | None = None, resamples: int = RESAMPLES) -> float:
-    """Two-sided p of a zero mean: how often a centred resampled mean is as far out. Never below 1/(B+1)."""
-    d = np.asarray(differences, dtype=np.float64)
-    codes = np.arange(len(d)) if clusters is None else cluster_codes(clusters)
-    means = resampled_means(d, codes, resamples)
-    centre = d.mean()
-    if np.allclose(d, 0):
-        return 1.0
-    slack = 1e-12 * max(1.0, abs(float(centre)))
-    extreme = int(np.sum(np.abs(means - centre) >= abs(centre) - slack))
-    return (1 + extreme) / (resamples + 1)
 
 
 def holm(p: ArrayLike) -> Floats:

@@ -7,9 +7,9 @@ from experiments.report.tests_told import LONG, SHORT, told
 
 @pytest.mark.parametrize("words", [SHORT, LONG])
 def test_each_test_and_each_mix_is_named_by_all_of_its_tests_and_no_other(words):
-    names = {"mcnemar": "McNemar", "bootstrap": "bootstrap", "randomisation": "andomisation"}
-    mixes = [{"mcnemar"}, {"bootstrap"}, {"randomisation"}, {"bootstrap", "mcnemar"}, {"mcnemar", "randomisation"}]
-    for mix in [*mixes, set(names)]:
+    names = {"mcnemar": "McNemar", "randomisation": "andomisation"}
+    mixes = [{"mcnemar"}, {"randomisation"}, {"mcnemar", "randomisation"}]
+    for mix in mixes:
         said = told([*mix, *mix], words)
         assert {test for test, name in names.items() if name in said} == mix
 

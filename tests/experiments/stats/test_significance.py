@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
 from statsmodels.stats.multitest import multipletests
 
-from experiments.stats.significance import bootstrap_p, holm, mcnemar, sign_flip
+from experiments.stats.significance import holm, mcnemar, sign_flip
 
 
 def test_mcnemar_of_one_and_nine_by_hand():
@@ -77,22 +76,6 @@ def test_exact_test_refuses_fractions():
         sign_flip([0.5, 1])
 
 
-def test_bootstrap_p_is_near_the_t_test_for_many_pairs():
-    d = np.random.default_rng(2).normal(0.12, 1, 300)
-    assert bootstrap_p(d) == pytest.approx(stats.ttest_1samp(d, 0).pvalue, abs=0.012)
-
-
-def test_bootstrap_p_of_no_difference_is_one_and_of_a_clear_one_is_least():
-    assert bootstrap_p(np.zeros(20)) == 1
-    assert bootstrap_p(np.full(20, 0.3) + np.linspace(0, 0.1, 20)) == pytest.approx(1 / 10_001)
-
-
-def test_bootstrap_p_resamples_clusters():
-    d = np.random.default_rng(3).normal(0.25, 1, 30)
-    copies = bootstrap_p(np.tile(d, 4), np.tile(np.arange(30), 4))
-    assert copies == pytest.approx(bootstrap_p(d), abs=1e-9)
-
-
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
@@ -105,7 +88,3 @@ def test_holm_agrees_with_statsmodels(p):
 
 def test_holm_of_nothing_is_nothing():
     assert len(holm([])) == 0
-
-
-def test_a_resampled_mean_that_is_exactly_as_far_out_counts():
-    assert bootstrap_p([1.0, 0.0]) == pytest.approx(0.5, abs=0.02)  # half of the draws are twice the same one

@@ -212,7 +212,7 @@ def test_a_samples_own_number_is_what_a_csv_shows(tidied):
 
 def test_a_score_of_a_run_against_one_of_samples_is_graded_and_no_vote_of_samples_stands_for_it(tidied):
     rows = tidied("recall", [1.0, 1.0, 1.0], golds(3, 0)).assign(vote=[1.0, 0.0, 1.0])
-    assert paired_test(pair(rows, rows, "m", reference_metric="vote")).test == "bootstrap"
+    assert paired_test(pair(rows, rows, "m", reference_metric="vote")).test == "randomisation"
     assert baseline_of(rows, "vote", "m") is None
     assert baseline_of(rows.drop(columns=own_of("m")), "vote", "m") == "vote"
 
