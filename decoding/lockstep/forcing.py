@@ -6,6 +6,8 @@ all its branches have a row and stand at one step; other rows stay as they are.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING
 
 import torch
@@ -68,27 +70,39 @@ def _force_alike(logits: "Tensor", groups: Sequence[Group]) -> None:
     step = heads[0].step
     index = torch.tensor([[row.index for row in group] for group in groups], device=logits.device).T
     try:
-        strategy, sampler = arm_of(heads[0].branch.arm)
-    except ICLError as error:  # a file that this process cannot read
-        _refuse(logits, index, heads, dict.fromkeys(range(len(heads)), str(error)))
+        tokens, faults = _tokens(logits[index].float(), heads, step)
+    except Exception as error:  # noqa: BLE001 - whatever a strategy raises: its groups end, the engine goes on
+        _refuse(logits, index, heads, dict.fromkeys(range(len(heads)), _told(error)))
         return
-    own = logits[index].float()
-    if heads[0].branch.scores_options:
-        tokens, faults = _option_tokens(strategy, own, heads, step)
-    else:
-        threads = _threads(strategy, heads)
-        combined, faults = scores(strategy, own, step, threads)
-        tokens = sampler.choose(combined, [head.branch.key for head in heads], step)
-        _keep_trace(combined, own[0], tokens, heads, step)
-        if top := max(head.branch.top for head in heads):
-            seen = looks(strategy, own, combined, tokens.tolist(), step=step, threads=threads, top=top)
-            _keep_looks(seen, heads, step)
     logits[index, tokens.expand_as(index)] = CHOSEN
     for i, head in enumerate(heads):
         if i not in faults:
             LEDGER.clear_fault(head.branch.group, step)
     if faults:
         _refuse(logits, index, heads, faults)
+
+
+def _tokens(own: "Tensor", heads: Sequence[Row], step: int) -> "tuple[Tensor, dict[int, str]]":
+    """One token for each group, and what is wrong by its place. own: [n, B, V] logits of their branches."""
+    strategy, sampler = arm_of(heads[0].branch.arm)
+    if heads[0].branch.scores_options:
+        return _option_tokens(strategy, own, heads, step)
+    threads = _threads(strategy, heads)
+    combined, faults = scores(strategy, own, step, threads)
+    tokens = sampler.choose(combined, [head.branch.key for head in heads], step)
+    _keep_trace(combined, own[0], tokens, heads, step)
+    if top := max(head.branch.top for head in heads):
+        seen = looks(strategy, own, combined, tokens.tolist(), step=step, threads=threads, top=top)
+        _keep_looks(seen, heads, step)
+    return tokens, faults
+
+
+def _told(error: Exception) -> str:
+    """The sentence of ours, or what code of a strategy raised, and where."""
+    if isinstance(error, ICLError):
+        return str(error)
+    place = extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
 
 
 def _threads(strategy: Strategy, heads: Sequence[Row]) -> list[Thread]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from decoding.check import unmet
 from decoding.generations import Texts, of_options, of_text
 from decoding.jobs import Failure, Ready
 from decoding.lockstep import wire
@@ -19,6 +20,7 @@ from decoding.strategies.greedy import GreedyDecoding
 from decoding.trace import Look
 from icl.errors import ModelError
 from icl.models.vllm.asking import Ask, Said
+from icl.models.vllm.model import VLLM
 from icl.types import Generation, Prompt
 
 
@@ -48,6 +50,8 @@ def groups_of(ready: Ready, reader: Reader, name: str, trace: bool) -> list[Grou
     if len(ready.branches) > MOST:
         raise ModelError(f"it has {len(ready.branches)} branches, and a group in the engine has {MOST} at most.")
     job, arm = ready.job, ready.job.arm
+    if problem := unmet(arm, VLLM.abilities, job.score):
+        raise ModelError(problem)
     if job.score == "options":
         return _ballots(ready, reader, name)
     plain = isinstance(arm.strategy, GreedyDecoding) and isinstance(arm.sampler, Greedy)

@@ -63,7 +63,7 @@ def parsed(raw: bytes) -> Any:
     """The JSON of a body, or None."""
     try:
         return json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None  # vLLM says what is wrong with it
 
 

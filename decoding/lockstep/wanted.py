@@ -11,22 +11,20 @@ its tokens, traces and option scores: `icl: {trace: true, options: [yes, no], no
 
 import base64
 import binascii
-import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-from decoding.arm import Arm, parse_arm
+from decoding.arm import Arm
 from decoding.jobs import Normalise
 from decoding.lockstep.branch import KEY
+from decoding.lockstep.named import arm_asked, check_runs
 from icl.errors import ConfigError, DataError
 from icl.pictures import Picture
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
 
-SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 LONGEST = 2**20
 """Characters of text that a request may have."""
 
@@ -83,7 +81,7 @@ def wanted(body: Mapping[str, Any]) -> Wanted:
         if body.get(key, neutral) not in (neutral, None):
             raise ConfigError(f"{key}: a request with a strategy gives one plain answer; leave it out.")
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
+    if limit is not None and (not _is_whole(limit) or limit < 1):
         raise ConfigError(f"max_tokens is a number of tokens, at least 1, not {limit!r}.")
     said = body.get("stop") or ()
     said = (said,) if isinstance(said, str) else said
@@ -100,15 +98,22 @@ def wanted(body: Mapping[str, Any]) -> Wanted:
         if not isinstance(other, dict):
             raise ConfigError("icl.other is another sample's prompt: a mapping with messages.")
         prompt = replace(prompt, other=_prompt(other))
+    arm = arm_asked(body)
+    check_runs(arm, "options" if more is not None and more.options else "generate", counts_votes=more is not None)
     told = str(body.get("model", "")), bool(body.get("return_token_ids"))
     options = body.get("stream_options")
     counted = isinstance(options, dict) and bool(options.get("include_usage"))
-    return Wanted(prompt, _arm(body), limit, stop, stream, *told, more, counted)
+    return Wanted(prompt, arm, limit, stop, stream, *told, more, counted)
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether it is a whole number; True is none."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _prompt(body: Mapping[str, Any]) -> Prompt:
     seed = body.get("seed") or 0
-    if not isinstance(seed, int):
+    if not _is_whole(seed):
         raise ConfigError(f"seed is a whole number, not {seed!r}.")
     return Prompt(tuple(_turns(body.get("messages"))), StreamKey(seed, str(body.get("user") or "")))
 
@@ -125,55 +130,9 @@ def _more(told: Any) -> More:
     if normalise is not None and normalise not in get_args(Normalise):
         raise ConfigError(f"icl.normalise is one of {', '.join(get_args(Normalise))}.")
     top = told.get("top", 0)
-    if not isinstance(top, int) or not 0 <= top <= MOST_OPTIONS:
+    if not _is_whole(top) or not 0 <= top <= MOST_OPTIONS:
         raise ConfigError(f"icl.top is a number of tokens, at most {MOST_OPTIONS}.")
     return More(bool(told.get("trace")), top, tuple(options), normalise)
-
-
-def _arm(body: Mapping[str, Any]) -> Arm:
-    given = dict(body["vllm_xargs"])
-    strategy = given.pop("strategy")
-    node = {"name": strategy} if isinstance(strategy, str) and not strategy.lstrip().startswith("{") else strategy
-    if isinstance(node, str):
-        try:
-            node = json.loads(node)
-        except ValueError as error:
-            raise ConfigError(f"vllm_xargs.strategy is not JSON: {error}.") from error
-    if not isinstance(node, dict):
-        raise ConfigError("vllm_xargs.strategy is a name, or a mapping with a name as a text of JSON.")
-    _check_node(node | given)
-    sampling = {key: body[key] for key in SAMPLING if body.get(key) is not None}
-    _check_node(sampling)
-    if sampling.get("top_k") in (-1, 0):
-        del sampling["top_k"]
-    if sampling.get("temperature") and "sampling" in node | given:
-        raise ConfigError("temperature and vllm_xargs.sampling both say how tokens are drawn; leave one out.")
-    if not sampling.get("temperature", 0):
-        return parse_arm(node | given, "vllm_xargs")
-    return parse_arm(node | given | {"sampling": sampling}, "vllm_xargs")
-
-
-def _check_node(node: Any) -> None:
-    """Only registered names, since a path would run the client's code; only finite numbers."""
-    if isinstance(node, dict):
-        name = node.get("name", "")
-        if not isinstance(name, str) or ":" in name or "/" in name:
-            raise ConfigError(f"vllm_xargs: {name!r} is not the name of a strategy (icl ls strategies).")
-        for value in node.values():
-            _check_node(value)
-    elif isinstance(node, list):
-        for value in node:
-            _check_node(value)
-    elif isinstance(node, str) and _is_path(node):
-        raise ConfigError(f"vllm_xargs: {node!r} is not the name of a strategy (icl ls strategies).")
-    elif isinstance(node, float) and not math.isfinite(node):
-        raise ConfigError(f"vllm_xargs: {node} is not a finite number.")
-
-
-def _is_path(text: str) -> bool:
-    """Whether a text might name code: `module:name`, `file.py:name`. A sentence with a colon does not."""
-    before, colon, _ = text.rpartition(":")
-    return bool(colon) and (before.endswith(".py") or not re.search(r"\s", before.strip()))
 
 
 def _turns(messages: Any) -> Iterator[Turn]:

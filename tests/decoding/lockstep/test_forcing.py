@@ -104,6 +104,23 @@ def test_a_strategy_that_this_process_cannot_build_is_a_fault() -> None:
     LEDGER.take("gone")
 
 
+@pytest.mark.parametrize(
+    ("node", "sentence"),
+    [("shapeless", "Faulty.combine gave [1, 40, 1] for branches of [1, 40]"),
+     ("raising", "ZeroDivisionError: integer division or modulo by zero (faulty.py, line 23)")],
+)  # fmt: skip
+@pytest.mark.parametrize("scored", [False, True])
+def test_whatever_a_strategy_raises_ends_its_groups_alone(node: str, sentence: str, scored: bool) -> None:
+    """The engine is everybody's: an error inside a step would end it."""
+    arm = {"name": f"{Path(__file__).with_name('faulty.py')}:Faulty", "how": node}
+    given, first = logits(4), (3,) if scored else ()
+    force(given, complete([*rows("raises", arm, [0, 1], first=first), *rows("beside", "vcd", [2, 3])]))
+    assert str(LEDGER.reason("raises")).startswith(sentence)
+    assert given[0].argmax() != given[1].argmax()
+    assert given[2].argmax() == given[3].argmax()
+    LEDGER.take("raises"), LEDGER.take("beside")
+
+
 def test_the_ledger_forgets_the_oldest() -> None:
     ledger = Ledger(most=2)
     for name in "abc":
