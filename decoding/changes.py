@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
+from icl import spans
 from icl.errors import PlanError
 from icl.types import Part, Prompt, Turn
 
@@ -78,30 +79,30 @@ def windows(prompt: Prompt, count: int) -> tuple[Prompt, ...]:
 
 def instructed(prompt: Prompt, text: str) -> Prompt:
     """Another instruction: in the place of the prompt's own, or at the head of the first user turn."""
-    if "instruction" in prompt.spans:
-        return prompt.map(lambda part: replace(part, content=text) if part.name == "instruction" else part)
+    if spans.INSTRUCTION in prompt.spans:
+        return prompt.map(lambda part: replace(part, content=text) if part.name == spans.INSTRUCTION else part)
     turns = list(prompt.turns)
     place = next((t for t, turn in enumerate(turns) if turn.role == "user"), None)
     if place is None:
         raise PlanError("the prompt has no user turn that an instruction could stand in.")
-    turns[place] = replace(turns[place], parts=(Part(text, "instruction"), Part("\n"), *turns[place].parts))
+    turns[place] = replace(turns[place], parts=(Part(text, spans.INSTRUCTION), Part("\n"), *turns[place].parts))
     return replace(prompt, turns=tuple(turns))
 
 
 def asked(prompt: Prompt, before: str = "", after: str = "") -> Prompt:
     """Words before and after the query's question. Raises PlanError where the query has none."""
-    if "query.question" not in prompt.spans:
+    if spans.QUESTION not in prompt.spans:
         raise PlanError("the query has no question (no part is named 'query.question') that words could be put to.")
     return prompt.map(
-        lambda part: replace(part, content=f"{before}{part.content}{after}") if part.name == "query.question" else part
+        lambda part: replace(part, content=f"{before}{part.content}{after}") if part.name == spans.QUESTION else part
     )
 
 
 def with_question(prompt: Prompt, text: str) -> Prompt:
     """Another text in the place of the query's question. Raises PlanError where the query has none."""
-    if "query.question" not in prompt.spans:
+    if spans.QUESTION not in prompt.spans:
         raise PlanError("the query has no question (no part is named 'query.question') that a text could replace.")
-    return prompt.map(lambda part: replace(part, content=text) if part.name == "query.question" else part)
+    return prompt.map(lambda part: replace(part, content=text) if part.name == spans.QUESTION else part)
 
 
 def described(prompt: Prompt, descriptions: Mapping[str, str]) -> Prompt:
@@ -121,7 +122,7 @@ def other_answers(prompt: Prompt, how: Literal["shuffled", "wrong"]) -> Prompt:
     shuffled: they exchange their answers, none keeps its place. wrong: each gets one of the other answers shown.
     Raises PlanError where there is no other answer.
     """
-    names = [part.name for part in prompt.parts() if part.demo is not None and part.name.endswith(".answer")]
+    names = [part.name for part in prompt.parts() if spans.is_answer(part.name)]
     answers = [part.text or "" for part in prompt.parts() if part.name in names]
     draw = prompt.key.numpy(f"answers/{how}")
     if len(set(answers)) < 2:

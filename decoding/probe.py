@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from decoding.base import Strategy
+from icl import spans
 from icl.errors import ConfigError
 from icl.pictures import Picture
 from icl.streams import StreamKey
@@ -32,12 +33,13 @@ def probe_prompt(shots: int = 2) -> Prompt:
 def _made_up_prompt(shots: int, query: str, number: int) -> Prompt:
     parts: list[Part] = []
     for i in range(shots):
+        demo = spans.demo(i)
         parts += [
-            Part(_picture(i), f"demo[{i}].picture[0]"),
-            Part("Which colour?", f"demo[{i}].question"),
-            Part(("red", "blue", "green")[i % 3], f"demo[{i}].answer"),
+            Part(_picture(i), spans.picture(demo)),
+            Part("Which colour?", spans.question(demo)),
+            Part(("red", "blue", "green")[i % 3], spans.answer(demo)),
         ]
-    parts += [Part(_picture(number), "query.picture[0]"), Part("Which colour?", "query.question")]
+    parts += [Part(_picture(number), spans.picture(spans.QUERY)), Part("Which colour?", spans.QUESTION)]
     return Prompt((Turn("user", tuple(parts)),), StreamKey(0, query))
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from icl import spans
 from icl.metrics.base import Judged, Metric, RunMetric
 from icl.metrics.normalise import plain
 from icl.models.base import ABILITIES, Model, Request
@@ -269,12 +270,12 @@ def _request(example: Example, pictures: bool) -> Request:
     demo = dataclasses.replace(example, id="demo")
     seen = [
         (Part(_grey(level), name),) if pictures else ()
-        for level, name in ((90, "demo[0].picture[0]"), (180, "query.picture[0]"))
+        for level, name in ((90, spans.picture(spans.demo(0))), (180, spans.picture(spans.QUERY)))
     ]
     turns = (
-        Turn("user", (*seen[0], Part(demo.question, "demo[0].question"))),
-        Turn("assistant", (Part(demo.answer, "demo[0].answer"),)),
-        Turn("user", (*seen[1], Part(example.question, "query.question"))),
+        Turn("user", (*seen[0], Part(demo.question, spans.question(spans.demo(0))))),
+        Turn("assistant", (Part(demo.answer, spans.answer(spans.demo(0))),)),
+        Turn("user", (*seen[1], Part(example.question, spans.QUESTION))),
     )
     prompt = Prompt(turns, StreamKey(0, example.id))
     return Request(prompt, example.options, 8, demos=((demo, 0.5),), gold=example.answers, scored=True)

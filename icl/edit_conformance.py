@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icl import spans
 from icl.edits import Edit
 from icl.pictures import Picture
 from icl.registry import describe
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SIZES = ((12, 8), (31, 47), (64, 64))
-KEY, PLACE = StreamKey(0, "query"), "query.picture[0]"
+KEY, PLACE = StreamKey(0, "query"), spans.picture(spans.QUERY)
 
 
 def check_edit(edit: Any) -> None:

@@ -3,7 +3,7 @@
     Example/Query -> Demo, Context -> Prompt -> Generation -> Sample
 
 A `Query` has no gold: a component that must not see it cannot. A `Prompt` is turns of named parts; the names
-(`demo[2].answer`, `query.picture[0]`) are its spans, which edits, budgets and perturbations address.
+(`icl.spans`: `demo[2].answer`, `query.picture[0]`) are its spans, which edits, budgets and perturbations address.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
+from icl import spans
 from icl.edits import Edit
 from icl.pictures import Picture
 from icl.streams import StreamKey
@@ -117,11 +118,11 @@ class Part:
     @property
     def demo(self) -> int | None:
         """The place of the demonstration that this is a piece of; None where it is of none."""
-        return int(self.name[5 : self.name.index("]")]) if self.name.startswith("demo[") else None
+        return spans.place_of(self.name)
 
     def within(self, where: "Where") -> bool:
         """Whether it is a piece of the query, or of a demonstration."""
-        return where == "all" or (self.name.startswith("query.") if where == "query" else self.demo is not None)
+        return where == "all" or (spans.is_query(self.name) if where == "query" else self.demo is not None)
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,18 @@ All are tried on contexts of 0 to 4 demonstrations with no, one and several pict
 of the gold gets it; what does not declare the need of labels must do the same whatever the demonstrations answer.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from icl import spans
 from icl.pictures import Picture
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Part, Prompt, Query
 from prompts.base import Composer, Orderer, Transform
 from prompts.composers.chat import Chat
 from prompts.guessing import Guessing, Saying, guessed_pool
-
-NAME = re.compile(r"instruction|(demo\[\d+\]|query)\.(picture\[\d+\]|question)|demo\[\d+\]\.answer")
 
 
 def sample_contexts() -> list[Context]:
@@ -160,7 +158,7 @@ def check_composer(composer: Composer, contexts: Iterable[Context] | None = None
         names = [part.name for part in prompt.parts() if part.name]
         twice = [name for name, count in Counter(names).items() if count > 1]
         assert not twice, f"{at}: the names {twice} stand twice."
-        strange = [name for name in names if not NAME.fullmatch(name)]
+        strange = [name for name in names if not spans.is_name(name)]
         assert not strange, f"{at}: {strange} are not names of parts."
         assert prompt.key == context.key, f"{at}: the prompt does not have the context's stream key."
         assert composer.compose(context).digest == prompt.digest, f"{at}: a second call gives another prompt."
@@ -169,25 +167,28 @@ def check_composer(composer: Composer, contexts: Iterable[Context] | None = None
 
 
 def _check_whole(context: Context, prompt: Prompt, parts: dict[str, Part], at: str) -> None:
-    shown: list[tuple[str, Query | Example]] = [(f"demo[{i}]", demo.example) for i, demo in enumerate(context.demos)]
-    shown.append(("query", context.query))
+    shown: list[tuple[str, Query | Example]] = [(spans.demo(i), demo.example) for i, demo in enumerate(context.demos)]
+    shown.append((spans.QUERY, context.query))
     for name, item in shown:
-        question = parts[f"{name}.question"].content if f"{name}.question" in parts else ""
-        assert question == item.question, f"{at}: {name}.question is {question!r}, not {item.question!r}."
+        asked = spans.question(name)
+        question = parts[asked].content if asked in parts else ""
+        assert question == item.question, f"{at}: {asked} is {question!r}, not {item.question!r}."
         for j, picture in enumerate(item.pictures):
-            seen = parts[f"{name}.picture[{j}]"].picture if f"{name}.picture[{j}]" in parts else None
-            assert seen == picture, f"{at}: {name}.picture[{j}] is not the picture."
+            place = spans.picture(name, j)
+            seen = parts[place].picture if place in parts else None
+            assert seen == picture, f"{at}: {place} is not the picture."
         if isinstance(item, Example):
-            answer = parts[f"{name}.answer"].content if f"{name}.answer" in parts else None
-            assert answer == item.answer, f"{at}: {name}.answer is {answer!r}, not {item.answer!r}."
+            said = spans.answer(name)
+            answer = parts[said].content if said in parts else None
+            assert answer == item.answer, f"{at}: {said} is {answer!r}, not {item.answer!r}."
     pictures = [picture for _, item in shown for picture in item.pictures]
     assert len(prompt.pictures) == len(pictures), f"{at}: {len(prompt.pictures)} pictures, not {len(pictures)}."
 
 
 def _check_places(context: Context, prompt: Prompt, names: list[str], at: str) -> None:
-    owners = [name.split(".")[0] for name in names if name != "instruction"]
+    owners = [spans.owner_of(name) for name in names if name != spans.INSTRUCTION]
     blocks = [owner for i, owner in enumerate(owners) if i == 0 or owners[i - 1] != owner]
-    wanted = [f"demo[{i}]" for i in range(len(context.demos))] + ["query"]
+    wanted = [*(spans.demo(i) for i in range(len(context.demos))), spans.QUERY]
     assert blocks == wanted, f"{at}: the pieces stand in the order {blocks}, not {wanted}."
     assert prompt.turns[-1].role == "user", f"{at}: the last turn is the {prompt.turns[-1].role}'s: nothing is asked."
     assert all(turn.parts for turn in prompt.turns), f"{at}: a turn is empty."

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from icl import spans
 from icl.errors import ConfigError
 from icl.tasks.generated.wording import INSTRUCTIONS
 from icl.types import Context, Demo, Part, Query
@@ -21,26 +22,26 @@ def check_instruction(level: Level, own: str | None, composer: str) -> None:
 def instruction(level: Level, own: str | None) -> tuple[Part, ...]:
     """The instruction and the line break after it, or nothing."""
     text = own if own is not None else INSTRUCTIONS[level]
-    return (Part(text, "instruction"), Part("\n")) if text else ()
+    return (Part(text, spans.INSTRUCTION), Part("\n")) if text else ()
 
 
 def pictures(of: Demo | Query, name: str) -> tuple[Part, ...]:
     """The pictures of a demonstration or of the query, in their order. name: 'demo[0]' or 'query'."""
     item = of if isinstance(of, Query) else of.example
-    return tuple(Part(picture, f"{name}.picture[{j}]") for j, picture in enumerate(item.pictures))
+    return tuple(Part(picture, spans.picture(name, j)) for j, picture in enumerate(item.pictures))
 
 
 def question(of: Demo | Query, name: str) -> tuple[Part, ...]:
     """The question, where there is one."""
     item = of if isinstance(of, Query) else of.example
-    return (Part(item.question, f"{name}.question"),) if item.question else ()
+    return (Part(item.question, spans.question(name)),) if item.question else ()
 
 
 def answer(of: Demo, name: str) -> Part:
     """The answer shown is the first of the accepted ones."""
-    return Part(of.example.answer, f"{name}.answer")
+    return Part(of.example.answer, spans.answer(name))
 
 
 def named(context: Context) -> list[tuple[str, Demo]]:
     """The demonstrations in the order shown, with their names."""
-    return [(f"demo[{i}]", demo) for i, demo in enumerate(context.demos)]
+    return [(spans.demo(i), demo) for i, demo in enumerate(context.demos)]

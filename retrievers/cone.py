@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from icl import spans
 from icl.errors import DataError, PlanError
 from icl.models.likelihood import shown
 from icl.params import PositiveInt
@@ -77,5 +78,5 @@ class FittedConE(FittedNear):
         self.model.load()
         told: list[Sequence[float]] = []
         for start in range(0, count, BATCH):
-            told += self.model.text_logprobs(prompts[start : start + BATCH], "query.question")
+            told += self.model.text_logprobs(prompts[start : start + BATCH], spans.QUESTION)
         return np.array([float(np.sum(one)) for one in told])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from decoding.base import Generate, Note, Strategy, ones
 from decoding.changes import described
 from decoding.divergences import bounded
+from icl import spans
 from icl.errors import PlanError
 from icl.params import NonNegative, PositiveInt
 from icl.registry import component
@@ -58,7 +59,7 @@ class CODE(Strategy):
         questions: dict[str, Prompt] = {}
         for prompt in prompts:
             for part in self._to_describe(prompt):
-                asked = Turn("user", (Part(part.content, "query.picture[0]"), Part(self.ask, "query.question")))
+                asked = Turn("user", (Part(part.content, spans.picture(spans.QUERY)), Part(self.ask, spans.QUESTION)))
                 questions.setdefault(_digest(part), Prompt((asked,), prompt.key))
         texts = generate(list(questions.values()), self.tokens) if questions else []
         told = dict(zip(questions, texts, strict=True))

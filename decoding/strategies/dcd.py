@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from decoding.base import Generate, Note, Thread
 from decoding.changes import asked, no_picture
 from decoding.gated import Gated
+from icl import spans
 from icl.params import PositiveInt
 from icl.registry import component
 from icl.types import Part, Prompt, Turn
@@ -56,7 +57,7 @@ class DCD(Gated):
         if self.entity == "none":
             return [""] * len(prompts)
         shown = [tuple(p for p in prompt.parts() if p.picture and p.within("query")) for prompt in prompts]
-        questions = [Prompt((Turn("user", (*seen, Part(self.ask, "query.question"))),)) for seen in shown if seen]
+        questions = [Prompt((Turn("user", (*seen, Part(self.ask, spans.QUESTION))),)) for seen in shown if seen]
         answers = iter(generate(questions, self.tokens) if questions else [])
         return [next(answers).strip().rstrip(".") if seen else "" for seen in shown]
 

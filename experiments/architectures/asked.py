@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from icl import spans
 from icl.models.hf.random.common import Size
 from icl.models.hf.random.make import save
 from icl.pictures import Picture
@@ -30,7 +31,7 @@ def prompts() -> list[Prompt]:
     shown = ([1, 2, 3], [4], [5, 1, 6, 2], [2, 7], [3])
     words = ("colour?", "how many are there in it?", "x", "what is it, and where?", "is it red?")
     made = [_chat(pictures, text, f"q{i}") for i, (pictures, text) in enumerate(zip(shown, words, strict=True))]
-    both = (_seen(8, "demo[0].picture[0]"), Part("Question: what?\nAnswer: shape 8\n\n"))
+    both = (_seen(8, spans.picture(spans.demo(0))), Part("Question: what?\nAnswer: shape 8\n\n"))
     return [*made, Prompt((Turn("user", (*both, *_query(9, "Question: what?\nAnswer:"))),), StreamKey(0, "q5"))]
 
 
@@ -88,13 +89,14 @@ def conversation(prompt: Prompt) -> list[dict[str, Any]]:
 def _chat(pictures: list[int], question: str, query: str) -> Prompt:
     turns: list[Turn] = []
     for i, seed in enumerate(pictures[:-1]):
-        shown = (_seen(seed, f"demo[{i}].picture[0]"), Part("what?", f"demo[{i}].question"))
-        turns += [Turn("user", shown), Turn("assistant", (Part(f"shape {seed}", f"demo[{i}].answer"),))]
+        demo = spans.demo(i)
+        shown = (_seen(seed, spans.picture(demo)), Part("what?", spans.question(demo)))
+        turns += [Turn("user", shown), Turn("assistant", (Part(f"shape {seed}", spans.answer(demo)),))]
     return Prompt((*turns, Turn("user", _query(pictures[-1], question))), StreamKey(0, query))
 
 
 def _query(seed: int, question: str) -> tuple[Part, ...]:
-    return _seen(seed, "query.picture[0]"), Part(question, "query.question")
+    return _seen(seed, spans.picture(spans.QUERY)), Part(question, spans.QUESTION)
 
 
 def _seen(seed: int, name: str) -> Part:

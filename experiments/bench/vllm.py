@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from decoding.base import Note, Strategy
 from experiments.bench import Row, rounds
+from icl import spans
 from icl.models.vllm.model import VLLM
 from icl.types import Prompt
 
@@ -246,7 +247,10 @@ def _prompts(count: int) -> list[Prompt]:
 
     def one(i: int) -> Prompt:
         picture = Picture.from_image(Image.new("RGB", (64, 64), (i, 90, 255 - i)), f"colour {i}")
-        parts = (Part(picture, "query.picture[0]"), Part(f"What is number {i} in this picture?", "query.question"))
+        parts = (
+            Part(picture, spans.picture(spans.QUERY)),
+            Part(f"What is number {i} in this picture?", spans.QUESTION),
+        )
         return Prompt((Turn("user", parts),), StreamKey(0, f"q{i}"))
 
     return [one(i) for i in range(count)]

@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from icl import spans
 from icl.errors import PlanError
 from icl.models.base import LogitModel, Model
 from icl.streams import StreamKey
@@ -48,9 +49,9 @@ def shown(query: Query, demos: Sequence[Example], key: StreamKey) -> Prompt:
     """The demonstrations in this order, then the query."""
     turns: list[Turn] = []
     for n, demo in enumerate(demos):
-        turns.append(Turn("user", _asked(demo, f"demo[{n}]")))
-        turns.append(Turn("assistant", (Part(demo.answer, f"demo[{n}].answer"),)))
-    return Prompt((*turns, Turn("user", _asked(query, "query"))), key)
+        turns.append(Turn("user", _asked(demo, spans.demo(n))))
+        turns.append(Turn("assistant", (Part(demo.answer, spans.answer(spans.demo(n))),)))
+    return Prompt((*turns, Turn("user", _asked(query, spans.QUERY))), key)
 
 
 def probabilities(model: LogitModel, prompts: Sequence[Prompt], options: Sequence[str]) -> NDArray[np.float64]:
@@ -78,6 +79,6 @@ def entropy(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(-(rows * np.log(safe)).sum(axis=1))
 
 
-def _asked(of: Example | Query, name: str) -> tuple[Part, ...]:
-    pictures = tuple(Part(picture, f"{name}.picture[{j}]") for j, picture in enumerate(of.pictures))
-    return (*pictures, Part(of.question, f"{name}.question")) if of.question else pictures
+def _asked(of: Example | Query, owner: str) -> tuple[Part, ...]:
+    pictures = tuple(Part(picture, spans.picture(owner, j)) for j, picture in enumerate(of.pictures))
+    return (*pictures, Part(of.question, spans.question(owner))) if of.question else pictures

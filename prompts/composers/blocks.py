@@ -15,6 +15,7 @@ for the answer) or within (before every block). It is the span `instruction` whe
 from dataclasses import dataclass
 from typing import Literal
 
+from icl import spans
 from icl.registry import component
 from icl.types import Context, Demo, Part, Prompt, Query, Turn
 from prompts import pieces
@@ -47,7 +48,7 @@ class Blocks:
             parts += [*self._block(demo, name), Part(self.delimiter)]
         if self.instruction_at == "within":
             parts += told if not parts else again
-        parts += self._block(context.query, "query")
+        parts += self._block(context.query, spans.QUERY)
         if self.instruction_at == "tail":
             parts += told
         parts.append(Part(self.response.rstrip()))

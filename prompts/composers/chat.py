@@ -7,6 +7,7 @@ The shot count is the number of assistant turns; an instruction stands once, bef
 
 from dataclasses import dataclass
 
+from icl import spans
 from icl.registry import component
 from icl.types import Context, Demo, Part, Prompt, Query, Turn
 from prompts import pieces
@@ -30,7 +31,7 @@ class Chat:
         turns: list[Turn] = []
         for name, demo in pieces.named(context):
             turns += [Turn("user", self._asked(demo, name)), Turn("assistant", (pieces.answer(demo, name),))]
-        turns.append(Turn("user", self._asked(context.query, "query")))
+        turns.append(Turn("user", self._asked(context.query, spans.QUERY)))
         opening = pieces.instruction(self.instruction, self.instruction_text)
         turns[0] = Turn("user", opening + turns[0].parts)
         return Prompt(tuple(turns), context.key)

@@ -8,6 +8,7 @@ An example without a question has its pictures and its answer alone.
 
 from dataclasses import dataclass
 
+from icl import spans
 from icl.registry import component
 from icl.types import Context, Demo, Part, Prompt, Query, Turn
 from prompts import pieces
@@ -31,7 +32,7 @@ class Interleaved:
         parts = list(pieces.instruction(self.instruction, self.instruction_text))
         for name, demo in pieces.named(context):
             parts += [*self._asked(demo, name), Part(" "), pieces.answer(demo, name), Part(self.delimiter)]
-        parts += self._asked(context.query, "query")
+        parts += self._asked(context.query, spans.QUERY)
         return Prompt((Turn("user", tuple(part for part in parts if part.content != "")),), context.key)
 
     def _asked(self, of: Demo | Query, name: str) -> list[Part]:

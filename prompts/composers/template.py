@@ -23,6 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icl import spans
 from icl.errors import ConfigError
 from icl.pictures import Picture
 from icl.registry import component
@@ -116,8 +117,8 @@ def _seen(context: Context, instruction: bool) -> Mapping[str, Any]:
     numbers = itertools.count()
     return {
         "demos": [_item(demo, name, numbers, i) for i, (name, demo) in enumerate(pieces.named(context))],
-        "query": _item(context.query, "query", numbers),
-        "instruction": Mark.of("instruction") if instruction else "",
+        "query": _item(context.query, spans.QUERY, numbers),
+        "instruction": Mark.of(spans.INSTRUCTION) if instruction else "",
         "user": role_mark("user"),
         "assistant": role_mark("assistant"),
     }
@@ -125,10 +126,10 @@ def _seen(context: Context, instruction: bool) -> Mapping[str, Any]:
 
 def _item(of: Demo | Query, name: str, numbers: Iterator[int], index: int = 0) -> Asked:
     item = of.example if isinstance(of, Demo) else of
-    pictures = tuple(Mark.of(f"{name}.picture[{j}]", next(numbers)) for j in range(len(item.pictures)))
-    question = Mark.of(f"{name}.question") if item.question else ""
+    pictures = tuple(Mark.of(spans.picture(name, j), next(numbers)) for j in range(len(item.pictures)))
+    question = Mark.of(spans.question(name)) if item.question else ""
     if isinstance(of, Demo):
-        return Shown(pictures, question, item.options, Mark.of(f"{name}.answer"), index)
+        return Shown(pictures, question, item.options, Mark.of(spans.answer(name)), index)
     return Asked(pictures, question, item.options)
 
 
@@ -136,7 +137,7 @@ def _parts(context: Context) -> Iterator[Part]:
     """Every piece that the prompt must show."""
     for name, demo in pieces.named(context):
         yield from (*pieces.pictures(demo, name), *pieces.question(demo, name), pieces.answer(demo, name))
-    yield from (*pieces.pictures(context.query, "query"), *pieces.question(context.query, "query"))
+    yield from (*pieces.pictures(context.query, spans.QUERY), *pieces.question(context.query, spans.QUERY))
 
 
 def _trials() -> Iterator[Context]:

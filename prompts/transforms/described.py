@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+from icl import spans
 from icl.errors import ConfigError, PlanError
 from icl.models.asking import answers
 from icl.models.base import Model
@@ -109,7 +110,7 @@ class FittedDescribed:
         if isinstance(item, Example):
             about += f"Answer: {item.answer}\n"
         request = ASK[self.described.ask].format_map({"asked": about})
-        parts = tuple(Part(picture, f"query.picture[{j}]") for j, picture in enumerate(item.pictures))
+        parts = tuple(Part(picture, spans.picture(spans.QUERY, j)) for j, picture in enumerate(item.pictures))
         turn = Turn("user", (*parts, Part("\n" + request)))
         if not self.described.context:
             return Prompt((turn,), context.key)
