@@ -1,0 +1,235 @@
+"""Jobs asked of an engine as groups, without vLLM: the answers of the token loop, whatever runs beside them."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from decoding import engine as loop
+from decoding.arm import parse_arm
+from decoding.jobs import Counters, Failure, Job
+from decoding.lockstep import engine
+from decoding.lockstep.branch import branch_of
+from decoding.lockstep.ledger import LEDGER
+from icl.models.vllm.asking import Said
+from icl.types import Generation
+from tests.decoding.lockstep.toy_engine import ToyEngine
+from tests.decoding.prompts import prompt
+from tests.decoding.toy import Toy
+
+FILES = Path(__file__).parent
+SPREAD = {"name": f"{FILES / 'spread.py'}:Spread", "branch_count": 4}
+ARMS: tuple[Any, ...] = (
+    "greedy",
+    "vcd",
+    {"name": "vcd", "sampling": {"temperature": 0.8, "top_k": 9}},
+    "sampling",
+    {"name": "mask_only", "of": "vcd"},
+    {"name": "nbce", "stickiness": 0.5},
+    {"name": "gaussian_proxy", "of": "vcd"},
+    SPREAD,
+)
+OPTIONS = ("w3", "w4 w5", "w4", "w6 w0 w7")
+
+
+def toy() -> Toy:
+    return Toy(stop_bias=1.5)
+
+
+def jobs(arms: Any = ARMS, count: int = 3, **more: Any) -> list[Job]:
+    return [
+        Job(prompt(i, shots=2), parse_arm(arm), max_new_tokens=1 + 3 * (i % 3), **more)
+        for i in range(count)
+        for arm in arms
+    ]
+
+
+def same(answer: Any, wanted: Any) -> None:
+    """Everything that a sample records."""
+    assert isinstance(answer, Generation), answer
+    assert (answer.text, answer.tokens, answer.finish) == (wanted.text, wanted.tokens, wanted.finish)
+    assert answer.usage == wanted.usage
+    assert answer.option_scores == pytest.approx(wanted.option_scores, abs=1e-4)
+    assert list(answer.option_scores) == list(wanted.option_scores)
+    assert answer.trace.keys() == wanted.trace.keys()
+    for name, values in wanted.trace.items():
+        assert answer.trace[name] == pytest.approx(values, abs=1e-4), name
+    assert answer.steps.keys() == wanted.steps.keys()
+    for name in ("words", "chosen", "top"):
+        assert answer.steps.get(name) == wanted.steps.get(name)
+    for got, right in zip(answer.steps.get("p", ()), wanted.steps.get("p", ()), strict=True):
+        for one, other in zip(got, right, strict=True):
+            assert one == pytest.approx(other, abs=1e-3)
+
+
+@pytest.mark.parametrize("top", [0, 2])
+def test_answers_are_those_of_the_loop(top: int) -> None:
+    asked = jobs(top=top)
+    answers = engine.run_jobs(ToyEngine(toy()), asked)
+    ends = set()
+    for answer, wanted in zip(answers, loop.run_jobs(toy(), asked), strict=True):
+        same(answer, wanted)
+        ends.add(answer.finish)
+        assert bool(answer.steps) == bool(top)
+    assert ends == {"stop", "length"}
+    assert not LEDGER.records
+
+
+def test_looks_are_kept_for_those_that_ask_beside_others() -> None:
+    asked = [replace(job, top=i % 3) for i, job in enumerate(jobs(arms=("vcd",), count=6))]
+    answers = engine.run_jobs(ToyEngine(toy()), asked)
+    for job, answer, wanted in zip(asked, answers, loop.run_jobs(toy(), asked), strict=True):
+        assert isinstance(answer, Generation)
+        assert bool(answer.steps) == bool(job.top)
+        assert answer.tokens == wanted.tokens
+        assert all(len(branch) >= min(job.top, 1) for step in answer.steps.get("top", ()) for branch in step)
+
+
+@pytest.mark.parametrize("normalise", ["sum", "mean", "bytes"])
+def test_options_are_scored_as_the_loop_scores_them(normalise: Any) -> None:
+    arms = [replace(parse_arm(arm), normalise=normalise) for arm in ARMS]
+    asked = [Job(prompt(i, shots=1), arm, OPTIONS, "options") for i in range(2) for arm in arms]
+    answers = engine.run_jobs(ToyEngine(toy()), asked)
+    for answer, wanted in zip(answers, loop.run_jobs(toy(), asked), strict=True):
+        same(answer, wanted)
+    short = [replace(job, options=("w3", "w4")) for job in asked[:2]]
+    for answer, wanted in zip(engine.run_jobs(ToyEngine(toy()), short), loop.run_jobs(toy(), short), strict=True):
+        same(answer, wanted)
+
+
+def test_answers_do_not_depend_on_what_runs_beside() -> None:
+    asked = jobs()
+    wanted = engine.run_jobs(ToyEngine(toy(), together=1), asked)
+    for together, seed in ((3, 1), (50, 2)):
+        for answer, alone in zip(engine.run_jobs(ToyEngine(toy(), together, seed), asked), wanted, strict=True):
+            same(answer, alone)
+
+
+def test_without_traces_greedy_is_an_ordinary_request_and_nothing_is_kept() -> None:
+    for trace, model_has in ((False, True), (True, False)):
+        model = ToyEngine(toy())
+        model.trace = model_has
+        answers = engine.run_jobs(model, jobs(("greedy", "vcd")), trace=trace)
+        assert [len(asks) for asks in model.asked] in ([1, 2] * 3, [2, 1] * 3)
+        assert all(bool(ask.extra) == (len(asks) == 2) for asks in model.asked for ask in asks)
+        assert [answer.tokens for answer in answers] == [
+            a.tokens for a in loop.run_jobs(toy(), jobs(("greedy", "vcd")))
+        ]
+        assert not any(answer.trace for answer in answers)
+        assert "" not in [name for names in model.fetched for name in names]
+    model = ToyEngine(toy())
+    engine.run_jobs(model, jobs(("greedy",), count=1), trace=False)
+    assert model.fetched == []  # nothing to fetch
+
+
+def test_greedy_asked_for_its_steps_is_a_group_of_one() -> None:
+    for more, trace in (({"top": 1}, False), ({}, True)):
+        model = ToyEngine(toy())
+        (answer,) = engine.run_jobs(model, jobs(("greedy",), count=1, **more), trace=trace)
+        assert isinstance(answer, Generation)
+        assert [[branch_of(ask.extra) is not None for ask in asks] for asks in model.asked] == [[True]]
+    sampled = ToyEngine(toy())
+    engine.run_jobs(sampled, jobs(("sampling",), count=1), trace=False)
+    assert sampled.asked[0][0].extra
+
+
+def test_work_is_counted_and_equal_jobs_are_done_once() -> None:
+    model, counters, told = ToyEngine(toy()), Counters(), dict[int, Any]()
+    asked = [*jobs(("greedy", "vcd"), count=2), *jobs(("vcd",), count=2)]
+    scored = Job(prompt(1), parse_arm("vcd"), OPTIONS, "options")
+    answers = engine.run_jobs(model, [*asked, scored], counters, done=told.setdefault)
+    assert [told[i] for i in range(7)] == answers
+    assert answers[4:6] == [answers[1], answers[3]]
+    assert (counters.jobs, counters.jobs_reused, counters.jobs_failed) == (7, 2, 0)
+    assert counters.prompts_opened == sum(map(len, model.asked)) == 1 + 2 + 1 + 2 + 2 * 3
+    written = {id(answer): answer for answer in answers[:4]}.values()
+    assert counters.rows_asked == sum(answer.usage.forwards for answer in written)
+    assert model.loaded >= 1
+
+
+def test_prompts_that_begin_alike_are_asked_one_after_the_other() -> None:
+    model = ToyEngine(toy())
+    asked = [Job(prompt(i % 3, question=f"{i}?"), parse_arm("greedy"), max_new_tokens=1) for i in range(9)]
+    engine.run_jobs(model, asked, trace=False)
+    order = [asks[0].prompt.pictures[0].origin for asks in model.asked]
+    assert sum(a != b for a, b in pairwise(order)) == 2
+    roles = [asks[0].prompt.turns[0].role for asks in model.asked]
+    assert set(roles) == {"user"}
+    assert engine.beginning(asked[0].prompt)[:2] == ("user", asked[0].prompt.pictures[0].digest)
+    assert "Which colour?" in engine.beginning(asked[0].prompt)
+
+
+def test_answers_are_told_as_soon_as_enough_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "FETCHED", 4)
+    model, order = ToyEngine(toy(), together=2), list[int]()
+    asked = jobs(("vcd",), count=10)
+    answers = engine.run_jobs(model, asked, done=lambda i, answer: order.append(len(model.asked)))
+    assert [len(names) for names in model.fetched] == [4, 4, 2]
+    assert order[0] < 7
+    for answer, wanted in zip(answers, loop.run_jobs(toy(), asked), strict=True):
+        same(answer, wanted)
+
+
+def test_what_goes_wrong_in_one_job_is_told_of_it_alone() -> None:
+    model = ToyEngine(toy())
+    model.refused = {"number 1?": Said(reason="there is no room"), "number 2?": Said(finish="abort")}
+    poison: Any = {"name": f"{FILES / 'poison.py'}:Poison", "at": 0, "branch_count": 2}
+    faulty: Any = {"name": f"{FILES / 'faulty.py'}:Faulty"}
+    asked = [
+        *jobs(("vcd",)),
+        *jobs((poison, faulty, "dola"), count=1),
+        Job(prompt(4), parse_arm("vcd"), ("",), "options"),
+    ]
+    asked += [
+        Job(prompt(4), parse_arm("vcd"), (), "options"),
+        Job(prompt(5), parse_arm({**SPREAD, "branch_count": 17})),
+    ]
+    asked += [Job(prompt(6), parse_arm(poison), OPTIONS, "options")]
+    counters = Counters()
+    answers = engine.run_jobs(model, asked, counters)
+    assert isinstance(answers[0], Generation)
+    told = [answer.reason for answer in answers[1:] if isinstance(answer, Failure)]
+    assert told[0] == "vcd: there is no room."
+    assert told[1] == "vcd: the engine ended the request (abort)."
+    assert told[2].endswith(": step 0: the combined scores of Poison rule out every token.")
+    assert "ZeroDivisionError: integer division or modulo by zero (faulty.py" in told[3]
+    assert told[4].startswith("dola: decoding 'dola' needs hidden states")
+    assert told[5] == told[6] == "vcd: an option has no tokens of its own after this prompt."
+    assert told[7].endswith(": it has 17 branches, and a group in the engine has 16 at most.")
+    assert "rule out every token" in told[8]
+    assert len(told) == counters.jobs_failed == 9
+    assert not LEDGER.records
+
+
+def test_a_group_may_have_sixteen_branches() -> None:
+    job = Job(prompt(5), parse_arm({**SPREAD, "branch_count": 16}), max_new_tokens=3)
+    (answer,), (wanted,) = engine.run_jobs(ToyEngine(toy()), [job]), loop.run_jobs(toy(), [job])
+    same(answer, wanted)
+
+
+def test_a_strategy_that_asks_first_is_answered_by_the_engine_itself() -> None:
+    model, counters = ToyEngine(toy()), Counters()
+    asked = [Job(prompt(i), parse_arm("code"), max_new_tokens=4) for i in range(2)]
+    for answer, wanted in zip(engine.run_jobs(model, asked, counters), loop.run_jobs(toy(), asked), strict=True):
+        same(answer, wanted)
+    assert counters.prepared > 0
+    assert [bool(ask.extra) for asks in model.asked[: counters.prepared] for ask in asks] == [False] * counters.prepared
+
+
+def test_a_vote_is_counted_over_samples_of_their_own() -> None:
+    asked = [Job(prompt(i), parse_arm({"name": "self_consistency", "samples": 3}), max_new_tokens=4) for i in range(3)]
+    for answer, wanted in zip(engine.run_jobs(ToyEngine(toy()), asked), loop.run_jobs(toy(), asked), strict=True):
+        same(answer, wanted)
+
+
+def test_runs_never_share_the_names_of_their_groups() -> None:
+    names = set()
+    for _ in range(2):
+        model = ToyEngine(toy())
+        engine.run_jobs(model, [*jobs(("vcd",)), Job(prompt(1), parse_arm("vcd"), OPTIONS, "options")])
+        told = [{branch.group for ask in asks if (branch := branch_of(ask.extra))} for asks in model.asked]
+        assert all(len(group) == 1 for group in told)
+        names |= {name for group in told for name in group}
+    assert len(names) == 2 * 6
