@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from decoding.lockstep.seats import Seats
-
 pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
 
 import checkpoints
@@ -25,27 +23,6 @@ from icl.models.remote import Remote
 from icl.types import Generation
 
 OPTIONS = ["max-model-len=512", "max-num-seqs=16", "max-num-batched-tokens=256", "kv-cache-memory-bytes=100000000"]
-
-
-def test_seats_go_to_the_engine_with_the_fewest_branches() -> None:
-    seats = Seats(2)
-    with seats.taken(8) as first, seats.taken(2) as second, seats.taken(2) as third:
-        assert first.rank != second.rank == third.rank
-    with seats.taken(1) as fourth:
-        pass
-    with seats.taken(1) as fifth:
-        pass
-    assert fourth.rank != fifth.rank  # as busy: in turn
-    assert seats.busy == [0, 0]
-    with Seats(1).taken(4) as only:
-        assert only.rank is None
-    three, ranks = Seats(3), []
-    for _ in range(4):
-        with three.taken(1) as seat:
-            ranks.append(seat.rank)
-    assert ranks == [1, 2, 0, 1]
-    with three.taken(2, "lora") as seat:
-        assert seat.arguments() == {"lora_request": "lora", "data_parallel_rank": 2}
 
 
 @pytest.fixture(scope="module")
