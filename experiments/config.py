@@ -30,6 +30,7 @@ from experiments.vocabulary import (
     METRIC,
     MOST,
     NONE,
+    SCORED,
     SCORES,
 )
 from icl.errors import ConfigError, did_you_mean
@@ -232,7 +233,7 @@ def _exclude(document: Document, node: Any) -> list[Mapping[str, Any]]:
 
 def _metrics(document: Document, data: Mapping[str, Any], *axes: Mapping[str, Any]) -> tuple[Any, ...]:
     options = any("options" in values for values in ([data.get("score")], *(a.get("score", []) for a in axes)))
-    node = data.get("metrics", ["strict", "lenient", *(["option"] if options else [])])
+    node = data.get("metrics", [*SCORED, *(["option"] if options else [])])
     if isinstance(node, str | Mapping):
         node = [node]
     if not isinstance(node, list) or not node:

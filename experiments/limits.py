@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from experiments.contexts import Retrieval, contexts, recipes_of, written
 from experiments.grid import Cell
 from experiments.plan import choice
-from experiments.stand_ins import unasked
+from experiments.stand_ins import anything, unasked
 from icl.errors import ICLError
 from icl.types import Prompt
 
@@ -31,12 +31,10 @@ class Limits:
 
 def limits(cells: Sequence[Cell]) -> Limits:
     """Of cells of one model, which is asked nothing. Branches of strategies count too; demonstrations are random."""
-    from icl.registry import build
-
     pictures = tokens = 0
-    anything = build("retriever", "random")
+    usual = anything()
     for same in _alike(cells):
-        stood_in = [replace(cell, retriever=cell.retriever and anything) for cell in unasked(same)]
+        stood_in = [replace(cell, retriever=cell.retriever and usual) for cell in unasked(same)]
         task = same[0].task
         retrieval = Retrieval(task, same[0].model)
         for row in contexts(retrieval, recipes_of(stood_in), choice(task.queries, QUERIES_READ)):

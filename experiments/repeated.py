@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from experiments.contexts import Written
 from experiments.grid import Cell
+from experiments.stand_ins import stands_in
 from icl.errors import ICLError
 from icl.pictures import Picture
 from icl.types import Demo
@@ -25,8 +26,7 @@ class Repeats:
 
     def see(self, cell: Cell, item: Written) -> None:
         label, demos = str(cell.labels["retriever"]), item.context.demos
-        stands_in = getattr(type(cell.retriever), "component", ("", ""))[1] == "random" and label[:6] != "random"
-        if item.prompt is None or len(demos) < 2 or stands_in:
+        if item.prompt is None or len(demos) < 2 or stands_in(cell):
             return
         self.read[label] += 1
         shown = Counter(digest for demo in demos for digest in _digests(demo))

@@ -1,10 +1,31 @@
-"""Cells as they are counted before their model is started: without what would ask it while prompts are written."""
+"""Cells as they are counted before their model is started: without what would ask it while prompts are written.
+
+Where demonstrations are found by what cannot run yet, the usual retriever stands in, which needs nothing.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 from experiments.grid import Cell
 from experiments.vocabulary import DEFAULTS
+
+if TYPE_CHECKING:
+    from retrievers.base import Retriever
+
+
+def anything() -> "Retriever":
+    """Finds demonstrations of a prompt that is only counted."""
+    from icl.registry import build
+
+    return cast("Retriever", build("retriever", DEFAULTS["retriever"]))
+
+
+def stands_in(cell: Cell) -> bool:
+    """Whether its retriever is `anything`, while its label names the one that was asked for."""
+    usual, label = DEFAULTS["retriever"], str(cell.labels["retriever"])
+    own = getattr(type(cell.retriever), "component", ("retriever", ""))
+    return own[1] == usual and not label.startswith(usual)
 
 
 def unasked(cells: Sequence[Cell]) -> list[Cell]:

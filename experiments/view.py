@@ -28,7 +28,7 @@ from experiments.stats.findings import Finding, findings, reference_decoding
 from experiments.stats.floor import ceilings, floors, strays
 from experiments.stats.whole import own_of
 from experiments.store import Store
-from experiments.vocabulary import CORRECTION, METRICS, usual_metric
+from experiments.vocabulary import CORRECTION, METRICS, REFERENCES, SCORED, usual_metric
 from icl.errors import ConfigError, StoreError, did_you_mean
 from icl.metrics.base import Better
 from icl.metrics.baselines import BASELINES
@@ -162,7 +162,7 @@ class View:
     @cached_property
     def findings(self) -> list[Finding]:
         reference = self.reference
-        others = ("strict", "lenient") if self.better == "higher" else ()
+        others = SCORED if self.better == "higher" else ()
         other = next((m for m in others if m in self.metrics and m != self.metric), None)
         renamed = relabelling(self.frame, Store(self.path))
         found = findings(
@@ -257,11 +257,12 @@ def _baselines(frame: "DataFrame") -> list[str]:
 
 
 def _usual_reference(samples: "DataFrame") -> dict[str, Any]:
-    """Without a word in the config: greedy where several decodings ran, else random retrieval, else 0 shots."""
+    """Without a word in the config: the usual decoding where several ran, else the usual retriever, else 0 shots."""
     if "decoding" in samples and samples["decoding"].nunique() > 1:
         return {"decoding": reference_decoding(samples)}
-    if "retriever" in samples and "random" in set(samples["retriever"]) and samples["retriever"].nunique() > 1:
-        return {"retriever": "random"}
+    chance = REFERENCES["retriever"]
+    if "retriever" in samples and chance in set(samples["retriever"]) and samples["retriever"].nunique() > 1:
+        return {"retriever": chance}
     return {"shots": 0} if "shots" in samples and 0 in set(samples["shots"]) else {}
 
 

@@ -30,6 +30,8 @@ DEFAULTS: Mapping[str, Any] = {
     "score": "generate",
     "max_new_tokens": MAX_NEW_TOKENS,
 }
+REFERENCES: Mapping[str, str] = {axis: DEFAULTS[axis] for axis in ("retriever", "decoding")}
+"""Axis -> what its other values are held against where nobody says: chance, and the model's own most probable token."""
 AXES: tuple[str, ...] = ("task", "model", *DEFAULTS)
 KEYS: tuple[str, ...] = (
     *("name", *AXES, "seeds", "metrics", "controls", "trace", "late_contrast"),
@@ -51,6 +53,8 @@ LATE: tuple[Late, ...] = get_args(Late)
 CORRECTIONS = ("holm", "none")
 METRICS = ("lenient", "strict", "option")
 """Which score is looked at where the run does not say: the first of these that it has."""
+SCORED = ("strict", "lenient")
+"""The scores of a run that names none; where a run has them, they are told beside the one that is looked at."""
 METRIC, CORRECTION = METRICS[0], CORRECTIONS[0]
 """What `compare` means where it does not say."""
 

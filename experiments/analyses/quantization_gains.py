@@ -19,7 +19,7 @@ from experiments.analyses.samples import table
 from experiments.stats.arms import NONE, UNIT, values_of
 from experiments.stats.pairs import Comparison, Pairs, paired_test
 from experiments.stats.significance import holm
-from experiments.vocabulary import FREE_AT_ZERO
+from experiments.vocabulary import FREE_AT_ZERO, REFERENCES
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _gains(view: "View", scores: "DataFrame") -> Iterator[tuple[str, "DataFrame"
         with_none = scores[scores["shots"] == 0]
         free = [axis for axis in FREE_AT_ZERO if axis in scores]
         yield f"{most} shots", _paired(view, scores[scores["shots"] == most], with_none, ["shots", *free])
-    for axis, base in (("retriever", "random"), ("decoding", view.reference)):
+    for axis, base in (("retriever", REFERENCES["retriever"]), ("decoding", view.reference)):
         if axis not in scores or base not in set(scores[axis]):
             continue
         for value in values_of(scores, axis):

@@ -13,6 +13,7 @@ from experiments.report.comparison import no_turns
 from experiments.stats.effects import OTHER, Effect
 from experiments.stats.wording import counted, few_units, listed, plus_minus, share
 from experiments.view import View
+from experiments.vocabulary import SCORED
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 GAP = 2
 PARTLY = "†"
 """Marks an arm that is not in all settings of the reference."""
-SHOWN = ("strict", "lenient")
-"""Scores that are told beside the one looked at."""
 MOVED = ("lost/won", "worse/better", "down/up")
 MOVED_GRADED = {name: name.replace("/", " / ") for name in MOVED}
 WORDS = {
@@ -47,7 +46,7 @@ ALL_FOUR = (
 
 def columns(view: View, rows: Sequence[Effect]) -> dict[str, list[str]]:
     """heading -> cells, of the rows of one subject; a column that no row fills is left out."""
-    metrics = dict.fromkeys([*(m for m in SHOWN if m in view.metrics), view.metric])
+    metrics = dict.fromkeys([*(m for m in SCORED if m in view.metrics), view.metric])
     found: dict[str, list[str]] = {}
     for metric in metrics:
         found[metric] = [plus_minus(e.mean, e.low, e.high, 3) if (e := row.scores.get(metric)) else "–" for row in rows]

@@ -43,7 +43,7 @@ from experiments.stats.decodings import decoding_trials
 from experiments.stats.subjects import pooled, scored, split
 from experiments.stats.trials import Trial, Verdict, corrected, trial
 from experiments.stats.wording import listed, signed
-from experiments.vocabulary import METRIC
+from experiments.vocabulary import METRIC, REFERENCES
 from icl.metrics.base import Better
 
 if TYPE_CHECKING:
@@ -114,9 +114,9 @@ def findings(
 
 
 def reference_decoding(samples: "DataFrame", wanted: str | None = None) -> str:
-    """The decoding that the others stand against: as wanted, else greedy, else the first."""
+    """The decoding that the others stand against: as wanted, else the usual one, else the first."""
     have = [str(value) for value in values_of(samples, "decoding")]
-    return next((name for name in (wanted, "greedy") if name in have), have[0] if have else NONE)
+    return next((name for name in (wanted, REFERENCES["decoding"]) if name in have), have[0] if have else NONE)
 
 
 def _gain(
@@ -152,19 +152,20 @@ def _gain(
 
 
 def _retrieval(plain: "DataFrame", settings: Sequence[str], metric: str, better: Better) -> Iterator[Finding]:
+    chance = REFERENCES["retriever"]
     trials = []
     for subject, part in split(plain, settings):
         shown = part[part["shots"] != 0] if "shots" in part else part
-        drawn = shown[shown["retriever"] == "random"]
+        drawn = shown[shown["retriever"] == chance]
         for name in values_of(shown, "retriever") if len(drawn) else ():
-            if name not in ("random", NONE):
+            if name not in (chance, NONE):
                 rows = shown[shown["retriever"] == name]
                 both, where = pooled(drawn, rows, ["shots"])
-                one = trial(subject, str(name), "random", both, metric, on=["shots"], pooled=where, better=better)
+                one = trial(subject, str(name), chance, both, metric, on=["shots"], pooled=where, better=better)
                 trials.append(one)
     for subject, tried in _by_subject(corrected(trials)):
         for t in tried:
-            claim = t.refused or f"{t.arm} {_words(t)} random{t.pooled}"
+            claim = t.refused or f"{t.arm} {_words(t)} {chance}{t.pooled}"
             yield Finding("Retrieval", subject, claim, t.numbers, "", t.verdict)
 
 
