@@ -1,4 +1,4 @@
-"""Weights in 4 or 8 bits, by bitsandbytes while they load; checkpoints that are already quantized are left alone.
+"""Weights in 4 or 8 bits, by bitsandbytes while they load; checkpoints that are already quantized are read as they are.
 
 nf4, fp4: 4-bit codes with a scale for 64 weights (QLoRA, Dettmers et al., NeurIPS 2023); double quantization stores the
 scales themselves in 8 bits. int8: LLM.int8 (Dettmers et al., NeurIPS 2022): rows in 8 bits, outliers' columns in 16.
@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError
-from icl.models.hf import placing
+from icl.models.hf import packing, placing
 
 if TYPE_CHECKING:
     from icl.models.hf.checkpoint import Checkpoint
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 BITS = {"nf4": 4, "fp4": 4, "int8": 8}
 PACKING = "support_avx512bf16_for_cpu"
-ELSEWHERE = ("awq", "gptq")
-"""Formats that transformers reads with a package of their own, which comes as source, and vLLM without."""
+PACKED = ("awq", "gptq")
+"""Formats that are read here (`icl.models.hf.packing`): transformers leaves them to a package of their own."""
 
 FAILURES = (ImportError, RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError, OSError)
 """What bitsandbytes, transformers and torch raise where they cannot."""
@@ -73,6 +73,10 @@ def method(checkpoint: "Checkpoint") -> str | None:
 
 def arguments(hf: "HF") -> dict[str, Any]:
     """What `from_pretrained` is given for it; nothing where nothing is to be quantized here."""
+    if hf.quantize == "none" and method(hf.checkpoint) in PACKED:
+        from icl.models.hf.packed_loading import config
+
+        return {"config": config(hf.checkpoint, _told(hf.checkpoint))}
     if hf.quantize == "none":
         return {}
     from transformers import BitsAndBytesConfig
@@ -149,7 +153,7 @@ def is_exact(model: Any) -> bool:
     import torch
 
     how = getattr(getattr(model, "config", None), "quantization_config", None)
-    if model.dtype != torch.float32 or how is None:
+    if model.dtype != torch.float32 or how is None or getattr(how, "exact", False):
         return bool(model.dtype == torch.float32)
     return bool(getattr(how, "load_in_4bit", False) and how.bnb_4bit_compute_dtype == torch.float32)
 
@@ -175,24 +179,32 @@ def _one_row() -> Any:
 
 
 def _told(checkpoint: "Checkpoint") -> dict[str, Any]:
-    for key in ("quantization_config", "compression_config"):
-        told = checkpoint.written.get(key)
-        if told:
-            return dict(told)
+    """In its config, or in its language model's part of that."""
+    for part in (checkpoint.written, checkpoint.written.get("text_config") or {}):
+        for key in ("quantization_config", "compression_config"):
+            if told := part.get(key):
+                return dict(told)
     return {}
 
 
 def _check_ready(path: str, checkpoint: "Checkpoint", already: str, place: str) -> None:
+    told = _told(checkpoint)
+    if already in PACKED:
+        if problem := packing.unread(told):
+            raise ModelError(
+                f"model.path: {path} is quantized ({already}), and this backend cannot read it: {problem}. "
+                "`model: vllm` reads more formats, with kernels of its own; or name another checkpoint."
+            )
+        return
     from transformers.quantizers.auto import AutoHfQuantizer
 
     try:
-        quantizer = AutoHfQuantizer.from_config(_told(checkpoint), pre_quantized=True)
+        quantizer = AutoHfQuantizer.from_config(told, pre_quantized=True)
         quantizer.validate_environment(device_map={"": place})
     except FAILURES as error:
-        elsewhere = " `model: vllm` reads it with kernels of its own." if already in ELSEWHERE else ""
         raise ModelError(
             f"model.path: {path} is quantized ({already}), and this machine cannot run it: {_first(error)} Or name the "
-            f"checkpoint in full precision, with `quantize` where it is too large.{elsewhere}"
+            "checkpoint in full precision, with `quantize` where it is too large."
         ) from error
 
 

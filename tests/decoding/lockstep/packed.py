@@ -1,13 +1,15 @@
-"""Checkpoints in 4 bits as AutoGPTQ and AutoAWQ write them, made by hand from the formats' definitions.
+"""Checkpoints in few bits as AutoGPTQ and AutoAWQ write them, made by hand from the formats' definitions.
 
-Both keep, for each linear layer of the language model, four-bit numbers q, eight of them in an int32, and a scale (and
-a zero point) for a group of 32 inputs of each output: weight = (q - zero) * scale. GPTQ packs along the inputs, in
-order, and stores zeros less one; AWQ packs along the outputs, in the order of AWQ_ORDER.
+Both keep, for each linear layer of the language model, numbers q of four bits (GPTQ of two and eight too), as many in
+an int32 as fit, and a scale (and a zero point) for a group of inputs of each output: weight = (q - zero) * scale. GPTQ
+packs along the inputs, in order, and stores zeros less one (not in its second format); AWQ packs along the outputs, in
+the order of AWQ_ORDER. With `desc_act`, GPTQ's groups are not of neighbours: g_idx tells the group of each input.
 """
 
 import json
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +17,37 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-GROUP = 32
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-PLAIN = tuple(range(8))
-PACKED = re.compile(r".*language_model.*\.layers\..*_proj\.weight$")
-CONFIGS: dict[str, dict[str, Any]] = {
-    "gptq": {"bits": 4, "group_size": GROUP, "desc_act": False, "sym": True, "checkpoint_format": "gptq"},
-    "awq": {"bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"},
-}
+PACKED = re.compile(r"(?!.*(vision|visual)).*layers\..*_proj\.weight$")
 
 
-def made(source: Path, folder: Path, method: str) -> tuple[Path, Path]:
+@dataclass(frozen=True)
+class Format:
+    """group: inputs that share a scale; -1: all. symmetric: zeros in the middle."""
+
+    method: str
+    bits: int = 4
+    group: int = 32
+    symmetric: bool = True
+    desc_act: bool = False
+    second: bool = False
+
+    @property
+    def config(self) -> dict[str, Any]:
+        told: dict[str, Any] = {"quant_method": self.method, "bits": self.bits, "group_size": self.group}
+        if self.method == "awq":
+            return told | {"zero_point": True, "version": "gemm"}
+        named = "gptq_v2" if self.second else "gptq"
+        return told | {"desc_act": self.desc_act, "sym": self.symmetric, "checkpoint_format": named}
+
+
+FORMATS = {"gptq": Format("gptq"), "awq": Format("awq", symmetric=False)}
+
+
+def made(source: Path, folder: Path, method: str | Format) -> tuple[Path, Path]:
     """(the packed checkpoint, one of the very same weights in full precision)."""
-    packed, full = folder / method, folder / f"{method}-full"
+    how = FORMATS[method] if isinstance(method, str) else method
+    packed, full = folder / how.method, folder / f"{how.method}-full"
     for to in (packed, full):
         shutil.copytree(source, to)
     weights = load_file(source / "model.safetensors")
@@ -36,42 +56,57 @@ def made(source: Path, folder: Path, method: str) -> tuple[Path, Path]:
         if not PACKED.match(name):
             small[name] = weight
             continue
-        numbers, zeros, scales = rounded(weight, symmetric=method == "gptq")
-        weights[name] = ((numbers - zeros.repeat_interleave(GROUP, 0)) * scales.repeat_interleave(GROUP, 0)).T
-        tensors = gptq(numbers, zeros) if method == "gptq" else awq(numbers, zeros)
+        groups = group_of_each(weight.shape[1], how)
+        numbers, zeros, scales = rounded(weight, groups, how)
+        weights[name] = ((numbers - zeros[groups]) * scales[groups]).T
+        tensors = gptq(numbers, zeros, groups, how) if how.method == "gptq" else awq(numbers, zeros)
         stem = name.removesuffix("weight")
         small |= {stem + key: value for key, value in (tensors | {"scales": scales.half()}).items()}
     whole = {name: weight.contiguous() for name, weight in weights.items()}
     save_file(whole, full / "model.safetensors", {"format": "pt"})
     save_file({name: w.contiguous() for name, w in small.items()}, packed / "model.safetensors", {"format": "pt"})
     config = json.loads((packed / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": method, **CONFIGS[method]}
+    config["quantization_config"] = how.config
     (packed / "config.json").write_text(json.dumps(config))
     return packed, full
 
 
-def rounded(weight: Tensor, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a weight [out, in]: numbers 0 to 15 [in, out], and zeros and scales [in / GROUP, out]; scales fit float16."""
-    groups = weight.T.reshape(-1, GROUP, len(weight))
-    low, high = groups.amin(1), groups.amax(1)
-    scales = groups.abs().amax(1) / 7 if symmetric else (high - low) / 15
-    scales = scales.half().float()
-    zeros = torch.full_like(scales, 8) if symmetric else (-low / scales).round().clamp(0, 15)
-    numbers = (groups / scales[:, None] + zeros[:, None]).round().clamp(0, 15)
-    return numbers.reshape(-1, len(weight)), zeros, scales
+def group_of_each(inputs: int, how: Format) -> Tensor:
+    groups = torch.arange(inputs) // (inputs if how.group == -1 else how.group)
+    return groups[torch.randperm(inputs, generator=torch.Generator().manual_seed(inputs))] if how.desc_act else groups
 
 
-def gptq(numbers: Tensor, zeros: Tensor) -> dict[str, Tensor]:
-    places = torch.arange(len(numbers), dtype=torch.int32) // GROUP
-    return {"qweight": packed(numbers.T, PLAIN).T, "qzeros": packed(zeros - 1, PLAIN), "g_idx": places}
+def rounded(weight: Tensor, groups: Tensor, how: Format) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a weight [out, in]: numbers [in, out], and zeros and scales [groups, out]; scales fit float16."""
+    most = 2**how.bits - 1
+    zeros, scales = [], []
+    for group in range(int(groups.max()) + 1):
+        mine = weight.T[groups == group]
+        low, high = mine.amin(0), mine.amax(0)
+        scale = (mine.abs().amax(0) / (most // 2) if how.symmetric else (high - low) / most).half().float()
+        middle = torch.full_like(scale, (most + 1) // 2)
+        zeros.append(middle if how.symmetric else (-low / scale).round().clamp(1, most))
+        scales.append(scale)
+    zero, scale = torch.stack(zeros), torch.stack(scales)
+    return (weight.T / scale[groups] + zero[groups]).round().clamp(0, most), zero, scale
+
+
+def gptq(numbers: Tensor, zeros: Tensor, groups: Tensor, how: Format) -> dict[str, Tensor]:
+    words = packed(numbers.T, how.bits).T
+    return {
+        "qweight": words,
+        "qzeros": packed(zeros if how.second else zeros - 1, how.bits),
+        "g_idx": groups.to(torch.int32),
+    }
 
 
 def awq(numbers: Tensor, zeros: Tensor) -> dict[str, Tensor]:
-    return {"qweight": packed(numbers, AWQ_ORDER), "qzeros": packed(zeros, AWQ_ORDER)}
+    return {"qweight": packed(numbers, 4, AWQ_ORDER), "qzeros": packed(zeros, 4, AWQ_ORDER)}
 
 
-def packed(numbers: Tensor, order: tuple[int, ...]) -> Tensor:
-    """[n, m] numbers of four bits -> [n, m / 8] int32, the lowest bits first."""
-    eights = numbers.long().reshape(len(numbers), -1, 8)[:, :, list(order)]
-    whole = (eights << torch.arange(0, 32, 4)).sum(-1)
+def packed(numbers: Tensor, bits: int, order: tuple[int, ...] | None = None) -> Tensor:
+    """[n, m] numbers -> [n, m * bits / 32] int32, the lowest bits first."""
+    each = 32 // bits
+    parts = numbers.long().reshape(len(numbers), -1, each)[:, :, list(order or range(each))]
+    whole = (parts << torch.arange(0, 32, bits)).sum(-1)
     return torch.where(whole >= 2**31, whole - 2**32, whole).to(torch.int32)
