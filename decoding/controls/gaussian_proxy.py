@@ -40,13 +40,13 @@ class GaussianProxy(ReadsAll):
         return None
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        return self.of_strength(logits, step)
+        return self.inner_strength(logits, step)
 
     def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
         import torch
 
         own = self.of.follow(logits, step, threads)
-        base = self.of_strength(logits, step) * logits[0]
+        base = self.inner_strength(logits, step) * logits[0]
         alive = self.alive(logits, own)
         count = alive.sum(-1, keepdim=True)
         shift = torch.where(alive, own - base, 0.0)

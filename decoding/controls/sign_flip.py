@@ -45,5 +45,5 @@ class SignFlip(ReadsAll):
 
     def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
         own = self.of.follow(logits, step, threads)
-        flipped: Tensor = 2 * self.of_strength(logits, step) * logits[0] - own
+        flipped: Tensor = 2 * self.inner_strength(logits, step) * logits[0] - own
         return flipped.masked_fill(own == -float("inf"), -float("inf"))

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.base import Generate, Note, Strategy, Thread, Threaded
-from decoding.probe import logits_count, strength_of, weights_of
-from decoding.sampling import Sampler
+from decoding.around import Around
+from decoding.base import Note, Strategy, Thread
+from decoding.probe import logits_count, weights_of
 from icl.types import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Wrapped(Threaded):
+class Wrapped(Around):
     """Base of controls, which define `follow`. Sampler, preparation and mask are those of the strategy `of`.
 
     The reference alone is read, so a control costs one branch, unless the mask or the control itself reads the others.
@@ -27,12 +27,8 @@ class Wrapped(Threaded):
         return self.of.masks_in_combine
 
     @property
-    def masks_in_combine(self) -> bool:  # type: ignore[override]
-        return self.of.masks_in_combine
-
-    @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        return self.of.needs | {"logits"}
+    def inner(self) -> Strategy:
+        return self.of
 
     @property
     def draws(self) -> bool:  # type: ignore[override]
@@ -47,26 +43,6 @@ class Wrapped(Threaded):
         return self.reads_all and self.of.exits
 
     @property
-    def nearest(self) -> str:  # type: ignore[override]
-        return self.of.nearest
-
-    @property
-    def reads_other(self) -> bool:  # type: ignore[override]
-        return self.of.reads_other
-
-    @property
-    def over_options(self) -> bool:  # type: ignore[override]
-        return self.of.over_options
-
-    @property
-    def options_only(self) -> bool:  # type: ignore[override]
-        return self.of.options_only
-
-    @property
-    def sampler(self) -> Sampler:
-        return self.of.sampler
-
-    @property
     def weights(self) -> tuple[float, ...] | None:
         """The reference's scores alone."""
         return self.reference_alone(1.0)
@@ -75,16 +51,8 @@ class Wrapped(Threaded):
         others = logits_count(self.of) - 1 if self.reads_all else 0
         return weight, *[0.0] * others
 
-    def of_strength(self, logits: "Tensor", step: int) -> "Tensor":
-        """[B, 1] sum of the method's weights, whether it varies or not."""
-        fixed = strength_of(self.of)
-        return self.of.strength(logits, step) if fixed is None else logits.new_full((logits.shape[1], 1), fixed)
-
-    def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:
-        return self.of.prepare(prompts, generate)
-
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
-        branches = self.of.branches(prompt, note)
+        branches = super().branches(prompt, note)
         return branches if self.reads_all else branches[:1]
 
     def mask(self, reference: "Tensor") -> "Tensor | None":

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from decoding.base import Generate, Note, Strategy, Thread
+from decoding.around import Around
+from decoding.base import Strategy, Thread
 from decoding.gated import Gated
-from decoding.sampling import Sampler
 from decoding.strategies.vcd import VCD
 from icl.params import Share
 from icl.registry import Nested, component
-from icl.types import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 @component("strategy", "chasd")
 @dataclass(frozen=True)
-class CHASD(Gated):
+class CHASD(Around, Gated):
     """Another method where the reference is unsure of its token, and the reference where it is sure."""
 
     method: Annotated[Strategy, Nested("strategy")] = field(default_factory=VCD)  # what is done where it is unsure
@@ -32,53 +31,15 @@ class CHASD(Gated):
     gates: ClassVar[bool] = True
 
     @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        return self.method.needs | {"logits"}
-
-    @property
-    def masks_in_combine(self) -> bool:  # type: ignore[override]
-        return self.method.masks_in_combine
-
-    @property
-    def draws(self) -> bool:  # type: ignore[override]
-        return self.method.draws
-
-    @property
-    def remembers(self) -> bool:  # type: ignore[override]
-        return self.method.remembers
-
-    @property
-    def exits(self) -> bool:  # type: ignore[override]
-        return self.method.exits
-
-    @property
-    def nearest(self) -> str:  # type: ignore[override]
-        return self.method.nearest
-
-    @property
-    def reads_other(self) -> bool:  # type: ignore[override]
-        return self.method.reads_other
-
-    @property
-    def sampler(self) -> Sampler:
-        return self.method.sampler
+    def inner(self) -> Strategy:
+        return self.method
 
     @property
     def weights(self) -> None:
         return None
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        from decoding.probe import strength_of
-
-        fixed = strength_of(self.method)
-        own = self.method.strength(logits, step) if fixed is None else logits.new_full((logits.shape[1], 1), fixed)
-        return own.where(self.gate(logits, step), 1.0)
-
-    def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:
-        return self.method.prepare(prompts, generate)
-
-    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
-        return self.method.branches(prompt, note)
+        return self.inner_strength(logits, step).where(self.gate(logits, step), 1.0)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
         return self.gated_mask(reference, self._unsure(reference))
