@@ -19,6 +19,8 @@ from torch import Tensor
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 PACKED = re.compile(r"(?!.*(vision|visual)).*layers\..*_proj\.weight$")
+LEFT_OUT = ("visual", "vision_tower", "multi_modal_projector")
+"""As published configs of AWQ call what is not packed, whatever transformers calls it today."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Format:
     def config(self) -> dict[str, Any]:
         told: dict[str, Any] = {"quant_method": self.method, "bits": self.bits, "group_size": self.group}
         if self.method == "awq":
-            return told | {"zero_point": True, "version": "gemm"}
+            return told | {"zero_point": True, "version": "gemm", "modules_to_not_convert": list(LEFT_OUT)}
         named = "gptq_v2" if self.second else "gptq"
         return told | {"desc_act": self.desc_act, "sym": self.symmetric, "checkpoint_format": named}
 
