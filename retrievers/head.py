@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from icl.errors import DataError, PlanError
+from retrievers.trained import check_width
 from retrievers.vectors import Vectors, unit
 
 if TYPE_CHECKING:
@@ -51,11 +52,7 @@ class Head:
 
     def __call__(self, vectors: Vectors) -> Vectors:
         """[N, D] unit rows -> [N, D] unit rows."""
-        if vectors.shape[1] != self.weights.shape[1]:
-            raise DataError(
-                f"the head takes vectors of {self.weights.shape[1]} entries and the embedder gives {vectors.shape[1]}. "
-                f"Train it with this embedder."
-            )
+        check_width("the head", self.weights.shape[1], vectors)
         if np.array_equal(self.weights, np.eye(len(self.weights))):
             return vectors
         return unit(vectors @ self.weights.T)

@@ -27,6 +27,7 @@ from retrievers.index import index_of
 from retrievers.near import FittedNear, Nearest, fitted_near
 from retrievers.sources import Source
 from retrievers.topk_nearest import TopKNearest
+from retrievers.trained import check_embedder
 from retrievers.vectors import Vectors
 
 _HEADS: "WeakKeyDictionary[Pool, dict[tuple[InvariantSelect, int], Head]]" = WeakKeyDictionary()
@@ -91,11 +92,7 @@ class InvariantSelect(TopKNearest):
     def saved(self, path: str) -> Head:
         """The head of a file. Raises PlanError where it was trained on another embedder's vectors."""
         head = Head.load(Path(path).expanduser())
-        if head.embedder != self.embedder.digest:
-            raise PlanError(
-                f"the head {path} was trained on vectors of another embedder ({head.embedder[:24]}, not "
-                f"{self.embedder.digest[:24]}). Train it with this one."
-            )
+        check_embedder(f"the head {path}", head.embedder, self.embedder.digest)
         return head
 
     def _changed(self) -> int:

@@ -21,6 +21,7 @@ import numpy as np
 
 from icl.errors import DataError, PlanError
 from retrievers.gaussians import SAMPLES, Gaussians
+from retrievers.trained import check_width
 from retrievers.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -64,11 +65,7 @@ class Spread:
 
     def __call__(self, rows: Vectors) -> Gaussians:
         """[N, D] unit rows -> as many Gaussians around them."""
-        if rows.shape[1] != len(self.bias):
-            raise DataError(
-                f"the variance heads take vectors of {len(self.bias)} entries and the embedder gives {rows.shape[1]}. "
-                f"Train them with this embedder."
-            )
+        check_width("the variance head", len(self.bias), rows)
         exact = rows.astype(np.float64)  # row by row, so that what stands beside an item changes nothing
         spread = np.array([self.weights.astype(np.float64) @ row for row in exact]).reshape(rows.shape) + self.bias
         return Gaussians(rows, spread.clip(LEAST, MOST).astype(np.float32))

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from icl.errors import ConfigError, DataError, PlanError
+from icl.errors import ConfigError, DataError
 from icl.params import Count, NonNegative
 from icl.registry import Nested, component
 from icl.tasks.base import Pool
@@ -27,6 +27,7 @@ from retrievers.gaussians import Gaussians
 from retrievers.sources import Source, reads, source_of
 from retrievers.spreads import LEAST, MOST, Fitting, Spreads, fit_spreads
 from retrievers.texts import said
+from retrievers.trained import check_embedder
 from retrievers.vectors import Vectors
 
 Slope = Annotated[float, Gt(0), Le(1000)]
@@ -86,11 +87,7 @@ class Probabilistic:
     def saved(self, path: str) -> Spreads:
         """The heads of a file. Raises PlanError where they were trained on another embedder's vectors."""
         found = Spreads.load(Path(path).expanduser())
-        if found.embedder != self.of.digest:
-            raise PlanError(
-                f"the heads {path} were trained on vectors of another embedder ({found.embedder[:24]}, not "
-                f"{self.of.digest[:24]}). Train them with this one."
-            )
+        check_embedder(f"the variance head {path}", found.embedder, self.of.digest)
         return found
 
 

@@ -43,16 +43,8 @@ def config_of(tower: Tower, decoder: Decoder) -> Idefics3Config:
         "bos_token_id": None,
         "eos_token_id": vocabulary.END,
     }
-    vision = {
-        "hidden_size": t.width,
-        "intermediate_size": t.hidden,
-        "num_hidden_layers": t.layers,
-        "num_attention_heads": t.heads,
-        "image_size": t.side,
-        "patch_size": t.patch,
-    }
     return Idefics3Config(
-        vision_config=vision,
+        vision_config=t.settings,
         text_config=text,
         scale_factor=t.fold,
         image_token_id=vocabulary.IMAGE,

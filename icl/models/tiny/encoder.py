@@ -28,7 +28,6 @@ HEADS = {"colour": 10, "shape": 8}  # read linearly from the picture's embedding
 
 def config_of(tower: Tower) -> CLIPConfig:
     """A CLIP whose vision half has the tower's sizes."""
-    t = tower.shape
     common = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "projection_dim": 96}
     return CLIPConfig(
         projection_dim=96,
@@ -44,15 +43,7 @@ def config_of(tower: Tower) -> CLIPConfig:
             "eos_token_id": vocabulary.END,
             **common,
         },
-        vision_config={
-            "hidden_size": t.width,
-            "intermediate_size": t.hidden,
-            "num_hidden_layers": t.layers,
-            "num_attention_heads": t.heads,
-            "image_size": t.side,
-            "patch_size": t.patch,
-            **common,
-        },
+        vision_config={**tower.shape.settings, **common},
     )
 
 

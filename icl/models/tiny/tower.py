@@ -34,6 +34,18 @@ class TowerShape:
     def asdict(self) -> dict[str, int]:
         return asdict(self)
 
+    @property
+    def settings(self) -> dict[str, int]:
+        """As configs of vision models name them."""
+        return {
+            "hidden_size": self.width,
+            "intermediate_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "image_size": self.side,
+            "patch_size": self.patch,
+        }
+
 
 class VisionAttention(nn.Module):
     """Attention among the patches of one picture."""
