@@ -61,6 +61,8 @@ class Strategy:
     exits: behind its branches' logits it is handed those of the reference's early layers, the lowest first
     (`Session.exits`). nearest: the strategy that comes next to it where a model cannot run it.
     idle: as it stands it changes nothing, since what it learns has not been fitted (`icl fit`).
+    keeps_best: a control of `of` whose scores order the tokens that the mask of `of` leaves as the reference does, so
+    that it is greedy under greedy decoding (`decoding.alike`).
     samples: answers that are generated, of which the most frequent counts (`decoding.votes`). demonstrations: how many
     times a run's number of shots its prompt has. rank: its place among the default controls, the lowest first.
     """
@@ -79,6 +81,7 @@ class Strategy:
     reads_other: ClassVar[bool] = False
     exits: ClassVar[bool] = False
     nearest: ClassVar[str] = ""
+    keeps_best: ClassVar[bool] = False
     samples: ClassVar[int] = 1
     demonstrations: ClassVar[int] = 1
     rank: ClassVar[int] = 100

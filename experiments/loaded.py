@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.construction import decided_by
 from experiments.over_run import over_run
 from experiments.stats.arms import NONE, is_accuracy, judged_by
 from experiments.stats.whole import own_of
@@ -50,7 +51,8 @@ class Run:
         (`better`) and which are accuracies. A baseline has a column for each metric that judges it (`vote:strict`);
         `vote` is that of the config's `compare.metric` (else `vocabulary.usual_metric`). A failed sample has its reason
         under `failed`. The numbers of a metric of a whole run (`icl.metrics.base.RunMetric`) average to its statistic
-        in each cell, and beside them (`f1:own`) stands what a sample's number was computed from.
+        in each cell, and beside them (`f1:own`) stands what a sample's number was computed from. Samples of one query
+        that have one `decided_by` are answered alike by construction (`experiments.construction`).
         """
         import pandas as pd
 
@@ -58,13 +60,14 @@ class Run:
         metrics, baselines = dict.fromkeys(info.get("metrics", {})), dict[str, None]()
         rows: list[dict[str, Any]] = []
         for digest, labels in _labels(store, _cells(self)).items():
+            labels |= {"decided_by": decided_by(store.cell(digest) or {})}
             for sample in store.samples(digest):
                 scores, votes = sample.get("scores", {}), sample.get("baselines", {})
                 metrics |= dict.fromkeys(scores)
                 baselines |= dict.fromkeys(votes)
                 kept = {key: value for key, value in sample.items() if key not in DROPPED}
                 rows.append({**labels, **kept, **scores, **_judged(votes)})
-        first = ("cell", *AXES, "seed", "query", "group", "failed", "output", *metrics, *baselines)
+        first = ("cell", "decided_by", *AXES, "seed", "query", "group", "failed", "output", *metrics, *baselines)
         frame = over_run(pd.DataFrame(rows), info, baselines)
         frame = _as_judged_by(frame, baselines, usual_metric(info, tuple(metrics)))
         for column in first:

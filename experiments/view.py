@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments.relabelled import relabelled_told, relabelling
 from experiments.stats.arms import (
+    DECIDED,
     NONE,
     UNIT,
     axes_of,
@@ -242,7 +243,8 @@ def _scores(samples: "DataFrame", axes: Sequence[str], metrics: Sequence[str], a
     told = {name: [judged_by(name, metric) for metric in metrics] for name in _baselines(samples)}
     judged = [column for name, columns in told.items() for column in (name, *columns) if column in samples]
     owns = [own_of(column) for column in (*metrics, *judged) if own_of(column) in samples]
-    kept = dict.fromkeys(["query", "seed", UNIT, *axes, *metrics, *judged, *owns])
+    decided = [DECIDED] if DECIDED in samples else []
+    kept = dict.fromkeys(["query", "seed", UNIT, *decided, *axes, *metrics, *judged, *owns])
     scores = samples[list(kept)].copy()
     scores.attrs = attrs
     scores["failed"] = samples["failed"].notna() if "failed" in samples else False

@@ -35,6 +35,7 @@ class EntropyMatched(Wrapped):
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose entropy it is
 
     rank: ClassVar[int] = 30
+    keeps_best: ClassVar[bool] = True
 
     @classmethod
     def fits(cls, held: "Held") -> "Arm | None":

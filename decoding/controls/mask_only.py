@@ -28,6 +28,7 @@ class MaskOnly(Wrapped):
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose mask it is
 
     rank: ClassVar[int] = 10
+    keeps_best: ClassVar[bool] = True
 
     @classmethod
     def fits(cls, held: "Held") -> "Arm | None":

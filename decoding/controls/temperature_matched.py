@@ -32,6 +32,7 @@ class TemperatureMatched(Wrapped):
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose temperature it is
 
     rank: ClassVar[int] = 20
+    keeps_best: ClassVar[bool] = True
 
     @classmethod
     def fits(cls, held: "Held") -> "Arm | None":

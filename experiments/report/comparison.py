@@ -26,6 +26,7 @@ DISPENSABLE = ("p", "against", "score", "n")
 """Columns that a narrow terminal does without, the first first: they follow from others, or stand in the CSV."""
 LOOKS = {"better": "green", "worse": "red", "differs": "default", "open": "default"}
 GAP = 2
+SAME = "same by construction"
 
 Columns = Mapping[str, Sequence[str]]
 """heading -> cells, from left to right."""
@@ -96,7 +97,8 @@ def _columns(table: "DataFrame", axes: Sequence[str], corrected: bool, counts: s
     found = {axis: [str(value) for value in table[axis]] for axis in axes}
     found |= {"score": [share(v) for v in table["mean"]], "against": [share(v) for v in table["reference_mean"]]}
     found["difference"] = [signed(v) for v in table["difference"]]
-    found["95 % interval"] = [interval(a, b) for a, b in zip(table["low"], table["high"], strict=True)]
+    ends = zip(table["low"], table["high"], table["by_construction"], strict=True)
+    found["95 % interval"] = [SAME if same else interval(low, high) for low, high, same in ends]
     found["p"] = [p_number(v) for v in table["p"]]
     if corrected:
         found["p Holm"] = [p_number(v) for v in table["p_corrected"]]
@@ -141,12 +143,16 @@ def _say(console: "Console", line: Any) -> None:
 
 def _notes(table: "DataFrame", view: View, corrected: bool, left_out: Sequence[str]) -> Iterator[str]:
     sizes = " or ".join(map(str, sorted(set(table["family"]))))
-    family = f"; Holm over {sizes} comparisons, the rows of this table" if corrected else ""
+    tested = len(table) == sum(set(table["family"])) and len(set(table["family"])) == 1
+    rows = "the rows of this table" if tested else "the comparisons of this table that can differ, each once"
+    family = f"; Holm over {sizes} comparisons, {rows}" if corrected else ""
     test = tests_told.told(table["test"], tests_told.SHORT)
     units = " or ".join(f"{c:,}" for c in sorted(set(table["clusters"])))
     pairs = set(table["pairs"])
     each = f"{counted(pairs.pop(), 'pair')} of (query, seed) each" if len(pairs) == 1 else "n: pairs of (query, seed)"
     yield f"{test}, {units} independent units{family}; {each}"
+    if table["by_construction"].any():
+        yield f"{SAME}: the arm answers as its reference whatever the model says, so it is not tested"
     if not view.of_samples:
         yield no_turns(view)
     if few := few_units(table["clusters"]):

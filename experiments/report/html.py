@@ -167,6 +167,13 @@ def _differences(seen: View) -> "tuple[DataFrame | None, str]":
         return None, str(error)
 
 
+def _family(frame: "DataFrame") -> str:
+    """Which comparisons they are."""
+    if len(frame) == int(frame["family"].max()):
+        return "the rows of this table"
+    return "those of this table that can differ, each once (an arm that is its reference by construction is not tested)"
+
+
 def _difference_rows(seen: View, frame: "DataFrame | None") -> dict[str, Any]:
     from markupsafe import Markup
 
@@ -184,7 +191,7 @@ def _difference_rows(seen: View, frame: "DataFrame | None") -> dict[str, Any]:
         rows.append({**row, "verdict": verdict, "svg": svg, "labels": [str(row[axis]) for axis in shown]})
     test = tests_told.told(frame["test"], tests_told.LONG)
     holm = (
-        f" p Holm: over {wording.counted(len(frame), 'comparison')}, the rows of this table."
+        f" p Holm: over {wording.counted(int(frame['family'].max()), 'comparison')}, {_family(frame)}."
         if seen.correct != "none"
         else ""
     )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 NONE = "none"
 UNIT = "unit"
+DECIDED = "decided_by"
+"""A column, where a frame has it: what decides a sample's answer (`experiments.construction`)."""
 Arm = dict[str, Any]
 
 

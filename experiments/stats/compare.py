@@ -4,12 +4,18 @@ The reference of an arm is the arm that differs from it in the keys of `to` alon
 seeds, or the comparison is refused. Right/wrong metrics take the exact McNemar test (`significance`), graded
 ones flips of clusters (`subsets`), those of a whole run a randomisation test (`exchange`); Holm corrects over all rows,
 or within each value of the axes `by`.
+
+Two arms whose answers cannot differ (`experiments.construction`) are not tested, and comparisons of arms that are the
+same two by construction are one: none of these costs the others power. That is known before there are answers, so
+nothing is chosen by how it came out.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments.stats.arms import (
+    DECIDED,
     arms,
     axes_of,
     baseline_of,
@@ -35,7 +41,7 @@ BASELINE = "baseline"
 """`to={"baseline": "vote"}` compares every arm with what its own demonstrations say without a model."""
 
 TOLD = [name for name in Comparison.__dataclass_fields__ if name != "same"]
-RESULT = ["reference", "reference_mean", "mean", *TOLD, "p_corrected", "family"]
+RESULT = ["reference", "reference_mean", "mean", *TOLD, "p_corrected", "family", "by_construction"]
 
 
 def compare(
@@ -50,7 +56,8 @@ def compare(
 ) -> "DataFrame":
     """A row an arm that has a reference arm, with the columns of RESULT after its axes.
 
-    p_corrected is over `family` rows; `attrs` says how ("correct"), and which way is good ("better"). Raises
+    p_corrected is over `family` comparisons. by_construction: the arm answers as its reference whatever the model says;
+    then p is NaN, and the row is in no family. `attrs` says how ("correct"), and which way is good ("better"). Raises
     ConfigError for an axis, value or metric that the frame lacks and where no arm has a reference; UnpairedError where
     two arms do not stand on the same queries and seeds.
     """
@@ -80,9 +87,12 @@ def compare(
     table = pd.DataFrame(rows)
     families = table.groupby(list(by), sort=False).ngroup() if by else pd.Series(0, index=table.index)
     for _, rows_of in table.groupby(families, sort=False):
-        p = rows_of["p"].to_numpy()
-        table.loc[rows_of.index, "p_corrected"] = holm(p) if correct == "holm" else p
-        table.loc[rows_of.index, "family"] = len(rows_of)
+        tested = rows_of[~rows_of["by_construction"]]
+        distinct = tested.drop_duplicates("compared")
+        adjusted = holm(distinct["p"]) if correct == "holm" else distinct["p"].to_numpy()
+        found = dict(zip(distinct["compared"], adjusted, strict=True))
+        table.loc[rows_of.index, "p_corrected"] = [found.get(key, math.nan) for key in rows_of["compared"]]
+        table.loc[rows_of.index, "family"] = len(distinct)
     table["family"] = table["family"].astype(int)
     table = table[[*axes, *RESULT]]
     if better_of(frame, metric) == "lower":  # a fall is from wrong to right
@@ -113,8 +123,21 @@ def _against_arms(
         names = (told(reference, told_axes), told(arm, told_axes))
         pairs = pair(theirs, mine, metric, names=names)
         result = paired_test(pairs, level, names)
-        rows.append(_row(arm, ", ".join(str(v) for v in to.values()), pairs, result))
+        told_row = _row(arm, ", ".join(str(v) for v in to.values()), pairs, result)
+        decided = _decided(theirs), _decided(mine)
+        if None not in decided:
+            told_row["compared"] = decided
+            if decided[0] == decided[1]:
+                told_row |= {"by_construction": True, "p": math.nan}
+        rows.append(told_row)
     return rows
+
+
+def _decided(rows: "DataFrame") -> frozenset[Any] | None:
+    """What decides the answers of an arm, seed by seed; None where the frame does not say."""
+    if DECIDED not in rows or not rows[DECIDED].astype(bool).all():
+        return None
+    return frozenset(rows[["seed", DECIDED]].itertuples(index=False, name=None))
 
 
 def _against_baseline(
@@ -146,4 +169,4 @@ def _column(frame: "DataFrame", to: Mapping[str, Any], metric: str) -> str:
 
 def _row(arm: Mapping[str, Any], reference: str, pairs: Any, result: Comparison) -> dict[str, Any]:
     means = {"reference": reference, "reference_mean": float(pairs.reference.mean()), "mean": float(pairs.arm.mean())}
-    return {**arm, **means, **vars(result)}
+    return {**arm, **means, **vars(result), "by_construction": False, "compared": object()}

@@ -81,7 +81,7 @@ class Trial:
 
 def verdict_of(p: float, difference: float, better: Better = "higher") -> Verdict:
     """What a corrected p and a difference allow to say of a metric of which this way is good."""
-    if p > LEVEL or difference == 0:
+    if not p <= LEVEL or difference == 0:  # NaN: not tested
         return "open"
     if better == "neither":
         return "differs"
