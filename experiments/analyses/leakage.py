@@ -7,7 +7,9 @@
     labels      a transform read the demonstrations' labels; gold: an oracle chose, placed or changed them
 
 A run with the toolkit's own retrievers has zeros in the first three; one with a transform that blanks all pictures
-alike may not have them in `picture`. `first` names a sample of the worst column.
+alike may not have them in `picture`. Decodings and scorings that read one prompt are one setting, and a prompt that
+several of them read counts once (a control that shows more demonstrations reads others). `first` names a sample of the
+worst column.
 """
 
 from collections import Counter
@@ -28,14 +30,20 @@ LEAKS = ("itself", "picture", "twice", "alike")
 def analyse(view: "View") -> "DataFrame":
     """A row a setting, counts of samples."""
     found: list[dict[str, Any]] = []
-    for setting, samples in settings(view, answered(view)):
-        rows = records(samples)
+    for setting, samples in settings(view, answered(view), without=("decoding", "score", "max_new_tokens")):
+        rows = list({_shown(row): row for row in records(samples)}.values())
         seen = [_seen(row) for row in rows]
         counts = {key: sum(one[key] for one in seen) for key in (*LEAKS, "labels", "gold")}
         worst = next((key for key in LEAKS if counts[key]), None)
         first = next((str(row["query"]) for row, one in zip(rows, seen, strict=True) if worst and one[worst]), "")
         found.append({**setting, "samples": len(rows), **counts, "first": first})
     return table(found, "Leakage audit", note="counts of samples; first: a query of the first column that is not 0")
+
+
+def _shown(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a sample's prompt is known by."""
+    ids = tuple(name for name, *_ in demos_of(row))
+    return row["query"], row["seed"], ids, texts(row, "pictures"), texts(row, "marks"), row.get("prompt_digest")
 
 
 def _seen(row: Mapping[str, Any]) -> dict[str, bool]:

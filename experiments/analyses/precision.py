@@ -9,37 +9,24 @@ nothing else is refused. Where tasks are folds (`held_out`), the first rows are 
 No model is needed: a fake serves as well.
 """
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from experiments.analyses.choice import choices
 from experiments.analyses.paired import against
 from experiments.analyses.retrieval import measured
 from experiments.analyses.samples import answered, table
-from experiments.stats.pairs import KEYS
 from experiments.stats.rows import records
-from icl.errors import ConfigError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from experiments.view import View
 
-AFTERWARDS = ("order", "compose", "decoding", "score", "max_new_tokens")
-"""Axes that come after the choice."""
-
 
 def analyse(view: "View") -> "DataFrame":
     """Raises ConfigError where no arm has a reference that can have chosen otherwise."""
-    to = {axis: value for axis, value in view.to.items() if axis not in AFTERWARDS}
-    if view.to and not to:
-        raise ConfigError(
-            f"{view.path}: what is retrieved is the same whatever {' and '.join(view.to)} is. "
-            "Name another reference, such as --to retriever=random."
-        )
-    rows, same = answered(view), [axis for axis in AFTERWARDS if axis in view.axes]
-    rows = rows.drop_duplicates([*(axis for axis in view.axes if axis not in same), *KEYS])
-    rows = rows.assign(**dict.fromkeys(same, "any"))
+    chosen, rows = choices(view, answered(view), "what is retrieved")
     share = [measured(row, int(row["shots"]))["precision"] for row in records(rows)]
-    told = against(replace(view, to=to), rows.assign(precision=share), "precision")
-    names = ", ".join(f"{axis} {value}" for axis, value in to.items())
+    told = against(chosen, rows.assign(precision=share), "precision")
+    names = ", ".join(f"{axis} {value}" for axis, value in chosen.to.items())
     return table(told, f"Label precision against {names}", signed=("difference", "low", "high"))

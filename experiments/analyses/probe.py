@@ -6,8 +6,9 @@
 
 The probes see the vectors of the arm's own retriever: those of its encoder, or what a head made of them. Arms whose
 retriever compares no vectors (`random`) have no probe. A row an arm against its reference, as the run's `compare` says,
-with the accuracy's difference in pairs; where tasks are folds (`held_out`), the first rows are of all folds together.
-Retrievers are fitted again, from the cache of embeddings.
+with the accuracy's difference in pairs; arms that differ in decoding, order and the like alone are one (`choice`), and
+a reference that differs in nothing else is refused. Where tasks are folds (`held_out`), the first rows are of all folds
+together. Retrievers are fitted again, from the cache of embeddings.
 """
 
 import json
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.analyses.choice import choices
 from experiments.analyses.paired import against
 from experiments.analyses.samples import answered, table
 from experiments.stats.rows import demos_of, records, texts
@@ -47,7 +49,7 @@ Row = Mapping[str, Any]
 
 def analyse(view: "View") -> "DataFrame":
     """Raises ConfigError where no arm has vectors to probe, or none has a reference."""
-    rows = answered(view)
+    chosen, rows = choices(view, answered(view), "what the demonstrations say without a model")
     right = {name: np.full(len(rows), np.nan) for name in PROBES}
     where, tasks = {index: place for place, index in enumerate(rows.index)}, dict[str, Task]()
     for digest, own in rows.groupby("cell", sort=False):
@@ -60,8 +62,8 @@ def analyse(view: "View") -> "DataFrame":
     told = []
     for name, values in right.items():
         if not np.isnan(values).all():
-            told += [{"probe": name, **line} for line in against(view, rows.assign(accuracy=values), "accuracy")]
-    names = ", ".join(f"{axis} {value}" for axis, value in view.to.items())
+            told += [{"probe": name, **line} for line in against(chosen, rows.assign(accuracy=values), "accuracy")]
+    names = ", ".join(f"{axis} {value}" for axis, value in chosen.to.items())
     return table(told, f"Right without a model, against {names}", signed=("difference", "low", "high"))
 
 

@@ -99,5 +99,7 @@ def _told(column: str, value: Any, difference: bool) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, float):
-        return p_number(value) if column == "p" else signed(value) if difference else share(value)
+        return (
+            p_number(value) if column == "p" or column.endswith("_p") else signed(value) if difference else share(value)
+        )
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

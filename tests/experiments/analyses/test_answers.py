@@ -4,10 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from experiments.analyses import copying, following, vote
+from experiments.stats.compare import compare
 from experiments.stats.rows import reading
 from icl.errors import ConfigError
 
@@ -97,6 +99,22 @@ def test_flipped_labels_are_not_followed_by_what_is_known_and_symbols_are_by_wha
     assert (flipped["follow"], flipped["prior"], flipped["other"]) == (0.0, 1.0, 0.0)
     assert (symbols["follow"], symbols["prior"], symbols["other"]) == (1.0, 0.0, 0.0)
     assert (symbols["n"], symbols["unmapped"]) == (12, 0)
+    assert (flipped["more"], symbols["more"]) == (-1.0, 1.0)
+    assert [flipped["p"], symbols["p"]] == pytest.approx([2 * 2 / 2**4] * 2)  # four queries, Holm over two rows
+    assert "change" not in found  # what it is compared with has labels of its own
+
+
+def test_arms_that_follow_more_than_their_reference_are_told_with_the_test_in_pairs(ran: Any, tmp_path: Any) -> None:
+    view = ran(model="fake-vote", shots=3, transforms=["symbols"], grid={"retriever": ["random", "oracle"]},
+               compare={"to": {"retriever": "random"}})  # fmt: skip
+    found = following.analyse(view)
+    random, oracle = (_row(found, retriever=name) for name in ("random", "oracle"))
+    assert oracle["change"] == pytest.approx(oracle["follow"] - random["follow"]) != 0
+    tested = compare(view.scores, view.to, "strict", axes=view.axes)  # of symbols, to follow is to be right
+    assert [oracle[f"change{end}"] for end in ("", "_low", "_high", "_p")] == pytest.approx(
+        tested[["difference", "low", "high", "p_corrected"]].iloc[0].tolist()
+    )
+    assert np.isnan(random["change"])
 
 
 def test_symbols_are_what_metrics_score(ran: Any) -> None:

@@ -160,6 +160,25 @@ def test_probes_say_what_the_vectors_of_each_arm_say(ran: Any) -> None:
         assert told[kind]["n"] == 12
 
 
+def test_decodings_of_one_choice_have_one_row_of_probes(ran: Any) -> None:
+    arms = {"retriever": ["random", {"name": "knn", "embedder": "pixels"}, {"name": "knn", "embedder": "histogram"}]}
+    more = {"decoding": ["greedy", {"name": "vcd"}], "order": ["reversed", "random"]}
+    to = {"retriever": "knn(embedder.name=pixels, embedder.size=16)"}
+    node = {"name": "counting", "queries": 4, "pool_size": 20}
+    model = {"name": "hf", "path": "tiny"}
+    view = ran(task=node, model=model, shots=2, seeds=[0], grid={**arms, **more}, compare={"to": to})
+    found = probe.analyse(view)
+    assert list(found["probe"]) == ["vote", "demonstrations", "pool"]
+    assert set(found["n"]) == {4}
+    with pytest.raises(ConfigError, match="the same whatever decoding is"):
+        probe.analyse(replace(view, to={"decoding": "greedy"}))
+    leaks = leakage.analyse(view).to_dict("records")
+    assert [(row["retriever"], row["order"]) for row in leaks] == [
+        (name, order) for name in view.frame["retriever"].unique() for order in ("reversed", "random")
+    ]
+    assert {row["samples"] for row in leaks} == {4}
+
+
 def test_without_vectors_there_is_nothing_to_probe(ran: Any) -> None:
     axes = {"retriever": ["random", "balanced"]}
     with pytest.raises(ConfigError, match="no arm's retriever compares vectors"):
