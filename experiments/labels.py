@@ -1,16 +1,24 @@
 """Short names for the values of an axis: as little as tells them apart.
 
-A component is called by its name; two of one name also by the parameters in which they differ: `knn(by=question)`.
+A component is called by its name; two of one name also by the parameters in which they differ: `knn(by=question)`. Of
+the components within them likewise: the name of one stands for its parameters wherever the other has another component
+there, and a parameter goes without what it is within where that leaves no doubt: `rerank(embedder=pixels, size=8)`. No
+two arms have one label.
 """
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from icl.brief import brief
 
 PATH_KEYS = ("path", "checkpoint")
 """A model or a task read from somewhere is better known by where from than by the backend's name."""
+
+NAME = "name"
+_NOTHING = object()
 
 
 def labels(nodes: Sequence[Any], titles: Sequence[str | None] | None = None) -> list[str]:
@@ -23,12 +31,16 @@ def labels(nodes: Sequence[Any], titles: Sequence[str | None] | None = None) -> 
     called: dict[str, list[tuple[str, Any]]] = {}
     for key, (node, title) in dict(zip(keys, zip(nodes, given, strict=True), strict=True)).items():
         called.setdefault(title or _name(node), []).append((key, node))
-    told = {}
+    told: dict[str, str] = {}
     for name, same in called.items():
-        for key, node in same:
-            rivals = [other for _, other in same if other is not node]
-            told[key] = f"{name}({_difference(node, rivals)})" if rivals else name
-    return [told[key] for key in keys]
+        flats = [_flat(node) for _, node in same]
+        apart = [_apart(flat, [other for other in flats if other is not flat]) for flat in flats]
+        short = _shortened({key for own in apart for key in own})
+        for (key, _), flat, own in zip(same, flats, apart, strict=True):
+            inner = ", ".join(f"{short[k]}={_plain(flat[k])}" for k in own) or "other"
+            told[key] = f"{name}({inner})" if len(same) > 1 else name
+    counts = Counter(told.values())
+    return [told[key] if counts[told[key]] == 1 else f"{told[key]}#{_digest(key)}" for key in keys]
 
 
 def _name(node: Any) -> str:
@@ -46,11 +58,37 @@ def _name(node: Any) -> str:
     return f"{name}({', '.join(inner)})" if inner and "of" in node else name
 
 
-def _difference(node: Any, rivals: Sequence[Any]) -> str:
-    flat = _flat(node)
-    others = [_flat(rival) for rival in rivals]
-    keys = [key for key, value in flat.items() if any(other.get(key) != value for other in others)]
-    return ", ".join(f"{key}={_plain(flat[key])}" for key in keys) or "other"
+def _apart(flat: Mapping[str, Any], rivals: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys that tell a node from a rival which is made of the same components, down to where the key stands."""
+
+    def comparable(key: str, rival: Mapping[str, Any]) -> bool:
+        path = key.split(".")
+        above = [".".join([*path[:i], NAME]) for i in range(len(path))]
+        return all(flat.get(name) == rival.get(name) for name in above if name != key)
+
+    return [
+        key
+        for key, value in flat.items()
+        if any(rival.get(key, _NOTHING) != value and comparable(key, rival) for rival in rivals)
+    ]
+
+
+def _shortened(keys: Set[str]) -> dict[str, str]:
+    """Key -> its last words, as few as are the end of no other key. The name of an inner component is its place."""
+    shown = {key: key.removesuffix(f".{NAME}") for key in keys}
+    found = {}
+    for key, whole in shown.items():
+        words = whole.split(".")
+        ends = [".".join(words[-i:]) for i in range(1, len(words) + 1)]
+        others = [f".{other}" for name, other in shown.items() if name != key]
+        free = (end for end in ends if not any(other.endswith(f".{end}") for other in others) and not end.isdigit())
+        found[key] = next(free, whole)
+    return found
+
+
+def _digest(key: str) -> str:
+    """Of two values that a label writes alike, such as numbers of many digits."""
+    return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:6]
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:

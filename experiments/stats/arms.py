@@ -154,11 +154,24 @@ def _fitting(wanted: Any, labels: Sequence[str]) -> list[str]:
         return []
     inner = {label: set(label.partition("(")[2].removesuffix(")").split(", ")) for label in labels}
     told = {piece.partition("=")[0] for pieces in inner.values() for piece in pieces}
-    parameters = {str(key): value for key, value in wanted.items() if key not in ("name", "label")}
-    asked = {f"{key}={value}" for key, value in parameters.items() if key in told}
+    parameters = _parameters({key: value for key, value in wanted.items() if key not in ("name", "label")})
+    asked = {
+        f"{short}={value}" for key, value in parameters.items() for short in told if f".{key}".endswith(f".{short}")
+    }
     names = {str(wanted[key]).rstrip("/").rpartition("/")[2] for key in ("label", "name", "path") if key in wanted}
     named = [label for label in labels if label.partition("(")[0] in names]
     return [label for label in named or labels if asked <= inner[label]] if asked or named else []
+
+
+def _parameters(node: Mapping[str, Any], within: str = "") -> dict[str, Any]:
+    """Dotted key -> value; an inner component by its place and its name."""
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            found |= _parameters(value, f"{within}{key}.")
+        else:
+            found[within.rstrip(".") if key == "name" and within else f"{within}{key}"] = value
+    return found
 
 
 def reference_of(arm: Arm, to: Mapping[str, Any], candidates: Sequence[Arm]) -> Arm | None:

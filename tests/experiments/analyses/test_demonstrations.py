@@ -129,7 +129,7 @@ def test_probes_say_what_the_vectors_of_each_arm_say(ran: Any) -> None:
     """Against the same probes fitted here; `random` compares no vectors and has none."""
     node = {"name": "counting", "queries": 12, "pool_size": 60}
     axes = {"retriever": ["random", {"name": "knn", "embedder": "pixels"}, {"name": "knn", "embedder": "histogram"}]}
-    to = {"retriever": "knn(embedder.name=pixels, embedder.size=16)"}
+    to = {"retriever": "knn(embedder=pixels)"}
     view = ran(
         task=node,
         model="fake-vote",
@@ -163,7 +163,7 @@ def test_probes_say_what_the_vectors_of_each_arm_say(ran: Any) -> None:
 def test_decodings_of_one_choice_have_one_row_of_probes(ran: Any) -> None:
     arms = {"retriever": ["random", {"name": "knn", "embedder": "pixels"}, {"name": "knn", "embedder": "histogram"}]}
     more = {"decoding": ["greedy", {"name": "vcd"}], "order": ["reversed", "random"]}
-    to = {"retriever": "knn(embedder.name=pixels, embedder.size=16)"}
+    to = {"retriever": "knn(embedder=pixels)"}
     node = {"name": "counting", "queries": 4, "pool_size": 20}
     model = {"name": "hf", "path": "tiny"}
     view = ran(task=node, model=model, shots=2, seeds=[0], grid={**arms, **more}, compare={"to": to})

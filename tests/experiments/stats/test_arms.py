@@ -25,6 +25,8 @@ def found(labels: list[str], wanted: Any) -> Any:
         (["small", "large"], {"path": "models/large"}, "large"),
         (["tiny"], {"path": "tiny", "quantize": "none"}, "tiny"),
         (["knn(by=question)", "knn(by=picture)"], {"name": "knn", "by": "picture"}, "knn(by=picture)"),
+        (["knn(embedder=a)", "knn(embedder=b)"], {"name": "knn", "embedder": "b"}, "knn(embedder=b)"),
+        (["knn(size=8)", "knn(size=16)"], {"name": "knn", "embedder": {"name": "pixels", "size": 8}}, "knn(size=8)"),
     ],
 )
 def test_a_component_is_found_by_its_label_or_by_the_parameters_that_tell_it_apart(
