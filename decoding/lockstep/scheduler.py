@@ -80,9 +80,9 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         elif gang.size > most:
             gang.fail(f"{gang.size} branches in an engine that runs {most} requests at once")
         self.suspect[gang] = None
-        if gang.complete:
-            if gang.verdict is None:
-                del self.suspect[gang]
+        gang.judge(self.patience)  # a branch may have been aborted before the last one came
+        if gang.complete and gang.verdict is None:
+            del self.suspect[gang]
             if not self.waiting.ends_with(gang.requests):
                 self.waiting.remove_requests(gang.requests)  # side by side, so that they are admitted in one go
                 for member in gang.requests:

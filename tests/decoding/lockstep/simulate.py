@@ -1,6 +1,7 @@
 """vLLM's scheduler without a model: random requests, a tiny cache, and tokens that only a complete group shares."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,10 @@ def scheduler(engine: Any, blocks: int, kind: type[Any] = LockstepScheduler) -> 
 
 @dataclass
 class World:
-    """Requests in a scheduler and what became of them. stop_rate: how likely a chosen token ends its group."""
+    """Requests in a scheduler and what became of them. stop_rate: how likely a chosen token ends its group.
+
+    whole: groups that chose in the last step. meddle: changes what a step's rows (place in the batch -> token) choose.
+    """
 
     scheduler: Any
     draw: random.Random
@@ -55,6 +59,8 @@ class World:
     members: dict[str, list[str]] = field(default_factory=dict)
     steps: int = 0
     stop_rate: float = 0.05
+    meddle: Callable[[dict[int, int], list[str]], dict[int, int]] = lambda own, ids: own
+    whole: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         init_none_hash(sha256)
@@ -82,6 +88,8 @@ class World:
         resumed = output.scheduled_cached_reqs.resumed_req_ids
         # The runner still holds what ran in the last step; it cannot be told to begin that anew.
         assert not (resumed & before & set(output.num_scheduled_tokens))
+        for gang in getattr(self.scheduler, "armed", ()) if output.num_scheduled_tokens else ():
+            assert {output.num_scheduled_tokens.get(r.request_id) for r in gang.requests} == {1}, gang.name
         ids = list(output.num_scheduled_tokens)
         rows, own = [], {}
         for i, request_id in enumerate(ids):
@@ -92,9 +100,11 @@ class World:
             own[i] = self.draw.randrange(20, 90)
             if branch is not None:
                 rows.append(Row(i, branch, request.num_output_tokens))
+        self.whole = [together[0].branch.group for together in complete(rows)]
         for together in complete(rows):
             token = STOP if self.draw.random() < self.stop_rate else self.draw.randrange(20, 90)
             own |= {row.index: token for row in together}
+        own = self.meddle(own, ids)
         sampled = [[own[i]] if i in own else [] for i in range(len(ids))]
         said = ModelRunnerOutput(ids, {r: i for i, r in enumerate(ids)}, sampled)
         for batch in self.scheduler.update_from_output(output, said).values():

@@ -1,0 +1,286 @@
+"""Rules of the scheduler one by one, each where leaving it out would show. No model is needed."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import checkpoints
+import simulate
+from test_ends import finish
+from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.request import RequestStatus
+
+from decoding.lockstep.branch import Branch
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
+
+
+def made(
+    folder: Path, blocks: int = 60, budget: int = 64, sequences: int = 8, prefix: bool = False, **more: Any
+) -> simulate.World:
+    engine = simulate.config(folder, budget, sequences, prefix, **more)
+    world = simulate.World(simulate.scheduler(engine, blocks), random.Random(0))
+    world.stop_rate = 0.0
+    return world
+
+
+def branch(world: simulate.World, group: str, index: int, length: int = 20) -> None:
+    world.add(f"{group}.{index}", length, 5, Branch(group, index, 2, simulate.ARM))
+
+
+def until(world: simulate.World, reached: Callable[[], Any]) -> None:
+    for _ in range(400):
+        if reached():
+            return
+        world.step()
+    raise AssertionError("it was not reached")
+
+
+def agree(world: simulate.World, *names: str) -> bool:
+    return len({tuple(world.tokens[name]) for name in names}) == 1
+
+
+# Choosing together
+
+
+@pytest.mark.parametrize("what", ["other token", "no token", "two tokens"])
+def test_branches_that_choose_apart_end_with_what_they_chose(folder: Path, what: str) -> None:
+    world = made(folder)
+    world.group("g", [20, 30], 50)
+    world.group("other", [20, 25], 8)
+
+    def meddle(own: dict[int, int], ids: list[str]) -> dict[int, int]:
+        place = ids.index("g.1") if "g.1" in ids else -1
+        if place in own and len(world.tokens["g.1"]) == 3:
+            return own | {place: 91} if what == "other token" else {i: t for i, t in own.items() if i != place}
+        return own
+
+    world.meddle = meddle
+    if what == "two tokens":  # as a drafter would
+        world.meddle = lambda own, ids: own
+        compare = world.scheduler._compare
+
+        def twice(output: Any) -> Any:
+            if len(world.tokens["g.0"]) == 3 and "g.0" in output.req_id_to_index:
+                output.sampled_token_ids[output.req_id_to_index["g.0"]] *= 2
+            return compare(output)
+
+        world.scheduler._compare = twice
+    ends = finish(world)
+    assert ends["g.0"] == ends["g.1"]
+    assert ends["g.0"].startswith("error: its branches chose apart: [(")
+    assert ends["g.0"].endswith(" of 2")
+    assert ends["other.0"] == ends["other.1"] == "length"
+    assert agree(world, "other.0", "other.1")
+    assert world.scheduler.counts["violations"] == 1
+    assert world.scheduler.counts["faults"] == 0
+
+
+def test_every_step_of_a_group_is_counted_once(folder: Path) -> None:
+    world = made(folder)
+    world.group("g", [20, 30, 40], 7)
+    world.group("alone", [20], 4)
+    world.add("plain", 20, 9)
+    finish(world)
+    assert world.scheduler.counts["group steps"] == 7 + 4
+    assert world.scheduler.counts["violations"] == world.scheduler.counts["preempted"] == 0
+
+
+def test_a_branch_that_was_read_waits_one_token_before_it_chooses(folder: Path) -> None:
+    world = made(folder, budget=16)
+    world.group("g", [5, 80], 3)
+    short = world.scheduler.requests["g.0"]
+    until(world, lambda: world.tokens["g.0"] or short.num_computed_tokens > 4)
+    assert world.steps == 7  # 4 tokens of one and 79 of the other, 16 a step; then both choose
+    finish(world)
+
+
+# Coming and going
+
+
+def test_an_incomplete_group_waits_while_others_run(folder: Path) -> None:
+    world = made(folder)
+    branch(world, "g", 0)
+    world.add("plain", 20, 4)
+    for _ in range(6):
+        world.step()
+    assert world.ends == {"plain": ("length", None)}
+    assert world.scheduler.requests["g.0"].num_computed_tokens == 0
+    branch(world, "g", 1, length=40)
+    assert finish(world) == {"plain": "length", "g.0": "length", "g.1": "length"}
+
+
+def test_groups_whose_branches_come_in_turn_are_admitted_whole(folder: Path) -> None:
+    world = made(folder, sequences=2)
+    for index in (0, 1):
+        for group in "abc":
+            branch(world, group, index, length=20 + 10 * index)
+    order: list[str] = []
+    while world.scheduler.has_unfinished_requests():
+        world.step()
+        order += [name for name in world.whole if name not in order]
+    assert order == ["a", "b", "c"]
+    assert set(finish(world).values()) == {"length"}
+    assert world.scheduler.counts["stalls"] == world.scheduler.counts["preempted"] == 0
+
+
+def test_a_group_stands_where_its_last_branch_came(folder: Path) -> None:
+    world = made(folder, sequences=2)
+    branch(world, "late", 0)
+    world.group("first", [20, 20], 5)
+    world.add("plain", 20, 5)
+    branch(world, "late", 1)
+    finish(world)
+    assert list(world.ends) == ["first.0", "first.1", "plain", "late.0", "late.1"]
+
+
+def test_an_abort_before_the_group_is_complete_ends_it_and_nothing_hangs(folder: Path) -> None:
+    world = made(folder)
+    branch(world, "g", 0)
+    world.scheduler.finish_requests("g.0", RequestStatus.FINISHED_ABORTED)
+    branch(world, "g", 1)
+    world.group("other", [20, 30], 5)
+    assert finish(world) == {"g.1": "abort", "other.0": "length", "other.1": "length"}
+    assert world.tokens["g.1"] == []
+    branch(world, "g", 0)  # the name is free again
+    branch(world, "g", 1)
+    assert finish(world)["g.0"] == "length"
+
+
+def test_a_branch_of_another_count_ends_alone(folder: Path) -> None:
+    world = made(folder)
+    branch(world, "g", 0)
+    world.add("odd", 20, 5, Branch("g", 1, 3, simulate.ARM))
+    branch(world, "g", 1)
+    ends = finish(world)
+    assert ends.pop("odd") == "error: group g has its branch 1 already, or another number of branches"
+    assert set(ends.values()) == {"length"}
+    assert ends.keys() == {"g.0", "g.1"}
+
+
+def test_more_branches_than_tokens_in_a_step_are_refused(folder: Path) -> None:
+    world = made(folder, budget=8, sequences=8)
+    world.scheduler.max_num_scheduled_tokens = 4
+    world.group("wide", [20] * 5, 5)
+    world.group("fits", [20] * 4, 5)
+    ends = finish(world)
+    assert ends["wide.4"] == "error: 5 branches in an engine that runs 4 requests at once"
+    assert ends["fits.3"] == "length"
+
+
+def test_state_space_layers_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheGroupSpec, MambaSpec
+    from vllm.v1.structured_output import StructuredOutputManager
+
+    engine = simulate.config(folder, 64, 8, False)
+    engine.cache_config.num_gpu_blocks = 20
+    spec = MambaSpec(block_size=simulate.BLOCK, shapes=((4, 4),), dtypes=(torch.float32,))
+    cache = KVCacheConfig(20, [], [KVCacheGroupSpec(["layer"], spec)])
+    with pytest.raises(ValueError, match="state-space layers were not verified"):
+        simulate.LockstepScheduler(engine, cache, StructuredOutputManager(engine), simulate.BLOCK, log_stats=False)
+
+
+def test_the_guard_stands_at_the_scheduler_too(folder: Path) -> None:
+    engine = simulate.config(folder, 64, 8, False)
+    engine.scheduler_config.policy = "priority"
+    with pytest.raises(ValueError, match="the priority policy preempts single branches"):
+        simulate.scheduler(engine, 20)
+
+
+# Room
+
+
+def test_a_paused_engine_ends_nobody(folder: Path) -> None:
+    world = made(folder)
+    world.group("g", [20, 30], 6)
+    until(world, lambda: len(world.tokens["g.0"]) == 2)
+    world.scheduler.set_pause_state(PauseState.PAUSED_ALL)
+    for _ in range(3):
+        world.step()
+    assert not world.ends
+    world.scheduler.set_pause_state(PauseState.UNPAUSED)
+    assert finish(world) == {"g.0": "length", "g.1": "length"}
+    assert world.scheduler.counts["stalls"] == world.scheduler.counts["preempted"] == 0
+
+
+def test_a_group_that_has_no_room_holds_back_what_came_after_it(folder: Path) -> None:
+    """Else small requests would overtake it for ever."""
+    world = made(folder, blocks=21)
+    world.group("first", [100, 100], 30)
+    world.group("second", [100, 100], 5)
+    world.add("small", 5, 5)
+    first, second, small = (world.scheduler.requests[name] for name in ("first.0", "second.0", "small"))
+    until(world, lambda: second.num_computed_tokens or small.num_computed_tokens)
+    assert first.is_finished()
+    assert second.num_computed_tokens
+    assert set(finish(world).values()) == {"length"}
+    assert world.scheduler.counts["preempted"] == 0
+
+
+def test_what_an_admitted_group_still_needs_is_not_given_away(folder: Path) -> None:
+    """Both are long and read in small pieces: the second must wait, though blocks are free when it comes."""
+    world = made(folder, blocks=24, budget=16)
+    world.group("first", [150, 150], 5)
+    world.group("second", [100, 100], 5)
+    second = world.scheduler.requests["second.0"]
+    until(world, lambda: world.tokens["first.0"] or second.num_computed_tokens)
+    assert second.num_computed_tokens == 0
+    assert set(finish(world).values()) == {"length"}
+    assert world.scheduler.counts["preempted"] == world.scheduler.counts["torn"] == 0
+
+
+def test_what_an_ordinary_request_needs_is_counted_too(folder: Path) -> None:
+    world = made(folder, blocks=21, budget=32)
+    world.group("g", [100, 100], 5)
+    world.add("plain", 150, 5)
+    plain = world.scheduler.requests["plain"]
+    until(world, lambda: world.tokens["g.0"] or plain.num_computed_tokens)
+    assert plain.num_computed_tokens == 0
+    assert set(finish(world).values()) == {"length"}
+    assert world.scheduler.counts["preempted"] == world.scheduler.counts["torn"] == 0
+
+
+def test_groups_that_fill_the_cache_together_all_end_well(folder: Path) -> None:
+    """Who came last goes back whole, keeps what it has said, and no group is told that it is too large."""
+    world = made(folder, blocks=30)
+    for g in range(3):
+        world.group(f"g{g}", [60, 60], 60)
+    chosen: list[str] = []
+    while world.scheduler.has_unfinished_requests():
+        world.step()
+        chosen += world.whole
+    assert set(finish(world).values()) == {"length"}
+    assert all(len(world.tokens[f"g{g}.0"]) == 60 for g in range(3))
+    assert all(agree(world, f"g{g}.0", f"g{g}.1") for g in range(3))
+    assert world.scheduler.counts["preempted"] > 0
+    ends = [len(chosen) - chosen[::-1].index(f"g{g}") for g in range(3)]
+    assert ends == sorted(ends)  # in the order of their coming
+
+
+def test_an_ordinary_request_goes_before_a_group_where_it_came_last(folder: Path) -> None:
+    world = made(folder, blocks=20)
+    world.group("g", [90, 90], 40)
+    world.add("plain", 60, 60)
+    until(world, lambda: world.scheduler.requests["plain"].status == RequestStatus.PREEMPTED)
+    assert all(r.status == RequestStatus.RUNNING for r in world.scheduler.gangs["g"].requests)
+    assert set(finish(world).values()) == {"length"}
+    assert len(world.tokens["plain"]) == 60
+
+
+def test_a_prompt_that_is_cached_whole_still_waits_for_its_partner(folder: Path) -> None:
+    world = made(folder, prefix=True, blocks=100)
+    for name in ("one", "two"):
+        world.group(name, [33, 65], 4, shared=65)
+        finish(world)
+    assert world.scheduler.counts["hits cut"] >= 2
+    assert world.scheduler.requests == {}
+    assert agree(world, "two.0", "two.1")
