@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from icl.errors import ModelError
 from icl.models.base import Request
+from icl.models.marks import SAID, check_marks
 from icl.pictures import Picture
 from icl.types import Generation, Prompt, Turn, Usage
 
@@ -26,7 +27,11 @@ PICTURES_KEPT = 64
 
 
 def messages(prompt: Prompt) -> list[dict[str, Any]]:
-    """The prompt as chat messages. Neighbouring texts are one, since servers put a line break between two."""
+    """The prompt as chat messages. Neighbouring texts are one, since servers put a line break between two.
+
+    Raises ModelError where data holds what many checkpoints read as the beginning or the end of a turn.
+    """
+    check_marks(prompt, SAID, "the endpoint")
     return [{"role": turn.role, "content": _content(turn)} for turn in prompt.turns]
 
 

@@ -23,6 +23,7 @@ class Shapes:
     optionless: bool = False
     broken: str = ""  # a file that is the picture of the second query
     salt: str = ""  # changes the pool and nothing else
+    spoilt: str = ""  # stands behind the second query's question
 
     @property
     def title(self) -> str:
@@ -53,7 +54,7 @@ class Shapes:
         return Example(
             name,
             (picture,),
-            "Which colour?",
+            f"Which colour?{self.spoilt if name == 'q-0001' else ''}",
             (word,),
             () if self.optionless else tuple(COLOURS),
             word,

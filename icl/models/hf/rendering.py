@@ -1,7 +1,8 @@
 """A prompt as a checkpoint's own chat template writes it: text with one placeholder a picture, then token ids.
 
 The placeholders are compared with the prompt's pictures, and every piece of the prompt must stand in the text in its
-order: a template that drops a system turn, or moves pictures in front of the words, is an error before any forward.
+order: a template that drops a system turn, or moves pictures in front of the words, is an error before any forward. So
+is data that holds a mark of the chat (`icl.models.marks`).
 """
 
 from collections.abc import Sequence
@@ -9,10 +10,18 @@ from functools import lru_cache
 from typing import Any
 
 from icl.errors import ModelError
-from icl.types import Prompt, Turn
+from icl.kept import ByteCache
+from icl.models.marks import check_marks, marks_of
+from icl.types import Part, Prompt, Turn
 
-KEPT = 1024
-"""Texts and ids kept for the next time they are asked for."""
+KEPT = 4096
+"""Texts kept for the next time they are asked for."""
+
+KEPT_BYTES = 64 * 2**20
+"""Of ids: a window of prompts with their branches, or the last few of many thousand tokens."""
+
+ID_BYTES = 40
+"""A token's id in a tuple: the number and the reference to it."""
 
 Message = dict[str, Any]
 Script = tuple[tuple[str, tuple[str | None, ...]], ...]
@@ -26,8 +35,9 @@ class Renderer:
         self.processor, self.name = processor, name
         self.tokenizer = processor.tokenizer
         self.slot: str = processor.image_token
+        self.marks = marks_of(self.tokenizer, self.slot)
         self._text = lru_cache(KEPT)(self._rendered)
-        self._ids = lru_cache(KEPT)(self._tokenized)
+        self._ids = ByteCache[str, tuple[int, ...]](KEPT_BYTES, lambda ids: ID_BYTES * len(ids))
         self._option = lru_cache(KEPT)(self._option_ids)
 
     def text(self, prompt: Prompt) -> str:
@@ -35,7 +45,9 @@ class Renderer:
 
         Kept for a while: a prompt is counted before it is opened, and its branches often have the same words.
         """
-        return self._text(script(prompt))
+        text = self._text(script(prompt))
+        check_marks(prompt, self.marks, self.name)
+        return text
 
     def expanded(self, text: str, replacements: Sequence[str]) -> str:
         """The text with what the processor writes for each picture in place of its placeholder."""
@@ -45,11 +57,17 @@ class Renderer:
         return str(texts[0])
 
     def ids(self, text: str) -> tuple[int, ...]:
-        """Token ids. A start token is added only where the text does not begin with it."""
-        return self._ids(text)
+        """Token ids, kept for a while. A start token is added only where the text does not begin with it."""
+        known = self._ids.get(text)
+        return self._ids.put(text, self._tokenized(text)) if known is None else known
 
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
-        """The ids of each option as the template would write it as the answer. Raises ModelError where ids merge."""
+        """The ids of each option as the template would write it as the answer.
+
+        Raises ModelError where ids merge, and for an option that holds a mark of the chat.
+        """
+        for option in options:
+            check_marks(Prompt((Turn("assistant", (Part(option, "query.option"),)),)), self.marks, self.name)
         text = self.text(prompt)
         tail = text[text.rfind(self.slot) + len(self.slot) :] if self.slot in text else text
         return [list(self._option(tail, self._continuation(script(prompt), text, option))) for option in options]
