@@ -2,7 +2,7 @@
 
 A contrast whose branches are all the prompt itself is one of its own controls; weights that do not sum to one are a
 hidden temperature; what learns and has not been fitted changes nothing, and what was fitted elsewhere is said so; steps
-that a model or a score cannot give are not kept.
+that a model or a score cannot give are not kept; a checkpoint that comes quantized is no full precision.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ from experiments.checks import where_is
 from experiments.fitted import fitted_elsewhere
 from experiments.grid import Cell, Grid
 from icl.errors import ICLError
+from icl.models import optional
 
 if TYPE_CHECKING:
     from decoding.base import Strategy
@@ -23,7 +24,7 @@ SAME = 1e-6
 
 def plan_warnings(grid: Grid) -> tuple[str, ...]:
     """Sentences with the line of what they are about, each once; none about the controls that the grid adds."""
-    every = (_branches, _temperatures, _traces, _unfitted, _fitted)
+    every = (_branches, _temperatures, _traces, _unfitted, _fitted, _models)
     return tuple(dict.fromkeys(sentence for told in every for sentence in told(grid)))
 
 
@@ -117,6 +118,13 @@ def _traces(grid: Grid) -> Iterator[str]:
         if not model.abilities & {"logits", "strategies"}:
             name = next(cell.labels["model"] for cell in grid.cells if cell.model is model)
             yield f"{where}: model '{name}' only answers, so its samples keep no steps."
+
+
+def _models(grid: Grid) -> Iterator[str]:
+    for model in grid.models:
+        cell = next(cell for cell in grid.cells if cell.model is model)
+        for note in optional.plan_notes(model):
+            yield f"{where_is(grid, 'model', cell)}: model '{cell.labels['model']}': {note}"
 
 
 def _strategies(grid: Grid) -> Iterator[tuple[Cell, list[int]]]:

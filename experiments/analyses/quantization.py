@@ -7,7 +7,8 @@
     tokens_s     new tokens a second of greedy decoding over these prompts, their prefill included
 
 Logits, memory and speed are measured once, each setting in a process of its own (`quantization_measured`), and kept in
-the run's folder. Full precision is the model that the run compares to, else the one that is not quantized.
+the run's folder. Full precision is the model that the run compares to, else the one that is not quantized: neither by
+its settings nor, as checkpoints of GPTQ and AWQ are, by itself.
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from experiments.stats.rows import records, said
 from experiments.stats.significance import holm
 from experiments.store import Store
 from icl.errors import ConfigError
+from icl.models.hf.ready import comes_as
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -71,11 +73,14 @@ def full_precision(view: "View") -> str:
 
 
 def precisions(view: "View") -> dict[str, Any]:
-    """label of a model -> how it is quantized, as its config says; 'none' or None: not at all."""
+    """label of a model -> how it is quantized, by its setting or its checkpoint; 'none' or None: not at all."""
     store, first = Store(view.path), view.frame.drop_duplicates("model")
     nodes = {str(row["model"]): (store.cell(str(row["cell"])) or {}).get("model") for row in records(first)}
     told = {label: node if isinstance(node, Mapping) else {} for label, node in nodes.items()}
-    return {label: node.get("quantize", node.get("quantization")) for label, node in told.items()}
+    set_to = {label: node.get("quantize", node.get("quantization")) for label, node in told.items()}
+    return {
+        label: (comes_as(told[label]) or bits) if bits in ("none", None) else bits for label, bits in set_to.items()
+    }
 
 
 def _agreement(view: "View", model: str, full: str, on: list[str]) -> float:

@@ -17,7 +17,8 @@ AT_ONCE = 32
 
 NAMES = (
     *("adapters", "answer_each", "at_once", "batch_tokens", "blocks", "counters", "counts_exactly", "expect", "lacks"),
-    *("lends", "notes", "quantizations", "refuses", "rendered", "token_budget", "unload", "url", "when_served"),
+    *("lends", "notes", "plan_notes", "quantizations", "refuses", "rendered", "token_budget", "unload", "url"),
+    "when_served",
 )
 
 
@@ -56,6 +57,11 @@ def expect(model: Any) -> "Callable[[int, int], None] | None":
 def notes(model: Any) -> tuple[str, ...]:
     """What a run says of the model once it is loaded."""
     return tuple(getattr(model, "notes", ()))
+
+
+def plan_notes(model: Any) -> tuple[str, ...]:
+    """What a plan says of the model, before it is loaded."""
+    return tuple(getattr(model, "plan_notes", ()))
 
 
 def unload(model: Any) -> None:

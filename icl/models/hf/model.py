@@ -42,7 +42,10 @@ class HF:
 
     abilities: ClassVar[frozenset[str]] = frozenset({"logits", "score", "hidden", "embed", "reads"})
     needs: ClassVar[frozenset[str]] = frozenset()
-    quantizations: ClassVar[tuple[str, ...]] = (*QUANTIZE[1:], "the checkpoint's own")
+    quantizations: ClassVar[tuple[str, ...]] = (
+        *QUANTIZE[1:],
+        "the checkpoint's own (gptq, awq, compressed-tensors, …)",
+    )
     adapters: ClassVar[bool] = True
 
     path: str = "tiny"  # hub id, folder, or `tiny`: the checkpoint that comes with the toolkit
@@ -139,6 +142,14 @@ class HF:
         from icl.models.hf.checkpoint import stop_tokens
 
         return stop_tokens(self.checkpoint)
+
+    @property
+    def plan_notes(self) -> tuple[str, ...]:
+        """How the checkpoint comes quantized, where it does."""
+        from icl.models.hf import ready
+
+        method = ready.method(self.checkpoint)
+        return (ready.note(method),) if method else ()
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError
 from icl.models.hf import packing, placing
+from icl.models.hf.ready import PACKED, method, told
 
 if TYPE_CHECKING:
     from icl.models.hf.checkpoint import Checkpoint
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 BITS = {"nf4": 4, "fp4": 4, "int8": 8}
 PACKING = "support_avx512bf16_for_cpu"
-PACKED = ("awq", "gptq")
-"""Formats that are read here (`icl.models.hf.packing`): transformers leaves them to a package of their own."""
 
 FAILURES = (ImportError, RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError, OSError)
 """What bitsandbytes, transformers and torch raise where they cannot."""
@@ -62,21 +61,12 @@ def check(hf: "HF") -> None:
         )
 
 
-def method(checkpoint: "Checkpoint") -> str | None:
-    """'gptq', 'awq', 'compressed-tensors', ...: how the checkpoint says it is quantized; None where it is not."""
-    told = _told(checkpoint)
-    if not told:
-        return None
-    named = told.get("quant_method")
-    return str(getattr(named, "value", named) or "by an unnamed method")
-
-
 def arguments(hf: "HF") -> dict[str, Any]:
     """What `from_pretrained` is given for it; nothing where nothing is to be quantized here."""
     if hf.quantize == "none" and method(hf.checkpoint) in PACKED:
         from icl.models.hf.packed_loading import config
 
-        return {"config": config(hf.checkpoint, _told(hf.checkpoint))}
+        return {"config": config(hf.checkpoint, told(hf.checkpoint.written))}
     if hf.quantize == "none":
         return {}
     from transformers import BitsAndBytesConfig
@@ -178,19 +168,10 @@ def _one_row() -> Any:
     return Linear4bit
 
 
-def _told(checkpoint: "Checkpoint") -> dict[str, Any]:
-    """In its config, or in its language model's part of that."""
-    for part in (checkpoint.written, checkpoint.written.get("text_config") or {}):
-        for key in ("quantization_config", "compression_config"):
-            if told := part.get(key):
-                return dict(told)
-    return {}
-
-
 def _check_ready(path: str, checkpoint: "Checkpoint", already: str, place: str) -> None:
-    told = _told(checkpoint)
+    settings = told(checkpoint.written)
     if already in PACKED:
-        if problem := packing.unread(told):
+        if problem := packing.unread(settings):
             raise ModelError(
                 f"model.path: {path} is quantized ({already}), and this backend cannot read it: {problem}. "
                 "`model: vllm` reads more formats, with kernels of its own; or name another checkpoint."
@@ -199,7 +180,7 @@ def _check_ready(path: str, checkpoint: "Checkpoint", already: str, place: str) 
     from transformers.quantizers.auto import AutoHfQuantizer
 
     try:
-        quantizer = AutoHfQuantizer.from_config(told, pre_quantized=True)
+        quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=True)
         quantizer.validate_environment(device_map={"": place})
     except FAILURES as error:
         raise ModelError(

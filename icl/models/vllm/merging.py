@@ -29,7 +29,7 @@ FORM = 1
 
 def check(model: "VLLM") -> None:
     """Raises ModelError where the checkpoint's weights cannot take an adapter in."""
-    from icl.models.hf.quantizing import method
+    from icl.models.hf.ready import method
 
     if how := method(model.hf.checkpoint):
         raise ModelError(

@@ -110,7 +110,7 @@ class VLLM:
     @property
     def precision(self) -> str:
         """As vLLM calls it; 'auto' where it reads the checkpoint's own. AWQ and GPTQ have no kernels for float32."""
-        from icl.models.hf.quantizing import method
+        from icl.models.hf.ready import method
 
         if self.where != "cpu" or self.dtype != "auto":
             return self.dtype

@@ -46,7 +46,7 @@ def test_models_tell_what_each_can_do_as_its_class_says(icl: ICL) -> None:
     }
     assert rows["model"] == ["generate", "logits", "score", "strategies", "hidden", "adapters", "quantized"]
     assert rows["hf"] == ["yes"] * 7
-    assert "  quantized, hf: nf4, fp4, int8, the checkpoint's own" in told
+    assert "  quantized, hf: nf4, fp4, int8, the checkpoint's own (gptq, awq, compressed-tensors, …)" in told
     assert rows["remote"] == ["yes", "-", "yes", "served", "-", "served", "-"]
     assert rows["vllm"][:4] == ["yes", "-", "yes", "yes"]
     assert set(rows) == {"model", *entries("model")}

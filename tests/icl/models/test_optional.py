@@ -23,6 +23,7 @@ HAD = {
     "counts_exactly": False,
     "lacks": "no strategies",
     "notes": ("slow",),
+    "plan_notes": ("packed",),
     "quantizations": ("4bit",),
     "when_served": frozenset({"strategies"}),
 }

@@ -16,7 +16,7 @@ from decoding.arm import parse_arm
 from decoding.engine import run_jobs
 from decoding.jobs import Job
 from icl.errors import ModelError
-from icl.models.hf import quantizing
+from icl.models.hf import ready
 from icl.models.hf.model import HF
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "decoding" / "lockstep"))
@@ -71,7 +71,7 @@ def asked() -> list[Job]:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_it_says_what_the_same_weights_say_in_full_precision(architecture: str, kind: str, made: Made) -> None:
     small, full = made(architecture, kind)
-    assert quantizing.method(small.checkpoint) == kind
+    assert ready.method(small.checkpoint) == kind
     got, want = (hf.open(tiny_models.prompts()).logits for hf in (small, full))
     assert gap(got, want) < CLOSE
     assert small.notes == full.notes == ()

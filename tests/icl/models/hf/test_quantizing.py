@@ -16,7 +16,7 @@ import tiny_models
 import torch
 
 from icl.errors import ConfigError, ModelError
-from icl.models.hf import quantizing
+from icl.models.hf import quantizing, ready
 from icl.models.hf.model import HF
 from icl.registry import build
 
@@ -141,7 +141,7 @@ def already(tmp_path_factory: pytest.TempPathFactory, folder_of: FolderOf) -> Pa
 
 def test_a_checkpoint_that_is_quantized_loads_by_its_own_config(already: Path, folder_of: FolderOf) -> None:
     hf = HF(path=str(already))
-    assert quantizing.method(hf.checkpoint) == "bitsandbytes"
+    assert ready.method(hf.checkpoint) == "bitsandbytes"
     assert "Linear4bit" in kinds(hf).values()
     assert torch.allclose(logits(hf), logits(HF(path=str(folder_of("llava")), quantize="nf4")), atol=1e-4)
 

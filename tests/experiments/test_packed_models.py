@@ -1,0 +1,57 @@
+"""Checkpoints that come in 4 bits, in a run: the plan says so, and the analysis knows which model is full precision."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.analyses import quantization
+from experiments.api import run
+from experiments.config import load
+from experiments.grid import expand
+from experiments.plan_warnings import plan_warnings
+from experiments.report.quantized import quantized
+from experiments.view import view
+from icl.models.hf import ready
+from icl.models.hf.checkpoint import SHIPPED
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "decoding" / "lockstep"))
+import packed
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """The shipped model beside itself in 4 bits, and no word of which is which."""
+    few, _ = packed.made(SHIPPED["tiny"], tmp_path_factory.mktemp("packed"), "gptq")
+    return {
+        "name": "few",
+        "task": {"name": "binding", "ways": 2, "queries": 3},
+        "seeds": [0],
+        "max_new_tokens": 2,
+        "grid": {"model": [{"name": "hf", "path": "tiny"}, {"name": "hf", "path": str(few)}], "shots": [0, 2]},
+        "compare": {"to": {"shots": 0}, "metric": "lenient"},
+    }
+
+
+def test_the_plan_says_which_checkpoint_comes_quantized(config: dict[str, object]) -> None:
+    (told,) = plan_warnings(expand(load(config)))
+    assert "model 'gptq': its checkpoint comes quantized (gptq); the weights stay packed" in told
+
+
+def test_the_analysis_and_the_report_hold_it_against_the_one_that_is_not(
+    config: dict[str, object], tmp_path: Path
+) -> None:
+    seen = view(run(config, runs=tmp_path, quiet=True))
+    assert quantization.precisions(seen) == {"tiny": "none", "gptq": "gptq"}
+    told = quantized(seen)
+    assert told is not None
+    assert (told.whole, told.refused) == ("tiny", "")
+    found = quantization.analyse(seen).set_index("model")
+    assert 0 < found.loc["gptq", "kl"] <= found.loc["gptq", "kl_max"]
+    assert found.loc["gptq", "weights_mib"] < 0.65 * found.loc["tiny", "weights_mib"]
+
+
+def test_a_checkpoint_that_is_not_here_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("not JSON")
+    for path in ("owner/name", str(tmp_path / "gone"), str(tmp_path), "tiny", None):
+        assert ready.comes_as({"name": "hf", "path": path}) is None
