@@ -44,10 +44,8 @@ class Gang:
     @property
     def ready(self) -> bool:
         """Whether what each branch computes next is the token that it chooses from."""
-        return (
-            self.verdict is None
-            and self.complete
-            and all(r.status == RequestStatus.RUNNING and lacks_one(r) for r in self.members.values())
+        return self.verdict is None and all(
+            r.status == RequestStatus.RUNNING and lacks_one(r) for r in self.members.values()
         )
 
     def end(self, verdict: RequestStatus, reason: str | None = None) -> None:

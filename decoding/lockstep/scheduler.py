@@ -96,7 +96,6 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
     # One step
 
     def schedule(self, throttle_prefills: bool = False) -> Any:
-        self.armed.clear()
         self.resting.clear()
         self.scale.new_step()
         for gang in self.suspect:
@@ -171,9 +170,9 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
             if self.gangs:
                 time.sleep(IDLE)
             return
-        stuck = [gang for gang in self.gangs.values() if gang.running and gang.verdict is None]
-        if not stuck:
-            return
+        stuck = [gang for gang in self.gangs.values() if gang.running]
+        if not stuck or any(gang.verdict is not None for gang in stuck):
+            return  # there is room once a group that ends has gone
         self.counts["stalls"] += 1
         youngest = max(stuck, key=lambda gang: gang.born)
         if len(stuck) == 1:
@@ -264,7 +263,7 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         for request in gang.requests:
             del self.gang_of[request.request_id]
         del self.gangs[gang.name]
-        for some in (self.admitted, self.suspect, self.torn, self.armed):
+        for some in (self.admitted, self.suspect, self.torn):
             some.pop(gang, None)
 
     def _gang(self, request: Request) -> Gang | None:

@@ -120,6 +120,7 @@ def test_a_group_that_outgrows_the_cache_ends_and_the_queue_goes_on(folder: Path
     ends = finish(world)
     assert ends["grows.1"].startswith("error: its 2 branches need")
     assert len(world.tokens["grows.0"]) > 5
+    assert world.scheduler.counts["violations"] == 0
     assert ends["fits.1"] == "length"
 
 
