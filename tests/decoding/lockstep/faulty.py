@@ -1,4 +1,4 @@
-"""A strategy whose code is wrong, each way in its turn."""
+"""Strategies whose code is wrong, each in its own way."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -22,3 +22,13 @@ class Faulty(Strategy):
         if self.how == "raising":
             return logits[0] * (1 // 0)
         return logits[0, :, :, None]
+
+
+@dataclass(frozen=True)
+class Growing(Strategy):
+    """More than what it is told, each time it is made."""
+
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "alpha", self.alpha + 1)

@@ -1,17 +1,22 @@
 """From rows to one token for each group: pure tensors, no engine."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from decoding.arm import parse_arm
+from decoding.base import Strategy
 from decoding.lockstep import wire
-from decoding.lockstep.branch import KEY, Branch, branch_of
+from decoding.lockstep.branch import KEY, SECRET, Branch, branch_of, check_name
 from decoding.lockstep.forcing import Row, complete, force
-from decoding.lockstep.ledger import LEDGER, Ledger
+from decoding.lockstep.ledger import LEDGER, Ledger, Record
+from decoding.lockstep.worker import LedgerReader
 from decoding.loop import TRACE
+from decoding.sampling import Greedy
 from decoding.score import logprobs_of
 from decoding.step import scores
 from icl.errors import PlanError
@@ -81,12 +86,23 @@ def test_a_step_computed_twice_counts_once() -> None:
     assert dict(zip(TRACE, record.trace[0], strict=True))["logprob"] == pytest.approx(float(said.log_softmax(-1).max()))
 
 
+def test_what_is_kept_is_what_each_group_asked_for() -> None:
+    """Groups of one arm in one combination, some with traces, some with looks, some with neither."""
+    parts = [rows("plain", "vcd", [0, 1]), rows("traced", "vcd", [2, 3], trace=True), rows("seen", "vcd", [4, 5])]
+    parts[2] = [Row(row.index, replace(row.branch, top=2), 0) for row in parts[2]]
+    force(logits(6), complete([row for part in parts for row in part]))
+    kept = {name: LEDGER.take(name) or Record() for name in ("plain", "traced", "seen")}
+    assert [(len(record.trace), len(record.looks)) for record in kept.values()] == [(0, 0), (1, 0), (0, 1)]
+    assert [len(ids) for ids in kept["seen"].looks[0].ids] == [2, 2, 2]
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_faulty_group_differs_on_purpose_and_says_why(bad: float) -> None:
     given = logits(4)
     given[1, 17] = bad
     force(given, complete([*rows("bad", "vcd", [0, 1]), *rows("good", "vcd", [2, 3])]))
-    assert given[0].argmax() != given[1].argmax()
+    assert given[:2].argmax(-1).tolist() == [0, 1]
+    assert given.isfinite().all()
     assert given[2].argmax() == given[3].argmax()
     assert LEDGER.reason("bad") == f"step 0, branch 1: the score of token 17 is {bad}"
     assert LEDGER.reason("good") is None
@@ -129,6 +145,42 @@ def test_the_ledger_forgets_the_oldest() -> None:
     assert ledger.faulty == {"b", "c"}
 
 
+def test_what_was_taken_from_the_ledger_is_gone() -> None:
+    ledger = Ledger()
+    ledger.fault("g", 2, "why")
+    ledger.fault("g", 3, "why else")
+    ledger.clear_fault("g", 2)
+    assert ledger.reason("g") == "why else"
+    record = ledger.take("g")
+    assert record is not None
+    assert record.faults == {3: "why else"}
+    assert ledger.reason("g") is None
+    assert ledger.take("g") is None
+    ledger.of("g")
+    assert ledger.reason("g") is None
+
+
+def test_workers_tell_what_they_kept_once() -> None:
+    LEDGER.fault("w1", 0, "why")
+    LEDGER.of("w2").forced.append(-1.5)
+    LEDGER.of("w3")
+    assert LedgerReader().lockstep_take(["w1", "unknown"]) == {
+        "w1": {"trace": [], "looks": [], "first": [], "forced": [], "fault": "why"}
+    }
+    told = LedgerReader().lockstep_take()
+    assert told["w2"]["forced"] == [-1.5]
+    assert told.keys() >= {"w2", "w3"}
+    assert LedgerReader().lockstep_take() == {}
+
+
+def test_layers_that_a_worker_does_not_change_are_told_by_name() -> None:
+    adapter, modules = SimpleNamespace(loras={"b.q": 1, "a.q": 2, "c.q": 3}), {"c.q": 0, "d.q": 0}
+    manager = SimpleNamespace(get_adapter={7: adapter}.__getitem__, modules=modules)
+    worker = LedgerReader()
+    worker.model_runner = SimpleNamespace(lora_manager=SimpleNamespace(_adapter_manager=manager))
+    assert worker.lockstep_unplaced(7) == ["a.q", "b.q"]
+
+
 @pytest.mark.parametrize(
     "arm",
     ["greedy", "vcd", {"name": "vcd", "alpha": 0.3, "sampling": {"top_p": 0.5}}, {"name": "mask_only", "of": "vcd"},
@@ -152,14 +204,44 @@ def test_a_branch_travels_as_one_line_of_json() -> None:
         ("{", "not the JSON"),
         ("[1]", "is a mapping of"),
         ('{"group": "g", "index": 0, "count": 2}', "is a mapping of"),
+        ('{"group": "g", "index": 0, "arm": "[]"}', "is a mapping of"),
+        ('{"group": "g", "count": 2, "arm": "[]"}', "is a mapping of"),
+        ('{"index": 0, "count": 2, "arm": "[]"}', "is a mapping of"),
         ('{"group": "g", "index": 0, "count": 2, "arm": "[]", "colour": 1}', "is a mapping of"),
         ('{"group": "g", "index": 2, "count": 2, "arm": "[]"}', "branch 2 of 2"),
+        ('{"group": "g", "index": -1, "count": 2, "arm": "[]"}', "branch -1 of 2"),
+        ('{"group": "g", "index": 0, "count": 0, "arm": "[]"}', "1 to 16"),
         ('{"group": "g", "index": 0, "count": 17, "arm": "[]"}', "1 to 16"),
     ],
 )
 def test_a_malformed_branch_is_refused_with_the_reason(told: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         branch_of({KEY: told})
+
+
+def test_groups_are_named_by_the_server_where_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, other = Branch("s3cret-1", 0, 2, "[]"), Branch("1-s3cret", 0, 2, "[]")
+    monkeypatch.delenv(SECRET, raising=False)
+    check_name(own), check_name(other)
+    monkeypatch.setenv(SECRET, "s3cret")
+    check_name(own)
+    with pytest.raises(ValueError, match="groups are named by the server"):
+        check_name(other)
+
+
+def test_a_strategy_that_does_not_come_back_as_it_was_is_refused() -> None:
+    growing = parse_arm({"name": f"{Path(__file__).with_name('faulty.py')}:Growing"})
+    with pytest.raises(PlanError, match="Growing is another strategy when it is made anew from its parameters"):
+        wire.told(growing.strategy, growing.sampler)
+
+
+def test_a_strategy_of_a_function_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Mine(Strategy):
+        """Of this function."""
+
+    with pytest.raises(PlanError, match="Mine is defined in a notebook, a script or a function"):
+        wire.told(Mine(), Greedy())
 
 
 def test_a_sampler_of_ones_own_is_refused() -> None:

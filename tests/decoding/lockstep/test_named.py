@@ -104,5 +104,12 @@ def test_what_the_engine_does_not_run_is_refused_before_it_gets_there(strategy: 
     assert sentence in str(error.value)
 
 
+def test_what_is_asked_for_is_what_must_run() -> None:
+    """`dcd` writes texts here, and cannot score options here."""
+    assert wanted(body("dcd", icl={"trace": True})).more is not None
+    with pytest.raises(PlanError, match="needs whole options"):
+        wanted(body("dcd", icl={"options": ["a"]}))
+
+
 def test_a_client_that_counts_votes_may_ask_for_each_answer() -> None:
     assert wanted(body("self_consistency", icl={"trace": True})).arm.strategy.samples == 2
