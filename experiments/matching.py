@@ -7,6 +7,7 @@ matches any of its values.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from experiments.stats.arms import meant
 from experiments.vocabulary import LISTS
 from icl.errors import ConfigError, did_you_mean
 from icl.registry import describe
@@ -41,7 +42,7 @@ def _covers(wanted: Any, told: Any) -> bool:
 
 
 def check_comparable(grid: "Grid") -> None:
-    """Raises ConfigError where `compare` names a value or a metric that the grid lacks."""
+    """Raises ConfigError where `compare` names a value or a metric that the grid lacks, or several values at once."""
     compare = grid.config.compare
     if compare is None:
         return
@@ -52,6 +53,8 @@ def check_comparable(grid: "Grid") -> None:
             raise ConfigError(
                 f"{where}: no cell has {axis} {wanted!r}.{did_you_mean(str(wanted), have)} It has {', '.join(have)}."
             )
+        if len(labels := list(dict.fromkeys(str(cell.labels[axis]) for cell in grid.cells))) > 1:
+            meant(wanted, labels, axis, grid.config.where("compare", "to", axis))
     if compare.metric not in grid.metrics:
         where = grid.config.where("compare", "metric")
         known = ", ".join(grid.metrics)

@@ -116,17 +116,20 @@ def checked_setting(frame: "DataFrame", setting: Mapping[str, Any], axes: Sequen
                 f"{what}: the run has no axis '{axis}'.{did_you_mean(axis, axes)} Axes: {', '.join(axes)}."
             )
         have = {str(value): value for value in values_of(frame, axis)}
-        label = str(_label(wanted))
-        fitting = [label] if label in have else _fitting(wanted, list(have))
-        if len(fitting) != 1:
-            told = (
-                ", ".join(f"{key}={value}" for key, value in wanted.items()) if isinstance(wanted, Mapping) else label
-            )
-            several = f"{what}: {len(fitting)} arms have {axis} '{told}'. Name one by its label: {', '.join(fitting)}."
-            none = f"{what}: no arm has {axis} '{told}'.{did_you_mean(label, have)} Values: {', '.join(have)}."
-            raise ConfigError(several if fitting else none)
-        found[axis] = have[fitting[0]]
+        found[axis] = have[meant(wanted, list(have), axis, what)]
     return found
+
+
+def meant(wanted: Any, have: Sequence[str], axis: str, what: str) -> str:
+    """The one label of `have` that is named. Raises ConfigError where none is, or several are."""
+    label = str(_label(wanted))
+    fitting = [label] if label in have else _fitting(wanted, have)
+    if len(fitting) != 1:
+        told = ", ".join(f"{key}={value}" for key, value in wanted.items()) if isinstance(wanted, Mapping) else label
+        several = f"{what}: {len(fitting)} arms have {axis} '{told}'. Name one by its label: {', '.join(fitting)}."
+        none = f"{what}: no arm has {axis} '{told}'.{did_you_mean(label, have)} Values: {', '.join(have)}."
+        raise ConfigError(several if fitting else none)
+    return fitting[0]
 
 
 def name_of(label: str) -> str:
@@ -146,18 +149,19 @@ def _fitting(wanted: Any, labels: Sequence[str]) -> list[str]:
     """The labels that a component named by its parameters may have: {quantize: none} fits 'tiny(quantize=none)'.
 
     A label tells the parameters in which it differs from others; what no label tells is the same for all. A bare name
-    fits every label of that name.
+    fits every label of that name, and of a component that is called by its path where the label tells its name.
     """
+    inner = {label: set(label.partition("(")[2].removesuffix(")").split(", ")) for label in labels}
     if isinstance(wanted, str):
-        return [label for label in labels if name_of(label) == wanted]
+        return [label for label in labels if name_of(label) == wanted or f"name={wanted}" in inner[label]]
     if not isinstance(wanted, Mapping):
         return []
-    inner = {label: set(label.partition("(")[2].removesuffix(")").split(", ")) for label in labels}
     told = {piece.partition("=")[0] for pieces in inner.values() for piece in pieces}
     parameters = _parameters({key: value for key, value in wanted.items() if key not in ("name", "label")})
     asked = {
         f"{short}={value}" for key, value in parameters.items() for short in told if f".{key}".endswith(f".{short}")
     }
+    asked |= {f"name={wanted['name']}"} & set().union(*inner.values()) if "name" in wanted else set()
     names = {str(wanted[key]).rstrip("/").rpartition("/")[2] for key in ("label", "name", "path") if key in wanted}
     named = [label for label in labels if label.partition("(")[0] in names]
     return [label for label in named or labels if asked <= inner[label]] if asked or named else []

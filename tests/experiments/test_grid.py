@@ -224,3 +224,13 @@ def test_equal_components_are_one_object_so_that_a_task_reads_its_data_once(mapp
 def test_a_comparison_with_nothing_is_refused(yaml_file: Write, compare: str, sentence: str) -> None:
     path = yaml_file(f"task: SHAPES\nmodel: fake-copy\ngrid: {{shots: [0, 1]}}\ncompare: {compare}\n")
     assert told(path).startswith(f"{path}:4: {sentence}")
+
+
+def test_a_comparison_with_one_of_several_is_refused_before_anything_runs(yaml_file: Write) -> None:
+    two = "[{name: chat, instruction: short}, {name: chat, instruction: long}]"
+    grid = f"grid: {{shots: [1], compose: {two}}}"
+    path = yaml_file(f"task: SHAPES\nmodel: fake-copy\n{grid}\ncompare: {{to: {{compose: chat}}}}\n")
+    assert told(path) == (
+        f"{path}:4: compare.to.compose: 2 arms have compose 'chat'. Name one by its label: chat(instruction=short), "
+        "chat(instruction=long)."
+    )
