@@ -42,6 +42,15 @@ def launch(store: Store, grid: Grid, work: Todo, progress: Progress) -> dict[str
 
     What an `Outcome` says. Raises PlanError where the launcher cannot start them; nothing is left behind then.
     """
+    one, crew = started(store, grid, work)
+    if not grid.launcher.wait:
+        _session(store, one, {"state": "submitted"})
+        return _outcome(work, jobs=tuple(crew.jobs.values()))
+    return _followed(store, grid, work, one, crew, progress=progress)
+
+
+def started(store: Store, grid: Grid, work: Todo) -> tuple[Launch, Crew]:
+    """What is missing in shares, and its workers started. Raises PlanError where they cannot be."""
     launcher = grid.launcher
     parts = shares(grid, work.missing, launcher.workers)
     cells = [cell.digest for cell in grid.cells]
@@ -53,13 +62,9 @@ def launch(store: Store, grid: Grid, work: Todo, progress: Progress) -> dict[str
     try:
         crew = launcher.start(one)
     except BaseException:
-        _end(store, grid, one, "stopped")
+        ended(store, grid, one, "stopped")
         raise
-    one = one.with_jobs(crew.jobs)
-    if not launcher.wait:
-        _session(store, one, {"state": "submitted"})
-        return _outcome(work, jobs=tuple(crew.jobs.values()))
-    return _followed(store, grid, work, one, crew, progress=progress)
+    return one.with_jobs(crew.jobs), crew
 
 
 def earlier(store: Store, grid: Grid, progress: Progress) -> "tuple[Launch, Crew] | None":
@@ -75,7 +80,7 @@ def earlier(store: Store, grid: Grid, progress: Progress) -> "tuple[Launch, Crew
     live = [worker for worker, job in jobs.items() if job.state != "ended"] or held(one)
     if not live:
         _told_dead(one, jobs, progress)
-        _end(store, grid, one, "finished" if _all_finished(one) else "stopped")
+        ended(store, grid, one, "finished" if _all_finished(one) else "stopped")
         return None
     if crew is not None and jobs and _same(one, grid):
         return one, crew
@@ -111,12 +116,12 @@ def _followed(store: Store, grid: Grid, work: Todo, one: Launch, crew: Crew, *, 
         if told := crew.leave():
             progress.note(told)
         else:
-            _end(store, grid, one, "interrupted")
+            ended(store, grid, one, "interrupted")
         raise
     finally:
         progress.end()
     _told_dead(one, jobs, progress)
-    _end(store, grid, one, "finished" if _all_finished(one) else "stopped")
+    ended(store, grid, one, "finished" if _all_finished(one) else "stopped")
     left = todo(store, grid)
     failed = sum(len(left.failed[digest]) for digest in one.cells)
     return _outcome(work) | {"computed": tally.done - before, "failed": failed, "missing": left.left - failed}
@@ -126,12 +131,12 @@ def _until_ended(tally: Tally, one: Launch, crew: Crew, progress: Progress) -> M
     """Tells of samples as they come, until no worker is left. How each job ended."""
     done, cells = tally.done, tally.cells_done
     asked, every, late = -ASK, *((ASK, LATE) if _far(one) else (0.0, 0.0))
-    ended: dict[str, float] = {}
+    over: dict[str, float] = {}
     while True:
         states = {worker: one.state(worker) for worker in one.workers}
         if time.monotonic() - asked >= every or all(map(_over, states.values())):
             jobs, asked = crew.look(), time.monotonic()
-            ended = {w: ended.get(w, asked) for w, job in jobs.items() if job.state == "ended"}
+            over = {w: over.get(w, asked) for w, job in jobs.items() if job.state == "ended"}
         for sample, reason in tally.look():
             progress.failed(sample, reason)
         at_work = sum(alive(state) for state in states.values())
@@ -143,9 +148,7 @@ def _until_ended(tally: Tally, one: Launch, crew: Crew, progress: Progress) -> M
             progress.cell_finished()
         cells = max(cells, tally.cells_done)
         waited = time.monotonic() - late
-        if all(
-            _finished(state) or (w in ended and (_over(state) or ended[w] <= waited)) for w, state in states.items()
-        ):
+        if all(_finished(state) or (w in over and (_over(state) or over[w] <= waited)) for w, state in states.items()):
             return jobs
         time.sleep(POLL)
 
@@ -164,11 +167,11 @@ def _outcome(work: Todo, jobs: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def _told_dead(one: Launch, jobs: Mapping[str, Job], progress: Progress) -> None:
-    for words in dict.fromkeys(_died(one, jobs)):
+    for words in dict.fromkeys(died(one, jobs)):
         progress.note(words)
 
 
-def _died(one: Launch, jobs: Mapping[str, Job]) -> Iterator[str]:
+def died(one: Launch, jobs: Mapping[str, Job]) -> Iterator[str]:
     """A sentence for the workers that one error stopped, and for each that died, with the last lines of its log."""
     told: dict[str, list[str]] = {}
     for worker in one.workers:
@@ -237,7 +240,7 @@ def _session(store: Store, one: Launch, more: Mapping[str, Any]) -> None:
     store.write_run({**told, "sessions": sessions})
 
 
-def _end(store: Store, grid: Grid, one: Launch, state: str) -> None:
+def ended(store: Store, grid: Grid, one: Launch, state: str) -> None:
     """Puts together what the workers wrote: their counters in run.json, each cell's samples in one file."""
     states = [one.state(worker) for worker in one.workers]
     order = {cell.digest: {query.id: i for i, query in enumerate(cell.task.queries)} for cell in grid.cells}

@@ -22,6 +22,7 @@ CHECKS = {
     "transform": "prompts.conformance:check_transform",
     "composer": "prompts.conformance:check_composer",
     "strategy": "decoding.conformance:check_strategy",
+    "launcher": "experiments.launch.conformance:check_launcher",
 }
 
 

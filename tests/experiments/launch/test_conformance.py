@@ -1,0 +1,134 @@
+"""A launcher is tried for real, and one that breaks a promise is told which."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from slurm_cluster import Cluster
+
+from experiments.launch import conformance
+from experiments.launch.base import Crew, Job
+from experiments.launch.conformance import check_launcher
+from experiments.launch.folder import Launch
+from experiments.launch.local import Local, Processes
+from experiments.launch.slurm import Slurm
+from icl.registry import build
+
+OWN = '''
+"""Processes of this machine, as a launcher of one's own starts them."""
+from dataclasses import dataclass
+
+from experiments.launch.local import Local
+
+@dataclass(frozen=True)
+class Mine(Local):
+    """Two processes."""
+    processes: int = 2
+'''
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_processes_of_this_machine_keep_all_promises_and_nothing_is_left_behind(here: Path) -> None:
+    facts = check_launcher(Local(3))
+    assert (facts.workers, facts.samples, facts.left, facts.follows, facts.untried) == (3, 32, "", False, "")
+    assert list(here.iterdir()) == []
+    assert facts.told().startswith("3 workers, 32 samples as one process writes them, in ")
+
+
+def test_jobs_of_slurm_keep_all_promises(slurm: Cluster) -> None:
+    facts = check_launcher(Slurm(nodes=2, time=5))
+    assert (facts.workers, facts.follows, facts.untried) == (2, True, "")
+    assert "scancel" in facts.left
+
+
+def test_one_of_anyones_is_tried_by_the_command(here: Path, icl_process: Callable[..., Any]) -> None:
+    (here / "studies").mkdir()
+    (here / "studies" / "mine.py").write_text(OWN)
+    out, err = icl_process("check", "studies/mine.py:Mine").communicate(timeout=120)
+    assert err == ""
+    assert out.startswith("launcher 'studies/mine.py:Mine' keeps what every launcher must keep.\n2 workers, 32 samples")
+
+
+def test_where_nobody_is_started_it_is_said_why() -> None:
+    assert check_launcher(Local()).told().startswith("nothing was started: the process that is asked for a run")
+
+
+@dataclass(frozen=True)
+class Broken(Local):
+    """Two processes. how: what is wrong with them."""
+
+    processes: int = 2
+    how: str = ""
+
+    def start(self, launch: Launch) -> Crew:
+        if self.how == "starts nobody":
+            return Nobody(dict.fromkeys(launch.workers), launch.logs)  # type: ignore[arg-type]
+        crew = super().start(launch)
+        assert isinstance(crew, Processes)
+        return KINDS[self.how](crew.running, crew.logs)
+
+
+class Nobody(Processes):
+    @property
+    def jobs(self) -> dict[str, str]:
+        return dict.fromkeys(self.running, "nobody")
+
+    def look(self) -> dict[str, Job]:
+        return dict.fromkeys(self.running, Job("running"))
+
+    def leave(self) -> str:
+        return ""
+
+
+class Forgets(Processes):
+    def look(self) -> dict[str, Job]:
+        return dict(list(super().look().items())[:1])
+
+    def __del__(self) -> None:
+        self.leave()
+
+
+class Stays(Processes):
+    def leave(self) -> str:
+        return ""
+
+    def look(self) -> dict[str, Job]:
+        return {w: replace(job, state="running") if self._new(w) else job for w, job in super().look().items()}
+
+    def _new(self, worker: str) -> bool:
+        """Of the run that is left."""
+        return self.logs.parents[1].name == "left"
+
+
+KINDS: dict[str, type[Processes]] = {"forgets": Forgets, "stays": Stays}
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("starts nobody", r"Broken: its workers did not come to an end in 0.5 s \(\S+-1 running, \S+-2 running\)"),
+        ("forgets", r"Broken: look\(\) tells of \['\S+-1'\], and the jobs are \['\S+-1', '\S+-2'\]"),
+        ("stays", r"Broken: look\(\) does not say that the jobs of \[.*\] have ended"),
+    ],
+)
+def test_a_broken_promise_is_a_sentence(how: str, why: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conformance, "GONE", 2.0)
+    launcher = build("launcher", {"name": f"{Path(__file__)}:Broken", "how": how})
+    with pytest.raises(AssertionError, match=why):
+        check_launcher(launcher, patience=0.5 if how == "starts nobody" else 60)
+    assert how == "stays" or list(here.iterdir()) == []
+
+
+def test_what_a_run_directory_cannot_keep_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = build("launcher", {"name": f"{Path(__file__)}:Broken", "how": "forgets"})
+    grown = lambda self: object.__setattr__(self, "how", f"{self.how}!")  # noqa: E731
+    monkeypatch.setattr(type(launcher), "__post_init__", grown, raising=False)
+    with pytest.raises(AssertionError, match="is another one when it is read from a run directory again"):
+        check_launcher(launcher)
