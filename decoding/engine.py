@@ -16,6 +16,7 @@ from decoding.batches import batches
 from decoding.jobs import Counters, Failure, Job, Late, Ready
 from decoding.shared import Answer, Answers, Aside, Done, Known
 from decoding.votes import voting
+from icl.blame import blaming
 from icl.errors import ICLError
 from icl.models.base import LogitModel
 from icl.models.memory import is_out_of_memory
@@ -53,9 +54,9 @@ def run_jobs(
 
 
 def _run(model: LogitModel, readies: list[Ready], counters: Counters, trace: bool, late: Late) -> list[Answer]:
-    """One batch; in halves where memory runs out, and where one of its prompts cannot be opened."""
+    """One batch; in halves where memory runs out, where a prompt cannot be opened, and where a strategy fails."""
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), blaming():
             return answered(model, readies, counters, trace, late)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from decoding.base import Generate, Note, Strategy
 from decoding.jobs import Failure, Job, Ready
+from icl.blame import blaming
 from icl.errors import ICLError
 from icl.types import Prompt
 
@@ -48,8 +49,9 @@ def _branched(
     strategy: Strategy, prompt: Prompt, note: Note, count: Callable[[Prompt], int], lengths: dict[str, int]
 ) -> _Branched | Failure:
     try:
-        prompts = strategy.branches(prompt, note)
-        digests = tuple(branch.digest for branch in prompts)
+        with blaming(strategy):
+            prompts = strategy.branches(prompt, note)
+            digests = tuple(branch.digest for branch in prompts)
         for digest, branch in zip(digests, prompts, strict=True):
             if digest not in lengths:
                 lengths[digest] = count(branch)
@@ -61,7 +63,8 @@ def _branched(
 def _notes(strategy: Strategy, prompts: list[Prompt], generate: Generate) -> Sequence[Note | Failure]:
     """The strategy's notes; where the batch cannot be prepared, one prompt at a time, so that one does not fail all."""
     try:
-        return strategy.prepare(prompts, generate)
+        with blaming(strategy):
+            return strategy.prepare(prompts, generate)
     except ICLError as error:
         if len(prompts) == 1:
             return [Failure(str(error))]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.contexts import Written
 from experiments.grid import Cell
+from icl.blame import blaming
 from icl.errors import ICLError, ModelError
 from icl.models import optional
 from icl.models.base import Model, Request
@@ -120,7 +121,8 @@ def _request(model: Model, one: Asked) -> Request:
 def _generated(model: Model, requests: Sequence[Request]) -> list[Answer]:
     """In halves where a request of the batch fails, so that it fails alone."""
     try:
-        said: list[Answer] = list(model.generate(requests))
+        with blaming(model):
+            said: list[Answer] = list(model.generate(requests))
     except ICLError as error:
         if len(requests) == 1:
             return [str(error)]

@@ -5,12 +5,14 @@ recipes of one retriever and seed (say two orders) get the same demonstrations.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from experiments.grid import Cell
 from experiments.others import others_of
+from icl.blame import blaming
 from icl.errors import ICLError, PlanError
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Prompt, Query, Scored
@@ -125,7 +127,8 @@ class Retrieval:
             return
         items = [*(example for pool in pools for example in pool.examples), *(query.query for query in queries)]
         try:
-            prepare(items, self._resources(retriever, seed))
+            with blaming(retriever):
+                prepare(items, self._resources(retriever, seed))
         except ICLError:
             return  # one of them cannot be read: pool by pool, the error finds the sample that it belongs to
 
@@ -135,7 +138,8 @@ class Retrieval:
     def _fit(self, retriever: "Retriever", seed: int, pool: "Pool", shared: bool) -> FittedRetriever:
         key = (id(retriever), seed, id(pool))
         if key not in self.fitted:
-            fitted = retriever.fit(pool, self._resources(retriever, seed))
+            with blaming(retriever):
+                fitted = retriever.fit(pool, self._resources(retriever, seed))
             if not shared:
                 return fitted
             self.fitted[key] = fitted, pool
@@ -155,7 +159,8 @@ def _most(wanted: int, pool: "Pool", queries: Sequence[Query]) -> int:
 def _retrieved(fitted: FittedRetriever, queries: Sequence[Query], shots: int) -> Sequence[Found]:
     """In one call; query by query where that fails, so that one unreadable picture fails one sample."""
     try:
-        found = fitted.retrieve(queries, shots)
+        with blaming(fitted):
+            found = fitted.retrieve(queries, shots)
     except ICLError as error:
         if len(queries) == 1:
             return [str(error)]
@@ -180,6 +185,9 @@ def sound(retriever: "Retriever", found: Found, shots: int, pool: "Pool") -> Fou
     unranked = next((one.id for one in found if math.isnan(one.score)), None)
     if unranked is not None:
         return f"retriever {name} gave '{unranked}' a score that is not a number (NaN). Give every one a number."
+    twice = next((name for name, count in Counter(one.id for one in found).items() if count > 1), None)
+    if twice is not None:
+        return f"retriever {name} gave '{twice}' twice. It gives every demonstration once (icl check retriever …)."
     if len(found) != shots and getattr(retriever, "exact", True):
         return f"retriever {name} gave {len(found)} demonstrations for {shots} shots (one that means to sets `exact`)."
     return found
@@ -234,8 +242,9 @@ def written(item: Written) -> Written:
     cell = item.recipe.first
     try:
         limit, reserve = cell.model.max_tokens, cell.max_new_tokens
-        prompt, shown, dropped = fit(item.context, cell.compose, cell.model.count_tokens, limit, reserve)
-        prompt.digest  # noqa: B018  an unreadable picture fails here, in its own sample
+        with blaming(cell.compose):
+            prompt, shown, dropped = fit(item.context, cell.compose, cell.model.count_tokens, limit, reserve)
+            prompt.digest  # noqa: B018  an unreadable picture fails here, in its own sample
     except ICLError as error:
         return replace(item, failed=str(error))
     if item.other is not None:
@@ -261,16 +270,19 @@ def arranged(
     marks = tuple(dict.fromkeys(one.mark for one in found if one.mark))
     context = Context(blind, demos, StreamKey(seed, blind.id), marks)
     if order is not None:
-        context = _blind(order.order(_shown_to(order, context, query)))
+        with blaming(order):
+            context = _blind(order.order(_shown_to(order, context, query)))
     for transform in transforms:
-        context = _blind(transform.transform(_shown_to(transform, context, query)))
+        with blaming(transform):
+            context = _blind(transform.transform(_shown_to(transform, context, query)))
     return context
 
 
 def asking(component: Any, pool: "Pool", model: "Model | None") -> Any:
     """An orderer or transform that needs the model or the pool, with them; any other as it is. Raises PlanError."""
     needed = component is not None and component.needs & {"model", "pool"}
-    return component.fitted(pool, model) if needed else component
+    with blaming(component):
+        return component.fitted(pool, model) if needed else component
 
 
 def _shown_to(component: "Orderer | Transform", context: Context, query: Query | Example) -> Context:

@@ -8,6 +8,7 @@ from typing import Any
 from experiments.answers import Answer, Asked
 from experiments.contexts import Written
 from experiments.grid import Cell
+from icl.blame import ComponentError, blaming
 from icl.errors import DataError
 from icl.metrics.base import Metric
 from icl.metrics.baselines import BASELINES
@@ -82,12 +83,20 @@ class Recorder:
 
 def scores(metrics: Mapping[str, Metric], answer: Generation, example: Example) -> dict[str, float]:
     """Every metric that applies. Raises DataError where one gives what is no score: no table could hold it."""
-    found = {name: metric.score(answer, example) for name, metric in metrics.items()}
+    found = {name: _score(name, metric, answer, example) for name, metric in metrics.items()}
     for name, value in found.items():
         if value is not None and not (isinstance(value, int | float) and -ROUNDING <= value <= 1 + ROUNDING):
             said = f"{name}: the score of {answer.text[:60]!r} for '{example.id}' is {value!r}"
             raise DataError(f"metrics: {said}, not a number in [0, 1] or None (icl check metric …).")
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _score(name: str, metric: Metric, answer: Generation, example: Example) -> float | None:
+    try:
+        with blaming(metric):
+            return metric.score(answer, example)
+    except ComponentError as error:
+        raise DataError(f"metrics: {name}, of {answer.text[:60]!r} for '{example.id}': {error}") from error
 
 
 def baselines(metrics: Mapping[str, Metric], demos: Sequence[Demo], example: Example) -> dict[str, dict[str, float]]:

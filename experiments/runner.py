@@ -21,6 +21,7 @@ from experiments.repeated import Repeats
 from experiments.session import Counting
 from experiments.state import Todo
 from experiments.store import Store, Writer
+from icl.blame import Log, kept
 from icl.errors import DataError
 from icl.models import optional
 from icl.pictures import Picture
@@ -35,6 +36,9 @@ BLOCK = 64
 WINDOW_TOKENS = 65_536
 WINDOW_SAMPLES = 1024
 """A window ends with the query that reaches one of these. A larger one batches better and takes more memory."""
+
+TRACEBACKS = "errors.log"
+"""In the run directory: what somebody's own components raised."""
 
 HOPELESS = 50
 """Failures in a row, from the first sample on, after which a run stops instead of failing a grid sample by sample."""
@@ -76,12 +80,13 @@ class Runner:
         self.recorder = Recorder(grid.metrics)
         self.album = Album(store.folder / "pictures")
         self.repeats = Repeats()
+        self.log = Log(store.folder / TRACEBACKS)
         self.failed = self.computed = 0
 
     def outcome(self) -> Outcome:
         self.progress.begin(len(self.grid.cells), self.work.total, self.work.cells_done, self.work.present)
         try:
-            with Writer(self.store, self.worker) as self.writer:
+            with Writer(self.store, self.worker) as self.writer, kept(self.log):
                 for model in self.grid.models:
                     self._model(model)
         finally:
@@ -89,6 +94,8 @@ class Runner:
             self.progress.end()
         if self.album.problem:
             self.progress.note(self.album.problem)
+        if self.log.seen:
+            self.progress.note(f"what failed in components of your own stands with its traceback in {self.log.path}.")
         for note in self.repeats.notes():
             self.progress.note(note)
         told = self.work

@@ -9,21 +9,30 @@ import inspect
 import shutil
 import sys
 import textwrap
+import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
-from icl import __version__
+from icl import __version__, blame
 from icl.errors import ICLError, did_you_mean, printable
 
 HEAD = "Research on in-context learning with multimodal language models."
 WRONG = 2
 """Exit status of a command that could not start: config, data, plan, store. A run with failed samples ends with 1."""
 INTERRUPTED = 130
+DEBUG = "--debug"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and gives its exit status. A user's mistake is one sentence on stderr, never a traceback."""
+    """Runs one command and gives its exit status. A user's mistake is one sentence on stderr, never a traceback.
+
+    With --debug, which every command takes, the traceback of what it ended with stands before the sentence, and those
+    of somebody's own components as they come.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
+    if debug := DEBUG in words:
+        words.remove(DEBUG)
     if not words or words[0] in ("--help", "-h", "help"):
         print(_help())
         return 0 if words else WRONG
@@ -35,13 +44,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"icl: no command named '{words[0]}'.{did_you_mean(words[0], known)} (icl --help)", file=sys.stderr)
         return WRONG
     try:
-        return _call(words[0], words[1:])
+        with blame.kept(_traced) if debug else nullcontext():
+            return _call(words[0], words[1:])
     except ICLError as error:
-        print(printable(str(error)), file=sys.stderr)
+        if debug:
+            traceback.print_exception(error)
+        hint = "" if debug or not isinstance(error, blame.ComponentError) else " (--debug shows the traceback)"
+        print(printable(f"{error}{hint}"), file=sys.stderr)
         return WRONG
     except BrokenPipeError:  # the reader (`head`) left
         sys.stderr.close()
         return 0
+
+
+def _traced(said: str, whole: str) -> None:
+    print(printable(whole), file=sys.stderr)
 
 
 def commands() -> dict[str, str]:
@@ -64,7 +81,8 @@ def _call(name: str, words: list[str]) -> int:
         module = importlib.import_module(f"icl.cli.{name.replace('-', '_')}")
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
         app.command(help=f"{module.__doc__}\n\n{inspect.cleandoc(module.command.__doc__ or '')}")(module.command)
-        app(args=words, prog_name=f"icl {name}")
+        with blame.blaming():
+            app(args=words, prog_name=f"icl {name}")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:  # while the command is still being imported
@@ -77,7 +95,8 @@ def _help() -> str:
     known = commands()
     width = max(map(len, known), default=0)
     lines = "\n".join(_folded(f"  {name:<{width}}  ", summary) for name, summary in known.items())
-    return f"Usage: icl COMMAND [ARGUMENTS]\n\n{HEAD}\n\nCommands:\n{lines}\n\n`icl COMMAND --help` explains one."
+    end = "`icl COMMAND --help` explains one, --debug shows tracebacks."
+    return f"Usage: icl COMMAND [ARGUMENTS]\n\n{HEAD}\n\nCommands:\n{lines}\n\n{end}"
 
 
 def _folded(head: str, text: str) -> str:

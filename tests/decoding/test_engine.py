@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import decoding.engine
 from decoding.arm import Arm, controls_of, parse_arm
 from decoding.base import Generate, Note, Strategy
 from decoding.engine import run_jobs
@@ -155,13 +156,24 @@ def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
     assert counters.batches_halved > 1
 
 
-def test_a_defect_is_not_hidden() -> None:
+def test_a_defect_of_a_model_of_one_s_own_is_told_and_one_of_ours_is_not_hidden() -> None:
     class Broken(Toy):
         def open(self, prompts: Sequence[Prompt]) -> ToySession:
             raise RuntimeError("shape mismatch")
 
+    jobs = [Job(prompt(1), parse_arm("greedy"))]
+    (answer,) = run_jobs(Broken(), jobs)
+    assert isinstance(answer, Failure)
+    assert answer.reason.startswith(f"Broken.open ({__file__}, line ")
+    assert answer.reason.endswith("failed: RuntimeError: shape mismatch.")
+
+    class Ours(Toy):
+        def open(self, prompts: Sequence[Prompt]) -> ToySession:
+            raise RuntimeError("shape mismatch")
+
+    Ours.open.__code__ = Ours.open.__code__.replace(co_filename=decoding.engine.__file__)
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        run_jobs(Broken(), [Job(prompt(1), parse_arm("greedy"))])
+        run_jobs(Ours(), jobs)
 
 
 @dataclass(frozen=True)

@@ -103,12 +103,18 @@ class Faulty(Counting):
         unranked = [tuple(Scored(demo.id, float("nan")) for demo in one) for one in whole]
         few = [one[:-1] for one in whole]
         told = {"few": few, "strange": strange, "unranked": unranked, "none": None, "short": whole[:-1]}
+        told["twice"] = [one[:1] * k for one in whole]
         return told[self.how]
 
 
 @pytest.mark.parametrize(
     ("how", "told"),
-    [("few", "gave 1 demonstrations for 2 shots"), ("strange", "'nowhere'"), ("unranked", "not a number (NaN)")],
+    [
+        ("few", "gave 1 demonstrations for 2 shots"),
+        ("strange", "'nowhere'"),
+        ("unranked", "not a number (NaN)"),
+        ("twice", "twice. It gives every demonstration once"),
+    ],
 )
 def test_a_retriever_that_gives_too_few_strangers_or_no_ranks_fails_its_samples(
     mapping: Any, how: str, told: str

@@ -1,0 +1,226 @@
+"""What somebody's own component raises is told with its file, line and sample, and fails that sample alone."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icl.cli.main import main
+
+PARTS = """
+from dataclasses import dataclass
+from decoding import Strategy
+from icl.types import Scored
+from prompts.composers.chat import Chat
+
+
+def about(query):
+    return {"q-0001": None}[query.id] if query.id == "q-0001" else query.id
+
+
+def broken(query):
+    if query.id == "q-0001":
+        return {}["answer"]  # here
+
+
+@dataclass(frozen=True)
+class Retriever:
+    needs = frozenset()
+
+    def fit(self, pool, resources):
+        return Fitted(pool)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    pool: object
+
+    def retrieve(self, queries, k):
+        for query in queries:
+            broken(query)
+        return [tuple(Scored(e.id) for e in self.pool.examples[:k]) for _ in queries]
+
+
+@dataclass(frozen=True)
+class Twice(Retriever):
+    def fit(self, pool, resources):
+        return self
+
+    def retrieve(self, queries, k):
+        return [(Scored("p-0000"),) * k for _ in queries]
+
+
+@dataclass(frozen=True)
+class Orderer:
+    needs = frozenset()
+
+    def order(self, context):
+        broken(context.query)
+        return context
+
+
+@dataclass(frozen=True)
+class Transform:
+    needs = frozenset()
+    changes_labels = False
+
+    def transform(self, context):
+        broken(context.query)
+        return context
+
+
+@dataclass(frozen=True)
+class Composer:
+    def compose(self, context):
+        broken(context.query)
+        return Chat().compose(context)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    def compose(self, context):
+        return None if context.query.id == "q-0001" else Chat().compose(context)
+
+
+@dataclass(frozen=True)
+class Branches(Strategy):
+    def branches(self, prompt, note=None):
+        if prompt.key.query == "q-0001":
+            {}["answer"]  # here
+        return (prompt,)
+
+
+@dataclass(frozen=True)
+class Combined(Strategy):
+    draws = True
+
+    def follow(self, logits, step, threads):
+        if any(thread.key.query == "q-0001" for thread in threads):
+            {}["answer"]  # here
+        return logits[0]
+
+
+@dataclass(frozen=True)
+class Metric:
+    better = "higher"
+
+    def score(self, generation, example):
+        broken(example)
+        return 1.0
+"""
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    path = tmp_path / "parts.py"
+    path.write_text(PARTS)
+    return path
+
+
+@pytest.fixture
+def ran(tmp_path: Path, parts: Path, yaml_file: Callable[..., Path], capsys: Any) -> Callable[..., tuple[int, str]]:
+    def make(*words: str, **keys: str) -> tuple[int, str]:
+        told = {"model": "TOY", "shots": "2", **keys}
+        lines = "".join(f"{key}: {value}\n" for key, value in told.items())
+        file = yaml_file(f"name: own\ntask: SHAPES\n{lines}".replace("parts.py", str(parts)))
+        status = main(["run", str(file), "--runs", str(tmp_path / "runs"), "--quiet", *words])
+        return status, capsys.readouterr().err
+
+    return make
+
+
+def failed(tmp_path: Path) -> dict[str, str]:
+    lines = [json.loads(line) for path in tmp_path.glob("runs/own/cells/*/*.jsonl") for line in path.open()]
+    assert len(lines) == 6
+    return {line["query"]: line["failed"] for line in lines if line.get("failed")}
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "where"),
+    [
+        ("retriever", "Retriever", "broken"),
+        ("order", "Orderer", "broken"),
+        ("transforms", "Transform", "broken"),
+        ("compose", "Composer", "broken"),
+        ("decoding", "Branches", "Branches.branches"),
+        ("decoding", "Combined", "Combined.follow"),
+    ],
+)
+def test_an_exception_fails_its_own_sample_with_file_line_and_error(
+    ran: Any, tmp_path: Path, key: str, name: str, where: str
+) -> None:
+    parts = tmp_path / "parts.py"
+    node = f"'parts.py:{name}'"
+    status, _ = ran(**{key: f"[{node}]" if key == "transforms" else node})
+    told = failed(tmp_path)
+    assert status == 1
+    assert list(told) == ["q-0001"]
+    line = told["q-0001"].partition("line ")[2].partition(")")[0]
+    assert told["q-0001"] == f"{where} ({parts}, line {line}) failed: KeyError: 'answer'."
+    assert PARTS.splitlines()[int(line) - 1].endswith("# here")
+    log = (tmp_path / "runs" / "own" / "errors.log").read_text()
+    assert log.count("Traceback (most recent call last)") >= 1
+    assert "# here" in log
+
+
+def test_what_cannot_be_used_is_told_of_the_component_that_gave_it(ran: Any, tmp_path: Path) -> None:
+    assert ran(compose="'parts.py:Nothing'")[0] == 1
+    assert list(failed(tmp_path).items()) == [
+        (
+            "q-0001",
+            "what parts.py:Nothing gave cannot be used: AttributeError: 'NoneType' object has no attribute 'digest'.",
+        )
+    ]
+
+
+def test_a_demonstration_that_is_given_twice_is_no_few_shot_result(ran: Any, tmp_path: Path) -> None:
+    assert ran(retriever="'parts.py:Twice'")[0] == 1
+    assert set(failed(tmp_path).values()) == {
+        "retriever Twice gave 'p-0000' twice. It gives every demonstration once (icl check retriever …)."
+    }
+
+
+def test_a_metric_that_raises_stops_the_run_and_names_the_sample(ran: Any, tmp_path: Path) -> None:
+    status, err = ran(metrics="['parts.py:Metric']")
+    assert status == 2
+    assert "for 'q-0001': broken (" in err
+    assert "KeyError: 'answer'" in err
+    assert "Traceback" not in err
+    assert "# here" in (tmp_path / "runs" / "own" / "errors.log").read_text()
+
+
+def test_debug_shows_tracebacks_as_they_come(ran: Any, tmp_path: Path) -> None:
+    status, err = ran("--debug", order="'parts.py:Orderer'")
+    assert status == 1
+    assert "Traceback (most recent call last)" in err
+    assert '{}["answer"]  # here' in err
+
+
+def test_what_is_ours_keeps_its_traceback(ran: Any, monkeypatch: Any) -> None:
+    import experiments.record
+
+    def defect(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    defect.__code__ = defect.__code__.replace(co_filename=experiments.record.__file__)
+    monkeypatch.setattr(experiments.record, "baselines", defect)
+    with pytest.raises(ZeroDivisionError):
+        ran()
+
+
+def test_a_task_of_one_s_own_that_cannot_be_read_is_told_before_anything_runs(
+    tmp_path: Path, yaml_file: Callable[..., Path], capsys: Any
+) -> None:
+    task = tmp_path / "task.py"
+    task.write_text(
+        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Mine:\n    title = 'mine'\n"
+        "    @property\n    def queries(self):\n        return open('/no/such/file')\n"
+        "    def pool(self, query_id): ...\n"
+    )
+    file = yaml_file(f"name: own\ntask: '{task}:Mine'\nmodel: fake-gold\n")
+    assert main(["run", str(file), "--runs", str(tmp_path / "runs"), "--quiet"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"Mine.queries ({task}, line 7) failed: FileNotFoundError")
+    assert err.rstrip().endswith("(--debug shows the traceback)")
