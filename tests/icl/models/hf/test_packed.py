@@ -16,7 +16,7 @@ from decoding.arm import parse_arm
 from decoding.engine import run_jobs
 from decoding.jobs import Job
 from icl.errors import ModelError
-from icl.models.hf import ready
+from icl.models.hf import quantizing, ready
 from icl.models.hf.model import HF
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "decoding" / "lockstep"))
@@ -108,6 +108,28 @@ def test_a_row_is_the_same_in_any_batch_and_with_pictures_from_the_cache(kind: s
         reader = small.engine.reader
         own = type(reader)(reader.renderer, reader.pixels, reader.runner, None).read([prompt])
         assert gap(small.engine.runner.prefill(own).logits, small.open([prompt]).logits) < CLOSE
+
+
+def test_in_float32_it_is_held_to_the_tolerance_of_exact_models(made: Made) -> None:
+    small, _ = made("llava", "awq")
+    assert quantizing.is_exact(small.engine.runner.model)
+    assert not quantizing.is_exact(replace(small, dtype="bfloat16").engine.runner.model)
+
+
+def test_a_bias_that_the_files_have_and_the_architecture_has_not_is_added(made: Made, tmp_path: Path) -> None:
+    """As writers leave it, whose packed layers always have one."""
+    small, _ = made("llava", "gptq")
+    folder, biases = written(small, tmp_path), {}
+    for key, scales in weights_of(folder).items():
+        if key.endswith("down_proj.scales"):
+            biases[key.replace("scales", "bias")] = torch.full((scales.shape[1],), 0.25).half()
+    save_file(weights_of(folder) | biases, folder / "model.safetensors", {"format": "pt"})
+    biased = HF(path=str(folder))
+    for name, layer in modules(biased).items():
+        if name.endswith("down_proj"):
+            zeros = torch.zeros(1, layer.in_features)
+            assert layer(zeros).unique().tolist() == [0.25]
+    assert gap(biased.open(tiny_models.prompts()).logits, small.open(tiny_models.prompts()).logits) > 0.01
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("gptq", 4), ("awq", 4), ("gptq-8-bits", 8), ("gptq-2-bits", 2)])
