@@ -18,7 +18,7 @@ from decoding import changes
 from icl import edits
 from icl.errors import ConfigError, did_you_mean
 from icl.params import Share
-from icl.registry import build, entries
+from icl.registry import entries
 from icl.types import Prompt, Where
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -152,10 +152,7 @@ def _change(node: Any) -> str | edits.Edit:
     if isinstance(node, str) and ":" not in node and node not in entries("edit"):
         known = dict.fromkeys((*CHANGES, *entries("edit")))
         raise ConfigError(f"no branch change named '{node}'.{did_you_mean(node, known)} Changes: {', '.join(known)}.")
-    edit = build("edit", node, "branch")
-    if not isinstance(edit, edits.Edit):
-        raise ConfigError(f"branch: {type(edit).__name__} is no edit: it does not extend icl.edits.Edit.")
-    return edit
+    return edits.edit_of(node, "branch")
 
 
 def _parsed(node: Any) -> tuple[Branch, ...]:

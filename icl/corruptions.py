@@ -8,17 +8,20 @@ The numbers are those of Tiny ImageNet-C, whose pictures have 64 pixels a side a
     jpeg       quality 65 58 50 40 25
 
 A picture's noise is one draw, the same at each severity but for its size. JPEG's bytes depend on the library that
-Pillow was built with; the others are the same on every machine.
+Pillow was built with; the others are the same on every machine. Any other edit corrupts as well, with parameters of its
+own in the place of severities.
 """
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Le
 
-from icl.edits import Edit
+from icl.edits import Edit, edit_of
+from icl.errors import ConfigError, did_you_mean
 from icl.pictures import Picture
+from icl.registry import Nested, entries
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
@@ -53,12 +56,40 @@ class Corruption(Edit):
         return _flat(image, CONTRAST[level]) if self.kind == "contrast" else _packed(image, QUALITY[level])
 
 
-def corrupted(picture: Picture, kind: Kind, severity: int, seed: int = 0) -> Picture:
-    """The picture at this severity; as it is at 0. Its noise belongs to the picture and the seed."""
+class Corrupting:
+    """Metadata of a field that holds what corrupts: a kind of the four, or an edit by its name, mapping or path."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(self._read)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        names = list(dict.fromkeys((*get_args(Kind), *entries("edit"))))
+        return {"anyOf": [{"enum": names}, {"pattern": ":"}, {"type": "object", "required": ["name"]}]}
+
+    @staticmethod
+    def _read(node: Any) -> "Kind | Edit":
+        kind: Kind | None = next((one for one in get_args(Kind) if one == node), None)
+        if kind is not None:
+            return kind
+        if isinstance(node, str) and ":" not in node and node not in entries("edit"):
+            known = dict.fromkeys((*get_args(Kind), *entries("edit")))
+            raise ConfigError(f"nothing that corrupts is named '{node}'.{did_you_mean(node, known)} (icl ls edit)")
+        return edit_of(node, "by")
+
+
+By = Annotated[Kind | Annotated[Edit, Nested("edit")], Corrupting()]
+
+
+def corrupted(picture: Picture, by: Kind | Edit, severity: int, seed: int = 0) -> Picture:
+    """The picture at this severity; as it is at 0. What is drawn for it belongs to the picture and the seed."""
     if severity == 0:
         return picture
-    stream = StreamKey(seed, picture.identity).number("corruption", 63) if kind == "noise" else 0
-    return picture.edit(Corruption(kind, severity, stream))
+    key = StreamKey(seed, picture.identity)
+    if isinstance(by, Edit):
+        return picture.edit(by.bind(key, "corruption"))
+    return picture.edit(Corruption(by, severity, key.number("corruption", 63) if by == "noise" else 0))
 
 
 def _noised(image: "Image", size: float, stream: int) -> "Image":

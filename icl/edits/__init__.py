@@ -5,11 +5,12 @@ picture (`on_picture`) or on the processed `pixel_values` of one picture (`on_pi
 lives. An edit that draws random numbers is bound to the stream of its prompt (`bind`) when it is put on one, so the
 same query gets the same noise in any batch and at any step of decoding. `stream` is what it was bound to.
 
-A component each, of kind `edit`; `contrast` and anything else that takes one knows it by its name or path.
+A component each, of kind `edit`; `contrast`, the task `corrupted` and anything else that takes one knows it by its name
+or path.
 """
 
 from icl.edits.another import Another
-from icl.edits.base import Box, Edit, Level
+from icl.edits.base import Box, Edit, Level, edit_of
 from icl.edits.blank import Blank
 from icl.edits.blur import Blur
 from icl.edits.colour import Colour
@@ -42,4 +43,5 @@ __all__ = [
     "ShuffledPatches",
     "Varied",
     "diffusion_scales",
+    "edit_of",
 ]

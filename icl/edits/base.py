@@ -1,14 +1,14 @@
 """What every edit of a picture is, and places within a picture."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Le
 
 from icl.errors import ConfigError
-from icl.loading import code_of
+from icl.loading import at, code_of
 from icl.params import Share
-from icl.registry import is_own
+from icl.registry import build, is_own
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
@@ -43,6 +43,14 @@ class Edit:
 
     def on_pixels(self, pixels: "Tensor") -> "Tensor":
         return pixels
+
+
+def edit_of(node: Any, where: str = "") -> Edit:
+    """The edit that a config names: its name, a mapping, or the path of one's own. Raises ConfigError."""
+    edit = build("edit", node, where)
+    if not isinstance(edit, Edit):
+        raise ConfigError(f"{at(where)}{type(edit).__name__} is no edit: it does not extend icl.edits.Edit.")
+    return edit
 
 
 @dataclass(frozen=True)

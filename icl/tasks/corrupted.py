@@ -4,38 +4,50 @@
 
 With `where: query` (the default) the pool is clean and the queries are not: demonstrations of another domain. With
 `pool` it is the other way round, with `all` both are of the shifted domain. Queries keep their ids, so severities are
-paired. `icl.corruptions` has the numbers of each severity.
+paired. `icl.corruptions` has the numbers of each severity. Any edit of pictures corrupts too, ours or anyone's:
+
+    task: {name: corrupted, of: {name: binding}, by: {name: 'stripes.py:Stripes', width: 3}}
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 from weakref import WeakKeyDictionary
 
-from icl.corruptions import Kind, Severity, corrupted
-from icl.registry import Nested, component
+from icl.corruptions import By, Severity, corrupted
+from icl.edits import Edit
+from icl.errors import ConfigError
+from icl.registry import Nested, component, describe
 from icl.tasks.base import Pool, Task
 from icl.types import Example
 
 Where = Literal["query", "pool", "all"]
 CLEAN = "clean"
+USUAL = 3
+"""The severity where nobody says."""
 
 
 @component("task", "corrupted")
 @dataclass(frozen=True, kw_only=True)
 class Corrupted:
-    """Another task with its queries' or its pool's pictures corrupted: noise, blur, contrast, jpeg, five severities.
+    """Another task with its queries' or its pool's pictures corrupted: noise, blur, contrast, jpeg, or any edit.
 
     The domain of an example ("noise 3", or "clean") is its `domain`, after that of the task where it has one, and is in
     `meta`.
     """
 
     of: Annotated[Task, Nested("task")]  # the task
-    by: Kind = "noise"  # what is done to the pictures
-    severity: Severity = 3  # 1 to 5; 0: nothing
+    by: By = "noise"  # what is done to the pictures; an edit has parameters of its own (icl ls edit)
+    severity: Severity = USUAL  # of the first four, 1 to 5; 0: nothing
     where: Where = "query"  # whose pictures
-    seed: int = 0  # of the noise; the seeds of a run do not change it
+    seed: int = 0  # of what is drawn; the seeds of a run do not change it
+
+    def __post_init__(self) -> None:
+        if isinstance(self.by, Edit) and self.severity not in (0, USUAL):
+            raise ConfigError(
+                f"by: an edit has parameters of its own and no severity; leave {self.severity} out. (0: nothing)"
+            )
 
     @cached_property
     def _pools(self) -> "WeakKeyDictionary[Pool, Pool]":
@@ -44,7 +56,17 @@ class Corrupted:
     @property
     def title(self) -> str:
         where = "" if self.where == "query" else f" in {'the pool' if self.where == 'pool' else 'all'}"
-        return f"{self.of.title} · {self.by} {self.severity}{where}" if self.severity else self.of.title
+        return f"{self.of.title} · {self.shift}{where}" if self.severity else self.of.title
+
+    @property
+    def shift(self) -> str:
+        """What the shifted domain is called: 'noise 3', 'rotate (degrees 90)'."""
+        if not isinstance(self.by, Edit):
+            return f"{self.by} {self.severity}"
+        told, usual = describe(self.by), {one.name: one.default for one in fields(self.by)}
+        name = told.pop("name").rpartition(":")[2]
+        own = [f"{key} {value}" for key, value in told.items() if key in usual and getattr(self.by, key) != usual[key]]
+        return f"{name} ({', '.join(own)})" if own else str(name)
 
     @property
     def pool_shares_pictures(self) -> bool:
@@ -71,7 +93,7 @@ class Corrupted:
 
     def _shifted(self, example: Example, here: bool) -> Example:
         severity = self.severity if here else 0
-        domain = f"{self.by} {severity}" if severity else CLEAN
+        domain = self.shift if severity else CLEAN
         whole = domain if example.domain is None else f"{example.domain}, {domain}"
         pictures = tuple(corrupted(picture, self.by, severity, self.seed) for picture in example.pictures)
         return replace(example, pictures=pictures, domain=whole, meta={**example.meta, "domain": whole})

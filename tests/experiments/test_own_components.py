@@ -52,6 +52,22 @@ class Blind(Strategy):
         return (1 + self.alpha) * seen - self.alpha * blind
 '''
 
+EDIT = '''
+from dataclasses import dataclass
+from icl.edits import Edit
+
+@dataclass(frozen=True)
+class Stripes(Edit):
+    """Every other line black."""
+    width: int = 1
+
+    def on_picture(self, image):
+        changed = image.copy()
+        for y in range(0, image.height, 2 * self.width):
+            changed.paste((0, 0, 0), (0, y, image.width, min(y + self.width, image.height)))
+        return changed
+'''
+
 
 @pytest.fixture
 def study(yaml_file: Callable[..., Path]) -> Path:
@@ -113,3 +129,24 @@ def test_the_public_checks_run_on_them(
     told = capsys.readouterr().out
     assert "retriever 'last_ones.py:LastOnes' keeps what every retriever must keep." in told
     assert "2 branches, no mask, weights 1.5, -0.5 (sum 1)" in told
+
+
+def test_an_edit_beside_the_file_is_a_shift_of_any_task(
+    yaml_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = yaml_file("""
+        name: shifted
+        model: fake-copy
+        shots: 1
+        grid:
+          task: [SHAPES, {name: corrupted, of: SHAPES, by: {name: "stripes.py:Stripes", width: 3}}]
+    """)
+    (path.parent / "stripes.py").write_text(EDIT)
+    monkeypatch.chdir("/")
+    assert run(load(path), tmp_path).failed == 0
+    frame = load_run(tmp_path / "shifted").samples()
+    clean, shifted = (own for _, own in frame.groupby("task", sort=False))
+    assert list(clean["query"]) == list(shifted["query"])
+    for one, other in zip(clean["pictures"], shifted["pictures"], strict=True):
+        assert (one[0], one[-1] == other[-1]) == (other[0], False), "the pool's pictures stay as they are"
+    assert {meta["domain"] for meta in shifted["meta"]} == {"Stripes (width 3)"}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from icl.conformance import check_task
+from icl.edits import Rotate
 from icl.errors import ConfigError
 from icl.registry import build, describe
 
@@ -73,3 +74,42 @@ def test_it_is_described_with_the_task_in_it_and_refuses_other_severities():
         task(severity=6)
     with pytest.raises(ConfigError, match="no task named 'bindng'"):
         task({"name": "bindng"})
+
+
+def test_any_edit_corrupts_and_names_the_domain():
+    found, clean = task(SHARED, by={"name": "rotate", "degrees": 90}), build("task", SHARED)
+    check_task(found, queries=4)
+    for one, other in zip(found.queries, clean.queries, strict=True):
+        assert one.pictures == tuple(picture.edit(Rotate(90.0)) for picture in other.pictures)
+    assert {query.domain for query in found.queries} == {"rotate (degrees 90)"}
+    assert found.pool("").digest == clean.pool("").digest
+    assert task(SHARED, by="flip").title.endswith(" · flip")
+    assert task(SHARED, by={"name": "blur", "radius": 2}).title != task(SHARED, by="blur").title
+    assert describe(build("task", describe(found))) == describe(found)
+
+
+def test_what_an_edit_draws_belongs_to_the_picture_and_the_seed():
+    one, two, other = (task(SHARED, by="made_up", where="all", seed=seed).queries for seed in (0, 0, 1))
+    digests = [[query.pictures[0].digest for query in queries] for queries in (one, two, other)]
+    assert digests[0] == digests[1]
+    assert not {*digests[0]} & {*digests[2]}
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (
+            {"by": "nois"},
+            r"x\.yaml:2: .*nothing that corrupts is named 'nois'\. Did you mean 'noise'\? \(icl ls edit\)",
+        ),
+        ({"by": {"name": "blurr"}}, "no edit named 'blurr'. Did you mean 'blur'"),
+        ({"by": "flip", "severity": 4}, "an edit has parameters of its own and no severity; leave 4 out"),
+    ],
+)
+def test_what_corrupts_nothing_is_told(more, why):
+    with pytest.raises(ConfigError, match=why):
+        task(**more)
+
+
+def test_severity_0_of_an_edit_is_nothing_too():
+    assert [q.pictures for q in task(by="flip", severity=0).queries] == [q.pictures for q in build("task", OF).queries]
