@@ -13,7 +13,7 @@ QUESTION = "query.question"
 """The query's own."""
 
 _ANSWER = ".answer"
-_PLACE = re.compile(r"demo\[(\d+)\]")
+_PLACE = re.compile(r"demo\[(-?\d+)\]")
 _NAME = re.compile(r"instruction|(demo\[\d+\]|query)\.(picture\[\d+\]|question)|demo\[\d+\]\.answer")
 
 

@@ -20,6 +20,7 @@ from decoding.arm import Arm
 from decoding.jobs import Normalise
 from decoding.lockstep.branch import KEY
 from decoding.lockstep.named import arm_asked, check_runs
+from icl import spans
 from icl.errors import ConfigError, DataError
 from icl.pictures import Picture
 from icl.streams import StreamKey
@@ -152,7 +153,7 @@ def _turns(messages: Any) -> Iterator[Turn]:
         if not isinstance(pieces, list) or not pieces:
             raise ConfigError(f"messages[{i}].content is a text, or a list of texts and pictures.")
         demo = sum(user < i for user in users) - (role == "assistant")
-        place = "query" if i == users[-1] else f"demo[{demo}]"
+        place = spans.QUERY if i == users[-1] else spans.demo(demo)
         parts = tuple(_parts(pieces, i, role, place))
         length += sum(len(part.text or "") for part in parts)
         if length > LONGEST:
@@ -166,13 +167,13 @@ def _parts(pieces: list[Any], i: int, role: str, place: str) -> Iterator[Part]:
         where = f"messages[{i}].content[{j}]"
         kind = piece.get("type") if isinstance(piece, dict) else None
         if kind == "text" and isinstance(piece.get("text"), str):
-            name = {"user": f"{place}.question", "assistant": f"{place}.answer"}.get(role, "instruction")
+            name = {"user": spans.question(place), "assistant": spans.answer(place)}.get(role, spans.INSTRUCTION)
             yield Part(piece["text"], _name(piece, name if not texts else "", where))
             texts += 1
         elif kind == "image_url":
             url = piece.get("image_url")
             picture = _picture(url.get("url") if isinstance(url, dict) else url, where)
-            yield Part(picture, _name(piece, f"{place}.picture[{pictures}]", where))
+            yield Part(picture, _name(piece, spans.picture(place, pictures), where))
             pictures += 1
         else:
             raise ConfigError(f"{where}: a piece is of type text or image_url, not {kind!r}.")
