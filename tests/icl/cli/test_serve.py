@@ -1,0 +1,67 @@
+"""What `icl serve` refuses before anything starts: an address that others reach needs a key."""
+
+import importlib.util
+from typing import Any
+
+import pytest
+
+from icl.cli import serve
+from icl.errors import ConfigError
+
+
+def test_others_reach_it_only_with_a_key(icl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(serve.os, "execve", lambda *arguments: started.append(arguments))
+    for host in ("0.0.0.0", "::", "192.168.1.7", "my-machine"):
+        told = icl("serve", "tiny", "--host", host)
+        assert told.status == 2
+        assert f"--host {host} lets others reach the server, and it has no key." in " ".join(told.err.split())
+    monkeypatch.delenv("NOT_SET", raising=False)
+    told = icl("serve", "tiny", "--host", "0.0.0.0", "--api-key-env", "NOT_SET")
+    assert told.status == 2
+    assert "the environment variable NOT_SET is not set" in told.err
+    assert not started
+
+
+@pytest.fixture
+def there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if vLLM were installed: what is passed on to it is put together without it."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: name == "vllm" or find(name, *rest))
+
+
+def value(arguments: list[str], option: str) -> str:
+    return arguments[arguments.index(f"--{option}") + 1]
+
+
+@pytest.mark.usefixtures("there")
+def test_it_listens_to_this_machine_alone_unless_it_is_told_otherwise(
+    icl: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[list[str], dict[str, str]]] = []
+    monkeypatch.setattr(serve.os, "execve", lambda program, words, environment: started.append((words, environment)))
+    assert icl("serve", "tiny", "--port", "18273").status == 0
+    ((words, environment),) = started
+    assert value(words, "host") == "127.0.0.1"
+    assert value(words, "port") == "18273"
+    assert value(words, "scheduler-cls").endswith("LockstepScheduler")
+    assert "VLLM_API_KEY" not in environment
+
+
+@pytest.mark.usefixtures("there")
+def test_a_key_is_handed_on_by_the_environment_and_stands_in_no_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "a secret of mine")
+    arguments, environment = serve.server("tiny", "0.0.0.0", 8000, api_key_env="MY_KEY")
+    assert value(arguments, "host") == "0.0.0.0"
+    assert environment["VLLM_API_KEY"] == "a secret of mine"
+    assert not any("secret" in word for word in arguments)
+    for way in ("host=0.0.0.0", "--host=0.0.0.0"):  # not past the check
+        with pytest.raises(ConfigError, match=r"--option host.* is set by icl serve itself"):
+            serve.server("tiny", "127.0.0.1", 8000, options=[way])
+
+
+def test_without_vllm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "vllm" else find(name, *rest))
+    with pytest.raises(ConfigError, match=r"needs the package vllm, .*pip install 'mm-icl\[vllm\]'"):
+        serve.server("tiny", "127.0.0.1", 8000)
