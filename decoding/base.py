@@ -158,4 +158,9 @@ def ones(logits: "Tensor") -> "Tensor":
     return logits.new_ones(logits.shape[1], 1)
 
 
+def zeros(logits: "Tensor") -> "Tensor":
+    """[B, 1]: the strength where identical branches leave nothing of one another. logits: [n, B, V]."""
+    return logits.new_zeros(logits.shape[1], 1)
+
+
 Make = Callable[[], Strategy]

@@ -9,7 +9,7 @@ at the first answer token. A rule that reads nothing of the picture: what it gai
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.base import Strategy
+from decoding.base import Strategy, ones
 from icl.params import Count, Share
 from icl.registry import component
 
@@ -36,7 +36,7 @@ class OLM(Strategy):
         return None
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        return logits.new_ones(logits.shape[1], 1)
+        return ones(logits)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import torch

@@ -10,7 +10,7 @@ place, or none.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from decoding.base import Note, Strategy
+from decoding.base import Note, Strategy, zeros
 from decoding.changes import no_picture, with_question
 from icl.edits import Blank
 from icl.errors import ConfigError
@@ -41,8 +41,7 @@ class ContextualCalibration(Strategy):
         return None
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        """Of identical branches nothing is left."""
-        return logits.new_zeros(logits.shape[1], 1)
+        return zeros(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
         bare = prompt.edit(Blank(), "query") if self.picture == "blank" else no_picture(prompt)

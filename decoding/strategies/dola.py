@@ -11,7 +11,7 @@ average to each of the two (the arguments of `kl_div` are swapped); `divergence:
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from decoding.base import Strategy
+from decoding.base import Strategy, zeros
 from decoding.divergences import jensen_shannon, reversed_jensen_shannon
 from decoding.masks import plausible
 from icl.params import Share
@@ -41,7 +41,7 @@ class DoLa(Strategy):
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
         """One of the last layer, minus one of an early one."""
-        return logits.new_zeros(logits.shape[1], 1)
+        return zeros(logits)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
         return plausible(reference, self.beta)
