@@ -240,13 +240,12 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         for gang, tokens in sampled.items():
             self.counts["group steps"] += 1
             reason = LEDGER.reason(gang.name)
-            live = sum(not r.is_finished() for r in gang.requests)
             if reason is not None:
                 self.counts["faults"] += 1
                 gang.fail(reason)
-            elif len(tokens) < live or len(set(tokens)) != 1:
+            elif len(tokens) < gang.size or len(set(tokens)) != 1:
                 self.counts["violations"] += 1
-                gang.fail(f"its branches chose apart: {tokens} of {live}")
+                gang.fail(f"its branches chose apart: {tokens} of {gang.size}")
         return sampled
 
     def _bury(self, gang: Gang, outputs: dict[int, EngineCoreOutputs]) -> None:

@@ -139,6 +139,7 @@ def test_a_step_that_cannot_be_taken_ends_the_group_with_its_reason(world: simul
     ends = finish(world)
     LEDGER.take("g")
     assert {ends[name] for name in world.members["g"]} == {"error: step 3: no token is left"}
+    assert (world.scheduler.counts["faults"], world.scheduler.counts["violations"]) == (1, 0)
     assert ends["other.0"] == "length"
 
 

@@ -1,5 +1,6 @@
 """From rows to one token for each group: pure tensors, no engine."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -189,6 +190,18 @@ def test_layers_that_a_worker_does_not_change_are_told_by_name() -> None:
 def test_an_arm_comes_back_as_it_was_sent(arm: Any) -> None:
     parsed = parse_arm(arm)
     assert wire.arm_of(wire.told(parsed.strategy, parsed.sampler)) == (parsed.strategy, parsed.sampler)
+
+
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [({"name": SPREAD}, SPREAD), ({"name": "tests.decoding.lockstep.poison:Poison", "at": 5}, None), ("vcd", "vcd")],
+)
+def test_another_process_finds_a_strategy_by_what_is_sent(node: Any, name: str | None) -> None:
+    """A file by its path, since a name that this process made for it is nowhere else."""
+    parsed = parse_arm(node)
+    sent = json.loads(wire.told(parsed.strategy, parsed.sampler))
+    assert sent[0]["name"] == (name or node["name"])
+    assert wire.arm_of(json.dumps(sent)) == (parsed.strategy, parsed.sampler)
 
 
 def test_a_branch_travels_as_one_line_of_json() -> None:

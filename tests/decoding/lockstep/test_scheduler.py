@@ -190,6 +190,22 @@ def test_what_vllm_holds_back_is_held_back(folder: Path, monkeypatch: pytest.Mon
     assert set(finish(world).values()) == {"length"}
 
 
+def test_an_abort_while_the_model_runs_ends_the_group_and_is_no_violation(folder: Path) -> None:
+    world = made(folder)
+    world.group("g", [20, 30], 50)
+    world.group("other", [20, 30], 9)
+
+    def meddle(own: dict[int, int], ids: list[str]) -> dict[int, int]:
+        if len(world.tokens["g.0"]) == 3:
+            world.scheduler.finish_requests("g.1", RequestStatus.FINISHED_ABORTED)
+        return own
+
+    world.meddle = meddle
+    assert finish(world) == {"g.0": "abort", "other.0": "length", "other.1": "length"}
+    assert len(world.tokens["g.0"]) <= 4
+    assert world.scheduler.counts["violations"] == 0
+
+
 def test_a_branch_of_another_count_ends_alone(folder: Path) -> None:
     world = made(folder)
     branch(world, "g", 0)
@@ -282,6 +298,23 @@ def test_what_an_ordinary_request_needs_is_counted_too(folder: Path) -> None:
     assert plain.num_computed_tokens == 0
     assert set(finish(world).values()) == {"length"}
     assert world.scheduler.counts["preempted"] == world.scheduler.counts["torn"] == 0
+
+
+def test_a_group_of_which_vllm_preempts_one_branch_goes_back_whole(folder: Path) -> None:
+    world = made(folder)
+    world.group("g", [20, 30, 40], 9)
+    world.group("other", [20, 30], 9)
+    until(world, lambda: len(world.tokens["g.0"]) == 3)
+    torn = world.scheduler.requests["g.1"]
+    world.scheduler.running.remove(torn)
+    world.scheduler._preempt_request(torn, 0.0)
+    world.step()
+    for name in ("g.0", "g.2"):
+        assert world.scheduler.requests[name].status == RequestStatus.PREEMPTED
+    assert (world.scheduler.counts["torn"], world.scheduler.counts["preempted"]) == (1, 2)
+    assert world.whole == ["other"]
+    assert set(finish(world).values()) == {"length"}
+    assert agree(world, "g.0", "g.1", "g.2")
 
 
 @pytest.mark.parametrize("ending", [False, True])
