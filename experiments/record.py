@@ -8,15 +8,13 @@ from typing import Any
 from experiments.answers import Answer, Asked
 from experiments.contexts import Written
 from experiments.grid import Cell
+from experiments.store import ROUNDING
 from icl.blame import ComponentError, blaming
 from icl.errors import DataError
 from icl.metrics.base import Metric
 from icl.metrics.baselines import BASELINES
 from icl.types import Demo, Example, Generation, Prompt, Sample
 from prompts.renaming import before_and_after
-
-ROUNDING = 1e-6
-"""By how much a sum of floats may leave [0, 1]."""
 
 
 class Recorder:

@@ -38,6 +38,8 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
             (progress or Silent()).note(
                 f"{rescored:,} stored answers were scored anew, because the metrics have changed."
             )
+        if damaged := _damaged(work):
+            (progress or Silent()).note(damaged)
         if untraced := _untraced(store, grid, work):
             (progress or Silent()).note(untraced)
         if not work.left:
@@ -50,6 +52,17 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
             return Outcome(folder, **launch(store, grid, work, progress or Silent()), warnings=grid.warnings)
         with Session(store, grid) as session:
             return Runner(grid, store, work, progress or Silent(), session).outcome()
+
+
+def _damaged(work: Todo) -> str:
+    """A sentence where lines of the run were changed by somebody else than a run."""
+    if not work.damaged:
+        return ""
+    more = f", and {len(work.damaged) - 1:,} more," if len(work.damaged) > 1 else ""
+    return (
+        f"{work.damaged[0]}{more} is no whole sample of its cell and is passed over: edited by hand, or damaged. What "
+        "is missing for it is computed anew."
+    )
 
 
 def _untraced(store: Store, grid: Grid, work: Todo) -> str:

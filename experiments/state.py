@@ -23,12 +23,16 @@ REMEDY = "Use another name, or --fork to start a new run from its config."
 
 @dataclass
 class Todo:
-    """missing: digest -> ids of queries without a finished sample. failed: digest -> reasons of an earlier session."""
+    """missing: digest -> ids of queries without a finished sample. failed: digest -> reasons of an earlier session.
+
+    damaged: places of lines that are no whole samples of their cells.
+    """
 
     missing: dict[str, set[str]] = field(default_factory=dict)
     failed: dict[str, dict[str, str]] = field(default_factory=dict)
     present: int = 0
     total: int = 0
+    damaged: list[str] = field(default_factory=list)
 
     @property
     def left(self) -> int:
@@ -49,7 +53,7 @@ def todo(store: Store, grid: Grid) -> Todo:
         known = store.cell(cell.digest)
         if known is not None:
             _check_data(store, cell, known.get("data", {}), told[id(cell.task)])
-            finished, failed = store.done(cell.digest)
+            finished, failed = store.done(cell.digest, found.damaged)
         else:
             finished, failed = set(), {}
         wanted = ids[id(cell.task)]

@@ -6,7 +6,9 @@
     pictures/<digest>.png           pictures that the report may show
 
 A line is counted when it is whole and of its cell: what a killed process left of a line is cut off before the next one
-is written. A query counts once; a later line of it counts where the earlier one failed.
+is written. A line that was damaged otherwise (by hand, by a disk) is passed over and told of, and its sample computed
+anew.
+A query counts once; a later line of it counts where the earlier one failed.
 """
 
 import json
@@ -23,6 +25,11 @@ from icl.errors import StoreError
 from icl.types import Sample
 
 OPEN_FILES = 128
+ROUNDING = 1e-6
+"""By how much a sum of floats may leave [0, 1]."""
+LISTED = ("demos", "ranks", "gold", "options", "pictures", "picture_of", "renamed", "marks")
+MAPPED = ("scores", "baselines", "option_scores", "trace", "steps", "usage", "meta")
+"""Fields of a sample that are lists, and that are mappings."""
 _FIELDS = tuple(f.name for f in fields(Sample))
 
 
@@ -61,11 +68,14 @@ class Store:
                 found[line["query"]] = line
         yield from found.values()
 
-    def done(self, digest: str) -> tuple[set[str], dict[str, str]]:
-        """Ids of the queries that are finished, and reasons of those that failed."""
+    def done(self, digest: str, damaged: list[str] | None = None) -> tuple[set[str], dict[str, str]]:
+        """Ids of the queries that are finished, and reasons of those that failed.
+
+        damaged: gets the places of lines that are passed over, but for what a killed process left at a file's end.
+        """
         finished: set[str] = set()
         failed: dict[str, str] = {}
-        for line in self._lines(digest):
+        for line in self._lines(digest, damaged):
             if line.get("failed"):
                 failed[line["query"]] = line["failed"]
             else:
@@ -81,14 +91,17 @@ class Store:
             if path.name != f"{worker}.jsonl":
                 path.unlink()
 
-    def _lines(self, digest: str) -> Iterator[dict[str, Any]]:
+    def _lines(self, digest: str, damaged: list[str] | None = None) -> Iterator[dict[str, Any]]:
+        seed = (self.cell(digest) or {}).get("seed")
         for path in sorted(self.cell_folder(digest).glob("*.jsonl")):
             try:
                 with path.open("rb") as file:
-                    for raw in file:
+                    for number, raw in enumerate(file, 1):
                         line = parsed(raw)
-                        if line is not None and line["cell"] == digest:
+                        if line is not None and line["cell"] == digest and seed in (None, line["seed"]):
                             yield line
+                        elif damaged is not None and raw.endswith(b"\n"):
+                            damaged.append(f"line {number} of {path}")
             except OSError as error:
                 raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
 
@@ -204,12 +217,26 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def parsed(raw: bytes) -> dict[str, Any] | None:
-    """The sample of a line; None for half a line, and for what no sample's line is."""
+    """The sample of a line; None for half a line, and for what no sample's line is.
+
+    Fields are of their kinds, and scores are in [0, 1]: what was written by hand else would end in a figure or in a
+    defect far from here.
+    """
     try:
         line = json.loads(raw)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(line, dict) or not isinstance(line.get("scores", {}), dict):
+    if not isinstance(line, dict) or not all(isinstance(line.get(name, {}), dict) for name in MAPPED):
         return None
     whole = isinstance(line.get("query"), str) and isinstance(line.get("cell"), str) and type(line.get("seed")) is int
-    return line if whole and all(isinstance(v, int | float) for v in line.get("scores", {}).values()) else None
+    told = whole and all(isinstance(line.get(name, []), list) for name in LISTED) and _shown(line.get("demos", []))
+    return line if told and all(map(_score, line.get("scores", {}).values())) else None
+
+
+def _shown(demos: list[Any]) -> bool:
+    """Whether they are ids with their scores and answers."""
+    return all(isinstance(demo, list) and len(demo) == 3 for demo in demos)
+
+
+def _score(value: Any) -> bool:
+    return isinstance(value, int | float) and -ROUNDING <= value <= 1 + ROUNDING

@@ -1,9 +1,14 @@
 import json
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
+from experiments.api import run
+from experiments.loaded import load_run
 from experiments.store import Store, Writer, line_of, repair
+from experiments.view import view
 from icl.errors import StoreError
 from icl.types import Sample
 
@@ -228,3 +233,51 @@ def test_json_is_replaced_in_one_step_and_leaves_no_part_behind(tmp_path: Path) 
     store.write_run({"name": "b"})
     assert store.run() == {"name": "b"}
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+DAMAGES = {
+    "cut": lambda line: line[: len(line) // 2],
+    "nothing": lambda line: "\x00\x01",
+    "score": lambda line: json.dumps({**json.loads(line), "scores": {"lenient": 5}}),
+    "nan": lambda line: json.dumps({**json.loads(line), "scores": {"lenient": float("nan")}}),
+    "demos": lambda line: json.dumps({**json.loads(line), "demos": 5}),
+    "demo": lambda line: json.dumps({**json.loads(line), "demos": [["p-0000"]]}),
+    "usage": lambda line: json.dumps({**json.loads(line), "usage": []}),
+    "seed": lambda line: json.dumps({**json.loads(line), "seed": 7}),
+    "cell": lambda line: json.dumps({**json.loads(line), "cell": "0" * 16}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_line_that_somebody_damaged_is_passed_over_told_of_and_computed_anew(
+    mapping: Any, tmp_path: Path, damage: str, capsys: Any
+) -> None:
+    config = mapping(grid={"shots": [0, 2]})
+    before = run(config, runs=tmp_path, quiet=True).samples()
+    path = next(tmp_path.glob("t/cells/*/0.jsonl"))
+    lines = path.read_text().splitlines()
+    lines[2] = DAMAGES[damage](lines[2])
+    path.write_text("".join(f"{line}\n" for line in lines))
+    view(load_run(tmp_path / "t"))  # reads as if it were not there
+    assert len(load_run(tmp_path / "t").samples()) == len(before) - 1
+    again = run(config, runs=tmp_path)
+    told = capsys.readouterr().err.replace("\n", "")
+    assert f"line 3 of {path} is no whole sample of its cell" in told
+    keys = ["cell", "seed", "query"]
+    pd.testing.assert_frame_equal(
+        *(
+            frame.sort_values(keys).reset_index(drop=True)[[*keys, "output", "lenient"]]
+            for frame in (before, again.samples())
+        )
+    )
+
+
+def test_of_two_lines_of_one_query_the_first_that_has_an_answer_counts(mapping: Any, tmp_path: Path) -> None:
+    before = run(mapping(), runs=tmp_path, quiet=True).samples()
+    path = next(tmp_path.glob("t/cells/*/0.jsonl"))
+    first = json.loads(path.read_text().splitlines()[0])
+    with path.open("a") as file:
+        file.write(
+            json.dumps({**first, "output": "another", "scores": {"lenient": 1 - first["scores"]["lenient"]}}) + "\n"
+        )
+    pd.testing.assert_frame_equal(load_run(tmp_path / "t").samples(), before)
