@@ -1,0 +1,50 @@
+"""One engine of two workers, each with half of every layer: groups choose as one, faults and traces come through."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import checkpoints
+import groups
+from reference import Reference
+
+from decoding.jobs import Failure
+from icl.models.vllm.model import VLLM
+from icl.types import Generation
+
+POISON = {"name": f"{Path(groups.__file__).with_name('poison.py')}:Poison", "branch_count": 2}
+
+
+def test_two_workers_say_what_plain_forwards_say(tmp_path: Path) -> None:
+    folder = checkpoints.saved("llava", tmp_path)
+    settings = {"max_num_seqs": 16, "max_num_batched_tokens": 128}
+    model = VLLM(
+        str(folder), tensor_parallel=2, max_model_len=512, max_pictures=4, cache_gib=0.25, engine_args=settings
+    )
+    jobs = groups.jobs(20, 8, arms=["greedy", *groups.ARMS[:3], POISON])
+    try:
+        answers = groups.run_jobs(model, jobs)
+        assert model.engine.llm.llm_engine.vllm_config.parallel_config.tensor_parallel_size == 2
+    finally:
+        model.unload()
+    reference = Reference(folder)
+    steps = decided = failed = 0
+    for job, answer in zip(jobs, answers, strict=True):
+        if isinstance(answer, Failure):
+            assert "step 2: the combined scores of Poison rule out every token" in answer.reason
+            failed += 1
+            continue
+        assert isinstance(answer, Generation)
+        stops = frozenset(checkpoints.STOPS) if answer.finish == "stop" else frozenset()
+        if "Poison" in job.arm.label:
+            assert answer.finish == "stop"
+            assert len(answer.tokens) < 2
+        else:
+            found = reference.compare(job.prompt, job.arm, answer.tokens, stops)
+            assert found.equal == found.decided, (job.arm.label, found)
+            steps, decided = steps + found.steps, decided + found.decided
+        assert len(answer.trace["gap"]) == len(answer.tokens) + bool(stops)
+    assert decided > 0.9 * steps
+    assert failed > 0
