@@ -3,12 +3,15 @@
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from icl.errors import printable
 
 if TYPE_CHECKING:
+    from rich.progress import BarColumn
     from rich.progress import Progress as Bar
 
 LINE_EVERY = 15.0
@@ -19,6 +22,12 @@ WINDOW = 30.0
 
 SURE = 3.0
 """Seconds of samples that are needed before a rate is told."""
+
+LONG = 3.0
+"""Seconds after which it is told for how long the same thing has been done."""
+
+BAR = 28
+"""Columns of the bar, where there is room for them."""
 
 REASONS_TOLD = 5
 """Failures that are told one by one; the rest are counted."""
@@ -40,8 +49,8 @@ class Progress(Protocol):
 
     def note(self, text: str) -> None: ...
 
-    def doing(self, what: str) -> None:
-        """What takes the time before there is a rate."""
+    def doing(self, what: str, afresh: bool = False) -> None:
+        """What takes the time before there is a rate. afresh: the rate so far says nothing of what comes."""
 
     def end(self) -> None: ...
 
@@ -60,10 +69,11 @@ class Silent:
     marks: deque[tuple[float, int]] = field(default_factory=deque)
     beside: str = ""
     what: str = "starting"
+    since: float = 0.0
 
     def begin(self, cells: int, samples: int, cells_done: int, samples_done: int) -> None:
         self.cells, self.samples, self.cells_done, self.done = cells, samples, cells_done, samples_done
-        self.started = time.monotonic()
+        self.started = self.since = time.monotonic()
 
     def advance(self, samples: int) -> None:
         now = time.monotonic()
@@ -82,8 +92,10 @@ class Silent:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def doing(self, what: str) -> None:
-        self.what = what
+    def doing(self, what: str, afresh: bool = False) -> None:
+        self.what, self.since = what, time.monotonic()
+        if afresh:
+            self.marks.clear()
 
     def end(self) -> None:
         """Nothing to put away."""
@@ -104,28 +116,71 @@ class Silent:
         return clock((self.samples - self.done) / self.rate)
 
     def told(self) -> str:
-        pace = f"{self.rate:,.0f} samples/s   {self.left} left" if self.rate > 0 else self.what
-        return "   ".join(filter(None, (f"{self.cells_done}/{self.cells} cells", pace, self.beside)))
+        """Samples, not cells: all arms of a query are answered together, so cells end together, and late."""
+        rate = self.rate
+        pace = f"{rate:,.{0 if rate >= 10 else 1}f} samples/s   {self.left} left" if rate > 0 else self._begun()
+        return "   ".join(filter(None, (f"{self.done:,}/{self.samples:,} samples", pace, self.beside)))
+
+    def _begun(self) -> str:
+        lasted = time.monotonic() - self.since
+        return self.what if lasted < LONG else f"{self.what}, for {clock(lasted)}"
+
+
+class Heartbeat:
+    """Calls `beat` every second, in a thread, until it is stopped: a wait is told of too."""
+
+    def __init__(self, beat: Callable[[], None]) -> None:
+        self.beat, self.over = beat, Event()
+        self.thread = Thread(target=self._run, name="progress", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        while not self.over.wait(1):
+            self.beat()
+
+    def stop(self) -> None:
+        self.over.set()
+        self.thread.join()
 
 
 @dataclass
 class Lines(Silent):
-    """A line every `LINE_EVERY` seconds, for logs."""
+    """A line for what is begun, and one every `LINE_EVERY` seconds, whether or not anything has moved: for logs."""
 
     out: TextIO = field(default_factory=lambda: sys.stderr)
     last: float = 0.0
+    heart: Heartbeat | None = None
+    saying: Any = field(default_factory=Lock)
 
     def begin(self, cells: int, samples: int, cells_done: int, samples_done: int) -> None:
         super().begin(cells, samples, cells_done, samples_done)
         there = f", {samples_done:,} of them there already" if samples_done else ""
         self._say(f"plan         {cells:,} cells, {samples:,} samples{there}")
+        self.heart = Heartbeat(self._beat)
 
     def advance(self, samples: int) -> None:
         super().advance(samples)
-        now = time.monotonic()
-        if now - max(self.last, self.started) >= LINE_EVERY:
-            self.last = now
-            self._say(f"running      {self.done:,}/{self.samples:,} samples   {self.told()}")
+        self._beat()
+
+    def doing(self, what: str, afresh: bool = False) -> None:
+        begun = what != self.what and (afresh or not self.marks)
+        super().doing(what, afresh)
+        if begun:
+            self.last = time.monotonic()
+            self._say(f"running      {self.told()}")
+
+    def end(self) -> None:
+        if self.heart is not None:
+            self.heart.stop()
+            self.heart = None
+
+    def _beat(self) -> None:
+        with self.saying:
+            now = time.monotonic()
+            due = now - max(self.last, self.started) >= LINE_EVERY
+            self.last = now if due else self.last
+        if due:
+            self._say(f"running      {self.told()}")
 
     def failed(self, sample: str, reason: str) -> None:
         super().failed(sample, reason)
@@ -144,9 +199,10 @@ class Lines(Silent):
 
 @dataclass
 class Terminal(Lines):
-    """A bar with cells, samples a second and the time left."""
+    """A bar with samples, samples a second and the time left."""
 
     bar: "Bar | None" = None
+    column: "BarColumn | None" = None
     task: Any = None
 
     def begin(self, cells: int, samples: int, cells_done: int, samples_done: int) -> None:
@@ -155,25 +211,34 @@ class Terminal(Lines):
         from rich.progress import Progress as Bar
 
         super().begin(cells, samples, cells_done, samples_done)
-        columns = (TextColumn("running     "), BarColumn(28), TextColumn("{task.fields[told]}"))
+        self.column = BarColumn(BAR)
+        columns = (TextColumn("running     "), self.column, TextColumn("{task.fields[told]}"))
         self.bar = Bar(*columns, console=Console(file=self.out), transient=True)
-        self.task = self.bar.add_task("run", total=samples, completed=samples_done, told=self.told())
+        self.task = self.bar.add_task("run", total=samples, completed=samples_done, told="")
+        self._beat()
         self.bar.start()
 
     def advance(self, samples: int) -> None:
         Silent.advance(self, samples)
-        if self.bar is not None:
-            self.bar.update(self.task, advance=samples, told=self.told())
+        self._beat()
 
-    def doing(self, what: str) -> None:
-        super().doing(what)
-        if self.bar is not None:
-            self.bar.update(self.task, told=self.told())
+    def doing(self, what: str, afresh: bool = False) -> None:
+        Silent.doing(self, what, afresh)
+        self._beat()
 
     def end(self) -> None:
+        super().end()
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+    def _beat(self) -> None:
+        bar, column = self.bar, self.column
+        if bar is not None and column is not None:
+            told = self.told()
+            room = bar.console.width - len("running      ") - len(told) - 2
+            column.bar_width = max(4, min(column.bar_width or BAR, room))  # never wider again: it would jump
+            bar.update(self.task, completed=self.done, told=told)
 
     def _say(self, text: str) -> None:
         if self.bar is not None:

@@ -108,7 +108,7 @@ class Runner:
         if (expect := optional.expect(model)) is not None:
             room = limits([cell for cells in groups for cell in cells])
             expect(room.pictures, room.tokens)
-        self.progress.doing("loading the model")
+        self.progress.doing(self._loading(model), afresh=True)
         model.load()
         for note in optional.notes(model):
             self.progress.note(f"model: {note}")
@@ -121,6 +121,11 @@ class Runner:
         finally:
             self.session.count(model)
             optional.unload(model)
+
+    def _loading(self, model: "Model") -> str:
+        """Which one, where there are several."""
+        label = next(str(cell.labels["model"]) for cell in self.grid.cells if cell.model is model)
+        return f"loading the model {label}" if len(self.grid.models) > 1 else "loading the model"
 
     def _group(self, model: "Model", cells: Sequence[Cell], retrieval: Retrieval) -> None:
         task = cells[0].task
