@@ -37,6 +37,10 @@ class StoreError(ICLError):
     """A run directory is of another config, damaged, or in use."""
 
 
+class ICLWarning(UserWarning):
+    """A sentence about what goes on all the same, with what it costs."""
+
+
 def printable(text: str) -> str:
     """Without control characters: what data or a model put into a message must not steer a terminal."""
     return "".join(c if c in "\n\t" or c.isprintable() else "�" for c in text)

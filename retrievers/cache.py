@@ -18,7 +18,7 @@ from icl.errors import ConfigError, ModelError
 from icl.pictures import Picture
 from icl.types import Example, Query
 from retrievers.base import Embedder
-from retrievers.shards import Shards, unusable
+from retrievers.shards import Shards, warn
 from retrievers.vectors import Vectors, per_item, shown
 
 T = TypeVar("T")
@@ -89,14 +89,16 @@ class Embeddings:
 
 @contextmanager
 def _alone(shards: Shards, keys: Iterable[bytes]) -> Iterator[None]:
-    """No other process does the same piece of work meanwhile."""
+    """No other process does the same piece of work meanwhile, where there can be a lock."""
     from filelock import FileLock
 
-    lock = FileLock(shards.lock(keys))
     try:
+        lock = FileLock(shards.lock(keys))
         lock.acquire()
     except OSError as error:
-        raise unusable(shards.folder, error) from error
+        warn(shards.folder, error)
+        yield
+        return
     try:
         yield
     finally:

@@ -6,22 +6,28 @@
 
 Each process appends to files of its own and reads everybody's. A row counts once its key is there, and keys are written
 after their vectors, so a process that was killed in the middle of a write leaves nothing that could be misread.
+
+A disk that is full or read-only costs the next process the same work and nothing else: vectors stay in memory, and a
+warning says so once.
 """
 
 import json
 import os
 import threading
 import uuid
+import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
-from icl.errors import StoreError
+from icl.errors import ICLWarning, StoreError
 from retrievers.vectors import Vectors
 
 KEY = 32
+_SAID: set[str] = set()
 LOCKS = 64
 
 
@@ -35,6 +41,7 @@ class Shards:
         self.where: dict[bytes, tuple[int, int]] = {}
         self._read: dict[str, int] = {}
         self._writer = ""
+        self._begun = False
         self._guard = threading.RLock()
         self._check()
 
@@ -61,40 +68,49 @@ class Shards:
         return out
 
     def add(self, keys: Sequence[bytes], vectors: Vectors) -> None:
-        """Append and flush: from here on every process can have them."""
+        """Append and flush: from here on every process can have them; this one also where they cannot be written."""
         with self._guard:
+            begun = self._begin(vectors.shape[1])
             if self.dim is None:
-                self._begin(vectors.shape[1])
+                self.dim = vectors.shape[1]
             if vectors.shape[1] != self.dim:
                 raise StoreError(
                     f"{self.folder} holds vectors of {self.dim} entries and this embedder gave {vectors.shape[1]}. "
                     f"Delete the folder."
                 )
-            writer = self._own()
-            try:
-                for suffix, data in ((".vectors", vectors.tobytes()), (".keys", b"".join(keys))):
-                    with (self.folder / (writer + suffix)).open("ab") as file:
-                        file.write(data)
-            except OSError as error:
-                self._writer = ""  # a part of these rows may stand there: the next begin a file of their own
-                raise unusable(self.folder, error) from error
-            self._read[writer] = self._read.get(writer, 0) + len(keys)
+            if begun:
+                self._append(keys, vectors)
             self._index(keys, vectors)
+
+    def _append(self, keys: Sequence[bytes], vectors: Vectors) -> None:
+        writer = self._own()
+        try:
+            for suffix, data in ((".vectors", vectors.tobytes()), (".keys", b"".join(keys))):
+                with (self.folder / (writer + suffix)).open("ab") as file:
+                    file.write(data)
+        except OSError as error:
+            self._writer = ""  # a part of these rows may stand there: the next begin a file of their own
+            warn(self.folder, error)
+        else:
+            self._read[writer] = self._read.get(writer, 0) + len(keys)
 
     def refresh(self) -> None:
         """Take in what stands in the files and was not read yet."""
         with self._guard:
-            if self.dim is None:
+            if not self._begun:
                 self._check()
-            if self.dim is None:
+            if not self._begun:
                 return
             for entry in sorted(os.scandir(self.folder), key=lambda entry: entry.name):
                 if entry.name.endswith(".keys"):
                     self._take(entry.name.removesuffix(".keys"), entry.stat().st_size // KEY)
 
     def lock(self, keys: Iterable[bytes]) -> Path:
-        """The lock file of a piece of work: who asks for the same keys waits, who asks for others does not."""
-        self._make()
+        """The lock file of a piece of work: who asks for the same keys waits, who asks for others does not.
+
+        Raises OSError where there can be none.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
         stripe = int.from_bytes(sha256(b"".join(keys)).digest()[:4], "big") % LOCKS
         return self.folder / f"{stripe:02}.lock"
 
@@ -128,27 +144,31 @@ class Shards:
             self._writer = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         return self._writer
 
-    def _make(self) -> None:
+    def _begin(self, dim: int) -> bool:
+        """Whether the folder says whose vectors it holds, so that they can be written."""
+        if self._begun:
+            return True
+        part = self.folder / f"about.{uuid.uuid4().hex}.part"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unusable(self.folder, error) from error
-
-    def _begin(self, dim: int) -> None:
-        part = self.folder / f"about.{uuid.uuid4().hex}.part"
-        self._make()
-        try:
             if not (self.folder / "about.json").exists():
                 part.write_text(json.dumps({"digest": self.digest, "dim": dim}))
                 os.replace(part, self.folder / "about.json")
         except OSError as error:
-            part.unlink(missing_ok=True)
-            raise unusable(self.folder, error) from error
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            warn(self.folder, error)
+            return False
         self._check()
+        return self._begun
 
     def _check(self) -> None:
         about = self.folder / "about.json"
-        if not about.exists():
+        try:
+            if not about.exists():
+                return
+        except OSError as error:
+            warn(self.folder, error)
             return
         try:
             told = json.loads(about.read_text())
@@ -160,10 +180,16 @@ class Shards:
                 f"{self.folder} was filled by another embedder ({digest[:16]}, not {self.digest[:16]}). "
                 f"Delete it, or name another cache."
             )
-        self.dim = dim
+        self.dim, self._begun = dim, True
 
 
-def unusable(folder: Path, error: OSError) -> StoreError:
-    """The error of a cache that cannot be written."""
-    why = error.strerror or error
-    return StoreError(f"the embedding cache {folder} cannot be written: {why}. Set ICL_CACHE to a writable folder.")
+def warn(folder: Path, error: OSError) -> None:
+    """Says once that a cache cannot be written. folder: of one kind of content of one embedder."""
+    cache = folder.parents[2] if len(folder.parents) > 2 else folder
+    said = (
+        f"the embedding cache {cache} cannot be written: {error.strerror or error}. What is embedded is kept in memory "
+        "and is lost with this process. Make room, or set ICL_CACHE to a writable folder."
+    )
+    if said not in _SAID:
+        _SAID.add(said)
+        warnings.warn(said, ICLWarning, stacklevel=2)

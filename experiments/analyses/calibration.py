@@ -7,7 +7,8 @@ Probabilities are shares among a sample's options, from their scores; the confid
     nll      mean of -ln p of the accepted options, in nats; infinite where one of them was ruled out
     over     mean confidence - accuracy: above 0 the model is too sure
     risk_50  share of wrong answers among the surer half of the samples: what abstaining from the rest would leave
-    skew     1/2 sum over options of |mean share - how often it is right|: which labels are likely whatever is asked
+    skew     1/2 sum over options of |mean share - how often it is right|: which labels are likely whatever is asked.
+             Several accepted options of a sample are right by an even part each
 
 Where strategies that calibrate (`pmi`, `contextual_calibration`, `batch_calibration`) are arms, their rows stand below
 the reference's: before and after. An accuracy is that of the likeliest option; a tie at the top is wrong.
@@ -108,8 +109,9 @@ def _right(shares: Shares, gold: Sequence[str]) -> float:
 
 
 def _skew(every: Sequence[Shares], golds: Sequence[Sequence[str]]) -> float:
-    said, wanted = Counter[str](), Counter[str]()
+    said, wanted = Counter[str](), Counter[str]()  # of shares: sums of fractions
     for shares, gold in zip(every, golds, strict=True):
         said.update(shares)
-        wanted.update([plain(gold[0])])
+        accepted = [name for name in dict.fromkeys(map(plain, gold)) if name in shares] or [plain(gold[0])]
+        wanted.update(dict.fromkeys(accepted, 1 / len(accepted)))
     return float(sum(abs(said[name] - wanted[name]) for name in {*said, *wanted}) / len(every) / 2)

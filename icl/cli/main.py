@@ -10,12 +10,13 @@ import shutil
 import sys
 import textwrap
 import traceback
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from icl import __version__, blame
-from icl.errors import ICLError, did_you_mean, printable
+from icl.errors import ICLError, ICLWarning, did_you_mean, printable
 
 HEAD = "Research on in-context learning with multimodal language models."
 WRONG = 2
@@ -75,9 +76,13 @@ def commands() -> dict[str, str]:
 def _call(name: str, words: list[str]) -> int:
     import importlib
 
+    written = warnings.formatwarning
     try:
         import typer
 
+        warnings.formatwarning = lambda message, category, *more: (
+            f"{printable(str(message))}\n" if issubclass(category, ICLWarning) else written(message, category, *more)
+        )
         module = importlib.import_module(f"icl.cli.{name.replace('-', '_')}")
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
         app.command(help=f"{module.__doc__}\n\n{inspect.cleandoc(module.command.__doc__ or '')}")(module.command)
@@ -88,6 +93,8 @@ def _call(name: str, words: list[str]) -> int:
     except KeyboardInterrupt:  # while the command is still being imported
         print("stopped.", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        warnings.formatwarning = written
     return 0
 
 

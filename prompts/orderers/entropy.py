@@ -4,7 +4,7 @@
     local     mean over the probes of the entropy of p(option | demonstrations, probe)
 
 The two choose differently. Probes are other members of the pool, without their answers: never the query, one of its
-pictures or a demonstration; those with the query's options where there are any. (The paper lets the model write them;
+pictures or a demonstration; those with the query's options where there are such. (The paper lets the model write them;
 released code adds one to each count.)
 """
 
@@ -45,13 +45,23 @@ class Entropy(Asking):
         own = {picture.source_digest for picture in query.pictures}
         taken = {query.id, *(demo.example.id for demo in trial.context.demos)}
         others = [example for example in trial.fitted.pool.examples if example.id not in taken]
-        alike = [example for example in others if example.options == query.options] or others
-        places = trial.context.key.numpy("order/probes").permutation(len(alike))
-        fair = (alike[i] for i in places if not own & {picture.source_digest for picture in alike[i].pictures})
-        chosen = [example.query for example, _ in zip(fair, range(self.probes), strict=False)]
-        if not chosen:
-            raise PlanError(
-                f"orderer 'entropy' asks the model about other members of the pool, and all {len(trial.fitted.pool)} "
-                f"are the demonstrations of query '{query.id}' or have its picture. Use fewer shots, or 'demo'."
-            )
-        return chosen
+        alike = [example for example in others if example.options == query.options]
+        for some in (alike, others):
+            places = trial.context.key.numpy("order/probes").permutation(len(some))
+            fair = (some[i] for i in places if not own & {picture.source_digest for picture in some[i].pictures})
+            chosen = [example.query for example, _ in zip(fair, range(self.probes), strict=False)]
+            if chosen:
+                return chosen
+        raise PlanError(self._nobody(trial, len(others)))
+
+    @staticmethod
+    def _nobody(trial: Trial, others: int) -> str:
+        """Why there is nobody to ask, and what helps against that."""
+        query, shown, size = trial.context.query, len(trial.context.demos), len(trial.fitted.pool)
+        begin = f"orderer 'entropy' asks the model about members of the pool that are not shown; for query '{query.id}'"
+        if not others:
+            return f"{begin} the pool of {size} has none beside its {shown} demonstrations. Use fewer, or order: demo."
+        return (
+            f"{begin} all {others} that are none of its {shown} demonstrations have its picture, so they would give it "
+            "away. Use a pool with other pictures, or order: demo."
+        )

@@ -97,7 +97,9 @@ def test_probes_are_of_the_pool_and_never_the_query_or_what_is_shown() -> None:
     assert len(asked) == 3
     assert asked <= {example.question for example in POOL.examples}
     assert all(not any(part.name == "query.answer" for part in prompt.parts()) for prompt in model.asked)
-    with pytest.raises(PlanError, match="all 3 are the demonstrations of query 'q'"):
+    with pytest.raises(
+        PlanError, match=r"for query 'q' the pool of 3 has none beside its 2 demonstrations\. Use fewer"
+    ):
         _ordered("entropy", lambda *_: (0.5, 0.5), context, Pool(tuple(near)))
 
 
@@ -111,6 +113,15 @@ def test_probes_have_the_options_of_the_query_and_none_of_its_pictures() -> None
     for members, asked in ((pool, "apart"), (Pool(pool.examples[2:]), "c")):
         _, model, _ = _ordered("entropy", lambda *_: (0.5, 0.5), context, members)
         assert {_read(prompt)[1] for prompt in model.asked} == {asked}
+    alike = Pool(
+        (shown, pool.examples[2])
+    )  # the one with its options has its picture: then those with others are asked
+    _, model, _ = _ordered("entropy", lambda *_: (0.5, 0.5), context, alike)
+    assert {_read(prompt)[1] for prompt in model.asked} == {"c"}
+    with pytest.raises(
+        PlanError, match=r"all 1 that are none of its 2 demonstrations have its picture.*other pictures"
+    ):
+        _ordered("entropy", lambda *_: (0.5, 0.5), context, Pool((shown,)))
 
 
 def _leaning(shown: str, question: str) -> Sequence[float]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from icl.cache import cache_folder
-from icl.errors import ModelError, StoreError
+from icl.errors import ICLWarning, ModelError, StoreError
 from retrievers import cache as cache_module
 from retrievers.cache import Embeddings, embedded, embeddings
 from retrievers.embedders.encoder import Encoder
@@ -187,10 +187,18 @@ def test_not_finite_vectors_are_refused(cache: Path) -> None:
     assert not list(cache.rglob("*.keys"))
 
 
-def test_an_unwritable_cache_says_what_to_set(tmp_path: Path, colour: Make, example: Make) -> None:
+def test_an_unwritable_cache_is_said_once_and_embeds_all_the_same(tmp_path: Path, colour: Make, example: Make) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match="ICL_CACHE"):
-        Embeddings(Histogram(), tmp_path / "file").pictures([example("e", colour("red"))])
+    items = [example("e", colour("red")), example("f", colour("blue"))]
+    source = Embeddings(Histogram(), tmp_path / "file")
+    with pytest.warns(
+        ICLWarning, match=f"cache {tmp_path / 'file'} cannot be written: Not a directory.*ICL_CACHE"
+    ) as said:
+        got = source.pictures(items)
+    assert np.array_equal(source.pictures(items[::-1]), got[::-1])
+    assert len(said) == 1
+    assert source.count["picture"] == 2  # the second time from memory
+    assert np.array_equal(got, Embeddings(Histogram(), tmp_path / "other").pictures(items))
 
 
 def test_a_disk_that_was_full_for_a_while_mixes_no_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,23 +216,36 @@ def test_a_disk_that_was_full_for_a_while_mixes_no_vectors(tmp_path: Path, monke
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", full)
-        with pytest.raises(StoreError, match="cannot be written: No space left"):
+        with pytest.warns(ICLWarning, match="cannot be written: No space left"):
             shards.add(keys[1:3], rows[1:3])
     shards.add(keys[3:], rows[3:])
+    assert np.array_equal(shards.gather(keys), rows)
     again = Shards(tmp_path / "shards", "digest")
     assert again.missing(keys) == keys[1:3]
     assert np.array_equal(again.gather([keys[0], keys[3]]), rows[[0, 3]])
 
 
-def test_a_cache_that_cannot_be_locked_says_what_to_set(
+def test_a_cache_that_cannot_be_locked_is_said(
     cache: Path, colour: Make, example: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read_only(*_: object) -> None:
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("filelock.FileLock.acquire", read_only)
-    with pytest.raises(StoreError, match=r"cannot be written: Read-only file system\. Set ICL_CACHE"):
-        Embeddings(Histogram(), cache).pictures([example("e", colour("red"))])
+    with pytest.warns(ICLWarning, match=r"cannot be written: Read-only file system\..*ICL_CACHE"):
+        assert len(Embeddings(Histogram(), cache).pictures([example("e", colour("red"))])) == 1
+
+
+def test_a_cache_that_could_not_be_begun_is_filled_when_there_is_room(tmp_path: Path, cache: Path) -> None:
+    (cache).mkdir(parents=True, exist_ok=True)
+    (cache / "embeddings").write_text("in the way")
+    source = Embeddings(Lengths(str(tmp_path / "log")), cache)
+    with pytest.warns(ICLWarning):
+        source.texts(["one"])
+    (cache / "embeddings").unlink()
+    source.texts(["one", "two"])
+    assert Embeddings(Lengths(str(tmp_path / "log")), cache).texts(["two"]).shape == (1, 3)
+    assert _calls(tmp_path / "log") == ["one", "two"]
 
 
 def test_keys_whose_vectors_are_gone_are_embedded_again(tmp_path: Path, cache: Path) -> None:

@@ -1,6 +1,7 @@
 """Calibration, the place of options, and what an answer needs: by hand, and on models that are known."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,32 @@ def test_what_several_accepted_options_have_is_theirs_together_and_the_surer_hal
     assert found["risk_50"] == 0.5
     assert found["nll"] == pytest.approx(-sum(map(math.log, (0.8, 0.3, 0.6, 0.8))) / 4)
     assert found["accuracy"] == 0.75
+
+
+def test_the_skew_takes_every_accepted_answer_for_an_even_part() -> None:
+    """Labels wanted: a 1 + 1/2, b 1/2; said: a .8 + .4, b .2 + .6. An accepted answer that is no option has no part."""
+    rows = [
+        {"option_scores": {"a": math.log(0.8), "b": math.log(0.2)}, "gold": ("a",), "unit": 0},
+        {"option_scores": {"a": math.log(0.4), "b": math.log(0.6)}, "gold": ("A.", "b", "both"), "unit": 1},
+    ]
+    assert calibration._measured(rows)["skew"] == pytest.approx((abs(1.2 - 1.5) + abs(0.8 - 0.5)) / 2 / 2)
+    fair = [{**rows[1], "option_scores": {"a": 0.0, "b": 0.0}}]
+    assert calibration._measured(fair)["skew"] == 0
+
+
+def test_a_row_of_two_options_is_measured_and_one_of_a_single_option_is_none(ran: Any) -> None:
+    view = ran(model="fake-gold", score="options", metrics=["option"])
+    scores = [{"red": 0.0, "blue": math.log(0.25)} if i % 3 else {"red": 0.0} for i in range(len(view.frame))]
+    gold = [("red",) if i % 2 else ("blue",) for i in range(len(scores))]
+    seen = replace(view, frame=view.frame.assign(option_scores=scores, gold=gold))
+    (told,) = calibration.analyse(seen).to_dict("records")
+    kept = [answers for answers, own in zip(gold, scores, strict=True) if len(own) == 2]
+    right = sum(answers == ("red",) for answers in kept)
+    assert (told["n"], told["accuracy"]) == (len(kept), right / len(kept))
+    assert told["confidence"] == pytest.approx(0.8)
+    brier = (right * 2 * 0.2**2 + (len(kept) - right) * 2 * 0.8**2) / len(kept)
+    assert told["brier"] == pytest.approx(brier)
+    assert told["ece"] == pytest.approx(abs(right / len(kept) - 0.8))
 
 
 def test_options_that_were_all_ruled_out_have_no_shares() -> None:
