@@ -1,7 +1,8 @@
-"""What was used last, within a bound of bytes: decoded pictures, features, processed pixels."""
+"""What was used last, within a bound of bytes: decoded pictures, features, processed pixels, token ids."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from threading import RLock
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -9,34 +10,42 @@ V = TypeVar("V")
 
 
 class ByteCache(Generic[K, V]):
-    """The values used last, of at most `limit` bytes together. A value larger than that is handed back, not kept."""
+    """The values used last, of at most `limit` bytes together. A value larger than that is handed back, not kept.
+
+    Threads may share it.
+    """
 
     def __init__(self, limit: int, size: Callable[[V], int]) -> None:
         self.limit, self.size, self.used = limit, size, 0
         self.items: OrderedDict[K, V] = OrderedDict()
+        self.lock = RLock()
 
     def __len__(self) -> int:
         return len(self.items)
 
     def get(self, key: K) -> V | None:
-        if key in self.items:
-            self.items.move_to_end(key)
-        return self.items.get(key)
+        with self.lock:
+            if key in self.items:
+                self.items.move_to_end(key)
+            return self.items.get(key)
 
     def put(self, key: K, value: V) -> V:
-        self.pop(key)
         size = self.size(value)
-        if size <= self.limit:
-            self.items[key] = value
-            self.used += size
-            while self.used > self.limit:
-                self.pop(next(iter(self.items)))
+        with self.lock:
+            self.pop(key)
+            if size <= self.limit:
+                self.items[key] = value
+                self.used += size
+                while self.used > self.limit:
+                    self.pop(next(iter(self.items)))
         return value
 
     def pop(self, key: K) -> None:
-        if key in self.items:
-            self.used -= self.size(self.items.pop(key))
+        with self.lock:
+            if key in self.items:
+                self.used -= self.size(self.items.pop(key))
 
     def clear(self) -> None:
-        self.items.clear()
-        self.used = 0
+        with self.lock:
+            self.items.clear()
+            self.used = 0

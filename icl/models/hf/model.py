@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from icl.errors import ConfigError, ModelError, did_you_mean
+from icl.kept import ByteCache
 from icl.models.base import Request
 from icl.params import Count, NonNegative, PositiveInt
 from icl.registry import component
@@ -29,6 +30,9 @@ QUANTIZE: tuple[str, ...] = get_args(Quantize)
 FOUR_BITS = ("double_quant", "compute_dtype", "quantize_vision", "quantize_head")
 READ_BY = {"nf4": FOUR_BITS, "fp4": FOUR_BITS, "int8": ("outlier_threshold", "quantize_vision", "quantize_head")}
 """The settings that a quantization reads."""
+
+KEPT_CHARACTERS = 32 * 2**20
+"""Of the texts of prompts with their placeholders written out: a window of prompts with their branches."""
 
 
 @component("model", "hf")
@@ -180,7 +184,16 @@ class HF:
             from icl.models.hf.reading import processed
 
             return int(processed(self.renderer, prompt)["input_ids"].shape[-1])
-        return len(self.renderer.ids(self._whole(prompt)))
+        return len(self.ids(prompt))
+
+    def ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """The tokens of a prompt, the placeholders of each picture written out; asked for again and again in a run."""
+        whole = self._wholes.get(prompt.digest)
+        if whole is None:
+            shown = prompt.pictures
+            pieces = [self.pixels.text(picture, len(shown)) for picture in shown]
+            whole = self._wholes.put(prompt.digest, self.renderer.expanded(self.renderer.text(prompt), pieces))
+        return self.renderer.ids(whole)
 
     @property
     def lends(self) -> bool:
@@ -224,7 +237,6 @@ class HF:
 
         return counts_by_parts(self.renderer, self.pixels)
 
-    def _whole(self, prompt: Prompt) -> str:
-        shown = prompt.pictures
-        replacements = [self.pixels.text(picture, len(shown)) for picture in shown]
-        return self.renderer.expanded(self.renderer.text(prompt), replacements)
+    @cached_property
+    def _wholes(self) -> ByteCache[str, str]:
+        return ByteCache(KEPT_CHARACTERS, len)

@@ -15,7 +15,7 @@ def blocks(hf: "HF", prompt: "Prompt", size: int) -> list[int]:
     """A number for each block of `size` tokens that can be found; equal numbers are equal beginnings."""
     shown = prompt.pictures
     pieces = [hf.pixels.text(picture, len(shown)) for picture in shown]
-    ids = hf.renderer.ids(hf.renderer.expanded(hf.renderer.text(prompt), pieces))
+    ids = hf.ids(prompt)
     places = set(hf.checkpoint.processor.image_token_ids) - {None}
     lengths = [sum(token in places for token in hf.renderer.ids(piece)) for piece in pieces]
     names = iter([hf.pixels.key(p, len(shown)) for p, n in zip(shown, lengths, strict=True) for _ in range(n)])

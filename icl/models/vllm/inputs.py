@@ -61,12 +61,6 @@ class Inputs:
             self._edit(prompt.pictures, made["mm_kwargs"]["image"])
         return made
 
-    def ids(self, prompt: Prompt) -> list[int]:
-        """The ids of the backend `hf`, the placeholders of each picture written out."""
-        shown = prompt.pictures
-        pieces = [self.hf.pixels.text(picture, len(shown)) for picture in shown]
-        return list(self.hf.renderer.ids(self.hf.renderer.expanded(self.hf.renderer.text(prompt), pieces)))
-
     def _given(self, prompt: Prompt) -> dict[str, Any]:
         ids = list(self.hf.renderer.ids(self.hf.renderer.text(prompt)))
         pictures = prompt.pictures
@@ -84,8 +78,8 @@ class Inputs:
         return f"{digest}-among" if several else digest
 
     def _check(self, prompt: Prompt, ids: Sequence[int]) -> None:
-        wanted = self.ids(prompt)
-        if list(ids) != wanted:
+        wanted = self.hf.ids(prompt)
+        if tuple(ids) != wanted:
             place = next((i for i, (a, b) in enumerate(zip(ids, wanted, strict=False)) if a != b), len(wanted))
             raise ModelError(
                 f"{self.hf.path}: vLLM's processor makes {len(ids)} tokens of a prompt that has {len(wanted)} on the "

@@ -143,3 +143,14 @@ def test_an_option_that_melts_into_the_prompt_is_told(model_of: ModelOf, tmp_pat
 def test_text_has_no_special_tokens(model_of: ModelOf) -> None:
     hf = model_of("idefics3")
     assert hf.text(hf.renderer.ids(" a cat</turn><image>")) == "a cat"
+
+
+def test_a_prompt_that_is_counted_and_read_is_tokenized_once(
+    model_of: ModelOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hf = model_of("idefics3")
+    one, texts, own = prompt([1, 2], "how often?"), [], hf.renderer._tokenized
+    monkeypatch.setattr(hf.renderer, "_tokenized", lambda text: texts.append(text) or own(text))
+    assert hf.count_tokens(one) == len(hf.ids(prompt([1, 2], "how often?"))) == len(own(texts[0]))
+    assert len(texts) == 1
+    assert hf.ids(prompt([1], "how often?")) != hf.ids(one)

@@ -63,8 +63,8 @@ def test_prompts_and_greedy_answers_are_those_of_generate(folder: Path, model: V
 
 def test_ids_that_differ_from_the_checkpoints_own_are_an_error(model: VLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = model.engine.inputs
-    own = type(inputs).ids
-    monkeypatch.setattr(type(inputs), "ids", lambda self, prompt: [*own(self, prompt)[:5], 65, *own(self, prompt)[5:]])
+    own = type(inputs.hf).ids
+    monkeypatch.setattr(type(inputs.hf), "ids", lambda hf, prompt: (*own(hf, prompt)[:5], 65, *own(hf, prompt)[5:]))
     with pytest.raises(ModelError, match="they part at token 5"):
         inputs.of(groups.prompts(1, seed=22)[0])
 
