@@ -14,6 +14,10 @@ It loses the sign of "-3": numbers are compared by `number`, not by it.
 
 import re
 import unicodedata
+from functools import lru_cache
+
+KEPT = 4096
+"""Results kept: a run compares the same few hundred answers and options again and again."""
 
 MARKS = (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!")
 FULL_STOPS = 32
@@ -50,12 +54,14 @@ _NUMBER = re.compile(
 )
 
 
+@lru_cache(KEPT)
 def plain(text: str) -> str:
     """Unicode NFKC, lower case, single blanks, no full stop at the end."""
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return folded.removesuffix(".").rstrip()
 
 
+@lru_cache(KEPT)
 def vqa(text: str) -> str:
     """The official VQA normalisation of one answer."""
     text = text.replace("\n", " ").replace("\t", " ").strip()
@@ -69,6 +75,7 @@ def vqa(text: str) -> str:
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
+@lru_cache(KEPT)
 def number(text: str) -> float | None:
     """The first number of a text, in digits or in words up to ninety-nine, with its sign; None without one."""
     found = _NUMBER.search(unicodedata.normalize("NFKC", text).casefold())
