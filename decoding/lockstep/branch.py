@@ -6,7 +6,7 @@ Whoever names groups vouches that a name is used once; an engine and a server do
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from decoding.lockstep.wire import arm_of
@@ -60,7 +60,7 @@ class Branch:
 
     def extra_args(self) -> dict[str, str]:
         """For `SamplingParams(extra_args=...)`."""
-        return {KEY: json.dumps(asdict(self))}
+        return {KEY: json.dumps(vars(self))}
 
 
 def branch_of(extra_args: Mapping[str, Any] | None) -> Branch | None:
