@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from experiments.answers import Answer, Asked, answer
 from experiments.contexts import Retrieval, Written, contexts, recipes_of, written
+from experiments.garbage import looked_for_seldom
 from experiments.grid import Cell, Grid
 from experiments.limits import limits
 from experiments.pictures import KEPT_BYTES, Album, decoded_ahead
@@ -86,7 +87,7 @@ class Runner:
     def outcome(self) -> Outcome:
         self.progress.begin(len(self.grid.cells), self.work.total, self.work.cells_done, self.work.present)
         try:
-            with Writer(self.store, self.worker) as self.writer, kept(self.log):
+            with Writer(self.store, self.worker) as self.writer, looked_for_seldom(), kept(self.log):
                 for model in self.grid.models:
                     self._model(model)
         finally:
