@@ -15,13 +15,17 @@ from reference import Reference
 from decoding.jobs import Failure, Job
 from icl.types import Generation
 
-GROUPS, LENGTH = 100, 12
+JOBS, LENGTH = 100, 12
+TIGHT_JOBS, TIGHT_LENGTH, GROUPS = 136, 40, 100
+"""GROUPS of TIGHT_JOBS at least have two branches and more."""
+
 STOPS = frozenset(checkpoints.STOPS)
 ARCHITECTURES = ("llava", "qwen2_5_vl")
 TIGHT = {"max_num_batched_tokens": 64, "num_gpu_blocks_override": 33, "max_num_seqs": 16}
 """Prompts of up to 250 tokens are read in chunks of at most 64, and a few groups fill the cache."""
 
-TIGHT_ARMS = ("greedy", *groups.ARMS[:2], *groups.ARMS[3:])
+TIGHT_ARMS = ("greedy", *groups.ARMS[:2], groups.ARMS[3])
+"""Without traces, greedy is an ordinary request."""
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -44,7 +48,7 @@ def check(reference: Reference, jobs: list[Job], answers: list[Any], least: floa
         steps, decided, equal = steps + found.steps, decided + found.decided, equal + found.equal
     assert decided / steps > least
     share = f"{steps} steps, {decided / steps:.2%} decided by more than {reference.tolerance} of a logit"
-    return f"{len(jobs)} groups, {share}, {equal} of these {decided} equal the strategy's own token"
+    return f"{share}, {equal} of these {decided} equal the strategy's own token"
 
 
 def agreed(engine: groups.Watched) -> float:
@@ -58,7 +62,7 @@ def test_branches_agree_and_tokens_are_the_strategys_own(
 ) -> None:
     """Tight: chunks, preemption, ordinary requests between the groups. Roomy: up to six branches, traces kept."""
     engine = groups.tiny_engine(folder, **(TIGHT if tight else {}))
-    jobs = groups.jobs(GROUPS, 40, arms=TIGHT_ARMS) if tight else groups.jobs(GROUPS, LENGTH)
+    jobs = groups.jobs(TIGHT_JOBS, TIGHT_LENGTH, arms=TIGHT_ARMS) if tight else groups.jobs(JOBS, LENGTH)
     answers = groups.run_jobs(engine, jobs, trace=not tight)
     assert agreed(engine) == 1
     counts = engine.scheduler.counts
@@ -66,12 +70,15 @@ def test_branches_agree_and_tokens_are_the_strategys_own(
     assert counts["violations"] == 0
     assert engine.counters()["cached_tokens"] > 0
     if tight:
+        assert len(engine.groups_heard) >= GROUPS
         assert counts["preempted"] + counts["torn"] > 0
+        assert sum(engine.count_tokens(job.prompt) > TIGHT["max_num_batched_tokens"] for job in jobs) > len(jobs) / 2
     pool = engine.scheduler.kv_cache_manager.block_pool
     assert pool.get_num_free_blocks() == engine.scheduler.kv_cache_config.num_blocks - 1
     engine.unload()
     torn = f"{counts['preempted'] + counts['torn']} preempted, branches of {agreed(engine):.0%} of the groups agree"
-    record_property("measured", f"{check(reference, jobs, answers, least=0.9)}; {torn}")
+    asked = f"{len(jobs)} jobs, {len(engine.groups_heard)} of them groups of two branches and more"
+    record_property("measured", f"{asked}: {check(reference, jobs, answers, least=0.9)}; {torn}")
 
 
 class Default(groups.Watched):
