@@ -129,4 +129,4 @@ def _renamed(model: Any, stems: Sequence[str]) -> list[str]:
     names = [
         rename_source_key(f"{stem}.weight", renamings, converters, model.base_model_prefix, own)[0] for stem in stems
     ]
-    return [name.removesuffix(".weight") if name in own else "" for name in names]
+    return [name.removesuffix(".weight") if name in own and name.endswith(".weight") else "" for name in names]

@@ -1,6 +1,7 @@
 """Checkpoints of GPTQ and AWQ say what their weights say in full precision, stay small, and are refused in words."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -157,15 +158,21 @@ def test_in_sixteen_bits_each_weight_is_rounded_once(made: Made) -> None:
         assert float(torch.cosine_similarity(got, want).min()) > 0.999
 
 
-def test_the_files_say_what_is_packed_whatever_the_config_leaves_out(made: Made, tmp_path: Path) -> None:
-    """As published checkpoints name it: by the modules' old names."""
+def test_the_files_say_what_is_packed_whatever_names_they_and_the_config_use(made: Made, tmp_path: Path) -> None:
+    """Files and configs name layers as they were called when they were written, or as they are called today."""
     small, full = made("qwen2_5_vl", "awq")
-    folder = written(small, tmp_path, modules_to_not_convert=["visual"])
-    old = {key.replace("model.language_model.", "model."): value for key, value in weights_of(folder).items()}
-    old = {key.replace("model.visual.", "visual."): value for key, value in old.items()}
-    assert set(old) != set(weights_of(folder)) or not any("language_model" in key for key in old)
-    save_file(old, folder / "model.safetensors", {"format": "pt"})
-    assert gap(HF(path=str(folder)).open(tiny_models.prompts()).logits, full.open(tiny_models.prompts()).logits) < CLOSE
+    published = weights_of(Path(small.path))
+    assert {key.split(".")[0] for key in published} == {"model", "visual", "lm_head"}
+    assert not any("language_model" in key for key in published)
+    today = {
+        re.sub(r"^visual\.", "model.visual.", re.sub(r"^model\.", "model.language_model.", key)): value
+        for key, value in published.items()
+    }
+    want = full.open(tiny_models.prompts()).logits
+    for number, (names, left_out) in enumerate(((today, ["visual"]), (today, None), (published, None))):
+        folder = written(small, tmp_path / str(number), modules_to_not_convert=left_out)
+        save_file(names, folder / "model.safetensors", {"format": "pt"})
+        assert gap(HF(path=str(folder)).open(tiny_models.prompts()).logits, want) < CLOSE
 
 
 def test_layers_may_have_bits_of_their_own_where_the_config_says_so(made: Made, tmp_path: Path) -> None:
@@ -274,6 +281,9 @@ def damaged(weights: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tenso
         weights[key][0, 0] = float("inf")
     elif what == "beyond":
         weights[key][-1] = 99
+    elif what == "embedded":
+        table = next(key for key in weights if key.endswith("embed_tokens.weight")).removesuffix("weight")
+        weights |= {table + each: weights.pop(layer + each) for each in ("qweight", "qzeros", "scales")}
     elif what == "elsewhere":
         weights |= {
             layer.replace("_proj", "_other") + each: weights.pop(layer + each) for each in ("qweight", "qzeros")
@@ -313,4 +323,16 @@ def test_a_config_that_says_packed_over_files_that_are_not_is_refused(made: Made
     folder = written(small, tmp_path)
     shutil.copy(Path(full.path) / "model.safetensors", folder / "model.safetensors")
     with pytest.raises(ModelError, match=r"none of its .*safetensors holds a packed weight"):
+        HF(path=str(folder)).load()
+
+
+def test_experts_that_the_architecture_keeps_in_one_tensor_are_refused(made: Made, tmp_path: Path) -> None:
+    small, _ = made("qwen3_vl_moe", "gptq")
+    folder = written(small, tmp_path)
+    weights = weights_of(folder)
+    layer = next(key for key in weights if key.endswith("q_proj.qweight")).removesuffix("self_attn.q_proj.qweight")
+    parts = {part: weights[f"{layer}self_attn.q_proj.{part}"] for part in ("qweight", "qzeros", "scales")}
+    weights |= {f"{layer}mlp.experts.0.gate_proj.{part}": value.clone() for part, value in parts.items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"experts.0.gate_proj is packed, and .* keeps it with others in one tensor"):
         HF(path=str(folder)).load()
