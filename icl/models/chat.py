@@ -25,6 +25,12 @@ from icl.types import Generation, Prompt, Turn, Usage
 
 PICTURES_KEPT = 64
 
+BROKEN_OFF = ("abort", "error")
+"""Why an answer ended that is not whole, as vLLM's server says it."""
+
+SLACK = 1e-3
+"""Nats above zero at which a rounded log-probability still is one."""
+
 
 def messages(prompt: Prompt) -> list[dict[str, Any]]:
     """The prompt as chat messages. Neighbouring texts are one, since servers put a line break between two.
@@ -69,18 +75,26 @@ def read(told: dict[str, Any], request: Request, where: str) -> Generation:
         choice = told["choices"][0]
         message, text = choice["message"], choice["message"].get("content")
         usage = told.get("usage") or {}
-        counted = Usage(int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0), 0)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        prompt_tokens, new_tokens = (int(usage.get(f"{what}_tokens") or 0) for what in ("prompt", "completion"))
+        counted = Usage(max(prompt_tokens, 0), max(new_tokens, 0), 0)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ModelError(f"{where}: the answer has no choices[0].message: {str(told)[:200]}.") from error
     if choice.get("finish_reason") == "content_filter":
         raise ModelError(f"{where}: the answer was withheld by the endpoint's content filter.")
+    if choice.get("finish_reason") in BROKEN_OFF:
+        raise ModelError(f"{where}: the endpoint broke the answer off (finish_reason '{choice['finish_reason']}').")
     if text is None:
         raise ModelError(f"{where}: {_silence(choice, message)}")
     if not isinstance(text, str):
         raise ModelError(f"{where}: the answer's content is not a text: {str(text)[:200]}.")
     finish: Literal["stop", "length"] = "length" if choice.get("finish_reason") == "length" else "stop"
     scores = option_scores(choice, request.options, where) if request.scored else {}
-    return Generation(text.strip(), finish=finish, usage=counted, option_scores=scores)
+    return Generation(mended(text).strip(), finish=finish, usage=counted, option_scores=scores)
+
+
+def mended(text: str) -> str:
+    """With a mark in the place of each half of a character, which JSON can write and no file can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _silence(choice: dict[str, Any], message: dict[str, Any]) -> str:
@@ -100,6 +114,8 @@ def _silence(choice: dict[str, Any], message: dict[str, Any]) -> str:
 def option_scores(choice: dict[str, Any], options: Sequence[str], where: str) -> dict[str, float]:
     """listed option -> log-probability of its first token. Raises ModelError where what is listed does not decide."""
     listed = _first_tokens(choice)
+    if wrong := [value for _, value in listed if not value <= SLACK]:  # NaN is not below anything
+        raise ModelError(f"{where}: {wrong[0]} is listed as a log-probability and is none. Use `score: generate`.")
     if not listed:
         raise ModelError(f"{where}: no log-probabilities come with the answer. Use `score: generate`.")
     own, shared = dict.fromkeys(options, 0.0), 0.0
@@ -135,5 +151,5 @@ def _first_tokens(choice: dict[str, Any]) -> list[tuple[str, float]]:
         step = next((step for step in steps if step["token"].strip()), None)
         listed = [] if step is None else step["top_logprobs"]
         return [(one["token"].strip().casefold(), float(one["logprob"])) for one in listed]
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         return []

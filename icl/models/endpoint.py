@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,8 @@ from icl.errors import ModelError
 
 if TYPE_CHECKING:
     from httpx import Client, Response
+
+    from icl.models.deadline import Clock
 
 LONGEST = 60.0
 """Seconds that a doubled wait ends at."""
@@ -29,6 +30,9 @@ PATIENCE = 600.0
 
 ASKED = 10.0
 """Seconds that a server has to say what it is."""
+
+MOST_BYTES = 64 * 2**20
+"""Of an answer, unpacked: more is no answer to a question, and memory has an end."""
 
 QUIET = (502, 503, 504)
 """What a gateway says of a server that is not there."""
@@ -60,19 +64,26 @@ class Endpoint:
     stopped: Event = field(default_factory=Event)
     retried: int = 0
     _lock: Lock = field(default_factory=Lock)
+    _made: "tuple[Client, Clock] | None" = None
 
-    @cached_property
-    def client(self) -> "Client":
+    def _client(self) -> "tuple[Client, Clock]":
         import httpx
 
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        limits = httpx.Limits(max_connections=self.connections, max_keepalive_connections=self.connections)
-        return httpx.Client(headers=headers, timeout=self.timeout, limits=limits)
+        from icl.models.deadline import Clock, Timed
+
+        with self._lock:
+            if self._made is None:
+                headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+                limits = httpx.Limits(max_connections=self.connections, max_keepalive_connections=self.connections)
+                clock = Clock()
+                client = httpx.Client(headers=headers, timeout=self.timeout, transport=Timed(clock, limits))
+                self._made = client, clock
+            return self._made
 
     def close(self) -> None:
-        client = vars(self).pop("client", None)
-        if client is not None:
-            client.close()
+        made, self._made = self._made, None
+        if made is not None:
+            made[0].close()
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The answer's JSON object. Raises GoneError, or ModelError where this one request is not answered."""
@@ -99,7 +110,7 @@ class Endpoint:
 
         try:
             answer = self._answer("GET", path, min(self.timeout, ASKED))
-            told = answer.json() if answer.status_code == 200 else None
+            told = _json(answer) if answer.status_code == 200 else None
         except (httpx.RequestError, httpx.InvalidURL, ValueError) as error:
             raise ModelError(self._told(f"{path}: {error or type(error).__name__}")) from error
         if not isinstance(told, dict):
@@ -131,25 +142,27 @@ class Endpoint:
         if answer.status_code != 200:
             self._refused(answer)
         try:
-            told = answer.json()
+            told = _json(answer)
         except ValueError as error:
-            raise _AgainError(f"the answer is not JSON ({_short(answer.text)!r}).") from error
+            raise _AgainError(f"the answer is not JSON ({_short(_text(answer))!r}).") from error
         if not isinstance(told, dict):
-            raise _AgainError(f"the answer is not a JSON object ({_short(answer.text)!r}).")
+            raise _AgainError(f"the answer is not a JSON object ({_short(_text(answer))!r}).")
         return told
 
     def _answer(self, method: str, path: str, seconds: float, sent: bytes | None = None) -> "Response":
-        """The whole answer. httpx counts the time between two bytes alone, and a server may send one now and then."""
+        """The whole answer, unpacked. seconds: for all of it."""
         import httpx
 
-        end, found = time.monotonic() + seconds, bytearray()
+        (client, clock), found = self._client(), bytearray()
+        clock.end = time.monotonic() + seconds
         headers = {} if sent is None else {"Content-Type": "application/json"}
-        with self.client.stream(method, self.url + path, content=sent, headers=headers, timeout=seconds) as answer:
-            for part in answer.iter_raw():
+        with client.stream(method, self.url + path, content=sent, headers=headers, timeout=seconds) as answer:
+            for part in answer.iter_bytes():
                 found += part
-                if time.monotonic() > end:
-                    raise httpx.ReadTimeout("the answer is not whole")
-        return httpx.Response(answer.status_code, headers=answer.headers, content=bytes(found))
+                if len(found) > MOST_BYTES:
+                    raise ModelError(self._told(f"the answer has more than {MOST_BYTES // 2**20} MiB"))
+        kept = [(name, told) for name, told in answer.headers.raw if name.lower() in (b"retry-after", b"location")]
+        return httpx.Response(answer.status_code, headers=kept, content=bytes(found))
 
     def _refused(self, answer: "Response") -> None:
         """Raises what the status means."""
@@ -166,6 +179,8 @@ class Endpoint:
             raise GoneError(
                 self._told(f"{said}. Is model.url the address up to /v1, and model.model a name that it serves?")
             )
+        if status < 300:
+            raise ModelError(self._told(f"the answer has no choices: {said}"))
         if status < 400:
             there = answer.headers.get("Location", "elsewhere")
             raise GoneError(
@@ -174,20 +189,36 @@ class Endpoint:
         raise ModelError(self._told(f"the request is refused: {said}"))
 
     def _told(self, why: str) -> str:
-        whole = f"{self.url}: {why}" if why.endswith("?") else f"{self.url}: {_bare(why)}."
-        return whole.replace(self.key, "***") if self.key else whole
+        return self.masked(f"{self.url}: {why}" if why.endswith("?") else f"{self.url}: {_bare(why)}.")
+
+    def masked(self, told: str) -> str:
+        """Without the key, which an endpoint may repeat."""
+        return told.replace(self.key, "***") if self.key else told
 
 
 def _reason(answer: "Response") -> tuple[str, str]:
     """(message, code) of an error's body, which may be anything."""
     try:
-        told = answer.json()
+        told = _json(answer)
     except ValueError:
-        return _short(answer.text) or answer.reason_phrase, ""
+        return _short(_text(answer)) or answer.reason_phrase, ""
     error = told.get("error", told) if isinstance(told, dict) else told
     if not isinstance(error, dict):
         return _short(str(error)), ""
     return _short(str(error.get("message") or error.get("detail") or error)), str(error.get("code", ""))
+
+
+def _json(answer: "Response") -> Any:
+    """Raises ValueError."""
+    try:
+        return json.loads(answer.content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _text(answer: "Response") -> str:
+    """JSON is UTF-8; what a header says of an encoding may be anything."""
+    return answer.content.decode("utf-8", "replace")
 
 
 def _retry_after(header: str | None) -> float | None:
@@ -200,7 +231,7 @@ def _retry_after(header: str | None) -> float | None:
         pass
     try:
         return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -224,19 +224,23 @@ class Remote:
         asked = self.adapter or self.model
         if request.strategy is not None:
             body = {"model": asked, **self.extra, **served.asked(request), **limit}
-            told = self.endpoint.post("/chat/completions", body)
-            self._note(told)
-            return served.answered(told, self.base)
+            return self._read(body, lambda told: served.answered(told, self.base))
         body = {"model": asked, "messages": messages(request.prompt), "temperature": 0, **self.extra, **limit}
         if request.scored:
             body |= {"logprobs": True, "top_logprobs": self.top_logprobs}
+        return self._read(body, lambda told: read(told, request, self.base))
+
+    def _read(self, body: Mapping[str, Any], reader: Callable[[dict[str, Any]], Generation]) -> Generation:
         told = self.endpoint.post("/chat/completions", body)
         self._note(told)
-        return read(told, request, self.base)
+        try:
+            return reader(told)
+        except ModelError as error:
+            raise ModelError(self.endpoint.masked(str(error))) from error
 
     def _note(self, told: Mapping[str, Any]) -> None:
         usage = told.get("usage")
         details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
         found = details.get("cached_tokens") if isinstance(details, dict) else None
-        if isinstance(found, int):
+        if isinstance(found, int) and found > 0:
             self.cached.append(found)

@@ -6,13 +6,14 @@ strategies. Ours gets the prompt part by part, each with the span that it is, an
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from icl.errors import ModelError
 from icl.models.base import Request
-from icl.models.chat import data_url
+from icl.models.chat import data_url, mended
 from icl.models.endpoint import Endpoint
 from icl.types import Generation, Prompt, Usage
 
@@ -20,6 +21,8 @@ PATH = "/strategies"
 """Under the API's address."""
 
 WHO = "mm-icl"
+
+Finish = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def told(endpoint: Endpoint) -> Served | str:
             raise ValueError(said["server"])
         adapters = tuple(map(str, said["adapters"])) if "adapters" in said else None
         return Served(frozenset(map(str, said["strategies"])), int(said["branches"]), str(said["version"]), adapters)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return f"{endpoint.url}{PATH} answers something else"
 
 
@@ -98,16 +101,29 @@ def answered(told: Mapping[str, Any], where: str) -> Generation:
     try:
         said = dict(told["choices"][0]["icl"])
         return Generation(
-            text=str(said["text"]),
-            tokens=tuple(said["tokens"]),
-            finish=said["finish"],
-            usage=Usage(**said["usage"]),
-            trace={name: tuple(values) for name, values in said["trace"].items()},
-            option_scores=dict(said["option_scores"]),
+            text=mended(str(said["text"])),
+            tokens=tuple(map(int, said["tokens"])),
+            finish=_one_of(said["finish"], ("stop", "length")),
+            usage=Usage(**{name: int(count) for name, count in said["usage"].items()}),
+            trace={name: tuple(map(float, values)) for name, values in said["trace"].items()},
+            option_scores={option: _score(value) for option, value in said["option_scores"].items()},
             steps=dict(said["steps"]),
         )
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(f"{where}: the answer to a strategy has no choices[0].icl: {str(told)[:200]}.") from error
+
+
+def _one_of(value: Any, known: tuple[Finish, ...]) -> Finish:
+    if value not in known:
+        raise ValueError(value)
+    return value  # type: ignore[no-any-return]
+
+
+def _score(value: Any) -> float:
+    score = float(value)
+    if math.isnan(score):
+        raise ValueError(value)
+    return score
 
 
 def _names(node: Any) -> Iterator[str]:

@@ -1,0 +1,181 @@
+"""An endpoint that answers anything, or never: a sentence in the time given, and nothing that no file can hold."""
+
+import contextlib
+import gzip
+import json
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from endpoint_server import completion
+
+from icl.errors import ModelError
+from icl.models import endpoint
+from icl.models.base import Request
+from icl.models.remote import Remote
+from icl.models.served import answered
+from icl.types import Generation, Part, Prompt, Turn
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+def request(options: tuple[str, ...] = ()) -> Request:
+    return Request(Prompt((Turn("user", (Part("what?", "query.question"),)),)), options, 6, scored=bool(options))
+
+
+def asked(url: str, **more: Any) -> Remote:
+    return Remote(**{"url": url, "model": "m", "backoff": 0.01, "retries": 0, **more})
+
+
+@pytest.mark.parametrize(
+    ("status", "charset", "sent", "told"),
+    [
+        (200, "zlib", b"<html>hi</html>", "the answer is not JSON"),
+        (500, "idna", b"\xff\xfe..x", "status 500"),
+        (400, "punycode", b"x-\x80", "the request is refused: status 400"),
+        (200, "utf-8", DEEP, "the answer is not JSON"),
+        (400, "utf-8", DEEP, "the request is refused: status 400"),
+        (
+            200,
+            "utf-8",
+            b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 1e999}}',
+            "no choices",
+        ),
+        (204, "utf-8", b"", "the answer has no choices: status 204"),
+    ],
+)
+def test_what_is_no_answer_is_a_sentence(status: int, charset: str, sent: bytes, told: str, server: Any) -> None:
+    server.behaviour = lambda number, body: (status, {"Content-Type": f"text/html; charset={charset}"}, sent)
+    with pytest.raises(ModelError, match=told):
+        asked(server.url).generate([request()])
+
+
+def test_a_header_of_other_letters_is_let_be(server: Any) -> None:
+    server.behaviour = lambda number, body: (429, {"Retry-After": "très bientôt"}, {}) if not number else "a cat"
+    assert asked(server.url, retries=1).generate([request()])[0].text == "a cat"
+
+
+@pytest.mark.parametrize("finish", ["abort", "error"])
+def test_an_answer_that_was_broken_off_is_none(finish: str, server: Any) -> None:
+    server.behaviour = lambda number, body: (200, {}, completion("a c", finish))
+    with pytest.raises(ModelError, match=f"broke the answer off .*'{finish}'"):
+        asked(server.url).generate([request()])
+
+
+def test_half_a_character_is_marked_and_the_rest_is_kept(server: Any) -> None:
+    sent = b'{"choices": [{"message": {"content": "a \\ud83d\\ude00 \\ud800."}}]}'
+    server.behaviour = lambda number, body: (200, {}, sent)
+    assert asked(server.url).generate([request()])[0].text == "a 😀 �."
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_answer_without_end_is_given_up_before_it_fills_memory(
+    packed: bool, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "MOST_BYTES", 2**20)
+    sent, headers = b" " * 2**22, {}
+    if packed:
+        sent, headers = gzip.compress(sent), {"Content-Encoding": "gzip"}
+    server.behaviour = lambda number, body: (200, headers, sent)
+    with pytest.raises(ModelError, match="the answer has more than 1 MiB"):
+        asked(server.url).generate([request()])
+
+
+def test_a_packed_answer_is_unpacked(server: Any) -> None:
+    sent = gzip.compress(json.dumps(completion("a cat")).encode())
+    server.behaviour = lambda number, body: (200, {"Content-Encoding": "gzip"}, sent)
+    assert asked(server.url).generate([request()])[0].text == "a cat"
+
+
+@pytest.mark.parametrize("logprob", [math.nan, math.inf, 3.0, 1e6])
+def test_what_is_no_log_probability_is_no_score(logprob: float, server: Any) -> None:
+    top = [{"token": "red", "logprob": -0.1}, {"token": "blue", "logprob": logprob}]
+    server.behaviour = lambda number, body: (
+        200,
+        {},
+        completion("red", logprobs={"content": [{"token": "red", "top_logprobs": top}]}),
+    )
+    with pytest.raises(ModelError, match="is listed as a log-probability and is none"):
+        asked(server.url).generate([request(("red", "blue"))])
+
+
+def test_the_key_is_masked_in_an_answer_of_another_shape_too(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
+    server.behaviour = lambda number, body: (200, {}, {"error": "no such key: sk-secret"})
+    with pytest.raises(ModelError, match=r"no such key: \*\*\*"):
+        asked(server.url, key_env="TEST_ENDPOINT_KEY").generate([request()])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"finish": "abort"},
+        {"option_scores": {"red": math.nan}},
+        {"trace": {"gap": ["wide"]}},
+        {"tokens": ["a"]},
+        {"usage": {"prompt_tokens": math.inf, "new_tokens": 1, "forwards": 1}},
+    ],
+)
+def test_a_generation_of_a_server_of_ours_is_looked_at(wrong: dict[str, Any]) -> None:
+    whole = asdict(Generation("red"))
+    assert answered({"choices": [{"icl": whole}]}, "here") == Generation("red")
+    with pytest.raises(ModelError, match="the answer to a strategy has no"):
+        answered({"choices": [{"icl": whole | wrong}]}, "here")
+
+
+@pytest.fixture
+def dripping() -> Iterator[Callable[[bytes, bytes], str]]:
+    """The address of a server that says one thing, and then another every 0.05 s, for ever."""
+    sockets = []
+
+    def made(first: bytes, again: bytes) -> str:
+        listening = socket.create_server(("127.0.0.1", 0))
+        sockets.append(listening)
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(2**16)
+                connection.sendall(first)
+                for _ in range(200):
+                    connection.sendall(again)
+                    time.sleep(0.05)
+
+        def quietly() -> None:
+            with contextlib.suppress(OSError):  # it was given up, as it should be
+                serve()
+
+        threading.Thread(target=quietly, daemon=True).start()
+        return f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+
+    yield made
+    for listening in sockets:
+        listening.close()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (HEAD + b"X-Long: ", b"a"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (HEAD + b"Content-Length: 900\r\n\r\n", b" "),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n", b"X: y\r\n"),
+        (HEAD + b"Content-Encoding: gzip\r\nContent-Length: 900\r\n\r\n" + gzip.compress(b"")[:-8], b""),
+    ],
+)
+def test_an_answer_that_never_ends_is_given_up_in_the_time_that_it_has(
+    first: bytes, again: bytes, dripping: Callable[[bytes, bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    began = time.monotonic()
+    with pytest.raises(ModelError, match=r"no answer within 0\.4 s \(model\.timeout\)"):
+        asked(dripping(first, again), timeout=0.4).generate([request()])
+    assert time.monotonic() - began < 5
