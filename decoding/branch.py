@@ -17,7 +17,7 @@ from annotated_types import Ge, Le
 from decoding import changes
 from icl import edits
 from icl.errors import ConfigError, did_you_mean
-from icl.params import Share
+from icl.params import Share, Side
 from icl.registry import entries
 from icl.types import Prompt, Where
 
@@ -83,7 +83,7 @@ class Branch:
     change: Annotated[str | edits.Edit, Changed()] = "none"
     pictures: Where = "query"
     step: Annotated[int, Ge(0), Le(edits.DIFFUSION_STEPS - 1)] = 500
-    grid: Annotated[int, Ge(2)] = 4
+    grid: Side = 4
     box: tuple[Share, Share, Share, Share] = WHOLE
     text: str = ""
 

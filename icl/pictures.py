@@ -8,7 +8,8 @@ embedding cache, in the feature cache of a model, in the leak check of a pool.
 import hashlib
 import io
 import struct
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -55,6 +56,13 @@ class Picture:
     def from_source(cls, load: Callable[[], "Image"], origin: str) -> "Picture":
         """`load()` gives a PIL image at each call; `origin` names it in error messages."""
         return cls(load, origin)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the unedited picture, as its head says: nothing is decoded. Raises PictureError."""
+        with _readable(self):
+            image = self.load()
+            return image.width, image.height
 
     @cached_property
     def source_digest(self) -> str:
@@ -140,11 +148,28 @@ _BROKEN = (OSError, ValueError, SyntaxError, RuntimeError, EOFError, LookupError
 """Pillow's words for truncated and broken files, by format."""
 
 
-def _rgb(picture: Picture) -> "Image":
-    """Upright RGB; transparent pixels over white."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+@contextmanager
+def _readable(picture: Picture) -> Iterator[None]:
+    """Raises PictureError where a picture cannot be opened, or not to its end."""
+    from PIL import Image, UnidentifiedImageError
 
     try:
+        yield
+    except FileNotFoundError as error:
+        raise PictureError(f"picture {picture.origin} does not exist.") from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"picture {picture.origin} is too large to open ({error}). Make it smaller.") from error
+    except UnidentifiedImageError as error:
+        raise PictureError(f"picture {picture.origin} is not an image that Pillow can read.") from error
+    except _BROKEN as error:
+        raise PictureError(f"picture {picture.origin} cannot be read: {error}.") from error
+
+
+def _rgb(picture: Picture) -> "Image":
+    """Upright RGB; transparent pixels over white."""
+    from PIL import Image, ImageOps
+
+    with _readable(picture):
         image = picture.load()
         if image.width * image.height > MAX_PIXELS:
             raise PictureError(
@@ -163,14 +188,6 @@ def _rgb(picture: Picture) -> "Image":
             image = Image.new("RGBA", over.size, "white")
             image.alpha_composite(over)
         return image.convert("RGB")
-    except FileNotFoundError as error:
-        raise PictureError(f"picture {picture.origin} does not exist.") from error
-    except Image.DecompressionBombError as error:
-        raise PictureError(f"picture {picture.origin} is too large to open ({error}). Make it smaller.") from error
-    except UnidentifiedImageError as error:
-        raise PictureError(f"picture {picture.origin} is not an image that Pillow can read.") from error
-    except _BROKEN as error:
-        raise PictureError(f"picture {picture.origin} cannot be read: {error}.") from error
 
 
 def open_regular(path: str) -> "Image":

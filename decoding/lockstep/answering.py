@@ -22,7 +22,8 @@ async def answered(desk: Desk, asked: Wanted, name: str, seat: Seat) -> dict[str
     branches = tuple(await desk.branches(asked, seat))
     given = [await desk.inputs.of_async(branch) for branch in branches]
     lengths = tuple(len(made["prompt_token_ids"]) for made in given)
-    limit = asked.max_tokens or max(desk.longest - max(lengths), 1)
+    room = max(desk.longest - max(lengths), 1)
+    limit = min(asked.max_tokens or room, room)
     score: Any = "options" if more.options else "generate"
     arm = asked.arm if more.normalise is None else replace(asked.arm, normalise=more.normalise)
     job = Job(asked.prompt, arm, more.options, score, limit, more.top)

@@ -2,19 +2,23 @@
 
 import asyncio
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Future
 from functools import cached_property
 from typing import Any
 
-from decoding.lockstep.branch import Branch
+from decoding.lockstep.branch import MOST, Branch
 from decoding.lockstep.http import RefusedError
 from decoding.lockstep.seats import Seat, Seats
 from decoding.lockstep.wanted import Wanted
-from icl.errors import ModelError, did_you_mean
+from icl.errors import DataError, did_you_mean
 from icl.models.hf.model import HF
 from icl.models.vllm.asking import Ask, Said, said_of
 from icl.models.vllm.inputs import Inputs
 from icl.types import Prompt
+
+PIXELS = 2**28
+"""Of all pictures of a request together: what memory has room for when they are opened."""
 
 
 class Desk:
@@ -34,6 +38,11 @@ class Desk:
     def adapters(self) -> list[str]:
         """The names that clients ask for them by."""
         return list(self.models.lora_requests)
+
+    @property
+    def name(self) -> str:
+        """That clients call the base by."""
+        return str(self.models.base_model_paths[0].name)
 
     def adapter(self, name: str) -> Any:
         """vLLM's request for the adapter that a client names as its model, None for the base. Raises RefusedError."""
@@ -60,27 +69,59 @@ class Desk:
     async def branches(self, asked: Wanted, seat: Seat) -> Sequence[Prompt]:
         """The strategy's branches; what it generates first is asked of this server's own model."""
         loop = asyncio.get_running_loop()
+        asking: list[Future[list[str]]] = []
 
         def generate(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-            future = asyncio.run_coroutine_threadsafe(self._generated(prompts, max_new_tokens, seat), loop)
-            return future.result()
+            asking.append(asyncio.run_coroutine_threadsafe(self._generated(prompts, max_new_tokens, seat), loop))
+            return asking[-1].result()
 
         def make() -> Sequence[Prompt]:
+            self._check_pictures(asked.prompt)
             (note,) = asked.arm.strategy.prepare([asked.prompt], generate)
-            return asked.arm.strategy.branches(asked.prompt, note)
+            found = asked.arm.strategy.branches(asked.prompt, note)
+            if len(found) > MOST:
+                raise RefusedError(
+                    400, f"{asked.arm.label} reads {len(found)} prompts, and a group has {MOST} at most."
+                )
+            return found
 
-        return await asyncio.to_thread(make)
+        try:
+            return await asyncio.to_thread(make)
+        finally:
+            for future in asking:  # whoever hangs up takes this with him
+                future.cancel()
+
+    def _check_pictures(self, prompt: Prompt) -> None:
+        """Raises DataError where the pictures are more than there is room for, before one is decoded."""
+        pictures = [*prompt.pictures, *(prompt.other.pictures if prompt.other is not None else ())]
+        pixels = sum(width * height for width, height in (picture.size for picture in pictures))
+        if pixels > PIXELS:
+            raise DataError(
+                f"the pictures of the request have {pixels:,} pixels together, and a server opens {PIXELS:,} at most. "
+                "Send smaller ones."
+            )
 
     async def _generated(self, prompts: Sequence[Prompt], length: int, seat: Seat) -> list[str]:
         async def one(prompt: Prompt) -> str:
             given, name = await self.inputs.of_async(prompt), f"icl-first-{next(self.numbers)}"
             tokens: list[int] = []
-            parameters = self._parameters(length, (), None)
-            async for output in self.engine.generate(given, parameters, name, **seat.arguments()):
+            async for output in self._outputs(given, self._parameters(length, (), None), name, seat):
                 tokens = list(output.outputs[0].token_ids)
             return self.hf.text(tokens)
 
         return list(await asyncio.gather(*map(one, prompts)))
+
+    async def _outputs(self, given: Any, parameters: Any, name: str, seat: Seat) -> AsyncIterator[Any]:
+        """What the engine says, one after the other. Raises RefusedError."""
+        from vllm.exceptions import VLLMError, VLLMServerError
+
+        try:
+            async for output in self.engine.generate(given, parameters, name, **seat.arguments()):
+                yield output
+        except VLLMServerError as error:
+            raise RefusedError(503, f"the engine has failed: {error}") from error
+        except (VLLMError, ValueError) as error:
+            raise RefusedError(400, f"vLLM does not take this prompt: {error}") from error
 
     @property
     def longest(self) -> int:
@@ -88,9 +129,8 @@ class Desk:
         return int(self.engine.model_config.max_model_len)
 
     async def whole(self, given: Any, ask: Ask, name: str, seat: Seat) -> Said:
-        """What one prompt of a group says in the end. Raises ModelError where the engine does not take it."""
+        """What one prompt of a group says in the end. Raises RefusedError where the engine does not take it."""
         from vllm import SamplingParams
-        from vllm.exceptions import VLLMError
         from vllm.sampling_params import RequestOutputKind
 
         parameters = SamplingParams(
@@ -103,35 +143,28 @@ class Desk:
             extra_args=dict(ask.extra) or None,
         )
         last = None
-        try:
-            async for output in self.engine.generate(given, parameters, name, **seat.arguments()):
-                last = output
-        except (VLLMError, ValueError) as error:
-            raise ModelError(f"vLLM does not take this prompt: {error}") from error
+        async for output in self._outputs(given, parameters, name, seat):
+            last = output
         return Said(reason="it ended without an answer") if last is None else said_of(last)
 
     async def kept(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         """What the workers kept of these groups; it is forgotten there."""
-        found: list[list[dict[str, Any]]] = await self.engine.engine_core.call_utility_all_async(
-            "collective_rpc", "lockstep_take", None, (list(groups),), {}
-        )
+        ask = self.engine.engine_core.call_utility_all_async
+        try:
+            found: list[list[dict[str, Any]]] = await ask("collective_rpc", "lockstep_take", None, (list(groups),), {})
+        except Exception as error:  # vLLM has no kind of its own for what an engine says that is stopping
+            raise RefusedError(503, f"the engine does not tell what it kept: {error}.") from error
         return {name: record for engine in found for name, record in engine[0].items()}
 
     async def read(self, given: Any, asked: Wanted, branch: Branch, said: "asyncio.Queue[Any]", seat: Seat) -> None:
-        """Runs one branch to its end. What branch 0 says goes into `said`, and what keeps any branch from running."""
-        from vllm.exceptions import VLLMError
-
+        """Runs one branch to its end. What branch 0 says goes into `said`. Raises RefusedError."""
         room = self.longest - len(given["prompt_token_ids"])
         limit = min(asked.max_tokens or room, room)
         stop = asked.stop if branch.index == 0 else ()
         name = f"icl-{next(self.numbers)}-{branch.index}"
-        try:
-            parameters = self._parameters(limit, stop, branch)
-            async for output in self.engine.generate(given, parameters, name, **seat.arguments()):
-                if branch.index == 0:
-                    said.put_nowait(output)
-        except (VLLMError, ValueError) as error:
-            said.put_nowait(error)
+        async for output in self._outputs(given, self._parameters(limit, stop, branch), name, seat):
+            if branch.index == 0:
+                said.put_nowait(output)
 
     def _parameters(self, limit: int, stop: tuple[str, ...], branch: Branch | None) -> Any:
         from vllm import SamplingParams

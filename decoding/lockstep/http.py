@@ -1,6 +1,7 @@
 """The HTTP of the server with strategies: bodies read, answers and events written, as OpenAI's."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,13 +17,42 @@ class RefusedError(Exception):
         self.status = status
 
 
-def authenticated(args: Any, handler: Any) -> Any:
-    """The middleware stands in front of vLLM's own check of the key, so it makes the same one."""
+OPEN = frozenset({"/health", "/ping", "/version", "/load", "/metrics"})
+"""What a GET is told without a key, as vLLM tells it."""
+
+HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""How JSON writes half of a character beyond the first 65,536."""
+
+
+def path_of(scope: Any) -> str:
+    """The path of a request, without what `--root-path` puts before it."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
+def may_enter(args: Any, scope: Any) -> bool:
+    """Whether a request brings the key, where there is one.
+
+    vLLM asks for it on paths that begin with /v1 and the like, and answers chats on others too (/invocations).
+    """
     from vllm import envs
     from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
 
     tokens = [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
-    return AuthenticationMiddleware(handler, tokens) if tokens else handler
+    free = scope["method"] == "OPTIONS" or (scope["method"] in ("GET", "HEAD") and path_of(scope) in OPEN)
+    if not tokens or free:
+        return True
+    brought = header(scope, b"authorization").decode("latin-1")
+    return bool(AuthenticationMiddleware(None, tokens).verify_token({"Authorization": brought}))
+
+
+def is_json(scope: Any) -> bool:
+    """Whether a request says that its body is JSON: what a page in a browser cannot say to a server that is not its."""
+    return header(scope, b"content-type").partition(b";")[0].strip().lower() == b"application/json"
+
+
+def header(scope: Any, name: bytes) -> bytes:
+    """Of a request; b"" where it has none."""
+    return next((value for key, value in scope["headers"] if key == name), b"")
 
 
 async def body(receive: Any) -> bytes:
@@ -60,11 +90,19 @@ def again(message: Any, receive: Any) -> Any:
 
 
 def parsed(raw: bytes) -> Any:
-    """The JSON of a body, or None."""
+    """The JSON of a body, or None. Raises RefusedError for a text that no tokenizer and no answer can hold."""
     try:
-        return json.loads(raw)
+        told = json.loads(raw)
+        if HALF.search(raw):
+            json.dumps(told, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise RefusedError(
+            400, f"a text of the request has half a character ({half}), which no encoding has."
+        ) from error
     except (ValueError, RecursionError):
         return None  # vLLM says what is wrong with it
+    return told
 
 
 async def gone(receive: Any) -> None:
@@ -86,6 +124,27 @@ def error(sentence: str, status: int) -> dict[str, Any]:
     return {"error": {"message": sentence, "type": kind, "param": None, "code": status}}
 
 
+class Reply:
+    """A `send` that knows how far its answer is."""
+
+    def __init__(self, send: Any) -> None:
+        self.send, self.begun, self.ended = send, False, False
+
+    async def __call__(self, message: Any) -> None:
+        self.begun = True
+        self.ended = message["type"] == "http.response.body" and not message.get("more_body")
+        await self.send(message)
+
+    async def refuse(self, refused: RefusedError) -> None:
+        """Says that there is no answer, or that the stream that has begun ends here."""
+        content = error(str(refused), refused.status)
+        if not self.begun:
+            await answer(self, refused.status, content)
+        elif not self.ended:
+            await event(self, content)
+            await event(self, "[DONE]", last=True)
+
+
 async def answer(send: Any, status: int, content: Any) -> None:
     """Sends one answer of JSON."""
     raw = json.dumps(content, ensure_ascii=False).encode()
@@ -94,14 +153,17 @@ async def answer(send: Any, status: int, content: Any) -> None:
     await send({"type": "http.response.body", "body": raw})
 
 
+async def event(send: Any, content: Any, last: bool = False) -> None:
+    """Sends one of server-sent events."""
+    told = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    await send({"type": "http.response.body", "body": f"data: {told}\n\n".encode(), "more_body": not last})
+
+
 async def whole(send: Any, head: dict[str, Any], pieces: AsyncIterator[dict[str, Any]]) -> None:
     """Sends the answer when it is complete."""
     text, last = "", {}
     async for last in pieces:
         text += last["text"]
-    if last["finish"] not in ("stop", "length"):
-        await answer(send, 500, error(last["reason"] or f"the request ended: {last['finish']}", 500))
-        return
     message: dict[str, Any] = {
         "index": 0,
         "message": {"role": "assistant", "content": text},
@@ -115,25 +177,15 @@ async def whole(send: Any, head: dict[str, Any], pieces: AsyncIterator[dict[str,
 async def stream(send: Any, head: dict[str, Any], pieces: AsyncIterator[dict[str, Any]], counted: bool) -> None:
     """Server-sent events as OpenAI's. The pieces' `new` counts all tokens so far. counted: told in an event."""
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
-
-    async def event(content: Any) -> None:
-        told = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-        await send({"type": "http.response.body", "body": f"data: {told}\n\n".encode(), "more_body": True})
-
     last: dict[str, Any] = {}
     role = {"role": "assistant"}
     async for last in pieces:
-        failed = last["finish"] not in (None, "stop", "length")
-        if failed:
-            await event(error(last["reason"] or f"the request ended: {last['finish']}", 500))
-            break
         choice = {"index": 0, "delta": role | {"content": last["text"]}, "finish_reason": last["finish"]}
-        await event(head | {"object": "chat.completion.chunk", "choices": [choice]})
+        await event(send, head | {"object": "chat.completion.chunk", "choices": [choice]})
         role = {}
-    if counted and last.get("finish") in ("stop", "length"):
-        await event(head | {"object": "chat.completion.chunk", "choices": [], "usage": usage(last)})
-    await event("[DONE]")
-    await send({"type": "http.response.body", "body": b""})
+    if counted:
+        await event(send, head | {"object": "chat.completion.chunk", "choices": [], "usage": usage(last)})
+    await event(send, "[DONE]", last=True)
 
 
 def usage(last: dict[str, Any]) -> dict[str, int]:

@@ -40,7 +40,10 @@ def _parsed_arm(body: Mapping[str, Any]) -> Arm:
         raise ConfigError("vllm_xargs.strategy is a name, or a mapping with a name as a text of JSON.")
     _check_node(node | given)
     sampling = {key: body[key] for key in SAMPLING if body.get(key) is not None}
-    _check_node(sampling)
+    for key, value in sampling.items():
+        _check_node(value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"{key} is a number, not {value!r:.80}.")
     if sampling.get("top_k") in (-1, 0):
         del sampling["top_k"]
     if sampling.get("temperature") and "sampling" in node | given:
@@ -71,10 +74,20 @@ def _check_node(node: Any) -> None:
     elif isinstance(node, list):
         for value in node:
             _check_node(value)
+    elif isinstance(node, str) and not _is_whole_text(node):
+        raise ConfigError("vllm_xargs: a text has half a character, which no encoding has.")
     elif isinstance(node, str) and _is_path(node):
         raise ConfigError(f"vllm_xargs: {node!r} is not the name of a strategy (icl ls strategies).")
     elif isinstance(node, float) and not math.isfinite(node):
         raise ConfigError(f"vllm_xargs: {node} is not a finite number.")
+
+
+def _is_whole_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_path(text: str) -> bool:

@@ -19,15 +19,38 @@ from typing import Any, get_args
 from decoding.arm import Arm
 from decoding.jobs import Normalise
 from decoding.lockstep.branch import KEY
-from decoding.lockstep.named import arm_asked, check_runs
+from decoding.lockstep.named import SAMPLING, arm_asked, check_runs
 from icl import spans
-from icl.errors import ConfigError, DataError
+from icl.errors import ConfigError, DataError, did_you_mean
 from icl.pictures import Picture
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
 
 LONGEST = 2**20
 """Characters of text that a request may have."""
+
+READ = frozenset(
+    {"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "stop", "seed", "user"}
+    | {"return_token_ids", "vllm_xargs", "icl", *SAMPLING}
+)
+INERT = frozenset(
+    {"metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "priority", "request_id"}
+    | {"session_id", "parallel_tool_calls", "include_reasoning"}
+)
+"""What cannot change an answer."""
+
+NEUTRAL = {
+    "n": 1, "best_of": 1, "use_beam_search": False, "length_penalty": 1, "logprobs": False, "top_logprobs": 0,
+    "tools": [], "tool_choice": "none", "functions": [], "response_format": {"type": "text"}, "echo": False,
+    "presence_penalty": 0, "frequency_penalty": 0, "repetition_penalty": 1, "logit_bias": {}, "bad_words": [],
+    "min_tokens": 0, "ignore_eos": False, "stop_token_ids": [], "include_stop_str_in_output": False,
+    "skip_special_tokens": True, "spaces_between_special_tokens": True, "add_special_tokens": False,
+    "add_generation_prompt": True, "continue_final_message": False,
+}  # fmt: skip
+"""Of what a strategy has no place for, the value at which it does nothing."""
+
+STOPS, STOP_LONGEST, NAME_LONGEST = 64, 1024, 1024
+"""Stop texts, their characters, and those of a user's name."""
 
 NAME = re.compile(r"[\w.\[\]-]{0,80}")
 MOST_OPTIONS = 256
@@ -78,10 +101,9 @@ def names_a_group(body: Any) -> bool:
 
 def wanted(body: Mapping[str, Any]) -> Wanted:
     """Raises ConfigError, DataError, PlanError."""
-    for key, neutral in (("n", 1), ("logprobs", False), ("tools", None), ("response_format", None)):
-        if body.get(key, neutral) not in (neutral, None):
-            raise ConfigError(f"{key}: a request with a strategy gives one plain answer; leave it out.")
-    limit = body.get("max_completion_tokens", body.get("max_tokens"))
+    _check_keys(body)
+    limit = body.get("max_completion_tokens")
+    limit = body.get("max_tokens") if limit is None else limit
     if limit is not None and (not _is_whole(limit) or limit < 1):
         raise ConfigError(f"max_tokens is a number of tokens, at least 1, not {limit!r}.")
     said = body.get("stop") or ()
@@ -89,9 +111,11 @@ def wanted(body: Mapping[str, Any]) -> Wanted:
     if not isinstance(said, list | tuple) or not all(isinstance(word, str) and word for word in said):
         raise ConfigError(f"stop is a text or a list of texts, not {said!r}.")
     stop = tuple(said)
+    if len(stop) > STOPS or any(len(word) > STOP_LONGEST for word in stop):
+        raise ConfigError(f"stop has {STOPS} texts at most, each of {STOP_LONGEST} characters at most.")
     prompt = _prompt(body)
     more = None if body.get("icl") is None else _more(body["icl"])
-    stream = bool(body.get("stream"))
+    stream = _flag(body, "stream")
     if more is not None and (stream or stop):
         raise ConfigError("icl: what it asks for comes with a whole answer; leave out stream and stop.")
     if more is not None and body["icl"].get("other") is not None:
@@ -101,10 +125,34 @@ def wanted(body: Mapping[str, Any]) -> Wanted:
         prompt = replace(prompt, other=_prompt(other))
     arm = arm_asked(body)
     check_runs(arm, "options" if more is not None and more.options else "generate", counts_votes=more is not None)
-    told = str(body.get("model", "")), bool(body.get("return_token_ids"))
+    told = _text(body, "model"), _flag(body, "return_token_ids")
     options = body.get("stream_options")
     counted = isinstance(options, dict) and bool(options.get("include_usage"))
     return Wanted(prompt, arm, limit, stop, stream, *told, more, counted)
+
+
+def _check_keys(body: Mapping[str, Any]) -> None:
+    """Raises ConfigError for what the request says and nobody would read: its answer would be another one."""
+    unread = [key for key in body if key not in READ | INERT and body[key] not in (None, NEUTRAL.get(key))]
+    if unread:
+        meant = "" if unread[0] in NEUTRAL else did_you_mean(unread[0], READ)
+        raise ConfigError(
+            f"{', '.join(unread):.400}: a request with a strategy gives one plain answer; leave it out.{meant}"
+        )
+
+
+def _text(body: Mapping[str, Any], key: str) -> str:
+    told = body.get(key)
+    if told is not None and (not isinstance(told, str) or len(told) > NAME_LONGEST):
+        raise ConfigError(f"{key} is a text of {NAME_LONGEST} characters at most.")
+    return told or ""
+
+
+def _flag(body: Mapping[str, Any], key: str) -> bool:
+    told = body.get(key)
+    if told is not None and not isinstance(told, bool):
+        raise ConfigError(f"{key} is true or false, not {told!r:.80}.")
+    return bool(told)
 
 
 def _is_whole(value: Any) -> bool:
@@ -114,9 +162,9 @@ def _is_whole(value: Any) -> bool:
 
 def _prompt(body: Mapping[str, Any]) -> Prompt:
     seed = body.get("seed") or 0
-    if not _is_whole(seed):
-        raise ConfigError(f"seed is a whole number, not {seed!r}.")
-    return Prompt(tuple(_turns(body.get("messages"))), StreamKey(seed, str(body.get("user") or "")))
+    if not _is_whole(seed) or abs(seed) >= 2**63:
+        raise ConfigError(f"seed is a whole number{' of 64 bits' if _is_whole(seed) else ''}, not {seed!r:.80}.")
+    return Prompt(tuple(_turns(body.get("messages"))), StreamKey(seed, _text(body, "user")))
 
 
 def _more(told: Any) -> More:

@@ -13,9 +13,14 @@ from icl.errors import PlanError
 from icl.registry import build, is_own
 
 
-@lru_cache(1024)
 def told(strategy: Strategy, sampler: Sampler) -> str:
     """The text. Raises PlanError where a piece cannot be named, or would not come back as it is."""
+    return _written((strategy, sampler))
+
+
+@lru_cache(1024)
+def _written(arm: tuple[Strategy, Any]) -> str:
+    strategy, sampler = arm
     text = json.dumps([_node(strategy), _drawn(sampler)], sort_keys=True)
     if arm_of(text) != (strategy, sampler):
         raise PlanError(

@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,8 +15,14 @@ from icl.errors import ConfigError
 if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM
 
-FREE = ("dtype", "block-size", "mm-processor-cache-gb")
+FREE = ("dtype", "block-size", "mm-processor-cache-gb", "shutdown-timeout", "allowed-media-domains")
 """Options that a user may set otherwise."""
+
+NOWHERE = "none (icl serve --option allowed-media-domains=HOST)"
+"""In place of the hosts that pictures may be fetched from: who reaches the server must not reach others through it."""
+
+LAST = 30
+"""Seconds that a server that is told to stop has to finish what it has begun."""
 
 OWN = {
     "data-parallel": "Use --data-parallel, which starts engines on this machine and keeps each group in one of them",
@@ -32,7 +39,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 def command(  # noqa: PLR0917
     model: Annotated[str, typer.Argument(help="hub id, folder, or `tiny`: the checkpoint that comes with the toolkit")],
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port")] = 8000,
     name: Annotated[str, typer.Option(help="what clients call the model; default: as it is named here")] = "",
     api_key_env: Annotated[str, typer.Option(help="environment variable with the key that clients send")] = "",
     max_pictures: Annotated[int, typer.Option(help="pictures that a prompt may have")] = 64,
@@ -66,7 +73,21 @@ def command(  # noqa: PLR0917
         data_parallel=data_parallel,
         options=option,
     )
+    check_free(host, port)
     os.execve(sys.executable, [sys.executable, *arguments], environment)
+
+
+def check_free(host: str, port: int) -> None:
+    """Raises ConfigError where nothing can listen there, before a model is loaded."""
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, number) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+    except OSError as error:
+        raise ConfigError(
+            f"--port {port}: nothing can listen there on {host} ({error.strerror}). Stop what does, or name another."
+        ) from error
 
 
 def server(
@@ -100,6 +121,7 @@ def server(
     if find_spec("vllm") is None:
         raise ConfigError("icl serve needs the package vllm, which is not installed here: pip install 'mm-icl[vllm]'.")
     from decoding.lockstep.branch import SECRET
+    from icl.pictures import MAX_PIXELS
 
     engine, called, beside = VLLM(model), name or model, adapters or []
     if merge:
@@ -118,6 +140,8 @@ def server(
         "limit-mm-per-prompt": json.dumps({"image": max_pictures, "video": 0}),
         "mm-processor-cache-gb": "0",  # with it, a request that is refused breaks the next one with its picture
         "additional-config": json.dumps({"lockstep_patience": patience}),
+        "shutdown-timeout": str(LAST),
+        "allowed-media-domains": NOWHERE,
     }
     if cpu:
         given |= {"dtype": engine.precision, "block-size": "32"}
@@ -129,7 +153,7 @@ def server(
     arguments = ["-m", "vllm.entrypoints.launchers.api_server.entry"]
     for option, value in given.items():
         arguments += [f"--{option}", str(value)]
-    environment = ENVIRONMENT | (ON_CPU if cpu else {}) | os.environ
+    environment = ENVIRONMENT | {"VLLM_MAX_IMAGE_PIXELS": str(MAX_PIXELS)} | (ON_CPU if cpu else {}) | os.environ
     environment |= {SECRET: secrets.token_hex(8), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "0"  # one that comes later is checked by nobody
     if key:
@@ -145,7 +169,8 @@ def _options(told: list[str], given: dict[str, str]) -> list[str]:
         name = name.lstrip("-").replace("_", "-")
         if instead := next((why for start, why in OWN.items() if name.startswith(start)), None):
             raise ConfigError(f"--option {name} is not for here. {instead}.")
-        if name in given and name not in FREE:
+        taken = [key for key in given if key.startswith(name)]  # vLLM takes the beginning of a name for the name
+        if taken and name not in FREE:
             raise ConfigError(f"--option {name} is set by icl serve itself.")
         if value:
             given[name] = value

@@ -1,11 +1,10 @@
 """A picture of nothing."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
-
-from annotated_types import Ge
+from typing import TYPE_CHECKING
 
 from icl.edits.base import Edit
+from icl.params import Side
 from icl.registry import component
 from icl.streams import StreamKey
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 class MadeUp(Edit):
     """A picture of nothing in the place of this one, of its size: soft random colours, drawn once a prompt."""
 
-    patches: Annotated[int, Ge(2)] = 4  # random colours a side, blended into one another
+    patches: Side = 4  # random colours a side, blended into one another
     stream: int = 0  # what random numbers are drawn from: of the prompt, which binds the edit
 
     def bind(self, key: StreamKey, place: str) -> "MadeUp":

@@ -1,11 +1,10 @@
 """Content without arrangement."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
-
-from annotated_types import Ge
+from typing import TYPE_CHECKING
 
 from icl.edits.base import Edit
+from icl.params import Side
 from icl.registry import component
 from icl.streams import StreamKey
 
@@ -21,7 +20,7 @@ class ShuffledPatches(Edit):
     Drawn once a prompt. Sides that `grid` does not divide keep their last pixels, at the right and below, in place.
     """
 
-    grid: Annotated[int, Ge(2)] = 4  # patches a side
+    grid: Side = 4  # patches a side
     stream: int = 0  # what random numbers are drawn from: of the prompt, which binds the edit
 
     def bind(self, key: StreamKey, place: str) -> "ShuffledPatches":

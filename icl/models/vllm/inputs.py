@@ -6,6 +6,7 @@ twice. Edits on processed pixels (diffusion noise) are made on what vLLM's proce
 it goes to the engine, under the digest of the edited picture.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -37,15 +38,17 @@ class Inputs:
     async def of_async(self, prompt: Prompt) -> Any:
         """The same for a server, where requests overtake one another between here and the engine.
 
-        So each brings its pictures along, processed once: none counts on another to have brought them.
+        So each brings its pictures along, processed once: none counts on another to have brought them. Texts and
+        pictures are read in a thread of their own, since large ones take long and others are being answered.
         """
         from vllm.exceptions import VLLMError
 
         try:
-            (made,) = await self.llm.renderer.render_cmpl_async([self._parsed(prompt)], skip_mm_cache=True)
+            parsed = await asyncio.to_thread(self._parsed, prompt)
+            (made,) = await self.llm.renderer.render_cmpl_async([parsed], skip_mm_cache=True)
         except (VLLMError, ValueError) as error:
             raise self._refused(error) from error
-        return self._checked(prompt, made)
+        return await asyncio.to_thread(self._checked, prompt, made)
 
     def _parsed(self, prompt: Prompt) -> Any:
         from vllm.renderers.inputs.preprocess import parse_model_prompt

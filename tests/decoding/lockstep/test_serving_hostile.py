@@ -1,0 +1,253 @@
+"""A real server and clients that mean no good: each is told what is wrong, and everybody else is answered."""
+
+import base64
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import checkpoints
+from chats import body
+from server_process import KEY, Server, started
+
+OPTIONS = ["max-model-len=512", "max-num-seqs=16", "max-num-batched-tokens=256", "kv-cache-memory-bytes=200000000"]
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def serving(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("server") / "log"
+    with started(str(folder), log, OPTIONS, name="tiny", max_pictures=4, patience=3) as made:
+        yield made
+
+
+def asked(strategy: Any = "vcd", **more: Any) -> dict[str, Any]:
+    return body(checkpoints.tiny_models().prompt([1], "what?"), strategy, **more)
+
+
+def png(width: int, height: int) -> str:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("1", (width, height)).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def shown(url: str, times: int = 1) -> dict[str, Any]:
+    pieces: list[Any] = [{"type": "image_url", "image_url": {"url": url}}] * times
+    return {"messages": [{"role": "user", "content": [*pieces, {"type": "text", "text": "what?"}]}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"presence_penalty": 1.0}, "presence_penalty: a request with a strategy gives one plain answer"),
+        ({"structured_outputs": {"regex": "a+"}}, "structured_outputs: a request with a strategy"),
+        ({"max_token": 3}, "max_token: a request with a strategy gives one plain answer; leave it out. Did you mean"),
+        ({"user": "\ud800"}, "half a character"),
+        ({"model": "\ud800"}, "half a character"),
+        ({"max_tokens": True}, "not True"),
+        ({"vllm_xargs": {"strategy": "dola"}}, "hidden"),
+        (shown(png(9999, 9999), 3), "299,940,003 pixels together"),
+        ({"vllm_xargs": {"strategy": json.dumps({"name": "contrast", "weights": [1] * 3001,
+          "branches": ["no_picture"] * 3000})}, "icl": {"trace": True}}, "reads 3001 prompts"),
+        ({"vllm_xargs": {"strategy": json.dumps({"name": "contrast", "weights": [2, -1],
+          "branches": [{"change": {"name": "made_up", "patches": 100_000}}]})}}, "less than or equal to 256"),
+    ],
+)  # fmt: skip
+def test_what_would_change_an_answer_or_break_the_server_is_a_sentence(
+    serving: Server, change: dict[str, Any], sentence: str
+) -> None:
+    for _ in range(2):
+        status, answer = serving.chat(asked() | change)
+        assert status == 400, answer
+        assert sentence in answer["error"]["message"]
+    assert serving.chat(asked())[0] == 200
+
+
+def test_a_strategy_is_read_however_json_writes_its_key(serving: Server) -> None:
+    told = json.dumps(asked("vdc"))
+    for raw in (told.replace("vllm_xargs", "vllm_\\u0078args").encode(), told.encode("utf-16")):
+        status, answer = serving.chat(raw)
+        assert status == 400, answer
+        assert "no strategy named 'vdc'" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/invocations", "/v1/messages", f"{CHAT}/batch"])
+def test_a_strategy_that_nobody_would_read_is_refused(serving: Server, path: str) -> None:
+    status, answer = serving.call(path, asked() | {"prompt": "what?"})
+    assert status == 400, answer
+    assert f"vllm_xargs.strategy is read at POST {CHAT} alone" in answer
+
+
+def test_what_goes_with_a_strategy_is_refused_without_one(serving: Server) -> None:
+    status, answer = serving.chat(asked(None) | {"icl": {"trace": True}})
+    assert status == 400, answer
+    assert "vllm_xargs.strategy" in answer["error"]["message"]
+
+
+def test_only_health_and_metrics_are_told_without_the_key(serving: Server) -> None:
+    assert [serving.call(path, key="wrong")[0] for path in ("/health", "/metrics", "/version")] == [200] * 3
+    for path in ("/invocations", "/tokenize", "/detokenize", "/scale_elastic_ep", CHAT, "/v1/completions"):
+        status, answer = serving.call(path, asked(None) | {"prompt": "what?"}, key="wrong")
+        assert status == 401, path
+        assert "the key is missing, or is another one" in answer
+    assert serving.call("/openapi.json", key="wrong")[0] == 401
+    assert serving.call("/tokenize", {"model": "tiny", "prompt": "what?"})[0] == 200
+    assert KEY not in serving.log.read_text()
+
+
+def test_a_page_in_a_browser_cannot_ask(serving: Server) -> None:
+    """It may send a text to any server without being asked, but not JSON."""
+    answer = raw(serving, b"Content-Type: text/plain\r\n", json.dumps(asked()).encode())
+    assert answer.startswith(b"HTTP/1.1 415")
+    assert b"Content-Type: application/json" in answer
+
+
+def raw(serving: Server, headers: bytes, sent: bytes) -> bytes:
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Length: {len(sent)}\r\n"
+    with socket.create_connection(("127.0.0.1", serving.port), 20) as connection:
+        connection.sendall(head.encode() + headers + b"Connection: close\r\n\r\n" + sent)
+        found = b""
+        while part := connection.recv(2**16):
+            found += part
+    return found
+
+
+def test_no_picture_is_fetched_for_a_client(serving: Server) -> None:
+    fetched = []
+
+    class Inside(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            fetched.append(self.path)
+            self.send_error(404)
+
+    with HTTPServer(("127.0.0.1", 0), Inside) as inside:
+        threading.Thread(target=inside.serve_forever, daemon=True).start()
+        for strategy in ("vcd", None):
+            status, answer = serving.chat(asked(strategy) | shown(f"http://127.0.0.1:{inside.server_port}/secret"))
+            assert status == 400, answer
+        assert "allowed-media-domains" in answer["error"]["message"]
+        inside.shutdown()
+    assert fetched == []
+
+
+def test_others_are_answered_while_a_large_prompt_is_read(serving: Server) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        large = pool.submit(serving.chat, asked() | shown(png(7000, 7000)))
+        waits = []
+        while not large.done():
+            began = time.monotonic()
+            assert serving.call("/health")[0] == 200
+            waits.append(time.monotonic() - began)
+            time.sleep(0.02)
+        assert large.result()[0] == 200
+    assert max(waits) < 1.5 * sum(waits) / 3 + 1.0  # it takes seconds, and no look waited for them
+
+
+def test_clients_that_say_half_and_nothing_more_keep_nobody_waiting(serving: Server) -> None:
+    half = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 99\r\n\r\n".encode()
+    held = [socket.create_connection(("127.0.0.1", serving.port), 20) for _ in range(100)]
+    for i, connection in enumerate(held):
+        connection.sendall(half[: 20 + i] if i % 2 else half + b'{"vllm_xargs": ')
+    assert serving.chat(asked())[0] == 200
+    for connection in held:
+        connection.close()
+    assert serving.chat(asked())[0] == 200
+
+
+LONG = {"max_tokens": 400, "temperature": 300.0, "seed": 1, "vllm_xargs": {"strategy": json.dumps(
+    {"name": "contrast", "branches": ["no_picture"], "weights": [1, 0], "mask": "none"})}}  # fmt: skip
+
+
+def family(pid: int) -> dict[int, str]:
+    """The processes that a process has started, and theirs."""
+    told = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in told.splitlines()]
+    found, parents = {}, {pid}
+    while parents:
+        children = {int(own): args for own, parent, args in rows if int(parent) in parents}
+        found |= children
+        parents = set(children)
+    return found
+
+
+def left(children: dict[int, str]) -> list[str]:
+    """Those of the processes that live on, a while after who started them has ended."""
+    for _ in range(100):
+        alive = [told for pid, told in children.items() if lives(pid)]
+        if not alive:
+            break
+        time.sleep(0.3)
+    return alive
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def asking(serving: Server, how: list[dict[str, Any]]) -> tuple[list[threading.Thread], list[tuple[int, str]]]:
+    answers: list[tuple[int, str]] = []
+    threads = [
+        threading.Thread(target=lambda more=more: answers.append(serving.call(CHAT, asked() | LONG | more)))
+        for more in how
+    ]
+    for thread in threads:
+        thread.start()
+    for _ in range(200):
+        if serving.metric("num_requests_running") >= 2:
+            break
+        time.sleep(0.05)
+    return threads, answers
+
+
+def test_a_server_that_is_stopped_finishes_its_groups_and_leaves_no_process(folder: Path, tmp_path: Path) -> None:
+    with started(str(folder), tmp_path / "log", OPTIONS, name="tiny", max_pictures=4, patience=3) as serving:
+        children = family(serving.process.pid)
+        threads, answers = asking(serving, [{}, {"stream": True}, {"ignore": None}])
+        held = socket.create_connection(("127.0.0.1", serving.port), 20)
+        held.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+        os.kill(serving.process.pid, signal.SIGTERM)
+        for thread in threads:
+            thread.join(60)
+        assert [status for status, _ in answers] == [200] * 3
+        assert any(said.rstrip().endswith("data: [DONE]") for _, said in answers)
+        assert serving.process.wait(60) is not None  # though a client still holds half a request
+        held.close()
+    assert left(children) == []
+
+
+def test_an_engine_that_dies_is_told_to_everybody_and_ends_the_server(folder: Path, tmp_path: Path) -> None:
+    with started(str(folder), tmp_path / "log", OPTIONS, name="tiny", max_pictures=4, patience=3) as serving:
+        children = family(serving.process.pid)
+        threads, answers = asking(serving, [{}, {"stream": True}, {"icl": {"trace": True}}])
+        os.kill(next(pid for pid, told in children.items() if "EngineCore" in told), signal.SIGKILL)
+        for thread in threads:
+            thread.join(60)
+        assert len(answers) == 3
+        for status, said in answers:
+            assert status == 503 or "data: " in said, said
+            assert "the engine has failed" in said or "does not tell what it kept" in said
+        assert serving.process.wait(60) is not None
+    assert left(children) == []
