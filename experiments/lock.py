@@ -8,10 +8,9 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from experiments.store import made
 from icl.errors import StoreError
 
 
@@ -34,11 +33,12 @@ def writing(folder: Path) -> Iterator[None]:
         raise StoreError(f"{folder} cannot be written: {error.strerror or error}.") from error
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        with made(holder):
+        with suppress(OSError):  # it only says who: a finished run on a full disk is still shown
             holder.write_text(json.dumps({"process": os.getpid(), "machine": platform.node(), "since": since}))
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        with suppress(OSError):
+            holder.unlink(missing_ok=True)
         lock.release()
 
 

@@ -15,7 +15,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from io import FileIO
 from pathlib import Path
@@ -189,10 +189,15 @@ def made(path: Path) -> Iterator[None]:
         raise StoreError(f"{error.filename or path} cannot be written: {error.strerror or error}.") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """In one step too: where there is no room, what stood there before still does."""
+    _write(path, text.encode())
+
+
 def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             file.write(data)
             file.flush()
@@ -201,7 +206,8 @@ def _write(path: Path, data: bytes) -> None:
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

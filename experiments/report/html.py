@@ -21,7 +21,7 @@ from experiments.stats import wording
 from experiments.stats.arms import told
 from experiments.stats.compare import verdicts
 from experiments.stats.pairs import UnpairedError
-from experiments.store import made
+from experiments.store import write_text
 from experiments.view import Run, View, view
 
 if TYPE_CHECKING:
@@ -56,15 +56,10 @@ class Written:
 def write(run: Run | View, per_cell: int = browser.PER_CELL) -> Written:
     """report.html, tables/*.csv and figures/*.svg in the run directory. Raises StoreError, ConfigError."""
     seen = run if isinstance(run, View) else view(run)
-    with made(seen.path):
-        return _write(seen, per_cell)
-
-
-def _write(seen: View, per_cell: int) -> Written:
     found = tables.task_tables(seen)
     differences, refused = _differences(seen)
     report = seen.path / "report.html"
-    report.write_text(page(seen, found, differences, refused, per_cell), encoding="utf-8")
+    write_text(report, page(seen, found, differences, refused, per_cell))
     frames = {
         "scores": tables.score_frame(seen),
         "curves": tables.curve_frame(found),
@@ -77,11 +72,10 @@ def _write(seen: View, per_cell: int) -> Written:
     drawn = figures.without(found, _undrawn(seen))
     looks = _looks(seen, drawn)
     folder = seen.path / "figures"
-    folder.mkdir(exist_ok=True)
     svg = []
     for i, table in enumerate(drawn):
         path = folder / f"{_slug(table.task) or i}.svg"
-        path.write_text(figures.figure(table, looks, seen.measure), encoding="utf-8")
+        write_text(path, figures.figure(table, looks, seen.measure))
         svg.append(path)
     return Written(report, csv, tuple(svg))
 
@@ -253,8 +247,7 @@ def _hash(text: str) -> str:
 
 
 def _csv(path: Path, frame: "DataFrame") -> Path:
-    path.parent.mkdir(exist_ok=True)
-    frame.to_csv(path, index=False)
+    write_text(path, frame.to_csv(index=False))
     return path
 
 

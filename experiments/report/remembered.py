@@ -6,7 +6,7 @@ run.json, nor the terminal, nor the code that tells of them has changed; otherwi
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from os import stat_result
 from pathlib import Path
@@ -16,6 +16,7 @@ import experiments
 import icl.metrics
 from experiments.store import write_json
 from icl import __version__
+from icl.errors import StoreError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +27,8 @@ KEPT = ".shown.json"
 def show_end(folder: Path, console: "Console", anew: bool = False) -> None:
     """Writes the report where it is missing or old, then prints the table, what it shows, and the report's path.
 
-    anew: whatever is kept is not trusted. Raises StoreError, ConfigError for a run of which nothing can be told.
+    anew: whatever is kept is not trusted. Raises StoreError, ConfigError for a run of which nothing can be told, and
+    behind the table where there is no room for the report.
     """
     state = _state(folder, console)
     if not anew and (text := _kept(folder, state)) is not None:
@@ -42,11 +44,22 @@ def show_end(folder: Path, console: "Console", anew: bool = False) -> None:
         tell("reading", 0, 0)
         seen = view(load_run(folder))
         tell("reporting", 0, 0)
-        write(seen)
+        problem = _problem(lambda: write(seen))
         with console.capture() as told:
             show(seen, console)
     console.file.write(told.get())
+    if problem is not None:
+        raise problem
     write_json(folder / KEPT, {"state": state, "text": told.get()})
+
+
+def _problem(write: Callable[[], object]) -> StoreError | None:
+    """What kept a file from being written."""
+    try:
+        write()
+    except StoreError as error:
+        return error
+    return None
 
 
 def _kept(folder: Path, state: str) -> str | None:

@@ -26,7 +26,7 @@ def command(
     from experiments.analyses.show import show
     from experiments.loaded import load_run
     from experiments.report.detail import settings
-    from experiments.store import made
+    from experiments.store import write_text
     from experiments.view import view
     from experiments.waiting import waiting
     from icl.cli.card import hung
@@ -46,6 +46,5 @@ def command(
         table = analyse(seen)
     show(table, Console())
     if csv is not None:
-        with made(csv):
-            table.to_csv(csv, index=False)
+        write_text(csv, table.to_csv(index=False))
         print(f"wrote {csv}")

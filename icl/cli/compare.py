@@ -39,7 +39,7 @@ def command(
     from experiments.report.controls_page import controls_page
     from experiments.report.detail import settings
     from experiments.stats.compare import BASELINE, compare
-    from experiments.store import made
+    from experiments.store import write_text
     from experiments.view import view
     from experiments.vocabulary import CORRECTIONS
     from experiments.waiting import waiting
@@ -68,10 +68,8 @@ def command(
     if page is not None and not controls:
         raise ConfigError("--page goes with --controls.")
     if page is not None:
-        with made(page):
-            page.write_text(controls_page(seen), encoding="utf-8")
+        write_text(page, controls_page(seen))
         print(f"wrote {page}")
     if csv is not None:
-        with made(csv):
-            table.to_csv(csv, index=False)
+        write_text(csv, table.to_csv(index=False))
         print(f"wrote {csv}")
