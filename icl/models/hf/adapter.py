@@ -78,6 +78,7 @@ class Adapter:
         from pickle import UnpicklingError
 
         from peft import PeftConfig, PeftModel
+        from safetensors import SafetensorError
 
         from icl.models.unreadable import FAILURES, reason
 
@@ -88,8 +89,8 @@ class Adapter:
                 config.inference_mode = True
                 tuned = PeftModel(model, config)
                 told = tuned.load_adapter(str(self.folder), "default", is_trainable=False)
-        except FAILURES as error:
-            if isinstance(error, UnpicklingError | EOFError):
+        except (*FAILURES, re.error) as error:
+            if isinstance(error, UnpicklingError | EOFError | SafetensorError):
                 raise ModelError(f"{self.key}: {self.folder} cannot be loaded: {reason(error)}") from error
             raise ModelError(self._other(name, reason(error))) from error
         for keys, what in ((told.unexpected_keys, "has no place for"), (told.missing_keys, "finds nothing for")):

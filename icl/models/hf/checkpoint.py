@@ -149,6 +149,8 @@ class Checkpoint:
             return f"{self.path}@{self._commit()}"
         told = hashlib.sha256()
         for path in sorted(self._files(self.folder)):
+            if not path.is_file():
+                raise ModelError(f"model.path: {path} leads to no file. Copy the checkpoint anew, or take it away.")
             stat = path.stat()
             told.update(f"{path.name}:{_file_digest(str(path), stat.st_size, stat.st_mtime_ns)}\n".encode())
         return told.hexdigest()

@@ -3,13 +3,15 @@
 vLLM reads weights from a folder alone. So the code of the backend `hf` merges (Hu et al., ICLR 2022: W + scale B A) and
 the whole checkpoint is written to `merged/` in the cache (ICL_CACHE), once for each base, adapter and precision: as
 large on disk as the base, and once as large in main memory while it is made. It stays until somebody deletes it. Of
-several processes one writes and the others wait; a folder is there whole or not at all.
+several processes one writes and the others wait; a folder is there whole or not at all, and one of which something was
+taken away is made anew.
 """
 
 import json
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +25,11 @@ if TYPE_CHECKING:
 BESIDE = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")
 """What a checkpoint has beside its weights."""
 
-FORM = 1
+FORM = 2
 """Of what is written; another number leaves older folders unread."""
+
+FILES = "merged.files.json"
+"""In the folder: its other files, with their sizes."""
 
 
 def check(model: "VLLM") -> None:
@@ -41,6 +46,7 @@ def check(model: "VLLM") -> None:
 def merged(model: "VLLM") -> Path:
     """The folder of the merged checkpoint, made where it is not there yet. Raises ModelError."""
     from filelock import FileLock
+    from safetensors import SafetensorError
 
     assert model.lora is not None
     check(model)
@@ -49,9 +55,9 @@ def merged(model: "VLLM") -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if not folder.is_dir():
+            if not _is_whole(folder):
                 _make(model, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ModelError(
             f"model.merge: the merged checkpoint cannot be written to {folder.parent} ({error}). Set ICL_CACHE to a "
             "folder with room for it, or use `merge: false`."
@@ -61,14 +67,40 @@ def merged(model: "VLLM") -> Path:
 
 def _make(model: "VLLM", folder: Path) -> None:
     """Whoever calls it holds the lock, so what others left half-written is nobody's."""
-    for left in folder.parent.glob(f"{folder.name}-*"):
+    for left in (folder, *folder.parent.glob(f"{folder.name}-*")):
         shutil.rmtree(left, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
     try:
         _write(model, work)
+        _check_same(model)
+        (work / FILES).write_text(json.dumps(_sizes(work)), encoding="utf-8")
         work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether it has all that was written; who clears a cache may take single files."""
+    try:
+        told = json.loads((folder / FILES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(told == _sizes(folder))
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in folder.iterdir() if path.name != FILES}
+
+
+def _check_same(model: "VLLM") -> None:
+    """Raises ModelError where other weights were merged than the folder's name says."""
+    assert model.lora is not None
+    for known in (model.hf.checkpoint, model.lora):
+        if replace(known).digest != known.digest:
+            raise ModelError(
+                f"model.merge: {known.path} was changed while this ran, so what was merged is not what was planned. "
+                "Start again once it is written."
+            )
 
 
 def _write(model: "VLLM", work: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +94,95 @@ def test_what_a_killed_process_left_is_cleared_away(folder: Path, adapter: Path,
     whole.rename(whole.with_name(f"{whole.name}-half"))
     assert merged(model) == whole
     assert [path.name for path in cache.iterdir() if path.is_dir()] == [whole.name]
+
+
+@pytest.mark.parametrize("pattern", ["*.safetensors", "config.json", "merged.files.json"])
+def test_a_folder_of_which_something_was_taken_is_made_anew(
+    pattern: str, folder: Path, adapter: Path, cache: Path
+) -> None:
+    own = merged(VLLM(str(folder), adapter=str(adapter), merge=True))
+    next(own.glob(pattern)).unlink()
+    assert merged(VLLM(str(folder), adapter=str(adapter), merge=True)) == own
+    assert names(own) == names(folder)
+    (own / "model.safetensors").write_bytes(b"cut")
+    assert merged(VLLM(str(folder), adapter=str(adapter), merge=True)) == own
+    assert names(own) == names(folder)
+
+
+def test_what_was_changed_in_between_is_not_kept_under_its_old_name(
+    folder: Path, adapter: Path, cache: Path, tmp_path: Path
+) -> None:
+    """Neither the adapter nor the base."""
+    for changed in ("adapter", "base"):
+        base = Path(shutil.copytree(folder, tmp_path / changed / "base"))
+        own = Path(shutil.copytree(adapter, tmp_path / changed / "own"))
+        model = VLLM(str(base), adapter=str(own), merge=True)
+        _ = model.digest
+        if changed == "adapter":
+            shutil.copytree(saved(folder, tmp_path / "other", seed=3), own, dirs_exist_ok=True)
+        else:
+            (base / "generation_config.json").write_text("{}")
+        with pytest.raises(ModelError, match="was changed while this ran"):
+            merged(model)
+        assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+def test_a_disk_that_is_full_before_its_time_is_a_sentence(folder: Path, adapter: Path, cache: Path) -> None:
+    """After the room was looked at: here by the largest file that a process may write."""
+    code = (
+        "import resource, signal, sys\nfrom icl.models.vllm.model import VLLM\n"
+        "model = VLLM(sys.argv[1], adapter=sys.argv[2], merge=True)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))\n"
+        "model.weights()"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(adapter)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False, timeout=240)
+    assert ended.returncode == 1
+    assert "ModelError: model.merge: the merged checkpoint cannot be written to" in ended.stderr
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+class Evil:
+    """Runs code where a pickle of it is opened."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("whose", ["adapter", "base"])
+def test_weights_in_a_pickle_run_no_code(whose: str, folder: Path, adapter: Path, cache: Path, tmp_path: Path) -> None:
+    source, name = {"adapter": (adapter, "adapter_model.bin"), "base": (folder, "pytorch_model.bin")}[whose]
+    copy = Path(shutil.copytree(source, tmp_path / "copy"))
+    for path in copy.glob("*.safetensors"):
+        path.unlink()
+    torch.save({"weight": Evil(tmp_path / "ran")}, copy / name)
+    given = {"adapter": (folder, copy), "base": (copy, adapter)}[whose]
+    with pytest.raises(ModelError, match="could run code by being read"):
+        merged(VLLM(str(given[0]), adapter=str(given[1]), merge=True))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_damaged_adapter_is_not_called_another_models(folder: Path, adapter: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(adapter, tmp_path / "copy"))
+    told = json.loads((copy / "adapter_config.json").read_text())
+    (copy / "adapter_config.json").write_text(json.dumps(told | {"target_modules": "("}))
+    with pytest.raises(ModelError, match="unterminated subpattern"):
+        merged(VLLM(str(folder), adapter=str(copy), merge=True))
+    (copy / "adapter_config.json").write_text(json.dumps(told))
+    (copy / "adapter_model.safetensors").write_bytes(b"cut")
+    with pytest.raises(ModelError, match="cannot be loaded: Error while deserializing header"):
+        merged(VLLM(str(folder), adapter=str(copy), merge=True))
+
+
+def test_a_link_that_leads_nowhere_is_a_sentence(folder: Path, adapter: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "vocab.json").symlink_to(tmp_path / "gone")
+    with pytest.raises(ModelError, match=r"vocab\.json leads to no file"):
+        merged(VLLM(str(copy), adapter=str(adapter), merge=True))
 
 
 def test_a_cache_that_cannot_be_written_is_a_sentence(
