@@ -1,6 +1,7 @@
 """What `icl serve` refuses before anything starts: an address that others reach needs a key."""
 
 import importlib.util
+import socket
 from typing import Any
 
 import pytest
@@ -65,3 +66,34 @@ def test_without_vllm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "vllm" else find(name, *rest))
     with pytest.raises(ConfigError, match=r"needs the package vllm, .*pip install 'mm-icl\[vllm\]'"):
         serve.server("tiny", "127.0.0.1", 8000)
+
+
+@pytest.mark.usefixtures("there")
+def test_a_port_that_is_taken_is_told_before_a_model_is_loaded(icl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(serve.os, "execve", lambda *arguments: started.append(arguments))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        told = icl("serve", "tiny", "--port", str(port))
+    assert told.status == 2
+    assert f"--port {port}: nothing can listen there on 127.0.0.1" in " ".join(told.err.split())
+    assert icl("serve", "tiny", "--port", "70000").status == 2
+    assert not started
+    assert icl("serve", "tiny", "--port", str(port)).status == 0
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize("way", ["hos=0.0.0.0", "--ho=0.0.0.0", "middlewar=os:system", "=x", "scheduler_c=X"])
+def test_the_beginning_of_an_options_name_is_that_option(way: str) -> None:
+    with pytest.raises(ConfigError, match=r"--option .* is set by icl serve itself"):
+        serve.server("tiny", "127.0.0.1", 8000, options=[way])
+
+
+@pytest.mark.usefixtures("there")
+def test_pictures_are_fetched_from_the_hosts_that_are_named_alone() -> None:
+    assert "none" in value(serve.server("tiny", "127.0.0.1", 8000)[0], "allowed-media-domains")
+    options = ["allowed-media-domains=pictures.example", "shutdown-timeout=0"]
+    arguments, environment = serve.server("tiny", "127.0.0.1", 8000, options=options)
+    assert value(arguments, "allowed-media-domains") == "pictures.example"
+    assert value(arguments, "shutdown-timeout") == "0"
+    assert int(environment["VLLM_MAX_IMAGE_PIXELS"]) <= 100_000_000
