@@ -86,6 +86,17 @@ def test_what_prompts_share_is_read_from_the_prefix_cache(model: VLLM) -> None:
     assert cached > 0.6 * read
 
 
+def test_a_picture_is_encoded_once_wherever_it_is_shown(model: VLLM) -> None:
+    tiny = checkpoints.tiny_models()
+    orders = ([51, 52, 53], [53, 51, 52], [52], [53, 52, 51], [51, 53])  # no beginning of one is that of another
+    prompts = [tiny.prompt(order, f"question {i}?", f"order{i}") for i, order in enumerate(orders)]
+    assert isinstance(model, groups.Watched)
+    before = model.scheduler.counts["encoder inputs"]
+    answers = groups.run_jobs(model, [Job(prompt, parse_arm("greedy"), max_new_tokens=2) for prompt in prompts])
+    assert not any(isinstance(answer, Failure) for answer in answers)
+    assert model.scheduler.counts["encoder inputs"] - before == 3
+
+
 def test_the_registry_builds_it_without_importing_vllm() -> None:
     made = build("model", {"name": "vllm", "path": "tiny", "max_model_len": 2048, "engine_args": {"max_num_seqs": 4}})
     assert made.arguments()["max_num_seqs"] == 4

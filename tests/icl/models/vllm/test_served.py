@@ -20,9 +20,11 @@ from decoding.probe import probe_prompt
 from decoding.served import run_jobs
 from experiments.config import load
 from experiments.run import run
+from icl.models.base import Request
 from icl.models.chat import messages
 from icl.models.remote import Remote
 from icl.models.vllm.model import VLLM
+from icl.types import Generation
 
 CONFIG = """
 name: {name}
@@ -95,9 +97,11 @@ def test_the_same_config_has_the_same_answers_in_the_process_and_on_a_server(ser
         for name in ("logprob", "entropy", "survivors")
     )
     assert len({sample.get("output", "") for sample in here.values()}) > 3
-    session = json.loads((tmp_path / "runs" / "there" / "run.json").read_text())["sessions"][-1]
-    assert session["counters"]["cached_tokens"] > 0
-    assert session["counters"]["requests"] < len(there)  # equal ones are asked once
+    for name in ("here", "there"):
+        counters = json.loads((tmp_path / "runs" / name / "run.json").read_text())["sessions"][-1]["counters"]
+        assert 0 < counters["cached_tokens"] < counters["prompt_tokens"]
+        assert counters["new_tokens"] > 0
+    assert counters["requests"] < len(there)  # equal ones are asked once
 
 
 def test_whole_options_are_scored_by_the_server(serving: Server, tmp_path: Path) -> None:
@@ -107,6 +111,24 @@ def test_whole_options_are_scored_by_the_server(serving: Server, tmp_path: Path)
     assert here.keys() == there.keys()
     for key, sample in here.items():
         assert sample["option_scores"] == pytest.approx(there[key]["option_scores"], abs=5e-3), key
+
+
+def test_a_server_that_is_asked_as_any_other_is_gives_greedy_answers_and_first_tokens(serving: Server) -> None:
+    """What `remote` asks of endpoints that are not ours: vLLM's own answers and log-probabilities."""
+    model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY")
+    prompts = [probe_prompt(shots) for shots in (0, 1, 2, 3)]
+    plain = model.generate([Request(prompt, max_new_tokens=6) for prompt in prompts])
+    greedy = run_jobs(model, [Job(prompt, parse_arm("greedy"), max_new_tokens=6) for prompt in prompts])
+    assert [answer.text for answer in plain] == [getattr(answer, "text", answer).strip() for answer in greedy]
+    assert [answer.usage.prompt_tokens for answer in plain] == [answer.usage.prompt_tokens for answer in greedy]
+    options = ("red", "blue", "green")
+    first = model.generate([Request(prompt, options, scored=True) for prompt in prompts[1:]])
+    whole = run_jobs(model, [Job(prompt, parse_arm("greedy"), options, "options") for prompt in prompts[1:]])
+    for answer, wanted in zip(first, whole, strict=True):
+        assert isinstance(wanted, Generation), wanted
+        assert len(answer.option_scores) > 1
+        for option, score in answer.option_scores.items():
+            assert score == pytest.approx(wanted.option_scores[option], abs=0.02), option
 
 
 def test_arms_that_cannot_be_sent_or_read_fail_with_the_servers_sentence(serving: Server) -> None:
