@@ -9,8 +9,8 @@ from experiments.answers import Answer, Asked
 from experiments.contexts import Written
 from experiments.grid import Cell
 from experiments.store import ROUNDING
-from icl.blame import ComponentError, blaming
-from icl.errors import DataError
+from icl.blame import blaming
+from icl.errors import ComponentError, DataError
 from icl.metrics.base import Metric
 from icl.metrics.baselines import BASELINES
 from icl.types import Demo, Example, Generation, Prompt, Sample

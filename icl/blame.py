@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from icl.errors import ICLError
+from icl.errors import ComponentError, ICLError
 from icl.loading import path_of
 from icl.registry import is_own
 
@@ -28,10 +28,6 @@ Keep = Callable[[str, str], None]
 KEEPERS: ContextVar[tuple[Keep, ...]] = ContextVar("KEEPERS", default=())
 NO_ROOM = ("out of memory", "can't allocate memory")
 TOOLKIT = ("icl", "retrievers", "prompts", "decoding", "experiments")
-
-
-class ComponentError(ICLError):
-    """A component of one's own raised what is no `ICLError`, or gave what cannot be used."""
 
 
 @contextmanager

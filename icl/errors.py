@@ -33,6 +33,10 @@ class ModelError(ICLError):
     """A checkpoint cannot be loaded, or a model did not do what its conventions promise."""
 
 
+class ComponentError(ICLError):
+    """A component of one's own raised what is no `ICLError`, or gave what cannot be used (see `icl.blame`)."""
+
+
 class StoreError(ICLError):
     """A run directory is of another config, damaged, or in use."""
 

@@ -11,12 +11,14 @@ import sys
 import textwrap
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
-from icl import __version__, blame
-from icl.errors import ICLError, ICLWarning, did_you_mean, printable
+from icl import __version__
+from icl.errors import ComponentError, ICLError, ICLWarning, did_you_mean, printable
 
 HEAD = "Research on in-context learning with multimodal language models."
 WRONG = 2
@@ -45,12 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"icl: no command named '{words[0]}'.{did_you_mean(words[0], known)} (icl --help)", file=sys.stderr)
         return WRONG
     try:
-        with blame.kept(_traced) if debug else nullcontext():
-            return _call(words[0], words[1:])
+        return _call(words[0], words[1:], debug)
     except ICLError as error:
         if debug:
             traceback.print_exception(error)
-        hint = "" if debug or not isinstance(error, blame.ComponentError) else " (--debug shows the traceback)"
+        hint = "" if debug or not isinstance(error, ComponentError) else " (--debug shows the traceback)"
         print(printable(f"{error}{hint}"), file=sys.stderr)
         return WRONG
     except BrokenPipeError:  # the reader (`head`) left
@@ -73,20 +74,24 @@ def commands() -> dict[str, str]:
     return found
 
 
-def _call(name: str, words: list[str]) -> int:
+def _call(name: str, words: list[str], debug: bool) -> int:
     import importlib
 
     written = warnings.formatwarning
     try:
         import typer
 
+        from icl import blame
+
         warnings.formatwarning = lambda message, category, *more: (
             f"{printable(str(message))}\n" if issubclass(category, ICLWarning) else written(message, category, *more)
         )
         module = importlib.import_module(f"icl.cli.{name.replace('-', '_')}")
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-        app.command(help=f"{module.__doc__}\n\n{inspect.cleandoc(module.command.__doc__ or '')}")(module.command)
-        with blame.blaming():
+        app.command(help=f"{module.__doc__}\n\n{inspect.cleandoc(module.command.__doc__ or '')}")(
+            _stoppable(module.command)
+        )
+        with blame.kept(_traced) if debug else nullcontext(), blame.blaming():
             app(args=words, prog_name=f"icl {name}")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -96,6 +101,20 @@ def _call(name: str, words: list[str]) -> int:
     finally:
         warnings.formatwarning = written
     return 0
+
+
+def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, which says that it was stopped: its parser would end it without a word."""
+
+    @wraps(command)
+    def stoppable(*given: Any, **named: Any) -> None:
+        try:
+            command(*given, **named)
+        except KeyboardInterrupt:
+            print("stopped.", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
+
+    return stoppable
 
 
 def _help() -> str:

@@ -274,6 +274,20 @@ def test_ctrl_c_while_a_command_is_imported_is_told(icl: ICL, monkeypatch: pytes
     assert (told.status, told.err) == (130, "stopped.\n")
 
 
+@pytest.mark.parametrize(
+    "words", [("report", "runs/small"), ("compare", "runs/small"), ("analyze", "runs/small", "vote")]
+)
+def test_ctrl_c_in_a_command_that_only_reads_is_told(
+    icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.loaded.load_run", stopped)
+    told = icl(*words)
+    assert (told.status, told.err) == (130, "stopped.\n")
+
+
 def test_a_process_that_is_interrupted_ends_with_130_and_resumes(grid: Callable[[str], str], tmp_path: Path) -> None:
     import signal
 
