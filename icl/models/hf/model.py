@@ -57,7 +57,7 @@ class HF:
     device: str = "auto"  # auto: cuda where there is one; cpu, cuda, cuda:1, mps
     device_map: str | None = None  # of accelerate (auto, balanced, …), to spread the layers; device is not read then
     attn_implementation: str = "auto"  # auto: transformers chooses; sdpa, eager, flash_attention_2
-    quantize: Quantize = "none"  # weights by bitsandbytes; none: as the checkpoint is
+    quantize: Quantize = "none"  # weights by bitsandbytes; none: as the checkpoint is, packed where GPTQ or AWQ did it
     double_quant: bool = False  # nf4, fp4: the scales of 64 weights in 8 bits too
     compute_dtype: Dtype = "auto"  # nf4, fp4: of products; auto: dtype
     outlier_threshold: NonNegative = 6.0  # int8: larger inputs run in 16 bits; 0: none, a row is the same in any batch

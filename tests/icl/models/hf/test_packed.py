@@ -229,6 +229,26 @@ def test_loading_draws_no_numbers_and_leaves_nothing_to_chance(made: Made) -> No
     assert torch.equal(first, torch.rand(1))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", ["gptq-act-order", "awq"])
+def test_on_a_device_it_says_what_it_says_on_a_cpu(kind: str, made: Made) -> None:
+    small, _ = made("llava", kind)
+    there = replace(small, device="cuda", dtype="float32")
+    got = there.open(tiny_models.prompts()).logits.cpu()
+    assert gap(got, small.open(tiny_models.prompts()).logits) < 1e-3
+    for name, layer in modules(small).items():
+        if type(layer).__name__ == "PackedLinear":
+            assert torch.equal(layer.weight, modules(there)[name].weight.cpu()), name
+
+
+def test_layers_that_accelerate_places_stay_packed(made: Made) -> None:
+    small, _ = made("llava", "gptq")
+    placed = replace(small, device_map="auto")
+    assert gap(placed.open(tiny_models.prompts()).logits.cpu(), small.open(tiny_models.prompts()).logits) < 1e-3
+    assert placed.weights_bytes == small.weights_bytes
+
+
 def test_quantizing_it_again_or_merging_an_adapter_into_it_is_refused(made: Made, tmp_path: Path) -> None:
     for kind in ("gptq", "awq"):
         small, _ = made("llava", kind)
