@@ -149,8 +149,14 @@ def test_a_prompt_that_is_counted_and_read_is_tokenized_once(
     model_of: ModelOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hf = model_of("idefics3")
-    one, texts, own = prompt([1, 2], "how often?"), [], hf.renderer._tokenized
-    monkeypatch.setattr(hf.renderer, "_tokenized", lambda text: texts.append(text) or own(text))
+    texts, own = list[str](), hf.renderer._tokenized
+
+    def noted(text: str) -> tuple[int, ...]:
+        texts.append(text)
+        return own(text)
+
+    monkeypatch.setattr(hf.renderer, "_tokenized", noted)
+    one = prompt([1, 2], "how often?")
     assert hf.count_tokens(one) == len(hf.ids(prompt([1, 2], "how often?"))) == len(own(texts[0]))
     assert len(texts) == 1
     assert hf.ids(prompt([1], "how often?")) != hf.ids(one)
