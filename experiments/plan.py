@@ -14,6 +14,7 @@ from experiments.contexts import Retrieval, contexts, recipes_of, written
 from experiments.grid import Cell, Grid
 from experiments.plan_warnings import Alike, plan_warnings
 from experiments.repeated import Repeats
+from experiments.room import Room
 from experiments.stand_ins import anything, unasked
 from experiments.waiting import Tell
 from icl.streams import StreamKey
@@ -97,7 +98,7 @@ def plan(grid: Grid, present: int = 0, tell: Tell = lambda what, done, of: None)
     from experiments.stats.power import smallest_difference
 
     work, counted, notes = Work(), dict[str, tuple[int, int]](), dict.fromkeys((*grid.warnings, *plan_warnings(grid)))
-    alike, repeats = Alike(), Repeats()
+    alike, repeats, room = Alike(), Repeats(), Room()
     parts = [(task, choice(task.queries, QUERIES_READ), _groups(grid, task)) for task in grid.tasks]
     left = Left(tell, sum(len(chosen) * len(groups) for _, chosen, groups in parts))
     shared = Shared()
@@ -107,9 +108,8 @@ def plan(grid: Grid, present: int = 0, tell: Tell = lambda what, done, of: None)
         retrievals = {id(group[0].model): Retrieval(task, group[0].model) for group, _ in groups}
         for group, told in groups:
             notes |= dict.fromkeys(told)
-            found = _counted(
-                group, chosen, retrievals[id(group[0].model)], Counting(plain, edited, beginnings, alike, repeats, left)
-            )
+            into = Counting(plain, edited, beginnings, alike, repeats, room, left)
+            found = _counted(group, chosen, retrievals[id(group[0].model)], into)
             work.add(found, len(task.queries) / len(chosen))
         work.pictures += plain.scaled(*counted[task.title])
         work.edited += edited.scaled(*counted[task.title])
@@ -126,7 +126,7 @@ def plan(grid: Grid, present: int = 0, tell: Tell = lambda what, done, of: None)
         counted=counted,
         arms=len(arms),
         sharing=sum(demos.count(one) > 1 for one in demos),
-        notes=(*notes, *alike.notes(), *repeats.notes()),
+        notes=(*notes, *alike.notes(), *repeats.notes(), *room.notes()),
         found=shared.share,
     )
 
@@ -188,6 +188,7 @@ class Counting:
     beginnings: Beginnings
     alike: "Alike"
     repeats: Repeats
+    room: Room
     left: Left
 
 
@@ -204,6 +205,7 @@ def _counted(cells: Sequence[Cell], queries: "Sequence[Example]", retrieval: Ret
                 found.failed += len(item.recipe.cells)
                 continue
             into.repeats.see(item.recipe.cells[0], item)
+            into.room.see(item.recipe.cells[0], item)
             for cell in item.recipe.cells:
                 branches = branches_of(cell.decoding.strategy, item.prompt)
                 into.alike.see(cell, branches)

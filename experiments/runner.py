@@ -19,6 +19,7 @@ from experiments.pictures import KEPT_BYTES, Album, decoded_ahead
 from experiments.progress import Progress
 from experiments.record import Recorder
 from experiments.repeated import Repeats
+from experiments.room import Room
 from experiments.session import Counting
 from experiments.state import Todo
 from experiments.store import Store, Writer
@@ -80,7 +81,7 @@ class Runner:
         self.worker, self.room = worker, KEPT_BYTES // of
         self.recorder = Recorder(grid.metrics)
         self.album = Album(store.folder / "pictures")
-        self.repeats = Repeats()
+        self.repeats, self.fits = Repeats(), Room()
         self.log = Log(store.folder / TRACEBACKS)
         self.failed = self.computed = 0
 
@@ -97,7 +98,7 @@ class Runner:
             self.progress.note(self.album.problem)
         if self.log.seen:
             self.progress.note(f"what failed in components of your own stands with its traceback in {self.log.path}.")
-        for note in self.repeats.notes():
+        for note in (*self.repeats.notes(), *self.fits.notes()):
             self.progress.note(note)
         told = self.work
         return Outcome(self.store.folder, told.total, told.present, self.computed, self.failed, self.grid.warnings)
@@ -137,6 +138,7 @@ class Runner:
             self.album.keep(picture for one in asked for picture in one.prompt.pictures)
             for cell, item in window:
                 self.repeats.see(cell, item)
+                self.fits.see(cell, item)
                 if item.prompt is None:
                     self._record(self.recorder.unasked(cell, item))
             self.progress.doing("answering")

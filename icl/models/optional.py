@@ -17,8 +17,8 @@ AT_ONCE = 32
 
 NAMES = (
     *("adapters", "answer_each", "at_once", "batch_tokens", "blocks", "counters", "counts_exactly", "expect", "lacks"),
-    *("lends", "notes", "plan_notes", "quantizations", "refuses", "rendered", "token_budget", "unload", "url"),
-    "when_served",
+    *("lends", "max_pictures", "notes", "plan_notes", "quantizations", "refuses", "rendered", "token_budget", "unload"),
+    *("url", "when_served"),
 )
 
 
@@ -51,6 +51,12 @@ def refuses(model: Any) -> "Callable[[Mapping[str, Any]], str | None] | None":
 def expect(model: Any) -> "Callable[[int, int], None] | None":
     """Of a model that is started for a plan: is told pictures and tokens of the largest prompt, before `load`."""
     found: Callable[[int, int], None] | None = getattr(model, "expect", None)
+    return found
+
+
+def max_pictures(model: Any) -> int | None:
+    """That a prompt may have, where the user has said so."""
+    found: int | None = getattr(model, "max_pictures", None)
     return found
 
 

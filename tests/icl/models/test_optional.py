@@ -22,6 +22,7 @@ HAD = {
     "counters": lambda: {"forwards": 2},
     "counts_exactly": False,
     "lacks": "no strategies",
+    "max_pictures": 3,
     "notes": ("slow",),
     "plan_notes": ("packed",),
     "quantizations": ("4bit",),
