@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,15 @@ class Server:
     def chat(self, body: Any, **more: Any) -> tuple[int, Any]:
         status, text = self.call("/v1/chat/completions", body, **more)
         return status, json.loads(text)
+
+    def hang_up(self, body: Any, patience: float) -> None:
+        """Asks, waits so many seconds for the first bytes of an answer, and leaves before the rest."""
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+        url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
+        with suppress(OSError):
+            request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+            with urllib.request.urlopen(request, timeout=patience) as answer:
+                answer.read(64)
 
     def metric(self, name: str) -> float:
         lines = self.call("/metrics")[1].splitlines()
