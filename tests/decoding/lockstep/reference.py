@@ -17,7 +17,7 @@ from decoding.base import NewThread
 from decoding.step import scores
 from icl.types import Prompt
 
-TOLERANCE = 1e-3
+TOLERANCE = 1e-4
 """Of a logit, in float32. The logits' spread is about 1."""
 
 SHAKES = 8
@@ -97,3 +97,16 @@ class Reference:
                 decided += 1
                 equal += chosen[0] in right
         return Compared(len(wanted), decided, equal)
+
+    def apart(self, prompt: Prompt, arm: Arm, tokens: Sequence[int], logprobs: Sequence[float]) -> float:
+        """How far an engine's log-probabilities of the tokens that it chose are from these, at most.
+
+        Tokens hide a wrong weight of a branch where it shifts scores by less than the first two are apart; this does
+        not.
+        """
+        read = [self.logits(branch, tokens) for branch in arm.strategy.branches(prompt)]
+        thread, worst = [NewThread(prompt.key)], 0.0
+        for step, (token, told) in enumerate(zip(tokens, logprobs, strict=False)):
+            said, _ = scores(arm.strategy, torch.stack([row[step] for row in read])[:, None], step, thread)
+            worst = max(worst, abs(float(said.log_softmax(-1)[0, token]) - told))
+        return worst

@@ -11,7 +11,10 @@ from icl.types import Prompt
 
 @dataclass(frozen=True)
 class Spread(Strategy):
-    """Branch 1 has no pictures, branch 2 no demonstrations, further ones lose one more turn from the front each."""
+    """Branch 1 has no pictures, branch 2 no demonstrations, further ones lose one more turn from the front each.
+
+    Each further one weighs more than the one before, so that it matters which is which.
+    """
 
     branch_count: int = 3
     beta: float = 0.05
@@ -26,6 +29,8 @@ class Spread(Strategy):
         return plausible(reference, self.beta)
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
-        share = (0.9 if step % 2 else 0.6) / (len(logits) - 1)
-        scores: Tensor = (1 + share * (len(logits) - 1)) * logits[0] - share * logits[1:].sum(0)
+        total, others = 0.9 if step % 2 else 0.6, len(logits) - 1
+        scores: Tensor = (1 + total) * logits[0]
+        for place in range(1, others + 1):
+            scores = scores - total * place / (others * (others + 1) / 2) * logits[place]
         return scores

@@ -76,7 +76,7 @@ def test_options_are_scored_by_the_same_strategy(engine: groups.Watched, referen
                 for s, token in enumerate(ids)
             ]
             size = {"sum": 1, "mean": len(ids), "bytes": len(option)}[job.normalise]
-            assert answer.option_scores[option] == pytest.approx(sum(told) / size, abs=2e-3)
+            assert answer.option_scores[option] == pytest.approx(sum(told) / size, abs=5e-4)
         assert answer.text == max(answer.option_scores, key=lambda o: answer.option_scores[o])
 
 
@@ -92,12 +92,12 @@ def test_traces_are_those_of_the_loop(engine: groups.Watched, reference: Referen
         assert answer.trace["survivors"][step] == float((said > -torch.inf).sum())
         assert answer.trace["changed"][step] == float(said.argmax() != own[0].argmax())
         assert answer.trace["entropy"][step] == pytest.approx(
-            float(torch.special.entr(said.softmax(-1)).sum()), abs=2e-3
+            float(torch.special.entr(said.softmax(-1)).sum()), abs=1e-4
         )
         told = said.log_softmax(-1)[0]
         first, second = told.topk(2).values.tolist()
-        assert answer.trace["logprob"][step] == pytest.approx(float(told[answer.tokens[step]]), abs=2e-3)
-        assert answer.trace["gap"][step] == pytest.approx(min(first - second, 1000.0), abs=2e-3)
+        assert answer.trace["logprob"][step] == pytest.approx(float(told[answer.tokens[step]]), abs=1e-4)
+        assert answer.trace["gap"][step] == pytest.approx(min(first - second, 1000.0), abs=1e-4)
 
 
 def test_what_branches_said_is_what_plain_forwards_say(engine: groups.Watched, reference: Reference) -> None:
@@ -113,6 +113,28 @@ def test_what_branches_said_is_what_plain_forwards_say(engine: groups.Watched, r
             assert steps["p"][step][0] == pytest.approx(seen.shares[0], abs=2e-3)
             assert steps["entropy"][step] == pytest.approx(seen.entropy, abs=5e-3)
             assert steps["apart"][step] == pytest.approx(seen.apart, abs=2e-3) if seen.apart else "apart" not in steps
+
+
+def test_sixteen_branches_decode_one_output(engine: groups.Watched, reference: Reference) -> None:
+    arm = parse_arm({"name": groups.SPREAD, "branch_count": 16})
+    turns = [Turn("assistant" if i % 2 else "user", (Part(f"{i}"),)) for i in range(29)]
+    prompt = Prompt(tuple(turns), StreamKey(0, "wide"))
+    (answer,) = groups.run_jobs(engine, [Job(prompt, arm, max_new_tokens=6)])
+    assert isinstance(answer, Generation), answer.reason
+    said = engine.groups_heard[-1]
+    assert len(said) == 16
+    assert len({one.tokens for one in said}) == 1
+    assert len({one.prompt_tokens for one in said}) > 7
+    assert reference.apart(prompt, arm, answer.tokens, answer.trace["logprob"]) < 1e-4
+
+
+def test_a_picture_is_encoded_once_whatever_shows_it(engine: groups.Watched) -> None:
+    tiny, counts = checkpoints.tiny_models(), engine.scheduler.counts
+    before = counts["encoder inputs"]
+    jobs = [Job(tiny.prompt([900 + i, 902], "what?", f"e{i}"), parse_arm("greedy"), max_new_tokens=2) for i in (0, 1)]
+    groups.run_jobs(engine, jobs)
+    groups.run_jobs(engine, [Job(tiny.prompt([902, 901, 900], "and?", "e3"), parse_arm("greedy"), max_new_tokens=2)])
+    assert counts["encoder inputs"] - before == 3
 
 
 def test_usage_counts_what_the_loop_counts(engine: groups.Watched) -> None:

@@ -137,6 +137,21 @@ def test_an_incomplete_group_waits_while_others_run(folder: Path) -> None:
     assert finish(world) == {"plain": "length", "g.0": "length", "g.1": "length"}
 
 
+def test_an_engine_that_waits_for_a_branch_rests(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its loop would spin else."""
+    rests: list[float] = []
+    monkeypatch.setattr("decoding.lockstep.scheduler.time.sleep", rests.append)
+    world = made(folder)
+    branch(world, "g", 0)
+    for _ in range(3):
+        world.step()
+    assert rests == [0.001] * 3
+    branch(world, "g", 1)
+    assert set(finish(world).values()) == {"length"}
+    world.step()
+    assert len(rests) == 3  # neither while it works nor when it is empty
+
+
 def test_groups_whose_branches_come_in_turn_are_admitted_whole(folder: Path) -> None:
     world = made(folder, sequences=2)
     for index in (0, 1):

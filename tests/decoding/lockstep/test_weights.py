@@ -1,0 +1,61 @@
+"""The engine's log-probabilities are the strategy's own, closer than a weight that is wrong by two in a hundred.
+
+Chosen tokens alone would not show one: it shifts scores by less than the first two mostly are apart.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import checkpoints
+import groups
+from reference import Reference
+
+from decoding.arm import Arm
+from icl.types import Generation
+
+NEAR = 5e-5
+"""Of a log-probability, in float32."""
+
+
+def wrong(arm: Arm) -> Arm:
+    """The weight of the contrast wrong by 2 %, or two branches in each other's place."""
+    strategy: Any = arm.strategy
+    if hasattr(strategy, "alpha"):
+        return replace(arm, strategy=replace(strategy, alpha=1.02 * strategy.alpha))
+    kind = type(strategy)
+
+    def swapped(self: Any, prompt: Any, note: object = None) -> Any:
+        first, second, third, *rest = kind.branches(self, prompt, note)
+        return first, third, second, *rest
+
+    other = type("Swapped", (kind,), {"branches": swapped})
+    return replace(arm, strategy=other(strategy.branch_count, strategy.beta))
+
+
+@pytest.mark.parametrize("architecture", ["llava", "qwen2_5_vl"])
+def test_log_probabilities_show_the_weight_of_every_branch(
+    architecture: str, tmp_path: Path, record_property: Any
+) -> None:
+    folder = checkpoints.saved(architecture, tmp_path)
+    reference, engine = Reference(folder), groups.tiny_engine(folder)
+    jobs = groups.jobs(20, 8, seed=17, arms=groups.ARMS[:4])
+    answers = groups.run_jobs(engine, jobs)
+    engine.unload()
+    right, off = list[float](), list[float]()
+    for job, answer in zip(jobs, answers, strict=True):
+        assert isinstance(answer, Generation), answer
+        if not answer.tokens:
+            continue
+        for arm, told in ((job.arm, right), (wrong(job.arm), off)):
+            told.append(reference.apart(job.prompt, arm, answer.tokens, answer.trace["logprob"]))
+    assert len(right) > 12
+    assert max(right) < NEAR
+    shown = sum(distance > NEAR for distance in off)
+    assert shown > 0.9 * len(off)
+    measured = f"{len(right)} groups, log-probabilities at most {max(right):.1e} apart"
+    record_property("measured", f"{measured}; a weight wrong by 2 % or branches swapped shows in {shown} of {len(off)}")
