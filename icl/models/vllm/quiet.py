@@ -8,30 +8,31 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-EXPECTED = (
-    "CPU backend doesn't allow to use `torch.set_num_threads`",  # said once for every prompt with pictures
-    "The global random seed is set to",
-    "Enforce eager set",
-    "Inductor compilation was disabled by user settings",
-    "Triton is not installed. triton-cpu is expected",
-    "Reset SSM cache type",
-    "Using custom scheduler class",
-)
-"""How they begin."""
+EXPECTED = {
+    "vllm.v1.worker.cpu_worker": (
+        "CPU backend doesn't allow to use `torch.set_num_threads`",  # said once for every prompt with pictures
+    ),
+    "vllm.engine.arg_utils": ("The global random seed is set to",),
+    "vllm.config.vllm": ("Enforce eager set", "Inductor compilation was disabled by user settings"),
+    "vllm.config.scheduler": ("Using custom scheduler class",),
+    "vllm.platforms.cpu": ("Triton is not installed. triton-cpu is expected", "Reset SSM cache type"),
+}
+"""Who says it -> how it begins."""
 
 
 class Expected(logging.Filter):
     """Keeps back what was to be expected."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR or not record.getMessage().startswith(EXPECTED)
+        return record.levelno >= logging.ERROR or not record.getMessage().startswith(EXPECTED[record.name])
 
 
 def hushed() -> None:
-    """From now on, in this process, whose vLLM is imported already."""
-    for handler in logging.getLogger("vllm").handlers:
-        if not any(isinstance(one, Expected) for one in handler.filters):
-            handler.addFilter(Expected())
+    """From now on, in this process. At the loggers themselves: vLLM makes its handlers anew when it pleases."""
+    for name in EXPECTED:
+        logger = logging.getLogger(name)
+        if not any(isinstance(one, Expected) for one in logger.filters):
+            logger.addFilter(Expected())
 
 
 @contextmanager

@@ -1,35 +1,32 @@
 """Which of vLLM's warnings a run passes on."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
-from icl.models.vllm.quiet import Expected, hushed
+from icl.models.vllm.quiet import EXPECTED, Expected, hushed
 
 
-@pytest.fixture
-def said() -> list[str]:
-    """What a handler of vLLM's lets through."""
-    told: list[str] = []
-
-    class Ears(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            told.append(record.getMessage())
-
-    logger, ears = logging.getLogger("vllm"), Ears()
-    logger.addHandler(ears)
-    hushed()
-    hushed()
-    assert [type(one) for one in ears.filters] == [Expected]
-    yield told
-    logger.removeHandler(ears)
-
-
-def test_what_follows_from_the_toolkits_own_settings_is_kept_back_and_nothing_else(said: list[str]) -> None:
+def test_what_follows_from_the_toolkits_own_settings_is_kept_back_and_nothing_else(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     logger = logging.getLogger("vllm.v1.worker.cpu_worker")
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)  # to the ears of the test
+    hushed()
+    hushed()
+    assert [type(one) for one in logger.filters] == [Expected]
     threads = "CPU backend doesn't allow to use `torch.set_num_threads` after the thread binding, skip it."
     logger.warning(threads)
-    logger.warning("Using custom scheduler class %s.", "decoding.lockstep.scheduler.LockstepScheduler")
     logger.warning("%s is not found in LD_PRELOAD.", "libtcmalloc")
     logger.error(threads)
-    assert said == ["libtcmalloc is not found in LD_PRELOAD.", threads]
+    logging.getLogger("vllm.config.scheduler").warning("Using custom scheduler class %s.", "ours")
+    assert [record.getMessage() for record in caplog.records] == ["libtcmalloc is not found in LD_PRELOAD.", threads]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_logger_that_says_it_is_the_module_of_its_name(name: str) -> None:
+    vllm = pytest.importorskip("vllm")
+    source = (Path(vllm.__file__).parents[1] / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
+    for beginning in EXPECTED[name]:
+        assert beginning[:20] in source
