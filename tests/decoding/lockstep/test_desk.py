@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from decoding.lockstep.desk import Desk
 from decoding.lockstep.http import RefusedError
 from decoding.lockstep.seats import Seat
 from decoding.lockstep.wanted import Wanted
+from icl.errors import DataError
 from icl.models.vllm.asking import Ask
 from icl.pictures import Picture
 from icl.types import Part, Prompt, Turn
@@ -91,6 +93,11 @@ def wanted(arm: Any = "vcd", limit: int | None = None, stop: tuple[str, ...] = (
     return Wanted(PROMPT, parse_arm(arm), limit, stop, False, "tiny")
 
 
+def shown() -> Prompt:
+    picture = Picture.from_image(Image.new("RGB", (5, 3)), "a picture")
+    return Prompt((Turn("user", (Part(picture, "query.picture[0]"), *PROMPT.turns[0].parts)),))
+
+
 def test_a_model_is_asked_for_by_its_name(desk: Desk) -> None:
     assert desk.adapters == ["mine"]
     assert desk.adapter("mine") is desk.models.lora_requests["mine"]
@@ -147,6 +154,25 @@ def test_branches_are_made_off_the_loop(desk: Desk) -> None:
     assert made[0] == PROMPT
     assert len(made) == 2
     assert where[0] is not threading.main_thread()
+
+
+def test_more_branches_than_a_group_may_have_are_refused_before_they_are_read(desk: Desk) -> None:
+    spread = f"{Path(__file__).with_name('spread.py')}:Spread"
+    assert len(asyncio.run(desk.branches(wanted({"name": spread, "branch_count": 16}), Seat()))) == 16
+    with pytest.raises(RefusedError, match="reads 17 prompts, and a group has 16 at most") as refused:
+        asyncio.run(desk.branches(wanted({"name": spread, "branch_count": 17}), Seat()))
+    assert refused.value.status == 400
+
+
+def test_pictures_without_room_are_refused_before_they_are_opened(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of another sample's prompt count too."""
+    monkeypatch.setattr("decoding.lockstep.desk.PIXELS", 30)
+    one = shown()
+    for prompt in (one, replace(one, other=one)):
+        asyncio.run(desk.branches(replace(wanted("greedy"), prompt=prompt), Seat()))
+    monkeypatch.setattr("decoding.lockstep.desk.PIXELS", 29)
+    with pytest.raises(DataError, match="have 30 pixels together, and a server opens 29 at most"):
+        asyncio.run(desk.branches(replace(wanted("greedy"), prompt=replace(one, other=one)), Seat()))
 
 
 def test_the_room_for_an_answer_is_the_engines(desk: Desk) -> None:
@@ -245,12 +271,32 @@ def test_a_prompt_that_is_not_taken_or_not_answered_is_a_sentence(desk: Desk, en
 
 
 @pytest.mark.usefixtures("vllm")
+def test_who_hangs_up_takes_along_what_a_strategy_asked_first(desk: Desk, engine: Engine) -> None:
+    ended: list[str] = []
+
+    async def endless(*told: Any, **seat: Any) -> AsyncIterator[Any]:
+        try:
+            while True:
+                await asyncio.sleep(0.01)
+                yield output(5)
+        finally:
+            ended.append("here")
+
+    async def leave() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(desk.branches(replace(wanted({"name": "code"}), prompt=shown()), Seat()), 0.3)
+        await asyncio.sleep(0.1)
+
+    engine.generate = endless  # type: ignore[method-assign]
+    asyncio.run(leave())
+    assert ended == ["here"]
+
+
+@pytest.mark.usefixtures("vllm")
 def test_what_a_strategy_asks_first_is_an_ordinary_request_of_its_seat(desk: Desk, engine: Engine) -> None:
     ids = desk.hf.option_ids(PROMPT, ["red"])[0]
     engine.outputs = [output(ids[0]), output(*ids, finish="stop")]
-    picture = Picture.from_image(Image.new("RGB", (4, 4)), "a picture")
-    shown = Prompt((Turn("user", (Part(picture, "query.picture[0]"), *PROMPT.turns[0].parts)),))
-    asked = replace(wanted({"name": "code"}), prompt=shown)
+    asked = replace(wanted({"name": "code"}), prompt=shown())
     branches = asyncio.run(desk.branches(asked, Seat("lora", 1)))
     assert len(branches) > 1
     assert any(desk.hf.text(ids) in branch.text for branch in branches)
