@@ -30,6 +30,8 @@ EXPLAINED = {
     "compares the ids before anything runs, and refuses.",
     ("qwen3_5", "vllm"): "The engine refuses recurrent layers at its start, since their states were not verified under "
     "preemption and prefix caching. Use `model: hf`.",
+    ("qwen3_5_moe", "vllm"): "As for Qwen3.5. Use `model: hf`.",
+    ("llava_next_video", "vllm"): "vLLM reads videos alone with this class. Use `model: hf`.",
     (
         "gemma3",
         "vllm",

@@ -42,6 +42,29 @@ def llava_onevision(size: Size) -> Made:
     return Made(config, processor, "<image>")
 
 
+def llava_next_video(size: Size) -> Made:
+    """As LLaVA-NeXT, with a class that reads videos too."""
+    words = tokenizer({"image_token": "<image>", "video_token": "<video>"})
+    grid = [[28, 56], [56, 28], [56, 56]]
+    config = transformers.LlavaNextVideoConfig(
+        vision_config=transformers.CLIPVisionConfig(**tower_settings(size, image_size=28, patch_size=7)),
+        text_config=transformers.LlamaConfig(**text_settings(words, size)),
+        image_grid_pinpoints=grid,
+        image_token_index=words.image_token_id,
+        video_token_index=words.video_token_id,
+    )
+    given = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
+    processor = transformers.LlavaNextVideoProcessor(
+        transformers.LlavaNextVideoVideoProcessor(**given),
+        transformers.LlavaNextImageProcessor(**given, image_grid_pinpoints=grid),
+        words,
+        patch_size=7,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    return Made(config, processor, "<image>")
+
+
 def llava_next(size: Size) -> Made:
     """Tiles of a picture, padding cut out again, a mark at the end of each row."""
     words = tokenizer({"image_token": "<image>"})
@@ -131,5 +154,6 @@ def _pixtral(size: Size) -> tuple[Any, Any, Any]:
 
 
 MAKERS: dict[str, Maker] = {
-    make.__name__: make for make in (llava, llava_next, llava_onevision, vipllava, pixtral, mistral3, paligemma)
+    make.__name__: make
+    for make in (llava, llava_next, llava_next_video, llava_onevision, vipllava, pixtral, mistral3, paligemma)
 }

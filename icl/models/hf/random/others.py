@@ -63,6 +63,27 @@ def lighton_ocr(size: Size) -> Made:
     return Made(config, transformers.LightOnOcrProcessor(images, words, patch_size=8, spatial_merge_size=2), "<img>")
 
 
+def paddleocr_vl(size: Size) -> Made:
+    """Any resolution, four patches merged into one by a projector of its own, M-RoPE."""
+    names = {
+        "image_token": "<|IMAGE_PLACEHOLDER|>",
+        "video_token": "<|video_pad|>",
+        "vision_start_token": "<|IMAGE_START|>",
+        "vision_end_token": "<|IMAGE_END|>",
+    }
+    words = tokenizer(names)
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [size.width // n for n in (32, 32, 16)]}
+    config = transformers.PaddleOCRVLConfig(
+        vision_config=tower_settings(size),
+        text_config=text_settings(words, size, head_dim=size.width // 4, rope_parameters=rope),
+        tie_word_embeddings=False,
+        **{f"{name}_id": words.convert_tokens_to_ids(token) for name, token in names.items()},
+    )
+    images = transformers.PaddleOCRVLImageProcessor(patch_size=8, min_pixels=32 * 32, max_pixels=96 * 96)
+    slot = "<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>"
+    return Made(config, transformers.PaddleOCRVLProcessor(images, words), slot)
+
+
 def deepseek_vl(size: Size) -> Made:
     """One size for every picture, padded to a square."""
     words = tokenizer({"image_token": "<image_placeholder>"})
@@ -99,4 +120,6 @@ def blip_2(size: Size) -> Made:
     return Made(config, transformers.Blip2Processor(images, words, num_query_tokens=4), "<image>")
 
 
-MAKERS: dict[str, Maker] = {make.__name__: make for make in (gemma3, video_llama_3, lighton_ocr, deepseek_vl, blip_2)}
+MAKERS: dict[str, Maker] = {
+    make.__name__: make for make in (gemma3, video_llama_3, lighton_ocr, paddleocr_vl, deepseek_vl, blip_2)
+}

@@ -71,6 +71,21 @@ def qwen3_vl_moe(size: Size) -> Made:
 
 def qwen3_5(size: Size) -> Made:
     """Recurrent layers (gated delta rule) beside attention, M-RoPE."""
+    return _recurrent(size, transformers.Qwen3_5Config, {})
+
+
+def qwen3_5_moe(size: Size) -> Made:
+    """As Qwen3.5, with a mixture of experts and a shared one."""
+    experts = {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": size.width // 2,
+        "shared_expert_intermediate_size": size.width // 2,
+    }
+    return _recurrent(size, transformers.Qwen3_5MoeConfig, experts)
+
+
+def _recurrent(size: Size, kind: Any, more: dict[str, Any]) -> Made:
     words, slot = _qwen_tokenizer()
     rope = {
         "rope_type": "default",
@@ -90,8 +105,9 @@ def qwen3_5(size: Size) -> Made:
         linear_value_head_dim=16,
         linear_num_key_heads=2,
         linear_num_value_heads=4,
+        **more,
     )
-    config = transformers.Qwen3_5Config(
+    config = kind(
         text_config=text,
         vision_config=_qwen_tower(size, 8, intermediate_size=2 * size.tower, num_position_embeddings=64),
         **_qwen_ids(words),
@@ -101,6 +117,29 @@ def qwen3_5(size: Size) -> Made:
 
 def glm4v(size: Size) -> Made:
     """Any resolution, partial M-RoPE."""
+    return _glm(size, transformers.Glm4vConfig, {"image_size": 32})
+
+
+def glm4v_moe(size: Size) -> Made:
+    """As Glm4v, its layers after the first with shared and routed experts."""
+    experts = {
+        "first_k_dense_replace": 1,
+        "moe_intermediate_size": size.width // 2,
+        "n_routed_experts": 4,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 2,
+    }
+    made = _glm(size, transformers.Glm4vMoeConfig, {"image_size": 32}, experts)
+    return made._replace(published={"text_config": {"head_dim": size.width // 4, "use_qk_norm": False}})
+
+
+def glm_ocr(size: Size) -> Made:
+    """As Glm4v, with norms of queries and keys in the tower and no positions of its own there."""
+    merged = 3 * size.width  # of the layer that merges patches: transformers takes it so, vLLM from the language model
+    return _glm(size, transformers.GlmOcrConfig, {}, {"intermediate_size": merged})
+
+
+def _glm(size: Size, kind: Any, tower: dict[str, Any], text: dict[str, Any] | None = None) -> Made:
     named = {
         "image_token": "<|image|>",
         "video_token": "<|video|>",
@@ -116,9 +155,9 @@ def glm4v(size: Size) -> Made:
         "partial_rotary_factor": 0.5,
         "mrope_section": _sections(size, 64, 64, 32),
     }
-    config = transformers.Glm4vConfig(
-        text_config=text_settings(words, size, rope_parameters=rope),
-        vision_config=_qwen_tower(size, 8, intermediate_size=2 * size.tower, image_size=32),
+    config = kind(
+        text_config=text_settings(words, size, rope_parameters=rope, **(text or {})),
+        vision_config=_qwen_tower(size, 8, intermediate_size=2 * size.tower, **tower),
         **{f"{name}_id": words.convert_tokens_to_ids(token) for name, token in named.items()},
     )
     pixels = {"shortest_edge": 32 * 32 * 2, "longest_edge": 96 * 96 * 2}  # of both frames that a picture is taken for
@@ -175,5 +214,6 @@ def _qwen3_processor(words: PreTrainedTokenizerFast) -> Any:
 
 
 MAKERS: dict[str, Maker] = {
-    make.__name__: make for make in (qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, qwen3_5, glm4v)
+    make.__name__: make
+    for make in (qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, qwen3_5, qwen3_5_moe, glm4v, glm4v_moe, glm_ocr)
 }
