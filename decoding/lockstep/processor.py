@@ -28,6 +28,8 @@ WITHOUT_EFFECT = {
     "min_tokens": 0,
     "logit_bias": None,
     "allowed_token_ids": None,
+    "bad_words": None,
+    "thinking_token_budget": None,
     "structured_outputs": None,
     "prompt_logprobs": None,
 }
