@@ -203,6 +203,7 @@ def _counted(cells: Sequence[Cell], queries: "Sequence[Example]", retrieval: Ret
         for item in map(written, row):
             if item.prompt is None:
                 found.failed += len(item.recipe.cells)
+                into.room.without(item)
                 continue
             into.repeats.see(item.recipe.cells[0], item)
             into.room.see(item.recipe.cells[0], item)

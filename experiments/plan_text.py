@@ -61,7 +61,7 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
     if counted:
         yield " " * 13, f"estimated from a random choice of queries: {counted}"
     if work.failed:
-        yield " " * 13, f"{about(work.failed)} samples have no prompt (an unreadable picture, a full context)"
+        yield " " * 13, f"{about(work.failed)} samples have no prompt; why stands at the end"
     yield "", ""
     own = [arm for arm in plan.decodings if not arm.control]
     engines, tempered = _engines(own), _tempered(own)

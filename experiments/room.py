@@ -11,6 +11,9 @@ from experiments.grid import Cell
 from experiments.stats.wording import counted
 from icl.models import optional
 
+REASONS_TOLD = 3
+"""Of samples without a prompt; others are counted."""
+
 
 @dataclass
 class _Arm:
@@ -28,6 +31,11 @@ class Room:
 
     arms: dict[tuple[str, int], _Arm] = field(default_factory=dict)
     cells: dict[tuple[str, int], Cell] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
+
+    def without(self, item: Written) -> None:
+        """A sample that has no prompt, and why."""
+        self.lost.setdefault(item.failed or "", item.example.id)
 
     def see(self, cell: Cell, item: Written) -> None:
         if item.prompt is None:
@@ -44,8 +52,9 @@ class Room:
             arm.pictures = max(arm.pictures, pictures)
 
     def notes(self) -> list[str]:
-        """A sentence for each arm that shows less than it is called, or that will fail."""
-        return [sentence for key, arm in self.arms.items() for sentence in self._told(key, arm)]
+        """A sentence for each arm that shows less than it is called, or that will fail, and why some have no prompt."""
+        lost = [f"sample {query} has no prompt: {why}" for why, query in list(self.lost.items())[:REASONS_TOLD]]
+        return [*lost, *(sentence for key, arm in self.arms.items() for sentence in self._told(key, arm))]
 
     def _told(self, key: tuple[str, int], arm: _Arm) -> list[str]:
         (label, shots), model = key, self.cells[key].model

@@ -47,3 +47,11 @@ def test_nothing_is_said_where_all_fits(mapping: Any) -> None:
     assert not [
         note for note in plan(expand(load(mapping(grid={"shots": [1, 4]})))).notes if "prompts that were" in note
     ]
+
+
+def test_a_plan_says_why_a_sample_has_no_prompt(mapping: Any) -> None:
+    found = plan(expand(load(mapping(model={"name": "fake-copy", "max_tokens": 10, "picture_tokens": 20}))))
+    (told,) = [note for note in found.notes if "has no prompt" in note][:1]
+    assert told.startswith("sample ")
+    assert "takes 22 tokens without any demonstration, and the model's context of 10 leaves 0" in told
+    assert sum("has no prompt" in note for note in found.notes) == 3
