@@ -86,6 +86,8 @@ def test_rows_change_hands_as_vllm_says() -> None:
     processor.update_state(BatchUpdate(4, [], [(2, parameters("h"), None, []), (3, parameters("h", 1), None, [])], []))
     processor.update_state(BatchUpdate(4, [3, 0], [(3, parameters("i"), None, [])], [(3, 0, move)]))
     assert told(processor) == {2: ("h", 0), 0: ("i", 0)}
+    processor.update_state(BatchUpdate(1, [2], [], []))
+    assert told(processor) == {0: ("i", 0)}
 
 
 def test_a_batch_without_branches_is_left_as_it_is() -> None:
