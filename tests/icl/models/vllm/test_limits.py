@@ -34,24 +34,6 @@ def model(folder: Path) -> Iterator[VLLM]:
     made.unload()
 
 
-def test_a_plan_sets_length_and_pictures_and_no_digest(folder: Path) -> None:
-    plain, planned = VLLM(str(folder)), VLLM(str(folder))
-    planned.expect(3, 300)
-    assert planned.arguments()["max_model_len"] == 512
-    assert planned.arguments()["limit_mm_per_prompt"]["image"] == 3
-    assert (plain.arguments()["max_model_len"], plain.arguments()["limit_mm_per_prompt"]["image"]) == (None, 64)
-    assert planned.digest == plain.digest
-    assert planned.max_tokens == plain.max_tokens  # prompts are not cut for it
-    given = VLLM(str(folder), max_model_len=128, max_pictures=2)
-    given.expect(3, 300)
-    assert given.arguments()["max_model_len"] == 128
-    assert given.arguments()["limit_mm_per_prompt"]["image"] == 2
-    assert not given.is_planned
-    far = VLLM(str(folder))
-    far.expect(0, 10**9)
-    assert far.arguments()["max_model_len"] is None
-
-
 def test_larger_prompts_than_planned_start_the_engine_again_and_lose_nothing(model: VLLM, folder: Path) -> None:
     tiny = checkpoints.tiny_models()
     prompts = [tiny.prompt([i], "what?", f"q{i}") for i in range(4)]

@@ -15,10 +15,9 @@ import transformers
 
 from decoding.arm import parse_arm
 from decoding.jobs import Failure, Job
-from icl.errors import ConfigError, ModelError
+from icl.errors import ModelError
 from icl.models.base import Request
 from icl.models.vllm.model import VLLM
-from icl.registry import build
 
 ARCHITECTURES = ("llava", "qwen2_5_vl")
 
@@ -95,24 +94,6 @@ def test_a_picture_is_encoded_once_wherever_it_is_shown(model: VLLM) -> None:
     answers = groups.run_jobs(model, [Job(prompt, parse_arm("greedy"), max_new_tokens=2) for prompt in prompts])
     assert not any(isinstance(answer, Failure) for answer in answers)
     assert model.scheduler.counts["encoder inputs"] - before == 3
-
-
-def test_the_registry_builds_it_without_importing_vllm() -> None:
-    made = build("model", {"name": "vllm", "path": "tiny", "max_model_len": 2048, "engine_args": {"max_num_seqs": 4}})
-    assert made.arguments()["max_num_seqs"] == 4
-    assert made.arguments()["scheduler_cls"].endswith("LockstepScheduler")
-    assert "strategies" in made.abilities
-
-
-def test_settings_of_its_own_cannot_be_given_twice() -> None:
-    with pytest.raises(ConfigError, match=r"engine_args: scheduler_cls"):
-        build("model", {"name": "vllm", "engine_args": {"scheduler_cls": "x"}})
-
-
-def test_the_digest_tells_settings_that_change_an_output(folder: Path) -> None:
-    plain = VLLM(str(folder))
-    assert plain.digest == VLLM(str(folder), in_flight=3, max_pictures=2).digest
-    assert plain.digest != VLLM(str(folder), dtype="bfloat16").digest
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import checkpoints
 import groups
 
 from decoding.jobs import Failure
-from icl.errors import ConfigError
 from icl.models.vllm.model import VLLM
 from icl.models.vllm.replicas import Replicas
 
@@ -44,9 +43,3 @@ def test_two_engines_share_the_work_and_say_what_one_says(tmp_path: Path) -> Non
     assert sorted(told) == list(range(len(jobs)))
     assert min(each) > 0
     assert sum(each) == requests
-
-
-def test_vllms_own_data_parallelism_is_refused(tmp_path: Path) -> None:
-    folder = checkpoints.saved("llava", tmp_path)
-    with pytest.raises(ConfigError, match="data_parallel_size is set by the backend"):
-        VLLM(str(folder), engine_args={"data_parallel_size": 2})

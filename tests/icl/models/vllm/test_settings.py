@@ -1,0 +1,197 @@
+"""What an engine is started with, what names its outputs, and several engines side by side; no vLLM is needed."""
+
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from icl.errors import ConfigError, ModelError
+from icl.models.hf.model import HF
+from icl.models.vllm.asking import Ask, Said, said_of
+from icl.models.vllm.blocks import blocks
+from icl.models.vllm.engine import PLUG_IN
+from icl.models.vllm.model import VLLM
+from icl.models.vllm.replicas import TOGETHER, Replicas
+from icl.registry import build
+from icl.types import Part, Prompt, Turn
+
+
+@pytest.fixture(autouse=True)
+def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(VLLM, "where", "cpu")
+
+
+def test_it_is_started_with_the_plug_in() -> None:
+    given = build("model", {"name": "vllm", "path": "tiny", "engine_args": {"max_num_seqs": 4}}).arguments()
+    assert {name: given[name] for name in PLUG_IN} == PLUG_IN
+    assert given["max_num_seqs"] == 4
+    assert not given["mm_device_do_normalize"]
+    assert given["limit_mm_per_prompt"] == {"image": 64, "video": 0}
+    assert given["seed"] == 0
+
+
+def test_a_cpu_has_its_own_precision_blocks_and_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, given = VLLM().arguments(), VLLM(dtype="bfloat16", cache_gib=0.5, enforce_eager=False).arguments()
+    assert (here["dtype"], here["kv_cache_memory_bytes"], here["block_size"]) == ("float32", 2**31, 32)
+    assert here["enforce_eager"]
+    assert (given["dtype"], given["kv_cache_memory_bytes"]) == ("bfloat16", 2**29)
+    assert VLLM(engine_args={"block_size": 64}).arguments()["block_size"] == 64
+    assert VLLM(quantization="awq").precision == "bfloat16"  # its kernels know no other
+    monkeypatch.setattr(VLLM, "where", "cuda")
+    there = VLLM(quantization="awq", gpu_memory=0.5, tensor_parallel=2).arguments()
+    assert (there["dtype"], there["kv_cache_memory_bytes"], there["enforce_eager"]) == ("auto", None, False)
+    assert (there["gpu_memory_utilization"], there["tensor_parallel_size"]) == (0.5, 2)
+    assert "block_size" not in there
+
+
+@pytest.mark.parametrize("name", [*PLUG_IN, "data_parallel_size", "max_model_len", "dtype", "enable_lora"])
+def test_settings_of_its_own_cannot_be_given_twice(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"engine_args: {name} is set by the backend or its own fields"):
+        VLLM(engine_args={name: 1})
+
+
+def test_nothing_is_merged_without_an_adapter() -> None:
+    with pytest.raises(ConfigError, match="there is no `adapter` to merge"):
+        VLLM(merge=True)
+
+
+def test_the_digest_tells_settings_that_change_an_output() -> None:
+    plain = VLLM()
+    for same in ({"in_flight": 3}, {"max_pictures": 2}, {"data_parallel": 2}, {"trace": False}, {"cache_gib": 1.0}):
+        assert VLLM(**same).digest == plain.digest
+    others = ({"dtype": "bfloat16"}, {"quantization": "fp8"}, {"engine_args": {"max_num_seqs": 4}})
+    assert len({plain.digest, *(VLLM(**other).digest for other in others)}) == 4
+    assert plain.digest != HF("tiny").digest
+
+
+@pytest.mark.parametrize(
+    ("given", "plan", "length", "pictures"),
+    [
+        ({}, (0, 0), None, 64),
+        ({}, (3, 300), 512, 3),
+        ({}, (3, 512), 512, 3),
+        ({}, (3, 513), 768, 3),
+        ({}, (3, 0), None, 3),
+        ({}, (0, 10**9), None, 64),
+        ({"max_model_len": 128, "max_pictures": 2}, (3, 300), 128, 2),
+    ],
+)
+def test_a_plan_sets_length_and_pictures(given: Any, plan: tuple[int, int], length: int | None, pictures: int) -> None:
+    model = VLLM(**given)
+    model.expect(*plan)
+    told = model.arguments()
+    assert (told["max_model_len"], told["limit_mm_per_prompt"]["image"]) == (length, pictures)
+    assert model.is_planned == (not given and (length is not None or plan[0] > 0))
+    assert (model.digest, model.max_tokens) == (
+        VLLM(**given).digest,
+        VLLM(**given).max_tokens,
+    )  # no prompt is cut for it
+
+
+def test_the_context_is_the_shorter_of_the_checkpoints_and_the_one_that_is_set() -> None:
+    own = HF("tiny").max_tokens
+    assert own is not None
+    assert VLLM().max_tokens == own
+    assert VLLM(max_model_len=own - 1).max_tokens == own - 1
+    assert VLLM(max_model_len=own + 1).max_tokens == own
+
+
+def test_an_answer_loses_the_token_that_stopped_it() -> None:
+    model = VLLM()
+    stop, other = min(model.stop_tokens), model.option_ids(prompt("What?"), ["red"])[0][0]
+    for tokens, kept, finish in (((other, stop), (other,), "stop"), ((other, other), (other, other), "length")):
+        answer = model._generation(Said(tokens, "stop", prompt_tokens=9))
+        assert (answer.tokens, answer.finish) == (kept, finish)
+        assert answer.text == model.text(kept)
+        assert (answer.usage.prompt_tokens, answer.usage.new_tokens, answer.usage.forwards) == (9, 2, 2)
+    assert model._generation(Said((), "length")).finish == "length"
+    for said, sentence in (
+        (Said(reason="no room"), "no room"),
+        (Said(finish="abort"), "vLLM ended the request: abort"),
+    ):
+        with pytest.raises(ModelError, match=sentence):
+            model._generation(said)
+
+
+def test_what_vllm_says_last_is_read() -> None:
+    one = SimpleNamespace(token_ids=[4, 5], finish_reason="length", stop_reason=7)
+    output = SimpleNamespace(outputs=[one], prompt_token_ids=[1, 2, 3], num_cached_tokens=None)
+    assert said_of(output) == Said((4, 5), "length", "", 3, 0)
+    one.finish_reason, one.stop_reason, output.num_cached_tokens = "error", "it is too small", 2
+    assert said_of(output) == Said((4, 5), "error", "it is too small", 3, 2)
+    one.stop_reason = None
+    assert said_of(output).reason == ""
+
+
+def prompt(question: str) -> Prompt:
+    return Prompt((Turn("user", (Part(question, "query.question"),)),))
+
+
+def test_prompts_share_the_blocks_of_their_beginnings() -> None:
+    model, begin = VLLM(), "Which of all the colours in the picture is the brightest one of all, and why? " * 2
+    one, two, other = (blocks(model.hf, prompt(text), 8) for text in (f"{begin}red?", f"{begin}blue?", "No. " + begin))
+    count = len(model.hf.ids(prompt(f"{begin}red?")))
+    assert len(one) == (count - 1) // 8
+    shared = next(i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b) if one != two else len(one)
+    assert shared > len(one) // 2
+    assert not set(one[shared:]) & set(two)
+    assert not set(one) & set(other[1:])  # a block is named by all that it follows
+    assert model.blocks(prompt("Which?")) == blocks(model.hf, prompt("Which?"), 32)
+    assert VLLM(prefix_caching=False).blocks(prompt(begin)) == []
+
+
+class Fake:
+    """An engine that says the number of each group; `breaks` after so many of them."""
+
+    def __init__(self, breaks: int | None = None) -> None:
+        self.breaks, self.answered, self.taken = breaks, list[int](), list[int]()
+        self.counts = {"requests": 0}
+        self.stopped = False
+
+    def run_numbered(self, waiting: Iterator[tuple[int, Sequence[Ask]]], done: Callable[[int, Any], None]) -> None:
+        for number, asks in waiting:
+            self.taken.append(number)
+            if len(self.answered) == self.breaks:
+                raise ModelError("the engine is gone")
+            self.counts["requests"] += len(asks)
+            self.answered.append(number)
+            done(number, [Said((number,), "stop")] * len(asks))
+
+    def kept(self, groups: Sequence[str]) -> dict[str, Any]:
+        return {name: self for name in groups if name in {f"g{number}" for number in self.answered}}
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+def replicas(*engines: Fake) -> Replicas:
+    made = object.__new__(Replicas)
+    made.engines = list(engines)  # type: ignore[arg-type]
+    return made
+
+
+def groups(count: int) -> list[list[Ask]]:
+    return [[Ask(prompt(str(i)), 1)] * (1 + i % 2) for i in range(count)]
+
+
+@pytest.mark.parametrize("count", [0, 1, TOGETHER, 5 * TOGETHER + 3])
+def test_every_group_goes_whole_to_one_engine_beside_its_neighbours(count: int) -> None:
+    engines, told = (Fake(), Fake()), dict[int, Any]()
+    both = replicas(*engines)
+    both.run(groups(count), told.__setitem__)
+    assert told == {i: [Said((i,), "stop")] * (1 + i % 2) for i in range(count)}
+    assert sorted(engines[0].taken + engines[1].taken) == list(range(count))
+    for engine in engines:
+        assert {n // TOGETHER for n in engine.taken} == {n // TOGETHER for n in engine.taken[::TOGETHER]}
+    assert both.counts == {"requests": sum(len(asks) for asks in groups(count))}
+    assert both.kept([f"g{i}" for i in range(count)]).keys() == {f"g{i}" for i in range(count)}
+    both.stop()
+    assert all(engine.stopped for engine in engines)
+
+
+def test_an_engine_that_breaks_is_told_of_and_nothing_hangs() -> None:
+    told = dict[int, Any]()
+    with pytest.raises(ModelError, match="the engine is gone"):
+        replicas(Fake(breaks=2), Fake()).run(groups(200), told.__setitem__)
+    assert len(told) >= 2
