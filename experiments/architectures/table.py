@@ -31,6 +31,8 @@ EXPLAINED = {
     ("qwen3_5", "vllm"): "The engine refuses recurrent layers at its start, since their states were not verified under "
     "preemption and prefix caching. Use `model: hf`.",
     ("qwen3_5_moe", "vllm"): "As for Qwen3.5. Use `model: hf`.",
+    ("ernie4_5_vl_moe", "vllm"): "vLLM reads the config of the code that published checkpoints bring along, which has "
+    "other names than transformers' own. Use `model: hf`.",
     ("llava_next_video", "vllm"): "vLLM reads videos alone with this class. Use `model: hf`.",
     (
         "gemma3",

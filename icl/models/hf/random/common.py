@@ -88,4 +88,15 @@ def tower_settings(size: Size, **more: Any) -> dict[str, Any]:
     } | more
 
 
+def merging_tower(size: Size, patch: int, **more: Any) -> dict[str, Any]:
+    """Of a vision model that merges neighbouring patches into one token, as Qwen's configs name them."""
+    own = {"depth": 2, "hidden_size": size.tower, "num_heads": 2, "patch_size": patch, "out_hidden_size": size.width}
+    return own | more
+
+
+def sections(size: Size, *shares: int) -> list[int]:
+    """Of M-RoPE: how many of a head's angles turn with time, height and width."""
+    return [size.width // share for share in shares]
+
+
 Maker = Callable[[Size], Made]

@@ -9,10 +9,10 @@ import torch
 import transformers
 
 from icl.errors import ConfigError, did_you_mean
-from icl.models.hf.random import llavas, others, qwens, splitting
+from icl.models.hf.random import glms, llavas, others, qwens, splitting
 from icl.models.hf.random.common import TEMPLATE, Maker, Size
 
-ARCHITECTURES: Mapping[str, Maker] = llavas.MAKERS | splitting.MAKERS | qwens.MAKERS | others.MAKERS
+ARCHITECTURES: Mapping[str, Maker] = llavas.MAKERS | splitting.MAKERS | qwens.MAKERS | glms.MAKERS | others.MAKERS
 
 PLAIN = Size()
 

@@ -2,7 +2,7 @@
 
 import transformers
 
-from icl.models.hf.random.common import Made, Maker, Size, text_settings, tokenizer, tower_settings
+from icl.models.hf.random.common import Made, Maker, Size, sections, text_settings, tokenizer, tower_settings
 
 
 def gemma3(size: Size) -> Made:
@@ -72,7 +72,7 @@ def paddleocr_vl(size: Size) -> Made:
         "vision_end_token": "<|IMAGE_END|>",
     }
     words = tokenizer(names)
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [size.width // n for n in (32, 32, 16)]}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections(size, 32, 32, 16)}
     config = transformers.PaddleOCRVLConfig(
         vision_config=tower_settings(size),
         text_config=text_settings(words, size, head_dim=size.width // 4, rope_parameters=rope),

@@ -5,13 +5,13 @@ from typing import Any
 import transformers
 from transformers import PreTrainedTokenizerFast
 
-from icl.models.hf.random.common import Made, Maker, Size, text_settings, tokenizer
+from icl.models.hf.random.common import Made, Maker, Size, merging_tower, sections, text_settings, tokenizer
 
 
 def qwen2_vl(size: Size) -> Made:
     """Any resolution; positions of time, height and width (M-RoPE)."""
     words, slot = _qwen_tokenizer()
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": _sections(size, 32, 32, 16)}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections(size, 32, 32, 16)}
     config = transformers.Qwen2VLConfig(
         text_config=text_settings(words, size, rope_parameters=rope),
         vision_config={
@@ -32,10 +32,12 @@ def qwen2_vl(size: Size) -> Made:
 def qwen2_5_vl(size: Size) -> Made:
     """Any resolution, a tower with windows, M-RoPE."""
     words, slot = _qwen_tokenizer()
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": _sections(size, 32, 32, 16)}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections(size, 32, 32, 16)}
     config = transformers.Qwen2_5_VLConfig(
         text_config=text_settings(words, size, rope_parameters=rope),
-        vision_config=_qwen_tower(size, 7, intermediate_size=2 * size.tower, window_size=28, fullatt_block_indexes=[1]),
+        vision_config=merging_tower(
+            size, 7, intermediate_size=2 * size.tower, window_size=28, fullatt_block_indexes=[1]
+        ),
         **_qwen_ids(words),
     )
     images = transformers.Qwen2VLImageProcessor(patch_size=7, min_pixels=28 * 28, max_pixels=84 * 84)
@@ -92,7 +94,7 @@ def _recurrent(size: Size, kind: Any, more: dict[str, Any]) -> Made:
         "rope_theta": 10000.0,
         "mrope_interleaved": True,
         "partial_rotary_factor": 0.5,
-        "mrope_section": _sections(size, 32, 64, 64),
+        "mrope_section": sections(size, 32, 64, 64),
     }
     kinds = (["linear_attention", "full_attention", "linear_attention"] * size.layers)[: size.layers]
     text = text_settings(
@@ -109,63 +111,10 @@ def _recurrent(size: Size, kind: Any, more: dict[str, Any]) -> Made:
     )
     config = kind(
         text_config=text,
-        vision_config=_qwen_tower(size, 8, intermediate_size=2 * size.tower, num_position_embeddings=64),
+        vision_config=merging_tower(size, 8, intermediate_size=2 * size.tower, num_position_embeddings=64),
         **_qwen_ids(words),
     )
     return Made(config, _qwen3_processor(words), slot)
-
-
-def glm4v(size: Size) -> Made:
-    """Any resolution, partial M-RoPE."""
-    return _glm(size, transformers.Glm4vConfig, {"image_size": 32})
-
-
-def glm4v_moe(size: Size) -> Made:
-    """As Glm4v, its layers after the first with shared and routed experts."""
-    experts = {
-        "first_k_dense_replace": 1,
-        "moe_intermediate_size": size.width // 2,
-        "n_routed_experts": 4,
-        "n_shared_experts": 1,
-        "num_experts_per_tok": 2,
-    }
-    made = _glm(size, transformers.Glm4vMoeConfig, {"image_size": 32}, experts)
-    return made._replace(published={"text_config": {"head_dim": size.width // 4, "use_qk_norm": False}})
-
-
-def glm_ocr(size: Size) -> Made:
-    """As Glm4v, with norms of queries and keys in the tower and no positions of its own there."""
-    merged = 3 * size.width  # of the layer that merges patches: transformers takes it so, vLLM from the language model
-    return _glm(size, transformers.GlmOcrConfig, {}, {"intermediate_size": merged})
-
-
-def _glm(size: Size, kind: Any, tower: dict[str, Any], text: dict[str, Any] | None = None) -> Made:
-    named = {
-        "image_token": "<|image|>",
-        "video_token": "<|video|>",
-        "image_start_token": "<|begin_of_image|>",
-        "image_end_token": "<|end_of_image|>",
-        "video_start_token": "<|begin_of_video|>",
-        "video_end_token": "<|end_of_video|>",
-    }
-    words = tokenizer(named)
-    rope = {
-        "rope_type": "default",
-        "rope_theta": 10000.0,
-        "partial_rotary_factor": 0.5,
-        "mrope_section": _sections(size, 64, 64, 32),
-    }
-    config = kind(
-        text_config=text_settings(words, size, rope_parameters=rope, **(text or {})),
-        vision_config=_qwen_tower(size, 8, intermediate_size=2 * size.tower, **tower),
-        **{f"{name}_id": words.convert_tokens_to_ids(token) for name, token in named.items()},
-    )
-    pixels = {"shortest_edge": 32 * 32 * 2, "longest_edge": 96 * 96 * 2}  # of both frames that a picture is taken for
-    images = transformers.Glm4vImageProcessor(patch_size=8, size=pixels)
-    video = transformers.Glm4vVideoProcessor(patch_size=8, size=pixels)
-    return Made(
-        config, transformers.Glm4vProcessor(images, words, video), "<|begin_of_image|><|image|><|end_of_image|>"
-    )
 
 
 def _qwen_tokenizer() -> tuple[PreTrainedTokenizerFast, str]:
@@ -183,29 +132,19 @@ def _qwen_ids(words: PreTrainedTokenizerFast) -> dict[str, int]:
     return {f"{name}_id": words.convert_tokens_to_ids(getattr(words, name)) for name in names}
 
 
-def _qwen_tower(size: Size, patch: int, **more: Any) -> dict[str, Any]:
-    own = {"depth": 2, "hidden_size": size.tower, "num_heads": 2, "patch_size": patch, "out_hidden_size": size.width}
-    return own | more
-
-
-def _sections(size: Size, *shares: int) -> list[int]:
-    return [size.width // share for share in shares]
-
-
 def _interleaved(size: Size) -> dict[str, Any]:
-    sections = _sections(size, 32, 32, 16)
     return {
         "rope_type": "default",
         "rope_theta": 10000.0,
         "mrope_interleaved": True,
-        "mrope_section": sections,
+        "mrope_section": sections(size, 32, 32, 16),
     }
 
 
 def _deep_tower(size: Size) -> dict[str, Any]:
     """Of its layers the first joins the language model a second time."""
     more = {"intermediate_size": 2 * size.tower, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
-    return _qwen_tower(size, 8, **more)
+    return merging_tower(size, 8, **more)
 
 
 def _qwen3_processor(words: PreTrainedTokenizerFast) -> Any:
@@ -214,6 +153,5 @@ def _qwen3_processor(words: PreTrainedTokenizerFast) -> Any:
 
 
 MAKERS: dict[str, Maker] = {
-    make.__name__: make
-    for make in (qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, qwen3_5, qwen3_5_moe, glm4v, glm4v_moe, glm_ocr)
+    make.__name__: make for make in (qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, qwen3_5, qwen3_5_moe)
 }
