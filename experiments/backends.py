@@ -1,7 +1,7 @@
 """Whether backends say the same: the quickstart, cut to a few queries, on each of them, compared pair by pair.
 
     python -m experiments.backends runs/backends hf nf4         where transformers answers
-    python -m experiments.backends runs/backends vllm remote    where vLLM is installed (tests/vllm_env.sh makes that)
+    python -m experiments.backends runs/backends vllm remote    where vLLM is installed (the README says how)
     python -m experiments.backends runs/backends                the table of what has been run
 
 `remote` starts `icl serve` for itself. The reference is `hf`: float32 on a CPU. Answers are compared where both
