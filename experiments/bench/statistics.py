@@ -5,7 +5,8 @@ Size is the share of p <= .05 where the true difference is 0. Symmetric designs:
 figure is the largest of the three. Skewed ones, whose names could not be exchanged: nine small gains to one large loss
 (rare), and an exponential less its mean. Of a symmetric design the interval covers in 1 - size of the draws, since it
 is the test's. Power at 2.8 standard errors, beside Student's t with C - 1 degrees of freedom on cluster sums. Coverage
-of one arm's mean: scores of beta (2, 8), and of 70 % ones among uniform ones.
+of one arm's mean: scores of beta (2, 8), and of 70 % ones among uniform ones; of the difference of two right/wrong
+arms: 30 % of the pairs differ by .1 in the mean, or 40 % by .3.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from experiments.bench import Row, rounds
 from experiments.stats.intervals import cluster_sums, estimate
+from experiments.stats.pairs import Pairs, paired_test
 from experiments.stats.subsets import exchange_p
 
 CLUSTERS = (6, 8, 12, 20, 50)
@@ -47,6 +49,8 @@ SCORES: tuple[tuple[float, Draw], ...] = (
     (0.2, lambda draw, n: draw.beta(2, 8, n)),
     (0.85, lambda draw, n: np.where(draw.random(n) < 0.7, 1.0, draw.random(n))),
 )
+DIFFERENCES = ((0.3, 0.1), (0.4, 0.3))
+"""Shares of right/wrong pairs that differ, and their mean difference."""
 
 
 def rows() -> list[Row]:
@@ -63,6 +67,8 @@ def rows() -> list[Row]:
             found.append((f"power at {count} clusters of {what} sizes: normal, U-shaped, sparse", power, "-"))
         covered = ", ".join(f"{_covered(true, scores, count):.3f}" for true, scores in SCORES)
         found.append((f"coverage of a graded mean at {count} clusters: beta (2, 8), mostly 1", covered, ".95"))
+        apart = ", ".join(f"{_apart(differ, true, count):.3f}" for differ, true in DIFFERENCES)
+        found.append((f"coverage of a right/wrong difference at {count} clusters: .1 of .3, .3 of .4", apart, ".95"))
     return found
 
 
@@ -110,6 +116,17 @@ def _t(sums: Floats, sizes: Floats) -> float:
     count, mean = len(sums), sums.sum() / sizes.sum()
     error = np.sqrt(count / (count - 1) * np.sum((sums - mean * sizes) ** 2)) / sizes.sum()
     return 2 * float(stdtr(count - 1, -abs(mean) / error)) if error > 0 else float(mean == 0)
+
+
+def _apart(differ: float, true: float, count: int) -> float:
+    draw, hit = np.random.default_rng(count), 0
+    times = rounds(ROUNDS) * TIMES
+    for _ in range(times):
+        above, below = draw.random(count) < (differ + true) / 2, draw.random(count)
+        seen = np.where(above, 1.0, np.where(below < (differ - true) / (2 - differ - true), -1.0, 0.0))
+        found = paired_test(Pairs((seen < 0).astype(float), (seen > 0).astype(float), np.arange(count)))
+        hit += found.low <= true <= found.high
+    return hit / times
 
 
 def _covered(true: float, scores: Draw, count: int) -> float:
