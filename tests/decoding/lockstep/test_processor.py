@@ -107,13 +107,15 @@ def test_rows_that_read_their_prompt_choose_nothing_under_the_second_runner() ->
         assert processor.add_request(slot, parameters("g", index))
     logits = torch.randn(2, 30)
     before = logits.clone()
-    processor.apply(
-        logits, SimpleNamespace(idx_mapping_np=np.array([0, 1]), seq_lens_upper_bound_np=np.array([12, 39]))
-    )
+
+    def step(*lengths: int) -> None:
+        context = SimpleNamespace(idx_mapping_np=np.array([0, 1]), seq_lens_upper_bound_np=np.array(lengths))
+        processor.apply(logits, context)
+
+    step(12, 39)
+    step(11, 39)
     assert torch.equal(logits, before)
-    processor.apply(
-        logits, SimpleNamespace(idx_mapping_np=np.array([0, 1]), seq_lens_upper_bound_np=np.array([12, 40]))
-    )
+    step(12, 40)
     assert int(logits[0].argmax()) == int(logits[1].argmax())
     assert not torch.equal(logits, before)
 
