@@ -17,6 +17,8 @@ from icl.errors import ConfigError, PlanError
 from icl.models.vllm.model import VLLM
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p")
+ALL = {"top_p": 1, "top_k": 0, "min_p": 0}
+"""Values that cut nothing off a distribution."""
 
 
 def arm_asked(body: Mapping[str, Any]) -> Arm:
@@ -46,6 +48,9 @@ def _parsed_arm(body: Mapping[str, Any]) -> Arm:
             raise ConfigError(f"{key} is a number, not {value!r:.80}.")
     if sampling.get("top_k") in (-1, 0):
         del sampling["top_k"]
+    cuts = [key for key, value in sampling.items() if value != ALL.get(key, value)]
+    if cuts and "temperature" not in sampling:
+        raise ConfigError(f"{cuts[0]} goes with a temperature: say one too, or leave it out.")
     if sampling.get("temperature") and "sampling" in node | given:
         raise ConfigError("temperature and vllm_xargs.sampling both say how tokens are drawn; leave one out.")
     if not sampling.get("temperature", 0):

@@ -27,6 +27,8 @@ def body(strategy: Any, xargs: Any = None, **more: Any) -> dict[str, Any]:
         (body({"name": "vcd", "alpha": 0.25}, {"alpha": 0.5}), {"name": "vcd", "alpha": 0.5}),
         (body("vcd", temperature=0), "vcd"),
         (body("vcd", temperature=None, top_p=None), "vcd"),
+        (body("vcd", top_p=1.0, top_k=-1, min_p=0.0), "vcd"),
+        (body("vcd", temperature=0, top_p=0.5), "vcd"),
         (body("vcd", temperature=0.5, top_p=0.9, top_k=7, min_p=0.1),
          {"name": "vcd", "sampling": {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1}}),
         (body("vcd", temperature=0.5, top_k=-1), {"name": "vcd", "sampling": {"temperature": 0.5}}),
