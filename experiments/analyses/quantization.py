@@ -52,8 +52,13 @@ def compared(view: "View", full: str, costs: Mapping[str, Mapping[str, float]]) 
     corrected = holm([row["p"] for row in found if row["model"] != full])
     for row, p in zip([row for row in found if row["model"] != full], corrected, strict=True):
         row["p"] = float(p)
-    note = f"against {full}; agreement: share of the same answers; kl in nats, of the first token; p after Holm"
-    return table(found, "What fewer bits change", note=note, signed=("difference", "low", "high"))
+    note = (
+        f"against {full}; agreement: share of the same answers; kl in nats, of the first token; peak of the process, "
+        "or of a GPU's allocations; tokens/s of greedy decoding, as fast as the machine was then; p after Holm; n samples"
+    )
+    frame = table(found, "What fewer bits change", note=note, signed=("difference", "low", "high"))
+    frame.attrs["heads"] = {"weights_mib": "weights, MiB", "peak_mib": "peak, MiB", "tokens_s": "tokens/s"}
+    return frame
 
 
 def full_precision(view: "View") -> str:

@@ -48,7 +48,10 @@ def analyse(view: "View") -> "DataFrame":
     for row in found:
         row["p"] = float("nan") if row["p"] is None else row["p"]
     signed = ("gain", "low", "high", "change", "change_low", "change_high")
-    note = f"gain in {view.measure}; change: against the gain of {full}; p of the change, after Holm"
+    note = (
+        f"gain in {view.measure}, over all else that was run; change: against the gain of {full}; p of the change, "
+        "after Holm; n pairs of samples"
+    )
     return table(found, "What each gain becomes with fewer bits", note=note, signed=signed)
 
 
@@ -58,14 +61,14 @@ def _gains(view: "View", scores: "DataFrame") -> Iterator[tuple[str, "DataFrame"
         most = values_of(scores, "shots")[-1]
         with_none = scores[scores["shots"] == 0]
         free = [axis for axis in FREE_AT_ZERO if axis in scores]
-        yield f"{most} shots", _paired(view, scores[scores["shots"] == most], with_none, ["shots", *free])
+        yield f"{most} shots over 0", _paired(view, scores[scores["shots"] == most], with_none, ["shots", *free])
     for axis, base in (("retriever", REFERENCES["retriever"]), ("decoding", view.reference)):
         if axis not in scores or base not in set(scores[axis]):
             continue
         for value in values_of(scores, axis):
             if value not in (base, NONE):
                 ours, theirs = scores[scores[axis] == value], scores[scores[axis] == base]
-                yield str(value), _paired(view, ours, theirs, [axis])
+                yield f"{value} over {base}", _paired(view, ours, theirs, [axis])
 
 
 def _paired(view: "View", ours: "DataFrame", theirs: "DataFrame", without: Sequence[str]) -> "DataFrame":

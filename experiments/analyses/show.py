@@ -43,6 +43,7 @@ def show(frame: "DataFrame", console: "Console") -> None:
         label = all(isinstance(value, str) for value in values)
         bound = _ends(column, LOW)
         name = (column.removesuffix(LOW) + "95 %" if bound else column).replace("_", " ")
+        name = frame.attrs.get("heads", {}).get(column, name)
         if bound:
             highs = frame[column.removesuffix(LOW) + HIGH].tolist()
             told = [_between(a, b, column in differences) for a, b in zip(values, highs, strict=True)]

@@ -82,3 +82,12 @@ def test_in_a_narrow_terminal_settings_stand_above_their_rows() -> None:
     show(frame, Console(file=out, width=24))
     told = ["", "place  copied", "4 shots, reversed", "1        .250", "2        .500"]
     assert out.getvalue().splitlines() == [*told, "8 shots, as_retrieved", "any     1.000"]
+
+
+def test_a_column_that_has_a_head_of_its_own_is_told_by_it() -> None:
+    frame = pd.DataFrame([{"model": "a", "tokens_s": 20.0, "kl_max": 0.5}])
+    frame.attrs["heads"] = {"tokens_s": "tokens/s"}
+    show(frame, Console(file=(out := io.StringIO()), width=80))
+    head = out.getvalue().splitlines()[1]
+    assert "tokens/s" in head
+    assert "kl max" in head

@@ -37,7 +37,7 @@ def test_gains_and_their_changes_are_differences_sample_by_sample(ran: Any) -> N
     means = seen.scores.groupby(["model", "shots"])["strict"].mean()
     for model in ("fake-vote", "fake-copy", "fake-gold"):
         assert found.loc[model, "gain"] == pytest.approx(means[model, 5] - means[model, 0])
-        assert found.loc[model, "of"] == "5 shots"
+        assert found.loc[model, "of"] == "5 shots over 0"
     assert found.loc["fake-gold", "gain"] == 0.0
     assert found.loc["fake-gold", "change"] == pytest.approx(-found.loc["fake-vote", "gain"])
     assert found.loc["fake-gold", "change_low"] <= found.loc["fake-gold", "change"] <= 0
@@ -47,10 +47,10 @@ def test_gains_and_their_changes_are_differences_sample_by_sample(ran: Any) -> N
 def test_a_retriever_s_gain_is_told_beside_that_of_the_shots(ran: Any) -> None:
     near = {"name": "knn", "embedder": "pixels"}
     found = quantization_gains.analyse(seen := models(ran, retriever=["random", near]))
-    assert set(found["of"]) == {"5 shots", "knn"}
+    assert set(found["of"]) == {"5 shots over 0", "knn over random"}
     shown = seen.scores[(seen.scores["model"] == "fake-copy") & (seen.scores["shots"] == 5)]
     means = shown.groupby("retriever")["strict"].mean()
-    row = found[(found["of"] == "knn") & (found["model"] == "fake-copy")].iloc[0]
+    row = found[(found["of"] == "knn over random") & (found["model"] == "fake-copy")].iloc[0]
     assert row["gain"] == pytest.approx(means["knn"] - means["random"])
 
 
