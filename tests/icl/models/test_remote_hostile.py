@@ -170,6 +170,7 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n", b"X: y\r\n"),
         (HEAD + b"Content-Encoding: gzip\r\nContent-Length: 900\r\n\r\n" + gzip.compress(b"")[:-8], b""),
     ],
+    ids=["a header", "nothing but promises", "a body", "chunks' trailers", "a packed body"],
 )
 def test_an_answer_that_never_ends_is_given_up_in_the_time_that_it_has(
     first: bytes, again: bytes, dripping: Callable[[bytes, bytes], str], monkeypatch: pytest.MonkeyPatch
