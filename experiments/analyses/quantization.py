@@ -54,7 +54,7 @@ def compared(view: "View", full: str, costs: Mapping[str, Mapping[str, float]]) 
         row["p"] = float(p)
     note = (
         f"against {full}; agreement: share of the same answers; kl in nats, of the first token; peak of the process, "
-        "or of a GPU's allocations; tokens/s of greedy decoding, as fast as the machine was then; p after Holm; n samples"
+        "or of a GPU's allocations; tokens/s of greedy decoding, as fast as the machine was; p after Holm; n samples"
     )
     frame = table(found, "What fewer bits change", note=note, signed=("difference", "low", "high"))
     frame.attrs["heads"] = {"weights_mib": "weights, MiB", "peak_mib": "peak, MiB", "tokens_s": "tokens/s"}
