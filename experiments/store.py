@@ -190,14 +190,16 @@ def made(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """In one step too: where there is no room, what stood there before still does."""
-    _write(path, text.encode())
+    """In one step too: where there is no room, what stood there before still does. Makes no folder."""
+    _write(path, text.encode(), within=False)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes, within: bool = True) -> None:
+    """within: a folder of the run, which is made."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if within:
+            path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             file.write(data)
             file.flush()

@@ -21,7 +21,7 @@ from experiments.stats import wording
 from experiments.stats.arms import told
 from experiments.stats.compare import verdicts
 from experiments.stats.pairs import UnpairedError
-from experiments.store import write_text
+from experiments.store import made, write_text
 from experiments.view import Run, View, view
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def write(run: Run | View, per_cell: int = browser.PER_CELL) -> Written:
     )
     drawn = figures.without(found, _undrawn(seen))
     looks = _looks(seen, drawn)
-    folder = seen.path / "figures"
+    folder = _folder(seen.path / "figures")
     svg = []
     for i, table in enumerate(drawn):
         path = folder / f"{_slug(table.task) or i}.svg"
@@ -247,7 +247,14 @@ def _hash(text: str) -> str:
 
 
 def _csv(path: Path, frame: "DataFrame") -> Path:
+    _folder(path.parent)
     write_text(path, frame.to_csv(index=False))
+    return path
+
+
+def _folder(path: Path) -> Path:
+    with made(path):
+        path.mkdir(exist_ok=True)
     return path
 
 
