@@ -117,7 +117,9 @@ class Remote:
         if isinstance(self.server, Served):
             return ""
         why = self.server.rstrip(".")
-        return f"With model 'remote' it runs where the server is one of `icl serve`, and this one is not ({why})."
+        return (
+            f"With model 'remote' it runs where the server is one of `icl serve`, and this one does not say so ({why})."
+        )
 
     def refuses(self, node: Mapping[str, Any]) -> str | None:
         """Why a strategy cannot be sent, or None."""

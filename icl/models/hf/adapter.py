@@ -75,8 +75,10 @@ class Adapter:
 
     def applied(self, model: Any, name: str, merge: bool) -> Any:
         """The model with the adapter in it. name: the checkpoint's. Raises ModelError where it is of another model."""
+        import logging
         from pickle import UnpicklingError
 
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, whose kernels nobody asked for
         from peft import PeftConfig, PeftModel
         from safetensors import SafetensorError
 

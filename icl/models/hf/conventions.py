@@ -68,9 +68,18 @@ def check_class(model: Any, path: str) -> None:
 def mismatch(error: Exception, model: Any, path: str) -> ModelError:
     """What is said where a prompt with a picture, written by the processor itself, does not go through the model."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    why = (
+        "A processor writes as many picture tokens as the vision tower gives features, and gives inputs by the names "
+        "that the class takes: processor and weights are of two models, or of two releases."
+    )
+    if isinstance(error, AttributeError | NameError) and "'NoneType'" not in first:  # None: an input that is not given
+        import transformers
+
+        why = (
+            f"The class stumbles over itself there, in transformers {transformers.__version__}: another release may "
+            "run it, and so may `model: vllm`, which has code of its own."
+        )
     return ModelError(
         f"model.path: {path} cannot read a picture: what its processor writes does not go through "
-        f"{type(model).__name__} ({type(error).__name__}: {first.rstrip('.')}). A processor writes as many picture "
-        "tokens as the vision tower gives features, and gives inputs by the names that the class takes: processor and "
-        "weights are of two models, or of two releases."
+        f"{type(model).__name__} ({type(error).__name__}: {first.rstrip('.')}). {why}"
     )

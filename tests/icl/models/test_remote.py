@@ -392,7 +392,7 @@ def test_a_strategy_is_refused_when_the_plan_is_made(
     monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
     with pytest.raises(PlanError, match="decoding 'vcd' needs next-token logits") as error:
         run(experiment(tmp_path, server.url, "decoding: vcd\n"), {}, tmp_path / "runs", quiet=True)
-    assert "the server is one of `icl serve`, and this one is not" in str(error.value)
+    assert "the server is one of `icl serve`, and this one does not say so" in str(error.value)
     assert "/strategies: status 404" in str(error.value)
     assert server.bodies == []
 

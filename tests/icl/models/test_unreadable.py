@@ -104,3 +104,13 @@ def test_a_damaged_weight_file_is_told(tmp_path: Path, left: bytes) -> None:
 def test_anything_else_is_told_by_its_first_line() -> None:
     assert reason(ValueError("\n one\ntwo")) == "one"
     assert reason(KeyError()) == "KeyError"
+
+
+def test_what_stands_under_a_heading_is_told_with_it() -> None:
+    """As torch lists weights of another size."""
+    several = RuntimeError(
+        "Error(s) in loading state_dict for Model:\n\tsize mismatch for head.weight\n\tsize mismatch"
+    )
+    assert reason(several) == "Error(s) in loading state_dict for Model: size mismatch for head.weight"
+    assert reason(RuntimeError("one\ntwo")) == "one"
+    assert reason(RuntimeError("")) == "RuntimeError"

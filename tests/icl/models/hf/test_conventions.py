@@ -137,3 +137,15 @@ def test_a_class_that_gives_all_logits_is_cut_to_those_that_were_asked_for() -> 
     assert torch.equal(kept(logits, 1), logits[:, -1:])
     assert torch.equal(kept(logits, 0), logits)
     assert torch.equal(kept(logits, torch.tensor([1, 3])), logits[:, [1, 3]])
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (AttributeError("'Out' object has no attribute 'features'"), "stumbles over itself there, in transformers "),
+        (AttributeError("'NoneType' object has no attribute 'shape'"), "writes as many picture tokens as"),
+        (ValueError("features and tokens do not match"), "writes as many picture tokens as"),
+    ],
+)
+def test_a_fault_of_the_class_is_not_laid_on_the_processor(error: Exception, told: str) -> None:
+    assert told in str(conventions.mismatch(error, torch.nn.Identity(), "folder"))
