@@ -383,13 +383,18 @@ def test_groups_that_fill_the_cache_together_all_end_well(folder: Path) -> None:
 
 
 def test_an_ordinary_request_goes_before_a_group_where_it_came_last(folder: Path) -> None:
-    world = made(folder, blocks=20)
-    world.group("g", [90, 90], 40)
-    world.add("plain", 60, 60)
-    until(world, lambda: world.scheduler.requests["plain"].status == RequestStatus.PREEMPTED)
-    assert all(r.status == RequestStatus.RUNNING for r in world.scheduler.gangs["g"].requests)
+    """The group's next token needs two blocks, and all are held."""
+    world = made(folder, blocks=17)
+    world.group("g", [90, 90], 20)
+    world.add("plain", 50, 30)
+    plain, gang = world.scheduler.requests["plain"], world.scheduler.gangs["g"]
+    until(world, lambda: world.scheduler.counts["preempted"])
+    assert plain.status == RequestStatus.PREEMPTED
+    assert len(gang.running) == 2
+    assert world.whole == ["g"]
+    assert world.scheduler.counts["preempted"] == 1
     assert set(finish(world).values()) == {"length"}
-    assert len(world.tokens["plain"]) == 60
+    assert len(world.tokens["plain"]) == 30
 
 
 def test_a_prompt_that_is_cached_whole_still_waits_for_its_partner(folder: Path) -> None:
