@@ -104,7 +104,9 @@ def _halves(book: Book, half: Half | None) -> list[Half]:
     if find_spec("vllm") is not None:
         halves.append("vllm")
     if half is not None and half not in halves:
-        raise problem or ModelError("vLLM is not installed in this environment: tests/vllm_env.sh makes one with it.")
+        raise problem or ModelError(
+            "vLLM is not installed in this environment: the README says how one with it is made."
+        )
     halves = halves if half is None else [half]
     if not halves:
         raise problem or ModelError("this environment can answer nothing.")

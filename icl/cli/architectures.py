@@ -21,7 +21,7 @@ def command(
 ) -> None:
     """Downloads nothing. What is answered is kept in --work: the same command goes on where another stopped.
 
-    vLLM needs an environment of its own (tests/vllm_env.sh makes one): name its Python, or run this there with the same
+    vLLM needs an environment of its own (the README says how): name its Python, or run this there with the same
     --work.
     """
     from experiments.architectures.run import asked

@@ -102,7 +102,7 @@ class Reader:
     def _count(self, text: str) -> int:
         """Picture tokens in what the processor writes for one picture."""
         if text not in self.counted:
-            ids = self.renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids = self.renderer.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             self.counted[text] = sum(token in self.slots for token in ids)
         return self.counted[text]
 

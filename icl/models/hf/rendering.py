@@ -81,7 +81,7 @@ class Renderer:
     def _tokenized(self, text: str) -> tuple[int, ...]:
         start = self.tokenizer.bos_token
         plain = start is not None and text.startswith(start)
-        return tuple(self.tokenizer(text, add_special_tokens=not plain)["input_ids"])
+        return tuple(self.tokenizer(text, add_special_tokens=not plain, verbose=False)["input_ids"])
 
     def _option_ids(self, tail: str, option: str) -> tuple[int, ...]:
         """tail: the text behind the last picture, whose placeholder no token reaches across."""
