@@ -26,18 +26,19 @@ def has(cell: "Cell", axis: str, wanted: Any) -> bool:
     if isinstance(wanted, list) and axis not in LISTS:
         return any(has(cell, axis, one) for one in wanted)
     if axis != "decoding":
-        return _covers(wanted, describe(cell.value(axis)))
+        return covers(wanted, describe(cell.value(axis)))
     told = cell.decoding.describe()
-    return wanted == cell.decoding.label or _covers(wanted, {**told["strategy"], "sampling": told["sampler"]})
+    return wanted == cell.decoding.label or covers(wanted, {**told["strategy"], "sampling": told["sampler"]})
 
 
-def _covers(wanted: Any, told: Any) -> bool:
+def covers(wanted: Any, told: Any) -> bool:
+    """Whether a value, as a config names it, is that of a node of `icl.registry.describe`."""
     if isinstance(told, Mapping) and isinstance(wanted, str):
         return bool(told.get("name") == wanted or told.get("name", "").endswith(":" + wanted.rpartition(":")[2]))
     if isinstance(wanted, Mapping) and isinstance(told, Mapping):
-        return all(key in told and _covers(value, told[key]) for key, value in wanted.items())
+        return all(key in told and covers(value, told[key]) for key, value in wanted.items())
     if isinstance(wanted, list) and isinstance(told, list):
-        return len(wanted) == len(told) and all(map(_covers, wanted, told))
+        return len(wanted) == len(told) and all(map(covers, wanted, told))
     return bool(wanted == told)
 
 

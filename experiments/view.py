@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from experiments.matching import covers
 from experiments.relabelled import relabelled_told, relabelling
 from experiments.stats.arms import (
     DECIDED,
@@ -221,7 +222,7 @@ def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = Non
     old = [column for name in columns for column in (name, own_of(name)) if column in samples]
     samples = samples.drop(columns=old).assign(**judged, **owns)
     better = {m: better_of(frame, m) for m in metrics}
-    wanted = to or compare.get("to") or {}
+    wanted = to or _sole(samples, compare.get("to") or {}, store)
     reference = checked_setting(samples, wanted, axes, "compare.to") if wanted else _usual_reference(samples)
     return View(
         path=run.path,
@@ -237,6 +238,17 @@ def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = Non
         controls=_controls(samples, store),
         info=info,
     )
+
+
+def _sole(samples: "DataFrame", wanted: Mapping[str, Any], store: Store) -> dict[str, Any]:
+    """By label, where an axis has one value and that is the one: its label tells nothing that `wanted` could match."""
+    found = dict(wanted)
+    for axis, value in wanted.items():
+        if axis != "decoding" and axis in samples and samples[axis].nunique() == 1:
+            cell = store.cell(str(samples["cell"].iloc[0])) or {}
+            if covers(value, cell.get(axis)):
+                found[axis] = samples[axis].iloc[0]
+    return found
 
 
 def _scores(samples: "DataFrame", axes: Sequence[str], metrics: Sequence[str], attrs: dict[Any, Any]) -> "DataFrame":

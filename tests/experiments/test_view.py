@@ -2,6 +2,9 @@ import json
 
 import pytest
 
+from experiments.api import load_run
+from experiments.config import load
+from experiments.run import run
 from experiments.view import view
 from icl.errors import ConfigError, StoreError
 
@@ -78,3 +81,9 @@ def test_a_score_is_called_an_accuracy_where_it_is_one_and_says_which_way_is_goo
             path.write_text(path.read_text().replace('"lenient"', f'"{name}"'))
         seen = view(run)
         assert (seen.better, seen.measure) == (better, measure)
+
+
+def test_a_reference_that_an_axis_of_one_value_is_by_its_parameters(mapping, tmp_path):
+    to = {"model": {"max_tokens": None}}
+    config = load(mapping(grid={"shots": [0, 1]}, compare={"to": to}))
+    assert view(load_run(run(config, tmp_path / "runs").folder)).to == {"model": "fake-copy"}
