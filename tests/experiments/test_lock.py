@@ -40,8 +40,6 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 
 def test_a_holder_that_cannot_be_written_holds_all_the_same(tmp_path: Path) -> None:
-    (tmp_path / ".holder.json").symlink_to("/dev/full")
-    if not Path("/dev/full").exists():
-        pytest.skip("needs /dev/full")
+    (tmp_path / ".holder.json").mkdir()  # in the way
     with writing(tmp_path), pytest.raises(StoreError, match="is being run by another process"), writing(tmp_path):
         pass
