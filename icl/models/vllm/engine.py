@@ -12,6 +12,7 @@ from icl.models.vllm import lora
 from icl.models.vllm.asking import Ask, Said, said_of
 from icl.models.vllm.inputs import Inputs
 from icl.models.vllm.quiet import hushed, no_deprecations
+from icl.models.vllm.watching import living, watch
 
 if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM
@@ -68,6 +69,7 @@ class Engine:
             lora.check(model.lora, model.hf)
         self.planned = model.is_planned
         self.llm = start(model)
+        watch(self.llm.llm_engine.engine_core)
         self.lora = None if model.beside is None else lora.put(model.beside, self.llm)
         self.inputs = Inputs(model.hf, self.llm)
         self.longest = int(self.llm.model_config.max_model_len)
@@ -84,7 +86,11 @@ class Engine:
         self.run_numbered(enumerate(groups), done)
 
     def run_numbered(self, waiting: "Numbered", done: Done) -> None:
-        """The same of groups that have numbers."""
+        """The same of groups that have numbers. Raises ModelError where the engine has ended."""
+        with living(self.model.path):
+            self._run(waiting, done)
+
+    def _run(self, waiting: "Numbered", done: Done) -> None:
         left: dict[int, int] = {}
         said: dict[int, list[Said]] = {}
         whose: dict[str, tuple[int, int]] = {}
@@ -117,7 +123,7 @@ class Engine:
 
     def _submit(self, number: int, asks: Sequence[Ask], whose: dict[str, tuple[int, int]]) -> str:
         """Gives the prompts of a group to the engine, all or none. The sentence that says why not, or ''."""
-        from vllm.exceptions import VLLMError
+        from vllm.exceptions import VLLMError, VLLMServerError
 
         inputs: list[Any] = []
         try:
@@ -141,6 +147,8 @@ class Engine:
             try:
                 with self.sending:
                     self.llm.llm_engine.add_request(name, made, self._parameters(ask), lora_request=self.lora)
+            except VLLMServerError:  # it takes none any more
+                raise
             except (VLLMError, ValueError) as error:
                 mine = [r for r, (of, _) in whose.items() if of == number]
                 with self.sending:
@@ -182,7 +190,7 @@ class Engine:
 
     def kept(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         """What the workers kept of these groups; it is forgotten there."""
-        with self.sending:
+        with self.sending, living(self.model.path):
             found: dict[str, Mapping[str, Any]] = self.llm.collective_rpc("lockstep_take", args=(list(groups),))[0]
         return found | {name: self.saved.pop(name) for name in groups if name in self.saved}
 

@@ -1,8 +1,12 @@
 """A real server that stops in the middle of a run: what was answered is kept, the same command asks for the rest."""
 
 import json
+import os
+import signal
 import threading
 import time
+from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -11,9 +15,16 @@ pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of
 
 from server_process import started
 
+from decoding.arm import parse_arm
+from decoding.jobs import Failure, Job
+from decoding.lockstep.engine import run_jobs
+from decoding.probe import probe_prompt
 from experiments.config import load
 from experiments.run import run
 from icl.errors import ModelError
+from icl.models.vllm.model import VLLM
+from icl.streams import StreamKey
+from icl.types import Generation
 
 CONFIG = """
 name: far
@@ -57,3 +68,29 @@ def test_a_server_that_stops_in_the_middle_of_a_run_leaves_the_rest_to_the_same_
     assert outcome.samples == 120
     answered = {(sample["seed"], sample["query"]) for sample in after if "output" in sample}
     assert len(answered) == 120
+
+
+def test_an_engine_that_is_killed_in_the_middle_ends_the_run_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process alone: what has ended is told, nothing is told to have failed, and nothing waits."""
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    model = VLLM("tiny", cache_gib=0.1, enforce_eager=True, in_flight=8, engine_args={"max_num_seqs": 8})
+    jobs = [Job(replace(probe_prompt(2), key=StreamKey(0, str(i))), parse_arm("vcd")) for i in range(200)]
+    told: list[Generation | Failure] = []
+
+    def done(i: int, answer: Generation | Failure) -> None:
+        if not told:
+            (engine,) = [child for child in active_children() if "EngineCore" in child.name]
+            assert engine.pid is not None
+            os.kill(engine.pid, signal.SIGKILL)
+        told.append(answer)
+
+    monkeypatch.setattr("decoding.lockstep.engine.FETCHED", 1)
+    try:
+        with pytest.raises(
+            ModelError, match=r"the engine has ended in the middle of the run.*What was answered is kept"
+        ):
+            run_jobs(model, jobs, done=done)
+    finally:
+        model.unload()
+    assert 1 <= len(told) < 200
+    assert all(isinstance(answer, Generation) for answer in told)
