@@ -7,6 +7,7 @@ from PIL import Image
 from icl import edits
 from icl.errors import ConfigError
 from icl.pictures import Picture
+from icl.registry import build
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
 
@@ -189,3 +190,9 @@ def test_edits_are_told_apart_and_given_again(edit: edits.Edit) -> None:
     assert edited("q").digest != picture().digest
     assert (edited("q") != edited("r")) == (edit in RANDOM)
     assert edited("q").open().tobytes() == edited("q").open().tobytes()
+
+
+@pytest.mark.parametrize("node", [{"name": "made_up", "patches": 257}, {"name": "shuffled_patches", "grid": 10**9}])
+def test_patches_are_no_more_than_memory_has_room_for(node):
+    with pytest.raises(ConfigError, match="less than or equal to 256"):
+        build("edit", node)

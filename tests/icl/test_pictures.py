@@ -225,3 +225,14 @@ def test_whatever_a_decoder_trips_over_is_one_unreadable_picture(kind):
 
     with pytest.raises(PictureError, match=r"picture a\.avif cannot be read: Failed to decode image"):
         Picture.from_source(load, "a.avif").open()
+
+
+def test_a_pictures_size_is_read_from_its_head():
+    file = io.BytesIO()
+    Image.new("1", (30_000, 2_000)).save(file, "PNG")
+    cut = Picture.from_bytes(file.getvalue()[:200], "cut")
+    assert cut.size == (30_000, 2_000)
+    with pytest.raises(PictureError, match="picture cut "):
+        cut.open()
+    with pytest.raises(PictureError, match="picture nothing is not an image"):
+        _ = Picture.from_bytes(b"", "nothing").size

@@ -47,6 +47,22 @@ def shown(url: Any) -> dict[str, Any]:
         ({"logprobs": True}, "logprobs: a request with a strategy gives one plain answer; leave it out."),
         ({"tools": [{}]}, "tools: a request with a strategy gives one plain answer; leave it out."),
         ({"response_format": {}}, "response_format: a request with a strategy gives one plain answer; leave it out."),
+        (
+            {"presence_penalty": 1.5, "echo": True},
+            "presence_penalty, echo: a request with a strategy gives one plain answer; leave it out.",
+        ),
+        ({"logit_bias": {"5": 9}}, "logit_bias: a request with a strategy gives one plain answer; leave it out."),
+        (
+            {"max_token": 5},
+            "max_token: a request with a strategy gives one plain answer; leave it out. Did you mean 'max_tokens'?",
+        ),
+        ({"stop": ["a"] * 65}, "stop has 64 texts at most, each of 1024 characters at most."),
+        ({"stop": "a" * 1025}, "stop has 64 texts at most, each of 1024 characters at most."),
+        ({"user": "u" * 1025}, "user is a text of 1024 characters at most."),
+        ({"user": {"a": 1}}, "user is a text of 1024 characters at most."),
+        ({"model": ["tiny"]}, "model is a text of 1024 characters at most."),
+        ({"stream": "no"}, "stream is true or false, not 'no'."),
+        ({"seed": 2**63}, "seed is a whole number of 64 bits, not 9223372036854775808."),
         ({"seed": "x"}, "seed is a whole number, not 'x'."),
         ({"seed": True}, "seed is a whole number, not True."),
         ({"icl": 5}, "icl is a mapping of trace, top, options, normalise, other."),
@@ -229,3 +245,10 @@ def test_texts_together_have_a_limit() -> None:
 )
 def test_whose_a_request_is(body: Any, strategy: bool, group: bool) -> None:
     assert (strategy_asked(body), names_a_group(body)) == (strategy, group)
+
+
+def test_what_changes_no_answer_may_be_said() -> None:
+    """As clients do that write out every default."""
+    said = {"n": 1, "presence_penalty": 0.0, "tools": [], "logit_bias": None, "response_format": {"type": "text"}}
+    idle = {"metadata": {"run": "7"}, "service_tier": "auto", "priority": 3, "max_completion_tokens": None}
+    assert wanted(asked(max_tokens=5, **said, **idle)) == wanted(asked(max_tokens=5))
