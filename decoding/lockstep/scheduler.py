@@ -27,6 +27,7 @@ from decoding.lockstep.branch import branch_of
 from decoding.lockstep.gang import Gang
 from decoding.lockstep.guard import PATIENCE, check_engine, settings_of
 from decoding.lockstep.ledger import LEDGER
+from decoding.lockstep.orphan import leave_with_parent
 from decoding.lockstep.queue import ClosingQueue
 from decoding.lockstep.room import Room
 
@@ -40,6 +41,7 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_engine(self.vllm_config)
+        leave_with_parent()
         if self.has_mamba_layers:
             raise ValueError("strategies cannot run in this engine: state-space layers were not verified")
         self.patience = float(settings_of(self.vllm_config).get("lockstep_patience", PATIENCE))

@@ -1,6 +1,7 @@
 """A real server and clients that mean no good: each is told what is wrong, and everybody else is answered."""
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -209,10 +211,12 @@ def lives(pid: int) -> bool:
 
 def asking(serving: Server, how: list[dict[str, Any]]) -> tuple[list[threading.Thread], list[tuple[int, str]]]:
     answers: list[tuple[int, str]] = []
-    threads = [
-        threading.Thread(target=lambda more=more: answers.append(serving.call(CHAT, asked() | LONG | more)))
-        for more in how
-    ]
+
+    def ask(more: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError, HTTPException):  # a server that was killed
+            answers.append(serving.call(CHAT, asked() | LONG | more))
+
+    threads = [threading.Thread(target=ask, args=(more,)) for more in how]
     for thread in threads:
         thread.start()
     for _ in range(200):
@@ -251,3 +255,14 @@ def test_an_engine_that_dies_is_told_to_everybody_and_ends_the_server(folder: Pa
             assert "the engine has failed" in said or "does not tell what it kept" in said
         assert serving.process.wait(60) is not None
     assert left(children) == []
+
+
+def test_a_server_that_is_killed_leaves_no_engine_behind(folder: Path, tmp_path: Path) -> None:
+    with started(str(folder), tmp_path / "log", OPTIONS, name="tiny", max_pictures=4, patience=3) as serving:
+        children = family(serving.process.pid)
+        assert any("EngineCore" in told for told in children.values())
+        threads, _ = asking(serving, [{}, {"stream": True}])
+        serving.process.kill()
+        assert left(children) == []
+        for thread in threads:
+            thread.join(60)
