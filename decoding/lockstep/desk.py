@@ -26,7 +26,9 @@ class Desk:
 
     def __init__(self, server: Any) -> None:
         self.engine, self.args, self.models = server.engine_client, server.args, server.openai_serving_models
-        self.seats = Seats(int(server.vllm_config.parallel_config.data_parallel_size))
+        parallel = server.vllm_config.parallel_config
+        self.seats = Seats(int(parallel.data_parallel_size))
+        self.apart = parallel.distributed_executor_backend != "uni"  # workers whose faults a scheduler cannot see
         self.hf = HF(self.args.model, trust_remote_code=self.args.trust_remote_code, revision=self.args.revision)
         self.numbers = itertools.count()
 
@@ -155,6 +157,12 @@ class Desk:
         except Exception as error:  # vLLM has no kind of its own for what an engine says that is stopping
             raise RefusedError(503, f"the engine does not tell what it kept: {error}.") from error
         return {name: record for engine in found for name, record in engine[0].items()}
+
+    async def fault(self, group: str) -> str:
+        """Why a step of this group could not be taken, where its scheduler cannot know; else ''."""
+        if not self.apart:
+            return ""
+        return str((await self.kept([group])).get(group, {}).get("fault", ""))
 
     async def read(self, given: Any, asked: Wanted, branch: Branch, said: "asyncio.Queue[Any]", seat: Seat) -> None:
         """Runs one branch to its end. What branch 0 says goes into `said`. Raises RefusedError."""

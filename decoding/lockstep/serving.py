@@ -169,7 +169,10 @@ class StrategyMiddleware:
                 if isinstance(output, BaseException):
                     raise output
                 one = output.outputs[0]
-                if one.finish_reason not in (None, "stop", "length"):
+                failed = one.finish_reason not in (None, "stop", "length")
+                if (failed or output.finished) and (fault := await desk.fault(group)):
+                    raise RefusedError(400, fault)
+                if failed:
                     raise ended(one.finish_reason, one.stop_reason)
                 yield {
                     "text": one.text[len(text) :],

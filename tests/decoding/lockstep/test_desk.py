@@ -78,7 +78,9 @@ def desk(engine: Engine) -> Desk:
             engine_client=engine,
             args=SimpleNamespace(model="tiny", trust_remote_code=False, revision=None),
             openai_serving_models=models,
-            vllm_config=SimpleNamespace(parallel_config=SimpleNamespace(data_parallel_size=3)),
+            vllm_config=SimpleNamespace(
+                parallel_config=SimpleNamespace(data_parallel_size=3, distributed_executor_backend="mp")
+            ),
         )
     )
     made.__dict__["inputs"] = SimpleNamespace(of_async=rendered)
@@ -126,6 +128,15 @@ def test_what_every_engine_kept_is_put_together(desk: Desk, engine: Engine) -> N
     engine.records = [[{"a": {"fault": ""}}], [{}], [{"b": {"fault": "why"}}]]
     assert asyncio.run(desk.kept(["a", "b"])) == {"a": {"fault": ""}, "b": {"fault": "why"}}
     assert engine.calls == [("collective_rpc", "lockstep_take", None, (["a", "b"],), {})]
+
+
+def test_a_fault_is_asked_for_where_the_scheduler_cannot_know_it(desk: Desk, engine: Engine) -> None:
+    engine.records = [[{"a": {"fault": "why"}}], [{}], [{}]]
+    assert asyncio.run(desk.fault("a")) == "why"
+    assert asyncio.run(desk.fault("b")) == ""
+    desk.apart, engine.calls[:] = False, []
+    assert asyncio.run(desk.fault("a")) == ""
+    assert engine.calls == []
 
 
 def test_an_engine_that_tells_nothing_is_a_sentence(desk: Desk, engine: Engine) -> None:

@@ -97,3 +97,18 @@ def test_clients_that_hang_up_leave_nothing_behind_in_either_engine(serving: Ser
     assert "chose apart" not in serving.log.read_text()
     assert "branches came within" not in serving.log.read_text()
     assert json.loads(serving.call("/v1/strategies")[1])["adapters"] == []
+
+
+def test_a_server_whose_model_is_split_says_what_one_process_says_and_whose_fault_a_failure_is(
+    folder: Path, expected: list[tuple[Job, Generation]], tmp_path: Path
+) -> None:
+    """The workers know what went wrong in a step, and their scheduler, in another process, does not."""
+    split = [*OPTIONS, "tensor-parallel-size=2"]
+    with started(str(folder), tmp_path / "log", split, name="tiny", max_pictures=4) as serving:
+        model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY")
+        same = run_jobs(model, [job for job, _ in expected])
+        endless = body(renamed(expected[0][0].prompt), {"strategy": "vcd", "alpha": 3e38})
+        told = [serving.call("/v1/chat/completions", endless | {"stream": stream}) for stream in (False, True)]
+    assert [answer.tokens for answer in same if isinstance(answer, Generation)] == [ok.tokens for _, ok in expected]
+    assert {status for status, _ in told} == {400}
+    assert all("step 0: the combined scores of VCD are not finite" in text for _, text in told)
