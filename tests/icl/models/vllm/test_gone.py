@@ -28,7 +28,7 @@ from icl.types import Generation
 
 CONFIG = """
 name: far
-task: {{name: binding, ways: 2, queries: 40}}
+task: {{name: binding, ways: 2, queries: 400}}
 model: {{name: remote, url: 'http://127.0.0.1:{port}/v1', model: tiny, key_env: ICL_TEST_KEY,
   retries: 1, backoff: 0.1, concurrency: 2}}
 shots: 2
@@ -59,15 +59,15 @@ def test_a_server_that_stops_in_the_middle_of_a_run_leaves_the_rest_to_the_same_
             run(load(config), runs)
         port = serving.port
     before = lines(runs)
-    assert 10 <= len(before) < 120
+    assert 10 <= len(before) < 1200
     with started("tiny", tmp_path / "log2", OPTIONS, name="tiny", max_pictures=4, port=port) as serving:
         outcome = run(load(config), runs)
-        assert serving.metric("request_success_total") <= 2 * (120 - len([s for s in before if "output" in s])) + 4
+        assert serving.metric("request_success_total") <= 2 * (1200 - len([s for s in before if "output" in s])) + 4
     after = lines(runs)
     assert outcome.failed == 0
-    assert outcome.samples == 120
+    assert outcome.samples == 1200
     answered = {(sample["seed"], sample["query"]) for sample in after if "output" in sample}
-    assert len(answered) == 120
+    assert len(answered) == 1200
 
 
 def test_an_engine_that_is_killed_in_the_middle_ends_the_run_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
