@@ -5,7 +5,7 @@ strategy on every task, so a table of twenty strategies pays for having looked a
 are a family of their own: one that beats it says that something helps, and that it is not the strategy's idea.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -45,15 +45,13 @@ def decoding_trials(
     controls: strategy label -> labels of its controls, which are no strategies of their own.
     """
     every = {name for names in controls.values() for name in names}
-    trials = []
-    for subject, part in split(samples, settings):
-        have = values_of(part, "decoding")
-        for name in have:
-            if name == base or name in every:
-                continue
-            for other in [base, *(c for c in controls.get(str(name), ()) if c in have and c != base)]:
-                trials.append(_trial(subject, part, str(name), other, metric=metric, better=better))
-    return corrected(trials)
+
+    def against(name: str, have: Sequence[str]) -> list[str]:
+        if name == base or name in every:
+            return []
+        return [base, *(c for c in controls.get(name, ()) if c in have and c != base)]
+
+    return _trials(samples, settings, metric, better, against)
 
 
 def control_trials(
@@ -67,11 +65,27 @@ def control_trials(
 ) -> list[Trial]:
     """For each subject and control: against `base`. p corrected over all of them."""
     every = {name for names in controls.values() for name in names}
+
+    def against(name: str, have: Sequence[str]) -> list[str]:
+        return [base] if name in every and name != base else []
+
+    return _trials(samples, settings, metric, better, against)
+
+
+def _trials(
+    samples: "DataFrame",
+    settings: Sequence[str],
+    metric: str,
+    better: Better,
+    against: Callable[[str, Sequence[str]], list[str]],
+) -> list[Trial]:
+    """against: of a decoding, those of the subject's decodings that it is compared with."""
     trials = []
     for subject, part in split(samples, settings):
-        for name in values_of(part, "decoding"):
-            if name in every and name != base:
-                trials.append(_trial(subject, part, str(name), base, metric=metric, better=better))
+        have = [str(name) for name in values_of(part, "decoding")]
+        for name in have:
+            for other in against(name, have):
+                trials.append(_trial(subject, part, name, other, metric=metric, better=better))
     return corrected(trials)
 
 

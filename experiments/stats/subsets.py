@@ -13,11 +13,10 @@ to the normal; here nothing is estimated. With fewer than six clusters no p of .
 
 By `python -m experiments.bench statistics` (4,000 draws of each design): at 6, 8, 12, 20 and 50 clusters, of equal and
 of unequal sizes, the largest size at a nominal .05 is .033, .050, .054, .052 and .056, and its power that of Student's
-t where the sizes are equal and there are 8 or more (at 6: .44 against .61); with unequal sizes t rejects .07 to .09. A
-centred bootstrap rejects .15, .12, .11 and .09 at 6 to 20. Where differences of mean 0 are skewed no test of few
-clusters keeps its level: of nine small gains to one large loss this one rejects .33 at 6 clusters and .07 at 50, as t
-does. Intervals of a graded mean cover .96 to .90 (a bootstrap's .87 to .76 at 6 and 8), those of a right/wrong
-difference at 6, 8, 12 and 20 .86 to .97 (a bootstrap's .78 to .96).
+t where the sizes are equal and there are 8 or more (at 6: .44 against .61); with unequal sizes t rejects .07 to .09.
+Where differences of mean 0 are skewed no test of few clusters keeps its level: of nine small gains to one large loss
+this one rejects .33 at 6 clusters and .07 at 50, as t does. Intervals of a graded mean cover .96 to .90, those of a
+right/wrong difference at 6, 8, 12 and 20 .86 to .97.
 """
 
 from collections.abc import Iterator

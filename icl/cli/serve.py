@@ -15,9 +15,6 @@ from icl.errors import ConfigError
 if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM
 
-CACHE_ON_CPU = 2 * 2**30
-"""Bytes of the key-value cache without a GPU, as of `model: vllm`; vLLM's own default is nine tenths of the memory."""
-
 FREE = (
     *("dtype", "block-size", "mm-processor-cache-gb", "kv-cache-memory-bytes", "shutdown-timeout"),
     "allowed-media-domains",
@@ -121,7 +118,7 @@ def server(
     from importlib.util import find_spec
 
     from icl.models.vllm.engine import ENVIRONMENT, INSTALL, ON_CPU, PLUG_IN
-    from icl.models.vllm.model import VLLM
+    from icl.models.vllm.model import CACHE_ON_CPU, GIB, VLLM
 
     key = os.environ.get(api_key_env, "") if api_key_env else ""
     if api_key_env and not key:
@@ -157,9 +154,9 @@ def server(
         "allowed-media-domains": NOWHERE,
     }
     if cpu:
-        given |= {"dtype": engine.precision, "block-size": "32"}
+        given |= {"dtype": engine.precision, "block-size": str(engine.block_size)}
         if not any(one.lstrip("-").replace("_", "-").startswith("gpu-memory") for one in options or []):
-            given["kv-cache-memory-bytes"] = str(CACHE_ON_CPU)
+            given["kv-cache-memory-bytes"] = str(round(CACHE_ON_CPU * GIB))
     if data_parallel > 1:
         given["data-parallel-size"] = str(data_parallel)
     lora = _adapters(beside, engine, called)

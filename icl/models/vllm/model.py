@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from icl.models.vllm.replicas import Replicas
 
 GIB = 2**30
+CACHE_ON_CPU = 2.0
+"""GiB of the key-value cache without a GPU; vLLM's own default is nine tenths of the memory."""
 MOST_PICTURES = 64
 """That a prompt may have where nothing says how many."""
 
@@ -132,7 +134,7 @@ class VLLM:
         from icl.models.vllm.engine import PLUG_IN
 
         cpu = self.where == "cpu"
-        cache = self.cache_gib or (2.0 if cpu else None)
+        cache = self.cache_gib or (CACHE_ON_CPU if cpu else None)
         given = {
             "dtype": self.precision,
             "quantization": self.quantization,

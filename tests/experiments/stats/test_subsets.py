@@ -94,5 +94,5 @@ def test_the_interval_of_a_graded_score_covers_at_few_clusters():
     for _ in range(600):
         found = estimate(draw.beta(2, 8, 8))
         hit += found.low <= 0.2 <= found.high
-    assert hit / 600 > 0.91  # percentiles of a bootstrap: .87
+    assert hit / 600 > 0.91
     assert estimate(draw.beta(2, 8, 5)).low == 0
