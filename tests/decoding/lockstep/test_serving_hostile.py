@@ -162,7 +162,7 @@ def test_others_are_answered_while_a_large_prompt_is_read(serving: Server) -> No
             waits.append(time.monotonic() - began)
             time.sleep(0.02)
         assert large.result()[0] == 200
-    assert max(waits) < 1.5 * sum(waits) / 3 + 1.0  # it takes seconds, and no look waited for them
+    assert max(waits) < sum(waits) / 2 + 1.0  # it takes seconds, and no look waited for them
 
 
 def test_clients_that_say_half_and_nothing_more_keep_nobody_waiting(serving: Server) -> None:
