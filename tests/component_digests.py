@@ -1,7 +1,8 @@
-"""Digests of every registered component and preset: `python tests/component_digests.py` writes `component_digests.json`.
+"""Digests of every registered component and preset.
 
-A digest covers the component's name and all its parameters. Stored cells are found by these digests, so a changed digest
-means that finished samples would be computed again. Change the file only together with the store's format number.
+`python tests/component_digests.py` writes `component_digests.json`. A digest covers the component's name and all its
+parameters. Stored cells are found by these digests, so a changed digest means that finished samples are computed
+again: change the file only together with the store's format number.
 """
 
 import json
