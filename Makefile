@@ -32,7 +32,7 @@ lint: $(VENV)/ready-dev
 test: $(VENV)/ready-dev lint
 	@sh tests/install_browser.sh
 	@sh tests/install_slurm.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/decoding/lockstep --ignore tests/icl/models/vllm $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/decoding/lockstep --ignore tests/decoding/server --ignore tests/icl/models/vllm $(PYTEST_ARGS)
 	@PYTHON=$(PYTHON) sh tests/vllm_env.sh -q
 
 bench: $(VENV)/ready-dev

@@ -14,9 +14,9 @@ from icl.types import Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decoding.arm import Arm
-    from decoding.held import Held
-    from decoding.sampling import Sampler
+    from decoding.arms.arm import Arm
+    from decoding.arms.control_target import Held
+    from decoding.formulas.sampling import Sampler
 
 Note = object
 """What `prepare` learned about one prompt (a description, a first answer); handed to `branches`."""
@@ -62,8 +62,8 @@ class Strategy:
     (`Session.exits`). nearest: the strategy that comes next to it where a model cannot run it.
     idle: as it stands it changes nothing, since what it learns has not been fitted (`icl fit`).
     keeps_best: a control of `of` whose scores order the tokens that the mask of `of` leaves as the reference does, so
-    that it is greedy under greedy decoding (`decoding.alike`).
-    samples: answers that are generated, of which the most frequent counts (`decoding.votes`). demonstrations: how many
+    that it is greedy under greedy decoding (`decoding.arms.equivalence`).
+    samples: answers that are generated, of which the most frequent counts (`decoding.engine.voting`). demonstrations: how many
     times a run's number of shots its prompt has. rank: its place among the default controls, the lowest first.
     """
 
@@ -97,7 +97,7 @@ class Strategy:
 
     @property
     def sampler(self) -> "Sampler":
-        from decoding.sampling import Greedy
+        from decoding.formulas.sampling import Greedy
 
         return Greedy()
 
@@ -105,7 +105,7 @@ class Strategy:
     def weights(self) -> tuple[float, ...] | None:
         """The branches' constant weights, where there are such; their sum is a hidden inverse temperature.
 
-        A strategy that does not say gets them measured (`decoding.probe.weights_of`); one whose weights vary says None.
+        A strategy that does not say gets them measured (`decoding.arms.inspection.weights_of`); one whose weights vary says None.
         """
         return (1.0,)
 

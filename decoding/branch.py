@@ -14,10 +14,10 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 
-from decoding import changes
+from decoding import prompt_edits as changes
 from icl import edits
+from icl.constraints import Share, Side
 from icl.errors import ConfigError, did_you_mean
-from icl.params import Share, Side
 from icl.registry import entries
 from icl.types import Prompt, Where
 

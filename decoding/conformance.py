@@ -8,8 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decoding.base import Strategy
-from decoding.probe import (
+from decoding.arms.inspection import (
     EXITS,
     branches_given,
     branches_of,
@@ -18,6 +17,7 @@ from decoding.probe import (
     probe_prompt,
     weights_of,
 )
+from decoding.base import Strategy
 from icl.registry import describe
 from icl.types import Prompt
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config import load
-from experiments.loaded import Run, load_run
-from experiments.vocabulary import DEFAULTS
+from experiments.config.config import load
+from experiments.config.keys import DEFAULTS
+from experiments.results.loaded_run import Run, load_run
 from icl.errors import PlanError, did_you_mean
 from icl.models.base import MAX_NEW_TOKENS
 from icl.registry import build
@@ -46,7 +46,7 @@ def retrieve(
     retriever, order: a name, a node or a component. query: of the task, or its id. Raises PlanError for too many shots,
     and for a retriever that gives others than it was asked for.
     """
-    from experiments.contexts import arranged, asking, sound
+    from experiments.contexts.contexts import arranged, asking, sound
     from retrievers.base import Resources
 
     example = _example(task, query)
@@ -74,10 +74,10 @@ def answer(
     Raises ConfigError for a node that is none; PlanError where the model cannot run it, reads more than a prompt (an
     oracle, most fakes), or failed.
     """
-    from decoding.arm import parse_arm
-    from decoding.check import unmet
-    from decoding.jobs import Failure, Job
-    from experiments.answers import engine_of
+    from decoding.arms.arm import parse_arm
+    from decoding.arms.requirements import unmet
+    from decoding.engine.requests import Failure, Job
+    from experiments.running.generation import engine_of
     from icl.models.base import Request
 
     arms = [parse_arm(node) for node in (decoding if isinstance(decoding, list | tuple) else [decoding])]
@@ -113,8 +113,8 @@ def run(
 
     What is done already is not done again. Raises ICLError; a sample that fails is in the frame with its reason.
     """
-    from experiments.progress import progress
-    from experiments.run import run as start
+    from experiments.running.run import run as start
+    from experiments.terminal.progress import progress
 
     given = {**dict(_pairs(overrides)), **keys} if keys else overrides
     outcome = start(load(config, given), Path(runs), progress(quiet), fork)
@@ -124,7 +124,7 @@ def run(
 def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(overrides, Mapping):
         return overrides
-    from experiments.overrides import pair
+    from experiments.config.overrides import pair
 
     return dict(pair(text) for text in overrides)
 

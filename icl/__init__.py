@@ -29,7 +29,7 @@ _LAZY = {
     "run": "experiments.api",
     "load_run": "experiments.api",
     "Strategy": "decoding.base",
-    "Picture": "icl.pictures",
+    "Picture": "icl.images",
     "Example": "icl.types",
     "Query": "icl.types",
     "Context": "icl.types",

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from icl import spans
+from icl.images import Picture
 from icl.metrics.base import Judged, Metric, RunMetric
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 from icl.models.base import ABILITIES, Model, Request
 from icl.models.optional import counts_exactly, misspelt
-from icl.pictures import Picture
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, Task
 from icl.types import Example, Generation, Part, Prompt, Turn

@@ -20,7 +20,7 @@ from annotated_types import Ge, Le
 
 from icl.edits import Edit, edit_of
 from icl.errors import ConfigError, did_you_mean
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import Nested, entries
 from icl.streams import StreamKey
 

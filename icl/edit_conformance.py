@@ -13,7 +13,7 @@ import numpy as np
 
 from icl import spans
 from icl.edits import Edit
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import describe
 from icl.streams import StreamKey
 

@@ -34,7 +34,7 @@ class ModelError(ICLError):
 
 
 class ComponentError(ICLError):
-    """A component of one's own raised what is no `ICLError`, or gave what cannot be used (see `icl.blame`)."""
+    """A component of one's own raised what is no `ICLError`, or gave what cannot be used (see `icl.user_errors`)."""
 
 
 class StoreError(ICLError):

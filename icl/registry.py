@@ -17,8 +17,8 @@ from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from icl.errors import ConfigError, did_you_mean
-from icl.finite import not_finite
 from icl.loading import at, code_of, load_class, load_function, path_of, search_beside
+from icl.validate_finite import not_finite
 
 __all__ = [
     "PACKAGES",

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from icl import spans
 from icl.edits import Edit
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.streams import StreamKey
 
 Role = Literal["system", "user", "assistant"]
@@ -216,7 +216,7 @@ class Generation:
     """finish: 'stop' or 'length'. trace: numbers a strategy's steps left behind (name -> one value a step).
 
     tokens: without the one that ended it. option_scores: option -> log-probability, where options were scored.
-    steps: what each branch said at every step, where that was asked for (`decoding.trace.compact`).
+    steps: what each branch said at every step, where that was asked for (`decoding.engine.trace.compact`).
     """
 
     text: str

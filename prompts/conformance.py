@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from icl import spans
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Part, Prompt, Query
 from prompts.base import Composer, Orderer, Transform
 from prompts.composers.chat import Chat
-from prompts.guessing import Guessing, Saying, guessed_pool
+from prompts.scripted_models import Guessing, Saying, guessed_pool
 
 
 def sample_contexts() -> list[Context]:

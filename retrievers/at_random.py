@@ -14,8 +14,8 @@ from icl.streams import stream
 from icl.tasks.base import Pool
 from icl.types import Query, Scored
 from retrievers.base import Resources
-from retrievers.draws import draws
-from retrievers.leaks import fair, too_few
+from retrievers.machinery.leakage import fair, too_few
+from retrievers.machinery.sampling import draws
 
 
 @component("retriever", "random")

@@ -16,8 +16,8 @@ from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Example, Query, Scored
 from retrievers.base import Resources
-from retrievers.draws import draws
-from retrievers.leaks import fair, too_few
+from retrievers.machinery.leakage import fair, too_few
+from retrievers.machinery.sampling import draws
 
 
 @component("retriever", "balanced")

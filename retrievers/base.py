@@ -10,8 +10,8 @@ from icl.types import Example, Prompt, Query, Scored
 if TYPE_CHECKING:
     import numpy as np
 
+    from icl.images import Picture
     from icl.models.base import Model
-    from icl.pictures import Picture
 
 
 class Embedder(Protocol):

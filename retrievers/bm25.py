@@ -15,13 +15,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.params import NonNegative, Share
+from icl.constraints import NonNegative, Share
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query, Scored
 from retrievers.base import Resources
-from retrievers.leaks import fair, too_few
-from retrievers.texts import Said, said, words
+from retrievers.machinery.demo_text import Said, said, words
+from retrievers.machinery.leakage import fair, too_few
 
 Posting = tuple[NDArray[np.int64], NDArray[np.float64]]
 

@@ -15,15 +15,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from icl import spans
+from icl.constraints import PositiveInt
 from icl.errors import DataError, PlanError
-from icl.models.likelihood import shown
-from icl.params import PositiveInt
+from icl.models.answer_likelihood import shown
 from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Query, Scored
 from retrievers.base import FittedRetriever, Resources
-from retrievers.near import Compared, FittedNear, Nearest, fitted_near
+from retrievers.machinery.similarity import Compared, FittedNear, Nearest, fitted_near
 
 BATCH = 32
 

@@ -20,7 +20,7 @@ from icl.types import Scored
 from retrievers.balanced import label_of
 from retrievers.base import Resources
 from retrievers.hard_negative import two_labels
-from retrievers.near import Compared, FittedNear, Nearest, fitted_near
+from retrievers.machinery.similarity import Compared, FittedNear, Nearest, fitted_near
 
 
 @component("retriever", "contrastive_pair")

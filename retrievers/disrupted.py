@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-from icl.params import Count
+from icl.constraints import Count
 from icl.registry import Nested, component
 from icl.tasks.base import Pool
 from icl.types import Query, Scored
 from retrievers.base import Embedder, FittedRetriever, Resources, Retriever
 from retrievers.embedders.encoder import Encoder
-from retrievers.index import Index
-from retrievers.leaks import fair
-from retrievers.near import compared
-from retrievers.sources import READ, check_reads, source_of
-from retrievers.wrapping import Wrapping
+from retrievers.machinery.embedding_source import READ, check_reads, source_of
+from retrievers.machinery.index import Index
+from retrievers.machinery.leakage import fair
+from retrievers.machinery.similarity import compared
+from retrievers.machinery.wrapper import Wrapping
 
 SWAPPED = "disrupted: place"
 NOTHING = "disrupted: nothing to swap for"

@@ -21,7 +21,7 @@ from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query, Scored
 from retrievers.base import Resources
-from retrievers.leaks import fair
+from retrievers.machinery.leakage import fair
 
 
 @component("retriever", "external")

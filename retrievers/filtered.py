@@ -13,16 +13,16 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from icl.constraints import Share
 from icl.errors import ConfigError, PlanError
-from icl.params import Share
 from icl.registry import Nested, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query, Scored
 from retrievers.balanced import label_of
 from retrievers.base import Embedder, FittedRetriever, Resources, Retriever
 from retrievers.embedders.encoder import Encoder
-from retrievers.sources import reads, source_of
-from retrievers.wrapping import Wrapping
+from retrievers.machinery.embedding_source import reads, source_of
+from retrievers.machinery.wrapper import Wrapping
 
 
 @component("retriever", "filtered")

@@ -14,7 +14,7 @@ from icl.tasks.base import Pool
 from icl.types import Scored
 from retrievers.balanced import label_of
 from retrievers.base import Resources
-from retrievers.near import Compared, FittedNear, Nearest, fitted_near
+from retrievers.machinery.similarity import Compared, FittedNear, Nearest, fitted_near
 
 MARK = "hard_negative: no other label left"
 

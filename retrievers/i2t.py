@@ -12,10 +12,10 @@ from typing import Literal
 
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.near import Near
-from retrievers.sources import Source
-from retrievers.texts import said
-from retrievers.vectors import Vectors
+from retrievers.machinery.demo_text import said
+from retrievers.machinery.embedding_source import Source
+from retrievers.machinery.similarity import Near
+from retrievers.machinery.vector_math import Vectors
 
 
 @component("retriever", "i2t")

@@ -1,7 +1,7 @@
 """InvariantSelectPR (Zhou et al. 2024): nearest pictures after a class-conditioned contrastive head.
 
 Retrieval is that of `topk_nearest`; both sides go through a linear head that pulls a class together across its source
-domains (`retrievers.head`). It starts at the identity, so an untrained head is `topk_nearest`. It is trained when the
+domains (`retrievers.machinery.contrastive_head`). It starts at the identity, so an untrained head is `topk_nearest`. It is trained when the
 pool is fitted, on the members of the source domains, or on the pool of another task (`trained_on`: what does a head do
 for classes that it never saw?), or read from a file that `Head.save` wrote. The paper adapts the encoder itself, with
 details that are not published; a linear head over frozen features is a reconstruction.
@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 from weakref import WeakKeyDictionary
 
+from icl.constraints import Count, NonNegative, Positive
 from icl.errors import ConfigError, PlanError
-from icl.params import Count, NonNegative, Positive
 from icl.registry import Nested, component
 from icl.tasks.base import Pool, Task
 from icl.types import Query, Scored
 from retrievers.balanced import label_of
 from retrievers.base import FittedRetriever, Resources
-from retrievers.head import Head, Positives, Sum, Training, train_head
-from retrievers.index import index_of
-from retrievers.near import FittedNear, Nearest, fitted_near
-from retrievers.sources import Source
+from retrievers.machinery.contrastive_head import Head, Positives, Sum, Training, train_head
+from retrievers.machinery.embedding_source import Source
+from retrievers.machinery.index import index_of
+from retrievers.machinery.similarity import FittedNear, Nearest, fitted_near
+from retrievers.machinery.trained_heads import check_embedder
+from retrievers.machinery.vector_math import Vectors
 from retrievers.topk_nearest import TopKNearest
-from retrievers.trained import check_embedder
-from retrievers.vectors import Vectors
 
 _HEADS: "WeakKeyDictionary[Pool, dict[tuple[InvariantSelect, int], Head]]" = WeakKeyDictionary()
 """Heads of pools that are still in use: cells that differ in seed or shots share them."""

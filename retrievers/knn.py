@@ -11,7 +11,7 @@ the order of the pool.
 from dataclasses import dataclass
 
 from icl.registry import component
-from retrievers.near import Compared
+from retrievers.machinery.similarity import Compared
 
 
 @component("retriever", "knn")

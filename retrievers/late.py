@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from icl.registry import component
-from retrievers.fine import Fine
-from retrievers.selection import Covered
+from retrievers.machinery.greedy_selection import Covered
+from retrievers.machinery.late_interaction import Fine
 
 
 @component("retriever", "late_interaction")

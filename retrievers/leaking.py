@@ -13,8 +13,8 @@ from icl.registry import Nested, component
 from icl.tasks.base import Pool
 from icl.types import Query, Scored
 from retrievers.base import FittedRetriever, Resources, Retriever
-from retrievers.leaks import leaks_allowed, strictly_fair
-from retrievers.wrapping import Wrapping
+from retrievers.machinery.leakage import leaks_allowed, strictly_fair
+from retrievers.machinery.wrapper import Wrapping
 
 WARNING = (
     "demonstrations may be the query itself or have its picture, which inflates accuracy. Samples that leak are marked "

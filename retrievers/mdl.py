@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.registry import component
-from retrievers.subsets import Subsets
+from retrievers.machinery.subset_scoring import Subsets
 
 
 @component("retriever", "mdl")

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.params import Share
+from icl.constraints import Share
 from icl.registry import component
 from icl.types import Scored
-from retrievers.near import Nearest
-from retrievers.picking import Picking
-from retrievers.selection import mmr
+from retrievers.machinery.candidate_sets import Picking
+from retrievers.machinery.greedy_selection import mmr
+from retrievers.machinery.similarity import Nearest
 
 
 @component("retriever", "mmr")

@@ -22,11 +22,11 @@ from icl.types import Example, Query, Scored
 from retrievers.base import Embedder, Resources
 from retrievers.embedders.encoder import Encoder
 from retrievers.embedders.probabilistic import Probabilistic, Uncertain
-from retrievers.gaussians import Gaussians, match_probabilities
-from retrievers.leaks import fair, too_few
-from retrievers.sources import source_key, source_of
-from retrievers.texts import said
-from retrievers.vectors import Vectors
+from retrievers.machinery.demo_text import said
+from retrievers.machinery.embedding_source import source_key, source_of
+from retrievers.machinery.leakage import fair, too_few
+from retrievers.machinery.match_probability import Gaussians, match_probabilities
+from retrievers.machinery.vector_math import Vectors
 
 _SAMPLES: "WeakKeyDictionary[Pool, dict[Any, tuple[Uncertain, Gaussians, Vectors]]]" = WeakKeyDictionary()
 """What was fitted on a pool that is still in use: cells that differ in seed or shots share it."""

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from icl.params import Share
+from icl.constraints import Share
 from icl.registry import Nested, component
 from icl.streams import stream
 from icl.tasks.base import Pool
 from icl.types import Query, Scored
 from retrievers.base import FittedRetriever, Resources, Retriever
-from retrievers.wrapping import Wrapping
+from retrievers.machinery.wrapper import Wrapping
 
 
 @component("retriever", "query_dropout")

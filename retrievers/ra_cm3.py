@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from icl.constraints import Share
 from icl.errors import ConfigError
-from icl.params import Share
 from icl.registry import component
 from icl.types import Example, Query, Scored
-from retrievers.near import Near, Nearest
-from retrievers.selection import apart
-from retrievers.sources import Source
-from retrievers.vectors import Vectors, unit
+from retrievers.machinery.embedding_source import Source
+from retrievers.machinery.greedy_selection import apart
+from retrievers.machinery.similarity import Near, Nearest
+from retrievers.machinery.vector_math import Vectors, unit
 
 MARK = "ra_cm3: fewer demonstrations than shots"
 

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+from icl.constraints import PositiveInt
 from icl.errors import ConfigError, PlanError
-from icl.params import PositiveInt
 from icl.registry import Nested, component
 from icl.tasks.base import Pool
 from icl.types import Query, Scored
 from retrievers.base import FittedReranker, FittedRetriever, Reranker, Resources, Retriever
-from retrievers.wrapping import Wrapping, asked_of
+from retrievers.machinery.wrapper import Wrapping, asked_of
 
 
 @component("retriever", "reranked")

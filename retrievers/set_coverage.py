@@ -21,8 +21,8 @@ from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query
 from retrievers.base import Resources
-from retrievers.fine import Fine, FittedFine
-from retrievers.selection import Array, Covered
+from retrievers.machinery.greedy_selection import Array, Covered
+from retrievers.machinery.late_interaction import Fine, FittedFine
 
 
 @component("retriever", "set_coverage")

@@ -12,9 +12,9 @@ from annotated_types import Ge, Le
 
 from icl.registry import component
 from icl.types import Scored
-from retrievers.near import Nearest
-from retrievers.picking import Picking
-from retrievers.selection import most_spread
+from retrievers.machinery.candidate_sets import Picking
+from retrievers.machinery.greedy_selection import most_spread
+from retrievers.machinery.similarity import Nearest
 
 
 @component("retriever", "spread")

@@ -16,18 +16,18 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from icl.constraints import PositiveInt, Share
 from icl.errors import PlanError
-from icl.models.asking import answers
-from icl.models.likelihood import shown
-from icl.params import PositiveInt, Share
+from icl.models.answer_likelihood import shown
+from icl.models.short_answers import answers
 from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import FittedRetriever, Resources
-from retrievers.near import FittedNear, Near, fitted_near
-from retrievers.sources import Source
-from retrievers.vectors import Vectors
+from retrievers.machinery.embedding_source import Source
+from retrievers.machinery.similarity import FittedNear, Near, fitted_near
+from retrievers.machinery.vector_math import Vectors
 
 
 @component("retriever", "sqa")

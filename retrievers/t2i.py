@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.near import Near
-from retrievers.sources import Source
-from retrievers.vectors import Vectors
+from retrievers.machinery.embedding_source import Source
+from retrievers.machinery.similarity import Near
+from retrievers.machinery.vector_math import Vectors
 
 
 @component("retriever", "t2i")

@@ -13,8 +13,8 @@ from icl.errors import PlanError
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
-from retrievers.leaks import fair, too_few
-from retrievers.near import Compared
+from retrievers.machinery.leakage import fair, too_few
+from retrievers.machinery.similarity import Compared
 
 
 @component("retriever", "topk_nearest")

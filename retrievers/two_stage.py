@@ -12,16 +12,16 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from icl.constraints import PositiveInt
 from icl.errors import PlanError
-from icl.params import PositiveInt
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Example, Query, Scored
 from retrievers.base import Resources
 from retrievers.knn import KNN
-from retrievers.near import FittedNear, Near, Nearest, compared, fitted_near
-from retrievers.sources import Source
-from retrievers.vectors import Vectors
+from retrievers.machinery.embedding_source import Source
+from retrievers.machinery.similarity import FittedNear, Near, Nearest, compared, fitted_near
+from retrievers.machinery.vector_math import Vectors
 
 
 @component("retriever", "mmices")

@@ -17,14 +17,14 @@ import numpy as np
 from annotated_types import Ge
 from numpy.typing import NDArray
 
+from icl.constraints import PositiveInt
 from icl.errors import PlanError
-from icl.params import PositiveInt
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query, Scored
 from retrievers.base import Resources
-from retrievers.index import Index
-from retrievers.near import Compared, FittedNear, fitted_near
+from retrievers.machinery.index import Index
+from retrievers.machinery.similarity import Compared, FittedNear, fitted_near
 
 
 @component("retriever", "vote_k")

@@ -29,7 +29,7 @@ def nodes() -> Iterator[tuple[str, str, Any]]:
 
 def digests() -> dict[str, str]:
     """'kind name[preset]' -> digest of its canonical JSON; components with required parameters are left out."""
-    from icl.canonical import canonical_digest
+    from icl.canonical_json import canonical_digest
     from icl.errors import ConfigError
     from icl.registry import build, describe
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.loaded import load_run
+from experiments.results.loaded_run import load_run
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 STUDY = """
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 def icl(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "icl.cli.main", *words], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "experiments.cli.main", *words], cwd=folder, capture_output=True, text=True, check=False
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from icl.parameters import parameters
+from icl.parameter_docs import parameters
 from icl.registry import build, resolve
 
 TAKEN: Mapping[tuple[str, str], Mapping[str, Any]] = {

@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 def icl(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "icl.cli.main", *words], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "experiments.cli.main", *words], cwd=folder, capture_output=True, text=True, check=False
     )
 
 

@@ -1,13 +1,13 @@
-"""Prompts for tiny random checkpoints; `save("llava", folder)` writes one (icl.models.hf.random)."""
+"""Prompts for tiny random checkpoints; `save("llava", folder)` writes one (experiments.architectures.random)."""
 
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from icl.models.hf.random.common import TEMPLATE, Size
-from icl.models.hf.random.make import save
-from icl.pictures import Picture
+from experiments.architectures.random.common import TEMPLATE, Size
+from experiments.architectures.random.make import save
+from icl.images import Picture
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Role, Turn
 

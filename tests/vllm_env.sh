@@ -22,4 +22,4 @@ if [ "${1:-}" = bench ]; then
     shift
     exec "$env/bin/python" -m experiments.bench "$@" vllm
 fi
-exec "$env/bin/python" -m pytest tests/decoding/lockstep tests/icl/models/vllm "$@"
+exec "$env/bin/python" -m pytest tests/decoding/lockstep tests/decoding/server tests/icl/models/vllm "$@"

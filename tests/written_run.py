@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.loaded import Run, load_run
-from experiments.store import Store, Writer
-from experiments.vocabulary import AXES
-from icl.pictures import Picture
+from experiments.config.keys import AXES
+from experiments.results.loaded_run import Run, load_run
+from experiments.store.store import Store, Writer
+from icl.images import Picture
 from icl.types import Sample
 
 COLOURS = ("red", "green", "blue", "gold", "purple", "teal")

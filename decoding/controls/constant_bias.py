@@ -1,7 +1,7 @@
 """Constant bias: one number for each answer option, added for every query alike.
 
 Bendre et al. (2607.25196) find that a constant on the yes-logit does as well on POPE as the best contrast. Fitted on a
-dev split (`icl fit`, `decoding.fitting.fitted_bias`), it moves the label prior and nothing else: a contrast that does
+dev split (`icl fit`, `decoding.arms.fitting.fitted_bias`), it moves the label prior and nothing else: a contrast that does
 not beat it does the same.
 """
 
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from decoding.arms.fitting import fitted_bias
 from decoding.base import Strategy
-from decoding.fitting import fitted_bias
 from icl.registry import component
 
 if TYPE_CHECKING:

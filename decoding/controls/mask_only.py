@@ -16,8 +16,8 @@ from icl.registry import Nested, component
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decoding.arm import Arm
-    from decoding.held import Held
+    from decoding.arms.arm import Arm
+    from decoding.arms.control_target import Held
 
 
 @component("strategy", "mask_only")

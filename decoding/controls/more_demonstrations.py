@@ -14,8 +14,8 @@ from decoding.base import Strategy
 from icl.registry import component
 
 if TYPE_CHECKING:
-    from decoding.arm import Arm
-    from decoding.held import Held
+    from decoding.arms.arm import Arm
+    from decoding.arms.control_target import Held
 
 
 @component("strategy", "more_demonstrations")

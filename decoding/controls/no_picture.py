@@ -6,16 +6,16 @@ Which corruption matters? A noised picture that does no better than none says no
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from decoding import changes
+from decoding import prompt_edits as changes
+from decoding.arms.inspection import changes_picture
 from decoding.base import Strategy
 from decoding.controls.wrapped import OtherNegative
-from decoding.probe import changes_picture
 from icl.registry import Nested, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:
-    from decoding.arm import Arm
-    from decoding.held import Held
+    from decoding.arms.arm import Arm
+    from decoding.arms.control_target import Held
 
 
 @component("strategy", "no_picture")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Strategy, ones
-from icl.params import Count, Share
+from icl.constraints import Count, Share
 from icl.registry import component
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ a prompt without fails with a sentence, so this is no default.
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from decoding import changes
+from decoding import prompt_edits as changes
 from decoding.base import Strategy
 from decoding.controls.wrapped import OtherNegative
 from icl.registry import Nested, component

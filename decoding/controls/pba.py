@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy
-from decoding.changes import asked
+from decoding.prompt_edits import asked
 from icl.registry import component
 from icl.types import Prompt
 

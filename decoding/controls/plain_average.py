@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from decoding.arms.inspection import subtracts, weights_of
 from decoding.base import Strategy, Thread, ones
 from decoding.controls.wrapped import ReadsAll
-from decoding.probe import subtracts, weights_of
 from icl.registry import Nested, component
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decoding.arm import Arm
-    from decoding.held import Held
+    from decoding.arms.arm import Arm
+    from decoding.arms.control_target import Held
 
 
 @component("strategy", "plain_average")

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+from decoding.arms.inspection import weights_of
 from decoding.base import Strategy, Thread
 from decoding.controls.wrapped import ReadsAll
-from decoding.probe import weights_of
 from icl.errors import ConfigError
 from icl.registry import Nested, component
 

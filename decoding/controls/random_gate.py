@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from decoding.arms.gated import Gated
 from decoding.base import Strategy, Thread
 from decoding.controls.wrapped import ReadsAll
-from decoding.gated import Gated
 from decoding.strategies.dcd import DCD
+from icl.constraints import Share
 from icl.errors import ConfigError
-from icl.params import Share
 from icl.registry import Nested, component
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decoding.arm import Arm
-    from decoding.held import Held
+    from decoding.arms.arm import Arm
+    from decoding.arms.control_target import Held
 
 
 @component("strategy", "random_gate")

@@ -2,7 +2,7 @@
 
 A contrast of two branches pays for two forwards a token. So does this control with two samples, and it contrasts
 nothing. Answers are equal where they differ in case, blanks or a full stop alone. Two answers that differ are a tie:
-it goes to the one of the greater log-probability a step (see `decoding.votes`). The first sample draws from the query's
+it goes to the one of the greater log-probability a step (see `decoding.engine.voting`). The first sample draws from the query's
 own stream, as `sampling` does. Option scores are not sampled: there it is the reference.
 """
 
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge
 
+from decoding.arms.inspection import branch_count
 from decoding.base import Strategy
-from decoding.probe import branch_count
-from decoding.sampling import Sampler, Sampling
-from icl.params import Positive
+from decoding.formulas.sampling import Sampler, Sampling
+from icl.constraints import Positive
 from icl.registry import component, parameter
 
 if TYPE_CHECKING:
-    from decoding.arm import Arm
-    from decoding.held import Held
+    from decoding.arms.arm import Arm
+    from decoding.arms.control_target import Held
 
 
 @component("strategy", "self_consistency")

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from decoding.arms.inspection import branch_count, subtracts
 from decoding.base import Generate, Note, Strategy
 from decoding.controls.wrapped import OtherNegative
-from decoding.probe import branch_count, subtracts
 from icl.errors import PlanError
 from icl.registry import Nested, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:
-    from decoding.arm import Arm
-    from decoding.held import Held
+    from decoding.arms.arm import Arm
+    from decoding.arms.control_target import Held
 
 
 @component("strategy", "shuffled_negative")

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from decoding.arms.inspection import least_strength, strength_of
 from decoding.base import Strategy, Thread
 from decoding.controls.wrapped import Wrapped
-from decoding.probe import least_strength, strength_of
 from icl.errors import ConfigError
 from icl.registry import Nested, component
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decoding.arm import Arm
-    from decoding.held import Held
+    from decoding.arms.arm import Arm
+    from decoding.arms.control_target import Held
 
 
 @component("strategy", "temperature_matched")

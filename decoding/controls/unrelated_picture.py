@@ -7,16 +7,16 @@ picture that does no better than this one owes nothing to what is left of the or
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from decoding.arms.inspection import changes_picture
 from decoding.base import Strategy
 from decoding.controls.wrapped import OtherNegative
-from decoding.probe import changes_picture
 from icl.edits import MadeUp
 from icl.registry import Nested, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:
-    from decoding.arm import Arm
-    from decoding.held import Held
+    from decoding.arms.arm import Arm
+    from decoding.arms.control_target import Held
 
 
 @component("strategy", "unrelated_picture")

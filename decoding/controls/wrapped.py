@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.around import Around
+from decoding.arms.inspection import logits_count, weights_of
+from decoding.arms.wrapper import Around
 from decoding.base import Note, Strategy, Thread
-from decoding.probe import logits_count, weights_of
 from icl.types import Prompt
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from decoding.jobs import Counters, Failure, Job, Ready
+from decoding.engine.requests import Counters, Failure, Job, Ready
+from decoding.engine.result_collector import Answer, Answers, Aside, Done
+from decoding.engine.voting import voting
 from decoding.lockstep.grouping import Group, answer_of, groups_of
-from decoding.shared import Answer, Answers, Aside, Done
-from decoding.votes import voting
 from icl.errors import ICLError
-from icl.models.vllm.asking import Ask, Said
+from icl.models.vllm.generation import Ask, Said
 from icl.types import Generation, Prompt
 
 FETCHED = 256
@@ -45,7 +45,7 @@ def run_jobs(
     trace: bool = True,
     done: Done | None = None,
 ) -> list[Answer]:
-    """An answer for each job, in their order: what `decoding.engine.run_jobs` is for models with sessions."""
+    """An answer for each job, in their order: what `decoding.engine.engine.run_jobs` is for models with sessions."""
     counters = Counters() if counters is None else counters
     model.load()
     answers = Answers(jobs, counters, done)

@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from decoding.check import unmet
-from decoding.generations import Texts, of_options, of_text
-from decoding.jobs import Failure, Ready
-from decoding.lockstep import wire
-from decoding.lockstep.branch import MOST, Branch
-from decoding.sampling import Greedy
-from decoding.score import normalised
+from decoding.arms.requirements import unmet
+from decoding.engine.generations import Texts, of_options, of_text
+from decoding.engine.option_scoring import normalised
+from decoding.engine.requests import Failure, Ready
+from decoding.engine.trace import Look
+from decoding.formulas.sampling import Greedy
+from decoding.lockstep import serialization as wire
+from decoding.lockstep.request_metadata import MOST, Branch
 from decoding.strategies.greedy import GreedyDecoding
-from decoding.trace import Look
 from icl.errors import ModelError
-from icl.models.vllm.asking import Ask, Said
+from icl.models.vllm.generation import Ask, Said
 from icl.models.vllm.model import VLLM
 from icl.types import Generation, Prompt
 

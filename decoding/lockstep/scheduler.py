@@ -23,13 +23,13 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.request import Request, RequestStatus
 
-from decoding.lockstep.branch import branch_of
-from decoding.lockstep.gang import Gang
-from decoding.lockstep.guard import PATIENCE, check_engine, settings_of
-from decoding.lockstep.ledger import LEDGER
-from decoding.lockstep.orphan import leave_with_parent
-from decoding.lockstep.queue import ClosingQueue
-from decoding.lockstep.room import Room
+from decoding.lockstep.block_budget import Room
+from decoding.lockstep.engine_requirements import PATIENCE, check_engine, settings_of
+from decoding.lockstep.parent_watch import leave_with_parent
+from decoding.lockstep.request_group import Gang
+from decoding.lockstep.request_metadata import branch_of
+from decoding.lockstep.step_records import LEDGER
+from decoding.lockstep.waiting_queue import ClosingQueue
 
 IDLE = 0.001
 """Seconds of rest where nothing can be done but wait for a branch: the engine's loop spins as long as requests live."""

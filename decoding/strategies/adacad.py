@@ -9,10 +9,10 @@ mask; for long answers the paper keeps a above a floor.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.bare import AdaptivelyAgainstBare
-from decoding.changes import Without
-from decoding.divergences import jensen_shannon
-from icl.params import NonNegative
+from decoding.arms.without import AdaptivelyAgainstBare
+from decoding.formulas.divergences import jensen_shannon
+from decoding.prompt_edits import Without
+from icl.constraints import NonNegative
 from icl.registry import component
 
 if TYPE_CHECKING:

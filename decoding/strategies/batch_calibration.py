@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from decoding.arms.fitting import option_prior
 from decoding.base import Strategy
-from decoding.fitting import option_prior
-from icl.params import NonNegative, Positive
+from icl.constraints import NonNegative, Positive
 from icl.registry import component
 
 if TYPE_CHECKING:

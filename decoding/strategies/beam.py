@@ -1,20 +1,20 @@
 """Beam search on the model's own distribution: the reference among arms that search.
 
 `sampling: {beams: 4}` beside any strategy's parameters in a YAML does the same to that strategy's combined scores
-(`decoding.beams`).
+(`decoding.engine.beam_search`).
 """
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Strategy
-from decoding.sampling import Beam, Sampler
-from icl.params import Beams, Penalty
+from decoding.formulas.sampling import Beam, Sampler
+from icl.constraints import Beams, Penalty
 from icl.registry import component
 
 if TYPE_CHECKING:
-    from decoding.arm import Arm
-    from decoding.held import Held
+    from decoding.arms.arm import Arm
+    from decoding.arms.control_target import Held
 
 
 @component("strategy", "beam")

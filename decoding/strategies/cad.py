@@ -8,9 +8,9 @@ No mask. The context is what in-context learning adds, the demonstrations, unles
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.bare import AgainstBare
-from decoding.changes import Without
-from icl.params import NonNegative
+from decoding.arms.without import AgainstBare
+from decoding.prompt_edits import Without
+from icl.constraints import NonNegative
 from icl.registry import component
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ its numbers.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decoding.bare import AgainstBare
-from decoding.changes import Without
-from decoding.masks import k_plausible
-from icl.params import PositiveInt, Share
+from decoding.arms.without import AgainstBare
+from decoding.formulas.masks import k_plausible
+from decoding.prompt_edits import Without
+from icl.constraints import PositiveInt, Share
 from icl.registry import component
 
 if TYPE_CHECKING:

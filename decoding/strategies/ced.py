@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from decoding.base import Note, Strategy
-from decoding.changes import no_demonstrations
-from decoding.masks import plausible
-from icl.params import Share
+from decoding.formulas.masks import plausible
+from decoding.prompt_edits import no_demonstrations
+from icl.constraints import Share
 from icl.registry import component
 from icl.types import Prompt
 

@@ -9,9 +9,9 @@ With one gamma for all tokens, log-probabilities and raw logits choose alike.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.bare import AgainstBare
-from decoding.changes import Without
-from icl.params import NonNegative
+from decoding.arms.without import AgainstBare
+from decoding.prompt_edits import Without
+from icl.constraints import NonNegative
 from icl.registry import component
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from decoding.around import Around
+from decoding.arms.gated import Gated
+from decoding.arms.wrapper import Around
 from decoding.base import Strategy, Thread
-from decoding.gated import Gated
 from decoding.strategies.vcd import VCD
-from icl.params import Share
+from icl.constraints import Share
 from icl.registry import Nested, component
 
 if TYPE_CHECKING:

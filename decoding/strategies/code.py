@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from decoding.base import Generate, Note, Strategy, ones
-from decoding.changes import described
-from decoding.divergences import bounded
+from decoding.formulas.divergences import bounded
+from decoding.prompt_edits import described
 from icl import spans
+from icl.constraints import NonNegative, PositiveInt
 from icl.errors import PlanError
-from icl.params import NonNegative, PositiveInt
 from icl.registry import component
 from icl.types import Part, Prompt, Turn, Where
 

@@ -14,9 +14,9 @@ differ from token to token.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decoding.bare import AdaptivelyAgainstBare
-from decoding.changes import Without
-from icl.params import NonNegative, Positive
+from decoding.arms.without import AdaptivelyAgainstBare
+from decoding.prompt_edits import Without
+from icl.constraints import NonNegative, Positive
 from icl.registry import component
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from decoding.base import Note, Strategy, zeros
-from decoding.changes import no_picture, with_question
+from decoding.prompt_edits import no_picture, with_question
 from icl.edits import Blank
 from icl.errors import ConfigError
 from icl.registry import component

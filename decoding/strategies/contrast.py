@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from decoding.base import Note, Strategy, ones
 from decoding.branch import Branch, Branches
-from decoding.masks import k_plausible, typical
+from decoding.formulas.masks import k_plausible, typical
+from icl.constraints import NonNegative, PositiveInt, Share
 from icl.errors import ConfigError
-from icl.params import NonNegative, PositiveInt, Share
 from icl.registry import component, parameter
 from icl.types import Prompt
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy
+from icl.constraints import NonNegative, Share
 from icl.edits import RegionMask
-from icl.params import NonNegative, Share
 from icl.registry import component
 from icl.types import Prompt
 

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from decoding.arms.gated import Gated
 from decoding.base import Generate, Note, Thread
-from decoding.changes import asked, no_picture
-from decoding.gated import Gated
+from decoding.prompt_edits import asked, no_picture
 from icl import spans
-from icl.params import PositiveInt
+from icl.constraints import PositiveInt
 from icl.registry import component
 from icl.types import Part, Prompt, Turn
 

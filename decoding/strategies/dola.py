@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from decoding.base import Strategy, zeros
-from decoding.divergences import jensen_shannon, reversed_jensen_shannon
-from decoding.masks import plausible
-from icl.params import Share
+from decoding.formulas.divergences import jensen_shannon, reversed_jensen_shannon
+from decoding.formulas.masks import plausible
+from icl.constraints import Share
 from icl.registry import component
 
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Strategy
-from decoding.sampling import Greedy
+from decoding.formulas.sampling import Greedy
 from icl.registry import component
 
 if TYPE_CHECKING:
-    from decoding.arm import Arm
-    from decoding.held import Held
+    from decoding.arms.arm import Arm
+    from decoding.arms.control_target import Held
 
 
 @component("strategy", "greedy")

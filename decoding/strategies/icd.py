@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy
-from decoding.changes import asked
-from decoding.masks import plausible
-from icl.params import NonNegative, Share
+from decoding.formulas.masks import plausible
+from decoding.prompt_edits import asked
+from icl.constraints import NonNegative, Share
 from icl.registry import component
 from icl.types import Prompt
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy, ones
-from decoding.changes import no_picture
-from decoding.masks import plausible
-from icl.params import Count, NonNegative, Share
+from decoding.formulas.masks import plausible
+from decoding.prompt_edits import no_picture
+from icl.constraints import Count, NonNegative, Share
 from icl.registry import component
 from icl.types import Prompt
 

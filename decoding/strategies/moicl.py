@@ -3,7 +3,7 @@
     scores = sum_i w_i l(y | demonstrations of group i, query)
 
 Without weights each group counts 1/n. Weights are learned on a dev split, from 1/n on by the cross-entropy of its
-options (`icl fit`, `decoding.fitting.mixture_weights`); a negative one makes an anti-expert. `sparse` keeps the k
+options (`icl fit`, `decoding.arms.fitting.mixture_weights`); a negative one makes an anti-expert. `sparse` keeps the k
 largest by magnitude, not renormalised. The whole prompt is read for traces and controls, and has no weight. The paper's
 hypernetwork, which gives weights to groups never seen, is not here.
 """
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from decoding.arms.fitting import mixture_weights
 from decoding.base import Note, Strategy
-from decoding.changes import windows
-from decoding.fitting import mixture_weights
+from decoding.prompt_edits import windows
+from icl.constraints import Count
 from icl.errors import ConfigError
-from icl.params import Count
 from icl.registry import component, parameter
 from icl.types import Prompt
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from decoding.base import Note, Thread, Threaded, ones
-from decoding.changes import no_demonstrations, windows
-from decoding.sampling import nucleus
-from icl.params import Count, NonNegative, Share
+from decoding.formulas.sampling import nucleus
+from decoding.prompt_edits import no_demonstrations, windows
+from icl.constraints import Count, NonNegative, Share
 from icl.registry import component
 from icl.types import Prompt
 

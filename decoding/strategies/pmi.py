@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from decoding.base import Note, Strategy
-from decoding.changes import with_question, without
+from decoding.prompt_edits import with_question, without
 from icl.registry import component
 from icl.types import Prompt
 

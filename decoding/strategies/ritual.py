@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy
-from decoding.masks import plausible
+from decoding.formulas.masks import plausible
+from icl.constraints import NonNegative, Share
 from icl.edits import Varied
-from icl.params import NonNegative, Share
 from icl.registry import component
 from icl.types import Prompt, Where
 

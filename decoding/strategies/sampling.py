@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Strategy
-from decoding.sampling import Sampler, Sampling
-from icl.params import Count, Share, Temperature
+from decoding.formulas.sampling import Sampler, Sampling
+from icl.constraints import Count, Share, Temperature
 from icl.registry import component
 
 if TYPE_CHECKING:
-    from decoding.arm import Arm
-    from decoding.held import Held
+    from decoding.arms.arm import Arm
+    from decoding.arms.control_target import Held
 
 
 @component("strategy", "sampling")

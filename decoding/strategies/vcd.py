@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from annotated_types import Ge, Le
 
 from decoding.base import Note, Strategy
-from decoding.masks import plausible
+from decoding.formulas.masks import plausible
+from icl.constraints import NonNegative, Share
 from icl.edits import DIFFUSION_STEPS, DiffusionNoise
 from icl.errors import PlanError
-from icl.params import NonNegative, Share
 from icl.registry import component
 from icl.types import Prompt
 

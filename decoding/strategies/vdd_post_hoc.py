@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy, zeros
 from decoding.strategies.vdd import NoiseStep, Prior, blind
-from icl.params import Positive
+from icl.constraints import Positive
 from icl.registry import component
 from icl.types import Prompt
 

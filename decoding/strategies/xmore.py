@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from decoding.base import Note, Strategy, ones
-from decoding.changes import no_demonstrations, no_picture
-from decoding.divergences import entropy
+from decoding.formulas.divergences import entropy
+from decoding.prompt_edits import no_demonstrations, no_picture
 from icl.registry import component
 from icl.types import Prompt
 

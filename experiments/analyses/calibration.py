@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from experiments.analyses.samples import answered, interval, settings, table
 from experiments.stats.rows import records, texts, units
 from icl.errors import ConfigError
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 BINS = 15
 Floats = NDArray[np.float64]

@@ -11,7 +11,7 @@ from icl.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 Analysis = Callable[["View"], "DataFrame"]
 

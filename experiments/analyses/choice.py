@@ -12,7 +12,7 @@ from icl.errors import ConfigError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 AFTERWARDS = ("order", "compose", "decoding", "score", "max_new_tokens")
 """Axes that come after the choice."""

@@ -24,13 +24,13 @@ import numpy as np
 from experiments.analyses.samples import answered, interval, settings, table
 from experiments.stats.rows import records, texts, units
 from icl.errors import ConfigError
-from icl.metrics.chosen import chosen, share
-from icl.metrics.normalise import plain
+from icl.metrics.chosen_option import chosen, share
+from icl.metrics.normalize import plain
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 Row = Mapping[str, Any]
 

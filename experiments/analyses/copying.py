@@ -18,12 +18,12 @@ import numpy as np
 
 from experiments.analyses.samples import BEST, answered, interval, judges_samples, settings, table
 from experiments.stats.rows import demos_of, records, said, units
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 Row = Mapping[str, Any]
 

@@ -16,14 +16,14 @@ import numpy as np
 
 from experiments.analyses.samples import answered, interval, judges_samples, settings, table
 from experiments.stats.rows import records, said, texts, units
-from experiments.store import Store
+from experiments.store.store import Store
 from icl.errors import ConfigError
 from retrievers.disrupted import SWAPPED
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 NAME = "disrupted"
 BASE, PLACE = "base", "place"

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from experiments.labels import labels
+from experiments.grid.axis_labels import labels
 from experiments.stats.arms import UNIT, tidy
-from experiments.store import Store
+from experiments.store.store import Store
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 HELD_OUT = "held_out"
 """The parameter of a task in which folds differ."""

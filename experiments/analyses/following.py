@@ -23,12 +23,12 @@ from experiments.stats.pairs import Pairs, paired_test
 from experiments.stats.rows import records, said, texts, units
 from experiments.stats.significance import holm
 from icl.errors import ConfigError, ICLError
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 SIGNED = ("more", "more_low", "more_high", "change", "change_low", "change_high")
 

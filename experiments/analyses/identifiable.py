@@ -18,7 +18,7 @@ from icl.errors import ConfigError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 FACT = "identifiable"
 

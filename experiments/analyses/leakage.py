@@ -22,7 +22,7 @@ from experiments.stats.rows import demos_of, records, texts
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 LEAKS = ("itself", "picture", "twice", "alike")
 

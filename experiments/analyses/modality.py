@@ -21,7 +21,7 @@ from experiments.stats.compare import compare
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 
 def analyse(view: "View") -> "DataFrame":

@@ -21,13 +21,13 @@ import numpy as np
 
 from experiments.analyses.samples import answered, interval, judges_samples, settings, table
 from experiments.stats.arms import UNIT
-from experiments.store import Store
+from experiments.store.store import Store
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 CLASSES = ("picture", "text", "both", "either", "unanswered")
 SHOWN = "shown"

@@ -16,13 +16,13 @@ from experiments.analyses.samples import answered, settings, table, turned
 from experiments.stats.pairs import pair, paired_test
 from experiments.stats.significance import holm
 from experiments.stats.summary import estimate_of
-from experiments.store import Store
+from experiments.store.store import Store
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 NAME = "noisy_labels"
 SHARE = "share"

@@ -21,15 +21,15 @@ import numpy as np
 from experiments.analyses.samples import answered, interval, settings, table
 from experiments.stats.arms import UNIT
 from experiments.stats.rows import records, texts
-from experiments.store import Store
+from experiments.store.store import Store
 from icl.errors import ConfigError
-from icl.metrics.chosen import chosen
-from icl.metrics.normalise import plain
+from icl.metrics.chosen_option import chosen
+from icl.metrics.normalize import plain
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 NAME, SHIFT = "listed", "shift"
 FOUR = 4

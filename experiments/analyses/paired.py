@@ -9,7 +9,7 @@ from experiments.stats.compare import compare
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 
 def against(view: "View", rows: "DataFrame", score: str) -> list[dict[str, Any]]:

@@ -21,18 +21,18 @@ import numpy as np
 from experiments.analyses.samples import answered, interval, settings, table
 from experiments.stats.rows import demos_of, records, texts, units
 from icl.errors import DataError
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 from icl.types import Example, Query
 from retrievers.balanced import label_of
-from retrievers.leaks import strictly_fair
-from retrievers.texts import words
+from retrievers.machinery.demo_text import words
+from retrievers.machinery.leakage import strictly_fair
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
     from icl.tasks.base import Pool, Task
-    from retrievers.vectors import Vectors
+    from retrievers.machinery.vector_math import Vectors
 
 
 def analyse(view: "View") -> "DataFrame":
@@ -98,16 +98,16 @@ def spread(rows: "Sequence[Vectors]") -> float:
 
 
 def _vectors(members: Sequence[Example]) -> "Vectors":
-    from retrievers.cache import embeddings
     from retrievers.embedders.encoder import Encoder
+    from retrievers.machinery.embedding_cache import embeddings
 
     return embeddings(Encoder(), None).pictures(members)
 
 
 def _tasks(view: "View") -> "dict[str, Task]":
     """label of a task -> the task."""
-    from experiments.config import load
-    from experiments.grid import expand
+    from experiments.config.config import load
+    from experiments.grid.grid import expand
 
     return {str(cell.labels["task"]): cell.task for cell in expand(load(view.info["config"])).cells}
 

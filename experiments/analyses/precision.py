@@ -20,7 +20,7 @@ from experiments.stats.rows import records
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 
 def analyse(view: "View") -> "DataFrame":

@@ -1,7 +1,7 @@
 """What is right without any model: the demonstrations' vote, and linear probes in the vectors that found them.
 
     vote            the answer of most demonstrations, ties to the nearest
-    demonstrations  a linear probe fitted on the sample's demonstrations alone (`retrievers.probe`)
+    demonstrations  a linear probe fitted on the sample's demonstrations alone (`retrievers.diagnostics.linear_probe`)
     pool            a linear probe fitted on the whole pool, where it has 128 labels or fewer
 
 The probes see the vectors of the arm's own retriever: those of its encoder, or what a head made of them. Arms whose
@@ -23,20 +23,20 @@ from experiments.analyses.choice import choices
 from experiments.analyses.paired import against
 from experiments.analyses.samples import answered, table
 from experiments.stats.rows import demos_of, records, texts
-from experiments.store import Store
+from experiments.store.store import Store
 from icl.errors import ConfigError
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 from icl.registry import build
 from icl.tasks.base import Task
 from retrievers.balanced import label_of
 from retrievers.base import Resources
-from retrievers.near import FittedNear, Near
-from retrievers.probe import fit_probe
+from retrievers.diagnostics.linear_probe import fit_probe
+from retrievers.machinery.similarity import FittedNear, Near
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
     from icl.tasks.base import Pool
 
 LABELS = 128

@@ -20,14 +20,14 @@ from experiments.stats.arms import values_of
 from experiments.stats.pairs import KEYS, pair, paired_test
 from experiments.stats.rows import records, said
 from experiments.stats.significance import holm
-from experiments.store import Store
+from experiments.store.store import Store
 from icl.errors import ConfigError
-from icl.models.hf.ready import comes_as
+from icl.models.hf.prequantized import comes_as
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 
 def analyse(view: "View") -> "DataFrame":

@@ -16,16 +16,16 @@ import numpy as np
 
 from experiments.analyses.quantization import full_precision
 from experiments.analyses.samples import table
+from experiments.config.keys import FREE_AT_ZERO, REFERENCES
 from experiments.stats.arms import NONE, UNIT, values_of
 from experiments.stats.pairs import Comparison, Pairs, paired_test
 from experiments.stats.significance import holm
-from experiments.vocabulary import FREE_AT_ZERO, REFERENCES
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 GAIN = "gain"
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from icl.errors import ICLError, ModelError
 
 if TYPE_CHECKING:
-    from experiments.grid import Cell, Grid
-    from experiments.view import View
+    from experiments.grid.grid import Cell, Grid
+    from experiments.results.view import View
     from icl.types import Prompt
 
 EACH = 16
@@ -90,12 +90,12 @@ def _in_a_process(run: Path, label: str, file: Path) -> None:
 
 def main(run: Path, label: str, file: Path) -> None:
     """Measures one model of a run and writes the file."""
-    from decoding.arm import parse_arm
-    from decoding.engine import run_jobs
-    from decoding.jobs import Job
-    from experiments.config import load
-    from experiments.grid import expand
-    from experiments.loaded import load_run
+    from decoding.arms.arm import parse_arm
+    from decoding.engine.engine import run_jobs
+    from decoding.engine.requests import Job
+    from experiments.config.config import load
+    from experiments.grid.grid import expand
+    from experiments.results.loaded_run import load_run
 
     grid = expand(load(load_run(run).info["config"]))
     cells = [cell for cell in grid.cells if str(cell.labels["model"]) == label]
@@ -121,7 +121,7 @@ def main(run: Path, label: str, file: Path) -> None:
 
 def prompts_of(grid: "Grid", cells: "list[Cell]") -> "list[Prompt]":
     """The first queries of every task, number of shots and retriever, under the first seed."""
-    from experiments.contexts import Retrieval, contexts, recipes_of, written
+    from experiments.contexts.contexts import Retrieval, contexts, recipes_of, written
 
     found: list[Prompt] = []
     for task in grid.tasks:

@@ -18,12 +18,12 @@ import numpy as np
 
 from experiments.analyses.samples import answered, interval, settings, table
 from experiments.stats.rows import demos_of, ranks_of, records, texts, units
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 
 def analyse(view: "View") -> "DataFrame":

@@ -14,7 +14,7 @@ from icl.metrics.base import Better
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 BEST = {"higher": 1, "lower": 0}
 """The best that a score of a sample can be, by which way is good."""

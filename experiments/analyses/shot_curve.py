@@ -15,7 +15,7 @@ from experiments.stats.significance import holm
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 
 def analyse(view: "View") -> "DataFrame":

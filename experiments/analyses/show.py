@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from experiments.config.keys import AXES
 from experiments.stats.wording import interval, p_number, share, signed
-from experiments.vocabulary import AXES
 
 if TYPE_CHECKING:
     from pandas import DataFrame

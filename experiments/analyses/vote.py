@@ -17,13 +17,13 @@ from experiments.stats.rows import demos_of, ranks_of, records, said, units
 from experiments.stats.significance import holm
 from icl.errors import ConfigError
 from icl.metrics.baselines import vote
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 from icl.types import Demo, Example, Query
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.view import View
+    from experiments.results.view import View
 
 NOBODY = Query("", (), "")
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from experiments.architectures.random.common import Size
+from experiments.architectures.random.make import save
 from icl import spans
-from icl.models.hf.random.common import Size
-from icl.models.hf.random.make import save
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from decoding.arm import parse_arm
-from decoding.engine import run_jobs
-from decoding.jobs import Failure, Job
+from decoding.arms.arm import parse_arm
+from decoding.engine.engine import run_jobs
+from decoding.engine.requests import Failure, Job
 from experiments.architectures.asked import NEW_TOKENS, conversation, prompts
 from experiments.architectures.verdicts import Answers, Entry, Verdict
 from icl.errors import ICLError, ModelError
@@ -98,7 +98,7 @@ def _batch(hf: HF, asked: Sequence[Prompt], answers: dict[str, Answers]) -> Verd
 
 
 def _cache(hf: HF, asked: Sequence[Prompt]) -> Verdict:
-    from icl.models.hf.reading import Reader
+    from icl.models.hf.prompt_encoding import Reader
 
     if hf.engine.reader.encoder is None:
         return Verdict("off", "the cache is off")

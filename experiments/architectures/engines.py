@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from decoding.arm import parse_arm
-from decoding.jobs import Failure, Job
+from decoding.arms.arm import parse_arm
+from decoding.engine.requests import Failure, Job
 from experiments.architectures.asked import NEW_TOKENS, prompts
 from experiments.architectures.checks import ARMS
 from experiments.architectures.verdicts import Answers, Entry, Verdict

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from experiments.architectures import checks, engines
 from experiments.architectures.asked import checkpoint
+from experiments.architectures.random.make import ARCHITECTURES
 from experiments.architectures.verdicts import Entry, Half, read, written
 from icl.errors import ConfigError, ModelError, did_you_mean
-from icl.models.hf import version as least
-from icl.models.hf.random.make import ARCHITECTURES
+from icl.models.hf import version_check as least
 
 RESULTS = "results.json"
 Told = Callable[[Entry], None]

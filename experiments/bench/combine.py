@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from decoding.arm import parse_arm
+from decoding.arms.arm import parse_arm
+from decoding.arms.inspection import branches_of, logits_count
 from decoding.base import NewThread, Strategy
-from decoding.probe import branches_of, logits_count
-from decoding.step import scores
+from decoding.engine.decoding_step import scores
 from experiments.bench import Row, one_thread, rounds
 from icl.errors import ICLError
 from icl.registry import entries

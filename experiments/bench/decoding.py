@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 
-from decoding.arm import Arm, controls_of, parse_arm
+from decoding.arms.arm import Arm, controls_of, parse_arm
 from decoding.conformance import made_up
-from decoding.engine import run_jobs
-from decoding.jobs import Counters, Failure, Job, Late
-from decoding.sampling import Sampling
+from decoding.engine.engine import run_jobs
+from decoding.engine.requests import Counters, Failure, Job, Late
+from decoding.formulas.sampling import Sampling
 from decoding.strategies.vcd import VCD
 from experiments.bench import Row, one_thread, rounds
+from icl.images import Picture
 from icl.models.hf.model import HF
-from icl.pictures import Picture
 from icl.streams import StreamKey
 from icl.tasks.generated.binding import Binding
 from icl.types import Context, Demo, Part, Prompt

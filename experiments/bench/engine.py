@@ -16,9 +16,9 @@ import torch
 from experiments.bench import Row, one_thread, rounds
 from experiments.bench.decoding import BATCH, forget, processed, prompts_of
 from icl.edits import DiffusionNoise
+from icl.models.hf.language_model import Read
 from icl.models.hf.model import HF
-from icl.models.hf.opening import Opener
-from icl.models.hf.runner import Read
+from icl.models.hf.prefill import Opener
 from icl.types import Prompt
 
 NEW, ROUNDS = 32, 9

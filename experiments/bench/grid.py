@@ -18,7 +18,7 @@ from icl.models.hf.rows import Rows
 from icl.tasks.base import Pool
 from icl.types import Prompt, Query, Scored
 from retrievers.base import Resources
-from retrievers.leaks import fair
+from retrievers.machinery.leakage import fair
 
 QUERIES = 24
 
@@ -110,8 +110,8 @@ def distinct_tokens(prompts: Sequence[tuple[int, ...]]) -> int:
 
 def _run(file: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The counters of one run of an experiment file, with the watched model."""
-    from experiments.config import load
-    from experiments.run import run
+    from experiments.config.config import load
+    from experiments.running.run import run
 
     Watched.pictures.clear()
     Watched.prompts.clear()

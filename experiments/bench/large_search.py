@@ -51,8 +51,8 @@ def _search(engine: str, queries: int, size: int) -> dict[str, object]:
 
     import numpy as np
 
-    from retrievers.index import Index
-    from retrievers.vectors import unit
+    from retrievers.machinery.index import Index
+    from retrievers.machinery.vector_math import unit
 
     def peak() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -14,9 +14,9 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from decoding.arm import Arm, parse_arm
-from decoding.engine import run_jobs
-from decoding.jobs import ArmWork, Counters, Failure, Job, Late
+from decoding.arms.arm import Arm, parse_arm
+from decoding.engine.engine import run_jobs
+from decoding.engine.requests import ArmWork, Counters, Failure, Job, Late
 from experiments.bench import Row, one_thread, rounds
 from experiments.bench.decoding import drawn, forget
 from icl.models.hf.model import HF

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 
 from experiments.bench import Row, rounds
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.tasks.base import Pool
 from icl.types import Example
 from retrievers.at_random import Random
 from retrievers.base import Resources
-from retrievers.cache import embedded
 from retrievers.embedders.histogram import Histogram
-from retrievers.fine import Members
-from retrievers.index import Index, index_of
 from retrievers.knn import KNN
-from retrievers.selection import Covered, dpp, mmr
-from retrievers.vectors import unit
+from retrievers.machinery.embedding_cache import embedded
+from retrievers.machinery.greedy_selection import Covered, dpp, mmr
+from retrievers.machinery.index import Index, index_of
+from retrievers.machinery.late_interaction import Members
+from retrievers.machinery.vector_math import unit
 
 ROWS, DIM, QUERIES, SHOTS = 100_000, 128, 1_000, 8
 CANDIDATES, PICKED, PARTS = 1_000, 16, 8
@@ -115,7 +115,7 @@ def _diverse() -> list[Row]:
 
 def _cache() -> list[Row]:
     """Fitting a pool for the first time, then again with nothing but the disk to remember it."""
-    from retrievers import cache
+    from retrievers.machinery import embedding_cache as cache
 
     pool = Pool(tuple(_example(f"e{i}", i) for i in range(PICTURES)))
     counts, times = [], []

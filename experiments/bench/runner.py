@@ -38,8 +38,8 @@ def _overhead(runs: Path) -> Row:
 
 
 def _run_seconds(runs: Path, name: str, queries: int) -> float:
-    from experiments.config import load
-    from experiments.run import run
+    from experiments.config.config import load
+    from experiments.running.run import run
 
     config = load({**GRID, "name": name, "task": {"name": "binding", "queries": queries}})
     start = time.perf_counter()
@@ -57,7 +57,7 @@ def _resume(runs: Path) -> Row:
 
 def _seconds(file: Path, runs: Path) -> float:
     start = time.perf_counter()
-    command = [sys.executable, "-m", "icl.cli.main", "run", str(file), "--runs", str(runs)]
+    command = [sys.executable, "-m", "experiments.cli.main", "run", str(file), "--runs", str(runs)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("nothing to do (10,080 samples present)"), done.stdout
     return time.perf_counter() - start
@@ -66,8 +66,8 @@ def _seconds(file: Path, runs: Path) -> float:
 PEAK = """
 import resource, sys
 from pathlib import Path
-from experiments.config import load
-from experiments.run import run
+from experiments.config.config import load
+from experiments.running.run import run
 
 run(load(Path(sys.argv[1])), Path(sys.argv[2]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -112,10 +112,10 @@ class _Bare(VLLM):
 
 def _run(model: VLLM, prompts: Sequence[Prompt], arm: Any) -> Callable[[], None]:
     """ROWS rows, LENGTH tokens each, prefill included and nothing found in a cache."""
-    from decoding.arm import parse_arm
-    from decoding.lockstep import wire
-    from decoding.lockstep.branch import Branch
-    from icl.models.vllm.asking import Ask
+    from decoding.arms.arm import parse_arm
+    from decoding.lockstep import serialization as wire
+    from decoding.lockstep.request_metadata import Branch
+    from icl.models.vllm.generation import Ask
 
     parsed = parse_arm(arm)
     count = getattr(parsed.strategy, "count", 1)
@@ -155,10 +155,10 @@ def _fine(number: int, said: Any) -> None:
 
 def _runs(folder: Path, path: str, what: str, queries: int) -> Iterator[Row]:
     """A whole run, written and scored, against `LLM.chat` with the same conversations."""
-    from experiments.config import load
-    from experiments.grid import expand
-    from experiments.plan import plan
-    from experiments.run import run
+    from experiments.config.config import load
+    from experiments.grid.grid import expand
+    from experiments.planning.plan import plan
+    from experiments.running.run import run
 
     held = Held(path)
     held.load()
@@ -256,7 +256,7 @@ def _forget(held: Held) -> None:
 def _prompts(count: int) -> list[Prompt]:
     from PIL import Image
 
-    from icl.pictures import Picture
+    from icl.images import Picture
     from icl.streams import StreamKey
     from icl.types import Part, Turn
 

@@ -16,16 +16,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from experiments.config import checked, load
-from experiments.document import Document
-from experiments.grid import Grid, expand
+from experiments.config.config import checked, load
+from experiments.config.yaml_document import Document
+from experiments.grid.grid import Grid, expand
 from experiments.launch.base import Crew, Job, Launcher
 from experiments.launch.folder import Launch
 from experiments.launch.launching import died, ended, started
-from experiments.lock import writing
-from experiments.run import run
-from experiments.state import as_json, describe_cells, todo
-from experiments.store import Store
+from experiments.running.run import run
+from experiments.store.lock import writing
+from experiments.store.run_state import as_json, describe_cells, todo
+from experiments.store.store import Store
 from icl.errors import ConfigError, ICLError
 from icl.loading import search_beside
 from icl.registry import build, describe

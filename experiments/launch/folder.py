@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.document import Document
-from experiments.store import write_json
+from experiments.config.yaml_document import Document
+from experiments.store.store import write_json
 from icl.errors import StoreError
 
 BEAT = 5.0

@@ -10,17 +10,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.grid import Grid
+from experiments.grid.grid import Grid
 from experiments.launch.base import Crew, Job, Launcher
 from experiments.launch.folder import Launch, alive, held
 from experiments.launch.shares import shares
 from experiments.launch.tally import Tally
 from experiments.launch.worker import summed
-from experiments.machine import facts, now
-from experiments.progress import Progress
-from experiments.session import said
-from experiments.state import Todo, as_json, todo
-from experiments.store import Store
+from experiments.running.session_log import said
+from experiments.store.environment import facts, now
+from experiments.store.run_state import Todo, as_json, todo
+from experiments.store.store import Store
+from experiments.terminal.progress import Progress
 from icl.errors import StoreError
 from icl.registry import build, describe
 

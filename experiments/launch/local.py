@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from experiments.launch.base import Crew, Job
-from icl.params import PositiveInt
+from icl.constraints import PositiveInt
 from icl.registry import component, parameter
 
 if TYPE_CHECKING:

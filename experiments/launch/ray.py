@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from experiments.launch.base import Crew, Job
+from icl.constraints import Count, NonNegative, PositiveInt
 from icl.errors import PlanError
-from icl.params import Count, NonNegative, PositiveInt
 from icl.registry import component
 
 if TYPE_CHECKING:

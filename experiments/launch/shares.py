@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from experiments.contexts import recipes_of
-from experiments.grid import Cell, Grid
+from experiments.contexts.contexts import recipes_of
+from experiments.grid.grid import Cell, Grid
 
 OWN = 1.0
 """What a sample costs beside its prompt, in lengths of a demonstration."""
@@ -55,7 +55,7 @@ def _line(grid: Grid, missing: Mapping[str, Collection[str]]) -> Iterator[tuple[
 
 def _weights(cells: list[Cell]) -> Iterator[tuple[str, float]]:
     """What a query costs in each cell: its branches' prompts in demonstrations, the reference shared by its recipe."""
-    from decoding.probe import branches_of
+    from decoding.arms.inspection import branches_of
 
     by_shots: dict[int, list[Cell]] = {}
     for cell in cells:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.launch.base import Crew
 from experiments.launch.slurm_jobs import Queue, Tried, Work
+from icl.constraints import Count, PositiveInt
 from icl.errors import ConfigError, PlanError
-from icl.params import Count, PositiveInt
 from icl.registry import component
 
 if TYPE_CHECKING:

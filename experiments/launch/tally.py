@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.store import Store, parsed
+from experiments.store.store import Store, parsed
 
 
 @dataclass

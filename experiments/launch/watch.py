@@ -10,9 +10,9 @@ from typing import Any
 
 from experiments.launch.folder import Launch, alive
 from experiments.launch.tally import Tally
-from experiments.loaded import load_run
-from experiments.progress import Progress
-from experiments.store import Store
+from experiments.results.loaded_run import load_run
+from experiments.store.store import Store
+from experiments.terminal.progress import Progress
 
 EVERY = 1.0
 """Seconds between two looks."""

@@ -17,16 +17,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from experiments.config import checked
-from experiments.document import Document
-from experiments.grid import Grid, expand
+from experiments.config.config import checked
+from experiments.config.yaml_document import Document
+from experiments.grid.grid import Grid, expand
 from experiments.launch import folder as files
-from experiments.machine import now
-from experiments.progress import Lines
-from experiments.runner import Runner
-from experiments.session import Counting
-from experiments.state import Todo, todo
-from experiments.store import Store, write_json
+from experiments.running.runner import Runner
+from experiments.running.session_log import Counting
+from experiments.store.environment import now
+from experiments.store.run_state import Todo, todo
+from experiments.store.store import Store, write_json
+from experiments.terminal.progress import Lines
 from icl.errors import ICLError, StoreError
 
 AGAIN = 5.0

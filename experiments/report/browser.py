@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.results.view import View
 from experiments.stats.arms import better_of
-from experiments.view import View
 from icl.streams import StreamKey
 from icl.types import PICTURE_MARK
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from experiments.report import tests_told
+from experiments.config.keys import FREE_AT_ZERO
+from experiments.report import test_descriptions as tests_told
+from experiments.results.view import View
 from experiments.stats.arms import NONE, told
 from experiments.stats.compare import verdicts
 from experiments.stats.wording import counted, few_units, interval, p_number, share, signed
-from experiments.view import View
-from experiments.vocabulary import FREE_AT_ZERO
 
 if TYPE_CHECKING:
     from pandas import DataFrame

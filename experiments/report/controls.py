@@ -9,11 +9,11 @@ from itertools import groupby
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
+from experiments.config.keys import SCORED
 from experiments.report.comparison import no_turns
+from experiments.results.view import View
 from experiments.stats.effects import OTHER, Effect
 from experiments.stats.wording import counted, few_units, listed, plus_minus, share
-from experiments.view import View
-from experiments.vocabulary import SCORED
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -10,11 +10,11 @@ from math import isnan
 
 from experiments.report.comparison import no_turns
 from experiments.report.controls import PARTLY, answers, by_subject, family, partly
+from experiments.results.view import View
 from experiments.stats.arms import better_of
 from experiments.stats.effects import Effect
 from experiments.stats.wording import counted, listed, plus_minus, share
-from experiments.store import Store
-from experiments.view import View
+from experiments.store.store import Store
 from icl.errors import printable
 
 READ = (

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.config.keys import AXES, FREE_AT_ZERO
 from experiments.report.browser import number_of
 from experiments.report.steps import print_steps, steps_of
+from experiments.results.view import View
 from experiments.stats.arms import NONE, better_of, checked_setting, told
 from experiments.stats.compare import BASELINE
 from experiments.stats.wording import share
-from experiments.view import View
-from experiments.vocabulary import AXES, FREE_AT_ZERO
 from icl.errors import ConfigError, DataError, did_you_mean, printable
 from icl.types import PICTURE_MARK
 

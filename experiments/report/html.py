@@ -13,16 +13,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.report import browser, contrasts, controls, figures, tables, tests_told
+from experiments.report import browser, contrasts, controls, figures, tables
+from experiments.report import test_descriptions as tests_told
 from experiments.report.costs import costs
 from experiments.report.quantized import quantized
 from experiments.report.svg import Scale, element
+from experiments.results.view import Run, View, view
 from experiments.stats import wording
 from experiments.stats.arms import told
 from experiments.stats.compare import verdicts
 from experiments.stats.pairs import UnpairedError
-from experiments.store import made, write_text
-from experiments.view import Run, View, view
+from experiments.store.store import made, write_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
+from experiments.results.view import View
 from experiments.stats.pairs import UnpairedError
 from experiments.stats.wording import interval, p_number, share, signed
-from experiments.view import View
 from icl.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:

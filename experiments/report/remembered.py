@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import experiments
 import icl.metrics
-from experiments.store import write_json
+from experiments.store.store import write_json
 from icl import __version__
 from icl.errors import StoreError
 
@@ -34,11 +34,11 @@ def show_end(folder: Path, console: "Console", anew: bool = False) -> None:
     if not anew and (text := _kept(folder, state)) is not None:
         console.file.write(text)
         return
-    from experiments.loaded import load_run
     from experiments.report.html import write
     from experiments.report.terminal import show
-    from experiments.view import view
-    from experiments.waiting import waiting
+    from experiments.results.loaded_run import load_run
+    from experiments.results.view import view
+    from experiments.terminal.spinner import waiting
 
     with waiting() as tell:
         tell("reading", 0, 0)

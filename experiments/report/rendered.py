@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config import load
-from experiments.contexts import Recipe, Retrieval, contexts, written
-from experiments.grid import Cell, Grid, expand
+from experiments.config.config import load
+from experiments.config.keys import AXES
+from experiments.contexts.contexts import Recipe, Retrieval, contexts, written
+from experiments.grid.grid import Cell, Grid, expand
 from experiments.stats.arms import name_of
-from experiments.vocabulary import AXES
-from experiments.waiting import waiting
+from experiments.terminal.spinner import waiting
 from icl.errors import ConfigError, DataError, PlanError, did_you_mean, printable
 from icl.models import optional
 from icl.types import Example, Prompt
@@ -96,8 +96,8 @@ def _further_branches(cell: Cell, prompt: Prompt) -> Iterator[str]:
 
     What a strategy generates first is a made-up sentence here. Raises ICLError where none can be made.
     """
-    from decoding.probe import branches_of, weights_of
-    from experiments.plan import prepares
+    from decoding.arms.inspection import branches_of, weights_of
+    from experiments.planning.plan import prepares
 
     strategy = cell.decoding.strategy
     branches = branches_of(strategy, prompt)
@@ -145,7 +145,7 @@ def changed(prompt: Prompt, branch: Prompt, text: bool) -> Iterator[str]:
 
 def _edit(edit: Any) -> str:
     """An edit as a config names it, without what its draws are made from."""
-    from experiments.document import flow
+    from experiments.config.yaml_document import flow
     from icl.registry import describe
 
     node = describe(edit)
@@ -176,7 +176,7 @@ def _writer(model: Any) -> str:
 def _grid(source: Path) -> Grid:
     if not source.is_dir():
         return expand(load(source))
-    from experiments.loaded import load_run
+    from experiments.results.loaded_run import load_run
 
     return expand(load(load_run(source).info["config"]))
 

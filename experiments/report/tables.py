@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from experiments.config.keys import FREE_AT_ZERO
+from experiments.results.view import View
 from experiments.stats.arms import NONE, arms, baseline_of, belongs, values_of
 from experiments.stats.compare import compare
 from experiments.stats.gain import curve
 from experiments.stats.intervals import Estimate
 from experiments.stats.summary import estimate_of, summarise
-from experiments.view import View
-from experiments.vocabulary import FREE_AT_ZERO
 from icl.metrics.base import Better
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from experiments.report.score_lines import score_lines
 from experiments.report.tables import TaskTable, task_tables
+from experiments.results.view import Run, View, view
 from experiments.stats.findings import Finding
 from experiments.stats.wording import counted, few_units
-from experiments.view import Run, View, view
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

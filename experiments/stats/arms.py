@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.config.keys import AXES, FREE_AT_ZERO
 from experiments.stats.whole import own_of
 from experiments.stats.wording import counted
-from experiments.vocabulary import AXES, FREE_AT_ZERO
 from icl.errors import ConfigError, did_you_mean
 from icl.metrics.base import Better
 from icl.registry import entries, resolve
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NONE = "none"
 UNIT = "unit"
 DECIDED = "decided_by"
-"""A column, where a frame has it: what decides a sample's answer (`experiments.construction`)."""
+"""A column, where a frame has it: what decides a sample's answer (`experiments.store.equivalent_cells`)."""
 Arm = dict[str, Any]
 
 

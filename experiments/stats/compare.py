@@ -5,7 +5,7 @@ seeds, or the comparison is refused. Right/wrong metrics take the exact McNemar 
 ones flips of clusters (`subsets`), those of a whole run a randomisation test (`exchange`); Holm corrects over all rows,
 or within each value of the axes `by`.
 
-Two arms whose answers cannot differ (`experiments.construction`) are not tested, and comparisons of arms that are the
+Two arms whose answers cannot differ (`experiments.store.equivalent_cells`) are not tested, and comparisons of arms that are the
 same two by construction are one: none of these costs the others power. That is known before there are answers, so
 nothing is chosen by how it came out.
 """
@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from experiments.config.keys import CORRECTION, CORRECTIONS, METRIC
 from experiments.stats.arms import (
     DECIDED,
     arms,
@@ -29,7 +30,6 @@ from experiments.stats.arms import (
 from experiments.stats.pairs import KEYS, Comparison, pair, paired_test
 from experiments.stats.significance import holm
 from experiments.stats.trials import Verdict, verdict_of
-from experiments.vocabulary import CORRECTION, CORRECTIONS, METRIC
 from icl.errors import ConfigError, did_you_mean
 from icl.metrics.base import Better
 from icl.metrics.baselines import BASELINES

@@ -22,7 +22,7 @@ from experiments.stats.pairs import KEYS, UnpairedError, pair
 from experiments.stats.subjects import pooled, scored, split
 from experiments.stats.summary import estimate_of
 from experiments.stats.wording import listed
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 from icl.metrics.yes_no import parse
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
+from experiments.config.keys import METRIC, REFERENCES
 from experiments.stats.arms import (
     NONE,
     axes_of,
@@ -43,7 +44,6 @@ from experiments.stats.decodings import decoding_trials
 from experiments.stats.subjects import pooled, scored, split
 from experiments.stats.trials import Trial, Verdict, corrected, trial
 from experiments.stats.wording import listed, signed
-from experiments.vocabulary import METRIC, REFERENCES
 from icl.metrics.base import Better
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from experiments.stats.arms import arms, values_of
 from experiments.stats.rows import records, said, texts
 from experiments.stats.wording import share
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.stats.arms import UNIT
 from icl.metrics.lenient import lenient
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 
 if TYPE_CHECKING:
     from pandas import DataFrame

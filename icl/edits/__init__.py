@@ -9,16 +9,16 @@ A component each, of kind `edit`; `contrast`, the task `corrupted` and anything 
 or path.
 """
 
-from icl.edits.another import Another
 from icl.edits.base import Box, Edit, Level, edit_of
 from icl.edits.blank import Blank
 from icl.edits.blur import Blur
-from icl.edits.colour import Colour
+from icl.edits.color import Colour
 from icl.edits.crop import Crop
 from icl.edits.flip import Flip
 from icl.edits.made_up import MadeUp
-from icl.edits.mean_colour import MeanColour
+from icl.edits.mean_color import MeanColour
 from icl.edits.noise import DIFFUSION_STEPS, DiffusionNoise, diffusion_scales
+from icl.edits.other_image import Another
 from icl.edits.region import RegionMask
 from icl.edits.rotate import Rotate
 from icl.edits.shuffled_patches import ShuffledPatches

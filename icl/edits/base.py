@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Le
 
+from icl.constraints import Share
 from icl.errors import ConfigError
 from icl.loading import at, code_of
-from icl.params import Share
 from icl.registry import build, is_own
 from icl.streams import StreamKey
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from icl.constraints import NonNegative
 from icl.edits.base import Edit
-from icl.params import NonNegative
 from icl.registry import component
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from icl.constraints import Side
 from icl.edits.base import Edit
-from icl.params import Side
 from icl.registry import component
 from icl.streams import StreamKey
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from icl.edits.base import Edit
 from icl.edits.blur import Blur
-from icl.edits.colour import Colour
+from icl.edits.color import Colour
 from icl.edits.crop import Crop
 from icl.edits.flip import Flip
 from icl.edits.rotate import Rotate

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.metrics.base import Better, Judged
-from icl.metrics.chosen import chosen, share
-from icl.metrics.normalise import plain
+from icl.metrics.chosen_option import chosen, share
+from icl.metrics.normalize import plain
 from icl.metrics.over_run import Parts, area, where_scored
 from icl.registry import component
 from icl.types import Example, Generation

@@ -7,7 +7,7 @@ the answer as the winning demonstration shows it. All are None without demonstra
 
 from collections.abc import Callable, Mapping, Sequence
 
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 from icl.types import Demo, Query
 
 Baseline = Callable[[Sequence[Demo], Query], str | None]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from icl.metrics.base import Better, Judged
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 from icl.metrics.over_run import Parts, ratio, where_scored
 from icl.metrics.yes_no import asks_yes_no, parse
 from icl.registry import component

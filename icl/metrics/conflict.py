@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.metrics.base import Better, Judged
-from icl.metrics.chosen import chosen, right
-from icl.metrics.normalise import plain
+from icl.metrics.chosen_option import chosen, right
+from icl.metrics.normalize import plain
 from icl.metrics.over_run import Parts, ratio_of_groups
 from icl.registry import component
 from icl.types import Example, Generation

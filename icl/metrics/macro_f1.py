@@ -18,9 +18,9 @@ from typing import ClassVar
 import numpy as np
 
 from icl.metrics.base import Better, Judged
-from icl.metrics.chosen import chosen, right
+from icl.metrics.chosen_option import chosen, right
 from icl.metrics.lenient import lenient
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 from icl.metrics.over_run import Parts, macro, where_scored
 from icl.metrics.yes_no import parse
 from icl.registry import component

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.metrics.base import Better
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 from icl.registry import component
 from icl.types import Example, Generation
 

@@ -5,7 +5,7 @@
 so 1, 2, 3, 4 of ten annotators give .3, .6, .9, 1: not min(n / 3, 1), which papers print. The others are told apart by
 place; the released script tells them apart by value, which counts wrongly where answers carry no number.
 
-Answers and output are normalised by `icl.metrics.normalise.vqa`. The script does so only where annotators disagree
+Answers and output are normalised by `icl.metrics.normalize.vqa`. The script does so only where annotators disagree
 ("2" against ten times "two" is then wrong); `normalise: official` does as it does.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from icl.metrics.base import Better
-from icl.metrics.normalise import vqa
+from icl.metrics.normalize import vqa
 from icl.registry import component
 from icl.types import Example, Generation
 

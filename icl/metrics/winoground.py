@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.metrics.base import Better, Judged
-from icl.metrics.chosen import share
-from icl.metrics.normalise import plain
+from icl.metrics.chosen_option import share
+from icl.metrics.normalize import plain
 from icl.metrics.over_run import Parts, of_groups
 from icl.metrics.yes_no import parse
 from icl.registry import component

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from icl.metrics.base import Better
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 from icl.registry import component
 from icl.types import Example, Generation
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
-from icl.canonical import canonical_digest
+from icl.canonical_json import canonical_digest
+from icl.constraints import Count, PositiveInt, Share
 from icl.errors import ModelError
 from icl.metrics.baselines import last_copy, nearest_copy, vote
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 from icl.models.base import Request
-from icl.params import Count, PositiveInt, Share
 from icl.registry import Imported, component, describe
 from icl.types import Demo, Generation, Prompt, Query, Usage
 

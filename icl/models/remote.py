@@ -1,6 +1,6 @@
 """The component `remote`: any endpoint that speaks OpenAI's chat completions, asked many things at once.
 
-A server of `icl serve` says that it is one (see `icl.models.served`); it is sent strategies and scores whole options.
+A server of `icl serve` says that it is one (see `icl.models.icl_server`); it is sent strategies and scores whole options.
 """
 
 import math
@@ -15,14 +15,14 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Le
 
 from icl import __version__
-from icl.canonical import canonical_digest
+from icl.canonical_json import canonical_digest
+from icl.constraints import Count, Positive, PositiveInt
 from icl.errors import ConfigError, ICLError, ModelError, did_you_mean
-from icl.models import served
+from icl.models import icl_server as served
 from icl.models.base import Request
-from icl.models.chat import messages, read
+from icl.models.chat_messages import messages, read
 from icl.models.endpoint import Endpoint, GoneError
-from icl.models.served import Served
-from icl.params import Count, Positive, PositiveInt
+from icl.models.icl_server import Served
 from icl.registry import component
 from icl.types import Generation, Prompt
 
@@ -48,7 +48,7 @@ class _Abilities:
 class Remote:
     """Any OpenAI-compatible endpoint, by chat completions with pictures as PNG data URLs: answers, and option scores.
 
-    Options are scored by the first token of the answer (see `icl.models.chat`), in which they should differ, as
+    Options are scored by the first token of the answer (see `icl.models.chat_messages`), in which they should differ, as
     letters do. Strategies other than greedy run inside the model, so on a server of `icl serve` alone, which scores
     whole options too.
     """

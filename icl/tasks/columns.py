@@ -14,8 +14,8 @@ from string import Formatter
 from typing import Any, Literal
 
 from icl.errors import ConfigError, DataError, did_you_mean
+from icl.tasks.cell_values import picture_keys, pictures_in, placed, text_of
 from icl.tasks.source import Source
-from icl.tasks.stored import picture_keys, pictures_in, placed, text_of
 from icl.types import Example
 
 ROLES = ("question", "picture", "answer", "options", "id", "label", "group", "domain", "meta")

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from icl.constraints import PositiveInt
 from icl.errors import DataError
-from icl.params import PositiveInt
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import component, parameter
 from icl.tasks.base import Pool
-from icl.tasks.choose import nested_choice
+from icl.tasks.subset import nested_choice
 from icl.types import Example
 
 QuestionType = Literal["yes/no", "shape", "colour"]

@@ -22,13 +22,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from icl.constraints import PositiveInt
 from icl.errors import DataError
-from icl.params import PositiveInt
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
-from icl.tasks.choose import nested_choice
+from icl.tasks.subset import nested_choice
 from icl.types import Example
 
 if TYPE_CHECKING:

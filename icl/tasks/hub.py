@@ -27,16 +27,16 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any, ClassVar
 
+from icl.constraints import PositiveInt, Share
 from icl.errors import ConfigError, DataError
-from icl.params import PositiveInt, Share
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
-from icl.tasks.choose import nested_choice
+from icl.tasks.cell_values import text_of
 from icl.tasks.columns import AnswerIs, Layout, pictures_of, read_examples
 from icl.tasks.presets import PRESETS
 from icl.tasks.source import Source, open_source
-from icl.tasks.stored import text_of
+from icl.tasks.subset import nested_choice
 from icl.types import Example
 
 Text = str | bool | int | float

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl.bars import QUIET_BELOW, no_data_bars
 from icl.errors import DataError, did_you_mean
+from icl.quiet_progress import QUIET_BELOW, no_data_bars
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -17,14 +17,14 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from icl.constraints import PositiveInt
 from icl.errors import DataError
-from icl.params import PositiveInt
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
-from icl.tasks.choose import nested_choice
 from icl.tasks.generated.episode import shuffled
+from icl.tasks.subset import nested_choice
 from icl.types import Example
 
 Name = Literal["open_mi", "operator_induction", "operator_induction_interleaved", "matching_mi", "clevr", "textocr"]

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from icl.constraints import PositiveInt, Share
 from icl.errors import ConfigError, DataError
-from icl.params import PositiveInt, Share
 from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
-from icl.tasks.choose import nested_choice
+from icl.tasks.cell_values import pictures_in, text_of
 from icl.tasks.source import Source, open_source
-from icl.tasks.stored import pictures_in, text_of
+from icl.tasks.subset import nested_choice
 from icl.types import Example
 
 COLUMNS = ("image_0", "image_1", "caption_0", "caption_1")

@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Any
 
 from icl import spans
 from icl.errors import ConfigError
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import component
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Part, Prompt, Query
-from prompts import files, pieces
-from prompts.marked import Mark, prompt_of, role_mark
+from prompts import parameter_files as files
+from prompts import pieces
+from prompts.markup import Mark, prompt_of, role_mark
 from prompts.pieces import Level
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from icl.constraints import PositiveInt
 from icl.errors import PlanError
+from icl.models.answer_likelihood import options_of, probabilities, scorer, shown
 from icl.models.base import LogitModel, Model
-from icl.models.likelihood import options_of, probabilities, scorer, shown
-from icl.params import PositiveInt
 from icl.tasks.base import Pool
 from icl.types import Context, Demo, Query
 

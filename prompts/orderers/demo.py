@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from icl.edits import Blank
-from icl.models.likelihood import entropy
+from icl.models.answer_likelihood import entropy
 from icl.registry import component
 from prompts.orderers.asking import Asking, Trial, largest
 

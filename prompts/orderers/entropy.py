@@ -14,9 +14,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from icl.constraints import PositiveInt
 from icl.errors import PlanError
-from icl.models.likelihood import entropy
-from icl.params import PositiveInt
+from icl.models.answer_likelihood import entropy
 from icl.registry import component
 from icl.types import Query
 from prompts.orderers.asking import Asking, Trial, largest

@@ -8,7 +8,7 @@ best ranked last. The paper has one such demonstration and an odd count; the res
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 from icl.registry import component
 from icl.types import Context, Demo
 from prompts.oracle import class_of, gold_of

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ClassVar
 
+from icl.constraints import Count
 from icl.errors import PlanError
-from icl.params import Count
 from icl.registry import component
 from icl.streams import StreamKey
 from icl.types import Context

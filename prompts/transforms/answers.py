@@ -11,11 +11,11 @@ them, and with demonstrations of one label none: the mark says what share change
 from dataclasses import dataclass
 from typing import Literal
 
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 from icl.registry import component
 from icl.types import Context, Demo
-from prompts.changing import deranged, ranked, with_demos
-from prompts.renaming import rivals, rivals_of, shown_as
+from prompts.example_changes import deranged, ranked, with_demos
+from prompts.label_renaming import rivals, rivals_of, shown_as
 
 
 @component("transform", "answers")

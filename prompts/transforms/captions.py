@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 from icl.errors import ConfigError, DataError
 from icl.registry import component
 from icl.types import Context, Where
-from prompts import files
-from prompts.changing import changed
+from prompts import parameter_files as files
+from prompts.example_changes import changed
 
 
 @component("transform", "captions")

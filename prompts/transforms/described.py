@@ -17,15 +17,15 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from icl import spans
+from icl.constraints import PositiveInt
 from icl.errors import ConfigError, PlanError
-from icl.models.asking import answers
+from icl.models.answer_likelihood import shown
 from icl.models.base import Model
-from icl.models.likelihood import shown
-from icl.params import PositiveInt
+from icl.models.short_answers import answers
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Context, Example, Part, Prompt, Turn, Where
-from prompts.changing import changed, ranked
+from prompts.example_changes import changed, ranked
 
 ASK: Mapping[str, str] = {
     "caption": "Describe the picture in one sentence.",

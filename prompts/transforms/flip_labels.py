@@ -12,8 +12,8 @@ from typing import ClassVar
 
 from icl.registry import component
 from icl.types import Context
-from prompts.changing import ranked, with_demos
-from prompts.renaming import called, check_scored_as_it_is, composed, rivals_of, shown_as
+from prompts.example_changes import ranked, with_demos
+from prompts.label_renaming import called, check_scored_as_it_is, composed, rivals_of, shown_as
 
 
 @component("transform", "flip_labels")

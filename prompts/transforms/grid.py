@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from icl.params import PositiveInt
-from icl.pictures import Picture
+from icl.constraints import PositiveInt
+from icl.images import Picture
 from icl.registry import component
 from icl.types import Context, Where
-from prompts.changing import changed
+from prompts.example_changes import changed
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,11 +10,11 @@ stays as it is; where an example has fewer options than the shift, it goes round
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from icl.constraints import Count
 from icl.errors import ConfigError
-from icl.params import Count
 from icl.registry import component
 from icl.types import Context, Where
-from prompts.changing import changed
+from prompts.example_changes import changed
 
 
 @component("transform", "listed")

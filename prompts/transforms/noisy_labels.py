@@ -8,12 +8,12 @@ larger share keeps the errors of a smaller one.
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from icl.metrics.normalise import plain
-from icl.params import Share
+from icl.constraints import Share
+from icl.metrics.normalize import plain
 from icl.registry import component
 from icl.types import Context, Demo
-from prompts.changing import ranked, with_demos
-from prompts.renaming import rivals, rivals_of, shown_as
+from prompts.example_changes import ranked, with_demos
+from prompts.label_renaming import rivals, rivals_of, shown_as
 
 
 @component("transform", "noisy_labels")

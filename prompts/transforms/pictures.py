@@ -17,11 +17,11 @@ from annotated_types import Ge, Le
 
 from icl.edits import DIFFUSION_STEPS, Blank, DiffusionNoise
 from icl.errors import ConfigError, PlanError
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Context, Where
-from prompts.changing import changed, deranged, ranked, with_demos
+from prompts.example_changes import changed, deranged, ranked, with_demos
 
 
 @component("transform", "pictures")

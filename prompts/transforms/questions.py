@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from icl.errors import ConfigError
 from icl.registry import component
 from icl.types import Context, Where
-from prompts.changing import changed, deranged, ranked, with_demos
+from prompts.example_changes import changed, deranged, ranked, with_demos
 
 
 @component("transform", "questions")

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from icl.errors import PlanError
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 from icl.registry import component
 from icl.types import Context
-from prompts.changing import rescored
-from prompts.renaming import answers_of
+from prompts.example_changes import rescored
+from prompts.label_renaming import answers_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from icl.errors import ConfigError, PlanError
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 from icl.registry import component
 from icl.types import Context
-from prompts.changing import rescored
-from prompts.renaming import answers_of, called
+from prompts.example_changes import rescored
+from prompts.label_renaming import answers_of, called
 
 
 @component("transform", "synonyms")

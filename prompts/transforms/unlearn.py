@@ -9,12 +9,12 @@ with the new one. Where no demonstration has the query's class nothing is unlear
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from icl.metrics.normalise import plain
+from icl.metrics.normalize import plain
 from icl.registry import component
 from icl.types import Context
-from prompts.changing import ranked, with_demos
+from prompts.example_changes import ranked, with_demos
+from prompts.label_renaming import called, check_scored_as_it_is, rivals_of, shown_as
 from prompts.oracle import gold_of
-from prompts.renaming import called, check_scored_as_it_is, rivals_of, shown_as
 
 
 @component("transform", "unlearn")

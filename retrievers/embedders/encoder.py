@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.vectors import Vectors, per_item, shown
+from retrievers.machinery.vector_math import Vectors, per_item, shown
 
 
 @component("embedder", "encoder")
@@ -27,32 +27,32 @@ class Encoder:
     @cached_property
     def digest(self) -> str:
         """sha256 of weights, configuration and processor. Raises ModelError where there is no such checkpoint."""
-        from retrievers.towers import checkpoint_digest, find
+        from retrievers.machinery.dual_encoder import checkpoint_digest, find
 
         return f"encoder-1-{checkpoint_digest(find(self.path))}"
 
     def pictures(self, items: Sequence[Query | Example]) -> Vectors:
-        from retrievers.towers import find, towers
+        from retrievers.machinery.dual_encoder import find, towers
 
         return per_item(items, towers(find(self.path), self.digest).pictures(shown(items)))
 
     def texts(self, texts: Sequence[str]) -> Vectors:
-        from retrievers.towers import find, towers
+        from retrievers.machinery.dual_encoder import find, towers
 
         return towers(find(self.path), self.digest).texts(texts)
 
     def patches(self, pictures: Sequence[Picture]) -> Vectors:
-        from retrievers.towers import find, towers
+        from retrievers.machinery.dual_encoder import find, towers
 
         return towers(find(self.path), self.digest).patches(pictures)
 
     def words(self, texts: Sequence[str]) -> Vectors:
-        from retrievers.towers import find, towers
+        from retrievers.machinery.dual_encoder import find, towers
 
         return towers(find(self.path), self.digest).words(texts)
 
     def tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Of each text the tokens that `words` gives vectors of, in their order."""
-        from retrievers.towers import find, towers
+        from retrievers.machinery.dual_encoder import find, towers
 
         return towers(find(self.path), self.digest).tokens(texts)

@@ -13,10 +13,10 @@ from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from icl.errors import DataError, PlanError
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.vectors import Vectors, per_item, shown
+from retrievers.machinery.vector_math import Vectors, per_item, shown
 
 GRID = 4
 """Cells along each side of a picture that `patches` reads."""

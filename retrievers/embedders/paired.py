@@ -13,8 +13,8 @@ from icl.registry import Nested, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder
-from retrievers.sources import Source, reads, source_of
-from retrievers.vectors import Vectors
+from retrievers.machinery.embedding_source import Source, reads, source_of
+from retrievers.machinery.vector_math import Vectors
 
 
 @component("embedder", "paired")

@@ -11,10 +11,10 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from icl.errors import PlanError
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.vectors import Vectors, per_item, shown, unit
+from retrievers.machinery.vector_math import Vectors, per_item, shown, unit
 
 
 @component("embedder", "pixels")

@@ -1,6 +1,6 @@
 """An embedding with its uncertainty: a Gaussian an item (PCME, Chun et al., CVPR 2021).
 
-    vector = that of the embedder inside, the mean;    spread = a head of `retrievers.spreads`, fitted on the pool
+    vector = that of the embedder inside, the mean;    spread = a head of `retrievers.machinery.variance_heads`, fitted on the pool
 
 The heads learn from the pool's pairs: a picture with its member's answer (or question), where members that say the same
 match; or, by `label`, pictures with pictures, which needs no text tower. Items that lie among many that do not match
@@ -16,19 +16,19 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
+from icl.constraints import Count, NonNegative
 from icl.errors import ConfigError, DataError
-from icl.params import Count, NonNegative
 from icl.registry import Nested, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.balanced import label_of
 from retrievers.base import Embedder
-from retrievers.gaussians import Gaussians
-from retrievers.sources import Source, reads, source_of
-from retrievers.spreads import LEAST, MOST, Fitting, Spreads, fit_spreads
-from retrievers.texts import said
-from retrievers.trained import check_embedder
-from retrievers.vectors import Vectors
+from retrievers.machinery.demo_text import said
+from retrievers.machinery.embedding_source import Source, reads, source_of
+from retrievers.machinery.match_probability import Gaussians
+from retrievers.machinery.trained_heads import check_embedder
+from retrievers.machinery.variance_heads import LEAST, MOST, Fitting, Spreads, fit_spreads
+from retrievers.machinery.vector_math import Vectors
 
 Slope = Annotated[float, Gt(0), Le(1000)]
 Shift = Annotated[float, Ge(-1000), Le(1000)]

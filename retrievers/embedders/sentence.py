@@ -14,7 +14,7 @@ import numpy as np
 from icl.errors import ModelError
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.vectors import Vectors, per_item, shown, unit
+from retrievers.machinery.vector_math import Vectors, per_item, shown, unit
 
 
 @component("embedder", "sentence")
@@ -34,7 +34,7 @@ class Sentence:
         """sha256 of all files of the checkpoint, or its hub id and revision."""
         from hashlib import sha256
 
-        from retrievers.towers import checkpoint_digest
+        from retrievers.machinery.dual_encoder import checkpoint_digest
 
         folder = Path(self.path).expanduser()
         if folder.is_dir():
@@ -55,7 +55,7 @@ class Sentence:
 
 @lru_cache(maxsize=2)
 def _loaded(path: str) -> Any:
-    from retrievers.extras import extra
+    from retrievers.machinery.optional_packages import extra
 
     module = extra("sentence_transformers", "sentence", "sentence-transformers")
     try:

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from icl.errors import PlanError
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.vectors import Vectors, per_item, shown
+from retrievers.machinery.vector_math import Vectors, per_item, shown
 
 
 @component("embedder", "vision")
@@ -28,13 +28,13 @@ class Vision:
     @cached_property
     def digest(self) -> str:
         """sha256 of weights, configuration and processor. Raises ModelError where there is no such checkpoint."""
-        from retrievers.towers import checkpoint_digest, find
+        from retrievers.machinery.dual_encoder import checkpoint_digest, find
 
         return f"vision-1-{self.pool}-{checkpoint_digest(find(self.path))}"
 
     def pictures(self, items: Sequence[Query | Example]) -> Vectors:
-        from retrievers.backbone import backbone
-        from retrievers.towers import find
+        from retrievers.machinery.dual_encoder import find
+        from retrievers.machinery.vision_backbone import backbone
 
         return per_item(items, backbone(find(self.path), self.digest).pictures(shown(items), self.pool))
 

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 
+from icl.constraints import PositiveInt
 from icl.errors import ConfigError, DataError, PlanError
-from icl.models.asking import answers
-from icl.params import PositiveInt
+from icl.models.short_answers import answers
 from icl.registry import Nested, component
 from icl.tasks.base import Pool
 from icl.types import Part, Prompt, Query, Scored, Turn
 from retrievers.base import Embedder, Resources
 from retrievers.embedders.encoder import Encoder
-from retrievers.sources import Source, reads, source_of
-from retrievers.vectors import Vectors
+from retrievers.machinery.embedding_source import Source, reads, source_of
+from retrievers.machinery.vector_math import Vectors
 
 if TYPE_CHECKING:
     from icl.models.base import Model

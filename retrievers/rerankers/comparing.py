@@ -9,9 +9,9 @@ from icl.tasks.base import Pool
 from icl.types import Query, Scored
 from retrievers.base import Embedder, Resources
 from retrievers.embedders.encoder import Encoder
-from retrievers.near import compared
-from retrievers.sources import READ, Source, check_reads, source_of
-from retrievers.vectors import Vectors
+from retrievers.machinery.embedding_source import READ, Source, check_reads, source_of
+from retrievers.machinery.similarity import compared
+from retrievers.machinery.vector_math import Vectors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from icl.params import Share
+from icl.constraints import Share
 from icl.registry import component
 from icl.types import Scored
+from retrievers.machinery.greedy_selection import mmr
+from retrievers.machinery.vector_math import Vectors
 from retrievers.rerankers.comparing import Comparing
-from retrievers.selection import mmr
-from retrievers.vectors import Vectors
 
 
 @component("reranker", "diversity")

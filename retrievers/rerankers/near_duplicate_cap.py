@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.params import Share
+from icl.constraints import Share
 from icl.registry import component
 from icl.types import Scored
+from retrievers.machinery.greedy_selection import apart
+from retrievers.machinery.vector_math import Vectors
 from retrievers.rerankers.comparing import Comparing
-from retrievers.selection import apart
-from retrievers.vectors import Vectors
 
 
 @component("reranker", "near_duplicate_cap")

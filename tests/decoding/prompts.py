@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from decoding.strategies.vcd import VCD
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
 

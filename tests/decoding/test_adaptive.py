@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from decoding.base import Strategy
-from decoding.step import scores
+from decoding.engine.decoding_step import scores
 from decoding.strategies.adacad import AdaCAD
 from decoding.strategies.cad import CAD
 from decoding.strategies.chasd import CHASD

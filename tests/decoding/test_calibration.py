@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from decoding.arm import parse_arm
-from decoding.engine import run_jobs
-from decoding.jobs import Failure, Job
+from decoding.arms.arm import parse_arm
+from decoding.engine.engine import run_jobs
+from decoding.engine.requests import Failure, Job
 from decoding.strategies.batch_calibration import BatchCalibration
 from decoding.strategies.contextual_calibration import ContextualCalibration
 from decoding.strategies.pmi import PMI

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from decoding.arm import parse_arm
+from decoding.arms.arm import parse_arm
+from decoding.arms.inspection import probe_prompt
 from decoding.base import Strategy
 from decoding.conformance import check_strategy, made_up
-from decoding.engine import run_jobs
-from decoding.jobs import Job
-from decoding.probe import probe_prompt
-from decoding.step import scores
+from decoding.engine.decoding_step import scores
+from decoding.engine.engine import run_jobs
+from decoding.engine.requests import Job
 from decoding.strategies.icd import CONFUSED
 from icl.errors import ConfigError
 from icl.registry import entries

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from decoding.arm import Arm, parse_arm
+from decoding.arms.arm import Arm, parse_arm
+from decoding.arms.inspection import probe_prompt, strength_of
+from decoding.arms.requirements import unmet
 from decoding.base import NewThread, Note, Strategy
-from decoding.check import unmet
 from decoding.conformance import check_strategy, made_up
 from decoding.controls.entropy_matched import EntropyMatched
 from decoding.controls.gaussian_proxy import GaussianProxy
@@ -26,12 +27,11 @@ from decoding.controls.shuffled_negative import ShuffledNegative
 from decoding.controls.sign_flip import SignFlip
 from decoding.controls.temperature_matched import TemperatureMatched
 from decoding.controls.unrelated_picture import UnrelatedPicture
-from decoding.divergences import entropy
-from decoding.engine import run_jobs
-from decoding.jobs import Failure, Job
-from decoding.probe import probe_prompt, strength_of
-from decoding.sampling import Sampling
-from decoding.step import scores
+from decoding.engine.decoding_step import scores
+from decoding.engine.engine import run_jobs
+from decoding.engine.requests import Failure, Job
+from decoding.formulas.divergences import entropy
+from decoding.formulas.sampling import Sampling
 from decoding.strategies.adacad import AdaCAD
 from decoding.strategies.ced import CED
 from decoding.strategies.chasd import CHASD

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from decoding.arm import parse_arm
-from decoding.engine import run_jobs
-from decoding.jobs import Job
-from decoding.score import FLOOR
+from decoding.arms.arm import parse_arm
+from decoding.engine.engine import run_jobs
+from decoding.engine.option_scoring import FLOOR
+from decoding.engine.requests import Job
 from decoding.strategies.dcd import DCD, RECOGNISE
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt

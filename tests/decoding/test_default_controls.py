@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from decoding.arm import controls_of, parse_arm
-from decoding.held import by_default
+from decoding.arms.arm import controls_of, parse_arm
+from decoding.arms.control_target import by_default
 from icl.registry import Entry, entries
 
 WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 from decoding.base import Strategy
 from decoding.controls.wrapped import Wrapped
-from decoding.probe import changes_picture
+from decoding.arms.inspection import changes_picture
 from icl.registry import Nested
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def test_a_control_in_a_file_of_its_own_is_a_default_where_it_says_that_it_fits(
     before = {name: [control.label for control in controls_of(parse_arm(name))] for name in ("vcd", "cad")}
     (tmp_path / "other.py").write_text(OTHER)
     known = {**entries("strategy"), "other": Entry("strategy", "other", f"{tmp_path}/other.py:Other", "")}
-    for module in ("decoding.held", "icl.registry"):
+    for module in ("decoding.arms.control_target", "icl.registry"):
         monkeypatch.setattr(f"{module}.entries", lambda kind: known)
     by_default.cache_clear()
     after = {name: [control.label for control in controls_of(parse_arm(name))] for name in before}

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from decoding.arm import Arm, controls_of, parse_arm
-from decoding.check import unmet
-from decoding.divergences import jensen_shannon, reversed_jensen_shannon
-from decoding.engine import run_jobs
-from decoding.jobs import Job
-from decoding.step import scores
+from decoding.arms.arm import Arm, controls_of, parse_arm
+from decoding.arms.requirements import unmet
+from decoding.engine.decoding_step import scores
+from decoding.engine.engine import run_jobs
+from decoding.engine.requests import Job
+from decoding.formulas.divergences import jensen_shannon, reversed_jensen_shannon
 from decoding.strategies.dola import DoLa
 from icl.types import Generation
 from tests.decoding.prompts import prompt

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from decoding.arm import Arm
+from decoding.arms.arm import Arm
 from decoding.base import NewThread, Strategy
-from decoding.engine import run_jobs
-from decoding.jobs import Job
-from decoding.sampling import Sampler, Sampling
+from decoding.engine.engine import run_jobs
+from decoding.engine.requests import Job
+from decoding.formulas.sampling import Sampler, Sampling
 from decoding.strategies.greedy import GreedyDecoding
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from decoding.arm import parse_arm
+from decoding.arms.arm import parse_arm
 from decoding.base import Strategy
-from decoding.step import scores
+from decoding.engine.decoding_step import scores
 from decoding.strategies.cad import CAD
 from decoding.strategies.cd_k import CDK
 from decoding.strategies.ced import CED

@@ -6,9 +6,9 @@ import pytest
 import tiny_models
 import torch
 
-from decoding.arm import Arm, parse_arm
-from decoding.engine import run_jobs
-from decoding.jobs import ArmWork, Counters, Job, Late
+from decoding.arms.arm import Arm, parse_arm
+from decoding.engine.engine import run_jobs
+from decoding.engine.requests import ArmWork, Counters, Job, Late
 from icl.models.hf.model import HF
 from icl.types import Generation, Prompt
 

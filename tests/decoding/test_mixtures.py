@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from decoding.arm import parse_arm
+from decoding.arms.arm import parse_arm
 from decoding.base import NewThread
-from decoding.engine import run_jobs
-from decoding.jobs import Job
-from decoding.step import scores
+from decoding.engine.decoding_step import scores
+from decoding.engine.engine import run_jobs
+from decoding.engine.requests import Job
 from decoding.strategies.moicl import MoICL
 from decoding.strategies.nbce import NBCE
 from decoding.strategies.xmore import XMoRe

@@ -11,12 +11,12 @@ import tiny_models
 import torch
 from torch import Tensor
 
-from decoding.arm import Arm, controls_of, parse_arm
+from decoding.arms.arm import Arm, controls_of, parse_arm
 from decoding.base import NewThread, Strategy
 from decoding.controls.entropy_matched import EntropyMatched
-from decoding.engine import run_jobs
-from decoding.jobs import Counters, Failure, Job
-from decoding.sampling import Greedy, Sampling
+from decoding.engine.engine import run_jobs
+from decoding.engine.requests import Counters, Failure, Job
+from decoding.formulas.sampling import Greedy, Sampling
 from decoding.strategies.vcd import VCD
 from icl.models.hf.model import HF
 from icl.types import Generation, Prompt

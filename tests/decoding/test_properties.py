@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from decoding.arm import Arm
+from decoding.arms.arm import Arm
+from decoding.arms.inspection import logits_count
 from decoding.base import Strategy
 from decoding.conformance import made_up, under_mask
-from decoding.engine import run_jobs
-from decoding.jobs import Failure, Job
-from decoding.probe import logits_count
-from decoding.sampling import Sampling
+from decoding.engine.engine import run_jobs
+from decoding.engine.requests import Failure, Job
+from decoding.formulas.sampling import Sampling
 from decoding.strategies.vcd import VCD
 from icl.registry import schema
 from icl.streams import StreamKey

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from decoding.arms.inspection import branches_of, probe_prompt, strength_of
 from decoding.base import Strategy
 from decoding.conformance import check_strategy, made_up, under_mask
-from decoding.probe import branches_of, probe_prompt, strength_of
 from decoding.strategies.vcd import VCD
 from icl.registry import build, describe, entries, resolve
 

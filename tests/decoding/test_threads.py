@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-from decoding.arm import parse_arm
+from decoding.arms.arm import parse_arm
+from decoding.arms.inspection import branch_count
 from decoding.base import NewThread, Strategy
 from decoding.controls.gaussian_proxy import GaussianProxy
 from decoding.controls.mask_only import MaskOnly
 from decoding.controls.wrapped import Wrapped
-from decoding.lockstep import wire
-from decoding.lockstep.branch import Branch
-from decoding.lockstep.forcing import Row, complete, force
-from decoding.lockstep.ledger import LEDGER
-from decoding.probe import branch_count
-from decoding.step import scores
+from decoding.engine.decoding_step import scores
+from decoding.lockstep import serialization as wire
+from decoding.lockstep.request_metadata import Branch
+from decoding.lockstep.step_records import LEDGER
+from decoding.lockstep.token_selection import Row, complete, force
 from decoding.strategies.nbce import NBCE
 from decoding.strategies.vcd import VCD
 from icl.errors import ConfigError

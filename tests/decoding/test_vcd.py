@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from decoding.arm import parse_arm
-from decoding.step import scores
+from decoding.arms.arm import parse_arm
+from decoding.engine.decoding_step import scores
 from decoding.strategies.vcd import VCD
 from icl.edits import DiffusionNoise
 from icl.errors import ConfigError, PlanError

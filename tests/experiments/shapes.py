@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import component, parameter
 from icl.tasks.base import Pool
 from icl.types import Example

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from experiments.api import load_model, load_task, retrieve, run
-from icl.models.asking import answers
-from icl.models.likelihood import shown
+from icl.models.answer_likelihood import shown
+from icl.models.short_answers import answers
 from icl.streams import StreamKey
 from retrievers.embedders.encoder import Encoder
 

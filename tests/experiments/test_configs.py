@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from decoding.arm import parse_arm
-from experiments.config import load
-from experiments.points import points
-from experiments.vocabulary import KEYS, KINDS
+from decoding.arms.arm import parse_arm
+from experiments.config.config import load
+from experiments.config.keys import KEYS, KINDS
+from experiments.grid.axis_product import points
 from icl.registry import build
 
 CONFIGS = sorted((Path(__file__).parents[2] / "experiments" / "configs").glob("*.yaml"))

@@ -21,7 +21,7 @@ def answer(request):
 
 
 def start(config: Path, runs: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "icl.cli.main", "run", str(config), "--runs", str(runs), "--quiet"]
+    command = [sys.executable, "-m", "experiments.cli.main", "run", str(config), "--runs", str(runs), "--quiet"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 

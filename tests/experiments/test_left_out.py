@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.state import left_out
-from experiments.store import Store
-from icl.cli.main import main
+from experiments.cli.main import main
+from experiments.store.run_state import left_out
+from experiments.store.store import Store
 
 CONFIG = """
 name: s

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from experiments.analyses import leakage
 from experiments.api import run
-from experiments.view import view
+from experiments.results.view import view
 from icl.tasks.base import Pool
 from icl.types import Scored
 from retrievers.base import Resources

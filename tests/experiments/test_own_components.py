@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config import load
-from experiments.loaded import load_run
-from experiments.run import run
-from icl.cli.main import main
+from experiments.cli.main import main
+from experiments.config.config import load
+from experiments.results.loaded_run import load_run
+from experiments.running.run import run
 from icl.errors import StoreError
 
 RETRIEVER = '''
@@ -27,7 +27,7 @@ class LastOnes:
         return type("Fitted", (), {"retrieve": staticmethod(retrieve)})()
 
     def of(self, pool, query, k):
-        from retrievers.leaks import fair, too_few
+        from retrievers.machinery.leakage import fair, too_few
         kept = [e for e in reversed(pool.examples) if fair(query)(e)][:k]
         if len(kept) < k:
             raise too_few(pool, query, k)
@@ -105,7 +105,7 @@ def test_code_that_was_edited_is_another_component(study: Path, tmp_path: Path) 
     import subprocess
     import sys
 
-    again = "from experiments.config import load; from experiments.run import run; import sys, pathlib\n"
+    again = "from experiments.config.config import load; from experiments.running.run import run; import sys, pathlib\n"
     again += "print(run(load(sys.argv[1]), pathlib.Path(sys.argv[2])).computed)"
     done = subprocess.run(
         [sys.executable, "-c", again, str(study), str(tmp_path)], capture_output=True, text=True, check=True

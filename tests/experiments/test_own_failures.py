@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from icl.cli.main import main
+from experiments.cli.main import main
 
 PARTS = """
 from dataclasses import dataclass
@@ -199,13 +199,13 @@ def test_debug_shows_tracebacks_as_they_come(ran: Any, tmp_path: Path) -> None:
 
 
 def test_what_is_ours_keeps_its_traceback(ran: Any, monkeypatch: Any) -> None:
-    import experiments.record
+    import experiments.running.recorder
 
     def defect(*_: Any) -> None:
         raise ZeroDivisionError
 
-    defect.__code__ = defect.__code__.replace(co_filename=experiments.record.__file__)
-    monkeypatch.setattr(experiments.record, "baselines", defect)
+    defect.__code__ = defect.__code__.replace(co_filename=experiments.running.recorder.__file__)
+    monkeypatch.setattr(experiments.running.recorder, "baselines", defect)
     with pytest.raises(ZeroDivisionError):
         ran()
 

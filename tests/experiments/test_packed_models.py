@@ -7,12 +7,12 @@ import pytest
 
 from experiments.analyses import quantization
 from experiments.api import run
-from experiments.config import load
-from experiments.grid import expand
-from experiments.plan_warnings import plan_warnings
+from experiments.config.config import load
+from experiments.grid.grid import expand
+from experiments.planning.plan_warnings import plan_warnings
 from experiments.report.quantized import quantized
-from experiments.view import view
-from icl.models.hf import ready
+from experiments.results.view import view
+from icl.models.hf import prequantized as ready
 from icl.models.hf.checkpoint import SHIPPED
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "decoding" / "lockstep"))

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from experiments.config import load
-from experiments.loaded import load_run
-from experiments.run import run
-from experiments.store import Store
+from experiments.config.config import load
+from experiments.results.loaded_run import load_run
+from experiments.running.run import run
+from experiments.store.store import Store
 
 GRID = {"shots": [0, 2], "retriever": ["random", "balanced"], "decoding": ["greedy", "vcd"]}
 
@@ -77,9 +77,9 @@ def test_a_finished_run_is_found_finished_without_loading_torch(
 
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(config))
     words = ["run", str(tmp_path / "t.yaml"), "--runs", str(tmp_path)]
-    subprocess.run([sys.executable, "-m", "icl.cli.main", *words], capture_output=True, check=True)
+    subprocess.run([sys.executable, "-m", "experiments.cli.main", *words], capture_output=True, check=True)
     code = (
-        "import sys; from icl.cli.main import main\n"
+        "import sys; from experiments.cli.main import main\n"
         "assert main(sys.argv[1:]) == 0\n"
         "print([name for name in ('torch', 'transformers', 'pandas') if name in sys.modules])"
     )

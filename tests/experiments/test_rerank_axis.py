@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import pytest
 
 from experiments.api import run
-from experiments.checks import check_data, check_needs
-from experiments.config import load
-from experiments.grid import expand
+from experiments.config.config import load
+from experiments.config.json_schema import experiment_schema
+from experiments.grid.feasibility import check_data, check_needs
+from experiments.grid.grid import expand
 from experiments.report.tables import task_tables
-from experiments.schema import experiment_schema
-from experiments.view import view
+from experiments.results.view import view
 from icl.errors import ConfigError, PlanError
 
 

@@ -9,10 +9,10 @@ import pytest
 import experiments
 from experiments.analyses.catalogue import analysis
 from experiments.api import run
-from experiments.config import load
-from experiments.grid import expand
+from experiments.config.config import load
+from experiments.grid.grid import expand
+from experiments.results.view import view
 from experiments.stats.compare import compare
-from experiments.view import view
 
 CONFIGS = Path(experiments.__file__).parent / "configs"
 ANALYSES = {

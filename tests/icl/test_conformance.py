@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from icl.conformance import _EXAMPLES, _request, check_model, check_task
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.session_conformance import check_sessions
 from icl.tasks.base import Pool
 from icl.types import Example

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from icl.corruptions import BLUR, NOISE, QUALITY, Corruption, corrupted
-from icl.pictures import Picture
+from icl.images import Picture
 
 RNG = np.random.default_rng(0)
 IMAGE = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))

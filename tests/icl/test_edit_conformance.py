@@ -7,7 +7,7 @@ import pytest
 
 from icl.edit_conformance import check_edit
 from icl.edits import Edit
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import build, entries, resolve
 
 

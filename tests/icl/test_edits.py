@@ -6,7 +6,7 @@ from PIL import Image
 
 from icl import edits
 from icl.errors import ConfigError
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import build
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn

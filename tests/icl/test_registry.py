@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import pytest
 
 from icl import registry
+from icl.constraints import PositiveInt, Share
 from icl.errors import ConfigError
-from icl.params import PositiveInt, Share
 from icl.registry import (
     MEMBERS,
     PACKAGES,
@@ -125,7 +125,7 @@ def test_equal_pieces_have_equal_descriptions():
         ("..mine:Mine", "'..mine:' begins no path of a component"),
         ("icl.nowhere:Mine", "there is no module 'icl.nowhere'."),
         ("icl.types:Exampel", "icl.types has no class 'Exampel'. Did you mean 'Example'?"),
-        ("icl.params:Share", "icl.params has no class 'Share'."),
+        ("icl.constraints:Share", "icl.constraints has no class 'Share'."),
         ("mine.py:Mine", "there is no file mine.py (looked in "),
         ("icl.models.fake:Copy", "'fake-copy' is a model, not a metric. (icl ls metric)"),
     ],

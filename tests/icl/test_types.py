@@ -7,7 +7,7 @@ from PIL import Image
 
 from icl.edits import Blank, DiffusionNoise
 from icl.errors import DataError
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Example, Part, Prompt, Query, Turn

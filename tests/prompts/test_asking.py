@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from icl.errors import PlanError
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import build
 from icl.streams import StreamKey
 from icl.tasks.base import Pool

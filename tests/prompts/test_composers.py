@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from icl.errors import ConfigError
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import build
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Prompt

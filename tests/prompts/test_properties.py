@@ -7,14 +7,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import build, entries
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example
 from prompts.budget import fit
 from prompts.composers.chat import Chat
 from prompts.conformance import check_composer, check_orderer, check_transform
-from prompts.guessing import Saying, guessed_pool
+from prompts.scripted_models import Saying, guessed_pool
 
 PICTURES = [Picture.from_image(Image.new("RGB", (3, 2), (i, 0, 0)), f"p{i}") for i in range(4)]
 WORDS = st.text("abyes no.Ü|{%}\n", min_size=1, max_size=6).filter(str.strip)

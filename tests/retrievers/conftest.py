@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from icl.images import Picture
 from icl.models.base import Request
-from icl.pictures import Picture
 from icl.types import Example, Generation
-from retrievers.vectors import Vectors, unit
+from retrievers.machinery.vector_math import Vectors, unit
 
 
 @pytest.fixture

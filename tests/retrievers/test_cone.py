@@ -11,7 +11,7 @@ from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import Prompt
 from retrievers.base import Resources
-from retrievers.conformance import check_retriever
+from retrievers.machinery.conformance import check_retriever
 
 Make = Callable[..., Any]
 

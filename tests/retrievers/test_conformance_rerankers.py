@@ -7,7 +7,7 @@ import pytest
 from icl.registry import build, entries
 from icl.types import Scored
 from retrievers.base import Resources
-from retrievers.conformance import check_reranker
+from retrievers.machinery.conformance import check_reranker
 
 NAMES = list(entries("reranker"))
 REQUIRED: dict[str, dict[str, Any]] = {

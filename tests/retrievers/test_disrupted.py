@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from icl.errors import ConfigError
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import Example, Query, Scored

@@ -12,7 +12,7 @@ from icl.tasks.base import Pool
 from icl.types import Example
 from retrievers import dpp, ra_cm3
 from retrievers.base import Resources
-from retrievers.near import fitted_near
+from retrievers.machinery.similarity import fitted_near
 from retrievers.set_coverage import FittedCoverage
 from retrievers.vote_k import most_voted
 
@@ -171,7 +171,7 @@ def test_late_interaction_is_the_query_s_mean_of_best_matches(example: Make, spo
 def test_set_coverage_of_patches_finds_both_colours(colour: Make, example: Make) -> None:
     from PIL import Image
 
-    from icl.pictures import Picture
+    from icl.images import Picture
 
     def halves(left: str, right: str, mark: int) -> Picture:
         image = Image.new("RGB", (32, 32), left)

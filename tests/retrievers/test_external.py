@@ -11,8 +11,8 @@ from icl.errors import DataError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
 from retrievers.base import Resources
-from retrievers.conformance import check_retriever, sample_pool, sample_queries
-from retrievers.leaks import fair
+from retrievers.machinery.conformance import check_retriever, sample_pool, sample_queries
+from retrievers.machinery.leakage import fair
 
 Make = Callable[..., Any]
 

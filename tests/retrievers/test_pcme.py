@@ -12,12 +12,12 @@ from icl.errors import ConfigError, DataError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
 from retrievers.base import Resources
-from retrievers.cache import embedded
-from retrievers.conformance import check_retriever
-from retrievers.gaussians import Gaussian, Gaussians, match_probabilities, match_probability
-from retrievers.spreads import Fitting, Spread, Spreads, fit_spreads, soft_contrastive
-from retrievers.towers import SHIPPED
-from retrievers.vectors import unit
+from retrievers.machinery.conformance import check_retriever
+from retrievers.machinery.dual_encoder import SHIPPED
+from retrievers.machinery.embedding_cache import embedded
+from retrievers.machinery.match_probability import Gaussian, Gaussians, match_probabilities, match_probability
+from retrievers.machinery.variance_heads import Fitting, Spread, Spreads, fit_spreads, soft_contrastive
+from retrievers.machinery.vector_math import unit
 
 Make = Callable[..., Any]
 

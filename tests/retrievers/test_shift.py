@@ -17,8 +17,8 @@ from icl.tasks.base import Pool
 from icl.types import Example
 from retrievers import invariant_select
 from retrievers.base import Resources
-from retrievers.head import Head, Training, contrastive_loss, train_head
-from retrievers.vectors import unit
+from retrievers.machinery.contrastive_head import Head, Training, contrastive_loss, train_head
+from retrievers.machinery.vector_math import unit
 
 Make = Callable[..., Any]
 

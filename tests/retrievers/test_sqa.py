@@ -9,7 +9,7 @@ from icl.errors import PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
 from retrievers.base import Resources
-from retrievers.conformance import check_retriever
+from retrievers.machinery.conformance import check_retriever
 
 Make = Callable[..., Any]
 

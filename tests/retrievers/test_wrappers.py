@@ -10,7 +10,7 @@ from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import Query
 from retrievers.base import Resources
-from retrievers.conformance import sample_pool, sample_queries
+from retrievers.machinery.conformance import sample_pool, sample_queries
 from retrievers.query_dropout import FittedQueryDropout
 
 Make = Callable[..., Any]

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from icl.canonical import canonical
+from icl.canonical_json import canonical
 from icl.errors import ModelError
 
 CONFIG = "adapter_config.json"
@@ -82,7 +82,7 @@ class Adapter:
         from peft import PeftConfig, PeftModel
         from safetensors import SafetensorError
 
-        from icl.models.unreadable import FAILURES, reason
+        from icl.models.checkpoint_errors import FAILURES, reason
 
         try:
             with warnings.catch_warnings():

@@ -9,10 +9,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from icl.bars import QUIET_BELOW, no_bars
-from icl.canonical import canonical_digest
+from icl.canonical_json import canonical_digest
 from icl.errors import ModelError
 from icl.models.hf import conventions
+from icl.quiet_progress import QUIET_BELOW, no_bars
 
 SHIPPED = {"tiny": Path(__file__).resolve().parent.parent / "tiny" / "checkpoints" / "vlm"}
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -110,7 +110,7 @@ class Checkpoint:
         return model.eval().requires_grad_(False)
 
     def _read(self, kind: Any, what: str, **how: Any) -> Any:
-        from icl.models.unreadable import FAILURES
+        from icl.models.checkpoint_errors import FAILURES
 
         try:
             with no_bars(self._small):
@@ -121,7 +121,7 @@ class Checkpoint:
             raise ModelError(self._sentence(what, error)) from error
 
     def _sentence(self, what: str, error: Exception) -> str:
-        from icl.models.unreadable import reason
+        from icl.models.checkpoint_errors import reason
 
         first = reason(error)
         if "trust_remote_code" in str(error):

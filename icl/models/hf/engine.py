@@ -4,14 +4,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from icl.errors import ModelError
-from icl.models.hf import conventions, placing, quantizing, selfcheck, version
+from icl.models.hf import conventions
+from icl.models.hf import device_placement as placing
+from icl.models.hf import quantization as quantizing
+from icl.models.hf import self_check as selfcheck
+from icl.models.hf import version_check as version
 from icl.models.hf.counters import Counters
-from icl.models.hf.encode import PictureEncoder
-from icl.models.hf.heap import keep_freed_memory
-from icl.models.hf.opening import Opener
-from icl.models.hf.reading import Reader
+from icl.models.hf.image_encoder import PictureEncoder
+from icl.models.hf.language_model import Runner
+from icl.models.hf.malloc_tuning import keep_freed_memory
+from icl.models.hf.prefill import Opener
+from icl.models.hf.prompt_encoding import Reader
 from icl.models.hf.rows import Rows
-from icl.models.hf.runner import Runner
 from icl.types import Prompt
 
 if TYPE_CHECKING:

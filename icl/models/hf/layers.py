@@ -4,7 +4,7 @@ A layer holds keys and values by slot (attention), or states by row (linear atte
 `[padding | tokens]`, aligned on the right. Nothing here writes into a tensor that another cache may hold: an operation
 gives new tensors, and a copied layer owns its dictionaries of states, which linear attention updates in place.
 
-Layers of full attention are our own (`icl.models.hf.slots`): only they keep a beginning once for the rows that share
+Layers of full attention are our own (`icl.models.hf.shared_prefix`): only they keep a beginning once for the rows that share
 it. A window is short and forgets, a state is one a row, and layers that are both are transformers' own: rows of these
 hold copies.
 """
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from icl.errors import ModelError
-from icl.models.hf import slots
-from icl.models.hf.slots import Place, Slots
+from icl.models.hf import shared_prefix as slots
+from icl.models.hf.shared_prefix import Place, Slots
 
 SLOTS = ("keys", "values")
 STATES = ("conv_states", "recurrent_states")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
+from icl.constraints import Count, NonNegative, PositiveInt
 from icl.errors import ConfigError, ModelError, did_you_mean
-from icl.kept import ByteCache
+from icl.lru_cache_bytes import ByteCache
 from icl.models.base import Request
-from icl.params import Count, NonNegative, PositiveInt
 from icl.registry import component
 from icl.types import Generation, Prompt
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from icl.models.hf.adapter import Adapter
     from icl.models.hf.checkpoint import Checkpoint
     from icl.models.hf.engine import Engine
-    from icl.models.hf.pixels import PictureProcessor
+    from icl.models.hf.image_processing import PictureProcessor
     from icl.models.hf.rendering import Renderer
     from icl.models.hf.rows import Rows
 
@@ -100,7 +100,8 @@ class HF:
 
         Raises ModelError where checkpoint, adapter, device or install do not go together.
         """
-        from icl.models.hf import placing, quantizing
+        from icl.models.hf import device_placement as placing
+        from icl.models.hf import quantization as quantizing
         from icl.models.hf.checkpoint import told
 
         quantizing.check(self)
@@ -125,7 +126,7 @@ class HF:
 
     @cached_property
     def pixels(self) -> "PictureProcessor":
-        from icl.models.hf.pixels import PictureProcessor
+        from icl.models.hf.image_processing import PictureProcessor
 
         return PictureProcessor(self.checkpoint.processor, self.picture_cache_mb * 2**20 // 4)
 
@@ -150,7 +151,7 @@ class HF:
     @property
     def plan_notes(self) -> tuple[str, ...]:
         """How the checkpoint comes quantized, where it does."""
-        from icl.models.hf import ready
+        from icl.models.hf import prequantized as ready
 
         method = ready.method(self.checkpoint)
         return (ready.note(method),) if method else ()
@@ -170,7 +171,7 @@ class HF:
 
     def unload(self) -> None:
         """Let the weights and caches go; the next use reads them again."""
-        from icl.models.hf.memory import free
+        from icl.models.hf.batch_halving import free
 
         if vars(self).pop("engine", None) is not None:
             free()
@@ -181,7 +182,7 @@ class HF:
 
     def count_tokens(self, prompt: Prompt) -> int:
         if prompt.pictures and not self._by_parts:
-            from icl.models.hf.reading import processed
+            from icl.models.hf.prompt_encoding import processed
 
             return int(processed(self.renderer, prompt)["input_ids"].shape[-1])
         return len(self.ids(prompt))
@@ -207,13 +208,13 @@ class HF:
 
     def embed(self, prompts: Sequence[Prompt]) -> "np.ndarray":
         """[N, D] float32: the last layer's hidden state at each prompt's last token. Raises as `open`."""
-        from icl.models.hf.states import last_states
+        from icl.models.hf.hidden_states import last_states
 
         return last_states(self.engine.reader, prompts).numpy()
 
     def text_logprobs(self, prompts: Sequence[Prompt], name: str) -> list[list[float]]:
         """Per prompt, the log-probability of each token of its part `name`. Raises ModelError, PictureError."""
-        from icl.models.hf.states import text_logprobs
+        from icl.models.hf.hidden_states import text_logprobs
 
         return text_logprobs(self.engine.reader, prompts, name)
 
@@ -228,12 +229,12 @@ class HF:
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         raise ModelError(
-            "the backend 'hf' answers through sessions: use `decoding.engine.run_jobs`, which runs any strategy on it."
+            "the backend 'hf' answers through sessions: use `decoding.engine.engine.run_jobs`, which runs any strategy on it."
         )
 
     @cached_property
     def _by_parts(self) -> bool:
-        from icl.models.hf.selfcheck import counts_by_parts
+        from icl.models.hf.self_check import counts_by_parts
 
         return counts_by_parts(self.renderer, self.pixels)
 

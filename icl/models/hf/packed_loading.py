@@ -21,8 +21,8 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from icl.errors import ModelError
-from icl.models.hf.packed import PackedLinear
-from icl.models.hf.packing import PARTS, packing
+from icl.models.hf.packed_checks import PARTS, packing
+from icl.models.hf.packed_linear import PackedLinear
 
 NAME = "packed_by_mm_icl"
 

@@ -2,7 +2,7 @@
 
 The placeholders are compared with the prompt's pictures, and every piece of the prompt must stand in the text in its
 order: a template that drops a system turn, or moves pictures in front of the words, is an error before any forward. So
-is data that holds a mark of the chat (`icl.models.marks`).
+is data that holds a mark of the chat (`icl.models.chat_markers`).
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Any
 
 from icl.errors import ModelError
-from icl.kept import ByteCache
-from icl.models.marks import check_marks, marks_of
+from icl.lru_cache_bytes import ByteCache
+from icl.models.chat_markers import check_marks, marks_of
 from icl.types import Part, Prompt, Turn
 
 KEPT = 4096

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from icl.errors import ModelError
 from icl.models.hf import layers
-from icl.models.hf.slots import Slots, moved, ordered
+from icl.models.hf.shared_prefix import Slots, moved, ordered
 
 if TYPE_CHECKING:
-    from icl.models.hf.features import Encoded
-    from icl.models.hf.runner import Runner
+    from icl.models.hf.image_features import Encoded
+    from icl.models.hf.language_model import Runner
 
 ROOM = 64
 """Columns of ones kept behind the mask, so that a step takes a longer view and writes nothing."""
@@ -169,12 +169,12 @@ class Rows:
                 layers.trim(layer, self.width)
 
     def suffix_logprobs(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor]]:
-        from icl.models.hf.suffixes import logprobs
+        from icl.models.hf.option_logprobs import logprobs
 
         return logprobs(self, suffixes)
 
     def suffix_exits(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor]]:
-        from icl.models.hf.suffixes import logprobs
+        from icl.models.hf.option_logprobs import logprobs
 
         return [[told[:, 1:].transpose(0, 1) for told in row] for row in logprobs(self, suffixes, exits=True)]
 

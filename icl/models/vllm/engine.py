@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from icl.errors import ICLError, ModelError
 from icl.models.vllm import lora
-from icl.models.vllm.asking import Ask, Said, said_of
+from icl.models.vllm.generation import Ask, Said, said_of
 from icl.models.vllm.inputs import Inputs
-from icl.models.vllm.quiet import hushed, no_deprecations
-from icl.models.vllm.watching import living, watch
+from icl.models.vllm.log_filter import hushed, no_deprecations
+from icl.models.vllm.process_watch import living, watch
 
 if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM
 
 PLUG_IN: dict[str, Any] = {
     "scheduler_cls": "decoding.lockstep.scheduler.LockstepScheduler",
-    "logits_processors": ["decoding.lockstep.processor:LockstepProcessor"],
-    "worker_extension_cls": "decoding.lockstep.worker.LedgerReader",
+    "logits_processors": ["decoding.lockstep.logits_processor:LockstepProcessor"],
+    "worker_extension_cls": "decoding.lockstep.worker_extension.LedgerReader",
     "async_scheduling": False,
 }
-GUARD, REFUSES = "decoding.lockstep.guard", "strategies cannot run in this engine"
+GUARD, REFUSES = "decoding.lockstep.engine_requirements", "strategies cannot run in this engine"
 """What it says against an engine, and how that begins."""
 
 ENVIRONMENT = {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.types import Prompt
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from icl.constraints import Positive, PositiveInt, Share
 from icl.errors import ConfigError, ModelError
 from icl.models.base import Request
-from icl.models.vllm.asking import Ask, Said
-from icl.params import Positive, PositiveInt, Share
+from icl.models.vllm.generation import Ask, Said
 from icl.registry import component
 from icl.types import Generation, Prompt, Usage
 
@@ -91,7 +91,7 @@ class VLLM:
     def digest(self) -> str:
         """Names weights and the settings that can change an output. Raises ModelError where they do not go together."""
         from icl.models.hf.checkpoint import told
-        from icl.models.vllm import merging
+        from icl.models.vllm import merged_adapter as merging
 
         keys = ("dtype", "quantization", "engine_args")
         settings = {key: value for key, value in asdict(self).items() if key in keys}
@@ -112,7 +112,7 @@ class VLLM:
     @property
     def precision(self) -> str:
         """As vLLM calls it; 'auto' where it reads the checkpoint's own. AWQ and GPTQ have no kernels for float32."""
-        from icl.models.hf.ready import method
+        from icl.models.hf.prequantized import method
 
         if self.where != "cpu" or self.dtype != "auto":
             return self.dtype
@@ -125,7 +125,7 @@ class VLLM:
 
     def weights(self) -> str:
         """Where the engine reads them. Raises ModelError where an adapter cannot be merged into them."""
-        from icl.models.vllm.merging import merged
+        from icl.models.vllm.merged_adapter import merged
 
         return str(merged(self)) if self.merge else self.hf.checkpoint.source
 
@@ -165,7 +165,7 @@ class VLLM:
 
     def blocks(self, prompt: Prompt) -> list[int]:
         """A number for each block of a prompt that the prefix cache may have; equal numbers are equal beginnings."""
-        from icl.models.vllm.blocks import blocks
+        from icl.models.vllm.prefix_blocks import blocks
 
         return blocks(self.hf, prompt, self.block_size) if self.prefix_caching else []
 

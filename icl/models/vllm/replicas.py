@@ -13,8 +13,8 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from icl.models.vllm.asking import Ask, Said
 from icl.models.vllm.engine import Done, Engine
+from icl.models.vllm.generation import Ask, Said
 
 if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM

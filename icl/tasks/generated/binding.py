@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
+from icl.constraints import Made, PositiveInt
 from icl.errors import ConfigError
-from icl.params import Made, PositiveInt
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool

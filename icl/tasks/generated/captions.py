@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.params import Made
+from icl.constraints import Made
 from icl.registry import component, parameter
 from icl.tasks.generated.episode import OnePool, Split
 from icl.tasks.generated.scene import groups_of, noun, scene

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from icl.constraints import Made
 from icl.errors import ConfigError
-from icl.params import Made
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool

@@ -8,8 +8,8 @@ induction (Zong et al., ICLR 2025), whose rule is always to count.
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from icl.constraints import Made
 from icl.errors import ConfigError
-from icl.params import Made
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import Drawing

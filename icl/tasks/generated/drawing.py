@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.streams import StreamKey
 from icl.tasks.generated.world import CONCEPTS, HELD_OUT, SEEN, Concept, Group, Kind, draw
 

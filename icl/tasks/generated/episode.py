@@ -8,8 +8,8 @@ from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 
+from icl.constraints import Made
 from icl.errors import ConfigError, DataError
-from icl.params import Made
 from icl.registry import parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool

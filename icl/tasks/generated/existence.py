@@ -16,8 +16,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from icl.constraints import Made, PositiveInt, Share
 from icl.errors import ConfigError
-from icl.params import Made, PositiveInt, Share
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.generated.episode import OnePool, Split, shuffled

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
-from icl.params import Made
+from icl.constraints import Made
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import Drawing, drawn
 from icl.tasks.generated.letters import print_word, width

@@ -9,7 +9,7 @@ pool's as published, for retrievers that keep it.
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from icl.params import Made
+from icl.constraints import Made
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing

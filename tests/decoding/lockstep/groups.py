@@ -7,10 +7,10 @@ from typing import Any
 
 import checkpoints
 
-from decoding.arm import Arm, parse_arm
-from decoding.jobs import Job
+from decoding.arms.arm import Arm, parse_arm
+from decoding.engine.requests import Job
 from decoding.lockstep.engine import run_jobs
-from icl.models.vllm.asking import Ask, Said
+from icl.models.vllm.generation import Ask, Said
 from icl.models.vllm.model import VLLM
 from icl.types import Prompt
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decoding.arm import Arm
+from decoding.arms.arm import Arm
 from decoding.base import NewThread
-from decoding.step import scores
+from decoding.engine.decoding_step import scores
 from icl.types import Prompt
 
 TOLERANCE = 1e-4

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icl.cli.serve import server
+from experiments.cli.serve import server
 
 KEY = "a key of the test"
 

@@ -16,11 +16,11 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
-from decoding.lockstep import wire
-from decoding.lockstep.branch import Branch, branch_of
-from decoding.lockstep.forcing import Row, complete
+from decoding.formulas.sampling import Greedy
+from decoding.lockstep import serialization as wire
+from decoding.lockstep.request_metadata import Branch, branch_of
 from decoding.lockstep.scheduler import LockstepScheduler
-from decoding.sampling import Greedy
+from decoding.lockstep.token_selection import Row, complete
 from decoding.strategies.vcd import VCD
 
 BLOCK = 16

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from decoding import Strategy
-from decoding.masks import plausible
+from decoding.formulas.masks import plausible
 from icl.types import Prompt
 
 

@@ -11,8 +11,8 @@ pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of
 import checkpoints
 import simulate
 
-from decoding.lockstep.branch import Branch
-from decoding.lockstep.ledger import LEDGER
+from decoding.lockstep.request_metadata import Branch
+from decoding.lockstep.step_records import LEDGER
 
 
 @pytest.fixture(scope="module")

@@ -15,16 +15,16 @@ import groups
 import torch
 from reference import Reference
 
-from decoding.arm import parse_arm
+from decoding.arms.arm import parse_arm
+from decoding.arms.inspection import probe_prompt
+from decoding.arms.requirements import unmet
 from decoding.base import NewThread
-from decoding.check import unmet
-from decoding.jobs import Counters, Failure, Job
-from decoding.loop import TRACE
-from decoding.probe import probe_prompt
-from decoding.score import logprobs_of
-from decoding.step import scores
-from decoding.trace import looks
-from icl.pictures import Picture
+from decoding.engine.decoding_step import scores
+from decoding.engine.option_scoring import logprobs_of
+from decoding.engine.requests import Counters, Failure, Job
+from decoding.engine.token_loop import TRACE
+from decoding.engine.trace import looks
+from icl.images import Picture
 from icl.registry import entries, resolve
 from icl.streams import StreamKey
 from icl.types import Generation, Part, Prompt, Turn
@@ -265,10 +265,10 @@ def test_a_strategy_without_a_file_is_refused_before_anything_runs(engine: group
 def test_sampling_parameters_that_act_behind_the_strategy_are_refused(name: str, value: Any) -> None:
     from vllm import SamplingParams
 
-    from decoding.lockstep import wire
-    from decoding.lockstep.branch import Branch
-    from decoding.lockstep.processor import LockstepProcessor
-    from decoding.sampling import Greedy
+    from decoding.formulas.sampling import Greedy
+    from decoding.lockstep import serialization as wire
+    from decoding.lockstep.logits_processor import LockstepProcessor
+    from decoding.lockstep.request_metadata import Branch
     from decoding.strategies.vcd import VCD
 
     extra = Branch("g", 0, 2, wire.told(VCD(), Greedy())).extra_args()

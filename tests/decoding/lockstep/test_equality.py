@@ -12,7 +12,7 @@ import checkpoints
 import groups
 from reference import Reference
 
-from decoding.jobs import Failure, Job
+from decoding.engine.requests import Failure, Job
 from icl.types import Generation
 
 JOBS, LENGTH = 100, 12

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from decoding import engine as loop
-from decoding.arm import parse_arm
-from decoding.jobs import Counters, Failure, Job
+from decoding.arms.arm import parse_arm
+from decoding.engine.engine import engine as loop
+from decoding.engine.requests import Counters, Failure, Job
 from decoding.lockstep import engine
-from decoding.lockstep.branch import branch_of
-from decoding.lockstep.ledger import LEDGER
-from icl.models.vllm.asking import Said
+from decoding.lockstep.request_metadata import branch_of
+from decoding.lockstep.step_records import LEDGER
+from icl.models.vllm.generation import Said
 from icl.types import Generation
 from tests.decoding.lockstep.toy_engine import ToyEngine
 from tests.decoding.prompts import prompt

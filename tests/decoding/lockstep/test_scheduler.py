@@ -15,7 +15,7 @@ from test_ends import finish
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.request import RequestStatus
 
-from decoding.lockstep.branch import Branch
+from decoding.lockstep.request_metadata import Branch
 
 
 @pytest.fixture(scope="module")

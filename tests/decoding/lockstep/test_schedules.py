@@ -103,7 +103,7 @@ def test_random_preemptions_of_single_branches_keep_every_group_together(folder:
 
 
 def test_a_step_does_not_look_at_groups_that_merely_wait(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from decoding.lockstep.gang import Gang
+    from decoding.lockstep.request_group import Gang
 
     world = simulate.World(simulate.scheduler(simulate.config(folder, 128, 4, False), 40), random.Random(0))
     for g in range(300):

@@ -20,10 +20,10 @@ from chats import body, renamed, tokens
 from reference import Reference
 from server_process import Server, started
 
-from decoding.arm import parse_arm
-from decoding.jobs import Job
-from decoding.served import run_jobs
-from icl.cli.serve import server
+from decoding.arms.arm import parse_arm
+from decoding.engine.requests import Job
+from decoding.engine.server_engine import run_jobs
+from experiments.cli.serve import server
 from icl.errors import ConfigError, ModelError
 from icl.models.hf.adapter import Adapter
 from icl.models.remote import Remote

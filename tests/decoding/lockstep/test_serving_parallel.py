@@ -17,8 +17,8 @@ import groups
 from chats import body, renamed, tokens
 from server_process import Server, started
 
-from decoding.jobs import Job
-from decoding.served import run_jobs
+from decoding.engine.requests import Job
+from decoding.engine.server_engine import run_jobs
 from icl.models.remote import Remote
 from icl.types import Generation
 

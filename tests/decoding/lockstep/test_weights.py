@@ -15,7 +15,7 @@ import checkpoints
 import groups
 from reference import Reference
 
-from decoding.arm import Arm
+from decoding.arms.arm import Arm
 from icl.types import Generation
 
 NEAR = 5e-5

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from decoding.lockstep.branch import branch_of
-from decoding.lockstep.forcing import Row, complete, force
-from decoding.lockstep.worker import LedgerReader
-from icl.models.vllm.asking import Ask, Said
+from decoding.lockstep.request_metadata import branch_of
+from decoding.lockstep.token_selection import Row, complete, force
+from decoding.lockstep.worker_extension import LedgerReader
+from icl.models.vllm.generation import Ask, Said
 from icl.types import Prompt
 from tests.decoding.toy import Row as ToyRow
 from tests.decoding.toy import Toy

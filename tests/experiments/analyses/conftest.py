@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from experiments.api import run
-from experiments.view import View, view
+from experiments.results.view import View, view
 
 PARTS = Path(__file__).parent / "parts.py"
 

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from PIL import Image
 
+from icl.images import Picture
 from icl.metrics.base import Better
 from icl.metrics.lenient import Lenient
 from icl.models.base import Request
-from icl.pictures import Picture
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Example, Generation, Query, Scored

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from experiments.analyses.catalogue import analysis, catalogue
 from experiments.analyses.show import show
-from experiments.loaded import load_run
-from icl.cli.main import main
+from experiments.cli.main import main
+from experiments.results.loaded_run import load_run
 
 
 def test_every_analysis_is_listed_with_a_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from experiments.analyses import leakage, precision, probe, retrieval
 from icl.errors import ConfigError
 from icl.registry import build
 from retrievers.base import Resources
+from retrievers.diagnostics.linear_probe import fit_probe
 from retrievers.knn import KNN
-from retrievers.probe import fit_probe
 
 PARTS = Path(__file__).parent / "parts.py"
 LEAKS = ["itself", "picture", "twice", "alike", "labels", "gold"]

@@ -10,7 +10,7 @@ import pytest
 from experiments.analyses import quantization, quantization_gains
 from experiments.analyses.quantization_measured import divergences
 from experiments.api import load_run, run
-from experiments.view import view
+from experiments.results.view import view
 from icl.errors import ConfigError, ModelError
 
 

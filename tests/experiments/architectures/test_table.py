@@ -13,13 +13,13 @@ import pytest
 from experiments.architectures import checks, other
 from experiments.architectures.asked import checkpoint, prompts
 from experiments.architectures.engines import same
+from experiments.architectures.random.make import ARCHITECTURES, save
 from experiments.architectures.run import Book, asked
 from experiments.architectures.table import COLUMNS, page
 from experiments.architectures.verdicts import Answers, Entry, Verdict, read, written
 from icl.errors import ConfigError, DataError, ModelError
-from icl.models.hf.random.make import ARCHITECTURES, save
 
-COMMAND = [sys.executable, "-m", "icl.cli.main", "architectures"]
+COMMAND = [sys.executable, "-m", "experiments.cli.main", "architectures"]
 OTHER = Path(os.environ.get("VLLM_ENV", Path(__file__).parents[3] / ".venv-vllm")) / "bin" / "python"
 PAGE = Path(__file__).parents[3] / "icl" / "models" / "hf" / "ARCHITECTURES.md"
 HF = ("generate", "batch", "cache", "identity")

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from slurm_cluster import Cluster, lacking
 
-from experiments.config import load
-from experiments.progress import Silent
-from experiments.run import run
-from experiments.runner import Outcome
+from experiments.config.config import load
+from experiments.running.run import run
+from experiments.running.runner import Outcome
+from experiments.terminal.progress import Silent
 
 SHAPES = Path(__file__).parents[1] / "shapes.py"
 FAKE = '''
@@ -65,7 +65,7 @@ def icl_process(grid_file: Path, tmp_path: Path) -> Iterator[Callable[..., "subp
 
     def start(*words: str, slow: float = 0.0) -> "subprocess.Popen[str]":
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "SLOW": str(slow), "COLUMNS": "100"}
-        command = [sys.executable, "-m", "icl.cli.main", *words]
+        command = [sys.executable, "-m", "experiments.cli.main", *words]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
         started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, preexec_fn=heard, **pipes))  # noqa: PLW1509

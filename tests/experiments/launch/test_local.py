@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from launched import files, lines, until
 
-from experiments.config import load
+from experiments.config.config import load
 from experiments.launch.folder import Launch
 from experiments.launch.local import surroundings
-from experiments.loaded import load_run
-from experiments.run import run
+from experiments.results.loaded_run import load_run
+from experiments.running.run import run
 from icl.errors import ConfigError, StoreError
 
 Go = Callable[..., Any]

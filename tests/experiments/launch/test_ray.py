@@ -8,7 +8,7 @@ import pytest
 from launched import files
 
 from experiments.launch.folder import Launch
-from experiments.loaded import load_run
+from experiments.results.loaded_run import load_run
 from icl.errors import PlanError
 
 Go = Callable[..., Any]

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from experiments.config import load
-from experiments.grid import Grid, expand
+from experiments.config.config import load
+from experiments.grid.grid import Grid, expand
 from experiments.launch.shares import _weights, shares
 
 Mapping = Callable[..., dict[str, Any]]

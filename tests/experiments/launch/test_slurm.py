@@ -10,7 +10,7 @@ from slurm_cluster import Cluster
 
 from experiments.launch.folder import Launch
 from experiments.launch.slurm import Slurm, minutes
-from experiments.loaded import load_run
+from experiments.results.loaded_run import load_run
 from icl.errors import ConfigError, PlanError
 from icl.registry import build
 

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 from experiments.launch.tally import Tally
-from experiments.store import Store
+from experiments.store.store import Store
 
 A, B = "a" * 16, "b" * 16
 

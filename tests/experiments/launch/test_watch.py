@@ -12,7 +12,7 @@ from launched import lines, until
 
 from experiments.launch.folder import SILENT, Launch
 from experiments.launch.watch import Watch
-from experiments.progress import Silent
+from experiments.terminal.progress import Silent
 from icl.errors import StoreError
 
 Go = Callable[..., Any]

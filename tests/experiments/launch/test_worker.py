@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from launched import files, lines
 
-from experiments.config import load
-from experiments.grid import Grid, expand
+from experiments.config.config import load
+from experiments.grid.grid import Grid, expand
 from experiments.launch.folder import SILENT, Launch, alive, at_work, held, place, share_of
 from experiments.launch.shares import shares
 from experiments.launch.worker import Shift, part, summed, work
-from experiments.lock import writing
-from experiments.run import run
-from experiments.state import describe_cells, todo
-from experiments.store import Store
+from experiments.running.run import run
+from experiments.store.lock import writing
+from experiments.store.run_state import describe_cells, todo
+from experiments.store.store import Store
 from icl.errors import StoreError
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.api import run
 from experiments.report.controls_page import controls_page
-from experiments.view import view
+from experiments.results.view import view
 from icl.conformance import check_metric
 from icl.registry import entries, resolve
 

@@ -9,7 +9,7 @@ from PIL import Image
 from experiments.api import run
 from experiments.report import browser
 from experiments.report.browser import choose, data_uri, per_demo, shelve
-from experiments.view import view
+from experiments.results.view import view
 
 
 def test_half_are_disputed_and_half_are_drawn():

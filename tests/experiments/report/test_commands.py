@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from experiments.api import run
+from experiments.cli.main import main
 from experiments.report.detail import settings
-from icl.cli.main import main
 from icl.errors import ConfigError
 
 

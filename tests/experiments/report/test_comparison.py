@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from experiments.report.comparison import show_comparison
+from experiments.results.view import view
 from experiments.stats.compare import compare
-from experiments.view import view
 
 
 def told(run, width, capsys):

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from experiments.cli.main import main
 from experiments.report.controls import columns, controls_frame, notes, sections, show_controls
 from experiments.report.controls_page import controls_page
 from experiments.report.html import write
-from experiments.view import view
-from icl.cli.main import main
+from experiments.results.view import view
 
 
 def shown(run, width):

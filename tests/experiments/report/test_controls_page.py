@@ -1,8 +1,8 @@
 """The table of controls as a page: its sentences are counts of its own verdicts, its cells the run's numbers."""
 
+from experiments.cli.main import main
 from experiments.report.controls_page import controls_page
-from experiments.view import view
-from icl.cli.main import main
+from experiments.results.view import view
 
 
 def test_the_page_counts_its_verdicts_and_has_a_row_a_strategy(written):

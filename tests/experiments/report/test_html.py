@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from experiments.report.html import write
-from experiments.view import view
+from experiments.results.view import view
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'&\u2028"
 

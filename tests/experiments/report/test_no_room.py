@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from experiments.api import run
-from icl.cli.main import main
+from experiments.cli.main import main
 
 
 @contextmanager

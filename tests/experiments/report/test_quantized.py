@@ -8,8 +8,8 @@ import pytest
 from experiments.analyses.quantization_gains import analyse as gains
 from experiments.report.html import write
 from experiments.report.quantized import quantized
+from experiments.results.view import view
 from experiments.stats.wording import share, signed
-from experiments.view import view
 
 FULL, FEW = ({"name": "hf", "path": "tiny", "quantize": bits} for bits in ("none", "nf4"))
 NAMES = "tiny(quantize=none)", "tiny(quantize=nf4)"

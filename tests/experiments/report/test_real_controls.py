@@ -1,9 +1,9 @@
 """What the runner writes about controls is what the report reads."""
 
-from decoding.arm import controls_of, parse_arm
+from decoding.arms.arm import controls_of, parse_arm
 from experiments.api import run
+from experiments.results.view import view
 from experiments.stats.findings import findings
-from experiments.view import view
 
 
 def labels_of_controls(node):

@@ -20,7 +20,7 @@ def _shown(folder: Path, width: int = 100) -> str:
 def test_the_same_end_is_shown_from_memory(written: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run = written(queries=3)
     first = _shown(run.path)
-    monkeypatch.setattr("experiments.loaded.load_run", lambda *_: pytest.fail("the samples were read"))
+    monkeypatch.setattr("experiments.results.loaded_run.load_run", lambda *_: pytest.fail("the samples were read"))
     assert _shown(run.path) == first
     with pytest.raises(pytest.fail.Exception, match="the samples were read"):
         _shown(run.path, width=90)

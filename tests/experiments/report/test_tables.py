@@ -2,9 +2,9 @@ import pytest
 
 from experiments.api import run
 from experiments.report.tables import difference_frame, score_frame, task_tables
+from experiments.results.view import view
 from experiments.stats.compare import compare
 from experiments.stats.wording import share
-from experiments.view import view
 from icl.errors import ConfigError
 
 

@@ -5,9 +5,9 @@ from rich.console import Console
 
 from experiments.report.comparison import show_comparison
 from experiments.report.terminal import show
+from experiments.results.view import view
 from experiments.stats.compare import compare
 from experiments.stats.findings import Finding
-from experiments.view import view
 
 
 def shown(run, width):

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from experiments.loaded import load_run
 from experiments.report.browser import shelve
 from experiments.report.comparison import show_comparison
 from experiments.report.controls import columns, controls_frame, sections, show_controls
@@ -16,8 +15,9 @@ from experiments.report.controls_page import controls_page
 from experiments.report.detail import show_sample, telling
 from experiments.report.html import write
 from experiments.report.terminal import show
+from experiments.results.loaded_run import load_run
+from experiments.results.view import view
 from experiments.stats.compare import compare
-from experiments.view import view
 from icl.errors import ConfigError
 
 PAIRS = "group_accuracy"

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.over_run import over_run
+from experiments.results.run_metrics import over_run
 from experiments.stats.arms import tidy
 
 Make = Callable[..., pd.DataFrame]

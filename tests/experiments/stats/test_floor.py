@@ -2,8 +2,8 @@ import re
 
 import pandas as pd
 
+from experiments.results.view import view
 from experiments.stats.floor import ceilings
-from experiments.view import view
 
 
 def test_a_task_that_no_arm_answers_has_one_sentence_that_says_so(written):

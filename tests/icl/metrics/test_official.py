@@ -10,8 +10,8 @@ from icl.metrics.auc import AUC
 from icl.metrics.base import Judged
 from icl.metrics.binary import F1, Precision, Recall
 from icl.metrics.cider import CIDEr, cider, words
-from icl.metrics.groups import MME, GroupAccuracy
 from icl.metrics.link_context import LinkContext
+from icl.metrics.question_groups import MME, GroupAccuracy
 from icl.metrics.vl_icl import VLICL, cut, official
 from icl.metrics.vqa_accuracy import VQA, vqa_accuracy
 from icl.metrics.winoground import Both, Image, Text

@@ -7,10 +7,10 @@ import pytest
 
 from icl.conformance import check_model
 from icl.errors import ConfigError, ModelError
+from icl.images import Picture
 from icl.metrics.option import Option
 from icl.models.base import Request
 from icl.models.fake import Copy, Gold, Nearest, Scripted, Uniform, Vote
-from icl.pictures import Picture
 from icl.registry import build, describe, entries
 from icl.streams import StreamKey
 from icl.types import Example, Generation, Part, Prompt, Turn

@@ -14,17 +14,17 @@ import pytest
 from endpoint_server import completion, listed
 from PIL import Image
 
-from decoding.arm import parse_arm
-from decoding.jobs import Counters, Failure, Job
-from decoding.served import run_jobs
+from decoding.arms.arm import parse_arm
+from decoding.engine.requests import Counters, Failure, Job
+from decoding.engine.server_engine import run_jobs
 from icl import __version__, edits
 from icl.conformance import check_model
 from icl.errors import ConfigError, ModelError, PlanError
+from icl.images import Picture
 from icl.models.base import Request
-from icl.models.chat import messages
+from icl.models.chat_messages import messages
 from icl.models.endpoint import GoneError
 from icl.models.remote import Remote
-from icl.pictures import Picture
 from icl.registry import build, entries
 from icl.streams import StreamKey
 from icl.types import Generation, Part, Prompt, Turn, Usage

@@ -17,8 +17,8 @@ from endpoint_server import completion
 from icl.errors import ModelError
 from icl.models import endpoint
 from icl.models.base import Request
+from icl.models.icl_server import answered
 from icl.models.remote import Remote
-from icl.models.served import answered
 from icl.types import Generation, Part, Prompt, Turn
 
 DEEP = b"[" * 100_000 + b"]" * 100_000

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import build
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example

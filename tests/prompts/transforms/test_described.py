@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from icl.errors import ConfigError, PlanError
+from icl.images import Picture
 from icl.models.base import Request
-from icl.pictures import Picture
 from icl.registry import build
 from icl.streams import StreamKey
 from icl.tasks.base import Pool

@@ -9,12 +9,12 @@ from PIL import Image
 
 from icl.edits import DiffusionNoise
 from icl.errors import ConfigError, DataError, PlanError
-from icl.pictures import Picture
+from icl.images import Picture
 from icl.registry import build, describe
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Context, Demo, Example
-from prompts.changing import deranged
+from prompts.example_changes import deranged
 from prompts.transforms.grid import middles
 
 Make = Callable[..., Context]

@@ -10,14 +10,14 @@ import pytest
 
 from icl.errors import ConfigError, ModelError, PlanError
 from icl.registry import build
-from retrievers import extras
 from retrievers.embedders.efficientnet import EfficientNet
 from retrievers.embedders.encoder import Encoder
 from retrievers.embedders.minilm import MiniLM
 from retrievers.embedders.one_word import OneWord
 from retrievers.embedders.sentence import Sentence
 from retrievers.embedders.vision import Vision
-from retrievers.vectors import unit
+from retrievers.machinery import optional_packages as extras
+from retrievers.machinery.vector_math import unit
 
 Make = Callable[..., Any]
 

@@ -12,7 +12,7 @@ from icl.tasks.base import Pool
 from retrievers.base import Resources
 from retrievers.embedders.histogram import Histogram
 from retrievers.embedders.pixels import Pixels
-from retrievers.vectors import unit
+from retrievers.machinery.vector_math import unit
 
 Make = Callable[..., Any]
 
@@ -30,7 +30,7 @@ def test_the_cosine_of_a_mix_is_the_mean_of_both(weight: float, noise: Make, exa
 
 
 def test_mixing_costs_no_second_pass(colour: Make, example: Make) -> None:
-    from retrievers.cache import embedded
+    from retrievers.machinery.embedding_cache import embedded
 
     pool = Pool(tuple(example(f"e{i}", colour("red", i)) for i in range(4)))
     for name in ("histogram", "pixels"):

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from icl.errors import ModelError
 from icl.models.hf import conventions
+from icl.models.hf.language_model import kept
 from icl.models.hf.model import HF
-from icl.models.hf.runner import kept
 
 FolderOf = Callable[[str], Path]
 

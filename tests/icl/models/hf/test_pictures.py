@@ -11,9 +11,9 @@ from tiny_models import conversations, prompts
 
 from icl.edits import Blank, DiffusionNoise
 from icl.errors import ModelError
-from icl.kept import ByteCache
+from icl.lru_cache_bytes import ByteCache
 from icl.models.hf.model import HF
-from icl.models.hf.reading import Reader
+from icl.models.hf.prompt_encoding import Reader
 
 ModelOf = Callable[[str], HF]
 every = pytest.mark.parametrize("name", tiny_models.ARCHITECTURES)

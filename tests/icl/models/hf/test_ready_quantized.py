@@ -9,7 +9,7 @@ import tiny_models
 import torch
 
 from icl.errors import ModelError
-from icl.models.hf import ready
+from icl.models.hf import prequantized as ready
 from icl.models.hf.model import HF
 
 pytest.importorskip("compressed_tensors")

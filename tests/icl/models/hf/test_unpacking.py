@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from icl.models.hf.packed import AT_ONCE, numbers, unpacked
-from icl.models.hf.packing import Packing
+from icl.models.hf.packed_checks import Packing
+from icl.models.hf.packed_linear import AT_ONCE, numbers, unpacked
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "decoding" / "lockstep"))
 import packed

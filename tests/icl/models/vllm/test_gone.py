@@ -15,12 +15,12 @@ pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of
 
 from server_process import started
 
-from decoding.arm import parse_arm
-from decoding.jobs import Failure, Job
+from decoding.arms.arm import parse_arm
+from decoding.arms.inspection import probe_prompt
+from decoding.engine.requests import Failure, Job
 from decoding.lockstep.engine import run_jobs
-from decoding.probe import probe_prompt
-from experiments.config import load
-from experiments.run import run
+from experiments.config.config import load
+from experiments.running.run import run
 from icl.errors import ModelError
 from icl.models.vllm.model import VLLM
 from icl.streams import StreamKey

@@ -11,8 +11,8 @@ pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of
 import checkpoints
 import groups
 
-from decoding.arm import parse_arm
-from decoding.jobs import Failure, Job
+from decoding.arms.arm import parse_arm
+from decoding.engine.requests import Failure, Job
 from icl.models.vllm.model import VLLM
 from icl.types import Generation
 

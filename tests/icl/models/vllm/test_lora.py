@@ -15,8 +15,8 @@ import groups
 from adapters import saved
 from reference import Reference
 
-from decoding.arm import parse_arm
-from decoding.jobs import Job
+from decoding.arms.arm import parse_arm
+from decoding.engine.requests import Job
 from icl.errors import ModelError
 from icl.models.vllm.model import VLLM
 from icl.types import Generation

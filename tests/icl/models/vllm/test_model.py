@@ -13,8 +13,8 @@ import checkpoints
 import groups
 import transformers
 
-from decoding.arm import parse_arm
-from decoding.jobs import Failure, Job
+from decoding.arms.arm import parse_arm
+from decoding.engine.requests import Failure, Job
 from icl.errors import ModelError
 from icl.models.base import Request
 from icl.models.vllm.model import VLLM

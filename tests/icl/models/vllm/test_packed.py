@@ -16,7 +16,7 @@ import groups
 import packed
 from reference import Reference
 
-from icl.models.hf import quantizing
+from icl.models.hf import quantization as quantizing
 from icl.models.hf.model import HF
 from icl.types import Generation
 

@@ -10,7 +10,7 @@ pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of
 import checkpoints
 import groups
 
-from decoding.jobs import Failure
+from decoding.engine.requests import Failure
 from icl.models.vllm.model import VLLM
 from icl.models.vllm.replicas import Replicas
 

@@ -14,14 +14,14 @@ pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of
 import openai
 from server_process import KEY, Server, started
 
-from decoding.arm import parse_arm
-from decoding.jobs import Failure, Job
-from decoding.probe import probe_prompt
-from decoding.served import run_jobs
-from experiments.config import load
-from experiments.run import run
+from decoding.arms.arm import parse_arm
+from decoding.arms.inspection import probe_prompt
+from decoding.engine.requests import Failure, Job
+from decoding.engine.server_engine import run_jobs
+from experiments.config.config import load
+from experiments.running.run import run
 from icl.models.base import Request
-from icl.models.chat import messages
+from icl.models.chat_messages import messages
 from icl.models.remote import Remote
 from icl.models.vllm.model import VLLM
 from icl.types import Generation

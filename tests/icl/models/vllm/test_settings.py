@@ -8,10 +8,10 @@ import pytest
 
 from icl.errors import ConfigError, ModelError
 from icl.models.hf.model import HF
-from icl.models.vllm.asking import Ask, Said, said_of
-from icl.models.vllm.blocks import blocks
 from icl.models.vllm.engine import PLUG_IN
+from icl.models.vllm.generation import Ask, Said, said_of
 from icl.models.vllm.model import VLLM
+from icl.models.vllm.prefix_blocks import blocks
 from icl.models.vllm.replicas import TOGETHER, Replicas
 from icl.registry import build
 from icl.types import Part, Prompt, Turn

@@ -10,7 +10,7 @@ import checkpoints
 import groups
 from reference import Reference
 
-from decoding.jobs import Failure
+from decoding.engine.requests import Failure
 from icl.models.vllm.model import VLLM
 from icl.types import Generation
 

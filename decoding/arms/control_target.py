@@ -1,0 +1,58 @@
+"""An arm that is held against controls. Each control says itself whether it fits one (`Strategy.fits`).
+
+`controls: default` asks every registered strategy, in the order of their `rank`, so that a control is one file.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from decoding.base import Strategy
+from decoding.formulas.sampling import Greedy, Sampler
+from icl.registry import entries, resolve
+
+if TYPE_CHECKING:
+    from decoding.arms.arm import Arm, Normalise
+
+
+@dataclass(frozen=True)
+class Held:
+    """The arm, and what of its run decides which controls fit.
+
+    options: option scores are compared, where no sampler plays a part. shots: of the run, None where that is unknown.
+    """
+
+    arm: "Arm"
+    options: bool = False
+    shots: int | None = None
+
+    @property
+    def strategy(self) -> Strategy:
+        return self.arm.strategy
+
+    @property
+    def drawn(self) -> Sampler:
+        """How the arm's tokens are drawn, as far as it matters."""
+        return Greedy() if self.options else self.arm.sampler
+
+    @property
+    def sampled(self) -> bool:
+        return not self.drawn.deterministic
+
+    def beside(self, strategy: Strategy, sampler: Sampler | None = None, normalise: "Normalise | None" = None) -> "Arm":
+        """Another strategy, with the arm's own sampler and normalisation where others are not given."""
+        return replace(
+            self.arm,
+            strategy=strategy,
+            sampler=self.arm.sampler if sampler is None else sampler,
+            label="",
+            normalise=self.arm.normalise if normalise is None else normalise,
+            fitted=(),
+        )
+
+
+@lru_cache
+def by_default() -> tuple[type[Strategy], ...]:
+    """Every registered strategy with a `fits` of its own, in the order of their ranks, then of their names."""
+    known = [resolve("strategy", name) for name in entries("strategy")]
+    return tuple(sorted((one for one in known if "fits" in vars(one)), key=lambda one: one.rank))

@@ -1,0 +1,168 @@
+"""How an answer's other branches are read: beside the reference from the start (eager), late, or gated.
+
+The tokens are the same (`decoding.engine.deferred_branches`); the work is not. Late spares the prefill of contrasts that no step needs, and
+pays with forwards of its own for those that are needed, and, where the model's rows do not lend their beginnings, with
+those that both prompts could have shared. So it is a matter of how long answers are and how often a contrast is needed,
+which the engine learns as it goes: from what an arm's answers under one model were like so far, and before there are
+any from the most tokens that one may have.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+from weakref import WeakKeyDictionary
+
+from decoding.base import Strategy
+from decoding.engine.requests import Late, Ready
+from decoding.formulas.sampling import Beam, Sampler
+from icl.errors import PlanError
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from decoding.engine.token_loop import Lane
+    from icl.models.base import LogitModel
+
+Way = Literal["eager", "late", "gated"]
+Arithmetic = tuple[Strategy, Sampler, int]
+"""A strategy, a sampler, and the most new tokens."""
+
+SETTLED = 0.7
+"""Share of steps that are taken to be settled before an arm has answered."""
+
+ENOUGH, REMEMBERED = 8, 64
+"""Answers that are believed, and how many are kept in mind: then all count half."""
+
+FORWARD = 64
+"""Tokens of a prefill that one more forward costs on a small model."""
+
+PICTURE = 16
+"""Tokens of a prefill that processing and encoding a picture costs on a small model."""
+
+COPIED = 0.02
+"""Of a prefill: moving a row's cache entries once, to join rows to it."""
+
+GAIN = 0.9
+"""Late has to be this much cheaper by the estimate, since eager cannot be wrong by more than it saves."""
+
+
+@dataclass
+class Seen:
+    """What an arm's answers were like. steps: of all. needed: answers with a step that was not settled."""
+
+    answers: float = 0.0
+    steps: float = 0.0
+    needed: float = 0.0
+
+    def add(self, steps: int, needed: bool) -> None:
+        if self.answers >= REMEMBERED:
+            self.answers, self.steps, self.needed = self.answers / 2, self.steps / 2, self.needed / 2
+        self.answers, self.steps, self.needed = self.answers + 1, self.steps + steps, self.needed + needed
+
+    def expected(self, limit: int) -> tuple[float, float]:
+        """(tokens of an answer, share of answers that need their contrast)."""
+        if self.answers < ENOUGH:
+            return limit, 1 - SETTLED**limit
+        return self.steps / self.answers, self.needed / self.answers
+
+
+class History:
+    """What each arm's answers were like, kept for as long as the model is."""
+
+    kept: ClassVar[WeakKeyDictionary["LogitModel", dict[Arithmetic, Seen]]] = WeakKeyDictionary()
+
+    def __init__(self, model: "LogitModel") -> None:
+        self.known = self.kept.setdefault(model, {})
+
+    def of(self, ready: Ready) -> Seen:
+        arm = ready.job.arm
+        return self.known.setdefault((arm.strategy, arm.sampler, ready.job.max_new_tokens), Seen())
+
+    def learn(self, ready: Ready, way: Way, lane: "Lane") -> None:
+        """From an answer that was looked at: read late, or with a trace."""
+        if lane.finish == "fault" or way == "gated" or ready.job.arm.strategy.gates:
+            return
+        if way == "late" or lane.trace:
+            self.of(ready).add(lane.steps, lane.opened if way == "late" else lane.contrasted > 0)
+
+
+def ways(readies: Sequence[Ready], late: Late, history: History, lends: bool = False) -> list[Way]:
+    """For each job of a batch. Where other jobs open all its prompts anyway, there is nothing to put off.
+
+    lends: whether prompts that are opened late begin on the reference's row.
+    """
+    chosen: list[Way] = ["eager"] * len(readies)
+    alike: dict[Arithmetic, list[int]] = {}
+    for i, ready in enumerate(readies):
+        job, strategy = ready.job, ready.job.arm.strategy
+        if late == "never" or job.score != "generate" or job.top or len(ready.branches) < 2 or strategy.remembers:
+            continue
+        if isinstance(job.arm.sampler, Beam):  # its beams take over one another's rows
+            continue
+        if can_settle(strategy):
+            alike.setdefault((strategy, job.arm.sampler, job.max_new_tokens), []).append(i)
+    for (strategy, _, limit), places in alike.items():
+        own = [readies[i] for i in places]
+        if strategy.gates or late == "always" or is_cheaper(own, *history.of(own[0]).expected(limit), lends):
+            for i in places:
+                chosen[i] = "gated" if strategy.gates else "late"
+    opened = {
+        digest for ready, way in zip(readies, chosen, strict=True) for digest in ready.digests if way == "eager"
+    } | {ready.digests[0] for ready in readies}
+    return ["eager" if opened.issuperset(ready.digests) else way for ready, way in zip(readies, chosen, strict=True)]
+
+
+def can_settle(strategy: Strategy) -> bool:
+    """Whether some step of it is settled by the reference alone: one that is as sure as can be."""
+    import torch
+
+    sure = torch.full((1, 512), -1e4)
+    sure[0, 0] = 0.0
+    try:
+        done = strategy.settled(sure)
+    except PlanError:  # this mask does not fit so small a vocabulary
+        return False
+    return done is not None and bool(done.all())
+
+
+def is_cheaper(readies: Sequence[Ready], steps: float, needed: float, lends: bool = False) -> bool:
+    """Whether late is, by an estimate in tokens forwarded. steps: of an answer. needed: share that need a contrast."""
+    count, others = len(readies), len(readies[0].branches) - 1
+    whole = sum(sum(ready.tokens[1:]) for ready in readies)
+    fresh = sum(
+        unshared(ready.branches[0], branch, size)
+        for ready in readies
+        for branch, size in zip(ready.branches[1:], ready.tokens[1:], strict=True)
+    )
+    read = others * (steps - 1) * count + PICTURE * sum(map(_own_pictures, readies))
+    openings = min(steps, needed * count)
+    joined = 2 * FORWARD + COPIED * sum(ready.tokens[0] for ready in readies)
+    return needed * ((fresh if lends else whole) + read) + openings * joined < GAIN * (fresh + read)
+
+
+def _own_pictures(ready: Ready) -> int:
+    """Pictures that the other branches show and the reference does not."""
+    reference, *others = ready.branches
+    seen = {picture.digest for picture in reference.pictures}
+    return len({picture.digest for branch in others for picture in branch.pictures} - seen)
+
+
+def unshared(reference: Prompt, other: Prompt, tokens: int) -> float:
+    """Tokens of a prompt behind what it begins with in common with another, about. A text's are four letters each."""
+    sizes = [(part.text is None, len(part.text or "") / 4) for part in other.parts()]
+    pictures = sum(shown for shown, _ in sizes)
+    each = max(0.0, tokens - sum(size for _, size in sizes)) / max(1, pictures)
+    common = 0
+    for (role, mine), (its, yours) in zip(_content(other), _content(reference), strict=False):
+        if (role, mine) != (its, yours):
+            break
+        common += 1
+    weights = [each if shown else size for shown, size in sizes]
+    return tokens * (1 - sum(weights[:common]) / max(1e-9, sum(weights)))
+
+
+def _content(prompt: Prompt) -> list[tuple[str, str]]:
+    return [
+        (turn.role, part.picture.digest if part.picture is not None else part.text or "")
+        for turn in prompt.turns
+        for part in turn.parts
+    ]

@@ -1,0 +1,81 @@
+"""From jobs to branch prompts: the preparation of strategies that generate first, then each job's branches."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from decoding.base import Generate, Note, Strategy
+from decoding.engine.requests import Failure, Job, Ready
+from icl.errors import ICLError
+from icl.types import Prompt
+from icl.user_errors import blaming
+
+
+def made_ready(jobs: Sequence[Job], generate: Generate, count: Callable[[Prompt], int]) -> list[Ready | Failure]:
+    """Each job's branches, or why it has none. One prompt under one strategy is prepared and branched once.
+
+    generate: greedy answers of the model under test. count: tokens of a prompt; asked once for each distinct one.
+    """
+    whose = [_identity(job.prompt, job.arm.strategy.reads_other) for job in jobs]
+    wanted: dict[Strategy, dict[str, Prompt]] = {}
+    for job, own in zip(jobs, whose, strict=True):
+        if isinstance(own, str):
+            wanted.setdefault(job.arm.strategy, {}).setdefault(own, job.prompt)
+    lengths: dict[str, int] = {}
+    made: dict[tuple[Strategy, str], _Branched | Failure] = {}
+    for strategy, prompts in wanted.items():
+        notes = _notes(strategy, list(prompts.values()), generate)
+        for (own, prompt), note in zip(prompts.items(), notes, strict=True):
+            made[strategy, own] = (
+                note if isinstance(note, Failure) else _branched(strategy, prompt, note, count, lengths)
+            )
+    ready: list[Ready | Failure] = []
+    for job, own in zip(jobs, whose, strict=True):
+        if job.arm.strategy.options_only and job.score == "generate":
+            ready.append(Failure(f"{job.arm.label} ranks options and writes no text. Use score: options."))
+            continue
+        one = made[job.arm.strategy, own] if isinstance(own, str) else own
+        ready.append(one if isinstance(one, Failure) else Ready(job, one.prompts, one.digests, one.tokens))
+    return ready
+
+
+@dataclass(frozen=True)
+class _Branched:
+    prompts: tuple[Prompt, ...]
+    digests: tuple[str, ...]
+    tokens: tuple[int, ...]
+
+
+def _branched(
+    strategy: Strategy, prompt: Prompt, note: Note, count: Callable[[Prompt], int], lengths: dict[str, int]
+) -> _Branched | Failure:
+    try:
+        with blaming(strategy):
+            prompts = strategy.branches(prompt, note)
+            digests = tuple(branch.digest for branch in prompts)
+        for digest, branch in zip(digests, prompts, strict=True):
+            if digest not in lengths:
+                lengths[digest] = count(branch)
+    except ICLError as error:
+        return Failure(str(error))
+    return _Branched(prompts, digests, tuple(lengths[digest] for digest in digests))
+
+
+def _notes(strategy: Strategy, prompts: list[Prompt], generate: Generate) -> Sequence[Note | Failure]:
+    """The strategy's notes; where the batch cannot be prepared, one prompt at a time, so that one does not fail all."""
+    try:
+        with blaming(strategy):
+            return strategy.prepare(prompts, generate)
+    except ICLError as error:
+        if len(prompts) == 1:
+            return [Failure(str(error))]
+        return [note for prompt in prompts for note in _notes(strategy, [prompt], generate)]
+
+
+def _identity(prompt: Prompt, reads_other: bool = False) -> str | Failure:
+    """What makes its branches: content, and whose random streams. Opens the pictures: a broken one fails here."""
+    try:
+        own = f"{prompt.digest}/{prompt.key.seed}/{prompt.key.query}"
+    except ICLError as error:
+        return Failure(str(error))
+    other = _identity(prompt.other) if reads_other and prompt.other is not None else ""
+    return other if isinstance(other, Failure) else f"{own}//{other}"

@@ -1,0 +1,113 @@
+"""Jobs answered by a server that runs strategies: each job is one request, which names the strategy and its parameters.
+
+The server makes the branches, decodes them in step and answers once (`icl serve`). Equal jobs are asked once.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, Protocol
+
+from decoding.arms.arm import Arm
+from decoding.arms.inspection import branch_count
+from decoding.engine.requests import Counters, Failure, Job
+from decoding.engine.result_collector import Answer, Answers, Done
+from decoding.engine.voting import voting
+from decoding.formulas.sampling import Greedy, Sampling
+from icl.errors import ICLError, PlanError
+from icl.models.base import Request
+from icl.registry import describe
+from icl.types import Generation
+
+OURS = ("icl.", "decoding.")
+"""How the paths of small pieces (a branch of `contrast`) begin that a strategy's fields name by their type."""
+
+
+class Server(Protocol):
+    """What a model gives whose server runs strategies."""
+
+    def load(self) -> None: ...
+    def answer_each(self, requests: Sequence[Request], done: Callable[[int, Generation | str], None]) -> None: ...
+
+
+@voting
+def run_jobs(
+    model: Server,
+    jobs: Sequence[Job],
+    counters: Counters | None = None,
+    *,
+    trace: bool = True,
+    done: Done | None = None,
+) -> list[Answer]:
+    """An answer for each job, in their order: what `decoding.engine.engine.run_jobs` is for models with sessions.
+
+    Raises ModelError where the server has gone; what was answered has been told to `done`.
+    """
+    counters = Counters() if counters is None else counters
+    model.load()
+    answers = Answers(jobs, counters, done)
+    requests: list[Request] = []
+    for i, job in enumerate(jobs):
+        try:
+            request = _request(job)
+            key = _key(job, request)
+        except ICLError as error:
+            answers.give(i, Failure(f"{job.arm.label}: {error}"))
+            continue
+        counters.branch_prompts += branch_count(job.arm.strategy)
+        if answers.is_new(i, key):
+            requests.append(request)
+            counters.prompts_opened += branch_count(job.arm.strategy)
+    places = answers.places()
+
+    def said(place: int, answer: Generation | str) -> None:
+        for i in places[place]:
+            answers.give(i, Failure(f"{jobs[i].arm.label}: {answer}") if isinstance(answer, str) else answer)
+
+    model.answer_each(requests, said)
+    return answers.listed()
+
+
+def node_of(arm: Arm) -> dict[str, Any]:
+    """The arm as a config would say it. Raises PlanError for a sampler that no config can name."""
+    node: dict[str, Any] = _bare(describe(arm.strategy))
+    if arm.sampler == arm.strategy.sampler:
+        return node
+    if isinstance(arm.sampler, Sampling):
+        return node | {"sampling": {f.name: getattr(arm.sampler, f.name) for f in fields(arm.sampler)}}
+    if isinstance(arm.sampler, Greedy):
+        return node | {"sampling": {"temperature": 0}}
+    raise PlanError(f"the sampler {type(arm.sampler).__name__} cannot be sent to a server; Sampling can.")
+
+
+def _bare(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        pieces = {key: _bare(value) for key, value in node.items()}
+        if str(node.get("name", "")).startswith(OURS):
+            del pieces["name"]
+        return pieces
+    return [_bare(value) for value in node] if isinstance(node, list) else node
+
+
+def _request(job: Job) -> Request:
+    scored = job.score == "options"
+    return Request(
+        job.prompt if job.arm.strategy.reads_other else replace(job.prompt, other=None),
+        job.options,
+        job.max_new_tokens,
+        scored=scored,
+        strategy=node_of(job.arm),
+        normalise=job.normalise,
+        top=job.top,
+    )
+
+
+def _key(job: Job, request: Request) -> str:
+    """Equal keys have equal answers. Branches may read the prompt's random stream (noise on a picture)."""
+    strategy, key = job.arm.strategy, job.prompt.key
+    alike = branch_count(strategy) == 1 and not strategy.draws
+    alike = alike and (request.scored or job.arm.sampler.deterministic)
+    how = [request.options, request.normalise] if request.scored else [request.max_new_tokens, request.top]
+    drawn = None if alike else [key.seed, key.query]
+    other = request.prompt.other.digest if request.prompt.other is not None else ""
+    return json.dumps([job.score, job.prompt.digest, other, request.strategy, how, drawn], sort_keys=True)

@@ -1,0 +1,115 @@
+"""The logits processor: finds the rows of each group in a step's batch and has them choose one token.
+
+vLLM has two model runners with an interface each; this class has both, since an engine loads one class for either. It
+never waits: whether the rows of a group come together is the scheduler's business, and the scheduler checks the tokens.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from vllm.v1.sample.logits_processor import LogitsProcessor as FirstRunner
+from vllm.v1.sample.logits_processor import MoveDirectionality
+from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as SecondRunner
+
+from decoding.lockstep.engine_requirements import check_engine
+from decoding.lockstep.request_metadata import Branch, branch_of, check_arm, check_name
+from decoding.lockstep.token_selection import Row, complete, force
+from icl.errors import ICLError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WITHOUT_EFFECT = {
+    "n": 1,
+    "temperature": 0.0,
+    "min_p": 0.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+    "min_tokens": 0,
+    "logit_bias": None,
+    "allowed_token_ids": None,
+    "bad_words": None,
+    "thinking_token_budget": None,
+    "structured_outputs": None,
+    "prompt_logprobs": None,
+}
+"""Sampling parameters that act on one branch behind the strategy's back, and the value at which they do nothing."""
+
+
+class LockstepProcessor(FirstRunner, SecondRunner):  # type: ignore[misc]
+    """One instance a worker. Ordinary requests pass it untouched."""
+
+    @classmethod
+    def validate_params(cls, sampling_params: Any) -> None:
+        """Where a request enters: raises ValueError, which a server answers with status 400."""
+        branch = branch_of(sampling_params.extra_args)
+        if branch is None:
+            return
+        check_name(branch)
+        for name, neutral in WITHOUT_EFFECT.items():
+            value = getattr(sampling_params, name, neutral)
+            if value != neutral and value:
+                raise ValueError(f"{name}={value} has no place in a branch: sampling and masks belong to its strategy")
+        try:
+            check_arm(branch)
+        except ICLError as error:
+            raise ValueError(str(error)) from error
+
+    def __init__(self, vllm_config: Any, *runner: Any) -> None:
+        check_engine(vllm_config)
+        # The first runner passes (device, pinned), the second (request states,).
+        self.states = runner[0] if len(runner) == 1 else None
+        self.entries: dict[int, tuple[Branch, list[int]]] = {}  # batch index -> branch, its output so far (live)
+        self.slots: dict[int, Branch] = {}  # request slot -> branch
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: Any) -> None:
+        """First runner: which request sits where, in vLLM's order of removed, added, moved."""
+        if batch_update is None:
+            return
+        for index in batch_update.removed:
+            self.entries.pop(index, None)
+        for index, params, _prompt, output in batch_update.added:
+            branch = branch_of(params.extra_args)
+            if branch is None:
+                self.entries.pop(index, None)
+            else:
+                self.entries[index] = branch, output
+        for source, target, direction in batch_update.moved:
+            moved, displaced = self.entries.pop(source, None), self.entries.pop(target, None)
+            if moved is not None:
+                self.entries[target] = moved
+            if displaced is not None and direction == MoveDirectionality.SWAP:
+                self.entries[source] = displaced
+
+    def add_request(self, req_idx: int, sampling_params: Any) -> bool:
+        """Second runner: a request enters a slot."""
+        self.slots.pop(req_idx, None)
+        branch = branch_of(sampling_params.extra_args)
+        if branch is not None:
+            self.slots[req_idx] = branch
+        return branch is not None
+
+    def apply(self, logits: "Tensor", ctx: Any = None) -> "Tensor":
+        """logits: [rows, V] float32, changed in place."""
+        rows = self._first_rows() if ctx is None else self._second_rows(ctx)
+        if rows:
+            force(logits, complete(rows))
+        return logits
+
+    def _first_rows(self) -> list[Row]:
+        # A row that is still reading its prompt has a step too; what it chooses is dropped by the runner.
+        return [Row(index, branch, len(output)) for index, (branch, output) in self.entries.items()]
+
+    def _second_rows(self, ctx: Any) -> list[Row]:
+        assert self.states is not None
+        rows = []
+        for index, slot in enumerate(ctx.idx_mapping_np.tolist()):
+            branch = self.slots.get(slot)
+            if branch is not None:
+                step = int(ctx.seq_lens_upper_bound_np[index]) - int(self.states.prompt_len.np[slot])
+                if step >= 0:
+                    rows.append(Row(index, branch, step))
+        return rows

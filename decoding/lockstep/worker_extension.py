@@ -1,0 +1,33 @@
+"""How an engine's front end fetches what the workers kept: an extension of vLLM's worker class, given by its name."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from decoding.lockstep.step_records import LEDGER
+
+
+class LedgerReader:
+    """Mixed into the worker (`worker_extension_cls`), called by `collective_rpc`."""
+
+    model_runner: Any
+
+    def lockstep_unplaced(self, number: int) -> list[str]:
+        """Layers that an adapter changes and this worker does not."""
+        manager = self.model_runner.lora_manager._adapter_manager
+        return sorted(set(manager.get_adapter(number).loras) - set(manager.modules))
+
+    def lockstep_take(self, groups: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Records of groups that have any, or of all, as plain values; they are forgotten here."""
+        found = {}
+        for group in list(LEDGER.records) if groups is None else groups:
+            record = LEDGER.take(group)
+            if record is not None:
+                found[group] = {
+                    "trace": record.trace,
+                    "looks": [asdict(look) for look in record.looks],
+                    "first": record.first,
+                    "forced": record.forced,
+                    "fault": next(iter(record.faults.values()), ""),
+                }
+        return found

@@ -1,0 +1,70 @@
+"""A request that asks for more than a text: decoded as in an engine in the process, answered with all that it left.
+
+Tokens, traces and option scores come with the answer, so that the model `remote` gives what the model `vllm` gives.
+"""
+
+import asyncio
+from dataclasses import asdict, replace
+from typing import Any
+
+from decoding.engine.requests import Failure, Job, Ready
+from decoding.lockstep.grouping import answer_of, groups_of
+from decoding.server.http import RefusedError
+from decoding.server.placement import Seat
+from decoding.server.request_parsing import More, Wanted
+from decoding.server.strategy_server import Desk
+from icl.models.vllm.generation import Said
+
+
+async def answered(desk: Desk, asked: Wanted, name: str, seat: Seat) -> dict[str, Any]:
+    """The fields of a chat completion. name: of its groups. Raises ICLError and RefusedError."""
+    more = asked.more or More()
+    branches = tuple(await desk.branches(asked, seat))
+    given = [await desk.inputs.of_async(branch) for branch in branches]
+    lengths = tuple(len(made["prompt_token_ids"]) for made in given)
+    room = max(desk.longest - max(lengths), 1)
+    limit = min(asked.max_tokens or room, room)
+    score: Any = "options" if more.options else "generate"
+    arm = asked.arm if more.normalise is None else replace(asked.arm, normalise=more.normalise)
+    job = Job(asked.prompt, arm, more.options, score, limit, more.top)
+    ready = Ready(job, branches, ("",) * len(branches), lengths)
+    groups = await asyncio.to_thread(groups_of, ready, desk.hf, name, more.trace)
+    tasks = [
+        asyncio.ensure_future(desk.whole(made, ask, f"{group.name or name}-{b}", seat))
+        for group in groups
+        for b, (made, ask) in enumerate(zip(given, group.asks, strict=False))
+    ]
+    try:
+        said = list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if any(one.finish == "abort" for one in said):
+        raise RefusedError(503, "the engine ended the request: it is stopping, or was told to.")
+    kept = await desk.kept([group.name for group in groups if group.name])
+    heard, rest = [], iter(said)
+    for group in groups:
+        heard.append((group, [next(rest) for _ in group.asks]))
+    answer = answer_of(ready, desk.hf, heard, kept)
+    if isinstance(answer, Failure):
+        raise RefusedError(400, answer.reason)
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": answer.text},
+        "finish_reason": answer.finish,
+        "icl": asdict(answer),
+    }
+    return {"choices": [choice], "usage": usage(said, answer.usage.new_tokens)}
+
+
+def usage(said: list[Said], new: int) -> dict[str, Any]:
+    """Tokens read by all branches, those of them that the prefix cache had, and tokens of the answer."""
+    read, cached = sum(one.prompt_tokens for one in said), sum(one.cached_tokens for one in said)
+    details = {"cached_tokens": cached}
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": new,
+        "total_tokens": read + new,
+        "prompt_tokens_details": details,
+    }

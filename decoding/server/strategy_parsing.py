@@ -1,0 +1,101 @@
+"""The strategy that a chat request names, as an arm: by its registered name, and nothing that a client brings along.
+
+A name that is a path would run the client's code here, and a key `fitted` would read a file. What the engine cannot run
+is refused before it gets there.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from decoding.arms.arm import Arm, parse_arm
+from decoding.arms.requirements import unmet
+from decoding.engine.requests import Score
+from icl.errors import ConfigError, PlanError
+from icl.models.vllm.model import VLLM
+
+SAMPLING = ("temperature", "top_p", "top_k", "min_p")
+ALL = {"top_p": 1, "top_k": 0, "min_p": 0}
+"""Values that cut nothing off a distribution."""
+
+
+def arm_asked(body: Mapping[str, Any]) -> Arm:
+    """The arm of a request with a strategy. Raises ConfigError."""
+    try:
+        return _parsed_arm(body)
+    except RecursionError as error:
+        raise ConfigError("vllm_xargs: the strategy is nested too deeply.") from error
+
+
+def _parsed_arm(body: Mapping[str, Any]) -> Arm:
+    given = dict(body["vllm_xargs"])
+    strategy = given.pop("strategy")
+    node = {"name": strategy} if isinstance(strategy, str) and not strategy.lstrip().startswith("{") else strategy
+    if isinstance(node, str):
+        try:
+            node = json.loads(node)
+        except ValueError as error:
+            raise ConfigError(f"vllm_xargs.strategy is not JSON: {error}.") from error
+    if not isinstance(node, dict):
+        raise ConfigError("vllm_xargs.strategy is a name, or a mapping with a name as a text of JSON.")
+    _check_node(node | given)
+    sampling = {key: body[key] for key in SAMPLING if body.get(key) is not None}
+    for key, value in sampling.items():
+        _check_node(value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"{key} is a number, not {value!r:.80}.")
+    if sampling.get("top_k") in (-1, 0):
+        del sampling["top_k"]
+    cuts = [key for key, value in sampling.items() if value != ALL.get(key, value)]
+    if cuts and "temperature" not in sampling:
+        raise ConfigError(f"{cuts[0]} goes with a temperature: say one too, or leave it out.")
+    if sampling.get("temperature") and "sampling" in node | given:
+        raise ConfigError("temperature and vllm_xargs.sampling both say how tokens are drawn; leave one out.")
+    if not sampling.get("temperature", 0):
+        return parse_arm(node | given, "vllm_xargs")
+    return parse_arm(node | given | {"sampling": sampling}, "vllm_xargs")
+
+
+def check_runs(arm: Arm, score: Score, counts_votes: bool) -> None:
+    """Raises PlanError for what an engine cannot run, and for a vote where the client does not count the votes."""
+    if problem := unmet(arm, VLLM.abilities, score):
+        raise PlanError(problem)
+    if arm.strategy.samples > 1 and not counts_votes:
+        raise PlanError(f"{arm.label} is a vote of {arm.strategy.samples} answers, and a request is one of them.")
+
+
+def _check_node(node: Any) -> None:
+    """Only registered names and no files, since a client has no say in what runs or is read here; finite numbers."""
+    if isinstance(node, dict):
+        if "fitted" in node:
+            raise ConfigError("vllm_xargs: fitted names a file; send the parameters that it has.")
+        name = node.get("name", "")
+        if not isinstance(name, str) or ":" in name or "/" in name:
+            raise ConfigError(f"vllm_xargs: {name!r} is not the name of a strategy (icl ls strategies).")
+        for value in node.values():
+            _check_node(value)
+    elif isinstance(node, list):
+        for value in node:
+            _check_node(value)
+    elif isinstance(node, str) and not _is_whole_text(node):
+        raise ConfigError("vllm_xargs: a text has half a character, which no encoding has.")
+    elif isinstance(node, str) and _is_path(node):
+        raise ConfigError(f"vllm_xargs: {node!r} is not the name of a strategy (icl ls strategies).")
+    elif isinstance(node, float) and not math.isfinite(node):
+        raise ConfigError(f"vllm_xargs: {node} is not a finite number.")
+
+
+def _is_whole_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text might name code: `module:name`, `file.py:name`. A sentence with a colon does not."""
+    before, colon, _ = text.rpartition(":")
+    return bool(colon) and (before.endswith(".py") or not re.search(r"\s", before.strip()))

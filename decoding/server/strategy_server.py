@@ -1,0 +1,187 @@
+"""A server's engine as strategies need it: prompts rendered, branches made, requests started."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Future
+from functools import cached_property
+from typing import Any
+
+from decoding.lockstep.request_metadata import MOST, Branch
+from decoding.server.http import RefusedError
+from decoding.server.placement import Seat, Seats
+from decoding.server.request_parsing import Wanted
+from icl.errors import DataError, did_you_mean
+from icl.models.hf.model import HF
+from icl.models.vllm.generation import Ask, Said, said_of
+from icl.models.vllm.inputs import Inputs
+from icl.types import Prompt
+
+PIXELS = 2**28
+"""Of all pictures of a request together: what memory has room for when they are opened."""
+
+
+class Desk:
+    """What a server needs to answer with strategies; made once. server: the state of vLLM's application."""
+
+    def __init__(self, server: Any) -> None:
+        self.engine, self.args, self.models = server.engine_client, server.args, server.openai_serving_models
+        parallel = server.vllm_config.parallel_config
+        self.seats = Seats(int(parallel.data_parallel_size))
+        self.apart = parallel.distributed_executor_backend != "uni"  # workers whose faults a scheduler cannot see
+        self.hf = HF(self.args.model, trust_remote_code=self.args.trust_remote_code, revision=self.args.revision)
+        self.numbers = itertools.count()
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        return Inputs(self.hf, self.engine)
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names that clients ask for them by."""
+        return list(self.models.lora_requests)
+
+    @property
+    def name(self) -> str:
+        """That clients call the base by."""
+        return str(self.models.base_model_paths[0].name)
+
+    def adapter(self, name: str) -> Any:
+        """vLLM's request for the adapter that a client names as its model, None for the base. Raises RefusedError."""
+        if name in self.models.lora_requests:
+            return self.models.lora_requests[name]
+        if name and not self.models.is_base_model(name):
+            known = [*(base.name for base in self.models.base_model_paths), *self.adapters]
+            raise RefusedError(
+                404, f"there is no model '{name}' here.{did_you_mean(name, known)} It serves {', '.join(known)}."
+            )
+        return None
+
+    async def lost(self) -> str:
+        """The sentence for an adapter of which vLLM would leave something out, or ''."""
+        for name, adapter in self.models.lora_requests.items():
+            found: list[list[str]] = await self.engine.collective_rpc("lockstep_unplaced", args=(adapter.lora_int_id,))
+            if found[0]:
+                return (
+                    f"--adapter {name}: vLLM has no place for {len(found[0])} of the layers that {adapter.lora_path} "
+                    f"changes, such as {found[0][0]}, and would leave them out. Use --merge."
+                )
+        return ""
+
+    async def branches(self, asked: Wanted, seat: Seat) -> Sequence[Prompt]:
+        """The strategy's branches; what it generates first is asked of this server's own model."""
+        loop = asyncio.get_running_loop()
+        asking: list[Future[list[str]]] = []
+
+        def generate(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+            asking.append(asyncio.run_coroutine_threadsafe(self._generated(prompts, max_new_tokens, seat), loop))
+            return asking[-1].result()
+
+        def make() -> Sequence[Prompt]:
+            self._check_pictures(asked.prompt)
+            (note,) = asked.arm.strategy.prepare([asked.prompt], generate)
+            found = asked.arm.strategy.branches(asked.prompt, note)
+            if len(found) > MOST:
+                raise RefusedError(
+                    400, f"{asked.arm.label} reads {len(found)} prompts, and a group has {MOST} at most."
+                )
+            return found
+
+        try:
+            return await asyncio.to_thread(make)
+        finally:
+            for future in asking:  # whoever hangs up takes this with him
+                future.cancel()
+
+    def _check_pictures(self, prompt: Prompt) -> None:
+        """Raises DataError where the pictures are more than there is room for, before one is decoded."""
+        pictures = [*prompt.pictures, *(prompt.other.pictures if prompt.other is not None else ())]
+        pixels = sum(width * height for width, height in (picture.size for picture in pictures))
+        if pixels > PIXELS:
+            raise DataError(
+                f"the pictures of the request have {pixels:,} pixels together, and a server opens {PIXELS:,} at most. "
+                "Send smaller ones."
+            )
+
+    async def _generated(self, prompts: Sequence[Prompt], length: int, seat: Seat) -> list[str]:
+        async def one(prompt: Prompt) -> str:
+            given, name = await self.inputs.of_async(prompt), f"icl-first-{next(self.numbers)}"
+            tokens: list[int] = []
+            async for output in self._outputs(given, self._parameters(length, (), None), name, seat):
+                tokens = list(output.outputs[0].token_ids)
+            return self.hf.text(tokens)
+
+        return list(await asyncio.gather(*map(one, prompts)))
+
+    async def _outputs(self, given: Any, parameters: Any, name: str, seat: Seat) -> AsyncIterator[Any]:
+        """What the engine says, one after the other. Raises RefusedError."""
+        from vllm.exceptions import VLLMError, VLLMServerError
+
+        try:
+            async for output in self.engine.generate(given, parameters, name, **seat.arguments()):
+                yield output
+        except VLLMServerError as error:
+            raise RefusedError(503, f"the engine has failed: {error}") from error
+        except (VLLMError, ValueError) as error:
+            raise RefusedError(400, f"vLLM does not take this prompt: {error}") from error
+
+    @property
+    def longest(self) -> int:
+        """Tokens of prompt and answer together that the engine has room for."""
+        return int(self.engine.model_config.max_model_len)
+
+    async def whole(self, given: Any, ask: Ask, name: str, seat: Seat) -> Said:
+        """What one prompt of a group says in the end. Raises RefusedError where the engine does not take it."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            temperature=0.0,
+            max_tokens=ask.max_new_tokens,
+            stop_token_ids=sorted(self.hf.stop_tokens) if ask.stops else [],
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            extra_args=dict(ask.extra) or None,
+        )
+        last = None
+        async for output in self._outputs(given, parameters, name, seat):
+            last = output
+        return Said(reason="it ended without an answer") if last is None else said_of(last)
+
+    async def kept(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+        """What the workers kept of these groups; it is forgotten there."""
+        ask = self.engine.engine_core.call_utility_all_async
+        try:
+            found: list[list[dict[str, Any]]] = await ask("collective_rpc", "lockstep_take", None, (list(groups),), {})
+        except Exception as error:  # vLLM has no kind of its own for what an engine says that is stopping
+            raise RefusedError(503, f"the engine does not tell what it kept: {error}.") from error
+        return {name: record for engine in found for name, record in engine[0].items()}
+
+    async def fault(self, group: str) -> str:
+        """Why a step of this group could not be taken, where its scheduler cannot know; else ''."""
+        if not self.apart:
+            return ""
+        return str((await self.kept([group])).get(group, {}).get("fault", ""))
+
+    async def read(self, given: Any, asked: Wanted, branch: Branch, said: "asyncio.Queue[Any]", seat: Seat) -> None:
+        """Runs one branch to its end. What branch 0 says goes into `said`. Raises RefusedError."""
+        room = self.longest - len(given["prompt_token_ids"])
+        limit = min(asked.max_tokens or room, room)
+        stop = asked.stop if branch.index == 0 else ()
+        name = f"icl-{next(self.numbers)}-{branch.index}"
+        async for output in self._outputs(given, self._parameters(limit, stop, branch), name, seat):
+            if branch.index == 0:
+                said.put_nowait(output)
+
+    def _parameters(self, limit: int, stop: tuple[str, ...], branch: Branch | None) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            temperature=0.0,
+            max_tokens=max(limit, 1),
+            stop=list(stop),
+            stop_token_ids=sorted(self.hf.stop_tokens),
+            ignore_eos=True,
+            extra_args=branch.extra_args() if branch else None,
+        )

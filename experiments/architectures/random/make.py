@@ -1,0 +1,54 @@
+"""Writes a random checkpoint of an architecture into a folder, for `from_pretrained` to read."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from experiments.architectures.random import glms, llavas, others, qwens, splitting
+from experiments.architectures.random.common import TEMPLATE, Maker, Size
+from icl.errors import ConfigError, did_you_mean
+
+ARCHITECTURES: Mapping[str, Maker] = llavas.MAKERS | splitting.MAKERS | qwens.MAKERS | glms.MAKERS | others.MAKERS
+
+PLAIN = Size()
+
+
+def save(name: str, folder: Path, size: Size = PLAIN, seed: int = 0) -> Path:
+    """A checkpoint of the architecture `name` in `folder`. Raises ConfigError for a name that is not known."""
+    if name not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ConfigError(f"no architecture named '{name}'.{did_you_mean(name, ARCHITECTURES)} There are {known}.")
+    config, processor, slot, published = ARCHITECTURES[name](size)
+    processor.chat_template = TEMPLATE.replace("SLOT", slot)
+    with torch.random.fork_rng():  # what the architecture draws itself: vectors and the like
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForImageTextToText.from_config(config).float().eval()
+    draw_weights(model, seed)
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(_joined(told, published), indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def _joined(told: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """With more of its keys, and of those inside them."""
+    return {**told} | {
+        key: _joined(told.get(key, {}), value) if isinstance(value, Mapping) else value for key, value in more.items()
+    }
+
+
+def draw_weights(model: torch.nn.Module, seed: int) -> None:
+    """Matrices of unit gain, word vectors of unit size, in the order that the model lists its parameters."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
+        model.get_input_embeddings().weight.normal_(0, 1, generator=generator)  # type: ignore[operator]

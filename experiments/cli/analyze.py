@@ -1,0 +1,50 @@
+"""Analyse a run: `icl analyze RUN` lists the analyses, `icl analyze RUN copying` is one of them."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="a run directory", show_default=False)],
+    name: Annotated[str, typer.Argument(help="which analysis; none: lists them")] = "",
+    metric: Annotated[str, typer.Option(help="the score to look at; default: as the config says")] = "",
+    to: Annotated[
+        list[str] | None, typer.Option(help="the reference arm, such as decoding=greedy; default: as the config says")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="write the table to this file too")] = None,
+) -> None:
+    """Each analysis says in its file what it counts and what it leaves out.
+
+    `icl analyze runs/x copying`
+    """
+    from rich.console import Console
+
+    from experiments.analyses.catalogue import analysis, catalogue
+    from experiments.analyses.show import show
+    from experiments.cli.card import hung
+    from experiments.report.detail import settings
+    from experiments.results.loaded_run import load_run
+    from experiments.results.view import view
+    from experiments.store.store import write_text
+    from experiments.terminal.spinner import waiting
+
+    if not name:
+        known = catalogue()
+        longest, width = max(map(len, known)), shutil.get_terminal_size().columns
+        for each, told in known.items():
+            for line in hung(f"  {each:<{longest}}  ", told, width):
+                print(line)
+        return
+    analyse = analysis(name)
+    with waiting() as tell:
+        tell("reading", 0, 0)
+        seen = view(load_run(run), metric or None, settings(to or [], "--to"))
+        tell("counting", 0, 0)
+        table = analyse(seen)
+    show(table, Console())
+    if csv is not None:
+        write_text(csv, table.to_csv(index=False))
+        print(f"wrote {csv}")

@@ -1,0 +1,124 @@
+"""One component on a page: what it is and from which paper, its parameters, its presets, and how a config names it."""
+
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from experiments.config.keys import KINDS, LISTS
+from experiments.config.yaml_document import flow
+from icl.parameter_docs import Parameter, parameters
+from icl.registry import resolve
+
+PLACES: Mapping[str, str] = {
+    **{kind: f"{key}: {{}}" for key, kind in KINDS.items()},
+    **{KINDS[key]: f"{key}: [{{}}]" for key in LISTS},
+    "metric": "metrics: [strict, {}]",
+    "launcher": "launch: {}",
+    "embedder": "retriever: {{name: knn, embedder: {}}}",
+    "edit": "decoding: {{name: contrast, branches: [{{change: {}}}]}}",
+}
+"""kind -> where a config has a node of it."""
+
+Presets = Mapping[str, Mapping[str, Any]]
+
+WIDEST = 100
+
+
+def card(kind: str, name: str, width: int) -> Iterator[str]:
+    """The lines. Raises ConfigError for a name that is none."""
+    cls = resolve(kind, name)
+    width = min(width, WIDEST)
+    yield f"{kind} {name}"
+    own = inspect.cleandoc(cls.__doc__ or "")
+    told = inspect.getdoc(inspect.getmodule(cls)) or ""
+    first, _, further = own.partition("\n\n")
+    for text in (first, told, further):  # what it is, from which paper, and then what there is to know of its presets
+        if text:
+            yield ""
+            yield from wrapped(text, width)
+    found, presets = parameters(cls), getattr(cls, "presets", {})
+    if found:
+        yield ""
+        yield "Parameters"
+        yield from _parameters(found, presets, width)
+    if presets:
+        yield ""
+        yield "Presets (what else is given goes over them)"
+        longest = max(map(len, presets))
+        for preset, values in presets.items():
+            line = ", ".join(f"{key}: {flow(value)}" for key, value in values.items())
+            yield from hung(f"  {preset:<{longest}}  ", line, width)
+    yield ""
+    yield "In an experiment file"
+    for line in examples(kind, name, found, presets):
+        yield from hung("  ", line, width, further="      ")
+    if kind == "strategy":
+        yield from hung(
+            "  ",
+            "beside its parameters: label; sampling: {temperature: …, top_k: …, top_p: …, min_p: …} or {beams: …, "
+            "length_penalty: …}; where options are scored, normalise: sum, mean or bytes",
+            width,
+        )
+        if hasattr(cls, "fits_gold"):
+            yield from hung("  ", "fitted: a file that `icl fit` has written, with these parameters", width)
+
+
+def examples(kind: str, name: str, found: Sequence[Parameter], presets: Presets) -> Iterator[str]:
+    """Lines of an experiment file with this component: as short as may be, with all parameters, by a preset."""
+    place = PLACES[kind]
+    if kind == "embedder" and getattr(resolve(kind, name), "reads", None) == {"text"}:
+        place = place.replace("knn,", "knn, by: question,")
+    needed = {one.key: one.default for one in found if one.required}
+    if kind != "edit":  # a change of the same name may ask for more
+        yield place.format(flow({"name": name, **needed}) if needed else flow(name))
+    if len(found) > len(needed) or kind == "edit":
+        yield place.format(flow({"name": name, **{one.key: one.default for one in found}}))
+    if presets:
+        last, values = [*presets.items()][-1]
+        left = {key: value for key, value in needed.items() if key not in values}
+        yield place.format(flow({"name": name, **left, "preset": last}))
+
+
+_ITEM = re.compile(r"(?m)^(?=\d+\. |- )")
+
+
+def wrapped(text: str, width: int) -> Iterator[str]:
+    """Paragraphs and the items of lists folded; indented lines (formulas, tables) as they are, if there is room."""
+    for i, block in enumerate(re.split(r"\n\s*\n", text.strip("\n"))):
+        if i:
+            yield ""
+        if _ITEM.match(block):
+            for item in filter(None, _ITEM.split(block)):
+                head = item.split(" ")[0]
+                yield from hung(f"{head} ", item.removeprefix(head), width)
+        elif block.startswith(" ") or "\n " in block:
+            for line in block.split("\n"):
+                indent = line[: len(line) - len(line.lstrip())]
+                yield from (
+                    [line] if len(line) <= width else hung(indent, re.sub(r" {3,}", "   ", line), width, f"{indent}  ")
+                )
+        else:
+            yield from hung("", block, width)
+
+
+def _parameters(found: Sequence[Parameter], presets: Presets, width: int) -> Iterator[str]:
+    longest = max(len(one.key) for one in found)
+    for one in found:
+        default = f"default {flow(one.default)}"
+        if one.required:
+            preset = any(one.key in values for values in presets.values())
+            default = "has to be given, here or by a preset" if preset else "has to be given"
+        yield from hung(f"  {one.key:<{longest}}  ", f"{one.kind}; {default}", width)
+        if one.meaning:
+            yield from hung(f"  {'':<{longest}}  ", one.meaning, width)
+
+
+def hung(head: str, text: str, width: int, further: str | None = None) -> list[str]:
+    """Folded, the lines after the first under its text."""
+    below = " " * len(head) if further is None else further
+    text = re.sub(r"\s*\n\s*", " ", text).strip()
+    return textwrap.wrap(
+        text, width, initial_indent=head, subsequent_indent=below, break_on_hyphens=False, break_long_words=False
+    ) or [head.rstrip()]

@@ -1,0 +1,75 @@
+"""Compare every arm of a run with its reference arm: difference, interval, p and p corrected, in pairs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from icl.errors import ConfigError
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="a run directory", show_default=False)],
+    *,
+    to: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="the reference: decoding=greedy, shots=0,retriever=random, or baseline=vote; default: the config's"
+        ),
+    ] = None,
+    metric: Annotated[str, typer.Option(help="the score to compare; default: as the config says")] = "",
+    by: Annotated[list[str] | None, typer.Option(help="an axis within whose values p is corrected")] = None,
+    correct: Annotated[str, typer.Option(help="holm or none; default: as the config says")] = "",
+    controls: Annotated[
+        bool, typer.Option("--controls", help="what each decoding did, beside its controls, with a verdict")
+    ] = False,
+    page: Annotated[Path | None, typer.Option(help="with --controls: write it as a page of Markdown too")] = None,
+    csv: Annotated[Path | None, typer.Option(help="write the table to this file too")] = None,
+) -> None:
+    """Arms are paired by query and seed; arms that do not have the same queries and seeds are refused.
+
+    `icl compare runs/x --to decoding=greedy --by task`; `icl compare runs/x --controls`
+    """
+    from rich.console import Console
+
+    from experiments.config.keys import CORRECTIONS
+    from experiments.report.comparison import show_comparison
+    from experiments.report.controls import controls_frame, show_controls
+    from experiments.report.controls_page import controls_page
+    from experiments.report.detail import settings
+    from experiments.results.loaded_run import load_run
+    from experiments.results.view import view
+    from experiments.stats.compare import BASELINE, compare
+    from experiments.store.store import write_text
+    from experiments.terminal.spinner import waiting
+
+    if correct and correct not in CORRECTIONS:
+        raise ConfigError(f"--correct is {' or '.join(CORRECTIONS)}, not '{correct}'.")
+    wanted = settings(to or [], "--to")
+    with waiting() as tell:
+        tell("reading", 0, 0)
+        seen = view(load_run(run), metric or None, None if BASELINE in wanted else wanted)
+    if seen.unfinished:
+        print(seen.unfinished, file=sys.stderr)
+    reference = wanted or dict(seen.to)
+    if not reference:
+        raise ConfigError("the run has one arm only: there is nothing to compare.")
+    if controls:
+        if not seen.effects:
+            raise ConfigError("--controls: the run has one decoding only.")
+        show_controls(seen, Console())
+        table = controls_frame(seen)
+    else:
+        table = compare(
+            seen.scores, reference, seen.metric, correct=correct or seen.correct, by=by or (), axes=seen.axes
+        )
+        show_comparison(table, seen, Console())
+    if page is not None and not controls:
+        raise ConfigError("--page goes with --controls.")
+    if page is not None:
+        write_text(page, controls_page(seen))
+        print(f"wrote {page}")
+    if csv is not None:
+        write_text(csv, table.to_csv(index=False))
+        print(f"wrote {csv}")

@@ -1,0 +1,113 @@
+"""List the components of one kind, or of all kinds, each with one line; or show one with its parameters."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+
+from experiments.cli.card import card, hung
+from experiments.cli.naming import PLURALS, WORDS, kind_of, kind_with
+from icl.errors import ConfigError, did_you_mean
+from icl.models import optional
+from icl.registry import PACKAGES, Entry, entries, resolve
+
+
+def command(
+    kind: Annotated[
+        str, typer.Argument(help="a kind (retriever, strategies), a key (decoding) or a component; none: all")
+    ] = "",
+    name: Annotated[str, typer.Argument(help="a component of the kind, or the path of one: all about it")] = "",
+) -> None:
+    """`icl ls decoding` lists the decoding strategies, `icl ls decoding vcd` shows one.
+
+    A component's page has its paper and formula, its parameters with what they may be, their defaults and meaning,
+    its presets, and lines of an experiment file that use it.
+    """
+    width = shutil.get_terminal_size().columns
+    if not kind:
+        for one in PACKAGES:
+            print(one)
+            _list(list(entries(one).values()), width)
+        print("\n`icl ls KIND NAME`, such as `icl ls strategy vcd`, shows one with its parameters.")
+        return
+    found = kind_of(kind)
+    if found is None and name:
+        raise ConfigError(f"no kind of component named '{kind}'.{did_you_mean(kind, WORDS)} {_KINDS}")
+    if found is None:
+        named = any(kind in entries(one) for one in PACKAGES) or ":" in kind
+        if not named:
+            known = [*WORDS, *(each for one in PACKAGES for each in entries(one))]
+            raise ConfigError(
+                f"no kind of component, and no component, named '{kind}'.{did_you_mean(kind, known)} {_KINDS}"
+            )
+        found, name = kind_with(kind, "ls"), kind
+    if name:
+        for line in card(found, name, width):
+            print(line)
+        return
+    _list(list(entries(found).values()), width)
+    if found == "model":
+        print("\nWhat each can do: generate answers; give next-token logits here; score whole")
+        print("options; run decoding strategies; show layers within (hidden); take adapters;")
+        print("load quantized. served: where the server is one of `icl serve`.")
+        for line in _table([*_abilities()], width):
+            print(line)
+        for name, cls in _loadable():
+            if bits := _quantizations(cls):
+                print(f"  quantized, {name}: {bits}")
+    print(f"\n`icl ls {kind} NAME` shows one with its parameters.")
+
+
+_KINDS = f"Kinds: {', '.join(PLURALS)}."
+
+
+def _list(found: Sequence[Entry], width: int) -> None:
+    longest = max((len(entry.name) for entry in found), default=0)
+    for entry in found:
+        for line in hung(f"  {entry.name:<{longest}}  ", entry.summary, width):
+            print(line)
+
+
+COLUMNS = ("model", "generate", "logits", "score", "strategies", "hidden", "adapters", "quantized")
+
+
+def _abilities() -> Iterator[tuple[str, ...]]:
+    """A row a backend, as its class says. One that cannot be imported here says why."""
+    for name in entries("model"):
+        try:
+            cls = resolve("model", name)
+        except ConfigError as error:
+            yield name, str(error)
+            continue
+        has: frozenset[str] = cls.abilities
+        can = {
+            "generate": has & {"generate", "logits", "strategies"},
+            "logits": has & {"logits"},
+            "score": has & {"score", "logits"},
+            "strategies": has & {"strategies", "logits"},
+            "hidden": has & {"hidden"},
+            "adapters": optional.adapters(cls),
+            "quantized": _quantizations(cls),
+        }
+        served = optional.when_served(cls)
+        yield name, *("yes" if can[column] else "served" if column in served else "-" for column in COLUMNS[1:])
+
+
+def _loadable() -> Iterator[tuple[str, type[Any]]]:
+    for name in entries("model"):
+        with suppress(ConfigError):  # its row says why
+            yield name, resolve("model", name)
+
+
+def _quantizations(cls: type[Any]) -> str:
+    return ", ".join(optional.quantizations(cls))
+
+
+def _table(rows: list[tuple[str, ...]], width: int) -> Iterator[str]:
+    whole = [row for row in rows if len(row) == len(COLUMNS)]
+    widths = [max(len(row[i]) for row in (COLUMNS, *whole)) for i in range(len(COLUMNS))]
+    for row in (COLUMNS, *rows):
+        head = "".join(f"{cell:<{size}}  " for cell, size in zip(row[:-1], widths, strict=False))
+        yield from hung(f"  {head}", row[-1], width)

@@ -1,0 +1,60 @@
+"""Which kind of component a word of the command line means: `decoding` and `strategies` as well as `strategy`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.config.keys import KINDS
+from icl.errors import ConfigError, did_you_mean
+from icl.registry import PACKAGES, a, entries, resolve
+
+PLURALS = {f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s": kind for kind in PACKAGES}
+WORDS: Mapping[str, str] = {
+    **{kind: kind for kind in PACKAGES},
+    **KINDS,
+    **PLURALS,
+    **{f"{key}s": kind for key, kind in KINDS.items() if not key.endswith("s")},
+    "metrics": "metric",
+    "launch": "launcher",
+}
+"""Every word for a kind: itself, a key of an experiment file, the plural of either."""
+METHODS = {
+    "fit": "retriever",
+    "combine": "strategy",
+    "order": "orderer",
+    "compose": "composer",
+    "transform": "transform",
+    "pool": "task",
+    "generate": "model",
+    "score": "metric",
+    "again": "launcher",
+    "on_picture": "edit",
+}
+"""What a component without the mark of its kind is known by."""
+
+
+def kind_of(word: str) -> str | None:
+    """The kind that a word names: itself, a key of an experiment file, the plural of either; None for any other."""
+    return WORDS.get(word)
+
+
+def kind_with(name: str, command: str) -> str:
+    """The one kind that has a component of this name or path. Raises ConfigError where none has, or several have."""
+    if ":" in name:
+        return _kind_of_class(resolve("", name, "command line"), name)
+    found = [kind for kind in PACKAGES if name in entries(kind)]
+    if not found:
+        known = [known for kind in PACKAGES for known in entries(kind)]
+        raise ConfigError(f"no component named '{name}'.{did_you_mean(name, known)} (icl ls)")
+    if len(found) > 1:
+        raise ConfigError(
+            f"'{name}' is the name of {' and of '.join(map(a, found))}. Say which: icl {command} {found[0]} {name}."
+        )
+    return found[0]
+
+
+def _kind_of_class(cls: type[Any], name: str) -> str:
+    mark = getattr(cls, "component", None)
+    found = mark[0] if mark else next((kind for method, kind in METHODS.items() if hasattr(cls, method)), None)
+    if found is None:
+        raise ConfigError(f"{name} has none of the methods {', '.join(METHODS)}, so it is no component.")
+    return str(found)

@@ -1,0 +1,50 @@
+"""Say what an experiment file would cost and what its arms share, before any weights are read."""
+
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from icl.errors import StoreError
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="the experiment's YAML", show_default=False)],
+    overrides: Annotated[list[str] | None, typer.Argument(help="dotted keys, such as grid.shots=[0,4]")] = None,
+    runs: Annotated[Path, typer.Option(help="the folder of run directories")] = Path("runs"),
+) -> None:
+    """Cells, samples, pictures, tokens, how each decoding runs, and the smallest difference the grid can see."""
+    from experiments.terminal.spinner import waiting
+
+    with waiting() as tell:
+        tell("starting", 0, 0)  # what is imported takes longer than what is read
+        from experiments.config.config import load
+        from experiments.grid.feasibility import check_data, check_needs
+        from experiments.grid.grid import expand
+        from experiments.grid.implausible_sizes import check_sizes
+        from experiments.planning.plan import plan
+        from experiments.planning.plan_text import lines
+        from experiments.store.run_state import todo
+        from experiments.store.store import Store
+
+        grid = expand(load(file, overrides or ()))
+        check_needs(grid)
+        check_sizes(grid)
+        tell("reading", 0, 0)
+        check_data(grid)
+        store = Store(runs / grid.config.name)
+        refused, present = "", 0
+        try:
+            present = todo(store, grid).present if store.run_file.is_file() else 0
+        except StoreError as error:  # what it costs under another name is still to be known
+            refused = f"icl run would refuse: {error} The plan is that of a new run."
+        tell("counting", 0, 0)
+        found = plan(grid, present, tell)
+        if refused:
+            found = replace(found, notes=(refused, *found.notes))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in lines(found, width):
+        print(line)

@@ -1,0 +1,33 @@
+"""Write a run's report: one self-contained HTML file, its tables as CSV, its figures as SVG."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="a run directory", show_default=False)],
+    metric: Annotated[str, typer.Option(help="the score to look at, instead of the config's", show_default=False)] = "",
+    to: Annotated[
+        list[str] | None, typer.Option(help="the reference arm, such as decoding=greedy, instead of the config's")
+    ] = None,
+    per_cell: Annotated[int, typer.Option(help="queries a task that the browser of samples carries", min=0)] = 24,
+) -> None:
+    """A run in progress can be reported too: it shows what is finished."""
+    from experiments.terminal.spinner import waiting
+
+    with waiting() as tell:
+        tell("reading", 0, 0)
+        from experiments.report.detail import settings
+        from experiments.report.html import write
+        from experiments.results.loaded_run import load_run
+        from experiments.results.view import view
+
+        seen = view(load_run(run), metric or None, settings(to or [], "--to"))
+        tell("writing", 0, 0)
+        made = write(seen, per_cell)
+    size = made.report.stat().st_size / 1e6
+    print(f"report  {made.report} ({size:.1f} MB)")
+    print(f"tables  {', '.join(map(str, made.tables))}")
+    print(f"figures {', '.join(map(str, made.figures))}")

@@ -1,0 +1,72 @@
+"""Run an experiment file: compute what is missing, then show the table and write the report."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.cli.main import INTERRUPTED
+from icl.errors import ICLError
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="the experiment's YAML", show_default=False)],
+    overrides: Annotated[list[str] | None, typer.Argument(help="dotted keys, such as grid.shots=[0,4]")] = None,
+    runs: Annotated[Path, typer.Option(help="the folder of run directories")] = Path("runs"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress, no table")] = False,
+    fork: Annotated[bool, typer.Option("--fork", help="start a new run under the next free name")] = False,
+) -> None:
+    """The same command again does only what is missing: nothing, or the rest of a run that was stopped.
+
+    Exit status: 0 if every sample is there (or jobs were submitted and are not waited for), 1 if some failed or are
+    missing because a worker died, 2 if the run could not start, 130 after Ctrl-C.
+    """
+    try:
+        _run(file, overrides or [], runs, quiet, fork)
+    except KeyboardInterrupt:
+        print("stopped. What is finished is kept; the same command goes on from there.", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, fork: bool) -> None:
+    from experiments.config.config import load
+    from experiments.running.run import run
+    from experiments.store.run_state import left_out
+    from experiments.store.store import Store
+    from experiments.terminal.progress import progress
+
+    done = run(load(file, overrides), runs, progress(quiet), fork)
+    for warning in filter(None, [*done.warnings, left_out(Store(done.folder))]):
+        print(warning, file=sys.stderr)
+    if done.jobs:
+        _submitted(done.folder, done.jobs)
+        return
+    if not done.computed and not done.missing:
+        print(f"nothing to do ({done.samples:,} samples present)   {done.folder}")
+    else:
+        print(f"done         {done.computed:,} samples, {done.failed:,} failed   {done.folder}", file=sys.stderr)
+    if not quiet:
+        _shown(done.folder, bool(done.computed))
+    if done.missing:
+        print(f"{done.missing:,} samples are missing. The same command goes on from there.", file=sys.stderr)
+    if done.failed or done.missing:
+        raise typer.Exit(1)
+
+
+def _submitted(folder: Path, jobs: tuple[str, ...]) -> None:
+    """What the jobs are called, and what to type next."""
+    print(f"submitted    {len(jobs)} job{'s' * (len(jobs) > 1)}: {', '.join(jobs)}   {folder}")
+    print(f"icl watch {folder} shows how far they are. When they have ended, the same command shows the table.")
+
+
+def _shown(folder: Path, anew: bool) -> None:
+    """The table, what it shows, and the report's path."""
+    from rich.console import Console
+
+    from experiments.report.remembered import show_end
+
+    try:
+        show_end(folder, Console(), anew)
+    except ICLError as error:  # the samples are there; what cannot be told of them is told
+        print(f"no report: {error}", file=sys.stderr)

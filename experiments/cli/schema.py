@@ -1,0 +1,20 @@
+"""Print the JSON schema of an experiment file, for editors that complete and check while one types."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(out: Annotated[Path | None, typer.Option(help="write it to this file")] = None) -> None:
+    """Every kind of component with the parameters and bounds of each."""
+    from experiments.config.json_schema import experiment_schema
+
+    text = json.dumps(experiment_schema(), indent=2)
+    if out is None:
+        print(text)
+    else:
+        out.write_text(text + "\n", encoding="utf-8")
+        print(f"wrote {out}. In an editor with the YAML language server, begin a file with:")
+        print(f"# yaml-language-server: $schema={out}")

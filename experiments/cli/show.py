@@ -1,0 +1,55 @@
+"""Show one sample of a run: prompt, demonstrations, answer, scores, steps, and what the other arms said."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="a run directory, or a file with --prompt", show_default=False)],
+    sample: Annotated[
+        str, typer.Argument(help="a query's id, or the beginning of it or of its picture's digest", show_default=False)
+    ] = "",
+    arm: Annotated[
+        list[str] | None, typer.Option(help="which arm, such as decoding=vcd or shots=8,retriever=knn")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="which seed; default: the first", show_default=False)] = None,
+    *,
+    steps: Annotated[bool, typer.Option("--steps", help="the numbers of each step: survivors, entropy, …")] = False,
+    prompt: Annotated[
+        bool, typer.Option("--prompt", help="the prompt as the model's processor writes it, and its branches")
+    ] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="list the samples that failed, with their reasons")] = False,
+) -> None:
+    """Where the arm leaves a choice: the most shots, the reference arm, the first seed.
+
+    Without a query: the first that this arm gets wrong. Where the run kept them (`trace: {top: 5}`), the branches of
+    each step stand side by side. With --prompt an experiment file may stand in the place of the run: the prompt is
+    written anew, before anything ran.
+    """
+    from rich.console import Console
+
+    if prompt:
+        from experiments.report.detail import settings
+        from experiments.report.rendered import show_prompt
+
+        show_prompt(run, sample, settings(arm or [], "--arm"), seed, Console())
+        return
+
+    from experiments.report.detail import NAMED, settings, show_failed, show_sample, telling
+    from experiments.results.loaded_run import load_run
+    from experiments.results.view import view
+
+    seen = view(load_run(run))
+    console = Console()
+    if failed:
+        show_failed(seen, console)
+        return
+    setting = settings(arm or [], "--arm")
+    show_sample(seen, sample or telling(seen, setting, seed), setting, seed, console, steps=steps)
+    if not sample:
+        ids = list(dict.fromkeys(map(str, seen.frame["query"])))
+        such = f", such as {', '.join(ids[:NAMED])}" if len(ids) > 1 else ""
+        line = f"\n{len(ids):,} queries{such}: icl show {run} QUERY"
+        console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)

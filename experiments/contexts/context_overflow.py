@@ -1,0 +1,76 @@
+"""Prompts that a model has no room for: longer than its context, or with more pictures than it may be shown.
+
+A prompt that is too long goes without its least similar demonstrations (`prompts.budget`), so an arm of many shots may
+show fewer than its name says; one with too many pictures is refused by its model, and its sample fails.
+"""
+
+from dataclasses import dataclass, field
+
+from experiments.contexts.contexts import Written
+from experiments.grid.grid import Cell
+from experiments.stats.wording import counted
+from icl.models import optional
+
+REASONS_TOLD = 3
+"""Of samples without a prompt; others are counted."""
+
+
+@dataclass
+class _Arm:
+    """seen: digests of prompts. cut: how many demonstrations went, of each that lost any. pictures: of the largest."""
+
+    seen: set[str] = field(default_factory=set)
+    cut: dict[str, int] = field(default_factory=dict)
+    crowded: set[str] = field(default_factory=set)
+    pictures: int = 0
+
+
+@dataclass
+class Room:
+    """Of each model and number of shots, which prompts did not fit."""
+
+    arms: dict[tuple[str, int], _Arm] = field(default_factory=dict)
+    cells: dict[tuple[str, int], Cell] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
+
+    def without(self, item: Written) -> None:
+        """A sample that has no prompt, and why."""
+        self.lost.setdefault(item.failed or "", item.example.id)
+
+    def see(self, cell: Cell, item: Written) -> None:
+        if item.prompt is None:
+            return
+        key = str(cell.labels["model"]), cell.shots
+        arm, digest = self.arms.setdefault(key, _Arm()), item.prompt.digest
+        self.cells.setdefault(key, cell)
+        arm.seen.add(digest)
+        if item.dropped:
+            arm.cut[digest] = item.dropped
+        most, pictures = optional.max_pictures(cell.model), len(item.prompt.pictures)
+        if most is not None and pictures > most:
+            arm.crowded.add(digest)
+            arm.pictures = max(arm.pictures, pictures)
+
+    def notes(self) -> list[str]:
+        """A sentence for each arm that shows less than it is called, or that will fail, and why some have no prompt."""
+        lost = [f"sample {query} has no prompt: {why}" for why, query in list(self.lost.items())[:REASONS_TOLD]]
+        return [*lost, *(sentence for key, arm in self.arms.items() for sentence in self._told(key, arm))]
+
+    def _told(self, key: tuple[str, int], arm: _Arm) -> list[str]:
+        (label, shots), model = key, self.cells[key].model
+        where, read = f"model '{label}', {counted(shots, 'shot')}", f"of {len(arm.seen):,} prompts that were read"
+        told = []
+        if arm.cut:
+            least, most = min(arm.cut.values()), max(arm.cut.values())
+            span = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+            told.append(
+                f"{where}: {len(arm.cut):,} {read} are longer than its context of {model.max_tokens:,} tokens, so "
+                f"{span} of the demonstrations are left out of each, the least similar first. Tables call them "
+                f"{shots:,} shots all the same."
+            )
+        if arm.crowded:
+            told.append(
+                f"{where}: {len(arm.crowded):,} {read} have up to {arm.pictures:,} pictures, and model.max_pictures "
+                f"allows {optional.max_pictures(model):,}. Such samples fail: set it higher, or leave it out."
+            )
+        return told

@@ -1,0 +1,64 @@
+"""What the prompts of a grid will take of a model, read off a few of them before the model is started.
+
+An engine sets memory aside for pictures and tokens when it starts. This is a guess from some queries, and one that is
+too small costs time but no sample: an engine that meets a larger prompt is started again with all the room there is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from experiments.contexts.contexts import Retrieval, contexts, recipes_of, written
+from experiments.contexts.placeholders import anything, unasked
+from experiments.grid.grid import Cell
+from experiments.planning.plan import choice
+from icl.errors import ICLError
+from icl.types import Prompt
+
+QUERIES_READ = 8
+"""Of each task and number of shots."""
+
+MARGIN = 1.25
+"""Other prompts may be longer by this factor."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """pictures: of the prompt with the most. tokens: of the longest prompt and its answer, with a margin."""
+
+    pictures: int = 0
+    tokens: int = 0
+
+
+def limits(cells: Sequence[Cell]) -> Limits:
+    """Of cells of one model, which is asked nothing. Branches of strategies count too; demonstrations are random."""
+    pictures = tokens = 0
+    usual = anything()
+    for same in _alike(cells):
+        stood_in = [replace(cell, retriever=cell.retriever and usual) for cell in unasked(same)]
+        task = same[0].task
+        retrieval = Retrieval(task, same[0].model)
+        for row in contexts(retrieval, recipes_of(stood_in), choice(task.queries, QUERIES_READ)):
+            for item in map(written, row):
+                for cell in item.recipe.cells if item.prompt is not None else ():
+                    try:
+                        shown, length = _taken(cell, item.prompt)
+                    except ICLError:  # a broken sample, which is told where it is asked
+                        continue
+                    pictures = max(pictures, shown)
+                    tokens = max(tokens, round(MARGIN * length) + cell.max_new_tokens)
+    return Limits(pictures, tokens)
+
+
+def _alike(cells: Sequence[Cell]) -> list[list[Cell]]:
+    found: dict[tuple[int, int], list[Cell]] = {}
+    for cell in cells:
+        found.setdefault((id(cell.task), cell.shots), []).append(cell)
+    return list(found.values())
+
+
+def _taken(cell: Cell, prompt: Prompt | None) -> tuple[int, int]:
+    """Pictures of the prompt and tokens, of the branch with the most."""
+    from decoding.arms.inspection import branches_of
+
+    branches = branches_of(cell.decoding.strategy, prompt)
+    return max(len(branch.pictures) for branch in branches), max(map(cell.model.count_tokens, branches))

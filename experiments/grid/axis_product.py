@@ -1,0 +1,96 @@
+"""The combinations of a config's axes, as nodes that know where they stand in the file.
+
+An axis such as `decoding.alpha` is put on the strategy of a combination where that has an alpha, and leaves it alone
+where it has none; an axis that no component of any combination reads is an error.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from experiments.config.config import Config
+from experiments.config.keys import KINDS, LISTS
+from icl.errors import ConfigError, did_you_mean
+from icl.registry import resolve
+
+Node = tuple[Any, str]
+"""A value of an axis and where it stands."""
+
+
+def points(config: Config) -> list[dict[str, Node]]:
+    """Each combination: a node for every axis. Raises ConfigError for an axis that nothing reads."""
+    found = list(_points(config))
+    read = {axis for point in found for axis in _apply_parameters(point)}
+    _all_read(config, read)
+    return found
+
+
+def _points(config: Config) -> Iterator[dict[str, Node]]:
+    base = {axis: (node, config.where(axis)) for axis, node in config.base.items()}
+    columns = [
+        [(axis, node, config.where("grid", axis, i)) for i, node in enumerate(values)]
+        for axis, values in config.grid.items()
+    ]
+    pairs = [
+        [(axis, values[i], config.where("zip", axis, i)) for axis, values in config.zipped.items()]
+        for i in range(len(next(iter(config.zipped.values()), [])))
+    ]
+    for chosen in itertools.product(*columns):
+        for row in pairs or [[]]:
+            yield {**base, **{axis: (node, where) for axis, node, where in (*chosen, *row)}}
+
+
+def _apply_parameters(point: dict[str, Node]) -> list[str]:
+    """Puts `decoding.alpha` on the point's strategy where it has an alpha. Which axes the point read."""
+    read = [axis for axis in point if "." not in axis]
+    for axis in [axis for axis in point if "." in axis]:
+        value, where = point.pop(axis)
+        head, *path = axis.split(".")
+        node, at = point[head]
+        changed = _with_parameter(head, (node, at), path, value)
+        if changed is not None:
+            point[head] = (changed, where)
+            read.append(axis)
+    return read
+
+
+def _with_parameter(head: str, node: Node, path: Sequence[str], value: Any) -> Any:
+    """The node with the parameter, one level deep at most into a nested component; None where it has no such one."""
+    told, where = node
+    if isinstance(told, str):
+        told = {"name": told}
+    if not isinstance(told, Mapping) or not isinstance(told.get("name"), str) or len(path) > 2:
+        return None
+    beside = head == "decoding" and path[0] in ("sampling", "normalise")
+    if not beside and path[0] not in _parameters(resolve(KINDS[head], told["name"], where)):
+        return None
+    if len(path) == 1:
+        return {**told, path[0]: value}
+    inner = told.get(path[0]) or {}
+    return {**told, path[0]: {**({"name": inner} if isinstance(inner, str) else inner), path[1]: value}}
+
+
+def _parameters(cls: type[Any]) -> list[str]:
+    return [str(f.metadata.get("key", f.name)) for f in fields(cls) if f.init] if is_dataclass(cls) else []
+
+
+def _all_read(config: Config, read: set[str]) -> None:
+    for key, axes in (("grid", config.grid), ("zip", config.zipped)):
+        for axis in axes:
+            if axis not in read:
+                head, _, parameter = axis.partition(".")
+                if head in LISTS:
+                    raise ConfigError(
+                        f"{config.where(key, axis)}: {head} is a list, and no axis reaches into its parts. Write each "
+                        f"whole list as a value of the axis {head}."
+                    )
+                nodes = axes.get(head) or config.grid.get(head) or config.zipped.get(head) or [config.base[head]]
+                names = [node if isinstance(node, str) else node.get("name", "") for node in nodes]
+                known = [p for name in names for p in _parameters(resolve(KINDS[head], name, config.where(head)))]
+                told = f"{head} is {', '.join(names)}, which take" + ("s" if len(names) == 1 else "")
+                takes = f" {told} {', '.join(dict.fromkeys(known))}." if known else f" {told} no parameters."
+                where = config.where(key, axis)
+                raise ConfigError(
+                    f"{where}: no component reads the axis '{axis}'.{did_you_mean(parameter, known)}{takes}"
+                )

@@ -1,0 +1,60 @@
+"""Which overrides leave a grid one setting: what to type where a command wants no more than one.
+
+The setting is that of the most shots, and else the first in the file.
+"""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from experiments.config.config import Config
+from experiments.config.yaml_document import flow
+from experiments.grid.grid import Cell
+from experiments.grid.matching import has
+from icl.errors import ConfigError
+
+
+class SeveralSettingsError(ConfigError):
+    """reason: that there are several. overrides: what leaves one of them."""
+
+    def __init__(self, reason: str, overrides: Sequence[str]) -> None:
+        super().__init__(f"{reason} Choose one of each: {shlex.join(overrides)}")
+        self.reason, self.overrides = reason, list(overrides)
+
+
+def narrowing(config: Config, cells: Sequence[Cell]) -> list[str]:
+    """Overrides such as `grid.shots=[8]`, one for each axis of the file with several values."""
+    chosen = max(cells, key=lambda cell: cell.shots)
+    found = [
+        _override("grid", axis, next((value for value in values if _is(chosen, axis, value)), values[0]))
+        for axis, values in config.grid.items()
+        if len(values) > 1
+    ]
+    rows = range(len(next(iter(config.zipped.values()), [])))
+    row = next((i for i in rows if all(_is(chosen, axis, values[i]) for axis, values in config.zipped.items())), 0)
+    zipped = config.zipped.items() if len(rows) > 1 else ()
+    return [*found, *(_override("zip", axis, values[row]) for axis, values in zipped)]
+
+
+def _is(cell: Cell, axis: str, value: Any) -> bool:
+    """Whether the cell has the value of an axis, which may be a parameter: `decoding.alpha`."""
+    head, *path = axis.split(".")
+    for key in reversed(path):
+        value = {key: value}
+    free = cell.told.get(head) is None  # at 0 shots any retriever is as good
+    return free or has(cell, head, value)
+
+
+def _override(key: str, axis: str, value: Any) -> str:
+    return f"{key}.{axis}={flow([value])}"
+
+
+def differing(cells: Sequence[Cell], axes: Sequence[str]) -> Iterator[str]:
+    """'shots (0, 4)' for each of these axes on which the cells differ; none where they are of one setting.
+
+    An axis that cannot matter to a cell, as the retriever at 0 shots, is no difference.
+    """
+    for axis in axes:
+        found = {repr(cell.told[axis]): str(cell.labels[axis]) for cell in cells if cell.told[axis] is not None}
+        if len(found) > 1:
+            yield f"{axis} ({', '.join(found.values())})"

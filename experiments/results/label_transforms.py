@@ -1,0 +1,53 @@
+"""Arms whose demonstrations answer with other labels than the task's: their score does not say what others' says.
+
+Under `flip_labels` and `unlearn` the gold stays, so a model that follows its demonstrations scores lower; under
+`symbols` right answers are other words than at 0 shots; under `noisy_labels` some of the demonstrations are wrong on
+purpose. Such a transform names the analysis that tells what it does (`told_by`). Gains over 0 shots and comparisons of
+retrievers leave such arms out.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from experiments.stats.wording import listed
+from icl.registry import entries, resolve
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+    from experiments.store.store import Store
+
+
+def relabelling(frame: "DataFrame", store: "Store") -> "Series[Any]":
+    """Of each sample, the transforms of its cell that change labels, or ''. frame: of samples, with their cells."""
+    import pandas as pd
+
+    if "cell" not in frame:
+        return pd.Series("", index=frame.index)
+    named = {digest: ", ".join(_names(store.cell(str(digest)) or {})) for digest in frame["cell"].unique()}
+    return frame["cell"].map(named)
+
+
+def relabelled_told(names: "Series[Any]") -> str:
+    """One sentence on the arms that are left out; '' where there are none. names: see `relabelling`."""
+    found = list(dict.fromkeys(name for told in names.unique() for name in told.split(", ") if name))
+    if not found:
+        return ""
+    analyses = listed([f"`icl analyze RUN {one}`" for one in dict.fromkeys(map(_told_by, found))])
+    return (
+        f"with {listed(found)} a lower score may mean that demonstrations are followed: no sentence on gains and "
+        f"retrieval has these arms; see {analyses}."
+    )
+
+
+def _names(cell: Mapping[str, Any]) -> Iterator[str]:
+    for node in cell.get("transforms") or ():
+        name = str(node.get("name") if isinstance(node, Mapping) else node)
+        share = node.get("share") if isinstance(node, Mapping) else None
+        if _told_by(name) and share != 0:
+            yield name
+
+
+def _told_by(name: str) -> str:
+    """The analysis that a transform names; '' of one that leaves labels alone, or whose code is not the toolkit's."""
+    return str(getattr(resolve("transform", name), "told_by", "")) if name in entries("transform") else ""

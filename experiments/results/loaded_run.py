@@ -1,0 +1,185 @@
+"""A finished or unfinished run, read back: a frame of samples with a column an axis, a metric and a baseline."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.config.keys import AXES, CORRECTION, METRIC, usual_metric
+from experiments.results.run_metrics import over_run
+from experiments.stats.arms import NONE, is_accuracy, judged_by
+from experiments.stats.whole import own_of
+from experiments.store.equivalent_cells import decided_by
+from experiments.store.store import Store
+from icl.errors import StoreError, did_you_mean
+from icl.metrics.base import Better
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+DROPPED = ("scores", "baselines")
+"""Mappings of a sample that become columns of their own."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory. Reading waits for the call, so a run in progress can be looked at again and again."""
+
+    path: Path
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """run.json."""
+        return Store(self.path).run() or {}
+
+    def cells(self) -> "DataFrame":
+        """One row a cell of the config as it was last run: digest, axes as labels, samples finished and failed."""
+        import pandas as pd
+
+        store = Store(self.path)
+        rows = []
+        for digest in _cells(self):
+            finished, failed = store.done(digest)
+            labels = (store.cell(digest) or {}).get("labels", {})
+            rows.append({"cell": digest, **labels, "finished": len(finished), "failed": len(failed)})
+        return pd.DataFrame(rows)
+
+    def samples(self) -> "DataFrame":
+        """One row a sample: cell, the axes as labels, seed, query, what was shown and said, metrics, baselines.
+
+        `attrs` names the columns that are axes, metrics and baselines, and says which way of each metric is good
+        (`better`) and which are accuracies. A baseline has a column for each metric that judges it (`vote:strict`);
+        `vote` is that of the config's `compare.metric` (else `vocabulary.usual_metric`). A failed sample has its reason
+        under `failed`. The numbers of a metric of a whole run (`icl.metrics.base.RunMetric`) average to its statistic
+        in each cell, and beside them (`f1:own`) stands what a sample's number was computed from. Samples of one query
+        that have one `decided_by` are answered alike by construction (`experiments.store.equivalent_cells`).
+        """
+        import pandas as pd
+
+        store, info = Store(self.path), self.info
+        metrics, baselines = dict.fromkeys(info.get("metrics", {})), dict[str, None]()
+        rows: list[dict[str, Any]] = []
+        for digest, labels in _labels(store, _cells(self)).items():
+            labels |= {"decided_by": decided_by(store.cell(digest) or {})}
+            for sample in store.samples(digest):
+                scores, votes = sample.get("scores", {}), sample.get("baselines", {})
+                metrics |= dict.fromkeys(scores)
+                baselines |= dict.fromkeys(votes)
+                kept = {key: value for key, value in sample.items() if key not in DROPPED}
+                rows.append({**labels, **kept, **scores, **_judged(votes)})
+        first = ("cell", "decided_by", *AXES, "seed", "query", "group", "failed", "output", *metrics, *baselines)
+        frame = over_run(pd.DataFrame(rows), info, baselines)
+        frame = _as_judged_by(frame, baselines, usual_metric(info, tuple(metrics)))
+        for column in first:
+            if column not in frame:
+                frame[column] = None
+        frame = frame[[*first, *(column for column in frame if column not in first)]]
+        frame["failed"] = frame["failed"].astype(object).where(frame["failed"].notna(), None)
+        better = {name: _better(name, info.get("metrics", {}).get(name, {})) for name in metrics}
+        accuracies = tuple(name for name in metrics if _is_accuracy(name, info.get("metrics", {}).get(name, {})))
+        frame.attrs |= {"axes": AXES, "metrics": tuple(metrics), "baselines": tuple(baselines), "better": better}
+        frame.attrs["accuracies"] = accuracies
+        return frame
+
+    def compare(
+        self, to: Mapping[str, Any] | None = None, metric: str | None = None, correct: str | None = None
+    ) -> "DataFrame":
+        """Every arm against its reference, in pairs; what is not given is as the config's `compare` says."""
+        from experiments.stats.compare import compare
+
+        info = self.info
+        said = info.get("config", {}).get("compare") or {}
+        wanted = to or said.get("to")
+        if not wanted:
+            raise StoreError(
+                f"{self.path}: its config has no 'compare'. Say what against: to={{'decoding': 'greedy'}}."
+            )
+        correction: Any = correct or said.get("correct", CORRECTION)
+        usual = usual_metric(info, tuple(info.get("metrics", {}))) or METRIC
+        return compare(self.samples(), wanted, metric or usual, correct=correction)
+
+    def analyze(self, name: str, metric: str | None = None) -> "DataFrame":
+        """The table of an analysis (`icl analyze` lists them), such as "copying". Raises ConfigError, StoreError."""
+        from experiments.analyses.catalogue import analysis
+        from experiments.results.view import view
+
+        return analysis(name)(view(self, metric))
+
+    def __repr__(self) -> str:
+        sessions = self.info.get("sessions", [])
+        state = sessions[-1].get("state", "running") if sessions else "empty"
+        return f"Run({str(self.path)!r}: {len(self.info.get('cells', []))} cells, {state})"
+
+
+def load_run(path: str | Path) -> Run:
+    """The run of a directory, or of a file in it such as its run.json. Raises StoreError where there is none."""
+    folder = Path(path)
+    if folder.is_file():
+        folder = next((above for above in folder.parents if (above / "run.json").is_file()), folder)
+    if (folder / "run.json").is_file():
+        return Run(folder)
+    if folder.is_file():
+        raise StoreError(f"{folder} is a file and not within a run directory. Give the folder that has run.json.")
+    inside = [p.parent.name for p in folder.glob("*/run.json")]
+    if inside:
+        raise StoreError(f"{folder} holds runs and is none itself: {', '.join(sorted(inside)[:8])}. Give one of them.")
+    others = [p.parent.name for p in folder.parent.glob("*/run.json")] if folder.parent.is_dir() else []
+    have = f" Runs beside it: {', '.join(sorted(others)[:8])}." if others else ""
+    raise StoreError(f"{folder} is not a run directory (no run.json).{did_you_mean(folder.name, others)}{have}")
+
+
+def _cells(run: Run) -> list[str]:
+    """Digests of the run's cells. Raises StoreError where run.json is of something else."""
+    told = run.info.get("cells")
+    if not isinstance(told, list):
+        raise StoreError(f"{run.path / 'run.json'} is not of a run: it names no cells.")
+    return [str(digest) for digest in told]
+
+
+def _judged(told: Mapping[str, Any]) -> dict[str, float]:
+    """A sample's baselines as columns. An older run has one value of each, by strict or its first metric."""
+    columns: dict[str, float] = {}
+    for baseline, by in told.items():
+        judged = isinstance(by, Mapping)
+        columns |= {judged_by(baseline, metric): value for metric, value in by.items()} if judged else {baseline: by}
+    return columns
+
+
+def _as_judged_by(frame: "DataFrame", baselines: Iterable[str], metric: str | None) -> "DataFrame":
+    """With a column of each baseline alone: as this metric judges it."""
+    columns = {baseline: judged_by(baseline, str(metric)) for baseline in baselines}
+    columns |= {own_of(baseline): own_of(column) for baseline, column in columns.items()}
+    return frame.assign(**{baseline: frame[column] for baseline, column in columns.items() if column in frame})
+
+
+def _better(name: str, told: Mapping[str, Any]) -> Better:
+    """Which way of a metric is good: as run.json says, else (an older run) as the metric of this name does."""
+    from icl.registry import entries, resolve
+
+    name = str(told.get("name", name))
+    found: Better = told.get("better") or (resolve("metric", name).better if name in entries("metric") else "higher")
+    return found
+
+
+def _is_accuracy(name: str, told: Mapping[str, Any]) -> bool:
+    """Whether a metric is a share of right answers: as run.json says, else (an older run) as the one of this name."""
+    return bool(told.get("accuracy")) or is_accuracy(str(told.get("name", name)))
+
+
+def _labels(store: Store, digests: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The axes of each cell as tables call them.
+
+    An axis that cannot matter in a cell (the order at 0 shots) has the one value that it has elsewhere, or 'none'.
+    """
+    cells = {digest: store.cell(digest) or {} for digest in digests}
+    found = {digest: cell.get("labels", {}) for digest, cell in cells.items()}
+    told: dict[str, dict[str, Any]] = {digest: {} for digest in digests}
+    for axis in AXES:
+        values = {digest: labels.get(axis, NONE) for digest, labels in found.items()}
+        # an empty list (no transform, no reranker) and the retriever `none` are values like any other
+        free = {digest for digest, value in values.items() if value == NONE and cells[digest].get(axis) is None}
+        others = {value for digest, value in values.items() if digest not in free}
+        usual = others.pop() if len(others) == 1 else NONE
+        for digest, value in values.items():
+            told[digest][axis] = usual if digest in free else value
+    return told

@@ -1,0 +1,320 @@
+"""A run as its readers see it: the frame of its samples, and which columns are axes, scores and baselines.
+
+The one reader that knows how a run directory names things; table, page, sentences and analyses read a `View`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from experiments.config.keys import CORRECTION, METRICS, REFERENCES, SCORED, usual_metric
+from experiments.grid.matching import covers
+from experiments.results.label_transforms import relabelled_told, relabelling
+from experiments.stats.arms import (
+    DECIDED,
+    NONE,
+    UNIT,
+    axes_of,
+    baseline_of,
+    better_of,
+    checked_setting,
+    is_accuracy,
+    judged_by,
+    tidy,
+    values_of,
+    varying,
+)
+from experiments.stats.effects import Effect, effects
+from experiments.stats.findings import Finding, findings, reference_decoding
+from experiments.stats.floor import ceilings, floors, strays
+from experiments.stats.whole import own_of
+from experiments.store.store import Store
+from icl.errors import ConfigError, StoreError, did_you_mean
+from icl.metrics.base import Better
+from icl.metrics.baselines import BASELINES
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+class Run(Protocol):
+    """What `experiments.api.load_run` gives."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def samples(self) -> "DataFrame": ...
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """frame: a row a sample, axes as labels, baselines as the metric judges them. scores: the same rows, what
+    statistics read, baselines by every metric; `failed` is true or false.
+
+    `scores.attrs["better"]` says which way of each metric is good. metric: the score looked at. to: the reference
+    setting of comparisons. controls: label of a strategy -> labels of its controls among the arms. info: run.json.
+    """
+
+    path: Path
+    name: str
+    frame: "DataFrame"
+    scores: "DataFrame"
+    axes: tuple[str, ...]
+    metrics: tuple[str, ...]
+    baselines: tuple[str, ...]
+    metric: str
+    to: Mapping[str, Any]
+    correct: str = CORRECTION
+    controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def row_axes(self) -> tuple[str, ...]:
+        """The axes that tell rows of one task's table apart: what varies beside task and shots, decoding last."""
+        wide = varying(self.scores, [axis for axis in self.axes if axis not in ("task", "shots")])
+        first = tuple(axis for axis in ("retriever", "decoding") if axis in self.axes)
+        return tuple(dict.fromkeys([*(a for a in wide if a not in first), *first]))
+
+    @cached_property
+    def fixed(self) -> dict[str, Any]:
+        """axis -> value of the axes that are the same everywhere."""
+        shown = {"task", "shots", *self.row_axes}
+        return {axis: self.scores[axis].iloc[0] for axis in self.axes if axis not in shown}
+
+    @property
+    def better(self) -> Better:
+        """Which way of the score looked at is good."""
+        return better_of(self.scores, self.metric)
+
+    @property
+    def of_samples(self) -> bool:
+        """Whether a sample has a score of its own; else it is one of the whole run (`icl.metrics.base.RunMetric`)."""
+        return own_of(self.metric) not in self.scores
+
+    @property
+    def sample_metrics(self) -> tuple[str, ...]:
+        """The scores that a sample has by itself."""
+        return tuple(metric for metric in self.metrics if own_of(metric) not in self.scores)
+
+    @cached_property
+    def accuracies(self) -> tuple[str, ...]:
+        """The scores that are a share of right answers, and are called so; those that are usually looked at first."""
+        known = self.scores.attrs.get("accuracies")
+        found = [m for m in self.metrics if (is_accuracy(m) if known is None else m in known)]
+        return tuple(sorted(found, key=lambda m: METRICS.index(m) if m in METRICS else len(METRICS)))
+
+    @property
+    def judge(self) -> str | None:
+        """What says whether one answer is right: the score looked at, else the first accuracy that there is."""
+        if self.of_samples:
+            return self.metric
+        return next((metric for metric in self.accuracies if metric in self.sample_metrics), None)
+
+    @property
+    def measure(self) -> str:
+        """The score looked at in words: 'lenient accuracy', 'chair_s (lower is better)'."""
+        lower = " (lower is better)" if self.better == "lower" else ""
+        return f"{self.metric}{' accuracy' if self.metric in self.accuracies else ''}{lower}"
+
+    @property
+    def tasks(self) -> list[str]:
+        return [str(task) for task in values_of(self.scores, "task")]
+
+    @property
+    def seeds(self) -> int:
+        return int(self.frame["seed"].nunique())
+
+    @property
+    def failed(self) -> int:
+        return int(self.scores["failed"].sum())
+
+    @property
+    def unfinished(self) -> str:
+        """A sentence where the run has not come to its end, else ''."""
+        sessions = self.info.get("sessions") or [{}]
+        state = sessions[-1].get("state", "finished")
+        return "" if state == "finished" else f"The run is not finished ({state}): this is what it has so far."
+
+    @cached_property
+    def reference(self) -> str:
+        """The decoding that the others stand against."""
+        wanted = self.to.get("decoding")
+        if "decoding" not in self.scores:
+            return NONE
+        return reference_decoding(self.scores, str(wanted) if wanted is not None else None)
+
+    @cached_property
+    def effects(self) -> list[Effect]:
+        """What each decoding did to the answers; nothing where there is one decoding only."""
+        if "decoding" not in self.scores or self.scores["decoding"].nunique() < 2:
+            return []
+        told = [m for m in self.metrics if self.scores[m].notna().any()]
+        return effects(
+            self.frame,
+            self.scores,
+            self.axes,
+            self.metric,
+            metrics=told,
+            base=self.reference,
+            controls=self.controls,
+        )
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        reference = self.reference
+        others = SCORED if self.better == "higher" else ()
+        other = next((m for m in others if m in self.metrics and m != self.metric), None)
+        renamed = relabelling(self.frame, Store(self.path))
+        found = findings(
+            self.scores,
+            self.metric,
+            axes=self.axes,
+            reference=reference,
+            controls=self.controls,
+            also=other,
+            apart=renamed != "",
+        )
+        full = ceilings(self.scores, self.metric, self.axes) if self.better == "higher" else {}
+        told = floors(self.frame, self.axes) | full
+        said = strays(self.frame, self.axes) | told
+        answers = [Finding("Answers", task, sentence, "", "", "open") for task, sentence in said.items()]
+        if apart := relabelled_told(renamed[self.scores["shots"] != 0]):
+            answers.append(Finding("Answers", "other labels", apart, "", "", "open"))
+        kept = [one for one in found if not (self._empty(one) and self._task(one.subject) in told)]
+        return [*answers, *(one for one in kept if not (_of_ceiling(one) and self._task(one.subject) in full))]
+
+    def _empty(self, one: Finding) -> bool:
+        """Whether it says no more than that arms do not differ."""
+        return one.verdict == "open" and one.topic != "Vote"
+
+    def _task(self, subject: str) -> str:
+        """The task that a finding is about: its subject begins with it, unless there is one task only."""
+        begins = [task for task in self.tasks if f"{subject}, ".startswith(f"{task}, ")]
+        return max(begins, key=len, default=self.tasks[0])
+
+
+def _of_ceiling(one: Finding) -> bool:
+    """Whether it says nothing more of a task at its ceiling: that the vote or random retrieval is not above it."""
+    return one.topic in ("Vote", "Retrieval") and one.verdict in ("open", "better")
+
+
+def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = None) -> View:
+    """Reads a run. metric, to: instead of what its config says. Raises StoreError for an empty run, ConfigError."""
+    frame = run.samples()
+    if not len(frame):
+        raise StoreError(f"{run.path} has no finished sample yet. Start it with `icl run`, then try again.")
+    axes = axes_of(frame)
+    samples = tidy(frame, axes)
+    store = Store(run.path)
+    info = store.run() or {}
+    metrics = tuple(frame.attrs.get("metrics") or _metrics(frame))
+    compare = dict(_inside(info, "config", "compare") or {})
+    chosen = metric or str(usual_metric(info, metrics))
+    if chosen not in metrics:
+        raise ConfigError(
+            f"the run has no score '{chosen}'.{did_you_mean(chosen, metrics)} Scores: {', '.join(metrics)}."
+        )
+    columns = {name: baseline_of(frame, name, chosen) for name in _baselines(frame)}
+    judged = {name: samples[column] for name, column in columns.items() if column}
+    owns = {own_of(name): samples[own_of(c)] for name, c in columns.items() if c and own_of(c) in samples}
+    old = [column for name in columns for column in (name, own_of(name)) if column in samples]
+    samples = samples.drop(columns=old).assign(**judged, **owns)
+    better = {m: better_of(frame, m) for m in metrics}
+    wanted = to or _sole(samples, compare.get("to") or {}, store)
+    reference = checked_setting(samples, wanted, axes, "compare.to") if wanted else _usual_reference(samples)
+    return View(
+        path=run.path,
+        name=str(info.get("name") or run.path.name),
+        frame=samples,
+        scores=_scores(samples, axes, metrics, {"better": better, "accuracies": frame.attrs.get("accuracies")}),
+        axes=axes,
+        metrics=metrics,
+        baselines=tuple(judged),
+        metric=chosen,
+        to=reference,
+        correct=str(compare.get("correct", CORRECTION)),
+        controls=_controls(samples, store),
+        info=info,
+    )
+
+
+def _sole(samples: "DataFrame", wanted: Mapping[str, Any], store: Store) -> dict[str, Any]:
+    """By label, where an axis has one value and that is the one: its label tells nothing that `wanted` could match."""
+    found = dict(wanted)
+    for axis, value in wanted.items():
+        if axis != "decoding" and axis in samples and samples[axis].nunique() == 1:
+            cell = store.cell(str(samples["cell"].iloc[0])) or {}
+            if covers(value, cell.get(axis)):
+                found[axis] = samples[axis].iloc[0]
+    return found
+
+
+def _scores(samples: "DataFrame", axes: Sequence[str], metrics: Sequence[str], attrs: dict[Any, Any]) -> "DataFrame":
+    told = {name: [judged_by(name, metric) for metric in metrics] for name in _baselines(samples)}
+    judged = [column for name, columns in told.items() for column in (name, *columns) if column in samples]
+    owns = [own_of(column) for column in (*metrics, *judged) if own_of(column) in samples]
+    decided = [DECIDED] if DECIDED in samples else []
+    kept = dict.fromkeys(["query", "seed", UNIT, *decided, *axes, *metrics, *judged, *owns])
+    scores = samples[list(kept)].copy()
+    scores.attrs = attrs
+    scores["failed"] = samples["failed"].notna() if "failed" in samples else False
+    for axis, value in (("task", "task"), ("shots", 0)):
+        if axis not in scores:
+            scores[axis] = value
+    return scores
+
+
+def _baselines(frame: "DataFrame") -> list[str]:
+    return [name for name in BASELINES if name in frame or any(str(c).startswith(judged_by(name, "")) for c in frame)]
+
+
+def _usual_reference(samples: "DataFrame") -> dict[str, Any]:
+    """Without a word in the config: the usual decoding where several ran, else the usual retriever, else 0 shots."""
+    if "decoding" in samples and samples["decoding"].nunique() > 1:
+        return {"decoding": reference_decoding(samples)}
+    chance = REFERENCES["retriever"]
+    if "retriever" in samples and chance in set(samples["retriever"]) and samples["retriever"].nunique() > 1:
+        return {"retriever": chance}
+    return {"shots": 0} if "shots" in samples and 0 in set(samples["shots"]) else {}
+
+
+def _controls(samples: "DataFrame", store: Store) -> dict[str, tuple[str, ...]]:
+    """Strategy label -> control labels: those that the run added for it, and what wraps it with the same sampler."""
+    if "decoding" not in samples or "cell" not in samples:
+        return {}
+    first = samples.drop_duplicates("decoding")
+    cells = {
+        str(label): store.cell(str(digest)) or {}
+        for label, digest in zip(first["decoding"], first["cell"], strict=True)
+    }
+    nodes = {label: cell.get("decoding") for label, cell in cells.items()}
+    own = {label: str(cell.get("decoding_digest")) for label, cell in cells.items()}
+    found = {
+        label: tuple(
+            name
+            for name, other in nodes.items()
+            if _wraps(other, node) or (cells[name].get("control") and own[label] in cells[name].get("controls", ()))
+        )
+        for label, node in nodes.items()
+    }
+    return {label: names for label, names in found.items() if names}
+
+
+def _wraps(control: Any, arm: Any) -> bool:
+    wrapped = _inside(control, "strategy", "of")
+    return wrapped is not None and wrapped == _inside(arm, "strategy") and control.get("sampler") == arm.get("sampler")
+
+
+def _metrics(frame: "DataFrame") -> Sequence[str]:
+    found = [metric for metric in (*METRICS, "yes") if metric in frame]
+    if not found:
+        raise StoreError("the run's samples have no scores.")
+    return found
+
+
+def _inside(tree: Any, *keys: str) -> Any:
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree

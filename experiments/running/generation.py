@@ -1,0 +1,134 @@
+"""Answers to many prompts at once: an engine for models that run strategies, requests for those that only answer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from experiments.contexts.contexts import Written
+from experiments.grid.grid import Cell
+from icl.errors import ICLError, ModelError
+from icl.models import optional
+from icl.models.base import Model, Request
+from icl.types import Generation, Prompt
+from icl.user_errors import blaming
+
+if TYPE_CHECKING:
+    from decoding.engine.requests import Counters, Late
+
+Answer = Generation | str
+"""What a model said, or why it said nothing."""
+
+"""Requests that a model without `answer_each` is asked in one call: what a kill can lose at most. A model that batches
+better with more says so by `at_once`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One sample to be: a written prompt in one cell."""
+
+    cell: Cell
+    item: Written
+    prompt: Prompt
+
+
+Done = Callable[[Asked, Answer], None]
+
+
+def answer(
+    model: Model, asked: Sequence[Asked], counters: "Counters", done: Done, *, top: int = 0, late: "Late" = "auto"
+) -> None:
+    """Calls `done` with each and its answer, as soon as it is there; in any order.
+
+    top: see `decoding.engine.requests.Job`. late: see `decoding.engine.engine.run_jobs`; another engine than that one does not read it.
+    """
+    if asked and "strategies" in model.abilities:
+        _through_engine(model, asked, counters, done, top)
+    elif asked and "logits" in model.abilities:
+        _through_engine(model, asked, counters, done, top, late=late)
+    elif asked:
+        _through_requests(model, asked, done)
+
+
+def _through_engine(
+    model: Any, asked: Sequence[Asked], counters: "Counters", done: Done, top: int, **more: str
+) -> None:
+    from decoding.engine.requests import Failure, Job
+
+    jobs = [
+        Job(one.prompt, one.cell.decoding, _options(one), one.cell.score, one.cell.max_new_tokens, top=top)
+        for one in asked
+    ]
+
+    def finished(i: int, result: Generation | Failure) -> None:
+        done(asked[i], result.reason if isinstance(result, Failure) else result)
+
+    engine_of(model)(model, jobs, counters, **more, done=finished)
+
+
+def engine_of(model: Model) -> Callable[..., Any]:
+    """`run_jobs` of the engine that runs strategies on this model: its server's, its own, or the token loop."""
+    if "strategies" in model.abilities and optional.answer_each(model):  # a server's
+        from decoding.engine.server_engine import run_jobs as there
+
+        return there
+    if "strategies" in model.abilities:
+        from decoding.lockstep.engine import run_jobs as inside
+
+        return inside
+    from decoding.engine.engine import run_jobs
+
+    return run_jobs
+
+
+def _options(one: Asked) -> tuple[str, ...]:
+    return one.item.example.options if one.cell.score == "options" else ()
+
+
+def _through_requests(model: Model, asked: Sequence[Asked], done: Done) -> None:
+    """Equal requests are sent once, unless the model reads more than the prompt (an oracle, a fake)."""
+    groups: dict[Any, list[Asked]] = {}
+    for i, one in enumerate(asked):
+        key = (one.prompt.digest, one.item.example.options, one.cell.max_new_tokens, one.cell.score)
+        groups.setdefault(i if model.needs else key, []).append(one)
+    alike = list(groups.values())
+    requests = [_request(model, same[0]) for same in alike]
+
+    def finished(i: int, result: Answer) -> None:
+        for one in alike[i]:
+            done(one, result)
+
+    if (answer_each := optional.answer_each(model)) is not None:
+        answer_each(requests, finished)
+        return
+    at_once = optional.at_once(model)
+    for start in range(0, len(requests), at_once):
+        for i, result in enumerate(_generated(model, requests[start : start + at_once])):
+            finished(start + i, result)
+
+
+def _request(model: Model, one: Asked) -> Request:
+    demos = one.item.context.demos if "demos" in model.needs else ()
+    return Request(
+        one.prompt,
+        one.item.example.options,
+        one.cell.max_new_tokens,
+        tuple((demo.example, demo.score) for demo in demos),
+        one.item.example.answers if "gold" in model.needs else (),
+        one.cell.score == "options",
+    )
+
+
+def _generated(model: Model, requests: Sequence[Request]) -> list[Answer]:
+    """In halves where a request of the batch fails, so that it fails alone."""
+    try:
+        with blaming(model):
+            said: list[Answer] = list(model.generate(requests))
+    except ICLError as error:
+        if len(requests) == 1:
+            return [str(error)]
+    else:
+        if len(said) != len(requests):
+            raise ModelError(f"the model gave {len(said)} answers to {len(requests)} requests: it owes one to each.")
+        return said
+    middle = len(requests) // 2
+    return [*_generated(model, requests[:middle]), *_generated(model, requests[middle:])]

@@ -1,0 +1,94 @@
+"""Pictures outside the model: decoded ahead of it in a few threads, and kept for the report while they are few."""
+
+import os
+import platform
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from icl.errors import PictureError
+from icl.images import Picture
+
+T = TypeVar("T")
+
+THREADS = 2
+AHEAD = 32
+"""Items whose pictures are decoded before they are needed: more would not stay in the cache of decoded pictures."""
+
+KEPT_BYTES = 64 * 2**20
+"""Room for a run's pictures; further ones are not kept, and the report shows their place without them."""
+
+LONGEST_SIDE = 512
+"""Larger pictures are kept at this size: for people, not for models."""
+
+
+def decoded_ahead(items: Iterable[T], pictures: Callable[[T], Sequence[Picture]]) -> Iterator[T]:
+    """The same items; their pictures were sent to be decoded `AHEAD` items earlier.
+
+    A picture that cannot be read says so when it is used, not here.
+    """
+    waiting: deque[T] = deque()
+    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
+    try:
+        for item in items:
+            for picture in pictures(item):
+                if "source_digest" not in vars(picture):
+                    threads.submit(_decode, picture)
+            waiting.append(item)
+            if len(waiting) > AHEAD:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def _decode(picture: Picture) -> None:
+    try:
+        picture.source_digest  # noqa: B018
+    except PictureError:
+        return
+
+
+class Album:
+    """Keeps pictures as `<digest>.png`, each once, in a thread of its own, within `room` bytes.
+
+    problem: why it stopped keeping them (a full disk). Samples are not touched by that.
+    """
+
+    def __init__(self, folder: Path, room: int = KEPT_BYTES) -> None:
+        self.folder, self.room = folder, room
+        self.problem: str | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = list(folder.glob("*.png"))
+        self.seen = {path.stem for path in kept}
+        self.used = sum(path.stat().st_size for path in kept)
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="album")
+
+    def keep(self, pictures: Iterable[Picture]) -> None:
+        for picture in pictures:
+            if self.problem is None and self.used < self.room and picture.digest not in self.seen:
+                self.seen.add(picture.digest)
+                self.thread.submit(self._save, picture)
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self.thread.shutdown(wait=True)
+
+    def _save(self, picture: Picture) -> None:
+        if self.used >= self.room or self.problem is not None:
+            return
+        try:
+            image = picture.open()
+            if max(image.size) > LONGEST_SIDE:
+                image = image.copy()
+                image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+            path = self.folder / f"{picture.digest}.png"
+            part = path.with_suffix(f".{platform.node()}.{os.getpid()}.part")  # several workers may save one picture
+            image.save(part, "PNG", compress_level=3)
+            part.replace(path)
+            self.used += path.stat().st_size
+        except (OSError, PictureError) as error:
+            self.problem = f"pictures for the report are no longer kept: {error}"

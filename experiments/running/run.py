@@ -1,0 +1,76 @@
+"""A run: its directory brought up to date with its config, here or by workers.
+
+What can be known to fail fails before a model loads. Then the samples that are missing are computed by the runner
+(`experiments.running.runner`) in this process, or shared among workers that each have one (`experiments.launch`).
+"""
+
+from pathlib import Path
+
+from experiments.config.config import Config
+from experiments.grid.feasibility import check_data, check_needs
+from experiments.grid.grid import Grid, expand
+from experiments.grid.implausible_sizes import check_sizes
+from experiments.launch.launching import earlier, follow, launch
+from experiments.planning.plan_warnings import plan_warnings
+from experiments.running.rescore import rescore
+from experiments.running.runner import Outcome, Runner
+from experiments.running.session_log import Session, renew
+from experiments.store.lock import writing
+from experiments.store.run_state import Todo, describe_cells, forked, todo
+from experiments.store.store import Store
+from experiments.terminal.progress import Progress, Silent
+
+
+def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = None, fork: bool = False) -> Outcome:
+    """Brings the run directory of a config up to date. Raises ICLError before any model loads where it can be known."""
+    grid = expand(config)
+    grid.launcher.check()
+    check_needs(grid)
+    check_sizes(grid)
+    check_data(grid)
+    folder = forked(runs / config.name) if fork else runs / config.name
+    with writing(folder):
+        store = Store(folder)
+        if there := earlier(store, grid, progress or Silent()):
+            return Outcome(folder, **follow(there, store, grid, progress or Silent()), warnings=grid.warnings)
+        work = todo(store, grid)
+        if rescored := rescore(store, grid):
+            (progress or Silent()).note(
+                f"{rescored:,} stored answers were scored anew, because the metrics have changed."
+            )
+        if damaged := _damaged(work):
+            (progress or Silent()).note(damaged)
+        if untraced := _untraced(store, grid, work):
+            (progress or Silent()).note(untraced)
+        if not work.left:
+            renew(store, grid)
+            return Outcome(folder, work.total, work.present, 0, 0, grid.warnings)
+        describe_cells(store, grid)
+        for warning in plan_warnings(grid):
+            (progress or Silent()).note(warning)
+        if grid.launcher.workers:
+            return Outcome(folder, **launch(store, grid, work, progress or Silent()), warnings=grid.warnings)
+        with Session(store, grid) as session:
+            return Runner(grid, store, work, progress or Silent(), session).outcome()
+
+
+def _damaged(work: Todo) -> str:
+    """A sentence where lines of the run were changed by somebody else than a run."""
+    if not work.damaged:
+        return ""
+    more = f", and {len(work.damaged) - 1:,} more," if len(work.damaged) > 1 else ""
+    return (
+        f"{work.damaged[0]}{more} is no whole sample of its cell and is passed over: edited by hand, or damaged. What "
+        "is missing for it is computed anew."
+    )
+
+
+def _untraced(store: Store, grid: Grid, work: Todo) -> str:
+    """A sentence where samples that are there were recorded with another `trace` than is asked for now."""
+    before = ((store.run() or {}).get("config") or {}).get("trace") or {}
+    if not work.present or not grid.config.trace or before.get("top") == grid.config.trace:
+        return ""
+    return (
+        f"{grid.config.where('trace')}: {work.present:,} samples that are there already keep the steps that they have. "
+        "To record all of them, start a new run with --fork."
+    )

@@ -1,0 +1,41 @@
+"""What decides a cell's answers: cells of one digest answer alike by construction, whatever the model says.
+
+The digest is of the cell's canonical description without what cannot matter to it: how tokens are drawn where options
+are scored, and how these are normalised where answers are written; the order of one demonstration; and a decoding that
+is greedy anyway (`decoding.arms.equivalence`) counts as greedy. It is read from what a cell is, never from what it answered: an
+arm that merely happens to answer alike was worth a test.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from decoding.arms.equivalence import GREEDY, greedy_anyway
+from experiments.config.keys import AXES
+from icl.canonical_json import canonical_digest
+from icl.registry import entries, resolve
+
+DECIDES = ("seed", "model_digest", *AXES)
+
+
+def decided_by(cell: Mapping[str, Any]) -> str:
+    """The digest (16 hex) of what decides the answers of a cell; '' where it does not say. cell: its cell.json."""
+    arm, score, shots = cell.get("decoding"), str(cell.get("score")), cell.get("shots")
+    if not isinstance(arm, Mapping) or not isinstance(shots, int):
+        return ""
+    told = {key: cell.get(key) for key in DECIDES}
+    told["decoding"] = _arm(arm, score, shots)
+    if shots * _demonstrations(arm) <= 1 and ":" not in str((cell.get("order") or {}).get("name")):
+        told["order"] = None
+    return canonical_digest(told, ascii_only=False, compact=True, default=repr)[:16]
+
+
+def _arm(arm: Mapping[str, Any], score: str, shots: int) -> dict[str, Any]:
+    unread = "sampler" if score == "options" else "normalise"
+    told = {key: value for key, value in arm.items() if key != unread}
+    return told | {"strategy": GREEDY} if greedy_anyway(arm, score, shots) else told
+
+
+def _demonstrations(arm: Mapping[str, Any]) -> int:
+    """How many times the number of shots its prompts show; 2 where its class alone does not say one."""
+    name = str((arm.get("strategy") or {}).get("name"))
+    return 1 if name in entries("strategy") and resolve("strategy", name).demonstrations == 1 else 2

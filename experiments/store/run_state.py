@@ -1,0 +1,184 @@
+"""What a run directory already has of a grid, and whether it may be added to.
+
+Cells are content-addressed, so a config with more values on an axis finds its old cells done, and cells that it no
+longer has stay in the folder and out of its tables. Refused are a folder that shares no cell with the config (another
+experiment under the same name) and one whose queries or demonstrations have changed under the same task.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from experiments.config.keys import FREE_AT_ZERO
+from experiments.grid.feasibility import data_digests
+from experiments.grid.grid import Cell, Grid
+from experiments.store.store import Store
+from icl.errors import StoreError
+
+REMEDY = "Use another name, or --fork to start a new run from its config."
+
+
+@dataclass
+class Todo:
+    """missing: digest -> ids of queries without a finished sample. failed: digest -> reasons of an earlier session.
+
+    damaged: places of lines that are no whole samples of their cells.
+    """
+
+    missing: dict[str, set[str]] = field(default_factory=dict)
+    failed: dict[str, dict[str, str]] = field(default_factory=dict)
+    present: int = 0
+    total: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+    @property
+    def left(self) -> int:
+        return self.total - self.present
+
+    @property
+    def cells_done(self) -> int:
+        return sum(not queries for queries in self.missing.values())
+
+
+def todo(store: Store, grid: Grid) -> Todo:
+    """What is left to do. Raises StoreError where the folder is of another experiment or of other data."""
+    _check_shared(store, grid)
+    told = {id(task): data_digests(task) for task in grid.tasks}
+    ids = {id(task): [query.id for query in task.queries] for task in grid.tasks}
+    found = Todo()
+    for cell in grid.cells:
+        known = store.cell(cell.digest)
+        if known is not None:
+            _check_data(store, cell, known.get("data", {}), told[id(cell.task)])
+            finished, failed = store.done(cell.digest, found.damaged)
+        else:
+            finished, failed = set(), {}
+        wanted = ids[id(cell.task)]
+        missing = [query for query in wanted if query not in finished]
+        found.missing[cell.digest] = set(missing)
+        found.failed[cell.digest] = failed
+        found.total += len(wanted)
+        found.present += len(wanted) - len(missing)
+    return found
+
+
+def describe_cells(store: Store, grid: Grid) -> None:
+    """Writes cell.json of every cell, where it is not there or its labels have changed."""
+    told = {id(task): data_digests(task) for task in grid.tasks}
+    metrics = metrics_told(grid)
+    for cell in grid.cells:
+        wanted = {
+            **cell.told,
+            "labels": dict(cell.labels),
+            "control": cell.control,
+            "controls": list(cell.controls),
+            "decoding_digest": cell.decoding.digest,
+            "metrics": metrics,
+            "data": told[id(cell.task)],
+            "model_digest": cell.model.digest,
+        }
+        if store.cell(cell.digest) != as_json(wanted):
+            store.write_cell(cell.digest, wanted)
+
+
+def metrics_told(grid: Grid) -> dict[str, Any]:
+    """name -> canonical node of each metric, which way is good (`better`), and what else its class says of it."""
+    from icl.registry import describe, is_own
+
+    told: dict[str, Any] = {}
+    for name, metric in grid.metrics.items():
+        told[name] = {**describe(metric), "better": metric.better}
+        if hasattr(metric, "over_run"):
+            told[name]["over_run"] = True
+        if getattr(metric, "accuracy", False) and not is_own(type(metric)):  # of ours the name says it
+            told[name]["accuracy"] = True
+    return told
+
+
+def left_out(store: Store) -> str:
+    """A line on the cells with samples that the config, as it was last run, has no longer; '' where there are none."""
+    told = (store.run() or {}).get("cells", [])
+    folders = sorted(path.parent.name for path in store.folder.glob("cells/*/cell.json"))
+    old = [digest for digest in folders if digest not in set(told) and _has_samples(store, digest)]
+    if not old:
+        return ""
+    had, has = ([(store.cell(digest) or {}).get("labels", {}) for digest in digests] for digests in (old, told))
+    free = FREE_AT_ZERO if {labels.get("shots") for labels in has} == {0} else ()  # gone with the shots alone
+    gone = {
+        axis: {str(labels.get(axis)) for labels in had} - {str(labels.get(axis)) for labels in has}
+        for axis in had[0]
+        if axis not in free
+    }
+    values = "; ".join(f"{axis} {', '.join(sorted(gone[axis]))}" for axis in gone if gone[axis])
+    cells, them = ("1 cell", "it") if len(old) == 1 else (f"{len(old):,} cells", "them")
+    return (
+        f"{cells} of {store.folder} with samples {'is' if len(old) == 1 else 'are'} not in this grid any more"
+        f"{f' ({values})' if values else ''}: kept, and in no table. Put {'its' if len(old) == 1 else 'their'} values "
+        f"back into the grid to see {them}; nothing is computed again."
+    )
+
+
+def forked(folder: Path) -> Path:
+    """The first free name after this one: contrast-2, contrast-3, ..."""
+    if not folder.exists():
+        return folder
+    return next(p for n in count(2) if not (p := folder.with_name(f"{folder.name}-{n}")).exists())
+
+
+def _check_shared(store: Store, grid: Grid) -> None:
+    told = store.run()
+    if told is None:  # a new run, or one that was killed before it had written run.json
+        cells = sorted(path.parent.name for path in store.folder.glob("cells/*/cell.json"))
+        if not cells and store.folder.is_dir() and any(p for p in store.folder.iterdir() if not _of_a_run(p)):
+            raise StoreError(f"{store.folder} is not a run directory and is not empty. Use another name.")
+        told = {"cells": cells}
+    old: Sequence[str] = [digest for digest in told.get("cells", []) if _has_samples(store, digest)]
+    if not old or {cell.digest for cell in grid.cells} & set(old):
+        return
+    differs = _differences(store, old, grid)
+    raise StoreError(f"{store.folder} was made with another config ({differs}). {REMEDY}")
+
+
+def _of_a_run(path: Path) -> bool:
+    return path.name.startswith(".") or path.name == "cells"
+
+
+def _has_samples(store: Store, digest: str) -> bool:
+    return any(path.stat().st_size for path in store.cell_folder(digest).glob("*.jsonl"))
+
+
+def _differences(store: Store, old: Sequence[str], grid: Grid) -> str:
+    """Axes on which nothing is the same: by their labels, else by parameters or code."""
+    before = [store.cell(digest) or {} for digest in old]
+    told = []
+    for axis in grid.cells[0].labels:
+        had = list(dict.fromkeys(str(cell.get("labels", {}).get(axis)) for cell in before))
+        has = list(dict.fromkeys(str(cell.labels[axis]) for cell in grid.cells))
+        if not set(had) & set(has):
+            told.append(f"{axis} {', '.join(had)}, now {', '.join(has)}")
+        elif not {_canonical(cell.get(axis)) for cell in before} & {_canonical(cell.told[axis]) for cell in grid.cells}:
+            told.append(f"{axis} {', '.join(has)} with other parameters or code")
+    if not told and not {cell.get("model_digest") for cell in before} & {cell.model.digest for cell in grid.cells}:
+        told.append("the model's weights or settings have changed")
+    return "; ".join(told) or "no combination is the same"
+
+
+def _canonical(told: Any) -> str:
+    return json.dumps(as_json(told), sort_keys=True)
+
+
+def _check_data(store: Store, cell: Cell, had: Mapping[str, str], has: Mapping[str, str]) -> None:
+    for key, what in (("pool", "demonstrations"), ("queries", "queries")):
+        if had.get(key) is not None and had[key] != has[key]:
+            raise StoreError(
+                f"{store.folder} was made with other {what} of task '{cell.task.title}' ({key} digest {had[key][:4]}… "
+                f"now {has[key][:4]}…). {REMEDY}"
+            )
+
+
+def as_json(told: Any) -> Any:
+    """As it would be read back."""
+    return json.loads(json.dumps(told, default=repr))

@@ -1,0 +1,250 @@
+"""A run directory is the state of a run: what is in it is done, what is not is to do.
+
+    run.json                        resolved config, the digests of its cells, versions, machine, sessions and cost
+    cells/<digest>/cell.json        one resolved cell, and digests of the queries and demonstrations it was made with
+    cells/<digest>/<worker>.jsonl   one line a sample, appended and flushed when the sample is finished
+    pictures/<digest>.png           pictures that the report may show
+
+A line is counted when it is whole and of its cell: what a killed process left of a line is cut off before the next one
+is written. A line that was damaged otherwise (by hand, by a disk) is passed over and told of, and its sample computed
+anew.
+A query counts once; a later line of it counts where the earlier one failed.
+"""
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from icl.errors import StoreError
+from icl.types import Sample
+
+OPEN_FILES = 128
+ROUNDING = 1e-6
+"""By how much a sum of floats may leave [0, 1]."""
+LISTED = ("demos", "ranks", "gold", "options", "pictures", "picture_of", "renamed", "marks")
+MAPPED = ("scores", "baselines", "option_scores", "trace", "steps", "usage", "meta")
+"""Fields of a sample that are lists, and that are mappings."""
+_FIELDS = tuple(f.name for f in fields(Sample))
+
+
+@dataclass(frozen=True)
+class Store:
+    """The files of one run directory. Reading needs no lock; writing wants `experiments.store.lock`."""
+
+    folder: Path
+
+    @property
+    def run_file(self) -> Path:
+        return self.folder / "run.json"
+
+    def run(self) -> dict[str, Any] | None:
+        """What run.json says; None where there is none. Raises StoreError where it is damaged."""
+        return _read_json(self.run_file)
+
+    def write_run(self, told: Mapping[str, Any]) -> None:
+        write_json(self.run_file, told)
+
+    def cell_folder(self, digest: str) -> Path:
+        return self.folder / "cells" / digest
+
+    def cell(self, digest: str) -> dict[str, Any] | None:
+        return _read_json(self.cell_folder(digest) / "cell.json")
+
+    def write_cell(self, digest: str, told: Mapping[str, Any]) -> None:
+        write_json(self.cell_folder(digest) / "cell.json", told)
+
+    def samples(self, digest: str) -> Iterator[dict[str, Any]]:
+        """The samples of a cell, each query once, as JSON mappings without their empty fields."""
+        found: dict[str, dict[str, Any]] = {}
+        for line in self._lines(digest):
+            known = found.get(line["query"])
+            if known is None or known.get("failed"):
+                found[line["query"]] = line
+        yield from found.values()
+
+    def done(self, digest: str, damaged: list[str] | None = None) -> tuple[set[str], dict[str, str]]:
+        """Ids of the queries that are finished, and reasons of those that failed.
+
+        damaged: gets the places of lines that are passed over, but for what a killed process left at a file's end.
+        """
+        finished: set[str] = set()
+        failed: dict[str, str] = {}
+        for line in self._lines(digest, damaged):
+            if line.get("failed"):
+                failed[line["query"]] = line["failed"]
+            else:
+                finished.add(line["query"])
+        return finished, {query: why for query, why in failed.items() if query not in finished}
+
+    def replace_samples(self, digest: str, samples: Sequence[Mapping[str, Any]], worker: str = "0") -> None:
+        """All lines of a cell written anew in one step (after new metrics were computed on stored answers)."""
+        folder = self.cell_folder(digest)
+        text = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+        _write(folder / f"{worker}.jsonl", text.encode())
+        for path in folder.glob("*.jsonl"):
+            if path.name != f"{worker}.jsonl":
+                path.unlink()
+
+    def _lines(self, digest: str, damaged: list[str] | None = None) -> Iterator[dict[str, Any]]:
+        seed = (self.cell(digest) or {}).get("seed")
+        for path in sorted(self.cell_folder(digest).glob("*.jsonl")):
+            try:
+                with path.open("rb") as file:
+                    for number, raw in enumerate(file, 1):
+                        line = parsed(raw)
+                        if line is not None and line["cell"] == digest and seed in (None, line["seed"]):
+                            yield line
+                        elif damaged is not None and raw.endswith(b"\n"):
+                            damaged.append(f"line {number} of {path}")
+            except OSError as error:
+                raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+class Writer:
+    """Appends samples to the cells of a run: whole lines, handed to the system before the call returns."""
+
+    def __init__(self, store: Store, worker: str = "0") -> None:
+        self.store, self.worker = store, worker
+        self.files: OrderedDict[str, FileIO] = OrderedDict()
+
+    def append(self, digest: str, samples: Sequence[Sample]) -> None:
+        left = memoryview(b"".join(line_of(sample) for sample in samples))
+        try:
+            file = self._file(digest)
+            while left:
+                left = left[file.write(left) :]
+        except OSError as error:
+            where = self.store.cell_folder(digest)
+            raise StoreError(
+                f"{where} cannot be written: {error.strerror or error}. What is finished is kept; make room and run "
+                "the same command to go on."
+            ) from error
+
+    def close(self) -> None:
+        while self.files:
+            self.files.popitem()[1].close()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _file(self, digest: str) -> FileIO:
+        if digest in self.files:
+            self.files.move_to_end(digest)
+            return self.files[digest]
+        path = self.store.cell_folder(digest) / f"{self.worker}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        repair(path)
+        self.files[digest] = path.open("ab", buffering=0)
+        if len(self.files) > OPEN_FILES:
+            self.files.popitem(last=False)[1].close()
+        return self.files[digest]
+
+
+def line_of(sample: Sample) -> bytes:
+    """The sample as one JSON line, without its empty fields."""
+    told = {name: value for name in _FIELDS if (value := getattr(sample, name)) or name == "seed"}
+    return json.dumps(told, ensure_ascii=False).encode(errors="replace") + b"\n"  # half of a surrogate pair: ?
+
+
+def repair(path: Path) -> bool:
+    """Cuts off what a killed process left of its last line. Whether there was something to cut."""
+    if not path.is_file():
+        return False
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end == 0:
+            return False
+        file.seek(end - 1)
+        if file.read(1) == b"\n":
+            return False
+        file.seek(0)
+        data = file.read()
+        if parsed(data[data.rfind(b"\n") + 1 :]) is not None:
+            file.write(b"\n")
+        else:
+            file.truncate(data.rfind(b"\n") + 1)
+        return True
+
+
+def write_json(path: Path, told: Mapping[str, Any]) -> None:
+    """In one step: a reader sees the old file or the new one, never a part."""
+    _write(path, (json.dumps(told, indent=1, ensure_ascii=False, default=repr) + "\n").encode())
+
+
+@contextmanager
+def made(path: Path) -> Iterator[None]:
+    """Around the writing of a file that a person reads: a disk that is full or read-only is told, not traced."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{error.filename or path} cannot be written: {error.strerror or error}.") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """In one step too: where there is no room, what stood there before still does. Makes no folder."""
+    _write(path, text.encode(), within=False)
+
+
+def _write(path: Path, data: bytes, within: bool = True) -> None:
+    """within: a folder of the run, which is made."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        if within:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} is damaged ({error}). Remove it to start this part again.") from error
+    if not isinstance(told, dict):
+        raise StoreError(f"{path} is damaged (no mapping). Remove it to start this part again.")
+    return told
+
+
+def parsed(raw: bytes) -> dict[str, Any] | None:
+    """The sample of a line; None for half a line, and for what no sample's line is.
+
+    Fields are of their kinds, and scores are in [0, 1]: what was written by hand else would end in a figure or in a
+    defect far from here.
+    """
+    try:
+        line = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or not all(isinstance(line.get(name, {}), dict) for name in MAPPED):
+        return None
+    whole = isinstance(line.get("query"), str) and isinstance(line.get("cell"), str) and type(line.get("seed")) is int
+    told = whole and all(isinstance(line.get(name, []), list) for name in LISTED) and _shown(line.get("demos", []))
+    return line if told and all(map(_score, line.get("scores", {}).values())) else None
+
+
+def _shown(demos: list[Any]) -> bool:
+    """Whether they are ids with their scores and answers."""
+    return all(isinstance(demo, list) and len(demo) == 3 for demo in demos)
+
+
+def _score(value: Any) -> bool:
+    return isinstance(value, int | float) and -ROUNDING <= value <= 1 + ROUNDING

@@ -1,0 +1,54 @@
+"""Captions of scenes: CHAIR (Rohrbach et al., 2018) where an object is a (colour, shape) pair."""
+
+import re
+
+import numpy as np
+from torch import Tensor
+
+from experiments.tiny.index import Index
+from experiments.tiny.layout import Layout
+from experiments.tiny.questions import caption
+from experiments.tiny.runner import Runner
+from icl.tasks.generated.wording import plural
+from icl.tasks.generated.world import COLOURS, HELD_OUT, SHAPES, Concept
+
+_SHAPE = {form: s for s in SHAPES for form in (s, plural(s))}
+_OBJECT = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(sorted(_SHAPE, key=len, reverse=True))})\b")
+
+
+def mentioned(text: str) -> list[Concept]:
+    """The (colour, shape) pairs that a caption names, in order, repeats kept."""
+    return [(colour, _SHAPE[form]) for colour, form in _OBJECT.findall(text.lower())]
+
+
+def caption_scores(runner: Runner, index: Index, features: Tensor, n: int) -> dict[str, tuple[int, int]]:
+    """Counts for greedy zero-shot captions of n scenes.
+
+    CHAIR_I: mentions of what is not there, of all mentions; CHAIR_S: captions with such a mention; recall: objects
+    that are mentioned; exact: captions equal to the reference; "8 to 20 words": captions of that length.
+    """
+    rng = np.random.default_rng(12)
+    out: dict[str, tuple[int, int]] = {}
+    scenes = index.kind["scene"]
+    held = np.array([any(g[:2] in HELD_OUT for g in index.groups[p]) for p in scenes])
+    for label, among in (("scenes of seen concepts", scenes[~held]), ("scenes with a held-out concept", scenes[held])):
+        sequences = [[caption(rng, index, p)] for p in rng.choice(among, n).tolist()]
+        texts = runner.generate(sequences, features, Layout(), 32)
+        false = mentions = bad = found = objects = exact = length = 0
+        for turns, text in zip(sequences, texts, strict=True):
+            shown = {group[:2] for group in index.groups[turns[0].picture]}
+            named = mentioned(text)
+            wrong = [c for c in named if c not in shown]
+            mentions, false, bad = mentions + len(named), false + len(wrong), bad + bool(wrong)
+            found, objects = found + len(shown & set(named)), objects + len(shown)
+            words = re.findall(r"\w+", text)
+            length += 8 <= len(words) <= 20
+            exact += words == re.findall(r"\w+", runner.processor.tokenizer.decode(turns[0].answer))
+        out |= {
+            f"CHAIR_I, {label}": (false, mentions),
+            f"CHAIR_S, {label}": (bad, n),
+            f"recall, {label}": (found, objects),
+            f"exact, {label}": (exact, n),
+            f"8 to 20 words, {label}": (length, n),
+        }
+    return out

@@ -1,0 +1,61 @@
+"""The easy-vqa package's test split, which no training and no choice of checkpoint reads."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import easy_vqa
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn import functional as F
+
+from experiments.tiny.evaluate import count_right, embeddings
+from experiments.tiny.layout import Layout, Turn
+from experiments.tiny.runner import Runner
+from experiments.tiny.vocabulary import encode
+
+Rows = list[tuple[int, str, str]]  # picture (an index), question, answer
+FEW = 1500  # test questions asked with demonstrations
+
+
+def _split(
+    paths: dict[int, str], questions: tuple[list[str], list[str], list[int]], first: int
+) -> tuple[NDArray[np.uint8], Rows]:
+    keys = sorted(paths)
+    place = {key: first + i for i, key in enumerate(keys)}
+    pictures = np.stack([np.asarray(Image.open(paths[key]).convert("RGB")) for key in keys])
+    return pictures, [(place[i], q, a) for q, a, i in zip(*questions, strict=True)]
+
+
+def easy_figures(runner: Runner, encoder: Path | None) -> Iterator[tuple[str, int, tuple[int, int]]]:
+    """(name, shots, (right, of)): all test questions without demonstrations, then some with random and nearest ones."""
+    train, pool = _split(easy_vqa.get_train_image_paths(), easy_vqa.get_train_questions(), 0)
+    test, queries = _split(easy_vqa.get_test_image_paths(), easy_vqa.get_test_questions(), len(train))
+    pictures = np.concatenate([train, test])
+    features = runner.features(pictures)
+
+    def turn(row: tuple[int, str, str]) -> Turn:
+        return Turn(row[0], encode(row[1]), encode(row[2]))
+
+    alone = [[turn(row)] for row in queries]
+    logits = runner.logits(alone, features, Layout(), 256)
+    yes_no = [row[2] in ("yes", "no") for row in queries]
+    for name, keep in (("all", [True] * len(alone)), ("yes/no", yes_no), ("other", [not y for y in yes_no])):
+        kept = [i for i, k in enumerate(keep) if k]
+        yield name, 0, count_right(logits[kept], [alone[i] for i in kept], False)
+    rng = np.random.default_rng(3)
+    asked = [queries[i] for i in rng.permutation(len(queries))[:FEW]]
+    unit = F.normalize(embeddings(encoder, pictures), dim=-1) if encoder is not None else None
+    where = torch.tensor([row[0] for row in pool])
+    drawn = [rng.permutation(len(pool))[:16] for _ in asked]
+    for shots in (2, 4, 8, 16):
+        some = [[*(turn(pool[i]) for i in d[:shots]), turn(row)] for d, row in zip(drawn, asked, strict=True)]
+        yield "random demonstrations", shots, count_right(runner.logits(some, features, Layout()), some, False)
+        if unit is None:
+            continue
+        some = []
+        for row in asked:
+            near = (unit @ unit[row[0]])[where].argsort(descending=True, stable=True)[:shots].flip(0).tolist()
+            some.append([*(turn(pool[i]) for i in near), turn(row)])
+        yield "nearest demonstrations", shots, count_right(runner.logits(some, features, Layout()), some, False)

@@ -1,0 +1,75 @@
+"""All figures of one checkpoint, as plain data: counts of right answers, so that intervals can be made from them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoProcessor
+
+from experiments.tiny.captions import caption_scores
+from experiments.tiny.index import Index
+from experiments.tiny.layout import Layout, Turn
+from experiments.tiny.pool import make_pool
+from experiments.tiny.probes import cells, support
+from experiments.tiny.runner import Runner
+
+Counts = tuple[int, int]  # right, of
+Figures = dict[str, dict[str, dict[str, Counts]]]  # group -> name -> shots -> counts
+
+
+def count_right(logits: Tensor, sequences: Sequence[Sequence[Turn]], among: bool) -> Counts:
+    """logits [N, V]; the first answer token against the vocabulary, or against the options' first tokens."""
+    right = 0
+    for turns, row in zip(sequences, logits, strict=True):
+        options = sorted({option[0] for option in turns[-1].options}) if among else []
+        best = options[int(row[options].argmax())] if options else int(row.argmax())
+        right += best == turns[-1].answer[0]
+    return right, len(sequences)
+
+
+def embeddings(encoder: Path, pictures: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
+    """Picture features of the encoder checkpoint, [N, d]."""
+    model, processor = AutoModel.from_pretrained(encoder).eval(), AutoProcessor.from_pretrained(encoder)
+    out = []
+    with torch.no_grad():
+        for i in range(0, len(pictures), 500):
+            pixels = processor.image_processor(list(pictures[i : i + 500]), return_tensors="pt")["pixel_values"]
+            out.append(model.get_image_features(pixel_values=pixels).pooler_output)
+    return torch.cat(out)
+
+
+def evaluate(vlm: Path, encoder: Path | None, n: int = 200, easy: bool = False) -> Figures:
+    """Figures on generated pictures; with `encoder` also retrieval, with `easy` also easy-vqa's test split."""
+    runner, pool = Runner(vlm), make_pool(30_001, 8000)
+    index, features = Index(pool), runner.features(pool.pictures)
+    figures: Figures = {}
+
+    def note(group: str, name: str, shots: object, counts: Counts) -> None:
+        figures.setdefault(group, {}).setdefault(name, {})[str(shots)] = counts
+
+    for cell in cells(index):
+        sequences = cell.sequences(n * cell.times)
+        logits = runner.logits(sequences, features, cell.layout)
+        note(cell.group, cell.name, cell.shots, count_right(logits, sequences, cell.among))
+    for name, counts in caption_scores(runner, index, features, n).items():
+        note("captions", name, "", counts)
+    if encoder is not None:
+        found = embeddings(encoder, pool.pictures)
+        for shots in (2, 4, 8):
+            for name in ("random", "nearest"):
+                sequences = support(index, found, shots, name == "nearest", n)
+                note(
+                    "retrieval, 8 concepts",
+                    name,
+                    shots,
+                    count_right(runner.logits(sequences, features, Layout()), sequences, True),
+                )
+    if easy:
+        from experiments.tiny.easy import easy_figures
+
+        for name, shots, counts in easy_figures(runner, encoder):
+            note("easy-vqa test", name, shots, counts)
+    return figures

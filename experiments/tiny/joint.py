@@ -1,0 +1,97 @@
+"""Stage 3: tower, connector and decoder learn together from pixels, for a short while and at a low rate.
+
+Until here the decoder has read stored tokens and the tower has answered to its fact heads. Together the tower learns
+what the sequences need, captions above all. The lessons are those of stage 2, without guides.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from experiments.tiny import state
+from experiments.tiny.curriculum import draw_batch, draw_lesson
+from experiments.tiny.decoder import Decoder
+from experiments.tiny.index import Index
+from experiments.tiny.pool import make_pool
+from experiments.tiny.tower import Tower
+from experiments.tiny.train import loss_of
+from icl.tasks.generated.world import SEEN
+
+CAPTIONS = 0.2  # share of batches that are captions whatever the curriculum draws
+
+
+def seen_tokens(tower: Tower, pictures: Tensor, wanted: NDArray[np.int64]) -> Tensor:
+    """Tokens of one batch's pictures, [P, out], each distinct picture seen once. pictures: uint8 [N, 64, 64, 3]."""
+    distinct, back = np.unique(wanted, return_inverse=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = tower(pictures[torch.from_numpy(distinct)])
+    found: Tensor = tokens.float()[torch.from_numpy(back)]
+    return found
+
+
+def rate(step: int, steps: int) -> float:
+    """Share of the top rate: up over 20 steps, then a cosine to nothing."""
+    return min(1.0, (step + 1) / 20) * 0.5 * (1 + float(np.cos(np.pi * step / steps)))
+
+
+def train_together(  # noqa: PLR0917
+    out: Path,
+    tower: Tower,
+    decoder: Decoder,
+    seed: int,
+    steps: int = 500,
+    pictures: int = 60_000,
+    lr: float = 2.5e-4,
+    save_every: int = 100,
+    stop_after: int | None = None,
+) -> None:
+    """Train both in place and save them to `out`; a saved run goes on where it stood."""
+    running = out.with_name("joint.run.safetensors")
+    rng = np.random.default_rng((11, seed))
+    pool = make_pool(3000 + seed, pictures, concepts=SEEN)
+    index, pixels = Index(pool), torch.from_numpy(pool.pictures)
+    both = nn.ModuleDict({"tower": tower, "decoder": decoder}).train()
+    optimizer = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    first = state.load_run(running, both, [optimizer], rng)
+    begun, losses = time.time(), []
+    for step in range(first, steps):
+        if step == stop_after:
+            return
+        for group in optimizer.param_groups:
+            group["lr"] = lr * rate(step, steps)
+        optimizer.zero_grad(set_to_none=True)
+        for _ in range(2):
+            lesson = "describe" if rng.random() < CAPTIONS else draw_lesson(rng)
+            batch = draw_batch(rng, index, lesson)
+            tokens, places = decoder.lm.embed_tokens.weight.new_zeros(0, tower.shape.out), batch.pictures
+            if len(places):
+                tokens = seen_tokens(tower, pixels, places)
+            batch.pictures = np.arange(len(places))
+            answer, _ = loss_of(decoder, batch, tokens, index, guided=False)
+            (answer / 2).backward()  # type: ignore[no-untyped-call]
+            losses.append(answer.item())
+        nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % 50 == 0:
+            left = (time.time() - begun) / (step + 1 - first) * (steps - step - 1) / 60
+            print(
+                f"joint seed {seed} step {step + 1}/{steps} loss {np.mean(losses[-100:]):.3f} {left:.1f} min left",
+                flush=True,
+            )
+        if (step + 1) % save_every == 0:
+            state.save_run(running, both, [optimizer], rng, step + 1)
+    notes = {"tower": tower.shape.asdict(), "decoder": decoder.shape.asdict(), "seed": seed, "steps": steps}
+    state.save(out, dict(both.state_dict()), notes)
+    running.unlink(missing_ok=True)
+
+
+def load_both(path: Path, tower: Tower, decoder: Decoder) -> None:
+    """Put the weights that `train_together` saved into both, for scoring."""
+    tensors, _ = state.load(path)
+    both = nn.ModuleDict({"tower": tower, "decoder": decoder})
+    both.load_state_dict(tensors)
+    both.eval()

@@ -1,0 +1,142 @@
+"""From turns to tokens: the two prompt layouts, and where in them each turn's picture, question and answer lie.
+
+    chat         <q> [picture] question <a> answer <end>  ... <q> [picture] question <a>
+    interleaved  <q> [picture] question: ... answer: ...      [picture] question: ... answer: <a>
+
+With `text_first` the question stands before its picture. An instruction opens the first user turn.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.tiny.vocabulary import ASSISTANT, END, FAKE, GLOBAL, ID, IMAGE, PAD, TOKENS, USER, encode
+from icl.tasks.generated.wording import ATTRIBUTE_WORDS, INSTRUCTIONS, plural
+from icl.tasks.generated.world import COLOURS, SHAPES
+
+PICTURE = (FAKE, GLOBAL, IMAGE, FAKE)  # what Idefics3's processor writes for one small picture
+SINGULAR = {ID[w]: s for s in SHAPES for w in (s, plural(s))}
+HUES = {ID[c]: c for c in COLOURS}
+KEYS = {
+    *SINGULAR,
+    *HUES,
+    ID["many"],
+    *(ID[w] for w in ATTRIBUTE_WORDS.values()),
+}  # the words of a question that say what to look at
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A picture (an index into a pool, -1 for none), question and answer. `bound`: the answer is a made-up name."""
+
+    picture: int
+    question: tuple[int, ...]
+    answer: tuple[int, ...]
+    graded: bool = True
+    bound: bool = False
+    options: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a prompt is written; `pictures=False` leaves the pictures out."""
+
+    chat: bool = True
+    text_first: bool = False
+    instruction: str = "none"
+    pictures: bool = True
+
+
+@dataclass
+class Marks:
+    """Where one turn lies in its row: the picture's token, the slot that predicts the answer, answer and key words."""
+
+    turn: Turn
+    picture: int
+    slot: int
+    answer: range
+    keys: list[int]
+    ends: bool  # an <end> follows the answer
+
+
+@dataclass
+class Row:
+    """One laid-out sequence."""
+
+    tokens: list[int] = field(default_factory=list)
+    marks: list[Marks] = field(default_factory=list)
+
+
+def lay_out(turns: Sequence[Turn], layout: Layout) -> Row:
+    """One sequence as tokens, its last answer included."""
+    row = Row()
+    t = row.tokens
+    if not layout.chat:
+        t.append(USER)
+    for j, turn in enumerate(turns):
+        if layout.chat:
+            t.append(USER)
+        if j == 0:
+            t += encode(INSTRUCTIONS[layout.instruction])
+        last = j == len(turns) - 1
+        shown = turn.picture >= 0 and layout.pictures
+        question = turn.question if layout.chat else (*encode("question:"), *turn.question)
+        if layout.text_first or not shown:
+            start = len(t)
+            t += question
+        at = -1
+        if shown:
+            at = len(t) + 2
+            t += PICTURE
+        if shown and not layout.text_first:
+            start = len(t)
+            t += question
+        keys = [p for p in range(start, start + len(question)) if t[p] in KEYS]
+        if not layout.chat:
+            t += encode("answer:")
+        if layout.chat or last:
+            t.append(ASSISTANT)
+        answer = range(len(t), len(t) + len(turn.answer))
+        row.marks.append(Marks(turn, at, len(t) - 1, answer, keys, layout.chat or last))
+        t += turn.answer
+        if layout.chat or last:
+            t.append(END)
+    return row
+
+
+class Batch:
+    """Rows of one layout as arrays.
+
+    tokens int64 [B, T], padded on the right; picture_at [P, 2] (row, position) and pictures [P]; grades [G, 3] (row,
+    position, target): the positions whose next token counts in the loss.
+    """
+
+    def __init__(self, sequences: Sequence[Sequence[Turn]], layout: Layout) -> None:
+        self.rows = [lay_out(turns, layout) for turns in sequences]
+        self.tokens = np.full((len(self.rows), max(len(row.tokens) for row in self.rows)), PAD, np.int64)
+        at, pictures, grades = [], [], []
+        for b, row in enumerate(self.rows):
+            self.tokens[b, : len(row.tokens)] = row.tokens
+            for mark in row.marks:
+                if mark.picture >= 0:
+                    at.append((b, mark.picture))
+                    pictures.append(mark.turn.picture)
+                if mark.turn.graded:
+                    grades += [(b, mark.slot + i, token) for i, token in enumerate(mark.turn.answer)]
+                    if mark.ends:
+                        grades.append((b, mark.slot + len(mark.turn.answer), END))
+        self.picture_at = np.array(at, np.int64).reshape(-1, 2)
+        self.pictures = np.array(pictures, np.int64)
+        self.grades: NDArray[np.int64] = np.array(grades, np.int64).reshape(-1, 3)
+
+    @property
+    def slots(self) -> NDArray[np.int64]:
+        """The position that predicts each row's last answer, [B]."""
+        return np.array([row.marks[-1].slot for row in self.rows], np.int64)
+
+
+def words(row: Row) -> str:
+    """A row as text, for reading."""
+    return " ".join(TOKENS[token] for token in row.tokens)

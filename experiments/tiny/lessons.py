@@ -1,0 +1,156 @@
+"""Training and test sequences: lists of turns whose last one is the query."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.tiny.index import Index
+from experiments.tiny.layout import Turn
+from experiments.tiny.questions import NUMBERS, QUESTIONS, YES_NO, caption, pick
+from experiments.tiny.vocabulary import encode
+from icl.tasks.generated import wording as w
+from icl.tasks.generated.world import COLOURS, SEEN, SHAPES, Concept
+
+Rng = np.random.Generator
+NAMES = tuple(encode(name) for name in w.NONCE)
+OTHER_LABELS = tuple(
+    tuple(encode(label) for label in labels)
+    for labels in (
+        [str(i) for i in range(20)],
+        "abcdefgh",
+        tuple(COLOURS),
+        SHAPES,
+        ("yes", "no", "one", "class", "small", "large", "left"),
+    )
+)
+BINDING_SHARES = {
+    "pair": 0.25,
+    "near": 0.15,
+    "shape": 0.07,
+    "colour": 0.06,
+    "texture": 0.17,
+    "size": 0.17,
+    "count": 0.13,
+}
+
+
+def bind(  # noqa: PLR0917
+    rng: Rng,
+    index: Index,
+    ways: int,
+    turns: int,
+    kind: str = "pair",
+    hint: bool = False,
+    concepts: Sequence[Concept] = SEEN,
+    labels: Sequence[tuple[int, ...]] = NAMES,
+    balanced: bool = False,
+) -> list[Turn]:
+    """Made-up names for concepts (or values of one attribute), drawn anew for every sequence.
+
+    An answer is graded where an earlier turn has named the same concept. `near`: concepts that share a colour or a
+    shape with one of them. `balanced` (for tests): each way as often as any other among the demonstrations. Otherwise
+    one sequence in six shows the query's way mostly, as retrieval by likeness does.
+    """
+    if kind in ("pair", "near"):
+        allowed = list(concepts)
+        if kind == "near":
+            colour, shape = pick(rng, allowed)
+            allowed = [p for p in allowed if p[0] == colour or p[1] == shape]
+        ways = min(ways, len(allowed))
+        pools = [index.pair[allowed[i]] for i in rng.permutation(len(allowed))[:ways]]
+    else:
+        values = list(index.by[kind].values())
+        ways = min(ways, len(values))
+        pools = [values[i] for i in rng.permutation(len(values))[:ways]]
+    names = tuple(labels[i] for i in rng.permutation(len(labels))[:ways])
+    ways = len(names)
+    if balanced:
+        demos = rng.permutation(np.tile(np.arange(ways), turns // ways + 1)[: turns - 1])
+        order = [*demos.tolist(), int(rng.integers(ways))]
+    else:
+        order = rng.integers(0, ways, turns).tolist()
+        if rng.random() < 1 / 6:
+            mostly = rng.random() * 0.4 + 0.6
+            order = [order[-1] if rng.random() < mostly else way for way in order]
+    templates = w.HINTED_BINDING_QUESTIONS if hint and kind in w.ATTRIBUTE_WORDS else w.BINDING_QUESTIONS
+    question = encode(pick(rng, templates).format(attribute=w.ATTRIBUTE_WORDS.get(kind, "")))
+    seen: set[int] = set()
+    out = []
+    for way in order:
+        out.append(Turn(int(pick(rng, pools[way])), question, names[way], way in seen, True, names))
+        seen.add(way)
+    return out
+
+
+def attribute(rng: Rng, index: Index, turns: int, name: str | None = None) -> list[Turn]:
+    """One question; the demonstrations say which attribute it asks for."""
+    name = name or pick(rng, w.ATTRIBUTES)
+    question, options = encode(pick(rng, w.ATTRIBUTE_QUESTIONS)), tuple(encode(v) for v in w.VALUES[name])
+    kind = "single"
+    if name != "size" and rng.random() < 0.15:
+        kind = "count"
+    pictures = rng.choice(index.kind[kind], turns).tolist()
+    return [Turn(p, question, options[index.fact(p, name)], j > 0, options=options) for j, p in enumerate(pictures)]
+
+
+def operator(rng: Rng, index: Index, turns: int, told: bool = False) -> list[Turn]:
+    """A picture "a ? b" and one question; the demonstrations say which operator stands there, or the question does."""
+    name = pick(rng, w.OPERATORS)
+    question = encode(pick(rng, w.TOLD_OPERATOR_QUESTIONS if told else w.OPERATOR_QUESTIONS).format(operator=name))
+    pictures = rng.choice(index.kind["ordered"], turns).tolist()
+    return [Turn(p, question, encode(str(index.result(p, name))), told or j > 0) for j, p in enumerate(pictures)]
+
+
+def bare(rng: Rng, index: Index, turns: int) -> list[Turn]:
+    """The question is a colour or a shape; the demonstrations say whether its number is asked or its presence."""
+    counts = rng.random() < 0.5
+    out = []
+    for j in range(turns):
+        picture = int(rng.choice(index.kind["scene"]))
+        at, known = (0, tuple(COLOURS)) if rng.random() < 0.5 else (1, SHAPES)
+        word = str(pick(rng, index.groups[picture])[at]) if rng.random() < 0.6 else pick(rng, known)
+        n = index.fact(picture, f"n_{word}")
+        answer = NUMBERS[n] if counts else YES_NO[n == 0]
+        out.append(Turn(picture, encode(pick(rng, w.BARE_QUESTIONS).format(word=word)), answer, j > 0))
+    return out
+
+
+def ask(rng: Rng, index: Index, turns: int, name: str | None = None) -> list[Turn]:
+    """Questions that need no demonstration. One kind or several mixed; sometimes the pictures are like the query's."""
+    names, shares = tuple(QUESTIONS), np.array([share for share, _, _ in QUESTIONS.values()])
+    mixed = name is None and rng.random() < 0.4
+    name = name or names[int(rng.choice(len(names), p=shares / shares.sum()))]
+    plain = [n for n in names if n.startswith("plain")]
+    out = []
+    alike = index.pair[pick(rng, SEEN)] if rng.random() < 0.25 else None
+    for _ in range(turns):
+        if mixed:
+            name = (
+                pick(rng, plain)
+                if name.startswith("plain")
+                else names[int(rng.choice(len(names), p=shares / shares.sum()))]
+            )
+        kinds, make = QUESTIONS[name][1:]
+        near = alike if name.startswith("plain") else None
+        out.append(make(rng, index, int(rng.choice(index.kind[pick(rng, kinds)] if near is None else near))))
+    return out
+
+
+def describe(rng: Rng, index: Index, turns: int) -> list[Turn]:
+    """Captions of scenes, now and then of pictures of one concept."""
+    kind = "scene" if rng.random() < 0.9 else "count"
+    question = pick(rng, w.CAPTION_QUESTIONS)
+    return [
+        Turn(p, encode(question), caption(rng, index, p).answer) for p in rng.choice(index.kind[kind], turns).tolist()
+    ]
+
+
+def copy(rng: Rng, turns: int) -> list[Turn]:
+    """No picture: a made-up word means another; graded where it has been explained before."""
+    keys = int(rng.integers(2, 7))
+    chosen = rng.permutation(len(NAMES))[: 2 * keys].tolist()
+    tail, seen, out = encode(pick(rng, ("?", "means?", "goes to?"))), set(), []
+    for key in rng.integers(0, keys, turns).tolist():
+        out.append(Turn(-1, NAMES[chosen[2 * key]] + tail, NAMES[chosen[2 * key + 1]], key in seen))
+        seen.add(key)
+    return out

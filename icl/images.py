@@ -1,0 +1,212 @@
+"""`Picture`: a lazily opened image that knows its digest and the edits made to it.
+
+A picture is described, not held: where its pixels come from, and what is done to them. The digest is the sha256 of
+the decoded RGB pixels (and of the edits), so two files with the same pixels are one picture everywhere: in the
+embedding cache, in the feature cache of a model, in the leak check of a pool.
+"""
+
+import hashlib
+import io
+import struct
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from icl.errors import PictureError
+from icl.lru_cache_bytes import ByteCache
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from icl.edits import Edit
+
+MAX_PIXELS = 100_000_000
+"""A larger picture is refused: it is a decompression bomb or a scan that nobody meant to send to a model."""
+
+BYTES, MEMORY = "bytes", "memory"  # origins of pictures that came without a name
+_UNNAMED = (BYTES, MEMORY)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One image. Make it with `from_path`, `from_bytes`, `from_image` or `from_source`."""
+
+    load: Callable[[], "Image"]
+    origin: str
+    edits: tuple["Edit", ...] = ()
+
+    @classmethod
+    def from_path(cls, path: str | Path, origin: str | None = None) -> "Picture":
+        """`origin`: a name that is the same on every machine, where the path is not."""
+        return cls(partial(open_regular, str(path)), origin or str(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, origin: str = BYTES) -> "Picture":
+        return cls(partial(_open_bytes, data), origin)
+
+    @classmethod
+    def from_image(cls, image: "Image", origin: str = MEMORY) -> "Picture":
+        return cls(partial(_itself, image), origin)
+
+    @classmethod
+    def from_source(cls, load: Callable[[], "Image"], origin: str) -> "Picture":
+        """`load()` gives a PIL image at each call; `origin` names it in error messages."""
+        return cls(load, origin)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the unedited picture, as its head says: nothing is decoded. Raises PictureError."""
+        with _readable(self):
+            image = self.load()
+            return image.width, image.height
+
+    @cached_property
+    def source_digest(self) -> str:
+        """sha256 of the unedited pixels: what 'the same picture' means."""
+        image = self._decoded()
+        head = f"{image.width}x{image.height}:".encode()
+        return hashlib.sha256(head + image.tobytes()).hexdigest()
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the pixels and the edits, in order."""
+        if not self.edits:
+            return self.source_digest
+        told = "|".join([self.source_digest, *(edit.told() for edit in self.edits)])
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    @property
+    def identity(self) -> str:
+        """Names the unedited picture without opening a file: its origin, or its pixels where it came without a name."""
+        return self.source_digest if self.origin in _UNNAMED else self.origin
+
+    def edit(self, *edits: "Edit") -> "Picture":
+        edited = replace(self, edits=self.edits + edits)
+        if "source_digest" in self.__dict__:  # the pixels are the same: hash them once
+            edited.__dict__["source_digest"] = self.source_digest
+        return edited
+
+    def open(self) -> "Image":
+        """The RGB image with the edits that act on pictures. Those on processed pixels are the model's to apply."""
+        image = self._decoded()
+        for edit in self.edits:
+            image = edit.on_picture(image)
+        return image
+
+    @property
+    def pixel_edits(self) -> tuple["Edit", ...]:
+        """The edits that act on a model's processed pixel values, in order."""
+        return tuple(edit for edit in self.edits if edit.on_pixels_too)
+
+    def _decoded(self) -> "Image":
+        return _DECODED.get(self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Picture) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        edits = "".join(f", {edit!r}" for edit in self.edits)
+        return f"Picture({self.origin!r}{edits})"
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.open().save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+class _Decoded:
+    """The pictures decoded last, so that digest, embedding and model share one decoding. Bounded in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.lock = Lock()
+        self.images: ByteCache[Any, Image] = ByteCache(limit, lambda image: image.width * image.height * 3)
+
+    def get(self, picture: Picture) -> "Image":
+        key: Any = picture.load
+        if not isinstance(key, Hashable):  # a user's own loader
+            return _rgb(picture)
+        with self.lock:
+            known = self.images.get(key)
+        if known is not None:
+            return known
+        image = _rgb(picture)
+        with self.lock:
+            return self.images.get(key) or self.images.put(key, image)
+
+
+_DECODED = _Decoded(128 * 2**20)
+
+
+_BROKEN = (OSError, ValueError, SyntaxError, RuntimeError, EOFError, LookupError, ArithmeticError, struct.error)
+"""Pillow's words for truncated and broken files, by format."""
+
+
+@contextmanager
+def _readable(picture: Picture) -> Iterator[None]:
+    """Raises PictureError where a picture cannot be opened, or not to its end."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise PictureError(f"picture {picture.origin} does not exist.") from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"picture {picture.origin} is too large to open ({error}). Make it smaller.") from error
+    except UnidentifiedImageError as error:
+        raise PictureError(f"picture {picture.origin} is not an image that Pillow can read.") from error
+    except _BROKEN as error:
+        raise PictureError(f"picture {picture.origin} cannot be read: {error}.") from error
+
+
+def _rgb(picture: Picture) -> "Image":
+    """Upright RGB; transparent pixels over white."""
+    from PIL import Image, ImageOps
+
+    with _readable(picture):
+        image = picture.load()
+        if image.width * image.height > MAX_PIXELS:
+            raise PictureError(
+                f"picture {picture.origin} has {image.width} x {image.height} pixels, more than the limit of "
+                f"{MAX_PIXELS:,}. Make it smaller."
+            )
+        image = ImageOps.exif_transpose(image)
+        if image.mode == "F":
+            raise PictureError(
+                f"picture {picture.origin} has pixels of unknown range (floats). Save it with 8 or 16 bits."
+            )
+        if image.mode.startswith("I"):  # 16 bits: scaled, where Pillow's own conversion would clip
+            image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            over = image.convert("RGBA")
+            image = Image.new("RGBA", over.size, "white")
+            image.alpha_composite(over)
+        return image.convert("RGB")
+
+
+def open_regular(path: str) -> "Image":
+    """Pillow's image of a file. Raises ValueError for a pipe or a device, whose end may never come, and a folder."""
+    import stat
+    from os import stat as stat_of
+
+    from PIL import Image
+
+    if not stat.S_ISREG(stat_of(path).st_mode):
+        raise ValueError("it is a pipe, a device or a folder, no file")
+    return Image.open(path)
+
+
+def _open_bytes(data: bytes) -> "Image":
+    from PIL import Image
+
+    return Image.open(io.BytesIO(data))
+
+
+def _itself(image: "Image") -> "Image":
+    return image

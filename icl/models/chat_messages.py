@@ -1,0 +1,155 @@
+"""Prompts as chat messages, and answers and option scores from what an endpoint sends back.
+
+An option's score comes from the likeliest tokens that the endpoint lists where the answer's first word begins:
+
+    score(option) = log sum of p(t), over listed tokens t that begin this option and no other
+
+An option without such a token has no score: what is not listed is below what is, and nobody knows how far. It is left
+out where it cannot be the best one (all that is not listed together is less likely than the best option). Where it
+could be, where a token that begins several options could change which is best, or where no option is listed, there are
+no scores but an error.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+from icl.errors import ModelError
+from icl.images import Picture
+from icl.models.base import Request
+from icl.models.chat_markers import SAID, check_marks
+from icl.types import Generation, Prompt, Turn, Usage
+
+PICTURES_KEPT = 64
+
+BROKEN_OFF = ("abort", "error")
+"""Why an answer ended that is not whole, as vLLM's server says it."""
+
+SLACK = 1e-3
+"""Nats above zero at which a rounded log-probability still is one."""
+
+
+def messages(prompt: Prompt) -> list[dict[str, Any]]:
+    """The prompt as chat messages. Neighbouring texts are one, since servers put a line break between two.
+
+    Raises ModelError where data holds what many checkpoints read as the beginning or the end of a turn.
+    """
+    check_marks(prompt, SAID, "the endpoint")
+    return [{"role": turn.role, "content": _content(turn)} for turn in prompt.turns]
+
+
+def _content(turn: Turn) -> str | list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for part in turn.parts:
+        if part.picture is not None:
+            found.append({"type": "image_url", "image_url": {"url": data_url(part.picture)}})
+        elif found and found[-1]["type"] == "text":
+            found[-1]["text"] += part.text
+        else:
+            found.append({"type": "text", "text": part.text})
+    if all(one["type"] == "text" for one in found):
+        return "".join(one["text"] for one in found)
+    return found
+
+
+@lru_cache(PICTURES_KEPT)
+def data_url(picture: Picture) -> str:
+    """The picture with its edits as a PNG in a data URL. Raises ModelError for edits of processed pixels."""
+    if picture.pixel_edits:
+        names = ", ".join(type(edit).__name__ for edit in picture.pixel_edits)
+        raise ModelError(
+            f"the edit {names} works on pixels as a model's own processor makes them, which an endpoint does by "
+            "itself. Use an edit of pictures, or the model 'hf'."
+        )
+    buffer = io.BytesIO()
+    picture.open().save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def read(told: dict[str, Any], request: Request, where: str) -> Generation:
+    """The answer in a response. Raises ModelError where it has another shape, or is withheld."""
+    try:
+        choice = told["choices"][0]
+        message, text = choice["message"], choice["message"].get("content")
+        usage = told.get("usage") or {}
+        prompt_tokens, new_tokens = (int(usage.get(f"{what}_tokens") or 0) for what in ("prompt", "completion"))
+        counted = Usage(max(prompt_tokens, 0), max(new_tokens, 0), 0)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise ModelError(f"{where}: the answer has no choices[0].message: {str(told)[:200]}.") from error
+    if choice.get("finish_reason") == "content_filter":
+        raise ModelError(f"{where}: the answer was withheld by the endpoint's content filter.")
+    if choice.get("finish_reason") in BROKEN_OFF:
+        raise ModelError(f"{where}: the endpoint broke the answer off (finish_reason '{choice['finish_reason']}').")
+    if text is None:
+        raise ModelError(f"{where}: {_silence(choice, message)}")
+    if not isinstance(text, str):
+        raise ModelError(f"{where}: the answer's content is not a text: {str(text)[:200]}.")
+    finish: Literal["stop", "length"] = "length" if choice.get("finish_reason") == "length" else "stop"
+    scores = option_scores(choice, request.options, where) if request.scored else {}
+    return Generation(mended(text).strip(), finish=finish, usage=counted, option_scores=scores)
+
+
+def mended(text: str) -> str:
+    """With a mark in the place of each half of a character, which JSON can write and no file can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _silence(choice: dict[str, Any], message: dict[str, Any]) -> str:
+    """The sentence for an answer whose content is null: nothing was said, which is not the same as an empty text."""
+    if message.get("refusal"):
+        return f"the model refuses: {str(message['refusal'])[:200]}"
+    if message.get("tool_calls"):
+        return "the answer is a call of a tool and has no text."
+    if message.get("reasoning_content") or message.get("reasoning"):
+        return (
+            "the answer has no text (content is null): the model was still thinking when its tokens ended. Give it a "
+            "larger max_new_tokens, or switch its thinking off with model.extra."
+        )
+    return f"the answer has no text (content is null, finish_reason {choice.get('finish_reason')!r})."
+
+
+def option_scores(choice: dict[str, Any], options: Sequence[str], where: str) -> dict[str, float]:
+    """listed option -> log-probability of its first token. Raises ModelError where what is listed does not decide."""
+    listed = _first_tokens(choice)
+    if wrong := [value for _, value in listed if not value <= SLACK]:  # NaN is not below anything
+        raise ModelError(f"{where}: {wrong[0]} is listed as a log-probability and is none. Use `score: generate`.")
+    if not listed:
+        raise ModelError(f"{where}: no log-probabilities come with the answer. Use `score: generate`.")
+    own, shared = dict.fromkeys(options, 0.0), 0.0
+    for token, logprob in listed:
+        begins = [option for option in options if token and option.casefold().startswith(token)]
+        if len(begins) == 1:
+            own[begins[0]] += math.exp(logprob)
+        elif begins:
+            shared += math.exp(logprob)
+    ranked = sorted(own.values(), reverse=True)
+    if not ranked or ranked[0] == 0.0 or (len(ranked) > 1 and ranked[0] - ranked[1] <= shared):
+        why = "begin with the same token" if shared else "are not among the likeliest tokens"
+        raise ModelError(
+            f"{where}: options cannot be scored by the first token of the answer: {', '.join(options)} {why} "
+            f"({', '.join(token for token, _ in listed[:5])}). Use `score: generate`, or letters as options."
+        )
+    rest = max(0.0, 1.0 - sum(math.exp(logprob) for _, logprob in listed))
+    missing = [option for option, p in own.items() if not p]
+    if missing and ranked[0] <= rest + shared:
+        raise ModelError(
+            f"{where}: options cannot be scored by the first token of the answer: {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not among the {len(listed)} likeliest tokens, and could still be "
+            "the best. Raise model.top_logprobs if the endpoint lists more, use `score: generate`, or serve the model "
+            "with `icl serve`, which scores whole options."
+        )
+    return {option: math.log(p) for option, p in own.items() if p}
+
+
+def _first_tokens(choice: dict[str, Any]) -> list[tuple[str, float]]:
+    """(token without blanks and case, log-probability) of the likeliest, where the answer's first word begins."""
+    try:
+        steps = (choice.get("logprobs") or {}).get("content") or []
+        step = next((step for step in steps if step["token"].strip()), None)
+        listed = [] if step is None else step["top_logprobs"]
+        return [(one["token"].strip().casefold(), float(one["logprob"])) for one in listed]
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
+        return []

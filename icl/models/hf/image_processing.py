@@ -1,0 +1,149 @@
+"""The image processor's half of a picture, which needs no weights: pixels and placeholder text, by itself.
+
+Some processors treat a picture among others differently from a picture alone (LLaVA-OneVision cuts no tiles then).
+Each is asked once whether it is of that kind.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from icl.errors import ModelError
+from icl.lru_cache_bytes import ByteCache
+from icl.models.hf.image_features import Key, nbytes, share
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from icl.images import Picture
+
+TOGETHER = 16
+"""Pictures of one size that go through the processor, or through the tower, in one call."""
+
+UNTOLD = ""
+"""In place of the text that a processor wrote for a picture, where it does not tell."""
+
+Processed = tuple[dict[str, Any], str]
+"""A picture's processed inputs, and the text that the processor writes for it."""
+
+
+class PictureProcessor:
+    """Pixels and texts of single pictures. limit: bytes of processed pixels kept."""
+
+    def __init__(self, processor: Any, limit: int) -> None:
+        self.processor = processor
+        self.known = ByteCache[Key, Processed](limit, lambda made: nbytes(made[0]))
+        self.texts: dict[tuple[int, int, bool], str] = {}
+        self._company: bool | None = None
+
+    @property
+    def company(self) -> bool:
+        """Whether it matters for a picture to stand among others."""
+        if self._company is None:
+            from PIL import Image
+
+            image = Image.new("RGB", (96, 64), (90, 120, 150))
+            self._company = self.process(image, 1)[1] != self.process(image, 2)[1]
+        return self._company
+
+    def key(self, picture: "Picture", among: int) -> Key:
+        """The picture's identity for the model, in a prompt of `among` pictures."""
+        return picture.digest, among > 1 and self.company
+
+    def text(self, picture: "Picture", among: int) -> str:
+        """The placeholders of a picture; they follow from its size, so equal sizes are asked once."""
+        image = picture.open()
+        several = among > 1 and self.company
+        key = (image.width, image.height, several)
+        if key not in self.texts:
+            self.texts[key] = self.told(self.process(image, 2 if several else 1)[1])
+        return self.texts[key]
+
+    def told(self, text: str) -> str:
+        """Raises ModelError for the text that stands where the processor does not tell what it wrote."""
+        if text == UNTOLD:
+            raise ModelError(
+                f"{type(self.processor).__name__} does not tell what it writes for a picture (text_replacement_offsets)"
+            )
+        return text
+
+    def pixels(self, wanted: Sequence[tuple["Picture", bool]]) -> list[Processed]:
+        """Inputs of pictures and whether each is among others, with the edits on pixels.
+
+        The variants of one picture share the work, and pictures of one size are processed in one call.
+        """
+        bases = [(clean(picture), several) for picture, several in wanted]
+        keys = [(base.digest, several) for base, several in bases]
+        made: dict[Key, Processed] = {}
+        fresh: dict[tuple[Any, bool], dict[Key, Image]] = {}
+        for key, (base, several) in zip(keys, bases, strict=True):
+            found = made.get(key) or self.known.get(key)
+            if found is None:
+                image = base.open()
+                fresh.setdefault((image.size, several), {})[key] = image
+            else:
+                made[key] = found
+        for alike in fresh.values():
+            for start in range(0, len(alike), TOGETHER):
+                some = list(alike)[start : start + TOGETHER]
+                for key, one in zip(some, self._process_alike([alike[key] for key in some], some[0][1]), strict=True):
+                    made[key] = self.known.put(key, one)
+        return [_edited(made[key], picture, several) for key, (picture, several) in zip(keys, wanted, strict=True)]
+
+    def _process_alike(self, images: Sequence["Image"], several: bool) -> list[Processed]:
+        """Pictures of one size, each as if it were alone; one by one where the result cannot be told apart."""
+        if several or len(images) == 1:
+            return [self.process(image, 2 if several else 1) for image in images]
+        inputs = self._call([self.processor.image_token] * len(images), [[image] for image in images])
+        texts = [offsets[0]["replacement"] for offsets in self._replacements(inputs)]
+        if any(len(value) % len(images) for value in inputs.values()):
+            return [self.process(image, 1) for image in images]
+        return [
+            ({name: share(name, value, i, len(images)) for name, value in inputs.items()}, text)
+            for i, text in enumerate(texts[: len(images)])
+        ]
+
+    def process(self, image: "Image", copies: int) -> Processed:
+        """What the processor makes of a prompt that is this picture, `copies` times, and nothing else."""
+        inputs = self._call([self.processor.image_token * copies], [[image] * copies])
+        return inputs, self._replacements(inputs)[0][0]["replacement"]
+
+    def _replacements(self, inputs: dict[str, Any]) -> Any:
+        """Taken out of the inputs, a text for each picture of each prompt."""
+        told = inputs.pop("text_replacement_offsets", None)
+        return told if told and all(told) else [[{"replacement": UNTOLD}]] * TOGETHER
+
+    def _call(self, texts: list[str], images: list[list["Image"]]) -> dict[str, Any]:
+        made = self.processor(
+            text=texts, images=images, padding=True, return_tensors="pt", return_text_replacement_offsets=True
+        )
+        return {name: value for name, value in made.items() if name not in ("input_ids", "attention_mask")}
+
+
+def clean(picture: "Picture") -> "Picture":
+    """The picture without the edits that act on processed pixels."""
+    if not picture.pixel_edits:
+        return picture
+    return replace(picture, edits=tuple(edit for edit in picture.edits if not edit.on_pixels_too))
+
+
+def _edited(processed: Processed, picture: "Picture", several: bool) -> Processed:
+    """Processed inputs with the picture's edits on them. Raises ModelError where there is nothing to edit."""
+    inputs, text = processed
+    if not picture.pixel_edits:
+        return processed
+    values = inputs.get("pixel_values")
+    if not isinstance(values, Tensor):
+        raise ModelError(
+            f"picture {picture.origin} has an edit on processed pixels, and this processor gives no 'pixel_values' "
+            f"(only {', '.join(inputs)}). Use an edit on the picture itself."
+        )
+    copies = 2 if several else 1
+    dim = 1 if values.shape[0] == 1 and copies > 1 else 0
+    one = values.narrow(dim, 0, values.shape[dim] // copies)
+    for edit in picture.pixel_edits:
+        one = edit.on_pixels(one)
+    return inputs | {"pixel_values": torch.cat([one] * copies, dim)}, text

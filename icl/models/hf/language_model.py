@@ -1,0 +1,164 @@
+"""The weights, and the one place where the language model is called."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icl.models.hf import layers
+from icl.models.hf.counters import Counters
+from icl.models.hf.early_exit import Exits
+from icl.models.hf.image_features import Encoded, given
+from icl.models.hf.rows import Rows
+
+KINDS = ("mm_token_type_ids", "token_type_ids")
+"""The names under which architectures ask which tokens are pictures."""
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """One prompt as the model reads it.
+
+    ids: [T]. positions: [..., T]. kinds: [T] token types or None. pictures: its parts, in order. plain: the processor's
+    own inputs, where the picture cache is off. key: like ids, with another negative number in the slots of each picture
+    that is another: equal keys are equal prompts. starts, ends: where each picture's slots begin and end.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    kinds: Tensor | None
+    pictures: tuple[Encoded, ...]
+    key: tuple[int, ...]
+    starts: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
+    plain: dict[str, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+
+class Runner:
+    """Forwards through one model. Nothing here knows what a prompt or a strategy is."""
+
+    def __init__(self, model: Any, processor: Any, counters: Counters, budget: int = 8192) -> None:
+        self.model, self.processor, self.counters, self.budget = model, processor, counters, budget
+        names = inspect.signature(model.forward).parameters
+        self.kinds_name = next((name for name in KINDS if name in names), None)
+        if not getattr(processor, "return_mm_token_type_ids", False):
+            self.kinds_name = None
+        self.keeps = "logits_to_keep" in names
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.model.get_input_embeddings().weight.device)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        cache: Any,
+        *,
+        keep: Tensor | int = 1,
+        kinds: Tensor | None = None,
+        pictures: Sequence[Encoded] = (),
+        plain: dict[str, Tensor] | None = None,
+        exits: bool = False,
+    ) -> Tensor:
+        """Logits [R, kept columns, V] of a chunk on top of a cache, which grows.
+
+        exits: [R, kept columns, 1 + early layers, V], what early layers say (`icl.models.hf.early_exit`) behind the last.
+        """
+        more: dict[str, Any] = {"keep": keep, "kinds": kinds, "pictures": pictures, "plain": plain}
+        said = self.called(tokens, mask, positions, cache, **more, states=exits)
+        logits: Tensor = said.logits if self.keeps else kept(said.logits, keep)
+        if not exits:
+            return logits
+        return self.exits.beside(logits, [kept(states, keep) for states in said.hidden_states])
+
+    @cached_property
+    def reach(self) -> int:
+        """Slots up to which no layer forgets any (`layers.reach`)."""
+        return layers.reach(layers.new_cache(self.model.config).layers)
+
+    @cached_property
+    def exits(self) -> Exits:
+        return Exits(self.model)
+
+    def called(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        cache: Any,
+        *,
+        keep: Tensor | int = 1,
+        kinds: Tensor | None = None,
+        pictures: Sequence[Encoded] = (),
+        plain: dict[str, Tensor] | None = None,
+        states: bool = False,
+    ) -> Any:
+        """All that the model gives for a chunk. states: with the hidden states of every layer."""
+        more: dict[str, Any] = given(pictures) | (plain or {})
+        if kinds is not None and self.kinds_name is not None:
+            more[self.kinds_name] = kinds
+        if states:
+            more["output_hidden_states"] = True
+        self.counters.forwards += 1
+        with torch.no_grad():
+            return self.model(
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=positions,
+                cache=cache,
+                use_cache=True,
+                logits_to_keep=keep,
+                **more,
+            )
+
+    def padded(self, prompts: Sequence[Read]) -> dict[str, Any]:
+        """The arguments of one forward of prompts, padded on the left, with a new cache."""
+        width = max(map(len, prompts))
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        kinds = [prompt.kinds for prompt in prompts if prompt.kinds is not None]
+        return {
+            "tokens": stacked([prompt.ids for prompt in prompts], width),
+            "mask": (torch.arange(width, device=self.device) >= width - lengths[:, None]).long(),
+            "positions": stacked([prompt.positions for prompt in prompts], width),
+            "cache": layers.new_cache(self.model.config),
+            "kinds": stacked(kinds, width) if kinds else None,
+            "pictures": [picture for prompt in prompts for picture in prompt.pictures],
+            "plain": prompts[0].plain,
+        }
+
+    def prefill(self, prompts: Sequence[Read], exits: bool = False) -> Rows:
+        """One forward of prompts, padded on the left. exits: with early layers."""
+        given_ = self.padded(prompts)
+        cache, mask, positions = given_["cache"], given_["mask"], given_["positions"]
+        logits = self.forward(**given_, exits=exits)
+        layers.check(cache.layers)
+        ends, keys = positions[..., -1:].clone(), [prompt.key for prompt in prompts]
+        rows = Rows(self, cache, mask, ends, logits[:, -1].float(), keys=keys)
+        if rows.slides:
+            layers.settle(cache.layers)
+        self.count(sum(map(len, prompts)), mask.numel())
+        return rows
+
+    def count(self, tokens: int, padded: int) -> None:
+        self.counters.prefills += 1
+        self.counters.prefill_tokens += tokens
+        self.counters.padded_tokens += padded
+
+
+def kept(logits: Tensor, columns: Tensor | int) -> Tensor:
+    """What `logits_to_keep` keeps, for a class that gives them all: the last columns (0: all), or those named."""
+    return logits[:, columns] if isinstance(columns, Tensor) else logits[:, -columns:]
+
+
+def stacked(parts: Sequence[Tensor], width: int) -> Tensor:
+    """[..., T] each -> [..., R, W], zeros on the left."""
+    return torch.stack([torch.nn.functional.pad(part, (width - part.shape[-1], 0)) for part in parts], -2)

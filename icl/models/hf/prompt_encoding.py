@@ -1,0 +1,176 @@
+"""Prompts made ready for a forward: rendered, with the parts of their pictures, their positions and token types."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icl.errors import ModelError
+from icl.models.hf.image_encoder import PictureEncoder, on_model
+from icl.models.hf.image_features import Encoded
+from icl.models.hf.image_processing import PictureProcessor, clean
+from icl.models.hf.language_model import Read, Runner
+from icl.models.hf.rendering import Renderer, messages, script
+from icl.types import Prompt
+
+
+class Reader:
+    """Makes `Read`s. encoder: None where the picture cache is off, and the processor is called on whole prompts."""
+
+    def __init__(
+        self, renderer: Renderer, pixels: PictureProcessor, runner: Runner, encoder: PictureEncoder | None
+    ) -> None:
+        self.renderer, self.pixels, self.runner, self.encoder = renderer, pixels, runner, encoder
+        self.numbers: dict[tuple[str, bool], int] = {}
+        self.slots = [i for i in renderer.processor.image_token_ids if i is not None]
+        self.counted: dict[str, int] = {}
+        self.own_positions = _own_positions(runner.model)
+
+    def read(self, prompts: Sequence[Prompt]) -> list[Read]:
+        """Raises ModelError, PictureError."""
+        if self.encoder is None:
+            return [self._read_plain(prompt) for prompt in prompts]
+        texts = [self.renderer.text(prompt) for prompt in prompts]
+        parts = self.encoder.encode([prompt.pictures for prompt in prompts])
+        whole = [
+            self.renderer.expanded(text, [part.text for part in row]) for text, row in zip(texts, parts, strict=True)
+        ]
+        return [self._read(self.renderer.ids(text), row) for text, row in zip(whole, parts, strict=True)]
+
+    def _read(self, ids: Sequence[int], parts: Sequence[Encoded]) -> Read:
+        slots = set(self.slots)
+        places = [i for i, token in enumerate(ids) if token in slots]
+        key, starts, ends, done = list(ids), [], [], 0
+        for part in parts:
+            own = places[done : done + self._count(part.text)]
+            if not own:
+                raise ModelError("the processor's image_token_ids are not what it writes for a picture")
+            done += len(own)
+            number = -1 - self.numbers.setdefault(part.key, len(self.numbers))
+            for place in own:
+                key[place] = number
+            starts.append(own[0])
+            ends.append(own[-1] + 1)
+        if done != len(places):
+            raise ModelError(
+                f"{self.renderer.name}: {len(places)} picture tokens in the prompt for pictures of {done} together."
+            )
+        device = self.runner.device
+        tokens = torch.tensor(ids, device=device)
+        kinds = self._kinds(tokens)
+        grids = {
+            name: torch.cat([part.grids[name] for part in parts]).to(device)
+            for name in (parts[0].grids if parts else ())
+        }
+        positions = self._positions(tokens, kinds, grids)
+        return Read(tokens, positions, kinds, tuple(parts), tuple(key), tuple(starts), tuple(ends))
+
+    def _read_plain(self, prompt: Prompt) -> Read:
+        """The processor on the whole prompt; edits on pixels where each picture's can be told apart."""
+        inputs = processed(self.renderer, prompt)
+        if any(picture.pixel_edits for picture in prompt.pictures):
+            inputs["pixel_values"] = self._edited(prompt, inputs["pixel_values"])
+        ids = inputs.pop("input_ids")[0].to(self.runner.device)
+        inputs.pop("attention_mask", None)
+        kinds = self._kinds(ids)
+        for name in ("mm_token_type_ids", "token_type_ids", "labels"):
+            inputs.pop(name, None)
+        given = {name: on_model(v, self.runner.model) for name, v in inputs.items() if isinstance(v, Tensor)}
+        return Read(ids, self._positions(ids, kinds, given), kinds, (), tuple(ids.tolist()), plain=given)
+
+    def _edited(self, prompt: Prompt, values: Tensor) -> Tensor:
+        shown = [(picture, False) for picture in prompt.pictures]
+        alone = [inputs["pixel_values"] for inputs, _ in self.pixels.pixels([(clean(p), alone) for p, alone in shown])]
+        noised = [inputs["pixel_values"] for inputs, _ in self.pixels.pixels(shown)]
+        for dim in (0, 1):
+            alike = all(_without(part, dim) == _without(values, dim) for part in alone)
+            if alike and torch.equal(torch.cat(alone, dim), values):
+                return torch.cat(noised, dim)
+        if values.ndim == 5 and values.shape[:2] == (1, len(alone)):
+            padded = [
+                _placed(values[0, i], one[0, 0], other[0, 0])
+                for i, (one, other) in enumerate(zip(alone, noised, strict=True))
+            ]
+            if all(one is not None for one in padded):
+                return torch.stack([one for one in padded if one is not None])[None]
+        raise ModelError(
+            f"{self.renderer.name}: this processor treats a picture among others otherwise than alone, and its picture "
+            "cache is off, so an edit on processed pixels cannot be placed. Use an edit on the picture itself."
+        )
+
+    def _count(self, text: str) -> int:
+        """Picture tokens in what the processor writes for one picture."""
+        if text not in self.counted:
+            ids = self.renderer.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            self.counted[text] = sum(token in self.slots for token in ids)
+        return self.counted[text]
+
+    def _kinds(self, ids: Tensor) -> Tensor | None:
+        if self.runner.kinds_name is None:
+            return None
+        made = self.renderer.processor.create_mm_token_type_ids([ids.tolist()])
+        return torch.tensor(made[0], device=ids.device)
+
+    def _positions(self, ids: Tensor, kinds: Tensor | None, grids: dict[str, Tensor]) -> Tensor:
+        """[..., T] as `generate` gives them: M-RoPE has leading channels."""
+        if not self.own_positions:
+            return torch.arange(len(ids), device=ids.device)
+        known: dict[str, Any] = {"attention_mask": torch.ones_like(ids)[None]} | grids
+        if kinds is not None and self.runner.kinds_name is not None:
+            known[self.runner.kinds_name] = kinds[None]
+        return self.runner.model._prepare_position_ids_for_generation(ids[None], known)[..., 0, :]  # type: ignore[no-any-return]
+
+
+def processed(renderer: Renderer, prompt: Prompt) -> dict[str, Any]:
+    """What the processor itself makes of the whole prompt. Raises ModelError where it does not take it."""
+    renderer.text(prompt)
+    images = [picture.open() for picture in prompt.pictures]
+    try:
+        return dict(
+            renderer.processor.apply_chat_template(
+                _with_images(prompt, images),
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+            )
+        )
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        raise ModelError(
+            f"{renderer.name}: {type(renderer.processor).__name__} does not take a prompt with {len(images)} pictures: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _without(tensor: Tensor, dim: int) -> tuple[int, ...]:
+    return (*tensor.shape[:dim], *tensor.shape[dim + 1 :])
+
+
+def _placed(padded: Tensor, alone: Tensor, edited: Tensor) -> Tensor | None:
+    """A picture that was padded on the right and below, edited where it is; None where it is not what it is alone."""
+    height, width = alone.shape[-2:]
+    if alone.ndim != 3 or not torch.equal(padded[..., :height, :width], alone):
+        return None
+    placed = padded.clone()
+    placed[..., :height, :width] = edited
+    return placed
+
+
+def _own_positions(model: Any) -> bool:
+    """Whether the architecture computes positions in its own way."""
+    from transformers import GenerationMixin
+
+    name = "_prepare_position_ids_for_generation"
+    return getattr(type(model), name) is not getattr(GenerationMixin, name)
+
+
+def _with_images(prompt: Prompt, images: Sequence[Any]) -> list[dict[str, Any]]:
+    """The conversation with the pictures in it."""
+    rest = iter(images)
+    conversation = messages(script(prompt))
+    for message in conversation:
+        for item in message["content"]:
+            if item["type"] == "image":
+                item["image"] = next(rest)
+    return conversation

@@ -1,0 +1,231 @@
+"""Weights in 4 or 8 bits, by bitsandbytes while they load; checkpoints that are already quantized are read as they are.
+
+nf4, fp4: 4-bit codes with a scale for 64 weights (QLoRA, Dettmers et al., NeurIPS 2023); double quantization stores the
+scales themselves in 8 bits. int8: LLM.int8 (Dettmers et al., NeurIPS 2022): rows in 8 bits, outliers' columns in 16.
+Whether this machine can do it is tried on a few numbers when the plan is made, before any weights are read.
+"""
+
+import logging
+from copy import copy
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from icl.errors import ModelError
+from icl.models.hf import device_placement as placing
+from icl.models.hf import packed_checks as packing
+from icl.models.hf.prequantized import PACKED, method, told
+
+if TYPE_CHECKING:
+    from icl.models.hf.checkpoint import Checkpoint
+    from icl.models.hf.model import HF
+
+BITS = {"nf4": 4, "fp4": 4, "int8": 8}
+PACKING = "support_avx512bf16_for_cpu"
+
+FAILURES = (ImportError, RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError, OSError)
+"""What bitsandbytes, transformers and torch raise where they cannot."""
+
+
+def check(hf: "HF") -> None:
+    """Raises ModelError where the checkpoint, this device or this install does not allow what is asked."""
+    already = method(hf.checkpoint)
+    kind, place = placing.device(hf.device, hf.device_map)
+    if hf.quantize == "none":
+        if already and hf.merge:
+            raise ModelError(
+                f"model.merge: {hf.path} is quantized ({already}), and an adapter merged into its weights would be "
+                "rounded to them. Use `merge: false`."
+            )
+        if already:
+            _check_ready(hf.path, hf.checkpoint, already, place)
+        return
+    if already:
+        raise ModelError(
+            f"model.quantize: {hf.path} is already quantized by its own config ({already}), and {hf.quantize} is asked "
+            "for on top. Leave `quantize` out, or name the checkpoint in full precision."
+        )
+    if hf.quantize_head and getattr(hf.checkpoint.config, "tie_word_embeddings", False):
+        raise ModelError(
+            f"model.quantize_head: the output head of {hf.path} is its table of input embeddings, which stays as it "
+            "is. Leave `quantize_head` out."
+        )
+    if find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"model.quantize: {hf.quantize} needs the package bitsandbytes, which is not installed "
+            "(pip install bitsandbytes). Or use `quantize: none`."
+        )
+    if problem := _problem(hf.quantize, place):
+        raise ModelError(
+            f"model.quantize: {hf.quantize} does not work on {kind} here: {problem} Use `quantize: none`, another "
+            "device, or a bitsandbytes for this one."
+        )
+
+
+def arguments(hf: "HF") -> dict[str, Any]:
+    """What `from_pretrained` is given for it; nothing where nothing is to be quantized here."""
+    if hf.quantize == "none" and method(hf.checkpoint) in PACKED:
+        from icl.models.hf.packed_loading import config
+
+        return {"config": config(hf.checkpoint, told(hf.checkpoint.written))}
+    if hf.quantize == "none":
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    _quiet()
+    left = kept(hf)
+    if hf.quantize == "int8":
+        how = BitsAndBytesConfig(
+            load_in_8bit=True, llm_int8_threshold=float(hf.outlier_threshold), llm_int8_skip_modules=left
+        )
+    else:
+        how = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=hf.quantize,
+            bnb_4bit_use_double_quant=hf.double_quant,
+            bnb_4bit_compute_dtype=compute_dtype(hf),
+            llm_int8_skip_modules=left,
+        )
+    return {"quantization_config": how}
+
+
+def compute_dtype(hf: "HF") -> Any:
+    """In which the 4-bit layers multiply: as asked, or as the rest of the model runs."""
+    import torch
+
+    wanted: str = hf.compute_dtype
+    if wanted == "auto":
+        wanted = placing.precision(hf.device, hf.device_map, hf.dtype)
+    if wanted == "auto":
+        return getattr(hf.checkpoint.config, "dtype", None) or torch.bfloat16
+    return getattr(torch, wanted)
+
+
+def kept(hf: "HF") -> list[str]:
+    """Modules that stay in full precision: the head, and all that stands beside the language model."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(hf.checkpoint.config, trust_remote_code=hf.trust_remote_code)
+    names = {id(module): name for name, module in model.named_modules()}
+    head = names.get(id(model.get_output_embeddings()))
+    found = [head] if head and not hf.quantize_head else []
+    if hf.quantize_vision:
+        return found
+    decoder = names.get(id(model.get_decoder()), "")
+    if not decoder:
+        raise ModelError(
+            f"model.quantize: {type(model).__name__} does not say which of its modules is the language model "
+            "(get_decoder), so the vision tower cannot be left out. Set `quantize_vision: true`."
+        )
+    return found + [name for name in _beside(model, decoder) if name != head]
+
+
+def settled(model: Any) -> Any:
+    """The loaded model, the same on every CPU.
+
+    On some CPUs bitsandbytes repacks 4-bit weights at their first use: scales rounded to bfloat16, and an exception
+    where a layer is not a multiple of 64 wide. Left as they are, they give what other CPUs give.
+
+    On every CPU it takes scales from a wrong block where a row is not whole blocks; such layers are read as one row.
+    """
+    for module in model.modules():
+        if hasattr(module, PACKING):
+            setattr(module, PACKING, False)
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is not None and state.shape[-1] % state.blocksize and type(module) is _one_row().__base__:
+            module.__class__ = _one_row()
+    return model
+
+
+def is_exact(model: Any) -> bool:
+    """Whether a row's logits do not depend on the batch beyond float32's rounding."""
+    import torch
+
+    how = getattr(getattr(model, "config", None), "quantization_config", None)
+    if model.dtype != torch.float32 or how is None or getattr(how, "exact", False):
+        return bool(model.dtype == torch.float32)
+    return bool(getattr(how, "load_in_4bit", False) and how.bnb_4bit_compute_dtype == torch.float32)
+
+
+@lru_cache
+def _one_row() -> Any:
+    """A Linear4bit whose weights are unpacked on a CPU as one row of whole blocks."""
+    import bitsandbytes as bnb
+    import torch
+
+    class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            if x.device.type != "cpu":
+                return super().forward(x)
+            state = copy(self.weight.quant_state)
+            shape, state.shape = state.shape, torch.Size((1, state.shape.numel()))
+            weight = bnb.functional.dequantize_4bit(self.weight.data.view(-1, 1), state).view(shape)
+            precision = self.compute_dtype or x.dtype
+            bias = None if self.bias is None else self.bias.to(precision)
+            return torch.nn.functional.linear(x.to(precision), weight.to(precision), bias).to(x.dtype)
+
+    return Linear4bit
+
+
+def _check_ready(path: str, checkpoint: "Checkpoint", already: str, place: str) -> None:
+    settings = told(checkpoint.written)
+    if already in PACKED:
+        if problem := packing.unread(settings):
+            raise ModelError(
+                f"model.path: {path} is quantized ({already}), and this backend cannot read it: {problem}. "
+                "`model: vllm` reads more formats, with kernels of its own; or name another checkpoint."
+            )
+        return
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    try:
+        quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=True)
+        quantizer.validate_environment(device_map={"": place})
+    except FAILURES as error:
+        raise ModelError(
+            f"model.path: {path} is quantized ({already}), and this machine cannot run it: {_first(error)} Or name the "
+            "checkpoint in full precision, with `quantize` where it is too large."
+        ) from error
+
+
+def _beside(model: Any, decoder: str) -> list[str]:
+    """Every module that neither holds the decoder nor lies in it, named as high up as it can be."""
+    found, above, at = [], "", model
+    for step in decoder.split("."):
+        found += [f"{above}{name}" for name, _ in at.named_children() if name != step]
+        above, at = f"{above}{step}.", getattr(at, step)
+    return found
+
+
+@lru_cache
+def _problem(quantize: str, place: str) -> str:
+    """What goes wrong with a layer of 64 x 64 weights, or ''."""
+    import torch
+
+    _quiet()
+    try:
+        import bitsandbytes as bnb
+
+        if BITS[quantize] == 8:
+            layer = bnb.nn.Linear8bitLt(64, 64, bias=False, has_fp16_weights=False, threshold=6.0)
+            given = torch.ones(1, 64, dtype=torch.float16, device=place)
+        else:
+            layer = bnb.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type=quantize)
+            given = torch.ones(1, 64, device=place)
+        with torch.no_grad():
+            said = settled(layer).to(place)(given)
+    except FAILURES as error:
+        return _first(error)
+    return "" if bool(said.isfinite().all()) else "a product of finite numbers is not finite."
+
+
+def _quiet() -> None:
+    """Without its warnings, such as one a forward that inputs are cast to float16."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _first(error: Exception) -> str:
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return first if first.endswith(".") else f"{first}."

@@ -1,0 +1,125 @@
+"""What an embedding space is like: modality gap, alignment, uniformity, hubness, near-copies.
+
+    gap         || mean of unit pictures - mean of unit texts ||                          (Liang et al., NeurIPS 2022)
+    alignment   mean || x_i - y_i ||^2 over matched pairs: smaller is better              (Wang and Isola, ICML 2020)
+    uniformity  ln mean over i < j of exp(-2 || x_i - x_j ||^2): more negative is better  (the same)
+    hubness     skewness of how often a row is among the k nearest of others, k = 10      (Radovanovic, JMLR 2010)
+
+All take unit rows. Logarithms are natural, the skewness is that of the population, and nothing is its own neighbour.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from icl.errors import PlanError
+from icl.tasks.base import Pool
+from retrievers.base import Embedder
+from retrievers.machinery.demo_text import Said, said
+from retrievers.machinery.embedding_source import reads, source_of
+from retrievers.machinery.index import Index
+from retrievers.machinery.vector_math import Vectors
+
+BLOCK = 1024
+"""Rows compared at once: bounds the memory."""
+
+
+def modality_gap(pictures: Vectors, texts: Vectors) -> float:
+    """The distance between the two centroids. Raises PlanError where the spaces differ or one is empty."""
+    _comparable(pictures, texts)
+    return float(np.linalg.norm(pictures.mean(axis=0, dtype=np.float64) - texts.mean(axis=0, dtype=np.float64)))
+
+
+def alignment(one: Vectors, other: Vectors) -> float:
+    """The mean squared distance of row i of one to row i of the other."""
+    _comparable(one, other)
+    if len(one) != len(other):
+        raise PlanError(f"alignment compares pairs, and there are {len(one)} and {len(other)} rows.")
+    return float(((one.astype(np.float64) - other) ** 2).sum(axis=1).mean())
+
+
+def uniformity(rows: Vectors) -> float:
+    """ln of the mean potential over pairs. Raises PlanError for fewer than two rows."""
+    if len(rows) < 2:
+        raise PlanError(f"uniformity compares pairs, and there are {len(rows)} rows.")
+    exact, total = rows.astype(np.float64), 0.0
+    squares = (exact**2).sum(axis=1)
+    for start in range(0, len(exact), BLOCK):
+        some = exact[start : start + BLOCK]
+        distances = squares[start : start + BLOCK, None] + squares - 2 * some @ exact.T
+        later = np.arange(len(exact)) > np.arange(start, start + len(some))[:, None]
+        total += float(np.exp(-2 * distances.clip(0))[later].sum())
+    return float(np.log(total / (len(exact) * (len(exact) - 1) / 2)))
+
+
+def hubness(rows: Vectors, k: int = 10) -> float:
+    """0 where all rows are neighbours equally often; above 1, a few rows are everybody's neighbours."""
+    if len(rows) <= k:
+        raise PlanError(f"hubness with k = {k} needs more than {k} rows, and there are {len(rows)}.")
+    others: list[Any] = [lambda row, own=own: row != own for own in range(len(rows))]
+    counts = np.zeros(len(rows))
+    for found in Index(rows).nearest(rows, k, others):
+        counts[[row for row, _ in found]] += 1
+    spread = counts - counts.mean()
+    deviation = np.sqrt((spread**2).mean())
+    return float((spread**3).mean() / deviation**3) if deviation > 0 else 0.0
+
+
+def near_copies(rows: Vectors, threshold: float = 0.95) -> list[tuple[int, int, float]]:
+    """Pairs i < j whose cosine is strictly above the threshold, the most alike first."""
+    pairs: list[tuple[int, int, float]] = []
+    for start in range(0, len(rows), BLOCK):
+        scores = rows[start : start + BLOCK] @ rows.T
+        for i, j in np.argwhere(scores > threshold).tolist():
+            if start + i < j:
+                pairs.append((start + i, j, float(scores[i, j])))
+    return sorted(pairs, key=lambda pair: (-pair[2], pair[:2]))
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` measured; None where the embedder reads one modality only, or the pool is too small."""
+
+    pictures: int
+    texts: int
+    gap: float | None
+    alignment: float | None
+    uniformity_pictures: float | None
+    uniformity_texts: float | None
+    hubness_pictures: float | None
+    near_copies: tuple[tuple[str, str, float], ...]
+
+
+def diagnose(
+    pool: Pool, embedder: Embedder, text: Said = "both", threshold: float = 0.95, cache: str | None = None
+) -> Diagnosis:
+    """The space that an embedder makes of a pool: its pictures, and of its members what `text` names, as pairs."""
+    source, can = source_of(embedder, cache, pool), reads(embedder)
+    examples = [example for example in pool.examples if example.pictures]
+    pictures = source.pictures(examples) if "picture" in can and examples else None
+    texts = source.texts([said(example, text) for example in examples]) if "text" in can and examples else None
+    both = pictures is not None and texts is not None and pictures.shape[1] == texts.shape[1]
+    copies = near_copies(pictures, threshold) if pictures is not None else []
+    return Diagnosis(
+        _count(pictures),
+        _count(texts),
+        modality_gap(pictures, texts) if both and pictures is not None and texts is not None else None,
+        alignment(pictures, texts) if both and pictures is not None and texts is not None else None,
+        uniformity(pictures) if pictures is not None and len(pictures) > 1 else None,
+        uniformity(texts) if texts is not None and len(texts) > 1 else None,
+        hubness(pictures) if pictures is not None and len(pictures) > 10 else None,
+        tuple((examples[i].id, examples[j].id, score) for i, j, score in copies),
+    )
+
+
+def _count(rows: Sequence[Any] | Vectors | None) -> int:
+    return 0 if rows is None else len(rows)
+
+
+def _comparable(one: Vectors, other: Vectors) -> None:
+    if not len(one) or not len(other):
+        raise PlanError(f"there are {len(one)} and {len(other)} rows to compare. Give at least one of each.")
+    if one.shape[1] != other.shape[1]:
+        raise PlanError(f"rows of {one.shape[1]} and of {other.shape[1]} entries are not in one space.")

@@ -1,0 +1,192 @@
+"""Checkpoints with a picture tower and a text tower: found, identified and run in batches."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icl.errors import ModelError
+from icl.images import Picture
+from icl.models.checkpoint_errors import FAILURES, reason
+from icl.quiet_progress import no_bars
+from retrievers.machinery.prefetch import decoded
+from retrievers.machinery.vector_math import Vectors, unit
+
+BATCH = 64
+SHIPPED = {"tiny": Path(__file__).parents[2] / "icl" / "models" / "tiny" / "checkpoints" / "encoder"}
+WEIGHTS = (".safetensors", ".bin")
+READ = (*WEIGHTS, ".json", ".txt", ".model", ".jinja")
+
+
+@lru_cache
+def find(path: str) -> Path:
+    """The folder of a checkpoint: a shipped one, a folder, or a hub id (fetched, or from the hub's cache)."""
+    folder = SHIPPED.get(path, Path(path).expanduser())
+    if path not in SHIPPED and not folder.is_dir():
+        folder = _from_hub(path)
+    if not folder.is_dir() or not any(file.suffix in WEIGHTS for file in folder.iterdir()):
+        raise ModelError(f"embedder 'encoder': {folder} has no weights ({' or '.join(WEIGHTS)}).")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"embedder 'encoder': {folder} has no config.json.")
+    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        raise ModelError(
+            f"embedder 'encoder': {folder} has no processor (preprocessor_config.json or processor_config.json). "
+            f"Save the processor of the model beside its weights."
+        )
+    return folder
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """sha256 of every file that decides the vectors: weights, configuration, processor, tokenizer."""
+    told = sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in READ and file.is_file():
+            state = file.stat()
+            told.update(f"{file.name}:{_file_digest(file, state.st_size, state.st_mtime_ns)}\n".encode())
+    return told.hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def _file_digest(file: Path, size: int, changed: int) -> str:
+    """sha256 of the content. size and changed: what tells a file from its later self."""
+    blob = file.resolve().name
+    if file.is_symlink() and len(blob) == 64 and set(blob) <= set("0123456789abcdef"):
+        return blob  # the hub's cache names large files by their sha256
+    with file.open("rb") as opened:
+        told = sha256()
+        while piece := opened.read(1 << 22):
+            told.update(piece)
+    return told.hexdigest()
+
+
+class Towers:
+    """A loaded checkpoint. Float32, on the GPU where there is one."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoModel, AutoProcessor
+
+        try:
+            with no_bars():
+                model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
+            processor: Any = AutoProcessor.from_pretrained(folder)
+        except FAILURES as error:
+            raise ModelError(f"embedder 'encoder': {folder} cannot be loaded: {reason(error)}") from error
+        for tower in ("get_image_features", "get_text_features"):
+            if not hasattr(model, tower):
+                raise ModelError(
+                    f"embedder 'encoder': {folder} is a {type(model).__name__}, which has no {tower}. "
+                    f"Name a checkpoint with a picture and a text tower (CLIP, SigLIP)."
+                )
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = model.eval().to(self.device)
+        self.processor = processor
+        self.padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
+        places = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", None)
+        self.longest = min(places, processor.tokenizer.model_max_length) if places else None
+
+    def pictures(self, pictures: Sequence[Picture]) -> Vectors:
+        """[N, D] unit rows."""
+        return self._batched(
+            decoded(pictures, BATCH),
+            self.model.get_image_features,
+            lambda images: self.processor.image_processor(images=images, return_tensors="pt"),
+        )
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        """[N, D] unit rows."""
+        limit = {"max_length": self.longest} if self.longest else {}
+        return self._batched(
+            _chunks(texts),
+            self.model.get_text_features,
+            lambda batch: self.processor.tokenizer(
+                list(batch), padding=self.padding, truncation=bool(limit), return_tensors="pt", **limit
+            ),
+        )
+
+    def patches(self, pictures: Sequence[Picture]) -> Vectors:
+        """[N, P, D]: every patch of the last layer, through the tower's own norm and projection."""
+        return self._batched(
+            decoded(pictures, BATCH),
+            self._patches,
+            lambda images: self.processor.image_processor(images=images, return_tensors="pt"),
+        )
+
+    def words(self, texts: Sequence[str]) -> Vectors:
+        """[N, W, D]: every token of the last layer, projected; special tokens and padding are rows of zeros."""
+        if self.longest is None:
+            raise ModelError("embedder 'encoder': the text tower does not say how many positions it has.")
+        return self._batched(
+            _chunks(texts),
+            self._words,
+            lambda batch: self.processor.tokenizer(
+                list(batch), padding="max_length", truncation=True, return_tensors="pt", max_length=self.longest
+            ),
+        )
+
+    def tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Of each text the tokens that `words` gives vectors of, in their order."""
+        if not texts:
+            return []
+        tokenizer = self.processor.tokenizer
+        special = set(tokenizer.all_special_ids)
+        told = tokenizer(list(texts), truncation=True, max_length=self.longest)["input_ids"]
+        return [tuple(token for token in row if token not in special) for row in told]
+
+    def _patches(self, **given: Any) -> Any:
+        tower = self.model.vision_model
+        states = tower(**given).last_hidden_state
+        if hasattr(self.model, "visual_projection"):  # CLIP: the first state stands for the whole picture
+            states = self.model.visual_projection(tower.post_layernorm(states[:, 1:]))
+        return states
+
+    def _words(self, input_ids: Any, **given: Any) -> Any:
+        import torch
+
+        tower = self.model.text_model
+        states = tower(input_ids=input_ids, **given).last_hidden_state
+        project = getattr(self.model, "text_projection", None) or getattr(tower, "head", None)
+        states = states if project is None else project(states)
+        special = torch.tensor(self.processor.tokenizer.all_special_ids, device=input_ids.device)
+        return states.masked_fill(torch.isin(input_ids, special)[..., None], 0)
+
+    def _batched(self, batches: Iterable[Sequence[Any]], tower: Any, prepare: Any) -> Vectors:
+        import torch
+
+        rows = []
+        with torch.inference_mode():
+            for batch in batches:
+                given = prepare(batch)
+                out = tower(**{key: value.to(self.device) for key, value in given.items()})
+                features = out if isinstance(out, torch.Tensor) else out.pooler_output
+                rows.append(features.float().cpu().numpy())
+        if not rows:
+            return np.zeros((0, 0), np.float32)
+        whole = np.concatenate(rows)
+        return unit(whole.reshape(-1, whole.shape[-1])).reshape(whole.shape)
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
+
+
+@lru_cache(maxsize=2)
+def towers(folder: Path, digest: str) -> Towers:
+    """The loaded checkpoint of a folder, shared by all that name it. digest: so that a changed one is loaded anew."""
+    return Towers(folder)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in READ]))
+    except (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"embedder 'encoder': there is no folder '{name}', and the hub gave no checkpoint of that name "
+            f"({type(error).__name__}). Name a folder, a hub id, or 'tiny'."
+        ) from error

@@ -1,0 +1,146 @@
+"""Every picture and every text is embedded once: in memory, on disk, and across processes.
+
+The key of a vector is what it embeds (the picture's digest, the text) together with the digest of the embedder (weights
+and settings), so nothing stale can be served. `Embeddings.count` says what was really computed.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from icl.cache_folder import cache_folder
+from icl.errors import ConfigError, ModelError
+from icl.images import Picture
+from icl.types import Example, Query
+from retrievers.base import Embedder
+from retrievers.machinery.vector_math import Vectors, per_item, shown
+from retrievers.machinery.vector_store import Shards, warn
+
+T = TypeVar("T")
+
+CHUNK = 512
+"""Items between two writes: what a killed process loses at most."""
+
+
+class Embeddings:
+    """An embedder behind its cache: the same two calls. Have it from `embeddings`, so that a process has one."""
+
+    def __init__(self, embedder: Embedder, folder: Path) -> None:
+        self.embedder = embedder
+        self.count = {"picture": 0, "text": 0, "patches": 0, "words": 0}
+        name = sha256(embedder.digest.encode()).hexdigest()[:24]
+        self._shards = {kind: Shards(folder / "embeddings" / name / kind, embedder.digest) for kind in self.count}
+
+    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
+        """[N, D], a unit row an item: the mean over its pictures. Raises DataError where an item has none."""
+        pictures = shown(items)
+        by_key = {bytes.fromhex(picture.digest): picture for picture in pictures}
+        rows = self._vectors("picture", [bytes.fromhex(p.digest) for p in pictures], by_key, self._embed_pictures)
+        return per_item(items, rows)
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        """[N, D], a unit row a text."""
+        by_key = {sha256(text.encode()).digest(): text for text in texts}
+        return self._vectors("text", [sha256(text.encode()).digest() for text in texts], by_key, self.embedder.texts)
+
+    def patches(self, pictures: Sequence[Picture]) -> Vectors:
+        """[N, P, D] of the pictures' patches. Raises ConfigError where the embedder gives none."""
+        embed = _flat(self.embedder, "patches")
+        by_key = {bytes.fromhex(picture.digest): picture for picture in pictures}
+        return _parted(self._vectors("patches", [bytes.fromhex(p.digest) for p in pictures], by_key, embed))
+
+    def words(self, texts: Sequence[str]) -> Vectors:
+        """[N, W, D] of the texts' tokens; rows of zeros are padding. Raises ConfigError as `patches`."""
+        embed = _flat(self.embedder, "words")
+        by_key = {sha256(text.encode()).digest(): text for text in texts}
+        return _parted(self._vectors("words", [sha256(text.encode()).digest() for text in texts], by_key, embed))
+
+    def _embed_pictures(self, pictures: Sequence[Picture]) -> Vectors:
+        return self.embedder.pictures([Query(p.digest, (p,), "") for p in pictures])
+
+    def _vectors(
+        self, kind: str, keys: list[bytes], by_key: dict[bytes, T], embed: Callable[[Sequence[T]], Vectors]
+    ) -> Vectors:
+        shards = self._shards[kind]
+        if shards.missing(keys):
+            self._fill(kind, shards, by_key, embed)
+        return shards.gather(keys)
+
+    def _fill(self, kind: str, shards: Shards, by_key: dict[bytes, T], embed: Callable[[Sequence[T]], Vectors]) -> None:
+        with _alone(shards, by_key):
+            missing = shards.missing(by_key)
+            for start in range(0, len(missing), CHUNK):
+                chunk = missing[start : start + CHUNK]
+                vectors = np.ascontiguousarray(embed([by_key[key] for key in chunk]), dtype=np.float32)
+                if vectors.ndim != 2 or len(vectors) != len(chunk) or not np.isfinite(vectors).all():
+                    raise ModelError(
+                        f"embedder {self.embedder!r} gave an array of shape {vectors.shape} for {len(chunk)} {kind}s, "
+                        f"or numbers that are not finite. It must give one finite row each."
+                    )
+                shards.add(chunk, vectors)
+                self.count[kind] += len(chunk)
+                _EMBEDDED[kind] += len(chunk)
+
+
+@contextmanager
+def _alone(shards: Shards, keys: Iterable[bytes]) -> Iterator[None]:
+    """No other process does the same piece of work meanwhile, where there can be a lock."""
+    from filelock import FileLock
+
+    try:
+        lock = FileLock(shards.lock(keys))
+        lock.acquire()
+    except OSError as error:
+        warn(shards.folder, error)
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _flat(embedder: Embedder, what: str) -> Callable[[Sequence[T]], Vectors]:
+    """The parts of an item as one row, behind the number of entries of a part."""
+    if not hasattr(embedder, what):
+        raise ConfigError(f"embedder {embedder!r} gives no vectors of {what}. Use the embedder 'encoder'.")
+
+    def embed(items: Sequence[T]) -> Vectors:
+        parts = getattr(embedder, what)(items)
+        return np.hstack([np.full((len(parts), 1), parts.shape[2], np.float32), parts.reshape(len(parts), -1)])
+
+    return embed
+
+
+def _parted(rows: Vectors) -> Vectors:
+    return rows[:, 1:].reshape(len(rows), -1, int(rows[0, 0])) if len(rows) else np.zeros((0, 0, 0), np.float32)
+
+
+_EMBEDDED = {"picture": 0, "text": 0, "patches": 0, "words": 0}
+_SHARED: dict[tuple[str, Path], Embeddings] = {}
+_GUARD = threading.Lock()
+
+
+def embeddings(embedder: Embedder, cache: str | None = None) -> Embeddings:
+    """The cached embedder of this process; every retriever that names an equal embedder shares it."""
+    key = (embedder.digest, cache_folder(cache))
+    with _GUARD:
+        if key not in _SHARED:
+            _SHARED[key] = Embeddings(embedder, key[1])
+        return _SHARED[key]
+
+
+def embedded() -> dict[str, int]:
+    """What this process really embedded so far, over all embedders: {'picture': n, 'text': n, ...}."""
+    return dict(_EMBEDDED)
+
+
+def forget() -> None:
+    """Let go of everything in memory; what is on disk stays."""
+    with _GUARD:
+        _SHARED.clear()

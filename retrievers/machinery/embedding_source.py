@@ -1,0 +1,68 @@
+"""Where a retriever's vectors come from: an embedder behind its cache, or a transform of such sources.
+
+A transform of an embedder (a mean taken away, two encoders mixed) is an embedder with one more method:
+
+    opened(cache, pool) -> Source
+
+What is cached on disk are the vectors of the embedders inside, so that a transform costs no second pass through an
+encoder, and one that is fitted (means, a head) sees the pool and nothing else.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from icl.cache_folder import cache_folder
+from icl.errors import ConfigError, PlanError
+from icl.tasks.base import Pool
+from icl.types import Example, Query
+from retrievers.base import Embedder
+from retrievers.machinery.embedding_cache import embeddings
+from retrievers.machinery.vector_math import Vectors
+
+
+class Source(Protocol):
+    """Unit rows for items and texts; `retrievers.machinery.embedding_cache.Embeddings` is one."""
+
+    def pictures(self, items: Sequence[Query | Example]) -> Vectors: ...
+
+    def texts(self, texts: Sequence[str]) -> Vectors: ...
+
+
+def source_of(embedder: Embedder, cache: str | None, pool: Pool) -> Source:
+    """The embedder's source for retrieval from a pool."""
+    opened = getattr(embedder, "opened", None)
+    source: Source = embeddings(embedder, cache) if opened is None else opened(cache, pool)
+    return source
+
+
+def source_key(embedder: Embedder, cache: str | None) -> tuple[Any, ...]:
+    """Equal keys, equal sources on one pool."""
+    return embedder.digest, cache_folder(cache)
+
+
+def reads(embedder: Embedder) -> frozenset[str]:
+    """What an embedder reads: 'picture', 'text' or both. One that does not say reads both."""
+    return frozenset(getattr(embedder, "reads", ("picture", "text")))
+
+
+READ: Mapping[str, frozenset[str]] = {
+    "picture": frozenset({"picture"}),
+    "question": frozenset({"text"}),
+    "both": frozenset({"picture", "text"}),
+}
+"""What is compared (`by`) -> what the embedder has to read."""
+
+
+def check_reads(embedder: Embedder, wanted: frozenset[str], told: str = "") -> None:
+    """Raises ConfigError where the embedder does not read all of it. told: what it adds about the settings."""
+    if lacking := wanted - reads(embedder):
+        only = "pictures" if "text" in lacking else "texts"
+        raise ConfigError(
+            f"{told}its embedder {embedder!r} reads {only} only. "
+            f"Use an embedder that reads {' and '.join(sorted(wanted))} (encoder, paired)."
+        )
+
+
+def no_pool(name: str) -> PlanError:
+    """The error of a transform that is asked for vectors before it saw a pool."""
+    return PlanError(f"embedder '{name}' is fitted on a pool: use it inside a retriever, not by itself.")

@@ -1,0 +1,85 @@
+"""Match probability of probabilistic embeddings (PCME, Chun et al., CVPR 2021).
+
+    p(match) = mean over all pairs of samples of  sigmoid(-a || z_q - z_d || + b),    z = mu + exp(s) eps
+
+s is a log standard deviation, the distance is sqrt(sum of squares + 1e-6), and there are 7 samples of each side. The
+released code's sigma is exp(x) / (exp(x) + exp(-x)) = logistic(2x), not logistic(x); `released` takes that reading. a
+and b are learned and have no defaults. The normals are an item's own, so that what stands beside it
+changes nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icl.streams import stream
+from retrievers.machinery.vector_math import Vectors
+
+SAMPLES = 7
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """An item's embedding. name: whose stream its normals come from; mean, log_deviation: [D]."""
+
+    name: str
+    mean: Vectors
+    log_deviation: Vectors
+
+    def samples(self, count: int = SAMPLES, seed: int = 0) -> Floats:
+        """[count, D]"""
+        normals = stream(seed, self.name, "pcme").standard_normal((count, len(self.mean)))
+        return np.asarray(self.mean + np.exp(self.log_deviation.astype(np.float64)) * normals)
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussians:
+    """Rows of them. means, log_deviations: [N, D]."""
+
+    means: Vectors
+    log_deviations: Vectors
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    @property
+    def uncertainty(self) -> Floats:
+        """[N]: the geometric mean of an item's standard deviations."""
+        return np.asarray(np.exp(self.log_deviations.astype(np.float64).mean(axis=1)))
+
+    def samples(self, names: Sequence[str]) -> Vectors:
+        """[N, SAMPLES, D]. names: of the rows."""
+        rows = zip(names, self.means, self.log_deviations, strict=True)
+        drawn = [Gaussian(*row).samples() for row in rows]
+        return np.asarray(drawn, dtype=np.float32).reshape(len(self), SAMPLES, self.means.shape[1])
+
+
+def match_probability(
+    query: Gaussian, document: Gaussian, a: float, b: float, *, released: bool = True, samples: int = SAMPLES
+) -> float:
+    """In (0, 1). a, b: learned with the embeddings."""
+    one, other = query.samples(samples), document.samples(samples)
+    distances = np.sqrt(((one[:, None] - other) ** 2).sum(axis=2) + 1e-6)
+    logits = (b - a * distances) * (2 if released else 1)
+    return float((1 / (1 + np.exp(-logits))).mean())
+
+
+def match_probabilities(query: Vectors, documents: Vectors, a: float, b: float, *, released: bool = True) -> Floats:
+    """[N] of one query's samples [S, D] with those of each document [N, S, D].
+
+    Nothing here depends on what else is asked: one query, one matrix product over the whole pool.
+    """
+    flat = documents.reshape(-1, documents.shape[-1])
+    squares = (flat.astype(np.float64) ** 2).sum(axis=1)
+    distances = (query.astype(np.float64) ** 2).sum(axis=1)[:, None] + squares - 2.0 * (query @ flat.T)
+    logits = (b - a * np.sqrt(distances.clip(0) + 1e-6)) * (2 if released else 1)
+    return np.asarray(_logistic(logits).reshape(len(query), *documents.shape[:2]).mean(axis=(0, 2)))
+
+
+def _logistic(logits: Floats) -> Floats:
+    """Without overflow on either side."""
+    return np.asarray(np.exp(-np.logaddexp(0, -logits)))

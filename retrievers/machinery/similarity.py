@@ -1,0 +1,209 @@
+"""What all retrievers by similarity share: vectors of the pool, an index over them, and the nearest of each query.
+
+A retriever says what its vectors are (`documents` of the pool, `asked` of the queries), how many of the nearest it
+looks at (`reach`), and which of them it gives (`pick`). The rest is here: the cache, the index of a pool in use, the
+exclusion of leaks, the errors.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icl.constraints import Share
+from icl.errors import ConfigError, PlanError
+from icl.registry import Nested
+from icl.tasks.base import Pool
+from icl.types import Example, Query, Scored
+from retrievers.base import Embedder, FittedRetriever, Resources
+from retrievers.embedders.encoder import Encoder
+from retrievers.machinery.embedding_source import READ, Source, check_reads, source_key, source_of
+from retrievers.machinery.index import Index, Search, index_of
+from retrievers.machinery.leakage import fair, too_few
+from retrievers.machinery.vector_math import Vectors
+
+Scores = NDArray[np.float64]
+
+_INDEXES: "WeakKeyDictionary[Pool, dict[Hashable, tuple[Source, Index]]]" = WeakKeyDictionary()
+"""What was fitted on a pool that is still in use: cells that differ in seed or shots share it."""
+
+
+@dataclass(frozen=True)
+class Near:
+    """Base of retrievers by similarity. `nested`, `ranked`: see `retrievers.machinery.conformance`."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
+    nested: ClassVar[bool] = True
+    ranked: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
+
+    embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # what makes the vectors
+    search: Search = "exact"  # or approximate: hnsw, ivf (see retrievers.machinery.index)
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """What the embedder has to read: 'picture', 'text'."""
+        return frozenset({"picture"})
+
+    @property
+    def key(self) -> Hashable:
+        """Names the vectors: retrievers with equal keys and embedders share an index."""
+        return type(self).__name__
+
+    def __post_init__(self) -> None:
+        check_reads(self.embedder, self.modalities, self.told)
+
+    @property
+    def told(self) -> str:
+        """What an error adds about the settings."""
+        return ""
+
+    def fit(self, pool: Pool, resources: Resources) -> FittedRetriever:
+        return fitted_near(self, pool, resources)
+
+    def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
+        """Embed the members of many small pools and their queries in large batches, before each pool is fitted."""
+        members = {item.id: item for item in items if isinstance(item, Example)}
+        source = source_of(self.embedder, resources.cache, Pool(tuple(members.values())))
+        self.documents(list(members.values()), source)
+        self.asked([item for item in items if isinstance(item, Query)], source)
+
+    def documents(self, examples: Sequence[Example], source: Source) -> Vectors:
+        """[N, D] unit rows of the pool."""
+        raise NotImplementedError
+
+    def asked(self, queries: Sequence[Query | Example], source: Source) -> Vectors:
+        """[Q, D] unit rows of the queries; a dot product with a document is the score."""
+        return self.documents(queries, source)  # type: ignore[arg-type]
+
+    def eligible(self, example: Example) -> bool:
+        """Whether a member of the pool may be a demonstration at all."""
+        return True
+
+    def allowed(self, query: Query) -> Callable[[Example], bool]:
+        """Whether a member may be shown to this query."""
+        return fair(query)
+
+    def reach(self, k: int) -> int:
+        """How many of the nearest `pick` sees."""
+        return k
+
+    def pick(self, near: "Nearest", k: int) -> Sequence[Scored]:
+        """k of the nearest, best first. There are k at least, unless `exact` is False."""
+        return near.given(range(k))
+
+    def too_few(self, pool: Pool, query: Query, k: int) -> PlanError:
+        return too_few(pool, query, k)
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest members of one query. rows: places in the pool; scores: [C] float64, best first."""
+
+    fitted: "FittedNear"
+    query: Query
+    rows: NDArray[np.int64]
+    scores: Scores
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def vectors(self) -> Vectors:
+        """[C, D] of the members."""
+        return np.asarray(self.fitted.index.vectors[self.rows])
+
+    def example(self, place: int) -> Example:
+        return self.fitted.pool.examples[int(self.rows[place])]
+
+    def given(self, places: Sequence[int], mark: str = "") -> list[Scored]:
+        return [Scored(self.example(i).id, round(float(self.scores[i]), 6), mark) for i in places]
+
+
+@dataclass(frozen=True)
+class FittedNear:
+    """An index over one pool."""
+
+    retriever: Near
+    pool: Pool
+    source: Source
+    index: Index
+
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+        if not queries or k == 0:
+            return [() for _ in queries]
+        return [self._given(near, k) for near in self.nearest(queries, self.retriever.reach(k))]
+
+    def nearest(self, queries: Sequence[Query], count: int) -> list[Nearest]:
+        """The `count` nearest allowed members of each query; fewer only where fewer are allowed."""
+        vectors = self.asked(queries)
+        if vectors.shape[1] != self.index.vectors.shape[1]:
+            raise ConfigError(
+                f"{self.retriever.embedder!r} gives queries {vectors.shape[1]} entries and demonstrations "
+                f"{self.index.vectors.shape[1]}: they are not in one space. Use an encoder of both (encoder)."
+            )
+        found = self.index.nearest(vectors, count, [self._allowed(query) for query in queries])
+        return [
+            Nearest(self, query, np.array([r for r, _ in rows], np.int64), np.array([s for _, s in rows], np.float64))
+            for query, rows in zip(queries, found, strict=True)
+        ]
+
+    def asked(self, queries: Sequence[Query]) -> Vectors:
+        """[Q, D] unit rows in the index's space."""
+        return self.retriever.asked(queries, self.source)
+
+    def _allowed(self, query: Query) -> Callable[[int], bool]:
+        examples, allowed, eligible = self.pool.examples, self.retriever.allowed(query), self.retriever.eligible
+        return lambda row: eligible(examples[row]) and allowed(examples[row])
+
+    def _given(self, near: Nearest, k: int) -> tuple[Scored, ...]:
+        if len(near) < k and self.retriever.exact:
+            raise self.retriever.too_few(self.pool, near.query, k)
+        return tuple(self.retriever.pick(near, k))
+
+
+def fitted_near(retriever: Near, pool: Pool, resources: Resources) -> FittedNear:
+    """The retriever over a pool; the index is built once while the pool is in use."""
+    indexes = _INDEXES.setdefault(pool, {})
+    key = (*source_key(retriever.embedder, resources.cache), retriever.key, retriever.search)
+    if key not in indexes:
+        source = source_of(retriever.embedder, resources.cache, pool)
+        indexes[key] = source, index_of(retriever.documents(pool.examples, source), retriever.search)
+    return FittedNear(retriever, pool, *indexes[key])
+
+
+@dataclass(frozen=True)
+class Compared(Near):
+    """Base of retrievers that compare by picture, by question, or by the weighted mean of both cosines."""
+
+    by: Literal["picture", "question", "both"] = "picture"  # what is compared
+    weight: Share = 0.5  # of the picture's cosine where by is 'both'
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        return READ[self.by]
+
+    @property
+    def key(self) -> Hashable:
+        return ("compared", self.by, self.weight if self.by == "both" else None)
+
+    @property
+    def told(self) -> str:
+        return f"by is '{self.by}', and "
+
+    def documents(self, examples: Sequence[Query | Example], source: Source) -> Vectors:
+        return compared(examples, source, self.by, self.weight)
+
+
+def compared(items: Sequence[Query | Example], source: Source, by: str, weight: float = 0.5) -> Vectors:
+    """[N, D]: a dot product of two rows is the cosine of pictures or questions, or their weighted mean ('both')."""
+    if by == "picture":
+        return source.pictures(items)
+    questions = source.texts([item.question for item in items])
+    if by == "question":
+        return questions
+    pictures = source.pictures(items)
+    return np.hstack([pictures * np.float32(weight**0.5), questions * np.float32((1 - weight) ** 0.5)])

@@ -1,0 +1,40 @@
+"""Small vector arithmetic that embedders and retrievers share. All vectors are float32 rows."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icl.errors import DataError
+from icl.images import Picture
+from icl.types import Example, Query
+
+Vectors = NDArray[np.float32]
+
+
+def unit(vectors: NDArray[np.floating]) -> Vectors:
+    """Rows divided by their L2 norm; a zero row stays zero."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.ascontiguousarray(vectors / np.where(norms > 0, norms, 1), dtype=np.float32)
+
+
+def stacked(batches: Sequence[NDArray[np.floating]]) -> Vectors:
+    """The unit rows of an encoder's batches, [N, D]; no rows where there was nothing to encode."""
+    return unit(np.concatenate(batches)) if batches else np.zeros((0, 0), np.float32)
+
+
+def shown(items: Sequence[Query | Example]) -> list[Picture]:
+    """All pictures of the items, in order. Raises DataError where an item has none."""
+    bare = next((item for item in items if not item.pictures), None)
+    if bare is not None:
+        raise DataError(f"'{bare.id}' has no picture to embed. Retrieve by question, or give it a picture.")
+    return [picture for item in items for picture in item.pictures]
+
+
+def per_item(items: Sequence[Query | Example], rows: Vectors) -> Vectors:
+    """rows: [P, D], one a picture as `shown` orders them -> [N, D], an item's mean, normalised again."""
+    if len(rows) == len(items):
+        return rows
+    counts = [len(item.pictures) for item in items]
+    starts = np.cumsum([0, *counts[:-1]])
+    return unit(np.add.reduceat(rows, starts, axis=0))

@@ -1,0 +1,65 @@
+"""A loaded vision backbone, run in batches."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from icl.errors import ModelError
+from icl.images import Picture
+from icl.models.checkpoint_errors import FAILURES, reason
+from icl.quiet_progress import no_bars
+from retrievers.machinery.dual_encoder import BATCH
+from retrievers.machinery.prefetch import decoded
+from retrievers.machinery.vector_math import Vectors, stacked
+
+
+class Backbone:
+    """Float32, on the GPU where there is one."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoImageProcessor, AutoModel
+
+        try:
+            with no_bars():
+                model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
+            self.processor: Any = AutoImageProcessor.from_pretrained(folder)
+        except FAILURES as error:
+            raise ModelError(f"embedder 'vision': {folder} cannot be loaded: {reason(error)}") from error
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = getattr(model, "vision_model", model).eval().to(self.device)
+
+    def pictures(self, pictures: Sequence[Picture], pool: str) -> Vectors:
+        """[N, D] unit rows."""
+        import torch
+
+        rows = []
+        with torch.inference_mode():
+            for images in decoded(pictures, BATCH):
+                given = self.processor(images=images, return_tensors="pt").to(self.device)
+                rows.append(self._pooled(self.model(**given), pool).float().cpu().numpy())
+        return stacked(rows)
+
+    def _pooled(self, out: Any, pool: str) -> Any:
+        states = out.last_hidden_state
+        if pool == "pooled":
+            pooled = getattr(out, "pooler_output", None)
+            if pooled is None:
+                raise ModelError(
+                    f"embedder 'vision': a {type(self.model).__name__} has no pooled output. Use pool: first or mean."
+                )
+            return pooled.flatten(1)
+        if states.ndim == 4:  # [N, channels, height, width]
+            if pool == "first":
+                raise ModelError(
+                    f"embedder 'vision': a {type(self.model).__name__} has no first token. Use pool: mean."
+                )
+            return states.mean(dim=(2, 3))
+        return states[:, 0] if pool == "first" else states.mean(dim=1)
+
+
+@lru_cache(maxsize=2)
+def backbone(folder: Path, digest: str) -> Backbone:
+    """The loaded backbone of a folder, shared by all that name it. digest: so that a changed one is loaded anew."""
+    return Backbone(folder)

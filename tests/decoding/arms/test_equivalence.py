@@ -1,0 +1,96 @@
+"""Which decodings are greedy by construction, held against what their scores do."""
+
+import pytest
+import torch
+
+from decoding.arms.arm import parse_arm
+from decoding.arms.equivalence import _reads_the_prompt_alone, greedy_anyway
+from decoding.arms.inspection import branches_of, logits_count
+from decoding.base import NewThread, Strategy
+from icl.errors import ICLError
+from icl.registry import entries
+
+WRAPPED = ("vcd", "chasd", "adacad")
+SHARED = 6.0
+"""How far a token stands out in all branches: what a plausibility mask is for."""
+
+
+def nodes():
+    for name in entries("strategy"):
+        yield from ({"name": name}, *({"name": name, "of": of} for of in WRAPPED))
+
+
+def arms():
+    """Every strategy that can be built with what it needs, the neutral ones too."""
+    for node in nodes():
+        try:
+            arm = parse_arm(node)
+            branches_of(arm.strategy)
+            yield arm
+            if arm.strategy.neutral:
+                yield parse_arm({**node, **arm.strategy.neutral})
+        except (ICLError, TypeError):
+            continue
+
+
+def best(strategy: Strategy, logits: torch.Tensor) -> torch.Tensor:
+    scores = strategy.follow(logits, 1, [NewThread() for _ in range(logits.shape[1])])
+    mask = strategy.mask(logits[0])
+    return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).argmax(-1)
+
+
+def test_what_is_greedy_anyway_takes_the_reference_s_best_token_and_its_method_does_not():
+    told = []
+    for arm in arms():
+        logits = 3 * torch.randn(logits_count(arm.strategy), 200, 64, generator=torch.Generator().manual_seed(0))
+        same = bool((best(arm.strategy, logits) == logits[0].argmax(-1)).all())
+        claimed = greedy_anyway(arm.describe(), "generate", 2)
+        assert same or not claimed, arm.label
+        told += [arm.label] * claimed
+    controls = {"mask_only(vcd)", "temperature_matched(adacad)", "entropy_matched(vcd)"}
+    assert {"greedy", "vcd(alpha=0)", *controls} <= {*told}
+    assert not {"vcd", "sign_flip(vcd)", "mask_only(contrast)"} & {*told}
+
+
+def test_what_reads_the_prompt_alone_at_0_shots_takes_its_best_token_there():
+    found = set()
+    for arm in arms():
+        if _reads_the_prompt_alone(arm.strategy):
+            logits = 3 * torch.randn(1, 200, 64, generator=torch.Generator().manual_seed(0))
+            alike = logits.expand(logits_count(arm.strategy), -1, -1)
+            assert bool((best(arm.strategy, alike.clone()) == logits[0].argmax(-1)).all()), arm.label
+            found.add(arm.label)
+    assert "more_demonstrations" in found
+    assert not {"vcd", "dola"} & found
+
+
+@pytest.mark.parametrize(
+    ("node", "score", "shots", "greedy"),
+    [
+        ("greedy", "generate", 2, True),
+        ({"name": "mask_only", "of": "vcd"}, "generate", 2, True),
+        ({"name": "mask_only", "of": "vcd"}, "options", 2, False),  # a mask on tokens changes options' sums
+        ({"name": "mask_only", "of": "vcd", "sampling": {"temperature": 0.7}}, "generate", 2, False),
+        ({"name": "mask_only", "of": "vcd", "sampling": {"beams": 4}}, "generate", 2, False),
+        ({"name": "mask_only", "of": {"name": "coiecd"}}, "generate", 2, None),
+        ({"name": "vcd", "alpha": 0.0}, "generate", 2, True),
+        ({"name": "vcd", "alpha": 0.0}, "options", 2, False),
+        ("vcd", "generate", 0, False),
+        ({"name": "cad", "without": "demonstrations"}, "generate", 0, True),
+        ({"name": "cad", "without": "demonstrations"}, "generate", 2, False),
+        ("more_demonstrations", "generate", 0, True),
+        ("more_demonstrations", "generate", 2, False),
+        ("constant_bias", "options", 2, True),  # as long as it has not been fitted
+        ({"name": "constant_bias", "biases": [0.5, 0.0]}, "options", 2, False),
+    ],
+)
+def test_it_depends_on_sampler_score_and_shots(node, score, shots, greedy):
+    arm = parse_arm(node)
+    wanted = arm.strategy.of.masks_in_combine is False if greedy is None else greedy
+    assert greedy_anyway(arm.describe(), score, shots) is wanted
+
+
+@pytest.mark.parametrize("node", ["mine.py:Mine", {"name": "mask_only", "of": {"name": "mine.py:Mine"}}])
+def test_of_a_class_of_one_s_own_nothing_is_known(node):
+    told = {"name": node} if isinstance(node, str) else node
+    assert not greedy_anyway({"strategy": told, "sampler": {"name": "greedy"}}, "generate", 2)

@@ -1,0 +1,134 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from decoding.arms.arm import parse_arm
+from decoding.base import Strategy
+from decoding.engine.engine import option_scoring as module
+from decoding.engine.engine import run_jobs
+from decoding.engine.option_scoring import FLOOR, Ballot, logprobs_of, normalised, score
+from decoding.engine.requests import Failure, Job
+from decoding.strategies.greedy import GreedyDecoding
+from decoding.strategies.pmi import PMI
+from decoding.strategies.vcd import VCD
+from icl.types import Generation
+from tests.decoding.prompts import prompt
+from tests.decoding.toy import Toy
+
+OPTIONS = ((3,), (4, 5), (4, 6, 7), (8, 9))
+
+
+def slow(model: Toy, strategy: Strategy, number: int, options: tuple[tuple[int, ...], ...]) -> list[list[float]]:
+    """Each branch reads each option anew, one token at a time; masks and sums by hand."""
+    told = []
+    for option in options:
+        row = []
+        for i, token in enumerate(option):
+            read = []
+            for branch in strategy.branches(prompt(number)):
+                session = model.open([branch])
+                if i:
+                    session.extend([list(option[:i])])
+                read.append(session.logits[0].double())
+            z = torch.stack(read)[:, None]
+            combined = strategy.combine(z, i)[0]
+            mask = strategy.mask(z[0].float())
+            alive = torch.ones_like(combined, dtype=torch.bool) if mask is None else mask[0]
+            if alive[token]:
+                row.append(float(combined[token] - combined[alive].logsumexp(-1)))
+            else:
+                row.append(FLOOR + float(z[0, 0].log_softmax(-1)[token]))
+        told.append(row)
+    return told
+
+
+@pytest.mark.parametrize("strategy", [GreedyDecoding(), VCD(beta=0.0), VCD(alpha=2.0, beta=0.3)])
+def test_scores_are_those_of_a_slow_reading(strategy: Strategy) -> None:
+    model = Toy()
+    ballots, prompts = [], []
+    for number in range(4):
+        branches = strategy.branches(prompt(number))
+        ballots.append(Ballot(strategy, tuple(range(len(prompts), len(prompts) + len(branches))), OPTIONS))
+        prompts += branches
+    session = model.open(prompts)
+    before = session.logits.clone()
+    score(session, ballots)
+    assert torch.equal(session.logits, before)
+    for number, ballot in enumerate(ballots):
+        for ours, theirs in zip(ballot.logprobs, slow(model, strategy, number, OPTIONS), strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_one_token_options_read_nothing_beyond_the_prompt() -> None:
+    model = Toy()
+    run_jobs(model, [Job(prompt(1), parse_arm("vcd"), ("w1", "w2"), "options")])
+    assert model.counts["suffixes"] == 0
+
+
+def test_options_that_the_mask_removes_stand_behind_and_keep_the_references_order() -> None:
+    """beta = 1 leaves the best token alone."""
+    model = Toy()
+    order = model.open([prompt(1)]).logits[0].argsort(descending=True).tolist()
+    options = tuple(f"w{token}" for token in order)
+    (answer,) = run_jobs(model, [Job(prompt(1), parse_arm({"name": "vcd", "beta": 1}), options[::-1], "options")])
+    assert isinstance(answer, Generation)
+    ranked = sorted(answer.option_scores, key=answer.option_scores.__getitem__, reverse=True)
+    assert ranked == list(options)
+    assert answer.option_scores[ranked[0]] == pytest.approx(0.0, abs=1e-6)
+    assert all(FLOOR - 100 < answer.option_scores[option] < FLOOR for option in ranked[1:])
+    assert all(map(math.isfinite, answer.option_scores.values()))
+
+
+def test_a_token_that_the_reference_bans_has_a_finite_score() -> None:
+    told, faults = logprobs_of(GreedyDecoding(), torch.tensor([[[0.0, -math.inf, 0.0]]]), 0)
+    assert not faults
+    assert told[0].tolist() == pytest.approx([-math.log(2), 2 * FLOOR, -math.log(2)])
+
+
+def test_normalisations() -> None:
+    assert normalised([-1.0, -2.0, -6.0], "naïve") == -9.0
+    assert normalised([-1.0, -2.0, -6.0], "naïve", "mean") == -3.0
+    assert normalised([-1.0, -2.0, -6.0], "naïve", "bytes") == -1.5  # six bytes
+    model, arm = Toy(), parse_arm("greedy")
+    options = ("w1", "w2 w3 w4")
+    by = {
+        how: run_jobs(model, [Job(prompt(1), replace(arm, normalise=how), options, "options")])[0]  # type: ignore[arg-type]
+        for how in ("sum", "mean")
+    }
+    sums, means = (answer.option_scores for answer in by.values() if isinstance(answer, Generation))
+    assert means["w2 w3 w4"] == pytest.approx(sums["w2 w3 w4"] / 3)
+    assert means["w1"] == sums["w1"]
+
+
+def test_small_chunks_give_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, arm = Toy(), parse_arm("vcd")
+    jobs = [Job(prompt(i), arm, ("w1 w2", "w1 w3 w4", "w5"), "options") for i in range(6)]
+    whole = run_jobs(model, jobs)
+    monkeypatch.setattr(module, "SUFFIX_BYTES", 1)
+    assert run_jobs(model, jobs) == whole
+
+
+def test_an_option_without_tokens_fails_its_job_alone() -> None:
+    model, arm = Toy(), parse_arm("greedy")
+    bad, good = run_jobs(model, [Job(prompt(i), arm, o, "options") for i, o in enumerate([("w1", ""), ("w1", "w2")])])
+    assert isinstance(bad, Failure)
+    assert "no tokens" in bad.reason
+    assert isinstance(good, Generation)
+
+
+def test_a_broken_score_fails_its_ballot_alone() -> None:
+    model, arm = Toy(), parse_arm("vcd")
+    model.poison[prompt(1).digest, 1] = (5, math.nan)
+    bad, good = run_jobs(model, [Job(prompt(i), arm, ("w1 w2", "w3"), "options") for i in (1, 2)])
+    assert isinstance(bad, Failure)
+    assert "step 1, branch 0" in bad.reason
+    assert isinstance(good, Generation)
+
+
+def test_options_that_a_strategy_gives_no_number_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PMI, "combine", lambda self, logits, step: logits[0] * math.nan)
+    (bad,) = run_jobs(Toy(), [Job(prompt(1), parse_arm("pmi"), ("w1 w2", "w3"), "options")])
+    assert isinstance(bad, Failure)
+    assert "the combined scores of PMI are not finite" in bad.reason

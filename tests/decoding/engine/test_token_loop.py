@@ -1,0 +1,231 @@
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from decoding.base import Note, Strategy
+from decoding.engine.decoding_step import scores
+from decoding.engine.token_loop import ALONE, Lane, Track, decode
+from decoding.formulas.sampling import Greedy, Sampling
+from decoding.strategies.greedy import GreedyDecoding
+from decoding.strategies.vcd import VCD
+from icl.models.base import Request
+from icl.types import Prompt
+from tests.decoding.prompts import prompt, vcd_one_at_a_time
+from tests.decoding.toy import STOP, Toy
+
+
+def run(model: Toy, strategy: Strategy, prompts: list[Prompt], limits: list[int], **more: object) -> list[Lane]:
+    branches = [strategy.branches(p) for p in prompts]
+    opened = [b[n] for n in range(len(branches[0])) for b in branches]  # branch-major
+    lanes = [
+        Lane([n * len(prompts) + i for n in range(len(branches[0]))], limit, prompts[i].key)
+        for i, limit in enumerate(limits)
+    ]
+    decode(model.open(opened), [Track(strategy, strategy.sampler, list(lanes))], model.stop_tokens, **more)  # type: ignore[arg-type]
+    return lanes
+
+
+@pytest.mark.parametrize("stop_bias", [-2.0, 1.5])
+def test_greedy_is_the_models_own_greedy_answer(stop_bias: float) -> None:
+    model = Toy(stop_bias=stop_bias)
+    prompts = [prompt(i, shots=i % 4) for i in range(8)]
+    limits = [3 + i % 5 for i in range(8)]
+    theirs = model.generate([Request(p, max_new_tokens=limit) for p, limit in zip(prompts, limits, strict=True)])
+    ours = run(model, GreedyDecoding(), prompts, limits)
+    assert [tuple(lane.tokens) for lane in ours] == [g.tokens for g in theirs]
+    assert [lane.finish for lane in ours] == [g.finish for g in theirs]
+    assert {"stop", "length"} >= {lane.finish for lane in ours}
+
+
+@pytest.mark.parametrize("method", [VCD(), VCD(alpha=3.0, beta=0.01), VCD(alpha=0.3, beta=0.5)])
+def test_vcd_is_an_independent_slow_reading_token_for_token(method: VCD) -> None:
+    model = Toy(stop_bias=1.0)
+    prompts = [prompt(i, shots=i % 3) for i in range(10)]
+    ours = run(model, method, prompts, [7] * 10)
+    assert [tuple(lane.tokens) for lane in ours] == [vcd_one_at_a_time(model, method, p, 7) for p in prompts]
+    plain = run(model, GreedyDecoding(), prompts, [7] * 10)
+    assert sum(a.tokens != b.tokens for a, b in zip(ours, plain, strict=True)) >= 3  # greedy runs the method
+
+
+def test_the_end_is_decided_on_the_combined_token() -> None:
+    """The reference wants to stop and the contrast does not, and the other way round."""
+
+    @dataclass(frozen=True)
+    class Second(Strategy):
+        def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
+            return VCD(noise_step=999).branches(prompt)
+
+        def combine(self, logits: Tensor, step: int) -> Tensor:
+            return logits[1]
+
+    model = Toy(stop_bias=2.0, picture_share=3.0)
+    prompts = [prompt(i) for i in range(30)]
+    noised = [VCD(noise_step=999).branches(p)[1] for p in prompts]
+    ours = run(model, Second(), prompts, [4] * 30)
+    wants = [int(model.open([p]).logits.argmax()) == STOP for p in prompts]
+    says = [int(model.open([p]).logits.argmax()) == STOP for p in noised]
+    assert [lane.steps == 1 and lane.finish == "stop" for lane in ours] == says
+    assert wants != says
+
+
+def test_rows_that_leave_do_not_disturb_the_others() -> None:
+    model = Toy(stop_bias=1.0)
+    prompts = [prompt(i) for i in range(12)]
+    limits = [1, 9, 2, 8, 3, 7, 4, 6, 5, 5, 1, 9]
+    together = run(model, VCD(), prompts, limits)
+    for p, limit, lane in zip(prompts, limits, together, strict=True):
+        assert run(model, VCD(), [p], [limit])[0].tokens == lane.tokens
+
+
+def test_finished_rows_are_not_forwarded() -> None:
+    model = Toy(stop_bias=-99.0)
+    run(model, VCD(), [prompt(i) for i in range(3)], [1, 2, 4])
+    assert model.counts["forwards"] == 3
+    assert model.counts["rows"] == 2 * (2 + 1 + 1)  # the last token of an answer is never read
+
+
+def test_equal_states_share_a_row_until_they_part() -> None:
+    model = Toy(stop_bias=-99.0)
+    p = prompt(1)
+    lanes = [Lane([0], 6, p.key), Lane([0], 6, p.key), Lane([0, 1], 6, p.key)]
+    tracks = [
+        Track(GreedyDecoding(), Greedy(), [lanes[0]]),
+        Track(GreedyDecoding(), Sampling(temperature=0), [lanes[1]]),
+        Track(VCD(alpha=0.0), Greedy(), [lanes[2]]),
+    ]
+    work = decode(model.open(VCD().branches(p)), tracks, model.stop_tokens)
+    assert lanes[0].tokens == lanes[1].tokens == lanes[2].tokens
+    assert (work.forwards, work.rows, work.rows_asked) == (5, 10, 20)
+
+
+def test_strategies_that_part_and_end_apart_keep_their_own_rows() -> None:
+    model = Toy(stop_bias=1.0, picture_share=3.0)
+    prompts = [prompt(i) for i in range(6)]
+    methods = [VCD(alpha=3.0, beta=0.01), GreedyDecoding(), VCD(alpha=0.5, beta=0.2)]
+    opened = [branch for p in prompts for branch in VCD().branches(p)]
+    tracks = [
+        Track(
+            method,
+            Greedy(),
+            [Lane([2 * i, 2 * i + 1][: len(method.branches(p))], 7, p.key) for i, p in enumerate(prompts)],
+        )
+        for method in methods
+    ]
+    lanes = [list(track.lanes) for track in tracks]
+    decode(model.open(opened), tracks, model.stop_tokens)
+    for method, own in zip(methods, lanes, strict=True):
+        assert [lane.tokens for lane in own] == [run(model, method, [p], [7])[0].tokens for p in prompts]
+    assert len({str([lane.tokens for lane in own]) for own in lanes}) == 3
+
+
+def test_sampling_is_the_same_in_any_company_and_order() -> None:
+    model = Toy(stop_bias=-1.0)
+    prompts = [prompt(i) for i in range(9)]
+    sampled = VCD(beta=0.01)
+
+    def answers(order: list[int]) -> dict[int, list[int]]:
+        branches = [sampled.branches(prompts[i]) for i in order]
+        lanes = [Lane([i, len(order) + i], 6, prompts[q].key) for i, q in enumerate(order)]
+        session = model.open([b[0] for b in branches] + [b[1] for b in branches])
+        decode(session, [Track(sampled, Sampling(temperature=2.0), list(lanes))], model.stop_tokens)
+        return {q: lane.tokens for q, lane in zip(order, lanes, strict=True)}
+
+    whole = answers(list(range(9)))
+    assert answers([4, 8, 0, 2, 1, 7, 3, 6, 5]) == whole
+    assert {q: tokens for i in range(9) for q, tokens in answers([i]).items()} == whole
+
+
+def test_trace_tells_survivors_entropy_change_log_probability_and_gap() -> None:
+    @dataclass(frozen=True)
+    class Two(Strategy):
+        """The two best tokens of the reference, the second preferred three to one."""
+
+        def mask(self, reference: Tensor) -> Tensor:
+            return reference >= reference.topk(2).values[:, -1:]
+
+        def combine(self, logits: Tensor, step: int) -> Tensor:
+            best = logits[0] == logits[0].amax(-1, keepdim=True)
+            return torch.where(best, 0.0, math.log(3.0))
+
+    (lane,) = run(Toy(stop_bias=-99.0), Two(), [prompt(1)], [3])
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert [row[0] for row in lane.trace] == [2, 2, 2]
+    assert [row[1] for row in lane.trace] == pytest.approx([entropy] * 3)
+    assert [row[2] for row in lane.trace] == [1, 1, 1]
+    assert [row[3] for row in lane.trace] == pytest.approx([math.log(0.75)] * 3)
+    assert [row[4] for row in lane.trace] == pytest.approx([math.log(3.0)] * 3)
+    (alone,) = run(Toy(stop_bias=-99.0), VCD(beta=1.0), [prompt(1)], [3])
+    assert [[row[0], *row[3:]] for row in alone.trace] == [[1, 0.0, ALONE]] * 3
+    (plain,) = run(Toy(stop_bias=-99.0), GreedyDecoding(), [prompt(1)], [3])
+    assert [[row[0], row[2]] for row in plain.trace] == [[24, 0]] * 3
+    assert run(Toy(), GreedyDecoding(), [prompt(1)], [3], trace=False)[0].trace == []
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("branch", [0, 1])
+def test_a_score_that_is_no_number_fails_its_answer_alone_and_names_step_and_branch(value: float, branch: int) -> None:
+    model = Toy(stop_bias=-99.0)
+    prompts = [prompt(i) for i in range(4)]
+    untouched = run(model, VCD(), prompts, [5] * 4)
+    bad = VCD().branches(prompts[2])[branch]
+    model.poison[bad.digest, 2] = (untouched[2].tokens[2], value)
+    lanes = run(model, VCD(), prompts, [5] * 4)
+    if value == -math.inf and branch == 0:  # the reference's own ban
+        assert lanes[2].finish == "length"
+        assert lanes[2].tokens[2] != untouched[2].tokens[2]
+    else:
+        assert lanes[2].finish == "fault"
+        assert f"step 2, branch {branch}" in lanes[2].fault
+    for i in (0, 1, 3):
+        assert lanes[i].tokens == untouched[i].tokens
+
+
+def test_what_the_reference_bans_stays_banned_whatever_the_contrast_says() -> None:
+    logits = torch.zeros(2, 1, 4)
+    logits[0, 0, 1] = -math.inf
+    for other in (-math.inf, -5.0, 5.0):
+        logits[1, 0, 1] = other
+        combined, faults = scores(VCD(beta=0.0), logits, 0)
+        assert not faults
+        assert combined[0].tolist() == [0, -math.inf, 0, 0]
+
+
+def test_a_reference_that_bans_every_token_is_told_as_such() -> None:
+    logits = torch.zeros(2, 3, 4)
+    logits[0, 1] = -math.inf
+    combined, faults = scores(VCD(), logits, 7)
+    assert faults == {1: "step 7, branch 0: the reference bans every token"}
+    assert combined[1].tolist() == [0, 0, 0, 0]
+
+
+def test_scores_that_rule_out_every_token_are_a_fault() -> None:
+    @dataclass(frozen=True)
+    class Nothing(Strategy):
+        def combine(self, logits: Tensor, step: int) -> Tensor:
+            scores = logits[0].clone()
+            scores[1:] = -math.inf
+            return scores
+
+    lanes = run(Toy(), Nothing(), [prompt(1), prompt(2)], [2, 2])
+    assert "rule out every token" in lanes[1].fault
+    assert "step 0" in lanes[1].fault
+    assert lanes[0].finish != "fault"
+
+
+def test_half_precision_logits_are_combined_in_float32() -> None:
+    seen: list[torch.dtype] = []
+
+    @dataclass(frozen=True)
+    class Looks(Strategy):
+        def combine(self, logits: Tensor, step: int) -> Tensor:
+            seen.append(logits.dtype)
+            return logits[0]
+
+    model = Toy()
+    session = model.open([prompt(1)])
+    session.logits = session.logits.bfloat16()
+    decode(session, [Track(Looks(), Greedy(), [Lane([0], 1)])], model.stop_tokens)
+    assert seen == [torch.float32]

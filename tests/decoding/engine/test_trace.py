@@ -1,0 +1,180 @@
+"""What a trace keeps, against figures computed anew from the logits of each branch."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from torch import Tensor
+
+from decoding.arms.arm import parse_arm
+from decoding.base import NewThread, Strategy
+from decoding.engine.engine import run_jobs
+from decoding.engine.requests import Counters, Job
+from decoding.engine.trace import compact, looks, weights_at
+from icl.models.hf.model import HF
+from icl.types import Generation, Prompt
+from tests.decoding.prompts import prompt
+from tests.decoding.toy import STOP, Toy
+
+TOP = 3
+
+
+def answers(model: Any, arm: Any, prompts: Sequence[Prompt], top: int = TOP, new: int = 6) -> list[Generation]:
+    found = run_jobs(model, [Job(one, parse_arm(arm), max_new_tokens=new, top=top) for one in prompts])
+    assert all(isinstance(one, Generation) for one in found), found
+    return [one for one in found if isinstance(one, Generation)]
+
+
+def reread(model: Any, branch: Prompt, tokens: Sequence[int]) -> np.ndarray:
+    """The branch's logits after some tokens, read on its own from the start, in float64."""
+    session = model.open([branch])
+    if tokens:
+        session.extend([list(tokens)])
+    return session.logits[0].double().numpy()
+
+
+def distribution(z: np.ndarray) -> np.ndarray:
+    e = np.exp(z - z.max())
+    return e / e.sum()
+
+
+def entropy(p: np.ndarray) -> float:
+    return float(-sum(x * math.log(x) for x in p if x > 0))
+
+
+def apart(p: np.ndarray, q: np.ndarray) -> float:
+    return entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2
+
+
+def check_against_the_logits(model: Any, arm: Any, question: Prompt, answer: Generation, close: float) -> None:
+    """VCD's own arithmetic, written out."""
+    method: Any = parse_arm(arm).strategy
+    steps, tokens = answer.steps, list(answer.tokens)
+    ended = [*tokens, *([min(model.stop_tokens)] if answer.finish == "stop" else [])]
+    assert len(steps["chosen"]) == len(ended) == len(answer.trace["survivors"])
+    branches = method.branches(question)
+    for step, token in enumerate(ended):
+        seen, noised = (reread(model, branch, tokens[:step]) for branch in branches)
+        p = distribution(seen)
+        score = np.where(p >= method.beta * p.max(), (1 + method.alpha) * seen - method.alpha * noised, -np.inf)
+        rows = [p, distribution(noised), distribution(score)]
+        word = "" if token in model.stop_tokens else model.text([token]) or f"#{token}"
+        assert steps["words"][steps["chosen"][step]] == word
+        for row, places, shares in zip(rows, steps["top"][step], steps["p"][step], strict=True):
+            best = [i for i in np.argsort(-row, kind="stable")[:TOP] if row[i] > 0]
+            assert shares == pytest.approx([row[i] for i in best], abs=close)
+            if all(abs(np.diff([row[i] for i in best])) > 2 * close):  # no tie whose order rounding decides
+                told = ["" if i in model.stop_tokens else model.text([int(i)]) or f"#{i}" for i in best]
+                assert [steps["words"][place] for place in places] == told
+        assert steps["entropy"][step] == pytest.approx([entropy(row) for row in rows], abs=10 * close)
+        assert steps["apart"][step] == pytest.approx([apart(rows[0], rows[1])], abs=10 * close)
+        assert answer.trace["survivors"][step] == np.isfinite(score).sum()
+        assert answer.trace["changed"][step] == (score.argmax() != seen.argmax())
+    assert steps["weights"] == [[1 + method.alpha, -method.alpha]]
+
+
+@pytest.mark.parametrize("stop_bias", [-3.0, 1.0])
+def test_a_trace_is_what_the_logits_of_each_branch_say(stop_bias: float) -> None:
+    model = Toy(stop_bias=stop_bias)
+    arm = {"name": "vcd", "alpha": 2.0, "beta": 0.05}
+    prompts = [prompt(i, shots=i % 3) for i in range(5)]
+    found = answers(model, arm, prompts)
+    for question, answer in zip(prompts, found, strict=True):
+        check_against_the_logits(model, arm, question, answer, 1e-4)
+    assert ("stop" in {one.finish for one in found}) == (stop_bias > 0)
+    assert any(sum(one.trace["changed"]) for one in found)
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> HF:
+    return HF(path=str(tiny_models.save("llava", tmp_path_factory.mktemp("llava"))), dtype="float32", device="cpu")
+
+
+def test_a_trace_of_a_real_architecture_is_what_its_branches_say(llava: HF) -> None:
+    llava.load()
+    arm = {"name": "vcd", "alpha": 3.0, "beta": 0.02}
+    questions = [tiny_models.prompt(shown, "colour", query=f"q{i}") for i, shown in enumerate(([1, 2], [3]))]
+    for question, answer in zip(questions, answers(llava, arm, questions, new=4), strict=True):
+        check_against_the_logits(llava, arm, question, answer, 1e-4)
+
+
+def test_nothing_is_kept_unless_asked_for_and_asking_changes_no_token() -> None:
+    prompts = [prompt(i) for i in range(4)]
+    silent, told = (answers(Toy(), "vcd", prompts, top) for top in (0, 2))
+    assert [one.tokens for one in silent] == [one.tokens for one in told]
+    assert all(not one.steps for one in silent)
+    assert all(len(row) == 2 for one in told for step in one.steps["top"] for row in step)
+
+
+def test_equal_jobs_of_which_one_asks_are_not_taken_for_one() -> None:
+    counters, arm = Counters(), parse_arm("vcd")
+    first, second = run_jobs(Toy(), [Job(prompt(1), arm), Job(prompt(1), arm, top=2)], counters)
+    assert isinstance(first, Generation)
+    assert isinstance(second, Generation)
+    assert not first.steps
+    assert second.steps
+    assert first.tokens == second.tokens
+    assert counters.jobs_reused == 0
+
+
+def test_a_strategy_of_one_branch_has_no_divergence_and_no_weights() -> None:
+    (one,) = answers(Toy(stop_bias=-3.0), "greedy", [prompt(1)])
+    assert set(one.steps) == {"words", "chosen", "top", "p", "entropy"}
+    assert all(reference == combined for reference, combined in one.steps["p"])
+
+
+def random_logits(branches: int, rows: int = 3, size: int = 50) -> Tensor:
+    return 3 * torch.randn(branches, rows, size, generator=torch.Generator().manual_seed(branches))
+
+
+def test_weights_that_vary_are_found_from_the_step_itself() -> None:
+    """AdaCAD: (1 + a) z - a z', a the Jensen-Shannon divergence of the two at this very step."""
+    z = random_logits(2)
+    method = parse_arm("adacad").strategy
+    found = weights_at(method, z, 0, [NewThread()] * 3)
+    for row, weights in enumerate(found):
+        assert weights is not None
+        by_hand = method.combine(z, 0)[row]
+        again = weights[0] * z[0, row] + weights[1] * z[1, row]
+        difference = by_hand - again
+        assert float((difference - difference.mean()).abs().max()) < 1e-3
+        assert sum(weights) == pytest.approx(float(method.strength(z, 0)[row]), abs=1e-4)
+    assert len({tuple(w) for w in found if w}) == 3
+
+
+def test_what_is_no_weighted_sum_of_logits_has_no_weights() -> None:
+    mixture = parse_arm(
+        {"name": "contrast", "branches": ["no_picture"], "weights": [0.5, 0.5], "space": "probabilities"}
+    ).strategy
+    assert weights_at(mixture, random_logits(2), 0, [NewThread()] * 3) == [None] * 3
+
+
+def test_a_row_that_cannot_be_used_spoils_no_other() -> None:
+    z = random_logits(2)
+    method = parse_arm("adacad").strategy
+    clean = looks(method, z, method.combine(z, 0), [0, 0, 0], step=0, threads=[NewThread()] * 3, top=4)
+    spoilt = z.clone()
+    spoilt[1, 1, 7] = float("nan")
+    again = looks(method, spoilt, method.combine(spoilt, 0), [0, 0, 0], step=0, threads=[NewThread()] * 3, top=4)
+    assert again[0].weights == pytest.approx(clean[0].weights)
+    assert again[2].ids == clean[2].ids
+
+
+def test_each_distinct_token_is_written_once_and_weights_that_stay_are_one_row() -> None:
+    z = torch.zeros(2, 1, 6)
+    z[:, 0, 3], z[:, 0, STOP] = 5, 2
+    method: Strategy = parse_arm("vcd").strategy
+    seen = [
+        looks(method, z, z[0], [token], step=step, threads=[NewThread()], top=2)[0]
+        for step, token in enumerate((3, 3, STOP))
+    ]
+    told = compact(seen, frozenset({STOP}), lambda ids: f"w{ids[0]}")
+    assert told["words"] == ["w3", ""]
+    assert told["chosen"] == [0, 0, 1]
+    assert told["top"] == [[[0, 1]] * 3] * 3
+    assert told["weights"] == [[2.0, -1.0]]
+    assert told["apart"] == [[0.0]] * 3

@@ -1,0 +1,74 @@
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from decoding.arms.arm import Arm, parse_arm
+from decoding.engine.engine import run_jobs
+from decoding.engine.requests import Counters, Failure, Job
+from decoding.engine.voting import _voted
+from icl.streams import StreamKey
+from icl.types import Generation, Usage
+from tests.decoding.prompts import prompt
+from tests.decoding.toy import Toy
+
+
+def said(text: str, *logprobs: float) -> Generation:
+    return Generation(text, usage=Usage(10, len(logprobs), len(logprobs)), trace={"logprob": logprobs})
+
+
+@pytest.mark.parametrize(
+    ("answers", "winner"),
+    [
+        ([said("red", -0.1), said("blue", -0.9), said("Blue.", -0.8)], "Blue."),  # two of three; the likelier spelling
+        ([said("red", -0.4, -0.6), said("blue", -0.3, -0.5)], "blue"),  # a tie: -.5 and -.4 a step
+        ([said("red", -0.9), said("blue", -0.3, -0.3, -0.3, -0.3)], "blue"),  # not the sum
+        ([said("red", -0.4), said("blue", -0.4)], "red"),  # the first
+        ([said("red"), said("blue")], "red"),  # no trace
+        ([said("red", -0.9), said("red", -0.2), said("blue", -0.1), said("blue", -0.3), said("green", 0.0)], "blue"),
+    ],
+)
+def test_the_most_frequent_answer_wins_and_ties_go_to_the_likelier(answers: list[Generation], winner: str) -> None:
+    voted = _voted(answers)
+    assert isinstance(voted, Generation)
+    assert voted.text == winner
+    assert voted.usage.new_tokens == sum(answer.usage.new_tokens for answer in answers)
+
+
+def test_a_sample_that_fails_fails_its_vote() -> None:
+    assert _voted([said("red", -0.1), Failure("broken")]) == Failure("broken")
+
+
+def test_self_consistency_votes_over_samples_of_streams_of_their_own() -> None:
+    """The samples are those of the arm `sampling` under the streams that the docs name."""
+    model, drawn = Toy(vocabulary=5), parse_arm({"name": "sampling", "temperature": 0.7})
+    arm = parse_arm({"name": "self_consistency", "samples": 3})
+    jobs = [Job(prompt(i), arm, max_new_tokens=2) for i in range(8)]
+    decided = 0
+    for job, answer in zip(jobs, run_jobs(model, jobs), strict=True):
+        keys = [job.prompt.key, *(StreamKey(0, f"{job.prompt.key.query}/sample {i}") for i in (1, 2))]
+        alone = run_jobs(model, [replace(job, arm=drawn, prompt=replace(job.prompt, key=key)) for key in keys])
+        texts = [one.text for one in alone if isinstance(one, Generation)]
+        assert isinstance(answer, Generation)
+        count = Counter(texts)
+        assert count[answer.text] == max(count.values())
+        assert set(answer.trace["votes"]) == {max(count.values()) / 3}
+        decided += texts[0] != answer.text
+    assert decided  # the first sample does not always win
+
+
+def test_a_vote_costs_its_samples_and_one_prefill() -> None:
+    model, counters, told = Toy(stop_bias=-9.0), Counters(), list[int]()
+    jobs = [Job(prompt(i), parse_arm(name), max_new_tokens=4) for i in range(3) for name in ("self_consistency", "vcd")]
+    answers = run_jobs(model, jobs, counters, trace=False, done=lambda i, answer: told.append(i))
+    assert sorted(told) == list(range(6))
+    assert counters.prompts_opened == 3 * 2
+    usages = [(a.usage.new_tokens, a.usage.forwards) for a in answers if isinstance(a, Generation)]
+    assert usages == [(8, 8), (4, 8)] * 3  # as many forwards as the contrast
+    assert all(not a.trace for a in answers if isinstance(a, Generation))
+
+
+def test_under_option_scoring_it_is_the_reference() -> None:
+    arms = [parse_arm("self_consistency"), parse_arm("greedy")]
+    a, b = run_jobs(Toy(), [Job(prompt(1), Arm(arm.strategy, arm.sampler), ("w1", "w2 w3"), "options") for arm in arms])
+    assert a == b

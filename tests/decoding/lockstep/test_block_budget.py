@@ -1,0 +1,88 @@
+"""A real engine at its limits: sixteen branches in one group, and a group that its cache has no room for."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import checkpoints
+import groups
+from reference import Reference
+
+from decoding.arms.arm import parse_arm
+from decoding.engine.requests import Failure, Job
+from icl.types import Generation, Part, Prompt, Turn
+
+TOO_SMALL = (
+    r"its 16 branches need (\d+) blocks of 32 tokens together, and the cache of this engine has (\d+)\. "
+    r"16 branches of (\d+) tokens each fit, prompt and answer: shorten"
+)
+SIXTEEN: dict[str, Any] = {"name": groups.SPREAD, "branch_count": 16}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Iterator[groups.Watched]:
+    """With 80 blocks of 32 tokens."""
+    made = groups.tiny_engine(folder, num_gpu_blocks_override=81)
+    yield made
+    made.unload()
+
+
+def told(demos: int, query: str, words: str = "what?") -> Prompt:
+    """A question about a picture behind demonstrations without any, so that each one less is a shorter branch."""
+    turns = [
+        Turn(role, (Part(text, f"demo[{i}].{kind}"),))
+        for i in range(demos)
+        for role, text, kind in (("user", f"{words} {i}", "question"), ("assistant", "red", "answer"))
+    ]
+    prompt: Prompt = checkpoints.tiny_models().prompt([3], "how many?", query)
+    return replace(prompt, turns=(*turns, *prompt.turns))
+
+
+def test_sixteen_branches_of_unequal_length_say_what_the_strategy_says(engine: groups.Watched, folder: Path) -> None:
+    jobs = [
+        Job(told(14, f"q{i}", words), parse_arm(SIXTEEN | sampling), max_new_tokens=8)
+        for i, words in enumerate(("a", "b", "it"))
+        for sampling in ({}, {"sampling": {"temperature": 0.8}})
+    ]
+    assert len({engine.count_tokens(branch) for branch in jobs[0].arm.strategy.branches(jobs[0].prompt)}) == 16
+    answers = groups.run_jobs(engine, jobs)
+    assert {len(said) for said in engine.groups_heard[-len(jobs) :]} == {16}
+    assert all(len({one.tokens for one in said}) == 1 for said in engine.groups_heard)
+    reference = Reference(folder)
+    steps = decided = 0
+    for job, answer in zip(jobs, answers, strict=True):
+        assert isinstance(answer, Generation), answer.reason
+        stops = frozenset(checkpoints.STOPS) if answer.finish == "stop" else frozenset()
+        found = reference.compare(job.prompt, job.arm, answer.tokens, stops)
+        assert found.equal == found.decided, (job.arm.label, found)
+        steps, decided = steps + found.steps, decided + found.decided
+    assert decided > 0.9 * steps
+
+
+def test_a_group_that_the_cache_has_no_room_for_is_told_what_fits_and_fails_alone(engine: groups.Watched) -> None:
+    large = [Job(told(14, "large", "a long question"), parse_arm(SIXTEEN), max_new_tokens=4)]
+    others = groups.jobs(6, 6, seed=91, arms=["greedy", groups.ARMS[0]])
+    failed, *fine = groups.run_jobs(engine, large + others, trace=False)
+    assert isinstance(failed, Failure)
+    numbers = re.search(TOO_SMALL, failed.reason)
+    assert numbers, failed.reason
+    needed, there, fits = map(int, numbers.groups())
+    assert needed > there == 80
+    assert all(isinstance(answer, Generation) for answer in fine), fine
+    short = told(1, "short", "w")
+    assert engine.count_tokens(short) + 8 <= fits
+    (answer,) = groups.run_jobs(engine, [Job(short, parse_arm(SIXTEEN), max_new_tokens=8)])
+    assert isinstance(answer, Generation)
+    pool = engine.scheduler.kv_cache_manager.block_pool
+    assert pool.get_num_free_blocks() == there

@@ -1,0 +1,86 @@
+"""An engine that cannot decode groups is refused when it starts, with every reason."""
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from decoding.lockstep.engine_requirements import SCHEDULER, check_engine, settings_of
+
+
+def engine(**changes: Any) -> Any:
+    scheduler = {"scheduler_cls": SCHEDULER, "async_scheduling": False, "policy": "fcfs"}
+    parallel = {"pipeline_parallel_size": 1, "data_parallel_size": 1}
+    own: dict[str, Any] = {
+        "speculative_config": None,
+        "kv_transfer_config": None,
+        "use_v2_model_runner": False,
+        "additional_config": {},
+    }
+    device, model = {"device_type": "cpu"}, {"is_mm_prefix_lm": False}
+    for key, value in changes.items():
+        next(part for part in (scheduler, parallel, device, model, own) if key in part)[key] = value
+    return SimpleNamespace(
+        scheduler_config=SimpleNamespace(**scheduler),
+        parallel_config=SimpleNamespace(**parallel),
+        device_config=SimpleNamespace(**device),
+        model_config=SimpleNamespace(**model),
+        **own,
+    )
+
+
+def test_the_engine_of_the_plug_in_passes() -> None:
+    check_engine(engine(), "0.32.1")
+
+
+def test_the_class_itself_is_as_good_as_its_name() -> None:
+    check_engine(engine(scheduler_cls=type("LockstepScheduler", (), {})), "0.32.1")
+    with pytest.raises(ValueError, match=f"pass scheduler_cls={SCHEDULER}"):
+        check_engine(engine(scheduler_cls=type("Scheduler", (), {})), "0.32.1")
+
+
+NOT_VERIFIED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
+    ("version", {}, "0.33.0", r"vLLM 0\.33\.0 was not verified \(verified: 0\.32\.x\)$"),
+    ("scheduler", {"scheduler_cls": None}, "0.32.0", "drift apart"),
+    ("async", {"async_scheduling": True}, "0.32.0", "async_scheduling=False$"),
+    ("speculative", {"speculative_config": object()}, "0.32.0", "speculative"),
+    ("policy", {"policy": "priority"}, "0.32.0", "preempts single branches"),
+    ("pipeline", {"pipeline_parallel_size": 2}, "0.32.0", "pass pipeline_parallel_size=1$"),
+    ("data", {"data_parallel_size": 2}, "0.32.0", "one engine for each replica"),
+    ("transfer", {"kv_transfer_config": object()}, "0.32.0", "kv_transfer_config"),
+    ("picture mask", {"is_mm_prefix_lm": True}, "0.32.0", "tokens of a picture see each other"),
+    ("runner", {"use_v2_model_runner": True}, "0.32.0", "VLLM_USE_V2_MODEL_RUNNER=0$"),
+)
+
+
+@pytest.mark.parametrize(("name", "changes", "version", "sentence"), NOT_VERIFIED)
+def test_what_was_not_verified_is_refused(name: str, changes: dict[str, Any], version: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^strategies cannot run in this engine: .*{sentence}"):
+        check_engine(engine(**changes), version)
+    check_engine(engine(**changes, additional_config={"lockstep_allow": [name]}), version)  # taken back by its name
+
+
+def test_the_version_is_that_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__="0.99.1"))
+    with pytest.raises(ValueError, match=r"vLLM 0\.99\.1 was not verified"):
+        check_engine(engine())
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__="0.32.9"))
+    check_engine(engine())
+
+
+def test_settings_that_are_no_mapping_are_none() -> None:
+    assert settings_of(engine(additional_config=object())) == {}
+    assert settings_of(engine(additional_config={"lockstep_patience": 5})) == {"lockstep_patience": 5}
+
+
+def test_a_mask_of_pictures_is_left_to_gpus() -> None:
+    check_engine(engine(is_mm_prefix_lm=True, device_type="cuda"), "0.32.1")
+
+
+def test_all_reasons_are_told_at_once_and_single_ones_can_be_taken_back() -> None:
+    with pytest.raises(ValueError, match="async_scheduling") as told:
+        check_engine(engine(async_scheduling=True, policy="priority"), "0.40")
+    assert "priority" in str(told.value)
+    assert "0.40" in str(told.value)
+    check_engine(engine(additional_config={"lockstep_allow": ["version"]}), "0.40")

@@ -1,0 +1,165 @@
+"""Both interfaces of the logits processor, by hand: where rows are, as requests come, move and leave."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import numpy as np
+import torch
+from test_guard import engine
+from vllm import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
+
+from decoding.formulas.sampling import Greedy
+from decoding.lockstep import serialization as wire
+from decoding.lockstep.logits_processor import LockstepProcessor
+from decoding.lockstep.request_metadata import SECRET, Branch
+from decoding.strategies.vcd import VCD
+
+ARM = wire.told(VCD(), Greedy())
+
+
+def parameters(group: str | None, index: int = 0) -> SamplingParams:
+    extra = Branch(group, index, 2, ARM).extra_args() if group else None
+    return SamplingParams(temperature=0, extra_args=extra)
+
+
+def test_rows_are_followed_as_the_batch_changes() -> None:
+    processor = LockstepProcessor(engine(), torch.device("cpu"), False)
+    outputs: list[list[int]] = [[], [], [], []]
+    added = [(0, parameters("g", 0), None, outputs[0]), (1, parameters(None), None, outputs[1]),
+             (2, parameters("g", 1), None, outputs[2]), (3, parameters("h", 0), None, outputs[3])]  # fmt: skip
+    processor.update_state(BatchUpdate(4, [], added, []))
+    outputs[0].append(5), outputs[2].append(5)
+    told = {(row.branch.group, row.branch.index): (row.index, row.step) for row in processor._first_rows()}
+    assert told == {("g", 0): (0, 1), ("g", 1): (2, 1), ("h", 0): (3, 0)}
+    swap, move = MoveDirectionality.SWAP, MoveDirectionality.UNIDIRECTIONAL
+    processor.update_state(BatchUpdate(4, [3], [], [(0, 1, swap), (2, 3, move)]))
+    told = {(row.branch.group, row.branch.index): (row.index, row.step) for row in processor._first_rows()}
+    assert told == {("g", 0): (1, 1), ("g", 1): (3, 1)}
+    logits = torch.randn(4, 30)
+    before = logits.clone()
+    assert processor.apply(logits) is logits
+    assert int(logits[1].argmax()) == int(logits[3].argmax())
+    assert torch.equal(logits[[0, 2]], before[[0, 2]])
+
+
+def test_the_second_runner_tells_rows_by_slots() -> None:
+    lengths = np.array([0, 12, 0, 40, 7])
+    states: Any = SimpleNamespace(prompt_len=SimpleNamespace(np=lengths))
+    processor = LockstepProcessor(engine(), states)
+    assert processor.add_request(1, parameters("g", 0))
+    assert processor.add_request(3, parameters("g", 1))
+    assert not processor.add_request(4, parameters(None))
+    context = SimpleNamespace(idx_mapping_np=np.array([4, 3, 1]), seq_lens_upper_bound_np=np.array([9, 42, 14]))
+    logits = torch.randn(3, 30)
+    before = logits.clone()
+    processor.apply(logits, context)
+    assert int(logits[1].argmax()) == int(logits[2].argmax())
+    assert torch.equal(logits[0], before[0])
+    assert not processor.add_request(3, parameters(None))  # the slot is given to another request
+    assert list(processor.slots) == [1]
+
+
+def told(processor: LockstepProcessor) -> dict[int, tuple[str, int]]:
+    return {row.index: (row.branch.group, row.branch.index) for row in processor._first_rows()}
+
+
+def test_rows_change_hands_as_vllm_says() -> None:
+    processor = LockstepProcessor(engine(), torch.device("cpu"), False)
+    swap, move = MoveDirectionality.SWAP, MoveDirectionality.UNIDIRECTIONAL
+    added = [(i, parameters(group, index), None, []) for i, (group, index) in enumerate((("g", 0), ("g", 1)))]
+    processor.update_state(BatchUpdate(4, [], added, []))
+    processor.update_state(None)  # nothing changed
+    assert told(processor) == {0: ("g", 0), 1: ("g", 1)}
+    processor.update_state(BatchUpdate(4, [], [], [(0, 1, swap)]))
+    assert told(processor) == {1: ("g", 0), 0: ("g", 1)}
+    processor.update_state(BatchUpdate(4, [], [], [(2, 1, swap)]))  # an ordinary row takes the place of a branch's
+    assert told(processor) == {2: ("g", 0), 0: ("g", 1)}
+    processor.update_state(BatchUpdate(4, [], [], [(3, 0, move)]))  # and here it takes it for good
+    assert told(processor) == {2: ("g", 0)}
+    processor.update_state(BatchUpdate(4, [], [(2, parameters(None), None, [])], []))  # so does an ordinary request
+    assert told(processor) == {}
+    processor.update_state(BatchUpdate(4, [], [(2, parameters("h"), None, []), (3, parameters("h", 1), None, [])], []))
+    processor.update_state(BatchUpdate(4, [3, 0], [(3, parameters("i"), None, [])], [(3, 0, move)]))
+    assert told(processor) == {2: ("h", 0), 0: ("i", 0)}
+    processor.update_state(BatchUpdate(1, [2], [], []))
+    assert told(processor) == {0: ("i", 0)}
+
+
+def test_a_batch_without_branches_is_left_as_it_is() -> None:
+    processor = LockstepProcessor(engine(), torch.device("cpu"), False)
+    processor.update_state(BatchUpdate(2, [], [(0, parameters(None), None, []), (1, parameters("g"), None, [])], []))
+    logits = torch.randn(2, 30)
+    before = logits.clone()
+    assert processor.apply(logits) is logits
+    assert torch.equal(logits, before)  # half a group is none
+    assert not processor.is_argmax_invariant()
+
+
+def test_rows_that_read_their_prompt_choose_nothing_under_the_second_runner() -> None:
+    states: Any = SimpleNamespace(prompt_len=SimpleNamespace(np=np.array([12, 40])))
+    processor = LockstepProcessor(engine(), states)
+    for slot, index in ((0, 0), (1, 1)):
+        assert processor.add_request(slot, parameters("g", index))
+    logits = torch.randn(2, 30)
+    before = logits.clone()
+
+    def step(*lengths: int) -> None:
+        context = SimpleNamespace(idx_mapping_np=np.array([0, 1]), seq_lens_upper_bound_np=np.array(lengths))
+        processor.apply(logits, context)
+
+    step(12, 39)
+    step(11, 39)
+    assert torch.equal(logits, before)
+    step(12, 40)
+    assert int(logits[0].argmax()) == int(logits[1].argmax())
+    assert not torch.equal(logits, before)
+
+
+def test_an_engine_that_was_not_verified_has_no_processor() -> None:
+    with pytest.raises(ValueError, match="async_scheduling=False"):
+        LockstepProcessor(engine(async_scheduling=True), torch.device("cpu"), False)
+
+
+ACTS: tuple[tuple[str, Any], ...] = (
+    ("min_p", 0.1),
+    ("presence_penalty", 0.5),
+    ("frequency_penalty", -0.5),
+    ("repetition_penalty", 1.1),
+    ("min_tokens", 2),
+    ("logit_bias", {5: 1.0}),
+    ("allowed_token_ids", [5]),
+    ("bad_words", ["red"]),
+    ("thinking_token_budget", 8),
+    ("structured_outputs", object()),
+    ("prompt_logprobs", 1),
+    ("temperature", 0.5),
+    ("n", 2),
+)
+
+
+@pytest.mark.parametrize(("name", "value"), ACTS)
+def test_what_acts_on_one_branch_alone_is_refused(name: str, value: Any) -> None:
+    given = parameters("g")
+    LockstepProcessor.validate_params(given)
+    setattr(given, name, value)
+    with pytest.raises(ValueError, match=f"^{name}=.* has no place in a branch"):
+        LockstepProcessor.validate_params(given)
+    ordinary = parameters(None)
+    setattr(ordinary, name, value)
+    LockstepProcessor.validate_params(ordinary)  # an ordinary request may
+
+
+def test_a_branch_is_looked_at_where_it_enters(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = SamplingParams(temperature=0, extra_args=Branch("g", 0, 2, '[{"name": "no_such"}, null]').extra_args())
+    with pytest.raises(ValueError, match="no strategy named 'no_such'"):
+        LockstepProcessor.validate_params(gone)
+    monkeypatch.setenv(SECRET, "s3cret")
+    with pytest.raises(ValueError, match="groups are named by the server"):
+        LockstepProcessor.validate_params(parameters("g"))
+    LockstepProcessor.validate_params(parameters("s3cret-1"))
+    LockstepProcessor.validate_params(parameters(None))

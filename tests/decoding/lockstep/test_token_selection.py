@@ -1,0 +1,268 @@
+"""From rows to one token for each group: pure tensors, no engine."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from decoding.arms.arm import parse_arm
+from decoding.base import Strategy
+from decoding.engine.decoding_step import scores
+from decoding.engine.option_scoring import logprobs_of
+from decoding.engine.token_loop import TRACE
+from decoding.formulas.sampling import Greedy
+from decoding.lockstep import serialization as wire
+from decoding.lockstep.request_metadata import KEY, SECRET, Branch, branch_of, check_name
+from decoding.lockstep.step_records import LEDGER, Ledger, Record
+from decoding.lockstep.token_selection import Row, complete, force
+from decoding.lockstep.worker_extension import LedgerReader
+from icl.errors import PlanError
+
+VOCABULARY = 40
+SPREAD = f"{Path(__file__).with_name('spread.py')}:Spread"
+
+
+def rows(group: str, arm: Any, places: list[int], step: int = 0, **more: Any) -> list[Row]:
+    parsed = parse_arm(arm)
+    told = wire.told(parsed.strategy, parsed.sampler)
+    return [Row(i, Branch(group, b, len(places), told, 3, group, **more), step) for b, i in enumerate(places)]
+
+
+def logits(count: int, seed: int = 0) -> torch.Tensor:
+    return 3 * torch.randn(count, VOCABULARY, generator=torch.Generator().manual_seed(seed))
+
+
+def test_every_branch_chooses_the_token_of_its_strategy() -> None:
+    """Groups of several arms, steps and sizes in one batch, rows in any order, an ordinary request between."""
+    given = logits(12)
+    parts = [
+        rows("a", "vcd", [7, 2], step=1),
+        rows("b", {"name": SPREAD, "branch_count": 4}, [0, 11, 5, 3], step=4),
+        rows("c", {"name": "vcd", "sampling": {"temperature": 2.0}}, [6, 9], step=1),
+        rows("d", "vcd", [10, 1], step=0),
+        rows("e", "sampling", [8], step=2),
+    ]
+    after = given.clone()
+    force(after, complete([row for part in reversed(parts) for row in part]))
+    for part in parts:
+        strategy, sampler = wire.arm_of(part[0].branch.arm)
+        said, _ = scores(strategy, given[[row.index for row in part]][:, None], part[0].step)
+        wanted = sampler.choose(said, [part[0].branch.key], part[0].step)
+        assert {int(after[row.index].argmax()) for row in part} == {int(wanted)}
+    assert torch.equal(after[4], given[4])
+
+
+def test_a_group_is_combined_only_whole_and_at_one_step() -> None:
+    whole, half, apart = rows("a", "vcd", [0, 1]), rows("b", "vcd", [2, 3])[:1], rows("c", "vcd", [4, 5])
+    apart[1] = Row(5, apart[1].branch, 1)
+    assert complete([*half, *apart, *whole]) == [whole]
+
+
+def test_options_choose_their_own_tokens_and_keep_the_strategys_log_probabilities() -> None:
+    given = [logits(2, seed) for seed in range(3)]
+    option, first = (5, 9, 2), (5, 1, 7)
+    for step, each in enumerate(given):
+        after = each.clone()
+        force(after, complete(rows("o", "vcd", [0, 1], step, first=first, force=option)))
+        assert after.argmax(-1).tolist() == [option[step]] * 2
+    strategy = parse_arm("vcd").strategy
+    told = [logprobs_of(strategy, each[:, None], step)[0][0] for step, each in enumerate(given)]
+    record = LEDGER.take("o")
+    assert record is not None
+    assert record.forced == pytest.approx([float(told[s][token]) for s, token in enumerate(option)])
+    assert record.first == pytest.approx([float(told[0][token]) for token in first])
+
+
+def test_a_step_computed_twice_counts_once() -> None:
+    for seed, step in ((0, 0), (1, 0), (2, 1)):
+        force(logits(2, seed), complete(rows("t", "vcd", [0, 1], step, trace=True)))
+    record = LEDGER.take("t")
+    assert record is not None
+    assert len(record.trace) == 2
+    said, _ = scores(parse_arm("vcd").strategy, logits(2, 1)[:, None], 0)
+    assert dict(zip(TRACE, record.trace[0], strict=True))["logprob"] == pytest.approx(float(said.log_softmax(-1).max()))
+
+
+def test_what_is_kept_is_what_each_group_asked_for() -> None:
+    """Groups of one arm in one combination, some with traces, some with looks, some with neither."""
+    parts = [rows("plain", "vcd", [0, 1]), rows("traced", "vcd", [2, 3], trace=True), rows("seen", "vcd", [4, 5])]
+    parts[2] = [Row(row.index, replace(row.branch, top=2), 0) for row in parts[2]]
+    force(logits(6), complete([row for part in parts for row in part]))
+    kept = {name: LEDGER.take(name) or Record() for name in ("plain", "traced", "seen")}
+    assert [(len(record.trace), len(record.looks)) for record in kept.values()] == [(0, 0), (1, 0), (0, 1)]
+    assert [len(ids) for ids in kept["seen"].looks[0].ids] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_faulty_group_differs_on_purpose_and_says_why(bad: float) -> None:
+    given = logits(4)
+    given[1, 17] = bad
+    force(given, complete([*rows("bad", "vcd", [0, 1]), *rows("good", "vcd", [2, 3])]))
+    assert given[:2].argmax(-1).tolist() == [0, 1]
+    assert given.isfinite().all()
+    assert given[2].argmax() == given[3].argmax()
+    assert LEDGER.reason("bad") == f"step 0, branch 1: the score of token 17 is {bad}"
+    assert LEDGER.reason("good") is None
+    force(logits(2), complete(rows("bad", "vcd", [0, 1])))  # the prompt was read in chunks: the last time counts
+    assert LEDGER.reason("bad") is None
+    LEDGER.take("bad")
+
+
+def test_a_strategy_that_this_process_cannot_build_is_a_fault() -> None:
+    branches = [Row(b, Branch("gone", b, 2, '[{"name": "no_such.module:Strategy"}, null]'), 0) for b in range(2)]
+    given = logits(2)
+    force(given, complete(branches))
+    assert "no_such" in str(LEDGER.reason("gone"))
+    assert given[0].argmax() != given[1].argmax()
+    LEDGER.take("gone")
+
+
+@pytest.mark.parametrize(
+    ("node", "sentence"),
+    [("shapeless", "Faulty.combine gave [1, 40, 1] for branches of [1, 40]"),
+     ("raising", "ZeroDivisionError: integer division or modulo by zero (faulty.py, line 23)")],
+)  # fmt: skip
+@pytest.mark.parametrize("scored", [False, True])
+def test_whatever_a_strategy_raises_ends_its_groups_alone(node: str, sentence: str, scored: bool) -> None:
+    """The engine is everybody's: an error inside a step would end it."""
+    arm = {"name": f"{Path(__file__).with_name('faulty.py')}:Faulty", "how": node}
+    given, first = logits(4), (3,) if scored else ()
+    force(given, complete([*rows("raises", arm, [0, 1], first=first), *rows("beside", "vcd", [2, 3])]))
+    assert str(LEDGER.reason("raises")).startswith(sentence)
+    assert given[0].argmax() != given[1].argmax()
+    assert given[2].argmax() == given[3].argmax()
+    LEDGER.take("raises"), LEDGER.take("beside")
+
+
+def test_the_ledger_forgets_the_oldest() -> None:
+    ledger = Ledger(most=2)
+    for name in "abc":
+        ledger.fault(name, 0, "why")
+    assert [ledger.reason(name) for name in "abc"] == [None, "why", "why"]
+    assert ledger.faulty == {"b", "c"}
+
+
+def test_what_was_taken_from_the_ledger_is_gone() -> None:
+    ledger = Ledger()
+    ledger.fault("g", 2, "why")
+    ledger.fault("g", 3, "why else")
+    ledger.clear_fault("g", 2)
+    assert ledger.reason("g") == "why else"
+    record = ledger.take("g")
+    assert record is not None
+    assert record.faults == {3: "why else"}
+    assert ledger.reason("g") is None
+    assert ledger.take("g") is None
+    ledger.of("g")
+    assert ledger.reason("g") is None
+
+
+def test_workers_tell_what_they_kept_once() -> None:
+    LEDGER.fault("w1", 0, "why")
+    LEDGER.of("w2").forced.append(-1.5)
+    LEDGER.of("w3")
+    assert LedgerReader().lockstep_take(["w1", "unknown"]) == {
+        "w1": {"trace": [], "looks": [], "first": [], "forced": [], "fault": "why"}
+    }
+    told = LedgerReader().lockstep_take()
+    assert told["w2"]["forced"] == [-1.5]
+    assert told.keys() >= {"w2", "w3"}
+    assert LedgerReader().lockstep_take() == {}
+
+
+def test_layers_that_a_worker_does_not_change_are_told_by_name() -> None:
+    adapter, modules = SimpleNamespace(loras={"b.q": 1, "a.q": 2, "c.q": 3}), {"c.q": 0, "d.q": 0}
+    manager = SimpleNamespace(get_adapter={7: adapter}.__getitem__, modules=modules)
+    worker = LedgerReader()
+    worker.model_runner = SimpleNamespace(lora_manager=SimpleNamespace(_adapter_manager=manager))
+    assert worker.lockstep_unplaced(7) == ["a.q", "b.q"]
+
+
+@pytest.mark.parametrize(
+    "arm",
+    ["greedy", "vcd", {"name": "vcd", "alpha": 0.3, "sampling": {"top_p": 0.5}}, {"name": "mask_only", "of": "vcd"},
+     {"name": "temperature_matched", "of": {"name": SPREAD, "branch_count": 2}}, {"name": SPREAD}],
+)  # fmt: skip
+def test_an_arm_comes_back_as_it_was_sent(arm: Any) -> None:
+    parsed = parse_arm(arm)
+    assert wire.arm_of(wire.told(parsed.strategy, parsed.sampler)) == (parsed.strategy, parsed.sampler)
+
+
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [({"name": SPREAD}, SPREAD), ({"name": "tests.decoding.lockstep.poison:Poison", "at": 5}, None), ("vcd", "vcd")],
+)
+def test_another_process_finds_a_strategy_by_what_is_sent(node: Any, name: str | None) -> None:
+    """A file by its path, since a name that this process made for it is nowhere else."""
+    parsed = parse_arm(node)
+    sent = json.loads(wire.told(parsed.strategy, parsed.sampler))
+    assert sent[0]["name"] == (name or node["name"])
+    assert wire.arm_of(json.dumps(sent)) == (parsed.strategy, parsed.sampler)
+
+
+def test_a_branch_travels_as_one_line_of_json() -> None:
+    branch = Branch("g", 1, 3, "[]", seed=7, query="qä", trace=True, first=(1, 2), force=(4,))
+    assert branch_of(branch.extra_args()) == branch
+    assert branch_of({}) is None
+    assert branch_of({"other": 1}) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ("{", "not the JSON"),
+        ("[1]", "is a mapping of"),
+        ('{"group": "g", "index": 0, "count": 2}', "is a mapping of"),
+        ('{"group": "g", "index": 0, "arm": "[]"}', "is a mapping of"),
+        ('{"group": "g", "count": 2, "arm": "[]"}', "is a mapping of"),
+        ('{"index": 0, "count": 2, "arm": "[]"}', "is a mapping of"),
+        ('{"group": "g", "index": 0, "count": 2, "arm": "[]", "colour": 1}', "is a mapping of"),
+        ('{"group": "g", "index": 2, "count": 2, "arm": "[]"}', "branch 2 of 2"),
+        ('{"group": "g", "index": -1, "count": 2, "arm": "[]"}', "branch -1 of 2"),
+        ('{"group": "g", "index": 0, "count": 0, "arm": "[]"}', "1 to 16"),
+        ('{"group": "g", "index": 0, "count": 17, "arm": "[]"}', "1 to 16"),
+    ],
+)
+def test_a_malformed_branch_is_refused_with_the_reason(told: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        branch_of({KEY: told})
+
+
+def test_groups_are_named_by_the_server_where_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, other = Branch("s3cret-1", 0, 2, "[]"), Branch("1-s3cret", 0, 2, "[]")
+    monkeypatch.delenv(SECRET, raising=False)
+    check_name(own), check_name(other)
+    monkeypatch.setenv(SECRET, "s3cret")
+    check_name(own)
+    with pytest.raises(ValueError, match="groups are named by the server"):
+        check_name(other)
+
+
+def test_a_strategy_that_does_not_come_back_as_it_was_is_refused() -> None:
+    growing = parse_arm({"name": f"{Path(__file__).with_name('faulty.py')}:Growing"})
+    with pytest.raises(PlanError, match="Growing is another strategy when it is made anew from its parameters"):
+        wire.told(growing.strategy, growing.sampler)
+
+
+def test_a_strategy_of_a_function_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Mine(Strategy):
+        """Of this function."""
+
+    with pytest.raises(PlanError, match="Mine is defined in a notebook, a script or a function"):
+        wire.told(Mine(), Greedy())
+
+
+def test_a_sampler_of_ones_own_is_refused() -> None:
+    class Mine:
+        deterministic = True
+
+        def choose(self, scores: torch.Tensor, keys: Any, step: int) -> torch.Tensor:
+            return scores.argmax(-1)
+
+    with pytest.raises(PlanError, match="Mine cannot be sent"):
+        wire.told(parse_arm("vcd").strategy, Mine())

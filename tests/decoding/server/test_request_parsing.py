@@ -1,0 +1,254 @@
+"""A chat request with a strategy, read without a server: what it says is what is meant, anything else is a sentence."""
+
+import base64
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from decoding.lockstep.request_metadata import KEY
+from decoding.server.request_parsing import LONGEST, MOST_OPTIONS, More, names_a_group, strategy_asked, wanted
+from icl.errors import ConfigError, DataError, ICLError
+from icl.images import Picture
+from icl.models.chat_messages import data_url
+from icl.models.icl_server import named
+from icl.streams import StreamKey
+from icl.types import Part, Prompt, Turn
+
+
+def asked(**more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "Which colour?"}], "vllm_xargs": {"strategy": "greedy"}, **more}
+
+
+def user(*pieces: Any) -> dict[str, Any]:
+    return {"role": "user", "content": list(pieces)}
+
+
+def picture(red: int) -> Picture:
+    return Picture.from_image(Image.new("RGB", (4, 4), (red, 0, 0)), f"picture {red}")
+
+
+def shown(url: Any) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": url}
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"stop": 5}, "stop is a text or a list of texts, not 5."),
+        ({"stop": {"a": 1}}, "stop is a text or a list of texts, not {'a': 1}."),
+        ({"stop": ["a", ""]}, "stop is a text or a list of texts, not ['a', '']."),
+        ({"stop": ["a", 1]}, "stop is a text or a list of texts, not ['a', 1]."),
+        ({"max_tokens": 0}, "max_tokens is a number of tokens, at least 1, not 0."),
+        ({"max_tokens": 2.0}, "max_tokens is a number of tokens, at least 1, not 2.0."),
+        ({"max_tokens": True}, "max_tokens is a number of tokens, at least 1, not True."),
+        ({"max_tokens": 5, "max_completion_tokens": -1}, "max_tokens is a number of tokens, at least 1, not -1."),
+        ({"n": 2}, "n: a request with a strategy gives one plain answer; leave it out."),
+        ({"logprobs": True}, "logprobs: a request with a strategy gives one plain answer; leave it out."),
+        ({"tools": [{}]}, "tools: a request with a strategy gives one plain answer; leave it out."),
+        ({"response_format": {}}, "response_format: a request with a strategy gives one plain answer; leave it out."),
+        (
+            {"presence_penalty": 1.5, "echo": True},
+            "presence_penalty, echo: a request with a strategy gives one plain answer; leave it out.",
+        ),
+        ({"logit_bias": {"5": 9}}, "logit_bias: a request with a strategy gives one plain answer; leave it out."),
+        (
+            {"max_token": 5},
+            "max_token: a request with a strategy gives one plain answer; leave it out. Did you mean 'max_tokens'?",
+        ),
+        ({"stop": ["a"] * 65}, "stop has 64 texts at most, each of 1024 characters at most."),
+        ({"stop": "a" * 1025}, "stop has 64 texts at most, each of 1024 characters at most."),
+        ({"user": "u" * 1025}, "user is a text of 1024 characters at most."),
+        ({"user": {"a": 1}}, "user is a text of 1024 characters at most."),
+        ({"model": ["tiny"]}, "model is a text of 1024 characters at most."),
+        ({"stream": "no"}, "stream is true or false, not 'no'."),
+        ({"seed": 2**63}, "seed is a whole number of 64 bits, not 9223372036854775808."),
+        ({"seed": "x"}, "seed is a whole number, not 'x'."),
+        ({"seed": True}, "seed is a whole number, not True."),
+        ({"icl": 5}, "icl is a mapping of trace, top, options, normalise, other."),
+        ({"icl": {"tracing": 1}}, "icl is a mapping of trace, top, options, normalise, other."),
+        ({"icl": {"options": "red"}}, "icl.options is a list of texts."),
+        ({"icl": {"options": ["red", ""]}}, "icl.options is a list of texts."),
+        ({"icl": {"options": ["red", 5]}}, "icl.options is a list of texts."),
+        ({"icl": {"options": ["a", "b", "a"]}}, "icl.options has 3 texts; it may have 256, each once."),
+        ({"icl": {"options": list(map(str, range(257)))}}, "icl.options has 257 texts; it may have 256, each once."),
+        ({"icl": {"normalise": "words"}}, "icl.normalise is one of sum, mean, bytes."),
+        ({"icl": {"top": -1}}, "icl.top is a number of tokens, at most 256."),
+        ({"icl": {"top": 257}}, "icl.top is a number of tokens, at most 256."),
+        ({"icl": {"top": 1.5}}, "icl.top is a number of tokens, at most 256."),
+        ({"icl": {"top": True}}, "icl.top is a number of tokens, at most 256."),
+        ({"icl": {"other": []}}, "icl.other is another sample's prompt: a mapping with messages."),
+        ({"icl": {"other": {"messages": []}}}, "messages is a list with at least one message."),
+        ({"icl": {}, "stream": True}, "icl: what it asks for comes with a whole answer; leave out stream and stop."),
+        ({"icl": {}, "stop": "."}, "icl: what it asks for comes with a whole answer; leave out stream and stop."),
+    ],
+)
+def test_a_request_that_cannot_be_meant_is_a_sentence(more: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        wanted(asked(**more))
+    assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("messages", "sentence"),
+    [
+        (None, "messages is a list with at least one message."),
+        ({"role": "user"}, "messages is a list with at least one message."),
+        ([{"role": "assistant", "content": "red"}], "messages has no message of role 'user'."),
+        (["hello"], "messages has no message of role 'user'."),
+        (["hello", user({})], "messages[0]: a role is system, user or assistant, not None."),
+        ([{"role": "tool"}, user({})], "messages[0]: a role is system, user or assistant, not 'tool'."),
+        ([user()], "messages[0].content is a text, or a list of texts and pictures."),
+        ([{"role": "user", "content": 5}], "messages[0].content is a text, or a list of texts and pictures."),
+        ([user("x")], "messages[0].content[0]: a piece is of type text or image_url, not None."),
+        ([user({"type": "text", "text": 5})],
+         "messages[0].content[0]: a piece is of type text or image_url, not 'text'."),
+        ([user({"type": "text", "text": "x"}, {"type": "audio"})],
+         "messages[0].content[1]: a piece is of type text or image_url, not 'audio'."),
+        ([user({"type": "text", "text": "x", "name": "a b"})],
+         "messages[0].content[0].name is the name of a span, such as demo[0].answer, not 'a b'."),
+        ([user({"type": "text", "text": "x", "name": 7})],
+         "messages[0].content[0].name is the name of a span, such as demo[0].answer, not '7'."),
+        ([user({"type": "text", "text": "x", "name": "a" * 81})],
+         f"messages[0].content[0].name is the name of a span, such as demo[0].answer, not '{'a' * 80}'."),
+        ([user(shown({"url": "https://example.com/a.png"}))],
+         "messages[0].content[0]: send the picture itself (data:image/png;base64,...): the server fetches nothing."),
+        ([user(shown(5))],
+         "messages[0].content[0]: send the picture itself (data:image/png;base64,...): the server fetches nothing."),
+    ],
+)  # fmt: skip
+def test_messages_that_cannot_be_meant_are_a_sentence(messages: Any, sentence: str) -> None:
+    with pytest.raises(ICLError) as error:
+        wanted(asked(messages=messages))
+    assert str(error.value) == sentence
+
+
+def test_what_does_nothing_may_be_said() -> None:
+    neutral = {"n": 1, "logprobs": False, "tools": None, "response_format": None, "seed": None, "icl": None}
+    assert wanted(asked(**neutral)) == wanted(asked())
+
+
+@pytest.mark.parametrize(("said", "stop"), [(None, ()), ("END", ("END",)), (["a", "b"], ("a", "b"))])
+def test_a_request_stops_at_one_text_or_at_several(said: Any, stop: tuple[str, ...]) -> None:
+    assert wanted(asked(stop=said)).stop == stop
+
+
+@pytest.mark.parametrize(
+    ("said", "limit"),
+    [({}, None), ({"max_tokens": None}, None), ({"max_tokens": 1}, 1), ({"max_completion_tokens": 7}, 7),
+     ({"max_completion_tokens": 7, "max_tokens": 9}, 7)],
+)  # fmt: skip
+def test_a_limit_goes_by_its_new_name_first(said: Any, limit: int | None) -> None:
+    assert wanted(asked(**said)).max_tokens == limit
+
+
+def test_the_rest_of_a_request_is_taken_at_its_word() -> None:
+    plain = wanted(asked())
+    assert (plain.stream, plain.model, plain.token_ids, plain.more, plain.stream_usage) == (
+        False,
+        "",
+        False,
+        None,
+        False,
+    )
+    assert plain.prompt.key == StreamKey(0, "")
+    full = wanted(
+        asked(
+            stream=True, model="tiny", return_token_ids=True, stream_options={"include_usage": True}, seed=4, user="q"
+        )
+    )
+    assert (full.stream, full.model, full.token_ids, full.more, full.stream_usage) == (True, "tiny", True, None, True)
+    assert full.prompt.key == StreamKey(4, "q")
+    assert not wanted(asked(stream_options={"include_usage": False})).stream_usage
+    assert not wanted(asked(stream_options=[1])).stream_usage
+
+
+def test_what_icl_asks_for_is_read() -> None:
+    assert wanted(asked(icl={})).more == More()
+    more = {"trace": True, "top": MOST_OPTIONS, "options": ["yes", "no"], "normalise": "bytes"}
+    assert wanted(asked(icl=more)).more == More(True, 256, ("yes", "no"), "bytes")
+    many = tuple(map(str, range(MOST_OPTIONS)))
+    assert wanted(asked(icl={"options": list(many)})).more == More(options=many)
+
+
+def test_another_samples_prompt_comes_beside_its_own() -> None:
+    other = {"messages": [{"role": "user", "content": "Another?"}], "seed": 3, "user": "q9"}
+    prompt = wanted(asked(icl={"other": other}, seed=1)).prompt
+    assert prompt.other is not None
+    assert prompt.other.key == StreamKey(3, "q9")
+    assert (prompt.other.text, prompt.text, prompt.key) == (
+        "[user] Another?", "[user] Which colour?", StreamKey(1, ""),
+    )  # fmt: skip
+    assert wanted(asked(icl={"other": None})).prompt.other is None
+
+
+def test_messages_become_demonstrations_and_the_query() -> None:
+    first, second = picture(10), picture(20)
+    messages = [
+        {"role": "system", "content": "Answer briefly."},
+        user(shown({"url": data_url(first)}), {"type": "text", "text": "Which?"}, {"type": "text", "text": "\n"}),
+        {"role": "assistant", "content": "red"},
+        user(shown(data_url(first)), shown(data_url(second)), {"type": "text", "text": "And?"}),
+        {"role": "assistant", "content": "The"},
+    ]
+    prompt = wanted(asked(messages=messages)).prompt
+    assert [(turn.role, [part.name for part in turn.parts]) for turn in prompt.turns] == [
+        ("system", ["instruction"]),
+        ("user", ["demo[0].picture[0]", "demo[0].question", ""]),
+        ("assistant", ["demo[0].answer"]),
+        ("user", ["query.picture[0]", "query.picture[1]", "query.question"]),
+        ("assistant", ["demo[1].answer"]),
+    ]
+    assert [part.text for turn in prompt.turns for part in turn.parts if part.picture is None] == [
+        "Answer briefly.", "Which?", "\n", "red", "And?", "The",
+    ]  # fmt: skip
+    assert [shown.digest for shown in prompt.pictures] == [first.digest, first.digest, second.digest]
+
+
+def test_a_prompt_that_was_sent_by_its_parts_comes_back_whole() -> None:
+    parts = (Part(picture(1), "query.picture[0]"), Part("Question: ", ""), Part("Which?", "query.question"))
+    demo = (Turn("user", (Part("Which?", "demo[0].question"),)), Turn("assistant", (Part("red", "demo[0].answer"),)))
+    prompt = Prompt((*demo, Turn("user", parts)), StreamKey(2, "q1"))
+    back = wanted(asked(messages=named(prompt), seed=2, user="q1")).prompt
+    assert back.digest == prompt.digest
+    assert back.key == prompt.key
+    names = [[part.name for part in turn.parts] for turn in prompt.turns]
+    assert [[part.name for part in turn.parts] for turn in back.turns] == names
+
+
+def test_a_picture_is_read_from_the_request_alone() -> None:
+    with pytest.raises(DataError, match=r"messages\[0\]\.content\[0\]: the picture is not base64: "):
+        wanted(asked(messages=[user(shown("data:image/png;base64,?"))]))
+    mangled = wanted(asked(messages=[user(shown("data:image/png;base64," + base64.b64encode(b"no").decode()))]))
+    with pytest.raises(ICLError, match=r"messages\[0\]\.content\[0\]"):  # it is opened later
+        _ = mangled.prompt.pictures[0].digest
+
+
+def test_texts_together_have_a_limit() -> None:
+    half = {"role": "user", "content": "x" * (LONGEST // 2)}
+    assert len(wanted(asked(messages=[half, half])).prompt.turns) == 2
+    with pytest.raises(DataError, match="more than 1048576 characters"):
+        wanted(asked(messages=[half, half, {"role": "user", "content": "x"}]))
+
+
+@pytest.mark.parametrize(
+    ("body", "strategy", "group"),
+    [
+        ({"vllm_xargs": {"strategy": "vcd"}}, True, False),
+        ({"vllm_xargs": {KEY: "{}"}}, False, True),
+        ({"vllm_xargs": {"other": 1}}, False, False),
+        ({"vllm_xargs": "strategy lockstep"}, False, False),
+        ({"strategy": "vcd", KEY: "{}"}, False, False),
+        (["vllm_xargs"], False, False),
+        (None, False, False),
+    ],
+)
+def test_whose_a_request_is(body: Any, strategy: bool, group: bool) -> None:
+    assert (strategy_asked(body), names_a_group(body)) == (strategy, group)
+
+
+def test_what_changes_no_answer_may_be_said() -> None:
+    """As clients do that write out every default."""
+    said = {"n": 1, "presence_penalty": 0.0, "tools": [], "logit_bias": None, "response_format": {"type": "text"}}
+    idle = {"metadata": {"run": "7"}, "service_tier": "auto", "priority": 3, "max_completion_tokens": None}
+    assert wanted(asked(max_tokens=5, **said, **idle)) == wanted(asked(max_tokens=5))

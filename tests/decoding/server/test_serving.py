@@ -1,0 +1,170 @@
+"""A real server: a request with a strategy is one answer; what is wrong is told; hanging up is safe."""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import checkpoints
+import groups
+from chats import body, renamed, tokens
+from server_process import Server, started
+
+from decoding.arms.arm import parse_arm
+from decoding.engine.requests import Job
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def serving(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    options = ["max-model-len=512", "max-num-seqs=16", "max-num-batched-tokens=256", "kv-cache-memory-bytes=200000000"]
+    log = tmp_path_factory.mktemp("server") / "log"
+    with started(str(folder), log, options, name="tiny", max_pictures=4, patience=3) as made:
+        yield made
+
+
+ARMS: tuple[tuple[Any, Any, dict[str, Any]], ...] = (
+    ({"strategy": "vcd", "alpha": 0.8}, {"name": "vcd", "alpha": 0.8}, {}),
+    ('{"name": "mask_only", "of": {"name": "vcd"}}', {"name": "mask_only", "of": "vcd"}, {}),
+    ("vcd", {"name": "vcd", "sampling": {"temperature": 0.8, "top_p": 0.9}}, {"temperature": 0.8, "top_p": 0.9}),
+    ("greedy", "greedy", {}),
+)
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> list[tuple[dict[str, Any], list[int]]]:
+    """Requests and what an engine in this process answers to them."""
+    engine = groups.tiny_engine(folder)
+    prompts = [renamed(prompt) for prompt in groups.prompts(12, seed=31)]
+    jobs = [Job(p, parse_arm(ARMS[i % 4][1]), max_new_tokens=8) for i, p in enumerate(prompts)]
+    answers = groups.run_jobs(engine, jobs)
+    engine.unload()
+    bodies = [body(p, ARMS[i % 4][0], **ARMS[i % 4][2]) for i, p in enumerate(prompts)]
+    return [(given, list(answer.tokens)) for given, answer in zip(bodies, answers, strict=True)]
+
+
+def test_one_request_is_one_answer_of_the_strategy(serving: Server, expected: list[Any]) -> None:
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(serving.chat, [given for given, _ in expected]))
+    assert [tokens(answer) for answer in answers] == [said for _, said in expected]
+    usage = answers[0][1]["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def test_streamed_pieces_are_the_answer(serving: Server, expected: list[Any]) -> None:
+    given, _ = expected[0]
+    whole = serving.chat(given)[1]["choices"][0]["message"]["content"]
+    status, events = serving.call("/v1/chat/completions", given | {"stream": True})
+    assert status == 200
+    lines = [line[6:] for line in events.splitlines() if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    pieces = [json.loads(line)["choices"][0] for line in lines[:-1]]
+    assert len(pieces) > 2
+    assert "".join(piece["delta"].get("content", "") for piece in pieces) == whole
+    assert pieces[-1]["finish_reason"] in ("stop", "length")
+
+
+def test_a_stop_text_ends_the_whole_group(serving: Server, expected: list[Any]) -> None:
+    for given, _ in expected:
+        said = serving.chat(given)[1]["choices"][0]["message"]["content"]
+        place = next((i for i in range(2, len(said) - 1) if said[i].isascii() and said[i].isprintable()), None)
+        if place is not None and said[place] not in said[:place]:
+            break
+    status, answer = serving.chat(given | {"stop": said[place]})
+    assert (status, answer["choices"][0]["finish_reason"]) == (200, "stop")
+    assert answer["choices"][0]["message"]["content"] == said[:place]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"vllm_xargs": {"strategy": "vdc"}}, "no strategy named 'vdc'"),
+        ({"vllm_xargs": {"strategy": "vcd", "gamma": 1}}, "has no parameter 'gamma'"),
+        ({"vllm_xargs": {"strategy": "vcd", "alpha": -1}}, "greater than or equal to 0"),
+        ({"vllm_xargs": {"strategy": "vcd", "alpha": float("nan")}}, "not a finite number"),
+        ({"vllm_xargs": {"strategy": "os:system"}}, "not the name of a strategy"),
+        ({"vllm_xargs": {"strategy": '{"name": "mask_only", "of": "/tmp/x.py:X"}'}}, "not the name of a strategy"),
+        ({"vllm_xargs": {"strategy": "vcd"}, "n": 2}, "one plain answer"),
+        ({"vllm_xargs": {"strategy": "vcd"}, "messages": []}, "at least one message"),
+        ({"vllm_xargs": {"strategy": "vcd"}, "messages": [{"role": "user", "content": [{"type": "image_url",
+          "image_url": {"url": "http://example.com/a.png"}}]}]}, "fetches nothing"),
+        ({"vllm_xargs": {"strategy": "vcd"}, "messages": [{"role": "user", "content": [{"type": "image_url",
+          "image_url": {"url": "data:image/png;base64,AAAA"}}]}]}, "not an image"),
+        ({"vllm_xargs": {"strategy": "vcd"}, "messages": [{"role": "user", "content": "word " * 600}]}, "512"),
+        ({"vllm_xargs": {"lockstep": '{"group": "g", "index": 0, "count": 2, "arm": "[]"}'}}, "named by the server"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_a_sentence(serving: Server, change: dict[str, Any], sentence: str) -> None:
+    given = body(checkpoints.tiny_models().prompt([1], "what?"), "vcd") | change
+    status, answer = serving.chat(given)
+    assert status == 400, answer
+    assert sentence in answer["error"]["message"]
+
+
+def test_more_pictures_than_a_prompt_may_have_are_a_sentence(serving: Server) -> None:
+    for strategy in ("vcd", None):
+        many, fewer = (body(checkpoints.tiny_models().prompt([*range(n)], "what?"), strategy) for n in (5, 4))
+        status, answer = serving.chat(many)
+        assert status == 400, answer
+        assert "At most 4 image" in answer["error"]["message"]
+        assert serving.chat(fewer)[0] == 200
+
+
+def test_a_request_that_is_too_large_is_refused_before_it_is_read(serving: Server) -> None:
+    try:
+        status, answer = serving.call("/v1/chat/completions", b'{"vllm_xargs": "' + b"x" * (70 * 2**20) + b'"}')
+    except OSError:  # the server closed the connection while this was still sending
+        return
+    assert status == 413
+    assert "64 MiB" in answer
+
+
+def test_a_wrong_key_opens_nothing(serving: Server, expected: list[Any]) -> None:
+    assert serving.call("/v1/chat/completions", expected[0][0], key="wrong")[0] == 401
+    assert serving.call("/v1/chat/completions", expected[3][0], key="wrong")[0] == 401
+
+
+def test_clients_that_hang_up_leave_nothing_behind(serving: Server, expected: list[Any]) -> None:
+    """500 mixed requests at once, a third of them cut off; all others are right, and the engine is empty afterwards."""
+    draw = random.Random(5)
+    plain = body(checkpoints.tiny_models().prompt([3], "what?"), None)
+    right = tokens(serving.chat(plain))
+    asked = checkpoints.tiny_models().prompt([1, 2], "tell me")
+    cut = [
+        (body(asked, strategy, max_tokens=300, stream=stream), draw.uniform(0.05, longest))
+        for longest in (1.0, 5.0)
+        for strategy in ("vcd", "vcd", None)
+        for stream in (True, False)
+    ]
+
+    def one(i: int) -> bool:
+        if i % 3 == 0:
+            serving.hang_up(*cut[i // 3 % len(cut)])
+            return True
+        if i % 3 == 1:
+            return tokens(serving.chat(plain, timeout=600)) == right
+        given, said = expected[i % len(expected)]
+        return tokens(serving.chat(given, timeout=600)) == said
+
+    with ThreadPoolExecutor(500) as pool:
+        assert all(pool.map(one, range(500)))
+    for _ in range(50):
+        if serving.metric("num_requests_running") + serving.metric("num_requests_waiting") == 0:
+            break
+        time.sleep(0.2)
+    assert serving.metric("num_requests_running") == 0
+    assert serving.metric("num_requests_waiting") == 0
+    assert serving.metric("kv_cache_usage_perc") == 0
+    assert tokens(serving.chat(expected[0][0])) == expected[0][1]
+    assert "chose apart" not in serving.log.read_text()

@@ -1,0 +1,120 @@
+"""The strategy that a request names: registered ones with their parameters, and no code and no file of a client."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from decoding.arms.arm import parse_arm
+from decoding.server.request_parsing import wanted
+from decoding.server.strategy_parsing import arm_asked
+from icl.errors import ConfigError, PlanError
+
+
+def body(strategy: Any, xargs: Any = None, **more: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "Which colour?"}]
+    return {"messages": messages, "vllm_xargs": {"strategy": strategy, **(xargs or {})}, **more}
+
+
+@pytest.mark.parametrize(
+    ("given", "node"),
+    [
+        (body("vcd"), "vcd"),
+        (body("vcd", {"alpha": 0.25}), {"name": "vcd", "alpha": 0.25}),
+        (body(' {"name": "mask_only", "of": {"name": "vcd", "alpha": 0.25}}'),
+         {"name": "mask_only", "of": {"name": "vcd", "alpha": 0.25}}),
+        (body({"name": "vcd", "alpha": 0.25}, {"alpha": 0.5}), {"name": "vcd", "alpha": 0.5}),
+        (body("vcd", temperature=0), "vcd"),
+        (body("vcd", temperature=None, top_p=None), "vcd"),
+        (body("vcd", top_p=1.0, top_k=-1, min_p=0.0), "vcd"),
+        (body("vcd", temperature=0, top_p=0.5), "vcd"),
+        (body("vcd", temperature=0.5, top_p=0.9, top_k=7, min_p=0.1),
+         {"name": "vcd", "sampling": {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1}}),
+        (body("vcd", temperature=0.5, top_k=-1), {"name": "vcd", "sampling": {"temperature": 0.5}}),
+        (body("vcd", temperature=0.5, top_k=0), {"name": "vcd", "sampling": {"temperature": 0.5}}),
+        (body("vcd", {"sampling": {"temperature": 0.3}}), {"name": "vcd", "sampling": {"temperature": 0.3}}),
+        (body("vcd", {"sampling": {"temperature": 0.3}}, temperature=0),
+         {"name": "vcd", "sampling": {"temperature": 0.3}}),
+        (body("icd", {"disturbance": "Be unsure: guess."}), {"name": "icd", "disturbance": "Be unsure: guess."}),
+    ],
+)  # fmt: skip
+def test_a_named_strategy_is_the_arm_of_a_config(given: dict[str, Any], node: Any) -> None:
+    arm, own = arm_asked(given), parse_arm(node)
+    assert (arm.strategy, arm.sampler, arm.label) == (own.strategy, own.sampler, own.label)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (body("vdc"), "vllm_xargs: no strategy named 'vdc'"),
+        (body('{"name": "vcd"'), "vllm_xargs.strategy is not JSON: Expecting"),
+        (body(5), "vllm_xargs.strategy is a name, or a mapping with a name as a text of JSON."),
+        (body([]), "vllm_xargs.strategy is a name, or a mapping with a name as a text of JSON."),
+        (body("os:system"), "vllm_xargs: 'os:system' is not the name of a strategy (icl ls strategies)."),
+        (body("a/b"), "vllm_xargs: 'a/b' is not the name of a strategy (icl ls strategies)."),
+        (body({"name": 5}), "vllm_xargs: 5 is not the name of a strategy (icl ls strategies)."),
+        (body({"name": "mask_only", "of": "os:system"}), "vllm_xargs: 'os:system' is not the name of a strategy"),
+        (body({"name": "mask_only", "of": {"name": "/x.py"}}), "vllm_xargs: '/x.py' is not the name of a strategy"),
+        (body({"name": "contrast", "branches": [{"function": "os:system"}]}), "vllm_xargs: 'os:system' is not the"),
+        (body({"name": "contrast", "branches": ["my file.py:f"]}), "vllm_xargs: 'my file.py:f' is not the name"),
+        (body("vcd", {"of": " os :system"}), "vllm_xargs: ' os :system' is not the name of a strategy"),
+        (body("vcd", {"alpha": float("nan")}), "vllm_xargs: nan is not a finite number."),
+        (body("contrast", {"weights": [1.0, float("inf")]}), "vllm_xargs: inf is not a finite number."),
+        (body("vcd", temperature=float("inf")), "vllm_xargs: inf is not a finite number."),
+        (body("vcd", {"sampling": {}}, temperature=0.5),
+         "temperature and vllm_xargs.sampling both say how tokens are drawn; leave one out."),
+        (body("vcd", temperature="hot"), "temperature is a number, not 'hot'."),
+        (body("vcd", temperature=[]), "temperature is a number, not []."),
+        (body("vcd", top_p=True), "top_p is a number, not True."),
+        (body("icd", {"disturbance": "\ud800"}), "vllm_xargs: a text has half a character, which no encoding has."),
+        (body('{"name": "mask_only", "of": ' * 3000 + '"vcd"' + "}" * 3000),
+         "vllm_xargs: the strategy is nested too deeply."),
+    ],
+)  # fmt: skip
+def test_a_strategy_that_cannot_be_meant_is_a_sentence(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        arm_asked(given)
+    assert str(error.value).startswith(sentence)
+
+
+def test_no_file_of_the_server_is_read_for_a_client(tmp_path: Path) -> None:
+    """Nor told of: whether it is there, or what it says."""
+    path = tmp_path / "weights.json"
+    path.write_text(json.dumps({"format": "a secret", "strategy": "moicl", "parameters": {}}))
+    told = set()
+    for name in (str(path), str(tmp_path / "none.json")):
+        for node in ({"name": "moicl", "fitted": name}, {"name": "mask_only", "of": {"name": "moicl", "fitted": name}}):
+            with pytest.raises(ConfigError) as error:
+                arm_asked(body(node))
+            told.add(str(error.value))
+    assert told == {"vllm_xargs: fitted names a file; send the parameters that it has."}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "icl", "sentence"),
+    [
+        ("dola", None, "needs hidden states, which this model cannot give"),
+        ("dola", {"options": ["a"]}, "needs hidden states, which this model cannot give"),
+        ("pmi", None, "ranks options and writes no text"),
+        ("pmi", {"options": ["a"]}, "needs whole options scored by each branch"),
+        ("beam", None, "needs rows that beams can take over"),
+        ('{"name": "vcd", "sampling": {"beams": 2}}', None, "needs rows that beams can take over"),
+        ("self_consistency", None, "self_consistency is a vote of 2 answers, and a request is one of them."),
+    ],
+)
+def test_what_the_engine_does_not_run_is_refused_before_it_gets_there(strategy: str, icl: Any, sentence: str) -> None:
+    with pytest.raises(PlanError) as error:
+        wanted(body(strategy, icl=icl))
+    assert sentence in str(error.value)
+
+
+def test_what_is_asked_for_is_what_must_run() -> None:
+    """`dcd` writes texts here, and cannot score options here."""
+    assert wanted(body("dcd", icl={"trace": True})).more is not None
+    with pytest.raises(PlanError, match="needs whole options"):
+        wanted(body("dcd", icl={"options": ["a"]}))
+
+
+def test_a_client_that_counts_votes_may_ask_for_each_answer() -> None:
+    assert wanted(body("self_consistency", icl={"trace": True})).arm.strategy.samples == 2

@@ -1,0 +1,107 @@
+"""Prompts changed: the same as the composer would have written, for every composer."""
+
+import pytest
+
+from decoding import prompt_edits as changes
+from icl.errors import PlanError
+from icl.streams import StreamKey
+from icl.types import Context, Demo, Example, Part, Prompt, Query, Turn
+from prompts.composers.blocks import Blocks
+from prompts.composers.chat import Chat
+from prompts.composers.interleaved import Interleaved
+from tests.decoding.prompts import picture, prompt
+
+COMPOSERS = [
+    Chat(),
+    Chat(first="text", instruction="short"),
+    Interleaved(instruction="long"),
+    Interleaved(first="text"),
+    Blocks(order="qpa", instruction="short", instruction_at="within"),
+    Blocks(instruction="short", instruction_at="tail"),
+]
+
+
+def composed(composer: object, numbers: tuple[int, ...], key: StreamKey = StreamKey(0, "q")) -> Prompt:
+    demos = tuple(Demo(Example(f"d{i}", (picture(i),), f"What is {i}?", (f"answer {i}",)), rank=i) for i in numbers)
+    query = Query("q", (picture(99),), "What is it?")
+    result: Prompt = composer.compose(Context(query, demos, key))  # type: ignore[attr-defined]
+    return result
+
+
+@pytest.mark.parametrize("composer", COMPOSERS, ids=str)
+def test_without_demonstrations_it_is_the_composers_prompt_of_none(composer: object) -> None:
+    assert changes.no_demonstrations(composed(composer, (0, 1, 2))).digest == composed(composer, ()).digest
+    assert changes.no_demonstrations(composed(composer, ())) == composed(composer, ())
+
+
+@pytest.mark.parametrize("composer", COMPOSERS, ids=str)
+def test_windows_are_the_composers_prompts_of_the_groups(composer: object) -> None:
+    whole = composed(composer, (0, 1, 2, 3, 4))
+    assert [w.digest for w in changes.windows(whole, 2)] == [
+        composed(composer, (0, 1)).digest,
+        composed(composer, (2, 3, 4)).digest,
+    ]
+    assert [w.digest for w in changes.windows(whole, 0)] == [composed(composer, (i,)).digest for i in range(5)]
+    assert changes.only_demonstrations(whole, (1, 3)).digest == composed(composer, (1, 3)).digest
+
+
+def test_there_are_never_more_windows_than_demonstrations() -> None:
+    assert len(changes.windows(composed(Chat(), (0, 1)), 5)) == 2
+    assert changes.windows(composed(Chat(), ()), 5) == (composed(Chat(), ()),)
+
+
+def test_without_the_picture_the_demonstrations_keep_theirs() -> None:
+    bare = changes.without(prompt(1, shots=2), "picture")
+    assert [part.name for part in bare.parts() if part.picture] == ["demo[0].picture[0]", "demo[1].picture[0]"]
+    assert changes.without(prompt(1, shots=2), "both").text == "[user] What is number 1?"
+
+
+def test_a_prompt_that_is_its_picture_alone_cannot_lose_it() -> None:
+    with pytest.raises(PlanError, match="its picture alone"):
+        changes.no_picture(Prompt((Turn("user", (Part(picture(1), "query.picture[0]"),)),)))
+
+
+def test_an_instruction_is_replaced_or_put_first() -> None:
+    with_one = composed(Chat(instruction="short"), (0,))
+    assert changes.instructed(with_one, "Guess.").text.startswith("[user] Guess.\n<picture>")
+    assert "one word" not in changes.instructed(with_one, "Guess.").text
+    assert changes.instructed(composed(Chat(), ()), "Guess.").text == "[user] Guess.\n<picture>What is it?"
+
+
+def test_words_before_and_after_the_question() -> None:
+    assert changes.asked(composed(Chat(), ()), "So. ", " Say yes.").text == "[user] <picture>So. What is it? Say yes."
+    with pytest.raises(PlanError, match="no question"):
+        changes.asked(Prompt((Turn("user", (Part("hello"),)),)), "So. ")
+
+
+def test_a_description_stands_where_the_picture_stood() -> None:
+    told = changes.described(prompt(1, shots=1), {"query.picture[0]": "a red square"})
+    assert told.text.endswith("[user] a red squareWhat is number 1?")
+    assert len(told.pictures) == 1
+
+
+def answers(of: Prompt) -> list[str | None]:
+    return [part.text for part in of.parts() if part.name.endswith(".answer")]
+
+
+def test_shuffled_answers_are_the_same_ones_none_in_its_place() -> None:
+    for query in "abcdef":
+        whole = composed(Chat(), (0, 1, 2, 3), StreamKey(0, query))
+        shuffled = answers(changes.other_answers(whole, "shuffled"))
+        assert sorted(map(str, shuffled)) == sorted(map(str, answers(whole)))
+        assert all(a != b for a, b in zip(shuffled, answers(whole), strict=True))
+        assert changes.other_answers(whole, "shuffled") == changes.other_answers(whole, "shuffled")
+
+
+def test_wrong_answers_are_others_that_were_shown() -> None:
+    whole = composed(Chat(), (0, 1, 2))
+    wrong = answers(changes.other_answers(whole, "wrong"))
+    assert set(wrong) <= set(answers(whole))
+    assert all(a != b for a, b in zip(wrong, answers(whole), strict=True))
+
+
+def test_one_answer_has_no_other() -> None:
+    with pytest.raises(PlanError, match="all 2 are 'red'"):
+        changes.other_answers(prompt(1, shots=2), "wrong")
+    with pytest.raises(PlanError, match="there are none"):
+        changes.other_answers(prompt(1, shots=0), "shuffled")

@@ -1,0 +1,162 @@
+import shutil
+from collections.abc import Callable
+from os import terminal_size
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.cli.card import card, examples, wrapped
+from experiments.cli.naming import kind_of
+from experiments.config.config import load
+from experiments.config.keys import KINDS
+from experiments.config.yaml_document import flow, parse
+from icl.parameter_docs import parameters
+from icl.registry import PACKAGES, build, entries, resolve
+
+ICL = Callable[..., Any]
+OF = {**KINDS, "metrics": "metric"}
+ALL = [(kind, name) for kind in PACKAGES for name in entries(kind)]
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: terminal_size((80, 24)))
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.mark.parametrize("word", ["strategy", "strategies", "decoding"])
+def test_a_kind_goes_by_its_name_its_plural_and_its_key_in_a_config(icl: ICL, word: str) -> None:
+    lines = icl("ls", word).out.partition("\n\n")[0].splitlines()
+    names = [line.split()[0] for line in lines if not line.startswith("   ")]
+    assert names == list(entries("strategy"))
+    assert any(line.split()[0] == "vcd" and "noised picture" in line for line in lines)
+
+
+def test_all_kinds_are_told_and_how_to_see_more(icl: ICL) -> None:
+    told = icl("ls").out
+    assert [line for line in told.splitlines() if line and line[0] not in " `"] == list(PACKAGES)
+    assert told.endswith("`icl ls KIND NAME`, such as `icl ls strategy vcd`, shows one with its parameters.\n")
+
+
+def test_models_tell_what_each_can_do_as_its_class_says(icl: ICL) -> None:
+    told = icl("ls", "models").out.partition("What each can do")[2].splitlines()[2:]
+    rows = {
+        line.split()[0]: line.split()[1:] for line in told if line[:3].strip() and "`" not in line and ":" not in line
+    }
+    assert rows["model"] == ["generate", "logits", "score", "strategies", "hidden", "adapters", "quantized"]
+    assert rows["hf"] == ["yes"] * 7
+    assert "  quantized, hf: nf4, fp4, int8, the checkpoint's own (gptq, awq, compressed-tensors, …)" in told
+    assert rows["remote"] == ["yes", "-", "yes", "served", "-", "served", "-"]
+    assert rows["vllm"][:4] == ["yes", "-", "yes", "yes"]
+    assert set(rows) == {"model", *entries("model")}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("stratgies",), "no kind of component, and no component, named 'stratgies'. Did you mean 'strategies'?"),
+        (("vdc",), "no kind of component, and no component, named 'vdc'. Did you mean 'vcd'?"),
+        (("decodin", "vcd"), "no kind of component named 'decodin'."),
+        (("decoding", "vdc"), "no strategy named 'vdc'. Did you mean 'vcd'? (icl ls strategy)"),
+        (("decoding", "vcdd"), "no strategy named 'vcdd'. Did you mean 'vcd'? (icl ls strategy)"),
+        (("random",), "'random' is the name of a retriever and of an orderer. Say which: icl ls retriever random."),
+    ],
+)
+def test_a_word_that_means_nothing_or_two_things_is_told(icl: ICL, words: tuple[str, ...], sentence: str) -> None:
+    told = icl("ls", *words)
+    assert (told.status, told.out) == (2, "")
+    assert told.err.startswith(sentence)
+
+
+def test_a_page_has_paper_parameters_bounds_defaults_comments_presets_and_lines_to_copy(icl: ICL) -> None:
+    told = icl("ls", "decoding", "vcd").out
+    for piece in (
+        "Leng et al., CVPR 2024",
+        "  beta        number from 0 to 1; default 0.1\n              of the best token's probability",
+        "  noise_step  whole number from 0 to 999; default 500\n",
+        "  pictures    query or all; default query\n",
+        "  paper       alpha: 1.0, beta: 0.1, noise_step: 999\n",
+        "  decoding: {name: vcd, preset: cd_rethink}\n",
+    ):
+        assert piece in told, piece
+    assert icl("ls", "vcd").out == told
+
+
+def test_a_page_says_what_it_is_before_its_presets_and_asks_for_nothing_that_a_preset_gives(icl: ICL) -> None:
+    told = icl("ls", "decoding", "vcd").out
+    assert told.index("Leng et al.") < told.index("Presets. released")
+    hub = icl("ls", "task", "hub").out
+    assert "  task: {name: hub, preset: vqav2}\n" in hub
+    assert "has to be given, here or by a preset" in hub
+
+
+def test_a_component_of_ones_own_has_a_page(icl: ICL, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        '"""Mine, from nowhere."""\n\nfrom dataclasses import dataclass, field\n\nfrom decoding import Strategy\n\n\n'
+        "@dataclass(frozen=True)\nclass Mine(Strategy):\n    strength: float = 2.5  # how much of it,\n"
+        "    # in bits\n    words: tuple[str, ...] = field(default=())\n"
+    )
+    told = icl("ls", "mine.py:Mine").out
+    assert "strength  number; default 2.5\n            how much of it, in bits\n" in told
+    assert "words     list of text; default []\n" in told
+    assert "decoding: {name: 'mine.py:Mine', strength: 2.5, words: []}" in told.replace('"', "'")
+
+
+@pytest.mark.parametrize(("kind", "name"), ALL)
+def test_every_parameter_has_a_meaning_and_every_page_fits_80_columns(kind: str, name: str) -> None:
+    assert [one.key for one in parameters(resolve(kind, name)) if not one.meaning] == []
+    assert [line for line in card(kind, name, 80) if len(line) > 80] == []
+
+
+@pytest.mark.parametrize(("kind", "name"), ALL)
+def test_the_lines_of_a_page_are_lines_of_a_config(kind: str, name: str) -> None:
+    cls = resolve(kind, name)
+    for line in examples(kind, name, parameters(cls), getattr(cls, "presets", {})):
+        told = parse(line, "line")[0]
+        if "<" not in line:  # what only its author knows: a path, an address
+            load({"task": "binding", "model": "fake-vote", **told})
+            key, node = next(iter(told.items()))
+            for each in node if isinstance(node, list) else [node]:
+                build("launcher" if key == "launch" else OF.get(key, "retriever"), each)
+
+
+def test_a_default_that_a_page_tells_is_the_default() -> None:
+    for kind, name in ALL:
+        found = parameters(resolve(kind, name))
+        if not any(one.required for one in found):
+            told = {one.key: parse(flow(one.default), one.key)[0] for one in found}
+            assert build(kind, {"name": name, **told}) == build(kind, name), (kind, name)
+
+
+def test_formulas_stay_as_they_are_and_text_and_items_are_folded() -> None:
+    text = "One two three four.\n\n    a = b   c\n\n1. First item that\n   goes on.\n2. Second."
+    assert list(wrapped(text, 14)) == [
+        "One two three",
+        "four.",
+        "",
+        "    a = b   c",
+        "",
+        "1. First item",
+        "   that goes",
+        "   on.",
+        "2. Second.",
+    ]
+
+
+def test_every_word_for_a_kind_is_understood_with_an_s_and_without(icl: ICL) -> None:
+    """A key of an experiment file, a kind, and the plural of either."""
+    for key, kind in OF.items():
+        for word in (key, f"{key.removesuffix('s')}s", kind, kind.replace("gy", "gie") + "s"):
+            assert kind_of(word) == kind, word
+    assert icl("ls", "decodings").out == icl("ls", "decoding").out.replace("icl ls decoding ", "icl ls decodings ")
+
+
+def test_the_page_of_contrast_lists_what_a_branch_may_change(icl: ICL) -> None:
+    from decoding.branch import CHANGES
+
+    told = " ".join(icl("ls", "decoding", "contrast").out.partition("Parameters")[2].split())
+    listed = told.partition("change: none,")[2].partition(" weights ")[0]
+    assert all(name in listed for name in (*CHANGES, *entries("edit")) if name != "none")
+    assert "instruction (with text)" in listed
+    assert "an edit of the pictures (icl ls edit): blank, blur," in listed

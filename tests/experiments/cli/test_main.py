@@ -1,0 +1,322 @@
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.cli.main import commands
+from icl.registry import entries
+
+ICL = Callable[..., Any]
+
+
+def test_help_lists_every_command_with_its_line_within_the_terminal(icl: ICL, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    told = icl("--help")
+    assert told.status == 0
+    assert all(len(line) <= 80 for line in told.out.splitlines())
+    assert {"run", "plan", "ls", "schema", "check"} <= set(commands())
+    assert all(f"  {name}" in told.out for name in commands())
+    assert all(line in " ".join(told.out.split()) for line in commands().values())
+
+
+def test_help_imports_no_command_and_nothing_heavy() -> None:
+    code = (
+        "import sys; from experiments.cli.main import main; main(['--help'])\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'numpy', 'pydantic', 'rich', 'typer', 'experiments.config.config'}\n"
+        "mine = [m for m in sys.modules if m.startswith('experiments.cli.') and m != 'experiments.cli.main']\n"
+        "print(sorted(heavy & set(sys.modules)), mine)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[] []"
+
+
+def test_without_a_command_the_help_is_shown_and_nothing_was_done(icl: ICL) -> None:
+    assert icl().status == 2
+
+
+def test_a_misspelt_command_is_told_with_the_nearest(icl: ICL) -> None:
+    told = icl("rnu")
+    assert (told.status, told.out) == (2, "")
+    assert told.err == "icl: no command named 'rnu'. Did you mean 'run'? (icl --help)\n"
+
+
+def test_an_error_steers_no_terminal(icl: ICL) -> None:
+    Path("x.yaml").write_text('task: "\\e[2Jnope\\u202e"\nmodel: fake-vote\n')
+    told = icl("run", "x.yaml")
+    assert told.status == 2
+    assert told.err == "x.yaml:1: task: no task named '�[2Jnope�'. (icl ls task)\n"
+
+
+def test_the_version_is_told(icl: ICL) -> None:
+    assert icl("--version").out.startswith("mm-icl 0.")
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "ls", "schema", "check", "watch"])
+def test_every_command_explains_itself(icl: ICL, command: str) -> None:
+    told = icl(command, "--help")
+    assert told.status == 0
+    assert commands()[command] in " ".join(told.out.split())
+
+
+def test_schema_is_json_with_every_key_and_component(icl: ICL, tmp_path: Path) -> None:
+    from experiments.config.keys import KEYS
+
+    assert icl("schema", "--out", "icl.json").status == 0
+    told = json.loads((tmp_path / "icl.json").read_text())
+    assert set(told["properties"]) == set(KEYS)
+    named, bare = told["properties"]["launch"]["anyOf"]
+    assert named["$ref"] == "#/$defs/launcher"
+    assert "workers" in bare["properties"]  # `launch: {workers: 2}` is two of the usual launcher
+    assert "name" not in bare["required"]
+    names = [one["properties"]["name"]["const"] for one in told["$defs"]["strategy"]["anyOf"] if "properties" in one]
+    assert names == list(entries("strategy"))
+    assert "$defs" not in json.dumps(told["$defs"]).replace("#/$defs/", "")
+
+
+def test_check_tries_a_component_of_ours(icl: ICL) -> None:
+    told = icl("check", "vcd", "alpha=0.5")
+    assert told.status == 0
+    assert told.out.startswith(
+        "strategy 'vcd' keeps what every strategy must keep.\n2 branches, with a mask, weights 1.5, -0.5"
+    )
+
+
+def test_check_tries_a_component_of_anyone_and_says_what_is_wrong(icl: ICL, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\nfrom typing import ClassVar\nfrom icl.types import Scored\n\n"
+        "@dataclass(frozen=True)\nclass Mine:\n    needs: ClassVar = frozenset()\n"
+        "    def fit(self, pool, resources):\n        self.pool_of[0] = pool\n        return self\n"
+        "    pool_of: ClassVar = {}\n"
+        "    def retrieve(self, queries, k):\n"
+        "        return [tuple(Scored(e.id) for e in self.pool_of[0].examples[12:12 + k]) for _ in queries]\n"
+    )
+    told = icl("check", "mine.py:Mine")
+    assert told.status == 1
+    assert told.err.startswith("retriever 'mine.py:Mine': ")
+    assert "are the query itself or have its picture." in told.err
+
+
+def test_check_tries_a_reranker(icl: ICL) -> None:
+    assert icl("check", "near_duplicate_cap").status == 0
+
+
+def test_check_of_an_unknown_name_is_told(icl: ICL) -> None:
+    assert icl("check", "vdc").err == "no component named 'vdc'. Did you mean 'vcd'? (icl ls)\n"
+
+
+TWO = "'random' is the name of a retriever and of an orderer. Say which: icl check retriever random.\n"
+
+
+def test_check_of_a_name_of_two_kinds_asks_which(icl: ICL) -> None:
+    told = icl("check", "random")
+    assert (told.status, told.err) == (2, TWO)
+    assert icl("check", "orderer", "random").status == 0
+
+
+RUN = """
+    name: small
+    task: SHAPES
+    model: fake-copy
+    grid: {shots: [0, 2]}
+"""
+
+
+def test_run_shows_the_table_and_a_second_run_has_nothing_to_do(
+    icl: ICL, grid: Callable[[str], str], tmp_path: Path
+) -> None:
+    first = icl("run", grid(RUN))
+    assert first.status == 0
+    assert "done         12 samples, 0 failed   runs/small" in first.err
+    assert "shapes" in first.out
+    assert (tmp_path / "runs" / "small" / "report.html").is_file()
+    again = icl("run", "grid.yaml")
+    assert (again.status, again.err) == (0, "")
+    assert again.out == f"nothing to do (12 samples present)   runs/small\n{first.out}"
+    assert first.out.endswith("report  runs/small/report.html\n")
+
+
+def test_a_finished_run_shows_its_table_again_without_counting_it_again(
+    icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.results import view
+
+    first = icl("run", grid(RUN))
+    monkeypatch.delattr(view, "view")
+    assert icl("run", "grid.yaml").out.endswith(first.out)
+
+
+@pytest.mark.parametrize("change", ["report", "samples", "metrics", "width", "damage"])
+def test_a_table_is_not_shown_again_where_anything_has_changed(
+    icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    first = icl("run", grid(RUN))
+    folder, words = Path("runs/small"), ["run", "grid.yaml"]
+    report = (folder / "report.html").read_text()
+    if change == "report":
+        (folder / "report.html").unlink()
+    elif change == "samples":
+        (path,) = [p for p in folder.glob("cells/*/*.jsonl") if '"demos"' in p.read_text()]
+        path.write_text(re.sub(r'"lenient": [01]\.0', '"lenient": 0.0', path.read_text()))
+    elif change == "metrics":
+        words.append("metrics=[strict]")
+    elif change == "width":
+        monkeypatch.setenv("COLUMNS", "50")
+    else:
+        (folder / ".shown.json").write_text("{")
+    again = icl(*words)
+    assert again.status == 0
+    assert (again.out.endswith(first.out)) == (change in ("report", "damage"))
+    assert again.out.endswith("report  runs/small/report.html\n")
+    assert bool((folder / "report.html").read_text() == report) == (change in ("report", "damage", "width"))
+
+
+def test_run_takes_overrides_and_another_folder(icl: ICL, grid: Callable[[str], str], tmp_path: Path) -> None:
+    told = icl("run", grid(RUN), "grid.shots=[1]", "name=other", "--runs", "elsewhere", "--quiet")
+    assert (told.status, told.out) == (0, "")
+    assert (tmp_path / "elsewhere" / "other" / "run.json").is_file()
+
+
+def test_run_with_a_failed_sample_ends_with_1_and_goes_on_from_there(
+    icl: ICL, grid: Callable[[str], str], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    config = grid(RUN.replace("task: SHAPES", "task: {name: SHAPES, broken: bad.png}"))
+    told = icl("run", config)
+    assert told.status == 1
+    assert (
+        "sample q-0001: picture bad.png is not an image that Pillow can read. Sample marked failed; 1 of 12 so far."
+        in (told.err)
+    )
+    assert "done         12 samples, 2 failed" in told.err
+    assert icl("run", config).status == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (RUN.replace("model", "modle"), "grid.yaml:3: modle: no key 'modle'. Did you mean 'model'?\n"),
+        (
+            RUN.replace("fake-copy", "fake-cpy"),
+            "grid.yaml:3: model: no model named 'fake-cpy'. Did you mean 'fake-copy'?",
+        ),
+        (
+            RUN.replace("[0, 2]", "[0, 20]"),
+            "grid.yaml:4: grid.shots[1]: 20 demonstrations from a pool of 9 (task 'shapes')",
+        ),
+        (
+            RUN + "    decoding: vcd\n",
+            "grid.yaml:5: decoding: model 'fake-copy': decoding 'vcd' needs next-token logits",
+        ),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_status_2(
+    icl: ICL, grid: Callable[[str], str], text: str, sentence: str
+) -> None:
+    told = icl("run", grid(text))
+    assert (told.status, told.out) == (2, "")
+    assert told.err.startswith(sentence)
+    assert told.err.count("\n") == 1
+    assert icl("plan", "grid.yaml").err == told.err
+
+
+def test_a_plan_is_made_where_a_run_of_the_name_has_other_settings(icl: ICL, grid: Callable[[str], str]) -> None:
+    assert icl("run", grid(RUN)).status == 0
+    told = icl("plan", "grid.yaml", "grid.shots=[4]")
+    assert told.status == 0
+    assert "icl run would refuse" in told.out
+    assert "shots 0, 2, now 4" in " ".join(told.out.split())
+    assert "samples are there already" not in told.out
+    assert icl("run", "grid.yaml", "grid.shots=[4]").status == 2
+
+
+def test_plan_tells_the_grid_and_what_is_there_already(icl: ICL, grid: Callable[[str], str], tmp_path: Path) -> None:
+    assert icl("plan", grid(RUN)).out.startswith("2 arms   2 cells   12 samples\n")
+    assert not (tmp_path / "runs").exists()
+    icl("run", "grid.yaml", "--quiet")
+    assert "reused       12 samples are there already, 0 are to do" in icl("plan", "grid.yaml").out
+
+
+def test_a_run_with_another_config_under_its_name_is_refused_or_forked(icl: ICL, grid: Callable[[str], str]) -> None:
+    icl("run", grid(RUN), "--quiet")
+    told = icl("run", "grid.yaml", "model=fake-vote")
+    assert told.status == 2
+    assert told.err.startswith("runs/small was made with another config (model fake-copy, now fake-vote).")
+    forked = icl("run", "grid.yaml", "model=fake-vote", "--fork")
+    assert (forked.status, "runs/small-2" in forked.err) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "where", ["experiments.config.config.load", "experiments.running.run.run", "experiments.cli.run._shown"]
+)
+def test_ctrl_c_says_that_nothing_is_lost(
+    icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, stopped)
+    told = icl("run", grid(RUN))
+    assert told.status == 130
+    assert told.err.endswith("stopped. What is finished is kept; the same command goes on from there.\n")
+
+
+def test_ctrl_c_while_a_command_is_imported_is_told(icl: ICL, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("importlib.import_module", stopped)
+    told = icl("run", "x.yaml")
+    assert (told.status, told.err) == (130, "stopped.\n")
+
+
+@pytest.mark.parametrize(
+    "words", [("report", "runs/small"), ("compare", "runs/small"), ("analyze", "runs/small", "vote")]
+)
+def test_ctrl_c_in_a_command_that_only_reads_is_told(
+    icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.results.loaded_run.load_run", stopped)
+    told = icl(*words)
+    assert (told.status, told.err) == (130, "stopped.\n")
+
+
+def test_a_process_that_is_interrupted_ends_with_130_and_resumes(grid: Callable[[str], str], tmp_path: Path) -> None:
+    import signal
+
+    slow = "import time\ndef answer(request):\n    time.sleep(0.02)\n    return 'red'\n"
+    (tmp_path / "slow.py").write_text(slow)
+    config = grid("""
+        name: slow
+        task: {name: SHAPES, queries: 200}
+        model: {name: fake-scripted, answer: "slow.py:answer"}
+    """)
+    command = [sys.executable, "-m", "experiments.cli.main", "run", config, "--quiet"]
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heard)  # noqa: PLW1509
+    while not any((tmp_path / "runs").rglob("run.json")) and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (
+        130,
+        "stopped. What is finished is kept; the same command goes on from there.\n",
+    )
+
+
+@pytest.mark.parametrize("command", commands())
+def test_help_is_prose_without_the_indentation_of_its_source(icl: ICL, command: str) -> None:
+    told = icl(command, "--help").out.partition("[OPTIONS]")[2]
+    prose = [line for line in told.split("\nOptions:")[0].split("\nArguments:")[0].splitlines()[1:] if line.strip()]
+    assert len(prose) > 1
+    assert [line for line in prose if not line.startswith("  ") or "  " in line[2:] or line[2] == " "] == []

@@ -1,0 +1,164 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.config.config import load
+from icl.errors import ConfigError
+
+Write = Callable[..., Path]
+KEPT = "trace says how many tokens of each branch are kept of every step, such as {top: 5}, not "
+BASE = "name: x\ntask: easy-vqa\nmodel: fake-copy\n"
+
+
+def told(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        load(path, overrides)
+    return str(error.value).replace(f"{path.parent}/", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("sedes: [1]", "grid.yaml:4: sedes: no key 'sedes'. Did you mean 'seeds'?"),
+        ("seeds: [0, x]", "grid.yaml:4: seeds: seeds is a list of whole numbers such as [0, 1, 2], not [0, 'x']."),
+        ("seeds: [1, 1]", "grid.yaml:4: seeds: a seed stands there twice: [1, 1]."),
+        ("seeds: [true]", "grid.yaml:4: seeds: seeds is a list of whole numbers such as [0, 1, 2], not [True]."),
+        ("shots: -1", "grid.yaml:4: shots: shots is a number of demonstrations, 0 or more, not -1."),
+        ("shots: four", "grid.yaml:4: shots: shots is a number of demonstrations, 0 or more, not 'four'."),
+        ("shots: 1.5", "grid.yaml:4: shots: shots is a number of demonstrations, 0 or more, not 1.5."),
+        (
+            "grid:\n  shots: [0, -2]",
+            "grid.yaml:5: grid.shots[1]: shots is a number of demonstrations, 0 or more, not -2.",
+        ),
+        ("grid:\n  shots: []", "grid.yaml:5: grid.shots: the axis is empty. Give it a value, or remove it."),
+        ("grid:\n  shots: 4", "grid.yaml:5: grid.shots: an axis is a list of values, not 4."),
+        ("grid: [shots]", "grid.yaml:4: grid: grid is a mapping from axes to lists of values, not ['shots']."),
+        ("grid:\n  shots: [2, 2]", "grid.yaml:5: grid.shots[1]: 2 stands in this axis twice."),
+        (
+            "grid:\n  shot: [2]",
+            "grid.yaml:5: grid.shot: no component reads the axis 'shot'. Did you mean 'shots'?",
+        ),
+        ("grid:\n  seeds: [1]", "grid.yaml:5: grid.seeds: every cell is run with every seed: write seeds at the top"),
+        ("shots: [0, 4]", "grid.yaml:4: shots: shots is a number of demonstrations, 0 or more, not [0, 4]."),
+        (
+            "decoding: [greedy, vcd]",
+            "grid.yaml:4: decoding: a list of decoding values is an axis: write it under grid.",
+        ),
+        ("max_new_tokens: 0", "grid.yaml:4: max_new_tokens: max_new_tokens is a whole number of at least 1, not 0."),
+        (
+            "score: option",
+            "grid.yaml:4: score: score is one of generate, options, not 'option'. Did you mean 'options'?",
+        ),
+        ("metrics: []", "grid.yaml:4: metrics: metrics is a list of at least one metric. (icl ls metrics)"),
+        ("controls: yes", "grid.yaml:4: controls: controls is 'none' or 'default', not 'yes'."),
+        ("trace: 5", "grid.yaml:4: trace: " + KEPT + "5."),
+        ("trace: {top: 0}", "grid.yaml:4: trace: " + KEPT + "{'top': 0}."),
+        ("trace: {topp: 3}", "grid.yaml:4: trace: " + KEPT + "{'topp': 3}."),
+        ("exclude: {shots: 0}", "grid.yaml:4: exclude: exclude is a list of mappings, such as [{shots: 0}]."),
+        ("exclude: [{shot: 0}]", "grid.yaml:4: exclude[0].shot: no axis 'shot'. Did you mean 'shots'?"),
+        ("compare: {metric: strict}", "grid.yaml:4: compare: compare needs 'to', the reference's value of an axis"),
+        ("compare: {to: {decode: x}}", "grid.yaml:4: compare.to.decode: no axis 'decode'. Did you mean 'decoding'?"),
+        ("compare: {to: {shots: 0}, correct: holmes}", "grid.yaml:4: compare.correct: correct is one of holm, none,"),
+        (
+            "transforms: x",
+            "grid.yaml:4: transforms: transforms is a list of components, applied in turn, or none, not 'x'.",
+        ),
+        (
+            "zip:\n  shots: [0, 2]\n  order: [random]",
+            "grid.yaml:4: zip: paired axes have different lengths (shots 2, order 1).",
+        ),
+        ("zip:\n  shots: [1, 1]\n  order: [random, random]", "grid.yaml:4: zip: pair 2 is the same as pair 1."),
+        ("grid: {shots: [0]}\nzip: {shots: [0]}", "grid.yaml:5: zip.shots: shots is in grid and in zip. Keep one."),
+    ],
+)
+def test_a_mistake_is_told_with_file_line_key_and_remedy(yaml_file: Write, text: str, sentence: str) -> None:
+    assert told(yaml_file(BASE + text + "\n")).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "axes", [{"score": "options"}, {"grid": {"score": ["generate", "options"]}}, {"zip": {"score": ["options"]}}]
+)
+def test_options_are_judged_wherever_the_file_asks_for_their_scores(mapping: Any, axes: dict[str, Any]) -> None:
+    assert load(mapping(**axes)).metrics == ("strict", "lenient", "option")
+    assert load(mapping()).metrics == ("strict", "lenient")
+
+
+def test_a_name_that_is_no_folder_name_is_refused(yaml_file: Write) -> None:
+    path = yaml_file("name: ../up\ntask: easy-vqa\nmodel: fake-copy\n")
+    assert told(path) == "grid.yaml:1: name: '../up' names a folder: letters, digits, '.', '_' and '-' only."
+
+
+def test_without_a_name_the_run_is_called_as_the_file(yaml_file: Write) -> None:
+    assert load(yaml_file("task: easy-vqa\nmodel: fake-copy\n", "study.yaml")).name == "study"
+
+
+@pytest.mark.parametrize("key", ["task", "model"])
+def test_a_task_and_a_model_are_needed(yaml_file: Write, key: str) -> None:
+    lines = [line for line in BASE.splitlines() if not line.startswith(key)]
+    assert told(yaml_file("\n".join(lines))) == f"grid.yaml: the key {key} is missing. (icl ls {key}s)"
+
+
+def test_an_override_sets_a_value_as_yaml(yaml_file: Write) -> None:
+    config = load(yaml_file(BASE + "grid:\n  shots: [0, 4]\n"), ["grid.shots=[0, 8]", "seeds=[3]", "name=y"])
+    assert (list(config.grid["shots"]), config.seeds, config.name) == ([0, 8], (3,), "y")
+
+
+def test_an_override_puts_a_parameter_on_a_bare_name(yaml_file: Write) -> None:
+    config = load(yaml_file(BASE), ["model.right=0.5", "task.queries=20"])
+    assert config.base["model"] == {"name": "fake-copy", "right": 0.5}
+    assert config.base["task"] == {"name": "easy-vqa", "queries": 20}
+
+
+def test_an_override_reaches_into_a_list(yaml_file: Write) -> None:
+    config = load(yaml_file(BASE + "grid:\n  decoding: [greedy, vcd]\n"), ["grid.decoding.1.alpha=2"])
+    assert config.grid["decoding"] == ["greedy", {"name": "vcd", "alpha": 2}]
+
+
+def test_an_override_may_add_an_axis_of_a_parameter(yaml_file: Write) -> None:
+    assert load(yaml_file(BASE), ["grid.decoding.alpha=[0.5,1]"]).grid == {"decoding.alpha": [0.5, 1]}
+
+
+def test_an_empty_override_takes_a_key_away(yaml_file: Write) -> None:
+    assert load(yaml_file(BASE + "exclude: [{shots: 0}]\n"), ["exclude="]).exclude == []
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("shots=2", "command line: shots is an axis of the grid. Write 'grid.shots=[2]'."),
+        ("shots", "command line: 'shots' is not of the form key=value, such as grid.shots=[0,4]."),
+        ("sots=2", "command line: sots: no key 'sots'. Did you mean 'shots'?"),
+        ("grid.shots=4", "command line: grid.shots: an axis is a list of values, not 4."),
+        ("grid.shots=[1,-1]", "command line: grid.shots[1]: shots is a number of demonstrations, 0 or more, not -1."),
+        ("grid.shots.7=1", "command line: grid.shots.7: grid.shots is a list of 2 values; '7' is none of them."),
+        ("seeds.a=1", "command line: seeds.a: seeds is 3, which has no keys."),
+        ("seeds=[1", "command line: seeds:1: not valid YAML:"),
+    ],
+)
+def test_a_wrong_override_is_told_as_of_the_command_line(yaml_file: Write, override: str, sentence: str) -> None:
+    assert told(yaml_file(BASE + "seeds: 3\ngrid:\n  shots: [0, 4]\n"), override).startswith(sentence)
+
+
+def test_the_file_itself_is_left_as_it_was(mapping: Callable[..., dict[str, Any]]) -> None:
+    given = mapping(grid={"shots": [0, 1]})
+    del given["shots"]
+    load(given, {"grid.shots": [5]})
+    assert given["grid"] == {"shots": [0, 1]}
+
+
+def test_a_trace_is_kept_where_the_file_or_the_command_line_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(BASE)
+    assert load(path).trace == 0
+    assert load(path, ["trace.top=3"]).trace == 3
+
+
+def test_contrasts_are_read_late_unless_one_key_says_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(BASE)
+    assert load(path).late == "auto"
+    assert load(path, ["late_contrast=never"]).late == "never"
+    with pytest.raises(ConfigError, match=r"late_contrast is one of auto, always, never, not 'nevr'. Did you mean"):
+        load(path, ["late_contrast=nevr"])

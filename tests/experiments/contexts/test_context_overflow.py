@@ -1,0 +1,57 @@
+"""Arms that show fewer demonstrations than they are called, and prompts with more pictures than a model is allowed."""
+
+from pathlib import Path
+from typing import Any
+
+from experiments.config.config import load
+from experiments.grid.grid import expand
+from experiments.planning.plan import plan
+from experiments.running.run import run
+from experiments.terminal.progress import Silent
+
+FEW = """
+from dataclasses import dataclass
+
+from icl.models.fake import Copy
+
+
+@dataclass(frozen=True)
+class Few(Copy):
+    max_pictures: int = 2
+"""
+
+
+def test_a_plan_and_a_run_say_where_demonstrations_are_left_out(mapping: Any, tmp_path: Path) -> None:
+    room = {"name": "fake-copy", "max_tokens": 120, "picture_tokens": 20}
+    config = load(mapping(model=room, grid={"shots": [1, 8]}))
+    (told,) = [note for note in plan(expand(config)).notes if "context" in note]
+    assert told.startswith(
+        "model 'fake-copy', 8 shots: 6 of 6 prompts that were read are longer than its context of 120"
+    )
+    assert "of the demonstrations are left out of each, the least similar first. Tables call them 8 shots" in told
+    progress = Silent()
+    run(config, tmp_path / "runs", progress)
+    assert [note for note in progress.notes if "context" in note] == [told]
+
+
+def test_a_plan_says_that_prompts_have_more_pictures_than_the_model_may_be_shown(mapping: Any, tmp_path: Path) -> None:
+    (tmp_path / "few.py").write_text(FEW, encoding="utf-8")
+    config = load(mapping(model={"name": f"{tmp_path / 'few.py'}:Few"}, grid={"shots": [1, 2]}))
+    assert [note for note in plan(expand(config)).notes if "pictures" in note] == [
+        "model 'Few', 2 shots: 6 of 6 prompts that were read have up to 3 pictures, and model.max_pictures allows 2. "
+        "Such samples fail: set it higher, or leave it out."
+    ]
+
+
+def test_nothing_is_said_where_all_fits(mapping: Any) -> None:
+    assert not [
+        note for note in plan(expand(load(mapping(grid={"shots": [1, 4]})))).notes if "prompts that were" in note
+    ]
+
+
+def test_a_plan_says_why_a_sample_has_no_prompt(mapping: Any) -> None:
+    found = plan(expand(load(mapping(model={"name": "fake-copy", "max_tokens": 10, "picture_tokens": 20}))))
+    (told,) = [note for note in found.notes if "has no prompt" in note][:1]
+    assert told.startswith("sample ")
+    assert "takes 22 tokens without any demonstration, and the model's context of 10 leaves 0" in told
+    assert sum("has no prompt" in note for note in found.notes) == 3

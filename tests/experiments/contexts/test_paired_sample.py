@@ -1,0 +1,103 @@
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from decoding.strategies.vcd import VCD
+from experiments.config.config import load
+from experiments.contexts.contexts import Retrieval, contexts, recipes_of, written
+from experiments.contexts.paired_sample import others_of
+from experiments.grid.grid import expand
+from experiments.running.run import run
+from experiments.store.store import Store
+from icl.types import Example, Sample
+
+Config = Callable[..., dict[str, Any]]
+
+
+def queries(count: int, groups: int = 0) -> list[Example]:
+    return [Example(f"q{i}", (), "?", ("a",), group=f"g{i % groups}" if groups else None) for i in range(count)]
+
+
+def test_each_query_gets_another_one_and_each_is_once_another() -> None:
+    for seed in range(3):
+        told = [one.id for one in others_of(queries(9), queries(9), seed) if one is not None]
+        assert sorted(told) == [f"q{i}" for i in range(9)]
+        assert all(other != f"q{i}" for i, other in enumerate(told))
+    assert others_of(queries(9), queries(9), 0) != others_of(queries(9), queries(9), 1)
+
+
+def test_it_does_not_depend_on_who_else_is_asked() -> None:
+    together = others_of(queries(9), queries(9), 0)
+    assert [others_of(queries(9), [query], 0)[0] for query in queries(9)] == together
+    backwards = queries(9)[::-1]
+    assert others_of(backwards, backwards, 0) == together[::-1]
+
+
+def test_the_other_is_of_another_group() -> None:
+    every = queries(9, groups=3)
+    assert all(a.group != b.group for a, b in zip(every, others_of(every, every, 0), strict=True) if b is not None)
+    assert others_of(queries(4, groups=1), queries(4, groups=1), 0) == [None] * 4
+    assert others_of(queries(1), queries(1), 0) == [None]
+
+
+def samples(config: Mapping[str, Any], folder: Path) -> dict[str, list[Sample]]:
+    """label of the decoding -> samples."""
+    grid = expand(load(config))
+    run(load(config), folder)
+    store = Store(folder / "t")
+    return {cell.labels["decoding"]: list(store.samples(cell.digest)) for cell in grid.cells}
+
+
+def test_a_run_hands_each_sample_the_prompt_of_another_under_the_same_recipe(mapping: Config, toy: str) -> None:
+    nodes = ["vcd", {"name": "shuffled_negative", "of": "vcd"}]
+    grid = expand(load(mapping(model=toy, grid={"decoding": nodes}, compose="interleaved", seeds=[0, 1])))
+    task, recipes = grid.tasks[0], recipes_of(grid.cells)
+    rows = list(contexts(Retrieval(task, grid.models[0]), recipes, task.queries))
+    prompts = {(item.example.id, item.recipe.first.seed): written(item).prompt for row in rows for item in row}
+    for (name, seed), prompt in prompts.items():
+        (other,) = others_of(task.queries, [query for query in task.queries if query.id == name], seed)
+        assert prompt is not None
+        assert prompt.other is not None
+        assert other is not None
+        assert prompt.other == prompts[other.id, seed]
+        noised = VCD().branches(prompt.other)[1]
+        assert noised.key.query == other.id
+
+
+def test_shuffled_negatives_are_the_same_however_a_run_is_cut(mapping: Config, toy: str, tmp_path: Path) -> None:
+    config = mapping(model=toy, decoding={"name": "shuffled_negative", "of": {"name": "vcd", "beta": 0}})
+    whole = samples(config, tmp_path / "whole")
+    store = Store(tmp_path / "whole" / "t")
+    for path in store.folder.glob("cells/*/*.jsonl"):
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    run(load(config), tmp_path / "whole")
+    again = [sample for cell in expand(load(config)).cells for sample in store.samples(cell.digest)]
+    (first,) = whole.values()
+    assert len(first) == 6
+    told = [{s["query"]: s["output"] for s in some} for some in (first, again)]
+    assert told[0] == told[1]
+    assert not any(s.get("failed") for s in again)
+
+
+def test_twice_the_demonstrations_are_shown_and_begin_with_the_arms_own(
+    mapping: Config, toy: str, tmp_path: Path
+) -> None:
+    found = samples(mapping(model=toy, shots=1, grid={"decoding": ["greedy", "more_demonstrations"]}), tmp_path)
+    few = {sample["query"]: sample for sample in found["greedy"]}
+    for sample in found["more_demonstrations"]:
+        assert len(sample["demos"]) == 2
+        assert few[sample["query"]]["demos"][0] in sample["demos"]
+        assert sample["prompt_digest"] != few[sample["query"]]["prompt_digest"]
+        assert not sample.get("marks")
+
+
+def test_where_the_pool_has_not_twice_as_many_all_are_shown_and_it_is_said(
+    mapping: Config, toy: str, tmp_path: Path
+) -> None:
+    task = expand(load(mapping(model=toy))).tasks[0]
+    shots = task.pool_size - 2
+    (told,) = samples(mapping(model=toy, shots=shots, decoding="more_demonstrations"), tmp_path).values()
+    for sample in told:
+        assert not sample.get("failed")
+        assert shots < len(sample["demos"]) < 2 * shots
+        assert sample["marks"] == [f"{len(sample['demos'])} demonstrations of {2 * shots}, as many as the pool has"]

@@ -1,0 +1,176 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.config.config import load
+from experiments.grid.feasibility import check_data, check_needs, data_digests
+from experiments.grid.grid import expand
+from icl.errors import ConfigError, DataError, ModelError, PlanError
+
+Write = Callable[..., Path]
+
+
+def test_more_shots_than_the_pool_has_are_refused_with_the_line(yaml_file: Write) -> None:
+    path = yaml_file("task: {name: SHAPES, pool_count: 3}\nmodel: fake-copy\ngrid:\n  shots: [0, 3, 4]\n")
+    with pytest.raises(ConfigError) as error:
+        check_data(expand(load(path)))
+    assert str(error.value) == (
+        f"{path}:4: grid.shots[2]: 4 demonstrations from a pool of 3 (task 'shapes'). "
+        "Ask for fewer shots, or give the task a larger pool."
+    )
+
+
+def test_option_scoring_needs_options(yaml_file: Write) -> None:
+    path = yaml_file("task: {name: SHAPES, optionless: true}\nmodel: fake-gold\nscore: options\n")
+    with pytest.raises(PlanError) as error:
+        check_data(expand(load(path)))
+    assert str(error.value) == (
+        f"{path}:3: score: score: options needs answers to choose among, and query 'q-0000' of task 'shapes' has none. "
+        "Use score: generate, or give the task options."
+    )
+
+
+def test_options_that_never_hold_the_answer_are_refused(tmp_path: Path, yaml_file: Write) -> None:
+    rows = [{"question": f"{i}?", "answer": "yes", "options": ["Ja", "Nein"], "id": str(i)} for i in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = "{question: question, answer: answer, options: options, id: id}"
+    path = yaml_file(
+        f"task: {{name: hub, path: {tmp_path / 'rows.jsonl'}, columns: {columns}}}\nmodel: fake-gold\nscore: options\n"
+    )
+    with pytest.raises(PlanError, match=r"no query of task .* among its options .*'yes' and 'Ja', 'Nein'"):
+        check_data(expand(load(path)))
+
+
+def test_a_task_without_queries_is_refused(yaml_file: Write) -> None:
+    with pytest.raises(DataError, match=r"task 'shapes' has no queries."):
+        check_data(expand(load(yaml_file("task: {name: SHAPES, queries: 0}\nmodel: fake-copy\n"))))
+
+
+def test_a_strategy_that_the_model_cannot_run_is_refused_with_what_would_run(yaml_file: Write) -> None:
+    path = yaml_file("task: SHAPES\nmodel: fake-gold\ngrid:\n  decoding:\n    - greedy\n    - vcd\n")
+    with pytest.raises(PlanError) as error:
+        check_needs(expand(load(path)))
+    told = str(error.value)
+    assert told.startswith(f"{path}:6: grid.decoding[1]: model 'fake-gold': decoding 'vcd' needs next-token logits")
+    assert told.endswith("'greedy' with score: generate runs on it; 'vcd' runs with model hf or vllm.")
+
+
+def test_a_need_that_no_backend_meets_is_told_as_such(yaml_file: Write, tmp_path: Path) -> None:
+    (tmp_path / "looking.py").write_text(
+        "from dataclasses import dataclass\nfrom decoding.strategies.vcd import VCD\n"
+        "@dataclass(frozen=True)\nclass Looking(VCD):\n    needs = frozenset({'logits', 'attention'})\n"
+    )
+    with pytest.raises(PlanError, match=r"needs attention maps and .*; no backend here gives that\.$"):
+        check_needs(expand(load(yaml_file("task: SHAPES\nmodel: fake-gold\ndecoding: looking.py:Looking\n"))))
+
+
+def test_a_model_that_scores_options_itself_does_not_normalise_them(yaml_file: Write) -> None:
+    text = "task: SHAPES\nmodel: fake-gold\nscore: options\ndecoding: {name: greedy, normalise: mean}\n"
+    with pytest.raises(PlanError, match="scores options by itself, so normalise: mean would change nothing"):
+        check_needs(expand(load(yaml_file(text))))
+
+
+@pytest.mark.parametrize("text", ["score: options", "decoding: greedy", "retriever: balanced"])
+def test_what_a_fake_can_do_is_let_through(yaml_file: Write, text: str) -> None:
+    grid = expand(load(yaml_file(f"task: SHAPES\nmodel: fake-gold\n{text}\n")))
+    check_needs(grid)
+    check_data(grid)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("model: {name: hf, path: /nowhere/at/all}", "there is no folder /nowhere/at/all"),
+        ("model: {name: hf, path: EMPTY}", "has no config.json, so it is not a checkpoint"),
+        ("model: {name: hf, path: WEIGHTLESS}", "has a config.json and no weights"),
+        ("model: {name: hf, path: PROCESSORLESS}", "has no processor"),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_refused_before_anything_loads(
+    yaml_file: Write, tmp_path: Path, text: str, told: str
+) -> None:
+    for name, files in (
+        ("EMPTY", ()),
+        ("WEIGHTLESS", ("config.json",)),
+        ("PROCESSORLESS", ("config.json", "m.safetensors")),
+    ):
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_text("{}")
+        text = text.replace(name, str(tmp_path / name))
+    path = yaml_file(f"task: SHAPES\n{text}\n")
+    with pytest.raises(ModelError, match=told) as error:
+        expand(load(path))
+    assert str(error.value).startswith(f"{path}:2: model.path: ")
+
+
+def test_a_data_source_with_a_column_missing_is_told_with_the_line_of_the_task(
+    yaml_file: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"q": "what?", "a": "x"}\n' * 3)
+    columns = "{question: quest, answer: a}"
+    path = yaml_file(f"model: fake-gold\ntask: {{name: hub, path: {tmp_path / 'rows.jsonl'}, columns: {columns}}}\n")
+    with pytest.raises(ConfigError) as error:
+        check_data(expand(load(path)))
+    assert str(error.value).startswith(f"{path}:2: task: columns.question: ")
+    assert "has no column 'quest'. Columns: q, a." in str(error.value)
+
+
+def test_data_digests_tell_other_pools_and_other_queries_apart(yaml_file: Write) -> None:
+    def digests(parameters: str) -> dict[str, str]:
+        return data_digests(
+            expand(load(yaml_file(f"task: {{name: SHAPES, {parameters}}}\nmodel: fake-copy\n"))).tasks[0]
+        )
+
+    same, salted, more = digests("queries: 6"), digests("salt: x"), digests("queries: 7")
+    assert same == digests("queries: 6")
+    assert (salted["queries"] == same["queries"], salted["pool"] == same["pool"]) == (True, False)
+    assert (more["queries"] == same["queries"], more["pool"] == same["pool"]) == (False, True)
+
+
+def test_an_orderer_that_asks_the_model_needs_its_logits(yaml_file: Write) -> None:
+    path = yaml_file("task: {name: SHAPES}\nmodel: fake-copy\nshots: 2\norder: entropy\n")
+    with pytest.raises(PlanError, match=r":4: order: orderer 'entropy' reads the model's logits, and 'fake-copy'"):
+        check_needs(expand(load(path)))
+
+
+def test_a_retriever_that_leaks_is_warned_of_once(yaml_file: Write) -> None:
+    text = "task: {name: SHAPES}\nmodel: fake-copy\nshots: 2\nseeds: [0, 1]\nretriever: {name: leaking, of: random}\n"
+    path = yaml_file(text + "rerank: [label_balance]\n")
+    (warning,) = expand(load(path)).warnings
+    assert warning.startswith(f"{path}:5: retriever: demonstrations may be the query itself or have its picture")
+
+
+@pytest.mark.parametrize(
+    ("node", "error", "says"),
+    [
+        ("{name: knn, embedder: {name: encoder, path: /nowhere/clip}}", ModelError, "/nowhere/clip"),
+        (
+            "{name: filtered, of: {name: knn, embedder: {name: vision, path: /nowhere/dino}}}",
+            ModelError,
+            "/nowhere/dino",
+        ),
+        ("{name: external, path: /nowhere/lists.json}", DataError, "/nowhere/lists.json cannot be read"),
+        (
+            "{name: reranked, of: {name: external, path: /nowhere/l.json}, rerank: [label_balance]}",
+            DataError,
+            "cannot be",
+        ),
+        (
+            "{name: invariant_select, embedder: pixels, head: /nowhere/head}",
+            DataError,
+            "/nowhere/head is not a saved head",
+        ),
+    ],
+)
+def test_a_retriever_whose_file_or_encoder_is_missing_fails_at_the_start(
+    node: str, error: type[Exception], says: str, yaml_file: Write
+) -> None:
+    path = yaml_file(
+        f"task: {{name: SHAPES}}\nmodel: fake-copy\nshots: 2\ngrid:\n  retriever:\n    - random\n    - {node}\n"
+    )
+    with pytest.raises(error, match=says) as found:
+        check_needs(expand(load(path)))
+    assert str(found.value).startswith(f"{path}:7: grid.retriever[1]: ")

@@ -1,0 +1,236 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.config.config import load
+from experiments.grid.grid import Grid, digest_of, expand
+from icl.errors import ConfigError
+
+Write = Callable[..., Path]
+Mapping = Callable[..., dict[str, Any]]
+
+
+def grid_of(config: Any, *overrides: str) -> Grid:
+    return expand(load(config, overrides))
+
+
+def told(config: Any, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        grid_of(config, *overrides)
+    return str(error.value)
+
+
+def column(grid: Grid, axis: str) -> list[Any]:
+    return [cell.labels[axis] for cell in grid.cells]
+
+
+def without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in keys}
+
+
+def test_a_grid_is_every_combination_with_every_seed(mapping: Mapping) -> None:
+    axes = {"shots": [1, 2], "retriever": ["random", "balanced"]}
+    grid = grid_of(without(mapping(grid=axes, seeds=[0, 5]), "shots"))
+    found = list(zip(column(grid, "shots"), column(grid, "retriever"), column(grid, "seed"), strict=True))
+    assert found == [(k, r, s) for k in (1, 2) for r in ("random", "balanced") for s in (0, 5)]
+    assert len({cell.digest for cell in grid.cells}) == 8
+
+
+def test_a_digest_does_not_read_the_order_of_keys_and_is_pinned() -> None:
+    """A change of it makes every stored cell another one."""
+    assert digest_of({"a": [1, "é"], "b": {"d": None, "c": 0.5}}) == digest_of(
+        {"b": {"c": 0.5, "d": None}, "a": [1, "é"]}
+    )
+    assert digest_of({"a": [1, "é"]}) == "5db14a2cddc92d31"
+
+
+def test_zip_goes_side_by_side_and_multiplies_with_the_grid(mapping: Mapping) -> None:
+    config = mapping(zip={"shots": [1, 2], "order": ["random", "reversed"]}, grid={"compose": ["chat", "interleaved"]})
+    grid = grid_of(without(config, "shots"))
+    found = list(zip(column(grid, "compose"), column(grid, "shots"), column(grid, "order"), strict=True))
+    assert found == [(c, *pair) for c in ("chat", "interleaved") for pair in ((1, "random"), (2, "reversed"))]
+
+
+def test_a_value_of_zip_is_paired_with_several(mapping: Mapping) -> None:
+    config = mapping(zip={"shots": [1, 2, 2], "order": ["random", "random", "reversed"]})
+    grid = grid_of(without(config, "shots"))
+    found = list(zip(column(grid, "shots"), column(grid, "order"), strict=True))
+    assert found == [(1, "random"), (2, "random"), (2, "reversed")]
+
+
+def test_at_0_shots_retriever_and_order_are_one_cell(mapping: Mapping) -> None:
+    axes = {"shots": [0, 1], "retriever": ["random", "balanced"], "order": ["reversed", "random"]}
+    grid = grid_of(without(mapping(grid=axes), "shots"))
+    assert column(grid, "shots").count(0) == 1
+    assert column(grid, "shots").count(1) == 4
+    zero = next(cell for cell in grid.cells if cell.shots == 0)
+    assert (zero.labels["retriever"], zero.labels["order"]) == ("none", "none")
+
+
+def test_an_axis_overrides_the_key_of_its_name(mapping: Mapping) -> None:
+    assert column(grid_of(mapping(grid={"shots": [4]})), "shots") == [4]
+
+
+def test_exclude_takes_out_what_matches_all_its_values(mapping: Mapping) -> None:
+    axes = {"shots": [1, 2], "retriever": ["random", "balanced"]}
+    grid = grid_of(without(mapping(grid=axes, exclude=[{"shots": 2, "retriever": "balanced"}]), "shots"))
+    assert list(zip(column(grid, "shots"), column(grid, "retriever"), strict=True)) == [
+        (1, "random"),
+        (1, "balanced"),
+        (2, "random"),
+    ]
+    assert grid.warnings == ()
+
+
+def test_exclude_matches_parameters_lists_and_arms(mapping: Mapping, toy: str) -> None:
+    nodes = ["greedy", {"name": "vcd", "alpha": 0.5}, {"name": "vcd", "alpha": 1.0}]
+    config = mapping(model=toy, grid={"decoding": nodes})
+    assert len(grid_of({**config, "exclude": [{"decoding": "vcd"}]}).cells) == 1
+    assert len(grid_of({**config, "exclude": [{"decoding": {"name": "vcd", "alpha": 0.5}}]}).cells) == 2
+    assert len(grid_of({**config, "exclude": [{"decoding": ["greedy", {"alpha": 1.0}]}]}).cells) == 1
+
+
+def test_exclude_that_matches_nothing_is_warned_of_and_everything_is_refused(yaml_file: Write) -> None:
+    path = yaml_file("task: SHAPES\nmodel: fake-copy\nexclude:\n  - {shots: 7}\n")
+    assert grid_of(path).warnings == (f"{path}:4: exclude[0]: matches no cell.",)
+    path.write_text(path.read_text().replace("shots: 7", "shots: 0"))
+    assert told(path) == f"{path}:3: exclude: nothing is left of the grid."
+
+
+def test_an_axis_of_a_parameter_changes_only_the_components_that_have_it(mapping: Mapping, toy: str) -> None:
+    axes = {"decoding": ["greedy", "vcd"], "decoding.alpha": [0.5, 2.0]}
+    grid = grid_of(mapping(model=toy, grid=axes))
+    assert column(grid, "decoding") == ["greedy", "vcd(alpha=0.5)", "vcd(alpha=2)"]
+
+
+@pytest.mark.parametrize(
+    ("axis", "sentence"),
+    [
+        ("decoding.alhpa", "no component reads the axis 'decoding.alhpa'. Did you mean 'alpha'? decoding is vcd,"),
+        ("retriever.by", "no component reads the axis 'retriever.by'. retriever is random, which takes no parameters."),
+        ("alpha", "no component reads the axis 'alpha'."),
+    ],
+)
+def test_an_axis_that_nothing_reads_is_an_error_with_its_line(yaml_file: Write, axis: str, sentence: str) -> None:
+    path = yaml_file(f"task: SHAPES\nmodel: TOY\ndecoding: vcd\ngrid:\n  {axis}: [0.1, 0.2]\n")
+    assert told(path).startswith(f"{path}:5: grid.{axis}: {sentence}")
+
+
+def test_a_misspelt_component_is_told_with_its_line(yaml_file: Write) -> None:
+    path = yaml_file("task: SHAPES\nmodel: fake-copy\ngrid:\n  decoding:\n    - greedy\n    - vdc\n")
+    assert told(path) == f"{path}:6: grid.decoding[1]: no strategy named 'vdc'. Did you mean 'vcd'? (icl ls strategy)"
+
+
+@pytest.mark.parametrize(
+    ("node", "sentence"),
+    [
+        ("{name: knn, bye: picture}", "retriever: retriever 'knn' has no parameter 'bye'. Did you mean 'by'?"),
+        (
+            "{name: knn, weight: 2}",
+            "retriever: retriever 'knn', weight: input should be less than or equal to 1, not 2.",
+        ),
+        ("{name: knn, weight: much}", "retriever: retriever 'knn', weight: input should be a valid number"),
+        ("{by: picture}", "retriever: a retriever is a name or a mapping with the key 'name', not {'by': 'picture'}."),
+        ("mine.py:Mine", "retriever: there is no file mine.py (looked in "),
+    ],
+)
+def test_a_wrong_parameter_is_told_with_its_line(yaml_file: Write, node: str, sentence: str) -> None:
+    path = yaml_file(f"task: SHAPES\nmodel: fake-copy\nretriever: {node}\n")
+    assert told(path).startswith(f"{path}:3: {sentence}")
+
+
+def test_a_component_beside_the_file_is_found_from_anywhere(yaml_file: Write) -> None:
+    path = yaml_file("task: beside.py:Shapes\nmodel: fake-copy\n")
+    (path.parent / "beside.py").write_text((Path(__file__).parent / "shapes.py").read_text())
+    assert grid_of(path).cells[0].told["task"]["name"].endswith("Shapes")
+
+
+def test_a_digest_depends_on_parameters_seed_and_model_and_on_no_label_or_spelling(mapping: Mapping) -> None:
+    def digest(**keys: Any) -> str:
+        return grid_of(mapping(**keys)).cells[0].digest
+
+    same = digest()
+    assert digest(decoding={"name": "greedy", "label": "plain"}) == same
+    assert digest(retriever={"name": "random"}, order="reversed", name="other") == same
+    others = [
+        digest(shots=1),
+        digest(seeds=[1]),
+        digest(model="fake-vote"),
+        digest(max_new_tokens=4),
+        digest(compose="interleaved"),
+    ]
+    assert len({same, *others}) == 6
+
+
+def test_settings_of_a_model_outside_its_digest_make_no_other_cell(mapping: Mapping, toy: str) -> None:
+    small, large = (grid_of(mapping(model={"name": toy, "batch_tokens": n})).cells[0].digest for n in (64, 4096))
+    assert small == large
+
+
+def test_labels_say_as_little_as_tells_the_values_apart(mapping: Mapping) -> None:
+    nodes = ["random", {"name": "knn", "by": "question"}, {"name": "knn", "by": "picture"}]
+    assert column(grid_of(mapping(grid={"retriever": nodes})), "retriever") == [
+        "random",
+        "knn(by=question)",
+        "knn(by=picture)",
+    ]
+
+
+def test_a_label_of_a_decoding_is_used(mapping: Mapping, toy: str) -> None:
+    nodes = ["greedy", {"name": "vcd", "alpha": 0.1, "label": "mild"}]
+    assert column(grid_of(mapping(model=toy, grid={"decoding": nodes})), "decoding") == ["greedy", "mild"]
+
+
+def test_default_controls_are_added_once_and_marked(mapping: Mapping, toy: str) -> None:
+    grid = grid_of(mapping(model=toy, controls="default", grid={"decoding": ["greedy", "vcd"]}))
+    found = {cell.labels["decoding"]: cell.control for cell in grid.cells}
+    assert [label for label, control in found.items() if not control] == ["greedy", "vcd"]
+    assert sum(found.values()) == 9
+
+
+def test_what_the_file_names_is_no_control_even_where_an_arm_before_it_adds_it(mapping: Mapping, toy: str) -> None:
+    grid = grid_of(mapping(model=toy, controls="default", grid={"decoding": ["vcd", "greedy"]}))
+    assert [cell.labels["decoding"] for cell in grid.cells if not cell.control] == ["vcd", "greedy"]
+
+
+def test_controls_that_all_methods_share_are_one_cell(mapping: Mapping, toy: str) -> None:
+    grid = grid_of(mapping(model=toy, controls="default", grid={"decoding": ["vcd", "cad", "icd"]}))
+    told = [cell.labels["decoding"] for cell in grid.cells]
+    assert [told.count(name) for name in ("greedy", "self_consistency", "more_demonstrations")] == [1, 1, 1]
+
+
+def test_controls_fit_what_is_run(mapping: Mapping, toy: str) -> None:
+    axes = {"score": ["generate", "options"], "shots": [0, 2]}
+    grid = grid_of(mapping(model=toy, controls="default", decoding="vcd", grid=axes))
+    shared = [(c.score, c.shots, c.labels["decoding"]) for c in grid.cells if c.labels["decoding"] != "greedy"]
+    assert [t[:2] for t in shared if t[2] == "self_consistency"] == [("generate", 0), ("generate", 2)]
+    assert [t[:2] for t in shared if t[2] == "more_demonstrations"] == [("generate", 2), ("options", 2)]
+
+
+def test_equal_components_are_one_object_so_that_a_task_reads_its_data_once(mapping: Mapping) -> None:
+    grid = grid_of(mapping(grid={"shots": [1, 2], "compose": ["chat", "interleaved"]}, seeds=[0, 1]))
+    assert len(grid.tasks) == len(grid.models) == 1
+
+
+@pytest.mark.parametrize(
+    ("compare", "sentence"),
+    [
+        ("{to: {retriever: knn}}", "compare.to.retriever: no cell has retriever 'knn'."),
+        ("{to: {shots: 0}, metric: stict}", "compare.metric: no metric 'stict' in metrics. Did you mean 'strict'?"),
+    ],
+)
+def test_a_comparison_with_nothing_is_refused(yaml_file: Write, compare: str, sentence: str) -> None:
+    path = yaml_file(f"task: SHAPES\nmodel: fake-copy\ngrid: {{shots: [0, 1]}}\ncompare: {compare}\n")
+    assert told(path).startswith(f"{path}:4: {sentence}")
+
+
+def test_a_comparison_with_one_of_several_is_refused_before_anything_runs(yaml_file: Write) -> None:
+    two = "[{name: chat, instruction: short}, {name: chat, instruction: long}]"
+    grid = f"grid: {{shots: [1], compose: {two}}}"
+    path = yaml_file(f"task: SHAPES\nmodel: fake-copy\n{grid}\ncompare: {{to: {{compose: chat}}}}\n")
+    assert told(path) == (
+        f"{path}:4: compare.to.compose: 2 arms have compose 'chat'. Name one by its label: chat(instruction=short), "
+        "chat(instruction=long)."
+    )

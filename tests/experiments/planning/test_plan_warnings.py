@@ -1,0 +1,111 @@
+"""What a config asks for that is something else than it seems, said before anything is loaded."""
+
+from typing import Any
+
+import pytest
+
+from experiments.config.config import load
+from experiments.grid.grid import expand
+from experiments.planning.plan import plan
+from experiments.planning.plan_text import lines
+from experiments.planning.plan_warnings import plan_warnings
+from experiments.running.run import run
+from experiments.terminal.progress import Silent
+
+SAME = {"name": "contrast", "branches": ["no_demonstrations"], "weights": [1.5, -0.5], "label": "context"}
+
+
+def told(config: Any) -> list[str]:
+    return list(plan_warnings(expand(load(config))))
+
+
+def test_a_contrast_whose_branches_are_equal_is_named_with_the_control_it_has_become(mapping: Any, toy: str) -> None:
+    (warning,) = told(mapping(model=toy, shots=0, decoding=SAME))
+    assert warning.startswith("config: decoding: every branch of decoding 'contrast(branches=[")
+    assert warning.endswith("it has become mask_only.")
+    assert told(mapping(model=toy, shots=2, decoding=SAME)) == []
+
+
+def test_it_is_said_at_which_shots(mapping: Any, toy: str) -> None:
+    keys = {k: v for k, v in mapping(model=toy).items() if k != "shots"}
+    (warning,) = told({**keys, "decoding": SAME, "grid": {"shots": [0, 2]}})
+    assert warning.startswith("config: decoding: at 0 shots every branch")
+
+
+def test_equal_branches_at_another_temperature_are_told_so(mapping: Any, toy: str) -> None:
+    loud = {**SAME, "weights": [3.0, -1.0]}
+    equal, hidden = told(mapping(model=toy, shots=0, decoding=loud))
+    assert "the reference at temperature 0.5: it has become temperature_matched" in equal
+    assert "the weights of 'context' sum to 2, which alone is a temperature of 0.5" in hidden
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ([2.0, 1.0], "sum to 3, which alone is a temperature of 0.333"),
+        ([1.0, -1.0], "sum to 0: what its branches agree"),
+    ],
+)
+def test_weights_that_do_not_sum_to_one_are_a_hidden_temperature(
+    mapping: Any, toy: str, weights: list[float], words: str
+) -> None:
+    (warning,) = told(mapping(model=toy, shots=2, decoding={**SAME, "weights": weights}))
+    assert words in warning
+    assert told(mapping(model=toy, shots=2, decoding="vcd", controls="default")) == []
+
+
+def test_the_plan_prints_them_and_a_run_begins_with_them(mapping: Any, toy: str, tmp_path: Any) -> None:
+    config = mapping(model=toy, shots=0, decoding=SAME)
+    (warning,) = told(config)
+    assert [line for line in lines(plan(expand(load(config)))) if "become" in line] == [warning]
+    progress = Silent()
+    run(load(config), tmp_path, progress)
+    assert progress.notes == [warning]
+    again = Silent()
+    run(load(config), tmp_path, again)
+    assert again.notes == []
+
+
+def test_a_contrast_of_pictures_on_queries_without_any_is_found_by_the_plan(mapping: Any, toy: str) -> None:
+    config = mapping(
+        model=toy,
+        shots=2,
+        decoding={**SAME, "branches": ["no_picture"]},
+        transforms=[{"name": "pictures", "where": "query"}],
+    )
+    assert told(config) == []
+    assert any(
+        "every branch is the prompt itself, so it has become mask_only on these data" in n
+        for n in plan(expand(load(config))).notes
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "fitted"), [("batch_calibration", {"prior": [0.7, 0.3]}), ("constant_bias", {"biases": [0.0, 0.4]})]
+)
+def test_what_learns_and_was_not_fitted_is_told(mapping: Any, toy: str, name: str, fitted: dict[str, Any]) -> None:
+    (warning,) = told(mapping(model=toy, score="options", decoding=name))
+    assert f"'{name}' has not been fitted" in warning
+    assert told(mapping(model=toy, score="options", decoding={"name": name, **fitted})) == []
+
+
+def test_steps_that_cannot_be_kept_are_told(mapping: Any, toy: str) -> None:
+    (only,) = told(mapping(trace={"top": 3}))
+    assert "only answers, so its samples keep no steps" in only
+    (options,) = told(mapping(model=toy, score="options", trace={"top": 3}))
+    assert options == "config: trace: options are scored in no steps, so cells with score: options keep none."
+    assert told(mapping(model=toy, trace={"top": 3})) == []
+
+
+def test_samples_of_before_keep_the_steps_that_they_have_and_that_is_said(
+    mapping: Any, toy: str, tmp_path: Any
+) -> None:
+    config = mapping(model=toy, shots=0)
+    run(load(config), tmp_path)
+    progress = Silent()
+    run(load({**config, "trace": {"top": 2}}), tmp_path, progress)
+    (note,) = progress.notes
+    assert note.startswith("config: trace: 6 samples that are there already keep the steps that they have.")
+    again = Silent()
+    run(load({**config, "trace": {"top": 2}}), tmp_path, again, fork=True)
+    assert again.notes == []

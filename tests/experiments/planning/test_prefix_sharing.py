@@ -1,0 +1,62 @@
+"""What a plan says of an engine's prefix cache: beginnings that prompts share, counted in whole blocks."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import tiny_models
+
+import experiments.planning.plan
+from experiments.config.config import load
+from experiments.grid.grid import expand
+from experiments.planning.plan import plan
+from experiments.planning.plan_text import lines
+from experiments.planning.prefix_sharing import Beginnings, Shared
+from icl.models.vllm.model import VLLM
+
+
+def share(model: Any, prompts: Any) -> Shared:
+    counted = Beginnings()
+    for place, prompt in enumerate(prompts):
+        counted.see(model, prompt, model.count_tokens(prompt), 1, place)
+    return counted.scaled(1, 1)
+
+
+def test_blocks_are_equal_as_long_as_tokens_and_pictures_are() -> None:
+    model = VLLM(engine_args={"block_size": 4})
+    one, words, picture = (
+        tiny_models.prompt(pictures, text, "q")
+        for pictures, text in (([1, 2], "what is it?"), ([1, 2], "what is that?"), ([1, 3], "what is it?"))
+    )
+    own = model.blocks(one)
+    assert len(own) == (model.count_tokens(one) - 1) // 4
+    assert own == model.blocks(one)
+    same = {name: sum(a == b for a, b in zip(own, model.blocks(other), strict=False)) for name, other in
+            (("words", words), ("picture", picture))}  # fmt: skip
+    assert 0 < same["picture"] < same["words"] < len(own)
+    assert len(model.hf.renderer.text(one)) == len(model.hf.renderer.text(picture))
+
+
+def test_what_the_cache_has_is_what_is_not_distinct() -> None:
+    model = VLLM(engine_args={"block_size": 4})
+    prompt = tiny_models.prompt([1, 2], "what is it?", "q")
+    assert share(model, [prompt]).found == 0
+    assert share(model, [prompt] * 3).found == 2 * 4 * len(model.blocks(prompt))
+    assert share(dataclasses.replace(model, prefix_caching=False), [prompt] * 3).found == 0
+    assert share(object(), []).share is None
+
+
+@pytest.mark.parametrize("retriever", ["experiments.bench.grid:Fixed", "random"])
+def test_a_plan_that_counts_some_queries_tells_nearly_what_all_of_them_share(
+    retriever: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = {"name": "x", "task": {"name": "easy-vqa", "queries": 60}, "retriever": retriever, "shots": 4}
+    some = plan(expand(load({**file, "model": "vllm"})))
+    assert some.counted["easy-vqa"] == (24, 60)
+    monkeypatch.setattr(experiments.planning.plan, "QUERIES_READ", 60)
+    every = plan(expand(load({**file, "model": "vllm"})))
+    assert some.found is not None
+    assert some.found == pytest.approx(every.found, abs=0.03)
+    assert (some.found > 0.4) == (retriever != "random")
+    assert any(line.startswith("prefix cache") and f"{some.found:.0%}" in line for line in lines(some))
+    assert plan(expand(load({**file, "model": "hf"}))).found is None

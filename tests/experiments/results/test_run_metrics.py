@@ -1,0 +1,145 @@
+"""A score of a whole run, from the answers to the table: on a model whose answers are known."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import icl
+from experiments.report.tables import task_tables
+from experiments.results.loaded_run import load_run
+from experiments.results.view import view
+from icl.errors import StoreError
+
+TASK = {"name": "existence", "queries": 40, "pool_size": 20}
+
+
+@pytest.fixture
+def ran(tmp_path: Path) -> Path:
+    config: dict[str, Any] = {
+        "name": "t",
+        "task": TASK,
+        "model": "fake-vote",
+        "grid": {"shots": [1, 3]},
+        "seeds": [0, 1],
+        "metrics": ["lenient", "f1", "group_accuracy", {"name": "precision", "positive": "no"}],
+        "compare": {"to": {"shots": 1}, "metric": "f1"},
+    }
+    icl.run(config, runs=tmp_path, quiet=True)
+    return tmp_path / "t"
+
+
+def f1(rows: Any) -> float:
+    said, wanted = rows["output"] == "yes", rows["gold"].map(lambda gold: gold[0] == "yes")
+    return float(2 * (said & wanted).sum() / (said.sum() + wanted.sum()))
+
+
+def test_a_column_averages_to_the_statistic_of_each_cell(ran: Path) -> None:
+    frame = load_run(ran).samples()
+    for _, rows in frame.groupby("cell"):
+        assert rows["f1"].mean() == pytest.approx(f1(rows))
+        pairs = rows.groupby("group")["lenient"].min()
+        assert len(pairs) == 20
+        assert rows["group_accuracy"].mean() == pytest.approx(pairs.mean())
+        assert rows["lenient"].isin([0, 1]).all()
+
+
+def test_the_table_shows_the_mean_over_seeds_and_pairs_the_arms(ran: Path) -> None:
+    run = load_run(ran)
+    frame = run.samples()
+    (table,) = task_tables(view(run))
+    wanted = {shots: np.mean([f1(rows) for _, rows in own.groupby("cell")]) for shots, own in frame.groupby("shots")}
+    shown = next(row for row in table.rows if not row.baseline)
+    assert {shots: cell.mean for shots, cell in shown.cells.items()} == pytest.approx(wanted)
+    assert all(cell.low < cell.mean < cell.high for cell in shown.cells.values())
+    assert not view(run).of_samples
+    assert view(run, "lenient").of_samples
+    (told,) = run.compare().to_dict("records")
+    assert told["difference"] == pytest.approx(wanted[3] - wanted[1])
+    assert told["pairs"] == 80
+
+
+def test_the_vote_of_the_demonstrations_is_judged_over_the_run_too(ran: Path) -> None:
+    frame = load_run(ran).samples()
+    assert frame["vote:f1"].to_numpy() == pytest.approx(frame["f1"].to_numpy())  # the fake says what the vote says
+
+
+def test_an_empty_output_is_an_output(tmp_path: Path) -> None:
+    config = {"name": "t", "task": {"name": "captions", "queries": 4, "pool_size": 4}, "model": "fake-copy", "shots": 0}
+    frame = icl.run({**config, "metrics": ["cider", "caption_length"]}, runs=tmp_path, quiet=True).samples()
+    assert list(frame["cider"]) == list(frame["caption_length"]) == [0.0] * 4
+
+
+def test_code_that_is_not_found_is_a_sentence(ran: Path) -> None:
+    told = ran / "run.json"
+    told.write_text(told.read_text().replace('"name": "f1"', '"name": "gone.py:F1"'))
+    with pytest.raises(StoreError, match=r"the score 'f1' is computed over the whole run, and its code is needed"):
+        load_run(ran).samples()
+
+
+SAID = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Said:
+    \"\"\"The share of yes among all outputs, which no score tells.\"\"\"
+    better = "neither"
+
+    def score(self, generation, example):
+        return 1.0
+
+    def over_run(self, samples):
+        return [None if s.score is None or s.output is None else float(s.output == "yes") for s in samples]
+"""
+
+
+def test_a_baseline_is_judged_by_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "said.py").write_text(SAID)
+    monkeypatch.chdir(tmp_path)
+    config: dict[str, Any] = {
+        "name": "t",
+        "task": TASK,
+        "model": "fake-vote",
+        "grid": {"shots": [0, 3]},
+        "seeds": [0, 1],
+    }
+    frame = icl.run({**config, "metrics": ["lenient", "said.py:Said"]}, runs=tmp_path, quiet=True).samples()
+    shown = frame[frame["shots"] == 3]
+    assert shown["vote:Said"].tolist() == shown["Said"].tolist()  # the fake says what the vote says
+    assert shown["last_copy:Said"].tolist() == [float(demos[-1][2] == "yes") for demos in shown["demos"]]
+    assert frame[frame["shots"] == 0]["vote:Said"].isna().all()
+
+
+OWN = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Best:
+    \"\"\"The best seed's share of yes.\"\"\"
+    better = "higher"
+
+    def score(self, generation, example):
+        return float(generation.text == "yes")
+
+    def over_run(self, samples):
+        return [max(s.score for s in samples)] * len(samples)
+"""
+
+
+def test_one_of_ones_own_is_found_beside_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    (folder / "best.py").write_text(OWN)
+    (folder / "s.yaml").write_text(
+        "name: s\ntask: {name: existence, queries: 6, pool_size: 6}\nmodel: fake-vote\nshots: 1\n"
+        "metrics: [lenient, best.py:Best]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    run = icl.run(folder / "s.yaml", runs=tmp_path / "runs", quiet=True)
+    assert set(run.samples()["Best"]) == {1.0}
+    (folder / "best.py").write_text(OWN.replace("max(", "min("))
+    with pytest.raises(StoreError, match=r"'Best' is computed over the whole run, and best\.py:Best has changed since"):
+        run.samples()
+    run = icl.run(folder / "s.yaml", runs=tmp_path / "runs", quiet=True)
+    assert set(run.samples()["Best"]) == {0.0}

@@ -1,0 +1,231 @@
+import json
+import os
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from decoding.arms.arm import parse_arm
+from decoding.arms.fitting import mixture_weights, read_parameters, write_fitted
+from decoding.strategies.moicl import MoICL
+from experiments.cli.main import main
+from experiments.config.config import load
+from experiments.grid.grid import expand
+from experiments.planning.plan_warnings import plan_warnings
+from experiments.running.fit import fit
+from experiments.running.run import run
+from experiments.store.store import Store
+from icl.errors import ConfigError, DataError, PlanError
+
+Config = Callable[..., dict[str, Any]]
+
+
+def option_scores(config: dict[str, Any], folder: Path) -> list[list[float]]:
+    """Of the one cell, in the order of the queries."""
+    run(load(config), folder)
+    (cell,) = expand(load(config)).cells
+    samples = {sample["query"]: sample for sample in Store(folder / "t").samples(cell.digest)}
+    return [list(samples[name]["option_scores"].values()) for name in sorted(samples)]
+
+
+def test_a_bias_is_fitted_on_the_references_scores_of_all_seeds(mapping: Config, toy: str, tmp_path: Path) -> None:
+    found = fit(load(mapping(model=toy, decoding="constant_bias", seeds=[0, 1])))
+    assert found.samples == 12
+    told = [
+        row
+        for seed in (0, 1)
+        for row in option_scores(mapping(model=toy, score="options", seeds=[seed]), tmp_path / str(seed))
+    ]
+    from decoding.arms.fitting import fitted_bias
+
+    gold = [i % 3 for i in range(6)] * 2
+    assert found.strategy.biases == fitted_bias(torch.tensor(told), gold)  # type: ignore[attr-defined]
+
+
+def test_a_prior_is_the_mean_share_and_reads_no_label(mapping: Config, toy: str, tmp_path: Path) -> None:
+    found = fit(load(mapping(model=toy, decoding="batch_calibration")))
+    told = torch.tensor(option_scores(mapping(model=toy, score="options"), tmp_path))
+    assert found.strategy.prior == pytest.approx(told.softmax(-1).mean(0).tolist(), abs=1e-5)  # type: ignore[attr-defined]
+
+
+def test_weights_are_fitted_on_each_group_alone(mapping: Config, toy: str, tmp_path: Path) -> None:
+    """Groups of one demonstration; a group alone is the prompt with that demonstration."""
+    found = fit(load(mapping(model=toy, shots=3, decoding="moicl")))
+    assert isinstance(found.strategy, MoICL)
+    assert found.strategy.groups == len(found.strategy.fitted) == 3
+    told = []
+    for group in range(3):
+        node = {"name": "moicl", "groups": 3, "weights": [float(i == group) for i in range(3)]}
+        config = mapping(model=toy, shots=3, decoding=node, score="options")
+        told.append(option_scores(config, tmp_path / str(group)))
+    weights = mixture_weights(torch.tensor(told).transpose(0, 1), [i % 3 for i in range(6)])
+    assert found.strategy.fitted == pytest.approx(weights, abs=1e-3)
+    assert any(abs(weight - 1 / 3) > 0.05 for weight in found.strategy.fitted)
+
+
+def test_the_command_writes_a_file_that_a_config_names(
+    yaml_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = yaml_file(
+        "name: t\ntask: SHAPES\nmodel: TOY\nshots: 2\ncontrols: default\ncompare: {to: {decoding: greedy}}\n"
+    )
+    out = tmp_path / "weights.json"
+    assert main(["fit", str(path), "decoding={name: moicl, sparse: 1}", f"--out={out}"]) == 0
+    assert f"decoding: {{name: moicl, fitted: {out}}}" in capsys.readouterr().out
+    told = json.loads(out.read_text())
+    assert told["strategy"] == "moicl"
+    assert told["fitted_on"]["samples"] == 6
+    again = yaml_file(
+        "name: t\ntask: SHAPES\nmodel: TOY\nshots: 2\ndecoding: {name: moicl, fitted: weights.json}\n", "again.yaml"
+    )
+    (cell,) = expand(load(again)).cells
+    written = parse_arm({"name": "moicl", **told["parameters"]})
+    assert cell.decoding.digest == written.digest  # what counts is in the file, not its name
+    assert cell.told["decoding"]["strategy"]["sparse"] == 1
+    (over,) = expand(load(again, ["decoding={name: moicl, fitted: weights.json, sparse: 2}"])).cells
+    assert over.told["decoding"]["strategy"]["sparse"] == 2
+
+
+def test_a_control_of_what_was_fitted_has_its_parameters(tmp_path: Path) -> None:
+    write_fitted(MoICL(2, (0.5, 0.7)), tmp_path / "w.json")
+    arm = parse_arm({"name": "mask_only", "of": {"name": "moicl", "fitted": str(tmp_path / "w.json")}})
+    assert arm.strategy.of == MoICL(2, (0.5, 0.7))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "there is no file"),
+        ("{", "is no file that `icl fit` has written"),
+        ("[]", "is no file that `icl fit` has written"),
+        ('{"format": "x, 2", "strategy": "moicl", "parameters": {}}', "says 'x, 2'"),
+    ],
+)
+def test_a_file_that_is_none_is_told(text: str | None, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "w.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=told):
+        parse_arm({"name": "moicl", "fitted": str(path)}, "x.yaml:3: decoding")
+
+
+def test_a_file_of_bytes_is_told_without_them(tmp_path: Path) -> None:
+    path = tmp_path / "w.json"
+    path.write_bytes(b"\x80\x04" + 500 * b"x")
+    with pytest.raises(ConfigError, match=r"has written \(UnicodeDecodeError: .* in position 0") as told:
+        parse_arm({"name": "moicl", "fitted": str(path)}, "x.yaml:3: decoding")
+    assert "xxx" not in str(told.value)
+
+
+def test_a_file_of_another_strategy_is_told(tmp_path: Path) -> None:
+    write_fitted(MoICL(), tmp_path / "w.json")
+    with pytest.raises(ConfigError, match="has parameters of 'moicl', and this is 'constant_bias'"):
+        read_parameters(str(tmp_path / "w.json"), "constant_bias")
+
+
+def test_what_is_no_file_at_all_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, told in (("pipe", "is a pipe, a device or a socket, not a file"), (".", "is a directory, not a file")):
+        with pytest.raises(ConfigError, match=told):
+            parse_arm({"name": "moicl", "fitted": str(tmp_path / name)}, "x.yaml:3: decoding")
+
+
+def warnings(keys: dict[str, Any]) -> list[str]:
+    return [line for line in plan_warnings(expand(load(keys))) if "the parameters in" in line]
+
+
+def test_parameters_used_on_another_model_task_or_the_same_queries_are_told(
+    mapping: Config, toy: str, tmp_path: Path
+) -> None:
+    test, path = {"name": "binding", "ways": 2, "queries": 4}, tmp_path / "bias.json"
+    dev = test | {"seed": 1}
+    found = fit(load(mapping(model=toy, decoding="constant_bias", task=dev)))
+    write_fitted(found.strategy, path, found.how)
+    node = {"name": "constant_bias", "fitted": str(path)}
+    own = {"model": toy, "decoding": node, "score": "options", "task": test}
+    assert warnings(mapping(**own)) == []
+    (same,) = warnings(mapping(**own | {"task": dev | {"queries": 3}}))
+    assert same.startswith(
+        f"config: decoding: the parameters in {path} were fitted on queries that 'binding · 2-way' asks too"
+    )
+    (other,) = warnings(mapping(**own | {"model": {"name": toy, "salt": "x"}}))
+    assert "were fitted on another model (digest " in other
+    (task,) = warnings(mapping(**own | {"task": test | {"ways": 3}}))
+    assert "were fitted on another task (" in task
+    old = {**json.loads(path.read_text()), "fitted_on": {}}
+    path.write_text(json.dumps(old))
+    (unsaid,) = warnings(mapping(**own))
+    assert "do not say on which model and task they were fitted" in unsaid
+    control = {"name": "mask_only", "of": node}
+    assert len(warnings(mapping(**own | {"decoding": control}))) == 1
+
+
+def test_a_file_with_several_settings_is_answered_with_the_command_that_chooses_one(
+    yaml_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = yaml_file(
+        """
+        name: t
+        task: SHAPES
+        model: TOY
+        grid:
+          shots: [0, 1, 2]
+          retriever: [random, {name: knn, by: question}]
+          decoding: [greedy, {name: moicl, sparse: 1}]
+          decoding.groups: [1, 2]
+        zip:
+          order: [reversed, random]
+          rerank: [none, [label_balance]]
+        """
+    )
+    out = tmp_path / "w.json"
+    assert main(["fit", str(path), "task.salt=x", "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "several values of shots (0, 1, 2), retriever (random, knn)" in error
+    command = shlex.split(error.strip().splitlines()[-1])
+    assert command[:4] == ["icl", "fit", str(path), "task.salt=x"]
+    assert "grid.shots=[2]" in command
+    assert main(command[1:]) == 0
+    assert json.loads(out.read_text())["fitted_on"]["shots"] == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "told"),
+    [
+        (
+            {"decoding": "vcd"},
+            ConfigError,
+            "no decoding here has parameters to fit. batch_calibration, constant_bias and moicl have",
+        ),
+        ({"decoding": "moicl", "shots": 0}, ConfigError, "there are none at 0 shots"),
+        ({"grid": {"shots": [1, 2]}, "decoding": "moicl"}, ConfigError, "several values of shots"),
+        ({"decoding": "constant_bias", "model": "fake-copy"}, PlanError, "needs"),
+    ],
+)
+def test_what_cannot_be_fitted_is_told(
+    keys: dict[str, Any], error: type[Exception], told: str, mapping: Config, toy: str
+) -> None:
+    with pytest.raises(error, match=told):
+        fit(load(mapping(**{"model": toy, **keys})))
+
+
+def test_a_task_without_options_is_told(mapping: Config, toy: str, shapes: str) -> None:
+    with pytest.raises(DataError, match="a query without options"):
+        fit(load(mapping(model=toy, decoding="constant_bias", task={"name": shapes, "optionless": True})))
+
+
+def test_a_file_with_decodings_on_an_axis_is_answered_with_the_whole_command(
+    yaml_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = yaml_file("name: t\ntask: SHAPES\nmodel: TOY\ngrid: {shots: [1, 2], decoding: [greedy, vcd]}\n")
+    out = str(tmp_path / "w.json")
+    assert main(["fit", str(path), "decoding=moicl", "shots=2"]) == 2
+    assert "Write 'grid.decoding=[moicl]' 'grid.shots=[2]'." in capsys.readouterr().err
+    assert main(["fit", str(path), "--out", out]) == 2
+    command = shlex.split(capsys.readouterr().err.splitlines()[-1])
+    assert command[3:5] == ["grid.decoding=[moicl]", "grid.shots=[2]"]
+    assert main(command[1:]) == 0
+    assert json.loads(Path(out).read_text())["strategy"] == "moicl"

@@ -1,0 +1,375 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.config.config import load
+from experiments.results.loaded_run import load_run
+from experiments.running import runner
+from experiments.running.run import run
+from experiments.running.runner import Outcome
+from experiments.store.store import Store
+from experiments.terminal.progress import Silent
+from icl.errors import DataError, StoreError
+from icl.models.base import Request
+from icl.types import Generation
+
+Mapping = Callable[..., dict[str, Any]]
+
+
+def go(config: Any, folder: Path, *overrides: str, **more: Any) -> Outcome:
+    return run(load(config, overrides), folder, **more)
+
+
+def told(folder: Path) -> dict[tuple[str, str], tuple[Any, ...]]:
+    """What a run says of each sample, apart from the order in which it was computed."""
+    store = Store(folder)
+    return {
+        (digest, sample["query"]): (sample.get("output"), str(sample.get("demos")), sample.get("prompt_digest"))
+        for digest in (store.run() or {})["cells"]
+        for sample in store.samples(digest)
+    }
+
+
+def test_fakes_score_what_they_must(mapping: Mapping, tmp_path: Path) -> None:
+    models = [{"name": "fake-gold"}, {"name": "fake-gold", "right": 0.0}, "fake-copy", "fake-vote"]
+    config = mapping(grid={"model": models}, shots=3, seeds=[0, 1], task=mapping()["task"] | {"queries": 30})
+    del config["model"]
+    go(config, tmp_path)
+    frame = load_run(tmp_path / "t").samples()
+    means = frame.groupby("model")["strict"].mean()
+    assert means["fake-gold(right=1)"] == 1
+    assert means["fake-gold(right=0)"] == 0
+    copy, vote = (frame[frame["model"] == name] for name in ("fake-copy", "fake-vote"))
+    assert (copy["strict"] == copy["last_copy"]).all()
+    assert (vote["strict"] == vote["vote"]).all()
+    assert len(frame) == 4 * 2 * 30
+
+
+def test_all_arms_see_the_same_queries_and_demonstrations(mapping: Mapping, tmp_path: Path) -> None:
+    config = mapping(grid={"model": ["fake-copy", "fake-vote"], "compose": ["chat", "interleaved"]}, shots=3)
+    del config["model"]
+    go(config, tmp_path)
+    frame = load_run(tmp_path / "t").samples()
+    assert (frame.groupby("query")["demos"].agg(lambda demos: len({str(d) for d in demos})) == 1).all()
+
+
+def test_random_demonstrations_are_nested_across_shots(mapping: Mapping, tmp_path: Path) -> None:
+    config = mapping(grid={"shots": [2, 4]}, order="as_retrieved")
+    go(config, tmp_path)
+    frame = load_run(tmp_path / "t").samples().set_index(["query", "shots"])["demos"]
+    assert all(frame[query, 4][:2] == frame[query, 2] for query in {query for query, _ in frame.index})
+
+
+def test_the_same_command_again_does_nothing(mapping: Mapping, tmp_path: Path) -> None:
+    assert go(mapping(), tmp_path).computed == 6
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json*")}
+    again = go(mapping(), tmp_path)
+    assert (again.computed, again.present, again.samples) == (0, 6, 6)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json*") if ".holder" not in path.name} == {
+        path: at for path, at in before.items() if ".holder" not in path.name
+    }
+
+
+def test_a_run_that_was_killed_behind_its_last_sample_is_finished(mapping: Mapping, tmp_path: Path) -> None:
+    config = load(mapping())
+    store = Store(run(config, tmp_path).folder)
+    told = store.run() or {}
+    (session,) = told["sessions"]
+    store.write_run({**told, "sessions": [{"start": session["start"], "state": "running"}]})
+    assert run(config, tmp_path).computed == 0
+    assert [one["state"] for one in (store.run() or {})["sessions"]] == ["finished"]
+
+
+def test_a_larger_grid_computes_its_new_cells_alone(mapping: Mapping, tmp_path: Path) -> None:
+    go(mapping(grid={"shots": [0, 2]}), tmp_path)
+    outcome = go(mapping(grid={"shots": [0, 2, 3]}), tmp_path)
+    assert (outcome.present, outcome.computed) == (12, 6)
+    assert sorted(set(load_run(tmp_path / "t").samples()["shots"])) == [0, 2, 3]
+
+
+def test_cells_that_left_the_config_stay_on_disk_and_out_of_the_table(mapping: Mapping, tmp_path: Path) -> None:
+    go(mapping(grid={"shots": [0, 2]}), tmp_path)
+    go(mapping(grid={"shots": [2, 3]}), tmp_path)
+    assert sorted(set(load_run(tmp_path / "t").samples()["shots"])) == [2, 3]
+    assert go(mapping(grid={"shots": [0, 2]}), tmp_path).computed == 0
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (2, 5), (64, 1024)])
+def test_blocks_and_windows_change_no_sample(
+    mapping: Mapping, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int]
+) -> None:
+    config = mapping(model=toy, grid={"shots": [0, 3], "decoding": ["greedy", "vcd"]}, seeds=[0, 1])
+    go(config, tmp_path / "usual")
+    monkeypatch.setattr(runner, "BLOCK", sizes[0])
+    monkeypatch.setattr(runner, "WINDOW_SAMPLES", sizes[1])
+    go(config, tmp_path / "other")
+    assert told(tmp_path / "usual" / "t") == told(tmp_path / "other" / "t")
+
+
+def test_what_is_missing_is_computed_as_in_one_go(mapping: Mapping, toy: str, tmp_path: Path) -> None:
+    config = mapping(model=toy, grid={"retriever": ["random", "balanced"], "decoding": ["greedy", "vcd"]})
+    go(config, tmp_path / "whole")
+    go(config, tmp_path / "holes")
+    for i, path in enumerate(sorted((tmp_path / "holes").rglob("*.jsonl"))):
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(lines[i % 3 :: 2]) + lines[0][: 10 * i])
+    outcome = go(config, tmp_path / "holes")
+    assert 0 < outcome.computed < outcome.samples
+    assert told(tmp_path / "whole" / "t") == told(tmp_path / "holes" / "t")
+
+
+def test_equal_prompts_of_arms_seeds_and_retrievers_meet_in_one_call(
+    mapping: Mapping, toy: str, tmp_path: Path
+) -> None:
+    decodings = ["greedy", {"name": "vcd", "alpha": 0.5}, {"name": "mask_only", "of": "vcd"}]
+    config = mapping(model=toy, shots=0, seeds=[0, 1, 2], grid={"decoding": decodings})
+    go(config, tmp_path)
+    counters = Store(tmp_path / "t").run()["sessions"][-1]["counters"]  # type: ignore[index]
+    assert counters["jobs"] == 6 * 9
+    assert counters["prompts_opened"] == 6 + 18  # the plain prompt of a query once; its noise differs by seed
+    assert counters["jobs_reused"] == 6 * 2 * 2
+
+
+def test_option_scores_are_kept_and_judged(mapping: Mapping, toy: str, tmp_path: Path) -> None:
+    go(mapping(model=toy, score="options"), tmp_path)
+    frame = load_run(tmp_path / "t").samples()
+    assert len(frame)
+    for row in frame.itertuples():
+        assert set(row.option_scores) == {"red", "green", "blue"}
+        best = max(row.option_scores, key=row.option_scores.get)
+        assert (row.output, row.option) == (best, float(best == row.gold[0]))
+
+
+def broken(folder: Path, mapping: Mapping) -> dict[str, Any]:
+    (folder / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
+    config = mapping(grid={"shots": [0, 2]})
+    return {**config, "task": {**config["task"], "broken": str(folder / "bad.png")}}
+
+
+def test_an_unreadable_picture_fails_its_samples_and_the_run_goes_on(mapping: Mapping, tmp_path: Path) -> None:
+    progress = Silent()
+    outcome = go(broken(tmp_path, mapping), tmp_path, progress=progress)
+    assert (outcome.computed, outcome.failed, progress.failures) == (12, 2, 2)
+    frame = load_run(tmp_path / "t").samples()
+    failed = frame[frame["failed"].notna()]
+    assert set(failed["query"]) == {"q-0001"}
+    assert failed["failed"].str.contains("bad.png is not an image that Pillow can read").all()
+    assert failed["strict"].isna().all()
+    assert frame[frame["failed"].isna()]["strict"].notna().all()
+
+
+def test_a_failed_sample_is_tried_again_and_counts_when_it_works(mapping: Mapping, tmp_path: Path) -> None:
+    from PIL import Image
+
+    config = broken(tmp_path, mapping)
+    go(config, tmp_path)
+    assert go(config, tmp_path).failed == 2
+    Image.new("RGB", (16, 16), (30, 170, 60)).save(tmp_path / "bad.png")
+    outcome = go(config, tmp_path)
+    assert (outcome.present, outcome.computed, outcome.failed) == (10, 2, 0)
+    assert load_run(tmp_path / "t").samples()["failed"].isna().all()
+
+
+def test_a_gigantic_picture_fails_its_sample(mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    monkeypatch.setattr("icl.images.MAX_PIXELS", 100 * 100)
+    Image.new("RGB", (200, 100)).save(tmp_path / "bad.png")
+    config = mapping()
+    outcome = go({**config, "task": {**config["task"], "broken": str(tmp_path / "bad.png")}}, tmp_path)
+    assert (outcome.computed, outcome.failed) == (6, 1)
+    frame = load_run(tmp_path / "t").samples().set_index("query")
+    assert "has 200 x 100 pixels, more than the limit of 10,000. Make it smaller." in frame.loc["q-0001", "failed"]
+
+
+def test_a_run_in_which_everything_fails_stops(
+    mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "HOPELESS", 3)
+    config = mapping(model={"name": "fake-copy", "max_tokens": 1})
+    with pytest.raises(DataError, match="the first 3 samples all failed; the last one: query 'q-0002' takes"):
+        go(config, tmp_path)
+
+
+def test_another_experiment_under_the_same_name_is_refused(mapping: Mapping, tmp_path: Path) -> None:
+    go(mapping(), tmp_path)
+    with pytest.raises(StoreError) as error:
+        go(mapping(model="fake-vote"), tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path / 't'} was made with another config (model fake-copy, now fake-vote). "
+        "Use another name, or --fork to start a new run from its config."
+    )
+    assert go(mapping(model="fake-vote"), tmp_path, fork=True).folder == tmp_path / "t-2"
+
+
+def test_other_demonstrations_under_the_same_name_are_refused(
+    mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(mapping(), tmp_path)
+    monkeypatch.setattr("icl.tasks.base.Pool.digest", "91bc" * 16)
+    with pytest.raises(
+        StoreError, match=r"was made with other demonstrations of task 'shapes' \(pool digest .{4}… now"
+    ):
+        go(mapping(), tmp_path)
+
+
+def test_a_folder_of_something_else_is_refused(mapping: Mapping, tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "thesis.tex").write_text("")
+    with pytest.raises(StoreError, match=r"is not a run directory and is not empty. Use another name."):
+        go(mapping(), tmp_path)
+
+
+def test_a_run_that_was_killed_before_it_wrote_its_run_file_goes_on(mapping: Mapping, tmp_path: Path) -> None:
+    go(mapping(), tmp_path)
+    (tmp_path / "t" / "run.json").unlink()
+    assert go(mapping(), tmp_path).present == 6
+    (tmp_path / "t" / "run.json").unlink(missing_ok=True)
+    with pytest.raises(StoreError, match="was made with another config"):
+        go(mapping(model="fake-vote"), tmp_path)
+
+
+def test_scores_that_are_no_numbers_fail_their_samples(mapping: Mapping, tmp_path: Path) -> None:
+    def answer(request: Request) -> Generation:
+        return Generation("x", option_scores=dict.fromkeys(request.options, math.nan))
+
+    config = mapping(model={"name": "fake-scripted", "answer": answer}, score="options")
+    assert go(config, tmp_path).failed == 6
+    reasons = [why for cell in Store(tmp_path / "t").folder.glob("cells/*") for why in failed_of(cell)]
+    assert len(reasons) == 6
+    assert all(why.endswith("is not a number (NaN).") for why in reasons)
+
+
+def test_a_full_disk_keeps_its_own_words(mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("cells cannot be written: make room.")
+
+    monkeypatch.setattr("experiments.store.store.Writer.append", full)
+    monkeypatch.setattr("experiments.running.session_log.Session._write", lambda *_: full())
+    with pytest.raises(StoreError, match="make room"):
+        go(mapping(), tmp_path)
+
+
+def test_a_run_file_tells_config_versions_machine_sessions_and_cost(mapping: Mapping, toy: str, tmp_path: Path) -> None:
+    go(mapping(model=toy), tmp_path)
+    told = Store(tmp_path / "t").run() or {}
+    assert told["config"]["shots"] == 2
+    assert {"python", "torch", "numpy"} <= set(told["versions"])
+    assert told["machine"]["cpus"] >= 1
+    (session,) = told["sessions"]
+    assert session["state"] == "finished"
+    assert session["counters"]["prompts"] == session["counters"]["prompts_opened"] == 6
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(mapping: Mapping, tmp_path: Path) -> None:
+    class Stop(Silent):
+        def advance(self, samples: int) -> None:
+            super().advance(samples)
+            if self.done == 4:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go(mapping(), tmp_path, progress=Stop())
+    assert (Store(tmp_path / "t").run() or {})["sessions"][-1]["state"] == "interrupted"
+    outcome = go(mapping(), tmp_path)
+    assert (outcome.present, outcome.computed) == (4, 2)
+
+
+def test_pictures_are_kept_once_for_the_report(mapping: Mapping, tmp_path: Path) -> None:
+    go(mapping(grid={"shots": [0, 2], "compose": ["chat", "interleaved"]}), tmp_path)
+    frame = load_run(tmp_path / "t").samples()
+    shown = {digest for digests in frame["pictures"] for digest in digests}
+    assert {path.stem for path in (tmp_path / "t" / "pictures").iterdir()} == shown
+
+
+def test_a_new_metric_is_computed_on_stored_answers(mapping: Mapping, tmp_path: Path) -> None:
+    go(mapping(metrics=["strict"]), tmp_path)
+    before = told(tmp_path / "t")
+    progress = Silent()
+    outcome = go(mapping(metrics=["strict", "yes"]), tmp_path, progress=progress)
+    assert (outcome.computed, outcome.present) == (0, 6)
+    assert progress.notes == ["6 stored answers were scored anew, because the metrics have changed."]
+    frame = load_run(tmp_path / "t").samples()
+    assert frame.attrs["metrics"] == ("strict", "yes")
+    assert frame["strict"].notna().all()
+    assert told(tmp_path / "t") == before
+
+
+def test_a_run_says_which_way_of_its_metrics_is_good(mapping: Mapping, tmp_path: Path) -> None:
+    go(mapping(metrics=["strict", "unparsed", "yes"]), tmp_path)
+    better = {"strict": "higher", "unparsed": "lower", "yes": "neither"}
+    assert load_run(tmp_path / "t").samples().attrs["better"] == better
+    told = (tmp_path / "t" / "run.json").read_text()
+    assert '"better": "lower"' in told
+    for word in ("higher", "lower", "neither"):  # as an older run left it
+        told = told.replace(f'"better": "{word}"', '"x": 0')
+    (tmp_path / "t" / "run.json").write_text(told)
+    assert load_run(tmp_path / "t").samples().attrs["better"] == better
+
+
+def test_a_metric_added_later_leaves_the_samples_that_it_would_have_made(mapping: Mapping, tmp_path: Path) -> None:
+    task = {**mapping()["task"], "queries": 12}
+    go(mapping(name="later", task=task, metrics=["yes", "unparsed"]), tmp_path)
+    go(mapping(name="later", task=task, metrics=["strict", "yes"]), tmp_path)
+    go(mapping(name="at-once", task=task, metrics=["strict", "yes"]), tmp_path)
+    later, at_once = (load_run(tmp_path / name).samples() for name in ("later", "at-once"))
+    assert at_once["vote"].notna().all()
+    assert later.to_dict("records") == at_once.to_dict("records")
+
+
+def test_a_metric_added_later_judges_the_vote_too(mapping: Mapping, tmp_path: Path) -> None:
+    go(mapping(metrics=["strict"], shots=3), tmp_path)
+    go(mapping(metrics=["strict", "lenient"], shots=3), tmp_path)
+    frame = load_run(tmp_path / "t").samples()
+    assert frame["vote:lenient"].notna().all()
+    assert (frame["vote"] == frame["vote:lenient"]).all()  # lenient is the score that is looked at
+    strict = mapping(metrics=["strict", "lenient"], shots=3, compare={"to": {"shots": 3}, "metric": "strict"})
+    go(strict, tmp_path)
+    frame = load_run(tmp_path / "t").samples()
+    assert (frame["vote"] == frame["vote:strict"]).all()
+    assert "vote" in frame.attrs["baselines"]
+    assert "vote:strict" not in frame.attrs["baselines"]
+
+
+def test_an_older_run_is_read_with_its_one_vote_and_brought_up_to_date(mapping: Mapping, tmp_path: Path) -> None:
+    go(mapping(shots=3), tmp_path)
+    new = load_run(tmp_path / "t").samples()
+    store = Store(tmp_path / "t")
+    (digest,) = (store.run() or {})["cells"]
+    old = [
+        {**sample, "baselines": {name: by["strict"] for name, by in sample["baselines"].items()}}
+        for sample in store.samples(digest)
+    ]
+    store.replace_samples(digest, old)
+    known = store.cell(digest) or {}
+    for node in known["metrics"].values():
+        del node["better"]
+    store.write_cell(digest, known)
+    frame = load_run(tmp_path / "t").samples()
+    assert frame["vote"].tolist() == new["vote:strict"].tolist()
+    assert not [column for column in frame if ":" in str(column)]
+    assert go(mapping(shots=3), tmp_path).computed == 0
+    assert load_run(tmp_path / "t").samples().to_dict("records") == new.to_dict("records")
+
+
+def test_a_smaller_config_is_told_as_such_without_computing(mapping: Mapping, tmp_path: Path) -> None:
+    go(mapping(grid={"shots": [0, 2]}), tmp_path)
+    outcome = go(mapping(shots=2, compare={"to": {"shots": 2}}), tmp_path)
+    assert outcome.computed == 0
+    assert set(load_run(tmp_path / "t").samples()["shots"]) == {2}
+    assert load_run(tmp_path / "t").info["config"]["compare"] == {"to": {"shots": 2}}
+
+
+def test_a_model_with_other_parameters_under_the_same_name_is_told_as_such(
+    mapping: Mapping, toy: str, tmp_path: Path
+) -> None:
+    go(mapping(model={"name": toy}), tmp_path)
+    with pytest.raises(StoreError, match=r"another config \(model ToyModel with other parameters or code\)"):
+        go(mapping(model={"name": toy, "salt": "x"}), tmp_path)
+
+
+def failed_of(cell: Path) -> list[str]:
+    return list(Store(cell.parents[1]).done(cell.name)[1].values())

@@ -1,0 +1,103 @@
+"""Cells that answer alike by construction, and what a comparison makes of them."""
+
+import pandas as pd
+import pytest
+
+from experiments.api import run
+from experiments.stats.compare import compare, verdicts
+from experiments.store.equivalent_cells import decided_by
+
+
+def cell(**changed):
+    """A cell.json as it was written."""
+    arm = {"strategy": {"name": "vcd", "alpha": 1}, "sampler": {"name": "greedy"}}
+    told = {"seed": 0, "task": {"name": "shapes"}, "model_digest": "m", "shots": 2, "retriever": {"name": "random"}}
+    told |= {"order": {"name": "reversed"}, "decoding": arm, "score": "generate", "max_new_tokens": 16}
+    return told | changed
+
+
+def arm(strategy, sampler="greedy", **more):
+    return {
+        "strategy": {"name": strategy} if isinstance(strategy, str) else strategy,
+        "sampler": {"name": sampler},
+        **more,
+    }
+
+
+def test_what_cannot_matter_to_a_cell_decides_nothing():
+    plain, other = decided_by(cell()), {"name": "random"}
+    assert decided_by(cell(labels={"decoding": "x"}, control=True)) == plain
+    assert decided_by(cell(order=other)) != plain
+    assert decided_by(cell(order=other, shots=1)) == decided_by(cell(shots=1)) != plain
+    assert decided_by(cell(order={"name": "mine.py:Mine"}, shots=1)) != decided_by(cell(shots=1))
+    twice = cell(decoding=arm("more_demonstrations"), shots=1)
+    assert decided_by(twice | {"order": other}) != decided_by(twice)  # it shows two
+    for changed in ({"seed": 1}, {"model_digest": "n"}, {"shots": 4}, {"max_new_tokens": 8}, {"score": "options"}):
+        assert decided_by(cell(**changed)) != plain
+
+
+def test_a_sampler_is_not_read_where_options_are_scored_and_their_norm_where_answers_are_written():
+    options = [cell(score="options", decoding=arm("vcd", sampler)) for sampler in ("greedy", "sampling")]
+    assert len({*map(decided_by, options)}) == 1
+    normed = [
+        cell(score=score, decoding=arm("vcd", **more))
+        for score in ("generate", "options")
+        for more in ({}, {"normalise": "bytes"})
+    ]
+    assert len({*map(decided_by, normed)}) == 3
+
+
+def test_a_decoding_that_is_greedy_anyway_is_decided_as_greedy():
+    assert decided_by(cell(decoding=arm({"name": "mask_only", "of": {"name": "vcd"}}))) == decided_by(
+        cell(decoding=arm("greedy"))
+    )
+    assert decided_by(cell(decoding=None)) == ""
+
+
+def frame(**arms):
+    """decoding -> (decided_by, scores)."""
+    rows = [
+        {"query": f"q{i}", "seed": 0, "group": None, "shots": 2, "decoding": name, "decided_by": decided, "lenient": v}
+        for name, (decided, scores) in arms.items()
+        for i, v in enumerate(scores)
+    ]
+    return pd.DataFrame(rows)
+
+
+LOW, HIGH = [0.0] * 12, [1.0] * 8 + [0.0] * 4
+
+
+def test_an_arm_that_is_its_reference_by_construction_is_not_tested_and_costs_no_power():
+    alone = compare(frame(greedy=("a", LOW), vcd=("b", HIGH)), {"decoding": "greedy"})
+    table = compare(
+        frame(greedy=("a", LOW), vcd=("b", HIGH), mask_only=("a", LOW), other=("a", LOW)), {"decoding": "greedy"}
+    ).set_index("decoding")
+    assert table.loc["vcd", ["p_corrected", "family"]].tolist() == alone[["p_corrected", "family"]].iloc[0].tolist()
+    assert table.loc["mask_only", "by_construction"]
+    assert table.loc[["mask_only", "other"], ["p", "p_corrected"]].isna().all(axis=None)
+    assert verdicts(table.assign(difference=0.1).loc[["mask_only"]]) == ["open"]
+
+
+def test_an_arm_that_happens_to_answer_alike_is_tested():
+    table = compare(frame(greedy=("a", LOW), vcd=("b", HIGH), cad=("c", LOW)), {"decoding": "greedy"})
+    assert table.set_index("decoding").loc["cad", ["p", "family"]].tolist() == [1, 2]
+
+
+def test_the_same_comparison_twice_counts_once():
+    arms = frame(greedy=("a", LOW), vcd=("b", HIGH), again=("b", HIGH), cad=("c", [1.0] * 6 + [0.0] * 6))
+    table = compare(arms, {"decoding": "greedy"}).set_index("decoding")
+    assert set(table["family"]) == {2}
+    assert table.loc["vcd", "p_corrected"] == table.loc["again", "p_corrected"] == pytest.approx(2 * 2 / 2**8)
+
+
+def test_a_run_tells_its_controls_under_greedy_decoding(tmp_path, mapping, capsys):
+    from experiments.cli.main import main
+
+    arms = ["greedy", "vcd", {"name": "mask_only", "of": "vcd"}, {"name": "temperature_matched", "of": "vcd"}]
+    config = mapping(name="x", model={"name": "hf", "path": "tiny"}, grid={"shots": [1], "decoding": arms})
+    found = run(config, runs=tmp_path, quiet=True)
+    assert found.samples().groupby("decoding")["decided_by"].first().nunique() == 2
+    assert main(["compare", str(tmp_path / "x"), "--to", "decoding=greedy"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("same by construction") == 3  # two rows, and a line that says what it means
+    assert "Holm" not in out  # one comparison is left

@@ -1,0 +1,283 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from experiments.api import run
+from experiments.results.loaded_run import load_run
+from experiments.results.view import view
+from experiments.store.store import Store, Writer, line_of, repair
+from icl.errors import StoreError
+from icl.types import Sample
+
+
+def sample(query: str, **more: object) -> Sample:
+    return Sample(cell="c", query=query, seed=0, **{"output": "a", **more})  # type: ignore[arg-type]
+
+
+def lines(store: Store) -> Path:
+    return store.cell_folder("c") / "0.jsonl"
+
+
+def write(store: Store, *samples: Sample) -> None:
+    with Writer(store) as writer:
+        for one in samples:
+            writer.append("c", [one])
+
+
+def test_a_sample_is_on_disk_when_append_returns(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    writer = Writer(store)
+    writer.append("c", [sample("q1")])
+    assert [line["query"] for line in store.samples("c")] == ["q1"]
+    writer.close()
+
+
+def test_a_line_keeps_everything_that_is_not_empty(tmp_path: Path) -> None:
+    one = sample("q1", scores={"strict": 0.0}, demos=(("d", 0.5, "x"),), gold=("é",), trace={"p": (0.1,)})
+    write(Store(tmp_path), one)
+    (told,) = Store(tmp_path).samples("c")
+    assert told == {
+        "cell": "c",
+        "query": "q1",
+        "seed": 0,
+        "gold": ["é"],
+        "demos": [["d", 0.5, "x"]],
+        "output": "a",
+        "scores": {"strict": 0.0},
+        "trace": {"p": [0.1]},
+    }
+
+
+@pytest.mark.parametrize("cut", range(1, 40, 3))
+def test_half_a_last_line_is_not_counted_and_is_cut_off_before_the_next(tmp_path: Path, cut: int) -> None:
+    store = Store(tmp_path)
+    write(store, sample("q1"), sample("q2"))
+    data = lines(store).read_bytes()
+    lines(store).write_bytes(data[:-cut])
+    finished, _ = store.done("c")
+    write(store, sample("q3"))
+    whole = cut == 1  # only the end of the line is missing: the sample itself is whole
+    assert finished == ({"q1", "q2"} if whole else {"q1"})
+    assert store.done("c")[0] == finished | {"q3"}
+    assert all(json.loads(line) for line in lines(store).read_text().splitlines())
+
+
+def test_a_query_counts_once_and_success_counts_over_failure(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, sample("q1", failed="broken", output=""), sample("q2"), sample("q1"), sample("q2", output="late"))
+    assert store.done("c") == ({"q1", "q2"}, {})
+    assert {line["query"]: line["output"] for line in store.samples("c")} == {"q1": "a", "q2": "a"}
+
+
+def test_a_failed_sample_is_told_with_its_reason(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, sample("q1", failed="broken", output=""))
+    assert store.done("c") == (set(), {"q1": "broken"})
+    write(store, sample("q1", failed="broken otherwise", output=""))
+    assert store.done("c") == (set(), {"q1": "broken otherwise"})
+    assert [line["failed"] for line in store.samples("c")] == ["broken otherwise"], "the reason that the run has told"
+
+
+def test_lines_of_several_workers_are_one_cell(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for worker, query in (("0", "q1"), ("b", "q2"), ("c", "q1")):
+        with Writer(store, worker) as writer:
+            writer.append("c", [sample(query)])
+    assert sorted(line["query"] for line in store.samples("c")) == ["q1", "q2"]
+
+
+def test_a_garbled_line_in_the_middle_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, sample("q1"), sample("q2"))
+    data = lines(store).read_bytes().splitlines(keepends=True)
+    lines(store).write_bytes(data[0] + b"\x00\x00\x00\n" + b"[1]\n" + data[1])
+    assert store.done("c")[0] == {"q1", "q2"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"query": "q9"}',
+        b'{"query": "q9", "cell": "c", "seed": "0"}',
+        b'{"query": "q9", "cell": "c", "seed": 0, "scores": 5}',
+        b'{"query": "q9", "cell": "c", "seed": 0, "scores": {"strict": "x"}}',
+        b"[" * 100_000,
+        b"\xff",
+    ],
+)
+def test_a_line_that_no_run_wrote_counts_for_nothing(tmp_path: Path, line: bytes) -> None:
+    store = Store(tmp_path)
+    write(store, sample("q1"))
+    lines(store).write_bytes(line + b"\n" + lines(store).read_bytes())
+    assert store.done("c")[0] == {"q1"}
+
+
+def test_a_line_of_another_cell_counts_for_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, sample("q1"))
+    with lines(store).open("ab") as file:
+        file.write(line_of(Sample(cell="other", query="q2", seed=0, output="b")))
+    assert store.done("c")[0] == {"q1"}
+    assert [line["query"] for line in store.samples("c")] == ["q1"]
+
+
+@pytest.mark.parametrize(
+    ("left", "kept"),
+    [
+        (b"", 0),  # an empty file
+        (b'{"cell": "c", "que', 0),  # the first line is the half one
+        (b'{"cell": "c", "query": "q8", "seed": 0}', 1),  # a whole sample that lacks the end of its line
+        (b"\x00" * 4096, 0),  # what some file systems leave after a power cut
+        ('{"cell": "c", "query": "é'.encode()[:-1], 0),  # half a letter
+        (b'{"cell": "c", "query": "q8", "seed": 0}\n\n{"ce', 1),
+    ],
+)
+def test_what_a_cut_left_is_gone_when_the_next_sample_is_written(tmp_path: Path, left: bytes, kept: int) -> None:
+    store = Store(tmp_path)
+    lines(store).parent.mkdir(parents=True)
+    lines(store).write_bytes(left)
+    assert len(list(store.samples("c"))) == kept
+    write(store, sample("q1"))
+    assert len(list(store.samples("c"))) == kept + 1
+    assert all(json.loads(line) for line in lines(store).read_text().splitlines() if line)
+    assert lines(store).read_bytes().endswith(line_of(sample("q1")))
+
+
+def test_another_workers_half_line_is_left_to_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, sample("q1"))
+    other = store.cell_folder("c") / "b.jsonl"
+    other.write_bytes(b'{"cell": "c", "que')
+    write(store, sample("q2"))
+    assert other.read_bytes() == b'{"cell": "c", "que'
+    assert store.done("c")[0] == {"q1", "q2"}
+
+
+@pytest.mark.parametrize("query", ["a\nb", "\u2028", "\x1e", '"', "\\"])
+def test_a_sample_is_one_line_whatever_is_in_it(tmp_path: Path, query: str) -> None:
+    store = Store(tmp_path)
+    write(store, sample(query, output=query), sample("q2"))
+    assert lines(store).read_bytes().count(b"\n") == 2
+    assert store.done("c")[0] == {query, "q2"}
+
+
+def test_half_of_a_surrogate_pair_in_an_answer_loses_no_sample(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, Sample(cell="c", query="q1", seed=0, output="a\ud800b"))
+    assert [line["output"] for line in store.samples("c")] == ["a?b"]
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    lines(store).mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"0\.jsonl cannot be read: Is a directory\."):
+        store.done("c")
+
+
+def test_more_cells_than_open_files_are_written(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with Writer(store) as writer:
+        for turn in range(2):
+            for i in range(200):
+                writer.append(f"c{i}", [Sample(cell=f"c{i}", query=f"q{turn}", seed=0)])
+    assert all(len(store.done(f"c{i}")[0]) == 2 for i in range(200))
+
+
+def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    store = Store(tmp_path)
+    store.cell_folder("c").mkdir(parents=True)
+    lines(store).symlink_to(full)
+    with pytest.raises(StoreError, match=r"cannot be written: No space left on device. What is finished is kept; make"):
+        write(store, sample("q1"))
+
+
+def test_a_damaged_run_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(StoreError, match=r"run.json is damaged .* Remove it to start this part again."):
+        Store(tmp_path).run()
+
+
+def test_samples_written_anew_replace_those_of_every_worker(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for worker in ("0", "1"):
+        with Writer(store, worker) as writer:
+            writer.append("c", [sample(f"q{worker}")])
+    anew = [{**line, "output": "é"} for line in store.samples("c")]
+    store.replace_samples("c", anew)
+    assert list(store.samples("c")) == anew
+    assert [path.name for path in store.cell_folder("c").iterdir()] == ["0.jsonl"]
+
+
+def test_there_is_nothing_to_repair_in_no_file_and_an_empty_one(tmp_path: Path) -> None:
+    assert not repair(tmp_path / "none.jsonl")
+    (tmp_path / "empty.jsonl").touch()
+    assert not repair(tmp_path / "empty.jsonl")
+
+
+def test_repair_leaves_a_whole_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"query": "a"}\n')
+    assert not repair(path)
+    assert path.read_bytes() == b'{"query": "a"}\n'
+
+
+def test_json_is_replaced_in_one_step_and_leaves_no_part_behind(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_run({"name": "a"})
+    store.write_run({"name": "b"})
+    assert store.run() == {"name": "b"}
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+DAMAGES = {
+    "cut": lambda line: line[: len(line) // 2],
+    "nothing": lambda line: "\x00\x01",
+    "score": lambda line: json.dumps({**json.loads(line), "scores": {"lenient": 5}}),
+    "nan": lambda line: json.dumps({**json.loads(line), "scores": {"lenient": float("nan")}}),
+    "demos": lambda line: json.dumps({**json.loads(line), "demos": 5}),
+    "demo": lambda line: json.dumps({**json.loads(line), "demos": [["p-0000"]]}),
+    "usage": lambda line: json.dumps({**json.loads(line), "usage": []}),
+    "seed": lambda line: json.dumps({**json.loads(line), "seed": 7}),
+    "cell": lambda line: json.dumps({**json.loads(line), "cell": "0" * 16}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_line_that_somebody_damaged_is_passed_over_told_of_and_computed_anew(
+    mapping: Any, tmp_path: Path, damage: str, capsys: Any
+) -> None:
+    config = mapping(grid={"shots": [0, 2]})
+    before = run(config, runs=tmp_path, quiet=True).samples()
+    path = next(tmp_path.glob("t/cells/*/0.jsonl"))
+    lines = path.read_text().splitlines()
+    lines[2] = DAMAGES[damage](lines[2])
+    path.write_text("".join(f"{line}\n" for line in lines))
+    view(load_run(tmp_path / "t"))  # reads as if it were not there
+    assert len(load_run(tmp_path / "t").samples()) == len(before) - 1
+    again = run(config, runs=tmp_path)
+    told = capsys.readouterr().err.replace("\n", "")
+    assert f"line 3 of {path} is no whole sample of its cell" in told
+    keys = ["cell", "seed", "query"]
+    pd.testing.assert_frame_equal(
+        *(
+            frame.sort_values(keys).reset_index(drop=True)[[*keys, "output", "lenient"]]
+            for frame in (before, again.samples())
+        )
+    )
+
+
+def test_of_two_lines_of_one_query_the_first_that_has_an_answer_counts(mapping: Any, tmp_path: Path) -> None:
+    before = run(mapping(), runs=tmp_path, quiet=True).samples()
+    path = next(tmp_path.glob("t/cells/*/0.jsonl"))
+    first = json.loads(path.read_text().splitlines()[0])
+    with path.open("a") as file:
+        file.write(
+            json.dumps({**first, "output": "another", "scores": {"lenient": 1 - first["scores"]["lenient"]}}) + "\n"
+        )
+    pd.testing.assert_frame_equal(load_run(tmp_path / "t").samples(), before)

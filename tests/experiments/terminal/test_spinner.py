@@ -1,0 +1,87 @@
+"""What is shown while a plan is made: a line that goes away on a terminal, a line now and then in a log."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.cli.main import main
+from experiments.config.config import load
+from experiments.grid.grid import expand
+from experiments.planning.plan import plan
+from experiments.terminal import spinner as module
+from experiments.terminal.spinner import waiting
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_terminal_shows_one_line_that_is_gone_at_the_end(clock: list[float]) -> None:
+    out = Screen()
+    with waiting(out) as tell:
+        tell("reading", 0, 0)
+        for i in range(100):
+            clock[0] += 0.05
+            tell("counting", i, 100)
+    shown = out.getvalue().split("\r\x1b[K")
+    assert shown[:2] == ["", "reading      …"]
+    assert shown[-1] == ""
+    assert 30 <= len(shown) <= 55
+    assert shown[-2].startswith("counting     ━━━━━━━━━━━━━━━━━━━━━━━")
+    assert all(len(line) < 80 for line in shown)
+
+
+def test_the_line_is_gone_after_an_error_too() -> None:
+    def broken(out: Screen) -> None:
+        with waiting(out) as tell:
+            tell("reading", 0, 0)
+            raise ValueError("x")
+
+    out = Screen()
+    with pytest.raises(ValueError, match="x"):
+        broken(out)
+    assert out.getvalue().endswith("\r\x1b[K")
+
+
+def test_a_log_has_a_line_now_and_then(clock: list[float]) -> None:
+    out = io.StringIO()
+    with waiting(out) as tell:
+        for i in range(40):
+            clock[0] += 1
+            tell("counting", i, 40)
+    assert out.getvalue().splitlines() == ["counting     14/40", "counting     29/40"]
+
+
+def test_a_plan_tells_how_far_it_is(mapping: Callable[..., dict[str, Any]], shapes: str) -> None:
+    tasks = [{"name": shapes, "queries": 5}, {"name": shapes, "queries": 5, "salt": "x"}]
+    node = {key: value for key, value in mapping().items() if key not in ("shots", "task")}
+    told: list[tuple[str, int, int]] = []
+    plan(expand(load({**node, "grid": {"task": tasks, "shots": [0, 1, 2]}})), 0, lambda *all_: told.append(all_))
+    assert told == [("counting", i, 30) for i in range(30)]
+
+
+def test_a_short_plan_says_nothing_beside_itself_where_there_is_no_terminal(
+    yaml_file: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", str(yaml_file("task: SHAPES\nmodel: fake-copy\n"))]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_done_next_is_told_at_once(clock: list[float]) -> None:
+    out = Screen()
+    with waiting(out) as tell:
+        tell("starting", 0, 0)
+        tell("reading", 0, 0)
+        tell("reading", 1, 9)
+    assert [part.split()[0] for part in out.getvalue().split("\r\x1b[K") if part] == ["starting", "reading"]

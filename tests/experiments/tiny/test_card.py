@@ -1,0 +1,82 @@
+"""What the card computes: intervals, goals, the median seed, mentions in captions, the first connector."""
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.tiny.captions import mentioned
+from experiments.tiny.card import card
+from experiments.tiny.code import fact_code, fact_targets
+from experiments.tiny.evaluate import Figures
+from experiments.tiny.goals import goals, median_seed
+from experiments.tiny.pool import COLUMN, make_pool
+from experiments.tiny.precision import Agreement
+from experiments.tiny.wilson import shown, wilson
+
+
+def figures(share: float) -> Figures:
+    """Figures of the card's form, every cell with the same share of 200."""
+    counts = (round(200 * share), 200)
+    shots = dict.fromkeys(("0", "1", "2", "4", "8", "16"), counts)
+    by = {f"{kind}, {how}": shots for kind in ("texture", "size", "count") for how in ("named", "not named")}
+    labels = ("scenes of seen concepts", "scenes with a held-out concept")
+    told = {f"{what}, {label}": {"": counts} for what in ("CHAIR_I", "8 to 20 words") for label in labels}
+    return {
+        "binding": {"2-way": shots, "4-way": shots, "8-way": shots},
+        "binding by attribute": by,
+        "rule in the demonstrations": {"operators": shots, "attribute": shots},
+        "questions": {"size": shots},
+        "existence": {"random": shots},
+        "captions": told,
+    }
+
+
+def test_wilson_gives_known_intervals() -> None:
+    low, high = wilson(8, 10)
+    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
+    assert wilson(0, 10)[0] == 0
+    assert wilson(10, 10)[1] == pytest.approx(1)
+    assert shown((8, 10)) == ".800 (.490-.943)"
+    assert shown((0, 0)) == "-"
+    with pytest.raises(ValueError, match="at least one trial"):
+        wilson(0, 0)
+
+
+def test_goals_are_met_and_missed_by_the_figures() -> None:
+    good = {goal.name: goal for goal in goals(figures(0.99))}
+    assert good["binding 8-way, 8 shots"].met
+    assert good["operators, 4 shots"].met
+    leaks = next(goal for name, goal in good.items() if name.startswith("operators, 0 shots"))
+    assert not leaks.met  # right without a demonstration: something leaks
+    assert not good["CHAIR_I, scenes of seen concepts"].met
+    assert not {goal.name: goal for goal in goals(figures(0.9))}["binding 4-way, 8 shots"].met
+
+
+def test_the_median_seed_is_the_middle_one() -> None:
+    assert median_seed({0: figures(0.9), 1: figures(0.99), 2: figures(0.95)}) == 2
+
+
+def test_the_card_shows_every_cell_and_says_missed() -> None:
+    stored = {0: figures(0.9), 1: figures(0.99), 2: figures(0.95)}
+    text = card(figures(0.95), stored, {"float32": Agreement(10, 10, 1e-5)}, 2)
+    assert "missed" in text
+    assert "| seed 1 |" in text
+    assert ".950 (.910-.973)" in text
+    assert "{" not in text
+
+
+def test_mentions_are_colour_and_shape_pairs() -> None:
+    text = "there are two red circles, one blue cross and two teal arches in the picture"
+    assert mentioned(text) == [("red", "circle"), ("blue", "cross"), ("teal", "arch")]
+    assert mentioned("a red picture of circles") == []
+
+
+def test_the_first_connector_gives_facts_their_own_coordinates() -> None:
+    pool = make_pool(1, 1200)
+    targets, strengths = fact_targets(pool.facts)
+    mixing = torch.randn(targets.shape[1], 240, generator=torch.Generator().manual_seed(0))
+    tokens = torch.from_numpy(targets) @ mixing
+    found = (tokens @ fact_code(tokens, pool.facts).T).numpy()
+    red = pool.facts[:, COLUMN["colour"]] == 0
+    assert np.corrcoef(found[:, 0], red)[0, 1] > 0.95
+    assert np.sqrt((found**2).mean(0))[: len(strengths)] == pytest.approx(strengths, rel=1e-3)

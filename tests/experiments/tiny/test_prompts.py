@@ -1,0 +1,86 @@
+"""Training reads the token ids that the shipped processor gives, and the tokenizer knows every word of the tasks."""
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.tiny.__main__ import CHECKPOINTS
+from experiments.tiny.index import Index
+from experiments.tiny.layout import Batch, Layout, Turn
+from experiments.tiny.lessons import bind, copy, describe, operator
+from experiments.tiny.pool import Pool, make_pool
+from experiments.tiny.runner import messages
+from experiments.tiny.vocabulary import ID, UNK, encode, text_of, wording_words
+
+
+@pytest.fixture(scope="module")
+def processor() -> Any:
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(CHECKPOINTS / "vlm")
+
+
+@pytest.fixture(scope="module")
+def pool() -> Pool:
+    return make_pool(4, 800)
+
+
+def sequences(pool: Pool) -> list[list[Turn]]:
+    index, rng = Index(pool), np.random.default_rng(1)
+    return [
+        bind(rng, index, 2, 4, hint=True, kind="size"),
+        operator(rng, index, 3),
+        describe(rng, index, 2),
+        copy(rng, 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("chat", "text_first", "instruction"), list(product((True, False), (True, False), ("none", "short", "long")))
+)
+def test_training_ids_equal_the_processors(
+    processor: Any, pool: Pool, chat: bool, text_first: bool, instruction: str
+) -> None:
+    layout = Layout(chat, text_first, instruction)
+    for turns in sequences(pool):
+        batch = Batch([turns], layout)
+        pictures = [Image.fromarray(pool.pictures[t.picture]) for t in turns if t.picture >= 0]
+        prompt = processor.apply_chat_template(messages(turns, layout), add_generation_prompt=True)
+        inputs = processor(text=[prompt], images=[pictures] if pictures else None, return_tensors="np")
+        assert np.asarray(inputs["input_ids"])[0].tolist() == batch.tokens[0][: batch.slots[0] + 1].tolist()
+
+
+def test_prompts_without_pictures_have_the_same_ids(processor: Any, pool: Pool) -> None:
+    layout = Layout(pictures=False)
+    for turns in sequences(pool):
+        prompt = processor.apply_chat_template(messages(turns, layout), add_generation_prompt=True)
+        ids = processor(text=[prompt], return_tensors="np")["input_ids"]
+        batch = Batch([turns], layout)
+        assert np.asarray(ids)[0].tolist() == batch.tokens[0][: batch.slots[0] + 1].tolist()
+
+
+def test_the_interleaved_prompt_reads_as_composers_write_it(processor: Any) -> None:
+    turns = [Turn(0, encode("name?"), encode("dax")), Turn(1, encode("name?"), encode("wug"))]
+    prompt = processor.apply_chat_template(messages(turns, Layout(chat=False)), add_generation_prompt=True)
+    assert prompt == "<q><image>Question: name ?\nAnswer: dax\n\n<image>Question: name ?\nAnswer:<a>"
+
+
+def test_every_word_of_the_wording_is_one_token(processor: Any) -> None:
+    for word in wording_words():
+        assert processor.tokenizer(word, add_special_tokens=False)["input_ids"] == [ID[word]] == list(encode(word))
+        assert processor.tokenizer.decode([ID[word]]) == word
+
+
+@pytest.mark.parametrize("text", ["a Qwertz zebra-42!", "Describe the picture.\n\nfoo", "x1 ##y (z)"])
+def test_any_text_has_ids(processor: Any, text: str) -> None:
+    ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert ids == list(encode(text))
+    assert text_of(encode("describe foo")) == "describe f ##o ##o"
+
+
+def test_unknown_characters_are_unknown_and_nothing_else(processor: Any) -> None:
+    assert encode("a ü b") == (ID["a"], UNK, ID["b"])
+    assert processor.tokenizer.padding_side == "left"

@@ -1,0 +1,103 @@
+"""What early layers say in a session is what a whole forward of each prompt alone says there."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_models import conversations, prompts
+from torch import Tensor
+
+from icl.errors import ModelError
+from icl.models.hf.early_exit import Exits
+from icl.models.hf.model import HF
+from icl.types import Prompt
+
+ModelOf = Callable[[str], HF]
+every = pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3", "qwen3_5"])
+CLOSE = 5e-5
+WORDS = [65, 66, 67]
+
+
+def alone(hf: HF, prompt: Prompt, words: Sequence[int] = ()) -> Tensor:
+    """[early layers, V]: the layers of the even numbers through the output layer, without a session."""
+    inputs = dict(
+        hf.checkpoint.processor.apply_chat_template(
+            conversations([prompt]), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+    )
+    for key, value in inputs.items():
+        if key in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"):
+            more = {
+                "input_ids": torch.tensor([list(words)], dtype=value.dtype),
+                "attention_mask": value.new_ones(1, len(words)),
+            }
+            inputs[key] = torch.cat([value, more.get(key, value.new_zeros(1, len(words)))], 1)
+    model = hf.engine.runner.model
+    with torch.inference_mode():
+        states = model(**inputs, output_hidden_states=True).hidden_states
+        tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        return torch.stack([model.get_output_embeddings()(h[0, -1]) for h in states[2 if tied else 0 : -1 : 2]])
+
+
+def same(found: Tensor, wanted: Sequence[Tensor]) -> None:
+    """found: [layers, R, V]."""
+    torch.testing.assert_close(found, torch.stack(list(wanted), 1), rtol=0, atol=CLOSE)
+
+
+@every
+def test_early_layers_speak_as_they_do_alone(name: str, model_of: ModelOf) -> None:
+    hf, batch = model_of(name), prompts()
+    rows = hf.open(batch, exits=True)
+    plain = hf.open(batch)
+    torch.testing.assert_close(rows.logits, plain.logits, rtol=0, atol=CLOSE)
+    same(rows.exits, [alone(hf, prompt) for prompt in batch])
+    rows.advance(torch.tensor([WORDS[0]] * len(batch)))
+    chosen = rows.take(torch.tensor([3, 0]))
+    chosen.extend([WORDS[1:2], WORDS[1:]])
+    same(rows.exits, [alone(hf, prompt, WORDS[:1]) for prompt in batch])
+    same(chosen.exits, [alone(hf, batch[3], WORDS[:2]), alone(hf, batch[0], WORDS)])
+    both = rows.join(hf.open(batch[:1], exits=True))
+    same(both.exits[:, -1:], [alone(hf, batch[0])])
+
+
+@every
+def test_options_are_read_by_early_layers_too(name: str, model_of: ModelOf) -> None:
+    hf, batch = model_of(name), prompts()[:2]
+    rows = hf.open(batch, exits=True)
+    found = rows.suffix_exits([[WORDS, WORDS[:1]], [WORDS[:2]]])
+    for prompt, of_row, suffixes in zip(batch, found, [[WORDS, WORDS[:1]], [WORDS[:2]]], strict=True):
+        for told, suffix in zip(of_row, suffixes, strict=True):
+            wanted = [alone(hf, prompt, suffix[:i]).log_softmax(-1) for i in range(len(suffix))]
+            same(told, wanted)
+    for told, plain in zip(
+        rows.suffix_logprobs([[WORDS], []]), hf.open(batch).suffix_logprobs([[WORDS], []]), strict=True
+    ):
+        for a, b in zip(told, plain, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=CLOSE)
+
+
+def test_beginnings_that_are_shared_change_nothing(model_of: ModelOf) -> None:
+    hf = model_of("llava")
+    long = prompts()[2]
+    asked = [
+        replace(long, turns=(*long.turns[:-1], replace(long.turns[-1], parts=(*long.turns[-1].parts[:-1], part))))
+        for part in [replace(long.turns[-1].parts[-1], content=text) for text in ("what?", "how?", "which one is it?")]
+    ]
+    before = hf.counters()["prefill_tokens"]
+    rows = hf.open(asked, exits=True)
+    assert hf.counters()["prefill_tokens"] - before < sum(map(hf.count_tokens, asked))
+    same(rows.exits, [alone(hf, prompt) for prompt in asked])
+
+
+def test_a_session_without_them_says_how_to_have_them(model_of: ModelOf) -> None:
+    with pytest.raises(ModelError, match="exits=True"):
+        _ = model_of("llava").open(prompts()[:1]).exits
+
+
+def test_an_output_layer_that_does_more_is_refused(model_of: ModelOf) -> None:
+    model = model_of("llava").engine.runner.model
+    states = [torch.randn(1, 2, model.get_output_embeddings().weight.shape[1]) for _ in range(4)]
+    capped = torch.tanh(model.get_output_embeddings()(states[-1]))
+    with pytest.raises(ModelError, match="does more than its matrix"):
+        Exits(model).beside(capped, states)

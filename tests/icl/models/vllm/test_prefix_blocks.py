@@ -1,0 +1,32 @@
+"""How much the prefix cache has of some prompts is known before they are asked, to the token."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import checkpoints
+import groups
+
+from decoding.arms.arm import parse_arm
+from decoding.engine.requests import Job
+from experiments.planning.prefix_sharing import Beginnings
+
+
+@pytest.mark.parametrize("architecture", ["llava", "qwen2_5_vl"])
+def test_the_cache_has_what_the_plan_says(architecture: str, tmp_path: Path) -> None:
+    tiny = checkpoints.tiny_models()
+    model = groups.tiny_engine(checkpoints.saved(architecture, tmp_path))
+    prompts = [tiny.prompt([1, 2, 3, 4 + i % 3], f"question {i % 5}?", f"q{i}") for i in range(12)]
+    prompts += [tiny.prompt([2, 1, 3], "question 0?", "other")]  # other pictures behind the same words
+    planned = Beginnings()
+    distinct = {prompt.digest: prompt for prompt in prompts}.values()
+    for place, prompt in enumerate(distinct):
+        planned.see(model, prompt, model.count_tokens(prompt), 1, place)
+    groups.run_jobs(model, [Job(p, parse_arm("greedy"), max_new_tokens=1) for p in distinct], trace=False)
+    counts = model.counters()
+    model.unload()
+    told = planned.scaled(1, 1)
+    assert (counts["prompt_tokens"], counts["cached_tokens"]) == (told.asked, told.found)
+    assert told.found > 0.4 * told.asked

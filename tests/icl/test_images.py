@@ -1,0 +1,238 @@
+"""Tests of pictures: digests, laziness, edits, and what cannot be read."""
+
+import io
+import pickle
+import random
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from icl import images as pictures
+from icl.edits import Blank, DiffusionNoise, Edit, diffusion_scales
+from icl.errors import PictureError
+from icl.images import Picture
+from icl.streams import StreamKey
+
+
+def noise(seed: int = 0, size: tuple[int, int] = (12, 9)) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **more) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **more)
+    return buffer.getvalue()
+
+
+def test_equal_pixels_are_one_picture_whatever_they_are_stored_in(tmp_path):
+    image = noise()
+    image.save(tmp_path / "a.png")
+    image.save(tmp_path / "b.bmp")
+    same = [
+        Picture.from_path(tmp_path / "a.png"),
+        Picture.from_path(tmp_path / "b.bmp"),
+        Picture.from_bytes(encoded(image, "TIFF")),
+        Picture.from_image(image.convert("RGBA")),
+        Picture.from_source(lambda: image, "thunk"),
+    ]
+    assert len({p.digest for p in same}) == 1
+    assert same[0] == same[4]
+    assert Picture.from_image(noise(1)) != same[0]
+
+
+def test_the_shape_is_part_of_the_digest():
+    flat = Image.new("RGB", (4, 9), "red")
+    assert Picture.from_image(flat).digest != Picture.from_image(Image.new("RGB", (9, 4), "red")).digest
+
+
+def test_a_picture_is_opened_when_it_is_looked_at_and_decoded_once():
+    calls = []
+    picture = Picture.from_source(lambda: calls.append(1) or noise(), "counted")
+    repr(picture)
+    edited = picture.edit(Blank())
+    assert calls == []
+    assert edited.open().size == picture.open().size == (12, 9)
+    assert edited.digest != picture.digest
+    assert calls == [1]
+
+
+def test_decoded_pictures_are_bounded_in_bytes():
+    keep = pictures._Decoded(limit=3 * 12 * 9 * 3)
+    some = [Picture.from_image(noise(i)) for i in range(5)]
+    for picture in some:
+        keep.get(picture)
+    assert len(keep.images) == 3
+    assert keep.images.used == 3 * 12 * 9 * 3
+    assert list(keep.images.items) == [p.load for p in some[2:]]
+    keep.get(some[2])
+    keep.get(some[0])
+    assert some[2].load in keep.images.items
+
+
+def test_a_loader_may_be_any_callable():
+    @dataclass
+    class Loader:
+        level: int
+
+        def __call__(self):
+            return Image.new("RGB", (2, 2), (self.level,) * 3)
+
+    assert Picture.from_source(Loader(3), "mine").open().getpixel((0, 0)) == (3, 3, 3)
+
+
+def test_edits_have_their_own_digest_and_are_ordered():
+    picture = Picture.from_image(noise())
+    one, two = Blank(1, 2, 3), Blank(4, 5, 6)
+    digests = {
+        p.digest
+        for p in (picture, picture.edit(one), picture.edit(two), picture.edit(one, two), picture.edit(two, one))
+    }
+    assert len(digests) == 5
+    assert picture.edit(one).edit(two).digest == picture.edit(one, two).digest
+    assert picture.edit(one).source_digest == picture.source_digest
+
+
+def test_an_edit_acts_on_the_picture_and_leaves_the_original():
+    picture = Picture.from_image(noise())
+    assert np.asarray(picture.edit(Blank(1, 2, 3)).open()).reshape(-1, 3).tolist() == [[1, 2, 3]] * 108
+    assert np.array_equal(np.asarray(picture.open()), np.asarray(noise()))
+
+
+def test_edits_of_processed_pixels_stand_apart():
+    noisy = DiffusionNoise(500)
+    picture = Picture.from_image(noise()).edit(Blank(), noisy)
+    assert picture.pixel_edits == (noisy,)
+
+
+def test_noise_is_fixed_by_seed_query_and_place():
+    import torch
+
+    def noised(key, place):
+        return DiffusionNoise(500).bind(key, place).on_pixels(torch.zeros(3, 8, 8))
+
+    first = noised(StreamKey(0, "q"), "query.picture[0]")
+    assert torch.equal(first, noised(StreamKey(0, "q"), "query.picture[0]"))
+    for other in (
+        (StreamKey(1, "q"), "query.picture[0]"),
+        (StreamKey(0, "r"), "query.picture[0]"),
+        (StreamKey(0, "q"), "x"),
+    ):
+        assert not torch.equal(first, noised(*other))
+
+
+@pytest.mark.parametrize(
+    ("step", "keep", "spread"), [(500, 0.863, 0.505), (700, 0.593, 0.805), (900, 0.365, 0.931), (999, 0.285, 0.959)]
+)
+def test_diffusion_noise_has_the_released_scales(step, keep, spread):
+    assert diffusion_scales(step) == pytest.approx((keep, spread), abs=1e-3)
+
+
+def test_the_base_edit_changes_nothing():
+    import torch
+
+    image, pixels = noise(), torch.ones(2)
+    assert Edit().on_picture(image) is image
+    assert Edit().on_pixels(pixels) is pixels
+
+
+def test_transparent_pixels_lie_on_white():
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    image.putpixel((1, 0), (255, 0, 0, 255))
+    for data in (encoded(image), encoded(image.convert("P"), "GIF", transparency=0)):
+        assert Picture.from_bytes(data).open().mode == "RGB"
+    assert [Picture.from_bytes(encoded(image)).open().getpixel((x, 0)) for x in (0, 1)] == [
+        (255, 255, 255),
+        (255, 0, 0),
+    ]
+
+
+def test_a_turned_photograph_stands_upright():
+    image = Image.new("RGB", (8, 4), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert Picture.from_bytes(encoded(image, "JPEG", exif=exif)).open().size == (4, 8)
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped():
+    deep = Image.fromarray((np.arange(16, dtype=np.uint16) * 4369).reshape(4, 4))
+    shown = np.asarray(Picture.from_bytes(encoded(deep)).open())[..., 0].reshape(-1)
+    assert shown.tolist() == pytest.approx(np.arange(16) * 17, abs=1)
+
+
+def test_floating_point_pixels_are_refused():
+    with pytest.raises(PictureError, match="picture memory has pixels of unknown range"):
+        Picture.from_image(Image.new("F", (2, 2))).open()
+
+
+def test_what_cannot_be_read_is_a_picture_error_that_names_it(tmp_path):
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "cut.png").write_bytes(encoded(noise(size=(80, 80)))[:200])
+    for name, says in (
+        ("no.png", "does not exist"),
+        ("text.png", "not an image"),
+        ("cut.png", "cannot be read"),
+        (".", "cannot be read"),
+    ):
+        with pytest.raises(PictureError, match=says) as error:
+            _ = Picture.from_path(tmp_path / name).digest
+        assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_damaged_bytes_never_raise_anything_else(kind):
+    rng, whole = random.Random(0), encoded(noise(size=(40, 30)), kind)
+    for _ in range(60):
+        data = bytearray(whole[: rng.randrange(1, len(whole))] if rng.random() < 0.4 else whole)
+        for _ in range(rng.choice((1, 4, 16))):
+            data[rng.randrange(min(len(data), 80))] = rng.randrange(256)
+        with suppress(PictureError):
+            _ = Picture.from_bytes(bytes(data)).digest
+
+
+def test_a_gigantic_picture_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 100)
+    with pytest.raises(PictureError, match=r"12 x 9 pixels, more than the limit of 100\. Make it smaller"):
+        Picture.from_image(noise(), "scan.tif").open()
+
+
+def test_pictures_travel_to_other_processes(tmp_path):
+    noise().save(tmp_path / "a.png")
+    for picture in (Picture.from_path(tmp_path / "a.png").edit(Blank()), Picture.from_bytes(encoded(noise()))):
+        again = pickle.loads(pickle.dumps(picture))  # noqa: S301
+        assert again.digest == picture.digest
+
+
+def test_pictures_without_a_name_are_told_apart_by_their_pixels():
+    named, other = Picture.from_image(noise(), "a"), Picture.from_image(noise(1))
+    assert named.identity == "a"
+    assert other.identity == other.source_digest != Picture.from_image(noise(2)).identity
+
+
+def test_a_notebook_shows_the_edited_picture():
+    shown = Picture.from_image(noise()).edit(Blank(9, 9, 9))._repr_png_()
+    assert Image.open(io.BytesIO(shown)).getpixel((0, 0)) == (9, 9, 9)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, NotImplementedError, EOFError, IndexError, OverflowError, struct.error])
+def test_whatever_a_decoder_trips_over_is_one_unreadable_picture(kind):
+    def load():
+        raise kind("Failed to decode image")
+
+    with pytest.raises(PictureError, match=r"picture a\.avif cannot be read: Failed to decode image"):
+        Picture.from_source(load, "a.avif").open()
+
+
+def test_a_pictures_size_is_read_from_its_head():
+    file = io.BytesIO()
+    Image.new("1", (30_000, 2_000)).save(file, "PNG")
+    cut = Picture.from_bytes(file.getvalue()[:200], "cut")
+    assert cut.size == (30_000, 2_000)
+    with pytest.raises(PictureError, match="picture cut "):
+        cut.open()
+    with pytest.raises(PictureError, match="picture nothing is not an image"):
+        _ = Picture.from_bytes(b"", "nothing").size

@@ -1,0 +1,35 @@
+"""Bars of the libraries below are kept out of the output, except where something takes long and somebody watches."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from icl.quiet_progress import no_data_bars
+from icl.tasks.source import open_source
+
+
+def test_no_bar_of_datasets_is_in_the_output(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    text = json.dumps({"question": "what?", "image": "x.png", "answer": "a"})
+    (tmp_path / "a.jsonl").write_text(f"{text}\n" * 20)
+    assert open_source(str(tmp_path / "a.jsonl"), None, "test").columns == ["question", "image", "answer"]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("quick", "terminal", "shown"), [(True, True, False), (False, True, True), (False, False, False)]
+)
+def test_what_takes_long_keeps_its_bar_where_somebody_watches(
+    monkeypatch: pytest.MonkeyPatch, quick: bool, terminal: bool, shown: bool
+) -> None:
+    import datasets
+
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    for before in (False, True):
+        (datasets.enable_progress_bars if before else datasets.disable_progress_bars)()
+        with no_data_bars(quick):
+            assert datasets.are_progress_bars_disabled() == (not (shown and before))
+        assert datasets.are_progress_bars_disabled() == (not before)

@@ -1,0 +1,75 @@
+"""Answers under other names, and the gold that a query is scored by."""
+
+from icl.types import Context, Demo, Example
+from prompts.label_renaming import (
+    answers_of,
+    before_and_after,
+    called,
+    composed,
+    rivals,
+    rivals_of,
+    scored_by,
+    shown_as,
+)
+
+QUERY = Example("q", (), "?", ("Red", "crimson"), ("red", "blue"), label="red")
+SYMBOLS = {"red": "dax", "blue": "wug"}
+
+
+def _context(**changes: object) -> Context:
+    demos = tuple(Demo(Example(f"e{i}", (), "?", (word,)), 0.5, i) for i, word in enumerate(("blue", "green", "Blue.")))
+    return Context(QUERY.query, demos[::-1], **changes)  # type: ignore[arg-type]
+
+
+def test_options_come_before_what_is_shown_and_each_answer_once() -> None:
+    assert answers_of(_context()) == ("red", "blue", "green")
+
+
+def test_an_answer_is_known_by_its_plain_form() -> None:
+    assert called("Red.", SYMBOLS) == "dax"
+    assert called("green", SYMBOLS) == "green"
+
+
+def test_symbols_are_scored_by_the_symbol_and_flips_by_the_task() -> None:
+    symbols = _context(renamed=SYMBOLS, rescored=True)
+    scored = scored_by(QUERY, symbols)
+    assert (scored.answers, scored.options, scored.label) == (("dax", "crimson"), ("dax", "wug"), "dax")
+    assert before_and_after(scored, symbols) == ("red", "dax")
+    flipped = _context(renamed={"red": "blue", "blue": "red"})
+    assert scored_by(QUERY, flipped) is QUERY
+    assert before_and_after(QUERY, flipped) == ("Red", "blue")
+
+
+def test_a_map_that_leaves_the_right_answer_alone_says_nothing() -> None:
+    assert before_and_after(QUERY, _context(renamed={"blue": "green"})) == ()
+    assert before_and_after(QUERY, _context()) == ()
+
+
+def test_a_second_map_goes_on_from_the_first() -> None:
+    assert composed({"red": "blue", "blue": "red"}, SYMBOLS) == {"red": "wug", "blue": "dax"}
+    assert composed({}, SYMBOLS) == SYMBOLS
+
+
+def test_the_label_goes_along_only_where_there_is_one() -> None:
+    bare = Demo(Example("e", (), "?", ("red", "crimson")))
+    assert shown_as(bare, "dax").example.answers == ("dax",)
+    assert shown_as(bare, "dax").example.label is None
+
+
+def test_rivals_are_what_answers_one_question() -> None:
+    def demo(rank: int, answer: str, *options: str) -> Demo:
+        return Demo(Example(f"e{rank}", (), "?", (answer,), options), 0.5, rank)
+
+    query = Example("q", (), "?", ("no",), ("yes", "no")).query
+    demos = (
+        demo(3, "2"),
+        demo(2, "red", "red", "blue"),
+        demo(1, "five"),
+        demo(0, "No.", "no", "yes"),
+        demo(4, "tan", "blue"),
+    )
+    groups = rivals_of(Context(query, demos))
+    assert groups == [("yes", "no"), ("red", "blue", "tan"), ("five", "2")]
+    assert rivals("Blue", groups) == ("red", "blue", "tan")
+    assert rivals_of(Context(QUERY.query)) == [("red", "blue")]
+    assert rivals_of(Context(Example("q", (), "?", ("a",)).query)) == []

@@ -1,0 +1,103 @@
+"""Diagnostics on spaces whose numbers are known."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from icl.errors import ConfigError, PlanError
+from icl.tasks.base import Pool
+from retrievers.diagnostics.blind_pairs import blind_pairs
+from retrievers.diagnostics.embedding_space import alignment, diagnose, hubness, modality_gap, near_copies, uniformity
+from retrievers.diagnostics.embedding_space import embedding_space as diagnostics
+from retrievers.machinery.vector_math import unit
+
+Make = Callable[..., Any]
+AXES = np.eye(4, dtype=np.float32)
+
+
+def test_the_gap_is_between_centroids_and_alignment_between_pairs() -> None:
+    pictures, texts = AXES[[0, 1]], AXES[[2, 1]]
+    assert modality_gap(pictures, texts) == pytest.approx(0.5**0.5)  # (1, 0, -1, 0) / 2
+    assert alignment(pictures, texts) == pytest.approx(1.0)  # 2 and 0
+    with pytest.raises(PlanError, match="2 and 1 rows"):
+        alignment(pictures, texts[:1])
+    with pytest.raises(PlanError, match="not in one space"):
+        modality_gap(pictures, texts[:, :3])
+
+
+def test_uniformity_is_over_pairs_and_smaller_when_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert uniformity(AXES) == pytest.approx(-4)  # every pair at a squared distance of 2
+    assert uniformity(AXES[[0, 0, 0]]) == pytest.approx(0)
+    rows = unit(np.random.default_rng(0).normal(size=(50, 5)))
+    whole = uniformity(rows)
+    monkeypatch.setattr(diagnostics, "BLOCK", 7)
+    assert uniformity(rows) == pytest.approx(whole)
+    pairs = [((rows[i] - rows[j]) ** 2).sum() for i in range(50) for j in range(i)]
+    assert whole == pytest.approx(np.log(np.mean(np.exp(-2 * np.array(pairs)))), abs=1e-5)
+
+
+def test_a_hub_is_seen() -> None:
+    """One row in the middle of eleven others is the nearest of all."""
+    around = np.hstack([np.eye(11) * 1.2, np.ones((11, 1))])
+    rows = unit(np.vstack([around, [0.0] * 11 + [1.0]]))
+    counts = np.array([1.0] + [0.0] * 10 + [11.0])  # the hub's own nearest is the first of equals
+    spread = counts - counts.mean()
+    assert hubness(rows, k=1) == pytest.approx((spread**3).mean() / (spread**2).mean() ** 1.5)
+    assert hubness(np.repeat(AXES, 2, axis=0), k=1) == 0
+    with pytest.raises(PlanError, match="needs more than 10 rows"):
+        hubness(AXES)
+
+
+def test_near_copies_are_strict_and_sorted() -> None:
+    rows = unit(np.array([[1, 0], [1, 0.1], [0, 1], [1, 0.02]]))
+    assert [(i, j) for i, j, _ in near_copies(rows, 0.99)] == [(0, 3), (1, 3), (0, 1)]
+    assert near_copies(AXES[[0, 0]], 1.0) == []
+
+
+def test_a_pool_is_diagnosed_in_one_call(example: Make, pointing: Make, spoken: Any) -> None:
+    pool = Pool(
+        (
+            example("x", pointing((1, 0, 0), 1), "1 0 0"),
+            example("again", pointing((1, 0, 0), 2), "0 1 0"),
+            example("bare", None, "0 0 1"),
+        )
+    )
+    found = diagnose(pool, spoken, text="answer")
+    assert (found.pictures, found.texts) == (2, 2)
+    assert found.alignment == pytest.approx(1, abs=0.02)
+    assert [(one, other) for one, other, _ in found.near_copies] == [("x", "again")]
+    assert found.hubness_pictures is None
+    from retrievers.embedders.histogram import Histogram
+
+    assert diagnose(pool, Histogram()).gap is None
+
+
+def test_blind_pairs_are_alike_for_one_encoder_only(example: Make, colour: Make) -> None:
+    """The histogram is blind to where a colour is; the pixels see it."""
+    from PIL import Image
+
+    from icl.images import Picture
+    from retrievers.embedders.histogram import Histogram
+    from retrievers.embedders.pixels import Pixels
+
+    def halves(left: str, right: str, mark: int) -> Picture:
+        image = Image.new("RGB", (32, 32), left)
+        image.paste(Image.new("RGB", (16, 32), right), (16, 0))
+        image.putpixel((mark, 0), (128, 128, 128))
+        return Picture.from_image(image, f"{left}-{right}")
+
+    items = [
+        example("red-blue", halves("red", "blue", 1)),
+        example("blue-red", halves("blue", "red", 2)),
+        example("red-blue-2", halves("red", "blue", 3)),
+        example("lime", colour("lime", 4)),
+    ]
+    found = blind_pairs(items, Histogram(), Pixels())
+    assert {(pair.one.id, pair.other.id) for pair in found} == {("red-blue", "blue-red"), ("blue-red", "red-blue-2")}
+    assert all(pair.blind > 0.95 and pair.seeing < 0.6 for pair in found)
+    assert len(blind_pairs(items, Histogram(), Pixels(), disjoint=True)) == 1
+    assert blind_pairs(items, Pixels(), Histogram()) == []
+    with pytest.raises(ConfigError, match="high is below low"):
+        blind_pairs(items, Histogram(), Pixels(), high=0.5)

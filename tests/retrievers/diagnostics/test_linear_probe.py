@@ -1,0 +1,52 @@
+"""The probe against its own optimum, and what texts change."""
+
+import numpy as np
+import pytest
+
+from icl.errors import PlanError
+from retrievers.diagnostics.linear_probe import DECAY, SCALE, fit_probe
+from retrievers.machinery.vector_math import unit
+
+
+def test_it_separates_and_its_gradient_vanishes() -> None:
+    rng = np.random.default_rng(0)
+    rows = unit(np.vstack([rng.normal(c, 0.3, (20, 3)) for c in ([1, 0, 0], [0, 1, 0], [0, 0, 1])]))
+    labels = [name for name in "abc" for _ in range(20)]
+    probe = fit_probe(rows, labels)
+    assert np.mean(np.array(probe.predict(rows)) == labels) > 0.9
+    wrong = probe.probabilities(rows) - np.equal.outer(labels, list(probe.labels))
+    slope = SCALE * wrong.T @ rows / len(rows) + 2 * DECAY * probe.weights
+    assert np.abs(slope).max() < 0.02
+    assert np.array_equal(fit_probe(rows, labels).weights, probe.weights)
+
+
+def test_texts_weigh_half_whatever_their_number() -> None:
+    """One text a class, on the other side of where ninety pictures put it: the border is theirs together."""
+    pictures = unit(np.array([[1, 0.2]] * 45 + [[1, -0.2]] * 45))
+    labels = ["a"] * 45 + ["b"] * 45
+    texts = unit(np.array([[0.2, -1.0], [0.2, 1.0]]))
+    few = fit_probe(pictures, labels, texts, ["a", "b"])
+    many = fit_probe(pictures, labels, np.repeat(texts, 30, axis=0), ["a"] * 30 + ["b"] * 30)
+    assert np.allclose(few.weights, many.weights, atol=1e-3)
+    alone = fit_probe(pictures, labels)
+    assert alone.predict(texts) == ["b", "a"]
+    assert few.predict(texts) == ["a", "b"]
+
+
+def test_few_rows_are_solved_in_their_span_and_give_the_same_probe() -> None:
+    """Rows that say nothing new make the rows outnumber the entries, and change no mean."""
+    rng = np.random.default_rng(1)
+    rows, labels = unit(rng.normal(size=(6, 9))), ["a", "b", "c"] * 2
+    few, many = fit_probe(rows, labels), fit_probe(np.repeat(rows, 3, axis=0), list(np.repeat(labels, 3)))
+    asked = unit(rng.normal(size=(40, 9)))
+    assert few.weights.shape == (3, 9)
+    assert few.predict(asked) == many.predict(asked)
+    assert np.allclose(few.weights, many.weights, atol=0.02 * np.abs(many.weights).max())
+
+
+def test_what_it_cannot_learn_is_said() -> None:
+    rows = np.eye(2, dtype=np.float32)
+    with pytest.raises(PlanError, match="two labels or more"):
+        fit_probe(rows, ["a", "a"])
+    with pytest.raises(PlanError, match=r"texts of \['c'\] and no picture"):
+        fit_probe(rows, ["a", "b"], rows, ["a", "c"])

@@ -1,0 +1,225 @@
+"""Every registered retriever keeps its promises; a new one is covered by being registered."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icl.registry import build, entries, resolve
+from icl.streams import StreamKey
+from icl.types import Scored
+from retrievers.base import Resources
+from retrievers.machinery.conformance import check_retriever, sample_pool, sample_queries
+from retrievers.machinery.dual_encoder import SHIPPED
+
+NAMES = list(entries("retriever"))
+FIELDS = {name: {f.name for f in fields(resolve("retriever", name))} for name in NAMES}
+EMBEDDED = [name for name in NAMES if "embedder" in FIELDS[name]]
+COMPARED = [name for name in EMBEDDED if "by" in FIELDS[name]]
+CROSS = ["i2t", "t2i", "mmices", "oracle", "ra_cm3"]  # read texts whatever they are told: they need two towers
+REQUIRED: dict[str, dict[str, Any]] = {  # what a name alone does not say
+    "mmr": {"balance": 0.5},
+    "mmices": {"preset": "mmices"},
+    "filtered": {"of": {"name": "knn", "embedder": "histogram"}, "near": 1},
+    "reranked": {"of": "bm25", "rerank": ["label_balance"], "candidates": 12},
+    "query_dropout": {"of": "bm25", "share": 0.4},
+    "leaking": {"of": {"name": "knn", "embedder": "histogram"}},
+    "disrupted": {"of": {"name": "knn", "embedder": "histogram"}, "place": 1},
+}
+APART = [
+    "external",
+    "mdl",
+    "local_entropy",
+    "cone",
+    "sqa",
+    "pcme",
+]  # a file, a model or a transform: beside their tests
+WHERE_LEAKS_ARE_STOPPED = {"random": "at_random", "balanced": "balanced", "knn": "near"}
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Resources:
+    """One cache for all of them: the sample pictures are embedded once an encoder."""
+    return Resources(cache=str(tmp_path_factory.mktemp("kept")))
+
+
+def _built(name: str, **more: Any) -> Any:
+    if name in EMBEDDED:
+        more.setdefault("embedder", "histogram")
+    return build("retriever", {"name": name, **REQUIRED.get(name, {}), **more})
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in CROSS + APART])
+def test_every_retriever_keeps_its_promises(name: str, kept: Resources) -> None:
+    check_retriever(_built(name), resources=kept)
+
+
+@pytest.mark.parametrize("name", CROSS)
+def test_every_retriever_across_modalities_keeps_them(name: str, clip: Any, kept: Resources) -> None:
+    check_retriever(_built(name, embedder={"name": "encoder", "path": str(clip)}), resources=kept)
+
+
+@pytest.mark.parametrize("name", [name for name in COMPARED if name not in APART])
+@pytest.mark.parametrize("by", ["picture", "question", "both"])
+def test_every_embedding_retriever_keeps_them_with_two_towers(name: str, by: str, clip: Any, kept: Resources) -> None:
+    check_retriever(_built(name, by=by, embedder={"name": "encoder", "path": str(clip)}), resources=kept)
+
+
+@pytest.mark.parametrize("name", [name for name in EMBEDDED if name not in APART])
+def test_every_embedding_retriever_keeps_them_as_it_comes(name: str, kept: Resources) -> None:
+    if not (SHIPPED["tiny"] / "config.json").is_file():
+        pytest.skip("the shipped encoder is not in the tree")
+    check_retriever(build("retriever", {"name": name, **REQUIRED.get(name, {})}), resources=kept)
+
+
+@pytest.mark.parametrize("name", WHERE_LEAKS_ARE_STOPPED)
+def test_without_the_exclusion_the_leak_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"retrievers.{WHERE_LEAKS_ARE_STOPPED[name]}.fair", lambda query: lambda example: True)
+    with pytest.raises(AssertionError, match="the query itself or have its picture"):
+        check_retriever(_built(name))
+
+
+class _Broken:
+    """Gives the first k fair members of the pool; each subclass breaks one promise."""
+
+    needs = frozenset[str]()
+    nested = True
+
+    def fit(self, pool: Any, resources: Any) -> "_Broken":
+        self.pool, self.calls = pool, 0
+        return self
+
+    def retrieve(self, queries: Any, k: int) -> list[tuple[Scored, ...]]:
+        self.calls += 1
+        return [self.one(i, query, k) for i, query in enumerate(queries)]
+
+    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+        return tuple(Scored(i) for i in self.ids(query)[:k])
+
+    def ids(self, query: Any) -> list[str]:
+        return [e.id for e in self.pool.examples if query.id not in e.id]
+
+
+class _TooFew(_Broken):
+    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+        return super().one(place, query, k)[: max(k - 1, 0)]
+
+
+class _OfTheBatch(_Broken):
+    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+        ids = self.ids(query)
+        return tuple(Scored(i) for i in (ids[place:] + ids[:place])[:k])
+
+
+class _OfTheShots(_Broken):
+    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+        order = StreamKey(0, f"{query.id}{k}").numpy("demos").permutation(30)[:k]
+        return tuple(Scored(self.ids(query)[i]) for i in order)
+
+
+class _OfTheCall(_Broken):
+    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+        ids = self.ids(query)
+        return tuple(Scored(i) for i in (ids[self.calls :] + ids[: self.calls])[:k])
+
+
+class _Twice(_Broken):
+    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+        return tuple(Scored(self.ids(query)[0]) for _ in range(k))
+
+
+class _WorstFirst(_Broken):
+    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+        return tuple(Scored(i, score=float(n)) for n, i in enumerate(self.ids(query)[:k]))
+
+
+class _Silent(_Broken):
+    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+        return super().one(place, query, k)  # 30 of 31, without a word
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (_TooFew, r"k = 1: 0 demonstrations"),
+        (_OfTheBatch, "asked one at a time"),
+        (_OfTheShots, "does not begin the"),
+        (_OfTheCall, "asked one at a time|another order"),
+        (_Twice, "given twice"),
+        (_WorstFirst, "the best is not first"),
+        (_Silent, "raised no ICLError"),
+    ],
+)
+def test_each_broken_promise_is_named(broken: Any, says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        check_retriever(broken())
+
+
+def test_queries_come_without_gold_unless_it_is_declared() -> None:
+    seen: list[Any] = []
+
+    class Spy(_Broken):
+        exact = False
+
+        def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+            seen.append(query)
+            return ()
+
+    check_retriever(Spy())
+    assert not any(hasattr(query, "answers") or hasattr(query, "label") for query in seen)
+    seen.clear()
+
+    class Oracle(Spy):
+        needs = frozenset({"gold"})
+
+    check_retriever(Oracle())
+    assert all(query.answers for query in seen)
+
+
+def test_the_sample_pool_holds_the_traps() -> None:
+    pool = sample_pool()
+    for query in sample_queries():
+        own = query.pictures[0].source_digest
+        assert query.id in pool.by_id
+        assert sum(own in {p.source_digest for p in e.pictures} for e in pool.examples) == 3
+
+
+MINE = '''
+from dataclasses import dataclass
+
+from icl.types import Scored
+from retrievers.base import Resources
+from retrievers.machinery.leakage import fair, too_few
+
+
+@dataclass(frozen=True)
+class First:
+    """The first k fair examples."""
+
+    needs = frozenset()
+    nested = True
+
+    def fit(self, pool, resources):
+        return Fitted(pool)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    pool: object
+
+    def retrieve(self, queries, k):
+        return [self.one(query, k) for query in queries]
+
+    def one(self, query, k):
+        may = fair(query)
+        given = [Scored(e.id) for e in self.pool.examples if may(e)][:k]
+        if len(given) < k:
+            raise too_few(self.pool, query, k)
+        return tuple(given)
+'''
+
+
+def test_a_retriever_in_a_file_of_one_s_own_is_built_and_checked(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    check_retriever(build("retriever", f"{tmp_path / 'mine.py'}:First"))

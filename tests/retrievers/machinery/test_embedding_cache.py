@@ -1,0 +1,276 @@
+"""The embedding cache: once a content and an embedder, never stale, whoever fills it."""
+
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from icl.cache_folder import cache_folder
+from icl.errors import ICLWarning, ModelError, StoreError
+from retrievers.embedders.encoder import Encoder
+from retrievers.embedders.histogram import Histogram
+from retrievers.machinery import embedding_cache as cache_module
+from retrievers.machinery.embedding_cache import Embeddings, embedded, embeddings
+from retrievers.machinery.vector_math import Vectors, unit
+from retrievers.machinery.vector_store import Shards
+
+Make = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Text to a vector that tells its length; counts its calls in a file, so that processes can be added up."""
+
+    log: str
+    shift: int = 0
+    wait: float = 0.0
+
+    @property
+    def digest(self) -> str:
+        return f"lengths-{self.shift}"
+
+    def pictures(self, items: Sequence[Any]) -> Vectors:
+        raise NotImplementedError
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        import time
+
+        with open(self.log, "a") as file:
+            file.write("".join(f"{text}\n" for text in texts))
+        time.sleep(self.wait)
+        return unit(np.array([[len(text) + self.shift, 10.0, sum(text.encode()) % 7] for text in texts]))
+
+
+def _calls(log: Path) -> list[str]:
+    return log.read_text().split() if log.exists() else []
+
+
+def test_a_second_run_embeds_nothing(cache: Path, colour: Make, example: Make) -> None:
+    items = [example(f"e{i}", colour("red", i)) for i in range(5)]
+    first = Embeddings(Histogram(), cache)
+    vectors = first.pictures(items)
+    assert first.count["picture"] == 5
+    again = Embeddings(Histogram(), cache)  # as another process would
+    assert np.array_equal(again.pictures(items), vectors)
+    assert not any(again.count.values())
+
+
+def test_cached_vectors_are_the_embedder_s_own(cache: Path, clip: Path, noise: Make, example: Make) -> None:
+    items, texts = [example(f"e{i}", noise(i)) for i in range(6)], ["which red ?", "count", "the blue shape"]
+    encoder = Encoder(str(clip))
+    for _ in range(2):
+        cached = Embeddings(encoder, cache)
+        assert np.allclose(cached.pictures(items), encoder.pictures(items), atol=1e-6)
+        assert np.allclose(cached.texts(texts[::-1]), encoder.texts(texts)[::-1], atol=1e-6)
+
+
+def test_a_picture_in_several_examples_is_embedded_once(cache: Path, colour: Make, example: Make) -> None:
+    source = Embeddings(Histogram(), cache)
+    vectors = source.pictures([example(f"e{i}", colour("red", 0)) for i in range(9)])
+    assert source.count["picture"] == 1
+    assert vectors.shape == (9, 512)
+
+
+def test_an_edited_picture_is_another_picture(cache: Path, colour: Make, example: Make) -> None:
+    from icl.edits import Blank
+
+    source = Embeddings(Histogram(), cache)
+    plain, edited = source.pictures([example("a", colour("red")), example("b", colour("red").edit(Blank()))])
+    assert plain @ edited < 0.5
+
+
+def test_entries_of_another_encoder_are_never_served(
+    cache: Path, save_towers: Make, noise: Make, example: Make
+) -> None:
+    items = [example("e", noise(0))]
+    folder = save_towers(cache.parent / "checkpoint", seed=0)
+    before = Embeddings(Encoder(str(folder)), cache).pictures(items)
+    save_towers(folder, seed=1)  # trained on: the same folder, other weights
+    source = Embeddings(Encoder(str(folder)), cache)
+    after = source.pictures(items)
+    assert source.count["picture"] == 1
+    assert not np.allclose(before, after, atol=1e-3)
+
+
+def test_settings_are_part_of_the_key(cache: Path, colour: Make, example: Make) -> None:
+    items = [example("e", colour("red"))]
+    assert Embeddings(Histogram(8), cache).pictures(items).shape == (1, 512)
+    assert Embeddings(Histogram(4), cache).pictures(items).shape == (1, 64)
+
+
+def test_a_folder_that_names_another_embedder_is_refused(cache: Path, colour: Make, example: Make) -> None:
+    Embeddings(Histogram(), cache).pictures([example("e", colour("red"))])
+    (about,) = cache.rglob("about.json")
+    about.write_text(json.dumps({"digest": "something-else", "dim": 512}))
+    with pytest.raises(StoreError, match=r"filled by another embedder \(something-else, not histogram-1-8\)"):
+        Embeddings(Histogram(), cache)
+
+
+def _fill(embedder: Lengths, folder: Path, texts: list[str], start: Any, out: Any) -> None:
+    source = Embeddings(embedder, folder)
+    start.wait()
+    vectors = source.texts(texts)
+    out.put((source.count["text"], vectors.tolist()))
+
+
+def _in_processes(log: Path, folder: Path, shares: list[list[str]], wait: float) -> list[tuple[int, list[list[float]]]]:
+    context = multiprocessing.get_context("fork")
+    start, out = context.Barrier(len(shares)), context.Queue()
+    workers = [
+        context.Process(target=_fill, args=(Lengths(str(log), wait=wait), folder, texts, start, out))
+        for texts in shares
+    ]
+    for worker in workers:
+        worker.start()
+    results = [out.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    return results
+
+
+def test_processes_with_the_same_work_do_it_once(tmp_path: Path, cache: Path) -> None:
+    texts = [f"text-{i}" for i in range(40)]
+    results = _in_processes(tmp_path / "log", cache, [texts, texts, texts], 0.1)
+    assert sorted(count for count, _ in results) == [0, 0, 40]
+    assert results[0][1] == results[1][1] == results[2][1]
+    assert sorted(_calls(tmp_path / "log")) == sorted(texts)
+
+
+def test_processes_that_fill_at_once_lose_and_mix_nothing(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "CHUNK", 3)  # many small writes
+    shares = [[f"text-{i:03}" for i in range(60 * n, 60 * n + 90)] for n in range(4)]  # overlapping by a third
+    _in_processes(tmp_path / "log", cache, shares, 0.001)
+    everything = sorted({text for share in shares for text in share})
+    after = Embeddings(Lengths(str(tmp_path / "log")), cache)
+    assert np.array_equal(after.texts(everything), Lengths(str(tmp_path / "other")).texts(everything))
+    assert after.count["text"] == 0
+
+
+def test_another_process_s_new_entries_are_seen_without_reopening(tmp_path: Path, cache: Path) -> None:
+    early = Embeddings(Lengths(str(tmp_path / "log")), cache)
+    early.texts(["one"])
+    Embeddings(Lengths(str(tmp_path / "log")), cache).texts(["two", "three"])
+    early.texts(["three", "one", "two"])
+    assert _calls(tmp_path / "log") == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize(("vector_bytes", "key_bytes", "lost"), [(5, 0, 1), (0, 40, 2), (5, 40, 2), (13, 0, 2)])
+def test_a_write_cut_short_is_not_read(
+    tmp_path: Path, cache: Path, vector_bytes: int, key_bytes: int, lost: int
+) -> None:
+    source = Embeddings(Lengths(str(tmp_path / "log")), cache)
+    source.texts(["one", "two", "three"])
+    (vectors,), (keys,) = cache.rglob("*.vectors"), cache.rglob("*.keys")
+    vectors.write_bytes(vectors.read_bytes()[: 3 * 12 - vector_bytes])
+    keys.write_bytes(keys.read_bytes()[: 3 * 32 - key_bytes])
+    again = Embeddings(Lengths(str(tmp_path / "log")), cache)
+    assert np.array_equal(again.texts(["one", "two", "three"]), source.texts(["one", "two", "three"]))
+    assert again.count["text"] == lost
+
+
+def test_not_finite_vectors_are_refused(cache: Path) -> None:
+    @dataclass(frozen=True)
+    class Bad(Lengths):
+        def texts(self, texts: Sequence[str]) -> Vectors:
+            return np.full((len(texts), 3), np.nan, np.float32)
+
+    with pytest.raises(ModelError, match="must give one finite row each"):
+        Embeddings(Bad("unused"), cache).texts(["one"])
+    assert not list(cache.rglob("*.keys"))
+
+
+def test_an_unwritable_cache_is_said_once_and_embeds_all_the_same(tmp_path: Path, colour: Make, example: Make) -> None:
+    (tmp_path / "file").write_text("in the way")
+    items = [example("e", colour("red")), example("f", colour("blue"))]
+    source = Embeddings(Histogram(), tmp_path / "file")
+    with pytest.warns(
+        ICLWarning, match=f"cache {tmp_path / 'file'} cannot be written: Not a directory.*ICL_CACHE"
+    ) as said:
+        got = source.pictures(items)
+    assert np.array_equal(source.pictures(items[::-1]), got[::-1])
+    assert len(said) == 1
+    assert source.count["picture"] == 2  # the second time from memory
+    assert np.array_equal(got, Embeddings(Histogram(), tmp_path / "other").pictures(items))
+
+
+def test_a_disk_that_was_full_for_a_while_mixes_no_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = Shards(tmp_path / "shards", "digest")
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    keys = [bytes([i]) * 32 for i in range(4)]
+    shards.add(keys[:1], rows[:1])
+    opened = Path.open
+
+    def full(path: Path, *given: Any) -> Any:
+        file = opened(path, *given)
+        if path.suffix == ".vectors":
+            file.write(rows[1:3].tobytes()[:17])  # a part of it fitted
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", full)
+        with pytest.warns(ICLWarning, match="cannot be written: No space left"):
+            shards.add(keys[1:3], rows[1:3])
+    shards.add(keys[3:], rows[3:])
+    assert np.array_equal(shards.gather(keys), rows)
+    again = Shards(tmp_path / "shards", "digest")
+    assert again.missing(keys) == keys[1:3]
+    assert np.array_equal(again.gather([keys[0], keys[3]]), rows[[0, 3]])
+
+
+def test_a_cache_that_cannot_be_locked_is_said(
+    cache: Path, colour: Make, example: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", read_only)
+    with pytest.warns(ICLWarning, match=r"cannot be written: Read-only file system\..*ICL_CACHE"):
+        assert len(Embeddings(Histogram(), cache).pictures([example("e", colour("red"))])) == 1
+
+
+def test_a_cache_that_could_not_be_begun_is_filled_when_there_is_room(tmp_path: Path, cache: Path) -> None:
+    (cache).mkdir(parents=True, exist_ok=True)
+    (cache / "embeddings").write_text("in the way")
+    source = Embeddings(Lengths(str(tmp_path / "log")), cache)
+    with pytest.warns(ICLWarning):
+        source.texts(["one"])
+    (cache / "embeddings").unlink()
+    source.texts(["one", "two"])
+    assert Embeddings(Lengths(str(tmp_path / "log")), cache).texts(["two"]).shape == (1, 3)
+    assert _calls(tmp_path / "log") == ["one", "two"]
+
+
+def test_keys_whose_vectors_are_gone_are_embedded_again(tmp_path: Path, cache: Path) -> None:
+    Embeddings(Lengths(str(tmp_path / "log")), cache).texts(["one"])
+    for path in cache.rglob("*.vectors"):
+        path.unlink()
+    Embeddings(Lengths(str(tmp_path / "log")), cache).texts(["one"])
+    assert _calls(tmp_path / "log") == ["one", "one"]
+
+
+def test_retrievers_share_one_embedder_in_a_process(cache: Path, colour: Make, example: Make) -> None:
+    assert embeddings(Histogram()) is embeddings(Histogram())
+    assert embeddings(Histogram()) is not embeddings(Histogram(4))
+    assert embeddings(Histogram()) is not embeddings(Histogram(), str(cache / "other"))
+    before = embedded()["picture"]
+    embeddings(Histogram()).pictures([example("e", colour("red"))])
+    embeddings(Histogram()).pictures([example("e", colour("red"))])
+    assert embedded()["picture"] == before + 1
+
+
+def test_the_cache_folder_is_the_given_the_environment_s_or_the_platform_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cache_folder(str(tmp_path)) == tmp_path
+    monkeypatch.setenv("ICL_CACHE", str(tmp_path / "named"))
+    assert cache_folder() == tmp_path / "named"
+    monkeypatch.delenv("ICL_CACHE")
+    assert cache_folder().name == "mm-icl"

@@ -1,0 +1,108 @@
+"""Sets chosen by a model whose probabilities are known: it is the surer, the more demonstrations say 'a'."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from icl.errors import PlanError
+from icl.models.answer_likelihood import entropy, probabilities
+from icl.registry import build
+from icl.tasks.base import Pool
+from icl.types import Prompt
+from retrievers.base import Resources
+from retrievers.machinery.conformance import check_retriever
+
+Make = Callable[..., Any]
+
+
+@dataclass
+class Votes:
+    """Of an option's tokens the first has log-probability = how often the demonstrations said it, the others 0."""
+
+    abilities: ClassVar[frozenset[str]] = frozenset({"logits"})
+    needs: ClassVar[frozenset[str]] = frozenset()
+    prompts: list[Prompt] = field(default_factory=list)
+
+    def load(self) -> None: ...
+
+    def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
+        return [[i] * len(option.split()) for i, option in enumerate(options)]
+
+    def open(self, prompts: Sequence[Prompt]) -> Any:
+        self.prompts += prompts
+        return Opened(prompts)
+
+
+@dataclass
+class Opened:
+    prompts: Sequence[Prompt]
+
+    def suffix_logprobs(self, suffixes: Any) -> Any:
+        names = {0: "a", 1: "b", 2: "c"}
+        out = []
+        for prompt, options in zip(self.prompts, suffixes, strict=True):
+            said = [turn.parts[0].text for turn in prompt.turns if turn.role == "assistant"]
+            told = {i: said.count(names.get(i, "")) for i in range(len(options))}
+            out.append([[[float(told[j]) if n == 0 else 0.0 for j in told] for n in range(len(o))] for o in options])
+        return out
+
+
+@pytest.fixture
+def pool(example: Make, turned: Make) -> Pool:
+    """By distance, every other says 'a'; the nearest two say 'b' and 'c'."""
+    answers = "bcabacaabcaa"
+    return Pool(tuple(example(f"{a}{i}", None, a, question=turned(i + 1)) for i, a in enumerate(answers)))
+
+
+def _given(name: str, pool: Pool, query: Any, spoken: Any, **more: Any) -> tuple[list[str], Votes]:
+    model: Any = Votes()
+    node = {"name": name, "by": "question", "embedder": spoken, "subsets": 40, **more}
+    (given,) = build("retriever", node).fit(pool, Resources(model=model)).retrieve([query.query], 3)
+    return [one.id for one in given], model
+
+
+def test_mdl_takes_the_surest_set_and_local_entropy_the_least_sure(
+    pool: Pool, example: Make, turned: Make, spoken: Any
+) -> None:
+    query = example("q", None, question=turned(0), options=("a", "b", "c"))
+    sure, model = _given("mdl", pool, query, spoken)
+    assert [name[0] for name in sure] == ["a"] * 3
+    assert sorted(sure, key=lambda name: int(name[1:])) == sure  # by similarity
+    unsure, _ = _given("local_entropy", pool, query, spoken)
+    assert unsure == ["b0", "c1", "a2"]  # one of each: the three nearest, which come first of equals
+    assert len({prompt.digest for prompt in model.prompts}) == len(model.prompts)
+    first = [part.text for part in model.prompts[0].parts() if part.name.endswith("answer")]
+    assert first == ["a", "c", "b"]  # the nearest next to the query
+
+
+def test_one_set_is_the_nearest(pool: Pool, example: Make, turned: Make, spoken: Any) -> None:
+    query = example("q", None, question=turned(0), options=("a", "b", "c"))
+    assert _given("mdl", pool, query, spoken, subsets=1)[0] == ["b0", "c1", "a2"]
+
+
+def test_options_count_by_the_mean_of_their_tokens(example: Make) -> None:
+    prompt: Any = Prompt(())
+    model: Any = Votes()
+    one, two = probabilities(model, [prompt, prompt], ["x", "x y z"])
+    assert one.tolist() == two.tolist() == [0.5, 0.5]
+    assert entropy(np.array([[0.5, 0.5], [1.0, 0.0]])).tolist() == pytest.approx([np.log(2), 0])
+
+
+@pytest.mark.parametrize("name", ["mdl", "local_entropy"])
+def test_it_keeps_the_promises_of_a_retriever(name: str, cache: Any) -> None:
+    node = {"name": name, "embedder": "histogram", "subsets": 3}
+    model: Any = Votes()
+    check_retriever(build("retriever", node), resources=Resources(cache=str(cache), model=model))
+
+
+def test_what_it_lacks_is_said(pool: Pool, example: Make, spoken: Any) -> None:
+    fit = build("retriever", {"name": "mdl", "by": "question", "embedder": spoken}).fit
+    with pytest.raises(PlanError, match=r"'mdl' reads .* of a model with logits, and was given no model"):
+        fit(pool, Resources())
+    many = Pool(tuple(example(f"e{i}", None, f"answer {i}", question="1 0 0") for i in range(70)))
+    model: Any = Votes()
+    with pytest.raises(PlanError, match="compares the probabilities of 2 to 64 options, and query 'q' has 70"):
+        fit(many, Resources(model=model)).retrieve([example("q", None, question="1 0 0").query], 1)
