@@ -233,9 +233,9 @@ def _unique(items: Iterable[str], what: str) -> None:
 
 
 def _grey(level: int) -> Picture:
-    from PIL import Image
+    from PIL import Image as PILImage
 
-    return Picture.from_image(Image.new("RGB", (64, 64), (level, level, level)), f"grey {level}")
+    return Picture.from_image(PILImage.new("RGB", (64, 64), (level, level, level)), f"grey {level}")
 
 
 _EXAMPLES = (

@@ -25,7 +25,7 @@ from icl.registry import Nested, entries
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 Kind = Literal["noise", "blur", "contrast", "jpeg"]
 Severity = Annotated[int, Ge(0), Le(5)]
@@ -45,7 +45,7 @@ class Corruption(Edit):
     severity: int = 1
     stream: int = 0
 
-    def on_picture(self, image: "Image") -> "Image":
+    def on_picture(self, image: "PILImage") -> "PILImage":
         level = self.severity - 1
         if self.kind == "noise":
             return _noised(image, NOISE[level], self.stream)
@@ -92,27 +92,27 @@ def corrupted(picture: Picture, by: Kind | Edit, severity: int, seed: int = 0) -
     return picture.edit(Corruption(by, severity, key.number("corruption", 63) if by == "noise" else 0))
 
 
-def _noised(image: "Image", size: float, stream: int) -> "Image":
+def _noised(image: "PILImage", size: float, stream: int) -> "PILImage":
     import numpy as np
-    from PIL import Image
+    from PIL import Image as PILImage
 
     pixels = np.asarray(image) / 255
     noise = np.random.Generator(np.random.Philox(key=stream)).normal(size=pixels.shape)
-    return Image.fromarray((np.clip(pixels + size * noise, 0, 1) * 255).round().astype(np.uint8))
+    return PILImage.fromarray((np.clip(pixels + size * noise, 0, 1) * 255).round().astype(np.uint8))
 
 
-def _flat(image: "Image", kept: float) -> "Image":
+def _flat(image: "PILImage", kept: float) -> "PILImage":
     import numpy as np
-    from PIL import Image
+    from PIL import Image as PILImage
 
     pixels = np.asarray(image) / 255
     means = pixels.mean((0, 1), keepdims=True)
-    return Image.fromarray((np.clip((pixels - means) * kept + means, 0, 1) * 255).round().astype(np.uint8))
+    return PILImage.fromarray((np.clip((pixels - means) * kept + means, 0, 1) * 255).round().astype(np.uint8))
 
 
-def _packed(image: "Image", quality: int) -> "Image":
-    from PIL import Image
+def _packed(image: "PILImage", quality: int) -> "PILImage":
+    from PIL import Image as PILImage
 
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
-    return Image.open(buffer).convert("RGB")
+    return PILImage.open(buffer).convert("RGB")

@@ -18,7 +18,7 @@ from icl.registry import describe
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 SIZES = ((12, 8), (31, 47), (64, 64))
 KEY, PLACE = StreamKey(0, "query"), spans.picture(spans.QUERY)
@@ -42,10 +42,10 @@ def check_edit(edit: Any) -> None:
 
 def _check_picture(name: str, edit: Edit, size: tuple[int, int]) -> None:
     at = f"{name}, a picture of {size[0]} x {size[1]}"
-    image = _image(size)
-    before = image.tobytes()
-    changed, again = edit.on_picture(image), edit.on_picture(_image(size))
-    _must(image.tobytes() == before, f"{at}: on_picture() changed the picture that it was given.")
+    pil_image = _image(size)
+    before = pil_image.tobytes()
+    changed, again = edit.on_picture(pil_image), edit.on_picture(_image(size))
+    _must(pil_image.tobytes() == before, f"{at}: on_picture() changed the picture that it was given.")
     _must(changed.mode == "RGB", f"{at}: on_picture() gave mode {changed.mode}, not RGB.")
     _must(changed.tobytes() == again.tobytes(), f"{at}: on_picture() gave other pixels when asked again.")
     _must(
@@ -71,11 +71,11 @@ def _check_pixels(name: str, edit: Edit) -> None:
     _must(edit.on_pixels_too or same, f"{name} changes processed pixels: declare on_pixels_too = True.")
 
 
-def _image(size: tuple[int, int]) -> "Image":
-    from PIL import Image
+def _image(size: tuple[int, int]) -> "PILImage":
+    from PIL import Image as PILImage
 
     wide, high = size
-    return Image.fromarray(np.random.default_rng(wide).integers(0, 256, (high, wide, 3), dtype=np.uint8))
+    return PILImage.fromarray(np.random.default_rng(wide).integers(0, 256, (high, wide, 3), dtype=np.uint8))
 
 
 def _must(kept: bool, sentence: str) -> None:

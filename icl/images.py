@@ -20,7 +20,7 @@ from icl.errors import PictureError
 from icl.lru_cache_bytes import ByteCache
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
     from icl.edits import Edit
 
@@ -35,7 +35,7 @@ _UNNAMED = (BYTES, MEMORY)
 class Picture:
     """One image. Make it with `from_path`, `from_bytes`, `from_image` or `from_source`."""
 
-    load: Callable[[], "Image"]
+    load: Callable[[], "PILImage"]
     origin: str
     edits: tuple["Edit", ...] = ()
 
@@ -49,11 +49,11 @@ class Picture:
         return cls(partial(_open_bytes, data), origin)
 
     @classmethod
-    def from_image(cls, image: "Image", origin: str = MEMORY) -> "Picture":
+    def from_image(cls, image: "PILImage", origin: str = MEMORY) -> "Picture":
         return cls(partial(_itself, image), origin)
 
     @classmethod
-    def from_source(cls, load: Callable[[], "Image"], origin: str) -> "Picture":
+    def from_source(cls, load: Callable[[], "PILImage"], origin: str) -> "Picture":
         """`load()` gives a PIL image at each call; `origin` names it in error messages."""
         return cls(load, origin)
 
@@ -90,7 +90,7 @@ class Picture:
             edited.__dict__["source_digest"] = self.source_digest
         return edited
 
-    def open(self) -> "Image":
+    def open(self) -> "PILImage":
         """The RGB image with the edits that act on pictures. Those on processed pixels are the model's to apply."""
         image = self._decoded()
         for edit in self.edits:
@@ -102,7 +102,7 @@ class Picture:
         """The edits that act on a model's processed pixel values, in order."""
         return tuple(edit for edit in self.edits if edit.on_pixels_too)
 
-    def _decoded(self) -> "Image":
+    def _decoded(self) -> "PILImage":
         return _DECODED.get(self)
 
     def __eq__(self, other: object) -> bool:
@@ -126,9 +126,9 @@ class _Decoded:
 
     def __init__(self, limit: int) -> None:
         self.lock = Lock()
-        self.images: ByteCache[Any, Image] = ByteCache(limit, lambda image: image.width * image.height * 3)
+        self.images: ByteCache[Any, PILImage] = ByteCache(limit, lambda image: image.width * image.height * 3)
 
-    def get(self, picture: Picture) -> "Image":
+    def get(self, picture: Picture) -> "PILImage":
         key: Any = picture.load
         if not isinstance(key, Hashable):  # a user's own loader
             return _rgb(picture)
@@ -136,9 +136,9 @@ class _Decoded:
             known = self.images.get(key)
         if known is not None:
             return known
-        image = _rgb(picture)
+        pil_image = _rgb(picture)
         with self.lock:
-            return self.images.get(key) or self.images.put(key, image)
+            return self.images.get(key) or self.images.put(key, pil_image)
 
 
 _DECODED = _Decoded(128 * 2**20)
@@ -151,13 +151,14 @@ _BROKEN = (OSError, ValueError, SyntaxError, RuntimeError, EOFError, LookupError
 @contextmanager
 def _readable(picture: Picture) -> Iterator[None]:
     """Raises PictureError where a picture cannot be opened, or not to its end."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image as PILImage
+    from PIL import UnidentifiedImageError
 
     try:
         yield
     except FileNotFoundError as error:
         raise PictureError(f"picture {picture.origin} does not exist.") from error
-    except Image.DecompressionBombError as error:
+    except PILImage.DecompressionBombError as error:
         raise PictureError(f"picture {picture.origin} is too large to open ({error}). Make it smaller.") from error
     except UnidentifiedImageError as error:
         raise PictureError(f"picture {picture.origin} is not an image that Pillow can read.") from error
@@ -165,48 +166,49 @@ def _readable(picture: Picture) -> Iterator[None]:
         raise PictureError(f"picture {picture.origin} cannot be read: {error}.") from error
 
 
-def _rgb(picture: Picture) -> "Image":
+def _rgb(picture: Picture) -> "PILImage":
     """Upright RGB; transparent pixels over white."""
-    from PIL import Image, ImageOps
+    from PIL import Image as PILImage
+    from PIL import ImageOps
 
     with _readable(picture):
-        image = picture.load()
-        if image.width * image.height > MAX_PIXELS:
+        pil_image = picture.load()
+        if pil_image.width * pil_image.height > MAX_PIXELS:
             raise PictureError(
-                f"picture {picture.origin} has {image.width} x {image.height} pixels, more than the limit of "
+                f"picture {picture.origin} has {pil_image.width} x {pil_image.height} pixels, more than the limit of "
                 f"{MAX_PIXELS:,}. Make it smaller."
             )
-        image = ImageOps.exif_transpose(image)
-        if image.mode == "F":
+        pil_image = ImageOps.exif_transpose(pil_image)
+        if pil_image.mode == "F":
             raise PictureError(
                 f"picture {picture.origin} has pixels of unknown range (floats). Save it with 8 or 16 bits."
             )
-        if image.mode.startswith("I"):  # 16 bits: scaled, where Pillow's own conversion would clip
-            image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            over = image.convert("RGBA")
-            image = Image.new("RGBA", over.size, "white")
-            image.alpha_composite(over)
-        return image.convert("RGB")
+        if pil_image.mode.startswith("I"):  # 16 bits: scaled, where Pillow's own conversion would clip
+            pil_image = pil_image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+        if pil_image.mode in ("RGBA", "LA", "PA") or "transparency" in pil_image.info:
+            over = pil_image.convert("RGBA")
+            pil_image = PILImage.new("RGBA", over.size, "white")
+            pil_image.alpha_composite(over)
+        return pil_image.convert("RGB")
 
 
-def open_regular(path: str) -> "Image":
+def open_regular(path: str) -> "PILImage":
     """Pillow's image of a file. Raises ValueError for a pipe or a device, whose end may never come, and a folder."""
     import stat
     from os import stat as stat_of
 
-    from PIL import Image
+    from PIL import Image as PILImage
 
     if not stat.S_ISREG(stat_of(path).st_mode):
         raise ValueError("it is a pipe, a device or a folder, no file")
-    return Image.open(path)
+    return PILImage.open(path)
 
 
-def _open_bytes(data: bytes) -> "Image":
-    from PIL import Image
+def _open_bytes(data: bytes) -> "PILImage":
+    from PIL import Image as PILImage
 
-    return Image.open(io.BytesIO(data))
+    return PILImage.open(io.BytesIO(data))
 
 
-def _itself(image: "Image") -> "Image":
+def _itself(image: "PILImage") -> "PILImage":
     return image

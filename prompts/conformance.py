@@ -211,7 +211,7 @@ def _labelled(example: Example, answer: str) -> Example:
 
 
 def _picture(name: str) -> Picture:
-    from PIL import Image
+    from PIL import Image as PILImage
 
     shade = StreamKey(0, name).numpy("shade").integers(256, size=3)
-    return Picture.from_image(Image.new("RGB", (8, 8), tuple(int(value) for value in shade)), name)
+    return Picture.from_image(PILImage.new("RGB", (8, 8), tuple(int(value) for value in shade)), name)

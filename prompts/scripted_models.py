@@ -66,6 +66,6 @@ def guessed_pool() -> Pool:
 
 
 def _coloured(number: int) -> Picture:
-    from PIL import Image
+    from PIL import Image as PILImage
 
-    return Picture.from_image(Image.new("RGB", (5, 5), (250, 20 * number, 7)), f"pool-{number}")
+    return Picture.from_image(PILImage.new("RGB", (5, 5), (250, 20 * number, 7)), f"pool-{number}")

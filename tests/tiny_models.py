@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image as PILImage
 
 from experiments.architectures.random.common import TEMPLATE, Size
 from experiments.architectures.random.make import save
@@ -22,7 +22,7 @@ def picture(seed: int, size: tuple[int, int] | None = None) -> Picture:
     draw = np.random.default_rng(seed)
     height, width = size or draw.choice([40, 56, 84, 120], 2)
     coarse = draw.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
-    image = Image.fromarray(coarse).resize((int(width), int(height)), Image.Resampling.BILINEAR)
+    image = PILImage.fromarray(coarse).resize((int(width), int(height)), PILImage.Resampling.BILINEAR)
     return Picture.from_image(image, f"picture {seed}")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image as PILImage
 
 from experiments.config.keys import AXES
 from experiments.results.loaded_run import Run, load_run
@@ -176,7 +176,7 @@ def hash_of(text: str) -> int:
 
 
 def _picture(folder: Path, colour: str) -> str:
-    image = Image.new("RGB", (48, 48), "white")
+    image = PILImage.new("RGB", (48, 48), "white")
     image.paste(colour, (10, 10, 38, 38))
     digest = Picture.from_image(image).digest
     (folder / "pictures").mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
     from torch import Tensor
 
 VOCABULARY = 64
@@ -172,9 +172,9 @@ def _slope(strategy: Strategy, base: "Tensor", moved: "Tensor", branch: int) -> 
 
 
 def _picture(number: int) -> Picture:
-    def load() -> "Image":
-        from PIL import Image
+    def load() -> "PILImage":
+        from PIL import Image as PILImage
 
-        return Image.new("RGB", (16, 16), (20 + 2 * number, 120, 200 - number))
+        return PILImage.new("RGB", (16, 16), (20 + 2 * number, 120, 200 - number))
 
     return Picture.from_source(load, f"made-up picture {number}")

@@ -101,9 +101,9 @@ def _query(seed: int, question: str) -> tuple[Part, ...]:
 
 def _seen(seed: int, name: str) -> Part:
     """A picture of coarse random colours, smooth in between."""
-    from PIL import Image
+    from PIL import Image as PILImage
 
     height, width = SIZES[seed % len(SIZES)]
     coarse = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
-    image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR)
+    image = PILImage.fromarray(coarse).resize((width, height), PILImage.Resampling.BILINEAR)
     return Part(Picture.from_image(image, f"random picture {seed}"), name)

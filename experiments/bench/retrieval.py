@@ -163,10 +163,10 @@ def _in_turn(one: Callable[[], Any], two: Callable[[], Any]) -> tuple[float, flo
 
 
 def _example(name: str, number: int) -> Example:
-    from PIL import Image
+    from PIL import Image as PILImage
 
     pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    return Example(name, (Picture.from_image(Image.fromarray(pixels), name),), "which?", ("a",))
+    return Example(name, (Picture.from_image(PILImage.fromarray(pixels), name),), "which?", ("a",))
 
 
 if __name__ == "__main__":

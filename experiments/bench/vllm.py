@@ -254,14 +254,14 @@ def _forget(held: Held) -> None:
 
 
 def _prompts(count: int) -> list[Prompt]:
-    from PIL import Image
+    from PIL import Image as PILImage
 
     from icl.images import Picture
     from icl.streams import StreamKey
     from icl.types import Part, Turn
 
     def one(i: int) -> Prompt:
-        picture = Picture.from_image(Image.new("RGB", (64, 64), (i, 90, 255 - i)), f"colour {i}")
+        picture = Picture.from_image(PILImage.new("RGB", (64, 64), (i, 90, 255 - i)), f"colour {i}")
         parts = (
             Part(picture, spans.picture(spans.QUERY)),
             Part(f"What is number {i} in this picture?", spans.QUESTION),

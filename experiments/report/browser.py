@@ -84,13 +84,13 @@ def choose(frame: "DataFrame", metric: str, limit: int) -> list[str]:
 
 def data_uri(path: Path, side: int = SIDE) -> str | None:
     """The picture as a data URI, made smaller where it is large; None where it is not there or unreadable."""
-    from PIL import Image
+    from PIL import Image as PILImage
 
     try:
-        with Image.open(path) as image:
+        with PILImage.open(path) as image:
             small = max(image.size) <= side
             shown = image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except (OSError, ValueError, PILImage.DecompressionBombError):
         return None
     shown.thumbnail((side, side))
     buffer = io.BytesIO()

@@ -81,13 +81,13 @@ class Album:
         if self.used >= self.room or self.problem is not None:
             return
         try:
-            image = picture.open()
-            if max(image.size) > LONGEST_SIDE:
-                image = image.copy()
-                image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+            pil_image = picture.open()
+            if max(pil_image.size) > LONGEST_SIDE:
+                pil_image = pil_image.copy()
+                pil_image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
             path = self.folder / f"{picture.digest}.png"
             part = path.with_suffix(f".{platform.node()}.{os.getpid()}.part")  # several workers may save one picture
-            image.save(part, "PNG", compress_level=3)
+            pil_image.save(part, "PNG", compress_level=3)
             part.replace(path)
             self.used += path.stat().st_size
         except (OSError, PictureError) as error:

@@ -7,7 +7,7 @@ import easy_vqa
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image as PILImage
 from torch.nn import functional as F
 
 from experiments.tiny.evaluate import count_right, embeddings
@@ -24,7 +24,7 @@ def _split(
 ) -> tuple[NDArray[np.uint8], Rows]:
     keys = sorted(paths)
     place = {key: first + i for i, key in enumerate(keys)}
-    pictures = np.stack([np.asarray(Image.open(paths[key]).convert("RGB")) for key in keys])
+    pictures = np.stack([np.asarray(PILImage.open(paths[key]).convert("RGB")) for key in keys])
     return pictures, [(place[i], q, a) for q, a, i in zip(*questions, strict=True)]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image as PILImage
 from torch import Tensor
 
 from experiments.tiny.index import Index
@@ -49,7 +49,7 @@ def _compare(reference: Tensor, other: Tensor) -> Agreement:
 @torch.no_grad()
 def alone(runner: Runner, turns: list[Turn], pool: Pool) -> Tensor:
     """Logits [V] of one prompt through processor, pixels and model, without a cache of features or padding."""
-    pictures = [Image.fromarray(pool.pictures[turn.picture]) for turn in turns]
+    pictures = [PILImage.fromarray(pool.pictures[turn.picture]) for turn in turns]
     inputs = runner.processor(text=[runner.prompt(turns, Layout())], images=[pictures], return_tensors="pt")
     logits: Tensor = runner.model(**inputs).logits[0, -1].float()
     return logits

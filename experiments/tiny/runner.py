@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image as PILImage
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -76,7 +76,7 @@ class Runner:
         """uint8 [N, 64, 64, 3] -> connector tokens [N, width]."""
         out = []
         for i in range(0, len(pictures), size):
-            shown = [[Image.fromarray(p)] for p in pictures[i : i + size]]
+            shown = [[PILImage.fromarray(p)] for p in pictures[i : i + size]]
             pixels = self.processor.image_processor(shown, return_tensors="pt")["pixel_values"].to(self.model.dtype)
             out.append(torch.cat(list(self.model.get_image_features(pixels).pooler_output)))
         return torch.cat(out)

@@ -12,7 +12,7 @@ from icl.registry import build, is_own
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
     from torch import Tensor
 
 Level = Annotated[int, Ge(0), Le(255)]
@@ -38,7 +38,7 @@ class Edit:
         cls = type(self)
         return repr(self) if is_own(cls) else f"{self!r} {code_of(cls)}"
 
-    def on_picture(self, image: "Image") -> "Image":
+    def on_picture(self, image: "PILImage") -> "PILImage":
         return image
 
     def on_pixels(self, pixels: "Tensor") -> "Tensor":
@@ -69,7 +69,7 @@ class Box(Edit):
                 f"{self.bottom:g}."
             )
 
-    def of(self, image: "Image") -> tuple[int, int, int, int]:
+    def of(self, image: "PILImage") -> tuple[int, int, int, int]:
         """In pixels, at least one wide and high."""
         left = min(round(self.left * image.width), image.width - 1)
         top = min(round(self.top * image.height), image.height - 1)

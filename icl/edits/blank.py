@@ -7,7 +7,7 @@ from icl.edits.base import Edit, Level
 from icl.registry import component
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 
 @component("edit", "blank")
@@ -19,7 +19,7 @@ class Blank(Edit):
     green: Level = 128  # of 255
     blue: Level = 128  # of 255
 
-    def on_picture(self, image: "Image") -> "Image":
-        from PIL import Image
+    def on_picture(self, image: "PILImage") -> "PILImage":
+        from PIL import Image as PILImage
 
-        return Image.new("RGB", image.size, (self.red, self.green, self.blue))
+        return PILImage.new("RGB", image.size, (self.red, self.green, self.blue))

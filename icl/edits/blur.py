@@ -8,7 +8,7 @@ from icl.edits.base import Edit
 from icl.registry import component
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 
 @component("edit", "blur")
@@ -18,7 +18,7 @@ class Blur(Edit):
 
     radius: NonNegative = 2.0  # pixels
 
-    def on_picture(self, image: "Image") -> "Image":
+    def on_picture(self, image: "PILImage") -> "PILImage":
         from PIL import ImageFilter
 
         return image.filter(ImageFilter.GaussianBlur(self.radius))

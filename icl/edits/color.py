@@ -8,7 +8,7 @@ from icl.edits.base import Edit
 from icl.registry import component
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 
 @component("edit", "colour")
@@ -21,8 +21,9 @@ class Colour(Edit):
     saturation: NonNegative = 1.0  # times that of the picture
     hue: float = 0.0  # share of the colour circle that it is turned by
 
-    def on_picture(self, image: "Image") -> "Image":
-        from PIL import Image, ImageEnhance
+    def on_picture(self, image: "PILImage") -> "PILImage":
+        from PIL import Image as PILImage
+        from PIL import ImageEnhance
 
         image = ImageEnhance.Brightness(image).enhance(self.brightness)
         image = ImageEnhance.Contrast(image).enhance(self.contrast)
@@ -32,4 +33,4 @@ class Colour(Edit):
             return image
         hue, saturation, value = image.convert("HSV").split()
         turned = hue.point([(level + turn) % 256 for level in range(256)])
-        return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+        return PILImage.merge("HSV", (turned, saturation, value)).convert("RGB")

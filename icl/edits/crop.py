@@ -7,7 +7,7 @@ from icl.edits.base import Box
 from icl.registry import component
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 
 @component("edit", "crop")
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Crop(Box):
     """What is in the box, at the picture's size."""
 
-    def on_picture(self, image: "Image") -> "Image":
-        from PIL import Image
+    def on_picture(self, image: "PILImage") -> "PILImage":
+        from PIL import Image as PILImage
 
-        return image.crop(self.of(image)).resize(image.size, Image.Resampling.BICUBIC)  # nothing from outside it
+        return image.crop(self.of(image)).resize(image.size, PILImage.Resampling.BICUBIC)  # nothing from outside it

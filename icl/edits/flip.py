@@ -7,7 +7,7 @@ from icl.edits.base import Edit
 from icl.registry import component
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 
 @component("edit", "flip")
@@ -17,7 +17,7 @@ class Flip(Edit):
 
     axis: Literal["horizontal", "vertical"] = "horizontal"  # left to right, or top to bottom
 
-    def on_picture(self, image: "Image") -> "Image":
+    def on_picture(self, image: "PILImage") -> "PILImage":
         from PIL import ImageOps
 
         return ImageOps.mirror(image) if self.axis == "horizontal" else ImageOps.flip(image)

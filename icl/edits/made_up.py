@@ -9,7 +9,7 @@ from icl.registry import component
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 
 @component("edit", "made_up")
@@ -23,10 +23,10 @@ class MadeUp(Edit):
     def bind(self, key: StreamKey, place: str) -> "MadeUp":
         return replace(self, stream=key.number(f"made up/{place}", 63))
 
-    def on_picture(self, image: "Image") -> "Image":
+    def on_picture(self, image: "PILImage") -> "PILImage":
         import numpy as np
-        from PIL import Image
+        from PIL import Image as PILImage
 
         draw = np.random.default_rng(self.stream)
         colours = draw.integers(0, 256, (self.patches, self.patches, 3), dtype=np.uint8)
-        return Image.fromarray(colours).resize(image.size, Image.Resampling.BICUBIC)
+        return PILImage.fromarray(colours).resize(image.size, PILImage.Resampling.BICUBIC)

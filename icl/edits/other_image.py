@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 from icl.edits.base import Edit
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
     from icl.images import Picture
 
@@ -22,5 +22,5 @@ class Another(Edit):
     def told(self) -> str:
         return f"Another({self.picture.digest})"
 
-    def on_picture(self, image: "Image") -> "Image":
+    def on_picture(self, image: "PILImage") -> "PILImage":
         return self.picture.open()

@@ -7,7 +7,7 @@ from icl.edits.base import Box, Level
 from icl.registry import component
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 
 @component("edit", "region")
@@ -19,7 +19,7 @@ class RegionMask(Box):
     green: Level = 0  # of 255
     blue: Level = 0  # of 255
 
-    def on_picture(self, image: "Image") -> "Image":
+    def on_picture(self, image: "PILImage") -> "PILImage":
         masked = image.copy()
         masked.paste((self.red, self.green, self.blue), self.of(image))
         return masked

@@ -7,7 +7,7 @@ from icl.edits.base import Edit
 from icl.registry import component
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 
 @component("edit", "rotate")
@@ -17,7 +17,7 @@ class Rotate(Edit):
 
     degrees: float = 180.0  # counter-clockwise
 
-    def on_picture(self, image: "Image") -> "Image":
-        from PIL import Image
+    def on_picture(self, image: "PILImage") -> "PILImage":
+        from PIL import Image as PILImage
 
-        return image.rotate(self.degrees, Image.Resampling.BICUBIC, fillcolor=(128, 128, 128))
+        return image.rotate(self.degrees, PILImage.Resampling.BICUBIC, fillcolor=(128, 128, 128))

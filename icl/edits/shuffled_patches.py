@@ -9,7 +9,7 @@ from icl.registry import component
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 
 @component("edit", "shuffled_patches")
@@ -26,7 +26,7 @@ class ShuffledPatches(Edit):
     def bind(self, key: StreamKey, place: str) -> "ShuffledPatches":
         return replace(self, stream=key.number(f"patches/{place}", 63))
 
-    def on_picture(self, image: "Image") -> "Image":
+    def on_picture(self, image: "PILImage") -> "PILImage":
         import numpy as np
 
         shuffled = image.copy()

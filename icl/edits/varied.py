@@ -13,7 +13,7 @@ from icl.registry import Nested, component
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 
 @component("edit", "varied")
@@ -40,5 +40,5 @@ class Varied(Edit):
         ]
         return replace(self, change=changes[int(draw.integers(len(changes)))])
 
-    def on_picture(self, image: "Image") -> "Image":
+    def on_picture(self, image: "PILImage") -> "PILImage":
         return self.change.on_picture(image)

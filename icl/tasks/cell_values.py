@@ -12,7 +12,7 @@ from icl.tasks.source import Source
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 
 def text_of(value: Any) -> str:
@@ -45,10 +45,10 @@ def _cells(value: Any) -> list[Any]:
 
 def pictures_in(view: "Dataset", source: Source, column: str, row: int) -> Iterator[Picture]:
     """The pictures of one cell, not yet opened. view: the data with this column alone."""
-    from datasets import Image
+    from datasets import PILImage
 
     feature = view.features[column]
-    if isinstance(feature, Image):
+    if isinstance(feature, PILImage):
         yield Picture.from_source(Stored(view, column, row, 0), f"{source.name} row {row}, column '{column}'")
         return
     for place, cell in enumerate(_cells(view[row][column])):
@@ -69,9 +69,9 @@ class Stored:
     row: int
     place: int
 
-    def __call__(self) -> "Image":
+    def __call__(self) -> "PILImage":
 
-        from PIL import Image
+        from PIL import Image as PILImage
 
         cells = _cells(self.view[self.row][self.column])
         if self.place >= len(cells):
@@ -80,7 +80,7 @@ class Stored:
         if not isinstance(cell, Mapping):
             raise ValueError(f"{cell!r:.40} is neither a picture nor the path of one")
         if cell.get("bytes"):
-            return Image.open(io.BytesIO(cell["bytes"]))
+            return PILImage.open(io.BytesIO(cell["bytes"]))
         if cell.get("path"):
             return open_regular(cell["path"])
         raise ValueError("the cell has neither bytes nor a path")

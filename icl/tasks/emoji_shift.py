@@ -32,7 +32,7 @@ from icl.tasks.subset import nested_choice
 from icl.types import Example
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 Style = Literal["noto", "twemoji", "fluent", "fluent-flat", "openmoji"]
 STYLES: tuple[Style, ...] = get_args(Style)
@@ -199,14 +199,16 @@ def _code(stem: str) -> str:
     return stem.upper().replace("-FE0F", "")
 
 
-def _drawing(path: str, name: str) -> "Image":
-    from PIL import Image
+def _drawing(path: str, name: str) -> "PILImage":
+    from PIL import Image as PILImage
 
     if name or path.endswith(".svg"):
         from resvg_py import svg_to_bytes
 
         text = _icons(path)[name] if name else Path(path).read_text(encoding="utf-8")
         png = svg_to_bytes(svg_string=text, width=SIDE, height=SIDE, skip_system_fonts=True)
-        return Image.open(io.BytesIO(bytes(png)))
-    image = Image.open(path)
-    return image if image.size == (SIDE, SIDE) else image.convert("RGBA").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        return PILImage.open(io.BytesIO(bytes(png)))
+    image = PILImage.open(path)
+    return (
+        image if image.size == (SIDE, SIDE) else image.convert("RGBA").resize((SIDE, SIDE), PILImage.Resampling.LANCZOS)
+    )

@@ -17,7 +17,7 @@ from icl.types import Context, Where
 from prompts.example_changes import changed
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 
 @component("transform", "grid")
@@ -54,14 +54,14 @@ def middles(count: int, parts: int) -> list[int]:
     return [(2 * i + 1) * count // (2 * parts) for i in range(parts)]
 
 
-def _drawn(pictures: tuple[Picture, ...], columns: int, gap: int) -> "Image":
-    from PIL import Image
+def _drawn(pictures: tuple[Picture, ...], columns: int, gap: int) -> "PILImage":
+    from PIL import Image as PILImage
 
     frames = [picture.open() for picture in pictures]
     width, height = min(frame.width for frame in frames), min(frame.height for frame in frames)
     rows = -(-len(frames) // columns)
     across = min(columns, len(frames))
-    sheet = Image.new("RGB", (across * (width + gap) + gap, rows * (height + gap) + gap), "white")
+    sheet = PILImage.new("RGB", (across * (width + gap) + gap, rows * (height + gap) + gap), "white")
     for i, frame in enumerate(frames):
         place = (gap + i % columns * (width + gap), gap + i // columns * (height + gap))
         sheet.paste(frame.resize((width, height)), place)

@@ -18,7 +18,7 @@ from retrievers.machinery.prefetch import decoded
 from retrievers.machinery.vector_math import Vectors, per_item, shown, unit
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 SIDE, BATCH = 224, 64
 MEAN, DEVIATION = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=np.float32)
@@ -53,7 +53,7 @@ class EfficientNet:
         raise PlanError("embedder 'efficientnet' reads pictures only. For questions, pair it with another ('paired').")
 
 
-def _pixels(image: "Image") -> Vectors:
+def _pixels(image: "PILImage") -> Vectors:
     from PIL.Image import Resampling
 
     small = image.resize((SIDE, SIDE), Resampling.BICUBIC)

@@ -37,8 +37,8 @@ class Pixels:
         raise PlanError("embedder 'pixels' reads pictures only. For questions, use the embedder 'encoder'.")
 
     def _one(self, picture: Picture) -> Vectors:
-        from PIL import Image
+        from PIL import Image as PILImage
 
-        small = picture.open().resize((self.size, self.size), Image.Resampling.BOX)
+        small = picture.open().resize((self.size, self.size), PILImage.Resampling.BOX)
         values = np.asarray(small, dtype=np.float32).reshape(-1) / 127.5 - 1
         return np.append(values, np.float32(1))

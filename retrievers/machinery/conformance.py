@@ -175,9 +175,10 @@ def _asked() -> list[Example]:
 
 def _example(name: str, colour: str, place: int) -> Example:
     """A picture of its own in one colour with a grey bar whose place tells it from the others."""
-    from PIL import Image, ImageDraw
+    from PIL import Image as PILImage
+    from PIL import ImageDraw
 
-    image = Image.new("RGB", (32, 32), COLOURS[colour])
+    image = PILImage.new("RGB", (32, 32), COLOURS[colour])
     ImageDraw.Draw(image).rectangle((place % 28, place // 28, place % 28 + 3, place // 28 + 9), fill=(128, 128, 128))
     question = f"Which colour is picture {place}?"
     return Example(name, (Picture.from_image(image, name),), question, (colour,), tuple(COLOURS), label=colour)

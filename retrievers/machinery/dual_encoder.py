@@ -93,7 +93,7 @@ class Towers:
         return self._batched(
             decoded(pictures, BATCH),
             self.model.get_image_features,
-            lambda images: self.processor.image_processor(images=images, return_tensors="pt"),
+            lambda pil_images: self.processor.image_processor(images=pil_images, return_tensors="pt"),
         )
 
     def texts(self, texts: Sequence[str]) -> Vectors:
@@ -112,7 +112,7 @@ class Towers:
         return self._batched(
             decoded(pictures, BATCH),
             self._patches,
-            lambda images: self.processor.image_processor(images=images, return_tensors="pt"),
+            lambda pil_images: self.processor.image_processor(images=pil_images, return_tensors="pt"),
         )
 
     def words(self, texts: Sequence[str]) -> Vectors:

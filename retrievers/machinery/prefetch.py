@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from icl.images import Picture
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 WORKERS = 4
 
 
-def decoded(pictures: Sequence[Picture], size: int) -> "Iterator[list[Image]]":
+def decoded(pictures: Sequence[Picture], size: int) -> "Iterator[list[PILImage]]":
     """The images in order, in batches; the next batch is read meanwhile. Raises PictureError where it stands."""
     if len(pictures) <= size:
         if pictures:

@@ -36,8 +36,8 @@ class Backbone:
 
         rows = []
         with torch.inference_mode():
-            for images in decoded(pictures, BATCH):
-                given = self.processor(images=images, return_tensors="pt").to(self.device)
+            for pil_images in decoded(pictures, BATCH):
+                given = self.processor(images=pil_images, return_tensors="pt").to(self.device)
                 rows.append(self._pooled(self.model(**given), pool).float().cpu().numpy())
         return stacked(rows)
 

@@ -12,10 +12,10 @@ from icl.types import Part, Prompt, Turn
 
 
 def picture(number: int, side: int = 32) -> Picture:
-    from PIL import Image
+    from PIL import Image as PILImage
 
     return Picture.from_image(
-        Image.new("RGB", (side, side), (number % 256, 90, 255 - number % 256)), f"picture {number}"
+        PILImage.new("RGB", (side, side), (number % 256, 90, 255 - number % 256)), f"picture {number}"
     )
 
 

@@ -144,8 +144,8 @@ def test_an_edit_of_ones_own_is_a_change_by_its_path(tmp_path: Path) -> None:
     asked = probe_prompt(2)
     shown = [[picture.open() for picture in strategy.branches(asked)[1].pictures] for strategy in (plain, wider)]
     before = [picture.open() for picture in asked.pictures]
-    assert [image != was for image, was in zip(shown[0], before, strict=True)] == [False, False, True]
-    assert [image.getpixel((2, 0)) == (0, 0, 0) for image in shown[1]] == [True] * 3
+    assert [pil_image != was for pil_image, was in zip(shown[0], before, strict=True)] == [False, False, True]
+    assert [pil_image.getpixel((2, 0)) == (0, 0, 0) for pil_image in shown[1]] == [True] * 3
     assert parse_arm({"name": "contrast", "branches": [path]}).digest != parse_arm("contrast").digest
     with pytest.raises(ConfigError, match=r"no parameter 'widht'. Did you mean 'width'"):
         generic(branches=[{"change": {"name": path, "widht": 3}}])

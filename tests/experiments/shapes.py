@@ -64,8 +64,8 @@ class Shapes:
 
 
 def _square(word: str, place: int):  # type: ignore[no-untyped-def]
-    from PIL import Image
+    from PIL import Image as PILImage
 
-    image = Image.new("RGB", (16, 16), COLOURS[word])
+    image = PILImage.new("RGB", (16, 16), COLOURS[word])
     image.putpixel((place % 16, place // 16 % 16), (place % 251, place // 251 % 251, 7))
     return image

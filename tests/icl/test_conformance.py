@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image as PILImage
 
 from icl.conformance import _EXAMPLES, _request, check_model, check_task
 from icl.images import Picture
@@ -32,7 +32,7 @@ PROMPTS = [_request(example, True).prompt for example in _EXAMPLES[:3]]
 
 
 def grey(level: int) -> Picture:
-    return Picture.from_image(Image.new("RGB", (4, 4), (level,) * 3), f"grey {level}")
+    return Picture.from_image(PILImage.new("RGB", (4, 4), (level,) * 3), f"grey {level}")
 
 
 def example(name: str, level: int, answer: str = "red", **more) -> Example:

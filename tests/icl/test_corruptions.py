@@ -4,14 +4,14 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image as PILImage
 
 from icl.corruptions import BLUR, NOISE, QUALITY, Corruption, corrupted
 from icl.images import Picture
 
 RNG = np.random.default_rng(0)
-IMAGE = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
-GREY = Image.new("RGB", (64, 64), (128, 128, 128))
+IMAGE = PILImage.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+GREY = PILImage.new("RGB", (64, 64), (128, 128, 128))
 
 
 def pixels(kind, severity, image=IMAGE, seed=0):
@@ -44,12 +44,12 @@ def test_contrast_keeps_a_share_of_the_distance_from_the_mean():
 def test_blur_is_in_proportion_to_the_side():
     point = np.zeros((256, 256, 3), dtype=np.uint8)
     point[120:136, 120:136] = 255
-    small = pixels("blur", 4, Image.fromarray(point).resize((64, 64), Image.Resampling.BOX))
-    large = pixels("blur", 4, Image.fromarray(point))
+    small = pixels("blur", 4, PILImage.fromarray(point).resize((64, 64), PILImage.Resampling.BOX))
+    large = pixels("blur", 4, PILImage.fromarray(point))
     coarse = large.reshape(64, 4, 64, 4, 3).mean((1, 3))
     assert np.abs(coarse - small).max() < 40
-    assert np.abs(small - np.asarray(Image.fromarray(point).resize((64, 64), Image.Resampling.BOX))).max() > 60
-    spread = [pixels("blur", s, Image.fromarray(point[96:160, 96:160])).std() for s in range(1, 6)]
+    assert np.abs(small - np.asarray(PILImage.fromarray(point).resize((64, 64), PILImage.Resampling.BOX))).max() > 60
+    spread = [pixels("blur", s, PILImage.fromarray(point[96:160, 96:160])).std() for s in range(1, 6)]
     assert spread == sorted(spread, reverse=True)
     assert list(BLUR) == sorted(BLUR)
 
@@ -57,7 +57,7 @@ def test_blur_is_in_proportion_to_the_side():
 def test_jpeg_is_what_the_library_makes_of_that_quality():
     buffer = io.BytesIO()
     IMAGE.save(buffer, "JPEG", quality=QUALITY[4])
-    assert np.array_equal(pixels("jpeg", 5), np.asarray(Image.open(buffer)))
+    assert np.array_equal(pixels("jpeg", 5), np.asarray(PILImage.open(buffer)))
 
 
 @pytest.mark.parametrize("kind", ["noise", "blur", "contrast", "jpeg"])

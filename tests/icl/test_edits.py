@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image as PILImage
 
 from icl import edits
 from icl.errors import ConfigError
@@ -16,7 +16,7 @@ KEY = StreamKey(0, "q")
 
 
 def picture(pixels: np.ndarray = COUNTED) -> Picture:
-    return Picture.from_image(Image.fromarray(pixels))
+    return Picture.from_image(PILImage.fromarray(pixels))
 
 
 def after(edit: edits.Edit, pixels: np.ndarray = COUNTED) -> np.ndarray:
@@ -60,7 +60,7 @@ def test_a_region_is_masked_and_the_rest_is_as_it_was() -> None:
 
 
 def test_the_smallest_box_has_a_pixel() -> None:
-    assert edits.RegionMask(0.999, 0.999, 1.0, 1.0).of(Image.new("RGB", (12, 8))) == (11, 7, 12, 8)
+    assert edits.RegionMask(0.999, 0.999, 1.0, 1.0).of(PILImage.new("RGB", (12, 8))) == (11, 7, 12, 8)
 
 
 @pytest.mark.parametrize("kind", [edits.Crop, edits.RegionMask])
@@ -168,10 +168,10 @@ def test_a_made_up_picture_has_nothing_of_this_one() -> None:
 
 
 def test_another_picture_takes_the_place_and_its_digest_is_told() -> None:
-    red = Picture.from_image(Image.new("RGB", (3, 3), "red"))
+    red = Picture.from_image(PILImage.new("RGB", (3, 3), "red"))
     changed = picture().edit(edits.Another(red))
     assert changed.open().tobytes() == red.open().tobytes()
-    blue = Picture.from_image(Image.new("RGB", (3, 3), "blue"))
+    blue = Picture.from_image(PILImage.new("RGB", (3, 3), "blue"))
     assert len({changed.digest, picture().edit(edits.Another(blue)).digest, picture().digest}) == 3
 
 

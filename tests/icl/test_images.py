@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image as PILImage
 
 from icl import images as pictures
 from icl.edits import Blank, DiffusionNoise, Edit, diffusion_scales
@@ -18,11 +18,11 @@ from icl.images import Picture
 from icl.streams import StreamKey
 
 
-def noise(seed: int = 0, size: tuple[int, int] = (12, 9)) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+def noise(seed: int = 0, size: tuple[int, int] = (12, 9)) -> PILImage.Image:
+    return PILImage.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **more) -> bytes:
+def encoded(image: PILImage.Image, kind: str = "PNG", **more) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **more)
     return buffer.getvalue()
@@ -45,8 +45,8 @@ def test_equal_pixels_are_one_picture_whatever_they_are_stored_in(tmp_path):
 
 
 def test_the_shape_is_part_of_the_digest():
-    flat = Image.new("RGB", (4, 9), "red")
-    assert Picture.from_image(flat).digest != Picture.from_image(Image.new("RGB", (9, 4), "red")).digest
+    flat = PILImage.new("RGB", (4, 9), "red")
+    assert Picture.from_image(flat).digest != Picture.from_image(PILImage.new("RGB", (9, 4), "red")).digest
 
 
 def test_a_picture_is_opened_when_it_is_looked_at_and_decoded_once():
@@ -79,7 +79,7 @@ def test_a_loader_may_be_any_callable():
         level: int
 
         def __call__(self):
-            return Image.new("RGB", (2, 2), (self.level,) * 3)
+            return PILImage.new("RGB", (2, 2), (self.level,) * 3)
 
     assert Picture.from_source(Loader(3), "mine").open().getpixel((0, 0)) == (3, 3, 3)
 
@@ -140,7 +140,7 @@ def test_the_base_edit_changes_nothing():
 
 
 def test_transparent_pixels_lie_on_white():
-    image = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    image = PILImage.new("RGBA", (2, 1), (255, 0, 0, 0))
     image.putpixel((1, 0), (255, 0, 0, 255))
     for data in (encoded(image), encoded(image.convert("P"), "GIF", transparency=0)):
         assert Picture.from_bytes(data).open().mode == "RGB"
@@ -151,21 +151,21 @@ def test_transparent_pixels_lie_on_white():
 
 
 def test_a_turned_photograph_stands_upright():
-    image = Image.new("RGB", (8, 4), "red")
-    exif = Image.Exif()
+    image = PILImage.new("RGB", (8, 4), "red")
+    exif = PILImage.Exif()
     exif[0x0112] = 6
     assert Picture.from_bytes(encoded(image, "JPEG", exif=exif)).open().size == (4, 8)
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped():
-    deep = Image.fromarray((np.arange(16, dtype=np.uint16) * 4369).reshape(4, 4))
+    deep = PILImage.fromarray((np.arange(16, dtype=np.uint16) * 4369).reshape(4, 4))
     shown = np.asarray(Picture.from_bytes(encoded(deep)).open())[..., 0].reshape(-1)
     assert shown.tolist() == pytest.approx(np.arange(16) * 17, abs=1)
 
 
 def test_floating_point_pixels_are_refused():
     with pytest.raises(PictureError, match="picture memory has pixels of unknown range"):
-        Picture.from_image(Image.new("F", (2, 2))).open()
+        Picture.from_image(PILImage.new("F", (2, 2))).open()
 
 
 def test_what_cannot_be_read_is_a_picture_error_that_names_it(tmp_path):
@@ -215,7 +215,7 @@ def test_pictures_without_a_name_are_told_apart_by_their_pixels():
 
 def test_a_notebook_shows_the_edited_picture():
     shown = Picture.from_image(noise()).edit(Blank(9, 9, 9))._repr_png_()
-    assert Image.open(io.BytesIO(shown)).getpixel((0, 0)) == (9, 9, 9)
+    assert PILImage.open(io.BytesIO(shown)).getpixel((0, 0)) == (9, 9, 9)
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, NotImplementedError, EOFError, IndexError, OverflowError, struct.error])
@@ -229,7 +229,7 @@ def test_whatever_a_decoder_trips_over_is_one_unreadable_picture(kind):
 
 def test_a_pictures_size_is_read_from_its_head():
     file = io.BytesIO()
-    Image.new("1", (30_000, 2_000)).save(file, "PNG")
+    PILImage.new("1", (30_000, 2_000)).save(file, "PNG")
     cut = Picture.from_bytes(file.getvalue()[:200], "cut")
     assert cut.size == (30_000, 2_000)
     with pytest.raises(PictureError, match="picture cut "):

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from PIL import Image
+from PIL import Image as PILImage
 
 from icl.edits import Blank, DiffusionNoise
 from icl.errors import DataError
@@ -14,7 +14,7 @@ from icl.types import Example, Part, Prompt, Query, Turn
 
 
 def grey(level: int) -> Picture:
-    return Picture.from_image(Image.new("RGB", (4, 4), (level,) * 3), f"grey {level}")
+    return Picture.from_image(PILImage.new("RGB", (4, 4), (level,) * 3), f"grey {level}")
 
 
 def prompt(key: StreamKey = StreamKey(0, "q"), *, answer: str = "red", level: int = 9) -> Prompt:
@@ -115,7 +115,7 @@ def test_the_digest_of_a_pool_sees_everything_a_demonstration_shows():
         {"label": "x"},
         {"pictures": ()},
     ]
-    pixels = [{"pictures": (Picture.from_image(Image.new("RGB", (4, 4), (i,) * 3)),)} for i in (1, 2)]
+    pixels = [{"pictures": (Picture.from_image(PILImage.new("RGB", (4, 4), (i,) * 3)),)} for i in (1, 2)]
     assert len({digest(**change) for change in (*changes, *pixels)}) == 9
     assert digest() == digest()
 

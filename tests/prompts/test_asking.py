@@ -104,9 +104,9 @@ def test_probes_are_of_the_pool_and_never_the_query_or_what_is_shown() -> None:
 
 
 def test_probes_have_the_options_of_the_query_and_none_of_its_pictures() -> None:
-    from PIL import Image
+    from PIL import Image as PILImage
 
-    own, other = (Picture.from_image(Image.new("RGB", (4, 4), name), name) for name in ("red", "blue"))
+    own, other = (Picture.from_image(PILImage.new("RGB", (4, 4), name), name) for name in ("red", "blue"))
     shown = Example("same picture", (own,), "copy", ("a",), ("a", "b"))
     pool = Pool((shown, Example("apart", (other,), "apart", ("a",), ("a", "b")), Example("c", (), "c", ("c",), ("c",))))
     context = _context("ab", pictures=(own,))
@@ -154,9 +154,9 @@ def test_demo_measures_the_shift_by_total_variation() -> None:
 
 
 def test_demo_blanks_the_picture_of_nothing() -> None:
-    from PIL import Image
+    from PIL import Image as PILImage
 
-    picture = Picture.from_image(Image.new("RGB", (4, 4), (200, 0, 0)), "red")
+    picture = Picture.from_image(PILImage.new("RGB", (4, 4), (200, 0, 0)), "red")
     _, model, _ = _ordered("demo", lambda *_: (0.5, 0.5), _context("ab", pictures=(picture,)))
     empty = [prompt for prompt in model.asked if _read(prompt)[1] == "N/A"]
     assert {prompt.pictures[0].open().getpixel((0, 0)) for prompt in empty} == {(128, 128, 128)}

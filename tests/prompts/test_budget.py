@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from PIL import Image
+from PIL import Image as PILImage
 
 from icl.errors import PlanError
 from icl.images import Picture
@@ -25,7 +25,7 @@ def _tokens(prompt: Prompt) -> int:
 
 
 def _example(number: int, width: int = 1) -> Example:
-    picture = Picture.from_image(Image.new("RGB", (width, 1), (number, 0, 0)))
+    picture = Picture.from_image(PILImage.new("RGB", (width, 1), (number, 0, 0)))
     return Example(f"e{number}", (picture,), "one two three", ("four",))
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image as PILImage
 
 from icl.errors import ConfigError
 from icl.images import Picture
@@ -18,7 +18,7 @@ LONG = (
 
 
 def _example(number: int, pictures: int = 1) -> Example:
-    shown = tuple(Picture.from_image(Image.new("RGB", (4, 4), (number, j, 0))) for j in range(pictures))
+    shown = tuple(Picture.from_image(PILImage.new("RGB", (4, 4), (number, j, 0))) for j in range(pictures))
     return Example(f"e{number}", shown, f"q{number}?", (f"a{number}", "other"))
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image as PILImage
 
 from icl.images import Picture
 from icl.models.base import Request
@@ -98,7 +98,7 @@ def pointing() -> Callable[..., Picture]:
         pixels = np.full((8, 8, 3), 40, np.uint8)
         pixels[0, 0] = np.round((np.array(vector) + 1) * 127.5)
         pixels[1 + mark // 8 % 7, mark % 8, :] = 200
-        return Picture.from_image(Image.fromarray(pixels), f"{vector}-{mark}")
+        return Picture.from_image(PILImage.fromarray(pixels), f"{vector}-{mark}")
 
     return picture
 
@@ -117,7 +117,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _colour(name: str, mark: int = 0, size: int = 32) -> Picture:
     """One colour, with a grey pixel whose place tells pictures of the same colour apart."""
-    image = Image.new("RGB", (size, size), name)
+    image = PILImage.new("RGB", (size, size), name)
     image.putpixel((mark % size, mark // size), (128, 128, 128))
     return Picture.from_image(image, f"{name}-{mark}")
 
@@ -128,7 +128,7 @@ def _example(name: str, picture: Picture | None = None, answer: str = "a", **mor
 
 def _noise(seed: int, size: int = 32) -> Picture:
     pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    return Picture.from_image(Image.fromarray(pixels), f"noise-{seed}")
+    return Picture.from_image(PILImage.fromarray(pixels), f"noise-{seed}")
 
 
 def _save_towers(folder: Path, kind: str = "clip", seed: int = 0) -> Path:

@@ -169,13 +169,13 @@ def test_late_interaction_is_the_query_s_mean_of_best_matches(example: Make, spo
 
 
 def test_set_coverage_of_patches_finds_both_colours(colour: Make, example: Make) -> None:
-    from PIL import Image
+    from PIL import Image as PILImage
 
     from icl.images import Picture
 
     def halves(left: str, right: str, mark: int) -> Picture:
-        image = Image.new("RGB", (32, 32), left)
-        image.paste(Image.new("RGB", (16, 32), right), (16, 0))
+        image = PILImage.new("RGB", (32, 32), left)
+        image.paste(PILImage.new("RGB", (16, 32), right), (16, 0))
         image.putpixel((mark, 0), (128, 128, 128))
         return Picture.from_image(image, f"{left}-{right}-{mark}")
 

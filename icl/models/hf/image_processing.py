@@ -16,7 +16,7 @@ from icl.lru_cache_bytes import ByteCache
 from icl.models.hf.image_features import Key, nbytes, share
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
     from icl.images import Picture
 
@@ -43,9 +43,9 @@ class PictureProcessor:
     def company(self) -> bool:
         """Whether it matters for a picture to stand among others."""
         if self._company is None:
-            from PIL import Image
+            from PIL import Image as PILImage
 
-            image = Image.new("RGB", (96, 64), (90, 120, 150))
+            image = PILImage.new("RGB", (96, 64), (90, 120, 150))
             self._company = self.process(image, 1)[1] != self.process(image, 2)[1]
         return self._company
 
@@ -55,11 +55,11 @@ class PictureProcessor:
 
     def text(self, picture: "Picture", among: int) -> str:
         """The placeholders of a picture; they follow from its size, so equal sizes are asked once."""
-        image = picture.open()
+        pil_image = picture.open()
         several = among > 1 and self.company
-        key = (image.width, image.height, several)
+        key = (pil_image.width, pil_image.height, several)
         if key not in self.texts:
-            self.texts[key] = self.told(self.process(image, 2 if several else 1)[1])
+            self.texts[key] = self.told(self.process(pil_image, 2 if several else 1)[1])
         return self.texts[key]
 
     def told(self, text: str) -> str:
@@ -78,12 +78,12 @@ class PictureProcessor:
         bases = [(clean(picture), several) for picture, several in wanted]
         keys = [(base.digest, several) for base, several in bases]
         made: dict[Key, Processed] = {}
-        fresh: dict[tuple[Any, bool], dict[Key, Image]] = {}
+        fresh: dict[tuple[Any, bool], dict[Key, PILImage]] = {}
         for key, (base, several) in zip(keys, bases, strict=True):
             found = made.get(key) or self.known.get(key)
             if found is None:
-                image = base.open()
-                fresh.setdefault((image.size, several), {})[key] = image
+                pil_image = base.open()
+                fresh.setdefault((pil_image.size, several), {})[key] = pil_image
             else:
                 made[key] = found
         for alike in fresh.values():
@@ -93,7 +93,7 @@ class PictureProcessor:
                     made[key] = self.known.put(key, one)
         return [_edited(made[key], picture, several) for key, (picture, several) in zip(keys, wanted, strict=True)]
 
-    def _process_alike(self, images: Sequence["Image"], several: bool) -> list[Processed]:
+    def _process_alike(self, images: Sequence["PILImage"], several: bool) -> list[Processed]:
         """Pictures of one size, each as if it were alone; one by one where the result cannot be told apart."""
         if several or len(images) == 1:
             return [self.process(image, 2 if several else 1) for image in images]
@@ -106,7 +106,7 @@ class PictureProcessor:
             for i, text in enumerate(texts[: len(images)])
         ]
 
-    def process(self, image: "Image", copies: int) -> Processed:
+    def process(self, image: "PILImage", copies: int) -> Processed:
         """What the processor makes of a prompt that is this picture, `copies` times, and nothing else."""
         inputs = self._call([self.processor.image_token * copies], [[image] * copies])
         return inputs, self._replacements(inputs)[0][0]["replacement"]
@@ -116,7 +116,7 @@ class PictureProcessor:
         told = inputs.pop("text_replacement_offsets", None)
         return told if told and all(told) else [[{"replacement": UNTOLD}]] * TOGETHER
 
-    def _call(self, texts: list[str], images: list[list["Image"]]) -> dict[str, Any]:
+    def _call(self, texts: list[str], images: list[list["PILImage"]]) -> dict[str, Any]:
         made = self.processor(
             text=texts, images=images, padding=True, return_tensors="pt", return_text_replacement_offsets=True
         )

@@ -113,11 +113,11 @@ def _single_turns() -> list[Prompt]:
 
 
 def _picture(width: int, height: int) -> Part:
-    from PIL import Image
+    from PIL import Image as PILImage
 
     noise = torch.Generator().manual_seed(width)
     pixels = torch.randint(0, 256, (height // 8, width // 8, 3), generator=noise, dtype=torch.uint8).numpy()
-    return Part(Picture.from_image(Image.fromarray(pixels).resize((width, height)), "self-check"))
+    return Part(Picture.from_image(PILImage.fromarray(pixels).resize((width, height)), "self-check"))
 
 
 def _ask(question: str, *pictures: Part) -> Turn:

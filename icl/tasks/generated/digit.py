@@ -8,7 +8,7 @@ from icl.tasks.generated.drawing import Drawing, drawn
 from icl.tasks.generated.world import SIDE
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 LEFT = 22
 """Columns that hold the left digit and nothing else."""
@@ -22,13 +22,13 @@ class Digit:
     name: str
     value: int
 
-    def __call__(self) -> "Image":
-        from PIL import Image
+    def __call__(self) -> "PILImage":
+        from PIL import Image as PILImage
 
         whole = Drawing(self.seed, self.name, "digits", left=self.value, right=0)()
         ground = whole.getpixel((0, 0))
         assert isinstance(ground, tuple)
-        canvas = Image.new("RGB", (SIDE, SIDE), ground)
+        canvas = PILImage.new("RGB", (SIDE, SIDE), ground)
         canvas.paste(whole.crop((0, 0, LEFT, SIDE)), ((SIDE - LEFT) // 2, 0))
         return canvas
 

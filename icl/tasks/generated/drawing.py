@@ -15,7 +15,7 @@ from icl.streams import StreamKey
 from icl.tasks.generated.world import CONCEPTS, HELD_OUT, SEEN, Concept, Group, Kind, draw
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 CONCEPT_SETS: dict[str, tuple[Concept, ...]] = {"held_out": HELD_OUT, "seen": SEEN, "all": CONCEPTS}
 """held_out: pairs of colour and shape that no training sequence of the embedded model names."""
@@ -38,7 +38,7 @@ class Drawing:
     left: int | None = None
     right: int | None = None
 
-    def __call__(self) -> "Image":
+    def __call__(self) -> "PILImage":
         image, _ = draw(
             StreamKey(self.seed, self.name).numpy("picture"),
             self.kind,
@@ -60,7 +60,7 @@ class Drawing:
 
 
 @lru_cache(maxsize=20_000)
-def drawn(recipe: Callable[[], "Image"], what: str, seed: int) -> Picture:
+def drawn(recipe: Callable[[], "PILImage"], what: str, seed: int) -> Picture:
     """One `Picture` a recipe: its digest is computed once. The origin names it without telling what it shows."""
     told = hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
     return Picture.from_source(recipe, f"generated {what} {told} (seed {seed})")

@@ -3,7 +3,8 @@
 import math
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image as PILImage
+from PIL import ImageDraw
 
 Point = tuple[float, float]
 Ink = tuple[int, int, int]
@@ -44,7 +45,7 @@ def _outline(rng: np.random.Generator, shape: str, x: float, y: float, r: float)
 
 
 def paint_shape(  # noqa: PLR0917
-    canvas: Image.Image,
+    canvas: PILImage.Image,
     rng: np.random.Generator,
     shape: str,
     ink: Ink,
@@ -62,7 +63,7 @@ def paint_shape(  # noqa: PLR0917
     elif texture == "hollow":
         pen.line(points + points[:2], fill=ink, width=max(3, int(0.22 * r * ZOOM)), joint="curve")
     else:
-        mask, fill = Image.new("L", canvas.size, 0), Image.new("RGB", canvas.size, ink)
+        mask, fill = PILImage.new("L", canvas.size, 0), PILImage.new("RGB", canvas.size, ink)
         ImageDraw.Draw(mask).polygon(points, fill=255)
         brush, gap, reach = ImageDraw.Draw(fill), max(3.2, 0.4 * r) * ZOOM, 1.2 * r * ZOOM
         at = [(v * ZOOM - reach + gap * 0.25) for v in (x, y)]
@@ -123,9 +124,9 @@ _GLYPHS: dict[str, tuple[tuple[Point, ...], ...]] = {
 }
 
 
-def paint_digits(rng: np.random.Generator, ground: Ink, left: int, right: int) -> Image.Image:
+def paint_digits(rng: np.random.Generator, ground: Ink, left: int, right: int) -> PILImage.Image:
     """The picture of "left ? right"."""
-    canvas = Image.new("RGB", (SIDE * ZOOM, SIDE * ZOOM), ground)
+    canvas = PILImage.new("RGB", (SIDE * ZOOM, SIDE * ZOOM), ground)
     pen, scale = ImageDraw.Draw(canvas), float(rng.uniform(4.6, 5.6)) * ZOOM
     ink: Ink = (int(rng.integers(90)), int(rng.integers(90)), int(rng.integers(90)))
     x0, y0 = (float(rng.uniform(low, high)) * ZOOM for low, high in ((4, 8), (12, 30)))
@@ -133,4 +134,4 @@ def paint_digits(rng: np.random.Generator, ground: Ink, left: int, right: int) -
         for stroke in _GLYPHS[glyph]:
             points = [(x0 + i * 22 * ZOOM + px * scale, y0 + py * scale) for px, py in stroke]
             pen.line(points, fill=ink, width=int(2.4 * ZOOM), joint="curve")
-    return canvas.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return canvas.resize((SIDE, SIDE), PILImage.Resampling.BILINEAR)

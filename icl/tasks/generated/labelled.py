@@ -10,7 +10,7 @@ from icl.tasks.generated.letters import print_word, width
 from icl.tasks.generated.world import SIDE
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
 RED = (220, 0, 0)
 
@@ -22,7 +22,7 @@ class Labelled:
     drawing: Drawing
     word: str
 
-    def __call__(self) -> "Image":
+    def __call__(self) -> "PILImage":
         rng = StreamKey(self.drawing.seed, self.drawing.name).numpy("label")
         unit = min(1.9, (SIDE - 8) / width(self.word, 1))
         left = float(rng.uniform(4, SIDE - 4 - width(self.word, unit)))
@@ -43,12 +43,12 @@ class Words:
     words: tuple[str, ...]
     boxed: int
 
-    def __call__(self) -> "Image":
-        from PIL import Image
+    def __call__(self) -> "PILImage":
+        from PIL import Image as PILImage
 
         rng = StreamKey(self.seed, self.name).numpy("picture")
         ground = tuple(int(level) for level in rng.integers(190, 236, 3))
-        image = Image.new("RGB", (SIDE, SIDE), ground)
+        image = PILImage.new("RGB", (SIDE, SIDE), ground)
         line = SIDE / len(self.words)
         order = rng.permutation(len(self.words))
         for place, which in enumerate(order):

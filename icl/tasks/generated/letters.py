@@ -1,6 +1,7 @@
 """Printed words: capitals of strokes on a label, so that no font decides about a pixel."""
 
-from PIL import Image, ImageDraw
+from PIL import Image as PILImage
+from PIL import ImageDraw
 
 from icl.tasks.generated.ink import ZOOM, Ink, Point
 
@@ -46,12 +47,12 @@ def width(word: str, unit: float) -> float:
     return unit * (3 * len(word) - 1)
 
 
-def print_word(image: Image.Image, word: str, at: Point, unit: float, frame: Ink | None = None) -> Image.Image:
+def print_word(image: PILImage.Image, word: str, at: Point, unit: float, frame: Ink | None = None) -> PILImage.Image:
     """The picture with a black word on a white label. Raises KeyError for what is no letter.
 
     at: left and top of the word; unit: letters are 2 x 4 of them; both in pixels. frame: the colour of a box around it.
     """
-    canvas = image.resize((image.width * ZOOM, image.height * ZOOM), Image.Resampling.NEAREST)
+    canvas = image.resize((image.width * ZOOM, image.height * ZOOM), PILImage.Resampling.NEAREST)
     pen, scale, edge = ImageDraw.Draw(canvas), unit * ZOOM, 1.2 * unit * ZOOM
     x, y = (place * ZOOM for place in at)
     label = (x - edge, y - edge, x + width(word, unit) * ZOOM + edge, y + 4 * scale + edge)
@@ -60,4 +61,4 @@ def print_word(image: Image.Image, word: str, at: Point, unit: float, frame: Ink
         for stroke in _LETTERS[letter]:
             points = [(x + (3 * i + across) * scale, y + down * scale) for across, down in stroke]
             pen.line(points, fill=BLACK, width=max(1, round(0.75 * scale)), joint="curve")
-    return canvas.resize(image.size, Image.Resampling.BILINEAR)
+    return canvas.resize(image.size, PILImage.Resampling.BILINEAR)

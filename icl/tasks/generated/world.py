@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image as PILImage
 
 from icl.tasks.generated.ink import SIDE as SIDE  # noqa: PLC0414 (world.SIDE, the side of every picture)
 from icl.tasks.generated.ink import ZOOM, Ink, paint_digits, paint_shape
@@ -150,7 +150,7 @@ def draw(
     left: int | None = None,
     right: int | None = None,
     concepts: Sequence[Concept] = CONCEPTS,
-) -> tuple[Image.Image, Facts]:
+) -> tuple[PILImage.Image, Facts]:
     """A picture of this kind and its facts. What is given is fixed, the rest is drawn.
 
     `concepts` restricts the drawn (colour, shape) pairs; a fixed colour or shape restricts them further, and both
@@ -172,7 +172,7 @@ def draw(
         n = 1 if kind != "count" else int(rng.integers(1, MAX_COUNT + 1)) if count is None else count
         placed = (Group(*concept, n),)
         texture = "solid" if kind == "plain" else texture or TEXTURES[int(rng.integers(len(TEXTURES)))]
-    canvas = Image.new("RGB", (SIDE * ZOOM, SIDE * ZOOM), ground)
+    canvas = PILImage.new("RGB", (SIDE * ZOOM, SIDE * ZOOM), ground)
     if kind in ("count", "scene"):
         cells = rng.permutation(9)
         alike = [group for group in placed for _ in range(group.count)]
@@ -181,7 +181,7 @@ def draw(
             paint_shape(
                 canvas, rng, group.shape, COLOURS[group.colour], texture, x, y, float(rng.uniform(6.5, 9)), ground
             )
-        return canvas.resize((SIDE, SIDE), Image.Resampling.BILINEAR), Facts(kind, placed, texture)
+        return canvas.resize((SIDE, SIDE), PILImage.Resampling.BILINEAR), Facts(kind, placed, texture)
     if kind == "plain":
         size, radius = None, float(rng.uniform(4, 17))
     else:
@@ -190,7 +190,7 @@ def draw(
     x, y = (_coordinate(rng, radius, None if place is None else i) for i in _cell(place))
     paint_shape(canvas, rng, placed[0].shape, COLOURS[placed[0].colour], texture, x, y, radius, ground)
     where = PLACES[int(y * 3 // SIDE) * 3 + int(x * 3 // SIDE)]
-    return canvas.resize((SIDE, SIDE), Image.Resampling.BILINEAR), Facts(kind, placed, texture, size, where)
+    return canvas.resize((SIDE, SIDE), PILImage.Resampling.BILINEAR), Facts(kind, placed, texture, size, where)
 
 
 def _concept(

@@ -66,8 +66,8 @@ class Reference:
         ]
         text = self.processor.apply_chat_template(conversation, add_generation_prompt=True)
         pictures = prompt.pictures
-        images = [picture.open() for picture in pictures] or None
-        inputs = dict(self.processor(text=[text], images=images, return_tensors="pt"))
+        pil_images = [picture.open() for picture in pictures] or None
+        inputs = dict(self.processor(text=[text], images=pil_images, return_tensors="pt"))
         if any(picture.pixel_edits for picture in pictures):
             own = []
             for picture in pictures:

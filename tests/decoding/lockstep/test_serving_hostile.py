@@ -46,10 +46,10 @@ def asked(strategy: Any = "vcd", **more: Any) -> dict[str, Any]:
 
 
 def png(width: int, height: int) -> str:
-    from PIL import Image
+    from PIL import Image as PILImage
 
     file = io.BytesIO()
-    Image.new("1", (width, height)).save(file, "PNG")
+    PILImage.new("1", (width, height)).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 

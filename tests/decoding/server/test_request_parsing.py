@@ -4,7 +4,7 @@ import base64
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image as PILImage
 
 from decoding.lockstep.request_metadata import KEY
 from decoding.server.request_parsing import LONGEST, MOST_OPTIONS, More, names_a_group, strategy_asked, wanted
@@ -25,7 +25,7 @@ def user(*pieces: Any) -> dict[str, Any]:
 
 
 def picture(red: int) -> Picture:
-    return Picture.from_image(Image.new("RGB", (4, 4), (red, 0, 0)), f"picture {red}")
+    return Picture.from_image(PILImage.new("RGB", (4, 4), (red, 0, 0)), f"picture {red}")
 
 
 def shown(url: Any) -> dict[str, Any]:

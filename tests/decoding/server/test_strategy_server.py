@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image as PILImage
 
 from decoding.arms.arm import parse_arm
 from decoding.lockstep.request_metadata import Branch, branch_of
@@ -96,7 +96,7 @@ def wanted(arm: Any = "vcd", limit: int | None = None, stop: tuple[str, ...] = (
 
 
 def shown() -> Prompt:
-    picture = Picture.from_image(Image.new("RGB", (5, 3)), "a picture")
+    picture = Picture.from_image(PILImage.new("RGB", (5, 3)), "a picture")
     return Prompt((Turn("user", (Part(picture, "query.picture[0]"), *PROMPT.turns[0].parts)),))
 
 

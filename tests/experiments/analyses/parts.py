@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from PIL import Image
+from PIL import Image as PILImage
 
 from icl.images import Picture
 from icl.metrics.base import Better
@@ -99,7 +99,7 @@ class Leaking:
         return 5
 
     def _example(self, i: int) -> Example:
-        return Example(f"q{i}", (Picture.from_image(Image.new("RGB", (4, 4), (i, 0, 0)), f"p{i}"),), "?", (f"a{i}",))
+        return Example(f"q{i}", (Picture.from_image(PILImage.new("RGB", (4, 4), (i, 0, 0)), f"p{i}"),), "?", (f"a{i}",))
 
 
 @component("task", "test-folds")
@@ -135,7 +135,7 @@ class Folds:
         return 4
 
     def _example(self, name: str, answer: str, mark: int, group: str | None) -> Example:
-        picture = Picture.from_image(Image.new("RGB", (4, 4), (mark % 256, mark // 256, 9)), name)
+        picture = Picture.from_image(PILImage.new("RGB", (4, 4), (mark % 256, mark // 256, 9)), name)
         return Example(name, (picture,), "?", (answer,), label=answer, group=group)
 
 

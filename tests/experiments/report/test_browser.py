@@ -4,7 +4,7 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image as PILImage
 
 from experiments.api import run
 from experiments.report import browser
@@ -80,10 +80,10 @@ def test_a_missing_picture_is_none(tmp_path):
 
 def test_a_large_picture_is_carried_small(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (900, 1200, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "large.png")
+    PILImage.fromarray(noise).save(tmp_path / "large.png")
     head, data = data_uri(tmp_path / "large.png").split(",")
     assert head == "data:image/jpeg;base64"
-    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (320, 240)
+    assert PILImage.open(io.BytesIO(base64.b64decode(data))).size == (320, 240)
 
 
 def test_failed_samples_are_carried_with_their_reason(written):

@@ -162,22 +162,22 @@ def test_an_unreadable_picture_fails_its_samples_and_the_run_goes_on(mapping: Ma
 
 
 def test_a_failed_sample_is_tried_again_and_counts_when_it_works(mapping: Mapping, tmp_path: Path) -> None:
-    from PIL import Image
+    from PIL import Image as PILImage
 
     config = broken(tmp_path, mapping)
     go(config, tmp_path)
     assert go(config, tmp_path).failed == 2
-    Image.new("RGB", (16, 16), (30, 170, 60)).save(tmp_path / "bad.png")
+    PILImage.new("RGB", (16, 16), (30, 170, 60)).save(tmp_path / "bad.png")
     outcome = go(config, tmp_path)
     assert (outcome.present, outcome.computed, outcome.failed) == (10, 2, 0)
     assert load_run(tmp_path / "t").samples()["failed"].isna().all()
 
 
 def test_a_gigantic_picture_fails_its_sample(mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from PIL import Image
+    from PIL import Image as PILImage
 
     monkeypatch.setattr("icl.images.MAX_PIXELS", 100 * 100)
-    Image.new("RGB", (200, 100)).save(tmp_path / "bad.png")
+    PILImage.new("RGB", (200, 100)).save(tmp_path / "bad.png")
     config = mapping()
     outcome = go({**config, "task": {**config["task"], "broken": str(tmp_path / "bad.png")}}, tmp_path)
     assert (outcome.computed, outcome.failed) == (6, 1)

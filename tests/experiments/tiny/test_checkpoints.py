@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image as PILImage
 
 from experiments.tiny.__main__ import CHECKPOINTS, MODEL
 from experiments.tiny.captions import mentioned
@@ -109,7 +109,7 @@ def test_the_encoder_ranks_captions() -> None:
     index = Index(pool)
     texts = [f"a {colour} {shape}" for colour, shape in sorted({index.concept(i) for i in range(len(pool))})]
     inputs = processor(
-        text=texts, images=[Image.fromarray(p) for p in pool.pictures], return_tensors="pt", padding=True
+        text=texts, images=[PILImage.fromarray(p) for p in pool.pictures], return_tensors="pt", padding=True
     )
     assert torch.equal(inputs["input_ids"], tokens(texts)[0])
     with torch.no_grad():

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image as PILImage
 
 from experiments.tiny.__main__ import CHECKPOINTS
 from experiments.tiny.index import Index
@@ -47,7 +47,7 @@ def test_training_ids_equal_the_processors(
     layout = Layout(chat, text_first, instruction)
     for turns in sequences(pool):
         batch = Batch([turns], layout)
-        pictures = [Image.fromarray(pool.pictures[t.picture]) for t in turns if t.picture >= 0]
+        pictures = [PILImage.fromarray(pool.pictures[t.picture]) for t in turns if t.picture >= 0]
         prompt = processor.apply_chat_template(messages(turns, layout), add_generation_prompt=True)
         inputs = processor(text=[prompt], images=[pictures] if pictures else None, return_tensors="np")
         assert np.asarray(inputs["input_ids"])[0].tolist() == batch.tokens[0][: batch.slots[0] + 1].tolist()

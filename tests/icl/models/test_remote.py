@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from endpoint_server import completion, listed
-from PIL import Image
+from PIL import Image as PILImage
 
 from decoding.arms.arm import parse_arm
 from decoding.engine.requests import Counters, Failure, Job
@@ -34,7 +34,7 @@ PLAIN = Path(__file__).with_name("plain_strategy.py")
 
 
 def picture(level: int = 90) -> Picture:
-    return Picture.from_image(Image.new("RGB", (5, 4), (level, 10, 200)), f"grey {level}")
+    return Picture.from_image(PILImage.new("RGB", (5, 4), (level, 10, 200)), f"grey {level}")
 
 
 def request(question: str = "what?", options: tuple[str, ...] = (), scored: bool = False) -> Request:
@@ -85,7 +85,7 @@ def test_pictures_go_as_png_in_their_places_and_neighbouring_texts_as_one(
     assert told == {"type": "text", "text": "Q: what?"}
     head, _, data = shown["image_url"]["url"].partition(",")
     assert head == "data:image/png;base64"
-    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    image = PILImage.open(io.BytesIO(base64.b64decode(data)))
     assert (image.format, image.size, image.getpixel((0, 0))) == ("PNG", (5, 4), (1, 10, 200))
 
 

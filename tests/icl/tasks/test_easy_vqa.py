@@ -62,9 +62,9 @@ def test_limits_choose_nested_fixed_subsets():
 
 
 def test_the_pool_is_one_object_and_opens_no_picture(monkeypatch):
-    from PIL import Image
+    from PIL import Image as PILImage
 
-    monkeypatch.setattr(Image, "open", lambda *a, **k: pytest.fail("a picture was opened"))
+    monkeypatch.setattr(PILImage, "open", lambda *a, **k: pytest.fail("a picture was opened"))
     task = EasyVQA(query_limit=5, support_limit=None)
     assert task.pool(task.queries[0].id) is task.pool(task.queries[1].id)
     assert len(task.pool("").digest) == 64

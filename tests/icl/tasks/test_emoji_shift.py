@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from PIL import Image
+from PIL import Image as PILImage
 
 from icl.conformance import check_task
 from icl.errors import DataError
@@ -51,7 +51,7 @@ def modules(tmp_path: Path) -> Path:
                 svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 72">{box}</svg>'
                 (folder / f"{stem}.svg").write_text(svg)
             else:
-                image = Image.new("RGBA", (256, 256) if vendor == "fluent" else (64, 64), (0, 0, 0, 0))
+                image = PILImage.new("RGBA", (256, 256) if vendor == "fluent" else (64, 64), (0, 0, 0, 0))
                 image.paste((20 * i + 20, 60 * v, 90, 255), (0, 0, 20 + i, 40))
                 image.save(folder / f"{stem.lower()}.{'webp' if vendor == 'fluent' else 'png'}", lossless=True)
     return tmp_path

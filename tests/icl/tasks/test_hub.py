@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
-from PIL import Image as Pillow
+from PIL import Image as PILImage
 
 from icl.errors import ConfigError, DataError, PictureError
 from icl.registry import build, describe
@@ -22,8 +22,8 @@ def _cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
-def painted(name: str, size: int = 8) -> Pillow.Image:
-    return Pillow.new("RGB", (size, size), COLOURS[name])
+def painted(name: str, size: int = 8) -> PILImage.Image:
+    return PILImage.new("RGB", (size, size), COLOURS[name])
 
 
 def png(name: str) -> bytes:
@@ -351,8 +351,8 @@ def test_the_question_is_filled_in_from_columns_and_meta_is_carried(tmp_path):
 def test_no_picture_is_decoded_when_data_is_read(tmp_path, monkeypatch):
     dataset("red", "blue", "green", "black").save_to_disk(tmp_path / "d")
     opened = []
-    real = Pillow.open
-    monkeypatch.setattr(Pillow, "open", lambda *a, **k: opened.append(a) or real(*a, **k))
+    real = PILImage.open
+    monkeypatch.setattr(PILImage, "open", lambda *a, **k: opened.append(a) or real(*a, **k))
     found = task(tmp_path / "d")
     assert len(found.queries) == found.pool_size == 2
     assert opened == []

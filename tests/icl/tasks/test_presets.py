@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, Value
-from PIL import Image as Pillow
+from PIL import Image as PILImage
 
 import icl
 from icl.conformance import check_task
@@ -22,8 +22,8 @@ def _cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
-def painted(level: int) -> Pillow.Image:
-    return Pillow.new("RGB", (8, 8), (level, 255 - level, 7))
+def painted(level: int) -> PILImage.Image:
+    return PILImage.new("RGB", (8, 8), (level, 255 - level, 7))
 
 
 def parquet(path, rows, picture="image"):

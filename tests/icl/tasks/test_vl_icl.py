@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from PIL import Image as Pillow
+from PIL import Image as PILImage
 
 from icl.conformance import check_task
 from icl.errors import DataError
@@ -17,7 +17,7 @@ def folder(tmp_path):
     def picture(name, level):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Pillow.new("RGB", (8, 8), (level % 256, 10, 200)).save(path)
+        PILImage.new("RGB", (8, 8), (level % 256, 10, 200)).save(path)
         return name
 
     def write(task, queries, support):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from PIL import Image as Pillow
+from PIL import Image as PILImage
 
 import icl
 from icl.conformance import check_task
@@ -24,7 +24,9 @@ def path(tmp_path):
     rows = []
     for i in range(10):
         for k, name in enumerate(("red", "blue")):
-            Pillow.new("RGB", (8, 8), (250 - i, 0, 0) if k == 0 else (0, 0, 250 - i)).save(tmp_path / f"{i}{name}.png")
+            PILImage.new("RGB", (8, 8), (250 - i, 0, 0) if k == 0 else (0, 0, 250 - i)).save(
+                tmp_path / f"{i}{name}.png"
+            )
         rows.append({"image_0": f"{i}red.png", "image_1": f"{i}blue.png", "caption_0": "red", "caption_1": "blue"})
     (tmp_path / "w.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return tmp_path / "w.jsonl"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image as PILImage
 
 from icl.images import Picture
 from icl.registry import build
@@ -13,7 +13,7 @@ from icl.types import Context, Demo, Example
 
 
 def picture(shade: int, size: tuple[int, int] = (4, 4)) -> Picture:
-    return Picture.from_image(Image.new("RGB", size, (shade, 0, 0)), f"{size} {shade}")
+    return Picture.from_image(PILImage.new("RGB", size, (shade, 0, 0)), f"{size} {shade}")
 
 
 def context(

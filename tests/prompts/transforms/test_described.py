@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import pytest
-from PIL import Image
+from PIL import Image as PILImage
 
 from icl.errors import ConfigError, PlanError
 from icl.images import Picture
@@ -34,7 +34,7 @@ class Seer:
 
 
 def _picture(shade: int) -> Picture:
-    return Picture.from_image(Image.new("RGB", (4, 4), (shade, 0, 0)), f"{shade}")
+    return Picture.from_image(PILImage.new("RGB", (4, 4), (shade, 0, 0)), f"{shade}")
 
 
 def _context() -> Context:

@@ -76,15 +76,15 @@ def test_a_pool_is_diagnosed_in_one_call(example: Make, pointing: Make, spoken: 
 
 def test_blind_pairs_are_alike_for_one_encoder_only(example: Make, colour: Make) -> None:
     """The histogram is blind to where a colour is; the pixels see it."""
-    from PIL import Image
+    from PIL import Image as PILImage
 
     from icl.images import Picture
     from retrievers.embedders.histogram import Histogram
     from retrievers.embedders.pixels import Pixels
 
     def halves(left: str, right: str, mark: int) -> Picture:
-        image = Image.new("RGB", (32, 32), left)
-        image.paste(Image.new("RGB", (16, 32), right), (16, 0))
+        image = PILImage.new("RGB", (32, 32), left)
+        image.paste(PILImage.new("RGB", (16, 32), right), (16, 0))
         image.putpixel((mark, 0), (128, 128, 128))
         return Picture.from_image(image, f"{left}-{right}")
 

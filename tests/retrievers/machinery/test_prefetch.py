@@ -15,7 +15,7 @@ def test_batches_are_in_order(count: int, colour: Callable[..., Any]) -> None:
     pictures = [colour("red", i) for i in range(count)]
     batches = list(decoded(pictures, 3))
     assert [len(batch) for batch in batches] == [min(3, count - start) for start in range(0, count, 3)]
-    flat = [image.tobytes() for batch in batches for image in batch]
+    flat = [pil_image.tobytes() for batch in batches for pil_image in batch]
     assert flat == [picture.open().tobytes() for picture in pictures]
 
 

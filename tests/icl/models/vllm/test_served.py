@@ -205,10 +205,10 @@ def test_bad_requests_of_openais_client_are_refused_with_the_reason(
 def test_an_ordinary_request_that_is_refused_does_not_break_the_next_one_with_its_picture(
     client: openai.OpenAI,
 ) -> None:
-    from PIL import Image
+    from PIL import Image as PILImage
 
     file = io.BytesIO()
-    Image.new("RGB", (40, 40), (1, 2, 3)).save(file, "PNG")
+    PILImage.new("RGB", (40, 40), (1, 2, 3)).save(file, "PNG")
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(**asked(messages=picture(file.getvalue()), logit_bias={"99999999": 1.0}))
     assert client.chat.completions.create(**asked(messages=picture(file.getvalue()), max_tokens=1)).choices
@@ -220,10 +220,10 @@ def picture(data: bytes) -> list[dict[str, Any]]:
 
 
 def test_pictures_that_are_too_large_are_refused_and_the_server_stays_up(client: openai.OpenAI) -> None:
-    from PIL import Image
+    from PIL import Image as PILImage
 
     bomb = io.BytesIO()
-    Image.new("1", (20_000, 20_000)).save(bomb, "PNG")  # a small file of 400 million pixels
+    PILImage.new("1", (20_000, 20_000)).save(bomb, "PNG")  # a small file of 400 million pixels
     extra = {"vllm_xargs": {"strategy": "vcd"}}
     with pytest.raises(openai.BadRequestError, match="pixels"):
         client.chat.completions.create(**asked(messages=picture(bomb.getvalue()), extra_body=extra))

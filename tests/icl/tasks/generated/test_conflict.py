@@ -62,9 +62,9 @@ def test_pools_are_without_contradiction_and_of_the_kind_of_the_question():
 
 
 def test_a_printed_word_is_dark_strokes_on_a_white_label():
-    from PIL import Image
+    from PIL import Image as PILImage
 
-    plain = Image.new("RGB", (64, 64), (90, 140, 200))
+    plain = PILImage.new("RGB", (64, 64), (90, 140, 200))
     shown = np.asarray(print_word(plain, "red", (10, 20), 2.0, (220, 0, 0))).astype(int)
     label = shown[20:28, 10 : 10 + round(width("red", 2.0))]
     assert (label.sum(-1) > 600).mean() > 0.15
