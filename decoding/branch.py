@@ -1,11 +1,11 @@
 """A branch as a config says it: what is changed about the prompt. `contrast` is made of these.
 
-no_picture                                    {change: noise, step: 900, pictures: all}
+no_image                                    {change: noise, step: 900, images: all}
 {change: instruction, text: Guess wildly.}    {change: region, box: [0, 0, .5, 1]}
 
-A change is also any edit of pictures, by its name (`icl ls edit`), its mapping or the path of one's own:
+A change is also any edit of images, by its name (`icl ls edit`), its mapping or the path of one's own:
 
-rotate    {change: {name: blur, radius: 4}, pictures: all}    {change: {name: 'mine.py:Stripes', width: 3}}
+rotate    {change: {name: blur, radius: 4}, images: all}    {change: {name: 'mine.py:Stripes', width: 3}}
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ from icl.registry import entries
 from icl.types import Prompt, Where
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
-"""The box that is all of a picture."""
+"""The box that is all of an image."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +34,21 @@ class Change:
 
 
 def _edited(edit: Callable[["Branch"], edits.Edit], *reads: str) -> Change:
-    """An edit of the pictures that the branch names."""
-    return Change(lambda prompt, branch: prompt.edit(edit(branch), branch.pictures), ("pictures", *reads))
+    """An edit of the images that the branch names."""
+    return Change(lambda prompt, branch: prompt.edit(edit(branch), branch.images), ("images", *reads))
 
 
 CHANGES: Mapping[str, Change] = {
     "none": Change(lambda prompt, branch: prompt),
     "noise": _edited(lambda branch: edits.DiffusionNoise(branch.step), "step"),
     "blank": _edited(lambda branch: edits.Blank()),
-    "mean_colour": _edited(lambda branch: edits.MeanColour()),
+    "mean_color": _edited(lambda branch: edits.MeanColor()),
     "shuffled_patches": _edited(lambda branch: edits.ShuffledPatches(branch.grid), "grid"),
     "crop": _edited(lambda branch: edits.Crop(*branch.box), "box"),
     "region": _edited(lambda branch: edits.RegionMask(*branch.box), "box"),
     "varied": _edited(lambda branch: edits.Varied()),
     "made_up": _edited(lambda branch: edits.MadeUp()),
-    "no_picture": Change(lambda prompt, branch: changes.no_picture(prompt)),
+    "no_image": Change(lambda prompt, branch: changes.no_image(prompt)),
     "no_demonstrations": Change(lambda prompt, branch: changes.no_demonstrations(prompt)),
     "query_text_alone": Change(lambda prompt, branch: changes.without(prompt, "both")),
     "shuffled_answers": Change(lambda prompt, branch: changes.other_answers(prompt, "shuffled")),
@@ -57,9 +57,9 @@ CHANGES: Mapping[str, Change] = {
     "before_question": Change(lambda prompt, branch: changes.asked(prompt, before=branch.text), ("text",)),
     "after_question": Change(lambda prompt, branch: changes.asked(prompt, after=branch.text), ("text",)),
 }
-"""name -> what it does to a prompt. A picture in place of another, and descriptions, need more than a name."""
+"""name -> what it does to a prompt. An image in place of another, and descriptions, need more than a name."""
 
-EDIT = Change(lambda prompt, branch: prompt.edit(branch.edit, branch.pictures), ("pictures",))
+EDIT = Change(lambda prompt, branch: prompt.edit(branch.edit, branch.images), ("images",))
 """What an edit that has no place in the table does."""
 
 
@@ -74,14 +74,14 @@ class Changed:
 
 @dataclass(frozen=True)
 class Branch:
-    """One changed prompt. change: a name of the table, or an edit. pictures: which are edited. step: of the noise.
+    """One changed prompt. change: a name of the table, or an edit. images: which are edited. step: of the noise.
 
     grid: of patches. box: shares of the sides. text: of an instruction, or beside the question. Raises ConfigError for
     one that its change does not read.
     """
 
     change: Annotated[str | edits.Edit, Changed()] = "none"
-    pictures: Where = "query"
+    images: Where = "query"
     step: Annotated[int, Ge(0), Le(edits.DIFFUSION_STEPS - 1)] = 500
     grid: Side = 4
     box: tuple[Share, Share, Share, Share] = WHOLE
@@ -124,14 +124,14 @@ class Branches:
     """Metadata of a field that holds branches: names and mappings in a config."""
 
     def values(self) -> str:
-        """What `change` may be: of the prompt, and of its pictures."""
+        """What `change` may be: of the prompt, and of its images."""
         made = entries("edit")
         own = ", ".join(
             f"{name} (with {', '.join(does.reads)})" if does.reads else name
             for name, does in CHANGES.items()
             if name not in made
         )
-        return f"change: {own}; or an edit of the pictures (icl ls edit): {', '.join(made)}"
+        return f"change: {own}; or an edit of the images (icl ls edit): {', '.join(made)}"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
@@ -157,7 +157,7 @@ def _change(node: Any) -> str | edits.Edit:
 
 def _parsed(node: Any) -> tuple[Branch, ...]:
     if not isinstance(node, list | tuple):
-        raise ConfigError(f"branches is a list such as [no_picture], not {node!r}.")
+        raise ConfigError(f"branches is a list such as [no_image], not {node!r}.")
     return tuple(one if isinstance(one, Branch) else _one(one) for one in node)
 
 

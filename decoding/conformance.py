@@ -53,7 +53,7 @@ class StrategyFacts:
 
 
 def check_strategy(strategy: Strategy, prompt: Prompt | None = None) -> StrategyFacts:
-    """Runs every check. prompt: to branch; one with made-up pictures where there is none."""
+    """Runs every check. prompt: to branch; one with made-up images where there is none."""
     _check_component(strategy)
     count = _check_branches(strategy, probe_prompt() if prompt is None else prompt)
     _check_purity(strategy, count)

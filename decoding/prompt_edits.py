@@ -1,4 +1,4 @@
-"""Prompts changed beyond their pictures: what a branch leaves out, says instead, or shows wrongly.
+"""Prompts changed beyond their images: what a branch leaves out, says instead, or shows wrongly.
 
 All work on the named parts of a prompt, whatever composer wrote it. Glue between the parts goes with what it follows:
 without its demonstrations a prompt is the one that the composer writes for none.
@@ -13,22 +13,22 @@ from icl import spans
 from icl.errors import PlanError
 from icl.types import Part, Prompt, Turn
 
-Without = Literal["picture", "demonstrations", "both"]
-"""What a branch leaves out: the query's picture, all demonstrations, or both."""
+Without = Literal["image", "demonstrations", "both"]
+"""What a branch leaves out: the query's image, all demonstrations, or both."""
 
 
 def without(prompt: Prompt, what: Without) -> Prompt:
-    """The prompt without it. 'picture': the query's alone; demonstrations keep theirs."""
+    """The prompt without it. 'image': the query's alone; demonstrations keep theirs."""
     if what in ("demonstrations", "both"):
         prompt = no_demonstrations(prompt)
-    return no_picture(prompt) if what in ("picture", "both") else prompt
+    return no_image(prompt) if what in ("image", "both") else prompt
 
 
-def no_picture(prompt: Prompt) -> Prompt:
-    """Without the query's pictures. Raises PlanError where nothing is left."""
-    bare = prompt.without_pictures("query")
+def no_image(prompt: Prompt) -> Prompt:
+    """Without the query's images. Raises PlanError where nothing is left."""
+    bare = prompt.without_images("query")
     if not bare.turns:
-        raise PlanError("the prompt is its picture alone: without it nothing is left to read. Give the query a text.")
+        raise PlanError("the prompt is its image alone: without it nothing is left to read. Give the query a text.")
     return bare
 
 
@@ -65,7 +65,7 @@ def only_demonstrations(prompt: Prompt, keep: Collection[int]) -> Prompt:
 
 
 def windows(prompt: Prompt, count: int) -> tuple[Prompt, ...]:
-    """The demonstrations in `count` neighbouring groups of like size, each with the query; 0: one group each.
+    """The demonstrations in `count` neighboring groups of like size, each with the query; 0: one group each.
 
     A prompt without demonstrations is its only window, and there are never more windows than demonstrations.
     """
@@ -106,11 +106,11 @@ def with_question(prompt: Prompt, text: str) -> Prompt:
 
 
 def described(prompt: Prompt, descriptions: Mapping[str, str]) -> Prompt:
-    """Pictures replaced, where they stand, by texts. descriptions: name of the picture's part -> text."""
+    """Images replaced, where they stand, by texts. descriptions: name of the image's part -> text."""
     return prompt.map(
         lambda part: (
             replace(part, content=descriptions[part.name])
-            if part.picture is not None and part.name in descriptions
+            if part.image is not None and part.name in descriptions
             else part
         )
     )

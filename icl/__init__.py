@@ -29,7 +29,7 @@ _LAZY = {
     "run": "experiments.api",
     "load_run": "experiments.api",
     "Strategy": "decoding.base",
-    "Picture": "icl.images",
+    "Image": "icl.images",
     "Example": "icl.types",
     "Query": "icl.types",
     "Context": "icl.types",
@@ -50,7 +50,7 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_LAZY, "edits"])
 
 
-def _check_neighbours() -> None:
+def _check_neighbors() -> None:
     """The other packages have common names: say so when another file stands in front of one of them."""
     ours = Path(__file__).resolve().parent.parent
     for name in ("prompts", "retrievers", "decoding", "experiments"):
@@ -63,4 +63,4 @@ def _check_neighbours() -> None:
             )
 
 
-_check_neighbours()
+_check_neighbors()

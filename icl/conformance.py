@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from icl import spans
-from icl.images import Picture
+from icl.images import Image
 from icl.metrics.base import Judged, Metric, RunMetric
 from icl.metrics.normalize import plain
 from icl.models.base import ABILITIES, Model, Request
-from icl.models.optional import counts_exactly, misspelt
+from icl.models.optional import counts_exactly, misspelled
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, Task
 from icl.types import Example, Generation, Part, Prompt, Turn
@@ -26,8 +26,8 @@ from icl.types import Example, Generation, Part, Prompt, Turn
 def check_task(task: Any, queries: int = 20) -> None:
     """Unique ids, an answer each, options that hold it, no gold in the query, a pool without the query, determinism.
 
-    Pictures are opened for the first `queries` queries and their pools. A task whose pool may hold the query's own
-    picture says so with `pool_shares_pictures = True`.
+    Images are opened for the first `queries` queries and their pools. A task whose pool may hold the query's own
+    image says so with `pool_shares_images = True`.
     """
     name = type(task).__name__
     _must(isinstance(task, Task), f"{name} lacks something of the protocol icl.tasks.base.Task.")
@@ -103,11 +103,11 @@ def _check_over_run(name: str, metric: RunMetric) -> None:
         _must(list(metric.over_run(samples)) == parts, f"{name}.over_run gives other numbers each time.")
 
 
-def check_model(model: Any, pictures: bool = True, tolerance: float = 1e-3) -> None:
+def check_model(model: Any, images: bool = True, tolerance: float = 1e-3) -> None:
     """Answers in order, the same alone as in a batch; tokens counted; new tokens limited; options scored if it can.
 
     A model with the ability 'logits' is held to the equalities of sessions too (`icl.session_conformance`).
-    `pictures`: whether the prompts show any. `tolerance`: of logits, for models that compute in low precision.
+    `images`: whether the prompts show any. `tolerance`: of logits, for models that compute in low precision.
     """
     name = type(model).__name__
     _must(isinstance(model, Model), f"{name} lacks something of the protocol icl.models.base.Model.")
@@ -115,12 +115,12 @@ def check_model(model: Any, pictures: bool = True, tolerance: float = 1e-3) -> N
     _must(not unknown, f"{name}.abilities has {sorted(unknown)}; known are {', '.join(ABILITIES)}.")
     _must(bool(model.abilities & {"generate", "logits"}), f"{name} can neither generate nor give logits.")
     _must(set(model.needs) <= {"gold", "demos"}, f"{name}.needs is {sorted(model.needs)}; known are gold and demos.")
-    odd = misspelt(model)
+    odd = misspelled(model)
     _must(odd is None, f"{name}.{odd and odd[0]}: nothing reads this name; '{odd and odd[1]}' is read.")
     _must(isinstance(model.digest, str) and model.digest == model.digest, f"{name}.digest is not one text.")
     model.load()
     model.load()
-    requests = [_request(example, pictures) for example in _EXAMPLES if example.options]
+    requests = [_request(example, images) for example in _EXAMPLES if example.options]
     for request in requests:
         longer = request.prompt.map(_thrice)
         _must(
@@ -165,7 +165,7 @@ def _check_example(name: str, example: Example) -> None:
         bool(example.answers) and all(answer.strip() for answer in example.answers),
         f"{at}: the answers are {example.answers}; there must be at least one, and none empty.",
     )
-    _must(bool(example.question.strip()) or bool(example.pictures), f"{at} asks nothing and shows nothing.")
+    _must(bool(example.question.strip()) or bool(example.images), f"{at} asks nothing and shows nothing.")
     if example.options:
         _unique([plain(option) for option in example.options], f"{at}: two options read")
         answers = {plain(answer) for answer in example.answers}
@@ -195,13 +195,13 @@ def _check_pool(name: str, task: Task, query: Example) -> Pool:
     _must(isinstance(pool, Pool), f"{name}.pool('{query.id}') is no icl.tasks.base.Pool.")
     _must(query.id not in pool.by_id, f"{name}: the pool of '{query.id}' holds the query itself.")
     _must(task.pool(query.id).digest == pool.digest, f"{name}: the pool of '{query.id}' changes from call to call.")
-    own = {picture.digest for picture in query.pictures}
-    if own and not getattr(task, "pool_shares_pictures", False):
-        twin = next((e for e in pool.examples if own & {picture.digest for picture in e.pictures}), None)
+    own = {image.digest for image in query.images}
+    if own and not getattr(task, "pool_shares_images", False):
+        twin = next((e for e in pool.examples if own & {image.digest for image in e.images}), None)
         _must(
             twin is None,
-            f"{name}: '{twin.id if twin else ''}' in the pool of '{query.id}' shows the query's own picture. "
-            f"Declare pool_shares_pictures = True if it must.",
+            f"{name}: '{twin.id if twin else ''}' in the pool of '{query.id}' shows the query's own image. "
+            f"Declare pool_shares_images = True if it must.",
         )
     for example in pool.examples[:50]:
         _check_example(name, example)
@@ -217,7 +217,7 @@ def _short(prompt: Prompt) -> Prompt:
 
 
 def _told(example: Example) -> Any:
-    return dataclasses.replace(example, pictures=()), [picture.digest for picture in example.pictures]
+    return dataclasses.replace(example, images=()), [image.digest for image in example.images]
 
 
 def _must(kept: bool, sentence: str) -> None:
@@ -232,10 +232,10 @@ def _unique(items: Iterable[str], what: str) -> None:
         seen.add(item)
 
 
-def _grey(level: int) -> Picture:
+def _gray(level: int) -> Image:
     from PIL import Image as PILImage
 
-    return Picture.from_image(PILImage.new("RGB", (64, 64), (level, level, level)), f"grey {level}")
+    return Image.from_image(PILImage.new("RGB", (64, 64), (level, level, level)), f"gray {level}")
 
 
 _EXAMPLES = (
@@ -247,7 +247,7 @@ _EXAMPLES = (
     Example(
         "caption",
         (),
-        "describe the picture.",
+        "describe the image.",
         ("two dogs and a red ball",),
         secret={"objects": ["dog", "ball"], "vocabulary": ["dog", "ball", "cat"]},
     ),
@@ -266,11 +266,11 @@ _OUTPUTS = (
 )
 
 
-def _request(example: Example, pictures: bool) -> Request:
+def _request(example: Example, images: bool) -> Request:
     demo = dataclasses.replace(example, id="demo")
     seen = [
-        (Part(_grey(level), name),) if pictures else ()
-        for level, name in ((90, spans.picture(spans.demo(0))), (180, spans.picture(spans.QUERY)))
+        (Part(_gray(level), name),) if images else ()
+        for level, name in ((90, spans.image(spans.demo(0))), (180, spans.image(spans.QUERY)))
     ]
     turns = (
         Turn("user", (*seen[0], Part(demo.question, spans.question(spans.demo(0))))),

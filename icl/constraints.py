@@ -26,6 +26,6 @@ MOST = 10_000_000
 Count = Annotated[int, Ge(0), Le(MOST)]
 PositiveInt = Annotated[int, Ge(1), Le(MOST)]
 Side = Annotated[int, Ge(2), Le(256)]
-"""Of patches of a picture: their number grows with its square, and so do time and memory."""
+"""Of patches of an image: their number grows with its square, and so do time and memory."""
 Made = Annotated[int, Ge(1), Le(100_000)]
 """Of what a generated task draws, before the first sample."""

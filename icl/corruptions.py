@@ -1,13 +1,13 @@
-"""Corruptions of pictures at five severities (Hendrycks and Dietterich, ICLR 2019), as edits.
+"""Corruptions of images at five severities (Hendrycks and Dietterich, ICLR 2019), as edits.
 
-The numbers are those of Tiny ImageNet-C, whose pictures have 64 pixels a side as the generated ones do:
+The numbers are those of Tiny ImageNet-C, whose images have 64 pixels a side as the generated ones do:
 
     noise      Gaussian, standard deviation .04 .08 .12 .15 .18 of the range of a pixel
     blur       Gaussian, standard deviation .5 .75 1 1.25 1.5 pixels at 64 a side, in proportion to the shorter side
-    contrast   .4 .3 .2 .1 .05 of each channel's distance from its mean over the picture
+    contrast   .4 .3 .2 .1 .05 of each channel's distance from its mean over the image
     jpeg       quality 65 58 50 40 25
 
-A picture's noise is one draw, the same at each severity but for its size. JPEG's bytes depend on the library that
+An image's noise is one draw, the same at each severity but for its size. JPEG's bytes depend on the library that
 Pillow was built with; the others are the same on every machine. Any other edit corrupts as well, with parameters of its
 own in the place of severities.
 """
@@ -20,7 +20,7 @@ from annotated_types import Ge, Le
 
 from icl.edits import Edit, edit_of
 from icl.errors import ConfigError, did_you_mean
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import Nested, entries
 from icl.streams import StreamKey
 
@@ -34,7 +34,7 @@ NOISE = (0.04, 0.08, 0.12, 0.15, 0.18)
 BLUR = (0.5, 0.75, 1.0, 1.25, 1.5)
 CONTRAST = (0.4, 0.3, 0.2, 0.1, 0.05)
 QUALITY = (65, 58, 50, 40, 25)
-SIDE = 64  # pixels of the pictures that BLUR is meant for
+SIDE = 64  # pixels of the images that BLUR is meant for
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Corruption(Edit):
     severity: int = 1
     stream: int = 0
 
-    def on_picture(self, image: "PILImage") -> "PILImage":
+    def on_image(self, image: "PILImage") -> "PILImage":
         level = self.severity - 1
         if self.kind == "noise":
             return _noised(image, NOISE[level], self.stream)
@@ -82,14 +82,14 @@ class Corrupting:
 By = Annotated[Kind | Annotated[Edit, Nested("edit")], Corrupting()]
 
 
-def corrupted(picture: Picture, by: Kind | Edit, severity: int, seed: int = 0) -> Picture:
-    """The picture at this severity; as it is at 0. What is drawn for it belongs to the picture and the seed."""
+def corrupted(image: Image, by: Kind | Edit, severity: int, seed: int = 0) -> Image:
+    """The image at this severity; as it is at 0. What is drawn for it belongs to the image and the seed."""
     if severity == 0:
-        return picture
-    key = StreamKey(seed, picture.identity)
+        return image
+    key = StreamKey(seed, image.identity)
     if isinstance(by, Edit):
-        return picture.edit(by.bind(key, "corruption"))
-    return picture.edit(Corruption(by, severity, key.number("corruption", 63) if by == "noise" else 0))
+        return image.edit(by.bind(key, "corruption"))
+    return image.edit(Corruption(by, severity, key.number("corruption", 63) if by == "noise" else 0))
 
 
 def _noised(image: "PILImage", size: float, stream: int) -> "PILImage":

@@ -1,8 +1,8 @@
-"""What every edit of a picture keeps, for our own tests and for anyone's own (`icl check edit`).
+"""What every edit of an image keeps, for our own tests and for anyone's own (`icl check edit`).
 
     check_edit(Mine(strength=2))
 
-The same edit, bound to the same prompt, gives the same pixels and the same digest in whatever order; the pictures it is
+The same edit, bound to the same prompt, gives the same pixels and the same digest in whatever order; the images it is
 given stay as they are; each of its parameters is in the digest by way of `told`.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from icl import spans
 from icl.edits import Edit
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import describe
 from icl.streams import StreamKey
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 SIZES = ((12, 8), (31, 47), (64, 64))
-KEY, PLACE = StreamKey(0, "query"), spans.picture(spans.QUERY)
+KEY, PLACE = StreamKey(0, "query"), spans.image(spans.QUERY)
 
 
 def check_edit(edit: Any) -> None:
@@ -36,24 +36,24 @@ def check_edit(edit: Any) -> None:
     _must(bound == edit.bind(KEY, PLACE), f"{name}.bind() draws something else for the same prompt.")
     _must(bound.told() == edit.bind(KEY, PLACE).told(), f"{name}.told() tells the same edit in two ways.")
     for size in SIZES:
-        _check_picture(name, bound, size)
+        _check_image(name, bound, size)
     _check_pixels(name, bound)
 
 
-def _check_picture(name: str, edit: Edit, size: tuple[int, int]) -> None:
-    at = f"{name}, a picture of {size[0]} x {size[1]}"
+def _check_image(name: str, edit: Edit, size: tuple[int, int]) -> None:
+    at = f"{name}, an image of {size[0]} x {size[1]}"
     pil_image = _image(size)
     before = pil_image.tobytes()
-    changed, again = edit.on_picture(pil_image), edit.on_picture(_image(size))
-    _must(pil_image.tobytes() == before, f"{at}: on_picture() changed the picture that it was given.")
-    _must(changed.mode == "RGB", f"{at}: on_picture() gave mode {changed.mode}, not RGB.")
-    _must(changed.tobytes() == again.tobytes(), f"{at}: on_picture() gave other pixels when asked again.")
+    changed, again = edit.on_image(pil_image), edit.on_image(_image(size))
+    _must(pil_image.tobytes() == before, f"{at}: on_image() changed the image that it was given.")
+    _must(changed.mode == "RGB", f"{at}: on_image() gave mode {changed.mode}, not RGB.")
+    _must(changed.tobytes() == again.tobytes(), f"{at}: on_image() gave other pixels when asked again.")
     _must(
         not edit.keeps_size or changed.size == size,
         f"{at} came out as {changed.size[0]} x {changed.size[1]}. Declare keeps_size = False if it must.",
     )
-    picture = Picture.from_image(_image(size))
-    _must(picture.edit(edit).digest != picture.digest, f"{at}: an edited picture has the digest of the picture.")
+    image = Image.from_image(_image(size))
+    _must(image.edit(edit).digest != image.digest, f"{at}: an edited image has the digest of the image.")
 
 
 def _check_pixels(name: str, edit: Edit) -> None:

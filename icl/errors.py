@@ -25,8 +25,8 @@ class DataError(ICLError):
     """A data source or one of its records is unusable."""
 
 
-class PictureError(DataError):
-    """One picture cannot be read. The runner records the sample as failed and goes on."""
+class ImageError(DataError):
+    """One image cannot be read. The runner records the sample as failed and goes on."""
 
 
 class ModelError(ICLError):

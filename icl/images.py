@@ -1,7 +1,7 @@
-"""`Picture`: a lazily opened image that knows its digest and the edits made to it.
+"""`Image`: a lazily opened image that knows its digest and the edits made to it.
 
-A picture is described, not held: where its pixels come from, and what is done to them. The digest is the sha256 of
-the decoded RGB pixels (and of the edits), so two files with the same pixels are one picture everywhere: in the
+An image is described, not held: where its pixels come from, and what is done to them. The digest is the sha256 of
+the decoded RGB pixels (and of the edits), so two files with the same pixels are one image everywhere: in the
 embedding cache, in the feature cache of a model, in the leak check of a pool.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from icl.errors import PictureError
+from icl.errors import ImageError
 from icl.lru_cache_bytes import ByteCache
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from icl.edits import Edit
 
 MAX_PIXELS = 100_000_000
-"""A larger picture is refused: it is a decompression bomb or a scan that nobody meant to send to a model."""
+"""A larger image is refused: it is a decompression bomb or a scan that nobody meant to send to a model."""
 
-BYTES, MEMORY = "bytes", "memory"  # origins of pictures that came without a name
+BYTES, MEMORY = "bytes", "memory"  # origins of images that came without a name
 _UNNAMED = (BYTES, MEMORY)
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class Image:
     """One image. Make it with `from_path`, `from_bytes`, `from_image` or `from_source`."""
 
     load: Callable[[], "PILImage"]
@@ -40,33 +40,33 @@ class Picture:
     edits: tuple["Edit", ...] = ()
 
     @classmethod
-    def from_path(cls, path: str | Path, origin: str | None = None) -> "Picture":
+    def from_path(cls, path: str | Path, origin: str | None = None) -> "Image":
         """`origin`: a name that is the same on every machine, where the path is not."""
         return cls(partial(open_regular, str(path)), origin or str(path))
 
     @classmethod
-    def from_bytes(cls, data: bytes, origin: str = BYTES) -> "Picture":
+    def from_bytes(cls, data: bytes, origin: str = BYTES) -> "Image":
         return cls(partial(_open_bytes, data), origin)
 
     @classmethod
-    def from_image(cls, image: "PILImage", origin: str = MEMORY) -> "Picture":
+    def from_image(cls, image: "PILImage", origin: str = MEMORY) -> "Image":
         return cls(partial(_itself, image), origin)
 
     @classmethod
-    def from_source(cls, load: Callable[[], "PILImage"], origin: str) -> "Picture":
+    def from_source(cls, load: Callable[[], "PILImage"], origin: str) -> "Image":
         """`load()` gives a PIL image at each call; `origin` names it in error messages."""
         return cls(load, origin)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the unedited picture, as its head says: nothing is decoded. Raises PictureError."""
+        """Width and height of the unedited image, as its head says: nothing is decoded. Raises ImageError."""
         with _readable(self):
             image = self.load()
             return image.width, image.height
 
     @cached_property
     def source_digest(self) -> str:
-        """sha256 of the unedited pixels: what 'the same picture' means."""
+        """sha256 of the unedited pixels: what 'the same image' means."""
         image = self._decoded()
         head = f"{image.width}x{image.height}:".encode()
         return hashlib.sha256(head + image.tobytes()).hexdigest()
@@ -81,20 +81,20 @@ class Picture:
 
     @property
     def identity(self) -> str:
-        """Names the unedited picture without opening a file: its origin, or its pixels where it came without a name."""
+        """Names the unedited image without opening a file: its origin, or its pixels where it came without a name."""
         return self.source_digest if self.origin in _UNNAMED else self.origin
 
-    def edit(self, *edits: "Edit") -> "Picture":
+    def edit(self, *edits: "Edit") -> "Image":
         edited = replace(self, edits=self.edits + edits)
         if "source_digest" in self.__dict__:  # the pixels are the same: hash them once
             edited.__dict__["source_digest"] = self.source_digest
         return edited
 
     def open(self) -> "PILImage":
-        """The RGB image with the edits that act on pictures. Those on processed pixels are the model's to apply."""
+        """The RGB image with the edits that act on images. Those on processed pixels are the model's to apply."""
         image = self._decoded()
         for edit in self.edits:
-            image = edit.on_picture(image)
+            image = edit.on_image(image)
         return image
 
     @property
@@ -106,14 +106,14 @@ class Picture:
         return _DECODED.get(self)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Picture) and self.digest == other.digest
+        return isinstance(other, Image) and self.digest == other.digest
 
     def __hash__(self) -> int:
         return hash(self.digest)
 
     def __repr__(self) -> str:
         edits = "".join(f", {edit!r}" for edit in self.edits)
-        return f"Picture({self.origin!r}{edits})"
+        return f"Image({self.origin!r}{edits})"
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -122,21 +122,21 @@ class Picture:
 
 
 class _Decoded:
-    """The pictures decoded last, so that digest, embedding and model share one decoding. Bounded in bytes."""
+    """The images decoded last, so that digest, embedding and model share one decoding. Bounded in bytes."""
 
     def __init__(self, limit: int) -> None:
         self.lock = Lock()
         self.images: ByteCache[Any, PILImage] = ByteCache(limit, lambda image: image.width * image.height * 3)
 
-    def get(self, picture: Picture) -> "PILImage":
-        key: Any = picture.load
+    def get(self, image: Image) -> "PILImage":
+        key: Any = image.load
         if not isinstance(key, Hashable):  # a user's own loader
-            return _rgb(picture)
+            return _rgb(image)
         with self.lock:
             known = self.images.get(key)
         if known is not None:
             return known
-        pil_image = _rgb(picture)
+        pil_image = _rgb(image)
         with self.lock:
             return self.images.get(key) or self.images.put(key, pil_image)
 
@@ -149,40 +149,38 @@ _BROKEN = (OSError, ValueError, SyntaxError, RuntimeError, EOFError, LookupError
 
 
 @contextmanager
-def _readable(picture: Picture) -> Iterator[None]:
-    """Raises PictureError where a picture cannot be opened, or not to its end."""
+def _readable(image: Image) -> Iterator[None]:
+    """Raises ImageError where an image cannot be opened, or not to its end."""
     from PIL import Image as PILImage
     from PIL import UnidentifiedImageError
 
     try:
         yield
     except FileNotFoundError as error:
-        raise PictureError(f"picture {picture.origin} does not exist.") from error
+        raise ImageError(f"image {image.origin} does not exist.") from error
     except PILImage.DecompressionBombError as error:
-        raise PictureError(f"picture {picture.origin} is too large to open ({error}). Make it smaller.") from error
+        raise ImageError(f"image {image.origin} is too large to open ({error}). Make it smaller.") from error
     except UnidentifiedImageError as error:
-        raise PictureError(f"picture {picture.origin} is not an image that Pillow can read.") from error
+        raise ImageError(f"image {image.origin} is not an image that Pillow can read.") from error
     except _BROKEN as error:
-        raise PictureError(f"picture {picture.origin} cannot be read: {error}.") from error
+        raise ImageError(f"image {image.origin} cannot be read: {error}.") from error
 
 
-def _rgb(picture: Picture) -> "PILImage":
+def _rgb(image: Image) -> "PILImage":
     """Upright RGB; transparent pixels over white."""
     from PIL import Image as PILImage
     from PIL import ImageOps
 
-    with _readable(picture):
-        pil_image = picture.load()
+    with _readable(image):
+        pil_image = image.load()
         if pil_image.width * pil_image.height > MAX_PIXELS:
-            raise PictureError(
-                f"picture {picture.origin} has {pil_image.width} x {pil_image.height} pixels, more than the limit of "
+            raise ImageError(
+                f"image {image.origin} has {pil_image.width} x {pil_image.height} pixels, more than the limit of "
                 f"{MAX_PIXELS:,}. Make it smaller."
             )
         pil_image = ImageOps.exif_transpose(pil_image)
         if pil_image.mode == "F":
-            raise PictureError(
-                f"picture {picture.origin} has pixels of unknown range (floats). Save it with 8 or 16 bits."
-            )
+            raise ImageError(f"image {image.origin} has pixels of unknown range (floats). Save it with 8 or 16 bits.")
         if pil_image.mode.startswith("I"):  # 16 bits: scaled, where Pillow's own conversion would clip
             pil_image = pil_image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
         if pil_image.mode in ("RGBA", "LA", "PA") or "transparency" in pil_image.info:

@@ -1,4 +1,4 @@
-"""What was used last, within a bound of bytes: decoded pictures, features, processed pixels, token ids."""
+"""What was used last, within a bound of bytes: decoded images, features, processed pixels, token ids."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable

@@ -2,7 +2,7 @@
 
 A component is a frozen dataclass in a module of its own, marked with `@component(kind, name)`. The folders of a kind
 are read for that mark as text, so listing imports nothing, and adding a component touches no other file. In a config
-it is a bare name (`knn`), a mapping (`{name: knn, by: picture}`), or a path to anyone's class (`my_pkg.my_mod:Mine`,
+it is a bare name (`knn`), a mapping (`{name: knn, by: image}`), or a path to anyone's class (`my_pkg.my_mod:Mine`,
 `studies/mine.py:Mine`); packages add names through entry points `kind.name` in the group `icl.components`.
 """
 
@@ -57,8 +57,8 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     "task": ("title", "queries", "pool"),
     "model": ("abilities", "needs", "digest", "load", "count_tokens", "max_tokens", "generate"),
     "metric": ("score",),
-    "edit": ("bind", "told", "on_picture", "on_pixels"),
-    "embedder": ("digest", "pictures", "texts"),
+    "edit": ("bind", "told", "on_image", "on_pixels"),
+    "embedder": ("digest", "images", "texts"),
     "retriever": ("needs", "fit"),
     "reranker": ("needs", "fit"),
     "orderer": ("order",),

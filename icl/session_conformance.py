@@ -1,6 +1,6 @@
 """Public checks of a model that opens sessions: rows keep to themselves, and every way of feeding tokens is one.
 
-Each equality of `icl.models.base.Session` is tried on a few prompts of different lengths and picture counts: a batch
+Each equality of `icl.models.base.Session` is tried on a few prompts of different lengths and image counts: a batch
 against its rows alone, a chunk against its tokens one by one, selected and joined rows against their sources, suffix
 log-probabilities against advancing. Raises AssertionError with a sentence.
 """

@@ -1,6 +1,6 @@
 """Names of a prompt's parts, written and read here alone.
 
-    instruction   demo[2].picture[0]   demo[2].question   demo[2].answer   query.picture[0]   query.question
+    instruction   demo[2].image[0]   demo[2].question   demo[2].answer   query.image[0]   query.question
 
 What stands before the dot is whose part it is: `query`, or a demonstration by its place in the prompt, from 0.
 """
@@ -14,7 +14,7 @@ QUESTION = "query.question"
 
 _ANSWER = ".answer"
 _PLACE = re.compile(r"demo\[(-?\d+)\]")
-_NAME = re.compile(r"instruction|(demo\[\d+\]|query)\.(picture\[\d+\]|question)|demo\[\d+\]\.answer")
+_NAME = re.compile(r"instruction|(demo\[\d+\]|query)\.(image\[\d+\]|question)|demo\[\d+\]\.answer")
 
 
 def demo(place: int) -> str:
@@ -22,9 +22,18 @@ def demo(place: int) -> str:
     return f"demo[{place}]"
 
 
-def picture(owner: str, number: int = 0) -> str:
-    """number: among the owner's pictures."""
-    return f"{owner}.picture[{number}]"
+def image(owner: str, number: int = 0) -> str:
+    """number: among the owner's images."""
+    return f"{owner}.image[{number}]"
+
+
+def random_factor(name: str) -> str:
+    """The factor under which random numbers for an image are drawn.
+
+    It spells the span as the first release did (`query.picture[0]`). Another spelling draws other noise, and every
+    published figure of a noised image would change.
+    """
+    return name.replace(".image[", ".picture[")
 
 
 def question(owner: str) -> str:

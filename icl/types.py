@@ -3,7 +3,7 @@
     Example/Query -> Demo, Context -> Prompt -> Generation -> Sample
 
 A `Query` has no gold: a component that must not see it cannot. A `Prompt` is turns of named parts; the names
-(`icl.spans`: `demo[2].answer`, `query.picture[0]`) are its spans, which edits, budgets and perturbations address.
+(`icl.spans`: `demo[2].answer`, `query.image[0]`) are its spans, which edits, budgets and perturbations address.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from icl import spans
 from icl.edits import Edit
-from icl.images import Picture
+from icl.images import Image
 from icl.streams import StreamKey
 
 Role = Literal["system", "user", "assistant"]
@@ -24,10 +24,10 @@ Json = Any
 
 @dataclass(frozen=True)
 class Query:
-    """A question about pictures, without its gold. `meta` holds public facts only (question type, split)."""
+    """A question about images, without its gold. `meta` holds public facts only (question type, split)."""
 
     id: str
-    pictures: tuple[Picture, ...]
+    images: tuple[Image, ...]
     question: str
     options: tuple[str, ...] = ()
     domain: str | None = None
@@ -40,11 +40,11 @@ class Example:
     """A query with its gold: a member of a support pool, or a test item in the hands of the runner and the metrics.
 
     answers: accepted answers, the canonical one first. label: the class, where there are classes. group: what belongs
-    together for clustered intervals (questions about one picture). secret: facts that would give the gold away.
+    together for clustered intervals (questions about one image). secret: facts that would give the gold away.
     """
 
     id: str
-    pictures: tuple[Picture, ...]
+    images: tuple[Image, ...]
     question: str
     answers: tuple[str, ...]
     options: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class Example:
 
     @cached_property
     def query(self) -> Query:
-        return Query(self.id, self.pictures, self.question, self.options, self.domain, self.group, self.meta)
+        return Query(self.id, self.images, self.question, self.options, self.domain, self.group, self.meta)
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,14 @@ class Context:
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a turn: text or a picture. name: its span, or '' for glue between spans."""
+    """A piece of a turn: text or an image. name: its span, or '' for glue between spans."""
 
-    content: str | Picture
+    content: str | Image
     name: str = ""
 
     @property
-    def picture(self) -> Picture | None:
-        return self.content if isinstance(self.content, Picture) else None
+    def image(self) -> Image | None:
+        return self.content if isinstance(self.content, Image) else None
 
     @property
     def text(self) -> str | None:
@@ -134,8 +134,8 @@ class Turn:
 
 
 Where = Literal["all", "query", "demos"]
-PICTURE_MARK = "<picture>"
-"""What stands for a picture in `Prompt.text`."""
+IMAGE_MARK = "<image>"
+"""What stands for an image in `Prompt.text`."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,8 @@ class Prompt:
         return (part for turn in self.turns for part in turn.parts)
 
     @cached_property
-    def pictures(self) -> tuple[Picture, ...]:
-        return tuple(part.picture for part in self.parts() if part.picture is not None)
+    def images(self) -> tuple[Image, ...]:
+        return tuple(part.image for part in self.parts() if part.image is not None)
 
     @cached_property
     def spans(self) -> dict[str, tuple[int, int]]:
@@ -165,19 +165,19 @@ class Prompt:
 
     @cached_property
     def text(self) -> str:
-        """All text in order, a mark for each picture: for records and people, not for models."""
+        """All text in order, a mark for each image: for records and people, not for models."""
         return "\n".join(
-            f"[{turn.role}] " + "".join(part.text if part.text is not None else PICTURE_MARK for part in turn.parts)
+            f"[{turn.role}] " + "".join(part.text if part.text is not None else IMAGE_MARK for part in turn.parts)
             for turn in self.turns
         )
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of roles, texts and picture digests: equal digests are one prefill."""
+        """sha256 of roles, texts and image digests: equal digests are one prefill."""
         told = [
             [
                 turn.role,
-                [[part.text, None] if part.picture is None else [None, part.picture.digest] for part in turn.parts],
+                [[part.text, None] if part.image is None else [None, part.image.digest] for part in turn.parts],
             ]
             for turn in self.turns
         ]
@@ -188,18 +188,18 @@ class Prompt:
         turns = (replace(turn, parts=tuple(p for p in map(change, turn.parts) if p is not None)) for turn in self.turns)
         return replace(self, turns=tuple(turn for turn in turns if turn.parts))
 
-    def edit(self, pictures: Edit, where: Where = "all") -> "Prompt":
-        """The same prompt with an edit on its pictures: all, the query's alone, or the demonstrations' alone."""
+    def edit(self, images: Edit, where: Where = "all") -> "Prompt":
+        """The same prompt with an edit on its images: all, the query's alone, or the demonstrations' alone."""
 
         def change(part: Part) -> Part:
-            if part.picture is None or not part.within(where):
+            if part.image is None or not part.within(where):
                 return part
-            return replace(part, content=part.picture.edit(pictures.bind(self.key, part.name)))
+            return replace(part, content=part.image.edit(images.bind(self.key, spans.random_factor(part.name))))
 
         return self.map(change)
 
-    def without_pictures(self, where: Where = "all") -> "Prompt":
-        return self.map(lambda part: None if part.picture is not None and part.within(where) else part)
+    def without_images(self, where: Where = "all") -> "Prompt":
+        return self.map(lambda part: None if part.image is not None and part.within(where) else part)
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ class Sample:
 
     cell: digest of the resolved cell. question: as the prompt shows it. demos: [id, score, answer] in prompt order;
     ranks: of each, 0 the best retrieved. scores: metric -> value in [0, 1]. baselines: what the same demonstrations say
-    without a model: baseline -> metric -> value. picture_of: whose each picture is, the place of its demonstration or
+    without a model: baseline -> metric -> value. image_of: whose each image is, the place of its demonstration or
     -1 for the query's. renamed: where answers were renamed, the right one before and after. steps: what each branch
     said at every step, where the config asks for it. failed: the reason, where there is no output.
     """
@@ -251,8 +251,8 @@ class Sample:
     dropped: int = 0
     prompt: str = ""
     prompt_digest: str = ""
-    pictures: tuple[str, ...] = ()
-    picture_of: tuple[int, ...] = ()
+    images: tuple[str, ...] = ()
+    image_of: tuple[int, ...] = ()
     renamed: tuple[str, ...] = ()
     output: str = ""
     finish: str = ""

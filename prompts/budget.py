@@ -1,6 +1,6 @@
 """The context budget: what does not fit is dropped by whole demonstrations, the least similar first, never the query.
 
-Tokens are counted by the model on the composed prompt, pictures at the size it gives them. Nothing is truncated: a
+Tokens are counted by the model on the composed prompt, images at the size it gives them. Nothing is truncated: a
 query that does not fit alone is an error.
 """
 
@@ -29,7 +29,7 @@ def fit(
     if (alone := count_tokens(fits)) > room:
         raise PlanError(
             f"query '{context.query.id}' takes {alone:,} tokens without any demonstration, and the model's context of "
-            f"{limit:,} leaves {max(room, 0):,} beside {reserve:,} for the answer. Use smaller pictures, a smaller "
+            f"{limit:,} leaves {max(room, 0):,} beside {reserve:,} for the answer. Use smaller images, a smaller "
             f"max_new_tokens, or a model with a longer context."
         )
     while too_many - kept > 1:

@@ -2,7 +2,7 @@
 
     check_orderer(Mine())        check_transform(Mine())        check_composer(Mine())
 
-All are tried on contexts of 0 to 4 demonstrations with no, one and several pictures an example. What declares the need
+All are tried on contexts of 0 to 4 demonstrations with no, one and several images an example. What declares the need
 of the gold gets it; what does not declare the need of labels must do the same whatever the demonstrations answer.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from icl import spans
-from icl.images import Picture
+from icl.images import Image
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Part, Prompt, Query
 from prompts.base import Composer, Orderer, Transform
@@ -21,7 +21,7 @@ from prompts.scripted_models import Guessing, Saying, guessed_pool
 
 
 def sample_contexts() -> list[Context]:
-    """Contexts of 0 to 4 demonstrations, the query with none, one or two pictures."""
+    """Contexts of 0 to 4 demonstrations, the query with none, one or two images."""
     demos = [
         Demo(_example(f"demo-{i}", count, f"What is {{this}}, no. {i}?", f"thing {i}"), score=0.9 - i / 10, rank=i)
         for i, count in enumerate((1, 2, 0, 1))
@@ -34,16 +34,16 @@ def sample_contexts() -> list[Context]:
     ]
 
 
-def labelled_contexts() -> list[Context]:
+def labeled_contexts() -> list[Context]:
     """The same with answers that repeat, two options, captions, and the gold of each query beside it for oracles."""
     found = []
     for context in sample_contexts():
         demos = tuple(
-            replace(demo, example=_labelled(demo.example, ("yes", "no")[demo.rank % 2])) for demo in context.demos
+            replace(demo, example=_labeled(demo.example, ("yes", "no")[demo.rank % 2])) for demo in context.demos
         )
         query: Any = context.query
         gold = Example(
-            query.id, query.pictures, query.question, ("no",), ("yes", "no"), "no", meta={"caption": "a query"}
+            query.id, query.images, query.question, ("no",), ("yes", "no"), "no", meta={"caption": "a query"}
         )
         oracle: Any = gold
         found.append(replace(context, query=oracle, demos=demos))
@@ -58,7 +58,7 @@ def check_orderer(orderer: Orderer, contexts: Iterable[Context] | None = None) -
     if "model" in orderer.needs:
         asking: Any = orderer
         orderer = asking.fitted(guessed_pool(), Guessing())
-    for given in contexts or labelled_contexts():
+    for given in contexts or labeled_contexts():
         context = _as_declared(orderer, given)
         at = f"{len(context.demos)} demonstrations"
         ordered = orderer.order(context)
@@ -80,19 +80,19 @@ def check_transform(transform: Transform, contexts: Iterable[Context] | None = N
 
     A transform keeps the demonstrations and their places. It keeps the query whole, unless its parameter `where` is not
     'demos'. Its choices belong to the query: not to the order of demonstrations. One that needs the model is fitted on
-    one that says something, one that needs the pool on one of coloured pictures.
+    one that says something, one that needs the pool on one of colored images.
     """
     if transform.needs & {"model", "pool"}:
         asking: Any = transform
         transform = asking.fitted(guessed_pool(), Saying())
-    for given in contexts or labelled_contexts():
+    for given in contexts or labeled_contexts():
         context = _as_declared(transform, given)
         at = f"query '{context.query.id}', {len(context.demos)} demonstrations"
         done = transform.transform(context)
         assert _places(done) == _places(context), f"{at}: demonstrations were lost, moved or rescored."
         assert (done.query.id, done.key) == (context.query.id, context.key), f"{at}: it is another query's."
         if getattr(transform, "where", "demos") == "demos":
-            assert done.query.pictures == context.query.pictures, f"{at}: the query's pictures were changed."
+            assert done.query.images == context.query.images, f"{at}: the query's images were changed."
             assert done.query.question == context.query.question, f"{at}: the query's question was changed."
         assert transform.transform(context) == done, f"{at}: a second call does something else."
         turned = transform.transform(replace(context, demos=context.demos[::-1]))
@@ -107,7 +107,7 @@ def check_transform(transform: Transform, contexts: Iterable[Context] | None = N
             assert same, f"{at}: what is done depends on the answers, and 'labels' is not among its needs."
         bare: Any = done.query
         shown = replace(done, query=bare.query) if isinstance(bare, Example) else done
-        if shown.query.pictures or shown.query.question:  # unless the query was removed altogether, as asked
+        if shown.query.images or shown.query.question:  # unless the query was removed altogether, as asked
             check_composer(Chat(), [shown])
 
 
@@ -133,14 +133,14 @@ def _as_declared(component: Orderer | Transform, context: Context) -> Context:
 
 def _other_answers(context: Context) -> Context:
     """Each demonstration answering something else."""
-    return _relabelled(context, lambda demo: f"word {demo.rank}")
+    return _relabeled(context, lambda demo: f"word {demo.rank}")
 
 
 def _without_answers(context: Context) -> Context:
-    return _relabelled(context, lambda demo: "")
+    return _relabeled(context, lambda demo: "")
 
 
-def _relabelled(context: Context, answer: Callable[[Demo], str]) -> Context:
+def _relabeled(context: Context, answer: Callable[[Demo], str]) -> Context:
     demos = (replace(d, example=replace(d.example, answers=(answer(d),), label=answer(d))) for d in context.demos)
     return replace(context, demos=tuple(demos))
 
@@ -173,16 +173,16 @@ def _check_whole(context: Context, prompt: Prompt, parts: dict[str, Part], at: s
         asked = spans.question(name)
         question = parts[asked].content if asked in parts else ""
         assert question == item.question, f"{at}: {asked} is {question!r}, not {item.question!r}."
-        for j, picture in enumerate(item.pictures):
-            place = spans.picture(name, j)
-            seen = parts[place].picture if place in parts else None
-            assert seen == picture, f"{at}: {place} is not the picture."
+        for j, image in enumerate(item.images):
+            place = spans.image(name, j)
+            seen = parts[place].image if place in parts else None
+            assert seen == image, f"{at}: {place} is not the image."
         if isinstance(item, Example):
             said = spans.answer(name)
             answer = parts[said].content if said in parts else None
             assert answer == item.answer, f"{at}: {said} is {answer!r}, not {item.answer!r}."
-    pictures = [picture for _, item in shown for picture in item.pictures]
-    assert len(prompt.pictures) == len(pictures), f"{at}: {len(prompt.pictures)} pictures, not {len(pictures)}."
+    images = [image for _, item in shown for image in item.images]
+    assert len(prompt.images) == len(images), f"{at}: {len(prompt.images)} images, not {len(images)}."
 
 
 def _check_places(context: Context, prompt: Prompt, names: list[str], at: str) -> None:
@@ -202,16 +202,16 @@ def _told(demo: Demo) -> tuple[str, str, str, float, int]:
     return demo.example.id, demo.example.question, demo.example.answer, demo.score, demo.rank
 
 
-def _example(name: str, pictures: int, question: str, answer: str) -> Example:
-    return Example(name, tuple(_picture(f"{name}/{j}") for j in range(pictures)), question, (answer,))
+def _example(name: str, images: int, question: str, answer: str) -> Example:
+    return Example(name, tuple(_image(f"{name}/{j}") for j in range(images)), question, (answer,))
 
 
-def _labelled(example: Example, answer: str) -> Example:
+def _labeled(example: Example, answer: str) -> Example:
     return replace(example, answers=(answer,), options=("yes", "no"), label=answer, meta={"caption": f"a {example.id}"})
 
 
-def _picture(name: str) -> Picture:
+def _image(name: str) -> Image:
     from PIL import Image as PILImage
 
     shade = StreamKey(0, name).numpy("shade").integers(256, size=3)
-    return Picture.from_image(PILImage.new("RGB", (8, 8), tuple(int(value) for value in shade)), name)
+    return Image.from_image(PILImage.new("RGB", (8, 8), tuple(int(value) for value in shade)), name)

@@ -78,5 +78,5 @@ def _example(demo: Demo, example: Example) -> Demo:
 
 
 def _replaced(new: Sequence[Demo], old: Sequence[Demo]) -> bool:
-    """By identity: equality of pictures would decode them."""
+    """By identity: equality of images would decode them."""
     return any(a is not b for a, b in zip(new, old, strict=True))

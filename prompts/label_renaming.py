@@ -24,7 +24,7 @@ def answers_of(context: Context) -> tuple[str, ...]:
 def rivals_of(context: Context) -> list[tuple[str, ...]]:
     """The answers by what they answer: options of one example are rivals, and so are all answers without options.
 
-    Sets of options that share an answer are one. A context of yes/no questions and of questions for a colour has two.
+    Sets of options that share an answer are one. A context of yes/no questions and of questions for a color has two.
     In the order of `answers_of`; every answer is in one group.
     """
     ranked = [demo.example for demo in sorted(context.demos, key=lambda demo: demo.rank)]

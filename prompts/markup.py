@@ -17,7 +17,7 @@ ROLES = ("user", "assistant")
 
 
 class Mark(str):
-    """Stands for a piece. number: of a picture, from 0 through the prompt."""
+    """Stands for a piece. number: of an image, from 0 through the prompt."""
 
     __slots__ = ("number",)
     number: int
@@ -44,7 +44,7 @@ def prompt_of(written: str, wanted: Mapping[str, Part], context: Context, who: s
         if i % 2 == 0:
             if NUL in piece:
                 raise ConfigError(
-                    f"{at}: a filter changed a piece. Pictures, questions and answers are shown as they are."
+                    f"{at}: a filter changed a piece. Images, questions and answers are shown as they are."
                 )
             if piece:
                 turns[-1][1].append(Part(piece))

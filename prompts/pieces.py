@@ -7,7 +7,7 @@ from icl.errors import ConfigError
 from icl.tasks.generated.wording import INSTRUCTIONS
 from icl.types import Context, Demo, Part, Query
 
-First = Literal["picture", "text"]
+First = Literal["image", "text"]
 Level = Literal["none", "short", "long"]
 
 
@@ -25,10 +25,10 @@ def instruction(level: Level, own: str | None) -> tuple[Part, ...]:
     return (Part(text, spans.INSTRUCTION), Part("\n")) if text else ()
 
 
-def pictures(of: Demo | Query, name: str) -> tuple[Part, ...]:
-    """The pictures of a demonstration or of the query, in their order. name: 'demo[0]' or 'query'."""
+def images(of: Demo | Query, name: str) -> tuple[Part, ...]:
+    """The images of a demonstration or of the query, in their order. name: 'demo[0]' or 'query'."""
     item = of if isinstance(of, Query) else of.example
-    return tuple(Part(picture, spans.picture(name, j)) for j, picture in enumerate(item.pictures))
+    return tuple(Part(image, spans.image(name, j)) for j, image in enumerate(item.images))
 
 
 def question(of: Demo | Query, name: str) -> tuple[Part, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from icl.images import Picture
+from icl.images import Image
 from icl.models.base import Request
 from icl.tasks.base import Pool
 from icl.types import Example, Generation, Prompt
@@ -61,11 +61,11 @@ class _Opened:
 
 
 def guessed_pool() -> Pool:
-    """Twelve coloured members of two answers."""
-    return Pool(tuple(Example(f"pool-{i}", (_coloured(i),), f"what is {i}?", (YES_NO[i % 2],)) for i in range(12)))
+    """Twelve colored members of two answers."""
+    return Pool(tuple(Example(f"pool-{i}", (_colored(i),), f"what is {i}?", (YES_NO[i % 2],)) for i in range(12)))
 
 
-def _coloured(number: int) -> Picture:
+def _colored(number: int) -> Image:
     from PIL import Image as PILImage
 
-    return Picture.from_image(PILImage.new("RGB", (5, 5), (250, 20 * number, 7)), f"pool-{number}")
+    return Image.from_image(PILImage.new("RGB", (5, 5), (250, 20 * number, 7)), f"pool-{number}")

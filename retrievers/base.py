@@ -10,20 +10,20 @@ from icl.types import Example, Prompt, Query, Scored
 if TYPE_CHECKING:
     import numpy as np
 
-    from icl.images import Picture
+    from icl.images import Image
     from icl.models.base import Model
 
 
 class Embedder(Protocol):
-    """A component of kind `embedder`. Vectors are float32 and L2-normalised, so a dot product is a cosine."""
+    """A component of kind `embedder`. Vectors are float32 and L2-normalized, so a dot product is a cosine."""
 
     @property
     def digest(self) -> str:
         """Names encoder and settings: the key of the cache on disk."""
         ...
 
-    def pictures(self, items: "Sequence[Query | Example]") -> "np.ndarray":
-        """[N, D] of the items' pictures (the mean over several, normalised again)."""
+    def images(self, items: "Sequence[Query | Example]") -> "np.ndarray":
+        """[N, D] of the items' images (the mean over several, normalized again)."""
         ...
 
     def texts(self, texts: Sequence[str]) -> "np.ndarray":
@@ -37,8 +37,8 @@ class FineEmbedder(Embedder, Protocol):
     The number of rows is the embedder's own, whatever stands beside an item in its batch.
     """
 
-    def patches(self, pictures: "Sequence[Picture]") -> "np.ndarray":
-        """[N, P, D] of the pictures' patches."""
+    def patches(self, images: "Sequence[Image]") -> "np.ndarray":
+        """[N, P, D] of the images' patches."""
         ...
 
     def words(self, texts: Sequence[str]) -> "np.ndarray":
@@ -70,7 +70,7 @@ class FittedRetriever(Protocol):
     """A retriever that has seen its pool."""
 
     def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
-        """k scored ids a query, best first; never the query, nor a picture with one of its pictures' digests."""
+        """k scored ids a query, best first; never the query, nor an image with one of its images' digests."""
         ...
 
 

@@ -2,8 +2,8 @@
 
     score(q, x) = sum over the tokens t of the question of  log p(t | x, tokens before t)
 
-The `candidates` nearest are tried, each alone: one demonstration, then the query's pictures and question. All tokens of
-the question count, none of an answer does; a picture has no tokens whose likelihood a model tells, so it only
+The `candidates` nearest are tried, each alone: one demonstration, then the query's images and question. All tokens of
+the question count, none of an answer does; an image has no tokens whose likelihood a model tells, so it only
 conditions. The sum, not the mean: for one query the ranking is the same. Where the candidates run out, the next nearest
 follow. (The released mask is one token late and reads a label; this is the formula.)
 """

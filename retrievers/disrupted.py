@@ -1,8 +1,8 @@
-"""One demonstration swapped for its nearest neighbour: how much hangs on which one exactly? (disruption gap)
+"""One demonstration swapped for its nearest neighbor: how much hangs on which one exactly? (disruption gap)
 
     S = what the retriever inside gives;  S_i = S with its i-th replaced by the member of the pool nearest to it
 
-Neither a member of S, nor the query, nor anything with a picture of either is the replacement. It stands in the same
+Neither a member of S, nor the query, nor anything with an image of either is the replacement. It stands in the same
 place with the same score, and the mark says how near it is. Places count from the best (0) and are an axis:
 `retriever.place: [0, 1, 2, 3]`; `icl analyze RUN disruption` measures the gap against the retriever inside. Where there
 are fewer demonstrations than the place, or nothing in the pool to swap for, S stays as it is: the mark is not there, or
@@ -32,11 +32,11 @@ NOTHING = "disrupted: nothing to swap for"
 @component("retriever", "disrupted")
 @dataclass(frozen=True, kw_only=True)
 class Disrupted(Wrapping):
-    """Another retriever's demonstrations, one of them swapped for its nearest neighbour in the pool."""
+    """Another retriever's demonstrations, one of them swapped for its nearest neighbor in the pool."""
 
     of: Annotated[Retriever, Nested("retriever")]  # the retriever whose demonstrations they are
     place: Count = 0  # which one is swapped, 0 the best
-    by: Literal["picture", "question", "both"] = "picture"  # what its neighbour is near in
+    by: Literal["image", "question", "both"] = "image"  # what its neighbor is near in
     embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # what is compared with
 
     def __post_init__(self) -> None:
@@ -78,11 +78,11 @@ class FittedDisrupted:
             return own
         allowed, examples = fair(query), self.pool.examples
         taken = {one.id for one in own}
-        shown = {p.source_digest for one in own for p in self.pool.by_id[one.id].pictures}
+        shown = {p.source_digest for one in own for p in self.pool.by_id[one.id].images}
 
         def may(row: int) -> bool:
             example = examples[row]
-            again = any(picture.source_digest in shown for picture in example.pictures)
+            again = any(image.source_digest in shown for image in example.images)
             return example.id not in taken and not again and allowed(example)
 
         row = self.rows[own[place].id]

@@ -6,7 +6,7 @@ line for each query (.jsonl):
     {"query-1": ["demo-7", "demo-3"], "query-2": [["demo-1", 0.93], ["demo-9", 0.71]]}
     {"query": "query-1", "demos": ["demo-7", "demo-3"]}
 
-Best first, with scores where there are any. Ids that would leak (the query itself, one of its pictures) are passed
+Best first, with scores where there are any. Ids that would leak (the query itself, one of its images) are passed
 over.
 """
 

@@ -3,7 +3,7 @@
     {name: filtered, of: knn, domain: other, near: 0.95}
 
 The retriever inside is fitted on what is left and sees nothing else, so a greedy choice or a quota is made as if the
-rest did not exist. Queries that are left the same members share one fit. (The query itself and its pictures are never
+rest did not exist. Queries that are left the same members share one fit. (The query itself and its images are never
 given by any retriever, with or without this one.)
 """
 
@@ -33,12 +33,12 @@ class Filtered(Wrapping):
     of: Annotated[Retriever, Nested("retriever")]  # the retriever that chooses among what is left
     domain: Literal["any", "same", "other"] = "any"  # members of the query's own domain, or of any other
     labels: tuple[str, ...] = ()  # members with one of these labels; none named: all
-    near: Share | None = None  # drop members whose picture has a larger cosine with the query's
+    near: Share | None = None  # drop members whose image has a larger cosine with the query's
     embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # what `near` compares with
 
     def __post_init__(self) -> None:
-        if self.near is not None and "picture" not in reads(self.embedder):
-            raise ConfigError(f"near compares pictures, and {self.embedder!r} reads texts only. Use 'encoder'.")
+        if self.near is not None and "image" not in reads(self.embedder):
+            raise ConfigError(f"near compares images, and {self.embedder!r} reads texts only. Use 'encoder'.")
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedFiltered":
         """Raises ConfigError where a domain is asked for and the pool has none."""
@@ -82,8 +82,8 @@ class FittedFiltered:
         too_near: Sequence[Any] = [()] * len(queries)
         if self.retriever.near is not None:
             source = source_of(self.retriever.embedder, self.resources.cache, self.pool)
-            pictures = source.pictures(self.pool.examples)
-            scores = source.pictures(queries) @ pictures.T
+            images = source.images(self.pool.examples)
+            scores = source.images(queries) @ images.T
             too_near = [np.flatnonzero(row > self.retriever.near).tolist() for row in scores]
         return [
             frozenset(near).union(i for i, e in enumerate(self.pool.examples) if not may(e))

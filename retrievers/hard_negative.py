@@ -1,6 +1,6 @@
-"""Hard negatives: the nearest neighbour, then the nearest members with another label than its own.
+"""Hard negatives: the nearest neighbor, then the nearest members with another label than its own.
 
-The label that the negatives differ from is that of the nearest neighbour, so nothing reads the query's gold. When no
+The label that the negatives differ from is that of the nearest neighbor, so nothing reads the query's gold. When no
 other label is left, the nearest of the same label follow and are marked.
 """
 
@@ -22,7 +22,7 @@ MARK = "hard_negative: no other label left"
 @component("retriever", "hard_negative")
 @dataclass(frozen=True)
 class HardNegative(Compared):
-    """The nearest neighbour, then the nearest members with another label than its own."""
+    """The nearest neighbor, then the nearest members with another label than its own."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "labels"})
     ranked: ClassVar[bool] = False

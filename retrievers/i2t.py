@@ -1,9 +1,9 @@
-"""From picture to text: the query's picture against what demonstrations say (cross-modal retrieval with CLIP).
+"""From image to text: the query's image against what demonstrations say (cross-modal retrieval with CLIP).
 
-    score(q, x) = cos(picture_q, text_x)
+    score(q, x) = cos(image_q, text_x)
 
-The text of a demonstration is its answer (a caption), its question, or both. An encoder with one space for pictures and
-texts is needed; its modality gap moves all scores alike and leaves the ranking (see the embedder `centred`).
+The text of a demonstration is its answer (a caption), its question, or both. An encoder with one space for images and
+texts is needed; its modality gap moves all scores alike and leaves the ranking (see the embedder `centered`).
 """
 
 from collections.abc import Hashable, Sequence
@@ -20,14 +20,14 @@ from retrievers.machinery.vector_math import Vectors
 
 @component("retriever", "i2t")
 @dataclass(frozen=True)
-class PictureToText(Near):
-    """The query's picture against the demonstrations' text."""
+class ImageToText(Near):
+    """The query's image against the demonstrations' text."""
 
     text: Literal["answer", "question", "both"] = "answer"  # what of a demonstration is compared
 
     @property
     def modalities(self) -> frozenset[str]:
-        return frozenset({"picture", "text"})
+        return frozenset({"image", "text"})
 
     @property
     def key(self) -> Hashable:
@@ -37,4 +37,4 @@ class PictureToText(Near):
         return source.texts([said(example, self.text) for example in examples])
 
     def asked(self, queries: Sequence[Query | Example], source: Source) -> Vectors:
-        return source.pictures(queries)
+        return source.images(queries)

@@ -1,4 +1,4 @@
-"""InvariantSelectPR (Zhou et al. 2024): nearest pictures after a class-conditioned contrastive head.
+"""InvariantSelectPR (Zhou et al. 2024): nearest images after a class-conditioned contrastive head.
 
 Retrieval is that of `topk_nearest`; both sides go through a linear head that pulls a class together across its source
 domains (`retrievers.machinery.contrastive_head`). It starts at the identity, so an untrained head is `topk_nearest`. It is trained when the
@@ -39,7 +39,7 @@ MARK = "invariant_select: one source domain, so positives are of the same domain
 @component("retriever", "invariant_select")
 @dataclass(frozen=True, kw_only=True)
 class InvariantSelect(TopKNearest):
-    """Nearest pictures after a head trained to keep the class and forget the domain (InvariantSelectPR)."""
+    """Nearest images after a head trained to keep the class and forget the domain (InvariantSelectPR)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "labels"})
 
@@ -103,7 +103,7 @@ class InvariantSelect(TopKNearest):
 
 @dataclass(frozen=True)
 class FittedInvariantSelect(FittedNear):
-    """An index of projected pictures, and the head, which `head.save(path)` writes."""
+    """An index of projected images, and the head, which `head.save(path)` writes."""
 
     head: Head
 

@@ -1,7 +1,7 @@
-"""Nearest neighbours: RICES (Yang et al. 2022; Alayrac et al. 2022) by picture, by question, or by both.
+"""Nearest neighbors: RICES (Yang et al. 2022; Alayrac et al. 2022) by image, by question, or by both.
 
-    score(q, x) = cos(q, x)                                               picture or question
-    score(q, x) = w cos(picture_q, picture_x) + (1 - w) cos(question_q, question_x)        both
+    score(q, x) = cos(q, x)                                               image or question
+    score(q, x) = w cos(image_q, image_x) + (1 - w) cos(question_q, question_x)        both
 
 `both` is the weighted mean of the two cosines (the dot product of the concatenated unit vectors, each scaled by the
 root of its weight), not the concatenation of raw vectors, which lets the longer one decide. Exact; equal scores are in
@@ -17,4 +17,4 @@ from retrievers.machinery.similarity import Compared
 @component("retriever", "knn")
 @dataclass(frozen=True)
 class KNN(Compared):
-    """The pool's nearest neighbours of the query by picture, question or both (RICES)."""
+    """The pool's nearest neighbors of the query by image, question or both (RICES)."""

@@ -2,7 +2,7 @@
 
     score(q, x) = mean over the parts t of q of  max over the parts j of x of  cos(t, j)
 
-Of pictures the parts are patches, of questions words; `both` is the weighted mean of the two. It is the query's side
+Of images the parts are patches, of questions words; `both` is the weighted mean of the two. It is the query's side
 that is averaged: the score of x for q is not that of q for x.
 """
 

@@ -1,6 +1,6 @@
 """Another retriever without the exclusion of leaks: what would a leak be worth?
 
-A query may then be shown itself, or a demonstration with one of its pictures. Each such demonstration marks its
+A query may then be shown itself, or a demonstration with one of its images. Each such demonstration marks its
 sample, a run that has this retriever says so before it starts, and `icl analyze RUN leakage` counts. Without this
 wrapper nothing switches the exclusion off.
 """
@@ -17,16 +17,16 @@ from retrievers.machinery.leakage import leaks_allowed, strictly_fair
 from retrievers.machinery.wrapper import Wrapping
 
 WARNING = (
-    "demonstrations may be the query itself or have its picture, which inflates accuracy. Samples that leak are marked "
+    "demonstrations may be the query itself or have its image, which inflates accuracy. Samples that leak are marked "
     "(icl analyze RUN leakage)."
 )
-MARK = "leak: {id} is the query or has its picture"
+MARK = "leak: {id} is the query or has its image"
 
 
 @component("retriever", "leaking")
 @dataclass(frozen=True, kw_only=True)
 class Leaking(Wrapping):
-    """Another retriever that may give the query itself and its pictures: for measuring leaks, marked in each sample."""
+    """Another retriever that may give the query itself and its images: for measuring leaks, marked in each sample."""
 
     of: Annotated[Retriever, Nested("retriever")]  # whose exclusion of leaks is switched off
 

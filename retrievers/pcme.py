@@ -40,8 +40,8 @@ class PCME:
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
     nested: ClassVar[bool] = True
 
-    query: Literal["picture", "question"] = "picture"  # what of the query is compared
-    member: Literal["picture", "text"] = "picture"  # with what of a member: text is what the embedder pairs
+    query: Literal["image", "question"] = "image"  # what of the query is compared
+    member: Literal["image", "text"] = "image"  # with what of a member: text is what the embedder pairs
     embedder: Annotated[Embedder, Nested("embedder")] = field(  # says how uncertain an item is
         default_factory=lambda: Probabilistic(of=Encoder())
     )
@@ -52,9 +52,9 @@ class PCME:
                 f"retriever 'pcme' needs to know how uncertain an item is, and {self.embedder!r} does not say. Write "
                 f"embedder: {{name: probabilistic, of: ...}}."
             )
-        if self.embedder.pairs == "label" and (self.query, self.member) != ("picture", "picture"):
+        if self.embedder.pairs == "label" and (self.query, self.member) != ("image", "image"):
             raise ConfigError(
-                "query or member is a text, and its embedder learns from pictures alone (pairs: label). Pair pictures "
+                "query or member is a text, and its embedder learns from images alone (pairs: label). Pair images "
                 "with a text (pairs: answer)."
             )
 
@@ -73,19 +73,19 @@ class PCME:
         members = {item.id: item for item in items if isinstance(item, Example)}
         source = source_of(self.embedder, resources.cache, Pool(tuple(members.values())))
         queries = [item for item in items if isinstance(item, Query)]
-        asked = self.query == "picture"
-        source.pictures([*members.values(), *(queries if asked else ())])
+        asked = self.query == "image"
+        source.images([*members.values(), *(queries if asked else ())])
         if isinstance(self.embedder, Probabilistic) and self.embedder.pairs != "label":
             told = [self._said(example) for example in members.values()]
             source.texts([*told, *(() if asked else (query.question for query in queries))])
 
     def asked(self, query: Query, source: Uncertain) -> Gaussians:
         """Of the query, one row."""
-        return source.of_pictures([query]) if self.query == "picture" else source.of_texts([query.question])
+        return source.of_images([query]) if self.query == "image" else source.of_texts([query.question])
 
     def _members(self, examples: Sequence[Example], source: Uncertain) -> Gaussians:
-        if self.member == "picture":
-            return source.of_pictures(examples)
+        if self.member == "image":
+            return source.of_images(examples)
         return source.of_texts([self._said(example) for example in examples])
 
     def _said(self, example: Example) -> str:

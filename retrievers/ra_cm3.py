@@ -1,10 +1,10 @@
 """Relevance, modality, diversity: the retrieval of RA-CM3 (Yasunaga et al., ICML 2023; as CM3Leon describes it).
 
-    document = unit(unit(picture) + unit(text)),    query likewise,    relevance = cosine
+    document = unit(unit(image) + unit(text)),    query likewise,    relevance = cosine
 
-Only members with a picture and a text; those whose relevance is above `limit` are too near to the query (its own copy)
-and are dropped, then any above it to one already chosen. The mean is normalised again: a plain inner product of means
-gives a document (1 + cos(picture, text)) / 2 with itself, so that the limit would never act. When the pool is used up
+Only members with an image and a text; those whose relevance is above `limit` are too near to the query (its own copy)
+and are dropped, then any above it to one already chosen. The mean is normalized again: a plain inner product of means
+gives a document (1 + cos(image, text)) / 2 with itself, so that the limit would never act. When the pool is used up
 fewer than k come back, and the first of them says so.
 """
 
@@ -27,7 +27,7 @@ MARK = "ra_cm3: fewer demonstrations than shots"
 @component("retriever", "ra_cm3")
 @dataclass(frozen=True, kw_only=True)
 class RaCM3(Near):
-    """Near in picture and text together, without near-copies of the query or of each other (RA-CM3)."""
+    """Near in image and text together, without near-copies of the query or of each other (RA-CM3)."""
 
     exact: ClassVar[bool] = False
 
@@ -35,25 +35,25 @@ class RaCM3(Near):
 
     @property
     def modalities(self) -> frozenset[str]:
-        return frozenset({"picture", "text"})
+        return frozenset({"image", "text"})
 
     def documents(self, examples: Sequence[Query | Example], source: Source) -> Vectors:
         texts = source.texts([item.question for item in examples])
-        seen = [i for i, item in enumerate(examples) if item.pictures]
+        seen = [i for i, item in enumerate(examples) if item.images]
         if not seen:
             return texts
-        pictures = source.pictures([examples[i] for i in seen])
-        if pictures.shape[1] != texts.shape[1]:
+        images = source.images([examples[i] for i in seen])
+        if images.shape[1] != texts.shape[1]:
             raise ConfigError(
-                f"retriever 'ra_cm3' adds picture and text vectors, and {self.embedder!r} gives "
-                f"{pictures.shape[1]} and {texts.shape[1]} entries. Use an embedder with one space for both (encoder)."
+                f"retriever 'ra_cm3' adds image and text vectors, and {self.embedder!r} gives "
+                f"{images.shape[1]} and {texts.shape[1]} entries. Use an embedder with one space for both (encoder)."
             )
         texts = texts.copy()
-        texts[seen] += pictures
+        texts[seen] += images
         return unit(texts)
 
     def eligible(self, example: Example) -> bool:
-        return bool(example.pictures and example.question.strip())
+        return bool(example.images and example.question.strip())
 
     def reach(self, k: int) -> int:
         return 16 * k + 64

@@ -79,7 +79,7 @@ class FittedReranked:
         return [given[:k] for given in self.rerankers[-1].rerank(queries, found, k)]
 
     def _found(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
-        """Query by query where some have fewer candidates, so that a query's do not depend on its neighbours'."""
+        """Query by query where some have fewer candidates, so that a query's do not depend on its neighbors'."""
         wide = max(self.candidates, k)
         try:
             return self.of.retrieve(queries, wide)

@@ -36,8 +36,8 @@ class SetCoverage(Fine):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.idf and self.by == "picture":
-            raise ConfigError("idf weighs words, and by is 'picture'. Use by: question or by: both, or leave idf out.")
+        if self.idf and self.by == "image":
+            raise ConfigError("idf weighs words, and by is 'image'. Use by: question or by: both, or leave idf out.")
         if self.idf and not hasattr(self.embedder, "tokens"):
             raise ConfigError(
                 f"idf counts words, and the embedder {self.embedder!r} does not tell its words. "

@@ -1,10 +1,10 @@
 """By question and answer together: first the model answers, then what it said is looked for (Li et al., CVPR 2024).
 
-    score(q, x) = w cos(picture_q, picture_x) + (1 - w) cos(text(question_q answer_q), text(question_x answer_x))
+    score(q, x) = w cos(image_q, image_x) + (1 - w) cos(text(question_q answer_q), text(question_x answer_x))
 
     preset sqa           the query's answer is the model's own, without demonstrations; w = 0
     preset oracle_sqa    it is the gold, as in the released code: an upper bound
-    preset iqpr          the model's own, and the picture weighs as much as the text (the baseline of TACO, Li 2025, by
+    preset iqpr          the model's own, and the image weighs as much as the text (the baseline of TACO, Li 2025, by
                          what its name says: no definition could be read)
 
 The model's answer is greedy and remembered: one call a query.
@@ -43,7 +43,7 @@ class SQA(Near):
     asks: ClassVar[str] = "generate"
 
     answer: Literal["model", "gold"] = "model"  # of the query: the model's first guess, or (oracle) the right one
-    weight: Share = 0.0  # of the picture's cosine
+    weight: Share = 0.0  # of the image's cosine
     max_new_tokens: PositiveInt = 16  # of the first guess
 
     @property
@@ -52,7 +52,7 @@ class SQA(Near):
 
     @property
     def modalities(self) -> frozenset[str]:
-        return frozenset({"text", "picture"} if self.weight else {"text"})
+        return frozenset({"text", "image"} if self.weight else {"text"})
 
     @property
     def key(self) -> tuple[str, float]:
@@ -76,8 +76,8 @@ class SQA(Near):
         texts = source.texts([f"{item.question} {text}".strip() for item, text in zip(items, said, strict=True)])
         if not self.weight:
             return texts
-        pictures = source.pictures(items)
-        return np.hstack([pictures * np.float32(self.weight**0.5), texts * np.float32((1 - self.weight) ** 0.5)])
+        images = source.images(items)
+        return np.hstack([images * np.float32(self.weight**0.5), texts * np.float32((1 - self.weight) ** 0.5)])
 
 
 @dataclass(frozen=True)

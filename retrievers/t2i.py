@@ -1,8 +1,8 @@
-"""From text to picture: the query's question against the demonstrations' pictures (cross-modal retrieval with CLIP).
+"""From text to image: the query's question against the demonstrations' images (cross-modal retrieval with CLIP).
 
-    score(q, x) = cos(question_q, picture_x)
+    score(q, x) = cos(question_q, image_x)
 
-An encoder with one space for pictures and texts is needed.
+An encoder with one space for images and texts is needed.
 """
 
 from collections.abc import Hashable, Sequence
@@ -17,19 +17,19 @@ from retrievers.machinery.vector_math import Vectors
 
 @component("retriever", "t2i")
 @dataclass(frozen=True)
-class TextToPicture(Near):
-    """The query's question against the demonstrations' pictures."""
+class TextToImage(Near):
+    """The query's question against the demonstrations' images."""
 
     @property
     def modalities(self) -> frozenset[str]:
-        return frozenset({"picture", "text"})
+        return frozenset({"image", "text"})
 
     @property
     def key(self) -> Hashable:
-        return ("compared", "picture", None)
+        return ("compared", "image", None)
 
     def documents(self, examples: Sequence[Example], source: Source) -> Vectors:
-        return source.pictures(examples)
+        return source.images(examples)
 
     def asked(self, queries: Sequence[Query | Example], source: Source) -> Vectors:
         return source.texts([query.question for query in queries])

@@ -1,6 +1,6 @@
-"""TopKNearestPR (Zhou et al. 2024): nearest pictures among the labelled members of the *source* domains.
+"""TopKNearestPR (Zhou et al. 2024): nearest images among the labeled members of the *source* domains.
 
-    score(q, x) = cos(picture_q, picture_x),    x of a source domain
+    score(q, x) = cos(image_q, image_x),    x of a source domain
 
 Under a distribution shift the query comes from a domain without labels. The source domains are those named, or all that
 the pool has but the query's own; a pool without domains is one source.
@@ -20,7 +20,7 @@ from retrievers.machinery.similarity import Compared
 @component("retriever", "topk_nearest")
 @dataclass(frozen=True)
 class TopKNearest(Compared):
-    """The nearest pictures of the source domains (TopKNearestPR)."""
+    """The nearest images of the source domains (TopKNearestPR)."""
 
     sources: tuple[str, ...] = ()  # domains that demonstrations come from; none named: all but the query's
 

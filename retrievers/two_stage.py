@@ -27,10 +27,10 @@ from retrievers.machinery.vector_math import Vectors
 @component("retriever", "mmices")
 @dataclass(frozen=True, kw_only=True)
 class TwoStage(Near):
-    """Near by picture first, then ranked by question (MMICES), or the other way round."""
+    """Near by image first, then ranked by question (MMICES), or the other way round."""
 
     candidates: PositiveInt  # how many the first stage keeps
-    first: Literal["picture", "question"] = "picture"  # what the first stage compares; the second compares the other
+    first: Literal["image", "question"] = "image"  # what the first stage compares; the second compares the other
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "mmices": {"candidates": 200},  # the public re-implementation of MMICES
@@ -40,14 +40,14 @@ class TwoStage(Near):
 
     @property
     def modalities(self) -> frozenset[str]:
-        return frozenset({"picture", "text"})
+        return frozenset({"image", "text"})
 
     @property
     def key(self) -> Hashable:
         return ("compared", self.first, None)
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedTwoStage":
-        other = KNN(embedder=self.embedder, by="question" if self.first == "picture" else "picture")
+        other = KNN(embedder=self.embedder, by="question" if self.first == "image" else "image")
         first = fitted_near(self, pool, resources)
         return FittedTwoStage(first, fitted_near(other, pool, resources), self.candidates)
 

@@ -1,6 +1,6 @@
 """vote-k (Su et al., ICLR 2023): a diverse and representative part of the pool, chosen once for all queries.
 
-Every member votes for its `neighbours` nearest. The next chosen is
+Every member votes for its `neighbors` nearest. The next chosen is
 
     argmax over u not chosen of   sum over v not chosen, u near v, of   rho ^ -(number of chosen members near v)
 
@@ -33,7 +33,7 @@ class VoteK(Compared):
     """Nearest among a representative part of the pool that is chosen by discounted votes."""
 
     size: PositiveInt = 100  # members chosen; all where the pool has no more
-    neighbours: PositiveInt = 150  # members that each votes for
+    neighbors: PositiveInt = 150  # members that each votes for
     rho: Annotated[float, Ge(1)] = 10.0  # a vote is divided by it for every chosen member near the voter
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedVoteK":
@@ -46,7 +46,7 @@ class VoteK(Compared):
     def chosen(self, index: Index, size: int) -> list[int]:
         """Rows in the order of choosing."""
         others: list[Any] = [lambda row, own=own: row != own for own in range(len(index))]
-        near = index.nearest(index.vectors, min(self.neighbours, len(index) - 1), others)
+        near = index.nearest(index.vectors, min(self.neighbors, len(index) - 1), others)
         return most_voted(np.array([[row for row, _ in rows] for rows in near]), size, self.rho)
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 
 class Server:
-    """behaviour(number of the request, its body) -> (status, headers, body) or a text, or None: hang up."""
+    """behavior(number of the request, its body) -> (status, headers, body) or a text, or None: hang up."""
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.told: dict[str, Any] = {}  # path -> what a GET of it is answered; else 404
-        self.behaviour: Callable[[int, dict[str, Any]], Any] = lambda number, body: "a cat"
+        self.behavior: Callable[[int, dict[str, Any]], Any] = lambda number, body: "a cat"
         self.lock, self.inside, self.most = threading.Lock(), 0, 0
         self.pause = 0.0  # seconds after each byte of an answer
         self.start(0)
@@ -35,7 +35,7 @@ class Server:
                     number = len(outer.bodies)
                     outer.bodies.append(body)
                     outer.headers.append({"path": self.path, **self.headers})
-                said = outer.behaviour(number, body)
+                said = outer.behavior(number, body)
                 with outer.lock:
                     outer.inside -= 1
                 if said is None:

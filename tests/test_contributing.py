@@ -49,6 +49,6 @@ def test_they_run_from_a_yaml_and_do_what_they_say(folder: Path) -> None:
     frame = load_run(folder / "runs" / "own").samples()
     assert frame["failed"].isna().all()
     first = frame.iloc[0]
-    demos = [f"<picture>{first['question']} -> {answer}\n" for *_, answer in first["demos"]]
-    assert first["prompt"] == "[user] " + "".join(demos) + f"<picture>{first['question']} ->"
+    demos = [f"<image>{first['question']} -> {answer}\n" for *_, answer in first["demos"]]
+    assert first["prompt"] == "[user] " + "".join(demos) + f"<image>{first['question']} ->"
     assert set(frame["TokenF1"]) == {0.0, 1.0} or list(frame["TokenF1"]) == list(frame["lenient"])

@@ -32,7 +32,7 @@ TAKEN: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("orderer", "demo"): {"orders": 24},
     ("orderer", "permutation"): {"index": 0},
     ("transform", "grid"): {"frames": 6},
-    ("metric", "vqa"): {"normalise": "always"},
+    ("metric", "vqa"): {"normalize": "always"},
     ("strategy", "m3id"): {"first": 1, "beta": 0.1, "unsure": 1.0},
     ("strategy", "nbce"): {"stickiness": 0.1},
     ("strategy", "vdd_post_hoc"): {"smoothing": 1e-4},

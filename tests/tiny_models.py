@@ -7,42 +7,42 @@ from PIL import Image as PILImage
 
 from experiments.architectures.random.common import TEMPLATE, Size
 from experiments.architectures.random.make import save
-from icl.images import Picture
+from icl.images import Image
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Role, Turn
 
-__all__ = ["ARCHITECTURES", "TEMPLATE", "Size", "conversations", "picture", "prompt", "prompts", "save", "turn"]
+__all__ = ["ARCHITECTURES", "TEMPLATE", "Size", "conversations", "image", "prompt", "prompts", "save", "turn"]
 
 ARCHITECTURES = ("llava", "llava_onevision", "idefics3", "smolvlm", "internvl", "gemma3", "qwen2_5_vl", "qwen3_5")
 """Caches, positions and tiles of every kind that there is; `icl architectures` asks all that are known."""
 
 
-def picture(seed: int, size: tuple[int, int] | None = None) -> Picture:
-    """A random picture whose (height, width) follows from the seed unless given."""
+def image(seed: int, size: tuple[int, int] | None = None) -> Image:
+    """A random image whose (height, width) follows from the seed unless given."""
     draw = np.random.default_rng(seed)
     height, width = size or draw.choice([40, 56, 84, 120], 2)
     coarse = draw.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
     image = PILImage.fromarray(coarse).resize((int(width), int(height)), PILImage.Resampling.BILINEAR)
-    return Picture.from_image(image, f"picture {seed}")
+    return Image.from_image(image, f"image {seed}")
 
 
-def turn(role: Role, *content: str | Picture, name: str = "") -> Turn:
+def turn(role: Role, *content: str | Image, name: str = "") -> Turn:
     return Turn(role, tuple(Part(item, f"{name}.{i}" if name else "") for i, item in enumerate(content)))
 
 
 def prompt(
-    pictures: list[int], question: str = "colour?", query: str = "q", size: tuple[int, int] | None = None
+    images: list[int], question: str = "color?", query: str = "q", size: tuple[int, int] | None = None
 ) -> Prompt:
-    """Demonstrations as turns, one picture each; the last picture is the query's. No picture: a question alone."""
+    """Demonstrations as turns, one image each; the last image is the query's. No image: a question alone."""
     turns = []
-    for seed in pictures[:-1]:
-        turns += [turn("user", picture(seed, size), "what?", name=f"demo[{seed}]"), turn("assistant", f"shape {seed}")]
-    shown = [picture(seed, size) for seed in pictures[-1:]]
+    for seed in images[:-1]:
+        turns += [turn("user", image(seed, size), "what?", name=f"demo[{seed}]"), turn("assistant", f"shape {seed}")]
+    shown = [image(seed, size) for seed in images[-1:]]
     return Prompt((*turns, turn("user", *shown, question, name="query")), StreamKey(0, query))
 
 
 def prompts() -> list[Prompt]:
-    """Five prompts of different lengths and numbers of pictures, one without any, some pictures shared."""
+    """Five prompts of different lengths and numbers of images, one without any, some images shared."""
     return [
         prompt([1, 2, 3]),
         prompt([4], "how many are there in it?"),
@@ -53,15 +53,15 @@ def prompts() -> list[Prompt]:
 
 
 def conversations(chosen: list[Prompt]) -> list[list[dict[str, Any]]]:
-    """The prompts as the processors' own `apply_chat_template` takes them, pictures included."""
+    """The prompts as the processors' own `apply_chat_template` takes them, images included."""
     return [
         [
             {
                 "role": turn.role,
                 "content": [
                     {"type": "text", "text": part.text}
-                    if part.picture is None
-                    else {"type": "image", "image": part.picture.open()}
+                    if part.image is None
+                    else {"type": "image", "image": part.image.open()}
                     for part in turn.parts
                 ],
             }

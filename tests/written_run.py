@@ -14,10 +14,10 @@ from PIL import Image as PILImage
 from experiments.config.keys import AXES
 from experiments.results.loaded_run import Run, load_run
 from experiments.store.store import Store, Writer
-from icl.images import Picture
+from icl.images import Image
 from icl.types import Sample
 
-COLOURS = ("red", "green", "blue", "gold", "purple", "teal")
+COLORS = ("red", "green", "blue", "gold", "purple", "teal")
 
 
 def decoded(name: str, **parameters: Any) -> dict[str, Any]:
@@ -36,7 +36,7 @@ class _How:
     """hostile: text put into every field that a data set or a model may fill. failing: query id -> reason.
 
     better: which way of the scores is said to be good; '': an older run, which does not say. votes: how each metric
-    judges the vote, 1 always right; none: an older run, which has one judgement. saying: task -> what every
+    judges the vote, 1 always right; none: an older run, which has one judgment. saying: task -> what every
     arm says to everything there, and is wrong. traced: every step's branches are kept, as they are for two words.
     """
 
@@ -63,7 +63,7 @@ def write_run(
     """how: see `_How`."""
     texts = _How(**how)
     store = Store(folder)
-    pictures = {name: _picture(folder, name) for name in COLOURS}
+    images = {name: _image(folder, name) for name in COLORS}
     compare = {"to": {"decoding": "greedy"}, "metric": "lenient", "correct": "holm"}
     digests = []
     with Writer(store) as writer:
@@ -71,7 +71,7 @@ def write_run(
             digest = f"{hash_of(json.dumps(cell, sort_keys=True)):016x}"
             digests.append(digest)
             store.write_cell(digest, {**cell, "labels": _labels(cell)})
-            writer.append(digest, [_sample(cell, digest, i, pictures, texts) for i in range(queries)])
+            writer.append(digest, [_sample(cell, digest, i, images, texts) for i in range(queries)])
     told = {"name": folder.name, "config": {"compare": compare}, "cells": digests, "sessions": _sessions()}
     metric = {"better": texts.better} if texts.better else {}
     store.write_run({**told, "metrics": {"lenient": metric, "strict": metric}})
@@ -111,28 +111,28 @@ def _labels(cell: Mapping[str, Any]) -> dict[str, Any]:
     return {**dict.fromkeys(AXES, "none"), **cell, **own}
 
 
-def _sample(cell: Mapping[str, Any], digest: str, i: int, pictures: Mapping[str, str], how: "_How") -> Sample:
+def _sample(cell: Mapping[str, Any], digest: str, i: int, images: Mapping[str, str], how: "_How") -> Sample:
     query, seed, k, hostile = f"{cell['task']}-{i:04d}", cell["seed"], cell["shots"], how.hostile
     key = json.dumps([query, seed, k, cell["retriever"]])
     draw = np.random.default_rng(hash_of(key))
-    asked = COLOURS[hash_of(query) % len(COLOURS)]
-    shown = [str(name) for name in draw.choice(COLOURS, size=k)]
+    asked = COLORS[hash_of(query) % len(COLORS)]
+    shown = [str(name) for name in draw.choice(COLORS, size=k)]
     base, slope = CHANCES.get(cell["task"], (0.6, 0.05))
     chance = base + slope * np.log2(1 + k) + (0.04 if cell["retriever"] == "knn" else 0)
     luck = np.random.default_rng(hash_of(key + json.dumps(cell["decoding"]) + _bits(cell)))
     fixed = how.saying.get(cell["task"])
     right = fixed is None and luck.random() < 0.7 * chance + 0.3 * (draw.random() < chance)
-    wrong = [name for name in COLOURS if name != asked]
+    wrong = [name for name in COLORS if name != asked]
     said = fixed or (asked if right else str(luck.choice(wrong)))
-    question = f"[user] <picture>What colour is the shape?{hostile}"
+    question = f"[user] <image>What color is the shape?{hostile}"
     common: dict[str, Any] = {
         "cell": digest,
         "query": query,
         "seed": seed,
-        "group": f"picture {i // 2}",
-        "question": f"What colour is the shape?{hostile}",
+        "group": f"image {i // 2}",
+        "question": f"What color is the shape?{hostile}",
         "gold": (f"{asked}{hostile}",),
-        "options": tuple(f"{name}{hostile}" for name in COLOURS),
+        "options": tuple(f"{name}{hostile}" for name in COLORS),
         "demos": tuple((f"pool-{j}{hostile}", 0.9 - 0.05 * j, f"{name}{hostile}") for j, name in enumerate(shown)),
     }
     if query in how.failing:
@@ -141,8 +141,8 @@ def _sample(cell: Mapping[str, Any], digest: str, i: int, pictures: Mapping[str,
         **common,
         prompt="\n".join([*(f"{question}\n[assistant] {name}{hostile}" for name in shown), question]),
         prompt_digest=f"{hash_of(key):x}",
-        pictures=tuple(pictures[name] for name in (*shown, asked)),
-        picture_of=(*range(len(shown)), -1),
+        images=tuple(images[name] for name in (*shown, asked)),
+        image_of=(*range(len(shown)), -1),
         output=f"{said}{hostile}",
         finish="stop",
         scores={"lenient": float(right), "strict": float(right and luck.random() < 0.95)},
@@ -150,7 +150,7 @@ def _sample(cell: Mapping[str, Any], digest: str, i: int, pictures: Mapping[str,
         trace={"survivors": (2.0, 1.0), "changed": (0.0, 1.0)} if how.traced else {"divergence": (0.1, 0.4, 0.2)},
         steps=_steps(said, hostile) if how.traced else {},
         usage={"prompt_tokens": 40 + 60 * k, "new_tokens": 3, "forwards": 3},
-        meta={"type": f"colour{hostile}"},
+        meta={"type": f"color{hostile}"},
     )
 
 
@@ -175,17 +175,17 @@ def hash_of(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
-def _picture(folder: Path, colour: str) -> str:
+def _image(folder: Path, color: str) -> str:
     image = PILImage.new("RGB", (48, 48), "white")
-    image.paste(colour, (10, 10, 38, 38))
-    digest = Picture.from_image(image).digest
-    (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    image.save(folder / "pictures" / f"{digest}.png")
+    image.paste(color, (10, 10, 38, 38))
+    digest = Image.from_image(image).digest
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    image.save(folder / "images" / f"{digest}.png")
     return digest
 
 
 def _sessions() -> list[dict[str, Any]]:
-    counters = {"pictures_encoded": 3140, "pictures_shown": 28260, "prefill_tokens": 1_203_440, "forwards": 5210}
+    counters = {"images_encoded": 3140, "images_shown": 28260, "prefill_tokens": 1_203_440, "forwards": 5210}
     spared = {"prefills_saved": 40, "prompt_tokens_saved": 12_000, "tokens": 300, "tokens_saved": 90}
     work = {"eager": 20, "late": 80, "gated": 0, "contrasts": 100, "forwards_saved": 150, **spared}
     told = {"counters": counters, "arms": {"vcd": work}}

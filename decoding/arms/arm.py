@@ -3,7 +3,7 @@
 decoding: greedy
 decoding: {name: vcd, alpha: 0.5, sampling: {temperature: 0.7}, label: mild}
 decoding: {name: vcd, sampling: {beams: 4}}
-decoding: {name: vcd, normalise: bytes}           # where options are scored: a UTF-8 byte; or mean, a token; else sum
+decoding: {name: vcd, normalize: bytes}           # where options are scored: a UTF-8 byte; or mean, a token; else sum
 decoding: {name: moicl, fitted: weights.json}     # parameters that `icl fit` has found
 decoding: studies/mine.py:Mine
 """
@@ -24,10 +24,10 @@ from icl.errors import ConfigError, did_you_mean
 from icl.registry import build, describe
 from icl.truncate import brief
 
-Normalise = Literal["sum", "mean", "bytes"]
+Normalize = Literal["sum", "mean", "bytes"]
 """An option's score: the sum of its tokens' log-probabilities, their mean, or the sum a UTF-8 byte."""
 
-NORMALISE: tuple[Normalise, ...] = get_args(Normalise)
+NORMALIZE: tuple[Normalize, ...] = get_args(Normalize)
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Arm:
     strategy: Strategy
     sampler: Sampler = field(default_factory=Greedy)
     label: str = ""
-    normalise: Normalise = "sum"
+    normalize: Normalize = "sum"
     fitted: tuple[Origin, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.label:
-            scored = "" if self.normalise == "sum" else f", normalise={self.normalise}"
+            scored = "" if self.normalize == "sum" else f", normalize={self.normalize}"
             object.__setattr__(self, "label", _told(self.strategy, self.sampler) + scored)
 
     def describe(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Arm:
         return {
             "strategy": describe(self.strategy),
             "sampler": {"name": "greedy"} if _is_greedy(self.sampler) else sampler,
-        } | ({} if self.normalise == "sum" else {"normalise": self.normalise})
+        } | ({} if self.normalize == "sum" else {"normalize": self.normalize})
 
     @cached_property
     def digest(self) -> str:
@@ -74,23 +74,23 @@ def parse_arm(node: Any, where: str = "") -> Arm:
     """The arm that a node of `decoding` describes. Raises ConfigError; `where` names the place in the YAML."""
     if isinstance(node, Arm):
         return node
-    sampling, label, normalise = None, "", "sum"
+    sampling, label, normalize = None, "", "sum"
     fitted: list[Origin] = []
     if isinstance(node, Mapping):
         node = dict(node)
         sampling, label = node.pop("sampling", None), node.pop("label", "")
-        normalise = node.pop("normalise", "sum")
+        normalize = node.pop("normalize", "sum")
         node = _with_fitted(node, where, fitted)
     strategy = _strategy(node, where)
     sampler = strategy.sampler if sampling is None else _sampler(node, sampling, where)
     if not isinstance(label, str):
         raise ConfigError(f"{_at(where, 'label')}a label is a text, not {label!r}.")
-    if normalise not in NORMALISE:
+    if normalize not in NORMALIZE:
         raise ConfigError(
-            f"{_at(where, 'normalise')}normalise is one of {', '.join(NORMALISE)}, not {normalise!r}."
-            f"{did_you_mean(str(normalise), NORMALISE)}"
+            f"{_at(where, 'normalize')}normalize is one of {', '.join(NORMALIZE)}, not {normalize!r}."
+            f"{did_you_mean(str(normalize), NORMALIZE)}"
         )
-    return Arm(strategy, sampler, label, normalise, tuple(fitted))
+    return Arm(strategy, sampler, label, normalize, tuple(fitted))
 
 
 def controls_of(arm: Arm, *, options: bool = False, shots: int | None = None) -> tuple[Arm, ...]:

@@ -12,7 +12,7 @@ from decoding.formulas.sampling import Greedy, Sampler
 from icl.registry import entries, resolve
 
 if TYPE_CHECKING:
-    from decoding.arms.arm import Arm, Normalise
+    from decoding.arms.arm import Arm, Normalize
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Held:
     def sampled(self) -> bool:
         return not self.drawn.deterministic
 
-    def beside(self, strategy: Strategy, sampler: Sampler | None = None, normalise: "Normalise | None" = None) -> "Arm":
-        """Another strategy, with the arm's own sampler and normalisation where others are not given."""
+    def beside(self, strategy: Strategy, sampler: Sampler | None = None, normalize: "Normalize | None" = None) -> "Arm":
+        """Another strategy, with the arm's own sampler and normalization where others are not given."""
         return replace(
             self.arm,
             strategy=strategy,
             sampler=self.arm.sampler if sampler is None else sampler,
             label="",
-            normalise=self.arm.normalise if normalise is None else normalise,
+            normalize=self.arm.normalize if normalize is None else normalize,
             fitted=(),
         )
 

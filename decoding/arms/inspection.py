@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from decoding.base import Strategy
 from icl import spans
 from icl.errors import ConfigError
-from icl.images import Picture
+from icl.images import Image
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
 
@@ -26,7 +26,7 @@ EXITS = 4
 
 
 def probe_prompt(shots: int = 2) -> Prompt:
-    """A small prompt with named parts and made-up pictures, its demonstrations with different answers, and another."""
+    """A small prompt with named parts and made-up images, its demonstrations with different answers, and another."""
     return replace(_made_up_prompt(shots, "probe", 99), other=_made_up_prompt(shots, "other probe", 98))
 
 
@@ -35,11 +35,11 @@ def _made_up_prompt(shots: int, query: str, number: int) -> Prompt:
     for i in range(shots):
         demo = spans.demo(i)
         parts += [
-            Part(_picture(i), spans.picture(demo)),
-            Part("Which colour?", spans.question(demo)),
+            Part(_image(i), spans.image(demo)),
+            Part("Which color?", spans.question(demo)),
             Part(("red", "blue", "green")[i % 3], spans.answer(demo)),
         ]
-    parts += [Part(_picture(number), spans.picture(spans.QUERY)), Part("Which colour?", spans.QUESTION)]
+    parts += [Part(_image(number), spans.image(spans.QUERY)), Part("Which color?", spans.QUESTION)]
     return Prompt((Turn("user", tuple(parts)),), StreamKey(0, query))
 
 
@@ -110,10 +110,10 @@ def subtracts(strategy: Strategy) -> bool:
 
 
 @lru_cache
-def changes_picture(strategy: Strategy) -> bool:
-    """Whether a branch shows the query's picture edited."""
+def changes_image(strategy: Strategy) -> bool:
+    """Whether a branch shows the query's image edited."""
     shown = [part for branch in branches_of(strategy) for part in branch.parts() if part.within("query")]
-    return any(part.picture is not None and len(part.picture.edits) > 0 for part in shown)
+    return any(part.image is not None and len(part.image.edits) > 0 for part in shown)
 
 
 def _made_up(strategy: Strategy) -> Iterator["Tensor"]:
@@ -171,10 +171,10 @@ def _slope(strategy: Strategy, base: "Tensor", moved: "Tensor", branch: int) -> 
     return slope if float((rise - slope * move).abs().max()) < 1e-3 * (1 + abs(slope)) else None
 
 
-def _picture(number: int) -> Picture:
+def _image(number: int) -> Image:
     def load() -> "PILImage":
         from PIL import Image as PILImage
 
         return PILImage.new("RGB", (16, 16), (20 + 2 * number, 120, 200 - number))
 
-    return Picture.from_source(load, f"made-up picture {number}")
+    return Image.from_source(load, f"made-up image {number}")

@@ -90,7 +90,7 @@ def _listed(words: Iterable[str], joint: str = "and") -> str:
 def become(strategy: Strategy, prompt: Prompt | None = None) -> str | None:
     """A sentence where every branch of a prompt equals the reference, which names the control it has become.
 
-    prompt: a made-up one with pictures and demonstrations where there is none, and then it is so by construction.
+    prompt: a made-up one with images and demonstrations where there is none, and then it is so by construction.
     """
     first, *others = branches_of(strategy, prompt)
     if not others or any(branch.digest != first.digest for branch in others):

@@ -1,9 +1,9 @@
 """OLM (Yin et al., NeurIPS 2025, 2504.10020): yes, wherever yes and no are both in play.
 
-    favoured, where p(yes) + p(no) > total and |p(yes) - p(no)| < margin; else the more probable
+    favored, where p(yes) + p(no) > total and |p(yes) - p(no)| < margin; else the more probable
 
 p of an option is summed over the first tokens of all its spellings (every casing, with and without a leading space),
-at the first answer token. A rule that reads nothing of the picture: what it gains is label prior.
+at the first answer token. A rule that reads nothing of the image: what it gains is label prior.
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 @component("strategy", "olm")
 @dataclass(frozen=True)
 class OLM(Strategy):
-    """Control: the favoured option wherever it and its best rival are both in play. Options alone."""
+    """Control: the favored option wherever it and its best rival are both in play. Options alone."""
 
-    favoured: Count = 0  # place among the options; 0 is yes where they are [yes, no]
+    favored: Count = 0  # place among the options; 0 is yes where they are [yes, no]
     total: Share = 0.2  # least probability of both together
     margin: Share = 0.5  # most difference between them
 
@@ -42,7 +42,7 @@ class OLM(Strategy):
         import torch
 
         told = logits[0]
-        which = torch.arange(told.shape[-1], device=told.device) == min(self.favoured, told.shape[-1] - 1)
+        which = torch.arange(told.shape[-1], device=told.device) == min(self.favored, told.shape[-1] - 1)
         own = told[:, which].exp()
         rival = told.masked_fill(which, -float("inf")).amax(-1, keepdim=True).exp()
         decided = (own + rival > self.total) & ((own - rival).abs() < self.margin)

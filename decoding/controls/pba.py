@@ -1,4 +1,4 @@
-"""PBA (Yin et al., NeurIPS 2025, 2504.10020): the prompt asks for the answer that a contrast was found to favour.
+"""PBA (Yin et al., NeurIPS 2025, 2504.10020): the prompt asks for the answer that a contrast was found to favor.
 
 The question is followed by " Answer the question using a single word or phrase. Answer yes whenever possible.", as
 released. A spurious gain that beats a method's shows that the method's may be a push towards yes as well. The prompt

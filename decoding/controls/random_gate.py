@@ -1,6 +1,6 @@
 """Random gate: a method that decides at each step, its decision made by a coin from the query's stream.
 
-For DCD the coin says which of picture and text leads; for gating, whether there is a contrast. A method whose gate
+For DCD the coin says which of image and text leads; for gating, whether there is a contrast. A method whose gate
 knows something beats it. `share` should be how often the method's own gate is open.
 """
 

@@ -1,6 +1,6 @@
 """Shuffled negative: a method's negative branches, made from another sample's prompt.
 
-    z_1 of another sample of the run, with its own demonstrations, question and corrupted picture
+    z_1 of another sample of the run, with its own demonstrations, question and corrupted image
 
 Is it this sample's corrupted input that a contrast needs, or would anybody's do? A method that does not beat this
 control uses its negative as a prior over answers. Which sample it is, is a function of seed and query id

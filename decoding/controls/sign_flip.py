@@ -2,7 +2,7 @@
 
     scores = s z_0 - (method's scores - s z_0),      s: the sum of its weights
 
-For VCD that is (1 - alpha) z_0 + alpha z_1, towards the noised picture instead of away from it. A method that gains as
+For VCD that is (1 - alpha) z_0 + alpha z_1, towards the noised image instead of away from it. A method that gains as
 much with its sign turned does not gain by its direction.
 """
 

@@ -52,7 +52,7 @@ def answered(
                 tuple(map(tuple, ids)),
                 job.prompt.key,
                 job.options,
-                job.normalise,
+                job.normalize,
                 firsts,
             )
         else:

@@ -35,8 +35,8 @@ ENOUGH, REMEMBERED = 8, 64
 FORWARD = 64
 """Tokens of a prefill that one more forward costs on a small model."""
 
-PICTURE = 16
-"""Tokens of a prefill that processing and encoding a picture costs on a small model."""
+IMAGE = 16
+"""Tokens of a prefill that processing and encoding an image costs on a small model."""
 
 COPIED = 0.02
 """Of a prefill: moving a row's cache entries once, to join rows to it."""
@@ -133,24 +133,24 @@ def is_cheaper(readies: Sequence[Ready], steps: float, needed: float, lends: boo
         for ready in readies
         for branch, size in zip(ready.branches[1:], ready.tokens[1:], strict=True)
     )
-    read = others * (steps - 1) * count + PICTURE * sum(map(_own_pictures, readies))
+    read = others * (steps - 1) * count + IMAGE * sum(map(_own_images, readies))
     openings = min(steps, needed * count)
     joined = 2 * FORWARD + COPIED * sum(ready.tokens[0] for ready in readies)
     return needed * ((fresh if lends else whole) + read) + openings * joined < GAIN * (fresh + read)
 
 
-def _own_pictures(ready: Ready) -> int:
-    """Pictures that the other branches show and the reference does not."""
+def _own_images(ready: Ready) -> int:
+    """Images that the other branches show and the reference does not."""
     reference, *others = ready.branches
-    seen = {picture.digest for picture in reference.pictures}
-    return len({picture.digest for branch in others for picture in branch.pictures} - seen)
+    seen = {image.digest for image in reference.images}
+    return len({image.digest for branch in others for image in branch.images} - seen)
 
 
 def unshared(reference: Prompt, other: Prompt, tokens: int) -> float:
     """Tokens of a prompt behind what it begins with in common with another, about. A text's are four letters each."""
     sizes = [(part.text is None, len(part.text or "") / 4) for part in other.parts()]
-    pictures = sum(shown for shown, _ in sizes)
-    each = max(0.0, tokens - sum(size for _, size in sizes)) / max(1, pictures)
+    images = sum(shown for shown, _ in sizes)
+    each = max(0.0, tokens - sum(size for _, size in sizes)) / max(1, images)
     common = 0
     for (role, mine), (its, yours) in zip(_content(other), _content(reference), strict=False):
         if (role, mine) != (its, yours):
@@ -162,7 +162,7 @@ def unshared(reference: Prompt, other: Prompt, tokens: int) -> float:
 
 def _content(prompt: Prompt) -> list[tuple[str, str]]:
     return [
-        (turn.role, part.picture.digest if part.picture is not None else part.text or "")
+        (turn.role, part.image.digest if part.image is not None else part.text or "")
         for turn in prompt.turns
         for part in turn.parts
     ]

@@ -22,7 +22,7 @@ from icl.models.out_of_memory import is_out_of_memory
 from icl.user_errors import blaming
 
 KEPT: WeakKeyDictionary[LogitModel, Known] = WeakKeyDictionary()
-"""What preparations were told, for as long as the model is there: a picture is described once, however many calls."""
+"""What preparations were told, for as long as the model is there: an image is described once, however many calls."""
 
 
 @voting

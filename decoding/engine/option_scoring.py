@@ -21,7 +21,7 @@ import torch
 
 from decoding.base import NewThread, Strategy, Thread
 from decoding.engine.decoding_step import NEVER, scores
-from decoding.engine.requests import Normalise
+from decoding.engine.requests import Normalize
 from decoding.engine.token_loop import early
 from icl.models.base import Session
 from icl.streams import StreamKey
@@ -38,7 +38,7 @@ SUFFIX_BYTES = 2**28
 class Ballot:
     """One question with its options. rows: of its branches in the session, the reference first.
 
-    texts, normalise: how a branch scores whole options, for a strategy over options. firsts: instead, the first tokens
+    texts, normalize: how a branch scores whole options, for a strategy over options. firsts: instead, the first tokens
     of each option's spellings, whose probabilities are summed. logprobs: filled in, per option
     the log-probability of each of its tokens; `ranked`, by a strategy over options, one number an option. fault: why
     there are none. memory: what the strategy kept, by step.
@@ -49,7 +49,7 @@ class Ballot:
     options: tuple[tuple[int, ...], ...]
     key: StreamKey = StreamKey()
     texts: tuple[str, ...] = ()
-    normalise: Normalise = "sum"
+    normalize: Normalize = "sum"
     firsts: tuple[tuple[int, ...], ...] = ()
     logprobs: list[list[float]] = field(default_factory=list)
     ranked: list[float] = field(default_factory=list)
@@ -60,10 +60,10 @@ class Ballot:
         """One number an option."""
         if self.ranked:
             return self.ranked
-        return [normalised(v, text, self.normalise) for v, text in zip(self.logprobs, self.texts, strict=True)]
+        return [normalized(v, text, self.normalize) for v, text in zip(self.logprobs, self.texts, strict=True)]
 
 
-def normalised(logprobs: Sequence[float], option: str, how: Normalise = "sum") -> float:
+def normalized(logprobs: Sequence[float], option: str, how: Normalize = "sum") -> float:
     """One number for an option from its tokens' log-probabilities."""
     total = sum(logprobs)
     if how == "sum":
@@ -83,7 +83,7 @@ def score(session: Session, ballots: Sequence[Ballot]) -> None:
         _rank_first_tokens(ballot, session.logits)
     over = [ballot for ballot in over if not ballot.strategy.first_tokens]
     alone = {
-        (row, b.options, b.texts, b.normalise): Ballot(Strategy(), (row,), b.options, b.key, b.texts, b.normalise)
+        (row, b.options, b.texts, b.normalize): Ballot(Strategy(), (row,), b.options, b.key, b.texts, b.normalize)
         for b in over
         for row in b.rows
     }
@@ -93,7 +93,7 @@ def score(session: Session, ballots: Sequence[Ballot]) -> None:
         for alike in _alike(chunk):
             _count(alike, session, inner)
     for ballot in over:
-        _rank(ballot, [alone[row, ballot.options, ballot.texts, ballot.normalise] for row in ballot.rows])
+        _rank(ballot, [alone[row, ballot.options, ballot.texts, ballot.normalize] for row in ballot.rows])
 
 
 def _rank(ballot: Ballot, branches: Sequence[Ballot]) -> None:
@@ -209,7 +209,7 @@ def logprobs_of(
 
 
 def _chunks(ballots: Sequence[Ballot], vocabulary: int) -> list[list[Ballot]]:
-    """Neighbours whose inner distributions fit together into SUFFIX_BYTES; options of one token need none."""
+    """Neighbors whose inner distributions fit together into SUFFIX_BYTES; options of one token need none."""
     chunks: list[list[Ballot]] = []
     room = 0
     for ballot in ballots:

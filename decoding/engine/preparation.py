@@ -72,7 +72,7 @@ def _notes(strategy: Strategy, prompts: list[Prompt], generate: Generate) -> Seq
 
 
 def _identity(prompt: Prompt, reads_other: bool = False) -> str | Failure:
-    """What makes its branches: content, and whose random streams. Opens the pictures: a broken one fails here."""
+    """What makes its branches: content, and whose random streams. Opens the images: a broken one fails here."""
     try:
         own = f"{prompt.digest}/{prompt.key.seed}/{prompt.key.query}"
     except ICLError as error:

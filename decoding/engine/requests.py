@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
-from decoding.arms.arm import Arm, Normalise
+from decoding.arms.arm import Arm, Normalize
 from decoding.formulas.sampling import Beam
 from icl.models.base import MAX_NEW_TOKENS
 from icl.types import Prompt
 
-__all__ = ["Counters", "Failure", "Job", "Late", "Normalise", "Ready", "Score", "distinct"]
+__all__ = ["Counters", "Failure", "Job", "Late", "Normalize", "Ready", "Score", "distinct"]
 
 Score = Literal["generate", "options"]
 """What an answer is: a generated text, or the scores of options."""
@@ -34,9 +34,9 @@ class Job:
     top: int = 0
 
     @property
-    def normalise(self) -> Normalise:
+    def normalize(self) -> Normalize:
         """Of option scores."""
-        return self.arm.normalise
+        return self.arm.normalize
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Ready:
         alike = not job.arm.strategy.draws and (job.score == "options" or job.arm.sampler.deterministic)
         drawn = None if alike else [job.prompt.key.seed, job.prompt.key.query]
         if job.score == "options":
-            how: list[object] = [job.options, job.normalise, job.arm.strategy_digest, drawn]
+            how: list[object] = [job.options, job.normalize, job.arm.strategy_digest, drawn]
         else:
             how = [job.max_new_tokens, job.arm.digest, drawn, job.top]
         return json.dumps([job.score, self.digests, how], sort_keys=True, ensure_ascii=False)

@@ -97,17 +97,17 @@ def _request(job: Job) -> Request:
         job.max_new_tokens,
         scored=scored,
         strategy=node_of(job.arm),
-        normalise=job.normalise,
+        normalize=job.normalize,
         top=job.top,
     )
 
 
 def _key(job: Job, request: Request) -> str:
-    """Equal keys have equal answers. Branches may read the prompt's random stream (noise on a picture)."""
+    """Equal keys have equal answers. Branches may read the prompt's random stream (noise on an image)."""
     strategy, key = job.arm.strategy, job.prompt.key
     alike = branch_count(strategy) == 1 and not strategy.draws
     alike = alike and (request.scored or job.arm.sampler.deterministic)
-    how = [request.options, request.normalise] if request.scored else [request.max_new_tokens, request.top]
+    how = [request.options, request.normalize] if request.scored else [request.max_new_tokens, request.top]
     drawn = None if alike else [key.seed, key.query]
     other = request.prompt.other.digest if request.prompt.other is not None else ""
     return json.dumps([job.score, job.prompt.digest, other, request.strategy, how, drawn], sort_keys=True)

@@ -79,11 +79,11 @@ def weights_at(strategy: Strategy, logits: "Tensor", step: int, threads: Sequenc
     seen = free.isfinite() & logits.isfinite().all(0)
     count = seen.sum(-1, keepdim=True)
 
-    def centred(z: "Tensor") -> "Tensor":
+    def centered(z: "Tensor") -> "Tensor":
         z = z.double().masked_fill(~seen, 0.0)
         return (z - z.sum(-1, keepdim=True) / count.clamp(min=1)).masked_fill(~seen, 0.0)
 
-    z, wanted = torch.stack([centred(branch) for branch in logits]), centred(free)
+    z, wanted = torch.stack([centered(branch) for branch in logits]), centered(free)
     gram = torch.einsum("nbv,mbv->bnm", z, z)
     fitted = torch.linalg.pinv(gram, hermitian=True) @ torch.einsum("nbv,bv->bn", z, wanted)[..., None]
     left = (wanted - torch.einsum("bn,nbv->bv", fitted[..., 0], z)).norm(dim=-1)

@@ -67,7 +67,7 @@ def beginning(prompt: Prompt) -> tuple[str, ...]:
         piece
         for turn in prompt.turns
         for part in turn.parts
-        for piece in (turn.role, part.text if part.picture is None else part.picture.digest)
+        for piece in (turn.role, part.text if part.image is None else part.image.digest)
         if piece is not None
     )
 

@@ -62,8 +62,8 @@ def _problems(config: Any, version: str) -> Iterator[tuple[str, str]]:
         yield "transfer", "caches that come from elsewhere are not verified; leave kv_transfer_config out"
     if config.model_config.is_mm_prefix_lm and config.device_config.device_type == "cpu":
         yield (
-            "picture mask",
-            "in this architecture the tokens of a picture see each other, and vLLM's attention for CPUs has no such "
+            "image mask",
+            "in this architecture the tokens of an image see each other, and vLLM's attention for CPUs has no such "
             "mask (it runs, and says something else); use a GPU, or the backend 'hf'",
         )
     if config.use_v2_model_runner:

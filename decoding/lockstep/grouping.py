@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from decoding.arms.requirements import unmet
 from decoding.engine.generations import Texts, of_options, of_text
-from decoding.engine.option_scoring import normalised
+from decoding.engine.option_scoring import normalized
 from decoding.engine.requests import Failure, Ready
 from decoding.engine.trace import Look
 from decoding.formulas.sampling import Greedy
@@ -119,5 +119,5 @@ def _scored(ready: Ready, reader: Reader, heard: Heard, kept: Mapping[str, Mappi
     by_option = {group.option: kept[group.name] for group, _ in heard}
     first = by_option[len(ids)]["first"]
     logprobs = [by_option[p]["forced"] if p in by_option else [first[p]] for p in range(len(ids))]
-    values = [normalised(v, option, job.normalise) for v, option in zip(logprobs, job.options, strict=True)]
+    values = [normalized(v, option, job.normalize) for v, option in zip(logprobs, job.options, strict=True)]
     return of_options(ready, ids, values)

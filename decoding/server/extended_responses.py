@@ -25,7 +25,7 @@ async def answered(desk: Desk, asked: Wanted, name: str, seat: Seat) -> dict[str
     room = max(desk.longest - max(lengths), 1)
     limit = min(asked.max_tokens or room, room)
     score: Any = "options" if more.options else "generate"
-    arm = asked.arm if more.normalise is None else replace(asked.arm, normalise=more.normalise)
+    arm = asked.arm if more.normalize is None else replace(asked.arm, normalize=more.normalize)
     job = Job(asked.prompt, arm, more.options, score, limit, more.top)
     ready = Ready(job, branches, ("",) * len(branches), lengths)
     groups = await asyncio.to_thread(groups_of, ready, desk.hf, name, more.trace)

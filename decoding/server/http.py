@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 MOST_BYTES = 64 * 2**20
-"""Of a request's body: a picture of 100 MB is refused before it is decoded."""
+"""Of a request's body: an image of 100 MB is refused before it is decoded."""
 
 
 class RefusedError(Exception):
@@ -65,7 +65,7 @@ async def body(receive: Any) -> bytes:
         pieces.append(message.get("body", b""))
         size += len(pieces[-1])
         if size > MOST_BYTES:
-            raise RefusedError(413, f"a request has {MOST_BYTES // 2**20} MiB at most. Send smaller pictures.")
+            raise RefusedError(413, f"a request has {MOST_BYTES // 2**20} MiB at most. Send smaller images.")
         if not message.get("more_body"):
             return b"".join(pieces)
 

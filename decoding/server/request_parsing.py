@@ -6,7 +6,7 @@ top_p, top_k, min_p and seed.
 
 A client that knows more than messages can say it (the model `remote` does): a piece of a message has a `name`, the span
 that it is (`demo[0].answer`), and the key `icl` asks for what OpenAI's API has no place for, so that the answer brings
-its tokens, traces and option scores: `icl: {trace: true, options: [yes, no], normalise: mean}`.
+its tokens, traces and option scores: `icl: {trace: true, options: [yes, no], normalize: mean}`.
 """
 
 import base64
@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from decoding.arms.arm import Arm
-from decoding.engine.requests import Normalise
+from decoding.engine.requests import Normalize
 from decoding.lockstep.request_metadata import KEY
 from decoding.server.strategy_parsing import SAMPLING, arm_asked, check_runs
 from icl import spans
 from icl.errors import ConfigError, DataError, did_you_mean
-from icl.images import Picture
+from icl.images import Image
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
 
@@ -60,13 +60,13 @@ MOST_OPTIONS = 256
 class More:
     """What the key `icl` asks for. options: to be scored, instead of a text. top: tokens kept of every step.
 
-    normalise: None where it does not say, and the strategy's own word for it counts.
+    normalize: None where it does not say, and the strategy's own word for it counts.
     """
 
     trace: bool = False
     top: int = 0
     options: tuple[str, ...] = ()
-    normalise: Normalise | None = None
+    normalize: Normalize | None = None
 
 
 @dataclass(frozen=True)
@@ -168,20 +168,20 @@ def _prompt(body: Mapping[str, Any]) -> Prompt:
 
 
 def _more(told: Any) -> More:
-    known = ("trace", "top", "options", "normalise", "other")
+    known = ("trace", "top", "options", "normalize", "other")
     if not isinstance(told, dict) or told.keys() - set(known):
         raise ConfigError(f"icl is a mapping of {', '.join(known)}.")
-    options, normalise = told.get("options", []), told.get("normalise")
+    options, normalize = told.get("options", []), told.get("normalize")
     if not isinstance(options, list) or not all(isinstance(option, str) and option for option in options):
         raise ConfigError("icl.options is a list of texts.")
     if len(options) > MOST_OPTIONS or len(set(options)) != len(options):
         raise ConfigError(f"icl.options has {len(options)} texts; it may have {MOST_OPTIONS}, each once.")
-    if normalise is not None and normalise not in get_args(Normalise):
-        raise ConfigError(f"icl.normalise is one of {', '.join(get_args(Normalise))}.")
+    if normalize is not None and normalize not in get_args(Normalize):
+        raise ConfigError(f"icl.normalize is one of {', '.join(get_args(Normalize))}.")
     top = told.get("top", 0)
     if not _is_whole(top) or not 0 <= top <= MOST_OPTIONS:
         raise ConfigError(f"icl.top is a number of tokens, at most {MOST_OPTIONS}.")
-    return More(bool(told.get("trace")), top, tuple(options), normalise)
+    return More(bool(told.get("trace")), top, tuple(options), normalize)
 
 
 def _turns(messages: Any) -> Iterator[Turn]:
@@ -199,7 +199,7 @@ def _turns(messages: Any) -> Iterator[Turn]:
         content = message.get("content")
         pieces = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not isinstance(pieces, list) or not pieces:
-            raise ConfigError(f"messages[{i}].content is a text, or a list of texts and pictures.")
+            raise ConfigError(f"messages[{i}].content is a text, or a list of texts and images.")
         demo = sum(user < i for user in users) - (role == "assistant")
         place = spans.QUERY if i == users[-1] else spans.demo(demo)
         parts = tuple(_parts(pieces, i, role, place))
@@ -210,7 +210,7 @@ def _turns(messages: Any) -> Iterator[Turn]:
 
 
 def _parts(pieces: list[Any], i: int, role: str, place: str) -> Iterator[Part]:
-    pictures = texts = 0
+    images = texts = 0
     for j, piece in enumerate(pieces):
         where = f"messages[{i}].content[{j}]"
         kind = piece.get("type") if isinstance(piece, dict) else None
@@ -220,9 +220,9 @@ def _parts(pieces: list[Any], i: int, role: str, place: str) -> Iterator[Part]:
             texts += 1
         elif kind == "image_url":
             url = piece.get("image_url")
-            picture = _picture(url.get("url") if isinstance(url, dict) else url, where)
-            yield Part(picture, _name(piece, spans.picture(place, pictures), where))
-            pictures += 1
+            image = _image(url.get("url") if isinstance(url, dict) else url, where)
+            yield Part(image, _name(piece, spans.image(place, images), where))
+            images += 1
         else:
             raise ConfigError(f"{where}: a piece is of type text or image_url, not {kind!r}.")
 
@@ -235,11 +235,11 @@ def _name(piece: Mapping[str, Any], usual: str, where: str) -> str:
     return name
 
 
-def _picture(url: Any, where: str) -> Picture:
+def _image(url: Any, where: str) -> Image:
     if not isinstance(url, str) or not url.startswith("data:image/"):
-        raise DataError(f"{where}: send the picture itself (data:image/png;base64,...): the server fetches nothing.")
+        raise DataError(f"{where}: send the image itself (data:image/png;base64,...): the server fetches nothing.")
     _, _, data = url.partition(";base64,")
     try:
-        return Picture.from_bytes(base64.b64decode(data, validate=True), where)
+        return Image.from_bytes(base64.b64decode(data, validate=True), where)
     except binascii.Error as error:
-        raise DataError(f"{where}: the picture is not base64: {error}.") from error
+        raise DataError(f"{where}: the image is not base64: {error}.") from error

@@ -18,7 +18,7 @@ from icl.models.vllm.inputs import Inputs
 from icl.types import Prompt
 
 PIXELS = 2**28
-"""Of all pictures of a request together: what memory has room for when they are opened."""
+"""Of all images of a request together: what memory has room for when they are opened."""
 
 
 class Desk:
@@ -78,7 +78,7 @@ class Desk:
             return asking[-1].result()
 
         def make() -> Sequence[Prompt]:
-            self._check_pictures(asked.prompt)
+            self._check_images(asked.prompt)
             (note,) = asked.arm.strategy.prepare([asked.prompt], generate)
             found = asked.arm.strategy.branches(asked.prompt, note)
             if len(found) > MOST:
@@ -93,13 +93,13 @@ class Desk:
             for future in asking:  # whoever hangs up takes this with him
                 future.cancel()
 
-    def _check_pictures(self, prompt: Prompt) -> None:
-        """Raises DataError where the pictures are more than there is room for, before one is decoded."""
-        pictures = [*prompt.pictures, *(prompt.other.pictures if prompt.other is not None else ())]
-        pixels = sum(width * height for width, height in (picture.size for picture in pictures))
+    def _check_images(self, prompt: Prompt) -> None:
+        """Raises DataError where the images are more than there is room for, before one is decoded."""
+        images = [*prompt.images, *(prompt.other.images if prompt.other is not None else ())]
+        pixels = sum(width * height for width, height in (image.size for image in images))
         if pixels > PIXELS:
             raise DataError(
-                f"the pictures of the request have {pixels:,} pixels together, and a server opens {PIXELS:,} at most. "
+                f"the images of the request have {pixels:,} pixels together, and a server opens {PIXELS:,} at most. "
                 "Send smaller ones."
             )
 

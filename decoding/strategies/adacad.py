@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 class AdaCAD(AdaptivelyAgainstBare):
     """Away from what would be said without the demonstrations, as far as that differs.
 
-    Presets. answers: short answers. summarisation: a is at least .3.
+    Presets. answers: short answers. summarization: a is at least .3.
     """
 
     floor: NonNegative = 0.0  # least strength of the contrast
-    without: Without = "demonstrations"  # what the second branch lacks: 'picture' is the query's
+    without: Without = "demonstrations"  # what the second branch lacks: 'image' is the query's
 
-    presets: ClassVar[dict[str, dict[str, float]]] = {"answers": {"floor": 0.0}, "summarisation": {"floor": 0.3}}
+    presets: ClassVar[dict[str, dict[str, float]]] = {"answers": {"floor": 0.0}, "summarization": {"floor": 0.3}}
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         informed, bare = logits

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @component("strategy", "batch_calibration")
 @dataclass(frozen=True)
 class BatchCalibration(Strategy):
-    """Option shares divided by their mean over unlabelled queries. Options alone.
+    """Option shares divided by their mean over unlabeled queries. Options alone.
 
     The prior is in the order of the options; options beyond it have a prior of 1, and so has every one without a fit.
     """

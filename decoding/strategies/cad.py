@@ -2,7 +2,7 @@
 
     scores = (1 + alpha) z(y | context, query) - alpha z(y | query)
 
-No mask. The context is what in-context learning adds, the demonstrations, unless `without` says the picture.
+No mask. The context is what in-context learning adds, the demonstrations, unless `without` says the image.
 """
 
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 @component("strategy", "cad")
 @dataclass(frozen=True)
 class CAD(AgainstBare):
-    """Away from what would be said without the demonstrations (or the picture).
+    """Away from what would be said without the demonstrations (or the image).
 
-    Presets, from the released file names. summarisation: with top-p .9 there. conflict: knowledge conflicts, greedy.
+    Presets, from the released file names. summarization: with top-p .9 there. conflict: knowledge conflicts, greedy.
     """
 
     alpha: NonNegative = 0.5  # strength of the contrast; 0 is the reference
-    without: Without = "demonstrations"  # what the second branch lacks: 'picture' is the query's
+    without: Without = "demonstrations"  # what the second branch lacks: 'image' is the query's
 
-    presets: ClassVar[dict[str, dict[str, float]]] = {"summarisation": {"alpha": 0.5}, "conflict": {"alpha": 1.0}}
+    presets: ClassVar[dict[str, dict[str, float]]] = {"summarization": {"alpha": 0.5}, "conflict": {"alpha": 1.0}}
     neutral: ClassVar[dict[str, float]] = {"alpha": 0.0}
 
     @property

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 @component("strategy", "cd_k")
 @dataclass(frozen=True)
 class CDK(AgainstBare):
-    """What the picture adds, among tokens plausible beside the k-th best. Raises PlanError where k is too large."""
+    """What the image adds, among tokens plausible beside the k-th best. Raises PlanError where k is too large."""
 
     alpha: Share = 0.1  # of the k-th best token's probability that a token must reach; 0 masks nothing
     k: PositiveInt = 5  # whose probability is the measure; 1: the best token's
-    without: Without = "picture"  # what the second branch lacks: 'picture' is the query's
+    without: Without = "image"  # what the second branch lacks: 'image' is the query's
 
     @property
     def weights(self) -> tuple[float, float]:

@@ -3,7 +3,7 @@
     scores = l(y | demonstrations, query) - l(y | query),      kept where p(y | demonstrations, query) >= beta max p
 
 The weights sum to zero: there is no base term, and where the demonstrations change nothing every survivor scores
-alike. The paper first turns pictures into text (tags, attributes, captions): such texts are inputs here, through
+alike. The paper first turns images into text (tags, attributes, captions): such texts are inputs here, through
 transforms and tasks. The released code ends where either branch would; here the combined token decides.
 """
 

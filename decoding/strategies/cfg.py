@@ -1,4 +1,4 @@
-"""Classifier-free guidance for language models (Sanchez et al., ICML 2024, 2306.17806), with a picture as condition.
+"""Classifier-free guidance for language models (Sanchez et al., ICML 2024, 2306.17806), with an image as condition.
 
     scores = l(y | bare) + gamma [l(y | prompt) - l(y | bare)],      l: log-probabilities
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 @component("strategy", "cfg")
 @dataclass(frozen=True)
 class CFG(AgainstBare):
-    """Guided from what is said without the picture (or the demonstrations) towards what is said with it."""
+    """Guided from what is said without the image (or the demonstrations) towards what is said with it."""
 
     gamma: NonNegative = 1.5  # guidance; 1 is the reference, 0 the bare branch
-    without: Without = "picture"  # what the bare branch lacks: 'picture' is the query's
+    without: Without = "image"  # what the bare branch lacks: 'image' is the query's
 
     neutral: ClassVar[dict[str, float]] = {"gamma": 1.0}
 

@@ -30,7 +30,7 @@ class COIECD(AdaptivelyAgainstBare):
 
     alpha: NonNegative = 1.0  # strength of the contrast
     ratio: Positive = 0.25  # how near to the most, or the least, probable token a conflict lies
-    without: Without = "demonstrations"  # what the second branch lacks: 'picture' is the query's
+    without: Without = "demonstrations"  # what the second branch lacks: 'image' is the query's
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import math

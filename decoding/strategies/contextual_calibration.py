@@ -3,7 +3,7 @@
     p(option) ~ p(option | prompt) / mean_j p(option | demonstrations, content-free query j),   p: shares of the options
 
 That is softmax(W p + b) with W = diag(1 / p_cf) and b = 0, as the paper uses for classification; the content-free
-queries are its own: "N/A", "[MASK]" and the empty text. The query's picture is content too: a blank one stands in its
+queries are its own: "N/A", "[MASK]" and the empty text. The query's image is content too: a blank one stands in its
 place, or none.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from decoding.base import Note, Strategy, zeros
-from decoding.prompt_edits import no_picture, with_question
+from decoding.prompt_edits import no_image, with_question
 from icl.edits import Blank
 from icl.errors import ConfigError
 from icl.registry import component
@@ -27,7 +27,7 @@ class ContextualCalibration(Strategy):
     """Options divided by their mean share for queries that say nothing, after equal demonstrations. Options alone."""
 
     texts: tuple[str, ...] = ("N/A", "[MASK]", "")  # in the place of the query's question, one branch each
-    picture: Literal["blank", "none"] = "blank"  # in the place of the query's picture
+    image: Literal["blank", "none"] = "blank"  # in the place of the query's image
 
     over_options: ClassVar[bool] = True
     options_only: ClassVar[bool] = True
@@ -44,7 +44,7 @@ class ContextualCalibration(Strategy):
         return zeros(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
-        bare = prompt.edit(Blank(), "query") if self.picture == "blank" else no_picture(prompt)
+        bare = prompt.edit(Blank(), "query") if self.image == "blank" else no_image(prompt)
         return prompt, *(with_question(bare, text) for text in self.texts)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":

@@ -6,9 +6,9 @@
     {name: contrast, branches: [{change: noise, step: 900}], weights: [2, -1], mask: plausible, beta: .1}    is VCD
     {name: contrast, branches: [no_demonstrations], weights: [1.5, -.5], mask: none}                         is CAD
 
-A branch is a change by its name, or an edit of pictures (`icl ls edit`) by its name or path, with what it reads:
+A branch is a change by its name, or an edit of images (`icl ls edit`) by its name or path, with what it reads:
 
-    {change: {name: 'mine.py:Stripes', width: 3}, pictures: all}
+    {change: {name: 'mine.py:Stripes', width: 3}, images: all}
 
 The reference is branch 0 and has the first weight. With constant weights logits and log-probabilities choose alike.
 """

@@ -1,9 +1,9 @@
 """Contrastive region guidance (Wan et al., ECCV 2024, 2403.02325): away from what is said with the region blacked out.
 
-    scores = (1 + alpha) z(y | picture) - alpha z(y | picture, region masked)
+    scores = (1 + alpha) z(y | image) - alpha z(y | image, region masked)
 
 No mask. The paper masks boxes that the question names or a detector finds; here the box is a parameter, by default the
-whole picture. Not quite black: some processors take a picture of zeros for padding.
+whole image. Not quite black: some processors take an image of zeros for padding.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ ALMOST_BLACK = 1
 @component("strategy", "crg")
 @dataclass(frozen=True)
 class CRG(Strategy):
-    """Away from what is said when a region of the query's picture is blacked out."""
+    """Away from what is said when a region of the query's image is blacked out."""
 
     alpha: NonNegative = 1.0  # strength of the contrast; 0 is the reference
     region: tuple[Share, Share, Share, Share] = (0.0, 0.0, 1.0, 1.0)  # left, top, right, bottom: shares of the sides

@@ -1,14 +1,14 @@
 """Decoding under knowledge conflict (DCD, Zhu et al., 2410.03659): the surer of sight and text, away from the other.
 
-    scores = c_v z_v - c_t z_t    where c_v >= c_t        v: with the picture, t: text alone
+    scores = c_v z_v - c_t z_t    where c_v >= c_t        v: with the image, t: text alone
              c_t z_t - c_v z_v    otherwise               c: the best option's probability among the options
 
 Only where the two answers differ; where they agree, that answer stands. As released, once, over the answer options
 (`granularity: options`); `granularity: tokens` is a reconstruction in which every step is decided over the vocabulary,
 in the token loop always. No mask.
 
-The text branch names what the picture shows: "This is an image of {entity}." The paper takes the entity from the data
-and keeps the items where the model itself recognises it; here the model is asked, which on those items is the same.
+The text branch names what the image shows: "This is an image of {entity}." The paper takes the entity from the data
+and keeps the items where the model itself recognizes it; here the model is asked, which on those items is the same.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from decoding.arms.gated import Gated
 from decoding.base import Generate, Note, Thread
-from decoding.prompt_edits import asked, no_picture
+from decoding.prompt_edits import asked, no_image
 from icl import spans
 from icl.constraints import PositiveInt
 from icl.registry import component
@@ -32,7 +32,7 @@ RECOGNISE = "What is in the image? Just give a named entity."
 @component("strategy", "dcd")
 @dataclass(frozen=True)
 class DCD(Gated):
-    """Where picture and text disagree, the surer of both, away from the other."""
+    """Where image and text disagree, the surer of both, away from the other."""
 
     granularity: Literal["options", "tokens"] = "options"  # what option scoring hands it
     direction: Literal["surer", "seen", "text"] = "surer"  # which is contrasted; the others are its controls
@@ -53,17 +53,17 @@ class DCD(Gated):
         return None
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[str]:
-        """What the model recognises in each query's pictures; '' without one."""
+        """What the model recognizes in each query's images; '' without one."""
         if self.entity == "none":
             return [""] * len(prompts)
-        shown = [tuple(p for p in prompt.parts() if p.picture and p.within("query")) for prompt in prompts]
+        shown = [tuple(p for p in prompt.parts() if p.image and p.within("query")) for prompt in prompts]
         questions = [Prompt((Turn("user", (*seen, Part(self.ask, spans.QUESTION))),)) for seen in shown if seen]
         answers = iter(generate(questions, self.tokens) if questions else [])
         return [next(answers).strip().rstrip(".") if seen else "" for seen in shown]
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         """note: what `prepare` gave."""
-        text = no_picture(prompt)
+        text = no_image(prompt)
         return prompt, asked(text, before=f"This is an image of {note}. ") if note else text
 
     def gate(self, logits: "Tensor", step: int) -> "Tensor":

@@ -2,8 +2,8 @@
 
     scores = (1 + alpha) z(y | instruction) - alpha z(y | disturbed instruction),   kept where p(y) >= beta max p
 
-The disturbance is a role that the model is told to play, before the query's question; pictures and demonstrations stay.
-The paper gives five texts. The optional second branch of the released code (a noised picture, whose contrast is added)
+The disturbance is a role that the model is told to play, before the query's question; images and demonstrations stay.
+The paper gives five texts. The optional second branch of the released code (a noised image, whose contrast is added)
 is `contrast` with two branches.
 """
 

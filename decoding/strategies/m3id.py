@@ -1,8 +1,8 @@
-"""Multi-modal mutual information decoding (Favero et al., CVPR 2024, 2403.14003): the picture counts more with length.
+"""Multi-modal mutual information decoding (Favero et al., CVPR 2024, 2403.14003): the image counts more with length.
 
-    scores = l(y | picture) + (1 - g) / g [l(y | picture) - l(y | no picture)],     g = exp(-decay t)
+    scores = l(y | image) + (1 - g) / g [l(y | image) - l(y | no image)],     g = exp(-decay t)
 
-The weight is exp(decay t) - 1: a model forgets its picture as the answer grows. Here t is 1 at the first token; with
+The weight is exp(decay t) - 1: a model forgets its image as the answer grows. Here t is 1 at the first token; with
 `first` 0, as in RITUAL's re-implementation, the first token has no contrast, and yes/no answers have none at all. The
 paper contrasts only where the reference is unsure, at a threshold it leaves open; re-implementations put the
 plausibility mask in its place, and so does this one. `unsure` is the paper's form, with beta 0.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy, ones
 from decoding.formulas.masks import plausible
-from decoding.prompt_edits import no_picture
+from decoding.prompt_edits import no_image
 from icl.constraints import Count, NonNegative, Share
 from icl.registry import component
 from icl.types import Prompt
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 @component("strategy", "m3id")
 @dataclass(frozen=True)
 class M3ID(Strategy):
-    """Away from what is said without the picture, more with every token.
+    """Away from what is said without the image, more with every token.
 
     Presets. avisc, ritual: the re-implementations of Woo et al., which differ in the number of the first token.
     """
 
-    decay: NonNegative = 0.02  # of the picture's influence, a token; 0 is the reference under the mask
+    decay: NonNegative = 0.02  # of the image's influence, a token; 0 is the reference under the mask
     beta: Share = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
     first: Count = 1  # number of the first token
     unsure: Share = 1.0  # contrast only where the reference's best token has at most this probability; 1: always
@@ -50,7 +50,7 @@ class M3ID(Strategy):
         return ones(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        return prompt, no_picture(prompt)
+        return prompt, no_image(prompt)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
         return plausible(reference, self.beta)

@@ -4,7 +4,7 @@
 
 Without weights each group counts 1/n. Weights are learned on a dev split, from 1/n on by the cross-entropy of its
 options (`icl fit`, `decoding.arms.fitting.mixture_weights`); a negative one makes an anti-expert. `sparse` keeps the k
-largest by magnitude, not renormalised. The whole prompt is read for traces and controls, and has no weight. The paper's
+largest by magnitude, not renormalized. The whole prompt is read for traces and controls, and has no weight. The paper's
 hypernetwork, which gives weights to groups never seen, is not here.
 """
 
@@ -32,7 +32,7 @@ class MoICL(Strategy):
     A prompt with fewer groups than weights uses the first of them.
     """
 
-    groups: Count = 0  # of neighbouring demonstrations; 0: one each, or as many as there are weights
+    groups: Count = 0  # of neighboring demonstrations; 0: one each, or as many as there are weights
     fitted: tuple[float, ...] = parameter("weights", ())  # of the groups, in prompt order; none: all equal
     sparse: Count = 0  # how many weights are kept, the largest by magnitude; 0: all
 

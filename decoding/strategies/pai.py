@@ -1,8 +1,8 @@
 """Pay attention to image (Liu et al., ECCV 2024, 2407.21771), its logit part: guidance away from the text alone.
 
-    scores = gamma [l(y | picture) - l(y | no picture)] + l(y | no picture),   kept where p(y | picture) >= beta max p
+    scores = gamma [l(y | image) - l(y | no image)] + l(y | no image),   kept where p(y | image) >= beta max p
 
-The paper also raises the attention that the last token pays to picture tokens, which needs a model's own code and is
+The paper also raises the attention that the last token pays to image tokens, which needs a model's own code and is
 not here. At gamma 1 the mask stays (the released code drops it).
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy
 from decoding.formulas.masks import plausible
-from decoding.prompt_edits import no_picture
+from decoding.prompt_edits import no_image
 from icl.constraints import NonNegative, Share
 from icl.registry import component
 from icl.types import Prompt
@@ -39,7 +39,7 @@ class PAI(Strategy):
         return self.gamma, 1 - self.gamma
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        return prompt, no_picture(prompt)
+        return prompt, no_image(prompt)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
         return plausible(reference, self.beta)

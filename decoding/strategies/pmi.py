@@ -4,7 +4,7 @@
 
 Options that say one thing in different words share its probability, and common words win over rare ones; divided by
 their probability after a short text that tells the domain alone they compete by what the prompt adds. Here the premise
-stands in the place of the question, without the query's picture and, as in the paper, without demonstrations.
+stands in the place of the question, without the query's image and, as in the paper, without demonstrations.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class PMI(Strategy):
     """Option scores less the log-probability of the option after a premise that says nothing. Options alone."""
 
     premise: str = "The answer is:"  # in the place of the query's question
-    without: Literal["picture", "both"] = "both"  # what else the premise lacks; picture: demonstrations stay
+    without: Literal["image", "both"] = "both"  # what else the premise lacks; image: demonstrations stay
 
     over_options: ClassVar[bool] = True
     options_only: ClassVar[bool] = True

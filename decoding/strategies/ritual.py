@@ -1,6 +1,6 @@
-"""RITUAL (Woo et al., 2405.17821): towards what the same picture says when it is turned, mirrored or recoloured.
+"""RITUAL (Woo et al., 2405.17821): towards what the same image says when it is turned, mirrored or recolored.
 
-    scores = z(y | picture) + alpha z(y | varied picture),      kept where p(y | picture) >= beta max p
+    scores = z(y | image) + alpha z(y | varied image),      kept where p(y | image) >= beta max p
 
 No contrast but an ensemble, and its weights sum to 1 + alpha = 4: identical branches are the reference at temperature
 1/4. Compare it with `temperature_matched` before anything else. The variation is drawn once a prompt.
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 @component("strategy", "ritual")
 @dataclass(frozen=True)
 class RITUAL(Strategy):
-    """Together with what a flipped, turned, recoloured, blurred or cropped picture says."""
+    """Together with what a flipped, turned, recolored, blurred or cropped image says."""
 
-    alpha: NonNegative = 3.0  # weight of the varied picture; 0 is the reference under the mask
+    alpha: NonNegative = 3.0  # weight of the varied image; 0 is the reference under the mask
     beta: Share = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
-    pictures: Where = "query"  # which are varied
+    images: Where = "query"  # which are varied
 
     neutral: ClassVar[dict[str, float]] = {"alpha": 0.0}
 
@@ -36,7 +36,7 @@ class RITUAL(Strategy):
         return 1.0, self.alpha
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        return prompt, prompt.edit(Varied(), self.pictures)
+        return prompt, prompt.edit(Varied(), self.images)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
         return plausible(reference, self.beta)

@@ -1,6 +1,6 @@
-"""Visual contrastive decoding (Leng et al., CVPR 2024, 2311.16922, eq. 3): away from what a noised picture would say.
+"""Visual contrastive decoding (Leng et al., CVPR 2024, 2311.16922, eq. 3): away from what a noised image would say.
 
-    scores = (1 + alpha) z(y | picture) - alpha z(y | noised picture),   kept where p(y | picture) >= beta max p
+    scores = (1 + alpha) z(y | image) - alpha z(y | noised image),   kept where p(y | image) >= beta max p
 
 The noise is forward diffusion on the processed pixels, drawn once a prompt. The weights sum to one: identical branches
 leave the distribution alone. The sources disagree on all three numbers; `presets` names each of them.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @component("strategy", "vcd")
 @dataclass(frozen=True)
 class VCD(Strategy):
-    """Away from what the same prompt with a noised picture would say.
+    """Away from what the same prompt with a noised image would say.
 
     Presets. released: the evaluation script's arguments. paper: the same with nearly pure noise (the paper's step is
     reported second-hand as "either 500 or 999"). sampler: what the released sampler falls back to where nothing is
@@ -37,7 +37,7 @@ class VCD(Strategy):
     alpha: NonNegative = 1.0  # strength of the contrast; 0 is the reference under the mask
     beta: Share = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
     noise_step: Annotated[int, Ge(0), Le(DIFFUSION_STEPS - 1)] = 500  # of 1000: at 500 noise has sd .51, at 999 .96
-    pictures: Literal["query", "all"] = "query"  # which are noised: the query's alone, or the demonstrations' too
+    images: Literal["query", "all"] = "query"  # which are noised: the query's alone, or the demonstrations' too
 
     presets: ClassVar[dict[str, dict[str, float]]] = {
         "released": {"alpha": 1.0, "beta": 0.1, "noise_step": 500},
@@ -53,12 +53,12 @@ class VCD(Strategy):
         return 1 + self.alpha, -self.alpha
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        """The prompt, and the prompt with noised pictures. Raises PlanError where no picture is the query's."""
-        noised = prompt.edit(DiffusionNoise(self.noise_step), self.pictures)
-        if prompt.pictures and not any(picture.pixel_edits for picture in noised.pictures):
+        """The prompt, and the prompt with noised images. Raises PlanError where no image is the query's."""
+        noised = prompt.edit(DiffusionNoise(self.noise_step), self.images)
+        if prompt.images and not any(image.pixel_edits for image in noised.images):
             raise PlanError(
-                "vcd noises the query's picture, and no picture of this prompt is named 'query.picture[...]'. "
-                "Name it, or set pictures: all."
+                "vcd noises the query's image, and no image of this prompt is named 'query.image[...]'. "
+                "Name it, or set images: all."
             )
         return prompt, noised
 

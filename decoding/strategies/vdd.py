@@ -1,9 +1,9 @@
 """Visual debiasing decoding (Zhang et al., 2403.05262): away from what the model says when it sees nothing.
 
-    scores = (1 + alpha) z(y | picture) - alpha mean[z(y | no picture), z(y | meaningless picture)],
-    kept where p(y | picture) >= beta max p
+    scores = (1 + alpha) z(y | image) - alpha mean[z(y | no image), z(y | meaningless image)],
+    kept where p(y | image) >= beta max p
 
-The released code's second prior has the picture's tokens replaced by <unk>; here it is nearly pure noise, which any
+The released code's second prior has the image's tokens replaced by <unk>; here it is nearly pure noise, which any
 model takes. The paper's calibration of answer options is `vdd_post_hoc`.
 """
 
@@ -14,7 +14,7 @@ from annotated_types import Ge, Le
 
 from decoding.base import Note, Strategy
 from decoding.formulas.masks import plausible
-from decoding.prompt_edits import no_picture
+from decoding.prompt_edits import no_image
 from icl.constraints import NonNegative, Share
 from icl.edits import DIFFUSION_STEPS, DiffusionNoise
 from icl.registry import component
@@ -28,19 +28,19 @@ NoiseStep = Annotated[int, Ge(0), Le(DIFFUSION_STEPS - 1)]
 
 
 def blind(prompt: Prompt, prior: Prior, noise_step: int) -> tuple[Prompt, ...]:
-    """The prompts of the priors: without the query's picture, with a noised one, or both."""
-    found = () if prior == "noise" else (no_picture(prompt),)
+    """The prompts of the priors: without the query's image, with a noised one, or both."""
+    found = () if prior == "noise" else (no_image(prompt),)
     return found if prior == "none" else (*found, prompt.edit(DiffusionNoise(noise_step), "query"))
 
 
 @component("strategy", "vdd")
 @dataclass(frozen=True)
 class VDD(Strategy):
-    """Away from the mean of what is said without a picture and with a meaningless one."""
+    """Away from the mean of what is said without an image and with a meaningless one."""
 
     alpha: NonNegative = 0.5  # strength of the contrast; 0 is the reference under the mask
     beta: Share = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
-    prior: Prior = "both"  # what stands for seeing nothing: no picture, a noised one, or both
+    prior: Prior = "both"  # what stands for seeing nothing: no image, a noised one, or both
     noise_step: NoiseStep = 999  # of 1000 diffusion steps: nearly pure noise
 
     neutral: ClassVar[dict[str, float]] = {"alpha": 0.0}

@@ -1,6 +1,6 @@
 """Post-hoc debiasing (Zhang et al., 2403.05262): answer options divided by what the model says when it sees nothing.
 
-    p(option) ~ p(option | picture) / [p(option | nothing) + 1e-4],      p: shares among the options
+    p(option) ~ p(option | image) / [p(option | nothing) + 1e-4],      p: shares among the options
 
 An affine calibration after which a model that sees nothing finds all options alike. Several priors are averaged as
 probabilities. In the token loop the same formula runs over the vocabulary.
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 @component("strategy", "vdd_post_hoc")
 @dataclass(frozen=True)
 class VDDPostHoc(Strategy):
-    """Options divided by their prior without a picture: calibration rather than contrast."""
+    """Options divided by their prior without an image: calibration rather than contrast."""
 
-    prior: Prior = "none"  # what stands for seeing nothing: no picture, a noised one, or both
+    prior: Prior = "none"  # what stands for seeing nothing: no image, a noised one, or both
     noise_step: NoiseStep = 999  # of 1000 diffusion steps: nearly pure noise
     smoothing: Positive = 1e-4  # added to the prior
 

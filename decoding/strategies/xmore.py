@@ -1,10 +1,10 @@
-"""X-MoRe's ensemble (Eom et al., 2308.15273): the picture and what was retrieved for it, each as sure as it is.
+"""X-MoRe's ensemble (Eom et al., 2308.15273): the image and what was retrieved for it, each as sure as it is.
 
-    p = w_1 p(y | picture alone) + w_2 p(y | demonstrations, no picture),      w = softmax(-entropies)
+    p = w_1 p(y | image alone) + w_2 p(y | demonstrations, no image),      w = softmax(-entropies)
 
-In the paper CLIP classifies by the picture and by retrieved captions, and the surer view counts more. Here the views
-are the query without demonstrations and the demonstrations without the query's picture; the whole prompt is read for
-traces and controls, and has no weight. The exact normalisation is not verified: `inverse` and `confidence` are others.
+In the paper CLIP classifies by the image and by retrieved captions, and the surer view counts more. Here the views
+are the query without demonstrations and the demonstrations without the query's image; the whole prompt is read for
+traces and controls, and has no weight. The exact normalization is not verified: `inverse` and `confidence` are others.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from decoding.base import Note, Strategy, ones
 from decoding.formulas.divergences import entropy
-from decoding.prompt_edits import no_demonstrations, no_picture
+from decoding.prompt_edits import no_demonstrations, no_image
 from icl.registry import component
 from icl.types import Prompt
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @component("strategy", "xmore")
 @dataclass(frozen=True)
 class XMoRe(Strategy):
-    """Picture and demonstrations as two views, mixed as probabilities by how sure each is."""
+    """Image and demonstrations as two views, mixed as probabilities by how sure each is."""
 
     by: Literal["entropy", "inverse", "confidence"] = "entropy"  # softmax of -H; 1/H; the best token's probability
 
@@ -35,7 +35,7 @@ class XMoRe(Strategy):
         return ones(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt, Prompt]:
-        return prompt, no_demonstrations(prompt), no_picture(prompt)
+        return prompt, no_demonstrations(prompt), no_image(prompt)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import torch

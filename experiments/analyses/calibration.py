@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 Shares = dict[str, float]
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """A row a setting whose options were scored. Raises ConfigError where none were."""
     found: list[dict[str, Any]] = []
     for setting, samples in settings(view, answered(view, shown=False)):
@@ -50,7 +50,7 @@ def analyse(view: "View") -> "DataFrame":
 
 
 def shares_of(row: Mapping[str, Any]) -> Shares:
-    """Of each option, by its plain form: exp(score), normalised. Empty where options were not scored."""
+    """Of each option, by its plain form: exp(score), normalized. Empty where options were not scored."""
     scores = row.get("option_scores")
     logs = {plain(name): float(score) for name, score in scores.items()} if isinstance(scores, Mapping) else {}
     most = max(logs.values(), default=-np.inf)

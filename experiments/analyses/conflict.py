@@ -1,9 +1,9 @@
-"""Knowledge conflict: answers from text alone against answers to the picture, in all the cells that rates add up.
+"""Knowledge conflict: answers from text alone against answers to the image, in all the cells that rates add up.
 
-Of the items that were recognised (all, where that is not asked), a row a setting:
+Of the items that were recognized (all, where that is not asked), a row a setting:
 
-    both             both right                          text_only    the text right, the picture wrong      (b)
-    picture_only     the picture right, the text wrong   (c)
+    both             both right                          text_only    the text right, the image wrong      (b)
+    image_only     the image right, the text wrong   (c)
     same_wrong       both wrong, the same answer         other_wrong  both wrong, different answers          (d)
 
     flip = b + c + d      conflict = flip - (b - c) = 2 c + d, DCD's lower bound (Zhu et al., 2410.03659)
@@ -35,30 +35,30 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 
-def analyse(view: "View") -> "DataFrame":
-    """A row a setting that asked items from text and from the picture. Raises ConfigError where none did."""
+def analyze(view: "View") -> "DataFrame":
+    """A row a setting that asked items from text and from the image. Raises ConfigError where none did."""
     found: list[dict[str, Any]] = []
     for setting, samples in settings(view, answered(view, shown=False)):
         items = _items(records(samples))
-        known = [item for item in items if "recognise" not in item or _right(item["recognise"])]
+        known = [item for item in items if "recognize" not in item or _right(item["recognize"])]
         if not known:
             continue
         cells = Counter(_cell(item) for item in known)
         shares = {name: cells[name] / len(known) for name in CELLS}
         flips = [_cell(item) not in ("both", "same_wrong") for item in known]
         flipped = interval(flips, units([item["seen"] for item in known]), "flip")
-        bound = {"conflict": flipped["flip"] - shares["text_only"] + shares["picture_only"], "kappa": kappa(known)}
+        bound = {"conflict": flipped["flip"] - shares["text_only"] + shares["image_only"], "kappa": kappa(known)}
         counts = {"shift": _shift(known), "items": len(known), "asked": len(items)}
         found.append({**setting, **flipped, **bound, **shares, **counts})
     if not found:
         raise ConfigError(
-            f"{view.path}: no item was asked from text alone and from its picture, and recognised. "
-            "Run the task 'conflict' (modes: [text, seen, recognise])."
+            f"{view.path}: no item was asked from text alone and from its image, and recognized. "
+            "Run the task 'conflict' (modes: [text, seen, recognize])."
         )
-    return table(found, "Does the model say from the picture what it says from text?")
+    return table(found, "Does the model say from the image what it says from text?")
 
 
-CELLS = ("both", "text_only", "picture_only", "same_wrong", "other_wrong")
+CELLS = ("both", "text_only", "image_only", "same_wrong", "other_wrong")
 
 
 def kappa(items: Sequence[Mapping[str, Row]]) -> float:
@@ -109,7 +109,7 @@ def _items(rows: Sequence[Row]) -> list[dict[str, Row]]:
 def _cell(item: Mapping[str, Row]) -> str:
     text, seen = _right(item["text"]), _right(item["seen"])
     if text or seen:
-        return "both" if text and seen else "text_only" if text else "picture_only"
+        return "both" if text and seen else "text_only" if text else "image_only"
     said = _said(item["text"])
     return "same_wrong" if said is not None and said == _said(item["seen"]) else "other_wrong"
 

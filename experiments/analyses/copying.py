@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """A row a setting and place ('any', then 1, 2, … from the query)."""
     judges_samples(view)
     found: list[dict[str, Any]] = []

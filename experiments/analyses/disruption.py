@@ -1,4 +1,4 @@
-"""The disruption gap: how far an answer's score moves when one demonstration is swapped for its nearest neighbour.
+"""The disruption gap: how far an answer's score moves when one demonstration is swapped for its nearest neighbor.
 
     gap       mean over queries and places of |score(S) - score(S_i)|, S_i the demonstrations with the i-th swapped
     net       mean of score(S_i) - score(S), signed: what moves both ways cancels here and not in the gap
@@ -30,7 +30,7 @@ BASE, PLACE = "base", "place"
 Row = Mapping[str, Any]
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """A row a setting and place ('any', then 1, 2, …). Raises ConfigError without an arm and its base."""
     judges_samples(view)
     rows = answered(view)

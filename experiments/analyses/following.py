@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SIGNED = ("more", "more_low", "more_high", "change", "change_low", "change_high")
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """A row a setting whose labels were renamed. Raises ConfigError where none was."""
     every = answered(view)
     rows = every[[bool(texts(row, "renamed")) for row in records(every)]]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from experiments.results.view import View
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """A row an arm with shots. Raises ConfigError without both scores, or without an arm at 0 shots."""
     if lacking := [metric for metric in ("strict", "lenient") if metric not in view.scores]:
         raise ConfigError(f"{view.path}: format gain needs the scores strict and lenient; it has no {lacking[0]}.")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FACT = "identifiable"
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """A row a setting, 0 shots too. Raises ConfigError where no sample says whether its answer can be known."""
     judges_samples(view)
     found: list[dict[str, Any]] = []

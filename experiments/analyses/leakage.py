@@ -1,13 +1,13 @@
 """The leakage audit: does any prompt show its query's answer, and which samples saw labels or the gold on purpose?
 
     itself      the query's id is among its demonstrations
-    picture     a picture of the query is one of a demonstration's (same pixels and edits)
+    image     an image of the query is one of a demonstration's (same pixels and edits)
     twice       an example is shown twice
-    alike       two demonstrations show one picture: no leak, but fewer shots than it says
+    alike       two demonstrations show one image: no leak, but fewer shots than it says
     labels      a transform read the demonstrations' labels; gold: an oracle chose, placed or changed them
 
-A run with the toolkit's own retrievers has zeros in the first three; one with a transform that blanks all pictures
-alike may not have them in `picture`. Decodings and scorings that read one prompt are one setting, and a prompt that
+A run with the toolkit's own retrievers has zeros in the first three; one with a transform that blanks all images
+alike may not have them in `image`. Decodings and scorings that read one prompt are one setting, and a prompt that
 several of them read counts once (a control that shows more demonstrations reads others). `first` names a sample of the
 worst column.
 """
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from experiments.results.view import View
 
-LEAKS = ("itself", "picture", "twice", "alike")
+LEAKS = ("itself", "image", "twice", "alike")
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """A row a setting, counts of samples."""
     found: list[dict[str, Any]] = []
     for setting, samples in settings(view, answered(view), without=("decoding", "score", "max_new_tokens")):
@@ -43,13 +43,13 @@ def analyse(view: "View") -> "DataFrame":
 def _shown(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a sample's prompt is known by."""
     ids = tuple(name for name, *_ in demos_of(row))
-    return row["query"], row["seed"], ids, texts(row, "pictures"), texts(row, "marks"), row.get("prompt_digest")
+    return row["query"], row["seed"], ids, texts(row, "images"), texts(row, "marks"), row.get("prompt_digest")
 
 
 def _seen(row: Mapping[str, Any]) -> dict[str, bool]:
     ids = [name for name, *_ in demos_of(row)]
-    owners = row.get("picture_of")
-    whose = zip(texts(row, "pictures"), owners if isinstance(owners, list | tuple) else (), strict=False)
+    owners = row.get("image_of")
+    whose = zip(texts(row, "images"), owners if isinstance(owners, list | tuple) else (), strict=False)
     shown: dict[int, set[str]] = {}
     for digest, owner in whose:
         shown.setdefault(int(owner), set()).add(digest)
@@ -58,7 +58,7 @@ def _seen(row: Mapping[str, Any]) -> dict[str, bool]:
     marks = " ".join(texts(row, "marks"))
     return {
         "itself": str(row["query"]) in ids,
-        "picture": bool(query & counts.keys()),
+        "image": bool(query & counts.keys()),
         "twice": len(set(ids)) < len(ids),
         "alike": any(count > 1 for count in counts.values()),
         "labels": "saw labels" in marks,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from experiments.results.view import View
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """Raises ConfigError where the run has no transform, or nothing without one."""
     changed = compare(view.scores, {"transforms": NONE}, view.metric, axes=view.axes)
     told = [axis for axis in view.axes if axis in ("task", "shots") or axis in varying(changed, view.axes)]

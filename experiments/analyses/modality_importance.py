@@ -1,16 +1,16 @@
-"""Modality importance (MIS, Park et al., 2408.12763): does a question need its picture, its text, either, or both?
+"""Modality importance (MIS, Park et al., 2408.12763): does a question need its image, its text, either, or both?
 
     MIS of j = mean score over the sets of modalities with j - mean score over the non-empty sets without j
 
-With picture P and question text T the sets are {P, T}, {P} and {T}; the empty one does not count, as in the paper:
+With image P and question text T the sets are {P, T}, {P} and {T}; the empty one does not count, as in the paper:
 
     MIS P = (s{P,T} + s{P}) / 2 - s{T}        MIS T = (s{P,T} + s{T}) / 2 - s{P}
 
-Of each sample the signs name a class: `picture` (only MIS P above 0), `text` (only MIS T), `both` (complementary), and
+Of each sample the signs name a class: `image` (only MIS P above 0), `text` (only MIS T), `both` (complementary), and
 where neither is above 0 `either` (agnostic: what one alone answers too) or `unanswered`, which has the same signs and
 no right answer at all. The six shares of a row are over samples answered under all three sets.
 
-Run it with transforms: [[], [{name: pictures, how: removed, where: query}], [{name: questions, how: removed, where:
+Run it with transforms: [[], [{name: images, how: removed, where: query}], [{name: questions, how: removed, where:
 query}]]; `where: all` takes the demonstrations' away too. A score of which lower is better enters as its complement.
 """
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
     from experiments.results.view import View
 
-CLASSES = ("picture", "text", "both", "either", "unanswered")
+CLASSES = ("image", "text", "both", "either", "unanswered")
 SHOWN = "shown"
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """A row a setting. Raises ConfigError where one of the three sets of modalities was not run."""
     judges_samples(view)
     rows = answered(view, shown=False)
@@ -49,10 +49,10 @@ def analyse(view: "View") -> "DataFrame":
         scores = {key: wide[key].to_numpy(dtype=float) for key in ("PT", "P", "T")}
         if view.better == "lower":
             scores = {key: 1 - value for key, value in scores.items()}
-        both, picture, text = (scores[key] for key in ("PT", "P", "T"))
-        importance = {"mis_picture": (both + picture) / 2 - text, "mis_text": (both + text) / 2 - picture}
+        both, image, text = (scores[key] for key in ("PT", "P", "T"))
+        importance = {"mis_image": (both + image) / 2 - text, "mis_text": (both + text) / 2 - image}
         clusters = wide.index.get_level_values(UNIT).to_numpy()
-        told = [class_of(a, b, any_) for a, b, any_ in zip(*importance.values(), both + picture + text, strict=True)]
+        told = [class_of(a, b, any_) for a, b, any_ in zip(*importance.values(), both + image + text, strict=True)]
         line: dict[str, Any] = {**setting}
         for name, values in importance.items():
             middle = interval(values, clusters, name)
@@ -60,29 +60,29 @@ def analyse(view: "View") -> "DataFrame":
         found.append({**line, **{name: told.count(name) / len(told) for name in CLASSES}, "n": len(told)})
     if not found:
         raise ConfigError(
-            f"{view.path}: no setting was asked with both modalities, without its pictures and without its question. "
-            "In grid, transforms: [[], [{name: pictures, how: removed, where: query}], [{name: questions, how: "
+            f"{view.path}: no setting was asked with both modalities, without its images and without its question. "
+            "In grid, transforms: [[], [{name: images, how: removed, where: query}], [{name: questions, how: "
             "removed, where: query}]]."
         )
-    signed = tuple(f"mis_{name}{end}" for name in ("picture", "text") for end in ("", "_low", "_high"))
+    signed = tuple(f"mis_{name}{end}" for name in ("image", "text") for end in ("", "_low", "_high"))
     note = "shares of samples: which modality a right answer needs; either: one alone does; unanswered: none does"
     return table(found, f"What answers need ({view.measure})", note=note, signed=signed)
 
 
-def class_of(picture: float, text: float, answered_at_all: float) -> str:
+def class_of(image: float, text: float, answered_at_all: float) -> str:
     """The class of a sample by the signs of both scores, up to rounding."""
-    needs = picture > 1e-9, text > 1e-9
+    needs = image > 1e-9, text > 1e-9
     if any(needs):
-        return "both" if all(needs) else "picture" if needs[0] else "text"
+        return "both" if all(needs) else "image" if needs[0] else "text"
     return "either" if np.abs(answered_at_all) > 1e-9 else "unanswered"
 
 
 def _set(cell: Mapping[str, Any]) -> str | None:
-    """'PT', 'P' (without the question), 'T' (without the picture), or None for any other change."""
+    """'PT', 'P' (without the question), 'T' (without the image), or None for any other change."""
     nodes = cell.get("transforms") or []
     if not nodes:
         return "PT"
     node = nodes[0] if len(nodes) == 1 else {}
     if node.get("how") != "removed" or node.get("where") not in ("query", "all"):
         return None
-    return {"pictures": "T", "questions": "P"}.get(str(node.get("name")))
+    return {"images": "T", "questions": "P"}.get(str(node.get("name")))

@@ -28,7 +28,7 @@ NAME = "noisy_labels"
 SHARE = "share"
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """A row a setting and share. Raises ConfigError with fewer than two shares."""
     rows = answered(view)
     shares = {digest: _share(view, str(digest)) for digest in rows["cell"].unique()}

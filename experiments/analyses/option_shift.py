@@ -38,7 +38,7 @@ Turns = Sequence[tuple[int | None, int | None, bool]]
 right."""
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """A row a setting. Raises ConfigError where no question was asked under all shifts of its options."""
     rows = answered(view, shown=False)
     shifts = {digest: _shift(Store(view.path).cell(str(digest)) or {}) for digest in rows["cell"].unique()}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from experiments.results.view import View
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """A row a setting. Raises ConfigError with fewer than two orders, UnpairedError where an order lacks samples."""
     judges_samples(view)
     rows = answered(view)

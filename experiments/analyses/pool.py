@@ -1,11 +1,11 @@
 """What was retrieved, measured against the pools: recall, coverage, diversity. (`retrieval` reads the samples alone.)
 
     recall           of the pool's members that answer as the gold does, the share that is shown; none where there is
-                     no such member. The pool is what the query may be shown: not itself, nothing with its picture
+                     no such member. The pool is what the query may be shown: not itself, nothing with its image
     coverage_labels  of the labels in that pool, the share that some demonstration has
     coverage_pool    of the members of all pools, the share that is shown to anyone in the whole setting
     coverage_tokens  of the different words of the query's question, the share that some demonstration's question has
-    diversity        mean over unordered pairs of demonstrations of 1 - cos of their pictures, by the encoder that
+    diversity        mean over unordered pairs of demonstrations of 1 - cos of their images, by the encoder that
                      comes with the toolkit (intra-list diversity); none for a single demonstration
 
 The task is made again from the run's config, so its data must be where they were. Answers and labels are the pool's
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from retrievers.machinery.vector_math import Vectors
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """A row a setting; arms that read the same demonstrations have the same numbers."""
     tasks = _tasks(view)
     found: list[dict[str, Any]] = []
@@ -83,8 +83,8 @@ def measured(row: Mapping[str, Any], shown: Sequence[Example], pool: "Pool", que
 
 
 def diversity(shown: Sequence[Sequence[Example]]) -> list[float]:
-    """Of each list of demonstrations: the mean of 1 - cosine over unordered pairs; NaN without a pair of pictures."""
-    members = {example.id: example for own in shown for example in own if example.pictures}
+    """Of each list of demonstrations: the mean of 1 - cosine over unordered pairs; NaN without a pair of images."""
+    members = {example.id: example for own in shown for example in own if example.images}
     if not members:
         return [np.nan] * len(shown)
     vectors = dict(zip(members, _vectors(list(members.values())), strict=True))
@@ -101,7 +101,7 @@ def _vectors(members: Sequence[Example]) -> "Vectors":
     from retrievers.embedders.encoder import Encoder
     from retrievers.machinery.embedding_cache import embeddings
 
-    return embeddings(Encoder(), None).pictures(members)
+    return embeddings(Encoder(), None).images(members)
 
 
 def _tasks(view: "View") -> "dict[str, Task]":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from experiments.results.view import View
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """Raises ConfigError where no arm has a reference that can have chosen otherwise."""
     chosen, rows = choices(view, answered(view), "what is retrieved")
     share = [measured(row, int(row["shots"]))["precision"] for row in records(rows)]

@@ -47,7 +47,7 @@ PROBES = ("vote", "demonstrations", "pool")
 Row = Mapping[str, Any]
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """Raises ConfigError where no arm has vectors to probe, or none has a reference."""
     chosen, rows = choices(view, answered(view), "what the demonstrations say without a model")
     right = {name: np.full(len(rows), np.nan) for name in PROBES}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from experiments.results.view import View
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """Raises ConfigError where there is one precision only."""
     full = full_precision(view)
     return compared(view, full, measured(view, full))

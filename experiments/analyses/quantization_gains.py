@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 GAIN = "gain"
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """Raises ConfigError where there is one precision only, or nothing whose gain could be told."""
     full = full_precision(view)
     found: list[dict[str, Any]] = []

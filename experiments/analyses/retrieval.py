@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from experiments.results.view import View
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """A row a setting; arms that read the same demonstrations have the same numbers."""
     found: list[dict[str, Any]] = []
     rows_of = answered(view)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from experiments.results.view import View
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """Raises ConfigError where the run has no arm at 0 shots to stand against."""
     gains = compare(view.scores, {"shots": 0}, view.metric, axes=view.axes, correct="none")
     axes = [axis for axis in view.axes if axis != "shots"]

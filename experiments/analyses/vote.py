@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 NOBODY = Query("", (), "")
 
 
-def analyse(view: "View") -> "DataFrame":
+def analyze(view: "View") -> "DataFrame":
     """A row a setting. Raises ConfigError where the score looked at does not judge the vote."""
     if "vote" not in view.frame:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What every architecture is asked: prompts of different lengths, with pictures of different sizes and numbers."""
+"""What every architecture is asked: prompts of different lengths, with images of different sizes and numbers."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import numpy as np
 from experiments.architectures.random.common import Size
 from experiments.architectures.random.make import save
 from icl import spans
-from icl.images import Picture
+from icl.images import Image
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
 
@@ -23,22 +23,22 @@ EXPERTS = re.compile(r"language_model\..*\.mlp\.experts\.(gate_up|down)_proj$")
 """Published checkpoints have these weights the other way round; transformers 5 turns them where the shapes tell."""
 OLD_TOWERS = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model")
 SIZES = ((56, 84), (120, 40), (40, 56), (84, 84))
-"""Height and width of the pictures, in turn."""
+"""Height and width of the images, in turn."""
 
 
 def prompts() -> list[Prompt]:
     """Five in the form `chat`, with none to three demonstrations, and one in the form `interleaved`."""
     shown = ([1, 2, 3], [4], [5, 1, 6, 2], [2, 7], [3])
-    words = ("colour?", "how many are there in it?", "x", "what is it, and where?", "is it red?")
-    made = [_chat(pictures, text, f"q{i}") for i, (pictures, text) in enumerate(zip(shown, words, strict=True))]
-    both = (_seen(8, spans.picture(spans.demo(0))), Part("Question: what?\nAnswer: shape 8\n\n"))
+    words = ("color?", "how many are there in it?", "x", "what is it, and where?", "is it red?")
+    made = [_chat(images, text, f"q{i}") for i, (images, text) in enumerate(zip(shown, words, strict=True))]
+    both = (_seen(8, spans.image(spans.demo(0))), Part("Question: what?\nAnswer: shape 8\n\n"))
     return [*made, Prompt((Turn("user", (*both, *_query(9, "Question: what?\nAnswer:"))),), StreamKey(0, "q5"))]
 
 
 def checkpoint(name: str, folder: Path) -> Path:
     """The random checkpoint of an architecture, made where it is not there yet.
 
-    Its answers are words: placeholders of pictures, which no model can read in an answer, are unlikely and end it.
+    Its answers are words: placeholders of images, which no model can read in an answer, are unlikely and end it.
     """
     from safetensors.torch import load_file, save_file
 
@@ -73,12 +73,12 @@ def checkpoint(name: str, folder: Path) -> Path:
 
 
 def conversation(prompt: Prompt) -> list[dict[str, Any]]:
-    """As the processors' own `apply_chat_template` takes it, pictures included."""
+    """As the processors' own `apply_chat_template` takes it, images included."""
     return [
         {
             "role": turn.role,
             "content": [
-                {"type": "image", "image": part.picture.open()} if part.picture else {"type": "text", "text": part.text}
+                {"type": "image", "image": part.image.open()} if part.image else {"type": "text", "text": part.text}
                 for part in turn.parts
             ],
         }
@@ -86,24 +86,24 @@ def conversation(prompt: Prompt) -> list[dict[str, Any]]:
     ]
 
 
-def _chat(pictures: list[int], question: str, query: str) -> Prompt:
+def _chat(images: list[int], question: str, query: str) -> Prompt:
     turns: list[Turn] = []
-    for i, seed in enumerate(pictures[:-1]):
+    for i, seed in enumerate(images[:-1]):
         demo = spans.demo(i)
-        shown = (_seen(seed, spans.picture(demo)), Part("what?", spans.question(demo)))
+        shown = (_seen(seed, spans.image(demo)), Part("what?", spans.question(demo)))
         turns += [Turn("user", shown), Turn("assistant", (Part(f"shape {seed}", spans.answer(demo)),))]
-    return Prompt((*turns, Turn("user", _query(pictures[-1], question))), StreamKey(0, query))
+    return Prompt((*turns, Turn("user", _query(images[-1], question))), StreamKey(0, query))
 
 
 def _query(seed: int, question: str) -> tuple[Part, ...]:
-    return _seen(seed, spans.picture(spans.QUERY)), Part(question, spans.QUESTION)
+    return _seen(seed, spans.image(spans.QUERY)), Part(question, spans.QUESTION)
 
 
 def _seen(seed: int, name: str) -> Part:
-    """A picture of coarse random colours, smooth in between."""
+    """An image of coarse random colors, smooth in between."""
     from PIL import Image as PILImage
 
     height, width = SIZES[seed % len(SIZES)]
     coarse = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
     image = PILImage.fromarray(coarse).resize((width, height), PILImage.Resampling.BILINEAR)
-    return Part(Picture.from_image(image, f"random picture {seed}"), name)
+    return Part(Image.from_image(image, f"random image {seed}"), name)

@@ -3,7 +3,7 @@
 generate   greedy tokens of the token loop, each prompt alone, are those of transformers' own `generate` on the inputs
            of the processor's own `apply_chat_template`
 batch      together they are those that each prompt has alone, and so are the logits
-cache      logits with pictures from the cache are those of the processor on the whole prompt
+cache      logits with images from the cache are those of the processor on the whole prompt
 identity   contrastive decoding with strength 0 says what greedy says, though its other branch is not the same
 """
 
@@ -30,8 +30,8 @@ CLOSE = 1e-3
 
 ARMS: dict[str, Any] = {
     "greedy": "greedy",
-    "vcd": {"name": "vcd", "pictures": "all", "noise_step": 999},
-    "identity": {"name": "vcd", "pictures": "all", "noise_step": 999, "alpha": 0.0, "beta": 0.0},
+    "vcd": {"name": "vcd", "images": "all", "noise_step": 999},
+    "identity": {"name": "vcd", "images": "all", "noise_step": 999, "alpha": 0.0, "beta": 0.0},
 }
 
 
@@ -115,7 +115,7 @@ def _identity(hf: HF, asked: Sequence[Prompt], answers: dict[str, Answers]) -> V
     strategy = parse_arm(ARMS["identity"]).strategy
     branches = [hf.open([strategy.branches(prompt)[b] for prompt in asked]).logits for b in (0, 1)]
     if _gap(*branches) < 0.1:
-        return Verdict("no", "noise on the pictures does not change the logits")
+        return Verdict("no", "noise on the images does not change the logits")
     alike = [one.tokens for one in said(hf, "identity", asked)] == list(answers["greedy"].tokens)
     return Verdict("yes" if alike else "no", "")
 

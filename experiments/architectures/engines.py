@@ -29,7 +29,7 @@ def checked(entry: Entry, folder: Path) -> dict[str, Verdict]:
     missing = [arm for arm in COLUMNS.values() if arm not in entry.answers]
     if missing:
         return dict.fromkeys(COLUMNS, Verdict("not run", "the Hugging Face backend has no answers to compare with"))
-    model = VLLM(str(folder), max_model_len=1024, max_pictures=4, cache_gib=0.25)
+    model = VLLM(str(folder), max_model_len=1024, max_images=4, cache_gib=0.25)
     try:
         model.load()
         return {column: _compared(model, arm, entry.answers[arm]) for column, arm in COLUMNS.items()}

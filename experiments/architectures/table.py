@@ -8,7 +8,7 @@ from experiments.architectures.verdicts import Entry, Verdict
 COLUMNS = {
     "generate": "loop = generate",
     "batch": "batch = alone",
-    "cache": "picture cache = none",
+    "cache": "image cache = none",
     "identity": "VCD of strength 0 = greedy",
     "vllm": "vLLM = loop",
     "lockstep": "VCD in vLLM = loop",
@@ -18,15 +18,15 @@ LONGEST = 300
 """Letters of a reason: other people's exceptions list whole models."""
 
 EXPLAINED = {
-    ("paligemma", "cache"): "It puts a start token behind the last picture and a line break behind the question, and "
-    "all tokens see the whole prompt, so nothing of it can be read ahead. Slower, not wrong; a prompt needs a picture.",
+    ("paligemma", "cache"): "It puts a start token behind the last image and a line break behind the question, and "
+    "all tokens see the whole prompt, so nothing of it can be read ahead. Slower, not wrong; a prompt needs an image.",
     ("idefics2", "cache"): "Each prompt goes through the processor and the tower as a whole. Slower, not wrong.",
     ("idefics2", "vllm"): "vLLM has no Idefics2 of its own; its way through the class of transformers asks the "
     "processor for numbers that it does not give. Use `model: hf`.",
-    ("ovis2", "cache"): "It writes `<IMG_ATOM>` for pictures and names `<image>`. Slower, not wrong.",
+    ("ovis2", "cache"): "It writes `<IMG_ATOM>` for images and names `<image>`. Slower, not wrong.",
     ("ovis2", "vllm"): "As for Idefics2. Use `model: hf`.",
     ("deepseek_vl", "vllm"): "As for Idefics2. Use `model: hf`.",
-    ("llava_onevision", "vllm"): "vLLM cuts tiles of every picture, transformers of one that stands alone. The backend "
+    ("llava_onevision", "vllm"): "vLLM cuts tiles of every image, transformers of one that stands alone. The backend "
     "compares the ids before anything runs, and refuses.",
     ("qwen3_5", "vllm"): "The engine refuses recurrent layers at its start, since their states were not verified under "
     "preemption and prefix caching. Use `model: hf`.",
@@ -55,15 +55,15 @@ Made by one command, which goes on where another stopped:
     icl architectures --vllm .venv-vllm/bin/python --table icl/models/hf/ARCHITECTURES.md
 
 It asks tiny checkpoints with random weights of each architecture: real configs, processors and chat templates, float32
-on a CPU, six prompts with one to four pictures of several sizes, 12 tokens each. A random model has no habits: a wrong
-position, mask, picture or padding shows in its tokens. So this says that the code is right for the architecture. It
+on a CPU, six prompts with one to four images of several sizes, 12 tokens each. A random model has no habits: a wrong
+position, mask, image or padding shows in its tokens. So this says that the code is right for the architecture. It
 says nothing about any trained model's answers.
 
 - **loop = generate**: greedy tokens of the token loop, each prompt alone, are those of `generate` of transformers, on
   inputs of the processor's own `apply_chat_template`.
 - **batch = alone**: together, prompts have the tokens and logits (within .001) that they have alone.
-- **picture cache = none**: logits with pictures from the cache are those of the processor on the whole prompt.
-- **VCD of strength 0 = greedy**: `vcd` with alpha 0 and no mask says what greedy says, though noise on the pictures
+- **image cache = none**: logits with images from the cache are those of the processor on the whole prompt.
+- **VCD of strength 0 = greedy**: `vcd` with alpha 0 and no mask says what greedy says, though noise on the images
   changes its second branch.
 - **vLLM = loop**: greedy requests to vLLM read the same token ids and say the same tokens.
 - **VCD in vLLM = loop**: `vcd`, decoded inside the engine by branches in step, says what the token loop says. A step
@@ -108,7 +108,7 @@ def exceptions(entries: Sequence[Entry]) -> Iterator[tuple[str, str, str]]:
 
 
 def _why(entry: Entry, column: str, verdict: Verdict) -> str:
-    own = next((note for note in entry.notes if column == "cache" and "picture cache" in note), verdict.why)
+    own = next((note for note in entry.notes if column == "cache" and "image cache" in note), verdict.why)
     return _short(own)
 
 

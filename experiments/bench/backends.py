@@ -38,7 +38,7 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
     "hf": {"name": "hf", "path": "tiny"},
     "nf4": {"name": "hf", "path": "tiny", "quantize": "nf4"},
     "int8": {"name": "hf", "path": "tiny", "quantize": "int8"},
-    "vllm": {"name": "vllm", "path": "tiny", "max_pictures": 16, "cache_gib": 0.5},
+    "vllm": {"name": "vllm", "path": "tiny", "max_images": 16, "cache_gib": 0.5},
     "remote": {"name": "remote", "model": "tiny", "concurrency": 64},
 }
 
@@ -149,7 +149,7 @@ def serving(model: str = "tiny") -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = ["max-num-seqs=64", f"kv-cache-memory-bytes={2**29}"]
-    arguments, environment = server(model, "127.0.0.1", port, max_pictures=16, options=options)
+    arguments, environment = server(model, "127.0.0.1", port, max_images=16, options=options)
     process = subprocess.Popen([sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL)
     try:
         for _ in range(600):

@@ -21,7 +21,7 @@ from decoding.engine.requests import Counters, Failure, Job, Late
 from decoding.formulas.sampling import Sampling
 from decoding.strategies.vcd import VCD
 from experiments.bench import Row, one_thread, rounds
-from icl.images import Picture
+from icl.images import Image
 from icl.models.hf.model import HF
 from icl.streams import StreamKey
 from icl.tasks.generated.binding import Binding
@@ -87,7 +87,7 @@ def branching(count: int) -> dict[str, Any]:
 def _against_released(model: HF) -> list[Row]:
     """VCD as its released code runs it, inside `generate`: one query at a time, two forwards in turn a token.
 
-    From prompts to tokens, every run on pictures that are new to it; and with pictures that an earlier arm has read,
+    From prompts to tokens, every run on images that are new to it; and with images that an earlier arm has read,
     which the released code encodes again.
     """
     method, endless, fresh = VCD(), Endless(model), itertools.count(20_000)
@@ -100,11 +100,11 @@ def _against_released(model: HF) -> list[Row]:
     told = []
     for new in (LONG_ANSWER, SHORT_ANSWER):
         ours = partial(_run, endless, arms=[Arm(method)], new=new)
-        for seen in ("new pictures", "pictures of an earlier arm"):
+        for seen in ("new images", "images of an earlier arm"):
             known = prompts_of(next(fresh))
             spent, theirs = in_turn(
                 [ours, partial(released, new=new)],
-                (lambda: prompts_of(next(fresh))) if seen == "new pictures" else (lambda same=known: same),  # type: ignore[misc]
+                (lambda: prompts_of(next(fresh))) if seen == "new images" else (lambda same=known: same),  # type: ignore[misc]
                 rounds(3),
             )
             figure = f"{theirs / spent:.1f} x ({spent / BATCH * 1e3:.1f} ms a query, {theirs / BATCH * 1e3:.1f} ms)"
@@ -114,7 +114,7 @@ def _against_released(model: HF) -> list[Row]:
 
 
 def _many_arms(model: HF) -> list[Row]:
-    """Grids of six and twelve arms with short answers, over their greedy arm alone; every run on new pictures."""
+    """Grids of six and twelve arms with short answers, over their greedy arm alone; every run on new images."""
     fresh, counters = itertools.count(1), Counters()
     vcd = parse_arm("vcd")
     sampled = parse_arm({"name": "vcd", "sampling": {"temperature": 1.0}})
@@ -163,7 +163,7 @@ def _sampling() -> list[Row]:
 
 
 def prompts_of(seed: int) -> list[Prompt]:
-    """BATCH prompts of the binding task with pictures of their own, drawn already."""
+    """BATCH prompts of the binding task with images of their own, drawn already."""
     task = Binding(seed=seed, query_limit=BATCH)
     composer, prompts = Chat(), []
     for query in task.queries:
@@ -174,10 +174,10 @@ def prompts_of(seed: int) -> list[Prompt]:
 
 
 def drawn(part: Part) -> Part:
-    """The part with its picture in memory."""
-    if part.picture is None:
+    """The part with its image in memory."""
+    if part.image is None:
         return part
-    return replace(part, content=Picture.from_image(part.picture.open(), part.picture.origin))
+    return replace(part, content=Image.from_image(part.image.open(), part.image.origin))
 
 
 def _run(
@@ -206,7 +206,7 @@ def forget(model: HF) -> None:
 def processed(model: HF, prompts: Sequence[Prompt]) -> dict[str, Any]:
     """What users of transformers write: the processor on all conversations, left padded.
 
-    A noised picture is stood in for by its original.
+    A noised image is stood in for by its original.
     """
     conversations = [
         [
@@ -214,8 +214,8 @@ def processed(model: HF, prompts: Sequence[Prompt]) -> dict[str, Any]:
                 "role": turn.role,
                 "content": [
                     {"type": "text", "text": part.text}
-                    if part.picture is None
-                    else {"type": "image", "image": replace(part.picture, edits=()).open()}
+                    if part.image is None
+                    else {"type": "image", "image": replace(part.image, edits=()).open()}
                     for part in turn.parts
                 ],
             }

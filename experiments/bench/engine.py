@@ -1,4 +1,4 @@
-"""What the Hugging Face backend costs below any decoding strategy: sessions, pictures, shared beginnings, options.
+"""What the Hugging Face backend costs below any decoding strategy: sessions, images, shared beginnings, options.
 
 Ratios of one run on this machine, on the shipped model; `python -m experiments.bench.engine [CHECKPOINT]` prints them.
 What is compared runs in turn on one thread, in processor time, and each ratio is the median over the rounds, so that
@@ -29,7 +29,7 @@ def rows(path: str = "tiny") -> Iterator[Row]:
     with one_thread():
         model = HF(path=path, dtype="float32", device="cpu")
         model.load()
-        for part in (_greedy, _pictures, _beginnings, _copies, _options):
+        for part in (_greedy, _images, _beginnings, _copies, _options):
             yield from part(model)
 
 
@@ -51,12 +51,12 @@ def _greedy(model: HF) -> list[Row]:
     warm = _ratios(theirs, lambda: ours(False))
     what = f"greedy, batch {BATCH}, {NEW} tokens from prompts: speed over processor and generate"
     return [
-        (f"{what}, no picture seen before", f"{cold:.2f}", ">= 0.95"),
-        (f"{what}, pictures in the cache", f"{warm:.2f}", ""),
+        (f"{what}, no image seen before", f"{cold:.2f}", ">= 0.95"),
+        (f"{what}, images in the cache", f"{warm:.2f}", ""),
     ]
 
 
-def _pictures(model: HF) -> list[Row]:
+def _images(model: HF) -> list[Row]:
     """Prompts made ready for a forward, from the cache and anew."""
     prompts = prompts_of(1)
     model.open(prompts)
@@ -71,13 +71,13 @@ def _pictures(model: HF) -> list[Row]:
     ratio = _ratios(lambda: model.engine.reader.read(prompts), anew)
     before = model.counters()
     fresh = prompts_of(2)
-    distinct = {picture.digest for prompt in fresh for picture in prompt.pictures}
+    distinct = {image.digest for prompt in fresh for image in prompt.images}
     for _ in range(2):
         model.open(fresh)
-    encoded = model.counters()["pictures_encoded"] - before["pictures_encoded"]
+    encoded = model.counters()["images_encoded"] - before["images_encoded"]
     return [
-        ("prompts made ready with pictures in the cache: time over processor and tower", f"{ratio:.2f}", ""),
-        ("pictures encoded / distinct pictures", f"{encoded / len(distinct):.2f}", "1.00"),
+        ("prompts made ready with images in the cache: time over processor and tower", f"{ratio:.2f}", ""),
+        ("images encoded / distinct images", f"{encoded / len(distinct):.2f}", "1.00"),
     ]
 
 

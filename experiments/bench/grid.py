@@ -1,6 +1,6 @@
 """How much of a whole grid is computed twice: the quickstart's, with fewer queries, and one with fixed demonstrations.
 
-Distinct pictures, prompts and beginnings are counted here, from what reaches the model; what was computed is read from
+Distinct images, prompts and beginnings are counted here, from what reaches the model; what was computed is read from
 the run's own counters in run.json.
 """
 
@@ -25,14 +25,14 @@ QUERIES = 24
 
 @dataclass(frozen=True)
 class Watched(HF):
-    """The model under test, noting the distinct pictures and prompts that it is asked to open."""
+    """The model under test, noting the distinct images and prompts that it is asked to open."""
 
-    pictures: ClassVar[set[str]] = set()
+    images: ClassVar[set[str]] = set()
     prompts: ClassVar[dict[str, tuple[int, ...]]] = {}
 
     def open(self, prompts: Sequence[Prompt], *, exits: bool = False, beside: Rows | None = None) -> Rows:
         for prompt in prompts:
-            self.pictures.update(picture.digest for picture in prompt.pictures)
+            self.images.update(image.digest for image in prompt.images)
         fresh = {prompt.digest: prompt for prompt in prompts if prompt.digest not in self.prompts}
         for (digest, _), read in zip(fresh.items(), self.engine.reader.read(list(fresh.values())), strict=True):
             self.prompts[digest] = read.key
@@ -70,8 +70,8 @@ def rows() -> list[Row]:
     told = sum(map(len, Watched.prompts.values()))
     found = [
         (
-            f"quickstart, {QUERIES} queries a task: pictures encoded / distinct pictures",
-            f"{counters['pictures_encoded'] / len(Watched.pictures):.2f}",
+            f"quickstart, {QUERIES} queries a task: images encoded / distinct images",
+            f"{counters['images_encoded'] / len(Watched.images):.2f}",
             "1.00",
         ),
         (
@@ -113,7 +113,7 @@ def _run(file: str, overrides: Sequence[str]) -> dict[str, Any]:
     from experiments.config.config import load
     from experiments.running.run import run
 
-    Watched.pictures.clear()
+    Watched.images.clear()
     Watched.prompts.clear()
     model = f"model={{name: '{__name__}:Watched'}}"
     with tempfile.TemporaryDirectory() as folder:

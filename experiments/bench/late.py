@@ -1,6 +1,6 @@
 """Contrasts read late: what is prefilled and what it takes, over reading them beside the reference; gating, counted.
 
-VCD on the shipped model. In a round every way answers the same prompts, whose pictures are new to it, in turn; a ratio
+VCD on the shipped model. In a round every way answers the same prompts, whose images are new to it, in turn; a ratio
 is the median over the rounds of processor times, with the smallest and the largest. How many answers need their
 contrast is counted from the traces of the eager run, not by what was read late.
 `python -m experiments.bench.late [CHECKPOINT]` prints the rows.
@@ -40,11 +40,11 @@ def rows(path: str = "tiny") -> Iterator[Row]:
     with one_thread():
         model = HF(path=path, dtype="float32", device="cpu")
         model.load()
-        everywhere = {"name": "vcd", "pictures": "all"}
+        everywhere = {"name": "vcd", "images": "all"}
         yield from _late(model, "short answers, 0 shots", Attribute, shots=0, new=SHORT)
         yield from _late(model, "yes or no, 0 shots", Existence, shots=0, new=SHORT)
         yield from _late(model, "short answers, 4 shots", Attribute, shots=4, new=SHORT)
-        shown = "short answers, 4 shots, all pictures noised"
+        shown = "short answers, 4 shots, all images noised"
         yield from _late(model, shown, Attribute, shots=4, new=SHORT, arm=everywhere)
         yield from _late(model, "captions, 0 shots", Captions, shots=0, new=LONG)
         yield from _gated(model)
@@ -118,7 +118,7 @@ def _alone(arm: Arm, logits: Any) -> bool:
 
 
 def prompts_of(task: Task, seed: int, shots: int) -> list[Prompt]:
-    """QUERIES prompts of a generated task with pictures of their own, drawn already."""
+    """QUERIES prompts of a generated task with images of their own, drawn already."""
     made, composer = task(seed=seed, query_limit=QUERIES), Chat()
     written = []
     for query in made.queries:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments.bench import Row, rounds
-from icl.images import Picture
+from icl.images import Image
 from icl.tasks.base import Pool
 from icl.types import Example
 from retrievers.at_random import Random
@@ -28,7 +28,7 @@ from retrievers.machinery.vector_math import unit
 
 ROWS, DIM, QUERIES, SHOTS = 100_000, 128, 1_000, 8
 CANDIDATES, PICKED, PARTS = 1_000, 16, 8
-PICTURES, EPISODES, EPISODE = 500, 300, 16
+IMAGES, EPISODES, EPISODE = 500, 300, 16
 
 
 def rows() -> list[Row]:
@@ -59,9 +59,9 @@ def _search() -> list[Row]:
 def _approximate() -> list[Row]:
     """The approximate indexes against the exact one on the same vectors, in clusters, as embeddings lie."""
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((200, DIM), dtype=np.float32)
+    centers = rng.standard_normal((200, DIM), dtype=np.float32)
     noise = rng.standard_normal((ROWS // 4 + QUERIES, DIM), dtype=np.float32)
-    rows = unit(centres[rng.integers(200, size=len(noise))] + 0.5 * noise)
+    rows = unit(centers[rng.integers(200, size=len(noise))] + 0.5 * noise)
     vectors, queries = rows[QUERIES:], rows[:QUERIES]
     exact, each = Index(vectors).nearest(queries, SHOTS), Index(vectors)
     out: list[Row] = []
@@ -117,25 +117,25 @@ def _cache() -> list[Row]:
     """Fitting a pool for the first time, then again with nothing but the disk to remember it."""
     from retrievers.machinery import embedding_cache as cache
 
-    pool = Pool(tuple(_example(f"e{i}", i) for i in range(PICTURES)))
+    pool = Pool(tuple(_example(f"e{i}", i) for i in range(IMAGES)))
     counts, times = [], []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for _ in range(2):
             for example in pool.examples:
-                _ = example.pictures[0].digest  # the reading of pictures is not the cache's
+                _ = example.images[0].digest  # the reading of images is not the cache's
             cache.forget()
-            before, start = embedded()["picture"], time.process_time()
+            before, start = embedded()["image"], time.process_time()
             KNN(embedder=Histogram()).fit(Pool(pool.examples), Resources(cache=folder))
             times.append(time.process_time() - start)
-            counts.append(embedded()["picture"] - before)
+            counts.append(embedded()["image"] - before)
     return [
-        (f"pictures embedded, first fit of {PICTURES}", f"{counts[0]} ({times[0] * 1e3:.0f} ms)", f"{PICTURES}"),
-        ("pictures embedded, second fit from disk", f"{counts[1]} ({times[1] * 1e3:.0f} ms)", "0"),
+        (f"images embedded, first fit of {IMAGES}", f"{counts[0]} ({times[0] * 1e3:.0f} ms)", f"{IMAGES}"),
+        ("images embedded, second fit from disk", f"{counts[1]} ({times[1] * 1e3:.0f} ms)", "0"),
     ]
 
 
 def _episodes() -> list[Row]:
-    """fit and retrieve for a query with a pool of its own, its pictures embedded already."""
+    """fit and retrieve for a query with a pool of its own, its images embedded already."""
     pools = [Pool(tuple(_example(f"p{n}-{i}", EPISODE * n + i) for i in range(EPISODE))) for n in range(EPISODES)]
     queries = [_example(f"q{n}", 100_000 + n).query for n in range(EPISODES)]
     out: list[Row] = []
@@ -166,7 +166,7 @@ def _example(name: str, number: int) -> Example:
     from PIL import Image as PILImage
 
     pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    return Example(name, (Picture.from_image(PILImage.fromarray(pixels), name),), "which?", ("a",))
+    return Example(name, (Image.from_image(PILImage.fromarray(pixels), name),), "which?", ("a",))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def rows() -> list[Row]:
 
 
 def _overhead(runs: Path) -> Row:
-    """Two sizes, so that what a run costs once (loading the task, decoding the pool's pictures) is not a sample's."""
+    """Two sizes, so that what a run costs once (loading the task, decoding the pool's images) is not a sample's."""
     seconds = {queries: _run_seconds(runs, f"time-{queries}", queries) for queries in (40, 240)}
     more = 42 * (240 - 40)
     each = (seconds[240] - seconds[40]) / more

@@ -34,7 +34,7 @@ WIDTH, LAYERS, VOCABULARY = 768, 8, 32_000
 
 @dataclass(frozen=True)
 class Crowd(Strategy):
-    """Away from the mean of any number of equal prompts: what branches cost, with no work on pictures."""
+    """Away from the mean of any number of equal prompts: what branches cost, with no work on images."""
 
     count: int = 2
 
@@ -194,8 +194,8 @@ def _runs(folder: Path, path: str, what: str, queries: int) -> Iterator[Row]:
     yield "  of these, to begin: as long as so many samples", f"{samples:.0f} of {queries:,}", ""
     told = plan(expand(load(_file("planned", path, queries)))).found
     yield "  prompt tokens found in the prefix cache, and as planned", f"{cached / read:.3f}, {told:.3f}", "equal"
-    pictures = len({picture.digest for prompt in prompts for picture in prompt.pictures})
-    yield "  encoder runs, and distinct pictures", f"{encoded}, {pictures}", "equal"
+    images = len({image.digest for prompt in prompts for image in prompt.images})
+    yield "  encoder runs, and distinct images", f"{encoded}, {images}", "equal"
     Held.engines.pop().stop()
 
 
@@ -209,7 +209,7 @@ class Held(VLLM):
     @cached_property
     def engine(self) -> Any:
         if not self.engines:
-            model = VLLM(self.path, cache_gib=1, max_pictures=16, engine_args={"max_num_seqs": 64})
+            model = VLLM(self.path, cache_gib=1, max_images=16, engine_args={"max_num_seqs": 64})
             model.load()
             self.engines.append(model.engine)
         return self.engines[0]
@@ -256,15 +256,15 @@ def _forget(held: Held) -> None:
 def _prompts(count: int) -> list[Prompt]:
     from PIL import Image as PILImage
 
-    from icl.images import Picture
+    from icl.images import Image
     from icl.streams import StreamKey
     from icl.types import Part, Turn
 
     def one(i: int) -> Prompt:
-        picture = Picture.from_image(PILImage.new("RGB", (64, 64), (i, 90, 255 - i)), f"colour {i}")
+        image = Image.from_image(PILImage.new("RGB", (64, 64), (i, 90, 255 - i)), f"color {i}")
         parts = (
-            Part(picture, spans.picture(spans.QUERY)),
-            Part(f"What is number {i} in this picture?", spans.QUESTION),
+            Part(image, spans.image(spans.QUERY)),
+            Part(f"What is number {i} in this image?", spans.QUESTION),
         )
         return Prompt((Turn("user", parts),), StreamKey(0, f"q{i}"))
 
@@ -277,8 +277,8 @@ def _conversation(prompt: Prompt) -> list[dict[str, Any]]:
             "role": turn.role,
             "content": [
                 {"type": "text", "text": part.text}
-                if part.picture is None
-                else {"type": "image_pil", "image_pil": part.picture.open()}
+                if part.image is None
+                else {"type": "image_pil", "image_pil": part.image.open()}
                 for part in turn.parts
             ],
         }

@@ -1,4 +1,4 @@
-"""Analyse a run: `icl analyze RUN` lists the analyses, `icl analyze RUN copying` is one of them."""
+"""Analyze a run: `icl analyze RUN` lists the analyses, `icl analyze RUN copying` is one of them."""
 
 import shutil
 from pathlib import Path
@@ -22,7 +22,7 @@ def command(
     """
     from rich.console import Console
 
-    from experiments.analyses.catalogue import analysis, catalogue
+    from experiments.analyses.catalog import analysis, catalog
     from experiments.analyses.show import show
     from experiments.cli.card import hung
     from experiments.report.detail import settings
@@ -32,18 +32,18 @@ def command(
     from experiments.terminal.spinner import waiting
 
     if not name:
-        known = catalogue()
+        known = catalog()
         longest, width = max(map(len, known)), shutil.get_terminal_size().columns
         for each, told in known.items():
             for line in hung(f"  {each:<{longest}}  ", told, width):
                 print(line)
         return
-    analyse = analysis(name)
+    analyze = analysis(name)
     with waiting() as tell:
         tell("reading", 0, 0)
         seen = view(load_run(run), metric or None, settings(to or [], "--to"))
         tell("counting", 0, 0)
-        table = analyse(seen)
+        table = analyze(seen)
     show(table, Console())
     if csv is not None:
         write_text(csv, table.to_csv(index=False))

@@ -58,7 +58,7 @@ def card(kind: str, name: str, width: int) -> Iterator[str]:
         yield from hung(
             "  ",
             "beside its parameters: label; sampling: {temperature: …, top_k: …, top_p: …, min_p: …} or {beams: …, "
-            "length_penalty: …}; where options are scored, normalise: sum, mean or bytes",
+            "length_penalty: …}; where options are scored, normalize: sum, mean or bytes",
             width,
         )
         if hasattr(cls, "fits_gold"):

@@ -27,7 +27,7 @@ METHODS = {
     "generate": "model",
     "score": "metric",
     "again": "launcher",
-    "on_picture": "edit",
+    "on_image": "edit",
 }
 """What a component without the mark of its kind is known by."""
 

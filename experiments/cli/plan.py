@@ -16,7 +16,7 @@ def command(
     overrides: Annotated[list[str] | None, typer.Argument(help="dotted keys, such as grid.shots=[0,4]")] = None,
     runs: Annotated[Path, typer.Option(help="the folder of run directories")] = Path("runs"),
 ) -> None:
-    """Cells, samples, pictures, tokens, how each decoding runs, and the smallest difference the grid can see."""
+    """Cells, samples, images, tokens, how each decoding runs, and the smallest difference the grid can see."""
     from experiments.terminal.spinner import waiting
 
     with waiting() as tell:

@@ -22,7 +22,7 @@ FREE = (
 """Options that a user may set otherwise."""
 
 NOWHERE = "none (icl serve --option allowed-media-domains=HOST)"
-"""In place of the hosts that pictures may be fetched from: who reaches the server must not reach others through it."""
+"""In place of the hosts that images may be fetched from: who reaches the server must not reach others through it."""
 
 LAST = 30
 """Seconds that a server that is told to stop has to finish what it has begun."""
@@ -45,7 +45,7 @@ def command(  # noqa: PLR0917
     port: Annotated[int, typer.Option(min=1, max=65535, help="port")] = 8000,
     name: Annotated[str, typer.Option(help="what clients call the model; default: as it is named here")] = "",
     api_key_env: Annotated[str, typer.Option(help="environment variable with the key that clients send")] = "",
-    max_pictures: Annotated[int, typer.Option(help="pictures that a prompt may have")] = 64,
+    max_images: Annotated[int, typer.Option(help="images that a prompt may have")] = 64,
     patience: Annotated[float, typer.Option(help="seconds that a group waits for a branch")] = 60.0,
     adapter: Annotated[
         list[str] | None,
@@ -69,7 +69,7 @@ def command(  # noqa: PLR0917
         port,
         name=name,
         api_key_env=api_key_env,
-        max_pictures=max_pictures,
+        max_images=max_images,
         patience=patience,
         adapters=adapter,
         merge=merge,
@@ -107,7 +107,7 @@ def server(
     *,
     name: str = "",
     api_key_env: str = "",
-    max_pictures: int = 64,
+    max_images: int = 64,
     patience: float = 60.0,
     adapters: list[str] | None = None,
     merge: bool = False,
@@ -147,8 +147,8 @@ def server(
         "logits-processors": PLUG_IN["logits_processors"][0],
         "worker-extension-cls": PLUG_IN["worker_extension_cls"],
         "middleware": "decoding.server.serving.StrategyMiddleware",
-        "limit-mm-per-prompt": json.dumps({"image": max_pictures, "video": 0}),
-        "mm-processor-cache-gb": "0",  # with it, a request that is refused breaks the next one with its picture
+        "limit-mm-per-prompt": json.dumps({"image": max_images, "video": 0}),
+        "mm-processor-cache-gb": "0",  # with it, a request that is refused breaks the next one with its image
         "additional-config": json.dumps({"lockstep_patience": patience}),
         "shutdown-timeout": str(LAST),
         "allowed-media-domains": NOWHERE,

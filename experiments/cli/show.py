@@ -9,7 +9,7 @@ import typer
 def command(
     run: Annotated[Path, typer.Argument(help="a run directory, or a file with --prompt", show_default=False)],
     sample: Annotated[
-        str, typer.Argument(help="a query's id, or the beginning of it or of its picture's digest", show_default=False)
+        str, typer.Argument(help="a query's id, or the beginning of it or of its image's digest", show_default=False)
     ] = "",
     arm: Annotated[
         list[str] | None, typer.Option(help="which arm, such as decoding=vcd or shots=8,retriever=knn")

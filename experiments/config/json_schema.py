@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from decoding.arms.arm import NORMALISE
+from decoding.arms.arm import NORMALIZE
 from experiments.config.keys import AXES, CORRECTIONS, DEFAULTS, KINDS, LATE, LAUNCHER, LISTS, MOST, NONE, SCORES
 from icl.registry import schema
 
@@ -92,7 +92,7 @@ def _with_arm_keys(node: dict[str, Any]) -> dict[str, Any]:
     more = {
         "sampling": {"type": "object"},
         "label": {"type": "string"},
-        "normalise": {"enum": list(NORMALISE), "description": "where options are scored: what a score is divided by"},
+        "normalize": {"enum": list(NORMALIZE), "description": "where options are scored: what a score is divided by"},
         "fitted": {"type": "string", "description": "a file of icl fit with parameters"},
     }
     told = [

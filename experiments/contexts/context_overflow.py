@@ -1,7 +1,7 @@
-"""Prompts that a model has no room for: longer than its context, or with more pictures than it may be shown.
+"""Prompts that a model has no room for: longer than its context, or with more images than it may be shown.
 
 A prompt that is too long goes without its least similar demonstrations (`prompts.budget`), so an arm of many shots may
-show fewer than its name says; one with too many pictures is refused by its model, and its sample fails.
+show fewer than its name says; one with too many images is refused by its model, and its sample fails.
 """
 
 from dataclasses import dataclass, field
@@ -17,12 +17,12 @@ REASONS_TOLD = 3
 
 @dataclass
 class _Arm:
-    """seen: digests of prompts. cut: how many demonstrations went, of each that lost any. pictures: of the largest."""
+    """seen: digests of prompts. cut: how many demonstrations went, of each that lost any. images: of the largest."""
 
     seen: set[str] = field(default_factory=set)
     cut: dict[str, int] = field(default_factory=dict)
     crowded: set[str] = field(default_factory=set)
-    pictures: int = 0
+    images: int = 0
 
 
 @dataclass
@@ -46,10 +46,10 @@ class Room:
         arm.seen.add(digest)
         if item.dropped:
             arm.cut[digest] = item.dropped
-        most, pictures = optional.max_pictures(cell.model), len(item.prompt.pictures)
-        if most is not None and pictures > most:
+        most, images = optional.max_images(cell.model), len(item.prompt.images)
+        if most is not None and images > most:
             arm.crowded.add(digest)
-            arm.pictures = max(arm.pictures, pictures)
+            arm.images = max(arm.images, images)
 
     def notes(self) -> list[str]:
         """A sentence for each arm that shows less than it is called, or that will fail, and why some have no prompt."""
@@ -70,7 +70,7 @@ class Room:
             )
         if arm.crowded:
             told.append(
-                f"{where}: {len(arm.crowded):,} {read} have up to {arm.pictures:,} pictures, and model.max_pictures "
-                f"allows {optional.max_pictures(model):,}. Such samples fail: set it higher, or leave it out."
+                f"{where}: {len(arm.crowded):,} {read} have up to {arm.images:,} images, and model.max_images "
+                f"allows {optional.max_images(model):,}. Such samples fail: set it higher, or leave it out."
             )
         return told

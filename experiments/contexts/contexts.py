@@ -147,17 +147,17 @@ class Retrieval:
 
 
 def _most(wanted: int, pool: "Pool", queries: Sequence[Query]) -> int:
-    """As many as are wanted, or as a pool has for each of the queries. Pictures of a pool large enough stay closed."""
+    """As many as are wanted, or as a pool has for each of the queries. Images of a pool large enough stay closed."""
     if len(pool) >= ROOMY * wanted:
         return wanted
     try:
         return min(wanted, *(sum(map(fair(query), pool.examples)) for query in queries))
     except ICLError:
-        return wanted  # a picture that cannot be read fails its own sample, where it is shown
+        return wanted  # an image that cannot be read fails its own sample, where it is shown
 
 
 def _retrieved(fitted: FittedRetriever, queries: Sequence[Query], shots: int) -> Sequence[Found]:
-    """In one call; query by query where that fails, so that one unreadable picture fails one sample."""
+    """In one call; query by query where that fails, so that one unreadable image fails one sample."""
     try:
         with blaming(fitted):
             found = fitted.retrieve(queries, shots)
@@ -236,7 +236,7 @@ def _beside(
 
 
 def written(item: Written) -> Written:
-    """The item with its prompt, within the model's context; opens its pictures."""
+    """The item with its prompt, within the model's context; opens its images."""
     if item.failed is not None:
         return item
     cell = item.recipe.first
@@ -244,7 +244,7 @@ def written(item: Written) -> Written:
         limit, reserve = cell.model.max_tokens, cell.max_new_tokens
         with blaming(cell.compose):
             prompt, shown, dropped = fit(item.context, cell.compose, cell.model.count_tokens, limit, reserve)
-            prompt.digest  # noqa: B018  an unreadable picture fails here, in its own sample
+            prompt.digest  # noqa: B018  an unreadable image fails here, in its own sample
     except ICLError as error:
         return replace(item, failed=str(error))
     if item.other is not None:
@@ -290,7 +290,7 @@ def _shown_to(component: "Orderer | Transform", context: Context, query: Query |
     if "gold" not in component.needs or not isinstance(query, Example):
         return context
     now = context.query
-    oracle: Any = replace(query, pictures=now.pictures, question=now.question, options=now.options)
+    oracle: Any = replace(query, images=now.images, question=now.question, options=now.options)
     return replace(context, query=oracle)
 
 

@@ -1,8 +1,8 @@
 """Which other sample a sample is shown beside: for controls that read another sample's prompt.
 
 The queries of a task stand in a ring, ordered by a number that each draws from its own stream, and the other of a query
-is the next one in the ring, or the next of another group where queries have groups (questions about one picture would
-not be another picture). So it is a function of the seed and of the two queries' ids, the same for any batch and resume.
+is the next one in the ring, or the next of another group where queries have groups (questions about one image would
+not be another image). So it is a function of the seed and of the two queries' ids, the same for any batch and resume.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,6 +1,6 @@
-"""Retrievers that show one picture in several demonstrations of a prompt: a pool may have several questions a picture.
+"""Retrievers that show one image in several demonstrations of a prompt: a pool may have several questions an image.
 
-Nearest by picture, all questions about the nearest one are equally near, so that more shots show no more pictures.
+Nearest by image, all questions about the nearest one are equally near, so that more shots show no more images.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from experiments.contexts.contexts import Written
 from experiments.contexts.placeholders import stands_in
 from experiments.grid.grid import Cell
 from icl.errors import ICLError
-from icl.images import Picture
+from icl.images import Image
 from icl.types import Demo
 
 SHARE = 0.5
@@ -19,7 +19,7 @@ SHARE = 0.5
 
 @dataclass
 class Repeats:
-    """Of each retriever, in how many prompts with several demonstrations two of them have a picture in common."""
+    """Of each retriever, in how many prompts with several demonstrations two of them have an image in common."""
 
     read: Counter[str] = field(default_factory=Counter)
     repeated: Counter[str] = field(default_factory=Counter)
@@ -36,20 +36,20 @@ class Repeats:
         """A sentence for each retriever that does so in most prompts, with what helps."""
         return [
             f"retriever '{label}': in {self.repeated[label]:,} of {read:,} prompts that were read two demonstrations "
-            "have the same picture, as where a pool has several questions a picture. `rerank: [near_duplicate_cap]` "
-            "with `candidates` several times the shots shows each once; a pool of one question a picture does too."
+            "have the same image, as where a pool has several questions an image. `rerank: [near_duplicate_cap]` "
+            "with `candidates` several times the shots shows each once; a pool of one question an image does too."
             for label, read in self.read.items()
             if self.repeated[label] >= SHARE * read
         ]
 
 
 def _digests(demo: Demo) -> set[str]:
-    """Of a demonstration's own pictures, whatever was done to them."""
-    return {_digest(picture) for picture in demo.example.pictures}
+    """Of a demonstration's own images, whatever was done to them."""
+    return {_digest(image) for image in demo.example.images}
 
 
-def _digest(picture: Picture) -> str:
+def _digest(image: Image) -> str:
     try:
-        return picture.source_digest
+        return image.source_digest
     except ICLError:  # its sample fails, and says why
-        return picture.identity
+        return image.identity

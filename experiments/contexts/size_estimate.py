@@ -1,6 +1,6 @@
 """What the prompts of a grid will take of a model, read off a few of them before the model is started.
 
-An engine sets memory aside for pictures and tokens when it starts. This is a guess from some queries, and one that is
+An engine sets memory aside for images and tokens when it starts. This is a guess from some queries, and one that is
 too small costs time but no sample: an engine that meets a larger prompt is started again with all the room there is.
 """
 
@@ -23,15 +23,15 @@ MARGIN = 1.25
 
 @dataclass(frozen=True)
 class Limits:
-    """pictures: of the prompt with the most. tokens: of the longest prompt and its answer, with a margin."""
+    """images: of the prompt with the most. tokens: of the longest prompt and its answer, with a margin."""
 
-    pictures: int = 0
+    images: int = 0
     tokens: int = 0
 
 
 def limits(cells: Sequence[Cell]) -> Limits:
     """Of cells of one model, which is asked nothing. Branches of strategies count too; demonstrations are random."""
-    pictures = tokens = 0
+    images = tokens = 0
     usual = anything()
     for same in _alike(cells):
         stood_in = [replace(cell, retriever=cell.retriever and usual) for cell in unasked(same)]
@@ -44,9 +44,9 @@ def limits(cells: Sequence[Cell]) -> Limits:
                         shown, length = _taken(cell, item.prompt)
                     except ICLError:  # a broken sample, which is told where it is asked
                         continue
-                    pictures = max(pictures, shown)
+                    images = max(images, shown)
                     tokens = max(tokens, round(MARGIN * length) + cell.max_new_tokens)
-    return Limits(pictures, tokens)
+    return Limits(images, tokens)
 
 
 def _alike(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -57,8 +57,8 @@ def _alike(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def _taken(cell: Cell, prompt: Prompt | None) -> tuple[int, int]:
-    """Pictures of the prompt and tokens, of the branch with the most."""
+    """Images of the prompt and tokens, of the branch with the most."""
     from decoding.arms.inspection import branches_of
 
     branches = branches_of(cell.decoding.strategy, prompt)
-    return max(len(branch.pictures) for branch in branches), max(map(cell.model.count_tokens, branches))
+    return max(len(branch.images) for branch in branches), max(map(cell.model.count_tokens, branches))

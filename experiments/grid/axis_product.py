@@ -62,7 +62,7 @@ def _with_parameter(head: str, node: Node, path: Sequence[str], value: Any) -> A
         told = {"name": told}
     if not isinstance(told, Mapping) or not isinstance(told.get("name"), str) or len(path) > 2:
         return None
-    beside = head == "decoding" and path[0] in ("sampling", "normalise")
+    beside = head == "decoding" and path[0] in ("sampling", "normalize")
     if not beside and path[0] not in _parameters(resolve(KINDS[head], told["name"], where)):
         return None
     if len(path) == 1:

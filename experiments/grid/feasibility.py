@@ -62,8 +62,8 @@ def unmet(cell: Cell) -> str | None:
 
     whole = cell.decoding.strategy.over_options or cell.decoding.strategy.options_only  # not what a model scores itself
     scores_itself = cell.score == "options" and "score" in cell.model.abilities and not whole
-    if scores_itself and cell.decoding.normalise != "sum" and not cell.model.abilities & {"logits", "strategies"}:
-        return f"it scores options by itself, so normalise: {cell.decoding.normalise} would change nothing. Drop it."
+    if scores_itself and cell.decoding.normalize != "sum" and not cell.model.abilities & {"logits", "strategies"}:
+        return f"it scores options by itself, so normalize: {cell.decoding.normalize} would change nothing. Drop it."
     return missing(cell.decoding, cell.model.abilities, "generate" if scores_itself else cell.score)
 
 

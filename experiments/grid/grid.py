@@ -117,7 +117,7 @@ def expand(config: Config) -> Grid:
     if not cells:
         raise ConfigError(f"{config.where('exclude')}: nothing is left of the grid.")
     found = [replace(cell, controls=tuple(owners.get(digest, ()))) for digest, cell in cells.items()]
-    grid = Grid(config, _labelled(found), metrics, warnings, launcher)
+    grid = Grid(config, _labeled(found), metrics, warnings, launcher)
     check_comparable(grid)
     return grid
 
@@ -249,7 +249,7 @@ def _metrics(config: Config) -> dict[str, Any]:
     return found
 
 
-def _labelled(cells: list[Cell]) -> tuple[Cell, ...]:
+def _labeled(cells: list[Cell]) -> tuple[Cell, ...]:
     columns: dict[str, list[Any]] = {"seed": [cell.seed for cell in cells]}
     for axis in AXES:
         nodes = [cell.told[axis] for cell in cells]

@@ -2,7 +2,7 @@
 
 All work stands in one line: model by model, task by task, query by query, a query with all cells that miss it. The line
 is cut into pieces of like weight. So all arms, shots and seeds of a query are with one worker, which prefills each of
-their prompts once and encodes each picture once; and models are loaded no more often than the cuts demand.
+their prompts once and encodes each image once; and models are loaded no more often than the cuts demand.
 """
 
 from collections.abc import Collection, Iterator, Mapping

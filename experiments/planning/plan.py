@@ -37,14 +37,14 @@ ENGINES = {"strategies": "lockstep", "logits": "loop"}
 
 @dataclass
 class Work:
-    """Prompts and pictures of a grid, as counted and scaled. edited: pictures that a strategy changed."""
+    """Prompts and images of a grid, as counted and scaled. edited: images that a strategy changed."""
 
     prompts_alone: float = 0
     prompts: float = 0
     tokens_alone: float = 0
     tokens: float = 0
-    pictures_shown: float = 0
-    pictures: float = 0
+    images_shown: float = 0
+    images: float = 0
     edited: float = 0
     failed: float = 0
 
@@ -111,7 +111,7 @@ def plan(grid: Grid, present: int = 0, tell: Tell = lambda what, done, of: None)
             into = Counting(plain, edited, beginnings, alike, repeats, room, left)
             found = _counted(group, chosen, retrievals[id(group[0].model)], into)
             work.add(found, len(task.queries) / len(chosen))
-        work.pictures += plain.scaled(*counted[task.title])
+        work.images += plain.scaled(*counted[task.title])
         work.edited += edited.scaled(*counted[task.title])
         shared += beginnings.scaled(*counted[task.title])
     arms = {_arm(cell): cell for cell in grid.cells}
@@ -213,12 +213,12 @@ def _counted(cells: Sequence[Cell], queries: "Sequence[Example]", retrieval: Ret
                 for branch in branches:
                     if branch.digest not in tokens:
                         tokens[branch.digest] = cell.model.count_tokens(branch)
-                        for picture in branch.pictures:
-                            (into.edited if picture.edits else into.plain).add(picture.digest, place)
+                        for image in branch.images:
+                            (into.edited if image.edits else into.plain).add(image.digest, place)
                     times = 1 if cell.score == "options" else cell.decoding.strategy.samples
                     found.prompts_alone += times
                     found.tokens_alone += times * tokens[branch.digest]
-                    found.pictures_shown += times * len(branch.pictures)
+                    found.images_shown += times * len(branch.images)
                     into.beginnings.see(cell.model, branch, tokens[branch.digest], times, place)
         found.prompts += len(tokens)
         found.tokens += sum(tokens.values())
@@ -227,7 +227,7 @@ def _counted(cells: Sequence[Cell], queries: "Sequence[Example]", retrieval: Ret
 
 @dataclass
 class Seen:
-    """Distinct pictures, each with the place of the query that showed it first."""
+    """Distinct images, each with the place of the query that showed it first."""
 
     first: dict[str, int] = field(default_factory=dict)
 
@@ -294,7 +294,7 @@ def prepares(strategy: "Strategy") -> bool:
 
 
 def _independent(task: "Task") -> int:
-    """Groups where the task has them (questions about one picture), else queries."""
+    """Groups where the task has them (questions about one image), else queries."""
     return len({query.group or query.id for query in task.queries})
 
 

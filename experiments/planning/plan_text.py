@@ -46,8 +46,8 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
     if plan.present:
         yield "reused       ", f"{plan.present:,} samples are there already, {plan.samples - plan.present:,} are to do"
     edited = f" and {about(work.edited)} edits of them" if work.edited else ""
-    shown = about(work.pictures_shown)
-    yield "pictures     ", f"{about(work.pictures)} distinct{edited}, encoded once; shown {shown} times"
+    shown = about(work.images_shown)
+    yield "images     ", f"{about(work.images)} distinct{edited}, encoded once; shown {shown} times"
     yield "prompts      ", f"{about(work.prompts)} prefilled of {about(work.prompts_alone)} that the arms read"
     spared = f" ({1 - work.tokens / work.tokens_alone:.0%} spared)" if work.tokens_alone else ""
     all_tokens = about(work.tokens_alone)

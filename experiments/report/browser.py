@@ -1,4 +1,4 @@
-"""The samples that the page carries: some queries a task under all arms, each prompt and each picture once.
+"""The samples that the page carries: some queries a task under all arms, each prompt and each image once.
 
 Half of the queries are those on which the arms disagree most, half are drawn at random (fixed stream), so the page
 shows both what differs and what is usual. It is a view, not the data: shares are in the tables.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.results.view import View
 from experiments.stats.arms import better_of
 from icl.streams import StreamKey
-from icl.types import PICTURE_MARK
+from icl.types import IMAGE_MARK
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
 PER_CELL = 24
 """Queries a task in the page, so samples a cell."""
 SIDE = 320
-"""A larger picture is shown smaller, its longer side this many pixels."""
+"""A larger image is shown smaller, its longer side this many pixels."""
 BUDGET = 24 * 2**20
-"""Bytes of pictures in the page; the others are named by their digest."""
+"""Bytes of images in the page; the others are named by their digest."""
 STEPS_BUDGET = 8 * 2**20
 """Characters of steps in the page; samples beyond that are shown without theirs."""
 
 
 @dataclass
 class Shelf:
-    """Everything the page's script reads, as JSON: contexts and pictures are stored once and pointed at."""
+    """Everything the page's script reads, as JSON: contexts and images are stored once and pointed at."""
 
     samples: list[dict[str, Any]] = field(default_factory=list)
     contexts: list[dict[str, Any]] = field(default_factory=list)
-    pictures: dict[str, str | None] = field(default_factory=dict)
+    images: dict[str, str | None] = field(default_factory=dict)
     shown: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def json(self, view: View) -> dict[str, Any]:
-        told = {"samples": self.samples, "contexts": self.contexts, "pictures": self.pictures}
+        told = {"samples": self.samples, "contexts": self.contexts, "images": self.images}
         shown = {"axes": list(view.axes), "baselines": list(view.baselines)}
         judge = view.judge or ""
         return {**told, **shown, "metric": judge, "better": better_of(view.scores, judge) if judge else "neither"}
 
 
 def shelve(view: View, per_cell: int = PER_CELL, budget: int = BUDGET) -> Shelf:
-    """The chosen samples of a run with their prompts and pictures."""
+    """The chosen samples of a run with their prompts and images."""
     shelf = Shelf()
     contexts: dict[str, int] = {}
     for task in view.tasks:
@@ -61,10 +61,10 @@ def shelve(view: View, per_cell: int = PER_CELL, budget: int = BUDGET) -> Shelf:
                 shelf.samples.append(_sample(row, view, _context(row, contexts, shelf)))
     _keep_steps(shelf.samples)
     left = budget
-    for digest in dict.fromkeys(d for c in shelf.contexts for d in c["pictures"]):
-        told = data_uri(view.path / "pictures" / f"{digest}.png")
+    for digest in dict.fromkeys(d for c in shelf.contexts for d in c["images"]):
+        told = data_uri(view.path / "images" / f"{digest}.png")
         kept = told is not None and len(told) <= left
-        shelf.pictures[digest] = told if kept else None
+        shelf.images[digest] = told if kept else None
         left -= len(told) if told is not None and kept else 0
     return shelf
 
@@ -83,7 +83,7 @@ def choose(frame: "DataFrame", metric: str, limit: int) -> list[str]:
 
 
 def data_uri(path: Path, side: int = SIDE) -> str | None:
-    """The picture as a data URI, made smaller where it is large; None where it is not there or unreadable."""
+    """The image as a data URI, made smaller where it is large; None where it is not there or unreadable."""
     from PIL import Image as PILImage
 
     try:
@@ -98,12 +98,12 @@ def data_uri(path: Path, side: int = SIDE) -> str | None:
     return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def per_demo(pictures: Sequence[str], owners: Sequence[int], demos: int) -> tuple[list[list[str]], list[str]]:
-    """(pictures of each demonstration, pictures of the query). owners: `Sample.picture_of`; none: neither has any."""
+def per_demo(images: Sequence[str], owners: Sequence[int], demos: int) -> tuple[list[list[str]], list[str]]:
+    """(images of each demonstration, images of the query). owners: `Sample.image_of`; none: neither has any."""
     each: list[list[str]] = [[] for _ in range(demos)]
     own: list[str] = []
-    for picture, owner in zip(pictures, owners, strict=False):
-        (own if owner < 0 else each[owner]).append(picture)
+    for image, owner in zip(images, owners, strict=False):
+        (own if owner < 0 else each[owner]).append(image)
     return each, own
 
 
@@ -117,17 +117,17 @@ def _keep_steps(samples: Sequence[dict[str, Any]], budget: int = STEPS_BUDGET) -
 
 def _context(row: Mapping[str, Any], known: dict[str, int], shelf: Shelf) -> int:
     demos = [list(demo) for demo in _list(row.get("demos"))]
-    pictures = [str(digest) for digest in _list(row.get("pictures"))]
+    images = [str(digest) for digest in _list(row.get("images"))]
     prompt = row["prompt"] if isinstance(row.get("prompt"), str) else ""
-    key = repr((prompt, demos, pictures))
+    key = repr((prompt, demos, images))
     if key not in known:
-        shown, own = per_demo(pictures, _list(row.get("picture_of")), len(demos))
+        shown, own = per_demo(images, _list(row.get("image_of")), len(demos))
         known[key] = len(shelf.contexts)
-        aligned = prompt.count(PICTURE_MARK) == len(pictures)
+        aligned = prompt.count(IMAGE_MARK) == len(images)
         shelf.contexts.append(
             {
-                "prompt": prompt.split(PICTURE_MARK) if aligned else [prompt],
-                "pictures": pictures,
+                "prompt": prompt.split(IMAGE_MARK) if aligned else [prompt],
+                "images": images,
                 "demos": [[*demo, where] for demo, where in zip(demos, shown, strict=True)],
                 "query": own,
                 "question": row["question"] if isinstance(row.get("question"), str) else "",

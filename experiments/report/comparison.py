@@ -33,7 +33,7 @@ Columns = Mapping[str, Sequence[str]]
 
 
 def show_comparison(table: "DataFrame", view: View, console: "Console") -> None:
-    """A row an arm; coloured where the corrected p is at most .05."""
+    """A row an arm; colored where the corrected p is at most .05."""
     from rich.text import Text
 
     axes = [axis for axis in view.axes if table[axis].nunique() > 1] or ["decoding"]

@@ -122,7 +122,7 @@ def by_subject(view: View) -> Iterator[tuple[str, list[Effect]]]:
 
 def family(view: View) -> str:
     """'p after Holm over 54 comparisons: every strategy against greedy and against each of its controls'."""
-    sizes = {row.judgement.family for row in view.effects if row.judgement}
+    sizes = {row.judgment.family for row in view.effects if row.judgment}
     if not sizes:
         return ""
     return (
@@ -164,7 +164,7 @@ def sections(view: View) -> list[dict[str, Any]]:
                     moved(row, view) if i == place else (cell, every_answer(row) if heads[i] == "answers" else "")
                     for i, cell in enumerate(cells[j])
                 ],
-                "verdict": row.judgement,
+                "verdict": row.judgment,
             }
             for j, row in enumerate(rows)
         ]
@@ -200,7 +200,7 @@ def _print_verdicts(rows: Sequence[Effect], console: "Console") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    judged = [(row.decoding, row.judgement) for row in rows if row.judgement]
+    judged = [(row.decoding, row.judgment) for row in rows if row.judgment]
     if not judged:
         return
     grid = Table.grid(padding=(0, 2))
@@ -268,8 +268,8 @@ def _flat(row: Effect) -> dict[str, Any]:
         told |= {"kept": moved.kept, "lost": moved.lost, "won": moved.won, "still_wrong": moved.still}
     for name in ("other", "survivors", "changed", "entropy", "length", "forwards", "samples"):
         told[name] = getattr(row, name)
-    if row.judgement:
-        told |= {"verdict": row.judgement.words, "family": row.judgement.family}
+    if row.judgment:
+        told |= {"verdict": row.judgment.words, "family": row.judgment.family}
     return told
 
 

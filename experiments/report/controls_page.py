@@ -65,7 +65,7 @@ def _summary(views: Sequence[View]) -> Iterator[str]:
     yield "## What it shows"
     yield ""
     for view in views:
-        rows = [row for row in view.effects if row.judgement]
+        rows = [row for row in view.effects if row.judgment]
         if rows:
             yield f"- **{view.measure}.** {_counted(view, rows)}"
     yield ""
@@ -73,7 +73,7 @@ def _summary(views: Sequence[View]) -> Iterator[str]:
 
 def _counted(view: View, rows: Sequence[Effect]) -> str:
     """How many verdicts came out how, with the names of those that are not nothing."""
-    words = {id(row): row.judgement.words for row in rows if row.judgement}
+    words = {id(row): row.judgment.words for row in rows if row.judgment}
     groups = {
         f"beat {view.reference} and all their controls": [r for r in rows if words[id(r)].startswith("yes")],
         f"beat {view.reference}, and not all their controls": [
@@ -140,7 +140,7 @@ def _table(view: View, rows: Sequence[Effect]) -> Iterator[str]:
             _number(row.length, 1),
             _best(view, row, named),
         ]
-        yield _line([*cells, row.judgement.words if row.judgement else ""])
+        yield _line([*cells, row.judgment.words if row.judgment else ""])
 
 
 def _best(view: View, row: Effect, named: Mapping[str, Effect]) -> str:

@@ -13,7 +13,7 @@ from experiments.stats.wording import counted
 LINES = (
     ("answers", "jobs", "jobs_reused", True),
     ("prompts, each branch counted", "branch_prompts", "duplicates_merged", True),
-    ("pictures", "pictures_shown", "pictures_encoded", False),
+    ("images", "images_shown", "images_encoded", False),
     ("tokens of the prompts that were opened", "prompt_tokens", "prefill_tokens", False),
     ("tokens of answers, each branch counted", "rows_asked", "rows", False),
 )

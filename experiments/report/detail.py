@@ -1,6 +1,6 @@
-"""One sample in the terminal: its prompt with its pictures, demonstrations, answer, scores, steps, other arms.
+"""One sample in the terminal: its prompt with its images, demonstrations, answer, scores, steps, other arms.
 
-Pictures are called by the beginning of their digest, which is also the beginning of their file's name.
+Images are called by the beginning of their digest, which is also the beginning of their file's name.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from experiments.stats.arms import NONE, better_of, checked_setting, told
 from experiments.stats.compare import BASELINE
 from experiments.stats.wording import share
 from icl.errors import ConfigError, DataError, did_you_mean, printable
-from icl.types import PICTURE_MARK
+from icl.types import IMAGE_MARK
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 SHORT = 8
-"""Letters of a digest that a picture is called by; more where two would be called alike."""
+"""Letters of a digest that an image is called by; more where two would be called alike."""
 
 NAMED = 3
 """Queries that are named as examples of their ids."""
@@ -61,13 +61,13 @@ def _apart(word: str) -> Iterator[str]:
 
 
 def find(frame: "DataFrame", query: str) -> "DataFrame":
-    """The samples of a query: by id, by the beginning of one, or by that of its picture's digest.
+    """The samples of a query: by id, by the beginning of one, or by that of its image's digest.
 
     Raises DataError with the nearest ids.
     """
     ids = list(dict.fromkeys(map(str, frame["query"])))
     near = [query] if query in ids else [name for name in ids if name.startswith(query)]
-    near = near or _with_picture(frame, query)
+    near = near or _with_image(frame, query)
     if len(near) == 1:
         return frame[frame["query"] == near[0]]
     if near:
@@ -77,18 +77,18 @@ def find(frame: "DataFrame", query: str) -> "DataFrame":
     raise DataError(f"the run has no query '{query}'.{did_you_mean(query, ids)} Ids look like {named}.")
 
 
-def _with_picture(frame: "DataFrame", digest: str) -> list[str]:
-    """Queries of whose own pictures one has a digest that begins so."""
-    if len(digest) < 4 or not {"pictures", "picture_of"} <= set(frame) or set(digest) - set("0123456789abcdef"):
+def _with_image(frame: "DataFrame", digest: str) -> list[str]:
+    """Queries of whose own images one has a digest that begins so."""
+    if len(digest) < 4 or not {"images", "image_of"} <= set(frame) or set(digest) - set("0123456789abcdef"):
         return []
-    shown = zip(frame["query"], frame["pictures"], frame["picture_of"], strict=True)
+    shown = zip(frame["query"], frame["images"], frame["image_of"], strict=True)
     return list(
         dict.fromkeys(
             str(query)
-            for query, pictures, owners in shown
-            if isinstance(pictures, list | tuple) and isinstance(owners, list | tuple)
-            for picture, owner in zip(pictures, owners, strict=False)
-            if owner < 0 and str(picture).startswith(digest)
+            for query, images, owners in shown
+            if isinstance(images, list | tuple) and isinstance(owners, list | tuple)
+            for image, owner in zip(images, owners, strict=False)
+            if owner < 0 and str(image).startswith(digest)
         )
     )
 
@@ -170,7 +170,7 @@ def _print_sample(row: Mapping[str, Any], view: View, console: "Console") -> Non
     console.print(Text(f"{clean(row['query'])}", "bold").append(f"  {_arm(row, view)}, seed {row['seed']}", "dim"))
     console.print()
     console.print(_prompt(row, view.path), soft_wrap=True)
-    if line := _where_pictures_are(row, view.path):
+    if line := _where_images_are(row, view.path):
         console.print(Text(line, "dim"), soft_wrap=True)
     console.print()
     demos = row.get("demos")
@@ -254,14 +254,14 @@ def _print_others(chosen: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
 
 
 def _prompt(row: Mapping[str, Any], folder: Path) -> "Text":
-    """The prompt's text; each picture by its short name, a link where terminals have such."""
+    """The prompt's text; each image by its short name, a link where terminals have such."""
     from rich.text import Text
 
     digests = _digests(row)
     names = called(digests)
-    pieces = clean(row["prompt"] if isinstance(row.get("prompt"), str) else "").split(PICTURE_MARK)
+    pieces = clean(row["prompt"] if isinstance(row.get("prompt"), str) else "").split(IMAGE_MARK)
     if len(pieces) != len(digests) + 1:  # the mark stands in somebody's text too
-        pieces = [f"{PICTURE_MARK.join(pieces)}\n", *([""] * len(digests))]
+        pieces = [f"{IMAGE_MARK.join(pieces)}\n", *([""] * len(digests))]
     told = Text(pieces[0])
     for digest, piece in zip(digests, pieces[1:], strict=True):
         path = _kept(folder, digest)
@@ -270,25 +270,25 @@ def _prompt(row: Mapping[str, Any], folder: Path) -> "Text":
     return told
 
 
-def _where_pictures_are(row: Mapping[str, Any], folder: Path) -> str:
+def _where_images_are(row: Mapping[str, Any], folder: Path) -> str:
     digests = _digests(row)
     kept = [digest for digest in digests if _kept(folder, digest).is_file()]
     if not digests:
         return ""
     if not kept:
-        return "(the run has kept none of these pictures)"
+        return "(the run has kept none of these images)"
     name = called(digests)[kept[-1]]
     some = "" if len(kept) == len(digests) else f"; {len(kept)} of {len(digests)} are kept"
-    return f"[{name}] is {folder / 'pictures' / name}*.png{some}"
+    return f"[{name}] is {folder / 'images' / name}*.png{some}"
 
 
 def _digests(row: Mapping[str, Any]) -> list[str]:
-    found = row.get("pictures")
+    found = row.get("images")
     return list(map(str, found)) if isinstance(found, list | tuple) else []
 
 
 def _kept(folder: Path, digest: str) -> Path:
-    return folder / "pictures" / f"{digest}.png"
+    return folder / "images" / f"{digest}.png"
 
 
 def _said(row: Mapping[str, Any]) -> str:

@@ -1,9 +1,9 @@
-"""A score against shots, one panel a task: colour says whose demonstrations, dash and mark say which decoding.
+"""A score against shots, one panel a task: color says whose demonstrations, dash and mark say which decoding.
 
-Where all have the same demonstrations, colour says which decoding too.
+Where all have the same demonstrations, color says which decoding too.
 
 Shots stand at log2(1 + k). A line's points carry their 95 % intervals and are moved apart a little, so that intervals
-of neighbours do not hide each other. Dotted lines with rings are the vote of the same demonstrations, without a model.
+of neighbors do not hide each other. Dotted lines with rings are the vote of the same demonstrations, without a model.
 """
 
 import math
@@ -19,7 +19,7 @@ WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 40
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "12 4", "4 2")
 MARKS = ("circle", "square", "triangle", "diamond")
-COLOURS = 8
+COLORS = 8
 PALETTE = ("#0b6cb8", "#c8500a", "#00805c", "#a8478c", "#8a6a00", "#3d4fc4", "#5f6b00", "#666666")
 """On white; each has a contrast of at least 4.5 : 1. After Okabe and Ito, darkened."""
 DARK = ("#5cb3f0", "#ff9b5c", "#3fd0a3", "#e8a0d0", "#e6c24a", "#a5b0ff", "#c3d05a", "#b5b5b5")
@@ -38,7 +38,7 @@ STYLE = (
 class Look:
     """How a row is drawn, the same in every panel. faint: a control, drawn behind what it controls."""
 
-    colour: int
+    color: int
     dash: int = 0
     faint: bool = False
 
@@ -62,18 +62,18 @@ class Series:
 def looks_of(tables: Sequence[TaskTable], controls: Collection[str] = ()) -> Looks:
     """The look of every row of a run. controls: labels of decodings that are controls."""
     found: Looks = {}
-    colours: dict[tuple[str, ...], int] = {}
+    colors: dict[tuple[str, ...], int] = {}
     dashes: dict[str, int] = {}
     arms = [row for table in tables for row in table.rows if not row.baseline]
-    alone = len({row.labels[:-1] for row in arms}) < 2  # nothing but the decoding to tell apart by colour
+    alone = len({row.labels[:-1] for row in arms}) < 2  # nothing but the decoding to tell apart by color
     for row in arms:
         *demos, last = row.labels
-        colour = colours.setdefault(row.labels if alone else tuple(demos), len(colours))
-        found[row.labels, False] = Look(colour, dashes.setdefault(last, len(dashes)), last in controls)
+        color = colors.setdefault(row.labels if alone else tuple(demos), len(colors))
+        found[row.labels, False] = Look(color, dashes.setdefault(last, len(dashes)), last in controls)
     for row in (row for table in tables for row in table.rows if row.baseline):
         said = set(filter(None, row.labels[:-1]))
-        like = [] if alone else [colour for demos, colour in colours.items() if said <= set(demos)]
-        found[row.labels, True] = Look(like[0] if like else COLOURS - 1)
+        like = [] if alone else [color for demos, color in colors.items() if said <= set(demos)]
+        found[row.labels, True] = Look(like[0] if like else COLORS - 1)
     return found
 
 
@@ -133,9 +133,9 @@ def figure(table: TaskTable, looks: Looks, measure: str) -> str:
 def sample(look: Look, baseline: bool) -> str:
     """The piece of line that stands in a key: 34 x 16 pixels."""
     if baseline:
-        line = element("path", d="M2 8H32", class_=f"vote s{look.colour % COLOURS}", stroke_dasharray="1 4")
+        line = element("path", d="M2 8H32", class_=f"vote s{look.color % COLORS}", stroke_dasharray="1 4")
         return element("g", line, _ring(17, 8, look))
-    line = element("path", d="M2 8H32", class_=f"line s{look.colour % COLOURS}", **_dash(look.dash))
+    line = element("path", d="M2 8H32", class_=f"line s{look.color % COLORS}", **_dash(look.dash))
     return element("g", line, _mark(17, 8, look), class_="faint" if look.faint else "strong")
 
 
@@ -155,18 +155,18 @@ def _frame(shots: Sequence[int], x: Scale, y: Scale) -> str:
 
 
 def _line(series: Series, x: Scale, y: Scale, shift: float, table: TaskTable) -> str:
-    colour = series.look.colour % COLOURS
+    color = series.look.color % COLORS
     told, path = [], []
     for shots, found in series.points:
         at = x(math.log2(1 + shots)) + shift
         path.append(f"{at:.1f} {y(found.mean):.1f}")
-        told.append(element("path", d=f"M{at:.1f} {y(found.low):.1f}V{y(found.high):.1f}", class_=f"bar s{colour}"))
+        told.append(element("path", d=f"M{at:.1f} {y(found.low):.1f}V{y(found.high):.1f}", class_=f"bar s{color}"))
         words = (
             f"{series.row.name}, {counted(shots, 'shot')}: {share(found.mean)} [{share(found.low)}, "
             f"{share(found.high)}], {counted(table.queries, 'query', 'queries')}"
         )
         told.append(element("g", element("title", text(words)), _mark(at, y(found.mean), series.look)))
-    line = element("path", d="M" + "L".join(path), class_=f"line s{colour}", **_dash(series.look.dash))
+    line = element("path", d="M" + "L".join(path), class_=f"line s{color}", **_dash(series.look.dash))
     return element("g", line, *told, class_="faint" if series.look.faint else "strong")
 
 
@@ -176,17 +176,17 @@ def _dotted(series: Series, x: Scale, y: Scale) -> str:
     words = element(
         "title", text(f"{series.row.name}: " + ", ".join(f"{k}: {share(e.mean)}" for k, e in series.points))
     )
-    line = element("path", d="M" + path, class_=f"vote s{series.look.colour % COLOURS}", stroke_dasharray="1 4")
+    line = element("path", d="M" + path, class_=f"vote s{series.look.color % COLORS}", stroke_dasharray="1 4")
     return element("g", words, line, *(_ring(at, height, series.look) for at, height in places))
 
 
 def _ring(x: float, y: float, how: Look) -> str:
     """A point of a dotted line, seen where the line has no other."""
-    return element("circle", cx=round(x, 1), cy=round(y, 1), r=3.5, class_=f"vote s{how.colour % COLOURS}")
+    return element("circle", cx=round(x, 1), cy=round(y, 1), r=3.5, class_=f"vote s{how.color % COLORS}")
 
 
 def _mark(x: float, y: float, how: Look) -> str:
-    look = f"f{how.colour % COLOURS}"
+    look = f"f{how.color % COLORS}"
     shape = MARKS[how.dash % len(MARKS)]
     if shape == "circle":
         return element("circle", cx=x, cy=y, r=4, class_=look)

@@ -1,6 +1,6 @@
 """One self-contained HTML file of a run: findings, figures, tables, paired differences, samples, costs.
 
-Nothing is loaded from anywhere, and the page says so itself (its content policy allows data pictures and the one
+Nothing is loaded from anywhere, and the page says so itself (its content policy allows data images and the one
 script and style it was written with). All text goes through autoescape, or is set as text by the script.
 """
 
@@ -224,8 +224,8 @@ def _subtitle(seen: View) -> str:
 
 def _shelf_note(seen: View, shelf: browser.Shelf) -> str:
     some = [f"{kept} of {all_:,} queries of {task}" for task, (kept, all_) in shelf.shown.items() if kept < all_]
-    lost = sum(1 for uri in shelf.pictures.values() if uri is None)
-    missing = f" {wording.counted(lost, 'picture')} missing or too many for the file." if lost else ""
+    lost = sum(1 for uri in shelf.images.values() if uri is None)
+    missing = f" {wording.counted(lost, 'image')} missing or too many for the file." if lost else ""
     if not some:
         return f"Every query of the run, under every arm and seed.{missing}"
     return (

@@ -76,10 +76,10 @@ def _table(frame: "DataFrame", measure: str) -> tuple[tuple[str, ...], tuple[Lin
 
 def _gains(view: View) -> tuple[tuple[str, ...], tuple[Line, ...]]:
     """Nothing where nothing could bring a gain."""
-    from experiments.analyses.quantization_gains import analyse
+    from experiments.analyses.quantization_gains import analyze
 
     try:
-        frame = analyse(view)
+        frame = analyze(view)
     except (ConfigError, UnpairedError):
         return (), ()
     rows: list[Line] = []

@@ -71,7 +71,7 @@ def _kept(folder: Path, state: str) -> str | None:
 
 
 def _state(folder: Path, console: "Console") -> str:
-    """Names what the text was made of: sizes and times of the files, the width, whether there are colours."""
+    """Names what the text was made of: sizes and times of the files, the width, whether there are colors."""
     files = [(path.relative_to(folder).as_posix(), one.st_size, one.st_mtime_ns) for path, one in _files(folder)]
     told = [_code(), console.width, console.color_system, files]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()

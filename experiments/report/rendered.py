@@ -1,4 +1,4 @@
-"""The prompt of one sample as its model's processor writes it: the text with its special tokens, and every picture.
+"""The prompt of one sample as its model's processor writes it: the text with its special tokens, and every image.
 
 Behind it stand the further branches of the arm's decoding, each with what it changes.
 
@@ -68,7 +68,7 @@ def chosen(grid: Grid, arm: Mapping[str, str], seed: int | None) -> Cell:
 
 
 def lines(cell: Cell, example: Example, prompt: Prompt, marks: Sequence[str], width: int = 80) -> Iterator[str]:
-    """The arm, the text, a line a picture, and what it comes to."""
+    """The arm, the text, a line an image, and what it comes to."""
     shown = {axis: value for axis, value in cell.labels.items() if value != "none" and axis != "max_new_tokens"}
     told = ", ".join(f"{axis} {shown[axis]}" for axis in sorted(shown, key="seed".__eq__))
     yield from textwrap.wrap(f"arm    {told}", width, subsequent_indent=" " * 7, break_on_hyphens=False)
@@ -78,15 +78,15 @@ def lines(cell: Cell, example: Example, prompt: Prompt, marks: Sequence[str], wi
     yield ""
     yield text_of(cell.model, prompt)
     yield ""
-    for number, part in enumerate(part for part in prompt.parts() if part.picture is not None):
-        picture: Any = part.picture
-        size = picture.open().size
-        edits = "".join(f", {type(edit).__name__.lower()}" for edit in picture.edits)
-        yield f"picture {number}  {part.name or 'glue'}  {size[0]} x {size[1]}{edits}  {picture.origin}"
+    for number, part in enumerate(part for part in prompt.parts() if part.image is not None):
+        image: Any = part.image
+        size = image.open().size
+        edits = "".join(f", {type(edit).__name__.lower()}" for edit in image.edits)
+        yield f"image {number}  {part.name or 'glue'}  {size[0]} x {size[1]}{edits}  {image.origin}"
     count = cell.model.count_tokens(prompt)
     about = "" if optional.counts_exactly(cell.model) else "about "
     limit = cell.model.max_tokens
-    yield f"{about}{count:,} tokens{f' of {limit:,}' if limit else ''}, {len(prompt.pictures)} pictures"
+    yield f"{about}{count:,} tokens{f' of {limit:,}' if limit else ''}, {len(prompt.images)} images"
     yield from (f"mark: {mark}" for mark in marks)
     yield from _further_branches(cell, prompt)
 
@@ -122,19 +122,19 @@ def _further_branches(cell: Cell, prompt: Prompt) -> Iterator[str]:
 
 
 def changed(prompt: Prompt, branch: Prompt, text: bool) -> Iterator[str]:
-    """What differs from the prompt: pictures edited, others, left out or put in; text: whether the text differs."""
-    had = {part.name: part.picture for part in prompt.parts() if part.picture is not None}
-    has = {part.name: part.picture for part in branch.parts() if part.picture is not None}
+    """What differs from the prompt: images edited, others, left out or put in; text: whether the text differs."""
+    had = {part.name: part.image for part in prompt.parts() if part.image is not None}
+    has = {part.name: part.image for part in branch.parts() if part.image is not None}
     edited: dict[str, list[str]] = {}
-    for name, picture in has.items():
+    for name, image in has.items():
         old = had.get(name)
         if old is None:
-            yield f"{name} is new ({picture.origin})"
+            yield f"{name} is new ({image.origin})"
             continue
-        if picture.source_digest != old.source_digest:
-            yield f"{name} is another picture ({picture.origin})"
-        same = picture.edits[: len(old.edits)] == old.edits
-        if edits := picture.edits[len(old.edits) :] if same else picture.edits:
+        if image.source_digest != old.source_digest:
+            yield f"{name} is another image ({image.origin})"
+        same = image.edits[: len(old.edits)] == old.edits
+        if edits := image.edits[len(old.edits) :] if same else image.edits:
             edited.setdefault(" and ".join(map(_edit, edits)), []).append(name)
     yield from (f"{', '.join(names)} edited by {how}" for how, names in edited.items())
     if gone := [name for name in had if name not in has]:
@@ -154,12 +154,12 @@ def _edit(edit: Any) -> str:
 
 
 def text_of(model: Any, prompt: Prompt) -> str:
-    """As the processor writes it, one placeholder a picture; the messages of an endpoint; else the turns."""
+    """As the processor writes it, one placeholder an image; the messages of an endpoint; else the turns."""
     if (rendered := optional.rendered(model)) is not None:
         return rendered(prompt)
     if optional.url(model):
         told = [
-            {"role": turn.role, "content": [part.text if part.picture is None else "<picture>" for part in turn.parts]}
+            {"role": turn.role, "content": [part.text if part.image is None else "<image>" for part in turn.parts]}
             for turn in prompt.turns
         ]
         return json.dumps(told, indent=2, ensure_ascii=False)
@@ -169,7 +169,7 @@ def text_of(model: Any, prompt: Prompt) -> str:
 def _writer(model: Any) -> str:
     """Who writes the text that is shown."""
     if optional.rendered(model) is not None:
-        return "as the model's processor writes it, a placeholder for each picture"
+        return "as the model's processor writes it, a placeholder for each image"
     return "as the messages that the endpoint is sent" if optional.url(model) else "as the model is given it"
 
 

@@ -14,7 +14,7 @@ from experiments.stats.arms import NONE, arms, baseline_of, belongs, values_of
 from experiments.stats.compare import compare
 from experiments.stats.gain import curve
 from experiments.stats.intervals import Estimate
-from experiments.stats.summary import estimate_of, summarise
+from experiments.stats.summary import estimate_of, summarize
 from icl.metrics.base import Better
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def task_tables(view: View) -> tuple[TaskTable, ...]:
 
 def score_frame(view: View) -> "DataFrame":
     """The summary as a flat frame: for tables/scores.csv."""
-    return summarise(view.scores, view.metric, view.axes)
+    return summarize(view.scores, view.metric, view.axes)
 
 
 def difference_frame(view: View) -> "DataFrame | None":
@@ -164,7 +164,7 @@ def _row(axes: Sequence[str], found: Mapping[Labels, Mapping[int, Estimate]], ke
 def _votes(axes: Sequence[str], samples: "DataFrame", column: str) -> Iterator[Row]:
     """The vote of each choice of demonstrations, under the rows of the arms that read them.
 
-    Transforms that leave the vote alone (of pictures, say) have one row together.
+    Transforms that leave the vote alone (of images, say) have one row together.
     """
     by = [axis for axis in CHOOSE if axis in axes]
     voted = samples[samples[column].notna() & (samples["shots"] != 0)].drop_duplicates(["query", "seed", "shots", *by])

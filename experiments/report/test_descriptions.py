@@ -4,18 +4,18 @@ from collections.abc import Iterable, Mapping
 
 SHORT: Mapping[frozenset[str], str] = {
     frozenset({"mcnemar"}): "exact McNemar",
-    frozenset({"randomisation"}): "randomisation (the arms exchanged within units)",
-    frozenset({"randomisation", "mcnemar"}): (
-        "randomisation (the arms exchanged within units), McNemar where right/wrong"
+    frozenset({"randomization"}): "randomization (the arms exchanged within units)",
+    frozenset({"randomization", "mcnemar"}): (
+        "randomization (the arms exchanged within units), McNemar where right/wrong"
     ),
 }
 """The tests of `experiments.stats.pairs.Comparison` -> for a line below a table."""
 
 LONG: Mapping[frozenset[str], str] = {
     frozenset({"mcnemar"}): "Exact McNemar test.",
-    frozenset({"randomisation"}): "Randomisation test: the two arms exchanged within pairs.",
-    frozenset({"randomisation", "mcnemar"}): (
-        "Randomisation test (the two arms exchanged within pairs) for graded scores, else exact McNemar."
+    frozenset({"randomization"}): "Randomization test: the two arms exchanged within pairs.",
+    frozenset({"randomization", "mcnemar"}): (
+        "Randomization test (the two arms exchanged within pairs) for graded scores, else exact McNemar."
     ),
 }
 """The same for the page."""

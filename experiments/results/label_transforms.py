@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from experiments.store.store import Store
 
 
-def relabelling(frame: "DataFrame", store: "Store") -> "Series[Any]":
+def relabeling(frame: "DataFrame", store: "Store") -> "Series[Any]":
     """Of each sample, the transforms of its cell that change labels, or ''. frame: of samples, with their cells."""
     import pandas as pd
 
@@ -28,8 +28,8 @@ def relabelling(frame: "DataFrame", store: "Store") -> "Series[Any]":
     return frame["cell"].map(named)
 
 
-def relabelled_told(names: "Series[Any]") -> str:
-    """One sentence on the arms that are left out; '' where there are none. names: see `relabelling`."""
+def relabeled_told(names: "Series[Any]") -> str:
+    """One sentence on the arms that are left out; '' where there are none. names: see `relabeling`."""
     found = list(dict.fromkeys(name for told in names.unique() for name in told.split(", ") if name))
     if not found:
         return ""

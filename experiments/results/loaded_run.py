@@ -100,7 +100,7 @@ class Run:
 
     def analyze(self, name: str, metric: str | None = None) -> "DataFrame":
         """The table of an analysis (`icl analyze` lists them), such as "copying". Raises ConfigError, StoreError."""
-        from experiments.analyses.catalogue import analysis
+        from experiments.analyses.catalog import analysis
         from experiments.results.view import view
 
         return analysis(name)(view(self, metric))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments.config.keys import CORRECTION, METRICS, REFERENCES, SCORED, usual_metric
 from experiments.grid.matching import covers
-from experiments.results.label_transforms import relabelled_told, relabelling
+from experiments.results.label_transforms import relabeled_told, relabeling
 from experiments.stats.arms import (
     DECIDED,
     NONE,
@@ -166,7 +166,7 @@ class View:
         reference = self.reference
         others = SCORED if self.better == "higher" else ()
         other = next((m for m in others if m in self.metrics and m != self.metric), None)
-        renamed = relabelling(self.frame, Store(self.path))
+        renamed = relabeling(self.frame, Store(self.path))
         found = findings(
             self.scores,
             self.metric,
@@ -180,7 +180,7 @@ class View:
         told = floors(self.frame, self.axes) | full
         said = strays(self.frame, self.axes) | told
         answers = [Finding("Answers", task, sentence, "", "", "open") for task, sentence in said.items()]
-        if apart := relabelled_told(renamed[self.scores["shots"] != 0]):
+        if apart := relabeled_told(renamed[self.scores["shots"] != 0]):
             answers.append(Finding("Answers", "other labels", apart, "", "", "open"))
         kept = [one for one in found if not (self._empty(one) and self._task(one.subject) in told)]
         return [*answers, *(one for one in kept if not (_of_ceiling(one) and self._task(one.subject) in full))]

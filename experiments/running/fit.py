@@ -99,7 +99,7 @@ def _scores(
     gold: list[int] = []
     model = cells[0].model
     model.load()
-    arms = [Arm(measure, normalise=cells[0].decoding.normalise) for measure in measures]
+    arms = [Arm(measure, normalize=cells[0].decoding.normalize) for measure in measures]
     for block in _blocks(cells):
         kept: list[tuple[Any, tuple[str, ...], int]] = []
         for item in block:

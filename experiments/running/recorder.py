@@ -65,8 +65,8 @@ class Recorder:
             "dropped": item.dropped,
             "prompt": prompt.text if prompt else "",
             "prompt_digest": prompt.digest if prompt else "",
-            "pictures": tuple(picture.digest for picture in prompt.pictures) if prompt else (),
-            "picture_of": _owners(prompt) if prompt else (),
+            "images": tuple(image.digest for image in prompt.images) if prompt else (),
+            "image_of": _owners(prompt) if prompt else (),
             "renamed": before_and_after(item.example, item.context),
             "baselines": baselines(self.metrics, demos, item.example),
             "marks": item.context.provenance,
@@ -125,5 +125,5 @@ def _not_numbers(answer: Generation) -> list[str]:
 
 
 def _owners(prompt: Prompt) -> tuple[int, ...]:
-    """Of each picture: the place of its demonstration, -1 for the query's."""
-    return tuple(-1 if part.demo is None else part.demo for part in prompt.parts() if part.picture is not None)
+    """Of each image: the place of its demonstration, -1 for the query's."""
+    return tuple(-1 if part.demo is None else part.demo for part in prompt.parts() if part.image is not None)

@@ -24,7 +24,7 @@ from experiments.store.run_state import Todo
 from experiments.store.store import Store, Writer
 from experiments.terminal.progress import Progress
 from icl.errors import DataError
-from icl.images import Picture
+from icl.images import Image
 from icl.models import optional
 from icl.types import Sample
 from icl.user_errors import Log, kept
@@ -64,7 +64,7 @@ class Outcome:
 
 
 class Runner:
-    """Computes what is missing. worker: whose files samples go to; of: how many workers share the room for pictures."""
+    """Computes what is missing. worker: whose files samples go to; of: how many workers share the room for images."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Runner:
         self.grid, self.store, self.work, self.progress, self.session = grid, store, work, progress, session
         self.worker, self.room = worker, KEPT_BYTES // of
         self.recorder = Recorder(grid.metrics)
-        self.album = Album(store.folder / "pictures")
+        self.album = Album(store.folder / "images")
         self.repeats, self.fits = Repeats(), Room()
         self.log = Log(store.folder / TRACEBACKS)
         self.failed = self.computed = 0
@@ -109,7 +109,7 @@ class Runner:
             return
         if (expect := optional.expect(model)) is not None:
             room = limits([cell for cells in groups for cell in cells])
-            expect(room.pictures, room.tokens)
+            expect(room.images, room.tokens)
         self.progress.doing(self._loading(model), afresh=True)
         model.load()
         for note in optional.notes(model):
@@ -135,7 +135,7 @@ class Runner:
         self.album.room = self.room * (1 + self.grid.tasks.index(task)) // len(self.grid.tasks)
         for window in self._windows(cells, retrieval):
             asked = [Asked(cell, item, item.prompt) for cell, item in window if item.prompt is not None]
-            self.album.keep(picture for one in asked for picture in one.prompt.pictures)
+            self.album.keep(image for one in asked for image in one.prompt.images)
             for cell, item in window:
                 self.repeats.see(cell, item)
                 self.fits.see(cell, item)
@@ -165,7 +165,7 @@ class Runner:
         branches = _branches(cells)
         window: list[tuple[Cell, Written]] = []
         tokens = 0
-        for row in decoded_ahead(rows, _pictures):
+        for row in decoded_ahead(rows, _images):
             for arranged in row:
                 readers = [c for c in arranged.recipe.cells if arranged.example.id in missing[c.digest]]
                 if readers:
@@ -204,10 +204,10 @@ def _groups(grid: Grid, model: "Model") -> list[list[Cell]]:
     return [found[key] for key in sorted(found)]
 
 
-def _pictures(row: Sequence[Written]) -> list[Picture]:
+def _images(row: Sequence[Written]) -> list[Image]:
     """Of the query and of all demonstrations of a row."""
     shown = [demo.example for item in row for demo in item.context.demos]
-    return [*row[0].example.pictures, *(picture for example in shown for picture in example.pictures)]
+    return [*row[0].example.images, *(image for example in shown for image in example.images)]
 
 
 def _branches(cells: Sequence[Cell]) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 The reference of an arm is the arm that differs from it in the keys of `to` alone. Both stand on the same queries and
 seeds, or the comparison is refused. Right/wrong metrics take the exact McNemar test (`significance`), graded
-ones flips of clusters (`subsets`), those of a whole run a randomisation test (`exchange`); Holm corrects over all rows,
+ones flips of clusters (`subsets`), those of a whole run a randomization test (`exchange`); Holm corrects over all rows,
 or within each value of the axes `by`.
 
 Two arms whose answers cannot differ (`experiments.store.equivalent_cells`) are not tested, and comparisons of arms that are the

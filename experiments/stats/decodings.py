@@ -23,7 +23,7 @@ NAMED = 3
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """Whether a strategy beats the reference and all of its controls. words: the same for a table. family: of Holm."""
 
     verdict: Verdict
@@ -97,7 +97,7 @@ def _trial(subject: str, part: "DataFrame", name: str, against: str, *, metric: 
     return trial(subject, name, against, both, metric, on=on, pooled=where, better=better)
 
 
-def judged(tried: Sequence[Trial], alone: Sequence[Trial] = ()) -> Judgement:
+def judged(tried: Sequence[Trial], alone: Sequence[Trial] = ()) -> Judgment:
     """The verdict on one strategy: its trials against the reference (the first) and against its controls.
 
     alone: trials of controls against the reference; those of the strategy's own are told where they beat it.
@@ -118,21 +118,21 @@ def judged(tried: Sequence[Trial], alone: Sequence[Trial] = ()) -> Judgement:
     return replace(found, words=words)
 
 
-def _judged(tried: Sequence[Trial]) -> Judgement:
+def _judged(tried: Sequence[Trial]) -> Judgment:
     against, *checks = tried
     family = max(t.family for t in tried)
     if against.better == "neither":
-        return Judgement(against.verdict, "none: neither way of this score is good", family)
+        return Judgment(against.verdict, "none: neither way of this score is good", family)
     lost = [t for t in checks if t.verdict != "better"]
     beats = against.verdict == "better"
     reference = _stands(against)
     if not checks:
         words = f"{reference}; no control was run"
-        return Judgement("open" if beats else against.verdict, words, family)
+        return Judgment("open" if beats else against.verdict, words, family)
     if not lost:
         of_them = "its one control" if len(checks) == 1 else f"all its {len(checks)} controls"
         words = f"yes: beats {against.against} and {of_them}" if beats else f"no: beats {of_them}, but {reference}"
-        return Judgement(against.verdict, words, family)
+        return Judgment(against.verdict, words, family)
     beaten = len(checks) - len(lost)
     if len(checks) == 1:
         missed = f"does not beat {_named(lost)}, its one control"
@@ -140,7 +140,7 @@ def _judged(tried: Sequence[Trial]) -> Judgement:
         missed = f"does not beat {_named(lost)} ({beaten} of {len(checks)} beaten)"
     else:
         missed = f"beats none of its {len(checks)} controls"
-    return Judgement("open" if beats else against.verdict, f"no: {reference}; {missed}", family)
+    return Judgment("open" if beats else against.verdict, f"no: {reference}; {missed}", family)
 
 
 def _stands(against: Trial) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from experiments.stats.arms import NONE, better_of, values_of, varying
-from experiments.stats.decodings import Judgement, control_trials, decoding_trials, judged
+from experiments.stats.decodings import Judgment, control_trials, decoding_trials, judged
 from experiments.stats.intervals import Estimate, is_binary
 from experiments.stats.pairs import KEYS, UnpairedError, pair
 from experiments.stats.subjects import pooled, scored, split
@@ -72,7 +72,7 @@ class Effect:
     entropy: float = nan
     length: float = nan
     forwards: float = nan
-    judgement: Judgement | None = None
+    judgment: Judgment | None = None
     samples: int = 0
     over: str = ""
     against: float = nan
@@ -123,7 +123,7 @@ def effects(
                     histogram(frame.loc[left.index], answer_of),
                     None if role == "reference" else moves(left, right, metric, better),
                     nan if role == "reference" else _other(frame, left, right),
-                    judgement=verdicts.get((subject, name)),
+                    judgment=verdicts.get((subject, name)),
                     samples=len(mine),
                     over="" if whole else _settings(left, theirs),
                     against=nan if whole else estimate_of(left, metric).mean,

@@ -1,6 +1,6 @@
-"""Two arms by a metric of a whole run: the randomisation test, and the interval of the difference.
+"""Two arms by a metric of a whole run: the randomization test, and the interval of the difference.
 
-p         randomisation (Fisher 1935; for F1: Yeh 2000): the two arms are exchanged within each cluster or not, and
+p         randomization (Fisher 1935; for F1: Yeh 2000): the two arms are exchanged within each cluster or not, and
           p is the share of exchanges whose difference is as large. Exact under the null that exchanging them
           changes nothing, at any value of the statistic. All exchanges where few clusters differ, else a random
           sample of them and the one that was seen.
@@ -22,7 +22,7 @@ WIDE, FEWER = 64, 2_000
 """A statistic of more than WIDE sums (an area) is drawn FEWER times."""
 
 
-def randomisation_p(strata: Sequence[Stratum], resamples: int = RESAMPLES) -> float:
+def randomization_p(strata: Sequence[Stratum], resamples: int = RESAMPLES) -> float:
     """Two-sided p of the difference of two arms, exchanged within clusters. 1 where no cluster differs."""
     deltas = [stratum.arm - stratum.reference for stratum in strata]
     differ = np.flatnonzero(sum(np.asarray(abs(delta).sum(axis=1)).ravel() for delta in deltas))

@@ -90,7 +90,7 @@ def findings(
     """All sentences that the run's axes allow, by topic.
 
     reference: label of the reference decoding. controls: strategy label -> labels of its controls. vote: the baseline
-    that is the vote. also: a second metric whose gain is told beside the gain (form learnt from demonstrations).
+    that is the vote. also: a second metric whose gain is told beside the gain (form learned from demonstrations).
     apart: samples, by the frame's index, whose score says something else (labels were renamed): they are in no gain and
     in no comparison of retrievers.
     """

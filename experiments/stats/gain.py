@@ -2,7 +2,7 @@
 
 gain        acc_k - acc_0, tested in pairs by `compare(frame, to={"shots": 0})`
 efficiency  area between the curve and acc_0 on the true axis of shots, over its width: the mean gain, negative where
-            shots hurt. The paper's normaliser is not published, so its values cannot be reproduced; `headroom`
+            shots hurt. The paper's normalizer is not published, so its values cannot be reproduced; `headroom`
             divides by 1 - acc_0 as well, and is None where nothing is left to gain.
 peak        the best accuracy, 0 shots included; the fewest shots on a tie
 

@@ -1,12 +1,12 @@
 """Intervals of one proportion or one mean, over samples that come in clusters.
 
-A cluster is what was drawn together: the questions about one picture, and the same question under several seeds. The
+A cluster is what was drawn together: the questions about one image, and the same question under several seeds. The
 intervals treat clusters as the independent units, never the samples, so three seeds of 200 queries are 200 units.
 
 What they cover: other queries of the same kind, and with them other draws of demonstrations (a draw belongs to the
 query and the seed, so it varies with the query). What they do not: another pool, model, prompt or task.
 
-    Wilson (1927):  centre (p + z^2/2n) / (1 + z^2/n),   half  z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n)
+    Wilson (1927):  center (p + z^2/2n) / (1 + z^2/n),   half  z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n)
     clusters:       n replaced by n / deff,  deff = (variance of the clustered mean) / (variance of n independent ones),
                     at least 1 (Kish 1965; with Wilson: Dean and Pagano 2015). One sample a cluster is plain Wilson.
     means:          percentiles of the mean over resampled clusters (Efron and Tibshirani 1993, ch. 13); of fewer than
@@ -50,7 +50,7 @@ class Estimate:
 
     @property
     def half(self) -> float:
-        """Half the width: what a table shows after '±' (Wilson intervals are not centred on the mean)."""
+        """Half the width: what a table shows after '±' (Wilson intervals are not centered on the mean)."""
         return (self.high - self.low) / 2
 
 
@@ -59,9 +59,9 @@ def wilson(right: float, n: float, level: float = 0.95) -> tuple[float, float]:
     if n <= 0 or not 0 <= right <= n:
         raise ValueError(f"{right} right of {n} is not a proportion.")
     z2, p = normal_quantile(0.5 + level / 2) ** 2, right / n
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    center = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = float(np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n)))) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def proportion(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
@@ -80,7 +80,7 @@ def proportion(values: ArrayLike, clusters: ArrayLike | None = None, level: floa
 def design_effect(values: ArrayLike, clusters: ArrayLike) -> float:
     """How many times the variance of the mean exceeds that of as many independent samples; at least 1.
 
-    Variance of a ratio mean, linearised: C/(C-1) sum_c (sum of c - mean x size of c)^2 / n^2, over p(1-p)/(n-1).
+    Variance of a ratio mean, linearized: C/(C-1) sum_c (sum of c - mean x size of c)^2 / n^2, over p(1-p)/(n-1).
     """
     x, codes = _checked(values, clusters)
     sums, sizes = cluster_sums(x, codes)

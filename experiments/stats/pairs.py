@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.stats.arms import UNIT
-from experiments.stats.exchange import randomisation_p, whole_interval
+from experiments.stats.exchange import randomization_p, whole_interval
 from experiments.stats.intervals import (
     Estimate,
     Floats,
@@ -65,7 +65,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Arm minus reference. test: 'mcnemar' (exact, clusters flipped together), 'randomisation' (graded, whole runs).
+    """Arm minus reference. test: 'mcnemar' (exact, clusters flipped together), 'randomization' (graded, whole runs).
 
     right_to_wrong, wrong_to_right: None of a metric of a whole run, which has no answers of its own that could turn.
     same: no pair differs.
@@ -157,7 +157,7 @@ def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("re
         p=p,
         pairs=interval.samples,
         clusters=interval.clusters,
-        test="mcnemar" if binary else "randomisation",
+        test="mcnemar" if binary else "randomization",
         right_to_wrong=int(np.sum(d < 0)),
         wrong_to_right=int(np.sum(d > 0)),
         dropped=pairs.dropped,
@@ -179,7 +179,7 @@ def _of_strata(pairs: Pairs, level: float) -> Comparison:
     clusters = len(set(pairs.clusters))
     low, high = whole_interval(pairs.strata, clusters, level)
     difference = float(pairs.differences.mean())
-    p = randomisation_p(pairs.strata)
+    p = randomization_p(pairs.strata)
     return Comparison(
         difference=0.0 if abs(difference) < ROUNDING else difference,
         low=low,
@@ -187,7 +187,7 @@ def _of_strata(pairs: Pairs, level: float) -> Comparison:
         p=p,
         pairs=len(pairs),
         clusters=clusters,
-        test="randomisation",
+        test="randomization",
         right_to_wrong=None,
         wrong_to_right=None,
         dropped=pairs.dropped,

@@ -3,7 +3,7 @@
     McNemar (1947), exact:  of the b + c pairs on which the arms differ, b went one way;  p = P(|2B - n| >= |b - c|),
                             B ~ Binomial(b + c, 1/2). Two-sided, no mid-p.
     clusters:               the sign of all differences of a cluster is flipped together, each way with probability 1/2
-                            (a randomisation test with whole-block exchange: Winkler et al. 2014). The null distribution
+                            (a randomization test with whole-block exchange: Winkler et al. 2014). The null distribution
                             of the sum is computed exactly, as a convolution of binomials. One pair a cluster: McNemar.
     graded:                 the same flips of the clusters' sums, all or a sample of them (`subsets`)
     several:                Holm (1979), step-down: p_(i) times (m - i + 1), made monotone.

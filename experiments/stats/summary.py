@@ -22,7 +22,7 @@ def estimate_of(rows: "DataFrame", metric: str, level: float = 0.95) -> Estimate
     return estimate(values, clusters, level)
 
 
-def summarise(frame: "DataFrame", metric: str, axes: Sequence[str] | None = None, level: float = 0.95) -> "DataFrame":
+def summarize(frame: "DataFrame", metric: str, axes: Sequence[str] | None = None, level: float = 0.95) -> "DataFrame":
     """A row an arm: its axes, mean, low, high, samples, clusters, queries, seeds, seed_sd, missing.
 
     The mean is over samples; the interval is over clusters (see `intervals`), so the seeds of a query are not counted

@@ -4,7 +4,7 @@ A frame has such a metric's influence numbers as its column, and beside it `own_
 was computed from. That a column has it is how these statistics know that its values are no scores of single samples,
 whatever they look like: at an F1 of exactly 1 every number is 1.
 
-    a share           Wilson (1927) at the size n = T (1 - T) / V that the linearised variance V over clusters stands
+    a share           Wilson (1927) at the size n = T (1 - T) / V that the linearized variance V over clusters stands
     (F1, area, pairs) for (Dean and Pagano 2015). For F1 that is, near both ends, Wilson on F / (2 - F), which is a
                       proportion (Lam, Gopal and Qian 2023).
     a mean            bootstrap over clusters (`intervals`)

@@ -1,7 +1,7 @@
 """What decides a cell's answers: cells of one digest answer alike by construction, whatever the model says.
 
 The digest is of the cell's canonical description without what cannot matter to it: how tokens are drawn where options
-are scored, and how these are normalised where answers are written; the order of one demonstration; and a decoding that
+are scored, and how these are normalized where answers are written; the order of one demonstration; and a decoding that
 is greedy anyway (`decoding.arms.equivalence`) counts as greedy. It is read from what a cell is, never from what it answered: an
 arm that merely happens to answer alike was worth a test.
 """
@@ -30,7 +30,7 @@ def decided_by(cell: Mapping[str, Any]) -> str:
 
 
 def _arm(arm: Mapping[str, Any], score: str, shots: int) -> dict[str, Any]:
-    unread = "sampler" if score == "options" else "normalise"
+    unread = "sampler" if score == "options" else "normalize"
     told = {key: value for key, value in arm.items() if key != unread}
     return told | {"strategy": GREEDY} if greedy_anyway(arm, score, shots) else told
 

@@ -3,7 +3,7 @@
     run.json                        resolved config, the digests of its cells, versions, machine, sessions and cost
     cells/<digest>/cell.json        one resolved cell, and digests of the queries and demonstrations it was made with
     cells/<digest>/<worker>.jsonl   one line a sample, appended and flushed when the sample is finished
-    pictures/<digest>.png           pictures that the report may show
+    images/<digest>.png           images that the report may show
 
 A line is counted when it is whole and of its cell: what a killed process left of a line is cut off before the next one
 is written. A line that was damaged otherwise (by hand, by a disk) is passed over and told of, and its sample computed
@@ -27,7 +27,7 @@ from icl.types import Sample
 OPEN_FILES = 128
 ROUNDING = 1e-6
 """By how much a sum of floats may leave [0, 1]."""
-LISTED = ("demos", "ranks", "gold", "options", "pictures", "picture_of", "renamed", "marks")
+LISTED = ("demos", "ranks", "gold", "options", "images", "image_of", "renamed", "marks")
 MAPPED = ("scores", "baselines", "option_scores", "trace", "steps", "usage", "meta")
 """Fields of a sample that are lists, and that are mappings."""
 _FIELDS = tuple(f.name for f in fields(Sample))

@@ -75,10 +75,10 @@ def assemble(tower: Tower, decoder: Decoder, out: Path, dtype: torch.dtype = tor
     generation.max_new_tokens = 32
     model.to(dtype).save_pretrained(out)
     side = {"longest_edge": tower.shape.side}
-    pictures = Idefics3ImageProcessor(
+    images = Idefics3ImageProcessor(
         size=side, max_image_size=side, do_image_splitting=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
     words = vocabulary.tokenizer(decoder.shape.context)
     Idefics3Processor(
-        pictures, words, image_seq_len=(tower.shape.grid // tower.shape.fold) ** 2, chat_template=TEMPLATE
+        images, words, image_seq_len=(tower.shape.grid // tower.shape.fold) ** 2, chat_template=TEMPLATE
     ).save_pretrained(out)

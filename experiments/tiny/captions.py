@@ -1,4 +1,4 @@
-"""Captions of scenes: CHAIR (Rohrbach et al., 2018) where an object is a (colour, shape) pair."""
+"""Captions of scenes: CHAIR (Rohrbach et al., 2018) where an object is a (color, shape) pair."""
 
 import re
 
@@ -10,15 +10,15 @@ from experiments.tiny.layout import Layout
 from experiments.tiny.questions import caption
 from experiments.tiny.runner import Runner
 from icl.tasks.generated.wording import plural
-from icl.tasks.generated.world import COLOURS, HELD_OUT, SHAPES, Concept
+from icl.tasks.generated.world import COLORS, HELD_OUT, SHAPES, Concept
 
 _SHAPE = {form: s for s in SHAPES for form in (s, plural(s))}
-_OBJECT = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(sorted(_SHAPE, key=len, reverse=True))})\b")
+_OBJECT = re.compile(rf"\b({'|'.join(COLORS)}) ({'|'.join(sorted(_SHAPE, key=len, reverse=True))})\b")
 
 
 def mentioned(text: str) -> list[Concept]:
-    """The (colour, shape) pairs that a caption names, in order, repeats kept."""
-    return [(colour, _SHAPE[form]) for colour, form in _OBJECT.findall(text.lower())]
+    """The (color, shape) pairs that a caption names, in order, repeats kept."""
+    return [(color, _SHAPE[form]) for color, form in _OBJECT.findall(text.lower())]
 
 
 def caption_scores(runner: Runner, index: Index, features: Tensor, n: int) -> dict[str, tuple[int, int]]:
@@ -36,7 +36,7 @@ def caption_scores(runner: Runner, index: Index, features: Tensor, n: int) -> di
         texts = runner.generate(sequences, features, Layout(), 32)
         false = mentions = bad = found = objects = exact = length = 0
         for turns, text in zip(sequences, texts, strict=True):
-            shown = {group[:2] for group in index.groups[turns[0].picture]}
+            shown = {group[:2] for group in index.groups[turns[0].image]}
             named = mentioned(text)
             wrong = [c for c in named if c not in shown]
             mentions, false, bad = mentions + len(named), false + len(wrong), bad + bool(wrong)

@@ -1,7 +1,7 @@
-"""The first connector: a linear map under which single coordinates of a picture token are single facts.
+"""The first connector: a linear map under which single coordinates of an image token are single facts.
 
 A tower's token holds each fact in some direction, mixed with the others and of very different strength; a decoder that
-starts from it learns to compare colours soon and textures, sizes and numbers hardly at all. A ridge regression onto the
+starts from it learns to compare colors soon and textures, sizes and numbers hardly at all. A ridge regression onto the
 facts gives each of them coordinates of its own, and `STRENGTH` says how strong. Training goes on from there.
 """
 
@@ -19,14 +19,14 @@ STRENGTH = {"texture": 2.0, "size": 1.5, "count": 1.5}
 def fact_targets(facts: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """facts [N, F] -> targets [N, D] and their strengths [D]: a class is one coordinate, a number of its kind another.
 
-    Targets are standardised; those that never vary are left out.
+    Targets are standardized; those that never vary are left out.
     """
     columns, strengths = [], []
     for name, classes in SINGLE_FACTS.items():
         if name != "kind":
             columns += [facts[:, COLUMN[name]] == k for k in range(classes)]
             strengths += [STRENGTH.get(name, 1.0)] * classes
-    counted = [*COUNT_FACTS, *(f"n_{colour}_{shape}" for colour, shape in SEEN)]
+    counted = [*COUNT_FACTS, *(f"n_{color}_{shape}" for color, shape in SEEN)]
     columns += [facts[:, COLUMN[name]].clip(0, 3) for name in counted]
     strengths += [1.0] * len(counted)
     raw = np.stack(columns, 1).astype(np.float32)

@@ -42,7 +42,7 @@ def number_of_turns(rng: Rng, least: int = 2) -> int:
 
 
 def draw_layout(rng: Rng) -> Layout:
-    """Mostly chat, picture first, no instruction."""
+    """Mostly chat, image first, no instruction."""
     instruction = ("none", "short", "long")[int(rng.choice(3, p=(0.78, 0.12, 0.10)))]
     return Layout(chat=rng.random() < 0.7, text_first=rng.random() < 0.15, instruction=instruction)
 
@@ -76,7 +76,7 @@ def draw_batch(rng: Rng, index: Index, lesson: str, early: bool = False) -> Batc
         rows = max(4, TURNS // 2 // turns)
         make = lambda: describe(rng, index, turns)  # noqa: E731
     elif lesson == "blind":
-        layout = Layout(layout.chat, layout.text_first, layout.instruction, pictures=False)
+        layout = Layout(layout.chat, layout.text_first, layout.instruction, images=False)
         few = int(rng.integers(1, 6))
         rows = TURNS // 2 // few
         make = lambda: (describe if rng.integers(3) == 2 else ask)(rng, index, few)  # noqa: E731

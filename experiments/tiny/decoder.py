@@ -30,7 +30,7 @@ class DecoderShape:
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm with a learnt scale."""
+    """Root mean square norm with a learned scale."""
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Llama(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The llama, its head, and `mix`, a linear map of picture tokens that assembly folds into the connector."""
+    """The llama, its head, and `mix`, a linear map of image tokens that assembly folds into the connector."""
 
     def __init__(self, shape: DecoderShape, mix: Tensor | None = None) -> None:
         super().__init__()
@@ -148,10 +148,10 @@ class Decoder(nn.Module):
             self.mix.weight.copy_(torch.eye(shape.width) if mix is None else mix)
             self.lm_head.weight.copy_(self.lm.embed_tokens.weight / math.sqrt(shape.width))
 
-    def forward(self, tokens: Tensor, picture_at: Tensor, features: Tensor, keep: HeadStates | None = None) -> Tensor:
-        """tokens [B, T], picture_at [P, 2] (row, position), features [P, width] -> states [B, T, width]."""
+    def forward(self, tokens: Tensor, image_at: Tensor, features: Tensor, keep: HeadStates | None = None) -> Tensor:
+        """tokens [B, T], image_at [P, 2] (row, position), features [P, width] -> states [B, T, width]."""
         x = self.lm.embed_tokens(tokens)
         if len(features):
-            x = x.index_put((picture_at[:, 0], picture_at[:, 1]), self.mix(features).to(x.dtype))
+            x = x.index_put((image_at[:, 0], image_at[:, 1]), self.mix(features).to(x.dtype))
         states: Tensor = self.lm(x, keep)
         return states

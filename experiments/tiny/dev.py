@@ -1,4 +1,4 @@
-"""Scores during training: unseen pictures, held-out concepts, no file of any package."""
+"""Scores during training: unseen images, held-out concepts, no file of any package."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ from icl.tasks.generated.world import HELD_OUT
 
 @dataclass(frozen=True)
 class Dev:
-    """An indexed pool of unseen pictures and its tokens [N, width]."""
+    """An indexed pool of unseen images and its tokens [N, width]."""
 
     index: Index
     features: Tensor
 
 
-def make_dev(tower: Tower, pictures: int = 6000) -> Dev:
-    """Pictures of all concepts from a seed that no training uses."""
-    pool = make_pool(20_001, pictures)
-    return Dev(Index(pool), tokens_of(tower, torch.from_numpy(pool.pictures)))
+def make_dev(tower: Tower, images: int = 6000) -> Dev:
+    """Images of all concepts from a seed that no training uses."""
+    pool = make_pool(20_001, images)
+    return Dev(Index(pool), tokens_of(tower, torch.from_numpy(pool.images)))
 
 
 @torch.no_grad()
@@ -37,7 +37,7 @@ def right(model: Decoder, sequences: Sequence[Sequence[Turn]], features: Tensor,
     for i in range(0, len(sequences), 64):
         part = sequences[i : i + 64]
         batch = Batch(part, layout)
-        states = model(torch.from_numpy(batch.tokens), torch.from_numpy(batch.picture_at), features[batch.pictures])
+        states = model(torch.from_numpy(batch.tokens), torch.from_numpy(batch.image_at), features[batch.images])
         logits = model.lm_head(states[torch.arange(len(part)), torch.from_numpy(batch.slots)])
         for turns, row in zip(part, logits, strict=True):
             options = sorted({option[0] for option in turns[-1].options}) if among else None
@@ -61,7 +61,7 @@ def dev_scores(model: Decoder, dev: Dev, n: int = 128, layout: Layout | None = N
         )
     note("bind4@16", [bind(rng, index, 4, 17, "pair", concepts=HELD_OUT, balanced=True) for _ in range(n)], True)
     note("near4@8", [bind(rng, index, 4, 9, "near", concepts=HELD_OUT, balanced=True) for _ in range(n)], True)
-    for kind in ("texture", "size", "count", "shape", "colour"):
+    for kind in ("texture", "size", "count", "shape", "color"):
         for hint in (True, False):
             note(
                 f"{kind}{'+' if hint else '-'}@8",
@@ -72,11 +72,11 @@ def dev_scores(model: Decoder, dev: Dev, n: int = 128, layout: Layout | None = N
         for shots in (1, 4, 16):
             note(f"{name}@{shots}", [lesson(rng, index, shots + 1) for _ in range(n)])
     for name in (
-        "plain_colour",
+        "plain_color",
         "plain_shape",
         "plain_yes_no",
         "count_all",
-        "count_colour",
+        "count_color",
         "count_both",
         "existence",
         "size",

@@ -15,7 +15,7 @@ from experiments.tiny.layout import Layout, Turn
 from experiments.tiny.runner import Runner
 from experiments.tiny.vocabulary import encode
 
-Rows = list[tuple[int, str, str]]  # picture (an index), question, answer
+Rows = list[tuple[int, str, str]]  # image (an index), question, answer
 FEW = 1500  # test questions asked with demonstrations
 
 
@@ -24,16 +24,16 @@ def _split(
 ) -> tuple[NDArray[np.uint8], Rows]:
     keys = sorted(paths)
     place = {key: first + i for i, key in enumerate(keys)}
-    pictures = np.stack([np.asarray(PILImage.open(paths[key]).convert("RGB")) for key in keys])
-    return pictures, [(place[i], q, a) for q, a, i in zip(*questions, strict=True)]
+    images = np.stack([np.asarray(PILImage.open(paths[key]).convert("RGB")) for key in keys])
+    return images, [(place[i], q, a) for q, a, i in zip(*questions, strict=True)]
 
 
 def easy_figures(runner: Runner, encoder: Path | None) -> Iterator[tuple[str, int, tuple[int, int]]]:
     """(name, shots, (right, of)): all test questions without demonstrations, then some with random and nearest ones."""
     train, pool = _split(easy_vqa.get_train_image_paths(), easy_vqa.get_train_questions(), 0)
     test, queries = _split(easy_vqa.get_test_image_paths(), easy_vqa.get_test_questions(), len(train))
-    pictures = np.concatenate([train, test])
-    features = runner.features(pictures)
+    images = np.concatenate([train, test])
+    features = runner.features(images)
 
     def turn(row: tuple[int, str, str]) -> Turn:
         return Turn(row[0], encode(row[1]), encode(row[2]))
@@ -46,7 +46,7 @@ def easy_figures(runner: Runner, encoder: Path | None) -> Iterator[tuple[str, in
         yield name, 0, count_right(logits[kept], [alone[i] for i in kept], False)
     rng = np.random.default_rng(3)
     asked = [queries[i] for i in rng.permutation(len(queries))[:FEW]]
-    unit = F.normalize(embeddings(encoder, pictures), dim=-1) if encoder is not None else None
+    unit = F.normalize(embeddings(encoder, images), dim=-1) if encoder is not None else None
     where = torch.tensor([row[0] for row in pool])
     drawn = [rng.permutation(len(pool))[:16] for _ in asked]
     for shots in (2, 4, 8, 16):

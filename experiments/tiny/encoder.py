@@ -1,7 +1,7 @@
-"""The picture-text encoder: a small CLIP, its vision half started from the tower, trained on pictures and captions.
+"""The image-text encoder: a small CLIP, its vision half started from the tower, trained on images and captions.
 
-A batch has captions of one form: "short" names the concept (colour and shape), "long" all that the picture shows.
-Pictures with the same caption are each other's positives, so that nearest pictures share colour and shape first.
+A batch has captions of one form: "short" names the concept (color and shape), "long" all that the image shows.
+Images with the same caption are each other's positives, so that nearest images share color and shape first.
 """
 
 import time
@@ -23,7 +23,7 @@ from icl.tasks.generated.world import SEEN, Group, Kind
 
 MAX_TEXT = 48
 MIX: dict[Kind, float] = {"single": 0.45, "plain": 0.2, "count": 0.15, "scene": 0.15, "digits": 0.05}
-HEADS = {"colour": 10, "shape": 8}  # read linearly from the picture's embedding, as a second lesson
+HEADS = {"color": 10, "shape": 8}  # read linearly from the image's embedding, as a second lesson
 
 
 def config_of(tower: Tower) -> CLIPConfig:
@@ -64,16 +64,16 @@ def build(tower: Tower) -> CLIPModel:
     return model
 
 
-def caption(index: Index, picture: int, long: bool) -> str:
-    """A caption of one picture; the short one of a single concept is "a red circle"."""
-    groups = [Group(*group) for group in index.groups[picture]]
+def caption(index: Index, image: int, long: bool) -> str:
+    """A caption of one image; the short one of a single concept is "a red circle"."""
+    groups = [Group(*group) for group in index.groups[image]]
     if not groups:
-        return f"{index.fact(picture, 'left')} ? {index.fact(picture, 'right')}"
-    if len(groups) > 1 or (long and index.fact(picture, "count") > 1):
+        return f"{index.fact(image, 'left')} ? {index.fact(image, 'right')}"
+    if len(groups) > 1 or (long and index.fact(image, "count") > 1):
         return w.caption(groups)
-    parts = [groups[0].colour, groups[0].shape]
+    parts = [groups[0].color, groups[0].shape]
     if long:
-        named = {name: index.fact(picture, name) for name in ("texture", "size", "place")}
+        named = {name: index.fact(image, name) for name in ("texture", "size", "place")}
         texture, size, place = (w.VALUES[name][v] if v >= 0 else "" for name, v in named.items())
         parts = [word for word in (size, texture, *parts) if word] + ([f"at the {place}"] if place else [])
     return w.with_article(" ".join(parts))
@@ -88,9 +88,9 @@ def tokens(texts: list[str]) -> tuple[Tensor, Tensor]:
     return ids, (ids != vocabulary.PAD).long()
 
 
-def contrastive(picture: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor:
+def contrastive(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor:
     """Cross-entropy both ways between cosines and `same` (bool [B, B]: equal captions), float32 scalar."""
-    logits = scale.exp().clamp(max=50) * F.normalize(picture.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
+    logits = scale.exp().clamp(max=50) * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
     target = same.float() / same.float().sum(-1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -101,15 +101,15 @@ def train(  # noqa: PLR0917
     seed: int = 0,
     steps: int = 1600,
     batch: int = 128,
-    pictures: int = 60_000,
+    images: int = 60_000,
     lr: float = 1e-3,
 ) -> CLIPModel:
     """Train, save the checkpoint folder to `out`; a saved run beside it goes on where it stood."""
     running = out.with_name(out.name + ".run.safetensors")
     torch.manual_seed(seed)
     rng = np.random.default_rng((11, seed))
-    pool = make_pool(5000 + seed, pictures, MIX, SEEN)
-    index, x, facts = Index(pool), torch.from_numpy(pool.pictures), torch.from_numpy(pool.facts)
+    pool = make_pool(5000 + seed, images, MIX, SEEN)
+    index, x, facts = Index(pool), torch.from_numpy(pool.images), torch.from_numpy(pool.facts)
     model, heads = build(tower), nn.Linear(96, sum(HEADS.values()))
     both = nn.ModuleList([model, heads])
     optimizer = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
@@ -146,18 +146,18 @@ def train(  # noqa: PLR0917
 
 
 def save(model: CLIPModel, out: Path) -> None:
-    """Write model, tokenizer (which ends texts by <end> and pads on the right) and picture processor."""
+    """Write model, tokenizer (which ends texts by <end> and pads on the right) and image processor."""
     model.save_pretrained(out)
     words = vocabulary.tokenizer(MAX_TEXT)
     words.padding_side = "right"
     words.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="$A <end>", special_tokens=[("<end>", vocabulary.END)]
     )
-    pictures = CLIPImageProcessor(
+    images = CLIPImageProcessor(
         size={"height": 64, "width": 64},
         do_center_crop=False,
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
         do_convert_rgb=True,
     )
-    CLIPProcessor(pictures, words).save_pretrained(out)
+    CLIPProcessor(images, words).save_pretrained(out)

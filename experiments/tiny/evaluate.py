@@ -30,21 +30,21 @@ def count_right(logits: Tensor, sequences: Sequence[Sequence[Turn]], among: bool
     return right, len(sequences)
 
 
-def embeddings(encoder: Path, pictures: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
-    """Picture features of the encoder checkpoint, [N, d]."""
+def embeddings(encoder: Path, images: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
+    """Image features of the encoder checkpoint, [N, d]."""
     model, processor = AutoModel.from_pretrained(encoder).eval(), AutoProcessor.from_pretrained(encoder)
     out = []
     with torch.no_grad():
-        for i in range(0, len(pictures), 500):
-            pixels = processor.image_processor(list(pictures[i : i + 500]), return_tensors="pt")["pixel_values"]
+        for i in range(0, len(images), 500):
+            pixels = processor.image_processor(list(images[i : i + 500]), return_tensors="pt")["pixel_values"]
             out.append(model.get_image_features(pixel_values=pixels).pooler_output)
     return torch.cat(out)
 
 
 def evaluate(vlm: Path, encoder: Path | None, n: int = 200, easy: bool = False) -> Figures:
-    """Figures on generated pictures; with `encoder` also retrieval, with `easy` also easy-vqa's test split."""
+    """Figures on generated images; with `encoder` also retrieval, with `easy` also easy-vqa's test split."""
     runner, pool = Runner(vlm), make_pool(30_001, 8000)
-    index, features = Index(pool), runner.features(pool.pictures)
+    index, features = Index(pool), runner.features(pool.images)
     figures: Figures = {}
 
     def note(group: str, name: str, shots: object, counts: Counts) -> None:
@@ -57,7 +57,7 @@ def evaluate(vlm: Path, encoder: Path | None, n: int = 200, easy: bool = False) 
     for name, counts in caption_scores(runner, index, features, n).items():
         note("captions", name, "", counts)
     if encoder is not None:
-        found = embeddings(encoder, pool.pictures)
+        found = embeddings(encoder, pool.images)
         for shots in (2, 4, 8):
             for name in ("random", "nearest"):
                 sequences = support(index, found, shots, name == "nearest", n)

@@ -99,7 +99,7 @@ def _fall(before: "Counts", after: "Counts") -> tuple[float, float]:
 
 
 def standing(figures: "Figures") -> float:
-    """What seeds are ranked by: the mean accuracy of the goals for names and rules, on generated pictures alone."""
+    """What seeds are ranked by: the mean accuracy of the goals for names and rules, on generated images alone."""
     shares = [_share(figures["binding"][name]["8"]) for name in ("2-way", "4-way", "8-way")]
     by = figures["binding by attribute"]
     shares += [

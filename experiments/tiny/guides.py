@@ -3,15 +3,15 @@
 Without them a decoder of this size stays at chance on fast binding for as long as was tried; with them the plateau is
 gone after a minute, and they can be dropped afterwards. The trained model is a plain llama.
 
-    layer 0, heads 0, 2, 3   answers, the slots before them and key words of a question look at their own picture
+    layer 0, heads 0, 2, 3   answers, the slots before them and key words of a question look at their own image
     layer 0, head 1          answers and slots look at the key words of their question
-    layer 1, head h          answers and slots of made-up names look at earlier answers whose picture has the same
+    layer 1, head h          answers and slots of made-up names look at earlier answers whose image has the same
                              attribute h
     layers 2, 3, head 0      slots look at the key words of their question
     layer 2, head 1          answers and slots of made-up names look at earlier answers with the same name: which
                              attribute the names go by has been settled there
 
-One head carries 32 numbers, too few for all that a picture shows: hence three of them.
+One head carries 32 numbers, too few for all that an image shows: hence three of them.
 """
 
 import math
@@ -30,10 +30,10 @@ from experiments.tiny.vocabulary import ID
 Looks = list[tuple[int, int, Sequence[int]]]  # row, position, the positions it should look at
 
 OWN = (0, 2, 3)
-# The attributes that each head of layer 1 matches; a pair is both colour and shape.
+# The attributes that each head of layer 1 matches; a pair is both color and shape.
 MATCHED: tuple[tuple[tuple[str, ...], ...], ...] = (
-    (("colour", "shape"),),
-    (("colour",),),
+    (("color", "shape"),),
+    (("color",),),
     (("shape",),),
     (("texture",),),
     (("size",), ("count",)),
@@ -72,12 +72,12 @@ def guide_loss(states: HeadStates, batch: Batch, index: Index) -> Tensor:
     for b, row in enumerate(batch.rows):
         for mark in row.marks:
             positions = [mark.slot, *mark.answer]
-            if mark.picture >= 0:
-                own += [(b, p, (mark.picture,)) for p in (*positions, *(k for k in mark.keys if k > mark.picture))]
+            if mark.image >= 0:
+                own += [(b, p, (mark.image,)) for p in (*positions, *(k for k in mark.keys if k > mark.image))]
             if mark.keys:
                 keyed += [(b, p, mark.keys) for p in positions[:2]]
                 slots.append((b, mark.slot, mark.keys))
-        if len(row.marks) > 1 and row.marks[0].turn.bound and row.marks[0].picture >= 0:
+        if len(row.marks) > 1 and row.marks[0].turn.bound and row.marks[0].image >= 0:
             _add_matches(matches, b, row.marks, index)
             _add_names(named, b, row.marks)
     total = sum((attention_guide(states[0], head, own) for head in OWN), attention_guide(states[0], 1, keyed))
@@ -89,11 +89,11 @@ def guide_loss(states: HeadStates, batch: Batch, index: Index) -> Tensor:
 
 
 def _add_matches(matches: list[Looks], b: int, marks: Sequence[Marks], index: Index) -> None:
-    pictures = [mark.turn.picture for mark in marks]
+    images = [mark.turn.image for mark in marks]
     answers = np.array([mark.answer[0] for mark in marks])
     for looks, kinds in zip(matches, MATCHED, strict=True):
         for names in kinds:
-            facts = np.stack([index.column(name)[pictures] for name in names], 1)
+            facts = np.stack([index.column(name)[images] for name in names], 1)
             if (facts < 0).any():
                 continue
             same = (facts[:, None] == facts[None]).all(-1)
@@ -112,22 +112,22 @@ def _add_names(named: Looks, b: int, marks: Sequence[Marks]) -> None:
 
 
 def number_lessons(batch: Batch, index: Index) -> NDArray[np.int64]:
-    """A key word after its picture predicts how many of its kind the picture shows: a cheap lesson in grounding.
+    """A key word after its image predicts how many of its kind the image shows: a cheap lesson in grounding.
 
-    A shape word after a colour word counts the pair. Returns grades [G, 3] (row, position, target).
+    A shape word after a color word counts the pair. Returns grades [G, 3] (row, position, target).
     """
     grades = []
     for b, row in enumerate(batch.rows):
         for mark in row.marks:
-            if mark.picture < 0 or mark.turn.bound:
+            if mark.image < 0 or mark.turn.bound:
                 continue
             for p in mark.keys:
                 token, before = row.tokens[p], row.tokens[p - 1]
                 name = HUES.get(token) or SINGULAR.get(token)
-                if p < mark.picture or name is None:
+                if p < mark.image or name is None:
                     continue
                 if token in SINGULAR and before in HUES:
                     name = f"{HUES[before]}_{name}"
-                if (n := index.fact(mark.turn.picture, f"n_{name}")) >= 0:
+                if (n := index.fact(mark.turn.image, f"n_{name}")) >= 0:
                     grades.append((b, p, ID[str(n)]))
     return np.array(grades, np.int64).reshape(-1, 3)

@@ -1,21 +1,21 @@
-"""A pool of pictures, indexed by what they show."""
+"""A pool of images, indexed by what they show."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from experiments.tiny.pool import COLUMN, Pool
 from icl.tasks.generated.wording import VALUES
-from icl.tasks.generated.world import COLOURS, CONCEPTS, KINDS, SHAPES, Concept
+from icl.tasks.generated.world import COLORS, CONCEPTS, KINDS, SHAPES, Concept
 
 Indices = NDArray[np.int64]
 ONE_CONCEPT = ("single", "plain", "count")
 
 
 class Index:
-    """Pictures of a pool by kind, concept and attribute value.
+    """Images of a pool by kind, concept and attribute value.
 
-    kind: kind (and "ordered", digits whose left is at least the right) -> pictures; pair: concept -> pictures that show
-    it alone; by: attribute -> class -> pictures; groups: a picture's (colour, shape, count) triples.
+    kind: kind (and "ordered", digits whose left is at least the right) -> images; pair: concept -> images that show
+    it alone; by: attribute -> class -> images; groups: an image's (color, shape, count) triples.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -25,15 +25,15 @@ class Index:
         self.kind["ordered"] = self.kind["digits"][
             self.column("left")[self.kind["digits"]] >= self.column("right")[self.kind["digits"]]
         ]
-        colours, shapes, hues = self.column("colour"), self.column("shape"), tuple(COLOURS)
+        colors, shapes, hues = self.column("color"), self.column("shape"), tuple(COLORS)
         self.pair: dict[Concept, Indices] = {
             (c, s): np.flatnonzero(
-                (colours == hues.index(c)) & (shapes == SHAPES.index(s)) & (kinds != KINDS.index("scene"))
+                (colors == hues.index(c)) & (shapes == SHAPES.index(s)) & (kinds != KINDS.index("scene"))
             )
             for c, s in CONCEPTS
         }
         usable = {
-            "colour": ONE_CONCEPT,
+            "color": ONE_CONCEPT,
             "shape": ONE_CONCEPT,
             "texture": ("single",),
             "size": ("single",),
@@ -55,12 +55,12 @@ class Index:
     def column(self, name: str) -> Indices:
         return self.facts[:, COLUMN[name]]
 
-    def fact(self, picture: int, name: str) -> int:
-        return int(self.facts[picture, COLUMN[name]])
+    def fact(self, image: int, name: str) -> int:
+        return int(self.facts[image, COLUMN[name]])
 
-    def concept(self, picture: int) -> Concept:
-        return self.groups[picture][0][:2]
+    def concept(self, image: int) -> Concept:
+        return self.groups[image][0][:2]
 
-    def result(self, picture: int, operator: str) -> int:
-        a, b = self.fact(picture, "left"), self.fact(picture, "right")
+    def result(self, image: int, operator: str) -> int:
+        a, b = self.fact(image, "left"), self.fact(image, "right")
         return {"plus": a + b, "minus": a - b, "times": a * b}[operator]

@@ -24,11 +24,11 @@ from icl.tasks.generated.world import SEEN
 CAPTIONS = 0.2  # share of batches that are captions whatever the curriculum draws
 
 
-def seen_tokens(tower: Tower, pictures: Tensor, wanted: NDArray[np.int64]) -> Tensor:
-    """Tokens of one batch's pictures, [P, out], each distinct picture seen once. pictures: uint8 [N, 64, 64, 3]."""
+def seen_tokens(tower: Tower, images: Tensor, wanted: NDArray[np.int64]) -> Tensor:
+    """Tokens of one batch's images, [P, out], each distinct image seen once. images: uint8 [N, 64, 64, 3]."""
     distinct, back = np.unique(wanted, return_inverse=True)
     with torch.autocast("cpu", torch.bfloat16):
-        tokens = tower(pictures[torch.from_numpy(distinct)])
+        tokens = tower(images[torch.from_numpy(distinct)])
     found: Tensor = tokens.float()[torch.from_numpy(back)]
     return found
 
@@ -44,7 +44,7 @@ def train_together(  # noqa: PLR0917
     decoder: Decoder,
     seed: int,
     steps: int = 500,
-    pictures: int = 60_000,
+    images: int = 60_000,
     lr: float = 2.5e-4,
     save_every: int = 100,
     stop_after: int | None = None,
@@ -52,8 +52,8 @@ def train_together(  # noqa: PLR0917
     """Train both in place and save them to `out`; a saved run goes on where it stood."""
     running = out.with_name("joint.run.safetensors")
     rng = np.random.default_rng((11, seed))
-    pool = make_pool(3000 + seed, pictures, concepts=SEEN)
-    index, pixels = Index(pool), torch.from_numpy(pool.pictures)
+    pool = make_pool(3000 + seed, images, concepts=SEEN)
+    index, pixels = Index(pool), torch.from_numpy(pool.images)
     both = nn.ModuleDict({"tower": tower, "decoder": decoder}).train()
     optimizer = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
     first = state.load_run(running, both, [optimizer], rng)
@@ -67,10 +67,10 @@ def train_together(  # noqa: PLR0917
         for _ in range(2):
             lesson = "describe" if rng.random() < CAPTIONS else draw_lesson(rng)
             batch = draw_batch(rng, index, lesson)
-            tokens, places = decoder.lm.embed_tokens.weight.new_zeros(0, tower.shape.out), batch.pictures
+            tokens, places = decoder.lm.embed_tokens.weight.new_zeros(0, tower.shape.out), batch.images
             if len(places):
                 tokens = seen_tokens(tower, pixels, places)
-            batch.pictures = np.arange(len(places))
+            batch.images = np.arange(len(places))
             answer, _ = loss_of(decoder, batch, tokens, index, guided=False)
             (answer / 2).backward()  # type: ignore[no-untyped-call]
             losses.append(answer.item())

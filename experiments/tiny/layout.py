@@ -1,9 +1,9 @@
-"""From turns to tokens: the two prompt layouts, and where in them each turn's picture, question and answer lie.
+"""From turns to tokens: the two prompt layouts, and where in them each turn's image, question and answer lie.
 
-    chat         <q> [picture] question <a> answer <end>  ... <q> [picture] question <a>
-    interleaved  <q> [picture] question: ... answer: ...      [picture] question: ... answer: <a>
+    chat         <q> [image] question <a> answer <end>  ... <q> [image] question <a>
+    interleaved  <q> [image] question: ... answer: ...      [image] question: ... answer: <a>
 
-With `text_first` the question stands before its picture. An instruction opens the first user turn.
+With `text_first` the question stands before its image. An instruction opens the first user turn.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from experiments.tiny.vocabulary import ASSISTANT, END, FAKE, GLOBAL, ID, IMAGE, PAD, TOKENS, USER, encode
 from icl.tasks.generated.wording import ATTRIBUTE_WORDS, INSTRUCTIONS, plural
-from icl.tasks.generated.world import COLOURS, SHAPES
+from icl.tasks.generated.world import COLORS, SHAPES
 
-PICTURE = (FAKE, GLOBAL, IMAGE, FAKE)  # what Idefics3's processor writes for one small picture
+IMAGE_TOKENS = (FAKE, GLOBAL, IMAGE, FAKE)  # what Idefics3's processor writes for one small image
 SINGULAR = {ID[w]: s for s in SHAPES for w in (s, plural(s))}
-HUES = {ID[c]: c for c in COLOURS}
+HUES = {ID[c]: c for c in COLORS}
 KEYS = {
     *SINGULAR,
     *HUES,
@@ -29,9 +29,9 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Turn:
-    """A picture (an index into a pool, -1 for none), question and answer. `bound`: the answer is a made-up name."""
+    """An image (an index into a pool, -1 for none), question and answer. `bound`: the answer is a made-up name."""
 
-    picture: int
+    image: int
     question: tuple[int, ...]
     answer: tuple[int, ...]
     graded: bool = True
@@ -41,20 +41,20 @@ class Turn:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a prompt is written; `pictures=False` leaves the pictures out."""
+    """How a prompt is written; `images=False` leaves the images out."""
 
     chat: bool = True
     text_first: bool = False
     instruction: str = "none"
-    pictures: bool = True
+    images: bool = True
 
 
 @dataclass
 class Marks:
-    """Where one turn lies in its row: the picture's token, the slot that predicts the answer, answer and key words."""
+    """Where one turn lies in its row: the image's token, the slot that predicts the answer, answer and key words."""
 
     turn: Turn
-    picture: int
+    image: int
     slot: int
     answer: range
     keys: list[int]
@@ -81,7 +81,7 @@ def lay_out(turns: Sequence[Turn], layout: Layout) -> Row:
         if j == 0:
             t += encode(INSTRUCTIONS[layout.instruction])
         last = j == len(turns) - 1
-        shown = turn.picture >= 0 and layout.pictures
+        shown = turn.image >= 0 and layout.images
         question = turn.question if layout.chat else (*encode("question:"), *turn.question)
         if layout.text_first or not shown:
             start = len(t)
@@ -89,7 +89,7 @@ def lay_out(turns: Sequence[Turn], layout: Layout) -> Row:
         at = -1
         if shown:
             at = len(t) + 2
-            t += PICTURE
+            t += IMAGE_TOKENS
         if shown and not layout.text_first:
             start = len(t)
             t += question
@@ -109,26 +109,26 @@ def lay_out(turns: Sequence[Turn], layout: Layout) -> Row:
 class Batch:
     """Rows of one layout as arrays.
 
-    tokens int64 [B, T], padded on the right; picture_at [P, 2] (row, position) and pictures [P]; grades [G, 3] (row,
+    tokens int64 [B, T], padded on the right; image_at [P, 2] (row, position) and images [P]; grades [G, 3] (row,
     position, target): the positions whose next token counts in the loss.
     """
 
     def __init__(self, sequences: Sequence[Sequence[Turn]], layout: Layout) -> None:
         self.rows = [lay_out(turns, layout) for turns in sequences]
         self.tokens = np.full((len(self.rows), max(len(row.tokens) for row in self.rows)), PAD, np.int64)
-        at, pictures, grades = [], [], []
+        at, images, grades = [], [], []
         for b, row in enumerate(self.rows):
             self.tokens[b, : len(row.tokens)] = row.tokens
             for mark in row.marks:
-                if mark.picture >= 0:
-                    at.append((b, mark.picture))
-                    pictures.append(mark.turn.picture)
+                if mark.image >= 0:
+                    at.append((b, mark.image))
+                    images.append(mark.turn.image)
                 if mark.turn.graded:
                     grades += [(b, mark.slot + i, token) for i, token in enumerate(mark.turn.answer)]
                     if mark.ends:
                         grades.append((b, mark.slot + len(mark.turn.answer), END))
-        self.picture_at = np.array(at, np.int64).reshape(-1, 2)
-        self.pictures = np.array(pictures, np.int64)
+        self.image_at = np.array(at, np.int64).reshape(-1, 2)
+        self.images = np.array(images, np.int64)
         self.grades: NDArray[np.int64] = np.array(grades, np.int64).reshape(-1, 3)
 
     @property

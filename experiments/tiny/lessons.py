@@ -9,7 +9,7 @@ from experiments.tiny.layout import Turn
 from experiments.tiny.questions import NUMBERS, QUESTIONS, YES_NO, caption, pick
 from experiments.tiny.vocabulary import encode
 from icl.tasks.generated import wording as w
-from icl.tasks.generated.world import COLOURS, SEEN, SHAPES, Concept
+from icl.tasks.generated.world import COLORS, SEEN, SHAPES, Concept
 
 Rng = np.random.Generator
 NAMES = tuple(encode(name) for name in w.NONCE)
@@ -18,7 +18,7 @@ OTHER_LABELS = tuple(
     for labels in (
         [str(i) for i in range(20)],
         "abcdefgh",
-        tuple(COLOURS),
+        tuple(COLORS),
         SHAPES,
         ("yes", "no", "one", "class", "small", "large", "left"),
     )
@@ -27,7 +27,7 @@ BINDING_SHARES = {
     "pair": 0.25,
     "near": 0.15,
     "shape": 0.07,
-    "colour": 0.06,
+    "color": 0.06,
     "texture": 0.17,
     "size": 0.17,
     "count": 0.13,
@@ -47,15 +47,15 @@ def bind(  # noqa: PLR0917
 ) -> list[Turn]:
     """Made-up names for concepts (or values of one attribute), drawn anew for every sequence.
 
-    An answer is graded where an earlier turn has named the same concept. `near`: concepts that share a colour or a
+    An answer is graded where an earlier turn has named the same concept. `near`: concepts that share a color or a
     shape with one of them. `balanced` (for tests): each way as often as any other among the demonstrations. Otherwise
     one sequence in six shows the query's way mostly, as retrieval by likeness does.
     """
     if kind in ("pair", "near"):
         allowed = list(concepts)
         if kind == "near":
-            colour, shape = pick(rng, allowed)
-            allowed = [p for p in allowed if p[0] == colour or p[1] == shape]
+            color, shape = pick(rng, allowed)
+            allowed = [p for p in allowed if p[0] == color or p[1] == shape]
         ways = min(ways, len(allowed))
         pools = [index.pair[allowed[i]] for i in rng.permutation(len(allowed))[:ways]]
     else:
@@ -89,34 +89,34 @@ def attribute(rng: Rng, index: Index, turns: int, name: str | None = None) -> li
     kind = "single"
     if name != "size" and rng.random() < 0.15:
         kind = "count"
-    pictures = rng.choice(index.kind[kind], turns).tolist()
-    return [Turn(p, question, options[index.fact(p, name)], j > 0, options=options) for j, p in enumerate(pictures)]
+    images = rng.choice(index.kind[kind], turns).tolist()
+    return [Turn(p, question, options[index.fact(p, name)], j > 0, options=options) for j, p in enumerate(images)]
 
 
 def operator(rng: Rng, index: Index, turns: int, told: bool = False) -> list[Turn]:
-    """A picture "a ? b" and one question; the demonstrations say which operator stands there, or the question does."""
+    """An image "a ? b" and one question; the demonstrations say which operator stands there, or the question does."""
     name = pick(rng, w.OPERATORS)
     question = encode(pick(rng, w.TOLD_OPERATOR_QUESTIONS if told else w.OPERATOR_QUESTIONS).format(operator=name))
-    pictures = rng.choice(index.kind["ordered"], turns).tolist()
-    return [Turn(p, question, encode(str(index.result(p, name))), told or j > 0) for j, p in enumerate(pictures)]
+    images = rng.choice(index.kind["ordered"], turns).tolist()
+    return [Turn(p, question, encode(str(index.result(p, name))), told or j > 0) for j, p in enumerate(images)]
 
 
 def bare(rng: Rng, index: Index, turns: int) -> list[Turn]:
-    """The question is a colour or a shape; the demonstrations say whether its number is asked or its presence."""
+    """The question is a color or a shape; the demonstrations say whether its number is asked or its presence."""
     counts = rng.random() < 0.5
     out = []
     for j in range(turns):
-        picture = int(rng.choice(index.kind["scene"]))
-        at, known = (0, tuple(COLOURS)) if rng.random() < 0.5 else (1, SHAPES)
-        word = str(pick(rng, index.groups[picture])[at]) if rng.random() < 0.6 else pick(rng, known)
-        n = index.fact(picture, f"n_{word}")
+        image = int(rng.choice(index.kind["scene"]))
+        at, known = (0, tuple(COLORS)) if rng.random() < 0.5 else (1, SHAPES)
+        word = str(pick(rng, index.groups[image])[at]) if rng.random() < 0.6 else pick(rng, known)
+        n = index.fact(image, f"n_{word}")
         answer = NUMBERS[n] if counts else YES_NO[n == 0]
-        out.append(Turn(picture, encode(pick(rng, w.BARE_QUESTIONS).format(word=word)), answer, j > 0))
+        out.append(Turn(image, encode(pick(rng, w.BARE_QUESTIONS).format(word=word)), answer, j > 0))
     return out
 
 
 def ask(rng: Rng, index: Index, turns: int, name: str | None = None) -> list[Turn]:
-    """Questions that need no demonstration. One kind or several mixed; sometimes the pictures are like the query's."""
+    """Questions that need no demonstration. One kind or several mixed; sometimes the images are like the query's."""
     names, shares = tuple(QUESTIONS), np.array([share for share, _, _ in QUESTIONS.values()])
     mixed = name is None and rng.random() < 0.4
     name = name or names[int(rng.choice(len(names), p=shares / shares.sum()))]
@@ -137,7 +137,7 @@ def ask(rng: Rng, index: Index, turns: int, name: str | None = None) -> list[Tur
 
 
 def describe(rng: Rng, index: Index, turns: int) -> list[Turn]:
-    """Captions of scenes, now and then of pictures of one concept."""
+    """Captions of scenes, now and then of images of one concept."""
     kind = "scene" if rng.random() < 0.9 else "count"
     question = pick(rng, w.CAPTION_QUESTIONS)
     return [
@@ -146,7 +146,7 @@ def describe(rng: Rng, index: Index, turns: int) -> list[Turn]:
 
 
 def copy(rng: Rng, turns: int) -> list[Turn]:
-    """No picture: a made-up word means another; graded where it has been explained before."""
+    """No image: a made-up word means another; graded where it has been explained before."""
     keys = int(rng.integers(2, 7))
     chosen = rng.permutation(len(NAMES))[: 2 * keys].tolist()
     tail, seen, out = encode(pick(rng, ("?", "means?", "goes to?"))), set(), []

@@ -1,4 +1,4 @@
-"""Pictures by the thousand, with their facts as rows of integers that training can index."""
+"""Images by the thousand, with their facts as rows of integers that training can index."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl.tasks.generated.world import (
-    COLOURS,
+    COLORS,
     CONCEPTS,
     KINDS,
     MAX_TOTAL,
@@ -25,7 +25,7 @@ from icl.tasks.generated.world import (
 # Fact -> number of classes. A row holds a class for each fact, -1 where the fact does not apply.
 SINGLE_FACTS = {
     "kind": 5,
-    "colour": 10,
+    "color": 10,
     "shape": 8,
     "texture": 4,
     "size": 3,
@@ -34,8 +34,8 @@ SINGLE_FACTS = {
     "left": 10,
     "right": 10,
 }
-COUNT_FACTS = {f"n_{word}": MAX_TOTAL + 1 for word in (*COLOURS, *SHAPES)}
-PAIR_FACTS = {f"n_{colour}_{shape}": MAX_TOTAL + 1 for colour, shape in CONCEPTS}
+COUNT_FACTS = {f"n_{word}": MAX_TOTAL + 1 for word in (*COLORS, *SHAPES)}
+PAIR_FACTS = {f"n_{color}_{shape}": MAX_TOTAL + 1 for color, shape in CONCEPTS}
 FACTS = SINGLE_FACTS | COUNT_FACTS | PAIR_FACTS
 COLUMN = {name: i for i, name in enumerate(FACTS)}
 MIX: dict[Kind, float] = {"single": 0.34, "plain": 0.16, "count": 0.16, "scene": 0.24, "digits": 0.10}
@@ -43,24 +43,24 @@ MIX: dict[Kind, float] = {"single": 0.34, "plain": 0.16, "count": 0.16, "scene":
 
 @dataclass(frozen=True)
 class Pool:
-    """pictures: uint8 [N, 64, 64, 3]; facts: int64 [N, len(FACTS)]."""
+    """images: uint8 [N, 64, 64, 3]; facts: int64 [N, len(FACTS)]."""
 
-    pictures: NDArray[np.uint8]
+    images: NDArray[np.uint8]
     facts: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
 
 def row(facts: Facts) -> NDArray[np.int64]:
-    """One picture's facts as classes, int64 [len(FACTS)]."""
+    """One image's facts as classes, int64 [len(FACTS)]."""
     found = np.full(len(FACTS), -1, np.int64)
     found[COLUMN["kind"]] = KINDS.index(facts.kind)
     if facts.left is not None and facts.right is not None:
         found[COLUMN["left"]], found[COLUMN["right"]] = facts.left, facts.right
         return found
     words: dict[str, tuple[str, ...]] = {
-        "colour": tuple(COLOURS), "shape": SHAPES, "texture": TEXTURES, "size": tuple(SIZES), "place": PLACES
+        "color": tuple(COLORS), "shape": SHAPES, "texture": TEXTURES, "size": tuple(SIZES), "place": PLACES
     }  # fmt: skip
     for name, known in words.items():
         value = getattr(facts, name)
@@ -69,17 +69,17 @@ def row(facts: Facts) -> NDArray[np.int64]:
     found[COLUMN["count"]] = facts.number()
     found[len(SINGLE_FACTS) :] = 0
     for group in facts.groups:
-        for name in (f"n_{group.colour}", f"n_{group.shape}", f"n_{group.colour}_{group.shape}"):
+        for name in (f"n_{group.color}", f"n_{group.shape}", f"n_{group.color}_{group.shape}"):
             found[COLUMN[name]] += group.count
     return found
 
 
 def make_pool(seed: int, n: int, mix: dict[Kind, float] | None = None, concepts: Sequence[Concept] = CONCEPTS) -> Pool:
-    """n pictures from a seed; `mix` gives the share of each kind (`MIX` by default)."""
+    """n images from a seed; `mix` gives the share of each kind (`MIX` by default)."""
     rng = np.random.default_rng(seed)
     kinds, shares = zip(*(mix or MIX).items(), strict=True)
-    pictures, facts = np.empty((n, SIDE, SIDE, 3), np.uint8), np.empty((n, len(FACTS)), np.int64)
+    images, facts = np.empty((n, SIDE, SIDE, 3), np.uint8), np.empty((n, len(FACTS)), np.int64)
     for i, k in enumerate(rng.choice(len(kinds), n, p=np.array(shares) / sum(shares))):
-        picture, found = draw(rng, kinds[k], concepts=concepts)
-        pictures[i], facts[i] = np.asarray(picture), row(found)
-    return Pool(pictures, facts)
+        image, found = draw(rng, kinds[k], concepts=concepts)
+        images[i], facts[i] = np.asarray(image), row(found)
+    return Pool(images, facts)

@@ -26,7 +26,7 @@ class Agreement:
 
 
 def mixed_sequences(index: Index, n: int) -> list[list[Turn]]:
-    """Prompts of different lengths and picture counts, 0 to 16 demonstrations."""
+    """Prompts of different lengths and image counts, 0 to 16 demonstrations."""
     rng = np.random.default_rng(21)
     out = []
     for i in range(n):
@@ -49,8 +49,8 @@ def _compare(reference: Tensor, other: Tensor) -> Agreement:
 @torch.no_grad()
 def alone(runner: Runner, turns: list[Turn], pool: Pool) -> Tensor:
     """Logits [V] of one prompt through processor, pixels and model, without a cache of features or padding."""
-    pictures = [PILImage.fromarray(pool.pictures[turn.picture]) for turn in turns]
-    inputs = runner.processor(text=[runner.prompt(turns, Layout())], images=[pictures], return_tensors="pt")
+    images = [PILImage.fromarray(pool.images[turn.image]) for turn in turns]
+    inputs = runner.processor(text=[runner.prompt(turns, Layout())], images=[images], return_tensors="pt")
     logits: Tensor = runner.model(**inputs).logits[0, -1].float()
     return logits
 
@@ -61,9 +61,7 @@ def agreements(vlm: Path, pool: Pool, n: int = 200) -> dict[str, Agreement]:
     sequences = mixed_sequences(index, n)
     full = Runner(vlm)
     reference = torch.stack([alone(full, turns, pool) for turns in sequences])
-    out = {
-        "float32, padded batches": _compare(reference, full.logits(sequences, full.features(pool.pictures), Layout()))
-    }
+    out = {"float32, padded batches": _compare(reference, full.logits(sequences, full.features(pool.images), Layout()))}
     half = Runner(vlm, torch.bfloat16)
-    logits = half.logits(sequences, half.features(pool.pictures), Layout())
+    logits = half.logits(sequences, half.features(pool.images), Layout())
     return out | {"bfloat16, padded batches": _compare(reference, logits)}

@@ -1,4 +1,4 @@
-"""What the card measures: cells of sequences on unseen pictures and, where names are bound, on held-out concepts."""
+"""What the card measures: cells of sequences on unseen images and, where names are bound, on held-out concepts."""
 
 import zlib
 from collections.abc import Callable, Iterator
@@ -67,17 +67,17 @@ def cells(index: Index) -> Iterator[Cell]:
         for name, lesson in (("operators", operator), ("attribute", attribute), ("number or presence", bare)):
             yield Cell("rule in the demonstrations", name, shots, lambda rng, f=lesson, k=shots: f(rng, index, k + 1))  # type: ignore[misc]
     for shots in FEWER_SHOTS:
-        for kind in ("texture", "size", "count", "shape", "colour"):
+        for kind in ("texture", "size", "count", "shape", "color"):
             yield Cell("binding by attribute", f"{kind}, named", shots, by(kind, True, shots), True)
             yield Cell("binding by attribute", f"{kind}, not named", shots, by(kind, False, shots), True)
         for name in (
-            "plain_colour",
+            "plain_color",
             "plain_shape",
             "plain_yes_no",
             "texture",
             "size",
             "count_all",
-            "count_colour",
+            "count_color",
             "count_shape",
             "count_both",
         ):
@@ -96,8 +96,8 @@ def existence(rng: Rng, index: Index, turns: int, sampling: str) -> list[Turn]:
     """Yes or no, half each; what is absent is any concept, a frequent one, or the companion of one that is there."""
     frequent = sorted(CONCEPTS, key=popularity, reverse=True)[:12]
     out = []
-    for picture in rng.choice(index.kind["scene"], turns).tolist():
-        shown = [group[:2] for group in index.groups[picture]]
+    for image in rng.choice(index.kind["scene"], turns).tolist():
+        shown = [group[:2] for group in index.groups[image]]
         there = rng.random() < 0.5
         likely: list[Concept] = list(CONCEPTS)
         if sampling == "popular":
@@ -109,18 +109,18 @@ def existence(rng: Rng, index: Index, turns: int, sampling: str) -> list[Turn]:
                 + [(c, shown[0][1]) for c, _ in shown]
             )
         absent = [c for c in likely if c not in shown] or [c for c in CONCEPTS if c not in shown]
-        colour, shape = pick(rng, shown) if there else pick(rng, absent)
-        question = w.EXISTENCE_QUESTIONS[0].format(noun=w.with_article(f"{colour} {shape}"))
-        out.append(turn(picture, question, "yes" if there else "no", ("yes", "no")))
+        color, shape = pick(rng, shown) if there else pick(rng, absent)
+        question = w.EXISTENCE_QUESTIONS[0].format(noun=w.with_article(f"{color} {shape}"))
+        out.append(turn(image, question, "yes" if there else "no", ("yes", "no")))
     return out
 
 
 def support(  # noqa: PLR0917
     index: Index, embeddings: Tensor, shots: int, nearest: bool, n: int, ways: int = 8, each: int = 6
 ) -> list[list[Turn]]:
-    """Named concepts with a pool of `ways` x `each` pictures; demonstrations by chance or nearest, the nearest last.
+    """Named concepts with a pool of `ways` x `each` images; demonstrations by chance or nearest, the nearest last.
 
-    embeddings: [N, d], a row a picture.
+    embeddings: [N, d], a row an image.
     """
     rng, unit, out = np.random.default_rng(4), F.normalize(embeddings, dim=-1), []
     question = encode(w.BINDING_QUESTIONS[0])

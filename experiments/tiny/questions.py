@@ -1,6 +1,6 @@
-"""Questions that one picture answers, as turns: plain ones, properties, numbers, existence, digits, captions.
+"""Questions that one image answers, as turns: plain ones, properties, numbers, existence, digits, captions.
 
-Each maker takes (rng, index, picture) and gives a turn, so that demonstrations can be drawn by chance or by likeness.
+Each maker takes (rng, index, image) and gives a turn, so that demonstrations can be drawn by chance or by likeness.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,11 +12,11 @@ from experiments.tiny.index import Index
 from experiments.tiny.layout import Turn
 from experiments.tiny.vocabulary import encode
 from icl.tasks.generated import wording as w
-from icl.tasks.generated.world import COLOURS, SEEN, SHAPES, Group
+from icl.tasks.generated.world import COLORS, SEEN, SHAPES, Group
 
 Maker = Callable[[np.random.Generator, Index, int], Turn]
 T = TypeVar("T")
-HUES = tuple(COLOURS)
+HUES = tuple(COLORS)
 NUMBERS = tuple(encode(str(i)) for i in range(10))
 YES_NO = (encode("yes"), encode("no"))
 
@@ -26,117 +26,115 @@ def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
     return items[int(rng.integers(len(items)))]
 
 
-def turn(picture: int, question: str, answer: str, options: Sequence[str] = ()) -> Turn:
+def turn(image: int, question: str, answer: str, options: Sequence[str] = ()) -> Turn:
     """A turn from texts."""
-    return Turn(picture, encode(question), encode(answer), options=tuple(encode(o) for o in options))
+    return Turn(image, encode(question), encode(answer), options=tuple(encode(o) for o in options))
 
 
-def plain_colour(rng: np.random.Generator, index: Index, picture: int) -> Turn:
-    """The colour of the one shape."""
-    colour, shape = index.concept(picture)
-    return turn(picture, pick(rng, w.PLAIN_COLOUR_QUESTIONS).format(shape=shape), colour, HUES)
+def plain_color(rng: np.random.Generator, index: Index, image: int) -> Turn:
+    """The color of the one shape."""
+    color, shape = index.concept(image)
+    return turn(image, pick(rng, w.PLAIN_COLOR_QUESTIONS).format(shape=shape), color, HUES)
 
 
-def plain_shape(rng: np.random.Generator, index: Index, picture: int) -> Turn:
+def plain_shape(rng: np.random.Generator, index: Index, image: int) -> Turn:
     """The shape of the one shape."""
-    colour, shape = index.concept(picture)
-    return turn(picture, pick(rng, w.PLAIN_SHAPE_QUESTIONS).format(colour=colour), shape, SHAPES)
+    color, shape = index.concept(image)
+    return turn(image, pick(rng, w.PLAIN_SHAPE_QUESTIONS).format(color=color), shape, SHAPES)
 
 
-def plain_yes_no(rng: np.random.Generator, index: Index, picture: int) -> Turn:
-    """Is there (not) a colour, or a shape; half of them are there."""
-    colour, shape = index.concept(picture)
+def plain_yes_no(rng: np.random.Generator, index: Index, image: int) -> Turn:
+    """Is there (not) a color, or a shape; half of them are there."""
+    color, shape = index.concept(image)
     there = rng.random() < 0.5
     if rng.random() < 0.6:
-        noun = (colour if there else pick(rng, [c for c in HUES if c != colour])) + " shape"
+        noun = (color if there else pick(rng, [c for c in HUES if c != color])) + " shape"
     else:
         noun = shape if there else pick(rng, [s for s in SHAPES if s != shape])
     asks = rng.random() < 0.5
     templates = w.PLAIN_YES_QUESTIONS if asks else w.PLAIN_NO_QUESTIONS
-    return turn(picture, pick(rng, templates).format(noun=noun), "yes" if there == asks else "no", ("yes", "no"))
+    return turn(image, pick(rng, templates).format(noun=noun), "yes" if there == asks else "no", ("yes", "no"))
 
 
 def prop(name: str) -> Maker:
     """A maker of questions after the texture, size or place of the one shape."""
 
-    def make(rng: np.random.Generator, index: Index, picture: int) -> Turn:
+    def make(rng: np.random.Generator, index: Index, image: int) -> Turn:
         return turn(
-            picture, pick(rng, w.PROPERTY_QUESTIONS[name]), w.VALUES[name][index.fact(picture, name)], w.VALUES[name]
+            image, pick(rng, w.PROPERTY_QUESTIONS[name]), w.VALUES[name][index.fact(image, name)], w.VALUES[name]
         )
 
     return make
 
 
 def number(by: str) -> Maker:
-    """How many shapes there are: of a colour, a shape, both or all. Mostly of what is there."""
+    """How many shapes there are: of a color, a shape, both or all. Mostly of what is there."""
 
-    def make(rng: np.random.Generator, index: Index, picture: int) -> Turn:
-        shown, there = index.groups[picture], rng.random() < 0.7
+    def make(rng: np.random.Generator, index: Index, image: int) -> Turn:
+        shown, there = index.groups[image], rng.random() < 0.7
         if by == "all":
-            return turn(picture, pick(rng, w.COUNT_ALL), str(index.fact(picture, "count")))
-        if by == "colour":
-            colour = pick(rng, shown)[0] if there else pick(rng, HUES)
-            return turn(
-                picture, pick(rng, w.COUNT_BY_COLOUR).format(colour=colour), str(index.fact(picture, f"n_{colour}"))
-            )
+            return turn(image, pick(rng, w.COUNT_ALL), str(index.fact(image, "count")))
+        if by == "color":
+            color = pick(rng, shown)[0] if there else pick(rng, HUES)
+            return turn(image, pick(rng, w.COUNT_BY_COLOR).format(color=color), str(index.fact(image, f"n_{color}")))
         if by == "shape":
             shape = pick(rng, shown)[1] if there else pick(rng, SHAPES)
             return turn(
-                picture,
+                image,
                 pick(rng, w.COUNT_BY_SHAPE).format(plural=w.plural(shape)),
-                str(index.fact(picture, f"n_{shape}")),
+                str(index.fact(image, f"n_{shape}")),
             )
-        colour, shape = pick(rng, shown)[:2] if there else _absent(rng, index, picture)
-        question = pick(rng, w.COUNT_BY_BOTH).format(colour=colour, plural=w.plural(shape))
-        return turn(picture, question, str(index.fact(picture, f"n_{colour}_{shape}")))
+        color, shape = pick(rng, shown)[:2] if there else _absent(rng, index, image)
+        question = pick(rng, w.COUNT_BY_BOTH).format(color=color, plural=w.plural(shape))
+        return turn(image, question, str(index.fact(image, f"n_{color}_{shape}")))
 
     return make
 
 
-def _absent(rng: np.random.Generator, index: Index, picture: int) -> tuple[str, str]:
-    """A seen concept that is not in the picture; half of the time one of its halves is."""
-    shown = {group[:2] for group in index.groups[picture]}
+def _absent(rng: np.random.Generator, index: Index, image: int) -> tuple[str, str]:
+    """A seen concept that is not in the image; half of the time one of its halves is."""
+    shown = {group[:2] for group in index.groups[image]}
     near = rng.random() < 0.5
-    colours, shapes = {c for c, _ in shown}, {s for _, s in shown}
-    fit = [p for p in SEEN if p not in shown and (not near or p[0] in colours or p[1] in shapes)]
+    colors, shapes = {c for c, _ in shown}, {s for _, s in shown}
+    fit = [p for p in SEEN if p not in shown and (not near or p[0] in colors or p[1] in shapes)]
     return pick(rng, fit)
 
 
-def existence(rng: np.random.Generator, index: Index, picture: int) -> Turn:
+def existence(rng: np.random.Generator, index: Index, image: int) -> Turn:
     """Is there a concept in the scene; half of the answers are yes, half of the others have a half of it there."""
     there = rng.random() < 0.5
-    colour, shape = pick(rng, index.groups[picture])[:2] if there else _absent(rng, index, picture)
-    question = pick(rng, w.EXISTENCE_QUESTIONS).format(noun=w.with_article(f"{colour} {shape}"))
-    return turn(picture, question, "yes" if there else "no", ("yes", "no"))
+    color, shape = pick(rng, index.groups[image])[:2] if there else _absent(rng, index, image)
+    question = pick(rng, w.EXISTENCE_QUESTIONS).format(noun=w.with_article(f"{color} {shape}"))
+    return turn(image, question, "yes" if there else "no", ("yes", "no"))
 
 
-def digit(rng: np.random.Generator, index: Index, picture: int) -> Turn:
+def digit(rng: np.random.Generator, index: Index, image: int) -> Turn:
     """The left or the right digit."""
     side = pick(rng, ("left", "right"))
-    return turn(picture, pick(rng, w.DIGIT_QUESTIONS).format(side=side), str(index.fact(picture, side)))
+    return turn(image, pick(rng, w.DIGIT_QUESTIONS).format(side=side), str(index.fact(image, side)))
 
 
-def told_operator(rng: np.random.Generator, index: Index, picture: int) -> Turn:
+def told_operator(rng: np.random.Generator, index: Index, image: int) -> Turn:
     """The result of an operator that the question names."""
     name = pick(rng, w.OPERATORS)
-    return turn(picture, pick(rng, w.TOLD_OPERATOR_QUESTIONS).format(operator=name), str(index.result(picture, name)))
+    return turn(image, pick(rng, w.TOLD_OPERATOR_QUESTIONS).format(operator=name), str(index.result(image, name)))
 
 
-def caption(rng: np.random.Generator, index: Index, picture: int) -> Turn:
-    """The caption of a picture."""
-    return turn(picture, pick(rng, w.CAPTION_QUESTIONS), w.caption([Group(*group) for group in index.groups[picture]]))
+def caption(rng: np.random.Generator, index: Index, image: int) -> Turn:
+    """The caption of an image."""
+    return turn(image, pick(rng, w.CAPTION_QUESTIONS), w.caption([Group(*group) for group in index.groups[image]]))
 
 
-# Name -> (share, kinds of picture, maker).
+# Name -> (share, kinds of image, maker).
 QUESTIONS: dict[str, tuple[float, tuple[str, ...], Maker]] = {
-    "plain_colour": (2.0, ("plain", "plain", "single"), plain_colour),
+    "plain_color": (2.0, ("plain", "plain", "single"), plain_color),
     "plain_shape": (2.0, ("plain", "plain", "single"), plain_shape),
     "plain_yes_no": (3.0, ("plain", "plain", "single"), plain_yes_no),
     "texture": (1.0, ("single", "count"), prop("texture")),
     "size": (0.6, ("single",), prop("size")),
     "place": (0.4, ("single",), prop("place")),
     "count_all": (0.7, ("count", "scene"), number("all")),
-    "count_colour": (0.8, ("scene", "scene", "count"), number("colour")),
+    "count_color": (0.8, ("scene", "scene", "count"), number("colour")),
     "count_shape": (0.8, ("scene", "scene", "count"), number("shape")),
     "count_both": (0.8, ("scene", "scene", "count"), number("both")),
     "existence": (2.0, ("scene",), existence),

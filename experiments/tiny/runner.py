@@ -1,6 +1,6 @@
 """A shipped checkpoint, loaded as any user would, and scored in left-padded batches.
 
-Each distinct picture is encoded once; prompts go through the chat template and the tokenizer.
+Each distinct image is encoded once; prompts go through the chat template and the tokenizer.
 """
 
 from collections.abc import Sequence
@@ -33,12 +33,10 @@ def _text(text: str) -> Message:
 
 
 def _parts(turn: Turn, layout: Layout, before: str, after: str) -> list[Message]:
-    """A question, split by its picture where the text comes first, and what follows it."""
-    picture = [{"type": "image"}] if turn.picture >= 0 and layout.pictures else []
+    """A question, split by its image where the text comes first, and what follows it."""
+    image = [{"type": "image"}] if turn.image >= 0 and layout.images else []
     question = before + text_of(turn.question)
-    return (
-        [_text(question + "\n"), *picture, _text(after)] if layout.text_first else [*picture, _text(question + after)]
-    )
+    return [_text(question + "\n"), *image, _text(after)] if layout.text_first else [*image, _text(question + after)]
 
 
 def _opening(layout: Layout) -> list[Message]:
@@ -72,11 +70,11 @@ class Runner:
         self.model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype).eval()
 
     @torch.no_grad()
-    def features(self, pictures: NDArray[np.uint8], size: int = 250) -> Tensor:
+    def features(self, images: NDArray[np.uint8], size: int = 250) -> Tensor:
         """uint8 [N, 64, 64, 3] -> connector tokens [N, width]."""
         out = []
-        for i in range(0, len(pictures), size):
-            shown = [[PILImage.fromarray(p)] for p in pictures[i : i + size]]
+        for i in range(0, len(images), size):
+            shown = [[PILImage.fromarray(p)] for p in images[i : i + size]]
             pixels = self.processor.image_processor(shown, return_tensors="pt")["pixel_values"].to(self.model.dtype)
             out.append(torch.cat(list(self.model.get_image_features(pixels).pooler_output)))
         return torch.cat(out)
@@ -89,7 +87,7 @@ class Runner:
         texts = [self.prompt(turns, layout).replace("<image>", SLOT) for turns in sequences]
         found = self.processor.tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
         inputs = {"input_ids": found["input_ids"], "attention_mask": found["attention_mask"]}
-        shown = [turn.picture for turns in sequences for turn in turns if turn.picture >= 0] if layout.pictures else []
+        shown = [turn.image for turns in sequences for turn in turns if turn.image >= 0] if layout.images else []
         if shown:
             inputs["mm_encoder_outputs"] = {
                 "image": BaseModelOutputWithPooling(pooler_output=list(features[shown][:, None]))

@@ -48,7 +48,7 @@ class TowerShape:
 
 
 class VisionAttention(nn.Module):
-    """Attention among the patches of one picture."""
+    """Attention among the patches of one image."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class VisionLayer(nn.Module):
 
 
 class Tower(nn.Module):
-    """uint8 pictures [B, 64, 64, 3] -> one token [B, out]."""
+    """uint8 images [B, 64, 64, 3] -> one token [B, out]."""
 
     def __init__(self, shape: TowerShape) -> None:
         super().__init__()
@@ -107,22 +107,22 @@ class Tower(nn.Module):
         nn.init.normal_(self.position_embedding.weight, std=0.5)
         nn.init.normal_(self.proj.weight, std=1 / math.sqrt(folded))
 
-    def patches(self, pictures: Tensor) -> Tensor:
+    def patches(self, images: Tensor) -> Tensor:
         """[B, 64, 64, 3] uint8 -> normed patch states [B, grid ** 2, width]."""
-        x = pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = images.permute(0, 3, 1, 2).float() / 127.5 - 1
         x = self.patch_embedding(x).flatten(2).transpose(1, 2) + self.position_embedding.weight
         for layer in self.layers:
             x = layer(x)
         normed: Tensor = self.post_layernorm(x)
         return normed
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """The connector's fold of the whole grid into one row: row-major, as Idefics3's pixel shuffle orders it."""
-        token: Tensor = self.proj(self.patches(pictures).flatten(1))
+        token: Tensor = self.proj(self.patches(images).flatten(1))
         return token
 
 
 @torch.no_grad()
-def tokens_of(tower: Tower, pictures: Tensor, size: int = 500) -> Tensor:
+def tokens_of(tower: Tower, images: Tensor, size: int = 500) -> Tensor:
     """uint8 [N, 64, 64, 3] -> float32 [N, out], in slices of `size`."""
-    return torch.cat([tower(pictures[i : i + size]) for i in range(0, len(pictures), size)])
+    return torch.cat([tower(images[i : i + size]) for i in range(0, len(images), size)])

@@ -1,4 +1,4 @@
-"""Stage 2: the decoder learns from sequences over cached picture tokens, with guided heads in the first half."""
+"""Stage 2: the decoder learns from sequences over cached image tokens, with guided heads in the first half."""
 
 import time
 from pathlib import Path
@@ -30,9 +30,7 @@ def loss_of(model: Decoder, batch: Batch, features: Tensor, index: Index, guided
     """(answer loss with number lessons, guide loss) of one batch, float32 scalars."""
     keep: HeadStates | None = [] if guided else None
     with torch.autocast("cpu", torch.bfloat16):
-        states = model(
-            torch.from_numpy(batch.tokens), torch.from_numpy(batch.picture_at), features[batch.pictures], keep
-        )
+        states = model(torch.from_numpy(batch.tokens), torch.from_numpy(batch.image_at), features[batch.images], keep)
         lessons = number_lessons(batch, index)
         grades = torch.from_numpy(np.concatenate([batch.grades, lessons]))
         logits = model.lm_head(states[grades[:, 0], grades[:, 1]]).float()
@@ -45,7 +43,7 @@ def loss_of(model: Decoder, batch: Batch, features: Tensor, index: Index, guided
 
 
 def rate(step: int, steps: int, top: float) -> float:
-    """Warm up over 100 steps, from a tenth of the way a cosine down to 1 %: binding is learnt as the rate falls."""
+    """Warm up over 100 steps, from a tenth of the way a cosine down to 1 %: binding is learned as the rate falls."""
     done = step / steps
     cosine = 1.0 if done < 0.1 else 0.5 * (1 + float(np.cos(np.pi * (done - 0.1) / 0.9)))
     return top * min(1.0, (step + 1) / 100) * max(0.01, cosine)
@@ -56,7 +54,7 @@ def train(  # noqa: PLR0917
     tower: Tower,
     seed: int,
     steps: int,
-    pictures: int = 60_000,
+    images: int = 60_000,
     lr: float = 1.6e-3,
     guided: float = 0.5,
     save_every: int = 250,
@@ -68,8 +66,8 @@ def train(  # noqa: PLR0917
     running = out.with_name("decoder.run.safetensors")
     torch.manual_seed(seed)
     rng = np.random.default_rng((7, seed))
-    pool = make_pool(2000 + seed, pictures, concepts=SEEN)
-    index, features = Index(pool), tokens_of(tower, torch.from_numpy(pool.pictures))
+    pool = make_pool(2000 + seed, images, concepts=SEEN)
+    index, features = Index(pool), tokens_of(tower, torch.from_numpy(pool.images))
     model = Decoder(DecoderShape(len(TOKENS)), fact_code(features, pool.facts))
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
     first = state.load_run(running, model, [optimizer], rng)

@@ -1,6 +1,6 @@
-"""Stage 1: the tower learns the facts of pictures. One linear head a fact reads the picture's single token.
+"""Stage 1: the tower learns the facts of images. One linear head a fact reads the image's single token.
 
-Held-out concepts appear as pictures with colour and shape as separate facts; their pair has no head: nothing names it.
+Held-out concepts appear as images with color and shape as separate facts; their pair has no head: nothing names it.
 """
 
 import time
@@ -16,14 +16,14 @@ from experiments.tiny.pool import COLUMN, COUNT_FACTS, FACTS, SINGLE_FACTS, Pool
 from experiments.tiny.tower import Tower, TowerShape
 from icl.tasks.generated.world import KINDS, SEEN
 
-PAIRS = [COLUMN[f"n_{colour}_{shape}"] for colour, shape in SEEN]
+PAIRS = [COLUMN[f"n_{color}_{shape}"] for color, shape in SEEN]
 WEIGHTS = {"size": 1.5, "texture": 1.5, "count": 1.5, "place": 0.7, "left": 1.0, "right": 1.0}
-COUNTS_WEIGHT, PAIRS_WEIGHT = 0.4, 0.8  # of the sum over colours and shapes, and of the sum over pairs
+COUNTS_WEIGHT, PAIRS_WEIGHT = 0.4, 0.8  # of the sum over colors and shapes, and of the sum over pairs
 SCENES_FROM = 0.3  # share of the steps
 
 
 class FactHeads(nn.Module):
-    """Linear readers of a normed picture token [B, out]."""
+    """Linear readers of a normed image token [B, out]."""
 
     def __init__(self, out: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class FactHeads(nn.Module):
         }
 
     def loss(self, token: Tensor, facts: Tensor) -> Tensor:
-        """token: [B, out], facts: [B, len(FACTS)] -> mean loss; what does not apply to a picture counts nothing."""
+        """token: [B, out], facts: [B, len(FACTS)] -> mean loss; what does not apply to an image counts nothing."""
         total = token.new_zeros(())
         found = {name: out.float() for name, out in self.logits(token).items()}
         for name in SINGLE_FACTS:
@@ -63,15 +63,15 @@ class FactHeads(nn.Module):
 @torch.no_grad()
 def accuracy(tower: Tower, heads: FactHeads, pool: Pool) -> dict[str, float]:
     """Share of right classes for each fact; counts and pairs only where the true number is above zero."""
-    pictures, facts = torch.from_numpy(pool.pictures), torch.from_numpy(pool.facts)
-    parts = [heads.logits(tower(pictures[i : i + 250])) for i in range(0, len(pool), 250)]
+    images, facts = torch.from_numpy(pool.images), torch.from_numpy(pool.facts)
+    parts = [heads.logits(tower(images[i : i + 250])) for i in range(0, len(pool), 250)]
     found = {name: torch.cat([p[name] for p in parts]).argmax(-1) for name in parts[0]}
     out = {}
     for name in SINGLE_FACTS:
         target = facts[:, COLUMN[name]]
         out[name] = (found[name] == target)[target >= 0].float().mean().item()
     scene = facts[:, COLUMN["kind"]] == 3
-    for label, names in (("n_colour", list(COUNT_FACTS)[:10]), ("n_shape", list(COUNT_FACTS)[10:])):
+    for label, names in (("n_color", list(COUNT_FACTS)[:10]), ("n_shape", list(COUNT_FACTS)[10:])):
         right = torch.stack([found[n] == facts[:, COLUMN[n]] for n in names], 1)
         some = (facts[:, [COLUMN[n] for n in names]] > 0) & scene[:, None]
         out[label] = right[some].float().mean().item()
@@ -86,10 +86,10 @@ def train(  # noqa: PLR0917
     steps: int = 10_000,
     batch: int = 96,
     lr: float = 2e-3,
-    pictures: int = 150_000,
+    images: int = 150_000,
     checked: int = 2000,
 ) -> Tower:
-    """Train the tower to `out` (a saved run goes on where it stood); returns it. `checked`: pictures of the reports."""
+    """Train the tower to `out` (a saved run goes on where it stood); returns it. `checked`: images of the reports."""
     running = out.with_name("tower.run.safetensors")
     shape = TowerShape()
     torch.manual_seed(seed)
@@ -98,8 +98,8 @@ def train(  # noqa: PLR0917
     both = nn.ModuleList([tower, heads])
     optimizer = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.02, fused=True)
     first = state.load_run(running, both, [optimizer], rng)
-    pool, check = make_pool(1000 + seed, pictures), make_pool(10_001, checked)
-    x, y = torch.from_numpy(pool.pictures), torch.from_numpy(pool.facts)
+    pool, check = make_pool(1000 + seed, images), make_pool(10_001, checked)
+    x, y = torch.from_numpy(pool.images), torch.from_numpy(pool.facts)
     scenes = np.flatnonzero(pool.facts[:, COLUMN["kind"]] == KINDS.index("scene"))
     begun = time.time()
     for step in range(first, steps):
@@ -107,7 +107,7 @@ def train(  # noqa: PLR0917
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 100) * (1.0 if done < 0.5 else max(0.01, 2 * (1 - done)))
         drawn = rng.integers(0, len(pool), batch)
-        if done >= SCENES_FROM:  # single shapes are learnt first; then scenes, which are harder, fill half of a batch
+        if done >= SCENES_FROM:  # single shapes are learned first; then scenes, which are harder, fill half of a batch
             drawn[: batch // 2] = rng.choice(scenes, batch // 2)
         chosen = torch.from_numpy(drawn)
         with torch.autocast("cpu", torch.bfloat16):

@@ -1,7 +1,7 @@
-"""What can be done to a picture before a model sees it. A strategy's branches differ by these.
+"""What can be done to an image before a model sees it. A strategy's branches differ by these.
 
-An edit is a frozen dataclass; `told()` is its part of the picture's digest. It acts at one of two places: on the 8-bit
-picture (`on_picture`) or on the processed `pixel_values` of one picture (`on_pixels`), where published diffusion noise
+An edit is a frozen dataclass; `told()` is its part of the image's digest. It acts at one of two places: on the 8-bit
+image (`on_image`) or on the processed `pixel_values` of one image (`on_pixels`), where published diffusion noise
 lives. An edit that draws random numbers is bound to the stream of its prompt (`bind`) when it is put on one, so the
 same query gets the same noise in any batch and at any step of decoding. `stream` is what it was bound to.
 
@@ -12,11 +12,11 @@ or path.
 from icl.edits.base import Box, Edit, Level, edit_of
 from icl.edits.blank import Blank
 from icl.edits.blur import Blur
-from icl.edits.color import Colour
+from icl.edits.color import Color
 from icl.edits.crop import Crop
 from icl.edits.flip import Flip
 from icl.edits.made_up import MadeUp
-from icl.edits.mean_color import MeanColour
+from icl.edits.mean_color import MeanColor
 from icl.edits.noise import DIFFUSION_STEPS, DiffusionNoise, diffusion_scales
 from icl.edits.other_image import Another
 from icl.edits.region import RegionMask
@@ -30,14 +30,14 @@ __all__ = [
     "Blank",
     "Blur",
     "Box",
-    "Colour",
+    "Color",
     "Crop",
     "DiffusionNoise",
     "Edit",
     "Flip",
     "Level",
     "MadeUp",
-    "MeanColour",
+    "MeanColor",
     "RegionMask",
     "Rotate",
     "ShuffledPatches",

@@ -1,4 +1,4 @@
-"""What every edit of a picture is, and places within a picture."""
+"""What every edit of an image is, and places within an image."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Level = Annotated[int, Ge(0), Le(255)]
-"""Of one colour of a pixel."""
+"""Of one color of a pixel."""
 
 
 @dataclass(frozen=True)
 class Edit:
     """Base of all edits: by itself it changes nothing.
 
-    on_pixels_too: it acts on processed pixels. keeps_size: pictures come out as wide and high as they went in.
+    on_pixels_too: it acts on processed pixels. keeps_size: images come out as wide and high as they went in.
     """
 
     on_pixels_too: ClassVar[bool] = False
     keeps_size: ClassVar[bool] = True
 
     def bind(self, key: StreamKey, place: str) -> "Edit":
-        """The same edit with its randomness fixed; `place` names the picture within the prompt."""
+        """The same edit with its randomness fixed; `place` names the image within the prompt."""
         return self
 
     def told(self) -> str:
-        """Its part of a picture's digest. A class from outside the packages is told by its code too."""
+        """Its part of an image's digest. A class from outside the packages is told by its code too."""
         cls = type(self)
         return repr(self) if is_own(cls) else f"{self!r} {code_of(cls)}"
 
-    def on_picture(self, image: "PILImage") -> "PILImage":
+    def on_image(self, image: "PILImage") -> "PILImage":
         return image
 
     def on_pixels(self, pixels: "Tensor") -> "Tensor":

@@ -1,4 +1,4 @@
-"""Every pixel one colour."""
+"""Every pixel one color."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 @component("edit", "blank")
 @dataclass(frozen=True)
 class Blank(Edit):
-    """Every pixel one colour. Not black by default: an all-zero picture breaks processors that read it as padding."""
+    """Every pixel one color. Not black by default: an all-zero image breaks processors that read it as padding."""
 
     red: Level = 128  # of 255
     green: Level = 128  # of 255
     blue: Level = 128  # of 255
 
-    def on_picture(self, image: "PILImage") -> "PILImage":
+    def on_image(self, image: "PILImage") -> "PILImage":
         from PIL import Image as PILImage
 
         return PILImage.new("RGB", image.size, (self.red, self.green, self.blue))

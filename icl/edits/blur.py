@@ -1,4 +1,4 @@
-"""A picture out of focus."""
+"""An image out of focus."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ class Blur(Edit):
 
     radius: NonNegative = 2.0  # pixels
 
-    def on_picture(self, image: "PILImage") -> "PILImage":
+    def on_image(self, image: "PILImage") -> "PILImage":
         from PIL import ImageFilter
 
         return image.filter(ImageFilter.GaussianBlur(self.radius))

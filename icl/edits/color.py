@@ -1,4 +1,4 @@
-"""Colours changed, arrangement kept."""
+"""Colors changed, arrangement kept."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 
-@component("edit", "colour")
+@component("edit", "color")
 @dataclass(frozen=True)
-class Colour(Edit):
-    """Brightness, contrast and saturation multiplied (1: as it is), the hue turned by a share of the colour circle."""
+class Color(Edit):
+    """Brightness, contrast and saturation multiplied (1: as it is), the hue turned by a share of the color circle."""
 
-    brightness: NonNegative = 1.0  # times that of the picture
-    contrast: NonNegative = 1.0  # times that of the picture
-    saturation: NonNegative = 1.0  # times that of the picture
-    hue: float = 0.0  # share of the colour circle that it is turned by
+    brightness: NonNegative = 1.0  # times that of the image
+    contrast: NonNegative = 1.0  # times that of the image
+    saturation: NonNegative = 1.0  # times that of the image
+    hue: float = 0.0  # share of the color circle that it is turned by
 
-    def on_picture(self, image: "PILImage") -> "PILImage":
+    def on_image(self, image: "PILImage") -> "PILImage":
         from PIL import Image as PILImage
         from PIL import ImageEnhance
 

@@ -1,4 +1,4 @@
-"""A part of a picture, made as large as the whole."""
+"""A part of an image, made as large as the whole."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 @component("edit", "crop")
 @dataclass(frozen=True)
 class Crop(Box):
-    """What is in the box, at the picture's size."""
+    """What is in the box, at the image's size."""
 
-    def on_picture(self, image: "PILImage") -> "PILImage":
+    def on_image(self, image: "PILImage") -> "PILImage":
         from PIL import Image as PILImage
 
         return image.crop(self.of(image)).resize(image.size, PILImage.Resampling.BICUBIC)  # nothing from outside it

@@ -1,4 +1,4 @@
-"""A picture of nothing."""
+"""An image of nothing."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 @component("edit", "made_up")
 @dataclass(frozen=True)
 class MadeUp(Edit):
-    """A picture of nothing in the place of this one, of its size: soft random colours, drawn once a prompt."""
+    """An image of nothing in the place of this one, of its size: soft random colors, drawn once a prompt."""
 
-    patches: Side = 4  # random colours a side, blended into one another
+    patches: Side = 4  # random colors a side, blended into one another
     stream: int = 0  # what random numbers are drawn from: of the prompt, which binds the edit
 
     def bind(self, key: StreamKey, place: str) -> "MadeUp":
         return replace(self, stream=key.number(f"made up/{place}", 63))
 
-    def on_picture(self, image: "PILImage") -> "PILImage":
+    def on_image(self, image: "PILImage") -> "PILImage":
         import numpy as np
         from PIL import Image as PILImage
 
         draw = np.random.default_rng(self.stream)
-        colours = draw.integers(0, 256, (self.patches, self.patches, 3), dtype=np.uint8)
-        return PILImage.fromarray(colours).resize(image.size, PILImage.Resampling.BICUBIC)
+        colors = draw.integers(0, 256, (self.patches, self.patches, 3), dtype=np.uint8)
+        return PILImage.fromarray(colors).resize(image.size, PILImage.Resampling.BICUBIC)

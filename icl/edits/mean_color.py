@@ -1,4 +1,4 @@
-"""Every pixel the mean of the picture."""
+"""Every pixel the mean of the image."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 
-@component("edit", "mean_colour")
+@component("edit", "mean_color")
 @dataclass(frozen=True)
-class MeanColour(Edit):
-    """Every pixel the picture's own mean colour: its brightness and tint stay, all that is in it goes."""
+class MeanColor(Edit):
+    """Every pixel the image's own mean color: its brightness and tint stay, all that is in it goes."""
 
-    def on_picture(self, image: "PILImage") -> "PILImage":
+    def on_image(self, image: "PILImage") -> "PILImage":
         import numpy as np
         from PIL import Image as PILImage
 

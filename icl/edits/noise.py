@@ -44,7 +44,7 @@ class DiffusionNoise(Edit):
 
 
 def diffusion_scales(step: int) -> tuple[float, float]:
-    """(weight of the picture, standard deviation of the noise) after `step` of 1000 diffusion steps."""
+    """(weight of the image, standard deviation of the noise) after `step` of 1000 diffusion steps."""
     import torch
 
     line = torch.linspace(-6, 6, DIFFUSION_STEPS, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Another picture: no component, since a config cannot name it."""
+"""Another image: no component, since a config cannot name it."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -8,19 +8,19 @@ from icl.edits.base import Edit
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-    from icl.images import Picture
+    from icl.images import Image
 
 
 @dataclass(frozen=True)
 class Another(Edit):
-    """Another picture in the place of this one."""
+    """Another image in the place of this one."""
 
     keeps_size: ClassVar[bool] = False
 
-    picture: "Picture"
+    image: "Image"
 
     def told(self) -> str:
-        return f"Another({self.picture.digest})"
+        return f"Another({self.image.digest})"
 
-    def on_picture(self, image: "PILImage") -> "PILImage":
-        return self.picture.open()
+    def on_image(self, image: "PILImage") -> "PILImage":
+        return self.image.open()

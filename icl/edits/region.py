@@ -1,4 +1,4 @@
-"""A part of a picture blacked out."""
+"""A part of an image blacked out."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 @component("edit", "region")
 @dataclass(frozen=True)
 class RegionMask(Box):
-    """What is in the box, in one colour (CRG, Wan et al. 2024: the region that the answer needs, blacked out)."""
+    """What is in the box, in one color (CRG, Wan et al. 2024: the region that the answer needs, blacked out)."""
 
     red: Level = 0  # of 255
     green: Level = 0  # of 255
     blue: Level = 0  # of 255
 
-    def on_picture(self, image: "PILImage") -> "PILImage":
+    def on_image(self, image: "PILImage") -> "PILImage":
         masked = image.copy()
         masked.paste((self.red, self.green, self.blue), self.of(image))
         return masked

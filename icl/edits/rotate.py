@@ -1,4 +1,4 @@
-"""A picture turned."""
+"""An image turned."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 @component("edit", "rotate")
 @dataclass(frozen=True)
 class Rotate(Edit):
-    """Turned counter-clockwise at its size; the corners that come free are grey."""
+    """Turned counter-clockwise at its size; the corners that come free are gray."""
 
     degrees: float = 180.0  # counter-clockwise
 
-    def on_picture(self, image: "PILImage") -> "PILImage":
+    def on_image(self, image: "PILImage") -> "PILImage":
         from PIL import Image as PILImage
 
         return image.rotate(self.degrees, PILImage.Resampling.BICUBIC, fillcolor=(128, 128, 128))

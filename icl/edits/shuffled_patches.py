@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @component("edit", "shuffled_patches")
 @dataclass(frozen=True)
 class ShuffledPatches(Edit):
-    """The picture cut into `grid` x `grid` patches, which change places: content without arrangement.
+    """The image cut into `grid` x `grid` patches, which change places: content without arrangement.
 
     Drawn once a prompt. Sides that `grid` does not divide keep their last pixels, at the right and below, in place.
     """
@@ -26,7 +26,7 @@ class ShuffledPatches(Edit):
     def bind(self, key: StreamKey, place: str) -> "ShuffledPatches":
         return replace(self, stream=key.number(f"patches/{place}", 63))
 
-    def on_picture(self, image: "PILImage") -> "PILImage":
+    def on_image(self, image: "PILImage") -> "PILImage":
         import numpy as np
 
         shuffled = image.copy()

@@ -1,11 +1,11 @@
-"""One of several changes that keep what is in a picture."""
+"""One of several changes that keep what is in an image."""
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 from icl.edits.base import Edit
 from icl.edits.blur import Blur
-from icl.edits.color import Colour
+from icl.edits.color import Color
 from icl.edits.crop import Crop
 from icl.edits.flip import Flip
 from icl.edits.rotate import Rotate
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Varied(Edit):
     """One of RITUAL's six changes that keep the content (Woo et al., 2405.17821), drawn once a prompt.
 
-    Flips, a rotation, a change of colours, blur, a crop. The set is the paper's; how strong each is, is drawn here.
+    Flips, a rotation, a change of colors, blur, a crop. The set is the paper's; how strong each is, is drawn here.
     """
 
     change: Annotated[Edit, Nested("edit")] = field(default_factory=Flip)  # the one that was drawn, when it is bound
@@ -34,11 +34,11 @@ class Varied(Edit):
             Flip("horizontal"),
             Flip("vertical"),
             Rotate(round(float(draw.uniform(-180, 180)), 3)),
-            Colour(brightness, contrast, saturation, round(float(draw.uniform(-0.5, 0.5)), 3)),
+            Color(brightness, contrast, saturation, round(float(draw.uniform(-0.5, 0.5)), 3)),
             Blur(round(float(draw.uniform(1.5, 2.0)), 3)),
             Crop(left, top, left + side, top + side),
         ]
         return replace(self, change=changes[int(draw.integers(len(changes)))])
 
-    def on_picture(self, image: "PILImage") -> "PILImage":
-        return self.change.on_picture(image)
+    def on_image(self, image: "PILImage") -> "PILImage":
+        return self.change.on_image(image)

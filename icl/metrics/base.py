@@ -52,7 +52,7 @@ class RunMetric(Metric, Protocol):
     def over_run(self, samples: Sequence[Judged]) -> Sequence[float | None]:
         """A number for each sample of one cell, in their order, whose mean is the statistic of the cell.
 
-        They are the statistic's linearisation (see `icl.metrics.over_run`), from which its variance over clusters is
+        They are the statistic's linearization (see `icl.metrics.over_run`), from which its variance over clusters is
         computed. Those of that module also know what the statistic is on other samples, which tests of pairs and
         bounds want; plain numbers are taken for scores whose mean it is. None: the sample has no part in it.
         A statistic of one's own is `Summed(numbers, Sums(rows, of, …))` of `icl.metrics.over_run_sums`: the sums of its

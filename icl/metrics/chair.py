@@ -1,4 +1,4 @@
-"""CHAIR (Rohrbach et al., EMNLP 2018): objects that a caption names and the picture does not show.
+"""CHAIR (Rohrbach et al., EMNLP 2018): objects that a caption names and the image does not show.
 
     CHAIR_I = hallucinated object mentions / all object mentions
     CHAIR_S = captions with at least one hallucinated mention / captions
@@ -83,7 +83,7 @@ def _read(caption: str, example: Example) -> tuple[Sequence[str], set[str]] | No
 @component("metric", "chair_i")
 @dataclass(frozen=True)
 class ChairI:
-    """Share of a caption's object mentions that are not in the picture; none where it names no object."""
+    """Share of a caption's object mentions that are not in the image; none where it names no object."""
 
     better: ClassVar[Better] = "lower"
 
@@ -95,7 +95,7 @@ class ChairI:
 @component("metric", "chair_s")
 @dataclass(frozen=True)
 class ChairS:
-    """1 where a caption names at least one object that is not in the picture; a caption without objects is clean."""
+    """1 where a caption names at least one object that is not in the image; a caption without objects is clean."""
 
     better: ClassVar[Better] = "lower"
 
@@ -107,7 +107,7 @@ class ChairS:
 @component("metric", "chair_recall")
 @dataclass(frozen=True)
 class ChairRecall:
-    """Share of the picture's objects that a caption names: what CHAIR alone does not see."""
+    """Share of the image's objects that a caption names: what CHAIR alone does not see."""
 
     better: ClassVar[Better] = "higher"
 
@@ -119,7 +119,7 @@ class ChairRecall:
 @component("metric", "chair_corpus")
 @dataclass(frozen=True)
 class ChairCorpus:
-    """The published CHAIR_I: of all object mentions of a cell, the share of objects that are not in their picture.
+    """The published CHAIR_I: of all object mentions of a cell, the share of objects that are not in their image.
 
     A sample's own number holds two counts, hallucinated mentions w and all mentions m: (1000 w + 999 - m) / 10^6.
     """

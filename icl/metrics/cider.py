@@ -9,7 +9,7 @@ with sigma 6. The lengths l are, as in the released code, numbers of bigrams. A 
 whole cell, from its queries' references; the mean over captions is what is published (1.2 is printed as 120). By
 itself a sample has the same number with every n-gram as rare as any other, divided by 10.
 
-Words are split by a rule that is near the released tokeniser (Penn Treebank, lower case, marks dropped), not the same.
+Words are split by a rule that is near the released tokenizer (Penn Treebank, lower case, marks dropped), not the same.
 """
 
 import math

@@ -1,17 +1,17 @@
-"""Knowledge conflict, as DCD measures it (Zhu et al., 2410.03659): text answers against answers to the picture.
+"""Knowledge conflict, as DCD measures it (Zhu et al., 2410.03659): text answers against answers to the image.
 
-Over the items that the model recognises (the answer to the question `recognise` is right; all, where it is not asked),
-with y_t the answer from text alone and y_v the answer to the picture:
+Over the items that the model recognizes (the answer to the question `recognize` is right; all, where it is not asked),
+with y_t the answer from text alone and y_v the answer to the image:
 
-    recognised accuracy   share of items with y_v right
+    recognized accuracy   share of items with y_v right
     flip rate      FR     share of items with y_t not y_v; an answer that is no option flips, as in the released code
     conflict rate  CR     FR - (accuracy of y_t - accuracy of y_v)
 
-With b items right by text alone, c by the picture alone and d wrong twice and differently, FR = b + c + d and CR = 2c +
+With b items right by text alone, c by the image alone and d wrong twice and differently, FR = b + c + d and CR = 2c +
 d (shares): CR leaves out b, the items where seeing does harm, and counts plain ignorance. `icl analyze RUN conflict`
 has all five cells and the agreement beyond chance.
 
-A task asks each item in several ways that share a group and are told apart by `meta["mode"]`: text, seen, recognise.
+A task asks each item in several ways that share a group and are told apart by `meta["mode"]`: text, seen, recognize.
 """
 
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ from icl.metrics.over_run import Parts, ratio_of_groups
 from icl.registry import component
 from icl.types import Example, Generation
 
-MODES = ("text", "seen", "recognise")
+MODES = ("text", "seen", "recognize")
 
 
 @dataclass(frozen=True)
 class Item:
-    """The answers to one item, and which of them are right. recognised: true where it was not asked."""
+    """The answers to one item, and which of them are right. recognized: true where it was not asked."""
 
     text: Judged
     seen: Judged
-    recognised: bool
+    recognized: bool
 
     @property
     def flips(self) -> bool:
@@ -56,17 +56,17 @@ def item_of(members: Sequence[Judged], recognition: bool) -> Item | None:
     wanted = MODES if recognition else MODES[:2]
     if not set(wanted) <= set(ways) or any(ways[mode].score is None for mode in wanted):
         return None
-    return Item(ways["text"], ways["seen"], not recognition or ways["recognise"].score == 1)
+    return Item(ways["text"], ways["seen"], not recognition or ways["recognize"].score == 1)
 
 
-def asks_to_recognise(samples: Sequence[Judged]) -> bool:
+def asks_to_recognize(samples: Sequence[Judged]) -> bool:
     """Whether any item of a cell is asked what it shows."""
-    return any(sample.meta.get("mode") == "recognise" for sample in samples)
+    return any(sample.meta.get("mode") == "recognize" for sample in samples)
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Base of the rates over recognised items. A sample's score is whether it was answered rightly."""
+    """Base of the rates over recognized items. A sample's score is whether it was answered rightly."""
 
     better: ClassVar[Better] = "neither"
 
@@ -74,17 +74,17 @@ class Rate:
         return float(right(generation, example)) if example.meta.get("mode") in MODES else None
 
     def counts(self, item: Item) -> float:
-        """What a recognised item adds."""
+        """What a recognized item adds."""
         raise NotImplementedError
 
     def over_run(self, samples: Sequence[Judged]) -> Parts:
-        recognition = asks_to_recognise(samples)
+        recognition = asks_to_recognize(samples)
 
         def counted(members: Sequence[Judged]) -> tuple[float, float] | None:
             item = item_of(members, recognition)
             if item is None or (item.seen.output is None and self.reads_outputs):
                 return None
-            return (self.counts(item), 1.0) if item.recognised else (0.0, 0.0)
+            return (self.counts(item), 1.0) if item.recognized else (0.0, 0.0)
 
         return ratio_of_groups(samples, counted)
 
@@ -93,10 +93,10 @@ class Rate:
         return True
 
 
-@component("metric", "recognised_accuracy")
+@component("metric", "recognized_accuracy")
 @dataclass(frozen=True)
-class RecognisedAccuracy(Rate):
-    """Of the items that were recognised, the share whose question was answered rightly from the picture."""
+class RecognizedAccuracy(Rate):
+    """Of the items that were recognized, the share whose question was answered rightly from the image."""
 
     better: ClassVar[Better] = "higher"
 
@@ -111,7 +111,7 @@ class RecognisedAccuracy(Rate):
 @component("metric", "flip_rate")
 @dataclass(frozen=True)
 class FlipRate(Rate):
-    """Of the items that were recognised, the share where text alone and the picture get different answers."""
+    """Of the items that were recognized, the share where text alone and the image get different answers."""
 
     def counts(self, item: Item) -> float:
         return float(item.flips)
@@ -120,7 +120,7 @@ class FlipRate(Rate):
 @component("metric", "conflict_rate")
 @dataclass(frozen=True)
 class ConflictRate(Rate):
-    """The flip rate less what the picture costs in accuracy, over recognised items: a lower bound of conflict."""
+    """The flip rate less what the image costs in accuracy, over recognized items: a lower bound of conflict."""
 
     def counts(self, item: Item) -> float:
         return item.flips - (float(item.text_right) - float(item.seen_right))
@@ -129,7 +129,7 @@ class ConflictRate(Rate):
 @component("metric", "misled")
 @dataclass(frozen=True)
 class Misled:
-    """1 where the answer is what a printed word or a statement says against the picture."""
+    """1 where the answer is what a printed word or a statement says against the image."""
 
     better: ClassVar[Better] = "lower"
 

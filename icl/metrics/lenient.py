@@ -3,7 +3,7 @@
 The rules, by the kind of the accepted answers; the output is first cut to its first line that is not empty, without a
 leading "answer:".
 
-1. Equal after the VQA normalisation (`icl.metrics.normalize.vqa`, applied always): right.
+1. Equal after the VQA normalization (`icl.metrics.normalize.vqa`, applied always): right.
 2. Yes or no: `icl.metrics.yes_no.parse`; an output that says neither, or both, is wrong.
 3. A number: the first number of the line, in digits or words and with its sign, is equal. Numbers skip the
    other rules, which lose signs. (VL-ICL cuts at the first full stop and drops the sign; this does neither.)

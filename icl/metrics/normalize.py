@@ -1,6 +1,6 @@
 """Two ways to make answers comparable: `plain`, which forgives case and a full stop, and `vqa`, the official VQA rule.
 
-`vqa` follows the evaluation script of VQA (Antol et al., ICCV 2015; its normalisation is also OpenFlamingo's), with its
+`vqa` follows the evaluation script of VQA (Antol et al., ICCV 2015; its normalization is also OpenFlamingo's), with its
 published quirks, applied always (the script skips it where all annotators agree):
 
 - a mark is deleted where it touches a blank anywhere in the answer, or where the answer has a digit,digit; otherwise it
@@ -63,7 +63,7 @@ def plain(text: str) -> str:
 
 @lru_cache(KEPT)
 def vqa(text: str) -> str:
-    """The official VQA normalisation of one answer."""
+    """The official VQA normalization of one answer."""
     text = text.replace("\n", " ").replace("\t", " ").strip()
     crowded = re.search(r"\d,\d", text) is not None
     told = text

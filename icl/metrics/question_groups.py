@@ -1,7 +1,7 @@
 """Scores of groups of questions: right only where every question of the group is answered rightly.
 
-    group_accuracy   MMVP (Tong et al., CVPR 2024): 150 pairs of pictures that CLIP does not tell apart, a pair counts
-                     where both answers are right; MME's accuracy+ (Fu et al., 2306.13394): both about a picture
+    group_accuracy   MMVP (Tong et al., CVPR 2024): 150 pairs of images that CLIP does not tell apart, a pair counts
+                     where both answers are right; MME's accuracy+ (Fu et al., 2306.13394): both about an image
     mme              100 (accuracy + accuracy+) of each subtask, summed, as a share of what is possible (200 a subtask).
                      The published score is this times 200 times the number of subtasks (perception 2000, cognition 800)
 
@@ -24,7 +24,7 @@ from icl.types import Example, Generation
 @component("metric", "group_accuracy")
 @dataclass(frozen=True)
 class GroupAccuracy:
-    """Share of groups (pairs about one picture, say) in which every answer is right: accuracy+, pair accuracy."""
+    """Share of groups (pairs about one image, say) in which every answer is right: accuracy+, pair accuracy."""
 
     better: ClassVar[Better] = "higher"
 

@@ -5,8 +5,8 @@
 so 1, 2, 3, 4 of ten annotators give .3, .6, .9, 1: not min(n / 3, 1), which papers print. The others are told apart by
 place; the released script tells them apart by value, which counts wrongly where answers carry no number.
 
-Answers and output are normalised by `icl.metrics.normalize.vqa`. The script does so only where annotators disagree
-("2" against ten times "two" is then wrong); `normalise: official` does as it does.
+Answers and output are normalized by `icl.metrics.normalize.vqa`. The script does so only where annotators disagree
+("2" against ten times "two" is then wrong); `normalize: official` does as it does.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ from icl.registry import component
 from icl.types import Example, Generation
 
 
-def vqa_accuracy(output: str, votes: Sequence[str], normalise: Literal["always", "official"] = "always") -> float:
+def vqa_accuracy(output: str, votes: Sequence[str], normalize: Literal["always", "official"] = "always") -> float:
     """votes: the answer of each annotator, with repetitions."""
     said, wanted = output.replace("\n", " ").replace("\t", " ").strip(), [vote.strip() for vote in votes]
-    if normalise == "always" or len(set(wanted)) > 1:
+    if normalize == "always" or len(set(wanted)) > 1:
         said, wanted = vqa(said), [vqa(vote) for vote in wanted]
     same = [vote.lower() == said.lower() for vote in wanted]
     return sum(min(1.0, (sum(same) - mine) / 3) for mine in same) / len(same)
@@ -31,12 +31,12 @@ def vqa_accuracy(output: str, votes: Sequence[str], normalise: Literal["always",
 @component("metric", "vqa")
 @dataclass(frozen=True)
 class VQA:
-    """Soft accuracy against ten annotators, leave-one-out, with the official normalisation of answers."""
+    """Soft accuracy against ten annotators, leave-one-out, with the official normalization of answers."""
 
     better: ClassVar[Better] = "higher"
 
-    normalise: Literal["always", "official"] = "always"  # official: only where the annotators disagree
+    normalize: Literal["always", "official"] = "always"  # official: only where the annotators disagree
 
     def score(self, generation: Generation, example: Example) -> float | None:
         votes = example.secret.get("votes", ())
-        return vqa_accuracy(generation.text, votes, self.normalise) if len(votes) > 1 else None
+        return vqa_accuracy(generation.text, votes, self.normalize) if len(votes) > 1 else None

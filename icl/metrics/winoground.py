@@ -1,14 +1,14 @@
-"""Winoground (Thrush et al., CVPR 2022): two captions of the same words, two pictures, which belongs to which?
+"""Winoground (Thrush et al., CVPR 2022): two captions of the same words, two images, which belongs to which?
 
-With s(c, i) how surely the model says yes to "does the caption match the picture", for captions 0, 1 and pictures 0, 1:
+With s(c, i) how surely the model says yes to "does the caption match the image", for captions 0, 1 and images 0, 1:
 
     text   s(c0, i0) > s(c1, i0)  and  s(c1, i1) > s(c0, i1)        chance 1/4
     image  s(c0, i0) > s(c0, i1)  and  s(c1, i1) > s(c1, i0)        chance 1/4
     group  both                                                     chance 1/6
 
 A tie is wrong: with generated answers, which are 0 or 1, many are, so score options. The four questions of an item
-share a group and carry `meta["caption"]` and `meta["picture"]`, 0 or 1, numbered apart, so that only the gold tells
-what belongs together; an item that lacks a question has no part. SugarCrepe (Hsieh et al., NeurIPS 2023), one picture
+share a group and carry `meta["caption"]` and `meta["image"]`, 0 or 1, numbered apart, so that only the gold tells
+what belongs together; an item that lacks a question has no part. SugarCrepe (Hsieh et al., NeurIPS 2023), one image
 and two captions, is the metric `option` with the captions as options.
 """
 
@@ -26,7 +26,7 @@ from icl.types import Example, Generation
 
 Sureness = dict[tuple[int, int], float]
 PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))
-"""(caption, picture)."""
+"""(caption, image)."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Winoground:
     better: ClassVar[Better] = "higher"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        if not {"caption", "picture"} <= set(example.meta):
+        if not {"caption", "image"} <= set(example.meta):
             return None
         scored = share(generation.option_scores, "yes")
         return float(parse(generation.text) == "yes") if scored is None else scored
@@ -45,22 +45,22 @@ class Winoground:
         return of_groups(samples, self._item)
 
     def holds(self, sure: Sureness) -> bool:
-        """Whether the item counts. sure: (caption, picture) -> how surely they match."""
+        """Whether the item counts. sure: (caption, image) -> how surely they match."""
         raise NotImplementedError
 
     def _item(self, members: Sequence[Judged]) -> float | None:
-        told = [m for m in members if m.score is not None and {"caption", "picture"} <= set(m.meta)]
-        own = {int(m.meta["picture"]): int(m.meta["caption"]) for m in told if "yes" in map(plain, m.gold)}
+        told = [m for m in members if m.score is not None and {"caption", "image"} <= set(m.meta)]
+        own = {int(m.meta["image"]): int(m.meta["caption"]) for m in told if "yes" in map(plain, m.gold)}
         if set(own) != {0, 1} or set(own.values()) != {0, 1}:
             return None
-        sure = {(int(m.meta["caption"]), own[int(m.meta["picture"])]): float(m.score or 0) for m in told}
+        sure = {(int(m.meta["caption"]), own[int(m.meta["image"])]): float(m.score or 0) for m in told}
         return float(self.holds(sure)) if set(sure) == set(PLACES) else None
 
 
 @component("metric", "winoground_text")
 @dataclass(frozen=True)
 class Text(Winoground):
-    """Of both pictures, the right caption is surer than the other one; a tie is wrong."""
+    """Of both images, the right caption is surer than the other one; a tie is wrong."""
 
     def holds(self, sure: Sureness) -> bool:
         return sure[0, 0] > sure[1, 0] and sure[1, 1] > sure[0, 1]
@@ -69,7 +69,7 @@ class Text(Winoground):
 @component("metric", "winoground_image")
 @dataclass(frozen=True)
 class Image(Winoground):
-    """Of both captions, the right picture is surer than the other one; a tie is wrong."""
+    """Of both captions, the right image is surer than the other one; a tie is wrong."""
 
     def holds(self, sure: Sureness) -> bool:
         return sure[0, 0] > sure[0, 1] and sure[1, 1] > sure[1, 0]

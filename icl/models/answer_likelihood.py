@@ -55,7 +55,7 @@ def shown(query: Query, demos: Sequence[Example], key: StreamKey) -> Prompt:
 
 
 def probabilities(model: LogitModel, prompts: Sequence[Prompt], options: Sequence[str]) -> NDArray[np.float64]:
-    """[prompts, options], each row of sum 1. Raises ModelError, PictureError."""
+    """[prompts, options], each row of sum 1. Raises ModelError, ImageError."""
     rows: list[list[float]] = []
     model.load()
     for start in range(0, len(prompts), BATCH):
@@ -80,5 +80,5 @@ def entropy(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _asked(of: Example | Query, owner: str) -> tuple[Part, ...]:
-    pictures = tuple(Part(picture, spans.picture(owner, j)) for j, picture in enumerate(of.pictures))
-    return (*pictures, Part(of.question, spans.question(owner))) if of.question else pictures
+    images = tuple(Part(image, spans.image(owner, j)) for j, image in enumerate(of.images))
+    return (*images, Part(of.question, spans.question(owner))) if of.question else images

@@ -27,7 +27,7 @@ class Request:
     """A prompt for a backend that answers by itself. `demos` and `gold` are filled for fakes that declare the need.
 
     scored: whether the log-probabilities of the options are wanted, which an endpoint is asked for only then. strategy:
-    for a server that runs strategies, the node of one with its `sampling`; normalise: how it scores options; top:
+    for a server that runs strategies, the node of one with its `sampling`; normalize: how it scores options; top:
     tokens that it keeps of each branch and step.
     """
 
@@ -38,7 +38,7 @@ class Request:
     gold: tuple[str, ...] = ()
     scored: bool = False
     strategy: Mapping[str, Any] | None = None
-    normalise: str = "sum"
+    normalize: str = "sum"
     top: int = 0
 
 
@@ -63,7 +63,7 @@ class Model(Protocol):
         ...
 
     def count_tokens(self, prompt: Prompt) -> int:
-        """Tokens of the rendered prompt, each picture at the size this model gives it."""
+        """Tokens of the rendered prompt, each image at the size this model gives it."""
         ...
 
     @property
@@ -137,7 +137,7 @@ class LogitModel(Model, Protocol):
         ...
 
     def open(self, prompts: Sequence[Prompt], *, exits: bool = False) -> Session:
-        """Prefill; row i is prompt i. exits: with early layers. Raises ModelError, PictureError."""
+        """Prefill; row i is prompt i. exits: with early layers. Raises ModelError, ImageError."""
         ...
 
     def text(self, tokens: Sequence[int]) -> str:
@@ -149,5 +149,5 @@ class LogitModel(Model, Protocol):
         ...
 
     def counters(self) -> Mapping[str, int]:
-        """Work done since loading: pictures_encoded, pictures_shown, prefill_tokens, prompt_tokens, forwards, ..."""
+        """Work done since loading: images_encoded, images_shown, prefill_tokens, prompt_tokens, forwards, ..."""
         ...

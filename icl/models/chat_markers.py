@@ -1,7 +1,7 @@
 """Marks of a chat within data: '<|im_start|>' in a question would be read as the beginning of a turn, and be obeyed.
 
 A tokenizer knows its marks as single tokens wherever they stand in a text, and a template writes data as it is. So a
-question or an answer that holds one can forge a turn, an end of text or the place of a picture. Such a sample is
+question or an answer that holds one can forge a turn, an end of text or the place of an image. Such a sample is
 refused. What is the experimenter's own (instructions, the glue of a composer) may hold marks: it is meant so.
 """
 
@@ -39,7 +39,7 @@ def check_marks(prompt: Prompt, marks: re.Pattern[str] | None, where: str) -> No
             if part := _of_data(run, *found.span()):
                 raise ModelError(
                     f"{where}: the text of {part.name} contains {found[0]!r}, which the model reads as a mark of its "
-                    "own (of a turn, of the end, or of a picture) and not as text. Take it out of the data, or write "
+                    "own (of a turn, of the end, or of an image) and not as text. Take it out of the data, or write "
                     "it otherwise."
                 )
 

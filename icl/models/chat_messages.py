@@ -18,12 +18,12 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from icl.errors import ModelError
-from icl.images import Picture
+from icl.images import Image
 from icl.models.base import Request
 from icl.models.chat_markers import SAID, check_marks
 from icl.types import Generation, Prompt, Turn, Usage
 
-PICTURES_KEPT = 64
+IMAGES_KEPT = 64
 
 BROKEN_OFF = ("abort", "error")
 """Why an answer ended that is not whole, as vLLM's server says it."""
@@ -33,7 +33,7 @@ SLACK = 1e-3
 
 
 def messages(prompt: Prompt) -> list[dict[str, Any]]:
-    """The prompt as chat messages. Neighbouring texts are one, since servers put a line break between two.
+    """The prompt as chat messages. Neighboring texts are one, since servers put a line break between two.
 
     Raises ModelError where data holds what many checkpoints read as the beginning or the end of a turn.
     """
@@ -44,8 +44,8 @@ def messages(prompt: Prompt) -> list[dict[str, Any]]:
 def _content(turn: Turn) -> str | list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for part in turn.parts:
-        if part.picture is not None:
-            found.append({"type": "image_url", "image_url": {"url": data_url(part.picture)}})
+        if part.image is not None:
+            found.append({"type": "image_url", "image_url": {"url": data_url(part.image)}})
         elif found and found[-1]["type"] == "text":
             found[-1]["text"] += part.text
         else:
@@ -55,17 +55,17 @@ def _content(turn: Turn) -> str | list[dict[str, Any]]:
     return found
 
 
-@lru_cache(PICTURES_KEPT)
-def data_url(picture: Picture) -> str:
-    """The picture with its edits as a PNG in a data URL. Raises ModelError for edits of processed pixels."""
-    if picture.pixel_edits:
-        names = ", ".join(type(edit).__name__ for edit in picture.pixel_edits)
+@lru_cache(IMAGES_KEPT)
+def data_url(image: Image) -> str:
+    """The image with its edits as a PNG in a data URL. Raises ModelError for edits of processed pixels."""
+    if image.pixel_edits:
+        names = ", ".join(type(edit).__name__ for edit in image.pixel_edits)
         raise ModelError(
             f"the edit {names} works on pixels as a model's own processor makes them, which an endpoint does by "
-            "itself. Use an edit of pictures, or the model 'hf'."
+            "itself. Use an edit of images, or the model 'hf'."
         )
     buffer = io.BytesIO()
-    picture.open().save(buffer, "PNG")
+    image.open().save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -25,12 +25,12 @@ SURE = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Fake:
-    """Base of the fakes. A token is a word; a picture takes `picture_tokens` of them."""
+    """Base of the fakes. A token is a word; an image takes `image_tokens` of them."""
 
     abilities: ClassVar[frozenset[str]] = frozenset({"generate", "score"})
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    picture_tokens: Count = 1  # tokens that one picture takes of the context
+    image_tokens: Count = 1  # tokens that one image takes of the context
     max_tokens: PositiveInt | None = None  # context length in tokens, prompt and answer together; None: no limit
 
     @cached_property
@@ -41,9 +41,9 @@ class Fake:
         """There is nothing to read."""
 
     def count_tokens(self, prompt: Prompt) -> int:
-        """Words separated by blanks, and `picture_tokens` for each picture."""
+        """Words separated by blanks, and `image_tokens` for each image."""
         texts = " ".join(part.text for part in prompt.parts() if part.text is not None)
-        return len(texts.split()) + self.picture_tokens * len(prompt.pictures)
+        return len(texts.split()) + self.image_tokens * len(prompt.images)
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         return [self._generation(request) for request in requests]
@@ -90,7 +90,7 @@ class Vote(Fake):
 @component("model", "fake-nearest")
 @dataclass(frozen=True)
 class Nearest(Fake):
-    """Says what the demonstration with the highest score says, and nothing without one: nearest-neighbour copying."""
+    """Says what the demonstration with the highest score says, and nothing without one: nearest-neighbor copying."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"demos"})
 
@@ -162,7 +162,7 @@ class Scripted(Fake):
         return _told(said, request, tokens)
 
 
-_NOBODY = Query(id="", pictures=(), question="")
+_NOBODY = Query(id="", images=(), question="")
 
 
 def _demos(request: Request) -> list[Demo]:

@@ -65,7 +65,7 @@ def told(endpoint: Endpoint) -> Served | str:
 def asked(request: Request) -> dict[str, Any]:
     """The fields of a chat request that has a strategy."""
     key = request.prompt.key
-    more: dict[str, Any] = {"trace": not request.scored, "top": request.top, "normalise": request.normalise}
+    more: dict[str, Any] = {"trace": not request.scored, "top": request.top, "normalize": request.normalize}
     if request.scored:
         more["options"] = list(request.options)
     if (other := request.prompt.other) is not None:
@@ -87,8 +87,8 @@ def named(prompt: Prompt) -> list[dict[str, Any]]:
             "role": turn.role,
             "content": [
                 {"name": part.name, "type": "text", "text": part.text}
-                if part.picture is None
-                else {"name": part.name, "type": "image_url", "image_url": {"url": data_url(part.picture)}}
+                if part.image is None
+                else {"name": part.name, "type": "image_url", "image_url": {"url": data_url(part.image)}}
                 for part in turn.parts
             ],
         }

@@ -1,6 +1,6 @@
 """What a model may have beside its protocol, each read here alone: a function a member, with what holds without it.
 
-A model that the toolkit runs need not know of any. `misspelt` finds a name that was meant to be one.
+A model that the toolkit runs need not know of any. `misspelled` finds a name that was meant to be one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ AT_ONCE = 32
 
 NAMES = (
     *("adapters", "answer_each", "at_once", "batch_tokens", "blocks", "counters", "counts_exactly", "expect", "lacks"),
-    *("lends", "max_pictures", "notes", "plan_notes", "quantizations", "refuses", "rendered", "token_budget", "unload"),
+    *("lends", "max_images", "notes", "plan_notes", "quantizations", "refuses", "rendered", "token_budget", "unload"),
     *("url", "when_served"),
 )
 
@@ -49,14 +49,14 @@ def refuses(model: Any) -> "Callable[[Mapping[str, Any]], str | None] | None":
 
 
 def expect(model: Any) -> "Callable[[int, int], None] | None":
-    """Of a model that is started for a plan: is told pictures and tokens of the largest prompt, before `load`."""
+    """Of a model that is started for a plan: is told images and tokens of the largest prompt, before `load`."""
     found: Callable[[int, int], None] | None = getattr(model, "expect", None)
     return found
 
 
-def max_pictures(model: Any) -> int | None:
+def max_images(model: Any) -> int | None:
     """That a prompt may have, where the user has said so."""
-    found: int | None = getattr(model, "max_pictures", None)
+    found: int | None = getattr(model, "max_images", None)
     return found
 
 
@@ -102,7 +102,7 @@ def counts_exactly(model: Any) -> bool:
 
 
 def rendered(model: Any) -> "Callable[[Prompt], str] | None":
-    """Writes a prompt as the model's processor does, one placeholder a picture."""
+    """Writes a prompt as the model's processor does, one placeholder an image."""
     found: Callable[[Prompt], str] | None = getattr(model, "rendered", None)
     return found
 
@@ -139,7 +139,7 @@ def blocks(model: Any, prompt: "Prompt") -> tuple[int, list[int]] | None:
     return None if found is None else (int(model.block_size), list(found(prompt)))
 
 
-def misspelt(model: Any) -> tuple[str, str] | None:
+def misspelled(model: Any) -> tuple[str, str] | None:
     """A name of the model's class that nothing reads, and the one that was meant; a parameter is not taken for one."""
     from icl.models.base import LogitModel
 

@@ -46,7 +46,7 @@ class _Abilities:
 @component("model", "remote")
 @dataclass(frozen=True)
 class Remote:
-    """Any OpenAI-compatible endpoint, by chat completions with pictures as PNG data URLs: answers, and option scores.
+    """Any OpenAI-compatible endpoint, by chat completions with images as PNG data URLs: answers, and option scores.
 
     Options are scored by the first token of the answer (see `icl.models.chat_messages`), in which they should differ, as
     letters do. Strategies other than greedy run inside the model, so on a server of `icl serve` alone, which scores
@@ -66,7 +66,7 @@ class Remote:
     retries: Count = 5  # tries after the first: on 408, 429, 5xx, time-outs, broken connections
     backoff: Positive = 1.0  # seconds before the second try, doubled for each one more; Retry-After goes first
     max_tokens: PositiveInt | None = None  # context length; none: the endpoint refuses what it cannot read
-    picture_tokens: Count = 256  # estimate of what one picture takes of the context
+    image_tokens: Count = 256  # estimate of what one image takes of the context
     top_logprobs: Annotated[int, Ge(2), Le(100)] = 20  # tokens that an endpoint lists for option scores
     adapter: str | None = None  # of the model, as the server calls it: what is asked instead of the model alone
     limit_name: Literal["max_tokens", "max_completion_tokens"] = (
@@ -86,7 +86,7 @@ class Remote:
     @cached_property
     def digest(self) -> str:
         """Names endpoint, model and what changes a request; what a provider changes behind a name, nobody knows."""
-        told = {"url": self.base, "model": self.model, "extra": self.extra, "picture_tokens": self.picture_tokens}
+        told = {"url": self.base, "model": self.model, "extra": self.extra, "image_tokens": self.image_tokens}
         if self.adapter is not None:
             told["adapter"] = self.adapter
         return canonical_digest({"backend": "remote", **told, "max_tokens": self.max_tokens})[:32]
@@ -138,7 +138,7 @@ class Remote:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        return dict.fromkeys(("requests", "prompt_tokens", "new_tokens", "pictures_shown"), 0)
+        return dict.fromkeys(("requests", "prompt_tokens", "new_tokens", "images_shown"), 0)
 
     @cached_property
     def cached(self) -> list[int]:
@@ -167,9 +167,9 @@ class Remote:
         return {**self.counts, "cached_tokens": sum(self.cached), "retries": self.endpoint.retried}
 
     def count_tokens(self, prompt: Prompt) -> int:
-        """An estimate, for the context budget: four characters a token, and `picture_tokens` a picture."""
+        """An estimate, for the context budget: four characters a token, and `image_tokens` an image."""
         letters = sum(len(part.text) for part in prompt.parts() if part.text is not None)
-        return math.ceil(letters / LETTERS) + self.picture_tokens * len(prompt.pictures)
+        return math.ceil(letters / LETTERS) + self.image_tokens * len(prompt.images)
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         found: dict[int, Generation] = {}
@@ -216,7 +216,7 @@ class Remote:
         counts["requests"] += 1
         counts["prompt_tokens"] += said.usage.prompt_tokens
         counts["new_tokens"] += said.usage.new_tokens
-        counts["pictures_shown"] += len(request.prompt.pictures)
+        counts["images_shown"] += len(request.prompt.images)
 
     def _answer(self, request: Request) -> Generation:
         if self.endpoint.stopped.is_set():

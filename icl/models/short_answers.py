@@ -16,7 +16,7 @@ _ANSWERS: dict[tuple[str, str, int], str] = {}
 
 
 def answers(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-    """One greedy answer a prompt, through sessions where the model has them. Raises ModelError, PictureError."""
+    """One greedy answer a prompt, through sessions where the model has them. Raises ModelError, ImageError."""
     model.load()
     keys = [(model.digest, prompt.digest, max_new_tokens) for prompt in prompts]
     todo = [(key, prompt) for key, prompt in dict(zip(keys, prompts, strict=True)).items() if key not in _ANSWERS]

@@ -31,11 +31,11 @@ class Pool:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of ids, questions, answers, where the pictures come from and their edits: cheap, no file is opened."""
+        """sha256 of ids, questions, answers, where the images come from and their edits: cheap, no file is opened."""
         told = hashlib.sha256()
         for e in self.examples:
-            pictures = [(p.identity, p.edits) if p.edits else p.identity for p in e.pictures]
-            told.update(repr((e.id, e.question, e.answers, e.options, e.label, pictures)).encode())
+            images = [(p.identity, p.edits) if p.edits else p.identity for p in e.images]
+            told.update(repr((e.id, e.question, e.answers, e.options, e.label, images)).encode())
         return told.hexdigest()
 
     def __len__(self) -> int:
@@ -46,7 +46,7 @@ class Pool:
 class Task(Protocol):
     """A component of kind `task`: a frozen dataclass; reading data waits for the first access of `queries`.
 
-    One whose pool may hold the query's own picture says `pool_shares_pictures = True`; it is never shown with it.
+    One whose pool may hold the query's own image says `pool_shares_images = True`; it is never shown with it.
     One that can tell something of a set of demonstrations (do they settle the question?) has `facts(demos) -> mapping`:
     what a sample's `meta` says beside the example's.
     """

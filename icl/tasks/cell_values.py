@@ -1,4 +1,4 @@
-"""The values of a row of any data set as text, and its pictures: embedded, several in one cell, or named by a path."""
+"""The values of a row of any data set as text, and its images: embedded, several in one cell, or named by a path."""
 
 import hashlib
 import io
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl.images import Picture, open_regular
+from icl.images import Image, open_regular
 from icl.tasks.source import Source
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ def text_of(value: Any) -> str:
     return str(value).strip()
 
 
-def picture_keys(source: Source, columns: Sequence[str], rows: Sequence[int]) -> list[list[str]]:
-    """What tells the pictures of these rows from others without decoding: path, or sha256 of the encoded bytes."""
+def image_keys(source: Source, columns: Sequence[str], rows: Sequence[int]) -> list[list[str]]:
+    """What tells the images of these rows from others without decoding: path, or sha256 of the encoded bytes."""
     found: list[list[str]] = [[] for _ in rows]
     for column in columns:
         for keys, values in zip(found, source.data.select_columns([column]).select(list(rows)), strict=True):
@@ -37,32 +37,32 @@ def picture_keys(source: Source, columns: Sequence[str], rows: Sequence[int]) ->
 
 
 def _cells(value: Any) -> list[Any]:
-    """The pictures in one cell of a table: none, one or several."""
+    """The images in one cell of a table: none, one or several."""
     if value is None:
         return []
     return [cell for cell in value if cell is not None] if isinstance(value, list | tuple) else [value]
 
 
-def pictures_in(view: "Dataset", source: Source, column: str, row: int) -> Iterator[Picture]:
-    """The pictures of one cell, not yet opened. view: the data with this column alone."""
+def images_in(view: "Dataset", source: Source, column: str, row: int) -> Iterator[Image]:
+    """The images of one cell, not yet opened. view: the data with this column alone."""
     from datasets import PILImage
 
     feature = view.features[column]
     if isinstance(feature, PILImage):
-        yield Picture.from_source(Stored(view, column, row, 0), f"{source.name} row {row}, column '{column}'")
+        yield Image.from_source(Stored(view, column, row, 0), f"{source.name} row {row}, column '{column}'")
         return
     for place, cell in enumerate(_cells(view[row][column])):
         if isinstance(cell, str):
             path = Path(cell) if source.folder is None else source.folder / cell
-            yield Picture.from_path(path, f"{path} ({source.name} row {row})")
+            yield Image.from_path(path, f"{path} ({source.name} row {row})")
         else:
-            origin = f"{source.name} row {row}, column '{column}', picture {place}"
-            yield Picture.from_source(Stored(view, column, row, place), origin)
+            origin = f"{source.name} row {row}, column '{column}', image {place}"
+            yield Image.from_source(Stored(view, column, row, place), origin)
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """Reads one picture of a table when it is called."""
+    """Reads one image of a table when it is called."""
 
     view: "Dataset"
     column: str
@@ -78,7 +78,7 @@ class Stored:
             raise ValueError("the cell is empty")
         cell = cells[self.place]
         if not isinstance(cell, Mapping):
-            raise ValueError(f"{cell!r:.40} is neither a picture nor the path of one")
+            raise ValueError(f"{cell!r:.40} is neither an image nor the path of one")
         if cell.get("bytes"):
             return PILImage.open(io.BytesIO(cell["bytes"]))
         if cell.get("path"):
@@ -86,8 +86,8 @@ class Stored:
         raise ValueError("the cell has neither bytes nor a path")
 
 
-def placed(path: str, values: Mapping[str, Any], source: Source, at: str) -> Picture:
-    """The picture of a row by its path, which starts from the data's folder."""
+def placed(path: str, values: Mapping[str, Any], source: Source, at: str) -> Image:
+    """The image of a row by its path, which starts from the data's folder."""
     told = path.format(**{key: text_of(value) for key, value in values.items()})
     whole = Path(told) if source.folder is None else source.folder / told
-    return Picture.from_path(whole, f"{whole} ({at})")
+    return Image.from_path(whole, f"{whole} ({at})")

@@ -14,12 +14,12 @@ from string import Formatter
 from typing import Any, Literal
 
 from icl.errors import ConfigError, DataError, did_you_mean
-from icl.tasks.cell_values import picture_keys, pictures_in, placed, text_of
+from icl.tasks.cell_values import image_keys, images_in, placed, text_of
 from icl.tasks.source import Source
 from icl.types import Example
 
-ROLES = ("question", "picture", "answer", "options", "id", "label", "group", "domain", "meta")
-SEVERAL = ("picture", "options", "meta")  # roles that may be a list of columns
+ROLES = ("question", "image", "answer", "options", "id", "label", "group", "domain", "meta")
+SEVERAL = ("image", "options", "meta")  # roles that may be a list of columns
 AnswerIs = Literal["text", "index", "letter", "class"]
 _LETTERED = re.compile(r"\(([a-zA-Z])\)\s*")  # before an option of "(a) open (b) closed"
 _FILED = re.compile(r"^\d+[._]")  # before a class that is called as its folder is: 001.Black_footed_Albatross
@@ -34,7 +34,7 @@ class Layout:
     options: tuple[str, ...] = ()
     answer_map: Mapping[str, str] | None = None
     answer_is: AnswerIs = "text"
-    picture: str | None = None
+    image: str | None = None
 
     def __post_init__(self) -> None:
         for role, column in self.columns.items():
@@ -49,15 +49,15 @@ class Layout:
             raise ConfigError(
                 'no question: name its column in columns.question, or give one text, question: "What is this?".'
             )
-        for key, text in (("question", self.question), ("picture", self.picture)):
+        for key, text in (("question", self.question), ("image", self.image)):
             try:
                 named = _named_in(text)
             except ValueError as error:
                 raise ConfigError(f"{key}: {error}. Write {{{{ and }}}} for braces that are no column.") from error
             if "" in named:
                 raise ConfigError(f"{key}: {{}} names no column. Write its name in the braces, or {{{{}}}} for braces.")
-        if self.picture is not None and "picture" in self.columns:
-            raise ConfigError("picture and columns.picture: pictures are named by a path or are in a column, not both.")
+        if self.image is not None and "image" in self.columns:
+            raise ConfigError("image and columns.image: images are named by a path or are in a column, not both.")
         if self.answer_is in ("index", "letter") and not self.options and "options" not in self.columns:
             raise ConfigError(f"answer_is: {self.answer_is} needs options to point to.")
 
@@ -68,13 +68,13 @@ class Layout:
 
     @property
     def placeholders(self) -> tuple[str, ...]:
-        """Columns that the question's text and the picture's path name in braces."""
-        return (*_named_in(self.question), *_named_in(self.picture))
+        """Columns that the question's text and the image's path name in braces."""
+        return (*_named_in(self.question), *_named_in(self.image))
 
     def check(self, source: Source) -> None:
         """Raises ConfigError where a named column is missing, with the columns there are."""
         named = [(f"columns.{role}", column) for role in self.columns for column in self.of(role)]
-        named += [(key, name) for key in ("question", "picture") for name in _named_in(getattr(self, key))]
+        named += [(key, name) for key in ("question", "image") for name in _named_in(getattr(self, key))]
         for key, column in named:
             if column not in source.columns:
                 raise ConfigError(
@@ -84,10 +84,10 @@ class Layout:
 
 
 def read_examples(source: Source, layout: Layout, rows: Sequence[int], ids: Sequence[str]) -> Iterator[Example]:
-    """The examples of these rows. No picture is opened. Raises DataError where a row has no answer."""
-    wanted = {column for role in layout.columns if role != "picture" for column in layout.of(role)}
+    """The examples of these rows. No image is opened. Raises DataError where a row has no answer."""
+    wanted = {column for role in layout.columns if role != "image" for column in layout.of(role)}
     texts = source.data.select_columns(sorted(wanted | set(layout.placeholders))).select(list(rows))
-    views = {column: source.data.select_columns([column]) for column in layout.of("picture")}
+    views = {column: source.data.select_columns([column]) for column in layout.of("image")}
     classes = _classes(source, layout)
     for row, name, values in zip(rows, ids, texts, strict=True):
         at = f"{source.name} row {row}"
@@ -95,9 +95,9 @@ def read_examples(source: Source, layout: Layout, rows: Sequence[int], ids: Sequ
         answers = _answers(values, source, layout, options, at)
         yield Example(
             id=name,
-            pictures=(
-                *(picture for column in views for picture in pictures_in(views[column], source, column, row)),
-                *([placed(layout.picture, values, source, at)] if layout.picture else ()),
+            images=(
+                *(image for column in views for image in images_in(views[column], source, column, row)),
+                *([placed(layout.image, values, source, at)] if layout.image else ()),
             ),
             question=_question(values, layout, at),
             answers=answers,
@@ -111,13 +111,13 @@ def read_examples(source: Source, layout: Layout, rows: Sequence[int], ids: Sequ
         )
 
 
-def pictures_of(source: Source, layout: Layout, rows: Sequence[int]) -> list[list[str]]:
-    """What tells the pictures of these rows from others, without decoding any."""
-    found = picture_keys(source, layout.of("picture"), rows)
-    if layout.picture:
-        texts = source.data.select_columns(sorted(set(_named_in(layout.picture)))).select(list(rows))
+def images_of(source: Source, layout: Layout, rows: Sequence[int]) -> list[list[str]]:
+    """What tells the images of these rows from others, without decoding any."""
+    found = image_keys(source, layout.of("image"), rows)
+    if layout.image:
+        texts = source.data.select_columns(sorted(set(_named_in(layout.image)))).select(list(rows))
         for keys, values in zip(found, texts, strict=True):
-            keys.append(layout.picture.format(**values))
+            keys.append(layout.image.format(**values))
     return found
 
 

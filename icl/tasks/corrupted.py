@@ -1,10 +1,10 @@
-"""Any task under a domain shift: its pictures corrupted (Hendrycks and Dietterich, ICLR 2019).
+"""Any task under a domain shift: its images corrupted (Hendrycks and Dietterich, ICLR 2019).
 
     task: {name: corrupted, of: {name: binding, ways: 4}, by: noise, severity: 3}
 
 With `where: query` (the default) the pool is clean and the queries are not: demonstrations of another domain. With
 `pool` it is the other way round, with `all` both are of the shifted domain. Queries keep their ids, so severities are
-paired. `icl.corruptions` has the numbers of each severity. Any edit of pictures corrupts too, ours or anyone's:
+paired. `icl.corruptions` has the numbers of each severity. Any edit of images corrupts too, ours or anyone's:
 
     task: {name: corrupted, of: {name: binding}, by: {name: 'stripes.py:Stripes', width: 3}}
 """
@@ -31,16 +31,16 @@ USUAL = 3
 @component("task", "corrupted")
 @dataclass(frozen=True, kw_only=True)
 class Corrupted:
-    """Another task with its queries' or its pool's pictures corrupted: noise, blur, contrast, jpeg, or any edit.
+    """Another task with its queries' or its pool's images corrupted: noise, blur, contrast, jpeg, or any edit.
 
     The domain of an example ("noise 3", or "clean") is its `domain`, after that of the task where it has one, and is in
     `meta`.
     """
 
     of: Annotated[Task, Nested("task")]  # the task
-    by: By = "noise"  # what is done to the pictures; an edit has parameters of its own (icl ls edit)
+    by: By = "noise"  # what is done to the images; an edit has parameters of its own (icl ls edit)
     severity: Severity = USUAL  # of the first four, 1 to 5; 0: nothing
-    where: Where = "query"  # whose pictures
+    where: Where = "query"  # whose images
     seed: int = 0  # of what is drawn; the seeds of a run do not change it
 
     def __post_init__(self) -> None:
@@ -69,8 +69,8 @@ class Corrupted:
         return f"{name} ({', '.join(own)})" if own else str(name)
 
     @property
-    def pool_shares_pictures(self) -> bool:
-        return bool(getattr(self.of, "pool_shares_pictures", False))
+    def pool_shares_images(self) -> bool:
+        return bool(getattr(self.of, "pool_shares_images", False))
 
     @cached_property
     def queries(self) -> Sequence[Example]:
@@ -87,7 +87,7 @@ class Corrupted:
         return self.of.pool_size
 
     def facts(self, demos: Sequence[Example]) -> Mapping[str, Any]:
-        """What the task itself can tell of demonstrations, which their pictures do not change."""
+        """What the task itself can tell of demonstrations, which their images do not change."""
         told: Mapping[str, Any] = getattr(self.of, "facts", lambda shown: {})(demos)
         return told
 
@@ -95,5 +95,5 @@ class Corrupted:
         severity = self.severity if here else 0
         domain = self.shift if severity else CLEAN
         whole = domain if example.domain is None else f"{example.domain}, {domain}"
-        pictures = tuple(corrupted(picture, self.by, severity, self.seed) for picture in example.pictures)
-        return replace(example, pictures=pictures, domain=whole, meta={**example.meta, "domain": whole})
+        images = tuple(corrupted(image, self.by, severity, self.seed) for image in example.images)
+        return replace(example, images=images, domain=whole, meta={**example.meta, "domain": whole})

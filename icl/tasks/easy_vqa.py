@@ -1,6 +1,6 @@
-"""easy-VQA (Victor Zhou, 2020; MIT): one coloured shape on a light ground and short questions about it.
+"""easy-VQA (Victor Zhou, 2020; MIT): one colored shape on a light ground and short questions about it.
 
-The PyPI package `easy-vqa` carries 4,000 train pictures with 38,575 questions and 1,000 test pictures with 9,673. The
+The PyPI package `easy-vqa` carries 4,000 train images with 38,575 questions and 1,000 test images with 9,673. The
 train split is the support pool, the test split the queries. The majority answer alone is right for .37 of the test
 questions, so a score needs its text-only baselines beside it.
 """
@@ -12,18 +12,18 @@ from typing import Literal
 
 from icl.constraints import PositiveInt
 from icl.errors import DataError
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import component, parameter
 from icl.tasks.base import Pool
 from icl.tasks.subset import nested_choice
 from icl.types import Example
 
-QuestionType = Literal["yes/no", "shape", "colour"]
+QuestionType = Literal["yes/no", "shape", "color"]
 
 OPTIONS: Mapping[QuestionType, tuple[str, ...]] = {
     "yes/no": ("yes", "no"),
     "shape": ("circle", "rectangle", "triangle"),
-    "colour": ("red", "green", "blue", "black", "gray", "teal", "brown", "yellow"),
+    "color": ("red", "green", "blue", "black", "gray", "teal", "brown", "yellow"),
 }
 """The answers of each type of question: what option scoring chooses among. Together the package's 13 answers."""
 
@@ -32,17 +32,17 @@ def question_type(question: str) -> QuestionType:
     """Read from the wording alone, so that it is as public as the question."""
     if not question.startswith("what"):
         return "yes/no"
-    return "colour" if question.startswith(("what color", "what is the color")) else "shape"
+    return "color" if question.startswith(("what color", "what is the color")) else "shape"
 
 
 @component("task", "easy-vqa")
 @dataclass(frozen=True)
 class EasyVQA:
-    """Questions about one coloured shape; support pool = train split, queries = test split (PyPI `easy-vqa`).
+    """Questions about one colored shape; support pool = train split, queries = test split (PyPI `easy-vqa`).
 
-    Questions about one picture share a group. A query's type of question is in `meta`, and its options are the
-    answers of that type. The pool is a choice of 1,000 of the 38,575 train questions unless told otherwise: a picture
-    retriever then embeds 869 pictures instead of 4,000. Pictures are opened when they are used.
+    Questions about one image share a group. A query's type of question is in `meta`, and its options are the
+    answers of that type. The pool is a choice of 1,000 of the 38,575 train questions unless told otherwise: an image
+    retriever then embeds 869 images instead of 4,000. Images are opened when they are used.
     """
 
     query_limit: PositiveInt | None = parameter("queries", None)  # test questions, a nested choice; None: all 9,673
@@ -83,7 +83,7 @@ def _questions(split: Literal["train", "test"], limit: int | None, seed: int) ->
         else (easy_vqa.get_test_questions, easy_vqa.get_test_image_paths)
     )
     questions, answers, numbers = read()
-    pictures = {number: Picture.from_path(path, f"easy-vqa/{split}/{number}.png") for number, path in find().items()}
+    images = {number: Image.from_path(path, f"easy-vqa/{split}/{number}.png") for number, path in find().items()}
     ids = [f"{split}-{row:05d}" for row in range(len(questions))]
     if limit is not None and limit > len(ids):
         key = "queries" if split == "test" else "pool_size"
@@ -91,12 +91,12 @@ def _questions(split: Literal["train", "test"], limit: int | None, seed: int) ->
     return tuple(
         Example(
             id=ids[row],
-            pictures=(pictures[numbers[row]],),
+            images=(images[numbers[row]],),
             question=questions[row],
             answers=(answers[row],),
             options=OPTIONS[question_type(questions[row])],
             label=answers[row],
-            group=f"{split}-picture-{numbers[row]}",
+            group=f"{split}-image-{numbers[row]}",
             meta={"type": question_type(questions[row]), "split": split},
         )
         for row in nested_choice(ids, limit, seed, f"easy-vqa/{split}")

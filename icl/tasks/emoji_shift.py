@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from icl.constraints import PositiveInt
 from icl.errors import DataError
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
@@ -113,7 +113,7 @@ class EmojiShift:
         return [
             Example(
                 id=f"{style}-{emoji.code}",
-                pictures=(emoji.picture(style),),
+                images=(emoji.image(style),),
                 question=QUESTIONS[self.classes],
                 answers=(name,),
                 label=name,
@@ -132,9 +132,9 @@ class Emoji:
     classes: Mapping[str, str]
     drawings: "Mapping[Style, Drawing]"
 
-    def picture(self, style: Style) -> Picture:
+    def image(self, style: Style) -> Image:
         """Its drawing at 64 x 64, over white."""
-        return Picture.from_source(partial(_drawing, *self.drawings[style]), f"emoji/{style}/{self.code}")
+        return Image.from_source(partial(_drawing, *self.drawings[style]), f"emoji/{style}/{self.code}")
 
 
 Drawing = tuple[str, str]
@@ -195,7 +195,7 @@ def _icons(path: str) -> dict[str, str]:
 
 
 def _code(stem: str) -> str:
-    """Vendors differ in case and in whether they write the selector of the coloured form."""
+    """Vendors differ in case and in whether they write the selector of the colored form."""
     return stem.upper().replace("-FE0F", "")
 
 

@@ -4,20 +4,20 @@
       name: hub
       path: lmms-lab/POPE
       split: test
-      columns: {question: question, picture: image, answer: answer, meta: [category]}
+      columns: {question: question, image: image, answer: answer, meta: [category]}
       options: ["yes", "no"]
       queries: 3000
 
 `path` may be a hub id, a folder written by `save_to_disk`, a folder of parquet files or JSON lines, an image folder
-(one folder a class: `columns: {picture: image, answer: label}, question: "What is this?"`), or one file. Pictures are
-embedded, or named by paths that start from the data's folder: in a column, or `picture: "images/{image}.jpg"`.
+(one folder a class: `columns: {image: image, answer: label}, question: "What is this?"`), or one file. Images are
+embedded, or named by paths that start from the data's folder: in a column, or `image: "images/{image}.jpg"`.
 
 `preset: pope` stands for the columns of a published data set (the presets below); what is written beside it counts
 first. A preset is one file of `icl/tasks/presets/`: the keys of this task, and which metrics are its own.
 
 With `pool_split` (or `pool_path`) the pool is other data. Without, the one split is divided, so that queries and
 demonstrations share no group: `pool_share` of the groups, by a fixed draw, become the pool and the others the queries.
-A group is what `columns.group` says, or else all rows that are connected by a common picture (same path or same encoded
+A group is what `columns.group` says, or else all rows that are connected by a common image (same path or same encoded
 bytes); it is the group of the queries too, by which intervals are clustered.
 """
 
@@ -33,7 +33,7 @@ from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.cell_values import text_of
-from icl.tasks.columns import AnswerIs, Layout, pictures_of, read_examples
+from icl.tasks.columns import AnswerIs, Layout, images_of, read_examples
 from icl.tasks.presets import PRESETS
 from icl.tasks.source import Source, open_source
 from icl.tasks.subset import nested_choice
@@ -45,9 +45,9 @@ Text = str | bool | int | float
 @component("task", "hub")
 @dataclass(frozen=True, kw_only=True)
 class Hub:
-    """Any data set of the hub or of this machine, by a column map: what is the question, the picture, the answer.
+    """Any data set of the hub or of this machine, by a column map: what is the question, the image, the answer.
 
-    columns: question, picture (one column or several; a cell holds one picture or a list), answer (a text, a number, a
+    columns: question, image (one column or several; a cell holds one image or a list), answer (a text, a number, a
     class, or a list of accepted ones), options (a list, or several columns), id, label, group, domain (one column
     each), meta (columns that records carry along; never the gold).
     """
@@ -62,7 +62,7 @@ class Hub:
     pool_path: str | None = None  # where the pool is other data; None: `path`
     pool_share: Share = 0.5  # of the groups of a divided split that become the pool
     question: str | None = None  # one text for all rows; {column} is filled in
-    picture: str | None = None  # the path of a row's picture, likewise; it starts from the data's folder
+    image: str | None = None  # the path of a row's image, likewise; it starts from the data's folder
     options: tuple[Text, ...] = ()  # the same for all rows
     answer_map: Mapping[Text, Text] | None = None  # value of the answer column -> answer; every value must be in it
     answer_is: AnswerIs = "text"  # index or letter: of an option (0 or A is the first); class: of a folder's name
@@ -94,10 +94,10 @@ class Hub:
         if self.group_rows:
             first = [row - row % self.group_rows for row in chosen]
             return tuple(replace(e, group=f"rows from {row}") for e, row in zip(examples, first, strict=True))
-        if self._layout.of("group") or not (self._layout.of("picture") or self.picture):
+        if self._layout.of("group") or not (self._layout.of("image") or self.image):
             return examples
-        first = connected(pictures_of(self._source, self._layout, chosen))
-        return tuple(replace(e, group=f"picture of {examples[i].id}") for e, i in zip(examples, first, strict=True))
+        first = connected(images_of(self._source, self._layout, chosen))
+        return tuple(replace(e, group=f"image of {examples[i].id}") for e, i in zip(examples, first, strict=True))
 
     @cached_property
     def _pool(self) -> Pool:
@@ -125,7 +125,7 @@ class Hub:
             tuple(text_of(option) for option in self.options),
             None if mapped is None else {text_of(key): text_of(value) for key, value in mapped.items()},
             self.answer_is,
-            self.picture,
+            self.image,
         )
 
     @property
@@ -206,7 +206,7 @@ class Hub:
         if columns:
             values: list[Any] = list(self._source.data[columns[0]])
             return [f"row {row}" if value is None else text_of(value) for row, value in enumerate(values)]
-        first = connected(pictures_of(self._source, self._layout, range(len(self._source))))
+        first = connected(images_of(self._source, self._layout, range(len(self._source))))
         return [f"row {row}" for row in first]
 
 

@@ -1,7 +1,7 @@
 """Opens a data source with the `datasets` library, whatever it is: one rule for each kind of path.
 
     a folder that `save_to_disk` wrote      load_from_disk
-    a folder of pictures and rows           the rows: the file of the split's name (test.jsonl), or the only one there
+    a folder of images and rows           the rows: the file of the split's name (test.jsonl), or the only one there
     any other folder                        load_dataset(folder): parquet, JSON lines, CSV or an image folder
     a .parquet, .json, .jsonl or .csv file  load_dataset(builder, file); it has no splits, any name of one will do
     a .json file of objects by name         a row each, with the name in the column `key`
@@ -9,7 +9,7 @@
 
 An image folder's own `metadata.csv` or `.jsonl` stays its own.
 
-Pictures stay encoded (`decode=False`): opening a source decodes none.
+Images stay encoded (`decode=False`): opening a source decodes none.
 """
 
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv"}
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"})
+IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"})
 SPLITS = frozenset({"train", "test", "validation", "val", "dev"})
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves in a folder
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One split, its rows in their order. folder: what relative picture paths start from, for local data."""
+    """One split, its rows in their order. folder: what relative image paths start from, for local data."""
 
     data: "Dataset"
     name: str
@@ -73,7 +73,7 @@ def _read(path: str, here: Path, config: str | None, split: str) -> Any:
     if here.is_dir() and any((here / name).is_file() for name in SAVED):
         return datasets.load_from_disk(str(here))
     if here.is_dir():
-        rows = _rows_beside_pictures(here, split)
+        rows = _rows_beside_images(here, split)
         if rows is not None:
             return _read(str(rows), rows, config, split)
         return datasets.load_dataset(str(here.resolve()), config)
@@ -90,21 +90,21 @@ def _read(path: str, here: Path, config: str | None, split: str) -> Any:
     return datasets.load_dataset(path, config, split=split)
 
 
-def _rows_beside_pictures(folder: Path, split: str) -> Path | None:
-    """The file of rows in a folder that has pictures too; None where it has no rows or no pictures.
+def _rows_beside_images(folder: Path, split: str) -> Path | None:
+    """The file of rows in a folder that has images too; None where it has no rows or no images.
 
     Raises ValueError where none of several such files is called as the split, and where the only one is another split.
     """
     tables = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in BUILDERS and path.is_file()]
     files = [path for path in tables if path.stem != "metadata"]
-    if not files or not any(path.suffix.lower() in PICTURES for path in folder.rglob("*")):
+    if not files or not any(path.suffix.lower() in IMAGES for path in folder.rglob("*")):
         return None
     named = [path for path in files if path.stem == split] or [p for p in files if p.stem not in SPLITS]
     if not named:
-        raise ValueError(f"it has pictures and the rows of {', '.join(p.name for p in files)}, none of this split.")
+        raise ValueError(f"it has images and the rows of {', '.join(p.name for p in files)}, none of this split.")
     if len(named) > 1:
         raise ValueError(
-            f"it has pictures and several files of rows ({', '.join(p.name for p in named)}). Name one of them as path."
+            f"it has images and several files of rows ({', '.join(p.name for p in named)}). Name one of them as path."
         )
     return named[0]
 
@@ -140,7 +140,7 @@ def _split_of(data: Any, path: str, split: str) -> "Dataset":
 
 
 def _encoded(data: "Dataset") -> "Dataset":
-    """The same data with every picture column left undecoded."""
+    """The same data with every image column left undecoded."""
     from datasets import Image
 
     for name, feature in data.features.items():

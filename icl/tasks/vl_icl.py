@@ -1,11 +1,11 @@
-"""VL-ICL's own files (Zong et al., ICLR 2025; MIT): `query.json` and `support.json` of a task, and its pictures.
+"""VL-ICL's own files (Zong et al., ICLR 2025; MIT): `query.json` and `support.json` of a task, and its images.
 
     open_mi                            made-up names: `ways` classes of the query's own, alternating, one pool a query
     operator_induction[_interleaved]   the pool's answers are those of the query's operator
     matching_mi                        each pair of the pool is a same one and a different one, in a drawn order
     clevr, textocr                     one pool for all
 
-Score by `vl_icl` (the released rules), `strict` and `lenient`. The tasks whose answer is a picture (open_t2i_mi, cobsat
+Score by `vl_icl` (the released rules), `strict` and `lenient`. The tasks whose answer is an image (open_t2i_mi, cobsat
 and the like) are not read. As released, the order in matching is always same, different, so that the last demonstration
 says no: `official_order` keeps it, for retrievers that keep the pool's.
 """
@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from icl.constraints import PositiveInt
 from icl.errors import DataError
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
@@ -98,18 +98,18 @@ class VLICLTask:
         return tuple(shuffled(rng, [row["answer"], *others[: self.ways - 1]]))
 
     def _named(self, number: int) -> Sequence[Example]:
-        """Every shot shows one picture of each class."""
+        """Every shot shows one image of each class."""
         row = self._read("query.json")[number]
         names = self._classes(number, row)
-        pictures = {name: row["support"][name]["images"] for name in names}
+        images = {name: row["support"][name]["images"] for name in names}
         return [
             self._example(
                 f"{self.task}-{number:05d}-s{shot}{k}",
-                {"question": NAMING, "image": pictures[name][shot]},
+                {"question": NAMING, "image": images[name][shot]},
                 name,
                 names,
             )
-            for shot in range(min(map(len, pictures.values())))
+            for shot in range(min(map(len, images.values())))
             for k, name in enumerate(names)
         ]
 
@@ -129,7 +129,7 @@ class VLICLTask:
         folder = Path(self.path).expanduser()
         return Example(
             id=name,
-            pictures=tuple(Picture.from_path(folder / image, f"VL-ICL {image}") for image in images),
+            images=tuple(Image.from_path(folder / image, f"VL-ICL {image}") for image in images),
             question=str(row["question"]),
             answers=(answer,),
             options=options,

@@ -1,6 +1,6 @@
-"""Winoground (Thrush et al., CVPR 2022): two pictures and two captions of the same words, as four yes/no questions.
+"""Winoground (Thrush et al., CVPR 2022): two images and two captions of the same words, as four yes/no questions.
 
-An item of the data has `image_0`, `caption_0`, `image_1` and `caption_1`; each caption is asked of each picture. The
+An item of the data has `image_0`, `caption_0`, `image_1` and `caption_1`; each caption is asked of each image. The
 metrics `winoground_text`, `winoground_image` and `winoground_group` read the four answers, best with `score: options`.
 The data set (hub id facebook/winoground) has to be asked for; rows of one's own with these columns do as well.
 """
@@ -15,7 +15,7 @@ from icl.errors import ConfigError, DataError
 from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
-from icl.tasks.cell_values import pictures_in, text_of
+from icl.tasks.cell_values import images_in, text_of
 from icl.tasks.source import Source, open_source
 from icl.tasks.subset import nested_choice
 from icl.types import Example
@@ -26,21 +26,21 @@ COLUMNS = ("image_0", "image_1", "caption_0", "caption_1")
 @component("task", "winoground")
 @dataclass(frozen=True)
 class WinogroundTask:
-    """Does the caption match the picture? Two captions with each of two pictures, from Winoground or data like it.
+    """Does the caption match the image? Two captions with each of two images, from Winoground or data like it.
 
     The pool is a share of the items, the others are asked; all four questions of an item stay on one side.
     """
 
     path: str = "facebook/winoground"  # hub id, folder or file
     split: str = "test"  # of the data that is divided
-    question: str = 'does the caption "{caption}" match the picture?'  # {caption} is filled in
+    question: str = 'does the caption "{caption}" match the image?'  # {caption} is filled in
     pool_share: Share = 0.5  # of the items that become the pool
     items: PositiveInt | None = None  # asked, four questions each; a nested choice; None: all
     seed: int = 0  # of choice and division; the seeds of a run do not change them
 
     def __post_init__(self) -> None:
         if self.question.count("{caption}") != 1:
-            raise ConfigError("question has {caption} once: what is asked about the picture.")
+            raise ConfigError("question has {caption} once: what is asked about the image.")
 
     @property
     def title(self) -> str:
@@ -90,18 +90,18 @@ class WinogroundTask:
         captions = self._source.data.select_columns(list(COLUMNS[2:]))
         for row in rows:
             name = f"winoground-{split}-{row:04d}"
-            turned = StreamKey(self.seed, name).number("turned", 2)  # which caption and which picture is called 0
+            turned = StreamKey(self.seed, name).number("turned", 2)  # which caption and which image is called 0
             values = captions[row]
             for place in range(4):
-                caption, picture = (place >> 1) ^ (turned >> 1), (place & 1) ^ (turned & 1)
-                answer = "yes" if caption == picture else "no"
+                caption, image = (place >> 1) ^ (turned >> 1), (place & 1) ^ (turned & 1)
+                answer = "yes" if caption == image else "no"
                 yield Example(
                     id=f"{name}-{place}",
-                    pictures=tuple(pictures_in(views[picture], self._source, f"image_{picture}", row)),
+                    images=tuple(images_in(views[image], self._source, f"image_{image}", row)),
                     question=self.question.replace("{caption}", text_of(values[f"caption_{caption}"])),
                     answers=(answer,),
                     options=("yes", "no"),
                     label=answer,
                     group=name,
-                    meta={"caption": place >> 1, "picture": place & 1},
+                    meta={"caption": place >> 1, "image": place & 1},
                 )

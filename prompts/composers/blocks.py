@@ -1,12 +1,12 @@
 """The factors of a prompt as parameters (What Factors Affect Multi-Modal ICL?, Qin et al., NeurIPS 2024).
 
-One user turn of blocks. Each shows picture (p), question (q) and answer (a) in one of six orders; the paper's are pqa
+One user turn of blocks. Each shows image (p), question (q) and answer (a) in one of six orders; the paper's are pqa
 (image, text, output), qpa and qap. A question is "[REQUEST] ...", an answer "[RESPONSE] ...", each on its own line:
 
-    pqa   [picture][REQUEST] {q}\\n[RESPONSE] {a}\\n\\n   ...   [picture][REQUEST] {q}\\n[RESPONSE]
+    pqa   [image][REQUEST] {q}\\n[RESPONSE] {a}\\n\\n   ...   [image][REQUEST] {q}\\n[RESPONSE]
 
-The query keeps the order of picture and question and ends in the place for its answer, so where a demonstration's
-answer stands before its picture or question the query's pattern is not theirs; the paper does not say what it did.
+The query keeps the order of image and question and ends in the place for its answer, so where a demonstration's
+answer stands before its image or question the query's pattern is not theirs; the paper does not say what it did.
 
 The instruction stands at the head (introductory), at the tail (summative: after the query's question, before the place
 for the answer) or within (before every block). It is the span `instruction` where it stands first.
@@ -27,7 +27,7 @@ from prompts.pieces import Level
 class Blocks:
     """One user turn of blocks whose inner order, delimiters and place of the instruction are parameters."""
 
-    order: Literal["pqa", "qpa", "qap", "paq", "apq", "aqp"] = "pqa"  # of picture, question and answer in a block
+    order: Literal["pqa", "qpa", "qap", "paq", "apq", "aqp"] = "pqa"  # of image, question and answer in a block
     instruction: Level = "none"  # what it says
     instruction_text: str | None = None  # an instruction in one's own words instead
     instruction_at: Literal["head", "tail", "within"] = "head"  # where it stands
@@ -55,11 +55,11 @@ class Blocks:
         return Prompt((Turn("user", tuple(part for part in parts if part.content != "")),), context.key)
 
     def _block(self, of: Demo | Query, name: str) -> list[Part]:
-        """Its pieces in order, each text on a line; a picture that does not begin the block ends its line too."""
+        """Its pieces in order, each text on a line; an image that does not begin the block ends its line too."""
         found: list[Part] = []
         for piece in self.order:
             if piece == "p":
-                seen = pieces.pictures(of, name)
+                seen = pieces.images(of, name)
                 found += [*seen, *([Part("\n")] if seen and found else [])]
             elif piece == "q":
                 asked = pieces.question(of, name)

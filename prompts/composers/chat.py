@@ -1,6 +1,6 @@
 """Demonstrations as turns of a conversation, the form that chat-tuned models were trained on.
 
-    user: [instruction\\n][picture][question]   assistant: [answer]   ...   user: [picture][question]
+    user: [instruction\\n][image][question]   assistant: [answer]   ...   user: [image][question]
 
 The shot count is the number of assistant turns; an instruction stands once, before everything.
 """
@@ -19,10 +19,10 @@ from prompts.pieces import First, Level
 class Chat:
     """Each demonstration a user turn and an assistant turn, then the query's user turn."""
 
-    first: First = "picture"  # what a user turn begins with
+    first: First = "image"  # what a user turn begins with
     instruction: Level = "none"  # stands at the start of the first user turn
     instruction_text: str | None = None  # an instruction in one's own words instead
-    delimiter: str = ""  # between the pictures and the question of a turn
+    delimiter: str = ""  # between the images and the question of a turn
 
     def __post_init__(self) -> None:
         pieces.check_instruction(self.instruction, self.instruction_text, "chat")
@@ -37,7 +37,7 @@ class Chat:
         return Prompt(tuple(turns), context.key)
 
     def _asked(self, of: Demo | Query, name: str) -> tuple[Part, ...]:
-        seen, asked = pieces.pictures(of, name), pieces.question(of, name)
+        seen, asked = pieces.images(of, name), pieces.question(of, name)
         between = (Part(self.delimiter),) if self.delimiter and seen and asked else ()
-        whole = seen + between + asked if self.first == "picture" else asked + between + seen
+        whole = seen + between + asked if self.first == "image" else asked + between + seen
         return whole or (Part(""),)  # everything was removed by a transform: the turn stays

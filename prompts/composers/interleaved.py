@@ -1,9 +1,9 @@
 """Everything in one user turn, demonstrations and query in the same form: the few-shot prompt of Flamingo and its kin.
 
-    first: picture    [picture]Question: {q}\\nAnswer: {a}\\n\\n   ...   [picture]Question: {q}\\nAnswer:
-    first: text       Question: {q}\\n[picture]\\nAnswer: {a}\\n\\n   ...   Question: {q}\\n[picture]\\nAnswer:
+    first: image    [image]Question: {q}\\nAnswer: {a}\\n\\n   ...   [image]Question: {q}\\nAnswer:
+    first: text       Question: {q}\\n[image]\\nAnswer: {a}\\n\\n   ...   Question: {q}\\n[image]\\nAnswer:
 
-An example without a question has its pictures and its answer alone.
+An example without a question has its images and its answer alone.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from prompts.pieces import First, Level
 class Interleaved:
     """One user turn of question-and-answer blocks; the query's block stops at 'Answer:'."""
 
-    first: First = "picture"  # what a block begins with
+    first: First = "image"  # what a block begins with
     instruction: Level = "none"  # stands before the first block
     instruction_text: str | None = None  # an instruction in one's own words instead
     delimiter: str = "\n\n"  # after each demonstration
@@ -36,9 +36,9 @@ class Interleaved:
         return Prompt((Turn("user", tuple(part for part in parts if part.content != "")),), context.key)
 
     def _asked(self, of: Demo | Query, name: str) -> list[Part]:
-        seen, asked = pieces.pictures(of, name), pieces.question(of, name)
+        seen, asked = pieces.images(of, name), pieces.question(of, name)
         if asked:
             asked = (Part("Question: "), *asked, Part("\n"))
-        if self.first == "picture":
+        if self.first == "image":
             return [*seen, *asked, Part("Answer:")]
         return [*asked, *seen, Part("\n"), Part("Answer:")]

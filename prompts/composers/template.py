@@ -1,18 +1,18 @@
 """Prompts from a template: a Jinja file of one's own, or one of those in `prompts/templates`.
 
     {% for demo in demos %}
-    {{ demo.pictures | join }}{{ demo.question }}
+    {{ demo.images | join }}{{ demo.question }}
     Answer: {{ demo.answer }}
     {% endfor %}
-    {{ query.pictures | join }}{{ query.question }}
+    {{ query.images | join }}{{ query.question }}
     Answer:
 
-A template may use `demos` and `query` (each with `pictures`, `question`, `options`; a demonstration also `answer` and
-`index`, its place from 0; a picture has a `number` that runs through the prompt), `instruction`, and `user` and
+A template may use `demos` and `query` (each with `images`, `question`, `options`; a demonstration also `answer` and
+`index`, its place from 0; an image has a `number` that runs through the prompt), `instruction`, and `user` and
 `assistant`, which begin a turn of that role. It sees marks in the place of the pieces, never their content, so nothing
 in the data is read as a template, and every piece is a named span of the prompt. Templates run in Jinja's sandbox.
 
-A template must show every picture, question and answer once, and end in a user's turn. This is tried when the
+A template must show every image, question and answer once, and end in a user's turn. This is tried when the
 experiment is read, and checked on every prompt.
 """
 
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from icl import spans
 from icl.errors import ConfigError
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import component
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Part, Prompt, Query
@@ -45,7 +45,7 @@ KNOWN = ("demos", "query", "instruction", "user", "assistant")
 class Asked:
     """What a template sees of the query."""
 
-    pictures: tuple[Mark, ...]
+    images: tuple[Mark, ...]
     question: str
     options: tuple[str, ...]
 
@@ -127,29 +127,29 @@ def _seen(context: Context, instruction: bool) -> Mapping[str, Any]:
 
 def _item(of: Demo | Query, name: str, numbers: Iterator[int], index: int = 0) -> Asked:
     item = of.example if isinstance(of, Demo) else of
-    pictures = tuple(Mark.of(spans.picture(name, j), next(numbers)) for j in range(len(item.pictures)))
+    images = tuple(Mark.of(spans.image(name, j), next(numbers)) for j in range(len(item.images)))
     question = Mark.of(spans.question(name)) if item.question else ""
     if isinstance(of, Demo):
-        return Shown(pictures, question, item.options, Mark.of(spans.answer(name)), index)
-    return Asked(pictures, question, item.options)
+        return Shown(images, question, item.options, Mark.of(spans.answer(name)), index)
+    return Asked(images, question, item.options)
 
 
 def _parts(context: Context) -> Iterator[Part]:
     """Every piece that the prompt must show."""
     for name, demo in pieces.named(context):
-        yield from (*pieces.pictures(demo, name), *pieces.question(demo, name), pieces.answer(demo, name))
-    yield from (*pieces.pictures(context.query, spans.QUERY), *pieces.question(context.query, spans.QUERY))
+        yield from (*pieces.images(demo, name), *pieces.question(demo, name), pieces.answer(demo, name))
+    yield from (*pieces.images(context.query, spans.QUERY), *pieces.question(context.query, spans.QUERY))
 
 
 def _trials() -> Iterator[Context]:
-    """Contexts that every template must be able to write: none, one and two demonstrations of one picture each."""
+    """Contexts that every template must be able to write: none, one and two demonstrations of one image each."""
     demos = []
     for i in range(2):
-        shown = Picture.from_source(_never, f"trial {i}")
+        shown = Image.from_source(_never, f"trial {i}")
         demos.append(Demo(Example(f"trial-{i}", (shown,), f"question {i}?", (f"answer {i}",), ("a", "b")), 0.5, i))
-    query = Query("trial", (Picture.from_source(_never, "trial"),), "question?", ("a", "b"))
+    query = Query("trial", (Image.from_source(_never, "trial"),), "question?", ("a", "b"))
     yield from (Context(query, tuple(demos[:shots]), StreamKey()) for shots in range(3))
 
 
 def _never() -> Any:
-    raise AssertionError("a trial's picture is not opened")
+    raise AssertionError("a trial's image is not opened")

@@ -64,7 +64,7 @@ class Fitted:
         return self.orderer.needs
 
     def order(self, context: Context) -> Context:
-        """Raises ModelError, PictureError, and PlanError where there is no choice of answers."""
+        """Raises ModelError, ImageError, and PlanError where there is no choice of answers."""
         usual = sorted(context.demos, key=lambda demo: -demo.rank)
         if len(usual) < 2:
             return replace(context, demos=tuple(usual))

@@ -3,8 +3,8 @@
     lean     H(p(option | demonstrations, nothing)): the quarter of the orders with the largest is kept
     moved    1/2 sum over options of | p(option | demonstrations, query) - p(option | demonstrations, nothing) |
 
-Nothing is the query's pictures blanked and the question "N/A". A reconstruction: no code is published, and neither is
-how many orders are kept, what stands for a picture, or the measure of the shift; another divergence chooses otherwise.
+Nothing is the query's images blanked and the question "N/A". A reconstruction: no code is published, and neither is
+how many orders are kept, what stands for an image, or the measure of the shift; another divergence chooses otherwise.
 """
 
 from dataclasses import dataclass, replace
@@ -25,13 +25,13 @@ KEPT = 4
 @component("orderer", "demo")
 @dataclass(frozen=True)
 class DEmO(Asking):
-    """Of the orders that favour no answer by themselves, the one that the query moves most (DEmO)."""
+    """Of the orders that favor no answer by themselves, the one that the query moves most (DEmO)."""
 
     name: ClassVar[str] = "demo"
 
     def best(self, trial: Trial) -> int:
         query = trial.context.query
-        empty = replace(query, pictures=tuple(p.edit(Blank()) for p in query.pictures), question=NOTHING)
+        empty = replace(query, images=tuple(p.edit(Blank()) for p in query.images), question=NOTHING)
         free = trial.told([empty])[:, 0]
         kept = np.argsort(-np.round(entropy(free), 9), kind="stable")[: max(len(free) // KEPT, 1)]
         moved = np.abs(trial.told([query], kept.tolist())[:, 0] - free[kept]).sum(axis=1) / 2

@@ -4,7 +4,7 @@
     local     mean over the probes of the entropy of p(option | demonstrations, probe)
 
 The two choose differently. Probes are other members of the pool, without their answers: never the query, one of its
-pictures or a demonstration; those with the query's options where there are such. (The paper lets the model write them;
+images or a demonstration; those with the query's options where there are such. (The paper lets the model write them;
 released code adds one to each count.)
 """
 
@@ -42,13 +42,13 @@ class Entropy(Asking):
 
     def _probes(self, trial: Trial) -> Sequence[Query]:
         query = trial.context.query
-        own = {picture.source_digest for picture in query.pictures}
+        own = {image.source_digest for image in query.images}
         taken = {query.id, *(demo.example.id for demo in trial.context.demos)}
         others = [example for example in trial.fitted.pool.examples if example.id not in taken]
         alike = [example for example in others if example.options == query.options]
         for some in (alike, others):
             places = trial.context.key.numpy("order/probes").permutation(len(some))
-            fair = (some[i] for i in places if not own & {picture.source_digest for picture in some[i].pictures})
+            fair = (some[i] for i in places if not own & {image.source_digest for image in some[i].images})
             chosen = [example.query for example, _ in zip(fair, range(self.probes), strict=False)]
             if chosen:
                 return chosen
@@ -62,6 +62,6 @@ class Entropy(Asking):
         if not others:
             return f"{begin} the pool of {size} has none beside its {shown} demonstrations. Use fewer, or order: demo."
         return (
-            f"{begin} all {others} that are none of its {shown} demonstrations have its picture, so they would give it "
-            "away. Use a pool with other pictures, or order: demo."
+            f"{begin} all {others} that are none of its {shown} demonstrations have its image, so they would give it "
+            "away. Use a pool with other images, or order: demo."
         )

@@ -1,9 +1,9 @@
-"""Text instead of pictures: captions, tags or summaries that come with the data (VICL's demonstrations as text; TAMML).
+"""Text instead of images: captions, tags or summaries that come with the data (VICL's demonstrations as text; TAMML).
 
-The text stands before the question; the pictures are gone. It is the example's public fact `key` (a list becomes
+The text stands before the question; the images are gone. It is the example's public fact `key` (a list becomes
 "a, b, c"), or it comes from a JSON file that maps example ids to texts: what a captioner or a model's intent summary
 (VICL's IOIS) made beforehand. A summary that was written with the label in sight leaks it: say so with `saw_labels`.
-Only demonstrations become text by default, and the query keeps its picture, as in VICL; all of it for the missing-
+Only demonstrations become text by default, and the query keeps its image, as in VICL; all of it for the missing-
 modality test of TAMML.
 """
 
@@ -21,13 +21,13 @@ from prompts.example_changes import changed
 @component("transform", "captions")
 @dataclass(frozen=True)
 class Captions:
-    """Pictures replaced by captions, tags or summaries from the data or from a file."""
+    """Images replaced by captions, tags or summaries from the data or from a file."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
     key: str = "caption"  # the public fact of an example that is shown; not read where there is a file
     file: str | None = None  # JSON: example id -> text
-    where: Where = "demos"  # whose pictures become text
+    where: Where = "demos"  # whose images become text
     text: str = "{caption}\n"  # how it is written before the question
     saw_labels: bool = False  # the texts of the file were made with the labels in sight
     code: str = ""  # digest of the file, filled in
@@ -49,10 +49,10 @@ class Captions:
         return changed(context, self.where, self._told, mark)
 
     def _told(self, item: Any) -> Any:
-        if not item.pictures:
+        if not item.images:
             return item
         written = self.text.replace("{caption}", self._caption(item))
-        return replace(item, pictures=(), question=written + item.question if item.question else written.rstrip())
+        return replace(item, images=(), question=written + item.question if item.question else written.rstrip())
 
     def _caption(self, item: Any) -> str:
         found = self._texts.get(item.id) if self.file else item.meta.get(self.key)

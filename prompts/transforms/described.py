@@ -1,10 +1,10 @@
-"""The model's own words about pictures, in their place or beside them: summaries, rationales, a second look.
+"""The model's own words about images, in their place or beside them: summaries, rationales, a second look.
 
     preset vicl     demonstrations become text: a summary of what is visible, what supports the answer, and what the
                     task intends (intent-oriented summaries of VICL, Zhou et al. 2024); sees the labels
-    preset tamml    every picture becomes a caption, the query's too (the missing-modality test of TAMML, 2024)
+    preset tamml    every image becomes a caption, the query's too (the missing-modality test of TAMML, 2024)
     preset kosmos   first "Introduce this picture in detail:", then the question behind what was said (Kosmos-1, 2023)
-    preset browse   a first pass over all demonstrations says what to look for in the query's picture, a second answers
+    preset browse   a first pass over all demonstrations says what to look for in the query's image, a second answers
                     with it in sight (after Browse-and-Concentrate, whose own first pass is trained: a reconstruction)
 
 The words are greedy, of the model under test, and remembered: an example is described once. What is said of the query
@@ -41,7 +41,7 @@ ASK: Mapping[str, str] = {
 @component("transform", "described")
 @dataclass(frozen=True)
 class Described:
-    """Pictures replaced by, or shown beside, what the model itself says of them: captions, summaries, rationales."""
+    """Images replaced by, or shown beside, what the model itself says of them: captions, summaries, rationales."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "vicl": {"ask": "summary"},
@@ -52,9 +52,9 @@ class Described:
     asks: ClassVar[str] = "generate"
 
     ask: Literal["caption", "detail", "intent", "parsing", "summary", "look"] = "caption"  # what the model is asked
-    where: Where = "demos"  # whose pictures are described
-    keep: bool = False  # the picture stays, and the words stand beside it
-    context: bool = False  # the model sees the demonstrations while it describes the query's picture
+    where: Where = "demos"  # whose images are described
+    keep: bool = False  # the image stays, and the words stand beside it
+    context: bool = False  # the model sees the demonstrations while it describes the query's image
     text: str = "{caption}\n"  # how the words are written before the question
     max_new_tokens: PositiveInt = 48  # of a description
 
@@ -72,7 +72,7 @@ class Described:
     def fitted(self, pool: Pool, model: Model | None) -> "FittedDescribed":
         """Raises PlanError without a model."""
         if model is None:
-            raise PlanError("transform 'described' asks a model to describe pictures, and there is none.")
+            raise PlanError("transform 'described' asks a model to describe images, and there is none.")
         return FittedDescribed(self, model)
 
     def transform(self, context: Context) -> Context:
@@ -95,11 +95,11 @@ class FittedDescribed:
         return self.described.where
 
     def transform(self, context: Context) -> Context:
-        """Raises ModelError, PictureError."""
+        """Raises ModelError, ImageError."""
         own = self.described
         items: list[Any] = [] if own.where == "query" else [demo.example for demo in ranked(context)]
         items += [] if own.where == "demos" else [context.query]
-        items = [item for item in items if item.pictures]
+        items = [item for item in items if item.images]
         said = answers(self.model, [self._asked(item, context) for item in items], own.max_new_tokens)
         told = {(item.id, isinstance(item, Example)): text for item, text in zip(items, said, strict=True)}
         mark = f"described: {own.ask}{', saw labels' if 'labels' in own.needs else ''}"
@@ -110,7 +110,7 @@ class FittedDescribed:
         if isinstance(item, Example):
             about += f"Answer: {item.answer}\n"
         request = ASK[self.described.ask].format_map({"asked": about})
-        parts = tuple(Part(picture, spans.picture(spans.QUERY, j)) for j, picture in enumerate(item.pictures))
+        parts = tuple(Part(image, spans.image(spans.QUERY, j)) for j, image in enumerate(item.images))
         turn = Turn("user", (*parts, Part("\n" + request)))
         if not self.described.context:
             return Prompt((turn,), context.key)
@@ -123,4 +123,4 @@ class FittedDescribed:
             return item
         written = self.described.text.replace("{caption}", said)
         question = written + item.question if item.question else written.rstrip()
-        return replace(item, question=question, pictures=item.pictures if self.described.keep else ())
+        return replace(item, question=question, images=item.images if self.described.keep else ())

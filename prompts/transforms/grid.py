@@ -1,8 +1,8 @@
-"""Frames on one picture: a model that reads single pictures sees a video (IG-VLM, Kim et al. 2024).
+"""Frames on one image: a model that reads single images sees a video (IG-VLM, Kim et al. 2024).
 
-Of an example with several pictures, `frames` are taken, the middles of as many equal parts (repeats where there are
-fewer pictures than frames), and laid on a white grid, row by row, each shrunk to the smallest width and height among
-them. Examples with one picture stay. The prompt's wording about keyframes is the composer's. `shuffled` is the control:
+Of an example with several images, `frames` are taken, the middles of as many equal parts (repeats where there are
+fewer images than frames), and laid on a white grid, row by row, each shrunk to the smallest width and height among
+them. Examples with one image stay. The prompt's wording about keyframes is the composer's. `shuffled` is the control:
 the same frames in a random order of the example's own.
 """
 
@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from icl.constraints import PositiveInt
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import component
 from icl.types import Context, Where
 from prompts.example_changes import changed
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @component("transform", "grid")
 @dataclass(frozen=True)
 class Grid:
-    """Several pictures of an example become one picture with a grid of frames."""
+    """Several images of an example become one image with a grid of frames."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
@@ -31,33 +31,33 @@ class Grid:
     columns: PositiveInt = 3  # frames in a row
     gap: PositiveInt = 4  # white pixels around each frame
     shuffled: bool = False  # frames in random order
-    where: Where = "all"  # whose pictures
+    where: Where = "all"  # whose images
 
     def transform(self, context: Context) -> Context:
         mark = f"grid: {self.frames} frames{', shuffled' if self.shuffled else ''}"
         return changed(context, self.where, lambda item: self._laid(item, context), mark)
 
     def _laid(self, item: Any, context: Context) -> Any:
-        if len(item.pictures) < 2:
+        if len(item.images) < 2:
             return item
-        chosen = [item.pictures[i] for i in middles(len(item.pictures), self.frames)]
+        chosen = [item.images[i] for i in middles(len(item.images), self.frames)]
         if self.shuffled:
             places = context.key.numpy(f"transform/grid/{item.id}").permutation(len(chosen))
             chosen = [chosen[int(i)] for i in places]
         told = "|".join(f"{p.identity}{''.join(edit.told() for edit in p.edits)}" for p in chosen)
         load = partial(_drawn, tuple(chosen), self.columns, self.gap)
-        return replace(item, pictures=(Picture.from_source(load, f"grid {self.columns} {self.gap}: {told}"),))
+        return replace(item, images=(Image.from_source(load, f"grid {self.columns} {self.gap}: {told}"),))
 
 
 def middles(count: int, parts: int) -> list[int]:
-    """Which of `count` pictures stand in the middles of `parts` equal parts: 12 in 6 is 1, 3, 5, 7, 9, 11."""
+    """Which of `count` images stand in the middles of `parts` equal parts: 12 in 6 is 1, 3, 5, 7, 9, 11."""
     return [(2 * i + 1) * count // (2 * parts) for i in range(parts)]
 
 
-def _drawn(pictures: tuple[Picture, ...], columns: int, gap: int) -> "PILImage":
+def _drawn(images: tuple[Image, ...], columns: int, gap: int) -> "PILImage":
     from PIL import Image as PILImage
 
-    frames = [picture.open() for picture in pictures]
+    frames = [image.open() for image in images]
     width, height = min(frame.width for frame in frames), min(frame.height for frame in frames)
     rows = -(-len(frames) // columns)
     across = min(columns, len(frames))

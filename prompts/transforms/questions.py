@@ -1,6 +1,6 @@
 """Questions removed or permuted: does the text of a demonstration matter? (Baldassini et al. 2024; Xu et al. 2025)
 
-Pictures and answers stay. A permutation is drawn among those that move the most questions to a place that asked
+Images and answers stay. A permutation is drawn among those that move the most questions to a place that asked
 another; where all ask the same it is nothing, and the mark says what share moved.
 """
 

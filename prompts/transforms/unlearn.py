@@ -1,6 +1,6 @@
 """In-context unlearning: the demonstrations of the query's own class say another class (VICL, Zhou et al. 2024).
 
-Oracle: which class that is needs the gold. All of its demonstrations in the context are relabelled to the next label,
+Oracle: which class that is needs the gold. All of its demonstrations in the context are relabeled to the next label,
 cyclically; the others stay true. The paper shows one such demonstration and unlearns 5 random classes; `classes` names
 them here. The gold stays, and the sample keeps the new label beside it: `icl analyze RUN following` counts agreement
 with the new one. Where no demonstration has the query's class nothing is unlearned, and the sample is not counted.
@@ -39,5 +39,5 @@ class Unlearn:
         count = sum(plain(demo.example.answer) == plain(gold) for demo in context.demos)
         if count == 0:
             return context
-        done = with_demos(context, demos, f"unlearn: {count} relabelled, saw labels, saw the gold")
+        done = with_demos(context, demos, f"unlearn: {count} relabeled, saw labels, saw the gold")
         return replace(done, renamed={**context.renamed, **names})

@@ -1,8 +1,8 @@
-"""Pairs of pictures that one encoder confuses and another tells apart (MMVP, Tong et al., CVPR 2024).
+"""Pairs of images that one encoder confuses and another tells apart (MMVP, Tong et al., CVPR 2024).
 
     cos(a, b) > high for the blind encoder (CLIP, .95),    cos(a, b) < low for the seeing one (DINOv2, .6)
 
-Both strict, over all pairs, the widest difference first. `disjoint` keeps each picture's first pair alone.
+Both strict, over all pairs, the widest difference first. `disjoint` keeps each image's first pair alone.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ BLOCK = 1024
 
 @dataclass(frozen=True)
 class BlindPair:
-    """Two examples whose pictures look alike to the blind encoder only."""
+    """Two examples whose images look alike to the blind encoder only."""
 
     one: Example
     other: Example
@@ -44,7 +44,7 @@ def blind_pairs(
     if high < low:
         raise ConfigError(f"a pair is above {high} for one encoder and below {low} for the other: high is below low.")
     pool = Pool(tuple(examples))
-    alike, unlike = (source_of(embedder, cache, pool).pictures(examples) for embedder in (blind, seeing))
+    alike, unlike = (source_of(embedder, cache, pool).images(examples) for embedder in (blind, seeing))
     found: list[BlindPair] = []
     for start in range(0, len(examples), BLOCK):
         near = alike[start : start + BLOCK] @ alike.T

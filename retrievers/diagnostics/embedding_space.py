@@ -1,11 +1,11 @@
 """What an embedding space is like: modality gap, alignment, uniformity, hubness, near-copies.
 
-    gap         || mean of unit pictures - mean of unit texts ||                          (Liang et al., NeurIPS 2022)
+    gap         || mean of unit images - mean of unit texts ||                          (Liang et al., NeurIPS 2022)
     alignment   mean || x_i - y_i ||^2 over matched pairs: smaller is better              (Wang and Isola, ICML 2020)
     uniformity  ln mean over i < j of exp(-2 || x_i - x_j ||^2): more negative is better  (the same)
     hubness     skewness of how often a row is among the k nearest of others, k = 10      (Radovanovic, JMLR 2010)
 
-All take unit rows. Logarithms are natural, the skewness is that of the population, and nothing is its own neighbour.
+All take unit rows. Logarithms are natural, the skewness is that of the population, and nothing is its own neighbor.
 """
 
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ BLOCK = 1024
 """Rows compared at once: bounds the memory."""
 
 
-def modality_gap(pictures: Vectors, texts: Vectors) -> float:
+def modality_gap(images: Vectors, texts: Vectors) -> float:
     """The distance between the two centroids. Raises PlanError where the spaces differ or one is empty."""
-    _comparable(pictures, texts)
-    return float(np.linalg.norm(pictures.mean(axis=0, dtype=np.float64) - texts.mean(axis=0, dtype=np.float64)))
+    _comparable(images, texts)
+    return float(np.linalg.norm(images.mean(axis=0, dtype=np.float64) - texts.mean(axis=0, dtype=np.float64)))
 
 
 def alignment(one: Vectors, other: Vectors) -> float:
@@ -55,7 +55,7 @@ def uniformity(rows: Vectors) -> float:
 
 
 def hubness(rows: Vectors, k: int = 10) -> float:
-    """0 where all rows are neighbours equally often; above 1, a few rows are everybody's neighbours."""
+    """0 where all rows are neighbors equally often; above 1, a few rows are everybody's neighbors."""
     if len(rows) <= k:
         raise PlanError(f"hubness with k = {k} needs more than {k} rows, and there are {len(rows)}.")
     others: list[Any] = [lambda row, own=own: row != own for own in range(len(rows))]
@@ -82,34 +82,34 @@ def near_copies(rows: Vectors, threshold: float = 0.95) -> list[tuple[int, int, 
 class Diagnosis:
     """What `diagnose` measured; None where the embedder reads one modality only, or the pool is too small."""
 
-    pictures: int
+    images: int
     texts: int
     gap: float | None
     alignment: float | None
-    uniformity_pictures: float | None
+    uniformity_images: float | None
     uniformity_texts: float | None
-    hubness_pictures: float | None
+    hubness_images: float | None
     near_copies: tuple[tuple[str, str, float], ...]
 
 
 def diagnose(
     pool: Pool, embedder: Embedder, text: Said = "both", threshold: float = 0.95, cache: str | None = None
 ) -> Diagnosis:
-    """The space that an embedder makes of a pool: its pictures, and of its members what `text` names, as pairs."""
+    """The space that an embedder makes of a pool: its images, and of its members what `text` names, as pairs."""
     source, can = source_of(embedder, cache, pool), reads(embedder)
-    examples = [example for example in pool.examples if example.pictures]
-    pictures = source.pictures(examples) if "picture" in can and examples else None
+    examples = [example for example in pool.examples if example.images]
+    images = source.images(examples) if "image" in can and examples else None
     texts = source.texts([said(example, text) for example in examples]) if "text" in can and examples else None
-    both = pictures is not None and texts is not None and pictures.shape[1] == texts.shape[1]
-    copies = near_copies(pictures, threshold) if pictures is not None else []
+    both = images is not None and texts is not None and images.shape[1] == texts.shape[1]
+    copies = near_copies(images, threshold) if images is not None else []
     return Diagnosis(
-        _count(pictures),
+        _count(images),
         _count(texts),
-        modality_gap(pictures, texts) if both and pictures is not None and texts is not None else None,
-        alignment(pictures, texts) if both and pictures is not None and texts is not None else None,
-        uniformity(pictures) if pictures is not None and len(pictures) > 1 else None,
+        modality_gap(images, texts) if both and images is not None and texts is not None else None,
+        alignment(images, texts) if both and images is not None and texts is not None else None,
+        uniformity(images) if images is not None and len(images) > 1 else None,
         uniformity(texts) if texts is not None and len(texts) > 1 else None,
-        hubness(pictures) if pictures is not None and len(pictures) > 10 else None,
+        hubness(images) if images is not None and len(images) > 10 else None,
         tuple((examples[i].id, examples[j].id, score) for i, j, score in copies),
     )
 

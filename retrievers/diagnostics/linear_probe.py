@@ -1,8 +1,8 @@
 """A linear probe on a pool, with label texts as extra shots (Lin et al., CVPR 2023): a baseline that uses no prompt.
 
-    logits = 100 W x,    loss = (mean CE(pictures) + mean CE(texts)) / 2 + decay ||W||^2,    no bias, unit x
+    logits = 100 W x,    loss = (mean CE(images) + mean CE(texts)) / 2 + decay ||W||^2,    no bias, unit x
 
-Pictures and texts weigh half and half whatever their numbers; summed over all rows instead, the more numerous decide.
+Images and texts weigh half and half whatever their numbers; summed over all rows instead, the more numerous decide.
 Solved to convergence from zero, so it is deterministic; with fewer rows than entries in the rows' own span, where the
 best weights lie. What a model adds is what it
 scores beyond such a probe and beyond the vote of its demonstrations.
@@ -39,11 +39,11 @@ class Probe:
 
 
 def fit_probe(
-    pictures: Vectors, labels: Sequence[str], texts: Vectors | None = None, text_labels: Sequence[str] = ()
+    images: Vectors, labels: Sequence[str], texts: Vectors | None = None, text_labels: Sequence[str] = ()
 ) -> Probe:
-    """pictures: [N, D]; texts: [M, D] in the same space, with the classes that they name.
+    """images: [N, D]; texts: [M, D] in the same space, with the classes that they name.
 
-    Raises PlanError where there is one class, or a text of a class without pictures.
+    Raises PlanError where there is one class, or a text of a class without images.
     """
     from scipy.optimize import minimize
 
@@ -52,12 +52,12 @@ def fit_probe(
         raise PlanError(f"a probe needs two labels or more, and all {len(labels)} examples have {classes}.")
     strange = sorted(set(text_labels) - set(classes))
     if strange:
-        raise PlanError(f"there are texts of {strange[:3]} and no picture with such a label.")
-    groups = [(pictures, labels)] if texts is None or not len(texts) else [(pictures, labels), (texts, text_labels)]
+        raise PlanError(f"there are texts of {strange[:3]} and no image with such a label.")
+    groups = [(images, labels)] if texts is None or not len(texts) else [(images, labels), (texts, text_labels)]
     place = {name: i for i, name in enumerate(classes)}
     known = [(rows.astype(np.float64), np.array([place[label] for label in own])) for rows, own in groups]
-    basis = np.eye(pictures.shape[1])
-    if sum(len(rows) for rows, _ in known) < pictures.shape[1]:
+    basis = np.eye(images.shape[1])
+    if sum(len(rows) for rows, _ in known) < images.shape[1]:
         basis = np.linalg.qr(np.vstack([rows for rows, _ in known]).T)[0]
         known = [(rows @ basis, own) for rows, own in known]
     shape = len(classes), basis.shape[1]

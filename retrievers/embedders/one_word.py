@@ -1,8 +1,8 @@
 """A multimodal model as its own encoder (E5-V, Jiang et al. 2024): the state with which it would say it in one word.
 
-    <picture>  Summary above image in one word:          <text>  Summary above sentence in one word:
+    <image>  Summary above image in one word:          <text>  Summary above sentence in one word:
 
-The vector is the last layer's hidden state at the last token, L2-normalised: pictures and texts in one space. The paper
+The vector is the last layer's hidden state at the last token, L2-normalized: images and texts in one space. The paper
 trains the model on text pairs; the prompt works without, less well. The model must have the ability 'embed'.
 """
 
@@ -24,7 +24,7 @@ BATCH = 16
 class OneWord:
     """The hidden state with which a multimodal model would sum up in one word (E5-V)."""
 
-    reads: ClassVar[frozenset[str]] = frozenset({"picture", "text"})
+    reads: ClassVar[frozenset[str]] = frozenset({"image", "text"})
 
     model: Annotated[Model, Nested("model")]  # whose states they are; needs the ability 'embed'
 
@@ -39,7 +39,7 @@ class OneWord:
     def digest(self) -> str:
         return f"one_word-1-{self.model.digest}"
 
-    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
+    def images(self, items: Sequence[Query | Example]) -> Vectors:
         asked = [_asked(Part(p), Part("\nSummary above image in one word:")) for p in shown(items)]
         return per_item(items, self._states(asked))
 

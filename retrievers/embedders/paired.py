@@ -1,7 +1,7 @@
-"""Two encoders side by side: pictures through one, texts through another.
+"""Two encoders side by side: images through one, texts through another.
 
-For retrieval by picture, by question or by both (a mean of two cosines, each within one encoder). They do not share a
-space, so comparing a picture with a text through it means nothing, and is refused where their dimensions differ.
+For retrieval by image, by question or by both (a mean of two cosines, each within one encoder). They do not share a
+space, so comparing an image with a text through it means nothing, and is refused where their dimensions differ.
 """
 
 from collections.abc import Sequence
@@ -20,39 +20,39 @@ from retrievers.machinery.vector_math import Vectors
 @component("embedder", "paired")
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """Pictures through one embedder, texts through another."""
+    """Images through one embedder, texts through another."""
 
-    reads: ClassVar[frozenset[str]] = frozenset({"picture", "text"})
+    reads: ClassVar[frozenset[str]] = frozenset({"image", "text"})
 
-    picture: Annotated[Embedder, Nested("embedder")]  # embeds the pictures
+    image: Annotated[Embedder, Nested("embedder")]  # embeds the images
     text: Annotated[Embedder, Nested("embedder")]  # embeds the texts
 
     def __post_init__(self) -> None:
-        for what in ("picture", "text"):
+        for what in ("image", "text"):
             if what not in reads(getattr(self, what)):
                 raise ConfigError(f"{what} is {getattr(self, what)!r}, which does not read {what}s.")
 
     @property
     def digest(self) -> str:
-        return f"paired-1({self.picture.digest},{self.text.digest})"
+        return f"paired-1({self.image.digest},{self.text.digest})"
 
-    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
-        return self.picture.pictures(items)
+    def images(self, items: Sequence[Query | Example]) -> Vectors:
+        return self.image.images(items)
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         return self.text.texts(texts)
 
     def opened(self, cache: str | None, pool: Pool) -> Source:
-        return _Opened(source_of(self.picture, cache, pool), source_of(self.text, cache, pool))
+        return _Opened(source_of(self.image, cache, pool), source_of(self.text, cache, pool))
 
 
 @dataclass(frozen=True)
 class _Opened:
-    picture: Source
+    image: Source
     text: Source
 
-    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
-        return self.picture.pictures(items)
+    def images(self, items: Sequence[Query | Example]) -> Vectors:
+        return self.image.images(items)
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         return self.text.texts(texts)

@@ -1,6 +1,6 @@
-"""Raw pixels: the picture shrunk to a small square and read as one vector, the baseline below every encoder.
+"""Raw pixels: the image shrunk to a small square and read as one vector, the baseline below every encoder.
 
-Values run from -1 to 1, and a constant last entry keeps a uniformly grey picture from being the zero vector.
+Values run from -1 to 1, and a constant last entry keeps a uniformly gray image from being the zero vector.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from icl.errors import PlanError
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import component
 from icl.types import Example, Query
 from retrievers.machinery.vector_math import Vectors, per_item, shown, unit
@@ -20,9 +20,9 @@ from retrievers.machinery.vector_math import Vectors, per_item, shown, unit
 @component("embedder", "pixels")
 @dataclass(frozen=True)
 class Pixels:
-    """Shrunken raw pixels: no weights, where which colour is."""
+    """Shrunken raw pixels: no weights, where which color is."""
 
-    reads: ClassVar[frozenset[str]] = frozenset({"picture"})
+    reads: ClassVar[frozenset[str]] = frozenset({"image"})
 
     size: Annotated[int, Ge(1), Le(64)] = 16  # side in pixels of the square; the vector has 3 size^2 + 1 entries
 
@@ -30,15 +30,15 @@ class Pixels:
     def digest(self) -> str:
         return f"pixels-1-{self.size}"
 
-    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
-        return per_item(items, unit(np.stack([self._one(picture) for picture in shown(items)])))
+    def images(self, items: Sequence[Query | Example]) -> Vectors:
+        return per_item(items, unit(np.stack([self._one(image) for image in shown(items)])))
 
     def texts(self, texts: Sequence[str]) -> Vectors:
-        raise PlanError("embedder 'pixels' reads pictures only. For questions, use the embedder 'encoder'.")
+        raise PlanError("embedder 'pixels' reads images only. For questions, use the embedder 'encoder'.")
 
-    def _one(self, picture: Picture) -> Vectors:
+    def _one(self, image: Image) -> Vectors:
         from PIL import Image as PILImage
 
-        small = picture.open().resize((self.size, self.size), PILImage.Resampling.BOX)
+        small = image.open().resize((self.size, self.size), PILImage.Resampling.BOX)
         values = np.asarray(small, dtype=np.float32).reshape(-1) / 127.5 - 1
         return np.append(values, np.float32(1))

@@ -2,8 +2,8 @@
 
     vector = that of the embedder inside, the mean;    spread = a head of `retrievers.machinery.variance_heads`, fitted on the pool
 
-The heads learn from the pool's pairs: a picture with its member's answer (or question), where members that say the same
-match; or, by `label`, pictures with pictures, which needs no text tower. Items that lie among many that do not match
+The heads learn from the pool's pairs: an image with its member's answer (or question), where members that say the same
+match; or, by `label`, images with images, which needs no text tower. Items that lie among many that do not match
 them become uncertain. Retrievers that compare vectors see the means alone; `pcme` asks for the spreads too.
 """
 
@@ -40,7 +40,7 @@ class Probabilistic:
     """Another embedder with an uncertainty for every item (PCME)."""
 
     of: Annotated[Embedder, Nested("embedder")]  # the embedder whose vectors are the means
-    pairs: Literal["answer", "question", "both", "label"] = "answer"  # what a picture of the pool is paired with
+    pairs: Literal["answer", "question", "both", "label"] = "answer"  # what an image of the pool is paired with
     heads: str | None = None  # a saved file; none: fit them on the pool
     steps: Count = 100  # of training; 0: all items are equally certain
     rate: Annotated[float, Gt(0), Le(1000)] = 0.01  # Adam's step
@@ -51,11 +51,11 @@ class Probabilistic:
     prior: NonNegative = 1e-5  # weight of the KL term
 
     def __post_init__(self) -> None:
-        wanted = {"picture"} if self.pairs == "label" else {"picture", "text"}
+        wanted = {"image"} if self.pairs == "label" else {"image", "text"}
         if lacking := wanted - reads(self.of):
             raise ConfigError(
                 f"pairs is '{self.pairs}', and {self.of!r} reads no {' and no '.join(sorted(lacking))}s. "
-                f"Use an encoder of both (encoder){'' if lacking == {'picture'} else ', or pairs: label'}."
+                f"Use an encoder of both (encoder){'' if lacking == {'image'} else ', or pairs: label'}."
             )
 
     @property
@@ -75,8 +75,8 @@ class Probabilistic:
         if self.heads is not None:
             self.saved(self.heads)
 
-    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
-        return self.of.pictures(items)
+    def images(self, items: Sequence[Query | Example]) -> Vectors:
+        return self.of.images(items)
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         return self.of.texts(texts)
@@ -99,37 +99,37 @@ class Uncertain:
     source: Source
     examples: tuple[Example, ...]
 
-    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
-        return self.source.pictures(items)
+    def images(self, items: Sequence[Query | Example]) -> Vectors:
+        return self.source.images(items)
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         return self.source.texts(texts)
 
-    def of_pictures(self, items: Sequence[Query | Example]) -> Gaussians:
-        return self.spreads.pictures(self.source.pictures(items))
+    def of_images(self, items: Sequence[Query | Example]) -> Gaussians:
+        return self.spreads.images(self.source.images(items))
 
     def of_texts(self, texts: Sequence[str]) -> Gaussians:
-        """Raises DataError where the heads are of pictures alone."""
+        """Raises DataError where the heads are of images alone."""
         if self.spreads.texts is None:
-            raise DataError("the variance heads were fitted on pictures alone (pairs: label), and a text is asked.")
+            raise DataError("the variance heads were fitted on images alone (pairs: label), and a text is asked.")
         return self.spreads.texts(self.source.texts(texts))
 
     @cached_property
     def spreads(self) -> Spreads:
-        """Fitted on the pool's members that have a picture. Raises PlanError where there is nothing to learn."""
+        """Fitted on the pool's members that have an image. Raises PlanError where there is nothing to learn."""
         how = self.embedder
         if how.heads is not None:
             return how.saved(how.heads)
-        seen = [example for example in self.examples if example.pictures]
+        seen = [example for example in self.examples if example.images]
         fitting = Fitting(how.steps, how.rate, how.start, how.a, how.b, how.released, how.prior)
-        pictures, digest = self.source.pictures(seen), how.of.digest
+        images, digest = self.source.images(seen), how.of.digest
         if how.pairs == "label":
-            return fit_spreads(pictures, [label_of(one) for one in seen], None, digest, fitting)
+            return fit_spreads(images, [label_of(one) for one in seen], None, digest, fitting)
         words = [said(one, how.pairs) for one in seen]
         texts = self.source.texts(words)
-        if seen and pictures.shape[1] != texts.shape[1]:
+        if seen and images.shape[1] != texts.shape[1]:
             raise ConfigError(
-                f"embedder 'probabilistic' compares pictures with texts, and {how.of!r} gives {pictures.shape[1]} and "
+                f"embedder 'probabilistic' compares images with texts, and {how.of!r} gives {images.shape[1]} and "
                 f"{texts.shape[1]} entries. Use an encoder with one space for both (encoder), or pairs: label."
             )
-        return fit_spreads(pictures, words, texts, digest, fitting)
+        return fit_spreads(images, words, texts, digest, fitting)

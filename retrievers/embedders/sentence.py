@@ -1,6 +1,6 @@
-"""Any checkpoint of sentence-transformers (Reimers and Gurevych, EMNLP 2019): texts, and pictures where it reads them.
+"""Any checkpoint of sentence-transformers (Reimers and Gurevych, EMNLP 2019): texts, and images where it reads them.
 
-Needs the package sentence-transformers, which is not installed by default. Vectors are L2-normalised, in float32.
+Needs the package sentence-transformers, which is not installed by default. Vectors are L2-normalized, in float32.
 """
 
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ class Sentence:
     """A sentence-transformers checkpoint (an optional package)."""
 
     path: str  # a hub id or a folder
-    pictures_too: bool = False  # for a multimodal checkpoint (clip-ViT-B-32 and its kin)
+    images_too: bool = False  # for a multimodal checkpoint (clip-ViT-B-32 and its kin)
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset({"text", "picture"} if self.pictures_too else {"text"})
+        return frozenset({"text", "image"} if self.images_too else {"text"})
 
     @cached_property
     def digest(self) -> str:
@@ -42,8 +42,8 @@ class Sentence:
             return f"sentence-1-{sha256(''.join(parts).encode()).hexdigest()}"
         return f"sentence-1-{self.path}@{_revision(self.path)}"
 
-    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
-        return per_item(items, self._encoded([picture.open() for picture in shown(items)]))
+    def images(self, items: Sequence[Query | Example]) -> Vectors:
+        return per_item(items, self._encoded([image.open() for image in shown(items)]))
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         return self._encoded(list(texts))

@@ -1,9 +1,9 @@
-"""Approximate nearest neighbours: FAISS proposes candidates from a part of the index, and their scores are exact.
+"""Approximate nearest neighbors: FAISS proposes candidates from a part of the index, and their scores are exact.
 
     hnsw    a navigable small-world graph (Malkov and Yashunin, 2016): 32 links a row, beams of 200 and 48
     ivf     an inverted file (Jegou et al., 2011): about 4 sqrt(N) lists by k-means, the 32 nearest are read
 
-A neighbour may be missed, never mis-scored: candidates are ranked as the exact index ranks them. Both are built on one
+A neighbor may be missed, never mis-scored: candidates are ranked as the exact index ranks them. Both are built on one
 thread from fixed seeds, so that the same vectors give the same index on the same machine.
 """
 
@@ -60,20 +60,20 @@ class HNSW(_Approximate):
 
 
 class IVF(_Approximate):
-    """Lists around centres: quick to build."""
+    """Lists around centers: quick to build."""
 
     def build(self) -> Any:
         import faiss
 
         count = max(1, int(LISTS * len(self) ** 0.5))
-        centres = faiss.IndexFlatIP(self.vectors.shape[1])
-        index = faiss.IndexIVFFlat(centres, self.vectors.shape[1], count, faiss.METRIC_INNER_PRODUCT)
+        centers = faiss.IndexFlatIP(self.vectors.shape[1])
+        index = faiss.IndexIVFFlat(centers, self.vectors.shape[1], count, faiss.METRIC_INNER_PRODUCT)
         index.own_fields = False
         index.cp.seed, index.cp.max_points_per_centroid = 1234, SAMPLE
         index.train(self.vectors)
         index.add(self.vectors)
         index.nprobe = PROBES
-        self.centres = centres  # the index only points to it
+        self.centers = centers  # the index only points to it
         return index
 
 

@@ -5,8 +5,8 @@
 
 A retriever says `nested = True` where the k-shot set begins the larger ones, `exact = False` where it may give fewer
 than k, and `ranked = False` where it gives its choices in the order of picking, whatever their scores. One that says
-`leaks = True` may give the query and its pictures, with a mark that says so. Without arguments it is tried on a small
-pool made for its traps: the query itself stands in it, and the query's picture under another id and with an edit.
+`leaks = True` may give the query and its images, with a mark that says so. Without arguments it is tried on a small
+pool made for its traps: the query itself stands in it, and the query's image under another id and with an edit.
 Queries carry no gold unless the retriever declares the need.
 """
 
@@ -16,27 +16,27 @@ from typing import Any
 
 from icl.edits import Blank
 from icl.errors import ICLError
-from icl.images import Picture
+from icl.images import Image
 from icl.tasks.base import Pool
 from icl.types import Example, Query, Scored
 from retrievers.base import FittedRetriever, Reranker, Resources, Retriever
 from retrievers.machinery.leakage import fair
 
 NEEDS = frozenset({"embedder", "model", "labels", "gold"})
-COLOURS = {"red": (220, 40, 30), "green": (40, 180, 60), "blue": (40, 70, 210)}
+COLORS = {"red": (220, 40, 30), "green": (40, 180, 60), "blue": (40, 70, 210)}
 Given = list[tuple[Scored, ...]]
 
 
 def sample_pool() -> Pool:
-    """24 coloured pictures in three labels, and the traps: each sample query, its picture again, its picture edited."""
-    plain = [_example(f"pool-{i}", list(COLOURS)[i % 3], i) for i in range(24)]
+    """24 colored images in three labels, and the traps: each sample query, its image again, its image edited."""
+    plain = [_example(f"pool-{i}", list(COLORS)[i % 3], i) for i in range(24)]
     traps: list[Example] = []
     for query in _asked():
-        again = Picture.from_image(query.pictures[0].open().copy(), f"copy of {query.id}")
+        again = Image.from_image(query.images[0].open().copy(), f"copy of {query.id}")
         traps += [
             query,
-            Example(f"copy-{query.id}", (again,), "Which colour, again?", query.answers, label=query.label),
-            Example(f"edit-{query.id}", (again.edit(Blank()),), "Which colour?", query.answers, label=query.label),
+            Example(f"copy-{query.id}", (again,), "Which color, again?", query.answers, label=query.label),
+            Example(f"edit-{query.id}", (again.edit(Blank()),), "Which color?", query.answers, label=query.label),
         ]
     return Pool(tuple(plain[:12] + traps + plain[12:]))
 
@@ -124,7 +124,7 @@ def _tried(retriever: Retriever, pool: Pool, queries: list[Query], resources: Re
             assert scores == sorted(scores, reverse=True), f"{at}: the best is not first."
         silent = [d.id for d in demos if not (getattr(retriever, "leaks", False) and "leak" in d.mark)]
         leaked = [i for i in silent if not fair(query)(pool.by_id[i])]
-        assert not leaked, f"{at}: {leaked} are the query itself or have its picture."
+        assert not leaked, f"{at}: {leaked} are the query itself or have its image."
     return given
 
 
@@ -170,15 +170,15 @@ def _check_too_many(retriever: Retriever, pool: Pool, queries: list[Query], reso
 
 
 def _asked() -> list[Example]:
-    return [_example(f"query-{colour}", colour, 100 + i) for i, colour in enumerate(COLOURS)]
+    return [_example(f"query-{color}", color, 100 + i) for i, color in enumerate(COLORS)]
 
 
-def _example(name: str, colour: str, place: int) -> Example:
-    """A picture of its own in one colour with a grey bar whose place tells it from the others."""
+def _example(name: str, color: str, place: int) -> Example:
+    """An image of its own in one color with a gray bar whose place tells it from the others."""
     from PIL import Image as PILImage
     from PIL import ImageDraw
 
-    image = PILImage.new("RGB", (32, 32), COLOURS[colour])
+    image = PILImage.new("RGB", (32, 32), COLORS[color])
     ImageDraw.Draw(image).rectangle((place % 28, place // 28, place % 28 + 3, place // 28 + 9), fill=(128, 128, 128))
-    question = f"Which colour is picture {place}?"
-    return Example(name, (Picture.from_image(image, name),), question, (colour,), tuple(COLOURS), label=colour)
+    question = f"Which color is image {place}?"
+    return Example(name, (Image.from_image(image, name),), question, (color,), tuple(COLORS), label=color)

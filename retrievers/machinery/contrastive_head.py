@@ -97,15 +97,15 @@ def train_head(
     rows = torch.from_numpy(np.ascontiguousarray(vectors))
     identity = torch.eye(vectors.shape[1])
     weights = identity.clone().requires_grad_()
-    optimiser = torch.optim.Adam([weights], lr=training.rate)
+    optimizer = torch.optim.Adam([weights], lr=training.rate)
     rng = np.random.Generator(np.random.Philox(training.seed))
     for _ in range(training.steps):
         some = _batch(rng, len(rows), training.batch)
         projected = torch.nn.functional.normalize(rows[some] @ weights.T, dim=1)
         loss = contrastive_loss(projected, classes[some], places[some], training)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (loss + training.pull * (weights - identity).square().sum()).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
     seen = tuple(sorted({domain for domain in domains if domain is not None}))
     return Head(weights.detach().numpy().astype(np.float32), embedder, seen)
 

@@ -1,4 +1,4 @@
-"""Checkpoints with a picture tower and a text tower: found, identified and run in batches."""
+"""Checkpoints with an image tower and a text tower: found, identified and run in batches."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from icl.errors import ModelError
-from icl.images import Picture
+from icl.images import Image
 from icl.models.checkpoint_errors import FAILURES, reason
 from icl.quiet_progress import no_bars
 from retrievers.machinery.prefetch import decoded
@@ -79,7 +79,7 @@ class Towers:
             if not hasattr(model, tower):
                 raise ModelError(
                     f"embedder 'encoder': {folder} is a {type(model).__name__}, which has no {tower}. "
-                    f"Name a checkpoint with a picture and a text tower (CLIP, SigLIP)."
+                    f"Name a checkpoint with an image and a text tower (CLIP, SigLIP)."
                 )
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = model.eval().to(self.device)
@@ -88,10 +88,10 @@ class Towers:
         places = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", None)
         self.longest = min(places, processor.tokenizer.model_max_length) if places else None
 
-    def pictures(self, pictures: Sequence[Picture]) -> Vectors:
+    def images(self, images: Sequence[Image]) -> Vectors:
         """[N, D] unit rows."""
         return self._batched(
-            decoded(pictures, BATCH),
+            decoded(images, BATCH),
             self.model.get_image_features,
             lambda pil_images: self.processor.image_processor(images=pil_images, return_tensors="pt"),
         )
@@ -107,10 +107,10 @@ class Towers:
             ),
         )
 
-    def patches(self, pictures: Sequence[Picture]) -> Vectors:
+    def patches(self, images: Sequence[Image]) -> Vectors:
         """[N, P, D]: every patch of the last layer, through the tower's own norm and projection."""
         return self._batched(
-            decoded(pictures, BATCH),
+            decoded(images, BATCH),
             self._patches,
             lambda pil_images: self.processor.image_processor(images=pil_images, return_tensors="pt"),
         )
@@ -139,7 +139,7 @@ class Towers:
     def _patches(self, **given: Any) -> Any:
         tower = self.model.vision_model
         states = tower(**given).last_hidden_state
-        if hasattr(self.model, "visual_projection"):  # CLIP: the first state stands for the whole picture
+        if hasattr(self.model, "visual_projection"):  # CLIP: the first state stands for the whole image
             states = self.model.visual_projection(tower.post_layernorm(states[:, 1:]))
         return states
 

@@ -27,19 +27,19 @@ UNIT, ORDER, BATCH = 1e-5, 1e-5, 1e-4  # how far rows may be off: their length, 
 def check_embedder(embedder: Embedder, pool: Pool | None = None) -> None:
     """Raises AssertionError with a sentence where the embedder breaks a promise.
 
-    pool: whose pictures it is tried on, and what it is fitted on where it is; one of made-up pictures where there is
+    pool: whose images it is tried on, and what it is fitted on where it is; one of made-up images where there is
     none. Every question is asked with an empty cache, so that the embedder answers and not what it said before.
     """
     name, pool = type(embedder).__name__, pool or sample_pool()
     again: Any = dataclasses.replace(embedder)  # type: ignore[type-var]
     assert embedder.digest == again.digest, f"{name}.digest is not the same in another instance."
     assert isinstance(embedder.digest, str), f"{name}.digest is {embedder.digest!r}, not a text."
-    unknown = reads(embedder) - {"picture", "text"}
-    assert not unknown, f"{name}.reads has {sorted(unknown)}; it may have picture and text."
-    assert reads(embedder), f"{name} reads neither pictures nor texts."
+    unknown = reads(embedder) - {"image", "text"}
+    assert not unknown, f"{name}.reads has {sorted(unknown)}; it may have image and text."
+    assert reads(embedder), f"{name} reads neither images nor texts."
     if not hasattr(embedder, "opened"):  # what a transform of another gives comes of its source
         asked: list[tuple[str, Callable[[Any], Any], Sequence[Any]]] = [
-            ("picture", embedder.pictures, pool.examples[:5]),
+            ("image", embedder.images, pool.examples[:5]),
             ("text", embedder.texts, TEXTS),
         ]
         for what, embed, items in asked:
@@ -48,13 +48,13 @@ def check_embedder(embedder: Embedder, pool: Pool | None = None) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root:
         folders = (f"{root}/{number}" for number in count())
 
-        def pictures(items: Any) -> Any:
-            return source_of(embedder, next(folders), pool).pictures(items)
+        def images(items: Any) -> Any:
+            return source_of(embedder, next(folders), pool).images(items)
 
         def texts(items: Any) -> Any:
             return source_of(embedder, next(folders), pool).texts(items)
 
-        _check(name, "picture", pictures, pool.examples[:5], embedder)
+        _check(name, "image", images, pool.examples[:5], embedder)
         _check(name, "text", texts, TEXTS, embedder)
 
 

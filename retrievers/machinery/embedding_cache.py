@@ -1,6 +1,6 @@
-"""Every picture and every text is embedded once: in memory, on disk, and across processes.
+"""Every image and every text is embedded once: in memory, on disk, and across processes.
 
-The key of a vector is what it embeds (the picture's digest, the text) together with the digest of the embedder (weights
+The key of a vector is what it embeds (the image's digest, the text) together with the digest of the embedder (weights
 and settings), so nothing stale can be served. `Embeddings.count` says what was really computed.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from icl.cache_folder import cache_folder
 from icl.errors import ConfigError, ModelError
-from icl.images import Picture
+from icl.images import Image
 from icl.types import Example, Query
 from retrievers.base import Embedder
 from retrievers.machinery.vector_math import Vectors, per_item, shown
@@ -32,15 +32,15 @@ class Embeddings:
 
     def __init__(self, embedder: Embedder, folder: Path) -> None:
         self.embedder = embedder
-        self.count = {"picture": 0, "text": 0, "patches": 0, "words": 0}
+        self.count = {"image": 0, "text": 0, "patches": 0, "words": 0}
         name = sha256(embedder.digest.encode()).hexdigest()[:24]
         self._shards = {kind: Shards(folder / "embeddings" / name / kind, embedder.digest) for kind in self.count}
 
-    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
-        """[N, D], a unit row an item: the mean over its pictures. Raises DataError where an item has none."""
-        pictures = shown(items)
-        by_key = {bytes.fromhex(picture.digest): picture for picture in pictures}
-        rows = self._vectors("picture", [bytes.fromhex(p.digest) for p in pictures], by_key, self._embed_pictures)
+    def images(self, items: Sequence[Query | Example]) -> Vectors:
+        """[N, D], a unit row an item: the mean over its images. Raises DataError where an item has none."""
+        images = shown(items)
+        by_key = {bytes.fromhex(image.digest): image for image in images}
+        rows = self._vectors("image", [bytes.fromhex(p.digest) for p in images], by_key, self._embed_images)
         return per_item(items, rows)
 
     def texts(self, texts: Sequence[str]) -> Vectors:
@@ -48,11 +48,11 @@ class Embeddings:
         by_key = {sha256(text.encode()).digest(): text for text in texts}
         return self._vectors("text", [sha256(text.encode()).digest() for text in texts], by_key, self.embedder.texts)
 
-    def patches(self, pictures: Sequence[Picture]) -> Vectors:
-        """[N, P, D] of the pictures' patches. Raises ConfigError where the embedder gives none."""
+    def patches(self, images: Sequence[Image]) -> Vectors:
+        """[N, P, D] of the images' patches. Raises ConfigError where the embedder gives none."""
         embed = _flat(self.embedder, "patches")
-        by_key = {bytes.fromhex(picture.digest): picture for picture in pictures}
-        return _parted(self._vectors("patches", [bytes.fromhex(p.digest) for p in pictures], by_key, embed))
+        by_key = {bytes.fromhex(image.digest): image for image in images}
+        return _parted(self._vectors("patches", [bytes.fromhex(p.digest) for p in images], by_key, embed))
 
     def words(self, texts: Sequence[str]) -> Vectors:
         """[N, W, D] of the texts' tokens; rows of zeros are padding. Raises ConfigError as `patches`."""
@@ -60,8 +60,8 @@ class Embeddings:
         by_key = {sha256(text.encode()).digest(): text for text in texts}
         return _parted(self._vectors("words", [sha256(text.encode()).digest() for text in texts], by_key, embed))
 
-    def _embed_pictures(self, pictures: Sequence[Picture]) -> Vectors:
-        return self.embedder.pictures([Query(p.digest, (p,), "") for p in pictures])
+    def _embed_images(self, images: Sequence[Image]) -> Vectors:
+        return self.embedder.images([Query(p.digest, (p,), "") for p in images])
 
     def _vectors(
         self, kind: str, keys: list[bytes], by_key: dict[bytes, T], embed: Callable[[Sequence[T]], Vectors]
@@ -121,7 +121,7 @@ def _parted(rows: Vectors) -> Vectors:
     return rows[:, 1:].reshape(len(rows), -1, int(rows[0, 0])) if len(rows) else np.zeros((0, 0, 0), np.float32)
 
 
-_EMBEDDED = {"picture": 0, "text": 0, "patches": 0, "words": 0}
+_EMBEDDED = {"image": 0, "text": 0, "patches": 0, "words": 0}
 _SHARED: dict[tuple[str, Path], Embeddings] = {}
 _GUARD = threading.Lock()
 
@@ -136,7 +136,7 @@ def embeddings(embedder: Embedder, cache: str | None = None) -> Embeddings:
 
 
 def embedded() -> dict[str, int]:
-    """What this process really embedded so far, over all embedders: {'picture': n, 'text': n, ...}."""
+    """What this process really embedded so far, over all embedders: {'image': n, 'text': n, ...}."""
     return dict(_EMBEDDED)
 
 

@@ -23,7 +23,7 @@ from retrievers.machinery.vector_math import Vectors
 class Source(Protocol):
     """Unit rows for items and texts; `retrievers.machinery.embedding_cache.Embeddings` is one."""
 
-    def pictures(self, items: Sequence[Query | Example]) -> Vectors: ...
+    def images(self, items: Sequence[Query | Example]) -> Vectors: ...
 
     def texts(self, texts: Sequence[str]) -> Vectors: ...
 
@@ -41,14 +41,14 @@ def source_key(embedder: Embedder, cache: str | None) -> tuple[Any, ...]:
 
 
 def reads(embedder: Embedder) -> frozenset[str]:
-    """What an embedder reads: 'picture', 'text' or both. One that does not say reads both."""
-    return frozenset(getattr(embedder, "reads", ("picture", "text")))
+    """What an embedder reads: 'image', 'text' or both. One that does not say reads both."""
+    return frozenset(getattr(embedder, "reads", ("image", "text")))
 
 
 READ: Mapping[str, frozenset[str]] = {
-    "picture": frozenset({"picture"}),
+    "image": frozenset({"image"}),
     "question": frozenset({"text"}),
-    "both": frozenset({"picture", "text"}),
+    "both": frozenset({"image", "text"}),
 }
 """What is compared (`by`) -> what the embedder has to read."""
 
@@ -56,7 +56,7 @@ READ: Mapping[str, frozenset[str]] = {
 def check_reads(embedder: Embedder, wanted: frozenset[str], told: str = "") -> None:
     """Raises ConfigError where the embedder does not read all of it. told: what it adds about the settings."""
     if lacking := wanted - reads(embedder):
-        only = "pictures" if "text" in lacking else "texts"
+        only = "images" if "text" in lacking else "texts"
         raise ConfigError(
             f"{told}its embedder {embedder!r} reads {only} only. "
             f"Use an embedder that reads {' and '.join(sorted(wanted))} (encoder, paired)."

@@ -1,4 +1,4 @@
-"""Nearest neighbours by inner product, with filters, in a fixed order; exact, or proposed by an approximate index.
+"""Nearest neighbors by inner product, with filters, in a fixed order; exact, or proposed by an approximate index.
 
 FAISS proposes candidates and each one's score is computed again, row by row in float64, so that neither the batch nor
 the number of threads can change a result; equal scores are in the order of the pool. A query asks for as many more as
@@ -26,7 +26,7 @@ SMALL = 4096
 """An index with fewer entries (rows x queries) is scored whole: FAISS would cost more than it saves."""
 
 SLACK = 8
-"""Candidates beyond k that a first search asks for: room for the query's own picture and for ties."""
+"""Candidates beyond k that a first search asks for: room for the query's own image and for ties."""
 
 NOISE = 1e-5
 """How far a float32 inner product of unit vectors may be from its float64 value."""

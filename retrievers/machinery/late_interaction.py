@@ -79,12 +79,12 @@ class Fine:
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
     nested: ClassVar[bool] = True
 
-    by: Literal["picture", "question", "both"] = "picture"  # patches, words, or both
+    by: Literal["image", "question", "both"] = "image"  # patches, words, or both
     weight: Share = 0.5  # of all patches together where by is 'both'; each modality's parts weigh alike
     embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # gives patches and words
 
     def __post_init__(self) -> None:
-        for what, when in (("patches", "picture"), ("words", "question")):
+        for what, when in (("patches", "image"), ("words", "question")):
             if self.by in (when, "both") and not hasattr(self.embedder, what):
                 raise ConfigError(
                     f"by is '{self.by}', and its embedder {self.embedder!r} gives no vectors of {what}. "
@@ -107,7 +107,7 @@ class Fine:
         found: list[Vectors] = []
         if self.by != "question":
             found.append(_by_item(items, source.patches(shown(items))))
-        if self.by != "picture":
+        if self.by != "image":
             found.append(source.words([item.question for item in items]))
         return tuple(found)
 
@@ -171,8 +171,8 @@ class FittedFine:
 
 
 def _by_item(items: Sequence[Query | Example], patches: Vectors) -> Vectors:
-    """[pictures, P, D] -> [N, P', D]: the patches of an item's pictures one after the other, padded with zeros."""
-    counts = [len(item.pictures) for item in items]
+    """[images, P, D] -> [N, P', D]: the patches of an item's images one after the other, padded with zeros."""
+    counts = [len(item.images) for item in items]
     if all(count == 1 for count in counts):
         return patches
     _, size, dim = patches.shape

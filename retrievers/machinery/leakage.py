@@ -1,7 +1,7 @@
-"""No leak: a query is never shown itself, nor a demonstration that has one of its pictures.
+"""No leak: a query is never shown itself, nor a demonstration that has one of its images.
 
-What counts as the same picture is the digest of the unedited pixels, so another file name or another edit does not
-hide it. Pictures are compared only for candidates that would be given. The retriever `leaking` alone switches this off.
+What counts as the same image is the digest of the unedited pixels, so another file name or another edit does not
+hide it. Images are compared only for candidates that would be given. The retriever `leaking` alone switches this off.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,10 +24,10 @@ def fair(query: Query) -> Callable[[Example], bool]:
 
 def strictly_fair(query: Query) -> Callable[[Example], bool]:
     """The same, whatever is switched off."""
-    own = frozenset(picture.source_digest for picture in query.pictures)
+    own = frozenset(image.source_digest for image in query.images)
 
     def allowed(example: Example) -> bool:
-        return example.id != query.id and not any(picture.source_digest in own for picture in example.pictures)
+        return example.id != query.id and not any(image.source_digest in own for image in example.images)
 
     return allowed
 
@@ -50,6 +50,6 @@ def too_few(pool: Pool, query: Query, k: int) -> PlanError:
     left = len(pool) - itself - shared
     return PlanError(
         f"{k} demonstrations for query '{query.id}' from a pool of {len(pool)}: {left} are left after taking out "
-        f"{'the query itself and ' if itself else ''}{shared} with one of its pictures. Ask for at most {left} shots, "
+        f"{'the query itself and ' if itself else ''}{shared} with one of its images. Ask for at most {left} shots, "
         f"or give the task a larger pool."
     )

@@ -1,10 +1,10 @@
-"""Pictures decoded in threads while the encoder works on the batch before."""
+"""Images decoded in threads while the encoder works on the batch before."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from icl.images import Picture
+from icl.images import Image
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 WORKERS = 4
 
 
-def decoded(pictures: Sequence[Picture], size: int) -> "Iterator[list[PILImage]]":
-    """The images in order, in batches; the next batch is read meanwhile. Raises PictureError where it stands."""
-    if len(pictures) <= size:
-        if pictures:
-            yield [picture.open() for picture in pictures]
+def decoded(images: Sequence[Image], size: int) -> "Iterator[list[PILImage]]":
+    """The images in order, in batches; the next batch is read meanwhile. Raises ImageError where it stands."""
+    if len(images) <= size:
+        if images:
+            yield [image.open() for image in images]
         return
     with ThreadPoolExecutor(WORKERS) as threads:
-        starts = range(0, len(pictures), size)
-        ahead = [threads.submit(picture.open) for picture in pictures[:size]]
+        starts = range(0, len(images), size)
+        ahead = [threads.submit(image.open) for image in images[:size]]
         for start in starts:
-            now, ahead = ahead, [threads.submit(p.open) for p in pictures[start + size : start + 2 * size]]
+            now, ahead = ahead, [threads.submit(p.open) for p in images[start + size : start + 2 * size]]
             yield [each.result() for each in now]

@@ -14,7 +14,7 @@ def check_ready(component: Any) -> None:
     for one in _inside(component):
         if (ready := getattr(one, "ready", None)) is not None:
             ready()
-        elif hasattr(one, "pictures") and hasattr(one, "texts"):
+        elif hasattr(one, "images") and hasattr(one, "texts"):
             one.digest  # noqa: B018
 
 

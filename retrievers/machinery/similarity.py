@@ -45,8 +45,8 @@ class Near:
 
     @property
     def modalities(self) -> frozenset[str]:
-        """What the embedder has to read: 'picture', 'text'."""
-        return frozenset({"picture"})
+        """What the embedder has to read: 'image', 'text'."""
+        return frozenset({"image"})
 
     @property
     def key(self) -> Hashable:
@@ -177,10 +177,10 @@ def fitted_near(retriever: Near, pool: Pool, resources: Resources) -> FittedNear
 
 @dataclass(frozen=True)
 class Compared(Near):
-    """Base of retrievers that compare by picture, by question, or by the weighted mean of both cosines."""
+    """Base of retrievers that compare by image, by question, or by the weighted mean of both cosines."""
 
-    by: Literal["picture", "question", "both"] = "picture"  # what is compared
-    weight: Share = 0.5  # of the picture's cosine where by is 'both'
+    by: Literal["image", "question", "both"] = "image"  # what is compared
+    weight: Share = 0.5  # of the image's cosine where by is 'both'
 
     @property
     def modalities(self) -> frozenset[str]:
@@ -199,11 +199,11 @@ class Compared(Near):
 
 
 def compared(items: Sequence[Query | Example], source: Source, by: str, weight: float = 0.5) -> Vectors:
-    """[N, D]: a dot product of two rows is the cosine of pictures or questions, or their weighted mean ('both')."""
-    if by == "picture":
-        return source.pictures(items)
+    """[N, D]: a dot product of two rows is the cosine of images or questions, or their weighted mean ('both')."""
+    if by == "image":
+        return source.images(items)
     questions = source.texts([item.question for item in items])
     if by == "question":
         return questions
-    pictures = source.pictures(items)
-    return np.hstack([pictures * np.float32(weight**0.5), questions * np.float32((1 - weight) ** 0.5)])
+    images = source.images(items)
+    return np.hstack([images * np.float32(weight**0.5), questions * np.float32((1 - weight) ** 0.5)])

@@ -73,9 +73,9 @@ class Spread:
 
 @dataclass(frozen=True, eq=False)
 class Spreads:
-    """texts: None where pictures were paired with pictures. embedder: the digest of what they were trained on."""
+    """texts: None where images were paired with images. embedder: the digest of what they were trained on."""
 
-    pictures: Spread
+    images: Spread
     texts: Spread | None
     a: float
     b: float
@@ -88,7 +88,7 @@ class Spreads:
 
         told = {"embedder": self.embedder, "format": FORMAT}
         told["said"] = json.dumps({"a": self.a, "b": self.b, "released": self.released})
-        parts = {"pictures": self.pictures, "texts": self.texts}
+        parts = {"images": self.images, "texts": self.texts}
         tensors = {
             f"{name}.{what}": np.ascontiguousarray(getattr(part, what))
             for name, part in parts.items()
@@ -107,8 +107,8 @@ class Spreads:
                 told, names = file.metadata() or {}, set(file.keys())
                 parts = [
                     Spread(file.get_tensor(f"{name}.weights"), file.get_tensor(f"{name}.bias"))
-                    for name in ("pictures", "texts")
-                    if name == "pictures" or f"{name}.bias" in names
+                    for name in ("images", "texts")
+                    if name == "images" or f"{name}.bias" in names
                 ]
             if told["format"] != FORMAT:
                 raise ValueError(f"its format is {told['format']!r}")
@@ -120,15 +120,15 @@ class Spreads:
 
 
 def fit_spreads(
-    pictures: Vectors,
+    images: Vectors,
     names: Sequence[str],
     texts: Vectors | None = None,
     embedder: str = "",
     fitting: Fitting | None = None,
 ) -> Spreads:
-    """Heads from pairs of a picture and its text, or without texts from pictures of one name.
+    """Heads from pairs of an image and its text, or without texts from images of one name.
 
-    pictures, texts: [N, D] unit rows of one space, a row a pair; names: what tells whether two rows match. Raises
+    images, texts: [N, D] unit rows of one space, a row a pair; names: what tells whether two rows match. Raises
     PlanError where all pairs match, or (without texts) none does.
     """
     import torch
@@ -137,15 +137,15 @@ def fit_spreads(
     _check(names, alone=texts is None)
     numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
     classes = torch.tensor([numbers[name] for name in names])
-    sides = [torch.from_numpy(np.ascontiguousarray(rows)) for rows in (pictures, texts) if rows is not None]
-    dim = pictures.shape[1]
+    sides = [torch.from_numpy(np.ascontiguousarray(rows)) for rows in (images, texts) if rows is not None]
+    dim = images.shape[1]
     heads = [(torch.zeros(dim, dim), torch.full((dim,), fitting.start)) for _ in sides]
     weights = [part.requires_grad_() for head in heads for part in head]
     scale = [torch.tensor(A if fitting.a is None else fitting.a), torch.tensor(B if fitting.b is None else fitting.b)]
     learned = [one.requires_grad_() for one, given in zip(scale, (fitting.a, fitting.b), strict=True) if given is None]
     groups: list[dict[str, Any]] = [{"params": weights}]
     groups += [{"params": learned, "lr": FASTER * fitting.rate}] if learned else []
-    optimiser = torch.optim.Adam(groups, lr=fitting.rate)
+    optimizer = torch.optim.Adam(groups, lr=fitting.rate)
     rng = np.random.Generator(np.random.Philox(fitting.seed))
     for _ in range(fitting.steps):
         some = torch.from_numpy(np.sort(rng.permutation(len(classes))[: fitting.batch]))
@@ -156,9 +156,9 @@ def fit_spreads(
         drawn = [_drawn(mean, spread, rng) for mean, spread in (rows if texts is not None else rows * 2)]
         loss = soft_contrastive(drawn[0], drawn[1], classes[some], scale, fitting.released, alone=texts is None)
         prior = sum(-(1 + s - mean.square() - s.exp()).mean() / 2 for mean, s in rows)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (loss + fitting.prior * prior).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
         scale[0].detach().clamp_(min=SMALLEST)
     told = [Spread(weight.detach().numpy(), bias.detach().numpy()) for weight, bias in heads]
     a, b = (float(one.detach()) for one in scale)
@@ -196,10 +196,10 @@ def _check(names: Sequence[str], *, alone: bool) -> None:
     if len(set(names)) < 2:
         raise PlanError(
             f"variance heads learn from pairs that match and pairs that do not, and all {len(names)} examples with a "
-            f"picture say the same ({next(iter(names), 'there are none')!r}). Use the retriever 'knn'."
+            f"image say the same ({next(iter(names), 'there are none')!r}). Use the retriever 'knn'."
         )
     if alone and len(set(names)) == len(names):
         raise PlanError(
             f"variance heads over labels need labels with two examples or more; each of the {len(names)} has its own. "
-            f"Pair pictures with their answers."
+            f"Pair images with their answers."
         )

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl.errors import DataError
-from icl.images import Picture
+from icl.images import Image
 from icl.types import Example, Query
 
 Vectors = NDArray[np.float32]
@@ -23,18 +23,18 @@ def stacked(batches: Sequence[NDArray[np.floating]]) -> Vectors:
     return unit(np.concatenate(batches)) if batches else np.zeros((0, 0), np.float32)
 
 
-def shown(items: Sequence[Query | Example]) -> list[Picture]:
-    """All pictures of the items, in order. Raises DataError where an item has none."""
-    bare = next((item for item in items if not item.pictures), None)
+def shown(items: Sequence[Query | Example]) -> list[Image]:
+    """All images of the items, in order. Raises DataError where an item has none."""
+    bare = next((item for item in items if not item.images), None)
     if bare is not None:
-        raise DataError(f"'{bare.id}' has no picture to embed. Retrieve by question, or give it a picture.")
-    return [picture for item in items for picture in item.pictures]
+        raise DataError(f"'{bare.id}' has no image to embed. Retrieve by question, or give it an image.")
+    return [image for item in items for image in item.images]
 
 
 def per_item(items: Sequence[Query | Example], rows: Vectors) -> Vectors:
-    """rows: [P, D], one a picture as `shown` orders them -> [N, D], an item's mean, normalised again."""
+    """rows: [P, D], one an image as `shown` orders them -> [N, D], an item's mean, normalized again."""
     if len(rows) == len(items):
         return rows
-    counts = [len(item.pictures) for item in items]
+    counts = [len(item.images) for item in items]
     starts = np.cumsum([0, *counts[:-1]])
     return unit(np.add.reduceat(rows, starts, axis=0))

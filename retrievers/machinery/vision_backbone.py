@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from icl.errors import ModelError
-from icl.images import Picture
+from icl.images import Image
 from icl.models.checkpoint_errors import FAILURES, reason
 from icl.quiet_progress import no_bars
 from retrievers.machinery.dual_encoder import BATCH
@@ -30,13 +30,13 @@ class Backbone:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = getattr(model, "vision_model", model).eval().to(self.device)
 
-    def pictures(self, pictures: Sequence[Picture], pool: str) -> Vectors:
+    def images(self, images: Sequence[Image], pool: str) -> Vectors:
         """[N, D] unit rows."""
         import torch
 
         rows = []
         with torch.inference_mode():
-            for pil_images in decoded(pictures, BATCH):
+            for pil_images in decoded(images, BATCH):
                 given = self.processor(images=pil_images, return_tensors="pt").to(self.device)
                 rows.append(self._pooled(self.model(**given), pool).float().cpu().numpy())
         return stacked(rows)

@@ -1,9 +1,9 @@
-"""Caption similarity (VICL, Zhou et al. 2024): candidates ranked by what the model says of the query's picture.
+"""Caption similarity (VICL, Zhou et al. 2024): candidates ranked by what the model says of the query's image.
 
-    score(q, x) = cos(text(caption_q), picture_x)
+    score(q, x) = cos(text(caption_q), image_x)
 
-The model under test describes the query's picture, greedily, and a picture-text encoder compares the description with
-the pictures of the candidates. One call of the model a query, remembered by picture, model and prompt.
+The model under test describes the query's image, greedily, and an image-text encoder compares the description with
+the images of the candidates. One call of the model a query, remembered by image, model and prompt.
 """
 
 from collections.abc import Sequence
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
 @component("reranker", "caption")
 @dataclass(frozen=True)
 class Caption:
-    """Candidates ranked by the model's own description of the query's picture (VICL)."""
+    """Candidates ranked by the model's own description of the query's image (VICL)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "model"})
     asks: ClassVar[str] = "generate"
 
-    ask: str = "Describe the image in one sentence."  # what the model is asked of the query's picture
+    ask: str = "Describe the image in one sentence."  # what the model is asked of the query's image
     max_new_tokens: PositiveInt = 32  # of the description
-    embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # of texts and pictures
+    embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # of texts and images
 
     def __post_init__(self) -> None:
-        if not reads(self.embedder) >= {"picture", "text"}:
-            raise ConfigError(f"reranker 'caption' reads texts and pictures; {self.embedder!r} does not read both.")
+        if not reads(self.embedder) >= {"image", "text"}:
+            raise ConfigError(f"reranker 'caption' reads texts and images; {self.embedder!r} does not read both.")
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedCaption":
         """Raises PlanError without a model."""
         if resources.model is None:
-            raise PlanError("reranker 'caption' needs a model that describes the query's picture, and there is none.")
+            raise PlanError("reranker 'caption' needs a model that describes the query's image, and there is none.")
         return FittedCaption(self, pool, source_of(self.embedder, resources.cache, pool), resources.model)
 
 
 @dataclass(frozen=True)
 class FittedCaption:
-    """The pictures of one pool, and the model."""
+    """The images of one pool, and the model."""
 
     reranker: Caption
     pool: Pool
@@ -60,11 +60,11 @@ class FittedCaption:
     model: "Model"
 
     def rerank(self, queries: Sequence[Query], found: Sequence[Sequence[Scored]], k: int) -> list[tuple[Scored, ...]]:
-        bare = next((query for query in queries if not query.pictures), None)
+        bare = next((query for query in queries if not query.images), None)
         if bare is not None:
-            raise DataError(f"reranker 'caption': '{bare.id}' has no picture to describe.")
+            raise DataError(f"reranker 'caption': '{bare.id}' has no image to describe.")
         asked = [
-            Prompt((Turn("user", (*map(Part, query.pictures), Part("\n" + self.reranker.ask))),)) for query in queries
+            Prompt((Turn("user", (*map(Part, query.images), Part("\n" + self.reranker.ask))),)) for query in queries
         ]
         captions = answers(self.model, asked, self.reranker.max_new_tokens)
         texts = self.source.texts(captions)
@@ -73,7 +73,7 @@ class FittedCaption:
     def _one(self, caption: Vectors, candidates: Sequence[Scored], k: int) -> tuple[Scored, ...]:
         if not candidates:
             return ()
-        pictures = self.source.pictures([self.pool.by_id[one.id] for one in candidates])
-        scores = np.round((pictures.astype(np.float64) * caption).sum(axis=1), 6)
+        images = self.source.images([self.pool.by_id[one.id] for one in candidates])
+        scores = np.round((images.astype(np.float64) * caption).sum(axis=1), 6)
         best = np.argsort(-scores, kind="stable")[:k].tolist()
         return tuple(Scored(candidates[i].id, float(scores[i]), candidates[i].mark) for i in best)

@@ -20,7 +20,7 @@ class Comparing:
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
 
-    by: Literal["picture", "question", "both"] = "picture"  # what is compared
+    by: Literal["image", "question", "both"] = "image"  # what is compared
     embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # what makes the vectors
 
     def __post_init__(self) -> None:

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from decoding.strategies.vcd import VCD
-from icl.images import Picture
+from icl.images import Image
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
 
 
-def picture(number: int, side: int = 32) -> Picture:
+def image(number: int, side: int = 32) -> Image:
     from PIL import Image as PILImage
 
-    return Picture.from_image(
-        PILImage.new("RGB", (side, side), (number % 256, 90, 255 - number % 256)), f"picture {number}"
+    return Image.from_image(
+        PILImage.new("RGB", (side, side), (number % 256, 90, 255 - number % 256)), f"image {number}"
     )
 
 
@@ -27,10 +27,10 @@ def prompt(number: int, shots: int = 2, question: str | None = None) -> Prompt:
 def _prompt(number: int, shots: int, question: str | None = None) -> Prompt:
     turns = []
     for i in range(shots):
-        asked = (Part(picture(100 * number + i), f"demo[{i}].picture[0]"), Part("Which colour?", f"demo[{i}].question"))
+        asked = (Part(image(100 * number + i), f"demo[{i}].image[0]"), Part("Which color?", f"demo[{i}].question"))
         turns += [Turn("user", asked), Turn("assistant", (Part("red", f"demo[{i}].answer"),))]
     question = question or f"What is number {number}?"
-    turns.append(Turn("user", (Part(picture(100 * number + 50), "query.picture[0]"), Part(question, "query.question"))))
+    turns.append(Turn("user", (Part(image(100 * number + 50), "query.image[0]"), Part(question, "query.question"))))
     return Prompt(tuple(turns), StreamKey(0, f"q{number}"))
 
 

@@ -80,27 +80,27 @@ class Describer:
     def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
         self.asked += prompts
         assert max_new_tokens == 512
-        return [f"picture of {prompt.pictures[0].origin}" for prompt in prompts]
+        return [f"image of {prompt.images[0].origin}" for prompt in prompts]
 
 
-def test_code_describes_each_distinct_picture_once_in_the_pictures_place() -> None:
+def test_code_describes_each_distinct_image_once_in_the_images_place() -> None:
     model, prompts = Describer(), [prompt(1, shots=1), prompt(1, shots=2), prompt(2)]
     notes = CODE().prepare(prompts, model)
-    assert [p.text for p in model.asked] == [f"[user] <picture>{DESCRIBE}"] * 2
+    assert [p.text for p in model.asked] == [f"[user] <image>{DESCRIBE}"] * 2
     seen, told = CODE().branches(prompts[0], notes[0])
     assert seen == prompts[0]
-    assert told.text.endswith("[user] picture of picture 150What is number 1?")
-    assert told.pictures == seen.pictures[:1]
+    assert told.text.endswith("[user] image of image 150What is number 1?")
+    assert told.images == seen.images[:1]
     model = Describer()
-    notes = CODE(pictures="all").prepare(prompts[:1], model)
-    assert CODE(pictures="all").branches(prompts[0], notes[0])[1].pictures == ()
+    notes = CODE(images="all").prepare(prompts[:1], model)
+    assert CODE(images="all").branches(prompts[0], notes[0])[1].images == ()
 
 
-def test_code_refuses_a_prompt_whose_query_has_no_named_picture() -> None:
-    nameless = prompt(1).map(lambda part: Part(part.content, "") if part.picture else part)
-    with pytest.raises(PlanError, match="no picture of this prompt is named 'query"):
+def test_code_refuses_a_prompt_whose_query_has_no_named_image() -> None:
+    nameless = prompt(1).map(lambda part: Part(part.content, "") if part.image else part)
+    with pytest.raises(PlanError, match="no image of this prompt is named 'query"):
         CODE().branches(nameless)
-    assert CODE(pictures="all").branches(nameless)[0] == nameless
+    assert CODE(images="all").branches(nameless)[0] == nameless
 
 
 def test_coiecd_contrasts_tokens_in_conflict_alone_by_hand() -> None:

@@ -30,12 +30,12 @@ def test_pmi_by_hand() -> None:
     assert scores[0].tolist() == pytest.approx([math.log(2), 0.0], abs=1e-6)
 
 
-def test_pmi_reads_a_premise_without_picture_and_demonstrations() -> None:
+def test_pmi_reads_a_premise_without_image_and_demonstrations() -> None:
     first, premise = PMI(premise="So:").branches(prompt(1, shots=2))
     assert first == prompt(1, shots=2)
     assert premise.text == "[user] So:"
-    kept = PMI(premise="So:", without="picture").branches(prompt(1, shots=2))[1]
-    assert kept.pictures == prompt(1, shots=2).pictures[:2]
+    kept = PMI(premise="So:", without="image").branches(prompt(1, shots=2))[1]
+    assert kept.images == prompt(1, shots=2).images[:2]
 
 
 def test_contextual_calibration_by_hand() -> None:
@@ -54,9 +54,9 @@ def test_content_free_queries_keep_the_demonstrations_and_lose_the_query() -> No
     assert [one.turns[-1].parts[-1].text for one in free] == ["N/A", "[MASK]", ""]
     for one in free:
         assert one.turns[:-1] == question.turns[:-1]
-        assert one.pictures[-1].edits == (edits.Blank(),)
-    none = ContextualCalibration(picture="none").branches(question)[1]
-    assert none.pictures == question.pictures[:2]
+        assert one.images[-1].edits == (edits.Blank(),)
+    none = ContextualCalibration(image="none").branches(question)[1]
+    assert none.images == question.images[:2]
     with pytest.raises(ConfigError, match="content-free"):
         ContextualCalibration(texts=())
 
@@ -72,8 +72,8 @@ def test_batch_calibration_by_hand() -> None:
 
 @pytest.mark.parametrize("name", ["pmi", "contextual_calibration", "batch_calibration"])
 def test_the_engine_combines_whole_options_as_each_branch_scores_them_alone(name: str) -> None:
-    model, arm = Toy(), parse_arm({"name": name, "normalise": "mean"})
-    greedy = parse_arm({"name": "greedy", "normalise": "mean"})
+    model, arm = Toy(), parse_arm({"name": name, "normalize": "mean"})
+    greedy = parse_arm({"name": "greedy", "normalize": "mean"})
     questions = [prompt(i, shots=i % 3) for i in range(4)]
     answers = run_jobs(model, [Job(p, arm, OPTIONS, "options") for p in questions])
     for question, answer in zip(questions, answers, strict=True):
@@ -96,15 +96,15 @@ def test_what_ranks_options_writes_no_text(name: str) -> None:
 
 @pytest.mark.parametrize("strategy", [PMI(), ContextualCalibration()])
 def test_a_query_without_a_question_is_told(strategy: PMI | ContextualCalibration) -> None:
-    bare = Prompt((Turn("user", (Part(prompt(1).pictures[-1], "query.picture[0]"), Part("hm"))),))
+    bare = Prompt((Turn("user", (Part(prompt(1).images[-1], "query.image[0]"), Part("hm"))),))
     with pytest.raises(PlanError, match=r"query\.question"):
         strategy.branches(bare)
 
 
-def test_an_arm_says_how_options_are_normalised() -> None:
+def test_an_arm_says_how_options_are_normalized() -> None:
     model, options = Toy(), ("w1", "w2 w10 w3")
-    arms = [parse_arm({"name": "vcd", "normalise": how}) for how in ("sum", "mean", "bytes")]
-    assert [arm.label for arm in arms] == ["vcd", "vcd, normalise=mean", "vcd, normalise=bytes"]
+    arms = [parse_arm({"name": "vcd", "normalize": how}) for how in ("sum", "mean", "bytes")]
+    assert [arm.label for arm in arms] == ["vcd", "vcd, normalize=mean", "vcd, normalize=bytes"]
     assert len({arm.digest for arm in arms}) == 3
     assert arms[0].digest == parse_arm("vcd").digest
     total, mean, byte = (
@@ -113,5 +113,5 @@ def test_an_arm_says_how_options_are_normalised() -> None:
         if isinstance(answer, Generation)
     )
     assert (mean, byte) == pytest.approx((total / 3, total / 9))
-    with pytest.raises(ConfigError, match=r"x: d.normalise: .*Did you mean 'bytes'"):
-        parse_arm({"name": "vcd", "normalise": "byte"}, "x: d")
+    with pytest.raises(ConfigError, match=r"x: d.normalize: .*Did you mean 'bytes'"):
+        parse_arm({"name": "vcd", "normalize": "byte"}, "x: d")

@@ -22,8 +22,8 @@ from tests.decoding.toy import Toy
 
 SAME = [
     (
-        {"name": "vcd", "alpha": 0.7, "beta": 0.2, "noise_step": 900, "pictures": "all"},
-        {"branches": [{"change": "noise", "step": 900, "pictures": "all"}], "weights": [1.7, -0.7], "beta": 0.2},
+        {"name": "vcd", "alpha": 0.7, "beta": 0.2, "noise_step": 900, "images": "all"},
+        {"branches": [{"change": "noise", "step": 900, "images": "all"}], "weights": [1.7, -0.7], "beta": 0.2},
     ),
     (
         {"name": "icd", "alpha": 0.5},
@@ -32,14 +32,14 @@ SAME = [
     ({"name": "cad", "alpha": 1.0}, {"branches": ["no_demonstrations"], "weights": [2, -1], "mask": "none"}),
     (
         {"name": "cfg", "gamma": 2.5},
-        {"branches": ["no_picture"], "weights": [2.5, -1.5], "mask": "none", "space": "logprobs"},
+        {"branches": ["no_image"], "weights": [2.5, -1.5], "mask": "none", "space": "logprobs"},
     ),
     ({"name": "ced"}, {"branches": ["no_demonstrations"], "weights": [1, -1], "space": "logprobs"}),
-    ({"name": "cd_k", "k": 3}, {"branches": ["no_picture"], "weights": [1, -1], "mask": "kth_best", "k": 3}),
+    ({"name": "cd_k", "k": 3}, {"branches": ["no_image"], "weights": [1, -1], "mask": "kth_best", "k": 3}),
     ({"name": "ritual"}, {"branches": ["varied"], "weights": [1, 3]}),
     (
         {"name": "vdd", "noise_step": 700},
-        {"branches": ["no_picture", {"change": "noise", "step": 700}], "weights": [1.5, -0.25, -0.25]},
+        {"branches": ["no_image", {"change": "noise", "step": 700}], "weights": [1.5, -0.25, -0.25]},
     ),
 ]
 
@@ -77,8 +77,8 @@ def test_probabilities_are_mixed_by_hand() -> None:
 
 
 CHANGES = [
-    "none", "noise", "blank", "mean_colour", "shuffled_patches", {"change": "crop", "box": [0, 0, 0.5, 1]}, "region",
-    "varied", "made_up", "no_picture",
+    "none", "noise", "blank", "mean_color", "shuffled_patches", {"change": "crop", "box": [0, 0, 0.5, 1]}, "region",
+    "varied", "made_up", "no_image",
     "no_demonstrations", "query_text_alone", {"change": "instruction", "text": "Guess."},
     {"change": "before_question", "text": "Well. "}, {"change": "after_question", "text": " Say yes."}, "wrong_answers",
 ]  # fmt: skip
@@ -95,16 +95,16 @@ def test_every_change_gives_another_prompt_and_conforms() -> None:
 @pytest.mark.parametrize(
     ("written", "told"),
     [
-        ({"branches": ["no_pictures"]}, "Did you mean 'no_picture'"),
+        ({"branches": ["no_images"]}, "Did you mean 'no_image'"),
         ({"branches": [{"change": "noise", "stp": 3}]}, "no parameter 'stp'. Did you mean 'step'"),
         ({"branches": [{"change": "noise", "step": 3000}]}, "step"),
         ({"branches": [{"change": "instruction"}]}, "needs a text"),
-        ({"branches": [{"change": "no_picture", "pictures": "all"}]}, "does not read pictures. It reads none"),
+        ({"branches": [{"change": "no_image", "images": "all"}]}, "does not read images. It reads none"),
         ({"branches": [{"change": "blank", "step": 900}]}, "'blank' does not read step"),
         ({"branches": [{"change": "region", "box": [0.5, 0, 0.2, 1]}]}, "left < right"),
         ({"branches": ["crop"]}, "needs a box that leaves something out"),
         ({"branches": [3]}, "a mapping with the key 'change'"),
-        ({"branches": "no_picture"}, "a list"),
+        ({"branches": "no_image"}, "a list"),
         ({"branches": ["blank", "noise"]}, "2 numbers for the prompt and 2 branches"),
         ({"mask": "some"}, "mask"),
         ({"mask": "none", "beta": 0.5}, "the mask 'none' does not read beta. It reads none"),
@@ -127,7 +127,7 @@ from icl.edits import Edit
 class Stripes(Edit):
     width: int = 2  # pixels
 
-    def on_picture(self, image):
+    def on_image(self, image):
         striped = image.copy()
         for left in range(0, image.width, 2 * self.width):
             striped.paste((0, 0, 0), (left, 0, left + self.width, image.height))
@@ -139,17 +139,17 @@ def test_an_edit_of_ones_own_is_a_change_by_its_path(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(STRIPES)
     path = f"{tmp_path}/mine.py:Stripes"
     plain = generic(branches=[path])
-    wider = generic(branches=[{"change": {"name": path, "width": 3}, "pictures": "all"}])
+    wider = generic(branches=[{"change": {"name": path, "width": 3}, "images": "all"}])
     check_strategy(wider)
     asked = probe_prompt(2)
-    shown = [[picture.open() for picture in strategy.branches(asked)[1].pictures] for strategy in (plain, wider)]
-    before = [picture.open() for picture in asked.pictures]
+    shown = [[image.open() for image in strategy.branches(asked)[1].images] for strategy in (plain, wider)]
+    before = [image.open() for image in asked.images]
     assert [pil_image != was for pil_image, was in zip(shown[0], before, strict=True)] == [False, False, True]
     assert [pil_image.getpixel((2, 0)) == (0, 0, 0) for pil_image in shown[1]] == [True] * 3
     assert parse_arm({"name": "contrast", "branches": [path]}).digest != parse_arm("contrast").digest
     with pytest.raises(ConfigError, match=r"no parameter 'widht'. Did you mean 'width'"):
         generic(branches=[{"change": {"name": path, "widht": 3}}])
-    with pytest.raises(ConfigError, match=r"'Stripes' does not read step. It reads pictures"):
+    with pytest.raises(ConfigError, match=r"'Stripes' does not read step. It reads images"):
         generic(branches=[{"change": path, "step": 3}])
     with pytest.raises(ConfigError, match="'vcd' is a strategy, not an edit"):
         generic(branches=["decoding.strategies.vcd:VCD"])
@@ -170,6 +170,6 @@ def test_every_registered_edit_is_a_change() -> None:
 
 def test_its_label_is_its_config() -> None:
     arm = parse_arm(
-        {"name": "contrast", "branches": ["no_picture", {"change": "noise", "step": 9}], "weights": [2, -0.5, -0.5]}
+        {"name": "contrast", "branches": ["no_image", {"change": "noise", "step": 9}], "weights": [2, -0.5, -0.5]}
     )
-    assert arm.label == "contrast(branches=[{change=no_picture}, {change=noise, step=9}], weights=[2, -0.5, -0.5])"
+    assert arm.label == "contrast(branches=[{change=no_image}, {change=noise, step=9}], weights=[2, -0.5, -0.5])"

@@ -16,7 +16,7 @@ from decoding.controls.entropy_matched import EntropyMatched
 from decoding.controls.gaussian_proxy import GaussianProxy
 from decoding.controls.mask_only import MaskOnly
 from decoding.controls.more_demonstrations import MoreDemonstrations
-from decoding.controls.no_picture import NoPicture
+from decoding.controls.no_image import NoImage
 from decoding.controls.olm import OLM
 from decoding.controls.other_answers import OtherAnswers
 from decoding.controls.pba import PBA
@@ -26,7 +26,7 @@ from decoding.controls.random_gate import RandomGate
 from decoding.controls.shuffled_negative import ShuffledNegative
 from decoding.controls.sign_flip import SignFlip
 from decoding.controls.temperature_matched import TemperatureMatched
-from decoding.controls.unrelated_picture import UnrelatedPicture
+from decoding.controls.unrelated_image import UnrelatedImage
 from decoding.engine.decoding_step import scores
 from decoding.engine.engine import run_jobs
 from decoding.engine.requests import Failure, Job
@@ -236,7 +236,7 @@ def test_a_drawn_control_differs_by_query_in_the_engine_even_for_equal_prompts()
 
 
 def test_a_coin_takes_the_place_of_the_gate() -> None:
-    """An open gate lets the text lead, a shut one the picture, whatever their confidence."""
+    """An open gate lets the text lead, a shut one the image, whatever their confidence."""
     logits = torch.tensor([[[0.5, 0.3, 0.2]], [[0.2, 0.7, 0.1]]]).log()
     always, never = (scores(RandomGate(DCD(), share), logits, 0)[0] for share in (1.0, 0.0))
     assert torch.equal(always, DCD(direction="text").combine(logits, 0))
@@ -252,13 +252,13 @@ def test_a_coin_takes_the_place_of_the_gate() -> None:
 
 def test_other_negatives_keep_the_methods_arithmetic() -> None:
     question, logits = prompt(1, shots=2), made_up(2)
-    for control in (NoPicture(VCD(alpha=0.5)), UnrelatedPicture(VCD(alpha=0.5))):
+    for control in (NoImage(VCD(alpha=0.5)), UnrelatedImage(VCD(alpha=0.5))):
         assert torch.equal(scores(control, logits, 0)[0], scores(VCD(alpha=0.5), logits, 0)[0])
         first, other = control.branches(question)
         assert first == question
-        assert other.pictures[:2] == question.pictures[:2]
-    assert NoPicture(VCD()).branches(question)[1].pictures == question.pictures[:2]
-    (edit,) = UnrelatedPicture(VCD()).branches(question)[1].pictures[2].edits
+        assert other.images[:2] == question.images[:2]
+    assert NoImage(VCD()).branches(question)[1].images == question.images[:2]
+    (edit,) = UnrelatedImage(VCD()).branches(question)[1].images[2].edits
     assert isinstance(edit, edits.MadeUp)
 
 
@@ -273,18 +273,18 @@ def test_a_shuffled_negative_is_another_samples_own_negative() -> None:
     assert control.weights == method.weights
 
 
-def test_a_shuffled_negative_hears_what_the_model_says_of_the_other_picture() -> None:
+def test_a_shuffled_negative_hears_what_the_model_says_of_the_other_image() -> None:
     question, asked = prompt(1, shots=0), list[str]()
 
     def generate(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        asked.extend(p.pictures[0].digest for p in prompts)
-        return [f"a picture {p.pictures[0].digest}" for p in prompts]
+        asked.extend(p.images[0].digest for p in prompts)
+        return [f"an image {p.images[0].digest}" for p in prompts]
 
     assert question.other is not None
     control = ShuffledNegative(CODE())
     (note,) = control.prepare([question], generate)
-    assert asked == [question.other.pictures[0].digest]
-    assert question.other.pictures[0].digest in control.branches(question, note)[1].text
+    assert asked == [question.other.images[0].digest]
+    assert question.other.images[0].digest in control.branches(question, note)[1].text
 
 
 def test_a_shuffled_negative_without_another_sample_is_told() -> None:
@@ -311,7 +311,7 @@ def test_more_demonstrations_is_the_reference_on_what_the_run_shows_it() -> None
 
 def test_pba_asks_for_yes() -> None:
     assert PBA().branches(prompt(1, shots=0))[1].text == (
-        "[user] <picture>What is number 1? Answer the question using a single word or phrase. Answer yes whenever "
+        "[user] <image>What is number 1? Answer the question using a single word or phrase. Answer yes whenever "
         "possible."
     )
     logits = made_up(2)
@@ -381,7 +381,7 @@ def test_demonstrations_with_wrong_answers_are_another_negative() -> None:
         first, other = control.branches(question)
         assert first == question
         assert [p.text for p in other.parts() if p.name.endswith("answer")] != ["red", "blue", "green"]
-        assert other.pictures == question.pictures
+        assert other.images == question.images
         assert torch.equal(scores(control, made_up(2), 0)[0], scores(CED(), made_up(2), 0)[0])
     with pytest.raises(PlanError, match="two different"):
         OtherAnswers(CED()).branches(probe_prompt(shots=1))

@@ -25,11 +25,11 @@ def combined(strategy: DCD, seen: list[float], text: list[float]) -> list[float]
 def test_the_surer_answer_leads_by_hand() -> None:
     """c_v = .5, c_t = .7: .7 ln t - .5 ln v = -1.6118 + .3466, -.2497 + .6020, .2 ln .1."""
     assert combined(DCD(), V, T) == pytest.approx([-1.2652, 0.3523, -0.4605, -0.4605], abs=1e-4)
-    # the same with the places changed: the picture leads
+    # the same with the places changed: the image leads
     assert combined(DCD(), T, V) == pytest.approx([-1.2652, 0.3523, -0.4605, -0.4605], abs=1e-4)
 
 
-def test_a_tie_goes_to_the_picture() -> None:
+def test_a_tie_goes_to_the_image() -> None:
     """Both sure by .5: .5 ln v - .5 ln t."""
     told = combined(DCD(), [0.5, 0.3, 0.2], [0.3, 0.5, 0.2])
     assert told[0] == pytest.approx(0.5 * math.log(0.5 / 0.3), abs=1e-5)
@@ -69,7 +69,7 @@ def test_strength_is_the_difference_of_confidences() -> None:
 def test_the_text_branch_says_what_the_model_saw() -> None:
     class Model:
         def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-            assert [p.text for p in prompts] == [f"[user] <picture>{RECOGNISE}"]
+            assert [p.text for p in prompts] == [f"[user] <image>{RECOGNISE}"]
             return ["The Eiffel Tower.\n"]
 
     (note,) = DCD().prepare([prompt(1, shots=0)], Model())
@@ -80,22 +80,22 @@ def test_the_text_branch_says_what_the_model_saw() -> None:
 
 
 def of_options(
-    model: Toy, node: dict[str, object], options: tuple[str, ...], normalise: str = "sum"
+    model: Toy, node: dict[str, object], options: tuple[str, ...], normalize: str = "sum"
 ) -> dict[str, float]:
-    (answer,) = run_jobs(model, [Job(prompt(3), parse_arm({**node, "normalise": normalise}), options, "options")])
+    (answer,) = run_jobs(model, [Job(prompt(3), parse_arm({**node, "normalize": normalize}), options, "options")])
     assert isinstance(answer, Generation), answer
     assert answer.text == max(answer.option_scores, key=answer.option_scores.__getitem__)
     return dict(answer.option_scores)
 
 
-@pytest.mark.parametrize("normalise", ["sum", "mean", "bytes"])
+@pytest.mark.parametrize("normalize", ["sum", "mean", "bytes"])
 @pytest.mark.parametrize("options", [("w1", "w2", "w3", "w4"), ("w1", "w2 w5", "w3 w7 w1")])
-def test_options_are_weighed_whole_as_each_branch_scores_them(options: tuple[str, ...], normalise: str) -> None:
+def test_options_are_weighed_whole_as_each_branch_scores_them(options: tuple[str, ...], normalize: str) -> None:
     model = Toy()
     node = {"name": "dcd", "entity": "none"}
-    told = of_options(model, node, options, normalise)
+    told = of_options(model, node, options, normalize)
     seen, text = DCD(entity="none").branches(prompt(3))
-    greedy = parse_arm({"name": "greedy", "normalise": normalise})
+    greedy = parse_arm({"name": "greedy", "normalize": normalize})
     branches = []
     for branch in (seen, text):
         (plain,) = run_jobs(model, [Job(branch, greedy, options, "options")])

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 from decoding.base import Strategy
 from decoding.controls.wrapped import Wrapped
-from decoding.arms.inspection import changes_picture
+from decoding.arms.inspection import changes_image
 from icl.registry import Nested
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Other(Wrapped):
 
     @classmethod
     def fits(cls, held):
-        return held.beside(cls(held.strategy)) if changes_picture(held.strategy) else None
+        return held.beside(cls(held.strategy)) if changes_image(held.strategy) else None
 """
 ROWS = json.loads((Path(__file__).parent / "default_controls.json").read_text(encoding="utf-8"))
 

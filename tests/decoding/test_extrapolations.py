@@ -101,28 +101,28 @@ def test_a_k_beyond_the_vocabulary_fails_with_a_sentence() -> None:
 def test_branches_differ_in_what_the_paper_says_and_nothing_else() -> None:
     question = prompt(1, shots=2)
     assert ICD().branches(question)[1].text == question.text.replace("What is number", f"{CONFUSED}What is number")
-    assert ICD().branches(question)[1].pictures == question.pictures
-    bare = "[user] <picture>What is number 1?"
+    assert ICD().branches(question)[1].images == question.images
+    bare = "[user] <image>What is number 1?"
     assert {s.branches(question)[1].text for s in (CAD(), CED())} == {bare}
-    for strategy in (CFG(), PAI(), CDK(), VDD(prior="none"), VDDPostHoc(), CAD(without="picture")):
+    for strategy in (CFG(), PAI(), CDK(), VDD(prior="none"), VDDPostHoc(), CAD(without="image")):
         branch = strategy.branches(question)[1]
-        assert branch.pictures == question.pictures[:2]
-        assert branch.text == question.text.replace("<picture>What is number", "What is number")
+        assert branch.images == question.images[:2]
+        assert branch.text == question.text.replace("<image>What is number", "What is number")
 
 
-def test_edited_pictures_are_the_querys() -> None:
+def test_edited_images_are_the_querys() -> None:
     question = prompt(1, shots=2)
     for strategy, kind in ((CRG(), RegionMask), (RITUAL(), Varied), (VDD(prior="noise"), DiffusionNoise)):
         branch = strategy.branches(question)[1]
-        assert branch.pictures[:2] == question.pictures[:2]
-        assert [type(edit) for edit in branch.pictures[2].edits] == [kind]
+        assert branch.images[:2] == question.images[:2]
+        assert [type(edit) for edit in branch.images[2].edits] == [kind]
     assert len(VDD().branches(question)) == 3
 
 
 def test_the_masked_region_is_a_parameter() -> None:
-    left = CRG(region=(0.0, 0.0, 0.5, 1.0)).branches(prompt(1))[1].pictures[-1].open()
+    left = CRG(region=(0.0, 0.0, 0.5, 1.0)).branches(prompt(1))[1].images[-1].open()
     assert left.getpixel((0, 0)) == (1, 1, 1)
-    assert left.getpixel((31, 0)) == prompt(1).pictures[-1].open().getpixel((31, 0))
+    assert left.getpixel((31, 0)) == prompt(1).images[-1].open().getpixel((31, 0))
     with pytest.raises(ConfigError, match="left < right"):
         parse_arm({"name": "crg", "region": [0.5, 0, 0.5, 1]})
 

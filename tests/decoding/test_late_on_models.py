@@ -35,10 +35,10 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], HF]:
 
 
 def questions(count: int) -> list[Prompt]:
-    """Unequal lengths and numbers of pictures, each about a picture of its own."""
+    """Unequal lengths and numbers of images, each about an image of its own."""
     shown = [[1, 2, 3], [4], [5, 1, 6, 2], [2, 7]]
     return [
-        tiny_models.prompt([*shown[i % 4][:-1], 10 + i], "colour" + "?" * (i % 5), query=f"q{i}", size=(56, 84))
+        tiny_models.prompt([*shown[i % 4][:-1], 10 + i], "color" + "?" * (i % 5), query=f"q{i}", size=(56, 84))
         for i in range(count)
     ]
 
@@ -47,7 +47,7 @@ def arms() -> list[Arm]:
     told: list[object] = [
         {"name": "vcd", "noise_step": 999},
         {"name": "vcd", "alpha": 2.0, "sampling": {"temperature": 1.0}},
-        {"name": "vcd", "pictures": "all", "noise_step": 999},
+        {"name": "vcd", "images": "all", "noise_step": 999},
         {"name": "plain_average", "of": {"name": "vcd", "noise_step": 999}},
         {"name": "chasd", "threshold": 0.6, "method": {"name": "vcd", "noise_step": 999}},
         {"name": "chasd", "threshold": 0.6, "sampling": {"temperature": 1.0}},
@@ -82,7 +82,7 @@ def test_late_and_gated_answers_are_the_eager_ones(name: str, model_of: Callable
 
 def with_demonstrations(i: int) -> Prompt:
     """Demonstrations of its own, alike in number and size, and a query of its own."""
-    return tiny_models.prompt([10 * i + 1, 10 * i + 2, 10 * i + 3, 10 * i + 4], "colour", query=f"d{i}", size=(56, 56))
+    return tiny_models.prompt([10 * i + 1, 10 * i + 2, 10 * i + 3, 10 * i + 4], "color", query=f"d{i}", size=(56, 56))
 
 
 @pytest.mark.parametrize("name", NAMES)

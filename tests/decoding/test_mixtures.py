@@ -64,9 +64,9 @@ def test_nbce_mean_pool_by_hand() -> None:
 
 def test_branches_are_the_prompt_its_windows_and_the_query_alone() -> None:
     branches = NBCE(windows=2).branches(prompt(1, shots=3))
-    assert [len(b.pictures) for b in branches] == [4, 2, 3, 1]
-    assert [len(b.pictures) for b in NBCE().branches(prompt(1, shots=0))] == [1, 1, 1]
-    assert [len(b.pictures) for b in MoICL().branches(prompt(1, shots=3))] == [4, 2, 2, 2]
+    assert [len(b.images) for b in branches] == [4, 2, 3, 1]
+    assert [len(b.images) for b in NBCE().branches(prompt(1, shots=0))] == [1, 1, 1]
+    assert [len(b.images) for b in MoICL().branches(prompt(1, shots=3))] == [4, 2, 2, 2]
 
 
 def test_without_demonstrations_it_is_the_reference() -> None:
@@ -115,7 +115,7 @@ def test_moicl_mixes_log_probabilities_by_hand() -> None:
     assert MoICL(fitted=(2.0, -1.0)).combine(logits, 0)[0].tolist() == pytest.approx(anti, abs=1e-5)
 
 
-def test_sparse_weights_are_the_largest_by_magnitude_and_not_renormalised() -> None:
+def test_sparse_weights_are_the_largest_by_magnitude_and_not_renormalized() -> None:
     assert MoICL(fitted=(0.2, -0.7, 0.4), sparse=2).used(3) == (0.0, -0.7, 0.4)
     assert MoICL(sparse=1).used(4) == (0.25, 0.0, 0.0, 0.0)
     assert MoICL(fitted=(0.2, -0.7, 0.4)).strength(rows(WHOLE, FIRST, SECOND, EMPTY), 0).item() == pytest.approx(-0.1)
@@ -138,8 +138,8 @@ def test_xmore_mixes_probabilities_by_how_sure_they_are_by_hand() -> None:
         assert told[0].exp().tolist()[0] == pytest.approx(share * 0.9 + (1 - share) * 0.5, abs=1e-4)
 
 
-def test_xmores_views_are_picture_and_demonstrations() -> None:
+def test_xmores_views_are_image_and_demonstrations() -> None:
     whole, alone, shown = XMoRe().branches(prompt(1, shots=2))
     assert whole == prompt(1, shots=2)
-    assert alone.text == "[user] <picture>What is number 1?"
-    assert shown.pictures == whole.pictures[:2]
+    assert alone.text == "[user] <image>What is number 1?"
+    assert shown.images == whole.images[:2]

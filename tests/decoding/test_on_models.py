@@ -47,11 +47,10 @@ every = pytest.mark.parametrize("name", [*ARCHITECTURES, pytest.param("shipped",
 
 
 def questions(name: str) -> list[Prompt]:
-    """Unequal lengths and numbers of pictures; each asks about a picture of its own."""
+    """Unequal lengths and numbers of images; each asks about an image of its own."""
     shown = [[1, 2, 3], [4], [5, 1, 6, 2], [2, 7]]
     return [
-        tiny_models.prompt(pictures, "colour" + "?" * i, query=f"q{i}", size=(56, 84))
-        for i, pictures in enumerate(shown)
+        tiny_models.prompt(images, "color" + "?" * i, query=f"q{i}", size=(56, 84)) for i, images in enumerate(shown)
     ]
 
 
@@ -179,8 +178,8 @@ def wrong(model: HF, arm: Arm, question: Prompt, answer: Generation) -> str:
     """Where an answer is not what the strategy's formula chooses after each of its beginnings; '' where it is.
 
     Token by token the scores are those of whole forwards of every branch. A tie within CLOSE may go either way; a
-    temperature that is searched for by an entropy is known to less. A random model may write a picture's own token: a
-    whole forward would want a picture there, so the check ends before it.
+    temperature that is searched for by an entropy is known to less. A random model may write an image's own token: a
+    whole forward would want an image there, so the check ends before it.
     """
     close = 10 * CLOSE if isinstance(arm.strategy, EntropyMatched) else CLOSE
     strategy, slots = arm.strategy, model.engine.reader.slots
@@ -225,11 +224,11 @@ def family() -> list[Strategy]:
 
 
 def sixteen() -> list[Prompt]:
-    """Of unequal lengths, one to four pictures each, with the composers' names, and beside each the next."""
+    """Of unequal lengths, one to four images each, with the composers' names, and beside each the next."""
     shown = [[10 + i + j for j in range(1 + i % 4)] for i in range(16)]
     asked = [
-        tiny_models.prompt(pictures, "colour" + "?" * (7 * i % 11), query=f"q{i}", size=(56, 56))
-        for i, pictures in enumerate(shown)
+        tiny_models.prompt(images, "color" + "?" * (7 * i % 11), query=f"q{i}", size=(56, 56))
+        for i, images in enumerate(shown)
     ]
     told = [
         p.map(lambda part: replace(part, name="query.question") if part.text and part.name[:5] == "query" else part)

@@ -9,7 +9,7 @@ from icl.types import Context, Demo, Example, Part, Prompt, Query, Turn
 from prompts.composers.blocks import Blocks
 from prompts.composers.chat import Chat
 from prompts.composers.interleaved import Interleaved
-from tests.decoding.prompts import picture, prompt
+from tests.decoding.prompts import image, prompt
 
 COMPOSERS = [
     Chat(),
@@ -22,8 +22,8 @@ COMPOSERS = [
 
 
 def composed(composer: object, numbers: tuple[int, ...], key: StreamKey = StreamKey(0, "q")) -> Prompt:
-    demos = tuple(Demo(Example(f"d{i}", (picture(i),), f"What is {i}?", (f"answer {i}",)), rank=i) for i in numbers)
-    query = Query("q", (picture(99),), "What is it?")
+    demos = tuple(Demo(Example(f"d{i}", (image(i),), f"What is {i}?", (f"answer {i}",)), rank=i) for i in numbers)
+    query = Query("q", (image(99),), "What is it?")
     result: Prompt = composer.compose(Context(query, demos, key))  # type: ignore[attr-defined]
     return result
 
@@ -50,34 +50,34 @@ def test_there_are_never_more_windows_than_demonstrations() -> None:
     assert changes.windows(composed(Chat(), ()), 5) == (composed(Chat(), ()),)
 
 
-def test_without_the_picture_the_demonstrations_keep_theirs() -> None:
-    bare = changes.without(prompt(1, shots=2), "picture")
-    assert [part.name for part in bare.parts() if part.picture] == ["demo[0].picture[0]", "demo[1].picture[0]"]
+def test_without_the_image_the_demonstrations_keep_theirs() -> None:
+    bare = changes.without(prompt(1, shots=2), "image")
+    assert [part.name for part in bare.parts() if part.image] == ["demo[0].image[0]", "demo[1].image[0]"]
     assert changes.without(prompt(1, shots=2), "both").text == "[user] What is number 1?"
 
 
-def test_a_prompt_that_is_its_picture_alone_cannot_lose_it() -> None:
-    with pytest.raises(PlanError, match="its picture alone"):
-        changes.no_picture(Prompt((Turn("user", (Part(picture(1), "query.picture[0]"),)),)))
+def test_a_prompt_that_is_its_image_alone_cannot_lose_it() -> None:
+    with pytest.raises(PlanError, match="its image alone"):
+        changes.no_image(Prompt((Turn("user", (Part(image(1), "query.image[0]"),)),)))
 
 
 def test_an_instruction_is_replaced_or_put_first() -> None:
     with_one = composed(Chat(instruction="short"), (0,))
-    assert changes.instructed(with_one, "Guess.").text.startswith("[user] Guess.\n<picture>")
+    assert changes.instructed(with_one, "Guess.").text.startswith("[user] Guess.\n<image>")
     assert "one word" not in changes.instructed(with_one, "Guess.").text
-    assert changes.instructed(composed(Chat(), ()), "Guess.").text == "[user] Guess.\n<picture>What is it?"
+    assert changes.instructed(composed(Chat(), ()), "Guess.").text == "[user] Guess.\n<image>What is it?"
 
 
 def test_words_before_and_after_the_question() -> None:
-    assert changes.asked(composed(Chat(), ()), "So. ", " Say yes.").text == "[user] <picture>So. What is it? Say yes."
+    assert changes.asked(composed(Chat(), ()), "So. ", " Say yes.").text == "[user] <image>So. What is it? Say yes."
     with pytest.raises(PlanError, match="no question"):
         changes.asked(Prompt((Turn("user", (Part("hello"),)),)), "So. ")
 
 
-def test_a_description_stands_where_the_picture_stood() -> None:
-    told = changes.described(prompt(1, shots=1), {"query.picture[0]": "a red square"})
+def test_a_description_stands_where_the_image_stood() -> None:
+    told = changes.described(prompt(1, shots=1), {"query.image[0]": "a red square"})
     assert told.text.endswith("[user] a red squareWhat is number 1?")
-    assert len(told.pictures) == 1
+    assert len(told.images) == 1
 
 
 def answers(of: Prompt) -> list[str | None]:

@@ -41,14 +41,14 @@ def test_conforms(strategy: Strategy) -> None:
 @pytest.mark.parametrize(
     ("node", "wanted"),
     [
-        ("vcd", {"alpha": 1.0, "beta": 0.1, "noise_step": 500, "pictures": "query"}),
+        ("vcd", {"alpha": 1.0, "beta": 0.1, "noise_step": 500, "images": "query"}),
         ("cad", {"alpha": 0.5, "without": "demonstrations"}),
         ({"name": "cad", "preset": "conflict"}, {"alpha": 1.0}),
-        ({"name": "cad", "preset": "summarisation"}, {"alpha": 0.5}),
+        ({"name": "cad", "preset": "summarization"}, {"alpha": 0.5}),
         ("adacad", {"floor": 0.0, "without": "demonstrations"}),
         ({"name": "adacad", "preset": "answers"}, {"floor": 0.0}),
-        ({"name": "adacad", "preset": "summarisation"}, {"floor": 0.3}),
-        ("code", {"kappa": 0.7, "tokens": 512, "pictures": "query"}),
+        ({"name": "adacad", "preset": "summarization"}, {"floor": 0.3}),
+        ("code", {"kappa": 0.7, "tokens": 512, "images": "query"}),
         ({"name": "code", "preset": "evaluation"}, {"kappa": 0.7}),
         ({"name": "code", "preset": "fallback"}, {"kappa": 0.2}),
         ("dcd", {"granularity": "options", "direction": "surer", "entity": "asked"}),

@@ -29,7 +29,7 @@ NODES: list[Any] = [
     {"name": "random_gate", "of": {"name": "dcd", "entity": "none"}},
     {"name": "nbce", "top_p": 1.0, "stickiness": 0.5},
     {"name": "sign_flip", "of": {"name": "nbce", "stickiness": 0.5}},
-    {"name": "contrast", "branches": ["no_picture", {"change": "noise", "step": 9}], "weights": [2, -0.5, -0.5]},
+    {"name": "contrast", "branches": ["no_image", {"change": "noise", "step": 9}], "weights": [2, -0.5, -0.5]},
     {"name": "moicl", "weights": [0.5, 0.7]},
     {"name": "chasd", "method": {"name": "vcd", "alpha": 0.3}},
     {"name": "chasd", "method": {"name": "nbce", "stickiness": 0.5}, "threshold": 0.6},

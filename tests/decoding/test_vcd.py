@@ -9,7 +9,7 @@ from decoding.strategies.vcd import VCD
 from icl.edits import DiffusionNoise
 from icl.errors import ConfigError, PlanError
 from icl.types import Part, Prompt, Turn
-from tests.decoding.prompts import picture, prompt
+from tests.decoding.prompts import image, prompt
 
 SEEN = torch.tensor([[2.0, 1.5, 1.0, -1.0]])
 NOISED = torch.tensor([[2.5, 0.5, 1.0, -9.0]])
@@ -42,24 +42,24 @@ def test_alpha_zero_is_the_reference_under_the_mask() -> None:
     assert combined.tolist() == [[2.0, 1.5, 1.0, -math.inf]]
 
 
-def test_noises_the_querys_picture_alone_by_default() -> None:
+def test_noises_the_querys_image_alone_by_default() -> None:
     seen, noised = VCD(noise_step=900).branches(prompt(1, shots=2))
     assert seen == prompt(1, shots=2)
-    assert [p.edits for p in noised.pictures[:2]] == [(), ()]
-    (edit,) = noised.pictures[2].edits
+    assert [p.edits for p in noised.images[:2]] == [(), ()]
+    (edit,) = noised.images[2].edits
     assert isinstance(edit, DiffusionNoise)
     assert edit.step == 900
     assert noised.text == seen.text
 
 
-def test_noises_all_pictures_when_asked_each_with_its_own_noise() -> None:
-    _, noised = VCD(pictures="all").branches(prompt(1, shots=2))
-    edits = [edit for p in noised.pictures for edit in p.edits]
+def test_noises_all_images_when_asked_each_with_its_own_noise() -> None:
+    _, noised = VCD(images="all").branches(prompt(1, shots=2))
+    edits = [edit for p in noised.images for edit in p.edits]
     assert len({edit.told() for edit in edits}) == 3
 
 
 def test_query_and_all_are_the_same_without_demonstrations() -> None:
-    one, both = (VCD(pictures=which).branches(prompt(4, shots=0))[1] for which in ("query", "all"))
+    one, both = (VCD(images=which).branches(prompt(4, shots=0))[1] for which in ("query", "all"))
     assert one.digest == both.digest
 
 
@@ -70,14 +70,14 @@ def test_noise_belongs_to_the_query() -> None:
     assert other.digest != again.digest
 
 
-def test_a_prompt_whose_query_picture_has_no_name_is_an_error_and_not_plain_decoding() -> None:
-    nameless = Prompt((Turn("user", (Part(picture(1)), Part("What is it?"))),))
-    with pytest.raises(PlanError, match=r"query\.picture"):
+def test_a_prompt_whose_query_image_has_no_name_is_an_error_and_not_plain_decoding() -> None:
+    nameless = Prompt((Turn("user", (Part(image(1)), Part("What is it?"))),))
+    with pytest.raises(PlanError, match=r"query\.image"):
         VCD().branches(nameless)
-    assert len(VCD(pictures="all").branches(nameless)[1].pictures[0].edits) == 1
+    assert len(VCD(images="all").branches(nameless)[1].images[0].edits) == 1
 
 
-def test_a_prompt_without_pictures_has_equal_branches() -> None:
+def test_a_prompt_without_images_has_equal_branches() -> None:
     seen, noised = VCD().branches(Prompt((Turn("user", (Part("Say yes.", "query.question"),)),)))
     assert seen.digest == noised.digest
 
@@ -96,7 +96,7 @@ def test_presets_name_the_sources_that_disagree() -> None:
     }
 
 
-@pytest.mark.parametrize("bad", [{"alpha": -1}, {"beta": 1.5}, {"noise_step": 1000}, {"pictures": "demos"}])
+@pytest.mark.parametrize("bad", [{"alpha": -1}, {"beta": 1.5}, {"noise_step": 1000}, {"images": "demos"}])
 def test_parameters_out_of_bounds_are_told(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
         parse_arm({"name": "vcd", **bad})

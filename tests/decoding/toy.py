@@ -1,4 +1,4 @@
-"""A small deterministic model with sessions: logits depend on the whole prompt, its pictures and every token since.
+"""A small deterministic model with sessions: logits depend on the whole prompt, its images and every token since.
 
 It keeps the promises of a session strictly: `take` copies, `advance` works in place, and each row's state is its own,
 so that rows which alias, or tokens fed to the wrong row, give other answers.
@@ -97,14 +97,14 @@ class ToySession:
 
 
 class Toy:
-    """vocabulary: ids, 0 ends an answer. picture_share: how much of the logits the pictures decide."""
+    """vocabulary: ids, 0 ends an answer. image_share: how much of the logits the images decide."""
 
     abilities: ClassVar[frozenset[str]] = frozenset({"generate", "logits", "hidden"})
     needs: ClassVar[frozenset[str]] = frozenset()
     max_tokens = None
 
-    def __init__(self, vocabulary: int = 24, stop_bias: float = 0.0, picture_share: float = 1.0) -> None:
-        self.vocabulary, self.stop_bias, self.picture_share = vocabulary, stop_bias, picture_share
+    def __init__(self, vocabulary: int = 24, stop_bias: float = 0.0, image_share: float = 1.0) -> None:
+        self.vocabulary, self.stop_bias, self.image_share = vocabulary, stop_bias, image_share
         self.counts = dict.fromkeys(("take", "forwards", "rows", "trim", "suffixes", "open", "prompts"), 0)
         self.batch_tokens = 100_000
         self.broken: dict[str, str] = {}
@@ -116,7 +116,7 @@ class Toy:
     def load(self) -> None: ...
 
     def count_tokens(self, prompt: Prompt) -> int:
-        return len(prompt.text.split()) + 4 * len(prompt.pictures)
+        return len(prompt.text.split()) + 4 * len(prompt.images)
 
     def logits_of(self, rows: Sequence[Row]) -> Tensor:
         return torch.tensor(np.stack([self._one(row) for row in rows]), dtype=torch.float32)
@@ -131,7 +131,7 @@ class Toy:
     def _one(self, row: Row) -> np.ndarray:
         told = tuple(row.tokens)
         z = 2 * noise(row.prompt.text, told, size=self.vocabulary)
-        z += self.picture_share * noise([p.digest for p in row.prompt.pictures], told, size=self.vocabulary)
+        z += self.image_share * noise([p.digest for p in row.prompt.images], told, size=self.vocabulary)
         z[STOP] += self.stop_bias
         if (poison := self.poison.get((row.prompt.digest, len(told)))) is not None:
             z[poison[0]] = poison[1]

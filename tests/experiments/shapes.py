@@ -1,27 +1,27 @@
-"""A task for tests, used by path as a third party's would be: one coloured square a query."""
+"""A task for tests, used by path as a third party's would be: one colored square a query."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import component, parameter
 from icl.tasks.base import Pool
 from icl.types import Example
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 60, 210)}
+COLORS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 60, 210)}
 
 
 @component("task", "test-shapes")
 @dataclass(frozen=True)
 class Shapes:
-    """Which colour is the square?"""
+    """Which color is the square?"""
 
     query_limit: int = parameter("queries", 6)
     pool_count: int = 9
     optionless: bool = False
-    broken: str = ""  # a file that is the picture of the second query
+    broken: str = ""  # a file that is the image of the second query
     salt: str = ""  # changes the pool and nothing else
     spoilt: str = ""  # stands behind the second query's question
 
@@ -44,19 +44,17 @@ class Shapes:
     def pool_size(self) -> int:
         return self.pool_count
 
-    def _example(self, name: str, colour: int, place: int, split: str) -> Example:
-        word = list(COLOURS)[colour % 3]
-        picture = Picture.from_source(
-            lambda: _square(word, place), f"{split}/{name}{self.salt if split == 'pool' else ''}"
-        )
+    def _example(self, name: str, color: int, place: int, split: str) -> Example:
+        word = list(COLORS)[color % 3]
+        image = Image.from_source(lambda: _square(word, place), f"{split}/{name}{self.salt if split == 'pool' else ''}")
         if self.broken and name == "q-0001":
-            picture = Picture.from_path(Path(self.broken))
+            image = Image.from_path(Path(self.broken))
         return Example(
             name,
-            (picture,),
-            f"Which colour?{self.spoilt if name == 'q-0001' else ''}",
+            (image,),
+            f"Which color?{self.spoilt if name == 'q-0001' else ''}",
             (word,),
-            () if self.optionless else tuple(COLOURS),
+            () if self.optionless else tuple(COLORS),
             word,
             group=f"g{place % 4}",
             meta={"split": split},
@@ -66,6 +64,6 @@ class Shapes:
 def _square(word: str, place: int):  # type: ignore[no-untyped-def]
     from PIL import Image as PILImage
 
-    image = PILImage.new("RGB", (16, 16), COLOURS[word])
+    image = PILImage.new("RGB", (16, 16), COLORS[word])
     image.putpixel((place % 16, place // 16 % 16), (place % 251, place // 251 % 251, 7))
     return image

@@ -64,12 +64,12 @@ def test_one_prompt_is_answered_by_several_decodings(shapes: str, toy: str) -> N
 @dataclass(frozen=True)
 class Talker(Fake):
     def answer_to(self, request: Request) -> str:
-        return f"{len(request.prompt.pictures)} pictures"
+        return f"{len(request.prompt.images)} images"
 
 
 def test_a_model_that_only_answers_is_asked_for_the_prompt_and_nothing_else(shapes: str) -> None:
     prompt = icl.compose("chat", icl.retrieve("random", icl.load_task(shapes), "q-0000", shots=2))
-    assert answer(Talker(), prompt)["greedy"].text == "3 pictures"
+    assert answer(Talker(), prompt)["greedy"].text == "3 images"
     with pytest.raises(PlanError, match="reads demos beside a prompt"):
         answer(icl.load_model("fake-vote"), prompt)
 

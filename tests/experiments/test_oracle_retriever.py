@@ -43,5 +43,5 @@ def test_each_sample_of_an_oracle_is_marked_and_the_audit_counts_it(mapping: Any
     assert set(frame[marked]["retriever"]) == {"Knowing"}
     assert marked.sum() == (frame["retriever"] == "Knowing").sum() > 0
     assert set(frame[marked]["shots"]) == {2}
-    told = leakage.analyse(view(done)).set_index("retriever")["gold"]
+    told = leakage.analyze(view(done)).set_index("retriever")["gold"]
     assert (told["random"], told["Knowing"]) == (0, marked.sum())

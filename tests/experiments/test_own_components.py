@@ -41,11 +41,11 @@ from icl import edits
 
 @dataclass(frozen=True)
 class Blind(Strategy):
-    """Push away from what the model would say with every picture blanked."""
+    """Push away from what the model would say with every image blanked."""
     alpha: float = 1.0
 
     def branches(self, prompt, note=None):
-        return prompt, prompt.edit(pictures=edits.Blank())
+        return prompt, prompt.edit(images=edits.Blank())
 
     def combine(self, logits, step):
         seen, blind = logits
@@ -61,7 +61,7 @@ class Stripes(Edit):
     """Every other line black."""
     width: int = 1
 
-    def on_picture(self, image):
+    def on_image(self, image):
         changed = image.copy()
         for y in range(0, image.height, 2 * self.width):
             changed.paste((0, 0, 0), (0, y, image.width, min(y + self.width, image.height)))
@@ -147,6 +147,6 @@ def test_an_edit_beside_the_file_is_a_shift_of_any_task(
     frame = load_run(tmp_path / "shifted").samples()
     clean, shifted = (own for _, own in frame.groupby("task", sort=False))
     assert list(clean["query"]) == list(shifted["query"])
-    for one, other in zip(clean["pictures"], shifted["pictures"], strict=True):
-        assert (one[0], one[-1] == other[-1]) == (other[0], False), "the pool's pictures stay as they are"
+    for one, other in zip(clean["images"], shifted["images"], strict=True):
+        assert (one[0], one[-1] == other[-1]) == (other[0], False), "the pool's images stay as they are"
     assert {meta["domain"] for meta in shifted["meta"]} == {"Stripes (width 3)"}

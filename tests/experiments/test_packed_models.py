@@ -46,7 +46,7 @@ def test_the_analysis_and_the_report_hold_it_against_the_one_that_is_not(
     told = quantized(seen)
     assert told is not None
     assert (told.whole, told.refused) == ("tiny", "")
-    found = quantization.analyse(seen).set_index("model")
+    found = quantization.analyze(seen).set_index("model")
     assert 0 < found.loc["gptq", "kl"] <= found.loc["gptq", "kl_max"]
     assert found.loc["gptq", "weights_mib"] < 0.65 * found.loc["tiny", "weights_mib"]
 

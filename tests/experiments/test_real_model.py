@@ -53,16 +53,16 @@ def test_a_run_with_holes_is_filled_as_in_one_go(config: dict[str, Any], tmp_pat
     assert outputs(tmp_path / "holes" / "t") == outputs(tmp_path / "whole" / "t")
 
 
-def test_pictures_are_encoded_once_and_equal_prompts_prefilled_once(config: dict[str, Any], tmp_path: Path) -> None:
+def test_images_are_encoded_once_and_equal_prompts_prefilled_once(config: dict[str, Any], tmp_path: Path) -> None:
     run(load(config), tmp_path)
     told = Store(tmp_path / "t").run() or {}
     counters = told["sessions"][-1]["counters"]
     frame = load_run(tmp_path / "t").samples()
-    plain = {digest for digests in frame["pictures"] for digest in digests}
+    plain = {digest for digests in frame["images"] for digest in digests}
     prompts = frame["prompt_digest"].nunique()
-    noised = 6 * 2  # the query's picture, for each seed
+    noised = 6 * 2  # the query's image, for each seed
     contrasted = frame[frame["decoding"] == "vcd"].groupby(["prompt_digest", "seed"]).ngroups
-    assert counters["pictures_encoded"] == len(plain) + noised
+    assert counters["images_encoded"] == len(plain) + noised
     assert counters["prompts_opened"] == prompts + contrasted
     assert counters["prefill_tokens"] <= counters["prompt_tokens"]
 

@@ -135,7 +135,7 @@ class Asking:
 
 
 def test_what_a_reranker_asks_of_the_model_is_checked_before_it_loads(mapping: Any) -> None:
-    """A model that answers and gives no logits describes a picture, and gives no probabilities."""
+    """A model that answers and gives no logits describes an image, and gives no probabilities."""
     check_needs(expand(load(mapping(rerank=[Asking("generate")]))))
     with pytest.raises(PlanError, match="'random' with its rerankers reads the model's logits, and 'fake-copy' gives"):
         check_needs(expand(load(mapping(rerank=[Asking("generate"), Asking("logits")]))))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import experiments
-from experiments.analyses.catalogue import analysis
+from experiments.analyses.catalog import analysis
 from experiments.api import run
 from experiments.config.config import load
 from experiments.grid.grid import expand
@@ -30,7 +30,7 @@ def test_an_experiment_runs_and_each_of_its_analyses_speaks(name: str, tmp_path:
     assert not seen.failed
     for one in ANALYSES[name]:
         assert len(analysis(one)(seen)), one
-    assert analysis("leakage")(seen)[["itself", "picture", "twice"]].to_numpy().sum() == 0
+    assert analysis("leakage")(seen)[["itself", "image", "twice"]].to_numpy().sum() == 0
 
 
 def test_the_experiment_on_conflict_tells_who_is_misled(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_the_experiment_on_conflict_tells_who_is_misled(tmp_path: Path) -> None:
     tasks: Any = [{"name": "conflict", "against": against, "queries": 6} for against in ("none", "printed")]
     seen = view(run(CONFIGS / "conflict.yaml", {**less, "grid.task": tasks}, tmp_path, quiet=True))
     assert not seen.failed
-    assert seen.frame["recognised_accuracy"].mean() == 1
+    assert seen.frame["recognized_accuracy"].mean() == 1
     assert seen.frame["misled"].dropna().eq(0).all()
     assert list(analysis("conflict")(seen)["both"]) == [1, 1]
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image as PILImage
 
 from icl.conformance import _EXAMPLES, _request, check_model, check_task
-from icl.images import Picture
+from icl.images import Image
 from icl.session_conformance import check_sessions
 from icl.tasks.base import Pool
 from icl.types import Example
@@ -31,12 +31,12 @@ TOY = load_toy()
 PROMPTS = [_request(example, True).prompt for example in _EXAMPLES[:3]]
 
 
-def grey(level: int) -> Picture:
-    return Picture.from_image(PILImage.new("RGB", (4, 4), (level,) * 3), f"grey {level}")
+def gray(level: int) -> Image:
+    return Image.from_image(PILImage.new("RGB", (4, 4), (level,) * 3), f"gray {level}")
 
 
 def example(name: str, level: int, answer: str = "red", **more) -> Example:
-    return Example(name, (grey(level),), "what?", (answer,), **({"options": ("red", "blue")} | more))
+    return Example(name, (gray(level),), "what?", (answer,), **({"options": ("red", "blue")} | more))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def test_a_good_task_passes():
         ),
         (with_queries(example("q-red", 1), example("q-blue", 2, "blue")), "the ids name the gold"),
         (with_support(example("q0", 3)), "the pool of 'q0' holds the query itself"),
-        (with_support(example("s", 1)), "'s' in the pool of 'q0' shows the query's own picture"),
+        (with_support(example("s", 1)), "'s' in the pool of 'q0' shows the query's own image"),
         (with_support(example("s", 3, "green")), "Bad, 's': no accepted answer"),
         (type("Bad", (Good,), {"pool_size": 5})(), "pool_size is 5, and one pool has 2"),
         (type("Bad", (), {})(), "lacks something of the protocol"),
@@ -104,9 +104,9 @@ def test_a_broken_promise_of_a_task_is_named(task, says):
         check_task(task)
 
 
-def test_a_shared_picture_may_be_declared():
+def test_a_shared_image_may_be_declared():
     task = with_support(example("s", 1))
-    type(task).pool_shares_pictures = True
+    type(task).pool_shares_images = True
     check_task(task)
 
 

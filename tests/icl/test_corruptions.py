@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as PILImage
 
 from icl.corruptions import BLUR, NOISE, QUALITY, Corruption, corrupted
-from icl.images import Picture
+from icl.images import Image
 
 RNG = np.random.default_rng(0)
 IMAGE = PILImage.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
@@ -15,8 +15,8 @@ GREY = PILImage.new("RGB", (64, 64), (128, 128, 128))
 
 
 def pixels(kind, severity, image=IMAGE, seed=0):
-    picture = Picture.from_image(image, "a picture")
-    return np.asarray(corrupted(picture, kind, severity, seed).open()).astype(float)
+    image = Image.from_image(image, "an image")
+    return np.asarray(corrupted(image, kind, severity, seed).open()).astype(float)
 
 
 @pytest.mark.parametrize("severity", [1, 3, 5])
@@ -26,12 +26,12 @@ def test_noise_has_the_standard_deviation_of_its_severity(severity):
     assert abs(found.mean()) < 0.005
 
 
-def test_noise_is_one_draw_of_the_picture_and_the_seed():
+def test_noise_is_one_draw_of_the_image_and_the_seed():
     one, three = ((pixels("noise", s, GREY) - 128) / NOISE[s - 1] for s in (1, 3))
     assert np.corrcoef(one.ravel(), three.ravel())[0, 1] > 0.98
     assert np.array_equal(pixels("noise", 3), pixels("noise", 3))
     assert not np.array_equal(pixels("noise", 3), pixels("noise", 3, seed=1))
-    other = corrupted(Picture.from_image(GREY, "another picture"), "noise", 3)
+    other = corrupted(Image.from_image(GREY, "another image"), "noise", 3)
     assert not np.array_equal(np.asarray(other.open()), pixels("noise", 3, GREY))
 
 
@@ -61,13 +61,13 @@ def test_jpeg_is_what_the_library_makes_of_that_quality():
 
 
 @pytest.mark.parametrize("kind", ["noise", "blur", "contrast", "jpeg"])
-def test_a_higher_severity_is_farther_from_the_picture_and_another_picture(kind):
+def test_a_higher_severity_is_farther_from_the_image_and_another_image(kind):
     clean = np.asarray(IMAGE).astype(float)
     assert np.array_equal(pixels(kind, 0), clean)
     far = [np.abs(pixels(kind, severity) - clean).mean() for severity in range(1, 6)]
     assert far == sorted(far)
-    picture = Picture.from_image(IMAGE)
-    one, two = corrupted(picture, kind, 1), corrupted(picture, kind, 2)
-    assert len({picture.digest, one.digest, two.digest}) == 3
-    assert one.source_digest == picture.source_digest  # the leak check sees through it
+    image = Image.from_image(IMAGE)
+    one, two = corrupted(image, kind, 1), corrupted(image, kind, 2)
+    assert len({image.digest, one.digest, two.digest}) == 3
+    assert one.source_digest == image.source_digest  # the leak check sees through it
     assert one.edits == (Corruption(kind, 1, one.edits[0].stream),)

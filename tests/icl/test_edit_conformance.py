@@ -7,7 +7,7 @@ import pytest
 
 from icl.edit_conformance import check_edit
 from icl.edits import Edit
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import build, entries, resolve
 
 
@@ -29,7 +29,7 @@ class Forgetful(Edit):
 
 @dataclass(frozen=True)
 class Restless(Edit):
-    def on_picture(self, image):
+    def on_image(self, image):
         Kept.calls += 1
         return image.point(lambda level: (level + Kept.calls) % 256)
 
@@ -45,13 +45,13 @@ class Drawn(Edit):
 
 @dataclass(frozen=True)
 class Halved(Edit):
-    def on_picture(self, image):
+    def on_image(self, image):
         return image.resize((image.width // 2, image.height // 2))
 
 
 @dataclass(frozen=True)
 class Painting(Edit):
-    def on_picture(self, image):
+    def on_image(self, image):
         image.paste((0, 0, 0), (0, 0, 1, 1))
         return image
 
@@ -63,14 +63,14 @@ class Silent(Edit):
 
 
 @dataclass(frozen=True)
-class Grey(Edit):
-    def on_picture(self, image):
+class Gray(Edit):
+    def on_image(self, image):
         return image.convert("L")
 
 
 @dataclass(frozen=True)
 class NoEdit:
-    def on_picture(self, image):
+    def on_image(self, image):
         return image
 
 
@@ -81,9 +81,9 @@ class NoEdit:
         (Restless(), "other pixels when asked again"),
         (Drawn(), "something else for the same prompt"),
         (Halved(), "came out as 6 x 4. Declare keeps_size = False"),
-        (Painting(), "changed the picture that it was given"),
+        (Painting(), "changed the image that it was given"),
         (Silent(), "declare on_pixels_too = True"),
-        (Grey(), "gave mode L, not RGB"),
+        (Gray(), "gave mode L, not RGB"),
         (NoEdit(), "does not extend icl.edits.Edit"),
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, Edit) else "",
@@ -102,6 +102,6 @@ def test_edits_of_ones_own_with_other_code_have_other_digests(tmp_path: Path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.py").write_text(code + body)
         found.append(
-            Picture.from_path("x").edit(resolve("edit", f"{tmp_path / folder / 'mine.py'}:Mine")()).edits[0].told()
+            Image.from_path("x").edit(resolve("edit", f"{tmp_path / folder / 'mine.py'}:Mine")()).edits[0].told()
         )
     assert found[0] == found[2] != found[1]

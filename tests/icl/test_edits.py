@@ -6,7 +6,7 @@ from PIL import Image as PILImage
 
 from icl import edits
 from icl.errors import ConfigError
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import build
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
@@ -15,18 +15,18 @@ COUNTED = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)  # 12 wide, 8 
 KEY = StreamKey(0, "q")
 
 
-def picture(pixels: np.ndarray = COUNTED) -> Picture:
-    return Picture.from_image(PILImage.fromarray(pixels))
+def image(pixels: np.ndarray = COUNTED) -> Image:
+    return Image.from_image(PILImage.fromarray(pixels))
 
 
 def after(edit: edits.Edit, pixels: np.ndarray = COUNTED) -> np.ndarray:
-    return np.asarray(picture(pixels).edit(edit).open())
+    return np.asarray(image(pixels).edit(edit).open())
 
 
-def test_mean_colour_by_hand() -> None:
+def test_mean_color_by_hand() -> None:
     """Reds 10 and 20, greens 0 and 1 (.5 is rounded to the even 0), blues 255 and 0 (127.5 to the even 128)."""
     pixels = np.array([[[10, 0, 255], [20, 1, 0]]], dtype=np.uint8)
-    assert after(edits.MeanColour(), pixels).tolist() == [[[15, 0, 128]] * 2]
+    assert after(edits.MeanColor(), pixels).tolist() == [[[15, 0, 128]] * 2]
 
 
 def test_shuffled_patches_hold_the_same_pixels_in_other_places() -> None:
@@ -44,7 +44,7 @@ def test_patches_that_do_not_divide_a_side_keep_the_rest() -> None:
     assert not (shuffled == COUNTED).all()
 
 
-def test_crop_shows_the_box_at_the_pictures_size() -> None:
+def test_crop_shows_the_box_at_the_images_size() -> None:
     halves = np.zeros((8, 12, 3), dtype=np.uint8)
     halves[:, 6:] = 200
     assert (after(edits.Crop(left=0.5), halves) == 200).all()
@@ -75,14 +75,14 @@ def test_flips_and_half_a_turn() -> None:
     assert (after(edits.Rotate(180)) == COUNTED[::-1, ::-1]).all()
 
 
-def test_colours_by_hand() -> None:
-    """Half the brightness of (200, 100, 40); no saturation is its grey; a third of the circle turns red to green."""
+def test_colors_by_hand() -> None:
+    """Half the brightness of (200, 100, 40); no saturation is its gray; a third of the circle turns red to green."""
     one = np.array([[[200, 100, 40]]], dtype=np.uint8)
-    assert after(edits.Colour(brightness=0.5), one).tolist() == [[[100, 50, 20]]]
-    grey = after(edits.Colour(saturation=0.0), one)[0, 0].tolist()
-    assert len(set(grey)) == 1
-    assert after(edits.Colour(hue=1 / 3), np.array([[[255, 0, 0]]], dtype=np.uint8)).tolist() == [[[0, 255, 0]]]
-    assert (after(edits.Colour()) == COUNTED).all()
+    assert after(edits.Color(brightness=0.5), one).tolist() == [[[100, 50, 20]]]
+    gray = after(edits.Color(saturation=0.0), one)[0, 0].tolist()
+    assert len(set(gray)) == 1
+    assert after(edits.Color(hue=1 / 3), np.array([[[255, 0, 0]]], dtype=np.uint8)).tolist() == [[[0, 255, 0]]]
+    assert (after(edits.Color()) == COUNTED).all()
 
 
 def test_blur_spreads_a_point() -> None:
@@ -93,28 +93,28 @@ def test_blur_spreads_a_point() -> None:
 
 
 def test_varied_draws_all_six_kinds_and_belongs_to_the_prompt() -> None:
-    drawn = [edits.Varied().bind(StreamKey(0, str(i)), "query.picture[0]") for i in range(60)]
+    drawn = [edits.Varied().bind(StreamKey(0, str(i)), "query.image[0]") for i in range(60)]
     assert {(type(v.change), getattr(v.change, "axis", "")) for v in drawn} == {
         (edits.Flip, "horizontal"),
         (edits.Flip, "vertical"),
         (edits.Rotate, ""),
-        (edits.Colour, ""),
+        (edits.Color, ""),
         (edits.Blur, ""),
         (edits.Crop, ""),
     }
-    assert drawn[3] == edits.Varied().bind(StreamKey(0, "3"), "query.picture[0]")
+    assert drawn[3] == edits.Varied().bind(StreamKey(0, "3"), "query.image[0]")
     assert all(after(v).shape == COUNTED.shape for v in drawn)
 
 
 def test_varied_draws_strengths_from_their_whole_ranges() -> None:
     drawn = [edits.Varied().bind(StreamKey(0, str(i)), "p").change for i in range(300)]
-    colours = [change for change in drawn if isinstance(change, edits.Colour)]
+    colors = [change for change in drawn if isinstance(change, edits.Color)]
     crops = [change for change in drawn if isinstance(change, edits.Crop)]
     for values, low, high in (
-        ([c.brightness for c in colours], 0.4, 1.6),
-        ([c.contrast for c in colours], 0.4, 1.6),
-        ([c.saturation for c in colours], 0.4, 1.6),
-        ([c.hue for c in colours], -0.5, 0.5),
+        ([c.brightness for c in colors], 0.4, 1.6),
+        ([c.contrast for c in colors], 0.4, 1.6),
+        ([c.saturation for c in colors], 0.4, 1.6),
+        ([c.hue for c in colors], -0.5, 0.5),
         ([change.degrees for change in drawn if isinstance(change, edits.Rotate)], -180, 180),
         ([change.radius for change in drawn if isinstance(change, edits.Blur)], 1.5, 2.0),
         ([c.left for c in crops], 0.0, 0.3),
@@ -135,7 +135,7 @@ def test_draws_are_pinned() -> None:
     changes = {str(i): edits.Varied().bind(StreamKey(0, str(i)), "p").change for i in (1, 4)}
     assert changes == {
         "1": edits.Rotate(165.668),
-        "4": edits.Colour(1.163, 0.862, 1.504, -0.175),
+        "4": edits.Color(1.163, 0.862, 1.504, -0.175),
     }
 
 
@@ -160,34 +160,34 @@ def test_diffusion_noise_has_its_scales_and_is_the_prompts_own() -> None:
     assert not torch.equal(dark, edits.DiffusionNoise(500).bind(KEY, "other").on_pixels(torch.zeros(3, 64, 64)))
 
 
-def test_a_made_up_picture_has_nothing_of_this_one() -> None:
+def test_a_made_up_image_has_nothing_of_this_one() -> None:
     one, other = (after(edits.MadeUp().bind(KEY, "p"), pixels) for pixels in (COUNTED, COUNTED[::-1].copy()))
     assert (one == other).all()
     assert (one != after(edits.MadeUp().bind(StreamKey(0, "r"), "p"))).any()
     assert one.std() > 20
 
 
-def test_another_picture_takes_the_place_and_its_digest_is_told() -> None:
-    red = Picture.from_image(PILImage.new("RGB", (3, 3), "red"))
-    changed = picture().edit(edits.Another(red))
+def test_another_image_takes_the_place_and_its_digest_is_told() -> None:
+    red = Image.from_image(PILImage.new("RGB", (3, 3), "red"))
+    changed = image().edit(edits.Another(red))
     assert changed.open().tobytes() == red.open().tobytes()
-    blue = Picture.from_image(PILImage.new("RGB", (3, 3), "blue"))
-    assert len({changed.digest, picture().edit(edits.Another(blue)).digest, picture().digest}) == 3
+    blue = Image.from_image(PILImage.new("RGB", (3, 3), "blue"))
+    assert len({changed.digest, image().edit(edits.Another(blue)).digest, image().digest}) == 3
 
 
 RANDOM = [edits.ShuffledPatches(), edits.Varied(), edits.MadeUp(), edits.DiffusionNoise()]
-FIXED = [edits.Blank(), edits.MeanColour(), edits.Crop(0.1), edits.RegionMask(0.1), edits.Flip(), edits.Rotate(20),
-         edits.Colour(hue=0.2), edits.Blur()]  # fmt: skip
+FIXED = [edits.Blank(), edits.MeanColor(), edits.Crop(0.1), edits.RegionMask(0.1), edits.Flip(), edits.Rotate(20),
+         edits.Color(hue=0.2), edits.Blur()]  # fmt: skip
 
 
 @pytest.mark.parametrize("edit", [*RANDOM, *FIXED], ids=lambda edit: type(edit).__name__)
 def test_edits_are_told_apart_and_given_again(edit: edits.Edit) -> None:
-    def edited(query: str) -> Picture:
-        prompt = Prompt((Turn("user", (Part(picture(), "query.picture[0]"),)),), StreamKey(0, query))
-        return prompt.edit(edit).pictures[0]
+    def edited(query: str) -> Image:
+        prompt = Prompt((Turn("user", (Part(image(), "query.image[0]"),)),), StreamKey(0, query))
+        return prompt.edit(edit).images[0]
 
     assert edited("q") == edited("q")
-    assert edited("q").digest != picture().digest
+    assert edited("q").digest != image().digest
     assert (edited("q") != edited("r")) == (edit in RANDOM)
     assert edited("q").open().tobytes() == edited("q").open().tobytes()
 

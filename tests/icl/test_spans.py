@@ -8,7 +8,7 @@ from icl.types import Part
 
 def test_what_is_written_is_read_again() -> None:
     for owner, place in ((spans.demo(0), 0), (spans.demo(12), 12), (spans.QUERY, None)):
-        for name in (spans.picture(owner, 3), spans.question(owner)):
+        for name in (spans.image(owner, 3), spans.question(owner)):
             assert (spans.owner_of(name), spans.place_of(name)) == (owner, place)
             assert spans.is_query(name) == (place is None)
             assert spans.is_name(name)
@@ -17,7 +17,7 @@ def test_what_is_written_is_read_again() -> None:
     assert spans.is_answer("demo[2].answer")
     assert spans.is_name("demo[2].answer")
     assert spans.question(spans.QUERY) == spans.QUESTION
-    assert spans.picture(spans.QUERY) == "query.picture[0]"
+    assert spans.image(spans.QUERY) == "query.image[0]"
     assert spans.owner_of(spans.INSTRUCTION) == spans.INSTRUCTION
 
 

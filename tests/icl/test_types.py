@@ -7,22 +7,22 @@ from PIL import Image as PILImage
 
 from icl.edits import Blank, DiffusionNoise
 from icl.errors import DataError
-from icl.images import Picture
+from icl.images import Image
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Example, Part, Prompt, Query, Turn
 
 
-def grey(level: int) -> Picture:
-    return Picture.from_image(PILImage.new("RGB", (4, 4), (level,) * 3), f"grey {level}")
+def gray(level: int) -> Image:
+    return Image.from_image(PILImage.new("RGB", (4, 4), (level,) * 3), f"gray {level}")
 
 
 def prompt(key: StreamKey = StreamKey(0, "q"), *, answer: str = "red", level: int = 9) -> Prompt:
     return Prompt(
         (
-            Turn("user", (Part(grey(1), "demo[0].picture[0]"), Part("what?", "demo[0].question"))),
+            Turn("user", (Part(gray(1), "demo[0].image[0]"), Part("what?", "demo[0].question"))),
             Turn("assistant", (Part(answer, "demo[0].answer"),)),
-            Turn("user", (Part(grey(level), "query.picture[0]"), Part(" "), Part("what?", "query.question"))),
+            Turn("user", (Part(gray(level), "query.image[0]"), Part(" "), Part("what?", "query.question"))),
         ),
         key,
     )
@@ -30,7 +30,7 @@ def prompt(key: StreamKey = StreamKey(0, "q"), *, answer: str = "red", level: in
 
 def test_a_query_has_no_gold():
     example = Example(
-        "e", (grey(1),), "what?", ("red", "crimson"), ("red", "blue"), "red", "photos", "g", {"a": 1}, {"s": 2}
+        "e", (gray(1),), "what?", ("red", "crimson"), ("red", "blue"), "red", "photos", "g", {"a": 1}, {"s": 2}
     )
     assert example.answer == "red"
     query = example.query
@@ -40,7 +40,7 @@ def test_a_query_has_no_gold():
     assert example.query is query
 
 
-def test_the_digest_sees_texts_roles_pictures_and_where_parts_begin():
+def test_the_digest_sees_texts_roles_images_and_where_parts_begin():
     base = prompt()
     moved = dataclasses.replace(base, turns=(*base.turns[:1], Turn("user", base.turns[1].parts), base.turns[2]))
     joined = base.map(lambda part: None if part.content == " " else part)
@@ -53,36 +53,36 @@ def test_the_digest_takes_any_text():
     assert prompt(answer="\ud800").digest != prompt(answer="\U0001f600").digest
 
 
-def test_a_picture_is_not_mistaken_for_its_digest_as_text():
-    shown = Prompt((Turn("user", (Part(grey(1)),)),))
-    told = Prompt((Turn("user", (Part(grey(1).digest),)),))
+def test_a_image_is_not_mistaken_for_its_digest_as_text():
+    shown = Prompt((Turn("user", (Part(gray(1)),)),))
+    told = Prompt((Turn("user", (Part(gray(1).digest),)),))
     assert shown.digest != told.digest
 
 
 def test_spans_name_turn_and_part_and_glue_has_none():
     assert prompt().spans == {
-        "demo[0].picture[0]": (0, 0),
+        "demo[0].image[0]": (0, 0),
         "demo[0].question": (0, 1),
         "demo[0].answer": (1, 0),
-        "query.picture[0]": (2, 0),
+        "query.image[0]": (2, 0),
         "query.question": (2, 2),
     }
 
 
-def test_text_shows_roles_and_places_of_pictures():
-    assert prompt().text == "[user] <picture>what?\n[assistant] red\n[user] <picture> what?"
+def test_text_shows_roles_and_places_of_images():
+    assert prompt().text == "[user] <image>what?\n[assistant] red\n[user] <image> what?"
 
 
 @pytest.mark.parametrize(
     ("where", "changed"), [("all", [True, True]), ("query", [False, True]), ("demos", [True, False])]
 )
-def test_an_edit_reaches_the_pictures_it_names(where, changed):
-    before, after = prompt().pictures, prompt().edit(Blank(), where).pictures
+def test_an_edit_reaches_the_images_it_names(where, changed):
+    before, after = prompt().images, prompt().edit(Blank(), where).images
     assert [a != b for a, b in zip(after, before, strict=True)] == changed
 
 
-def test_each_picture_of_a_prompt_gets_its_own_noise_and_the_same_in_any_copy():
-    first, second = prompt().edit(DiffusionNoise(500)).pictures
+def test_each_image_of_a_prompt_gets_its_own_noise_and_the_same_in_any_copy():
+    first, second = prompt().edit(DiffusionNoise(500)).images
     assert first.edits != second.edits
     assert prompt().edit(DiffusionNoise(500)).digest == prompt().edit(DiffusionNoise(500)).digest
     assert prompt(StreamKey(1, "q")).edit(DiffusionNoise(500)).digest != prompt().edit(DiffusionNoise(500)).digest
@@ -91,8 +91,8 @@ def test_each_picture_of_a_prompt_gets_its_own_noise_and_the_same_in_any_copy():
 def test_a_turn_without_parts_is_dropped():
     bare = prompt().map(lambda part: None if part.name.startswith("demo[0]") else part)
     assert [turn.role for turn in bare.turns] == ["user"]
-    assert prompt().without_pictures().pictures == ()
-    assert len(prompt().without_pictures("demos").pictures) == 1
+    assert prompt().without_images().images == ()
+    assert len(prompt().without_images("demos").images) == 1
 
 
 def test_a_pool_refuses_an_id_that_stands_twice():
@@ -103,7 +103,7 @@ def test_a_pool_refuses_an_id_that_stands_twice():
 
 def test_the_digest_of_a_pool_sees_everything_a_demonstration_shows():
     def digest(**change):
-        fields = {"id": "a", "pictures": (grey(1),), "question": "?", "answers": ("x",)} | change
+        fields = {"id": "a", "images": (gray(1),), "question": "?", "answers": ("x",)} | change
         return Pool((Example(**fields),)).digest
 
     changes = [
@@ -113,9 +113,9 @@ def test_the_digest_of_a_pool_sees_everything_a_demonstration_shows():
         {"answers": ("y",)},
         {"options": ("x",)},
         {"label": "x"},
-        {"pictures": ()},
+        {"images": ()},
     ]
-    pixels = [{"pictures": (Picture.from_image(PILImage.new("RGB", (4, 4), (i,) * 3)),)} for i in (1, 2)]
+    pixels = [{"images": (Image.from_image(PILImage.new("RGB", (4, 4), (i,) * 3)),)} for i in (1, 2)]
     assert len({digest(**change) for change in (*changes, *pixels)}) == 9
     assert digest() == digest()
 
@@ -123,7 +123,7 @@ def test_the_digest_of_a_pool_sees_everything_a_demonstration_shows():
 @pytest.mark.parametrize(
     ("name", "demo", "query"),
     [
-        ("demo[0].picture[3]", 0, False),
+        ("demo[0].image[3]", 0, False),
         ("demo[12].answer", 12, False),
         ("query.question", None, True),
         ("instruction", None, False),

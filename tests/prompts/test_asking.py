@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from icl.errors import PlanError
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import build
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
@@ -53,9 +53,9 @@ def _read(prompt: Prompt) -> tuple[str, str]:
     return "".join(text for name, text in parts.items() if name.endswith("answer")), parts["query.question"]
 
 
-def _context(answers: str = "abc", question: str = "now?", pictures: tuple[Picture, ...] = ()) -> Context:
+def _context(answers: str = "abc", question: str = "now?", images: tuple[Image, ...] = ()) -> Context:
     demos = tuple(Demo(Example(f"e{i}", (), "?", (a,)), 0.5, i) for i, a in enumerate(answers))
-    return Context(Example("q", pictures, question, (), ("a", "b")).query, demos, StreamKey(0, "q"))
+    return Context(Example("q", images, question, (), ("a", "b")).query, demos, StreamKey(0, "q"))
 
 
 POOL = Pool(tuple(Example(f"pool-{i}", (), f"{i}", ("ab"[i % 2],), ("a", "b")) for i in range(8)))
@@ -103,24 +103,20 @@ def test_probes_are_of_the_pool_and_never_the_query_or_what_is_shown() -> None:
         _ordered("entropy", lambda *_: (0.5, 0.5), context, Pool(tuple(near)))
 
 
-def test_probes_have_the_options_of_the_query_and_none_of_its_pictures() -> None:
+def test_probes_have_the_options_of_the_query_and_none_of_its_images() -> None:
     from PIL import Image as PILImage
 
-    own, other = (Picture.from_image(PILImage.new("RGB", (4, 4), name), name) for name in ("red", "blue"))
-    shown = Example("same picture", (own,), "copy", ("a",), ("a", "b"))
+    own, other = (Image.from_image(PILImage.new("RGB", (4, 4), name), name) for name in ("red", "blue"))
+    shown = Example("same image", (own,), "copy", ("a",), ("a", "b"))
     pool = Pool((shown, Example("apart", (other,), "apart", ("a",), ("a", "b")), Example("c", (), "c", ("c",), ("c",))))
-    context = _context("ab", pictures=(own,))
+    context = _context("ab", images=(own,))
     for members, asked in ((pool, "apart"), (Pool(pool.examples[2:]), "c")):
         _, model, _ = _ordered("entropy", lambda *_: (0.5, 0.5), context, members)
         assert {_read(prompt)[1] for prompt in model.asked} == {asked}
-    alike = Pool(
-        (shown, pool.examples[2])
-    )  # the one with its options has its picture: then those with others are asked
+    alike = Pool((shown, pool.examples[2]))  # the one with its options has its image: then those with others are asked
     _, model, _ = _ordered("entropy", lambda *_: (0.5, 0.5), context, alike)
     assert {_read(prompt)[1] for prompt in model.asked} == {"c"}
-    with pytest.raises(
-        PlanError, match=r"all 1 that are none of its 2 demonstrations have its picture.*other pictures"
-    ):
+    with pytest.raises(PlanError, match=r"all 1 that are none of its 2 demonstrations have its image.*other images"):
         _ordered("entropy", lambda *_: (0.5, 0.5), context, Pool((shown,)))
 
 
@@ -153,14 +149,14 @@ def test_demo_measures_the_shift_by_total_variation() -> None:
     assert _ordered("demo", moved, _context("abcd"))[0] == "cdba"
 
 
-def test_demo_blanks_the_picture_of_nothing() -> None:
+def test_demo_blanks_the_image_of_nothing() -> None:
     from PIL import Image as PILImage
 
-    picture = Picture.from_image(PILImage.new("RGB", (4, 4), (200, 0, 0)), "red")
-    _, model, _ = _ordered("demo", lambda *_: (0.5, 0.5), _context("ab", pictures=(picture,)))
+    image = Image.from_image(PILImage.new("RGB", (4, 4), (200, 0, 0)), "red")
+    _, model, _ = _ordered("demo", lambda *_: (0.5, 0.5), _context("ab", images=(image,)))
     empty = [prompt for prompt in model.asked if _read(prompt)[1] == "N/A"]
-    assert {prompt.pictures[0].open().getpixel((0, 0)) for prompt in empty} == {(128, 128, 128)}
-    assert {prompt.pictures[0] for prompt in model.asked if prompt not in empty} == {picture}
+    assert {prompt.images[0].open().getpixel((0, 0)) for prompt in empty} == {(128, 128, 128)}
+    assert {prompt.images[0] for prompt in model.asked if prompt not in empty} == {image}
 
 
 def test_more_demonstrations_have_24_distinct_orders_of_the_query_s_own() -> None:

@@ -10,11 +10,11 @@ from prompts.conformance import sample_contexts
 
 
 def _context(shots: int = 1) -> Context:
-    whole = next(c for c in sample_contexts() if len(c.demos) == 4 and len(c.query.pictures) == 1)
+    whole = next(c for c in sample_contexts() if len(c.demos) == 4 and len(c.query.images) == 1)
     demos = tuple(
-        Demo(Example(f"e{i}", whole.demos[0].example.pictures, f"q{i}?", (f"a{i}",)), 0.5, i) for i in range(shots)
+        Demo(Example(f"e{i}", whole.demos[0].example.images, f"q{i}?", (f"a{i}",)), 0.5, i) for i in range(shots)
     )
-    return Context(Example("q", whole.query.pictures, "qq?", ()).query, demos, whole.key)
+    return Context(Example("q", whole.query.images, "qq?", ()).query, demos, whole.key)
 
 
 def _told(node: Any, context: Context) -> str:

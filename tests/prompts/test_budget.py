@@ -6,7 +6,7 @@ import pytest
 from PIL import Image as PILImage
 
 from icl.errors import PlanError
-from icl.images import Picture
+from icl.images import Image
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Prompt
 from prompts.budget import fit
@@ -15,18 +15,18 @@ from prompts.composers.interleaved import Interleaved
 from prompts.orderers.at_random import Random
 from prompts.orderers.reversed import Reversed
 
-PICTURE = 100
+IMAGE = 100
 
 
 def _tokens(prompt: Prompt) -> int:
-    """A picture is 100 tokens times its width, a word one."""
+    """An image is 100 tokens times its width, a word one."""
     words = sum(len(part.text.split()) for part in prompt.parts() if part.text is not None)
-    return words + sum(PICTURE * picture.open().width for picture in prompt.pictures)
+    return words + sum(IMAGE * image.open().width for image in prompt.images)
 
 
 def _example(number: int, width: int = 1) -> Example:
-    picture = Picture.from_image(PILImage.new("RGB", (width, 1), (number, 0, 0)))
-    return Example(f"e{number}", (picture,), "one two three", ("four",))
+    image = Image.from_image(PILImage.new("RGB", (width, 1), (number, 0, 0)))
+    return Example(f"e{number}", (image,), "one two three", ("four",))
 
 
 def _context(shots: int, widths: dict[int, int] | None = None) -> Context:

@@ -6,25 +6,25 @@ import pytest
 from PIL import Image as PILImage
 
 from icl.errors import ConfigError
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import build
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Prompt
 
 LONG = (
-    "Look at the examples, then answer the last question about its picture with one word, in the same form as the "
+    "Look at the examples, then answer the last question about its image with one word, in the same form as the "
     "examples."
 )
 
 
-def _example(number: int, pictures: int = 1) -> Example:
-    shown = tuple(Picture.from_image(PILImage.new("RGB", (4, 4), (number, j, 0))) for j in range(pictures))
+def _example(number: int, images: int = 1) -> Example:
+    shown = tuple(Image.from_image(PILImage.new("RGB", (4, 4), (number, j, 0))) for j in range(images))
     return Example(f"e{number}", shown, f"q{number}?", (f"a{number}", "other"))
 
 
-def _context(shots: int, pictures: int = 1) -> Context:
-    demos = tuple(Demo(_example(i, pictures), 0.5, i) for i in range(shots))
-    return Context(_example(9, pictures).query, demos, StreamKey(1, "e9"))
+def _context(shots: int, images: int = 1) -> Context:
+    demos = tuple(Demo(_example(i, images), 0.5, i) for i in range(shots))
+    return Context(_example(9, images).query, demos, StreamKey(1, "e9"))
 
 
 def _composed(node: Any, context: Context) -> Prompt:
@@ -77,18 +77,18 @@ def test_without_demonstrations_the_instruction_stands_before_the_query(name: st
 
 @pytest.mark.parametrize("name", ["chat", "interleaved"])
 def test_names_point_at_their_parts(name: str) -> None:
-    context = _context(2, pictures=2)
+    context = _context(2, images=2)
     prompt = _composed(name, context)
     at = {key: prompt.turns[t].parts[p].content for key, (t, p) in prompt.spans.items()}
     assert at["demo[1].question"] == "q1?"
     assert at["demo[1].answer"] == "a1"
-    assert at["demo[1].picture[1]"] == context.demos[1].example.pictures[1]
-    assert at["query.picture[0]"] == context.query.pictures[0]
+    assert at["demo[1].image[1]"] == context.demos[1].example.images[1]
+    assert at["query.image[0]"] == context.query.images[0]
     assert len(at) == 2 * 4 + 3
 
 
 def test_delimiters() -> None:
-    chat = _composed({"name": "chat", "delimiter": "\n"}, _context(0, pictures=2))
+    chat = _composed({"name": "chat", "delimiter": "\n"}, _context(0, images=2))
     assert _told(chat) == [("user", "<><>\nq9?")]
     interleaved = _composed({"name": "interleaved", "delimiter": " ## "}, _context(1))
     assert _told(interleaved) == [("user", "<>Question: q0?\nAnswer: a0 ## <>Question: q9?\nAnswer:")]

@@ -48,7 +48,7 @@ def test_every_orderer_keeps_its_promises(node: dict[str, Any]) -> None:
 MORE: list[dict[str, Any]] = [
     {"name": "synonyms", "words": {"yes": "aye", "no": "nay"}},
     {"name": "noisy_labels", "share": 1},
-    {"name": "pictures", "how": "blank", "where": "all"},
+    {"name": "images", "how": "blank", "where": "all"},
     {"name": "captions", "where": "all", "text": "({caption}) "},
     {"name": "grid", "shuffled": True},
 ]
@@ -78,7 +78,7 @@ def _part(name: str, /, **changes: Any) -> Callable[[Prompt], Prompt]:
 
 WRONG: dict[str, Callable[[Prompt], Prompt]] = {
     "cut": _part("query.question", content="¿Qu"),
-    "picture": lambda prompt: prompt.without_pictures("demos"),
+    "image": lambda prompt: prompt.without_images("demos"),
     "other": _part("demo[1].answer", content="thing 0"),
     "names": _part("demo[0].question", name="query.question"),
     "strange": _part("demo[0].answer", name="demo[0].reason"),
@@ -102,7 +102,7 @@ class _Changed:
     ("wrong", "says"),
     [
         ("cut", r"query\.question is '¿Qu', not"),
-        ("picture", r"demo\[0\]\.picture\[0\] is not the picture"),
+        ("image", r"demo\[0\]\.image\[0\] is not the image"),
         ("other", r"demo\[1\]\.answer is 'thing 0', not 'thing 1'"),
         ("names", "stand twice"),
         ("strange", "not names of parts"),

@@ -39,7 +39,7 @@ def test_random_is_the_query_s_own_and_uniform() -> None:
     assert all(abs(lasts[last] - 200) < 60 for last in "012")
 
 
-def _labelled(words: str, gold: str = "", query: str = "q", seed: int = 0) -> Context:
+def _labeled(words: str, gold: str = "", query: str = "q", seed: int = 0) -> Context:
     """Demonstrations by rank, each answering one letter; the query with its gold where one is given."""
     demos = tuple(Demo(Example(f"e{i}", (), "?", (word,)), 0.5, i) for i, word in enumerate(words))
     asked: Any = Example(query, (), "?", (gold,)) if gold else Example(query, (), "?", ()).query
@@ -47,32 +47,32 @@ def _labelled(words: str, gold: str = "", query: str = "q", seed: int = 0) -> Co
 
 
 def test_alternating_takes_turns_by_rank_and_skips_the_empty() -> None:
-    assert _ids("alternating", _labelled("aaabcb")) == "034152"
-    assert _ids("alternating", _labelled("")) == ""
+    assert _ids("alternating", _labeled("aaabcb")) == "034152"
+    assert _ids("alternating", _labeled("")) == ""
 
 
 def test_alternating_may_draw_the_order_of_labels_for_each_query() -> None:
     node = {"name": "alternating", "start": "random"}
-    first = {_ids(node, _labelled("ab", query=f"q{i}"))[0] for i in range(20)}
+    first = {_ids(node, _labeled("ab", query=f"q{i}"))[0] for i in range(20)}
     assert first == {"0", "1"}
-    assert _ids(node, _labelled("abab")) in ("0123", "1032")
+    assert _ids(node, _labeled("abab")) in ("0123", "1032")
 
 
 @pytest.mark.parametrize(("place", "ids"), [("head", "31420"), ("middle", "43120"), ("tail", "42031")])
 def test_the_query_s_label_stands_as_a_block(place: str, ids: str) -> None:
-    assert _ids({"name": "label_at", "place": place}, _labelled("bGbgb", "g")) == ids
+    assert _ids({"name": "label_at", "place": place}, _labeled("bGbgb", "g")) == ids
 
 
 def test_a_middle_block_begins_at_the_floor() -> None:
-    assert _ids({"name": "label_at", "place": "middle"}, _labelled("gbbb", "g")) == "3021"
-    assert _ids({"name": "label_at", "place": "middle"}, _labelled("gbbbbb", "g")) == "540321"
+    assert _ids({"name": "label_at", "place": "middle"}, _labeled("gbbb", "g")) == "3021"
+    assert _ids({"name": "label_at", "place": "middle"}, _labeled("gbbbbb", "g")) == "540321"
 
 
 def test_the_oracle_says_that_it_saw_the_gold_and_needs_it() -> None:
-    done = build("orderer", "label_at").order(_labelled("ab", "b"))
+    done = build("orderer", "label_at").order(_labeled("ab", "b"))
     assert done.provenance == ("label_at: 1 at the head, saw the gold",)
     with pytest.raises(PlanError, match="'label_at' is an oracle: it needs the gold of query 'q'"):
-        build("orderer", "label_at").order(_labelled("ab"))
+        build("orderer", "label_at").order(_labeled("ab"))
 
 
 def test_permutations_are_all_the_orders_and_the_retriever_s_is_the_first() -> None:
@@ -99,6 +99,6 @@ def test_queries_may_have_permutations_of_their_own() -> None:
     ids=str,
 )
 def test_ranks_decide_and_not_the_order_in_which_they_come(node: Any) -> None:
-    ranked = _labelled("abgbag", "g")
+    ranked = _labeled("abgbag", "g")
     mixed = replace(ranked, demos=tuple(ranked.demos[i] for i in (3, 0, 5, 1, 4, 2)))
     assert _ids(node, mixed) == _ids(node, ranked)

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import build, entries
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example
@@ -16,7 +16,7 @@ from prompts.composers.chat import Chat
 from prompts.conformance import check_composer, check_orderer, check_transform
 from prompts.scripted_models import Saying, guessed_pool
 
-PICTURES = [Picture.from_image(PILImage.new("RGB", (3, 2), (i, 0, 0)), f"p{i}") for i in range(4)]
+IMAGES = [Image.from_image(PILImage.new("RGB", (3, 2), (i, 0, 0)), f"p{i}") for i in range(4)]
 WORDS = st.text("abyes no.Ü|{%}\n", min_size=1, max_size=6).filter(str.strip)
 QUICK = settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
@@ -30,7 +30,7 @@ def examples(draw: st.DrawFn, name: str, options: tuple[str, ...]) -> Example:
     answer = draw(st.sampled_from(own)) if own and draw(st.booleans()) else draw(WORDS)
     return Example(
         name,
-        tuple(draw(st.lists(st.sampled_from(PICTURES), max_size=2, unique=True))),
+        tuple(draw(st.lists(st.sampled_from(IMAGES), max_size=2, unique=True))),
         draw(WORDS),
         (answer, *draw(st.lists(WORDS, max_size=1))),
         own,
@@ -99,5 +99,5 @@ def test_transforms_after_one_another_keep_every_mark_and_compose(context: Conte
         assert done.provenance[: len(before)] == before
     asked: Any = done.query
     assert asked.id == context.query.id
-    if asked.question or asked.pictures:
+    if asked.question or asked.images:
         check_composer(Chat(), [Context(asked.query, done.demos, done.key)])

@@ -12,8 +12,8 @@ from icl.registry import build, describe
 from icl.types import Context, Demo, Example, Prompt
 from prompts.conformance import sample_contexts
 
-GOOD = "{% for demo in demos %}{{ demo.pictures | join }}{{ demo.question }} {{ demo.answer }};{% endfor %}"
-QUERY = "{{ query.pictures | join }}{{ query.question }}"
+GOOD = "{% for demo in demos %}{{ demo.images | join }}{{ demo.question }} {{ demo.answer }};{% endfor %}"
+QUERY = "{{ query.images | join }}{{ query.question }}"
 
 
 @pytest.fixture
@@ -28,10 +28,10 @@ def template(tmp_path: Path) -> Callable[..., Any]:
 
 
 def _context(shots: int, question: str = "qq?", options: tuple[str, ...] = ()) -> Context:
-    whole = next(c for c in sample_contexts() if len(c.demos) == 4 and len(c.query.pictures) == 1)
-    shown = whole.demos[0].example.pictures
+    whole = next(c for c in sample_contexts() if len(c.demos) == 4 and len(c.query.images) == 1)
+    shown = whole.demos[0].example.images
     demos = tuple(Demo(Example(f"e{i}", shown, f"q{i}?", (f"a{i}",)), 0.5, i) for i in range(shots))
-    return Context(Example("q", whole.query.pictures, question, (), options).query, demos, whole.key)
+    return Context(Example("q", whole.query.images, question, (), options).query, demos, whole.key)
 
 
 def _told(prompt: Prompt) -> list[tuple[str, str]]:
@@ -71,7 +71,7 @@ def test_the_instruction_is_a_span_of_its_own() -> None:
 
 def test_turns_begin_where_the_template_says(template: Any) -> None:
     text = (
-        "{% for demo in demos %}\n{{ user }}\n{{ demo.pictures | join }}{{ demo.question }}\n{{ assistant }}\n"
+        "{% for demo in demos %}\n{{ user }}\n{{ demo.images | join }}{{ demo.question }}\n{{ assistant }}\n"
         "{{ demo.answer }}\n{% endfor %}\n{{ user }}\n" + QUERY
     )
     assert _told(template(text).compose(_context(1))) == [("user", "<>q0?"), ("assistant", "a0"), ("user", "<>qq?")]
@@ -99,8 +99,8 @@ def test_a_file_lies_beside_the_experiment_and_is_known_by_its_content(tmp_path:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (GOOD + "{{ query.question }}", r"it loses query.picture\[0\]"),
-        (GOOD + "{{ query.pictures | join }}", "it loses query.question"),
+        (GOOD + "{{ query.question }}", r"it loses query.image\[0\]"),
+        (GOOD + "{{ query.images | join }}", "it loses query.question"),
         (QUERY, r"query 'trial': it loses demo\[0\]"),
         (GOOD + QUERY + "{{ query.question }}", "it shows query.question more than once"),
         (GOOD + QUERY + "{{ demo }}", "nothing is called 'demo'. Did you mean 'demos'"),
@@ -128,10 +128,10 @@ def test_an_instruction_needs_a_place(template: Any) -> None:
         template(GOOD + QUERY, instruction="short")
 
 
-def test_a_template_for_one_picture_says_which_sample_has_more(template: Any) -> None:
-    composer = template(GOOD.replace("pictures | join", "pictures[0]") + QUERY)
+def test_a_template_for_one_image_says_which_sample_has_more(template: Any) -> None:
+    composer = template(GOOD.replace("images | join", "images[0]") + QUERY)
     two = next(c for c in sample_contexts() if len(c.demos) == 2)
-    with pytest.raises(ConfigError, match=r"query 'query-0': it loses demo\[1\].picture\[1\]"):
+    with pytest.raises(ConfigError, match=r"query 'query-0': it loses demo\[1\].image\[1\]"):
         composer.compose(two)
 
 

@@ -1,4 +1,4 @@
-"""Hand-made pictures and tiny two-tower checkpoints with random weights."""
+"""Hand-made images and tiny two-tower checkpoints with random weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from icl.images import Picture
+from icl.images import Image
 from icl.models.base import Request
 from icl.types import Example, Generation
 from retrievers.machinery.vector_math import Vectors, unit
 
 
 @pytest.fixture
-def colour() -> Callable[..., Picture]:
-    return _colour
+def color() -> Callable[..., Image]:
+    return _color
 
 
 @pytest.fixture
@@ -26,16 +26,16 @@ def example() -> Callable[..., Example]:
 
 
 @pytest.fixture
-def noise() -> Callable[..., Picture]:
+def noise() -> Callable[..., Image]:
     return _noise
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """An embedder for hand-made pools: a text is its numbers; a picture is its first pixel, black to white -1 to 1."""
+    """An embedder for hand-made pools: a text is its numbers; an image is its first pixel, black to white -1 to 1."""
 
     name: str = "spoken"
-    reads = frozenset({"picture", "text"})
+    reads = frozenset({"image", "text"})
 
     @property
     def digest(self) -> str:
@@ -44,8 +44,8 @@ class Spoken:
     def texts(self, texts: Sequence[str]) -> Vectors:
         return unit(np.array([[float(number) for number in text.split()] for text in texts], np.float32))
 
-    def pictures(self, items: Sequence[Any]) -> Vectors:
-        pixels = [np.asarray(item.pictures[0].open())[0, 0] / 127.5 - 1 for item in items]
+    def images(self, items: Sequence[Any]) -> Vectors:
+        pixels = [np.asarray(item.images[0].open())[0, 0] / 127.5 - 1 for item in items]
         return unit(np.array(pixels, np.float32))
 
     def words(self, texts: Sequence[str]) -> Vectors:
@@ -64,7 +64,7 @@ def spoken() -> Spoken:
 
 @dataclass(frozen=True)
 class Describer:
-    """A model that says one thing of any picture, and remembers what it was asked."""
+    """A model that says one thing of any image, and remembers what it was asked."""
 
     digest: str = "describer"
     says: str = "red"
@@ -91,16 +91,16 @@ def turned() -> Callable[..., str]:
 
 
 @pytest.fixture
-def pointing() -> Callable[..., Picture]:
-    """A picture that `Spoken` reads as this vector, up to a 255th. mark: tells pictures of one vector apart."""
+def pointing() -> Callable[..., Image]:
+    """An image that `Spoken` reads as this vector, up to a 255th. mark: tells images of one vector apart."""
 
-    def picture(vector: Sequence[float], mark: int = 0) -> Picture:
+    def image(vector: Sequence[float], mark: int = 0) -> Image:
         pixels = np.full((8, 8, 3), 40, np.uint8)
         pixels[0, 0] = np.round((np.array(vector) + 1) * 127.5)
         pixels[1 + mark // 8 % 7, mark % 8, :] = 200
-        return Picture.from_image(PILImage.fromarray(pixels), f"{vector}-{mark}")
+        return Image.from_image(PILImage.fromarray(pixels), f"{vector}-{mark}")
 
-    return picture
+    return image
 
 
 @pytest.fixture
@@ -115,20 +115,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def _colour(name: str, mark: int = 0, size: int = 32) -> Picture:
-    """One colour, with a grey pixel whose place tells pictures of the same colour apart."""
+def _color(name: str, mark: int = 0, size: int = 32) -> Image:
+    """One color, with a gray pixel whose place tells images of the same color apart."""
     image = PILImage.new("RGB", (size, size), name)
     image.putpixel((mark % size, mark // size), (128, 128, 128))
-    return Picture.from_image(image, f"{name}-{mark}")
+    return Image.from_image(image, f"{name}-{mark}")
 
 
-def _example(name: str, picture: Picture | None = None, answer: str = "a", **more: object) -> Example:
-    return Example(name, (picture,) if picture else (), str(more.pop("question", "which?")), (answer,), **more)  # type: ignore[arg-type]
+def _example(name: str, image: Image | None = None, answer: str = "a", **more: object) -> Example:
+    return Example(name, (image,) if image else (), str(more.pop("question", "which?")), (answer,), **more)  # type: ignore[arg-type]
 
 
-def _noise(seed: int, size: int = 32) -> Picture:
+def _noise(seed: int, size: int = 32) -> Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    return Picture.from_image(PILImage.fromarray(pixels), f"noise-{seed}")
+    return Image.from_image(PILImage.fromarray(pixels), f"noise-{seed}")
 
 
 def _save_towers(folder: Path, kind: str = "clip", seed: int = 0) -> Path:
@@ -137,7 +137,7 @@ def _save_towers(folder: Path, kind: str = "clip", seed: int = 0) -> Path:
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    words = [*"0123?", "which", "what", "colour", "is", "the", "red", "green", "blue", "shape", "count", "a", "of"]
+    words = [*"0123?", "which", "what", "color", "is", "the", "red", "green", "blue", "shape", "count", "a", "of"]
     vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *words])}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -161,12 +161,12 @@ def _save_towers(folder: Path, kind: str = "clip", seed: int = 0) -> Path:
             text_config=text | {"projection_dim": 24}, vision_config=vision, projection_dim=24
         )
         model = transformers.CLIPModel(config)
-        pictures = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-        processor = transformers.CLIPProcessor(pictures, tokenizer)
+        images = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+        processor = transformers.CLIPProcessor(images, tokenizer)
     else:
         model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))
-        pictures = transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
-        processor = transformers.SiglipProcessor(pictures, tokenizer)
+        images = transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
+        processor = transformers.SiglipProcessor(images, tokenizer)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim >= 2:

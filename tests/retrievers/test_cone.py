@@ -37,10 +37,10 @@ class Echo:
 
 
 @pytest.fixture
-def pool(colour: Make, example: Make) -> Pool:
-    """By picture the first is nearest; by words the last."""
-    asked = ["what is it", "name the hue", "which colour is here", "which colour is it"]
-    return Pool(tuple(example(f"e{i}", colour("red", i), "a", question=q) for i, q in enumerate(asked)))
+def pool(color: Make, example: Make) -> Pool:
+    """By image the first is nearest; by words the last."""
+    asked = ["what is it", "name the hue", "which color is here", "which color is it"]
+    return Pool(tuple(example(f"e{i}", color("red", i), "a", question=q) for i, q in enumerate(asked)))
 
 
 def _given(pool: Pool, query: Any, k: int, model: Any, **more: Any) -> list[Any]:
@@ -48,18 +48,16 @@ def _given(pool: Pool, query: Any, k: int, model: Any, **more: Any) -> list[Any]
     return list(build("retriever", node).fit(pool, Resources(model=model)).retrieve([query.query], k)[0])
 
 
-def test_the_demonstrations_that_make_the_question_likeliest_come_first(
-    pool: Pool, colour: Make, example: Make
-) -> None:
-    query, model = example("q", colour("red", 50), question="which colour is it"), Echo()
+def test_the_demonstrations_that_make_the_question_likeliest_come_first(pool: Pool, color: Make, example: Make) -> None:
+    query, model = example("q", color("red", 50), question="which color is it"), Echo()
     given = _given(pool, query, 4, model)
     assert [one.id for one in given] == ["e3", "e2", "e0", "e1"]
     assert [one.score for one in given] == [-4.0, -6.0, -8.0, -12.0]  # sums over the question's words
     assert all(sum(part.name.endswith("answer") for part in prompt.parts()) == 1 for prompt in model.asked)
 
 
-def test_behind_the_candidates_the_nearest_follow(pool: Pool, colour: Make, example: Make) -> None:
-    query, model = example("q", colour("red", 50), question="which colour is it"), Echo()
+def test_behind_the_candidates_the_nearest_follow(pool: Pool, color: Make, example: Make) -> None:
+    query, model = example("q", color("red", 50), question="which color is it"), Echo()
     given = _given(pool, query, 4, model, candidates=3)
     assert [one.id for one in given] == ["e2", "e0", "e1", "e3"]
     assert len(model.asked) == 3
@@ -71,8 +69,8 @@ def test_it_keeps_the_promises_of_a_retriever(cache: Any) -> None:
     check_retriever(build("retriever", node), resources=Resources(cache=str(cache), model=model))
 
 
-def test_what_it_lacks_is_said(pool: Pool, colour: Make, example: Make) -> None:
-    query = example("q", colour("red", 50), question="")
+def test_what_it_lacks_is_said(pool: Pool, color: Make, example: Make) -> None:
+    query = example("q", color("red", 50), question="")
     with pytest.raises(PlanError, match=r"'cone' reads how likely .* given no model. Use the model 'hf'"):
         _given(pool, query, 1, None)
     with pytest.raises(DataError, match="query 'q' has no question whose likelihood"):

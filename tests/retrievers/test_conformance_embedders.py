@@ -22,9 +22,9 @@ def _node(name: str, clip: Path) -> dict[str, Any]:
     more: dict[str, dict[str, Any]] = {
         "encoder": {"path": str(clip)},
         "vision": {"path": str(clip)},
-        "paired": {"picture": "histogram", "text": encoder},
+        "paired": {"image": "histogram", "text": encoder},
         "mix": {"one": "histogram", "other": encoder},
-        "centred": {"of": encoder},
+        "centered": {"of": encoder},
         "probabilistic": {"of": encoder},
     }
     return {"name": name, **more.get(name, {})}
@@ -42,17 +42,17 @@ def test_every_embedder_keeps_its_promises(name: str, clip: Path) -> None:
 
 @dataclass(frozen=True)
 class Shape:
-    """Two numbers of a picture, and how it goes wrong."""
+    """Two numbers of an image, and how it goes wrong."""
 
     fault: str = ""
-    reads: ClassVar[frozenset[str]] = frozenset({"picture"})
+    reads: ClassVar[frozenset[str]] = frozenset({"image"})
 
     @property
     def digest(self) -> str:
         return f"shape {self.fault}"
 
-    def pictures(self, items: Any) -> Any:
-        found = np.array([np.asarray(item.pictures[0].open()).reshape(-1, 3).mean(0)[:2] for item in items]) + 1
+    def images(self, items: Any) -> Any:
+        found = np.array([np.asarray(item.images[0].open()).reshape(-1, 3).mean(0)[:2] for item in items]) + 1
         if self.fault == "batch":
             found = found + np.array([0, 100 * len(items)])
         if self.fault == "order":
@@ -65,7 +65,7 @@ class Shape:
     def texts(self, texts: Any) -> Any:
         if self.fault == "reads":
             return np.ones((len(texts), 1), np.float32)
-        raise PlanError("it reads pictures only.")
+        raise PlanError("it reads images only.")
 
 
 def test_an_embedder_that_keeps_them_passes() -> None:
@@ -89,8 +89,8 @@ def test_a_broken_promise_is_told(fault: str, says: str) -> None:
 
 
 def test_settings_and_parts_are_in_the_digest(clip: Path) -> None:
-    nodes = [_node(name, clip) for name in ("histogram", "pixels", "encoder", "vision", "paired", "mix", "centred")]
+    nodes = [_node(name, clip) for name in ("histogram", "pixels", "encoder", "vision", "paired", "mix", "centered")]
     nodes += [_node("probabilistic", clip), {**_node("probabilistic", clip), "steps": 3}]
     nodes += [{**_node("mix", clip), "weight": 0.3}, {**_node("vision", clip), "pool": "mean"}]
-    nodes += [{**_node("centred", clip), "text": "answer"}, {"name": "histogram", "bins": 4}]
+    nodes += [{**_node("centered", clip), "text": "answer"}, {"name": "histogram", "bins": 4}]
     assert len({build("embedder", node).digest for node in nodes}) == len(nodes)

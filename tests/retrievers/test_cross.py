@@ -21,7 +21,7 @@ def _told(at: Any) -> str:
 
 @pytest.fixture
 def pool(example: Make, pointing: Make) -> Pool:
-    """Picture, question and answer of each member point in different directions."""
+    """Image, question and answer of each member point in different directions."""
     places = {"xyz": (X, Y, Z), "yzx": (Y, Z, X), "zxy": (Z, X, Y)}
     return Pool(
         tuple(
@@ -35,7 +35,7 @@ def pool(example: Make, pointing: Make) -> Pool:
     [
         ({"name": "knn"}, "xyz"),
         ({"name": "knn", "by": "question"}, "xyz"),
-        ({"name": "i2t"}, "yzx"),  # its answer points as the query's picture does
+        ({"name": "i2t"}, "yzx"),  # its answer points as the query's image does
         ({"name": "i2t", "text": "question"}, "zxy"),
         ({"name": "t2i"}, "yzx"),
     ],
@@ -61,7 +61,7 @@ def test_the_oracle_goes_by_the_gold_answer_and_refuses_to_guess(pool: Pool, exa
 
 @pytest.fixture
 def staged(example: Make, pointing: Make) -> Pool:
-    """By picture: a, b, c, d. By question: d, c, b, a."""
+    """By image: a, b, c, d. By question: d, c, b, a."""
     angles = {"a": (1.0, 0.0, 0.0), "b": (0.9, 0.3, 0.0), "c": (0.8, 0.5, 0.0), "d": (0.2, 0.9, 0.0)}
     return Pool(
         tuple(
@@ -73,7 +73,7 @@ def staged(example: Make, pointing: Make) -> Pool:
 
 @pytest.mark.parametrize(
     "case",
-    [("picture", 4, "dc"), ("picture", 3, "cb"), ("picture", 2, "ba"), ("question", 3, "bc"), ("question", 4, "ab")],
+    [("image", 4, "dc"), ("image", 3, "cb"), ("image", 2, "ba"), ("question", 3, "bc"), ("question", 4, "ab")],
 )
 def test_the_first_stage_keeps_and_the_second_ranks(
     case: tuple[str, int, str], staged: Pool, example: Make, pointing: Make, spoken: Any
@@ -99,7 +99,7 @@ def test_the_number_of_candidates_is_said_or_a_preset(staged: Pool, example: Mak
 @pytest.mark.parametrize("name", ["i2t", "t2i", "ra_cm3", "mmices"])
 def test_one_tower_is_not_enough(name: str) -> None:
     more = {"candidates": 9} if name == "mmices" else {}
-    with pytest.raises(ConfigError, match=r"Histogram.* reads pictures only"):
+    with pytest.raises(ConfigError, match=r"Histogram.* reads images only"):
         build("retriever", {"name": name, "embedder": "histogram", **more})
 
 
@@ -108,13 +108,13 @@ def test_stages_are_exact_against_a_plain_sort(clip: Any, noise: Make, example: 
 
     from retrievers.embedders.encoder import Encoder
 
-    words = ["which", "what", "colour", "red", "green", "blue", "shape", "count"]
+    words = ["which", "what", "color", "red", "green", "blue", "shape", "count"]
     texts = [f"{a} {b} ?" for a in words for b in words]
     items = [example(f"e{i}", noise(i), question=text) for i, text in enumerate(texts)]
     pool, query = Pool(tuple(items[1:])), items[0]
     encoder = Encoder(str(clip))
-    pictures, questions = encoder.pictures(items), encoder.texts(texts)
-    kept = np.argsort(-(pictures[1:] @ pictures[0]))[:20]
+    images, questions = encoder.images(items), encoder.texts(texts)
+    kept = np.argsort(-(images[1:] @ images[0]))[:20]
     wanted = kept[np.argsort(-(questions[1:] @ questions[0])[kept])][:5]
     node = {"name": "mmices", "candidates": 20, "embedder": {"name": "encoder", "path": str(clip)}}
     (given,) = build("retriever", node).fit(pool, Resources()).retrieve([query.query], 5)

@@ -1,4 +1,4 @@
-"""One demonstration swapped for its nearest neighbour."""
+"""One demonstration swapped for its nearest neighbor."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from icl.errors import ConfigError
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import Example, Query, Scored
@@ -59,9 +59,9 @@ def test_the_nearest_to_the_demonstration_takes_its_place_and_score(
 def test_neither_what_is_shown_nor_the_query_nor_a_copy_of_them_is_swapped_in(
     pool: Pool, example: Make, pointing: Make, spoken: Any
 ) -> None:
-    shown = pool.by_id["near-x"].pictures[0]
-    copy = Example("copy", (Picture.from_image(shown.open().copy(), "again"),), "?", ("copy",))
-    query = example("q", pool.by_id["xy"].pictures[0]).query
+    shown = pool.by_id["near-x"].images[0]
+    copy = Example("copy", (Image.from_image(shown.open().copy(), "again"),), "?", ("copy",))
+    query = example("q", pool.by_id["xy"].images[0]).query
     wider = Pool((*pool.examples, copy))
     assert [one.id for one in given(wider, query, spoken, 0, "x", "near-x")] == ["near-y", "near-x"]
 
@@ -75,12 +75,12 @@ def test_where_nothing_can_be_swapped_the_mark_says_so(pool: Pool, example: Make
     assert [one.mark for one in given(pool, query, spoken, 4, "x", "y")] == ["of its own"] * 2
 
 
-def test_a_neighbour_by_question_needs_a_reader_of_texts() -> None:
-    with pytest.raises(ConfigError, match=r"by is 'question', and .* reads pictures only"):
+def test_a_neighbor_by_question_needs_a_reader_of_texts() -> None:
+    with pytest.raises(ConfigError, match=r"by is 'question', and .* reads images only"):
         build("retriever", {"name": "disrupted", "of": "random", "by": "question", "embedder": "pixels"})
 
 
-def test_members_without_pictures_are_told_apart_by_their_ids(example: Make, spoken: Any) -> None:
+def test_members_without_images_are_told_apart_by_their_ids(example: Make, spoken: Any) -> None:
     pool = Pool(
         tuple(
             example(name, None, question=text) for name, text in (("x", "1 0 0"), ("near-x", "1 0.1 0"), ("y", "0 1 0"))

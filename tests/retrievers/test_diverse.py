@@ -87,7 +87,7 @@ def test_mmr_has_no_silent_balance() -> None:
 
 @pytest.fixture
 def documents(example: Make, pointing: Make) -> Pool:
-    """Members in the order of their relevance to '1 0 0' with a picture alike: two copies, two that are near-copies."""
+    """Members in the order of their relevance to '1 0 0' with an image alike: two copies, two that are near-copies."""
     places = {"copy": (1, 0, 0), "same": (0.9, 0.05, 0), "one": (0.8, 0.6, 0), "one-again": (0.8, 0.6, 0)}
     places |= {"two": (0.8, 0, 0.6), "none": (0, 1, 0)}
     return Pool(
@@ -134,14 +134,14 @@ def test_a_member_votes_for_its_copy_and_never_for_itself(
 ) -> None:
     monkeypatch.setattr("retrievers.vote_k.most_voted", lambda near, size, rho: near.tolist())
     pool = Pool(tuple(example(name, None, question=turned(a)) for name, a in (("one", 0), ("copy", 0), ("far", 90))))
-    retriever: Any = build("retriever", {"name": "vote_k", "by": "question", "neighbours": 1, "embedder": spoken})
+    retriever: Any = build("retriever", {"name": "vote_k", "by": "question", "neighbors": 1, "embedder": spoken})
     assert retriever.chosen(fitted_near(retriever, pool, Resources()).index, 2) == [[1], [0], [0]]
 
 
 def test_vote_k_gives_the_nearest_of_the_representatives(example: Make, spoken: Any, turned: Make) -> None:
     angles = [0, 1, 2, 3, 90, 91, 92, 180, 181, 182]
     pool = Pool(tuple(example(f"at-{a}", None, question=turned(a)) for a in angles))
-    told = {"name": "vote_k", "size": 3, "neighbours": 2, "by": "question", "embedder": spoken}
+    told = {"name": "vote_k", "size": 3, "neighbors": 2, "by": "question", "embedder": spoken}
     ids = _ids(told, pool, example("q", None, question=turned(95)), 3)
     assert ids[0] in {"at-90", "at-91", "at-92"}
     assert {int(name[3:]) // 60 for name in ids} == {0, 1, 3}
@@ -168,22 +168,22 @@ def test_late_interaction_is_the_query_s_mean_of_best_matches(example: Make, spo
     assert back.score == pytest.approx(0.6)  # not symmetric
 
 
-def test_set_coverage_of_patches_finds_both_colours(colour: Make, example: Make) -> None:
+def test_set_coverage_of_patches_finds_both_colors(color: Make, example: Make) -> None:
     from PIL import Image as PILImage
 
-    from icl.images import Picture
+    from icl.images import Image
 
-    def halves(left: str, right: str, mark: int) -> Picture:
+    def halves(left: str, right: str, mark: int) -> Image:
         image = PILImage.new("RGB", (32, 32), left)
         image.paste(PILImage.new("RGB", (16, 32), right), (16, 0))
         image.putpixel((mark, 0), (128, 128, 128))
-        return Picture.from_image(image, f"{left}-{right}-{mark}")
+        return Image.from_image(image, f"{left}-{right}-{mark}")
 
     pool = Pool(
         (
             example("red-lime", halves("red", "lime", 1)),
             example("red-yellow", halves("red", "yellow", 2)),
-            example("blue", colour("blue", 3)),
+            example("blue", color("blue", 3)),
         )
     )
     query = example("q", halves("red", "blue", 5))
@@ -234,7 +234,7 @@ def test_words_that_all_members_have_are_no_weights(example: Make) -> None:
 
 @pytest.mark.parametrize(
     ("node", "sentence"),
-    [({}, "idf weighs words, and by is 'picture'"), ({"by": "question", "embedder": None}, "does not tell its words")],
+    [({}, "idf weighs words, and by is 'image'"), ({"by": "question", "embedder": None}, "does not tell its words")],
 )
 def test_idf_needs_words(node: dict[str, Any], sentence: str, spoken: Any) -> None:
     node = {key: value or spoken for key, value in node.items()}

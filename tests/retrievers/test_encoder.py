@@ -15,7 +15,7 @@ Make = Callable[..., Any]
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_vectors_are_the_model_s_features_normalised(
+def test_vectors_are_the_model_s_features_normalized(
     kind: str, request: pytest.FixtureRequest, noise: Make, example: Make
 ) -> None:
     import torch
@@ -25,12 +25,12 @@ def test_vectors_are_the_model_s_features_normalised(
     items, texts = [example(f"e{i}", noise(i, 32 + 8 * i)) for i in range(3)], ["which red ?", "count the shape"]
     model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     padding = {"padding": "max_length", "max_length": 16} if kind == "siglip" else {"padding": True}
-    given = processor(text=texts, images=[e.pictures[0].open() for e in items], return_tensors="pt", **padding)
+    given = processor(text=texts, images=[e.images[0].open() for e in items], return_tensors="pt", **padding)
     with torch.no_grad():
-        pictures = model.get_image_features(pixel_values=given["pixel_values"]).pooler_output
+        images = model.get_image_features(pixel_values=given["pixel_values"]).pooler_output
         words = model.get_text_features(given["input_ids"], attention_mask=given["attention_mask"]).pooler_output
     encoder = Encoder(str(folder))
-    for ours, theirs in ((encoder.pictures(items), pictures), (encoder.texts(texts), words)):
+    for ours, theirs in ((encoder.images(items), images), (encoder.texts(texts), words)):
         assert ours.dtype == np.float32
         assert np.allclose(ours, torch.nn.functional.normalize(theirs, dim=-1).numpy(), atol=1e-5)
 
@@ -43,7 +43,7 @@ def test_a_text_longer_than_the_tower_is_cut_at_its_end(clip: Path) -> None:
 def test_batches_do_not_change_vectors(clip: Path, noise: Make, example: Make) -> None:
     items = [example(f"e{i}", noise(i)) for i in range(70)]
     encoder = Encoder(str(clip))
-    assert np.allclose(encoder.pictures(items), np.vstack([encoder.pictures([item]) for item in items]), atol=1e-5)
+    assert np.allclose(encoder.images(items), np.vstack([encoder.images([item]) for item in items]), atol=1e-5)
 
 
 def test_the_digest_follows_weights_and_settings(clip: Path, tmp_path: Path, save_towers: Make) -> None:

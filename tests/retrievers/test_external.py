@@ -18,8 +18,8 @@ Make = Callable[..., Any]
 
 
 @pytest.fixture
-def pool(colour: Make, example: Make) -> Pool:
-    return Pool(tuple(example(f"demo-{i}", colour("red", i)) for i in range(5)))
+def pool(color: Make, example: Make) -> Pool:
+    return Pool(tuple(example(f"demo-{i}", color("red", i)) for i in range(5)))
 
 
 def _file(folder: Path, content: Any, name: str = "lists.json") -> str:
@@ -31,8 +31,8 @@ def _given(path: str, pool: Pool, query: Any, k: int) -> Any:
     return build("retriever", {"name": "external", "path": path}).fit(pool, Resources()).retrieve([query.query], k)[0]
 
 
-def test_the_file_decides_order_and_scores(pool: Pool, example: Make, colour: Make, tmp_path: Path) -> None:
-    query = example("q", colour("blue"))
+def test_the_file_decides_order_and_scores(pool: Pool, example: Make, color: Make, tmp_path: Path) -> None:
+    query = example("q", color("blue"))
     listed = [["demo-3", 0.9], ["demo-1", 0.95], ["demo-0", 0.1]]
     for path in (
         _file(tmp_path, {"q": listed}),
@@ -41,9 +41,9 @@ def test_the_file_decides_order_and_scores(pool: Pool, example: Make, colour: Ma
         assert [(one.id, one.score) for one in _given(path, pool, query, 2)] == [("demo-3", 0.9), ("demo-1", 0.95)]
 
 
-def test_a_listed_leak_is_passed_over(pool: Pool, example: Make, colour: Make, tmp_path: Path) -> None:
+def test_a_listed_leak_is_passed_over(pool: Pool, example: Make, color: Make, tmp_path: Path) -> None:
     path = _file(tmp_path, {"q": ["demo-2", "demo-3", "demo-4"], "demo-4": ["demo-4", "demo-1"]})
-    assert [one.id for one in _given(path, pool, example("q", colour("red", 2)), 2)] == ["demo-3", "demo-4"]
+    assert [one.id for one in _given(path, pool, example("q", color("red", 2)), 2)] == ["demo-3", "demo-4"]
     assert [one.id for one in _given(path, pool, pool.examples[4], 1)] == ["demo-1"]
 
 
@@ -66,15 +66,15 @@ def test_it_keeps_the_promises_of_a_retriever(tmp_path: Path) -> None:
         ("{", "is not a list of demonstrations"),
     ],
 )
-def test_what_is_wrong_is_said(case: Any, pool: Pool, example: Make, colour: Make, tmp_path: Path) -> None:
+def test_what_is_wrong_is_said(case: Any, pool: Pool, example: Make, color: Make, tmp_path: Path) -> None:
     content, says = case
     with pytest.raises(DataError, match=says):
-        _given(_file(tmp_path, content), pool, example("q", colour("blue")), 1)
+        _given(_file(tmp_path, content), pool, example("q", color("blue")), 1)
 
 
-def test_a_list_that_is_too_short_says_how_long(pool: Pool, example: Make, colour: Make, tmp_path: Path) -> None:
+def test_a_list_that_is_too_short_says_how_long(pool: Pool, example: Make, color: Make, tmp_path: Path) -> None:
     path = _file(tmp_path, {"q": ["demo-1", "demo-2"]})
     with pytest.raises(PlanError, match=r"3 demonstrations for query 'q', and 2 of 2 listed may be shown"):
-        _given(path, pool, example("q", colour("blue")), 3)
+        _given(path, pool, example("q", color("blue")), 3)
     with pytest.raises(DataError, match="cannot be read"):
-        _given(str(tmp_path / "none.json"), pool, example("q", colour("blue")), 1)
+        _given(str(tmp_path / "none.json"), pool, example("q", color("blue")), 1)

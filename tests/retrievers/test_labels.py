@@ -31,17 +31,17 @@ def test_quotas_are_proportional_by_the_largest_remainder(sizes: Any, k: int, wa
     assert quotas(sizes, k) == wanted
 
 
-def test_stratified_keeps_the_proportions_and_balanced_does_not(colour: Make, example: Make) -> None:
+def test_stratified_keeps_the_proportions_and_balanced_does_not(color: Make, example: Make) -> None:
     names = ["red"] * 30 + ["blue"] * 10
-    pool = Pool(tuple(example(f"e{i}", colour(name, i), name, label=name) for i, name in enumerate(names)))
-    query = example("q", colour("lime", 90)).query
+    pool = Pool(tuple(example(f"e{i}", color(name, i), name, label=name) for i, name in enumerate(names)))
+    query = example("q", color("lime", 90)).query
     for name, wanted in (("stratified", {"red": 6, "blue": 2}), ("balanced", {"red": 4, "blue": 4})):
         (given,) = build("retriever", name).fit(pool, Resources()).retrieve([query], 8)
         assert Counter(pool.by_id[one.id].label for one in given) == wanted
 
 
 @pytest.fixture
-def labelled(example: Make, turned: Make) -> Pool:
+def labeled(example: Make, turned: Make) -> Pool:
     """Around 0 degrees: three of 'a', then 'b' at two places, 'c' far away."""
     places = {"a1": 1, "a2": 2, "a3": -3, "b1": 10, "b2": -12, "c1": 60}
     return Pool(tuple(example(n, None, n[0], label=n[0], question=turned(at)) for n, at in places.items()))
@@ -52,8 +52,8 @@ def _given(name: str, pool: Pool, query: Any, spoken: Any, k: int) -> Any:
     return build("retriever", node).fit(pool, Resources()).retrieve([query.query], k)[0]
 
 
-def test_hard_negatives_are_near_and_of_another_label(labelled: Pool, example: Make, turned: Make, spoken: Any) -> None:
-    given = _given("hard_negative", labelled, example("q", None, question=turned(0)), spoken, 6)
+def test_hard_negatives_are_near_and_of_another_label(labeled: Pool, example: Make, turned: Make, spoken: Any) -> None:
+    given = _given("hard_negative", labeled, example("q", None, question=turned(0)), spoken, 6)
     assert [one.id for one in given] == ["a1", "b1", "b2", "c1", "a2", "a3"]
     assert [one.mark for one in given] == [""] * 4 + [hard_negative.MARK] * 2
 
@@ -65,12 +65,12 @@ def test_hard_negatives_are_found_behind_many_of_one_label(example: Make, turned
 
 
 def test_a_pair_is_a_demonstration_and_its_own_nearest_of_another_label(
-    labelled: Pool, example: Make, turned: Make, spoken: Any
+    labeled: Pool, example: Make, turned: Make, spoken: Any
 ) -> None:
     """b1 is nearest to a1 among the others; then a2, whose partner b1 is taken, gets b2; then a3 gets c1."""
-    given = _given("contrastive_pair", labelled, example("q", None, question=turned(0)), spoken, 6)
+    given = _given("contrastive_pair", labeled, example("q", None, question=turned(0)), spoken, 6)
     assert [one.id for one in given] == ["a1", "b1", "a2", "b2", "a3", "c1"]
-    odd = _given("contrastive_pair", labelled, example("q", None, question=turned(0)), spoken, 3)
+    odd = _given("contrastive_pair", labeled, example("q", None, question=turned(0)), spoken, 3)
     assert [one.id for one in odd] == ["a1", "b1", "a2"]
 
 

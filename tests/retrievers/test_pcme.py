@@ -51,7 +51,7 @@ def test_many_at_once_are_each_as_alone(released: bool) -> None:
 
 
 def _heads(path: Path, embedder: Any, weights: Any, start: float, b: float = 3.0) -> str:
-    """A file of heads for pictures: log deviation = weights x + start."""
+    """A file of heads for images: log deviation = weights x + start."""
     bias = np.full(3, start, np.float32)
     head = Spread(np.asarray(weights, np.float32), bias)
     Spreads(head, None, a=2.0, b=b, released=True, embedder=embedder.digest).save(path)
@@ -90,7 +90,7 @@ def test_without_spread_it_is_the_order_of_cosine(example: Make, noise: Make, tm
     pool = Pool(tuple(example(f"e{i}", noise(i), f"{i % 2}", label=f"{i % 2}") for i in range(9)))
     query = example("q", noise(77))
     pixels = build("embedder", "pixels")
-    dim = len(pixels.pictures([query.query])[0])
+    dim = len(pixels.images([query.query])[0])
     head = Spread(np.zeros((dim, dim), np.float32), np.full(dim, -20, np.float32))
     Spreads(head, None, 2.0, 3.0, True, pixels.digest).save(tmp_path / "flat")
     given = _given(pool, query, "pixels", str(tmp_path / "flat"))
@@ -119,11 +119,11 @@ def _clear_and_ambiguous(dim: int = 8) -> tuple[Any, list[str]]:
 def test_what_lies_among_others_becomes_uncertain() -> None:
     rows, names = _clear_and_ambiguous()
     found = fit_spreads(rows, names, None, "x", Fitting(steps=150, rate=0.02))
-    told = found.pictures(rows).uncertainty
+    told = found.images(rows).uncertainty
     among = np.arange(60) % 3 == 0
     assert np.median(told[among]) > 1.5 * np.median(told[~among])
     plain = fit_spreads(rows, names, None, "x", Fitting(steps=0, start=-3.0))
-    assert np.allclose(plain.pictures(rows).uncertainty, np.exp(-3), atol=1e-6)
+    assert np.allclose(plain.images(rows).uncertainty, np.exp(-3), atol=1e-6)
 
 
 def test_learning_lowers_the_loss_and_is_the_same_twice() -> None:
@@ -135,14 +135,14 @@ def test_learning_lowers_the_loss_and_is_the_same_twice() -> None:
         assert found.texts is not None
         sides = [
             torch.from_numpy(head(part).samples([f"{n}{i}" for i in range(60)]))
-            for n, (head, part) in enumerate(((found.pictures, rows), (found.texts, texts)))
+            for n, (head, part) in enumerate(((found.images, rows), (found.texts, texts)))
         ]
         scale = [torch.tensor(found.a), torch.tensor(found.b)]
         return float(soft_contrastive(sides[0], sides[1], classes, scale, True, alone=False))
 
     before, after, again = (fit_spreads(rows, names, texts, "x", Fitting(steps=n)) for n in (0, 60, 60))
     assert loss(after) < 0.8 * loss(before)
-    assert np.array_equal(after.pictures.weights, again.pictures.weights)
+    assert np.array_equal(after.images.weights, again.images.weights)
     assert (after.a, after.b) == (again.a, again.b) != (before.a, before.b)
     given = fit_spreads(rows, names, texts, "x", Fitting(steps=5, a=4.0, b=2.0))
     assert (given.a, given.b) == (4.0, 2.0)
@@ -151,7 +151,7 @@ def test_learning_lowers_the_loss_and_is_the_same_twice() -> None:
 def test_a_spread_stays_within_bounds_whatever_the_rate() -> None:
     rows, names = _clear_and_ambiguous()
     found = fit_spreads(rows, names, None, "x", Fitting(steps=5, rate=100.0))
-    told = found.pictures(rows).uncertainty
+    told = found.images(rows).uncertainty
     assert np.isfinite(told).all()
     assert told.max() <= np.exp(5) * 1.001
     assert found.a > 0
@@ -176,14 +176,14 @@ def test_saved_heads_serve_as_they_were_and_say_whose_they_are(
 ) -> None:
     query, path = example("q", pointing((1, 0, 0), 9)), tmp_path / "heads.safetensors"
     node = {"name": "probabilistic", "of": spoken, "pairs": "question", "steps": 15}
-    pool = Pool(tuple(example(e.id, e.pictures[0], question=f"{i} 1 0") for i, e in enumerate(pool.examples)))
+    pool = Pool(tuple(example(e.id, e.images[0], question=f"{i} 1 0") for i, e in enumerate(pool.examples)))
     fitted = build("retriever", {"name": "pcme", "embedder": node}).fit(pool, Resources())
     fitted.source.spreads.save(path)
     made, read = fitted.source.spreads, Spreads.load(path)
     assert made.texts is not None
     assert read.texts is not None
     assert np.array_equal(read.texts.weights, made.texts.weights)
-    assert not np.array_equal(read.texts.weights, read.pictures.weights)
+    assert not np.array_equal(read.texts.weights, read.images.weights)
     assert set(fitted.uncertainty) == {e.id for e in pool.examples}
     again = build("retriever", {"name": "pcme", "embedder": {**node, "heads": str(path)}}).fit(
         Pool(pool.examples), Resources()
@@ -199,7 +199,7 @@ def test_saved_heads_serve_as_they_were_and_say_whose_they_are(
             build("embedder", {"name": "probabilistic", "of": spoken, "heads": str(tmp_path / name)}).ready()
 
 
-def test_a_question_is_compared_with_pictures_and_texts(
+def test_a_question_is_compared_with_images_and_texts(
     example: Make, pointing: Make, spoken: Any, tmp_path: Path
 ) -> None:
     """Every text is certain, and means as far as it is from what is compared."""
@@ -226,7 +226,7 @@ def test_a_question_is_compared_with_pictures_and_texts(
         ({"embedder": {"name": "probabilistic", "of": "encoder", "start": 1000.0}}, "start: input should be less"),
         (
             {"embedder": {"name": "probabilistic", "of": "pixels", "pairs": "label"}, "member": "text"},
-            "query or member is a text, and its embedder learns from pictures alone",
+            "query or member is a text, and its embedder learns from images alone",
         ),
     ],
 )
@@ -238,7 +238,7 @@ def test_what_it_lacks_is_said_before_anything_is_embedded(node: dict[str, Any],
 def test_a_pool_with_nothing_to_learn_is_said(example: Make, noise: Make) -> None:
     query = example("q", noise(9))
     alike = Pool(tuple(example(f"e{i}", noise(i), "a", label="a") for i in range(3)))
-    with pytest.raises(PlanError, match="all 3 examples with a picture say the same"):
+    with pytest.raises(PlanError, match="all 3 examples with an image say the same"):
         _given(alike, query, "histogram")
     alone = Pool(tuple(example(f"e{i}", noise(i), f"{i}", label=f"{i}") for i in range(3)))
     with pytest.raises(PlanError, match="labels with two examples or more; each of the 3 has its own"):
@@ -253,11 +253,11 @@ def test_it_keeps_the_promises_of_a_retriever(clip: Any, cache: Any) -> None:
 
 
 @pytest.mark.parametrize("more", [{}, {"query": "question", "member": "text"}])
-def test_prepared_items_are_not_embedded_again(clip: Path, colour: Make, example: Make, more: dict[str, str]) -> None:
+def test_prepared_items_are_not_embedded_again(clip: Path, color: Make, example: Make, more: dict[str, str]) -> None:
     told = {"name": "probabilistic", "of": {"name": "encoder", "path": str(clip)}, "steps": 1}
     retriever = build("retriever", {"name": "pcme", "embedder": told, **more})
-    pools = [Pool(tuple(example(f"e{n}-{i}", colour("red", 5 * n + i), f"{n} {i}") for i in range(4))) for n in (0, 1)]
-    queries = [example(f"q{n}", colour("red", 5 * n + 4), question=f"which {n} ?").query for n in (0, 1)]
+    pools = [Pool(tuple(example(f"e{n}-{i}", color("red", 5 * n + i), f"{n} {i}") for i in range(4))) for n in (0, 1)]
+    queries = [example(f"q{n}", color("red", 5 * n + 4), question=f"which {n} ?").query for n in (0, 1)]
     before = embedded()
     retriever.prepare([*queries, *(e for pool in pools for e in pool.examples)], Resources())
     between = embedded()

@@ -32,7 +32,7 @@ def test_the_loss_leaves_the_own_domain_s_class_out_of_the_sum() -> None:
     """Three of a class, one in another domain, and one of another class at a right angle to all.
 
     Anchors 0 and 1 have the positive 2 and the other class: log(1 + 1/e). Anchor 2 has two positives, each of
-    log((2e + 1) / e); the other class's row has no positive. Counting all rows, an anchor's own-domain neighbour, which
+    log((2e + 1) / e); the other class's row has no positive. Counting all rows, an anchor's own-domain neighbor, which
     is as near as the positive, is pushed away: log(2 + 1/e).
     """
     rows, classes, domains = [[1.0, 0.0]] * 3 + [[0.0, 1.0]], [0, 0, 0, 1], [0, 0, 1, 0]
@@ -54,7 +54,7 @@ CLASSES, DOMAINS, EACH = 6, ("ink", "oil", "photo"), 6
 def _shifted(seed: int = 0, dim: int = 16) -> list[tuple[str, str, Any]]:
     """(label, domain, vector): a class direction beside a domain's own, which swaps the classes' places."""
     rng = np.random.default_rng(seed)
-    centres = unit(rng.normal(size=(CLASSES, dim // 2)))
+    centers = unit(rng.normal(size=(CLASSES, dim // 2)))
     out = []
     for d, domain in enumerate(DOMAINS):
         confusing = unit(rng.normal(size=(CLASSES, dim // 2)))
@@ -62,13 +62,13 @@ def _shifted(seed: int = 0, dim: int = 16) -> list[tuple[str, str, Any]]:
             for _ in range(EACH):
                 noise = 0.25 * rng.normal(size=dim)
                 style = confusing[(c + d) % CLASSES] + 1.5 * rng.normal(size=dim // 2)
-                out.append((f"class-{c}", domain, np.concatenate([centres[c], style]) + noise))
+                out.append((f"class-{c}", domain, np.concatenate([centers[c], style]) + noise))
     return out
 
 
 @pytest.fixture
 def shifted(example: Make) -> tuple[Pool, list[Example]]:
-    """A pool of two domains, and queries of a third; pictures' vectors stand in the questions."""
+    """A pool of two domains, and queries of a third; images' vectors stand in the questions."""
     made = [
         example(f"e{i}", None, label, label=label, domain=domain, question=" ".join(f"{x:.6f}" for x in vector))
         for i, (label, domain, vector) in enumerate(_shifted())

@@ -1,4 +1,4 @@
-"""Questions with answers, where the right neighbour is known. `Spoken` reads a text as the numbers in it."""
+"""Questions with answers, where the right neighbor is known. `Spoken` reads a text as the numbers in it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +33,7 @@ def _ids(node: dict[str, Any], pool: Pool, query: Any, spoken: Any, model: Any =
     return [one.id for one in retriever.fit(pool, Resources(model=model)).retrieve([asked], 3)[0]]
 
 
-def test_the_model_s_guess_and_the_gold_find_other_neighbours(
+def test_the_model_s_guess_and_the_gold_find_other_neighbors(
     pool: Pool, example: Make, pointing: Make, spoken: Any, describer: Any
 ) -> None:
     query = example("q", pointing((1, 1, 1), 9), "-1", question="1 0")
@@ -45,8 +45,8 @@ def test_the_model_s_guess_and_the_gold_find_other_neighbours(
     assert len(model.asked) == asked  # the first guess is remembered
 
 
-def test_the_picture_weighs_in(pool: Pool, example: Make, pointing: Make, spoken: Any, describer: Any) -> None:
-    """By text e0 (cosine 1) before e2 (.5); e2 has the query's picture, and e0 one at a right angle to it."""
+def test_the_image_weighs_in(pool: Pool, example: Make, pointing: Make, spoken: Any, describer: Any) -> None:
+    """By text e0 (cosine 1) before e2 (.5); e2 has the query's image, and e0 one at a right angle to it."""
     query = example("q", pointing((1, 0, 0), 9), question="1 0")
     model = describer("looks", "1")
     assert _ids({}, pool, query, spoken, model) == ["e0", "e2", "e1"]

@@ -14,16 +14,16 @@ from retrievers.machinery.conformance import sample_pool, sample_queries
 from retrievers.query_dropout import FittedQueryDropout
 
 Make = Callable[..., Any]
-COLOURS = ("red", "lime", "blue")
+COLORS = ("red", "lime", "blue")
 
 
 @pytest.fixture
-def pool(colour: Make, example: Make) -> Pool:
-    """Each colour four times in two domains; the label is the colour."""
+def pool(color: Make, example: Make) -> Pool:
+    """Each color four times in two domains; the label is the color."""
     return Pool(
         tuple(
-            example(f"{name}-{domain}-{i}", colour(name, 10 * d + i), name, label=name, domain=domain)
-            for name in COLOURS
+            example(f"{name}-{domain}-{i}", color(name, 10 * d + i), name, label=name, domain=domain)
+            for name in COLORS
             for d, domain in enumerate(("ink", "oil"))
             for i in range(4)
         )
@@ -38,39 +38,39 @@ KNN = {"name": "knn", "embedder": "histogram"}
 
 
 @pytest.mark.parametrize(("domain", "wanted"), [("same", {"ink"}), ("other", {"oil"}), ("any", {"ink", "oil"})])
-def test_a_domain_is_kept(domain: str, wanted: set[str], pool: Pool, colour: Make, example: Make) -> None:
-    query = example("q", colour("red", 90), domain="ink")
+def test_a_domain_is_kept(domain: str, wanted: set[str], pool: Pool, color: Make, example: Make) -> None:
+    query = example("q", color("red", 90), domain="ink")
     ids = _ids({"name": "filtered", "of": KNN, "domain": domain}, pool, query, 8)
     assert {i.split("-")[1] for i in ids} == wanted
     assert ids[0].startswith("red")
 
 
-def test_labels_are_kept_and_the_error_says_what_is_left(pool: Pool, colour: Make, example: Make) -> None:
-    query = example("q", colour("red", 90), domain="ink")
+def test_labels_are_kept_and_the_error_says_what_is_left(pool: Pool, color: Make, example: Make) -> None:
+    query = example("q", color("red", 90), domain="ink")
     node = {"name": "filtered", "of": KNN, "labels": ["blue"], "domain": "other"}
     assert _ids(node, pool, query, 4) == [f"blue-oil-{i}" for i in range(4)]
     with pytest.raises(PlanError, match=r"Ask for at most 4 shots.*\(Filters left 4 of the pool's 24.\)"):
         _ids(node, pool, query, 5)
 
 
-def test_near_copies_of_the_query_are_dropped(pool: Pool, colour: Make, example: Make) -> None:
-    query = example("q", colour("red", 90))
+def test_near_copies_of_the_query_are_dropped(pool: Pool, color: Make, example: Make) -> None:
+    query = example("q", color("red", 90))
     node = {"name": "filtered", "of": KNN, "near": 0.9, "embedder": "histogram"}
     assert not any(i.startswith("red") for i in _ids(node, pool, query, 16))
     assert _ids({**node, "near": 1}, pool, query, 4)[0].startswith("red")
 
 
-def test_a_quota_is_made_of_what_is_left(pool: Pool, colour: Make, example: Make) -> None:
+def test_a_quota_is_made_of_what_is_left(pool: Pool, color: Make, example: Make) -> None:
     """A filter after the fact would take away from the set; this one leaves it whole and balanced."""
     node = {"name": "filtered", "of": "balanced", "labels": ["red", "blue"]}
-    ids = _ids(node, pool, example("q", colour("lime", 90)), 6)
+    ids = _ids(node, pool, example("q", color("lime", 90)), 6)
     assert sorted(i.split("-")[0] for i in ids) == ["blue"] * 3 + ["red"] * 3
 
 
-def test_a_pool_without_domains_is_said(colour: Make, example: Make) -> None:
-    pool = Pool((example("e", colour("red")),))
+def test_a_pool_without_domains_is_said(color: Make, example: Make) -> None:
+    pool = Pool((example("e", color("red")),))
     with pytest.raises(ConfigError, match="domain is 'other', and no example of the pool has one"):
-        _ids({"name": "filtered", "of": KNN, "domain": "other"}, pool, example("q", colour("blue")), 1)
+        _ids({"name": "filtered", "of": KNN, "domain": "other"}, pool, example("q", color("blue")), 1)
 
 
 def test_a_wrapper_needs_and_promises_what_it_wraps() -> None:
@@ -102,12 +102,12 @@ def test_dropout_searches_with_fewer_words_and_is_off_by_default() -> None:
     assert seen[-1] != seen[-2]
 
 
-def test_leaking_gives_the_query_and_its_picture_each_with_a_mark(cache: Any) -> None:
+def test_leaking_gives_the_query_and_its_image_each_with_a_mark(cache: Any) -> None:
     pool, query = sample_pool(), sample_queries()[0].query
     knn = {"name": "knn", "embedder": "histogram"}
     plain = build("retriever", knn).fit(pool, Resources()).retrieve([query], 8)[0]
     given = build("retriever", {"name": "leaking", "of": knn}).fit(pool, Resources()).retrieve([query], 10)[0]
-    marked = {one.id for one in given if one.mark == f"leak: {one.id} is the query or has its picture"}
+    marked = {one.id for one in given if one.mark == f"leak: {one.id} is the query or has its image"}
     assert marked == {query.id, f"copy-{query.id}"}
     assert [one for one in given if one.id not in marked] == list(plain)
     assert {one.mark for one in build("retriever", knn).fit(pool, Resources()).retrieve([query], 8)[0]} == {""}

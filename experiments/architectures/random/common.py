@@ -20,7 +20,7 @@ TURNS = ("<system>", "<user>", "<assistant>", "</turn>")
 
 
 class Made(NamedTuple):
-    """slot: what stands in a text for one picture.
+    """slot: what stands in a text for one image.
 
     published: what published configs have and transformers writes no more or under another name, for other readers.
     """
@@ -89,7 +89,7 @@ def tower_settings(size: Size, **more: Any) -> dict[str, Any]:
 
 
 def merging_tower(size: Size, patch: int, **more: Any) -> dict[str, Any]:
-    """Of a vision model that merges neighbouring patches into one token, as Qwen's configs name them."""
+    """Of a vision model that merges neighboring patches into one token, as Qwen's configs name them."""
     own = {"depth": 2, "hidden_size": size.tower, "num_heads": 2, "patch_size": patch, "out_hidden_size": size.width}
     return own | more
 

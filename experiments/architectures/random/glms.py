@@ -52,7 +52,7 @@ def _glm(size: Size, kind: Any, tower: dict[str, Any], text: dict[str, Any] | No
         vision_config=merging_tower(size, 8, intermediate_size=2 * size.tower, **tower),
         **{f"{name}_id": words.convert_tokens_to_ids(token) for name, token in named.items()},
     )
-    pixels = {"shortest_edge": 32 * 32 * 2, "longest_edge": 96 * 96 * 2}  # of both frames that a picture is taken for
+    pixels = {"shortest_edge": 32 * 32 * 2, "longest_edge": 96 * 96 * 2}  # of both frames that an image is taken for
     images = transformers.Glm4vImageProcessor(patch_size=8, size=pixels)
     video = transformers.Glm4vVideoProcessor(patch_size=8, size=pixels)
     return Made(
@@ -61,7 +61,7 @@ def _glm(size: Size, kind: Any, tower: dict[str, Any], text: dict[str, Any] | No
 
 
 def ernie4_5_vl_moe(size: Size) -> Made:
-    """Experts of their own for words and for pictures, any resolution, M-RoPE."""
+    """Experts of their own for words and for images, any resolution, M-RoPE."""
     named = {
         "image_token": "<|IMAGE_PLACEHOLDER|>",
         "video_token": "<|VIDEO_PLACEHOLDER|>",

@@ -8,7 +8,7 @@ from experiments.architectures.random.common import Made, Maker, Size, text_sett
 
 
 def llava(size: Size) -> Made:
-    """One size for every picture."""
+    """One size for every image."""
     words = tokenizer({"image_token": "<image>"})
     config = transformers.LlavaConfig(
         vision_config=transformers.CLIPVisionConfig(**tower_settings(size, image_size=28, patch_size=7)),
@@ -24,7 +24,7 @@ def llava(size: Size) -> Made:
 
 
 def llava_onevision(size: Size) -> Made:
-    """Tiles where a picture stands alone, none where it stands among others."""
+    """Tiles where an image stands alone, none where it stands among others."""
     words = tokenizer({"image_token": "<image>", "video_token": "<video>"})
     grid = [[32, 32], [32, 64], [64, 32], [64, 64]]
     config = transformers.LlavaOnevisionConfig(
@@ -66,7 +66,7 @@ def llava_next_video(size: Size) -> Made:
 
 
 def llava_next(size: Size) -> Made:
-    """Tiles of a picture, padding cut out again, a mark at the end of each row."""
+    """Tiles of an image, padding cut out again, a mark at the end of each row."""
     words = tokenizer({"image_token": "<image>"})
     grid = [[28, 56], [56, 28], [56, 56]]
     config = transformers.LlavaNextConfig(
@@ -131,7 +131,7 @@ def mistral3(size: Size) -> Made:
 def paligemma(size: Size) -> Made:
     """All of the prompt sees all of the prompt; the processor writes more than the template."""
     words = tokenizer({"image_token": "<image>"}, unused=("\n",))  # vLLM looks this word up
-    words.bos_token = "<user>"  # the processor puts one between pictures and text
+    words.bos_token = "<user>"  # the processor puts one between images and text
     config = transformers.PaliGemmaConfig(
         vision_config=transformers.SiglipVisionConfig(
             **tower_settings(size), vision_use_head=False, projection_dim=size.width

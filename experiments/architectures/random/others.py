@@ -14,7 +14,7 @@ from experiments.architectures.random.common import (
 
 
 def gemma3(size: Size) -> Made:
-    """Tokens of a picture see each other; sliding and full layers."""
+    """Tokens of an image see each other; sliding and full layers."""
     lines = tuple("\n" * count for count in (1, 2, 3, 4))  # vLLM looks these words up
     words = tokenizer({"image_token": "<image_soft_token>", "boi_token": "<soi>", "eoi_token": "<eoi>"}, unused=lines)
     kinds = (["sliding_attention", "full_attention"] * size.layers)[: size.layers]
@@ -93,7 +93,7 @@ def paddleocr_vl(size: Size) -> Made:
 
 
 def deepseek_vl(size: Size) -> Made:
-    """One size for every picture, padded to a square."""
+    """One size for every image, padded to a square."""
     words = tokenizer({"image_token": "<image_placeholder>"})
     config = transformers.DeepseekVLConfig(
         vision_config=transformers.SiglipVisionConfig(**tower_settings(size), vision_use_head=False),

@@ -1,4 +1,4 @@
-"""Architectures that cut a picture into tiles, each with tokens of its own."""
+"""Architectures that cut an image into tiles, each with tokens of its own."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _AYA = ("<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK
 
 
 def idefics2(size: Size) -> Made:
-    """A resampler to a fixed number of tokens; pictures padded to the largest of a prompt."""
+    """A resampler to a fixed number of tokens; images padded to the largest of a prompt."""
     named = {"image_token": "<image>", "image_boundary_token": "<fake_token_around_image>"}
     words = tokenizer(named, ("<end_of_utterance>",))
     config = transformers.Idefics2Config(
@@ -32,7 +32,7 @@ def idefics2(size: Size) -> Made:
 
 
 def idefics3(size: Size) -> Made:
-    """Tiles in rows and columns, and the whole picture."""
+    """Tiles in rows and columns, and the whole image."""
     words = _idefics_tokenizer()
     config = transformers.Idefics3Config(**_idefics_settings(words, size))
     images = transformers.Idefics3ImageProcessor(**_TILES)

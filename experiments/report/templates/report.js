@@ -32,10 +32,10 @@
     node.append(...inside);
     return node;
   };
-  const picture = digest => {
-    const source = data.pictures[digest];
-    if (!source) return make("span", { class: "lost", title: digest }, `picture ${digest.slice(0, 8)}`);
-    return make("img", { src: source, alt: `picture ${digest.slice(0, 8)}`, loading: "lazy" });
+  const image = digest => {
+    const source = data.images[digest];
+    if (!source) return make("span", { class: "lost", title: digest }, `image ${digest.slice(0, 8)}`);
+    return make("img", { src: source, alt: `image ${digest.slice(0, 8)}`, loading: "lazy" });
   };
   const select = (name, label, options, value) => {
     const box = make("select", { name });
@@ -84,7 +84,7 @@
     const context = data.contexts[s.context], v = verdict(s);
     const button = make("button", { type: "button", "data-query": s.query },
       make("span", { class: look[v], title: v }, sign[v]),
-      context.query.length ? picture(context.query[0]) : make("span"),
+      context.query.length ? image(context.query[0]) : make("span"),
       make("span", { class: "words" },
         make("span", {}, context.question || s.query),
         make("span", { class: "soft" }, s.failed ? s.failed : `${s.output || "(nothing)"}  ·  gold ${(s.gold || []).slice(0, 2).join(" / ")}`)));
@@ -159,14 +159,14 @@
     line("query", s.query + (s.meta ? "   " + Object.entries(s.meta).map(([k, x]) => `${k} ${typeof x === "string" ? x : JSON.stringify(x)}`).join("   ") : ""));
     if (s.dropped) line("dropped", `${s.dropped} demonstrations did not fit the context`);
     if (s.finish === "length") line("finish", "cut at the limit of new tokens");
-    told.push(make("div", { class: "asked" }, ...(context.query.length ? [make("span", {}, ...context.query.map(picture))] : []),
+    told.push(make("div", { class: "asked" }, ...(context.query.length ? [make("span", {}, ...context.query.map(image))] : []),
       make("div", {}, make("p", { class: "question" }, context.question || s.query), answers)));
     if (s.steps) told.push(...stepsOf(s.steps));
     if (context.demos.length) {
       const strip = make("ol", { class: "demos" });
       context.demos.forEach(([id, score, answer, shown], i) => {
         const same = (s.gold || []).some(g => g.toLowerCase() === String(answer).toLowerCase());
-        strip.append(make("li", { title: id }, ...shown.map(d => { const p = picture(d); if (same) p.classList.add("same"); return p; }),
+        strip.append(make("li", { title: id }, ...shown.map(d => { const p = image(d); if (same) p.classList.add("same"); return p; }),
           make("div", {}, `${i + 1}. ${answer}`), make("div", { class: "soft" }, score ? `similarity ${number(score, 2)}` : id)));
       });
       told.push(make("h3", {}, "Demonstrations, in the order of the prompt"), strip,
@@ -184,7 +184,7 @@
     }
     if (context.prompt.some(t => t)) {
       const pre = make("div", { class: "prompt" });
-      context.prompt.forEach((text, i) => { if (i) pre.append(picture(context.pictures[i - 1])); pre.append(text); });
+      context.prompt.forEach((text, i) => { if (i) pre.append(image(context.images[i - 1])); pre.append(text); });
       told.push(make("h3", {}, "Prompt"), pre);
     }
     return told;

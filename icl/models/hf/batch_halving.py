@@ -28,7 +28,7 @@ def halving(
         if len(batch) <= 1:
             raise ModelError(
                 f"out of memory with a single one of the {what}: {str(error).splitlines()[0]} Take fewer shots, "
-                "smaller pictures, a lower dtype or a larger device."
+                "smaller images, a lower dtype or a larger device."
             ) from error
     relieve()
     free()

@@ -4,15 +4,15 @@ No architecture is named anywhere in this backend: what follows these convention
 known or not. Those of the processor are asked before any weights are read.
 
  1. The processor has a `tokenizer` and an `image_processor`.
- 2. It has a chat template, which takes typed content and writes one `image_token` for each picture, in its place.
- 3. It names that placeholder, `image_token`, and the ids of the tokens that it writes for pictures, `image_token_ids`.
+ 2. It has a chat template, which takes typed content and writes one `image_token` for each image, in its place.
+ 3. It names that placeholder, `image_token`, and the ids of the tokens that it writes for images, `image_token_ids`.
  4. It writes as many of these tokens as the vision tower gives features.
  5. The class decodes alone (no encoder for the text), and its `forward` takes `input_ids`, `attention_mask`,
     `position_ids` and `cache` by these names.
 
-Two more are not needed, and make it faster: the processor tells what it wrote for each picture
+Two more are not needed, and make it faster: the processor tells what it wrote for each image
 (`text_replacement_offsets`), and the class has `get_image_features` and takes `mm_encoder_outputs`. Where one of them
-is missing, pictures are encoded with each prompt anew.
+is missing, images are encoded with each prompt anew.
 """
 
 import inspect
@@ -39,12 +39,12 @@ def check_processor(processor: Any, path: str) -> None:
         )
     if getattr(processor, "image_token", None) is None:
         raise ModelError(
-            f"model.path: the processor of {path} ({kind}) names no picture placeholder "
-            "(image_token), so pictures cannot be interleaved with text."
+            f"model.path: the processor of {path} ({kind}) names no image placeholder "
+            "(image_token), so images cannot be interleaved with text."
         )
     if not [number for number in getattr(processor, "image_token_ids", []) if number is not None]:
         raise ModelError(
-            f"model.path: the processor of {path} ({kind}) does not say which tokens stand for a picture "
+            f"model.path: the processor of {path} ({kind}) does not say which tokens stand for an image "
             "(image_token_id, or image_token_ids where there are several), so they cannot be told from words."
         )
 
@@ -66,10 +66,10 @@ def check_class(model: Any, path: str) -> None:
 
 
 def mismatch(error: Exception, model: Any, path: str) -> ModelError:
-    """What is said where a prompt with a picture, written by the processor itself, does not go through the model."""
+    """What is said where a prompt with an image, written by the processor itself, does not go through the model."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     why = (
-        "A processor writes as many picture tokens as the vision tower gives features, and gives inputs by the names "
+        "A processor writes as many image tokens as the vision tower gives features, and gives inputs by the names "
         "that the class takes: processor and weights are of two models, or of two releases."
     )
     if isinstance(error, AttributeError | NameError) and "'NoneType'" not in first:  # None: an input that is not given
@@ -80,6 +80,6 @@ def mismatch(error: Exception, model: Any, path: str) -> ModelError:
             "run it, and so may `model: vllm`, which has code of its own."
         )
     return ModelError(
-        f"model.path: {path} cannot read a picture: what its processor writes does not go through "
+        f"model.path: {path} cannot read an image: what its processor writes does not go through "
         f"{type(model).__name__} ({type(error).__name__}: {first.rstrip('.')}). {why}"
     )

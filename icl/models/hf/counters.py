@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass
 class Counters:
-    """pictures_shown: slots of the prompts opened. pictures_encoded: through the vision tower.
+    """images_shown: slots of the prompts opened. images_encoded: through the vision tower.
 
     prompt_tokens: of the distinct prompts opened. prefill_tokens: of those, really forwarded (padding not counted);
     padded_tokens: the same with padding. lent_tokens: of prompts opened beside a session, taken over from its rows.
@@ -13,8 +13,8 @@ class Counters:
     language model, prefills among them.
     """
 
-    pictures_shown: int = 0
-    pictures_encoded: int = 0
+    images_shown: int = 0
+    images_encoded: int = 0
     prompt_tokens: int = 0
     prefill_tokens: int = 0
     padded_tokens: int = 0

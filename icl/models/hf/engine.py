@@ -1,4 +1,4 @@
-"""A loaded checkpoint: weights, picture cache and opener, put together after asking the checkpoint what it allows."""
+"""A loaded checkpoint: weights, image cache and opener, put together after asking the checkpoint what it allows."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from icl.models.hf import quantization as quantizing
 from icl.models.hf import self_check as selfcheck
 from icl.models.hf import version_check as version
 from icl.models.hf.counters import Counters
-from icl.models.hf.image_encoder import PictureEncoder
+from icl.models.hf.image_encoder import ImageEncoder
 from icl.models.hf.language_model import Runner
 from icl.models.hf.malloc_tuning import keep_freed_memory
 from icl.models.hf.prefill import Opener
@@ -58,7 +58,7 @@ class Engine:
         if self.limit is not None and longest >= self.limit:
             raise ModelError(
                 f"a prompt has {longest:,} tokens, and {self.name} reads at most {self.limit:,} with its answer. Take "
-                "fewer shots or smaller pictures."
+                "fewer shots or smaller images."
             )
         return self.opener.open(reads, exits, beside)
 
@@ -67,14 +67,14 @@ class Engine:
         if not hasattr(self.runner.model.base_model, "get_image_features"):
             verdict = selfcheck.Verdict(False, "the architecture has no get_image_features")
         else:
-            encoder = PictureEncoder(hf.pixels, self.runner.model, hf.picture_cache_mb * 2**20, self.counters)
+            encoder = ImageEncoder(hf.pixels, self.runner.model, hf.image_cache_mb * 2**20, self.counters)
             cached = Reader(hf.renderer, hf.pixels, self.runner, encoder)
-            verdict = selfcheck.picture_cache(cached, plain, self.runner)
+            verdict = selfcheck.image_cache(cached, plain, self.runner)
             if verdict.holds:
                 encoder.known.clear()
                 return cached
         selfcheck.plain_reading(plain, self.runner, hf.path)
-        self.notes += (f"the picture cache is off for {hf.path}: {verdict.reason}",)
+        self.notes += (f"the image cache is off for {hf.path}: {verdict.reason}",)
         return plain
 
     def _sharing(self) -> bool:

@@ -23,7 +23,7 @@ OTHERS = (".", "Z")
 
 
 def last_states(reader: Reader, prompts: Sequence[Prompt]) -> Tensor:
-    """[N, D] float32: the last layer's hidden state at each prompt's last token. Raises ModelError, PictureError."""
+    """[N, D] float32: the last layer's hidden state at each prompt's last token. Raises ModelError, ImageError."""
 
     def run(reads: Sequence[Read]) -> list[Tensor]:
         found = runner.called(**runner.padded(reads), states=True)
@@ -62,7 +62,7 @@ def _up_to(reader: Reader, prompt: Prompt, name: str) -> tuple[Read, int]:
 
     whole, *others = reader.read([prompt, *map(other, OTHERS)])
     if whole.plain is not None:
-        raise ModelError(f"{reader.renderer.name}: texts are not scored where the picture cache is off.")
+        raise ModelError(f"{reader.renderer.name}: texts are not scored where the image cache is off.")
     begin = min(_alike(whole.key, one.key) for one in others)
     end = len(whole) - min(_alike(whole.key[::-1], one.key[::-1]) for one in others)
     return cut(whole, 0, end), end - begin
@@ -74,7 +74,7 @@ def _alike(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def _in_batches(run: Callable[[Sequence[Read]], list[T]], reads: Sequence[Read], runner: Runner) -> list[T]:
-    """Like lengths together, within the budget of padded tokens; one by one where pictures are not cached."""
+    """Like lengths together, within the budget of padded tokens; one by one where images are not cached."""
     order = sorted(range(len(reads)), key=lambda i: len(reads[i]))
     batches: list[list[int]] = []
     for i in order:

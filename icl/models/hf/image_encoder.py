@@ -1,6 +1,6 @@
-"""Each distinct picture meets the vision tower once.
+"""Each distinct image meets the vision tower once.
 
-A picture is encoded by itself, which settles what belongs to it (tiles, grids, splits) without a line about any
+An image is encoded by itself, which settles what belongs to it (tiles, grids, splits) without a line about any
 architecture. What is kept: the text that the processor writes for it, its features, and the grid that positions are
 computed from. A forward gets the features through the public argument `mm_encoder_outputs`.
 """
@@ -16,18 +16,18 @@ from icl.lru_cache_bytes import ByteCache
 from icl.models.hf.batch_halving import halving
 from icl.models.hf.counters import Counters
 from icl.models.hf.image_features import Encoded, Key, share
-from icl.models.hf.image_processing import TOGETHER, PictureProcessor
+from icl.models.hf.image_processing import TOGETHER, ImageProcessor
 
 if TYPE_CHECKING:
-    from icl.images import Picture
+    from icl.images import Image
 
 FIELDS = ("pooler_output", "last_hidden_state", "deepstack_features")
 
 
-class PictureEncoder:
+class ImageEncoder:
     """The tower's half: features from a cache that is bounded in bytes, the least recently used leave first."""
 
-    def __init__(self, pixels: PictureProcessor, model: Any, limit: int, counters: Counters) -> None:
+    def __init__(self, pixels: ImageProcessor, model: Any, limit: int, counters: Counters) -> None:
         self.pixels, self.model, self.counters = pixels, model, counters
         self.base = model.base_model
         self.known = ByteCache[Key, Encoded](limit, lambda part: part.size)
@@ -39,17 +39,17 @@ class PictureEncoder:
         )
         self.tower_names = set(inspect.signature(self.base.get_image_features).parameters)
 
-    def encode(self, prompts: Sequence[Sequence["Picture"]]) -> list[list[Encoded]]:
-        """The parts of each prompt's pictures; equal pictures give the same object. Raises PictureError."""
-        keys = [[self.pixels.key(picture, len(shown)) for picture in shown] for shown in prompts]
-        wanted: dict[Key, Picture] = {}
+    def encode(self, prompts: Sequence[Sequence["Image"]]) -> list[list[Encoded]]:
+        """The parts of each prompt's images; equal images give the same object. Raises ImageError."""
+        keys = [[self.pixels.key(image, len(shown)) for image in shown] for shown in prompts]
+        wanted: dict[Key, Image] = {}
         parts: dict[Key, Encoded] = {}
         for row, shown in zip(keys, prompts, strict=True):
-            for key, picture in zip(row, shown, strict=True):
+            for key, image in zip(row, shown, strict=True):
                 if key not in parts:
                     found = self.known.get(key)
                     if found is None:
-                        wanted[key] = picture
+                        wanted[key] = image
                     else:
                         parts[key] = found
         keys_wanted = list(wanted)
@@ -57,9 +57,9 @@ class PictureEncoder:
             parts.update(self._miss({key: wanted[key] for key in keys_wanted[start : start + 4 * TOGETHER]}))
         return [[parts[key] for key in row] for row in keys]
 
-    def _miss(self, wanted: Mapping[Key, "Picture"]) -> dict[Key, Encoded]:
+    def _miss(self, wanted: Mapping[Key, "Image"]) -> dict[Key, Encoded]:
         alike: dict[Any, list[tuple[Key, dict[str, Any], str]]] = {}
-        processed = self.pixels.pixels([(picture, key[1]) for key, picture in wanted.items()])
+        processed = self.pixels.pixels([(image, key[1]) for key, image in wanted.items()])
         for key, (inputs, text) in zip(wanted, processed, strict=True):
             self.pixels.told(text)
             like = (key[1], tuple((k, tuple(v.shape)) for k, v in inputs.items() if isinstance(v, Tensor)))
@@ -68,12 +68,12 @@ class PictureEncoder:
         for group in alike.values():
             together = 1 if group[0][0][1] else TOGETHER
             for start in range(0, len(group), together):
-                for part in halving(self._tower, group[start : start + together], "pictures", self.known.clear):
+                for part in halving(self._tower, group[start : start + together], "images", self.known.clear):
                     made[part.key] = self.known.put(part.key, part)
         return made
 
     def _tower(self, group: Sequence[tuple[Key, dict[str, Any], str]]) -> list[Encoded]:
-        """One forward for pictures whose processed inputs have one shape."""
+        """One forward for images whose processed inputs have one shape."""
         shares = len(group) * (2 if group[0][0][1] else 1)
         inputs = {
             name: on_model(torch.cat([each[name] for _, each, _ in group]), self.model)
@@ -82,7 +82,7 @@ class PictureEncoder:
         }
         with torch.no_grad():
             output = self.base.get_image_features(**inputs, return_dict=True)
-        self.counters.pictures_encoded += len(group)
+        self.counters.images_encoded += len(group)
         found = {name: output.get(name) for name in FIELDS if output.get(name) is not None}
         if "pooler_output" in found:
             found.pop("last_hidden_state", None)

@@ -1,4 +1,4 @@
-"""What the vision tower gives for one picture: kept by picture, cut out of a batch, and put together for a forward."""
+"""What the vision tower gives for one image: kept by image, cut out of a batch, and put together for a forward."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from icl.errors import ModelError
 
 Key = tuple[str, bool]
-"""A picture's digest, and whether it stands among others."""
+"""An image's digest, and whether it stands among others."""
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Features(BaseModelOutputWithPooling):  # type: ignore[misc]
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """What the cache keeps of one picture. key: its digest and whether it stood among others."""
+    """What the cache keeps of one image. key: its digest and whether it stood among others."""
 
     key: Key
     text: str
@@ -36,7 +36,7 @@ class Encoded:
 
 
 def given(parts: Sequence[Encoded]) -> dict[str, Any]:
-    """The argument of `forward` that stands for `pixel_values`, for the pictures of a batch in order."""
+    """The argument of `forward` that stands for `pixel_values`, for the images of a batch in order."""
     if not parts:
         return {}
     fields = {name: merged(name, [part.features[name] for part in parts]) for name in parts[0].features}
@@ -44,7 +44,7 @@ def given(parts: Sequence[Encoded]) -> dict[str, Any]:
 
 
 def merged(name: str, parts: Sequence[Any]) -> Any:
-    """One value of a field for pictures in a row: tensors are joined, lists run on, deep features join by layer."""
+    """One value of a field for images in a row: tensors are joined, lists run on, deep features join by layer."""
     if name == "deepstack_features":
         return [merged("", layer) for layer in zip(*parts, strict=True)]
     if isinstance(parts[0], Tensor):
@@ -53,12 +53,12 @@ def merged(name: str, parts: Sequence[Any]) -> Any:
 
 
 def share(name: str, value: Any, index: int, shares: int) -> Any:
-    """The part of one picture in a field of `shares` pictures alike."""
+    """The part of one image in a field of `shares` images alike."""
     if name == "deepstack_features":
         return [share("", layer, index, shares) for layer in value]
     size, rest = divmod(len(value), shares)
     if rest:
-        raise ModelError(f"the vision tower gave {len(value)} entries of '{name}' for {shares} equal pictures.")
+        raise ModelError(f"the vision tower gave {len(value)} entries of '{name}' for {shares} equal images.")
     part = value[index * size : (index + 1) * size]  # cloned: a view would keep the whole batch in memory
     return part.clone() if isinstance(part, Tensor) else [p.clone() if isinstance(p, Tensor) else p for p in part]
 

@@ -1,6 +1,6 @@
-"""The image processor's half of a picture, which needs no weights: pixels and placeholder text, by itself.
+"""The image processor's half of an image, which needs no weights: pixels and placeholder text, by itself.
 
-Some processors treat a picture among others differently from a picture alone (LLaVA-OneVision cuts no tiles then).
+Some processors treat an image among others differently from an image alone (LLaVA-OneVision cuts no tiles then).
 Each is asked once whether it is of that kind.
 """
 
@@ -18,20 +18,20 @@ from icl.models.hf.image_features import Key, nbytes, share
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-    from icl.images import Picture
+    from icl.images import Image
 
 TOGETHER = 16
-"""Pictures of one size that go through the processor, or through the tower, in one call."""
+"""Images of one size that go through the processor, or through the tower, in one call."""
 
 UNTOLD = ""
-"""In place of the text that a processor wrote for a picture, where it does not tell."""
+"""In place of the text that a processor wrote for an image, where it does not tell."""
 
 Processed = tuple[dict[str, Any], str]
-"""A picture's processed inputs, and the text that the processor writes for it."""
+"""An image's processed inputs, and the text that the processor writes for it."""
 
 
-class PictureProcessor:
-    """Pixels and texts of single pictures. limit: bytes of processed pixels kept."""
+class ImageProcessor:
+    """Pixels and texts of single images. limit: bytes of processed pixels kept."""
 
     def __init__(self, processor: Any, limit: int) -> None:
         self.processor = processor
@@ -41,7 +41,7 @@ class PictureProcessor:
 
     @property
     def company(self) -> bool:
-        """Whether it matters for a picture to stand among others."""
+        """Whether it matters for an image to stand among others."""
         if self._company is None:
             from PIL import Image as PILImage
 
@@ -49,13 +49,13 @@ class PictureProcessor:
             self._company = self.process(image, 1)[1] != self.process(image, 2)[1]
         return self._company
 
-    def key(self, picture: "Picture", among: int) -> Key:
-        """The picture's identity for the model, in a prompt of `among` pictures."""
-        return picture.digest, among > 1 and self.company
+    def key(self, image: "Image", among: int) -> Key:
+        """The image's identity for the model, in a prompt of `among` images."""
+        return image.digest, among > 1 and self.company
 
-    def text(self, picture: "Picture", among: int) -> str:
-        """The placeholders of a picture; they follow from its size, so equal sizes are asked once."""
-        pil_image = picture.open()
+    def text(self, image: "Image", among: int) -> str:
+        """The placeholders of an image; they follow from its size, so equal sizes are asked once."""
+        pil_image = image.open()
         several = among > 1 and self.company
         key = (pil_image.width, pil_image.height, several)
         if key not in self.texts:
@@ -66,16 +66,16 @@ class PictureProcessor:
         """Raises ModelError for the text that stands where the processor does not tell what it wrote."""
         if text == UNTOLD:
             raise ModelError(
-                f"{type(self.processor).__name__} does not tell what it writes for a picture (text_replacement_offsets)"
+                f"{type(self.processor).__name__} does not tell what it writes for an image (text_replacement_offsets)"
             )
         return text
 
-    def pixels(self, wanted: Sequence[tuple["Picture", bool]]) -> list[Processed]:
-        """Inputs of pictures and whether each is among others, with the edits on pixels.
+    def pixels(self, wanted: Sequence[tuple["Image", bool]]) -> list[Processed]:
+        """Inputs of images and whether each is among others, with the edits on pixels.
 
-        The variants of one picture share the work, and pictures of one size are processed in one call.
+        The variants of one image share the work, and images of one size are processed in one call.
         """
-        bases = [(clean(picture), several) for picture, several in wanted]
+        bases = [(clean(image), several) for image, several in wanted]
         keys = [(base.digest, several) for base, several in bases]
         made: dict[Key, Processed] = {}
         fresh: dict[tuple[Any, bool], dict[Key, PILImage]] = {}
@@ -91,10 +91,10 @@ class PictureProcessor:
                 some = list(alike)[start : start + TOGETHER]
                 for key, one in zip(some, self._process_alike([alike[key] for key in some], some[0][1]), strict=True):
                     made[key] = self.known.put(key, one)
-        return [_edited(made[key], picture, several) for key, (picture, several) in zip(keys, wanted, strict=True)]
+        return [_edited(made[key], image, several) for key, (image, several) in zip(keys, wanted, strict=True)]
 
     def _process_alike(self, images: Sequence["PILImage"], several: bool) -> list[Processed]:
-        """Pictures of one size, each as if it were alone; one by one where the result cannot be told apart."""
+        """Images of one size, each as if it were alone; one by one where the result cannot be told apart."""
         if several or len(images) == 1:
             return [self.process(image, 2 if several else 1) for image in images]
         inputs = self._call([self.processor.image_token] * len(images), [[image] for image in images])
@@ -107,12 +107,12 @@ class PictureProcessor:
         ]
 
     def process(self, image: "PILImage", copies: int) -> Processed:
-        """What the processor makes of a prompt that is this picture, `copies` times, and nothing else."""
+        """What the processor makes of a prompt that is this image, `copies` times, and nothing else."""
         inputs = self._call([self.processor.image_token * copies], [[image] * copies])
         return inputs, self._replacements(inputs)[0][0]["replacement"]
 
     def _replacements(self, inputs: dict[str, Any]) -> Any:
-        """Taken out of the inputs, a text for each picture of each prompt."""
+        """Taken out of the inputs, a text for each image of each prompt."""
         told = inputs.pop("text_replacement_offsets", None)
         return told if told and all(told) else [[{"replacement": UNTOLD}]] * TOGETHER
 
@@ -123,27 +123,27 @@ class PictureProcessor:
         return {name: value for name, value in made.items() if name not in ("input_ids", "attention_mask")}
 
 
-def clean(picture: "Picture") -> "Picture":
-    """The picture without the edits that act on processed pixels."""
-    if not picture.pixel_edits:
-        return picture
-    return replace(picture, edits=tuple(edit for edit in picture.edits if not edit.on_pixels_too))
+def clean(image: "Image") -> "Image":
+    """The image without the edits that act on processed pixels."""
+    if not image.pixel_edits:
+        return image
+    return replace(image, edits=tuple(edit for edit in image.edits if not edit.on_pixels_too))
 
 
-def _edited(processed: Processed, picture: "Picture", several: bool) -> Processed:
-    """Processed inputs with the picture's edits on them. Raises ModelError where there is nothing to edit."""
+def _edited(processed: Processed, image: "Image", several: bool) -> Processed:
+    """Processed inputs with the image's edits on them. Raises ModelError where there is nothing to edit."""
     inputs, text = processed
-    if not picture.pixel_edits:
+    if not image.pixel_edits:
         return processed
     values = inputs.get("pixel_values")
     if not isinstance(values, Tensor):
         raise ModelError(
-            f"picture {picture.origin} has an edit on processed pixels, and this processor gives no 'pixel_values' "
-            f"(only {', '.join(inputs)}). Use an edit on the picture itself."
+            f"image {image.origin} has an edit on processed pixels, and this processor gives no 'pixel_values' "
+            f"(only {', '.join(inputs)}). Use an edit on the image itself."
         )
     copies = 2 if several else 1
     dim = 1 if values.shape[0] == 1 and copies > 1 else 0
     one = values.narrow(dim, 0, values.shape[dim] // copies)
-    for edit in picture.pixel_edits:
+    for edit in image.pixel_edits:
         one = edit.on_pixels(one)
     return inputs | {"pixel_values": torch.cat([one] * copies, dim)}, text

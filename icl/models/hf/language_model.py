@@ -16,22 +16,22 @@ from icl.models.hf.image_features import Encoded, given
 from icl.models.hf.rows import Rows
 
 KINDS = ("mm_token_type_ids", "token_type_ids")
-"""The names under which architectures ask which tokens are pictures."""
+"""The names under which architectures ask which tokens are images."""
 
 
 @dataclass(frozen=True, eq=False)
 class Read:
     """One prompt as the model reads it.
 
-    ids: [T]. positions: [..., T]. kinds: [T] token types or None. pictures: its parts, in order. plain: the processor's
-    own inputs, where the picture cache is off. key: like ids, with another negative number in the slots of each picture
-    that is another: equal keys are equal prompts. starts, ends: where each picture's slots begin and end.
+    ids: [T]. positions: [..., T]. kinds: [T] token types or None. images: its parts, in order. plain: the processor's
+    own inputs, where the image cache is off. key: like ids, with another negative number in the slots of each image
+    that is another: equal keys are equal prompts. starts, ends: where each image's slots begin and end.
     """
 
     ids: Tensor
     positions: Tensor
     kinds: Tensor | None
-    pictures: tuple[Encoded, ...]
+    images: tuple[Encoded, ...]
     key: tuple[int, ...]
     starts: tuple[int, ...] = ()
     ends: tuple[int, ...] = ()
@@ -65,7 +65,7 @@ class Runner:
         *,
         keep: Tensor | int = 1,
         kinds: Tensor | None = None,
-        pictures: Sequence[Encoded] = (),
+        images: Sequence[Encoded] = (),
         plain: dict[str, Tensor] | None = None,
         exits: bool = False,
     ) -> Tensor:
@@ -73,7 +73,7 @@ class Runner:
 
         exits: [R, kept columns, 1 + early layers, V], what early layers say (`icl.models.hf.early_exit`) behind the last.
         """
-        more: dict[str, Any] = {"keep": keep, "kinds": kinds, "pictures": pictures, "plain": plain}
+        more: dict[str, Any] = {"keep": keep, "kinds": kinds, "images": images, "plain": plain}
         said = self.called(tokens, mask, positions, cache, **more, states=exits)
         logits: Tensor = said.logits if self.keeps else kept(said.logits, keep)
         if not exits:
@@ -98,12 +98,12 @@ class Runner:
         *,
         keep: Tensor | int = 1,
         kinds: Tensor | None = None,
-        pictures: Sequence[Encoded] = (),
+        images: Sequence[Encoded] = (),
         plain: dict[str, Tensor] | None = None,
         states: bool = False,
     ) -> Any:
         """All that the model gives for a chunk. states: with the hidden states of every layer."""
-        more: dict[str, Any] = given(pictures) | (plain or {})
+        more: dict[str, Any] = given(images) | (plain or {})
         if kinds is not None and self.kinds_name is not None:
             more[self.kinds_name] = kinds
         if states:
@@ -131,7 +131,7 @@ class Runner:
             "positions": stacked([prompt.positions for prompt in prompts], width),
             "cache": layers.new_cache(self.model.config),
             "kinds": stacked(kinds, width) if kinds else None,
-            "pictures": [picture for prompt in prompts for picture in prompt.pictures],
+            "images": [image for prompt in prompts for image in prompt.images],
             "plain": prompts[0].plain,
         }
 

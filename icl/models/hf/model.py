@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from icl.models.hf.adapter import Adapter
     from icl.models.hf.checkpoint import Checkpoint
     from icl.models.hf.engine import Engine
-    from icl.models.hf.image_processing import PictureProcessor
+    from icl.models.hf.image_processing import ImageProcessor
     from icl.models.hf.rendering import Renderer
     from icl.models.hf.rows import Rows
 
@@ -40,7 +40,7 @@ KEPT_CHARACTERS = 32 * 2**20
 class HF:
     """Any AutoModelForImageTextToText checkpoint with its processor, in batches, by sessions.
 
-    Pictures are encoded once and kept, beginnings that prompts share are prefilled once, prompts of like length run
+    Images are encoded once and kept, beginnings that prompts share are prefilled once, prompts of like length run
     together. Out of memory halves the batch.
     """
 
@@ -66,7 +66,7 @@ class HF:
     adapter: str | None = None  # folder of a LoRA that peft has saved
     merge: bool = False  # the adapter into the weights: faster, the same up to rounding
     token_budget: PositiveInt = 8192  # padded tokens of one prefill forward
-    picture_cache_mb: Count = 512  # MiB of picture features kept; a quarter of it again for processed pixels
+    image_cache_mb: Count = 512  # MiB of image features kept; a quarter of it again for processed pixels
     trust_remote_code: bool = False  # whether Python code that a checkpoint brings along may run
     revision: str | None = None  # branch, tag or commit on the hub
 
@@ -125,10 +125,10 @@ class HF:
         return Renderer(self.checkpoint.processor, self.path)
 
     @cached_property
-    def pixels(self) -> "PictureProcessor":
-        from icl.models.hf.image_processing import PictureProcessor
+    def pixels(self) -> "ImageProcessor":
+        from icl.models.hf.image_processing import ImageProcessor
 
-        return PictureProcessor(self.checkpoint.processor, self.picture_cache_mb * 2**20 // 4)
+        return ImageProcessor(self.checkpoint.processor, self.image_cache_mb * 2**20 // 4)
 
     @cached_property
     def engine(self) -> "Engine":
@@ -177,22 +177,22 @@ class HF:
             free()
 
     def rendered(self, prompt: Prompt) -> str:
-        """The text that the model reads, one placeholder a picture. Raises ModelError."""
+        """The text that the model reads, one placeholder an image. Raises ModelError."""
         return self.renderer.text(prompt)
 
     def count_tokens(self, prompt: Prompt) -> int:
-        if prompt.pictures and not self._by_parts:
+        if prompt.images and not self._by_parts:
             from icl.models.hf.prompt_encoding import processed
 
             return int(processed(self.renderer, prompt)["input_ids"].shape[-1])
         return len(self.ids(prompt))
 
     def ids(self, prompt: Prompt) -> tuple[int, ...]:
-        """The tokens of a prompt, the placeholders of each picture written out; asked for again and again in a run."""
+        """The tokens of a prompt, the placeholders of each image written out; asked for again and again in a run."""
         whole = self._wholes.get(prompt.digest)
         if whole is None:
-            shown = prompt.pictures
-            pieces = [self.pixels.text(picture, len(shown)) for picture in shown]
+            shown = prompt.images
+            pieces = [self.pixels.text(image, len(shown)) for image in shown]
             whole = self._wholes.put(prompt.digest, self.renderer.expanded(self.renderer.text(prompt), pieces))
         return self.renderer.ids(whole)
 
@@ -213,7 +213,7 @@ class HF:
         return last_states(self.engine.reader, prompts).numpy()
 
     def text_logprobs(self, prompts: Sequence[Prompt], name: str) -> list[list[float]]:
-        """Per prompt, the log-probability of each token of its part `name`. Raises ModelError, PictureError."""
+        """Per prompt, the log-probability of each token of its part `name`. Raises ModelError, ImageError."""
         from icl.models.hf.hidden_states import text_logprobs
 
         return text_logprobs(self.engine.reader, prompts, name)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from icl.models.hf.batch_halving import halving
 from icl.models.hf.language_model import Read, Runner
-from icl.models.hf.prefix_plan import LEAST, agreement, groups, whole_pictures
+from icl.models.hf.prefix_plan import LEAST, agreement, groups, whole_images
 from icl.models.hf.rows import Rows, joined
 
 KEPT = 2
@@ -75,7 +75,7 @@ class Opener:
         distinct = dict(zip(keys, prompts, strict=True))
         counters = self.runner.counters
         counters.prompt_tokens += sum(map(len, distinct.values()))
-        counters.pictures_shown += sum(len(prompt.pictures) for prompt in distinct.values())
+        counters.images_shown += sum(len(prompt.images) for prompt in distinct.values())
         units = self._units(list(distinct.values()), beside)
         counters.lent_tokens += sum(unit.shared for unit in units if unit.row >= 0)
         run = partial(self._prefill, exits=exits, beside=beside)
@@ -112,7 +112,7 @@ class Opener:
             here = bisect_left(rows, (prompt.key, 0))
             near = [(agreement(prompt.key, key), row) for key, row in rows[max(0, here - 1) : here + 1]]
             common, row = max(near)
-            shared = whole_pictures(prompt, min(common, len(prompt) - 1))
+            shared = whole_images(prompt, min(common, len(prompt) - 1))
             if shared >= self.least:
                 units.append(Unit(prompt, place, shared, row=row))
         return units
@@ -161,7 +161,7 @@ class Opener:
             lengths,
             right([rest.positions for rest in rests], width),
             right(kinds, width) if kinds else None,
-            [rest.pictures for rest in rests],
+            [rest.images for rest in rests],
         )
         rows.keys = tuple(unit.prompt.key for unit in batch)
         self.runner.count(int(lengths.sum()), width * len(rests))
@@ -196,13 +196,13 @@ def _ordered(parts: Sequence[Part]) -> Rows:
 
 
 def cut(prompt: Read, begin: int, end: int) -> Read:
-    """The tokens from `begin` to `end`, with the pictures among them. No picture lies across a border."""
+    """The tokens from `begin` to `end`, with the images among them. No image lies across a border."""
     shown = [i for i, start in enumerate(prompt.starts) if begin <= start < end]
     return Read(
         prompt.ids[begin:end],
         prompt.positions[..., begin:end],
         None if prompt.kinds is None else prompt.kinds[begin:end],
-        tuple(prompt.pictures[i] for i in shown),
+        tuple(prompt.images[i] for i in shown),
         prompt.key[begin:end],
         tuple(prompt.starts[i] - begin for i in shown),
         tuple(prompt.ends[i] - begin for i in shown),

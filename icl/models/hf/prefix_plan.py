@@ -1,8 +1,8 @@
 """Which prompts share a beginning, and how much of it is worth prefilling once.
 
-Found on rendered ids and picture identity, so nothing depends on how a tokenizer cuts text. Two cases are common: all
+Found on rendered ids and image identity, so nothing depends on how a tokenizer cuts text. Two cases are common: all
 queries have the same demonstrations, or the branches of one query differ at the query alone. Prompts are sorted, so
-that those with a long common beginning are neighbours, and the sorted row is cut into groups that save the most tokens.
+that those with a long common beginning are neighbors, and the sorted row is cut into groups that save the most tokens.
 
 It is computed once. Where sixteen rows or more stand on it, layers of full attention keep it once too
 (`icl.models.hf.shared_prefix`); fewer rows hold copies, which are faster, and so do sliding and recurrent layers.
@@ -18,7 +18,7 @@ LEAST = 48
 """Tokens that a shared beginning must save: about what one more forward costs on a small model."""
 
 REACH = 64
-"""Neighbours looked at for one group."""
+"""Neighbors looked at for one group."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def groups(prompts: Sequence[Read], least: int = LEAST) -> list[Group]:
     while end:
         start = begin[end]
         members = order[start:end]
-        shared = whole_pictures(rows[start], min([len(r) - 1 for r in rows[start:end]] + common[start : end - 1]))
+        shared = whole_images(rows[start], min([len(r) - 1 for r in rows[start:end]] + common[start : end - 1]))
         if len(members) > 1 and shared:
             found.append(Group(tuple(sorted(members)), shared))
         else:
@@ -70,8 +70,8 @@ def agreement(a: Sequence[int], b: Sequence[int]) -> int:
     return low
 
 
-def whole_pictures(prompt: Read, length: int) -> int:
-    """The longest beginning of at most `length` tokens that cuts no picture."""
+def whole_images(prompt: Read, length: int) -> int:
+    """The longest beginning of at most `length` tokens that cuts no image."""
     for start, end in zip(prompt.starts, prompt.ends, strict=True):
         if start < length < end:
             return start

@@ -1,4 +1,4 @@
-"""Prompts made ready for a forward: rendered, with the parts of their pictures, their positions and token types."""
+"""Prompts made ready for a forward: rendered, with the parts of their images, their positions and token types."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 
 from icl.errors import ModelError
-from icl.models.hf.image_encoder import PictureEncoder, on_model
+from icl.models.hf.image_encoder import ImageEncoder, on_model
 from icl.models.hf.image_features import Encoded
-from icl.models.hf.image_processing import PictureProcessor, clean
+from icl.models.hf.image_processing import ImageProcessor, clean
 from icl.models.hf.language_model import Read, Runner
 from icl.models.hf.rendering import Renderer, messages, script
 from icl.types import Prompt
 
 
 class Reader:
-    """Makes `Read`s. encoder: None where the picture cache is off, and the processor is called on whole prompts."""
+    """Makes `Read`s. encoder: None where the image cache is off, and the processor is called on whole prompts."""
 
     def __init__(
-        self, renderer: Renderer, pixels: PictureProcessor, runner: Runner, encoder: PictureEncoder | None
+        self, renderer: Renderer, pixels: ImageProcessor, runner: Runner, encoder: ImageEncoder | None
     ) -> None:
         self.renderer, self.pixels, self.runner, self.encoder = renderer, pixels, runner, encoder
         self.numbers: dict[tuple[str, bool], int] = {}
@@ -28,11 +28,11 @@ class Reader:
         self.own_positions = _own_positions(runner.model)
 
     def read(self, prompts: Sequence[Prompt]) -> list[Read]:
-        """Raises ModelError, PictureError."""
+        """Raises ModelError, ImageError."""
         if self.encoder is None:
             return [self._read_plain(prompt) for prompt in prompts]
         texts = [self.renderer.text(prompt) for prompt in prompts]
-        parts = self.encoder.encode([prompt.pictures for prompt in prompts])
+        parts = self.encoder.encode([prompt.images for prompt in prompts])
         whole = [
             self.renderer.expanded(text, [part.text for part in row]) for text, row in zip(texts, parts, strict=True)
         ]
@@ -45,7 +45,7 @@ class Reader:
         for part in parts:
             own = places[done : done + self._count(part.text)]
             if not own:
-                raise ModelError("the processor's image_token_ids are not what it writes for a picture")
+                raise ModelError("the processor's image_token_ids are not what it writes for an image")
             done += len(own)
             number = -1 - self.numbers.setdefault(part.key, len(self.numbers))
             for place in own:
@@ -54,7 +54,7 @@ class Reader:
             ends.append(own[-1] + 1)
         if done != len(places):
             raise ModelError(
-                f"{self.renderer.name}: {len(places)} picture tokens in the prompt for pictures of {done} together."
+                f"{self.renderer.name}: {len(places)} image tokens in the prompt for images of {done} together."
             )
         device = self.runner.device
         tokens = torch.tensor(ids, device=device)
@@ -67,9 +67,9 @@ class Reader:
         return Read(tokens, positions, kinds, tuple(parts), tuple(key), tuple(starts), tuple(ends))
 
     def _read_plain(self, prompt: Prompt) -> Read:
-        """The processor on the whole prompt; edits on pixels where each picture's can be told apart."""
+        """The processor on the whole prompt; edits on pixels where each image's can be told apart."""
         inputs = processed(self.renderer, prompt)
-        if any(picture.pixel_edits for picture in prompt.pictures):
+        if any(image.pixel_edits for image in prompt.images):
             inputs["pixel_values"] = self._edited(prompt, inputs["pixel_values"])
         ids = inputs.pop("input_ids")[0].to(self.runner.device)
         inputs.pop("attention_mask", None)
@@ -80,7 +80,7 @@ class Reader:
         return Read(ids, self._positions(ids, kinds, given), kinds, (), tuple(ids.tolist()), plain=given)
 
     def _edited(self, prompt: Prompt, values: Tensor) -> Tensor:
-        shown = [(picture, False) for picture in prompt.pictures]
+        shown = [(image, False) for image in prompt.images]
         alone = [inputs["pixel_values"] for inputs, _ in self.pixels.pixels([(clean(p), alone) for p, alone in shown])]
         noised = [inputs["pixel_values"] for inputs, _ in self.pixels.pixels(shown)]
         for dim in (0, 1):
@@ -95,12 +95,12 @@ class Reader:
             if all(one is not None for one in padded):
                 return torch.stack([one for one in padded if one is not None])[None]
         raise ModelError(
-            f"{self.renderer.name}: this processor treats a picture among others otherwise than alone, and its picture "
-            "cache is off, so an edit on processed pixels cannot be placed. Use an edit on the picture itself."
+            f"{self.renderer.name}: this processor treats an image among others otherwise than alone, and its image "
+            "cache is off, so an edit on processed pixels cannot be placed. Use an edit on the image itself."
         )
 
     def _count(self, text: str) -> int:
-        """Picture tokens in what the processor writes for one picture."""
+        """Image tokens in what the processor writes for one image."""
         if text not in self.counted:
             ids = self.renderer.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             self.counted[text] = sum(token in self.slots for token in ids)
@@ -125,7 +125,7 @@ class Reader:
 def processed(renderer: Renderer, prompt: Prompt) -> dict[str, Any]:
     """What the processor itself makes of the whole prompt. Raises ModelError where it does not take it."""
     renderer.text(prompt)
-    images = [picture.open() for picture in prompt.pictures]
+    images = [image.open() for image in prompt.images]
     try:
         return dict(
             renderer.processor.apply_chat_template(
@@ -138,7 +138,7 @@ def processed(renderer: Renderer, prompt: Prompt) -> dict[str, Any]:
         )
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         raise ModelError(
-            f"{renderer.name}: {type(renderer.processor).__name__} does not take a prompt with {len(images)} pictures: "
+            f"{renderer.name}: {type(renderer.processor).__name__} does not take a prompt with {len(images)} images: "
             f"{type(error).__name__}: {error}"
         ) from error
 
@@ -148,7 +148,7 @@ def _without(tensor: Tensor, dim: int) -> tuple[int, ...]:
 
 
 def _placed(padded: Tensor, alone: Tensor, edited: Tensor) -> Tensor | None:
-    """A picture that was padded on the right and below, edited where it is; None where it is not what it is alone."""
+    """An image that was padded on the right and below, edited where it is; None where it is not what it is alone."""
     height, width = alone.shape[-2:]
     if alone.ndim != 3 or not torch.equal(padded[..., :height, :width], alone):
         return None
@@ -166,7 +166,7 @@ def _own_positions(model: Any) -> bool:
 
 
 def _with_images(prompt: Prompt, images: Sequence[Any]) -> list[dict[str, Any]]:
-    """The conversation with the pictures in it."""
+    """The conversation with the images in it."""
     rest = iter(images)
     conversation = messages(script(prompt))
     for message in conversation:

@@ -1,7 +1,7 @@
-"""A prompt as a checkpoint's own chat template writes it: text with one placeholder a picture, then token ids.
+"""A prompt as a checkpoint's own chat template writes it: text with one placeholder an image, then token ids.
 
-The placeholders are compared with the prompt's pictures, and every piece of the prompt must stand in the text in its
-order: a template that drops a system turn, or moves pictures in front of the words, is an error before any forward. So
+The placeholders are compared with the prompt's images, and every piece of the prompt must stand in the text in its
+order: a template that drops a system turn, or moves images in front of the words, is an error before any forward. So
 is data that holds a mark of the chat (`icl.models.chat_markers`).
 """
 
@@ -25,7 +25,7 @@ ID_BYTES = 40
 
 Message = dict[str, Any]
 Script = tuple[tuple[str, tuple[str | None, ...]], ...]
-"""Per turn its role and its pieces: a text, or None for a picture."""
+"""Per turn its role and its pieces: a text, or None for an image."""
 
 
 class Renderer:
@@ -50,7 +50,7 @@ class Renderer:
         return text
 
     def expanded(self, text: str, replacements: Sequence[str]) -> str:
-        """The text with what the processor writes for each picture in place of its placeholder."""
+        """The text with what the processor writes for each image in place of its placeholder."""
         if not replacements:
             return text
         texts, _ = self.processor.get_text_with_replacements([text], list(replacements))
@@ -84,7 +84,7 @@ class Renderer:
         return tuple(self.tokenizer(text, add_special_tokens=not plain, verbose=False)["input_ids"])
 
     def _option_ids(self, tail: str, option: str) -> tuple[int, ...]:
-        """tail: the text behind the last picture, whose placeholder no token reaches across."""
+        """tail: the text behind the last image, whose placeholder no token reaches across."""
         before, both = self.ids(tail), self.ids(tail + option)
         if both[: len(before)] != before or len(both) == len(before):
             raise ModelError(
@@ -115,11 +115,11 @@ class Renderer:
 
     def _check_slots(self, turns: Script, text: str) -> None:
         pieces = [piece for _, own in turns for piece in own]
-        slots, pictures = text.count(self.slot), pieces.count(None)
-        if slots != pictures:
+        slots, images = text.count(self.slot), pieces.count(None)
+        if slots != images:
             raise ModelError(
-                f"{self.name}: the rendered prompt has {slots} picture placeholders ({self.slot}) for {pictures} "
-                f"pictures{self._why(pieces, slots > pictures)}."
+                f"{self.name}: the rendered prompt has {slots} image placeholders ({self.slot}) for {images} "
+                f"images{self._why(pieces, slots > images)}."
             )
 
     def _why(self, pieces: Sequence[str | None], more: bool) -> str:
@@ -134,17 +134,17 @@ class Renderer:
                 needle = self.slot if piece is None else piece.strip()
                 found = text.find(needle, place)
                 if found < 0:
-                    what = "a picture" if piece is None else f"the text {needle[:40]!r}"
+                    what = "an image" if piece is None else f"the text {needle[:40]!r}"
                     raise ModelError(
                         f"{self.name}: the chat template drops {what} of a {role} turn, or moves it out of its "
-                        "place. Some templates put all pictures of a turn first: compose with `chat`, pictures before "
+                        "place. Some templates put all images of a turn first: compose with `chat`, images before "
                         "questions."
                     )
                 place = found + len(needle)
 
 
 def script(prompt: Prompt) -> Script:
-    """What a template is told of a prompt: roles, texts, and where pictures stand."""
+    """What a template is told of a prompt: roles, texts, and where images stand."""
     return tuple((turn.role, tuple(merged(turn))) for turn in prompt.turns)
 
 
@@ -157,7 +157,7 @@ def messages(turns: Script) -> list[Message]:
 
 
 def merged(turn: Turn) -> list[str | None]:
-    """The turn's texts and pictures (None); texts that stand side by side are one, so no template comes between."""
+    """The turn's texts and images (None); texts that stand side by side are one, so no template comes between."""
     pieces: list[str | None] = []
     for part in turn.parts:
         if part.text is not None and pieces and pieces[-1] is not None:

@@ -128,14 +128,14 @@ class Rows:
         lengths: Tensor,
         positions: Tensor,
         kinds: Tensor | None = None,
-        pictures: Sequence[Sequence["Encoded"]] = (),
+        images: Sequence[Sequence["Encoded"]] = (),
     ) -> None:
         """`tokens[r, :lengths[r]]` behind each row r, in place.
 
-        positions: [..., R, W]. kinds: [R, W] token types, where the model reads them. pictures: of each row's chunk.
+        positions: [..., R, W]. kinds: [R, W] token types, where the model reads them. images: of each row's chunk.
         """
         if self.recurs and bool((lengths < tokens.shape[1]).any()):
-            return self._append_by_length(tokens, lengths, positions, kinds, pictures)
+            return self._append_by_length(tokens, lengths, positions, kinds, images)
         width = tokens.shape[1]
         self._reserve(width)
         self._mask[:, self.width : self.width + width] = torch.arange(width, device=tokens.device) < lengths[:, None]
@@ -145,8 +145,8 @@ class Rows:
         ends, where = torch.unique(
             lengths - 1, return_inverse=True
         )  # the output layer is wide: the columns needed alone
-        shown = [picture for row in pictures for picture in row]
-        more: dict[str, Any] = {"keep": ends, "kinds": kinds, "pictures": shown}
+        shown = [image for row in images for image in row]
+        more: dict[str, Any] = {"keep": ends, "kinds": kinds, "images": shown}
         said = self.runner.forward(tokens, self.mask, positions, self.cache, **more, exits=self.deep)
         everyone = torch.arange(len(self), device=tokens.device)
         self.said = said[everyone, where].float()
@@ -191,7 +191,7 @@ class Rows:
         lengths: Tensor,
         positions: Tensor,
         kinds: Tensor | None,
-        pictures: Sequence[Sequence["Encoded"]],
+        images: Sequence[Sequence["Encoded"]],
     ) -> None:
         groups = [(lengths == length).nonzero()[:, 0] for length in sorted(set(lengths.tolist()))]
         done = []
@@ -199,7 +199,7 @@ class Rows:
             rows, size = self._selected(group), int(lengths[group[0]])
             rows.deep = self.deep
             own = None if kinds is None else kinds[group, :size]
-            shown = [pictures[row] for row in group.tolist()] if pictures else ()
+            shown = [images[row] for row in group.tolist()] if images else ()
             rows.append(tokens[group, :size], lengths[group], positions[..., group, :size], own, shown)
             done.append(rows)
         vars(self).update(vars(joined(done, torch.cat(groups).tolist())))

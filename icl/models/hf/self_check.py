@@ -1,6 +1,6 @@
 """What holds for this checkpoint is asked of it once, when it is loaded, and not of a list of architectures.
 
-Does a prompt whose pictures come from the cache have the ids and the logits of the processor's own? Does a prompt on
+Does a prompt whose images come from the cache have the ids and the logits of the processor's own? Does a prompt on
 top of a shared beginning? Where the answer is no, or an exception, the plain way is taken for this model, and the
 reason is kept for the plan to tell.
 """
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from icl.errors import ICLError, ModelError
-from icl.images import Picture
+from icl.images import Image
 from icl.models.hf import conventions
 from icl.models.hf import quantization as quantizing
-from icl.models.hf.image_processing import PictureProcessor
+from icl.models.hf.image_processing import ImageProcessor
 from icl.models.hf.language_model import Read, Runner
 from icl.models.hf.prefill import Opener
 from icl.models.hf.prompt_encoding import Reader, processed
@@ -34,11 +34,11 @@ class Verdict:
     reason: str = ""
 
 
-def picture_cache(cached: Reader, plain: Reader, runner: Runner) -> Verdict:
-    """Compares ids and logits of two prompts, with pictures of several sizes, with and without the cache."""
+def image_cache(cached: Reader, plain: Reader, runner: Runner) -> Verdict:
+    """Compares ids and logits of two prompts, with images of several sizes, with and without the cache."""
 
     def ask() -> Verdict:
-        prompts = _taken(_prompts(), plain)  # read together: pictures meet the tower in another company than in `plain`
+        prompts = _taken(_prompts(), plain)  # read together: images meet the tower in another company than in `plain`
         for want, got in zip(plain.read(prompts), cached.read(prompts), strict=True):
             if want.ids.tolist() != got.ids.tolist():
                 return Verdict(False, "the token ids differ from the processor's own")
@@ -72,7 +72,7 @@ def shared_beginnings(reader: Reader, runner: Runner) -> Verdict:
 
 
 def plain_reading(plain: Reader, runner: Runner, path: str) -> None:
-    """One prompt with a picture, all by the processor itself. Raises ModelError where not even that can be read.
+    """One prompt with an image, all by the processor itself. Raises ModelError where not even that can be read.
 
     What the chat template refuses is told with each prompt.
     """
@@ -84,12 +84,12 @@ def plain_reading(plain: Reader, runner: Runner, path: str) -> None:
         raise conventions.mismatch(error, runner.model, path) from error
 
 
-def counts_by_parts(renderer: Renderer, pixels: PictureProcessor) -> bool:
-    """Whether a prompt has as many tokens as its text and its pictures, each processed by itself."""
+def counts_by_parts(renderer: Renderer, pixels: ImageProcessor) -> bool:
+    """Whether a prompt has as many tokens as its text and its images, each processed by itself."""
 
     def ask() -> Verdict:
         prompt = _prompts()[1]
-        texts = [pixels.text(picture, 1) for picture in prompt.pictures]
+        texts = [pixels.text(image, 1) for image in prompt.images]
         parts = len(renderer.ids(renderer.expanded(renderer.text(prompt), texts)))
         return Verdict(parts == processed(renderer, prompt)["input_ids"].shape[-1])
 
@@ -97,31 +97,31 @@ def counts_by_parts(renderer: Renderer, pixels: PictureProcessor) -> bool:
 
 
 def _prompts() -> list[Prompt]:
-    """A demonstration and a query, a query alone, and two pictures in one turn; pictures of several sizes."""
-    demo = (_ask("what is it?", _picture(96, 64)), Turn("assistant", (Part("a cat"),)))
+    """A demonstration and a query, a query alone, and two images in one turn; images of several sizes."""
+    demo = (_ask("what is it?", _image(96, 64)), Turn("assistant", (Part("a cat"),)))
     return [
-        Prompt((*demo, _ask("what is it?", _picture(64, 128)))),
-        Prompt((_ask("what colour is it?", _picture(120, 88)),)),
+        Prompt((*demo, _ask("what is it?", _image(64, 128)))),
+        Prompt((_ask("what color is it?", _image(120, 88)),)),
         _single_turns()[0],
     ]
 
 
 def _single_turns() -> list[Prompt]:
-    """Two prompts that begin with the same two pictures."""
-    shown = (_picture(96, 64), _picture(64, 128))
+    """Two prompts that begin with the same two images."""
+    shown = (_image(96, 64), _image(64, 128))
     return [Prompt((_ask(question, *shown),)) for question in ("which is larger?", "are they the same thing?")]
 
 
-def _picture(width: int, height: int) -> Part:
+def _image(width: int, height: int) -> Part:
     from PIL import Image as PILImage
 
     noise = torch.Generator().manual_seed(width)
     pixels = torch.randint(0, 256, (height // 8, width // 8, 3), generator=noise, dtype=torch.uint8).numpy()
-    return Part(Picture.from_image(PILImage.fromarray(pixels).resize((width, height)), "self-check"))
+    return Part(Image.from_image(PILImage.fromarray(pixels).resize((width, height)), "self-check"))
 
 
-def _ask(question: str, *pictures: Part) -> Turn:
-    return Turn("user", (*pictures, Part(question)))
+def _ask(question: str, *images: Part) -> Turn:
+    return Turn("user", (*images, Part(question)))
 
 
 def _taken(prompts: list[Prompt], reader: Reader) -> list[Prompt]:

@@ -39,7 +39,7 @@ class Beginning:
 
     @cached_property
     def runs(self) -> tuple[tuple[int, int, Place], ...]:
-        """(first row, row behind the last, their place), for neighbours that stand on the same."""
+        """(first row, row behind the last, their place), for neighbors that stand on the same."""
         found: list[tuple[int, int, Place]] = []
         for row, place in enumerate(self.places):
             if found and found[-1][2] == place:

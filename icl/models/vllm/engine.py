@@ -57,7 +57,7 @@ class Engine:
         self.model = model
         self.stops = sorted(model.stop_tokens)
         self.ahead = model.in_flight
-        self.counts = dict.fromkeys(("requests", "prompt_tokens", "cached_tokens", "new_tokens", "pictures_shown"), 0)
+        self.counts = dict.fromkeys(("requests", "prompt_tokens", "cached_tokens", "new_tokens", "images_shown"), 0)
         self.number = 0
         self.sending = Lock()  # one thread may run it while another asks what it kept
         self.saved: dict[str, Mapping[str, Any]] = {}  # what an engine before this one kept
@@ -134,7 +134,7 @@ class Engine:
             if self.planned and isinstance(error, ModelError):
                 raise _OutgrownError from error
             if inputs:
-                self._forget_pictures()
+                self._forget_images()
             return str(error)
         longest = max(
             len(made["prompt_token_ids"]) + ask.max_new_tokens for made, ask in zip(inputs, asks, strict=True)
@@ -155,15 +155,15 @@ class Engine:
                     self.llm.llm_engine.abort_request(mine)
                 for request in mine:
                     del whose[request]
-                self._forget_pictures()
+                self._forget_images()
                 return f"vLLM does not take this prompt: {error}"
             whose[name] = number, place
             self.counts["requests"] += 1
-            self.counts["pictures_shown"] += len(ask.prompt.pictures)
+            self.counts["images_shown"] += len(ask.prompt.images)
         return ""
 
-    def _forget_pictures(self) -> None:
-        """What was processed and not sent is noted as sent: the next prompt with its picture would miss it."""
+    def _forget_images(self) -> None:
+        """What was processed and not sent is noted as sent: the next prompt with its image would miss it."""
         with self.sending:
             self.llm.reset_mm_cache()
 

@@ -1,9 +1,9 @@
-"""A prompt as vLLM takes it: the token ids that the Hugging Face backend would send, and pictures as objects.
+"""A prompt as vLLM takes it: the token ids that the Hugging Face backend would send, and images as objects.
 
-The ids have one placeholder a picture, which vLLM's processor expands; the result is compared with the ids of the
-Hugging Face backend before anything runs. A picture goes by its digest, so the engine neither hashes it nor encodes it
-twice. Edits on processed pixels (diffusion noise) are made on what vLLM's processor computed for that picture, before
-it goes to the engine, under the digest of the edited picture.
+The ids have one placeholder an image, which vLLM's processor expands; the result is compared with the ids of the
+Hugging Face backend before anything runs. An image goes by its digest, so the engine neither hashes it nor encodes it
+twice. Edits on processed pixels (diffusion noise) are made on what vLLM's processor computed for that image, before
+it goes to the engine, under the digest of the edited image.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError
-from icl.images import Picture
+from icl.images import Image
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Inputs:
         self.hf, self.llm = hf, llm
 
     def of(self, prompt: Prompt) -> Any:
-        """Raises ModelError, PictureError; what vLLM refuses becomes a ModelError with its sentence."""
+        """Raises ModelError, ImageError; what vLLM refuses becomes a ModelError with its sentence."""
         from vllm.exceptions import VLLMError
 
         try:
@@ -38,8 +38,8 @@ class Inputs:
     async def of_async(self, prompt: Prompt) -> Any:
         """The same for a server, where requests overtake one another between here and the engine.
 
-        So each brings its pictures along, processed once: none counts on another to have brought them. Texts and
-        pictures are read in a thread of their own, since large ones take long and others are being answered.
+        So each brings its images along, processed once: none counts on another to have brought them. Texts and
+        images are read in a thread of their own, since large ones take long and others are being answered.
         """
         from vllm.exceptions import VLLMError
 
@@ -60,24 +60,24 @@ class Inputs:
 
     def _checked(self, prompt: Prompt, made: Any) -> Any:
         self._check(prompt, made["prompt_token_ids"])
-        if any(picture.pixel_edits for picture in prompt.pictures):
-            self._edit(prompt.pictures, made["mm_kwargs"]["image"])
+        if any(image.pixel_edits for image in prompt.images):
+            self._edit(prompt.images, made["mm_kwargs"]["image"])
         return made
 
     def _given(self, prompt: Prompt) -> dict[str, Any]:
         ids = list(self.hf.renderer.ids(self.hf.renderer.text(prompt)))
-        pictures = prompt.pictures
-        if not pictures:
+        images = prompt.images
+        if not images:
             return {"prompt_token_ids": ids}
-        names = [self._name(picture, len(pictures)) for picture in pictures]
+        names = [self._name(image, len(images)) for image in images]
         return {
             "prompt_token_ids": ids,
-            "multi_modal_data": {"image": [picture.open() for picture in pictures]},
+            "multi_modal_data": {"image": [image.open() for image in images]},
             "multi_modal_uuids": {"image": names},
         }
 
-    def _name(self, picture: Picture, among: int) -> str:
-        digest, several = self.hf.pixels.key(picture, among)
+    def _name(self, image: Image, among: int) -> str:
+        digest, several = self.hf.pixels.key(image, among)
         return f"{digest}-among" if several else digest
 
     def _check(self, prompt: Prompt, ids: Sequence[int]) -> None:
@@ -90,26 +90,26 @@ class Inputs:
                 "checkpoint's own disagree, so answers could not be compared: use the backend 'hf'."
             )
 
-    def _edit(self, pictures: Sequence[Picture], items: Any) -> None:
+    def _edit(self, images: Sequence[Image], items: Any) -> None:
         """Puts the edited pixels in place. An item that is None is already in the engine, edited."""
-        for place, picture in enumerate(pictures):
+        for place, image in enumerate(images):
             item = items[place]
-            if item is None or not picture.pixel_edits:
+            if item is None or not image.pixel_edits:
                 continue
             element = item.get("pixel_values")
             if element is None:
                 raise ModelError(
-                    f"picture {picture.origin} has an edit on processed pixels, and vLLM's processor for "
-                    f"{self.hf.path} gives no 'pixel_values' (only {', '.join(item)}). Use an edit on the picture "
+                    f"image {image.origin} has an edit on processed pixels, and vLLM's processor for "
+                    f"{self.hf.path} gives no 'pixel_values' (only {', '.join(item)}). Use an edit on the image "
                     "itself, or the backend 'hf'."
                 )
             values = element.data
             if not values.is_floating_point():
                 raise ModelError(
-                    f"picture {picture.origin} has an edit on processed pixels, and vLLM's processor for "
-                    f"{self.hf.path} leaves normalisation to the model. Leave mm_device_do_normalize out of "
+                    f"image {image.origin} has an edit on processed pixels, and vLLM's processor for "
+                    f"{self.hf.path} leaves normalization to the model. Leave mm_device_do_normalize out of "
                     "engine_args, or use the backend 'hf'."
                 )
-            for edit in picture.pixel_edits:
+            for edit in image.pixel_edits:
                 values = edit.on_pixels(values)
             items[place] = type(item)({**item, "pixel_values": replace(element, data=values)})

@@ -1,4 +1,4 @@
-"""What vLLM need not say: notes on settings that the toolkit chose, and one that comes with every picture on a CPU.
+"""What vLLM need not say: notes on settings that the toolkit chose, and one that comes with every image on a CPU.
 
 Warnings about anything else stay, as do all errors.
 """
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 EXPECTED = {
     "vllm.v1.worker.cpu_worker": (
-        "CPU backend doesn't allow to use `torch.set_num_threads`",  # said once for every prompt with pictures
+        "CPU backend doesn't allow to use `torch.set_num_threads`",  # said once for every prompt with images
     ),
     "vllm.engine.arg_utils": ("The global random seed is set to",),
     "vllm.config.vllm": ("Enforce eager set", "Inductor compilation was disabled by user settings"),

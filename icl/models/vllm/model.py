@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 GIB = 2**30
 CACHE_ON_CPU = 2.0
 """GiB of the key-value cache without a GPU; vLLM's own default is nine tenths of the memory."""
-MOST_PICTURES = 64
+MOST_IMAGES = 64
 """That a prompt may have where nothing says how many."""
 
 SHORT = frozenset({"awq", "gptq", "auto_awq", "auto_gptq", "awq_marlin", "gptq_marlin"})
@@ -54,7 +54,7 @@ class VLLM:
     tensor_parallel: PositiveInt = 1  # GPUs that share each layer
     data_parallel: PositiveInt = 1  # engines side by side, each with `tensor_parallel` GPUs
     max_model_len: PositiveInt | None = None  # tokens of prompt and answer; none: as a run needs, else the checkpoint's
-    max_pictures: PositiveInt | None = None  # a prompt may have; none: as a run needs, else 64
+    max_images: PositiveInt | None = None  # a prompt may have; none: as a run needs, else 64
     gpu_memory: Share = 0.9  # of a GPU, for weights and cache
     cache_gib: Positive | None = None  # of the key-value cache; none: what gpu_memory leaves, on a CPU 2
     enforce_eager: bool = False  # no compilation and no graphs: starts faster, decodes slower
@@ -145,7 +145,7 @@ class VLLM:
             "enforce_eager": self.enforce_eager or cpu,
             "enable_prefix_caching": self.prefix_caching,
             "mm_device_do_normalize": False,  # pixels as the checkpoint's own processor makes them, for edits on them
-            "limit_mm_per_prompt": {"image": self.max_pictures or self.planned[0] or MOST_PICTURES, "video": 0},
+            "limit_mm_per_prompt": {"image": self.max_images or self.planned[0] or MOST_IMAGES, "video": 0},
             "trust_remote_code": self.trust_remote_code,
             "revision": self.revision,
             "seed": 0,
@@ -171,18 +171,18 @@ class VLLM:
 
     @cached_property
     def planned(self) -> tuple[int, int]:
-        """Pictures and tokens that a run will need; (0, 0) where nobody said."""
+        """Images and tokens that a run will need; (0, 0) where nobody said."""
         return 0, 0
 
-    def expect(self, pictures: int, tokens: int) -> None:
+    def expect(self, images: int, tokens: int) -> None:
         """Told before the engine starts: what the largest prompt of a run takes. A larger one starts it again."""
-        vars(self)["planned"] = pictures, tokens
+        vars(self)["planned"] = images, tokens
 
     @property
     def is_planned(self) -> bool:
         """Whether an engine that starts now has less room than it might have."""
         return bool(
-            (self.max_pictures is None and self.planned[0]) or (not self.max_model_len and self._planned_length())
+            (self.max_images is None and self.planned[0]) or (not self.max_model_len and self._planned_length())
         )
 
     def _planned_length(self) -> int | None:
@@ -228,7 +228,7 @@ class VLLM:
         return self.hf.option_ids(prompt, options)
 
     def counters(self) -> Mapping[str, int]:
-        """requests, prompt_tokens, cached_tokens (found in the prefix cache), new_tokens, pictures_shown."""
+        """requests, prompt_tokens, cached_tokens (found in the prefix cache), new_tokens, images_shown."""
         return self.engine.counts
 
     def ask(self, groups: Iterable[Sequence[Ask]], done: "Done") -> None:

@@ -1,6 +1,6 @@
 """What the engine's prefix cache can hold of a prompt: its whole blocks of tokens, each named by all that it follows.
 
-A block is found where another prompt has the same tokens and the same pictures up to its end. The last token of a
+A block is found where another prompt has the same tokens and the same images up to its end. The last token of a
 prompt is always computed, so a block that ends with it is never found.
 """
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 def blocks(hf: "HF", prompt: "Prompt", size: int) -> list[int]:
     """A number for each block of `size` tokens that can be found; equal numbers are equal beginnings."""
-    shown = prompt.pictures
-    pieces = [hf.pixels.text(picture, len(shown)) for picture in shown]
+    shown = prompt.images
+    pieces = [hf.pixels.text(image, len(shown)) for image in shown]
     ids = hf.ids(prompt)
     places = set(hf.checkpoint.processor.image_token_ids) - {None}
     lengths = [sum(token in places for token in hf.renderer.ids(piece)) for piece in pieces]

@@ -1,6 +1,6 @@
 """Engines side by side, each in a process and on GPUs of its own: what `data_parallel` starts.
 
-A group goes whole to one of them, since its branches decode in step. Neighbouring groups go together, since they begin
+A group goes whole to one of them, since its branches decode in step. Neighboring groups go together, since they begin
 alike and an engine finds in its prefix cache what it has read itself. Each engine is driven by a thread; answers are
 told, and groups are made, in the thread that asks.
 """

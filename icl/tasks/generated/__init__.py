@@ -1,1 +1,1 @@
-"""Generated tasks: pictures and questions drawn from a seed, byte-identical on every machine."""
+"""Generated tasks: images and questions drawn from a seed, byte-identical on every machine."""

@@ -1,6 +1,6 @@
-"""Attribute selection: "which one is it?" is about colour, shape, texture or size; only the demonstrations tell.
+"""Attribute selection: "which one is it?" is about color, shape, texture or size; only the demonstrations tell.
 
-The pool of a query answers with one attribute throughout. A model that reads the picture and not its demonstrations
+The pool of a query answers with one attribute throughout. A model that reads the image and not its demonstrations
 can only guess which of four true things is wanted.
 """
 
@@ -21,14 +21,14 @@ from icl.types import Example
 @component("task", "attribute")
 @dataclass(frozen=True)
 class Attribute(FromBank):
-    """Which one is it: the demonstrations say whether the colour, the shape, the texture or the size is asked.
+    """Which one is it: the demonstrations say whether the color, the shape, the texture or the size is asked.
 
-    The four attributes are equally frequent. The options are the four true answers of the query's own picture, always
-    in the order colour, shape, texture, size: option scoring tests the choice of the attribute (chance 1/4), free
-    answers test the reading of the picture too.
+    The four attributes are equally frequent. The options are the four true answers of the query's own image, always
+    in the order color, shape, texture, size: option scoring tests the choice of the attribute (chance 1/4), free
+    answers test the reading of the image too.
     """
 
-    drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
+    drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show
 
     @property
     def title(self) -> str:
@@ -45,23 +45,23 @@ class Attribute(FromBank):
         name = query_id("attribute", number)
         return self._example(name, f"query/{name}", evenly(self.seed, "attribute/asked", number, ATTRIBUTES))
 
-    def _example(self, name: str, picture: str, asked: str) -> Example:
-        stream = f"attribute/{self.drawn_from}/{picture}"
+    def _example(self, name: str, image: str, asked: str) -> Example:
+        stream = f"attribute/{self.drawn_from}/{image}"
         rng = StreamKey(self.seed, stream).numpy("facts")
-        colour, shape = pick(rng, CONCEPT_SETS[self.drawn_from])
-        facts = {"colour": colour, "shape": shape, "texture": pick(rng, TEXTURES), "size": pick(rng, tuple(SIZES))}
+        color, shape = pick(rng, CONCEPT_SETS[self.drawn_from])
+        facts = {"color": color, "shape": shape, "texture": pick(rng, TEXTURES), "size": pick(rng, tuple(SIZES))}
         return Example(
             id=name,
-            pictures=(
+            images=(
                 Drawing(
                     self.seed,
                     stream,
                     "single",
-                    colour=colour,
+                    color=color,
                     shape=shape,
                     texture=facts["texture"],
                     size=facts["size"],
-                ).picture,
+                ).image,
             ),
             question=ATTRIBUTE_QUESTIONS[0],
             answers=(facts[asked],),

@@ -2,7 +2,7 @@
 
 Every query draws its own concepts and names, so the answer is in its demonstrations or nowhere: without them accuracy
 is at chance, and a model that knows the concept gains nothing. The support pool belongs to the query, holds equally
-many pictures of each concept and alternates between them.
+many images of each concept and alternates between them.
 """
 
 from dataclasses import dataclass
@@ -20,34 +20,34 @@ from icl.tasks.generated.wording import ATTRIBUTE_WORDS, BINDING_QUESTIONS, HINT
 from icl.tasks.generated.world import MAX_COUNT, SIZES, TEXTURES
 from icl.types import Example
 
-By = Literal["pair", "colour", "shape", "texture", "size", "count"]
+By = Literal["pair", "color", "shape", "texture", "size", "count"]
 Value = str | int | tuple[str, str]
 
 
 @component("task", "binding")
 @dataclass(frozen=True)
 class Binding:
-    """Made-up names for concepts, redrawn for every query: only the demonstrations tell the name of its picture.
+    """Made-up names for concepts, redrawn for every query: only the demonstrations tell the name of its image.
 
     The options are the names of `ways` concepts, the query's among them. Where the pool has more concepts than ways,
-    the others are named in it too and are no option of the query: a retriever has to leave them out. A picture of the
-    pool comes from a bank that all queries share (it is encoded once a run); the query's picture is never in the bank.
+    the others are named in it too and are no option of the query: a retriever has to leave them out. An image of the
+    pool comes from a bank that all queries share (it is encoded once a run); the query's image is never in the bank.
     """
 
     ways: PositiveInt = 2  # names to choose among; chance is 1 / ways
-    by: By = "pair"  # what tells the concepts apart; pair: colour and shape together
-    similar: bool = False  # the concepts of a query share a colour or a shape with one of them (pairs only)
+    by: By = "pair"  # what tells the concepts apart; pair: color and shape together
+    similar: bool = False  # the concepts of a query share a color or a shape with one of them (pairs only)
     hint: bool = False  # the question names the attribute that tells them apart (not for pairs)
-    support: Made = 8  # pictures of each concept in a query's pool
+    support: Made = 8  # images of each concept in a query's pool
     concepts: PositiveInt | None = None  # in a query's pool, at least `ways`; None: as many as ways
-    drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
-    bank: Made = 32  # pictures of each concept that the pools are drawn from, at least `support`
+    drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show
+    bank: Made = 32  # images of each concept that the pools are drawn from, at least `support`
     query_limit: Made = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:
         if self.similar and self.by != "pair":
-            raise ConfigError(f"similar: true is for pairs of colour and shape, not for concepts by {self.by}.")
+            raise ConfigError(f"similar: true is for pairs of color and shape, not for concepts by {self.by}.")
         values = min(len(_alike(self, value)) for value in self.values)
         if not self.ways <= self.in_pool <= values:
             raise ConfigError(
@@ -55,9 +55,9 @@ class Binding:
                 f"{values}, the number of {'similar ' * self.similar}concepts by {self.by} ({self.drawn_from})."
             )
         if self.support > self.bank:
-            raise ConfigError(f"support {self.support} is more than the bank of {self.bank} pictures of a concept.")
+            raise ConfigError(f"support {self.support} is more than the bank of {self.bank} images of a concept.")
         if self.hint and self.by == "pair":
-            raise ConfigError("hint: true needs 'by' to be one attribute; a pair of colour and shape has no name.")
+            raise ConfigError("hint: true needs 'by' to be one attribute; a pair of color and shape has no name.")
 
     @property
     def in_pool(self) -> int:
@@ -75,7 +75,7 @@ class Binding:
         pairs = CONCEPT_SETS[self.drawn_from]
         every: dict[By, tuple[Value, ...]] = {
             "pair": pairs,
-            "colour": tuple(dict.fromkeys(colour for colour, _ in pairs)),
+            "color": tuple(dict.fromkeys(color for color, _ in pairs)),
             "shape": tuple(dict.fromkeys(shape for _, shape in pairs)),
             "texture": TEXTURES,
             "size": tuple(SIZES),
@@ -137,7 +137,7 @@ class _Episode:
         concept = self.concepts[which]
         return Example(
             id=name,
-            pictures=(drawing.picture,),
+            images=(drawing.image,),
             question=self.task.question,
             answers=(self.names[which],),
             options=tuple(self.names[:options]),
@@ -148,11 +148,11 @@ class _Episode:
 
 
 def _alike(task: Binding, value: Value) -> tuple[Value, ...]:
-    """All concepts, or where similar ones are wanted those that share a colour or a shape with this one."""
+    """All concepts, or where similar ones are wanted those that share a color or a shape with this one."""
     if not task.similar or not isinstance(value, tuple):
         return task.values
-    colour, shape = value
-    return tuple(pair for pair in CONCEPT_SETS[task.drawn_from] if pair[0] == colour or pair[1] == shape)
+    color, shape = value
+    return tuple(pair for pair in CONCEPT_SETS[task.drawn_from] if pair[0] == color or pair[1] == shape)
 
 
 @lru_cache(maxsize=512)
@@ -161,13 +161,13 @@ def _pool(task: Binding, number: int) -> Pool:
 
 
 def _drawing(task: Binding, concept: Value, name: str) -> Drawing:
-    """A picture of a concept. What the concept leaves open varies, within the pairs that pictures may show."""
+    """An image of a concept. What the concept leaves open varies, within the pairs that images may show."""
     stream = f"binding/{task.drawn_from}/{task.by}/{concept}/{name}"
-    fixed = dict(zip(("colour", "shape"), concept, strict=True)) if isinstance(concept, tuple) else {task.by: concept}
+    fixed = dict(zip(("color", "shape"), concept, strict=True)) if isinstance(concept, tuple) else {task.by: concept}
     pairs = [
-        (colour, shape)
-        for colour, shape in CONCEPT_SETS[task.drawn_from]
-        if fixed.get("colour", colour) == colour and fixed.get("shape", shape) == shape
+        (color, shape)
+        for color, shape in CONCEPT_SETS[task.drawn_from]
+        if fixed.get("color", color) == color and fixed.get("shape", shape) == shape
     ]
-    fixed["colour"], fixed["shape"] = pick(StreamKey(task.seed, stream).numpy("concept"), pairs)
+    fixed["color"], fixed["shape"] = pick(StreamKey(task.seed, stream).numpy("concept"), pairs)
     return Drawing(task.seed, stream, "count" if task.by == "count" else "single", **fixed)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ VOCABULARY = tuple(noun(concept) for concept in CONCEPTS)
 @component("task", "captions")
 @dataclass(frozen=True)
 class Captions(OnePool):
-    """Describe the picture: the answer is one reference caption; what is in the scene is kept for CHAIR.
+    """Describe the image: the answer is one reference caption; what is in the scene is kept for CHAIR.
 
     There are no options. Score captions with `chair_i`, `chair_s` and `chair_recall`; strict asks for the very words.
     """
@@ -38,7 +38,7 @@ class Captions(OnePool):
         groups = groups_of(drawing)
         return Example(
             id=name,
-            pictures=(drawing.picture,),
+            images=(drawing.image,),
             question=CAPTION_QUESTIONS[0],
             answers=(caption(groups),),
             secret={"objects": [noun(group.concept) for group in groups], "vocabulary": VOCABULARY},

@@ -2,19 +2,19 @@
 
 Each item is asked in three ways that share a group:
 
-    text        no picture, "this is an image of a red circle." and the question         y_t
-    seen        the picture, the question, and what contradicts the picture              y_v
-    recognise   the picture and the other question (its shape, where the colour is asked): was the thing made out?
+    text        no image, "this is an image of a red circle." and the question         y_t
+    seen        the image, the question, and what contradicts the image              y_v
+    recognize   the image and the other question (its shape, where the color is asked): was the thing made out?
 
-In the paper an entity is named and its facts are asked; here the named thing is a coloured shape and one of its two
-properties is asked, the other one recognised, so that text alone suffices and so does the picture. What contradicts the
-picture, in the seen question only, is `against`:
+In the paper an entity is named and its facts are asked; here the named thing is a colored shape and one of its two
+properties is asked, the other one recognized, so that text alone suffices and so does the image. What contradicts the
+image, in the seen question only, is `against`:
 
-    printed     a label in the picture with the word of another answer
+    printed     a label in the image with the word of another answer
     statement   a sentence before the question: "this is an image of a blue circle."
     none        nothing: the control
 
-The gold is always what is drawn. `recognised_accuracy`, `flip_rate` and `conflict_rate` read the group, `misled` says
+The gold is always what is drawn. `recognized_accuracy`, `flip_rate` and `conflict_rate` read the group, `misled` says
 how often the contradiction is repeated. An item without all its questions (a `queries` that cuts one) has no part.
 """
 
@@ -29,41 +29,41 @@ from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
 from icl.tasks.generated.episode import pick, query_id, query_number, shuffled
-from icl.tasks.generated.labelled import Labelled
+from icl.tasks.generated.labeled import Labeled
 from icl.tasks.generated.scene import noun
-from icl.tasks.generated.wording import PLAIN_COLOUR_QUESTIONS, PLAIN_SHAPE_QUESTIONS, with_article
-from icl.tasks.generated.world import COLOURS, SHAPES, Concept
+from icl.tasks.generated.wording import PLAIN_COLOR_QUESTIONS, PLAIN_SHAPE_QUESTIONS, with_article
+from icl.tasks.generated.world import COLORS, SHAPES, Concept
 from icl.types import Example
 
-Mode = Literal["text", "seen", "recognise"]
-By = Literal["colour", "shape"]
+Mode = Literal["text", "seen", "recognize"]
+By = Literal["color", "shape"]
 STATEMENT = "this is an image of {noun}."
-QUESTIONS: dict[By, str] = {"colour": PLAIN_COLOUR_QUESTIONS[0], "shape": PLAIN_SHAPE_QUESTIONS[0]}
-VALUES: dict[By, tuple[str, ...]] = {"colour": tuple(COLOURS), "shape": SHAPES}
-OTHER: dict[By, By] = {"colour": "shape", "shape": "colour"}
+QUESTIONS: dict[By, str] = {"color": PLAIN_COLOR_QUESTIONS[0], "shape": PLAIN_SHAPE_QUESTIONS[0]}
+VALUES: dict[By, tuple[str, ...]] = {"color": tuple(COLORS), "shape": SHAPES}
+OTHER: dict[By, By] = {"color": "shape", "shape": "color"}
 WAYS = 4
 
 
 @component("task", "conflict")
 @dataclass(frozen=True)
 class Conflict:
-    """What a picture shows against a printed word or a statement that contradicts it, and against text alone.
+    """What an image shows against a printed word or a statement that contradicts it, and against text alone.
 
     The options are four values in a drawn order: the true one, the contradicting one and two others. Pools are without
     contradiction and, for each way of asking, of its kind: demonstrations teach the form and nothing else.
     """
 
-    by: By = "colour"  # what is asked; the other one is what is recognised
-    against: Literal["printed", "statement", "none"] = "printed"  # what contradicts the picture
-    modes: tuple[Mode, ...] = ("text", "seen", "recognise")  # the questions of an item, in this order
-    drawn_from: Literal["held_out", "seen", "all"] = "all"  # pairs of colour and shape that pictures may show
+    by: By = "color"  # what is asked; the other one is what is recognized
+    against: Literal["printed", "statement", "none"] = "printed"  # what contradicts the image
+    modes: tuple[Mode, ...] = ("text", "seen", "recognize")  # the questions of an item, in this order
+    drawn_from: Literal["held_out", "seen", "all"] = "all"  # pairs of color and shape that images may show
     query_limit: Made = parameter("queries", 300)  # questions: an item has as many as `modes`
     support: Made = parameter("pool_size", 100)  # items in the pool of a way of asking
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:
         if not self.modes or len(set(self.modes)) != len(self.modes):
-            raise ConfigError("modes are one to three of text, seen and recognise, each once.")
+            raise ConfigError("modes are one to three of text, seen and recognize, each once.")
 
     @property
     def title(self) -> str:
@@ -96,18 +96,18 @@ class Conflict:
         stream = f"conflict/{self.drawn_from}/{split}/{item}"
         rng = StreamKey(self.seed, stream).numpy("facts")
         concept = pick(rng, CONCEPT_SETS[self.drawn_from])
-        by = OTHER[self.by] if mode == "recognise" else self.by
+        by = OTHER[self.by] if mode == "recognize" else self.by
         true, false = _of(concept, self.by), pick(rng, [v for v in VALUES[self.by] if v != _of(concept, self.by)])
         against = self.against if split == "query" else "none"
-        drawing = Drawing(self.seed, stream, "single", colour=concept[0], shape=concept[1], texture="solid",
+        drawing = Drawing(self.seed, stream, "single", color=concept[0], shape=concept[1], texture="solid",
                           size="medium", place="center")  # fmt: skip
-        picture = Labelled(drawing, false).picture if against == "printed" else drawing.picture
+        image = Labeled(drawing, false).image if against == "printed" else drawing.image
         statement = concept if mode == "text" else _with(concept, self.by, false)
         stated = mode == "text" or (mode == "seen" and against == "statement")
         said = f"{STATEMENT.format(noun=with_article(noun(statement)))} " if stated else ""
         return Example(
             id=name,
-            pictures=() if mode == "text" else (picture,),
+            images=() if mode == "text" else (image,),
             question=said + QUESTIONS[by],
             answers=(_of(concept, by),),
             options=self._options(stream, by, concept, false),
@@ -125,8 +125,8 @@ class Conflict:
 
 
 def _of(concept: Concept, by: By) -> str:
-    return concept[0] if by == "colour" else concept[1]
+    return concept[0] if by == "color" else concept[1]
 
 
 def _with(concept: Concept, by: By, value: str) -> Concept:
-    return (value, concept[1]) if by == "colour" else (concept[0], value)
+    return (value, concept[1]) if by == "color" else (concept[0], value)

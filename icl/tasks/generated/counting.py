@@ -20,12 +20,12 @@ from icl.tasks.generated.wording import (
     BARE_QUESTIONS,
     COUNT_ALL,
     COUNT_BY_BOTH,
-    COUNT_BY_COLOUR,
+    COUNT_BY_COLOR,
     COUNT_BY_SHAPE,
     PAIR_QUESTION,
     plural,
 )
-from icl.tasks.generated.world import COLOURS, CONCEPTS, MAX_TOTAL, SHAPES, Facts
+from icl.tasks.generated.world import COLORS, CONCEPTS, MAX_TOTAL, SHAPES, Facts
 from icl.types import Example
 
 Word = tuple[str | None, str | None]
@@ -35,7 +35,7 @@ TRIES = 40  # scenes drawn for one that has the wanted number; then any will do
 @component("task", "counting")
 @dataclass(frozen=True)
 class Counting(OnePool):
-    """How many shapes of a colour, of a kind, or of both there are; answers are digits.
+    """How many shapes of a color, of a kind, or of both there are; answers are digits.
 
     The answers 0, 1, 2 and 3 are about equally frequent, in the queries and in the pool (by `all`: as scenes come, 1 to
     6). The options are the digits 0 to 6, or yes and no.
@@ -43,8 +43,8 @@ class Counting(OnePool):
 
     called: ClassVar[str] = "counting"
 
-    by: Literal["colour", "shape", "both", "all"] = "colour"  # what the question restricts the count to
-    bare: bool = False  # the question is one word; by colour or shape only
+    by: Literal["color", "shape", "both", "all"] = "color"  # what the question restricts the count to
+    bare: bool = False  # the question is one word; by color or shape only
     pair: bool = False  # the bare question names the property too: "color: red"
     answer: Literal["number", "presence"] = "number"  # what a bare word asks for; only the demonstrations say it
     query_limit: Made = parameter("queries", 200)  # how many are asked
@@ -52,8 +52,8 @@ class Counting(OnePool):
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:
-        if self.bare and self.by not in ("colour", "shape"):
-            raise ConfigError(f"bare: true asks one word, by colour or by shape, not by {self.by}.")
+        if self.bare and self.by not in ("color", "shape"):
+            raise ConfigError(f"bare: true asks one word, by color or by shape, not by {self.by}.")
         if self.answer == "presence" and not self.bare:
             raise ConfigError("answer: presence needs bare: true; 'how many' asks for a number. See task 'existence'.")
         if self.pair and not self.bare:
@@ -65,19 +65,19 @@ class Counting(OnePool):
         return f"counting · by {self.by}{bare}"
 
     def example(self, split: Split, number: int, name: str) -> Example:
-        drawing, (colour, shape) = self._scene(split, number)
-        count = _number(drawing, colour, shape)
+        drawing, (color, shape) = self._scene(split, number)
+        count = _number(drawing, color, shape)
         presence = self.answer == "presence"
         answer = ("yes" if count else "no") if presence else str(count)
         return Example(
             id=name,
-            pictures=(drawing.picture,),
-            question=self._question(colour, shape),
+            images=(drawing.image,),
+            question=self._question(color, shape),
             answers=(answer,),
             options=("yes", "no") if presence else tuple(map(str, range(MAX_TOTAL + 1))),
             label=answer,
             meta={"by": self.by},
-            secret={"groups": [[g.colour, g.shape, g.count] for g in groups_of(drawing)]},
+            secret={"groups": [[g.color, g.shape, g.count] for g in groups_of(drawing)]},
         )
 
     def _scene(self, split: str, number: int) -> tuple[Drawing, Word]:
@@ -95,21 +95,21 @@ class Counting(OnePool):
     def _drawn(self, split: str, number: int, attempt: int) -> tuple[Drawing, list[Word]]:
         stream = f"counting/{split}/{number}/{attempt}"
         every: dict[str, list[Word]] = {
-            "colour": [(colour, None) for colour in COLOURS],
+            "color": [(color, None) for color in COLORS],
             "shape": [(None, shape) for shape in SHAPES],
-            "both": [(colour, shape) for colour, shape in CONCEPTS],
+            "both": [(color, shape) for color, shape in CONCEPTS],
             "all": [(None, None)],
         }
         return scene(self.seed, stream), shuffled(StreamKey(self.seed, stream).numpy("word"), every[self.by])
 
-    def _question(self, colour: str | None, shape: str | None) -> str:
+    def _question(self, color: str | None, shape: str | None) -> str:
         if self.pair:
-            return PAIR_QUESTION.format(property=ATTRIBUTE_WORDS[self.by], word=colour or shape)
+            return PAIR_QUESTION.format(property=ATTRIBUTE_WORDS[self.by], word=color or shape)
         if self.bare:
-            return BARE_QUESTIONS[0].format(word=colour or shape)
-        forms = {"colour": COUNT_BY_COLOUR, "shape": COUNT_BY_SHAPE, "both": COUNT_BY_BOTH, "all": COUNT_ALL}
-        return forms[self.by][0].format(colour=colour, plural=plural(shape) if shape else "")
+            return BARE_QUESTIONS[0].format(word=color or shape)
+        forms = {"color": COUNT_BY_COLOR, "shape": COUNT_BY_SHAPE, "both": COUNT_BY_BOTH, "all": COUNT_ALL}
+        return forms[self.by][0].format(color=color, plural=plural(shape) if shape else "")
 
 
-def _number(drawing: Drawing, colour: str | None, shape: str | None) -> int:
-    return Facts("scene", groups_of(drawing)).number(colour, shape)
+def _number(drawing: Drawing, color: str | None, shape: str | None) -> int:
+    return Facts("scene", groups_of(drawing)).number(color, shape)

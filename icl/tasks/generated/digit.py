@@ -1,9 +1,9 @@
-"""Pictures of a single digit: the left one of "a ? b", moved to the middle."""
+"""Images of a single digit: the left one of "a ? b", moved to the middle."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from icl.images import Picture
+from icl.images import Image
 from icl.tasks.generated.drawing import Drawing, drawn
 from icl.tasks.generated.world import SIDE
 
@@ -33,5 +33,5 @@ class Digit:
         return canvas
 
     @property
-    def picture(self) -> Picture:
+    def image(self) -> Image:
         return drawn(self, "digit", self.seed)

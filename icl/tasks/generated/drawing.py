@@ -1,6 +1,6 @@
-"""Pictures of the world that are drawn when somebody looks: what is fixed is known at once, the rest follows a stream.
+"""Images of the world that are drawn when somebody looks: what is fixed is known at once, the rest follows a stream.
 
-A `Drawing` is the whole recipe of one picture. Equal drawings are the same bytes and share one decoded picture; a bank
+A `Drawing` is the whole recipe of one image. Equal drawings are the same bytes and share one decoded image; a bank
 of drawings that many episodes use is rendered, encoded and embedded once.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from icl.images import Picture
+from icl.images import Image
 from icl.streams import StreamKey
 from icl.tasks.generated.world import CONCEPTS, HELD_OUT, SEEN, Concept, Group, Kind, draw
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 CONCEPT_SETS: dict[str, tuple[Concept, ...]] = {"held_out": HELD_OUT, "seen": SEEN, "all": CONCEPTS}
-"""held_out: pairs of colour and shape that no training sequence of the embedded model names."""
+"""held_out: pairs of color and shape that no training sequence of the embedded model names."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A recipe: what a picture must show, and the stream (seed, name) that draws whatever is not fixed."""
+    """A recipe: what an image must show, and the stream (seed, name) that draws whatever is not fixed."""
 
     seed: int
     name: str
     kind: Kind
-    colour: str | None = None
+    color: str | None = None
     shape: str | None = None
     texture: str | None = None
     size: str | None = None
@@ -42,7 +42,7 @@ class Drawing:
         image, _ = draw(
             StreamKey(self.seed, self.name).numpy("picture"),
             self.kind,
-            colour=self.colour,
+            color=self.color,
             shape=self.shape,
             texture=self.texture,
             size=self.size,
@@ -55,12 +55,12 @@ class Drawing:
         return image
 
     @property
-    def picture(self) -> Picture:
+    def image(self) -> Image:
         return drawn(self, self.kind, self.seed)
 
 
 @lru_cache(maxsize=20_000)
-def drawn(recipe: Callable[[], "PILImage"], what: str, seed: int) -> Picture:
-    """One `Picture` a recipe: its digest is computed once. The origin names it without telling what it shows."""
+def drawn(recipe: Callable[[], "PILImage"], what: str, seed: int) -> Image:
+    """One `Image` a recipe: its digest is computed once. The origin names it without telling what it shows."""
     told = hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
-    return Picture.from_source(recipe, f"generated {what} {told} (seed {seed})")
+    return Image.from_source(recipe, f"generated {what} {told} (seed {seed})")

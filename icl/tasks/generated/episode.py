@@ -50,14 +50,14 @@ class OnePool:
 class FromBank:
     """Base of tasks of which each query has a pool of its own, drawn from a bank that all share."""
 
-    support: Made = 32  # pictures in a query's pool, drawn from the bank
-    bank: Made = 256  # pictures that all pools are drawn from
+    support: Made = 32  # images in a query's pool, drawn from the bank
+    bank: Made = 256  # images that all pools are drawn from
     query_limit: Made = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:
         if self.support > self.bank:
-            raise ConfigError(f"support {self.support} is more than the bank of {self.bank} pictures.")
+            raise ConfigError(f"support {self.support} is more than the bank of {self.bank} images.")
 
     @property
     def pool_size(self) -> int:

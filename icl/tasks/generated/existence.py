@@ -1,4 +1,4 @@
-"""Object existence in the three samplings of POPE (Li et al., EMNLP 2023): "is there a red circle in the picture?".
+"""Object existence in the three samplings of POPE (Li et al., EMNLP 2023): "is there a red circle in the image?".
 
 The objects of the "yes" questions are in the scene. Those of the "no" questions are absent and drawn
 
@@ -7,7 +7,7 @@ The objects of the "yes" questions are in the scene. Those of the "no" questions
     adversarial   from the absent objects that scenes most often show beside a present one (its companion);
                   where every companion is present, as in popular
 
-POPE takes popular and adversarial objects in the order of their frequency; with few questions a picture that asks one
+POPE takes popular and adversarial objects in the order of their frequency; with few questions an image that asks one
 object again and again, which any demonstration then answers, so here they are drawn among the first ones.
 """
 
@@ -36,7 +36,7 @@ class Existence(OnePool):
     """Yes or no: is this object in the scene? POPE's random, popular and adversarial samplings, any ratio of labels.
 
     A method that only says yes more often gains at one ratio and loses at another: run `yes_ratio` .25, .5 and .75.
-    Questions about one picture share a group. A question of the same number is about the same scene in every sampling,
+    Questions about one image share a group. A question of the same number is about the same scene in every sampling,
     so the samplings are paired. The pool is sampled like the queries, from other scenes.
     """
 
@@ -44,51 +44,51 @@ class Existence(OnePool):
 
     sampling: Sampling = "random"  # of the objects that are not there
     yes_ratio: Share = 0.5  # share of questions whose answer is yes, in the queries and in the pool
-    per_picture: PositiveInt = 2  # questions about one picture, each about another object (POPE: 6)
+    per_image: PositiveInt = 2  # questions about one image, each about another object (POPE: 6)
     query_limit: Made = parameter("queries", 300)  # how many are asked
     support: Made = parameter("pool_size", 200)  # questions in the pool
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:
-        if np.ceil(self.per_picture * self.yes_ratio) > MAX_GROUPS:
+        if np.ceil(self.per_image * self.yes_ratio) > MAX_GROUPS:
             raise ConfigError(
-                f"per_picture {self.per_picture} with yes_ratio {self.yes_ratio} needs more than {MAX_GROUPS} objects "
-                f"in a scene. Ask less of a picture."
+                f"per_image {self.per_image} with yes_ratio {self.yes_ratio} needs more than {MAX_GROUPS} objects "
+                f"in a scene. Ask less of an image."
             )
-        if self.per_picture > FREQUENT:
-            raise ConfigError(f"per_picture {self.per_picture} is more than {FREQUENT}.")
+        if self.per_image > FREQUENT:
+            raise ConfigError(f"per_image {self.per_image} is more than {FREQUENT}.")
 
     @property
     def title(self) -> str:
         return f"existence · {self.sampling}"
 
     def example(self, split: Split, number: int, name: str) -> Example:
-        picture, place = divmod(number, self.per_picture)
-        stream = f"existence/{split}/{picture}"
-        yes = self._yes(picture)
+        image, place = divmod(number, self.per_image)
+        stream = f"existence/{split}/{image}"
+        yes = self._yes(image)
         drawing = scene(self.seed, stream, max(yes, 1))
         present = [group.concept for group in groups_of(drawing)]
         rng = StreamKey(self.seed, stream)
         asked = [(concept, "yes") for concept in shuffled(rng.numpy("present"), present)[:yes]]
-        absent = _absent(rng.numpy("absent"), present, self.sampling)[: self.per_picture - yes]
+        absent = _absent(rng.numpy("absent"), present, self.sampling)[: self.per_image - yes]
         asked += [(concept, "no") for concept in absent]
         concept, answer = shuffled(rng.numpy("order"), asked)[place]
         return Example(
             id=name,
-            pictures=(drawing.picture,),
+            images=(drawing.image,),
             question=EXISTENCE_QUESTIONS[0].format(noun=with_article(noun(concept))),
             answers=(answer,),
             options=("yes", "no"),
             label=answer,
-            group=f"existence-{split}-picture-{picture}",
+            group=f"existence-{split}-image-{image}",
             meta={"sampling": self.sampling, "object": noun(concept)},
             secret={"objects": [noun(concept) for concept in present]},
         )
 
-    def _yes(self, picture: int) -> int:
-        """Yes questions about this picture: the share is exact over all pictures, whole numbers carried on."""
-        share = self.per_picture * self.yes_ratio
-        return int((picture + 1) * share + 1e-9) - int(picture * share + 1e-9)
+    def _yes(self, image: int) -> int:
+        """Yes questions about this image: the share is exact over all images, whole numbers carried on."""
+        share = self.per_image * self.yes_ratio
+        return int((image + 1) * share + 1e-9) - int(image * share + 1e-9)
 
 
 def _absent(rng: np.random.Generator, present: list[Concept], sampling: Sampling) -> list[Concept]:

@@ -55,7 +55,7 @@ def paint_shape(  # noqa: PLR0917
     r: float,
     ground: Ink,
 ) -> None:
-    """One shape at (x, y) with radius r, in pixels of the final picture."""
+    """One shape at (x, y) with radius r, in pixels of the final image."""
     points = [(px * ZOOM, py * ZOOM) for px, py in _outline(rng, shape, x, y, r)]
     pen = ImageDraw.Draw(canvas)
     if texture == "solid":
@@ -125,7 +125,7 @@ _GLYPHS: dict[str, tuple[tuple[Point, ...], ...]] = {
 
 
 def paint_digits(rng: np.random.Generator, ground: Ink, left: int, right: int) -> PILImage.Image:
-    """The picture of "left ? right"."""
+    """The image of "left ? right"."""
     canvas = PILImage.new("RGB", (SIDE * ZOOM, SIDE * ZOOM), ground)
     pen, scale = ImageDraw.Draw(canvas), float(rng.uniform(4.6, 5.6)) * ZOOM
     ink: Ink = (int(rng.integers(90)), int(rng.integers(90)), int(rng.integers(90)))

@@ -1,7 +1,7 @@
-"""Interleaved operator induction, as in VL-ICL (Zong et al., ICLR 2025): a digit a picture, and a hidden operator.
+"""Interleaved operator induction, as in VL-ICL (Zong et al., ICLR 2025): a digit an image, and a hidden operator.
 
-The episodes of `operators` with the same seed, number for number, each sum shown as two pictures: what a model loses
-here against there is what it loses by having to join two pictures.
+The episodes of `operators` with the same seed, number for number, each sum shown as two images: what a model loses
+here against there is what it loses by having to join two images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,15 +20,15 @@ from icl.types import Example
 @component("task", "interleaved_operators")
 @dataclass(frozen=True)
 class InterleavedOperators:
-    """The result of two digits in two pictures; only the demonstrations tell whether they are added or what.
+    """The result of two digits in two images; only the demonstrations tell whether they are added or what.
 
     Queries have the ids, digits, operators and options of the task `operators`. Some demonstrations fit several
     operators; `icl.tasks.generated.operators.identifiable` says whether a set of them settles the question.
     """
 
-    support: Made = 32  # pairs of pictures in a query's pool, each another pair of digits; at most 54
+    support: Made = 32  # pairs of images in a query's pool, each another pair of digits; at most 54
     told: bool = False  # the question names the operator: the control
-    bank: Made = 16  # pictures of each digit that the pools are drawn from
+    bank: Made = 16  # images of each digit that the pools are drawn from
     query_limit: Made = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
@@ -41,7 +41,7 @@ class InterleavedOperators:
 
     @cached_property
     def sums(self) -> Operators:
-        """The same episodes with one picture a sum."""
+        """The same episodes with one image a sum."""
         return Operators(self.support, self.told, query_limit=self.query_limit, seed=self.seed)
 
     @cached_property
@@ -60,14 +60,14 @@ class InterleavedOperators:
         return self.sums.facts(demos)
 
     def shown(self, example: Example, bank: int | None) -> Example:
-        """The sum as two pictures: of its own, or of the bank that all pools share."""
-        pictures = []
+        """The sum as two images: of its own, or of the bank that all pools share."""
+        images = []
         for side in ("left", "right"):
             value, name = int(example.secret[side]), f"query/{example.id}/{side}"
             if bank is not None:
                 name = f"bank/{value}/{StreamKey(self.seed, example.id).number(f'interleaved/{side}') % bank}"
-            pictures.append(Digit(self.seed, f"interleaved/{name}", value).picture)
-        return replace(example, pictures=tuple(pictures))
+            images.append(Digit(self.seed, f"interleaved/{name}", value).image)
+        return replace(example, images=tuple(images))
 
 
 @lru_cache(maxsize=512)

@@ -48,9 +48,9 @@ def width(word: str, unit: float) -> float:
 
 
 def print_word(image: PILImage.Image, word: str, at: Point, unit: float, frame: Ink | None = None) -> PILImage.Image:
-    """The picture with a black word on a white label. Raises KeyError for what is no letter.
+    """The image with a black word on a white label. Raises KeyError for what is no letter.
 
-    at: left and top of the word; unit: letters are 2 x 4 of them; both in pixels. frame: the colour of a box around it.
+    at: left and top of the word; unit: letters are 2 x 4 of them; both in pixels. frame: the color of a box around it.
     """
     canvas = image.resize((image.width * ZOOM, image.height * ZOOM), PILImage.Resampling.NEAREST)
     pen, scale, edge = ImageDraw.Draw(canvas), unit * ZOOM, 1.2 * unit * ZOOM

@@ -1,6 +1,6 @@
-"""Link-context episodes (Tai et al., CVPR 2024): one concept under a made-up name, a neighbour under its true one.
+"""Link-context episodes (Tai et al., CVPR 2024): one concept under a made-up name, a neighbor under its true one.
 
-Each query has a positive concept under a made-up name and a neighbour, which shares its colour or its shape and keeps
+Each query has a positive concept under a made-up name and a neighbor, which shares its color or its shape and keeps
 its true name ("red star"). The released test always asks about the positive one, so that saying the made-up name is
 always right; here the query shows either with equal chance, as in the paper's training. The paper's score is right
 where the output has the name and not the other one: `lenient`, with both names as options.
@@ -22,7 +22,7 @@ from icl.tasks.generated.wording import BINDING_QUESTIONS, NONCE
 from icl.tasks.generated.world import Concept
 from icl.types import Example
 
-SIDES = ("positive", "neighbour")
+SIDES = ("positive", "neighbor")
 
 
 @component("task", "link_context")
@@ -30,18 +30,18 @@ SIDES = ("positive", "neighbour")
 class LinkContext:
     """Two concepts that look alike, one under a made-up name and one under its own: which is it?
 
-    The pool belongs to the query, holds equally many pictures of both, and every two hold one of each in drawn order.
+    The pool belongs to the query, holds equally many images of both, and every two hold one of each in drawn order.
     """
 
-    support: Made = 8  # pictures of each of the two concepts in a query's pool
-    bank: Made = 32  # pictures of each concept that the pools are drawn from, at least `support`
-    drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
+    support: Made = 8  # images of each of the two concepts in a query's pool
+    bank: Made = 32  # images of each concept that the pools are drawn from, at least `support`
+    drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show
     query_limit: Made = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:
         if self.support > self.bank:
-            raise ConfigError(f"support {self.support} is more than the bank of {self.bank} pictures of a concept.")
+            raise ConfigError(f"support {self.support} is more than the bank of {self.bank} images of a concept.")
 
     @property
     def title(self) -> str:
@@ -68,9 +68,9 @@ class _Episode:
         concepts = CONCEPT_SETS[task.drawn_from]
         positive = pick(self.rng, concepts)
         near = [c for c in concepts if c != positive and (c[0] == positive[0] or c[1] == positive[1])]
-        neighbour = pick(self.rng, near)
-        self.concepts = {"positive": positive, "neighbour": neighbour}
-        self.names = {"positive": pick(self.rng, NONCE), "neighbour": noun(neighbour)}
+        neighbor = pick(self.rng, near)
+        self.concepts = {"positive": positive, "neighbor": neighbor}
+        self.names = {"positive": pick(self.rng, NONCE), "neighbor": noun(neighbor)}
         self.options = tuple(shuffled(self.rng, list(self.names.values())))
         self.asked = evenly(task.seed, "link_context/asked", number, SIDES)
 
@@ -85,13 +85,11 @@ class _Episode:
         shown = enumerate(turns)
         return Pool(tuple(self._example(f"{self.id}-s{i:03d}", side, f"bank/{k}") for i, (side, k) in shown))
 
-    def _example(self, name: str, side: str, picture: str) -> Example:
-        colour, shape = concept = self.concepts[side]
+    def _example(self, name: str, side: str, image: str) -> Example:
+        color, shape = concept = self.concepts[side]
         return Example(
             id=name,
-            pictures=(
-                Drawing(self.task.seed, _stream(concept, picture), "single", colour=colour, shape=shape).picture,
-            ),
+            images=(Drawing(self.task.seed, _stream(concept, image), "single", color=color, shape=shape).image,),
             question=BINDING_QUESTIONS[0],
             answers=(self.names[side],),
             options=self.options,
@@ -100,8 +98,8 @@ class _Episode:
         )
 
 
-def _stream(concept: Concept, picture: str) -> str:
-    return f"link_context/{concept}/{picture}"
+def _stream(concept: Concept, image: str) -> str:
+    return f"link_context/{concept}/{image}"
 
 
 @lru_cache(maxsize=512)

@@ -1,6 +1,6 @@
-"""Matching pairs, as in VL-ICL (Zong et al., ICLR 2025): do two pictures stand in the relation of the demonstrations?
+"""Matching pairs, as in VL-ICL (Zong et al., ICLR 2025): do two images stand in the relation of the demonstrations?
 
-What has to be alike (the concept, the colour or the shape) is nowhere said. VL-ICL's shot is a same pair followed by a
+What has to be alike (the concept, the color or the shape) is nowhere said. VL-ICL's shot is a same pair followed by a
 different one, always in this order, so the last answer is always "no", and who copies it says "no" to everything.
 Here every two pairs of the pool hold one of each in a drawn order, and the queries likewise; `official_order` has the
 pool's as published, for retrievers that keep it.
@@ -24,18 +24,18 @@ ANSWERS = ("yes", "no")
 @component("task", "matching")
 @dataclass(frozen=True)
 class Matching(OnePool):
-    """Yes or no: do the two pictures match? Only the demonstrations tell what has to be alike.
+    """Yes or no: do the two images match? Only the demonstrations tell what has to be alike.
 
-    Half of the queries and half of the pool are yes. All queries share the pool; its pictures are no query's.
+    Half of the queries and half of the pool are yes. All queries share the pool; its images are no query's.
     """
 
     called: ClassVar[str] = "matching"
 
-    by: Literal["pair", "colour", "shape"] = "pair"  # what is alike in a match; pair: colour and shape together
-    drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of colour and shape that pictures may show
+    by: Literal["pair", "color", "shape"] = "pair"  # what is alike in a match; pair: color and shape together
+    drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show
     official_order: bool = False  # the pool is yes, no, yes, no throughout
     query_limit: Made = parameter("queries", 200)  # how many are asked
-    support: Made = parameter("pool_size", 200)  # pairs of pictures in the pool
+    support: Made = parameter("pool_size", 200)  # pairs of images in the pool
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     @property
@@ -44,7 +44,7 @@ class Matching(OnePool):
 
     def alike(self, one: Concept, other: Concept) -> bool:
         """Whether two concepts match."""
-        return {"pair": one == other, "colour": one[0] == other[0], "shape": one[1] == other[1]}[self.by]
+        return {"pair": one == other, "color": one[0] == other[0], "shape": one[1] == other[1]}[self.by]
 
     def example(self, split: Split, number: int, name: str) -> Example:
         answer = evenly(self.seed, f"matching/{split}/answer", number, ANSWERS)
@@ -56,12 +56,12 @@ class Matching(OnePool):
         one = pick(rng, concepts)
         other = pick(rng, [concept for concept in concepts if self.alike(one, concept) == (answer == "yes")])
         drawings = (
-            Drawing(self.seed, f"{stream}/{place}", "single", colour=colour, shape=shape)
-            for place, (colour, shape) in enumerate((one, other))
+            Drawing(self.seed, f"{stream}/{place}", "single", color=color, shape=shape)
+            for place, (color, shape) in enumerate((one, other))
         )
         return Example(
             id=name,
-            pictures=tuple(drawing.picture for drawing in drawings),
+            images=tuple(drawing.image for drawing in drawings),
             question=QUESTION,
             answers=(answer,),
             options=ANSWERS,

@@ -1,4 +1,4 @@
-"""Operator induction, as in VL-ICL (Zong et al., ICLR 2025): a picture shows "3 ? 2"; only the demos tell the operator.
+"""Operator induction, as in VL-ICL (Zong et al., ICLR 2025): an image shows "3 ? 2"; only the demos tell the operator.
 
 The pool of a query uses one operator and never shows the query's pair of digits, so an answer cannot be copied from the
 same sum. The left digit is never the smaller one: no answer is negative, and the order of digits tells nothing. Some
@@ -43,9 +43,9 @@ class Operators:
     where two agree). `told: true` is the control: the question names the operator and nothing is left to induce.
     """
 
-    support: Made = 32  # pictures in a query's pool, each another pair of digits; at most 54
+    support: Made = 32  # images in a query's pool, each another pair of digits; at most 54
     told: bool = False  # the question names the operator
-    bank: Made = 4  # pictures of each pair of digits that the pools are drawn from
+    bank: Made = 4  # images of each pair of digits that the pools are drawn from
     query_limit: Made = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
@@ -80,13 +80,13 @@ class Operators:
     def _operator(self, number: int) -> str:
         return evenly(self.seed, "operators/operator", number, OPERATORS)
 
-    def _example(self, name: str, picture: str, pair: tuple[int, int], operator: str) -> Example:
+    def _example(self, name: str, image: str, pair: tuple[int, int], operator: str) -> Example:
         question = TOLD_OPERATOR_QUESTIONS[0].format(operator=operator) if self.told else OPERATOR_QUESTIONS[0]
         results = sorted({result(*pair) for result in RESULTS.values()})
         left, right = pair
         return Example(
             id=name,
-            pictures=(Drawing(self.seed, f"operators/{picture}", "digits", left=left, right=right).picture,),
+            images=(Drawing(self.seed, f"operators/{image}", "digits", left=left, right=right).image,),
             question=question,
             answers=(str(RESULTS[operator](left, right)),),
             options=tuple(map(str, results)),
@@ -101,6 +101,6 @@ def _pool(task: Operators, number: int) -> Pool:
     others = [pair for pair in PAIRS if pair != (query.secret["left"], query.secret["right"])]
     examples = []
     for i, pair in enumerate(shuffled(rng, others)[: task.support]):
-        picture = f"bank/{pair[0]}{pair[1]}/{int(rng.integers(task.bank))}"
-        examples.append(task._example(f"{query.id}-s{i:03d}", picture, pair, query.secret["operator"]))
+        image = f"bank/{pair[0]}{pair[1]}/{int(rng.integers(task.bank))}"
+        examples.append(task._example(f"{query.id}-s{i:03d}", image, pair, query.secret["operator"]))
     return Pool(tuple(examples))

@@ -12,7 +12,7 @@ from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.episode import FromBank, evenly, query_id, query_number, shuffled
-from icl.tasks.generated.labelled import Words
+from icl.tasks.generated.labeled import Words
 from icl.tasks.generated.wording import NONCE
 from icl.types import Example
 
@@ -26,7 +26,7 @@ TOLD = "what text is shown in the red box?"
 class PrintedText(FromBank):
     """Read the printed word that the demonstrations ask for: the one in the red box, or the one outside it.
 
-    Both rules are equally frequent, and the pool of a query follows its rule. The options are the picture's words in a
+    Both rules are equally frequent, and the pool of a query follows its rule. The options are the image's words in a
     drawn order, so the letters tell nothing of the rule (chance 1/2); free answers test the reading too.
     """
 
@@ -50,14 +50,14 @@ class PrintedText(FromBank):
         return "boxed" if self.told else evenly(self.seed, "printed_text/rule", number, RULES)
 
     def shown(self, name: str, stream: str, rule: str) -> Example:
-        """The question of this rule about the picture of this stream."""
+        """The question of this rule about the image of this stream."""
         rng = StreamKey(self.seed, f"printed_text/{stream}").numpy("words")
         words = tuple(shuffled(rng, NONCE)[:2])
         boxed = int(rng.integers(2))
         answer = words[boxed if rule == "boxed" else 1 - boxed]
         return Example(
             id=name,
-            pictures=(Words(self.seed, f"printed_text/{stream}", words, boxed).picture,),
+            images=(Words(self.seed, f"printed_text/{stream}", words, boxed).image,),
             question=TOLD if self.told else BARE,
             answers=(answer,),
             options=words,

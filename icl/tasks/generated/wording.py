@@ -6,7 +6,7 @@ questions the first is the one a task asks unless told otherwise. Braces are fil
 
 from collections.abc import Sequence
 
-from icl.tasks.generated.world import COLOURS, PLACES, SHAPES, SIZES, TEXTURES, Facts, Group
+from icl.tasks.generated.world import COLORS, PLACES, SHAPES, SIZES, TEXTURES, Facts, Group
 
 # What is put before the first demonstration, by instruction level.
 INSTRUCTIONS = {
@@ -30,9 +30,9 @@ NONCE: tuple[str, ...] = tuple(
     """.split()  # noqa: SIM905 (a list of words reads better as text)
 )
 
-# The word a question uses for each attribute, and the answers it can have. "pair" is the concept (colour and shape).
+# The word a question uses for each attribute, and the answers it can have. "pair" is the concept (color and shape).
 ATTRIBUTE_WORDS = {
-    "colour": "color",
+    "color": "color",
     "shape": "shape",
     "texture": "texture",
     "size": "size",
@@ -40,7 +40,7 @@ ATTRIBUTE_WORDS = {
     "place": "place",
 }
 VALUES: dict[str, tuple[str, ...]] = {
-    "colour": tuple(COLOURS),
+    "color": tuple(COLORS),
     "shape": SHAPES,
     "texture": TEXTURES,
     "size": tuple(SIZES),
@@ -67,7 +67,7 @@ HINTED_BINDING_QUESTIONS = (
 
 # Which attribute is asked is only in the demonstrations.
 ATTRIBUTE_QUESTIONS = ("which one is it?", "what is it?", "answer?", "which is it?", "what do you see?")
-ATTRIBUTES = ("colour", "shape", "texture", "size")
+ATTRIBUTES = ("color", "shape", "texture", "size")
 
 # The operator of "a ? b" is only in the demonstrations, unless the question tells it.
 OPERATORS = ("plus", "minus", "times")
@@ -75,11 +75,11 @@ OPERATOR_QUESTIONS = ("what is the result?", "what is the result of the expressi
 TOLD_OPERATOR_QUESTIONS = ("what is the result of left {operator} right?",)
 DIGIT_QUESTIONS = ("what is the {side} digit?",)
 
-# Counting: the shapes of a colour, of a shape, of both, or all. Answers are digits.
-COUNT_BY_COLOUR = (
-    "how many {colour} shapes are there?",
-    "how many {colour} shapes are in the picture?",
-    "how many {colour} shapes does the image contain?",
+# Counting: the shapes of a color, of a shape, of both, or all. Answers are digits.
+COUNT_BY_COLOR = (
+    "how many {color} shapes are there?",
+    "how many {color} shapes are in the picture?",
+    "how many {color} shapes does the image contain?",
 )
 COUNT_BY_SHAPE = (
     "how many {plural} are there?",
@@ -87,9 +87,9 @@ COUNT_BY_SHAPE = (
     "how many {plural} does the image contain?",
 )
 COUNT_BY_BOTH = (
-    "how many {colour} {plural} are there?",
-    "how many {colour} {plural} are in the picture?",
-    "how many {colour} {plural} does the image contain?",
+    "how many {color} {plural} are there?",
+    "how many {color} {plural} are in the picture?",
+    "how many {color} {plural} does the image contain?",
 )
 COUNT_ALL = (
     "how many shapes are there?",
@@ -109,7 +109,7 @@ EXISTENCE_QUESTIONS = (
 )
 
 # Questions in the wording of the easy-vqa package.
-PLAIN_COLOUR_QUESTIONS = (
+PLAIN_COLOR_QUESTIONS = (
     "what color is the shape?",
     "what is the color of the shape?",
     "what color is the {shape}?",
@@ -119,7 +119,7 @@ PLAIN_SHAPE_QUESTIONS = (
     "what shape is in the image?",
     "what shape does the image contain?",
     "what shape is present?",
-    "what is the {colour} shape?",
+    "what is the {color} shape?",
 )
 PLAIN_YES_QUESTIONS = (
     "is there a {noun}?",
@@ -144,7 +144,7 @@ NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "
 
 
 def value(facts: Facts, attribute: str) -> str | None:
-    """The answer that names this attribute of a picture, None where it has none."""
+    """The answer that names this attribute of an image, None where it has none."""
     found = getattr(facts, attribute)
     return None if found is None else str(found)
 
@@ -160,9 +160,9 @@ def with_article(noun: str) -> str:
 
 
 def caption(groups: Sequence[Group]) -> str:
-    """ "there are two red circles and one blue star in the picture": groups by colour, then shape; 8 to 20 words."""
-    colours = tuple(COLOURS)
-    ordered = sorted(groups, key=lambda g: (colours.index(g.colour), SHAPES.index(g.shape)))
-    parts = [f"{NUMBER_WORDS[g.count]} {g.colour} {plural(g.shape, g.count)}" for g in ordered]
+    """ "there are two red circles and one blue star in the picture": groups by color, then shape; 8 to 20 words."""
+    colors = tuple(COLORS)
+    ordered = sorted(groups, key=lambda g: (colors.index(g.color), SHAPES.index(g.shape)))
+    parts = [f"{NUMBER_WORDS[g.count]} {g.color} {plural(g.shape, g.count)}" for g in ordered]
     listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
     return f"there {'is' if ordered[0].count == 1 else 'are'} {listed} in the picture"

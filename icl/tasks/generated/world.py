@@ -1,15 +1,15 @@
-"""A small picture world: coloured shapes, scenes of several kinds of shape, and digits around a question mark.
+"""A small image world: colored shapes, scenes of several kinds of shape, and digits around a question mark.
 
 `draw(rng, kind, ...)` is a pure function of a numpy Generator: the same state gives the same bytes. Nothing here reads
-a file or a font. Five kinds of picture, all 64 x 64 RGB:
+a file or a font. Five kinds of image, all 64 x 64 RGB:
 
-    single   one shape; its colour, shape, texture, size and place are facts
-    plain    one solid circle, rectangle or triangle of any size, in one of eight colours, on a light ground
-    count    1 to 5 shapes that are alike; colour, shape, texture and count are facts
-    scene    1 to 3 groups of shapes, each group its own (colour, shape) and count, at most 6 shapes
+    single   one shape; its color, shape, texture, size and place are facts
+    plain    one solid circle, rectangle or triangle of any size, in one of eight colors, on a light ground
+    count    1 to 5 shapes that are alike; color, shape, texture and count are facts
+    scene    1 to 3 groups of shapes, each group its own (color, shape) and count, at most 6 shapes
     digits   "a ? b"
 
-A concept is a (colour, shape) pair. Those in `HELD_OUT` are for tests: no training sequence names one.
+A concept is a (color, shape) pair. Those in `HELD_OUT` are for tests: no training sequence names one.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from typing import Literal
 import numpy as np
 from PIL import Image as PILImage
 
-from icl.tasks.generated.ink import SIDE as SIDE  # noqa: PLC0414 (world.SIDE, the side of every picture)
+from icl.tasks.generated.ink import SIDE as SIDE  # noqa: PLC0414 (world.SIDE, the side of every image)
 from icl.tasks.generated.ink import ZOOM, Ink, paint_digits, paint_shape
 
 Kind = Literal["single", "plain", "count", "scene", "digits"]
 Concept = tuple[str, str]
 
-COLOURS: dict[str, Ink] = {
+COLORS: dict[str, Ink] = {
     "red": (255, 0, 0),
     "green": (0, 255, 0),
     "blue": (0, 0, 255),
@@ -46,34 +46,34 @@ SIZES: dict[str, tuple[float, float]] = {
 }  # radii in pixels
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
 KINDS: tuple[Kind, ...] = ("single", "plain", "count", "scene", "digits")
-MAX_COUNT = 5  # of a "count" picture
+MAX_COUNT = 5  # of a "count" image
 MAX_GROUPS, MAX_EACH, MAX_TOTAL = 3, 3, 6  # of a "scene"
 
-PLAIN_COLOURS = tuple(COLOURS)[:8]
+PLAIN_COLORS = tuple(COLORS)[:8]
 PLAIN_SHAPES = SHAPES[:3]
-CONCEPTS: tuple[Concept, ...] = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
+CONCEPTS: tuple[Concept, ...] = tuple((color, shape) for color in COLORS for shape in SHAPES)
 HELD_OUT: tuple[Concept, ...] = tuple(
-    (colour, shape) for colour in ("red", "teal", "orange", "purple") for shape in ("star", "diamond", "arch", "arrow")
+    (color, shape) for color in ("red", "teal", "orange", "purple") for shape in ("star", "diamond", "arch", "arrow")
 )
 SEEN: tuple[Concept, ...] = tuple(concept for concept in CONCEPTS if concept not in HELD_OUT)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Shapes of one concept in a picture."""
+    """Shapes of one concept in an image."""
 
-    colour: str
+    color: str
     shape: str
     count: int
 
     @property
     def concept(self) -> Concept:
-        return self.colour, self.shape
+        return self.color, self.shape
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a picture shows; None where a fact does not apply to its kind."""
+    """What an image shows; None where a fact does not apply to its kind."""
 
     kind: Kind
     groups: tuple[Group, ...] = ()
@@ -84,8 +84,8 @@ class Facts:
     right: int | None = None
 
     @property
-    def colour(self) -> str | None:
-        return self.groups[0].colour if len(self.groups) == 1 else None
+    def color(self) -> str | None:
+        return self.groups[0].color if len(self.groups) == 1 else None
 
     @property
     def shape(self) -> str | None:
@@ -93,23 +93,23 @@ class Facts:
 
     @property
     def count(self) -> int | None:
-        """Number of shapes in the whole picture."""
+        """Number of shapes in the whole image."""
         return None if self.kind == "digits" else sum(group.count for group in self.groups)
 
     @property
     def concepts(self) -> tuple[Concept, ...]:
         return tuple(group.concept for group in self.groups)
 
-    def number(self, colour: str | None = None, shape: str | None = None) -> int:
-        """How many shapes have this colour, this shape, or both."""
-        return sum(g.count for g in self.groups if colour in (None, g.colour) and shape in (None, g.shape))
+    def number(self, color: str | None = None, shape: str | None = None) -> int:
+        """How many shapes have this color, this shape, or both."""
+        return sum(g.count for g in self.groups if color in (None, g.color) and shape in (None, g.shape))
 
 
 def companion(concept: Concept) -> Concept:
-    """The concept that scenes show most often beside this one: the next colour and the next shape."""
-    colours = tuple(COLOURS)
-    colour, shape = concept
-    return colours[(colours.index(colour) + 1) % len(colours)], SHAPES[(SHAPES.index(shape) + 1) % len(SHAPES)]
+    """The concept that scenes show most often beside this one: the next color and the next shape."""
+    colors = tuple(COLORS)
+    color, shape = concept
+    return colors[(colors.index(color) + 1) % len(colors)], SHAPES[(SHAPES.index(shape) + 1) % len(SHAPES)]
 
 
 def popularity(concept: Concept) -> float:
@@ -133,14 +133,14 @@ def scene_groups(
     counts = [1] * len(chosen)
     for i in range(len(chosen)):
         counts[i] += min(int(rng.choice(MAX_EACH, p=(0.45, 0.35, 0.20))), MAX_TOTAL - sum(counts))
-    return tuple(Group(colour, shape, n) for (colour, shape), n in zip(chosen, counts, strict=True))
+    return tuple(Group(color, shape, n) for (color, shape), n in zip(chosen, counts, strict=True))
 
 
 def draw(
     rng: np.random.Generator,
     kind: Kind,
     *,
-    colour: str | None = None,
+    color: str | None = None,
     shape: str | None = None,
     texture: str | None = None,
     size: str | None = None,
@@ -151,9 +151,9 @@ def draw(
     right: int | None = None,
     concepts: Sequence[Concept] = CONCEPTS,
 ) -> tuple[PILImage.Image, Facts]:
-    """A picture of this kind and its facts. What is given is fixed, the rest is drawn.
+    """An image of this kind and its facts. What is given is fixed, the rest is drawn.
 
-    `concepts` restricts the drawn (colour, shape) pairs; a fixed colour or shape restricts them further, and both
+    `concepts` restricts the drawn (color, shape) pairs; a fixed color or shape restricts them further, and both
     together override it. A size, place, count, group or digit that the kind does not have is ignored.
     Raises ValueError where no concept is left or a scene is too large.
     """
@@ -168,7 +168,7 @@ def draw(
             raise ValueError("a scene holds 1 to 9 shapes")
         texture = texture or "solid"
     else:
-        concept = _concept(rng, kind, colour, shape, concepts)
+        concept = _concept(rng, kind, color, shape, concepts)
         n = 1 if kind != "count" else int(rng.integers(1, MAX_COUNT + 1)) if count is None else count
         placed = (Group(*concept, n),)
         texture = "solid" if kind == "plain" else texture or TEXTURES[int(rng.integers(len(TEXTURES)))]
@@ -179,7 +179,7 @@ def draw(
         for group, cell in zip(alike, cells, strict=False):
             x, y = ((i + 0.5) * SIDE / 3 + float(rng.uniform(-2, 2)) for i in (cell % 3, cell // 3))
             paint_shape(
-                canvas, rng, group.shape, COLOURS[group.colour], texture, x, y, float(rng.uniform(6.5, 9)), ground
+                canvas, rng, group.shape, COLORS[group.color], texture, x, y, float(rng.uniform(6.5, 9)), ground
             )
         return canvas.resize((SIDE, SIDE), PILImage.Resampling.BILINEAR), Facts(kind, placed, texture)
     if kind == "plain":
@@ -188,25 +188,23 @@ def draw(
         size = size or tuple(SIZES)[int(rng.integers(len(SIZES)))]
         radius = float(rng.uniform(*SIZES[size]))
     x, y = (_coordinate(rng, radius, None if place is None else i) for i in _cell(place))
-    paint_shape(canvas, rng, placed[0].shape, COLOURS[placed[0].colour], texture, x, y, radius, ground)
+    paint_shape(canvas, rng, placed[0].shape, COLORS[placed[0].color], texture, x, y, radius, ground)
     where = PLACES[int(y * 3 // SIDE) * 3 + int(x * 3 // SIDE)]
     return canvas.resize((SIDE, SIDE), PILImage.Resampling.BILINEAR), Facts(kind, placed, texture, size, where)
 
 
 def _concept(
-    rng: np.random.Generator, kind: Kind, colour: str | None, shape: str | None, concepts: Sequence[Concept]
+    rng: np.random.Generator, kind: Kind, color: str | None, shape: str | None, concepts: Sequence[Concept]
 ) -> Concept:
-    if colour is not None and shape is not None:
-        return colour, shape
+    if color is not None and shape is not None:
+        return color, shape
     left = [
         (c, s)
         for c, s in concepts
-        if colour in (None, c)
-        and shape in (None, s)
-        and (kind != "plain" or (c in PLAIN_COLOURS and s in PLAIN_SHAPES))
+        if color in (None, c) and shape in (None, s) and (kind != "plain" or (c in PLAIN_COLORS and s in PLAIN_SHAPES))
     ]
     if not left:
-        raise ValueError(f"no concept of kind {kind} has colour {colour} and shape {shape}")
+        raise ValueError(f"no concept of kind {kind} has color {color} and shape {shape}")
     return left[int(rng.integers(len(left)))]
 
 
@@ -216,6 +214,6 @@ def _cell(place: str | None) -> tuple[int, int]:
 
 
 def _coordinate(rng: np.random.Generator, radius: float, cell: int | None) -> float:
-    """A centre that keeps the shape inside the picture and, if a third of the side is given, inside that third."""
+    """A center that keeps the shape inside the image and, if a third of the side is given, inside that third."""
     low, high = (0.0, float(SIDE)) if cell is None else (cell * SIDE / 3, (cell + 1) * SIDE / 3 - 0.01)
     return float(rng.uniform(max(radius, low), max(min(SIDE - radius, high), max(radius, low) + 0.01)))

@@ -19,11 +19,11 @@ from icl import edits
 
 @dataclass(frozen=True)
 class Blind(Strategy):
-    """Push away from what the model would say with every picture blanked."""
+    """Push away from what the model would say with every image blanked."""
     alpha: float = 1.0
 
     def branches(self, prompt, note=None):
-        return prompt, prompt.edit(pictures=edits.Blank())
+        return prompt, prompt.edit(images=edits.Blank())
 
     def combine(self, logits, step):
         seen, blind = logits
@@ -82,8 +82,8 @@ def test_a_file_of_ones_own_is_an_arm(tmp_path: Path) -> None:
         "gaussian_proxy(Blind(alpha=0.5))",
         "sign_flip(Blind(alpha=0.5))",
         "shuffled_negative(Blind(alpha=0.5))",
-        "unrelated_picture(Blind(alpha=0.5))",
-        "no_picture(Blind(alpha=0.5))",
+        "unrelated_image(Blind(alpha=0.5))",
+        "no_image(Blind(alpha=0.5))",
         "greedy",
         "self_consistency",
         "more_demonstrations",
@@ -112,14 +112,14 @@ def test_mistakes_are_told_with_their_place(node: object, told: str) -> None:
 
 
 FITTING = {
-    "vcd": "mask_only temperature_matched gaussian_proxy sign_flip shuffled_negative unrelated_picture no_picture",
+    "vcd": "mask_only temperature_matched gaussian_proxy sign_flip shuffled_negative unrelated_image no_image",
     "cad": "mask_only temperature_matched gaussian_proxy sign_flip shuffled_negative",
     "code": "mask_only temperature_matched gaussian_proxy sign_flip shuffled_negative",
     "ced": "mask_only entropy_matched gaussian_proxy sign_flip shuffled_negative",
     "dcd": "mask_only temperature_matched gaussian_proxy sign_flip shuffled_negative random_gate",
-    "chasd": "mask_only temperature_matched gaussian_proxy sign_flip shuffled_negative random_gate unrelated_picture "
-    "no_picture",
-    "ritual": "mask_only temperature_matched gaussian_proxy plain_average unrelated_picture no_picture",
+    "chasd": "mask_only temperature_matched gaussian_proxy sign_flip shuffled_negative random_gate unrelated_image "
+    "no_image",
+    "ritual": "mask_only temperature_matched gaussian_proxy plain_average unrelated_image no_image",
     "moicl": "mask_only temperature_matched gaussian_proxy plain_average",
     "xmore": "mask_only temperature_matched gaussian_proxy plain_average",
     "vdd_post_hoc": "mask_only entropy_matched gaussian_proxy sign_flip shuffled_negative",

@@ -227,10 +227,10 @@ def test_one_setting_turns_it_off() -> None:
 
 def test_short_answers_are_begun_late_and_long_ones_eagerly() -> None:
     class Wordy(Sharp):
-        """Pictures of many tokens."""
+        """Images of many tokens."""
 
         def count_tokens(self, prompt: Prompt) -> int:
-            return super().count_tokens(prompt) + 150 * len(prompt.pictures)
+            return super().count_tokens(prompt) + 150 * len(prompt.images)
 
     for limit, way in ((2, "late"), (48, "eager")):
         counters = Counters()
@@ -251,7 +251,7 @@ def test_the_engine_learns_how_long_answers_are_and_how_often_they_need_a_contra
 def test_a_prompt_whose_beginning_the_reference_has_anyway_is_little_work() -> None:
     shown = prompt(1, shots=8)
     seen, noised = VCD().branches(shown)
-    _, everywhere = VCD(pictures="all").branches(shown)
+    _, everywhere = VCD(images="all").branches(shown)
     assert unshared(seen, noised, 300) < 300 / 8
     assert unshared(seen, everywhere, 300) == 300
     assert unshared(seen, seen, 300) == 0

@@ -11,8 +11,8 @@ from decoding.base import Generate, Note, Strategy
 from decoding.engine.engine import run_jobs
 from decoding.engine.requests import Counters, Failure, Job
 from decoding.engine.token_loop import TRACE
-from icl.errors import PictureError
-from icl.images import Picture
+from icl.errors import ImageError
+from icl.images import Image
 from icl.streams import StreamKey
 from icl.types import Generation, Part, Prompt, Turn
 from tests.decoding.prompts import prompt
@@ -105,12 +105,12 @@ def test_batches_stay_within_the_models_budget(monkeypatch: pytest.MonkeyPatch) 
 
 def broken_prompt(tmp_path: Path) -> Prompt:
     path = tmp_path / "broken.png"
-    path.write_bytes(b"not a picture")
-    parts = (Part(Picture.from_path(path), "query.picture[0]"), Part("What?", "query.question"))
+    path.write_bytes(b"not an image")
+    parts = (Part(Image.from_path(path), "query.image[0]"), Part("What?", "query.question"))
     return Prompt((Turn("user", parts),), StreamKey(0, "broken"))
 
 
-def test_an_unreadable_picture_fails_its_own_jobs(tmp_path: Path) -> None:
+def test_an_unreadable_image_fails_its_own_jobs(tmp_path: Path) -> None:
     model, counters = Toy(), Counters()
     broken = broken_prompt(tmp_path)
     jobs = [Job(p, arm) for p in (prompt(1), broken, prompt(2)) for arm in six_arms()]
@@ -124,9 +124,7 @@ def test_an_unreadable_picture_fails_its_own_jobs(tmp_path: Path) -> None:
     assert counters.jobs_failed == 6
 
 
-@pytest.mark.parametrize(
-    "error", [PictureError("picture 7 cannot be read."), RuntimeError("can't allocate memory: 9 GB")]
-)
+@pytest.mark.parametrize("error", [ImageError("image 7 cannot be read."), RuntimeError("can't allocate memory: 9 GB")])
 def test_a_prompt_that_cannot_be_opened_fails_alone(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     class Picky(Toy):
         def open(self, prompts: Sequence[Prompt]) -> ToySession:
@@ -139,7 +137,7 @@ def test_a_prompt_that_cannot_be_opened_fails_alone(error: Exception, monkeypatc
     for job, answer, wanted in zip(jobs, answers, plain, strict=True):
         if job.prompt.key.query == "q3":
             assert isinstance(answer, Failure)
-            assert ("picture 7" in answer.reason) or ("out of memory" in answer.reason)
+            assert ("image 7" in answer.reason) or ("out of memory" in answer.reason)
         else:
             assert answer == wanted
 
@@ -210,13 +208,13 @@ def test_a_failed_preparation_fails_its_own_jobs() -> None:
     class Deaf(Toy):
         def open(self, prompts: Sequence[Prompt]) -> ToySession:
             if any("Describe" in p.text and "number 2" in p.text for p in prompts):
-                raise PictureError("picture 2 cannot be read.")
+                raise ImageError("image 2 cannot be read.")
             return super().open(prompts)
 
     jobs = [Job(prompt(i), Arm(Describes())) for i in (1, 2, 3)]
     first, second, third = run_jobs(Deaf(), jobs)
     assert isinstance(second, Failure)
-    assert "picture 2" in second.reason
+    assert "image 2" in second.reason
     assert [first, third] == run_jobs(Toy(), [jobs[0], jobs[2]])
 
 
@@ -248,18 +246,18 @@ def test_no_jobs_are_no_work() -> None:
     assert run_jobs(Toy(), []) == []
 
 
-def test_a_picture_is_described_once_however_many_calls_need_it() -> None:
+def test_a_image_is_described_once_however_many_calls_need_it() -> None:
     model, arms = (
         Toy(stop_bias=1.0),
         [parse_arm({"name": "code", "tokens": 3}), parse_arm({"name": "code", "kappa": 1, "tokens": 3})],
     )
-    one_picture = [prompt(1, question=f"What is {i}?") for i in range(4)]
+    one_image = [prompt(1, question=f"What is {i}?") for i in range(4)]
     first, second = Counters(), Counters()
-    answers = run_jobs(model, [Job(p, arm) for p in one_picture for arm in arms], first)
+    answers = run_jobs(model, [Job(p, arm) for p in one_image for arm in arms], first)
     assert all(isinstance(answer, Generation) for answer in answers)
     assert first.prepared == 1
-    assert run_jobs(model, [Job(p, arm) for p in one_picture for arm in arms], second) == answers
+    assert run_jobs(model, [Job(p, arm) for p in one_image for arm in arms], second) == answers
     assert second.prepared == 0
     other = Counters()
-    run_jobs(Toy(stop_bias=1.0), [Job(one_picture[0], arms[0])], other)
+    run_jobs(Toy(stop_bias=1.0), [Job(one_image[0], arms[0])], other)
     assert other.prepared == 1  # another model says something else

@@ -8,7 +8,7 @@ from decoding.arms.arm import parse_arm
 from decoding.base import Strategy
 from decoding.engine.engine import option_scoring as module
 from decoding.engine.engine import run_jobs
-from decoding.engine.option_scoring import FLOOR, Ballot, logprobs_of, normalised, score
+from decoding.engine.option_scoring import FLOOR, Ballot, logprobs_of, normalized, score
 from decoding.engine.requests import Failure, Job
 from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.pmi import PMI
@@ -87,14 +87,14 @@ def test_a_token_that_the_reference_bans_has_a_finite_score() -> None:
     assert told[0].tolist() == pytest.approx([-math.log(2), 2 * FLOOR, -math.log(2)])
 
 
-def test_normalisations() -> None:
-    assert normalised([-1.0, -2.0, -6.0], "naïve") == -9.0
-    assert normalised([-1.0, -2.0, -6.0], "naïve", "mean") == -3.0
-    assert normalised([-1.0, -2.0, -6.0], "naïve", "bytes") == -1.5  # six bytes
+def test_normalizations() -> None:
+    assert normalized([-1.0, -2.0, -6.0], "naïve") == -9.0
+    assert normalized([-1.0, -2.0, -6.0], "naïve", "mean") == -3.0
+    assert normalized([-1.0, -2.0, -6.0], "naïve", "bytes") == -1.5  # six bytes
     model, arm = Toy(), parse_arm("greedy")
     options = ("w1", "w2 w3 w4")
     by = {
-        how: run_jobs(model, [Job(prompt(1), replace(arm, normalise=how), options, "options")])[0]  # type: ignore[arg-type]
+        how: run_jobs(model, [Job(prompt(1), replace(arm, normalize=how), options, "options")])[0]  # type: ignore[arg-type]
         for how in ("sum", "mean")
     }
     sums, means = (answer.option_scores for answer in by.values() if isinstance(answer, Generation))

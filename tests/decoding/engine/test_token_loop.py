@@ -61,7 +61,7 @@ def test_the_end_is_decided_on_the_combined_token() -> None:
         def combine(self, logits: Tensor, step: int) -> Tensor:
             return logits[1]
 
-    model = Toy(stop_bias=2.0, picture_share=3.0)
+    model = Toy(stop_bias=2.0, image_share=3.0)
     prompts = [prompt(i) for i in range(30)]
     noised = [VCD(noise_step=999).branches(p)[1] for p in prompts]
     ours = run(model, Second(), prompts, [4] * 30)
@@ -102,7 +102,7 @@ def test_equal_states_share_a_row_until_they_part() -> None:
 
 
 def test_strategies_that_part_and_end_apart_keep_their_own_rows() -> None:
-    model = Toy(stop_bias=1.0, picture_share=3.0)
+    model = Toy(stop_bias=1.0, image_share=3.0)
     prompts = [prompt(i) for i in range(6)]
     methods = [VCD(alpha=3.0, beta=0.01), GreedyDecoding(), VCD(alpha=0.5, beta=0.2)]
     opened = [branch for p in prompts for branch in VCD().branches(p)]

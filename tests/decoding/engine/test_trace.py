@@ -97,7 +97,7 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> HF:
 def test_a_trace_of_a_real_architecture_is_what_its_branches_say(llava: HF) -> None:
     llava.load()
     arm = {"name": "vcd", "alpha": 3.0, "beta": 0.02}
-    questions = [tiny_models.prompt(shown, "colour", query=f"q{i}") for i, shown in enumerate(([1, 2], [3]))]
+    questions = [tiny_models.prompt(shown, "color", query=f"q{i}") for i, shown in enumerate(([1, 2], [3]))]
     for question, answer in zip(questions, answers(llava, arm, questions, new=4), strict=True):
         check_against_the_logits(llava, arm, question, answer, 1e-4)
 
@@ -148,7 +148,7 @@ def test_weights_that_vary_are_found_from_the_step_itself() -> None:
 
 def test_what_is_no_weighted_sum_of_logits_has_no_weights() -> None:
     mixture = parse_arm(
-        {"name": "contrast", "branches": ["no_picture"], "weights": [0.5, 0.5], "space": "probabilities"}
+        {"name": "contrast", "branches": ["no_image"], "weights": [0.5, 0.5], "space": "probabilities"}
     ).strategy
     assert weights_at(mixture, random_logits(2), 0, [NewThread()] * 3) == [None] * 3
 

@@ -15,11 +15,11 @@ def body(prompt: Prompt, strategy: Any = None, **more: Any) -> dict[str, Any]:
     for turn in prompt.turns:
         content: list[Any] = []
         for part in turn.parts:
-            if part.picture is None:
+            if part.image is None:
                 content.append({"type": "text", "text": part.text})
             else:
                 file = io.BytesIO()
-                part.picture.open().save(file, "PNG")
+                part.image.open().save(file, "PNG")
                 url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
                 content.append({"type": "image_url", "image_url": {"url": url}})
         messages.append({"role": turn.role, "content": content})
@@ -44,8 +44,6 @@ def renamed(prompt: Prompt) -> Prompt:
     for i, turn in enumerate(prompt.turns):
         place = "query" if i == users[-1] else f"demo[{sum(u < i for u in users) - (turn.role == 'assistant')}]"
         turns.append(
-            replace(
-                turn, parts=tuple(replace(p, name=f"{place}.picture[0]" if p.picture else p.name) for p in turn.parts)
-            )
+            replace(turn, parts=tuple(replace(p, name=f"{place}.image[0]" if p.image else p.name) for p in turn.parts))
         )
     return replace(prompt, turns=tuple(turns))

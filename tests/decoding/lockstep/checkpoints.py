@@ -27,7 +27,7 @@ def tiny_models() -> Any:
 def saved(name: str, folder: Path, **size: Any) -> Path:
     """Heads of 32: vLLM's attention for CPUs has none for smaller ones.
 
-    Random weights choose placeholders of pictures too, which no model can read in an answer: they end it.
+    Random weights choose placeholders of images too, which no model can read in an answer: they end it.
     """
     tiny = tiny_models()
     path: Path = tiny.save(name, folder / name, tiny.Size(**{"width": 128, "layers": 2} | size))

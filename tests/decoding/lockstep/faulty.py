@@ -16,7 +16,7 @@ class Faulty(Strategy):
     how: Literal["shapeless", "raising"] = "raising"
 
     def branches(self, prompt: Prompt, note: object = None) -> tuple[Prompt, ...]:
-        return prompt, prompt.without_pictures()
+        return prompt, prompt.without_images()
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
         if self.how == "raising":

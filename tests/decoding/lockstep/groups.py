@@ -16,17 +16,17 @@ from icl.types import Prompt
 
 SPREAD = f"{Path(__file__).with_name('spread.py')}:Spread"
 ARMS: tuple[Any, ...] = (
-    {"name": "vcd", "pictures": "all"},
+    {"name": "vcd", "images": "all"},
     {"name": SPREAD},
     {"name": SPREAD, "branch_count": 6, "sampling": {"temperature": 1.0, "top_p": 0.9}},
-    {"name": "vcd", "pictures": "all", "sampling": {"temperature": 0.7, "top_k": 20}},
-    {"name": "mask_only", "of": {"name": "vcd", "pictures": "all"}},
+    {"name": "vcd", "images": "all", "sampling": {"temperature": 0.7, "top_k": 20}},
+    {"name": "mask_only", "of": {"name": "vcd", "images": "all"}},
 )
 WORDS = ("red", "how many are there", "is it to the left of the other one, or not?", "what?", "x" * 60)
 
 
 def prompts(count: int, seed: int = 0) -> list[Prompt]:
-    """One to four pictures of few, so that beginnings are shared; questions of 1 to 60 letters."""
+    """One to four images of few, so that beginnings are shared; questions of 1 to 60 letters."""
     tiny = checkpoints.tiny_models()
     draw = random.Random(seed)
     return [
@@ -75,7 +75,7 @@ def tiny_engine(
     folder: Path, kind: type[Watched] = Watched, adapter: str | None = None, merge: bool = False, **engine_args: Any
 ) -> Watched:
     settings = {"max_num_seqs": 16, "max_num_batched_tokens": 256} | engine_args
-    room: dict[str, Any] = {"max_model_len": 512, "max_pictures": 4, "cache_gib": 0.25}
+    room: dict[str, Any] = {"max_model_len": 512, "max_images": 4, "cache_gib": 0.25}
     return kind(str(folder), **room, adapter=adapter, merge=merge, engine_args=settings)
 
 

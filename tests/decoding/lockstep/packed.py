@@ -3,7 +3,7 @@
 Both keep, for each linear layer of the language model, numbers q of four bits (GPTQ of two and eight too), as many in
 an int32 as fit, and a scale (and a zero point) for a group of inputs of each output: weight = (q - zero) * scale. GPTQ
 packs along the inputs, in order, and stores zeros less one (not in its second format); AWQ packs along the outputs, in
-the order of AWQ_ORDER. With `desc_act`, GPTQ's groups are not of neighbours: g_idx tells the group of each input.
+the order of AWQ_ORDER. With `desc_act`, GPTQ's groups are not of neighbors: g_idx tells the group of each input.
 """
 
 import json

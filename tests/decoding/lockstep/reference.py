@@ -59,20 +59,20 @@ class Reference:
             {
                 "role": turn.role,
                 "content": [
-                    {"type": "image"} if part.picture else {"type": "text", "text": part.text} for part in turn.parts
+                    {"type": "image"} if part.image else {"type": "text", "text": part.text} for part in turn.parts
                 ],
             }
             for turn in prompt.turns
         ]
         text = self.processor.apply_chat_template(conversation, add_generation_prompt=True)
-        pictures = prompt.pictures
-        pil_images = [picture.open() for picture in pictures] or None
+        images = prompt.images
+        pil_images = [image.open() for image in images] or None
         inputs = dict(self.processor(text=[text], images=pil_images, return_tensors="pt"))
-        if any(picture.pixel_edits for picture in pictures):
+        if any(image.pixel_edits for image in images):
             own = []
-            for picture in pictures:
-                values = self.processor.image_processor(picture.open(), return_tensors="pt")["pixel_values"]
-                for edit in picture.pixel_edits:
+            for image in images:
+                values = self.processor.image_processor(image.open(), return_tensors="pt")["pixel_values"]
+                for edit in image.pixel_edits:
                     values = edit.on_pixels(values)
                 own.append(values)
             inputs["pixel_values"] = torch.cat(own)

@@ -11,7 +11,7 @@ from icl.types import Prompt
 
 @dataclass(frozen=True)
 class Spread(Strategy):
-    """Branch 1 has no pictures, branch 2 no demonstrations, further ones lose one more turn from the front each.
+    """Branch 1 has no images, branch 2 no demonstrations, further ones lose one more turn from the front each.
 
     Each further one weighs more than the one before, so that it matters which is which.
     """
@@ -20,7 +20,7 @@ class Spread(Strategy):
     beta: float = 0.05
 
     def branches(self, prompt: Prompt, note: object = None) -> tuple[Prompt, ...]:
-        made = [prompt, prompt.without_pictures(), replace(prompt, turns=prompt.turns[-1:])]
+        made = [prompt, prompt.without_images(), replace(prompt, turns=prompt.turns[-1:])]
         while len(made) < self.branch_count:
             made.append(replace(prompt, turns=prompt.turns[2 * (len(made) - 2) :] or prompt.turns[-1:]))
         return tuple(made[: self.branch_count])

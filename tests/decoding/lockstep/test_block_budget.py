@@ -39,7 +39,7 @@ def engine(folder: Path) -> Iterator[groups.Watched]:
 
 
 def told(demos: int, query: str, words: str = "what?") -> Prompt:
-    """A question about a picture behind demonstrations without any, so that each one less is a shorter branch."""
+    """A question about an image behind demonstrations without any, so that each one less is a shorter branch."""
     turns = [
         Turn(role, (Part(text, f"demo[{i}].{kind}"),))
         for i in range(demos)

@@ -24,7 +24,7 @@ from decoding.engine.option_scoring import logprobs_of
 from decoding.engine.requests import Counters, Failure, Job
 from decoding.engine.token_loop import TRACE
 from decoding.engine.trace import looks
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import entries, resolve
 from icl.streams import StreamKey
 from icl.types import Generation, Part, Prompt, Turn
@@ -63,7 +63,7 @@ def test_an_answer_does_not_depend_on_the_batch(engine: groups.Watched) -> None:
 
 def test_options_are_scored_by_the_same_strategy(engine: groups.Watched, reference: Reference) -> None:
     jobs = [
-        Job(prompt, replace(parse_arm(arm), normalise=how), OPTIONS, "options")
+        Job(prompt, replace(parse_arm(arm), normalize=how), OPTIONS, "options")
         for prompt in groups.prompts(3, seed=5)
         for arm, how in (("greedy", "sum"), (groups.ARMS[0], "mean"), (groups.ARMS[1], "bytes"))
     ]
@@ -75,7 +75,7 @@ def test_options_are_scored_by_the_same_strategy(engine: groups.Watched, referen
                 float(logprobs_of(job.arm.strategy, torch.stack([row[s] for row in read])[:, None], s)[0][0, token])
                 for s, token in enumerate(ids)
             ]
-            size = {"sum": 1, "mean": len(ids), "bytes": len(option)}[job.normalise]
+            size = {"sum": 1, "mean": len(ids), "bytes": len(option)}[job.normalize]
             assert answer.option_scores[option] == pytest.approx(sum(told) / size, abs=5e-4)
         assert answer.text == max(answer.option_scores, key=lambda o: answer.option_scores[o])
 
@@ -128,7 +128,7 @@ def test_sixteen_branches_decode_one_output(engine: groups.Watched, reference: R
     assert reference.apart(prompt, arm, answer.tokens, answer.trace["logprob"]) < 1e-4
 
 
-def test_a_picture_is_encoded_once_whatever_shows_it(engine: groups.Watched) -> None:
+def test_a_image_is_encoded_once_whatever_shows_it(engine: groups.Watched) -> None:
     tiny, counts = checkpoints.tiny_models(), engine.scheduler.counts
     before = counts["encoder inputs"]
     jobs = [Job(tiny.prompt([900 + i, 902], "what?", f"e{i}"), parse_arm("greedy"), max_new_tokens=2) for i in (0, 1)]
@@ -215,17 +215,17 @@ def test_a_step_that_rules_out_every_token_fails_its_job_alone(engine: groups.Wa
     assert any(isinstance(answer, Failure) for answer in answers)
 
 
-def test_a_broken_picture_fails_its_job_alone(engine: groups.Watched) -> None:
-    broken = Picture.from_bytes(b"not a picture", "pictures/7.jpg")
-    bad = Prompt((Turn("user", (Part(broken, "query.picture[0]"), Part("what?", "query.question"))),))
+def test_a_broken_image_fails_its_job_alone(engine: groups.Watched) -> None:
+    broken = Image.from_bytes(b"not an image", "images/7.jpg")
+    bad = Prompt((Turn("user", (Part(broken, "query.image[0]"), Part("what?", "query.question"))),))
     jobs = [Job(bad, parse_arm("greedy")), Job(groups.prompts(1)[0], parse_arm(groups.ARMS[0]))]
     first, second = groups.run_jobs(engine, jobs)
     assert isinstance(first, Failure)
-    assert "pictures/7.jpg" in first.reason
+    assert "images/7.jpg" in first.reason
     assert isinstance(second, Generation)
 
 
-def test_a_branch_that_has_no_room_does_not_break_the_next_prompt_with_its_picture(engine: groups.Watched) -> None:
+def test_a_branch_that_has_no_room_does_not_break_the_next_prompt_with_its_image(engine: groups.Watched) -> None:
     wordy = parse_arm({"name": f"{Path(__file__).with_name('wordy.py')}:Wordy"})
     prompt = checkpoints.tiny_models().prompt([11], "what?", "wordy")
     first, second = (groups.run_jobs(engine, [Job(prompt, arm)])[0] for arm in (wordy, parse_arm(groups.ARMS[0])))
@@ -241,7 +241,7 @@ def test_a_prompt_longer_than_the_context_fails_with_a_sentence(engine: groups.W
     assert "512" in answer.reason
 
 
-def test_a_prompt_with_more_pictures_than_allowed_fails_with_a_sentence(engine: groups.Watched) -> None:
+def test_a_prompt_with_more_images_than_allowed_fails_with_a_sentence(engine: groups.Watched) -> None:
     prompt = checkpoints.tiny_models().prompt([1, 2, 3, 4, 5], "what?")
     (answer,) = groups.run_jobs(engine, [Job(prompt, parse_arm(groups.ARMS[0]))])
     assert isinstance(answer, Failure)

@@ -49,7 +49,7 @@ NOT_VERIFIED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("pipeline", {"pipeline_parallel_size": 2}, "0.32.0", "pass pipeline_parallel_size=1$"),
     ("data", {"data_parallel_size": 2}, "0.32.0", "one engine for each replica"),
     ("transfer", {"kv_transfer_config": object()}, "0.32.0", "kv_transfer_config"),
-    ("picture mask", {"is_mm_prefix_lm": True}, "0.32.0", "tokens of a picture see each other"),
+    ("image mask", {"is_mm_prefix_lm": True}, "0.32.0", "tokens of an image see each other"),
     ("runner", {"use_v2_model_runner": True}, "0.32.0", "VLLM_USE_V2_MODEL_RUNNER=0$"),
 )
 
@@ -74,7 +74,7 @@ def test_settings_that_are_no_mapping_are_none() -> None:
     assert settings_of(engine(additional_config={"lockstep_patience": 5})) == {"lockstep_patience": 5}
 
 
-def test_a_mask_of_pictures_is_left_to_gpus() -> None:
+def test_a_mask_of_images_is_left_to_gpus() -> None:
     check_engine(engine(is_mm_prefix_lm=True, device_type="cuda"), "0.32.1")
 
 

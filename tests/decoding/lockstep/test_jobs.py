@@ -87,9 +87,9 @@ def test_looks_are_kept_for_those_that_ask_beside_others() -> None:
         assert all(len(branch) >= min(job.top, 1) for step in answer.steps.get("top", ()) for branch in step)
 
 
-@pytest.mark.parametrize("normalise", ["sum", "mean", "bytes"])
-def test_options_are_scored_as_the_loop_scores_them(normalise: Any) -> None:
-    arms = [replace(parse_arm(arm), normalise=normalise) for arm in ARMS]
+@pytest.mark.parametrize("normalize", ["sum", "mean", "bytes"])
+def test_options_are_scored_as_the_loop_scores_them(normalize: Any) -> None:
+    arms = [replace(parse_arm(arm), normalize=normalize) for arm in ARMS]
     asked = [Job(prompt(i, shots=1), arm, OPTIONS, "options") for i in range(2) for arm in arms]
     answers = engine.run_jobs(ToyEngine(toy()), asked)
     for answer, wanted in zip(answers, loop.run_jobs(toy(), asked), strict=True):
@@ -153,12 +153,12 @@ def test_prompts_that_begin_alike_are_asked_one_after_the_other() -> None:
     model = ToyEngine(toy())
     asked = [Job(prompt(i % 3, question=f"{i}?"), parse_arm("greedy"), max_new_tokens=1) for i in range(9)]
     engine.run_jobs(model, asked, trace=False)
-    order = [asks[0].prompt.pictures[0].origin for asks in model.asked]
+    order = [asks[0].prompt.images[0].origin for asks in model.asked]
     assert sum(a != b for a, b in pairwise(order)) == 2
     roles = [asks[0].prompt.turns[0].role for asks in model.asked]
     assert set(roles) == {"user"}
-    assert engine.beginning(asked[0].prompt)[:2] == ("user", asked[0].prompt.pictures[0].digest)
-    assert "Which colour?" in engine.beginning(asked[0].prompt)
+    assert engine.beginning(asked[0].prompt)[:2] == ("user", asked[0].prompt.images[0].digest)
+    assert "Which color?" in engine.beginning(asked[0].prompt)
 
 
 def test_answers_are_told_as_soon_as_enough_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:

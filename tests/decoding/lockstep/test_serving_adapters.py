@@ -30,7 +30,7 @@ from icl.models.remote import Remote
 from icl.types import Generation
 
 OPTIONS = ["max-model-len=512", "max-num-seqs=16", "max-num-batched-tokens=256", "kv-cache-memory-bytes=200000000"]
-VCD: dict[str, Any] = {"name": "vcd", "pictures": "all"}
+VCD: dict[str, Any] = {"name": "vcd", "images": "all"}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def adapters(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def serving(folder: Path, adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     named = [str(adapters["one"]), f"two={adapters['two']}"]
     log = tmp_path_factory.mktemp("server") / "log"
-    with started(str(folder), log, OPTIONS, name="tiny", max_pictures=4, patience=3, adapters=named) as made:
+    with started(str(folder), log, OPTIONS, name="tiny", max_images=4, patience=3, adapters=named) as made:
         yield made
 
 

@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def serving(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("server") / "log"
-    with started(str(folder), log, OPTIONS, name="tiny", max_pictures=4, patience=3) as made:
+    with started(str(folder), log, OPTIONS, name="tiny", max_images=4, patience=3) as made:
         yield made
 
 
@@ -70,7 +70,7 @@ def shown(url: str, times: int = 1) -> dict[str, Any]:
         ({"vllm_xargs": {"strategy": "dola"}}, "hidden"),
         (shown(png(9999, 9999), 3), "299,940,003 pixels together"),
         ({"vllm_xargs": {"strategy": json.dumps({"name": "contrast", "weights": [1] * 3001,
-          "branches": ["no_picture"] * 3000})}, "icl": {"trace": True}}, "reads 3001 prompts"),
+          "branches": ["no_image"] * 3000})}, "icl": {"trace": True}}, "reads 3001 prompts"),
         ({"vllm_xargs": {"strategy": json.dumps({"name": "contrast", "weights": [2, -1],
           "branches": [{"change": {"name": "made_up", "patches": 100_000}}]})}}, "less than or equal to 256"),
     ],
@@ -134,7 +134,7 @@ def raw(serving: Server, headers: bytes, sent: bytes) -> bytes:
     return found
 
 
-def test_no_picture_is_fetched_for_a_client(serving: Server) -> None:
+def test_no_image_is_fetched_for_a_client(serving: Server) -> None:
     fetched = []
 
     class Inside(BaseHTTPRequestHandler):
@@ -177,7 +177,7 @@ def test_clients_that_say_half_and_nothing_more_keep_nobody_waiting(serving: Ser
 
 
 LONG = {"max_tokens": 400, "temperature": 300.0, "seed": 1, "vllm_xargs": {"strategy": json.dumps(
-    {"name": "contrast", "branches": ["no_picture"], "weights": [1, 0], "mask": "none"})}}  # fmt: skip
+    {"name": "contrast", "branches": ["no_image"], "weights": [1, 0], "mask": "none"})}}  # fmt: skip
 
 
 def family(pid: int) -> dict[int, str]:
@@ -227,7 +227,7 @@ def asking(serving: Server, how: list[dict[str, Any]]) -> tuple[list[threading.T
 
 
 def test_a_server_that_is_stopped_finishes_its_groups_and_leaves_no_process(folder: Path, tmp_path: Path) -> None:
-    with started(str(folder), tmp_path / "log", OPTIONS, name="tiny", max_pictures=4, patience=3) as serving:
+    with started(str(folder), tmp_path / "log", OPTIONS, name="tiny", max_images=4, patience=3) as serving:
         children = family(serving.process.pid)
         threads, answers = asking(serving, [{}, {"stream": True}, {"ignore": None}])
         held = socket.create_connection(("127.0.0.1", serving.port), 20)
@@ -243,7 +243,7 @@ def test_a_server_that_is_stopped_finishes_its_groups_and_leaves_no_process(fold
 
 
 def test_an_engine_that_dies_is_told_to_everybody_and_ends_the_server(folder: Path, tmp_path: Path) -> None:
-    with started(str(folder), tmp_path / "log", OPTIONS, name="tiny", max_pictures=4, patience=3) as serving:
+    with started(str(folder), tmp_path / "log", OPTIONS, name="tiny", max_images=4, patience=3) as serving:
         children = family(serving.process.pid)
         how: list[dict[str, Any]] = [{}, {"stream": True}, {"icl": {"trace": True}}]
         threads, answers = asking(serving, how * 16)  # more than run at once: some have not begun
@@ -261,7 +261,7 @@ def test_an_engine_that_dies_is_told_to_everybody_and_ends_the_server(folder: Pa
 
 
 def test_a_server_that_is_killed_leaves_no_engine_behind(folder: Path, tmp_path: Path) -> None:
-    with started(str(folder), tmp_path / "log", OPTIONS, name="tiny", max_pictures=4, patience=3) as serving:
+    with started(str(folder), tmp_path / "log", OPTIONS, name="tiny", max_images=4, patience=3) as serving:
         children = family(serving.process.pid)
         assert any("EngineCore" in told for told in children.values())
         threads, _ = asking(serving, [{}, {"stream": True}])

@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def serving(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("server") / "log"
-    with started(str(folder), log, OPTIONS, name="tiny", max_pictures=4, patience=3, data_parallel=2) as made:
+    with started(str(folder), log, OPTIONS, name="tiny", max_images=4, patience=3, data_parallel=2) as made:
         yield made
 
 
@@ -104,7 +104,7 @@ def test_a_server_whose_model_is_split_says_what_one_process_says_and_whose_faul
 ) -> None:
     """The workers know what went wrong in a step, and their scheduler, in another process, does not."""
     split = [*OPTIONS, "tensor-parallel-size=2"]
-    with started(str(folder), tmp_path / "log", split, name="tiny", max_pictures=4) as serving:
+    with started(str(folder), tmp_path / "log", split, name="tiny", max_images=4) as serving:
         model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY")
         same = run_jobs(model, [job for job, _ in expected])
         endless = body(renamed(expected[0][0].prompt), {"strategy": "vcd", "alpha": 3e38})

@@ -220,7 +220,7 @@ def test_a_branch_travels_as_one_line_of_json() -> None:
         ('{"group": "g", "index": 0, "arm": "[]"}', "is a mapping of"),
         ('{"group": "g", "count": 2, "arm": "[]"}', "is a mapping of"),
         ('{"index": 0, "count": 2, "arm": "[]"}', "is a mapping of"),
-        ('{"group": "g", "index": 0, "count": 2, "arm": "[]", "colour": 1}', "is a mapping of"),
+        ('{"group": "g", "index": 0, "count": 2, "arm": "[]", "color": 1}', "is a mapping of"),
         ('{"group": "g", "index": 2, "count": 2, "arm": "[]"}', "branch 2 of 2"),
         ('{"group": "g", "index": -1, "count": 2, "arm": "[]"}', "branch -1 of 2"),
         ('{"group": "g", "index": 0, "count": 0, "arm": "[]"}', "1 to 16"),

@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 from decoding.lockstep.request_metadata import KEY
 from decoding.server.request_parsing import LONGEST, MOST_OPTIONS, More, names_a_group, strategy_asked, wanted
 from icl.errors import ConfigError, DataError, ICLError
-from icl.images import Picture
+from icl.images import Image
 from icl.models.chat_messages import data_url
 from icl.models.icl_server import named
 from icl.streams import StreamKey
@@ -17,15 +17,15 @@ from icl.types import Part, Prompt, Turn
 
 
 def asked(**more: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": "Which colour?"}], "vllm_xargs": {"strategy": "greedy"}, **more}
+    return {"messages": [{"role": "user", "content": "Which color?"}], "vllm_xargs": {"strategy": "greedy"}, **more}
 
 
 def user(*pieces: Any) -> dict[str, Any]:
     return {"role": "user", "content": list(pieces)}
 
 
-def picture(red: int) -> Picture:
-    return Picture.from_image(PILImage.new("RGB", (4, 4), (red, 0, 0)), f"picture {red}")
+def image(red: int) -> Image:
+    return Image.from_image(PILImage.new("RGB", (4, 4), (red, 0, 0)), f"image {red}")
 
 
 def shown(url: Any) -> dict[str, Any]:
@@ -65,14 +65,14 @@ def shown(url: Any) -> dict[str, Any]:
         ({"seed": 2**63}, "seed is a whole number of 64 bits, not 9223372036854775808."),
         ({"seed": "x"}, "seed is a whole number, not 'x'."),
         ({"seed": True}, "seed is a whole number, not True."),
-        ({"icl": 5}, "icl is a mapping of trace, top, options, normalise, other."),
-        ({"icl": {"tracing": 1}}, "icl is a mapping of trace, top, options, normalise, other."),
+        ({"icl": 5}, "icl is a mapping of trace, top, options, normalize, other."),
+        ({"icl": {"tracing": 1}}, "icl is a mapping of trace, top, options, normalize, other."),
         ({"icl": {"options": "red"}}, "icl.options is a list of texts."),
         ({"icl": {"options": ["red", ""]}}, "icl.options is a list of texts."),
         ({"icl": {"options": ["red", 5]}}, "icl.options is a list of texts."),
         ({"icl": {"options": ["a", "b", "a"]}}, "icl.options has 3 texts; it may have 256, each once."),
         ({"icl": {"options": list(map(str, range(257)))}}, "icl.options has 257 texts; it may have 256, each once."),
-        ({"icl": {"normalise": "words"}}, "icl.normalise is one of sum, mean, bytes."),
+        ({"icl": {"normalize": "words"}}, "icl.normalize is one of sum, mean, bytes."),
         ({"icl": {"top": -1}}, "icl.top is a number of tokens, at most 256."),
         ({"icl": {"top": 257}}, "icl.top is a number of tokens, at most 256."),
         ({"icl": {"top": 1.5}}, "icl.top is a number of tokens, at most 256."),
@@ -98,8 +98,8 @@ def test_a_request_that_cannot_be_meant_is_a_sentence(more: dict[str, Any], sent
         (["hello"], "messages has no message of role 'user'."),
         (["hello", user({})], "messages[0]: a role is system, user or assistant, not None."),
         ([{"role": "tool"}, user({})], "messages[0]: a role is system, user or assistant, not 'tool'."),
-        ([user()], "messages[0].content is a text, or a list of texts and pictures."),
-        ([{"role": "user", "content": 5}], "messages[0].content is a text, or a list of texts and pictures."),
+        ([user()], "messages[0].content is a text, or a list of texts and images."),
+        ([{"role": "user", "content": 5}], "messages[0].content is a text, or a list of texts and images."),
         ([user("x")], "messages[0].content[0]: a piece is of type text or image_url, not None."),
         ([user({"type": "text", "text": 5})],
          "messages[0].content[0]: a piece is of type text or image_url, not 'text'."),
@@ -112,9 +112,9 @@ def test_a_request_that_cannot_be_meant_is_a_sentence(more: dict[str, Any], sent
         ([user({"type": "text", "text": "x", "name": "a" * 81})],
          f"messages[0].content[0].name is the name of a span, such as demo[0].answer, not '{'a' * 80}'."),
         ([user(shown({"url": "https://example.com/a.png"}))],
-         "messages[0].content[0]: send the picture itself (data:image/png;base64,...): the server fetches nothing."),
+         "messages[0].content[0]: send the image itself (data:image/png;base64,...): the server fetches nothing."),
         ([user(shown(5))],
-         "messages[0].content[0]: send the picture itself (data:image/png;base64,...): the server fetches nothing."),
+         "messages[0].content[0]: send the image itself (data:image/png;base64,...): the server fetches nothing."),
     ],
 )  # fmt: skip
 def test_messages_that_cannot_be_meant_are_a_sentence(messages: Any, sentence: str) -> None:
@@ -165,7 +165,7 @@ def test_the_rest_of_a_request_is_taken_at_its_word() -> None:
 
 def test_what_icl_asks_for_is_read() -> None:
     assert wanted(asked(icl={})).more == More()
-    more = {"trace": True, "top": MOST_OPTIONS, "options": ["yes", "no"], "normalise": "bytes"}
+    more = {"trace": True, "top": MOST_OPTIONS, "options": ["yes", "no"], "normalize": "bytes"}
     assert wanted(asked(icl=more)).more == More(True, 256, ("yes", "no"), "bytes")
     many = tuple(map(str, range(MOST_OPTIONS)))
     assert wanted(asked(icl={"options": list(many)})).more == More(options=many)
@@ -177,13 +177,13 @@ def test_another_samples_prompt_comes_beside_its_own() -> None:
     assert prompt.other is not None
     assert prompt.other.key == StreamKey(3, "q9")
     assert (prompt.other.text, prompt.text, prompt.key) == (
-        "[user] Another?", "[user] Which colour?", StreamKey(1, ""),
+        "[user] Another?", "[user] Which color?", StreamKey(1, ""),
     )  # fmt: skip
     assert wanted(asked(icl={"other": None})).prompt.other is None
 
 
 def test_messages_become_demonstrations_and_the_query() -> None:
-    first, second = picture(10), picture(20)
+    first, second = image(10), image(20)
     messages = [
         {"role": "system", "content": "Answer briefly."},
         user(shown({"url": data_url(first)}), {"type": "text", "text": "Which?"}, {"type": "text", "text": "\n"}),
@@ -194,19 +194,19 @@ def test_messages_become_demonstrations_and_the_query() -> None:
     prompt = wanted(asked(messages=messages)).prompt
     assert [(turn.role, [part.name for part in turn.parts]) for turn in prompt.turns] == [
         ("system", ["instruction"]),
-        ("user", ["demo[0].picture[0]", "demo[0].question", ""]),
+        ("user", ["demo[0].image[0]", "demo[0].question", ""]),
         ("assistant", ["demo[0].answer"]),
-        ("user", ["query.picture[0]", "query.picture[1]", "query.question"]),
+        ("user", ["query.image[0]", "query.image[1]", "query.question"]),
         ("assistant", ["demo[1].answer"]),
     ]
-    assert [part.text for turn in prompt.turns for part in turn.parts if part.picture is None] == [
+    assert [part.text for turn in prompt.turns for part in turn.parts if part.image is None] == [
         "Answer briefly.", "Which?", "\n", "red", "And?", "The",
     ]  # fmt: skip
-    assert [shown.digest for shown in prompt.pictures] == [first.digest, first.digest, second.digest]
+    assert [shown.digest for shown in prompt.images] == [first.digest, first.digest, second.digest]
 
 
 def test_a_prompt_that_was_sent_by_its_parts_comes_back_whole() -> None:
-    parts = (Part(picture(1), "query.picture[0]"), Part("Question: ", ""), Part("Which?", "query.question"))
+    parts = (Part(image(1), "query.image[0]"), Part("Question: ", ""), Part("Which?", "query.question"))
     demo = (Turn("user", (Part("Which?", "demo[0].question"),)), Turn("assistant", (Part("red", "demo[0].answer"),)))
     prompt = Prompt((*demo, Turn("user", parts)), StreamKey(2, "q1"))
     back = wanted(asked(messages=named(prompt), seed=2, user="q1")).prompt
@@ -216,12 +216,12 @@ def test_a_prompt_that_was_sent_by_its_parts_comes_back_whole() -> None:
     assert [[part.name for part in turn.parts] for turn in back.turns] == names
 
 
-def test_a_picture_is_read_from_the_request_alone() -> None:
-    with pytest.raises(DataError, match=r"messages\[0\]\.content\[0\]: the picture is not base64: "):
+def test_a_image_is_read_from_the_request_alone() -> None:
+    with pytest.raises(DataError, match=r"messages\[0\]\.content\[0\]: the image is not base64: "):
         wanted(asked(messages=[user(shown("data:image/png;base64,?"))]))
     mangled = wanted(asked(messages=[user(shown("data:image/png;base64," + base64.b64encode(b"no").decode()))]))
     with pytest.raises(ICLError, match=r"messages\[0\]\.content\[0\]"):  # it is opened later
-        _ = mangled.prompt.pictures[0].digest
+        _ = mangled.prompt.images[0].digest
 
 
 def test_texts_together_have_a_limit() -> None:

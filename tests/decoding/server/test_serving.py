@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def serving(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     options = ["max-model-len=512", "max-num-seqs=16", "max-num-batched-tokens=256", "kv-cache-memory-bytes=200000000"]
     log = tmp_path_factory.mktemp("server") / "log"
-    with started(str(folder), log, options, name="tiny", max_pictures=4, patience=3) as made:
+    with started(str(folder), log, options, name="tiny", max_images=4, patience=3) as made:
         yield made
 
 
@@ -112,7 +112,7 @@ def test_what_is_wrong_is_a_sentence(serving: Server, change: dict[str, Any], se
     assert sentence in answer["error"]["message"]
 
 
-def test_more_pictures_than_a_prompt_may_have_are_a_sentence(serving: Server) -> None:
+def test_more_images_than_a_prompt_may_have_are_a_sentence(serving: Server) -> None:
     for strategy in ("vcd", None):
         many, fewer = (body(checkpoints.tiny_models().prompt([*range(n)], "what?"), strategy) for n in (5, 4))
         status, answer = serving.chat(many)

@@ -13,7 +13,7 @@ from icl.errors import ConfigError, PlanError
 
 
 def body(strategy: Any, xargs: Any = None, **more: Any) -> dict[str, Any]:
-    messages = [{"role": "user", "content": "Which colour?"}]
+    messages = [{"role": "user", "content": "Which color?"}]
     return {"messages": messages, "vllm_xargs": {"strategy": strategy, **(xargs or {})}, **more}
 
 

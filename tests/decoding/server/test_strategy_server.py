@@ -18,11 +18,11 @@ from decoding.server.placement import Seat
 from decoding.server.request_parsing import Wanted
 from decoding.server.strategy_server import Desk
 from icl.errors import DataError
-from icl.images import Picture
+from icl.images import Image
 from icl.models.vllm.generation import Ask
 from icl.types import Part, Prompt, Turn
 
-PROMPT = Prompt((Turn("user", (Part("Which colour?", "query.question"),)),))
+PROMPT = Prompt((Turn("user", (Part("Which color?", "query.question"),)),))
 
 
 class Engine:
@@ -96,8 +96,8 @@ def wanted(arm: Any = "vcd", limit: int | None = None, stop: tuple[str, ...] = (
 
 
 def shown() -> Prompt:
-    picture = Picture.from_image(PILImage.new("RGB", (5, 3)), "a picture")
-    return Prompt((Turn("user", (Part(picture, "query.picture[0]"), *PROMPT.turns[0].parts)),))
+    image = Image.from_image(PILImage.new("RGB", (5, 3)), "an image")
+    return Prompt((Turn("user", (Part(image, "query.image[0]"), *PROMPT.turns[0].parts)),))
 
 
 def test_a_model_is_asked_for_by_its_name(desk: Desk) -> None:
@@ -150,7 +150,7 @@ def test_an_engine_that_tells_nothing_is_a_sentence(desk: Desk, engine: Engine) 
 
 
 def test_branches_are_made_off_the_loop(desk: Desk) -> None:
-    """A strategy that edits pictures would hold up every other request."""
+    """A strategy that edits images would hold up every other request."""
     where: list[Any] = []
     asked = wanted({"name": "icd"})
     branches = type(asked.arm.strategy).branches
@@ -175,7 +175,7 @@ def test_more_branches_than_a_group_may_have_are_refused_before_they_are_read(de
     assert refused.value.status == 400
 
 
-def test_pictures_without_room_are_refused_before_they_are_opened(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_without_room_are_refused_before_they_are_opened(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of another sample's prompt count too."""
     monkeypatch.setattr("decoding.server.strategy_server.PIXELS", 30)
     one = shown()

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from PIL import Image as PILImage
 
-from icl.images import Picture
+from icl.images import Image
 from icl.metrics.base import Better
 from icl.metrics.lenient import Lenient
 from icl.models.base import Request
@@ -16,7 +16,7 @@ from icl.tasks.base import Pool
 from icl.types import Example, Generation, Query, Scored
 from retrievers.base import Resources
 
-COLOURS = ("red", "green", "blue")
+COLORS = ("red", "green", "blue")
 
 
 def wordy_without_demonstrations(request: Request) -> str:
@@ -29,23 +29,23 @@ def dunno(request: Request) -> str:
 
 
 def trusting(request: Request) -> str:
-    """Right where at least half of the demonstrations say what their picture shows."""
-    true = [example.answer == COLOURS[int(example.id[-4:]) % 3] for example, _ in request.demos]
+    """Right where at least half of the demonstrations say what their image shows."""
+    true = [example.answer == COLORS[int(example.id[-4:]) % 3] for example, _ in request.demos]
     return request.gold[0] if true and sum(true) >= len(true) / 2 else ""
 
 
 def half_the_gain(request: Request) -> str:
-    """Right at 0 shots for one query in two, with pictures for all, without their pictures as at 0 shots."""
-    seen = request.demos and request.demos[0][0].pictures
+    """Right at 0 shots for one query in two, with images for all, without their images as at 0 shots."""
+    seen = request.demos and request.demos[0][0].images
     return request.gold[0] if seen or int(request.prompt.key.query[-1]) % 2 else ""
 
 
 def _reads(request: Request) -> tuple[bool, bool]:
-    """Whether the query shows its picture, and its question."""
-    return "query.picture[0]" in request.prompt.spans, "query.question" in request.prompt.spans
+    """Whether the query shows its image, and its question."""
+    return "query.image[0]" in request.prompt.spans, "query.question" in request.prompt.spans
 
 
-def needs_the_picture(request: Request) -> str:
+def needs_the_image(request: Request) -> str:
     return request.gold[0] if _reads(request)[0] else ""
 
 
@@ -89,7 +89,7 @@ class Leaking:
 
     @cached_property
     def _pool(self) -> Pool:
-        return Pool((*self.queries, Example("twin", self.queries[3].pictures, "?", ("a3",))))
+        return Pool((*self.queries, Example("twin", self.queries[3].images, "?", ("a3",))))
 
     def pool(self, query_id: str) -> Pool:
         return self._pool
@@ -99,7 +99,7 @@ class Leaking:
         return 5
 
     def _example(self, i: int) -> Example:
-        return Example(f"q{i}", (Picture.from_image(PILImage.new("RGB", (4, 4), (i, 0, 0)), f"p{i}"),), "?", (f"a{i}",))
+        return Example(f"q{i}", (Image.from_image(PILImage.new("RGB", (4, 4), (i, 0, 0)), f"p{i}"),), "?", (f"a{i}",))
 
 
 @component("task", "test-folds")
@@ -135,8 +135,8 @@ class Folds:
         return 4
 
     def _example(self, name: str, answer: str, mark: int, group: str | None) -> Example:
-        picture = Picture.from_image(PILImage.new("RGB", (4, 4), (mark % 256, mark // 256, 9)), name)
-        return Example(name, (picture,), "?", (answer,), label=answer, group=group)
+        image = Image.from_image(PILImage.new("RGB", (4, 4), (mark % 256, mark // 256, 9)), name)
+        return Example(name, (image,), "?", (answer,), label=answer, group=group)
 
 
 @component("retriever", "test-first")

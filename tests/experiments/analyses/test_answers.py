@@ -24,7 +24,7 @@ def _row(frame: pd.DataFrame, **where: Any) -> Any:
 
 
 def test_a_model_that_copies_the_last_demonstration_does_so_always(ran: Any) -> None:
-    found = copying.analyse(ran(model="fake-copy", grid={"shots": [0, 4]}))
+    found = copying.analyze(ran(model="fake-copy", grid={"shots": [0, 4]}))
     last = _row(found, place="1")
     assert (last["copied"], last["copied_all"], last["copied_wrong"]) == (1.0, 1.0, 1.0)
     assert last["low"] > 0.3
@@ -34,7 +34,7 @@ def test_a_model_that_copies_the_last_demonstration_does_so_always(ran: Any) -> 
 
 
 def test_a_model_that_knows_copies_only_by_agreeing(ran: Any) -> None:
-    found = copying.analyse(ran(model="fake-gold", shots=3))
+    found = copying.analyze(ran(model="fake-gold", shots=3))
     told = _row(found, place="any")
     assert told["n_wrong"] == 0
     assert 0 < told["copied"] < 1
@@ -44,7 +44,7 @@ def test_a_model_that_knows_copies_only_by_agreeing(ran: Any) -> None:
 def test_what_is_wrong_does_not_depend_on_which_way_is_good(ran: Any) -> None:
     wrong = f"{PARTS}:Wrong"
     higher, lower = (
-        copying.analyse(ran(metric, name=metric, model="fake-copy", shots=3, metrics=["lenient", wrong]))
+        copying.analyze(ran(metric, name=metric, model="fake-copy", shots=3, metrics=["lenient", wrong]))
         for metric in ("lenient", "Wrong")
     )
     pd.testing.assert_frame_equal(lower, higher)
@@ -60,7 +60,7 @@ def test_chance_is_the_copy_rate_over_all_other_queries_contexts() -> None:
 
 
 def test_a_voter_agrees_with_the_vote_and_adds_nothing(ran: Any) -> None:
-    told = _row(vote.analyse(ran(model="fake-vote", shots=5)))
+    told = _row(vote.analyze(ran(model="fake-vote", shots=5)))
     assert (told["agreement"], told["differ"], told["beyond"], told["p"]) == (1.0, 0, 0.0, 1.0)
     assert told["accuracy"] == told["vote"]
     assert told["n"] == 12
@@ -76,7 +76,7 @@ def test_ties_of_the_vote_go_to_the_best_ranked_in_any_order(ran: Any) -> None:
 
 
 def test_a_model_that_knows_is_beyond_the_vote_where_they_differ(ran: Any) -> None:
-    told = _row(vote.analyse(ran(model="fake-gold", shots=3)))
+    told = _row(vote.analyze(ran(model="fake-gold", shots=3)))
     assert (told["accuracy"], told["right"], told["vote_right"]) == (1.0, 1.0, 0.0)
     assert told["beyond"] == pytest.approx(1 - told["vote"])
     assert told["agreement"] == pytest.approx(told["vote"])
@@ -85,16 +85,16 @@ def test_a_model_that_knows_is_beyond_the_vote_where_they_differ(ran: Any) -> No
 def test_the_vote_is_judged_where_options_are_scored_and_named_where_it_cannot_be(ran: Any, toy: str) -> None:
     view = ran(model=toy, shots=3, score="options", metrics=["option", "lenient"])
     for metric in ("option", "lenient"):
-        told = _row(vote.analyse(replace(view, metric=metric)))
+        told = _row(vote.analyze(replace(view, metric=metric)))
         assert told["n"] == 12
     assert view.frame["vote:option"].tolist() == view.frame["vote:lenient"].tolist()
     with pytest.raises(ConfigError, match="no sample has a vote judged by 'unparsed'"):
-        vote.analyse(ran(name="u", model=toy, shots=3, metrics=["unparsed", "strict"], metric="unparsed"))
+        vote.analyze(ran(name="u", model=toy, shots=3, metrics=["unparsed", "strict"], metric="unparsed"))
 
 
 def test_flipped_labels_are_not_followed_by_what_is_known_and_symbols_are_by_what_is_scored(ran: Any) -> None:
     view = ran(model="fake-gold", shots=3, grid={"transforms": [["flip_labels"], ["symbols"]]})
-    found = following.analyse(view)
+    found = following.analyze(view)
     flipped, symbols = (_row(found, transforms=name) for name in ("flip_labels", "symbols"))
     assert (flipped["follow"], flipped["prior"], flipped["other"]) == (0.0, 1.0, 0.0)
     assert (symbols["follow"], symbols["prior"], symbols["other"]) == (1.0, 0.0, 0.0)
@@ -107,7 +107,7 @@ def test_flipped_labels_are_not_followed_by_what_is_known_and_symbols_are_by_wha
 def test_arms_that_follow_more_than_their_reference_are_told_with_the_test_in_pairs(ran: Any, tmp_path: Any) -> None:
     view = ran(model="fake-vote", shots=3, transforms=["symbols"], grid={"retriever": ["random", "oracle"]},
                compare={"to": {"retriever": "random"}})  # fmt: skip
-    found = following.analyse(view)
+    found = following.analyze(view)
     random, oracle = (_row(found, retriever=name) for name in ("random", "oracle"))
     assert oracle["change"] == pytest.approx(oracle["follow"] - random["follow"]) != 0
     tested = compare(view.scores, view.to, "strict", axes=view.axes)  # of symbols, to follow is to be right
@@ -126,18 +126,18 @@ def test_symbols_are_what_metrics_score(ran: Any) -> None:
 
 
 def test_a_copier_follows_flipped_labels_of_its_own_class_only(ran: Any) -> None:
-    told = _row(following.analyse(ran(model="fake-copy", shots=1, transforms=["flip_labels"])))
+    told = _row(following.analyze(ran(model="fake-copy", shots=1, transforms=["flip_labels"])))
     assert told["follow"] + told["prior"] + told["other"] == pytest.approx(1)
 
 
 def test_what_cannot_be_read_is_other(ran: Any, scripted: Any) -> None:
-    told = _row(following.analyse(ran(model=scripted("dunno"), shots=2, transforms=["flip_labels"])))
+    told = _row(following.analyze(ran(model=scripted("dunno"), shots=2, transforms=["flip_labels"])))
     assert (told["follow"], told["prior"], told["other"]) == (0.0, 0.0, 1.0)
 
 
 def test_without_renamed_labels_there_is_nothing_to_follow(ran: Any) -> None:
     with pytest.raises(ConfigError, match="no labels were renamed"):
-        following.analyse(ran(shots=2))
+        following.analyze(ran(shots=2))
 
 
 @pytest.mark.parametrize(

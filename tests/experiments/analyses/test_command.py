@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from experiments.analyses.catalogue import analysis, catalogue
+from experiments.analyses.catalog import analysis, catalog
 from experiments.analyses.show import show
 from experiments.cli.main import main
 from experiments.results.loaded_run import load_run
@@ -17,8 +17,8 @@ from experiments.results.loaded_run import load_run
 def test_every_analysis_is_listed_with_a_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["analyze", str(tmp_path)]) == 0
     listed = capsys.readouterr().out
-    assert all(name in listed and line.rstrip(".") for name, line in catalogue().items())
-    assert len(catalogue()) > 10
+    assert all(name in listed and line.rstrip(".") for name, line in catalog().items())
+    assert len(catalog()) > 10
 
 
 def test_an_analysis_is_printed_and_written(ran: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,7 +42,7 @@ def test_a_notebook_asks_the_run(ran: Any) -> None:
     assert found["copied_all"][1] == 1.0
 
 
-@pytest.mark.parametrize("name", catalogue())
+@pytest.mark.parametrize("name", catalog())
 def test_every_analysis_is_a_function(name: str) -> None:
     assert callable(analysis(name))
 

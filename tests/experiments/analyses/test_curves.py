@@ -15,14 +15,14 @@ PARTS = Path(__file__).parent / "parts.py"
 
 
 def test_a_model_that_knows_gains_nothing(ran: Any) -> None:
-    (told,) = shot_curve.analyse(ran(model="fake-gold", grid={"shots": [0, 2, 4]})).to_dict("records")
+    (told,) = shot_curve.analyze(ran(model="fake-gold", grid={"shots": [0, 2, 4]})).to_dict("records")
     assert (told["at_0"], told["gain"], told["efficiency"], told["p"]) == (1.0, 0.0, 0.0, 1.0)
     assert (told["peak"], told["peak_shots"], told["monotone"]) == (1.0, 0, True)
 
 
 def test_the_curve_of_a_voter_is_the_vote_s(ran: Any) -> None:
     view = ran(model="fake-vote", grid={"shots": [0, 1, 5]}, metric="strict")
-    (told,) = shot_curve.analyse(view).to_dict("records")
+    (told,) = shot_curve.analyze(view).to_dict("records")
     means = view.scores.groupby("shots")["strict"].mean()
     assert told["at_0"] == 0
     assert told["gain"] == pytest.approx(means[5])
@@ -31,32 +31,32 @@ def test_the_curve_of_a_voter_is_the_vote_s(ran: Any) -> None:
 
 def test_each_retriever_has_a_curve_from_the_shared_0_shots(ran: Any) -> None:
     axes = {"shots": [0, 2], "retriever": ["random", {"name": "knn", "embedder": "pixels"}]}
-    found = shot_curve.analyse(ran(model="fake-nearest", grid=axes))
+    found = shot_curve.analyze(ran(model="fake-nearest", grid=axes))
     assert sorted(found["retriever"]) == ["knn", "random"]
     assert set(found["at_0"]) == {0.0}
 
 
 def test_a_curve_needs_0_shots(ran: Any) -> None:
     with pytest.raises(ConfigError, match="no arm has shots '0'"):
-        shot_curve.analyse(ran(grid={"shots": [1, 2]}))
+        shot_curve.analyze(ran(grid={"shots": [1, 2]}))
 
 
 def test_a_gain_in_form_alone_is_all_format(ran: Any, scripted: Any) -> None:
     view = ran(model=scripted("wordy_without_demonstrations"), grid={"shots": [0, 2]})
-    (told,) = format_gain.analyse(view).to_dict("records")
+    (told,) = format_gain.analyze(view).to_dict("records")
     assert (told["gain_strict"], told["gain_lenient"], told["format_gain"]) == (1.0, 0.0, 1.0)
     assert told["p"] == pytest.approx(2 / 2**4)  # four queries: the least that there is
 
 
 def test_a_gain_in_content_is_no_format_gain(ran: Any) -> None:
-    (told,) = format_gain.analyse(ran(model="fake-vote", grid={"shots": [0, 9]})).to_dict("records")
+    (told,) = format_gain.analyze(ran(model="fake-vote", grid={"shots": [0, 9]})).to_dict("records")
     assert told["gain_strict"] == told["gain_lenient"] > 0
     assert told["format_gain"] == 0
 
 
 def test_what_does_not_read_its_demonstrations_is_insensitive_to_order(ran: Any) -> None:
     axes = {"order.index": [0, 1, 2, 3]}
-    (told,) = order_sensitivity.analyse(ran(model="fake-gold", shots=3, order="permutation", grid=axes)).to_dict(
+    (told,) = order_sensitivity.analyze(ran(model="fake-gold", shots=3, order="permutation", grid=axes)).to_dict(
         "records"
     )
     assert (told["orders"], told["sd"], told["range"], told["disagreement"]) == (4, 0.0, 0.0, 0.0)
@@ -64,7 +64,7 @@ def test_what_does_not_read_its_demonstrations_is_insensitive_to_order(ran: Any)
 
 def test_a_copier_disagrees_as_often_as_its_last_demonstrations_differ(ran: Any) -> None:
     view = ran(model="fake-copy", shots=2, order="permutation", grid={"order.index": [0, 1]})
-    (told,) = order_sensitivity.analyse(view).to_dict("records")
+    (told,) = order_sensitivity.analyze(view).to_dict("records")
     shown = view.frame[view.frame["order"].str.contains("index=0")]["demos"]
     differ = [demos[0][2] != demos[1][2] for demos in shown]
     assert told["disagreement"] == pytest.approx(sum(differ) / len(differ))
@@ -77,36 +77,36 @@ def test_the_spread_of_two_known_orders(ran: Any, shapes: str) -> None:
     first = {"name": f"{PARTS}:Careless", "ids": ["p-0000", "p-0001"]}  # red, green; the queries: red, green, blue, red
     axes = {"order": ["reversed", "as_retrieved"]}
     view = ran(task={"name": shapes, "queries": 4}, model="fake-copy", shots=2, retriever=first, grid=axes)
-    (told,) = order_sensitivity.analyse(view).to_dict("records")
+    (told,) = order_sensitivity.analyze(view).to_dict("records")
     assert (told["lowest"], told["highest"], told["range"], told["disagreement"]) == (0.25, 0.5, 0.25, 1.0)
     assert told["sd"] == pytest.approx(0.25 / 2**0.5)
 
 
 def test_one_order_or_an_unfinished_one_is_refused(ran: Any) -> None:
     with pytest.raises(ConfigError, match="there is one order only"):
-        order_sensitivity.analyse(ran(shots=2))
+        order_sensitivity.analyze(ran(shots=2))
     view = ran(name="two", shots=2, grid={"order": ["reversed", "as_retrieved"]})
     view = replace(view, frame=view.frame.iloc[:-1])
     with pytest.raises(UnpairedError, match="was not answered under each of the 2 orders"):
-        order_sensitivity.analyse(view)
+        order_sensitivity.analyze(view)
 
 
 def test_what_a_change_costs_and_what_part_of_the_gain_that_is(ran: Any, scripted: Any) -> None:
     view = ran(
         model=scripted("half_the_gain"),
-        grid={"shots": [0, 2], "transforms": [[], ["pictures"], ["questions"]]},
-        exclude=[{"shots": 0, "transforms": ["pictures"]}, {"shots": 0, "transforms": ["questions"]}],
+        grid={"shots": [0, 2], "transforms": [[], ["images"], ["questions"]]},
+        exclude=[{"shots": 0, "transforms": ["images"]}, {"shots": 0, "transforms": ["questions"]}],
     )
-    found = modality.analyse(view).set_index("transforms")
-    assert (found.loc["pictures", "intact"], found.loc["pictures", "at_0"]) == (1.0, 0.5)
-    assert (found.loc["pictures", "drop"], found.loc["pictures", "share"]) == (0.5, 1.0)
+    found = modality.analyze(view).set_index("transforms")
+    assert (found.loc["images", "intact"], found.loc["images", "at_0"]) == (1.0, 0.5)
+    assert (found.loc["images", "drop"], found.loc["images", "share"]) == (0.5, 1.0)
     assert (found.loc["questions", "drop"], found.loc["questions", "share"]) == (0.0, 0.0)
 
 
 def test_there_is_no_share_without_a_gain(ran: Any) -> None:
     axes = {"shots": [0, 2], "transforms": [[], [{"name": "answers", "how": "removed"}]]}
     (told,) = (
-        row for row in modality.analyse(ran(model="fake-gold", grid=axes)).to_dict("records") if row["shots"] == 2
+        row for row in modality.analyze(ran(model="fake-gold", grid=axes)).to_dict("records") if row["shots"] == 2
     )
     assert (told["drop"], told["intact"], told["at_0"]) == (0.0, 1.0, 1.0)
     assert told["share"] != told["share"]
@@ -114,14 +114,14 @@ def test_there_is_no_share_without_a_gain(ran: Any) -> None:
 
 def test_a_voter_loses_all_of_its_gain_with_the_answers(ran: Any) -> None:
     axes = {"shots": [0, 5], "transforms": [[], [{"name": "answers", "how": "removed"}]]}
-    found = modality.analyse(ran(model="fake-vote", grid=axes))
+    found = modality.analyze(ran(model="fake-vote", grid=axes))
     (told,) = (row for row in found.to_dict("records") if row["shots"] == 5)
     assert (told["changed"], told["share"]) == (0.0, 1.0)
 
 
 def test_the_noise_curve_of_a_model_that_trusts_a_majority(ran: Any, scripted: Any) -> None:
     noise = [[{"name": "noisy_labels", "share": share}] for share in (0.5, 1)]
-    found = noisy_labels.analyse(ran(model=scripted("trusting"), shots=4, grid={"transforms": [[], *noise]}))
+    found = noisy_labels.analyze(ran(model=scripted("trusting"), shots=4, grid={"transforms": [[], *noise]}))
     assert list(found["share"]) == [0.0, 0.5, 1.0]
     assert list(found["score"]) == [1.0, 1.0, 0.0]
     assert list(found["drop"])[1:] == [0.0, 1.0]
@@ -132,13 +132,13 @@ def _changes(text: str) -> dict[str, Any]:
     """The test's axes, judged by a score and by its complement, of which lower is better."""
     metrics = ["lenient", f"{PARTS}:Wrong"]
     noise = [[{"name": "noisy_labels", "share": share}] for share in (0.5, 1)]
-    axes = {"shots": [0, 4], "transforms": [[], ["pictures"], *noise]}
-    return {"name": text, "metrics": metrics, "grid": axes, "exclude": [{"shots": 0, "transforms": ["pictures"]}]}
+    axes = {"shots": [0, 4], "transforms": [[], ["images"], *noise]}
+    return {"name": text, "metrics": metrics, "grid": axes, "exclude": [{"shots": 0, "transforms": ["images"]}]}
 
 
 def test_a_drop_and_its_share_do_not_depend_on_which_way_is_good(ran: Any, scripted: Any) -> None:
     higher, lower = (
-        modality.analyse(ran(metric, model=scripted("half_the_gain"), **_changes(metric)))
+        modality.analyze(ran(metric, model=scripted("half_the_gain"), **_changes(metric)))
         for metric in ("lenient", "Wrong")
     )
     columns = ["drop", "low", "high", "p", "share"]
@@ -150,7 +150,7 @@ def test_a_drop_and_its_share_do_not_depend_on_which_way_is_good(ran: Any, scrip
 
 def test_noise_that_hurts_is_a_drop_whichever_way_is_good(ran: Any, scripted: Any) -> None:
     higher, lower = (
-        noisy_labels.analyse(ran(metric, model=scripted("trusting"), **_changes(metric)))
+        noisy_labels.analyze(ran(metric, model=scripted("trusting"), **_changes(metric)))
         for metric in ("lenient", "Wrong")
     )
     pd.testing.assert_frame_equal(lower[["drop", "p"]], higher[["drop", "p"]])
@@ -160,21 +160,21 @@ def test_noise_that_hurts_is_a_drop_whichever_way_is_good(ran: Any, scripted: An
 
 def test_the_noise_curve_of_a_model_that_knows_is_flat(ran: Any) -> None:
     noise = [[{"name": "noisy_labels", "share": share}] for share in (0.25, 1)]
-    found = noisy_labels.analyse(ran(model="fake-gold", shots=4, grid={"transforms": [[], *noise]}))
+    found = noisy_labels.analyze(ran(model="fake-gold", shots=4, grid={"transforms": [[], *noise]}))
     assert list(found["slope"]) == pytest.approx([0.0] * 3)
 
 
 def test_a_noise_curve_needs_two_shares(ran: Any) -> None:
     with pytest.raises(ConfigError, match="two shares of wrong labels or more"):
-        noisy_labels.analyse(ran(shots=2))
+        noisy_labels.analyze(ran(shots=2))
 
 
 def test_an_oracle_s_order_is_not_one_by_chance(ran: Any) -> None:
     orders = ["reversed", "as_retrieved", {"name": "label_at", "place": "tail"}]
-    (told,) = order_sensitivity.analyse(ran(model="fake-copy", shots=4, grid={"order": orders})).to_dict("records")
+    (told,) = order_sensitivity.analyze(ran(model="fake-copy", shots=4, grid={"order": orders})).to_dict("records")
     assert told["orders"] == 2
     more = [*orders, *({"name": "permutation", "index": i} for i in range(3))]
-    (told,) = order_sensitivity.analyse(ran(name="m", model="fake-copy", shots=4, grid={"order": more})).to_dict(
+    (told,) = order_sensitivity.analyze(ran(name="m", model="fake-copy", shots=4, grid={"order": more})).to_dict(
         "records"
     )
     assert told["orders"] == 3

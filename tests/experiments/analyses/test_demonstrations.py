@@ -16,7 +16,7 @@ from retrievers.diagnostics.linear_probe import fit_probe
 from retrievers.knn import KNN
 
 PARTS = Path(__file__).parent / "parts.py"
-LEAKS = ["itself", "picture", "twice", "alike", "labels", "gold"]
+LEAKS = ["itself", "image", "twice", "alike", "labels", "gold"]
 
 
 def _careless(*ids: str) -> dict[str, Any]:
@@ -24,9 +24,9 @@ def _careless(*ids: str) -> dict[str, Any]:
 
 
 def test_retrieved_answers_are_counted_by_rank(ran: Any) -> None:
-    # colours of the pool go red, green, blue, red …; queries too: two of each
+    # colors of the pool go red, green, blue, red …; queries too: two of each
     view = ran(shots=4, seeds=[0], retriever=_careless("p-0001", "p-0000", "p-0003", "p-0002"))
-    (told,) = retrieval.analyse(view).to_dict("records")
+    (told,) = retrieval.analyze(view).to_dict("records")
     assert told["precision"] == pytest.approx((2 + 1 + 1) / 3 / 4)
     assert (told["hit"], told["mrr"]) == (1.0, pytest.approx((1 / 2 + 1 + 1 / 4) / 3))
     assert (told["coverage"], told["distinct"], told["used"]) == (1.0, 0.75, 4)
@@ -37,12 +37,12 @@ def test_retrieved_answers_are_counted_by_rank(ran: Any) -> None:
 def test_ranks_are_the_retriever_s_in_any_order(ran: Any) -> None:
     axes = {"order": ["reversed", "as_retrieved"]}
     view = ran(shots=2, seeds=[0], retriever=_careless("p-0001", "p-0000"), grid=axes)
-    (told,) = retrieval.analyse(view).to_dict("records")
+    (told,) = retrieval.analyze(view).to_dict("records")
     assert told["mrr"] == pytest.approx((1 / 2 + 1 + 0) / 3)
 
 
 def test_precision_is_over_the_shots_asked_for(ran: Any) -> None:
-    (told,) = retrieval.analyse(ran(shots=4, seeds=[0], retriever=_careless("p-0000", "p-0001"))).to_dict("records")
+    (told,) = retrieval.analyze(ran(shots=4, seeds=[0], retriever=_careless("p-0000", "p-0001"))).to_dict("records")
     assert told["precision"] == pytest.approx((1 + 1 + 0) / 3 / 4)
 
 
@@ -51,7 +51,7 @@ def test_precision_is_compared_in_pairs(ran: Any) -> None:
     ours, theirs = (_careless(*ids) for ids in (("p-0000", "p-0003"), ("p-0000", "p-0001")))
     to = {"retriever": "Careless(ids=['p-0000', 'p-0001'])"}
     view = ran(shots=2, seeds=[0], grid={"retriever": [theirs, ours]}, compare={"to": to, "metric": "strict"})
-    (told,) = precision.analyse(view).to_dict("records")
+    (told,) = precision.analyze(view).to_dict("records")
     assert (told["reference"], told["precision"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert (told["difference"], told["n"]) == (pytest.approx(0), 6)
     assert told["low"] < 0 < told["high"]
@@ -61,8 +61,8 @@ def test_precision_is_of_what_was_chosen_and_not_of_how_it_is_answered(ran: Any)
     axes = {"retriever": ["random", "balanced"], "order": ["reversed", "as_retrieved"]}
     view = ran(shots=2, seeds=[0], grid=axes, compare={"to": {"order": "reversed"}, "metric": "strict"})
     with pytest.raises(ConfigError, match=r"the same whatever order is\. Name another reference, such as --to"):
-        precision.analyse(view)
-    (told,) = precision.analyse(replace(view, to={"retriever": "random", "order": "reversed"})).to_dict("records")
+        precision.analyze(view)
+    (told,) = precision.analyze(replace(view, to={"retriever": "random", "order": "reversed"})).to_dict("records")
     assert "order" not in told
     assert told["n"] == 6
 
@@ -74,11 +74,11 @@ def test_twice_the_demonstrations_are_not_twice_as_right() -> None:
 
 def test_without_options_there_is_no_coverage(ran: Any, shapes: str) -> None:
     view = ran(task={"name": shapes, "optionless": True}, shots=2)
-    assert pd.isna(retrieval.analyse(view)["coverage"][0])
+    assert pd.isna(retrieval.analyze(view)["coverage"][0])
 
 
 def test_a_run_of_our_own_retrievers_does_not_leak(ran: Any) -> None:
-    found = leakage.analyse(ran(grid={"shots": [0, 3], "transforms": [[], ["flip_labels"]]}))
+    found = leakage.analyze(ran(grid={"shots": [0, 3], "transforms": [[], ["flip_labels"]]}))
     clean, flipped = found.to_dict("records")
     assert [clean[key] for key in LEAKS] == [0] * 6
     assert [flipped[key] for key in LEAKS] == [0, 0, 0, 0, 12, 0]
@@ -87,7 +87,7 @@ def test_a_run_of_our_own_retrievers_does_not_leak(ran: Any) -> None:
 
 def test_each_kind_of_leak_is_counted(ran: Any) -> None:
     task = {"name": f"{PARTS}:Leaking"}
-    found = leakage.analyse(
+    found = leakage.analyze(
         ran(
             task=task,
             model="fake-gold",
@@ -102,12 +102,12 @@ def test_each_kind_of_leak_is_counted(ran: Any) -> None:
 
 def test_an_oracle_s_order_is_seen(ran: Any) -> None:
     view = ran(shots=4, order="label_at")
-    assert list(leakage.analyse(view)["gold"]) == [12]
+    assert list(leakage.analyze(view)["gold"]) == [12]
 
 
 def test_an_analysis_needs_demonstrations(ran: Any) -> None:
     with pytest.raises(ConfigError, match="Run the experiment with shots above 0"):
-        leakage.analyse(ran(shots=0))
+        leakage.analyze(ran(shots=0))
 
 
 def test_folds_of_a_task_come_together_first_with_the_group_as_the_unit(ran: Any) -> None:
@@ -117,10 +117,10 @@ def test_folds_of_a_task_come_together_first_with_the_group_as_the_unit(ran: Any
     told_as = "Careless(ids=['p2', 'p3'])"
     compared: dict[str, Any] = {"to": {"retriever": told_as}, "metric": "strict"}
     axes = {"task.held_out": ["a", "b"], "retriever": [theirs, ours]}
-    told = precision.analyse(ran(task=task, shots=2, seeds=[0], grid=axes, compare=compared)).to_dict("records")
+    told = precision.analyze(ran(task=task, shots=2, seeds=[0], grid=axes, compare=compared)).to_dict("records")
     assert [(row["task"], row["n"]) for row in told] == [("Folds", 8), ("folds a", 4), ("folds b", 4)]
     assert [row["difference"] for row in told] == pytest.approx([0.125, 0.25, 0.0])
-    unfolded = precision.analyse(ran(name="u", task={**task, "held_out": "a"}, shots=2, seeds=[0],
+    unfolded = precision.analyze(ran(name="u", task={**task, "held_out": "a"}, shots=2, seeds=[0],
                                      grid={"retriever": [theirs, ours]}, compare=compared))  # fmt: skip
     assert list(unfolded["n"]) == [4]
 
@@ -139,7 +139,7 @@ def test_probes_say_what_the_vectors_of_each_arm_say(ran: Any) -> None:
         compare={"to": to, "metric": "strict"},
         metric="strict",
     )
-    told = {row["probe"]: row for row in probe.analyse(view).to_dict("records")}
+    told = {row["probe"]: row for row in probe.analyze(view).to_dict("records")}
     assert set(told) == {"vote", "demonstrations", "pool"}
     task, means = build("task", node), dict[tuple[str, str], float]()
     for name in ("pixels", "histogram"):
@@ -151,7 +151,7 @@ def test_probes_say_what_the_vectors_of_each_arm_say(ran: Any) -> None:
         few = []
         for query, vector in zip(task.queries, asked, strict=True):
             shown = [task.pool("").by_id[one.id] for one in fitted.retrieve([query.query], 4)[0]]
-            labels, rows = [e.answer for e in shown], fitted.source.pictures(shown)  # type: ignore[attr-defined]
+            labels, rows = [e.answer for e in shown], fitted.source.images(shown)  # type: ignore[attr-defined]
             said = labels[0] if len(set(labels)) == 1 else fit_probe(rows, labels).predict(vector[None])[0]
             few.append(said == query.answer)
         means[name, "demonstrations"] = float(np.mean(few))
@@ -167,12 +167,12 @@ def test_decodings_of_one_choice_have_one_row_of_probes(ran: Any) -> None:
     node = {"name": "counting", "queries": 4, "pool_size": 20}
     model = {"name": "hf", "path": "tiny"}
     view = ran(task=node, model=model, shots=2, seeds=[0], grid={**arms, **more}, compare={"to": to})
-    found = probe.analyse(view)
+    found = probe.analyze(view)
     assert list(found["probe"]) == ["vote", "demonstrations", "pool"]
     assert set(found["n"]) == {4}
     with pytest.raises(ConfigError, match="the same whatever decoding is"):
-        probe.analyse(replace(view, to={"decoding": "greedy"}))
-    leaks = leakage.analyse(view).to_dict("records")
+        probe.analyze(replace(view, to={"decoding": "greedy"}))
+    leaks = leakage.analyze(view).to_dict("records")
     assert [(row["retriever"], row["order"]) for row in leaks] == [
         (name, order) for name in view.frame["retriever"].unique() for order in ("reversed", "random")
     ]
@@ -182,4 +182,4 @@ def test_decodings_of_one_choice_have_one_row_of_probes(ran: Any) -> None:
 def test_without_vectors_there_is_nothing_to_probe(ran: Any) -> None:
     axes = {"retriever": ["random", "balanced"]}
     with pytest.raises(ConfigError, match="no arm's retriever compares vectors"):
-        probe.analyse(ran(task="counting", shots=2, grid=axes, compare={"to": {"retriever": "random"}}))
+        probe.analyze(ran(task="counting", shots=2, grid=axes, compare={"to": {"retriever": "random"}}))

@@ -10,7 +10,7 @@ import pytest
 from experiments.analyses import calibration, identifiable, modality_importance, option_shift
 from icl.errors import ConfigError
 
-REMOVED = [[{"name": name, "how": "removed", "where": "query"}] for name in ("pictures", "questions")]
+REMOVED = [[{"name": name, "how": "removed", "where": "query"}] for name in ("images", "questions")]
 
 
 def test_brier_is_summed_over_the_options() -> None:
@@ -77,7 +77,7 @@ def test_a_row_of_two_options_is_measured_and_one_of_a_single_option_is_none(ran
     scores = [{"red": 0.0, "blue": math.log(0.25)} if i % 3 else {"red": 0.0} for i in range(len(view.frame))]
     gold = [("red",) if i % 2 else ("blue",) for i in range(len(scores))]
     seen = replace(view, frame=view.frame.assign(option_scores=scores, gold=gold))
-    (told,) = calibration.analyse(seen).to_dict("records")
+    (told,) = calibration.analyze(seen).to_dict("records")
     kept = [answers for answers, own in zip(gold, scores, strict=True) if len(own) == 2]
     right = sum(answers == ("red",) for answers in kept)
     assert (told["n"], told["accuracy"]) == (len(kept), right / len(kept))
@@ -93,35 +93,35 @@ def test_options_that_were_all_ruled_out_have_no_shares() -> None:
 
 
 def test_a_model_that_knows_is_right_and_its_confidence_is_told(ran: Any, shapes: str) -> None:
-    (told,) = calibration.analyse(ran(model="fake-gold", score="options", metrics=["option"])).to_dict("records")
+    (told,) = calibration.analyze(ran(model="fake-gold", score="options", metrics=["option"])).to_dict("records")
     assert (told["accuracy"], told["risk_50"], told["n"]) == (1.0, 0.0, 12)
     assert told["ece"] == pytest.approx(1 - told["confidence"])
     with pytest.raises(ConfigError, match=r"no options were scored\. Run it with score: options"):
-        calibration.analyse(ran(name="generated", task={"name": shapes, "optionless": True}))
+        calibration.analyze(ran(name="generated", task={"name": shapes, "optionless": True}))
 
 
 @pytest.mark.parametrize(
     ("right", "wanted"),
     [
-        ((1, 1, 1), "either"),  # (with both, picture alone, text alone)
+        ((1, 1, 1), "either"),  # (with both, image alone, text alone)
         ((0, 0, 0), "unanswered"),  # the same signs as the one above
-        ((1, 1, 0), "picture"),
+        ((1, 1, 0), "image"),
         ((1, 0, 1), "text"),
         ((1, 0, 0), "both"),
-        ((0, 1, 0), "picture"),
+        ((0, 1, 0), "image"),
         ((0, 1, 1), "either"),
     ],
 )
 def test_the_signs_name_the_class_and_nothing_right_is_one_of_its_own(right: Any, wanted: str) -> None:
-    both, picture, text = right
-    scores = (both + picture) / 2 - text, (both + text) / 2 - picture
+    both, image, text = right
+    scores = (both + image) / 2 - text, (both + text) / 2 - image
     assert modality_importance.class_of(*scores, sum(right)) == wanted
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "mis"),
     [
-        ("needs_the_picture", "picture", (1.0, -0.5)),
+        ("needs_the_image", "image", (1.0, -0.5)),
         ("needs_both", "both", (0.5, 0.5)),
         ("needs_either", "either", (0.0, 0.0)),
         ("dunno", "unanswered", (0.0, 0.0)),
@@ -129,8 +129,8 @@ def test_the_signs_name_the_class_and_nothing_right_is_one_of_its_own(right: Any
 )
 def test_importance_is_over_the_non_empty_sets(ran: Any, scripted: Any, name: str, kind: str, mis: Any) -> None:
     view = ran(model=scripted(name), shots=1, grid={"transforms": [[], *REMOVED, ["flip_labels"]]})
-    (told,) = modality_importance.analyse(view).to_dict("records")
-    assert (told["mis_picture"], told["mis_text"]) == mis
+    (told,) = modality_importance.analyze(view).to_dict("records")
+    assert (told["mis_image"], told["mis_text"]) == mis
     assert (told[kind], sum(told[one] for one in modality_importance.CLASSES)) == (1.0, 1.0)
     assert told["n"] == 12
 
@@ -139,20 +139,20 @@ def test_importance_does_not_depend_on_which_way_is_good(ran: Any, scripted: Any
     from tests.experiments.analyses.test_curves import PARTS
 
     view = ran("Wrong", model=scripted("needs_both"), metrics=[f"{PARTS}:Wrong"], grid={"transforms": [[], *REMOVED]})
-    (told,) = modality_importance.analyse(view).to_dict("records")
-    assert (told["both"], told["mis_picture"]) == (1.0, 0.5)
+    (told,) = modality_importance.analyze(view).to_dict("records")
+    assert (told["both"], told["mis_image"]) == (1.0, 0.5)
 
 
 def test_importance_needs_all_three_sets(ran: Any) -> None:
     with pytest.raises(ConfigError, match="no setting was asked with both modalities"):
-        modality_importance.analyse(ran(grid={"transforms": [[], REMOVED[0]]}))
+        modality_importance.analyze(ran(grid={"transforms": [[], REMOVED[0]]}))
 
 
 SHIFTS = [[{"name": "listed", "shift": shift}] for shift in range(3)]
 
 
 def test_who_takes_the_first_option_is_never_consistent(ran: Any, scripted: Any) -> None:
-    (told,) = option_shift.analyse(ran(model=scripted("first_listed"), grid={"transforms": SHIFTS})).to_dict("records")
+    (told,) = option_shift.analyze(ran(model=scripted("first_listed"), grid={"transforms": SHIFTS})).to_dict("records")
     assert (told["consistent"], told["first"], told["accuracy"]) == (0.0, 1.0, pytest.approx(1 / 3))
     assert told["chance"] == pytest.approx(1 / 27)
     assert told["sd"] == pytest.approx(np.std([1, 0, 0], ddof=1))
@@ -161,7 +161,7 @@ def test_who_takes_the_first_option_is_never_consistent(ran: Any, scripted: Any)
 
 
 def test_who_knows_is_consistent_wherever_the_answer_stands(ran: Any) -> None:
-    (told,) = option_shift.analyse(ran(model="fake-gold", grid={"transforms": SHIFTS})).to_dict("records")
+    (told,) = option_shift.analyze(ran(model="fake-gold", grid={"transforms": SHIFTS})).to_dict("records")
     assert (told["consistent"], told["sd"], told["first"]) == (1.0, 0.0, pytest.approx(1 / 3))
 
 
@@ -194,24 +194,24 @@ def test_a_gold_that_is_no_option_stands_at_no_place() -> None:
 
 def test_a_question_without_one_of_its_shifts_is_not_counted(ran: Any) -> None:
     with pytest.raises(ConfigError, match="no question was asked under every shift"):
-        option_shift.analyse(ran(grid={"transforms": SHIFTS[:2]}))
+        option_shift.analyze(ran(grid={"transforms": SHIFTS[:2]}))
 
 
 def test_what_the_demonstrations_settle_is_told_of_each_sample(ran: Any) -> None:
     view = ran(task={"name": "operators", "queries": 9}, model="fake-gold", grid={"shots": [0, 1, 4]}, seeds=[0])
-    found = identifiable.analyse(view).set_index("shots")
+    found = identifiable.analyze(view).set_index("shots")
     assert found.loc[0, "identifiable"] == 0.0
     assert found.loc[0, "identifiable"] <= found.loc[1, "identifiable"] <= found.loc[4, "identifiable"]
     assert found.loc[4, "identifiable"] > 0.5
     assert (found.loc[0, "else"], found.loc[4, "where"]) == (1.0, 1.0)
     with pytest.raises(ConfigError, match="no sample says whether its demonstrations settle the question"):
-        identifiable.analyse(ran(name="shapes"))
+        identifiable.analyze(ran(name="shapes"))
     told = ran(name="told", task={"name": "operators", "queries": 3, "told": True}, model="fake-gold", shots=0)
-    assert list(identifiable.analyse(told)["identifiable"]) == [1.0]
+    assert list(identifiable.analyze(told)["identifiable"]) == [1.0]
 
 
-def test_another_look_of_the_pictures_settles_no_less(ran: Any) -> None:
+def test_another_look_of_the_images_settles_no_less(ran: Any) -> None:
     of = {"name": "operators", "queries": 4}
     plain = ran(name="plain", task=of, model="fake-gold", shots=3)
     noisy = ran(name="noisy", task={"name": "corrupted", "of": of}, model="fake-gold", shots=3)
-    assert list(identifiable.analyse(plain)["identifiable"]) == list(identifiable.analyse(noisy)["identifiable"])
+    assert list(identifiable.analyze(plain)["identifiable"]) == list(identifiable.analyze(noisy)["identifiable"])

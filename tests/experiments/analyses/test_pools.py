@@ -20,9 +20,9 @@ def _careless(*ids: str) -> dict[str, Any]:
 
 
 def test_recall_is_of_what_the_query_may_be_shown(ran: Any) -> None:
-    """Of nine members three are of each colour; two red ones are shown to two red queries and four others."""
+    """Of nine members three are of each color; two red ones are shown to two red queries and four others."""
     view = ran(shots=2, seeds=[0], retriever=_careless("p-0000", "p-0003"))
-    (told,) = pool.analyse(view).to_dict("records")
+    (told,) = pool.analyze(view).to_dict("records")
     assert told["recall"] == pytest.approx((2 / 3 * 2) / 6)
     assert told["coverage_labels"] == pytest.approx(1 / 3)
     assert told["coverage_pool"] == pytest.approx(2 / 9)
@@ -30,10 +30,10 @@ def test_recall_is_of_what_the_query_may_be_shown(ran: Any) -> None:
     assert 0 <= told["diversity"] < 0.5
 
 
-def test_the_query_and_its_picture_are_in_no_recall(ran: Any) -> None:
+def test_the_query_and_its_image_are_in_no_recall(ran: Any) -> None:
     """The pool is the queries and a twin of the last: its answer is nowhere where it may be shown, nor anyone's."""
     view = ran(task={"name": f"{PARTS}:Leaking"}, model="fake-gold", shots=1, seeds=[0], retriever=_careless("q0"))
-    (told,) = pool.analyse(view).to_dict("records")
+    (told,) = pool.analyze(view).to_dict("records")
     assert pd.isna(told["recall"])
     assert pd.isna(told["diversity"])
 
@@ -61,7 +61,7 @@ def test_a_gap_is_of_each_query_where_the_mean_does_not_move(ran: Any) -> None:
     reds = _careless("p-0000", "p-0003", "p-0006")
     swaps = [{"name": "disrupted", "of": reds, "place": place, "embedder": "pixels"} for place in (0, 1)]
     view = ran(model="fake-copy", shots=3, seeds=[0], grid={"retriever": [reds, *swaps]}, metric="strict")
-    found = disruption.analyse(view).set_index("place")
+    found = disruption.analyze(view).set_index("place")
     assert list(found.index) == ["any", "1", "2"]
     assert (found.loc["1", "gap"], found.loc["1", "net"]) == (pytest.approx(2 / 3), pytest.approx(0))
     assert found.loc["1", "changed"] == 1.0
@@ -71,7 +71,7 @@ def test_a_gap_is_of_each_query_where_the_mean_does_not_move(ran: Any) -> None:
 
 def test_a_gap_needs_what_it_was_swapped_from(ran: Any) -> None:
     with pytest.raises(ConfigError, match="no demonstration was swapped beside what it was swapped from"):
-        disruption.analyse(ran(shots=2, retriever={"name": "disrupted", "of": "random", "embedder": "pixels"}))
+        disruption.analyze(ran(shots=2, retriever={"name": "disrupted", "of": "random", "embedder": "pixels"}))
 
 
 def test_where_nothing_could_be_swapped_there_is_no_gap(ran: Any) -> None:
@@ -81,4 +81,4 @@ def test_where_nothing_could_be_swapped_there_is_no_gap(ran: Any) -> None:
     view = ran(model="fake-copy", shots=9, seeds=[0], grid={"retriever": [every, swap]})
     assert any("nothing to swap for" in mark for marks in view.frame["marks"].dropna() for mark in marks)
     with pytest.raises(ConfigError, match="no demonstration was swapped"):
-        disruption.analyse(view)
+        disruption.analyze(view)

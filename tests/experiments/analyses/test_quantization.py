@@ -33,7 +33,7 @@ def models(ran: Any, **keys: Any) -> Any:
 
 
 def test_gains_and_their_changes_are_differences_sample_by_sample(ran: Any) -> None:
-    found = quantization_gains.analyse(seen := models(ran)).set_index("model")
+    found = quantization_gains.analyze(seen := models(ran)).set_index("model")
     means = seen.scores.groupby(["model", "shots"])["strict"].mean()
     for model in ("fake-vote", "fake-copy", "fake-gold"):
         assert found.loc[model, "gain"] == pytest.approx(means[model, 5] - means[model, 0])
@@ -46,7 +46,7 @@ def test_gains_and_their_changes_are_differences_sample_by_sample(ran: Any) -> N
 
 def test_a_retriever_s_gain_is_told_beside_that_of_the_shots(ran: Any) -> None:
     near = {"name": "knn", "embedder": "pixels"}
-    found = quantization_gains.analyse(seen := models(ran, retriever=["random", near]))
+    found = quantization_gains.analyze(seen := models(ran, retriever=["random", near]))
     assert set(found["of"]) == {"5 shots over 0", "knn over random"}
     shown = seen.scores[(seen.scores["model"] == "fake-copy") & (seen.scores["shots"] == 5)]
     means = shown.groupby("retriever")["strict"].mean()
@@ -56,15 +56,15 @@ def test_a_retriever_s_gain_is_told_beside_that_of_the_shots(ran: Any) -> None:
 
 def test_one_precision_nothing_to_gain_and_no_logits_are_told(ran: Any) -> None:
     with pytest.raises(ConfigError, match="there is one precision only"):
-        quantization.analyse(ran(model="fake-gold", name="one"))
+        quantization.analyze(ran(model="fake-gold", name="one"))
     grid = {"model": ["fake-gold", "fake-copy"]}
     with pytest.raises(ConfigError, match="2 of its models are not quantized"):
-        quantization.analyse(ran(grid=grid, shots=2, name="two"))
+        quantization.analyze(ran(grid=grid, shots=2, name="two"))
     compare = {"to": {"model": "fake-gold"}}
     with pytest.raises(ConfigError, match="nothing to gain was run"):
-        quantization_gains.analyse(ran(grid=grid, shots=2, compare=compare, name="three"))
+        quantization_gains.analyze(ran(grid=grid, shots=2, compare=compare, name="three"))
     with pytest.raises(ModelError, match=r"fake-gold could not be measured: fake-gold gives no logits"):
-        quantization.analyse(ran(grid=grid, shots=2, compare=compare, name="four"))
+        quantization.analyze(ran(grid=grid, shots=2, compare=compare, name="four"))
 
 
 def test_a_real_model_is_measured_once_in_each_precision(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_real_model_is_measured_once_in_each_precision(tmp_path: Path) -> None
         "compare": {"to": {"model": {"quantize": "none"}}, "metric": "lenient"},
     }
     seen = view(run(config, runs=tmp_path, quiet=True))
-    found = quantization.analyse(seen).set_index("model")
+    found = quantization.analyze(seen).set_index("model")
     full, few = "tiny(quantize=none)", "tiny(quantize=nf4)"
     assert list(found.index) == [full, few]
     assert found.loc[full, "agreement"] == 1.0
@@ -89,6 +89,6 @@ def test_a_real_model_is_measured_once_in_each_precision(tmp_path: Path) -> None
     assert found.loc[few, "tokens_s"] > 0
     files = sorted((seen.path / "precision").iterdir())
     times = [file.stat().st_mtime_ns for file in files]
-    again = quantization.analyse(view(load_run(seen.path))).set_index("model")
+    again = quantization.analyze(view(load_run(seen.path))).set_index("model")
     assert [file.stat().st_mtime_ns for file in files] == times
     assert again.loc[few, "kl"] == found.loc[few, "kl"]

@@ -87,7 +87,7 @@ def test_the_page_tells_every_cell_that_is_not_a_plain_yes() -> None:
     assert "| made | Made | yes | yes | yes | yes | yes | yes | Tiles. |" in told
     assert "| made | Made | yes | yes | off | yes | **no** | yes | Tiles. |" in told
     assert "| other | – | not run | not run | not run | not run | not run | not run |  |" in told
-    assert "- **made**, picture cache = none: the cache is off" in told
+    assert "- **made**, image cache = none: the cache is off" in told
     assert "- **made**, vLLM = loop: KeyError: x y" in told
     assert "- **other**, not run: not loaded: model.path: other takes no cache." in told
 

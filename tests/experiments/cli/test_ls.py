@@ -30,7 +30,7 @@ def test_a_kind_goes_by_its_name_its_plural_and_its_key_in_a_config(icl: ICL, wo
     lines = icl("ls", word).out.partition("\n\n")[0].splitlines()
     names = [line.split()[0] for line in lines if not line.startswith("   ")]
     assert names == list(entries("strategy"))
-    assert any(line.split()[0] == "vcd" and "noised picture" in line for line in lines)
+    assert any(line.split()[0] == "vcd" and "noised image" in line for line in lines)
 
 
 def test_all_kinds_are_told_and_how_to_see_more(icl: ICL) -> None:
@@ -75,7 +75,7 @@ def test_a_page_has_paper_parameters_bounds_defaults_comments_presets_and_lines_
         "Leng et al., CVPR 2024",
         "  beta        number from 0 to 1; default 0.1\n              of the best token's probability",
         "  noise_step  whole number from 0 to 999; default 500\n",
-        "  pictures    query or all; default query\n",
+        "  images    query or all; default query\n",
         "  paper       alpha: 1.0, beta: 0.1, noise_step: 999\n",
         "  decoding: {name: vcd, preset: cd_rethink}\n",
     ):
@@ -159,4 +159,4 @@ def test_the_page_of_contrast_lists_what_a_branch_may_change(icl: ICL) -> None:
     listed = told.partition("change: none,")[2].partition(" weights ")[0]
     assert all(name in listed for name in (*CHANGES, *entries("edit")) if name != "none")
     assert "instruction (with text)" in listed
-    assert "an edit of the pictures (icl ls edit): blank, blur," in listed
+    assert "an edit of the images (icl ls edit): blank, blur," in listed

@@ -41,7 +41,7 @@ def test_without_a_command_the_help_is_shown_and_nothing_was_done(icl: ICL) -> N
     assert icl().status == 2
 
 
-def test_a_misspelt_command_is_told_with_the_nearest(icl: ICL) -> None:
+def test_a_misspelled_command_is_told_with_the_nearest(icl: ICL) -> None:
     told = icl("rnu")
     assert (told.status, told.out) == (2, "")
     assert told.err == "icl: no command named 'rnu'. Did you mean 'run'? (icl --help)\n"
@@ -100,7 +100,7 @@ def test_check_tries_a_component_of_anyone_and_says_what_is_wrong(icl: ICL, tmp_
     told = icl("check", "mine.py:Mine")
     assert told.status == 1
     assert told.err.startswith("retriever 'mine.py:Mine': ")
-    assert "are the query itself or have its picture." in told.err
+    assert "are the query itself or have its image." in told.err
 
 
 def test_check_tries_a_reranker(icl: ICL) -> None:
@@ -186,12 +186,12 @@ def test_run_takes_overrides_and_another_folder(icl: ICL, grid: Callable[[str], 
 def test_run_with_a_failed_sample_ends_with_1_and_goes_on_from_there(
     icl: ICL, grid: Callable[[str], str], tmp_path: Path
 ) -> None:
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     config = grid(RUN.replace("task: SHAPES", "task: {name: SHAPES, broken: bad.png}"))
     told = icl("run", config)
     assert told.status == 1
     assert (
-        "sample q-0001: picture bad.png is not an image that Pillow can read. Sample marked failed; 1 of 12 so far."
+        "sample q-0001: image bad.png is not an image that Pillow can read. Sample marked failed; 1 of 12 so far."
         in (told.err)
     )
     assert "done         12 samples, 2 failed" in told.err

@@ -93,11 +93,11 @@ def test_the_beginning_of_an_options_name_is_that_option(way: str) -> None:
 
 
 @pytest.mark.usefixtures("there")
-def test_pictures_are_fetched_from_the_hosts_that_are_named_alone() -> None:
+def test_images_are_fetched_from_the_hosts_that_are_named_alone() -> None:
     assert "none" in value(serve.server("tiny", "127.0.0.1", 8000)[0], "allowed-media-domains")
-    options = ["allowed-media-domains=pictures.example", "shutdown-timeout=0"]
+    options = ["allowed-media-domains=images.example", "shutdown-timeout=0"]
     arguments, environment = serve.server("tiny", "127.0.0.1", 8000, options=options)
-    assert value(arguments, "allowed-media-domains") == "pictures.example"
+    assert value(arguments, "allowed-media-domains") == "images.example"
     assert value(arguments, "shutdown-timeout") == "0"
     assert int(environment["VLLM_MAX_IMAGE_PIXELS"]) <= 100_000_000
 

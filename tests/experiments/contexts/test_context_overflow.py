@@ -1,4 +1,4 @@
-"""Arms that show fewer demonstrations than they are called, and prompts with more pictures than a model is allowed."""
+"""Arms that show fewer demonstrations than they are called, and prompts with more images than a model is allowed."""
 
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from icl.models.fake import Copy
 
 @dataclass(frozen=True)
 class Few(Copy):
-    max_pictures: int = 2
+    max_images: int = 2
 """
 
 
 def test_a_plan_and_a_run_say_where_demonstrations_are_left_out(mapping: Any, tmp_path: Path) -> None:
-    room = {"name": "fake-copy", "max_tokens": 120, "picture_tokens": 20}
+    room = {"name": "fake-copy", "max_tokens": 120, "image_tokens": 20}
     config = load(mapping(model=room, grid={"shots": [1, 8]}))
     (told,) = [note for note in plan(expand(config)).notes if "context" in note]
     assert told.startswith(
@@ -34,11 +34,11 @@ def test_a_plan_and_a_run_say_where_demonstrations_are_left_out(mapping: Any, tm
     assert [note for note in progress.notes if "context" in note] == [told]
 
 
-def test_a_plan_says_that_prompts_have_more_pictures_than_the_model_may_be_shown(mapping: Any, tmp_path: Path) -> None:
+def test_a_plan_says_that_prompts_have_more_images_than_the_model_may_be_shown(mapping: Any, tmp_path: Path) -> None:
     (tmp_path / "few.py").write_text(FEW, encoding="utf-8")
     config = load(mapping(model={"name": f"{tmp_path / 'few.py'}:Few"}, grid={"shots": [1, 2]}))
-    assert [note for note in plan(expand(config)).notes if "pictures" in note] == [
-        "model 'Few', 2 shots: 6 of 6 prompts that were read have up to 3 pictures, and model.max_pictures allows 2. "
+    assert [note for note in plan(expand(config)).notes if "images" in note] == [
+        "model 'Few', 2 shots: 6 of 6 prompts that were read have up to 3 images, and model.max_images allows 2. "
         "Such samples fail: set it higher, or leave it out."
     ]
 
@@ -50,7 +50,7 @@ def test_nothing_is_said_where_all_fits(mapping: Any) -> None:
 
 
 def test_a_plan_says_why_a_sample_has_no_prompt(mapping: Any) -> None:
-    found = plan(expand(load(mapping(model={"name": "fake-copy", "max_tokens": 10, "picture_tokens": 20}))))
+    found = plan(expand(load(mapping(model={"name": "fake-copy", "max_tokens": 10, "image_tokens": 20}))))
     (told,) = [note for note in found.notes if "has no prompt" in note][:1]
     assert told.startswith("sample ")
     assert "takes 22 tokens without any demonstration, and the model's context of 10 leaves 0" in told

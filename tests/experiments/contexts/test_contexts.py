@@ -7,7 +7,7 @@ import pytest
 from experiments.config.config import load
 from experiments.contexts.contexts import Retrieval, Written, contexts, recipes_of, written
 from experiments.grid.grid import expand
-from icl.errors import PictureError, PlanError
+from icl.errors import ImageError, PlanError
 from icl.tasks.base import Pool
 from icl.types import Query, Scored
 from retrievers.base import Resources
@@ -32,7 +32,7 @@ class Counting:
         self.asked.append((len(queries), k))
         assert all(type(query) is Query for query in queries)
         if any(query.id == self.refuses for query in queries):
-            raise PictureError(f"picture of {self.refuses} cannot be read.")
+            raise ImageError(f"image of {self.refuses} cannot be read.")
         pool: Any = self.pool  # type: ignore[attr-defined]
         given = tuple(Scored(example.id, 1.0 - i, self.mark) for i, example in enumerate(pool.examples[:k]))
         return [given for _ in queries]
@@ -69,12 +69,12 @@ def test_the_best_demonstration_stands_next_to_the_query_by_default(mapping: Any
 def test_a_query_whose_retrieval_fails_fails_alone(mapping: Any) -> None:
     found = rows(mapping, Counting(refuses="q-0002"))
     reasons = {row[0].example.id: row[0].failed for row in found}
-    assert reasons.pop("q-0002") == "picture of q-0002 cannot be read."
+    assert reasons.pop("q-0002") == "image of q-0002 cannot be read."
     assert set(reasons.values()) == {None}
 
 
 def test_demonstrations_that_do_not_fit_are_dropped_and_counted(mapping: Any) -> None:
-    model = {"name": "fake-copy", "max_tokens": 16 + 8, "picture_tokens": 1}
+    model = {"name": "fake-copy", "max_tokens": 16 + 8, "image_tokens": 1}
     (row, *_) = rows(mapping, Counting(), shots=3, model=model)
     assert (len(row[0].context.demos), row[0].dropped) == (1, 2)
     assert row[0].context.demos[0].rank == 0

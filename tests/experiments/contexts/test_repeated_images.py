@@ -1,4 +1,4 @@
-"""A pool with several questions a picture, from which the nearest demonstrations all show one picture."""
+"""A pool with several questions an image, from which the nearest demonstrations all show one image."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from icl.tasks.base import Pool
 
 @dataclass(frozen=True)
 class Asked(module.Shapes):
-    asked: int = 3  # questions a picture
+    asked: int = 3  # questions an image
 
     def pool(self, query_id):
         return self._several
@@ -52,10 +52,10 @@ def task(tmp_path: Path, shapes: str) -> Any:
 
 
 def _told(notes: Any) -> list[str]:
-    return [note for note in notes if "have the same picture" in note]
+    return [note for note in notes if "have the same image" in note]
 
 
-def test_a_plan_and_a_run_say_that_one_picture_is_shown_twice(mapping: Any, task: Any, tmp_path: Path) -> None:
+def test_a_plan_and_a_run_say_that_one_image_is_shown_twice(mapping: Any, task: Any, tmp_path: Path) -> None:
     config = load(mapping(task=task(3), retriever=KNN))
     found = plan(expand(config))
     (note,) = _told(found.notes)
@@ -75,6 +75,6 @@ def test_the_named_remedy_shows_each_once_and_nothing_is_said(mapping: Any, task
 
 
 @pytest.mark.parametrize(("asked", "shots"), [(1, 2), (3, 1)])
-def test_nothing_is_said_of_one_question_a_picture_or_one_shot(mapping: Any, task: Any, asked: int, shots: int) -> None:
+def test_nothing_is_said_of_one_question_a_image_or_one_shot(mapping: Any, task: Any, asked: int, shots: int) -> None:
     config = mapping(task=task(asked), retriever=KNN, shots=shots)
     assert _told(plan(expand(load(config))).notes) == []

@@ -1,4 +1,4 @@
-"""What a grid will take, guessed before a model starts: pictures and tokens of the largest prompts."""
+"""What a grid will take, guessed before a model starts: images and tokens of the largest prompts."""
 
 from typing import Any
 
@@ -17,10 +17,10 @@ def grid(**more: Any) -> Grid:
     return expand(load({**base, **more}))
 
 
-def test_pictures_and_tokens_of_the_largest_prompt_are_covered() -> None:
-    made = grid(grid={"shots": [0, 4], "decoding": ["greedy", "vcd"], "retriever": [{"name": "knn", "by": "picture"}]})
+def test_images_and_tokens_of_the_largest_prompt_are_covered() -> None:
+    made = grid(grid={"shots": [0, 4], "decoding": ["greedy", "vcd"], "retriever": [{"name": "knn", "by": "image"}]})
     told = limits(made.cells)
-    assert told.pictures == 5
+    assert told.images == 5
     largest = 0
     for shots in (0, 4):
         cells = [cell for cell in made.cells if cell.shots == shots]
@@ -33,7 +33,7 @@ def test_pictures_and_tokens_of_the_largest_prompt_are_covered() -> None:
 
 def test_a_control_that_shows_more_demonstrations_counts() -> None:
     few, many = (limits(grid(shots=2, decoding=name).cells) for name in ("greedy", "more_demonstrations"))
-    assert many.pictures > few.pictures == 3
+    assert many.images > few.images == 3
 
 
 def test_a_model_that_has_not_started_is_asked_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

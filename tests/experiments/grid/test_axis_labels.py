@@ -21,7 +21,7 @@ def test_an_axis_that_cannot_matter_in_some_cells_is_no_axis_of_the_table(mappin
 
 
 def knn(name: str, **parameters: Any) -> dict[str, Any]:
-    return {"name": "knn", "by": "picture", "embedder": {"name": name, **parameters}}
+    return {"name": "knn", "by": "image", "embedder": {"name": name, **parameters}}
 
 
 def reranked(of: dict[str, Any], **parameters: Any) -> dict[str, Any]:
@@ -54,9 +54,7 @@ def test_what_is_deep_within_goes_without_its_path_where_that_leaves_no_doubt() 
 def test_no_two_arms_share_a_label_whatever_they_are_made_of() -> None:
     inner = [{"name": name, "size": size} for name in ("pixels", "histogram") for size in (8, 8.0000001, 16)]
     inner += [{"name": "pixels"}, {"name": "mix", "of": {"name": "pixels", "size": 8}}, {"name": "mix", "size": None}]
-    nodes = [
-        {"name": "knn", "embedder": one, "by": by} for one in inner for by in ("picture", "x" * 80, "x" * 80 + "y")
-    ]
+    nodes = [{"name": "knn", "embedder": one, "by": by} for one in inner for by in ("image", "x" * 80, "x" * 80 + "y")]
     nodes += [reranked(node) for node in nodes] + [{"name": "knn"}, {"name": "other.py:knn"}]
     for i in range(1, len(nodes)):
         chosen = nodes[:: max(1, len(nodes) // (i % 7 + 1))] + nodes[:i]

@@ -66,9 +66,9 @@ def test_a_need_that_no_backend_meets_is_told_as_such(yaml_file: Write, tmp_path
         check_needs(expand(load(yaml_file("task: SHAPES\nmodel: fake-gold\ndecoding: looking.py:Looking\n"))))
 
 
-def test_a_model_that_scores_options_itself_does_not_normalise_them(yaml_file: Write) -> None:
-    text = "task: SHAPES\nmodel: fake-gold\nscore: options\ndecoding: {name: greedy, normalise: mean}\n"
-    with pytest.raises(PlanError, match="scores options by itself, so normalise: mean would change nothing"):
+def test_a_model_that_scores_options_itself_does_not_normalize_them(yaml_file: Write) -> None:
+    text = "task: SHAPES\nmodel: fake-gold\nscore: options\ndecoding: {name: greedy, normalize: mean}\n"
+    with pytest.raises(PlanError, match="scores options by itself, so normalize: mean would change nothing"):
         check_needs(expand(load(yaml_file(text))))
 
 
@@ -140,7 +140,7 @@ def test_a_retriever_that_leaks_is_warned_of_once(yaml_file: Write) -> None:
     text = "task: {name: SHAPES}\nmodel: fake-copy\nshots: 2\nseeds: [0, 1]\nretriever: {name: leaking, of: random}\n"
     path = yaml_file(text + "rerank: [label_balance]\n")
     (warning,) = expand(load(path)).warnings
-    assert warning.startswith(f"{path}:5: retriever: demonstrations may be the query itself or have its picture")
+    assert warning.startswith(f"{path}:5: retriever: demonstrations may be the query itself or have its image")
 
 
 @pytest.mark.parametrize(

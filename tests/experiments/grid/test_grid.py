@@ -118,7 +118,7 @@ def test_an_axis_that_nothing_reads_is_an_error_with_its_line(yaml_file: Write, 
     assert told(path).startswith(f"{path}:5: grid.{axis}: {sentence}")
 
 
-def test_a_misspelt_component_is_told_with_its_line(yaml_file: Write) -> None:
+def test_a_misspelled_component_is_told_with_its_line(yaml_file: Write) -> None:
     path = yaml_file("task: SHAPES\nmodel: fake-copy\ngrid:\n  decoding:\n    - greedy\n    - vdc\n")
     assert told(path) == f"{path}:6: grid.decoding[1]: no strategy named 'vdc'. Did you mean 'vcd'? (icl ls strategy)"
 
@@ -126,13 +126,13 @@ def test_a_misspelt_component_is_told_with_its_line(yaml_file: Write) -> None:
 @pytest.mark.parametrize(
     ("node", "sentence"),
     [
-        ("{name: knn, bye: picture}", "retriever: retriever 'knn' has no parameter 'bye'. Did you mean 'by'?"),
+        ("{name: knn, bye: image}", "retriever: retriever 'knn' has no parameter 'bye'. Did you mean 'by'?"),
         (
             "{name: knn, weight: 2}",
             "retriever: retriever 'knn', weight: input should be less than or equal to 1, not 2.",
         ),
         ("{name: knn, weight: much}", "retriever: retriever 'knn', weight: input should be a valid number"),
-        ("{by: picture}", "retriever: a retriever is a name or a mapping with the key 'name', not {'by': 'picture'}."),
+        ("{by: image}", "retriever: a retriever is a name or a mapping with the key 'name', not {'by': 'image'}."),
         ("mine.py:Mine", "retriever: there is no file mine.py (looked in "),
     ],
 )
@@ -170,11 +170,11 @@ def test_settings_of_a_model_outside_its_digest_make_no_other_cell(mapping: Mapp
 
 
 def test_labels_say_as_little_as_tells_the_values_apart(mapping: Mapping) -> None:
-    nodes = ["random", {"name": "knn", "by": "question"}, {"name": "knn", "by": "picture"}]
+    nodes = ["random", {"name": "knn", "by": "question"}, {"name": "knn", "by": "image"}]
     assert column(grid_of(mapping(grid={"retriever": nodes})), "retriever") == [
         "random",
         "knn(by=question)",
-        "knn(by=picture)",
+        "knn(by=image)",
     ]
 
 

@@ -29,7 +29,7 @@ MILLION = 10**6
             "4,096 tokens, prompt and answer together.",
         ),
         ({"model": {"name": "hf", "token_budget": 10**12}}, "config: model: model 'hf', token_budget: input should be"),
-        ({"model": {"name": "hf", "picture_cache_mb": 10**12}}, "config: model: model 'hf', picture_cache_mb: input"),
+        ({"model": {"name": "hf", "image_cache_mb": 10**12}}, "config: model: model 'hf', image_cache_mb: input"),
         (
             {"model": {"name": "remote", "url": "http://x/v1", "model": "m", "concurrency": MILLION}},
             "config: model: model 'remote', concurrency: input should be less than or equal to 1024, not 1000000.",

@@ -152,7 +152,7 @@ def test_what_stops_all_workers_is_told_once(go: Go, tmp_path: Path) -> None:
 
 
 def test_failed_samples_are_told_as_they_come_and_counted(go: Go, tmp_path: Path) -> None:
-    (tmp_path / "half.png").write_bytes(b"no picture")
+    (tmp_path / "half.png").write_bytes(b"no image")
     done, told = go("failed", f"task.broken={tmp_path / 'half.png'}", "launch.workers=2")
     assert (done.failed, done.missing, told.failures) == (6, 0, 6)
 

@@ -34,8 +34,8 @@ def test_it_counts_what_is_new_and_a_query_once(tmp_path: Path) -> None:
 
 def test_a_failed_sample_is_told_once_and_counts_as_finished_when_it_is(tmp_path: Path) -> None:
     tally = Tally(Store(tmp_path), [(A, 2)], None)
-    put(tmp_path, line("q1", failed="no picture") + line("q2"))
-    assert tally.look() == [("q1", "no picture")]
+    put(tmp_path, line("q1", failed="no image") + line("q2"))
+    assert tally.look() == [("q1", "no image")]
     assert (tally.look(), tally.done, tally.failed) == ([], 2, 1)
     put(tmp_path, line("q1"))
     assert (tally.look(), tally.done, tally.failed) == ([], 2, 0)
@@ -54,7 +54,7 @@ def test_files_that_were_put_together_are_counted_anew(tmp_path: Path) -> None:
 
 def test_a_file_that_was_written_anew_is_counted_anew(tmp_path: Path) -> None:
     tally = Tally(Store(tmp_path), [(A, 3)], None)
-    put(tmp_path, line("q1", failed="no picture, for a long reason") + line("q2"))
+    put(tmp_path, line("q1", failed="no image, for a long reason") + line("q2"))
     tally.look()
     (tmp_path / "cells" / A / "0.jsonl").write_text(line("q1") + line("q2"))
     tally.look()

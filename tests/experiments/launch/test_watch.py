@@ -81,7 +81,7 @@ def test_where_nobody_is_left_it_says_so_and_ends(go: Go, tmp_path: Path, icl_pr
 def test_a_complete_run_ends_at_once_and_failed_samples_are_an_exit_status(
     go: Go, tmp_path: Path, icl_process: Go
 ) -> None:
-    (tmp_path / "half.png").write_bytes(b"no picture")
+    (tmp_path / "half.png").write_bytes(b"no image")
     done, _ = go("runs", f"task.broken={tmp_path / 'half.png'}")
     seen = Watch(done.folder).follow(Silent())
     assert (seen.complete, seen.finished, seen.failed, seen.cells_done) == (True, 174, 6, 6)
@@ -102,9 +102,9 @@ def test_what_fails_while_it_watches_is_told(go: Go, tmp_path: Path) -> None:
     assert not watch.look().complete
     last = json.loads(whole[-1])
     with path.open("ab") as file:
-        file.write(whole[-2] + json.dumps({**last, "failed": "no picture"}).encode() + b"\n")
+        file.write(whole[-2] + json.dumps({**last, "failed": "no image"}).encode() + b"\n")
     seen = watch.look()
-    assert (watch.news, seen.failed) == ([(last["query"], "no picture")], 1)
+    assert (watch.news, seen.failed) == ([(last["query"], "no image")], 1)
     assert not seen.complete, "a failed sample may still be tried again"
     (done.folder / ".holder.json").unlink()
     assert watch.look().complete

@@ -29,17 +29,17 @@ def test_the_plan_foretells_the_prompts_that_the_engine_opens(mapping: Any, toy:
 
 
 def test_the_plan_is_an_upper_bound_where_queries_share_prompts(mapping: Any, toy: str, tmp_path: Any) -> None:
-    """A shuffled negative is another query's own negative, and without pictures queries may be equal."""
+    """A shuffled negative is another query's own negative, and without images queries may be equal."""
     config = mapping(model=toy, shots=0, seeds=[0, 1], controls="default", decoding="vcd")
     run(load(config), tmp_path)
     opened = Store(tmp_path / "t").run()["sessions"][-1]["counters"]["prompts_opened"]  # type: ignore[index]
     assert opened <= planned(config).work.prompts <= 2 * opened
 
 
-def test_plain_and_edited_pictures_are_counted_once_each(mapping: Any, toy: str) -> None:
+def test_plain_and_edited_images_are_counted_once_each(mapping: Any, toy: str) -> None:
     work = planned(mapping(model=toy, shots=0, seeds=[0, 1, 2], grid={"decoding": ["greedy", "vcd"]})).work
-    assert (work.pictures, work.edited) == (6, 18)
-    assert work.pictures_shown == 6 * 3 * (1 + 2)
+    assert (work.images, work.edited) == (6, 18)
+    assert work.images_shown == 6 * 3 * (1 + 2)
 
 
 def test_a_choice_of_queries_is_scaled_and_stated(mapping: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +50,7 @@ def test_a_choice_of_queries_is_scaled_and_stated(mapping: Any, monkeypatch: pyt
     part = planned(config)
     assert part.counted == {"shapes": (9, 90)}
     assert part.work.tokens == pytest.approx(whole.work.tokens)
-    assert part.work.pictures == pytest.approx(whole.work.pictures, rel=0.1)
+    assert part.work.images == pytest.approx(whole.work.images, rel=0.1)
     assert "estimated from a random choice of queries: shapes 9 of 90" in "\n".join(lines(part))
 
 
@@ -117,7 +117,7 @@ def test_the_lines_say_what_a_person_asks(mapping: Any, toy: str) -> None:
 def test_controls_are_told_by_what_they_control_and_nothing_is_wider_than_the_terminal(
     mapping: Any, toy: str, width: int
 ) -> None:
-    long = {"name": "contrast", "branches": ["no_demonstrations", "no_picture"], "weights": [1.5, -0.25, -0.25]}
+    long = {"name": "contrast", "branches": ["no_demonstrations", "no_image"], "weights": [1.5, -0.25, -0.25]}
     config = mapping(model=toy, controls="default", grid={"decoding": ["greedy", "vcd", "icd", long]})
     found = list(lines(planned(config), width))
     assert max(map(len, found)) <= width

@@ -66,12 +66,12 @@ def test_the_plan_prints_them_and_a_run_begins_with_them(mapping: Any, toy: str,
     assert again.notes == []
 
 
-def test_a_contrast_of_pictures_on_queries_without_any_is_found_by_the_plan(mapping: Any, toy: str) -> None:
+def test_a_contrast_of_images_on_queries_without_any_is_found_by_the_plan(mapping: Any, toy: str) -> None:
     config = mapping(
         model=toy,
         shots=2,
-        decoding={**SAME, "branches": ["no_picture"]},
-        transforms=[{"name": "pictures", "where": "query"}],
+        decoding={**SAME, "branches": ["no_image"]},
+        transforms=[{"name": "images", "where": "query"}],
     )
     assert told(config) == []
     assert any(

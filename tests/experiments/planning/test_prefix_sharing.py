@@ -22,19 +22,19 @@ def share(model: Any, prompts: Any) -> Shared:
     return counted.scaled(1, 1)
 
 
-def test_blocks_are_equal_as_long_as_tokens_and_pictures_are() -> None:
+def test_blocks_are_equal_as_long_as_tokens_and_images_are() -> None:
     model = VLLM(engine_args={"block_size": 4})
-    one, words, picture = (
-        tiny_models.prompt(pictures, text, "q")
-        for pictures, text in (([1, 2], "what is it?"), ([1, 2], "what is that?"), ([1, 3], "what is it?"))
+    one, words, image = (
+        tiny_models.prompt(images, text, "q")
+        for images, text in (([1, 2], "what is it?"), ([1, 2], "what is that?"), ([1, 3], "what is it?"))
     )
     own = model.blocks(one)
     assert len(own) == (model.count_tokens(one) - 1) // 4
     assert own == model.blocks(one)
     same = {name: sum(a == b for a, b in zip(own, model.blocks(other), strict=False)) for name, other in
-            (("words", words), ("picture", picture))}  # fmt: skip
-    assert 0 < same["picture"] < same["words"] < len(own)
-    assert len(model.hf.renderer.text(one)) == len(model.hf.renderer.text(picture))
+            (("words", words), ("image", image))}  # fmt: skip
+    assert 0 < same["image"] < same["words"] < len(own)
+    assert len(model.hf.renderer.text(one)) == len(model.hf.renderer.text(image))
 
 
 def test_what_the_cache_has_is_what_is_not_distinct() -> None:

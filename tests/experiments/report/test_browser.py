@@ -27,7 +27,7 @@ def test_a_small_run_is_carried_whole():
 
 
 @pytest.mark.parametrize(
-    ("pictures", "owners", "demos", "wanted"),
+    ("images", "owners", "demos", "wanted"),
     [
         ("abc", [0, 1, -1], 2, ([["a"], ["b"]], ["c"])),
         ("abcd", [0, 0, -1, -1], 2, ([["a", "b"], []], ["c", "d"])),
@@ -36,26 +36,26 @@ def test_a_small_run_is_carried_whole():
         ("", [], 2, ([[], []], [])),
     ],
 )
-def test_pictures_stand_beside_the_demonstration_that_shows_them(pictures, owners, demos, wanted):
-    assert per_demo(list(pictures), owners, demos) == wanted
+def test_images_stand_beside_the_demonstration_that_shows_them(images, owners, demos, wanted):
+    assert per_demo(list(images), owners, demos) == wanted
 
 
-def test_question_and_pictures_of_a_sample_are_as_its_prompt_shows_them(mapping, tmp_path):
-    made = run(mapping(compose="blocks", transforms=["pictures"]), runs=tmp_path, quiet=True)
+def test_question_and_images_of_a_sample_are_as_its_prompt_shows_them(mapping, tmp_path):
+    made = run(mapping(compose="blocks", transforms=["images"]), runs=tmp_path, quiet=True)
     shelf = shelve(view(made))
-    assert {context["question"] for context in shelf.contexts} == {"Which colour?"}
+    assert {context["question"] for context in shelf.contexts} == {"Which color?"}
     assert [[len(demo[-1]) for demo in context["demos"]] for context in shelf.contexts] == [[0, 0]] * 6
     assert [len(context["query"]) for context in shelf.contexts] == [1] * 6
 
 
-def test_prompts_and_pictures_are_carried_once(written):
+def test_prompts_and_images_are_carried_once(written):
     seen = view(written(queries=6, seeds=(0, 1, 2)))
     shelf = shelve(seen)
     assert len(shelf.samples) == len(seen.frame)
-    told = {repr((row["prompt"], row["pictures"])) for row in seen.frame.to_dict("records")}
+    told = {repr((row["prompt"], row["images"])) for row in seen.frame.to_dict("records")}
     assert len(shelf.contexts) == len(told) < len(seen.frame) / 3
-    assert len(shelf.pictures) == 6
-    assert all(uri.startswith("data:image/png;base64,") for uri in shelf.pictures.values())
+    assert len(shelf.images) == 6
+    assert all(uri.startswith("data:image/png;base64,") for uri in shelf.images.values())
 
 
 def test_a_cell_carries_so_many_samples_and_no_more(written):
@@ -64,21 +64,21 @@ def test_a_cell_carries_so_many_samples_and_no_more(written):
     assert len(shelf.samples) == 2 * 4 * 2 * (3 + 2 * 2 * 3)
 
 
-def test_pictures_beyond_the_budget_are_named_only(written):
+def test_images_beyond_the_budget_are_named_only(written):
     seen = view(written(queries=6))
-    one = len(next(iter(shelve(seen).pictures.values())))
-    few = shelve(seen, budget=3 * one).pictures
+    one = len(next(iter(shelve(seen).images.values())))
+    few = shelve(seen, budget=3 * one).images
     assert 1 <= sum(uri is not None for uri in few.values()) <= 4
     assert len(few) == 6
 
 
-def test_a_missing_picture_is_none(tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
+def test_a_missing_image_is_none(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"not an image")
     assert data_uri(tmp_path / "gone.png") is None
     assert data_uri(tmp_path / "broken.png") is None
 
 
-def test_a_large_picture_is_carried_small(tmp_path):
+def test_a_large_image_is_carried_small(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (900, 1200, 3), dtype=np.uint8)
     PILImage.fromarray(noise).save(tmp_path / "large.png")
     head, data = data_uri(tmp_path / "large.png").split(",")
@@ -87,9 +87,9 @@ def test_a_large_picture_is_carried_small(tmp_path):
 
 
 def test_failed_samples_are_carried_with_their_reason(written):
-    shelf = shelve(view(written(queries=3, failing={"shapes-0001": "picture broken"})))
+    shelf = shelve(view(written(queries=3, failing={"shapes-0001": "image broken"})))
     failed = [s for s in shelf.samples if s.get("failed")]
-    assert {s["failed"] for s in failed} == {"picture broken"}
+    assert {s["failed"] for s in failed} == {"image broken"}
     assert all(s["score"] is None for s in failed)
     assert browser.number_of(float("nan")) is None
 

@@ -87,7 +87,7 @@ def test_show_prints_prompt_demonstrations_answer_and_other_arms(rehearsal, caps
     told = capsys.readouterr().out
     assert told.startswith("q-0003  2 shots, fake-gold")
     assert len(set(re.findall(r"\[([0-9a-f]{8})\]", told))) == 3
-    name, pattern = re.search(r"^\[([0-9a-f]{8})\] is (\S*pictures/[0-9a-f]{8}\*\.png)$", told, re.MULTILINE).groups()
+    name, pattern = re.search(r"^\[([0-9a-f]{8})\] is (\S*images/[0-9a-f]{8}\*\.png)$", told, re.MULTILINE).groups()
     assert [path.name[:8] for path in Path().glob(pattern)] == [name]
     assert "similarity" not in told  # of random demonstrations
     assert "demonstrations, in the order of the prompt" in told
@@ -106,10 +106,10 @@ def test_show_without_a_query_shows_one_that_the_arm_gets_wrong_and_names_others
     assert told.endswith(f"6 queries, such as q-0000, q-0001, q-0002: icl show {rehearsal.path} QUERY\n")
 
 
-def test_show_finds_a_query_by_its_pictures_digest(rehearsal, capsys):
+def test_show_finds_a_query_by_its_images_digest(rehearsal, capsys):
     frame = rehearsal.samples()
     row = frame[(frame["query"] == "q-0002") & (frame["shots"] == 2)].iloc[0]
-    digest = next(d for d, owner in zip(row["pictures"], row["picture_of"], strict=True) if owner < 0)
+    digest = next(d for d, owner in zip(row["images"], row["image_of"], strict=True) if owner < 0)
     assert main(["show", str(rehearsal.path), digest[:8]]) == 0
     assert capsys.readouterr().out.startswith("q-0002  ")
     assert main(["show", str(rehearsal.path), "0" * 12]) == 2
@@ -123,7 +123,7 @@ def test_similarities_are_shown_of_a_retriever_that_has_them(mapping, tmp_path, 
     assert re.search(r"p-000\d  similarity [01]\.\d{3}$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_pictures_that_begin_alike_are_called_by_more_letters():
+def test_images_that_begin_alike_are_called_by_more_letters():
     from experiments.report.detail import called
 
     one, other = "ab" * 32, "abababababcd" + "0" * 52

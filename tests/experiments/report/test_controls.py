@@ -40,7 +40,7 @@ def test_the_family_is_that_of_the_sentences(written):
     sentences = [one.numbers for one in seen.findings if one.topic == "Decoding"]
     assert sentences
     assert all("(Holm over 4)" in numbers for numbers in sentences)
-    assert {row.judgement.family for row in seen.effects if row.judgement} == {4}
+    assert {row.judgment.family for row in seen.effects if row.judgment} == {4}
 
 
 def test_the_page_has_the_table_with_its_transitions(written):
@@ -52,7 +52,7 @@ def test_the_page_has_the_table_with_its_transitions(written):
     row = next(row for row in seen.effects if row.decoding == "vcd")
     told = row.moves
     assert f"{told.kept} / {told.lost} / {told.won} / {told.still}" in text
-    assert row.judgement.words in text
+    assert row.judgment.words in text
     alone = written("plain", queries=4, decodings=({"strategy": {"name": "greedy"}, "sampler": {"name": "greedy"}},))
     assert '<section id="controls">' not in write(alone).report.read_text()
 
@@ -90,7 +90,7 @@ def test_the_csv_has_numbers(written, capsys, tmp_path):
     assert controls_frame(view(run))["lenient"][0] == pytest.approx(told["lenient"][0])
 
 
-def test_colours_are_counted_and_the_two_that_moved_most_are_told(written):
+def test_colors_are_counted_and_the_two_that_moved_most_are_told(written):
     seen = view(written(queries=12))
     told = columns(seen, [row for row in seen.effects if row.subject == seen.effects[0].subject])
     assert all(cell.count("(") == 2 for cell in told["answers"][1:])

@@ -8,14 +8,14 @@ from experiments.results.view import view
 def test_the_page_counts_its_verdicts_and_has_a_row_a_strategy(written):
     seen = view(written(queries=12, traced=True))
     text = controls_page(seen)
-    judged = [row for row in seen.effects if row.judgement]
+    judged = [row for row in seen.effects if row.judgment]
     assert f"Of {len(judged)} pairs of a strategy and a task" in text
     assert text.count("| `vcd` |") == len(judged) == 2
     assert "mask_only(vcd)" not in text.split("## Tables")[1]
     row = next(line for line in text.splitlines() if line.startswith("| `vcd` |"))
     told = judged[0].moves
     assert f" | {told.lost} / {told.won} | 1.5 | .500 | 2.0 | mask_only " in row
-    assert row.endswith(f"| {judged[0].judgement.words} |")
+    assert row.endswith(f"| {judged[0].judgment.words} |")
     assert "p after Holm over 4 comparisons" in text
     assert text.index("    icl run") < text.index("## What it shows") < text.index("## Tables")
 

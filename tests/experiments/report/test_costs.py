@@ -3,7 +3,7 @@
 from experiments.report.costs import costs
 
 COUNTERS = {
-    "jobs": 100, "jobs_reused": 40, "branch_prompts": 50, "duplicates_merged": 0, "pictures_shown": 30,
+    "jobs": 100, "jobs_reused": 40, "branch_prompts": 50, "duplicates_merged": 0, "images_shown": 30,
     "rows_asked": 10, "rows": 5, "batches_halved": 1, "forwards": 7, "suffix_tokens": 0,
 }  # fmt: skip
 
@@ -16,7 +16,7 @@ def test_sessions_are_summed_and_what_was_spared_is_a_share() -> None:
         ("answers", "250", "170", "32%"),
         ("prompts, each branch counted", "100", "100", "0%"),
         ("tokens of answers, each branch counted", "20", "10", "50%"),
-    )  # of pictures it is not known how many were encoded
+    )  # of images it is not known how many were encoded
     assert told.notes == ("2 batches did not fit the memory and went on in halves",)
     assert ("forwards", "14") in told.rest
     assert not any(name == "suffix_tokens" for name, _ in told.rest)

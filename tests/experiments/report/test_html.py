@@ -121,7 +121,7 @@ def test_costs_are_summed_over_sessions(page):
     _, _, html = page
     assert "<b>1,203,440</b><span>prefill_tokens</span>" in html
     cells = "".join(f'<td class="n">{v}</td>' for v in ("28,260", "3,140", "89%"))
-    assert f'<th scope="row">pictures</th>{cells}' in html
+    assert f'<th scope="row">images</th>{cells}' in html
 
 
 def test_what_late_contrasts_spared_is_told_by_arm(page):
@@ -172,13 +172,13 @@ def test_the_vote_is_seen_where_it_has_one_point(written):
 
 
 def test_many_controls_stand_in_the_tables_and_not_in_the_figure(written):
-    wraps = ("mask_only", "temperature_matched", "sign_flip", "gaussian_proxy", "shuffled_negative", "no_picture")
+    wraps = ("mask_only", "temperature_matched", "sign_flip", "gaussian_proxy", "shuffled_negative", "no_image")
     vcd = {"name": "vcd", "alpha": 1.0}
     greedy, alone, *few = (
         {"strategy": node, "sampler": {"name": "greedy"}}
         for node in ({"name": "greedy"}, vcd, *({"name": name, "of": vcd} for name in wraps))
     )
-    more = [*few, {"strategy": {"name": "unrelated_picture", "of": vcd}, "sampler": {"name": "greedy"}}]
+    more = [*few, {"strategy": {"name": "unrelated_image", "of": vcd}, "sampler": {"name": "greedy"}}]
     for controls, shown in ((few, True), (more, False)):
         run = written(queries=4, shots=(0, 2), decodings=(greedy, alone, *controls))
         svg = write(run).figures[0].read_text(encoding="utf-8")

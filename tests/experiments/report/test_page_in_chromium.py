@@ -119,7 +119,7 @@ def test_a_sample_shows_its_demonstrations_prompt_and_the_other_arms(page):
         "return [...document.querySelectorAll('#detail img')].every(i => i.naturalWidth === 48)"
     )
     assert drawn
-    assert opened.find_element("css selector", "#detail .prompt").text.count("What colour") == 5
+    assert opened.find_element("css selector", "#detail .prompt").text.count("What color") == 5
     others = opened.find_elements("css selector", ".others button")
     assert len(others) == 15
     next(o for o in others if o.text.startswith("0 shots")).click()
@@ -149,7 +149,7 @@ def test_hostile_text_is_shown_as_text_and_does_nothing(page):
 
 
 def test_a_script_that_got_into_the_page_would_not_run(browser, written):
-    """The second line of defence: the content policy, checked with a page that was broken on purpose."""
+    """The second line of defense: the content policy, checked with a page that was broken on purpose."""
     path: Path = write(written(queries=2)).report
     html = path.read_text(encoding="utf-8")
     path.write_text(html.replace("<main>", "<main><script>window.hacked=1</script>", 1), encoding="utf-8")
@@ -158,7 +158,7 @@ def test_a_script_that_got_into_the_page_would_not_run(browser, written):
     assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
 
 
-def test_the_page_fits_a_phone_and_has_both_colour_schemes(page):
+def test_the_page_fits_a_phone_and_has_both_color_schemes(page):
     opened = page(queries=4)
     try:
         metrics = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}

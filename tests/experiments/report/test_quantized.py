@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.analyses.quantization_gains import analyse as gains
+from experiments.analyses.quantization_gains import analyze as gains
 from experiments.report.html import write
 from experiments.report.quantized import quantized
 from experiments.results.view import view

@@ -31,11 +31,11 @@ def test_a_file_s_prompt_is_what_the_checkpoint_s_template_writes(tmp_path: Path
     path.write_text(FILE + "model: {name: hf, path: tiny}\n")
     told = _shown(path, compose="interleaved")
     slot = HF(path="tiny").renderer.slot
-    assert told.count(slot) == 3  # two demonstrations and the query, no matter how many tokens a picture takes
+    assert told.count(slot) == 3  # two demonstrations and the query, no matter how many tokens an image takes
     assert "Answer:" in told
-    assert "demo[0].picture[0]" in told
+    assert "demo[0].image[0]" in told
     assert "tokens of " in told
-    assert "demo[1].picture[0]" not in _shown(path, shots="1")
+    assert "demo[1].image[0]" not in _shown(path, shots="1")
 
 
 def test_a_run_s_prompt_is_the_one_that_was_recorded(mapping: Any, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_the_head_names_every_axis_and_is_folded(tmp_path: Path) -> None:
         "arm    task binding · 2-way, model tiny, shots 2, retriever random, order reversed, compose interleaved, "
     )
     assert " ".join(head).endswith("seed 0")
-    assert "prompt, as the model's processor writes it, a placeholder for each picture" in lines
+    assert "prompt, as the model's processor writes it, a placeholder for each image" in lines
 
 
 def test_an_arm_may_be_named_without_its_parameters(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_every_branch_of_the_arm_is_shown_with_what_it_changes(tmp_path: Path) -
     path = tmp_path / "x.yaml"
     contrast = (
         "{name: contrast, label: mine, weights: [2, -0.5, -0.3, -0.2], branches: "
-        "[{change: noise, step: 700, pictures: all}, {change: instruction, text: Guess wildly.}, no_picture]}"
+        "[{change: noise, step: 700, images: all}, {change: instruction, text: Guess wildly.}, no_image]}"
     )
     path.write_text(
         "task: {name: binding, ways: 2, queries: 3}\nshots: 2\nmodel: {name: hf, path: tiny}\n"
@@ -91,11 +91,11 @@ def test_every_branch_of_the_arm_is_shown_with_what_it_changes(tmp_path: Path) -
     )
     told = _shown(path, decoding="mine")
     assert "branch 0, weight 2: the prompt above" in told
-    noise = "demo[0].picture[0], demo[1].picture[0], query.picture[0] edited by noise {step: 700}"
+    noise = "demo[0].image[0], demo[1].image[0], query.image[0] edited by noise {step: 700}"
     assert f"branch 1, weight -0.5: {noise}\n" in told  # its text is the prompt's
     assert "branch 2, weight -0.3: text changed:" in told
     assert told.count("Guess wildly.") == 1
-    assert "branch 3, weight -0.2: without query.picture[0]; text changed:" in told
+    assert "branch 3, weight -0.2: without query.image[0]; text changed:" in told
     slot = HF(path="tiny").renderer.slot
     assert told.rpartition("text changed:")[2].count(slot) == 2
     assert "branch" not in _shown(path, decoding="greedy")

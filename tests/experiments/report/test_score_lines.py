@@ -10,7 +10,7 @@ from experiments.stats.intervals import Estimate
 
 LONG = "blocks(order=qap, instruction=long, instruction_at=within, request=Question: , response=Answer: )"
 FACTORS = ("rerank", "order", "compose", "retriever", "decoding")
-USUAL = ("none", "as_retrieved", "interleaved(first=picture, instruction=none)", "knn(by=both)", "greedy")
+USUAL = ("none", "as_retrieved", "interleaved(first=image, instruction=none)", "knn(by=both)", "greedy")
 
 
 def cells(*shots: int, mean: float = 0.5) -> dict[int, Estimate]:

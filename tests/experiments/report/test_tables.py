@@ -122,7 +122,7 @@ def test_a_zero_shot_cell_of_one_row_stays_in_it(written):
     assert table.lines == table.rows
 
 
-@pytest.mark.parametrize(("transform", "rows"), [("flip_labels", 2), ({"name": "pictures", "how": "blank"}, 1)])
+@pytest.mark.parametrize(("transform", "rows"), [("flip_labels", 2), ({"name": "images", "how": "blank"}, 1)])
 def test_the_vote_of_transformed_demonstrations_is_their_own(mapping, tmp_path, transform, rows):
     grid = {"transforms": [[], [transform]]}
     keys = {k: v for k, v in mapping(shots=4, seeds=[0, 1]).items() if k != "transforms"}

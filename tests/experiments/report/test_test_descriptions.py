@@ -7,8 +7,8 @@ from experiments.report.test_descriptions import LONG, SHORT, told
 
 @pytest.mark.parametrize("words", [SHORT, LONG])
 def test_each_test_and_each_mix_is_named_by_all_of_its_tests_and_no_other(words):
-    names = {"mcnemar": "McNemar", "randomisation": "andomisation"}
-    mixes = [{"mcnemar"}, {"randomisation"}, {"mcnemar", "randomisation"}]
+    names = {"mcnemar": "McNemar", "randomization": "andomisation"}
+    mixes = [{"mcnemar"}, {"randomization"}, {"mcnemar", "randomization"}]
     for mix in mixes:
         said = told([*mix, *mix], words)
         assert {test for test, name in names.items() if name in said} == mix

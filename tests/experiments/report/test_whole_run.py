@@ -25,7 +25,7 @@ PAIRS = "group_accuracy"
 
 @pytest.fixture
 def run(written):
-    """Pictures with two questions each, judged by pairs too."""
+    """Images with two questions each, judged by pairs too."""
     votes = {"lenient": 1.0, PAIRS: 1.0}
     found = written(queries=12, shots=(4,), retrievers=("random",), traced=True, votes=votes)
     for path in found.path.glob("cells/*/*.jsonl"):
@@ -62,20 +62,20 @@ def test_the_table_of_controls_counts_no_answers_and_says_why(run):
 
 
 def test_what_beats_what_is_still_said(run):
-    assert all(row.judgement for row in view(run, PAIRS).effects if row.role == "strategy")
+    assert all(row.judgment for row in view(run, PAIRS).effects if row.role == "strategy")
 
 
 def test_compare_counts_no_answers_and_says_why(run):
     seen = view(run, PAIRS)
     table = compare(seen.scores, {"decoding": "greedy"}, PAIRS, axes=seen.axes)
-    assert set(table["test"]) == {"randomisation"}
+    assert set(table["test"]) == {"randomization"}
     assert table["right_to_wrong"].isna().all()
     assert "same" not in table
     text = printed(show_comparison, table, seen)
     assert "lost/won  " not in text
     assert "down/up" not in text
     assert "no lost/won: group_accuracy is a score of the whole run" in text
-    assert "randomisation (the arms exchanged within units), 6 independent units" in text
+    assert "randomization (the arms exchanged within units), 6 independent units" in text
     lenient = view(run)
     own = compare(lenient.scores, {"decoding": "greedy"}, "lenient", axes=lenient.axes)
     assert "exact McNemar, 6 independent units" in printed(show_comparison, own, lenient)
@@ -84,7 +84,7 @@ def test_compare_counts_no_answers_and_says_why(run):
 
 def test_the_page_counts_no_answers(run):
     text = write(view(run, PAIRS)).report.read_text()
-    assert "Randomisation test" in text
+    assert "Randomization test" in text
     assert "lost / won</th>" not in text
     assert "None / None" not in text
     own = write(view(run)).report.read_text()

@@ -66,7 +66,7 @@ def test_a_run_that_was_stopped_says_so(written):
 
 
 def test_failed_samples_are_counted(written):
-    seen = view(written(queries=3, failing={"shapes-0001": "picture broken.png cannot be read"}))
+    seen = view(written(queries=3, failing={"shapes-0001": "image broken.png cannot be read"}))
     assert seen.failed == 2 * (3 + 2 * 2 * 3)
 
 

@@ -149,7 +149,7 @@ def broken(folder: Path, mapping: Mapping) -> dict[str, Any]:
     return {**config, "task": {**config["task"], "broken": str(folder / "bad.png")}}
 
 
-def test_an_unreadable_picture_fails_its_samples_and_the_run_goes_on(mapping: Mapping, tmp_path: Path) -> None:
+def test_an_unreadable_image_fails_its_samples_and_the_run_goes_on(mapping: Mapping, tmp_path: Path) -> None:
     progress = Silent()
     outcome = go(broken(tmp_path, mapping), tmp_path, progress=progress)
     assert (outcome.computed, outcome.failed, progress.failures) == (12, 2, 2)
@@ -173,7 +173,7 @@ def test_a_failed_sample_is_tried_again_and_counts_when_it_works(mapping: Mappin
     assert load_run(tmp_path / "t").samples()["failed"].isna().all()
 
 
-def test_a_gigantic_picture_fails_its_sample(mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gigantic_image_fails_its_sample(mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image as PILImage
 
     monkeypatch.setattr("icl.images.MAX_PIXELS", 100 * 100)
@@ -278,11 +278,11 @@ def test_ctrl_c_leaves_a_run_that_goes_on(mapping: Mapping, tmp_path: Path) -> N
     assert (outcome.present, outcome.computed) == (4, 2)
 
 
-def test_pictures_are_kept_once_for_the_report(mapping: Mapping, tmp_path: Path) -> None:
+def test_images_are_kept_once_for_the_report(mapping: Mapping, tmp_path: Path) -> None:
     go(mapping(grid={"shots": [0, 2], "compose": ["chat", "interleaved"]}), tmp_path)
     frame = load_run(tmp_path / "t").samples()
-    shown = {digest for digests in frame["pictures"] for digest in digests}
-    assert {path.stem for path in (tmp_path / "t" / "pictures").iterdir()} == shown
+    shown = {digest for digests in frame["images"] for digest in digests}
+    assert {path.stem for path in (tmp_path / "t" / "images").iterdir()} == shown
 
 
 def test_a_new_metric_is_computed_on_stored_answers(mapping: Mapping, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def found(labels: list[str], wanted: Any) -> Any:
             {"name": "hf", "quantize": "nf4"},
             "tiny(name=hf, quantize=nf4)",
         ),
-        (["knn(by=question)", "knn(by=picture)"], {"name": "knn", "by": "picture"}, "knn(by=picture)"),
+        (["knn(by=question)", "knn(by=image)"], {"name": "knn", "by": "image"}, "knn(by=image)"),
         (["knn(embedder=a)", "knn(embedder=b)"], {"name": "knn", "embedder": "b"}, "knn(embedder=b)"),
         (["knn(size=8)", "knn(size=16)"], {"name": "knn", "embedder": {"name": "pixels", "size": 8}}, "knn(size=8)"),
     ],
@@ -68,7 +68,7 @@ def test_a_bare_name_is_enough_where_one_label_has_it() -> None:
     assert found(arms, "vcd") == arms[1]
     assert found(arms, "sampling") == arms[3]
     with pytest.raises(ConfigError, match=r"2 arms have model 'knn'\. Name one by its label"):
-        found(["knn(by=text)", "knn(by=picture)"], "knn")
+        found(["knn(by=text)", "knn(by=image)"], "knn")
 
 
 @pytest.mark.parametrize(

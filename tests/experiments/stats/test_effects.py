@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments.stats.arms import tidy
-from experiments.stats.decodings import Judgement, decoding_trials, judged
+from experiments.stats.decodings import Judgment, decoding_trials, judged
 from experiments.stats.effects import Effect, Moves, answers_of, effects, histogram, moves, steps_and_costs
 
 AXES = ("task", "shots", "retriever", "decoding")
@@ -44,7 +44,7 @@ def test_the_reference_stands_first_then_shared_controls_then_each_strategy_with
         ("icd", "strategy", ""),
         ("sign_flip(icd)", "control", "icd"),
     ]
-    assert [row.judgement is not None for row in found] == [False, False, True, False, True, False]
+    assert [row.judgment is not None for row in found] == [False, False, True, False, True, False]
 
 
 def test_answers_move_between_right_and_wrong_and_yes_is_counted_before_and_after() -> None:
@@ -87,9 +87,9 @@ def test_graded_scores_only_rise_and_fall() -> None:
 def test_arms_on_other_queries_are_not_paired() -> None:
     _, row = told([*arm("greedy", "rrrr"), *arm("vcd", "rr")])
     assert row.moves is None
-    assert row.judgement is not None
-    assert row.judgement.verdict == "unpaired"
-    assert "not compared with greedy" in row.judgement.words
+    assert row.judgment is not None
+    assert row.judgment.verdict == "unpaired"
+    assert "not compared with greedy" in row.judgment.words
 
 
 def test_steps_and_forwards_are_means_over_all_steps() -> None:
@@ -126,11 +126,11 @@ def test_answers_are_counted_as_the_task_allows(options: Any, golds: Any, output
     assert histogram(rows, answers_of(rows)) == wanted
 
 
-def judgement(greedy: str, vcd: str, **others: str) -> str:
+def judgment(greedy: str, vcd: str, **others: str) -> str:
     return decided(greedy, vcd, **others).words
 
 
-def decided(greedy: str, vcd: str, **others: str) -> Judgement:
+def decided(greedy: str, vcd: str, **others: str) -> Judgment:
     rows = [*arm("greedy", greedy), *arm("vcd", vcd)]
     rows += [row for name, rights in others.items() for row in arm(f"{name}(vcd)", rights)]
     controls = {"vcd": tuple(f"{name}(vcd)" for name in others)}
@@ -144,24 +144,24 @@ GOOD, BAD = "r" * 40, "w" * 40
 
 
 def test_the_verdict_is_yes_only_where_the_reference_and_every_control_are_beaten() -> None:
-    assert judgement(BAD, GOOD, mask_only=BAD, sign_flip=BAD) == "yes: beats greedy and all its 2 controls"
-    assert judgement(BAD, GOOD, mask_only=BAD) == "yes: beats greedy and its one control"
+    assert judgment(BAD, GOOD, mask_only=BAD, sign_flip=BAD) == "yes: beats greedy and all its 2 controls"
+    assert judgment(BAD, GOOD, mask_only=BAD) == "yes: beats greedy and its one control"
     assert (
-        judgement(BAD, GOOD, mask_only=GOOD, sign_flip=BAD)
+        judgment(BAD, GOOD, mask_only=GOOD, sign_flip=BAD)
         == "no: beats greedy; does not beat mask_only (1 of 2 beaten)"
     )
     assert (
-        judgement(GOOD, GOOD, mask_only=GOOD)
+        judgment(GOOD, GOOD, mask_only=GOOD)
         == "no: always scores the same as greedy; does not beat mask_only, its one control"
     )
-    assert judgement(GOOD, BAD, mask_only=BAD) == "no: is worse than greedy; does not beat mask_only, its one control"
-    assert judgement(GOOD, GOOD, mask_only=BAD) == "no: beats its one control, but always scores the same as greedy"
-    assert judgement(BAD, GOOD) == "beats greedy; no control was run"
+    assert judgment(GOOD, BAD, mask_only=BAD) == "no: is worse than greedy; does not beat mask_only, its one control"
+    assert judgment(GOOD, GOOD, mask_only=BAD) == "no: beats its one control, but always scores the same as greedy"
+    assert judgment(BAD, GOOD) == "beats greedy; no control was run"
 
 
 def test_as_many_won_as_lost_is_not_the_same_score_always() -> None:
-    assert judgement("rwrw", "wrwr") == "is not distinguishable from greedy; no control was run"
-    assert judgement("rwrw", "rwrw") == "always scores the same as greedy; no control was run"
+    assert judgment("rwrw", "wrwr") == "is not distinguishable from greedy; no control was run"
+    assert judgment("rwrw", "rwrw") == "always scores the same as greedy; no control was run"
 
 
 def test_a_control_that_was_not_compared_makes_no_family_smaller() -> None:
@@ -172,14 +172,14 @@ def test_a_control_that_was_not_compared_makes_no_family_smaller() -> None:
 
 
 def test_controls_that_were_not_beaten_are_named_up_to_four() -> None:
-    four = judgement(BAD, GOOD, a=GOOD, b=GOOD, c=GOOD, d=GOOD, e=BAD)
+    four = judgment(BAD, GOOD, a=GOOD, b=GOOD, c=GOOD, d=GOOD, e=BAD)
     assert four == "no: beats greedy; does not beat a, b, c and d (1 of 5 beaten)"
-    five = judgement(BAD, GOOD, a=GOOD, b=GOOD, c=GOOD, d=GOOD, e=GOOD, f=BAD)
+    five = judgment(BAD, GOOD, a=GOOD, b=GOOD, c=GOOD, d=GOOD, e=GOOD, f=BAD)
     assert five == "no: beats greedy; does not beat a, b, c and 2 more (1 of 6 beaten)"
 
 
 def test_a_control_that_is_better_than_its_strategy_or_the_reference_is_told() -> None:
-    assert judgement(GOOD, BAD, sign_flip=GOOD, mask_only=BAD) == (
+    assert judgment(GOOD, BAD, sign_flip=GOOD, mask_only=BAD) == (
         "no: is worse than greedy; beats none of its 2 controls; sign_flip is better than it"
     )
     rows = [*arm("greedy", BAD), *arm("vcd", "w" * 20 + "r" * 20), *arm("mask_only(vcd)", BAD)]
@@ -195,11 +195,11 @@ def test_a_control_that_is_better_than_its_strategy_or_the_reference_is_told() -
 
 def test_controls_against_the_reference_make_the_family_of_verdicts_no_larger() -> None:
     rows = [*arm("greedy", BAD), *arm("vcd", GOOD), *arm("mask_only(vcd)", GOOD), *arm("self_consistency", BAD)]
-    assert [row.judgement.family for row in told(rows) if row.judgement] == [3]
+    assert [row.judgment.family for row in told(rows) if row.judgment] == [3]
 
 
 def verdict_of_vcd(rows: list[dict[str, Any]]) -> str:
-    return next(row.judgement.words for row in told(rows) if row.decoding == "vcd" and row.judgement)
+    return next(row.judgment.words for row in told(rows) if row.decoding == "vcd" and row.judgment)
 
 
 def test_only_what_beats_all_its_controls_counts_as_better() -> None:

@@ -1,4 +1,4 @@
-"""The randomisation test and the interval of two arms, against other ways of computing them."""
+"""The randomization test and the interval of two arms, against other ways of computing them."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import rankdata
 
 from experiments.stats import exchange
-from experiments.stats.exchange import randomisation_p, whole_interval
+from experiments.stats.exchange import randomization_p, whole_interval
 from experiments.stats.intervals import bootstrap_mean, resampled_counts
 from experiments.stats.significance import sign_flip
 from experiments.stats.whole import strata_of
@@ -47,7 +47,7 @@ def test_of_right_and_wrong_it_is_the_exact_sign_flip_test():
         a, b = draw.integers(0, 2, (2, size)).astype(float)
         clusters = np.arange(size) // 2
         ones = np.ones(size)
-        p = randomisation_p(strata((ratio(a, ones), ratio(b, ones)), clusters=clusters))
+        p = randomization_p(strata((ratio(a, ones), ratio(b, ones)), clusters=clusters))
         assert p == pytest.approx(sign_flip(b - a, clusters))
 
 
@@ -60,7 +60,7 @@ def test_every_exchange_of_few_clusters_is_tried_on_the_f1_itself():
         swap = np.array(chosen)
         one, other = np.where(swap, b, a), np.where(swap, a, b)
         extreme += abs(f1(other, wanted) - f1(one, wanted)) >= seen - 1e-12
-    assert randomisation_p(strata((f1_parts(a, wanted), f1_parts(b, wanted)))) == pytest.approx(extreme / 2**8)
+    assert randomization_p(strata((f1_parts(a, wanted), f1_parts(b, wanted)))) == pytest.approx(extreme / 2**8)
 
 
 def test_many_clusters_are_a_sample_of_the_exchanges(monkeypatch):
@@ -68,20 +68,20 @@ def test_many_clusters_are_a_sample_of_the_exchanges(monkeypatch):
     wanted = draw.random(40) < 0.5
     a, b = wanted ^ (np.arange(40) < 3), wanted ^ (np.arange(40) > 29)
     made = strata((f1_parts(a, wanted), f1_parts(b, wanted)))
-    drawn = randomisation_p(made)
+    drawn = randomization_p(made)
     monkeypatch.setattr(exchange, "ALL", 13)
     assert (a != b).sum() == 13
-    assert drawn == pytest.approx(randomisation_p(made), abs=0.01)
-    assert randomisation_p(made) == randomisation_p(made)
+    assert drawn == pytest.approx(randomization_p(made), abs=0.01)
+    assert randomization_p(made) == randomization_p(made)
 
 
 def test_an_area_is_exchanged_by_ranks_so_that_its_scale_does_not_matter():
     draw = np.random.default_rng(2)
     wanted = np.arange(40) % 2 == 0
     a, b = draw.normal(size=40) + wanted, draw.normal(size=40) + 2 * wanted
-    p = randomisation_p(strata((area(a, wanted), area(b, wanted))))
-    assert p == randomisation_p(strata((area(a, wanted), area(100 + np.exp(b), wanted))))
-    assert randomisation_p(strata((area(a, wanted), area(a**3, wanted)))) == 1
+    p = randomization_p(strata((area(a, wanted), area(b, wanted))))
+    assert p == randomization_p(strata((area(a, wanted), area(100 + np.exp(b), wanted))))
+    assert randomization_p(strata((area(a, wanted), area(a**3, wanted)))) == 1
 
 
 def test_every_exchange_of_ranks_is_tried_on_the_area_itself():
@@ -92,7 +92,7 @@ def test_every_exchange_of_ranks_is_tried_on_the_area_itself():
     for chosen in itertools.product([False, True], repeat=8):
         one, other = (np.where(chosen, *pair) for pair in (ranks, ranks[::-1]))
         extreme += abs(auc(other, wanted) - auc(one, wanted)) >= seen - 1e-12
-    assert randomisation_p(strata((area(a, wanted), area(b, wanted)))) == pytest.approx(extreme / 2**8)
+    assert randomization_p(strata((area(a, wanted), area(b, wanted)))) == pytest.approx(extreme / 2**8)
     assert extreme == 68
 
 
@@ -114,7 +114,7 @@ def test_the_interval_is_a_bootstrap_of_the_difference_itself():
 def test_equal_arms_leave_open_what_so_many_clusters_leave_open():
     wanted = np.arange(50) < 20
     same = strata((f1_parts(wanted, wanted), f1_parts(wanted, wanted)))
-    assert randomisation_p(same) == 1
+    assert randomization_p(same) == 1
     worst = 40 / (40 + Z2)
     assert whole_interval(same, 50) == pytest.approx((worst - 1, 1 - worst))
     pairs = strata((ratio([1.0] * 30, [1.0] * 30), ratio([1.0] * 30, [1.0] * 30)), clusters=np.arange(30) // 3)
@@ -147,8 +147,8 @@ def test_seeds_of_a_query_are_exchanged_together():
     wanted = np.arange(10) % 2 == 0
     a, b = wanted ^ (draw.random(10) < 0.1), wanted ^ (draw.random(10) < 0.6)
     cell = f1_parts(a, wanted), f1_parts(b, wanted)
-    assert randomisation_p(strata(cell, cell, cell, clusters=np.tile(np.arange(10), 3))) == pytest.approx(
-        randomisation_p(strata(cell))
+    assert randomization_p(strata(cell, cell, cell, clusters=np.tile(np.arange(10), 3))) == pytest.approx(
+        randomization_p(strata(cell))
     )
 
 
@@ -162,7 +162,7 @@ def test_at_the_end_of_the_scale_the_level_is_kept(kind):
             a, b = (f1_parts(wanted ^ (draw.random(30) < 0.06), wanted) for _ in range(2))
         else:
             a, b = (area(draw.normal(size=30) + 3 * wanted, wanted) for _ in range(2))
-        found.append(randomisation_p(strata((a, b)), resamples=400))
+        found.append(randomization_p(strata((a, b)), resamples=400))
     assert np.mean(np.array(found) <= 0.05) <= 0.075
     assert np.mean(np.array(found) <= 0.2) <= 0.245
 
@@ -172,7 +172,7 @@ def test_where_a_choice_leaves_no_score_it_counts_against_the_difference():
     a, b = np.array([True, False, False]), np.array([False, False, True])
     one, other = (ratio(1.0 * (said & wanted), 1.0 * said) for said in (a, b))  # precision
     # of 4 exchanges two leave an arm without any yes, and two show the 1 that was seen
-    assert randomisation_p(strata((one, other))) == 1
+    assert randomization_p(strata((one, other))) == 1
 
 
 def test_a_cluster_at_worst_and_at_best_is_as_large_as_clusters_are():
@@ -183,13 +183,13 @@ def test_a_cluster_at_worst_and_at_best_is_as_large_as_clusters_are():
 
 def test_exactly_so_few_clusters_are_all_tried():
     a, b, ones = np.array([1.0] * 9 + [0.0] * 3), np.array([0.0] * 9 + [1.0] * 3), np.ones(12)
-    assert randomisation_p(strata((ratio(a, ones), ratio(b, ones)))) == pytest.approx(sign_flip(b - a))
+    assert randomization_p(strata((ratio(a, ones), ratio(b, ones)))) == pytest.approx(sign_flip(b - a))
 
 
 def test_a_p_is_never_smaller_than_its_draws_can_tell():
     wanted = np.arange(80) % 2 == 0
-    assert randomisation_p(strata((f1_parts(~wanted, wanted), f1_parts(wanted, wanted)))) == 1 / 10_001
-    assert randomisation_p(strata((area(-1.0 * wanted, wanted), area(1.0 * wanted, wanted)))) == 1 / 2_001
+    assert randomization_p(strata((f1_parts(~wanted, wanted), f1_parts(wanted, wanted)))) == 1 / 10_001
+    assert randomization_p(strata((area(-1.0 * wanted, wanted), area(1.0 * wanted, wanted)))) == 1 / 2_001
 
 
 def test_cells_weigh_by_their_pairs_in_test_and_interval():
@@ -207,7 +207,7 @@ def test_cells_weigh_by_their_pairs_in_test_and_interval():
     gained = ratio([0, 0], ones[:2]), ratio([1, 1], ones[:2])
     lost = ratio([1] * 3 + [0] * 5, ones[:8]), ratio([0] * 8, ones[:8])
     few = strata(gained, lost)
-    assert randomisation_p(few) == pytest.approx(sign_flip([1, 1, -1, -1, -1])) == 1
+    assert randomization_p(few) == pytest.approx(sign_flip([1, 1, -1, -1, -1])) == 1
     equal = [(ratio(ones[:n], ones[:n]),) * 2 for n in (10, 30)]
     high = 0.25 * Z2 / (10 + Z2) + 0.75 * Z2 / (30 + Z2)
     assert whole_interval(strata(*equal), 40) == pytest.approx((-high, high))

@@ -59,7 +59,7 @@ def test_graded_scores_take_flips_and_what_these_leave_open():
     draw = np.random.default_rng(0)
     before, more = draw.random(200), draw.normal(0.1, 0.2, 200)
     found = paired_test(Pairs(before, before + more, np.arange(200)))
-    assert found.test == "randomisation"
+    assert found.test == "randomization"
     half = 1.96 * more.std() / np.sqrt(200)
     assert (found.low, found.high) == pytest.approx((more.mean() - half, more.mean() + half), abs=0.002)
     assert found.p < 0.001
@@ -87,7 +87,7 @@ def test_a_difference_that_is_the_same_everywhere_leaves_open_what_so_many_queri
 
 def test_what_is_said_to_be_graded_takes_no_mcnemar():
     ones = np.array([1.0, 1.0, 0.0])
-    assert paired_test(Pairs(ones, ones[::-1], np.arange(3), graded=True)).test == "randomisation"
+    assert paired_test(Pairs(ones, ones[::-1], np.arange(3), graded=True)).test == "randomization"
 
 
 def test_queries_and_groups_of_two_tasks_are_never_one_unit(arm):

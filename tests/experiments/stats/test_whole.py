@@ -7,7 +7,7 @@ from experiments.stats.arms import baseline_of
 from experiments.stats.effects import moves
 from experiments.stats.intervals import bootstrap_mean, estimate, wilson
 from experiments.stats.pairs import UnpairedError, pair, paired_test
-from experiments.stats.summary import estimate_of, summarise
+from experiments.stats.summary import estimate_of, summarize
 from experiments.stats.whole import Own, Whole, own_of, paired, whole_estimate
 from icl.metrics.base import Judged
 from icl.metrics.binary import F1
@@ -106,7 +106,7 @@ def test_one_cluster_says_almost_nothing():
 
 def test_the_summary_of_an_arm_has_the_same_interval(tidied):
     rows = tidied("f1", [1.0] * 10 + [0.0] * 10, golds(10, 10))
-    (told,) = summarise(rows, "m", axes=()).to_dict("records")
+    (told,) = summarize(rows, "m", axes=()).to_dict("records")
     found = estimate_of(rows, "m")
     assert (told["low"], told["high"]) == (found.low, found.high)
 
@@ -212,7 +212,7 @@ def test_a_samples_own_number_is_what_a_csv_shows(tidied):
 
 def test_a_score_of_a_run_against_one_of_samples_is_graded_and_no_vote_of_samples_stands_for_it(tidied):
     rows = tidied("recall", [1.0, 1.0, 1.0], golds(3, 0)).assign(vote=[1.0, 0.0, 1.0])
-    assert paired_test(pair(rows, rows, "m", reference_metric="vote")).test == "randomisation"
+    assert paired_test(pair(rows, rows, "m", reference_metric="vote")).test == "randomization"
     assert baseline_of(rows, "vote", "m") is None
     assert baseline_of(rows.drop(columns=own_of("m")), "vote", "m") == "vote"
 

@@ -42,7 +42,7 @@ def test_a_sampler_is_not_read_where_options_are_scored_and_their_norm_where_ans
     normed = [
         cell(score=score, decoding=arm("vcd", **more))
         for score in ("generate", "options")
-        for more in ({}, {"normalise": "bytes"})
+        for more in ({}, {"normalize": "bytes"})
     ]
     assert len({*map(decided_by, normed)}) == 3
 

@@ -22,11 +22,11 @@ def test_a_log_gets_lines_now_and_then_and_a_few_reasons(monkeypatch: pytest.Mon
     for i in range(40):
         now[0] += 1
         lines.advance(1)
-        lines.failed(f"q{i}", "the picture is gone.")
+        lines.failed(f"q{i}", "the image is gone.")
     lines.end()
     told = out.getvalue().splitlines()
     assert told[0] == "plan         4 cells, 100 samples, 20 of them there already"
-    assert told[1] == "sample q0: the picture is gone. Sample marked failed; 1 of 100 so far."
+    assert told[1] == "sample q0: the image is gone. Sample marked failed; 1 of 100 so far."
     assert [line for line in told if line.startswith("running")] == [
         "running      35/100 samples   1.0 samples/s   1:05 left",
         "running      50/100 samples   1.0 samples/s   0:50 left",
@@ -66,11 +66,11 @@ def test_a_terminal_gets_a_bar_and_whole_lines_above_it() -> None:
     bar.doing("loading the model")
     bar.bar.refresh()
     bar.advance(5)
-    bar.failed("q[1]", "no [bold] picture")
+    bar.failed("q[1]", "no [bold] image")
     bar.cell_finished()
     bar.end()
     assert "0/10 samples   loading the model" in out.getvalue()
-    assert "sample q[1]: no [bold] picture. Sample marked failed; 1 of 10 so far." in out.getvalue()
+    assert "sample q[1]: no [bold] image. Sample marked failed; 1 of 10 so far." in out.getvalue()
 
 
 def test_quiet_says_nothing_and_a_file_gets_lines() -> None:

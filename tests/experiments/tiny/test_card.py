@@ -65,10 +65,10 @@ def test_the_card_shows_every_cell_and_says_missed() -> None:
     assert "{" not in text
 
 
-def test_mentions_are_colour_and_shape_pairs() -> None:
-    text = "there are two red circles, one blue cross and two teal arches in the picture"
+def test_mentions_are_color_and_shape_pairs() -> None:
+    text = "there are two red circles, one blue cross and two teal arches in the image"
     assert mentioned(text) == [("red", "circle"), ("blue", "cross"), ("teal", "arch")]
-    assert mentioned("a red picture of circles") == []
+    assert mentioned("a red image of circles") == []
 
 
 def test_the_first_connector_gives_facts_their_own_coordinates() -> None:
@@ -77,6 +77,6 @@ def test_the_first_connector_gives_facts_their_own_coordinates() -> None:
     mixing = torch.randn(targets.shape[1], 240, generator=torch.Generator().manual_seed(0))
     tokens = torch.from_numpy(targets) @ mixing
     found = (tokens @ fact_code(tokens, pool.facts).T).numpy()
-    red = pool.facts[:, COLUMN["colour"]] == 0
+    red = pool.facts[:, COLUMN["color"]] == 0
     assert np.corrcoef(found[:, 0], red)[0, 1] > 0.95
     assert np.sqrt((found**2).mean(0))[: len(strengths)] == pytest.approx(strengths, rel=1e-3)

@@ -36,7 +36,7 @@ def runner() -> Runner:
 
 @pytest.fixture(scope="module")
 def features(runner: Runner, pool: Pool) -> torch.Tensor:
-    return runner.features(pool.pictures)
+    return runner.features(pool.images)
 
 
 def folder_size(path: Path) -> int:
@@ -75,22 +75,22 @@ def test_a_padded_batch_scores_as_single_prompts(runner: Runner, pool: Pool, fea
 def test_generate_describes_a_scene(runner: Runner, pool: Pool, features: torch.Tensor) -> None:
     index = Index(pool)
     turns = [
-        [Turn(int(p), tuple(runner.processor.tokenizer("describe the picture.")["input_ids"]), ())]
+        [Turn(int(p), tuple(runner.processor.tokenizer("describe the image.")["input_ids"]), ())]
         for p in index.kind["scene"][:8]
     ]
     texts = runner.generate(turns, features, Layout(), 32)
-    assert all(text.startswith("there ") and text.rstrip(".").endswith("in the picture") for text in texts)
+    assert all(text.startswith("there ") and text.rstrip(".").endswith("in the image") for text in texts)
     assert all(mentioned(text) for text in texts)
 
 
-def test_a_prompt_without_pictures_is_answered(runner: Runner) -> None:
+def test_a_prompt_without_images_is_answered(runner: Runner) -> None:
     inputs = runner.processor(text=["<q>what color is the circle?<a>"], return_tensors="pt")
     out: Any = runner.model.generate(**inputs, max_new_tokens=3, do_sample=False)
     assert out.shape[1] > inputs["input_ids"].shape[1]
 
 
-def test_nearest_pictures_share_the_concept(runner: Runner, pool: Pool, features: torch.Tensor) -> None:
-    found, index = embeddings(CHECKPOINTS / "encoder", pool.pictures), Index(pool)
+def test_nearest_images_share_the_concept(runner: Runner, pool: Pool, features: torch.Tensor) -> None:
+    found, index = embeddings(CHECKPOINTS / "encoder", pool.images), Index(pool)
     nearest, chance = (support(index, found, 4, near, 60) for near in (True, False))
     shared = {True: 0.0, False: 0.0}
     for near, sequences in ((True, nearest), (False, chance)):
@@ -107,9 +107,9 @@ def test_the_encoder_ranks_captions() -> None:
     )
     pool = make_pool(6, 40, {"plain": 1.0})
     index = Index(pool)
-    texts = [f"a {colour} {shape}" for colour, shape in sorted({index.concept(i) for i in range(len(pool))})]
+    texts = [f"a {color} {shape}" for color, shape in sorted({index.concept(i) for i in range(len(pool))})]
     inputs = processor(
-        text=texts, images=[PILImage.fromarray(p) for p in pool.pictures], return_tensors="pt", padding=True
+        text=texts, images=[PILImage.fromarray(p) for p in pool.images], return_tensors="pt", padding=True
     )
     assert torch.equal(inputs["input_ids"], tokens(texts)[0])
     with torch.no_grad():

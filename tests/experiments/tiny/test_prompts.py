@@ -47,14 +47,14 @@ def test_training_ids_equal_the_processors(
     layout = Layout(chat, text_first, instruction)
     for turns in sequences(pool):
         batch = Batch([turns], layout)
-        pictures = [PILImage.fromarray(pool.pictures[t.picture]) for t in turns if t.picture >= 0]
+        images = [PILImage.fromarray(pool.images[t.image]) for t in turns if t.image >= 0]
         prompt = processor.apply_chat_template(messages(turns, layout), add_generation_prompt=True)
-        inputs = processor(text=[prompt], images=[pictures] if pictures else None, return_tensors="np")
+        inputs = processor(text=[prompt], images=[images] if images else None, return_tensors="np")
         assert np.asarray(inputs["input_ids"])[0].tolist() == batch.tokens[0][: batch.slots[0] + 1].tolist()
 
 
-def test_prompts_without_pictures_have_the_same_ids(processor: Any, pool: Pool) -> None:
-    layout = Layout(pictures=False)
+def test_prompts_without_images_have_the_same_ids(processor: Any, pool: Pool) -> None:
+    layout = Layout(images=False)
     for turns in sequences(pool):
         prompt = processor.apply_chat_template(messages(turns, layout), add_generation_prompt=True)
         ids = processor(text=[prompt], return_tensors="np")["input_ids"]
@@ -74,7 +74,7 @@ def test_every_word_of_the_wording_is_one_token(processor: Any) -> None:
         assert processor.tokenizer.decode([ID[word]]) == word
 
 
-@pytest.mark.parametrize("text", ["a Qwertz zebra-42!", "Describe the picture.\n\nfoo", "x1 ##y (z)"])
+@pytest.mark.parametrize("text", ["a Qwertz zebra-42!", "Describe the image.\n\nfoo", "x1 ##y (z)"])
 def test_any_text_has_ids(processor: Any, text: str) -> None:
     ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
     assert ids == list(encode(text))

@@ -31,7 +31,7 @@ def tower() -> Tower:
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, tower: Tower) -> None:
     def run(folder: str, stop_after: int | None = None) -> None:
         out = tmp_path / folder / "decoder.safetensors"
-        train.train(out, tower, 3, 3, pictures=900, save_every=1, stop_after=stop_after)
+        train.train(out, tower, 3, 3, images=900, save_every=1, stop_after=stop_after)
 
     run("whole")
     run("killed", stop_after=2)
@@ -47,7 +47,7 @@ def test_the_joint_phase_moves_tower_and_decoder_and_resumes_to_the_same_weights
         torch.manual_seed(1)
         tower, decoder = Tower(TowerShape()), Decoder(DecoderShape(len(TOKENS)))
         out = tmp_path / folder / "joint.safetensors"
-        joint.train_together(out, tower, decoder, 3, steps=3, pictures=900, save_every=1, stop_after=stop_after)
+        joint.train_together(out, tower, decoder, 3, steps=3, images=900, save_every=1, stop_after=stop_after)
         return tower, decoder
 
     tower, decoder = run("whole")
@@ -64,23 +64,21 @@ def test_the_joint_phase_moves_tower_and_decoder_and_resumes_to_the_same_weights
     assert torch.equal(decoder.mix.weight, untrained.mix.weight)
 
 
-def test_a_batch_reads_each_distinct_picture_once() -> None:
+def test_a_batch_reads_each_distinct_image_once() -> None:
     torch.manual_seed(0)
     tower, seen = Tower(TowerShape()).eval(), []
     tower.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-    pictures = torch.from_numpy(make_pool(8, 4).pictures)
-    tokens = joint.seen_tokens(tower, pictures, np.array([3, 1, 3]))
+    images = torch.from_numpy(make_pool(8, 4).images)
+    tokens = joint.seen_tokens(tower, images, np.array([3, 1, 3]))
     assert seen == [2]
     assert torch.equal(tokens[0], tokens[2])
-    assert torch.allclose(tokens[1], tower(pictures[1:2])[0], atol=0.05)
+    assert torch.allclose(tokens[1], tower(images[1:2])[0], atol=0.05)
 
 
 def test_a_saved_tower_loads_with_the_same_tokens(tmp_path: Path) -> None:
-    trained = vision.train(tmp_path / "tower.safetensors", steps=2, batch=8, pictures=60, checked=50)
-    pictures = torch.from_numpy(make_pool(8, 4).pictures)
-    assert torch.equal(
-        tokens_of(trained, pictures), tokens_of(vision.load_tower(tmp_path / "tower.safetensors"), pictures)
-    )
+    trained = vision.train(tmp_path / "tower.safetensors", steps=2, batch=8, images=60, checked=50)
+    images = torch.from_numpy(make_pool(8, 4).images)
+    assert torch.equal(tokens_of(trained, images), tokens_of(vision.load_tower(tmp_path / "tower.safetensors"), images))
 
 
 def test_a_guide_is_the_missing_attention_mass() -> None:
@@ -98,10 +96,10 @@ def test_guides_and_number_lessons_mark_true_positions() -> None:
     for row, position, target in number_lessons(batch, index).tolist():
         mark = next(m for m in batch.rows[row].marks if position in m.keys)
         assert TOKENS[target].isdigit()
-        assert mark.picture < position < mark.slot
+        assert mark.image < position < mark.slot
     batch = Batch([bind(rng, index, 2, 5) for _ in range(2)], Layout())
     model, keep = Decoder(DecoderShape(len(TOKENS))), []  # type: ignore[var-annotated]
     features = torch.randn(len(pool), 160)
-    model(torch.from_numpy(batch.tokens), torch.from_numpy(batch.picture_at), features[batch.pictures], keep)
+    model(torch.from_numpy(batch.tokens), torch.from_numpy(batch.image_at), features[batch.images], keep)
     assert guide_loss(keep, batch, index).item() > 0
     assert ID["<image>"] in batch.tokens[0]

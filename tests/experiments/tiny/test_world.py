@@ -1,4 +1,4 @@
-"""The picture world: byte-identical from a seed, facts that are true, concepts that training never names."""
+"""The image world: byte-identical from a seed, facts that are true, concepts that training never names."""
 
 import hashlib
 import re
@@ -28,16 +28,16 @@ def digest(kind: str) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pictures_are_the_same_bytes_from_a_seed(kind: str) -> None:
+def test_images_are_the_same_bytes_from_a_seed(kind: str) -> None:
     assert digest(kind) == digest(kind) == DIGESTS[kind]
 
 
 def test_fixed_facts_are_drawn_and_told() -> None:
     rng = np.random.default_rng(0)
-    picture, facts = draw(rng, "single", colour="red", shape="star", texture="hollow", size="large", place="top left")
-    assert picture.size == (SIDE, SIDE)
-    assert picture.mode == "RGB"
-    assert (facts.colour, facts.shape, facts.texture, facts.size) == ("red", "star", "hollow", "large")
+    image, facts = draw(rng, "single", color="red", shape="star", texture="hollow", size="large", place="top left")
+    assert image.size == (SIDE, SIDE)
+    assert image.mode == "RGB"
+    assert (facts.color, facts.shape, facts.texture, facts.size) == ("red", "star", "hollow", "large")
     assert facts.place == "top left"
     _, facts = draw(rng, "count", shape="circle", count=4)
     assert facts.count == facts.number(shape="circle") == 4
@@ -47,18 +47,18 @@ def test_fixed_facts_are_drawn_and_told() -> None:
 
 def test_a_scene_shows_its_groups() -> None:
     groups = (Group("blue", "star", 1), Group("red", "circle", 2))
-    picture, facts = draw(np.random.default_rng(0), "scene", groups=groups)
+    image, facts = draw(np.random.default_rng(0), "scene", groups=groups)
     assert facts.groups == groups
-    colours = {tuple(pixel) for pixel in np.asarray(picture).reshape(-1, 3).tolist()}
-    assert {(255, 0, 0), (0, 0, 255)} <= colours
-    assert facts.number(colour="red") == 2
-    assert facts.number(colour="red", shape="star") == 0
-    assert caption(groups) == "there are two red circles and one blue star in the picture"
+    colors = {tuple(pixel) for pixel in np.asarray(image).reshape(-1, 3).tolist()}
+    assert {(255, 0, 0), (0, 0, 255)} <= colors
+    assert facts.number(color="red") == 2
+    assert facts.number(color="red", shape="star") == 0
+    assert caption(groups) == "there are two red circles and one blue star in the image"
 
 
 def test_impossible_requests_are_refused() -> None:
     with pytest.raises(ValueError, match="no concept"):
-        draw(np.random.default_rng(0), "plain", colour="orange")
+        draw(np.random.default_rng(0), "plain", color="orange")
     with pytest.raises(ValueError, match="1 to 9"):
         draw(np.random.default_rng(0), "scene", groups=[Group("red", "star", 10)])
 

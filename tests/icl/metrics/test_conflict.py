@@ -4,28 +4,28 @@ import numpy as np
 import pytest
 
 from icl.metrics.base import Judged
-from icl.metrics.conflict import ConflictRate, FlipRate, Misled, RecognisedAccuracy
+from icl.metrics.conflict import ConflictRate, FlipRate, Misled, RecognizedAccuracy
 from icl.types import Example, Generation
 
 OPTIONS = ("red", "blue", "green", "black")
 
 
-def item(name, gold, text, seen, recognised="star"):
-    """Rows of one item: what was said from text, to the picture, and to the question what it shows."""
+def item(name, gold, text, seen, recognized="star"):
+    """Rows of one item: what was said from text, to the image, and to the question what it shows."""
     rows = [
         ("text", Example(f"{name}t", (), "?", (gold,), OPTIONS, group=name, meta={"mode": "text"}), text),
         ("seen", Example(f"{name}s", (), "?", (gold,), OPTIONS, group=name, meta={"mode": "seen"}), seen),
     ]
-    if recognised is not None:
-        told = Example(f"{name}r", (), "?", ("star",), ("star", "arch"), group=name, meta={"mode": "recognise"})
-        rows.append(("recognise", told, recognised))
+    if recognized is not None:
+        told = Example(f"{name}r", (), "?", ("star",), ("star", "arch"), group=name, meta={"mode": "recognize"})
+        rows.append(("recognize", told, recognized))
     metric = FlipRate()
     return [
         Judged(e.id, metric.score(Generation(said), e), name, said, e.answers, e.options, e.meta) for _, e, said in rows
     ]
 
 
-# right twice (a, b), text only (c), picture only (d), wrong alike (e) and differently (f), no option (g); h: unknown
+# right twice (a, b), text only (c), image only (d), wrong alike (e) and differently (f), no option (g); h: unknown
 ITEMS = [
     *item("a", "red", "red", "red"),
     *item("b", "red", "it is red", "Red."),
@@ -34,7 +34,7 @@ ITEMS = [
     *item("e", "red", "blue", "blue"),
     *item("f", "red", "blue", "green"),
     *item("g", "red", "red", "a cloud"),
-    *item("h", "red", "blue", "red", recognised="arch"),
+    *item("h", "red", "blue", "red", recognized="arch"),
 ]
 
 
@@ -43,16 +43,16 @@ def rate(metric, rows):
     return float(np.mean(parts)) if parts else None
 
 
-def test_rates_are_over_the_recognised_items():
-    assert rate(RecognisedAccuracy(), ITEMS) == pytest.approx(3 / 7)
+def test_rates_are_over_the_recognized_items():
+    assert rate(RecognizedAccuracy(), ITEMS) == pytest.approx(3 / 7)
     assert rate(FlipRate(), ITEMS) == pytest.approx(4 / 7)  # c, d, f, g
-    # accuracies: text 4/7 (a, b, c, g), picture 3/7; the conflict rate is 2 c + d with c = 1/7 (d) and d = 1/7 (f)
+    # accuracies: text 4/7 (a, b, c, g), image 3/7; the conflict rate is 2 c + d with c = 1/7 (d) and d = 1/7 (f)
     assert rate(ConflictRate(), ITEMS) == pytest.approx(4 / 7 - (4 / 7 - 3 / 7))
     assert rate(ConflictRate(), ITEMS) == pytest.approx(2 / 7 + 1 / 7)
 
 
 def test_without_the_question_what_it_shows_every_item_counts():
-    rows = [row for row in ITEMS if row.meta["mode"] != "recognise"]
+    rows = [row for row in ITEMS if row.meta["mode"] != "recognize"]
     assert rate(FlipRate(), rows) == pytest.approx(5 / 8)
 
 
@@ -60,13 +60,13 @@ def test_an_item_that_lacks_a_question_or_failed_has_no_part():
     assert rate(FlipRate(), [*ITEMS[:3], ITEMS[4]]) == 0
     failed = [Judged("x", None, "z", None, ("red",), OPTIONS, {"mode": mode}) for mode in ("text", "seen")]
     assert FlipRate().over_run([*ITEMS[:3], *failed]) == [0, 0, 0, None, None]
-    assert rate(FlipRate(), ITEMS[21:]) is None  # nothing was recognised
+    assert rate(FlipRate(), ITEMS[21:]) is None  # nothing was recognized
 
 
 def test_where_only_scores_are_known_answers_cannot_flip():
     bare = [Judged(r.query, r.score, r.group, None, r.gold, r.options, r.meta) for r in ITEMS]
     assert rate(FlipRate(), bare) is None
-    assert rate(RecognisedAccuracy(), bare) == pytest.approx(3 / 7)
+    assert rate(RecognizedAccuracy(), bare) == pytest.approx(3 / 7)
 
 
 def test_who_repeats_the_contradiction_is_misled():

@@ -11,7 +11,7 @@ from icl.types import Example, Generation
 sklearn = pytest.importorskip("sklearn.metrics")
 
 RNG = np.random.default_rng(0)
-LABELS = ("red", "green", "blue", "grey", "pink")
+LABELS = ("red", "green", "blue", "gray", "pink")
 
 
 def answered(said, gold, options=LABELS):
@@ -25,14 +25,14 @@ def mean_of(samples):
 
 def drawn(size=60, wrong=0.4):
     gold = RNG.choice(LABELS[:3], size)
-    return np.where(RNG.random(size) < wrong, RNG.choice(LABELS[:4], size), gold), gold  # grey is said, never wanted
+    return np.where(RNG.random(size) < wrong, RNG.choice(LABELS[:4], size), gold), gold  # gray is said, never wanted
 
 
 @pytest.mark.parametrize("options", [LABELS, ()])
 def test_it_is_what_scikit_learn_says(options):
     said, gold = drawn()
     if not options:
-        said = np.where(said == "grey", "red", said)
+        said = np.where(said == "gray", "red", said)
     assert mean_of(answered(said, gold, options)) == pytest.approx(sklearn.f1_score(gold, said, average="macro"))
 
 

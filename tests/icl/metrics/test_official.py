@@ -71,12 +71,12 @@ def test_an_answer_to_a_pair_is_judged_by_its_options_where_they_were_scored():
 
 
 def test_mme_sums_accuracy_and_accuracy_plus_a_subtask():
-    def two(subtask, picture, first, second):
-        return [(first, yes_no(f"{picture}1", "yes", picture, category=subtask)),
-                (second, yes_no(f"{picture}2", "no", picture, category=subtask))]  # fmt: skip
+    def two(subtask, image, first, second):
+        return [(first, yes_no(f"{image}1", "yes", image, category=subtask)),
+                (second, yes_no(f"{image}2", "no", image, category=subtask))]  # fmt: skip
 
-    rows = two("count", "a", "yes", "no") + two("count", "b", "yes", "yes") + two("colour", "c", "no", "no")
-    # count: accuracy 75, accuracy+ 50; colour: 50 and 0
+    rows = two("count", "a", "yes", "no") + two("count", "b", "yes", "yes") + two("color", "c", "no", "no")
+    # count: accuracy 75, accuracy+ 50; color: 50 and 0
     assert 200 * 2 * cell(MME(), rows) == pytest.approx(75 + 50 + 50 + 0)
 
 
@@ -115,8 +115,8 @@ def test_generated_answers_have_an_area_of_three_values():
     ("sure", "text", "image"),
     [
         ((0.9, 0.2, 0.1, 0.8), 1, 1),
-        ((0.9, 0.95, 0.1, 0.98), 1, 0),  # picture 1 is the surer one of both captions
-        ((0.9, 0.2, 0.95, 0.98), 0, 1),  # caption 1 is the surer one of both pictures
+        ((0.9, 0.95, 0.1, 0.98), 1, 0),  # image 1 is the surer one of both captions
+        ((0.9, 0.2, 0.95, 0.98), 0, 1),  # caption 1 is the surer one of both images
         ((0.5, 0.5, 0.5, 0.5), 0, 0),  # a tie is wrong, whichever it is
         ((0.5, 0.2, 0.5, 0.9), 0, 1),
         ((0.9, 0.6, 0.1, 0.6), 0, 1),
@@ -129,7 +129,7 @@ def test_winoground_is_strictly_greater_in_both_directions(sure, text, image):
     rows = [
         (
             Generation("", option_scores={"yes": math.log(p), "no": math.log(1 - p)}),
-            yes_no(f"i{c}{i}", "yes" if c == i else "no", "item", caption=c, picture=i),
+            yes_no(f"i{c}{i}", "yes" if c == i else "no", "item", caption=c, image=i),
         )
         for (c, i), p in zip(places, sure, strict=True)
     ]
@@ -143,7 +143,7 @@ def test_vqa_accuracy_leaves_each_annotator_out(same, share):
     assert vqa_accuracy("The cat.", votes) == pytest.approx(share)
 
 
-def test_the_official_normalisation_waits_for_disagreement():
+def test_the_official_normalization_waits_for_disagreement():
     assert vqa_accuracy("2", ["two"] * 10) == 1
     assert vqa_accuracy("2", ["two"] * 10, "official") == 0
     assert vqa_accuracy("2", ["two"] * 9 + ["three"], "official") == 1

@@ -30,8 +30,8 @@ def cell(size=24, failed=()):
     told = []
     for i in range(size):
         gold = RNG.choice(["yes", "no"])
-        mode = ("text", "seen", "recognise", "seen")[i % 4]
-        meta = {"caption": i % 2, "picture": i // 2 % 2, "category": f"c{i // 8}", "mode": mode}
+        mode = ("text", "seen", "recognize", "seen")[i % 4]
+        meta = {"caption": i % 2, "image": i // 2 % 2, "category": f"c{i // 8}", "mode": mode}
         gold = ("yes", "no", "no", "yes")[i % 4] if i // 4 % 2 else str(gold)
         score = None if i in failed else float(RNG.integers(0, 2))
         said = "yes" if score else "no"

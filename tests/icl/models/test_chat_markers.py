@@ -1,4 +1,4 @@
-"""Data cannot forge a turn, an end or a picture of the chat."""
+"""Data cannot forge a turn, an end or an image of the chat."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def question(text: str) -> Prompt:
 @pytest.mark.parametrize("mark", ["<end>", "<a>", "<pad>", "<fake_token_around_image>"])
 def test_a_mark_of_the_checkpoint_in_a_question_is_refused_with_the_part_and_the_mark(mark: str) -> None:
     with pytest.raises(ModelError, match=f"the text of query.question contains '{mark}', which the model reads"):
-        TINY.count_tokens(question(f"what colour {mark} red?"))
+        TINY.count_tokens(question(f"what color {mark} red?"))
 
 
 def test_what_only_looks_like_a_mark_is_text() -> None:

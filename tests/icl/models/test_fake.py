@@ -7,7 +7,7 @@ import pytest
 
 from icl.conformance import check_model
 from icl.errors import ConfigError, ModelError
-from icl.images import Picture
+from icl.images import Image
 from icl.metrics.option import Option
 from icl.models.base import Request
 from icl.models.fake import Copy, Gold, Nearest, Scripted, Uniform, Vote
@@ -94,11 +94,11 @@ def test_usage_is_counted_and_new_tokens_are_limited():
     assert long.usage.forwards == long.usage.new_tokens
 
 
-def test_tokens_are_words_and_pictures(tmp_path):
-    picture = Picture.from_path(tmp_path / "never_opened.png")
-    prompt = Prompt((Turn("user", (Part(picture), Part("two words"))), Turn("assistant", (Part("a"),))))
+def test_tokens_are_words_and_images(tmp_path):
+    image = Image.from_path(tmp_path / "never_opened.png")
+    prompt = Prompt((Turn("user", (Part(image), Part("two words"))), Turn("assistant", (Part("a"),))))
     assert Copy().count_tokens(prompt) == 4
-    assert Copy(picture_tokens=16).count_tokens(prompt) == 19
+    assert Copy(image_tokens=16).count_tokens(prompt) == 19
 
 
 def test_a_prompt_that_does_not_fit_is_an_error():

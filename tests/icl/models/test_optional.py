@@ -1,4 +1,4 @@
-"""Every optional member is read by the function of its name, is had by some model of ours, and can be misspelt."""
+"""Every optional member is read by the function of its name, is had by some model of ours, and can be misspelled."""
 
 from dataclasses import dataclass
 from inspect import isfunction
@@ -9,7 +9,7 @@ import pytest
 from icl.conformance import check_model
 from icl.models import optional
 from icl.models.fake import Copy
-from icl.models.optional import NAMES, misspelt
+from icl.models.optional import NAMES, misspelled
 from icl.registry import entries, resolve
 
 NOT_OURS = {"at_once", "batch_tokens"}  # for models of one's own
@@ -22,7 +22,7 @@ HAD = {
     "counters": lambda: {"forwards": 2},
     "counts_exactly": False,
     "lacks": "no strategies",
-    "max_pictures": 3,
+    "max_images": 3,
     "notes": ("slow",),
     "plan_notes": ("packed",),
     "quantizations": ("4bit",),
@@ -34,7 +34,7 @@ def test_the_list_of_names_is_that_of_the_functions() -> None:
     own = {
         name for name, thing in vars(optional).items() if isfunction(thing) and thing.__module__ == optional.__name__
     }
-    assert own - {"misspelt"} == set(NAMES) == set(HAD)
+    assert own - {"misspelled"} == set(NAMES) == set(HAD)
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"unload", "blocks"}))
@@ -56,7 +56,7 @@ def test_every_member_is_had_by_one_of_our_models() -> None:
     had = set().union(*(dir(resolve("model", name)) for name in entries("model")))
     had |= {one for name in entries("model") for one in resolve("model", name).__dataclass_fields__}
     assert set(NAMES) - NOT_OURS <= had
-    assert not [name for name in entries("model") if misspelt(object.__new__(resolve("model", name)))]
+    assert not [name for name in entries("model") if misspelled(object.__new__(resolve("model", name)))]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,6 @@ class Mistyped(Copy):
 
 
 def test_a_name_that_was_meant_to_be_one_is_told() -> None:
-    assert misspelt(Mistyped()) == ("unlaod", "unload")
+    assert misspelled(Mistyped()) == ("unlaod", "unload")
     with pytest.raises(AssertionError, match=r"Mistyped\.unlaod: nothing reads this name; 'unload' is read\."):
         check_model(Mistyped())

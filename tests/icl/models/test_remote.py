@@ -20,7 +20,7 @@ from decoding.engine.server_engine import run_jobs
 from icl import __version__, edits
 from icl.conformance import check_model
 from icl.errors import ConfigError, ModelError, PlanError
-from icl.images import Picture
+from icl.images import Image
 from icl.models.base import Request
 from icl.models.chat_messages import messages
 from icl.models.endpoint import GoneError
@@ -33,15 +33,15 @@ SHAPES = Path(__file__).parents[2] / "experiments" / "shapes.py"
 PLAIN = Path(__file__).with_name("plain_strategy.py")
 
 
-def picture(level: int = 90) -> Picture:
-    return Picture.from_image(PILImage.new("RGB", (5, 4), (level, 10, 200)), f"grey {level}")
+def image(level: int = 90) -> Image:
+    return Image.from_image(PILImage.new("RGB", (5, 4), (level, 10, 200)), f"gray {level}")
 
 
 def request(question: str = "what?", options: tuple[str, ...] = (), scored: bool = False) -> Request:
     turns = (
-        Turn("user", (Part(picture(1), "demo[0].picture[0]"), Part("Q: "), Part("what?", "demo[0].question"))),
+        Turn("user", (Part(image(1), "demo[0].image[0]"), Part("Q: "), Part("what?", "demo[0].question"))),
         Turn("assistant", (Part("a dog", "demo[0].answer"),)),
-        Turn("user", (Part(picture(2), "query.picture[0]"), Part(question, "query.question"))),
+        Turn("user", (Part(image(2), "query.image[0]"), Part(question, "query.question"))),
     )
     return Request(Prompt(turns), options, 6, scored=scored)
 
@@ -64,11 +64,11 @@ def test_it_is_a_component_and_keeps_what_every_model_must_keep(server: Any, rem
         more = {"logprobs": listed(likeliest | {words[-1]: 0.4})} if "logprobs" in body else {}
         return 200, {}, completion(" ".join(words[: body["max_tokens"] - 1]), **more)
 
-    server.behaviour = answer
+    server.behavior = answer
     check_model(remote())
 
 
-def test_pictures_go_as_png_in_their_places_and_neighbouring_texts_as_one(
+def test_images_go_as_png_in_their_places_and_neighboring_texts_as_one(
     server: Any, remote: Callable[..., Remote]
 ) -> None:
     (said,) = remote(extra={"seed": 3}).generate([request()])
@@ -89,7 +89,7 @@ def test_pictures_go_as_png_in_their_places_and_neighbouring_texts_as_one(
     assert (image.format, image.size, image.getpixel((0, 0))) == ("PNG", (5, 4), (1, 10, 200))
 
 
-def test_edits_of_pictures_are_sent_and_edits_of_processed_pixels_refused() -> None:
+def test_edits_of_images_are_sent_and_edits_of_processed_pixels_refused() -> None:
     blank = request().prompt.edit(edits.Blank())
     first, second = (messages(prompt)[0]["content"][0]["image_url"]["url"] for prompt in (request().prompt, blank))
     assert first != second
@@ -104,18 +104,18 @@ def test_answers_come_in_order_and_never_more_than_allowed_are_in_flight(
         time.sleep(0.03 if number % 2 else 0.01)
         return "it is " + body["messages"][-1]["content"][-1]["text"]
 
-    server.behaviour = slow
+    server.behavior = slow
     model = remote(concurrency=3)
     said = model.generate([request(f"q{i}") for i in range(12)])
     assert [one.text for one in said] == [f"it is q{i}" for i in range(12)]
     assert server.most == 3
     told = model.counters()
-    assert (told["requests"], told["retries"], told["pictures_shown"]) == (12, 0, 24)
+    assert (told["requests"], told["retries"], told["images_shown"]) == (12, 0, 24)
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
 def test_what_may_pass_is_tried_again(status: int, server: Any, remote: Callable[..., Remote]) -> None:
-    server.behaviour = lambda number, body: (status, {}, {"error": "busy"}) if number < 2 else "a cat"
+    server.behavior = lambda number, body: (status, {}, {"error": "busy"}) if number < 2 else "a cat"
     model = remote()
     (said,) = model.generate([request()])
     assert said.text == "a cat"
@@ -127,7 +127,7 @@ def test_retry_after_is_waited_for_in_seconds_and_as_a_date(server: Any, remote:
     from email.utils import formatdate
 
     headers = [{"Retry-After": "0.3"}, {"Retry-After": formatdate(time.time() - 60, usegmt=True)}]
-    server.behaviour = lambda number, body: (429, headers[number], {}) if number < 2 else "a cat"
+    server.behavior = lambda number, body: (429, headers[number], {}) if number < 2 else "a cat"
     began = time.monotonic()
     (said,) = remote(backoff=30).generate([request()])
     assert said.text == "a cat"
@@ -135,7 +135,7 @@ def test_retry_after_is_waited_for_in_seconds_and_as_a_date(server: Any, remote:
 
 
 def test_an_endpoint_that_asks_for_hours_is_not_waited_for(server: Any, remote: Callable[..., Remote]) -> None:
-    server.behaviour = lambda number, body: (429, {"Retry-After": "86400"}, {"error": {"message": "daily limit"}})
+    server.behavior = lambda number, body: (429, {"Retry-After": "86400"}, {"error": {"message": "daily limit"}})
     with pytest.raises(GoneError, match=r"daily limit. It asks to be left alone for 86,400 s"):
         remote().generate([request()])
 
@@ -145,7 +145,7 @@ def test_a_request_that_goes_on_failing_fails_alone(server: Any, remote: Callabl
         bad = body["messages"][-1]["content"][-1]["text"] == "bad"
         return (500, {}, {"error": {"message": "assertion failed"}}) if bad else "a cat"
 
-    server.behaviour = poison
+    server.behavior = poison
     said: dict[int, Any] = {}
     remote().answer_each([request("good"), request("bad"), request("fine")], said.__setitem__)
     assert (said[0].text, said[2].text) == ("a cat", "a cat")
@@ -170,7 +170,7 @@ def test_a_request_that_goes_on_failing_fails_alone(server: Any, remote: Callabl
     ],
 )
 def test_an_answer_of_another_shape_is_told(sent: bytes, told: str, server: Any, remote: Callable[..., Remote]) -> None:
-    server.behaviour = lambda number, body: (200, {}, sent)
+    server.behavior = lambda number, body: (200, {}, sent)
     with pytest.raises(ModelError, match=told):
         remote().generate([request()])
 
@@ -181,7 +181,7 @@ def test_an_empty_answer_is_an_answer_and_null_is_a_failed_sample(
     from experiments.api import run
 
     monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
-    server.behaviour = lambda number, body: "" if number % 2 else (200, {}, completion(None))
+    server.behavior = lambda number, body: "" if number % 2 else (200, {}, completion(None))
     frame = run(experiment(tmp_path, server.url), {}, tmp_path / "runs", quiet=True).samples()
     silent = frame["failed"].notna()
     assert silent.sum() == 6
@@ -190,24 +190,24 @@ def test_an_empty_answer_is_an_answer_and_null_is_a_failed_sample(
 
 
 def test_a_malformed_answer_is_asked_for_again(server: Any, remote: Callable[..., Remote]) -> None:
-    server.behaviour = lambda number, body: "a cat" if number else (200, {}, b'{"choices": [{"mess')
+    server.behavior = lambda number, body: "a cat" if number else (200, {}, b'{"choices": [{"mess')
     assert remote().generate([request()])[0].text == "a cat"
 
 
 def test_an_answer_that_comes_byte_by_byte_is_given_up(server: Any, remote: Callable[..., Remote]) -> None:
-    server.behaviour, server.pause = (lambda number, body: (200, {}, b" " * 200)), 0.05
+    server.behavior, server.pause = (lambda number, body: (200, {}, b" " * 200)), 0.05
     with pytest.raises(ModelError, match=r"no answer within 0\.3 s \(model\.timeout\) \(after 1 try\)"):
         remote(timeout=0.3, retries=0).generate([request()])
 
 
 def test_an_answer_that_cannot_be_unpacked_is_asked_for_again(server: Any, remote: Callable[..., Remote]) -> None:
-    server.behaviour = lambda number, body: "a cat" if number else (200, {"Content-Encoding": "gzip"}, b"no gzip")
+    server.behavior = lambda number, body: "a cat" if number else (200, {"Content-Encoding": "gzip"}, b"no gzip")
     assert remote().generate([request()])[0].text == "a cat"
 
 
 def test_an_answer_that_takes_too_long_is_given_up(server: Any, remote: Callable[..., Remote]) -> None:
     free = threading.Event()
-    server.behaviour = lambda number, body: (free.wait(20), "late")[1]
+    server.behavior = lambda number, body: (free.wait(20), "late")[1]
     with pytest.raises(ModelError, match=r"no answer within 0\.2 s \(model\.timeout\) \(after 2 tries\)"):
         remote(timeout=0.2, retries=1).generate([request()])
     free.set()
@@ -224,7 +224,7 @@ def test_an_answer_that_takes_too_long_is_given_up(server: Any, remote: Callable
 def test_what_refuses_every_request_ends_at_once(
     status: int, told: str, server: Any, remote: Callable[..., Remote]
 ) -> None:
-    server.behaviour = lambda number, body: (status, {"Location": "http://other"}, {"error": {"message": "no"}})
+    server.behavior = lambda number, body: (status, {"Location": "http://other"}, {"error": {"message": "no"}})
     said: dict[int, Any] = {}
     with pytest.raises(GoneError, match=told):
         remote(concurrency=1).answer_each([request(f"q{i}") for i in range(20)], said.__setitem__)
@@ -233,8 +233,8 @@ def test_what_refuses_every_request_ends_at_once(
 
 
 def test_a_request_that_is_wrong_is_not_tried_again(server: Any, remote: Callable[..., Remote]) -> None:
-    server.behaviour = lambda number, body: (400, {}, {"error": {"message": "too many pictures"}})
-    with pytest.raises(ModelError, match="the request is refused: status 400: too many pictures"):
+    server.behavior = lambda number, body: (400, {}, {"error": {"message": "too many images"}})
+    with pytest.raises(ModelError, match="the request is refused: status 400: too many images"):
         remote().generate([request()])
     assert len(server.bodies) == 1
 
@@ -248,7 +248,7 @@ def test_the_key_comes_from_the_environment_and_is_in_no_message(
     monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
     model.generate([request()])
     assert server.headers[0]["Authorization"] == "Bearer sk-secret"
-    server.behaviour = lambda number, body: (401, {}, {"error": {"message": "Incorrect API key: sk-secret"}})
+    server.behavior = lambda number, body: (401, {}, {"error": {"message": "Incorrect API key: sk-secret"}})
     with pytest.raises(GoneError) as error:
         model.generate([request()])
     assert "Incorrect API key: ***" in str(error.value)
@@ -259,7 +259,7 @@ YES_NO = ("yes", "no")
 
 
 def scores(server: Any, remote: Remote, options: tuple[str, ...], likeliest: dict[str, float]) -> dict[str, float]:
-    server.behaviour = lambda number, body: (200, {}, completion("x", logprobs=listed(likeliest)))
+    server.behavior = lambda number, body: (200, {}, completion("x", logprobs=listed(likeliest)))
     return dict(remote.generate([request(options=options, scored=True)])[0].option_scores)
 
 
@@ -346,7 +346,7 @@ def test_a_server_that_goes_away_leaves_the_rest_to_the_same_command(
 
     monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
     file = experiment(tmp_path, server.url)
-    server.behaviour = lambda number, body: "red" if number < 5 else None  # hangs up in the middle of the run
+    server.behavior = lambda number, body: "red" if number < 5 else None  # hangs up in the middle of the run
     with pytest.raises(ModelError, match=r"the connection failed: .*What was answered is kept; the same command asks"):
         run(file, {}, tmp_path / "runs", quiet=True)
     answered = sum(len(path.read_text().splitlines()) for path in (tmp_path / "runs").rglob("cells/*/*.jsonl"))
@@ -357,7 +357,7 @@ def test_a_server_that_goes_away_leaves_the_rest_to_the_same_command(
         run(file, {}, tmp_path / "runs", quiet=True)
     server.start(port)
     server.bodies.clear()
-    server.behaviour = lambda number, body: "red"
+    server.behavior = lambda number, body: "red"
     frame = run(file, {}, tmp_path / "runs", quiet=True).samples()
     assert len(server.bodies) == 12 - 5
     assert len(frame) == 12
@@ -374,11 +374,11 @@ def test_failed_samples_are_asked_again_by_the_same_command(
 
     monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
     file = experiment(tmp_path, server.url)
-    server.behaviour = lambda number, body: (400, {}, {"error": "no"}) if number in (3, 7) else "red"
+    server.behavior = lambda number, body: (400, {}, {"error": "no"}) if number in (3, 7) else "red"
     first = run(file, {}, tmp_path / "runs", quiet=True).samples()
     assert first["failed"].notna().sum() == 2
     server.bodies.clear()
-    server.behaviour = lambda number, body: "red"
+    server.behavior = lambda number, body: "red"
     again = run(file, {}, tmp_path / "runs", quiet=True).samples()
     assert len(server.bodies) == 2
     assert again["failed"].isna().all()
@@ -425,7 +425,7 @@ def test_strategies_are_sent_to_a_server_of_ours_with_named_parts_and_whole_para
     server: Any, remote: Callable[..., Remote]
 ) -> None:
     server.told = ours()
-    server.behaviour = lambda number, body: generation("blue")
+    server.behavior = lambda number, body: generation("blue")
     model, prompt = remote(extra={"priority": 1}), replace(request().prompt, key=StreamKey(7, "q9"))
     arms = [
         parse_arm(arm)
@@ -453,7 +453,7 @@ def test_strategies_are_sent_to_a_server_of_ours_with_named_parts_and_whole_para
 
 def test_equal_jobs_are_sent_once_and_noised_ones_by_their_stream(server: Any, remote: Callable[..., Remote]) -> None:
     server.told = ours()
-    server.behaviour = lambda number, body: generation("blue")
+    server.behavior = lambda number, body: generation("blue")
     prompts = [replace(request().prompt, key=StreamKey(seed, "q")) for seed in (0, 1, 1)]
     counters = Counters()
     run_jobs(remote(), [Job(prompt, parse_arm(arm)) for prompt in prompts for arm in ("greedy", "vcd")], counters)
@@ -469,7 +469,7 @@ def test_an_adapter_is_asked_for_by_its_name_and_named_where_a_server_of_ours_ha
     server.told = ours()
     remote(adapter="tuned").load()  # one of an older version does not say
     server.told = {"/v1/strategies": ours()["/v1/strategies"] | {"adapters": ["tuned"]}}
-    server.behaviour = lambda number, body: generation("blue")
+    server.behavior = lambda number, body: generation("blue")
     model = remote(adapter="tuned")
     run_jobs(model, [Job(request().prompt, parse_arm("vcd"))])
     assert [body["model"] for body in server.bodies] == ["tuned", "tuned"]
@@ -506,7 +506,7 @@ def test_an_answer_of_a_server_of_ours_without_a_generation_fails_its_job(
     server: Any, remote: Callable[..., Remote]
 ) -> None:
     server.told = ours()
-    server.behaviour = lambda number, body: (200, {}, completion("plain"))
+    server.behavior = lambda number, body: (200, {}, completion("plain"))
     (said,) = run_jobs(remote(), [Job(request().prompt, parse_arm("vcd"))])
     assert isinstance(said, Failure)
     assert "has no choices[0].icl" in said.reason

@@ -50,26 +50,26 @@ def asked(url: str, **more: Any) -> Remote:
     ],
 )
 def test_what_is_no_answer_is_a_sentence(status: int, charset: str, sent: bytes, told: str, server: Any) -> None:
-    server.behaviour = lambda number, body: (status, {"Content-Type": f"text/html; charset={charset}"}, sent)
+    server.behavior = lambda number, body: (status, {"Content-Type": f"text/html; charset={charset}"}, sent)
     with pytest.raises(ModelError, match=told):
         asked(server.url).generate([request()])
 
 
 def test_a_header_of_other_letters_is_let_be(server: Any) -> None:
-    server.behaviour = lambda number, body: (429, {"Retry-After": "très bientôt"}, {}) if not number else "a cat"
+    server.behavior = lambda number, body: (429, {"Retry-After": "très bientôt"}, {}) if not number else "a cat"
     assert asked(server.url, retries=1).generate([request()])[0].text == "a cat"
 
 
 @pytest.mark.parametrize("finish", ["abort", "error"])
 def test_an_answer_that_was_broken_off_is_none(finish: str, server: Any) -> None:
-    server.behaviour = lambda number, body: (200, {}, completion("a c", finish))
+    server.behavior = lambda number, body: (200, {}, completion("a c", finish))
     with pytest.raises(ModelError, match=f"broke the answer off .*'{finish}'"):
         asked(server.url).generate([request()])
 
 
 def test_half_a_character_is_marked_and_the_rest_is_kept(server: Any) -> None:
     sent = b'{"choices": [{"message": {"content": "a \\ud83d\\ude00 \\ud800."}}]}'
-    server.behaviour = lambda number, body: (200, {}, sent)
+    server.behavior = lambda number, body: (200, {}, sent)
     assert asked(server.url).generate([request()])[0].text == "a 😀 �."
 
 
@@ -81,21 +81,21 @@ def test_an_answer_without_end_is_given_up_before_it_fills_memory(
     sent, headers = b" " * 2**22, {}
     if packed:
         sent, headers = gzip.compress(sent), {"Content-Encoding": "gzip"}
-    server.behaviour = lambda number, body: (200, headers, sent)
+    server.behavior = lambda number, body: (200, headers, sent)
     with pytest.raises(ModelError, match="the answer has more than 1 MiB"):
         asked(server.url).generate([request()])
 
 
 def test_a_packed_answer_is_unpacked(server: Any) -> None:
     sent = gzip.compress(json.dumps(completion("a cat")).encode())
-    server.behaviour = lambda number, body: (200, {"Content-Encoding": "gzip"}, sent)
+    server.behavior = lambda number, body: (200, {"Content-Encoding": "gzip"}, sent)
     assert asked(server.url).generate([request()])[0].text == "a cat"
 
 
 @pytest.mark.parametrize("logprob", [math.nan, math.inf, 3.0, 1e6])
 def test_what_is_no_log_probability_is_no_score(logprob: float, server: Any) -> None:
     top = [{"token": "red", "logprob": -0.1}, {"token": "blue", "logprob": logprob}]
-    server.behaviour = lambda number, body: (
+    server.behavior = lambda number, body: (
         200,
         {},
         completion("red", logprobs={"content": [{"token": "red", "top_logprobs": top}]}),
@@ -106,7 +106,7 @@ def test_what_is_no_log_probability_is_no_score(logprob: float, server: Any) -> 
 
 def test_the_key_is_masked_in_an_answer_of_another_shape_too(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
-    server.behaviour = lambda number, body: (200, {}, {"error": "no such key: sk-secret"})
+    server.behavior = lambda number, body: (200, {}, {"error": "no such key: sk-secret"})
     with pytest.raises(ModelError, match=r"no such key: \*\*\*"):
         asked(server.url, key_env="TEST_ENDPOINT_KEY").generate([request()])
 

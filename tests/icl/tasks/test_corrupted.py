@@ -25,7 +25,7 @@ def test_it_keeps_the_promises_of_a_task(of, where):
 @pytest.mark.parametrize(
     ("where", "queries", "pool"), [("query", True, False), ("pool", False, True), ("all", True, True)]
 )
-def test_where_says_whose_pictures_change(where, queries, pool):
+def test_where_says_whose_images_change(where, queries, pool):
     clean, found = build("task", SHARED), task(SHARED, by="contrast", severity=5, where=where)
     for one, other, changed in (
         (clean.queries, found.queries, where != "pool"),
@@ -39,7 +39,7 @@ def test_where_says_whose_pictures_change(where, queries, pool):
                 b.options,
                 b.group,
             )
-            same = np.array_equal(np.asarray(a.pictures[0].open()), np.asarray(b.pictures[0].open()))
+            same = np.array_equal(np.asarray(a.images[0].open()), np.asarray(b.images[0].open()))
             assert same != changed
             assert b.domain == b.meta["domain"] == ("contrast 5" if changed else "clean")
 
@@ -55,14 +55,14 @@ def test_pools_stay_one_object_where_they_are_shared_and_have_another_digest():
 def test_severity_0_is_the_task_itself():
     found, clean = task(severity=0), build("task", OF)
     assert found.title == clean.title
-    assert [q.pictures for q in found.queries] == [q.pictures for q in clean.queries]
+    assert [q.images for q in found.queries] == [q.images for q in clean.queries]
     assert task(by="blur", severity=2).title == "binding · 2-way · blur 2"
 
 
-def test_a_picture_in_both_query_and_pool_is_still_the_same_picture():
+def test_a_image_in_both_query_and_pool_is_still_the_same_image():
     found = task({"name": "conflict", "queries": 6, "pool_size": 6}, where="query")
-    seen, recognise = (q.pictures[0] for q in found.queries[1:3])
-    assert seen.digest == recognise.digest
+    seen, recognize = (q.images[0] for q in found.queries[1:3])
+    assert seen.digest == recognize.digest
     assert seen.source_digest == seen.digest or seen.edits
 
 
@@ -80,7 +80,7 @@ def test_any_edit_corrupts_and_names_the_domain():
     found, clean = task(SHARED, by={"name": "rotate", "degrees": 90}), build("task", SHARED)
     check_task(found, queries=4)
     for one, other in zip(found.queries, clean.queries, strict=True):
-        assert one.pictures == tuple(picture.edit(Rotate(90.0)) for picture in other.pictures)
+        assert one.images == tuple(image.edit(Rotate(90.0)) for image in other.images)
     assert {query.domain for query in found.queries} == {"rotate (degrees 90)"}
     assert found.pool("").digest == clean.pool("").digest
     assert task(SHARED, by="flip").title.endswith(" · flip")
@@ -88,9 +88,9 @@ def test_any_edit_corrupts_and_names_the_domain():
     assert describe(build("task", describe(found))) == describe(found)
 
 
-def test_what_an_edit_draws_belongs_to_the_picture_and_the_seed():
+def test_what_an_edit_draws_belongs_to_the_image_and_the_seed():
     one, two, other = (task(SHARED, by="made_up", where="all", seed=seed).queries for seed in (0, 0, 1))
-    digests = [[query.pictures[0].digest for query in queries] for queries in (one, two, other)]
+    digests = [[query.images[0].digest for query in queries] for queries in (one, two, other)]
     assert digests[0] == digests[1]
     assert not {*digests[0]} & {*digests[2]}
 
@@ -112,4 +112,4 @@ def test_what_corrupts_nothing_is_told(more, why):
 
 
 def test_severity_0_of_an_edit_is_nothing_too():
-    assert [q.pictures for q in task(by="flip", severity=0).queries] == [q.pictures for q in build("task", OF).queries]
+    assert [q.images for q in task(by="flip", severity=0).queries] == [q.images for q in build("task", OF).queries]

@@ -34,8 +34,8 @@ def test_every_answer_is_an_option_of_its_type_of_question(everything):
     [
         ("what is the blue shape?", "shape"),
         ("what shape is present?", "shape"),
-        ("what color is the shape?", "colour"),
-        ("what is the color of the circle?", "colour"),
+        ("what color is the shape?", "color"),
+        ("what is the color of the circle?", "color"),
         ("is there not a circle?", "yes/no"),
         ("does the image contain a teal shape?", "yes/no"),
     ],
@@ -44,12 +44,12 @@ def test_the_type_is_read_from_the_question(question, kind):
     assert question_type(question) == kind
 
 
-def test_questions_about_one_picture_share_group_and_picture(everything):
+def test_questions_about_one_image_share_group_and_image(everything):
     groups: dict[str, set[int]] = {}
     for example in everything.queries:
-        groups.setdefault(example.group, set()).add(id(example.pictures[0]))
+        groups.setdefault(example.group, set()).add(id(example.images[0]))
     assert len(groups) == 1000
-    assert all(len(pictures) == 1 for pictures in groups.values())
+    assert all(len(images) == 1 for images in groups.values())
 
 
 def test_limits_choose_nested_fixed_subsets():
@@ -61,10 +61,10 @@ def test_limits_choose_nested_fixed_subsets():
     assert EasyVQA().pool_size == 1000
 
 
-def test_the_pool_is_one_object_and_opens_no_picture(monkeypatch):
+def test_the_pool_is_one_object_and_opens_no_image(monkeypatch):
     from PIL import Image as PILImage
 
-    monkeypatch.setattr(PILImage, "open", lambda *a, **k: pytest.fail("a picture was opened"))
+    monkeypatch.setattr(PILImage, "open", lambda *a, **k: pytest.fail("an image was opened"))
     task = EasyVQA(query_limit=5, support_limit=None)
     assert task.pool(task.queries[0].id) is task.pool(task.queries[1].id)
     assert len(task.pool("").digest) == 64
@@ -72,7 +72,7 @@ def test_the_pool_is_one_object_and_opens_no_picture(monkeypatch):
 
 def test_origins_do_not_name_this_machine():
     example = EasyVQA(query_limit=1).queries[0]
-    assert example.pictures[0].origin.startswith("easy-vqa/test/")
+    assert example.images[0].origin.startswith("easy-vqa/test/")
 
 
 def test_a_missing_package_is_a_sentence_with_the_remedy(monkeypatch):

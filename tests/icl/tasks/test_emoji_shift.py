@@ -99,7 +99,7 @@ class TestWithDrawings:
         assert len(others) == (3 if held_out.startswith("fluent") else 4)
         assert len(pool) == task.pool_size == len(others) * len(task.queries)
         assert len(task.queries) == 6
-        assert {query.pictures[0].open().size for query in task.queries} == {(64, 64)}
+        assert {query.images[0].open().size for query in task.queries} == {(64, 64)}
         assert {query.answer for query in task.queries} == {name for _, name, *_ in EMOJI[:6]}
 
     def test_subgroups_are_classes_where_they_have_five_emoji(self, modules: Path) -> None:
@@ -118,12 +118,12 @@ class TestWithDrawings:
     def test_an_icon_is_drawn_in_its_own_frame(self, modules: Path) -> None:
         """In a frame of 32 an edge at 9 is at 18 of 64; the one with a frame of 64 keeps it."""
         queries = EmojiShift(held_out="fluent-flat", modules=str(modules)).queries
-        drawn = {query.answer: query.pictures[0].open() for query in queries}
+        drawn = {query.answer: query.images[0].open() for query in queries}
         for name, edge in (("big eyes", 18), ("grinning face", 9)):
             assert drawn[name].getpixel((1, edge - 2)) == (0, 0, 0)
             assert drawn[name].getpixel((1, edge + 2)) == (255, 255, 255)
 
     def test_drawings_are_laid_over_white(self, modules: Path) -> None:
         task = EmojiShift(held_out="openmoji", modules=str(modules))
-        assert task.queries[0].pictures[0].open().getpixel((60, 60)) == (255, 255, 255)
-        assert task.queries[0].pictures[0].open().getpixel((2, 30)) == (0, 0, 0)
+        assert task.queries[0].images[0].open().getpixel((60, 60)) == (255, 255, 255)
+        assert task.queries[0].images[0].open().getpixel((2, 30)) == (0, 0, 0)

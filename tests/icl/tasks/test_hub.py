@@ -9,12 +9,12 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 
-from icl.errors import ConfigError, DataError, PictureError
+from icl.errors import ConfigError, DataError, ImageError
 from icl.registry import build, describe
 from icl.tasks.hub import connected
 
-COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 128, 0), "black": (0, 0, 0)}
-COLUMNS = {"question": "ask", "picture": "image", "answer": "said"}
+COLORS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 128, 0), "black": (0, 0, 0)}
+COLUMNS = {"question": "ask", "image": "image", "answer": "said"}
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def _cache(tmp_path_factory, monkeypatch):
 
 
 def painted(name: str, size: int = 8) -> PILImage.Image:
-    return PILImage.new("RGB", (size, size), COLOURS[name])
+    return PILImage.new("RGB", (size, size), COLORS[name])
 
 
 def png(name: str) -> bytes:
@@ -34,7 +34,7 @@ def png(name: str) -> bytes:
 
 def rows(*names: str) -> dict[str, list]:
     return {
-        "ask": [f"which colour is number {i}?" for i in range(len(names))],
+        "ask": [f"which color is number {i}?" for i in range(len(names))],
         "image": [painted(name) for name in names],
         "said": list(names),
     }
@@ -48,18 +48,18 @@ def task(path, **more):
     return build("task", {"name": "hub", "path": str(path), "columns": COLUMNS, **more}, "x.yaml:2")
 
 
-def check_colours(found, pool_too: bool = True) -> None:
+def check_colors(found, pool_too: bool = True) -> None:
     every = [*found.queries, *(found.pool("").examples if pool_too else ())]
     assert every
     for example in every:
-        assert example.pictures[0].open().getpixel((3, 3)) == COLOURS[example.answer]
-        assert example.question.startswith("which colour is number ")
+        assert example.images[0].open().getpixel((3, 3)) == COLORS[example.answer]
+        assert example.question.startswith("which color is number ")
 
 
 def test_reads_a_folder_saved_to_disk_with_splits(tmp_path):
     DatasetDict(train=dataset("red", "blue", "green"), test=dataset("black", "red")).save_to_disk(tmp_path / "d")
     found = task(tmp_path / "d", split="test", pool_split="train")
-    check_colours(found)
+    check_colors(found)
     assert (len(found.queries), found.pool_size) == (2, 3)
     assert [e.id for e in found.queries] == ["test-000000", "test-000001"]
 
@@ -70,7 +70,7 @@ def test_reads_parquet_files_of_a_folder_and_a_single_one(tmp_path):
     folder = task(tmp_path, split="test", pool_split="train")
     files = task(tmp_path / "test.parquet", pool_path=str(tmp_path / "train.parquet"))
     for found in (folder, files):
-        check_colours(found)
+        check_colors(found)
         assert (len(found.queries), found.pool_size) == (2, 3)
     assert not {e.id for e in files.queries} & set(files.pool("").by_id)
 
@@ -88,7 +88,7 @@ def test_reads_an_image_folder_with_one_question_for_all(tmp_path):
             "name": "hub",
             "path": str(tmp_path),
             "pool_split": "train",
-            "columns": {"picture": "image", "answer": "label", "label": "label"},
+            "columns": {"image": "image", "answer": "label", "label": "label"},
             "question": "What is this?",
             "options": ["red", "blue"],
         },
@@ -96,23 +96,23 @@ def test_reads_an_image_folder_with_one_question_for_all(tmp_path):
     assert {e.question for e in found.queries} == {"What is this?"}
     assert sorted(e.answer for e in found.queries) == ["blue"] * 3 + ["red"] * 3
     for example in (*found.queries, *found.pool("").examples):
-        assert example.pictures[0].open().getpixel((3, 3)) == COLOURS[example.answer]
+        assert example.images[0].open().getpixel((3, 3)) == COLORS[example.answer]
         assert example.label == example.answer
         assert example.options == ("red", "blue")
 
 
-def test_reads_json_lines_whose_pictures_are_paths_from_their_folder(tmp_path):
+def test_reads_json_lines_whose_images_are_paths_from_their_folder(tmp_path):
     (tmp_path / "pics").mkdir()
-    for name in COLOURS:
+    for name in COLORS:
         painted(name).save(tmp_path / "pics" / f"{name}.png")
-    lines = [{"ask": "which colour is number 0?", "image": f"pics/{name}.png", "said": name} for name in COLOURS]
+    lines = [{"ask": "which color is number 0?", "image": f"pics/{name}.png", "said": name} for name in COLORS]
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = task(tmp_path / "test.jsonl", pool_share=0.5)
-    check_colours(found)
+    check_colors(found)
     assert (len(found.queries), found.pool_size) == (2, 2)
 
 
-def test_reads_several_pictures_of_one_column_and_of_several_columns(tmp_path):
+def test_reads_several_images_of_one_column_and_of_several_columns(tmp_path):
     features = Features(images=List(Image()), more=Image(), ask=Value("string"), said=Value("string"))
     data = Dataset.from_dict(
         {
@@ -126,17 +126,17 @@ def test_reads_several_pictures_of_one_column_and_of_several_columns(tmp_path):
     data.to_parquet(tmp_path / "d.parquet")
     found = task(
         tmp_path / "d.parquet",
-        columns={"question": "ask", "picture": ["images", "more"], "answer": "said"},
+        columns={"question": "ask", "image": ["images", "more"], "answer": "said"},
         pool_share=0,
     )
     first, second = sorted(found.queries, key=lambda e: e.id)
-    assert [p.open().getpixel((0, 0)) for p in first.pictures] == [COLOURS[n] for n in ("red", "blue", "black")]
-    assert second.pictures[0].open().getpixel((0, 0)) == COLOURS["green"]
-    with pytest.raises(PictureError, match="row 1, column 'more'"):
-        second.pictures[1].open()
+    assert [p.open().getpixel((0, 0)) for p in first.images] == [COLORS[n] for n in ("red", "blue", "black")]
+    assert second.images[0].open().getpixel((0, 0)) == COLORS["green"]
+    with pytest.raises(ImageError, match="row 1, column 'more'"):
+        second.images[1].open()
 
 
-def test_an_unreadable_picture_fails_when_it_is_opened_and_not_before(tmp_path):
+def test_an_unreadable_image_fails_when_it_is_opened_and_not_before(tmp_path):
     data = Dataset.from_dict(
         {
             "ask": ["?", "?"],
@@ -147,24 +147,22 @@ def test_an_unreadable_picture_fails_when_it_is_opened_and_not_before(tmp_path):
     )
     data.save_to_disk(tmp_path / "d")
     good, bad = task(tmp_path / "d", pool_share=0).queries
-    assert good.pictures[0].open().size == (8, 8)
-    with pytest.raises(PictureError, match=r"d\[test\] row 1, column 'image'"):
-        bad.pictures[0].open()
+    assert good.images[0].open().size == (8, 8)
+    with pytest.raises(ImageError, match=r"d\[test\] row 1, column 'image'"):
+        bad.images[0].open()
 
 
-def test_a_missing_picture_file_is_named_when_it_is_opened(tmp_path):
+def test_a_missing_image_file_is_named_when_it_is_opened(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"ask": "?", "image": "no.png", "said": "red"}\n')
     (query,) = task(tmp_path / "t.jsonl", pool_share=0).queries
-    with pytest.raises(PictureError, match=r"no\.png .* does not exist"):
-        query.pictures[0].open()
+    with pytest.raises(ImageError, match=r"no\.png .* does not exist"):
+        query.images[0].open()
 
 
 def test_a_missing_column_is_an_error_with_the_columns_there_are(tmp_path):
     dataset("red", "blue").to_parquet(tmp_path / "d.parquet")
-    wrong = task(tmp_path / "d.parquet", columns=COLUMNS | {"picture": "imag"})
-    with pytest.raises(
-        ConfigError, match=r"columns\.picture: .* no column 'imag'\. Did you mean 'image'\? Columns: ask"
-    ):
+    wrong = task(tmp_path / "d.parquet", columns=COLUMNS | {"image": "imag"})
+    with pytest.raises(ConfigError, match=r"columns\.image: .* no column 'imag'\. Did you mean 'image'\? Columns: ask"):
         _ = wrong.queries
     with pytest.raises(ConfigError, match=r"question: .* no column 'object'"):
         _ = task(tmp_path / "d.parquet", question="is there {object}?").queries
@@ -173,9 +171,9 @@ def test_a_missing_column_is_an_error_with_the_columns_there_are(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"columns": {"picture": "image", "anser": "said"}}, "columns has no 'anser'. Did you mean 'answer'?"),
-        ({"columns": {"question": "ask", "picture": "image"}}, "columns has no 'answer'"),
-        ({"columns": {"picture": "image", "answer": "said"}}, "no question"),
+        ({"columns": {"image": "image", "anser": "said"}}, "columns has no 'anser'. Did you mean 'answer'?"),
+        ({"columns": {"question": "ask", "image": "image"}}, "columns has no 'answer'"),
+        ({"columns": {"image": "image", "answer": "said"}}, "no question"),
         ({"columns": COLUMNS | {"id": ["a", "b"]}}, "columns.id is one column"),
         ({"pool_split": "test"}, "pool_split 'test' is the split of the queries"),
         ({"answer_is": "letter"}, "answer_is: letter needs options"),
@@ -201,7 +199,7 @@ def test_an_unknown_split_and_an_unknown_path_are_errors_with_a_remedy(tmp_path)
 
 
 def test_one_split_is_divided_by_group_and_no_group_is_on_both_sides(tmp_path):
-    names = [n for n in COLOURS for _ in range(5)]
+    names = [n for n in COLORS for _ in range(5)]
     data = dataset(*names).add_column("scene", [f"s{i // 5}" for i in range(20)])
     data.to_parquet(tmp_path / "d.parquet")
     found = task(tmp_path / "d.parquet", columns=COLUMNS | {"group": "scene"})
@@ -210,10 +208,10 @@ def test_one_split_is_divided_by_group_and_no_group_is_on_both_sides(tmp_path):
     assert not queries & pool
 
 
-def test_one_split_without_groups_is_divided_by_common_pictures(tmp_path):
-    dataset(*[n for n in COLOURS for _ in range(5)]).to_parquet(tmp_path / "d.parquet")
+def test_one_split_without_groups_is_divided_by_common_images(tmp_path):
+    dataset(*[n for n in COLORS for _ in range(5)]).to_parquet(tmp_path / "d.parquet")
     found = task(tmp_path / "d.parquet")
-    queries, pool = ({e.pictures[0].digest for e in side} for side in (found.queries, found.pool("").examples))
+    queries, pool = ({e.images[0].digest for e in side} for side in (found.queries, found.pool("").examples))
     assert len(queries) == len(pool) == 2
     assert not queries & pool
 
@@ -228,7 +226,7 @@ def test_rows_are_connected_through_others():
     assert connected([["a"], ["b"], ["c"], ["b", "c"], ["c", "d"], ["e"], []]) == [0, 1, 1, 1, 1, 5, 6]
 
 
-def test_questions_about_one_picture_are_a_group_where_no_column_says_so(tmp_path):
+def test_questions_about_one_image_are_a_group_where_no_column_says_so(tmp_path):
     DatasetDict(train=dataset("red"), test=dataset("red", "blue", "red", "green")).save_to_disk(tmp_path / "d")
     groups = [e.group for e in task(tmp_path / "d", pool_split="train").queries]
     assert groups[0] == groups[2]
@@ -236,7 +234,7 @@ def test_questions_about_one_picture_are_a_group_where_no_column_says_so(tmp_pat
 
 
 def test_limits_are_nested_choices_that_do_not_depend_on_each_other(tmp_path):
-    names = [list(COLOURS)[i % 4] for i in range(40)]
+    names = [list(COLORS)[i % 4] for i in range(40)]
     data = dataset(*names).add_column("scene", [f"s{i}" for i in range(40)])
     data.to_parquet(tmp_path / "d.parquet")
 
@@ -306,11 +304,11 @@ def test_a_question_that_does_not_fit_its_column_is_named(tmp_path):
         _ = task(tmp_path / "t.jsonl", columns={"answer": "said"}, question="what is {ask:d}", pool_share=0).queries
 
 
-def test_a_cell_that_is_no_picture_fails_when_it_is_opened(tmp_path):
+def test_a_cell_that_is_no_image_fails_when_it_is_opened(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"ask": "?", "image": 7, "said": "red"}\n')
     (query,) = task(tmp_path / "t.jsonl", pool_share=0).queries
-    with pytest.raises(PictureError, match="7 is neither a picture nor the path of one"):
-        query.pictures[0].open()
+    with pytest.raises(ImageError, match="7 is neither an image nor the path of one"):
+        query.images[0].open()
 
 
 @pytest.mark.parametrize(
@@ -348,7 +346,7 @@ def test_the_question_is_filled_in_from_columns_and_meta_is_carried(tmp_path):
     assert (dict(query.meta), query.domain, query.group) == ({"kind": "popular"}, "web", "p")
 
 
-def test_no_picture_is_decoded_when_data_is_read(tmp_path, monkeypatch):
+def test_no_image_is_decoded_when_data_is_read(tmp_path, monkeypatch):
     dataset("red", "blue", "green", "black").save_to_disk(tmp_path / "d")
     opened = []
     real = PILImage.open
@@ -356,7 +354,7 @@ def test_no_picture_is_decoded_when_data_is_read(tmp_path, monkeypatch):
     found = task(tmp_path / "d")
     assert len(found.queries) == found.pool_size == 2
     assert opened == []
-    assert np.asarray(found.queries[0].pictures[0].open()).shape == (8, 8, 3)
+    assert np.asarray(found.queries[0].images[0].open()).shape == (8, 8, 3)
     assert len(opened) == 1
 
 
@@ -367,67 +365,67 @@ def test_its_description_is_json_with_the_keys_of_the_config(tmp_path):
     assert json.loads(json.dumps(node)) == node
 
 
-def picture_folder(tmp_path, *names):
-    for name in COLOURS:
+def image_folder(tmp_path, *names):
+    for name in COLORS:
         painted(name).save(tmp_path / f"{name}.png")
-    lines = [json.dumps({"ask": "which colour is number 0?", "image": f"{c}.png", "said": c}) for c in COLOURS]
+    lines = [json.dumps({"ask": "which color is number 0?", "image": f"{c}.png", "said": c}) for c in COLORS]
     for name in names:
         (tmp_path / name).write_text("\n".join(lines))
 
 
-def test_a_folder_of_pictures_and_rows_is_its_rows(tmp_path):
-    picture_folder(tmp_path, "rows.jsonl")
+def test_a_folder_of_images_and_rows_is_its_rows(tmp_path):
+    image_folder(tmp_path, "rows.jsonl")
     found = task(tmp_path)
-    check_colours(found)
+    check_colors(found)
     assert len(found.queries) + found.pool_size == 4
 
 
 def test_of_several_files_of_rows_the_split_names_one(tmp_path):
-    picture_folder(tmp_path, "train.jsonl", "test.jsonl")
-    check_colours(task(tmp_path, pool_split="train"))
-    with pytest.raises(DataError, match=r"has pictures and the rows of test\.jsonl, train\.jsonl, none of this split"):
+    image_folder(tmp_path, "train.jsonl", "test.jsonl")
+    check_colors(task(tmp_path, pool_split="train"))
+    with pytest.raises(DataError, match=r"has images and the rows of test\.jsonl, train\.jsonl, none of this split"):
         _ = task(tmp_path, split="dev").queries
-    picture_folder(tmp_path, "a.jsonl", "b.jsonl")
+    image_folder(tmp_path, "a.jsonl", "b.jsonl")
     with pytest.raises(DataError, match=r"several files of rows \(a\.jsonl, b\.jsonl\)\. Name one of them as path"):
         _ = task(tmp_path, split="dev").queries
 
 
 @pytest.mark.parametrize(("name", "mark"), [("t.csv", ","), ("t.tsv", "\t")])
-def test_reads_a_table_of_text_with_pictures_by_path(tmp_path, name, mark):
-    picture_folder(tmp_path)
-    rows = [f"which colour is number 0?{mark}{c}.png{mark}{c}" for c in COLOURS]
+def test_reads_a_table_of_text_with_images_by_path(tmp_path, name, mark):
+    image_folder(tmp_path)
+    rows = [f"which color is number 0?{mark}{c}.png{mark}{c}" for c in COLORS]
     (tmp_path / name).write_text("\n".join([mark.join(("ask", "image", "said")), *rows]))
     found = task(tmp_path / name)
-    check_colours(found)
+    check_colors(found)
     assert (len(found.queries), found.pool_size) == (2, 2)
 
 
 def test_more_queries_than_there_are_rows_are_refused(tmp_path):
-    picture_folder(tmp_path, "t.jsonl")
+    image_folder(tmp_path, "t.jsonl")
     with pytest.raises(DataError, match=r"queries: 3 is more than the 2 rows that .* has for it\. Ask for"):
         _ = task(tmp_path / "t.jsonl", queries=3).queries
     with pytest.raises(DataError, match=r"pool_size: 9 is more than the 2 rows"):
         task(tmp_path / "t.jsonl", pool_size=9).pool("")
 
 
-def test_pictures_may_be_named_by_a_path_with_columns_in_it(tmp_path):
-    picture_folder(tmp_path, "t.jsonl")
-    found = task(tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said"}, picture="{said}.png")
-    check_colours(found)
+def test_images_may_be_named_by_a_path_with_columns_in_it(tmp_path):
+    image_folder(tmp_path, "t.jsonl")
+    found = task(tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said"}, image="{said}.png")
+    check_colors(found)
     assert found.queries[0].group != found.queries[1].group
     with pytest.raises(ConfigError, match="not both"):
-        task(tmp_path, picture="{said}.png")
+        task(tmp_path, image="{said}.png")
     columns = {"question": "ask", "answer": "said"}
-    with pytest.raises(ConfigError, match=r"picture: .* no column 'sayd'\. Did you mean 'said'\?"):
-        _ = task(tmp_path / "t.jsonl", columns=columns, picture="{sayd}.png").queries
+    with pytest.raises(ConfigError, match=r"image: .* no column 'sayd'\. Did you mean 'said'\?"):
+        _ = task(tmp_path / "t.jsonl", columns=columns, image="{sayd}.png").queries
 
 
 def test_a_pipe_or_a_device_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "t.jsonl").write_text('{"ask": "?", "image": "pipe.png", "said": "red"}\n')
     (query,) = task(tmp_path / "t.jsonl", pool_share=0).queries
-    with pytest.raises(PictureError, match="it is a pipe, a device or a folder, no file"):
-        query.pictures[0].open()
+    with pytest.raises(ImageError, match="it is a pipe, a device or a folder, no file"):
+        query.images[0].open()
     os.mkfifo(tmp_path / "pipe.jsonl")
     with pytest.raises(DataError, match="it is a pipe or a device, no file"):
         _ = task(tmp_path / "pipe.jsonl").queries

@@ -26,16 +26,16 @@ def painted(level: int) -> PILImage.Image:
     return PILImage.new("RGB", (8, 8), (level, 255 - level, 7))
 
 
-def parquet(path, rows, picture="image"):
+def parquet(path, rows, image="image"):
     kinds = {str: Value("string"), int: Value("int64")}
-    features = {key: kinds.get(type(value)) for key, value in rows[0].items() if key != picture}
-    found = Dataset.from_list([{k: v for k, v in row.items() if k != picture} for row in rows])
+    features = {key: kinds.get(type(value)) for key, value in rows[0].items() if key != image}
+    found = Dataset.from_list([{k: v for k, v in row.items() if k != image} for row in rows])
     known = {k: f or found.features[k] for k, f in features.items()}
-    Dataset.from_list(rows, features=Features(**known, **{picture: Image()})).to_parquet(path)
+    Dataset.from_list(rows, features=Features(**known, **{image: Image()})).to_parquet(path)
     return path
 
 
-def pictures(folder, *names):
+def images(folder, *names):
     folder.mkdir(parents=True, exist_ok=True)
     for i, name in enumerate(names):
         painted(10 * i).save(folder / name)
@@ -102,7 +102,7 @@ def test_pope_from_rows_to_its_scores(tmp_path):
     assert hub("pope", path).queries[0].domain == "popular"
 
 
-def test_mme_keeps_both_questions_of_a_picture_and_scores_them_together(tmp_path):
+def test_mme_keeps_both_questions_of_a_image_and_scores_them_together(tmp_path):
     rows = [
         {"question": f"Is it {said}?", "answer": said, "question_id": f"{kind}/{i}.png", "category": kind,
          "image": painted(40 * i + len(kind))}
@@ -125,7 +125,7 @@ def left(request: Request) -> str:
 
 
 def test_mmvp_reads_its_table_and_counts_pairs(tmp_path):
-    pictures(tmp_path / "MMVP Images", *(f"{i}.jpg" for i in range(1, 9)))
+    images(tmp_path / "MMVP Images", *(f"{i}.jpg" for i in range(1, 9)))
     with (tmp_path / "Questions.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["Index", "Question", "Options", "Correct Answer"])
@@ -136,13 +136,13 @@ def test_mmvp_reads_its_table_and_counts_pairs(tmp_path):
     assert [e.options for e in task.queries] == [("Open", "Half closed")] * 8
     assert [e.answer for e in task.queries] == ["Open"] * 3 + ["Half closed"] * 5
     assert task.queries[0].group == task.queries[1].group != task.queries[2].group
-    assert task.queries[4].pictures[0].open().size == (8, 8)
+    assert task.queries[4].images[0].open().size == (8, 8)
     frame = ran(tmp_path, node, ["lenient", "group_accuracy"], "left")
     assert list(frame[["lenient", "group_accuracy"]].mean()) == [3 / 8, 1 / 4]
 
 
 def test_amber_reads_json_lines_and_looks_for_no(tmp_path):
-    pictures(tmp_path / "image", "AMBER_1.jpg", "AMBER_2.jpg")
+    images(tmp_path / "image", "AMBER_1.jpg", "AMBER_2.jpg")
     rows = [
         {"id": 1005 + i, "image": f"AMBER_{1 + i % 2}.jpg", "query": "Is the sky sunny?", "type": kind, "truth": truth}
         for i, (kind, truth) in enumerate([("state", "yes"), ("state", "no"), ("relation", "no"), ("relation", "yes")])
@@ -156,7 +156,7 @@ def test_amber_reads_json_lines_and_looks_for_no(tmp_path):
 
 @pytest.mark.parametrize("preset", ["viquae", "infoseek"])
 def test_four_options_by_letter(tmp_path, preset):
-    pictures(tmp_path / "images", "a.jpg", "b.jpg")
+    images(tmp_path / "images", "a.jpg", "b.jpg")
     choices = {"A": "1971", "B": "1973", "C": "1974", "D": "1976"}
     rows = [
         {"id": name, "question": "When did it open?", "image": f"{name}.jpg", "multiple_choices": choices,
@@ -213,12 +213,12 @@ def gold(request: Request) -> str:
 
 
 def test_hateful_memes_ask_with_the_text_and_score_an_area(tmp_path):
-    pictures(tmp_path / "img", *(f"{i}.png" for i in range(4)))
+    images(tmp_path / "img", *(f"{i}.png" for i in range(4)))
     rows = [{"id": i, "img": f"img/{i}.png", "label": int(i < 2), "text": f"text {i}"} for i in range(4)]
     (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, rows)))
     node = {"name": "hub", "preset": "hateful_memes", "path": str(tmp_path / "dev.jsonl"), "pool_share": 0}
     task = build("task", node)
-    assert task.queries[0].question == 'The picture is a meme with the text "text 0". Is it hateful?'
+    assert task.queries[0].question == 'The image is a meme with the text "text 0". Is it hateful?'
     assert [e.answer for e in task.queries] == ["yes", "yes", "no", "no"]
     assert ran(tmp_path, node, ["auc"], "gold", "options")["auc"].mean() == 1
     assert ran(tmp_path / "b", node, ["auc"], "yes", "options")["auc"].mean() == 0.5
@@ -227,7 +227,7 @@ def test_hateful_memes_ask_with_the_text_and_score_an_area(tmp_path):
 def test_cub_classes_are_called_without_number_and_lines(tmp_path):
     names = ["001.Black_footed_Albatross", "002.Laysan_Albatross", "010.Red_winged_Blackbird"]
     for i, name in enumerate(names):
-        pictures(tmp_path / "train" / name, *(f"{i}{k}.png" for k in range(2)))
+        images(tmp_path / "train" / name, *(f"{i}{k}.png" for k in range(2)))
         for k in range(2):
             painted(80 * i + 9 * k).save(tmp_path / "train" / name / f"{i}{k}.png")
     task = hub("cub", tmp_path, split="train")
@@ -240,9 +240,9 @@ def test_cub_classes_are_called_without_number_and_lines(tmp_path):
 
 
 def test_sugarcrepe_is_a_file_of_objects_by_name(tmp_path):
-    pictures(tmp_path / "val2017", "1.jpg", "2.jpg")
+    images(tmp_path / "val2017", "1.jpg", "2.jpg")
     rows = {str(i): {"filename": f"{i + 1}.jpg", "caption": f"a dog {i}", "negative_caption": "a cat"} for i in (0, 1)}
     (tmp_path / "replace_obj.json").write_text(json.dumps(rows))
     task = hub("sugarcrepe", tmp_path / "replace_obj.json", pool_share=0)
     assert [(e.answer, e.options) for e in task.queries] == [(f"a dog {i}", (f"a dog {i}", "a cat")) for i in (0, 1)]
-    assert all(np.asarray(e.pictures[0].open()).shape == (8, 8, 3) for e in task.queries)
+    assert all(np.asarray(e.images[0].open()).shape == (8, 8, 3) for e in task.queries)

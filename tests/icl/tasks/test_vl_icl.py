@@ -14,7 +14,7 @@ CLASSES = ["dax", "wug", "blick", "fep", "toma"]
 
 @pytest.fixture
 def folder(tmp_path):
-    def picture(name, level):
+    def image(name, level):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         PILImage.new("RGB", (8, 8), (level % 256, 10, 200)).save(path)
@@ -28,30 +28,27 @@ def folder(tmp_path):
     queries = []
     for q in range(3):
         support = {
-            name: {"images": [picture(f"open_mi/{q}{name}{i}.png", 60 * q + 10 * c + i) for i in range(5)]}
+            name: {"images": [image(f"open_mi/{q}{name}{i}.png", 60 * q + 10 * c + i) for i in range(5)]}
             for c, name in enumerate(CLASSES)
         }
-        queries.append({"image": [picture(f"open_mi/q{q}.png", 240 + q)], "question": "This is a", "answer": CLASSES[q],
+        queries.append({"image": [image(f"open_mi/q{q}.png", 240 + q)], "question": "This is a", "answer": CLASSES[q],
                         "classes": CLASSES, "support": support})  # fmt: skip
     write("open_mi", queries, [])
-    sums = [
-        {"image": [picture(f"op/{i}.png", i)], "question": "Result?", "answer": [i + 1, i - 1, i]} for i in range(6)
-    ]
+    sums = [{"image": [image(f"op/{i}.png", i)], "question": "Result?", "answer": [i + 1, i - 1, i]} for i in range(6)]
     asked = [
-        {"image": picture(f"op/q{k}.png", 60 + ord(k)), "question": "Result?", "answer": 7, "operator": k}
-        for k in "+-x"
+        {"image": image(f"op/q{k}.png", 60 + ord(k)), "question": "Result?", "answer": 7, "operator": k} for k in "+-x"
     ]
     write("operator_induction", asked, sums)
     pairs = [
-        {key: {"image": [picture(f"m/{i}{key}{k}.png", 7 * i + 2 * k + (key == "same")) for k in (0, 1)],
+        {key: {"image": [image(f"m/{i}{key}{k}.png", 7 * i + 2 * k + (key == "same")) for k in (0, 1)],
                "question": "Induced?", "answer": "Yes" if key == "same" else "No"} for key in ("same", "diff")}
         for i in range(12)
     ]  # fmt: skip
     matched = [{"image": ["m/qa.png", "m/qb.png"], "question": "Induced?", "answer": "No"}]
-    picture("m/qa.png", 250)
-    picture("m/qb.png", 251)
+    image("m/qa.png", 250)
+    image("m/qb.png", 251)
     write("matching_mi", matched, pairs)
-    clevr = [{"id": i, "image": [picture(f"c/{i}.png", i)], "question": "color: red", "answer": i} for i in range(8)]
+    clevr = [{"id": i, "image": [image(f"c/{i}.png", i)], "question": "color: red", "answer": i} for i in range(8)]
     write("clevr", clevr[:3], clevr[3:])
     return tmp_path
 
@@ -86,7 +83,7 @@ def test_supports_of_a_sum_answer_for_the_operator_of_the_query(folder):
 def test_matching_shuffles_within_a_pair_unless_the_official_order_is_wanted(folder):
     drawn, official = task(folder, "matching_mi"), task(folder, "matching_mi", official_order=True)
     (query,) = drawn.queries
-    assert (query.answer, query.options, len(query.pictures)) == ("no", ("yes", "no"), 2)
+    assert (query.answer, query.options, len(query.images)) == ("no", ("yes", "no"), 2)
     assert [e.answer for e in official.pool(query.id).examples] == ["yes", "no"] * 12
     answers = [e.answer for e in drawn.pool(query.id).examples]
     assert answers != ["yes", "no"] * 12

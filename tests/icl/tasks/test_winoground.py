@@ -20,7 +20,7 @@ def _cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def path(tmp_path):
-    """Ten items: picture 0 is the red one and caption 0 names it."""
+    """Ten items: image 0 is the red one and caption 0 names it."""
     rows = []
     for i in range(10):
         for k, name in enumerate(("red", "blue")):
@@ -33,28 +33,28 @@ def path(tmp_path):
 
 
 def seen(example) -> str:
-    red, _, blue = example.pictures[0].open().getpixel((3, 3))
+    red, _, blue = example.images[0].open().getpixel((3, 3))
     return "red" if red > blue else "blue"
 
 
-def test_each_caption_is_asked_of_each_picture(path):
+def test_each_caption_is_asked_of_each_image(path):
     task = build("task", {"name": "winoground", "path": str(path)})
     assert len(task.queries) == task.pool_size == 20
     for example in (*task.queries, *task.pool("").examples):
         assert (example.answer == "yes") == (f'"{seen(example)}"' in example.question)
-    assert {(e.meta["caption"], e.meta["picture"]) for e in task.queries[:4]} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert {(e.meta["caption"], e.meta["image"]) for e in task.queries[:4]} == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert len({e.group for e in task.queries}) == 5
     check_task(task)
 
 
 def test_only_the_gold_tells_what_belongs_together(path):
     queries = build("task", {"name": "winoground", "path": str(path), "pool_share": 0}).queries
-    same = [e.meta["caption"] == e.meta["picture"] for e in queries]
+    same = [e.meta["caption"] == e.meta["image"] for e in queries]
     assert 0.2 < sum(a == (e.answer == "yes") for a, e in zip(same, queries, strict=True)) / len(queries) < 0.8
 
 
 def sure(request: Request) -> Generation:
-    """Surer of the right ones by a little, but never of the picture of the first caption in every other item."""
+    """Surer of the right ones by a little, but never of the image of the first caption in every other item."""
     right = request.gold[0] == "yes"
     return Generation("yes", option_scores={"yes": -0.1 if right else -0.2, "no": -0.3})
 

@@ -6,25 +6,25 @@ from typing import Any
 import pytest
 from PIL import Image as PILImage
 
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import build
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example
 
 
-def picture(shade: int, size: tuple[int, int] = (4, 4)) -> Picture:
-    return Picture.from_image(PILImage.new("RGB", size, (shade, 0, 0)), f"{size} {shade}")
+def image(shade: int, size: tuple[int, int] = (4, 4)) -> Image:
+    return Image.from_image(PILImage.new("RGB", size, (shade, 0, 0)), f"{size} {shade}")
 
 
 def context(
     answers: Sequence[str], options: Sequence[str] = (), gold: str = "", query: str = "q", **meta: Any
 ) -> Context:
-    """Demonstrations by rank, shown best last, each with a picture and a question of its own."""
+    """Demonstrations by rank, shown best last, each with an image and a question of its own."""
     demos = [
-        Demo(Example(f"e{i}", (picture(i),), f"q{i}?", (word,), tuple(options), word, meta=meta), 0.9 - i / 10, i)
+        Demo(Example(f"e{i}", (image(i),), f"q{i}?", (word,), tuple(options), word, meta=meta), 0.9 - i / 10, i)
         for i, word in enumerate(answers)
     ]
-    asked = Example(query, (picture(99),), "which?", (gold,), tuple(options), meta=meta)
+    asked = Example(query, (image(99),), "which?", (gold,), tuple(options), meta=meta)
     shown: Any = asked if gold else asked.query
     return Context(shown, tuple(reversed(demos)), StreamKey(0, query))
 

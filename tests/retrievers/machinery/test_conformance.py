@@ -40,7 +40,7 @@ WHERE_LEAKS_ARE_STOPPED = {"random": "at_random", "balanced": "balanced", "knn":
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Resources:
-    """One cache for all of them: the sample pictures are embedded once an encoder."""
+    """One cache for all of them: the sample images are embedded once an encoder."""
     return Resources(cache=str(tmp_path_factory.mktemp("kept")))
 
 
@@ -61,7 +61,7 @@ def test_every_retriever_across_modalities_keeps_them(name: str, clip: Any, kept
 
 
 @pytest.mark.parametrize("name", [name for name in COMPARED if name not in APART])
-@pytest.mark.parametrize("by", ["picture", "question", "both"])
+@pytest.mark.parametrize("by", ["image", "question", "both"])
 def test_every_embedding_retriever_keeps_them_with_two_towers(name: str, by: str, clip: Any, kept: Resources) -> None:
     check_retriever(_built(name, by=by, embedder={"name": "encoder", "path": str(clip)}), resources=kept)
 
@@ -76,7 +76,7 @@ def test_every_embedding_retriever_keeps_them_as_it_comes(name: str, kept: Resou
 @pytest.mark.parametrize("name", WHERE_LEAKS_ARE_STOPPED)
 def test_without_the_exclusion_the_leak_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"retrievers.{WHERE_LEAKS_ARE_STOPPED[name]}.fair", lambda query: lambda example: True)
-    with pytest.raises(AssertionError, match="the query itself or have its picture"):
+    with pytest.raises(AssertionError, match="the query itself or have its image"):
         check_retriever(_built(name))
 
 
@@ -180,9 +180,9 @@ def test_queries_come_without_gold_unless_it_is_declared() -> None:
 def test_the_sample_pool_holds_the_traps() -> None:
     pool = sample_pool()
     for query in sample_queries():
-        own = query.pictures[0].source_digest
+        own = query.images[0].source_digest
         assert query.id in pool.by_id
-        assert sum(own in {p.source_digest for p in e.pictures} for e in pool.examples) == 3
+        assert sum(own in {p.source_digest for p in e.images} for e in pool.examples) == 3
 
 
 MINE = '''

@@ -34,7 +34,7 @@ class Lengths:
     def digest(self) -> str:
         return f"lengths-{self.shift}"
 
-    def pictures(self, items: Sequence[Any]) -> Vectors:
+    def images(self, items: Sequence[Any]) -> Vectors:
         raise NotImplementedError
 
     def texts(self, texts: Sequence[str]) -> Vectors:
@@ -50,13 +50,13 @@ def _calls(log: Path) -> list[str]:
     return log.read_text().split() if log.exists() else []
 
 
-def test_a_second_run_embeds_nothing(cache: Path, colour: Make, example: Make) -> None:
-    items = [example(f"e{i}", colour("red", i)) for i in range(5)]
+def test_a_second_run_embeds_nothing(cache: Path, color: Make, example: Make) -> None:
+    items = [example(f"e{i}", color("red", i)) for i in range(5)]
     first = Embeddings(Histogram(), cache)
-    vectors = first.pictures(items)
-    assert first.count["picture"] == 5
+    vectors = first.images(items)
+    assert first.count["image"] == 5
     again = Embeddings(Histogram(), cache)  # as another process would
-    assert np.array_equal(again.pictures(items), vectors)
+    assert np.array_equal(again.images(items), vectors)
     assert not any(again.count.values())
 
 
@@ -65,22 +65,22 @@ def test_cached_vectors_are_the_embedder_s_own(cache: Path, clip: Path, noise: M
     encoder = Encoder(str(clip))
     for _ in range(2):
         cached = Embeddings(encoder, cache)
-        assert np.allclose(cached.pictures(items), encoder.pictures(items), atol=1e-6)
+        assert np.allclose(cached.images(items), encoder.images(items), atol=1e-6)
         assert np.allclose(cached.texts(texts[::-1]), encoder.texts(texts)[::-1], atol=1e-6)
 
 
-def test_a_picture_in_several_examples_is_embedded_once(cache: Path, colour: Make, example: Make) -> None:
+def test_a_image_in_several_examples_is_embedded_once(cache: Path, color: Make, example: Make) -> None:
     source = Embeddings(Histogram(), cache)
-    vectors = source.pictures([example(f"e{i}", colour("red", 0)) for i in range(9)])
-    assert source.count["picture"] == 1
+    vectors = source.images([example(f"e{i}", color("red", 0)) for i in range(9)])
+    assert source.count["image"] == 1
     assert vectors.shape == (9, 512)
 
 
-def test_an_edited_picture_is_another_picture(cache: Path, colour: Make, example: Make) -> None:
+def test_an_edited_image_is_another_image(cache: Path, color: Make, example: Make) -> None:
     from icl.edits import Blank
 
     source = Embeddings(Histogram(), cache)
-    plain, edited = source.pictures([example("a", colour("red")), example("b", colour("red").edit(Blank()))])
+    plain, edited = source.images([example("a", color("red")), example("b", color("red").edit(Blank()))])
     assert plain @ edited < 0.5
 
 
@@ -89,22 +89,22 @@ def test_entries_of_another_encoder_are_never_served(
 ) -> None:
     items = [example("e", noise(0))]
     folder = save_towers(cache.parent / "checkpoint", seed=0)
-    before = Embeddings(Encoder(str(folder)), cache).pictures(items)
+    before = Embeddings(Encoder(str(folder)), cache).images(items)
     save_towers(folder, seed=1)  # trained on: the same folder, other weights
     source = Embeddings(Encoder(str(folder)), cache)
-    after = source.pictures(items)
-    assert source.count["picture"] == 1
+    after = source.images(items)
+    assert source.count["image"] == 1
     assert not np.allclose(before, after, atol=1e-3)
 
 
-def test_settings_are_part_of_the_key(cache: Path, colour: Make, example: Make) -> None:
-    items = [example("e", colour("red"))]
-    assert Embeddings(Histogram(8), cache).pictures(items).shape == (1, 512)
-    assert Embeddings(Histogram(4), cache).pictures(items).shape == (1, 64)
+def test_settings_are_part_of_the_key(cache: Path, color: Make, example: Make) -> None:
+    items = [example("e", color("red"))]
+    assert Embeddings(Histogram(8), cache).images(items).shape == (1, 512)
+    assert Embeddings(Histogram(4), cache).images(items).shape == (1, 64)
 
 
-def test_a_folder_that_names_another_embedder_is_refused(cache: Path, colour: Make, example: Make) -> None:
-    Embeddings(Histogram(), cache).pictures([example("e", colour("red"))])
+def test_a_folder_that_names_another_embedder_is_refused(cache: Path, color: Make, example: Make) -> None:
+    Embeddings(Histogram(), cache).images([example("e", color("red"))])
     (about,) = cache.rglob("about.json")
     about.write_text(json.dumps({"digest": "something-else", "dim": 512}))
     with pytest.raises(StoreError, match=r"filled by another embedder \(something-else, not histogram-1-8\)"):
@@ -187,18 +187,18 @@ def test_not_finite_vectors_are_refused(cache: Path) -> None:
     assert not list(cache.rglob("*.keys"))
 
 
-def test_an_unwritable_cache_is_said_once_and_embeds_all_the_same(tmp_path: Path, colour: Make, example: Make) -> None:
+def test_an_unwritable_cache_is_said_once_and_embeds_all_the_same(tmp_path: Path, color: Make, example: Make) -> None:
     (tmp_path / "file").write_text("in the way")
-    items = [example("e", colour("red")), example("f", colour("blue"))]
+    items = [example("e", color("red")), example("f", color("blue"))]
     source = Embeddings(Histogram(), tmp_path / "file")
     with pytest.warns(
         ICLWarning, match=f"cache {tmp_path / 'file'} cannot be written: Not a directory.*ICL_CACHE"
     ) as said:
-        got = source.pictures(items)
-    assert np.array_equal(source.pictures(items[::-1]), got[::-1])
+        got = source.images(items)
+    assert np.array_equal(source.images(items[::-1]), got[::-1])
     assert len(said) == 1
-    assert source.count["picture"] == 2  # the second time from memory
-    assert np.array_equal(got, Embeddings(Histogram(), tmp_path / "other").pictures(items))
+    assert source.count["image"] == 2  # the second time from memory
+    assert np.array_equal(got, Embeddings(Histogram(), tmp_path / "other").images(items))
 
 
 def test_a_disk_that_was_full_for_a_while_mixes_no_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,14 +226,14 @@ def test_a_disk_that_was_full_for_a_while_mixes_no_vectors(tmp_path: Path, monke
 
 
 def test_a_cache_that_cannot_be_locked_is_said(
-    cache: Path, colour: Make, example: Make, monkeypatch: pytest.MonkeyPatch
+    cache: Path, color: Make, example: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read_only(*_: object) -> None:
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("filelock.FileLock.acquire", read_only)
     with pytest.warns(ICLWarning, match=r"cannot be written: Read-only file system\..*ICL_CACHE"):
-        assert len(Embeddings(Histogram(), cache).pictures([example("e", colour("red"))])) == 1
+        assert len(Embeddings(Histogram(), cache).images([example("e", color("red"))])) == 1
 
 
 def test_a_cache_that_could_not_be_begun_is_filled_when_there_is_room(tmp_path: Path, cache: Path) -> None:
@@ -256,14 +256,14 @@ def test_keys_whose_vectors_are_gone_are_embedded_again(tmp_path: Path, cache: P
     assert _calls(tmp_path / "log") == ["one", "one"]
 
 
-def test_retrievers_share_one_embedder_in_a_process(cache: Path, colour: Make, example: Make) -> None:
+def test_retrievers_share_one_embedder_in_a_process(cache: Path, color: Make, example: Make) -> None:
     assert embeddings(Histogram()) is embeddings(Histogram())
     assert embeddings(Histogram()) is not embeddings(Histogram(4))
     assert embeddings(Histogram()) is not embeddings(Histogram(), str(cache / "other"))
-    before = embedded()["picture"]
-    embeddings(Histogram()).pictures([example("e", colour("red"))])
-    embeddings(Histogram()).pictures([example("e", colour("red"))])
-    assert embedded()["picture"] == before + 1
+    before = embedded()["image"]
+    embeddings(Histogram()).images([example("e", color("red"))])
+    embeddings(Histogram()).images([example("e", color("red"))])
+    assert embedded()["image"] == before + 1
 
 
 def test_the_cache_folder_is_the_given_the_environment_s_or_the_platform_s(

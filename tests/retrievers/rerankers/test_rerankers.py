@@ -61,15 +61,15 @@ def test_diversity_reaches_into_the_other_cluster(example: Make, turned: Make, s
     assert _kept({**node, "balance": 0.5}, pool, 2) == ["at-0", "at-80"]
 
 
-def test_reranked_asks_for_candidates_and_gives_the_shots(colour: Make, example: Make) -> None:
+def test_reranked_asks_for_candidates_and_gives_the_shots(color: Make, example: Make) -> None:
     pool = Pool(
         tuple(
-            example(f"{n}-{i}", colour(n, i), n, label=n, question="which colour")
+            example(f"{n}-{i}", color(n, i), n, label=n, question="which color")
             for n in ("red", "blue")
             for i in range(6)
         )
     )
-    query = example("q", colour("red", 50), question="which colour")
+    query = example("q", color("red", 50), question="which color")
     knn = {"name": "knn", "embedder": "histogram"}
 
     def ids(candidates: int, k: int) -> list[str]:

@@ -40,12 +40,12 @@ def with_own_processor(folder: Path, to: Path, body: str) -> HF:
 def test_an_unknown_processor_that_follows_the_conventions_works(folder_of: FolderOf, tmp_path: Path) -> None:
     own = with_own_processor(folder_of("llava"), tmp_path / "own", "pass")
     assert type(own.checkpoint.processor).__name__ == "Own"
-    asked = [prompt for prompt in tiny_models.prompts() if prompt.pictures]
+    asked = [prompt for prompt in tiny_models.prompts() if prompt.images]
     assert torch.allclose(own.open(asked).logits, HF(path=str(folder_of("llava"))).open(asked).logits, atol=1e-5)
     assert own.notes == ()
 
 
-def test_one_that_does_not_tell_what_it_writes_works_without_the_picture_cache(
+def test_one_that_does_not_tell_what_it_writes_works_without_the_image_cache(
     folder_of: FolderOf, tmp_path: Path
 ) -> None:
     body = (
@@ -53,11 +53,11 @@ def test_one_that_does_not_tell_what_it_writes_works_without_the_picture_cache(
         "        made.data.pop('text_replacement_offsets', None)\n        return made"
     )
     own, known = with_own_processor(folder_of("llava"), tmp_path / "own", body), HF(path=str(folder_of("llava")))
-    asked = [prompt for prompt in tiny_models.prompts() if prompt.pictures]
+    asked = [prompt for prompt in tiny_models.prompts() if prompt.images]
     assert [own.count_tokens(prompt) for prompt in asked] == [known.count_tokens(prompt) for prompt in asked]
     assert torch.allclose(own.open(asked).logits, known.open(asked).logits, atol=1e-4)
-    assert "the picture cache is off" in own.notes[0]
-    assert "Own does not tell what it writes for a picture (text_replacement_offsets)" in own.notes[0]
+    assert "the image cache is off" in own.notes[0]
+    assert "Own does not tell what it writes for an image (text_replacement_offsets)" in own.notes[0]
 
 
 OWN_CLASS = """
@@ -79,7 +79,7 @@ def test_a_class_and_a_type_of_model_that_nobody_knows_work(folder_of: FolderOf,
     told |= {"model_type": "own_vlm", "architectures": ["OwnForAnything"], "auto_map": classes}
     (tmp_path / "own" / "config.json").write_text(json.dumps(told))
     known = HF(path=str(folder_of("llava")))
-    asked = [prompt for prompt in tiny_models.prompts() if prompt.pictures]
+    asked = [prompt for prompt in tiny_models.prompts() if prompt.images]
     wanted = known.open(asked).logits
     weights = known.engine.runner.model.state_dict()  # by the names of the class: an unknown type has no older ones
     save_file({name: weight.clone() for name, weight in weights.items()}, tmp_path / "own" / "model.safetensors")
@@ -92,13 +92,13 @@ def test_a_class_and_a_type_of_model_that_nobody_knows_work(folder_of: FolderOf,
     [
         (
             "image_token = property(lambda self: None if 'tokenizer' in vars(self) else '<image>', lambda *_: None)",
-            r"\(Own\) names no picture placeholder",
+            r"\(Own\) names no image placeholder",
         ),
-        ("image_token_ids = []", r"\(Own\) does not say which tokens stand for a picture \(image_token_id"),
+        ("image_token_ids = []", r"\(Own\) does not say which tokens stand for an image \(image_token_id"),
         (
             "def replace_image_token(self, *args, **more):\n        return self.image_token * 3",
-            r"cannot read a picture: what its processor writes does not go through LlavaForConditionalGeneration .+ "
-            "writes as many picture tokens as the vision tower gives features",
+            r"cannot read an image: what its processor writes does not go through LlavaForConditionalGeneration .+ "
+            "writes as many image tokens as the vision tower gives features",
         ),
     ],
     ids=["no placeholder", "no ids", "too few tokens"],
@@ -143,8 +143,8 @@ def test_a_class_that_gives_all_logits_is_cut_to_those_that_were_asked_for() -> 
     ("error", "told"),
     [
         (AttributeError("'Out' object has no attribute 'features'"), "stumbles over itself there, in transformers "),
-        (AttributeError("'NoneType' object has no attribute 'shape'"), "writes as many picture tokens as"),
-        (ValueError("features and tokens do not match"), "writes as many picture tokens as"),
+        (AttributeError("'NoneType' object has no attribute 'shape'"), "writes as many image tokens as"),
+        (ValueError("features and tokens do not match"), "writes as many image tokens as"),
     ],
 )
 def test_a_fault_of_the_class_is_not_laid_on_the_processor(error: Exception, told: str) -> None:

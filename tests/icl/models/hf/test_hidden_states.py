@@ -40,11 +40,11 @@ def test_a_state_is_the_last_hidden_one_of_a_plain_forward(name: str, model_of: 
 def test_a_text_s_tokens_are_scored_where_it_stands(name: str, model_of: ModelOf) -> None:
     """At the end of a prompt and in the middle of one, alone and in a batch of several lengths."""
     hf = model_of(name)
-    asked = [prompt([1, 2], "how many are in it?"), prompt([4], "colour?"), prompt([5, 1, 6], "a long one, what?")]
+    asked = [prompt([1, 2], "how many are in it?"), prompt([4], "color?"), prompt([5, 1, 6], "a long one, what?")]
     found = hf.text_logprobs(asked, "query.1")
     assert np.allclose(found[1], hf.text_logprobs(asked[1:2], "query.1")[0], atol=CLOSE)
     middle = hf.text_logprobs(asked[:1], "demo[1].1")[0]
-    told = [*zip(found, asked, ["how many are in it?", "colour?", "a long one, what?"], strict=True)]
+    told = [*zip(found, asked, ["how many are in it?", "color?", "a long one, what?"], strict=True)]
     for own, one, text in [*told, (middle, asked[0], "what?")]:
         inputs = _alone(hf, one)
         ids = inputs["input_ids"][0]
@@ -57,8 +57,8 @@ def test_a_text_s_tokens_are_scored_where_it_stands(name: str, model_of: ModelOf
 
 def _place(hf: HF, ids: list[int], size: int, text: str) -> int:
     """Where so many tokens spell the text for the first time."""
-    spelt = [hf.renderer.tokenizer.decode(ids[i : i + size]).strip() for i in range(len(ids))]
-    return spelt.index(text)
+    spelled = [hf.renderer.tokenizer.decode(ids[i : i + size]).strip() for i in range(len(ids))]
+    return spelled.index(text)
 
 
 def test_a_prompt_without_the_text_is_refused(model_of: ModelOf) -> None:

@@ -180,7 +180,7 @@ def test_tokens_are_counted_without_weights_in_memory(folder_of: FolderOf) -> No
 def test_the_digest_names_weights_and_settings(folder_of: FolderOf, copied: Path) -> None:
     own = HF(path=str(folder_of("llava"))).digest
     assert HF(path=str(copied)).digest == own
-    assert HF(path=str(copied), token_budget=7, picture_cache_mb=1).digest == own
+    assert HF(path=str(copied), token_budget=7, image_cache_mb=1).digest == own
     assert HF(path=str(copied), dtype="bfloat16").digest != own
     tiny_models.save("llava", copied, seed=1)
     assert HF(path=str(copied)).digest != own

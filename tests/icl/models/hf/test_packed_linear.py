@@ -65,7 +65,7 @@ def gap(one: torch.Tensor, other: torch.Tensor) -> float:
 def asked() -> list[Job]:
     arms = [parse_arm(arm) for arm in ("greedy", "vcd")]
     prompts = tiny_models.prompts()
-    written = [Job(prompt, arm, max_new_tokens=6) for prompt in prompts for arm in arms if prompt.pictures]
+    written = [Job(prompt, arm, max_new_tokens=6) for prompt in prompts for arm in arms if prompt.images]
     return written + [Job(prompt, arms[0], ("red", "a cat"), "options") for prompt in prompts]
 
 
@@ -99,12 +99,12 @@ def modules(hf: HF) -> dict[str, torch.nn.Module]:
 
 
 @pytest.mark.parametrize("kind", ["gptq-act-order", "awq"])
-def test_a_row_is_the_same_in_any_batch_and_with_pictures_from_the_cache(kind: str, made: Made) -> None:
+def test_a_row_is_the_same_in_any_batch_and_with_images_from_the_cache(kind: str, made: Made) -> None:
     small, _ = made("qwen2_5_vl", kind)
     prompts = tiny_models.prompts()
     together = small.open(prompts).logits
     assert gap(together, torch.cat([small.open([prompt]).logits for prompt in prompts])) < CLOSE
-    plain = replace(small, picture_cache_mb=0)
+    plain = replace(small, image_cache_mb=0)
     assert gap(together, plain.open(prompts).logits) < CLOSE
     for prompt in prompts:
         reader = small.engine.reader

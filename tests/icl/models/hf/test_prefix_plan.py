@@ -13,7 +13,7 @@ from icl.edits import DiffusionNoise
 from icl.models.hf.language_model import Read
 from icl.models.hf.model import HF
 from icl.models.hf.prefill import Head, Opener
-from icl.models.hf.prefix_plan import Group, agreement, groups, whole_pictures
+from icl.models.hf.prefix_plan import Group, agreement, groups, whole_images
 from icl.models.hf.rows import Rows
 from icl.types import Prompt
 
@@ -22,7 +22,7 @@ every = pytest.mark.parametrize("name", tiny_models.ARCHITECTURES)
 
 
 def fixed_demonstrations(queries: int) -> list[Prompt]:
-    """Queries that differ in length and in the size of their picture."""
+    """Queries that differ in length and in the size of their image."""
     return [prompt([1, 2, 3, 60 + i], "x" * (3 * i + 1)) for i in range(queries)]
 
 
@@ -32,8 +32,8 @@ def two_branches() -> list[Prompt]:
     return [*own, *(p.edit(DiffusionNoise(500), where="query") for p in own)]
 
 
-def two_pictures_apart() -> list[Prompt]:
-    """What is not shared holds a demonstration too, so two pictures a prompt, of different sizes."""
+def two_images_apart() -> list[Prompt]:
+    """What is not shared holds a demonstration too, so two images a prompt, of different sizes."""
     return [prompt([1, 2, 3, 40 + i, 60 + i], "x" * (i + 1)) for i in range(4)]
 
 
@@ -47,7 +47,7 @@ def tokens(rows: Rows, steps: int = 8) -> list[list[int]]:
 
 @every
 @pytest.mark.parametrize(
-    "made", [lambda: fixed_demonstrations(5), two_branches, two_pictures_apart], ids=["fixed", "branches", "pictures"]
+    "made", [lambda: fixed_demonstrations(5), two_branches, two_images_apart], ids=["fixed", "branches", "images"]
 )
 def test_prompts_on_a_shared_beginning_answer_as_if_opened_whole(
     name: str, made: Callable[[], list[Prompt]], model_of: ModelOf
@@ -79,13 +79,13 @@ def test_fixed_demonstrations_are_prefilled_once_over_many_calls(folder_of: Call
     assert count["prefill_tokens"] <= 1.1 * distinct
 
 
-@pytest.mark.parametrize("differs", ["the picture", "the instruction"])
+@pytest.mark.parametrize("differs", ["the image", "the instruction"])
 def test_two_branches_of_eight_shots_that_differ_at_the_query_cost_little_more_than_one(
     differs: str, model_of: ModelOf
 ) -> None:
     hf = model_of("qwen2_5_vl")
     seen = [prompt([*range(9 * i, 9 * i + 9)], "what?", query=str(i), size=(56, 56)) for i in range(4)]
-    if differs == "the picture":
+    if differs == "the image":
         others = [p.edit(DiffusionNoise(500), where="query") for p in seen]
     else:
         others = [
@@ -108,9 +108,9 @@ def test_a_kept_beginning_gives_way_to_a_longer_one(model_of: ModelOf) -> None:
     assert hf.counters()["prefill_tokens"] - before < 1.4 * length
 
 
-def read(*key: int, pictures: tuple[tuple[int, int], ...] = ()) -> Read:
+def read(*key: int, images: tuple[tuple[int, int], ...] = ()) -> Read:
     ids = torch.tensor(key)
-    starts, ends = tuple(a for a, _ in pictures), tuple(b for _, b in pictures)
+    starts, ends = tuple(a for a, _ in images), tuple(b for _, b in images)
     return Read(ids, ids, None, (), tuple(key), starts, ends)
 
 
@@ -142,8 +142,8 @@ def test_what_saves_too_little_is_not_shared() -> None:
     assert groups(rows, 29) == [Group((0, 1), 30)]
 
 
-def test_no_picture_is_cut() -> None:
-    one = read(1, 2, -1, -1, -1, 3, -2, -2, pictures=((2, 5), (6, 8)))
-    assert [whole_pictures(one, n) for n in range(9)] == [0, 1, 2, 2, 2, 5, 6, 6, 8]
-    rows = [read(*range(60), -1, -1, pictures=((60, 62),)), read(*range(60), -1, -1, pictures=((60, 62),))]
+def test_no_image_is_cut() -> None:
+    one = read(1, 2, -1, -1, -1, 3, -2, -2, images=((2, 5), (6, 8)))
+    assert [whole_images(one, n) for n in range(9)] == [0, 1, 2, 2, 2, 5, 6, 6, 8]
+    rows = [read(*range(60), -1, -1, images=((60, 62),)), read(*range(60), -1, -1, images=((60, 62),))]
     assert groups(rows, 10) == [Group((0, 1), 60)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import tiny_models
-from tiny_models import picture, prompt, turn
+from tiny_models import image, prompt, turn
 
 from icl.errors import ModelError
 from icl.models.hf.model import HF
@@ -28,7 +28,7 @@ def renderer(hf: HF, template: str | None = None, **tokenizer: object) -> Render
 
 
 def test_texts_side_by_side_are_one_so_that_no_template_comes_between() -> None:
-    own = Turn("user", (Part("a"), Part(""), Part("b", "x"), Part(picture(1)), Part("c"), Part("")))
+    own = Turn("user", (Part("a"), Part(""), Part("b", "x"), Part(image(1)), Part("c"), Part("")))
     assert merged(own) == ["ab", None, "c"]
 
 
@@ -38,26 +38,24 @@ def test_a_prompt_is_written_by_the_checkpoints_own_template(model_of: ModelOf) 
 
 
 def test_a_placeholder_in_the_data_is_an_error_with_both_counts(model_of: ModelOf) -> None:
-    with pytest.raises(ModelError, match=r"2 picture placeholders \(<image>\) for 1 pictures; a text of the prompt"):
+    with pytest.raises(ModelError, match=r"2 image placeholders \(<image>\) for 1 images; a text of the prompt"):
         model_of("llava").open([prompt([1], "what is an <image>?")])
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "gemma3", "internvl"])
 def test_the_placeholder_of_every_architecture_is_found_in_the_data(name: str, model_of: ModelOf) -> None:
     hf = model_of(name)
-    with pytest.raises(ModelError, match=r"1 picture placeholders .* for 0 pictures"):
+    with pytest.raises(ModelError, match=r"1 image placeholders .* for 0 images"):
         hf.open([prompt([], f"say {hf.renderer.slot}")])
 
 
-def test_a_template_that_leaves_pictures_out_is_an_error(model_of: ModelOf) -> None:
+def test_a_template_that_leaves_images_out_is_an_error(model_of: ModelOf) -> None:
     text_only = "{% for m in messages %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}{% endfor %}"
-    with pytest.raises(
-        ModelError, match=r"0 picture placeholders .* for 1 pictures; the chat template leaves some out"
-    ):
+    with pytest.raises(ModelError, match=r"0 image placeholders .* for 1 images; the chat template leaves some out"):
         renderer(model_of("llava"), text_only).text(prompt([1]))
 
 
-def test_a_template_that_moves_pictures_to_the_front_is_an_error_where_that_changes_the_prompt(
+def test_a_template_that_moves_images_to_the_front_is_an_error_where_that_changes_the_prompt(
     model_of: ModelOf,
 ) -> None:
     first = (
@@ -66,7 +64,7 @@ def test_a_template_that_moves_pictures_to_the_front_is_an_error_where_that_chan
     )
     own = renderer(model_of("llava"), first)
     assert own.text(prompt([1, 2])).count("<image>") == 2
-    interleaved = Prompt((turn("user", picture(1), "Question: a", picture(2), "Question: b"),))
+    interleaved = Prompt((turn("user", image(1), "Question: a", image(2), "Question: b"),))
     with pytest.raises(ModelError, match="moves it out of its place"):
         own.text(interleaved)
 

@@ -74,7 +74,7 @@ def test_a_batch_gives_each_prompt_the_logits_and_tokens_it_has_alone(name: str,
 @every
 def test_a_greedy_loop_over_a_session_says_what_generate_says(name: str, model_of: ModelOf) -> None:
     hf, steps = model_of(name), 14
-    batch = [p for p in prompts() if p.pictures]
+    batch = [p for p in prompts() if p.images]
     inputs = own_inputs(hf, batch)
     width, model = inputs["input_ids"].shape[1], hf.engine.runner.model
     whole = model.generate(**inputs, max_new_tokens=steps, do_sample=False, eos_token_id=[319])[:, width:].tolist()
@@ -207,4 +207,4 @@ def test_prompts_are_opened_in_order_and_equal_ones_once(name: str, model_of: Mo
     told = sum(map(hf.count_tokens, (a, b, c)))
     assert after["prompt_tokens"] - before["prompt_tokens"] == told
     assert after["prefill_tokens"] - before["prefill_tokens"] <= told
-    assert after["pictures_shown"] - before["pictures_shown"] == 8
+    assert after["images_shown"] - before["images_shown"] == 8

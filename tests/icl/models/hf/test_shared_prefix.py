@@ -22,12 +22,12 @@ CLOSE = 2e-5
 
 
 def branches(count: int, demonstrations: str = "a few words to begin with") -> list[Prompt]:
-    """One query and its changes: most differ in the picture alone, some in the length of their question."""
+    """One query and its changes: most differ in the image alone, some in the length of their question."""
     own = prompt([1, 2, 3, 30], "what is it?", size=(56, 84))
     own = Prompt((turn("user", demonstrations), turn("assistant", "yes"), *own.turns), own.key)
     made = [own.edit(DiffusionNoise(50 * i), "query") if i else own for i in range(count)]
     return [
-        Prompt((*p.turns[:-1], turn("user", *p.pictures[-1:], "?" * (i % 3 + 1), name="query")), p.key)
+        Prompt((*p.turns[:-1], turn("user", *p.images[-1:], "?" * (i % 3 + 1), name="query")), p.key)
         for i, p in enumerate(made)
     ]
 

@@ -46,7 +46,7 @@ def lines(folder: Path) -> list[dict[str, object]]:
 
 def test_a_server_that_stops_in_the_middle_of_a_run_leaves_the_rest_to_the_same_command(tmp_path: Path) -> None:
     config, runs = tmp_path / "far.yaml", tmp_path / "runs"
-    with started("tiny", tmp_path / "log", OPTIONS, name="tiny", max_pictures=4) as serving:
+    with started("tiny", tmp_path / "log", OPTIONS, name="tiny", max_images=4) as serving:
         config.write_text(CONFIG.format(port=serving.port))
 
         def stop() -> None:
@@ -60,7 +60,7 @@ def test_a_server_that_stops_in_the_middle_of_a_run_leaves_the_rest_to_the_same_
         port = serving.port
     before = lines(runs)
     assert 10 <= len(before) < 1200
-    with started("tiny", tmp_path / "log2", OPTIONS, name="tiny", max_pictures=4, port=port) as serving:
+    with started("tiny", tmp_path / "log2", OPTIONS, name="tiny", max_images=4, port=port) as serving:
         outcome = run(load(config), runs)
         assert serving.metric("request_success_total") <= 2 * (1200 - len([s for s in before if "output" in s])) + 4
     after = lines(runs)

@@ -68,11 +68,11 @@ def test_ids_that_differ_from_the_checkpoints_own_are_an_error(model: VLLM, monk
         inputs.of(groups.prompts(1, seed=22)[0])
 
 
-def test_pictures_go_by_their_digest_and_are_processed_once(model: VLLM) -> None:
+def test_images_go_by_their_digest_and_are_processed_once(model: VLLM) -> None:
     prompt = groups.prompts(1, seed=23)[0]
     first, second = model.engine.inputs.of(prompt), model.engine.inputs.of(prompt)
-    assert first["mm_hashes"]["image"] == [picture.digest for picture in prompt.pictures]
-    assert second["mm_kwargs"]["image"] == [None] * len(prompt.pictures)  # in the engine already
+    assert first["mm_hashes"]["image"] == [image.digest for image in prompt.images]
+    assert second["mm_kwargs"]["image"] == [None] * len(prompt.images)  # in the engine already
 
 
 def test_what_prompts_share_is_read_from_the_prefix_cache(model: VLLM) -> None:
@@ -85,7 +85,7 @@ def test_what_prompts_share_is_read_from_the_prefix_cache(model: VLLM) -> None:
     assert cached > 0.6 * read
 
 
-def test_a_picture_is_encoded_once_wherever_it_is_shown(model: VLLM) -> None:
+def test_a_image_is_encoded_once_wherever_it_is_shown(model: VLLM) -> None:
     tiny = checkpoints.tiny_models()
     orders = ([51, 52, 53], [53, 51, 52], [52], [53, 52, 51], [51, 53])  # no beginning of one is that of another
     prompts = [tiny.prompt(order, f"question {i}?", f"order{i}") for i, order in enumerate(orders)]
@@ -138,9 +138,9 @@ def test_a_quantization_that_the_device_cannot_do_is_a_sentence(folder: Path, me
     assert "validation error" not in str(told.value)
 
 
-def test_a_mask_of_pictures_that_vllm_has_not_here_is_refused(tmp_path: Path) -> None:
+def test_a_mask_of_images_that_vllm_has_not_here_is_refused(tmp_path: Path) -> None:
     gemma = checkpoints.saved("gemma3", tmp_path)
-    with pytest.raises(ModelError, match=r"tokens of a picture see each other, .* or the backend 'hf'"):
+    with pytest.raises(ModelError, match=r"tokens of an image see each other, .* or the backend 'hf'"):
         groups.tiny_engine(gemma).load()
 
 

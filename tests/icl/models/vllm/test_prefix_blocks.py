@@ -19,7 +19,7 @@ def test_the_cache_has_what_the_plan_says(architecture: str, tmp_path: Path) -> 
     tiny = checkpoints.tiny_models()
     model = groups.tiny_engine(checkpoints.saved(architecture, tmp_path))
     prompts = [tiny.prompt([1, 2, 3, 4 + i % 3], f"question {i % 5}?", f"q{i}") for i in range(12)]
-    prompts += [tiny.prompt([2, 1, 3], "question 0?", "other")]  # other pictures behind the same words
+    prompts += [tiny.prompt([2, 1, 3], "question 0?", "other")]  # other images behind the same words
     planned = Beginnings()
     distinct = {prompt.digest: prompt for prompt in prompts}.values()
     for place, prompt in enumerate(distinct):

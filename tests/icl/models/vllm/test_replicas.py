@@ -16,7 +16,7 @@ from icl.models.vllm.replicas import Replicas
 
 SETTINGS: dict[str, Any] = {
     "max_model_len": 512,
-    "max_pictures": 4,
+    "max_images": 4,
     "cache_gib": 0.25,
     "engine_args": {"max_num_seqs": 16, "max_num_batched_tokens": 256},
 }

@@ -54,7 +54,7 @@ VLLM_NODE = "{name: vllm, path: tiny, cache_gib: 0.25, engine_args: {max_num_seq
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     options = ["max-num-seqs=32", "kv-cache-memory-bytes=250000000"]
     log = tmp_path_factory.mktemp("server") / "log"
-    with started("tiny", log, options, name="tiny", max_pictures=4) as made:
+    with started("tiny", log, options, name="tiny", max_images=4) as made:
         yield made
 
 
@@ -133,7 +133,7 @@ def test_a_server_that_is_asked_as_any_other_is_gives_greedy_answers_and_first_t
 
 def test_arms_that_cannot_be_sent_or_read_fail_with_the_servers_sentence(serving: Server) -> None:
     model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY")
-    long = probe_prompt(2).map(lambda part: part if part.picture else type(part)("word " * 3000, part.name))
+    long = probe_prompt(2).map(lambda part: part if part.image else type(part)("word " * 3000, part.name))
     first, second = run_jobs(model, [Job(long, parse_arm("vcd")), Job(probe_prompt(2), parse_arm("vcd"))])
     assert isinstance(first, Failure)
     assert "status 400" in first.reason
@@ -153,7 +153,7 @@ def asked(**more: Any) -> dict[str, Any]:
 
 def test_openais_client_names_a_strategy_in_one_request(client: openai.OpenAI, serving: Server) -> None:
     whole = client.chat.completions.create(
-        **asked(extra_body={"vllm_xargs": {"strategy": "vcd", "alpha": 0.5, "pictures": "all"}})
+        **asked(extra_body={"vllm_xargs": {"strategy": "vcd", "alpha": 0.5, "images": "all"}})
     )
     choice = whole.choices[0]
     assert choice.finish_reason in ("stop", "length")
@@ -163,7 +163,7 @@ def test_openais_client_names_a_strategy_in_one_request(client: openai.OpenAI, s
         client.chat.completions.create(
             stream=True,
             stream_options={"include_usage": True},
-            **asked(extra_body={"vllm_xargs": {"strategy": "vcd", "alpha": 0.5, "pictures": "all"}}),
+            **asked(extra_body={"vllm_xargs": {"strategy": "vcd", "alpha": 0.5, "images": "all"}}),
         )
     )
     spoken = [piece for piece in pieces if piece.choices]
@@ -202,7 +202,7 @@ def test_bad_requests_of_openais_client_are_refused_with_the_reason(
     assert client.chat.completions.create(**asked(max_tokens=1)).choices
 
 
-def test_an_ordinary_request_that_is_refused_does_not_break_the_next_one_with_its_picture(
+def test_an_ordinary_request_that_is_refused_does_not_break_the_next_one_with_its_image(
     client: openai.OpenAI,
 ) -> None:
     from PIL import Image as PILImage
@@ -210,26 +210,26 @@ def test_an_ordinary_request_that_is_refused_does_not_break_the_next_one_with_it
     file = io.BytesIO()
     PILImage.new("RGB", (40, 40), (1, 2, 3)).save(file, "PNG")
     with pytest.raises(openai.BadRequestError):
-        client.chat.completions.create(**asked(messages=picture(file.getvalue()), logit_bias={"99999999": 1.0}))
-    assert client.chat.completions.create(**asked(messages=picture(file.getvalue()), max_tokens=1)).choices
+        client.chat.completions.create(**asked(messages=image(file.getvalue()), logit_bias={"99999999": 1.0}))
+    assert client.chat.completions.create(**asked(messages=image(file.getvalue()), max_tokens=1)).choices
 
 
-def picture(data: bytes) -> list[dict[str, Any]]:
+def image(data: bytes) -> list[dict[str, Any]]:
     url = "data:image/png;base64," + base64.b64encode(data).decode()
     return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
 
 
-def test_pictures_that_are_too_large_are_refused_and_the_server_stays_up(client: openai.OpenAI) -> None:
+def test_images_that_are_too_large_are_refused_and_the_server_stays_up(client: openai.OpenAI) -> None:
     from PIL import Image as PILImage
 
     bomb = io.BytesIO()
     PILImage.new("1", (20_000, 20_000)).save(bomb, "PNG")  # a small file of 400 million pixels
     extra = {"vllm_xargs": {"strategy": "vcd"}}
     with pytest.raises(openai.BadRequestError, match="pixels"):
-        client.chat.completions.create(**asked(messages=picture(bomb.getvalue()), extra_body=extra))
+        client.chat.completions.create(**asked(messages=image(bomb.getvalue()), extra_body=extra))
     for body in (extra, {}):
         with pytest.raises((openai.APIStatusError, openai.APIConnectionError)) as error:  # it may hang up meanwhile
-            client.chat.completions.create(**asked(messages=picture(bytes(100 * 2**20)), extra_body=body))
+            client.chat.completions.create(**asked(messages=image(bytes(100 * 2**20)), extra_body=body))
         assert not isinstance(error.value, openai.InternalServerError)
     assert client.chat.completions.create(**asked(max_tokens=1)).choices
 

@@ -58,7 +58,7 @@ def test_nothing_is_merged_without_an_adapter() -> None:
 
 def test_the_digest_tells_settings_that_change_an_output() -> None:
     plain = VLLM()
-    for same in ({"in_flight": 3}, {"max_pictures": 2}, {"data_parallel": 2}, {"trace": False}, {"cache_gib": 1.0}):
+    for same in ({"in_flight": 3}, {"max_images": 2}, {"data_parallel": 2}, {"trace": False}, {"cache_gib": 1.0}):
         assert VLLM(**same).digest == plain.digest
     others = ({"dtype": "bfloat16"}, {"quantization": "fp8"}, {"engine_args": {"max_num_seqs": 4}})
     assert len({plain.digest, *(VLLM(**other).digest for other in others)}) == 4
@@ -66,7 +66,7 @@ def test_the_digest_tells_settings_that_change_an_output() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "plan", "length", "pictures"),
+    ("given", "plan", "length", "images"),
     [
         ({}, (0, 0), None, 64),
         ({}, (3, 300), 512, 3),
@@ -74,14 +74,14 @@ def test_the_digest_tells_settings_that_change_an_output() -> None:
         ({}, (3, 513), 768, 3),
         ({}, (3, 0), None, 3),
         ({}, (0, 10**9), None, 64),
-        ({"max_model_len": 128, "max_pictures": 2}, (3, 300), 128, 2),
+        ({"max_model_len": 128, "max_images": 2}, (3, 300), 128, 2),
     ],
 )
-def test_a_plan_sets_length_and_pictures(given: Any, plan: tuple[int, int], length: int | None, pictures: int) -> None:
+def test_a_plan_sets_length_and_images(given: Any, plan: tuple[int, int], length: int | None, images: int) -> None:
     model = VLLM(**given)
     model.expect(*plan)
     told = model.arguments()
-    assert (told["max_model_len"], told["limit_mm_per_prompt"]["image"]) == (length, pictures)
+    assert (told["max_model_len"], told["limit_mm_per_prompt"]["image"]) == (length, images)
     assert model.is_planned == (not given and (length is not None or plan[0] > 0))
     assert (model.digest, model.max_tokens) == (
         VLLM(**given).digest,
@@ -129,7 +129,7 @@ def prompt(question: str) -> Prompt:
 
 
 def test_prompts_share_the_blocks_of_their_beginnings() -> None:
-    model, begin = VLLM(), "Which of all the colours in the picture is the brightest one of all, and why? " * 2
+    model, begin = VLLM(), "Which of all the colors in the image is the brightest one of all, and why? " * 2
     one, two, other = (blocks(model.hf, prompt(text), 8) for text in (f"{begin}red?", f"{begin}blue?", "No. " + begin))
     count = len(model.hf.ids(prompt(f"{begin}red?")))
     assert len(one) == (count - 1) // 8
@@ -176,7 +176,7 @@ def groups(count: int) -> list[list[Ask]]:
 
 
 @pytest.mark.parametrize("count", [0, 1, TOGETHER, 5 * TOGETHER + 3])
-def test_every_group_goes_whole_to_one_engine_beside_its_neighbours(count: int) -> None:
+def test_every_group_goes_whole_to_one_engine_beside_its_neighbors(count: int) -> None:
     engines, told = (Fake(), Fake()), dict[int, Any]()
     both = replicas(*engines)
     both.run(groups(count), told.__setitem__)

@@ -14,7 +14,7 @@ NODES = [
     {"name": "binding"},
     {"name": "binding", "ways": 4, "concepts": 8},
     {"name": "binding", "ways": 4, "similar": True},
-    {"name": "binding", "by": "colour", "hint": True},
+    {"name": "binding", "by": "color", "hint": True},
     {"name": "binding", "by": "shape", "ways": 4},
     {"name": "binding", "by": "texture", "ways": 4},
     {"name": "binding", "by": "size", "ways": 3},
@@ -31,10 +31,10 @@ NODES = [
     {"name": "counting", "bare": True, "pair": True},
     {"name": "existence"},
     {"name": "existence", "sampling": "popular"},
-    {"name": "existence", "sampling": "adversarial", "per_picture": 6},
+    {"name": "existence", "sampling": "adversarial", "per_image": 6},
     {"name": "captions"},
     {"name": "matching"},
-    {"name": "matching", "by": "colour"},
+    {"name": "matching", "by": "color"},
     {"name": "interleaved_operators"},
     {"name": "link_context"},
     {"name": "conflict"},
@@ -52,7 +52,7 @@ def told(task) -> str:
     for query in task.queries[:3]:
         for e in (query, *task.pool(query.id).examples[:10]):
             record = (e.id, e.question, e.answers, e.options, e.label, e.group, e.meta, e.secret)
-            found.update(repr((record, [p.digest for p in e.pictures])).encode())
+            found.update(repr((record, [p.digest for p in e.images])).encode())
     return found.hexdigest()
 
 
@@ -91,19 +91,19 @@ def test_another_process_with_other_hashes_makes_the_same_bytes():
 
 
 @pytest.mark.parametrize("node", NODES, ids=IDS)
-def test_origins_and_ids_do_not_tell_what_a_picture_shows(node):
+def test_origins_and_ids_do_not_tell_what_a_image_shows(node):
     task = build("task", node)
     for query in task.queries[:5]:
         for example in (query, *task.pool(query.id).examples[:10]):
-            public = f"{example.id} {example.group} {[p.origin for p in example.pictures]}".replace("_", "-")
+            public = f"{example.id} {example.group} {[p.origin for p in example.images]}".replace("_", "-")
             words = set(public.replace("-", " ").split())
             assert not words & {"red", "blue", "star", "arch", "yes", "plus", "minus", "times", example.answer}
 
 
-def test_pictures_wait_until_they_are_looked_at(monkeypatch):
+def test_images_wait_until_they_are_looked_at(monkeypatch):
     from icl.tasks.generated import drawing
 
-    monkeypatch.setattr(drawing, "draw", lambda *a, **k: pytest.fail("a picture was drawn"))
+    monkeypatch.setattr(drawing, "draw", lambda *a, **k: pytest.fail("an image was drawn"))
     for node in NODES:
         task = build("task", node | {"seed": 77})
         assert len(task.pool(task.queries[0].id)) >= task.pool_size

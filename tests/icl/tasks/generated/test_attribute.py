@@ -19,13 +19,13 @@ def test_attributes_are_equally_frequent():
     assert set(Counter(q.secret["asked"] for q in Attribute(query_limit=40).queries).values()) == {10}
 
 
-def test_options_are_the_four_true_answers_about_the_querys_picture():
+def test_options_are_the_four_true_answers_about_the_querys_image():
     for query in Attribute().queries:
         assert len(set(query.options)) == 4
-        drawn = query.pictures[0].load
-        assert query.options == (drawn.colour, drawn.shape, drawn.texture, drawn.size)
+        drawn = query.images[0].load
+        assert query.options == (drawn.color, drawn.shape, drawn.texture, drawn.size)
 
 
-def test_the_pools_share_a_bank_of_pictures():
+def test_the_pools_share_a_bank_of_images():
     task = Attribute(query_limit=40, bank=50)
-    assert len({e.pictures[0].origin for q in task.queries for e in task.pool(q.id).examples}) == 50
+    assert len({e.images[0].origin for q in task.queries for e in task.pool(q.id).examples}) == 50

@@ -58,28 +58,28 @@ def test_more_concepts_than_ways_are_in_the_pool_and_no_option():
     assert set(query.options) < {e.answer for e in pool}
 
 
-def test_pictures_of_the_pool_come_from_a_bank_and_the_querys_does_not():
+def test_images_of_the_pool_come_from_a_bank_and_the_querys_does_not():
     task = Binding(query_limit=60, bank=8)
-    shown = {e.pictures[0].digest for q in task.queries for e in task.pool(q.id).examples}
+    shown = {e.images[0].digest for q in task.queries for e in task.pool(q.id).examples}
     assert len(shown) <= 8 * len(HELD_OUT)
-    asked = {q.pictures[0].digest for q in task.queries}
+    asked = {q.images[0].digest for q in task.queries}
     assert len(asked) == 60
     assert not asked & shown
 
 
-@pytest.mark.parametrize("by", ["colour", "shape", "texture", "size", "count"])
+@pytest.mark.parametrize("by", ["color", "shape", "texture", "size", "count"])
 def test_a_concept_by_one_attribute_leaves_the_others_open(by):
     task = Binding(by=by, ways=2, support=16)
     pool = task.pool(task.queries[0].id).examples
-    drawn = [e.pictures[0].load for e in pool]
+    drawn = [e.images[0].load for e in pool]
     assert {getattr(d, by) for d in drawn} == {concept(e) for e in pool}
-    others = {(d.colour, d.shape) for d in drawn}
+    others = {(d.color, d.shape) for d in drawn}
     assert len(others) > 2
     assert others <= set(HELD_OUT)
     assert len({e.answer for e in pool}) == 2
 
 
-def test_similar_concepts_share_a_colour_or_a_shape_with_one_of_them():
+def test_similar_concepts_share_a_color_or_a_shape_with_one_of_them():
     task = Binding(ways=6, similar=True)
     for query in task.queries[:20]:
         found = {concept(e) for e in task.pool(query.id).examples}
@@ -89,8 +89,8 @@ def test_similar_concepts_share_a_colour_or_a_shape_with_one_of_them():
 
 
 def test_the_hint_names_the_attribute():
-    assert Binding(by="colour", hint=True).queries[0].question == "what is this color called?"
-    assert Binding(by="colour").queries[0].question == "what is this?"
+    assert Binding(by="color", hint=True).queries[0].question == "what is this color called?"
+    assert Binding(by="color").queries[0].question == "what is this?"
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ def test_every_object_of_the_vocabulary_is_found_in_singular_and_plural():
 
     names = {name: name for name in VOCABULARY}
     for name in VOCABULARY:
-        colour, shape = name.split()
+        color, shape = name.split()
         assert mentions(f"there is one {name} here", names) == [name]
-        assert mentions(f"there are three {colour} {plural(shape)} here", names) == [name]
+        assert mentions(f"there are three {color} {plural(shape)} here", names) == [name]
 
 
 def test_a_caption_of_another_scene_is_caught():

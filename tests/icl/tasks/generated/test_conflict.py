@@ -1,4 +1,4 @@
-"""Tests of knowledge conflict: the questions, the pictures, and what fakes of known behaviour score on them."""
+"""Tests of knowledge conflict: the questions, the images, and what fakes of known behavior score on them."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from icl.errors import ConfigError
 from icl.models.base import Request
 from icl.tasks.generated.conflict import Conflict
 from icl.tasks.generated.letters import print_word, width
-from icl.tasks.generated.world import COLOURS
+from icl.tasks.generated.world import COLORS
 
 
 def by_mode(task):
@@ -17,21 +17,21 @@ def by_mode(task):
     return found
 
 
-@pytest.mark.parametrize("by", ["colour", "shape"])
-def test_an_item_asks_the_same_thing_from_text_and_from_its_picture(by):
+@pytest.mark.parametrize("by", ["color", "shape"])
+def test_an_item_asks_the_same_thing_from_text_and_from_its_image(by):
     asked = by_mode(Conflict(by=by, query_limit=60))
-    for text, seen, recognise in zip(*asked.values(), strict=True):
-        assert text.group == seen.group == recognise.group
+    for text, seen, recognize in zip(*asked.values(), strict=True):
+        assert text.group == seen.group == recognize.group
         assert text.answers == seen.answers
         assert text.options == seen.options
         assert len(set(seen.options)) == 4
         assert {seen.answer, seen.secret["told"]} <= set(seen.options)
-        assert not text.pictures
+        assert not text.images
         assert text.question.endswith(seen.question)
         assert f"{' '.join(text.secret['concept'])}. " in text.question
-        assert recognise.answer in text.secret["concept"]
-        assert recognise.answer != seen.answer
-        assert recognise.pictures == seen.pictures
+        assert recognize.answer in text.secret["concept"]
+        assert recognize.answer != seen.answer
+        assert recognize.images == seen.images
 
 
 def test_the_true_option_has_no_place_of_its_own():
@@ -46,9 +46,9 @@ def test_what_contradicts_is_a_printed_word_or_a_statement_or_nothing():
     for a, b, c in zip(printed, stated, none, strict=True):
         assert a.question == c.question == b.question.split(". ")[1]
         assert f" {b.secret['told']} " in b.question
-        assert b.pictures == c.pictures
-        assert a.pictures[0].load.word == a.secret["told"] != a.answer
-        assert np.any(np.asarray(a.pictures[0].open()) != np.asarray(c.pictures[0].open()))
+        assert b.images == c.images
+        assert a.images[0].load.word == a.secret["told"] != a.answer
+        assert np.any(np.asarray(a.images[0].open()) != np.asarray(c.images[0].open()))
         assert a.answers == b.answers == c.answers
 
 
@@ -58,7 +58,7 @@ def test_pools_are_without_contradiction_and_of_the_kind_of_the_question():
         for example in task.pool(query.id).examples:
             assert example.meta == {"mode": query.meta["mode"], "against": "none"}
             assert example.secret["told"] is None
-            assert bool(example.pictures) == bool(query.pictures)
+            assert bool(example.images) == bool(query.images)
 
 
 def test_a_printed_word_is_dark_strokes_on_a_white_label():
@@ -81,26 +81,26 @@ def test_wrong_modes_are_refused():
 
 
 def reader(request: Request) -> str:
-    """Reads text and printed words, sees shapes, and sees a colour only where no word is printed."""
-    picture = next((p for p in reversed(request.prompt.pictures)), None)
+    """Reads text and printed words, sees shapes, and sees a color only where no word is printed."""
+    image = next((p for p in reversed(request.prompt.images)), None)
     question = next(p.text for p in request.prompt.parts() if p.name == "query.question")
-    if picture is None:
-        return next(word for word in question.replace(".", "").split() if word in COLOURS)
-    recipe = picture.load
+    if image is None:
+        return next(word for word in question.replace(".", "").split() if word in COLORS)
+    recipe = image.load
     drawing = getattr(recipe, "drawing", recipe)
     if "shape is in" in question:
         return drawing.shape
-    return getattr(recipe, "word", drawing.colour)
+    return getattr(recipe, "word", drawing.color)
 
 
 def sober(request: Request) -> str:
     """Says what the text says, and else what is drawn."""
-    recipe = request.prompt.pictures[-1].load if request.prompt.pictures else None
+    recipe = request.prompt.images[-1].load if request.prompt.images else None
     drawing = getattr(recipe, "drawing", recipe)
     question = next(p.text for p in request.prompt.parts() if p.name == "query.question")
     if drawing is None:
-        return next(word for word in question.replace(".", "").split() if word in COLOURS)
-    return drawing.shape if "shape is in" in question else drawing.colour
+        return next(word for word in question.replace(".", "").split() if word in COLORS)
+    return drawing.shape if "shape is in" in question else drawing.color
 
 
 @pytest.mark.parametrize(
@@ -113,10 +113,10 @@ def test_fakes_score_as_they_must(tmp_path, says, against, scores):
         "name": "t",
         "task": {"name": "conflict", "against": against, "queries": 30},
         "model": {"name": "fake-scripted", "answer": f"{__file__}:{says}"},
-        "metrics": ["lenient", "recognised_accuracy", "flip_rate", "conflict_rate", "misled"],
+        "metrics": ["lenient", "recognized_accuracy", "flip_rate", "conflict_rate", "misled"],
     }
     run = icl.run(config, runs=tmp_path, quiet=True)
-    means = run.samples()[["recognised_accuracy", "flip_rate", "conflict_rate"]].mean()
+    means = run.samples()[["recognized_accuracy", "flip_rate", "conflict_rate"]].mean()
     assert list(means) == [accuracy, flips, conflict]
     if misled is not None:
         assert run.samples()["misled"].mean() == misled

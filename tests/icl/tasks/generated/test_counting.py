@@ -9,10 +9,10 @@ from icl.tasks.generated.counting import Counting
 
 
 def number(example, word) -> int:
-    return sum(count for colour, shape, count in example.secret["groups"] if word in (colour, shape))
+    return sum(count for color, shape, count in example.secret["groups"] if word in (color, shape))
 
 
-@pytest.mark.parametrize("by", ["colour", "shape"])
+@pytest.mark.parametrize("by", ["color", "shape"])
 def test_the_answer_is_the_number_of_shapes_of_the_word_that_is_asked(by):
     for query in Counting(by=by, bare=True).queries:
         assert query.answer == str(number(query, query.question.removesuffix("?")))
@@ -21,8 +21,8 @@ def test_the_answer_is_the_number_of_shapes_of_the_word_that_is_asked(by):
 def test_by_both_counts_one_kind_and_by_all_counts_everything():
     for query in Counting(by="both").queries[:50]:
         words = query.question.split()
-        colour, plural = words[2], words[3]
-        assert query.answer == str(sum(n for c, s, n in query.secret["groups"] if c == colour and plural.startswith(s)))
+        color, plural = words[2], words[3]
+        assert query.answer == str(sum(n for c, s, n in query.secret["groups"] if c == color and plural.startswith(s)))
     for query in Counting(by="all").queries[:50]:
         assert query.question == "how many shapes are there?"
         assert query.answer == str(sum(n for _, _, n in query.secret["groups"]))
@@ -44,22 +44,22 @@ def test_a_bare_word_asks_what_the_demonstrations_answer():
 
 
 def test_a_pair_names_the_property_of_the_same_word():
-    for by, word in (("colour", "color"), ("shape", "shape")):
+    for by, word in (("color", "color"), ("shape", "shape")):
         bare, pair = Counting(by=by, bare=True), Counting(by=by, bare=True, pair=True)
         for one, other in zip(bare.queries, pair.queries, strict=True):
             assert other.question == f"{word}: {one.question.removesuffix('?')}"
-            assert (one.answers, one.pictures) == (other.answers, other.pictures)
+            assert (one.answers, one.images) == (other.answers, other.images)
     with pytest.raises(ConfigError, match="it needs bare: true"):
         Counting(pair=True)
 
 
-def test_the_picture_shows_the_groups_that_were_counted():
+def test_the_image_shows_the_groups_that_were_counted():
     for query in Counting(query_limit=10).queries:
-        assert [[g.colour, g.shape, g.count] for g in query.pictures[0].load.groups] == query.secret["groups"]
+        assert [[g.color, g.shape, g.count] for g in query.images[0].load.groups] == query.secret["groups"]
 
 
 def test_combinations_without_a_wording_are_refused():
-    with pytest.raises(ConfigError, match="one word, by colour or by shape, not by both"):
+    with pytest.raises(ConfigError, match="one word, by color or by shape, not by both"):
         Counting(by="both", bare=True)
     with pytest.raises(ConfigError, match="presence needs bare"):
         Counting(answer="presence")

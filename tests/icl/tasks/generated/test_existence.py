@@ -17,19 +17,19 @@ def asked(example) -> str:
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_yes_objects_are_there_and_no_objects_are_not(sampling):
-    for example in Existence(sampling=sampling, per_picture=6).queries:
+    for example in Existence(sampling=sampling, per_image=6).queries:
         assert (example.answer == "yes") == (asked(example) in example.secret["objects"])
         assert asked(example) in example.question
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("per_picture", [1, 2, 6])
-def test_labels_are_balanced_and_their_place_does_not_tell_them(sampling, per_picture):
-    task = Existence(sampling=sampling, per_picture=per_picture, query_limit=120)
+@pytest.mark.parametrize("per_image", [1, 2, 6])
+def test_labels_are_balanced_and_their_place_does_not_tell_them(sampling, per_image):
+    task = Existence(sampling=sampling, per_image=per_image, query_limit=120)
     assert Counter(e.answer for e in task.queries) == {"yes": 60, "no": 60}
     assert Counter(e.answer for e in task.pool("").examples)["yes"] in (99, 100, 101)
-    if per_picture > 1:
-        assert {e.answer for e in task.queries[::per_picture]} == {"yes", "no"}
+    if per_image > 1:
+        assert {e.answer for e in task.queries[::per_image]} == {"yes", "no"}
 
 
 def test_the_share_of_yes_is_a_parameter():
@@ -49,19 +49,19 @@ def test_label_ratios_are_exact_in_every_sampling_and_their_place_tells_nothing(
         assert abs(share - ratio) < 0.12
 
 
-def test_questions_about_a_picture_share_a_group_and_ask_different_objects():
+def test_questions_about_a_image_share_a_group_and_ask_different_objects():
     groups: dict[str, list] = {}
-    for example in Existence(per_picture=6).queries:
+    for example in Existence(per_image=6).queries:
         groups.setdefault(example.group, []).append(example)
     for examples in groups.values():
         assert len(examples) == len({asked(e) for e in examples}) == 6
-        assert len({e.pictures[0].origin for e in examples}) == 1
+        assert len({e.images[0].origin for e in examples}) == 1
 
 
 def test_samplings_ask_about_the_same_scenes_and_the_same_present_objects():
     tasks = [Existence(sampling=sampling) for sampling in SAMPLINGS]
     for examples in zip(*(task.queries for task in tasks), strict=True):
-        assert len({e.pictures[0].origin for e in examples}) == 1
+        assert len({e.images[0].origin for e in examples}) == 1
         assert len({e.answer for e in examples}) == 1
         if examples[0].answer == "yes":
             assert len({asked(e) for e in examples}) == 1
@@ -85,4 +85,4 @@ def test_absent_objects_follow_their_sampling():
 
 def test_more_yes_questions_than_a_scene_has_objects_are_refused():
     with pytest.raises(ConfigError, match="needs more than 3 objects in a scene"):
-        Existence(per_picture=6, yes_ratio=0.9)
+        Existence(per_image=6, yes_ratio=0.9)

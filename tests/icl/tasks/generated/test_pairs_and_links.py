@@ -13,13 +13,13 @@ from icl.tasks.generated.matching import Matching
 from icl.tasks.generated.operators import Operators
 
 
-@pytest.mark.parametrize(("by", "same"), [("pair", (0, 1)), ("colour", (0,)), ("shape", (1,))])
+@pytest.mark.parametrize(("by", "same"), [("pair", (0, 1)), ("color", (0,)), ("shape", (1,))])
 def test_a_pair_matches_exactly_where_the_relation_holds(by, same):
     task = Matching(by=by, query_limit=60)
     for example in (*task.queries, *task.pool("").examples):
         one, other = example.secret["concepts"]
         assert (example.answer == "yes") == all(one[i] == other[i] for i in same)
-        assert len({picture.digest for picture in example.pictures}) == 2
+        assert len({image.digest for image in example.images}) == 2
 
 
 def test_every_two_pairs_hold_one_match_in_a_drawn_order():
@@ -32,11 +32,11 @@ def test_every_two_pairs_hold_one_match_in_a_drawn_order():
     assert [e.answer for e in official.queries] == [e.answer for e in Matching().queries]
 
 
-def test_interleaved_sums_are_those_of_operators_in_two_pictures():
+def test_interleaved_sums_are_those_of_operators_in_two_images():
     task, sums = InterleavedOperators(query_limit=6), Operators(query_limit=6)
     for query, whole in zip(task.queries, sums.queries, strict=True):
         assert (query.id, query.answers, query.options) == (whole.id, whole.answers, whole.options)
-        assert len(query.pictures) == 2
+        assert len(query.images) == 2
         pool = [(e.id, e.answer) for e in task.pool(query.id).examples]
         assert pool == [(e.id, e.answer) for e in sums.pool(whole.id).examples]
     with pytest.raises(ConfigError, match="support 55 is more than the 54 other pairs"):
@@ -55,28 +55,28 @@ def test_a_digit_is_the_left_one_of_a_sum_whole_and_alone():
 
 def test_the_bank_of_digits_is_shared_by_pools_and_holds_no_query_s():
     task = InterleavedOperators(query_limit=30, bank=2)
-    pools = {p.origin for q in task.queries for e in task.pool(q.id).examples for p in e.pictures}
+    pools = {p.origin for q in task.queries for e in task.pool(q.id).examples for p in e.images}
     assert len(pools) == 20
-    assert not pools & {p.origin for q in task.queries for p in q.pictures}
+    assert not pools & {p.origin for q in task.queries for p in q.images}
 
 
 def test_link_context_asks_for_either_side_equally():
     queries = LinkContext(query_limit=60).queries
-    assert Counter(q.secret["side"] for q in queries) == {"positive": 30, "neighbour": 30}
+    assert Counter(q.secret["side"] for q in queries) == {"positive": 30, "neighbor": 30}
     places = Counter((q.secret["side"], q.options.index(q.answer)) for q in queries)
     assert len(places) == 4  # neither side nor place tells the other
     assert min(places.values()) > 8
 
 
-def test_the_neighbour_looks_alike_and_keeps_its_true_name():
+def test_the_neighbor_looks_alike_and_keeps_its_true_name():
     task = LinkContext(query_limit=20)
     for query in task.queries:
         pool = task.pool(query.id).examples
         concepts = {e.secret["side"]: tuple(e.secret["concept"]) for e in pool}
-        positive, neighbour = concepts["positive"], concepts["neighbour"]
-        assert (positive[0] == neighbour[0]) != (positive[1] == neighbour[1])
+        positive, neighbor = concepts["positive"], concepts["neighbor"]
+        assert (positive[0] == neighbor[0]) != (positive[1] == neighbor[1])
         names = {e.secret["side"]: e.answer for e in pool}
-        assert names["neighbour"] == " ".join(neighbour)
+        assert names["neighbor"] == " ".join(neighbor)
         assert set(query.options) == set(names.values())
         assert Counter(e.answer for e in pool[:2]) == dict.fromkeys(names.values(), 1)
 

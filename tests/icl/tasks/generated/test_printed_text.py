@@ -13,7 +13,7 @@ def test_the_answer_is_the_word_in_the_box_or_the_other_one_by_the_rule_of_the_p
     assert Counter(q.secret["rule"] for q in task.queries) == {"boxed": 30, "other": 30}
     for query in task.queries:
         for example in (query, *task.pool(query.id).examples):
-            recipe = example.pictures[0].load
+            recipe = example.images[0].load
             assert example.secret["rule"] == query.secret["rule"]
             boxed = recipe.words[recipe.boxed]
             other = recipe.words[1 - recipe.boxed]

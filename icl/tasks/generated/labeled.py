@@ -1,9 +1,9 @@
-"""Pictures with words on them, drawn when somebody looks: a drawing with a label, or words alone."""
+"""Images with words on them, drawn when somebody looks: a drawing with a label, or words alone."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from icl.images import Picture
+from icl.images import Image
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import Drawing, drawn
 from icl.tasks.generated.letters import print_word, width
@@ -16,7 +16,7 @@ RED = (220, 0, 0)
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """A recipe: a drawing in the middle, and a word printed at the upper or lower edge."""
 
     drawing: Drawing
@@ -30,7 +30,7 @@ class Labelled:
         return print_word(self.drawing(), self.word, (left, top), unit)
 
     @property
-    def picture(self) -> Picture:
+    def image(self) -> Image:
         return drawn(self, "words", self.drawing.seed)
 
 
@@ -60,5 +60,5 @@ class Words:
         return image
 
     @property
-    def picture(self) -> Picture:
+    def image(self) -> Image:
         return drawn(self, "words", self.seed)

@@ -1,4 +1,4 @@
-"""Each distinct picture is encoded once, and what comes from the cache is what the processor's own way gives."""
+"""Each distinct image is encoded once, and what comes from the cache is what the processor's own way gives."""
 
 import shutil
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def gap(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @every
-def test_cached_pictures_give_the_logits_of_the_processors_own_way(name: str, model_of: ModelOf) -> None:
+def test_cached_images_give_the_logits_of_the_processors_own_way(name: str, model_of: ModelOf) -> None:
     hf = model_of(name)
     assert hf.notes == ()
     for prompt in prompts():
@@ -52,26 +52,26 @@ def test_rendered_ids_are_the_processors_own(name: str, model_of: ModelOf) -> No
 
 
 @every
-def test_a_picture_shown_in_many_prompts_is_encoded_once(name: str, folder_of: Callable[[str], Path]) -> None:
+def test_a_image_shown_in_many_prompts_is_encoded_once(name: str, folder_of: Callable[[str], Path]) -> None:
     hf = HF(path=str(folder_of(name)))
     hf.load()
     hf.open(prompts())
     hf.open([tiny_models.prompt([1, 2]), tiny_models.prompt([7, 5, 3])])
     count = hf.counters()
-    assert count["pictures_shown"] == 15
-    assert count["pictures_encoded"] == 7
+    assert count["images_shown"] == 15
+    assert count["images_encoded"] == 7
 
 
-def test_a_picture_alone_and_among_others_is_kept_twice_where_the_processor_cares(model_of: ModelOf) -> None:
+def test_a_image_alone_and_among_others_is_kept_twice_where_the_processor_cares(model_of: ModelOf) -> None:
     cares = {name: model_of(name).pixels.company for name in tiny_models.ARCHITECTURES}
     assert [name for name, does in cares.items() if does] == ["llava_onevision"]
     hf = model_of("llava_onevision")
     alone, among = tiny_models.prompt([40]), tiny_models.prompt([40, 41])
     for prompt in (alone, among):
         assert gap(hf.open([prompt]).logits, plain_logits(hf, prompt)) < 2e-5
-    before = hf.counters()["pictures_encoded"]
+    before = hf.counters()["images_encoded"]
     hf.open([alone, among])
-    assert hf.counters()["pictures_encoded"] == before
+    assert hf.counters()["images_encoded"] == before
 
 
 @every
@@ -79,8 +79,8 @@ def test_noise_on_processed_pixels_is_the_same_with_and_without_the_cache(name: 
     hf = model_of(name)
     clean = tiny_models.prompt([4])
     noised = clean.edit(DiffusionNoise(500))
-    ((pixels, _),) = hf.pixels.pixels([(clean.pictures[0], False)])
-    edited = noised.pictures[0].pixel_edits[0].on_pixels(pixels["pixel_values"])
+    ((pixels, _),) = hf.pixels.pixels([(clean.images[0], False)])
+    edited = noised.images[0].pixel_edits[0].on_pixels(pixels["pixel_values"])
     own = dict(
         hf.checkpoint.processor.apply_chat_template(
             conversations([clean])[0], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
@@ -95,10 +95,10 @@ def test_noise_on_processed_pixels_is_the_same_with_and_without_the_cache(name: 
 
 
 @every
-def test_pictures_processed_together_are_as_if_alone(name: str, model_of: ModelOf) -> None:
+def test_images_processed_together_are_as_if_alone(name: str, model_of: ModelOf) -> None:
     pixels = model_of(name).pixels
     pixels.known.clear()
-    images = [tiny_models.picture(200 + i, (56, 84)) for i in range(4)]
+    images = [tiny_models.image(200 + i, (56, 84)) for i in range(4)]
     together = pixels.pixels([(image, False) for image in images])
     for image, (inputs, text) in zip(images, together, strict=True):
         alone, told = pixels.process(image.open(), 1)
@@ -107,13 +107,13 @@ def test_pictures_processed_together_are_as_if_alone(name: str, model_of: ModelO
 
 
 @pytest.mark.parametrize("name", ["idefics3", "qwen2_5_vl"])
-def test_edits_reach_the_pictures_they_are_on_and_no_other(name: str, model_of: ModelOf) -> None:
+def test_edits_reach_the_images_they_are_on_and_no_other(name: str, model_of: ModelOf) -> None:
     hf = model_of(name)
     clean = tiny_models.prompt([1, 2, 3])
     query = clean.edit(DiffusionNoise(500), where="query")
-    assert [bool(picture.pixel_edits) for picture in query.pictures] == [False, False, True]
+    assert [bool(image.pixel_edits) for image in query.images] == [False, False, True]
     read, noised = hf.engine.reader.read([clean, query])
-    assert [a is b for a, b in zip(read.pictures, noised.pictures, strict=True)] == [True, True, False]
+    assert [a is b for a, b in zip(read.images, noised.images, strict=True)] == [True, True, False]
     assert gap(hf.open([query]).logits, plain_logits(hf, query)) < 2e-5
     blank = clean.edit(Blank())
     assert gap(hf.open([blank]).logits, hf.open([clean]).logits) > 1e-3
@@ -121,13 +121,13 @@ def test_edits_reach_the_pictures_they_are_on_and_no_other(name: str, model_of: 
 
 
 def test_a_small_cache_forgets_and_answers_the_same(folder_of: Callable[[str], Path], model_of: ModelOf) -> None:
-    small = HF(path=str(folder_of("llava")), picture_cache_mb=0)
+    small = HF(path=str(folder_of("llava")), image_cache_mb=0)
     small.load()
     model_of("llava").engine.opener.heads.clear()  # of other tests: on a beginning, logits are the same up to rounding
     want = model_of("llava").open(prompts()).logits
     for _ in range(2):
         assert torch.equal(small.open(prompts()).logits, want)
-    assert small.counters()["pictures_encoded"] == 14
+    assert small.counters()["images_encoded"] == 14
     assert small.engine.reader.encoder.known.used == 0
 
 
@@ -143,10 +143,10 @@ def test_a_byte_cache_keeps_what_was_used_last_within_its_limit() -> None:
     assert cache.used == 6
 
 
-def test_a_model_whose_pictures_depend_on_their_company_runs_without_the_cache(
+def test_a_model_whose_images_depend_on_their_company_runs_without_the_cache(
     folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Features that carry the number of pictures encoded together: what BLIP-2's queries or a packed tower could do."""
+    """Features that carry the number of images encoded together: what BLIP-2's queries or a packed tower could do."""
     import transformers
 
     kind = transformers.LlavaModel
@@ -161,7 +161,7 @@ def test_a_model_whose_pictures_depend_on_their_company_runs_without_the_cache(
     hf = HF(path=str(folder_of("llava")))
     hf.load()
     (note,) = hf.notes
-    assert "picture cache is off" in note
+    assert "image cache is off" in note
     assert "logits differ" in note
     own = {
         i: dict(
@@ -196,8 +196,8 @@ def test_a_template_that_takes_single_turns_alone_keeps_the_cache(
         hf.open([tiny_models.prompt([1, 2])])
 
 
-def test_noise_is_refused_where_a_pictures_pixels_cannot_be_told_apart(model_of: ModelOf) -> None:
-    hf = model_of("llava_onevision")  # cuts tiles for a picture alone, and none among others
+def test_noise_is_refused_where_a_images_pixels_cannot_be_told_apart(model_of: ModelOf) -> None:
+    hf = model_of("llava_onevision")  # cuts tiles for an image alone, and none among others
     noised = tiny_models.prompt([1, 2]).edit(DiffusionNoise(500))
     with pytest.raises(ModelError, match="cannot be placed"):
         plain_logits(hf, noised)

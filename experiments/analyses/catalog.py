@@ -1,4 +1,4 @@
-"""The analyses there are: every module of this folder with a function `analyse` is one, under its own name."""
+"""The analyses there are: every module of this folder with a function `analyze` is one, under its own name."""
 
 import ast
 import importlib
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 Analysis = Callable[["View"], "DataFrame"]
 
 
-def catalogue() -> dict[str, str]:
+def catalog() -> dict[str, str]:
     """name -> one line, without importing any."""
     found = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         text = path.read_text(encoding="utf-8")
-        if "\ndef analyse(" in text:
+        if "\ndef analyze(" in text:
             found[path.stem] = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
     return found
 
 
 def analysis(name: str) -> Analysis:
     """The function of an analysis. Raises ConfigError with the nearest name."""
-    known = catalogue()
+    known = catalog()
     plain = name.replace("-", "_")
     if plain not in known:
         raise ConfigError(f"no analysis named '{name}'.{did_you_mean(plain, known)} There are {', '.join(known)}.")
-    found: Analysis = importlib.import_module(f"experiments.analyses.{plain}").analyse
+    found: Analysis = importlib.import_module(f"experiments.analyses.{plain}").analyze
     return found

@@ -1,9 +1,9 @@
-"""The modality gap closed by centring (C3, Zhang et al., ICLR 2024, without its training noise).
+"""The modality gap closed by centering (C3, Zhang et al., ICLR 2024, without its training noise).
 
     vector = unit(unit(v) - mean of its own modality over the pool)
 
-Means are of normalised vectors, and of the pool alone: its pictures, and the texts that `text` names, each text once.
-Centring takes away the gap between the centroids, not the difference of the distributions. One vector less its
+Means are of normalized vectors, and of the pool alone: its images, and the texts that `text` names, each text once.
+Centering takes away the gap between the centroids, not the difference of the distributions. One vector less its
 mean is nothing: fewer than two different ones are an error.
 """
 
@@ -24,12 +24,12 @@ from retrievers.machinery.embedding_source import Source, no_pool, reads, source
 from retrievers.machinery.vector_math import Vectors, unit
 
 
-@component("embedder", "centred")
+@component("embedder", "centered")
 @dataclass(frozen=True, kw_only=True)
-class Centred:
+class Centered:
     """Another embedder, less the mean of each modality over the pool (C3)."""
 
-    of: Annotated[Embedder, Nested("embedder")]  # the embedder whose vectors are centred
+    of: Annotated[Embedder, Nested("embedder")]  # the embedder whose vectors are centered
     text: Said = "question"  # the pool's texts whose mean is taken; i2t compares answers
 
     @property
@@ -38,13 +38,13 @@ class Centred:
 
     @property
     def digest(self) -> str:
-        return f"centred-1({self.of.digest},{self.text})"
+        return f"centered-1({self.of.digest},{self.text})"
 
-    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
-        raise no_pool("centred")
+    def images(self, items: Sequence[Query | Example]) -> Vectors:
+        raise no_pool("centered")
 
     def texts(self, texts: Sequence[str]) -> Vectors:
-        raise no_pool("centred")
+        raise no_pool("centered")
 
     def opened(self, cache: str | None, pool: Pool) -> Source:
         return _Opened(source_of(self.of, cache, pool), pool.examples, self.text)
@@ -56,15 +56,15 @@ class _Opened:
     examples: tuple[Example, ...]
     text: Said
 
-    def pictures(self, items: Sequence[Query | Example]) -> Vectors:
-        return unit(self.source.pictures(items) - self.picture_mean)
+    def images(self, items: Sequence[Query | Example]) -> Vectors:
+        return unit(self.source.images(items) - self.image_mean)
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         return unit(self.source.texts(texts) - self.text_mean)
 
     @cached_property
-    def picture_mean(self) -> Vectors:
-        return _mean(self.source.pictures([example for example in self.examples if example.pictures]), "pictures")
+    def image_mean(self) -> Vectors:
+        return _mean(self.source.images([example for example in self.examples if example.images]), "images")
 
     @cached_property
     def text_mean(self) -> Vectors:
@@ -75,7 +75,7 @@ class _Opened:
 def _mean(rows: Vectors, what: str) -> Vectors:
     if len(np.unique(np.round(rows, 6), axis=0)) < 2:
         raise PlanError(
-            f"embedder 'centred': the pool has fewer than two different {what}, and one less its mean is nothing. "
-            f"Use the embedder inside without centring."
+            f"embedder 'centered': the pool has fewer than two different {what}, and one less its mean is nothing. "
+            f"Use the embedder inside without centering."
         )
     return np.asarray(rows.mean(axis=0), dtype=np.float32)

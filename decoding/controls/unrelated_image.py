@@ -1,13 +1,13 @@
-"""Unrelated picture: a method's negative branches replaced by the prompt with a picture that has nothing to do with it.
+"""Unrelated image: a method's negative branches replaced by the prompt with an image that has nothing to do with it.
 
-The picture is made up of soft random colours, from the query's stream, at the size of the query's own. A corrupted
-picture that does no better than this one owes nothing to what is left of the original in it.
+The image is made up of soft random colors, from the query's stream, at the size of the query's own. A corrupted
+image that does no better than this one owes nothing to what is left of the original in it.
 """
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from decoding.arms.inspection import changes_picture
+from decoding.arms.inspection import changes_image
 from decoding.base import Strategy
 from decoding.controls.wrapped import OtherNegative
 from icl.edits import MadeUp
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from decoding.arms.control_target import Held
 
 
-@component("strategy", "unrelated_picture")
+@component("strategy", "unrelated_image")
 @dataclass(frozen=True)
-class UnrelatedPicture(OtherNegative):
-    """Control: another strategy with a made-up picture in the place of its own negative branches."""
+class UnrelatedImage(OtherNegative):
+    """Control: another strategy with a made-up image in the place of its own negative branches."""
 
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose arithmetic it is
 
@@ -30,7 +30,7 @@ class UnrelatedPicture(OtherNegative):
 
     @classmethod
     def fits(cls, held: "Held") -> "Arm | None":
-        return held.beside(UnrelatedPicture(held.strategy)) if changes_picture(held.strategy) else None
+        return held.beside(UnrelatedImage(held.strategy)) if changes_image(held.strategy) else None
 
     def negative(self, prompt: Prompt) -> Prompt:
         return prompt.edit(MadeUp(), "query")

@@ -1,0 +1,108 @@
+"""Images removed, blanked, noised, permuted or swapped: do they matter? (Baldassini et al. 2024; Xu et al. 2025)
+
+    removed     the example has no image
+    blank       every pixel one shade (0 black, 255 white; the papers use both)
+    noise       forward diffusion on the processed pixels; step 999 is nearly pure Gaussian noise (std .96)
+    permuted    demonstrations exchange their images, all of which go elsewhere where that is possible
+    swapped     each gets another image of the pool (the papers' "random"): no demonstration's, and not the query's
+
+Text stays. A permutation is drawn among those that move the most images to a place that showed another; the mark
+says the share that moved. Noise and swaps belong to the example and the query, not to the place in the prompt.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Le
+
+from icl.edits import DIFFUSION_STEPS, Blank, DiffusionNoise
+from icl.errors import ConfigError, PlanError
+from icl.images import Image
+from icl.registry import component
+from icl.tasks.base import Pool
+from icl.types import Context, Where
+from prompts.example_changes import changed, deranged, ranked, with_demos
+
+
+@component("transform", "images")
+@dataclass(frozen=True)
+class Images:
+    """Images of demonstrations, query or both: removed, blank, noise; of demonstrations: permuted, swapped."""
+
+    how: Literal["removed", "blank", "noise", "permuted", "swapped"] = "removed"  # what becomes of them
+    where: Where = "demos"  # whose images; permuted, swapped: demonstrations' only
+    shade: Annotated[int, Ge(0), Le(255)] = 128  # of a blank; 0 breaks processors that read zeros as padding
+    step: Annotated[int, Ge(0), Le(DIFFUSION_STEPS - 1)] = 999  # of the noise, of 1000 diffusion steps
+
+    def __post_init__(self) -> None:
+        if self.how in ("permuted", "swapped") and self.where != "demos":
+            raise ConfigError(f"images are {self.how} among demonstrations; where is '{self.where}'. Leave it out.")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"pool"} if self.how == "swapped" else ())
+
+    def fitted(self, pool: Pool, model: object) -> "Swapped":
+        """With the pool that images are drawn from."""
+        return Swapped(pool)
+
+    def transform(self, context: Context) -> Context:
+        if self.how == "permuted":
+            return _permuted(context)
+        if self.how == "swapped":
+            raise PlanError("images are swapped with the pool's. In Python, use fitted(pool, None); a run does so.")
+        return changed(context, self.where, lambda item: self._changed(item, context), f"images: {self.how}")
+
+    def _changed(self, item: Any, context: Context) -> Any:
+        if self.how == "removed":
+            return replace(item, images=())
+        shown = (self._edited(image, f"{item.id}/{j}", context) for j, image in enumerate(item.images))
+        return replace(item, images=tuple(shown))
+
+    def _edited(self, image: Image, place: str, context: Context) -> Image:
+        if self.how == "blank":
+            return image.edit(Blank(self.shade, self.shade, self.shade))
+        return image.edit(DiffusionNoise(self.step).bind(context.key, place))
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """The transform with its pool."""
+
+    pool: Pool
+
+    needs: ClassVar[frozenset[str]] = frozenset({"pool"})
+    where: ClassVar[Where] = "demos"
+
+    def transform(self, context: Context) -> Context:
+        """Raises PlanError where the pool has no other image."""
+        shown = [*context.query.images, *(p for demo in context.demos for p in demo.example.images)]
+        taken = {image.source_digest for image in shown}
+        return changed(context, "demos", lambda item: self._changed(item, taken, context), "images: swapped")
+
+    def _changed(self, item: Any, taken: set[str], context: Context) -> Any:
+        drawn = tuple(self._other(f"{item.id}/{j}", taken, context) for j in range(len(item.images)))
+        return replace(item, images=drawn) if drawn else item
+
+    def _other(self, place: str, taken: set[str], context: Context) -> Image:
+        order: list[int] = context.key.numpy(f"transform/pictures/{place}").permutation(len(self.pool)).tolist()
+        for example in (self.pool.examples[i] for i in order):
+            for image in example.images:
+                if image.source_digest not in taken:
+                    return image
+        raise PlanError(
+            f"images: query '{context.query.id}': the pool of {len(self.pool)} has no image that its prompt does "
+            "not show already. Use how: permuted."
+        )
+
+
+def _permuted(context: Context) -> Context:
+    demos = ranked(context)
+    shown = [demo.example.images for demo in demos]
+    moved, share = deranged(shown, context.key.numpy("transform/pictures"), _identity)
+    new = [replace(d, example=replace(d.example, images=p)) for d, p in zip(demos, moved, strict=True)]
+    return with_demos(context, new, f"images: permuted, {share:.0%} moved")
+
+
+def _identity(images: tuple[Image, ...]) -> tuple[Any, ...]:
+    return tuple((image.identity, image.edits) for image in images)
