@@ -6,7 +6,7 @@ import torch
 
 from decoding.arms.arm import parse_arm
 from decoding.base import Strategy
-from decoding.engine.engine import option_scoring as module
+from decoding.engine import option_scoring as module
 from decoding.engine.engine import run_jobs
 from decoding.engine.option_scoring import FLOOR, Ballot, logprobs_of, normalized, score
 from decoding.engine.requests import Failure, Job

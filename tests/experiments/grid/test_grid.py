@@ -143,7 +143,7 @@ def test_a_wrong_parameter_is_told_with_its_line(yaml_file: Write, node: str, se
 
 def test_a_component_beside_the_file_is_found_from_anywhere(yaml_file: Write) -> None:
     path = yaml_file("task: beside.py:Shapes\nmodel: fake-copy\n")
-    (path.parent / "beside.py").write_text((Path(__file__).parent / "shapes.py").read_text())
+    (path.parent / "beside.py").write_text((Path(__file__).parents[1] / "shapes.py").read_text())
     assert grid_of(path).cells[0].told["task"]["name"].endswith("Shapes")
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from icl.errors import ConfigError, PlanError
 from icl.tasks.base import Pool
+from retrievers.diagnostics import embedding_space as diagnostics
 from retrievers.diagnostics.blind_pairs import blind_pairs
 from retrievers.diagnostics.embedding_space import alignment, diagnose, hubness, modality_gap, near_copies, uniformity
-from retrievers.diagnostics.embedding_space import embedding_space as diagnostics
 from retrievers.machinery.vector_math import unit
 
 Make = Callable[..., Any]

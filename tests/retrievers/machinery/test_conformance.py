@@ -35,7 +35,7 @@ APART = [
     "sqa",
     "pcme",
 ]  # a file, a model or a transform: beside their tests
-WHERE_LEAKS_ARE_STOPPED = {"random": "at_random", "balanced": "balanced", "knn": "near"}
+WHERE_LEAKS_ARE_STOPPED = {"random": "at_random", "balanced": "balanced", "knn": "machinery.similarity"}
 
 
 @pytest.fixture(scope="module")
