@@ -24,8 +24,7 @@ def measured(names: list[str]) -> Iterator[tuple[str, tuple[str, str, str]]]:
     """(part, row) as they come in: each part takes some seconds to a few minutes."""
     for name in names:
         module = importlib.import_module(f"experiments.bench.{name}")
-        if hasattr(module, "rows"):
-            for row in module.rows():
+        for row in module.rows():
             yield name, row
 
 
