@@ -45,10 +45,10 @@ def _cells(value: Any) -> list[Any]:
 
 def images_in(view: "Dataset", source: Source, column: str, row: int) -> Iterator[Image]:
     """The images of one cell, not yet opened. view: the data with this column alone."""
-    from datasets import PILImage
+    from datasets import Image as ImageFeature
 
     feature = view.features[column]
-    if isinstance(feature, PILImage):
+    if isinstance(feature, ImageFeature):
         yield Image.from_source(Stored(view, column, row, 0), f"{source.name} row {row}, column '{column}'")
         return
     for place, cell in enumerate(_cells(view[row][column])):

@@ -195,7 +195,7 @@ def _drawn(mean: "Tensor", spread: "Tensor", rng: np.random.Generator) -> "Tenso
 def _check(names: Sequence[str], *, alone: bool) -> None:
     if len(set(names)) < 2:
         raise PlanError(
-            f"variance heads learn from pairs that match and pairs that do not, and all {len(names)} examples with a "
+            f"variance heads learn from pairs that match and pairs that do not, and all {len(names)} examples with an "
             f"image say the same ({next(iter(names), 'there are none')!r}). Use the retriever 'knn'."
         )
     if alone and len(set(names)) == len(names):

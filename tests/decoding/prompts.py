@@ -27,7 +27,7 @@ def prompt(number: int, shots: int = 2, question: str | None = None) -> Prompt:
 def _prompt(number: int, shots: int, question: str | None = None) -> Prompt:
     turns = []
     for i in range(shots):
-        asked = (Part(image(100 * number + i), f"demo[{i}].image[0]"), Part("Which color?", f"demo[{i}].question"))
+        asked = (Part(image(100 * number + i), f"demo[{i}].image[0]"), Part("Which colour?", f"demo[{i}].question"))
         turns += [Turn("user", asked), Turn("assistant", (Part("red", f"demo[{i}].answer"),))]
     question = question or f"What is number {number}?"
     turns.append(Turn("user", (Part(image(100 * number + 50), "query.image[0]"), Part(question, "query.question"))))

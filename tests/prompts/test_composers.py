@@ -12,7 +12,7 @@ from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Prompt
 
 LONG = (
-    "Look at the examples, then answer the last question about its image with one word, in the same form as the "
+    "Look at the examples, then answer the last question about its picture with one word, in the same form as the "
     "examples."
 )
 

@@ -56,7 +56,7 @@ def test_demonstrations_become_captions_and_the_query_keeps_its_image() -> None:
     assert [demo.example.question for demo in done.demos] == ["red\nwhich?", "no image?"]
     assert [len(demo.example.images) for demo in done.demos] == [0, 0]
     assert done.query == _context().query
-    assert model.asked == ["[user] <image>\nDescribe the image in one sentence."]
+    assert model.asked == ["[user] <image>\nDescribe the picture in one sentence."]
     assert done.provenance == ("described: caption",)
 
 
@@ -69,7 +69,7 @@ def test_a_summary_sees_the_label_and_says_so() -> None:
 def test_two_stages_keep_the_image_and_ask_behind_what_was_said() -> None:
     done, model = _done("kosmos", preset="kosmos")
     assert (done.query.question, done.query.images) == ("dark and this?", (_image(100),))
-    assert model.asked == ["[user] <image>\nIntroduce this image in detail:"]
+    assert model.asked == ["[user] <image>\nIntroduce this picture in detail:"]
     assert done.demos == _context().demos
 
 

@@ -102,7 +102,7 @@ def test_the_hint_names_the_attribute():
         ({"similar": True, "ways": 8}, "8 ways and 8 concepts .* <= 7, the number of similar concepts"),
         ({"similar": True, "by": "size"}, "similar: true is for pairs"),
         ({"hint": True}, "hint: true needs 'by'"),
-        ({"by": "color"}, "by: input should be 'pair'"),
+        ({"by": "hue"}, "by: input should be 'pair'"),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(change, says):
