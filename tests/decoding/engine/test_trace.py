@@ -77,7 +77,7 @@ def check_against_the_logits(model: Any, arm: Any, question: Prompt, answer: Gen
     assert steps["weights"] == [[1 + method.alpha, -method.alpha]]
 
 
-@pytest.mark.parametrize("stop_bias", [-3.0, 1.0])
+@pytest.mark.parametrize("stop_bias", [-9.0, 1.0])
 def test_a_trace_is_what_the_logits_of_each_branch_say(stop_bias: float) -> None:
     model = Toy(stop_bias=stop_bias)
     arm = {"name": "vcd", "alpha": 2.0, "beta": 0.05}
@@ -104,7 +104,7 @@ def test_a_trace_of_a_real_architecture_is_what_its_branches_say(llava: HF) -> N
 
 def test_nothing_is_kept_unless_asked_for_and_asking_changes_no_token() -> None:
     prompts = [prompt(i) for i in range(4)]
-    silent, told = (answers(Toy(), "vcd", prompts, top) for top in (0, 2))
+    silent, told = (answers(Toy(), {"name": "vcd", "beta": 0.0}, prompts, top) for top in (0, 2))
     assert [one.tokens for one in silent] == [one.tokens for one in told]
     assert all(not one.steps for one in silent)
     assert all(len(row) == 2 for one in told for step in one.steps["top"] for row in step)
