@@ -8,6 +8,7 @@ it is a bare name (`knn`), a mapping (`{name: knn, by: image}`), or a path to an
 
 import ast
 import importlib.util
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import lru_cache
@@ -18,6 +19,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from icl.errors import ConfigError, did_you_mean
 from icl.loading import at, code_of, load_class, load_function, path_of, search_beside
+from icl.renamed_names import new_name, suggest
 from icl.validate_finite import not_finite
 
 __all__ = [
@@ -164,8 +166,8 @@ def resolve(kind: str, name: str, where: str = "") -> type[Any]:
     known = entries(kind)
     if name not in known:
         other = next((one for one in PACKAGES if name in entries(one)), None)
-        told = f" That is {a(other)}." if other else did_you_mean(name, known)
-        raise ConfigError(f"{at(where)}no {kind} named '{name}'.{told} (icl ls {kind})")
+        hint = f". That is {a(other)}." if other else suggest("component", name, known)
+        raise ConfigError(f"{at(where)}no {kind} named '{name}'{hint} (icl ls {kind})")
     return load_class(known[name].target, where)
 
 
@@ -192,7 +194,8 @@ def build(kind: str, node: Any, where: str = "") -> Any:
     for key in parameters:
         if key not in known:
             takes = f"It takes {', '.join(known)}." if known else "It takes no parameters."
-            raise ConfigError(f"{at(where)}{kind} '{name}' has no parameter '{key}'.{did_you_mean(key, known)} {takes}")
+            hint = suggest("parameter", key, known, name)
+            raise ConfigError(f"{at(where)}{kind} '{name}' has no parameter '{key}'{hint} {takes}")
     return _validated(cls, {known[key]: value for key, value in parameters.items()}, f"{at(where)}{kind} '{name}'")
 
 
@@ -311,6 +314,9 @@ def _validated(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
         keys = {f.name: _key(f) for f in fields(cls)}
         key = ".".join(keys.get(str(part), str(part)) for part in first["loc"]) or "parameters"
         given = "" if first["type"] == "missing" else f", not {first['input']!r}"
+        expected = re.findall("'([^']*)'", first.get("ctx", {}).get("expected", ""))
+        if isinstance(first["input"], str) and (new := new_name("value", first["input"], expected)):
+            given += f": it is now '{new}'"
         raise ConfigError(f"{what}, {key}: {first['msg'][0].lower()}{first['msg'][1:]}{given}.") from error
     _check_finite(cls, {f.name: getattr(found, f.name) for f in fields(cls) if f.init}, what)  # a text was a number
     return found

@@ -1,0 +1,52 @@
+"""Old names of components, parameters, keys and values, so that an error can name the new one.
+
+Nothing is loaded under an old name. A row's key is `kind:old`, where kind is `component`, `parameter`, `key` (of a
+config file) or `value` (of a parameter). `parameter:knn.reach` limits a row to one component.
+"""
+
+import re
+from collections.abc import Collection
+
+from icl.errors import did_you_mean
+
+RENAMED: dict[str, str] = {}
+"""`kind:old` -> new. A rename that follows from `RENAMED_WORDS` needs no row."""
+
+RENAMED_WORDS: dict[str, str] = {
+    "picture": "image",
+    "colour": "color",
+    "coloured": "colored",
+    "normalise": "normalize",
+    "normalised": "normalized",
+    "labelled": "labeled",
+    "centred": "centered",
+    "grey": "gray",
+}
+"""Words that changed inside every name: `no_picture` is `no_image`, `mean_colour` is `mean_color`."""
+
+_WORD = re.compile(rf"(?<![a-z])({'|'.join(sorted(RENAMED_WORDS, key=len, reverse=True))})(?=s?(?![a-z]))")
+
+
+def new_name(kind: str, old: str, names: Collection[str], component: str = "") -> str | None:
+    """The new name of an old one, if `names` contains it.
+
+    Args:
+        kind: What the name is of: 'component', 'parameter', 'key' or 'value'.
+        old: The name that was not recognized.
+        names: The names that are valid in its place.
+        component: The component that the parameter or value belongs to.
+    """
+    words = _WORD.sub(lambda match: RENAMED_WORDS[match[0]], old)
+    for new in (RENAMED.get(f"{kind}:{component}.{old}"), RENAMED.get(f"{kind}:{old}"), words):
+        if new is not None and new != old and new in names:
+            return new
+    return None
+
+
+def suggest(kind: str, old: str, names: Collection[str], component: str = "") -> str:
+    """The end of a sentence about an unknown name: its new name, or the nearest valid one.
+
+    ": it is now 'image'." after a rename, ". Did you mean 'image'?" for a typing error, "." otherwise.
+    """
+    new = new_name(kind, old, names, component)
+    return f": it is now '{new}'." if new else f".{did_you_mean(old, names)}"
