@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from decoding.arms.arm import parse_arm
-from decoding.engine.engine import engine as loop
+from decoding.engine import engine as loop
 from decoding.engine.requests import Counters, Failure, Job
 from decoding.lockstep import engine
 from decoding.lockstep.request_metadata import branch_of
