@@ -1,9 +1,9 @@
 """Train, evaluate and document the tiny models.
 
-python -m icl.models.tiny train --seed 0 --out runs/tiny/0     the whole recipe; run again to go on
-python -m icl.models.tiny encoder --tower runs/tiny/0/tower.safetensors --out runs/tiny/encoder
-python -m icl.models.tiny evaluate --vlm runs/tiny/0/vlm --encoder runs/tiny/encoder --out runs/tiny/0/results.json
-python -m icl.models.tiny card       every figure of MODEL_CARD.md from the shipped checkpoints
+python -m experiments.tiny train --seed 0 --out runs/tiny/0     the whole recipe; run again to go on
+python -m experiments.tiny encoder --tower runs/tiny/0/tower.safetensors --out runs/tiny/encoder
+python -m experiments.tiny evaluate --vlm runs/tiny/0/vlm --encoder runs/tiny/encoder --out runs/tiny/0/results.json
+python -m experiments.tiny card       every figure of MODEL_CARD.md from the shipped checkpoints
 """
 
 import argparse
@@ -56,7 +56,7 @@ def train(seed: int, out: Path, tower: Path | None, steps: int, together: int) -
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and run one command."""
     parser = argparse.ArgumentParser(
-        prog="python -m icl.models.tiny", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m experiments.tiny", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
         "--threads", type=int, default=1, help="of torch; figures are the same bits only for the same number"

@@ -134,7 +134,7 @@ QUESTIONS: dict[str, tuple[float, tuple[str, ...], Maker]] = {
     "size": (0.6, ("single",), prop("size")),
     "place": (0.4, ("single",), prop("place")),
     "count_all": (0.7, ("count", "scene"), number("all")),
-    "count_color": (0.8, ("scene", "scene", "count"), number("colour")),
+    "count_color": (0.8, ("scene", "scene", "count"), number("color")),
     "count_shape": (0.8, ("scene", "scene", "count"), number("shape")),
     "count_both": (0.8, ("scene", "scene", "count"), number("both")),
     "existence": (2.0, ("scene",), existence),

@@ -20,8 +20,8 @@ NUMBERS = tuple(str(i) for i in range(100))
 # Words that no template has but that prompts about images often do.
 COMMON = """
     a an the what which who is are was be it this that these there here in on of to by with and or as at for
-    from not no yes do does did can you we they me your its image image images photo show shown see seen
-    look describe name named called class label object objects thing things shape shapes color color number
+    from not no yes do does did can you we they me your its image picture pictures photo show shown see seen
+    look describe name named called class label object objects thing things shape shapes color colour number
     count how many much more most than less left right top bottom center middle above below next same other
     different each example examples following question answer answers please give only one word words single
     small medium large big result expression plus minus times equal equals means goes text pair true false first
