@@ -5,10 +5,10 @@ import re
 import numpy as np
 from torch import Tensor
 
-from experiments.tiny.index import Index
-from experiments.tiny.layout import Layout
+from experiments.tiny.index import PoolIndex
+from experiments.tiny.layout import PromptLayout
 from experiments.tiny.questions import caption
-from experiments.tiny.runner import Runner
+from experiments.tiny.runner import CheckpointRunner
 from icl.tasks.generated.wording import plural
 from icl.tasks.generated.world import COLORS, HELD_OUT, SHAPES, Concept
 
@@ -21,7 +21,7 @@ def mentioned(text: str) -> list[Concept]:
     return [(color, _SHAPE[form]) for color, form in _OBJECT.findall(text.lower())]
 
 
-def caption_scores(runner: Runner, index: Index, features: Tensor, n: int) -> dict[str, tuple[int, int]]:
+def caption_scores(runner: CheckpointRunner, index: PoolIndex, features: Tensor, n: int) -> dict[str, tuple[int, int]]:
     """Counts for greedy zero-shot captions of n scenes.
 
     CHAIR_I: mentions of what is not there, of all mentions; CHAIR_S: captions with such a mention; recall: objects
@@ -30,24 +30,27 @@ def caption_scores(runner: Runner, index: Index, features: Tensor, n: int) -> di
     rng = np.random.default_rng(12)
     out: dict[str, tuple[int, int]] = {}
     scenes = index.kind["scene"]
-    held = np.array([any(g[:2] in HELD_OUT for g in index.groups[p]) for p in scenes])
-    for label, among in (("scenes of seen concepts", scenes[~held]), ("scenes with a held-out concept", scenes[held])):
+    has_held_out = np.array([any(g[:2] in HELD_OUT for g in index.groups[p]) for p in scenes])
+    for label, among in (
+        ("scenes of seen concepts", scenes[~has_held_out]),
+        ("scenes with a held-out concept", scenes[has_held_out]),
+    ):
         sequences = [[caption(rng, index, p)] for p in rng.choice(among, n).tolist()]
-        texts = runner.generate(sequences, features, Layout(), 32)
-        false = mentions = bad = found = objects = exact = length = 0
+        texts = runner.generate(sequences, features, PromptLayout(), 32)
+        false = mentions = bad = recalled = objects = exact = length = 0
         for turns, text in zip(sequences, texts, strict=True):
-            shown = {group[:2] for group in index.groups[turns[0].image]}
+            concepts = {group[:2] for group in index.groups[turns[0].image]}
             named = mentioned(text)
-            wrong = [c for c in named if c not in shown]
+            wrong = [c for c in named if c not in concepts]
             mentions, false, bad = mentions + len(named), false + len(wrong), bad + bool(wrong)
-            found, objects = found + len(shown & set(named)), objects + len(shown)
+            recalled, objects = recalled + len(concepts & set(named)), objects + len(concepts)
             words = re.findall(r"\w+", text)
             length += 8 <= len(words) <= 20
             exact += words == re.findall(r"\w+", runner.processor.tokenizer.decode(turns[0].answer))
         out |= {
             f"CHAIR_I, {label}": (false, mentions),
             f"CHAIR_S, {label}": (bad, n),
-            f"recall, {label}": (found, objects),
+            f"recall, {label}": (recalled, objects),
             f"exact, {label}": (exact, n),
             f"8 to 20 words, {label}": (length, n),
         }

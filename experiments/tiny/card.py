@@ -7,9 +7,9 @@ from pathlib import Path
 from experiments.tiny.evaluate import Counts, Figures, evaluate
 from experiments.tiny.goals import goals, median_seed, standing
 from experiments.tiny.pool import make_pool
-from experiments.tiny.precision import Agreement, agreements
+from experiments.tiny.precision import LogitAgreement, agreements
 from experiments.tiny.vocabulary import TOKENS
-from experiments.tiny.wilson import shown
+from experiments.tiny.wilson import format_proportion
 
 HERE = Path(__file__).parent
 CHECKPOINTS = HERE.parents[1] / "icl" / "models" / "tiny" / "checkpoints"
@@ -28,8 +28,8 @@ def weights_digest(path: Path) -> str:
 
 def shipped_seed(stored: dict[int, Figures]) -> int:
     """The median seed. Raises ValueError where the shipped weights are not that seed's (results/weights.json)."""
-    seed, known = median_seed(stored), json.loads((RESULTS / "weights.json").read_text())
-    if known[str(seed)] != weights_digest(CHECKPOINTS / "vlm"):
+    seed, digests = median_seed(stored), json.loads((RESULTS / "weights.json").read_text())
+    if digests[str(seed)] != weights_digest(CHECKPOINTS / "vlm"):
         raise ValueError(f"checkpoints/vlm does not hold the weights of the median seed {seed}; copy them there first")
     return seed
 
@@ -48,11 +48,11 @@ def write_card(out: Path, n: int = 200) -> None:
     out.write_text(card(figures, stored, precise, seed))
 
 
-def card(figures: Figures, stored: dict[int, Figures], precise: dict[str, Agreement], seed: int) -> str:
+def card(figures: Figures, stored: dict[int, Figures], precise: dict[str, LogitAgreement], seed: int) -> str:
     """The text of the card."""
     head = (HERE / "card_head.md").read_text()
     sizes = {"vlm_mb": megabytes(CHECKPOINTS / "vlm"), "encoder_mb": megabytes(CHECKPOINTS / "encoder")}
-    ranks = ", ".join(f"{standing(found):.3f} (seed {s})" for s, found in stored.items())
+    ranks = ", ".join(f"{standing(seed_figures):.3f} (seed {s})" for s, seed_figures in stored.items())
     parts = [head.format(seed=seed, tokens=len(TOKENS), ranks=ranks, **sizes)]
     parts += ["## Goals\n", goal_table(figures, stored, precise)]
     parts.append("## Figures of the shipped checkpoint\n\nAccuracy with Wilson 95 % intervals; columns are shots.\n")
@@ -78,24 +78,28 @@ def grid(head: list[str], rows: list[list[str]]) -> str:
 def table(rows: dict[str, dict[str, Counts]]) -> str:
     """One group: a line a name, a column a number of shots."""
     shots = list(dict.fromkeys(s for cells in rows.values() for s in cells))
-    lines = [[name, *(shown(cells[s]) if s in cells else "" for s in shots)] for name, cells in rows.items()]
+    lines = [
+        [name, *(format_proportion(cells[s]) if s in cells else "" for s in shots)] for name, cells in rows.items()
+    ]
     return grid(["", *(s or "share" for s in shots)], lines)
 
 
-def goal_table(figures: Figures, stored: dict[int, Figures], precise: dict[str, Agreement]) -> str:
+def goal_table(figures: Figures, stored: dict[int, Figures], precise: dict[str, LogitAgreement]) -> str:
     """The goals, the shipped checkpoint's figures and those of all seeds."""
     lines = []
-    per_seed = [goals(found) for found in stored.values()]
+    per_seed = [goals(agreement) for agreement in stored.values()]
     for i, goal in enumerate(goals(figures)):
         others = [f"{g[i].value:.3f}" for g in per_seed if i < len(g)]
-        lines.append([goal.name, goal.wanted, goal.text, "met" if goal.met else "missed", " / ".join(others)])
-    for name, found in precise.items():
-        lines.append([f"{name}: same first token", "what precision explains", f"{found.same} of {found.n}", "", ""])
+        lines.append([goal.name, goal.target, goal.text, "met" if goal.met else "missed", " / ".join(others)])
+    for name, agreement in precise.items():
+        lines.append(
+            [f"{name}: same first token", "what precision explains", f"{agreement.same} of {agreement.n}", "", ""]
+        )
     return grid(["goal", "wanted", "shipped checkpoint", "", "seeds " + " / ".join(map(str, stored))], lines)
 
 
-def precision_table(precise: dict[str, Agreement]) -> str:
-    """Agreement with float32 prompts run alone."""
+def precision_table(precise: dict[str, LogitAgreement]) -> str:
+    """LogitAgreement with float32 prompts run alone."""
     lines = [[name, f"{a.same} of {a.n}", f"{a.largest:.1e}"] for name, a in precise.items()]
     return grid(["", "same first token", "largest logit difference"], lines)
 
@@ -107,6 +111,6 @@ def seed_tables(stored: dict[int, Figures]) -> str:
     for group, rows in first.items():
         for name, cells in rows.items():
             for shots in cells:
-                found = [shown(f[group][name][shots]) for f in stored.values()]
-                lines.append([group, name, shots, *found])
+                shares = [format_proportion(f[group][name][shots]) for f in stored.values()]
+                lines.append([group, name, shots, *shares])
     return grid(["", "", "shots", *(f"seed {s}" for s in stored)], lines)

@@ -44,10 +44,10 @@ def fact_code(tokens: Tensor, facts: NDArray[np.int64], ridge: float = 1e-3) -> 
     x, y = tokens.double(), torch.from_numpy(targets).double()
     gram = x.T @ x / len(x)
     gram += ridge * gram.diagonal().mean() * torch.eye(x.shape[1], dtype=torch.float64)
-    found = torch.linalg.solve(gram, x.T @ y / len(x)).T
-    rest = torch.randn(x.shape[1] - len(found), x.shape[1], dtype=torch.float64)
-    weights = torch.cat((found, rest))
+    fact_rows = torch.linalg.solve(gram, x.T @ y / len(x)).T
+    rest = torch.randn(x.shape[1] - len(fact_rows), x.shape[1], dtype=torch.float64)
+    weights = torch.cat((fact_rows, rest))
     scale = ((weights @ (x.T @ x / len(x))) * weights).sum(1).sqrt()
-    wanted = torch.ones_like(scale)
-    wanted[: len(found)] = torch.from_numpy(strengths)
-    return (weights * (wanted / scale)[:, None]).float()
+    strength = torch.ones_like(scale)
+    strength[: len(fact_rows)] = torch.from_numpy(strengths)
+    return (weights * (strength / scale)[:, None]).float()

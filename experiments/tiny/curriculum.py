@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from experiments.tiny.index import Index
-from experiments.tiny.layout import Batch, Layout, Turn
+from experiments.tiny.index import PoolIndex
+from experiments.tiny.layout import Batch, PromptLayout, TokenTurn
 from experiments.tiny.lessons import (
     BINDING_SHARES,
     NAMES,
@@ -41,10 +41,10 @@ def number_of_turns(rng: Rng, least: int = 2) -> int:
     return 9 if rng.random() < 0.5 else int(rng.integers(least, MAX_TURNS + 1))
 
 
-def draw_layout(rng: Rng) -> Layout:
+def draw_layout(rng: Rng) -> PromptLayout:
     """Mostly chat, image first, no instruction."""
     instruction = ("none", "short", "long")[int(rng.choice(3, p=(0.78, 0.12, 0.10)))]
-    return Layout(chat=rng.random() < 0.7, text_first=rng.random() < 0.15, instruction=instruction)
+    return PromptLayout(chat=rng.random() < 0.7, text_first=rng.random() < 0.15, instruction=instruction)
 
 
 def draw_binding(rng: Rng, early: bool) -> tuple[str, int]:
@@ -56,11 +56,11 @@ def draw_binding(rng: Rng, early: bool) -> tuple[str, int]:
     return kind, int(rng.choice((1, 2, 3, 4, 6, 8), p=(0.02, 0.30, 0.12, 0.24, 0.14, 0.18)))
 
 
-def draw_batch(rng: Rng, index: Index, lesson: str, early: bool = False) -> Batch:
+def draw_batch(rng: Rng, index: PoolIndex, lesson: str, early: bool = False) -> Batch:
     """One batch of a lesson. `early`: binding keeps to concepts, half of the time to two of them."""
     layout, turns = draw_layout(rng), number_of_turns(rng)
     rows = max(6, TURNS // turns)
-    make: Callable[[], list[Turn]]
+    make: Callable[[], list[TokenTurn]]
     if lesson == "bind":
         kind, ways = draw_binding(rng, early)
         hint = rng.random() < 0.5
@@ -76,15 +76,15 @@ def draw_batch(rng: Rng, index: Index, lesson: str, early: bool = False) -> Batc
         rows = max(4, TURNS // 2 // turns)
         make = lambda: describe(rng, index, turns)  # noqa: E731
     elif lesson == "blind":
-        layout = Layout(layout.chat, layout.text_first, layout.instruction, images=False)
+        layout = PromptLayout(layout.chat, layout.text_first, layout.instruction, images=False)
         few = int(rng.integers(1, 6))
         rows = TURNS // 2 // few
         make = lambda: (describe if rng.integers(3) == 2 else ask)(rng, index, few)  # noqa: E731
     elif lesson == "copy":
         make = lambda: copy(rng, turns)  # noqa: E731
     elif lesson == "operator":
-        told = rng.random() < 0.3
-        make = lambda: operator(rng, index, turns, told)  # noqa: E731
+        names_operator = rng.random() < 0.3
+        make = lambda: operator(rng, index, turns, names_operator)  # noqa: E731
     else:
         maker = attribute if lesson == "attribute" else bare
         make = lambda: maker(rng, index, turns)  # noqa: E731

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from experiments.tiny.decoder import Decoder
-from experiments.tiny.index import Index
-from experiments.tiny.layout import Batch, Layout, Turn
+from experiments.tiny.index import PoolIndex
+from experiments.tiny.layout import Batch, PromptLayout, TokenTurn
 from experiments.tiny.lessons import ask, attribute, bare, bind, describe, operator
 from experiments.tiny.pool import make_pool
 from experiments.tiny.tower import Tower, tokens_of
@@ -20,18 +20,20 @@ from icl.tasks.generated.world import HELD_OUT
 class Dev:
     """An indexed pool of unseen images and its tokens [N, width]."""
 
-    index: Index
+    index: PoolIndex
     features: Tensor
 
 
 def make_dev(tower: Tower, images: int = 6000) -> Dev:
     """Images of all concepts from a seed that no training uses."""
     pool = make_pool(20_001, images)
-    return Dev(Index(pool), tokens_of(tower, torch.from_numpy(pool.images)))
+    return Dev(PoolIndex(pool), tokens_of(tower, torch.from_numpy(pool.images)))
 
 
 @torch.no_grad()
-def right(model: Decoder, sequences: Sequence[Sequence[Turn]], features: Tensor, layout: Layout, among: bool) -> float:
+def right(
+    model: Decoder, sequences: Sequence[Sequence[TokenTurn]], features: Tensor, layout: PromptLayout, among: bool
+) -> float:
     """Share of queries whose first answer token scores highest, in the whole vocabulary or among the options."""
     hits = []
     for i in range(0, len(sequences), 64):
@@ -46,11 +48,11 @@ def right(model: Decoder, sequences: Sequence[Sequence[Turn]], features: Tensor,
     return float(np.mean(hits))
 
 
-def dev_scores(model: Decoder, dev: Dev, n: int = 128, layout: Layout | None = None) -> dict[str, float]:
+def dev_scores(model: Decoder, dev: Dev, n: int = 128, layout: PromptLayout | None = None) -> dict[str, float]:
     """Accuracies by task and shots, n sequences each."""
-    layout, rng, index, out = layout or Layout(), np.random.default_rng(77), dev.index, {}
+    layout, rng, index, out = layout or PromptLayout(), np.random.default_rng(77), dev.index, {}
 
-    def note(name: str, sequences: list[list[Turn]], among: bool = False) -> None:
+    def note(name: str, sequences: list[list[TokenTurn]], among: bool = False) -> None:
         out[name] = round(right(model, sequences, dev.features, layout, among), 2)
 
     for ways in (2, 4, 8):

@@ -11,8 +11,8 @@ from PIL import Image as PILImage
 from torch.nn import functional as F
 
 from experiments.tiny.evaluate import count_right, embeddings
-from experiments.tiny.layout import Layout, Turn
-from experiments.tiny.runner import Runner
+from experiments.tiny.layout import PromptLayout, TokenTurn
+from experiments.tiny.runner import CheckpointRunner
 from experiments.tiny.vocabulary import encode
 
 Rows = list[tuple[int, str, str]]  # image (an index), question, answer
@@ -28,34 +28,36 @@ def _split(
     return images, [(place[i], q, a) for q, a, i in zip(*questions, strict=True)]
 
 
-def easy_figures(runner: Runner, encoder: Path | None) -> Iterator[tuple[str, int, tuple[int, int]]]:
+def easy_figures(runner: CheckpointRunner, encoder: Path | None) -> Iterator[tuple[str, int, tuple[int, int]]]:
     """(name, shots, (right, of)): all test questions without demonstrations, then some with random and nearest ones."""
     train, pool = _split(easy_vqa.get_train_image_paths(), easy_vqa.get_train_questions(), 0)
     test, queries = _split(easy_vqa.get_test_image_paths(), easy_vqa.get_test_questions(), len(train))
     images = np.concatenate([train, test])
     features = runner.features(images)
 
-    def turn(row: tuple[int, str, str]) -> Turn:
-        return Turn(row[0], encode(row[1]), encode(row[2]))
+    def turn(row: tuple[int, str, str]) -> TokenTurn:
+        return TokenTurn(row[0], encode(row[1]), encode(row[2]))
 
     alone = [[turn(row)] for row in queries]
-    logits = runner.logits(alone, features, Layout(), 256)
+    logits = runner.logits(alone, features, PromptLayout(), 256)
     yes_no = [row[2] in ("yes", "no") for row in queries]
     for name, keep in (("all", [True] * len(alone)), ("yes/no", yes_no), ("other", [not y for y in yes_no])):
-        kept = [i for i, k in enumerate(keep) if k]
-        yield name, 0, count_right(logits[kept], [alone[i] for i in kept], False)
+        indices = [i for i, k in enumerate(keep) if k]
+        yield name, 0, count_right(logits[indices], [alone[i] for i in indices], False)
     rng = np.random.default_rng(3)
-    asked = [queries[i] for i in rng.permutation(len(queries))[:FEW]]
+    test_queries = [queries[i] for i in rng.permutation(len(queries))[:FEW]]
     unit = F.normalize(embeddings(encoder, images), dim=-1) if encoder is not None else None
     where = torch.tensor([row[0] for row in pool])
-    drawn = [rng.permutation(len(pool))[:16] for _ in asked]
+    demo_indices = [rng.permutation(len(pool))[:16] for _ in test_queries]
     for shots in (2, 4, 8, 16):
-        some = [[*(turn(pool[i]) for i in d[:shots]), turn(row)] for d, row in zip(drawn, asked, strict=True)]
-        yield "random demonstrations", shots, count_right(runner.logits(some, features, Layout()), some, False)
+        some = [
+            [*(turn(pool[i]) for i in d[:shots]), turn(row)] for d, row in zip(demo_indices, test_queries, strict=True)
+        ]
+        yield "random demonstrations", shots, count_right(runner.logits(some, features, PromptLayout()), some, False)
         if unit is None:
             continue
         some = []
-        for row in asked:
+        for row in test_queries:
             near = (unit @ unit[row[0]])[where].argsort(descending=True, stable=True)[:shots].flip(0).tolist()
             some.append([*(turn(pool[i]) for i in near), turn(row)])
-        yield "nearest demonstrations", shots, count_right(runner.logits(some, features, Layout()), some, False)
+        yield "nearest demonstrations", shots, count_right(runner.logits(some, features, PromptLayout()), some, False)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
 from experiments.tiny import state, vocabulary
-from experiments.tiny.index import Index
+from experiments.tiny.index import PoolIndex
 from experiments.tiny.pool import COLUMN, make_pool
 from experiments.tiny.tower import Tower
 from icl.tasks.generated import wording as w
@@ -64,7 +64,7 @@ def build(tower: Tower) -> CLIPModel:
     return model
 
 
-def caption(index: Index, image: int, long: bool) -> str:
+def caption(index: PoolIndex, image: int, long: bool) -> str:
     """A caption of one image; the short one of a single concept is "a red circle"."""
     groups = [Group(*group) for group in index.groups[image]]
     if not groups:
@@ -109,7 +109,7 @@ def train(  # noqa: PLR0917
     torch.manual_seed(seed)
     rng = np.random.default_rng((11, seed))
     pool = make_pool(5000 + seed, images, MIX, SEEN)
-    index, x, facts = Index(pool), torch.from_numpy(pool.images), torch.from_numpy(pool.facts)
+    index, x, facts = PoolIndex(pool), torch.from_numpy(pool.images), torch.from_numpy(pool.facts)
     model, heads = build(tower), nn.Linear(96, sum(HEADS.values()))
     both = nn.ModuleList([model, heads])
     optimizer = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
@@ -124,9 +124,9 @@ def train(  # noqa: PLR0917
         ids, mask = tokens(texts)
         with torch.autocast("cpu", torch.bfloat16):
             pixels = x[chosen].permute(0, 3, 1, 2).float() / 127.5 - 1
-            found = model(input_ids=ids, attention_mask=mask, pixel_values=pixels)
-            read = heads(found.image_embeds).float() * 10
-        loss = contrastive(found.image_embeds, found.text_embeds, model.logit_scale, same)
+            outputs = model(input_ids=ids, attention_mask=mask, pixel_values=pixels)
+            read = heads(outputs.image_embeds).float() * 10
+        loss = contrastive(outputs.image_embeds, outputs.text_embeds, model.logit_scale, same)
         at = 0
         for name, classes in HEADS.items():
             target = facts[chosen, COLUMN[name]]

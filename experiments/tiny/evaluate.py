@@ -10,17 +10,17 @@ from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
 from experiments.tiny.captions import caption_scores
-from experiments.tiny.index import Index
-from experiments.tiny.layout import Layout, Turn
+from experiments.tiny.index import PoolIndex
+from experiments.tiny.layout import PromptLayout, TokenTurn
 from experiments.tiny.pool import make_pool
 from experiments.tiny.probes import cells, support
-from experiments.tiny.runner import Runner
+from experiments.tiny.runner import CheckpointRunner
 
 Counts = tuple[int, int]  # right, of
 Figures = dict[str, dict[str, dict[str, Counts]]]  # group -> name -> shots -> counts
 
 
-def count_right(logits: Tensor, sequences: Sequence[Sequence[Turn]], among: bool) -> Counts:
+def count_right(logits: Tensor, sequences: Sequence[Sequence[TokenTurn]], among: bool) -> Counts:
     """logits [N, V]; the first answer token against the vocabulary, or against the options' first tokens."""
     right = 0
     for turns, row in zip(sequences, logits, strict=True):
@@ -43,8 +43,8 @@ def embeddings(encoder: Path, images: np.ndarray[Any, np.dtype[np.uint8]]) -> Te
 
 def evaluate(vlm: Path, encoder: Path | None, n: int = 200, easy: bool = False) -> Figures:
     """Figures on generated images; with `encoder` also retrieval, with `easy` also easy-vqa's test split."""
-    runner, pool = Runner(vlm), make_pool(30_001, 8000)
-    index, features = Index(pool), runner.features(pool.images)
+    runner, pool = CheckpointRunner(vlm), make_pool(30_001, 8000)
+    index, features = PoolIndex(pool), runner.features(pool.images)
     figures: Figures = {}
 
     def note(group: str, name: str, shots: object, counts: Counts) -> None:
@@ -57,15 +57,15 @@ def evaluate(vlm: Path, encoder: Path | None, n: int = 200, easy: bool = False) 
     for name, counts in caption_scores(runner, index, features, n).items():
         note("captions", name, "", counts)
     if encoder is not None:
-        found = embeddings(encoder, pool.images)
+        image_embeddings = embeddings(encoder, pool.images)
         for shots in (2, 4, 8):
             for name in ("random", "nearest"):
-                sequences = support(index, found, shots, name == "nearest", n)
+                sequences = support(index, image_embeddings, shots, name == "nearest", n)
                 note(
                     "retrieval, 8 concepts",
                     name,
                     shots,
-                    count_right(runner.logits(sequences, features, Layout()), sequences, True),
+                    count_right(runner.logits(sequences, features, PromptLayout()), sequences, True),
                 )
     if easy:
         from experiments.tiny.easy import easy_figures

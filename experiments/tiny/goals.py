@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from experiments.tiny.wilson import shown
+from experiments.tiny.wilson import format_proportion
 
 if TYPE_CHECKING:
     from experiments.tiny.evaluate import Counts, Figures
@@ -29,7 +29,7 @@ class Goal:
     """One line of the card."""
 
     name: str
-    wanted: str
+    target: str
     value: float
     text: str
     met: bool
@@ -43,15 +43,23 @@ def goals(figures: "Figures") -> list[Goal]:
     """The goals in the card's order. Figures without easy-vqa or retrieval leave those goals out."""
     out: list[Goal] = []
 
-    def goal(name: str, counts: "Counts", least: float | None = None, most: float | None = None) -> None:
+    def goal(name: str, counts: "Counts", minimum: float | None = None, maximum: float | None = None) -> None:
         value = _share(counts)
-        met = (least is None or value >= least) and (most is None or value <= most)
-        out.append(Goal(name, f">= {least:.2f}" if least is not None else f"<= {most:.2f}", value, shown(counts), met))
+        met = (minimum is None or value >= minimum) and (maximum is None or value <= maximum)
+        out.append(
+            Goal(
+                name,
+                f">= {minimum:.2f}" if minimum is not None else f"<= {maximum:.2f}",
+                value,
+                format_proportion(counts),
+                met,
+            )
+        )
 
     if "easy-vqa test" in figures:
         goal("easy-vqa test, 0 shots", figures["easy-vqa test"]["all"]["0"], 0.95)
-    for name, least in (("2-way", 0.98), ("4-way", 0.95), ("8-way", 0.85)):
-        goal(f"binding {name}, 8 shots", figures["binding"][name]["8"], least)
+    for name, minimum in (("2-way", 0.98), ("4-way", 0.95), ("8-way", 0.85)):
+        goal(f"binding {name}, 8 shots", figures["binding"][name]["8"], minimum)
     for kind in ("texture", "size", "count"):
         for how in ("named", "not named"):
             cell = figures["binding by attribute"][f"{kind}, {how}"]["8"]
@@ -65,12 +73,12 @@ def goals(figures: "Figures") -> list[Goal]:
         pool = figures["retrieval, 8 concepts"]
         for shots in ("2", "4", "8"):
             gain = _share(pool["nearest"][shots]) - _share(pool["random"][shots])
-            text = f"{shown(pool['nearest'][shots])} against {shown(pool['random'][shots])}"
+            text = f"{format_proportion(pool['nearest'][shots])} against {format_proportion(pool['random'][shots])}"
             out.append(Goal(f"nearest over random, 8 concepts, {shots} shots", ">= +0.20", gain, text, gain >= 0.2))
-    told = {name: cells[""] for name, cells in figures["captions"].items()}
+    captions = {name: cells[""] for name, cells in figures["captions"].items()}
     for label in ("scenes of seen concepts", "scenes with a held-out concept"):
-        goal(f"CHAIR_I, {label}", told[f"CHAIR_I, {label}"], None, 0.15)
-        goal(f"captions of 8 to 20 words, {label}", told[f"8 to 20 words, {label}"], 0.99)
+        goal(f"CHAIR_I, {label}", captions[f"CHAIR_I, {label}"], None, 0.15)
+        goal(f"captions of 8 to 20 words, {label}", captions[f"8 to 20 words, {label}"], 0.99)
     return out
 
 

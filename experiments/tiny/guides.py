@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experiments.tiny.decoder import HeadStates
-from experiments.tiny.index import Index
+from experiments.tiny.index import PoolIndex
 from experiments.tiny.layout import HUES, SINGULAR, Batch, Marks
 from experiments.tiny.vocabulary import ID
 
@@ -50,19 +50,19 @@ def attention_guide(states: tuple[Tensor, Tensor], head: int, looks: Looks) -> T
     for row, position, targets in looks:
         by[row].append((position, targets))
     rows = np.zeros((b, max(map(len, by))), np.int64)
-    wanted = np.zeros((*rows.shape, t), bool)
-    for i, found in enumerate(by):
-        for j, (position, targets) in enumerate(found):
+    mask = np.zeros((*rows.shape, t), bool)
+    for i, row_looks in enumerate(by):
+        for j, (position, targets) in enumerate(row_looks):
             rows[i, j] = position
-            wanted[i, j, targets] = True
-    at, target = torch.from_numpy(rows), torch.from_numpy(wanted)
+            mask[i, j, targets] = True
+    at, target = torch.from_numpy(rows), torch.from_numpy(mask)
     score = (q.gather(1, at[..., None].expand(-1, -1, d)) @ k.transpose(-1, -2)).float() / math.sqrt(d)
     score = score.masked_fill(torch.arange(t) > at[..., None], -torch.inf)
     mass = torch.logsumexp(score.masked_fill(~target, -torch.inf), -1) - torch.logsumexp(score, -1)
     return -mass[target.any(-1)].mean()
 
 
-def guide_loss(states: HeadStates, batch: Batch, index: Index) -> Tensor:
+def guide_loss(states: HeadStates, batch: Batch, index: PoolIndex) -> Tensor:
     """Sum of the guides of one batch, float32 scalar."""
     own: Looks = []
     keyed: Looks = []
@@ -88,7 +88,7 @@ def guide_loss(states: HeadStates, batch: Batch, index: Index) -> Tensor:
     return total
 
 
-def _add_matches(matches: list[Looks], b: int, marks: Sequence[Marks], index: Index) -> None:
+def _add_matches(matches: list[Looks], b: int, marks: Sequence[Marks], index: PoolIndex) -> None:
     images = [mark.turn.image for mark in marks]
     answers = np.array([mark.answer[0] for mark in marks])
     for looks, kinds in zip(matches, MATCHED, strict=True):
@@ -111,7 +111,7 @@ def _add_names(named: Looks, b: int, marks: Sequence[Marks]) -> None:
             named += [(b, mark.slot, earlier), (b, mark.answer[0], earlier)]
 
 
-def number_lessons(batch: Batch, index: Index) -> NDArray[np.int64]:
+def number_lessons(batch: Batch, index: PoolIndex) -> NDArray[np.int64]:
     """A key word after its image predicts how many of its kind the image shows: a cheap lesson in grounding.
 
     A shape word after a color word counts the pair. Returns grades [G, 3] (row, position, target).

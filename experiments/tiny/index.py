@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.tiny.pool import COLUMN, Pool
+from experiments.tiny.pool import COLUMN, ImagePool
 from icl.tasks.generated.wording import VALUES
 from icl.tasks.generated.world import COLORS, CONCEPTS, KINDS, SHAPES, Concept
 
@@ -11,14 +11,14 @@ Indices = NDArray[np.int64]
 ONE_CONCEPT = ("single", "plain", "count")
 
 
-class Index:
+class PoolIndex:
     """Images of a pool by kind, concept and attribute value.
 
     kind: kind (and "ordered", digits whose left is at least the right) -> images; pair: concept -> images that show
     it alone; by: attribute -> class -> images; groups: an image's (color, shape, count) triples.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: ImagePool) -> None:
         self.facts = pool.facts
         kinds = self.column("kind")
         self.kind: dict[str, Indices] = {k: np.flatnonzero(kinds == i) for i, k in enumerate(KINDS)}

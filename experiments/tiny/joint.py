@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from experiments.tiny import state
 from experiments.tiny.curriculum import draw_batch, draw_lesson
 from experiments.tiny.decoder import Decoder
-from experiments.tiny.index import Index
+from experiments.tiny.index import PoolIndex
 from experiments.tiny.pool import make_pool
 from experiments.tiny.tower import Tower
 from experiments.tiny.train import loss_of
@@ -24,13 +24,13 @@ from icl.tasks.generated.world import SEEN
 CAPTIONS = 0.2  # share of batches that are captions whatever the curriculum draws
 
 
-def seen_tokens(tower: Tower, images: Tensor, wanted: NDArray[np.int64]) -> Tensor:
+def image_tokens(tower: Tower, images: Tensor, indices: NDArray[np.int64]) -> Tensor:
     """Tokens of one batch's images, [P, out], each distinct image seen once. images: uint8 [N, 64, 64, 3]."""
-    distinct, back = np.unique(wanted, return_inverse=True)
+    distinct, back = np.unique(indices, return_inverse=True)
     with torch.autocast("cpu", torch.bfloat16):
         tokens = tower(images[torch.from_numpy(distinct)])
-    found: Tensor = tokens.float()[torch.from_numpy(back)]
-    return found
+    rows: Tensor = tokens.float()[torch.from_numpy(back)]
+    return rows
 
 
 def rate(step: int, steps: int) -> float:
@@ -53,7 +53,7 @@ def train_together(  # noqa: PLR0917
     running = out.with_name("joint.run.safetensors")
     rng = np.random.default_rng((11, seed))
     pool = make_pool(3000 + seed, images, concepts=SEEN)
-    index, pixels = Index(pool), torch.from_numpy(pool.images)
+    index, pixels = PoolIndex(pool), torch.from_numpy(pool.images)
     both = nn.ModuleDict({"tower": tower, "decoder": decoder}).train()
     optimizer = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
     first = state.load_run(running, both, [optimizer], rng)
@@ -69,7 +69,7 @@ def train_together(  # noqa: PLR0917
             batch = draw_batch(rng, index, lesson)
             tokens, places = decoder.lm.embed_tokens.weight.new_zeros(0, tower.shape.out), batch.images
             if len(places):
-                tokens = seen_tokens(tower, pixels, places)
+                tokens = image_tokens(tower, pixels, places)
             batch.images = np.arange(len(places))
             answer, _ = loss_of(decoder, batch, tokens, index, guided=False)
             (answer / 2).backward()  # type: ignore[no-untyped-call]

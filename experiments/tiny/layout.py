@@ -28,7 +28,7 @@ KEYS = {
 
 
 @dataclass(frozen=True)
-class Turn:
+class TokenTurn:
     """An image (an index into a pool, -1 for none), question and answer. `bound`: the answer is a made-up name."""
 
     image: int
@@ -40,7 +40,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PromptLayout:
     """How a prompt is written; `images=False` leaves the images out."""
 
     chat: bool = True
@@ -53,7 +53,7 @@ class Layout:
 class Marks:
     """Where one turn lies in its row: the image's token, the slot that predicts the answer, answer and key words."""
 
-    turn: Turn
+    turn: TokenTurn
     image: int
     slot: int
     answer: range
@@ -62,16 +62,16 @@ class Marks:
 
 
 @dataclass
-class Row:
+class TokenRow:
     """One laid-out sequence."""
 
     tokens: list[int] = field(default_factory=list)
     marks: list[Marks] = field(default_factory=list)
 
 
-def lay_out(turns: Sequence[Turn], layout: Layout) -> Row:
+def lay_out(turns: Sequence[TokenTurn], layout: PromptLayout) -> TokenRow:
     """One sequence as tokens, its last answer included."""
-    row = Row()
+    row = TokenRow()
     t = row.tokens
     if not layout.chat:
         t.append(USER)
@@ -81,16 +81,16 @@ def lay_out(turns: Sequence[Turn], layout: Layout) -> Row:
         if j == 0:
             t += encode(INSTRUCTIONS[layout.instruction])
         last = j == len(turns) - 1
-        shown = turn.image >= 0 and layout.images
+        has_image = turn.image >= 0 and layout.images
         question = turn.question if layout.chat else (*encode("question:"), *turn.question)
-        if layout.text_first or not shown:
+        if layout.text_first or not has_image:
             start = len(t)
             t += question
         at = -1
-        if shown:
+        if has_image:
             at = len(t) + 2
             t += IMAGE_TOKENS
-        if shown and not layout.text_first:
+        if has_image and not layout.text_first:
             start = len(t)
             t += question
         keys = [p for p in range(start, start + len(question)) if t[p] in KEYS]
@@ -113,7 +113,7 @@ class Batch:
     position, target): the positions whose next token counts in the loss.
     """
 
-    def __init__(self, sequences: Sequence[Sequence[Turn]], layout: Layout) -> None:
+    def __init__(self, sequences: Sequence[Sequence[TokenTurn]], layout: PromptLayout) -> None:
         self.rows = [lay_out(turns, layout) for turns in sequences]
         self.tokens = np.full((len(self.rows), max(len(row.tokens) for row in self.rows)), PAD, np.int64)
         at, images, grades = [], [], []
@@ -137,6 +137,6 @@ class Batch:
         return np.array([row.marks[-1].slot for row in self.rows], np.int64)
 
 
-def words(row: Row) -> str:
+def words(row: TokenRow) -> str:
     """A row as text, for reading."""
     return " ".join(TOKENS[token] for token in row.tokens)

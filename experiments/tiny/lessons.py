@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.tiny.index import Index
-from experiments.tiny.layout import Turn
+from experiments.tiny.index import PoolIndex
+from experiments.tiny.layout import TokenTurn
 from experiments.tiny.questions import NUMBERS, QUESTIONS, YES_NO, caption, pick
 from experiments.tiny.vocabulary import encode
 from icl.tasks.generated import wording as w
@@ -36,7 +36,7 @@ BINDING_SHARES = {
 
 def bind(  # noqa: PLR0917
     rng: Rng,
-    index: Index,
+    index: PoolIndex,
     ways: int,
     turns: int,
     kind: str = "pair",
@@ -44,7 +44,7 @@ def bind(  # noqa: PLR0917
     concepts: Sequence[Concept] = SEEN,
     labels: Sequence[tuple[int, ...]] = NAMES,
     balanced: bool = False,
-) -> list[Turn]:
+) -> list[TokenTurn]:
     """Made-up names for concepts (or values of one attribute), drawn anew for every sequence.
 
     An answer is graded where an earlier turn has named the same concept. `near`: concepts that share a color or a
@@ -74,15 +74,15 @@ def bind(  # noqa: PLR0917
             order = [order[-1] if rng.random() < mostly else way for way in order]
     templates = w.HINTED_BINDING_QUESTIONS if hint and kind in w.ATTRIBUTE_WORDS else w.BINDING_QUESTIONS
     question = encode(pick(rng, templates).format(attribute=w.ATTRIBUTE_WORDS.get(kind, "")))
-    seen: set[int] = set()
+    earlier_ways: set[int] = set()
     out = []
     for way in order:
-        out.append(Turn(int(pick(rng, pools[way])), question, names[way], way in seen, True, names))
-        seen.add(way)
+        out.append(TokenTurn(int(pick(rng, pools[way])), question, names[way], way in earlier_ways, True, names))
+        earlier_ways.add(way)
     return out
 
 
-def attribute(rng: Rng, index: Index, turns: int, name: str | None = None) -> list[Turn]:
+def attribute(rng: Rng, index: PoolIndex, turns: int, name: str | None = None) -> list[TokenTurn]:
     """One question; the demonstrations say which attribute it asks for."""
     name = name or pick(rng, w.ATTRIBUTES)
     question, options = encode(pick(rng, w.ATTRIBUTE_QUESTIONS)), tuple(encode(v) for v in w.VALUES[name])
@@ -90,39 +90,44 @@ def attribute(rng: Rng, index: Index, turns: int, name: str | None = None) -> li
     if name != "size" and rng.random() < 0.15:
         kind = "count"
     images = rng.choice(index.kind[kind], turns).tolist()
-    return [Turn(p, question, options[index.fact(p, name)], j > 0, options=options) for j, p in enumerate(images)]
+    return [TokenTurn(p, question, options[index.fact(p, name)], j > 0, options=options) for j, p in enumerate(images)]
 
 
-def operator(rng: Rng, index: Index, turns: int, told: bool = False) -> list[Turn]:
+def operator(rng: Rng, index: PoolIndex, turns: int, names_operator: bool = False) -> list[TokenTurn]:
     """An image "a ? b" and one question; the demonstrations say which operator stands there, or the question does."""
     name = pick(rng, w.OPERATORS)
-    question = encode(pick(rng, w.TOLD_OPERATOR_QUESTIONS if told else w.OPERATOR_QUESTIONS).format(operator=name))
+    question = encode(
+        pick(rng, w.TOLD_OPERATOR_QUESTIONS if names_operator else w.OPERATOR_QUESTIONS).format(operator=name)
+    )
     images = rng.choice(index.kind["ordered"], turns).tolist()
-    return [Turn(p, question, encode(str(index.result(p, name))), told or j > 0) for j, p in enumerate(images)]
+    return [
+        TokenTurn(p, question, encode(str(index.result(p, name))), names_operator or j > 0)
+        for j, p in enumerate(images)
+    ]
 
 
-def bare(rng: Rng, index: Index, turns: int) -> list[Turn]:
+def bare(rng: Rng, index: PoolIndex, turns: int) -> list[TokenTurn]:
     """The question is a color or a shape; the demonstrations say whether its number is asked or its presence."""
     counts = rng.random() < 0.5
     out = []
     for j in range(turns):
         image = int(rng.choice(index.kind["scene"]))
-        at, known = (0, tuple(COLORS)) if rng.random() < 0.5 else (1, SHAPES)
-        word = str(pick(rng, index.groups[image])[at]) if rng.random() < 0.6 else pick(rng, known)
+        at, words = (0, tuple(COLORS)) if rng.random() < 0.5 else (1, SHAPES)
+        word = str(pick(rng, index.groups[image])[at]) if rng.random() < 0.6 else pick(rng, words)
         n = index.fact(image, f"n_{word}")
         answer = NUMBERS[n] if counts else YES_NO[n == 0]
-        out.append(Turn(image, encode(pick(rng, w.BARE_QUESTIONS).format(word=word)), answer, j > 0))
+        out.append(TokenTurn(image, encode(pick(rng, w.BARE_QUESTIONS).format(word=word)), answer, j > 0))
     return out
 
 
-def ask(rng: Rng, index: Index, turns: int, name: str | None = None) -> list[Turn]:
+def ask(rng: Rng, index: PoolIndex, turns: int, name: str | None = None) -> list[TokenTurn]:
     """Questions that need no demonstration. One kind or several mixed; sometimes the images are like the query's."""
     names, shares = tuple(QUESTIONS), np.array([share for share, _, _ in QUESTIONS.values()])
     mixed = name is None and rng.random() < 0.4
     name = name or names[int(rng.choice(len(names), p=shares / shares.sum()))]
     plain = [n for n in names if n.startswith("plain")]
     out = []
-    alike = index.pair[pick(rng, SEEN)] if rng.random() < 0.25 else None
+    same_concept = index.pair[pick(rng, SEEN)] if rng.random() < 0.25 else None
     for _ in range(turns):
         if mixed:
             name = (
@@ -131,26 +136,27 @@ def ask(rng: Rng, index: Index, turns: int, name: str | None = None) -> list[Tur
                 else names[int(rng.choice(len(names), p=shares / shares.sum()))]
             )
         kinds, make = QUESTIONS[name][1:]
-        near = alike if name.startswith("plain") else None
+        near = same_concept if name.startswith("plain") else None
         out.append(make(rng, index, int(rng.choice(index.kind[pick(rng, kinds)] if near is None else near))))
     return out
 
 
-def describe(rng: Rng, index: Index, turns: int) -> list[Turn]:
+def describe(rng: Rng, index: PoolIndex, turns: int) -> list[TokenTurn]:
     """Captions of scenes, now and then of images of one concept."""
     kind = "scene" if rng.random() < 0.9 else "count"
     question = pick(rng, w.CAPTION_QUESTIONS)
     return [
-        Turn(p, encode(question), caption(rng, index, p).answer) for p in rng.choice(index.kind[kind], turns).tolist()
+        TokenTurn(p, encode(question), caption(rng, index, p).answer)
+        for p in rng.choice(index.kind[kind], turns).tolist()
     ]
 
 
-def copy(rng: Rng, turns: int) -> list[Turn]:
+def copy(rng: Rng, turns: int) -> list[TokenTurn]:
     """No image: a made-up word means another; graded where it has been explained before."""
     keys = int(rng.integers(2, 7))
     chosen = rng.permutation(len(NAMES))[: 2 * keys].tolist()
-    tail, seen, out = encode(pick(rng, ("?", "means?", "goes to?"))), set(), []
+    tail, explained_keys, out = encode(pick(rng, ("?", "means?", "goes to?"))), set(), []
     for key in rng.integers(0, keys, turns).tolist():
-        out.append(Turn(-1, NAMES[chosen[2 * key]] + tail, NAMES[chosen[2 * key + 1]], key in seen))
-        seen.add(key)
+        out.append(TokenTurn(-1, NAMES[chosen[2 * key]] + tail, NAMES[chosen[2 * key + 1]], key in explained_keys))
+        explained_keys.add(key)
     return out

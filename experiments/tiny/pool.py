@@ -42,7 +42,7 @@ MIX: dict[Kind, float] = {"single": 0.34, "plain": 0.16, "count": 0.16, "scene":
 
 
 @dataclass(frozen=True)
-class Pool:
+class ImagePool:
     """images: uint8 [N, 64, 64, 3]; facts: int64 [N, len(FACTS)]."""
 
     images: NDArray[np.uint8]
@@ -54,32 +54,34 @@ class Pool:
 
 def row(facts: Facts) -> NDArray[np.int64]:
     """One image's facts as classes, int64 [len(FACTS)]."""
-    found = np.full(len(FACTS), -1, np.int64)
-    found[COLUMN["kind"]] = KINDS.index(facts.kind)
+    classes = np.full(len(FACTS), -1, np.int64)
+    classes[COLUMN["kind"]] = KINDS.index(facts.kind)
     if facts.left is not None and facts.right is not None:
-        found[COLUMN["left"]], found[COLUMN["right"]] = facts.left, facts.right
-        return found
+        classes[COLUMN["left"]], classes[COLUMN["right"]] = facts.left, facts.right
+        return classes
     words: dict[str, tuple[str, ...]] = {
         "color": tuple(COLORS), "shape": SHAPES, "texture": TEXTURES, "size": tuple(SIZES), "place": PLACES
     }  # fmt: skip
-    for name, known in words.items():
+    for name, values in words.items():
         value = getattr(facts, name)
         if value is not None:
-            found[COLUMN[name]] = known.index(value)
-    found[COLUMN["count"]] = facts.number()
-    found[len(SINGLE_FACTS) :] = 0
+            classes[COLUMN[name]] = values.index(value)
+    classes[COLUMN["count"]] = facts.number()
+    classes[len(SINGLE_FACTS) :] = 0
     for group in facts.groups:
         for name in (f"n_{group.color}", f"n_{group.shape}", f"n_{group.color}_{group.shape}"):
-            found[COLUMN[name]] += group.count
-    return found
+            classes[COLUMN[name]] += group.count
+    return classes
 
 
-def make_pool(seed: int, n: int, mix: dict[Kind, float] | None = None, concepts: Sequence[Concept] = CONCEPTS) -> Pool:
+def make_pool(
+    seed: int, n: int, mix: dict[Kind, float] | None = None, concepts: Sequence[Concept] = CONCEPTS
+) -> ImagePool:
     """n images from a seed; `mix` gives the share of each kind (`MIX` by default)."""
     rng = np.random.default_rng(seed)
     kinds, shares = zip(*(mix or MIX).items(), strict=True)
     images, facts = np.empty((n, SIDE, SIDE, 3), np.uint8), np.empty((n, len(FACTS)), np.int64)
     for i, k in enumerate(rng.choice(len(kinds), n, p=np.array(shares) / sum(shares))):
-        image, found = draw(rng, kinds[k], concepts=concepts)
-        images[i], facts[i] = np.asarray(image), row(found)
-    return Pool(images, facts)
+        image, image_facts = draw(rng, kinds[k], concepts=concepts)
+        images[i], facts[i] = np.asarray(image), row(image_facts)
+    return ImagePool(images, facts)

@@ -8,16 +8,16 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
-from experiments.tiny.index import Index
-from experiments.tiny.layout import Layout, Turn
+from experiments.tiny.index import PoolIndex
+from experiments.tiny.layout import PromptLayout, TokenTurn
 from experiments.tiny.lessons import ask, attribute, bind, operator
-from experiments.tiny.pool import Pool
-from experiments.tiny.runner import Runner
+from experiments.tiny.pool import ImagePool
+from experiments.tiny.runner import CheckpointRunner
 from icl.tasks.generated.world import HELD_OUT
 
 
 @dataclass(frozen=True)
-class Agreement:
+class LogitAgreement:
     """same: rows whose best token is the same, of n; largest: logit difference over all rows and tokens."""
 
     same: int
@@ -25,7 +25,7 @@ class Agreement:
     largest: float
 
 
-def mixed_sequences(index: Index, n: int) -> list[list[Turn]]:
+def mixed_sequences(index: PoolIndex, n: int) -> list[list[TokenTurn]]:
     """Prompts of different lengths and image counts, 0 to 16 demonstrations."""
     rng = np.random.default_rng(21)
     out = []
@@ -41,27 +41,31 @@ def mixed_sequences(index: Index, n: int) -> list[list[Turn]]:
     return out
 
 
-def _compare(reference: Tensor, other: Tensor) -> Agreement:
+def _compare(reference: Tensor, other: Tensor) -> LogitAgreement:
     same = int((reference.argmax(-1) == other.argmax(-1)).sum())
-    return Agreement(same, len(reference), float((reference - other).abs().max()))
+    return LogitAgreement(same, len(reference), float((reference - other).abs().max()))
 
 
 @torch.no_grad()
-def alone(runner: Runner, turns: list[Turn], pool: Pool) -> Tensor:
+def alone(runner: CheckpointRunner, turns: list[TokenTurn], pool: ImagePool) -> Tensor:
     """Logits [V] of one prompt through processor, pixels and model, without a cache of features or padding."""
     images = [PILImage.fromarray(pool.images[turn.image]) for turn in turns]
-    inputs = runner.processor(text=[runner.prompt(turns, Layout())], images=[images], return_tensors="pt")
+    inputs = runner.processor(text=[runner.prompt(turns, PromptLayout())], images=[images], return_tensors="pt")
     logits: Tensor = runner.model(**inputs).logits[0, -1].float()
     return logits
 
 
-def agreements(vlm: Path, pool: Pool, n: int = 200) -> dict[str, Agreement]:
+def agreements(vlm: Path, pool: ImagePool, n: int = 200) -> dict[str, LogitAgreement]:
     """Against float32 prompts alone: padded batches of 64 in float32, and in bfloat16."""
-    index = Index(pool)
+    index = PoolIndex(pool)
     sequences = mixed_sequences(index, n)
-    full = Runner(vlm)
+    full = CheckpointRunner(vlm)
     reference = torch.stack([alone(full, turns, pool) for turns in sequences])
-    out = {"float32, padded batches": _compare(reference, full.logits(sequences, full.features(pool.images), Layout()))}
-    half = Runner(vlm, torch.bfloat16)
-    logits = half.logits(sequences, half.features(pool.images), Layout())
+    out = {
+        "float32, padded batches": _compare(
+            reference, full.logits(sequences, full.features(pool.images), PromptLayout())
+        )
+    }
+    half = CheckpointRunner(vlm, torch.bfloat16)
+    logits = half.logits(sequences, half.features(pool.images), PromptLayout())
     return out | {"bfloat16, padded batches": _compare(reference, logits)}

@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.tiny.index import Index
-from experiments.tiny.layout import Layout, Turn
+from experiments.tiny.index import PoolIndex
+from experiments.tiny.layout import PromptLayout, TokenTurn
 from experiments.tiny.lessons import NAMES, Rng, ask, attribute, bare, bind, operator
 from experiments.tiny.questions import pick, turn
 from experiments.tiny.vocabulary import encode
@@ -19,26 +19,26 @@ from icl.tasks.generated.world import CONCEPTS, HELD_OUT, Concept, companion, po
 SHOTS = (0, 1, 2, 4, 8, 16)
 FEWER_SHOTS = (0, 4, 8, 16)
 LAYOUTS = {
-    "chat": Layout(),
-    "chat, text first": Layout(text_first=True),
-    "chat, short instruction": Layout(instruction="short"),
-    "chat, long instruction": Layout(instruction="long"),
-    "interleaved": Layout(chat=False),
-    "interleaved, text first": Layout(chat=False, text_first=True),
-    "interleaved, long instruction": Layout(chat=False, instruction="long"),
+    "chat": PromptLayout(),
+    "chat, text first": PromptLayout(text_first=True),
+    "chat, short instruction": PromptLayout(instruction="short"),
+    "chat, long instruction": PromptLayout(instruction="long"),
+    "interleaved": PromptLayout(chat=False),
+    "interleaved, text first": PromptLayout(chat=False, text_first=True),
+    "interleaved, long instruction": PromptLayout(chat=False, instruction="long"),
 }
 
 
 @dataclass(frozen=True)
-class Cell:
+class ProbeCell:
     """One number of the card: sequences, and whether the answer competes with the options alone."""
 
     group: str
     name: str
     shots: int
-    make: Callable[[Rng], list[Turn]]
+    make: Callable[[Rng], list[TokenTurn]]
     among: bool = False
-    layout: Layout = field(default_factory=Layout)
+    layout: PromptLayout = field(default_factory=PromptLayout)
 
     @property
     def times(self) -> int:
@@ -46,30 +46,34 @@ class Cell:
         goal = {"binding": (8,), "binding by attribute": (8,), "rule in the demonstrations": (0, 4)}
         return 4 if self.shots in goal.get(self.group, ()) else 1
 
-    def sequences(self, n: int) -> list[list[Turn]]:
-        rng = np.random.default_rng(zlib.crc32(f"{self.name} {self.shots}".encode()))
+    def sequences(self, n: int) -> list[list[TokenTurn]]:
+        # The stored figures of all seeds were drawn under the British spelling: another name draws other sequences.
+        name = self.name.replace("color", "colour")
+        rng = np.random.default_rng(zlib.crc32(f"{name} {self.shots}".encode()))
         return [self.make(rng) for _ in range(n)]
 
 
-def cells(index: Index) -> Iterator[Cell]:
+def cells(index: PoolIndex) -> Iterator[ProbeCell]:
     """Everything but captions, retrieval and easy-vqa."""
 
-    def held(ways: int, shots: int, kind: str = "pair") -> Callable[[Rng], list[Turn]]:
+    def held_out(ways: int, shots: int, kind: str = "pair") -> Callable[[Rng], list[TokenTurn]]:
         return lambda rng: bind(rng, index, ways, shots + 1, kind, concepts=HELD_OUT, balanced=True)
 
-    def by(kind: str, hint: bool, shots: int) -> Callable[[Rng], list[Turn]]:
+    def by(kind: str, hint: bool, shots: int) -> Callable[[Rng], list[TokenTurn]]:
         return lambda rng: bind(rng, index, 2, shots + 1, kind, hint, balanced=True)
 
     for shots in SHOTS:
         for ways in (2, 4, 8):
-            yield Cell("binding", f"{ways}-way", shots, held(ways, shots), True)
-        yield Cell("binding", "4-way, like concepts", shots, held(4, shots, "near"), True)
+            yield ProbeCell("binding", f"{ways}-way", shots, held_out(ways, shots), True)
+        yield ProbeCell("binding", "4-way, like concepts", shots, held_out(4, shots, "near"), True)
         for name, lesson in (("operators", operator), ("attribute", attribute), ("number or presence", bare)):
-            yield Cell("rule in the demonstrations", name, shots, lambda rng, f=lesson, k=shots: f(rng, index, k + 1))  # type: ignore[misc]
+            yield ProbeCell(
+                "rule in the demonstrations", name, shots, lambda rng, f=lesson, k=shots: f(rng, index, k + 1)
+            )  # type: ignore[misc]
     for shots in FEWER_SHOTS:
         for kind in ("texture", "size", "count", "shape", "color"):
-            yield Cell("binding by attribute", f"{kind}, named", shots, by(kind, True, shots), True)
-            yield Cell("binding by attribute", f"{kind}, not named", shots, by(kind, False, shots), True)
+            yield ProbeCell("binding by attribute", f"{kind}, named", shots, by(kind, True, shots), True)
+            yield ProbeCell("binding by attribute", f"{kind}, not named", shots, by(kind, False, shots), True)
         for name in (
             "plain_color",
             "plain_shape",
@@ -81,43 +85,45 @@ def cells(index: Index) -> Iterator[Cell]:
             "count_shape",
             "count_both",
         ):
-            yield Cell("questions", name, shots, lambda rng, q=name, k=shots: ask(rng, index, k + 1, q))  # type: ignore[misc]
+            yield ProbeCell("questions", name, shots, lambda rng, q=name, k=shots: ask(rng, index, k + 1, q))  # type: ignore[misc]
         for sampling in ("random", "popular", "adversarial"):
-            yield Cell("existence", sampling, shots, lambda rng, s=sampling, k=shots: existence(rng, index, k + 1, s))  # type: ignore[misc]
+            yield ProbeCell(
+                "existence", sampling, shots, lambda rng, s=sampling, k=shots: existence(rng, index, k + 1, s)
+            )  # type: ignore[misc]
     for name, layout in LAYOUTS.items():
-        yield Cell("layouts, 8 shots", f"4-way binding, {name}", 8, held(4, 8), True, layout)
-        yield Cell("layouts, 8 shots", f"operators, {name}", 8, lambda rng: operator(rng, index, 9), False, layout)
-        yield Cell(
+        yield ProbeCell("layouts, 8 shots", f"4-way binding, {name}", 8, held_out(4, 8), True, layout)
+        yield ProbeCell("layouts, 8 shots", f"operators, {name}", 8, lambda rng: operator(rng, index, 9), False, layout)
+        yield ProbeCell(
             "layouts, 8 shots", f"yes/no, {name}", 8, lambda rng: ask(rng, index, 9, "plain_yes_no"), False, layout
         )
 
 
-def existence(rng: Rng, index: Index, turns: int, sampling: str) -> list[Turn]:
+def existence(rng: Rng, index: PoolIndex, turns: int, sampling: str) -> list[TokenTurn]:
     """Yes or no, half each; what is absent is any concept, a frequent one, or the companion of one that is there."""
     frequent = sorted(CONCEPTS, key=popularity, reverse=True)[:12]
     out = []
     for image in rng.choice(index.kind["scene"], turns).tolist():
-        shown = [group[:2] for group in index.groups[image]]
+        concepts = [group[:2] for group in index.groups[image]]
         there = rng.random() < 0.5
         likely: list[Concept] = list(CONCEPTS)
         if sampling == "popular":
             likely = frequent
         elif sampling == "adversarial":
             likely = (
-                [companion(c) for c in shown]
-                + [(shown[0][0], s) for _, s in shown]
-                + [(c, shown[0][1]) for c, _ in shown]
+                [companion(c) for c in concepts]
+                + [(concepts[0][0], s) for _, s in concepts]
+                + [(c, concepts[0][1]) for c, _ in concepts]
             )
-        absent = [c for c in likely if c not in shown] or [c for c in CONCEPTS if c not in shown]
-        color, shape = pick(rng, shown) if there else pick(rng, absent)
+        absent = [c for c in likely if c not in concepts] or [c for c in CONCEPTS if c not in concepts]
+        color, shape = pick(rng, concepts) if there else pick(rng, absent)
         question = w.EXISTENCE_QUESTIONS[0].format(noun=w.with_article(f"{color} {shape}"))
         out.append(turn(image, question, "yes" if there else "no", ("yes", "no")))
     return out
 
 
 def support(  # noqa: PLR0917
-    index: Index, embeddings: Tensor, shots: int, nearest: bool, n: int, ways: int = 8, each: int = 6
-) -> list[list[Turn]]:
+    index: PoolIndex, embeddings: Tensor, shots: int, nearest: bool, n: int, ways: int = 8, each: int = 6
+) -> list[list[TokenTurn]]:
     """Named concepts with a pool of `ways` x `each` images; demonstrations by chance or nearest, the nearest last.
 
     embeddings: [N, d], a row an image.
@@ -135,6 +141,6 @@ def support(  # noqa: PLR0917
         if nearest:
             likeness = unit[[p for p, _ in pool]] @ unit[query]
             chosen = likeness.argsort(descending=True)[:shots].flip(0).tolist()
-        demos = [Turn(pool[i][0], question, names[pool[i][1]], options=names) for i in chosen]
-        out.append([*demos, Turn(query, question, names[way], options=names)])
+        demos = [TokenTurn(pool[i][0], question, names[pool[i][1]], options=names) for i in chosen]
+        out.append([*demos, TokenTurn(query, question, names[way], options=names)])
     return out

@@ -8,13 +8,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from experiments.tiny.index import Index
-from experiments.tiny.layout import Turn
+from experiments.tiny.index import PoolIndex
+from experiments.tiny.layout import TokenTurn
 from experiments.tiny.vocabulary import encode
 from icl.tasks.generated import wording as w
 from icl.tasks.generated.world import COLORS, SEEN, SHAPES, Group
 
-Maker = Callable[[np.random.Generator, Index, int], Turn]
+Maker = Callable[[np.random.Generator, PoolIndex, int], TokenTurn]
 T = TypeVar("T")
 HUES = tuple(COLORS)
 NUMBERS = tuple(encode(str(i)) for i in range(10))
@@ -26,24 +26,24 @@ def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
     return items[int(rng.integers(len(items)))]
 
 
-def turn(image: int, question: str, answer: str, options: Sequence[str] = ()) -> Turn:
+def turn(image: int, question: str, answer: str, options: Sequence[str] = ()) -> TokenTurn:
     """A turn from texts."""
-    return Turn(image, encode(question), encode(answer), options=tuple(encode(o) for o in options))
+    return TokenTurn(image, encode(question), encode(answer), options=tuple(encode(o) for o in options))
 
 
-def plain_color(rng: np.random.Generator, index: Index, image: int) -> Turn:
+def plain_color(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
     """The color of the one shape."""
     color, shape = index.concept(image)
     return turn(image, pick(rng, w.PLAIN_COLOR_QUESTIONS).format(shape=shape), color, HUES)
 
 
-def plain_shape(rng: np.random.Generator, index: Index, image: int) -> Turn:
+def plain_shape(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
     """The shape of the one shape."""
     color, shape = index.concept(image)
     return turn(image, pick(rng, w.PLAIN_SHAPE_QUESTIONS).format(color=color), shape, SHAPES)
 
 
-def plain_yes_no(rng: np.random.Generator, index: Index, image: int) -> Turn:
+def plain_yes_no(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
     """Is there (not) a color, or a shape; half of them are there."""
     color, shape = index.concept(image)
     there = rng.random() < 0.5
@@ -59,7 +59,7 @@ def plain_yes_no(rng: np.random.Generator, index: Index, image: int) -> Turn:
 def prop(name: str) -> Maker:
     """A maker of questions after the texture, size or place of the one shape."""
 
-    def make(rng: np.random.Generator, index: Index, image: int) -> Turn:
+    def make(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
         return turn(
             image, pick(rng, w.PROPERTY_QUESTIONS[name]), w.VALUES[name][index.fact(image, name)], w.VALUES[name]
         )
@@ -70,37 +70,37 @@ def prop(name: str) -> Maker:
 def number(by: str) -> Maker:
     """How many shapes there are: of a color, a shape, both or all. Mostly of what is there."""
 
-    def make(rng: np.random.Generator, index: Index, image: int) -> Turn:
-        shown, there = index.groups[image], rng.random() < 0.7
+    def make(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
+        groups, there = index.groups[image], rng.random() < 0.7
         if by == "all":
             return turn(image, pick(rng, w.COUNT_ALL), str(index.fact(image, "count")))
         if by == "color":
-            color = pick(rng, shown)[0] if there else pick(rng, HUES)
+            color = pick(rng, groups)[0] if there else pick(rng, HUES)
             return turn(image, pick(rng, w.COUNT_BY_COLOR).format(color=color), str(index.fact(image, f"n_{color}")))
         if by == "shape":
-            shape = pick(rng, shown)[1] if there else pick(rng, SHAPES)
+            shape = pick(rng, groups)[1] if there else pick(rng, SHAPES)
             return turn(
                 image,
                 pick(rng, w.COUNT_BY_SHAPE).format(plural=w.plural(shape)),
                 str(index.fact(image, f"n_{shape}")),
             )
-        color, shape = pick(rng, shown)[:2] if there else _absent(rng, index, image)
+        color, shape = pick(rng, groups)[:2] if there else _absent(rng, index, image)
         question = pick(rng, w.COUNT_BY_BOTH).format(color=color, plural=w.plural(shape))
         return turn(image, question, str(index.fact(image, f"n_{color}_{shape}")))
 
     return make
 
 
-def _absent(rng: np.random.Generator, index: Index, image: int) -> tuple[str, str]:
+def _absent(rng: np.random.Generator, index: PoolIndex, image: int) -> tuple[str, str]:
     """A seen concept that is not in the image; half of the time one of its halves is."""
-    shown = {group[:2] for group in index.groups[image]}
+    concepts = {group[:2] for group in index.groups[image]}
     near = rng.random() < 0.5
-    colors, shapes = {c for c, _ in shown}, {s for _, s in shown}
-    fit = [p for p in SEEN if p not in shown and (not near or p[0] in colors or p[1] in shapes)]
+    colors, shapes = {c for c, _ in concepts}, {s for _, s in concepts}
+    fit = [p for p in SEEN if p not in concepts and (not near or p[0] in colors or p[1] in shapes)]
     return pick(rng, fit)
 
 
-def existence(rng: np.random.Generator, index: Index, image: int) -> Turn:
+def existence(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
     """Is there a concept in the scene; half of the answers are yes, half of the others have a half of it there."""
     there = rng.random() < 0.5
     color, shape = pick(rng, index.groups[image])[:2] if there else _absent(rng, index, image)
@@ -108,19 +108,19 @@ def existence(rng: np.random.Generator, index: Index, image: int) -> Turn:
     return turn(image, question, "yes" if there else "no", ("yes", "no"))
 
 
-def digit(rng: np.random.Generator, index: Index, image: int) -> Turn:
+def digit(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
     """The left or the right digit."""
     side = pick(rng, ("left", "right"))
     return turn(image, pick(rng, w.DIGIT_QUESTIONS).format(side=side), str(index.fact(image, side)))
 
 
-def told_operator(rng: np.random.Generator, index: Index, image: int) -> Turn:
+def named_operator(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
     """The result of an operator that the question names."""
     name = pick(rng, w.OPERATORS)
     return turn(image, pick(rng, w.TOLD_OPERATOR_QUESTIONS).format(operator=name), str(index.result(image, name)))
 
 
-def caption(rng: np.random.Generator, index: Index, image: int) -> Turn:
+def caption(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
     """The caption of an image."""
     return turn(image, pick(rng, w.CAPTION_QUESTIONS), w.caption([Group(*group) for group in index.groups[image]]))
 
@@ -139,5 +139,5 @@ QUESTIONS: dict[str, tuple[float, tuple[str, ...], Maker]] = {
     "count_both": (0.8, ("scene", "scene", "count"), number("both")),
     "existence": (2.0, ("scene",), existence),
     "digit": (0.6, ("digits",), digit),
-    "told_operator": (0.8, ("ordered",), told_operator),
+    "named_operator": (0.8, ("ordered",), named_operator),
 }

@@ -18,9 +18,9 @@ Optimizers = Sequence[torch.optim.Optimizer]
 def save(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
     """Write beside the target and rename, so that a kill leaves the old state or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, beside, {"notes": json.dumps(notes)})
-    os.replace(beside, path)
+    partial = path.with_suffix(".part")
+    save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, partial, {"notes": json.dumps(notes)})
+    os.replace(partial, path)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

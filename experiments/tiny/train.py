@@ -15,7 +15,7 @@ from experiments.tiny.curriculum import draw_batch, draw_lesson
 from experiments.tiny.decoder import Decoder, DecoderShape, HeadStates
 from experiments.tiny.dev import Dev, dev_scores
 from experiments.tiny.guides import guide_loss, number_lessons
-from experiments.tiny.index import Index
+from experiments.tiny.index import PoolIndex
 from experiments.tiny.layout import Batch
 from experiments.tiny.pool import make_pool
 from experiments.tiny.tower import Tower, tokens_of
@@ -26,7 +26,7 @@ GUIDE, NUMBERS = 0.3, 0.5  # weights of the guides and of the number lessons
 EARLY = 300  # steps in which every second lesson is binding of concepts
 
 
-def loss_of(model: Decoder, batch: Batch, features: Tensor, index: Index, guided: bool) -> tuple[Tensor, Tensor]:
+def loss_of(model: Decoder, batch: Batch, features: Tensor, index: PoolIndex, guided: bool) -> tuple[Tensor, Tensor]:
     """(answer loss with number lessons, guide loss) of one batch, float32 scalars."""
     keep: HeadStates | None = [] if guided else None
     with torch.autocast("cpu", torch.bfloat16):
@@ -67,11 +67,11 @@ def train(  # noqa: PLR0917
     torch.manual_seed(seed)
     rng = np.random.default_rng((7, seed))
     pool = make_pool(2000 + seed, images, concepts=SEEN)
-    index, features = Index(pool), tokens_of(tower, torch.from_numpy(pool.images))
+    index, features = PoolIndex(pool), tokens_of(tower, torch.from_numpy(pool.images))
     model = Decoder(DecoderShape(len(TOKENS)), fact_code(features, pool.facts))
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
     first = state.load_run(running, model, [optimizer], rng)
-    begun, seen = time.time(), {}  # type: ignore[var-annotated]
+    begun, losses = time.time(), {}  # type: ignore[var-annotated]
     for step in range(first, steps):
         if step == stop_after:
             return model
@@ -84,12 +84,12 @@ def train(  # noqa: PLR0917
             lesson = "bind" if early and half == 0 and step % 2 == 0 else draw_lesson(rng)
             answer, guide = loss_of(model, draw_batch(rng, index, lesson, early), features, index, guiding)
             ((answer + GUIDE * guide) / 2).backward()  # type: ignore[no-untyped-call]
-            seen.setdefault(lesson, []).append((answer.item(), guide.item()))
+            losses.setdefault(lesson, []).append((answer.item(), guide.item()))
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % 100 == 0:
             each = (time.time() - begun) / (step + 1 - first)
-            means = {k: " ".join(f"{m:.2f}" for m in np.mean(v[-40:], 0)) for k, v in seen.items()}
+            means = {k: " ".join(f"{m:.2f}" for m in np.mean(v[-40:], 0)) for k, v in losses.items()}
             left = each * (steps - step - 1) / 60
             print(f"seed {seed} step {step + 1}/{steps} {each:.3f} s each, {left:.1f} min left", means, flush=True)
         if (step + 1) % save_every == 0:

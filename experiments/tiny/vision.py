@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.tiny import state
-from experiments.tiny.pool import COLUMN, COUNT_FACTS, FACTS, SINGLE_FACTS, Pool, make_pool
+from experiments.tiny.pool import COLUMN, COUNT_FACTS, FACTS, SINGLE_FACTS, ImagePool, make_pool
 from experiments.tiny.tower import Tower, TowerShape
 from icl.tasks.generated.world import KINDS, SEEN
 
@@ -43,40 +43,40 @@ class FactHeads(nn.Module):
     def loss(self, token: Tensor, facts: Tensor) -> Tensor:
         """token: [B, out], facts: [B, len(FACTS)] -> mean loss; what does not apply to an image counts nothing."""
         total = token.new_zeros(())
-        found = {name: out.float() for name, out in self.logits(token).items()}
+        logits = {name: out.float() for name, out in self.logits(token).items()}
         for name in SINGLE_FACTS:
             target = facts[:, COLUMN[name]]
             total = total + WEIGHTS.get(name, 1.0) * F.cross_entropy(
-                found[name], target, ignore_index=-1, reduction="sum"
+                logits[name], target, ignore_index=-1, reduction="sum"
             ) / len(facts)
-        stacked = torch.stack([found[name] for name in COUNT_FACTS], 1)  # [B, 18, classes]
+        stacked = torch.stack([logits[name] for name in COUNT_FACTS], 1)  # [B, 18, classes]
         target = facts[:, [COLUMN[name] for name in COUNT_FACTS]]
         total = total + COUNTS_WEIGHT * F.cross_entropy(
             stacked.flatten(0, 1), target.flatten(), ignore_index=-1, reduction="sum"
         ) / len(facts)
         pairs = facts[:, PAIRS].clamp(max=3)
         return total + PAIRS_WEIGHT * F.cross_entropy(
-            found["pairs"].flatten(0, 1), pairs.flatten(), ignore_index=-1, reduction="sum"
+            logits["pairs"].flatten(0, 1), pairs.flatten(), ignore_index=-1, reduction="sum"
         ) / len(facts)
 
 
 @torch.no_grad()
-def accuracy(tower: Tower, heads: FactHeads, pool: Pool) -> dict[str, float]:
+def accuracy(tower: Tower, heads: FactHeads, pool: ImagePool) -> dict[str, float]:
     """Share of right classes for each fact; counts and pairs only where the true number is above zero."""
     images, facts = torch.from_numpy(pool.images), torch.from_numpy(pool.facts)
     parts = [heads.logits(tower(images[i : i + 250])) for i in range(0, len(pool), 250)]
-    found = {name: torch.cat([p[name] for p in parts]).argmax(-1) for name in parts[0]}
+    predictions = {name: torch.cat([p[name] for p in parts]).argmax(-1) for name in parts[0]}
     out = {}
     for name in SINGLE_FACTS:
         target = facts[:, COLUMN[name]]
-        out[name] = (found[name] == target)[target >= 0].float().mean().item()
+        out[name] = (predictions[name] == target)[target >= 0].float().mean().item()
     scene = facts[:, COLUMN["kind"]] == 3
     for label, names in (("n_color", list(COUNT_FACTS)[:10]), ("n_shape", list(COUNT_FACTS)[10:])):
-        right = torch.stack([found[n] == facts[:, COLUMN[n]] for n in names], 1)
+        right = torch.stack([predictions[n] == facts[:, COLUMN[n]] for n in names], 1)
         some = (facts[:, [COLUMN[n] for n in names]] > 0) & scene[:, None]
         out[label] = right[some].float().mean().item()
     target = facts[:, PAIRS].clamp(max=3)
-    out["pairs"] = (found["pairs"] == target)[(target > 0) & scene[:, None]].float().mean().item()
+    out["pairs"] = (predictions["pairs"] == target)[(target > 0) & scene[:, None]].float().mean().item()
     return {name: round(v, 3) for name, v in out.items()}
 
 
@@ -106,10 +106,10 @@ def train(  # noqa: PLR0917
         done = step / steps
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 100) * (1.0 if done < 0.5 else max(0.01, 2 * (1 - done)))
-        drawn = rng.integers(0, len(pool), batch)
+        rows = rng.integers(0, len(pool), batch)
         if done >= SCENES_FROM:  # single shapes are learned first; then scenes, which are harder, fill half of a batch
-            drawn[: batch // 2] = rng.choice(scenes, batch // 2)
-        chosen = torch.from_numpy(drawn)
+            rows[: batch // 2] = rng.choice(scenes, batch // 2)
+        chosen = torch.from_numpy(rows)
         with torch.autocast("cpu", torch.bfloat16):
             loss = heads.loss(tower(x[chosen]), y[chosen])
         optimizer.zero_grad(set_to_none=True)

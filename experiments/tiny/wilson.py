@@ -7,11 +7,11 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
     if n <= 0:
         raise ValueError("an interval needs at least one trial")
-    found = binomtest(right, n).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
+    interval = binomtest(right, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
-def shown(counts: tuple[int, int]) -> str:
+def format_proportion(counts: tuple[int, int]) -> str:
     """ ".975 (.955-.986)", or a dash where nothing was counted."""
     right, n = counts
     if n == 0:

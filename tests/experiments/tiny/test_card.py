@@ -10,8 +10,8 @@ from experiments.tiny.code import fact_code, fact_targets
 from experiments.tiny.evaluate import Figures
 from experiments.tiny.goals import goals, median_seed
 from experiments.tiny.pool import COLUMN, make_pool
-from experiments.tiny.precision import Agreement
-from experiments.tiny.wilson import shown, wilson
+from experiments.tiny.precision import LogitAgreement
+from experiments.tiny.wilson import format_proportion, wilson
 
 
 def figures(share: float) -> Figures:
@@ -20,14 +20,14 @@ def figures(share: float) -> Figures:
     shots = dict.fromkeys(("0", "1", "2", "4", "8", "16"), counts)
     by = {f"{kind}, {how}": shots for kind in ("texture", "size", "count") for how in ("named", "not named")}
     labels = ("scenes of seen concepts", "scenes with a held-out concept")
-    told = {f"{what}, {label}": {"": counts} for what in ("CHAIR_I", "8 to 20 words") for label in labels}
+    captions = {f"{what}, {label}": {"": counts} for what in ("CHAIR_I", "8 to 20 words") for label in labels}
     return {
         "binding": {"2-way": shots, "4-way": shots, "8-way": shots},
         "binding by attribute": by,
         "rule in the demonstrations": {"operators": shots, "attribute": shots},
         "questions": {"size": shots},
         "existence": {"random": shots},
-        "captions": told,
+        "captions": captions,
     }
 
 
@@ -36,8 +36,8 @@ def test_wilson_gives_known_intervals() -> None:
     assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
     assert wilson(0, 10)[0] == 0
     assert wilson(10, 10)[1] == pytest.approx(1)
-    assert shown((8, 10)) == ".800 (.490-.943)"
-    assert shown((0, 0)) == "-"
+    assert format_proportion((8, 10)) == ".800 (.490-.943)"
+    assert format_proportion((0, 0)) == "-"
     with pytest.raises(ValueError, match="at least one trial"):
         wilson(0, 0)
 
@@ -58,7 +58,7 @@ def test_the_median_seed_is_the_middle_one() -> None:
 
 def test_the_card_shows_every_cell_and_says_missed() -> None:
     stored = {0: figures(0.9), 1: figures(0.99), 2: figures(0.95)}
-    text = card(figures(0.95), stored, {"float32": Agreement(10, 10, 1e-5)}, 2)
+    text = card(figures(0.95), stored, {"float32": LogitAgreement(10, 10, 1e-5)}, 2)
     assert "missed" in text
     assert "| seed 1 |" in text
     assert ".950 (.910-.973)" in text
@@ -76,7 +76,7 @@ def test_the_first_connector_gives_facts_their_own_coordinates() -> None:
     targets, strengths = fact_targets(pool.facts)
     mixing = torch.randn(targets.shape[1], 240, generator=torch.Generator().manual_seed(0))
     tokens = torch.from_numpy(targets) @ mixing
-    found = (tokens @ fact_code(tokens, pool.facts).T).numpy()
+    code = (tokens @ fact_code(tokens, pool.facts).T).numpy()
     red = pool.facts[:, COLUMN["color"]] == 0
-    assert np.corrcoef(found[:, 0], red)[0, 1] > 0.95
-    assert np.sqrt((found**2).mean(0))[: len(strengths)] == pytest.approx(strengths, rel=1e-3)
+    assert np.corrcoef(code[:, 0], red)[0, 1] > 0.95
+    assert np.sqrt((code**2).mean(0))[: len(strengths)] == pytest.approx(strengths, rel=1e-3)

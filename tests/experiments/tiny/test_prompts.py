@@ -8,10 +8,10 @@ import pytest
 from PIL import Image as PILImage
 
 from experiments.tiny.__main__ import CHECKPOINTS
-from experiments.tiny.index import Index
-from experiments.tiny.layout import Batch, Layout, Turn
+from experiments.tiny.index import PoolIndex
+from experiments.tiny.layout import Batch, PromptLayout, TokenTurn
 from experiments.tiny.lessons import bind, copy, describe, operator
-from experiments.tiny.pool import Pool, make_pool
+from experiments.tiny.pool import ImagePool, make_pool
 from experiments.tiny.runner import messages
 from experiments.tiny.vocabulary import ID, UNK, encode, text_of, wording_words
 
@@ -24,12 +24,12 @@ def processor() -> Any:
 
 
 @pytest.fixture(scope="module")
-def pool() -> Pool:
+def pool() -> ImagePool:
     return make_pool(4, 800)
 
 
-def sequences(pool: Pool) -> list[list[Turn]]:
-    index, rng = Index(pool), np.random.default_rng(1)
+def sequences(pool: ImagePool) -> list[list[TokenTurn]]:
+    index, rng = PoolIndex(pool), np.random.default_rng(1)
     return [
         bind(rng, index, 2, 4, hint=True, kind="size"),
         operator(rng, index, 3),
@@ -42,9 +42,9 @@ def sequences(pool: Pool) -> list[list[Turn]]:
     ("chat", "text_first", "instruction"), list(product((True, False), (True, False), ("none", "short", "long")))
 )
 def test_training_ids_equal_the_processors(
-    processor: Any, pool: Pool, chat: bool, text_first: bool, instruction: str
+    processor: Any, pool: ImagePool, chat: bool, text_first: bool, instruction: str
 ) -> None:
-    layout = Layout(chat, text_first, instruction)
+    layout = PromptLayout(chat, text_first, instruction)
     for turns in sequences(pool):
         batch = Batch([turns], layout)
         images = [PILImage.fromarray(pool.images[t.image]) for t in turns if t.image >= 0]
@@ -53,8 +53,8 @@ def test_training_ids_equal_the_processors(
         assert np.asarray(inputs["input_ids"])[0].tolist() == batch.tokens[0][: batch.slots[0] + 1].tolist()
 
 
-def test_prompts_without_images_have_the_same_ids(processor: Any, pool: Pool) -> None:
-    layout = Layout(images=False)
+def test_prompts_without_images_have_the_same_ids(processor: Any, pool: ImagePool) -> None:
+    layout = PromptLayout(images=False)
     for turns in sequences(pool):
         prompt = processor.apply_chat_template(messages(turns, layout), add_generation_prompt=True)
         ids = processor(text=[prompt], return_tensors="np")["input_ids"]
@@ -63,8 +63,8 @@ def test_prompts_without_images_have_the_same_ids(processor: Any, pool: Pool) ->
 
 
 def test_the_interleaved_prompt_reads_as_composers_write_it(processor: Any) -> None:
-    turns = [Turn(0, encode("name?"), encode("dax")), Turn(1, encode("name?"), encode("wug"))]
-    prompt = processor.apply_chat_template(messages(turns, Layout(chat=False)), add_generation_prompt=True)
+    turns = [TokenTurn(0, encode("name?"), encode("dax")), TokenTurn(1, encode("name?"), encode("wug"))]
+    prompt = processor.apply_chat_template(messages(turns, PromptLayout(chat=False)), add_generation_prompt=True)
     assert prompt == "<q><image>Question: name ?\nAnswer: dax\n\n<image>Question: name ?\nAnswer:<a>"
 
 

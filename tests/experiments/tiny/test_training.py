@@ -9,8 +9,8 @@ import torch
 from experiments.tiny import joint, state, train, vision
 from experiments.tiny.decoder import Decoder, DecoderShape
 from experiments.tiny.guides import attention_guide, guide_loss, number_lessons
-from experiments.tiny.index import Index
-from experiments.tiny.layout import Batch, Layout
+from experiments.tiny.index import PoolIndex
+from experiments.tiny.layout import Batch, PromptLayout
 from experiments.tiny.lessons import ask, bind
 from experiments.tiny.pool import make_pool
 from experiments.tiny.tower import Tower, TowerShape, tokens_of
@@ -66,11 +66,11 @@ def test_the_joint_phase_moves_tower_and_decoder_and_resumes_to_the_same_weights
 
 def test_a_batch_reads_each_distinct_image_once() -> None:
     torch.manual_seed(0)
-    tower, seen = Tower(TowerShape()).eval(), []
-    tower.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    tower, calls = Tower(TowerShape()).eval(), []
+    tower.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
     images = torch.from_numpy(make_pool(8, 4).images)
-    tokens = joint.seen_tokens(tower, images, np.array([3, 1, 3]))
-    assert seen == [2]
+    tokens = joint.image_tokens(tower, images, np.array([3, 1, 3]))
+    assert calls == [2]
     assert torch.equal(tokens[0], tokens[2])
     assert torch.allclose(tokens[1], tower(images[1:2])[0], atol=0.05)
 
@@ -91,13 +91,13 @@ def test_a_guide_is_the_missing_attention_mass() -> None:
 
 def test_guides_and_number_lessons_mark_true_positions() -> None:
     pool = make_pool(2, 900)
-    index, rng = Index(pool), np.random.default_rng(0)
-    batch = Batch([ask(rng, index, 5, "existence") for _ in range(4)], Layout())
+    index, rng = PoolIndex(pool), np.random.default_rng(0)
+    batch = Batch([ask(rng, index, 5, "existence") for _ in range(4)], PromptLayout())
     for row, position, target in number_lessons(batch, index).tolist():
         mark = next(m for m in batch.rows[row].marks if position in m.keys)
         assert TOKENS[target].isdigit()
         assert mark.image < position < mark.slot
-    batch = Batch([bind(rng, index, 2, 5) for _ in range(2)], Layout())
+    batch = Batch([bind(rng, index, 2, 5) for _ in range(2)], PromptLayout())
     model, keep = Decoder(DecoderShape(len(TOKENS))), []  # type: ignore[var-annotated]
     features = torch.randn(len(pool), 160)
     model(torch.from_numpy(batch.tokens), torch.from_numpy(batch.image_at), features[batch.images], keep)

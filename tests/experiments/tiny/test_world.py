@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.tiny.curriculum import SHARES, draw_batch
-from experiments.tiny.index import Index
+from experiments.tiny.index import PoolIndex
 from experiments.tiny.layout import words
 from experiments.tiny.pool import make_pool
 from icl.tasks.generated.wording import caption, plural
@@ -32,7 +32,7 @@ def test_images_are_the_same_bytes_from_a_seed(kind: str) -> None:
     assert digest(kind) == digest(kind) == DIGESTS[kind]
 
 
-def test_fixed_facts_are_drawn_and_told() -> None:
+def test_fixed_facts_are_drawn_and_reported() -> None:
     rng = np.random.default_rng(0)
     image, facts = draw(rng, "single", color="red", shape="star", texture="hollow", size="large", place="top left")
     assert image.size == (SIDE, SIDE)
@@ -53,7 +53,7 @@ def test_a_scene_shows_its_groups() -> None:
     assert {(255, 0, 0), (0, 0, 255)} <= colors
     assert facts.number(color="red") == 2
     assert facts.number(color="red", shape="star") == 0
-    assert caption(groups) == "there are two red circles and one blue star in the image"
+    assert caption(groups) == "there are two red circles and one blue star in the picture"
 
 
 def test_impossible_requests_are_refused() -> None:
@@ -72,7 +72,7 @@ def test_held_out_and_seen_concepts_part_the_world() -> None:
 
 def test_training_shows_and_names_no_held_out_concept() -> None:
     pool = make_pool(1, 1500, concepts=SEEN)
-    index, rng = Index(pool), np.random.default_rng(2)
+    index, rng = PoolIndex(pool), np.random.default_rng(2)
     assert not any(group[:2] in HELD_OUT for groups in index.groups for group in groups)
     named = re.compile("|".join(rf"\b{c} ({s}|{plural(s)})\b" for c, s in HELD_OUT))
     for lesson in SHARES:
@@ -82,7 +82,7 @@ def test_training_shows_and_names_no_held_out_concept() -> None:
 
 
 def test_captions_are_8_to_20_words() -> None:
-    index = Index(make_pool(3, 400, {"scene": 1.0}))
+    index = PoolIndex(make_pool(3, 400, {"scene": 1.0}))
     lengths = [len(re.findall(r"\w+", caption([Group(*g) for g in groups]))) for groups in index.groups]
     assert min(lengths) >= 8
     assert max(lengths) <= 20
