@@ -9,7 +9,17 @@ from collections.abc import Collection
 
 from icl.errors import did_you_mean
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "key:rerank": "rerankers",
+    "key:candidates": "rerank_candidates",
+    "key:compose": "composer",
+    "key:score": "answer_mode",
+    "key:trace": "top_logprobs",
+    "key:late_contrast": "lazy_branches",
+    "key:late": "lazy_branches",
+    "key:launch": "launcher",
+    "key:correct": "correction",
+}
 """`kind:old` -> new. A rename that follows from `RENAMED_WORDS` needs no row."""
 
 RENAMED_WORDS: dict[str, str] = {

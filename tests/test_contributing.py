@@ -15,7 +15,7 @@ name: own
 task: {name: binding, ways: 2, queries: 4}
 model: fake-vote
 shots: 2
-compose: {name: "arrows.py:Arrows", arrow: " -> "}
+composer: {name: "arrows.py:Arrows", arrow: " -> "}
 metrics: [lenient, "token_f1.py:TokenF1"]
 """
 

@@ -64,7 +64,7 @@ def write_run(
     texts = _How(**how)
     store = Store(folder)
     images = {name: _image(folder, name) for name in COLORS}
-    compare = {"to": {"decoding": "greedy"}, "metric": "lenient", "correct": "holm"}
+    compare = {"to": {"decoding": "greedy"}, "metric": "lenient", "correction": "holm"}
     digests = []
     with Writer(store) as writer:
         for cell in _cells(tasks, seeds, shots, retrievers, decodings, models=models):

@@ -40,7 +40,7 @@ def unmet(strategy: Strategy | Arm, abilities: Set[str], score: str = "generate"
     arm = strategy if isinstance(strategy, Arm) else Arm(strategy, strategy.sampler)
     needs = set(arm.strategy.needs)
     if arm.strategy.options_only and score != "options":
-        return f"decoding '{arm.label}' ranks options and writes no text. Use score: options, or leave it out."
+        return f"decoding '{arm.label}' ranks options and writes no text. Use answer_mode: options, or leave it out."
     if score == "options" and arm.strategy.over_options:
         needs.add("whole options")
     if score == "options" or not arm.sampler.deterministic:
@@ -66,7 +66,7 @@ def _nearest(strategy: Strategy, abilities: Set[str], score: str) -> str:
     """What runs on the model: the strategy that comes next to it where it names one, else greedy."""
     if strategy.nearest and unmet(build("strategy", strategy.nearest), abilities, score) is None:
         return f"'{strategy.nearest}', which comes next to it,"
-    return "'greedy' with score: generate" if "generate" in abilities else ""
+    return "'greedy' with answer_mode: generate" if "generate" in abilities else ""
 
 
 def _running(needs: Set[str]) -> list[str]:

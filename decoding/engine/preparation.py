@@ -31,7 +31,7 @@ def made_ready(jobs: Sequence[Job], generate: Generate, count: Callable[[Prompt]
     ready: list[Ready | Failure] = []
     for job, own in zip(jobs, whose, strict=True):
         if job.arm.strategy.options_only and job.score == "generate":
-            ready.append(Failure(f"{job.arm.label} ranks options and writes no text. Use score: options."))
+            ready.append(Failure(f"{job.arm.label} ranks options and writes no text. Use answer_mode: options."))
             continue
         one = made[job.arm.strategy, own] if isinstance(own, str) else own
         ready.append(one if isinstance(one, Failure) else Ready(job, one.prompts, one.digests, one.tokens))

@@ -1,4 +1,4 @@
-"""What each branch said at a step, kept where it is asked for: `trace: {top: 5}` in an experiment file.
+"""What each branch said at a step, kept where it is asked for: `top_logprobs: 5` in an experiment file.
 
 Of every branch and of the combined scores the most probable tokens and the entropy; how far each branch is from the
 reference; the weight that each branch had. All of it from the float32 logits that the step was decided on, before the

@@ -44,7 +44,9 @@ def analyze(view: "View") -> "DataFrame":
         if rows:
             found.append({**setting, **_measured(rows), "n": len(rows)})
     if not found:
-        raise ConfigError(f"{view.path}: no options were scored. Run it with score: options, on a task with options.")
+        raise ConfigError(
+            f"{view.path}: no options were scored. Run it with answer_mode: options, on a task with options."
+        )
     note = f"ece: {BINS} equal bins of the likeliest share; brier: summed over options; risk_50: of the surer half"
     return table(found, "Do the options' probabilities mean what they say?", note=note, signed=("over",))
 

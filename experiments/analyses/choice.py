@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from experiments.results.view import View
 
-AFTERWARDS = ("order", "compose", "decoding", "score", "max_new_tokens")
+AFTERWARDS = ("order", "composer", "decoding", "answer_mode", "max_new_tokens")
 """Axes that come after the choice."""
 
 

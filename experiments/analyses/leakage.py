@@ -30,7 +30,7 @@ LEAKS = ("itself", "image", "twice", "alike")
 def analyze(view: "View") -> "DataFrame":
     """A row a setting, counts of samples."""
     found: list[dict[str, Any]] = []
-    for setting, samples in settings(view, answered(view), without=("decoding", "score", "max_new_tokens")):
+    for setting, samples in settings(view, answered(view), without=("decoding", "answer_mode", "max_new_tokens")):
         rows = list({_shown(row): row for row in records(samples)}.values())
         seen = [_seen(row) for row in rows]
         counts = {key: sum(one[key] for one in seen) for key in (*LEAKS, "labels", "gold")}

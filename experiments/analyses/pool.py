@@ -40,7 +40,7 @@ def analyze(view: "View") -> "DataFrame":
     tasks = _tasks(view)
     found: list[dict[str, Any]] = []
     rows_of = answered(view)
-    for setting, samples in settings(view, rows_of, without=("model", "order", "compose", "decoding", "score")):
+    for setting, samples in settings(view, rows_of, without=("model", "order", "composer", "decoding", "answer_mode")):
         rows = records(samples.drop_duplicates(["query", "seed"]))
         task = tasks[str(rows[0]["task"])]
         queries = {example.id: example.query for example in task.queries}

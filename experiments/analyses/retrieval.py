@@ -30,7 +30,7 @@ def analyze(view: "View") -> "DataFrame":
     """A row a setting; arms that read the same demonstrations have the same numbers."""
     found: list[dict[str, Any]] = []
     rows_of = answered(view)
-    for setting, samples in settings(view, rows_of, without=("model", "order", "compose", "decoding", "score")):
+    for setting, samples in settings(view, rows_of, without=("model", "order", "composer", "decoding", "answer_mode")):
         rows = records(samples.drop_duplicates(["query", "seed"]))
         each = [measured(row, int(setting["shots"])) for row in rows]
         scores = np.array([score for row in rows for _, score, _ in demos_of(row)])

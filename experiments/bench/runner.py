@@ -17,7 +17,7 @@ from experiments.bench import Row, rounds
 GRID: Mapping[str, Any] = {
     "model": "fake-vote",
     "seeds": [0, 1, 2],
-    "grid": {"shots": [0, 2, 4, 8], "retriever": ["random", "balanced"], "compose": ["chat", "interleaved"]},
+    "grid": {"shots": [0, 2, 4, 8], "retriever": ["random", "balanced"], "composer": ["chat", "interleaved"]},
 }
 """42 cells; 240 queries make 10,080 samples."""
 

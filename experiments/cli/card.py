@@ -15,7 +15,7 @@ PLACES: Mapping[str, str] = {
     **{kind: f"{key}: {{}}" for key, kind in KINDS.items()},
     **{KINDS[key]: f"{key}: [{{}}]" for key in LISTS},
     "metric": "metrics: [strict, {}]",
-    "launcher": "launch: {}",
+    "launcher": "launcher: {}",
     "embedder": "retriever: {{name: knn, embedder: {}}}",
     "edit": "decoding: {{name: contrast, branches: [{{change: {}}}]}}",
 }

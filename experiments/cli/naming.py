@@ -14,7 +14,6 @@ WORDS: Mapping[str, str] = {
     **PLURALS,
     **{f"{key}s": kind for key, kind in KINDS.items() if not key.endswith("s")},
     "metrics": "metric",
-    "launch": "launcher",
 }
 """Every word for a kind: itself, a key of an experiment file, the plural of either."""
 METHODS = {

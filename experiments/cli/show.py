@@ -24,7 +24,7 @@ def command(
 ) -> None:
     """Where the arm leaves a choice: the most shots, the reference arm, the first seed.
 
-    Without a query: the first that this arm gets wrong. Where the run kept them (`trace: {top: 5}`), the branches of
+    Without a query: the first that this arm gets wrong. Where the run kept them (`top_logprobs: 5`), the branches of
     each step stand side by side. With --prompt an experiment file may stand in the place of the run: the prompt is
     written anew, before anything ran.
     """

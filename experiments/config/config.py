@@ -1,10 +1,10 @@
 """What an experiment file says, checked key by key before any component is built.
 
-    name, task, model, seeds, shots, retriever, rerank, candidates, order, transforms, compose, decoding, score,
-    max_new_tokens, metrics, controls, trace, late_contrast, grid, zip, exclude, compare, launch
+    name, task, model, seeds, shots, retriever, rerankers, rerank_candidates, order, transforms, composer, decoding, answer_mode,
+    max_new_tokens, metrics, controls, trace, lazy_branches, grid, zip, exclude, compare, launcher
 
 A key outside `grid` holds for all cells; the same key in `grid` (every combination) or `zip` (side by side) is an axis
-and overrides it. An axis may also be one parameter of a component: `decoding.alpha: [0.5, 1.0]`. `rerank` and
+and overrides it. An axis may also be one parameter of a component: `decoding.alpha: [0.5, 1.0]`. `rerankers` and
 `transforms` are lists; an empty one is called none.
 """
 
@@ -34,6 +34,7 @@ from experiments.config.keys import (
 from experiments.config.overrides import overridden
 from experiments.config.yaml_document import Document, read
 from icl.errors import ConfigError, did_you_mean
+from icl.renamed_names import suggest
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Compare:
 class Config:
     """base: the node of every key of AXES; grid, zipped: axis -> its values' nodes, in order.
 
-    trace: how many tokens of each branch are kept of every step; 0: none. late: how contrasts are read, which is
-    no part of a cell, since answers are the same. launch: the node of what starts the workers, no part of one either.
+    top_logprobs: how many tokens of each branch are kept of every step; 0: none. lazy_branches: how contrasts are read, which is
+    no part of a cell, since answers are the same. launcher: the node of what starts the workers, no part of one either.
     """
 
     document: Document
@@ -63,9 +64,9 @@ class Config:
     metrics: tuple[Any, ...]
     controls: bool
     compare: Compare | None
-    trace: int = 0
-    late: Late = "auto"
-    launch: Any = LAUNCHER
+    top_logprobs: int = 0
+    lazy_branches: Late = "auto"
+    launcher: Any = LAUNCHER
 
     def where(self, *keys: str | int) -> str:
         return self.document.where(*keys)
@@ -85,8 +86,9 @@ def checked(document: Document) -> Config:
     data = _emptied({key: value for key, value in document.data.items() if value is not None})
     for key in data:
         if key not in KEYS:
-            meant = did_you_mean(key, KEYS) or f" Keys: {', '.join(KEYS)}."
-            raise ConfigError(f"{document.where(key)}: no key '{key}'.{meant}")
+            meant = suggest("key", key, KEYS)
+            known = f" Keys: {', '.join(KEYS)}." if meant == "." else ""
+            raise ConfigError(f"{document.where(key)}: no key '{key}'{meant}{known}")
     grid, zipped = (_axes(document, key, data.get(key, {})) for key in ("grid", "zip"))
     for axis in zipped:
         if axis in grid:
@@ -116,14 +118,14 @@ def checked(document: Document) -> Config:
         _metrics(document, data, grid, zipped),
         _controls(document, data.get("controls", "none")),
         _compare(document, data.get("compare")),
-        _trace(document, data.get("trace")),
-        _late(document, data.get("late_contrast", LATE[0])),
-        _launch(document, data.get("launch", LAUNCHER)),
+        _top_logprobs(document, data.get("top_logprobs")),
+        _late(document, data.get("lazy_branches", LATE[0])),
+        _launch(document, data.get("launcher", LAUNCHER)),
     )
 
 
 def _emptied(data: dict[str, Any]) -> dict[str, Any]:
-    """`rerank: none` as the empty list that it is, wherever values of an axis stand.
+    """`rerankers: none` as the empty list that it is, wherever values of an axis stand.
 
     In `compare.to`, which names a value as tables do, it is the other way round.
     """
@@ -159,15 +161,15 @@ def check_value(axis: str, node: Any, where: str) -> None:
         raise ConfigError(f"{where}: shots is a number of demonstrations, 0 or more, not {node!r}.")
     if axis == "max_new_tokens" and not (_whole(node) and node >= 1):
         raise ConfigError(f"{where}: max_new_tokens is a whole number of at least 1, not {node!r}.")
-    if axis == "candidates" and node is not None and not (_whole(node) and node >= 1):
+    if axis == "rerank_candidates" and node is not None and not (_whole(node) and node >= 1):
         raise ConfigError(
-            f"{where}: candidates is how many of the retriever's best the rerankers get, 1 or more, not {node!r}."
+            f"{where}: rerank_candidates is how many of the retriever's best the rerankers get, 1 or more, not {node!r}."
         )
     if axis in MOST and node is not None and node > MOST[axis]:
         raise ConfigError(f"{where}: {axis} is at most {MOST[axis]:,}, not {node:,}.")
-    if axis == "score" and node not in SCORES:
+    if axis == "answer_mode" and node not in SCORES:
         raise ConfigError(
-            f"{where}: score is one of {', '.join(SCORES)}, not {node!r}.{did_you_mean(str(node), SCORES)}"
+            f"{where}: answer_mode is one of {', '.join(SCORES)}, not {node!r}.{did_you_mean(str(node), SCORES)}"
         )
     if axis in LISTS and not isinstance(node, list):
         raise ConfigError(f"{where}: {axis} is a list of components, applied in turn, or none, not {node!r}.")
@@ -184,7 +186,7 @@ def _axes(document: Document, key: str, node: Any) -> dict[str, list[Any]]:
             raise ConfigError(f"{where}: every cell is run with every seed: write seeds at the top of the file.")
         head, _, parameter = axis.partition(".")
         if axis not in AXES and not (head in KINDS and parameter):
-            raise ConfigError(f"{where}: no component reads the axis '{axis}'.{did_you_mean(axis, AXES)} {_AXES_ARE}")
+            raise ConfigError(f"{where}: no component reads the axis '{axis}'{suggest('key', axis, AXES)} {_AXES_ARE}")
         if not isinstance(values, list):
             raise ConfigError(f"{where}: an axis is a list of values, not {values!r}.")
         if not values:
@@ -227,12 +229,14 @@ def _exclude(document: Document, node: Any) -> list[Mapping[str, Any]]:
             raise ConfigError(f"{document.where('exclude', i)}: a hole is a mapping from axes to values, not {hole!r}.")
         for key in hole:
             if key not in known:
-                raise ConfigError(f"{document.where('exclude', i, key)}: no axis '{key}'.{did_you_mean(key, known)}")
+                raise ConfigError(f"{document.where('exclude', i, key)}: no axis '{key}'{suggest('key', key, known)}")
     return list(node)
 
 
 def _metrics(document: Document, data: Mapping[str, Any], *axes: Mapping[str, Any]) -> tuple[Any, ...]:
-    options = any("options" in values for values in ([data.get("score")], *(a.get("score", []) for a in axes)))
+    options = any(
+        "options" in values for values in ([data.get("answer_mode")], *(a.get("answer_mode", []) for a in axes))
+    )
     node = data.get("metrics", [*SCORED, *(["option"] if options else [])])
     if isinstance(node, str | Mapping):
         node = [node]
@@ -252,7 +256,7 @@ def _late(document: Document, node: Any) -> Late:
         if node == way:
             return way
     raise ConfigError(
-        f"{document.where('late_contrast')}: late_contrast is one of {', '.join(LATE)}, not {node!r}."
+        f"{document.where('lazy_branches')}: lazy_branches is one of {', '.join(LATE)}, not {node!r}."
         f"{did_you_mean(str(node), LATE)}"
     )
 
@@ -260,19 +264,19 @@ def _late(document: Document, node: Any) -> Late:
 def _launch(document: Document, node: Any) -> Any:
     """The node of a launcher; a mapping without a name gives parameters of the usual one."""
     if isinstance(node, list):
-        raise ConfigError(f"{document.where('launch')}: launch is one launcher, not a list. (icl ls launch)")
+        raise ConfigError(f"{document.where('launcher')}: launcher is one component, not a list. (icl ls launcher)")
     return {"name": LAUNCHER, **node} if isinstance(node, Mapping) else node
 
 
-def _trace(document: Document, node: Any) -> int:
+def _top_logprobs(document: Document, node: Any) -> int:
     if node is None:
         return 0
-    if not isinstance(node, Mapping) or set(node) != {"top"} or not (_whole(node["top"]) and node["top"] >= 1):
+    if not _whole(node) or node < 0:
         raise ConfigError(
-            f"{document.where('trace')}: trace says how many tokens of each branch are kept of every step, such as "
-            f"{{top: 5}}, not {node!r}."
+            f"{document.where('top_logprobs')}: top_logprobs is how many tokens of each branch are kept of every step, "
+            f"a whole number of 0 or more, not {node!r}."
         )
-    return int(node["top"])
+    return int(node)
 
 
 def _compare(document: Document, node: Any) -> Compare | None:
@@ -284,16 +288,16 @@ def _compare(document: Document, node: Any) -> Compare | None:
             f"{where}: compare needs 'to', the reference's value of an axis: {{to: {{decoding: greedy}}}}."
         )
     for key in node:
-        if key not in ("to", "metric", "correct"):
-            known = ("to", "metric", "correct")
-            raise ConfigError(f"{document.where('compare', key)}: no key '{key}'.{did_you_mean(key, known)}")
+        if key not in ("to", "metric", "correction"):
+            known = ("to", "metric", "correction")
+            raise ConfigError(f"{document.where('compare', key)}: no key '{key}'{suggest('key', key, known)}")
     for axis in node["to"]:
         if axis not in AXES:
-            raise ConfigError(f"{document.where('compare', 'to', axis)}: no axis '{axis}'.{did_you_mean(axis, AXES)}")
-    correct = node.get("correct", CORRECTION)
+            raise ConfigError(f"{document.where('compare', 'to', axis)}: no axis '{axis}'{suggest('key', axis, AXES)}")
+    correct = node.get("correction", CORRECTION)
     if correct not in CORRECTIONS:
-        at = document.where("compare", "correct")
-        raise ConfigError(f"{at}: correct is one of {', '.join(CORRECTIONS)}, not {correct!r}.")
+        at = document.where("compare", "correction")
+        raise ConfigError(f"{at}: correction is one of {', '.join(CORRECTIONS)}, not {correct!r}.")
     return Compare(dict(node["to"]), str(node.get("metric", METRIC)), correct)
 
 

@@ -26,14 +26,13 @@ def experiment_schema() -> dict[str, Any]:
         "seeds": {"type": "array", "items": {"type": "integer"}, "minItems": 1, "default": [0]},
         "metrics": {"type": "array", "items": {"$ref": "#/$defs/metric"}, "minItems": 1},
         "controls": {"enum": ["none", "default"], "description": "default: each strategy's controls are added"},
-        "trace": {
-            "type": "object",
-            "description": "keep of every step the most probable tokens of each branch",
-            "properties": {"top": {"type": "integer", "minimum": 1, "description": "how many tokens of a branch"}},
-            "required": ["top"],
-            "additionalProperties": False,
+        "top_logprobs": {
+            "type": "integer",
+            "minimum": 0,
+            "default": 0,
+            "description": "how many of each branch's most probable tokens are kept of every step",
         },
-        "late_contrast": {
+        "lazy_branches": {
             "enum": list(LATE),
             "default": LATE[0],
             "description": "whether branches that no step of an answer needs are left unread: the answers are the same",
@@ -46,7 +45,7 @@ def experiment_schema() -> dict[str, Any]:
             "properties": {
                 "to": {"type": "object", "description": "the reference: a value of an axis"},
                 "metric": {"type": "string"},
-                "correct": {"enum": list(CORRECTIONS)},
+                "correction": {"enum": list(CORRECTIONS)},
             },
             "required": ["to"],
             "additionalProperties": False,
@@ -56,7 +55,7 @@ def experiment_schema() -> dict[str, Any]:
         one for one in kinds["launcher"]["anyOf"] if one.get("properties", {}).get("name") == {"const": LAUNCHER}
     )
     unnamed = {**usual, "required": [key for key in usual["required"] if key != "name"]}
-    properties["launch"] = {
+    properties["launcher"] = {
         "anyOf": [{"$ref": "#/$defs/launcher"}, unnamed],  # parameters alone are those of the usual one
         "default": LAUNCHER,
         "description": "where the work is done, by how many workers; no part of a cell",
@@ -77,9 +76,9 @@ def _value(axis: str) -> dict[str, Any]:
         return {"type": "integer", "minimum": 0, "maximum": MOST[axis], **default}
     if axis == "max_new_tokens":
         return {"type": "integer", "minimum": 1, "maximum": MOST[axis], **default}
-    if axis == "candidates":
+    if axis == "rerank_candidates":
         return {"type": ["integer", "null"], "minimum": 1, "maximum": MOST[axis], **default}
-    if axis == "score":
+    if axis == "answer_mode":
         return {"enum": list(SCORES), **default}
     node = {"$ref": f"#/$defs/{KINDS[axis]}"}
     if axis in LISTS:

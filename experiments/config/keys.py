@@ -10,10 +10,10 @@ KINDS: Mapping[str, str] = {
     "task": "task",
     "model": "model",
     "retriever": "retriever",
-    "rerank": "reranker",
+    "rerankers": "reranker",
     "order": "orderer",
     "transforms": "transform",
-    "compose": "composer",
+    "composer": "composer",
     "decoding": "strategy",
 }
 """Keys that hold components, and the registry's word for what they hold."""
@@ -21,31 +21,31 @@ KINDS: Mapping[str, str] = {
 DEFAULTS: Mapping[str, Any] = {
     "shots": 0,
     "retriever": "random",
-    "rerank": [],
-    "candidates": None,
+    "rerankers": [],
+    "rerank_candidates": None,
     "order": "reversed",
     "transforms": [],
-    "compose": "chat",
+    "composer": "chat",
     "decoding": "greedy",
-    "score": "generate",
+    "answer_mode": "generate",
     "max_new_tokens": MAX_NEW_TOKENS,
 }
 REFERENCES: Mapping[str, str] = {axis: DEFAULTS[axis] for axis in ("retriever", "decoding")}
 """Axis -> what its other values are held against where nobody says: chance, and the model's own most probable token."""
 AXES: tuple[str, ...] = ("task", "model", *DEFAULTS)
 KEYS: tuple[str, ...] = (
-    *("name", *AXES, "seeds", "metrics", "controls", "trace", "late_contrast"),
-    *("grid", "zip", "exclude", "compare", "launch"),
+    *("name", *AXES, "seeds", "metrics", "controls", "top_logprobs", "lazy_branches"),
+    *("grid", "zip", "exclude", "compare", "launcher"),
 )
 LAUNCHER = "local"
-"""What `launch` is where it does not say."""
-LISTS = ("rerank", "transforms")
+"""What `launcher` is where it does not say."""
+LISTS = ("rerankers", "transforms")
 """Keys that hold a list of components, applied in turn."""
 NONE = "none"
 """How an empty list is called, in files and tables."""
-FREE_AT_ZERO = ("retriever", "rerank", "candidates", "order")
+FREE_AT_ZERO = ("retriever", "rerankers", "rerank_candidates", "order")
 """Axes that cannot matter without demonstrations: one arm at 0 shots serves all of their values."""
-MOST: Mapping[str, int] = {"shots": 10_000, "max_new_tokens": 100_000, "candidates": 100_000}
+MOST: Mapping[str, int] = {"shots": 10_000, "max_new_tokens": 100_000, "rerank_candidates": 100_000}
 """Axis -> the largest value: more than any model's context holds, or than a reranker should look at."""
 SCORES: tuple[Score, ...] = get_args(Score)
 LATE: tuple[Late, ...] = get_args(Late)

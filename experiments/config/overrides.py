@@ -11,7 +11,8 @@ from typing import Any
 
 from experiments.config.keys import AXES, KEYS
 from experiments.config.yaml_document import Document, Keys, dotted, flow, parse
-from icl.errors import ConfigError, did_you_mean
+from icl.errors import ConfigError
+from icl.renamed_names import suggest
 
 
 def overridden(document: Document, overrides: Sequence[str] | Mapping[str, Any]) -> Document:
@@ -64,7 +65,7 @@ def _keys(data: Mapping[str, Any], told: str) -> Keys:
     """The place that a dotted key names. Under grid and zip, dots may belong to the axis: `grid.decoding.alpha`."""
     words = told.split(".")
     if words[0] not in KEYS:
-        raise ConfigError(f"command line: {told}: no key '{words[0]}'.{did_you_mean(words[0], KEYS)}")
+        raise ConfigError(f"command line: {told}: no key '{words[0]}'{suggest('key', words[0], KEYS)}")
     if words[0] not in ("grid", "zip") or len(words) == 1:
         below = data.get(words[0])
         return tuple(int(w) if w.isdigit() and isinstance(below, list) and i == 0 else w for i, w in enumerate(words))

@@ -53,7 +53,7 @@ def recipes_of(cells: Sequence[Cell]) -> list[Recipe]:
     """The cells of one task, model and number of shots, by what decides their prompts."""
     by_key: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
-        by_key.setdefault((*_order_key(cell), id(cell.compose), cell.max_new_tokens), []).append(cell)
+        by_key.setdefault((*_order_key(cell), id(cell.composer), cell.max_new_tokens), []).append(cell)
     return [Recipe(tuple(same)) for same in by_key.values()]
 
 
@@ -242,8 +242,8 @@ def written(item: Written) -> Written:
     cell = item.recipe.first
     try:
         limit, reserve = cell.model.max_tokens, cell.max_new_tokens
-        with blaming(cell.compose):
-            prompt, shown, dropped = fit(item.context, cell.compose, cell.model.count_tokens, limit, reserve)
+        with blaming(cell.composer):
+            prompt, shown, dropped = fit(item.context, cell.composer, cell.model.count_tokens, limit, reserve)
             prompt.digest  # noqa: B018  an unreadable image fails here, in its own sample
     except ICLError as error:
         return replace(item, failed=str(error))

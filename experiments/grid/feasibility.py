@@ -38,8 +38,8 @@ def check_needs(grid: Grid) -> None:
         asked = getattr(cell.retriever, "asks", "logits")
         able = ANSWERING if asked == "generate" else {asked}
         if "model" in needs and not able & cell.model.abilities:
-            name = f"'{cell.labels['retriever']}'{' with its rerankers' if cell.rerank else ''}"
-            where = where_is(grid, "rerank" if cell.rerank else "retriever", cell)
+            name = f"'{cell.labels['retriever']}'{' with its rerankers' if cell.rerankers else ''}"
+            where = where_is(grid, "rerankers" if cell.rerankers else "retriever", cell)
             raise PlanError(
                 f"{where}: retriever {name} reads the model's {ASKED.get(asked, asked)}, and "
                 f"'{cell.labels['model']}' gives none."
@@ -61,10 +61,10 @@ def unmet(cell: Cell) -> str | None:
     from decoding.arms.requirements import unmet as missing
 
     whole = cell.decoding.strategy.over_options or cell.decoding.strategy.options_only  # not what a model scores itself
-    scores_itself = cell.score == "options" and "score" in cell.model.abilities and not whole
+    scores_itself = cell.answer_mode == "options" and "score" in cell.model.abilities and not whole
     if scores_itself and cell.decoding.normalize != "sum" and not cell.model.abilities & {"logits", "strategies"}:
         return f"it scores options by itself, so normalize: {cell.decoding.normalize} would change nothing. Drop it."
-    return missing(cell.decoding, cell.model.abilities, "generate" if scores_itself else cell.score)
+    return missing(cell.decoding, cell.model.abilities, "generate" if scores_itself else cell.answer_mode)
 
 
 def _refused(cell: Cell) -> str | None:
@@ -94,48 +94,54 @@ def check_data(grid: Grid) -> None:
         )
     for cell in grid.cells:
         _check_candidates(grid, cell)
-    for task in {id(cell.task): cell.task for cell in grid.cells if cell.score == "options"}.values():
+    for task in {id(cell.task): cell.task for cell in grid.cells if cell.answer_mode == "options"}.values():
         bare = next((query.id for query in task.queries if len(query.options) < 2), None)
         if bare is not None:
             raise PlanError(
-                f"{grid.config.where('score')}: score: options needs answers to choose among, and query '{bare}' of "
-                f"task '{task.title}' has none. Use score: generate, or give the task options."
+                f"{grid.config.where('answer_mode')}: answer_mode: options needs answers to choose among, and query '{bare}' of "
+                f"task '{task.title}' has none. Use answer_mode: generate, or give the task options."
             )
         if not any(set(query.answers) & set(query.options) for query in task.queries):
             query = task.queries[0]
             options = ", ".join(map(repr, query.options))
             raise PlanError(
-                f"{grid.config.where('score')}: score: options, and no query of task '{task.title}' has its answer "
+                f"{grid.config.where('answer_mode')}: answer_mode: options, and no query of task '{task.title}' has its answer "
                 f"among its options ('{query.id}' has '{query.answer}' and {options}). Write them alike."
             )
 
 
 def _check_candidates_read(grid: Grid) -> None:
     config = grid.config
-    asked = config.base["candidates"] is not None or "candidates" in {*config.grid, *config.zipped}
-    if asked and not any(cell.rerank for cell in grid.cells if cell.shots) and any(cell.shots for cell in grid.cells):
-        key = next((key for key in ("grid", "zip") if "candidates" in (config.document.data.get(key) or {})), None)
-        where = config.where(key, "candidates") if key else config.where("candidates")
+    asked = config.base["rerank_candidates"] is not None or "rerank_candidates" in {*config.grid, *config.zipped}
+    if (
+        asked
+        and not any(cell.rerankers for cell in grid.cells if cell.shots)
+        and any(cell.shots for cell in grid.cells)
+    ):
+        key = next(
+            (key for key in ("grid", "zip") if "rerank_candidates" in (config.document.data.get(key) or {})), None
+        )
+        where = config.where(key, "rerank_candidates") if key else config.where("rerank_candidates")
         raise ConfigError(
-            f"{where}: candidates is how many of a retriever's best the rerankers get, and the file has no rerankers. "
-            f"Name some (rerank: [label_balance]), or leave it out."
+            f"{where}: rerank_candidates is how many of a retriever's best the rerankers get, and the file has no rerankers. "
+            f"Name some (rerankers: [label_balance]), or leave it out."
         )
 
 
 def _check_candidates(grid: Grid, cell: Cell) -> None:
     """Raises ConfigError where rerankers would get fewer candidates than shots, or more than there are."""
-    if cell.candidates is None:
+    if cell.rerank_candidates is None:
         return
-    where, size = where_is(grid, "candidates", cell), cell.task.pool_size
-    if cell.candidates < cell.shots:
+    where, size = where_is(grid, "rerank_candidates", cell), cell.task.pool_size
+    if cell.rerank_candidates < cell.shots:
         raise ConfigError(
-            f"{where}: rerankers choose {cell.shots} shots among {cell.candidates} candidates. Ask for at least "
+            f"{where}: rerankers choose {cell.shots} shots among {cell.rerank_candidates} candidates. Ask for at least "
             f"{cell.shots} candidates, or for fewer shots."
         )
-    if cell.candidates > size:
+    if cell.rerank_candidates > size:
         raise ConfigError(
-            f"{where}: {cell.candidates} candidates from a pool of {size} (task '{cell.task.title}'). Ask for at most "
-            f"{size}, or leave candidates out: rerankers then get 50, or all that there are."
+            f"{where}: {cell.rerank_candidates} candidates from a pool of {size} (task '{cell.task.title}'). Ask for at most "
+            f"{size}, or leave rerank_candidates out: rerankers then get 50, or all that there are."
         )
 
 

@@ -35,7 +35,7 @@ SETTLED = ("seed", *AXES)
 class Cell:
     """One resolved combination. told: its canonical JSON; labels: axis -> short name, as tables show it.
 
-    retriever: with the rerankers of the axis `rerank` on it, where there are any; `value` has both apart. control:
+    retriever: with the rerankers of the axis `rerankers` on it, where there are any; `value` has both apart. control:
     whether it is here for others' sake alone. controls: digests of the decodings that it is a control of.
     """
 
@@ -45,9 +45,9 @@ class Cell:
     retriever: "Retriever | None"
     order: "Orderer | None"
     transforms: "tuple[Transform, ...]"
-    compose: "Composer"
+    composer: "Composer"
     decoding: "Arm"
-    score: "Score"
+    answer_mode: "Score"
     max_new_tokens: int
     seed: int
     told: Mapping[str, Any]
@@ -55,13 +55,13 @@ class Cell:
     control: bool = False
     controls: tuple[str, ...] = ()
     labels: Mapping[str, Any] = field(default_factory=dict)
-    rerank: "tuple[Reranker, ...] | None" = ()
-    candidates: int | None = None
+    rerankers: "tuple[Reranker, ...] | None" = ()
+    rerank_candidates: int | None = None
 
     def value(self, axis: str) -> Any:
         """The component or number that the config names on this axis."""
         named: Any = self.retriever
-        return named.of if axis == "retriever" and self.rerank else getattr(self, axis)
+        return named.of if axis == "retriever" and self.rerankers else getattr(self, axis)
 
     @property
     def demonstrations(self) -> int:
@@ -110,7 +110,7 @@ def expand(config: Config) -> Grid:
                             owner: Arm = factory.component("decoding", point["decoding"])
                             owners.setdefault(settled.digest, {})[owner.digest] = None
         metrics = _metrics(config)
-        launcher: Launcher = build("launcher", config.launch, config.where("launch"))
+        launcher: Launcher = build("launcher", config.launcher, config.where("launcher"))
     warnings = tuple(f"{config.where('exclude', i)}: matches no cell." for i, count in enumerate(holes) if count == 0)
     told = dict.fromkeys(getattr(cell.retriever, "warning", "") for cell in cells.values())
     warnings += tuple(f"{config.where('retriever')}: {warning}" for warning in told if warning)
@@ -140,7 +140,7 @@ class _Factory:
         from decoding.arms.arm import controls_of
 
         arm = self.component("decoding", point["decoding"])
-        options, shots = point["score"][0] == "options", min(point["shots"][0], 1)
+        options, shots = point["answer_mode"][0] == "options", min(point["shots"][0], 1)
         place = f"arms:{id(arm)}:{options}:{shots}"
         if place not in self.built:
             added = controls_of(arm, options=options, shots=shots) if controls else ()
@@ -153,24 +153,24 @@ class _Factory:
         return found
 
     def cell(self, point: Mapping[str, Node], arm: "Arm", control: bool, seed: int) -> Cell:
-        rerank, candidates = self.several("rerank", point["rerank"]), point["candidates"][0]
+        rerankers, candidates = self.several("rerankers", point["rerankers"]), point["rerank_candidates"][0]
         return Cell(
             self.component("task", point["task"]),
             self.component("model", point["model"]),
             point["shots"][0],
-            self._reranked(self.component("retriever", point["retriever"]), rerank, candidates),
+            self._reranked(self.component("retriever", point["retriever"]), rerankers, candidates),
             self.component("order", point["order"]),
             self.several("transforms", point["transforms"]),
-            self.component("compose", point["compose"]),
+            self.component("composer", point["composer"]),
             arm,
-            point["score"][0],
+            point["answer_mode"][0],
             point["max_new_tokens"][0],
             seed,
             {},
             "",
             control,
-            rerank=rerank,
-            candidates=candidates,
+            rerankers=rerankers,
+            rerank_candidates=candidates,
         )
 
     def several(self, key: str, node: Node) -> tuple[Any, ...]:
@@ -182,14 +182,16 @@ class _Factory:
         found: tuple[Any, ...] = self.built[place]
         return found
 
-    def _reranked(self, retriever: "Retriever", rerank: "tuple[Reranker, ...]", candidates: int | None) -> "Retriever":
+    def _reranked(
+        self, retriever: "Retriever", rerankers: "tuple[Reranker, ...]", candidates: int | None
+    ) -> "Retriever":
         """One object for the same rerankers on the same retriever, so that its demonstrations are shared."""
         from retrievers.reranked import Reranked
 
-        place = f"reranked:{id(retriever)}:{[id(one) for one in rerank]}:{candidates}"
+        place = f"reranked:{id(retriever)}:{[id(one) for one in rerankers]}:{candidates}"
         if place not in self.built:
             wide: dict[str, Any] = {} if candidates is None else {"candidates": candidates}
-            self.built[place] = Reranked(of=retriever, rerank=rerank, **wide) if rerank else retriever
+            self.built[place] = Reranked(of=retriever, rerank=rerankers, **wide) if rerankers else retriever
         found: Retriever = self.built[place]
         return found
 
@@ -198,14 +200,14 @@ class _Factory:
         if cell.shots == 0:
             free: dict[str, Any] = dict.fromkeys(FREE_AT_ZERO)
             cell = replace(cell, **free)
-        if not cell.rerank:
-            cell = replace(cell, candidates=None)
+        if not cell.rerankers:
+            cell = replace(cell, rerank_candidates=None)
         told = {"seed": cell.seed, **{axis: self._told(axis, cell.value(axis)) for axis in AXES}}
         place = f"digest:{id(cell.model)}"
         if place not in self.built:
             self.built[place] = _digest(cell.model, where)
         identity = {**told, "model": {"name": told["model"]["name"], "digest": self.built[place]}}
-        for axis in ("rerank", "candidates"):  # cells from before there was this axis keep their digest
+        for axis in ("rerankers", "rerank_candidates"):  # cells from before there was this axis keep their digest
             if not identity[axis]:
                 del identity[axis]
         return replace(cell, told=told, digest=digest_of(identity))

@@ -10,7 +10,7 @@ READ_FROM = 1024
 def check_sizes(grid: Grid) -> None:
     """Raises PlanError where an answer may be longer than all that the model reads; reads no weights."""
     for cell in {(id(cell.model), cell.max_new_tokens): cell for cell in grid.cells}.values():
-        if cell.max_new_tokens < READ_FROM or cell.score == "options":
+        if cell.max_new_tokens < READ_FROM or cell.answer_mode == "options":
             continue
         most = cell.model.max_tokens
         if most is not None and cell.max_new_tokens >= most:

@@ -133,7 +133,7 @@ def _left(name: str, launcher: Launcher, folder: Path, patience: float) -> str:
 
 def _started(launcher: Launcher, folder: Path, run_name: str) -> tuple[Launch, Crew, Grid]:
     """A run of the experiment with the launcher's workers at it."""
-    told = {"name": run_name, **EXPERIMENT, "launch": _node(launcher)}
+    told = {"name": run_name, **EXPERIMENT, "launcher": _node(launcher)}
     grid = expand(checked(Document("check", _home(launcher), told)))
     with writing(folder / run_name):
         store = Store(folder / run_name)

@@ -86,7 +86,7 @@ def earlier(store: Store, grid: Grid, progress: Progress) -> "tuple[Launch, Crew
         return one, crew
     who = ", ".join(one.jobs.get(worker, worker) for worker in live)
     raise StoreError(
-        f"{store.folder} is being run by {len(live)} workers of launch={one.launcher.get('name', '?')} since "
+        f"{store.folder} is being run by {len(live)} workers of launcher={one.launcher.get('name', '?')} since "
         f"{one.since} (jobs {who}). Wait for them (icl watch {store.folder})"
         + (f", or end them first ({crew.ending})." if crew is not None and crew.ending else ", or use another name.")
     )

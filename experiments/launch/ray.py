@@ -40,7 +40,7 @@ class Ray:
 
     def check(self) -> None:
         if find_spec("ray") is None:
-            raise PlanError('launch=ray needs the package ray, which is not installed: pip install "mm-icl[ray]".')
+            raise PlanError('launcher=ray needs the package ray, which is not installed: pip install "mm-icl[ray]".')
 
     def start(self, launch: "Launch") -> Crew:
         ray = _connected(self.address)
@@ -103,7 +103,7 @@ def _connected(address: str) -> Any:
         ray.init(log_to_driver=False, logging_level="ERROR", **more)
     except (OSError, ValueError, RuntimeError) as error:
         words = str(error).strip().splitlines()
-        raise PlanError(f"launch=ray: no Ray cluster at '{given}': {words[0] if words else error}") from error
+        raise PlanError(f"launcher=ray: no Ray cluster at '{given}': {words[0] if words else error}") from error
     return ray
 
 

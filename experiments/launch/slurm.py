@@ -66,13 +66,13 @@ class Slurm:
     def check(self) -> None:
         if find_spec("submitit") is None:
             raise PlanError(
-                'launch=slurm needs the package submitit, which is not installed: pip install "mm-icl[slurm]".'
+                'launcher=slurm needs the package submitit, which is not installed: pip install "mm-icl[slurm]".'
             )
         for command in ("sbatch", "srun", "squeue") if self.cluster == "slurm" else ():
             if shutil.which(command) is None:
                 raise PlanError(
-                    f"launch=slurm: there is no {command} on this machine. Give the command where jobs can be "
-                    "submitted (a login node), or share the grid among processes of this machine: launch.workers=2."
+                    f"launcher=slurm: there is no {command} on this machine. Give the command where jobs can be "
+                    "submitted (a login node), or share the grid among processes of this machine: launcher.workers=2."
                 )
 
     def start(self, launch: "Launch") -> Crew:
@@ -98,7 +98,7 @@ class Slurm:
                 else:
                     jobs = [executor.submit(work) for work in works]
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, OSError) as error:
-            raise PlanError(f"launch=slurm: Slurm refuses the job: {_words(str(error)) or error}") from error
+            raise PlanError(f"launcher=slurm: Slurm refuses the job: {_words(str(error)) or error}") from error
         ids = {worker: str(job.job_id) for worker, job in zip(launch.workers, jobs, strict=True)}
         if self.cluster == "local":
             return Tried(ids, launch, dict(zip(launch.workers, jobs, strict=True)))

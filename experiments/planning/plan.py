@@ -161,7 +161,7 @@ def _stand_ins(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
         if met := heavy & getattr(cell.retriever, "needs", frozenset()):
             why = "which asks the model" if "model" in met else "whose pool is large"
             told[f"counted with random demonstrations in the place of {cell.labels['retriever']}, {why}"] = None
-            other = {"retriever": stand_in, "rerank": ()}
+            other = {"retriever": stand_in, "rerankers": ()}
         counted.append(replace(quiet, **other))
     return counted, list(told)
 
@@ -215,7 +215,7 @@ def _counted(cells: Sequence[Cell], queries: "Sequence[Example]", retrieval: Ret
                         tokens[branch.digest] = cell.model.count_tokens(branch)
                         for image in branch.images:
                             (into.edited if image.edits else into.plain).add(image.digest, place)
-                    times = 1 if cell.score == "options" else cell.decoding.strategy.samples
+                    times = 1 if cell.answer_mode == "options" else cell.decoding.strategy.samples
                     found.prompts_alone += times
                     found.tokens_alone += times * tokens[branch.digest]
                     found.images_shown += times * len(branch.images)

@@ -109,11 +109,11 @@ def _fitted(grid: Grid) -> Iterator[str]:
 
 
 def _traces(grid: Grid) -> Iterator[str]:
-    if not grid.config.trace:
+    if not grid.config.top_logprobs:
         return
-    where = grid.config.where("trace")
-    if any(cell.score == "options" for cell in grid.cells):
-        yield f"{where}: options are scored in no steps, so cells with score: options keep none."
+    where = grid.config.where("top_logprobs")
+    if any(cell.answer_mode == "options" for cell in grid.cells):
+        yield f"{where}: options are scored in no steps, so cells with answer_mode: options keep none."
     for model in grid.models:
         if not model.abilities & {"logits", "strategies"}:
             name = next(cell.labels["model"] for cell in grid.cells if cell.model is model)

@@ -298,7 +298,7 @@ def _said(row: Mapping[str, Any]) -> str:
 
 
 def _unlike(row: Mapping[str, Any], chosen: Mapping[str, Any], view: View) -> str:
-    """What an arm has otherwise than the one that is shown: 'shots 0', 'compose interleaved'."""
+    """What an arm has otherwise than the one that is shown: 'shots 0', 'composer interleaved'."""
     differs = [axis for axis in ("shots", *view.row_axes) if axis in view.axes and row[axis] != chosen[axis]]
     free = FREE_AT_ZERO if row.get("shots") == 0 else ()
     return clean(", ".join(f"{axis} {row[axis]}" for axis in differs if axis not in free or row[axis] != NONE))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 VOTE = "vote"
-CHOOSE = ("retriever", "rerank", "candidates", "transforms")
+CHOOSE = ("retriever", "rerankers", "rerank_candidates", "transforms")
 """Axes that decide which demonstrations are shown and what they answer, and so what they vote for."""
 ANY = "any"
 """Stands for the values of an axis that cannot matter without demonstrations."""

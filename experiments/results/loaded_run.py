@@ -94,7 +94,7 @@ class Run:
             raise StoreError(
                 f"{self.path}: its config has no 'compare'. Say what against: to={{'decoding': 'greedy'}}."
             )
-        correction: Any = correct or said.get("correct", CORRECTION)
+        correction: Any = correct or said.get("correction", CORRECTION)
         usual = usual_metric(info, tuple(info.get("metrics", {}))) or METRIC
         return compare(self.samples(), wanted, metric or usual, correct=correction)
 

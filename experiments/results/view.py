@@ -234,7 +234,7 @@ def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = Non
         baselines=tuple(judged),
         metric=chosen,
         to=reference,
-        correct=str(compare.get("correct", CORRECTION)),
+        correct=str(compare.get("correction", CORRECTION)),
         controls=_controls(samples, store),
         info=info,
     )

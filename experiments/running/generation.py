@@ -55,7 +55,7 @@ def _through_engine(
     from decoding.engine.requests import Failure, Job
 
     jobs = [
-        Job(one.prompt, one.cell.decoding, _options(one), one.cell.score, one.cell.max_new_tokens, top=top)
+        Job(one.prompt, one.cell.decoding, _options(one), one.cell.answer_mode, one.cell.max_new_tokens, top=top)
         for one in asked
     ]
 
@@ -81,14 +81,14 @@ def engine_of(model: Model) -> Callable[..., Any]:
 
 
 def _options(one: Asked) -> tuple[str, ...]:
-    return one.item.example.options if one.cell.score == "options" else ()
+    return one.item.example.options if one.cell.answer_mode == "options" else ()
 
 
 def _through_requests(model: Model, asked: Sequence[Asked], done: Done) -> None:
     """Equal requests are sent once, unless the model reads more than the prompt (an oracle, a fake)."""
     groups: dict[Any, list[Asked]] = {}
     for i, one in enumerate(asked):
-        key = (one.prompt.digest, one.item.example.options, one.cell.max_new_tokens, one.cell.score)
+        key = (one.prompt.digest, one.item.example.options, one.cell.max_new_tokens, one.cell.answer_mode)
         groups.setdefault(i if model.needs else key, []).append(one)
     alike = list(groups.values())
     requests = [_request(model, same[0]) for same in alike]
@@ -114,7 +114,7 @@ def _request(model: Model, one: Asked) -> Request:
         one.cell.max_new_tokens,
         tuple((demo.example, demo.score) for demo in demos),
         one.item.example.answers if "gold" in model.needs else (),
-        one.cell.score == "options",
+        one.cell.answer_mode == "options",
     )
 
 

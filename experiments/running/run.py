@@ -67,10 +67,10 @@ def _damaged(work: Todo) -> str:
 
 def _untraced(store: Store, grid: Grid, work: Todo) -> str:
     """A sentence where samples that are there were recorded with another `trace` than is asked for now."""
-    before = ((store.run() or {}).get("config") or {}).get("trace") or {}
-    if not work.present or not grid.config.trace or before.get("top") == grid.config.trace:
+    before = ((store.run() or {}).get("config") or {}).get("top_logprobs")
+    if not work.present or not grid.config.top_logprobs or before == grid.config.top_logprobs:
         return ""
     return (
-        f"{grid.config.where('trace')}: {work.present:,} samples that are there already keep the steps that they have. "
+        f"{grid.config.where('top_logprobs')}: {work.present:,} samples that are there already keep the steps that they have. "
         "To record all of them, start a new run with --fork."
     )

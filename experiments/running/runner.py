@@ -151,7 +151,7 @@ class Runner:
             self._record(self.recorder.sample(one, said))
 
         config = self.grid.config
-        answer(model, asked, self.session.counters, done, top=config.trace, late=config.late)
+        answer(model, asked, self.session.counters, done, top=config.top_logprobs, late=config.lazy_branches)
 
     def _windows(self, cells: Sequence[Cell], retrieval: Retrieval) -> Iterator[list[tuple[Cell, Written]]]:
         """Samples that are missing, query by query, until a window is full."""

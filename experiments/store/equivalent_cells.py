@@ -19,7 +19,7 @@ DECIDES = ("seed", "model_digest", *AXES)
 
 def decided_by(cell: Mapping[str, Any]) -> str:
     """The digest (16 hex) of what decides the answers of a cell; '' where it does not say. cell: its cell.json."""
-    arm, score, shots = cell.get("decoding"), str(cell.get("score")), cell.get("shots")
+    arm, score, shots = cell.get("decoding"), str(cell.get("answer_mode")), cell.get("shots")
     if not isinstance(arm, Mapping) or not isinstance(shots, int):
         return ""
     told = {key: cell.get(key) for key in DECIDES}

@@ -1,7 +1,7 @@
 """Area under the ROC curve, as for Hateful Memes (Kiela et al., NeurIPS 2020): how well P(yes) orders the samples.
 
 The share of pairs of a positive and a negative sample in which the positive one has the higher score, ties half. With
-`score: options` the score is the probability of the positive option among the options; with generated answers it is 1,
+`answer_mode: options` the score is the probability of the positive option among the options; with generated answers it is 1,
 0, or 1/2 where the output is neither, and the area is that of a curve with one corner.
 """
 

@@ -115,9 +115,11 @@ def option_scores(choice: dict[str, Any], options: Sequence[str], where: str) ->
     """listed option -> log-probability of its first token. Raises ModelError where what is listed does not decide."""
     listed = _first_tokens(choice)
     if wrong := [value for _, value in listed if not value <= SLACK]:  # NaN is not below anything
-        raise ModelError(f"{where}: {wrong[0]} is listed as a log-probability and is none. Use `score: generate`.")
+        raise ModelError(
+            f"{where}: {wrong[0]} is listed as a log-probability and is none. Use `answer_mode: generate`."
+        )
     if not listed:
-        raise ModelError(f"{where}: no log-probabilities come with the answer. Use `score: generate`.")
+        raise ModelError(f"{where}: no log-probabilities come with the answer. Use `answer_mode: generate`.")
     own, shared = dict.fromkeys(options, 0.0), 0.0
     for token, logprob in listed:
         begins = [option for option in options if token and option.casefold().startswith(token)]
@@ -130,7 +132,7 @@ def option_scores(choice: dict[str, Any], options: Sequence[str], where: str) ->
         why = "begin with the same token" if shared else "are not among the likeliest tokens"
         raise ModelError(
             f"{where}: options cannot be scored by the first token of the answer: {', '.join(options)} {why} "
-            f"({', '.join(token for token, _ in listed[:5])}). Use `score: generate`, or letters as options."
+            f"({', '.join(token for token, _ in listed[:5])}). Use `answer_mode: generate`, or letters as options."
         )
     rest = max(0.0, 1.0 - sum(math.exp(logprob) for _, logprob in listed))
     missing = [option for option, p in own.items() if not p]
@@ -138,7 +140,7 @@ def option_scores(choice: dict[str, Any], options: Sequence[str], where: str) ->
         raise ModelError(
             f"{where}: options cannot be scored by the first token of the answer: {', '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} not among the {len(listed)} likeliest tokens, and could still be "
-            "the best. Raise model.top_logprobs if the endpoint lists more, use `score: generate`, or serve the model "
+            "the best. Raise model.top_logprobs if the endpoint lists more, use `answer_mode: generate`, or serve the model "
             "with `icl serve`, which scores whole options."
         )
     return {option: math.log(p) for option, p in own.items() if p}

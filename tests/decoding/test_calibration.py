@@ -91,7 +91,7 @@ def test_the_engine_combines_whole_options_as_each_branch_scores_them_alone(name
 def test_what_ranks_options_writes_no_text(name: str) -> None:
     (answer,) = run_jobs(Toy(), [Job(prompt(1), parse_arm(name))])
     assert isinstance(answer, Failure)
-    assert "score: options" in answer.reason
+    assert "answer_mode: options" in answer.reason
 
 
 @pytest.mark.parametrize("strategy", [PMI(), ContextualCalibration()])

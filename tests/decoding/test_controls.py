@@ -368,8 +368,8 @@ def test_what_ranks_options_writes_no_text() -> None:
         arm = parse_arm(name)
         (answer,) = run_jobs(Toy(), [Job(prompt(1), arm)])
         assert isinstance(answer, Failure)
-        assert "score: options" in answer.reason
-        assert "score: options" in (unmet(arm, {"logits"}) or "")
+        assert "answer_mode: options" in answer.reason
+        assert "answer_mode: options" in (unmet(arm, {"logits"}) or "")
         assert unmet(arm, {"logits"}, "options") is None
         assert "whole options" in (unmet(arm, {"strategies"}, "options") or "")
 

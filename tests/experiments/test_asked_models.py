@@ -15,7 +15,7 @@ TASK: dict[str, Any] = {"name": "binding", "ways": 2, "queries": 2}
 TINY = {"name": "hf", "path": "tiny"}
 
 
-@pytest.mark.parametrize("keys", [{"retriever": "sqa"}, {"retriever": "random", "rerank": ["caption"]}])
+@pytest.mark.parametrize("keys", [{"retriever": "sqa"}, {"retriever": "random", "rerankers": ["caption"]}])
 def test_they_run_on_a_model_with_sessions(keys: dict[str, Any], tmp_path: Path) -> None:
     config = {"name": "t", "task": TASK, "model": TINY, "shots": 2, "max_new_tokens": 4, **keys}
     frame = run(config, runs=tmp_path, quiet=True).samples()

@@ -21,7 +21,7 @@ def test_every_shipped_config_reads_and_is_called_as_its_file(path: Path) -> Non
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_component_of_a_shipped_config_is_there_with_its_parameters(path: Path) -> None:
     for point in points(load(path)):
-        for key in ("task", "model", "retriever", "order", "compose"):
+        for key in ("task", "model", "retriever", "order", "composer"):
             build(KINDS[key], *point[key])
         parse_arm(*point["decoding"])
 

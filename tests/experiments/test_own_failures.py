@@ -143,7 +143,7 @@ def failed(tmp_path: Path) -> dict[str, str]:
         ("retriever", "Retriever", "broken"),
         ("order", "Orderer", "broken"),
         ("transforms", "Transform", "broken"),
-        ("compose", "Composer", "broken"),
+        ("composer", "Composer", "broken"),
         ("decoding", "Branches", "Branches.branches"),
         ("decoding", "Combined", "Combined.follow"),
     ],
@@ -166,7 +166,7 @@ def test_an_exception_fails_its_own_sample_with_file_line_and_error(
 
 
 def test_what_cannot_be_used_is_told_of_the_component_that_gave_it(ran: Any, tmp_path: Path) -> None:
-    assert ran(compose="'parts.py:Nothing'")[0] == 1
+    assert ran(composer="'parts.py:Nothing'")[0] == 1
     assert list(failed(tmp_path).items()) == [
         (
             "q-0001",

@@ -21,12 +21,12 @@ def _cells(config: dict[str, Any]) -> list[Any]:
 
 
 def test_rerankers_stand_on_every_retriever_and_both_axes_keep_their_names(mapping: Any, tmp_path: Path) -> None:
-    axes = {"retriever": ["random", "balanced"], "rerank": [[], ["label_balance"]]}
-    done = run(mapping(grid=axes, compare={"to": {"rerank": "none"}}), runs=tmp_path, quiet=True)
+    axes = {"retriever": ["random", "balanced"], "rerankers": [[], ["label_balance"]]}
+    done = run(mapping(grid=axes, compare={"to": {"rerankers": "none"}}), runs=tmp_path, quiet=True)
     frame = done.samples()
-    counts = frame.groupby(["retriever", "rerank"]).size().to_dict()
+    counts = frame.groupby(["retriever", "rerankers"]).size().to_dict()
     assert counts == {(r, k): 6 for r in ("random", "balanced") for k in ("none", "label_balance")}
-    shown = frame[frame["rerank"] != "none"].groupby("retriever")["demos"].agg(str)
+    shown = frame[frame["rerankers"] != "none"].groupby("retriever")["demos"].agg(str)
     assert shown["random"] != shown["balanced"]
     assert set(done.compare()["retriever"]) == {"random", "balanced"}
     votes = [row for table in task_tables(view(done)) for row in table.rows if row.baseline]
@@ -37,30 +37,30 @@ def test_the_axis_does_what_the_retriever_reranked_does(mapping: Any, tmp_path: 
     inside = {"name": "reranked", "of": "random", "rerank": ["label_balance"]}
     one, other = (
         run(mapping(name=name, **keys), runs=tmp_path, quiet=True).samples()
-        for name, keys in (("axis", {"rerank": ["label_balance"]}), ("inside", {"retriever": inside}))
+        for name, keys in (("axis", {"rerankers": ["label_balance"]}), ("inside", {"retriever": inside}))
     )
     assert one["demos"].tolist() == other["demos"].tolist()
 
 
 def test_without_rerankers_a_cell_has_the_digest_that_it_had(mapping: Any) -> None:
     (plain,) = _cells(mapping())
-    (empty,) = _cells(mapping(rerank=[]))
-    (balanced,) = _cells(mapping(rerank=["label_balance"]))
+    (empty,) = _cells(mapping(rerankers=[]))
+    (balanced,) = _cells(mapping(rerankers=["label_balance"]))
     assert plain.digest == empty.digest != balanced.digest
-    assert (balanced.told["retriever"]["name"], balanced.told["rerank"]) == ("random", [{"name": "label_balance"}])
+    assert (balanced.told["retriever"]["name"], balanced.told["rerankers"]) == ("random", [{"name": "label_balance"}])
 
 
 def test_at_0_shots_rerankers_are_one_cell(mapping: Any) -> None:
-    cells = _cells({**mapping(grid={"rerank": [[], ["label_balance"]]}), "shots": 0})
-    assert [cell.labels["rerank"] for cell in cells] == ["none"]
+    cells = _cells({**mapping(grid={"rerankers": [[], ["label_balance"]]}), "shots": 0})
+    assert [cell.labels["rerankers"] for cell in cells] == ["none"]
 
 
 def test_candidates_are_an_axis_and_decide_what_the_rerankers_see(mapping: Any, tmp_path: Path) -> None:
     """Among as many candidates as shots there is nothing to choose."""
-    keys = {"retriever": "balanced", "shots": 3, "rerank": ["label_balance"], "grid": {"candidates": [3, 9]}}
+    keys = {"retriever": "balanced", "shots": 3, "rerankers": ["label_balance"], "grid": {"rerank_candidates": [3, 9]}}
     frame = run(mapping(**keys), runs=tmp_path, quiet=True).samples()
     plain = run(mapping(name="plain", retriever="balanced", shots=3), runs=tmp_path, quiet=True).samples()
-    told = {str(n): rows.sort_values("query")["demos"].tolist() for n, rows in frame.groupby("candidates")}
+    told = {str(n): rows.sort_values("query")["demos"].tolist() for n, rows in frame.groupby("rerank_candidates")}
     assert set(told) == {"3", "9"}
     ids = [[{one[0] for one in demos} for demos in rows] for rows in (told["3"], plain.sort_values("query")["demos"])]
     assert ids[0] == ids[1]
@@ -68,12 +68,13 @@ def test_candidates_are_an_axis_and_decide_what_the_rerankers_see(mapping: Any, 
 
 def test_candidates_reach_the_retriever_and_are_a_cell_of_their_own(mapping: Any) -> None:
     usual, same, more = (
-        _cells(mapping(rerank=["label_balance"], **k))[0] for k in ({}, {"candidates": None}, {"candidates": 7})
+        _cells(mapping(rerankers=["label_balance"], **k))[0]
+        for k in ({}, {"rerank_candidates": None}, {"rerank_candidates": 7})
     )
     assert (usual.retriever.candidates, more.retriever.candidates) == (50, 7)
     assert usual.digest == same.digest != more.digest
-    cells = _cells(mapping(grid={"rerank": [[], ["label_balance"]], "candidates": [5, 6]}))
-    assert [(c.labels["rerank"], c.labels["candidates"]) for c in cells] == [
+    cells = _cells(mapping(grid={"rerankers": [[], ["label_balance"]], "rerank_candidates": [5, 6]}))
+    assert [(c.labels["rerankers"], c.labels["rerank_candidates"]) for c in cells] == [
         ("none", "none"),  # without rerankers candidates cannot matter
         ("label_balance", "5"),
         ("label_balance", "6"),
@@ -83,18 +84,27 @@ def test_candidates_reach_the_retriever_and_are_a_cell_of_their_own(mapping: Any
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ({"candidates": 0}, "candidates is how many of the retriever's best the rerankers get, 1 or more, not 0"),
-        ({"candidates": "ten"}, "1 or more, not 'ten'"),
-        ({"candidates": True}, "1 or more, not True"),
-        ({"candidates": 2, "shots": 4}, "rerankers choose 4 shots among 2 candidates. Ask for at least 4 candidates"),
-        ({"candidates": 5000}, r"5000 candidates from a pool of \d+ \(task .*Ask for at most"),
-        ({"candidates": 6, "rerank": []}, r"candidates: candidates is how many .* and the file has no rerankers"),
-        ({"grid": {"rerank.balance": [0.5]}}, "rerank is a list, and no axis reaches into its parts"),
+        (
+            {"rerank_candidates": 0},
+            "rerank_candidates is how many of the retriever's best the rerankers get, 1 or more, not 0",
+        ),
+        ({"rerank_candidates": "ten"}, "1 or more, not 'ten'"),
+        ({"rerank_candidates": True}, "1 or more, not True"),
+        (
+            {"rerank_candidates": 2, "shots": 4},
+            "rerankers choose 4 shots among 2 candidates. Ask for at least 4 candidates",
+        ),
+        ({"rerank_candidates": 5000}, r"5000 candidates from a pool of \d+ \(task .*Ask for at most"),
+        (
+            {"rerank_candidates": 6, "rerankers": []},
+            r"candidates: rerank_candidates is how many .* and the file has no rerankers",
+        ),
+        ({"grid": {"rerankers.balance": [0.5]}}, "rerankers is a list, and no axis reaches into its parts"),
     ],
 )
 def test_candidates_that_cannot_be_are_said(keys: dict[str, Any], says: str, mapping: Any) -> None:
     with pytest.raises(ConfigError, match=says):
-        _checked(mapping(**{"rerank": ["label_balance"], **keys}))
+        _checked(mapping(**{"rerankers": ["label_balance"], **keys}))
 
 
 def _checked(config: dict[str, Any]) -> None:
@@ -104,22 +114,22 @@ def _checked(config: dict[str, Any]) -> None:
 
 
 def test_holes_match_the_retriever_and_the_rerankers_apart(mapping: Any) -> None:
-    axes = {"retriever": ["random", "balanced"], "rerank": [[], ["label_balance"]]}
-    hole = {"retriever": "random", "rerank": ["label_balance"]}
-    told = [(c.labels["retriever"], c.labels["rerank"]) for c in _cells(mapping(grid=axes, exclude=[hole]))]
+    axes = {"retriever": ["random", "balanced"], "rerankers": [[], ["label_balance"]]}
+    hole = {"retriever": "random", "rerankers": ["label_balance"]}
+    told = [(c.labels["retriever"], c.labels["rerankers"]) for c in _cells(mapping(grid=axes, exclude=[hole]))]
     assert told == [("random", "none"), ("balanced", "none"), ("balanced", "label_balance")]
 
 
 @pytest.mark.parametrize(
     ("node", "says"),
     [
-        ("label_balance", "rerank is a list of components, applied in turn, or none, not 'label_balance'"),
-        (["label_balanc"], r"rerank\[0\]: no reranker named 'label_balanc'. Did you mean 'label_balance'"),
+        ("label_balance", "rerankers is a list of components, applied in turn, or none, not 'label_balance'"),
+        (["label_balanc"], r"rerankers\[0\]: no reranker named 'label_balanc'. Did you mean 'label_balance'"),
     ],
 )
 def test_a_wrong_list_is_said(node: Any, says: str, mapping: Any) -> None:
     with pytest.raises(ConfigError, match=says):
-        _cells(mapping(rerank=node))
+        _cells(mapping(rerankers=node))
 
 
 @dataclass(frozen=True)
@@ -136,37 +146,39 @@ class Asking:
 
 def test_what_a_reranker_asks_of_the_model_is_checked_before_it_loads(mapping: Any) -> None:
     """A model that answers and gives no logits describes an image, and gives no probabilities."""
-    check_needs(expand(load(mapping(rerank=[Asking("generate")]))))
+    check_needs(expand(load(mapping(rerankers=[Asking("generate")]))))
     with pytest.raises(PlanError, match="'random' with its rerankers reads the model's logits, and 'fake-copy' gives"):
-        check_needs(expand(load(mapping(rerank=[Asking("generate"), Asking("logits")]))))
+        check_needs(expand(load(mapping(rerankers=[Asking("generate"), Asking("logits")]))))
 
 
 def test_the_schema_has_the_key_and_the_components() -> None:
     schema = experiment_schema()
-    assert {"type": "array", "items": {"$ref": "#/$defs/reranker"}} in schema["properties"]["rerank"]["anyOf"]
-    assert "rerank" in schema["properties"]["grid"]["properties"]
+    assert {"type": "array", "items": {"$ref": "#/$defs/reranker"}} in schema["properties"]["rerankers"]["anyOf"]
+    assert "rerankers" in schema["properties"]["grid"]["properties"]
     assert "label_balance" in str(schema["$defs"]["reranker"])
 
 
 def test_no_reranker_is_called_none_in_files_as_in_tables(mapping: Any) -> None:
-    axes = {"rerank": ["none", ["label_balance"]], "transforms": ["none", ["questions"]]}
-    words = _cells(mapping(grid=axes, compare={"to": {"rerank": []}}))
-    lists = _cells(mapping(grid={"rerank": [[], ["label_balance"]], "transforms": [[], ["questions"]]}))
+    axes = {"rerankers": ["none", ["label_balance"]], "transforms": ["none", ["questions"]]}
+    words = _cells(mapping(grid=axes, compare={"to": {"rerankers": []}}))
+    lists = _cells(mapping(grid={"rerankers": [[], ["label_balance"]], "transforms": [[], ["questions"]]}))
     assert [cell.digest for cell in words] == [cell.digest for cell in lists]
-    assert load(mapping(grid=axes, compare={"to": {"rerank": []}})).compare.to == {"rerank": "none"}  # type: ignore[union-attr]
-    assert _cells(mapping(rerank="none"))[0].digest == _cells(mapping())[0].digest
-    holes = _cells(mapping(grid=axes, exclude=[{"rerank": "none"}]))
-    assert {cell.labels["rerank"] for cell in holes} == {"label_balance"}
-    with pytest.raises(ConfigError, match=r"grid\.rerank\[1\]: \[\] stands in this axis twice"):
-        load(mapping(grid={"rerank": [[], "none"]}))
-    assert {"const": "none"} in experiment_schema()["properties"]["rerank"]["anyOf"]
+    assert load(mapping(grid=axes, compare={"to": {"rerankers": []}})).compare.to == {"rerankers": "none"}  # type: ignore[union-attr]
+    assert _cells(mapping(rerankers="none"))[0].digest == _cells(mapping())[0].digest
+    holes = _cells(mapping(grid=axes, exclude=[{"rerankers": "none"}]))
+    assert {cell.labels["rerankers"] for cell in holes} == {"label_balance"}
+    with pytest.raises(ConfigError, match=r"grid\.rerankers\[1\]: \[\] stands in this axis twice"):
+        load(mapping(grid={"rerankers": [[], "none"]}))
+    assert {"const": "none"} in experiment_schema()["properties"]["rerankers"]["anyOf"]
 
 
 def test_at_0_shots_the_rerankers_of_others_are_not_claimed(mapping: Any, tmp_path: Path) -> None:
-    axes = {"shots": [0, 2], "rerank": ["none", ["label_balance"]]}
+    axes = {"shots": [0, 2], "rerankers": ["none", ["label_balance"]]}
     keys = {k: v for k, v in mapping().items() if k != "shots"}
     frame = run({**keys, "grid": axes}, runs=tmp_path, quiet=True).samples()
-    assert set(frame[frame["shots"] == 0]["rerank"]) == {"none"}
+    assert set(frame[frame["shots"] == 0]["rerankers"]) == {"none"}
     keys["name"] = "alone"
-    frame = run({**keys, "grid": {"shots": [0, 2], "rerank": [["label_balance"]]}}, runs=tmp_path, quiet=True).samples()
-    assert set(frame["rerank"]) == {"label_balance"}  # as everywhere else: no axis
+    frame = run(
+        {**keys, "grid": {"shots": [0, 2], "rerankers": [["label_balance"]]}}, runs=tmp_path, quiet=True
+    ).samples()
+    assert set(frame["rerankers"]) == {"label_balance"}  # as everywhere else: no axis

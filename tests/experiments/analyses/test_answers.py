@@ -83,7 +83,7 @@ def test_a_model_that_knows_is_beyond_the_vote_where_they_differ(ran: Any) -> No
 
 
 def test_the_vote_is_judged_where_options_are_scored_and_named_where_it_cannot_be(ran: Any, toy: str) -> None:
-    view = ran(model=toy, shots=3, score="options", metrics=["option", "lenient"])
+    view = ran(model=toy, shots=3, answer_mode="options", metrics=["option", "lenient"])
     for metric in ("option", "lenient"):
         told = _row(vote.analyze(replace(view, metric=metric)))
         assert told["n"] == 12

@@ -73,7 +73,7 @@ def test_the_skew_takes_every_accepted_answer_for_an_even_part() -> None:
 
 
 def test_a_row_of_two_options_is_measured_and_one_of_a_single_option_is_none(ran: Any) -> None:
-    view = ran(model="fake-gold", score="options", metrics=["option"])
+    view = ran(model="fake-gold", answer_mode="options", metrics=["option"])
     scores = [{"red": 0.0, "blue": math.log(0.25)} if i % 3 else {"red": 0.0} for i in range(len(view.frame))]
     gold = [("red",) if i % 2 else ("blue",) for i in range(len(scores))]
     seen = replace(view, frame=view.frame.assign(option_scores=scores, gold=gold))
@@ -93,10 +93,10 @@ def test_options_that_were_all_ruled_out_have_no_shares() -> None:
 
 
 def test_a_model_that_knows_is_right_and_its_confidence_is_told(ran: Any, shapes: str) -> None:
-    (told,) = calibration.analyze(ran(model="fake-gold", score="options", metrics=["option"])).to_dict("records")
+    (told,) = calibration.analyze(ran(model="fake-gold", answer_mode="options", metrics=["option"])).to_dict("records")
     assert (told["accuracy"], told["risk_50"], told["n"]) == (1.0, 0.0, 12)
     assert told["ece"] == pytest.approx(1 - told["confidence"])
-    with pytest.raises(ConfigError, match=r"no options were scored\. Run it with score: options"):
+    with pytest.raises(ConfigError, match=r"no options were scored\. Run it with answer_mode: options"):
         calibration.analyze(ran(name="generated", task={"name": shapes, "optionless": True}))
 
 

@@ -118,7 +118,7 @@ def test_the_lines_of_a_page_are_lines_of_a_config(kind: str, name: str) -> None
             load({"task": "binding", "model": "fake-vote", **told})
             key, node = next(iter(told.items()))
             for each in node if isinstance(node, list) else [node]:
-                build("launcher" if key == "launch" else OF.get(key, "retriever"), each)
+                build("launcher" if key == "launcher" else OF.get(key, "retriever"), each)
 
 
 def test_a_default_that_a_page_tells_is_the_default() -> None:

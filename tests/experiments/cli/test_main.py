@@ -71,9 +71,9 @@ def test_schema_is_json_with_every_key_and_component(icl: ICL, tmp_path: Path) -
     assert icl("schema", "--out", "icl.json").status == 0
     told = json.loads((tmp_path / "icl.json").read_text())
     assert set(told["properties"]) == set(KEYS)
-    named, bare = told["properties"]["launch"]["anyOf"]
+    named, bare = told["properties"]["launcher"]["anyOf"]
     assert named["$ref"] == "#/$defs/launcher"
-    assert "workers" in bare["properties"]  # `launch: {workers: 2}` is two of the usual launcher
+    assert "workers" in bare["properties"]  # `launcher: {workers: 2}` is two of the usual launcher
     assert "name" not in bare["required"]
     names = [one["properties"]["name"]["const"] for one in told["$defs"]["strategy"]["anyOf"] if "properties" in one]
     assert names == list(entries("strategy"))

@@ -8,7 +8,7 @@ from experiments.config.config import load
 from icl.errors import ConfigError
 
 Write = Callable[..., Path]
-KEPT = "trace says how many tokens of each branch are kept of every step, such as {top: 5}, not "
+KEPT = "top_logprobs is how many tokens of each branch are kept of every step, a whole number of 0 or more, not "
 BASE = "name: x\ntask: easy-vqa\nmodel: fake-copy\n"
 
 
@@ -48,19 +48,21 @@ def told(path: Path, *overrides: str) -> str:
         ),
         ("max_new_tokens: 0", "grid.yaml:4: max_new_tokens: max_new_tokens is a whole number of at least 1, not 0."),
         (
-            "score: option",
-            "grid.yaml:4: score: score is one of generate, options, not 'option'. Did you mean 'options'?",
+            "answer_mode: option",
+            "grid.yaml:4: answer_mode: answer_mode is one of generate, options, not 'option'. Did you mean 'options'?",
         ),
         ("metrics: []", "grid.yaml:4: metrics: metrics is a list of at least one metric. (icl ls metrics)"),
         ("controls: yes", "grid.yaml:4: controls: controls is 'none' or 'default', not 'yes'."),
-        ("trace: 5", "grid.yaml:4: trace: " + KEPT + "5."),
-        ("trace: {top: 0}", "grid.yaml:4: trace: " + KEPT + "{'top': 0}."),
-        ("trace: {topp: 3}", "grid.yaml:4: trace: " + KEPT + "{'topp': 3}."),
+        ("top_logprobs: five", "grid.yaml:4: top_logprobs: " + KEPT + "'five'."),
+        ("top_logprobs: -1", "grid.yaml:4: top_logprobs: " + KEPT + "-1."),
         ("exclude: {shots: 0}", "grid.yaml:4: exclude: exclude is a list of mappings, such as [{shots: 0}]."),
         ("exclude: [{shot: 0}]", "grid.yaml:4: exclude[0].shot: no axis 'shot'. Did you mean 'shots'?"),
         ("compare: {metric: strict}", "grid.yaml:4: compare: compare needs 'to', the reference's value of an axis"),
         ("compare: {to: {decode: x}}", "grid.yaml:4: compare.to.decode: no axis 'decode'. Did you mean 'decoding'?"),
-        ("compare: {to: {shots: 0}, correct: holmes}", "grid.yaml:4: compare.correct: correct is one of holm, none,"),
+        (
+            "compare: {to: {shots: 0}, correction: holmes}",
+            "grid.yaml:4: compare.correction: correction is one of holm, none,",
+        ),
         (
             "transforms: x",
             "grid.yaml:4: transforms: transforms is a list of components, applied in turn, or none, not 'x'.",
@@ -78,7 +80,12 @@ def test_a_mistake_is_told_with_file_line_key_and_remedy(yaml_file: Write, text:
 
 
 @pytest.mark.parametrize(
-    "axes", [{"score": "options"}, {"grid": {"score": ["generate", "options"]}}, {"zip": {"score": ["options"]}}]
+    "axes",
+    [
+        {"answer_mode": "options"},
+        {"grid": {"answer_mode": ["generate", "options"]}},
+        {"zip": {"answer_mode": ["options"]}},
+    ],
 )
 def test_options_are_judged_wherever_the_file_asks_for_their_scores(mapping: Any, axes: dict[str, Any]) -> None:
     assert load(mapping(**axes)).metrics == ("strict", "lenient", "option")
@@ -151,14 +158,14 @@ def test_the_file_itself_is_left_as_it_was(mapping: Callable[..., dict[str, Any]
 def test_a_trace_is_kept_where_the_file_or_the_command_line_says_so(tmp_path: Path) -> None:
     path = tmp_path / "grid.yaml"
     path.write_text(BASE)
-    assert load(path).trace == 0
-    assert load(path, ["trace.top=3"]).trace == 3
+    assert load(path).top_logprobs == 0
+    assert load(path, ["top_logprobs=3"]).top_logprobs == 3
 
 
 def test_contrasts_are_read_late_unless_one_key_says_otherwise(tmp_path: Path) -> None:
     path = tmp_path / "grid.yaml"
     path.write_text(BASE)
-    assert load(path).late == "auto"
-    assert load(path, ["late_contrast=never"]).late == "never"
-    with pytest.raises(ConfigError, match=r"late_contrast is one of auto, always, never, not 'nevr'. Did you mean"):
-        load(path, ["late_contrast=nevr"])
+    assert load(path).lazy_branches == "auto"
+    assert load(path, ["lazy_branches=never"]).lazy_branches == "never"
+    with pytest.raises(ConfigError, match=r"lazy_branches is one of auto, always, never, not 'nevr'. Did you mean"):
+        load(path, ["lazy_branches=nevr"])

@@ -47,7 +47,7 @@ def rows(mapping: Any, retriever: Counting, **keys: Any) -> list[list[Written]]:
 
 def test_retrieval_is_asked_once_for_all_arms_that_read_it(mapping: Any) -> None:
     counting = Counting()
-    axes = {"compose": ["chat", "interleaved"], "order": ["reversed", "as_retrieved"], "metrics": []}
+    axes = {"composer": ["chat", "interleaved"], "order": ["reversed", "as_retrieved"], "metrics": []}
     del axes["metrics"]
     found = rows(mapping, counting, grid=axes, seeds=[0, 1])
     assert counting.fits == [0, 1]

@@ -50,7 +50,7 @@ def samples(config: Mapping[str, Any], folder: Path) -> dict[str, list[Sample]]:
 
 def test_a_run_hands_each_sample_the_prompt_of_another_under_the_same_recipe(mapping: Config, toy: str) -> None:
     nodes = ["vcd", {"name": "shuffled_negative", "of": "vcd"}]
-    grid = expand(load(mapping(model=toy, grid={"decoding": nodes}, compose="interleaved", seeds=[0, 1])))
+    grid = expand(load(mapping(model=toy, grid={"decoding": nodes}, composer="interleaved", seeds=[0, 1])))
     task, recipes = grid.tasks[0], recipes_of(grid.cells)
     rows = list(contexts(Retrieval(task, grid.models[0]), recipes, task.queries))
     prompts = {(item.example.id, item.recipe.first.seed): written(item).prompt for row in rows for item in row}

@@ -70,7 +70,7 @@ def test_a_plan_and_a_run_say_that_one_image_is_shown_twice(mapping: Any, task: 
 
 def test_the_named_remedy_shows_each_once_and_nothing_is_said(mapping: Any, task: Any) -> None:
     cap = {"name": "near_duplicate_cap", "embedder": "histogram", "threshold": 0.9999}
-    capped = mapping(task=task(3), retriever=KNN, rerank=[cap], candidates=20)
+    capped = mapping(task=task(3), retriever=KNN, rerankers=[cap], rerank_candidates=20)
     assert _told(plan(expand(load(capped))).notes) == []
 
 

@@ -23,12 +23,12 @@ def test_more_shots_than_the_pool_has_are_refused_with_the_line(yaml_file: Write
 
 
 def test_option_scoring_needs_options(yaml_file: Write) -> None:
-    path = yaml_file("task: {name: SHAPES, optionless: true}\nmodel: fake-gold\nscore: options\n")
+    path = yaml_file("task: {name: SHAPES, optionless: true}\nmodel: fake-gold\nanswer_mode: options\n")
     with pytest.raises(PlanError) as error:
         check_data(expand(load(path)))
     assert str(error.value) == (
-        f"{path}:3: score: score: options needs answers to choose among, and query 'q-0000' of task 'shapes' has none. "
-        "Use score: generate, or give the task options."
+        f"{path}:3: answer_mode: answer_mode: options needs answers to choose among, and query 'q-0000' of task 'shapes' has none. "
+        "Use answer_mode: generate, or give the task options."
     )
 
 
@@ -37,7 +37,7 @@ def test_options_that_never_hold_the_answer_are_refused(tmp_path: Path, yaml_fil
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     columns = "{question: question, answer: answer, options: options, id: id}"
     path = yaml_file(
-        f"task: {{name: hub, path: {tmp_path / 'rows.jsonl'}, columns: {columns}}}\nmodel: fake-gold\nscore: options\n"
+        f"task: {{name: hub, path: {tmp_path / 'rows.jsonl'}, columns: {columns}}}\nmodel: fake-gold\nanswer_mode: options\n"
     )
     with pytest.raises(PlanError, match=r"no query of task .* among its options .*'yes' and 'Ja', 'Nein'"):
         check_data(expand(load(path)))
@@ -54,7 +54,7 @@ def test_a_strategy_that_the_model_cannot_run_is_refused_with_what_would_run(yam
         check_needs(expand(load(path)))
     told = str(error.value)
     assert told.startswith(f"{path}:6: grid.decoding[1]: model 'fake-gold': decoding 'vcd' needs next-token logits")
-    assert told.endswith("'greedy' with score: generate runs on it; 'vcd' runs with model hf or vllm.")
+    assert told.endswith("'greedy' with answer_mode: generate runs on it; 'vcd' runs with model hf or vllm.")
 
 
 def test_a_need_that_no_backend_meets_is_told_as_such(yaml_file: Write, tmp_path: Path) -> None:
@@ -67,12 +67,12 @@ def test_a_need_that_no_backend_meets_is_told_as_such(yaml_file: Write, tmp_path
 
 
 def test_a_model_that_scores_options_itself_does_not_normalize_them(yaml_file: Write) -> None:
-    text = "task: SHAPES\nmodel: fake-gold\nscore: options\ndecoding: {name: greedy, normalize: mean}\n"
+    text = "task: SHAPES\nmodel: fake-gold\nanswer_mode: options\ndecoding: {name: greedy, normalize: mean}\n"
     with pytest.raises(PlanError, match="scores options by itself, so normalize: mean would change nothing"):
         check_needs(expand(load(yaml_file(text))))
 
 
-@pytest.mark.parametrize("text", ["score: options", "decoding: greedy", "retriever: balanced"])
+@pytest.mark.parametrize("text", ["answer_mode: options", "decoding: greedy", "retriever: balanced"])
 def test_what_a_fake_can_do_is_let_through(yaml_file: Write, text: str) -> None:
     grid = expand(load(yaml_file(f"task: SHAPES\nmodel: fake-gold\n{text}\n")))
     check_needs(grid)
@@ -138,7 +138,7 @@ def test_an_orderer_that_asks_the_model_needs_its_logits(yaml_file: Write) -> No
 
 def test_a_retriever_that_leaks_is_warned_of_once(yaml_file: Write) -> None:
     text = "task: {name: SHAPES}\nmodel: fake-copy\nshots: 2\nseeds: [0, 1]\nretriever: {name: leaking, of: random}\n"
-    path = yaml_file(text + "rerank: [label_balance]\n")
+    path = yaml_file(text + "rerankers: [label_balance]\n")
     (warning,) = expand(load(path)).warnings
     assert warning.startswith(f"{path}:5: retriever: demonstrations may be the query itself or have its image")
 

@@ -47,9 +47,9 @@ def test_a_digest_does_not_read_the_order_of_keys_and_is_pinned() -> None:
 
 
 def test_zip_goes_side_by_side_and_multiplies_with_the_grid(mapping: Mapping) -> None:
-    config = mapping(zip={"shots": [1, 2], "order": ["random", "reversed"]}, grid={"compose": ["chat", "interleaved"]})
+    config = mapping(zip={"shots": [1, 2], "order": ["random", "reversed"]}, grid={"composer": ["chat", "interleaved"]})
     grid = grid_of(without(config, "shots"))
-    found = list(zip(column(grid, "compose"), column(grid, "shots"), column(grid, "order"), strict=True))
+    found = list(zip(column(grid, "composer"), column(grid, "shots"), column(grid, "order"), strict=True))
     assert found == [(c, *pair) for c in ("chat", "interleaved") for pair in ((1, "random"), (2, "reversed"))]
 
 
@@ -159,7 +159,7 @@ def test_a_digest_depends_on_parameters_seed_and_model_and_on_no_label_or_spelli
         digest(seeds=[1]),
         digest(model="fake-vote"),
         digest(max_new_tokens=4),
-        digest(compose="interleaved"),
+        digest(composer="interleaved"),
     ]
     assert len({same, *others}) == 6
 
@@ -202,15 +202,15 @@ def test_controls_that_all_methods_share_are_one_cell(mapping: Mapping, toy: str
 
 
 def test_controls_fit_what_is_run(mapping: Mapping, toy: str) -> None:
-    axes = {"score": ["generate", "options"], "shots": [0, 2]}
+    axes = {"answer_mode": ["generate", "options"], "shots": [0, 2]}
     grid = grid_of(mapping(model=toy, controls="default", decoding="vcd", grid=axes))
-    shared = [(c.score, c.shots, c.labels["decoding"]) for c in grid.cells if c.labels["decoding"] != "greedy"]
+    shared = [(c.answer_mode, c.shots, c.labels["decoding"]) for c in grid.cells if c.labels["decoding"] != "greedy"]
     assert [t[:2] for t in shared if t[2] == "self_consistency"] == [("generate", 0), ("generate", 2)]
     assert [t[:2] for t in shared if t[2] == "more_demonstrations"] == [("generate", 2), ("options", 2)]
 
 
 def test_equal_components_are_one_object_so_that_a_task_reads_its_data_once(mapping: Mapping) -> None:
-    grid = grid_of(mapping(grid={"shots": [1, 2], "compose": ["chat", "interleaved"]}, seeds=[0, 1]))
+    grid = grid_of(mapping(grid={"shots": [1, 2], "composer": ["chat", "interleaved"]}, seeds=[0, 1]))
     assert len(grid.tasks) == len(grid.models) == 1
 
 
@@ -228,9 +228,9 @@ def test_a_comparison_with_nothing_is_refused(yaml_file: Write, compare: str, se
 
 def test_a_comparison_with_one_of_several_is_refused_before_anything_runs(yaml_file: Write) -> None:
     two = "[{name: chat, instruction: short}, {name: chat, instruction: long}]"
-    grid = f"grid: {{shots: [1], compose: {two}}}"
-    path = yaml_file(f"task: SHAPES\nmodel: fake-copy\n{grid}\ncompare: {{to: {{compose: chat}}}}\n")
+    grid = f"grid: {{shots: [1], composer: {two}}}"
+    path = yaml_file(f"task: SHAPES\nmodel: fake-copy\n{grid}\ncompare: {{to: {{composer: chat}}}}\n")
     assert told(path) == (
-        f"{path}:4: compare.to.compose: 2 arms have compose 'chat'. Name one by its label: chat(instruction=short), "
+        f"{path}:4: compare.to.composer: 2 arms have composer 'chat'. Name one by its label: chat(instruction=short), "
         "chat(instruction=long)."
     )

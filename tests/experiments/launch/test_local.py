@@ -36,7 +36,7 @@ class Loud(Copy):
 
 def test_processes_that_share_a_grid_write_what_one_process_writes(go: Go, tmp_path: Path) -> None:
     one, _ = go("one")
-    several, told = go("several", "launch.workers=2")
+    several, told = go("several", "launcher.workers=2")
     assert files(several.folder) == files(one.folder)
     assert (several.samples, several.computed, several.failed, several.missing) == (180, 180, 0, 0)
     assert (told.done, told.cells_done, told.notes) == (180, 6, [])
@@ -45,7 +45,7 @@ def test_processes_that_share_a_grid_write_what_one_process_writes(go: Go, tmp_p
     assert [w["state"] for w in info["sessions"][0]["workers"]] == ["finished"] * 2
     assert info["cells"] == load_run(one.folder).info["cells"], "a launcher is no part of a cell"
     assert Launch.read(several.folder) is None
-    again, _ = go("several", "launch.workers=2")
+    again, _ = go("several", "launcher.workers=2")
     assert (again.computed, again.present) == (0, 180)
     assert go("several")[0].present == 180
 
@@ -57,7 +57,7 @@ def test_counters_of_the_workers_are_one_session_of_the_run(yaml_file: Callable[
         model: TOY
         grid: {shots: [0, 2], decoding: [greedy, vcd]}
     """)
-    one, two = (run(load(path, more), tmp_path / name) for name, more in (("a", []), ("b", ["launch.workers=2"])))
+    one, two = (run(load(path, more), tmp_path / name) for name, more in (("a", []), ("b", ["launcher.workers=2"])))
     assert files(two.folder) == files(one.folder)
     sessions = [load_run(done.folder).info["sessions"][0] for done in (one, two)]
     for key in ("jobs", "branch_prompts", "prompts_opened"):
@@ -68,7 +68,7 @@ def test_counters_of_the_workers_are_one_session_of_the_run(yaml_file: Callable[
 def test_the_process_that_starts_workers_loads_no_model(go: Go, tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text(LOUD)
     (tmp_path / "loads").mkdir()
-    more = [f"model={{name: 'loud.py:Loud', folder: '{tmp_path / 'loads'}'}}", "launch.workers=2"]
+    more = [f"model={{name: 'loud.py:Loud', folder: '{tmp_path / 'loads'}'}}", "launcher.workers=2"]
     done, _ = go("loud", *more)
     loads = {int(path.name) for path in (tmp_path / "loads").iterdir()}
     assert (done.computed, len(loads), os.getpid() in loads) == (180, 2, False)
@@ -78,7 +78,7 @@ def test_a_worker_that_dies_is_told_with_the_end_of_its_log_and_the_same_command
     go: Go, tmp_path: Path, icl_process: Callable[..., Any]
 ) -> None:
     whole, _ = go("whole")
-    words = ("run", "grid.yaml", "--runs", "killed", "launch.workers=2")
+    words = ("run", "grid.yaml", "--runs", "killed", "launcher.workers=2")
     process = icl_process(*words, slow=0.02)
     folder = tmp_path / "killed" / "t"
     until(lambda: lines(folder) >= 20)
@@ -101,7 +101,7 @@ def test_a_worker_that_dies_is_told_with_the_end_of_its_log_and_the_same_command
 def test_workers_end_with_the_process_that_follows_them_and_nobody_else_gets_the_run_meanwhile(
     go: Go, tmp_path: Path, icl_process: Callable[..., Any]
 ) -> None:
-    process = icl_process("run", "grid.yaml", "--runs", "orphans", "launch.workers=2", slow=0.02)
+    process = icl_process("run", "grid.yaml", "--runs", "orphans", "launcher.workers=2", slow=0.02)
     folder = tmp_path / "orphans" / "t"
     until(lambda: lines(folder) >= 10)
     with pytest.raises(StoreError, match=rf"is being run by process {process.pid} on "):
@@ -111,7 +111,9 @@ def test_workers_end_with_the_process_that_follows_them_and_nobody_else_gets_the
     workers = [one.state(worker)["process"] for worker in one.workers]
     process.kill()
     process.wait()
-    with pytest.raises(StoreError, match=r"is being run by \d workers? of launch=local since .* or use another name\."):
+    with pytest.raises(
+        StoreError, match=r"is being run by \d workers? of launcher=local since .* or use another name\."
+    ):
         go("orphans")
     until(lambda: not any(map(lives, workers)))
     done, _ = go("orphans")
@@ -123,7 +125,7 @@ def test_workers_end_with_the_process_that_follows_them_and_nobody_else_gets_the
 def test_ctrl_c_ends_the_workers_and_keeps_what_they_finished(
     go: Go, tmp_path: Path, icl_process: Callable[..., Any]
 ) -> None:
-    process = icl_process("run", "grid.yaml", "--runs", "stopped", "launch.workers=2", slow=0.02)
+    process = icl_process("run", "grid.yaml", "--runs", "stopped", "launcher.workers=2", slow=0.02)
     folder = tmp_path / "stopped" / "t"
     until(lambda: lines(folder) >= 10)
     one = Launch.read(folder)
@@ -135,7 +137,7 @@ def test_ctrl_c_ends_the_workers_and_keeps_what_they_finished(
     assert err.endswith("stopped. What is finished is kept; the same command goes on from there.\n")
     assert not any(map(lives, workers))
     assert load_run(folder).info["sessions"][-1]["state"] == "interrupted"
-    assert go("stopped", "launch.workers=2")[0].missing == 0
+    assert go("stopped", "launcher.workers=2")[0].missing == 0
 
 
 def test_what_stops_all_workers_is_told_once(go: Go, tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ def test_what_stops_all_workers_is_told_once(go: Go, tmp_path: Path) -> None:
         "@dataclass(frozen=True)\nclass Broken(Copy):\n"
         "    def load(self):\n        raise ModelError('the weights are gone.')\n"
     )
-    done, told = go("broken", "model=broken.py:Broken", "launch.workers=2")
+    done, told = go("broken", "model=broken.py:Broken", "launcher.workers=2")
     assert (done.computed, done.missing) == (0, 180)
     (note,) = told.notes
     assert note.startswith("workers 1 (job ")
@@ -153,7 +155,7 @@ def test_what_stops_all_workers_is_told_once(go: Go, tmp_path: Path) -> None:
 
 def test_failed_samples_are_told_as_they_come_and_counted(go: Go, tmp_path: Path) -> None:
     (tmp_path / "half.png").write_bytes(b"no image")
-    done, told = go("failed", f"task.broken={tmp_path / 'half.png'}", "launch.workers=2")
+    done, told = go("failed", f"task.broken={tmp_path / 'half.png'}", "launcher.workers=2")
     assert (done.failed, done.missing, told.failures) == (6, 0, 6)
 
 
@@ -161,11 +163,14 @@ def test_failed_samples_are_told_as_they_come_and_counted(go: Go, tmp_path: Path
     ("overrides", "sentence"),
     [
         (["launch=locl"], "command line: launch: no launcher named 'locl'. Did you mean 'local'? (icl ls launcher)"),
-        (["launch.wrkers=2"], "launcher 'local' has no parameter 'wrkers'. Did you mean 'workers'? It takes workers."),
-        (["launch.workers=0"], "launcher 'local', workers: input should be greater than or equal to 1, not 0."),
+        (
+            ["launcher.wrkers=2"],
+            "launcher 'local' has no parameter 'wrkers'. Did you mean 'workers'? It takes workers.",
+        ),
+        (["launcher.workers=0"], "launcher 'local', workers: input should be greater than or equal to 1, not 0."),
         (["launch=[local]"], "command line: launch: launch is one launcher, not a list. (icl ls launch)"),
-        (["launch=slurm", "launch.nodes=0"], "launcher 'slurm', nodes: input should be greater than or equal to 1"),
-        (["grid.launch=[local]"], "no component reads the axis 'launch'."),
+        (["launcher=slurm", "launcher.nodes=0"], "launcher 'slurm', nodes: input should be greater than or equal to 1"),
+        (["grid.launcher=[local]"], "no component reads the axis 'launcher'."),
     ],
 )
 def test_a_launcher_that_cannot_be_is_a_sentence(go: Go, overrides: list[str], sentence: str) -> None:
@@ -189,7 +194,7 @@ def test_a_file_beside_the_config_stands_before_no_package(go: Go, tmp_path: Pat
     (tmp_path / "prompts.py").write_text("raise RuntimeError('not this one')\n")
     monkeypatch.chdir(tmp_path)
     assert "" not in sys.path
-    assert go("beside", "launch.workers=2")[0].missing == 0
+    assert go("beside", "launcher.workers=2")[0].missing == 0
 
 
 def test_a_launcher_of_ones_own_is_a_class_by_path(go: Go, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def ray() -> Iterator[Any]:
 
 def test_tasks_of_a_real_cluster_write_what_one_process_writes(ray: Any, go: Go) -> None:
     one, _ = go("one")
-    tasks, told = go("tasks", "launch=ray", "launch.workers=2")
+    tasks, told = go("tasks", "launcher=ray", "launcher.workers=2")
     assert files(tasks.folder) == files(one.folder)
     assert (tasks.computed, tasks.missing, told.notes) == (180, 0, [])
     workers = load_run(tasks.folder).info["sessions"][0]["workers"]
@@ -42,7 +42,7 @@ def test_a_task_whose_process_dies_is_started_again_and_goes_on(ray: Any, go: Go
         "    if answer.asked == 50 and not mark.exists():\n        mark.touch()\n        os._exit(9)\n",
     )
     (tmp_path / "fake.py").write_text(dying)
-    done, _ = go("dying", "launch=ray", "launch.workers=1")
+    done, _ = go("dying", "launcher=ray", "launcher.workers=1")
     assert (tmp_path / "died").exists()
     assert (done.computed, done.missing) == (180, 0)
     whole, _ = go("whole")
@@ -51,7 +51,7 @@ def test_a_task_whose_process_dies_is_started_again_and_goes_on(ray: Any, go: Go
 
 def test_a_task_that_dies_for_good_is_told(ray: Any, go: Go, tmp_path: Path) -> None:
     (tmp_path / "fake.py").write_text("import os\n\ndef answer(request):\n    os._exit(9)\n")
-    done, told = go("dead", "launch=ray", "launch.workers=1", "launch.retries=0")
+    done, told = go("dead", "launcher=ray", "launcher.workers=1", "launcher.retries=0")
     assert (done.computed, done.missing) == (0, 180)
     (note,) = told.notes
     assert note.startswith("worker 1 (job ")
@@ -61,10 +61,10 @@ def test_a_task_that_dies_for_good_is_told(ray: Any, go: Go, tmp_path: Path) -> 
 
 def test_a_cluster_that_is_not_there_is_a_sentence(icl_process: Go, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the extra ray (80 MB) is not installed")
-    process = icl_process("run", "grid.yaml", "launch=ray", "launch.address=127.0.0.1:1")
+    process = icl_process("run", "grid.yaml", "launcher=ray", "launcher.address=127.0.0.1:1")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert err.startswith("launch=ray: no Ray cluster at '127.0.0.1:1': ")
+    assert err.startswith("launcher=ray: no Ray cluster at '127.0.0.1:1': ")
     assert Launch.read(tmp_path / "runs" / "t") is None
 
 
@@ -73,7 +73,7 @@ def test_the_extra_is_asked_for_before_anything_is_read(
 ) -> None:
     monkeypatch.setattr("experiments.launch.ray.find_spec", lambda name: None)
     with pytest.raises(PlanError) as caught:
-        go("never", "launch=ray")
-    told = 'launch=ray needs the package ray, which is not installed: pip install "mm-icl[ray]".'
+        go("never", "launcher=ray")
+    told = 'launcher=ray needs the package ray, which is not installed: pip install "mm-icl[ray]".'
     assert str(caught.value) == told
     assert not (tmp_path / "never").exists()

@@ -17,7 +17,7 @@ from icl.registry import build
 pytest.importorskip("submitit", reason="the extra slurm is not installed")
 
 Go = Callable[..., Any]
-TWO = ("launch=slurm", "launch.nodes=2")
+TWO = ("launcher=slurm", "launcher.nodes=2")
 
 
 def table(process: "subprocess.Popen[str]") -> tuple[list[str], str]:
@@ -77,7 +77,7 @@ def test_jobs_are_submitted_watched_followed_again_and_refused_to_others(
 ) -> None:
     words = ("run", "grid.yaml", "--runs", "later", *TWO)
     folder = tmp_path / "later" / "t"
-    first = icl_process(*words, "launch.wait=false", slow=0.2)  # three processes start before the jobs have ended
+    first = icl_process(*words, "launcher.wait=false", slow=0.2)  # three processes start before the jobs have ended
     out, err = first.communicate(timeout=60)
     assert first.returncode == 0, err
     one = Launch.read(folder)
@@ -90,7 +90,7 @@ def test_jobs_are_submitted_watched_followed_again_and_refused_to_others(
     other = icl_process("run", "grid.yaml", "--runs", "later")
     _, err = other.communicate(timeout=60)
     assert other.returncode == 2
-    assert "later/t is being run by 2 workers of launch=slurm since " in err
+    assert "later/t is being run by 2 workers of launcher=slurm since " in err
     assert err.endswith(
         f"Wait for them (icl watch later/t), or end them first (scancel {jobs[0].partition('_')[0]}).\n"
     )
@@ -116,7 +116,7 @@ def test_jobs_are_submitted_watched_followed_again_and_refused_to_others(
 
 def test_a_job_that_is_warned_puts_itself_back_into_the_queue(slurm: Cluster, icl_process: Go, tmp_path: Path) -> None:
     """Slurm lets a job that was put back begin after two minutes; here it is let go at once, and so starts as anew."""
-    process = icl_process("run", "grid.yaml", "--runs", "warned", "launch=slurm", "launch.wait=false", slow=0.05)
+    process = icl_process("run", "grid.yaml", "--runs", "warned", "launcher=slurm", "launcher.wait=false", slow=0.05)
     assert process.wait(timeout=60) == 0
     folder = tmp_path / "warned" / "t"
     until(lambda: lines(folder) >= 20)
@@ -139,9 +139,9 @@ def test_what_slurm_refuses_is_told_in_its_words_and_nothing_is_left_waiting(
     slurm: Cluster, go: Go, tmp_path: Path
 ) -> None:
     with pytest.raises(PlanError) as caught:
-        go("refused", "launch=slurm", "launch.partition=nowhere")
+        go("refused", "launcher=slurm", "launcher.partition=nowhere")
     assert str(caught.value).startswith(
-        "launch=slurm: Slurm refuses the job: sbatch: error: invalid partition specified: nowhere; sbatch: error: "
+        "launcher=slurm: Slurm refuses the job: sbatch: error: invalid partition specified: nowhere; sbatch: error: "
     )
     folder = tmp_path / "refused" / "t"
     assert Launch.read(folder) is None
@@ -151,8 +151,8 @@ def test_what_slurm_refuses_is_told_in_its_words_and_nothing_is_left_waiting(
 
 def test_a_job_is_asked_for_as_the_config_says(slurm: Cluster, icl_process: Go, tmp_path: Path) -> None:
     more = ("mem=300M", "cpus=2", "time=1:30:00", "args={comment: hello, nice: 7}", "setup=[export MARK=here]")
-    words = [f"launch.{one}" for one in ("wait=false", "nodes=2", "at_once=1", "partition=first", *more)]
-    process = icl_process("run", "grid.yaml", "--runs", "asked", "launch=slurm", *words, slow=0.02)
+    words = [f"launcher.{one}" for one in ("wait=false", "nodes=2", "at_once=1", "partition=first", *more)]
+    process = icl_process("run", "grid.yaml", "--runs", "asked", "launcher=slurm", *words, slow=0.02)
     assert process.wait(timeout=60) == 0, process.communicate()
     one = Launch.read(tmp_path / "asked" / "t")
     assert one is not None
@@ -168,7 +168,7 @@ def test_a_job_is_asked_for_as_the_config_says(slurm: Cluster, icl_process: Go, 
 
 def test_submitits_own_processes_try_a_file_without_a_cluster(go: Go) -> None:
     one, _ = go("one")
-    tried, told = go("tried", *TWO, "launch.cluster=local")
+    tried, told = go("tried", *TWO, "launcher.cluster=local")
     assert files(tried.folder) == files(one.folder)
     assert (tried.missing, told.notes) == (0, [])
 
@@ -177,11 +177,13 @@ def test_the_extra_and_the_commands_are_asked_for_before_anything_is_read(
     go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(PlanError, match=r"launch=slurm: there is no sbatch on this machine\. .*: launch\.workers=2\."):
-        go("never", "launch=slurm")
+    with pytest.raises(
+        PlanError, match=r"launcher=slurm: there is no sbatch on this machine\. .*: launcher\.workers=2\."
+    ):
+        go("never", "launcher=slurm")
     monkeypatch.setattr("experiments.launch.slurm.find_spec", lambda name: None)
     with pytest.raises(PlanError) as caught:
-        go("never", "launch=slurm")
+        go("never", "launcher=slurm")
     assert str(caught.value).endswith(
         'needs the package submitit, which is not installed: pip install "mm-icl[slurm]".'
     )

@@ -84,7 +84,7 @@ def test_engine_and_hidden_temperature_are_columns_only_where_they_are_not_the_u
 
 
 def test_arms_that_share_their_demonstrations_are_counted(mapping: Any) -> None:
-    axes = {"retriever": ["random", "balanced"], "compose": ["chat", "interleaved"]}
+    axes = {"retriever": ["random", "balanced"], "composer": ["chat", "interleaved"]}
     assert (planned(mapping(grid=axes)).arms, planned(mapping(grid=axes)).sharing) == (4, 4)
     assert planned(mapping(grid={"shots": [1, 2]})).sharing == 0
 

@@ -84,17 +84,19 @@ def test_a_contrast_of_images_on_queries_without_any_is_found_by_the_plan(mappin
     ("name", "fitted"), [("batch_calibration", {"prior": [0.7, 0.3]}), ("constant_bias", {"biases": [0.0, 0.4]})]
 )
 def test_what_learns_and_was_not_fitted_is_told(mapping: Any, toy: str, name: str, fitted: dict[str, Any]) -> None:
-    (warning,) = told(mapping(model=toy, score="options", decoding=name))
+    (warning,) = told(mapping(model=toy, answer_mode="options", decoding=name))
     assert f"'{name}' has not been fitted" in warning
-    assert told(mapping(model=toy, score="options", decoding={"name": name, **fitted})) == []
+    assert told(mapping(model=toy, answer_mode="options", decoding={"name": name, **fitted})) == []
 
 
 def test_steps_that_cannot_be_kept_are_told(mapping: Any, toy: str) -> None:
-    (only,) = told(mapping(trace={"top": 3}))
+    (only,) = told(mapping(top_logprobs=3))
     assert "only answers, so its samples keep no steps" in only
-    (options,) = told(mapping(model=toy, score="options", trace={"top": 3}))
-    assert options == "config: trace: options are scored in no steps, so cells with score: options keep none."
-    assert told(mapping(model=toy, trace={"top": 3})) == []
+    (options,) = told(mapping(model=toy, answer_mode="options", top_logprobs=3))
+    assert (
+        options == "config: top_logprobs: options are scored in no steps, so cells with answer_mode: options keep none."
+    )
+    assert told(mapping(model=toy, top_logprobs=3)) == []
 
 
 def test_samples_of_before_keep_the_steps_that_they_have_and_that_is_said(
@@ -103,9 +105,9 @@ def test_samples_of_before_keep_the_steps_that_they_have_and_that_is_said(
     config = mapping(model=toy, shots=0)
     run(load(config), tmp_path)
     progress = Silent()
-    run(load({**config, "trace": {"top": 2}}), tmp_path, progress)
+    run(load({**config, "top_logprobs": 2}), tmp_path, progress)
     (note,) = progress.notes
-    assert note.startswith("config: trace: 6 samples that are there already keep the steps that they have.")
+    assert note.startswith("config: top_logprobs: 6 samples that are there already keep the steps that they have.")
     again = Silent()
-    run(load({**config, "trace": {"top": 2}}), tmp_path, again, fork=True)
+    run(load({**config, "top_logprobs": 2}), tmp_path, again, fork=True)
     assert again.notes == []

@@ -41,7 +41,7 @@ def test_images_stand_beside_the_demonstration_that_shows_them(images, owners, d
 
 
 def test_question_and_images_of_a_sample_are_as_its_prompt_shows_them(mapping, tmp_path):
-    made = run(mapping(compose="blocks", transforms=["images"]), runs=tmp_path, quiet=True)
+    made = run(mapping(composer="blocks", transforms=["images"]), runs=tmp_path, quiet=True)
     shelf = shelve(view(made))
     assert {context["question"] for context in shelf.contexts} == {"Which color?"}
     assert [[len(demo[-1]) for demo in context["demos"]] for context in shelf.contexts] == [[0, 0]] * 6

@@ -62,7 +62,9 @@ def test_compare_takes_another_reference_and_family(rehearsal, capsys):
 
 def test_the_vote_stands_beside_scores_of_options(mapping, toy, tmp_path, capsys):
     metrics = ["option", "lenient"]
-    found = run(mapping(model=toy, score="options", metrics=metrics, grid={"shots": [0, 3]}), runs=tmp_path, quiet=True)
+    found = run(
+        mapping(model=toy, answer_mode="options", metrics=metrics, grid={"shots": [0, 3]}), runs=tmp_path, quiet=True
+    )
     for metric in metrics:
         assert main(["compare", str(found.path), "--to", "baseline=vote", "--metric", metric]) == 0
         assert f"{metric} accuracy against vote" in capsys.readouterr().out
@@ -73,7 +75,7 @@ def test_the_vote_stands_beside_scores_of_options(mapping, toy, tmp_path, capsys
 
 def test_compare_corrects_as_the_config_says(mapping, tmp_path, capsys):
     keys = {k: v for k, v in mapping(seeds=[0, 1]).items() if k not in ("shots", "model")}
-    compare = {"to": {"model": "fake-copy"}, "correct": "none"}
+    compare = {"to": {"model": "fake-copy"}, "correction": "none"}
     grid = {"shots": [0, 2], "model": ["fake-copy", "fake-gold"]}
     made = run({**keys, "grid": grid, "compare": compare}, runs=tmp_path, quiet=True)
     assert main(["compare", str(made.path)]) == 0
@@ -143,7 +145,7 @@ def test_steps_are_shown_where_they_were_recorded(rehearsal, written, capsys):
 def test_show_puts_the_branches_of_each_step_side_by_side(mapping, toy, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     keys = {k: v for k, v in mapping(model=toy).items() if k != "decoding"}
-    made = run({**keys, "trace": {"top": 3}, "grid": {"decoding": ["greedy", "vcd"]}}, runs=tmp_path, quiet=True)
+    made = run({**keys, "top_logprobs": 3, "grid": {"decoding": ["greedy", "vcd"]}}, runs=tmp_path, quiet=True)
     assert main(["show", str(made.path), "q-0003", "--arm", "decoding=vcd"]) == 0
     told = capsys.readouterr().out
     sample = next(
@@ -200,12 +202,12 @@ def test_hostile_output_does_not_steer_the_terminal(written, capsys):
 
 
 def test_one_word_may_name_several_axes_and_commas_of_a_label_are_none():
-    told = ["shots=4,retriever=knn", "decoding=vcd, temperature=0.7", "compose=blocks(order=qap, first=text), seed=1"]
+    told = ["shots=4,retriever=knn", "decoding=vcd, temperature=0.7", "composer=blocks(order=qap, first=text), seed=1"]
     assert settings(told, "--arm") == {
         "shots": "4",
         "retriever": "knn",
         "decoding": "vcd, temperature=0.7",
-        "compose": "blocks(order=qap, first=text), seed=1",
+        "composer": "blocks(order=qap, first=text), seed=1",
     }
     with pytest.raises(ConfigError, match="'vcd' is not of the form axis=value"):
         settings(["vcd"], "--arm")
@@ -215,9 +217,9 @@ def test_other_arms_are_told_by_what_they_have_otherwise_where_their_labels_are_
     mapping, tmp_path, monkeypatch, capsys
 ):
     nodes = [{"name": "blocks", "instruction": "long", "instruction_at": at} for at in ("within", "tail")]
-    keys = {k: v for k, v in mapping().items() if k not in ("shots", "compose")}
-    done = run({**keys, "grid": {"shots": [0, 2], "compose": nodes}}, runs=tmp_path, quiet=True)
-    words = ["show", str(done.path), "q-0001", "--arm", "compose=blocks(instruction_at=within)"]
+    keys = {k: v for k, v in mapping().items() if k not in ("shots", "composer")}
+    done = run({**keys, "grid": {"shots": [0, 2], "composer": nodes}}, runs=tmp_path, quiet=True)
+    words = ["show", str(done.path), "q-0001", "--arm", "composer=blocks(instruction_at=within)"]
     found = {}
     for width in (70, 200):
         monkeypatch.setenv("COLUMNS", str(width))
@@ -228,6 +230,6 @@ def test_other_arms_are_told_by_what_they_have_otherwise_where_their_labels_are_
     assert [label[:2] for label in labels] == [
         ["shots", "0"],
         ["shots", "0,"],
-        ["compose", "blocks(instruction_at=tail)"],
+        ["composer", "blocks(instruction_at=tail)"],
     ]
     assert all("shots, blocks(" in " ".join(words) for words in found[200])

@@ -60,15 +60,17 @@ def test_where_one_thing_is_changed_at_a_time_the_usual_stands_above_and_a_row_n
     axes = {
         "shots": [2, 0, 2, 2, 2],
         "retriever": ["random", "random", "balanced", "random", "random"],
-        "rerank": [["label_balance"], ["label_balance"], ["label_balance"], "none", ["label_balance"]],
-        "compose": ["chat", "chat", "chat", "chat", long],
+        "rerankers": [["label_balance"], ["label_balance"], ["label_balance"], "none", ["label_balance"]],
+        "composer": ["chat", "chat", "chat", "chat", long],
     }
     _, lines = told(
         run(
             {
                 **keys,
                 "zip": axes,
-                "compare": {"to": {"shots": 2, "retriever": "random", "rerank": "label_balance", "compose": "chat"}},
+                "compare": {
+                    "to": {"shots": 2, "retriever": "random", "rerankers": "label_balance", "composer": "chat"}
+                },
             },
             runs=tmp_path,
             quiet=True,
@@ -77,8 +79,8 @@ def test_where_one_thing_is_changed_at_a_time_the_usual_stands_above_and_a_row_n
         capsys,
     )
     assert lines[0] == "lenient accuracy against 2 shots, random, label_balance, "
-    assert "usual: shots 2, retriever random, rerank label_balance," in lines
-    headings = [line for line in lines if re.match(r"(shots|retriever|rerank|compose) ", line)]
-    assert headings[:3] == ["shots 0", "retriever balanced", "rerank none"]
-    assert headings[3] == "compose blocks"
+    assert "usual: shots 2, retriever random, rerankers label_balance," in lines
+    headings = [line for line in lines if re.match(r"(shots|retriever|rerankers|composer) ", line)]
+    assert headings[:3] == ["shots 0", "retriever balanced", "rerankers none"]
+    assert headings[3] == "composer blocks"
     assert max(map(len, lines)) <= 60

@@ -15,7 +15,7 @@ FILE = """
 task: {name: binding, ways: 2, queries: 3}
 grid:
   shots: [1, 2]
-  compose: [chat, interleaved]
+  composer: [chat, interleaved]
 """
 
 
@@ -29,7 +29,7 @@ def test_a_file_s_prompt_is_what_the_checkpoint_s_template_writes(tmp_path: Path
 
     path = tmp_path / "x.yaml"
     path.write_text(FILE + "model: {name: hf, path: tiny}\n")
-    told = _shown(path, compose="interleaved")
+    told = _shown(path, composer="interleaved")
     slot = HF(path="tiny").renderer.slot
     assert told.count(slot) == 3  # two demonstrations and the query, no matter how many tokens an image takes
     assert "Answer:" in told
@@ -59,12 +59,12 @@ def test_the_head_names_every_axis_and_is_folded(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(FILE + "model: {name: hf, path: tiny}\n")
     console = Console(record=True, width=60)
-    show_prompt(path, "", {"compose": "interleaved"}, None, console)
+    show_prompt(path, "", {"composer": "interleaved"}, None, console)
     lines = console.export_text().splitlines()
     head = lines[: next(i for i, line in enumerate(lines) if line.startswith("query  "))]
     assert max(map(len, head)) <= 60
     assert " ".join(map(str.strip, head)).startswith(
-        "arm    task binding · 2-way, model tiny, shots 2, retriever random, order reversed, compose interleaved, "
+        "arm    task binding · 2-way, model tiny, shots 2, retriever random, order reversed, composer interleaved, "
     )
     assert " ".join(head).endswith("seed 0")
     assert "prompt, as the model's processor writes it, a placeholder for each image" in lines
@@ -76,7 +76,7 @@ def test_an_arm_may_be_named_without_its_parameters(tmp_path: Path) -> None:
     path.write_text(
         path.read_text().replace("[chat, interleaved]", "[{name: blocks, order: qap}, {name: blocks}, chat]")
     )
-    assert "compose blocks(order=" in " ".join(_shown(path, compose="blocks").split())
+    assert "composer blocks(order=" in " ".join(_shown(path, composer="blocks").split())
 
 
 def test_every_branch_of_the_arm_is_shown_with_what_it_changes(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from experiments.report.tables import Row, TaskTable
 from experiments.stats.intervals import Estimate
 
 LONG = "blocks(order=qap, instruction=long, instruction_at=within, request=Question: , response=Answer: )"
-FACTORS = ("rerank", "order", "compose", "retriever", "decoding")
+FACTORS = ("rerankers", "order", "composer", "retriever", "decoding")
 USUAL = ("none", "as_retrieved", "interleaved(first=image, instruction=none)", "knn(by=both)", "greedy")
 
 
@@ -63,12 +63,12 @@ def test_no_column_is_a_letter_wide() -> None:
 
 def test_a_design_of_factors_names_the_usual_once_and_of_each_row_what_differs() -> None:
     lines = told(factors(), 80)
-    assert lines[0].startswith("usual: rerank none, order as_retrieved,")
+    assert lines[0].startswith("usual: rerankers none, order as_retrieved,")
     head = next(i for i, line in enumerate(lines) if line.startswith("what differs"))
     assert lines[head + 1].startswith("as usual")
-    assert lines[head + 2].startswith("rerank label_balance ")
+    assert lines[head + 2].startswith("rerankers label_balance ")
     assert lines[head + 3].startswith("order random ")
-    assert lines[head + 4].startswith(f"compose {LONG}"[:40])
+    assert lines[head + 4].startswith(f"composer {LONG}"[:40])
     assert any(line.startswith("retriever random  ") for line in lines)
     assert lines[-1].startswith("vote")
 
@@ -81,8 +81,8 @@ def test_a_product_has_groups_under_headings() -> None:
 
 def test_what_is_one_value_everywhere_is_named_above_where_room_is_short() -> None:
     rows = [Row((LONG, r, "greedy"), cells(0, 2)) for r in ("random", "knn")]
-    lines = told(table(("compose", "retriever", "decoding"), rows, (0, 2)), 80)
-    assert words(lines[:2]) == f"compose {LONG.replace('  ', ' ')}"
+    lines = told(table(("composer", "retriever", "decoding"), rows, (0, 2)), 80)
+    assert words(lines[:2]) == f"composer {LONG.replace('  ', ' ')}"
     assert lines[2].split() == ["retriever", "decoding", "0", "shots", "2", "shots"]
 
 

@@ -37,7 +37,7 @@ def test_a_bias_is_fitted_on_the_references_scores_of_all_seeds(mapping: Config,
     told = [
         row
         for seed in (0, 1)
-        for row in option_scores(mapping(model=toy, score="options", seeds=[seed]), tmp_path / str(seed))
+        for row in option_scores(mapping(model=toy, answer_mode="options", seeds=[seed]), tmp_path / str(seed))
     ]
     from decoding.arms.fitting import fitted_bias
 
@@ -47,7 +47,7 @@ def test_a_bias_is_fitted_on_the_references_scores_of_all_seeds(mapping: Config,
 
 def test_a_prior_is_the_mean_share_and_reads_no_label(mapping: Config, toy: str, tmp_path: Path) -> None:
     found = fit(load(mapping(model=toy, decoding="batch_calibration")))
-    told = torch.tensor(option_scores(mapping(model=toy, score="options"), tmp_path))
+    told = torch.tensor(option_scores(mapping(model=toy, answer_mode="options"), tmp_path))
     assert found.strategy.prior == pytest.approx(told.softmax(-1).mean(0).tolist(), abs=1e-5)  # type: ignore[attr-defined]
 
 
@@ -59,7 +59,7 @@ def test_weights_are_fitted_on_each_group_alone(mapping: Config, toy: str, tmp_p
     told = []
     for group in range(3):
         node = {"name": "moicl", "groups": 3, "weights": [float(i == group) for i in range(3)]}
-        config = mapping(model=toy, shots=3, decoding=node, score="options")
+        config = mapping(model=toy, shots=3, decoding=node, answer_mode="options")
         told.append(option_scores(config, tmp_path / str(group)))
     weights = mixture_weights(torch.tensor(told).transpose(0, 1), [i % 3 for i in range(6)])
     assert found.strategy.fitted == pytest.approx(weights, abs=1e-3)
@@ -145,7 +145,7 @@ def test_parameters_used_on_another_model_task_or_the_same_queries_are_told(
     found = fit(load(mapping(model=toy, decoding="constant_bias", task=dev)))
     write_fitted(found.strategy, path, found.how)
     node = {"name": "constant_bias", "fitted": str(path)}
-    own = {"model": toy, "decoding": node, "score": "options", "task": test}
+    own = {"model": toy, "decoding": node, "answer_mode": "options", "task": test}
     assert warnings(mapping(**own)) == []
     (same,) = warnings(mapping(**own | {"task": dev | {"queries": 3}}))
     assert same.startswith(
@@ -178,7 +178,7 @@ def test_a_file_with_several_settings_is_answered_with_the_command_that_chooses_
           decoding.groups: [1, 2]
         zip:
           order: [reversed, random]
-          rerank: [none, [label_balance]]
+          rerankers: [none, [label_balance]]
         """
     )
     out = tmp_path / "w.json"

@@ -49,7 +49,7 @@ def test_fakes_score_what_they_must(mapping: Mapping, tmp_path: Path) -> None:
 
 
 def test_all_arms_see_the_same_queries_and_demonstrations(mapping: Mapping, tmp_path: Path) -> None:
-    config = mapping(grid={"model": ["fake-copy", "fake-vote"], "compose": ["chat", "interleaved"]}, shots=3)
+    config = mapping(grid={"model": ["fake-copy", "fake-vote"], "composer": ["chat", "interleaved"]}, shots=3)
     del config["model"]
     go(config, tmp_path)
     frame = load_run(tmp_path / "t").samples()
@@ -134,7 +134,7 @@ def test_equal_prompts_of_arms_seeds_and_retrievers_meet_in_one_call(
 
 
 def test_option_scores_are_kept_and_judged(mapping: Mapping, toy: str, tmp_path: Path) -> None:
-    go(mapping(model=toy, score="options"), tmp_path)
+    go(mapping(model=toy, answer_mode="options"), tmp_path)
     frame = load_run(tmp_path / "t").samples()
     assert len(frame)
     for row in frame.itertuples():
@@ -236,7 +236,7 @@ def test_scores_that_are_no_numbers_fail_their_samples(mapping: Mapping, tmp_pat
     def answer(request: Request) -> Generation:
         return Generation("x", option_scores=dict.fromkeys(request.options, math.nan))
 
-    config = mapping(model={"name": "fake-scripted", "answer": answer}, score="options")
+    config = mapping(model={"name": "fake-scripted", "answer": answer}, answer_mode="options")
     assert go(config, tmp_path).failed == 6
     reasons = [why for cell in Store(tmp_path / "t").folder.glob("cells/*") for why in failed_of(cell)]
     assert len(reasons) == 6
@@ -279,7 +279,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(mapping: Mapping, tmp_path: Path) -> N
 
 
 def test_images_are_kept_once_for_the_report(mapping: Mapping, tmp_path: Path) -> None:
-    go(mapping(grid={"shots": [0, 2], "compose": ["chat", "interleaved"]}), tmp_path)
+    go(mapping(grid={"shots": [0, 2], "composer": ["chat", "interleaved"]}), tmp_path)
     frame = load_run(tmp_path / "t").samples()
     shown = {digest for digests in frame["images"] for digest in digests}
     assert {path.stem for path in (tmp_path / "t" / "images").iterdir()} == shown

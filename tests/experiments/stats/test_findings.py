@@ -196,14 +196,14 @@ def test_a_setting_without_a_reranker_has_its_own_sentences(run):
     cells = {(0, "", "greedy"): 0.1, (4, "random", "greedy"): 0.5, (4, "knn", "greedy"): 0.9}
     frame = pd.concat(
         [
-            run({key: value for key, value in cells.items() if key[0]}, rerank="none"),
-            run({key: value for key, value in cells.items() if key[0]}, rerank="label_balance"),
-            run({(0, "", "greedy"): 0.1}, rerank="none"),
+            run({key: value for key, value in cells.items() if key[0]}, rerankers="none"),
+            run({key: value for key, value in cells.items() if key[0]}, rerankers="label_balance"),
+            run({(0, "", "greedy"): 0.1}, rerankers="none"),
         ],
         ignore_index=True,
     )
     told = only(findings(frame), "Retrieval")
-    assert sorted(one.subject for one in told) == ["label_balance", "rerank none"]
+    assert sorted(one.subject for one in told) == ["label_balance", "rerankers none"]
     assert all("knn beats random" in one.claim for one in told)
 
 

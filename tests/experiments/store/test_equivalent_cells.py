@@ -12,7 +12,7 @@ def cell(**changed):
     """A cell.json as it was written."""
     arm = {"strategy": {"name": "vcd", "alpha": 1}, "sampler": {"name": "greedy"}}
     told = {"seed": 0, "task": {"name": "shapes"}, "model_digest": "m", "shots": 2, "retriever": {"name": "random"}}
-    told |= {"order": {"name": "reversed"}, "decoding": arm, "score": "generate", "max_new_tokens": 16}
+    told |= {"order": {"name": "reversed"}, "decoding": arm, "answer_mode": "generate", "max_new_tokens": 16}
     return told | changed
 
 
@@ -32,15 +32,21 @@ def test_what_cannot_matter_to_a_cell_decides_nothing():
     assert decided_by(cell(order={"name": "mine.py:Mine"}, shots=1)) != decided_by(cell(shots=1))
     twice = cell(decoding=arm("more_demonstrations"), shots=1)
     assert decided_by(twice | {"order": other}) != decided_by(twice)  # it shows two
-    for changed in ({"seed": 1}, {"model_digest": "n"}, {"shots": 4}, {"max_new_tokens": 8}, {"score": "options"}):
+    for changed in (
+        {"seed": 1},
+        {"model_digest": "n"},
+        {"shots": 4},
+        {"max_new_tokens": 8},
+        {"answer_mode": "options"},
+    ):
         assert decided_by(cell(**changed)) != plain
 
 
 def test_a_sampler_is_not_read_where_options_are_scored_and_their_norm_where_answers_are_written():
-    options = [cell(score="options", decoding=arm("vcd", sampler)) for sampler in ("greedy", "sampling")]
+    options = [cell(answer_mode="options", decoding=arm("vcd", sampler)) for sampler in ("greedy", "sampling")]
     assert len({*map(decided_by, options)}) == 1
     normed = [
-        cell(score=score, decoding=arm("vcd", **more))
+        cell(answer_mode=score, decoding=arm("vcd", **more))
         for score in ("generate", "options")
         for more in ({}, {"normalize": "bytes"})
     ]

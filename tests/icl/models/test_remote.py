@@ -292,7 +292,7 @@ def test_an_option_that_is_not_listed_and_could_be_the_best_is_told(server: Any,
 def test_log_probabilities_that_do_not_decide_are_no_scores(
     options: tuple[str, ...], likeliest: dict[str, float], told: str, server: Any, remote: Callable[..., Remote]
 ) -> None:
-    with pytest.raises(ModelError, match=f"cannot be scored by the first token .*{told}.* Use `score: generate`"):
+    with pytest.raises(ModelError, match=f"cannot be scored by the first token .*{told}.* Use `answer_mode: generate`"):
         scores(server, remote(), options, likeliest)
 
 
@@ -302,7 +302,7 @@ def test_a_shared_beginning_that_cannot_change_the_best_is_let_be(server: Any, r
 
 
 def test_an_endpoint_without_log_probabilities_is_told(server: Any, remote: Callable[..., Remote]) -> None:
-    with pytest.raises(ModelError, match=r"no log-probabilities come with the answer. Use `score: generate`"):
+    with pytest.raises(ModelError, match=r"no log-probabilities come with the answer. Use `answer_mode: generate`"):
         remote().generate([request(options=YES_NO, scored=True)])
 
 

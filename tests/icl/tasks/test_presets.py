@@ -79,7 +79,7 @@ def ran(tmp_path, task, metrics, says="yes", score="generate"):
         "task": task,
         "model": {"name": "fake-scripted", "answer": f"{__file__}:{says}"},
         "metrics": metrics,
-        "score": score,
+        "answer_mode": score,
     }
     return icl.run(config, runs=tmp_path / "runs", quiet=True).samples()
 

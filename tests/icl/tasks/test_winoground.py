@@ -64,7 +64,7 @@ def test_who_is_surer_of_the_right_ones_has_every_score_though_it_always_says_ye
         "name": "t",
         "task": {"name": "winoground", "path": str(path)},
         "model": {"name": "fake-scripted", "answer": f"{__file__}:sure"},
-        "score": "options",
+        "answer_mode": "options",
         "metrics": ["option", "winoground_text", "winoground_image", "winoground_group"],
     }
     frame = icl.run(config, runs=tmp_path, quiet=True).samples()

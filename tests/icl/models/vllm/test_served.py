@@ -32,11 +32,11 @@ task: {{name: binding, ways: 2, queries: 6}}
 model: {model}
 seeds: [0, 1]
 max_new_tokens: 6
-score: {score}
+answer_mode: {score}
 metrics: [lenient, {metric}]
 grid:
   shots: [0, 2]
-  compose: [chat, interleaved]
+  composer: [chat, interleaved]
   decoding: {decoding}
 """
 ARMS = """
@@ -64,7 +64,7 @@ def remote_node(serving: Server) -> str:
 
 def samples(folder: Path, name: str, model: str, **more: str) -> dict[tuple[Any, ...], dict[str, Any]]:
     """(arm, shots, composer, seed, query) -> the sample that a run stored."""
-    settings = {"decoding": ARMS, "score": "generate", "metric": "strict"} | more
+    settings = {"decoding": ARMS, "answer_mode": "generate", "metric": "strict"} | more
     (folder / f"{name}.yaml").write_text(CONFIG.format(name=name, model=model, **settings))
     outcome = run(load(folder / f"{name}.yaml"), folder / "runs")
     assert outcome.failed == 0
@@ -74,7 +74,7 @@ def samples(folder: Path, name: str, model: str, **more: str) -> dict[tuple[Any,
         for file in cell.glob("*.jsonl"):
             for line in file.read_text().splitlines():
                 sample = json.loads(line)
-                key = (labels["decoding"], labels["shots"], labels["compose"], sample["seed"], sample["query"])
+                key = (labels["decoding"], labels["shots"], labels["composer"], sample["seed"], sample["query"])
                 found[key] = sample
     assert len(found) == outcome.samples
     return found
@@ -105,7 +105,7 @@ def test_the_same_config_has_the_same_answers_in_the_process_and_on_a_server(ser
 
 
 def test_whole_options_are_scored_by_the_server(serving: Server, tmp_path: Path) -> None:
-    more = {"decoding": "[greedy, vcd]", "score": "options", "metric": "option"}
+    more = {"decoding": "[greedy, vcd]", "answer_mode": "options", "metric": "option"}
     here = samples(tmp_path, "here", VLLM_NODE, **more)
     there = samples(tmp_path, "there", remote_node(serving), **more)
     assert here.keys() == there.keys()

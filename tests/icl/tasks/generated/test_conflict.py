@@ -123,7 +123,7 @@ def test_fakes_score_as_they_must(tmp_path, says, against, scores):
     (row,) = run.analyze("conflict").to_dict("records")
     assert (row["flip"], row["conflict"], row["items"], row["asked"]) == (flips, conflict, 10, 10)
     assert row["text_only"] == (1 if flips else 0)
-    scored = icl.run({**config, "name": "o", "score": "options"}, runs=tmp_path, quiet=True)
+    scored = icl.run({**config, "name": "o", "answer_mode": "options"}, runs=tmp_path, quiet=True)
     (row,) = scored.analyze("conflict").to_dict("records")
     assert row["shift"] == pytest.approx(abs(np.log((0.1 / 3) / 0.9)) if flips else 0)  # the fakes are sure to .9
     assert row["flip"] == flips
