@@ -59,7 +59,7 @@ class Strategy:
     gates: its contrast is meant to be left out where `settled`, so that its other branches need not be read on there.
     reads_other: its branches are made of another sample's prompt too (`Prompt.other`, which a run gives).
     exits: behind its branches' logits it is handed those of the reference's early layers, the lowest first
-    (`Session.exits`). nearest: the strategy that comes next to it where a model cannot run it.
+    (`Session.early_exit_logits`). nearest: the strategy that comes next to it where a model cannot run it.
     idle: as it stands it changes nothing, since what it learns has not been fitted (`icl fit`).
     keeps_best: a control of `of` whose scores order the tokens that the mask of `of` leaves as the reference does, so
     that it is greedy under greedy decoding (`decoding.arms.equivalence`).

@@ -30,7 +30,7 @@ def check_sessions(model: Any, prompts: Sequence[Prompt], tolerance: float = TOL
     check.suffixes()
     check.texts()
     if "hidden" in model.abilities:
-        check.exits()
+        check.early_exits()
 
 
 class _Check:
@@ -113,30 +113,30 @@ class _Check:
         stopped = self.model.text([min(self.model.stop_tokens)])
         _must(stopped.strip() == "", f"{self.name}: the end of an answer reads {stopped!r}.")
 
-    def exits(self) -> None:
+    def early_exits(self) -> None:
         """Early layers are rows like the last one, and opening with them changes nothing."""
-        deep, plain = self.model.open(self.prompts, exits=True), self._open()
+        deep, plain = self.model.open(self.prompts, early_exits=True), self._open()
         self._same(deep.logits, plain.logits, "logits with early layers and without")
-        shape = tuple(deep.exits.shape)
+        shape = tuple(deep.early_exit_logits.shape)
         _must(
             len(shape) == 3 and shape[0] > 0 and shape[1:] == tuple(deep.logits.shape),
-            f"{self.name}: exits have shape {shape}, not [early layers, rows, words].",
+            f"{self.name}: early_exit_logits have shape {shape}, not [early layers, rows, words].",
         )
-        alone = torch.cat([self.model.open([prompt], exits=True).exits for prompt in self.prompts], 1)
-        self._same(deep.exits, alone, "early layers of a prompt in a batch and alone")
+        alone = torch.cat([self.model.open([prompt], early_exits=True).early_exit_logits for prompt in self.prompts], 1)
+        self._same(deep.early_exit_logits, alone, "early layers of a prompt in a batch and alone")
         words, last = self._words(2, 0), len(self.prompts) - 1
-        told = deep.suffix_exits([[words] for _ in self.prompts])
+        told = deep.suffix_early_exit_logits([[words] for _ in self.prompts])
         self._same(
             torch.stack([row[0][:, 0] for row in told], 1),
-            deep.exits.log_softmax(-1),
-            "the first entry of suffix_exits and the session's own exits",
+            deep.early_exit_logits.log_softmax(-1),
+            "the first entry of suffix_early_exit_logits and the session's own early_exit_logits",
         )
         taken = deep.take(torch.tensor([last, 0], device=deep.logits.device))
         taken.advance(self._tokens(words[:1] * 2, taken))
         self._same(
             torch.stack([told[row][0][:, 1] for row in (last, 0)], 1),
-            taken.exits.log_softmax(-1),
-            "the second entry of suffix_exits and advancing",
+            taken.early_exit_logits.log_softmax(-1),
+            "the second entry of suffix_early_exit_logits and advancing",
         )
 
     def _open(self) -> Session:

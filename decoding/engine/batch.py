@@ -24,15 +24,15 @@ def answered(
 ) -> list[Generation | Failure]:
     """Raises ICLError where the prompts cannot be opened together."""
     history, every = History(model), distinct(readies)
-    lends = optional.lends(model)
-    chosen = ways(readies, late, history, lends)
+    shares_prefix = optional.shares_prefix(model)
+    chosen = ways(readies, late, history, shares_prefix)
     prompts = _now(readies, chosen)
     exits = any(ready.job.arm.strategy.exits for ready in readies)
 
     def opened(names: Iterable[str], beside: Session | None = None) -> Session:
-        more: dict[str, Any] = {"exits": True} if exits else {}
-        if lends and beside is not None:
-            more["beside"] = beside
+        more: dict[str, Any] = {"early_exits": True} if exits else {}
+        if shares_prefix and beside is not None:
+            more["prefix_source"] = beside
         return model.open([every[name] for name in names], **more)
 
     session = opened(prompts)

@@ -151,7 +151,7 @@ def _inner(session: Session, ballots: Sequence[Ballot]) -> Inner:
             continue
         part = session if rows == list(range(len(session))) else session.take(_index(rows, session.logits))
         suffixes = [list(wanted[row]) for row in rows]
-        read = part.suffix_exits(suffixes) if exits else part.suffix_logprobs(suffixes)
+        read = part.suffix_early_exit_logits(suffixes) if exits else part.suffix_logprobs(suffixes)
         for row, of_row in zip(rows, read, strict=True):
             for option, distributions in zip(wanted[row], of_row, strict=True):
                 found[-1 - row if exits else row, option] = distributions

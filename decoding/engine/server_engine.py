@@ -27,7 +27,7 @@ class Server(Protocol):
     """What a model gives whose server runs strategies."""
 
     def load(self) -> None: ...
-    def answer_each(self, requests: Sequence[Request], done: Callable[[int, Generation | str], None]) -> None: ...
+    def generate_each(self, requests: Sequence[Request], done: Callable[[int, Generation | str], None]) -> None: ...
 
 
 @voting
@@ -64,7 +64,7 @@ def run_jobs(
         for i in places[place]:
             answers.give(i, Failure(f"{jobs[i].arm.label}: {answer}") if isinstance(answer, str) else answer)
 
-    model.answer_each(requests, said)
+    model.generate_each(requests, said)
     return answers.listed()
 
 

@@ -172,7 +172,7 @@ def _take(lane: Lane, token: int, stops: frozenset[int]) -> None:
 
 def early(session: Session, rows: Sequence[int]) -> "Tensor":
     """[early layers, B, V] float32 of the rows. The session was opened with exits."""
-    picked: Tensor = session.exits[:, torch.tensor(list(rows), device=session.exits.device)]
+    picked: Tensor = session.early_exit_logits[:, torch.tensor(list(rows), device=session.early_exit_logits.device)]
     return picked.float()
 
 

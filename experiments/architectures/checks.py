@@ -98,11 +98,11 @@ def _batch(hf: HF, asked: Sequence[Prompt], answers: dict[str, Answers]) -> Verd
 
 
 def _cache(hf: HF, asked: Sequence[Prompt]) -> Verdict:
-    from icl.models.hf.prompt_encoding import Reader
+    from icl.models.hf.prompt_encoding import PromptEncoder
 
     if hf.engine.reader.encoder is None:
         return Verdict("off", "the cache is off")
-    plain = Reader(hf.renderer, hf.pixels, hf.engine.runner, None)
+    plain = PromptEncoder(hf.renderer, hf.pixels, hf.engine.runner, None)
     worst = 0.0
     for prompt in asked:
         (read,) = plain.read([prompt])

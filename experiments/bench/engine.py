@@ -16,9 +16,9 @@ import torch
 from experiments.bench import Row, one_thread, rounds
 from experiments.bench.decoding import BATCH, forget, processed, prompts_of
 from icl.edits import DiffusionNoise
-from icl.models.hf.language_model import Read
+from icl.models.hf.language_model import EncodedPrompt
 from icl.models.hf.model import HF
-from icl.models.hf.prefill import Opener
+from icl.models.hf.prefill import Prefiller
 from icl.types import Prompt
 
 NEW, ROUNDS = 32, 9
@@ -103,7 +103,7 @@ def _copies(model: HF) -> list[Row]:
     """Sixteen branches that differ at the query alone: bytes of the beginning that they share, and of their rows."""
     prompt = prompts_of(5)[0]
     reads = model.engine.reader.read([prompt, *(prompt.edit(DiffusionNoise(50 * i), "query") for i in range(1, 16))])
-    opener = Opener(model.engine.runner, model.token_budget)
+    opener = Prefiller(model.engine.runner, model.token_budget)
     rows, one, every = opener.open(reads), _open(model, reads[:1], False), torch.arange(16)
     rows.advance(rows.logits.argmax(-1))
     copies = _open(model, reads, False)
@@ -158,8 +158,8 @@ def _options(model: HF) -> list[Row]:
     ]
 
 
-def _open(model: HF, reads: Sequence[Read], sharing: bool) -> Any:
-    return Opener(model.engine.runner, model.token_budget, sharing).open(reads)
+def _open(model: HF, reads: Sequence[EncodedPrompt], sharing: bool) -> Any:
+    return Prefiller(model.engine.runner, model.token_budget, sharing).open(reads)
 
 
 def _generate(model: HF, inputs: dict[str, Any]) -> None:

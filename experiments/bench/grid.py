@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from experiments.bench import Row
 from icl.models.hf.model import HF
-from icl.models.hf.rows import Rows
+from icl.models.hf.session import HFSession
 from icl.tasks.base import Pool
 from icl.types import Prompt, Query, Scored
 from retrievers.base import Resources
@@ -30,13 +30,15 @@ class Watched(HF):
     images: ClassVar[set[str]] = set()
     prompts: ClassVar[dict[str, tuple[int, ...]]] = {}
 
-    def open(self, prompts: Sequence[Prompt], *, exits: bool = False, beside: Rows | None = None) -> Rows:
+    def open(
+        self, prompts: Sequence[Prompt], *, early_exits: bool = False, prefix_source: HFSession | None = None
+    ) -> HFSession:
         for prompt in prompts:
             self.images.update(image.digest for image in prompt.images)
         fresh = {prompt.digest: prompt for prompt in prompts if prompt.digest not in self.prompts}
         for (digest, _), read in zip(fresh.items(), self.engine.reader.read(list(fresh.values())), strict=True):
             self.prompts[digest] = read.key
-        return super().open(prompts, exits=exits, beside=beside)
+        return super().open(prompts, early_exits=early_exits, prefix_source=prefix_source)
 
 
 @dataclass(frozen=True)

@@ -193,13 +193,13 @@ def _options(told: list[str], given: dict[str, str]) -> list[str]:
 
 def _merged(model: str, told: list[str]) -> tuple["VLLM", str]:
     """The model with an adapter in its weights, and the adapter's name. Raises ConfigError, ModelError."""
-    from icl.models.hf.adapter import Adapter
+    from icl.models.hf.adapter import LoraAdapter
     from icl.models.vllm.model import VLLM
 
     if len(told) != 1:
         raise ConfigError(f"--merge: one --adapter goes into the weights, and {len(told) or 'none'} is given.")
     name, folder = _named(told[0])
-    return VLLM(model, adapter=str(Adapter(folder, "--adapter").folder), merge=True), name
+    return VLLM(model, adapter=str(LoraAdapter(folder, "--adapter").folder), merge=True), name
 
 
 def _named(told: str) -> tuple[str, str]:
@@ -215,7 +215,7 @@ def _adapters(told: list[str], engine: "VLLM", served: str) -> list[str]:
     """Arguments for adapters, each of which is of this model. Raises ConfigError, ModelError."""
     if not told:
         return []
-    from icl.models.hf.adapter import Adapter
+    from icl.models.hf.adapter import LoraAdapter
     from icl.models.vllm import lora
 
     modules: dict[str, str] = {}
@@ -224,7 +224,7 @@ def _adapters(told: list[str], engine: "VLLM", served: str) -> list[str]:
         name, folder = _named(one)
         if name == served or name in modules:
             raise ConfigError(f"--adapter {one}: '{name}' names something else here already. Give it as other=DIR.")
-        adapter = Adapter(folder, "--adapter")
+        adapter = LoraAdapter(folder, "--adapter")
         lora.check(adapter, engine.hf)
         ranks.append(lora.arguments(adapter)["max_lora_rank"])
         modules[name] = json.dumps({"name": name, "path": str(adapter.folder.absolute())})

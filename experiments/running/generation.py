@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Answer = Generation | str
 """What a model said, or why it said nothing."""
 
-"""Requests that a model without `answer_each` is asked in one call: what a kill can lose at most. A model that batches
+"""Requests that a model without `generate_each` is asked in one call: what a kill can lose at most. A model that batches
 better with more says so by `at_once`."""
 
 
@@ -67,7 +67,7 @@ def _through_engine(
 
 def engine_of(model: Model) -> Callable[..., Any]:
     """`run_jobs` of the engine that runs strategies on this model: its server's, its own, or the token loop."""
-    if "strategies" in model.abilities and optional.answer_each(model):  # a server's
+    if "strategies" in model.abilities and optional.generate_each(model):  # a server's
         from decoding.engine.server_engine import run_jobs as there
 
         return there
@@ -97,8 +97,8 @@ def _through_requests(model: Model, asked: Sequence[Asked], done: Done) -> None:
         for one in alike[i]:
             done(one, result)
 
-    if (answer_each := optional.answer_each(model)) is not None:
-        answer_each(requests, finished)
+    if (generate_each := optional.generate_each(model)) is not None:
+        generate_each(requests, finished)
         return
     at_once = optional.at_once(model)
     for start in range(0, len(requests), at_once):

@@ -89,7 +89,7 @@ class Session(Protocol):
     logits: "Tensor"
 
     @property
-    def exits(self) -> "Tensor":
+    def early_exit_logits(self) -> "Tensor":
         """[early layers, R, V], after each row's last token."""
         ...
 
@@ -122,7 +122,7 @@ class Session(Protocol):
         """
         ...
 
-    def suffix_exits(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> "list[list[Tensor]]":
+    def suffix_early_exit_logits(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> "list[list[Tensor]]":
         """The same of the early layers: [early layers, len(suffix), V]."""
         ...
 
@@ -136,8 +136,8 @@ class LogitModel(Model, Protocol):
         """Ids that end an answer."""
         ...
 
-    def open(self, prompts: Sequence[Prompt], *, exits: bool = False) -> Session:
-        """Prefill; row i is prompt i. exits: with early layers. Raises ModelError, ImageError."""
+    def open(self, prompts: Sequence[Prompt], *, early_exits: bool = False) -> Session:
+        """Prefill; row i is prompt i. early_exits: with early layers. Raises ModelError, ImageError."""
         ...
 
     def text(self, tokens: Sequence[int]) -> str:

@@ -2,7 +2,7 @@
 
 Tried again, after a wait that doubles (or that the endpoint names by Retry-After): 408, 429, 5xx, time-outs, broken
 connections, answers that are not JSON. Not tried again: everything else that is wrong with one request. An endpoint
-that has gone, or that refuses every request (the key, the model's name), is a `GoneError`, which ends a run instead of
+that has gone, or that refuses every request (the key, the model's name), is a `EndpointUnavailableError`, which ends a run instead of
 failing each of its samples.
 """
 
@@ -38,7 +38,7 @@ QUIET = (502, 503, 504)
 """What a gateway says of a server that is not there."""
 
 
-class GoneError(ModelError):
+class EndpointUnavailableError(ModelError):
     """No request will be answered until something changes: what is missing is left for the next call."""
 
 
@@ -86,7 +86,7 @@ class Endpoint:
             made[0].close()
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer's JSON object. Raises GoneError, or ModelError where this one request is not answered."""
+        """The answer's JSON object. Raises EndpointUnavailableError, or ModelError where this one request is not answered."""
         sent = json.dumps(body).encode()
         for attempt in range(self.retries + 1):
             try:
@@ -96,9 +96,9 @@ class Endpoint:
                 wait = self._wait(error, attempt, sent)
                 if wait > PATIENCE:
                     asks = f"It asks to be left alone for {wait:,.0f} s"
-                    raise GoneError(self._told(f"{_bare(error)}. {asks}")) from error
+                    raise EndpointUnavailableError(self._told(f"{_bare(error)}. {asks}")) from error
                 if attempt == self.retries or self.stopped.wait(wait):
-                    kind = GoneError if error.gone else ModelError
+                    kind = EndpointUnavailableError if error.gone else ModelError
                     raise kind(self._told(f"{_bare(error)} (after {tries})")) from error
                 with self._lock:
                     self.retried += 1
@@ -138,7 +138,7 @@ class Endpoint:
         except httpx.TransportError as error:
             raise _AgainError(f"the connection failed: {error or type(error).__name__}.", gone=True) from error
         except httpx.InvalidURL as error:
-            raise GoneError(f"model.url: {self.url} is not an address: {error}.") from error
+            raise EndpointUnavailableError(f"model.url: {self.url} is not an address: {error}.") from error
         if answer.status_code != 200:
             self._refused(answer)
         try:
@@ -169,21 +169,21 @@ class Endpoint:
         status, (why, code) = answer.status_code, _reason(answer)
         said = f"status {status}: {why.rstrip('.')}"
         if code == "insufficient_quota":
-            raise GoneError(self._told(said))
+            raise EndpointUnavailableError(self._told(said))
         if status in (408, 429) or status >= 500:
             raise _AgainError(said, _retry_after(answer.headers.get("Retry-After")), gone=status in QUIET)
         if status in (401, 403):
             where = f"the environment variable {self.key_env}" if self.key_env else "model.key_env, which is not set"
-            raise GoneError(self._told(f"it refuses the key ({said}). The key is taken from {where}"))
+            raise EndpointUnavailableError(self._told(f"it refuses the key ({said}). The key is taken from {where}"))
         if status == 404:
-            raise GoneError(
+            raise EndpointUnavailableError(
                 self._told(f"{said}. Is model.url the address up to /v1, and model.model a name that it serves?")
             )
         if status < 300:
             raise ModelError(self._told(f"the answer has no choices: {said}"))
         if status < 400:
             there = answer.headers.get("Location", "elsewhere")
-            raise GoneError(
+            raise EndpointUnavailableError(
                 self._told(f"it sends on to {there}, and a key is not sent after it. Name the final address")
             )
         raise ModelError(self._told(f"the request is refused: {said}"))

@@ -24,7 +24,7 @@ SURE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fake:
+class FakeModel:
     """Base of the fakes. A token is a word; an image takes `image_tokens` of them."""
 
     abilities: ClassVar[frozenset[str]] = frozenset({"generate", "score"})
@@ -67,7 +67,7 @@ class Fake:
 
 @component("model", "fake-copy")
 @dataclass(frozen=True)
-class Copy(Fake):
+class FakeCopy(FakeModel):
     """Says what the last demonstration says, and nothing without one: pure recency."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"demos"})
@@ -78,7 +78,7 @@ class Copy(Fake):
 
 @component("model", "fake-vote")
 @dataclass(frozen=True)
-class Vote(Fake):
+class FakeVote(FakeModel):
     """Says what most demonstrations say (ties: the nearest), and nothing without one: the null hypothesis of ICL."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"demos"})
@@ -89,7 +89,7 @@ class Vote(Fake):
 
 @component("model", "fake-nearest")
 @dataclass(frozen=True)
-class Nearest(Fake):
+class FakeNearest(FakeModel):
     """Says what the demonstration with the highest score says, and nothing without one: nearest-neighbor copying."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"demos"})
@@ -100,7 +100,7 @@ class Nearest(Fake):
 
 @component("model", "fake-gold")
 @dataclass(frozen=True)
-class Gold(Fake):
+class FakeGold(FakeModel):
     """Says the gold in a fixed share of the queries, otherwise a wrong option (or nothing): accuracy by decree.
 
     The draw belongs to the query and the seed, so arms are paired: a larger share is right wherever a smaller is.
@@ -108,11 +108,11 @@ class Gold(Fake):
 
     needs: ClassVar[frozenset[str]] = frozenset({"gold"})
 
-    right: Share = 1.0  # share of queries that are answered right
+    accuracy: Share = 1.0  # share of queries that are answered right
 
     def answer_to(self, request: Request) -> str:
         rng = request.prompt.key.numpy("fake-gold")
-        if rng.random() < self.right:
+        if rng.random() < self.accuracy:
             return request.gold[0]
         gold = {plain(answer) for answer in request.gold}
         wrong = [option for option in request.options if plain(option) not in gold]
@@ -121,7 +121,7 @@ class Gold(Fake):
 
 @component("model", "fake-uniform")
 @dataclass(frozen=True)
-class Uniform(Fake):
+class FakeUniform(FakeModel):
     """Says one of the options, each as likely; without options one of the answers that the demonstrations show.
 
     The draw belongs to the query and the seed of the cell: the same in any batch. Chance, measured instead of computed.
@@ -138,7 +138,7 @@ class Uniform(Fake):
 
 @component("model", "fake-scripted")
 @dataclass(frozen=True)
-class Scripted(Fake):
+class FakeScripted(FakeModel):
     """Says what a function says: `answer(request) -> str | Generation`, by import path or as itself.
 
     `answer: my_pkg.my_mod:answer` or `answer: studies/script.py:answer` in a config. It sees demonstrations and gold.

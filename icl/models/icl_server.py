@@ -26,7 +26,7 @@ Finish = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
-class Served:
+class ServerInfo:
     """strategies, adapters: names (None: it does not say). most: branches of a group. version: of its toolkit."""
 
     strategies: frozenset[str]
@@ -47,7 +47,7 @@ class Served:
         return None
 
 
-def told(endpoint: Endpoint) -> Served | str:
+def told(endpoint: Endpoint) -> ServerInfo | str:
     """What the endpoint says, or why it is none of ours."""
     try:
         said = endpoint.get(PATH)
@@ -57,7 +57,9 @@ def told(endpoint: Endpoint) -> Served | str:
         if said["server"] != WHO:
             raise ValueError(said["server"])
         adapters = tuple(map(str, said["adapters"])) if "adapters" in said else None
-        return Served(frozenset(map(str, said["strategies"])), int(said["branches"]), str(said["version"]), adapters)
+        return ServerInfo(
+            frozenset(map(str, said["strategies"])), int(said["branches"]), str(said["version"]), adapters
+        )
     except (KeyError, TypeError, ValueError, OverflowError):
         return f"{endpoint.url}{PATH} answers something else"
 

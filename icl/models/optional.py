@@ -16,7 +16,17 @@ AT_ONCE = 32
 """Requests that one call of `generate` is given where the model does not say."""
 
 NAMES = (
-    *("adapters", "answer_each", "at_once", "batch_tokens", "blocks", "counters", "counts_exactly", "expect", "lacks"),
+    *(
+        "adapters",
+        "generate_each",
+        "at_once",
+        "batch_tokens",
+        "blocks",
+        "counters",
+        "counts_exactly",
+        "expect",
+        "lacks",
+    ),
     *("lends", "max_images", "notes", "plan_notes", "quantizations", "refuses", "rendered", "token_budget", "unload"),
     *("url", "when_served"),
 )
@@ -87,12 +97,12 @@ def at_once(model: Any) -> int:
     return int(getattr(model, "at_once", AT_ONCE))
 
 
-def answer_each(
+def generate_each(
     model: Any,
 ) -> "Callable[[Sequence[Request], Callable[[int, Generation | str], None]], None] | None":
     """Answers that arrive one by one: each is told, by its place, as soon as it is there; a text is a failure."""
     found: Callable[[Sequence[Request], Callable[[int, Generation | str], None]], None] | None
-    found = getattr(model, "answer_each", None)
+    found = getattr(model, "generate_each", None)
     return found
 
 
@@ -125,7 +135,7 @@ def batch_tokens(model: Any) -> int | None:
     return None if found is None else int(found)
 
 
-def lends(model: Any) -> bool:
+def shares_prefix(model: Any) -> bool:
     """Whether `open(prompts, beside=session)` takes over what the session's rows have read; the session stays."""
     return bool(getattr(model, "lends", False))
 

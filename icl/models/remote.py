@@ -21,8 +21,8 @@ from icl.errors import ConfigError, ICLError, ModelError, did_you_mean
 from icl.models import icl_server as served
 from icl.models.base import Request
 from icl.models.chat_messages import messages, read
-from icl.models.endpoint import Endpoint, GoneError
-from icl.models.icl_server import Served
+from icl.models.endpoint import Endpoint, EndpointUnavailableError
+from icl.models.icl_server import ServerInfo
 from icl.registry import component
 from icl.types import Generation, Prompt
 
@@ -38,7 +38,7 @@ class _Abilities:
     """Of the class, what any endpoint can do; of an instance, what its server can."""
 
     def __get__(self, model: "Remote | None", owner: type["Remote"]) -> frozenset[str]:
-        if model is None or not isinstance(model.server, Served):
+        if model is None or not isinstance(model.server, ServerInfo):
             return PLAIN
         return PLAIN | {"strategies"}
 
@@ -104,7 +104,7 @@ class Remote:
         return Endpoint(self.base, key, self.key_env, self.timeout, self.retries, self.backoff, self.concurrency)
 
     @cached_property
-    def server(self) -> Served | str:
+    def server(self) -> ServerInfo | str:
         """What the endpoint is, where it is one of ours; else why it is not. It is asked once."""
         try:
             return served.told(self.endpoint)
@@ -114,7 +114,7 @@ class Remote:
     @property
     def lacks(self) -> str:
         """Why it has no strategies."""
-        if isinstance(self.server, Served):
+        if isinstance(self.server, ServerInfo):
             return ""
         why = self.server.rstrip(".")
         return (
@@ -123,7 +123,7 @@ class Remote:
 
     def refuses(self, node: Mapping[str, Any]) -> str | None:
         """Why a strategy cannot be sent, or None."""
-        if not isinstance(self.server, Served):
+        if not isinstance(self.server, ServerInfo):
             return None
         if taken := sorted(set(DRAWN) & self.extra.keys()):
             return f"model.extra sets {', '.join(taken)}; say it in the arm, as `sampling: {{temperature: ...}}`."
@@ -132,7 +132,7 @@ class Remote:
     @property
     def notes(self) -> tuple[str, ...]:
         """Whether the server is of another version."""
-        if not isinstance(self.server, Served) or self.server.version == __version__:
+        if not isinstance(self.server, ServerInfo) or self.server.version == __version__:
             return ()
         return (f"the server runs mm-icl {self.server.version}, and this is {__version__}: its strategies may differ",)
 
@@ -149,7 +149,7 @@ class Remote:
         endpoint = self.endpoint
         if isinstance(self.server, str):  # it may have been started since it was asked
             vars(self)["server"] = served.told(endpoint)
-        known = self.server.adapters if isinstance(self.server, Served) else None
+        known = self.server.adapters if isinstance(self.server, ServerInfo) else None
         if self.adapter is not None and known is not None and self.adapter not in known:
             there = f"It has {', '.join(known)}" if known else "It has none"
             raise ModelError(
@@ -179,23 +179,23 @@ class Remote:
                 raise ModelError(said)
             found[i] = said
 
-        self.answer_each(requests, done)
+        self.generate_each(requests, done)
         return [found[i] for i in range(len(requests))]
 
-    def answer_each(self, requests: Sequence[Request], done: Callable[[int, Generation | str], None]) -> None:
+    def generate_each(self, requests: Sequence[Request], done: Callable[[int, Generation | str], None]) -> None:
         """Calls `done` in this thread with each answer, or why there is none, as soon as it is known.
 
-        Raises GoneError where the endpoint has gone or refuses everything, after what was in flight is told.
+        Raises EndpointUnavailableError where the endpoint has gone or refuses everything, after what was in flight is told.
         """
         self.endpoint.stopped.clear()
         _ = self.cached  # made before threads use it
-        gone: GoneError | None = None
+        gone: EndpointUnavailableError | None = None
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix="remote") as pool:
             asked: dict[Future[Generation], int] = {pool.submit(self._answer, r): i for i, r in enumerate(requests)}
             try:
                 for one in as_completed(asked):
                     error = one.exception()
-                    if isinstance(error, GoneError):
+                    if isinstance(error, EndpointUnavailableError):
                         gone = gone or error
                         self.endpoint.stopped.set()  # what has not begun ends by itself
                     elif isinstance(error, ICLError):
@@ -209,7 +209,9 @@ class Remote:
                 self.endpoint.stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
         if gone is not None:
-            raise GoneError(f"{gone} What was answered is kept; the same command asks for the rest.") from gone
+            raise EndpointUnavailableError(
+                f"{gone} What was answered is kept; the same command asks for the rest."
+            ) from gone
 
     def _count(self, request: Request, said: Generation) -> None:
         counts = self.counts
@@ -220,7 +222,7 @@ class Remote:
 
     def _answer(self, request: Request) -> Generation:
         if self.endpoint.stopped.is_set():
-            raise GoneError("stopped.")
+            raise EndpointUnavailableError("stopped.")
         body: dict[str, Any]
         limit: dict[str, Any] = {self.limit_name: request.max_new_tokens}
         asked = self.adapter or self.model

@@ -156,7 +156,7 @@ def whole(model: HF, branch: Prompt, tokens: Sequence[int], exits: bool) -> Tens
         kinds=None if read.kinds is None else torch.cat([read.kinds, torch.zeros_like(added)]),
         key=(*read.key, *tokens),
     )
-    logits = runner.forward(**runner.padded([longer]), keep=len(tokens) + 1, exits=exits)[0].float()
+    logits = runner.forward(**runner.padded([longer]), keep=len(tokens) + 1, early_exits=exits)[0].float()
     return logits if exits else logits[:, None]
 
 

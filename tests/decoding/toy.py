@@ -37,7 +37,7 @@ class ToySession:
         self.logits = model.logits_of(rows)
 
     @property
-    def exits(self) -> Tensor:
+    def early_exit_logits(self) -> Tensor:
         assert self.early, "not opened with exits"
         return self.model.exits_of(self.rows)
 
@@ -84,7 +84,7 @@ class ToySession:
             for row, of_row in zip(self.rows, suffixes, strict=True)
         ]
 
-    def suffix_exits(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor]]:
+    def suffix_early_exit_logits(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor]]:
         return [
             [
                 self.model.exits_of(
@@ -137,14 +137,14 @@ class Toy:
             z[poison[0]] = poison[1]
         return z
 
-    def open(self, prompts: Sequence[Prompt], *, exits: bool = False) -> ToySession:
+    def open(self, prompts: Sequence[Prompt], *, early_exits: bool = False) -> ToySession:
         for prompt in prompts:
             for word, reason in self.broken.items():
                 if word in prompt.text:
                     raise ModelError(reason)
         self.counts["open"] += 1
         self.counts["prompts"] += len(prompts)
-        return ToySession(self, [Row(prompt) for prompt in prompts], exits)
+        return ToySession(self, [Row(prompt) for prompt in prompts], early_exits)
 
     def text(self, tokens: Sequence[int]) -> str:
         return " ".join(f"w{token}" for token in tokens if token != STOP)

@@ -8,7 +8,7 @@ import icl
 from experiments.api import answer
 from icl.errors import ConfigError, PlanError, StoreError
 from icl.models.base import Request
-from icl.models.fake import Fake
+from icl.models.fake import FakeModel
 
 
 def test_a_context_in_a_notebook_is_the_one_that_a_run_shows(shapes: str, mapping: Any, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_one_prompt_is_answered_by_several_decodings(shapes: str, toy: str) -> N
 
 
 @dataclass(frozen=True)
-class Talker(Fake):
+class Talker(FakeModel):
     def answer_to(self, request: Request) -> str:
         return f"{len(request.prompt.images)} images"
 

@@ -34,7 +34,7 @@ def test_an_experiment_runs_and_each_of_its_analyses_speaks(name: str, tmp_path:
 
 
 def test_the_experiment_on_conflict_tells_who_is_misled(tmp_path: Path) -> None:
-    less = {"model": {"name": "fake-gold", "right": 1.0}, "grid.decoding": ["greedy"], "grid.shots": [0]}
+    less = {"model": {"name": "fake-gold", "accuracy": 1.0}, "grid.decoding": ["greedy"], "grid.shots": [0]}
     tasks: Any = [{"name": "conflict", "against": against, "queries": 6} for against in ("none", "printed")]
     seen = view(run(CONFIGS / "conflict.yaml", {**less, "grid.task": tasks}, tmp_path, quiet=True))
     assert not seen.failed

@@ -159,13 +159,13 @@ class Half(TOY.ToySession):
 
 class Shallow(TOY.ToySession):
     @property
-    def exits(self):
-        return super().exits.flip(1)
+    def early_exit_logits(self):
+        return super().early_exit_logits.flip(1)
 
 
 class Behind(TOY.ToySession):
-    def suffix_exits(self, suffixes):
-        return [[told.flip(1) for told in row] for row in super().suffix_exits(suffixes)]
+    def suffix_early_exit_logits(self, suffixes):
+        return [[told.flip(1) for told in row] for row in super().suffix_early_exit_logits(suffixes)]
 
 
 class Trimmed(TOY.ToySession):
@@ -183,7 +183,7 @@ class Trimmed(TOY.ToySession):
         (Half, "logits are torch.float16, not float32"),
         (Trimmed, "rows advanced after join and trim, and before differ"),
         (Shallow, "early layers of a prompt in a batch and alone differ"),
-        (Behind, "the first entry of suffix_exits and the session's own exits differ"),
+        (Behind, "the first entry of suffix_early_exit_logits and the session's own early_exit_logits differ"),
     ],
 )
 def test_a_session_that_mixes_its_rows_is_caught(session, says, monkeypatch):
@@ -194,8 +194,8 @@ def test_a_session_that_mixes_its_rows_is_caught(session, says, monkeypatch):
 
 def test_a_model_whose_batch_changes_its_rows_is_caught():
     class Padded(TOY.Toy):
-        def open(self, prompts, *, exits=False):
-            session = super().open(prompts, exits=exits)
+        def open(self, prompts, *, early_exits=False):
+            session = super().open(prompts, early_exits=early_exits)
             session.logits = session.logits + 0.1 * (len(prompts) - 1)
             return session
 

@@ -127,7 +127,7 @@ def test_equal_pieces_have_equal_descriptions():
         ("icl.types:Exampel", "icl.types has no class 'Exampel'. Did you mean 'Example'?"),
         ("icl.constraints:Share", "icl.constraints has no class 'Share'."),
         ("mine.py:Mine", "there is no file mine.py (looked in "),
-        ("icl.models.fake:Copy", "'fake-copy' is a model, not a metric. (icl ls metric)"),
+        ("icl.models.fake:FakeCopy", "'fake-copy' is a model, not a metric. (icl ls metric)"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_place_and_a_remedy(node, says):

@@ -22,7 +22,7 @@ HUB_ID = r"[\w.-]+/[\w.-]+"
 
 
 @dataclass(frozen=True)
-class Adapter:
+class LoraAdapter:
     """A folder that `save_pretrained` of peft wrote. key: where it was named."""
 
     path: str

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 
 @dataclass
-class Counters:
+class ModelCounters:
     """images_shown: slots of the prompts opened. images_encoded: through the vision tower.
 
     prompt_tokens: of the distinct prompts opened. prefill_tokens: of those, really forwarded (padding not counted);

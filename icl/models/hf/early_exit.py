@@ -18,7 +18,7 @@ TOLERANCE = 1e-2
 """Of the logits' spread."""
 
 
-class Exits:
+class EarlyExitHead:
     """The early layers of a model."""
 
     def __init__(self, model: Any) -> None:
@@ -29,7 +29,7 @@ class Exits:
         self.tied = self.head.weight is model.get_input_embeddings().weight
         self.checked = False
 
-    def beside(self, logits: Tensor, states: Sequence[Tensor]) -> Tensor:
+    def with_early_logits(self, logits: Tensor, states: Sequence[Tensor]) -> Tensor:
         """[R, T, 1 + early layers, V]. logits: [R, T, V]. states: [R, T, D] after each layer, the embeddings first."""
         if not self.checked:
             self._check(logits, states[-1])

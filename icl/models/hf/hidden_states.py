@@ -11,9 +11,9 @@ from torch import Tensor
 
 from icl.errors import ModelError
 from icl.models.hf.batch_halving import halving
-from icl.models.hf.language_model import Read, Runner
+from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.prefill import cut
-from icl.models.hf.prompt_encoding import Reader
+from icl.models.hf.prompt_encoding import PromptEncoder
 from icl.types import Part, Prompt
 
 T = TypeVar("T")
@@ -22,10 +22,10 @@ OTHERS = (".", "Z")
 """Texts put in the place of a part, to see which tokens are its own; no word begins with the tokens of both."""
 
 
-def last_states(reader: Reader, prompts: Sequence[Prompt]) -> Tensor:
+def last_states(reader: PromptEncoder, prompts: Sequence[Prompt]) -> Tensor:
     """[N, D] float32: the last layer's hidden state at each prompt's last token. Raises ModelError, ImageError."""
 
-    def run(reads: Sequence[Read]) -> list[Tensor]:
+    def run(reads: Sequence[EncodedPrompt]) -> list[Tensor]:
         found = runner.called(**runner.padded(reads), states=True)
         return list(found.hidden_states[-1][:, -1].float().cpu())
 
@@ -33,7 +33,7 @@ def last_states(reader: Reader, prompts: Sequence[Prompt]) -> Tensor:
     return torch.stack(_in_batches(run, reader.read(prompts), runner))
 
 
-def text_logprobs(reader: Reader, prompts: Sequence[Prompt], name: str) -> list[list[float]]:
+def text_logprobs(reader: PromptEncoder, prompts: Sequence[Prompt], name: str) -> list[list[float]]:
     """The log-probability of each token of the part `name`, after all that stands before it.
 
     Raises ModelError where a prompt has no text of that name.
@@ -41,7 +41,7 @@ def text_logprobs(reader: Reader, prompts: Sequence[Prompt], name: str) -> list[
     counted = [_up_to(reader, prompt, name) for prompt in prompts]
     width = max((count for _, count in counted), default=0)
 
-    def run(reads: Sequence[Read]) -> list[list[float]]:
+    def run(reads: Sequence[EncodedPrompt]) -> list[list[float]]:
         given = runner.padded(reads)
         scores = runner.forward(**given, keep=width + 1)[:, :-1].float().log_softmax(-1)
         told = scores.gather(-1, given["tokens"][:, -width:, None])[..., 0]
@@ -52,7 +52,7 @@ def text_logprobs(reader: Reader, prompts: Sequence[Prompt], name: str) -> list[
     return [row[len(row) - count :] for row, (_, count) in zip(found, counted, strict=True)]
 
 
-def _up_to(reader: Reader, prompt: Prompt, name: str) -> tuple[Read, int]:
+def _up_to(reader: PromptEncoder, prompt: Prompt, name: str) -> tuple[EncodedPrompt, int]:
     """The prompt up to the part's end, and how many tokens at its end are the part's."""
     if not (prompt.spans.get(name) and next(p for p in prompt.parts() if p.name == name).text):
         raise ModelError(f"{reader.renderer.name}: the prompt has no text '{name}' whose likelihood could be told.")
@@ -73,7 +73,9 @@ def _alike(one: Sequence[int], other: Sequence[int]) -> int:
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _in_batches(run: Callable[[Sequence[Read]], list[T]], reads: Sequence[Read], runner: Runner) -> list[T]:
+def _in_batches(
+    run: Callable[[Sequence[EncodedPrompt]], list[T]], reads: Sequence[EncodedPrompt], runner: LanguageModel
+) -> list[T]:
     """Like lengths together, within the budget of padded tokens; one by one where images are not cached."""
     order = sorted(range(len(reads)), key=lambda i: len(reads[i]))
     batches: list[list[int]] = []

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from icl.lru_cache_bytes import ByteCache
 from icl.models.hf.batch_halving import halving
-from icl.models.hf.counters import Counters
-from icl.models.hf.image_features import Encoded, Key, share
+from icl.models.hf.counters import ModelCounters
+from icl.models.hf.image_features import EncodedImage, Key, share
 from icl.models.hf.image_processing import TOGETHER, ImageProcessor
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ FIELDS = ("pooler_output", "last_hidden_state", "deepstack_features")
 class ImageEncoder:
     """The tower's half: features from a cache that is bounded in bytes, the least recently used leave first."""
 
-    def __init__(self, pixels: ImageProcessor, model: Any, limit: int, counters: Counters) -> None:
+    def __init__(self, pixels: ImageProcessor, model: Any, limit: int, counters: ModelCounters) -> None:
         self.pixels, self.model, self.counters = pixels, model, counters
         self.base = model.base_model
-        self.known = ByteCache[Key, Encoded](limit, lambda part: part.size)
+        self.known = ByteCache[Key, EncodedImage](limit, lambda part: part.size)
         positions = getattr(self.base, "get_rope_index", None)
         self.grid_names = (
             set(inspect.signature(positions).parameters) - {"input_ids", "attention_mask", "mm_token_type_ids"}
@@ -39,11 +39,11 @@ class ImageEncoder:
         )
         self.tower_names = set(inspect.signature(self.base.get_image_features).parameters)
 
-    def encode(self, prompts: Sequence[Sequence["Image"]]) -> list[list[Encoded]]:
+    def encode(self, prompts: Sequence[Sequence["Image"]]) -> list[list[EncodedImage]]:
         """The parts of each prompt's images; equal images give the same object. Raises ImageError."""
         keys = [[self.pixels.key(image, len(shown)) for image in shown] for shown in prompts]
         wanted: dict[Key, Image] = {}
-        parts: dict[Key, Encoded] = {}
+        parts: dict[Key, EncodedImage] = {}
         for row, shown in zip(keys, prompts, strict=True):
             for key, image in zip(row, shown, strict=True):
                 if key not in parts:
@@ -57,14 +57,14 @@ class ImageEncoder:
             parts.update(self._miss({key: wanted[key] for key in keys_wanted[start : start + 4 * TOGETHER]}))
         return [[parts[key] for key in row] for row in keys]
 
-    def _miss(self, wanted: Mapping[Key, "Image"]) -> dict[Key, Encoded]:
+    def _miss(self, wanted: Mapping[Key, "Image"]) -> dict[Key, EncodedImage]:
         alike: dict[Any, list[tuple[Key, dict[str, Any], str]]] = {}
         processed = self.pixels.pixels([(image, key[1]) for key, image in wanted.items()])
         for key, (inputs, text) in zip(wanted, processed, strict=True):
             self.pixels.told(text)
             like = (key[1], tuple((k, tuple(v.shape)) for k, v in inputs.items() if isinstance(v, Tensor)))
             alike.setdefault(like, []).append((key, inputs, text))
-        made: dict[Key, Encoded] = {}
+        made: dict[Key, EncodedImage] = {}
         for group in alike.values():
             together = 1 if group[0][0][1] else TOGETHER
             for start in range(0, len(group), together):
@@ -72,7 +72,7 @@ class ImageEncoder:
                     made[part.key] = self.known.put(part.key, part)
         return made
 
-    def _tower(self, group: Sequence[tuple[Key, dict[str, Any], str]]) -> list[Encoded]:
+    def _tower(self, group: Sequence[tuple[Key, dict[str, Any], str]]) -> list[EncodedImage]:
         """One forward for images whose processed inputs have one shape."""
         shares = len(group) * (2 if group[0][0][1] else 1)
         inputs = {
@@ -87,7 +87,7 @@ class ImageEncoder:
         if "pooler_output" in found:
             found.pop("last_hidden_state", None)
         return [
-            Encoded(
+            EncodedImage(
                 key,
                 text,
                 {name: share(name, value, i * shares // len(group), shares) for name, value in found.items()},

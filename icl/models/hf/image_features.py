@@ -15,14 +15,14 @@ Key = tuple[str, bool]
 
 
 @dataclass
-class Features(BaseModelOutputWithPooling):  # type: ignore[misc]
+class ImageFeatures(BaseModelOutputWithPooling):  # type: ignore[misc]
     """As `get_image_features` returns them. deepstack_features: one entry a layer, added inside the language model."""
 
     deepstack_features: Any = None
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
+class EncodedImage:
     """What the cache keeps of one image. key: its digest and whether it stood among others."""
 
     key: Key
@@ -35,12 +35,12 @@ class Encoded:
         return nbytes(self.features) + nbytes(self.grids)
 
 
-def given(parts: Sequence[Encoded]) -> dict[str, Any]:
+def given(parts: Sequence[EncodedImage]) -> dict[str, Any]:
     """The argument of `forward` that stands for `pixel_values`, for the images of a batch in order."""
     if not parts:
         return {}
     fields = {name: merged(name, [part.features[name] for part in parts]) for name in parts[0].features}
-    return {"mm_encoder_outputs": {"image": Features(**fields)}}
+    return {"mm_encoder_outputs": {"image": ImageFeatures(**fields)}}
 
 
 def merged(name: str, parts: Sequence[Any]) -> Any:

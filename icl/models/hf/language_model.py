@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from icl.models.hf import layers
-from icl.models.hf.counters import Counters
-from icl.models.hf.early_exit import Exits
-from icl.models.hf.image_features import Encoded, given
-from icl.models.hf.rows import Rows
+from icl.models.hf.counters import ModelCounters
+from icl.models.hf.early_exit import EarlyExitHead
+from icl.models.hf.image_features import EncodedImage, given
+from icl.models.hf.session import HFSession
 
 KINDS = ("mm_token_type_ids", "token_type_ids")
 """The names under which architectures ask which tokens are images."""
 
 
 @dataclass(frozen=True, eq=False)
-class Read:
+class EncodedPrompt:
     """One prompt as the model reads it.
 
     ids: [T]. positions: [..., T]. kinds: [T] token types or None. images: its parts, in order. plain: the processor's
@@ -31,7 +31,7 @@ class Read:
     ids: Tensor
     positions: Tensor
     kinds: Tensor | None
-    images: tuple[Encoded, ...]
+    images: tuple[EncodedImage, ...]
     key: tuple[int, ...]
     starts: tuple[int, ...] = ()
     ends: tuple[int, ...] = ()
@@ -41,10 +41,10 @@ class Read:
         return len(self.key)
 
 
-class Runner:
+class LanguageModel:
     """Forwards through one model. Nothing here knows what a prompt or a strategy is."""
 
-    def __init__(self, model: Any, processor: Any, counters: Counters, budget: int = 8192) -> None:
+    def __init__(self, model: Any, processor: Any, counters: ModelCounters, budget: int = 8192) -> None:
         self.model, self.processor, self.counters, self.budget = model, processor, counters, budget
         names = inspect.signature(model.forward).parameters
         self.kinds_name = next((name for name in KINDS if name in names), None)
@@ -65,29 +65,29 @@ class Runner:
         *,
         keep: Tensor | int = 1,
         kinds: Tensor | None = None,
-        images: Sequence[Encoded] = (),
+        images: Sequence[EncodedImage] = (),
         plain: dict[str, Tensor] | None = None,
-        exits: bool = False,
+        early_exits: bool = False,
     ) -> Tensor:
         """Logits [R, kept columns, V] of a chunk on top of a cache, which grows.
 
         exits: [R, kept columns, 1 + early layers, V], what early layers say (`icl.models.hf.early_exit`) behind the last.
         """
         more: dict[str, Any] = {"keep": keep, "kinds": kinds, "images": images, "plain": plain}
-        said = self.called(tokens, mask, positions, cache, **more, states=exits)
+        said = self.called(tokens, mask, positions, cache, **more, states=early_exits)
         logits: Tensor = said.logits if self.keeps else kept(said.logits, keep)
-        if not exits:
+        if not early_exits:
             return logits
-        return self.exits.beside(logits, [kept(states, keep) for states in said.hidden_states])
+        return self.early_exit_head.with_early_logits(logits, [kept(states, keep) for states in said.hidden_states])
 
     @cached_property
     def reach(self) -> int:
-        """Slots up to which no layer forgets any (`layers.reach`)."""
+        """SharedPrefixLayer up to which no layer forgets any (`layers.reach`)."""
         return layers.reach(layers.new_cache(self.model.config).layers)
 
     @cached_property
-    def exits(self) -> Exits:
-        return Exits(self.model)
+    def early_exit_head(self) -> EarlyExitHead:
+        return EarlyExitHead(self.model)
 
     def called(
         self,
@@ -98,7 +98,7 @@ class Runner:
         *,
         keep: Tensor | int = 1,
         kinds: Tensor | None = None,
-        images: Sequence[Encoded] = (),
+        images: Sequence[EncodedImage] = (),
         plain: dict[str, Tensor] | None = None,
         states: bool = False,
     ) -> Any:
@@ -120,7 +120,7 @@ class Runner:
                 **more,
             )
 
-    def padded(self, prompts: Sequence[Read]) -> dict[str, Any]:
+    def padded(self, prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:
         """The arguments of one forward of prompts, padded on the left, with a new cache."""
         width = max(map(len, prompts))
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
@@ -135,14 +135,14 @@ class Runner:
             "plain": prompts[0].plain,
         }
 
-    def prefill(self, prompts: Sequence[Read], exits: bool = False) -> Rows:
+    def prefill(self, prompts: Sequence[EncodedPrompt], early_exits: bool = False) -> HFSession:
         """One forward of prompts, padded on the left. exits: with early layers."""
         given_ = self.padded(prompts)
         cache, mask, positions = given_["cache"], given_["mask"], given_["positions"]
-        logits = self.forward(**given_, exits=exits)
+        logits = self.forward(**given_, early_exits=early_exits)
         layers.check(cache.layers)
         ends, keys = positions[..., -1:].clone(), [prompt.key for prompt in prompts]
-        rows = Rows(self, cache, mask, ends, logits[:, -1].float(), keys=keys)
+        rows = HFSession(self, cache, mask, ends, logits[:, -1].float(), keys=keys)
         if rows.slides:
             layers.settle(cache.layers)
         self.count(sum(map(len, prompts)), mask.numel())

@@ -1,6 +1,6 @@
 """Row operations on the layers of a cache: full attention, sliding windows and linear attention alike.
 
-A layer holds keys and values by slot (attention), or states by row (linear attention, convolutions), or both. Slots are
+A layer holds keys and values by slot (attention), or states by row (linear attention, convolutions), or both. SharedPrefixLayer are
 `[padding | tokens]`, aligned on the right. Nothing here writes into a tensor that another cache may hold: an operation
 gives new tensors, and a copied layer owns its dictionaries of states, which linear attention updates in place.
 
@@ -18,13 +18,13 @@ from torch import Tensor
 
 from icl.errors import ModelError
 from icl.models.hf import shared_prefix as slots
-from icl.models.hf.shared_prefix import Place, Slots
+from icl.models.hf.shared_prefix import Place, SharedPrefixLayer
 
 SLOTS = ("keys", "values")
 STATES = ("conv_states", "recurrent_states")
 KNOWN = frozenset(
     {
-        "Slots",
+        "SharedPrefixLayer",
         "DynamicLayer",
         "DynamicSlidingWindowLayer",
         "LinearAttentionLayer",
@@ -40,7 +40,7 @@ def new_cache(config: Any) -> Any:
     from transformers.cache_utils import DynamicLayer
 
     cache = DynamicCache(config=config)
-    cache.layers = [Slots() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [SharedPrefixLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     for layer in cache.layers:
         if is_sliding(layer):
             layer.activate_past_recording()
@@ -75,18 +75,18 @@ def has_states(layer: Any) -> bool:
 
 
 def reach(layers: Sequence[Any]) -> int:
-    """Slots up to which every layer of a cache keeps all that it was given, so that a piece of it can be lent."""
+    """SharedPrefixLayer up to which every layer of a cache keeps all that it was given, so that a piece of it can be lent."""
     if any(map(has_states, layers)):
         return 0
     return min([layer.sliding_window - 1 for layer in layers if is_sliding(layer)], default=2**31)
 
 
 def begun(layer: Any, places: Sequence[Place], front: int, whole: bool) -> Any:
-    """Rows at a width of `front` that are the slots of some row up to some place.
+    """HFSession at a width of `front` that are the slots of some row up to some place.
 
     whole: up to the end of every row, so that a state can be taken too, and a window that has forgotten.
     """
-    if isinstance(layer, Slots):
+    if isinstance(layer, SharedPrefixLayer):
         return slots.standing(layer, places, front)
     if whole:
         return selected(layer, torch.tensor([row for row, _ in places]))
@@ -94,7 +94,7 @@ def begun(layer: Any, places: Sequence[Place], front: int, whole: bool) -> Any:
     for name in SLOTS:
         held = getattr(layer, name)
         part = held.new_empty(len(places), held.shape[1], front, held.shape[3])
-        slots.Beginning(held, held, tuple(places), front).fill(part, held)
+        slots.SharedPrefix(held, held, tuple(places), front).fill(part, held)
         setattr(made, name, part)
     made.cumulative_length = front
     return made
@@ -109,7 +109,7 @@ def selected(layer: Any, rows: Tensor) -> Any:
 
 def joined(parts: Sequence[Any], width: int, order: Sequence[int] | None = None) -> Any:
     """The rows of all parts at this width (or that of the window, if it is less). order: the row that each becomes."""
-    if isinstance(parts[0], Slots):
+    if isinstance(parts[0], SharedPrefixLayer):
         return slots.joined(parts, width, order)
     layer = owned(parts[0])
     if getattr(layer, "keys", None) is not None:
@@ -127,7 +127,7 @@ def joined(parts: Sequence[Any], width: int, order: Sequence[int] | None = None)
 
 def trim(layer: Any, width: int) -> None:
     """The layer keeps its last `width` slots alone, or those of its window."""
-    if isinstance(layer, Slots):
+    if isinstance(layer, SharedPrefixLayer):
         layer.trim(width)
     elif getattr(layer, "keys", None) is not None:
         if is_sliding(layer):
@@ -137,7 +137,7 @@ def trim(layer: Any, width: int) -> None:
 
 def shift(layer: Any, by: Sequence[int]) -> None:
     """Row r moves right by `by[r]` slots, over padding."""
-    if isinstance(layer, Slots):
+    if isinstance(layer, SharedPrefixLayer):
         layer.shift(by)
     else:
         layer.keys, layer.values = slots.moved(layer.keys, by), slots.moved(layer.values, by)

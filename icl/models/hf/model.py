@@ -15,12 +15,12 @@ from icl.types import Generation, Prompt
 if TYPE_CHECKING:
     import numpy as np
 
-    from icl.models.hf.adapter import Adapter
+    from icl.models.hf.adapter import LoraAdapter
     from icl.models.hf.checkpoint import Checkpoint
-    from icl.models.hf.engine import Engine
+    from icl.models.hf.engine import HFEngine
     from icl.models.hf.image_processing import ImageProcessor
-    from icl.models.hf.rendering import Renderer
-    from icl.models.hf.rows import Rows
+    from icl.models.hf.rendering import PromptRenderer
+    from icl.models.hf.session import HFSession
 
 CHOICES = ("dtype", "quantize", "compute_dtype")
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -113,16 +113,16 @@ class HF:
         return told({"checkpoint": self.checkpoint.digest, "dtype": precision, **settings})[:32]
 
     @cached_property
-    def lora(self) -> "Adapter | None":
-        from icl.models.hf.adapter import Adapter
+    def lora(self) -> "LoraAdapter | None":
+        from icl.models.hf.adapter import LoraAdapter
 
-        return None if self.adapter is None else Adapter(self.adapter)
+        return None if self.adapter is None else LoraAdapter(self.adapter)
 
     @cached_property
-    def renderer(self) -> "Renderer":
-        from icl.models.hf.rendering import Renderer
+    def renderer(self) -> "PromptRenderer":
+        from icl.models.hf.rendering import PromptRenderer
 
-        return Renderer(self.checkpoint.processor, self.path)
+        return PromptRenderer(self.checkpoint.processor, self.path)
 
     @cached_property
     def pixels(self) -> "ImageProcessor":
@@ -131,10 +131,10 @@ class HF:
         return ImageProcessor(self.checkpoint.processor, self.image_cache_mb * 2**20 // 4)
 
     @cached_property
-    def engine(self) -> "Engine":
-        from icl.models.hf.engine import Engine
+    def engine(self) -> "HFEngine":
+        from icl.models.hf.engine import HFEngine
 
-        return Engine(self)
+        return HFEngine(self)
 
     @property
     def max_tokens(self) -> int | None:
@@ -197,14 +197,16 @@ class HF:
         return self.renderer.ids(whole)
 
     @property
-    def lends(self) -> bool:
+    def shares_prefix(self) -> bool:
         """Whether prompts that are opened beside a session take over what its rows have read of them."""
-        return self.engine.lends
+        return self.engine.shares_prefix
 
-    def open(self, prompts: Sequence[Prompt], *, exits: bool = False, beside: "Rows | None" = None) -> "Rows":
+    def open(
+        self, prompts: Sequence[Prompt], *, early_exits: bool = False, prefix_source: "HFSession | None" = None
+    ) -> "HFSession":
         if not prompts:
             raise ModelError("a session needs at least one prompt.")
-        return self.engine.open(prompts, exits, beside)
+        return self.engine.open(prompts, early_exits, prefix_source)
 
     def embed(self, prompts: Sequence[Prompt]) -> "np.ndarray":
         """[N, D] float32: the last layer's hidden state at each prompt's last token. Raises as `open`."""

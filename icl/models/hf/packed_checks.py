@@ -25,7 +25,7 @@ PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
 @dataclass(frozen=True)
-class Packing:
+class PackedFormat:
     """method: gptq or awq. bits: of one number. groups: of a layer's inputs. lag: what each zero is stored less by."""
 
     method: str
@@ -62,7 +62,9 @@ def format_of(told: Mapping[str, Any]) -> str:
     return str(getattr(named, "value", named)).lower()
 
 
-def packing(told: Mapping[str, Any], inputs: int, outputs: int, shapes: Mapping[str, tuple[int, ...]]) -> Packing | str:
+def packing(
+    told: Mapping[str, Any], inputs: int, outputs: int, shapes: Mapping[str, tuple[int, ...]]
+) -> PackedFormat | str:
     """How one layer is packed, from the shapes of its parts; or what is wrong with them, as half a sentence."""
     method = method_of(told)
     for part in PARTS[:3]:
@@ -86,7 +88,7 @@ def packing(told: Mapping[str, Any], inputs: int, outputs: int, shapes: Mapping[
             return f"its {part} have the shape {_told(shape)}, and {_told(whole[part])} is that of its layer"
     if groups == 0 or (inputs % groups and "g_idx" not in shapes):
         return f"its {inputs} inputs do not make {groups} groups"
-    return Packing(method, bits, groups, int(format_of(told) == "gptq"))
+    return PackedFormat(method, bits, groups, int(format_of(told) == "gptq"))
 
 
 def _told(shape: tuple[int, ...]) -> str:

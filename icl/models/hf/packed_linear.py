@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from icl.models.hf.packed_checks import Packing
+from icl.models.hf.packed_checks import PackedFormat
 
 PRECISIONS = {"F16": torch.float16, "BF16": torch.bfloat16}
 AT_ONCE = 256
@@ -31,7 +31,7 @@ def numbers(words: Tensor, bits: int, along: int, interleaved: bool = False) -> 
 
 
 def unpacked(
-    how: Packing,
+    how: PackedFormat,
     qweight: Tensor,
     qzeros: Tensor,
     scales: Tensor,
@@ -63,7 +63,7 @@ def unpacked(
 class PackedLinear(nn.Linear):
     """An nn.Linear whose weight is unpacked whenever it is read, into the precision that the layer had."""
 
-    def __init__(self, how: Packing, like: nn.Linear, bias: bool, ordered: bool, scales: str) -> None:
+    def __init__(self, how: PackedFormat, like: nn.Linear, bias: bool, ordered: bool, scales: str) -> None:
         """In the place of `like`, its parts to be filled later.
 
         ordered: whether there is a g_idx. scales: their precision, as safetensors calls it.

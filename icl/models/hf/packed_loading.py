@@ -28,7 +28,7 @@ NAME = "packed_by_mm_icl"
 
 
 @dataclass
-class Stored:
+class PackedTensors:
     """Of a layer in the files: its parts' shapes, the precision of its scales, and whether it has a bias."""
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -102,9 +102,9 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
         return False
 
 
-def _read(files: Sequence[str]) -> dict[str, Stored]:
+def _read(files: Sequence[str]) -> dict[str, PackedTensors]:
     """Every packed layer, by its name in the files."""
-    found: dict[str, Stored] = defaultdict(Stored)
+    found: dict[str, PackedTensors] = defaultdict(PackedTensors)
     for file in files:
         if not str(file).endswith(".safetensors"):
             continue

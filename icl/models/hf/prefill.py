@@ -14,32 +14,32 @@ import torch
 from torch import Tensor
 
 from icl.models.hf.batch_halving import halving
-from icl.models.hf.language_model import Read, Runner
+from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.prefix_plan import LEAST, agreement, groups, whole_images
-from icl.models.hf.rows import Rows, joined
+from icl.models.hf.session import HFSession, joined
 
 KEPT = 2
 """Beginnings that stay prefilled from one call to the next (fixed demonstrations over a whole run)."""
 
-Part = tuple[Rows, list[int]]
+Part = tuple[HFSession, list[int]]
 """Prefilled rows, and the places of their prompts in the list that was to be opened."""
 
 
 @dataclass(frozen=True)
-class Head:
+class CachedPrefix:
     """A beginning that stays prefilled: the key of its tokens, and one row."""
 
     key: tuple[int, ...]
-    rows: Rows
+    rows: HFSession
 
 
 @dataclass(frozen=True)
-class Unit:
+class PrefillItem:
     """A prompt to prefill, on top of its first `shared` tokens: those that all units of the same `group` begin with, or
     those of a `row` of the session beside.
     """
 
-    prompt: Read
+    prompt: EncodedPrompt
     place: int
     shared: int = 0
     group: int = -1
@@ -59,14 +59,16 @@ class Unit:
         return self.shared > 0, self.row >= 0
 
 
-class Opener:
+class Prefiller:
     """Opens sessions. budget: padded tokens a forward. sharing: of beginnings, where that saves `least` tokens."""
 
-    def __init__(self, runner: Runner, budget: int, sharing: bool = True, least: int = LEAST) -> None:
+    def __init__(self, runner: LanguageModel, budget: int, sharing: bool = True, least: int = LEAST) -> None:
         self.runner, self.budget, self.sharing, self.least = runner, budget, sharing, least
-        self.heads: list[Head] = []
+        self.heads: list[CachedPrefix] = []
 
-    def open(self, prompts: Sequence[Read], exits: bool = False, beside: Rows | None = None) -> Rows:
+    def open(
+        self, prompts: Sequence[EncodedPrompt], early_exits: bool = False, prefix_source: HFSession | None = None
+    ) -> HFSession:
         """Row i is prompt i. exits: with early layers. beside: rows that lend their beginnings, of the same model.
 
         Raises ModelError where one prompt does not fit into memory.
@@ -76,9 +78,9 @@ class Opener:
         counters = self.runner.counters
         counters.prompt_tokens += sum(map(len, distinct.values()))
         counters.images_shown += sum(len(prompt.images) for prompt in distinct.values())
-        units = self._units(list(distinct.values()), beside)
+        units = self._units(list(distinct.values()), prefix_source)
         counters.lent_tokens += sum(unit.shared for unit in units if unit.row >= 0)
-        run = partial(self._prefill, exits=exits, beside=beside)
+        run = partial(self._prefill, early_exits=early_exits, prefix_source=prefix_source)
         batches = self._batches(units)
         parts = [part for batch in batches for part in halving(run, batch, "prompts", self.heads.clear)]
         if len(distinct) == len(keys):
@@ -86,10 +88,10 @@ class Opener:
         place_of = {key: place for place, key in enumerate(distinct)}
         return _ordered(parts).take(torch.tensor([place_of[key] for key in keys]))
 
-    def _units(self, prompts: Sequence[Read], beside: Rows | None) -> list[Unit]:
+    def _units(self, prompts: Sequence[EncodedPrompt], prefix_source: HFSession | None) -> list[PrefillItem]:
         if not self.sharing or any(prompt.plain for prompt in prompts):
-            return [Unit(prompt, place) for place, prompt in enumerate(prompts)]
-        units = [] if beside is None else self._lent(prompts, beside)
+            return [PrefillItem(prompt, place) for place, prompt in enumerate(prompts)]
+        units = [] if prefix_source is None else self._lent(prompts, prefix_source)
         done = {unit.place for unit in units}
         places = [place for place in range(len(prompts)) if place not in done]
         for number, group in enumerate(groups([prompts[place] for place in places], self.least)):
@@ -97,16 +99,16 @@ class Opener:
             members = [prompts[place] for place in own]
             known = [self._known(prompt) for prompt in members]
             if sum(known) and sum(known) >= (len(members) - 1) * group.shared:
-                units += [Unit(p, place, size) for p, place, size in zip(members, own, known, strict=True)]
+                units += [PrefillItem(p, place, size) for p, place, size in zip(members, own, known, strict=True)]
             else:
-                units += [Unit(p, place, group.shared, number) for p, place in zip(members, own, strict=True)]
+                units += [PrefillItem(p, place, group.shared, number) for p, place in zip(members, own, strict=True)]
         return units
 
-    def _lent(self, prompts: Sequence[Read], beside: Rows) -> list[Unit]:
+    def _lent(self, prompts: Sequence[EncodedPrompt], prefix_source: HFSession) -> list[PrefillItem]:
         """Those that begin on a row of the session beside: on the one with which they agree the longest."""
-        if not beside.lends:
+        if not prefix_source.shares_prefix:
             return []
-        rows = sorted((key, row) for row, key in enumerate(beside.keys))
+        rows = sorted((key, row) for row, key in enumerate(prefix_source.keys))
         units = []
         for place, prompt in enumerate(prompts):
             here = bisect_left(rows, (prompt.key, 0))
@@ -114,17 +116,17 @@ class Opener:
             common, row = max(near)
             shared = whole_images(prompt, min(common, len(prompt) - 1))
             if shared >= self.least:
-                units.append(Unit(prompt, place, shared, row=row))
+                units.append(PrefillItem(prompt, place, shared, row=row))
         return units
 
-    def _known(self, prompt: Read) -> int:
+    def _known(self, prompt: EncodedPrompt) -> int:
         """Tokens of the longest kept beginning that is wholly this prompt's."""
         sizes = [len(head.key) for head in self.heads if prompt.key[: len(head.key)] == head.key]
         return max((size for size in sizes if size < len(prompt)), default=0)
 
-    def _batches(self, units: Sequence[Unit]) -> list[list[Unit]]:
+    def _batches(self, units: Sequence[PrefillItem]) -> list[list[PrefillItem]]:
         """Units of like width together: a short prompt does not pay for a long one's padding."""
-        batches: list[list[Unit]] = []
+        batches: list[list[PrefillItem]] = []
         for unit in sorted(units, key=lambda u: (u.kind, u.shared, u.group, u.rest)):
             if batches and self._fits([*batches[-1], unit]):
                 batches[-1].append(unit)
@@ -132,7 +134,7 @@ class Opener:
                 batches.append([unit])
         return batches
 
-    def _fits(self, batch: Sequence[Unit]) -> bool:
+    def _fits(self, batch: Sequence[PrefillItem]) -> bool:
         first, last = batch[0], batch[-1]
         if last.prompt.plain or first.kind != last.kind:
             return False
@@ -141,16 +143,18 @@ class Opener:
         like = max(rests) <= 1.5 * min(rests) + 16 and last.shared <= 1.5 * first.shared + 16
         return like and len(batch) * max(rests) + heads <= self.budget
 
-    def _prefill(self, batch: Sequence[Unit], exits: bool = False, beside: Rows | None = None) -> list[Part]:
+    def _prefill(
+        self, batch: Sequence[PrefillItem], early_exits: bool = False, prefix_source: HFSession | None = None
+    ) -> list[Part]:
         batch = sorted(batch, key=lambda unit: unit.place)  # mostly the order that is wanted
         places = [unit.place for unit in batch]
         if not batch[0].shared:
-            return [(self.runner.prefill([unit.prompt for unit in batch], exits), places)]
-        lender, owner = (beside, [unit.row for unit in batch]) if batch[0].row >= 0 else self._bank(batch)
+            return [(self.runner.prefill([unit.prompt for unit in batch], early_exits), places)]
+        lender, owner = (prefix_source, [unit.row for unit in batch]) if batch[0].row >= 0 else self._bank(batch)
         assert lender is not None
         before = torch.stack([unit.prompt.positions[..., unit.shared - 1 : unit.shared] for unit in batch], -2)
         rows = lender.begun(owner, before, [unit.head for unit in batch])
-        rows.deep = exits
+        rows.deep = early_exits
         rests = [cut(unit.prompt, unit.shared, len(unit.prompt)) for unit in batch]
         width = max(map(len, rests))
         rows.copy_if_few(width)
@@ -167,7 +171,7 @@ class Opener:
         self.runner.count(int(lengths.sum()), width * len(rests))
         return [(rows, places)]
 
-    def _bank(self, batch: Sequence[Unit]) -> tuple[Rows, list[int]]:
+    def _bank(self, batch: Sequence[PrefillItem]) -> tuple[HFSession, list[int]]:
         """The distinct beginnings of a batch, prefilled at one row each, and which of them each unit stands on."""
         numbers: dict[tuple[int, ...], int] = {}
         owner = [numbers.setdefault(unit.head, len(numbers)) for unit in batch]
@@ -183,11 +187,11 @@ class Opener:
             if len(bank) > 1:
                 row = bank.take(torch.tensor([most], device=self.runner.device))
                 row.trim()
-            self.heads = [Head(firsts[most].head, row), *self.heads][:KEPT]
+            self.heads = [CachedPrefix(firsts[most].head, row), *self.heads][:KEPT]
         return bank, owner
 
 
-def _ordered(parts: Sequence[Part]) -> Rows:
+def _ordered(parts: Sequence[Part]) -> HFSession:
     """All rows as one session, each at its place."""
     order = [place for _, places in parts for place in places]
     if len(parts) == 1 and order == list(range(len(order))):
@@ -195,10 +199,10 @@ def _ordered(parts: Sequence[Part]) -> Rows:
     return joined([rows for rows, _ in parts], order)
 
 
-def cut(prompt: Read, begin: int, end: int) -> Read:
+def cut(prompt: EncodedPrompt, begin: int, end: int) -> EncodedPrompt:
     """The tokens from `begin` to `end`, with the images among them. No image lies across a border."""
     shown = [i for i, start in enumerate(prompt.starts) if begin <= start < end]
-    return Read(
+    return EncodedPrompt(
         prompt.ids[begin:end],
         prompt.positions[..., begin:end],
         None if prompt.kinds is None else prompt.kinds[begin:end],

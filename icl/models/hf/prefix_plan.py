@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from icl.models.hf.language_model import Read
+from icl.models.hf.language_model import EncodedPrompt
 
 LEAST = 48
 """Tokens that a shared beginning must save: about what one more forward costs on a small model."""
@@ -22,14 +22,14 @@ REACH = 64
 
 
 @dataclass(frozen=True)
-class Group:
+class PrefixGroup:
     """Prompts (their places in the list given) whose first `shared` tokens are one computation; 0: each for itself."""
 
     members: tuple[int, ...]
     shared: int = 0
 
 
-def groups(prompts: Sequence[Read], least: int = LEAST) -> list[Group]:
+def groups(prompts: Sequence[EncodedPrompt], least: int = LEAST) -> list[PrefixGroup]:
     """Every prompt in exactly one group, those that share nothing each in a group of its own."""
     order = sorted(range(len(prompts)), key=lambda i: prompts[i].key)
     rows = [prompts[i] for i in order]
@@ -51,9 +51,9 @@ def groups(prompts: Sequence[Read], least: int = LEAST) -> list[Group]:
         members = order[start:end]
         shared = whole_images(rows[start], min([len(r) - 1 for r in rows[start:end]] + common[start : end - 1]))
         if len(members) > 1 and shared:
-            found.append(Group(tuple(sorted(members)), shared))
+            found.append(PrefixGroup(tuple(sorted(members)), shared))
         else:
-            found += [Group((member,)) for member in members]
+            found += [PrefixGroup((member,)) for member in members]
         end = start
     return found[::-1]
 
@@ -70,7 +70,7 @@ def agreement(a: Sequence[int], b: Sequence[int]) -> int:
     return low
 
 
-def whole_images(prompt: Read, length: int) -> int:
+def whole_images(prompt: EncodedPrompt, length: int) -> int:
     """The longest beginning of at most `length` tokens that cuts no image."""
     for start, end in zip(prompt.starts, prompt.ends, strict=True):
         if start < length < end:

@@ -8,18 +8,18 @@ from torch import Tensor
 
 from icl.errors import ModelError
 from icl.models.hf.image_encoder import ImageEncoder, on_model
-from icl.models.hf.image_features import Encoded
+from icl.models.hf.image_features import EncodedImage
 from icl.models.hf.image_processing import ImageProcessor, clean
-from icl.models.hf.language_model import Read, Runner
-from icl.models.hf.rendering import Renderer, messages, script
+from icl.models.hf.language_model import EncodedPrompt, LanguageModel
+from icl.models.hf.rendering import PromptRenderer, messages, script
 from icl.types import Prompt
 
 
-class Reader:
-    """Makes `Read`s. encoder: None where the image cache is off, and the processor is called on whole prompts."""
+class PromptEncoder:
+    """Makes `EncodedPrompt`s. encoder: None where the image cache is off, and the processor is called on whole prompts."""
 
     def __init__(
-        self, renderer: Renderer, pixels: ImageProcessor, runner: Runner, encoder: ImageEncoder | None
+        self, renderer: PromptRenderer, pixels: ImageProcessor, runner: LanguageModel, encoder: ImageEncoder | None
     ) -> None:
         self.renderer, self.pixels, self.runner, self.encoder = renderer, pixels, runner, encoder
         self.numbers: dict[tuple[str, bool], int] = {}
@@ -27,7 +27,7 @@ class Reader:
         self.counted: dict[str, int] = {}
         self.own_positions = _own_positions(runner.model)
 
-    def read(self, prompts: Sequence[Prompt]) -> list[Read]:
+    def read(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt]:
         """Raises ModelError, ImageError."""
         if self.encoder is None:
             return [self._read_plain(prompt) for prompt in prompts]
@@ -38,7 +38,7 @@ class Reader:
         ]
         return [self._read(self.renderer.ids(text), row) for text, row in zip(whole, parts, strict=True)]
 
-    def _read(self, ids: Sequence[int], parts: Sequence[Encoded]) -> Read:
+    def _read(self, ids: Sequence[int], parts: Sequence[EncodedImage]) -> EncodedPrompt:
         slots = set(self.slots)
         places = [i for i, token in enumerate(ids) if token in slots]
         key, starts, ends, done = list(ids), [], [], 0
@@ -64,9 +64,9 @@ class Reader:
             for name in (parts[0].grids if parts else ())
         }
         positions = self._positions(tokens, kinds, grids)
-        return Read(tokens, positions, kinds, tuple(parts), tuple(key), tuple(starts), tuple(ends))
+        return EncodedPrompt(tokens, positions, kinds, tuple(parts), tuple(key), tuple(starts), tuple(ends))
 
-    def _read_plain(self, prompt: Prompt) -> Read:
+    def _read_plain(self, prompt: Prompt) -> EncodedPrompt:
         """The processor on the whole prompt; edits on pixels where each image's can be told apart."""
         inputs = processed(self.renderer, prompt)
         if any(image.pixel_edits for image in prompt.images):
@@ -77,7 +77,7 @@ class Reader:
         for name in ("mm_token_type_ids", "token_type_ids", "labels"):
             inputs.pop(name, None)
         given = {name: on_model(v, self.runner.model) for name, v in inputs.items() if isinstance(v, Tensor)}
-        return Read(ids, self._positions(ids, kinds, given), kinds, (), tuple(ids.tolist()), plain=given)
+        return EncodedPrompt(ids, self._positions(ids, kinds, given), kinds, (), tuple(ids.tolist()), plain=given)
 
     def _edited(self, prompt: Prompt, values: Tensor) -> Tensor:
         shown = [(image, False) for image in prompt.images]
@@ -122,7 +122,7 @@ class Reader:
         return self.runner.model._prepare_position_ids_for_generation(ids[None], known)[..., 0, :]  # type: ignore[no-any-return]
 
 
-def processed(renderer: Renderer, prompt: Prompt) -> dict[str, Any]:
+def processed(renderer: PromptRenderer, prompt: Prompt) -> dict[str, Any]:
     """What the processor itself makes of the whole prompt. Raises ModelError where it does not take it."""
     renderer.text(prompt)
     images = [image.open() for image in prompt.images]

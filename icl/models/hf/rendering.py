@@ -28,7 +28,7 @@ Script = tuple[tuple[str, tuple[str | None, ...]], ...]
 """Per turn its role and its pieces: a text, or None for an image."""
 
 
-class Renderer:
+class PromptRenderer:
     """Text and ids of prompts, by one processor. name: what error messages call the checkpoint."""
 
     def __init__(self, processor: Any, name: str) -> None:

@@ -16,10 +16,10 @@ from icl.images import Image
 from icl.models.hf import conventions
 from icl.models.hf import quantization as quantizing
 from icl.models.hf.image_processing import ImageProcessor
-from icl.models.hf.language_model import Read, Runner
-from icl.models.hf.prefill import Opener
-from icl.models.hf.prompt_encoding import Reader, processed
-from icl.models.hf.rendering import Renderer
+from icl.models.hf.language_model import EncodedPrompt, LanguageModel
+from icl.models.hf.prefill import Prefiller
+from icl.models.hf.prompt_encoding import PromptEncoder, processed
+from icl.models.hf.rendering import PromptRenderer
 from icl.types import Part, Prompt, Turn
 
 FAILURES = (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError, NotImplementedError, ICLError)
@@ -27,51 +27,51 @@ FAILURES = (TypeError, ValueError, AttributeError, KeyError, IndexError, Runtime
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     """holds: whether the short way may be taken. reason: why not."""
 
     holds: bool
     reason: str = ""
 
 
-def image_cache(cached: Reader, plain: Reader, runner: Runner) -> Verdict:
+def image_cache(cached: PromptEncoder, plain: PromptEncoder, runner: LanguageModel) -> CheckResult:
     """Compares ids and logits of two prompts, with images of several sizes, with and without the cache."""
 
-    def ask() -> Verdict:
+    def ask() -> CheckResult:
         prompts = _taken(_prompts(), plain)  # read together: images meet the tower in another company than in `plain`
         for want, got in zip(plain.read(prompts), cached.read(prompts), strict=True):
             if want.ids.tolist() != got.ids.tolist():
-                return Verdict(False, "the token ids differ from the processor's own")
+                return CheckResult(False, "the token ids differ from the processor's own")
             gap = _gap(runner.prefill([want]).logits, runner.prefill([got]).logits)
             if not gap <= _tolerance(runner):
-                return Verdict(False, f"the logits differ by {gap:.1e} of their spread")
-        return Verdict(True)
+                return CheckResult(False, f"the logits differ by {gap:.1e} of their spread")
+        return CheckResult(True)
 
     return _asked(ask)
 
 
-def shared_beginnings(reader: Reader, runner: Runner) -> Verdict:
+def shared_beginnings(reader: PromptEncoder, runner: LanguageModel) -> CheckResult:
     """Compares logits of two prompts that begin alike: prefilled whole, on top of their common beginning, and on the
     row of the first, where it can lend."""
 
-    def ask() -> Verdict:
+    def ask() -> CheckResult:
         first, second = _prompts()[:2]
         alike = [first, Prompt((*first.turns[:-1], *second.turns)), *_single_turns()]
-        reads: list[Read] = reader.read(_taken(alike, reader)[:2])
-        want = Opener(runner, 10**9, sharing=False).open(reads).logits
+        reads: list[EncodedPrompt] = reader.read(_taken(alike, reader)[:2])
+        want = Prefiller(runner, 10**9, sharing=False).open(reads).logits
         before = runner.counters.prefill_tokens
-        opener = Opener(runner, 10**9, least=1)
+        opener = Prefiller(runner, 10**9, least=1)
         rows = opener.open(reads)
         if runner.counters.prefill_tokens - before >= sum(map(len, reads)):
-            return Verdict(False, "the two prompts that should begin alike do not")
-        beside = opener.open(reads, beside=Opener(runner, 10**9, sharing=False).open(reads[:1]))
+            return CheckResult(False, "the two prompts that should begin alike do not")
+        beside = opener.open(reads, prefix_source=Prefiller(runner, 10**9, sharing=False).open(reads[:1]))
         gap = max(_gap(want, rows.logits), _gap(want, beside.logits))
-        return Verdict(gap <= _tolerance(runner), f"the logits differ by {gap:.1e} of their spread")
+        return CheckResult(gap <= _tolerance(runner), f"the logits differ by {gap:.1e} of their spread")
 
     return _asked(ask)
 
 
-def plain_reading(plain: Reader, runner: Runner, path: str) -> None:
+def plain_reading(plain: PromptEncoder, runner: LanguageModel, path: str) -> None:
     """One prompt with an image, all by the processor itself. Raises ModelError where not even that can be read.
 
     What the chat template refuses is told with each prompt.
@@ -84,14 +84,14 @@ def plain_reading(plain: Reader, runner: Runner, path: str) -> None:
         raise conventions.mismatch(error, runner.model, path) from error
 
 
-def counts_by_parts(renderer: Renderer, pixels: ImageProcessor) -> bool:
+def counts_by_parts(renderer: PromptRenderer, pixels: ImageProcessor) -> bool:
     """Whether a prompt has as many tokens as its text and its images, each processed by itself."""
 
-    def ask() -> Verdict:
+    def ask() -> CheckResult:
         prompt = _prompts()[1]
         texts = [pixels.text(image, 1) for image in prompt.images]
         parts = len(renderer.ids(renderer.expanded(renderer.text(prompt), texts)))
-        return Verdict(parts == processed(renderer, prompt)["input_ids"].shape[-1])
+        return CheckResult(parts == processed(renderer, prompt)["input_ids"].shape[-1])
 
     return _asked(ask).holds
 
@@ -124,7 +124,7 @@ def _ask(question: str, *images: Part) -> Turn:
     return Turn("user", (*images, Part(question)))
 
 
-def _taken(prompts: list[Prompt], reader: Reader) -> list[Prompt]:
+def _taken(prompts: list[Prompt], reader: PromptEncoder) -> list[Prompt]:
     """Those that the chat template takes. Raises its ModelError where it takes none."""
     taken: list[Prompt] = []
     refused: ModelError | None = None
@@ -143,15 +143,15 @@ def _gap(want: Tensor, got: Tensor) -> float:
     return float((want - got).abs().max() / want.std().clamp(min=1e-6))
 
 
-def _tolerance(runner: Runner) -> float:
+def _tolerance(runner: LanguageModel) -> float:
     return 1e-3 if quantizing.is_exact(runner.model) else 0.25
 
 
-def _asked(ask: Callable[[], Verdict]) -> Verdict:
+def _asked(ask: Callable[[], CheckResult]) -> CheckResult:
     try:
         return ask()
     except FAILURES as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         first = next(iter(str(error).splitlines()), "")
-        return Verdict(False, f"{type(error).__name__}: {first}")
+        return CheckResult(False, f"{type(error).__name__}: {first}")

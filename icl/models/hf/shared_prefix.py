@@ -18,17 +18,17 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 LEAST, ROOM = 8, 32
-"""Slots kept free behind a row, so that most steps copy nothing: a sixteenth of its own, and within these bounds."""
+"""SharedPrefixLayer kept free behind a row, so that most steps copy nothing: a sixteenth of its own, and within these bounds."""
 
 ALIKE = 16
-"""Rows a beginning from which it is kept once. Fewer have copies, which no step has to put together."""
+"""HFSession a beginning from which it is kept once. Fewer have copies, which no step has to put together."""
 
 Place = tuple[int, int]
 """Which row of a tensor of beginnings a row stands on, and where in it its beginning ends."""
 
 
 @dataclass(frozen=True, eq=False)
-class Beginning:
+class SharedPrefix:
     """What rows stand on. keys, values: [G, H, S, D], aligned on the right. places: of each row. front: slots of every
     row before its own, which the end of its beginning fills, behind padding."""
 
@@ -59,14 +59,14 @@ class Beginning:
     def pays(self) -> bool:
         return self.front > 0 and len(self.places) >= ALIKE * len({number for number, _ in self.places})
 
-    def taken(self, rows: Sequence[int]) -> "Beginning":
+    def taken(self, rows: Sequence[int]) -> "SharedPrefix":
         """Of some rows; what none of them stands on is let go."""
         places = [self.places[row] for row in rows]
         used = sorted({number for number, _ in places})
         if len(used) == len(self.keys):
             return replace(self, places=tuple(places))
         order = {number: i for i, number in enumerate(used)}
-        return Beginning(
+        return SharedPrefix(
             self.keys[used], self.values[used], tuple((order[number], end) for number, end in places), self.front
         )
 
@@ -80,12 +80,12 @@ class Beginning:
         return tuple((number, max(0, end - own)) for (number, end), own in zip(self.places, by, strict=True))
 
 
-class Slots(DynamicLayer):  # type: ignore[misc]
+class SharedPrefixLayer(DynamicLayer):  # type: ignore[misc]
     """keys, values: [R, H, T, D], the own slots of each row. begins: what stands before them."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
-        self.begins: Beginning | None = None
+        self.begins: SharedPrefix | None = None
         self.room: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -118,7 +118,7 @@ class Slots(DynamicLayer):  # type: ignore[misc]
         if self.begins is not None:
             self.begins = self.begins.taken(rows.tolist())
 
-    def set(self, keys: Tensor, values: Tensor, begins: Beginning | None = None) -> None:
+    def set(self, keys: Tensor, values: Tensor, begins: SharedPrefix | None = None) -> None:
         """Other slots, with no room behind them yet."""
         self.keys, self.values, self.begins, self.room = keys, values, begins, None
 
@@ -163,16 +163,16 @@ class Slots(DynamicLayer):  # type: ignore[misc]
         self.set(keys, values, begins)
 
 
-def standing(layer: Slots, places: Sequence[Place], front: int) -> Slots:
-    """Rows that have nothing of their own yet: each is the slots of a row of `layer` up to some place."""
+def standing(layer: SharedPrefixLayer, places: Sequence[Place], front: int) -> SharedPrefixLayer:
+    """HFSession that have nothing of their own yet: each is the slots of a row of `layer` up to some place."""
     keys, values = layer.last(layer.get_seq_length())
-    made, empty = Slots(), (len(places), keys.shape[1], 0, keys.shape[3])
+    made, empty = SharedPrefixLayer(), (len(places), keys.shape[1], 0, keys.shape[3])
     made.lazy_initialization(keys, values)
-    made.set(keys.new_empty(empty), values.new_empty(empty), Beginning(keys, values, tuple(places), front))
+    made.set(keys.new_empty(empty), values.new_empty(empty), SharedPrefix(keys, values, tuple(places), front))
     return made
 
 
-def joined(parts: Sequence[Slots], slots: int, order: Sequence[int] | None = None) -> Slots:
+def joined(parts: Sequence[SharedPrefixLayer], slots: int, order: Sequence[int] | None = None) -> SharedPrefixLayer:
     """The rows of all parts, at a width of `slots`; on shared beginnings where enough rows stand on them.
 
     order: the row that each becomes, in place of the order they come in.
@@ -180,7 +180,7 @@ def joined(parts: Sequence[Slots], slots: int, order: Sequence[int] | None = Non
     own = max(part.keys.shape[2] for part in parts)
     begins = _together(parts, own, slots - own)
     width = slots if begins is None else own
-    made = Slots()
+    made = SharedPrefixLayer()
     made.lazy_initialization(parts[0].keys, parts[0].values)
     keys, values = zip(*(part.last(width) for part in parts), strict=True)
     made.set(ordered(keys, order), ordered(values, order), begins)
@@ -202,7 +202,7 @@ def ordered(parts: Sequence[Tensor], order: Sequence[int] | None) -> Tensor:
     return made
 
 
-def _together(parts: Sequence[Slots], own: int, front: int) -> Beginning | None:
+def _together(parts: Sequence[SharedPrefixLayer], own: int, front: int) -> SharedPrefix | None:
     """The beginnings of all parts, where `own` slots are the rows' own; None: it does not pay."""
     shared = {part.begins.same: part.begins for part in parts if part.begins is not None}
     if not shared or front <= 0:
@@ -226,11 +226,11 @@ def _together(parts: Sequence[Slots], own: int, front: int) -> Beginning | None:
         made = replace(banks[0], places=tuple(places), front=front)
     else:
         keys, values = (torch.cat([_left(bank, width) for bank in of]) for of in _named(banks))
-        made = Beginning(keys, values, tuple(places), front)
+        made = SharedPrefix(keys, values, tuple(places), front)
     return made if made.pays else None
 
 
-def _named(banks: Sequence[Beginning]) -> Iterator[list[Tensor]]:
+def _named(banks: Sequence[SharedPrefix]) -> Iterator[list[Tensor]]:
     yield [bank.keys for bank in banks]
     yield [bank.values for bank in banks]
 

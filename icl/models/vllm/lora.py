@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError
-from icl.models.hf.adapter import CONFIG, Adapter
+from icl.models.hf.adapter import CONFIG, LoraAdapter
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
@@ -21,7 +21,7 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """That vLLM has room for."""
 
 
-def arguments(adapter: Adapter) -> dict[str, Any]:
+def arguments(adapter: LoraAdapter) -> dict[str, Any]:
     """What the engine is started with. Raises ModelError where the rank is too large."""
     told = json.loads((adapter.folder / CONFIG).read_text(encoding="utf-8"))
     rank = max([int(told.get("r", 0)), *map(int, (told.get("rank_pattern") or {}).values())])
@@ -33,7 +33,7 @@ def arguments(adapter: Adapter) -> dict[str, Any]:
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
 
 
-def check(adapter: Adapter, hf: "HF") -> None:
+def check(adapter: LoraAdapter, hf: "HF") -> None:
     """Raises ModelError where the adapter is of another model; no weights are read."""
     import torch
     from transformers import AutoModelForImageTextToText
@@ -43,7 +43,7 @@ def check(adapter: Adapter, hf: "HF") -> None:
     adapter.applied(skeleton, hf.path, merge=False)
 
 
-def put(adapter: Adapter, llm: Any) -> Any:
+def put(adapter: LoraAdapter, llm: Any) -> Any:
     """Loads it into the engine; what a request is given. Raises ModelError where vLLM cannot apply all of it."""
     from vllm.lora.request import LoRARequest
 

@@ -14,7 +14,7 @@ from icl.registry import component
 from icl.types import Generation, Prompt, Usage
 
 if TYPE_CHECKING:
-    from icl.models.hf.adapter import Adapter
+    from icl.models.hf.adapter import LoraAdapter
     from icl.models.hf.model import HF
     from icl.models.vllm.engine import Done, Engine
     from icl.models.vllm.replicas import Replicas
@@ -82,10 +82,10 @@ class VLLM:
         return HF(self.path, trust_remote_code=self.trust_remote_code, revision=self.revision)
 
     @cached_property
-    def lora(self) -> "Adapter | None":
-        from icl.models.hf.adapter import Adapter
+    def lora(self) -> "LoraAdapter | None":
+        from icl.models.hf.adapter import LoraAdapter
 
-        return None if self.adapter is None else Adapter(self.adapter)
+        return None if self.adapter is None else LoraAdapter(self.adapter)
 
     @cached_property
     def digest(self) -> str:
@@ -119,7 +119,7 @@ class VLLM:
         return "bfloat16" if (self.quantization or method(self.hf.checkpoint)) in SHORT else "float32"
 
     @property
-    def beside(self) -> "Adapter | None":
+    def beside(self) -> "LoraAdapter | None":
         """The adapter that every request is given, where it is not in the weights."""
         return None if self.merge else self.lora
 

@@ -25,7 +25,7 @@ from decoding.engine.requests import Job
 from decoding.engine.server_engine import run_jobs
 from experiments.cli.serve import server
 from icl.errors import ConfigError, ModelError
-from icl.models.hf.adapter import Adapter
+from icl.models.hf.adapter import LoraAdapter
 from icl.models.remote import Remote
 from icl.types import Generation
 
@@ -58,7 +58,7 @@ def references(folder: Path, adapters: dict[str, Path]) -> dict[str, Reference]:
     made = {"tiny": Reference(folder)}
     for name, path in adapters.items():
         made[name] = Reference(folder)
-        made[name].model = Adapter(str(path)).applied(made[name].model, str(folder), merge=False)
+        made[name].model = LoraAdapter(str(path)).applied(made[name].model, str(folder), merge=False)
     return made
 
 
@@ -181,7 +181,7 @@ def test_a_merged_adapter_is_served_whole_under_its_name(
     monkeypatch.setenv("ICL_CACHE", str(tmp_path / "cache"))
     own = saved(folder, tmp_path / "lora", r".*(language_model|vision_tower).*q_proj")
     tuned, base = Reference(folder), Reference(folder)
-    tuned.model = Adapter(str(own)).applied(tuned.model, str(folder), merge=False)
+    tuned.model = LoraAdapter(str(own)).applied(tuned.model, str(folder), merge=False)
     with started(str(folder), tmp_path / "log", OPTIONS, adapters=[f"mine={own}"], merge=True) as serving:
         assert [card["id"] for card in json.loads(serving.call("/v1/models")[1])["data"]] == ["mine"]
         model = Remote(f"http://127.0.0.1:{serving.port}/v1", "mine", "ICL_TEST_KEY")

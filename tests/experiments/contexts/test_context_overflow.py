@@ -12,7 +12,7 @@ from experiments.terminal.progress import Silent
 FEW = """
 from dataclasses import dataclass
 
-from icl.models.fake import Copy
+from icl.models.fake import FakeCopy
 
 
 @dataclass(frozen=True)

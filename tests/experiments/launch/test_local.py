@@ -23,10 +23,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from icl.models.fake import Copy
+from icl.models.fake import FakeCopy
 
 @dataclass(frozen=True)
-class Loud(Copy):
+class Loud(FakeCopy):
     folder: str = ""
 
     def load(self):
@@ -142,8 +142,8 @@ def test_ctrl_c_ends_the_workers_and_keeps_what_they_finished(
 
 def test_what_stops_all_workers_is_told_once(go: Go, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(
-        "from dataclasses import dataclass\nfrom icl.errors import ModelError\nfrom icl.models.fake import Copy\n\n"
-        "@dataclass(frozen=True)\nclass Broken(Copy):\n"
+        "from dataclasses import dataclass\nfrom icl.errors import ModelError\nfrom icl.models.fake import FakeCopy\n\n"
+        "@dataclass(frozen=True)\nclass Broken(FakeCopy):\n"
         "    def load(self):\n        raise ModelError('the weights are gone.')\n"
     )
     done, told = go("broken", "model=broken.py:Broken", "launcher.workers=2")

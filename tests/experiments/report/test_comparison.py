@@ -22,7 +22,7 @@ def many(mapping, tmp_path):
     from experiments.api import run
 
     keys = {k: v for k, v in mapping(seeds=[0, 1]).items() if k not in ("shots", "model")}
-    models = ["fake-copy", {"name": "fake-gold", "right": 0.5}, {"name": "fake-gold", "right": 0.25}]
+    models = ["fake-copy", {"name": "fake-gold", "accuracy": 0.5}, {"name": "fake-gold", "accuracy": 0.25}]
     grid = {"shots": [1, 2, 3], "retriever": ["random", "balanced"], "model": models}
     return run({**keys, "grid": grid, "compare": {"to": {"model": "fake-copy"}}}, runs=tmp_path, quiet=True)
 
@@ -35,7 +35,7 @@ def test_rows_are_whole_at_any_width_and_no_number_is_lost(many, width, capsys):
     assert len(rows) == 12
     assert all(len(line) <= width for line in lines)
     labels = {name for name in table["model"] if any(name in line for line in lines)}
-    assert labels == set(table["model"]) == {"fake-gold(right=0.5)", "fake-gold(right=0.25)"}
+    assert labels == set(table["model"]) == {"fake-gold(accuracy=0.5)", "fake-gold(accuracy=0.25)"}
     gone = next((line for line in lines if line.startswith("left out")), "")
     for name in ("score", "against", "p Holm", "difference"):
         heads = next(line for line in lines if "difference" in line)
@@ -47,7 +47,7 @@ def test_wide_terminals_have_one_row_an_arm_and_narrow_ones_headings(many, capsy
     assert re.match(r"model +shots +retriever|shots +retriever +model|model", wide[1])
     assert sum("[" in line for line in wide[1:14]) == 12  # the headings' line, then a row an arm
     _, narrow = told(many, 80, capsys)
-    assert any(re.fullmatch(r"(fake-gold\(right=0\.5\), )?1 shot(, random)?", line) for line in narrow)
+    assert any(re.fullmatch(r"(fake-gold\(accuracy=0\.5\), )?1 shot(, random)?", line) for line in narrow)
 
 
 def test_where_one_thing_is_changed_at_a_time_the_usual_stands_above_and_a_row_names_what_differs(

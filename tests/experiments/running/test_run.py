@@ -34,14 +34,14 @@ def told(folder: Path) -> dict[tuple[str, str], tuple[Any, ...]]:
 
 
 def test_fakes_score_what_they_must(mapping: Mapping, tmp_path: Path) -> None:
-    models = [{"name": "fake-gold"}, {"name": "fake-gold", "right": 0.0}, "fake-copy", "fake-vote"]
+    models = [{"name": "fake-gold"}, {"name": "fake-gold", "accuracy": 0.0}, "fake-copy", "fake-vote"]
     config = mapping(grid={"model": models}, shots=3, seeds=[0, 1], task=mapping()["task"] | {"queries": 30})
     del config["model"]
     go(config, tmp_path)
     frame = load_run(tmp_path / "t").samples()
     means = frame.groupby("model")["strict"].mean()
-    assert means["fake-gold(right=1)"] == 1
-    assert means["fake-gold(right=0)"] == 0
+    assert means["fake-gold(accuracy=1)"] == 1
+    assert means["fake-gold(accuracy=0)"] == 0
     copy, vote = (frame[frame["model"] == name] for name in ("fake-copy", "fake-vote"))
     assert (copy["strict"] == copy["last_copy"]).all()
     assert (vote["strict"] == vote["vote"]).all()

@@ -13,7 +13,7 @@ import torch
 from experiments.cli.main import main
 from icl.errors import ModelError
 from icl.models.checkpoint_errors import reason
-from icl.models.hf.adapter import Adapter
+from icl.models.hf.adapter import LoraAdapter
 from icl.models.hf.checkpoint import Checkpoint
 from retrievers.machinery.dual_encoder import Towers
 from retrievers.machinery.sentence_encoder import Sentences
@@ -88,7 +88,7 @@ def test_an_adapter_is_refused_too(tmp_path: Path, mark: Path) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(told))
     torch.save({"weight": Code(mark)}, folder / "adapter_model.bin")
     with pytest.raises(ModelError, match=REFUSED):
-        Adapter(str(folder)).applied(Checkpoint("tiny").weights(), "tiny", merge=False)
+        LoraAdapter(str(folder)).applied(Checkpoint("tiny").weights(), "tiny", merge=False)
     assert not mark.exists()
 
 

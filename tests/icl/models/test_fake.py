@@ -10,7 +10,7 @@ from icl.errors import ConfigError, ModelError
 from icl.images import Image
 from icl.metrics.option import Option
 from icl.models.base import Request
-from icl.models.fake import Copy, Gold, Nearest, Scripted, Uniform, Vote
+from icl.models.fake import FakeCopy, FakeGold, FakeNearest, FakeScripted, FakeUniform, FakeVote
 from icl.registry import build, describe, entries
 from icl.streams import StreamKey
 from icl.types import Example, Generation, Part, Prompt, Turn
@@ -32,60 +32,60 @@ DEMOS = (("red", 0.9), ("blue", 0.1), ("blue", 0.2), ("green", 0.3))
 
 
 def test_each_fake_answers_by_its_failure_mode():
-    assert says(Copy(), demos=DEMOS) == "green"
-    assert says(Vote(), demos=DEMOS) == "blue"
-    assert says(Nearest(), demos=DEMOS) == "red"
-    assert says(Gold(), demos=DEMOS, gold=("teal", "cyan")) == "teal"
+    assert says(FakeCopy(), demos=DEMOS) == "green"
+    assert says(FakeVote(), demos=DEMOS) == "blue"
+    assert says(FakeNearest(), demos=DEMOS) == "red"
+    assert says(FakeGold(), demos=DEMOS, gold=("teal", "cyan")) == "teal"
 
 
 def test_without_demonstrations_the_copying_fakes_say_nothing():
-    assert [says(model()) for model in (Copy, Vote, Nearest)] == ["", "", ""]
+    assert [says(model()) for model in (FakeCopy, FakeVote, FakeNearest)] == ["", "", ""]
 
 
 def test_ties_go_to_the_demonstration_next_to_the_query():
     tied = (("red", 0.0), ("blue", 0.0))
-    assert says(Vote(), demos=tied) == says(Nearest(), demos=tied) == "blue"
+    assert says(FakeVote(), demos=tied) == says(FakeNearest(), demos=tied) == "blue"
 
 
 def test_what_a_fake_reads_is_declared():
-    assert {m.needs for m in (Copy, Vote, Nearest, Uniform)} == {frozenset({"demos"})}
-    assert Gold.needs == {"gold"}
-    assert Scripted.needs == {"demos", "gold"}
+    assert {m.needs for m in (FakeCopy, FakeVote, FakeNearest, FakeUniform)} == {frozenset({"demos"})}
+    assert FakeGold.needs == {"gold"}
+    assert FakeScripted.needs == {"demos", "gold"}
 
 
 def test_uniform_is_even_over_queries_and_fixed_for_each():
     requests = [request(f"q{i}") for i in range(600)]
-    answers = [g.text for g in Uniform().generate(requests)]
+    answers = [g.text for g in FakeUniform().generate(requests)]
     assert all(160 <= n <= 240 for n in Counter(answers).values())
-    assert [g.text for g in Uniform().generate(requests[::-1])] == answers[::-1]
-    assert [g.text for g in Uniform().generate([request(f"q{i}", seed=1) for i in range(600)])] != answers
-    assert says(Uniform(), options=(), demos=(("only", 0.1),)) == "only"
-    assert says(Uniform(), options=()) == ""
+    assert [g.text for g in FakeUniform().generate(requests[::-1])] == answers[::-1]
+    assert [g.text for g in FakeUniform().generate([request(f"q{i}", seed=1) for i in range(600)])] != answers
+    assert says(FakeUniform(), options=(), demos=(("only", 0.1),)) == "only"
+    assert says(FakeUniform(), options=()) == ""
 
 
 def test_gold_is_right_in_its_share_of_queries_and_nested_over_shares():
     requests = [request(f"q{i}") for i in range(500)]
 
     def right(share):
-        return {i for i, g in enumerate(Gold(right=share).generate(requests)) if g.text == "green"}
+        return {i for i, g in enumerate(FakeGold(accuracy=share).generate(requests)) if g.text == "green"}
 
     assert 0.25 < len(right(0.3)) / 500 < 0.35
     assert right(0.3) < right(0.7) < right(1.0) == set(range(500))
-    assert {g.text for g in Gold(right=0.0).generate(requests)} == {"red", "blue"}
+    assert {g.text for g in FakeGold(accuracy=0.0).generate(requests)} == {"red", "blue"}
 
 
 def test_options_are_scored_as_log_probabilities_with_what_is_said_on_top():
-    (answer,) = Copy().generate([request(demos=DEMOS)])
+    (answer,) = FakeCopy().generate([request(demos=DEMOS)])
     assert sum(map(math.exp, answer.option_scores.values())) == pytest.approx(1)
     assert max(answer.option_scores, key=answer.option_scores.get) == "green"
-    (silent,) = Copy().generate([request()])
+    (silent,) = FakeCopy().generate([request()])
     assert len(set(silent.option_scores.values())) == 1
     assert Option().score(silent, Example("q", (), "?", ("red",), OPTIONS)) == 0
-    assert Copy().generate([request(options=())])[0].option_scores == {}
+    assert FakeCopy().generate([request(options=())])[0].option_scores == {}
 
 
 def test_usage_is_counted_and_new_tokens_are_limited():
-    scripted = Scripted(lambda request: "one two three four five")
+    scripted = FakeScripted(lambda request: "one two three four five")
     (long,) = scripted.generate([request(limit=8)])
     (short,) = scripted.generate([request(limit=3)])
     assert (long.text, long.finish, long.usage.new_tokens) == ("one two three four five", "stop", 6)
@@ -97,13 +97,13 @@ def test_usage_is_counted_and_new_tokens_are_limited():
 def test_tokens_are_words_and_images(tmp_path):
     image = Image.from_path(tmp_path / "never_opened.png")
     prompt = Prompt((Turn("user", (Part(image), Part("two words"))), Turn("assistant", (Part("a"),))))
-    assert Copy().count_tokens(prompt) == 4
-    assert Copy(image_tokens=16).count_tokens(prompt) == 19
+    assert FakeCopy().count_tokens(prompt) == 4
+    assert FakeCopy(image_tokens=16).count_tokens(prompt) == 19
 
 
 def test_a_prompt_that_does_not_fit_is_an_error():
     with pytest.raises(ModelError, match="a prompt of 4 tokens and an answer of 8 do not fit into 10 tokens"):
-        Copy(max_tokens=10).generate([request()])
+        FakeCopy(max_tokens=10).generate([request()])
 
 
 def test_a_script_comes_from_a_file_and_its_code_is_part_of_the_description(tmp_path, monkeypatch):
@@ -137,9 +137,9 @@ def test_a_script_that_is_not_there_is_an_error_with_its_place(answer, says, tmp
 
 def test_a_script_may_give_a_whole_generation_and_nothing_else():
     whole = Generation("hm", option_scores={"red": -1.0})
-    assert Scripted(lambda request: whole).generate([request()]) == [whole]
+    assert FakeScripted(lambda request: whole).generate([request()]) == [whole]
     with pytest.raises(ModelError, match="the function gave 3"):
-        Scripted(lambda request: 3).generate([request()])
+        FakeScripted(lambda request: 3).generate([request()])
 
 
 @pytest.mark.parametrize("name", [n for n in entries("model") if n.startswith("fake-") and n != "fake-scripted"])
@@ -148,7 +148,7 @@ def test_it_keeps_the_promises_of_a_model(name):
 
 
 def test_the_check_catches_a_model_that_depends_on_its_batch():
-    class Drifting(Copy):
+    class Drifting(FakeCopy):
         def generate(self, requests):
             return [Generation(str(len(requests)), usage=g.usage, option_scores=g.option_scores)
                     for g in super().generate(requests)]  # fmt: skip

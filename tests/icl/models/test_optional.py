@@ -8,7 +8,7 @@ import pytest
 
 from icl.conformance import check_model
 from icl.models import optional
-from icl.models.fake import Copy
+from icl.models.fake import FakeCopy
 from icl.models.optional import NAMES, misspelled
 from icl.registry import entries, resolve
 
@@ -17,7 +17,7 @@ PROMPT = object()
 HAD = {
     **dict.fromkeys(("adapters", "lends", "url"), True),
     **dict.fromkeys(("at_once", "batch_tokens", "token_budget"), 7),
-    **dict.fromkeys(("answer_each", "expect", "refuses", "rendered", "unload"), lambda *told: PROMPT),
+    **dict.fromkeys(("generate_each", "expect", "refuses", "rendered", "unload"), lambda *told: PROMPT),
     "blocks": lambda prompt: [3, 4],
     "counters": lambda: {"forwards": 2},
     "counts_exactly": False,
@@ -60,7 +60,7 @@ def test_every_member_is_had_by_one_of_our_models() -> None:
 
 
 @dataclass(frozen=True)
-class Mistyped(Copy):
+class Mistyped(FakeCopy):
     adaptor: str = ""  # a parameter, whatever it is called
 
     def unlaod(self) -> None:

@@ -23,7 +23,7 @@ from icl.errors import ConfigError, ModelError, PlanError
 from icl.images import Image
 from icl.models.base import Request
 from icl.models.chat_messages import messages
-from icl.models.endpoint import GoneError
+from icl.models.endpoint import EndpointUnavailableError
 from icl.models.remote import Remote
 from icl.registry import build, entries
 from icl.streams import StreamKey
@@ -136,7 +136,7 @@ def test_retry_after_is_waited_for_in_seconds_and_as_a_date(server: Any, remote:
 
 def test_an_endpoint_that_asks_for_hours_is_not_waited_for(server: Any, remote: Callable[..., Remote]) -> None:
     server.behavior = lambda number, body: (429, {"Retry-After": "86400"}, {"error": {"message": "daily limit"}})
-    with pytest.raises(GoneError, match=r"daily limit. It asks to be left alone for 86,400 s"):
+    with pytest.raises(EndpointUnavailableError, match=r"daily limit. It asks to be left alone for 86,400 s"):
         remote().generate([request()])
 
 
@@ -147,7 +147,7 @@ def test_a_request_that_goes_on_failing_fails_alone(server: Any, remote: Callabl
 
     server.behavior = poison
     said: dict[int, Any] = {}
-    remote().answer_each([request("good"), request("bad"), request("fine")], said.__setitem__)
+    remote().generate_each([request("good"), request("bad"), request("fine")], said.__setitem__)
     assert (said[0].text, said[2].text) == ("a cat", "a cat")
     assert said[1].startswith(server.url)
     assert said[1].endswith("status 500: assertion failed (after 3 tries).")
@@ -226,8 +226,8 @@ def test_what_refuses_every_request_ends_at_once(
 ) -> None:
     server.behavior = lambda number, body: (status, {"Location": "http://other"}, {"error": {"message": "no"}})
     said: dict[int, Any] = {}
-    with pytest.raises(GoneError, match=told):
-        remote(concurrency=1).answer_each([request(f"q{i}") for i in range(20)], said.__setitem__)
+    with pytest.raises(EndpointUnavailableError, match=told):
+        remote(concurrency=1).generate_each([request(f"q{i}") for i in range(20)], said.__setitem__)
     assert said == {}
     assert len(server.bodies) <= 2
 
@@ -249,7 +249,7 @@ def test_the_key_comes_from_the_environment_and_is_in_no_message(
     model.generate([request()])
     assert server.headers[0]["Authorization"] == "Bearer sk-secret"
     server.behavior = lambda number, body: (401, {}, {"error": {"message": "Incorrect API key: sk-secret"}})
-    with pytest.raises(GoneError) as error:
+    with pytest.raises(EndpointUnavailableError) as error:
         model.generate([request()])
     assert "Incorrect API key: ***" in str(error.value)
     assert "sk-secret" not in f"{error.value}{model!r}{model.endpoint!r}{model.digest}"

@@ -9,7 +9,7 @@ from tiny_models import conversations, prompts
 from torch import Tensor
 
 from icl.errors import ModelError
-from icl.models.hf.early_exit import Exits
+from icl.models.hf.early_exit import EarlyExitHead
 from icl.models.hf.model import HF
 from icl.types import Prompt
 
@@ -48,24 +48,24 @@ def same(found: Tensor, wanted: Sequence[Tensor]) -> None:
 @every
 def test_early_layers_speak_as_they_do_alone(name: str, model_of: ModelOf) -> None:
     hf, batch = model_of(name), prompts()
-    rows = hf.open(batch, exits=True)
+    rows = hf.open(batch, early_exits=True)
     plain = hf.open(batch)
     torch.testing.assert_close(rows.logits, plain.logits, rtol=0, atol=CLOSE)
-    same(rows.exits, [alone(hf, prompt) for prompt in batch])
+    same(rows.early_exit_logits, [alone(hf, prompt) for prompt in batch])
     rows.advance(torch.tensor([WORDS[0]] * len(batch)))
     chosen = rows.take(torch.tensor([3, 0]))
     chosen.extend([WORDS[1:2], WORDS[1:]])
-    same(rows.exits, [alone(hf, prompt, WORDS[:1]) for prompt in batch])
-    same(chosen.exits, [alone(hf, batch[3], WORDS[:2]), alone(hf, batch[0], WORDS)])
-    both = rows.join(hf.open(batch[:1], exits=True))
-    same(both.exits[:, -1:], [alone(hf, batch[0])])
+    same(rows.early_exit_logits, [alone(hf, prompt, WORDS[:1]) for prompt in batch])
+    same(chosen.early_exit_logits, [alone(hf, batch[3], WORDS[:2]), alone(hf, batch[0], WORDS)])
+    both = rows.join(hf.open(batch[:1], early_exits=True))
+    same(both.early_exit_logits[:, -1:], [alone(hf, batch[0])])
 
 
 @every
 def test_options_are_read_by_early_layers_too(name: str, model_of: ModelOf) -> None:
     hf, batch = model_of(name), prompts()[:2]
-    rows = hf.open(batch, exits=True)
-    found = rows.suffix_exits([[WORDS, WORDS[:1]], [WORDS[:2]]])
+    rows = hf.open(batch, early_exits=True)
+    found = rows.suffix_early_exit_logits([[WORDS, WORDS[:1]], [WORDS[:2]]])
     for prompt, of_row, suffixes in zip(batch, found, [[WORDS, WORDS[:1]], [WORDS[:2]]], strict=True):
         for told, suffix in zip(of_row, suffixes, strict=True):
             wanted = [alone(hf, prompt, suffix[:i]).log_softmax(-1) for i in range(len(suffix))]
@@ -85,14 +85,14 @@ def test_beginnings_that_are_shared_change_nothing(model_of: ModelOf) -> None:
         for part in [replace(long.turns[-1].parts[-1], content=text) for text in ("what?", "how?", "which one is it?")]
     ]
     before = hf.counters()["prefill_tokens"]
-    rows = hf.open(asked, exits=True)
+    rows = hf.open(asked, early_exits=True)
     assert hf.counters()["prefill_tokens"] - before < sum(map(hf.count_tokens, asked))
-    same(rows.exits, [alone(hf, prompt) for prompt in asked])
+    same(rows.early_exit_logits, [alone(hf, prompt) for prompt in asked])
 
 
 def test_a_session_without_them_says_how_to_have_them(model_of: ModelOf) -> None:
-    with pytest.raises(ModelError, match="exits=True"):
-        _ = model_of("llava").open(prompts()[:1]).exits
+    with pytest.raises(ModelError, match="early_exits=True"):
+        _ = model_of("llava").open(prompts()[:1]).early_exit_logits
 
 
 def test_an_output_layer_that_does_more_is_refused(model_of: ModelOf) -> None:
@@ -100,4 +100,4 @@ def test_an_output_layer_that_does_more_is_refused(model_of: ModelOf) -> None:
     states = [torch.randn(1, 2, model.get_output_embeddings().weight.shape[1]) for _ in range(4)]
     capped = torch.tanh(model.get_output_embeddings()(states[-1]))
     with pytest.raises(ModelError, match="does more than its matrix"):
-        Exits(model).beside(capped, states)
+        EarlyExitHead(model).with_early_logits(capped, states)

@@ -13,7 +13,7 @@ from icl.edits import Blank, DiffusionNoise
 from icl.errors import ModelError
 from icl.lru_cache_bytes import ByteCache
 from icl.models.hf.model import HF
-from icl.models.hf.prompt_encoding import Reader
+from icl.models.hf.prompt_encoding import PromptEncoder
 
 ModelOf = Callable[[str], HF]
 every = pytest.mark.parametrize("name", tiny_models.ARCHITECTURES)
@@ -21,7 +21,7 @@ every = pytest.mark.parametrize("name", tiny_models.ARCHITECTURES)
 
 def plain_logits(hf: HF, prompt: object) -> torch.Tensor:
     """Through the processor on the whole prompt, no cache."""
-    plain = Reader(hf.renderer, hf.pixels, hf.engine.runner, None)
+    plain = PromptEncoder(hf.renderer, hf.pixels, hf.engine.runner, None)
     return hf.engine.runner.prefill(plain.read([prompt])).logits
 
 

@@ -10,11 +10,11 @@ import torch
 from tiny_models import prompt
 
 from icl.edits import DiffusionNoise
-from icl.models.hf.language_model import Read
+from icl.models.hf.language_model import EncodedPrompt
 from icl.models.hf.model import HF
-from icl.models.hf.prefill import Head, Opener
-from icl.models.hf.prefix_plan import Group, agreement, groups, whole_images
-from icl.models.hf.rows import Rows
+from icl.models.hf.prefill import CachedPrefix, Prefiller
+from icl.models.hf.prefix_plan import PrefixGroup, agreement, groups, whole_images
+from icl.models.hf.session import HFSession
 from icl.types import Prompt
 
 ModelOf = Callable[[str], HF]
@@ -37,7 +37,7 @@ def two_images_apart() -> list[Prompt]:
     return [prompt([1, 2, 3, 40 + i, 60 + i], "x" * (i + 1)) for i in range(4)]
 
 
-def tokens(rows: Rows, steps: int = 8) -> list[list[int]]:
+def tokens(rows: HFSession, steps: int = 8) -> list[list[int]]:
     said = []
     for _ in range(steps):
         said.append(rows.logits.argmax(-1))
@@ -54,9 +54,9 @@ def test_prompts_on_a_shared_beginning_answer_as_if_opened_whole(
 ) -> None:
     hf = model_of(name)
     reads = hf.engine.reader.read(made())
-    whole = Opener(hf.engine.runner, 8192, sharing=False).open(reads)
+    whole = Prefiller(hf.engine.runner, 8192, sharing=False).open(reads)
     before = hf.counters()
-    shared = Opener(hf.engine.runner, 8192).open(reads)
+    shared = Prefiller(hf.engine.runner, 8192).open(reads)
     after = hf.counters()
     total = after["prompt_tokens"] - before["prompt_tokens"]
     assert total == sum(map(len, reads))
@@ -93,7 +93,7 @@ def test_two_branches_of_eight_shots_that_differ_at_the_query_cost_little_more_t
         ]
     reads = hf.engine.reader.read([*seen, *others])
     before = hf.counters()["prefill_tokens"]
-    Opener(hf.engine.runner, 8192).open(reads)
+    Prefiller(hf.engine.runner, 8192).open(reads)
     assert hf.counters()["prefill_tokens"] - before <= 0.6 * sum(map(len, reads))
 
 
@@ -108,16 +108,16 @@ def test_a_kept_beginning_gives_way_to_a_longer_one(model_of: ModelOf) -> None:
     assert hf.counters()["prefill_tokens"] - before < 1.4 * length
 
 
-def read(*key: int, images: tuple[tuple[int, int], ...] = ()) -> Read:
+def read(*key: int, images: tuple[tuple[int, int], ...] = ()) -> EncodedPrompt:
     ids = torch.tensor(key)
     starts, ends = tuple(a for a, _ in images), tuple(b for _, b in images)
-    return Read(ids, ids, None, (), tuple(key), starts, ends)
+    return EncodedPrompt(ids, ids, None, (), tuple(key), starts, ends)
 
 
 def test_the_longest_kept_beginning_serves_and_leaves_a_token_to_read(model_of: ModelOf) -> None:
-    opener = Opener(model_of("llava").engine.runner, 8192)
+    opener = Prefiller(model_of("llava").engine.runner, 8192)
     nothing: Any = None
-    opener.heads = [Head(tuple(range(length)), nothing) for length in (3, 5)]
+    opener.heads = [CachedPrefix(tuple(range(length)), nothing) for length in (3, 5)]
     assert [opener._known(read(*range(length))) for length in (3, 4, 5, 6, 9)] == [0, 3, 3, 5, 5]
     assert opener._known(read(0, 1, 9, 3, 4, 5)) == 0
 
@@ -138,12 +138,12 @@ def test_groups_save_the_most_and_leave_each_prompt_a_token() -> None:
 
 def test_what_saves_too_little_is_not_shared() -> None:
     rows = [read(*range(30), 7), read(*range(30), 8)]
-    assert groups(rows, 31) == [Group((0,)), Group((1,))]
-    assert groups(rows, 29) == [Group((0, 1), 30)]
+    assert groups(rows, 31) == [PrefixGroup((0,)), PrefixGroup((1,))]
+    assert groups(rows, 29) == [PrefixGroup((0, 1), 30)]
 
 
 def test_no_image_is_cut() -> None:
     one = read(1, 2, -1, -1, -1, 3, -2, -2, images=((2, 5), (6, 8)))
     assert [whole_images(one, n) for n in range(9)] == [0, 1, 2, 2, 2, 5, 6, 6, 8]
     rows = [read(*range(60), -1, -1, images=((60, 62),)), read(*range(60), -1, -1, images=((60, 62),))]
-    assert groups(rows, 10) == [Group((0, 1), 60)]
+    assert groups(rows, 10) == [PrefixGroup((0, 1), 60)]

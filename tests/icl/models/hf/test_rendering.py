@@ -9,13 +9,13 @@ from tiny_models import image, prompt, turn
 
 from icl.errors import ModelError
 from icl.models.hf.model import HF
-from icl.models.hf.rendering import Renderer, merged
+from icl.models.hf.rendering import PromptRenderer, merged
 from icl.types import Part, Prompt, Turn
 
 ModelOf = Callable[[str], HF]
 
 
-def renderer(hf: HF, template: str | None = None, **tokenizer: object) -> Renderer:
+def renderer(hf: HF, template: str | None = None, **tokenizer: object) -> PromptRenderer:
     """A renderer of its own: nothing else sees the changed template."""
     from transformers import AutoProcessor
 
@@ -24,7 +24,7 @@ def renderer(hf: HF, template: str | None = None, **tokenizer: object) -> Render
         processor.chat_template = template
     for name, value in tokenizer.items():
         setattr(processor.tokenizer, name, value)
-    return Renderer(processor, "tiny")
+    return PromptRenderer(processor, "tiny")
 
 
 def test_texts_side_by_side_are_one_so_that_no_template_comes_between() -> None:

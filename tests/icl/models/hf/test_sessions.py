@@ -1,4 +1,4 @@
-"""Rows of one batch are what each prompt would be alone, on architectures whose caches differ in kind."""
+"""HFSession of one batch are what each prompt would be alone, on architectures whose caches differ in kind."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from tiny_models import conversations, prompts
 from torch import Tensor
 
 from icl.models.hf.model import HF
-from icl.models.hf.rows import Rows, joined
+from icl.models.hf.session import HFSession, joined
 from icl.types import Prompt
 
 PROMISED = ("llava", "qwen2_5_vl", "idefics3", "smolvlm", "internvl")
@@ -22,7 +22,7 @@ ModelOf = Callable[[str], HF]
 every = pytest.mark.parametrize("name", ALL)
 
 
-def greedy(rows: Rows, steps: int) -> Tensor:
+def greedy(rows: HFSession, steps: int) -> Tensor:
     """[R, steps] tokens."""
     tokens = []
     for step in range(steps):
@@ -50,7 +50,7 @@ def gap(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
 
 
-def states(rows: Rows) -> list[Tensor]:
+def states(rows: HFSession) -> list[Tensor]:
     """Every tensor that the rows hold, copied."""
     found = [rows.mask, rows.position, rows.logits]
     for layer in rows.cache.layers:

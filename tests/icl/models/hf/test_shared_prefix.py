@@ -1,4 +1,4 @@
-"""Rows that stand on a shared beginning hold it once, and answer as rows that hold copies."""
+"""HFSession that stand on a shared beginning hold it once, and answer as rows that hold copies."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from icl.edits import DiffusionNoise
 from icl.models.hf.model import HF
-from icl.models.hf.prefill import Opener
-from icl.models.hf.rows import Rows, joined
-from icl.models.hf.shared_prefix import ALIKE, ROOM, Slots, moved, standing
+from icl.models.hf.prefill import Prefiller
+from icl.models.hf.session import HFSession, joined
+from icl.models.hf.shared_prefix import ALIKE, ROOM, SharedPrefixLayer, moved, standing
 from icl.types import Prompt
 
 ModelOf = Callable[[str], HF]
@@ -32,26 +32,26 @@ def branches(count: int, demonstrations: str = "a few words to begin with") -> l
     ]
 
 
-def opened(hf: HF, prompts: Sequence[Prompt], sharing: bool = True) -> Rows:
-    return Opener(hf.engine.runner, hf.token_budget, sharing).open(hf.engine.reader.read(prompts))
+def opened(hf: HF, prompts: Sequence[Prompt], sharing: bool = True) -> HFSession:
+    return Prefiller(hf.engine.runner, hf.token_budget, sharing).open(hf.engine.reader.read(prompts))
 
 
-def full(rows: Rows) -> list[Slots]:
-    return [layer for layer in rows.cache.layers if isinstance(layer, Slots)]
+def full(rows: HFSession) -> list[SharedPrefixLayer]:
+    return [layer for layer in rows.cache.layers if isinstance(layer, SharedPrefixLayer)]
 
 
-def shares(rows: Rows) -> bool:
+def shares(rows: HFSession) -> bool:
     return any(layer.begins is not None for layer in full(rows))
 
 
-def bytes_of(layers: Sequence[Slots]) -> int:
+def bytes_of(layers: Sequence[SharedPrefixLayer]) -> int:
     """Of the memory behind every tensor that the layers hold, each piece once."""
     held = [t for layer in layers for t in (layer.keys, layer.values, *(layer.room or ()))]
     held += [t for layer in layers if layer.begins for t in (layer.begins.keys, layer.begins.values)]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}.values())
 
 
-def greedy(rows: Rows, steps: int) -> list[list[int]]:
+def greedy(rows: HFSession, steps: int) -> list[list[int]]:
     said: list[Tensor] = []
     for _ in range(steps):
         said.append(rows.logits.argmax(-1))
@@ -140,13 +140,13 @@ def test_prompts_opened_beside_a_session_begin_on_its_rows(
     rows.advance(torch.tensor([65, 66, 67]))  # what was said since is no part of the beginning
     rows = rows.take(torch.tensor([2, 0, 1, 1]))
     before, held = hf.counters(), rows.logits.clone()
-    beside = hf.open(noised, beside=rows)
+    beside = hf.open(noised, prefix_source=rows)
     after = hf.counters()
     want = opened(hf, noised, sharing=False)
     assert float((beside.logits - want.logits).abs().max()) < CLOSE
     told = {key: after[key] - before[key] for key in ("lent_tokens", "prefill_tokens", "prompt_tokens")}
-    assert rows.lends == (name not in ("gemma3", "qwen3_5"))
-    if rows.lends:
+    assert rows.shares_prefix == (name not in ("gemma3", "qwen3_5"))
+    if rows.shares_prefix:
         assert told["lent_tokens"] > 0.5 * told["prompt_tokens"]
         assert told["prefill_tokens"] == told["prompt_tokens"] - told["lent_tokens"]
     else:  # it has forgotten, or never kept: all is read anew
@@ -172,7 +172,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], HF]:
 
 
 def test_padding_before_a_beginning_is_trimmed_away() -> None:
-    bank, written = Slots(), torch.arange(12.0).reshape(1, 1, 6, 2)
+    bank, written = SharedPrefixLayer(), torch.arange(12.0).reshape(1, 1, 6, 2)
     bank.update(written, -written)
     rows = standing(bank, [(0, 4)] * ALIKE, 6)  # two slots of padding, four of the beginning
     rows.update(torch.ones(ALIKE, 1, 1, 2), torch.ones(ALIKE, 1, 1, 2))

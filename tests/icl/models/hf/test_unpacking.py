@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from icl.models.hf.packed_checks import Packing
+from icl.models.hf.packed_checks import PackedFormat
 from icl.models.hf.packed_linear import AT_ONCE, numbers, unpacked
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "decoding" / "lockstep"))
@@ -30,7 +30,7 @@ def test_columns_of_awq_lie_in_its_own_order() -> None:
 
 @pytest.mark.parametrize("lag", [0, 1])
 def test_a_stored_zero_of_fifteen_is_sixteen_in_the_first_format(lag: int) -> None:
-    how = Packing("gptq", 4, 1, lag)
+    how = PackedFormat("gptq", 4, 1, lag)
     words, zeros = torch.zeros(1, 8, dtype=torch.int32), torch.full((1, 1), -1, dtype=torch.int32)
     assert unpacked(how, words, zeros, torch.ones(1, 8).half()).unique().tolist() == [-15.0 - lag]
 
@@ -56,7 +56,7 @@ def test_a_layer_of_several_blocks_has_the_weights_that_were_packed(how: packed.
     scales = torch.rand(groups, outputs, generator=draw).half()
     parts = packed.gptq(q, zeros, group, how) if how.method == "gptq" else packed.awq(q, zeros)
     lag = int(how.method == "gptq" and not how.second)
-    told = Packing(how.method, how.bits, groups, lag)
+    told = PackedFormat(how.method, how.bits, groups, lag)
     want = (q - zeros[group]) * scales.float()[group]
     g_idx = parts.get("g_idx")
     for given in [g_idx] if how.desc_act else [g_idx, None]:

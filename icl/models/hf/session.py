@@ -1,4 +1,4 @@
-"""`Rows`: the session of the Hugging Face backend. A batch of prefilled prompts that can be selected, joined and grown.
+"""`HFSession`: the session of the Hugging Face backend. A batch of prefilled prompts that can be selected, joined and grown.
 
 Every row is `[padding | tokens]` without a hole: chunks of unequal length are padded on the right, where the causal
 mask hides the padding from every real token, and each row is then moved right over its own padding. So the attention
@@ -17,22 +17,22 @@ from torch import Tensor
 
 from icl.errors import ModelError
 from icl.models.hf import layers
-from icl.models.hf.shared_prefix import Slots, moved, ordered
+from icl.models.hf.shared_prefix import SharedPrefixLayer, moved, ordered
 
 if TYPE_CHECKING:
-    from icl.models.hf.image_features import Encoded
-    from icl.models.hf.language_model import Runner
+    from icl.models.hf.image_features import EncodedImage
+    from icl.models.hf.language_model import LanguageModel
 
 ROOM = 64
 """Columns of ones kept behind the mask, so that a step takes a longer view and writes nothing."""
 
 
-class Rows:
-    """Prefilled rows (`icl.models.base.Session`). Made by `Runner.prefill`, or from other rows."""
+class HFSession:
+    """Prefilled rows (`icl.models.base.Session`). Made by `LanguageModel.prefill`, or from other rows."""
 
     def __init__(
         self,
-        runner: "Runner",
+        runner: "LanguageModel",
         cache: Any,
         mask: Tensor,
         position: Tensor,
@@ -43,7 +43,7 @@ class Rows:
         """mask: [R, T], 1 where a slot holds a token. position: [..., R, 1], last tokens'.
 
         said: [R, V] float32, or [R, 1 + early layers, V] where early layers speak too. keys: of the prompts that the
-        rows have read (`Read.key`), which stand before all that was read behind them.
+        rows have read (`EncodedPrompt.key`), which stand before all that was read behind them.
         """
         self.runner, self.cache, self.position, self.said, self.keys = runner, cache, position, said, tuple(keys)
         self.deep = said.ndim == 3
@@ -60,9 +60,9 @@ class Rows:
         return self.said[:, 0] if self.said.ndim == 3 else self.said
 
     @property
-    def exits(self) -> Tensor:
+    def early_exit_logits(self) -> Tensor:
         if self.said.ndim < 3:
-            raise ModelError("this session was opened without its early layers: open(prompts, exits=True).")
+            raise ModelError("this session was opened without its early layers: open(prompts, early_exits=True).")
         return self.said[:, 1:].transpose(0, 1)
 
     @property
@@ -70,18 +70,18 @@ class Rows:
         mask: Tensor = self._mask[:, : self.width]
         return mask
 
-    def take(self, rows: Tensor) -> "Rows":
+    def take(self, rows: Tensor) -> "HFSession":
         return self._selected(rows).copy_if_few()
 
-    def join(self, other: "Rows") -> "Rows":
+    def join(self, other: "HFSession") -> "HFSession":
         return joined([self, other])
 
     @property
-    def lends(self) -> bool:
+    def shares_prefix(self) -> bool:
         """Whether every layer still holds all slots, so that others may stand on beginnings of the rows."""
         return self.width <= self.runner.reach
 
-    def begun(self, rows: Sequence[int], positions: Tensor, keys: Sequence[tuple[int, ...]]) -> "Rows":
+    def begun(self, rows: Sequence[int], positions: Tensor, keys: Sequence[tuple[int, ...]]) -> "HFSession":
         """New rows that have read the first `len(keys[i])` tokens of the prompt of row `rows[i]`, and nothing else.
 
         positions: [..., R, 1], of the last of these. Where rows do not lend, all keys are whole prompts, and nothing
@@ -96,12 +96,12 @@ class Rows:
         made = [layers.begun(layer, places, width, whole) for layer in self.cache.layers]
         mask = (torch.arange(width, device=sizes.device) >= width - sizes[:, None]).to(self._mask.dtype)
         said = self.said[:1].expand(len(rows), *self.said.shape[1:])
-        return Rows(self.runner, self._cache_of(made), mask, positions, said, keys=keys)
+        return HFSession(self.runner, self._cache_of(made), mask, positions, said, keys=keys)
 
-    def copy_if_few(self, room: int = 0) -> "Rows":
+    def copy_if_few(self, room: int = 0) -> "HFSession":
         """The same rows, which hold copies of a shared beginning where few stand on it, with room for what comes."""
         for layer in self.cache.layers:
-            if isinstance(layer, Slots):
+            if isinstance(layer, SharedPrefixLayer):
                 layer.copy_if_few(room)
         return self
 
@@ -110,7 +110,7 @@ class Rows:
         self._reserve(1)
         self.width += 1
         runner, mask = self.runner, self._mask[:, : self.width]
-        said = runner.forward(tokens[:, None], mask, self.position, self.cache, exits=self.deep)
+        said = runner.forward(tokens[:, None], mask, self.position, self.cache, early_exits=self.deep)
         self.said = said[:, -1].float()
         if self.slides:
             layers.settle(self.cache.layers)
@@ -128,7 +128,7 @@ class Rows:
         lengths: Tensor,
         positions: Tensor,
         kinds: Tensor | None = None,
-        images: Sequence[Sequence["Encoded"]] = (),
+        images: Sequence[Sequence["EncodedImage"]] = (),
     ) -> None:
         """`tokens[r, :lengths[r]]` behind each row r, in place.
 
@@ -147,7 +147,7 @@ class Rows:
         )  # the output layer is wide: the columns needed alone
         shown = [image for row in images for image in row]
         more: dict[str, Any] = {"keep": ends, "kinds": kinds, "images": shown}
-        said = self.runner.forward(tokens, self.mask, positions, self.cache, **more, exits=self.deep)
+        said = self.runner.forward(tokens, self.mask, positions, self.cache, **more, early_exits=self.deep)
         everyone = torch.arange(len(self), device=tokens.device)
         self.said = said[everyone, where].float()
         self.position = positions[..., everyone, lengths - 1][..., None]
@@ -173,17 +173,17 @@ class Rows:
 
         return logprobs(self, suffixes)
 
-    def suffix_exits(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor]]:
+    def suffix_early_exit_logits(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor]]:
         from icl.models.hf.option_logprobs import logprobs
 
-        return [[told[:, 1:].transpose(0, 1) for told in row] for row in logprobs(self, suffixes, exits=True)]
+        return [[told[:, 1:].transpose(0, 1) for told in row] for row in logprobs(self, suffixes, early_exits=True)]
 
-    def _selected(self, rows: Tensor) -> "Rows":
+    def _selected(self, rows: Tensor) -> "HFSession":
         rows = rows.to(self._mask.device)
         taken = [layers.selected(layer, rows) for layer in self.cache.layers]
         position = self.position.index_select(-2, rows)
         keys = [self.keys[row] for row in rows.tolist()]
-        return Rows(self.runner, self._cache_of(taken), self.mask[rows], position, self.said[rows], keys=keys)
+        return HFSession(self.runner, self._cache_of(taken), self.mask[rows], position, self.said[rows], keys=keys)
 
     def _append_by_length(
         self,
@@ -191,7 +191,7 @@ class Rows:
         lengths: Tensor,
         positions: Tensor,
         kinds: Tensor | None,
-        images: Sequence[Sequence["Encoded"]],
+        images: Sequence[Sequence["EncodedImage"]],
     ) -> None:
         groups = [(lengths == length).nonzero()[:, 0] for length in sorted(set(lengths.tolist()))]
         done = []
@@ -218,7 +218,7 @@ class Rows:
             self._mask = torch.nn.functional.pad(self.mask, (0, width + ROOM), value=1)
 
 
-def joined(parts: Sequence[Rows], order: Sequence[int] | None = None) -> Rows:
+def joined(parts: Sequence[HFSession], order: Sequence[int] | None = None) -> HFSession:
     """The rows of all parts as one session of the longest width. order: the row that each becomes."""
     if len(parts) == 1 and order is None:
         return parts[0].take(torch.arange(len(parts[0])))
@@ -230,7 +230,7 @@ def joined(parts: Sequence[Rows], order: Sequence[int] | None = None) -> Rows:
     keys = [key for part in parts for key in part.keys]
     if order is not None:
         keys = [key for _, key in sorted(zip(order, keys, strict=True))]
-    return Rows(parts[0].runner, parts[0]._cache_of(own), mask, position, said, keys=keys)
+    return HFSession(parts[0].runner, parts[0]._cache_of(own), mask, position, said, keys=keys)
 
 
 def right_padded(chunks: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
