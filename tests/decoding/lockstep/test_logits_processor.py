@@ -9,7 +9,7 @@ pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of
 
 import numpy as np
 import torch
-from test_guard import engine
+from test_engine_requirements import engine
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
