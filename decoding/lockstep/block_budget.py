@@ -5,10 +5,10 @@ from typing import Any
 
 from vllm.v1.request import Request, RequestStatus
 
-from decoding.lockstep.request_group import Gang
+from decoding.lockstep.request_group import RequestGroup
 
 
-class Room:
+class BlockBudget:
     """Counts by the cache manager of one scheduler. A step's balance is made once and drawn down as requests enter."""
 
     def __init__(self, scheduler: Any) -> None:
@@ -18,7 +18,7 @@ class Room:
     def new_step(self) -> None:
         self.balance = None
 
-    def take(self, requests: Iterable[Request], admitted: Iterable[Gang]) -> bool:
+    def take(self, requests: Iterable[Request], admitted: Iterable[RequestGroup]) -> bool:
         """Whether slots and blocks suffice for all of these; if so they are theirs."""
         if self.balance is None:
             promised = [r for gang in admitted for r in gang.requests]
@@ -52,7 +52,7 @@ class Room:
             )
         return total
 
-    def too_small(self, gang: Gang) -> str:
+    def too_small(self, gang: RequestGroup) -> str:
         """The sentence for a group that does not fit even alone."""
         size, have = self.scheduler.block_size, self.scheduler.kv_cache_config.num_blocks - 1
         wanted = sum(-(-request.num_tokens // size) for request in gang.requests)

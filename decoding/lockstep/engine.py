@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from decoding.engine.requests import Counters, Failure, Job, Ready
 from decoding.engine.result_collector import Answer, Answers, Aside, Done
 from decoding.engine.voting import voting
-from decoding.lockstep.grouping import Group, answer_of, groups_of
+from decoding.lockstep.grouping import PromptGroup, build_answer, build_groups
 from icl.errors import ICLError
-from icl.models.vllm.generation import Ask, Said
+from icl.models.vllm.engine_io import EngineOutput, EngineRequest
 from icl.types import Generation, Prompt
 
 FETCHED = 256
@@ -32,8 +32,8 @@ class StrategyModel(Protocol):
     def count_tokens(self, prompt: Prompt) -> int: ...
     def text(self, tokens: Sequence[int]) -> str: ...
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]: ...
-    def ask(self, groups: Any, done: Callable[[int, list[Said]], None]) -> None: ...
-    def kept(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]: ...
+    def run_groups(self, groups: Any, done: Callable[[int, list[EngineOutput]], None]) -> None: ...
+    def take_records(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]: ...
 
 
 @voting
@@ -80,19 +80,19 @@ class _Run:
     ) -> None:
         self.model, self.readies, self.counters, self.trace, self.out = model, readies, counters, trace, out
         self.mark = secrets.token_hex(4)  # engines and runs never meet under one name
-        self.made: list[tuple[int, Group]] = []  # with the job that it belongs to
-        self.said: dict[int, dict[int, list[Said]]] = {}  # job -> number of a group -> what its prompts said
+        self.made: list[tuple[int, PromptGroup]] = []  # with the job that it belongs to
+        self.said: dict[int, dict[int, list[EngineOutput]]] = {}  # job -> number of a group -> what its prompts said
         self.left: dict[int, int] = {}
         self.ended: list[int] = []
 
     def run(self) -> None:
-        self.model.ask(self._groups(), self._done)
+        self.model.run_groups(self._groups(), self._done)
         self._fetch()
 
-    def _groups(self) -> Iterator[list[Ask]]:
+    def _groups(self) -> Iterator[list[EngineRequest]]:
         for j, ready in enumerate(self.readies):
             try:
-                groups = groups_of(ready, self.model, f"{self.mark}-{j}", self.trace)
+                groups = build_groups(ready, self.model, f"{self.mark}-{j}", self.trace)
             except ICLError as error:
                 self.out(j, Failure(f"{ready.job.arm.label}: {error}"))
                 continue
@@ -102,7 +102,7 @@ class _Run:
                 self.counters.prompts_opened += len(group.asks)
                 yield group.asks
 
-    def _done(self, number: int, said: list[Said]) -> None:
+    def _done(self, number: int, said: list[EngineOutput]) -> None:
         j, _ = self.made[number]
         self.said[j][number] = said
         self.left[j] -= 1
@@ -115,10 +115,10 @@ class _Run:
         """Answers of the jobs that have ended, with what the engine kept of them."""
         names = [self.made[number][1].name for j in self.ended for number in self.said[j]]
         wanted = [name for name in names if name]
-        kept = self.model.kept(wanted) if wanted else {}
+        kept = self.model.take_records(wanted) if wanted else {}
         for j in self.ended:
             heard = [(self.made[number][1], said) for number, said in self.said.pop(j).items()]
-            answer = answer_of(self.readies[j], self.model, heard, kept)
+            answer = build_answer(self.readies[j], self.model, heard, kept)
             if isinstance(answer, Generation) and self.readies[j].job.score == "generate":
                 self.counters.rows_asked += answer.usage.forwards
             self.out(j, answer)

@@ -15,40 +15,42 @@ from decoding.engine.option_scoring import normalized
 from decoding.engine.requests import Failure, Ready
 from decoding.engine.trace import Look
 from decoding.formulas.sampling import Greedy
-from decoding.lockstep import serialization as wire
-from decoding.lockstep.request_metadata import MOST, Branch
+from decoding.lockstep.request_metadata import MAX_BRANCHES, BranchMetadata
+from decoding.lockstep.serialization import serialize
 from decoding.strategies.greedy import GreedyDecoding
 from icl.errors import ModelError
-from icl.models.vllm.generation import Ask, Said
+from icl.models.vllm.engine_io import EngineOutput, EngineRequest
 from icl.models.vllm.model import VLLM
 from icl.types import Generation, Prompt
 
 
-class Reader(Texts, Protocol):
+class OptionTokenizer(Texts, Protocol):
     """Who knows the tokens: a model, or its renderer alone."""
 
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]: ...
 
 
 @dataclass(frozen=True)
-class Group:
+class PromptGroup:
     """Prompts that decode one output. name: '' where one decodes outside of groups.
 
     option: the place of the option whose tokens it is made to choose; of all options where it reads first tokens.
     """
 
     name: str
-    asks: list[Ask]
+    asks: list[EngineRequest]
     option: int = -1
 
 
-Heard = Sequence[tuple[Group, Sequence[Said]]]
+GroupOutputs = Sequence[tuple[PromptGroup, Sequence[EngineOutput]]]
 
 
-def groups_of(ready: Ready, reader: Reader, name: str, trace: bool) -> list[Group]:
+def build_groups(ready: Ready, reader: OptionTokenizer, name: str, trace: bool) -> list[PromptGroup]:
     """name: what the names of its groups begin with. Raises ModelError where it cannot be asked."""
-    if len(ready.branches) > MOST:
-        raise ModelError(f"it has {len(ready.branches)} branches, and a group in the engine has {MOST} at most.")
+    if len(ready.branches) > MAX_BRANCHES:
+        raise ModelError(
+            f"it has {len(ready.branches)} branches, and a group in the engine has {MAX_BRANCHES} at most."
+        )
     job, arm = ready.job, ready.job.arm
     if problem := unmet(arm, VLLM.abilities, job.score):
         raise ModelError(problem)
@@ -56,11 +58,11 @@ def groups_of(ready: Ready, reader: Reader, name: str, trace: bool) -> list[Grou
         return _ballots(ready, reader, name)
     plain = isinstance(arm.strategy, GreedyDecoding) and isinstance(arm.sampler, Greedy)
     if plain and not trace and not job.top:
-        return [Group("", [Ask(ready.branches[0], job.max_new_tokens)])]
+        return [PromptGroup("", [EngineRequest(ready.branches[0], job.max_new_tokens)])]
     return [_group(ready, name, job.max_new_tokens, trace=trace, top=job.top)]
 
 
-def _ballots(ready: Ready, reader: Reader, name: str) -> list[Group]:
+def _ballots(ready: Ready, reader: OptionTokenizer, name: str) -> list[PromptGroup]:
     """One group an option of several tokens, and one whose first step reads the first tokens of all."""
     ids = reader.option_ids(ready.branches[0], ready.job.options)
     if not ids or not all(ids):
@@ -71,24 +73,24 @@ def _ballots(ready: Ready, reader: Reader, name: str) -> list[Group]:
     return [*groups, _group(ready, name, 1, option=len(ids), first=first)]
 
 
-def _group(ready: Ready, name: str, length: int, option: int = -1, **more: Any) -> Group:
+def _group(ready: Ready, name: str, length: int, option: int = -1, **more: Any) -> PromptGroup:
     name += f"-{option}" if option >= 0 else ""
     arm, key, count = ready.job.arm, ready.job.prompt.key, len(ready.branches)
-    told = wire.told(arm.strategy, arm.sampler)
+    told = serialize(arm.strategy, arm.sampler)
     asks = [
-        Ask(
+        EngineRequest(
             prompt,
             length,
-            Branch(name, b, count, told, key.seed, key.query, **more).extra_args(),
+            BranchMetadata(name, b, count, told, key.seed, key.query, **more).extra_args(),
             stops=option < 0,
         )
         for b, prompt in enumerate(ready.branches)
     ]
-    return Group(name, asks, option)
+    return PromptGroup(name, asks, option)
 
 
-def answer_of(
-    ready: Ready, reader: Reader, heard: Heard, kept: Mapping[str, Mapping[str, Any]]
+def build_answer(
+    ready: Ready, reader: OptionTokenizer, heard: GroupOutputs, kept: Mapping[str, Mapping[str, Any]]
 ) -> Generation | Failure:
     """kept: what the engine kept, by the name of a group."""
     label = ready.job.arm.label
@@ -105,7 +107,7 @@ def answer_of(
     return _generated(ready, reader, said[0].tokens, kept.get(group.name, {}))
 
 
-def _generated(ready: Ready, reader: Reader, tokens: tuple[int, ...], record: Mapping[str, Any]) -> Generation:
+def _generated(ready: Ready, reader: OptionTokenizer, tokens: tuple[int, ...], record: Mapping[str, Any]) -> Generation:
     stopped = bool(tokens) and tokens[-1] in reader.stop_tokens
     answer = tokens[:-1] if stopped else tokens
     looks = [Look(**told) for told in record.get("looks", ())]
@@ -114,7 +116,9 @@ def _generated(ready: Ready, reader: Reader, tokens: tuple[int, ...], record: Ma
     return of_text(ready, reader, answer, finish, steps=steps, numbers=numbers, looks=looks)
 
 
-def _scored(ready: Ready, reader: Reader, heard: Heard, kept: Mapping[str, Mapping[str, Any]]) -> Generation:
+def _scored(
+    ready: Ready, reader: OptionTokenizer, heard: GroupOutputs, kept: Mapping[str, Mapping[str, Any]]
+) -> Generation:
     job, ids = ready.job, reader.option_ids(ready.branches[0], ready.job.options)
     by_option = {group.option: kept[group.name] for group, _ in heard}
     first = by_option[len(ids)]["first"]

@@ -11,8 +11,8 @@ from vllm.v1.sample.logits_processor import MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as SecondRunner
 
 from decoding.lockstep.engine_requirements import check_engine
-from decoding.lockstep.request_metadata import Branch, branch_of, check_arm, check_name
-from decoding.lockstep.token_selection import Row, complete, force
+from decoding.lockstep.request_metadata import BranchMetadata, check_arm, check_name, parse_branch
+from decoding.lockstep.token_selection import BatchRow, complete_groups, select_tokens
 from icl.errors import ICLError
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ WITHOUT_EFFECT = {
 """Sampling parameters that act on one branch behind the strategy's back, and the value at which they do nothing."""
 
 
-class LockstepProcessor(FirstRunner, SecondRunner):  # type: ignore[misc]
+class LockstepLogitsProcessor(FirstRunner, SecondRunner):  # type: ignore[misc]
     """One instance a worker. Ordinary requests pass it untouched."""
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
         """Where a request enters: raises ValueError, which a server answers with status 400."""
-        branch = branch_of(sampling_params.extra_args)
+        branch = parse_branch(sampling_params.extra_args)
         if branch is None:
             return
         check_name(branch)
@@ -59,8 +59,10 @@ class LockstepProcessor(FirstRunner, SecondRunner):  # type: ignore[misc]
         check_engine(vllm_config)
         # The first runner passes (device, pinned), the second (request states,).
         self.states = runner[0] if len(runner) == 1 else None
-        self.entries: dict[int, tuple[Branch, list[int]]] = {}  # batch index -> branch, its output so far (live)
-        self.slots: dict[int, Branch] = {}  # request slot -> branch
+        self.entries: dict[
+            int, tuple[BranchMetadata, list[int]]
+        ] = {}  # batch index -> branch, its output so far (live)
+        self.slots: dict[int, BranchMetadata] = {}  # request slot -> branch
 
     def is_argmax_invariant(self) -> bool:
         return False
@@ -72,7 +74,7 @@ class LockstepProcessor(FirstRunner, SecondRunner):  # type: ignore[misc]
         for index in batch_update.removed:
             self.entries.pop(index, None)
         for index, params, _prompt, output in batch_update.added:
-            branch = branch_of(params.extra_args)
+            branch = parse_branch(params.extra_args)
             if branch is None:
                 self.entries.pop(index, None)
             else:
@@ -87,7 +89,7 @@ class LockstepProcessor(FirstRunner, SecondRunner):  # type: ignore[misc]
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         """Second runner: a request enters a slot."""
         self.slots.pop(req_idx, None)
-        branch = branch_of(sampling_params.extra_args)
+        branch = parse_branch(sampling_params.extra_args)
         if branch is not None:
             self.slots[req_idx] = branch
         return branch is not None
@@ -96,14 +98,14 @@ class LockstepProcessor(FirstRunner, SecondRunner):  # type: ignore[misc]
         """logits: [rows, V] float32, changed in place."""
         rows = self._first_rows() if ctx is None else self._second_rows(ctx)
         if rows:
-            force(logits, complete(rows))
+            select_tokens(logits, complete_groups(rows))
         return logits
 
-    def _first_rows(self) -> list[Row]:
+    def _first_rows(self) -> list[BatchRow]:
         # A row that is still reading its prompt has a step too; what it chooses is dropped by the runner.
-        return [Row(index, branch, len(output)) for index, (branch, output) in self.entries.items()]
+        return [BatchRow(index, branch, len(output)) for index, (branch, output) in self.entries.items()]
 
-    def _second_rows(self, ctx: Any) -> list[Row]:
+    def _second_rows(self, ctx: Any) -> list[BatchRow]:
         assert self.states is not None
         rows = []
         for index, slot in enumerate(ctx.idx_mapping_np.tolist()):
@@ -111,5 +113,5 @@ class LockstepProcessor(FirstRunner, SecondRunner):  # type: ignore[misc]
             if branch is not None:
                 step = int(ctx.seq_lens_upper_bound_np[index]) - int(self.states.prompt_len.np[slot])
                 if step >= 0:
-                    rows.append(Row(index, branch, step))
+                    rows.append(BatchRow(index, branch, step))
         return rows

@@ -12,7 +12,7 @@ OURS = "EngineCore"
 """How vLLM's names of such processes begin."""
 
 
-def leave_with_parent() -> None:
+def exit_with_parent() -> None:
     """Nothing where the engine runs in a process that is not its own."""
     parent = multiprocessing.parent_process()
     if parent is not None and multiprocessing.current_process().name.startswith(OURS):

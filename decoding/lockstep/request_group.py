@@ -13,7 +13,7 @@ SHARED_ENDS = frozenset({RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_
 
 
 @dataclass(eq=False)
-class Gang:
+class RequestGroup:
     """The requests of one group.
 
     admitted: its branches may leave the waiting queue and have room set aside; not all need have left yet.

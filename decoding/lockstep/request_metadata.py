@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from decoding.lockstep.serialization import arm_of
+from decoding.lockstep.serialization import deserialize
 from icl.streams import StreamKey
 
 KEY = "lockstep"
@@ -18,16 +18,16 @@ SECRET = "ICL_LOCKSTEP_SECRET"
 
 NAMED = "groups are named by the server; ask for a strategy with vllm_xargs: {strategy: ...}"
 
-MOST = 16
+MAX_BRANCHES = 16
 """Branches that a group may have."""
 
 
 @dataclass(frozen=True)
-class Branch:
+class BranchMetadata:
     """One prompt of a group.
 
     group: its name. index: which branch this is; 0 is the reference, whose output is the answer. count: of branches.
-    arm: strategy and sampler as `wire.told` writes them. seed, query: whose random stream a draw reads. trace: keep
+    arm: strategy and sampler as `serialize` writes them. seed, query: whose random stream a draw reads. trace: keep
     per-step numbers. top: keep so many tokens of each branch of every step (`decoding.engine.trace`). first: tokens whose
     log-probability the first step keeps. force: the tokens of an option, chosen one after the other instead of what the
     strategy would choose, each with its log-probability kept.
@@ -45,8 +45,8 @@ class Branch:
     force: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 1 <= self.count <= MOST:
-            raise ValueError(f"a group of {self.count} branches: it may have 1 to {MOST}")
+        if not 1 <= self.count <= MAX_BRANCHES:
+            raise ValueError(f"a group of {self.count} branches: it may have 1 to {MAX_BRANCHES}")
         if not 0 <= self.index < self.count:
             raise ValueError(f"branch {self.index} of {self.count}: need 0 <= index < count")
 
@@ -63,7 +63,7 @@ class Branch:
         return {KEY: json.dumps(vars(self))}
 
 
-def branch_of(extra_args: Mapping[str, Any] | None) -> Branch | None:
+def parse_branch(extra_args: Mapping[str, Any] | None) -> BranchMetadata | None:
     """The branch that a request is, or None for an ordinary one. Raises ValueError where it is malformed."""
     told = (extra_args or {}).get(KEY)
     if told is None:
@@ -72,18 +72,18 @@ def branch_of(extra_args: Mapping[str, Any] | None) -> Branch | None:
         given = json.loads(told)
     except (TypeError, ValueError) as error:
         raise ValueError(f"'{KEY}' is not the JSON that an engine writes: {error}") from error
-    known = {f.name for f in fields(Branch)}
+    known = {f.name for f in fields(BranchMetadata)}
     if not isinstance(given, dict) or given.keys() - known or {"group", "index", "count", "arm"} - given.keys():
         raise ValueError(f"'{KEY}' is a mapping of {', '.join(sorted(known))}, not {told[:200]}")
-    return Branch(**given | {key: tuple(given.get(key, ())) for key in ("first", "force")})
+    return BranchMetadata(**given | {key: tuple(given.get(key, ())) for key in ("first", "force")})
 
 
-def check_name(branch: Branch) -> None:
+def check_name(branch: BranchMetadata) -> None:
     """Raises ValueError where a server runs here and the group was named by somebody else."""
     if not branch.group.startswith(os.environ.get(SECRET, "")):
         raise ValueError(NAMED)
 
 
-def check_arm(branch: Branch) -> None:
+def check_arm(branch: BranchMetadata) -> None:
     """Raises ICLError where the strategy of a branch cannot be built in this process."""
-    arm_of(branch.arm)
+    deserialize(branch.arm)

@@ -23,13 +23,13 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.request import Request, RequestStatus
 
-from decoding.lockstep.block_budget import Room
+from decoding.lockstep.block_budget import BlockBudget
 from decoding.lockstep.engine_requirements import PATIENCE, check_engine, settings_of
-from decoding.lockstep.parent_watch import leave_with_parent
-from decoding.lockstep.request_group import Gang
-from decoding.lockstep.request_metadata import branch_of
-from decoding.lockstep.step_records import LEDGER
-from decoding.lockstep.waiting_queue import ClosingQueue
+from decoding.lockstep.parent_watch import exit_with_parent
+from decoding.lockstep.request_group import RequestGroup
+from decoding.lockstep.request_metadata import parse_branch
+from decoding.lockstep.step_records import RECORD_STORE
+from decoding.lockstep.waiting_queue import ClosableQueue
 
 IDLE = 0.001
 """Seconds of rest where nothing can be done but wait for a branch: the engine's loop spins as long as requests live."""
@@ -41,21 +41,21 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_engine(self.vllm_config)
-        leave_with_parent()
+        exit_with_parent()
         if self.has_mamba_layers:
             raise ValueError("strategies cannot run in this engine: state-space layers were not verified")
         self.patience = float(settings_of(self.vllm_config).get("lockstep_patience", PATIENCE))
-        self.waiting = ClosingQueue()
-        self.scale = Room(self)
-        self.gangs: dict[str, Gang] = {}
-        self.gang_of: dict[str, Gang] = {}  # request id -> gang
+        self.waiting = ClosableQueue()
+        self.scale = BlockBudget(self)
+        self.gangs: dict[str, RequestGroup] = {}
+        self.gang_of: dict[str, RequestGroup] = {}  # request id -> gang
         self.counts: Counter[str] = Counter()
         # Subsets of the gangs, so that a step does not look at those that merely wait:
-        self.admitted: dict[Gang, None] = {}
-        self.suspect: dict[Gang, None] = {}  # incomplete, or one of its branches has ended
-        self.torn: dict[Gang, None] = {}  # vLLM preempted a branch
+        self.admitted: dict[RequestGroup, None] = {}
+        self.suspect: dict[RequestGroup, None] = {}  # incomplete, or one of its branches has ended
+        self.torn: dict[RequestGroup, None] = {}  # vLLM preempted a branch
         # Of the current step:
-        self.armed: dict[Gang, None] = {}
+        self.armed: dict[RequestGroup, None] = {}
         self.resting: set[str] = set()  # preempted just now; the runner cannot resume them in the same step
 
     # Arrival and end
@@ -63,7 +63,7 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
     def add_request(self, request: Request) -> None:
         super().add_request(request)
         params = request.sampling_params
-        branch = branch_of(params.extra_args) if params is not None else None
+        branch = parse_branch(params.extra_args) if params is not None else None
         if branch is None:
             return
         name = branch.group
@@ -71,7 +71,7 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         stray = known is not None and (branch.count != known.size or branch.index in known.members)
         if stray:
             name = f"{name} ({request.request_id})"  # a group of its own, so that the newcomer alone ends
-        gang = self.gangs.setdefault(name, Gang(name, branch.count))
+        gang = self.gangs.setdefault(name, RequestGroup(name, branch.count))
         gang.members[branch.index] = request
         self.gang_of[request.request_id] = gang
         most = min(self.max_num_active_reqs, self.max_num_scheduled_tokens)
@@ -120,7 +120,7 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         """Chooses the groups that choose in this step; their rows are certain to be scheduled."""
         seen = dict.fromkeys(filter(None, map(self._gang, self.running)))
         budget = self.max_num_scheduled_tokens
-        needed: dict[Gang, int] = {}
+        needed: dict[RequestGroup, int] = {}
         for gang in sorted((gang for gang in seen if gang.ready), key=lambda gang: gang.turn):
             if gang.size <= budget:
                 needed[gang] = self.scale.needed(gang.requests)
@@ -140,7 +140,7 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         for gang in self.armed:
             gang.turn = self.current_step + 1
 
-    def _retire(self, gang: Gang) -> None:
+    def _retire(self, gang: RequestGroup) -> None:
         """The whole group back to the waiting queue."""
         self._preempt(gang.running)
         self.admitted.pop(gang, None)
@@ -162,7 +162,7 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         if gang is not None:
             self.torn[gang] = None
 
-    def _fail(self, gang: Gang, reason: str) -> None:
+    def _fail(self, gang: RequestGroup, reason: str) -> None:
         gang.fail(reason)
         self.suspect[gang] = None
 
@@ -232,16 +232,16 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
                 self._bury(gang, outputs)
         return outputs
 
-    def _compare(self, output: Any) -> Iterable[Gang]:
+    def _compare(self, output: Any) -> Iterable[RequestGroup]:
         """The gangs that chose in this step. One that could not, or whose branches chose apart, ends with an error."""
-        sampled: dict[Gang, list[tuple[int, ...]]] = {}
+        sampled: dict[RequestGroup, list[tuple[int, ...]]] = {}
         for request_id, index in output.req_id_to_index.items():
             gang = self.gang_of.get(request_id)
             if gang is not None and output.sampled_token_ids and len(output.sampled_token_ids[index]):
                 sampled.setdefault(gang, []).append(tuple(output.sampled_token_ids[index]))
         for gang, tokens in sampled.items():
             self.counts["group steps"] += 1
-            reason = LEDGER.reason(gang.name)
+            reason = RECORD_STORE.reason(gang.name)
             if reason is not None:
                 self.counts["faults"] += 1
                 gang.fail(reason)
@@ -250,7 +250,7 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
                 gang.fail(f"its branches chose apart: {tokens} of {gang.size}")
         return sampled
 
-    def _bury(self, gang: Gang, outputs: dict[int, EngineCoreOutputs]) -> None:
+    def _bury(self, gang: RequestGroup, outputs: dict[int, EngineCoreOutputs]) -> None:
         """Ends what is left of a group and tells whoever waits for it."""
         left = [r.request_id for r in gang.requests if not r.is_finished()]
         for request in self.finish_requests(left, gang.verdict or RequestStatus.FINISHED_ABORTED):
@@ -267,7 +267,7 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         for some in (self.admitted, self.suspect, self.torn):
             some.pop(gang, None)
 
-    def _gang(self, request: Request) -> Gang | None:
+    def _gang(self, request: Request) -> RequestGroup | None:
         """The group of a request that has partners."""
         gang = self.gang_of.get(request.request_id)
         return gang if gang is not None and gang.size > 1 else None

@@ -13,7 +13,7 @@ from icl.errors import PlanError
 from icl.registry import build, is_own
 
 
-def told(strategy: Strategy, sampler: Sampler) -> str:
+def serialize(strategy: Strategy, sampler: Sampler) -> str:
     """The text. Raises PlanError where a piece cannot be named, or would not come back as it is."""
     return _written((strategy, sampler))
 
@@ -22,7 +22,7 @@ def told(strategy: Strategy, sampler: Sampler) -> str:
 def _written(arm: tuple[Strategy, Any]) -> str:
     strategy, sampler = arm
     text = json.dumps([_node(strategy), _drawn(sampler)], sort_keys=True)
-    if arm_of(text) != (strategy, sampler):
+    if deserialize(text) != (strategy, sampler):
         raise PlanError(
             f"{type(strategy).__name__} is another strategy when it is made anew from its parameters, so it cannot be "
             "sent to the engine's process. A strategy is a frozen dataclass whose fields say everything."
@@ -31,7 +31,7 @@ def _written(arm: tuple[Strategy, Any]) -> str:
 
 
 @lru_cache(1024)
-def arm_of(text: str) -> tuple[Strategy, Sampler]:
+def deserialize(text: str) -> tuple[Strategy, Sampler]:
     """Strategy and sampler of a text. Raises ConfigError where the strategy is not known in this process."""
     strategy, drawn = json.loads(text)
     return build("strategy", strategy), Sampling(**drawn) if drawn else Greedy()

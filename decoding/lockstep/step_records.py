@@ -1,7 +1,7 @@
 """What a step leaves behind for those who asked: traces, log-probabilities of options, faults.
 
 One for each process, written by the logits processor. The scheduler reads faults from it where it shares the process;
-an engine's front end fetches the rest with `worker.LedgerReader`.
+an engine's front end fetches the rest with `worker.LockstepWorkerExtension`.
 """
 
 from collections import OrderedDict
@@ -15,7 +15,7 @@ MOST_GROUPS = 100_000
 
 
 @dataclass
-class Record:
+class GroupRecord:
     """Of one group. Lists have one entry a step.
 
     trace: numbers of the step. looks: what each branch said, where that is asked for. first: log-probabilities of the
@@ -31,17 +31,17 @@ class Record:
     memory: dict[int, int] = field(default_factory=dict)
 
 
-class Ledger:
+class RecordStore:
     """name of a group -> its record."""
 
     def __init__(self, most: int = MOST_GROUPS) -> None:
         self.most = most
-        self.records: OrderedDict[str, Record] = OrderedDict()
+        self.records: OrderedDict[str, GroupRecord] = OrderedDict()
         self.faulty: set[str] = set()
 
-    def of(self, group: str) -> Record:
+    def of(self, group: str) -> GroupRecord:
         if group not in self.records:
-            self.records[group] = Record()
+            self.records[group] = GroupRecord()
             while len(self.records) > self.most:
                 old, _ = self.records.popitem(last=False)
                 self.faulty.discard(old)
@@ -64,12 +64,12 @@ class Ledger:
             return None
         return next(iter(self.records[group].faults.values()))
 
-    def take(self, group: str) -> Record | None:
+    def take(self, group: str) -> GroupRecord | None:
         self.faulty.discard(group)
         return self.records.pop(group, None)
 
 
-LEDGER = Ledger()
+RECORD_STORE = RecordStore()
 
 
 Value = TypeVar("Value")

@@ -17,9 +17,9 @@ from decoding.engine.decoding_step import scores
 from decoding.engine.option_scoring import logprobs_of
 from decoding.engine.token_loop import trace_of
 from decoding.engine.trace import Look, looks
-from decoding.lockstep.request_metadata import Branch
-from decoding.lockstep.serialization import arm_of
-from decoding.lockstep.step_records import LEDGER, put
+from decoding.lockstep.request_metadata import BranchMetadata
+from decoding.lockstep.serialization import deserialize
+from decoding.lockstep.step_records import RECORD_STORE, put
 from icl.errors import ICLError
 
 if TYPE_CHECKING:
@@ -30,20 +30,20 @@ CHOSEN = 1e30
 
 
 @dataclass(frozen=True)
-class Row:
+class BatchRow:
     """A row of logits that belongs to a branch, `step` tokens into its output."""
 
     index: int
-    branch: Branch
+    branch: BranchMetadata
     step: int
 
 
-Group = list[Row]
+RowGroup = list[BatchRow]
 
 
-def complete(rows: Sequence[Row]) -> list[Group]:
+def complete_groups(rows: Sequence[BatchRow]) -> list[RowGroup]:
     """The groups, ordered by branch, whose branches are all here and at one step."""
-    found: dict[str, dict[int, Row]] = {}
+    found: dict[str, dict[int, BatchRow]] = {}
     for row in rows:
         found.setdefault(row.branch.group, {})[row.branch.index] = row
     groups = []
@@ -54,9 +54,9 @@ def complete(rows: Sequence[Row]) -> list[Group]:
     return groups
 
 
-def force(logits: "Tensor", groups: Sequence[Group]) -> None:
+def select_tokens(logits: "Tensor", groups: Sequence[RowGroup]) -> None:
     """Writes the chosen token, in place, into every row of every group. logits: [rows, V] float32."""
-    alike: dict[tuple[str, int, int, bool], list[Group]] = {}
+    alike: dict[tuple[str, int, int, bool], list[RowGroup]] = {}
     for group in groups:
         head = group[0]
         alike.setdefault((head.branch.arm, head.branch.count, head.step, head.branch.scores_options), []).append(group)
@@ -64,7 +64,7 @@ def force(logits: "Tensor", groups: Sequence[Group]) -> None:
         _force_alike(logits, some)
 
 
-def _force_alike(logits: "Tensor", groups: Sequence[Group]) -> None:
+def _force_alike(logits: "Tensor", groups: Sequence[RowGroup]) -> None:
     """Groups of one arm at one step, in one combination."""
     heads = [group[0] for group in groups]
     step = heads[0].step
@@ -77,14 +77,14 @@ def _force_alike(logits: "Tensor", groups: Sequence[Group]) -> None:
     logits[index, tokens.expand_as(index)] = CHOSEN
     for i, head in enumerate(heads):
         if i not in faults:
-            LEDGER.clear_fault(head.branch.group, step)
+            RECORD_STORE.clear_fault(head.branch.group, step)
     if faults:
         _refuse(logits, index, heads, faults)
 
 
-def _tokens(own: "Tensor", heads: Sequence[Row], step: int) -> "tuple[Tensor, dict[int, str]]":
+def _tokens(own: "Tensor", heads: Sequence[BatchRow], step: int) -> "tuple[Tensor, dict[int, str]]":
     """One token for each group, and what is wrong by its place. own: [n, B, V] logits of their branches."""
-    strategy, sampler = arm_of(heads[0].branch.arm)
+    strategy, sampler = deserialize(heads[0].branch.arm)
     if heads[0].branch.scores_options:
         return _option_tokens(strategy, own, heads, step)
     threads = _threads(strategy, heads)
@@ -105,15 +105,16 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
 
 
-def _threads(strategy: Strategy, heads: Sequence[Row]) -> list[Thread]:
+def _threads(strategy: Strategy, heads: Sequence[BatchRow]) -> list[Thread]:
     """Each group's own random stream, and what its strategy kept."""
     return [
-        NewThread(head.branch.key, LEDGER.of(head.branch.group).memory if strategy.remembers else {}) for head in heads
+        NewThread(head.branch.key, RECORD_STORE.of(head.branch.group).memory if strategy.remembers else {})
+        for head in heads
     ]
 
 
 def _option_tokens(
-    strategy: Strategy, own: "Tensor", heads: Sequence[Row], step: int
+    strategy: Strategy, own: "Tensor", heads: Sequence[BatchRow], step: int
 ) -> "tuple[Tensor, dict[int, str]]":
     """The option's next token for each group, with its log-probability kept."""
     told, faults = logprobs_of(strategy, own, step, _threads(strategy, heads))
@@ -121,7 +122,7 @@ def _option_tokens(
     chosen = torch.tensor(tokens, device=own.device)
     values = told.gather(-1, chosen[:, None])[:, 0].tolist()
     for i, head in enumerate(heads):
-        record = LEDGER.of(head.branch.group)
+        record = RECORD_STORE.of(head.branch.group)
         if head.branch.force:
             put(record.forced, step, values[i])
         if step == 0 and head.branch.first:
@@ -129,27 +130,29 @@ def _option_tokens(
     return chosen, faults
 
 
-def _keep_trace(combined: "Tensor", reference: "Tensor", tokens: "Tensor", heads: Sequence[Row], step: int) -> None:
+def _keep_trace(
+    combined: "Tensor", reference: "Tensor", tokens: "Tensor", heads: Sequence[BatchRow], step: int
+) -> None:
     if not any(head.branch.trace for head in heads):
         return
     numbers = trace_of(combined, reference, tokens)
     for i, head in enumerate(heads):
         if head.branch.trace:
-            record = LEDGER.of(head.branch.group)
+            record = RECORD_STORE.of(head.branch.group)
             del record.trace[step:]
             record.trace.append(numbers[i])
 
 
-def _keep_looks(seen: Sequence[Look], heads: Sequence[Row], step: int) -> None:
+def _keep_looks(seen: Sequence[Look], heads: Sequence[BatchRow], step: int) -> None:
     for look, head in zip(seen, heads, strict=True):
         if head.branch.top:
-            put(LEDGER.of(head.branch.group).looks, step, look)
+            put(RECORD_STORE.of(head.branch.group).looks, step, look)
 
 
-def _refuse(logits: "Tensor", index: "Tensor", heads: Sequence[Row], faults: dict[int, str]) -> None:
+def _refuse(logits: "Tensor", index: "Tensor", heads: Sequence[BatchRow], faults: dict[int, str]) -> None:
     """The branches of a faulty group are made to differ, which ends it whoever watches; the ledger says why."""
     for i, reason in faults.items():
-        LEDGER.fault(heads[i].branch.group, heads[i].step, reason)
+        RECORD_STORE.fault(heads[i].branch.group, heads[i].step, reason)
         for b, row in enumerate(index[:, i].tolist()):
             logits[row] = 0.0
             logits[row, min(b, 1)] = CHOSEN

@@ -4,7 +4,7 @@ from vllm.v1.core.sched.request_queue import FCFSRequestQueue
 from vllm.v1.request import Request
 
 
-class ClosingQueue(FCFSRequestQueue):  # type: ignore[misc]
+class ClosableQueue(FCFSRequestQueue):  # type: ignore[misc]
     """First come, first served. While it is closed it looks empty to a scan, and is not."""
 
     closed = False

@@ -8,17 +8,17 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from decoding.engine.requests import Failure, Job, Ready
-from decoding.lockstep.grouping import answer_of, groups_of
-from decoding.server.http import RefusedError
-from decoding.server.placement import Seat
-from decoding.server.request_parsing import More, Wanted
-from decoding.server.strategy_server import Desk
-from icl.models.vllm.generation import Said
+from decoding.lockstep.grouping import build_answer, build_groups
+from decoding.server.http import HTTPError
+from decoding.server.placement import Placement
+from decoding.server.request_parsing import ExtendedOptions, StrategyRequest
+from decoding.server.strategy_server import StrategyServer
+from icl.models.vllm.engine_io import EngineOutput
 
 
-async def answered(desk: Desk, asked: Wanted, name: str, seat: Seat) -> dict[str, Any]:
+async def answered(desk: StrategyServer, asked: StrategyRequest, name: str, seat: Placement) -> dict[str, Any]:
     """The fields of a chat completion. name: of its groups. Raises ICLError and RefusedError."""
-    more = asked.more or More()
+    more = asked.more or ExtendedOptions()
     branches = tuple(await desk.branches(asked, seat))
     given = [await desk.inputs.of_async(branch) for branch in branches]
     lengths = tuple(len(made["prompt_token_ids"]) for made in given)
@@ -28,7 +28,7 @@ async def answered(desk: Desk, asked: Wanted, name: str, seat: Seat) -> dict[str
     arm = asked.arm if more.normalize is None else replace(asked.arm, normalize=more.normalize)
     job = Job(asked.prompt, arm, more.options, score, limit, more.top)
     ready = Ready(job, branches, ("",) * len(branches), lengths)
-    groups = await asyncio.to_thread(groups_of, ready, desk.hf, name, more.trace)
+    groups = await asyncio.to_thread(build_groups, ready, desk.hf, name, more.trace)
     tasks = [
         asyncio.ensure_future(desk.whole(made, ask, f"{group.name or name}-{b}", seat))
         for group in groups
@@ -41,14 +41,14 @@ async def answered(desk: Desk, asked: Wanted, name: str, seat: Seat) -> dict[str
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     if any(one.finish == "abort" for one in said):
-        raise RefusedError(503, "the engine ended the request: it is stopping, or was told to.")
-    kept = await desk.kept([group.name for group in groups if group.name])
+        raise HTTPError(503, "the engine ended the request: it is stopping, or was told to.")
+    kept = await desk.take_records([group.name for group in groups if group.name])
     heard, rest = [], iter(said)
     for group in groups:
         heard.append((group, [next(rest) for _ in group.asks]))
-    answer = answer_of(ready, desk.hf, heard, kept)
+    answer = build_answer(ready, desk.hf, heard, kept)
     if isinstance(answer, Failure):
-        raise RefusedError(400, answer.reason)
+        raise HTTPError(400, answer.reason)
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": answer.text},
@@ -58,7 +58,7 @@ async def answered(desk: Desk, asked: Wanted, name: str, seat: Seat) -> dict[str
     return {"choices": [choice], "usage": usage(said, answer.usage.new_tokens)}
 
 
-def usage(said: list[Said], new: int) -> dict[str, Any]:
+def usage(said: list[EngineOutput], new: int) -> dict[str, Any]:
     """Tokens read by all branches, those of them that the prefix cache had, and tokens of the answer."""
     read, cached = sum(one.prompt_tokens for one in said), sum(one.cached_tokens for one in said)
     details = {"cached_tokens": cached}

@@ -9,7 +9,7 @@ MOST_BYTES = 64 * 2**20
 """Of a request's body: an image of 100 MB is refused before it is decoded."""
 
 
-class RefusedError(Exception):
+class HTTPError(Exception):
     """An answer with a status and a sentence."""
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -61,11 +61,11 @@ async def body(receive: Any) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise RefusedError(499, "the client left")
+            raise HTTPError(499, "the client left")
         pieces.append(message.get("body", b""))
         size += len(pieces[-1])
         if size > MOST_BYTES:
-            raise RefusedError(413, f"a request has {MOST_BYTES // 2**20} MiB at most. Send smaller images.")
+            raise HTTPError(413, f"a request has {MOST_BYTES // 2**20} MiB at most. Send smaller images.")
         if not message.get("more_body"):
             return b"".join(pieces)
 
@@ -97,9 +97,7 @@ def parsed(raw: bytes) -> Any:
             json.dumps(told, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])
-        raise RefusedError(
-            400, f"a text of the request has half a character ({half}), which no encoding has."
-        ) from error
+        raise HTTPError(400, f"a text of the request has half a character ({half}), which no encoding has.") from error
     except (ValueError, RecursionError):
         return None  # vLLM says what is wrong with it
     return told
@@ -124,7 +122,7 @@ def error(sentence: str, status: int) -> dict[str, Any]:
     return {"error": {"message": sentence, "type": kind, "param": None, "code": status}}
 
 
-class Reply:
+class TrackedSend:
     """A `send` that knows how far its answer is."""
 
     def __init__(self, send: Any) -> None:
@@ -135,7 +133,7 @@ class Reply:
         self.ended = message["type"] == "http.response.body" and not message.get("more_body")
         await self.send(message)
 
-    async def refuse(self, refused: RefusedError) -> None:
+    async def refuse(self, refused: HTTPError) -> None:
         """Says that there is no answer, or that the stream that has begun ends here."""
         content = error(str(refused), refused.status)
         if not self.begun:

@@ -19,7 +19,7 @@ from typing import Any, get_args
 from decoding.arms.arm import Arm
 from decoding.engine.requests import Normalize
 from decoding.lockstep.request_metadata import KEY
-from decoding.server.strategy_parsing import SAMPLING, arm_asked, check_runs
+from decoding.server.strategy_parsing import SAMPLING, check_runs, parse_strategy
 from icl import spans
 from icl.errors import ConfigError, DataError, did_you_mean
 from icl.images import Image
@@ -57,7 +57,7 @@ MOST_OPTIONS = 256
 
 
 @dataclass(frozen=True)
-class More:
+class ExtendedOptions:
     """What the key `icl` asks for. options: to be scored, instead of a text. top: tokens kept of every step.
 
     normalize: None where it does not say, and the strategy's own word for it counts.
@@ -70,7 +70,7 @@ class More:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class StrategyRequest:
     """max_tokens: None where the request does not say. token_ids: whether the answer's ids are wanted too.
 
     stream_usage: whether the last event of a stream counts tokens.
@@ -83,23 +83,23 @@ class Wanted:
     stream: bool
     model: str
     token_ids: bool = False
-    more: More | None = None
+    more: ExtendedOptions | None = None
     stream_usage: bool = False
 
 
-def strategy_asked(body: Any) -> bool:
+def names_strategy(body: Any) -> bool:
     """Whether a request names a strategy."""
     extra = body.get("vllm_xargs") if isinstance(body, dict) else None
     return isinstance(extra, dict) and "strategy" in extra
 
 
-def names_a_group(body: Any) -> bool:
+def names_group(body: Any) -> bool:
     """Whether a request says that it is a branch, which only the server's own are."""
     extra = body.get("vllm_xargs") if isinstance(body, dict) else None
     return isinstance(extra, dict) and KEY in extra
 
 
-def wanted(body: Mapping[str, Any]) -> Wanted:
+def parse_request(body: Mapping[str, Any]) -> StrategyRequest:
     """Raises ConfigError, DataError, PlanError."""
     _check_keys(body)
     limit = body.get("max_completion_tokens")
@@ -123,12 +123,12 @@ def wanted(body: Mapping[str, Any]) -> Wanted:
         if not isinstance(other, dict):
             raise ConfigError("icl.other is another sample's prompt: a mapping with messages.")
         prompt = replace(prompt, other=_prompt(other))
-    arm = arm_asked(body)
+    arm = parse_strategy(body)
     check_runs(arm, "options" if more is not None and more.options else "generate", counts_votes=more is not None)
     told = _text(body, "model"), _flag(body, "return_token_ids")
     options = body.get("stream_options")
     counted = isinstance(options, dict) and bool(options.get("include_usage"))
-    return Wanted(prompt, arm, limit, stop, stream, *told, more, counted)
+    return StrategyRequest(prompt, arm, limit, stop, stream, *told, more, counted)
 
 
 def _check_keys(body: Mapping[str, Any]) -> None:
@@ -167,7 +167,7 @@ def _prompt(body: Mapping[str, Any]) -> Prompt:
     return Prompt(tuple(_turns(body.get("messages"))), StreamKey(seed, _text(body, "user")))
 
 
-def _more(told: Any) -> More:
+def _more(told: Any) -> ExtendedOptions:
     known = ("trace", "top", "options", "normalize", "other")
     if not isinstance(told, dict) or told.keys() - set(known):
         raise ConfigError(f"icl is a mapping of {', '.join(known)}.")
@@ -181,7 +181,7 @@ def _more(told: Any) -> More:
     top = told.get("top", 0)
     if not _is_whole(top) or not 0 <= top <= MOST_OPTIONS:
         raise ConfigError(f"icl.top is a number of tokens, at most {MOST_OPTIONS}.")
-    return More(bool(told.get("trace")), top, tuple(options), normalize)
+    return ExtendedOptions(bool(told.get("trace")), top, tuple(options), normalize)
 
 
 def _turns(messages: Any) -> Iterator[Turn]:

@@ -16,15 +16,15 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from decoding.arms.inspection import branch_count
-from decoding.lockstep import serialization as wire
-from decoding.lockstep.request_metadata import MOST, NAMED, SECRET, Branch
+from decoding.lockstep.request_metadata import MAX_BRANCHES, NAMED, SECRET, BranchMetadata
+from decoding.lockstep.serialization import serialize
 from decoding.server import http
 from decoding.server.extended_responses import answered
-from decoding.server.http import RefusedError, Reply
-from decoding.server.placement import Seat
-from decoding.server.request_parsing import Wanted, names_a_group, strategy_asked, wanted
-from decoding.server.shutdown import Stopping
-from decoding.server.strategy_server import Desk
+from decoding.server.http import HTTPError, TrackedSend
+from decoding.server.placement import Placement
+from decoding.server.request_parsing import StrategyRequest, names_group, names_strategy, parse_request
+from decoding.server.shutdown import ShutdownWatch
+from decoding.server.strategy_server import StrategyServer
 from icl import __version__
 from icl.errors import ICLError
 from icl.models import icl_server as served
@@ -48,8 +48,8 @@ class StrategyMiddleware:
     def __init__(self, app: Any) -> None:
         self.app = app
         self.numbers = itertools.count()
-        self.stopping = Stopping()
-        self.desk: Desk | None = None
+        self.stopping = ShutdownWatch()
+        self.desk: StrategyServer | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -57,9 +57,9 @@ class StrategyMiddleware:
         elif scope["type"] != "http":
             await self.app(scope, receive, send)
         elif not http.may_enter(scope["app"].state.args, scope):
-            await Reply(send).refuse(RefusedError(401, NO_KEY))
+            await TrackedSend(send).refuse(HTTPError(401, NO_KEY))
         elif scope["method"] == "POST":
-            await self._posted(scope, receive, Reply(send))
+            await self._posted(scope, receive, TrackedSend(send))
         elif (scope["method"], http.path_of(scope)) == ("GET", ASKED):
             await self._told(scope, send)
         else:
@@ -75,31 +75,36 @@ class StrategyMiddleware:
         self.stopping.watch(scope["app"].state.server)
         await self.app(scope, http.again(message, receive), send)
 
-    def _desk(self, scope: Any) -> Desk:
+    def _desk(self, scope: Any) -> StrategyServer:
         if self.desk is None:
-            self.desk = Desk(scope["app"].state)
+            self.desk = StrategyServer(scope["app"].state)
         return self.desk
 
     async def _told(self, scope: Any, send: Any) -> None:
-        told = {"server": served.WHO, "version": __version__, "branches": MOST, "strategies": list(entries("strategy"))}
+        told = {
+            "server": served.WHO,
+            "version": __version__,
+            "branches": MAX_BRANCHES,
+            "strategies": list(entries("strategy")),
+        }
         await http.answer(send, 200, told | {"adapters": self._desk(scope).adapters})
 
-    async def _posted(self, scope: Any, receive: Any, reply: Reply) -> None:
+    async def _posted(self, scope: Any, receive: Any, reply: TrackedSend) -> None:
         try:
             raw = await http.body(receive)
             body = http.parsed(raw)
-            if names_a_group(body):
-                raise RefusedError(400, NAMED)
-            if not strategy_asked(body):
+            if names_group(body):
+                raise HTTPError(400, NAMED)
+            if not names_strategy(body):
                 if isinstance(body, dict) and body.get("icl") is not None:
-                    raise RefusedError(400, ONLY)
+                    raise HTTPError(400, ONLY)
                 await self.app(scope, http.again(http.request(raw), receive), reply)
                 return
             if http.path_of(scope) != PATH:
-                raise RefusedError(400, ONLY)
+                raise HTTPError(400, ONLY)
             if not http.is_json(scope):
-                raise RefusedError(415, NOT_JSON)
-        except RefusedError as refused:
+                raise HTTPError(415, NOT_JSON)
+        except HTTPError as refused:
             await reply.refuse(refused)
             return
         work = asyncio.ensure_future(self._serve(self._desk(scope), body, reply))
@@ -115,19 +120,19 @@ class StrategyMiddleware:
         if waits:
             await reply.refuse(self.stopping.told)
 
-    async def _serve(self, desk: Desk, body: Any, reply: Reply) -> None:
+    async def _serve(self, desk: StrategyServer, body: Any, reply: TrackedSend) -> None:
         try:
-            asked = await asyncio.to_thread(wanted, body)
+            asked = await asyncio.to_thread(parse_request, body)
             adapter = desk.adapter(asked.model)
             branches = branch_count(asked.arm.strategy) if desk.seats.several else 1
             with desk.seats.taken(branches, adapter) as seat:
                 await self._answer(desk, asked, seat, reply)
         except ICLError as error:
-            await reply.refuse(RefusedError(400, str(error)))
-        except RefusedError as refused:
+            await reply.refuse(HTTPError(400, str(error)))
+        except HTTPError as refused:
             await reply.refuse(refused)
 
-    async def _answer(self, desk: Desk, asked: Wanted, seat: Seat, send: Any) -> None:
+    async def _answer(self, desk: StrategyServer, asked: StrategyRequest, seat: Placement, send: Any) -> None:
         head = {"id": f"chatcmpl-{next(self.numbers)}", "created": int(time.time()), "model": asked.model or desk.name}
         if asked.more is not None:
             content = await answered(desk, asked, self._name(), seat)
@@ -144,16 +149,16 @@ class StrategyMiddleware:
         """Of a group."""
         return f"{os.environ.get(SECRET, '')}-{os.getpid()}-{next(self.numbers)}"
 
-    async def _said(self, desk: Desk, asked: Wanted, seat: Seat) -> AsyncGenerator[Piece, None]:
+    async def _said(self, desk: StrategyServer, asked: StrategyRequest, seat: Placement) -> AsyncGenerator[Piece, None]:
         """The answer as it comes. The branches run as long as this is read."""
         branches = await desk.branches(asked, seat)
         given = [await desk.inputs.of_async(branch) for branch in branches]
         group = self._name()
-        told, key = wire.told(asked.arm.strategy, asked.arm.sampler), asked.prompt.key
+        told, key = serialize(asked.arm.strategy, asked.arm.sampler), asked.prompt.key
         said: asyncio.Queue[Any] = asyncio.Queue()
         tasks = [
             asyncio.ensure_future(
-                desk.read(made, asked, Branch(group, b, len(branches), told, key.seed, key.query), said, seat)
+                desk.read(made, asked, BranchMetadata(group, b, len(branches), told, key.seed, key.query), said, seat)
             )
             for b, made in enumerate(given)
         ]
@@ -172,7 +177,7 @@ class StrategyMiddleware:
                 one = output.outputs[0]
                 failed = one.finish_reason not in (None, "stop", "length")
                 if (failed or output.finished) and (fault := await desk.fault(group)):
-                    raise RefusedError(400, fault)
+                    raise HTTPError(400, fault)
                 if failed:
                     raise ended(one.finish_reason, one.stop_reason)
                 yield {
@@ -191,11 +196,11 @@ class StrategyMiddleware:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def ended(how: str, reason: Any) -> RefusedError:
+def ended(how: str, reason: Any) -> HTTPError:
     """Why a group has no whole answer. What an engine says against a group it says again the next time."""
     if how == "abort":
-        return RefusedError(503, "the engine ended the request: it is stopping, or was told to.")
-    return RefusedError(400, str(reason)) if reason else RefusedError(500, f"the request ended: {how}.")
+        return HTTPError(503, "the engine ended the request: it is stopping, or was told to.")
+    return HTTPError(400, str(reason)) if reason else HTTPError(500, f"the request ended: {how}.")
 
 
 async def _exit() -> None:

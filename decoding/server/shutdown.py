@@ -7,7 +7,7 @@ close them: one that has sent half a request, or waits for an answer that no eng
 import asyncio
 from typing import Any
 
-from decoding.server.http import RefusedError
+from decoding.server.http import HTTPError
 
 LOOKS = 0.1
 """Seconds between two looks at whether the server stops."""
@@ -16,10 +16,10 @@ CLOSING = 5
 """Seconds that connections have to close once the engine has stopped."""
 
 
-class Stopping:
+class ShutdownWatch:
     """over: set as soon as the engine has stopped and the server closes."""
 
-    told = RefusedError(503, "the server is stopping, and this request was not finished. Ask again when it is back.")
+    told = HTTPError(503, "the server is stopping, and this request was not finished. Ask again when it is back.")
 
     def __init__(self) -> None:
         self.over = asyncio.Event()

@@ -21,7 +21,7 @@ ALL = {"top_p": 1, "top_k": 0, "min_p": 0}
 """Values that cut nothing off a distribution."""
 
 
-def arm_asked(body: Mapping[str, Any]) -> Arm:
+def parse_strategy(body: Mapping[str, Any]) -> Arm:
     """The arm of a request with a strategy. Raises ConfigError."""
     try:
         return _parsed_arm(body)

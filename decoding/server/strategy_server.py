@@ -7,34 +7,34 @@ from concurrent.futures import Future
 from functools import cached_property
 from typing import Any
 
-from decoding.lockstep.request_metadata import MOST, Branch
-from decoding.server.http import RefusedError
-from decoding.server.placement import Seat, Seats
-from decoding.server.request_parsing import Wanted
+from decoding.lockstep.request_metadata import MAX_BRANCHES, BranchMetadata
+from decoding.server.http import HTTPError
+from decoding.server.placement import EngineBalancer, Placement
+from decoding.server.request_parsing import StrategyRequest
 from icl.errors import DataError, did_you_mean
 from icl.models.hf.model import HF
-from icl.models.vllm.generation import Ask, Said, said_of
-from icl.models.vllm.inputs import Inputs
+from icl.models.vllm.engine_io import EngineOutput, EngineRequest, output_from_vllm
+from icl.models.vllm.inputs import InputBuilder
 from icl.types import Prompt
 
 PIXELS = 2**28
 """Of all images of a request together: what memory has room for when they are opened."""
 
 
-class Desk:
+class StrategyServer:
     """What a server needs to answer with strategies; made once. server: the state of vLLM's application."""
 
     def __init__(self, server: Any) -> None:
         self.engine, self.args, self.models = server.engine_client, server.args, server.openai_serving_models
         parallel = server.vllm_config.parallel_config
-        self.seats = Seats(int(parallel.data_parallel_size))
+        self.seats = EngineBalancer(int(parallel.data_parallel_size))
         self.apart = parallel.distributed_executor_backend != "uni"  # workers whose faults a scheduler cannot see
         self.hf = HF(self.args.model, trust_remote_code=self.args.trust_remote_code, revision=self.args.revision)
         self.numbers = itertools.count()
 
     @cached_property
-    def inputs(self) -> Inputs:
-        return Inputs(self.hf, self.engine)
+    def inputs(self) -> InputBuilder:
+        return InputBuilder(self.hf, self.engine)
 
     @property
     def adapters(self) -> list[str]:
@@ -52,7 +52,7 @@ class Desk:
             return self.models.lora_requests[name]
         if name and not self.models.is_base_model(name):
             known = [*(base.name for base in self.models.base_model_paths), *self.adapters]
-            raise RefusedError(
+            raise HTTPError(
                 404, f"there is no model '{name}' here.{did_you_mean(name, known)} It serves {', '.join(known)}."
             )
         return None
@@ -60,7 +60,9 @@ class Desk:
     async def lost(self) -> str:
         """The sentence for an adapter of which vLLM would leave something out, or ''."""
         for name, adapter in self.models.lora_requests.items():
-            found: list[list[str]] = await self.engine.collective_rpc("lockstep_unplaced", args=(adapter.lora_int_id,))
+            found: list[list[str]] = await self.engine.collective_rpc(
+                "lockstep_unsupported_layers", args=(adapter.lora_int_id,)
+            )
             if found[0]:
                 return (
                     f"--adapter {name}: vLLM has no place for {len(found[0])} of the layers that {adapter.lora_path} "
@@ -68,7 +70,7 @@ class Desk:
                 )
         return ""
 
-    async def branches(self, asked: Wanted, seat: Seat) -> Sequence[Prompt]:
+    async def branches(self, asked: StrategyRequest, seat: Placement) -> Sequence[Prompt]:
         """The strategy's branches; what it generates first is asked of this server's own model."""
         loop = asyncio.get_running_loop()
         asking: list[Future[list[str]]] = []
@@ -81,9 +83,9 @@ class Desk:
             self._check_images(asked.prompt)
             (note,) = asked.arm.strategy.prepare([asked.prompt], generate)
             found = asked.arm.strategy.branches(asked.prompt, note)
-            if len(found) > MOST:
-                raise RefusedError(
-                    400, f"{asked.arm.label} reads {len(found)} prompts, and a group has {MOST} at most."
+            if len(found) > MAX_BRANCHES:
+                raise HTTPError(
+                    400, f"{asked.arm.label} reads {len(found)} prompts, and a group has {MAX_BRANCHES} at most."
                 )
             return found
 
@@ -103,7 +105,7 @@ class Desk:
                 "Send smaller ones."
             )
 
-    async def _generated(self, prompts: Sequence[Prompt], length: int, seat: Seat) -> list[str]:
+    async def _generated(self, prompts: Sequence[Prompt], length: int, seat: Placement) -> list[str]:
         async def one(prompt: Prompt) -> str:
             given, name = await self.inputs.of_async(prompt), f"icl-first-{next(self.numbers)}"
             tokens: list[int] = []
@@ -113,7 +115,7 @@ class Desk:
 
         return list(await asyncio.gather(*map(one, prompts)))
 
-    async def _outputs(self, given: Any, parameters: Any, name: str, seat: Seat) -> AsyncIterator[Any]:
+    async def _outputs(self, given: Any, parameters: Any, name: str, seat: Placement) -> AsyncIterator[Any]:
         """What the engine says, one after the other. Raises RefusedError."""
         from vllm.exceptions import VLLMError, VLLMServerError
 
@@ -121,16 +123,16 @@ class Desk:
             async for output in self.engine.generate(given, parameters, name, **seat.arguments()):
                 yield output
         except VLLMServerError as error:
-            raise RefusedError(503, f"the engine has failed: {error}") from error
+            raise HTTPError(503, f"the engine has failed: {error}") from error
         except (VLLMError, ValueError) as error:
-            raise RefusedError(400, f"vLLM does not take this prompt: {error}") from error
+            raise HTTPError(400, f"vLLM does not take this prompt: {error}") from error
 
     @property
     def longest(self) -> int:
         """Tokens of prompt and answer together that the engine has room for."""
         return int(self.engine.model_config.max_model_len)
 
-    async def whole(self, given: Any, ask: Ask, name: str, seat: Seat) -> Said:
+    async def whole(self, given: Any, ask: EngineRequest, name: str, seat: Placement) -> EngineOutput:
         """What one prompt of a group says in the end. Raises RefusedError where the engine does not take it."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -147,24 +149,28 @@ class Desk:
         last = None
         async for output in self._outputs(given, parameters, name, seat):
             last = output
-        return Said(reason="it ended without an answer") if last is None else said_of(last)
+        return EngineOutput(reason="it ended without an answer") if last is None else output_from_vllm(last)
 
-    async def kept(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+    async def take_records(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         """What the workers kept of these groups; it is forgotten there."""
         ask = self.engine.engine_core.call_utility_all_async
         try:
-            found: list[list[dict[str, Any]]] = await ask("collective_rpc", "lockstep_take", None, (list(groups),), {})
+            found: list[list[dict[str, Any]]] = await ask(
+                "collective_rpc", "lockstep_take_records", None, (list(groups),), {}
+            )
         except Exception as error:  # vLLM has no kind of its own for what an engine says that is stopping
-            raise RefusedError(503, f"the engine does not tell what it kept: {error}.") from error
+            raise HTTPError(503, f"the engine does not tell what it kept: {error}.") from error
         return {name: record for engine in found for name, record in engine[0].items()}
 
     async def fault(self, group: str) -> str:
         """Why a step of this group could not be taken, where its scheduler cannot know; else ''."""
         if not self.apart:
             return ""
-        return str((await self.kept([group])).get(group, {}).get("fault", ""))
+        return str((await self.take_records([group])).get(group, {}).get("fault", ""))
 
-    async def read(self, given: Any, asked: Wanted, branch: Branch, said: "asyncio.Queue[Any]", seat: Seat) -> None:
+    async def read(
+        self, given: Any, asked: StrategyRequest, branch: BranchMetadata, said: "asyncio.Queue[Any]", seat: Placement
+    ) -> None:
         """Runs one branch to its end. What branch 0 says goes into `said`. Raises RefusedError."""
         room = self.longest - len(given["prompt_token_ids"])
         limit = min(asked.max_tokens or room, room)
@@ -174,7 +180,7 @@ class Desk:
             if branch.index == 0:
                 said.put_nowait(output)
 
-    def _parameters(self, limit: int, stop: tuple[str, ...], branch: Branch | None) -> Any:
+    def _parameters(self, limit: int, stop: tuple[str, ...], branch: BranchMetadata | None) -> Any:
         from vllm import SamplingParams
 
         return SamplingParams(

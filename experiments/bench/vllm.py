@@ -105,21 +105,21 @@ class _Bare(VLLM):
     """vLLM as it comes."""
 
     def arguments(self) -> dict[str, Any]:
-        from icl.models.vllm.engine import PLUG_IN
+        from icl.models.vllm.engine import PLUGIN_ARGS
 
-        return {key: value for key, value in super().arguments().items() if key not in PLUG_IN}
+        return {key: value for key, value in super().arguments().items() if key not in PLUGIN_ARGS}
 
 
 def _run(model: VLLM, prompts: Sequence[Prompt], arm: Any) -> Callable[[], None]:
     """ROWS rows, LENGTH tokens each, prefill included and nothing found in a cache."""
     from decoding.arms.arm import parse_arm
-    from decoding.lockstep import serialization as wire
-    from decoding.lockstep.request_metadata import Branch
-    from icl.models.vllm.generation import Ask
+    from decoding.lockstep.request_metadata import BranchMetadata
+    from decoding.lockstep.serialization import serialize
+    from icl.models.vllm.engine_io import EngineRequest
 
     parsed = parse_arm(arm)
     count = getattr(parsed.strategy, "count", 1)
-    told = wire.told(parsed.strategy, parsed.sampler)
+    told = serialize(parsed.strategy, parsed.sampler)
     numbers = iter(range(10**6))
 
     def run() -> None:
@@ -127,24 +127,24 @@ def _run(model: VLLM, prompts: Sequence[Prompt], arm: Any) -> Callable[[], None]
 
         def extra(group: int, b: int) -> dict[str, str]:
             name = f"bench-{id(run)}-{number}-{group}"
-            return Branch(name, b, count, told, query=f"q{group}").extra_args() if count > 1 else {}
+            return BranchMetadata(name, b, count, told, query=f"q{group}").extra_args() if count > 1 else {}
 
         groups = [
-            [Ask(prompts[g * count + b], LENGTH, extra(g, b), stops=False) for b in range(count)]
+            [EngineRequest(prompts[g * count + b], LENGTH, extra(g, b), stops=False) for b in range(count)]
             for g in range(len(prompts) // count)
         ]
         _llm(model).reset_prefix_cache()
-        model.ask(groups, _fine)
+        model.run_groups(groups, _fine)
 
     return run
 
 
 def _llm(model: "VLLM") -> Any:
     """vLLM's own object, of the one engine in this process."""
-    from icl.models.vllm.engine import Engine
+    from icl.models.vllm.engine import VLLMEngine
 
     engine = model.engine
-    assert isinstance(engine, Engine), "benches run on one engine"
+    assert isinstance(engine, VLLMEngine), "benches run on one engine"
     return engine.llm
 
 
@@ -222,14 +222,14 @@ class Held(VLLM):
     def unload(self) -> None:
         """It stays."""
 
-    def ask(self, groups: Any, done: Any) -> None:
+    def run_groups(self, groups: Any, done: Any) -> None:
         def noted() -> Iterator[Any]:
             for asks in groups:
                 for ask in asks:
                     self.asked.setdefault(ask.prompt.digest, ask.prompt)
                 yield asks
 
-        super().ask(noted(), done)
+        super().run_groups(noted(), done)
 
 
 def _file(name: str, path: str, queries: int) -> dict[str, Any]:

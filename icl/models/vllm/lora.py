@@ -52,7 +52,7 @@ def put(adapter: LoraAdapter, llm: Any) -> Any:
         llm.llm_engine.add_lora(asked)
     except Exception as error:  # whatever an engine's process raised
         raise ModelError(f"{adapter.key}: vLLM does not take {adapter.folder}: {error}") from error
-    lost: list[str] = llm.collective_rpc("lockstep_unplaced", args=(NUMBER,))[0]
+    lost: list[str] = llm.collective_rpc("lockstep_unsupported_layers", args=(NUMBER,))[0]
     if lost:
         raise ModelError(
             f"{adapter.key}: vLLM has no place for {len(lost)} of the layers that {adapter.folder} changes, such as "

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from icl.constraints import Positive, PositiveInt, Share
 from icl.errors import ConfigError, ModelError
 from icl.models.base import Request
-from icl.models.vllm.generation import Ask, Said
+from icl.models.vllm.engine_io import EngineOutput, EngineRequest
 from icl.registry import component
 from icl.types import Generation, Prompt, Usage
 
 if TYPE_CHECKING:
     from icl.models.hf.adapter import LoraAdapter
     from icl.models.hf.model import HF
-    from icl.models.vllm.engine import Done, Engine
+    from icl.models.vllm.engine import Done, VLLMEngine
     from icl.models.vllm.replicas import Replicas
 
 GIB = 2**30
-CACHE_ON_CPU = 2.0
+CPU_CACHE_GIB = 2.0
 """GiB of the key-value cache without a GPU; vLLM's own default is nine tenths of the memory."""
-MOST_IMAGES = 64
+DEFAULT_MAX_IMAGES = 64
 """That a prompt may have where nothing says how many."""
 
 SHORT = frozenset({"awq", "gptq", "auto_awq", "auto_gptq", "awq_marlin", "gptq_marlin"})
@@ -51,14 +51,14 @@ class VLLM:
     quantization: str | None = None  # awq, gptq, fp8, bitsandbytes, ...; none: what the checkpoint's config says
     adapter: str | None = None  # folder of a LoRA that peft has saved, put on every request
     merge: bool = False  # the adapter into the weights, in a copy of the checkpoint that is kept in the cache
-    tensor_parallel: PositiveInt = 1  # GPUs that share each layer
-    data_parallel: PositiveInt = 1  # engines side by side, each with `tensor_parallel` GPUs
+    tensor_parallel_size: PositiveInt = 1  # GPUs that share each layer
+    data_parallel_size: PositiveInt = 1  # engines side by side, each with `tensor_parallel_size` GPUs
     max_model_len: PositiveInt | None = None  # tokens of prompt and answer; none: as a run needs, else the checkpoint's
     max_images: PositiveInt | None = None  # a prompt may have; none: as a run needs, else 64
-    gpu_memory: Share = 0.9  # of a GPU, for weights and cache
-    cache_gib: Positive | None = None  # of the key-value cache; none: what gpu_memory leaves, on a CPU 2
+    gpu_memory_utilization: Share = 0.9  # of a GPU, for weights and cache
+    cache_gib: Positive | None = None  # of the key-value cache; none: what gpu_memory_utilization leaves, on a CPU 2
     enforce_eager: bool = False  # no compilation and no graphs: starts faster, decodes slower
-    prefix_caching: bool = True  # beginnings that prompts share are computed once
+    enable_prefix_caching: bool = True  # beginnings that prompts share are computed once
     trace: bool = True  # per-step numbers of strategies; greedy without them decodes outside of groups
     in_flight: PositiveInt = 1024  # requests that are prepared ahead of the engine
     trust_remote_code: bool = False  # whether Python code that a checkpoint brings along may run
@@ -100,10 +100,12 @@ class VLLM:
         if self.merge:
             merging.check(self)
             settings["merge"] = True
-        return told({"backend": "vllm", "checkpoint": self.hf.checkpoint.digest, "device": self.where, **settings})[:32]
+        return told(
+            {"backend": "vllm", "checkpoint": self.hf.checkpoint.digest, "device": self.device_type, **settings}
+        )[:32]
 
     @property
-    def where(self) -> str:
+    def device_type(self) -> str:
         """'cpu', or the kind of accelerator."""
         import torch
 
@@ -114,12 +116,12 @@ class VLLM:
         """As vLLM calls it; 'auto' where it reads the checkpoint's own. AWQ and GPTQ have no kernels for float32."""
         from icl.models.hf.prequantized import method
 
-        if self.where != "cpu" or self.dtype != "auto":
+        if self.device_type != "cpu" or self.dtype != "auto":
             return self.dtype
         return "bfloat16" if (self.quantization or method(self.hf.checkpoint)) in SHORT else "float32"
 
     @property
-    def beside(self) -> "LoraAdapter | None":
+    def request_adapter(self) -> "LoraAdapter | None":
         """The adapter that every request is given, where it is not in the weights."""
         return None if self.merge else self.lora
 
@@ -131,43 +133,43 @@ class VLLM:
 
     def arguments(self) -> dict[str, Any]:
         """What the engine is started with."""
-        from icl.models.vllm.engine import PLUG_IN
+        from icl.models.vllm.engine import PLUGIN_ARGS
 
-        cpu = self.where == "cpu"
-        cache = self.cache_gib or (CACHE_ON_CPU if cpu else None)
+        cpu = self.device_type == "cpu"
+        cache = self.cache_gib or (CPU_CACHE_GIB if cpu else None)
         given = {
             "dtype": self.precision,
             "quantization": self.quantization,
-            "tensor_parallel_size": self.tensor_parallel,
+            "tensor_parallel_size": self.tensor_parallel_size,
             "max_model_len": self.max_model_len or self._planned_length(),
-            "gpu_memory_utilization": self.gpu_memory,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
             "kv_cache_memory_bytes": None if cache is None else math.ceil(cache * GIB),
             "enforce_eager": self.enforce_eager or cpu,
-            "enable_prefix_caching": self.prefix_caching,
+            "enable_prefix_caching": self.enable_prefix_caching,
             "mm_device_do_normalize": False,  # pixels as the checkpoint's own processor makes them, for edits on them
-            "limit_mm_per_prompt": {"image": self.max_images or self.planned[0] or MOST_IMAGES, "video": 0},
+            "limit_mm_per_prompt": {"image": self.max_images or self.planned[0] or DEFAULT_MAX_IMAGES, "video": 0},
             "trust_remote_code": self.trust_remote_code,
             "revision": self.revision,
             "seed": 0,
         }
         if cpu:
             given["block_size"] = self.block_size
-        if self.beside is not None:
+        if self.request_adapter is not None:
             from icl.models.vllm import lora
 
-            given |= lora.arguments(self.beside)
-        return given | PLUG_IN | self.engine_args
+            given |= lora.arguments(self.request_adapter)
+        return given | PLUGIN_ARGS | self.engine_args
 
     @property
     def block_size(self) -> int:
         """Tokens of a block of the cache, of which whole ones are shared; vLLM's own for CPUs, 128, shares few."""
-        return int(self.engine_args.get("block_size", 32 if self.where == "cpu" else 16))
+        return int(self.engine_args.get("block_size", 32 if self.device_type == "cpu" else 16))
 
     def blocks(self, prompt: Prompt) -> list[int]:
         """A number for each block of a prompt that the prefix cache may have; equal numbers are equal beginnings."""
         from icl.models.vllm.prefix_blocks import blocks
 
-        return blocks(self.hf, prompt, self.block_size) if self.prefix_caching else []
+        return blocks(self.hf, prompt, self.block_size) if self.enable_prefix_caching else []
 
     @cached_property
     def planned(self) -> tuple[int, int]:
@@ -191,11 +193,11 @@ class VLLM:
         return None if not tokens or (most is not None and tokens >= most) else tokens
 
     @cached_property
-    def engine(self) -> "Engine | Replicas":
-        from icl.models.vllm.engine import Engine
+    def engine(self) -> "VLLMEngine | Replicas":
+        from icl.models.vllm.engine import VLLMEngine
         from icl.models.vllm.replicas import Replicas
 
-        return Engine(self) if self.data_parallel == 1 else Replicas(self)
+        return VLLMEngine(self) if self.data_parallel_size == 1 else Replicas(self)
 
     def load(self) -> None:
         _ = self.engine
@@ -231,24 +233,24 @@ class VLLM:
         """requests, prompt_tokens, cached_tokens (found in the prefix cache), new_tokens, images_shown."""
         return self.engine.counts
 
-    def ask(self, groups: Iterable[Sequence[Ask]], done: "Done") -> None:
+    def run_groups(self, groups: Iterable[Sequence[EngineRequest]], done: "Done") -> None:
         """Runs groups of prompts; `done(number of the group, what each prompt said)` as soon as a group has ended."""
         self.engine.run(groups, done)
 
-    def kept(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+    def take_records(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         """Traces, option log-probabilities and faults of groups by their name, forgotten by the engine thereafter."""
-        return self.engine.kept(groups)
+        return self.engine.take_records(groups)
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         answers: dict[int, Generation] = {}
 
-        def done(number: int, said: list[Said]) -> None:
+        def done(number: int, said: list[EngineOutput]) -> None:
             answers[number] = self._generation(said[0])
 
-        self.ask([[Ask(request.prompt, request.max_new_tokens)] for request in requests], done)
+        self.run_groups([[EngineRequest(request.prompt, request.max_new_tokens)] for request in requests], done)
         return [answers[i] for i in range(len(requests))]
 
-    def _generation(self, said: Said) -> Generation:
+    def _generation(self, said: EngineOutput) -> Generation:
         if said.finish not in ("stop", "length"):
             raise ModelError(said.reason or f"vLLM ended the request: {said.finish}.")
         stopped = bool(said.tokens) and said.tokens[-1] in self.stop_tokens

@@ -1,4 +1,4 @@
-"""Engines side by side, each in a process and on GPUs of its own: what `data_parallel` starts.
+"""Engines side by side, each in a process and on GPUs of its own: what `data_parallel_size` starts.
 
 A group goes whole to one of them, since its branches decode in step. Neighboring groups go together, since they begin
 alike and an engine finds in its prefix cache what it has read itself. Each engine is driven by a thread; answers are
@@ -13,8 +13,8 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from icl.models.vllm.engine import Done, Engine
-from icl.models.vllm.generation import Ask, Said
+from icl.models.vllm.engine import Done, VLLMEngine
+from icl.models.vllm.engine_io import EngineOutput, EngineRequest
 
 if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TOGETHER = 16
 """Groups that an engine is given at once."""
 
-Some = list[tuple[int, Sequence[Ask]]]
+Some = list[tuple[int, Sequence[EngineRequest]]]
 
 
 class Replicas:
@@ -30,15 +30,15 @@ class Replicas:
 
     def __init__(self, model: "VLLM") -> None:
         self.engines = []
-        for place in range(model.data_parallel):
-            with _apart(place, model.tensor_parallel if model.where == "cuda" else 0):
-                self.engines.append(Engine(model))
+        for place in range(model.data_parallel_size):
+            with _apart(place, model.tensor_parallel_size if model.device_type == "cuda" else 0):
+                self.engines.append(VLLMEngine(model))
 
     @property
     def counts(self) -> dict[str, int]:
         return {name: sum(engine.counts[name] for engine in self.engines) for name in self.engines[0].counts}
 
-    def run(self, groups: Iterable[Sequence[Ask]], done: Done) -> None:
+    def run(self, groups: Iterable[Sequence[EngineRequest]], done: Done) -> None:
         """As `Engine.run`. Raises what an engine raises."""
         waiting = enumerate(groups)
         events: SimpleQueue[tuple[str, Any]] = SimpleQueue()
@@ -64,18 +64,18 @@ class Replicas:
                 inbox.put([])
             pool.shutdown(wait=False)
 
-    def kept(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
-        return {name: record for engine in self.engines for name, record in engine.kept(groups).items()}
+    def take_records(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+        return {name: record for engine in self.engines for name, record in engine.take_records(groups).items()}
 
     def stop(self) -> None:
         for engine in self.engines:
             engine.stop()
 
 
-def _drive(engine: Engine, place: int, events: "SimpleQueue[tuple[str, Any]]", inbox: "SimpleQueue[Some]") -> None:
+def _drive(engine: VLLMEngine, place: int, events: "SimpleQueue[tuple[str, Any]]", inbox: "SimpleQueue[Some]") -> None:
     """One engine's thread: asks for groups, and tells what they said."""
 
-    def more() -> Iterator[tuple[int, Sequence[Ask]]]:
+    def more() -> Iterator[tuple[int, Sequence[EngineRequest]]]:
         while True:
             events.put(("more", place))
             some = inbox.get()
@@ -83,7 +83,7 @@ def _drive(engine: Engine, place: int, events: "SimpleQueue[tuple[str, Any]]", i
                 return
             yield from some
 
-    def done(number: int, said: list[Said]) -> None:
+    def done(number: int, said: list[EngineOutput]) -> None:
         events.put(("said", (number, said)))
 
     engine.run_numbered(more(), done)

@@ -10,7 +10,7 @@ import checkpoints
 from decoding.arms.arm import Arm, parse_arm
 from decoding.engine.requests import Job
 from decoding.lockstep.engine import run_jobs
-from icl.models.vllm.generation import Ask, Said
+from icl.models.vllm.engine_io import EngineOutput
 from icl.models.vllm.model import VLLM
 from icl.types import Prompt
 
@@ -46,11 +46,11 @@ def jobs(count: int, length: int, seed: int = 0, arms: Sequence[Any] = ARMS) -> 
 class Watched(VLLM):
     """Keeps what every prompt of every group said. As a subclass it adds no field: the component is the same."""
 
-    def ask(self, groups: Any, done: Any) -> None:
+    def run_groups(self, groups: Any, done: Any) -> None:
         self.__dict__.setdefault("heard", [])
         self.__dict__.setdefault("asked", [])
 
-        def hear(number: int, said: list[Said]) -> None:
+        def hear(number: int, said: list[EngineOutput]) -> None:
             self.__dict__["heard"].append(said)
             done(number, said)
 
@@ -59,10 +59,10 @@ class Watched(VLLM):
                 self.__dict__["asked"].append(asks)
                 yield asks
 
-        super().ask(tell(), hear)
+        super().run_groups(tell(), hear)
 
     @property
-    def groups_heard(self) -> list[list[Said]]:
+    def groups_heard(self) -> list[list[EngineOutput]]:
         """Of groups with two branches and more."""
         return [said for said in self.__dict__["heard"] if len(said) > 1]
 
@@ -79,4 +79,4 @@ def tiny_engine(
     return kind(str(folder), **room, adapter=adapter, merge=merge, engine_args=settings)
 
 
-__all__ = ["ARMS", "Ask", "Watched", "jobs", "prompts", "run_jobs", "tiny_engine"]
+__all__ = ["ARMS", "Watched", "jobs", "prompts", "run_jobs", "tiny_engine"]

@@ -17,14 +17,14 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 from decoding.formulas.sampling import Greedy
-from decoding.lockstep import serialization as wire
-from decoding.lockstep.request_metadata import Branch, branch_of
+from decoding.lockstep.request_metadata import BranchMetadata, parse_branch
 from decoding.lockstep.scheduler import LockstepScheduler
-from decoding.lockstep.token_selection import Row, complete
+from decoding.lockstep.serialization import serialize
+from decoding.lockstep.token_selection import BatchRow, complete_groups
 from decoding.strategies.vcd import VCD
 
 BLOCK = 16
-ARM = wire.told(VCD(), Greedy())
+ARM = serialize(VCD(), Greedy())
 STOP = 7
 
 
@@ -66,7 +66,7 @@ class World:
         init_none_hash(sha256)
         self.hasher = get_request_block_hasher(BLOCK, sha256)
 
-    def add(self, name: str, length: int, tokens: int, branch: Branch | None = None, shared: int = 0) -> None:
+    def add(self, name: str, length: int, tokens: int, branch: BranchMetadata | None = None, shared: int = 0) -> None:
         prompt = [11] * min(shared, length) + [self.draw.randrange(100, 900) for _ in range(max(length - shared, 0))]
         extra = branch.extra_args() if branch else None
         params = SamplingParams(
@@ -79,7 +79,7 @@ class World:
     def group(self, name: str, lengths: list[int], tokens: int, shared: int = 0) -> None:
         self.members[name] = [f"{name}.{b}" for b in range(len(lengths))]
         for b, length in enumerate(lengths):
-            self.add(f"{name}.{b}", length, tokens, Branch(name, b, len(lengths), ARM), shared)
+            self.add(f"{name}.{b}", length, tokens, BranchMetadata(name, b, len(lengths), ARM), shared)
 
     def step(self) -> None:
         self.steps += 1
@@ -96,12 +96,12 @@ class World:
             request = self.scheduler.requests[request_id]
             if request.num_computed_tokens < request.num_tokens:
                 continue
-            branch = branch_of(request.sampling_params.extra_args)
+            branch = parse_branch(request.sampling_params.extra_args)
             own[i] = self.draw.randrange(20, 90)
             if branch is not None:
-                rows.append(Row(i, branch, request.num_output_tokens))
-        self.whole = [together[0].branch.group for together in complete(rows)]
-        for together in complete(rows):
+                rows.append(BatchRow(i, branch, request.num_output_tokens))
+        self.whole = [together[0].branch.group for together in complete_groups(rows)]
+        for together in complete_groups(rows):
             token = STOP if self.draw.random() < self.stop_rate else self.draw.randrange(20, 90)
             own |= {row.index: token for row in together}
         own = self.meddle(own, ids)

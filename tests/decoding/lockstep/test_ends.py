@@ -11,8 +11,8 @@ pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of
 import checkpoints
 import simulate
 
-from decoding.lockstep.request_metadata import Branch
-from decoding.lockstep.step_records import LEDGER
+from decoding.lockstep.request_metadata import BranchMetadata
+from decoding.lockstep.step_records import RECORD_STORE
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def finish(world: simulate.World) -> dict[str, str]:
 
 
 def test_the_shortest_limit_of_a_branch_ends_its_group(world: simulate.World) -> None:
-    world.add("g.0", 20, 9, Branch("g", 0, 2, simulate.ARM))
-    world.add("g.1", 35, 4, Branch("g", 1, 2, simulate.ARM))
+    world.add("g.0", 20, 9, BranchMetadata("g", 0, 2, simulate.ARM))
+    world.add("g.1", 35, 4, BranchMetadata("g", 1, 2, simulate.ARM))
     assert finish(world) == {"g.0": "length", "g.1": "length"}
     assert world.tokens["g.0"] == world.tokens["g.1"]
     assert len(world.tokens["g.0"]) == 4
@@ -76,8 +76,8 @@ def test_a_group_that_waits_can_be_aborted_too(world: simulate.World) -> None:
 
 def test_a_branch_that_never_comes_ends_its_group_with_the_reason(folder: Path) -> None:
     world = made(folder, patience=0.05)
-    world.add("half.0", 20, 5, Branch("half", 0, 3, simulate.ARM))
-    world.add("half.2", 20, 5, Branch("half", 2, 3, simulate.ARM))
+    world.add("half.0", 20, 5, BranchMetadata("half", 0, 3, simulate.ARM))
+    world.add("half.2", 20, 5, BranchMetadata("half", 2, 3, simulate.ARM))
     world.group("other", [20, 30], 6)
     ends = finish(world)
     assert ends["half.0"] == "error: 2 of 3 branches came within 0.05 s: [0, 2]"
@@ -86,7 +86,7 @@ def test_a_branch_that_never_comes_ends_its_group_with_the_reason(folder: Path) 
 
 def test_a_branch_sent_twice_ends_alone(world: simulate.World) -> None:
     world.group("g", [20, 30], 6)
-    world.add("again", 30, 6, Branch("g", 1, 2, simulate.ARM))
+    world.add("again", 30, 6, BranchMetadata("g", 1, 2, simulate.ARM))
     ends = finish(world)
     assert ends["again"] == "error: group g has its branch 1 already, or another number of branches"
     assert ends["g.0"] == ends["g.1"] == "length"
@@ -135,9 +135,9 @@ def test_a_step_that_cannot_be_taken_ends_the_group_with_its_reason(world: simul
     world.group("other", [20, 30], 6)
     while len(world.tokens["g.0"]) < 3:
         world.step()
-    LEDGER.fault("g", 3, "step 3: no token is left")
+    RECORD_STORE.fault("g", 3, "step 3: no token is left")
     ends = finish(world)
-    LEDGER.take("g")
+    RECORD_STORE.take("g")
     assert {ends[name] for name in world.members["g"]} == {"error: step 3: no token is left"}
     assert (world.scheduler.counts["faults"], world.scheduler.counts["violations"]) == (1, 0)
     assert ends["other.0"] == "length"

@@ -266,13 +266,13 @@ def test_sampling_parameters_that_act_behind_the_strategy_are_refused(name: str,
     from vllm import SamplingParams
 
     from decoding.formulas.sampling import Greedy
-    from decoding.lockstep import serialization as wire
-    from decoding.lockstep.logits_processor import LockstepProcessor
-    from decoding.lockstep.request_metadata import Branch
+    from decoding.lockstep.logits_processor import LockstepLogitsProcessor
+    from decoding.lockstep.request_metadata import BranchMetadata
+    from decoding.lockstep.serialization import serialize
     from decoding.strategies.vcd import VCD
 
-    extra = Branch("g", 0, 2, wire.told(VCD(), Greedy())).extra_args()
-    LockstepProcessor.validate_params(SamplingParams(temperature=0, extra_args=extra))
+    extra = BranchMetadata("g", 0, 2, serialize(VCD(), Greedy())).extra_args()
+    LockstepLogitsProcessor.validate_params(SamplingParams(temperature=0, extra_args=extra))
     given = {"temperature": 0.7 if name == "n" else 0} | {name: value}
     with pytest.raises(ValueError, match=f"{'temperature' if name == 'n' else name}|n=2"):
-        LockstepProcessor.validate_params(SamplingParams(**given, extra_args=extra))
+        LockstepLogitsProcessor.validate_params(SamplingParams(**given, extra_args=extra))

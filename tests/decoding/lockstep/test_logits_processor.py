@@ -14,21 +14,21 @@ from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
 from decoding.formulas.sampling import Greedy
-from decoding.lockstep import serialization as wire
-from decoding.lockstep.logits_processor import LockstepProcessor
-from decoding.lockstep.request_metadata import SECRET, Branch
+from decoding.lockstep.logits_processor import LockstepLogitsProcessor
+from decoding.lockstep.request_metadata import SECRET, BranchMetadata
+from decoding.lockstep.serialization import serialize
 from decoding.strategies.vcd import VCD
 
-ARM = wire.told(VCD(), Greedy())
+ARM = serialize(VCD(), Greedy())
 
 
 def parameters(group: str | None, index: int = 0) -> SamplingParams:
-    extra = Branch(group, index, 2, ARM).extra_args() if group else None
+    extra = BranchMetadata(group, index, 2, ARM).extra_args() if group else None
     return SamplingParams(temperature=0, extra_args=extra)
 
 
 def test_rows_are_followed_as_the_batch_changes() -> None:
-    processor = LockstepProcessor(engine(), torch.device("cpu"), False)
+    processor = LockstepLogitsProcessor(engine(), torch.device("cpu"), False)
     outputs: list[list[int]] = [[], [], [], []]
     added = [(0, parameters("g", 0), None, outputs[0]), (1, parameters(None), None, outputs[1]),
              (2, parameters("g", 1), None, outputs[2]), (3, parameters("h", 0), None, outputs[3])]  # fmt: skip
@@ -50,7 +50,7 @@ def test_rows_are_followed_as_the_batch_changes() -> None:
 def test_the_second_runner_tells_rows_by_slots() -> None:
     lengths = np.array([0, 12, 0, 40, 7])
     states: Any = SimpleNamespace(prompt_len=SimpleNamespace(np=lengths))
-    processor = LockstepProcessor(engine(), states)
+    processor = LockstepLogitsProcessor(engine(), states)
     assert processor.add_request(1, parameters("g", 0))
     assert processor.add_request(3, parameters("g", 1))
     assert not processor.add_request(4, parameters(None))
@@ -64,12 +64,12 @@ def test_the_second_runner_tells_rows_by_slots() -> None:
     assert list(processor.slots) == [1]
 
 
-def told(processor: LockstepProcessor) -> dict[int, tuple[str, int]]:
+def told(processor: LockstepLogitsProcessor) -> dict[int, tuple[str, int]]:
     return {row.index: (row.branch.group, row.branch.index) for row in processor._first_rows()}
 
 
 def test_rows_change_hands_as_vllm_says() -> None:
-    processor = LockstepProcessor(engine(), torch.device("cpu"), False)
+    processor = LockstepLogitsProcessor(engine(), torch.device("cpu"), False)
     swap, move = MoveDirectionality.SWAP, MoveDirectionality.UNIDIRECTIONAL
     added = [(i, parameters(group, index), None, []) for i, (group, index) in enumerate((("g", 0), ("g", 1)))]
     processor.update_state(BatchUpdate(4, [], added, []))
@@ -91,7 +91,7 @@ def test_rows_change_hands_as_vllm_says() -> None:
 
 
 def test_a_batch_without_branches_is_left_as_it_is() -> None:
-    processor = LockstepProcessor(engine(), torch.device("cpu"), False)
+    processor = LockstepLogitsProcessor(engine(), torch.device("cpu"), False)
     processor.update_state(BatchUpdate(2, [], [(0, parameters(None), None, []), (1, parameters("g"), None, [])], []))
     logits = torch.randn(2, 30)
     before = logits.clone()
@@ -102,7 +102,7 @@ def test_a_batch_without_branches_is_left_as_it_is() -> None:
 
 def test_rows_that_read_their_prompt_choose_nothing_under_the_second_runner() -> None:
     states: Any = SimpleNamespace(prompt_len=SimpleNamespace(np=np.array([12, 40])))
-    processor = LockstepProcessor(engine(), states)
+    processor = LockstepLogitsProcessor(engine(), states)
     for slot, index in ((0, 0), (1, 1)):
         assert processor.add_request(slot, parameters("g", index))
     logits = torch.randn(2, 30)
@@ -122,7 +122,7 @@ def test_rows_that_read_their_prompt_choose_nothing_under_the_second_runner() ->
 
 def test_an_engine_that_was_not_verified_has_no_processor() -> None:
     with pytest.raises(ValueError, match="async_scheduling=False"):
-        LockstepProcessor(engine(async_scheduling=True), torch.device("cpu"), False)
+        LockstepLogitsProcessor(engine(async_scheduling=True), torch.device("cpu"), False)
 
 
 ACTS: tuple[tuple[str, Any], ...] = (
@@ -145,21 +145,23 @@ ACTS: tuple[tuple[str, Any], ...] = (
 @pytest.mark.parametrize(("name", "value"), ACTS)
 def test_what_acts_on_one_branch_alone_is_refused(name: str, value: Any) -> None:
     given = parameters("g")
-    LockstepProcessor.validate_params(given)
+    LockstepLogitsProcessor.validate_params(given)
     setattr(given, name, value)
     with pytest.raises(ValueError, match=f"^{name}=.* has no place in a branch"):
-        LockstepProcessor.validate_params(given)
+        LockstepLogitsProcessor.validate_params(given)
     ordinary = parameters(None)
     setattr(ordinary, name, value)
-    LockstepProcessor.validate_params(ordinary)  # an ordinary request may
+    LockstepLogitsProcessor.validate_params(ordinary)  # an ordinary request may
 
 
 def test_a_branch_is_looked_at_where_it_enters(monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = SamplingParams(temperature=0, extra_args=Branch("g", 0, 2, '[{"name": "no_such"}, null]').extra_args())
+    gone = SamplingParams(
+        temperature=0, extra_args=BranchMetadata("g", 0, 2, '[{"name": "no_such"}, null]').extra_args()
+    )
     with pytest.raises(ValueError, match="no strategy named 'no_such'"):
-        LockstepProcessor.validate_params(gone)
+        LockstepLogitsProcessor.validate_params(gone)
     monkeypatch.setenv(SECRET, "s3cret")
     with pytest.raises(ValueError, match="groups are named by the server"):
-        LockstepProcessor.validate_params(parameters("g"))
-    LockstepProcessor.validate_params(parameters("s3cret-1"))
-    LockstepProcessor.validate_params(parameters(None))
+        LockstepLogitsProcessor.validate_params(parameters("g"))
+    LockstepLogitsProcessor.validate_params(parameters("s3cret-1"))
+    LockstepLogitsProcessor.validate_params(parameters(None))

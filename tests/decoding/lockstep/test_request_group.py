@@ -10,7 +10,7 @@ pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of
 
 from vllm.v1.request import RequestStatus
 
-from decoding.lockstep.request_group import Gang
+from decoding.lockstep.request_group import RequestGroup
 
 RUNNING, WAITING = RequestStatus.RUNNING, RequestStatus.WAITING
 
@@ -20,8 +20,8 @@ def request(status: Any = RUNNING, tokens: int = 20, computed: int = 19) -> Any:
     return SimpleNamespace(status=status, num_tokens=tokens, num_computed_tokens=computed, is_finished=lambda: finished)
 
 
-def gang(*members: Any, size: int = 2) -> Gang:
-    return Gang("g", size, members=dict(enumerate(members)))
+def gang(*members: Any, size: int = 2) -> RequestGroup:
+    return RequestGroup("g", size, members=dict(enumerate(members)))
 
 
 def test_it_may_choose_when_all_its_branches_lack_one_token() -> None:
@@ -36,7 +36,7 @@ def test_it_may_choose_when_all_its_branches_lack_one_token() -> None:
 
 def test_its_branches_are_told_in_order() -> None:
     first, second = request(), request(WAITING)
-    made = Gang("g", 2, members={1: second, 0: first})
+    made = RequestGroup("g", 2, members={1: second, 0: first})
     assert made.requests == [first, second]
     assert made.running == [first]
     assert made.complete

@@ -15,7 +15,7 @@ from test_ends import finish
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.request import RequestStatus
 
-from decoding.lockstep.request_metadata import Branch
+from decoding.lockstep.request_metadata import BranchMetadata
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def made(
 
 
 def branch(world: simulate.World, group: str, index: int, length: int = 20) -> None:
-    world.add(f"{group}.{index}", length, 5, Branch(group, index, 2, simulate.ARM))
+    world.add(f"{group}.{index}", length, 5, BranchMetadata(group, index, 2, simulate.ARM))
 
 
 def until(world: simulate.World, reached: Callable[[], Any]) -> None:
@@ -224,7 +224,7 @@ def test_an_abort_while_the_model_runs_ends_the_group_and_is_no_violation(folder
 def test_a_branch_of_another_count_ends_alone(folder: Path) -> None:
     world = made(folder)
     branch(world, "g", 0)
-    world.add("odd", 20, 5, Branch("g", 1, 3, simulate.ARM))
+    world.add("odd", 20, 5, BranchMetadata("g", 1, 3, simulate.ARM))
     branch(world, "g", 1)
     ends = finish(world)
     assert ends.pop("odd") == "error: group g has its branch 1 already, or another number of branches"

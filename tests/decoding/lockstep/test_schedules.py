@@ -103,15 +103,17 @@ def test_random_preemptions_of_single_branches_keep_every_group_together(folder:
 
 
 def test_a_step_does_not_look_at_groups_that_merely_wait(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from decoding.lockstep.request_group import Gang
+    from decoding.lockstep.request_group import RequestGroup
 
     world = simulate.World(simulate.scheduler(simulate.config(folder, 128, 4, False), 40), random.Random(0))
     for g in range(300):
         world.group(f"g{g}", [20, 30], 4)
     looked: list[str] = []
     asked: list[str] = []
-    judge, handle = Gang.judge, type(world.scheduler)._handle_blocked_waiting_request
-    monkeypatch.setattr(Gang, "judge", lambda self, patience: (looked.append(self.name), judge(self, patience))[1])
+    judge, handle = RequestGroup.judge, type(world.scheduler)._handle_blocked_waiting_request
+    monkeypatch.setattr(
+        RequestGroup, "judge", lambda self, patience: (looked.append(self.name), judge(self, patience))[1]
+    )
     monkeypatch.setattr(
         type(world.scheduler),
         "_handle_blocked_waiting_request",

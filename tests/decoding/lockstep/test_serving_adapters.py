@@ -147,7 +147,7 @@ def test_an_adapter_of_another_base_is_a_sentence_before_the_server_starts(
         ({"adapters": ["{one}", "one={two}"]}, "'one' names something else here already"),
         ({"options": ["lora-modules=x=y"]}, "--option lora-modules is not for here. Use --adapter"),
         ({"options": ["enable-lora"]}, "--option enable-lora is not for here. Use --adapter"),
-        ({"options": ["data_parallel_size=2"]}, "Use --data-parallel, which"),
+        ({"options": ["data_parallel_size=2"]}, "Use --data-parallel-size, which"),
         ({"merge": True}, "--merge: one --adapter goes into the weights, and none is given"),
         ({"merge": True, "adapters": ["{one}", "{two}"]}, "and 2 is given"),
     ],

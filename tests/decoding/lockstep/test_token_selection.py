@@ -15,21 +15,23 @@ from decoding.engine.decoding_step import scores
 from decoding.engine.option_scoring import logprobs_of
 from decoding.engine.token_loop import TRACE
 from decoding.formulas.sampling import Greedy
-from decoding.lockstep import serialization as wire
-from decoding.lockstep.request_metadata import KEY, SECRET, Branch, branch_of, check_name
-from decoding.lockstep.step_records import LEDGER, Ledger, Record
-from decoding.lockstep.token_selection import Row, complete, force
-from decoding.lockstep.worker_extension import LedgerReader
+from decoding.lockstep.request_metadata import KEY, SECRET, BranchMetadata, check_name, parse_branch
+from decoding.lockstep.serialization import deserialize, serialize
+from decoding.lockstep.step_records import RECORD_STORE, GroupRecord, RecordStore
+from decoding.lockstep.token_selection import BatchRow, complete_groups, select_tokens
+from decoding.lockstep.worker_extension import LockstepWorkerExtension
 from icl.errors import PlanError
 
 VOCABULARY = 40
 SPREAD = f"{Path(__file__).with_name('spread.py')}:Spread"
 
 
-def rows(group: str, arm: Any, places: list[int], step: int = 0, **more: Any) -> list[Row]:
+def rows(group: str, arm: Any, places: list[int], step: int = 0, **more: Any) -> list[BatchRow]:
     parsed = parse_arm(arm)
-    told = wire.told(parsed.strategy, parsed.sampler)
-    return [Row(i, Branch(group, b, len(places), told, 3, group, **more), step) for b, i in enumerate(places)]
+    told = serialize(parsed.strategy, parsed.sampler)
+    return [
+        BatchRow(i, BranchMetadata(group, b, len(places), told, 3, group, **more), step) for b, i in enumerate(places)
+    ]
 
 
 def logits(count: int, seed: int = 0) -> torch.Tensor:
@@ -47,9 +49,9 @@ def test_every_branch_chooses_the_token_of_its_strategy() -> None:
         rows("e", "sampling", [8], step=2),
     ]
     after = given.clone()
-    force(after, complete([row for part in reversed(parts) for row in part]))
+    select_tokens(after, complete_groups([row for part in reversed(parts) for row in part]))
     for part in parts:
-        strategy, sampler = wire.arm_of(part[0].branch.arm)
+        strategy, sampler = deserialize(part[0].branch.arm)
         said, _ = scores(strategy, given[[row.index for row in part]][:, None], part[0].step)
         wanted = sampler.choose(said, [part[0].branch.key], part[0].step)
         assert {int(after[row.index].argmax()) for row in part} == {int(wanted)}
@@ -58,8 +60,8 @@ def test_every_branch_chooses_the_token_of_its_strategy() -> None:
 
 def test_a_group_is_combined_only_whole_and_at_one_step() -> None:
     whole, half, apart = rows("a", "vcd", [0, 1]), rows("b", "vcd", [2, 3])[:1], rows("c", "vcd", [4, 5])
-    apart[1] = Row(5, apart[1].branch, 1)
-    assert complete([*half, *apart, *whole]) == [whole]
+    apart[1] = BatchRow(5, apart[1].branch, 1)
+    assert complete_groups([*half, *apart, *whole]) == [whole]
 
 
 def test_options_choose_their_own_tokens_and_keep_the_strategys_log_probabilities() -> None:
@@ -67,11 +69,11 @@ def test_options_choose_their_own_tokens_and_keep_the_strategys_log_probabilitie
     option, first = (5, 9, 2), (5, 1, 7)
     for step, each in enumerate(given):
         after = each.clone()
-        force(after, complete(rows("o", "vcd", [0, 1], step, first=first, force=option)))
+        select_tokens(after, complete_groups(rows("o", "vcd", [0, 1], step, first=first, force=option)))
         assert after.argmax(-1).tolist() == [option[step]] * 2
     strategy = parse_arm("vcd").strategy
     told = [logprobs_of(strategy, each[:, None], step)[0][0] for step, each in enumerate(given)]
-    record = LEDGER.take("o")
+    record = RECORD_STORE.take("o")
     assert record is not None
     assert record.forced == pytest.approx([float(told[s][token]) for s, token in enumerate(option)])
     assert record.first == pytest.approx([float(told[0][token]) for token in first])
@@ -79,8 +81,8 @@ def test_options_choose_their_own_tokens_and_keep_the_strategys_log_probabilitie
 
 def test_a_step_computed_twice_counts_once() -> None:
     for seed, step in ((0, 0), (1, 0), (2, 1)):
-        force(logits(2, seed), complete(rows("t", "vcd", [0, 1], step, trace=True)))
-    record = LEDGER.take("t")
+        select_tokens(logits(2, seed), complete_groups(rows("t", "vcd", [0, 1], step, trace=True)))
+    record = RECORD_STORE.take("t")
     assert record is not None
     assert len(record.trace) == 2
     said, _ = scores(parse_arm("vcd").strategy, logits(2, 1)[:, None], 0)
@@ -90,9 +92,9 @@ def test_a_step_computed_twice_counts_once() -> None:
 def test_what_is_kept_is_what_each_group_asked_for() -> None:
     """Groups of one arm in one combination, some with traces, some with looks, some with neither."""
     parts = [rows("plain", "vcd", [0, 1]), rows("traced", "vcd", [2, 3], trace=True), rows("seen", "vcd", [4, 5])]
-    parts[2] = [Row(row.index, replace(row.branch, top=2), 0) for row in parts[2]]
-    force(logits(6), complete([row for part in parts for row in part]))
-    kept = {name: LEDGER.take(name) or Record() for name in ("plain", "traced", "seen")}
+    parts[2] = [BatchRow(row.index, replace(row.branch, top=2), 0) for row in parts[2]]
+    select_tokens(logits(6), complete_groups([row for part in parts for row in part]))
+    kept = {name: RECORD_STORE.take(name) or GroupRecord() for name in ("plain", "traced", "seen")}
     assert [(len(record.trace), len(record.looks)) for record in kept.values()] == [(0, 0), (1, 0), (0, 1)]
     assert [len(ids) for ids in kept["seen"].looks[0].ids] == [2, 2, 2]
 
@@ -101,24 +103,28 @@ def test_what_is_kept_is_what_each_group_asked_for() -> None:
 def test_a_faulty_group_differs_on_purpose_and_says_why(bad: float) -> None:
     given = logits(4)
     given[1, 17] = bad
-    force(given, complete([*rows("bad", "vcd", [0, 1]), *rows("good", "vcd", [2, 3])]))
+    select_tokens(given, complete_groups([*rows("bad", "vcd", [0, 1]), *rows("good", "vcd", [2, 3])]))
     assert given[:2].argmax(-1).tolist() == [0, 1]
     assert given.isfinite().all()
     assert given[2].argmax() == given[3].argmax()
-    assert LEDGER.reason("bad") == f"step 0, branch 1: the score of token 17 is {bad}"
-    assert LEDGER.reason("good") is None
-    force(logits(2), complete(rows("bad", "vcd", [0, 1])))  # the prompt was read in chunks: the last time counts
-    assert LEDGER.reason("bad") is None
-    LEDGER.take("bad")
+    assert RECORD_STORE.reason("bad") == f"step 0, branch 1: the score of token 17 is {bad}"
+    assert RECORD_STORE.reason("good") is None
+    select_tokens(
+        logits(2), complete_groups(rows("bad", "vcd", [0, 1]))
+    )  # the prompt was read in chunks: the last time counts
+    assert RECORD_STORE.reason("bad") is None
+    RECORD_STORE.take("bad")
 
 
 def test_a_strategy_that_this_process_cannot_build_is_a_fault() -> None:
-    branches = [Row(b, Branch("gone", b, 2, '[{"name": "no_such.module:Strategy"}, null]'), 0) for b in range(2)]
+    branches = [
+        BatchRow(b, BranchMetadata("gone", b, 2, '[{"name": "no_such.module:Strategy"}, null]'), 0) for b in range(2)
+    ]
     given = logits(2)
-    force(given, complete(branches))
-    assert "no_such" in str(LEDGER.reason("gone"))
+    select_tokens(given, complete_groups(branches))
+    assert "no_such" in str(RECORD_STORE.reason("gone"))
     assert given[0].argmax() != given[1].argmax()
-    LEDGER.take("gone")
+    RECORD_STORE.take("gone")
 
 
 @pytest.mark.parametrize(
@@ -131,15 +137,15 @@ def test_whatever_a_strategy_raises_ends_its_groups_alone(node: str, sentence: s
     """The engine is everybody's: an error inside a step would end it."""
     arm = {"name": f"{Path(__file__).with_name('faulty.py')}:Faulty", "how": node}
     given, first = logits(4), (3,) if scored else ()
-    force(given, complete([*rows("raises", arm, [0, 1], first=first), *rows("beside", "vcd", [2, 3])]))
-    assert str(LEDGER.reason("raises")).startswith(sentence)
+    select_tokens(given, complete_groups([*rows("raises", arm, [0, 1], first=first), *rows("beside", "vcd", [2, 3])]))
+    assert str(RECORD_STORE.reason("raises")).startswith(sentence)
     assert given[0].argmax() != given[1].argmax()
     assert given[2].argmax() == given[3].argmax()
-    LEDGER.take("raises"), LEDGER.take("beside")
+    RECORD_STORE.take("raises"), RECORD_STORE.take("beside")
 
 
 def test_the_ledger_forgets_the_oldest() -> None:
-    ledger = Ledger(most=2)
+    ledger = RecordStore(most=2)
     for name in "abc":
         ledger.fault(name, 0, "why")
     assert [ledger.reason(name) for name in "abc"] == [None, "why", "why"]
@@ -147,7 +153,7 @@ def test_the_ledger_forgets_the_oldest() -> None:
 
 
 def test_what_was_taken_from_the_ledger_is_gone() -> None:
-    ledger = Ledger()
+    ledger = RecordStore()
     ledger.fault("g", 2, "why")
     ledger.fault("g", 3, "why else")
     ledger.clear_fault("g", 2)
@@ -162,24 +168,24 @@ def test_what_was_taken_from_the_ledger_is_gone() -> None:
 
 
 def test_workers_tell_what_they_kept_once() -> None:
-    LEDGER.fault("w1", 0, "why")
-    LEDGER.of("w2").forced.append(-1.5)
-    LEDGER.of("w3")
-    assert LedgerReader().lockstep_take(["w1", "unknown"]) == {
+    RECORD_STORE.fault("w1", 0, "why")
+    RECORD_STORE.of("w2").forced.append(-1.5)
+    RECORD_STORE.of("w3")
+    assert LockstepWorkerExtension().lockstep_take_records(["w1", "unknown"]) == {
         "w1": {"trace": [], "looks": [], "first": [], "forced": [], "fault": "why"}
     }
-    told = LedgerReader().lockstep_take()
+    told = LockstepWorkerExtension().lockstep_take_records()
     assert told["w2"]["forced"] == [-1.5]
     assert told.keys() >= {"w2", "w3"}
-    assert LedgerReader().lockstep_take() == {}
+    assert LockstepWorkerExtension().lockstep_take_records() == {}
 
 
 def test_layers_that_a_worker_does_not_change_are_told_by_name() -> None:
     adapter, modules = SimpleNamespace(loras={"b.q": 1, "a.q": 2, "c.q": 3}), {"c.q": 0, "d.q": 0}
     manager = SimpleNamespace(get_adapter={7: adapter}.__getitem__, modules=modules)
-    worker = LedgerReader()
+    worker = LockstepWorkerExtension()
     worker.model_runner = SimpleNamespace(lora_manager=SimpleNamespace(_adapter_manager=manager))
-    assert worker.lockstep_unplaced(7) == ["a.q", "b.q"]
+    assert worker.lockstep_unsupported_layers(7) == ["a.q", "b.q"]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +195,7 @@ def test_layers_that_a_worker_does_not_change_are_told_by_name() -> None:
 )  # fmt: skip
 def test_an_arm_comes_back_as_it_was_sent(arm: Any) -> None:
     parsed = parse_arm(arm)
-    assert wire.arm_of(wire.told(parsed.strategy, parsed.sampler)) == (parsed.strategy, parsed.sampler)
+    assert deserialize(serialize(parsed.strategy, parsed.sampler)) == (parsed.strategy, parsed.sampler)
 
 
 @pytest.mark.parametrize(
@@ -199,16 +205,16 @@ def test_an_arm_comes_back_as_it_was_sent(arm: Any) -> None:
 def test_another_process_finds_a_strategy_by_what_is_sent(node: Any, name: str | None) -> None:
     """A file by its path, since a name that this process made for it is nowhere else."""
     parsed = parse_arm(node)
-    sent = json.loads(wire.told(parsed.strategy, parsed.sampler))
+    sent = json.loads(serialize(parsed.strategy, parsed.sampler))
     assert sent[0]["name"] == (name or node["name"])
-    assert wire.arm_of(json.dumps(sent)) == (parsed.strategy, parsed.sampler)
+    assert deserialize(json.dumps(sent)) == (parsed.strategy, parsed.sampler)
 
 
 def test_a_branch_travels_as_one_line_of_json() -> None:
-    branch = Branch("g", 1, 3, "[]", seed=7, query="qä", trace=True, first=(1, 2), force=(4,))
-    assert branch_of(branch.extra_args()) == branch
-    assert branch_of({}) is None
-    assert branch_of({"other": 1}) is None
+    branch = BranchMetadata("g", 1, 3, "[]", seed=7, query="qä", trace=True, first=(1, 2), force=(4,))
+    assert parse_branch(branch.extra_args()) == branch
+    assert parse_branch({}) is None
+    assert parse_branch({"other": 1}) is None
 
 
 @pytest.mark.parametrize(
@@ -229,11 +235,11 @@ def test_a_branch_travels_as_one_line_of_json() -> None:
 )
 def test_a_malformed_branch_is_refused_with_the_reason(told: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        branch_of({KEY: told})
+        parse_branch({KEY: told})
 
 
 def test_groups_are_named_by_the_server_where_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, other = Branch("s3cret-1", 0, 2, "[]"), Branch("1-s3cret", 0, 2, "[]")
+    own, other = BranchMetadata("s3cret-1", 0, 2, "[]"), BranchMetadata("1-s3cret", 0, 2, "[]")
     monkeypatch.delenv(SECRET, raising=False)
     check_name(own), check_name(other)
     monkeypatch.setenv(SECRET, "s3cret")
@@ -245,7 +251,7 @@ def test_groups_are_named_by_the_server_where_one_runs(monkeypatch: pytest.Monke
 def test_a_strategy_that_does_not_come_back_as_it_was_is_refused() -> None:
     growing = parse_arm({"name": f"{Path(__file__).with_name('faulty.py')}:Growing"})
     with pytest.raises(PlanError, match="Growing is another strategy when it is made anew from its parameters"):
-        wire.told(growing.strategy, growing.sampler)
+        serialize(growing.strategy, growing.sampler)
 
 
 def test_a_strategy_of_a_function_is_refused() -> None:
@@ -254,7 +260,7 @@ def test_a_strategy_of_a_function_is_refused() -> None:
         """Of this function."""
 
     with pytest.raises(PlanError, match="Mine is defined in a notebook, a script or a function"):
-        wire.told(Mine(), Greedy())
+        serialize(Mine(), Greedy())
 
 
 def test_a_sampler_of_ones_own_is_refused() -> None:
@@ -265,4 +271,4 @@ def test_a_sampler_of_ones_own_is_refused() -> None:
             return scores.argmax(-1)
 
     with pytest.raises(PlanError, match="Mine cannot be sent"):
-        wire.told(parse_arm("vcd").strategy, Mine())
+        serialize(parse_arm("vcd").strategy, Mine())

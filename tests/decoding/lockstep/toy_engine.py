@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from decoding.lockstep.request_metadata import branch_of
-from decoding.lockstep.token_selection import Row, complete, force
-from decoding.lockstep.worker_extension import LedgerReader
-from icl.models.vllm.generation import Ask, Said
+from decoding.lockstep.request_metadata import parse_branch
+from decoding.lockstep.token_selection import BatchRow, complete_groups, select_tokens
+from decoding.lockstep.worker_extension import LockstepWorkerExtension
+from icl.models.vllm.engine_io import EngineOutput, EngineRequest
 from icl.types import Prompt
 from tests.decoding.toy import Row as ToyRow
 from tests.decoding.toy import Toy
@@ -24,7 +24,7 @@ from tests.decoding.toy import Toy
 @dataclass
 class Running:
     number: int
-    asks: Sequence[Ask]
+    asks: Sequence[EngineRequest]
     tokens: list[int] = field(default_factory=list)
 
 
@@ -35,9 +35,9 @@ class ToyEngine:
 
     def __init__(self, toy: Toy, together: int = 5, seed: int = 0) -> None:
         self.toy, self.together, self.draw = toy, together, random.Random(seed)
-        self.asked: list[Sequence[Ask]] = []
+        self.asked: list[Sequence[EngineRequest]] = []
         self.fetched: list[list[str]] = []
-        self.refused: dict[str, Said] = {}
+        self.refused: dict[str, EngineOutput] = {}
         self.loaded = 0
 
     @property
@@ -56,11 +56,13 @@ class ToyEngine:
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
         return self.toy.option_ids(prompt, options)
 
-    def kept(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+    def take_records(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         self.fetched.append(list(groups))
-        return LedgerReader().lockstep_take(groups)
+        return LockstepWorkerExtension().lockstep_take_records(groups)
 
-    def ask(self, groups: Iterable[Sequence[Ask]], done: Callable[[int, list[Said]], None]) -> None:
+    def run_groups(
+        self, groups: Iterable[Sequence[EngineRequest]], done: Callable[[int, list[EngineOutput]], None]
+    ) -> None:
         waiting = enumerate(groups)
         running: list[Running] = []
         while True:
@@ -75,25 +77,27 @@ class ToyEngine:
                 return
             running = self._stepped(running, done)
 
-    def _stepped(self, running: list[Running], done: Callable[[int, list[Said]], None]) -> list[Running]:
+    def _stepped(self, running: list[Running], done: Callable[[int, list[EngineOutput]], None]) -> list[Running]:
         places = [(group, ask) for group in running for ask in group.asks]
         self.draw.shuffle(places)
         logits = self.toy.logits_of([ToyRow(ask.prompt, group.tokens) for group, ask in places])
-        told = [(i, branch_of(ask.extra), len(group.tokens)) for i, (group, ask) in enumerate(places)]
-        force(logits, complete([Row(i, branch, step) for i, branch, step in told if branch is not None]))
+        told = [(i, parse_branch(ask.extra), len(group.tokens)) for i, (group, ask) in enumerate(places)]
+        select_tokens(
+            logits, complete_groups([BatchRow(i, branch, step) for i, branch, step in told if branch is not None])
+        )
         chosen: dict[int, set[int]] = {}
         for (group, _), token in zip(places, torch.argmax(logits, -1).tolist(), strict=True):
             chosen.setdefault(group.number, set()).add(token)
         return [group for group in running if self._goes_on(group, chosen[group.number], done)]
 
-    def _goes_on(self, group: Running, chosen: set[int], done: Callable[[int, list[Said]], None]) -> bool:
+    def _goes_on(self, group: Running, chosen: set[int], done: Callable[[int, list[EngineOutput]], None]) -> bool:
         first, count = group.asks[0], len(group.asks)
         if len(chosen) != 1:
-            done(group.number, [Said(tuple(group.tokens), "error", "its branches chose apart")] * count)
+            done(group.number, [EngineOutput(tuple(group.tokens), "error", "its branches chose apart")] * count)
             return False
         group.tokens.append(*chosen)
         stopped = first.stops and group.tokens[-1] in self.stop_tokens
         if stopped or len(group.tokens) == first.max_new_tokens:
-            done(group.number, [Said(tuple(group.tokens), "stop" if stopped else "length")] * count)
+            done(group.number, [EngineOutput(tuple(group.tokens), "stop" if stopped else "length")] * count)
             return False
         return True

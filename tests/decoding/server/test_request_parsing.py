@@ -7,7 +7,14 @@ import pytest
 from PIL import Image as PILImage
 
 from decoding.lockstep.request_metadata import KEY
-from decoding.server.request_parsing import LONGEST, MOST_OPTIONS, More, names_a_group, strategy_asked, wanted
+from decoding.server.request_parsing import (
+    LONGEST,
+    MOST_OPTIONS,
+    ExtendedOptions,
+    names_group,
+    names_strategy,
+    parse_request,
+)
 from icl.errors import ConfigError, DataError, ICLError
 from icl.images import Image
 from icl.models.chat_messages import data_url
@@ -85,7 +92,7 @@ def shown(url: Any) -> dict[str, Any]:
 )
 def test_a_request_that_cannot_be_meant_is_a_sentence(more: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as error:
-        wanted(asked(**more))
+        parse_request(asked(**more))
     assert str(error.value) == sentence
 
 
@@ -119,18 +126,18 @@ def test_a_request_that_cannot_be_meant_is_a_sentence(more: dict[str, Any], sent
 )  # fmt: skip
 def test_messages_that_cannot_be_meant_are_a_sentence(messages: Any, sentence: str) -> None:
     with pytest.raises(ICLError) as error:
-        wanted(asked(messages=messages))
+        parse_request(asked(messages=messages))
     assert str(error.value) == sentence
 
 
 def test_what_does_nothing_may_be_said() -> None:
     neutral = {"n": 1, "logprobs": False, "tools": None, "response_format": None, "seed": None, "icl": None}
-    assert wanted(asked(**neutral)) == wanted(asked())
+    assert parse_request(asked(**neutral)) == parse_request(asked())
 
 
 @pytest.mark.parametrize(("said", "stop"), [(None, ()), ("END", ("END",)), (["a", "b"], ("a", "b"))])
 def test_a_request_stops_at_one_text_or_at_several(said: Any, stop: tuple[str, ...]) -> None:
-    assert wanted(asked(stop=said)).stop == stop
+    assert parse_request(asked(stop=said)).stop == stop
 
 
 @pytest.mark.parametrize(
@@ -139,11 +146,11 @@ def test_a_request_stops_at_one_text_or_at_several(said: Any, stop: tuple[str, .
      ({"max_completion_tokens": 7, "max_tokens": 9}, 7)],
 )  # fmt: skip
 def test_a_limit_goes_by_its_new_name_first(said: Any, limit: int | None) -> None:
-    assert wanted(asked(**said)).max_tokens == limit
+    assert parse_request(asked(**said)).max_tokens == limit
 
 
 def test_the_rest_of_a_request_is_taken_at_its_word() -> None:
-    plain = wanted(asked())
+    plain = parse_request(asked())
     assert (plain.stream, plain.model, plain.token_ids, plain.more, plain.stream_usage) == (
         False,
         "",
@@ -152,34 +159,34 @@ def test_the_rest_of_a_request_is_taken_at_its_word() -> None:
         False,
     )
     assert plain.prompt.key == StreamKey(0, "")
-    full = wanted(
+    full = parse_request(
         asked(
             stream=True, model="tiny", return_token_ids=True, stream_options={"include_usage": True}, seed=4, user="q"
         )
     )
     assert (full.stream, full.model, full.token_ids, full.more, full.stream_usage) == (True, "tiny", True, None, True)
     assert full.prompt.key == StreamKey(4, "q")
-    assert not wanted(asked(stream_options={"include_usage": False})).stream_usage
-    assert not wanted(asked(stream_options=[1])).stream_usage
+    assert not parse_request(asked(stream_options={"include_usage": False})).stream_usage
+    assert not parse_request(asked(stream_options=[1])).stream_usage
 
 
 def test_what_icl_asks_for_is_read() -> None:
-    assert wanted(asked(icl={})).more == More()
+    assert parse_request(asked(icl={})).more == ExtendedOptions()
     more = {"trace": True, "top": MOST_OPTIONS, "options": ["yes", "no"], "normalize": "bytes"}
-    assert wanted(asked(icl=more)).more == More(True, 256, ("yes", "no"), "bytes")
+    assert parse_request(asked(icl=more)).more == ExtendedOptions(True, 256, ("yes", "no"), "bytes")
     many = tuple(map(str, range(MOST_OPTIONS)))
-    assert wanted(asked(icl={"options": list(many)})).more == More(options=many)
+    assert parse_request(asked(icl={"options": list(many)})).more == ExtendedOptions(options=many)
 
 
 def test_another_samples_prompt_comes_beside_its_own() -> None:
     other = {"messages": [{"role": "user", "content": "Another?"}], "seed": 3, "user": "q9"}
-    prompt = wanted(asked(icl={"other": other}, seed=1)).prompt
+    prompt = parse_request(asked(icl={"other": other}, seed=1)).prompt
     assert prompt.other is not None
     assert prompt.other.key == StreamKey(3, "q9")
     assert (prompt.other.text, prompt.text, prompt.key) == (
         "[user] Another?", "[user] Which color?", StreamKey(1, ""),
     )  # fmt: skip
-    assert wanted(asked(icl={"other": None})).prompt.other is None
+    assert parse_request(asked(icl={"other": None})).prompt.other is None
 
 
 def test_messages_become_demonstrations_and_the_query() -> None:
@@ -191,7 +198,7 @@ def test_messages_become_demonstrations_and_the_query() -> None:
         user(shown(data_url(first)), shown(data_url(second)), {"type": "text", "text": "And?"}),
         {"role": "assistant", "content": "The"},
     ]
-    prompt = wanted(asked(messages=messages)).prompt
+    prompt = parse_request(asked(messages=messages)).prompt
     assert [(turn.role, [part.name for part in turn.parts]) for turn in prompt.turns] == [
         ("system", ["instruction"]),
         ("user", ["demo[0].image[0]", "demo[0].question", ""]),
@@ -209,7 +216,7 @@ def test_a_prompt_that_was_sent_by_its_parts_comes_back_whole() -> None:
     parts = (Part(image(1), "query.image[0]"), Part("Question: ", ""), Part("Which?", "query.question"))
     demo = (Turn("user", (Part("Which?", "demo[0].question"),)), Turn("assistant", (Part("red", "demo[0].answer"),)))
     prompt = Prompt((*demo, Turn("user", parts)), StreamKey(2, "q1"))
-    back = wanted(asked(messages=named(prompt), seed=2, user="q1")).prompt
+    back = parse_request(asked(messages=named(prompt), seed=2, user="q1")).prompt
     assert back.digest == prompt.digest
     assert back.key == prompt.key
     names = [[part.name for part in turn.parts] for turn in prompt.turns]
@@ -218,17 +225,17 @@ def test_a_prompt_that_was_sent_by_its_parts_comes_back_whole() -> None:
 
 def test_a_image_is_read_from_the_request_alone() -> None:
     with pytest.raises(DataError, match=r"messages\[0\]\.content\[0\]: the image is not base64: "):
-        wanted(asked(messages=[user(shown("data:image/png;base64,?"))]))
-    mangled = wanted(asked(messages=[user(shown("data:image/png;base64," + base64.b64encode(b"no").decode()))]))
+        parse_request(asked(messages=[user(shown("data:image/png;base64,?"))]))
+    mangled = parse_request(asked(messages=[user(shown("data:image/png;base64," + base64.b64encode(b"no").decode()))]))
     with pytest.raises(ICLError, match=r"messages\[0\]\.content\[0\]"):  # it is opened later
         _ = mangled.prompt.images[0].digest
 
 
 def test_texts_together_have_a_limit() -> None:
     half = {"role": "user", "content": "x" * (LONGEST // 2)}
-    assert len(wanted(asked(messages=[half, half])).prompt.turns) == 2
+    assert len(parse_request(asked(messages=[half, half])).prompt.turns) == 2
     with pytest.raises(DataError, match="more than 1048576 characters"):
-        wanted(asked(messages=[half, half, {"role": "user", "content": "x"}]))
+        parse_request(asked(messages=[half, half, {"role": "user", "content": "x"}]))
 
 
 @pytest.mark.parametrize(
@@ -244,11 +251,11 @@ def test_texts_together_have_a_limit() -> None:
     ],
 )
 def test_whose_a_request_is(body: Any, strategy: bool, group: bool) -> None:
-    assert (strategy_asked(body), names_a_group(body)) == (strategy, group)
+    assert (names_strategy(body), names_group(body)) == (strategy, group)
 
 
 def test_what_changes_no_answer_may_be_said() -> None:
     """As clients do that write out every default."""
     said = {"n": 1, "presence_penalty": 0.0, "tools": [], "logit_bias": None, "response_format": {"type": "text"}}
     idle = {"metadata": {"run": "7"}, "service_tier": "auto", "priority": 3, "max_completion_tokens": None}
-    assert wanted(asked(max_tokens=5, **said, **idle)) == wanted(asked(max_tokens=5))
+    assert parse_request(asked(max_tokens=5, **said, **idle)) == parse_request(asked(max_tokens=5))

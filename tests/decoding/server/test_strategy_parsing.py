@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from decoding.arms.arm import parse_arm
-from decoding.server.request_parsing import wanted
-from decoding.server.strategy_parsing import arm_asked
+from decoding.server.request_parsing import parse_request
+from decoding.server.strategy_parsing import parse_strategy
 from icl.errors import ConfigError, PlanError
 
 
@@ -40,7 +40,7 @@ def body(strategy: Any, xargs: Any = None, **more: Any) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_a_named_strategy_is_the_arm_of_a_config(given: dict[str, Any], node: Any) -> None:
-    arm, own = arm_asked(given), parse_arm(node)
+    arm, own = parse_strategy(given), parse_arm(node)
     assert (arm.strategy, arm.sampler, arm.label) == (own.strategy, own.sampler, own.label)
 
 
@@ -74,7 +74,7 @@ def test_a_named_strategy_is_the_arm_of_a_config(given: dict[str, Any], node: An
 )  # fmt: skip
 def test_a_strategy_that_cannot_be_meant_is_a_sentence(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as error:
-        arm_asked(given)
+        parse_strategy(given)
     assert str(error.value).startswith(sentence)
 
 
@@ -86,7 +86,7 @@ def test_no_file_of_the_server_is_read_for_a_client(tmp_path: Path) -> None:
     for name in (str(path), str(tmp_path / "none.json")):
         for node in ({"name": "moicl", "fitted": name}, {"name": "mask_only", "of": {"name": "moicl", "fitted": name}}):
             with pytest.raises(ConfigError) as error:
-                arm_asked(body(node))
+                parse_strategy(body(node))
             told.add(str(error.value))
     assert told == {"vllm_xargs: fitted names a file; send the parameters that it has."}
 
@@ -105,16 +105,16 @@ def test_no_file_of_the_server_is_read_for_a_client(tmp_path: Path) -> None:
 )
 def test_what_the_engine_does_not_run_is_refused_before_it_gets_there(strategy: str, icl: Any, sentence: str) -> None:
     with pytest.raises(PlanError) as error:
-        wanted(body(strategy, icl=icl))
+        parse_request(body(strategy, icl=icl))
     assert sentence in str(error.value)
 
 
 def test_what_is_asked_for_is_what_must_run() -> None:
     """`dcd` writes texts here, and cannot score options here."""
-    assert wanted(body("dcd", icl={"trace": True})).more is not None
+    assert parse_request(body("dcd", icl={"trace": True})).more is not None
     with pytest.raises(PlanError, match="needs whole options"):
-        wanted(body("dcd", icl={"options": ["a"]}))
+        parse_request(body("dcd", icl={"options": ["a"]}))
 
 
 def test_a_client_that_counts_votes_may_ask_for_each_answer() -> None:
-    assert wanted(body("self_consistency", icl={"trace": True})).arm.strategy.samples == 2
+    assert parse_request(body("self_consistency", icl={"trace": True})).arm.strategy.samples == 2

@@ -103,7 +103,7 @@ def test_images_are_fetched_from_the_hosts_that_are_named_alone() -> None:
 
 
 @pytest.mark.usefixtures("there")
-@pytest.mark.skipif(VLLM().where != "cpu", reason="of a machine without a GPU")
+@pytest.mark.skipif(VLLM().device_type != "cpu", reason="of a machine without a GPU")
 def test_without_a_gpu_it_takes_two_gib_of_the_memory_unless_it_is_told_otherwise() -> None:
     arguments, _ = serve.server("tiny", "127.0.0.1", 8000)
     assert value(arguments, "kv-cache-memory-bytes") == str(2 * 2**30)

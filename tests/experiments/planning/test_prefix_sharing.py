@@ -42,7 +42,7 @@ def test_what_the_cache_has_is_what_is_not_distinct() -> None:
     prompt = tiny_models.prompt([1, 2], "what is it?", "q")
     assert share(model, [prompt]).found == 0
     assert share(model, [prompt] * 3).found == 2 * 4 * len(model.blocks(prompt))
-    assert share(dataclasses.replace(model, prefix_caching=False), [prompt] * 3).found == 0
+    assert share(dataclasses.replace(model, enable_prefix_caching=False), [prompt] * 3).found == 0
     assert share(object(), []).share is None
 
 

@@ -25,7 +25,7 @@ SETTINGS: dict[str, Any] = {
 def test_two_engines_share_the_work_and_say_what_one_says(tmp_path: Path) -> None:
     folder = checkpoints.saved("llava", tmp_path)
     jobs = groups.jobs(60, 6, seed=51)
-    single, double = VLLM(str(folder), **SETTINGS), VLLM(str(folder), data_parallel=2, **SETTINGS)
+    single, double = VLLM(str(folder), **SETTINGS), VLLM(str(folder), data_parallel_size=2, **SETTINGS)
     assert single.digest == double.digest
     told: list[int] = []
     try:

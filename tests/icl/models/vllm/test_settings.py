@@ -8,8 +8,8 @@ import pytest
 
 from icl.errors import ConfigError, ModelError
 from icl.models.hf.model import HF
-from icl.models.vllm.engine import PLUG_IN
-from icl.models.vllm.generation import Ask, Said, said_of
+from icl.models.vllm.engine import PLUGIN_ARGS
+from icl.models.vllm.engine_io import EngineOutput, EngineRequest, output_from_vllm
 from icl.models.vllm.model import VLLM
 from icl.models.vllm.prefix_blocks import blocks
 from icl.models.vllm.replicas import TOGETHER, Replicas
@@ -19,12 +19,12 @@ from icl.types import Part, Prompt, Turn
 
 @pytest.fixture(autouse=True)
 def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(VLLM, "where", "cpu")
+    monkeypatch.setattr(VLLM, "device_type", "cpu")
 
 
 def test_it_is_started_with_the_plug_in() -> None:
     given = build("model", {"name": "vllm", "path": "tiny", "engine_args": {"max_num_seqs": 4}}).arguments()
-    assert {name: given[name] for name in PLUG_IN} == PLUG_IN
+    assert {name: given[name] for name in PLUGIN_ARGS} == PLUGIN_ARGS
     assert given["max_num_seqs"] == 4
     assert not given["mm_device_do_normalize"]
     assert given["limit_mm_per_prompt"] == {"image": 64, "video": 0}
@@ -38,14 +38,14 @@ def test_a_cpu_has_its_own_precision_blocks_and_room(monkeypatch: pytest.MonkeyP
     assert (given["dtype"], given["kv_cache_memory_bytes"]) == ("bfloat16", 2**29)
     assert VLLM(engine_args={"block_size": 64}).arguments()["block_size"] == 64
     assert VLLM(quantization="awq").precision == "bfloat16"  # its kernels know no other
-    monkeypatch.setattr(VLLM, "where", "cuda")
-    there = VLLM(quantization="awq", gpu_memory=0.5, tensor_parallel=2).arguments()
+    monkeypatch.setattr(VLLM, "device_type", "cuda")
+    there = VLLM(quantization="awq", gpu_memory_utilization=0.5, tensor_parallel_size=2).arguments()
     assert (there["dtype"], there["kv_cache_memory_bytes"], there["enforce_eager"]) == ("auto", None, False)
     assert (there["gpu_memory_utilization"], there["tensor_parallel_size"]) == (0.5, 2)
     assert "block_size" not in there
 
 
-@pytest.mark.parametrize("name", [*PLUG_IN, "data_parallel_size", "max_model_len", "dtype", "enable_lora"])
+@pytest.mark.parametrize("name", [*PLUGIN_ARGS, "data_parallel_size", "max_model_len", "dtype", "enable_lora"])
 def test_settings_of_its_own_cannot_be_given_twice(name: str) -> None:
     with pytest.raises(ConfigError, match=f"engine_args: {name} is set by the backend or its own fields"):
         VLLM(engine_args={name: 1})
@@ -58,7 +58,7 @@ def test_nothing_is_merged_without_an_adapter() -> None:
 
 def test_the_digest_tells_settings_that_change_an_output() -> None:
     plain = VLLM()
-    for same in ({"in_flight": 3}, {"max_images": 2}, {"data_parallel": 2}, {"trace": False}, {"cache_gib": 1.0}):
+    for same in ({"in_flight": 3}, {"max_images": 2}, {"data_parallel_size": 2}, {"trace": False}, {"cache_gib": 1.0}):
         assert VLLM(**same).digest == plain.digest
     others = ({"dtype": "bfloat16"}, {"quantization": "fp8"}, {"engine_args": {"max_num_seqs": 4}})
     assert len({plain.digest, *(VLLM(**other).digest for other in others)}) == 4
@@ -101,14 +101,14 @@ def test_an_answer_loses_the_token_that_stopped_it() -> None:
     model = VLLM()
     stop, other = min(model.stop_tokens), model.option_ids(prompt("What?"), ["red"])[0][0]
     for tokens, kept, finish in (((other, stop), (other,), "stop"), ((other, other), (other, other), "length")):
-        answer = model._generation(Said(tokens, "stop", prompt_tokens=9))
+        answer = model._generation(EngineOutput(tokens, "stop", prompt_tokens=9))
         assert (answer.tokens, answer.finish) == (kept, finish)
         assert answer.text == model.text(kept)
         assert (answer.usage.prompt_tokens, answer.usage.new_tokens, answer.usage.forwards) == (9, 2, 2)
-    assert model._generation(Said((), "length")).finish == "length"
+    assert model._generation(EngineOutput((), "length")).finish == "length"
     for said, sentence in (
-        (Said(reason="no room"), "no room"),
-        (Said(finish="abort"), "vLLM ended the request: abort"),
+        (EngineOutput(reason="no room"), "no room"),
+        (EngineOutput(finish="abort"), "vLLM ended the request: abort"),
     ):
         with pytest.raises(ModelError, match=sentence):
             model._generation(said)
@@ -117,11 +117,11 @@ def test_an_answer_loses_the_token_that_stopped_it() -> None:
 def test_what_vllm_says_last_is_read() -> None:
     one = SimpleNamespace(token_ids=[4, 5], finish_reason="length", stop_reason=7)
     output = SimpleNamespace(outputs=[one], prompt_token_ids=[1, 2, 3], num_cached_tokens=None)
-    assert said_of(output) == Said((4, 5), "length", "", 3, 0)
+    assert output_from_vllm(output) == EngineOutput((4, 5), "length", "", 3, 0)
     one.finish_reason, one.stop_reason, output.num_cached_tokens = "error", "it is too small", 2
-    assert said_of(output) == Said((4, 5), "error", "it is too small", 3, 2)
+    assert output_from_vllm(output) == EngineOutput((4, 5), "error", "it is too small", 3, 2)
     one.stop_reason = None
-    assert said_of(output).reason == ""
+    assert output_from_vllm(output).reason == ""
 
 
 def prompt(question: str) -> Prompt:
@@ -138,7 +138,7 @@ def test_prompts_share_the_blocks_of_their_beginnings() -> None:
     assert not set(one[shared:]) & set(two)
     assert not set(one) & set(other[1:])  # a block is named by all that it follows
     assert model.blocks(prompt("Which?")) == blocks(model.hf, prompt("Which?"), 32)
-    assert VLLM(prefix_caching=False).blocks(prompt(begin)) == []
+    assert VLLM(enable_prefix_caching=False).blocks(prompt(begin)) == []
 
 
 class Fake:
@@ -149,16 +149,18 @@ class Fake:
         self.counts = {"requests": 0}
         self.stopped = False
 
-    def run_numbered(self, waiting: Iterator[tuple[int, Sequence[Ask]]], done: Callable[[int, Any], None]) -> None:
+    def run_numbered(
+        self, waiting: Iterator[tuple[int, Sequence[EngineRequest]]], done: Callable[[int, Any], None]
+    ) -> None:
         for number, asks in waiting:
             self.taken.append(number)
             if len(self.answered) == self.breaks:
                 raise ModelError("the engine is gone")
             self.counts["requests"] += len(asks)
             self.answered.append(number)
-            done(number, [Said((number,), "stop")] * len(asks))
+            done(number, [EngineOutput((number,), "stop")] * len(asks))
 
-    def kept(self, groups: Sequence[str]) -> dict[str, Any]:
+    def take_records(self, groups: Sequence[str]) -> dict[str, Any]:
         return {name: self for name in groups if name in {f"g{number}" for number in self.answered}}
 
     def stop(self) -> None:
@@ -171,8 +173,8 @@ def replicas(*engines: Fake) -> Replicas:
     return made
 
 
-def groups(count: int) -> list[list[Ask]]:
-    return [[Ask(prompt(str(i)), 1)] * (1 + i % 2) for i in range(count)]
+def groups(count: int) -> list[list[EngineRequest]]:
+    return [[EngineRequest(prompt(str(i)), 1)] * (1 + i % 2) for i in range(count)]
 
 
 @pytest.mark.parametrize("count", [0, 1, TOGETHER, 5 * TOGETHER + 3])
@@ -180,12 +182,12 @@ def test_every_group_goes_whole_to_one_engine_beside_its_neighbors(count: int) -
     engines, told = (Fake(), Fake()), dict[int, Any]()
     both = replicas(*engines)
     both.run(groups(count), told.__setitem__)
-    assert told == {i: [Said((i,), "stop")] * (1 + i % 2) for i in range(count)}
+    assert told == {i: [EngineOutput((i,), "stop")] * (1 + i % 2) for i in range(count)}
     assert sorted(engines[0].taken + engines[1].taken) == list(range(count))
     for engine in engines:
         assert {n // TOGETHER for n in engine.taken} == {n // TOGETHER for n in engine.taken[::TOGETHER]}
     assert both.counts == {"requests": sum(len(asks) for asks in groups(count))}
-    assert both.kept([f"g{i}" for i in range(count)]).keys() == {f"g{i}" for i in range(count)}
+    assert both.take_records([f"g{i}" for i in range(count)]).keys() == {f"g{i}" for i in range(count)}
     both.stop()
     assert all(engine.stopped for engine in engines)
 

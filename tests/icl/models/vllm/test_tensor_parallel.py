@@ -20,7 +20,9 @@ POISON = {"name": f"{Path(groups.__file__).with_name('poison.py')}:Poison", "bra
 def test_two_workers_say_what_plain_forwards_say(tmp_path: Path) -> None:
     folder = checkpoints.saved("llava", tmp_path)
     settings = {"max_num_seqs": 16, "max_num_batched_tokens": 128}
-    model = VLLM(str(folder), tensor_parallel=2, max_model_len=512, max_images=4, cache_gib=0.25, engine_args=settings)
+    model = VLLM(
+        str(folder), tensor_parallel_size=2, max_model_len=512, max_images=4, cache_gib=0.25, engine_args=settings
+    )
     jobs = groups.jobs(20, 8, arms=["greedy", *groups.ARMS[:3], POISON])
     try:
         answers = groups.run_jobs(model, jobs)

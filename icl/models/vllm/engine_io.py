@@ -8,7 +8,7 @@ from icl.types import Prompt
 
 
 @dataclass(frozen=True)
-class Ask:
+class EngineRequest:
     """A prompt and what travels with it. extra: a branch's own arguments; none for a prompt that is read by itself.
 
     stops: whether the model's end-of-text tokens end the answer.
@@ -21,7 +21,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Said:
+class EngineOutput:
     """tokens: with the one that stopped it. finish: stop, length, abort or error. reason: of an error.
 
     prompt_tokens, cached_tokens: read, and of these found in the prefix cache.
@@ -34,9 +34,9 @@ class Said:
     cached_tokens: int = 0
 
 
-def said_of(output: Any) -> Said:
+def output_from_vllm(output: Any) -> EngineOutput:
     """What vLLM's last output of a request says."""
     one = output.outputs[0]
     reason = str(one.stop_reason or "") if one.finish_reason == "error" else ""
     read = len(output.prompt_token_ids)
-    return Said(tuple(one.token_ids), str(one.finish_reason), reason, read, output.num_cached_tokens or 0)
+    return EngineOutput(tuple(one.token_ids), str(one.finish_reason), reason, read, output.num_cached_tokens or 0)
