@@ -19,6 +19,10 @@ RENAMED: dict[str, str] = {
     "key:late": "lazy_branches",
     "key:launch": "launcher",
     "key:correct": "correction",
+    "parameter:vllm.tensor_parallel": "tensor_parallel_size",
+    "parameter:vllm.data_parallel": "data_parallel_size",
+    "parameter:vllm.gpu_memory": "gpu_memory_utilization",
+    "parameter:vllm.prefix_caching": "enable_prefix_caching",
 }
 """`kind:old` -> new. A rename that follows from `RENAMED_WORDS` needs no row."""
 
