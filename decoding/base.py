@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decoding.arms.arm import Arm
-    from decoding.arms.control_target import Held
+    from decoding.arms.control_target import ControlTarget
     from decoding.formulas.sampling import Sampler
 
 Note = object
 """What `prepare` learned about one prompt (a description, a first answer); handed to `branches`."""
 
 
-class Thread(Protocol):
+class StepState(Protocol):
     """One answer under way. key: whose random streams it draws from. memory: what a strategy kept, by step."""
 
     key: StreamKey
@@ -30,7 +30,7 @@ class Thread(Protocol):
 
 
 @dataclass
-class NewThread:
+class InitialStepState:
     """The thread of an answer that nobody has begun."""
 
     key: StreamKey = StreamKey()
@@ -87,7 +87,7 @@ class Strategy:
     rank: ClassVar[int] = 100
 
     @classmethod
-    def fits(cls, held: "Held") -> "Arm | None":
+    def control_for(cls, target: "ControlTarget") -> "Arm | None":
         """The arm that `controls: default` adds beside `held.arm`: `held.beside(Mine(held.strategy))`. None: none."""
         return None
 
@@ -125,7 +125,7 @@ class Strategy:
         """reference: [B, V] float32 logits of branch 0 -> [B, V] bool, True survives; None: all do."""
         return None
 
-    def settled(self, reference: "Tensor") -> "Tensor | None":
+    def reference_decides(self, reference: "Tensor") -> "Tensor | None":
         """reference: [B, V] -> [B] bool: where the other branches cannot change the distribution that is drawn from.
 
         None: nowhere, ever. Engines may leave the other branches unread there and hand the reference in their place.
@@ -138,7 +138,7 @@ class Strategy:
         """logits: [n, B, V] float32 -> scores [B, V]; -inf: masked too."""
         return logits[0]
 
-    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
+    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
         """`combine`, for a strategy that draws random numbers or remembers earlier steps. threads: of each row.
 
         What the engines call. It may be asked twice about one step, and answers alike.
@@ -146,19 +146,19 @@ class Strategy:
         return self.combine(logits, step)
 
 
-class Threaded(Strategy):
+class StatefulStrategy(Strategy):
     """Base of strategies that define `follow`; `combine` is a first step in nobody's thread."""
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
-        return self.follow(logits, step, [NewThread() for _ in range(logits.shape[1])])
+        return self.combine_stateful(logits, step, [InitialStepState() for _ in range(logits.shape[1])])
 
 
-def ones(logits: "Tensor") -> "Tensor":
+def unit_strength(logits: "Tensor") -> "Tensor":
     """[B, 1]: the strength of weights that vary and always sum to one. logits: [n, B, V]."""
     return logits.new_ones(logits.shape[1], 1)
 
 
-def zeros(logits: "Tensor") -> "Tensor":
+def zero_strength(logits: "Tensor") -> "Tensor":
     """[B, 1]: the strength where identical branches leave nothing of one another. logits: [n, B, V]."""
     return logits.new_zeros(logits.shape[1], 1)
 

@@ -26,20 +26,20 @@ WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Change:
+class BranchChange:
     """What a name does to a prompt. reads: the parameters of a branch that it looks at."""
 
     made: Callable[[Prompt, "Branch"], Prompt]
     reads: tuple[str, ...] = ()
 
 
-def _edited(edit: Callable[["Branch"], edits.Edit], *reads: str) -> Change:
+def _edited(edit: Callable[["Branch"], edits.Edit], *reads: str) -> BranchChange:
     """An edit of the images that the branch names."""
-    return Change(lambda prompt, branch: prompt.edit(edit(branch), branch.images), ("images", *reads))
+    return BranchChange(lambda prompt, branch: prompt.edit(edit(branch), branch.images), ("images", *reads))
 
 
-CHANGES: Mapping[str, Change] = {
-    "none": Change(lambda prompt, branch: prompt),
+CHANGES: Mapping[str, BranchChange] = {
+    "none": BranchChange(lambda prompt, branch: prompt),
     "noise": _edited(lambda branch: edits.DiffusionNoise(branch.step), "step"),
     "blank": _edited(lambda branch: edits.Blank()),
     "mean_color": _edited(lambda branch: edits.MeanColor()),
@@ -48,22 +48,24 @@ CHANGES: Mapping[str, Change] = {
     "region": _edited(lambda branch: edits.RegionMask(*branch.box), "box"),
     "varied": _edited(lambda branch: edits.Varied()),
     "made_up": _edited(lambda branch: edits.MadeUp()),
-    "no_image": Change(lambda prompt, branch: changes.no_image(prompt)),
-    "no_demonstrations": Change(lambda prompt, branch: changes.no_demonstrations(prompt)),
-    "query_text_alone": Change(lambda prompt, branch: changes.without(prompt, "both")),
-    "shuffled_answers": Change(lambda prompt, branch: changes.other_answers(prompt, "shuffled")),
-    "wrong_answers": Change(lambda prompt, branch: changes.other_answers(prompt, "wrong")),
-    "instruction": Change(lambda prompt, branch: changes.instructed(prompt, branch.text), ("text",)),
-    "before_question": Change(lambda prompt, branch: changes.asked(prompt, before=branch.text), ("text",)),
-    "after_question": Change(lambda prompt, branch: changes.asked(prompt, after=branch.text), ("text",)),
+    "no_image": BranchChange(lambda prompt, branch: changes.remove_query_image(prompt)),
+    "no_demonstrations": BranchChange(lambda prompt, branch: changes.remove_demonstrations(prompt)),
+    "query_text_alone": BranchChange(lambda prompt, branch: changes.remove_part(prompt, "both")),
+    "shuffled_answers": BranchChange(lambda prompt, branch: changes.replace_answers(prompt, "shuffled")),
+    "wrong_answers": BranchChange(lambda prompt, branch: changes.replace_answers(prompt, "wrong")),
+    "instruction": BranchChange(lambda prompt, branch: changes.replace_instruction(prompt, branch.text), ("text",)),
+    "before_question": BranchChange(
+        lambda prompt, branch: changes.wrap_question(prompt, before=branch.text), ("text",)
+    ),
+    "after_question": BranchChange(lambda prompt, branch: changes.wrap_question(prompt, after=branch.text), ("text",)),
 }
 """name -> what it does to a prompt. An image in place of another, and descriptions, need more than a name."""
 
-EDIT = Change(lambda prompt, branch: prompt.edit(branch.edit, branch.images), ("images",))
+EDIT = BranchChange(lambda prompt, branch: prompt.edit(branch.edit, branch.images), ("images",))
 """What an edit that has no place in the table does."""
 
 
-class Changed:
+class ChangeField:
     """Metadata of the field that holds a change: a name of the table, or an edit."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
@@ -80,7 +82,7 @@ class Branch:
     one that its change does not read.
     """
 
-    change: Annotated[str | edits.Edit, Changed()] = "none"
+    change: Annotated[str | edits.Edit, ChangeField()] = "none"
     images: Where = "query"
     step: Annotated[int, Ge(0), Le(edits.DIFFUSION_STEPS - 1)] = 500
     grid: Side = 4
@@ -107,7 +109,7 @@ class Branch:
             )
 
     @property
-    def does(self) -> Change:
+    def does(self) -> BranchChange:
         return CHANGES[self.change] if isinstance(self.change, str) else EDIT
 
     @property
@@ -120,7 +122,7 @@ class Branch:
         return self.does.made(prompt, self)
 
 
-class Branches:
+class BranchesField:
     """Metadata of a field that holds branches: names and mappings in a config."""
 
     def values(self) -> str:

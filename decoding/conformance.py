@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from decoding.arms.inspection import (
     EXITS,
-    branches_given,
-    branches_of,
+    call_branches,
+    constant_weights,
     declares_weights,
-    measured_weights,
+    measure_weights,
+    probe_branches,
     probe_prompt,
-    weights_of,
 )
 from decoding.base import Strategy
 from icl.registry import describe
@@ -77,7 +77,7 @@ def made_up(count: int, rows: int = ROWS, scale: float = 3.0, seed: int = 0) -> 
     return common + torch.randn(count, rows, VOCABULARY, generator=generator)
 
 
-def under_mask(strategy: Strategy, scores: "Tensor", reference: "Tensor") -> "Tensor":
+def apply_mask(strategy: Strategy, scores: "Tensor", reference: "Tensor") -> "Tensor":
     """The scores with the strategy's own mask put on them, as the engines do."""
     mask = strategy.mask(reference)
     return scores if mask is None else scores.masked_fill(~mask, -float("inf"))
@@ -99,11 +99,11 @@ def _check_component(strategy: Strategy) -> None:
 
 def _check_branches(strategy: Strategy, prompt: Prompt) -> int:
     before = prompt.digest
-    branches = branches_given(strategy, prompt)
+    branches = call_branches(strategy, prompt)
     _need(isinstance(branches, tuple) and len(branches) > 0, "branches() must give a tuple of at least one prompt.")
     _need(all(isinstance(branch, Prompt) for branch in branches), "branches() gave something that is not a Prompt.")
     _need(prompt.digest == before, "branches() changed the prompt that it was given.")
-    again = tuple(branch.digest for branch in branches_of(strategy, prompt))
+    again = tuple(branch.digest for branch in probe_branches(strategy, prompt))
     _need(
         again == tuple(branch.digest for branch in branches),
         "branches() gave other prompts when asked again: random edits must draw from the prompt's own stream.",
@@ -135,10 +135,10 @@ def _check_rows_alone(strategy: Strategy, count: int) -> None:
     """A row's scores do not depend on the batch around it."""
     for step in (0, 1, 7):
         logits = made_up(count, seed=step)
-        scores = under_mask(strategy, strategy.combine(logits, step), logits[0])
+        scores = apply_mask(strategy, strategy.combine(logits, step), logits[0])
         for row in range(ROWS):
             alone = logits[:, row : row + 1]
-            own = under_mask(strategy, strategy.combine(alone, step), alone[0])
+            own = apply_mask(strategy, strategy.combine(alone, step), alone[0])
             _need(_same(own[0], scores[row]), f"step {step}: a row's scores depend on the other rows of its batch.")
 
 
@@ -154,17 +154,17 @@ def _check_masks(strategy: Strategy, count: int) -> bool:
             "combine() writes -inf: the class must say so with `masks_in_combine = True`, or use mask() where the mask "
             "reads the reference alone.",
         )
-        alive = under_mask(strategy, combined, logits[0]) > -float("inf")
+        alive = apply_mask(strategy, combined, logits[0]) > -float("inf")
         _need(bool(alive.any(-1).all()), "no token survives mask and combine; at least one must, always.")
         ruled_out |= not bool(alive.all())
     return ruled_out
 
 
 def _check_weights(strategy: Strategy, count: int) -> tuple[float, ...] | None:
-    weights = weights_of(strategy)
+    weights = constant_weights(strategy)
     if declares_weights(strategy) and weights is not None:
         _need(len(weights) == count, f"weights has {len(weights)} numbers for {count} branches.")
-        found = measured_weights(strategy)
+        found = measure_weights(strategy)
         _need(
             found is not None and all(abs(a - b) <= 1e-2 * (1 + abs(b)) for a, b in zip(found, weights, strict=True)),
             f"weights says {weights}, and combine() weighs the branches {found or 'otherwise at each step'}.",
@@ -199,13 +199,16 @@ def _check_settled(strategy: Strategy, count: int) -> None:
         return
     for scale in (0.3, 3.0, 30.0):
         logits = made_up(count, scale=scale)
-        settled = strategy.settled(logits[0])
-        if settled is None:
+        reference_decides = strategy.reference_decides(logits[0])
+        if reference_decides is None:
             continue
-        _need(tuple(settled.shape) == (ROWS,), f"settled() gave shape {tuple(settled.shape)}, not [B].")
+        _need(
+            tuple(reference_decides.shape) == (ROWS,),
+            f"settled() gave shape {tuple(reference_decides.shape)}, not [B].",
+        )
         alone = logits[:1].expand(count, -1, -1)
         own, without = (
-            under_mask(strategy, strategy.combine(z, 1), z[0]).softmax(-1)[settled] for z in (logits, alone)
+            apply_mask(strategy, strategy.combine(z, 1), z[0]).softmax(-1)[reference_decides] for z in (logits, alone)
         )
         _need(_same(own, without), "settled() names rows whose distribution the other branches do change.")
 
@@ -213,8 +216,8 @@ def _check_settled(strategy: Strategy, count: int) -> None:
 def _same_distribution(strategy: Strategy, combined: "Tensor", reference: "Tensor") -> bool:
     """Whether scores decode as the reference, both under its mask and what the scores rule out themselves."""
     out = combined == -float("inf")
-    wanted = under_mask(strategy, reference.masked_fill(out, -float("inf")), reference)
-    return _same(under_mask(strategy, combined, reference).softmax(-1), wanted.softmax(-1))
+    wanted = apply_mask(strategy, reference.masked_fill(out, -float("inf")), reference)
+    return _same(apply_mask(strategy, combined, reference).softmax(-1), wanted.softmax(-1))
 
 
 def _same(a: "Tensor", b: "Tensor") -> bool:

@@ -13,18 +13,18 @@ from icl import spans
 from icl.errors import PlanError
 from icl.types import Part, Prompt, Turn
 
-Without = Literal["image", "demonstrations", "both"]
+AblatedPart = Literal["image", "demonstrations", "both"]
 """What a branch leaves out: the query's image, all demonstrations, or both."""
 
 
-def without(prompt: Prompt, what: Without) -> Prompt:
+def remove_part(prompt: Prompt, what: AblatedPart) -> Prompt:
     """The prompt without it. 'image': the query's alone; demonstrations keep theirs."""
     if what in ("demonstrations", "both"):
-        prompt = no_demonstrations(prompt)
-    return no_image(prompt) if what in ("image", "both") else prompt
+        prompt = remove_demonstrations(prompt)
+    return remove_query_image(prompt) if what in ("image", "both") else prompt
 
 
-def no_image(prompt: Prompt) -> Prompt:
+def remove_query_image(prompt: Prompt) -> Prompt:
     """Without the query's images. Raises PlanError where nothing is left."""
     bare = prompt.without_images("query")
     if not bare.turns:
@@ -38,12 +38,12 @@ def demonstrations(prompt: Prompt) -> tuple[int, ...]:
     return tuple(dict.fromkeys(number for number in found if number is not None))
 
 
-def no_demonstrations(prompt: Prompt) -> Prompt:
+def remove_demonstrations(prompt: Prompt) -> Prompt:
     """The query alone, with the instruction."""
-    return only_demonstrations(prompt, ())
+    return keep_demonstrations(prompt, ())
 
 
-def only_demonstrations(prompt: Prompt, keep: Collection[int]) -> Prompt:
+def keep_demonstrations(prompt: Prompt, keep: Collection[int]) -> Prompt:
     """The prompt with some of its demonstrations, in their order. Raises PlanError where nothing is the query's."""
     pieces = [(t, part) for t, turn in enumerate(prompt.turns) for part in turn.parts]
     first = next((i for i, (_, part) in enumerate(pieces) if part.demo is not None), None)
@@ -64,7 +64,7 @@ def only_demonstrations(prompt: Prompt, keep: Collection[int]) -> Prompt:
     return replace(prompt, turns=tuple(turn for turn in turns if turn.parts))
 
 
-def windows(prompt: Prompt, count: int) -> tuple[Prompt, ...]:
+def demonstration_windows(prompt: Prompt, count: int) -> tuple[Prompt, ...]:
     """The demonstrations in `count` neighboring groups of like size, each with the query; 0: one group each.
 
     A prompt without demonstrations is its only window, and there are never more windows than demonstrations.
@@ -74,10 +74,10 @@ def windows(prompt: Prompt, count: int) -> tuple[Prompt, ...]:
         return (prompt,)
     groups = min(count or len(numbers), len(numbers))
     bounds = [i * len(numbers) // groups for i in range(groups + 1)]
-    return tuple(only_demonstrations(prompt, numbers[start:end]) for start, end in pairwise(bounds))
+    return tuple(keep_demonstrations(prompt, numbers[start:end]) for start, end in pairwise(bounds))
 
 
-def instructed(prompt: Prompt, text: str) -> Prompt:
+def replace_instruction(prompt: Prompt, text: str) -> Prompt:
     """Another instruction: in the place of the prompt's own, or at the head of the first user turn."""
     if spans.INSTRUCTION in prompt.spans:
         return prompt.map(lambda part: replace(part, content=text) if part.name == spans.INSTRUCTION else part)
@@ -89,7 +89,7 @@ def instructed(prompt: Prompt, text: str) -> Prompt:
     return replace(prompt, turns=tuple(turns))
 
 
-def asked(prompt: Prompt, before: str = "", after: str = "") -> Prompt:
+def wrap_question(prompt: Prompt, before: str = "", after: str = "") -> Prompt:
     """Words before and after the query's question. Raises PlanError where the query has none."""
     if spans.QUESTION not in prompt.spans:
         raise PlanError("the query has no question (no part is named 'query.question') that words could be put to.")
@@ -98,14 +98,14 @@ def asked(prompt: Prompt, before: str = "", after: str = "") -> Prompt:
     )
 
 
-def with_question(prompt: Prompt, text: str) -> Prompt:
+def replace_question(prompt: Prompt, text: str) -> Prompt:
     """Another text in the place of the query's question. Raises PlanError where the query has none."""
     if spans.QUESTION not in prompt.spans:
         raise PlanError("the query has no question (no part is named 'query.question') that a text could replace.")
     return prompt.map(lambda part: replace(part, content=text) if part.name == spans.QUESTION else part)
 
 
-def described(prompt: Prompt, descriptions: Mapping[str, str]) -> Prompt:
+def replace_images(prompt: Prompt, descriptions: Mapping[str, str]) -> Prompt:
     """Images replaced, where they stand, by texts. descriptions: name of the image's part -> text."""
     return prompt.map(
         lambda part: (
@@ -116,7 +116,7 @@ def described(prompt: Prompt, descriptions: Mapping[str, str]) -> Prompt:
     )
 
 
-def other_answers(prompt: Prompt, how: Literal["shuffled", "wrong"]) -> Prompt:
+def replace_answers(prompt: Prompt, how: Literal["shuffled", "wrong"]) -> Prompt:
     """Demonstrations with other answers, from the prompt's own stream.
 
     shuffled: they exchange their answers, none keeps its place. wrong: each gets one of the other answers shown.

@@ -75,14 +75,14 @@ def answer(
     oracle, most fakes), or failed.
     """
     from decoding.arms.arm import parse_arm
-    from decoding.arms.requirements import unmet
-    from decoding.engine.requests import Failure, Job
+    from decoding.arms.requirements import unsupported_reason
+    from decoding.engine.requests import DecodingRequest, Failure
     from experiments.running.generation import engine_of
     from icl.models.base import Request
 
     arms = [parse_arm(node) for node in (decoding if isinstance(decoding, list | tuple) else [decoding])]
     for arm in arms:
-        if problem := unmet(arm, model.abilities):
+        if problem := unsupported_reason(arm, model.abilities):
             raise PlanError(problem)
     if not model.abilities & {"logits", "strategies"}:
         if model.needs:
@@ -91,7 +91,7 @@ def answer(
             )
         (only,) = model.generate([Request(prompt, max_new_tokens=max_new_tokens)])
         return {arm.label: only for arm in arms}
-    jobs = [Job(prompt, arm, max_new_tokens=max_new_tokens) for arm in arms]
+    jobs = [DecodingRequest(prompt, arm, max_new_tokens=max_new_tokens) for arm in arms]
     said: dict[str, Generation] = {}
     for arm, result in zip(arms, engine_of(model)(model, jobs), strict=True):
         if isinstance(result, Failure):

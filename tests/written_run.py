@@ -166,7 +166,7 @@ def _steps(said: str, hostile: str) -> dict[str, Any]:
         "top": [[[0, 1], [0, 1], [0, 1]], [[1, 2], [2, 1], [2]]],
         "p": [[[0.7, 0.3], [0.7, 0.3], [0.7, 0.3]], [[0.999, 0.001], [0.999, 0.001], [1.0]]],
         "entropy": [[0.61, 0.61, 0.61], [0.01, 0.01, 0.0]],
-        "apart": [[0.0], [0.686]],
+        "js_divergence": [[0.0], [0.686]],
         "weights": [[2.0, -1.0]],
     }
 
@@ -187,6 +187,6 @@ def _image(folder: Path, color: str) -> str:
 def _sessions() -> list[dict[str, Any]]:
     counters = {"images_encoded": 3140, "images_shown": 28260, "prefill_tokens": 1_203_440, "forwards": 5210}
     spared = {"prefills_saved": 40, "prompt_tokens_saved": 12_000, "tokens": 300, "tokens_saved": 90}
-    work = {"eager": 20, "late": 80, "gated": 0, "contrasts": 100, "forwards_saved": 150, **spared}
+    work = {"eager": 20, "lazy": 80, "gated": 0, "contrasts": 100, "forwards_saved": 150, **spared}
     told = {"counters": counters, "arms": {"vcd": work}}
     return [{"start": "2026-01-02T03:04:05", "end": "2026-01-02T03:06:15", **told}]

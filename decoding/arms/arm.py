@@ -13,8 +13,8 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
 
-from decoding.arms.control_target import Held, by_default
-from decoding.arms.fitting import Origin, read_fitted
+from decoding.arms.control_target import ControlTarget, default_control_classes
+from decoding.arms.fitting import ParameterSource, read_parameter_file
 from decoding.arms.inspection import logits_count
 from decoding.base import Strategy
 from decoding.formulas.sampling import Beam, Greedy, Sampler
@@ -41,7 +41,7 @@ class Arm:
     sampler: Sampler = field(default_factory=Greedy)
     label: str = ""
     normalize: Normalize = "sum"
-    fitted: tuple[Origin, ...] = field(default=(), compare=False)
+    fitted: tuple[ParameterSource, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.label:
@@ -75,7 +75,7 @@ def parse_arm(node: Any, where: str = "") -> Arm:
     if isinstance(node, Arm):
         return node
     sampling, label, normalize = None, "", "sum"
-    fitted: list[Origin] = []
+    fitted: list[ParameterSource] = []
     if isinstance(node, Mapping):
         node = dict(node)
         sampling, label = node.pop("sampling", None), node.pop("label", "")
@@ -93,7 +93,7 @@ def parse_arm(node: Any, where: str = "") -> Arm:
     return Arm(strategy, sampler, label, normalize, tuple(fitted))
 
 
-def controls_of(arm: Arm, *, options: bool = False, shots: int | None = None) -> tuple[Arm, ...]:
+def default_controls(arm: Arm, *, options: bool = False, shots: int | None = None) -> tuple[Arm, ...]:
     """The default controls of an arm: those that say that they fit it (`Strategy.fits`), in the order of their ranks.
 
     First controls that wrap the strategy, with its sampler; then the reference: greedy, sampled as the arm is, and at
@@ -104,18 +104,20 @@ def controls_of(arm: Arm, *, options: bool = False, shots: int | None = None) ->
     strategy = arm.strategy
     if strategy.control or logits_count(strategy) == 1:
         return ()
-    held = Held(arm, options, shots)
-    return tuple(found for found in (control.fits(held) for control in by_default()) if found is not None)
+    target = ControlTarget(arm, options, shots)
+    return tuple(
+        found for found in (control.control_for(target) for control in default_control_classes()) if found is not None
+    )
 
 
-def _with_fitted(node: Any, where: str, read: list[Origin]) -> Any:
+def _with_fitted(node: Any, where: str, read: list[ParameterSource]) -> Any:
     """A node whose key `fitted` names a file, with the parameters of that file under its own; nested ones too."""
     if not isinstance(node, Mapping):
         return node
     told = {key: _with_fitted(value, f"{where}.{key}" if where else str(key), read) for key, value in node.items()}
     if not isinstance(told.get("fitted"), str):
         return told
-    parameters, origin = read_fitted(told.pop("fitted"), told.get("name"), where)
+    parameters, origin = read_parameter_file(told.pop("fitted"), told.get("name"), where)
     read.append(origin)
     return {**parameters, **told}
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Held:
+class ControlTarget:
     """The arm, and what of its run decides which controls fit.
 
     options: option scores are compared, where no sampler plays a part. shots: of the run, None where that is unknown.
@@ -31,15 +31,17 @@ class Held:
         return self.arm.strategy
 
     @property
-    def drawn(self) -> Sampler:
+    def sampler(self) -> Sampler:
         """How the arm's tokens are drawn, as far as it matters."""
         return Greedy() if self.options else self.arm.sampler
 
     @property
-    def sampled(self) -> bool:
-        return not self.drawn.deterministic
+    def is_sampled(self) -> bool:
+        return not self.sampler.deterministic
 
-    def beside(self, strategy: Strategy, sampler: Sampler | None = None, normalize: "Normalize | None" = None) -> "Arm":
+    def with_strategy(
+        self, strategy: Strategy, sampler: Sampler | None = None, normalize: "Normalize | None" = None
+    ) -> "Arm":
         """Another strategy, with the arm's own sampler and normalization where others are not given."""
         return replace(
             self.arm,
@@ -52,7 +54,7 @@ class Held:
 
 
 @lru_cache
-def by_default() -> tuple[type[Strategy], ...]:
+def default_control_classes() -> tuple[type[Strategy], ...]:
     """Every registered strategy with a `fits` of its own, in the order of their ranks, then of their names."""
     known = [resolve("strategy", name) for name in entries("strategy")]
-    return tuple(sorted((one for one in known if "fits" in vars(one)), key=lambda one: one.rank))
+    return tuple(sorted((one for one in known if "control_for" in vars(one)), key=lambda one: one.rank))

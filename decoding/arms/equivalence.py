@@ -21,7 +21,7 @@ from icl.registry import build, is_own, resolve
 GREEDY = {"name": "greedy"}
 
 
-def greedy_anyway(arm: Mapping[str, Any], score: str, shots: int) -> bool:
+def is_equivalent_to_greedy(arm: Mapping[str, Any], score: str, shots: int) -> bool:
     """Whether the arm answers as greedy whatever the model says. arm: its canonical node (`Arm.describe`)."""
     node = arm.get("strategy")
     if not isinstance(node, Mapping):
@@ -51,19 +51,19 @@ def _greedy(node: Mapping[str, Any], arm: Mapping[str, Any], score: str, shots: 
 @lru_cache
 def _reads_the_prompt_alone(strategy: Strategy) -> bool:
     """Whether all branches of a prompt without demonstrations are the prompt, and their sum is for what they say."""
-    from decoding.arms.inspection import branches_of, probe_prompt, strength_of
+    from decoding.arms.inspection import constant_strength, probe_branches, probe_prompt
 
     prompt = probe_prompt(shots=0)
     try:
-        branches = branches_of(strategy, prompt)
+        branches = probe_branches(strategy, prompt)
     except ICLError:  # it cannot read such a prompt, and its samples say so
         return False
     if strategy.exits or any(branch.digest != prompt.digest for branch in branches):
         return False
     if len(branches) == 1:
-        same = Strategy.combine, Strategy.follow, Strategy.mask
-        return (type(strategy).combine, type(strategy).follow, type(strategy).mask) == same
-    strength = strength_of(strategy)
+        same = Strategy.combine, Strategy.combine_stateful, Strategy.mask
+        return (type(strategy).combine, type(strategy).combine_stateful, type(strategy).mask) == same
+    strength = constant_strength(strategy)
     return strength is None or strength > 0
 
 

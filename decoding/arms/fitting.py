@@ -22,7 +22,7 @@ FORMAT = "mm-icl fitted strategy, 1"
 
 
 @dataclass(frozen=True)
-class Origin:
+class ParameterSource:
     """Where fitted parameters are from. on: what `icl fit` wrote of the setting they were found in; {}: nothing."""
 
     file: str
@@ -33,9 +33,9 @@ class Origin:
 class Fittable(Protocol):
     """A strategy with parameters that a dev split decides. fits_gold: whether the right answers are read."""
 
-    fits_gold: ClassVar[bool]
+    needs_labels: ClassVar[bool]
 
-    def measures(self, shots: int) -> "tuple[Strategy, ...]":
+    def calibration_strategies(self, shots: int) -> "tuple[Strategy, ...]":
         """The strategies whose option scores it is fitted on. shots: demonstrations of each prompt."""
         ...
 
@@ -47,7 +47,7 @@ class Fittable(Protocol):
         ...
 
 
-def write_fitted(strategy: "Strategy", path: Path, how: Mapping[str, Any] | None = None) -> None:
+def write_parameter_file(strategy: "Strategy", path: Path, how: Mapping[str, Any] | None = None) -> None:
     """The strategy's parameters as JSON. how: what they were fitted on, for people."""
     from icl.registry import describe
 
@@ -58,10 +58,10 @@ def write_fitted(strategy: "Strategy", path: Path, how: Mapping[str, Any] | None
 
 def read_parameters(name: str, strategy: Any, where: str = "") -> dict[str, Any]:
     """The parameters in a file, which may lie beside the config. Raises ConfigError where it is no file of theirs."""
-    return read_fitted(name, strategy, where)[0]
+    return read_parameter_file(name, strategy, where)[0]
 
 
-def read_fitted(name: str, strategy: Any, where: str = "") -> tuple[dict[str, Any], Origin]:
+def read_parameter_file(name: str, strategy: Any, where: str = "") -> tuple[dict[str, Any], ParameterSource]:
     """The same, and what the file says of where they are from."""
     path = _found(name, where)
     try:
@@ -77,7 +77,7 @@ def read_fitted(name: str, strategy: Any, where: str = "") -> tuple[dict[str, An
         raise ConfigError(f"{at(where)}fitted: {path} has parameters of '{known}', and this is '{strategy}'.")
     parameters.pop("code", None)
     on = told.get("fitted_on")
-    return parameters, Origin(name, on if isinstance(on, dict) else {})
+    return parameters, ParameterSource(name, on if isinstance(on, dict) else {})
 
 
 def _found(name: str, where: str) -> Path:
@@ -93,7 +93,7 @@ def _found(name: str, where: str) -> Path:
     raise ConfigError(f"{at(where)}fitted: there is no file {name} (looked in {looked}). `icl fit` writes one.")
 
 
-def fitted_bias(scores: "Tensor", gold: Sequence[int], rounds: int = 10) -> tuple[float, ...]:
+def fit_option_bias(scores: "Tensor", gold: Sequence[int], rounds: int = 10) -> tuple[float, ...]:
     """For `constant_bias`: one number an option (the first 0) with which most of the split is right.
 
     scores: [queries, options] log-probabilities of the reference. gold: place of the right option. One option's bias is
@@ -123,7 +123,7 @@ def fitted_bias(scores: "Tensor", gold: Sequence[int], rounds: int = 10) -> tupl
     return tuple(round(float(value), 4) for value in bias)
 
 
-def option_prior(told: "Tensor") -> tuple[float, ...]:
+def estimate_option_prior(told: "Tensor") -> tuple[float, ...]:
     """For `batch_calibration`: the mean share of each option over queries without labels.
 
     told: [queries, options] log-probabilities. No share is below 1e-6: its logarithm is taken.
@@ -133,7 +133,7 @@ def option_prior(told: "Tensor") -> tuple[float, ...]:
     return tuple(max(1e-6, round(float(share), 6)) for share in told.softmax(-1).mean(0))
 
 
-def mixture_weights(told: "Tensor", gold: Sequence[int], steps: int = 200, rate: float = 0.1) -> tuple[float, ...]:
+def fit_mixture_weights(told: "Tensor", gold: Sequence[int], steps: int = 200, rate: float = 0.1) -> tuple[float, ...]:
     """For `moicl`: weights of groups of demonstrations, from 1/n on, by gradient on the cross-entropy of the options.
 
     told: [queries, groups, options] log-probabilities. gold: place of the right option. Adam; no randomness.

@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from decoding.base import Thread, Threaded
+from decoding.base import StatefulStrategy, StepState
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Gated(Threaded):
+class GatedStrategy(StatefulStrategy):
     """Base: `gate` decides by row, `gated` scores by a decision. `random_gate` puts a coin in the place of `gate`."""
 
     def gate(self, logits: "Tensor", step: int) -> "Tensor":
         """logits: [n, B, V] -> [B, 1] bool."""
         raise NotImplementedError
 
-    def gated(self, logits: "Tensor", step: int, gate: "Tensor", threads: Sequence[Thread]) -> "Tensor":
+    def gated_scores(self, logits: "Tensor", step: int, gate: "Tensor", states: Sequence[StepState]) -> "Tensor":
         """The scores [B, V] under a decision."""
         raise NotImplementedError
 
@@ -24,5 +24,5 @@ class Gated(Threaded):
         """The mask under a decision, as `Strategy.mask`."""
         return self.mask(reference)
 
-    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
-        return self.gated(logits, step, self.gate(logits, step), threads)
+    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+        return self.gated_scores(logits, step, self.gate(logits, step), states)

@@ -43,16 +43,16 @@ def _made_up_prompt(shots: int, query: str, number: int) -> Prompt:
     return Prompt((Turn("user", tuple(parts)),), StreamKey(0, query))
 
 
-def branches_of(strategy: Strategy, prompt: Prompt | None = None) -> tuple[Prompt, ...]:
+def probe_branches(strategy: Strategy, prompt: Prompt | None = None) -> tuple[Prompt, ...]:
     """The branches of one prompt. Raises ConfigError where a strategy gives no prompts."""
-    branches = branches_given(strategy, prompt)
+    branches = call_branches(strategy, prompt)
     if not isinstance(branches, Sequence) or not branches or not all(isinstance(one, Prompt) for one in branches):
         name = type(strategy).__name__
         raise ConfigError(f"{name}.branches() gave no tuple of prompts: {branches!r:.80} (icl check strategy …).")
     return branches
 
 
-def branches_given(strategy: Strategy, prompt: Prompt | None = None) -> tuple[Prompt, ...]:
+def call_branches(strategy: Strategy, prompt: Prompt | None = None) -> tuple[Prompt, ...]:
     """What the strategy gives for one prompt, whatever it is, its preparation answered with a made-up sentence."""
     prompt = probe_prompt() if prompt is None else prompt
     (note,) = strategy.prepare([prompt], lambda prompts, max_new_tokens: ["a red square"] * len(prompts))
@@ -62,7 +62,7 @@ def branches_given(strategy: Strategy, prompt: Prompt | None = None) -> tuple[Pr
 @lru_cache
 def branch_count(strategy: Strategy) -> int:
     """How many prompts a strategy reads, asked once."""
-    return len(branches_of(strategy))
+    return len(probe_branches(strategy))
 
 
 def logits_count(strategy: Strategy) -> int:
@@ -75,28 +75,28 @@ def declares_weights(strategy: Strategy) -> bool:
     return type(strategy).weights is not Strategy.weights
 
 
-def weights_of(strategy: Strategy) -> tuple[float, ...] | None:
+def constant_weights(strategy: Strategy) -> tuple[float, ...] | None:
     """The constant weights of the branches, declared or measured; None where they vary."""
-    return strategy.weights if declares_weights(strategy) else measured_weights(strategy)
+    return strategy.weights if declares_weights(strategy) else measure_weights(strategy)
 
 
-def strength_of(strategy: Strategy) -> float | None:
+def constant_strength(strategy: Strategy) -> float | None:
     """The sum of the weights: a hidden inverse temperature. None where it varies."""
-    weights = weights_of(strategy)
+    weights = constant_weights(strategy)
     return None if weights is None else sum(weights)
 
 
 @lru_cache
-def least_strength(strategy: Strategy) -> float:
+def min_strength(strategy: Strategy) -> float:
     """The sum of the weights; where it varies, the least that was met on made-up logits."""
-    fixed = strength_of(strategy)
+    fixed = constant_strength(strategy)
     return fixed if fixed is not None else min(float(strategy.strength(z, 1).min()) for z in _made_up(strategy))
 
 
 @lru_cache
-def subtracts(strategy: Strategy) -> bool:
+def has_negative_weight(strategy: Strategy) -> bool:
     """Whether a branch counts against a token: by its weight, or on made-up logits where weights vary."""
-    weights = weights_of(strategy)
+    weights = constant_weights(strategy)
     if weights is not None:
         return any(weight < 0 for weight in weights)
     for z in _made_up(strategy):
@@ -110,9 +110,9 @@ def subtracts(strategy: Strategy) -> bool:
 
 
 @lru_cache
-def changes_image(strategy: Strategy) -> bool:
+def edits_query_image(strategy: Strategy) -> bool:
     """Whether a branch shows the query's image edited."""
-    shown = [part for branch in branches_of(strategy) for part in branch.parts() if part.within("query")]
+    shown = [part for branch in probe_branches(strategy) for part in branch.parts() if part.within("query")]
     return any(part.image is not None and len(part.image.edits) > 0 for part in shown)
 
 
@@ -125,7 +125,7 @@ def _made_up(strategy: Strategy) -> Iterator["Tensor"]:
 
 
 @lru_cache
-def measured_weights(strategy: Strategy) -> tuple[float, ...] | None:
+def measure_weights(strategy: Strategy) -> tuple[float, ...] | None:
     """The weights by measurement: [combine(z + d on branch b) - combine(z)] / d, where that is a constant."""
     import torch
 

@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Set
 
 from decoding.arms.arm import Arm
-from decoding.arms.inspection import branches_of, strength_of
+from decoding.arms.inspection import constant_strength, probe_branches
 from decoding.base import Strategy
 from decoding.formulas.sampling import Beam
 from icl.errors import ConfigError
 from icl.registry import build, entries, resolve
 from icl.types import Prompt
 
-GIVEN_BY = {
+SUFFICIENT_ABILITIES = {
     "generate": frozenset({"generate", "logits", "strategies"}),
     "logits": frozenset({"logits", "strategies"}),
     "first token only": frozenset({"logits", "strategies"}),
@@ -21,7 +21,7 @@ GIVEN_BY = {
 }
 """need -> the abilities of which one is enough."""
 
-TOLD = {
+NEED_NAMES = {
     "generate": "generated answers",
     "logits": "next-token logits",
     "first token only": "the logits of the first answer token",
@@ -32,7 +32,7 @@ TOLD = {
 }
 
 
-def unmet(strategy: Strategy | Arm, abilities: Set[str], score: str = "generate") -> str | None:
+def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str = "generate") -> str | None:
     """A sentence that says what is missing and what would run; None where nothing is.
 
     abilities: `Model.abilities`. An arm that samples, and any option scoring, reads logits, whatever the strategy.
@@ -47,10 +47,10 @@ def unmet(strategy: Strategy | Arm, abilities: Set[str], score: str = "generate"
         needs.add("logits")
     if score != "options" and isinstance(arm.sampler, Beam):
         needs.add("beams")
-    missing = [need for need in sorted(needs) if not GIVEN_BY.get(need, frozenset({need})) & abilities]
+    missing = [need for need in sorted(needs) if not SUFFICIENT_ABILITIES.get(need, frozenset({need})) & abilities]
     if not missing:
         return None
-    what = _listed(TOLD.get(need, need) for need in missing)
+    what = _listed(NEED_NAMES.get(need, need) for need in missing)
     has = f"it gives {_listed(sorted(abilities))}" if abilities else "it gives nothing"
     near = _nearest(arm.strategy, abilities, score)
     instead = f"{near} runs on it; " if near else ""
@@ -64,7 +64,7 @@ def unmet(strategy: Strategy | Arm, abilities: Set[str], score: str = "generate"
 
 def _nearest(strategy: Strategy, abilities: Set[str], score: str) -> str:
     """What runs on the model: the strategy that comes next to it where it names one, else greedy."""
-    if strategy.nearest and unmet(build("strategy", strategy.nearest), abilities, score) is None:
+    if strategy.nearest and unsupported_reason(build("strategy", strategy.nearest), abilities, score) is None:
         return f"'{strategy.nearest}', which comes next to it,"
     return "'greedy' with answer_mode: generate" if "generate" in abilities else ""
 
@@ -77,7 +77,7 @@ def _running(needs: Set[str]) -> list[str]:
             gives: Set[str] = resolve("model", name).abilities
         except ConfigError:  # its package is not installed
             continue
-        if all(GIVEN_BY.get(need, frozenset({need})) & gives for need in needs):
+        if all(SUFFICIENT_ABILITIES.get(need, frozenset({need})) & gives for need in needs):
             found.append(name)
     return found
 
@@ -87,15 +87,15 @@ def _listed(words: Iterable[str], joint: str = "and") -> str:
     return f"{', '.join(most)} {joint} {last}" if most else last
 
 
-def become(strategy: Strategy, prompt: Prompt | None = None) -> str | None:
+def degenerate_contrast(strategy: Strategy, prompt: Prompt | None = None) -> str | None:
     """A sentence where every branch of a prompt equals the reference, which names the control it has become.
 
     prompt: a made-up one with images and demonstrations where there is none, and then it is so by construction.
     """
-    first, *others = branches_of(strategy, prompt)
+    first, *others = probe_branches(strategy, prompt)
     if not others or any(branch.digest != first.digest for branch in others):
         return None
-    name, strength = Arm(strategy).label, strength_of(strategy)
+    name, strength = Arm(strategy).label, constant_strength(strategy)
     said = f"every branch of decoding '{name}' is the prompt itself, so it "
     if strength is None or abs(strength - 1) < 1e-6:
         return f"{said}contrasts nothing: it has become mask_only."

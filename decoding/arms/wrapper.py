@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from decoding.base import Generate, Note, Strategy, Threaded
+from decoding.base import Generate, Note, StatefulStrategy, Strategy
 from decoding.formulas.sampling import Sampler
 from icl.types import Prompt
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Around(Threaded):
+class StrategyWrapper(StatefulStrategy):
     """Base: `inner` is the other one. Its facts, sampler, preparation and branches hold for the whole."""
 
     @property
@@ -66,7 +66,7 @@ class Around(Threaded):
 
     def inner_strength(self, logits: "Tensor", step: int) -> "Tensor":
         """[B, 1] sum of the other one's weights, whether it varies or not. logits: [n, B, V]."""
-        from decoding.arms.inspection import strength_of
+        from decoding.arms.inspection import constant_strength
 
-        fixed = strength_of(self.inner)
+        fixed = constant_strength(self.inner)
         return self.inner.strength(logits, step) if fixed is None else logits.new_full((logits.shape[1], 1), fixed)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.arms.fitting import fitted_bias
+from decoding.arms.fitting import fit_option_bias
 from decoding.base import Strategy
 from icl.registry import component
 
@@ -30,19 +30,19 @@ class ConstantBias(Strategy):
     over_options: ClassVar[bool] = True
     options_only: ClassVar[bool] = True
     control: ClassVar[bool] = True
-    fits_gold: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = True
 
     @property
     def idle(self) -> bool:
         """Nothing is added to the scores: there was no fit."""
         return not any(self.biases)
 
-    def measures(self, shots: int) -> tuple[Strategy, ...]:
+    def calibration_strategies(self, shots: int) -> tuple[Strategy, ...]:
         """The reference."""
         return (ConstantBias(),)
 
     def fit(self, told: "Tensor", gold: Sequence[int]) -> "ConstantBias":
-        return replace(self, biases=fitted_bias(told[:, 0], gold))
+        return replace(self, biases=fit_option_bias(told[:, 0], gold))
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import torch

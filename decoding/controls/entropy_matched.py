@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from decoding.arms.inspection import least_strength
-from decoding.base import Strategy, Thread
-from decoding.controls.wrapped import Wrapped
+from decoding.arms.inspection import min_strength
+from decoding.base import StepState, Strategy
+from decoding.controls.base import WrappingControl
 from decoding.formulas.divergences import entropy
 from icl.registry import Nested, component
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decoding.arms.arm import Arm
-    from decoding.arms.control_target import Held
+    from decoding.arms.control_target import ControlTarget
 
 COLDEST, HOTTEST, HALVINGS = 1e-4, 1e4, 60
 
 
 @component("strategy", "entropy_matched")
 @dataclass(frozen=True)
-class EntropyMatched(Wrapped):
+class EntropyMatched(WrappingControl):
     """Control: the reference at the temperature, found at each step, that gives it another strategy's entropy.
 
     An entropy out of reach (ties among the best tokens, or a flat method) takes the nearest end of T in [1e-4, 1e4].
@@ -38,13 +38,13 @@ class EntropyMatched(Wrapped):
     keeps_best: ClassVar[bool] = True
 
     @classmethod
-    def fits(cls, held: "Held") -> "Arm | None":
+    def control_for(cls, target: "ControlTarget") -> "Arm | None":
         """Beside `temperature_matched` where the arm samples, and in its place where that is not defined."""
-        fitting = held.sampled or least_strength(held.strategy) <= 0
-        return held.beside(EntropyMatched(held.strategy)) if fitting else None
+        fitting = target.is_sampled or min_strength(target.strategy) <= 0
+        return target.with_strategy(EntropyMatched(target.strategy)) if fitting else None
 
     @property
-    def reads_all(self) -> bool:
+    def needs_all_branches(self) -> bool:
         return True
 
     @property
@@ -55,8 +55,8 @@ class EntropyMatched(Wrapped):
         sharpness: Tensor = 1 / self._temperature(logits, self.of.combine(logits, step))
         return sharpness
 
-    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
-        own = self.of.follow(logits, step, threads)
+    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+        own = self.of.combine_stateful(logits, step, states)
         scores: Tensor = logits[0] / self._temperature(logits, own)
         return scores.masked_fill(own == -float("inf"), -float("inf"))
 
@@ -64,11 +64,11 @@ class EntropyMatched(Wrapped):
         """[B, 1] by bisection of log T on the survivors: entropy rises with temperature. scores: the method's."""
         import torch
 
-        alive = self.alive(logits, scores)
-        wanted = entropy(scores.masked_fill(~alive, -float("inf")))
-        reference = (logits[0] - logits[0].amax(-1, keepdim=True)).masked_fill(~alive, -float("inf"))
-        most = int(alive.sum(-1).max())
-        if most < alive.shape[-1]:  # a mask leaves few tokens of a large vocabulary
+        surviving_tokens = self.surviving_tokens(logits, scores)
+        wanted = entropy(scores.masked_fill(~surviving_tokens, -float("inf")))
+        reference = (logits[0] - logits[0].amax(-1, keepdim=True)).masked_fill(~surviving_tokens, -float("inf"))
+        most = int(surviving_tokens.sum(-1).max())
+        if most < surviving_tokens.shape[-1]:  # a mask leaves few tokens of a large vocabulary
             reference = reference.topk(most).values
         low = torch.full_like(wanted, COLDEST).log()
         high = torch.full_like(wanted, HOTTEST).log()

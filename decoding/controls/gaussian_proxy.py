@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from decoding.base import Strategy, Thread
-from decoding.controls.wrapped import ReadsAll
+from decoding.base import StepState, Strategy
+from decoding.controls.base import AllBranchesControl
 from icl.registry import Nested, component
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from decoding.arms.arm import Arm
-    from decoding.arms.control_target import Held
+    from decoding.arms.control_target import ControlTarget
 
 
 @component("strategy", "gaussian_proxy")
 @dataclass(frozen=True)
-class GaussianProxy(ReadsAll):
+class GaussianProxy(AllBranchesControl):
     """Control: noise with the mean and spread of the shift that another strategy makes at each step."""
 
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose shift it is
@@ -32,8 +32,8 @@ class GaussianProxy(ReadsAll):
     rank: ClassVar[int] = 40
 
     @classmethod
-    def fits(cls, held: "Held") -> "Arm | None":
-        return held.beside(GaussianProxy(held.strategy))
+    def control_for(cls, target: "ControlTarget") -> "Arm | None":
+        return target.with_strategy(GaussianProxy(target.strategy))
 
     @property
     def weights(self) -> None:
@@ -42,17 +42,17 @@ class GaussianProxy(ReadsAll):
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
         return self.inner_strength(logits, step)
 
-    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
+    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
         import torch
 
-        own = self.of.follow(logits, step, threads)
+        own = self.of.combine_stateful(logits, step, states)
         base = self.inner_strength(logits, step) * logits[0]
-        alive = self.alive(logits, own)
-        count = alive.sum(-1, keepdim=True)
-        shift = torch.where(alive, own - base, 0.0)
+        surviving_tokens = self.surviving_tokens(logits, own)
+        count = surviving_tokens.sum(-1, keepdim=True)
+        shift = torch.where(surviving_tokens, own - base, 0.0)
         mean = shift.sum(-1, keepdim=True) / count
-        spread = (torch.where(alive, shift - mean, 0.0).square().sum(-1, keepdim=True) / count).sqrt()
+        spread = (torch.where(surviving_tokens, shift - mean, 0.0).square().sum(-1, keepdim=True) / count).sqrt()
         size = logits.shape[-1]
-        noise = torch.stack([torch.randn(size, generator=t.key.torch(f"gaussian/{step}")) for t in threads])
+        noise = torch.stack([torch.randn(size, generator=t.key.torch(f"gaussian/{step}")) for t in states])
         scores: Tensor = base + mean + spread * noise.to(base.device)
         return scores.masked_fill(own == -float("inf"), -float("inf"))

@@ -9,20 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from decoding.base import Strategy, Thread
-from decoding.controls.wrapped import Wrapped
+from decoding.base import StepState, Strategy
+from decoding.controls.base import WrappingControl
 from icl.registry import Nested, component
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from decoding.arms.arm import Arm
-    from decoding.arms.control_target import Held
+    from decoding.arms.control_target import ControlTarget
 
 
 @component("strategy", "mask_only")
 @dataclass(frozen=True)
-class MaskOnly(Wrapped):
+class MaskOnly(WrappingControl):
     """Control: the mask of another strategy on the reference's own scores."""
 
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose mask it is
@@ -31,8 +31,8 @@ class MaskOnly(Wrapped):
     keeps_best: ClassVar[bool] = True
 
     @classmethod
-    def fits(cls, held: "Held") -> "Arm | None":
-        return held.beside(MaskOnly(held.strategy))
+    def control_for(cls, target: "ControlTarget") -> "Arm | None":
+        return target.with_strategy(MaskOnly(target.strategy))
 
-    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
-        return self.ruled_out(logits, step, threads, logits[0])
+    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+        return self.apply_inner_mask(logits, step, states, logits[0])

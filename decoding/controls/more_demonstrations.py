@@ -15,7 +15,7 @@ from icl.registry import component
 
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm
-    from decoding.arms.control_target import Held
+    from decoding.arms.control_target import ControlTarget
 
 
 @component("strategy", "more_demonstrations")
@@ -29,9 +29,9 @@ class MoreDemonstrations(Strategy):
     rank: ClassVar[int] = 240
 
     @classmethod
-    def fits(cls, held: "Held") -> "Arm | None":
+    def control_for(cls, target: "ControlTarget") -> "Arm | None":
         """Where the run has demonstrations that could be doubled."""
-        return None if held.shots == 0 else held.beside(MoreDemonstrations(), held.drawn)
+        return None if target.shots == 0 else target.with_strategy(MoreDemonstrations(), target.sampler)
 
     @property
     def demonstrations(self) -> int:  # type: ignore[override]

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding import prompt_edits as changes
-from decoding.arms.inspection import changes_image
+from decoding.arms.inspection import edits_query_image
 from decoding.base import Strategy
-from decoding.controls.wrapped import OtherNegative
+from decoding.controls.base import NegativeReplacement
 from icl.registry import Nested, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm
-    from decoding.arms.control_target import Held
+    from decoding.arms.control_target import ControlTarget
 
 
 @component("strategy", "no_image")
 @dataclass(frozen=True)
-class NoImage(OtherNegative):
+class NoImage(NegativeReplacement):
     """Control: another strategy with no image in the place of its own negative branches."""
 
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose arithmetic it is
@@ -28,8 +28,8 @@ class NoImage(OtherNegative):
     rank: ClassVar[int] = 90
 
     @classmethod
-    def fits(cls, held: "Held") -> "Arm | None":
-        return held.beside(NoImage(held.strategy)) if changes_image(held.strategy) else None
+    def control_for(cls, target: "ControlTarget") -> "Arm | None":
+        return target.with_strategy(NoImage(target.strategy)) if edits_query_image(target.strategy) else None
 
-    def negative(self, prompt: Prompt) -> Prompt:
-        return changes.no_image(prompt)
+    def negative_prompt(self, prompt: Prompt) -> Prompt:
+        return changes.remove_query_image(prompt)

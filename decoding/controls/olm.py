@@ -9,7 +9,7 @@ at the first answer token. A rule that reads nothing of the image: what it gains
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.base import Strategy, ones
+from decoding.base import Strategy, unit_strength
 from icl.constraints import Count, Share
 from icl.registry import component
 
@@ -36,7 +36,7 @@ class OLM(Strategy):
         return None
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        return ones(logits)
+        return unit_strength(logits)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import torch

@@ -11,18 +11,18 @@ from typing import Annotated, Literal
 
 from decoding import prompt_edits as changes
 from decoding.base import Strategy
-from decoding.controls.wrapped import OtherNegative
+from decoding.controls.base import NegativeReplacement
 from icl.registry import Nested, component
 from icl.types import Prompt
 
 
 @component("strategy", "other_answers")
 @dataclass(frozen=True)
-class OtherAnswers(OtherNegative):
+class OtherAnswers(NegativeReplacement):
     """Control: another strategy with wrongly answered demonstrations in the place of its own negative branches."""
 
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose arithmetic it is
     how: Literal["wrong", "shuffled"] = "wrong"  # one of the other answers each, or all exchanged
 
-    def negative(self, prompt: Prompt) -> Prompt:
-        return changes.other_answers(prompt, self.how)
+    def negative_prompt(self, prompt: Prompt) -> Prompt:
+        return changes.replace_answers(prompt, self.how)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy
-from decoding.prompt_edits import asked
+from decoding.prompt_edits import wrap_question
 from icl.registry import component
 from icl.types import Prompt
 
@@ -33,7 +33,7 @@ class PBA(Strategy):
         return 0.0, 1.0
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        return prompt, asked(prompt, after=self.suffix)
+        return prompt, wrap_question(prompt, after=self.suffix)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         return logits[1]

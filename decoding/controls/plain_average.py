@@ -9,21 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from decoding.arms.inspection import subtracts, weights_of
-from decoding.base import Strategy, Thread, ones
-from decoding.controls.wrapped import ReadsAll
+from decoding.arms.inspection import constant_weights, has_negative_weight
+from decoding.base import StepState, Strategy, unit_strength
+from decoding.controls.base import AllBranchesControl
 from icl.registry import Nested, component
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from decoding.arms.arm import Arm
-    from decoding.arms.control_target import Held
+    from decoding.arms.control_target import ControlTarget
 
 
 @component("strategy", "plain_average")
 @dataclass(frozen=True)
-class PlainAverage(ReadsAll):
+class PlainAverage(AllBranchesControl):
     """Control: the branches of another strategy, averaged under its mask."""
 
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose branches they are
@@ -31,16 +31,16 @@ class PlainAverage(ReadsAll):
     rank: ClassVar[int] = 50
 
     @classmethod
-    def fits(cls, held: "Held") -> "Arm | None":
-        return held.beside(PlainAverage(held.strategy)) if not subtracts(held.strategy) else None
+    def control_for(cls, target: "ControlTarget") -> "Arm | None":
+        return target.with_strategy(PlainAverage(target.strategy)) if not has_negative_weight(target.strategy) else None
 
     @property
     def weights(self) -> tuple[float, ...] | None:
-        own = weights_of(self.of)
+        own = constant_weights(self.of)
         return None if own is None else (1 / len(own),) * len(own)
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        return ones(logits)
+        return unit_strength(logits)
 
-    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
-        return self.ruled_out(logits, step, threads, logits.mean(0))
+    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+        return self.apply_inner_mask(logits, step, states, logits.mean(0))

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from decoding.arms.inspection import weights_of
-from decoding.base import Strategy, Thread
-from decoding.controls.wrapped import ReadsAll
+from decoding.arms.inspection import constant_weights
+from decoding.base import StepState, Strategy
+from decoding.controls.base import AllBranchesControl
 from icl.errors import ConfigError
 from icl.registry import Nested, component
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @component("strategy", "plus")
 @dataclass(frozen=True)
-class Plus(ReadsAll):
+class Plus(AllBranchesControl):
     """Control: another strategy with all its weights positive. Raises ConfigError where they vary."""
 
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose weights they are
 
     def __post_init__(self) -> None:
-        if weights_of(self.of) is None:
+        if constant_weights(self.of) is None:
             raise ConfigError(
                 f"the weights of strategy '{type(self.of).__name__}' vary, and plus is defined for constant ones. Use "
                 "the control sign_flip."
@@ -35,8 +35,8 @@ class Plus(ReadsAll):
 
     @property
     def weights(self) -> tuple[float, ...]:
-        return tuple(map(abs, weights_of(self.of) or ()))
+        return tuple(map(abs, constant_weights(self.of) or ()))
 
-    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
+    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
         scores: Tensor = (logits.new_tensor(self.weights)[:, None, None] * logits).sum(0)
-        return self.ruled_out(logits, step, threads, scores)
+        return self.apply_inner_mask(logits, step, states, scores)

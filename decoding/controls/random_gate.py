@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from decoding.arms.gated import Gated
-from decoding.base import Strategy, Thread
-from decoding.controls.wrapped import ReadsAll
+from decoding.arms.gated import GatedStrategy
+from decoding.base import StepState, Strategy
+from decoding.controls.base import AllBranchesControl
 from decoding.strategies.dcd import DCD
 from icl.constraints import Share
 from icl.errors import ConfigError
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decoding.arms.arm import Arm
-    from decoding.arms.control_target import Held
+    from decoding.arms.control_target import ControlTarget
 
 
 @component("strategy", "random_gate")
 @dataclass(frozen=True)
-class RandomGate(ReadsAll):
+class RandomGate(AllBranchesControl):
     """Control: a gated strategy (dcd, chasd) whose gate is a coin. Raises ConfigError for one without a gate."""
 
     of: Annotated[Strategy, Nested("strategy")] = field(default_factory=DCD)  # the strategy whose gate it replaces
@@ -35,11 +35,11 @@ class RandomGate(ReadsAll):
     rank: ClassVar[int] = 70
 
     @classmethod
-    def fits(cls, held: "Held") -> "Arm | None":
-        return held.beside(RandomGate(held.strategy)) if isinstance(held.strategy, Gated) else None
+    def control_for(cls, target: "ControlTarget") -> "Arm | None":
+        return target.with_strategy(RandomGate(target.strategy)) if isinstance(target.strategy, GatedStrategy) else None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.of, Gated):
+        if not isinstance(self.of, GatedStrategy):
             raise ConfigError(
                 f"strategy '{type(self.of).__name__}' has no gate that a coin could replace. dcd and chasd have."
             )
@@ -59,9 +59,9 @@ class RandomGate(ReadsAll):
     def mask(self, reference: "Tensor") -> None:
         return None
 
-    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
-        assert isinstance(self.of, Gated)
-        coins = [thread.key.number(f"gate/{step}", 53) < self.share * 2**53 for thread in threads]
+    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+        assert isinstance(self.of, GatedStrategy)
+        coins = [state.key.number(f"gate/{step}", 53) < self.share * 2**53 for state in states]
         gate = (logits.new_tensor(coins) > 0)[:, None]
-        scores, mask = self.of.gated(logits, step, gate, threads), self.of.gated_mask(logits[0], gate)
+        scores, mask = self.of.gated_scores(logits, step, gate, states), self.of.gated_mask(logits[0], gate)
         return scores if mask is None else scores.masked_fill(~mask, -float("inf"))

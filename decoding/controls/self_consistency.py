@@ -19,7 +19,7 @@ from icl.registry import component, parameter
 
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm
-    from decoding.arms.control_target import Held
+    from decoding.arms.control_target import ControlTarget
 
 
 @component("strategy", "self_consistency")
@@ -34,12 +34,12 @@ class SelfConsistency(Strategy):
     rank: ClassVar[int] = 230
 
     @classmethod
-    def fits(cls, held: "Held") -> "Arm | None":
+    def control_for(cls, target: "ControlTarget") -> "Arm | None":
         """With a sample a branch: at the arm's cost."""
-        if held.options:
+        if target.options:
             return None
-        voters = SelfConsistency(max(2, branch_count(held.strategy)))
-        return held.beside(voters, held.drawn if held.sampled else voters.sampler, "sum")
+        voters = SelfConsistency(max(2, branch_count(target.strategy)))
+        return target.with_strategy(voters, target.sampler if target.is_sampled else voters.sampler, "sum")
 
     @property
     def samples(self) -> int:  # type: ignore[override]

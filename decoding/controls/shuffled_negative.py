@@ -11,21 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from decoding.arms.inspection import branch_count, subtracts
+from decoding.arms.inspection import branch_count, has_negative_weight
 from decoding.base import Generate, Note, Strategy
-from decoding.controls.wrapped import OtherNegative
+from decoding.controls.base import NegativeReplacement
 from icl.errors import PlanError
 from icl.registry import Nested, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm
-    from decoding.arms.control_target import Held
+    from decoding.arms.control_target import ControlTarget
 
 
 @component("strategy", "shuffled_negative")
 @dataclass(frozen=True)
-class ShuffledNegative(OtherNegative):
+class ShuffledNegative(NegativeReplacement):
     """Control: another strategy with another sample's branches in the place of its own negative ones.
 
     Needs a run of at least two samples (of two groups, where samples have groups). Raises PlanError without another.
@@ -37,9 +37,9 @@ class ShuffledNegative(OtherNegative):
     rank: ClassVar[int] = 60
 
     @classmethod
-    def fits(cls, held: "Held") -> "Arm | None":
-        fitting = subtracts(held.strategy) and branch_count(held.strategy) > 1
-        return held.beside(ShuffledNegative(held.strategy)) if fitting else None
+    def control_for(cls, target: "ControlTarget") -> "Arm | None":
+        fitting = has_negative_weight(target.strategy) and branch_count(target.strategy) > 1
+        return target.with_strategy(ShuffledNegative(target.strategy)) if fitting else None
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:
         """What the method learns about the other samples' prompts."""

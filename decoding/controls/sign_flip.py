@@ -10,21 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from decoding.arms.inspection import subtracts, weights_of
-from decoding.base import Strategy, Thread
-from decoding.controls.wrapped import ReadsAll
+from decoding.arms.inspection import constant_weights, has_negative_weight
+from decoding.base import StepState, Strategy
+from decoding.controls.base import AllBranchesControl
 from icl.registry import Nested, component
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from decoding.arms.arm import Arm
-    from decoding.arms.control_target import Held
+    from decoding.arms.control_target import ControlTarget
 
 
 @component("strategy", "sign_flip")
 @dataclass(frozen=True)
-class SignFlip(ReadsAll):
+class SignFlip(AllBranchesControl):
     """Control: another strategy with the shift that it makes turned around."""
 
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose shift it is
@@ -32,18 +32,18 @@ class SignFlip(ReadsAll):
     rank: ClassVar[int] = 50
 
     @classmethod
-    def fits(cls, held: "Held") -> "Arm | None":
-        return held.beside(SignFlip(held.strategy)) if subtracts(held.strategy) else None
+    def control_for(cls, target: "ControlTarget") -> "Arm | None":
+        return target.with_strategy(SignFlip(target.strategy)) if has_negative_weight(target.strategy) else None
 
     @property
     def weights(self) -> tuple[float, ...] | None:
-        own = weights_of(self.of)
+        own = constant_weights(self.of)
         return None if own is None else (2 * sum(own) - own[0], *(-weight for weight in own[1:]))
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
         return self.of.strength(logits, step)
 
-    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
-        own = self.of.follow(logits, step, threads)
+    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+        own = self.of.combine_stateful(logits, step, states)
         flipped: Tensor = 2 * self.inner_strength(logits, step) * logits[0] - own
         return flipped.masked_fill(own == -float("inf"), -float("inf"))

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from decoding.arms.inspection import least_strength, strength_of
-from decoding.base import Strategy, Thread
-from decoding.controls.wrapped import Wrapped
+from decoding.arms.inspection import constant_strength, min_strength
+from decoding.base import StepState, Strategy
+from decoding.controls.base import WrappingControl
 from icl.errors import ConfigError
 from icl.registry import Nested, component
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decoding.arms.arm import Arm
-    from decoding.arms.control_target import Held
+    from decoding.arms.control_target import ControlTarget
 
 
 @component("strategy", "temperature_matched")
 @dataclass(frozen=True)
-class TemperatureMatched(Wrapped):
+class TemperatureMatched(WrappingControl):
     """Control: the reference at the hidden temperature of another strategy, under that strategy's mask.
 
     Defined where the weights sum to more than zero; `entropy_matched` stands in for the others. Raises ConfigError.
@@ -35,11 +35,11 @@ class TemperatureMatched(Wrapped):
     keeps_best: ClassVar[bool] = True
 
     @classmethod
-    def fits(cls, held: "Held") -> "Arm | None":
-        return held.beside(TemperatureMatched(held.strategy)) if least_strength(held.strategy) > 0 else None
+    def control_for(cls, target: "ControlTarget") -> "Arm | None":
+        return target.with_strategy(TemperatureMatched(target.strategy)) if min_strength(target.strategy) > 0 else None
 
     def __post_init__(self) -> None:
-        strength = strength_of(self.of)
+        strength = constant_strength(self.of)
         if strength is not None and strength <= 0:
             raise ConfigError(
                 f"the weights of strategy '{type(self.of).__name__}' sum to {strength:g}, and temperature_matched is "
@@ -47,18 +47,18 @@ class TemperatureMatched(Wrapped):
             )
 
     @property
-    def reads_all(self) -> bool:
-        return self.of.masks_in_combine or strength_of(self.of) is None
+    def needs_all_branches(self) -> bool:
+        return self.of.masks_in_combine or constant_strength(self.of) is None
 
     @property
     def weights(self) -> tuple[float, ...] | None:
-        strength = strength_of(self.of)
-        return None if strength is None else self.reference_alone(strength)
+        strength = constant_strength(self.of)
+        return None if strength is None else self.reference_weights(strength)
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
         return self.of.strength(logits, step)
 
-    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
-        strength = strength_of(self.of)
+    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+        strength = constant_strength(self.of)
         scores = logits[0] * (self.of.strength(logits, step) if strength is None else strength)
-        return self.ruled_out(logits, step, threads, scores)
+        return self.apply_inner_mask(logits, step, states, scores)

@@ -7,21 +7,21 @@ image that does no better than this one owes nothing to what is left of the orig
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from decoding.arms.inspection import changes_image
+from decoding.arms.inspection import edits_query_image
 from decoding.base import Strategy
-from decoding.controls.wrapped import OtherNegative
+from decoding.controls.base import NegativeReplacement
 from icl.edits import MadeUp
 from icl.registry import Nested, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm
-    from decoding.arms.control_target import Held
+    from decoding.arms.control_target import ControlTarget
 
 
 @component("strategy", "unrelated_image")
 @dataclass(frozen=True)
-class UnrelatedImage(OtherNegative):
+class UnrelatedImage(NegativeReplacement):
     """Control: another strategy with a made-up image in the place of its own negative branches."""
 
     of: Annotated[Strategy, Nested("strategy")]  # the strategy whose arithmetic it is
@@ -29,8 +29,8 @@ class UnrelatedImage(OtherNegative):
     rank: ClassVar[int] = 80
 
     @classmethod
-    def fits(cls, held: "Held") -> "Arm | None":
-        return held.beside(UnrelatedImage(held.strategy)) if changes_image(held.strategy) else None
+    def control_for(cls, target: "ControlTarget") -> "Arm | None":
+        return target.with_strategy(UnrelatedImage(target.strategy)) if edits_query_image(target.strategy) else None
 
-    def negative(self, prompt: Prompt) -> Prompt:
+    def negative_prompt(self, prompt: Prompt) -> Prompt:
         return prompt.edit(MadeUp(), "query")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from decoding.engine.requests import Ready, distinct
+from decoding.engine.requests import PreparedRequest, distinct_prompts
 from icl.models import optional
 from icl.models.base import LogitModel
 
@@ -13,12 +13,12 @@ ROWS_TO_PREFILL = 4
 """Rows hold keys and values alone, a prefill holds activations too: its budget (`token_budget`) is worth more rows."""
 
 
-def batches(model: LogitModel, readies: Sequence[Ready]) -> Iterator[list[int]]:
+def batches(model: LogitModel, prepared_requests: Sequence[PreparedRequest]) -> Iterator[list[int]]:
     """Indices of the jobs of each batch. A single context may be above the budget; it is never cut here."""
     contexts: dict[str, list[int]] = {}
-    for i, ready in enumerate(readies):
+    for i, ready in enumerate(prepared_requests):
         contexts.setdefault(ready.digests[0], []).append(i)
-    sizes = {digest: _size([readies[i] for i in of]) for digest, of in contexts.items()}
+    sizes = {digest: _size([prepared_requests[i] for i in of]) for digest, of in contexts.items()}
     budget = budget_of(model)
     batch: list[int] = []
     rows = longest = 0
@@ -39,9 +39,9 @@ def budget_of(model: LogitModel) -> int:
     return optional.batch_tokens(model) or prefill or BATCH_TOKENS
 
 
-def _size(readies: Sequence[Ready]) -> tuple[int, int]:
+def _size(prepared_requests: Sequence[PreparedRequest]) -> tuple[int, int]:
     """(rows that a context can come to when all its arms have parted, tokens of the longest with its answer)."""
-    generated = [ready for ready in readies if ready.job.score == "generate"]
-    rows = max(len(distinct(readies)), sum(len(ready.digests) * ready.beams for ready in generated))
+    generated = [ready for ready in prepared_requests if ready.job.score == "generate"]
+    rows = max(len(distinct_prompts(prepared_requests)), sum(len(ready.digests) * ready.beams for ready in generated))
     new = max((ready.job.max_new_tokens for ready in generated), default=0)
-    return rows, new + max(max(ready.tokens) for ready in readies)
+    return rows, new + max(max(ready.tokens) for ready in prepared_requests)

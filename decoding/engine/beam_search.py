@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from decoding.base import Strategy
-from decoding.engine.decoding_step import NEVER, scores
-from decoding.engine.token_loop import Lane, trace_of
-from decoding.engine.trace import Look, looks
+from decoding.engine.decoding_step import NEG_INF, scores
+from decoding.engine.token_loop import Hypothesis, trace_step
+from decoding.engine.trace import StepTrace, step_traces
 from decoding.formulas.sampling import Beam
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Beams:
+class AnswerBeams:
     """The beams of one answer. answer: the lane that the best is written into. Scores are sums; in `done` final."""
 
-    answer: Lane
-    running: list[tuple[float, Lane]] = field(default_factory=list)
-    done: list[tuple[float, Lane]] = field(default_factory=list)
+    answer: Hypothesis
+    running: list[tuple[float, Hypothesis]] = field(default_factory=list)
+    done: list[tuple[float, Hypothesis]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.running = [(0.0, replace(self.answer, rows=list(self.answer.rows)))]
@@ -38,7 +38,7 @@ class Beams:
         """Writes the best beam into the answer."""
         self.running = []
         best = max(self.done, key=lambda one: one[0])[1]  # of equals the first
-        for name in ("tokens", "steps", "finish", "trace", "looks", "memory", "contrasted"):
+        for name in ("tokens", "steps", "finish", "trace", "step_traces", "memory", "contrasted"):
             setattr(self.answer, name, getattr(best, name))
 
     def fail(self, fault: str) -> None:
@@ -46,10 +46,10 @@ class Beams:
 
 
 @dataclass
-class Child:
+class BeamCandidate:
     """A candidate that is kept. parent: its place among the lanes. stops: by its token; ends: by that or its length."""
 
-    of: Beams
+    of: AnswerBeams
     parent: int
     score: float
     token: int
@@ -57,31 +57,31 @@ class Child:
     ends: bool
 
 
-class Search:
+class BeamSearch:
     """The beams of a track's answers. lanes: of all running beams, as the loop advances them."""
 
-    def __init__(self, sampler: Beam, answers: Sequence[Lane]) -> None:
-        self.sampler, self.answers = sampler, [Beams(answer) for answer in answers]
+    def __init__(self, sampler: Beam, answers: Sequence[Hypothesis]) -> None:
+        self.sampler, self.answers = sampler, [AnswerBeams(answer) for answer in answers]
 
     @property
-    def lanes(self) -> list[Lane]:
+    def lanes(self) -> list[Hypothesis]:
         return [lane for beams in self.answers for _, lane in beams.running]
 
     def step(
         self,
         strategy: Strategy,
-        lanes: Sequence[Lane],
+        lanes: Sequence[Hypothesis],
         own: "Tensor",
         *,
         step: int,
         stops: frozenset[int],
         trace: bool,
-    ) -> list[Lane]:
+    ) -> list[Hypothesis]:
         """The lanes that run on. own: [n, B, V] logits of the lanes' branches."""
         combined, faults = scores(strategy, own, step, lanes)
         told = combined.log_softmax(-1)
         place = {id(lane): i for i, lane in enumerate(lanes)}
-        kept: list[Child] = []
+        kept: list[BeamCandidate] = []
         for beams in self.answers:
             rows = [place[id(lane)] for _, lane in beams.running]
             fault = next((faults[row] for row in rows if row in faults), "")
@@ -91,37 +91,42 @@ class Search:
                 kept += self._kept(beams, rows, told, stops)
         parents, tokens = [child.parent for child in kept], [child.token for child in kept]
         chosen = torch.tensor(tokens, dtype=torch.long, device=combined.device)
-        numbers = trace_of(combined[parents], own[0][parents], chosen) if trace and kept else [None] * len(kept)
+        numbers = trace_step(combined[parents], own[0][parents], chosen) if trace and kept else [None] * len(kept)
         top = max((lane.top for lane in lanes), default=0)
-        seen: Sequence[Look | None] = [None] * len(kept)
+        seen: Sequence[StepTrace | None] = [None] * len(kept)
         if top and kept:
-            threads = [lanes[parent] for parent in parents]
-            seen = looks(strategy, own[:, parents], combined[parents], tokens, step=step, threads=threads, top=top)
+            states = [lanes[parent] for parent in parents]
+            seen = step_traces(strategy, own[:, parents], combined[parents], tokens, step=step, states=states, top=top)
         self._born(kept, lanes, list(zip(numbers, seen, strict=True)))
         for beams in {id(child.of): child.of for child in kept}.values():
             if not beams.running or self._settled(beams):
                 beams.end()
         return self.lanes
 
-    def _kept(self, beams: Beams, rows: Sequence[int], told: "Tensor", stops: frozenset[int]) -> list[Child]:
+    def _kept(
+        self, beams: AnswerBeams, rows: Sequence[int], told: "Tensor", stops: frozenset[int]
+    ) -> list[BeamCandidate]:
         """The candidates that end, of the best as many as there are beams, and the best that go on."""
         sums = told[list(rows)] + told.new_tensor([score for score, _ in beams.running])[:, None]
         wanted = max(2, 1 + len(stops)) * self.sampler.beams
         best = sums.flatten().topk(min(wanted, sums.numel()))
         length = len(beams.running[0][1].tokens) + 1
-        found: list[Child] = []
+        found: list[BeamCandidate] = []
         on = 0
         for rank, (score, flat) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
             row, token = divmod(flat, sums.shape[-1])
             ends = token in stops or length >= beams.answer.limit
-            if score == NEVER or (ends and rank >= self.sampler.beams) or (not ends and on >= self.sampler.beams):
+            if score == NEG_INF or (ends and rank >= self.sampler.beams) or (not ends and on >= self.sampler.beams):
                 continue
             on += not ends
-            found.append(Child(beams, rows[row], score, token, token in stops, ends))
+            found.append(BeamCandidate(beams, rows[row], score, token, token in stops, ends))
         return found
 
     def _born(
-        self, kept: Sequence[Child], lanes: Sequence[Lane], told: Sequence[tuple[list[float] | None, Look | None]]
+        self,
+        kept: Sequence[BeamCandidate],
+        lanes: Sequence[Hypothesis],
+        told: Sequence[tuple[list[float] | None, StepTrace | None]],
     ) -> None:
         """A lane for each, under its beams. told: its line of the trace, and what its branches said."""
         for beams in {id(child.of): child.of for child in kept}.values():
@@ -135,7 +140,7 @@ class Search:
                 tokens=parent.tokens if child.stops else [*parent.tokens, child.token],
                 finish="stop" if child.stops else "length" if child.ends else "",
                 trace=parent.trace if numbers is None else [*parent.trace, numbers],
-                looks=parent.looks if look is None else [*parent.looks, look],
+                step_traces=parent.step_traces if look is None else [*parent.step_traces, look],
                 memory=dict(parent.memory),
                 contrasted=parent.contrasted + (numbers is not None and numbers[0] > 1),
             )
@@ -146,7 +151,7 @@ class Search:
         for beams in {id(child.of): child.of for child in kept}.values():
             beams.done = sorted(beams.done, key=lambda one: -one[0])[: self.sampler.beams]
 
-    def _settled(self, beams: Beams) -> bool:
+    def _settled(self, beams: AnswerBeams) -> bool:
         """Whether no running beam could stand among the answers that are kept, at its present length."""
         if len(beams.done) < self.sampler.beams:
             return False

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
 from decoding.base import Strategy
-from decoding.engine.requests import Late, Ready
+from decoding.engine.requests import LazyBranches, PreparedRequest
 from decoding.formulas.sampling import Beam, Sampler
 from icl.errors import PlanError
 from icl.types import Prompt
 
 if TYPE_CHECKING:
-    from decoding.engine.token_loop import Lane
+    from decoding.engine.token_loop import Hypothesis
     from icl.models.base import LogitModel
 
-Way = Literal["eager", "late", "gated"]
+BranchSchedule = Literal["eager", "lazy", "gated"]
 Arithmetic = tuple[Strategy, Sampler, int]
 """A strategy, a sampler, and the most new tokens."""
 
@@ -46,7 +46,7 @@ GAIN = 0.9
 
 
 @dataclass
-class Seen:
+class AnswerStatistics:
     """What an arm's answers were like. steps: of all. needed: answers with a step that was not settled."""
 
     answers: float = 0.0
@@ -68,85 +68,105 @@ class Seen:
 class History:
     """What each arm's answers were like, kept for as long as the model is."""
 
-    kept: ClassVar[WeakKeyDictionary["LogitModel", dict[Arithmetic, Seen]]] = WeakKeyDictionary()
+    kept: ClassVar[WeakKeyDictionary["LogitModel", dict[Arithmetic, AnswerStatistics]]] = WeakKeyDictionary()
 
     def __init__(self, model: "LogitModel") -> None:
         self.known = self.kept.setdefault(model, {})
 
-    def of(self, ready: Ready) -> Seen:
+    def of(self, ready: PreparedRequest) -> AnswerStatistics:
         arm = ready.job.arm
-        return self.known.setdefault((arm.strategy, arm.sampler, ready.job.max_new_tokens), Seen())
+        return self.known.setdefault((arm.strategy, arm.sampler, ready.job.max_new_tokens), AnswerStatistics())
 
-    def learn(self, ready: Ready, way: Way, lane: "Lane") -> None:
+    def learn(self, ready: PreparedRequest, way: BranchSchedule, lane: "Hypothesis") -> None:
         """From an answer that was looked at: read late, or with a trace."""
         if lane.finish == "fault" or way == "gated" or ready.job.arm.strategy.gates:
             return
-        if way == "late" or lane.trace:
-            self.of(ready).add(lane.steps, lane.opened if way == "late" else lane.contrasted > 0)
+        if way == "lazy" or lane.trace:
+            self.of(ready).add(lane.steps, lane.opened if way == "lazy" else lane.contrasted > 0)
 
 
-def ways(readies: Sequence[Ready], late: Late, history: History, lends: bool = False) -> list[Way]:
+def choose_schedules(
+    prepared_requests: Sequence[PreparedRequest], lazy_branches: LazyBranches, history: History, lends: bool = False
+) -> list[BranchSchedule]:
     """For each job of a batch. Where other jobs open all its prompts anyway, there is nothing to put off.
 
     lends: whether prompts that are opened late begin on the reference's row.
     """
-    chosen: list[Way] = ["eager"] * len(readies)
+    chosen: list[BranchSchedule] = ["eager"] * len(prepared_requests)
     alike: dict[Arithmetic, list[int]] = {}
-    for i, ready in enumerate(readies):
+    for i, ready in enumerate(prepared_requests):
         job, strategy = ready.job, ready.job.arm.strategy
-        if late == "never" or job.score != "generate" or job.top or len(ready.branches) < 2 or strategy.remembers:
+        if (
+            lazy_branches == "never"
+            or job.score != "generate"
+            or job.top
+            or len(ready.branches) < 2
+            or strategy.remembers
+        ):
             continue
         if isinstance(job.arm.sampler, Beam):  # its beams take over one another's rows
             continue
-        if can_settle(strategy):
+        if can_defer_branches(strategy):
             alike.setdefault((strategy, job.arm.sampler, job.max_new_tokens), []).append(i)
     for (strategy, _, limit), places in alike.items():
-        own = [readies[i] for i in places]
-        if strategy.gates or late == "always" or is_cheaper(own, *history.of(own[0]).expected(limit), lends):
+        own = [prepared_requests[i] for i in places]
+        if (
+            strategy.gates
+            or lazy_branches == "always"
+            or is_lazy_cheaper(own, *history.of(own[0]).expected(limit), lends)
+        ):
             for i in places:
-                chosen[i] = "gated" if strategy.gates else "late"
+                chosen[i] = "gated" if strategy.gates else "lazy"
     opened = {
-        digest for ready, way in zip(readies, chosen, strict=True) for digest in ready.digests if way == "eager"
-    } | {ready.digests[0] for ready in readies}
-    return ["eager" if opened.issuperset(ready.digests) else way for ready, way in zip(readies, chosen, strict=True)]
+        digest
+        for ready, way in zip(prepared_requests, chosen, strict=True)
+        for digest in ready.digests
+        if way == "eager"
+    } | {ready.digests[0] for ready in prepared_requests}
+    return [
+        "eager" if opened.issuperset(ready.digests) else way
+        for ready, way in zip(prepared_requests, chosen, strict=True)
+    ]
 
 
-def can_settle(strategy: Strategy) -> bool:
+def can_defer_branches(strategy: Strategy) -> bool:
     """Whether some step of it is settled by the reference alone: one that is as sure as can be."""
     import torch
 
     sure = torch.full((1, 512), -1e4)
     sure[0, 0] = 0.0
     try:
-        done = strategy.settled(sure)
+        done = strategy.reference_decides(sure)
     except PlanError:  # this mask does not fit so small a vocabulary
         return False
     return done is not None and bool(done.all())
 
 
-def is_cheaper(readies: Sequence[Ready], steps: float, needed: float, lends: bool = False) -> bool:
+def is_lazy_cheaper(
+    prepared_requests: Sequence[PreparedRequest], steps: float, needed: float, lends: bool = False
+) -> bool:
     """Whether late is, by an estimate in tokens forwarded. steps: of an answer. needed: share that need a contrast."""
-    count, others = len(readies), len(readies[0].branches) - 1
-    whole = sum(sum(ready.tokens[1:]) for ready in readies)
+    count, others = len(prepared_requests), len(prepared_requests[0].branches) - 1
+    whole = sum(sum(ready.tokens[1:]) for ready in prepared_requests)
     fresh = sum(
-        unshared(ready.branches[0], branch, size)
-        for ready in readies
+        unshared_tokens(ready.branches[0], branch, size)
+        for ready in prepared_requests
         for branch, size in zip(ready.branches[1:], ready.tokens[1:], strict=True)
     )
-    read = others * (steps - 1) * count + IMAGE * sum(map(_own_images, readies))
+    read = others * (steps - 1) * count + IMAGE * sum(map(_own_images, prepared_requests))
     openings = min(steps, needed * count)
-    joined = 2 * FORWARD + COPIED * sum(ready.tokens[0] for ready in readies)
+    joined = 2 * FORWARD + COPIED * sum(ready.tokens[0] for ready in prepared_requests)
     return needed * ((fresh if lends else whole) + read) + openings * joined < GAIN * (fresh + read)
 
 
-def _own_images(ready: Ready) -> int:
+def _own_images(ready: PreparedRequest) -> int:
     """Images that the other branches show and the reference does not."""
     reference, *others = ready.branches
     seen = {image.digest for image in reference.images}
     return len({image.digest for branch in others for image in branch.images} - seen)
 
 
-def unshared(reference: Prompt, other: Prompt, tokens: int) -> float:
+def unshared_tokens(reference: Prompt, other: Prompt, tokens: int) -> float:
     """Tokens of a prompt behind what it begins with in common with another, about. A text's are four letters each."""
     sizes = [(part.text is None, len(part.text or "") / 4) for part in other.parts()]
     images = sum(shown for shown, _ in sizes)

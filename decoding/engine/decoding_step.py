@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from decoding.base import NewThread, Strategy, Thread
+from decoding.base import InitialStepState, StepState, Strategy
 from icl.errors import PlanError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-NEVER = -float("inf")
+NEG_INF = -float("inf")
 
 
 def scores(
-    strategy: Strategy, logits: "Tensor", step: int, threads: Sequence[Thread] = ()
+    strategy: Strategy, logits: "Tensor", step: int, states: Sequence[StepState] = ()
 ) -> "tuple[Tensor, dict[int, str]]":
     """logits: [n, B, V] float32 -> (scores [B, V] with -inf where a token is ruled out, {row: what is wrong}).
 
@@ -32,7 +32,7 @@ def scores(
     faults: dict[int, str] = {}
     if not bool(logits.sum(-1).isfinite().all()):
         logits, banned, faults = _examined(logits, step)
-    combined = strategy.follow(logits, step, threads or [NewThread() for _ in range(logits.shape[1])])
+    combined = strategy.combine_stateful(logits, step, states or [InitialStepState() for _ in range(logits.shape[1])])
     mask = strategy.mask(logits[0])
     for what, given in (("combine", combined), ("mask", mask)):
         if given is not None and given.shape != logits.shape[1:]:
@@ -41,13 +41,13 @@ def scores(
                 "(rows, vocabulary). All branches have one vocabulary, and so has what is made of them."
             )
     if mask is not None:
-        combined = combined.masked_fill(~mask, NEVER)
+        combined = combined.masked_fill(~mask, NEG_INF)
     if banned is not None:
-        combined = combined.masked_fill(banned, NEVER)
+        combined = combined.masked_fill(banned, NEG_INF)
     best = combined.amax(-1)
     if not bool(best.isfinite().all()):
         for row in (~best.isfinite()).nonzero()[:, 0].tolist():
-            what = "rule out every token" if best[row] == NEVER else "are not finite"
+            what = "rule out every token" if best[row] == NEG_INF else "are not finite"
             faults.setdefault(row, f"step {step}: the combined scores of {type(strategy).__name__} {what}")
     if faults:
         combined = combined.index_fill(0, torch.tensor(sorted(faults), device=combined.device), 0.0)
@@ -56,8 +56,8 @@ def scores(
 
 def _examined(logits: "Tensor", step: int) -> "tuple[Tensor, Tensor, dict[int, str]]":
     """(logits with faulty rows zeroed, tokens that the reference bans [B, V], faults by row)."""
-    banned = logits[0] == NEVER
-    wrong = ~logits.isfinite() & ~(banned & (logits == NEVER))
+    banned = logits[0] == NEG_INF
+    wrong = ~logits.isfinite() & ~(banned & (logits == NEG_INF))
     faults: dict[int, str] = {}
     for branch, row in wrong.any(-1).nonzero().tolist():
         token = int(wrong[branch, row].to(torch.uint8).argmax())

@@ -21,36 +21,36 @@ from icl.models.base import Session
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decoding.engine.token_loop import Lane, Track
+    from decoding.engine.token_loop import DecodingGroup, Hypothesis
 
-Open = Callable[[Sequence[str], Session], Session]
+OpenBranches = Callable[[Sequence[str], Session], Session]
 """Prefilled rows of prompts by their names, opened beside a session."""
 
 State = tuple[str, tuple[int, ...]]
 """A prompt and the tokens read behind it: equal states are one row."""
 
-Group = tuple[list["Lane"], "Tensor"]
+StepBatch = tuple[list["Hypothesis"], "Tensor"]
 """Lanes that choose together, and the logits of their branches [n, B, V] float32."""
 
 
-class Later:
+class DeferredBranches:
     """The branches of one loop that its session does not hold yet. opened: how many prompts were prefilled late."""
 
-    def __init__(self, open_prompts: Open) -> None:
-        self.open_prompts, self.opened = open_prompts, 0
+    def __init__(self, open_branches: OpenBranches) -> None:
+        self.open_branches, self.opened = open_branches, 0
         self.beside: Session | None = None
-        self.fresh: dict[str, tuple[Session, int]] = {}
-        self.asleep: Session | None = None
+        self.prefilled: dict[str, tuple[Session, int]] = {}
+        self.deferred_rows: Session | None = None
         self.places: dict[int, list[int]] = {}  # id of a gated lane -> its rows in `asleep`
 
-    def groups(self, session: Session, tracks: Sequence["Track"]) -> tuple[Session, list[list[Group]]]:
+    def groups(self, session: Session, tracks: Sequence["DecodingGroup"]) -> tuple[Session, list[list[StepBatch]]]:
         """The session with the rows that came to be needed, and for each track what it chooses from at this step.
 
         A lane's step is taken either on all its branches, or on its reference in the place of each of them.
         """
         self.beside = session
-        settled = [_settled(session.logits, track) for track in tracks]
-        needy = [[lane for lane, done in one if not done] for one in settled]
+        reference_decides = [_settled(session.logits, track) for track in tracks]
+        needy = [[lane for lane, done in one if not done] for one in reference_decides]
         session = self._join(
             session,
             tracks,
@@ -61,25 +61,27 @@ class Later:
             self._catch_up(gated, tracks)
         return session, [
             self._groups(session, track, [lane for lane, done in one if done], lanes)
-            for track, one, lanes in zip(tracks, settled, needy, strict=True)
+            for track, one, lanes in zip(tracks, reference_decides, needy, strict=True)
         ]
 
-    def _groups(self, session: Session, track: "Track", alone: list["Lane"], needy: list["Lane"]) -> list[Group]:
+    def _groups(
+        self, session: Session, track: "DecodingGroup", alone: list["Hypothesis"], needy: list["Hypothesis"]
+    ) -> list[StepBatch]:
         waiting = {id(lane) for lane in (*alone, *(needy if track.gated else ()))}
         beside = [lane for lane in track.lanes if id(lane) not in waiting]
-        found: list[Group] = []
+        found: list[StepBatch] = []
         if beside:
-            found.append((beside, gathered(session.logits, rows_of(beside))))
+            found.append((beside, gather_logits(session.logits, branch_rows(beside))))
         if alone:
-            reference = gathered(session.logits, [[lane.rows[0] for lane in alone]])
+            reference = gather_logits(session.logits, [[lane.rows[0] for lane in alone]])
             found.append((alone, reference.expand(len(alone[0].prompts), -1, -1)))
-        if track.gated and needy and self.asleep is not None:
-            reference = gathered(session.logits, [[lane.rows[0] for lane in needy]])
+        if track.gated and needy and self.deferred_rows is not None:
+            reference = gather_logits(session.logits, [[lane.rows[0] for lane in needy]])
             others = [[self.places[id(lane)][b] for lane in needy] for b in range(len(needy[0].prompts) - 1)]
-            found.append((needy, torch.cat([reference, gathered(self.asleep.logits, others)])))
+            found.append((needy, torch.cat([reference, gather_logits(self.deferred_rows.logits, others)])))
         return found
 
-    def _join(self, session: Session, tracks: Sequence["Track"], lanes: Sequence["Lane"]) -> Session:
+    def _join(self, session: Session, tracks: Sequence["DecodingGroup"], lanes: Sequence["Hypothesis"]) -> Session:
         """Late lanes get the rest of their rows."""
         if not lanes:
             return session
@@ -99,7 +101,7 @@ class Later:
             _count(lane)
         return session
 
-    def _catch_up(self, lanes: Sequence["Lane"], tracks: Sequence["Track"]) -> None:
+    def _catch_up(self, lanes: Sequence["Hypothesis"], tracks: Sequence["DecodingGroup"]) -> None:
         """Gated lanes' sleeping rows read what their answers have come to."""
         running = {id(lane) for track in tracks if track.gated for lane in track.lanes}
         behind = [lane for lane in lanes if id(lane) in self.places and lane.read < len(lane.tokens)]
@@ -115,8 +117,8 @@ class Later:
             part, order = self._rows(list(states), _others(tracks, new))
             whole = [order[state] for lane in new for state in _missing(lane)]
             part = part if whole == list(range(len(part))) else part.take(_index(whole, part))
-            start = 0 if self.asleep is None else len(self.asleep)
-            self.asleep = part if self.asleep is None else self.asleep.join(part)
+            start = 0 if self.deferred_rows is None else len(self.deferred_rows)
+            self.deferred_rows = part if self.deferred_rows is None else self.deferred_rows.join(part)
             for lane in new:
                 count = len(lane.prompts) - 1
                 self.places[id(lane)] = list(range(start, start + count))
@@ -125,15 +127,15 @@ class Later:
 
     def _select(self, keys: Sequence[int], split: int, chunks: Sequence[Sequence[int]]) -> None:
         """Keeps the rows of these lanes, in this order; those from the place `split` on read a chunk each."""
-        if self.asleep is None:
+        if self.deferred_rows is None:
             return
         rows = [[row for key in some for row in self.places[key]] for some in (keys[:split], keys[split:])]
         parts: list[Session] = []
         for number, own in enumerate(rows):
             if not own:
                 continue
-            whole = own == list(range(len(self.asleep)))
-            part = self.asleep if whole else self.asleep.take(_index(own, self.asleep))
+            whole = own == list(range(len(self.deferred_rows)))
+            part = self.deferred_rows if whole else self.deferred_rows.take(_index(own, self.deferred_rows))
             if not whole:
                 part.trim()
             if number:
@@ -144,44 +146,44 @@ class Later:
         for key, size in sizes.items():
             self.places[key] = list(range(start, start + size))
             start += size
-        self.asleep = None if not parts else parts[0] if len(parts) == 1 else parts[0].join(parts[1])
+        self.deferred_rows = None if not parts else parts[0] if len(parts) == 1 else parts[0].join(parts[1])
 
     def _rows(self, states: Sequence[State], others: set[str]) -> tuple[Session, dict[State, int]]:
         """New rows at these states, and where each is. others: prompts that further answers may come to need."""
         wanted = dict.fromkeys(prompt for prompt, _ in states)
-        new = [prompt for prompt in wanted if prompt not in self.fresh]
+        new = [prompt for prompt in wanted if prompt not in self.prefilled]
         if new:
             assert self.beside is not None
-            opened = self.open_prompts(new, self.beside)
+            opened = self.open_branches(new, self.beside)
             self.opened += len(new)
-            self.fresh |= {prompt: (opened, row) for row, prompt in enumerate(new)}
+            self.prefilled |= {prompt: (opened, row) for row, prompt in enumerate(new)}
         sources: dict[int, Session] = {}
         of: dict[int, list[State]] = {}
         for state in states:
-            source = self.fresh[state[0]][0]
+            source = self.prefilled[state[0]][0]
             sources[id(source)] = source
             of.setdefault(id(source), []).append(state)
         part: Session | None = None
         order: dict[State, int] = {}
         for key, own in of.items():
-            rows = [self.fresh[prompt][1] for prompt, _ in own]
+            rows = [self.prefilled[prompt][1] for prompt, _ in own]
             spare = rows == list(range(len(sources[key]))) and not others & {prompt for prompt, _ in own}
             taken = sources[key] if spare else sources[key].take(_index(rows, sources[key]))
             part = taken if part is None else part.join(taken)
             order |= {state: len(order) + i for i, state in enumerate(own)}
-        self.fresh = {prompt: place for prompt, place in self.fresh.items() if prompt in others}
+        self.prefilled = {prompt: place for prompt, place in self.prefilled.items() if prompt in others}
         assert part is not None
         if any(tokens for _, tokens in order):
             part.extend([list(tokens) for _, tokens in order])
         return part, order
 
 
-def rows_of(lanes: Sequence["Lane"]) -> list[list[int]]:
+def branch_rows(lanes: Sequence["Hypothesis"]) -> list[list[int]]:
     """[n][B] rows of lanes with as many branches each."""
     return [[lane.rows[b] for lane in lanes] for b in range(len(lanes[0].rows))]
 
 
-def gathered(logits: "Tensor", rows: list[list[int]]) -> "Tensor":
+def gather_logits(logits: "Tensor", rows: list[list[int]]) -> "Tensor":
     """[n, B, V] float32 of the rows, without a copy where they lie in order."""
     flat = [row for branch in rows for row in branch]
     if flat == list(range(flat[0], flat[0] + len(flat))):
@@ -191,21 +193,21 @@ def gathered(logits: "Tensor", rows: list[list[int]]) -> "Tensor":
     return picked.float().view(len(rows), len(rows[0]), -1)
 
 
-def _settled(logits: "Tensor", track: "Track") -> list[tuple["Lane", bool]]:
+def _settled(logits: "Tensor", track: "DecodingGroup") -> list[tuple["Hypothesis", bool]]:
     """The lanes whose other branches are not there, and whether this step can do without them."""
     waiting = [lane for lane in track.lanes if lane.waits]
     if not waiting:
         return []
-    done = track.strategy.settled(gathered(logits, [[lane.rows[0] for lane in waiting]])[0])
+    done = track.strategy.reference_decides(gather_logits(logits, [[lane.rows[0] for lane in waiting]])[0])
     told = [False] * len(waiting) if done is None else done.tolist()
     return list(zip(waiting, told, strict=True))
 
 
-def _missing(lane: "Lane") -> list[State]:
+def _missing(lane: "Hypothesis") -> list[State]:
     return [(prompt, tuple(lane.tokens)) for prompt in lane.prompts[1:]]
 
 
-def _others(tracks: Iterable["Track"], but: Sequence["Lane"]) -> set[str]:
+def _others(tracks: Iterable["DecodingGroup"], but: Sequence["Hypothesis"]) -> set[str]:
     """Prompts that lanes which have not opened theirs may come to need."""
     these = {id(lane) for lane in but}
     return {
@@ -217,7 +219,7 @@ def _others(tracks: Iterable["Track"], but: Sequence["Lane"]) -> set[str]:
     }
 
 
-def _count(lane: "Lane") -> None:
+def _count(lane: "Hypothesis") -> None:
     """The lane's other branches have read all its tokens, the new ones in one forward."""
     lane.opened = True
     lane.forwards += lane.read < len(lane.tokens)

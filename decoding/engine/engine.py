@@ -11,11 +11,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from decoding.engine.batch import answered
+from decoding.engine.batch import decode_batch
 from decoding.engine.batching import batches
-from decoding.engine.requests import Counters, Failure, Job, Late, Ready
-from decoding.engine.result_collector import Answer, Answers, Aside, Done, Known
-from decoding.engine.voting import voting
+from decoding.engine.requests import Counters, DecodingRequest, Failure, LazyBranches, PreparedRequest
+from decoding.engine.result_collector import Done, Known, PrepareGenerator, Result, ResultCollector
+from decoding.engine.voting import with_voting
 from icl.errors import ICLError
 from icl.models.base import LogitModel
 from icl.models.out_of_memory import is_out_of_memory
@@ -25,16 +25,16 @@ KEPT: WeakKeyDictionary[LogitModel, Known] = WeakKeyDictionary()
 """What preparations were told, for as long as the model is there: an image is described once, however many calls."""
 
 
-@voting
-def run_jobs(
+@with_voting
+def run_requests(
     model: LogitModel,
-    jobs: Sequence[Job],
+    jobs: Sequence[DecodingRequest],
     counters: Counters | None = None,
     *,
     trace: bool = True,
-    late: Late = "auto",
+    lazy_branches: LazyBranches = "auto",
     done: Done | None = None,
-) -> list[Answer]:
+) -> list[Result]:
     """An answer for each job, in their order; it depends on the job alone, never on the others.
 
     trace: leave per-step numbers (`decoding.engine.token_loop.TRACE`) in the generations. late: whether contrasts that no step
@@ -43,21 +43,31 @@ def run_jobs(
     """
     counters = Counters() if counters is None else counters
     model.load()
-    answers = Answers(jobs, counters, done)
-    firsts = answers.ready(Aside(run_jobs, model, counters, KEPT.setdefault(model, {})), model.count_tokens)
+    answers = ResultCollector(jobs, counters, done)
+    firsts = answers.ready(
+        PrepareGenerator(run_requests, model, counters, KEPT.setdefault(model, {})), model.count_tokens
+    )
     places = answers.places()
     for batch in batches(model, firsts):
-        for j, answer in zip(batch, _run(model, [firsts[j] for j in batch], counters, trace, late), strict=True):
+        for j, answer in zip(
+            batch, _run(model, [firsts[j] for j in batch], counters, trace, lazy_branches), strict=True
+        ):
             for i in places[j]:
                 answers.give(i, answer)
     return answers.listed()
 
 
-def _run(model: LogitModel, readies: list[Ready], counters: Counters, trace: bool, late: Late) -> list[Answer]:
+def _run(
+    model: LogitModel,
+    prepared_requests: list[PreparedRequest],
+    counters: Counters,
+    trace: bool,
+    lazy_branches: LazyBranches,
+) -> list[Result]:
     """One batch; in halves where memory runs out, where a prompt cannot be opened, and where a strategy fails."""
     try:
         with torch.inference_mode(), blaming():
-            return answered(model, readies, counters, trace, late)
+            return decode_batch(model, prepared_requests, counters, trace, lazy_branches)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -65,8 +75,8 @@ def _run(model: LogitModel, readies: list[Ready], counters: Counters, trace: boo
         counters.batches_halved += 1
     except ICLError as error:
         problem = str(error)
-    if len(readies) == 1:
+    if len(prepared_requests) == 1:
         return [Failure(problem)]
-    middle = len(readies) // 2
-    halves = (readies[:middle], readies[middle:])
-    return [answer for half in halves for answer in _run(model, half, counters, trace, late)]
+    middle = len(prepared_requests) // 2
+    halves = (prepared_requests[:middle], prepared_requests[middle:])
+    return [answer for half in halves for answer in _run(model, half, counters, trace, lazy_branches)]

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from decoding.base import NewThread, Strategy, Thread
-from decoding.engine.decoding_step import NEVER, scores
+from decoding.base import InitialStepState, StepState, Strategy
+from decoding.engine.decoding_step import NEG_INF, scores
 from decoding.engine.requests import Normalize
-from decoding.engine.token_loop import early
+from decoding.engine.token_loop import early_exit_rows
 from icl.models.base import Session
 from icl.streams import StreamKey
 
@@ -35,7 +35,7 @@ SUFFIX_BYTES = 2**28
 
 
 @dataclass
-class Ballot:
+class OptionScoring:
     """One question with its options. rows: of its branches in the session, the reference first.
 
     texts, normalize: how a branch scores whole options, for a strategy over options. firsts: instead, the first tokens
@@ -60,10 +60,10 @@ class Ballot:
         """One number an option."""
         if self.ranked:
             return self.ranked
-        return [normalized(v, text, self.normalize) for v, text in zip(self.logprobs, self.texts, strict=True)]
+        return [normalize_score(v, text, self.normalize) for v, text in zip(self.logprobs, self.texts, strict=True)]
 
 
-def normalized(logprobs: Sequence[float], option: str, how: Normalize = "sum") -> float:
+def normalize_score(logprobs: Sequence[float], option: str, how: Normalize = "sum") -> float:
     """One number for an option from its tokens' log-probabilities."""
     total = sum(logprobs)
     if how == "sum":
@@ -71,7 +71,7 @@ def normalized(logprobs: Sequence[float], option: str, how: Normalize = "sum") -
     return total / (len(logprobs) if how == "mean" else max(1, len(option.encode())))
 
 
-def score(session: Session, ballots: Sequence[Ballot]) -> None:
+def score(session: Session, ballots: Sequence[OptionScoring]) -> None:
     """Fills every ballot. The session's rows stay as they are."""
     for ballot in ballots:
         if not ballot.options or not all(ballot.options):
@@ -83,7 +83,9 @@ def score(session: Session, ballots: Sequence[Ballot]) -> None:
         _rank_first_tokens(ballot, session.logits)
     over = [ballot for ballot in over if not ballot.strategy.first_tokens]
     alone = {
-        (row, b.options, b.texts, b.normalize): Ballot(Strategy(), (row,), b.options, b.key, b.texts, b.normalize)
+        (row, b.options, b.texts, b.normalize): OptionScoring(
+            Strategy(), (row,), b.options, b.key, b.texts, b.normalize
+        )
         for b in over
         for row in b.rows
     }
@@ -96,7 +98,7 @@ def score(session: Session, ballots: Sequence[Ballot]) -> None:
         _rank(ballot, [alone[row, ballot.options, ballot.texts, ballot.normalize] for row in ballot.rows])
 
 
-def _rank(ballot: Ballot, branches: Sequence[Ballot]) -> None:
+def _rank(ballot: OptionScoring, branches: Sequence[OptionScoring]) -> None:
     """Whole options, as each branch scores them alone, combined like the tokens of a step."""
     ballot.fault = next((f"branch {n}: {b.fault}" for n, b in enumerate(branches) if b.fault), "")
     if ballot.fault:
@@ -104,7 +106,7 @@ def _rank(ballot: Ballot, branches: Sequence[Ballot]) -> None:
     _combine(ballot, torch.tensor([[b.values()] for b in branches]))
 
 
-def _rank_first_tokens(ballot: Ballot, first: "Tensor") -> None:
+def _rank_first_tokens(ballot: OptionScoring, first: "Tensor") -> None:
     """Options as sets of first tokens."""
     if not all(ballot.firsts):
         ballot.fault = "an option has no first token that is not another option's too"
@@ -114,20 +116,20 @@ def _rank_first_tokens(ballot: Ballot, first: "Tensor") -> None:
     _combine(ballot, torch.stack(sets, -1)[:, None])
 
 
-def _combine(ballot: Ballot, told: "Tensor") -> None:
+def _combine(ballot: OptionScoring, told: "Tensor") -> None:
     """told: [n, 1, options] log-probabilities."""
-    combined, faults = logprobs_of(ballot.strategy, told, 0, [ballot])
+    combined, faults = combined_logprobs(ballot.strategy, told, 0, [ballot])
     ballot.fault, ballot.ranked = faults.get(0, ""), combined[0].tolist()
 
 
-def spellings(option: str) -> tuple[str, ...]:
+def option_spellings(option: str) -> tuple[str, ...]:
     """An option in every casing, with and without a leading space."""
     cased = dict.fromkeys((option, option.lower(), option.capitalize(), option.upper()))
     return (*cased, *(f" {word}" for word in cased))
 
 
-def _alike(ballots: Sequence[Ballot]) -> list[list[Ballot]]:
-    groups: dict[tuple[Strategy, int], list[Ballot]] = {}
+def _alike(ballots: Sequence[OptionScoring]) -> list[list[OptionScoring]]:
+    groups: dict[tuple[Strategy, int], list[OptionScoring]] = {}
     for ballot in ballots:
         groups.setdefault((ballot.strategy, len(ballot.rows)), []).append(ballot)
     return list(groups.values())
@@ -138,7 +140,7 @@ Inner = dict[tuple[int, tuple[int, ...]], "Tensor"]
 number, less one, [early layers, tokens, V] of its early layers, where they are read."""
 
 
-def _inner(session: Session, ballots: Sequence[Ballot]) -> Inner:
+def _inner(session: Session, ballots: Sequence[OptionScoring]) -> Inner:
     """The distributions inside options of two tokens and more: each row reads each of its options once."""
     found: Inner = {}
     for exits in (False, True):
@@ -158,23 +160,23 @@ def _inner(session: Session, ballots: Sequence[Ballot]) -> Inner:
     return found
 
 
-def _at(ballot: Ballot, option: int, step: int, inner: Inner) -> "Tensor":
+def _at(ballot: OptionScoring, option: int, step: int, inner: Inner) -> "Tensor":
     """[n, V]: what the strategy is handed before a token inside an option."""
     ids = ballot.options[option]
     logits = torch.stack([inner[row, ids][step] for row in ballot.rows])
     return torch.cat([logits, inner[-1 - ballot.rows[0], ids][:, step]]) if ballot.strategy.exits else logits
 
 
-def _count(ballots: Sequence[Ballot], session: Session, inner: Inner) -> None:
+def _count(ballots: Sequence[OptionScoring], session: Session, inner: Inner) -> None:
     """Ballots of one strategy: the first tokens of all options by one combination, later ones by one a position."""
     strategy, first = ballots[0].strategy, session.logits
     for ballot in ballots:
         ballot.logprobs = [[] for _ in ballot.options]
     start = torch.stack([first[_index([b.rows[n] for b in ballots], first)] for n in range(len(ballots[0].rows))])
     if strategy.exits:
-        start = torch.cat([start, early(session, [ballot.rows[0] for ballot in ballots])])
-    told, faults = logprobs_of(strategy, start.float(), 0, ballots)
-    threads: dict[tuple[int, int], Thread] = {}
+        start = torch.cat([start, early_exit_rows(session, [ballot.rows[0] for ballot in ballots])])
+    told, faults = combined_logprobs(strategy, start.float(), 0, ballots)
+    states: dict[tuple[int, int], StepState] = {}
     for row, fault in faults.items():
         ballots[row].fault = fault
     for row, ballot in enumerate(ballots):
@@ -187,30 +189,30 @@ def _count(ballots: Sequence[Ballot], session: Session, inner: Inner) -> None:
             continue
         logits = torch.stack([_at(b, o, step, inner) for b, o in places], dim=1).float()
         for b, o in places:  # each option goes on from what the strategy kept at their common first step
-            threads.setdefault((id(b), o), NewThread(b.key, dict(b.memory)))
-        told, faults = logprobs_of(strategy, logits, step, [threads[id(b), o] for b, o in places])
+            states.setdefault((id(b), o), InitialStepState(b.key, dict(b.memory)))
+        told, faults = combined_logprobs(strategy, logits, step, [states[id(b), o] for b, o in places])
         picked = told.gather(-1, _index([b.options[o][step] for b, o in places], told)[:, None])[:, 0].tolist()
         for i, (ballot, option_index) in enumerate(places):
             ballot.logprobs[option_index].append(picked[i])
             ballot.fault = ballot.fault or faults.get(i, "")
 
 
-def logprobs_of(
-    strategy: Strategy, logits: "Tensor", step: int, threads: Sequence[Thread] = ()
+def combined_logprobs(
+    strategy: Strategy, logits: "Tensor", step: int, states: Sequence[StepState] = ()
 ) -> "tuple[Tensor, dict[int, str]]":
     """[B, V]: of the combined distribution; below FLOOR, in the reference's order, where a token is ruled out."""
-    combined, faults = scores(strategy, logits, step, threads)
+    combined, faults = scores(strategy, logits, step, states)
     told = combined.log_softmax(-1)
-    out = combined == NEVER
+    out = combined == NEG_INF
     if bool(out.any()):
         below = FLOOR + logits[0].log_softmax(-1).clamp(min=FLOOR)
         told = torch.where(out, below, told)
     return told, faults
 
 
-def _chunks(ballots: Sequence[Ballot], vocabulary: int) -> list[list[Ballot]]:
+def _chunks(ballots: Sequence[OptionScoring], vocabulary: int) -> list[list[OptionScoring]]:
     """Neighbors whose inner distributions fit together into SUFFIX_BYTES; options of one token need none."""
-    chunks: list[list[Ballot]] = []
+    chunks: list[list[OptionScoring]] = []
     room = 0
     for ballot in ballots:
         needs = 4 * vocabulary * len(ballot.rows) * sum(len(o) for o in ballot.options if len(o) > 1)

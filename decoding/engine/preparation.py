@@ -4,13 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from decoding.base import Generate, Note, Strategy
-from decoding.engine.requests import Failure, Job, Ready
+from decoding.engine.requests import DecodingRequest, Failure, PreparedRequest
 from icl.errors import ICLError
 from icl.types import Prompt
 from icl.user_errors import blaming
 
 
-def made_ready(jobs: Sequence[Job], generate: Generate, count: Callable[[Prompt], int]) -> list[Ready | Failure]:
+def prepare_requests(
+    jobs: Sequence[DecodingRequest], generate: Generate, count: Callable[[Prompt], int]
+) -> list[PreparedRequest | Failure]:
     """Each job's branches, or why it has none. One prompt under one strategy is prepared and branched once.
 
     generate: greedy answers of the model under test. count: tokens of a prompt; asked once for each distinct one.
@@ -28,13 +30,13 @@ def made_ready(jobs: Sequence[Job], generate: Generate, count: Callable[[Prompt]
             made[strategy, own] = (
                 note if isinstance(note, Failure) else _branched(strategy, prompt, note, count, lengths)
             )
-    ready: list[Ready | Failure] = []
+    ready: list[PreparedRequest | Failure] = []
     for job, own in zip(jobs, whose, strict=True):
         if job.arm.strategy.options_only and job.score == "generate":
             ready.append(Failure(f"{job.arm.label} ranks options and writes no text. Use answer_mode: options."))
             continue
         one = made[job.arm.strategy, own] if isinstance(own, str) else own
-        ready.append(one if isinstance(one, Failure) else Ready(job, one.prompts, one.digests, one.tokens))
+        ready.append(one if isinstance(one, Failure) else PreparedRequest(job, one.prompts, one.digests, one.tokens))
     return ready
 
 

@@ -10,17 +10,26 @@ from decoding.formulas.sampling import Beam
 from icl.models.base import MAX_NEW_TOKENS
 from icl.types import Prompt
 
-__all__ = ["Counters", "Failure", "Job", "Late", "Normalize", "Ready", "Score", "distinct"]
+__all__ = [
+    "Counters",
+    "DecodingRequest",
+    "Failure",
+    "LazyBranches",
+    "Normalize",
+    "PreparedRequest",
+    "Score",
+    "distinct_prompts",
+]
 
 Score = Literal["generate", "options"]
 """What an answer is: a generated text, or the scores of options."""
 
-Late = Literal["auto", "always", "never"]
+LazyBranches = Literal["auto", "always", "never"]
 """Whether contrasts that a step can do without are read late (`decoding.engine.deferred_branches`); auto: where that is cheaper."""
 
 
 @dataclass(frozen=True)
-class Job:
+class DecodingRequest:
     """One answer wanted. score: a generated text, or the scores of `options` (the sampler plays no part there).
 
     top: how many tokens of each branch a text's generation keeps of every step (`decoding.engine.trace`).
@@ -50,13 +59,13 @@ class Failure:
 class ArmWork:
     """How the other branches of one arm's answers were read, and what that spared, as if no other arm read them.
 
-    eager, late, gated: answers by `decoding.engine.branch_scheduling.Way`. contrasts: prompts of their other branches; prefills_saved: of
+    eager, late, gated: answers by `decoding.engine.branch_scheduling.BranchSchedule`. contrasts: prompts of their other branches; prefills_saved: of
     these, never opened, and prompt_tokens_saved their tokens. tokens: answer tokens that those branches would have read
     one by one; tokens_saved: not read at all. forwards_saved: rows of forwards less than one a token.
     """
 
     eager: int = 0
-    late: int = 0
+    lazy: int = 0
     gated: int = 0
     contrasts: int = 0
     prefills_saved: int = 0
@@ -106,15 +115,15 @@ class Counters:
         numbers = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "arms"}
         return numbers | {"duplicates_merged": self.duplicates_merged}
 
-    def arms_told(self) -> dict[str, dict[str, int]]:
+    def arms_to_dict(self) -> dict[str, dict[str, int]]:
         return {label: asdict(work) for label, work in self.arms.items()}
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreparedRequest:
     """A job whose branches are made. digests, tokens: of the branch prompts, the reference first."""
 
-    job: Job
+    job: DecodingRequest
     branches: tuple[Prompt, ...]
     digests: tuple[str, ...]
     tokens: tuple[int, ...]
@@ -138,11 +147,11 @@ class Ready:
         return json.dumps([job.score, self.digests, how], sort_keys=True, ensure_ascii=False)
 
 
-def distinct(readies: Sequence[Ready]) -> dict[str, Prompt]:
+def distinct_prompts(prepared_requests: Sequence[PreparedRequest]) -> dict[str, Prompt]:
     """digest -> prompt of all branches, in order of first use."""
-    return dict(_branches(readies))
+    return dict(_branches(prepared_requests))
 
 
-def _branches(readies: Sequence[Ready]) -> Iterator[tuple[str, Prompt]]:
-    for ready in readies:
+def _branches(prepared_requests: Sequence[PreparedRequest]) -> Iterator[tuple[str, Prompt]]:
+    for ready in prepared_requests:
         yield from zip(ready.digests, ready.branches, strict=True)

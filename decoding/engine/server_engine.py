@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from decoding.arms.arm import Arm
 from decoding.arms.inspection import branch_count
-from decoding.engine.requests import Counters, Failure, Job
-from decoding.engine.result_collector import Answer, Answers, Done
-from decoding.engine.voting import voting
+from decoding.engine.requests import Counters, DecodingRequest, Failure
+from decoding.engine.result_collector import Done, Result, ResultCollector
+from decoding.engine.voting import with_voting
 from decoding.formulas.sampling import Greedy, Sampling
 from icl.errors import ICLError, PlanError
 from icl.models.base import Request
@@ -23,29 +23,29 @@ OURS = ("icl.", "decoding.")
 """How the paths of small pieces (a branch of `contrast`) begin that a strategy's fields name by their type."""
 
 
-class Server(Protocol):
+class StrategyEndpoint(Protocol):
     """What a model gives whose server runs strategies."""
 
     def load(self) -> None: ...
     def generate_each(self, requests: Sequence[Request], done: Callable[[int, Generation | str], None]) -> None: ...
 
 
-@voting
-def run_jobs(
-    model: Server,
-    jobs: Sequence[Job],
+@with_voting
+def run_requests(
+    model: StrategyEndpoint,
+    jobs: Sequence[DecodingRequest],
     counters: Counters | None = None,
     *,
     trace: bool = True,
     done: Done | None = None,
-) -> list[Answer]:
-    """An answer for each job, in their order: what `decoding.engine.engine.run_jobs` is for models with sessions.
+) -> list[Result]:
+    """An answer for each job, in their order: what `decoding.engine.engine.run_requests` is for models with sessions.
 
     Raises ModelError where the server has gone; what was answered has been told to `done`.
     """
     counters = Counters() if counters is None else counters
     model.load()
-    answers = Answers(jobs, counters, done)
+    answers = ResultCollector(jobs, counters, done)
     requests: list[Request] = []
     for i, job in enumerate(jobs):
         try:
@@ -68,7 +68,7 @@ def run_jobs(
     return answers.listed()
 
 
-def node_of(arm: Arm) -> dict[str, Any]:
+def arm_config(arm: Arm) -> dict[str, Any]:
     """The arm as a config would say it. Raises PlanError for a sampler that no config can name."""
     node: dict[str, Any] = _bare(describe(arm.strategy))
     if arm.sampler == arm.strategy.sampler:
@@ -89,20 +89,20 @@ def _bare(node: Any) -> Any:
     return [_bare(value) for value in node] if isinstance(node, list) else node
 
 
-def _request(job: Job) -> Request:
+def _request(job: DecodingRequest) -> Request:
     scored = job.score == "options"
     return Request(
         job.prompt if job.arm.strategy.reads_other else replace(job.prompt, other=None),
         job.options,
         job.max_new_tokens,
         scored=scored,
-        strategy=node_of(job.arm),
+        strategy=arm_config(job.arm),
         normalize=job.normalize,
         top=job.top,
     )
 
 
-def _key(job: Job, request: Request) -> str:
+def _key(job: DecodingRequest, request: Request) -> str:
     """Equal keys have equal answers. Branches may read the prompt's random stream (noise on an image)."""
     strategy, key = job.arm.strategy, job.prompt.key
     alike = branch_count(strategy) == 1 and not strategy.draws

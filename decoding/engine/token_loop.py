@@ -17,8 +17,8 @@ import torch
 
 from decoding.base import Strategy
 from decoding.engine.decoding_step import scores
-from decoding.engine.deferred_branches import Later, Open, gathered, rows_of
-from decoding.engine.trace import Look, looks
+from decoding.engine.deferred_branches import DeferredBranches, OpenBranches, branch_rows, gather_logits
+from decoding.engine.trace import StepTrace, step_traces
 from decoding.formulas.sampling import Sampler
 from icl.models.base import Session
 from icl.streams import StreamKey
@@ -26,19 +26,19 @@ from icl.streams import StreamKey
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decoding.engine.beam_search import Search
+    from decoding.engine.beam_search import BeamSearch
 
-TRACE = ("survivors", "entropy", "changed", "logprob", "gap")
+TRACE_FIELDS = ("survivors", "entropy", "changed", "logprob", "gap")
 """Per step: tokens that survive; entropy of the combined distribution in nats, before the sampler's temperature and
 cuts; 1 where its best token is not the reference's; log-probability of the chosen token in it; nats by which its best
 token leads the next (at most ALONE)."""
 
-ALONE = 1000.0
+MAX_GAP = 1000.0
 """The gap where one token alone survives."""
 
 
 @dataclass
-class Lane:
+class Hypothesis:
     """One answer while it is decoded. rows: of its branches, the reference first. limit: most new tokens.
 
     prompts: names of its branches' prompts; where there are more than rows, the other branches are read when needed.
@@ -60,7 +60,7 @@ class Lane:
     trace: list[list[float]] = field(default_factory=list)
     memory: dict[int, int] = field(default_factory=dict)
     top: int = 0
-    looks: list[Look] = field(default_factory=list)
+    step_traces: list[StepTrace] = field(default_factory=list)
     prompts: tuple[str, ...] = ()
     contrasted: int = 0
     opened: bool = False
@@ -74,7 +74,7 @@ class Lane:
 
 
 @dataclass
-class Track:
+class DecodingGroup:
     """The lanes of one strategy and sampler; every lane has the same number of branches.
 
     gated: other branches that a step does not need are not read on. search: where the sampler holds several beams, the
@@ -83,9 +83,9 @@ class Track:
 
     strategy: Strategy
     sampler: Sampler
-    lanes: list[Lane]
+    lanes: list[Hypothesis]
     gated: bool = False
-    search: "Search | None" = None
+    search: "BeamSearch | None" = None
 
 
 @dataclass
@@ -101,11 +101,11 @@ class Work:
 
 def decode(
     session: Session,
-    tracks: Sequence[Track],
+    tracks: Sequence[DecodingGroup],
     stops: frozenset[int],
     *,
     trace: bool = True,
-    later: Open | None = None,
+    open_branches: OpenBranches | None = None,
 ) -> Work:
     """Runs every lane to its end, writing into the lanes. The session is used up.
 
@@ -113,16 +113,16 @@ def decode(
     """
     work = Work()
     running = [track for track in tracks if track.lanes]
-    late = None if later is None else Later(later)
+    deferred = None if open_branches is None else DeferredBranches(open_branches)
     step = 0
     while running:
-        if late is not None and any(lane.waits for track in running for lane in track.lanes):
-            session, groups = late.groups(session, running)
+        if deferred is not None and any(lane.waits for track in running for lane in track.lanes):
+            session, groups = deferred.groups(session, running)
         else:
-            groups = [[(track.lanes, gathered(session.logits, rows_of(track.lanes)))] for track in running]
+            groups = [[(track.lanes, gather_logits(session.logits, branch_rows(track.lanes)))] for track in running]
         for track, own in zip(running, groups, strict=True):
             for lanes, branches in own:
-                early_too = [early(session, [lane.rows[0] for lane in lanes])] if track.strategy.exits else []
+                early_too = [early_exit_rows(session, [lane.rows[0] for lane in lanes])] if track.strategy.exits else []
                 logits = torch.cat([branches, *early_too]) if early_too else branches
                 if track.search is not None:
                     track.lanes = track.search.step(track.strategy, lanes, logits, step=step, stops=stops, trace=trace)
@@ -134,18 +134,18 @@ def decode(
         if running:
             session = _advance(session, running, work)
         step += 1
-    work.opened = 0 if late is None else late.opened
+    work.opened = 0 if deferred is None else deferred.opened
     return work
 
 
-def _chosen(track: Track, lanes: Sequence[Lane], own: "Tensor", step: int, trace: bool) -> list[int]:
+def _chosen(track: DecodingGroup, lanes: Sequence[Hypothesis], own: "Tensor", step: int, trace: bool) -> list[int]:
     """One token for every lane, decided on the combined scores. own: [n, B, V] logits of their branches."""
     combined, faults = scores(track.strategy, own, step, lanes)
     chosen = track.sampler.choose(combined, [lane.key for lane in lanes], step)
-    told = trace_of(combined, own[0], chosen) if trace else []
+    told = trace_step(combined, own[0], chosen) if trace else []
     tokens: list[int] = chosen.tolist()
     top = max(lane.top for lane in lanes)
-    seen = looks(track.strategy, own, combined, tokens, step=step, threads=lanes, top=top) if top else []
+    seen = step_traces(track.strategy, own, combined, tokens, step=step, states=lanes, top=top) if top else []
     for i, lane in enumerate(lanes):
         if i in faults:
             lane.finish, lane.fault = "fault", faults[i]
@@ -154,11 +154,11 @@ def _chosen(track: Track, lanes: Sequence[Lane], own: "Tensor", step: int, trace
             lane.trace.append(told[i])
             lane.contrasted += not lane.waits and told[i][0] > 1
         if lane.top:
-            lane.looks.append(seen[i])
+            lane.step_traces.append(seen[i])
     return tokens
 
 
-def _take(lane: Lane, token: int, stops: frozenset[int]) -> None:
+def _take(lane: Hypothesis, token: int, stops: frozenset[int]) -> None:
     lane.steps += 1
     if lane.finish:
         return
@@ -170,13 +170,13 @@ def _take(lane: Lane, token: int, stops: frozenset[int]) -> None:
         lane.finish = "length"
 
 
-def early(session: Session, rows: Sequence[int]) -> "Tensor":
+def early_exit_rows(session: Session, rows: Sequence[int]) -> "Tensor":
     """[early layers, B, V] float32 of the rows. The session was opened with exits."""
     picked: Tensor = session.early_exit_logits[:, torch.tensor(list(rows), device=session.early_exit_logits.device)]
     return picked.float()
 
 
-def trace_of(combined: "Tensor", reference: "Tensor", chosen: "Tensor") -> list[list[float]]:
+def trace_step(combined: "Tensor", reference: "Tensor", chosen: "Tensor") -> list[list[float]]:
     """[B][len(TRACE)], read back at once. chosen: [B] long, the tokens that were taken."""
     survivors = (combined > -float("inf")).sum(-1)
     told = combined.log_softmax(-1)
@@ -184,12 +184,12 @@ def trace_of(combined: "Tensor", reference: "Tensor", chosen: "Tensor") -> list[
     changed = combined.argmax(-1) != reference.argmax(-1)
     logprob = told.gather(-1, chosen[:, None])[:, 0]
     best = told.topk(min(2, told.shape[-1])).values
-    gap = (best[:, 0] - best[:, -1]).clamp(max=ALONE)
+    gap = (best[:, 0] - best[:, -1]).clamp(max=MAX_GAP)
     numbers: list[list[float]] = torch.stack([survivors.float(), entropy, changed.float(), logprob, gap], 1).tolist()
     return numbers
 
 
-def _advance(session: Session, running: Sequence[Track], work: Work) -> Session:
+def _advance(session: Session, running: Sequence[DecodingGroup], work: Work) -> Session:
     """Every lane's last token to each of its rows. Lanes with equal rows and tokens share the row they go on with."""
     needed = {(row, lane.tokens[-1]) for track in running for lane in track.lanes for row in lane.rows}
     following = sorted(needed)

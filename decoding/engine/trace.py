@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from decoding.arms.inspection import weights_of
-from decoding.base import Strategy, Thread
+from decoding.arms.inspection import constant_weights
+from decoding.base import StepState, Strategy
 from decoding.formulas.divergences import entropy, jensen_shannon
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ DIGITS = 4
 
 
 @dataclass(frozen=True)
-class Look:
+class StepTrace:
     """One step of one answer.
 
     chosen: the token that was taken. ids, shares: [n + 1][up to top] tokens and probabilities above 0, the best first;
@@ -39,20 +39,20 @@ class Look:
     ids: list[list[int]]
     shares: list[list[float]]
     entropy: list[float]
-    apart: list[float]
+    js_divergence: list[float]
     weights: list[float] | None
 
 
-def looks(
+def step_traces(
     strategy: Strategy,
     logits: "Tensor",
     combined: "Tensor",
     chosen: Sequence[int],
     *,
     step: int,
-    threads: Sequence[Thread],
+    states: Sequence[StepState],
     top: int,
-) -> list[Look]:
+) -> list[StepTrace]:
     """[B] looks. logits: [n, B, V] of the branches; combined: [B, V] with -inf where a token is ruled out."""
     every = torch.cat([logits, combined[None]])
     best = every.softmax(-1).topk(min(top, every.shape[-1]), dim=-1)
@@ -61,21 +61,23 @@ def looks(
     ids = [[row[: len(p)] for row, p in zip(*both, strict=True)] for both in zip(ranked, shares, strict=True)]
     spread = torch.stack([entropy(one)[:, 0] for one in every], 1).tolist()
     others = [jensen_shannon(logits[0], other)[:, 0] for other in logits[1:]]
-    apart = torch.stack(others, 1).tolist() if others else [[] for _ in chosen]
-    weights = weights_at(strategy, logits, step, threads)
-    return [Look(*told) for told in zip(chosen, ids, shares, spread, apart, weights, strict=True)]
+    js_divergence = torch.stack(others, 1).tolist() if others else [[] for _ in chosen]
+    weights = weights_at(strategy, logits, step, states)
+    return [StepTrace(*told) for told in zip(chosen, ids, shares, spread, js_divergence, weights, strict=True)]
 
 
-def weights_at(strategy: Strategy, logits: "Tensor", step: int, threads: Sequence[Thread]) -> list[list[float] | None]:
+def weights_at(
+    strategy: Strategy, logits: "Tensor", step: int, states: Sequence[StepState]
+) -> list[list[float] | None]:
     """[B] weights of the branches in the combined scores of a step: the constant ones, else those that fit it.
 
     Fitted by least squares to the scores before the mask, over the tokens that all have; each distribution counts up to
     a constant. Exact where the method weighs logits at this step, however it came by its weights.
     """
-    constant = weights_of(strategy)
+    constant = constant_weights(strategy)
     if constant is not None and len(constant) == len(logits):
         return [list(constant)] * logits.shape[1]
-    free = strategy.follow(logits, step, threads)
+    free = strategy.combine_stateful(logits, step, states)
     seen = free.isfinite() & logits.isfinite().all(0)
     count = seen.sum(-1, keepdim=True)
 
@@ -91,7 +93,7 @@ def weights_at(strategy: Strategy, logits: "Tensor", step: int, threads: Sequenc
     return [w if ok else None for w, ok in zip(fitted[..., 0].tolist(), fits.tolist(), strict=True)]
 
 
-def compact(seen: Sequence[Look], stops: frozenset[int], text: Callable[[list[int]], str]) -> dict[str, Any]:
+def compact(seen: Sequence[StepTrace], stops: frozenset[int], text: Callable[[list[int]], str]) -> dict[str, Any]:
     """The looks of an answer as JSON, each distinct token's text once. Texts are '' for what ends an answer.
 
     words: texts. chosen: [steps] places in words. top, p: [steps][n + 1][up to top] places in words, probabilities.
@@ -110,8 +112,8 @@ def compact(seen: Sequence[Look], stops: frozenset[int], text: Callable[[list[in
         "p": [[[_rounded(share) for share in row] for row in look.shares] for look in seen],
         "entropy": [[_rounded(value) for value in look.entropy] for look in seen],
     }
-    if seen[0].apart:
-        told["apart"] = [[_rounded(value) for value in look.apart] for look in seen]
+    if seen[0].js_divergence:
+        told["js_divergence"] = [[_rounded(value) for value in look.js_divergence] for look in seen]
         weights = [look.weights and [_rounded(weight) for weight in look.weights] for look in seen]
         told["weights"] = weights[:1] if all(row == weights[0] for row in weights) else weights
     return {"words": ["" if token in stops else text([token]) or f"#{token}" for token in place], **told}

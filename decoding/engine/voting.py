@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from decoding.engine.requests import Failure, Job
+from decoding.engine.requests import DecodingRequest, Failure
 from icl.metrics.normalize import plain
 from icl.streams import StreamKey
 from icl.types import Generation, Usage
@@ -18,13 +18,13 @@ from icl.types import Generation, Usage
 Run = TypeVar("Run", bound=Callable[..., list[Generation | Failure]])
 
 
-def voting(run: Run) -> Run:
-    """An engine's `run_jobs` that asks several times where a strategy wants it, and counts the votes."""
+def with_voting(run: Run) -> Run:
+    """An engine's `run_requests` that asks several times where a strategy wants it, and counts the votes."""
 
     @wraps(run)
-    def run_jobs(
+    def run_requests(
         model: Any,
-        jobs: Sequence[Job],
+        jobs: Sequence[DecodingRequest],
         counters: Any = None,
         *,
         trace: bool = True,
@@ -52,10 +52,10 @@ def voting(run: Run) -> Run:
         run(model, [one for _, one in asked], counters, trace=True, done=finished, **more)
         return [answers[i] for i in range(len(jobs))]
 
-    return cast("Run", run_jobs)
+    return cast("Run", run_requests)
 
 
-def _each(job: Job) -> list[Job]:
+def _each(job: DecodingRequest) -> list[DecodingRequest]:
     """The job, or its samples."""
     count = 1 if job.score == "options" else job.arm.strategy.samples
     prompt = job.prompt

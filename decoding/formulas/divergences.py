@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def kl(p: "Tensor", q: "Tensor") -> "Tensor":
+def kl_divergence(p: "Tensor", q: "Tensor") -> "Tensor":
     """Kullback-Leibler, in nats: sum p log(p / q)."""
     import torch
 
@@ -40,7 +40,7 @@ def reversed_jensen_shannon(p: "Tensor", q: "Tensor") -> "Tensor":
     return total
 
 
-def bounded(p: "Tensor", q: "Tensor", kappa: float) -> "Tensor":
+def bounded_divergence(p: "Tensor", q: "Tensor", kappa: float) -> "Tensor":
     """CODE's bounded divergence (Kim et al. 2024, 2406.01920), in [0, 1]: .5 sum (p + q) log2(|p - q|^kappa + 1)."""
     import torch
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def plausible(reference: "Tensor", beta: float) -> "Tensor | None":
+def plausibility_mask(reference: "Tensor", beta: float) -> "Tensor | None":
     """Adaptive plausibility (Li et al. 2022, 2210.15097): p(v) >= beta max p, that is z(v) >= log beta + max z.
 
     reference: [B, V] float32. beta: share of the best token's probability, in [0, 1]; 0 masks nothing (None), 1 keeps
@@ -25,7 +25,7 @@ def plausible(reference: "Tensor", beta: float) -> "Tensor | None":
     return reference >= reference.amax(-1, keepdim=True) + math.log(beta)
 
 
-def k_plausible(reference: "Tensor", alpha: float, k: int) -> "Tensor | None":
+def kth_plausibility_mask(reference: "Tensor", alpha: float, k: int) -> "Tensor | None":
     """CM3Leon's (Yu et al. 2023, 2309.02591): p(v) >= alpha times the k-th largest p; k = 1 is `plausible`.
 
     alpha: in [0, 1]; 0 masks nothing (None), 1 keeps the k best and ties. Raises PlanError where k is beyond the
@@ -38,7 +38,7 @@ def k_plausible(reference: "Tensor", alpha: float, k: int) -> "Tensor | None":
     return reference >= reference.topk(k, -1).values[:, -1:] + math.log(alpha)
 
 
-def typical(reference: "Tensor", width: float) -> "Tensor":
+def typical_mask(reference: "Tensor", width: float) -> "Tensor":
     """An entropy band (locally typical tokens): |-log p(v) - H(p)| <= width, and the best token.
 
     width: in nats.

@@ -90,7 +90,7 @@ class Sampling:
         if 0 < self.top_k < scores.shape[-1]:
             scores = _from(scores, scores.topk(self.top_k).values[:, -1:])
         if self.top_p < 1:
-            scores = _from(scores, nucleus(scores, self.top_p))
+            scores = _from(scores, nucleus_threshold(scores, self.top_p))
         if self.min_p > 0:
             chances = scores.softmax(-1)
             scores = scores.masked_fill(chances < self.min_p * chances.amax(-1, keepdim=True), -float("inf"))
@@ -101,7 +101,7 @@ def _from(scores: "Tensor", least: "Tensor") -> "Tensor":
     return scores.masked_fill(scores < least, -float("inf"))
 
 
-def nucleus(scores: "Tensor", share: float) -> "Tensor":
+def nucleus_threshold(scores: "Tensor", share: float) -> "Tensor":
     """[B, 1]: the score of the last token of the smallest set of best tokens with at least this probability."""
     whole = scores.logsumexp(-1, keepdim=True)
     for size in sorted({min(guess, scores.shape[-1]) for guess in (*NUCLEUS_GUESSES, scores.shape[-1])}):

@@ -9,9 +9,9 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from decoding.engine.requests import Counters, Failure, Job, Ready
-from decoding.engine.result_collector import Answer, Answers, Aside, Done
-from decoding.engine.voting import voting
+from decoding.engine.requests import Counters, DecodingRequest, Failure, PreparedRequest
+from decoding.engine.result_collector import Done, PrepareGenerator, Result, ResultCollector
+from decoding.engine.voting import with_voting
 from decoding.lockstep.grouping import PromptGroup, build_answer, build_groups
 from icl.errors import ICLError
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest
@@ -36,24 +36,24 @@ class StrategyModel(Protocol):
     def take_records(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]: ...
 
 
-@voting
-def run_jobs(
+@with_voting
+def run_requests(
     model: StrategyModel,
-    jobs: Sequence[Job],
+    jobs: Sequence[DecodingRequest],
     counters: Counters | None = None,
     *,
     trace: bool = True,
     done: Done | None = None,
-) -> list[Answer]:
-    """An answer for each job, in their order: what `decoding.engine.engine.run_jobs` is for models with sessions."""
+) -> list[Result]:
+    """An answer for each job, in their order: what `decoding.engine.engine.run_requests` is for models with sessions."""
     counters = Counters() if counters is None else counters
     model.load()
-    answers = Answers(jobs, counters, done)
-    firsts = answers.ready(Aside(run_jobs, model, counters, {}), model.count_tokens)
+    answers = ResultCollector(jobs, counters, done)
+    firsts = answers.ready(PrepareGenerator(run_requests, model, counters, {}), model.count_tokens)
     places = answers.places()
     order = sorted(range(len(firsts)), key=lambda j: beginning(firsts[j].branches[0]))
 
-    def ended(place: int, answer: Answer) -> None:
+    def ended(place: int, answer: Result) -> None:
         for i in places[order[place]]:
             answers.give(i, answer)
 
@@ -76,9 +76,20 @@ class _Run:
     """The groups of some jobs, asked together. out: told the place of a job and its answer, once it has ended."""
 
     def __init__(
-        self, model: StrategyModel, readies: Sequence[Ready], counters: Counters, trace: bool, out: Done
+        self,
+        model: StrategyModel,
+        prepared_requests: Sequence[PreparedRequest],
+        counters: Counters,
+        trace: bool,
+        out: Done,
     ) -> None:
-        self.model, self.readies, self.counters, self.trace, self.out = model, readies, counters, trace, out
+        self.model, self.prepared_requests, self.counters, self.trace, self.out = (
+            model,
+            prepared_requests,
+            counters,
+            trace,
+            out,
+        )
         self.mark = secrets.token_hex(4)  # engines and runs never meet under one name
         self.made: list[tuple[int, PromptGroup]] = []  # with the job that it belongs to
         self.said: dict[int, dict[int, list[EngineOutput]]] = {}  # job -> number of a group -> what its prompts said
@@ -90,7 +101,7 @@ class _Run:
         self._fetch()
 
     def _groups(self) -> Iterator[list[EngineRequest]]:
-        for j, ready in enumerate(self.readies):
+        for j, ready in enumerate(self.prepared_requests):
             try:
                 groups = build_groups(ready, self.model, f"{self.mark}-{j}", self.trace)
             except ICLError as error:
@@ -118,8 +129,8 @@ class _Run:
         kept = self.model.take_records(wanted) if wanted else {}
         for j in self.ended:
             heard = [(self.made[number][1], said) for number, said in self.said.pop(j).items()]
-            answer = build_answer(self.readies[j], self.model, heard, kept)
-            if isinstance(answer, Generation) and self.readies[j].job.score == "generate":
+            answer = build_answer(self.prepared_requests[j], self.model, heard, kept)
+            if isinstance(answer, Generation) and self.prepared_requests[j].job.score == "generate":
                 self.counters.rows_asked += answer.usage.forwards
             self.out(j, answer)
         self.ended.clear()

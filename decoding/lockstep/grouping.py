@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from decoding.arms.requirements import unmet
-from decoding.engine.generations import Texts, of_options, of_text
-from decoding.engine.option_scoring import normalized
-from decoding.engine.requests import Failure, Ready
-from decoding.engine.trace import Look
+from decoding.arms.requirements import unsupported_reason
+from decoding.engine.generations import Detokenizer, option_generation, text_generation
+from decoding.engine.option_scoring import normalize_score
+from decoding.engine.requests import Failure, PreparedRequest
+from decoding.engine.trace import StepTrace
 from decoding.formulas.sampling import Greedy
 from decoding.lockstep.request_metadata import MAX_BRANCHES, BranchMetadata
 from decoding.lockstep.serialization import serialize
@@ -24,7 +24,7 @@ from icl.models.vllm.model import VLLM
 from icl.types import Generation, Prompt
 
 
-class OptionTokenizer(Texts, Protocol):
+class OptionTokenizer(Detokenizer, Protocol):
     """Who knows the tokens: a model, or its renderer alone."""
 
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]: ...
@@ -45,14 +45,14 @@ class PromptGroup:
 GroupOutputs = Sequence[tuple[PromptGroup, Sequence[EngineOutput]]]
 
 
-def build_groups(ready: Ready, reader: OptionTokenizer, name: str, trace: bool) -> list[PromptGroup]:
+def build_groups(ready: PreparedRequest, reader: OptionTokenizer, name: str, trace: bool) -> list[PromptGroup]:
     """name: what the names of its groups begin with. Raises ModelError where it cannot be asked."""
     if len(ready.branches) > MAX_BRANCHES:
         raise ModelError(
             f"it has {len(ready.branches)} branches, and a group in the engine has {MAX_BRANCHES} at most."
         )
     job, arm = ready.job, ready.job.arm
-    if problem := unmet(arm, VLLM.abilities, job.score):
+    if problem := unsupported_reason(arm, VLLM.abilities, job.score):
         raise ModelError(problem)
     if job.score == "options":
         return _ballots(ready, reader, name)
@@ -62,7 +62,7 @@ def build_groups(ready: Ready, reader: OptionTokenizer, name: str, trace: bool) 
     return [_group(ready, name, job.max_new_tokens, trace=trace, top=job.top)]
 
 
-def _ballots(ready: Ready, reader: OptionTokenizer, name: str) -> list[PromptGroup]:
+def _ballots(ready: PreparedRequest, reader: OptionTokenizer, name: str) -> list[PromptGroup]:
     """One group an option of several tokens, and one whose first step reads the first tokens of all."""
     ids = reader.option_ids(ready.branches[0], ready.job.options)
     if not ids or not all(ids):
@@ -73,7 +73,7 @@ def _ballots(ready: Ready, reader: OptionTokenizer, name: str) -> list[PromptGro
     return [*groups, _group(ready, name, 1, option=len(ids), first=first)]
 
 
-def _group(ready: Ready, name: str, length: int, option: int = -1, **more: Any) -> PromptGroup:
+def _group(ready: PreparedRequest, name: str, length: int, option: int = -1, **more: Any) -> PromptGroup:
     name += f"-{option}" if option >= 0 else ""
     arm, key, count = ready.job.arm, ready.job.prompt.key, len(ready.branches)
     told = serialize(arm.strategy, arm.sampler)
@@ -90,7 +90,7 @@ def _group(ready: Ready, name: str, length: int, option: int = -1, **more: Any) 
 
 
 def build_answer(
-    ready: Ready, reader: OptionTokenizer, heard: GroupOutputs, kept: Mapping[str, Mapping[str, Any]]
+    ready: PreparedRequest, reader: OptionTokenizer, heard: GroupOutputs, kept: Mapping[str, Mapping[str, Any]]
 ) -> Generation | Failure:
     """kept: what the engine kept, by the name of a group."""
     label = ready.job.arm.label
@@ -107,21 +107,23 @@ def build_answer(
     return _generated(ready, reader, said[0].tokens, kept.get(group.name, {}))
 
 
-def _generated(ready: Ready, reader: OptionTokenizer, tokens: tuple[int, ...], record: Mapping[str, Any]) -> Generation:
+def _generated(
+    ready: PreparedRequest, reader: OptionTokenizer, tokens: tuple[int, ...], record: Mapping[str, Any]
+) -> Generation:
     stopped = bool(tokens) and tokens[-1] in reader.stop_tokens
     answer = tokens[:-1] if stopped else tokens
-    looks = [Look(**told) for told in record.get("looks", ())]
+    step_traces = [StepTrace(**told) for told in record.get("looks", ())]
     numbers, steps = record.get("trace", ()), len(tokens)
     finish: Literal["stop", "length"] = "stop" if stopped else "length"
-    return of_text(ready, reader, answer, finish, steps=steps, numbers=numbers, looks=looks)
+    return text_generation(ready, reader, answer, finish, steps=steps, numbers=numbers, step_traces=step_traces)
 
 
 def _scored(
-    ready: Ready, reader: OptionTokenizer, heard: GroupOutputs, kept: Mapping[str, Mapping[str, Any]]
+    ready: PreparedRequest, reader: OptionTokenizer, heard: GroupOutputs, kept: Mapping[str, Mapping[str, Any]]
 ) -> Generation:
     job, ids = ready.job, reader.option_ids(ready.branches[0], ready.job.options)
     by_option = {group.option: kept[group.name] for group, _ in heard}
     first = by_option[len(ids)]["first"]
     logprobs = [by_option[p]["forced"] if p in by_option else [first[p]] for p in range(len(ids))]
-    values = [normalized(v, option, job.normalize) for v, option in zip(logprobs, job.options, strict=True)]
-    return of_options(ready, ids, values)
+    values = [normalize_score(v, option, job.normalize) for v, option in zip(logprobs, job.options, strict=True)]
+    return option_generation(ready, ids, values)

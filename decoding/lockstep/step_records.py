@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from decoding.engine.trace import Look
+from decoding.engine.trace import StepTrace
 
 MOST_GROUPS = 100_000
 """Groups whose numbers wait to be fetched; beyond that the oldest are forgotten."""
@@ -24,7 +24,7 @@ class GroupRecord:
     """
 
     trace: list[list[float]] = field(default_factory=list)
-    looks: list[Look] = field(default_factory=list)
+    step_traces: list[StepTrace] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     forced: list[float] = field(default_factory=list)
     faults: dict[int, str] = field(default_factory=dict)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from decoding.base import NewThread, Strategy, Thread
+from decoding.base import InitialStepState, StepState, Strategy
 from decoding.engine.decoding_step import scores
-from decoding.engine.option_scoring import logprobs_of
-from decoding.engine.token_loop import trace_of
-from decoding.engine.trace import Look, looks
+from decoding.engine.option_scoring import combined_logprobs
+from decoding.engine.token_loop import trace_step
+from decoding.engine.trace import StepTrace, step_traces
 from decoding.lockstep.request_metadata import BranchMetadata
 from decoding.lockstep.serialization import deserialize
 from decoding.lockstep.step_records import RECORD_STORE, put
@@ -87,12 +87,12 @@ def _tokens(own: "Tensor", heads: Sequence[BatchRow], step: int) -> "tuple[Tenso
     strategy, sampler = deserialize(heads[0].branch.arm)
     if heads[0].branch.scores_options:
         return _option_tokens(strategy, own, heads, step)
-    threads = _threads(strategy, heads)
-    combined, faults = scores(strategy, own, step, threads)
+    states = _threads(strategy, heads)
+    combined, faults = scores(strategy, own, step, states)
     tokens = sampler.choose(combined, [head.branch.key for head in heads], step)
     _keep_trace(combined, own[0], tokens, heads, step)
     if top := max(head.branch.top for head in heads):
-        seen = looks(strategy, own, combined, tokens.tolist(), step=step, threads=threads, top=top)
+        seen = step_traces(strategy, own, combined, tokens.tolist(), step=step, states=states, top=top)
         _keep_looks(seen, heads, step)
     return tokens, faults
 
@@ -105,10 +105,10 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
 
 
-def _threads(strategy: Strategy, heads: Sequence[BatchRow]) -> list[Thread]:
+def _threads(strategy: Strategy, heads: Sequence[BatchRow]) -> list[StepState]:
     """Each group's own random stream, and what its strategy kept."""
     return [
-        NewThread(head.branch.key, RECORD_STORE.of(head.branch.group).memory if strategy.remembers else {})
+        InitialStepState(head.branch.key, RECORD_STORE.of(head.branch.group).memory if strategy.remembers else {})
         for head in heads
     ]
 
@@ -117,7 +117,7 @@ def _option_tokens(
     strategy: Strategy, own: "Tensor", heads: Sequence[BatchRow], step: int
 ) -> "tuple[Tensor, dict[int, str]]":
     """The option's next token for each group, with its log-probability kept."""
-    told, faults = logprobs_of(strategy, own, step, _threads(strategy, heads))
+    told, faults = combined_logprobs(strategy, own, step, _threads(strategy, heads))
     tokens = [head.branch.force[step] if step < len(head.branch.force) else 0 for head in heads]
     chosen = torch.tensor(tokens, device=own.device)
     values = told.gather(-1, chosen[:, None])[:, 0].tolist()
@@ -135,7 +135,7 @@ def _keep_trace(
 ) -> None:
     if not any(head.branch.trace for head in heads):
         return
-    numbers = trace_of(combined, reference, tokens)
+    numbers = trace_step(combined, reference, tokens)
     for i, head in enumerate(heads):
         if head.branch.trace:
             record = RECORD_STORE.of(head.branch.group)
@@ -143,10 +143,10 @@ def _keep_trace(
             record.trace.append(numbers[i])
 
 
-def _keep_looks(seen: Sequence[Look], heads: Sequence[BatchRow], step: int) -> None:
+def _keep_looks(seen: Sequence[StepTrace], heads: Sequence[BatchRow], step: int) -> None:
     for look, head in zip(seen, heads, strict=True):
         if head.branch.top:
-            put(RECORD_STORE.of(head.branch.group).looks, step, look)
+            put(RECORD_STORE.of(head.branch.group).step_traces, step, look)
 
 
 def _refuse(logits: "Tensor", index: "Tensor", heads: Sequence[BatchRow], faults: dict[int, str]) -> None:

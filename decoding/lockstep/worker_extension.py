@@ -25,7 +25,7 @@ class LockstepWorkerExtension:
             if record is not None:
                 found[group] = {
                     "trace": record.trace,
-                    "looks": [asdict(look) for look in record.looks],
+                    "looks": [asdict(look) for look in record.step_traces],
                     "first": record.first,
                     "forced": record.forced,
                     "fault": next(iter(record.faults.values()), ""),

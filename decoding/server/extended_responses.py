@@ -7,7 +7,7 @@ import asyncio
 from dataclasses import asdict, replace
 from typing import Any
 
-from decoding.engine.requests import Failure, Job, Ready
+from decoding.engine.requests import DecodingRequest, Failure, PreparedRequest
 from decoding.lockstep.grouping import build_answer, build_groups
 from decoding.server.http import HTTPError
 from decoding.server.placement import Placement
@@ -26,8 +26,8 @@ async def answered(desk: StrategyServer, asked: StrategyRequest, name: str, seat
     limit = min(asked.max_tokens or room, room)
     score: Any = "options" if more.options else "generate"
     arm = asked.arm if more.normalize is None else replace(asked.arm, normalize=more.normalize)
-    job = Job(asked.prompt, arm, more.options, score, limit, more.top)
-    ready = Ready(job, branches, ("",) * len(branches), lengths)
+    job = DecodingRequest(asked.prompt, arm, more.options, score, limit, more.top)
+    ready = PreparedRequest(job, branches, ("",) * len(branches), lengths)
     groups = await asyncio.to_thread(build_groups, ready, desk.hf, name, more.trace)
     tasks = [
         asyncio.ensure_future(desk.whole(made, ask, f"{group.name or name}-{b}", seat))

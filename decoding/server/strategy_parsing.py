@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from decoding.arms.arm import Arm, parse_arm
-from decoding.arms.requirements import unmet
+from decoding.arms.requirements import unsupported_reason
 from decoding.engine.requests import Score
 from icl.errors import ConfigError, PlanError
 from icl.models.vllm.model import VLLM
@@ -60,7 +60,7 @@ def _parsed_arm(body: Mapping[str, Any]) -> Arm:
 
 def check_runs(arm: Arm, score: Score, counts_votes: bool) -> None:
     """Raises PlanError for what an engine cannot run, and for a vote where the client does not count the votes."""
-    if problem := unmet(arm, VLLM.abilities, score):
+    if problem := unsupported_reason(arm, VLLM.abilities, score):
         raise PlanError(problem)
     if arm.strategy.samples > 1 and not counts_votes:
         raise PlanError(f"{arm.label} is a vote of {arm.strategy.samples} answers, and a request is one of them.")

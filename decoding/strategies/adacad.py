@@ -9,9 +9,9 @@ mask; for long answers the paper keeps a above a floor.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.arms.without import AdaptivelyAgainstBare
+from decoding.arms.ablation_contrast import AdaptiveAblationContrast
 from decoding.formulas.divergences import jensen_shannon
-from decoding.prompt_edits import Without
+from decoding.prompt_edits import AblatedPart
 from icl.constraints import NonNegative
 from icl.registry import component
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @component("strategy", "adacad")
 @dataclass(frozen=True)
-class AdaCAD(AdaptivelyAgainstBare):
+class AdaCAD(AdaptiveAblationContrast):
     """Away from what would be said without the demonstrations, as far as that differs.
 
     Presets. answers: short answers. summarization: a is at least .3.
     """
 
     floor: NonNegative = 0.0  # least strength of the contrast
-    without: Without = "demonstrations"  # what the second branch lacks: 'image' is the query's
+    without: AblatedPart = "demonstrations"  # what the second branch lacks: 'image' is the query's
 
     presets: ClassVar[dict[str, dict[str, float]]] = {"answers": {"floor": 0.0}, "summarization": {"floor": 0.3}}
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.arms.fitting import option_prior
+from decoding.arms.fitting import estimate_option_prior
 from decoding.base import Strategy
 from icl.constraints import NonNegative, Positive
 from icl.registry import component
@@ -33,7 +33,7 @@ class BatchCalibration(Strategy):
 
     over_options: ClassVar[bool] = True
     options_only: ClassVar[bool] = True
-    fits_gold: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
     neutral: ClassVar[dict[str, float]] = {"gamma": 0.0}
 
     @property
@@ -41,12 +41,12 @@ class BatchCalibration(Strategy):
         """Nothing is taken out of the scores: there was no fit."""
         return set(self.prior) == {1.0} or self.gamma == 0
 
-    def measures(self, shots: int) -> tuple[Strategy, ...]:
+    def calibration_strategies(self, shots: int) -> tuple[Strategy, ...]:
         """The reference."""
         return (BatchCalibration(),)
 
     def fit(self, told: "Tensor", gold: Sequence[int]) -> "BatchCalibration":
-        return replace(self, prior=option_prior(told[:, 0]))
+        return replace(self, prior=estimate_option_prior(told[:, 0]))
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import torch

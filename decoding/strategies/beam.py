@@ -14,7 +14,7 @@ from icl.registry import component
 
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm
-    from decoding.arms.control_target import Held
+    from decoding.arms.control_target import ControlTarget
 
 
 @component("strategy", "beam")
@@ -28,12 +28,12 @@ class BeamDecoding(Strategy):
     rank: ClassVar[int] = 220
 
     @classmethod
-    def fits(cls, held: "Held") -> "Arm | None":
+    def control_for(cls, target: "ControlTarget") -> "Arm | None":
         """The reference, searched as the arm is."""
-        drawn = held.drawn
-        if not isinstance(drawn, Beam):
+        sampler = target.sampler
+        if not isinstance(sampler, Beam):
             return None
-        return held.beside(BeamDecoding(drawn.beams, drawn.length_penalty), drawn, "sum")
+        return target.with_strategy(BeamDecoding(sampler.beams, sampler.length_penalty), sampler, "sum")
 
     @property
     def sampler(self) -> Sampler:

@@ -8,8 +8,8 @@ No mask. The context is what in-context learning adds, the demonstrations, unles
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.arms.without import AgainstBare
-from decoding.prompt_edits import Without
+from decoding.arms.ablation_contrast import AblationContrast
+from decoding.prompt_edits import AblatedPart
 from icl.constraints import NonNegative
 from icl.registry import component
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @component("strategy", "cad")
 @dataclass(frozen=True)
-class CAD(AgainstBare):
+class CAD(AblationContrast):
     """Away from what would be said without the demonstrations (or the image).
 
     Presets, from the released file names. summarization: with top-p .9 there. conflict: knowledge conflicts, greedy.
     """
 
     alpha: NonNegative = 0.5  # strength of the contrast; 0 is the reference
-    without: Without = "demonstrations"  # what the second branch lacks: 'image' is the query's
+    without: AblatedPart = "demonstrations"  # what the second branch lacks: 'image' is the query's
 
     presets: ClassVar[dict[str, dict[str, float]]] = {"summarization": {"alpha": 0.5}, "conflict": {"alpha": 1.0}}
     neutral: ClassVar[dict[str, float]] = {"alpha": 0.0}

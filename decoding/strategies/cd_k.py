@@ -10,9 +10,9 @@ its numbers.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decoding.arms.without import AgainstBare
-from decoding.formulas.masks import k_plausible
-from decoding.prompt_edits import Without
+from decoding.arms.ablation_contrast import AblationContrast
+from decoding.formulas.masks import kth_plausibility_mask
+from decoding.prompt_edits import AblatedPart
 from icl.constraints import PositiveInt, Share
 from icl.registry import component
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 @component("strategy", "cd_k")
 @dataclass(frozen=True)
-class CDK(AgainstBare):
+class CDK(AblationContrast):
     """What the image adds, among tokens plausible beside the k-th best. Raises PlanError where k is too large."""
 
     alpha: Share = 0.1  # of the k-th best token's probability that a token must reach; 0 masks nothing
     k: PositiveInt = 5  # whose probability is the measure; 1: the best token's
-    without: Without = "image"  # what the second branch lacks: 'image' is the query's
+    without: AblatedPart = "image"  # what the second branch lacks: 'image' is the query's
 
     @property
     def weights(self) -> tuple[float, float]:
         return 1.0, -1.0
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
-        return k_plausible(reference, self.alpha, self.k)
+        return kth_plausibility_mask(reference, self.alpha, self.k)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         conditioned, bare = logits.log_softmax(-1)

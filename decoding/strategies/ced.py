@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from decoding.base import Note, Strategy
-from decoding.formulas.masks import plausible
-from decoding.prompt_edits import no_demonstrations
+from decoding.formulas.masks import plausibility_mask
+from decoding.prompt_edits import remove_demonstrations
 from icl.constraints import Share
 from icl.registry import component
 from icl.types import Prompt
@@ -33,10 +33,10 @@ class CED(Strategy):
         return 1.0, -1.0
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        return prompt, no_demonstrations(prompt)
+        return prompt, remove_demonstrations(prompt)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
-        return plausible(reference, self.beta)
+        return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         shown, bare = logits.log_softmax(-1)

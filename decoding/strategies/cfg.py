@@ -9,8 +9,8 @@ With one gamma for all tokens, log-probabilities and raw logits choose alike.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.arms.without import AgainstBare
-from decoding.prompt_edits import Without
+from decoding.arms.ablation_contrast import AblationContrast
+from decoding.prompt_edits import AblatedPart
 from icl.constraints import NonNegative
 from icl.registry import component
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @component("strategy", "cfg")
 @dataclass(frozen=True)
-class CFG(AgainstBare):
+class CFG(AblationContrast):
     """Guided from what is said without the image (or the demonstrations) towards what is said with it."""
 
     gamma: NonNegative = 1.5  # guidance; 1 is the reference, 0 the bare branch
-    without: Without = "image"  # what the bare branch lacks: 'image' is the query's
+    without: AblatedPart = "image"  # what the bare branch lacks: 'image' is the query's
 
     neutral: ClassVar[dict[str, float]] = {"gamma": 1.0}
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from decoding.arms.gated import Gated
-from decoding.arms.wrapper import Around
-from decoding.base import Strategy, Thread
+from decoding.arms.gated import GatedStrategy
+from decoding.arms.wrapper import StrategyWrapper
+from decoding.base import StepState, Strategy
 from decoding.strategies.vcd import VCD
 from icl.constraints import Share
 from icl.registry import Nested, component
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @component("strategy", "chasd")
 @dataclass(frozen=True)
-class CHASD(Around, Gated):
+class CHASD(StrategyWrapper, GatedStrategy):
     """Another method where the reference is unsure of its token, and the reference where it is sure."""
 
     method: Annotated[Strategy, Nested("strategy")] = field(default_factory=VCD)  # what is done where it is unsure
@@ -44,9 +44,9 @@ class CHASD(Around, Gated):
     def mask(self, reference: "Tensor") -> "Tensor | None":
         return self.gated_mask(reference, self._unsure(reference))
 
-    def settled(self, reference: "Tensor") -> "Tensor | None":
+    def reference_decides(self, reference: "Tensor") -> "Tensor | None":
         """Where the reference is sure, and where the method is settled anyway."""
-        sure, own = ~self._unsure(reference)[:, 0], self.method.settled(reference)
+        sure, own = ~self._unsure(reference)[:, 0], self.method.reference_decides(reference)
         return sure if own is None else sure | own
 
     def gated_mask(self, reference: "Tensor", gate: "Tensor") -> "Tensor | None":
@@ -56,8 +56,8 @@ class CHASD(Around, Gated):
     def gate(self, logits: "Tensor", step: int) -> "Tensor":
         return self._unsure(logits[0])
 
-    def gated(self, logits: "Tensor", step: int, gate: "Tensor", threads: Sequence[Thread]) -> "Tensor":
-        return self.method.follow(logits, step, threads).where(gate, logits[0])
+    def gated_scores(self, logits: "Tensor", step: int, gate: "Tensor", states: Sequence[StepState]) -> "Tensor":
+        return self.method.combine_stateful(logits, step, states).where(gate, logits[0])
 
     def _unsure(self, reference: "Tensor") -> "Tensor":
         unsure: Tensor = reference.softmax(-1).amax(-1, keepdim=True) < self.threshold

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from decoding.base import Generate, Note, Strategy, ones
-from decoding.formulas.divergences import bounded
-from decoding.prompt_edits import described
+from decoding.base import Generate, Note, Strategy, unit_strength
+from decoding.formulas.divergences import bounded_divergence
+from decoding.prompt_edits import replace_images
 from icl import spans
 from icl.constraints import NonNegative, PositiveInt
 from icl.errors import PlanError
@@ -52,7 +52,7 @@ class CODE(Strategy):
         return None
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        return ones(logits)
+        return unit_strength(logits)
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Mapping[str, str]]:
         """For each prompt: name of an image's part -> its description. Each distinct image is described once."""
@@ -72,13 +72,13 @@ class CODE(Strategy):
                 "code describes the query's image, and no image of this prompt is named 'query.image[...]'. "
                 "Name it, or set images: all."
             )
-        return prompt, described(prompt, cast("Mapping[str, str]", note or {}))
+        return prompt, replace_images(prompt, cast("Mapping[str, str]", note or {}))
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import torch
 
         seen, told = logits
-        apart = bounded(seen, told, self.kappa)
+        apart = bounded_divergence(seen, told, self.kappa)
         scores: Tensor = (2 - apart) * seen - (1 - apart) * told
         return scores.masked_fill(seen < seen.amax(-1, keepdim=True) + torch.log(apart), -float("inf"))
 

@@ -14,8 +14,8 @@ differ from token to token.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decoding.arms.without import AdaptivelyAgainstBare
-from decoding.prompt_edits import Without
+from decoding.arms.ablation_contrast import AdaptiveAblationContrast
+from decoding.prompt_edits import AblatedPart
 from icl.constraints import NonNegative, Positive
 from icl.registry import component
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @component("strategy", "coiecd")
 @dataclass(frozen=True)
-class COIECD(AdaptivelyAgainstBare):
+class COIECD(AdaptiveAblationContrast):
     """Away from what would be said without the demonstrations, for tokens in conflict alone."""
 
     alpha: NonNegative = 1.0  # strength of the contrast
     ratio: Positive = 0.25  # how near to the most, or the least, probable token a conflict lies
-    without: Without = "demonstrations"  # what the second branch lacks: 'image' is the query's
+    without: AblatedPart = "demonstrations"  # what the second branch lacks: 'image' is the query's
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import math

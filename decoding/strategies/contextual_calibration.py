@@ -10,8 +10,8 @@ place, or none.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from decoding.base import Note, Strategy, zeros
-from decoding.prompt_edits import no_image, with_question
+from decoding.base import Note, Strategy, zero_strength
+from decoding.prompt_edits import remove_query_image, replace_question
 from icl.edits import Blank
 from icl.errors import ConfigError
 from icl.registry import component
@@ -41,11 +41,11 @@ class ContextualCalibration(Strategy):
         return None
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        return zeros(logits)
+        return zero_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
-        bare = prompt.edit(Blank(), "query") if self.image == "blank" else no_image(prompt)
-        return prompt, *(with_question(bare, text) for text in self.texts)
+        bare = prompt.edit(Blank(), "query") if self.image == "blank" else remove_query_image(prompt)
+        return prompt, *(replace_question(bare, text) for text in self.texts)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         scores: Tensor = logits[0].log_softmax(-1) - logits[1:].softmax(-1).mean(0).log()

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from decoding.base import Note, Strategy, ones
-from decoding.branch import Branch, Branches
-from decoding.formulas.masks import k_plausible, typical
+from decoding.base import Note, Strategy, unit_strength
+from decoding.branch import Branch, BranchesField
+from decoding.formulas.masks import kth_plausibility_mask, typical_mask
 from icl.constraints import NonNegative, PositiveInt, Share
 from icl.errors import ConfigError
 from icl.registry import component, parameter
@@ -44,7 +44,9 @@ MASKING = frozenset(name for reads in READS.values() for name in reads)
 class Contrast(Strategy):
     """Any prompts, weighed against one another as the config says."""
 
-    changed: Annotated[tuple[Branch, ...], Branches()] = parameter("branches", (Branch("noise"),))  # beside the prompt
+    changed: Annotated[tuple[Branch, ...], BranchesField()] = parameter(
+        "branches", (Branch("noise"),)
+    )  # beside the prompt
     weighed: tuple[float, ...] = parameter("weights", (2.0, -1.0))  # of the prompt itself and of each branch
     space: Literal["logits", "logprobs", "probabilities"] = "logits"  # what is weighed
     masked: Literal["none", "plausible", "kth_best", "typical"] = parameter("mask", "plausible")  # by the reference
@@ -71,7 +73,7 @@ class Contrast(Strategy):
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
         """Of probabilities: a mixture of equals is what it is made of."""
-        return ones(logits)
+        return unit_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
         return prompt, *(branch.of(prompt) for branch in self.changed)
@@ -80,8 +82,8 @@ class Contrast(Strategy):
         if self.masked == "none":
             return None
         if self.masked == "typical":
-            return typical(reference, self.width)
-        return k_plausible(reference, self.beta, self.k if self.masked == "kth_best" else 1)
+            return typical_mask(reference, self.width)
+        return kth_plausibility_mask(reference, self.beta, self.k if self.masked == "kth_best" else 1)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import torch

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from decoding.arms.gated import Gated
-from decoding.base import Generate, Note, Thread
-from decoding.prompt_edits import asked, no_image
+from decoding.arms.gated import GatedStrategy
+from decoding.base import Generate, Note, StepState
+from decoding.prompt_edits import remove_query_image, wrap_question
 from icl import spans
 from icl.constraints import PositiveInt
 from icl.registry import component
@@ -31,7 +31,7 @@ RECOGNISE = "What is in the image? Just give a named entity."
 
 @component("strategy", "dcd")
 @dataclass(frozen=True)
-class DCD(Gated):
+class DCD(GatedStrategy):
     """Where image and text disagree, the surer of both, away from the other."""
 
     granularity: Literal["options", "tokens"] = "options"  # what option scoring hands it
@@ -63,23 +63,23 @@ class DCD(Gated):
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         """note: what `prepare` gave."""
-        text = no_image(prompt)
-        return prompt, asked(text, before=f"This is an image of {note}. ") if note else text
+        text = remove_query_image(prompt)
+        return prompt, wrap_question(text, before=f"This is an image of {note}. ") if note else text
 
     def gate(self, logits: "Tensor", step: int) -> "Tensor":
         """Whether the text leads."""
         seen, text = _confidence(logits)
         return text > seen
 
-    def gated(self, logits: "Tensor", step: int, gate: "Tensor", threads: Sequence[Thread]) -> "Tensor":
+    def gated_scores(self, logits: "Tensor", step: int, gate: "Tensor", states: Sequence[StepState]) -> "Tensor":
         seen, text = logits
-        weight, of_text = self._weights(logits, gate)
-        scores: Tensor = weight * seen + of_text * text
+        weight, text_generation = self._weights(logits, gate)
+        scores: Tensor = weight * seen + text_generation * text
         return scores.where(self._differ(logits), seen)
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        weight, of_text = self._weights(logits, self.gate(logits, step))
-        total: Tensor = (weight + of_text).where(self._differ(logits), 1.0)
+        weight, text_generation = self._weights(logits, self.gate(logits, step))
+        total: Tensor = (weight + text_generation).where(self._differ(logits), 1.0)
         return total
 
     def _weights(self, logits: "Tensor", gate: "Tensor") -> "tuple[Tensor, Tensor]":

@@ -11,9 +11,9 @@ average to each of the two (the arguments of `kl_div` are swapped); `divergence:
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from decoding.base import Strategy, zeros
+from decoding.base import Strategy, zero_strength
 from decoding.formulas.divergences import jensen_shannon, reversed_jensen_shannon
-from decoding.formulas.masks import plausible
+from decoding.formulas.masks import plausibility_mask
 from icl.constraints import Share
 from icl.registry import component
 
@@ -41,10 +41,10 @@ class DoLa(Strategy):
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
         """One of the last layer, minus one of an early one."""
-        return zeros(logits)
+        return zero_strength(logits)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
-        return plausible(reference, self.beta)
+        return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         """logits: [1 + early layers, B, V], the last layer first, then the early ones from the lowest on."""

@@ -9,7 +9,7 @@ from icl.registry import component
 
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm
-    from decoding.arms.control_target import Held
+    from decoding.arms.control_target import ControlTarget
 
 
 @component("strategy", "greedy")
@@ -24,5 +24,5 @@ class GreedyDecoding(Strategy):
     rank: ClassVar[int] = 200
 
     @classmethod
-    def fits(cls, held: "Held") -> "Arm | None":
-        return held.beside(GreedyDecoding(), Greedy())
+    def control_for(cls, target: "ControlTarget") -> "Arm | None":
+        return target.with_strategy(GreedyDecoding(), Greedy())

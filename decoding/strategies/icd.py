@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy
-from decoding.formulas.masks import plausible
-from decoding.prompt_edits import asked
+from decoding.formulas.masks import plausibility_mask
+from decoding.prompt_edits import wrap_question
 from icl.constraints import NonNegative, Share
 from icl.registry import component
 from icl.types import Prompt
@@ -46,10 +46,10 @@ class ICD(Strategy):
         return 1 + self.alpha, -self.alpha
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        return prompt, asked(prompt, before=self.disturbance)
+        return prompt, wrap_question(prompt, before=self.disturbance)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
-        return plausible(reference, self.beta)
+        return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         clear, disturbed = logits

@@ -12,9 +12,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.base import Note, Strategy, ones
-from decoding.formulas.masks import plausible
-from decoding.prompt_edits import no_image
+from decoding.base import Note, Strategy, unit_strength
+from decoding.formulas.masks import plausibility_mask
+from decoding.prompt_edits import remove_query_image
 from icl.constraints import Count, NonNegative, Share
 from icl.registry import component
 from icl.types import Prompt
@@ -47,13 +47,13 @@ class M3ID(Strategy):
         return None
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        return ones(logits)
+        return unit_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        return prompt, no_image(prompt)
+        return prompt, remove_query_image(prompt)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
-        return plausible(reference, self.beta)
+        return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         seen, blind = logits.log_softmax(-1)

@@ -3,7 +3,7 @@
     scores = sum_i w_i l(y | demonstrations of group i, query)
 
 Without weights each group counts 1/n. Weights are learned on a dev split, from 1/n on by the cross-entropy of its
-options (`icl fit`, `decoding.arms.fitting.mixture_weights`); a negative one makes an anti-expert. `sparse` keeps the k
+options (`icl fit`, `decoding.arms.fitting.fit_mixture_weights`); a negative one makes an anti-expert. `sparse` keeps the k
 largest by magnitude, not renormalized. The whole prompt is read for traces and controls, and has no weight. The paper's
 hypernetwork, which gives weights to groups never seen, is not here.
 """
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.arms.fitting import mixture_weights
+from decoding.arms.fitting import fit_mixture_weights
 from decoding.base import Note, Strategy
-from decoding.prompt_edits import windows
+from decoding.prompt_edits import demonstration_windows
 from icl.constraints import Count
 from icl.errors import ConfigError
 from icl.registry import component, parameter
@@ -36,9 +36,9 @@ class MoICL(Strategy):
     fitted: tuple[float, ...] = parameter("weights", ())  # of the groups, in prompt order; none: all equal
     sparse: Count = 0  # how many weights are kept, the largest by magnitude; 0: all
 
-    fits_gold: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = True
 
-    def measures(self, shots: int) -> tuple[Strategy, ...]:
+    def calibration_strategies(self, shots: int) -> tuple[Strategy, ...]:
         """Each group alone. Raises ConfigError without demonstrations."""
         count = min(self.groups or shots, shots)
         if not count:
@@ -47,7 +47,7 @@ class MoICL(Strategy):
         return tuple(replace(self, groups=count, fitted=weights, sparse=0) for weights in alone)
 
     def fit(self, told: "Tensor", gold: Sequence[int]) -> "MoICL":
-        return replace(self, groups=told.shape[1], fitted=mixture_weights(told, gold))
+        return replace(self, groups=told.shape[1], fitted=fit_mixture_weights(told, gold))
 
     @property
     def weights(self) -> None:
@@ -68,7 +68,7 @@ class MoICL(Strategy):
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
         """The prompt, and its groups."""
-        return prompt, *windows(prompt, self.groups or len(self.fitted))
+        return prompt, *demonstration_windows(prompt, self.groups or len(self.fitted))
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         told = logits[1:].log_softmax(-1)

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from decoding.base import Note, Thread, Threaded, ones
-from decoding.formulas.sampling import nucleus
-from decoding.prompt_edits import no_demonstrations, windows
+from decoding.base import Note, StatefulStrategy, StepState, unit_strength
+from decoding.formulas.sampling import nucleus_threshold
+from decoding.prompt_edits import demonstration_windows, remove_demonstrations
 from icl.constraints import Count, NonNegative, Share
 from icl.registry import component
 from icl.types import Prompt
@@ -23,12 +23,12 @@ from icl.types import Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-NEVER = -float("inf")
+NEG_INF = -float("inf")
 
 
 @component("strategy", "nbce")
 @dataclass(frozen=True)
-class NBCE(Threaded):
+class NBCE(StatefulStrategy):
     """Demonstrations in windows read apart; the surest window, away from what is said without any."""
 
     beta: NonNegative = 0.25  # strength of the contrast with the empty context
@@ -45,38 +45,38 @@ class NBCE(Threaded):
         return None
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        return ones(logits)
+        return unit_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
         """The prompt, its windows, the query alone."""
-        return prompt, *windows(prompt, self.windows), no_demonstrations(prompt)
+        return prompt, *demonstration_windows(prompt, self.windows), remove_demonstrations(prompt)
 
-    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
+    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
         told = logits[1:].log_softmax(-1)
         if self.pool == "mean":
             mean: Tensor = (1 + self.beta) * told[:-1].mean(0) - self.beta * told[-1]
             return mean
         cut = self._cut(told)
-        chosen = self._surest(cut[:-1], step, threads)
+        chosen = self._surest(cut[:-1], step, states)
         window = cut[:-1].gather(0, chosen[None, :, None].expand(1, *cut.shape[1:]))[0]
         merged: Tensor = (1 + self.beta) * window - self.beta * cut[-1]
-        return merged.where(cut[-1] > NEVER, window)
+        return merged.where(cut[-1] > NEG_INF, window)
 
     def _cut(self, told: "Tensor") -> "Tensor":
         if self.top_p == 1:
             return told
         every = told.flatten(0, 1)
-        return every.masked_fill(every < nucleus(every, self.top_p), NEVER).view_as(told)
+        return every.masked_fill(every < nucleus_threshold(every, self.top_p), NEG_INF).view_as(told)
 
-    def _surest(self, windows: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
+    def _surest(self, windows: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
         """[B] number of the window of least entropy. windows: [n, B, V] log-probabilities, cut."""
         import torch
 
         entropies = torch.special.entr(windows.exp()).sum(-1)
-        for row, thread in enumerate(threads):
-            if step - 1 in thread.memory:
-                entropies[thread.memory[step - 1], row] -= self.stickiness
+        for row, state in enumerate(states):
+            if step - 1 in state.memory:
+                entropies[state.memory[step - 1], row] -= self.stickiness
         chosen: Tensor = entropies.argmin(0)
-        for thread, number in zip(threads, chosen.tolist(), strict=True):
-            thread.memory[step] = number
+        for state, number in zip(states, chosen.tolist(), strict=True):
+            state.memory[step] = number
         return chosen

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy
-from decoding.formulas.masks import plausible
-from decoding.prompt_edits import no_image
+from decoding.formulas.masks import plausibility_mask
+from decoding.prompt_edits import remove_query_image
 from icl.constraints import NonNegative, Share
 from icl.registry import component
 from icl.types import Prompt
@@ -39,10 +39,10 @@ class PAI(Strategy):
         return self.gamma, 1 - self.gamma
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        return prompt, no_image(prompt)
+        return prompt, remove_query_image(prompt)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
-        return plausible(reference, self.beta)
+        return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         seen, text = logits.log_softmax(-1)

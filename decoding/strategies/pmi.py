@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from decoding.base import Note, Strategy
-from decoding.prompt_edits import with_question, without
+from decoding.prompt_edits import remove_part, replace_question
 from icl.registry import component
 from icl.types import Prompt
 
@@ -35,7 +35,7 @@ class PMI(Strategy):
         return 1.0, -1.0
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        return prompt, with_question(without(prompt, self.without), self.premise)
+        return prompt, replace_question(remove_part(prompt, self.without), self.premise)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         scores: Tensor = logits[0] - logits[1]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy
-from decoding.formulas.masks import plausible
+from decoding.formulas.masks import plausibility_mask
 from icl.constraints import NonNegative, Share
 from icl.edits import Varied
 from icl.registry import component
@@ -39,7 +39,7 @@ class RITUAL(Strategy):
         return prompt, prompt.edit(Varied(), self.images)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
-        return plausible(reference, self.beta)
+        return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         seen, varied = logits

@@ -15,7 +15,7 @@ from icl.registry import component
 
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm
-    from decoding.arms.control_target import Held
+    from decoding.arms.control_target import ControlTarget
 
 
 @component("strategy", "sampling")
@@ -31,13 +31,13 @@ class SamplingDecoding(Strategy):
     rank: ClassVar[int] = 210
 
     @classmethod
-    def fits(cls, held: "Held") -> "Arm | None":
+    def control_for(cls, target: "ControlTarget") -> "Arm | None":
         """The reference, sampled as the arm is."""
-        drawn = held.drawn
-        if not held.sampled or not isinstance(drawn, Sampling):
+        sampler = target.sampler
+        if not target.is_sampled or not isinstance(sampler, Sampling):
             return None
-        own = SamplingDecoding(drawn.temperature, drawn.top_k, drawn.top_p, drawn.min_p)
-        return held.beside(own, drawn, "sum")
+        own = SamplingDecoding(sampler.temperature, sampler.top_k, sampler.top_p, sampler.min_p)
+        return target.with_strategy(own, sampler, "sum")
 
     @property
     def sampler(self) -> Sampler:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from annotated_types import Ge, Le
 
 from decoding.base import Note, Strategy
-from decoding.formulas.masks import plausible
+from decoding.formulas.masks import plausibility_mask
 from icl.constraints import NonNegative, Share
 from icl.edits import DIFFUSION_STEPS, DiffusionNoise
 from icl.errors import PlanError
@@ -63,7 +63,7 @@ class VCD(Strategy):
         return prompt, noised
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
-        return plausible(reference, self.beta)
+        return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         """logits: [2, B, V] float32 -> scores [B, V]."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from annotated_types import Ge, Le
 
 from decoding.base import Note, Strategy
-from decoding.formulas.masks import plausible
-from decoding.prompt_edits import no_image
+from decoding.formulas.masks import plausibility_mask
+from decoding.prompt_edits import remove_query_image
 from icl.constraints import NonNegative, Share
 from icl.edits import DIFFUSION_STEPS, DiffusionNoise
 from icl.registry import component
@@ -29,7 +29,7 @@ NoiseStep = Annotated[int, Ge(0), Le(DIFFUSION_STEPS - 1)]
 
 def blind(prompt: Prompt, prior: Prior, noise_step: int) -> tuple[Prompt, ...]:
     """The prompts of the priors: without the query's image, with a noised one, or both."""
-    found = () if prior == "noise" else (no_image(prompt),)
+    found = () if prior == "noise" else (remove_query_image(prompt),)
     return found if prior == "none" else (*found, prompt.edit(DiffusionNoise(noise_step), "query"))
 
 
@@ -54,7 +54,7 @@ class VDD(Strategy):
         return prompt, *blind(prompt, self.prior, self.noise_step)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
-        return plausible(reference, self.beta)
+        return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         scores: Tensor = (1 + self.alpha) * logits[0] - self.alpha * logits[1:].mean(0)

@@ -9,7 +9,7 @@ probabilities. In the token loop the same formula runs over the vocabulary.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.base import Note, Strategy, zeros
+from decoding.base import Note, Strategy, zero_strength
 from decoding.strategies.vdd import NoiseStep, Prior, blind
 from icl.constraints import Positive
 from icl.registry import component
@@ -35,7 +35,7 @@ class VDDPostHoc(Strategy):
         return None
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        return zeros(logits)
+        return zero_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
         return prompt, *blind(prompt, self.prior, self.noise_step)

@@ -10,9 +10,9 @@ traces and controls, and has no weight. The exact normalization is not verified:
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from decoding.base import Note, Strategy, ones
+from decoding.base import Note, Strategy, unit_strength
 from decoding.formulas.divergences import entropy
-from decoding.prompt_edits import no_demonstrations, no_image
+from decoding.prompt_edits import remove_demonstrations, remove_query_image
 from icl.registry import component
 from icl.types import Prompt
 
@@ -32,10 +32,10 @@ class XMoRe(Strategy):
         return None
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        return ones(logits)
+        return unit_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt, Prompt]:
-        return prompt, no_demonstrations(prompt), no_image(prompt)
+        return prompt, remove_demonstrations(prompt), remove_query_image(prompt)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import torch

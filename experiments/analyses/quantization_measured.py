@@ -91,8 +91,8 @@ def _in_a_process(run: Path, label: str, file: Path) -> None:
 def main(run: Path, label: str, file: Path) -> None:
     """Measures one model of a run and writes the file."""
     from decoding.arms.arm import parse_arm
-    from decoding.engine.engine import run_jobs
-    from decoding.engine.requests import Job
+    from decoding.engine.engine import run_requests
+    from decoding.engine.requests import DecodingRequest
     from experiments.config.config import load
     from experiments.grid.grid import expand
     from experiments.results.loaded_run import load_run
@@ -105,10 +105,10 @@ def main(run: Path, label: str, file: Path) -> None:
     asked = prompts_of(grid, cells)
     model.load()
     logits = [model.open([prompt]).logits for prompt in asked]
-    jobs = [Job(prompt, parse_arm("greedy"), max_new_tokens=NEW_TOKENS) for prompt in asked]
-    run_jobs(model, jobs[:1], trace=False)  # what is done once is done now
+    jobs = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=NEW_TOKENS) for prompt in asked]
+    run_requests(model, jobs[:1], trace=False)  # what is done once is done now
     start = time.perf_counter()
-    answers = run_jobs(model, jobs, trace=False)
+    answers = run_requests(model, jobs, trace=False)
     seconds = time.perf_counter() - start
     tokens = sum(len(getattr(answer, "tokens", ())) + 1 for answer in answers)
     weights = model.weights_bytes / MIB

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from decoding.arms.arm import parse_arm
-from decoding.engine.engine import run_jobs
-from decoding.engine.requests import Failure, Job
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import DecodingRequest, Failure
 from experiments.architectures.asked import NEW_TOKENS, conversation, prompts
 from experiments.architectures.verdicts import Answers, Entry, Verdict
 from icl.errors import ICLError, ModelError
@@ -59,9 +59,9 @@ def checked(name: str, folder: Path) -> Entry:
 
 def said(hf: HF, arm: str, asked: Sequence[Prompt]) -> list[Generation]:
     """Raises ModelError where a prompt has no answer."""
-    jobs = [Job(prompt, parse_arm(ARMS[arm]), max_new_tokens=NEW_TOKENS) for prompt in asked]
+    jobs = [DecodingRequest(prompt, parse_arm(ARMS[arm]), max_new_tokens=NEW_TOKENS) for prompt in asked]
     model: Any = hf
-    answers = run_jobs(model, jobs)
+    answers = run_requests(model, jobs)
     for answer in answers:
         if isinstance(answer, Failure):
             raise ModelError(answer.reason)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from decoding.arms.arm import parse_arm
-from decoding.engine.requests import Failure, Job
+from decoding.engine.requests import DecodingRequest, Failure
 from experiments.architectures.asked import NEW_TOKENS, prompts
 from experiments.architectures.checks import ARMS
 from experiments.architectures.verdicts import Answers, Entry, Verdict
@@ -40,10 +40,10 @@ def checked(entry: Entry, folder: Path) -> dict[str, Verdict]:
 
 
 def _compared(model: Any, arm: str, wanted: Answers) -> Verdict:
-    from decoding.lockstep.engine import run_jobs
+    from decoding.lockstep.engine import run_requests
 
-    jobs = [Job(prompt, parse_arm(ARMS[arm]), max_new_tokens=NEW_TOKENS) for prompt in prompts()]
-    found = run_jobs(model, jobs, trace=False)
+    jobs = [DecodingRequest(prompt, parse_arm(ARMS[arm]), max_new_tokens=NEW_TOKENS) for prompt in prompts()]
+    found = run_requests(model, jobs, trace=False)
     fail = [answer.reason for answer in found if isinstance(answer, Failure)]
     whole = [i for i, answer in enumerate(found) if not isinstance(answer, Failure)]
     tokens = [answer.tokens for answer in found if not isinstance(answer, Failure)]

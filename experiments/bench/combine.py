@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from decoding.arms.arm import parse_arm
-from decoding.arms.inspection import branches_of, logits_count
-from decoding.base import NewThread, Strategy
+from decoding.arms.inspection import logits_count, probe_branches
+from decoding.base import InitialStepState, Strategy
 from decoding.engine.decoding_step import scores
 from experiments.bench import Row, one_thread, rounds
 from icl.errors import ICLError
@@ -31,8 +31,8 @@ def rows() -> list[Row]:
     """The dearest methods and controls, and how many of all are within the goal."""
     with one_thread(), torch.inference_mode():
         found = _strategies()
-        steps = {count: _step(count) for count in {len(branches_of(one)) for one in found.values()}}
-        spent = {name: (one, _seconds(one) / steps[len(branches_of(one))]) for name, one in found.items()}
+        steps = {count: _step(count) for count in {len(probe_branches(one)) for one in found.values()}}
+        spent = {name: (one, _seconds(one) / steps[len(probe_branches(one))]) for name, one in found.items()}
     told: list[Row] = []
     for what, is_control in (("methods", False), ("controls", True)):
         own = {name: share for name, (one, share) in spent.items() if one.control == is_control}
@@ -57,7 +57,7 @@ def _strategies() -> dict[str, Strategy]:
         for node in ({"name": name}, {"name": name, "of": "vcd"}):
             try:
                 strategy = parse_arm(node).strategy
-                branches_of(strategy)
+                probe_branches(strategy)
             except (ICLError, TypeError):
                 continue
             if not strategy.options_only:
@@ -71,8 +71,8 @@ def _seconds(strategy: Strategy) -> float:
     generator = torch.Generator().manual_seed(0)
     common = SPREAD * torch.randn(1, BATCH, VOCABULARY, generator=generator)
     logits = common + APART * torch.randn(count, BATCH, VOCABULARY, generator=generator)
-    threads = [NewThread(StreamKey(0, f"q{i}")) for i in range(BATCH)]
-    return _best(lambda: scores(strategy, logits, 1, threads))
+    states = [InitialStepState(StreamKey(0, f"q{i}")) for i in range(BATCH)]
+    return _best(lambda: scores(strategy, logits, 1, states))
 
 
 def _best(run: Callable[[], Any]) -> float:

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from decoding.arms.arm import Arm, controls_of, parse_arm
+from decoding.arms.arm import Arm, default_controls, parse_arm
 from decoding.conformance import made_up
-from decoding.engine.engine import run_jobs
-from decoding.engine.requests import Counters, Failure, Job, Late
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import Counters, DecodingRequest, Failure, LazyBranches
 from decoding.formulas.sampling import Sampling
 from decoding.strategies.vcd import VCD
 from experiments.bench import Row, one_thread, rounds
@@ -66,7 +66,7 @@ def _against_generate(model: HF) -> list[Row]:
     ):
         inputs, new = processed(model, prompts * copies), LONG_ANSWER if copies < 8 else LONG_ANSWER // 2
         arms = [parse_arm(arm)]
-        ours = [partial(_run, endless, arms=arms, new=size, late="never") for size in (new, 1)]
+        ours = [partial(_run, endless, arms=arms, new=size, lazy_branches="never") for size in (new, 1)]
         theirs = [partial(_generated, model, inputs, size) for size in (new, 1)]
         times = rounds(ROUNDS if copies < 3 else 2)
         long, short, their_long, their_short = in_turn([*ours, *theirs], lambda: prompts, times)
@@ -118,7 +118,7 @@ def _many_arms(model: HF) -> list[Row]:
     fresh, counters = itertools.count(1), Counters()
     vcd = parse_arm("vcd")
     sampled = parse_arm({"name": "vcd", "sampling": {"temperature": 1.0}})
-    six = [parse_arm("greedy"), parse_arm("sampling"), vcd, sampled, *controls_of(vcd)[:2]]
+    six = [parse_arm("greedy"), parse_arm("sampling"), vcd, sampled, *default_controls(vcd)[:2]]
     more = ({"alpha": 0.5}, {"beta": 0.3}, {"alpha": 0.5, "beta": 0.3})
     others = ("cad", {"name": "plain_average", "of": "vcd"}, {"name": "sign_flip", "of": "vcd"})
     twelve = [*six, *(parse_arm({"name": "vcd", **given}) for given in more), *map(parse_arm, others)]
@@ -187,10 +187,10 @@ def _run(
     *,
     new: int,
     counters: Counters | None = None,
-    late: Late = "auto",
+    lazy_branches: LazyBranches = "auto",
 ) -> None:
-    jobs = [Job(prompt, arm, max_new_tokens=new) for prompt in prompts for arm in arms]
-    for answer in run_jobs(model, jobs, counters, late=late):
+    jobs = [DecodingRequest(prompt, arm, max_new_tokens=new) for prompt in prompts for arm in arms]
+    for answer in run_requests(model, jobs, counters, lazy_branches=lazy_branches):
         if isinstance(answer, Failure):
             raise RuntimeError(answer.reason)
 

@@ -15,8 +15,8 @@ from statistics import median
 from typing import Any
 
 from decoding.arms.arm import Arm, parse_arm
-from decoding.engine.engine import run_jobs
-from decoding.engine.requests import ArmWork, Counters, Failure, Job, Late
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import ArmWork, Counters, DecodingRequest, Failure, LazyBranches
 from experiments.bench import Row, one_thread, rounds
 from experiments.bench.decoding import drawn, forget
 from icl.models.hf.model import HF
@@ -52,23 +52,23 @@ def rows(path: str = "tiny") -> Iterator[Row]:
 
 def _late(model: HF, what: str, task: Task, *, shots: int, new: int, arm: Any = "vcd") -> list[Row]:
     fresh, method = itertools.count(1), parse_arm(arm)
-    choices: tuple[Late, ...] = ("never", "always", "auto")
-    runs = [partial(_run, model, arm=method, new=new, late=late) for late in choices]
+    choices: tuple[LazyBranches, ...] = ("never", "always", "auto")
+    runs = [partial(_run, model, arm=method, new=new, lazy_branches=late) for late in choices]
     _, late, chosen = _over_the_first(model, runs, lambda: prompts_of(task, next(fresh), shots))
     asked, chose = prompts_of(task, 0, shots), Counters()
-    answers = _run(model, asked, arm=method, new=new, late="never")
+    answers = _run(model, asked, arm=method, new=new, lazy_branches="never")
     needed = sum(any(survivors > 1 for survivors in answer.trace["survivors"]) for answer in answers)
     counted = Counters()
     before = model.counters()
-    again = _run(model, asked, arm=method, new=new, late="always", counters=counted)
+    again = _run(model, asked, arm=method, new=new, lazy_branches="always", counters=counted)
     told = {name: value - before[name] for name, value in model.counters().items()}
     contrasts = told["prompt_tokens"] - sum(map(model.count_tokens, asked))
     lent = told["lent_tokens"] / max(1, contrasts)
-    _run(model, asked, arm=method, new=new, late="auto", counters=chose)
+    _run(model, asked, arm=method, new=new, lazy_branches="auto", counters=chose)
     opened = _arm(counted).contrasts - _arm(counted).prefills_saved
     tokens = sum(answer.usage.new_tokens for answer in answers) / len(answers)
     same = sum(a.tokens == b.tokens for a, b in zip(answers, again, strict=True))
-    way = "late" if _arm(chose).late else "eager"
+    way = "lazy" if _arm(chose).lazy else "eager"
     small = new <= SHORT and needed < 0.5 * QUERIES
     return [
         (f"vcd, {what}: contrasts prefilled late; answers that need one", f"{opened}; {needed} of {QUERIES}", "equal"),
@@ -98,7 +98,7 @@ def _over_the_first(model: HF, runs: Sequence[Callable[[Any], object]], given: C
 def _gated(model: HF) -> list[Row]:
     """A gated arm's own counts beside what the probabilities of the reference say, read anew."""
     arm, asked, work = parse_arm({"name": "chasd", "threshold": SURE}), prompts_of(Captions, 0, 0), Counters()
-    answers = _run(model, asked, arm=arm, new=LONG, late="auto", counters=work)
+    answers = _run(model, asked, arm=arm, new=LONG, lazy_branches="auto", counters=work)
     needed = 0
     for prompt, answer in zip(asked, answers, strict=True):
         session = model.open([prompt])
@@ -129,10 +129,16 @@ def prompts_of(task: Task, seed: int, shots: int) -> list[Prompt]:
 
 
 def _run(
-    model: Any, asked: Sequence[Prompt], *, arm: Arm, new: int, late: Late, counters: Counters | None = None
+    model: Any,
+    asked: Sequence[Prompt],
+    *,
+    arm: Arm,
+    new: int,
+    lazy_branches: LazyBranches,
+    counters: Counters | None = None,
 ) -> list[Generation]:
-    jobs = [Job(prompt, arm, max_new_tokens=new) for prompt in asked]
-    answers = run_jobs(model, jobs, counters, late=late)
+    jobs = [DecodingRequest(prompt, arm, max_new_tokens=new) for prompt in asked]
+    answers = run_requests(model, jobs, counters, lazy_branches=lazy_branches)
     for answer in answers:
         if isinstance(answer, Failure):
             raise RuntimeError(answer.reason)

@@ -26,7 +26,7 @@ def command(
     prior (it reads no labels).
     """
     from decoding.arms.arm import Arm
-    from decoding.arms.fitting import write_fitted
+    from decoding.arms.fitting import write_parameter_file
     from experiments.config.config import load
     from experiments.grid.single_setting import SeveralSettingsError
     from experiments.running.fit import fit
@@ -40,7 +40,7 @@ def command(
     name = str(type(found.strategy).component[1])  # type: ignore[attr-defined]
     path = out or Path(f"{name}.json")
     with made(path):
-        write_fitted(found.strategy, path, found.how)
+        write_parameter_file(found.strategy, path, found.how)
     for reason, count in found.left_out.items():
         print(f"left out     {count:,} samples: {reason}")
     print(f"fitted       {Arm(found.strategy).label} on {found.samples:,} samples")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decoding.engine.requests import Late
+from decoding.engine.requests import LazyBranches
 from experiments.config.keys import (
     AXES,
     CORRECTION,
@@ -65,7 +65,7 @@ class Config:
     controls: bool
     compare: Compare | None
     top_logprobs: int = 0
-    lazy_branches: Late = "auto"
+    lazy_branches: LazyBranches = "auto"
     launcher: Any = LAUNCHER
 
     def where(self, *keys: str | int) -> str:
@@ -251,7 +251,7 @@ def _controls(document: Document, node: Any) -> bool:
     return bool(node == "default")
 
 
-def _late(document: Document, node: Any) -> Late:
+def _late(document: Document, node: Any) -> LazyBranches:
     for way in LATE:
         if node == way:
             return way

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from decoding.engine.requests import Late, Score
+from decoding.engine.requests import LazyBranches, Score
 from icl.models.base import MAX_NEW_TOKENS
 
 KINDS: Mapping[str, str] = {
@@ -48,7 +48,7 @@ FREE_AT_ZERO = ("retriever", "rerankers", "rerank_candidates", "order")
 MOST: Mapping[str, int] = {"shots": 10_000, "max_new_tokens": 100_000, "rerank_candidates": 100_000}
 """Axis -> the largest value: more than any model's context holds, or than a reranker should look at."""
 SCORES: tuple[Score, ...] = get_args(Score)
-LATE: tuple[Late, ...] = get_args(Late)
+LATE: tuple[LazyBranches, ...] = get_args(LazyBranches)
 """Whether contrasts that a step can do without are read late (`decoding.engine.deferred_branches`)."""
 CORRECTIONS = ("holm", "none")
 METRICS = ("lenient", "strict", "option")

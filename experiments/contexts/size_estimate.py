@@ -58,7 +58,7 @@ def _alike(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 def _taken(cell: Cell, prompt: Prompt | None) -> tuple[int, int]:
     """Images of the prompt and tokens, of the branch with the most."""
-    from decoding.arms.inspection import branches_of
+    from decoding.arms.inspection import probe_branches
 
-    branches = branches_of(cell.decoding.strategy, prompt)
+    branches = probe_branches(cell.decoding.strategy, prompt)
     return max(len(branch.images) for branch in branches), max(map(cell.model.count_tokens, branches))

@@ -27,7 +27,7 @@ def check_needs(grid: Grid) -> None:
     """
     _check_candidates_read(grid)
     for cell in grid.cells:
-        if problem := unmet(cell):
+        if problem := unsupported_reason(cell):
             why = optional.lacks(cell.model)
             told = f"{problem} {why}" if why else problem
             raise PlanError(f"{where_is(grid, 'decoding', cell)}: model '{cell.labels['model']}': {told}")
@@ -56,9 +56,9 @@ def check_needs(grid: Grid) -> None:
             raise type(error)(f"{where_is(grid, 'retriever', cell)}: {error}") from error
 
 
-def unmet(cell: Cell) -> str | None:
+def unsupported_reason(cell: Cell) -> str | None:
     """What the model cannot do for this cell, with the nearest alternative; None where it can."""
-    from decoding.arms.requirements import unmet as missing
+    from decoding.arms.requirements import unsupported_reason as missing
 
     whole = cell.decoding.strategy.over_options or cell.decoding.strategy.options_only  # not what a model scores itself
     scores_itself = cell.answer_mode == "options" and "score" in cell.model.abilities and not whole
@@ -71,9 +71,9 @@ def _refused(cell: Cell) -> str | None:
     """What the model's server says against this cell's strategy."""
     if (refuses := optional.refuses(cell.model)) is None:
         return None
-    from decoding.engine.server_engine import node_of
+    from decoding.engine.server_engine import arm_config
 
-    return refuses(node_of(cell.decoding))
+    return refuses(arm_config(cell.decoding))
 
 
 def check_data(grid: Grid) -> None:

@@ -7,7 +7,7 @@ parameters, so a plan warns and does not refuse: what carries over may be the qu
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from decoding.arms.fitting import Origin
+from decoding.arms.fitting import ParameterSource
 from experiments.grid.axis_labels import labels
 from experiments.grid.grid import Cell, Grid, digest_of
 
@@ -31,7 +31,7 @@ def fitted_elsewhere(grid: Grid, where: Mapping[int, str]) -> Iterator[str]:
             yield from (f"{at} {problem}" for problem in _problems(origin, cell))
 
 
-def _problems(origin: Origin, cell: Cell) -> Iterator[str]:
+def _problems(origin: ParameterSource, cell: Cell) -> Iterator[str]:
     told, task = origin.on, cell.told["task"]
     model, before = told.get("model_digest"), told.get("task")
     fitted_task = told.get("task_digest") or (_digest(before, PARTS) if isinstance(before, Mapping) else None)

@@ -137,13 +137,13 @@ class _Factory:
 
     def arms(self, point: Mapping[str, Node], controls: bool) -> "list[tuple[Arm, bool]]":
         """The arm of a point, and its controls where the config adds them: (arm, is a control)."""
-        from decoding.arms.arm import controls_of
+        from decoding.arms.arm import default_controls
 
         arm = self.component("decoding", point["decoding"])
         options, shots = point["answer_mode"][0] == "options", min(point["shots"][0], 1)
         place = f"arms:{id(arm)}:{options}:{shots}"
         if place not in self.built:
-            added = controls_of(arm, options=options, shots=shots) if controls else ()
+            added = default_controls(arm, options=options, shots=shots) if controls else ()
             self.built[place] = [(arm, False), *((self._one(control), True) for control in added)]
         return cast("list[tuple[Arm, bool]]", self.built[place])
 

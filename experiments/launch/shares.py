@@ -55,7 +55,7 @@ def _line(grid: Grid, missing: Mapping[str, Collection[str]]) -> Iterator[tuple[
 
 def _weights(cells: list[Cell]) -> Iterator[tuple[str, float]]:
     """What a query costs in each cell: its branches' prompts in demonstrations, the reference shared by its recipe."""
-    from decoding.arms.inspection import branches_of
+    from decoding.arms.inspection import probe_branches
 
     by_shots: dict[int, list[Cell]] = {}
     for cell in cells:
@@ -65,5 +65,5 @@ def _weights(cells: list[Cell]) -> Iterator[tuple[str, float]]:
             for cell in recipe.cells:
                 length = 1 + cell.demonstrations
                 logits = "logits" in cell.model.abilities
-                branches = len(branches_of(cell.decoding.strategy)) if logits else 1
+                branches = len(probe_branches(cell.decoding.strategy)) if logits else 1
                 yield cell.digest, OWN + length * (branches - 1 + 1 / len(recipe.cells))

@@ -17,7 +17,7 @@ from experiments.terminal.progress import Progress
 EVERY = 1.0
 """Seconds between two looks."""
 
-ALONE = 3
+MAX_GAP = 3
 """Looks in a row that see nobody at work, after which it is said."""
 
 
@@ -96,7 +96,7 @@ class Watch:
         done, cells, alone = seen.finished + seen.failed, seen.cells_done, 0
         progress.begin(seen.cells, seen.samples, cells, done)
         try:
-            while not seen.complete and alone < ALONE:
+            while not seen.complete and alone < MAX_GAP:
                 time.sleep(EVERY)
                 seen = self.look()
                 failed = f"{seen.failed:,} failed" if seen.failed else ""

@@ -194,7 +194,7 @@ class Counting:
 
 def _counted(cells: Sequence[Cell], queries: "Sequence[Example]", retrieval: Retrieval, into: Counting) -> Work:
     """Of one task, model and number of shots."""
-    from decoding.arms.inspection import branches_of
+    from decoding.arms.inspection import probe_branches
 
     found = Work()
     for place, row in enumerate(contexts(retrieval, recipes_of(cells), queries)):
@@ -208,7 +208,7 @@ def _counted(cells: Sequence[Cell], queries: "Sequence[Example]", retrieval: Ret
             into.repeats.see(item.recipe.cells[0], item)
             into.room.see(item.recipe.cells[0], item)
             for cell in item.recipe.cells:
-                branches = branches_of(cell.decoding.strategy, item.prompt)
+                branches = probe_branches(cell.decoding.strategy, item.prompt)
                 into.alike.see(cell, branches)
                 for branch in branches:
                     if branch.digest not in tokens:
@@ -248,7 +248,7 @@ class Seen:
 
 
 def _decodings(grid: Grid) -> list[ArmPlan]:
-    from decoding.arms.inspection import branches_of, strength_of
+    from decoding.arms.inspection import constant_strength, probe_branches
 
     found: dict[str, ArmPlan] = {}
     called = {cell.decoding.digest: str(cell.labels["decoding"]) for cell in grid.cells}
@@ -257,11 +257,11 @@ def _decodings(grid: Grid) -> list[ArmPlan]:
         label, strategy = str(cell.labels["decoding"]), cell.decoding.strategy
         owners.setdefault(label, {}).update(dict.fromkeys(called[owner] for owner in cell.controls if owner in called))
         if label not in found:
-            strength: Any = strength_of(strategy)
+            strength: Any = constant_strength(strategy)
             found[label] = ArmPlan(
                 label,
                 next((ENGINES[a] for a in ENGINES if a in cell.model.abilities), "requests"),
-                len(branches_of(strategy)),
+                len(probe_branches(strategy)),
                 prepares(strategy),
                 1 / strength if strength is not None and strength > 0 else None,
                 cell.control,

@@ -57,10 +57,10 @@ class Alike:
 def _become(cell: Cell, shots: int) -> str | None:
     """`decoding.arms.requirements.become` on a made-up prompt; nothing where a strategy cannot read it, as its samples will say."""
     from decoding.arms.inspection import probe_prompt
-    from decoding.arms.requirements import become
+    from decoding.arms.requirements import degenerate_contrast
 
     try:
-        return become(cell.decoding.strategy, probe_prompt(shots))
+        return degenerate_contrast(cell.decoding.strategy, probe_prompt(shots))
     except ICLError:
         return None
 
@@ -74,10 +74,10 @@ def _branches(grid: Grid) -> Iterator[str]:
 
 
 def _temperatures(grid: Grid) -> Iterator[str]:
-    from decoding.arms.inspection import strength_of
+    from decoding.arms.inspection import constant_strength
 
     for cell, _ in _strategies(grid):
-        strength, label = strength_of(cell.decoding.strategy), cell.decoding.label
+        strength, label = constant_strength(cell.decoding.strategy), cell.decoding.label
         if strength is None or abs(strength - 1) < SAME:
             continue
         where = where_is(grid, "decoding", cell)
@@ -138,9 +138,9 @@ def _strategies(grid: Grid) -> Iterator[tuple[Cell, list[int]]]:
 
 def _equal(label: str, strategy: "Strategy", prompts: int) -> str:
     """The sentence for branches that are equal in all prompts that were read, though not by construction."""
-    from decoding.arms.inspection import strength_of
+    from decoding.arms.inspection import constant_strength
 
-    strength = strength_of(strategy)
+    strength = constant_strength(strategy)
     control = "mask_only" if strength is None or abs(strength - 1) < SAME else "temperature_matched"
     return (
         f"decoding '{label}': in all {prompts:,} prompts that were read every branch is the prompt itself, so it has "

@@ -5,7 +5,7 @@ from typing import Any
 
 HEADS = (
     "answers read eagerly",
-    "late",
+    "lazy",
     "gated",
     "contrasts prefilled, of those asked for",
     "prompt tokens saved",
@@ -31,7 +31,7 @@ def _cells(of: Mapping[str, int]) -> list[str]:
 
     opened = of["contrasts"] - of["prefills_saved"]
     return [
-        *(f"{of[way]:,}" for way in ("eager", "late", "gated")),
+        *(f"{of[way]:,}" for way in ("eager", "lazy", "gated")),
         f"{opened:,} of {of['contrasts']:,}",
         f"{of['prompt_tokens_saved']:,}",
         share(of["tokens_saved"], of["tokens"]),

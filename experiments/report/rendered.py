@@ -96,12 +96,12 @@ def _further_branches(cell: Cell, prompt: Prompt) -> Iterator[str]:
 
     What a strategy generates first is a made-up sentence here. Raises ICLError where none can be made.
     """
-    from decoding.arms.inspection import branches_of, weights_of
+    from decoding.arms.inspection import constant_weights, probe_branches
     from experiments.planning.plan import prepares
 
     strategy = cell.decoding.strategy
-    branches = branches_of(strategy, prompt)
-    weights = weights_of(strategy) if len(branches) > 1 else None
+    branches = probe_branches(strategy, prompt)
+    weights = constant_weights(strategy) if len(branches) > 1 else None
     before = text_of(cell.model, prompt)
     if prepares(strategy):
         yield ""

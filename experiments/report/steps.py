@@ -62,7 +62,7 @@ def steps_of(told: Any, trace: Any) -> list[Step]:
         ]
         last = len(tops) - 1
         own = weights[i] if len(weights) == count else weights[0]
-        apart = [None, *(told["apart"][i] if "apart" in told else ()), None]
+        apart = [None, *(told["js_divergence"][i] if "js_divergence" in told else ()), None]
         said = tuple(
             Said(
                 _name(b, last),

@@ -46,19 +46,19 @@ class Fit:
 def fit(config: Config) -> Fit:
     """Raises ConfigError where the config does not name one strategy that can be fitted, in one setting; DataError."""
     from decoding.arms.fitting import Fittable
-    from decoding.arms.requirements import unmet
+    from decoding.arms.requirements import unsupported_reason
 
     grid = expand(replace(config, compare=None, controls=False))
     cells = [cell for cell in grid.cells if isinstance(cell.decoding.strategy, Fittable) and not cell.control]
     first = _one(config, cells, grid.cells)
     check_data(grid)
     strategy: Any = first.decoding.strategy
-    measures = strategy.measures(first.shots)
-    for measure in measures:
-        if problem := unmet(measure, first.model.abilities, "options"):
+    calibration_strategies = strategy.calibration_strategies(first.shots)
+    for measure in calibration_strategies:
+        if problem := unsupported_reason(measure, first.model.abilities, "options"):
             raise PlanError(f"{config.where('decoding')}: {problem}")
     left_out: Counter[str] = Counter()
-    told, gold = _scores(cells, strategy, measures, left_out)
+    told, gold = _scores(cells, strategy, calibration_strategies, left_out)
     if not told:
         reason = next(iter(left_out), "it has no queries")
         raise DataError(f"{config.where('task')}: nothing to fit on: {reason}")
@@ -89,17 +89,17 @@ def _one(config: Config, cells: Sequence[Cell], every: Sequence[Cell]) -> Cell:
 
 
 def _scores(
-    cells: Sequence[Cell], strategy: "Fittable", measures: "Sequence[Strategy]", left_out: Counter[str]
+    cells: Sequence[Cell], strategy: "Fittable", calibration_strategies: "Sequence[Strategy]", left_out: Counter[str]
 ) -> tuple[list[list[list[float]]], list[int]]:
     """[samples][measures][options] log-probabilities, and the place of each right option where that is read."""
     from decoding.arms.arm import Arm
-    from decoding.engine.requests import Failure, Job
+    from decoding.engine.requests import DecodingRequest, Failure
 
     told: list[list[list[float]]] = []
     gold: list[int] = []
     model = cells[0].model
     model.load()
-    arms = [Arm(measure, normalize=cells[0].decoding.normalize) for measure in measures]
+    arms = [Arm(measure, normalize=cells[0].decoding.normalize) for measure in calibration_strategies]
     for block in _blocks(cells):
         kept: list[tuple[Any, tuple[str, ...], int]] = []
         for item in block:
@@ -108,11 +108,11 @@ def _scores(
                 left_out[item.failed or "no prompt"] += 1
             elif len(options) < 2:
                 left_out["a query without options"] += 1
-            elif strategy.fits_gold and place is None:
+            elif strategy.needs_labels and place is None:
                 left_out["a query whose answer is not among its options"] += 1
             else:
                 kept.append((item.prompt, options, place or 0))
-        jobs = [Job(prompt, arm, options, "options") for prompt, options, _ in kept for arm in arms]
+        jobs = [DecodingRequest(prompt, arm, options, "options") for prompt, options, _ in kept for arm in arms]
         answers = iter(engine_of(model)(model, jobs))
         for _, options, place in kept:
             said = [next(answers) for _ in arms]
@@ -122,7 +122,7 @@ def _scores(
                 continue
             told.append([[one.option_scores[option] for option in options] for one in said])
             gold.append(place)
-    return told, gold if strategy.fits_gold else []
+    return told, gold if strategy.needs_labels else []
 
 
 def _fitted(strategy: "Fittable", told: list[list[list[float]]], gold: list[int]) -> "Strategy":

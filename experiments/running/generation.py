@@ -13,7 +13,7 @@ from icl.types import Generation, Prompt
 from icl.user_errors import blaming
 
 if TYPE_CHECKING:
-    from decoding.engine.requests import Counters, Late
+    from decoding.engine.requests import Counters, LazyBranches
 
 Answer = Generation | str
 """What a model said, or why it said nothing."""
@@ -35,16 +35,22 @@ Done = Callable[[Asked, Answer], None]
 
 
 def answer(
-    model: Model, asked: Sequence[Asked], counters: "Counters", done: Done, *, top: int = 0, late: "Late" = "auto"
+    model: Model,
+    asked: Sequence[Asked],
+    counters: "Counters",
+    done: Done,
+    *,
+    top: int = 0,
+    lazy_branches: "LazyBranches" = "auto",
 ) -> None:
     """Calls `done` with each and its answer, as soon as it is there; in any order.
 
-    top: see `decoding.engine.requests.Job`. late: see `decoding.engine.engine.run_jobs`; another engine than that one does not read it.
+    top: see `decoding.engine.requests.Job`. late: see `decoding.engine.engine.run_requests`; another engine than that one does not read it.
     """
     if asked and "strategies" in model.abilities:
         _through_engine(model, asked, counters, done, top)
     elif asked and "logits" in model.abilities:
-        _through_engine(model, asked, counters, done, top, late=late)
+        _through_engine(model, asked, counters, done, top, lazy_branches=lazy_branches)
     elif asked:
         _through_requests(model, asked, done)
 
@@ -52,10 +58,12 @@ def answer(
 def _through_engine(
     model: Any, asked: Sequence[Asked], counters: "Counters", done: Done, top: int, **more: str
 ) -> None:
-    from decoding.engine.requests import Failure, Job
+    from decoding.engine.requests import DecodingRequest, Failure
 
     jobs = [
-        Job(one.prompt, one.cell.decoding, _options(one), one.cell.answer_mode, one.cell.max_new_tokens, top=top)
+        DecodingRequest(
+            one.prompt, one.cell.decoding, _options(one), one.cell.answer_mode, one.cell.max_new_tokens, top=top
+        )
         for one in asked
     ]
 
@@ -66,18 +74,18 @@ def _through_engine(
 
 
 def engine_of(model: Model) -> Callable[..., Any]:
-    """`run_jobs` of the engine that runs strategies on this model: its server's, its own, or the token loop."""
+    """`run_requests` of the engine that runs strategies on this model: its server's, its own, or the token loop."""
     if "strategies" in model.abilities and optional.generate_each(model):  # a server's
-        from decoding.engine.server_engine import run_jobs as there
+        from decoding.engine.server_engine import run_requests as there
 
         return there
     if "strategies" in model.abilities:
-        from decoding.lockstep.engine import run_jobs as inside
+        from decoding.lockstep.engine import run_requests as inside
 
         return inside
-    from decoding.engine.engine import run_jobs
+    from decoding.engine.engine import run_requests
 
-    return run_jobs
+    return run_requests
 
 
 def _options(one: Asked) -> tuple[str, ...]:

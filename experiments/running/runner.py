@@ -151,7 +151,7 @@ class Runner:
             self._record(self.recorder.sample(one, said))
 
         config = self.grid.config
-        answer(model, asked, self.session.counters, done, top=config.top_logprobs, late=config.lazy_branches)
+        answer(model, asked, self.session.counters, done, top=config.top_logprobs, lazy_branches=config.lazy_branches)
 
     def _windows(self, cells: Sequence[Cell], retrieval: Retrieval) -> Iterator[list[tuple[Cell, Written]]]:
         """Samples that are missing, query by query, until a window is full."""
@@ -212,13 +212,13 @@ def _images(row: Sequence[Written]) -> list[Image]:
 
 def _branches(cells: Sequence[Cell]) -> dict[str, int]:
     """Prompts that each cell's strategy reads; 0 where the model only answers and nothing is prefilled."""
-    from decoding.arms.inspection import branches_of
+    from decoding.arms.inspection import probe_branches
 
     found: dict[int, int] = {}
     for cell in cells:
         if id(cell.decoding) not in found:
             logits = "logits" in cell.model.abilities
-            found[id(cell.decoding)] = len(branches_of(cell.decoding.strategy)) if logits else 0
+            found[id(cell.decoding)] = len(probe_branches(cell.decoding.strategy)) if logits else 0
     return {cell.digest: found[id(cell.decoding)] for cell in cells}
 
 

@@ -87,7 +87,7 @@ class Counting:
         for of in self.models.values():
             for name, value in of.items():
                 counters[name] = counters.get(name, 0) + value
-        return {"counters": counters, "arms": self.counters.arms_told()}
+        return {"counters": counters, "arms": self.counters.arms_to_dict()}
 
     def _write(self, more: Mapping[str, Any]) -> None:
         raise NotImplementedError

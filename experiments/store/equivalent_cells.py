@@ -9,7 +9,7 @@ arm that merely happens to answer alike was worth a test.
 from collections.abc import Mapping
 from typing import Any
 
-from decoding.arms.equivalence import GREEDY, greedy_anyway
+from decoding.arms.equivalence import GREEDY, is_equivalent_to_greedy
 from experiments.config.keys import AXES
 from icl.canonical_json import canonical_digest
 from icl.registry import entries, resolve
@@ -32,7 +32,7 @@ def decided_by(cell: Mapping[str, Any]) -> str:
 def _arm(arm: Mapping[str, Any], score: str, shots: int) -> dict[str, Any]:
     unread = "sampler" if score == "options" else "normalize"
     told = {key: value for key, value in arm.items() if key != unread}
-    return told | {"strategy": GREEDY} if greedy_anyway(arm, score, shots) else told
+    return told | {"strategy": GREEDY} if is_equivalent_to_greedy(arm, score, shots) else told
 
 
 def _demonstrations(arm: Mapping[str, Any]) -> int:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from decoding.arms.arm import parse_arm
-from decoding.engine.engine import run_jobs
-from decoding.engine.requests import Failure, Job
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import DecodingRequest, Failure
 from decoding.strategies.batch_calibration import BatchCalibration
 from decoding.strategies.contextual_calibration import ContextualCalibration
 from decoding.strategies.pmi import PMI
@@ -75,12 +75,12 @@ def test_the_engine_combines_whole_options_as_each_branch_scores_them_alone(name
     model, arm = Toy(), parse_arm({"name": name, "normalize": "mean"})
     greedy = parse_arm({"name": "greedy", "normalize": "mean"})
     questions = [prompt(i, shots=i % 3) for i in range(4)]
-    answers = run_jobs(model, [Job(p, arm, OPTIONS, "options") for p in questions])
+    answers = run_requests(model, [DecodingRequest(p, arm, OPTIONS, "options") for p in questions])
     for question, answer in zip(questions, answers, strict=True):
         assert isinstance(answer, Generation)
         rows = []
         for branch in arm.strategy.branches(question):
-            (plain,) = run_jobs(model, [Job(branch, greedy, OPTIONS, "options")])
+            (plain,) = run_requests(model, [DecodingRequest(branch, greedy, OPTIONS, "options")])
             assert isinstance(plain, Generation)
             rows.append([list(plain.option_scores.values())])
         wanted = arm.strategy.combine(torch.tensor(rows), 0).log_softmax(-1)
@@ -89,7 +89,7 @@ def test_the_engine_combines_whole_options_as_each_branch_scores_them_alone(name
 
 @pytest.mark.parametrize("name", ["pmi", "contextual_calibration", "batch_calibration"])
 def test_what_ranks_options_writes_no_text(name: str) -> None:
-    (answer,) = run_jobs(Toy(), [Job(prompt(1), parse_arm(name))])
+    (answer,) = run_requests(Toy(), [DecodingRequest(prompt(1), parse_arm(name))])
     assert isinstance(answer, Failure)
     assert "answer_mode: options" in answer.reason
 
@@ -109,7 +109,7 @@ def test_an_arm_says_how_options_are_normalized() -> None:
     assert arms[0].digest == parse_arm("vcd").digest
     total, mean, byte = (
         answer.option_scores["w2 w10 w3"]
-        for answer in run_jobs(model, [Job(prompt(1), arm, options, "options") for arm in arms])
+        for answer in run_requests(model, [DecodingRequest(prompt(1), arm, options, "options") for arm in arms])
         if isinstance(answer, Generation)
     )
     assert (mean, byte) == pytest.approx((total / 3, total / 9))

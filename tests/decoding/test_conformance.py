@@ -90,7 +90,7 @@ class ListOfBranches(VCD):
 
 @dataclass(frozen=True)
 class SettlesTooMuch(VCD):
-    def settled(self, reference: Tensor) -> Tensor:
+    def reference_decides(self, reference: Tensor) -> Tensor:
         return torch.ones(len(reference), dtype=torch.bool)
 
 

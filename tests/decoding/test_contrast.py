@@ -11,8 +11,8 @@ from decoding.arms.inspection import probe_prompt
 from decoding.base import Strategy
 from decoding.conformance import check_strategy, made_up
 from decoding.engine.decoding_step import scores
-from decoding.engine.engine import run_jobs
-from decoding.engine.requests import Job
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import DecodingRequest
 from decoding.strategies.icd import CONFUSED
 from icl.errors import ConfigError
 from icl.registry import entries
@@ -54,8 +54,8 @@ def test_written_out_it_is_the_method(method: dict[str, object], written: dict[s
     torch.testing.assert_close(
         scores(own.strategy, logits, 1)[0].softmax(-1), scores(generic.strategy, logits, 1)[0].softmax(-1)
     )
-    answers = run_jobs(
-        Toy(), [Job(prompt(i, shots=3), arm, max_new_tokens=6) for arm in (own, generic) for i in range(4)]
+    answers = run_requests(
+        Toy(), [DecodingRequest(prompt(i, shots=3), arm, max_new_tokens=6) for arm in (own, generic) for i in range(4)]
     )
     assert all(isinstance(answer, Generation) for answer in answers)
     assert [a.tokens for a in answers[:4]] == [a.tokens for a in answers[4:]]  # type: ignore[union-attr]

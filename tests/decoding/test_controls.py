@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from decoding.arms.arm import Arm, parse_arm
-from decoding.arms.inspection import probe_prompt, strength_of
-from decoding.arms.requirements import unmet
-from decoding.base import NewThread, Note, Strategy
+from decoding.arms.inspection import constant_strength, probe_prompt
+from decoding.arms.requirements import unsupported_reason
+from decoding.base import InitialStepState, Note, Strategy
 from decoding.conformance import check_strategy, made_up
 from decoding.controls.entropy_matched import EntropyMatched
 from decoding.controls.gaussian_proxy import GaussianProxy
@@ -28,8 +28,8 @@ from decoding.controls.sign_flip import SignFlip
 from decoding.controls.temperature_matched import TemperatureMatched
 from decoding.controls.unrelated_image import UnrelatedImage
 from decoding.engine.decoding_step import scores
-from decoding.engine.engine import run_jobs
-from decoding.engine.requests import Failure, Job
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import DecodingRequest, Failure
 from decoding.formulas.divergences import entropy
 from decoding.formulas.sampling import Sampling
 from decoding.strategies.adacad import AdaCAD
@@ -131,7 +131,7 @@ def test_temperature_matched_keeps_the_mask() -> None:
 
 def test_temperature_matched_follows_a_strength_that_varies() -> None:
     logits, method = made_up(2), Winner()
-    assert strength_of(method) is None
+    assert constant_strength(method) is None
     own, _ = scores(TemperatureMatched(method), logits, 0)
     torch.testing.assert_close(own, logits[0] * method.strength(logits, 0))
 
@@ -185,7 +185,7 @@ def test_plus_adds_what_is_subtracted_by_hand() -> None:
     """1.5 z + .5 z' = 3 + 1.25, 2.25 + .25, 1.5 + .5: the weights sum to 1 + 2 alpha."""
     logits = torch.tensor([[[2.0, 1.5, 1.0]], [[2.5, 0.5, 1.0]]])
     assert Plus(VCD(alpha=0.5)).combine(logits, 0)[0].tolist() == pytest.approx([4.25, 2.5, 2.0])
-    assert strength_of(Plus(VCD(alpha=0.5))) == 2.0
+    assert constant_strength(Plus(VCD(alpha=0.5))) == 2.0
     with pytest.raises(ConfigError, match="sign_flip"):
         Plus(AdaCAD())
 
@@ -199,8 +199,8 @@ def test_plain_average_weighs_all_branches_alike() -> None:
 def test_the_gaussian_proxy_has_the_shifts_moments_and_the_methods_survivors() -> None:
     logits, method = torch.randn(2, 3, 4000, generator=torch.Generator().manual_seed(0)), VCD(alpha=2.0, beta=0.005)
     own, _ = scores(method, logits, 0)
-    threads = [NewThread(StreamKey(0, f"q{i}")) for i in range(3)]
-    proxy, _ = scores(GaussianProxy(method), logits, 0, threads)
+    states = [InitialStepState(StreamKey(0, f"q{i}")) for i in range(3)]
+    proxy, _ = scores(GaussianProxy(method), logits, 0, states)
     alive = own > -math.inf
     assert torch.equal(proxy > -math.inf, alive)
     for row in range(3):
@@ -215,8 +215,8 @@ def test_proxies_and_coins_belong_to_the_query_and_the_step() -> None:
     for control in (GaussianProxy(VCD()), RandomGate(DCD())):
 
         def told(query: str, step: int, control: Strategy = control) -> torch.Tensor:
-            threads = [NewThread(StreamKey(0, f"{query}{i}")) for i in range(12)]
-            return scores(control, logits, step, threads)[0]
+            states = [InitialStepState(StreamKey(0, f"{query}{i}")) for i in range(12)]
+            return scores(control, logits, step, states)[0]
 
         assert torch.equal(told("a", 0), told("a", 0))
         assert not torch.equal(told("a", 0), told("b", 0))
@@ -226,12 +226,12 @@ def test_proxies_and_coins_belong_to_the_query_and_the_step() -> None:
 def test_a_drawn_control_differs_by_query_in_the_engine_even_for_equal_prompts() -> None:
     arm = parse_arm({"name": "gaussian_proxy", "of": {"name": "vcd", "beta": 0}})
     same = [replace(prompt(1), key=StreamKey(0, f"q{i}")) for i in range(12)]
-    jobs = [Job(p, arm, max_new_tokens=3) for p in same]
+    jobs = [DecodingRequest(p, arm, max_new_tokens=3) for p in same]
     model = Toy(stop_bias=-99.0)
-    together = run_jobs(model, jobs)
-    assert [run_jobs(model, [job])[0] for job in jobs] == together
+    together = run_requests(model, jobs)
+    assert [run_requests(model, [job])[0] for job in jobs] == together
     of_cad = parse_arm({"name": "gaussian_proxy", "of": "cad"})  # its branches do not depend on the query's stream
-    answers = run_jobs(model, [Job(p, of_cad, max_new_tokens=3) for p in same])
+    answers = run_requests(model, [DecodingRequest(p, of_cad, max_new_tokens=3) for p in same])
     assert len({a.tokens for a in answers if isinstance(a, Generation)}) > 1
 
 
@@ -288,15 +288,15 @@ def test_a_shuffled_negative_hears_what_the_model_says_of_the_other_image() -> N
 
 
 def test_a_shuffled_negative_without_another_sample_is_told() -> None:
-    (answer,) = run_jobs(Toy(), [Job(replace(prompt(1), other=None), Arm(ShuffledNegative(VCD())))])
+    (answer,) = run_requests(Toy(), [DecodingRequest(replace(prompt(1), other=None), Arm(ShuffledNegative(VCD())))])
     assert isinstance(answer, Failure)
     assert "there is none beside this one" in answer.reason
 
 
 def test_equal_prompts_beside_different_others_are_answered_apart() -> None:
     model, arm = Toy(stop_bias=-9.0), Arm(ShuffledNegative(VCD(alpha=3.0, beta=0)))
-    jobs = [Job(replace(prompt(1), other=prompt(i)), arm, max_new_tokens=6) for i in (2, 3, 2)]
-    a, b, c = run_jobs(model, jobs)
+    jobs = [DecodingRequest(replace(prompt(1), other=prompt(i)), arm, max_new_tokens=6) for i in (2, 3, 2)]
+    a, b, c = run_requests(model, jobs)
     assert isinstance(a, Generation)
     assert isinstance(b, Generation)
     assert a.tokens != b.tokens
@@ -346,7 +346,9 @@ class Spelled(Toy):
 
 def test_olm_sums_first_tokens_over_all_spellings_and_leaves_out_shared_ones() -> None:
     model, question = Spelled(), prompt(1)
-    (answer,) = run_jobs(model, [Job(question, parse_arm({"name": "olm", "total": 1}), ("yes", "no"), "options")])
+    (answer,) = run_requests(
+        model, [DecodingRequest(question, parse_arm({"name": "olm", "total": 1}), ("yes", "no"), "options")]
+    )
     p = model.open([question]).logits[0].softmax(-1)
     shares = torch.stack([p[1:4].sum(), p[4:7].sum()])
     assert isinstance(answer, Generation)
@@ -356,7 +358,7 @@ def test_olm_sums_first_tokens_over_all_spellings_and_leaves_out_shared_ones() -
 def test_a_constant_bias_moves_options_and_nothing_else() -> None:
     model, question, options = Toy(), prompt(1), ("w1", "w2 w3")
     arms = [parse_arm("greedy"), parse_arm({"name": "constant_bias", "biases": [0.0, 2.5]})]
-    plain, moved = run_jobs(model, [Job(question, arm, options, "options") for arm in arms])
+    plain, moved = run_requests(model, [DecodingRequest(question, arm, options, "options") for arm in arms])
     assert isinstance(plain, Generation)
     assert isinstance(moved, Generation)
     gaps = [answer.option_scores["w2 w3"] - answer.option_scores["w1"] for answer in (plain, moved)]
@@ -366,12 +368,12 @@ def test_a_constant_bias_moves_options_and_nothing_else() -> None:
 def test_what_ranks_options_writes_no_text() -> None:
     for name in ("constant_bias", "olm"):
         arm = parse_arm(name)
-        (answer,) = run_jobs(Toy(), [Job(prompt(1), arm)])
+        (answer,) = run_requests(Toy(), [DecodingRequest(prompt(1), arm)])
         assert isinstance(answer, Failure)
         assert "answer_mode: options" in answer.reason
-        assert "answer_mode: options" in (unmet(arm, {"logits"}) or "")
-        assert unmet(arm, {"logits"}, "options") is None
-        assert "whole options" in (unmet(arm, {"strategies"}, "options") or "")
+        assert "answer_mode: options" in (unsupported_reason(arm, {"logits"}) or "")
+        assert unsupported_reason(arm, {"logits"}, "options") is None
+        assert "whole options" in (unsupported_reason(arm, {"strategies"}, "options") or "")
 
 
 def test_demonstrations_with_wrong_answers_are_another_negative() -> None:

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from decoding.arms.arm import parse_arm
-from decoding.engine.engine import run_jobs
+from decoding.engine.engine import run_requests
 from decoding.engine.option_scoring import FLOOR
-from decoding.engine.requests import Job
+from decoding.engine.requests import DecodingRequest
 from decoding.strategies.dcd import DCD, RECOGNISE
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt
@@ -79,10 +79,12 @@ def test_the_text_branch_says_what_the_model_saw() -> None:
     assert DCD(entity="none").branches(prompt(1, shots=0), "")[1].text == "[user] What is number 1?"
 
 
-def of_options(
+def option_generation(
     model: Toy, node: dict[str, object], options: tuple[str, ...], normalize: str = "sum"
 ) -> dict[str, float]:
-    (answer,) = run_jobs(model, [Job(prompt(3), parse_arm({**node, "normalize": normalize}), options, "options")])
+    (answer,) = run_requests(
+        model, [DecodingRequest(prompt(3), parse_arm({**node, "normalize": normalize}), options, "options")]
+    )
     assert isinstance(answer, Generation), answer
     assert answer.text == max(answer.option_scores, key=answer.option_scores.__getitem__)
     return dict(answer.option_scores)
@@ -93,12 +95,12 @@ def of_options(
 def test_options_are_weighed_whole_as_each_branch_scores_them(options: tuple[str, ...], normalize: str) -> None:
     model = Toy()
     node = {"name": "dcd", "entity": "none"}
-    told = of_options(model, node, options, normalize)
+    told = option_generation(model, node, options, normalize)
     seen, text = DCD(entity="none").branches(prompt(3))
     greedy = parse_arm({"name": "greedy", "normalize": normalize})
     branches = []
     for branch in (seen, text):
-        (plain,) = run_jobs(model, [Job(branch, greedy, options, "options")])
+        (plain,) = run_requests(model, [DecodingRequest(branch, greedy, options, "options")])
         assert isinstance(plain, Generation)
         branches.append([plain.option_scores[o] for o in options])
     by_hand = DCD().combine(torch.tensor(branches)[:, None], 0).log_softmax(-1)[0].tolist()
@@ -109,6 +111,6 @@ def test_options_are_weighed_whole_as_each_branch_scores_them(options: tuple[str
 def test_tokens_are_another_granularity() -> None:
     """As tokens, an option's probability is over the vocabulary: options do not share all of it."""
     model, options = Toy(), ("w1", "w2", "w3", "w4")
-    told = of_options(model, {"name": "dcd", "entity": "none", "granularity": "tokens"}, options)
+    told = option_generation(model, {"name": "dcd", "entity": "none", "granularity": "tokens"}, options)
     assert sum(map(math.exp, told.values())) < 0.99
     assert min(told.values()) > FLOOR

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from decoding.arms.arm import Arm, controls_of, parse_arm
-from decoding.arms.requirements import unmet
+from decoding.arms.arm import Arm, default_controls, parse_arm
+from decoding.arms.requirements import unsupported_reason
 from decoding.engine.decoding_step import scores
-from decoding.engine.engine import run_jobs
-from decoding.engine.requests import Job
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import DecodingRequest
 from decoding.formulas.divergences import jensen_shannon, reversed_jensen_shannon
 from decoding.strategies.dola import DoLa
 from icl.types import Generation
@@ -78,29 +78,31 @@ def test_where_layers_agree_survivors_are_alike() -> None:
 
 def test_it_shares_the_rows_of_the_reference() -> None:
     model = Toy(stop_bias=-9.0)
-    jobs = [Job(prompt(i), parse_arm(name), max_new_tokens=4) for i in range(3) for name in ("greedy", "dola")]
-    together = run_jobs(model, jobs)
+    jobs = [
+        DecodingRequest(prompt(i), parse_arm(name), max_new_tokens=4) for i in range(3) for name in ("greedy", "dola")
+    ]
+    together = run_requests(model, jobs)
     assert model.counts["prompts"] == 3
-    assert together == [run_jobs(Toy(stop_bias=-9.0), [job])[0] for job in jobs]
+    assert together == [run_requests(Toy(stop_bias=-9.0), [job])[0] for job in jobs]
     assert any(isinstance(b, Generation) and a != b for a, b in zip(together[::2], together[1::2], strict=True))
 
 
 def test_without_hidden_states_it_is_refused_with_what_comes_nearest() -> None:
-    problem = unmet(parse_arm("dola"), {"logits"})
+    problem = unsupported_reason(parse_arm("dola"), {"logits"})
     assert problem is not None
     assert "decoding 'dola' needs hidden states, which this model cannot give (it gives logits)" in problem
     assert "'ced', which comes next to it, runs on it" in problem
     assert "'dola' runs with model hf." in problem
-    assert unmet(parse_arm("dola"), {"logits", "hidden"}) is None
-    assert unmet(parse_arm({"name": "sign_flip", "of": "dola"}), {"logits"}) is not None
-    assert unmet(parse_arm({"name": "chasd", "method": "dola"}), {"strategies"}) is not None
+    assert unsupported_reason(parse_arm("dola"), {"logits", "hidden"}) is None
+    assert unsupported_reason(parse_arm({"name": "sign_flip", "of": "dola"}), {"logits"}) is not None
+    assert unsupported_reason(parse_arm({"name": "chasd", "method": "dola"}), {"strategies"}) is not None
 
 
 def test_its_controls_read_its_layers_where_they_must() -> None:
-    found = {arm.strategy.component[1]: arm.strategy for arm in controls_of(parse_arm("dola"))}  # type: ignore[attr-defined]
+    found = {arm.strategy.component[1]: arm.strategy for arm in default_controls(parse_arm("dola"))}  # type: ignore[attr-defined]
     assert {"mask_only", "entropy_matched", "gaussian_proxy", "sign_flip"} < set(found)
     assert "shuffled_negative" not in found  # there is no other prompt
     assert (found["mask_only"].exits, found["sign_flip"].exits) == (False, True)
     model, arm = Toy(), Arm(found["sign_flip"])
-    (answer,) = run_jobs(model, [Job(prompt(1), arm, ("w1", "w2 w3"), "options")])
+    (answer,) = run_requests(model, [DecodingRequest(prompt(1), arm, ("w1", "w2 w3"), "options")])
     assert isinstance(answer, Generation), answer

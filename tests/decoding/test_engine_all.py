@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from decoding.arms.arm import Arm
-from decoding.base import NewThread, Strategy
-from decoding.engine.engine import run_jobs
-from decoding.engine.requests import Job
+from decoding.base import InitialStepState, Strategy
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import DecodingRequest
 from decoding.formulas.sampling import Sampler, Sampling
 from decoding.strategies.greedy import GreedyDecoding
 from icl.types import Generation, Prompt
@@ -18,7 +18,7 @@ TOKENS = [name for name in ALL if not made(name).options_only and name != "other
 OPTIONS = ("w1", "w2 w5", "w3 w7 w1", "w9")
 
 
-def branches_of(model: Toy, strategy: Strategy, question: Prompt) -> tuple[Prompt, ...]:
+def probe_branches(model: Toy, strategy: Strategy, question: Prompt) -> tuple[Prompt, ...]:
     def generate(prompts: object, max_new_tokens: int) -> list[str]:
         return [slow(model, GreedyDecoding(), Sampling(0.0), p, max_new_tokens)[1] for p in prompts]  # type: ignore[attr-defined]
 
@@ -27,18 +27,18 @@ def branches_of(model: Toy, strategy: Strategy, question: Prompt) -> tuple[Promp
 
 
 def step(
-    model: Toy, strategy: Strategy, branches: tuple[Prompt, ...], tokens: list[int], thread: NewThread
+    model: Toy, strategy: Strategy, branches: tuple[Prompt, ...], tokens: list[int], thread: InitialStepState
 ) -> torch.Tensor:
     logits = torch.stack([model.logits_of([Row(branch, list(tokens))]) for branch in branches])
     if strategy.exits:
         logits = torch.cat([logits, model.exits_of([Row(branches[0], list(tokens))])])
     mask = strategy.mask(logits[0])
-    scores = strategy.follow(logits, len(tokens), [thread])
+    scores = strategy.combine_stateful(logits, len(tokens), [thread])
     return scores if mask is None else scores.masked_fill(~mask, -torch.inf)
 
 
 def slow(model: Toy, strategy: Strategy, sampler: Sampler, question: Prompt, limit: int) -> tuple[tuple[int, ...], str]:
-    branches, thread = branches_of(model, strategy, question), NewThread(question.key)
+    branches, thread = probe_branches(model, strategy, question), InitialStepState(question.key)
     tokens: list[int] = []
     while len(tokens) < limit:
         scores = step(model, strategy, branches, tokens, thread)
@@ -56,7 +56,7 @@ def test_the_engine_chooses_what_a_plain_loop_chooses(name: str, sampler: Sample
         pytest.skip("several samples: see test_votes")
     model, arm = Toy(stop_bias=1.0), Arm(made(name), sampler)
     questions = [prompt(i, shots=i % 4) for i in range(6)]
-    answers = run_jobs(model, [Job(p, arm, max_new_tokens=5 + i) for i, p in enumerate(questions)])
+    answers = run_requests(model, [DecodingRequest(p, arm, max_new_tokens=5 + i) for i, p in enumerate(questions)])
     assert all(isinstance(answer, Generation) for answer in answers), answers
     told = [answer.tokens for answer in answers if isinstance(answer, Generation)]
     assert told == [slow(model, arm.strategy, sampler, p, 5 + i)[0] for i, p in enumerate(questions)]
@@ -68,14 +68,14 @@ def test_options_of_one_token_are_scored_as_the_loop_scores_tokens(name: str) ->
     model, arm = Toy(vocabulary=12), Arm(made(name), Sampling(0.0))
     every = tuple(f"w{i}" for i in range(12))
     questions = [prompt(i, shots=i % 4) for i in range(6)]
-    scored = run_jobs(model, [Job(p, arm, every, "options") for p in questions])
-    said = run_jobs(model, [Job(p, arm, max_new_tokens=1) for p in questions])
+    scored = run_requests(model, [DecodingRequest(p, arm, every, "options") for p in questions])
+    said = run_requests(model, [DecodingRequest(p, arm, max_new_tokens=1) for p in questions])
     for question, a, b in zip(questions, scored, said, strict=True):
         assert isinstance(a, Generation), a
         assert isinstance(b, Generation), b
         assert a.text == (b.text or "w0")
-        branches = branches_of(model, arm.strategy, question)
-        wanted = step(model, arm.strategy, branches, [], NewThread(question.key)).log_softmax(-1)[0]
+        branches = probe_branches(model, arm.strategy, question)
+        wanted = step(model, arm.strategy, branches, [], InitialStepState(question.key)).log_softmax(-1)[0]
         found = torch.tensor(list(a.option_scores.values()))
         alive = wanted > -torch.inf
         torch.testing.assert_close(found[alive], wanted[alive], rtol=0, atol=2e-6)
@@ -87,11 +87,11 @@ def test_options_are_scored_as_a_plain_loop_reads_them(name: str) -> None:
     model, arm = Toy(), Arm(made(name))
     for number in (1, 2, 7):
         question = prompt(number, shots=number % 4)
-        (answer,) = run_jobs(model, [Job(question, arm, OPTIONS, "options")])
+        (answer,) = run_requests(model, [DecodingRequest(question, arm, OPTIONS, "options")])
         assert isinstance(answer, Generation), answer
-        branches = branches_of(model, arm.strategy, question)
+        branches = probe_branches(model, arm.strategy, question)
         for option, ids in zip(OPTIONS, model.option_ids(question, OPTIONS), strict=True):
-            thread, told = NewThread(question.key), []
+            thread, told = InitialStepState(question.key), []
             for i, token in enumerate(ids):
                 told.append(float(step(model, arm.strategy, branches, ids[:i], thread).log_softmax(-1)[0, token]))
             if all(value > -torch.inf for value in told):

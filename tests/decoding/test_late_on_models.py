@@ -7,8 +7,8 @@ import tiny_models
 import torch
 
 from decoding.arms.arm import Arm, parse_arm
-from decoding.engine.engine import run_jobs
-from decoding.engine.requests import ArmWork, Counters, Job, Late
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import ArmWork, Counters, DecodingRequest, LazyBranches
 from icl.models.hf.model import HF
 from icl.types import Generation, Prompt
 
@@ -56,8 +56,10 @@ def arms() -> list[Arm]:
     return [parse_arm(node) for node in told]
 
 
-def tokens_of(model: HF, jobs: Sequence[Job], late: Late, counters: Counters | None = None) -> list[tuple[int, ...]]:
-    answers = run_jobs(model, jobs, counters, late=late)
+def tokens_of(
+    model: HF, jobs: Sequence[DecodingRequest], lazy_branches: LazyBranches, counters: Counters | None = None
+) -> list[tuple[int, ...]]:
+    answers = run_requests(model, jobs, counters, lazy_branches=lazy_branches)
     assert all(isinstance(answer, Generation) for answer in answers), answers
     return [answer.tokens for answer in answers if isinstance(answer, Generation)]
 
@@ -65,16 +67,16 @@ def tokens_of(model: HF, jobs: Sequence[Job], late: Late, counters: Counters | N
 @pytest.mark.parametrize("name", NAMES)
 def test_late_and_gated_answers_are_the_eager_ones(name: str, model_of: Callable[[str], HF]) -> None:
     model, counters = model_of(name), Counters()
-    jobs = [Job(q, arm, max_new_tokens=5 + i % 4) for i, q in enumerate(questions(5)) for arm in arms()]
-    late = tokens_of(model, jobs, "always", counters)
-    assert late == tokens_of(model, jobs, "never")
-    assert late[3 : 3 + len(arms())] != late[3:4] * len(arms())
+    jobs = [DecodingRequest(q, arm, max_new_tokens=5 + i % 4) for i, q in enumerate(questions(5)) for arm in arms()]
+    lazy_branches = tokens_of(model, jobs, "always", counters)
+    assert lazy_branches == tokens_of(model, jobs, "never")
+    assert lazy_branches[3 : 3 + len(arms())] != lazy_branches[3:4] * len(arms())
     total = ArmWork()
     for work in counters.arms.values():
-        total.late, total.gated = total.late + work.late, total.gated + work.gated
+        total.lazy_branches, total.gated = total.lazy_branches + work.lazy_branches, total.gated + work.gated
         total.tokens_saved += work.tokens_saved
         total.forwards_saved += work.forwards_saved
-    assert total.late >= 15
+    assert total.lazy_branches >= 15
     assert total.gated >= 5
     assert total.tokens_saved > 0
     assert total.forwards_saved > total.tokens_saved
@@ -91,7 +93,7 @@ def test_a_contrast_that_is_read_late_does_not_read_its_demonstrations_again(
 ) -> None:
     model, counters = model_of(name), Counters()
     jobs = [
-        Job(with_demonstrations(i), arm, max_new_tokens=8)
+        DecodingRequest(with_demonstrations(i), arm, max_new_tokens=8)
         for i in range(4)
         for arm in (
             parse_arm({"name": "vcd", "noise_step": 999}),
@@ -100,11 +102,11 @@ def test_a_contrast_that_is_read_late_does_not_read_its_demonstrations_again(
     ]
     want = tokens_of(model, jobs, "never")
     before = model.counters()
-    late = tokens_of(model, jobs, "always", counters)
+    lazy_branches = tokens_of(model, jobs, "always", counters)
     told = {key: value - before[key] for key, value in model.counters().items()}
     references = sum(model.count_tokens(with_demonstrations(i)) for i in range(4))
     contrasts = told["prompt_tokens"] - references
-    assert late == want
+    assert lazy_branches == want
     assert contrasts > 0
     assert counters.prompts_opened > 4
     if name in ("gemma3", "qwen3_5"):  # a window that has forgotten, a state: they are read anew
@@ -119,5 +121,5 @@ def test_a_contrast_that_is_read_late_does_not_read_its_demonstrations_again(
 def test_late_is_eager_over_long_answers_and_a_large_batch(name: str, model_of: Callable[[str], HF]) -> None:
     model = model_of(name)
     chosen = [arms()[0], arms()[1], arms()[4]]
-    jobs = [Job(q, arm, max_new_tokens=32) for q in questions(16) for arm in chosen]
+    jobs = [DecodingRequest(q, arm, max_new_tokens=32) for q in questions(16) for arm in chosen]
     assert tokens_of(model, jobs, "always") == tokens_of(model, jobs, "never")

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from decoding.arms.arm import parse_arm
-from decoding.base import NewThread
+from decoding.base import InitialStepState
 from decoding.engine.decoding_step import scores
-from decoding.engine.engine import run_jobs
-from decoding.engine.requests import Job
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import DecodingRequest
 from decoding.strategies.moicl import MoICL
 from decoding.strategies.nbce import NBCE
 from decoding.strategies.xmore import XMoRe
@@ -38,13 +38,13 @@ def test_nbce_prefers_the_window_of_the_step_before() -> None:
     """.8979 - .3 = .5979 is below .6390; .8979 - .25 = .6479 is not. The very first step has nothing before it."""
     logits = rows(WHOLE, FIRST, SECOND, EMPTY)
     for stickiness, window in ((0.3, FIRST), (0.25, SECOND)):
-        thread = NewThread(memory={4: 0})
-        told = NBCE(beta=0.0, top_p=1.0, stickiness=stickiness).follow(logits, 5, [thread])
+        thread = InitialStepState(memory={4: 0})
+        told = NBCE(beta=0.0, top_p=1.0, stickiness=stickiness).combine_stateful(logits, 5, [thread])
         assert told[0].exp().tolist() == pytest.approx(window, abs=1e-5)
         assert thread.memory[5] == [FIRST, SECOND].index(window)
-        again = NBCE(beta=0.0, top_p=1.0, stickiness=stickiness).follow(logits, 5, [thread])
+        again = NBCE(beta=0.0, top_p=1.0, stickiness=stickiness).combine_stateful(logits, 5, [thread])
         assert torch.equal(again, told)
-    told = NBCE(beta=0.0, top_p=1.0, stickiness=9.0).follow(logits, 5, [NewThread()])
+    told = NBCE(beta=0.0, top_p=1.0, stickiness=9.0).combine_stateful(logits, 5, [InitialStepState()])
     assert told[0].exp().tolist() == pytest.approx(SECOND, abs=1e-5)
 
 
@@ -78,13 +78,15 @@ def test_a_window_is_remembered_from_token_to_token() -> None:
     """With the stickiness of a dictator the window of the first token answers alone."""
     model, question = Toy(vocabulary=12, stop_bias=-99.0), prompt(5, shots=4)
     sticky = {"name": "nbce", "beta": 0.0, "top_p": 1.0, "stickiness": 100.0}
-    (answer,) = run_jobs(model, [Job(question, parse_arm(sticky), max_new_tokens=8)])
+    (answer,) = run_requests(model, [DecodingRequest(question, parse_arm(sticky), max_new_tokens=8)])
     first = NBCE(top_p=1.0)
-    thread = NewThread()
-    first.follow(model.open(first.branches(question)).logits[:, None], 0, [thread])
+    thread = InitialStepState()
+    first.combine_stateful(model.open(first.branches(question)).logits[:, None], 0, [thread])
     window = first.branches(question)[1 + thread.memory[0]]
-    (alone,) = run_jobs(model, [Job(window, parse_arm("greedy"), max_new_tokens=8)])
-    (free,) = run_jobs(model, [Job(question, parse_arm({**sticky, "stickiness": 0.0}), max_new_tokens=8)])
+    (alone,) = run_requests(model, [DecodingRequest(window, parse_arm("greedy"), max_new_tokens=8)])
+    (free,) = run_requests(
+        model, [DecodingRequest(question, parse_arm({**sticky, "stickiness": 0.0}), max_new_tokens=8)]
+    )
     assert isinstance(answer, Generation)
     assert isinstance(alone, Generation)
     assert isinstance(free, Generation)
@@ -96,11 +98,11 @@ def test_options_remember_too_each_on_its_own() -> None:
     model, question = Toy(vocabulary=12), prompt(5, shots=4)
     arm = parse_arm({"name": "nbce", "beta": 0.0, "top_p": 1.0, "stickiness": 100.0})
     options = ("w3 w4", "w5 w6", "w7")
-    (answer,) = run_jobs(model, [Job(question, arm, options, "options")])
-    thread = NewThread()
-    NBCE(top_p=1.0).follow(model.open(NBCE().branches(question)).logits[:, None], 0, [thread])
+    (answer,) = run_requests(model, [DecodingRequest(question, arm, options, "options")])
+    thread = InitialStepState()
+    NBCE(top_p=1.0).combine_stateful(model.open(NBCE().branches(question)).logits[:, None], 0, [thread])
     window = NBCE().branches(question)[1 + thread.memory[0]]
-    (alone,) = run_jobs(model, [Job(window, parse_arm("greedy"), options, "options")])
+    (alone,) = run_requests(model, [DecodingRequest(window, parse_arm("greedy"), options, "options")])
     assert isinstance(answer, Generation)
     assert isinstance(alone, Generation)
     assert answer.option_scores == pytest.approx(alone.option_scores, abs=1e-5)

@@ -11,11 +11,11 @@ import tiny_models
 import torch
 from torch import Tensor
 
-from decoding.arms.arm import Arm, controls_of, parse_arm
-from decoding.base import NewThread, Strategy
+from decoding.arms.arm import Arm, default_controls, parse_arm
+from decoding.base import InitialStepState, Strategy
 from decoding.controls.entropy_matched import EntropyMatched
-from decoding.engine.engine import run_jobs
-from decoding.engine.requests import Counters, Failure, Job
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import Counters, DecodingRequest, Failure
 from decoding.formulas.sampling import Greedy, Sampling
 from decoding.strategies.vcd import VCD
 from icl.models.hf.model import HF
@@ -81,13 +81,15 @@ def generated(model: HF, prompts: list[Prompt], new: int, **how: Any) -> list[tu
 def arms() -> list[Arm]:
     vcd = parse_arm({"name": "vcd", "noise_step": 999})
     mild = parse_arm({"name": "vcd", "alpha": 3.0, "beta": 0.01, "sampling": {"temperature": 1.5}})
-    return [parse_arm("greedy"), parse_arm("sampling"), vcd, mild, *controls_of(vcd)[:2]]
+    return [parse_arm("greedy"), parse_arm("sampling"), vcd, mild, *default_controls(vcd)[:2]]
 
 
 @every
 def test_the_greedy_arm_is_transformers_generate(name: str, model_of: Callable[[str], HF]) -> None:
     model = model_of(name)
-    answers = run_jobs(model, [Job(p, parse_arm("greedy"), max_new_tokens=NEW) for p in questions(name)])
+    answers = run_requests(
+        model, [DecodingRequest(p, parse_arm("greedy"), max_new_tokens=NEW) for p in questions(name)]
+    )
     assert texts_of(model, answers) == generated(model, questions(name), NEW)
 
 
@@ -95,7 +97,7 @@ def test_the_greedy_arm_is_transformers_generate(name: str, model_of: Callable[[
 @pytest.mark.parametrize("penalty", [1.0, 0.0])
 def test_beams_are_those_of_transformers_generate(name: str, penalty: float, model_of: Callable[[str], HF]) -> None:
     model, arm = model_of(name), parse_arm({"name": "beam", "beams": 3, "length_penalty": penalty})
-    answers = run_jobs(model, [Job(p, arm, max_new_tokens=NEW) for p in questions(name)])
+    answers = run_requests(model, [DecodingRequest(p, arm, max_new_tokens=NEW) for p in questions(name)])
     own = [generated(model, [p], NEW, num_beams=3, length_penalty=penalty)[0] for p in questions(name)]
     assert texts_of(model, answers) == own
 
@@ -104,7 +106,7 @@ def test_beams_are_those_of_transformers_generate(name: str, penalty: float, mod
 def test_vcd_is_two_plain_readings_a_step(name: str, model_of: Callable[[str], HF]) -> None:
     """The slow reading prefills both whole prompts anew before each token and batches nothing."""
     model, method = model_of(name), VCD(alpha=2.0, noise_step=999)
-    answers = run_jobs(model, [Job(p, Arm(method), max_new_tokens=NEW) for p in questions(name)])
+    answers = run_requests(model, [DecodingRequest(p, Arm(method), max_new_tokens=NEW) for p in questions(name)])
     with torch.inference_mode():
         slow = [vcd_one_at_a_time(model, method, p, NEW) for p in questions(name)]
     assert texts_of(model, answers) == slow
@@ -113,23 +115,25 @@ def test_vcd_is_two_plain_readings_a_step(name: str, model_of: Callable[[str], H
 @every
 def test_six_arms_together_are_each_alone(name: str, model_of: Callable[[str], HF]) -> None:
     model, counters = model_of(name), Counters()
-    jobs = [Job(p, arm, max_new_tokens=NEW) for p in questions(name) for arm in arms()]
-    together = texts_of(model, run_jobs(model, jobs, counters))
+    jobs = [DecodingRequest(p, arm, max_new_tokens=NEW) for p in questions(name) for arm in arms()]
+    together = texts_of(model, run_requests(model, jobs, counters))
     alone = {
-        arm.label: texts_of(model, run_jobs(model, [Job(p, arm, max_new_tokens=NEW) for p in questions(name)]))
+        arm.label: texts_of(
+            model, run_requests(model, [DecodingRequest(p, arm, max_new_tokens=NEW) for p in questions(name)])
+        )
         for arm in arms()
     }
     assert together == [alone[arm.label][i] for i in range(len(questions(name))) for arm in arms()]
     assert counters.prompts_opened == 3 * len(questions(name))  # the prompts, noised at 999 and at 500
-    one_by_one = [texts_of(model, run_jobs(model, [job]))[0] for job in jobs[:6]]
+    one_by_one = [texts_of(model, run_requests(model, [job]))[0] for job in jobs[:6]]
     assert one_by_one == together[:6]
 
 
 @every
 def test_option_scores_are_log_probabilities_of_the_whole_text(name: str, model_of: Callable[[str], HF]) -> None:
     model, options = model_of(name), ("red", "a square", "no")
-    jobs = [Job(p, parse_arm(n), options, "options") for p in questions(name) for n in ("greedy", "vcd")]
-    answers = run_jobs(model, jobs)
+    jobs = [DecodingRequest(p, parse_arm(n), options, "options") for p in questions(name) for n in ("greedy", "vcd")]
+    answers = run_requests(model, jobs)
     for job, answer in zip(jobs, answers, strict=True):
         assert isinstance(answer, Generation)
         if job.arm.label != "greedy":
@@ -189,10 +193,10 @@ def wrong(model: HF, arm: Arm, question: Prompt, answer: Generation) -> str:
     branches = strategy.branches(question, note)
     first, *others = [whole(model, b, tokens, strategy.exits and i == 0) for i, b in enumerate(branches)]
     logits = torch.cat([first[:, :1], *others, first[:, 1:]], 1)  # [steps, n, V]
-    thread = NewThread(question.key)
+    thread = InitialStepState(question.key)
     for step in range(steps):
         own = logits[step][:, None]
-        mask, told = strategy.mask(own[0]), strategy.follow(own, step, [thread])
+        mask, told = strategy.mask(own[0]), strategy.combine_stateful(own, step, [thread])
         told = (told if mask is None else told.masked_fill(~mask, -torch.inf))[0]
         said = sorted(model.stop_tokens) if step == len(answer.tokens) else [answer.tokens[step]]
         if not any(chosen(arm, told, token, question, step) for token in said):
@@ -252,9 +256,9 @@ def test_every_strategy_is_what_whole_forwards_choose(name: str, model_of: Calla
         for sampler, place in ((Greedy(), i % 16), (drawn, (i + 9) % 16)):
             everywhere = (strategy.component[1], sampler) in CORE  # type: ignore[attr-defined]
             for q in range(16) if everywhere else (place,):
-                jobs.append(Job(asked[q], Arm(strategy, sampler), max_new_tokens=STEPS))
+                jobs.append(DecodingRequest(asked[q], Arm(strategy, sampler), max_new_tokens=STEPS))
                 checked.append(q == place)
-    answers = run_jobs(model, jobs)
+    answers = run_requests(model, jobs)
     assert all(isinstance(answer, Generation) for answer in answers), [a for a in answers if isinstance(a, Failure)]
     told = [answer for answer in answers if isinstance(answer, Generation)]
     assert sum(len(answer.tokens) == STEPS for answer in told) > len(told) / 2
@@ -266,6 +270,6 @@ def test_every_strategy_is_what_whole_forwards_choose(name: str, model_of: Calla
         ]
     assert not [fault for fault in faults if fault]
     for i in (0, len(jobs) // 2, len(jobs) - 1):
-        (single,) = run_jobs(model, [jobs[i]])
+        (single,) = run_requests(model, [jobs[i]])
         assert isinstance(single, Generation)
         assert single.tokens == told[i].tokens

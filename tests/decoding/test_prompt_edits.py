@@ -30,52 +30,57 @@ def composed(composer: object, numbers: tuple[int, ...], key: StreamKey = Stream
 
 @pytest.mark.parametrize("composer", COMPOSERS, ids=str)
 def test_without_demonstrations_it_is_the_composers_prompt_of_none(composer: object) -> None:
-    assert changes.no_demonstrations(composed(composer, (0, 1, 2))).digest == composed(composer, ()).digest
-    assert changes.no_demonstrations(composed(composer, ())) == composed(composer, ())
+    assert changes.remove_demonstrations(composed(composer, (0, 1, 2))).digest == composed(composer, ()).digest
+    assert changes.remove_demonstrations(composed(composer, ())) == composed(composer, ())
 
 
 @pytest.mark.parametrize("composer", COMPOSERS, ids=str)
 def test_windows_are_the_composers_prompts_of_the_groups(composer: object) -> None:
     whole = composed(composer, (0, 1, 2, 3, 4))
-    assert [w.digest for w in changes.windows(whole, 2)] == [
+    assert [w.digest for w in changes.demonstration_windows(whole, 2)] == [
         composed(composer, (0, 1)).digest,
         composed(composer, (2, 3, 4)).digest,
     ]
-    assert [w.digest for w in changes.windows(whole, 0)] == [composed(composer, (i,)).digest for i in range(5)]
-    assert changes.only_demonstrations(whole, (1, 3)).digest == composed(composer, (1, 3)).digest
+    assert [w.digest for w in changes.demonstration_windows(whole, 0)] == [
+        composed(composer, (i,)).digest for i in range(5)
+    ]
+    assert changes.keep_demonstrations(whole, (1, 3)).digest == composed(composer, (1, 3)).digest
 
 
 def test_there_are_never_more_windows_than_demonstrations() -> None:
-    assert len(changes.windows(composed(Chat(), (0, 1)), 5)) == 2
-    assert changes.windows(composed(Chat(), ()), 5) == (composed(Chat(), ()),)
+    assert len(changes.demonstration_windows(composed(Chat(), (0, 1)), 5)) == 2
+    assert changes.demonstration_windows(composed(Chat(), ()), 5) == (composed(Chat(), ()),)
 
 
 def test_without_the_image_the_demonstrations_keep_theirs() -> None:
-    bare = changes.without(prompt(1, shots=2), "image")
+    bare = changes.remove_part(prompt(1, shots=2), "image")
     assert [part.name for part in bare.parts() if part.image] == ["demo[0].image[0]", "demo[1].image[0]"]
-    assert changes.without(prompt(1, shots=2), "both").text == "[user] What is number 1?"
+    assert changes.remove_part(prompt(1, shots=2), "both").text == "[user] What is number 1?"
 
 
 def test_a_prompt_that_is_its_image_alone_cannot_lose_it() -> None:
     with pytest.raises(PlanError, match="its image alone"):
-        changes.no_image(Prompt((Turn("user", (Part(image(1), "query.image[0]"),)),)))
+        changes.remove_query_image(Prompt((Turn("user", (Part(image(1), "query.image[0]"),)),)))
 
 
 def test_an_instruction_is_replaced_or_put_first() -> None:
     with_one = composed(Chat(instruction="short"), (0,))
-    assert changes.instructed(with_one, "Guess.").text.startswith("[user] Guess.\n<image>")
-    assert "one word" not in changes.instructed(with_one, "Guess.").text
-    assert changes.instructed(composed(Chat(), ()), "Guess.").text == "[user] Guess.\n<image>What is it?"
+    assert changes.replace_instruction(with_one, "Guess.").text.startswith("[user] Guess.\n<image>")
+    assert "one word" not in changes.replace_instruction(with_one, "Guess.").text
+    assert changes.replace_instruction(composed(Chat(), ()), "Guess.").text == "[user] Guess.\n<image>What is it?"
 
 
 def test_words_before_and_after_the_question() -> None:
-    assert changes.asked(composed(Chat(), ()), "So. ", " Say yes.").text == "[user] <image>So. What is it? Say yes."
+    assert (
+        changes.wrap_question(composed(Chat(), ()), "So. ", " Say yes.").text
+        == "[user] <image>So. What is it? Say yes."
+    )
     with pytest.raises(PlanError, match="no question"):
-        changes.asked(Prompt((Turn("user", (Part("hello"),)),)), "So. ")
+        changes.wrap_question(Prompt((Turn("user", (Part("hello"),)),)), "So. ")
 
 
 def test_a_description_stands_where_the_image_stood() -> None:
-    told = changes.described(prompt(1, shots=1), {"query.image[0]": "a red square"})
+    told = changes.replace_images(prompt(1, shots=1), {"query.image[0]": "a red square"})
     assert told.text.endswith("[user] a red squareWhat is number 1?")
     assert len(told.images) == 1
 
@@ -87,21 +92,21 @@ def answers(of: Prompt) -> list[str | None]:
 def test_shuffled_answers_are_the_same_ones_none_in_its_place() -> None:
     for query in "abcdef":
         whole = composed(Chat(), (0, 1, 2, 3), StreamKey(0, query))
-        shuffled = answers(changes.other_answers(whole, "shuffled"))
+        shuffled = answers(changes.replace_answers(whole, "shuffled"))
         assert sorted(map(str, shuffled)) == sorted(map(str, answers(whole)))
         assert all(a != b for a, b in zip(shuffled, answers(whole), strict=True))
-        assert changes.other_answers(whole, "shuffled") == changes.other_answers(whole, "shuffled")
+        assert changes.replace_answers(whole, "shuffled") == changes.replace_answers(whole, "shuffled")
 
 
 def test_wrong_answers_are_others_that_were_shown() -> None:
     whole = composed(Chat(), (0, 1, 2))
-    wrong = answers(changes.other_answers(whole, "wrong"))
+    wrong = answers(changes.replace_answers(whole, "wrong"))
     assert set(wrong) <= set(answers(whole))
     assert all(a != b for a, b in zip(wrong, answers(whole), strict=True))
 
 
 def test_one_answer_has_no_other() -> None:
     with pytest.raises(PlanError, match="all 2 are 'red'"):
-        changes.other_answers(prompt(1, shots=2), "wrong")
+        changes.replace_answers(prompt(1, shots=2), "wrong")
     with pytest.raises(PlanError, match="there are none"):
-        changes.other_answers(prompt(1, shots=0), "shuffled")
+        changes.replace_answers(prompt(1, shots=0), "shuffled")

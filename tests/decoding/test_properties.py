@@ -9,9 +9,9 @@ import torch
 from decoding.arms.arm import Arm
 from decoding.arms.inspection import logits_count
 from decoding.base import Strategy
-from decoding.conformance import made_up, under_mask
-from decoding.engine.engine import run_jobs
-from decoding.engine.requests import Failure, Job
+from decoding.conformance import apply_mask, made_up
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import DecodingRequest, Failure
 from decoding.formulas.sampling import Sampling
 from decoding.strategies.vcd import VCD
 from icl.registry import schema
@@ -49,17 +49,17 @@ def test_beta_zero_masks_nothing_and_beta_one_leaves_the_references_best_token(n
     best = logits[0] == logits[0].amax(-1, keepdim=True)
     for beta, wanted in ((0.0, torch.ones_like(best)), (1.0, best)):
         strategy = replace(made(name), beta=beta)  # type: ignore[type-var, call-arg]
-        scores = under_mask(strategy, strategy.combine(logits, 3), logits[0])
+        scores = apply_mask(strategy, strategy.combine(logits, 3), logits[0])
         assert torch.equal(scores > -torch.inf, wanted)
 
 
 def test_at_beta_one_a_contrast_is_greedy_whatever_it_contrasts() -> None:
     model = Toy(stop_bias=0.5)
     questions = [prompt(i, shots=i % 3) for i in range(6)]
-    plain = run_jobs(model, [Job(p, Arm(made("greedy")), max_new_tokens=5) for p in questions])
+    plain = run_requests(model, [DecodingRequest(p, Arm(made("greedy")), max_new_tokens=5) for p in questions])
     for name in MASKED:
         arm = Arm(replace(made(name), beta=1.0), Sampling(2.0))  # type: ignore[type-var, call-arg]
-        answers = run_jobs(model, [Job(p, arm, max_new_tokens=5) for p in questions])
+        answers = run_requests(model, [DecodingRequest(p, arm, max_new_tokens=5) for p in questions])
         assert [a.tokens for a in answers if isinstance(a, Generation)] == [
             a.tokens for a in plain if isinstance(a, Generation)
         ]
@@ -78,17 +78,20 @@ class Half(Toy):
 @pytest.mark.parametrize("name", TOKENS)
 def test_what_a_model_says_in_half_precision_is_combined_in_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     strategy, seen = made(name), list[torch.dtype]()
-    follow = type(strategy).follow
+    combine_stateful = type(strategy).combine_stateful
 
     def spied(self: Strategy, logits: torch.Tensor, *given: Any) -> torch.Tensor:
-        scores = follow(self, logits, *given)
+        scores = combine_stateful(self, logits, *given)
         seen.extend((logits.dtype, scores.dtype))
         return scores
 
-    monkeypatch.setattr(type(strategy), "follow", spied)
+    monkeypatch.setattr(type(strategy), "combine_stateful", spied)
     options = ("w1", "w2 w3", "w4 w5 w6")
-    jobs = [Job(prompt(1), Arm(strategy), max_new_tokens=3), Job(prompt(1), Arm(strategy), options, "options")]
-    answers = run_jobs(Half(), jobs)
+    jobs = [
+        DecodingRequest(prompt(1), Arm(strategy), max_new_tokens=3),
+        DecodingRequest(prompt(1), Arm(strategy), options, "options"),
+    ]
+    answers = run_requests(Half(), jobs)
     assert all(isinstance(answer, Generation) for answer in answers), answers
     assert set(seen) == {torch.float32}
 
@@ -99,12 +102,12 @@ def test_an_answer_depends_on_its_own_query_alone(name: str) -> None:
     model, strategy = Toy(stop_bias=0.5), made(name)
     arm = Arm(strategy, Sampling(1.2) if strategy.samples == 1 else strategy.sampler)
     questions = [prompt(i, shots=i % 3) for i in range(5)]
-    jobs = [Job(p, arm, max_new_tokens=4) for p in questions]
-    told = run_jobs(model, jobs)
-    assert run_jobs(model, jobs[::-1])[::-1] == told
-    assert run_jobs(model, jobs[2:4]) == told[2:4]
+    jobs = [DecodingRequest(p, arm, max_new_tokens=4) for p in questions]
+    told = run_requests(model, jobs)
+    assert run_requests(model, jobs[::-1])[::-1] == told
+    assert run_requests(model, jobs[2:4]) == told[2:4]
     moved = [replace(job, prompt=replace(job.prompt, key=StreamKey(7, job.prompt.key.query))) for job in jobs[:1]]
-    assert run_jobs(model, [*moved, *jobs[1:]])[1:] == told[1:]
+    assert run_requests(model, [*moved, *jobs[1:]])[1:] == told[1:]
 
 
 @pytest.mark.parametrize("name", TOKENS)
@@ -112,10 +115,10 @@ def test_reading_options_leaves_the_rows_of_the_loop_as_they_were(name: str) -> 
     """Options and texts of one batch read the same rows; neither is another for the other's sake."""
     model, arm = Toy(stop_bias=-9.0), Arm(made(name), Sampling(0.0))
     written, ranked = (
-        [Job(prompt(i), arm, max_new_tokens=4) for i in range(3)],
-        [Job(prompt(i), arm, ("w1", "w2 w3"), "options") for i in range(3)],
+        [DecodingRequest(prompt(i), arm, max_new_tokens=4) for i in range(3)],
+        [DecodingRequest(prompt(i), arm, ("w1", "w2 w3"), "options") for i in range(3)],
     )
-    assert run_jobs(model, [*written, *ranked]) == [*run_jobs(model, written), *run_jobs(model, ranked)]
+    assert run_requests(model, [*written, *ranked]) == [*run_requests(model, written), *run_requests(model, ranked)]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -150,7 +153,9 @@ class Shorter(VCD):
 
 
 def test_scores_of_another_vocabulary_fail_their_own_answers_with_a_sentence() -> None:
-    bad, good = run_jobs(Toy(), [Job(prompt(1), Arm(Shorter(beta=0.0))), Job(prompt(2), Arm(made("greedy")))])
+    bad, good = run_requests(
+        Toy(), [DecodingRequest(prompt(1), Arm(Shorter(beta=0.0))), DecodingRequest(prompt(2), Arm(made("greedy")))]
+    )
     assert isinstance(bad, Failure)
     assert "Shorter.combine gave [1, 23] for branches of [1, 24] (rows, vocabulary)" in bad.reason
     assert isinstance(good, Generation)

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from decoding.arms.inspection import branches_of, probe_prompt, strength_of
+from decoding.arms.inspection import constant_strength, probe_branches, probe_prompt
 from decoding.base import Strategy
-from decoding.conformance import check_strategy, made_up, under_mask
+from decoding.conformance import apply_mask, check_strategy, made_up
 from decoding.strategies.vcd import VCD
 from icl.registry import build, describe, entries, resolve
 
@@ -70,19 +70,19 @@ def test_presets_conform(preset: tuple[str, str]) -> None:
 
 def test_the_first_branch_is_the_prompt_itself(strategy: Strategy) -> None:
     prompt = probe_prompt(shots=3)
-    assert branches_of(strategy, prompt)[0].digest == prompt.digest
+    assert probe_branches(strategy, prompt)[0].digest == prompt.digest
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
 def test_identical_branches_decode_as_the_reference_where_weights_sum_to_one(strategy: Strategy, scale: float) -> None:
-    strength = strength_of(strategy)
+    strength = constant_strength(strategy)
     if strength is None or abs(strength - 1) > 1e-6:
         pytest.skip("the weights do not sum to one")
     reference = made_up(1, scale=scale, seed=3)
-    combined = strategy.combine(reference.expand(len(branches_of(strategy)), -1, -1).clone(), 2)
+    combined = strategy.combine(reference.expand(len(probe_branches(strategy)), -1, -1).clone(), 2)
     torch.testing.assert_close(
-        under_mask(strategy, combined, reference[0]).softmax(-1),
-        under_mask(strategy, reference[0], reference[0]).softmax(-1),
+        apply_mask(strategy, combined, reference[0]).softmax(-1),
+        apply_mask(strategy, reference[0], reference[0]).softmax(-1),
         rtol=1e-4,
         atol=1e-5,
     )

@@ -8,10 +8,10 @@ import torch
 
 from decoding.arms.arm import parse_arm
 from decoding.arms.inspection import branch_count
-from decoding.base import NewThread, Strategy
+from decoding.base import InitialStepState, Strategy
+from decoding.controls.base import WrappingControl
 from decoding.controls.gaussian_proxy import GaussianProxy
 from decoding.controls.mask_only import MaskOnly
-from decoding.controls.wrapped import Wrapped
 from decoding.engine.decoding_step import scores
 from decoding.lockstep.request_metadata import BranchMetadata
 from decoding.lockstep.serialization import deserialize, serialize
@@ -49,7 +49,7 @@ def test_lockstep_goes_the_way_of_a_thread(node: Any) -> None:
     told = serialize(arm.strategy, arm.sampler)
     assert deserialize(told)[0] == arm.strategy
     for query in ("a", "b"):
-        thread, chosen, wanted = NewThread(StreamKey(3, query)), [], []
+        thread, chosen, wanted = InitialStepState(StreamKey(3, query)), [], []
         for step, given in enumerate(steps(count)):
             after = given.clone()
             rows = [
@@ -66,15 +66,15 @@ def test_lockstep_goes_the_way_of_a_thread(node: Any) -> None:
 
 @pytest.mark.parametrize("of", [NBCE(), GaussianProxy(VCD())], ids=lambda of: type(of).__name__)
 def test_controls_of_what_draws_or_remembers_do_so_too(of: Strategy) -> None:
-    controls: dict[str, Wrapped] = {}
+    controls: dict[str, WrappingControl] = {}
     for name in entries("strategy"):
         kind = resolve("strategy", name)
-        if issubclass(kind, Wrapped):
+        if issubclass(kind, WrappingControl):
             with suppress(ConfigError):  # one that is not defined for this method
                 controls[name] = kind(of)
     assert len(controls) > 7
     for name, control in controls.items():
-        if control.reads_all:
+        if control.needs_all_branches:
             assert control.draws >= of.draws, name
             assert control.remembers == of.remembers, name
     assert not MaskOnly(GaussianProxy(VCD())).draws  # it reads the reference alone
@@ -86,9 +86,9 @@ def test_a_gated_method_remembers_through_its_gate() -> None:
     assert arm.strategy.remembers
     first, second = torch.zeros(2, 4, 1, 50)
     first[1, 0, 7] = second[2, 0, 7] = 20.0  # sure are the first window, then the second
-    thread = NewThread()
-    arm.strategy.follow(first, 0, [thread])
-    arm.strategy.follow(second, 1, [thread])
-    fresh = NewThread()
-    arm.strategy.follow(second, 1, [fresh])
+    thread = InitialStepState()
+    arm.strategy.combine_stateful(first, 0, [thread])
+    arm.strategy.combine_stateful(second, 1, [thread])
+    fresh = InitialStepState()
+    arm.strategy.combine_stateful(second, 1, [fresh])
     assert (thread.memory, fresh.memory) == ({0: 0, 1: 0}, {1: 1})

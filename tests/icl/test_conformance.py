@@ -133,7 +133,7 @@ class Aliased(TOY.ToySession):
         return found
 
 
-class Late(TOY.ToySession):
+class LazyBranches(TOY.ToySession):
     def extend(self, chunks):
         super().extend([chunk[:-1] for chunk in chunks])
 
@@ -177,7 +177,7 @@ class Trimmed(TOY.ToySession):
     ("session", "says"),
     [
         (Aliased, "a session whose rows were taken and advanced, and a fresh one differ"),
-        (Late, r"extend\(chunk\) and advance, token by token differ"),
+        (LazyBranches, r"extend\(chunk\) and advance, token by token differ"),
         (Crossed, "tokens fed to a row in a batch and alone differ|token by token differ"),
         (Worn, "before and after suffix_logprobs differ"),
         (Half, "logits are torch.float16, not float32"),

@@ -231,7 +231,7 @@ class HF:
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         raise ModelError(
-            "the backend 'hf' answers through sessions: use `decoding.engine.engine.run_jobs`, which runs any strategy on it."
+            "the backend 'hf' answers through sessions: use `decoding.engine.engine.run_requests`, which runs any strategy on it."
         )
 
     @cached_property

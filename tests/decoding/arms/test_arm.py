@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from decoding.arms.arm import Arm, controls_of, parse_arm
+from decoding.arms.arm import Arm, default_controls, parse_arm
 from decoding.controls.entropy_matched import EntropyMatched
 from decoding.formulas.sampling import Greedy, Sampling
 from decoding.strategies.greedy import GreedyDecoding
@@ -76,7 +76,7 @@ def test_a_file_of_ones_own_is_an_arm(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     arm = parse_arm({"name": f"{tmp_path}/mine.py:Blind", "alpha": 0.5})
     assert arm.label == "Blind(alpha=0.5)"
-    assert [control.label for control in controls_of(arm)] == [
+    assert [control.label for control in default_controls(arm)] == [
         "mask_only(Blind(alpha=0.5))",
         "temperature_matched(Blind(alpha=0.5))",
         "gaussian_proxy(Blind(alpha=0.5))",
@@ -133,10 +133,10 @@ def names(arms: Iterable[Arm]) -> list[str]:
 @pytest.mark.parametrize(("name", "controls"), FITTING.items())
 def test_default_controls_fit_the_strategy_and_have_the_arms_sampler(name: str, controls: str) -> None:
     greedy, sampled = parse_arm(name), parse_arm({"name": name, "sampling": {"temperature": 0.7}})
-    own = [control for control in controls_of(greedy) if hasattr(control.strategy, "of")]
+    own = [control for control in default_controls(greedy) if hasattr(control.strategy, "of")]
     assert names(own) == controls.split()
     assert {control.sampler for control in own} == {Greedy()}
-    drawn = [control for control in controls_of(sampled) if hasattr(control.strategy, "of")]
+    drawn = [control for control in default_controls(sampled) if hasattr(control.strategy, "of")]
     assert set(names(drawn)) == {*controls.split(), "entropy_matched"}  # sampling feels what greedy does not
     assert {control.sampler for control in drawn} == {sampled.sampler}
     assert {control.strategy.of for control in (*own, *drawn)} == {greedy.strategy}  # type: ignore[attr-defined]
@@ -144,7 +144,7 @@ def test_default_controls_fit_the_strategy_and_have_the_arms_sampler(name: str, 
 
 def test_an_arm_is_held_against_the_reference_greedy_and_sampled_as_it_is_and_at_its_cost() -> None:
     def shared(node: object, **how: Any) -> list[str]:
-        return [c.label for c in controls_of(parse_arm(node), **how) if not hasattr(c.strategy, "of")]
+        return [c.label for c in default_controls(parse_arm(node), **how) if not hasattr(c.strategy, "of")]
 
     sampled = {"name": "vcd", "sampling": {"temperature": 0.7, "top_p": 0.9}}
     assert shared("vcd") == ["greedy", "self_consistency", "more_demonstrations"]
@@ -160,9 +160,9 @@ def test_an_arm_is_held_against_the_reference_greedy_and_sampled_as_it_is_and_at
 
 def test_references_and_controls_have_no_controls() -> None:
     for node in ("greedy", "sampling", "pba", "olm", "constant_bias", {"name": "mask_only", "of": "vcd"}):
-        assert controls_of(parse_arm(node)) == ()
+        assert default_controls(parse_arm(node)) == ()
 
 
 def test_entropy_matched_stands_in_where_temperature_matched_is_not_defined() -> None:
-    matched = controls_of(Arm(Weighted(1.0, -1.0)))[1]
+    matched = default_controls(Arm(Weighted(1.0, -1.0)))[1]
     assert isinstance(matched.strategy, EntropyMatched)

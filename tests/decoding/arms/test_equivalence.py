@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from decoding.arms.arm import parse_arm
-from decoding.arms.equivalence import _reads_the_prompt_alone, greedy_anyway
-from decoding.arms.inspection import branches_of, logits_count
-from decoding.base import NewThread, Strategy
+from decoding.arms.equivalence import _reads_the_prompt_alone, is_equivalent_to_greedy
+from decoding.arms.inspection import logits_count, probe_branches
+from decoding.base import InitialStepState, Strategy
 from icl.errors import ICLError
 from icl.registry import entries
 
@@ -25,7 +25,7 @@ def arms():
     for node in nodes():
         try:
             arm = parse_arm(node)
-            branches_of(arm.strategy)
+            probe_branches(arm.strategy)
             yield arm
             if arm.strategy.neutral:
                 yield parse_arm({**node, **arm.strategy.neutral})
@@ -34,7 +34,7 @@ def arms():
 
 
 def best(strategy: Strategy, logits: torch.Tensor) -> torch.Tensor:
-    scores = strategy.follow(logits, 1, [NewThread() for _ in range(logits.shape[1])])
+    scores = strategy.combine_stateful(logits, 1, [InitialStepState() for _ in range(logits.shape[1])])
     mask = strategy.mask(logits[0])
     return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).argmax(-1)
 
@@ -44,7 +44,7 @@ def test_what_is_greedy_anyway_takes_the_reference_s_best_token_and_its_method_d
     for arm in arms():
         logits = 3 * torch.randn(logits_count(arm.strategy), 200, 64, generator=torch.Generator().manual_seed(0))
         same = bool((best(arm.strategy, logits) == logits[0].argmax(-1)).all())
-        claimed = greedy_anyway(arm.describe(), "generate", 2)
+        claimed = is_equivalent_to_greedy(arm.describe(), "generate", 2)
         assert same or not claimed, arm.label
         told += [arm.label] * claimed
     controls = {"mask_only(vcd)", "temperature_matched(adacad)", "entropy_matched(vcd)"}
@@ -87,10 +87,10 @@ def test_what_reads_the_prompt_alone_at_0_shots_takes_its_best_token_there():
 def test_it_depends_on_sampler_score_and_shots(node, score, shots, greedy):
     arm = parse_arm(node)
     wanted = arm.strategy.of.masks_in_combine is False if greedy is None else greedy
-    assert greedy_anyway(arm.describe(), score, shots) is wanted
+    assert is_equivalent_to_greedy(arm.describe(), score, shots) is wanted
 
 
 @pytest.mark.parametrize("node", ["mine.py:Mine", {"name": "mask_only", "of": {"name": "mine.py:Mine"}}])
 def test_of_a_class_of_one_s_own_nothing_is_known(node):
     told = {"name": node} if isinstance(node, str) else node
-    assert not greedy_anyway({"strategy": told, "sampler": {"name": "greedy"}}, "generate", 2)
+    assert not is_equivalent_to_greedy({"strategy": told, "sampler": {"name": "greedy"}}, "generate", 2)

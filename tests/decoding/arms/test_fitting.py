@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from decoding.arms.fitting import fitted_bias, mixture_weights
+from decoding.arms.fitting import fit_mixture_weights, fit_option_bias
 from icl.errors import DataError
 
 
@@ -12,9 +12,9 @@ def hits(scores: torch.Tensor, bias: tuple[float, ...], gold: list[int]) -> int:
 def test_a_bias_between_the_thresholds_by_hand() -> None:
     """Option 1 wins query i from a bias of 1, 2 and 3 on; the first is option 0, the others 1: between 1 and 2."""
     scores = torch.tensor([[3.0, 0.0], [2.0, 0.0], [1.0, 0.0]])
-    assert fitted_bias(scores, [0, 0, 1]) == (0.0, 1.5)
-    assert fitted_bias(scores, [0, 0, 0]) == (0.0, 0.0)  # right already: nothing moves
-    assert fitted_bias(scores, [0, 1, 1]) == (0.0, 2.5)
+    assert fit_option_bias(scores, [0, 0, 1]) == (0.0, 1.5)
+    assert fit_option_bias(scores, [0, 0, 0]) == (0.0, 0.0)  # right already: nothing moves
+    assert fit_option_bias(scores, [0, 1, 1]) == (0.0, 2.5)
 
 
 def test_several_options_do_at_least_as_well_as_without() -> None:
@@ -23,7 +23,7 @@ def test_several_options_do_at_least_as_well_as_without() -> None:
     scores = torch.randn(300, 4, generator=generator)
     scores[torch.arange(300), gold] += 1.5
     shifted = scores + torch.tensor([0.0, 2.0, -1.0, 1.0])
-    bias = fitted_bias(shifted, gold)
+    bias = fit_option_bias(shifted, gold)
     assert hits(shifted, (0.0,) * 4, gold) + 30 < hits(shifted, bias, gold)
     assert hits(shifted, bias, gold) >= hits(scores, (0.0,) * 4, gold) - 3
 
@@ -34,7 +34,7 @@ def test_weights_go_to_the_group_that_knows() -> None:
     knows, noise = torch.randn(2, 200, 3, generator=generator)
     knows[torch.arange(200), gold] += 2.0
     against = -knows
-    weights = mixture_weights(torch.stack([knows, noise, against], 1).log_softmax(-1), gold)
+    weights = fit_mixture_weights(torch.stack([knows, noise, against], 1).log_softmax(-1), gold)
     assert weights[0] > 0.3
     assert abs(weights[1]) < 0.2
     assert weights[2] < 0  # an anti-expert
@@ -42,6 +42,6 @@ def test_weights_go_to_the_group_that_knows() -> None:
 
 def test_answers_that_do_not_go_with_the_scores_are_told() -> None:
     with pytest.raises(DataError, match="as many answers"):
-        fitted_bias(torch.zeros(2, 3), [0])
+        fit_option_bias(torch.zeros(2, 3), [0])
     with pytest.raises(DataError, match="0 to 2"):
-        mixture_weights(torch.zeros(1, 2, 3), [3])
+        fit_mixture_weights(torch.zeros(1, 2, 3), [3])

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from decoding.arms.arm import parse_arm
-from decoding.arms.inspection import branches_of, measured_weights, probe_prompt
-from decoding.arms.requirements import become, unmet
+from decoding.arms.inspection import measure_weights, probe_branches, probe_prompt
+from decoding.arms.requirements import degenerate_contrast, unsupported_reason
 from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.vcd import VCD
 from icl.errors import ConfigError
@@ -15,35 +15,35 @@ LOGITS = frozenset({"logits", "score"})
 
 def test_a_model_with_logits_runs_every_strategy_so_far() -> None:
     for node in ("greedy", "sampling", "vcd", {"name": "mask_only", "of": "vcd"}):
-        assert unmet(parse_arm(node), LOGITS) is None
-        assert unmet(parse_arm(node), LOGITS, score="options") is None
+        assert unsupported_reason(parse_arm(node), LOGITS) is None
+        assert unsupported_reason(parse_arm(node), LOGITS, score="options") is None
 
 
 def test_a_model_that_only_answers_runs_greedy() -> None:
-    assert unmet(GreedyDecoding(), ANSWERS) is None
+    assert unsupported_reason(GreedyDecoding(), ANSWERS) is None
 
 
 def test_what_is_missing_is_told_with_what_would_run() -> None:
-    told = unmet(VCD(), ANSWERS)
+    told = unsupported_reason(VCD(), ANSWERS)
     assert told is not None
     assert "'vcd' needs next-token logits" in told
     assert "it gives generate" in told
     assert "'greedy'" in told
     for arm, score in ((parse_arm("sampling"), "generate"), (parse_arm("greedy"), "options")):
-        assert "next-token logits" in (unmet(arm, ANSWERS, score) or "")
+        assert "next-token logits" in (unsupported_reason(arm, ANSWERS, score) or "")
 
 
 def test_a_need_that_no_ability_covers_is_unmet() -> None:
     class Hooked(VCD):
         needs = frozenset({"logits", "attention"})
 
-    assert "attention maps" in (unmet(Hooked(), LOGITS) or "")
-    assert unmet(Hooked(), LOGITS | {"attention"}) is None
+    assert "attention maps" in (unsupported_reason(Hooked(), LOGITS) or "")
+    assert unsupported_reason(Hooked(), LOGITS | {"attention"}) is None
 
 
 def test_a_contrast_of_equal_branches_is_told_what_it_has_become() -> None:
     def told(**node: object) -> str:
-        return become(parse_arm(node).strategy) or ""
+        return degenerate_contrast(parse_arm(node).strategy) or ""
 
     assert "has become mask_only" in told(name="icd", disturbance="")
     assert "has become mask_only" in told(name="contrast", branches=["none"])
@@ -54,8 +54,8 @@ def test_a_contrast_of_equal_branches_is_told_what_it_has_become() -> None:
     for name in ("greedy", "vcd", "ced", "nbce", "code"):
         assert told(name=name) == ""
     bare = probe_prompt(shots=0)
-    assert "has become mask_only" in (become(parse_arm("cad").strategy, bare) or "")
-    assert become(parse_arm("vcd").strategy, bare) is None
+    assert "has become mask_only" in (degenerate_contrast(parse_arm("cad").strategy, bare) or "")
+    assert degenerate_contrast(parse_arm("vcd").strategy, bare) is None
 
 
 @pytest.mark.parametrize("branches", [(), None, ("text",), "text"])
@@ -65,7 +65,7 @@ def test_what_is_no_prompt_is_told_with_the_strategy_s_name(branches: Any) -> No
             return branches
 
     with pytest.raises(ConfigError, match=r"Wrong\.branches\(\) gave no tuple of prompts"):
-        branches_of(Wrong())
+        probe_branches(Wrong())
 
 
 @pytest.mark.parametrize(
@@ -82,4 +82,4 @@ def test_what_is_no_score_of_each_token_is_told_with_the_strategy_s_name(change:
             return change(logits[0])
 
     with pytest.raises(ConfigError, match=rf"Wrong\.combine\(\) gave .*{told} for logits of"):
-        measured_weights(Wrong())
+        measure_weights(Wrong())

@@ -1,22 +1,22 @@
-"""Beams against a search through every answer there is, against greedy, and beside other arms."""
+"""AnswerBeams against a search through every answer there is, against greedy, and beside other arms."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from decoding.arms.arm import Arm, controls_of, parse_arm
-from decoding.arms.requirements import unmet
-from decoding.base import NewThread
-from decoding.engine.beam_search import Beams, Search
-from decoding.engine.engine import run_jobs
-from decoding.engine.requests import Failure, Job
-from decoding.engine.token_loop import Lane
+from decoding.arms.arm import Arm, default_controls, parse_arm
+from decoding.arms.requirements import unsupported_reason
+from decoding.base import InitialStepState
+from decoding.engine.beam_search import AnswerBeams, BeamSearch
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import DecodingRequest, Failure
+from decoding.engine.token_loop import Hypothesis
 from decoding.formulas.sampling import Beam
 from icl.errors import ConfigError
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt
-from tests.decoding.test_engine_all import TOKENS, branches_of, step
+from tests.decoding.test_engine_all import TOKENS, probe_branches, step
 from tests.decoding.test_strategies import made
 from tests.decoding.toy import STOP, Toy
 
@@ -29,20 +29,20 @@ def tokens_of(answers: list[Generation | Failure]) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("name", TOKENS)
 def test_one_beam_is_greedy_decoding(name: str) -> None:
     model, strategy = Toy(stop_bias=1.0), made(name)
-    jobs = [Job(prompt(i, shots=i % 3), Arm(strategy, Beam(1)), max_new_tokens=5) for i in range(4)]
-    greedy = [Job(job.prompt, Arm(strategy), max_new_tokens=5) for job in jobs]
-    assert tokens_of(run_jobs(model, jobs)) == tokens_of(run_jobs(model, greedy))
+    jobs = [DecodingRequest(prompt(i, shots=i % 3), Arm(strategy, Beam(1)), max_new_tokens=5) for i in range(4)]
+    greedy = [DecodingRequest(job.prompt, Arm(strategy), max_new_tokens=5) for job in jobs]
+    assert tokens_of(run_requests(model, jobs)) == tokens_of(run_requests(model, greedy))
 
 
 def every(model: Toy, arm: Arm, question: Prompt, limit: int) -> Iterator[tuple[float, tuple[int, ...]]]:
     """All answers of at most so many tokens, with their final scores; nothing is cut short."""
     assert isinstance(arm.sampler, Beam)
-    branches, power = branches_of(model, arm.strategy, question), arm.sampler.length_penalty
+    branches, power = probe_branches(model, arm.strategy, question), arm.sampler.length_penalty
     open_ = [(0.0, list[int]())]
     for length in range(1, limit + 1):
         longer = []
         for total, tokens in open_:
-            told = step(model, arm.strategy, branches, tokens, NewThread(question.key)).log_softmax(-1)[0]
+            told = step(model, arm.strategy, branches, tokens, InitialStepState(question.key)).log_softmax(-1)[0]
             for token, value in enumerate(told.tolist()):
                 if value == -torch.inf:
                     continue
@@ -59,7 +59,7 @@ def test_enough_beams_find_the_best_answer_of_all(node: object, penalty: float) 
     """4 tokens, answers of up to 3: 64 beams hold every hypothesis."""
     model, arm = Toy(vocabulary=4, stop_bias=0.5), Arm(parse_arm(node).strategy, Beam(64, penalty))
     questions = [prompt(i, shots=i % 2) for i in range(5)]
-    found = tokens_of(run_jobs(model, [Job(p, arm, max_new_tokens=3) for p in questions]))
+    found = tokens_of(run_requests(model, [DecodingRequest(p, arm, max_new_tokens=3) for p in questions]))
     assert found == [max(every(model, arm, p, 3), key=lambda one: one[0])[1] for p in questions]
 
 
@@ -67,7 +67,7 @@ def test_more_beams_find_what_greedy_overlooks_and_length_is_paid_for() -> None:
     model, question = Toy(vocabulary=6, stop_bias=0.5), [prompt(i) for i in range(12)]
     arms = [parse_arm("greedy"), *(Arm(made("beam"), Beam(5, power)) for power in (-2.0, 1.0, 4.0))]
     greedy, short, usual, long = (
-        tokens_of(run_jobs(model, [Job(p, a, max_new_tokens=6) for p in question])) for a in arms
+        tokens_of(run_requests(model, [DecodingRequest(p, a, max_new_tokens=6) for p in question])) for a in arms
     )
     assert greedy != usual
     assert sum(map(len, short)) < sum(map(len, usual)) < sum(map(len, long))
@@ -82,20 +82,22 @@ def test_beams_share_a_batch_with_other_arms_and_answer_as_alone() -> None:
         {"name": "nbce", "sampling": {"beams": 2}},
     ]
     model, arms = Toy(stop_bias=0.5), [parse_arm(node) for node in nodes]
-    jobs = [Job(prompt(i), arm, max_new_tokens=5) for i in range(4) for arm in arms]
-    together = run_jobs(model, jobs)
-    assert together == [run_jobs(model, [job])[0] for job in jobs]
+    jobs = [DecodingRequest(prompt(i), arm, max_new_tokens=5) for i in range(4) for arm in arms]
+    together = run_requests(model, jobs)
+    assert together == [run_requests(model, [job])[0] for job in jobs]
     assert all(isinstance(answer, Generation) for answer in together)
 
 
 def test_a_beam_carries_its_own_trace_and_counts_its_cost() -> None:
     model, arm = Toy(stop_bias=-9.0), parse_arm({"name": "vcd", "beta": 0, "sampling": {"beams": 3}})
-    (answer,) = run_jobs(model, [Job(prompt(1), arm, max_new_tokens=4, top=2)])
+    (answer,) = run_requests(model, [DecodingRequest(prompt(1), arm, max_new_tokens=4, top=2)])
     assert isinstance(answer, Generation)
     assert answer.usage.forwards == 4 * 2 * 3
-    branches = branches_of(model, arm.strategy, prompt(1))
+    branches = probe_branches(model, arm.strategy, prompt(1))
     wanted = [
-        float(step(model, arm.strategy, branches, list(answer.tokens[:i]), NewThread()).log_softmax(-1)[0, token])
+        float(
+            step(model, arm.strategy, branches, list(answer.tokens[:i]), InitialStepState()).log_softmax(-1)[0, token]
+        )
         for i, token in enumerate(answer.tokens)
     ]
     assert answer.trace["logprob"] == pytest.approx(wanted, abs=1e-4)
@@ -105,8 +107,8 @@ def test_a_beam_carries_its_own_trace_and_counts_its_cost() -> None:
 def test_a_beam_that_breaks_fails_its_own_answer() -> None:
     model = Toy(stop_bias=-9.0)
     model.poison[prompt(1).digest, 1] = 3, float("nan")
-    jobs = [Job(prompt(i), parse_arm("beam"), max_new_tokens=4) for i in (1, 2)]
-    bad, good = run_jobs(model, jobs)
+    jobs = [DecodingRequest(prompt(i), parse_arm("beam"), max_new_tokens=4) for i in (1, 2)]
+    bad, good = run_requests(model, jobs)
     assert isinstance(bad, Failure)
     assert "step 1, branch 0: the score of token 3 is nan" in bad.reason
     assert isinstance(good, Generation)
@@ -120,34 +122,36 @@ def test_beams_are_written_beside_a_strategys_parameters() -> None:
     assert parse_arm({"name": "vcd", "sampling": {"beams": 1}}).digest == parse_arm("vcd").digest
     with pytest.raises(ConfigError, match="'beam' has no parameter 'temperature'"):
         parse_arm({"name": "vcd", "sampling": {"beams": 3, "temperature": 0.5}})
-    assert "beam(beams=3, length_penalty=0.5)" in [control.label for control in controls_of(arm)]
+    assert "beam(beams=3, length_penalty=0.5)" in [control.label for control in default_controls(arm)]
 
 
 def test_an_engine_without_rows_cannot_search() -> None:
-    told = unmet(parse_arm({"name": "vcd", "sampling": {"beams": 3}}), {"generate", "strategies"})
+    told = unsupported_reason(parse_arm({"name": "vcd", "sampling": {"beams": 3}}), {"generate", "strategies"})
     assert told is not None
     assert "needs rows that beams can take over from one another" in told
-    ranked = unmet(parse_arm({"name": "vcd", "sampling": {"beams": 3}}), {"generate", "strategies"}, "options")
+    ranked = unsupported_reason(
+        parse_arm({"name": "vcd", "sampling": {"beams": 3}}), {"generate", "strategies"}, "options"
+    )
     assert ranked is None  # nothing is searched for there
-    assert unmet(parse_arm("beam"), {"logits"}) is None
+    assert unsupported_reason(parse_arm("beam"), {"logits"}) is None
 
 
 def test_options_are_scored_without_a_search() -> None:
     options = ("w1", "w2 w3")
     jobs = [
-        Job(prompt(1), parse_arm(node), options, "options")
+        DecodingRequest(prompt(1), parse_arm(node), options, "options")
         for node in ("vcd", {"name": "vcd", "sampling": {"beams": 3}})
     ]
-    plain, searched = run_jobs(Toy(), jobs)
+    plain, searched = run_requests(Toy(), jobs)
     assert plain == searched
 
 
 def test_an_answer_is_settled_when_no_running_beam_could_stand_among_those_kept() -> None:
-    def settled(score: float, steps: int, power: float = 0.0, done: tuple[float, ...] = (-1.0, -2.0)) -> bool:
-        beams = Beams(Lane([0], 8), done=[(one, Lane([0], 8)) for one in done])
-        beams.running = [(score, Lane([0], 8, steps=steps))]
-        return Search(Beam(2, length_penalty=power), [])._settled(beams)
+    def reference_decides(score: float, steps: int, power: float = 0.0, done: tuple[float, ...] = (-1.0, -2.0)) -> bool:
+        beams = AnswerBeams(Hypothesis([0], 8), done=[(one, Hypothesis([0], 8)) for one in done])
+        beams.running = [(score, Hypothesis([0], 8, steps=steps))]
+        return BeamSearch(Beam(2, length_penalty=power), [])._settled(beams)
 
-    assert [settled(score, 1) for score in (-1.5, -2.0, -3.0)] == [False, True, True]
-    assert not settled(-9.0, 1, done=(-1.0,))
-    assert [settled(-5.0, 4, power) for power in (0.0, 1.0)] == [True, False]  # -5, and -1.25 a token
+    assert [reference_decides(score, 1) for score in (-1.5, -2.0, -3.0)] == [False, True, True]
+    assert not reference_decides(-9.0, 1, done=(-1.0,))
+    assert [reference_decides(-5.0, 4, power) for power in (0.0, 1.0)] == [True, False]  # -5, and -1.25 a token

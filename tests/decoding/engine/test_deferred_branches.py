@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from decoding.arms.arm import Arm, parse_arm
-from decoding.base import NewThread, Note, Strategy
-from decoding.conformance import made_up, under_mask
-from decoding.engine.branch_scheduling import can_settle, unshared
-from decoding.engine.engine import run_jobs
-from decoding.engine.requests import ArmWork, Counters, Failure, Job, Late
+from decoding.base import InitialStepState, Note, Strategy
+from decoding.conformance import apply_mask, made_up
+from decoding.engine.branch_scheduling import can_defer_branches, unshared_tokens
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import ArmWork, Counters, DecodingRequest, Failure, LazyBranches
 from decoding.formulas.sampling import Greedy, Sampler, Sampling
 from decoding.strategies.chasd import CHASD
 from decoding.strategies.greedy import GreedyDecoding
@@ -43,8 +43,10 @@ class Sharp(Toy):
         return super().open(prompts, **more)
 
 
-def told(model: Toy, jobs: list[Job], late: Late, counters: Counters | None = None) -> list[Generation]:
-    answers = run_jobs(model, jobs, counters, late=late)
+def told(
+    model: Toy, jobs: list[DecodingRequest], lazy_branches: LazyBranches, counters: Counters | None = None
+) -> list[Generation]:
+    answers = run_requests(model, jobs, counters, lazy_branches=lazy_branches)
     assert all(isinstance(answer, Generation) for answer in answers), answers
     return [answer for answer in answers if isinstance(answer, Generation)]
 
@@ -53,28 +55,36 @@ def told(model: Toy, jobs: list[Job], late: Late, counters: Counters | None = No
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_strategy_answers_late_as_it_does_eagerly(name: str, sampler: str) -> None:
     arm = Arm(made(name), SAMPLERS[sampler])
-    jobs = [Job(prompt(i, shots=i % 3), arm, max_new_tokens=4 + i) for i in range(8)]
+    jobs = [DecodingRequest(prompt(i, shots=i % 3), arm, max_new_tokens=4 + i) for i in range(8)]
     assert told(Sharp(), jobs, "always") == told(Sharp(), jobs, "never")  # traces and all
 
 
 @pytest.mark.parametrize("name", [name for name in TEXTS if not getattr(made(name), "exits", False)])
 def test_what_is_settled_does_not_read_the_other_branches(name: str) -> None:
     strategy = made(name)
-    count, threads = len(strategy.branches(prompt(1), None)) if name != "code" else 2, [NewThread() for _ in range(5)]
+    count, states = (
+        len(strategy.branches(prompt(1), None)) if name != "code" else 2,
+        [InitialStepState() for _ in range(5)],
+    )
     for scale in (0.3, 3.0, 12.0):
         logits = made_up(count, 5, scale)
-        settled = strategy.settled(logits[0])
-        if settled is None or strategy.remembers:
+        reference_decides = strategy.reference_decides(logits[0])
+        if reference_decides is None or strategy.remembers:
             continue
         alone = logits[:1].expand(count, -1, -1)
         seen, unseen = (
-            under_mask(strategy, strategy.follow(z, 2, threads), z[0]).softmax(-1)[settled] for z in (logits, alone)
+            apply_mask(strategy, strategy.combine_stateful(z, 2, states), z[0]).softmax(-1)[reference_decides]
+            for z in (logits, alone)
         )
         assert torch.equal(seen, unseen)
-        assert count > 1 or name in ("greedy", "sampling", "mask_only", "temperature_matched") or not settled.any()
+        assert (
+            count > 1
+            or name in ("greedy", "sampling", "mask_only", "temperature_matched")
+            or not reference_decides.any()
+        )
 
 
-def needing(model: Toy, jobs: list[Job]) -> list[bool]:
+def needing(model: Toy, jobs: list[DecodingRequest]) -> list[bool]:
     """Whether an answer has a step with two survivors, found by reading each anew, one at a time."""
     found = []
     for job in jobs:
@@ -95,7 +105,7 @@ def needing(model: Toy, jobs: list[Job]) -> list[bool]:
 @pytest.mark.parametrize("sharpness", [2.0, 5.0, 9.0])
 def test_contrasts_are_prefilled_for_the_answers_that_need_them_and_for_no_other(sharpness: float) -> None:
     model, counters = Sharp(sharpness), Counters()
-    jobs = [Job(prompt(i), Arm(VCD()), max_new_tokens=3) for i in range(24)]
+    jobs = [DecodingRequest(prompt(i), Arm(VCD()), max_new_tokens=3) for i in range(24)]
     told(model, jobs, "always", counters)
     needs = needing(model, jobs)
     assert 0 < sum(needs) < 24
@@ -145,16 +155,16 @@ def test_late_contrasts_open_together_at_their_step_and_read_what_was_said_in_on
     at = [torch.tensor(0)]
     model, counters = Steps(stop_bias=-99.0), Counters()
     model.chunks = []
-    jobs = [Job(prompt(i), Arm(From()), max_new_tokens=6) for i in range(3)]
-    late = told(model, jobs, "always", counters)
-    assert model.chunks == [[list(answer.tokens[:2]) for answer in late]]
+    jobs = [DecodingRequest(prompt(i), Arm(From()), max_new_tokens=6) for i in range(3)]
+    lazy_branches = told(model, jobs, "always", counters)
+    assert model.chunks == [[list(answer.tokens[:2]) for answer in lazy_branches]]
     (work,) = counters.arms.values()
-    assert (work.late, work.contrasts, work.prefills_saved) == (3, 3, 0)
+    assert (work.lazy, work.contrasts, work.prefills_saved) == (3, 3, 0)
     assert (work.tokens, work.tokens_saved) == (3 * 5, 0)
     assert work.forwards_saved == 3 * 1  # two tokens in one forward
     assert counters.rows == 3 * 2 + 6 * 3
     at[0] = torch.tensor(0)
-    assert late == told(model, jobs, "never")
+    assert lazy_branches == told(model, jobs, "never")
 
 
 def arms() -> list[Arm]:
@@ -172,23 +182,23 @@ def arms() -> list[Arm]:
     return [parse_arm(node) for node in told]
 
 
-@pytest.mark.parametrize("late", ["always", "auto"])
-def test_arms_that_share_prompts_answer_as_each_alone_and_open_a_prompt_once(late: Late) -> None:
+@pytest.mark.parametrize("lazy_branches", ["always", "auto"])
+def test_arms_that_share_prompts_answer_as_each_alone_and_open_a_prompt_once(lazy_branches: LazyBranches) -> None:
     model, counters = Sharp(), Counters()
-    jobs = [Job(prompt(i, shots=i % 3), arm, max_new_tokens=3 + i % 4) for arm in arms() for i in range(7)]
-    together = told(model, jobs, late, counters)
+    jobs = [DecodingRequest(prompt(i, shots=i % 3), arm, max_new_tokens=3 + i % 4) for arm in arms() for i in range(7)]
+    together = told(model, jobs, lazy_branches, counters)
     assert together == told(Sharp(), jobs, "never")
-    assert together == [told(Sharp(), [job], late)[0] for job in jobs]
+    assert together == [told(Sharp(), [job], lazy_branches)[0] for job in jobs]
     opened = [digest for call in model.opens for digest in call]
     assert len(opened) == len(set(opened)) == counters.prompts_opened
-    if late == "always":
+    if lazy_branches == "always":
         assert counters.prompts_saved > 0
 
 
 def test_gated_branches_are_read_on_only_where_the_reference_is_unsure() -> None:
     model, counters = Sharp(1.0, stop_bias=-99.0), Counters()
     method = CHASD(VCD(beta=0.0), threshold=0.4)
-    jobs = [Job(prompt(i), Arm(method), max_new_tokens=12) for i in range(10)]
+    jobs = [DecodingRequest(prompt(i), Arm(method), max_new_tokens=12) for i in range(10)]
     answers = told(model, jobs, "always", counters)
     assert answers == told(Sharp(1.0, stop_bias=-99.0), jobs, "never")
     forwards = read = prefills = 0
@@ -210,17 +220,17 @@ def test_gated_branches_are_read_on_only_where_the_reference_is_unsure() -> None
 
 
 def test_a_strategy_that_remembers_or_has_no_mask_is_eager() -> None:
-    assert not can_settle(NBCE())
-    assert not can_settle(VCD(beta=0.0))
-    assert can_settle(VCD())
+    assert not can_defer_branches(NBCE())
+    assert not can_defer_branches(VCD(beta=0.0))
+    assert can_defer_branches(VCD())
     counters = Counters()
-    told(Sharp(), [Job(prompt(1), Arm(CHASD(NBCE())))], "always", counters)
+    told(Sharp(), [DecodingRequest(prompt(1), Arm(CHASD(NBCE())))], "always", counters)
     assert [work.eager for work in counters.arms.values()] == [1]
 
 
 def test_one_setting_turns_it_off() -> None:
     model, counters = Sharp(9.0), Counters()
-    told(model, [Job(prompt(i), Arm(VCD()), max_new_tokens=2) for i in range(5)], "never", counters)
+    told(model, [DecodingRequest(prompt(i), Arm(VCD()), max_new_tokens=2) for i in range(5)], "never", counters)
     assert counters.arms["vcd"] == ArmWork(eager=5, contrasts=5, tokens=counters.arms["vcd"].tokens)
     assert model.counts["prompts"] == 10
 
@@ -232,19 +242,24 @@ def test_short_answers_are_begun_late_and_long_ones_eagerly() -> None:
         def count_tokens(self, prompt: Prompt) -> int:
             return super().count_tokens(prompt) + 150 * len(prompt.images)
 
-    for limit, way in ((2, "late"), (48, "eager")):
+    for limit, way in ((2, "lazy"), (48, "eager")):
         counters = Counters()
-        told(Wordy(9.0), [Job(prompt(i, 0), Arm(VCD()), max_new_tokens=limit) for i in range(40)], "auto", counters)
+        told(
+            Wordy(9.0),
+            [DecodingRequest(prompt(i, 0), Arm(VCD()), max_new_tokens=limit) for i in range(40)],
+            "auto",
+            counters,
+        )
         assert getattr(counters.arms["vcd"], way) == 40
 
 
 def test_the_engine_learns_how_long_answers_are_and_how_often_they_need_a_contrast() -> None:
     model, counters = Sharp(30.0, stop_bias=4.0), Counters()
-    jobs = [Job(prompt(i, 0), Arm(VCD()), max_new_tokens=48) for i in range(64)]
+    jobs = [DecodingRequest(prompt(i, 0), Arm(VCD()), max_new_tokens=48) for i in range(64)]
     told(model, jobs[:32], "auto", counters)
     assert counters.arms["vcd"].eager == 32
     told(model, jobs[32:], "auto", counters)  # sure of their few tokens
-    assert counters.arms["vcd"].late == 32
+    assert counters.arms["vcd"].lazy == 32
     assert counters.arms["vcd"].prefills_saved > 16
 
 
@@ -252,21 +267,21 @@ def test_a_prompt_whose_beginning_the_reference_has_anyway_is_little_work() -> N
     shown = prompt(1, shots=8)
     seen, noised = VCD().branches(shown)
     _, everywhere = VCD(images="all").branches(shown)
-    assert unshared(seen, noised, 300) < 300 / 8
-    assert unshared(seen, everywhere, 300) == 300
-    assert unshared(seen, seen, 300) == 0
+    assert unshared_tokens(seen, noised, 300) < 300 / 8
+    assert unshared_tokens(seen, everywhere, 300) == 300
+    assert unshared_tokens(seen, seen, 300) == 0
 
 
 def test_a_contrast_that_cannot_be_opened_fails_its_own_answer() -> None:
     model = Sharp()
-    jobs = [Job(prompt(i, question=f"What is {'broken' if i == 3 else i}?"), Arm(VCD())) for i in range(6)]
+    jobs = [DecodingRequest(prompt(i, question=f"What is {'broken' if i == 3 else i}?"), Arm(VCD())) for i in range(6)]
     untouched = told(model, jobs, "always")
     icd = parse_arm("icd")
     contrast = icd.strategy.branches(jobs[0].prompt)[1].text
     word = next(w for w in contrast.split() if w not in jobs[0].prompt.text)
     model.broken[word] = "this instruction cannot be read."
-    mixed = [jobs[0], Job(jobs[1].prompt, icd), *jobs[2:]]
-    answers = run_jobs(model, mixed, late="always")
+    mixed = [jobs[0], DecodingRequest(jobs[1].prompt, icd), *jobs[2:]]
+    answers = run_requests(model, mixed, lazy_branches="always")
     assert isinstance(answers[1], Failure)
     assert "cannot be read" in answers[1].reason
     assert [answers[0], *answers[2:]] == [untouched[0], *untouched[2:]]
@@ -274,12 +289,12 @@ def test_a_contrast_that_cannot_be_opened_fails_its_own_answer() -> None:
 
 def test_a_step_kept_in_full_reads_all_branches() -> None:
     counters = Counters()
-    (answer,) = told(Sharp(9.0), [Job(prompt(1), Arm(VCD()), max_new_tokens=2, top=3)], "always", counters)
+    (answer,) = told(Sharp(9.0), [DecodingRequest(prompt(1), Arm(VCD()), max_new_tokens=2, top=3)], "always", counters)
     assert counters.arms["vcd"].eager == 1
     assert answer.steps
 
 
 def test_an_arm_with_one_branch_has_nothing_to_be_late_with() -> None:
     counters = Counters()
-    told(Sharp(), [Job(prompt(1), Arm(GreedyDecoding()))], "always", counters)
+    told(Sharp(), [DecodingRequest(prompt(1), Arm(GreedyDecoding()))], "always", counters)
     assert not counters.arms

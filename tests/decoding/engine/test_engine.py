@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import decoding.engine.engine
-from decoding.arms.arm import Arm, controls_of, parse_arm
+from decoding.arms.arm import Arm, default_controls, parse_arm
 from decoding.base import Generate, Note, Strategy
-from decoding.engine.engine import run_jobs
-from decoding.engine.requests import Counters, Failure, Job
-from decoding.engine.token_loop import TRACE
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import Counters, DecodingRequest, Failure
+from decoding.engine.token_loop import TRACE_FIELDS
 from icl.errors import ImageError
 from icl.images import Image
 from icl.streams import StreamKey
@@ -22,34 +22,36 @@ from tests.decoding.toy import Toy, ToySession
 def six_arms() -> list[Arm]:
     vcd = parse_arm("vcd")
     mild = parse_arm({"name": "vcd", "alpha": 0.4, "sampling": {"temperature": 0.9}})
-    return [parse_arm("greedy"), parse_arm("sampling"), vcd, mild, *controls_of(vcd)[:2]]
+    return [parse_arm("greedy"), parse_arm("sampling"), vcd, mild, *default_controls(vcd)[:2]]
 
 
-def jobs_of(arms: Sequence[Arm], count: int = 7) -> list[Job]:
-    return [Job(prompt(i, shots=i % 3), arm, max_new_tokens=3 + i % 4) for arm in arms for i in range(count)]
+def jobs_of(arms: Sequence[Arm], count: int = 7) -> list[DecodingRequest]:
+    return [
+        DecodingRequest(prompt(i, shots=i % 3), arm, max_new_tokens=3 + i % 4) for arm in arms for i in range(count)
+    ]
 
 
 def test_six_arms_together_answer_as_each_alone_and_as_each_job_alone() -> None:
     model = Toy(stop_bias=1.0)
     jobs = jobs_of(six_arms())
-    together = run_jobs(model, jobs)
+    together = run_requests(model, jobs)
     assert all(isinstance(answer, Generation) for answer in together)
-    by_arm = [answer for arm in six_arms() for answer in run_jobs(model, [j for j in jobs if j.arm == arm])]
+    by_arm = [answer for arm in six_arms() for answer in run_requests(model, [j for j in jobs if j.arm == arm])]
     assert by_arm == together
-    assert [run_jobs(model, [job])[0] for job in jobs] == together
+    assert [run_requests(model, [job])[0] for job in jobs] == together
 
 
 def test_answers_do_not_depend_on_order_or_budget() -> None:
     model = Toy(stop_bias=1.0)
     jobs = jobs_of(six_arms())
-    whole = run_jobs(model, jobs)
+    whole = run_requests(model, jobs)
     model.batch_tokens = 1
-    assert run_jobs(model, jobs[::-1])[::-1] == whole
+    assert run_requests(model, jobs[::-1])[::-1] == whole
 
 
 def test_each_distinct_branch_prompt_is_opened_once_whatever_the_arms() -> None:
     model, counters = Toy(), Counters()
-    run_jobs(model, jobs_of(six_arms()), counters)
+    run_requests(model, jobs_of(six_arms()), counters)
     assert model.counts["prompts"] == counters.prompts_opened == 14  # 7 references, 7 noised
     assert counters.branch_prompts == 7 * (1 + 1 + 2 + 2 + 1 + 1)
     assert counters.duplicates_merged == 7 * 8 - 14
@@ -62,21 +64,21 @@ def test_equal_jobs_are_computed_once() -> None:
     p = prompt(1)
     other_query = Prompt(p.turns, StreamKey(0, "another query"))
     jobs = [
-        Job(p, greedy),
-        Job(p, greedy),
-        Job(other_query, greedy),  # greedy has no stream: the query does not matter
-        Job(p, greedy, max_new_tokens=3),
-        Job(p, parse_arm("vcd")),
-        Job(p, vcd),  # a label is no difference
-        Job(other_query, vcd),  # its noise is another
-        Job(p, sampled),
-        Job(p, sampled),  # the same stream
-        Job(other_query, sampled),
-        Job(p, greedy, ("w1", "w2"), "options"),
-        Job(p, Arm(greedy.strategy, sampled.sampler), ("w1", "w2"), "options"),  # options are not sampled
-        Job(p, greedy, ("w2", "w1"), "options"),
+        DecodingRequest(p, greedy),
+        DecodingRequest(p, greedy),
+        DecodingRequest(other_query, greedy),  # greedy has no stream: the query does not matter
+        DecodingRequest(p, greedy, max_new_tokens=3),
+        DecodingRequest(p, parse_arm("vcd")),
+        DecodingRequest(p, vcd),  # a label is no difference
+        DecodingRequest(other_query, vcd),  # its noise is another
+        DecodingRequest(p, sampled),
+        DecodingRequest(p, sampled),  # the same stream
+        DecodingRequest(other_query, sampled),
+        DecodingRequest(p, greedy, ("w1", "w2"), "options"),
+        DecodingRequest(p, Arm(greedy.strategy, sampled.sampler), ("w1", "w2"), "options"),  # options are not sampled
+        DecodingRequest(p, greedy, ("w2", "w1"), "options"),
     ]
-    answers = run_jobs(model, jobs, counters)
+    answers = run_requests(model, jobs, counters)
     assert counters.jobs == 13
     assert counters.jobs_reused == 5
     assert answers[0] == answers[1] == answers[2]
@@ -98,7 +100,11 @@ def test_batches_stay_within_the_models_budget(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(ToySession, "advance", watched)
     counters = Counters()
-    run_jobs(model, [Job(prompt(i, shots=i % 4), parse_arm("vcd"), max_new_tokens=4) for i in range(30)], counters)
+    run_requests(
+        model,
+        [DecodingRequest(prompt(i, shots=i % 4), parse_arm("vcd"), max_new_tokens=4) for i in range(30)],
+        counters,
+    )
     assert counters.batches > 3
     assert 100 < max(sizes) <= 400
 
@@ -113,8 +119,8 @@ def broken_prompt(tmp_path: Path) -> Prompt:
 def test_an_unreadable_image_fails_its_own_jobs(tmp_path: Path) -> None:
     model, counters = Toy(), Counters()
     broken = broken_prompt(tmp_path)
-    jobs = [Job(p, arm) for p in (prompt(1), broken, prompt(2)) for arm in six_arms()]
-    answers = run_jobs(model, jobs, counters)
+    jobs = [DecodingRequest(p, arm) for p in (prompt(1), broken, prompt(2)) for arm in six_arms()]
+    answers = run_requests(model, jobs, counters)
     for i, answer in enumerate(answers):
         if 6 <= i < 12:
             assert isinstance(answer, Failure)
@@ -133,7 +139,7 @@ def test_a_prompt_that_cannot_be_opened_fails_alone(error: Exception, monkeypatc
             return super().open(prompts)
 
     jobs = jobs_of(six_arms(), count=5)
-    answers, plain = run_jobs(Picky(), jobs), run_jobs(Toy(), jobs)
+    answers, plain = run_requests(Picky(), jobs), run_requests(Toy(), jobs)
     for job, answer, wanted in zip(jobs, answers, plain, strict=True):
         if job.prompt.key.query == "q3":
             assert isinstance(answer, Failure)
@@ -149,8 +155,8 @@ def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
                 raise torch.OutOfMemoryError("no room")
             return super().open(prompts)
 
-    counters, jobs = Counters(), [Job(prompt(i), parse_arm("vcd")) for i in range(9)]
-    assert run_jobs(Small(), jobs, counters) == run_jobs(Toy(), jobs)
+    counters, jobs = Counters(), [DecodingRequest(prompt(i), parse_arm("vcd")) for i in range(9)]
+    assert run_requests(Small(), jobs, counters) == run_requests(Toy(), jobs)
     assert counters.batches_halved > 1
 
 
@@ -159,8 +165,8 @@ def test_a_defect_of_a_model_of_one_s_own_is_told_and_one_of_ours_is_not_hidden(
         def open(self, prompts: Sequence[Prompt]) -> ToySession:
             raise RuntimeError("shape mismatch")
 
-    jobs = [Job(prompt(1), parse_arm("greedy"))]
-    (answer,) = run_jobs(Broken(), jobs)
+    jobs = [DecodingRequest(prompt(1), parse_arm("greedy"))]
+    (answer,) = run_requests(Broken(), jobs)
     assert isinstance(answer, Failure)
     assert answer.reason.startswith(f"Broken.open ({__file__}, line ")
     assert answer.reason.endswith("failed: RuntimeError: shape mismatch.")
@@ -171,7 +177,7 @@ def test_a_defect_of_a_model_of_one_s_own_is_told_and_one_of_ours_is_not_hidden(
 
     Ours.open.__code__ = Ours.open.__code__.replace(co_filename=decoding.engine.engine.__file__)
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        run_jobs(Ours(), jobs)
+        run_requests(Ours(), jobs)
 
 
 @dataclass(frozen=True)
@@ -192,9 +198,9 @@ class Describes(Strategy):
 def test_a_strategy_prepares_by_greedy_answers_of_the_same_model_once_a_prompt() -> None:
     model, counters = Toy(stop_bias=-9.0), Counters()
     arm = Arm(Describes())
-    answers = run_jobs(model, [Job(prompt(i), arm, max_new_tokens=2) for i in (1, 2, 1)], counters)
+    answers = run_requests(model, [DecodingRequest(prompt(i), arm, max_new_tokens=2) for i in (1, 2, 1)], counters)
     asked = replace(prompt(1), turns=(*prompt(1).turns, Turn("user", (Part("Describe it."),))))
-    (described,) = run_jobs(model, [Job(asked, parse_arm("greedy"), max_new_tokens=3)])
+    (described,) = run_requests(model, [DecodingRequest(asked, parse_arm("greedy"), max_new_tokens=3)])
     assert isinstance(described, Generation)
     read = Describes().branches(prompt(1), described.text)
     first = 2 * model.open([read[0]]).logits - model.open([read[1]]).logits
@@ -211,39 +217,39 @@ def test_a_failed_preparation_fails_its_own_jobs() -> None:
                 raise ImageError("image 2 cannot be read.")
             return super().open(prompts)
 
-    jobs = [Job(prompt(i), Arm(Describes())) for i in (1, 2, 3)]
-    first, second, third = run_jobs(Deaf(), jobs)
+    jobs = [DecodingRequest(prompt(i), Arm(Describes())) for i in (1, 2, 3)]
+    first, second, third = run_requests(Deaf(), jobs)
     assert isinstance(second, Failure)
     assert "image 2" in second.reason
-    assert [first, third] == run_jobs(Toy(), [jobs[0], jobs[2]])
+    assert [first, third] == run_requests(Toy(), [jobs[0], jobs[2]])
 
 
 def test_jobs_are_told_as_soon_as_they_are_answered(tmp_path: Path) -> None:
     model = Toy()
     model.batch_tokens = 1
     told: dict[int, object] = {}
-    jobs = [Job(broken_prompt(tmp_path), parse_arm("greedy")), *jobs_of(six_arms(), 3)]
-    answers = run_jobs(model, jobs, done=told.__setitem__)
+    jobs = [DecodingRequest(broken_prompt(tmp_path), parse_arm("greedy")), *jobs_of(six_arms(), 3)]
+    answers = run_requests(model, jobs, done=told.__setitem__)
     assert [told[i] for i in range(len(jobs))] == answers
 
 
 def test_usage_counts_what_an_answer_costs_on_its_own() -> None:
     model = Toy(stop_bias=-9.0)
     p = prompt(1)
-    greedy, vcd = run_jobs(model, [Job(p, parse_arm(n), max_new_tokens=4) for n in ("greedy", "vcd")])
+    greedy, vcd = run_requests(model, [DecodingRequest(p, parse_arm(n), max_new_tokens=4) for n in ("greedy", "vcd")])
     assert isinstance(greedy, Generation)
     assert isinstance(vcd, Generation)
     assert (greedy.usage.prompt_tokens, greedy.usage.new_tokens, greedy.usage.forwards) == (model.count_tokens(p), 4, 4)
     assert (vcd.usage.prompt_tokens, vcd.usage.new_tokens, vcd.usage.forwards) == (2 * model.count_tokens(p), 4, 8)
-    assert tuple(vcd.trace) == TRACE
+    assert tuple(vcd.trace) == TRACE_FIELDS
     assert len(vcd.trace["entropy"]) == 4
-    (quiet,) = run_jobs(model, [Job(p, parse_arm("vcd"))], trace=False)
+    (quiet,) = run_requests(model, [DecodingRequest(p, parse_arm("vcd"))], trace=False)
     assert isinstance(quiet, Generation)
     assert quiet.trace == {}
 
 
 def test_no_jobs_are_no_work() -> None:
-    assert run_jobs(Toy(), []) == []
+    assert run_requests(Toy(), []) == []
 
 
 def test_a_image_is_described_once_however_many_calls_need_it() -> None:
@@ -253,11 +259,11 @@ def test_a_image_is_described_once_however_many_calls_need_it() -> None:
     )
     one_image = [prompt(1, question=f"What is {i}?") for i in range(4)]
     first, second = Counters(), Counters()
-    answers = run_jobs(model, [Job(p, arm) for p in one_image for arm in arms], first)
+    answers = run_requests(model, [DecodingRequest(p, arm) for p in one_image for arm in arms], first)
     assert all(isinstance(answer, Generation) for answer in answers)
     assert first.prepared == 1
-    assert run_jobs(model, [Job(p, arm) for p in one_image for arm in arms], second) == answers
+    assert run_requests(model, [DecodingRequest(p, arm) for p in one_image for arm in arms], second) == answers
     assert second.prepared == 0
     other = Counters()
-    run_jobs(Toy(stop_bias=1.0), [Job(one_image[0], arms[0])], other)
+    run_requests(Toy(stop_bias=1.0), [DecodingRequest(one_image[0], arms[0])], other)
     assert other.prepared == 1  # another model says something else

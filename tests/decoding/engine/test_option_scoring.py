@@ -7,9 +7,9 @@ import torch
 from decoding.arms.arm import parse_arm
 from decoding.base import Strategy
 from decoding.engine import option_scoring as module
-from decoding.engine.engine import run_jobs
-from decoding.engine.option_scoring import FLOOR, Ballot, logprobs_of, normalized, score
-from decoding.engine.requests import Failure, Job
+from decoding.engine.engine import run_requests
+from decoding.engine.option_scoring import FLOOR, OptionScoring, combined_logprobs, normalize_score, score
+from decoding.engine.requests import DecodingRequest, Failure
 from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.pmi import PMI
 from decoding.strategies.vcd import VCD
@@ -50,7 +50,7 @@ def test_scores_are_those_of_a_slow_reading(strategy: Strategy) -> None:
     ballots, prompts = [], []
     for number in range(4):
         branches = strategy.branches(prompt(number))
-        ballots.append(Ballot(strategy, tuple(range(len(prompts), len(prompts) + len(branches))), OPTIONS))
+        ballots.append(OptionScoring(strategy, tuple(range(len(prompts), len(prompts) + len(branches))), OPTIONS))
         prompts += branches
     session = model.open(prompts)
     before = session.logits.clone()
@@ -63,7 +63,7 @@ def test_scores_are_those_of_a_slow_reading(strategy: Strategy) -> None:
 
 def test_one_token_options_read_nothing_beyond_the_prompt() -> None:
     model = Toy()
-    run_jobs(model, [Job(prompt(1), parse_arm("vcd"), ("w1", "w2"), "options")])
+    run_requests(model, [DecodingRequest(prompt(1), parse_arm("vcd"), ("w1", "w2"), "options")])
     assert model.counts["suffixes"] == 0
 
 
@@ -72,7 +72,9 @@ def test_options_that_the_mask_removes_stand_behind_and_keep_the_references_orde
     model = Toy()
     order = model.open([prompt(1)]).logits[0].argsort(descending=True).tolist()
     options = tuple(f"w{token}" for token in order)
-    (answer,) = run_jobs(model, [Job(prompt(1), parse_arm({"name": "vcd", "beta": 1}), options[::-1], "options")])
+    (answer,) = run_requests(
+        model, [DecodingRequest(prompt(1), parse_arm({"name": "vcd", "beta": 1}), options[::-1], "options")]
+    )
     assert isinstance(answer, Generation)
     ranked = sorted(answer.option_scores, key=answer.option_scores.__getitem__, reverse=True)
     assert ranked == list(options)
@@ -82,19 +84,19 @@ def test_options_that_the_mask_removes_stand_behind_and_keep_the_references_orde
 
 
 def test_a_token_that_the_reference_bans_has_a_finite_score() -> None:
-    told, faults = logprobs_of(GreedyDecoding(), torch.tensor([[[0.0, -math.inf, 0.0]]]), 0)
+    told, faults = combined_logprobs(GreedyDecoding(), torch.tensor([[[0.0, -math.inf, 0.0]]]), 0)
     assert not faults
     assert told[0].tolist() == pytest.approx([-math.log(2), 2 * FLOOR, -math.log(2)])
 
 
 def test_normalizations() -> None:
-    assert normalized([-1.0, -2.0, -6.0], "naïve") == -9.0
-    assert normalized([-1.0, -2.0, -6.0], "naïve", "mean") == -3.0
-    assert normalized([-1.0, -2.0, -6.0], "naïve", "bytes") == -1.5  # six bytes
+    assert normalize_score([-1.0, -2.0, -6.0], "naïve") == -9.0
+    assert normalize_score([-1.0, -2.0, -6.0], "naïve", "mean") == -3.0
+    assert normalize_score([-1.0, -2.0, -6.0], "naïve", "bytes") == -1.5  # six bytes
     model, arm = Toy(), parse_arm("greedy")
     options = ("w1", "w2 w3 w4")
     by = {
-        how: run_jobs(model, [Job(prompt(1), replace(arm, normalize=how), options, "options")])[0]  # type: ignore[arg-type]
+        how: run_requests(model, [DecodingRequest(prompt(1), replace(arm, normalize=how), options, "options")])[0]  # type: ignore[arg-type]
         for how in ("sum", "mean")
     }
     sums, means = (answer.option_scores for answer in by.values() if isinstance(answer, Generation))
@@ -104,15 +106,17 @@ def test_normalizations() -> None:
 
 def test_small_chunks_give_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     model, arm = Toy(), parse_arm("vcd")
-    jobs = [Job(prompt(i), arm, ("w1 w2", "w1 w3 w4", "w5"), "options") for i in range(6)]
-    whole = run_jobs(model, jobs)
+    jobs = [DecodingRequest(prompt(i), arm, ("w1 w2", "w1 w3 w4", "w5"), "options") for i in range(6)]
+    whole = run_requests(model, jobs)
     monkeypatch.setattr(module, "SUFFIX_BYTES", 1)
-    assert run_jobs(model, jobs) == whole
+    assert run_requests(model, jobs) == whole
 
 
 def test_an_option_without_tokens_fails_its_job_alone() -> None:
     model, arm = Toy(), parse_arm("greedy")
-    bad, good = run_jobs(model, [Job(prompt(i), arm, o, "options") for i, o in enumerate([("w1", ""), ("w1", "w2")])])
+    bad, good = run_requests(
+        model, [DecodingRequest(prompt(i), arm, o, "options") for i, o in enumerate([("w1", ""), ("w1", "w2")])]
+    )
     assert isinstance(bad, Failure)
     assert "no tokens" in bad.reason
     assert isinstance(good, Generation)
@@ -121,7 +125,7 @@ def test_an_option_without_tokens_fails_its_job_alone() -> None:
 def test_a_broken_score_fails_its_ballot_alone() -> None:
     model, arm = Toy(), parse_arm("vcd")
     model.poison[prompt(1).digest, 1] = (5, math.nan)
-    bad, good = run_jobs(model, [Job(prompt(i), arm, ("w1 w2", "w3"), "options") for i in (1, 2)])
+    bad, good = run_requests(model, [DecodingRequest(prompt(i), arm, ("w1 w2", "w3"), "options") for i in (1, 2)])
     assert isinstance(bad, Failure)
     assert "step 1, branch 0" in bad.reason
     assert isinstance(good, Generation)
@@ -129,6 +133,6 @@ def test_a_broken_score_fails_its_ballot_alone() -> None:
 
 def test_options_that_a_strategy_gives_no_number_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PMI, "combine", lambda self, logits, step: logits[0] * math.nan)
-    (bad,) = run_jobs(Toy(), [Job(prompt(1), parse_arm("pmi"), ("w1 w2", "w3"), "options")])
+    (bad,) = run_requests(Toy(), [DecodingRequest(prompt(1), parse_arm("pmi"), ("w1 w2", "w3"), "options")])
     assert isinstance(bad, Failure)
     assert "the combined scores of PMI are not finite" in bad.reason

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from decoding.base import Note, Strategy
 from decoding.engine.decoding_step import scores
-from decoding.engine.token_loop import ALONE, Lane, Track, decode
+from decoding.engine.token_loop import MAX_GAP, DecodingGroup, Hypothesis, decode
 from decoding.formulas.sampling import Greedy, Sampling
 from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.vcd import VCD
@@ -17,14 +17,14 @@ from tests.decoding.prompts import prompt, vcd_one_at_a_time
 from tests.decoding.toy import STOP, Toy
 
 
-def run(model: Toy, strategy: Strategy, prompts: list[Prompt], limits: list[int], **more: object) -> list[Lane]:
+def run(model: Toy, strategy: Strategy, prompts: list[Prompt], limits: list[int], **more: object) -> list[Hypothesis]:
     branches = [strategy.branches(p) for p in prompts]
     opened = [b[n] for n in range(len(branches[0])) for b in branches]  # branch-major
     lanes = [
-        Lane([n * len(prompts) + i for n in range(len(branches[0]))], limit, prompts[i].key)
+        Hypothesis([n * len(prompts) + i for n in range(len(branches[0]))], limit, prompts[i].key)
         for i, limit in enumerate(limits)
     ]
-    decode(model.open(opened), [Track(strategy, strategy.sampler, list(lanes))], model.stop_tokens, **more)  # type: ignore[arg-type]
+    decode(model.open(opened), [DecodingGroup(strategy, strategy.sampler, list(lanes))], model.stop_tokens, **more)  # type: ignore[arg-type]
     return lanes
 
 
@@ -90,11 +90,11 @@ def test_finished_rows_are_not_forwarded() -> None:
 def test_equal_states_share_a_row_until_they_part() -> None:
     model = Toy(stop_bias=-99.0)
     p = prompt(1)
-    lanes = [Lane([0], 6, p.key), Lane([0], 6, p.key), Lane([0, 1], 6, p.key)]
+    lanes = [Hypothesis([0], 6, p.key), Hypothesis([0], 6, p.key), Hypothesis([0, 1], 6, p.key)]
     tracks = [
-        Track(GreedyDecoding(), Greedy(), [lanes[0]]),
-        Track(GreedyDecoding(), Sampling(temperature=0), [lanes[1]]),
-        Track(VCD(alpha=0.0), Greedy(), [lanes[2]]),
+        DecodingGroup(GreedyDecoding(), Greedy(), [lanes[0]]),
+        DecodingGroup(GreedyDecoding(), Sampling(temperature=0), [lanes[1]]),
+        DecodingGroup(VCD(alpha=0.0), Greedy(), [lanes[2]]),
     ]
     work = decode(model.open(VCD().branches(p)), tracks, model.stop_tokens)
     assert lanes[0].tokens == lanes[1].tokens == lanes[2].tokens
@@ -107,10 +107,10 @@ def test_strategies_that_part_and_end_apart_keep_their_own_rows() -> None:
     methods = [VCD(alpha=3.0, beta=0.01), GreedyDecoding(), VCD(alpha=0.5, beta=0.2)]
     opened = [branch for p in prompts for branch in VCD().branches(p)]
     tracks = [
-        Track(
+        DecodingGroup(
             method,
             Greedy(),
-            [Lane([2 * i, 2 * i + 1][: len(method.branches(p))], 7, p.key) for i, p in enumerate(prompts)],
+            [Hypothesis([2 * i, 2 * i + 1][: len(method.branches(p))], 7, p.key) for i, p in enumerate(prompts)],
         )
         for method in methods
     ]
@@ -128,9 +128,9 @@ def test_sampling_is_the_same_in_any_company_and_order() -> None:
 
     def answers(order: list[int]) -> dict[int, list[int]]:
         branches = [sampled.branches(prompts[i]) for i in order]
-        lanes = [Lane([i, len(order) + i], 6, prompts[q].key) for i, q in enumerate(order)]
+        lanes = [Hypothesis([i, len(order) + i], 6, prompts[q].key) for i, q in enumerate(order)]
         session = model.open([b[0] for b in branches] + [b[1] for b in branches])
-        decode(session, [Track(sampled, Sampling(temperature=2.0), list(lanes))], model.stop_tokens)
+        decode(session, [DecodingGroup(sampled, Sampling(temperature=2.0), list(lanes))], model.stop_tokens)
         return {q: lane.tokens for q, lane in zip(order, lanes, strict=True)}
 
     whole = answers(list(range(9)))
@@ -158,7 +158,7 @@ def test_trace_tells_survivors_entropy_change_log_probability_and_gap() -> None:
     assert [row[3] for row in lane.trace] == pytest.approx([math.log(0.75)] * 3)
     assert [row[4] for row in lane.trace] == pytest.approx([math.log(3.0)] * 3)
     (alone,) = run(Toy(stop_bias=-99.0), VCD(beta=1.0), [prompt(1)], [3])
-    assert [[row[0], *row[3:]] for row in alone.trace] == [[1, 0.0, ALONE]] * 3
+    assert [[row[0], *row[3:]] for row in alone.trace] == [[1, 0.0, MAX_GAP]] * 3
     (plain,) = run(Toy(stop_bias=-99.0), GreedyDecoding(), [prompt(1)], [3])
     assert [[row[0], row[2]] for row in plain.trace] == [[24, 0]] * 3
     assert run(Toy(), GreedyDecoding(), [prompt(1)], [3], trace=False)[0].trace == []
@@ -227,5 +227,5 @@ def test_half_precision_logits_are_combined_in_float32() -> None:
     model = Toy()
     session = model.open([prompt(1)])
     session.logits = session.logits.bfloat16()
-    decode(session, [Track(Looks(), Greedy(), [Lane([0], 1)])], model.stop_tokens)
+    decode(session, [DecodingGroup(Looks(), Greedy(), [Hypothesis([0], 1)])], model.stop_tokens)
     assert seen == [torch.float32]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from decoding.arms.arm import parse_arm
-from decoding.base import NewThread, Strategy
-from decoding.engine.engine import run_jobs
-from decoding.engine.requests import Counters, Job
-from decoding.engine.trace import compact, looks, weights_at
+from decoding.base import InitialStepState, Strategy
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import Counters, DecodingRequest
+from decoding.engine.trace import compact, step_traces, weights_at
 from icl.models.hf.model import HF
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt
@@ -24,7 +24,7 @@ TOP = 3
 
 
 def answers(model: Any, arm: Any, prompts: Sequence[Prompt], top: int = TOP, new: int = 6) -> list[Generation]:
-    found = run_jobs(model, [Job(one, parse_arm(arm), max_new_tokens=new, top=top) for one in prompts])
+    found = run_requests(model, [DecodingRequest(one, parse_arm(arm), max_new_tokens=new, top=top) for one in prompts])
     assert all(isinstance(one, Generation) for one in found), found
     return [one for one in found if isinstance(one, Generation)]
 
@@ -46,7 +46,7 @@ def entropy(p: np.ndarray) -> float:
     return float(-sum(x * math.log(x) for x in p if x > 0))
 
 
-def apart(p: np.ndarray, q: np.ndarray) -> float:
+def js_divergence(p: np.ndarray, q: np.ndarray) -> float:
     return entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2
 
 
@@ -71,7 +71,7 @@ def check_against_the_logits(model: Any, arm: Any, question: Prompt, answer: Gen
                 told = ["" if i in model.stop_tokens else model.text([int(i)]) or f"#{i}" for i in best]
                 assert [steps["words"][place] for place in places] == told
         assert steps["entropy"][step] == pytest.approx([entropy(row) for row in rows], abs=10 * close)
-        assert steps["apart"][step] == pytest.approx([apart(rows[0], rows[1])], abs=10 * close)
+        assert steps["js_divergence"][step] == pytest.approx([js_divergence(rows[0], rows[1])], abs=10 * close)
         assert answer.trace["survivors"][step] == np.isfinite(score).sum()
         assert answer.trace["changed"][step] == (score.argmax() != seen.argmax())
     assert steps["weights"] == [[1 + method.alpha, -method.alpha]]
@@ -112,7 +112,9 @@ def test_nothing_is_kept_unless_asked_for_and_asking_changes_no_token() -> None:
 
 def test_equal_jobs_of_which_one_asks_are_not_taken_for_one() -> None:
     counters, arm = Counters(), parse_arm("vcd")
-    first, second = run_jobs(Toy(), [Job(prompt(1), arm), Job(prompt(1), arm, top=2)], counters)
+    first, second = run_requests(
+        Toy(), [DecodingRequest(prompt(1), arm), DecodingRequest(prompt(1), arm, top=2)], counters
+    )
     assert isinstance(first, Generation)
     assert isinstance(second, Generation)
     assert not first.steps
@@ -135,7 +137,7 @@ def test_weights_that_vary_are_found_from_the_step_itself() -> None:
     """AdaCAD: (1 + a) z - a z', a the Jensen-Shannon divergence of the two at this very step."""
     z = random_logits(2)
     method = parse_arm("adacad").strategy
-    found = weights_at(method, z, 0, [NewThread()] * 3)
+    found = weights_at(method, z, 0, [InitialStepState()] * 3)
     for row, weights in enumerate(found):
         assert weights is not None
         by_hand = method.combine(z, 0)[row]
@@ -150,16 +152,18 @@ def test_what_is_no_weighted_sum_of_logits_has_no_weights() -> None:
     mixture = parse_arm(
         {"name": "contrast", "branches": ["no_image"], "weights": [0.5, 0.5], "space": "probabilities"}
     ).strategy
-    assert weights_at(mixture, random_logits(2), 0, [NewThread()] * 3) == [None] * 3
+    assert weights_at(mixture, random_logits(2), 0, [InitialStepState()] * 3) == [None] * 3
 
 
 def test_a_row_that_cannot_be_used_spoils_no_other() -> None:
     z = random_logits(2)
     method = parse_arm("adacad").strategy
-    clean = looks(method, z, method.combine(z, 0), [0, 0, 0], step=0, threads=[NewThread()] * 3, top=4)
+    clean = step_traces(method, z, method.combine(z, 0), [0, 0, 0], step=0, states=[InitialStepState()] * 3, top=4)
     spoilt = z.clone()
     spoilt[1, 1, 7] = float("nan")
-    again = looks(method, spoilt, method.combine(spoilt, 0), [0, 0, 0], step=0, threads=[NewThread()] * 3, top=4)
+    again = step_traces(
+        method, spoilt, method.combine(spoilt, 0), [0, 0, 0], step=0, states=[InitialStepState()] * 3, top=4
+    )
     assert again[0].weights == pytest.approx(clean[0].weights)
     assert again[2].ids == clean[2].ids
 
@@ -169,7 +173,7 @@ def test_each_distinct_token_is_written_once_and_weights_that_stay_are_one_row()
     z[:, 0, 3], z[:, 0, STOP] = 5, 2
     method: Strategy = parse_arm("vcd").strategy
     seen = [
-        looks(method, z, z[0], [token], step=step, threads=[NewThread()], top=2)[0]
+        step_traces(method, z, z[0], [token], step=step, states=[InitialStepState()], top=2)[0]
         for step, token in enumerate((3, 3, STOP))
     ]
     told = compact(seen, frozenset({STOP}), lambda ids: f"w{ids[0]}")
@@ -177,4 +181,4 @@ def test_each_distinct_token_is_written_once_and_weights_that_stay_are_one_row()
     assert told["chosen"] == [0, 0, 1]
     assert told["top"] == [[[0, 1]] * 3] * 3
     assert told["weights"] == [[2.0, -1.0]]
-    assert told["apart"] == [[0.0]] * 3
+    assert told["js_divergence"] == [[0.0]] * 3

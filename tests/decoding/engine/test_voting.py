@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 
 from decoding.arms.arm import Arm, parse_arm
-from decoding.engine.engine import run_jobs
-from decoding.engine.requests import Counters, Failure, Job
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import Counters, DecodingRequest, Failure
 from decoding.engine.voting import _voted
 from icl.streams import StreamKey
 from icl.types import Generation, Usage
@@ -43,11 +43,11 @@ def test_self_consistency_votes_over_samples_of_streams_of_their_own() -> None:
     """The samples are those of the arm `sampling` under the streams that the docs name."""
     model, drawn = Toy(vocabulary=5), parse_arm({"name": "sampling", "temperature": 0.7})
     arm = parse_arm({"name": "self_consistency", "samples": 3})
-    jobs = [Job(prompt(i), arm, max_new_tokens=2) for i in range(8)]
+    jobs = [DecodingRequest(prompt(i), arm, max_new_tokens=2) for i in range(8)]
     decided = 0
-    for job, answer in zip(jobs, run_jobs(model, jobs), strict=True):
+    for job, answer in zip(jobs, run_requests(model, jobs), strict=True):
         keys = [job.prompt.key, *(StreamKey(0, f"{job.prompt.key.query}/sample {i}") for i in (1, 2))]
-        alone = run_jobs(model, [replace(job, arm=drawn, prompt=replace(job.prompt, key=key)) for key in keys])
+        alone = run_requests(model, [replace(job, arm=drawn, prompt=replace(job.prompt, key=key)) for key in keys])
         texts = [one.text for one in alone if isinstance(one, Generation)]
         assert isinstance(answer, Generation)
         count = Counter(texts)
@@ -59,8 +59,12 @@ def test_self_consistency_votes_over_samples_of_streams_of_their_own() -> None:
 
 def test_a_vote_costs_its_samples_and_one_prefill() -> None:
     model, counters, told = Toy(stop_bias=-9.0), Counters(), list[int]()
-    jobs = [Job(prompt(i), parse_arm(name), max_new_tokens=4) for i in range(3) for name in ("self_consistency", "vcd")]
-    answers = run_jobs(model, jobs, counters, trace=False, done=lambda i, answer: told.append(i))
+    jobs = [
+        DecodingRequest(prompt(i), parse_arm(name), max_new_tokens=4)
+        for i in range(3)
+        for name in ("self_consistency", "vcd")
+    ]
+    answers = run_requests(model, jobs, counters, trace=False, done=lambda i, answer: told.append(i))
     assert sorted(told) == list(range(6))
     assert counters.prompts_opened == 3 * 2
     usages = [(a.usage.new_tokens, a.usage.forwards) for a in answers if isinstance(a, Generation)]
@@ -70,5 +74,7 @@ def test_a_vote_costs_its_samples_and_one_prefill() -> None:
 
 def test_under_option_scoring_it_is_the_reference() -> None:
     arms = [parse_arm("self_consistency"), parse_arm("greedy")]
-    a, b = run_jobs(Toy(), [Job(prompt(1), Arm(arm.strategy, arm.sampler), ("w1", "w2 w3"), "options") for arm in arms])
+    a, b = run_requests(
+        Toy(), [DecodingRequest(prompt(1), Arm(arm.strategy, arm.sampler), ("w1", "w2 w3"), "options") for arm in arms]
+    )
     assert a == b

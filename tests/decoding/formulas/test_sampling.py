@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from decoding.arms.arm import parse_arm
-from decoding.formulas.sampling import Greedy, Sampler, Sampling, nucleus
+from decoding.formulas.sampling import Greedy, Sampler, Sampling, nucleus_threshold
 from icl.errors import ConfigError
 from icl.streams import StreamKey
 
@@ -130,4 +130,4 @@ def test_a_share_that_rounding_does_not_reach_keeps_every_token() -> None:
     scores = torch.randn(200, 50, generator=torch.Generator().manual_seed(0))
     reached = scores.softmax(-1).sort(descending=True).values.cumsum(-1)[:, -1] >= 1
     assert not reached.all()
-    assert torch.equal(nucleus(scores, 1.0)[~reached], scores.amin(-1, keepdim=True)[~reached])
+    assert torch.equal(nucleus_threshold(scores, 1.0)[~reached], scores.amin(-1, keepdim=True)[~reached])

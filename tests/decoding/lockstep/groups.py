@@ -8,8 +8,8 @@ from typing import Any
 import checkpoints
 
 from decoding.arms.arm import Arm, parse_arm
-from decoding.engine.requests import Job
-from decoding.lockstep.engine import run_jobs
+from decoding.engine.requests import DecodingRequest
+from decoding.lockstep.engine import run_requests
 from icl.models.vllm.engine_io import EngineOutput
 from icl.models.vllm.model import VLLM
 from icl.types import Prompt
@@ -35,10 +35,12 @@ def prompts(count: int, seed: int = 0) -> list[Prompt]:
     ]
 
 
-def jobs(count: int, length: int, seed: int = 0, arms: Sequence[Any] = ARMS) -> list[Job]:
+def jobs(count: int, length: int, seed: int = 0, arms: Sequence[Any] = ARMS) -> list[DecodingRequest]:
     """Prompts and arms in turn, shuffled."""
     parsed: list[Arm] = [parse_arm(arm) for arm in arms]
-    made = [Job(p, parsed[i % len(parsed)], max_new_tokens=length) for i, p in enumerate(prompts(count, seed))]
+    made = [
+        DecodingRequest(p, parsed[i % len(parsed)], max_new_tokens=length) for i, p in enumerate(prompts(count, seed))
+    ]
     random.Random(seed).shuffle(made)
     return made
 
@@ -79,4 +81,4 @@ def tiny_engine(
     return kind(str(folder), **room, adapter=adapter, merge=merge, engine_args=settings)
 
 
-__all__ = ["ARMS", "Watched", "jobs", "prompts", "run_jobs", "tiny_engine"]
+__all__ = ["ARMS", "Watched", "jobs", "prompts", "run_requests", "tiny_engine"]

@@ -59,9 +59,9 @@ def made(source: Path, folder: Path, method: str | Format) -> tuple[Path, Path]:
             small[name] = weight
             continue
         groups = group_of_each(weight.shape[1], how)
-        numbers, zeros, scales = rounded(weight, groups, how)
-        weights[name] = ((numbers - zeros[groups]) * scales[groups]).T
-        tensors = gptq(numbers, zeros, groups, how) if how.method == "gptq" else awq(numbers, zeros)
+        numbers, zero_strength, scales = rounded(weight, groups, how)
+        weights[name] = ((numbers - zero_strength[groups]) * scales[groups]).T
+        tensors = gptq(numbers, zero_strength, groups, how) if how.method == "gptq" else awq(numbers, zero_strength)
         stem = name.removesuffix("weight")
         small |= {stem + key: value for key, value in (tensors | {"scales": scales.half()}).items()}
     whole = {name: weight.contiguous() for name, weight in weights.items()}
@@ -81,29 +81,29 @@ def group_of_each(inputs: int, how: Format) -> Tensor:
 def rounded(weight: Tensor, groups: Tensor, how: Format) -> tuple[Tensor, Tensor, Tensor]:
     """Of a weight [out, in]: numbers [in, out], and zeros and scales [groups, out]; scales fit float16."""
     most = 2**how.bits - 1
-    zeros, scales = [], []
+    zero_strength, scales = [], []
     for group in range(int(groups.max()) + 1):
         mine = weight.T[groups == group]
         low, high = mine.amin(0), mine.amax(0)
         scale = (mine.abs().amax(0) / (most // 2) if how.symmetric else (high - low) / most).half().float()
         middle = torch.full_like(scale, (most + 1) // 2)
-        zeros.append(middle if how.symmetric else (-low / scale).round().clamp(1, most))
+        zero_strength.append(middle if how.symmetric else (-low / scale).round().clamp(1, most))
         scales.append(scale)
-    zero, scale = torch.stack(zeros), torch.stack(scales)
+    zero, scale = torch.stack(zero_strength), torch.stack(scales)
     return (weight.T / scale[groups] + zero[groups]).round().clamp(0, most), zero, scale
 
 
-def gptq(numbers: Tensor, zeros: Tensor, groups: Tensor, how: Format) -> dict[str, Tensor]:
+def gptq(numbers: Tensor, zero_strength: Tensor, groups: Tensor, how: Format) -> dict[str, Tensor]:
     words = packed(numbers.T, how.bits).T
     return {
         "qweight": words,
-        "qzeros": packed(zeros if how.second else zeros - 1, how.bits),
+        "qzeros": packed(zero_strength if how.second else zero_strength - 1, how.bits),
         "g_idx": groups.to(torch.int32),
     }
 
 
-def awq(numbers: Tensor, zeros: Tensor) -> dict[str, Tensor]:
-    return {"qweight": packed(numbers, 4, AWQ_ORDER), "qzeros": packed(zeros, 4, AWQ_ORDER)}
+def awq(numbers: Tensor, zero_strength: Tensor) -> dict[str, Tensor]:
+    return {"qweight": packed(numbers, 4, AWQ_ORDER), "qzeros": packed(zero_strength, 4, AWQ_ORDER)}
 
 
 def packed(numbers: Tensor, bits: int, order: tuple[int, ...] | None = None) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from decoding.arms.arm import Arm
-from decoding.base import NewThread
+from decoding.base import InitialStepState
 from decoding.engine.decoding_step import scores
 from icl.types import Prompt
 
@@ -83,14 +83,14 @@ class Reference:
     ) -> Compared:
         """Along the tokens that an engine chose. stops: what may come after them, where the answer was stopped."""
         read = [self.logits(branch, tokens) for branch in arm.strategy.branches(prompt, note)]
-        threads = [NewThread(prompt.key) for _ in range(SHAKES + 1)]
+        states = [InitialStepState(prompt.key) for _ in range(SHAKES + 1)]
         wanted: list[Set[int]] = [{token} for token in tokens] + ([stops] if stops else [])
         decided = equal = 0
         noise = torch.Generator().manual_seed(0)
         for step, right in enumerate(wanted):
             own = torch.stack([row[step] for row in read])[:, None]
             shaken = own + self.tolerance * (2 * torch.rand(len(own), SHAKES, own.shape[-1], generator=noise) - 1)
-            said, faults = scores(arm.strategy, torch.cat([own, shaken], 1), step, threads)
+            said, faults = scores(arm.strategy, torch.cat([own, shaken], 1), step, states)
             assert not faults
             chosen = arm.sampler.choose(said, [prompt.key] * (SHAKES + 1), step).tolist()
             if len(set(chosen)) == 1:
@@ -105,7 +105,7 @@ class Reference:
         not.
         """
         read = [self.logits(branch, tokens) for branch in arm.strategy.branches(prompt)]
-        thread, worst = [NewThread(prompt.key)], 0.0
+        thread, worst = [InitialStepState(prompt.key)], 0.0
         for step, (token, told) in enumerate(zip(tokens, logprobs, strict=False)):
             said, _ = scores(arm.strategy, torch.stack([row[step] for row in read])[:, None], step, thread)
             worst = max(worst, abs(float(said.log_softmax(-1)[0, token]) - told))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from decoding import Strategy
-from decoding.formulas.masks import plausible
+from decoding.formulas.masks import plausibility_mask
 from icl.types import Prompt
 
 
@@ -26,7 +26,7 @@ class Spread(Strategy):
         return tuple(made[: self.branch_count])
 
     def mask(self, reference: Tensor) -> Tensor | None:
-        return plausible(reference, self.beta)
+        return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
         total, others = 0.9 if step % 2 else 0.6, len(logits) - 1

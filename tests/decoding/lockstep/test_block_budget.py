@@ -15,7 +15,7 @@ import groups
 from reference import Reference
 
 from decoding.arms.arm import parse_arm
-from decoding.engine.requests import Failure, Job
+from decoding.engine.requests import DecodingRequest, Failure
 from icl.types import Generation, Part, Prompt, Turn
 
 TOO_SMALL = (
@@ -51,12 +51,12 @@ def told(demos: int, query: str, words: str = "what?") -> Prompt:
 
 def test_sixteen_branches_of_unequal_length_say_what_the_strategy_says(engine: groups.Watched, folder: Path) -> None:
     jobs = [
-        Job(told(14, f"q{i}", words), parse_arm(SIXTEEN | sampling), max_new_tokens=8)
+        DecodingRequest(told(14, f"q{i}", words), parse_arm(SIXTEEN | sampling), max_new_tokens=8)
         for i, words in enumerate(("a", "b", "it"))
         for sampling in ({}, {"sampling": {"temperature": 0.8}})
     ]
     assert len({engine.count_tokens(branch) for branch in jobs[0].arm.strategy.branches(jobs[0].prompt)}) == 16
-    answers = groups.run_jobs(engine, jobs)
+    answers = groups.run_requests(engine, jobs)
     assert {len(said) for said in engine.groups_heard[-len(jobs) :]} == {16}
     assert all(len({one.tokens for one in said}) == 1 for said in engine.groups_heard)
     reference = Reference(folder)
@@ -71,9 +71,9 @@ def test_sixteen_branches_of_unequal_length_say_what_the_strategy_says(engine: g
 
 
 def test_a_group_that_the_cache_has_no_room_for_is_told_what_fits_and_fails_alone(engine: groups.Watched) -> None:
-    large = [Job(told(14, "large", "a long question"), parse_arm(SIXTEEN), max_new_tokens=4)]
+    large = [DecodingRequest(told(14, "large", "a long question"), parse_arm(SIXTEEN), max_new_tokens=4)]
     others = groups.jobs(6, 6, seed=91, arms=["greedy", groups.ARMS[0]])
-    failed, *fine = groups.run_jobs(engine, large + others, trace=False)
+    failed, *fine = groups.run_requests(engine, large + others, trace=False)
     assert isinstance(failed, Failure)
     numbers = re.search(TOO_SMALL, failed.reason)
     assert numbers, failed.reason
@@ -82,7 +82,7 @@ def test_a_group_that_the_cache_has_no_room_for_is_told_what_fits_and_fails_alon
     assert all(isinstance(answer, Generation) for answer in fine), fine
     short = told(1, "short", "w")
     assert engine.count_tokens(short) + 8 <= fits
-    (answer,) = groups.run_jobs(engine, [Job(short, parse_arm(SIXTEEN), max_new_tokens=8)])
+    (answer,) = groups.run_requests(engine, [DecodingRequest(short, parse_arm(SIXTEEN), max_new_tokens=8)])
     assert isinstance(answer, Generation)
     pool = engine.scheduler.kv_cache_manager.block_pool
     assert pool.get_num_free_blocks() == there

@@ -17,13 +17,13 @@ from reference import Reference
 
 from decoding.arms.arm import parse_arm
 from decoding.arms.inspection import probe_prompt
-from decoding.arms.requirements import unmet
-from decoding.base import NewThread
+from decoding.arms.requirements import unsupported_reason
+from decoding.base import InitialStepState
 from decoding.engine.decoding_step import scores
-from decoding.engine.option_scoring import logprobs_of
-from decoding.engine.requests import Counters, Failure, Job
-from decoding.engine.token_loop import TRACE
-from decoding.engine.trace import looks
+from decoding.engine.option_scoring import combined_logprobs
+from decoding.engine.requests import Counters, DecodingRequest, Failure
+from decoding.engine.token_loop import TRACE_FIELDS
+from decoding.engine.trace import step_traces
 from icl.images import Image
 from icl.registry import entries, resolve
 from icl.streams import StreamKey
@@ -56,23 +56,25 @@ def tokens(answers: list[Any]) -> list[tuple[int, ...]]:
 
 def test_an_answer_does_not_depend_on_the_batch(engine: groups.Watched) -> None:
     jobs = groups.jobs(15, 10, seed=3)
-    together = tokens(groups.run_jobs(engine, jobs))
-    alone = [tokens(groups.run_jobs(engine, [job]))[0] for job in jobs]
+    together = tokens(groups.run_requests(engine, jobs))
+    alone = [tokens(groups.run_requests(engine, [job]))[0] for job in jobs]
     assert together == alone
 
 
 def test_options_are_scored_by_the_same_strategy(engine: groups.Watched, reference: Reference) -> None:
     jobs = [
-        Job(prompt, replace(parse_arm(arm), normalize=how), OPTIONS, "options")
+        DecodingRequest(prompt, replace(parse_arm(arm), normalize=how), OPTIONS, "options")
         for prompt in groups.prompts(3, seed=5)
         for arm, how in (("greedy", "sum"), (groups.ARMS[0], "mean"), (groups.ARMS[1], "bytes"))
     ]
-    for job, answer in zip(jobs, groups.run_jobs(engine, jobs), strict=True):
+    for job, answer in zip(jobs, groups.run_requests(engine, jobs), strict=True):
         assert isinstance(answer, Generation), answer.reason
         for option, ids in zip(OPTIONS, engine.option_ids(job.prompt, OPTIONS), strict=True):
             read = [reference.logits(branch, ids[:-1]) for branch in job.arm.strategy.branches(job.prompt)]
             told = [
-                float(logprobs_of(job.arm.strategy, torch.stack([row[s] for row in read])[:, None], s)[0][0, token])
+                float(
+                    combined_logprobs(job.arm.strategy, torch.stack([row[s] for row in read])[:, None], s)[0][0, token]
+                )
                 for s, token in enumerate(ids)
             ]
             size = {"sum": 1, "mean": len(ids), "bytes": len(option)}[job.normalize]
@@ -81,10 +83,10 @@ def test_options_are_scored_by_the_same_strategy(engine: groups.Watched, referen
 
 
 def test_traces_are_those_of_the_loop(engine: groups.Watched, reference: Reference) -> None:
-    job = Job(groups.prompts(1, seed=7)[0], parse_arm(groups.ARMS[0]), max_new_tokens=6)
-    (answer,) = groups.run_jobs(engine, [job])
+    job = DecodingRequest(groups.prompts(1, seed=7)[0], parse_arm(groups.ARMS[0]), max_new_tokens=6)
+    (answer,) = groups.run_requests(engine, [job])
     assert isinstance(answer, Generation)
-    assert tuple(answer.trace) == TRACE
+    assert tuple(answer.trace) == TRACE_FIELDS
     read = [reference.logits(branch, answer.tokens) for branch in job.arm.strategy.branches(job.prompt)]
     for step in range(len(answer.tokens)):
         own = torch.stack([row[step] for row in read])[:, None]
@@ -102,44 +104,53 @@ def test_traces_are_those_of_the_loop(engine: groups.Watched, reference: Referen
 
 def test_what_branches_said_is_what_plain_forwards_say(engine: groups.Watched, reference: Reference) -> None:
     jobs = [replace(job, top=3) for job in groups.jobs(3, 5, seed=8, arms=("greedy", groups.ARMS[0], groups.ARMS[4]))]
-    for job, answer in zip(jobs, groups.run_jobs(engine, jobs), strict=True):
+    for job, answer in zip(jobs, groups.run_requests(engine, jobs), strict=True):
         assert isinstance(answer, Generation)
         strategy, steps = job.arm.strategy, answer.steps
         read = [reference.logits(branch, answer.tokens) for branch in strategy.branches(job.prompt)]
         for step, token in enumerate(answer.tokens):
             own = torch.stack([row[step] for row in read])[:, None]
             said, _ = scores(strategy, own, step)
-            (seen,) = looks(strategy, own, said, [token], step=step, threads=[NewThread()], top=3)
+            (seen,) = step_traces(strategy, own, said, [token], step=step, states=[InitialStepState()], top=3)
             assert steps["p"][step][0] == pytest.approx(seen.shares[0], abs=2e-3)
             assert steps["entropy"][step] == pytest.approx(seen.entropy, abs=5e-3)
-            assert steps["apart"][step] == pytest.approx(seen.apart, abs=2e-3) if seen.apart else "apart" not in steps
+            assert (
+                steps["js_divergence"][step] == pytest.approx(seen.js_divergence, abs=2e-3)
+                if seen.js_divergence
+                else "js_divergence" not in steps
+            )
 
 
 def test_sixteen_branches_decode_one_output(engine: groups.Watched, reference: Reference) -> None:
     arm = parse_arm({"name": groups.SPREAD, "branch_count": 16})
     turns = [Turn("assistant" if i % 2 else "user", (Part(f"{i}"),)) for i in range(29)]
     prompt = Prompt(tuple(turns), StreamKey(0, "wide"))
-    (answer,) = groups.run_jobs(engine, [Job(prompt, arm, max_new_tokens=6)])
+    (answer,) = groups.run_requests(engine, [DecodingRequest(prompt, arm, max_new_tokens=6)])
     assert isinstance(answer, Generation), answer.reason
     said = engine.groups_heard[-1]
     assert len(said) == 16
     assert len({one.tokens for one in said}) == 1
     assert len({one.prompt_tokens for one in said}) > 7
-    assert reference.apart(prompt, arm, answer.tokens, answer.trace["logprob"]) < 1e-4
+    assert reference.js_divergence(prompt, arm, answer.tokens, answer.trace["logprob"]) < 1e-4
 
 
 def test_a_image_is_encoded_once_whatever_shows_it(engine: groups.Watched) -> None:
     tiny, counts = checkpoints.tiny_models(), engine.scheduler.counts
     before = counts["encoder inputs"]
-    jobs = [Job(tiny.prompt([900 + i, 902], "what?", f"e{i}"), parse_arm("greedy"), max_new_tokens=2) for i in (0, 1)]
-    groups.run_jobs(engine, jobs)
-    groups.run_jobs(engine, [Job(tiny.prompt([902, 901, 900], "and?", "e3"), parse_arm("greedy"), max_new_tokens=2)])
+    jobs = [
+        DecodingRequest(tiny.prompt([900 + i, 902], "what?", f"e{i}"), parse_arm("greedy"), max_new_tokens=2)
+        for i in (0, 1)
+    ]
+    groups.run_requests(engine, jobs)
+    groups.run_requests(
+        engine, [DecodingRequest(tiny.prompt([902, 901, 900], "and?", "e3"), parse_arm("greedy"), max_new_tokens=2)]
+    )
     assert counts["encoder inputs"] - before == 3
 
 
 def test_usage_counts_what_the_loop_counts(engine: groups.Watched) -> None:
-    job = Job(groups.prompts(1, seed=7)[0], parse_arm(groups.ARMS[1]), max_new_tokens=5)
-    (answer,) = groups.run_jobs(engine, [job])
+    job = DecodingRequest(groups.prompts(1, seed=7)[0], parse_arm(groups.ARMS[1]), max_new_tokens=5)
+    (answer,) = groups.run_requests(engine, [job])
     read = sum(engine.count_tokens(branch) for branch in job.arm.strategy.branches(job.prompt))
     assert isinstance(answer, Generation)
     steps = len(answer.tokens) + (answer.finish == "stop")
@@ -150,7 +161,7 @@ def test_equal_jobs_are_computed_once(engine: groups.Watched) -> None:
     prompt = groups.prompts(1, seed=9)[0]
     before = engine.counters()["requests"]
     counters = Counters()
-    answers = groups.run_jobs(engine, [Job(prompt, parse_arm(groups.ARMS[0]))] * 4, counters)
+    answers = groups.run_requests(engine, [DecodingRequest(prompt, parse_arm(groups.ARMS[0]))] * 4, counters)
     assert engine.counters()["requests"] - before == 2
     assert len({answer.tokens for answer in answers}) == 1
     assert (counters.jobs, counters.jobs_reused) == (4, 3)
@@ -158,8 +169,8 @@ def test_equal_jobs_are_computed_once(engine: groups.Watched) -> None:
 
 def test_greedy_without_traces_is_an_ordinary_request(engine: groups.Watched) -> None:
     prompts = groups.prompts(4, seed=11)
-    jobs = [Job(prompt, parse_arm("greedy"), max_new_tokens=8) for prompt in prompts]
-    grouped, plain = groups.run_jobs(engine, jobs), groups.run_jobs(engine, jobs, trace=False)
+    jobs = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=8) for prompt in prompts]
+    grouped, plain = groups.run_requests(engine, jobs), groups.run_requests(engine, jobs, trace=False)
     assert tokens(grouped) == tokens(plain)
     assert all(answer.trace for answer in grouped)
     assert not any(ask.extra for ask in engine.__dict__["asked"][-1])
@@ -170,7 +181,7 @@ def test_every_strategy_that_is_registered_decodes_as_it_says(engine: groups.Wat
     for name, entry in entries("strategy").items():
         wraps = "of" in {f.name for f in fields(resolve("strategy", name))}
         arm = parse_arm({"name": name, "of": "chasd" if name == "random_gate" else "vcd"} if wraps else name)
-        if unmet(arm, engine.abilities) is None and arm.strategy.samples == 1:  # a vote is told by votes
+        if unsupported_reason(arm, engine.abilities) is None and arm.strategy.samples == 1:  # a vote is told by votes
             arms.append((entry.name, arm))
     answers = {"demo[0].answer": "red", "demo[1].answer": "blue", "demo[2].answer": "green"}
     prompts = [
@@ -179,9 +190,9 @@ def test_every_strategy_that_is_registered_decodes_as_it_says(engine: groups.Wat
         )
         for n in (2, 3)
     ]
-    jobs = [Job(prompt, arm, max_new_tokens=6) for _, arm in arms for prompt in prompts]
+    jobs = [DecodingRequest(prompt, arm, max_new_tokens=6) for _, arm in arms for prompt in prompts]
     steps = decided = 0
-    for job, answer in zip(jobs, groups.run_jobs(engine, jobs), strict=True):
+    for job, answer in zip(jobs, groups.run_requests(engine, jobs), strict=True):
         assert isinstance(answer, Generation), (job.arm.label, answer.reason)
         (note,) = job.arm.strategy.prepare([job.prompt], lambda asked, length: said(engine, asked, length))
         stops = frozenset(checkpoints.STOPS) if answer.finish == "stop" else frozenset()
@@ -195,15 +206,18 @@ def test_every_strategy_that_is_registered_decodes_as_it_says(engine: groups.Wat
 
 def said(engine: groups.Watched, prompts: Any, length: int) -> list[str]:
     """What a strategy's preparation is answered."""
-    jobs = [Job(prompt, parse_arm("greedy"), max_new_tokens=length) for prompt in prompts]
-    return [answer.text for answer in groups.run_jobs(engine, jobs, trace=False)]
+    jobs = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=length) for prompt in prompts]
+    return [answer.text for answer in groups.run_requests(engine, jobs, trace=False)]
 
 
 def test_a_step_that_rules_out_every_token_fails_its_job_alone(engine: groups.Watched) -> None:
     poison = parse_arm({"name": f"{Path(__file__).with_name('poison.py')}:Poison", "at": 3})
     prompts = groups.prompts(6, seed=13)
-    jobs = [Job(p, poison if i % 2 else parse_arm(groups.ARMS[0]), max_new_tokens=8) for i, p in enumerate(prompts)]
-    answers = groups.run_jobs(engine, jobs)
+    jobs = [
+        DecodingRequest(p, poison if i % 2 else parse_arm(groups.ARMS[0]), max_new_tokens=8)
+        for i, p in enumerate(prompts)
+    ]
+    answers = groups.run_requests(engine, jobs)
     for i, answer in enumerate(answers):
         if i % 2 and not isinstance(answer, Generation):
             assert "step 3: the combined scores of Poison rule out every token" in answer.reason
@@ -218,8 +232,8 @@ def test_a_step_that_rules_out_every_token_fails_its_job_alone(engine: groups.Wa
 def test_a_broken_image_fails_its_job_alone(engine: groups.Watched) -> None:
     broken = Image.from_bytes(b"not an image", "images/7.jpg")
     bad = Prompt((Turn("user", (Part(broken, "query.image[0]"), Part("what?", "query.question"))),))
-    jobs = [Job(bad, parse_arm("greedy")), Job(groups.prompts(1)[0], parse_arm(groups.ARMS[0]))]
-    first, second = groups.run_jobs(engine, jobs)
+    jobs = [DecodingRequest(bad, parse_arm("greedy")), DecodingRequest(groups.prompts(1)[0], parse_arm(groups.ARMS[0]))]
+    first, second = groups.run_requests(engine, jobs)
     assert isinstance(first, Failure)
     assert "images/7.jpg" in first.reason
     assert isinstance(second, Generation)
@@ -228,7 +242,9 @@ def test_a_broken_image_fails_its_job_alone(engine: groups.Watched) -> None:
 def test_a_branch_that_has_no_room_does_not_break_the_next_prompt_with_its_image(engine: groups.Watched) -> None:
     wordy = parse_arm({"name": f"{Path(__file__).with_name('wordy.py')}:Wordy"})
     prompt = checkpoints.tiny_models().prompt([11], "what?", "wordy")
-    first, second = (groups.run_jobs(engine, [Job(prompt, arm)])[0] for arm in (wordy, parse_arm(groups.ARMS[0])))
+    first, second = (
+        groups.run_requests(engine, [DecodingRequest(prompt, arm)])[0] for arm in (wordy, parse_arm(groups.ARMS[0]))
+    )
     assert isinstance(first, Failure)
     assert "512" in first.reason
     assert isinstance(second, Generation)
@@ -236,14 +252,14 @@ def test_a_branch_that_has_no_room_does_not_break_the_next_prompt_with_its_image
 
 def test_a_prompt_longer_than_the_context_fails_with_a_sentence(engine: groups.Watched) -> None:
     prompt = checkpoints.tiny_models().prompt([1], "very long " * 60)
-    (answer,) = groups.run_jobs(engine, [Job(prompt, parse_arm(groups.ARMS[0]))])
+    (answer,) = groups.run_requests(engine, [DecodingRequest(prompt, parse_arm(groups.ARMS[0]))])
     assert isinstance(answer, Failure)
     assert "512" in answer.reason
 
 
 def test_a_prompt_with_more_images_than_allowed_fails_with_a_sentence(engine: groups.Watched) -> None:
     prompt = checkpoints.tiny_models().prompt([1, 2, 3, 4, 5], "what?")
-    (answer,) = groups.run_jobs(engine, [Job(prompt, parse_arm(groups.ARMS[0]))])
+    (answer,) = groups.run_requests(engine, [DecodingRequest(prompt, parse_arm(groups.ARMS[0]))])
     assert isinstance(answer, Failure)
     assert "4" in answer.reason
 
@@ -254,7 +270,7 @@ def test_a_strategy_without_a_file_is_refused_before_anything_runs(engine: group
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    (answer,) = groups.run_jobs(engine, [Job(groups.prompts(1)[0], parse_arm(module.Poison()))])
+    (answer,) = groups.run_requests(engine, [DecodingRequest(groups.prompts(1)[0], parse_arm(module.Poison()))])
     assert isinstance(answer, Failure)
     assert "Put it into a file of its own" in answer.reason
 

@@ -12,7 +12,7 @@ import checkpoints
 import groups
 from reference import Reference
 
-from decoding.engine.requests import Failure, Job
+from decoding.engine.requests import DecodingRequest, Failure
 from icl.types import Generation
 
 JOBS, LENGTH = 100, 12
@@ -38,7 +38,7 @@ def reference(folder: Path) -> Reference:
     return Reference(folder)
 
 
-def check(reference: Reference, jobs: list[Job], answers: list[Any], least: float) -> str:
+def check(reference: Reference, jobs: list[DecodingRequest], answers: list[Any], least: float) -> str:
     """The figures, once they hold."""
     steps = decided = equal = 0
     for job, answer in zip(jobs, answers, strict=True):
@@ -63,7 +63,7 @@ def test_branches_agree_and_tokens_are_the_strategys_own(
     """Tight: chunks, preemption, ordinary requests between the groups. Roomy: up to six branches, traces kept."""
     engine = groups.tiny_engine(folder, **(TIGHT if tight else {}))
     jobs = groups.jobs(TIGHT_JOBS, TIGHT_LENGTH, arms=TIGHT_ARMS) if tight else groups.jobs(JOBS, LENGTH)
-    answers = groups.run_jobs(engine, jobs, trace=not tight)
+    answers = groups.run_requests(engine, jobs, trace=not tight)
     assert agreed(engine) == 1
     counts = engine.scheduler.counts
     print(dict(counts), engine.counters())
@@ -91,7 +91,7 @@ class Default(groups.Watched):
 def test_the_same_check_fails_under_the_default_scheduler(folder: Path, reference: Reference) -> None:
     engine = groups.tiny_engine(folder, Default, max_num_batched_tokens=64)
     jobs = groups.jobs(10, LENGTH, arms=groups.ARMS[:2])
-    answers = groups.run_jobs(engine, jobs)
+    answers = groups.run_requests(engine, jobs)
     engine.unload()
     assert agreed(engine) < 0.5
     whole = [(j, a) for j, a in zip(jobs, answers, strict=True) if not isinstance(a, Failure)]

@@ -9,7 +9,7 @@ import pytest
 
 from decoding.arms.arm import parse_arm
 from decoding.engine import engine as loop
-from decoding.engine.requests import Counters, Failure, Job
+from decoding.engine.requests import Counters, DecodingRequest, Failure
 from decoding.lockstep import engine
 from decoding.lockstep.request_metadata import parse_branch
 from decoding.lockstep.step_records import RECORD_STORE
@@ -38,9 +38,9 @@ def toy() -> Toy:
     return Toy(stop_bias=1.5)
 
 
-def jobs(arms: Any = ARMS, count: int = 3, **more: Any) -> list[Job]:
+def jobs(arms: Any = ARMS, count: int = 3, **more: Any) -> list[DecodingRequest]:
     return [
-        Job(prompt(i, shots=2), parse_arm(arm), max_new_tokens=1 + 3 * (i % 3), **more)
+        DecodingRequest(prompt(i, shots=2), parse_arm(arm), max_new_tokens=1 + 3 * (i % 3), **more)
         for i in range(count)
         for arm in arms
     ]
@@ -67,9 +67,9 @@ def same(answer: Any, wanted: Any) -> None:
 @pytest.mark.parametrize("top", [0, 2])
 def test_answers_are_those_of_the_loop(top: int) -> None:
     asked = jobs(top=top)
-    answers = engine.run_jobs(ToyEngine(toy()), asked)
+    answers = engine.run_requests(ToyEngine(toy()), asked)
     ends = set()
-    for answer, wanted in zip(answers, loop.run_jobs(toy(), asked), strict=True):
+    for answer, wanted in zip(answers, loop.run_requests(toy(), asked), strict=True):
         same(answer, wanted)
         ends.add(answer.finish)
         assert bool(answer.steps) == bool(top)
@@ -79,8 +79,8 @@ def test_answers_are_those_of_the_loop(top: int) -> None:
 
 def test_looks_are_kept_for_those_that_ask_beside_others() -> None:
     asked = [replace(job, top=i % 3) for i, job in enumerate(jobs(arms=("vcd",), count=6))]
-    answers = engine.run_jobs(ToyEngine(toy()), asked)
-    for job, answer, wanted in zip(asked, answers, loop.run_jobs(toy(), asked), strict=True):
+    answers = engine.run_requests(ToyEngine(toy()), asked)
+    for job, answer, wanted in zip(asked, answers, loop.run_requests(toy(), asked), strict=True):
         assert isinstance(answer, Generation)
         assert bool(answer.steps) == bool(job.top)
         assert answer.tokens == wanted.tokens
@@ -90,20 +90,22 @@ def test_looks_are_kept_for_those_that_ask_beside_others() -> None:
 @pytest.mark.parametrize("normalize", ["sum", "mean", "bytes"])
 def test_options_are_scored_as_the_loop_scores_them(normalize: Any) -> None:
     arms = [replace(parse_arm(arm), normalize=normalize) for arm in ARMS]
-    asked = [Job(prompt(i, shots=1), arm, OPTIONS, "options") for i in range(2) for arm in arms]
-    answers = engine.run_jobs(ToyEngine(toy()), asked)
-    for answer, wanted in zip(answers, loop.run_jobs(toy(), asked), strict=True):
+    asked = [DecodingRequest(prompt(i, shots=1), arm, OPTIONS, "options") for i in range(2) for arm in arms]
+    answers = engine.run_requests(ToyEngine(toy()), asked)
+    for answer, wanted in zip(answers, loop.run_requests(toy(), asked), strict=True):
         same(answer, wanted)
     short = [replace(job, options=("w3", "w4")) for job in asked[:2]]
-    for answer, wanted in zip(engine.run_jobs(ToyEngine(toy()), short), loop.run_jobs(toy(), short), strict=True):
+    for answer, wanted in zip(
+        engine.run_requests(ToyEngine(toy()), short), loop.run_requests(toy(), short), strict=True
+    ):
         same(answer, wanted)
 
 
 def test_answers_do_not_depend_on_what_runs_beside() -> None:
     asked = jobs()
-    wanted = engine.run_jobs(ToyEngine(toy(), together=1), asked)
+    wanted = engine.run_requests(ToyEngine(toy(), together=1), asked)
     for together, seed in ((3, 1), (50, 2)):
-        for answer, alone in zip(engine.run_jobs(ToyEngine(toy(), together, seed), asked), wanted, strict=True):
+        for answer, alone in zip(engine.run_requests(ToyEngine(toy(), together, seed), asked), wanted, strict=True):
             same(answer, alone)
 
 
@@ -111,35 +113,35 @@ def test_without_traces_greedy_is_an_ordinary_request_and_nothing_is_kept() -> N
     for trace, model_has in ((False, True), (True, False)):
         model = ToyEngine(toy())
         model.trace = model_has
-        answers = engine.run_jobs(model, jobs(("greedy", "vcd")), trace=trace)
+        answers = engine.run_requests(model, jobs(("greedy", "vcd")), trace=trace)
         assert [len(asks) for asks in model.asked] in ([1, 2] * 3, [2, 1] * 3)
         assert all(bool(ask.extra) == (len(asks) == 2) for asks in model.asked for ask in asks)
         assert [answer.tokens for answer in answers] == [
-            a.tokens for a in loop.run_jobs(toy(), jobs(("greedy", "vcd")))
+            a.tokens for a in loop.run_requests(toy(), jobs(("greedy", "vcd")))
         ]
         assert not any(answer.trace for answer in answers)
         assert "" not in [name for names in model.fetched for name in names]
     model = ToyEngine(toy())
-    engine.run_jobs(model, jobs(("greedy",), count=1), trace=False)
+    engine.run_requests(model, jobs(("greedy",), count=1), trace=False)
     assert model.fetched == []  # nothing to fetch
 
 
 def test_greedy_asked_for_its_steps_is_a_group_of_one() -> None:
     for more, trace in (({"top": 1}, False), ({}, True)):
         model = ToyEngine(toy())
-        (answer,) = engine.run_jobs(model, jobs(("greedy",), count=1, **more), trace=trace)
+        (answer,) = engine.run_requests(model, jobs(("greedy",), count=1, **more), trace=trace)
         assert isinstance(answer, Generation)
         assert [[parse_branch(ask.extra) is not None for ask in asks] for asks in model.asked] == [[True]]
     sampled = ToyEngine(toy())
-    engine.run_jobs(sampled, jobs(("sampling",), count=1), trace=False)
+    engine.run_requests(sampled, jobs(("sampling",), count=1), trace=False)
     assert sampled.asked[0][0].extra
 
 
 def test_work_is_counted_and_equal_jobs_are_done_once() -> None:
     model, counters, told = ToyEngine(toy()), Counters(), dict[int, Any]()
     asked = [*jobs(("greedy", "vcd"), count=2), *jobs(("vcd",), count=2)]
-    scored = Job(prompt(1), parse_arm("vcd"), OPTIONS, "options")
-    answers = engine.run_jobs(model, [*asked, scored], counters, done=told.setdefault)
+    scored = DecodingRequest(prompt(1), parse_arm("vcd"), OPTIONS, "options")
+    answers = engine.run_requests(model, [*asked, scored], counters, done=told.setdefault)
     assert [told[i] for i in range(7)] == answers
     assert answers[4:6] == [answers[1], answers[3]]
     assert (counters.jobs, counters.jobs_reused, counters.jobs_failed) == (7, 2, 0)
@@ -151,8 +153,8 @@ def test_work_is_counted_and_equal_jobs_are_done_once() -> None:
 
 def test_prompts_that_begin_alike_are_asked_one_after_the_other() -> None:
     model = ToyEngine(toy())
-    asked = [Job(prompt(i % 3, question=f"{i}?"), parse_arm("greedy"), max_new_tokens=1) for i in range(9)]
-    engine.run_jobs(model, asked, trace=False)
+    asked = [DecodingRequest(prompt(i % 3, question=f"{i}?"), parse_arm("greedy"), max_new_tokens=1) for i in range(9)]
+    engine.run_requests(model, asked, trace=False)
     order = [asks[0].prompt.images[0].origin for asks in model.asked]
     assert sum(a != b for a, b in pairwise(order)) == 2
     roles = [asks[0].prompt.turns[0].role for asks in model.asked]
@@ -165,10 +167,10 @@ def test_answers_are_told_as_soon_as_enough_have_ended(monkeypatch: pytest.Monke
     monkeypatch.setattr(engine, "FETCHED", 4)
     model, order = ToyEngine(toy(), together=2), list[int]()
     asked = jobs(("vcd",), count=10)
-    answers = engine.run_jobs(model, asked, done=lambda i, answer: order.append(len(model.asked)))
+    answers = engine.run_requests(model, asked, done=lambda i, answer: order.append(len(model.asked)))
     assert [len(names) for names in model.fetched] == [4, 4, 2]
     assert order[0] < 7
-    for answer, wanted in zip(answers, loop.run_jobs(toy(), asked), strict=True):
+    for answer, wanted in zip(answers, loop.run_requests(toy(), asked), strict=True):
         same(answer, wanted)
 
 
@@ -180,15 +182,15 @@ def test_what_goes_wrong_in_one_job_is_told_of_it_alone() -> None:
     asked = [
         *jobs(("vcd",)),
         *jobs((poison, faulty, "dola"), count=1),
-        Job(prompt(4), parse_arm("vcd"), ("",), "options"),
+        DecodingRequest(prompt(4), parse_arm("vcd"), ("",), "options"),
     ]
     asked += [
-        Job(prompt(4), parse_arm("vcd"), (), "options"),
-        Job(prompt(5), parse_arm({**SPREAD, "branch_count": 17})),
+        DecodingRequest(prompt(4), parse_arm("vcd"), (), "options"),
+        DecodingRequest(prompt(5), parse_arm({**SPREAD, "branch_count": 17})),
     ]
-    asked += [Job(prompt(6), parse_arm(poison), OPTIONS, "options")]
+    asked += [DecodingRequest(prompt(6), parse_arm(poison), OPTIONS, "options")]
     counters = Counters()
-    answers = engine.run_jobs(model, asked, counters)
+    answers = engine.run_requests(model, asked, counters)
     assert isinstance(answers[0], Generation)
     told = [answer.reason for answer in answers[1:] if isinstance(answer, Failure)]
     assert told[0] == "vcd: there is no room."
@@ -204,23 +206,30 @@ def test_what_goes_wrong_in_one_job_is_told_of_it_alone() -> None:
 
 
 def test_a_group_may_have_sixteen_branches() -> None:
-    job = Job(prompt(5), parse_arm({**SPREAD, "branch_count": 16}), max_new_tokens=3)
-    (answer,), (wanted,) = engine.run_jobs(ToyEngine(toy()), [job]), loop.run_jobs(toy(), [job])
+    job = DecodingRequest(prompt(5), parse_arm({**SPREAD, "branch_count": 16}), max_new_tokens=3)
+    (answer,), (wanted,) = engine.run_requests(ToyEngine(toy()), [job]), loop.run_requests(toy(), [job])
     same(answer, wanted)
 
 
 def test_a_strategy_that_asks_first_is_answered_by_the_engine_itself() -> None:
     model, counters = ToyEngine(toy()), Counters()
-    asked = [Job(prompt(i), parse_arm("code"), max_new_tokens=4) for i in range(2)]
-    for answer, wanted in zip(engine.run_jobs(model, asked, counters), loop.run_jobs(toy(), asked), strict=True):
+    asked = [DecodingRequest(prompt(i), parse_arm("code"), max_new_tokens=4) for i in range(2)]
+    for answer, wanted in zip(
+        engine.run_requests(model, asked, counters), loop.run_requests(toy(), asked), strict=True
+    ):
         same(answer, wanted)
     assert counters.prepared > 0
     assert [bool(ask.extra) for asks in model.asked[: counters.prepared] for ask in asks] == [False] * counters.prepared
 
 
 def test_a_vote_is_counted_over_samples_of_their_own() -> None:
-    asked = [Job(prompt(i), parse_arm({"name": "self_consistency", "samples": 3}), max_new_tokens=4) for i in range(3)]
-    for answer, wanted in zip(engine.run_jobs(ToyEngine(toy()), asked), loop.run_jobs(toy(), asked), strict=True):
+    asked = [
+        DecodingRequest(prompt(i), parse_arm({"name": "self_consistency", "samples": 3}), max_new_tokens=4)
+        for i in range(3)
+    ]
+    for answer, wanted in zip(
+        engine.run_requests(ToyEngine(toy()), asked), loop.run_requests(toy(), asked), strict=True
+    ):
         same(answer, wanted)
 
 
@@ -228,7 +237,7 @@ def test_runs_never_share_the_names_of_their_groups() -> None:
     names = set()
     for _ in range(2):
         model = ToyEngine(toy())
-        engine.run_jobs(model, [*jobs(("vcd",)), Job(prompt(1), parse_arm("vcd"), OPTIONS, "options")])
+        engine.run_requests(model, [*jobs(("vcd",)), DecodingRequest(prompt(1), parse_arm("vcd"), OPTIONS, "options")])
         told = [{branch.group for ask in asks if (branch := parse_branch(ask.extra))} for asks in model.asked]
         assert all(len(group) == 1 for group in told)
         names |= {name for group in told for name in group}

@@ -21,8 +21,8 @@ from reference import Reference
 from server_process import Server, started
 
 from decoding.arms.arm import parse_arm
-from decoding.engine.requests import Job
-from decoding.engine.server_engine import run_jobs
+from decoding.engine.requests import DecodingRequest
+from decoding.engine.server_engine import run_requests
 from experiments.cli.serve import server
 from icl.errors import ConfigError, ModelError
 from icl.models.hf.adapter import LoraAdapter
@@ -106,8 +106,8 @@ def test_a_config_names_the_adapter_and_is_told_where_it_is_not_there(
     model = Remote(url, "tiny", "ICL_TEST_KEY", adapter="one")
     by_name = Remote(url, "one", "ICL_TEST_KEY")
     prompts, arms = groups.prompts(4, seed=63), (parse_arm(VCD), parse_arm("greedy"))
-    jobs = [Job(prompt, arm, max_new_tokens=6) for prompt in prompts for arm in arms]
-    answers, again = run_jobs(model, jobs), run_jobs(by_name, jobs)
+    jobs = [DecodingRequest(prompt, arm, max_new_tokens=6) for prompt in prompts for arm in arms]
+    answers, again = run_requests(model, jobs), run_requests(by_name, jobs)
     tuned = references(folder, adapters)["one"]
     for job, answer, other in zip(jobs, answers, again, strict=True):
         assert isinstance(answer, Generation), answer
@@ -186,11 +186,11 @@ def test_a_merged_adapter_is_served_whole_under_its_name(
         assert [card["id"] for card in json.loads(serving.call("/v1/models")[1])["data"]] == ["mine"]
         model = Remote(f"http://127.0.0.1:{serving.port}/v1", "mine", "ICL_TEST_KEY")
         jobs = [
-            Job(prompt, parse_arm(arm), max_new_tokens=6)
+            DecodingRequest(prompt, parse_arm(arm), max_new_tokens=6)
             for prompt in groups.prompts(4, seed=65)
             for arm in (VCD, "greedy")
         ]
-        answers = run_jobs(model, jobs)
+        answers = run_requests(model, jobs)
     found = [
         (tuned.compare(job.prompt, job.arm, answer.tokens), base.compare(job.prompt, job.arm, answer.tokens))
         for job, answer in zip(jobs, answers, strict=True)

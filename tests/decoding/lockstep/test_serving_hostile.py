@@ -143,7 +143,7 @@ def test_no_image_is_fetched_for_a_client(serving: Server) -> None:
             self.send_error(404)
 
     with HTTPServer(("127.0.0.1", 0), Inside) as inside:
-        threading.Thread(target=inside.serve_forever, daemon=True).start()
+        threading.StepState(target=inside.serve_forever, daemon=True).start()
         for strategy in ("vcd", None):
             status, answer = serving.chat(asked(strategy) | shown(f"http://127.0.0.1:{inside.server_port}/secret"))
             assert status == 400, answer
@@ -209,31 +209,31 @@ def lives(pid: int) -> bool:
         return False
 
 
-def asking(serving: Server, how: list[dict[str, Any]]) -> tuple[list[threading.Thread], list[tuple[int, str]]]:
+def asking(serving: Server, how: list[dict[str, Any]]) -> tuple[list[threading.StepState], list[tuple[int, str]]]:
     answers: list[tuple[int, str]] = []
 
     def ask(more: dict[str, Any]) -> None:
         with contextlib.suppress(OSError, HTTPException):  # a server that was killed
             answers.append(serving.call(CHAT, asked() | LONG | more))
 
-    threads = [threading.Thread(target=ask, args=(more,)) for more in how]
-    for thread in threads:
+    states = [threading.StepState(target=ask, args=(more,)) for more in how]
+    for thread in states:
         thread.start()
     for _ in range(200):  # until three groups run
         if serving.metric("num_requests_running") >= min(2 * len(how), 6):
             break
         time.sleep(0.02)
-    return threads, answers
+    return states, answers
 
 
 def test_a_server_that_is_stopped_finishes_its_groups_and_leaves_no_process(folder: Path, tmp_path: Path) -> None:
     with started(str(folder), tmp_path / "log", OPTIONS, name="tiny", max_images=4, patience=3) as serving:
         children = family(serving.process.pid)
-        threads, answers = asking(serving, [{}, {"stream": True}, {"ignore": None}])
+        states, answers = asking(serving, [{}, {"stream": True}, {"ignore": None}])
         held = socket.create_connection(("127.0.0.1", serving.port), 20)
         held.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
         os.kill(serving.process.pid, signal.SIGTERM)
-        for thread in threads:
+        for thread in states:
             thread.join(60)
         assert [status for status, _ in answers] == [200] * 3
         assert any(said.rstrip().endswith("data: [DONE]") for _, said in answers)
@@ -246,9 +246,9 @@ def test_an_engine_that_dies_is_told_to_everybody_and_ends_the_server(folder: Pa
     with started(str(folder), tmp_path / "log", OPTIONS, name="tiny", max_images=4, patience=3) as serving:
         children = family(serving.process.pid)
         how: list[dict[str, Any]] = [{}, {"stream": True}, {"icl": {"trace": True}}]
-        threads, answers = asking(serving, how * 16)  # more than run at once: some have not begun
+        states, answers = asking(serving, how * 16)  # more than run at once: some have not begun
         os.kill(next(pid for pid, told in children.items() if "EngineCore" in told), signal.SIGKILL)
-        for thread in threads:
+        for thread in states:
             thread.join(60)
         assert len(answers) == 48
         why = ("the engine has failed", "what it kept", "the server is stopping")
@@ -264,8 +264,8 @@ def test_a_server_that_is_killed_leaves_no_engine_behind(folder: Path, tmp_path:
     with started(str(folder), tmp_path / "log", OPTIONS, name="tiny", max_images=4, patience=3) as serving:
         children = family(serving.process.pid)
         assert any("EngineCore" in told for told in children.values())
-        threads, _ = asking(serving, [{}, {"stream": True}])
+        states, _ = asking(serving, [{}, {"stream": True}])
         serving.process.kill()
         assert left(children) == []
-        for thread in threads:
+        for thread in states:
             thread.join(60)

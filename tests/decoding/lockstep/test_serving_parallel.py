@@ -17,8 +17,8 @@ import groups
 from chats import body, renamed, tokens
 from server_process import Server, started
 
-from decoding.engine.requests import Job
-from decoding.engine.server_engine import run_jobs
+from decoding.engine.requests import DecodingRequest
+from decoding.engine.server_engine import run_requests
 from icl.models.remote import Remote
 from icl.types import Generation
 
@@ -38,24 +38,24 @@ def serving(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def expected(folder: Path) -> list[tuple[Job, Generation]]:
+def expected(folder: Path) -> list[tuple[DecodingRequest, Generation]]:
     """Jobs, and what one engine in this process says."""
     arms = [groups.ARMS[0], groups.ARMS[3], groups.ARMS[4], {"name": "code"}, "greedy"]  # which a server has by name
     jobs = groups.jobs(30, 6, seed=71, arms=arms)
     jobs += [replace(job, options=("red", "a blue one"), score="options") for job in jobs[:6]]
     engine = groups.tiny_engine(folder)
-    answers = groups.run_jobs(engine, jobs)
+    answers = groups.run_requests(engine, jobs)
     engine.unload()
     return [(job, answer) for job, answer in zip(jobs, answers, strict=True) if isinstance(answer, Generation)]
 
 
 def test_groups_on_two_engines_say_what_one_engine_says(
-    serving: Server, expected: list[tuple[Job, Generation]]
+    serving: Server, expected: list[tuple[DecodingRequest, Generation]]
 ) -> None:
     """Tokens, and traces and scores of options, which each engine keeps for itself."""
     assert len(expected) == 36
     model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY", concurrency=12)
-    answers = run_jobs(model, [job for job, _ in expected])
+    answers = run_requests(model, [job for job, _ in expected])
     for answer, (_, wanted) in zip(answers, expected, strict=True):
         assert isinstance(answer, Generation), answer
         assert answer.tokens == wanted.tokens
@@ -100,13 +100,13 @@ def test_clients_that_hang_up_leave_nothing_behind_in_either_engine(serving: Ser
 
 
 def test_a_server_whose_model_is_split_says_what_one_process_says_and_whose_fault_a_failure_is(
-    folder: Path, expected: list[tuple[Job, Generation]], tmp_path: Path
+    folder: Path, expected: list[tuple[DecodingRequest, Generation]], tmp_path: Path
 ) -> None:
     """The workers know what went wrong in a step, and their scheduler, in another process, does not."""
     split = [*OPTIONS, "tensor-parallel-size=2"]
     with started(str(folder), tmp_path / "log", split, name="tiny", max_images=4) as serving:
         model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY")
-        same = run_jobs(model, [job for job, _ in expected])
+        same = run_requests(model, [job for job, _ in expected])
         endless = body(renamed(expected[0][0].prompt), {"strategy": "vcd", "alpha": 3e38})
         told = [serving.call("/v1/chat/completions", endless | {"stream": stream}) for stream in (False, True)]
     assert [answer.tokens for answer in same if isinstance(answer, Generation)] == [ok.tokens for _, ok in expected]

@@ -12,8 +12,8 @@ import torch
 from decoding.arms.arm import parse_arm
 from decoding.base import Strategy
 from decoding.engine.decoding_step import scores
-from decoding.engine.option_scoring import logprobs_of
-from decoding.engine.token_loop import TRACE
+from decoding.engine.option_scoring import combined_logprobs
+from decoding.engine.token_loop import TRACE_FIELDS
 from decoding.formulas.sampling import Greedy
 from decoding.lockstep.request_metadata import KEY, SECRET, BranchMetadata, check_name, parse_branch
 from decoding.lockstep.serialization import deserialize, serialize
@@ -72,7 +72,7 @@ def test_options_choose_their_own_tokens_and_keep_the_strategys_log_probabilitie
         select_tokens(after, complete_groups(rows("o", "vcd", [0, 1], step, first=first, force=option)))
         assert after.argmax(-1).tolist() == [option[step]] * 2
     strategy = parse_arm("vcd").strategy
-    told = [logprobs_of(strategy, each[:, None], step)[0][0] for step, each in enumerate(given)]
+    told = [combined_logprobs(strategy, each[:, None], step)[0][0] for step, each in enumerate(given)]
     record = RECORD_STORE.take("o")
     assert record is not None
     assert record.forced == pytest.approx([float(told[s][token]) for s, token in enumerate(option)])
@@ -86,7 +86,9 @@ def test_a_step_computed_twice_counts_once() -> None:
     assert record is not None
     assert len(record.trace) == 2
     said, _ = scores(parse_arm("vcd").strategy, logits(2, 1)[:, None], 0)
-    assert dict(zip(TRACE, record.trace[0], strict=True))["logprob"] == pytest.approx(float(said.log_softmax(-1).max()))
+    assert dict(zip(TRACE_FIELDS, record.trace[0], strict=True))["logprob"] == pytest.approx(
+        float(said.log_softmax(-1).max())
+    )
 
 
 def test_what_is_kept_is_what_each_group_asked_for() -> None:
@@ -95,8 +97,8 @@ def test_what_is_kept_is_what_each_group_asked_for() -> None:
     parts[2] = [BatchRow(row.index, replace(row.branch, top=2), 0) for row in parts[2]]
     select_tokens(logits(6), complete_groups([row for part in parts for row in part]))
     kept = {name: RECORD_STORE.take(name) or GroupRecord() for name in ("plain", "traced", "seen")}
-    assert [(len(record.trace), len(record.looks)) for record in kept.values()] == [(0, 0), (1, 0), (0, 1)]
-    assert [len(ids) for ids in kept["seen"].looks[0].ids] == [2, 2, 2]
+    assert [(len(record.trace), len(record.step_traces)) for record in kept.values()] == [(0, 0), (1, 0), (0, 1)]
+    assert [len(ids) for ids in kept["seen"].step_traces[0].ids] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

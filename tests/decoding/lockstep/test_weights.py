@@ -44,7 +44,7 @@ def test_log_probabilities_show_the_weight_of_every_branch(
     folder = checkpoints.saved(architecture, tmp_path)
     reference, engine = Reference(folder), groups.tiny_engine(folder)
     jobs = groups.jobs(20, 8, seed=17, arms=groups.ARMS[:4])
-    answers = groups.run_jobs(engine, jobs)
+    answers = groups.run_requests(engine, jobs)
     engine.unload()
     right, off = list[float](), list[float]()
     for job, answer in zip(jobs, answers, strict=True):

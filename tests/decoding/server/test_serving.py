@@ -18,7 +18,7 @@ from chats import body, renamed, tokens
 from server_process import Server, started
 
 from decoding.arms.arm import parse_arm
-from decoding.engine.requests import Job
+from decoding.engine.requests import DecodingRequest
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def expected(folder: Path) -> list[tuple[dict[str, Any], list[int]]]:
     """Requests and what an engine in this process answers to them."""
     engine = groups.tiny_engine(folder)
     prompts = [renamed(prompt) for prompt in groups.prompts(12, seed=31)]
-    jobs = [Job(p, parse_arm(ARMS[i % 4][1]), max_new_tokens=8) for i, p in enumerate(prompts)]
-    answers = groups.run_jobs(engine, jobs)
+    jobs = [DecodingRequest(p, parse_arm(ARMS[i % 4][1]), max_new_tokens=8) for i, p in enumerate(prompts)]
+    answers = groups.run_requests(engine, jobs)
     engine.unload()
     bodies = [body(p, ARMS[i % 4][0], **ARMS[i % 4][2]) for i, p in enumerate(prompts)]
     return [(given, list(answer.tokens)) for given, answer in zip(bodies, answers, strict=True)]

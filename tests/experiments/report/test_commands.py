@@ -149,7 +149,9 @@ def test_show_puts_the_branches_of_each_step_side_by_side(mapping, toy, tmp_path
     assert main(["show", str(made.path), "q-0003", "--arm", "decoding=vcd"]) == 0
     told = capsys.readouterr().out
     sample = next(
-        row for row in made.samples().to_dict("records") if row["query"] == "q-0003" and row["steps"].get("apart")
+        row
+        for row in made.samples().to_dict("records")
+        if row["query"] == "q-0003" and row["steps"].get("js_divergence")
     )
     assert told.count("reference ×2.00          branch 1 ×−1.00          combined") == len(sample["steps"]["chosen"])
     assert f"step 0  {sample['output'].split()[0] if sample['output'] else '(end)'}  " in told

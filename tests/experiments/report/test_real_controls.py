@@ -1,6 +1,6 @@
 """What the runner writes about controls is what the report reads."""
 
-from decoding.arms.arm import controls_of, parse_arm
+from decoding.arms.arm import default_controls, parse_arm
 from experiments.api import run
 from experiments.results.view import view
 from experiments.stats.findings import findings
@@ -8,7 +8,7 @@ from experiments.stats.findings import findings
 
 def labels_of_controls(node):
     """With 'greedy' an arm of the file, which is the reference and no control."""
-    return [arm.label for arm in controls_of(parse_arm(node), shots=2) if arm.label != "greedy"]
+    return [arm.label for arm in default_controls(parse_arm(node), shots=2) if arm.label != "greedy"]
 
 
 def test_each_method_has_the_controls_of_its_own_sampler(mapping, toy, tmp_path):

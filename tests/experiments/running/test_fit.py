@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from decoding.arms.arm import parse_arm
-from decoding.arms.fitting import mixture_weights, read_parameters, write_fitted
+from decoding.arms.fitting import fit_mixture_weights, read_parameters, write_parameter_file
 from decoding.strategies.moicl import MoICL
 from experiments.cli.main import main
 from experiments.config.config import load
@@ -39,10 +39,10 @@ def test_a_bias_is_fitted_on_the_references_scores_of_all_seeds(mapping: Config,
         for seed in (0, 1)
         for row in option_scores(mapping(model=toy, answer_mode="options", seeds=[seed]), tmp_path / str(seed))
     ]
-    from decoding.arms.fitting import fitted_bias
+    from decoding.arms.fitting import fit_option_bias
 
     gold = [i % 3 for i in range(6)] * 2
-    assert found.strategy.biases == fitted_bias(torch.tensor(told), gold)  # type: ignore[attr-defined]
+    assert found.strategy.biases == fit_option_bias(torch.tensor(told), gold)  # type: ignore[attr-defined]
 
 
 def test_a_prior_is_the_mean_share_and_reads_no_label(mapping: Config, toy: str, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_weights_are_fitted_on_each_group_alone(mapping: Config, toy: str, tmp_p
         node = {"name": "moicl", "groups": 3, "weights": [float(i == group) for i in range(3)]}
         config = mapping(model=toy, shots=3, decoding=node, answer_mode="options")
         told.append(option_scores(config, tmp_path / str(group)))
-    weights = mixture_weights(torch.tensor(told).transpose(0, 1), [i % 3 for i in range(6)])
+    weights = fit_mixture_weights(torch.tensor(told).transpose(0, 1), [i % 3 for i in range(6)])
     assert found.strategy.fitted == pytest.approx(weights, abs=1e-3)
     assert any(abs(weight - 1 / 3) > 0.05 for weight in found.strategy.fitted)
 
@@ -90,7 +90,7 @@ def test_the_command_writes_a_file_that_a_config_names(
 
 
 def test_a_control_of_what_was_fitted_has_its_parameters(tmp_path: Path) -> None:
-    write_fitted(MoICL(2, (0.5, 0.7)), tmp_path / "w.json")
+    write_parameter_file(MoICL(2, (0.5, 0.7)), tmp_path / "w.json")
     arm = parse_arm({"name": "mask_only", "of": {"name": "moicl", "fitted": str(tmp_path / "w.json")}})
     assert arm.strategy.of == MoICL(2, (0.5, 0.7))  # type: ignore[attr-defined]
 
@@ -121,7 +121,7 @@ def test_a_file_of_bytes_is_told_without_them(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_strategy_is_told(tmp_path: Path) -> None:
-    write_fitted(MoICL(), tmp_path / "w.json")
+    write_parameter_file(MoICL(), tmp_path / "w.json")
     with pytest.raises(ConfigError, match="has parameters of 'moicl', and this is 'constant_bias'"):
         read_parameters(str(tmp_path / "w.json"), "constant_bias")
 
@@ -143,7 +143,7 @@ def test_parameters_used_on_another_model_task_or_the_same_queries_are_told(
     test, path = {"name": "binding", "ways": 2, "queries": 4}, tmp_path / "bias.json"
     dev = test | {"seed": 1}
     found = fit(load(mapping(model=toy, decoding="constant_bias", task=dev)))
-    write_fitted(found.strategy, path, found.how)
+    write_parameter_file(found.strategy, path, found.how)
     node = {"name": "constant_bias", "fitted": str(path)}
     own = {"model": toy, "decoding": node, "answer_mode": "options", "task": test}
     assert warnings(mapping(**own)) == []

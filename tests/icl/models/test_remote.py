@@ -15,8 +15,8 @@ from endpoint_server import completion, listed
 from PIL import Image as PILImage
 
 from decoding.arms.arm import parse_arm
-from decoding.engine.requests import Counters, Failure, Job
-from decoding.engine.server_engine import run_jobs
+from decoding.engine.requests import Counters, DecodingRequest, Failure
+from decoding.engine.server_engine import run_requests
 from icl import __version__, edits
 from icl.conformance import check_model
 from icl.errors import ConfigError, ModelError, PlanError
@@ -435,7 +435,7 @@ def test_strategies_are_sent_to_a_server_of_ours_with_named_parts_and_whole_para
             {"name": "contrast", "branches": [{"change": "noise", "step": 900}], "weights": [2, -1]},
         )
     ]
-    (said, *_) = run_jobs(model, [Job(prompt, arm, max_new_tokens=9) for arm in arms])
+    (said, *_) = run_requests(model, [DecodingRequest(prompt, arm, max_new_tokens=9) for arm in arms])
     assert said == Generation("blue", (5, 6), "stop", Usage(20, 3, 6), {"gap": (0.5, 0.25, 1.0)})
     assert model.counters()["cached_tokens"] == 24
     assert len(server.bodies) == 3
@@ -456,7 +456,9 @@ def test_equal_jobs_are_sent_once_and_noised_ones_by_their_stream(server: Any, r
     server.behavior = lambda number, body: generation("blue")
     prompts = [replace(request().prompt, key=StreamKey(seed, "q")) for seed in (0, 1, 1)]
     counters = Counters()
-    run_jobs(remote(), [Job(prompt, parse_arm(arm)) for prompt in prompts for arm in ("greedy", "vcd")], counters)
+    run_requests(
+        remote(), [DecodingRequest(prompt, parse_arm(arm)) for prompt in prompts for arm in ("greedy", "vcd")], counters
+    )
     sent = [(json.loads(body["vllm_xargs"]["strategy"])["name"], body["seed"]) for body in server.bodies]
     assert sorted(sent) == [("greedy", 0), ("vcd", 0), ("vcd", 1)]
     assert (counters.jobs, counters.jobs_reused) == (6, 3)
@@ -471,11 +473,11 @@ def test_an_adapter_is_asked_for_by_its_name_and_named_where_a_server_of_ours_ha
     server.told = {"/v1/strategies": ours()["/v1/strategies"] | {"adapters": ["tuned"]}}
     server.behavior = lambda number, body: generation("blue")
     model = remote(adapter="tuned")
-    run_jobs(model, [Job(request().prompt, parse_arm("vcd"))])
+    run_requests(model, [DecodingRequest(request().prompt, parse_arm("vcd"))])
     assert [body["model"] for body in server.bodies] == ["tuned", "tuned"]
     assert model.digest != remote().digest
     with pytest.raises(ModelError, match=r"has no adapter 'tunes'. Did you mean 'tuned'\? It has tuned: start it with"):
-        run_jobs(remote(adapter="tunes"), [Job(request().prompt, parse_arm("vcd"))])
+        run_requests(remote(adapter="tunes"), [DecodingRequest(request().prompt, parse_arm("vcd"))])
     assert len(server.bodies) == 2
 
 
@@ -507,6 +509,6 @@ def test_an_answer_of_a_server_of_ours_without_a_generation_fails_its_job(
 ) -> None:
     server.told = ours()
     server.behavior = lambda number, body: (200, {}, completion("plain"))
-    (said,) = run_jobs(remote(), [Job(request().prompt, parse_arm("vcd"))])
+    (said,) = run_requests(remote(), [DecodingRequest(request().prompt, parse_arm("vcd"))])
     assert isinstance(said, Failure)
     assert "has no choices[0].icl" in said.reason

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from decoding.arms.arm import parse_arm
-from decoding.engine.engine import run_jobs
-from decoding.engine.requests import Job
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import DecodingRequest
 from icl.errors import ModelError
 from icl.models.hf import prequantized as ready
 from icl.models.hf import quantization as quantizing
@@ -62,11 +62,11 @@ def gap(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().max())
 
 
-def asked() -> list[Job]:
+def asked() -> list[DecodingRequest]:
     arms = [parse_arm(arm) for arm in ("greedy", "vcd")]
     prompts = tiny_models.prompts()
-    written = [Job(prompt, arm, max_new_tokens=6) for prompt in prompts for arm in arms if prompt.images]
-    return written + [Job(prompt, arms[0], ("red", "a cat"), "options") for prompt in prompts]
+    written = [DecodingRequest(prompt, arm, max_new_tokens=6) for prompt in prompts for arm in arms if prompt.images]
+    return written + [DecodingRequest(prompt, arms[0], ("red", "a cat"), "options") for prompt in prompts]
 
 
 @pytest.mark.parametrize("kind", ["gptq", "awq"])
@@ -77,7 +77,7 @@ def test_it_says_what_the_same_weights_say_in_full_precision(architecture: str, 
     got, want = (hf.open(tiny_models.prompts()).logits for hf in (small, full))
     assert gap(got, want) < CLOSE
     assert small.notes == full.notes == ()
-    for one, other in zip(run_jobs(small, asked()), run_jobs(full, asked()), strict=True):
+    for one, other in zip(run_requests(small, asked()), run_requests(full, asked()), strict=True):
         assert one.tokens == other.tokens
         assert one.option_scores == pytest.approx(other.option_scores, abs=1e-4)
 
@@ -122,10 +122,10 @@ def test_a_bias_that_the_files_have_and_the_architecture_has_not_is_added(made: 
     """As writers leave it, whose packed layers always have one."""
     small, _ = made("llava", "gptq")
     folder, biases = written(small, tmp_path), {}
-    for key, scales in weights_of(folder).items():
+    for key, scales in constant_weights(folder).items():
         if key.endswith("down_proj.scales"):
             biases[key.replace("scales", "bias")] = torch.full((scales.shape[1],), 0.25).half()
-    save_file(weights_of(folder) | biases, folder / "model.safetensors", {"format": "pt"})
+    save_file(constant_weights(folder) | biases, folder / "model.safetensors", {"format": "pt"})
     biased = HF(path=str(folder))
     for name, layer in modules(biased).items():
         if name.endswith("down_proj"):
@@ -162,7 +162,7 @@ def test_in_sixteen_bits_each_weight_is_rounded_once(made: Made) -> None:
 def test_the_files_say_what_is_packed_whatever_names_they_and_the_config_use(made: Made, tmp_path: Path) -> None:
     """Files and configs name layers as they were called when they were written, or as they are called today."""
     small, full = made("qwen2_5_vl", "awq")
-    published = weights_of(Path(small.path))
+    published = constant_weights(Path(small.path))
     assert {key.split(".")[0] for key in published} == {"model", "visual", "lm_head"}
     assert not any("language_model" in key for key in published)
     today = {
@@ -180,11 +180,13 @@ def test_layers_may_have_bits_of_their_own_where_the_config_says_so(made: Made, 
     four, eight = (made("llava", kind) for kind in ("gptq", "gptq-8-bits"))
     folder = written(four[0], tmp_path, dynamic={"+:.*mlp.*": {"bits": 8, "group_size": 64}})
     chosen = [Path(hf.path) for hf in (four[0], eight[0])]
-    save_file(mixed(*map(weights_of, chosen)), folder / "model.safetensors", {"format": "pt"})
+    save_file(mixed(*map(constant_weights, chosen)), folder / "model.safetensors", {"format": "pt"})
     (tmp_path / "full").mkdir()
     full = Path(shutil.copytree(four[1].path, tmp_path / "full" / "checkpoint"))
     save_file(
-        mixed(*(weights_of(Path(hf.path)) for hf in (four[1], eight[1]))), full / "model.safetensors", {"format": "pt"}
+        mixed(*(constant_weights(Path(hf.path)) for hf in (four[1], eight[1]))),
+        full / "model.safetensors",
+        {"format": "pt"},
     )
     got, want = (HF(path=str(path)).open(tiny_models.prompts()).logits for path in (folder, full))
     assert gap(got, want) < CLOSE
@@ -268,7 +270,7 @@ def written(hf: HF, tmp_path: Path, **settings: object) -> Path:
     return folder
 
 
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+def constant_weights(folder: Path) -> dict[str, torch.Tensor]:
     return dict(load_file(folder / "model.safetensors"))
 
 
@@ -333,7 +335,7 @@ def damaged(weights: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tenso
 )
 def test_a_damaged_file_is_told_with_the_layer(kind: str, how: str, told: str, made: Made, tmp_path: Path) -> None:
     folder = written(made("llava", kind)[0], tmp_path)
-    save_file(damaged(weights_of(folder), how), folder / "model.safetensors", {"format": "pt"})
+    save_file(damaged(constant_weights(folder), how), folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=rf"is quantized \({kind}\), and .*{told}.*fetch them again") as refused:
         HF(path=str(folder)).load()
     assert "\n" not in str(refused.value)
@@ -350,7 +352,7 @@ def test_a_config_that_says_packed_over_files_that_are_not_is_refused(made: Made
 def test_experts_that_the_architecture_keeps_in_one_tensor_are_refused(made: Made, tmp_path: Path) -> None:
     small, _ = made("qwen3_vl_moe", "gptq")
     folder = written(small, tmp_path)
-    weights = weights_of(folder)
+    weights = constant_weights(folder)
     layer = next(key for key in weights if key.endswith("q_proj.qweight")).removesuffix("self_attn.q_proj.qweight")
     parts = {part: weights[f"{layer}self_attn.q_proj.{part}"] for part in ("qweight", "qzeros", "scales")}
     weights |= {f"{layer}mlp.experts.0.gate_proj.{part}": value.clone() for part, value in parts.items()}

@@ -17,8 +17,8 @@ from server_process import started
 
 from decoding.arms.arm import parse_arm
 from decoding.arms.inspection import probe_prompt
-from decoding.engine.requests import Failure, Job
-from decoding.lockstep.engine import run_jobs
+from decoding.engine.requests import DecodingRequest, Failure
+from decoding.lockstep.engine import run_requests
 from experiments.config.config import load
 from experiments.running.run import run
 from icl.errors import ModelError
@@ -74,7 +74,7 @@ def test_an_engine_that_is_killed_in_the_middle_ends_the_run_with_a_sentence(mon
     """Its process alone: what has ended is told, nothing is told to have failed, and nothing waits."""
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     model = VLLM("tiny", cache_gib=0.1, enforce_eager=True, in_flight=8, engine_args={"max_num_seqs": 8})
-    jobs = [Job(replace(probe_prompt(2), key=StreamKey(0, str(i))), parse_arm("vcd")) for i in range(200)]
+    jobs = [DecodingRequest(replace(probe_prompt(2), key=StreamKey(0, str(i))), parse_arm("vcd")) for i in range(200)]
     told: list[Generation | Failure] = []
 
     def done(i: int, answer: Generation | Failure) -> None:
@@ -89,7 +89,7 @@ def test_an_engine_that_is_killed_in_the_middle_ends_the_run_with_a_sentence(mon
         with pytest.raises(
             ModelError, match=r"the engine has ended in the middle of the run.*What was answered is kept"
         ):
-            run_jobs(model, jobs, done=done)
+            run_requests(model, jobs, done=done)
     finally:
         model.unload()
     assert 1 <= len(told) < 200

@@ -12,7 +12,7 @@ import checkpoints
 import groups
 
 from decoding.arms.arm import parse_arm
-from decoding.engine.requests import Failure, Job
+from decoding.engine.requests import DecodingRequest, Failure
 from icl.models.vllm.model import VLLM
 from icl.types import Generation
 
@@ -38,19 +38,23 @@ def test_larger_prompts_than_planned_start_the_engine_again_and_lose_nothing(mod
     tiny = checkpoints.tiny_models()
     prompts = [tiny.prompt([i], "what?", f"q{i}") for i in range(4)]
     prompts += [tiny.prompt([1], "very long " * 40, "long"), tiny.prompt([2, 3, 4], "and?", "many")]
-    jobs = [Job(prompt, parse_arm(arm), max_new_tokens=5) for prompt in prompts for arm in ("greedy", groups.ARMS[0])]
+    jobs = [
+        DecodingRequest(prompt, parse_arm(arm), max_new_tokens=5)
+        for prompt in prompts
+        for arm in ("greedy", groups.ARMS[0])
+    ]
     model.expect(1, 60)
     model.load()
     assert model.engine.longest == 256
-    answers = groups.run_jobs(model, jobs)
+    answers = groups.run_requests(model, jobs)
     assert model.engine.longest == model.max_tokens
     assert not model.engine.planned
     assert model.counters()["requests"] == len(prompts) * 3
     roomy = groups.tiny_engine(folder)
-    expected = groups.run_jobs(roomy, jobs)
+    expected = groups.run_requests(roomy, jobs)
     roomy.unload()
     assert all(isinstance(answer, Generation) and answer.trace for answer in answers), answers
     assert [answer.tokens for answer in answers] == [answer.tokens for answer in expected]
-    (refused,) = groups.run_jobs(model, [Job(tiny.prompt([1], "x" * 20_000), parse_arm("greedy"))])
+    (refused,) = groups.run_requests(model, [DecodingRequest(tiny.prompt([1], "x" * 20_000), parse_arm("greedy"))])
     assert isinstance(refused, Failure)
     assert str(model.max_tokens) in refused.reason

@@ -16,7 +16,7 @@ from adapters import saved
 from reference import Reference
 
 from decoding.arms.arm import parse_arm
-from decoding.engine.requests import Job
+from decoding.engine.requests import DecodingRequest
 from icl.errors import ModelError
 from icl.models.vllm.model import VLLM
 from icl.types import Generation
@@ -47,12 +47,12 @@ def test_answers_are_those_of_the_backend_hf_with_the_same_adapter(folder: Path,
     assert lora is not None
     tuned.model = lora.applied(tuned.model, str(folder), merge=False)  # as the backend `hf` puts it on
     jobs = [
-        Job(prompt, parse_arm(arm), max_new_tokens=8)
+        DecodingRequest(prompt, parse_arm(arm), max_new_tokens=8)
         for prompt in groups.prompts(8, seed=41)
         for arm in ("greedy", groups.ARMS[0])
     ]
     steps = decided = same = 0
-    for job, answer in zip(jobs, groups.run_jobs(model, jobs), strict=True):
+    for job, answer in zip(jobs, groups.run_requests(model, jobs), strict=True):
         assert isinstance(answer, Generation), answer
         stops = frozenset(checkpoints.STOPS) if answer.finish == "stop" else frozenset()
         found = tuned.compare(job.prompt, job.arm, answer.tokens, stops, None)
@@ -98,14 +98,14 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "merged"
 
 
-def merged_says_what_hf_says(folder: Path, model: VLLM, jobs: list[Job]) -> list[Generation]:
+def merged_says_what_hf_says(folder: Path, model: VLLM, jobs: list[DecodingRequest]) -> list[Generation]:
     """The answers, each step of which a merged model of transformers would take too."""
     reference, lora = Reference(folder), model.lora
     assert lora is not None
     reference.model = lora.applied(reference.model, str(folder), merge=True)
     answers = []
     steps = decided = 0
-    for job, answer in zip(jobs, groups.run_jobs(model, jobs), strict=True):
+    for job, answer in zip(jobs, groups.run_requests(model, jobs), strict=True):
         assert isinstance(answer, Generation), answer
         stops = frozenset(checkpoints.STOPS) if answer.finish == "stop" else frozenset()
         found = reference.compare(job.prompt, job.arm, answer.tokens, stops, None)
@@ -120,12 +120,12 @@ def test_merged_it_says_what_it_says_beside_the_weights_and_what_hf_says_merged(
     folder: Path, adapter: Path, model: VLLM, cached: Path
 ) -> None:
     jobs = [
-        Job(prompt, parse_arm(arm), max_new_tokens=8)
+        DecodingRequest(prompt, parse_arm(arm), max_new_tokens=8)
         for prompt in groups.prompts(8, seed=43)
         for arm in ("greedy", groups.ARMS[0])
     ]
     model.unload()  # engines share what a process has once: one at a time
-    beside = groups.run_jobs(model, jobs)
+    beside = groups.run_requests(model, jobs)
     model.unload()
     whole = groups.tiny_engine(folder, adapter=str(adapter), merge=True)
     assert whole.digest not in {model.digest, VLLM(str(folder)).digest}
@@ -146,7 +146,7 @@ def test_merged_it_may_change_layers_and_ranks_that_vllm_would_not_take(
         pytest.skip("one architecture is enough")
     own = saved(folder, tmp_path / "lora", TOWER_TOO, rank=600)
     whole = groups.tiny_engine(folder, adapter=str(own), merge=True)
-    jobs = [Job(prompt, parse_arm("vcd"), max_new_tokens=6) for prompt in groups.prompts(4, seed=44)]
+    jobs = [DecodingRequest(prompt, parse_arm("vcd"), max_new_tokens=6) for prompt in groups.prompts(4, seed=44)]
     try:
         merged_says_what_hf_says(folder, whole, jobs)
     finally:

@@ -14,7 +14,7 @@ import groups
 import transformers
 
 from decoding.arms.arm import parse_arm
-from decoding.engine.requests import Failure, Job
+from decoding.engine.requests import DecodingRequest, Failure
 from icl.errors import ModelError
 from icl.models.base import Request
 from icl.models.vllm.model import VLLM
@@ -78,9 +78,9 @@ def test_images_go_by_their_digest_and_are_processed_once(model: VLLM) -> None:
 def test_what_prompts_share_is_read_from_the_prefix_cache(model: VLLM) -> None:
     tiny = checkpoints.tiny_models()
     prompts = [tiny.prompt([1, 2, 3, 4], f"question {i}?", f"fixed{i}") for i in range(8)]
-    jobs = [Job(prompt, parse_arm("greedy"), max_new_tokens=2) for prompt in prompts]
+    jobs = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=2) for prompt in prompts]
     before = dict(model.counters())
-    groups.run_jobs(model, jobs, trace=False)
+    groups.run_requests(model, jobs, trace=False)
     read, cached = (model.counters()[key] - before[key] for key in ("prompt_tokens", "cached_tokens"))
     assert cached > 0.6 * read
 
@@ -91,7 +91,9 @@ def test_a_image_is_encoded_once_wherever_it_is_shown(model: VLLM) -> None:
     prompts = [tiny.prompt(order, f"question {i}?", f"order{i}") for i, order in enumerate(orders)]
     assert isinstance(model, groups.Watched)
     before = model.scheduler.counts["encoder inputs"]
-    answers = groups.run_jobs(model, [Job(prompt, parse_arm("greedy"), max_new_tokens=2) for prompt in prompts])
+    answers = groups.run_requests(
+        model, [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=2) for prompt in prompts]
+    )
     assert not any(isinstance(answer, Failure) for answer in answers)
     assert model.scheduler.counts["encoder inputs"] - before == 3
 
@@ -167,12 +169,12 @@ def test_it_runs_in_processes_of_its_own_and_can_be_started_again(
         )
     ]
     prompts = groups.prompts(2, seed=25)
-    jobs = [Job(prompt, arm, max_new_tokens=6) for prompt in prompts for arm in arms]
+    jobs = [DecodingRequest(prompt, arm, max_new_tokens=6) for prompt in prompts for arm in arms]
     model = groups.tiny_engine(folder)
-    apart = groups.run_jobs(model, jobs)
+    apart = groups.run_requests(model, jobs)
     model.unload()
     monkeypatch.setitem(os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    inside = groups.run_jobs(model, jobs)
+    inside = groups.run_requests(model, jobs)
     model.unload()
     assert [getattr(a, "tokens", None) for a in apart] == [getattr(a, "tokens", None) for a in inside]
     assert [getattr(a, "trace", None) for a in apart] == [getattr(a, "trace", None) for a in inside]

@@ -33,7 +33,7 @@ def test_it_says_what_the_same_weights_say_in_full_precision_and_packed_on_hf(
     small, full = packed.made(source, tmp_path, method)
     engine = groups.tiny_engine(small)
     jobs = groups.jobs(16, 8, arms=["greedy", groups.ARMS[0]])
-    answers = groups.run_jobs(engine, jobs)
+    answers = groups.run_requests(engine, jobs)
     layers = [type(layer.quant_method).__name__ for layer in layers_of(engine) if hasattr(layer, "quant_method")]
     engine.unload()
     assert any("AWQ" in layer or "GPTQ" in layer for layer in layers), layers
@@ -59,7 +59,7 @@ def layers_of(engine: groups.Watched) -> list[object]:
     return list(engine.engine.llm.apply_model(lambda model: list(model.modules()))[0])
 
 
-def agreed(reference: Reference, jobs: list[groups.Job], answers: list[object]) -> tuple[int, int, int]:
+def agreed(reference: Reference, jobs: list[groups.DecodingRequest], answers: list[object]) -> tuple[int, int, int]:
     """Steps that are decided, those of them with the reference's token, and all."""
     total = [0, 0, 0]
     for job, answer in zip(jobs, answers, strict=True):

@@ -10,7 +10,7 @@ import checkpoints
 import groups
 
 from decoding.arms.arm import parse_arm
-from decoding.engine.requests import Job
+from decoding.engine.requests import DecodingRequest
 from experiments.planning.prefix_sharing import Beginnings
 
 
@@ -24,7 +24,9 @@ def test_the_cache_has_what_the_plan_says(architecture: str, tmp_path: Path) -> 
     distinct = {prompt.digest: prompt for prompt in prompts}.values()
     for place, prompt in enumerate(distinct):
         planned.see(model, prompt, model.count_tokens(prompt), 1, place)
-    groups.run_jobs(model, [Job(p, parse_arm("greedy"), max_new_tokens=1) for p in distinct], trace=False)
+    groups.run_requests(
+        model, [DecodingRequest(p, parse_arm("greedy"), max_new_tokens=1) for p in distinct], trace=False
+    )
     counts = model.counters()
     model.unload()
     told = planned.scaled(1, 1)

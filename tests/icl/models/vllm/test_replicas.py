@@ -29,12 +29,12 @@ def test_two_engines_share_the_work_and_say_what_one_says(tmp_path: Path) -> Non
     assert single.digest == double.digest
     told: list[int] = []
     try:
-        answers = groups.run_jobs(double, jobs, done=lambda i, answer: told.append(i))
+        answers = groups.run_requests(double, jobs, done=lambda i, answer: told.append(i))
         assert isinstance(double.engine, Replicas)
         each = [engine.counts["requests"] for engine in double.engine.engines]
     finally:
         double.unload()
-    expected = groups.run_jobs(single, jobs)
+    expected = groups.run_requests(single, jobs)
     requests = single.counters()["requests"]
     single.unload()
     assert not any(isinstance(answer, Failure) for answer in answers)

@@ -16,8 +16,8 @@ from server_process import KEY, Server, started
 
 from decoding.arms.arm import parse_arm
 from decoding.arms.inspection import probe_prompt
-from decoding.engine.requests import Failure, Job
-from decoding.engine.server_engine import run_jobs
+from decoding.engine.requests import DecodingRequest, Failure
+from decoding.engine.server_engine import run_requests
 from experiments.config.config import load
 from experiments.running.run import run
 from icl.models.base import Request
@@ -118,12 +118,14 @@ def test_a_server_that_is_asked_as_any_other_is_gives_greedy_answers_and_first_t
     model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY")
     prompts = [probe_prompt(shots) for shots in (0, 1, 2, 3)]
     plain = model.generate([Request(prompt, max_new_tokens=6) for prompt in prompts])
-    greedy = run_jobs(model, [Job(prompt, parse_arm("greedy"), max_new_tokens=6) for prompt in prompts])
+    greedy = run_requests(model, [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=6) for prompt in prompts])
     assert [answer.text for answer in plain] == [getattr(answer, "text", answer).strip() for answer in greedy]
     assert [answer.usage.prompt_tokens for answer in plain] == [answer.usage.prompt_tokens for answer in greedy]
     options = ("red", "blue", "green")
     first = model.generate([Request(prompt, options, scored=True) for prompt in prompts[1:]])
-    whole = run_jobs(model, [Job(prompt, parse_arm("greedy"), options, "options") for prompt in prompts[1:]])
+    whole = run_requests(
+        model, [DecodingRequest(prompt, parse_arm("greedy"), options, "options") for prompt in prompts[1:]]
+    )
     for answer, wanted in zip(first, whole, strict=True):
         assert isinstance(wanted, Generation), wanted
         assert len(answer.option_scores) > 1
@@ -134,7 +136,9 @@ def test_a_server_that_is_asked_as_any_other_is_gives_greedy_answers_and_first_t
 def test_arms_that_cannot_be_sent_or_read_fail_with_the_servers_sentence(serving: Server) -> None:
     model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY")
     long = probe_prompt(2).map(lambda part: part if part.image else type(part)("word " * 3000, part.name))
-    first, second = run_jobs(model, [Job(long, parse_arm("vcd")), Job(probe_prompt(2), parse_arm("vcd"))])
+    first, second = run_requests(
+        model, [DecodingRequest(long, parse_arm("vcd")), DecodingRequest(probe_prompt(2), parse_arm("vcd"))]
+    )
     assert isinstance(first, Failure)
     assert "status 400" in first.reason
     assert not isinstance(second, Failure)

@@ -25,7 +25,7 @@ def test_two_workers_say_what_plain_forwards_say(tmp_path: Path) -> None:
     )
     jobs = groups.jobs(20, 8, arms=["greedy", *groups.ARMS[:3], POISON])
     try:
-        answers = groups.run_jobs(model, jobs)
+        answers = groups.run_requests(model, jobs)
         assert model.engine.llm.llm_engine.vllm_config.parallel_config.tensor_parallel_size == 2
     finally:
         model.unload()

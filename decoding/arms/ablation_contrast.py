@@ -2,24 +2,24 @@
 
 from typing import TYPE_CHECKING
 
-from decoding.base import Note, Strategy, ones
-from decoding.prompt_edits import Without, without
+from decoding.base import Note, Strategy, unit_strength
+from decoding.prompt_edits import AblatedPart, remove_part
 from icl.types import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class AgainstBare(Strategy):
+class AblationContrast(Strategy):
     """Base: the field `without` says what the second branch lacks."""
 
-    without: Without
+    without: AblatedPart
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        return prompt, without(prompt, self.without)
+        return prompt, remove_part(prompt, self.without)
 
 
-class AdaptivelyAgainstBare(AgainstBare):
+class AdaptiveAblationContrast(AblationContrast):
     """Base: the same, with weights that vary from row to row or token to token and sum to one."""
 
     @property
@@ -27,4 +27,4 @@ class AdaptivelyAgainstBare(AgainstBare):
         return None
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        return ones(logits)
+        return unit_strength(logits)

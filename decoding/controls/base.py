@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.arms.inspection import logits_count, weights_of
-from decoding.arms.wrapper import Around
-from decoding.base import Note, Strategy, Thread
+from decoding.arms.inspection import constant_weights, logits_count
+from decoding.arms.wrapper import StrategyWrapper
+from decoding.base import Note, StepState, Strategy
 from icl.types import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Wrapped(Around):
+class WrappingControl(StrategyWrapper):
     """Base of controls, which define `follow`. Sampler, preparation and mask are those of the strategy `of`.
 
     The reference alone is read, so a control costs one branch, unless the mask or the control itself reads the others.
@@ -22,7 +22,7 @@ class Wrapped(Around):
     control: ClassVar[bool] = True
 
     @property
-    def reads_all(self) -> bool:
+    def needs_all_branches(self) -> bool:
         """Whether the other branches are needed. A mask in `combine` reads them."""
         return self.of.masks_in_combine
 
@@ -32,73 +32,73 @@ class Wrapped(Around):
 
     @property
     def draws(self) -> bool:  # type: ignore[override]
-        return self.reads_all and self.of.draws
+        return self.needs_all_branches and self.of.draws
 
     @property
     def remembers(self) -> bool:  # type: ignore[override]
-        return self.reads_all and self.of.remembers
+        return self.needs_all_branches and self.of.remembers
 
     @property
     def exits(self) -> bool:  # type: ignore[override]
-        return self.reads_all and self.of.exits
+        return self.needs_all_branches and self.of.exits
 
     @property
     def weights(self) -> tuple[float, ...] | None:
         """The reference's scores alone."""
-        return self.reference_alone(1.0)
+        return self.reference_weights(1.0)
 
-    def reference_alone(self, weight: float) -> tuple[float, ...]:
-        others = logits_count(self.of) - 1 if self.reads_all else 0
+    def reference_weights(self, weight: float) -> tuple[float, ...]:
+        others = logits_count(self.of) - 1 if self.needs_all_branches else 0
         return weight, *[0.0] * others
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
         branches = super().branches(prompt, note)
-        return branches if self.reads_all else branches[:1]
+        return branches if self.needs_all_branches else branches[:1]
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
         return self.of.mask(reference)
 
-    def ruled_out(self, logits: "Tensor", step: int, threads: Sequence[Thread], scores: "Tensor") -> "Tensor":
+    def apply_inner_mask(self, logits: "Tensor", step: int, states: Sequence[StepState], scores: "Tensor") -> "Tensor":
         """The scores with -inf where the method's own have it."""
         if not self.of.masks_in_combine:
             return scores
-        return scores.masked_fill(self.of.follow(logits, step, threads) == -float("inf"), -float("inf"))
+        return scores.masked_fill(self.of.combine_stateful(logits, step, states) == -float("inf"), -float("inf"))
 
-    def alive(self, logits: "Tensor", scores: "Tensor") -> "Tensor":
+    def surviving_tokens(self, logits: "Tensor", scores: "Tensor") -> "Tensor":
         """[B, V] bool: what survives the method. scores: its own, as its `follow` gives them."""
         mask = self.of.mask(logits[0])
         finite = scores > -float("inf")
         return finite if mask is None else mask & finite
 
 
-class ReadsAll(Wrapped):
+class AllBranchesControl(WrappingControl):
     """Base of controls that need every branch of the method."""
 
     @property
-    def reads_all(self) -> bool:
+    def needs_all_branches(self) -> bool:
         return True
 
 
-class OtherNegative(ReadsAll):
+class NegativeReplacement(AllBranchesControl):
     """Base of controls that are the method itself, with another prompt in the place of every branch but the first."""
 
     @property
     def weights(self) -> tuple[float, ...] | None:
-        return weights_of(self.of)
+        return constant_weights(self.of)
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
         return self.of.strength(logits, step)
 
-    def negative(self, prompt: Prompt) -> Prompt:
+    def negative_prompt(self, prompt: Prompt) -> Prompt:
         """What stands in the place of the method's own branches."""
         raise NotImplementedError
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
         first, *others = self.of.branches(prompt, note)
-        return first, *[self.negative(prompt)] * len(others)
+        return first, *[self.negative_prompt(prompt)] * len(others)
 
-    def settled(self, reference: "Tensor") -> "Tensor | None":
-        return self.of.settled(reference)
+    def reference_decides(self, reference: "Tensor") -> "Tensor | None":
+        return self.of.reference_decides(reference)
 
-    def follow(self, logits: "Tensor", step: int, threads: Sequence[Thread]) -> "Tensor":
-        return self.of.follow(logits, step, threads)
+    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+        return self.of.combine_stateful(logits, step, states)
