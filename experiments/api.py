@@ -77,7 +77,7 @@ def answer(
     from decoding.arms.arm import parse_arm
     from decoding.arms.requirements import unsupported_reason
     from decoding.engine.requests import DecodingRequest, Failure
-    from experiments.running.generation import engine_of
+    from experiments.running.generation import engine_for
     from icl.models.base import Request
 
     arms = [parse_arm(node) for node in (decoding if isinstance(decoding, list | tuple) else [decoding])]
@@ -93,7 +93,7 @@ def answer(
         return {arm.label: only for arm in arms}
     jobs = [DecodingRequest(prompt, arm, max_new_tokens=max_new_tokens) for arm in arms]
     said: dict[str, Generation] = {}
-    for arm, result in zip(arms, engine_of(model)(model, jobs), strict=True):
+    for arm, result in zip(arms, engine_for(model)(model, jobs), strict=True):
         if isinstance(result, Failure):
             raise PlanError(result.reason)
         said[arm.label] = result
@@ -114,10 +114,10 @@ def run(
     What is done already is not done again. Raises ICLError; a sample that fails is in the frame with its reason.
     """
     from experiments.running.run import run as start
-    from experiments.terminal.progress import progress
+    from experiments.terminal.progress import make_progress
 
     given = {**dict(_pairs(overrides)), **keys} if keys else overrides
-    outcome = start(load(config, given), Path(runs), progress(quiet), fork)
+    outcome = start(load(config, given), Path(runs), make_progress(quiet), fork)
     return load_run(outcome.folder)
 
 

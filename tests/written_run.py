@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 
 from experiments.config.keys import AXES
 from experiments.results.loaded_run import Run, load_run
-from experiments.store.store import Store, Writer
+from experiments.store.store import SampleWriter, Store
 from icl.images import Image
 from icl.types import Sample
 
@@ -66,7 +66,7 @@ def write_run(
     images = {name: _image(folder, name) for name in COLORS}
     compare = {"to": {"decoding": "greedy"}, "metric": "lenient", "correction": "holm"}
     digests = []
-    with Writer(store) as writer:
+    with SampleWriter(store) as writer:
         for cell in _cells(tasks, seeds, shots, retrievers, decodings, models=models):
             digest = f"{hash_of(json.dumps(cell, sort_keys=True)):016x}"
             digests.append(digest)

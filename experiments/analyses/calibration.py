@@ -29,14 +29,14 @@ from icl.metrics.normalize import plain
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 BINS = 15
 Floats = NDArray[np.float64]
 Shares = dict[str, float]
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """A row a setting whose options were scored. Raises ConfigError where none were."""
     found: list[dict[str, Any]] = []
     for setting, samples in settings(view, answered(view, shown=False)):

@@ -11,9 +11,9 @@ from icl.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
-Analysis = Callable[["View"], "DataFrame"]
+Analysis = Callable[["RunView"], "DataFrame"]
 
 
 def catalog() -> dict[str, str]:

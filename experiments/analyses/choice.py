@@ -12,13 +12,13 @@ from icl.errors import ConfigError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 AFTERWARDS = ("order", "composer", "decoding", "answer_mode", "max_new_tokens")
 """Axes that come after the choice."""
 
 
-def choices(view: "View", rows: "DataFrame", what: str) -> "tuple[View, DataFrame]":
+def choices(view: "RunView", rows: "DataFrame", what: str) -> "tuple[RunView, DataFrame]":
     """The view with a reference that can have chosen otherwise, and of equal choices the first.
 
     what: that is the same, for the error. Raises ConfigError where the reference is named by later axes alone.

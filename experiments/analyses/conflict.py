@@ -30,12 +30,12 @@ from icl.metrics.normalize import plain
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 Row = Mapping[str, Any]
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """A row a setting that asked items from text and from the image. Raises ConfigError where none did."""
     found: list[dict[str, Any]] = []
     for setting, samples in settings(view, answered(view, shown=False)):

@@ -23,12 +23,12 @@ from icl.metrics.normalize import plain
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 Row = Mapping[str, Any]
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """A row a setting and place ('any', then 1, 2, … from the query)."""
     judges_samples(view)
     found: list[dict[str, Any]] = []

@@ -23,19 +23,19 @@ from retrievers.disrupted import SWAPPED
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 NAME = "disrupted"
 BASE, PLACE = "base", "place"
 Row = Mapping[str, Any]
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """A row a setting and place ('any', then 1, 2, …). Raises ConfigError without an arm and its base."""
     judges_samples(view)
     rows = answered(view)
     rows = rows[rows[view.metric].notna()]
-    cells = {digest: _parts(Store(view.path).cell(str(digest)) or {}) for digest in rows["cell"].unique()}
+    cells = {digest: _parts(Store(view.path).read_cell(str(digest)) or {}) for digest in rows["cell"].unique()}
     rows = rows.assign(
         **{BASE: rows["cell"].map(lambda d: cells[d][0]), PLACE: rows["cell"].map(lambda d: cells[d][1])}
     )

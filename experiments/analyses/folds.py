@@ -10,7 +10,7 @@ from experiments.store.store import Store
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 HELD_OUT = "held_out"
 """The parameter of a task in which folds differ."""
@@ -19,13 +19,13 @@ FOLDED = ("task", "retriever")
 """Axes whose components may name what is held out."""
 
 
-def folded(view: "View", rows: "DataFrame") -> "DataFrame | None":
+def folded(view: "RunView", rows: "DataFrame") -> "DataFrame | None":
     """The rows with all folds of a task under one name; None where no task has folds.
 
     What belongs together (a group) does so across folds: one emoji is asked about in several vendors' drawings.
     """
     store = Store(view.path)
-    cells = {digest: store.cell(str(digest)) or {} for digest in rows["cell"].unique()}
+    cells = {digest: store.read_cell(str(digest)) or {} for digest in rows["cell"].unique()}
     if len({_held_out(cell.get("task")) for cell in cells.values()}) < 2:
         return None
     told = rows.drop(columns=[UNIT], errors="ignore")

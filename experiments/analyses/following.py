@@ -28,12 +28,12 @@ from icl.metrics.normalize import plain
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 SIGNED = ("more", "more_low", "more_high", "change", "change_low", "change_high")
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """A row a setting whose labels were renamed. Raises ConfigError where none was."""
     every = answered(view)
     rows = every[[bool(texts(row, "renamed")) for row in records(every)]]
@@ -64,7 +64,7 @@ def analyze(view: "View") -> "DataFrame":
     return table(found, "Do answers follow the demonstrations' labels?", note=note, signed=SIGNED)
 
 
-def _changes(view: "View", rows: "DataFrame", found: list[dict[str, Any]]) -> str:
+def _changes(view: "RunView", rows: "DataFrame", found: list[dict[str, Any]]) -> str:
     """Adds the change against the reference to the lines that have one, and gives the words for it."""
     try:
         tested = compare(rows, view.to, "follow", axes=view.axes, correct=view.correct).to_dict("records")

@@ -16,10 +16,10 @@ from icl.errors import ConfigError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """A row an arm with shots. Raises ConfigError without both scores, or without an arm at 0 shots."""
     if lacking := [metric for metric in ("strict", "lenient") if metric not in view.scores]:
         raise ConfigError(f"{view.path}: format gain needs the scores strict and lenient; it has no {lacking[0]}.")

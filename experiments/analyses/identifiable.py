@@ -18,12 +18,12 @@ from icl.errors import ConfigError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 FACT = "identifiable"
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """A row a setting, 0 shots too. Raises ConfigError where no sample says whether its answer can be known."""
     judges_samples(view)
     found: list[dict[str, Any]] = []

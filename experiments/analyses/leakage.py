@@ -22,12 +22,12 @@ from experiments.stats.rows import demos_of, records, texts
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 LEAKS = ("itself", "image", "twice", "alike")
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """A row a setting, counts of samples."""
     found: list[dict[str, Any]] = []
     for setting, samples in settings(view, answered(view), without=("decoding", "answer_mode", "max_new_tokens")):

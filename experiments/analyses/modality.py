@@ -21,10 +21,10 @@ from experiments.stats.compare import compare
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """Raises ConfigError where the run has no transform, or nothing without one."""
     changed = compare(view.scores, {"transforms": NONE}, view.metric, axes=view.axes)
     told = [axis for axis in view.axes if axis in ("task", "shots") or axis in varying(changed, view.axes)]
@@ -47,7 +47,7 @@ def analyze(view: "View") -> "DataFrame":
     )
 
 
-def _at_zero(view: "View", arm: dict[str, Any]) -> float:
+def _at_zero(view: "RunView", arm: dict[str, Any]) -> float:
     """Accuracy at 0 shots without a transform, all else the same; NaN where it was not run."""
     wanted = {**arm, "shots": 0, "transforms": NONE}
     zeros = view.scores[(view.scores["shots"] == 0) & (view.scores["transforms"] == NONE)]

@@ -27,17 +27,17 @@ from icl.errors import ConfigError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 CLASSES = ("image", "text", "both", "either", "unanswered")
 SHOWN = "shown"
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """A row a setting. Raises ConfigError where one of the three sets of modalities was not run."""
     judges_samples(view)
     rows = answered(view, shown=False)
-    sets = {digest: _set(Store(view.path).cell(str(digest)) or {}) for digest in rows["cell"].unique()}
+    sets = {digest: _set(Store(view.path).read_cell(str(digest)) or {}) for digest in rows["cell"].unique()}
     rows = rows.assign(**{SHOWN: rows["cell"].map(sets)})
     rows = rows[rows[SHOWN].notna() & rows[view.metric].notna()]
     found: list[dict[str, Any]] = []

@@ -22,13 +22,13 @@ from icl.errors import ConfigError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 NAME = "noisy_labels"
 SHARE = "share"
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """A row a setting and share. Raises ConfigError with fewer than two shares."""
     rows = answered(view)
     shares = {digest: _share(view, str(digest)) for digest in rows["cell"].unique()}
@@ -75,14 +75,14 @@ def analyze(view: "View") -> "DataFrame":
     )
 
 
-def _against(first: "DataFrame", point: "DataFrame", view: "View") -> dict[str, float]:
+def _against(first: "DataFrame", point: "DataFrame", view: "RunView") -> dict[str, float]:
     result = paired_test(pair(first, point, view.metric))
     return {"drop": turned(view.better, result.low, result.difference, result.high)[1], "p": result.p}
 
 
-def _share(view: "View", digest: str) -> float | None:
+def _share(view: "RunView", digest: str) -> float | None:
     """0 without transforms, the share of noise where it is the only one, else None."""
-    nodes = (Store(view.path).cell(digest) or {}).get("transforms") or []
+    nodes = (Store(view.path).read_cell(digest) or {}).get("transforms") or []
     if not nodes:
         return 0.0
     return float(nodes[0][SHARE]) if len(nodes) == 1 and nodes[0].get("name") == NAME else None

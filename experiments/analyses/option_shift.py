@@ -29,7 +29,7 @@ from icl.metrics.normalize import plain
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 NAME, SHIFT = "listed", "shift"
 FOUR = 4
@@ -38,10 +38,10 @@ Turns = Sequence[tuple[int | None, int | None, bool]]
 right."""
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """A row a setting. Raises ConfigError where no question was asked under all shifts of its options."""
     rows = answered(view, shown=False)
-    shifts = {digest: _shift(Store(view.path).cell(str(digest)) or {}) for digest in rows["cell"].unique()}
+    shifts = {digest: _shift(Store(view.path).read_cell(str(digest)) or {}) for digest in rows["cell"].unique()}
     rows = rows.assign(**{SHIFT: rows["cell"].map(shifts)})
     found: list[dict[str, Any]] = []
     for setting, samples in settings(view, rows[rows[SHIFT].notna()], without=("transforms",)):

@@ -23,10 +23,10 @@ from icl.errors import ConfigError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """A row a setting. Raises ConfigError with fewer than two orders, UnpairedError where an order lacks samples."""
     judges_samples(view)
     rows = answered(view)
@@ -59,9 +59,11 @@ def analyze(view: "View") -> "DataFrame":
     return table(found, f"Sensitivity to the order of demonstrations ({view.measure})")
 
 
-def _by_chance(view: "View", rows: "DataFrame") -> set[str]:
+def _by_chance(view: "RunView", rows: "DataFrame") -> set[str]:
     """The cells whose orders are compared."""
-    nodes = {str(digest): (Store(view.path).cell(str(digest)) or {}).get("order") for digest in rows["cell"].unique()}
+    nodes = {
+        str(digest): (Store(view.path).read_cell(str(digest)) or {}).get("order") for digest in rows["cell"].unique()
+    }
     ordered = {digest: node for digest, node in nodes.items() if node}
     permuted = {digest for digest, node in ordered.items() if node.get("name") == "permutation"}
     if len({ordered[digest].get("index") for digest in permuted}) > 1:

@@ -9,10 +9,10 @@ from experiments.stats.compare import compare
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 
-def against(view: "View", rows: "DataFrame", score: str) -> list[dict[str, Any]]:
+def against(view: "RunView", rows: "DataFrame", score: str) -> list[dict[str, Any]]:
     """A row an arm: its axes, the reference's mean, its own, the difference with its ends, p and the number of pairs.
 
     rows: with the column `score`; those without a value are left out. Raises ConfigError where no arm has a reference.
@@ -22,7 +22,7 @@ def against(view: "View", rows: "DataFrame", score: str) -> list[dict[str, Any]]
     return [line for part in (whole, rows) if part is not None for line in _lines(view, part, score)]
 
 
-def _lines(view: "View", rows: "DataFrame", score: str) -> list[dict[str, Any]]:
+def _lines(view: "RunView", rows: "DataFrame", score: str) -> list[dict[str, Any]]:
     found = compare(rows, view.to, score, axes=view.axes, correct=view.correct)
     told = [axis for axis in view.axes if axis in ("task", "shots") or axis in varying(found, view.axes)]
     return [

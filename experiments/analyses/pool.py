@@ -30,12 +30,12 @@ from retrievers.machinery.leakage import strictly_fair
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
     from icl.tasks.base import Pool, Task
     from retrievers.machinery.vector_math import Vectors
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """A row a setting; arms that read the same demonstrations have the same numbers."""
     tasks = _tasks(view)
     found: list[dict[str, Any]] = []
@@ -104,7 +104,7 @@ def _vectors(members: Sequence[Example]) -> "Vectors":
     return embeddings(Encoder(), None).images(members)
 
 
-def _tasks(view: "View") -> "dict[str, Task]":
+def _tasks(view: "RunView") -> "dict[str, Task]":
     """label of a task -> the task."""
     from experiments.config.config import load
     from experiments.grid.grid import expand

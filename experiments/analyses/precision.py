@@ -20,10 +20,10 @@ from experiments.stats.rows import records
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """Raises ConfigError where no arm has a reference that can have chosen otherwise."""
     chosen, rows = choices(view, answered(view), "what is retrieved")
     share = [measured(row, int(row["shots"]))["precision"] for row in records(rows)]

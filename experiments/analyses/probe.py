@@ -36,7 +36,7 @@ from retrievers.machinery.similarity import FittedNear, Near
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
     from icl.tasks.base import Pool
 
 LABELS = 128
@@ -47,13 +47,13 @@ PROBES = ("vote", "demonstrations", "pool")
 Row = Mapping[str, Any]
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """Raises ConfigError where no arm has vectors to probe, or none has a reference."""
     chosen, rows = choices(view, answered(view), "what the demonstrations say without a model")
     right = {name: np.full(len(rows), np.nan) for name in PROBES}
     where, tasks = {index: place for place, index in enumerate(rows.index)}, dict[str, Task]()
     for digest, own in rows.groupby("cell", sort=False):
-        space = _space(Store(view.path).cell(str(digest)) or {}, tasks)
+        space = _space(Store(view.path).read_cell(str(digest)) or {}, tasks)
         if space is not None:
             for name, values in right.items():
                 values[[where[index] for index in own.index]] = space.right(name, records(own))

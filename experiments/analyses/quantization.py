@@ -27,16 +27,16 @@ from icl.models.hf.prequantized import comes_as
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """Raises ConfigError where there is one precision only."""
     full = full_precision(view)
     return compared(view, full, measured(view, full))
 
 
-def compared(view: "View", full: str, costs: Mapping[str, Mapping[str, float]]) -> "DataFrame":
+def compared(view: "RunView", full: str, costs: Mapping[str, Mapping[str, float]]) -> "DataFrame":
     """A row a precision. costs: label of a model -> its further columns, none where they were not measured."""
     frames = {model: view.scores[view.scores["model"] == model] for model in values_of(view.scores, "model")}
     on = [*KEYS, *(axis for axis in view.axes if axis != "model")]
@@ -61,7 +61,7 @@ def compared(view: "View", full: str, costs: Mapping[str, Mapping[str, float]]) 
     return frame
 
 
-def full_precision(view: "View") -> str:
+def full_precision(view: "RunView") -> str:
     """The label of the model that others stand against. Raises ConfigError where none can be told."""
     labels = values_of(view.scores, "model") if "model" in view.scores else []
     if len(labels) < 2:
@@ -77,10 +77,10 @@ def full_precision(view: "View") -> str:
     return str(whole[0])
 
 
-def precisions(view: "View") -> dict[str, Any]:
+def precisions(view: "RunView") -> dict[str, Any]:
     """label of a model -> how it is quantized, by its setting or its checkpoint; 'none' or None: not at all."""
     store, first = Store(view.path), view.frame.drop_duplicates("model")
-    nodes = {str(row["model"]): (store.cell(str(row["cell"])) or {}).get("model") for row in records(first)}
+    nodes = {str(row["model"]): (store.read_cell(str(row["cell"])) or {}).get("model") for row in records(first)}
     told = {label: node if isinstance(node, Mapping) else {} for label, node in nodes.items()}
     set_to = {label: node.get("quantize", node.get("quantization")) for label, node in told.items()}
     return {
@@ -88,7 +88,7 @@ def precisions(view: "View") -> dict[str, Any]:
     }
 
 
-def _agreement(view: "View", model: str, full: str, on: list[str]) -> float:
+def _agreement(view: "RunView", model: str, full: str, on: list[str]) -> float:
     """Answers as the analyses read them: the known answer that is named, else the whole output."""
     rows = view.frame[view.frame["model"].isin((model, full)) & view.frame["failed"].isna()]
     told = {(row["model"], *(row[key] for key in on)): said(row) for row in records(rows)}

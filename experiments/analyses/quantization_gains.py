@@ -25,12 +25,12 @@ from icl.errors import ConfigError
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 GAIN = "gain"
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """Raises ConfigError where there is one precision only, or nothing whose gain could be told."""
     full = full_precision(view)
     found: list[dict[str, Any]] = []
@@ -55,7 +55,7 @@ def analyze(view: "View") -> "DataFrame":
     return table(found, "What each gain becomes with fewer bits", note=note, signed=signed)
 
 
-def _gains(view: "View", scores: "DataFrame") -> Iterator[tuple[str, "DataFrame"]]:
+def _gains(view: "RunView", scores: "DataFrame") -> Iterator[tuple[str, "DataFrame"]]:
     """(what brings it, samples with a column GAIN) for each thing that can bring one."""
     if "shots" in scores and {0} < set(scores["shots"]):
         most = values_of(scores, "shots")[-1]
@@ -71,14 +71,14 @@ def _gains(view: "View", scores: "DataFrame") -> Iterator[tuple[str, "DataFrame"
                 yield f"{value} over {base}", _paired(view, ours, theirs, [axis])
 
 
-def _paired(view: "View", ours: "DataFrame", theirs: "DataFrame", without: Sequence[str]) -> "DataFrame":
+def _paired(view: "RunView", ours: "DataFrame", theirs: "DataFrame", without: Sequence[str]) -> "DataFrame":
     keys = [axis for axis in view.axes if axis not in without] + ["query", "seed"]
     reference = theirs[[*keys, view.metric]].rename(columns={view.metric: "reference"})
     both = ours.merge(reference, on=keys, validate="many_to_one")
     return both.assign(**{GAIN: both[view.metric] - both["reference"]})
 
 
-def _rows(view: "View", task: str, name: str, gains: "DataFrame", full: str) -> Iterator[dict[str, Any]]:
+def _rows(view: "RunView", task: str, name: str, gains: "DataFrame", full: str) -> Iterator[dict[str, Any]]:
     keys = [axis for axis in view.axes if axis != "model"] + ["query", "seed"]
     whole = gains[gains["model"] == full]
     graded = not view.of_samples  # the numbers of a score of the whole run are neither right nor wrong

@@ -23,7 +23,7 @@ from icl.errors import ICLError, ModelError
 
 if TYPE_CHECKING:
     from experiments.grid.grid import Cell, Grid
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
     from icl.types import Prompt
 
 EACH = 16
@@ -35,7 +35,7 @@ Floats = NDArray[np.float32]
 Numbers = dict[str, float]
 
 
-def measured(view: "View", full: str) -> dict[str, Numbers]:
+def measured(view: "RunView", full: str) -> dict[str, Numbers]:
     """label of a model -> kl, kl_max, weights_mib, peak_mib, tokens_s. Raises ModelError where one cannot be run."""
     files = _files(view)
     next(iter(files.values())).parent.mkdir(exist_ok=True)
@@ -45,13 +45,13 @@ def measured(view: "View", full: str) -> dict[str, Numbers]:
     return _read(files, full)
 
 
-def known(view: "View", full: str) -> dict[str, Numbers]:
+def known(view: "RunView", full: str) -> dict[str, Numbers]:
     """The same of what was measured before; nothing is measured now, and without full precision nothing is known."""
     files = {label: file for label, file in _files(view).items() if file.is_file()}
     return _read(files, full) if full in files else {}
 
 
-def _files(view: "View") -> dict[str, Path]:
+def _files(view: "RunView") -> dict[str, Path]:
     labels = list(dict.fromkeys(map(str, view.scores["model"])))
     folder = view.path / "precision"
     return {label: folder / f"{re.sub(r'[^A-Za-z0-9=]+', '-', label).strip('-')}.npz" for label in labels}

@@ -23,10 +23,10 @@ from icl.metrics.normalize import plain
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """A row a setting; arms that read the same demonstrations have the same numbers."""
     found: list[dict[str, Any]] = []
     rows_of = answered(view)

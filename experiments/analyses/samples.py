@@ -14,13 +14,13 @@ from icl.metrics.base import Better
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 BEST = {"higher": 1, "lower": 0}
 """The best that a score of a sample can be, by which way is good."""
 
 
-def answered(view: "View", shown: bool = True) -> "DataFrame":
+def answered(view: "RunView", shown: bool = True) -> "DataFrame":
     """The samples that did not fail; with at least one demonstration where `shown`. Raises ConfigError for none."""
     rows = view.frame[view.frame["failed"].isna()]
     if shown:
@@ -33,7 +33,7 @@ def answered(view: "View", shown: bool = True) -> "DataFrame":
     return rows
 
 
-def judges_samples(view: "View") -> None:
+def judges_samples(view: "RunView") -> None:
     """Raises ConfigError where the score looked at is one of the whole run: it says nothing of a single sample."""
     if view.of_samples:
         return
@@ -45,7 +45,7 @@ def judges_samples(view: "View") -> None:
 
 
 def settings(
-    view: "View", rows: "DataFrame", without: Sequence[str] = ()
+    view: "RunView", rows: "DataFrame", without: Sequence[str] = ()
 ) -> Iterator[tuple[dict[str, Any], "DataFrame"]]:
     """The rows of each combination of the axes that vary among them; task and shots are always told."""
     among = [axis for axis in view.axes if axis not in without]

@@ -15,10 +15,10 @@ from experiments.stats.significance import holm
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """Raises ConfigError where the run has no arm at 0 shots to stand against."""
     gains = compare(view.scores, {"shots": 0}, view.metric, axes=view.axes, correct="none")
     axes = [axis for axis in view.axes if axis != "shots"]

@@ -23,12 +23,12 @@ from icl.types import Demo, Example, Query
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.view import View
+    from experiments.results.run_view import RunView
 
 NOBODY = Query("", (), "")
 
 
-def analyze(view: "View") -> "DataFrame":
+def analyze(view: "RunView") -> "DataFrame":
     """A row a setting. Raises ConfigError where the score looked at does not judge the vote."""
     if "vote" not in view.frame:
         raise ConfigError(

@@ -79,8 +79,8 @@ def config(backend: str, model: Mapping[str, Any], queries: int = QUERIES) -> An
 def samples(folder: Path) -> Samples:
     """(task, shots, retriever, decoding, seed, query) -> sample, of a run."""
     store, found = Store(folder), {}
-    for digest in (store.run() or {}).get("cells", ()):
-        labels = (store.cell(digest) or {}).get("labels", {})
+    for digest in (store.read_run() or {}).get("cells", ()):
+        labels = (store.read_cell(digest) or {}).get("labels", {})
         for sample in store.samples(digest):
             names = [labels.get(axis) for axis in ("task", "shots", "retriever", "decoding")]
             found[*names, sample["seed"], sample["query"]] = sample

@@ -24,25 +24,25 @@ def command(
 
     from experiments.analyses.catalog import analysis, catalog
     from experiments.analyses.show import show
-    from experiments.cli.card import hung
+    from experiments.cli.component_page import hanging_lines
     from experiments.report.detail import settings
     from experiments.results.loaded_run import load_run
-    from experiments.results.view import view
+    from experiments.results.run_view import view_run
     from experiments.store.store import write_text
-    from experiments.terminal.spinner import waiting
+    from experiments.terminal.spinner import spinner
 
     if not name:
         known = catalog()
         longest, width = max(map(len, known)), shutil.get_terminal_size().columns
         for each, told in known.items():
-            for line in hung(f"  {each:<{longest}}  ", told, width):
+            for line in hanging_lines(f"  {each:<{longest}}  ", told, width):
                 print(line)
         return
     analyze = analysis(name)
-    with waiting() as tell:
-        tell("reading", 0, 0)
-        seen = view(load_run(run), metric or None, settings(to or [], "--to"))
-        tell("counting", 0, 0)
+    with spinner() as report_progress:
+        report_progress("reading", 0, 0)
+        seen = view_run(load_run(run), metric or None, settings(to or [], "--to"))
+        report_progress("counting", 0, 0)
         table = analyze(seen)
     show(table, Console())
     if csv is not None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.naming import kind_of, kind_with
+from experiments.cli.component_kinds import kind_of, kind_with
 from icl.errors import ConfigError
 from icl.registry import a, build
 

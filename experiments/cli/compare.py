@@ -39,17 +39,17 @@ def command(
     from experiments.report.controls_page import controls_page
     from experiments.report.detail import settings
     from experiments.results.loaded_run import load_run
-    from experiments.results.view import view
+    from experiments.results.run_view import view_run
     from experiments.stats.compare import BASELINE, compare
     from experiments.store.store import write_text
-    from experiments.terminal.spinner import waiting
+    from experiments.terminal.spinner import spinner
 
     if correct and correct not in CORRECTIONS:
         raise ConfigError(f"--correct is {' or '.join(CORRECTIONS)}, not '{correct}'.")
     wanted = settings(to or [], "--to")
-    with waiting() as tell:
-        tell("reading", 0, 0)
-        seen = view(load_run(run), metric or None, None if BASELINE in wanted else wanted)
+    with spinner() as report_progress:
+        report_progress("reading", 0, 0)
+        seen = view_run(load_run(run), metric or None, None if BASELINE in wanted else wanted)
     if seen.unfinished:
         print(seen.unfinished, file=sys.stderr)
     reference = wanted or dict(seen.to)

@@ -30,7 +30,7 @@ def command(
     from experiments.config.config import load
     from experiments.grid.single_setting import SeveralSettingsError
     from experiments.running.fit import fit
-    from experiments.store.store import made
+    from experiments.store.store import report_write_errors
 
     try:
         found = fit(load(config, overrides or []))
@@ -39,7 +39,7 @@ def command(
         raise ConfigError(f"{error.reason} This chooses one of each:\n    {shlex.join(words)}") from error
     name = str(type(found.strategy).component[1])  # type: ignore[attr-defined]
     path = out or Path(f"{name}.json")
-    with made(path):
+    with report_write_errors(path):
         write_parameter_file(found.strategy, path, found.how)
     for reason, count in found.left_out.items():
         print(f"left out     {count:,} samples: {reason}")

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.cli.card import card, hung
-from experiments.cli.naming import PLURALS, WORDS, kind_of, kind_with
+from experiments.cli.component_kinds import PLURALS, WORDS, kind_of, kind_with
+from experiments.cli.component_page import component_page, hanging_lines
 from icl.errors import ConfigError, did_you_mean
 from icl.models import optional
 from icl.registry import PACKAGES, Entry, entries, resolve
@@ -44,7 +44,7 @@ def command(
             )
         found, name = kind_with(kind, "ls"), kind
     if name:
-        for line in card(found, name, width):
+        for line in component_page(found, name, width):
             print(line)
         return
     _list(list(entries(found).values()), width)
@@ -66,7 +66,7 @@ _KINDS = f"Kinds: {', '.join(PLURALS)}."
 def _list(found: Sequence[Entry], width: int) -> None:
     longest = max((len(entry.name) for entry in found), default=0)
     for entry in found:
-        for line in hung(f"  {entry.name:<{longest}}  ", entry.summary, width):
+        for line in hanging_lines(f"  {entry.name:<{longest}}  ", entry.summary, width):
             print(line)
 
 
@@ -110,4 +110,4 @@ def _table(rows: list[tuple[str, ...]], width: int) -> Iterator[str]:
     widths = [max(len(row[i]) for row in (COLUMNS, *whole)) for i in range(len(COLUMNS))]
     for row in (COLUMNS, *rows):
         head = "".join(f"{cell:<{size}}  " for cell, size in zip(row[:-1], widths, strict=False))
-        yield from hung(f"  {head}", row[-1], width)
+        yield from hanging_lines(f"  {head}", row[-1], width)

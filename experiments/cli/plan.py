@@ -17,32 +17,32 @@ def command(
     runs: Annotated[Path, typer.Option(help="the folder of run directories")] = Path("runs"),
 ) -> None:
     """Cells, samples, images, tokens, how each decoding runs, and the smallest difference the grid can see."""
-    from experiments.terminal.spinner import waiting
+    from experiments.terminal.spinner import spinner
 
-    with waiting() as tell:
-        tell("starting", 0, 0)  # what is imported takes longer than what is read
+    with spinner() as report_progress:
+        report_progress("starting", 0, 0)  # what is imported takes longer than what is read
         from experiments.config.config import load
         from experiments.grid.feasibility import check_data, check_needs
         from experiments.grid.grid import expand
         from experiments.grid.implausible_sizes import check_sizes
         from experiments.planning.plan import plan
         from experiments.planning.plan_text import lines
-        from experiments.store.run_state import todo
+        from experiments.store.run_state import load_run_state
         from experiments.store.store import Store
 
         grid = expand(load(file, overrides or ()))
         check_needs(grid)
         check_sizes(grid)
-        tell("reading", 0, 0)
+        report_progress("reading", 0, 0)
         check_data(grid)
         store = Store(runs / grid.config.name)
         refused, present = "", 0
         try:
-            present = todo(store, grid).present if store.run_file.is_file() else 0
+            present = load_run_state(store, grid).present if store.run_file.is_file() else 0
         except StoreError as error:  # what it costs under another name is still to be known
             refused = f"icl run would refuse: {error} The plan is that of a new run."
-        tell("counting", 0, 0)
-        found = plan(grid, present, tell)
+        report_progress("counting", 0, 0)
+        found = plan(grid, present, report_progress)
         if refused:
             found = replace(found, notes=(refused, *found.notes))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -15,17 +15,17 @@ def command(
     per_cell: Annotated[int, typer.Option(help="queries a task that the browser of samples carries", min=0)] = 24,
 ) -> None:
     """A run in progress can be reported too: it shows what is finished."""
-    from experiments.terminal.spinner import waiting
+    from experiments.terminal.spinner import spinner
 
-    with waiting() as tell:
-        tell("reading", 0, 0)
+    with spinner() as report_progress:
+        report_progress("reading", 0, 0)
         from experiments.report.detail import settings
         from experiments.report.html import write
         from experiments.results.loaded_run import load_run
-        from experiments.results.view import view
+        from experiments.results.run_view import view_run
 
-        seen = view(load_run(run), metric or None, settings(to or [], "--to"))
-        tell("writing", 0, 0)
+        seen = view_run(load_run(run), metric or None, settings(to or [], "--to"))
+        report_progress("writing", 0, 0)
         made = write(seen, per_cell)
     size = made.report.stat().st_size / 1e6
     print(f"report  {made.report} ({size:.1f} MB)")

@@ -32,12 +32,12 @@ def command(
 def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, fork: bool) -> None:
     from experiments.config.config import load
     from experiments.running.run import run
-    from experiments.store.run_state import left_out
+    from experiments.store.run_state import dropped_cells_note
     from experiments.store.store import Store
-    from experiments.terminal.progress import progress
+    from experiments.terminal.progress import make_progress
 
-    done = run(load(file, overrides), runs, progress(quiet), fork)
-    for warning in filter(None, [*done.warnings, left_out(Store(done.folder))]):
+    done = run(load(file, overrides), runs, make_progress(quiet), fork)
+    for warning in filter(None, [*done.warnings, dropped_cells_note(Store(done.folder))]):
         print(warning, file=sys.stderr)
     if done.jobs:
         _submitted(done.folder, done.jobs)

@@ -39,9 +39,9 @@ def command(
 
     from experiments.report.detail import NAMED, settings, show_failed, show_sample, telling
     from experiments.results.loaded_run import load_run
-    from experiments.results.view import view
+    from experiments.results.run_view import view_run
 
-    seen = view(load_run(run))
+    seen = view_run(load_run(run))
     console = Console()
     if failed:
         show_failed(seen, console)

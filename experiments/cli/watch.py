@@ -26,14 +26,14 @@ def command(
 
 
 def _watch(run: Path, once: bool) -> None:
-    from experiments.launch.watch import Watch
-    from experiments.terminal.progress import progress
+    from experiments.launch.watch import RunWatcher
+    from experiments.terminal.progress import make_progress
 
-    watch = Watch(run)
+    watch = RunWatcher(run)
     if once:
-        print(f"{watch.look().told()}   {watch.folder}")
+        print(f"{watch.poll().told()}   {watch.folder}")
         return
-    seen = watch.follow(progress())
+    seen = watch.follow(make_progress())
     if seen.complete:
         print(f"complete     {seen.finished:,} samples, {seen.failed:,} failed   {watch.folder}")
         print(f"The command that began the run shows its table; icl report {watch.folder} writes its report.")

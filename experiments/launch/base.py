@@ -1,7 +1,7 @@
 """What a launcher is: it says how many workers share a grid, starts them, and says what has become of them.
 
 A launcher never sees a cell. The process that was asked for a run writes each worker's share into the run directory
-(`experiments.launch.folder`), and a worker is `experiments.launch.worker.work(folder, name)`, called wherever the
+(`experiments.launch.launch_files`), and a worker is `experiments.launch.worker.run_worker(folder, name)`, called wherever the
 launcher brings it to. What they compute, how far they are and how they ended stands in the run directory.
 """
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from experiments.launch.folder import Launch
+    from experiments.launch.launch_files import Launch
 
 
 @dataclass(frozen=True)
-class Job:
+class WorkerStatus:
     """One worker, as whoever carries it sees it. words: how it ended. log: where its own words are."""
 
     state: Literal["waiting", "running", "ended"]
@@ -23,7 +23,7 @@ class Job:
     log: Path | None = None
 
 
-class Crew(Protocol):
+class WorkerGroup(Protocol):
     """Workers that were started."""
 
     @property
@@ -32,15 +32,15 @@ class Crew(Protocol):
         ...
 
     @property
-    def ending(self) -> str:
+    def cancel_command(self) -> str:
         """The command that ends them; empty where they end with the process that started them."""
         ...
 
-    def look(self) -> Mapping[str, Job]:
+    def poll(self) -> Mapping[str, WorkerStatus]:
         """worker -> what it is at. May be asked every few seconds. Raises ICLError."""
         ...
 
-    def leave(self) -> str:
+    def detach(self) -> str:
         """Whoever follows the workers stops: ends them, or says in a sentence what they do without him."""
         ...
 
@@ -62,10 +62,10 @@ class Launcher(Protocol):
         """Raises ConfigError or PlanError where nothing can be launched from here; before anything is read."""
         ...
 
-    def start(self, launch: "Launch") -> Crew:
+    def start(self, launch: "Launch") -> WorkerGroup:
         """Starts `launch.workers`. Raises PlanError with the cluster's words where it refuses them."""
         ...
 
-    def again(self, launch: "Launch") -> Crew | None:
+    def reattach(self, launch: "Launch") -> WorkerGroup | None:
         """The crew of an earlier process; None where workers end with the process that started them."""
         ...

@@ -19,12 +19,12 @@ from typing import Any
 from experiments.config.config import checked, load
 from experiments.config.yaml_document import Document
 from experiments.grid.grid import Grid, expand
-from experiments.launch.base import Crew, Job, Launcher
-from experiments.launch.folder import Launch
-from experiments.launch.launching import died, ended, started
+from experiments.launch.base import Launcher, WorkerGroup, WorkerStatus
+from experiments.launch.coordinator import death_messages, finish_launch, start_workers
+from experiments.launch.launch_files import Launch
 from experiments.running.run import run
-from experiments.store.lock import writing
-from experiments.store.run_state import as_json, describe_cells, todo
+from experiments.store.lock import write_lock
+from experiments.store.run_state import json_round_trip, load_run_state, write_cells
 from experiments.store.store import Store
 from icl.errors import ConfigError, ICLError
 from icl.loading import search_beside
@@ -87,15 +87,17 @@ def check_launcher(launcher: Launcher, patience: float = PATIENCE) -> LauncherFa
 
 
 def _check_component(name: str, launcher: Launcher) -> None:
-    lacks = [one for one in ("workers", "wait", "check", "start", "again") if getattr(launcher, one, None) is None]
+    lacks = [one for one in ("workers", "wait", "check", "start", "reattach") if getattr(launcher, one, None) is None]
     _must(not lacks, f"{name} lacks {', '.join(lacks)} of the protocol experiments.launch.base.Launcher.")
     workers: Any = launcher.workers
     _must(type(workers) is int and workers >= 0, f"{name}.workers is {workers!r}, not a number of workers.")
     _must(isinstance(launcher.wait, bool), f"{name}.wait is {launcher.wait!r}, not true or false.")
-    told = as_json(describe(launcher))
+    told = json_round_trip(describe(launcher))
     with search_beside(_home(launcher)):
         again = build("launcher", json.loads(json.dumps(_node(launcher))))
-    _must(as_json(describe(again)) == told, f"{name} is another one when it is read from a run directory again.")
+    _must(
+        json_round_trip(describe(again)) == told, f"{name} is another one when it is read from a run directory again."
+    )
 
 
 def _tried(name: str, launcher: Launcher, folder: Path, patience: float) -> LauncherFacts:
@@ -104,13 +106,13 @@ def _tried(name: str, launcher: Launcher, folder: Path, patience: float) -> Laun
     one, crew, launched = _started(launcher, folder, "launched")
     _check_crew(name, one, crew)
     jobs = _until_ended(name, one, crew, patience)
-    problem = next(died(one, jobs), "")
+    problem = next(death_messages(one, jobs), "")
     _must(not problem, f"{name}: {problem}")
     seconds = time.monotonic() - begun
     _until_known(name, crew)
-    ended(Store(one.folder), launched, one, "finished")
+    finish_launch(Store(one.folder), launched, one, "finished")
     _must(_samples(one.folder) == _samples(here.folder), f"{name}: its workers wrote other samples than one process.")
-    follower = launcher.again(one)
+    follower = launcher.reattach(one)
     if follower is not None:
         _check_crew(name, one, follower)
         _until_known(name, follower)
@@ -120,30 +122,30 @@ def _tried(name: str, launcher: Launcher, folder: Path, patience: float) -> Laun
 
 
 def _left(name: str, launcher: Launcher, folder: Path, patience: float) -> str:
-    """What leave() says of workers that have just begun. Where it says nothing, they have ended."""
+    """What detach() says of workers that have just begun. Where it says nothing, they have ended."""
     one, crew, grid = _started(launcher, folder, "left")
-    words = crew.leave()
-    _must(isinstance(words, str), f"{name}: leave() gave {words!r}, not a sentence or ''.")
+    words = crew.detach()
+    _must(isinstance(words, str), f"{name}: detach() gave {words!r}, not a sentence or ''.")
     if words:
         _until_ended(name, one, crew, patience)
     _until_known(name, crew)
-    ended(Store(one.folder), grid, one, "interrupted")
+    finish_launch(Store(one.folder), grid, one, "interrupted")
     return words
 
 
-def _started(launcher: Launcher, folder: Path, run_name: str) -> tuple[Launch, Crew, Grid]:
+def _started(launcher: Launcher, folder: Path, run_name: str) -> tuple[Launch, WorkerGroup, Grid]:
     """A run of the experiment with the launcher's workers at it."""
     told = {"name": run_name, **EXPERIMENT, "launcher": _node(launcher)}
     grid = expand(checked(Document("check", _home(launcher), told)))
-    with writing(folder / run_name):
+    with write_lock(folder / run_name):
         store = Store(folder / run_name)
-        describe_cells(store, grid)
-        return (*started(store, grid, todo(store, grid)), grid)
+        write_cells(store, grid)
+        return (*start_workers(store, grid, load_run_state(store, grid)), grid)
 
 
 def _node(launcher: Launcher) -> dict[str, Any]:
     """As a config names it."""
-    return {key: value for key, value in as_json(describe(launcher)).items() if key != "code"}
+    return {key: value for key, value in json_round_trip(describe(launcher)).items() if key != "code"}
 
 
 def _home(launcher: Launcher) -> Path:
@@ -151,24 +153,33 @@ def _home(launcher: Launcher) -> Path:
     return Path(inspect.getfile(type(launcher))).parent
 
 
-def _check_crew(name: str, one: Launch, crew: Crew) -> None:
+def _check_crew(name: str, one: Launch, crew: WorkerGroup) -> None:
     jobs = crew.jobs
     _must(set(jobs) == set(one.workers), f"{name}: jobs are of {sorted(jobs)}, and the workers are {one.workers}.")
     unnamed = [worker for worker, job in jobs.items() if not (isinstance(job, str) and job)]
     _must(not unnamed, f"{name}: the job of {unnamed} has no name.")
-    _must(isinstance(crew.ending, str), f"{name}: ending is {crew.ending!r}, not a command or ''.")
+    _must(
+        isinstance(crew.cancel_command, str), f"{name}: cancel_command is {crew.cancel_command!r}, not a command or ''."
+    )
     _look(name, crew)
 
 
-def _look(name: str, crew: Crew) -> Mapping[str, Job]:
-    jobs = crew.look()
-    _must(set(jobs) == set(crew.jobs), f"{name}: look() tells of {sorted(jobs)}, and the jobs are {sorted(crew.jobs)}.")
-    odd = [job for job in jobs.values() if not isinstance(job, Job) or job.state not in ("waiting", "running", "ended")]
-    _must(not odd, f"{name}: look() has {odd}, which is no experiments.launch.base.Job that waits, runs or has ended.")
+def _look(name: str, crew: WorkerGroup) -> Mapping[str, WorkerStatus]:
+    jobs = crew.poll()
+    _must(set(jobs) == set(crew.jobs), f"{name}: poll() tells of {sorted(jobs)}, and the jobs are {sorted(crew.jobs)}.")
+    odd = [
+        job
+        for job in jobs.values()
+        if not isinstance(job, WorkerStatus) or job.state not in ("waiting", "running", "ended")
+    ]
+    _must(
+        not odd,
+        f"{name}: poll() has {odd}, which is no experiments.launch.base.WorkerStatus that waits, runs or has ended.",
+    )
     return jobs
 
 
-def _until_ended(name: str, one: Launch, crew: Crew, patience: float) -> Mapping[str, Job]:
+def _until_ended(name: str, one: Launch, crew: WorkerGroup, patience: float) -> Mapping[str, WorkerStatus]:
     """Until every worker has said its last words, or its job has ended without."""
     deadline = time.monotonic() + patience
     while True:
@@ -177,13 +188,13 @@ def _until_ended(name: str, one: Launch, crew: Crew, patience: float) -> Mapping
         if all(last[worker] == "finished" or jobs[worker].state == "ended" for worker in one.workers):
             return jobs
         if time.monotonic() > deadline:
-            crew.leave()
+            crew.detach()
             at_it = ", ".join(f"{worker} {jobs[worker].state}" for worker in one.workers)
             raise AssertionError(f"{name}: its workers did not come to an end in {patience:g} s ({at_it}).")
         time.sleep(LOOK)
 
 
-def _until_known(name: str, crew: Crew) -> Mapping[str, Job]:
+def _until_known(name: str, crew: WorkerGroup) -> Mapping[str, WorkerStatus]:
     """Until the launcher says of every job that it has ended."""
     deadline = time.monotonic() + GONE
     while True:
@@ -191,7 +202,7 @@ def _until_known(name: str, crew: Crew) -> Mapping[str, Job]:
         at_it = [worker for worker, job in jobs.items() if job.state != "ended"]
         if not at_it:
             return jobs
-        _must(time.monotonic() < deadline, f"{name}: look() does not say that the jobs of {at_it} have ended.")
+        _must(time.monotonic() < deadline, f"{name}: poll() does not say that the jobs of {at_it} have ended.")
         time.sleep(LOOK)
 
 

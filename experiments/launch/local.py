@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from experiments.launch.base import Crew, Job
+from experiments.launch.base import WorkerGroup, WorkerStatus
 from icl.constraints import PositiveInt
 from icl.registry import component, parameter
 
 if TYPE_CHECKING:
-    from experiments.launch.folder import Launch
+    from experiments.launch.launch_files import Launch
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 
@@ -39,10 +39,10 @@ class Local:
     def check(self) -> None:
         """It is always possible."""
 
-    def start(self, launch: "Launch") -> Crew:
+    def start(self, launch: "Launch") -> WorkerGroup:
         launch.logs.mkdir(parents=True, exist_ok=True)
-        crew = Processes({}, launch.logs)
-        for worker, more in zip(launch.workers, surroundings(len(launch.workers), gpus()), strict=True):
+        crew = ProcessGroup({}, launch.logs)
+        for worker, more in zip(launch.workers, worker_environments(len(launch.workers), visible_gpus()), strict=True):
             words = [str(launch.folder.absolute()), worker, str(os.getpid())]
             with crew.log(worker).open("ab") as log:
                 crew.running[worker] = subprocess.Popen(
@@ -55,17 +55,17 @@ class Local:
                 )
         return crew
 
-    def again(self, launch: "Launch") -> Crew | None:
+    def reattach(self, launch: "Launch") -> WorkerGroup | None:
         return None
 
 
 @dataclass
-class Processes:
+class ProcessGroup:
     """Workers as processes of this machine, which end with the process that started them."""
 
     running: dict[str, "subprocess.Popen[bytes]"]
     logs: Path
-    ending: str = ""
+    cancel_command: str = ""
 
     @property
     def jobs(self) -> Mapping[str, str]:
@@ -74,10 +74,10 @@ class Processes:
     def log(self, worker: str) -> Path:
         return self.logs / f"{worker}.log"
 
-    def look(self) -> Mapping[str, Job]:
+    def poll(self) -> Mapping[str, WorkerStatus]:
         return {worker: self._job(worker, process.poll()) for worker, process in self.running.items()}
 
-    def leave(self) -> str:
+    def detach(self) -> str:
         for process in self.running.values():
             process.terminate()
         deadline = time.monotonic() + END
@@ -89,14 +89,14 @@ class Processes:
                 process.wait()
         return ""
 
-    def _job(self, worker: str, code: int | None) -> Job:
+    def _job(self, worker: str, code: int | None) -> WorkerStatus:
         if code is None:
-            return Job("running")
+            return WorkerStatus("running")
         words = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        return Job("ended", words, self.log(worker))
+        return WorkerStatus("ended", words, self.log(worker))
 
 
-def gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """The devices that processes here may use, without loading anything that would take hold of them."""
     if DEVICES in os.environ:
         return [one.strip() for one in os.environ[DEVICES].split(",") if one.strip()]
@@ -107,7 +107,7 @@ def gpus() -> list[str]:
     return [str(i) for i, line in enumerate(line for line in told.splitlines() if line.startswith("GPU "))]
 
 
-def surroundings(workers: int, devices: Sequence[str]) -> list[dict[str, str]]:
+def worker_environments(workers: int, devices: Sequence[str]) -> list[dict[str, str]]:
     """Of each worker: its part of the devices (in turn, where there are fewer than workers) and of the cores."""
     threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, _cores() // workers))}
     if not devices:

@@ -13,13 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from experiments.launch.base import Crew, Job
+from experiments.launch.base import WorkerGroup, WorkerStatus
 from icl.constraints import Count, NonNegative, PositiveInt
 from icl.errors import PlanError
 from icl.registry import component
 
 if TYPE_CHECKING:
-    from experiments.launch.folder import Launch
+    from experiments.launch.launch_files import Launch
 
 REACH = 10.0
 """Seconds in which the address of a cluster answers."""
@@ -42,51 +42,54 @@ class Ray:
         if find_spec("ray") is None:
             raise PlanError('launcher=ray needs the package ray, which is not installed: pip install "mm-icl[ray]".')
 
-    def start(self, launch: "Launch") -> Crew:
+    def start(self, launch: "Launch") -> WorkerGroup:
         ray = _connected(self.address)
         launch.logs.mkdir(parents=True, exist_ok=True)
         task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries)(_worked)
         run = str(launch.folder.absolute())
-        return Tasks({worker: task.remote(run, worker) for worker in launch.workers}, launch.logs)
+        return RayTasks({worker: task.remote(run, worker) for worker in launch.workers}, launch.logs)
 
-    def again(self, launch: "Launch") -> Crew | None:
+    def reattach(self, launch: "Launch") -> WorkerGroup | None:
         return None
 
 
 @dataclass
-class Tasks:
+class RayTasks:
     """Tasks of a Ray cluster, which end with the process that started them."""
 
     refs: Mapping[str, Any]
     logs: Path
-    ending: str = ""
+    cancel_command: str = ""
 
     @property
     def jobs(self) -> Mapping[str, str]:
         return {worker: ref.hex()[:8] for worker, ref in self.refs.items()}
 
-    def look(self) -> Mapping[str, Job]:
+    def poll(self) -> Mapping[str, WorkerStatus]:
         import ray
 
         ready, _ = ray.wait(list(self.refs.values()), num_returns=len(self.refs), timeout=0)
-        return {worker: self._job(worker, ref) if ref in ready else Job("running") for worker, ref in self.refs.items()}
+        return {
+            worker: self._job(worker, ref) if ref in ready else WorkerStatus("running")
+            for worker, ref in self.refs.items()
+        }
 
-    def leave(self) -> str:
+    def detach(self) -> str:
         import ray
 
         for ref in self.refs.values():
             ray.cancel(ref, force=True)
         return ""
 
-    def _job(self, worker: str, ref: Any) -> Job:
+    def _job(self, worker: str, ref: Any) -> WorkerStatus:
         import ray
 
         log = self.logs / f"{worker}.log"
         try:
             ray.get(ref)
         except ray.exceptions.RayError as error:
-            return Job("ended", str(error).strip().splitlines()[-1], log)
-        return Job("ended", "", log)
+            return WorkerStatus("ended", str(error).strip().splitlines()[-1], log)
+        return WorkerStatus("ended", "", log)
 
 
 def _connected(address: str) -> Any:
@@ -109,9 +112,9 @@ def _connected(address: str) -> Any:
 
 def _worked(run: str, worker: str) -> str:
     """One task: one worker, its words in a log of its own."""
-    from experiments.launch.folder import place
-    from experiments.launch.worker import work
+    from experiments.launch.launch_files import launch_folder
+    from experiments.launch.worker import run_worker
 
-    path = place(Path(run)) / "logs" / f"{worker}.log"
+    path = launch_folder(Path(run)) / "logs" / f"{worker}.log"
     with path.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
-        return work(run, worker, "ray")
+        return run_worker(run, worker, "ray")

@@ -17,7 +17,7 @@ OWN = 1.0
 
 
 @dataclass(frozen=True)
-class Block:
+class ShareBlock:
     """Samples of one model and task: those of these queries that the cells miss."""
 
     cells: tuple[str, ...]
@@ -27,7 +27,7 @@ class Block:
         return asdict(self)
 
 
-def shares(grid: Grid, missing: Mapping[str, Collection[str]], count: int) -> list[list[Block]]:
+def shares(grid: Grid, missing: Mapping[str, Collection[str]], count: int) -> list[list[ShareBlock]]:
     """At most `count` shares, none empty. missing: cell digest -> ids of queries."""
     line = list(_line(grid, missing))
     whole = sum(weight for *_, weight in line)
@@ -37,7 +37,7 @@ def shares(grid: Grid, missing: Mapping[str, Collection[str]], count: int) -> li
         middle = before + weight / 2
         found[min(count - 1, int(middle / whole * count))].setdefault(cells, []).append(query)
         before += weight
-    return [[Block(cells, tuple(queries)) for cells, queries in share.items()] for share in found if share]
+    return [[ShareBlock(cells, tuple(queries)) for cells, queries in share.items()] for share in found if share]
 
 
 def _line(grid: Grid, missing: Mapping[str, Collection[str]]) -> Iterator[tuple[tuple[str, ...], str, float]]:

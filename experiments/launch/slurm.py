@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments.launch.base import Crew
-from experiments.launch.slurm_jobs import Queue, Tried, Work
+from experiments.launch.base import WorkerGroup
+from experiments.launch.slurm_jobs import LocalJobs, SlurmJobs, SlurmTask
 from icl.constraints import Count, PositiveInt
 from icl.errors import ConfigError, PlanError
 from icl.registry import component
 
 if TYPE_CHECKING:
-    from experiments.launch.folder import Launch
+    from experiments.launch.launch_files import Launch
 
 OURS = ("array", "error", "job-name", "nodes", "open-mode", "output", "signal", "time", "wckey")
 """Options of sbatch that are set from the other parameters."""
@@ -75,7 +75,7 @@ class Slurm:
                     "submitted (a login node), or share the grid among processes of this machine: launcher.workers=2."
                 )
 
-    def start(self, launch: "Launch") -> Crew:
+    def start(self, launch: "Launch") -> WorkerGroup:
         import submitit
 
         python = f"{shlex.quote(sys.executable)} -P"
@@ -88,7 +88,7 @@ class Slurm:
             local_python=python,
         )
         executor.update_parameters(**self._parameters(launch))
-        works = [Work(str(launch.folder.absolute()), worker) for worker in launch.workers]
+        works = [SlurmTask(str(launch.folder.absolute()), worker) for worker in launch.workers]
         said = io.StringIO()
         try:
             with redirect_stderr(said):  # submitit repeats there what it raises
@@ -101,11 +101,11 @@ class Slurm:
             raise PlanError(f"launcher=slurm: Slurm refuses the job: {_words(str(error)) or error}") from error
         ids = {worker: str(job.job_id) for worker, job in zip(launch.workers, jobs, strict=True)}
         if self.cluster == "local":
-            return Tried(ids, launch, dict(zip(launch.workers, jobs, strict=True)))
-        return Queue(ids, launch)
+            return LocalJobs(ids, launch, dict(zip(launch.workers, jobs, strict=True)))
+        return SlurmJobs(ids, launch)
 
-    def again(self, launch: "Launch") -> Crew | None:
-        return Queue(dict(launch.jobs), launch) if launch.jobs and self.cluster == "slurm" else None
+    def reattach(self, launch: "Launch") -> WorkerGroup | None:
+        return SlurmJobs(dict(launch.jobs), launch) if launch.jobs and self.cluster == "slurm" else None
 
     def _parameters(self, launch: "Launch") -> dict[str, Any]:
         name = f"icl-{launch.folder.name}"

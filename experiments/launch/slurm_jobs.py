@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from experiments.launch.base import Job
+from experiments.launch.base import WorkerStatus
 
 if TYPE_CHECKING:
-    from experiments.launch.folder import Launch
-    from experiments.launch.worker import Shift
+    from experiments.launch.launch_files import Launch
+    from experiments.launch.worker import WorkerSession
 
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 WORKING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
 """States of a job; every other one is an end."""
 
 
-class Work:
+class SlurmTask:
     """What a job runs: one worker. submitit pickles it, and calls `checkpoint` where the job is put back.
 
     leaving: a signal has ended the work. A job that is put back gets further ones, which must not cut its end short.
@@ -28,18 +28,18 @@ class Work:
 
     def __init__(self, run: str, worker: str) -> None:
         self.run, self.worker = run, worker
-        self.shift: Shift | None = None
+        self.shift: WorkerSession | None = None
         self.leaving = False
 
     def __call__(self) -> None:
         import submitit
 
-        from experiments.launch.worker import work
+        from experiments.launch.worker import run_worker
 
         job = str(submitit.JobEnvironment().job_id)
         self._heed(job)
         try:
-            reason = work(self.run, self.worker, job, self._begun)
+            reason = run_worker(self.run, self.worker, job, self._begun)
         except KeyboardInterrupt:
             print("stopped by SIGTERM. What is finished is kept.", file=sys.stderr)
             raise SystemExit(128 + signal.SIGTERM) from None
@@ -52,9 +52,9 @@ class Work:
         self.leaving = True
         if self.shift is not None:
             self.shift.waits = True
-        return DelayedSubmission(Work(self.run, self.worker))
+        return DelayedSubmission(SlurmTask(self.run, self.worker))
 
-    def _begun(self, shift: "Shift") -> None:
+    def _begun(self, shift: "WorkerSession") -> None:
         self.shift = shift
 
     def _heed(self, job: str) -> None:
@@ -74,7 +74,7 @@ class Work:
 
 
 @dataclass
-class Queue:
+class SlurmJobs:
     """Jobs of a cluster, by their numbers alone: whoever knows these can look."""
 
     jobs: Mapping[str, str]
@@ -82,52 +82,52 @@ class Queue:
     known: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
-    def ending(self) -> str:
+    def cancel_command(self) -> str:
         return f"scancel {' '.join(_mains(self.jobs.values()))}"
 
-    def look(self) -> Mapping[str, Job]:
+    def poll(self) -> Mapping[str, WorkerStatus]:
         found = _squeue(self.jobs.values())
         if found is not None:  # a controller that does not answer has lost no job
             self.known = found
         return {worker: self._job(job, found is None) for worker, job in self.jobs.items()}
 
-    def leave(self) -> str:
+    def detach(self) -> str:
         return (
             f"the jobs go on ({', '.join(_mains(self.jobs.values()))}): icl watch {self.launch.folder} shows how far "
-            f"they are, the same command follows them again, {self.ending} ends them."
+            f"they are, the same command follows them again, {self.cancel_command} ends them."
         )
 
-    def _job(self, job: str, silent: bool) -> Job:
+    def _job(self, job: str, silent: bool) -> WorkerStatus:
         log = self.launch.logs / f"{job}_0_log.err"
         if job not in self.known:
-            return Job("running") if silent else Job("ended", "Slurm does not know it any more", log)
+            return WorkerStatus("running") if silent else WorkerStatus("ended", "Slurm does not know it any more", log)
         state, reason = self.known[job]
         if state not in WAITING + WORKING:
-            return Job("ended", state if reason in ("", "None") else f"{state}, {reason}", log)
-        return Job("waiting" if state in WAITING else "running", reason)
+            return WorkerStatus("ended", state if reason in ("", "None") else f"{state}, {reason}", log)
+        return WorkerStatus("waiting" if state in WAITING else "running", reason)
 
 
 @dataclass
-class Tried:
+class LocalJobs:
     """submitit's own processes on this machine."""
 
     jobs: Mapping[str, str]
     launch: "Launch"
     handles: Mapping[str, Any]
-    ending: str = ""
+    cancel_command: str = ""
 
-    def look(self) -> Mapping[str, Job]:
+    def poll(self) -> Mapping[str, WorkerStatus]:
         return {worker: self._job(worker, handle) for worker, handle in self.handles.items()}
 
-    def leave(self) -> str:
+    def detach(self) -> str:
         for handle in self.handles.values():
             handle.cancel()
         return ""
 
-    def _job(self, worker: str, handle: Any) -> Job:
+    def _job(self, worker: str, handle: Any) -> WorkerStatus:
         if not handle.done():
-            return Job("running")
-        return Job("ended", str(handle.state), self.launch.logs / f"{self.jobs[worker]}_0_log.err")
+            return WorkerStatus("running")
+        return WorkerStatus("ended", str(handle.state), self.launch.logs / f"{self.jobs[worker]}_0_log.err")
 
 
 def _squeue(jobs: Iterable[str]) -> dict[str, tuple[str, str]] | None:

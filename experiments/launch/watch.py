@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.launch.folder import Launch, alive
-from experiments.launch.tally import Tally
+from experiments.launch.launch_files import Launch, is_alive
+from experiments.launch.sample_counter import SampleCounter
 from experiments.results.loaded_run import load_run
 from experiments.store.store import Store
 from experiments.terminal.progress import Progress
@@ -22,7 +22,7 @@ MAX_GAP = 3
 
 
 @dataclass(frozen=True)
-class Workers:
+class WorkerCounts:
     """alive: at work now. waiting: not begun yet, or put back into a queue. of: how many there are in all."""
 
     alive: int
@@ -36,7 +36,7 @@ class Workers:
 
 
 @dataclass(frozen=True)
-class Seen:
+class RunProgress:
     """What a look saw. samples: 0 where nobody knows how many there will be. finished: without the failed ones."""
 
     cells: int
@@ -44,7 +44,7 @@ class Seen:
     samples: int
     finished: int
     failed: int
-    workers: Workers
+    workers: WorkerCounts
 
     @property
     def complete(self) -> bool:
@@ -64,24 +64,24 @@ class Seen:
         )
 
 
-class Watch:
+class RunWatcher:
     """Looks at a run directory again and again. Raises StoreError where there is no run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = load_run(folder).path
         self.store = Store(self.folder)
         self.sizes: list[tuple[str, int | None]] = []
-        self.tally = Tally(self.store, [], None)
+        self.tally = SampleCounter(self.store, [], None)
         self.news: list[tuple[str, str]] = []
 
-    def look(self) -> Seen:
-        info = self.store.run() or {}
+    def poll(self) -> RunProgress:
+        info = self.store.read_run() or {}
         sizes = _sizes(info)
         if sizes != self.sizes:  # another config of the same run
-            self.sizes, self.tally = sizes, Tally(self.store, sizes, None)
-        self.news = self.tally.look()
+            self.sizes, self.tally = sizes, SampleCounter(self.store, sizes, None)
+        self.news = self.tally.poll()
         failed = self.tally.failed
-        return Seen(
+        return RunProgress(
             len(sizes),
             self.tally.cells_done,
             self.tally.samples,
@@ -90,17 +90,17 @@ class Watch:
             _workers(self.folder),
         )
 
-    def follow(self, progress: Progress) -> Seen:
+    def follow(self, progress: Progress) -> RunProgress:
         """Until the run is complete, or nobody is left who works on it. What was seen last."""
-        seen = self.look()
+        seen = self.poll()
         done, cells, alone = seen.finished + seen.failed, seen.cells_done, 0
         progress.begin(seen.cells, seen.samples, cells, done)
         try:
             while not seen.complete and alone < MAX_GAP:
                 time.sleep(EVERY)
-                seen = self.look()
+                seen = self.poll()
                 failed = f"{seen.failed:,} failed" if seen.failed else ""
-                progress.beside = "   ".join(filter(None, (failed, seen.workers.told())))
+                progress.suffix = "   ".join(filter(None, (failed, seen.workers.told())))
                 for sample, reason in self.news:
                     progress.failed(sample, reason)
                 for _ in range(seen.cells_done - cells):
@@ -119,13 +119,13 @@ def _sizes(info: dict[str, Any]) -> list[tuple[str, int | None]]:
     return [(digest, sizes[i] if len(sizes) == len(cells) else None) for i, digest in enumerate(cells)]
 
 
-def _workers(folder: Path) -> Workers:
+def _workers(folder: Path) -> WorkerCounts:
     launch = Launch.read(folder)
     if launch is None:
-        return Workers(int(_held(folder)), 0, 1)
+        return WorkerCounts(int(_held(folder)), 0, 1)
     states = [launch.state(worker) for worker in launch.workers]
     waiting = sum(state.get("state", "waiting") == "waiting" for state in states)
-    return Workers(sum(map(alive, states)), waiting, len(states))
+    return WorkerCounts(sum(map(is_alive, states)), waiting, len(states))
 
 
 def _held(folder: Path) -> bool:

@@ -20,20 +20,20 @@ from typing import Any
 from experiments.config.config import checked
 from experiments.config.yaml_document import Document
 from experiments.grid.grid import Grid, expand
-from experiments.launch import folder as files
+from experiments.launch import launch_files as files
+from experiments.running.run_session import CostLog
 from experiments.running.runner import Runner
-from experiments.running.session_log import Counting
 from experiments.store.environment import now
-from experiments.store.run_state import Todo, todo
+from experiments.store.run_state import RunState, load_run_state
 from experiments.store.store import Store, write_json
-from experiments.terminal.progress import Lines
+from experiments.terminal.progress import LineProgress
 from icl.errors import ICLError, StoreError
 
 AGAIN = 5.0
 """Seconds that a share is looked for: on a disk that is far away it may come later than the job."""
 
 
-def work(run: str, worker: str, job: str = "", on_start: "Callable[[Shift], None] | None" = None) -> str:
+def run_worker(run: str, worker: str, job: str = "", on_start: "Callable[[WorkerSession], None] | None" = None) -> str:
     """Brings a share to its end; nothing where its launch was given up. What stopped it, in a sentence, or ''.
 
     on_start: told of the shift, before anything is loaded.
@@ -43,19 +43,19 @@ def work(run: str, worker: str, job: str = "", on_start: "Callable[[Shift], None
     if share is None:
         print(f"{folder}: the launch of worker {worker} was given up. Nothing is done.", file=sys.stderr)
         return ""
-    with files.at_work(folder, worker):
-        if files.share_of(folder, worker) is None:
+    with files.worker_lock(folder, worker):
+        if files.read_share(folder, worker) is None:
             return ""
         return _at_work(folder, worker, job, share, on_start)
 
 
 def _at_work(
-    folder: Path, worker: str, job: str, share: Mapping[str, Any], on_start: "Callable[[Shift], None] | None"
+    folder: Path, worker: str, job: str, share: Mapping[str, Any], on_start: "Callable[[WorkerSession], None] | None"
 ) -> str:
     os.chdir(share["place"])
     sys.path += [entry for entry in share["path"] if entry not in sys.path]
     try:
-        with Shift(folder, worker, job) as shift:
+        with WorkerSession(folder, worker, job) as shift:
             if on_start is not None:
                 on_start(shift)
             _compute(shift, share)
@@ -65,16 +65,16 @@ def _at_work(
     return ""
 
 
-def _compute(shift: "Shift", share: Mapping[str, Any]) -> None:
+def _compute(shift: "WorkerSession", share: Mapping[str, Any]) -> None:
     told = share["config"]
     grid = expand(checked(Document(told["name"], Path(told["folder"]), told["data"])))
-    grid, work = part(grid, shift.store, share["blocks"])
+    grid, work = restrict_grid(grid, shift.store, share["blocks"])
     if work.left:
-        progress = Lines(out=sys.stderr)
+        progress = LineProgress(out=sys.stderr)
         Runner(grid, shift.store, work, progress, shift, worker=shift.worker, of=share["workers"]).outcome()
 
 
-def part(grid: Grid, store: Store, blocks: list[Mapping[str, Any]]) -> tuple[Grid, Todo]:
+def restrict_grid(grid: Grid, store: Store, blocks: list[Mapping[str, Any]]) -> tuple[Grid, RunState]:
     """The cells of a share, and what is left of it. Raises StoreError where they are no cells of the grid any more."""
     queries: dict[str, set[str]] = {}
     for block in blocks:
@@ -87,7 +87,7 @@ def part(grid: Grid, store: Store, blocks: list[Mapping[str, Any]]) -> tuple[Gri
             "and now: code, data or a checkpoint has changed since it was launched. Run the same command again."
         )
     own = replace(grid, cells=cells)
-    found = todo(store, own)
+    found = load_run_state(store, own)
     for digest, wanted in queries.items():
         found.missing[digest] &= wanted
     found.total = sum(map(len, queries.values()))
@@ -95,23 +95,23 @@ def part(grid: Grid, store: Store, blocks: list[Mapping[str, Any]]) -> tuple[Gri
     return own, found
 
 
-class Shift(Counting):
+class WorkerSession(CostLog):
     """What a worker says of itself, every few seconds and at its end, in `launch/<worker>.json`.
 
     waits: whether it will be started again by whoever stops it. What earlier shifts of the worker counted is kept.
     """
 
-    def __init__(self, folder: Path, worker: str, job: str = "", beat: float = files.BEAT) -> None:
+    def __init__(self, folder: Path, worker: str, job: str = "", beat: float = files.HEARTBEAT_SECONDS) -> None:
         super().__init__(Store(folder))
         self.worker, self.job, self.beat = worker, job, beat
         self.waits = False
         self.lock = threading.RLock()
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._beats, daemon=True)
-        self.path = files.place(folder) / f"{worker}.json"
+        self.path = files.launch_folder(folder) / f"{worker}.json"
 
-    def __enter__(self) -> "Shift":
-        before = files.read(self.path) or {}
+    def __enter__(self) -> "WorkerSession":
+        before = files.read_json(self.path) or {}
         self.before = {key: before.get(key, {}) for key in ("counters", "arms")}
         self.told = {
             "state": "running",
@@ -136,7 +136,7 @@ class Shift(Counting):
     def _write(self, more: Mapping[str, Any]) -> None:
         with self.lock:
             self.told |= more
-            told = {key: summed([self.before[key], of]) for key, of in self.counted().items()}
+            told = {key: sum_counters([self.before[key], of]) for key, of in self.counted().items()}
             write_json(self.path, {**self.told, **told, "beat": time.time()})
             self.saved = time.monotonic()
 
@@ -150,19 +150,19 @@ class Shift(Counting):
                 continue
 
 
-def summed(told: list[Mapping[str, Any]]) -> dict[str, Any]:
+def sum_counters(told: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Counters added up, by name; mappings of them by theirs."""
     found: dict[str, Any] = {}
     for one in told:
         for name, value in one.items():
             found[name] = (
-                summed([found.get(name, {}), value]) if isinstance(value, Mapping) else found.get(name, 0) + value
+                sum_counters([found.get(name, {}), value]) if isinstance(value, Mapping) else found.get(name, 0) + value
             )
     return found
 
 
 @dataclass(frozen=True)
-class Parent:
+class ParentWatch:
     """Ends this process when the one that started it is gone."""
 
     process: int
@@ -176,13 +176,13 @@ class Parent:
 def main() -> int:
     """`python -m experiments.launch.worker RUN WORKER PARENT`: a worker on this machine."""
     run, worker, parent = sys.argv[1:]
-    with ended_by(signal.SIGTERM):
-        threading.Thread(target=Parent(int(parent)).watch, daemon=True).start()
-        return 2 if work(run, worker, str(os.getpid())) else 0
+    with interrupt_on(signal.SIGTERM):
+        threading.Thread(target=ParentWatch(int(parent)).watch, daemon=True).start()
+        return 2 if run_worker(run, worker, str(os.getpid())) else 0
 
 
 @contextmanager
-def ended_by(*signals: int) -> Iterator[None]:
+def interrupt_on(*signals: int) -> Iterator[None]:
     """These signals end the work as Ctrl-C does: what is finished is kept, and the worker says that it was stopped."""
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -200,7 +200,7 @@ def ended_by(*signals: int) -> Iterator[None]:
 
 def _share(folder: Path, worker: str) -> dict[str, Any] | None:
     deadline = time.monotonic() + AGAIN
-    while (share := files.share_of(folder, worker)) is None and time.monotonic() < deadline:
+    while (share := files.read_share(folder, worker)) is None and time.monotonic() < deadline:
         time.sleep(0.2)
     return share
 

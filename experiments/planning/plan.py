@@ -16,7 +16,7 @@ from experiments.contexts.repeated_images import Repeats
 from experiments.grid.grid import Cell, Grid
 from experiments.planning.plan_warnings import Alike, plan_warnings
 from experiments.planning.prefix_sharing import Beginnings, Shared
-from experiments.terminal.spinner import Tell
+from experiments.terminal.spinner import ReportProgress
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Plan:
     found: float | None = None
 
 
-def plan(grid: Grid, present: int = 0, tell: Tell = lambda what, done, of: None) -> Plan:
+def plan(grid: Grid, present: int = 0, tell: ReportProgress = lambda what, done, of: None) -> Plan:
     """The plan of a checked grid. present: samples that its run directory has. tell: hears how far it is.
 
     Raises ICLError, as a run would.
@@ -170,7 +170,7 @@ def _stand_ins(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
 class Left:
     """How much is still to be counted, for whoever waits."""
 
-    tell: Tell
+    tell: ReportProgress
     of: int
     done: int = 0
 

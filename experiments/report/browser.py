@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.results.view import View
+from experiments.results.run_view import RunView
 from experiments.stats.arms import better_of
 from icl.streams import StreamKey
 from icl.types import IMAGE_MARK
@@ -40,14 +40,14 @@ class Shelf:
     images: dict[str, str | None] = field(default_factory=dict)
     shown: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def json(self, view: View) -> dict[str, Any]:
+    def json(self, view: RunView) -> dict[str, Any]:
         told = {"samples": self.samples, "contexts": self.contexts, "images": self.images}
         shown = {"axes": list(view.axes), "baselines": list(view.baselines)}
         judge = view.judge or ""
         return {**told, **shown, "metric": judge, "better": better_of(view.scores, judge) if judge else "neither"}
 
 
-def shelve(view: View, per_cell: int = PER_CELL, budget: int = BUDGET) -> Shelf:
+def shelve(view: RunView, per_cell: int = PER_CELL, budget: int = BUDGET) -> Shelf:
     """The chosen samples of a run with their prompts and images."""
     shelf = Shelf()
     contexts: dict[str, int] = {}
@@ -136,7 +136,7 @@ def _context(row: Mapping[str, Any], known: dict[str, int], shelf: Shelf) -> int
     return known[key]
 
 
-def _sample(row: Mapping[str, Any], view: View, context: int) -> dict[str, Any]:
+def _sample(row: Mapping[str, Any], view: RunView, context: int) -> dict[str, Any]:
     told = {
         "query": str(row["query"]),
         "seed": int(row["seed"]),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import FREE_AT_ZERO
 from experiments.report import test_descriptions as tests_told
-from experiments.results.view import View
+from experiments.results.run_view import RunView
 from experiments.stats.arms import NONE, told
 from experiments.stats.compare import verdicts
 from experiments.stats.wording import counted, few_units, interval, p_number, share, signed
@@ -32,7 +32,7 @@ Columns = Mapping[str, Sequence[str]]
 """heading -> cells, from left to right."""
 
 
-def show_comparison(table: "DataFrame", view: View, console: "Console") -> None:
+def show_comparison(table: "DataFrame", view: RunView, console: "Console") -> None:
     """A row an arm; colored where the corrected p is at most .05."""
     from rich.text import Text
 
@@ -65,7 +65,7 @@ def show_comparison(table: "DataFrame", view: View, console: "Console") -> None:
         console.print(line, style="dim", highlight=False)
 
 
-def no_turns(view: View) -> str:
+def no_turns(view: RunView) -> str:
     """Why no answers are counted that were lost or won."""
     return f"no lost/won: {view.metric} is a score of the whole run, so no answer by itself is right or wrong"
 
@@ -141,7 +141,7 @@ def _say(console: "Console", line: Any) -> None:
     console.print(line, soft_wrap=True)
 
 
-def _notes(table: "DataFrame", view: View, corrected: bool, left_out: Sequence[str]) -> Iterator[str]:
+def _notes(table: "DataFrame", view: RunView, corrected: bool, left_out: Sequence[str]) -> Iterator[str]:
     sizes = " or ".join(map(str, sorted(set(table["family"]))))
     tested = len(table) == sum(set(table["family"])) and len(set(table["family"])) == 1
     rows = "the rows of this table" if tested else "the comparisons of this table that can differ, each once"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import SCORED
 from experiments.report.comparison import no_turns
-from experiments.results.view import View
+from experiments.results.run_view import RunView
 from experiments.stats.effects import OTHER, Effect
 from experiments.stats.wording import counted, few_units, listed, plus_minus, share
 
@@ -44,7 +44,7 @@ ALL_FOUR = (
 )
 
 
-def columns(view: View, rows: Sequence[Effect]) -> dict[str, list[str]]:
+def columns(view: RunView, rows: Sequence[Effect]) -> dict[str, list[str]]:
     """heading -> cells, of the rows of one subject; a column that no row fills is left out."""
     metrics = dict.fromkeys([*(m for m in SCORED if m in view.metrics), view.metric])
     found: dict[str, list[str]] = {}
@@ -81,7 +81,7 @@ def every_answer(row: Effect) -> str:
     return ", ".join(_answer(row, name) for name in dict.fromkeys([*row.before, *row.said]))
 
 
-def notes(view: View, *, whole: bool = False) -> list[str]:
+def notes(view: RunView, *, whole: bool = False) -> list[str]:
     """What the columns that are shown mean. whole: the transitions have all four numbers where they are right/wrong."""
     heads = dict.fromkeys(name for _, rows in by_subject(view) for name in columns(view, rows))
     words = {**WORDS, "lost/won": ALL_FOUR} if whole else WORDS
@@ -90,7 +90,7 @@ def notes(view: View, *, whole: bool = False) -> list[str]:
     return [*partly(view), *(words[name] for name in heads if name in words), *filter(None, [turns, few])]
 
 
-def partly(view: View) -> Iterator[str]:
+def partly(view: RunView) -> Iterator[str]:
     """Of each arm that is not in all settings of the reference, what the reference has where it is."""
     for subject, rows in by_subject(view):
         told = [row for row in rows if row.over]
@@ -114,13 +114,13 @@ def label(row: Effect) -> str:
     return f"  {row.decoding.replace(f'({row.of})', '')}{partly}"
 
 
-def by_subject(view: View) -> Iterator[tuple[str, list[Effect]]]:
+def by_subject(view: RunView) -> Iterator[tuple[str, list[Effect]]]:
     """The rows of each task and setting."""
     for subject, rows in groupby(view.effects, key=lambda row: row.subject):
         yield subject, list(rows)
 
 
-def family(view: View) -> str:
+def family(view: RunView) -> str:
     """'p after Holm over 54 comparisons: every strategy against greedy and against each of its controls'."""
     sizes = {row.judgment.family for row in view.effects if row.judgment}
     if not sizes:
@@ -131,7 +131,7 @@ def family(view: View) -> str:
     )
 
 
-def moved(row: Effect, view: View) -> tuple[str, str]:
+def moved(row: Effect, view: RunView) -> tuple[str, str]:
     """(cell, what it says in words) of the transitions: '80 / 4 / 6 / 10' for right/wrong scores, else two numbers."""
     found = row.moves
     if found is None:
@@ -146,7 +146,7 @@ def moved(row: Effect, view: View) -> tuple[str, str]:
     return f"{found.kept} / {found.lost} / {found.won} / {found.still}", told
 
 
-def sections(view: View) -> list[dict[str, Any]]:
+def sections(view: RunView) -> list[dict[str, Any]]:
     """What the page draws: a table a subject, its columns as headings and cells."""
     found = []
     for subject, rows in by_subject(view):
@@ -172,14 +172,14 @@ def sections(view: View) -> list[dict[str, Any]]:
     return found
 
 
-def controls_frame(view: View) -> "DataFrame":
+def controls_frame(view: RunView) -> "DataFrame":
     """A row an arm, numbers as numbers: for tables/controls.csv."""
     import pandas as pd
 
     return pd.DataFrame([_flat(row) for row in view.effects])
 
 
-def show_controls(view: View, console: "Console") -> None:
+def show_controls(view: RunView, console: "Console") -> None:
     """Prints a table a subject, its verdicts, and what the columns mean."""
     from rich.text import Text
 

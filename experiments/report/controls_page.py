@@ -10,7 +10,7 @@ from math import isnan
 
 from experiments.report.comparison import no_turns
 from experiments.report.controls import PARTLY, answers, by_subject, family, partly
-from experiments.results.view import View
+from experiments.results.run_view import RunView
 from experiments.stats.arms import better_of
 from experiments.stats.effects import Effect
 from experiments.stats.wording import counted, listed, plus_minus, share
@@ -31,7 +31,7 @@ COLUMNS = (
 )
 
 
-def controls_page(view: View) -> str:
+def controls_page(view: RunView) -> str:
     """Markdown: first by the score looked at, then by every other that says something else than accuracy."""
     others = [
         m
@@ -45,7 +45,7 @@ def controls_page(view: View) -> str:
     return "\n".join(line for part in ([*_head(view), *_summary(views)], _tables(views)) for line in part)
 
 
-def _head(view: View) -> Iterator[str]:
+def _head(view: RunView) -> Iterator[str]:
     tasks = [f"{task} ({counted(queries, 'query', 'queries')})" for task, queries in _queries(view).items()]
     shots = listed([str(k) for k in sorted(set(view.scores["shots"]))])
     yield f"# {_plain(view.name)}: what each decoding did, beside its controls"
@@ -61,7 +61,7 @@ def _head(view: View) -> Iterator[str]:
     yield ""
 
 
-def _summary(views: Sequence[View]) -> Iterator[str]:
+def _summary(views: Sequence[RunView]) -> Iterator[str]:
     yield "## What it shows"
     yield ""
     for view in views:
@@ -71,7 +71,7 @@ def _summary(views: Sequence[View]) -> Iterator[str]:
     yield ""
 
 
-def _counted(view: View, rows: Sequence[Effect]) -> str:
+def _counted(view: RunView, rows: Sequence[Effect]) -> str:
     """How many verdicts came out how, with the names of those that are not nothing."""
     words = {id(row): row.judgment.words for row in rows if row.judgment}
     groups = {
@@ -99,7 +99,7 @@ def _named(rows: Sequence[Effect]) -> list[str]:
     return [f"`{name}` on {listed(list(map(_plain, subjects)))}" for name, subjects in found.items()]
 
 
-def _tables(views: Sequence[View]) -> Iterator[str]:
+def _tables(views: Sequence[RunView]) -> Iterator[str]:
     yield "## Tables"
     yield ""
     yield COLUMNS
@@ -118,7 +118,7 @@ def _tables(views: Sequence[View]) -> Iterator[str]:
             yield ""
 
 
-def _table(view: View, rows: Sequence[Effect]) -> Iterator[str]:
+def _table(view: RunView, rows: Sequence[Effect]) -> Iterator[str]:
     named = {row.decoding: row for row in rows}
     shown = [row for row in rows if row.role != "control" or not row.of]
     said = any(row.said for row in shown)
@@ -143,7 +143,7 @@ def _table(view: View, rows: Sequence[Effect]) -> Iterator[str]:
         yield _line([*cells, row.judgment.words if row.judgment else ""])
 
 
-def _best(view: View, row: Effect, named: Mapping[str, Effect]) -> str:
+def _best(view: RunView, row: Effect, named: Mapping[str, Effect]) -> str:
     own = [named[c] for c in view.controls.get(row.decoding, ()) if c in named and c != view.reference]
     means = [(c.scores[view.metric].mean, f"{c.decoding}{_mark(c)}") for c in own if view.metric in c.scores]
     if not means:
@@ -156,14 +156,14 @@ def _mark(row: Effect) -> str:
     return f" {PARTLY}" if row.over else ""
 
 
-def _queries(view: View) -> dict[str, int]:
+def _queries(view: RunView) -> dict[str, int]:
     told = view.scores.groupby("task", sort=False)["query"].nunique()
     return {str(task): int(count) for task, count in told.items()}
 
 
-def _models(view: View) -> str:
+def _models(view: RunView) -> str:
     """The models by name and digest (equal digests give equal outputs), and the code by its commit."""
-    cells = [Store(view.path).cell(str(digest)) or {} for digest in dict.fromkeys(view.frame["cell"])]
+    cells = [Store(view.path).read_cell(str(digest)) or {} for digest in dict.fromkeys(view.frame["cell"])]
     told = dict.fromkeys(
         (str((c.get("labels") or {}).get("model")), str(c.get("model_digest", ""))[:12]) for c in cells
     )

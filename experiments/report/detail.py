@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.config.keys import AXES, FREE_AT_ZERO
 from experiments.report.browser import number_of
 from experiments.report.steps import print_steps, steps_of
-from experiments.results.view import View
+from experiments.results.run_view import RunView
 from experiments.stats.arms import NONE, better_of, checked_setting, told
 from experiments.stats.compare import BASELINE
 from experiments.stats.wording import share
@@ -93,7 +93,7 @@ def _with_image(frame: "DataFrame", digest: str) -> list[str]:
     )
 
 
-def telling(view: View, arm: Mapping[str, str], seed: int | None) -> str:
+def telling(view: RunView, arm: Mapping[str, str], seed: int | None) -> str:
     """A query to begin with: the first that the arm, of most shots and else the reference's, does not get right.
 
     The first of all where no score says of one answer whether it is right.
@@ -109,7 +109,7 @@ def telling(view: View, arm: Mapping[str, str], seed: int | None) -> str:
 
 
 def show_sample(
-    view: View, query: str, arm: Mapping[str, str], seed: int | None, console: "Console", *, steps: bool = False
+    view: RunView, query: str, arm: Mapping[str, str], seed: int | None, console: "Console", *, steps: bool = False
 ) -> None:
     """Prints the one sample that fits best, then what the other arms said to the same query.
 
@@ -136,7 +136,7 @@ def show_sample(
     _print_others(chosen, [row for row in others if row is not chosen], view, console)
 
 
-def show_failed(view: View, console: "Console") -> None:
+def show_failed(view: RunView, console: "Console") -> None:
     """Prints the samples that have no answer, each with its reason."""
     if "failed" not in view.frame or not view.failed:
         console.print("no sample failed")
@@ -160,11 +160,11 @@ def called(digests: Sequence[str]) -> dict[str, str]:
     return {digest: digest[:size] for digest in digests}
 
 
-def _preference(row: Mapping[str, Any], view: View) -> tuple[Any, ...]:
+def _preference(row: Mapping[str, Any], view: RunView) -> tuple[Any, ...]:
     return row.get("shots", 0), all(row[k] == v for k, v in view.to.items()), -row["seed"]
 
 
-def _print_sample(row: Mapping[str, Any], view: View, console: "Console") -> None:
+def _print_sample(row: Mapping[str, Any], view: RunView, console: "Console") -> None:
     from rich.text import Text
 
     console.print(Text(f"{clean(row['query'])}", "bold").append(f"  {_arm(row, view)}, seed {row['seed']}", "dim"))
@@ -207,7 +207,7 @@ def _scores(row: Mapping[str, Any], names: Iterable[str]) -> str:
     return "  ".join(f"{name} {share(value, 2)}" for name, value in scores if value is not None)
 
 
-def _ends(view: View) -> tuple[int | None, int | None]:
+def _ends(view: RunView) -> tuple[int | None, int | None]:
     """What the score that judges a sample is for a right answer and for a wrong one."""
     better = better_of(view.scores, view.judge) if view.judge else "neither"
     return {"higher": (1, 0), "lower": (0, 1), "neither": (None, None)}[better]
@@ -230,7 +230,9 @@ def _print_trace(trace: Any, console: "Console") -> None:
     console.print(table)
 
 
-def _print_others(chosen: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], view: View, console: "Console") -> None:
+def _print_others(
+    chosen: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], view: RunView, console: "Console"
+) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -297,13 +299,13 @@ def _said(row: Mapping[str, Any]) -> str:
     return clean(words[0]) if words else "(nothing)"
 
 
-def _unlike(row: Mapping[str, Any], chosen: Mapping[str, Any], view: View) -> str:
+def _unlike(row: Mapping[str, Any], chosen: Mapping[str, Any], view: RunView) -> str:
     """What an arm has otherwise than the one that is shown: 'shots 0', 'composer interleaved'."""
     differs = [axis for axis in ("shots", *view.row_axes) if axis in view.axes and row[axis] != chosen[axis]]
     free = FREE_AT_ZERO if row.get("shots") == 0 else ()
     return clean(", ".join(f"{axis} {row[axis]}" for axis in differs if axis not in free or row[axis] != NONE))
 
 
-def _arm(row: Mapping[str, Any], view: View) -> str:
+def _arm(row: Mapping[str, Any], view: RunView) -> str:
     shown = [axis for axis in ("shots", *view.row_axes) if axis in view.axes and row[axis] != NONE]
     return clean(told({axis: row[axis] for axis in shown}))

@@ -18,12 +18,12 @@ from experiments.report import test_descriptions as tests_told
 from experiments.report.costs import costs
 from experiments.report.quantized import quantized
 from experiments.report.svg import Scale, element
-from experiments.results.view import Run, View, view
+from experiments.results.run_view import Run, RunView, view_run
 from experiments.stats import wording
 from experiments.stats.arms import told
 from experiments.stats.compare import verdicts
 from experiments.stats.pairs import UnpairedError
-from experiments.store.store import made, write_text
+from experiments.store.store import report_write_errors, write_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -54,9 +54,9 @@ class Written:
     figures: tuple[Path, ...]
 
 
-def write(run: Run | View, per_cell: int = browser.PER_CELL) -> Written:
+def write(run: Run | RunView, per_cell: int = browser.PER_CELL) -> Written:
     """report.html, tables/*.csv and figures/*.svg in the run directory. Raises StoreError, ConfigError."""
-    seen = run if isinstance(run, View) else view(run)
+    seen = run if isinstance(run, RunView) else view_run(run)
     found = tables.task_tables(seen)
     differences, refused = _differences(seen)
     report = seen.path / "report.html"
@@ -82,7 +82,7 @@ def write(run: Run | View, per_cell: int = browser.PER_CELL) -> Written:
 
 
 def page(
-    seen: View, found: Sequence[tables.TaskTable], differences: "DataFrame | None", refused: str, per_cell: int
+    seen: RunView, found: Sequence[tables.TaskTable], differences: "DataFrame | None", refused: str, per_cell: int
 ) -> str:
     """The whole page as text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -139,23 +139,23 @@ def page(
     )
 
 
-def _others(seen: View) -> list[View]:
+def _others(seen: RunView) -> list[RunView]:
     """The same run by each other score that has values."""
     return [replace(seen, metric=m) for m in seen.metrics if m != seen.metric and seen.scores[m].notna().any()]
 
 
-def _undrawn(seen: View) -> set[str]:
+def _undrawn(seen: RunView) -> set[str]:
     """The controls, where they are too many for a figure; none that is also a strategy of the run or the reference."""
     named = {name for names in seen.controls.values() for name in names}
     named -= {*seen.controls, str(seen.to.get("decoding"))}
     return named if len(named) > MOST_CONTROLS else set()
 
 
-def _looks(seen: View, found: Sequence[tables.TaskTable]) -> figures.Looks:
+def _looks(seen: RunView, found: Sequence[tables.TaskTable]) -> figures.Looks:
     return figures.looks_of(found, {name for names in seen.controls.values() for name in names})
 
 
-def _differences(seen: View) -> "tuple[DataFrame | None, str]":
+def _differences(seen: RunView) -> "tuple[DataFrame | None, str]":
     try:
         return tables.difference_frame(seen), ""
     except UnpairedError as error:
@@ -169,7 +169,7 @@ def _family(frame: "DataFrame") -> str:
     return "those of this table that can differ, each once (an arm that is its reference by construction is not tested)"
 
 
-def _difference_rows(seen: View, frame: "DataFrame | None") -> dict[str, Any]:
+def _difference_rows(seen: RunView, frame: "DataFrame | None") -> dict[str, Any]:
     from markupsafe import Markup
 
     told_to = told(seen.to) or "the reference"
@@ -216,13 +216,13 @@ def _key(found: Sequence[tables.TaskTable], looks: figures.Looks) -> list[tuple[
     return [(figures.sample(looks[place], row.baseline), row.name) for place, row in rows.items()]
 
 
-def _subtitle(seen: View) -> str:
+def _subtitle(seen: RunView) -> str:
     fixed = [f"{axis} {value}" for axis, value in seen.fixed.items() if value != "none"]
     sizes = [(len(seen.frame), "sample"), (len(seen.tasks), "task"), (seen.seeds, "seed")]
     return " · ".join([*(wording.counted(number, word) for number, word in sizes), *fixed])
 
 
-def _shelf_note(seen: View, shelf: browser.Shelf) -> str:
+def _shelf_note(seen: RunView, shelf: browser.Shelf) -> str:
     some = [f"{kept} of {all_:,} queries of {task}" for task, (kept, all_) in shelf.shown.items() if kept < all_]
     lost = sum(1 for uri in shelf.images.values() if uri is None)
     missing = f" {wording.counted(lost, 'image')} missing or too many for the file." if lost else ""
@@ -254,7 +254,7 @@ def _csv(path: Path, frame: "DataFrame") -> Path:
 
 
 def _folder(path: Path) -> Path:
-    with made(path):
+    with report_write_errors(path):
         path.mkdir(exist_ok=True)
     return path
 

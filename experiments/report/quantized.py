@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from experiments.results.view import View
+from experiments.results.run_view import RunView
 from experiments.stats.pairs import UnpairedError
 from experiments.stats.wording import interval, p_number, share, signed
 from icl.errors import ConfigError, ModelError
@@ -34,7 +34,7 @@ class Quantized:
     refused: str = ""
 
 
-def quantized(view: View) -> Quantized | None:
+def quantized(view: RunView) -> Quantized | None:
     """None where the run has no axis of precision."""
     from experiments.analyses.quantization import compared, full_precision, precisions
     from experiments.analyses.quantization_measured import known
@@ -74,7 +74,7 @@ def _table(frame: "DataFrame", measure: str) -> tuple[tuple[str, ...], tuple[Lin
     return tuple(heads), tuple(rows)
 
 
-def _gains(view: View) -> tuple[tuple[str, ...], tuple[Line, ...]]:
+def _gains(view: RunView) -> tuple[tuple[str, ...], tuple[Line, ...]]:
     """Nothing where nothing could bring a gain."""
     from experiments.analyses.quantization_gains import analyze
 

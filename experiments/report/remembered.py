@@ -37,13 +37,13 @@ def show_end(folder: Path, console: "Console", anew: bool = False) -> None:
     from experiments.report.html import write
     from experiments.report.terminal import show
     from experiments.results.loaded_run import load_run
-    from experiments.results.view import view
-    from experiments.terminal.spinner import waiting
+    from experiments.results.run_view import view_run
+    from experiments.terminal.spinner import spinner
 
-    with waiting() as tell:
-        tell("reading", 0, 0)
-        seen = view(load_run(folder))
-        tell("reporting", 0, 0)
+    with spinner() as report_progress:
+        report_progress("reading", 0, 0)
+        seen = view_run(load_run(folder))
+        report_progress("reporting", 0, 0)
         problem = _problem(lambda: write(seen))
         with console.capture() as told:
             show(seen, console)

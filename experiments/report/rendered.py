@@ -18,7 +18,7 @@ from experiments.config.keys import AXES
 from experiments.contexts.contexts import Recipe, Retrieval, contexts, written
 from experiments.grid.grid import Cell, Grid, expand
 from experiments.stats.arms import name_of
-from experiments.terminal.spinner import waiting
+from experiments.terminal.spinner import spinner
 from icl.errors import ConfigError, DataError, PlanError, did_you_mean, printable
 from icl.models import optional
 from icl.types import Example, Prompt
@@ -32,13 +32,13 @@ def show_prompt(source: Path, query: str, arm: Mapping[str, str], seed: int | No
 
     Where the arm leaves a choice: most shots, then the first in the file. Raises ICLError as a run would.
     """
-    with waiting() as tell:
-        tell("starting", 0, 0)
+    with spinner() as report_progress:
+        report_progress("starting", 0, 0)
         cell = chosen(_grid(source), arm, seed)
         example = _example(cell.task.queries, query)
-        tell("retrieving", 0, 0)
+        report_progress("retrieving", 0, 0)
         (row,) = contexts(Retrieval(cell.task, cell.model), [Recipe((cell,))], [example])
-        tell("writing", 0, 0)
+        report_progress("writing", 0, 0)
         item = written(row[0])
         if item.prompt is None:
             raise PlanError(f"query '{example.id}' has no prompt: {item.failed}")

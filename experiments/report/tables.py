@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from experiments.config.keys import FREE_AT_ZERO
-from experiments.results.view import View
+from experiments.results.run_view import RunView
 from experiments.stats.arms import NONE, arms, baseline_of, belongs, values_of
 from experiments.stats.compare import compare
 from experiments.stats.gain import curve
@@ -90,17 +90,17 @@ class TaskTable:
 
 
 @lru_cache(maxsize=4)
-def task_tables(view: View) -> tuple[TaskTable, ...]:
+def task_tables(view: RunView) -> tuple[TaskTable, ...]:
     """A table a task, in the order of the run."""
     return tuple(_task_table(view, task, view.scores[view.scores["task"] == task]) for task in view.tasks)
 
 
-def score_frame(view: View) -> "DataFrame":
+def score_frame(view: RunView) -> "DataFrame":
     """The summary as a flat frame: for tables/scores.csv."""
     return summarize(view.scores, view.metric, view.axes)
 
 
-def difference_frame(view: View) -> "DataFrame | None":
+def difference_frame(view: RunView) -> "DataFrame | None":
     """Each arm against its reference; None where the run has nothing to compare. Raises UnpairedError."""
     if not view.to or all(view.scores[axis].nunique() < 2 for axis in view.to):
         return None
@@ -121,7 +121,7 @@ def curve_frame(found: Sequence[TaskTable]) -> "DataFrame":
     return pd.DataFrame(rows)
 
 
-def _task_table(view: View, task: str, samples: "DataFrame") -> TaskTable:
+def _task_table(view: RunView, task: str, samples: "DataFrame") -> TaskTable:
     axes = view.row_axes
     found: dict[Labels, dict[int, Estimate]] = {}
     for arm, rows in arms(samples, [*axes, "shots"]):

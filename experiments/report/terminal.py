@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from experiments.report.score_lines import score_lines
 from experiments.report.tables import TaskTable, task_tables
-from experiments.results.view import Run, View, view
+from experiments.results.run_view import Run, RunView, view_run
 from experiments.stats.findings import Finding
 from experiments.stats.wording import counted, few_units
 
@@ -17,9 +17,9 @@ SENTENCES = 8
 MARKS = {"better": "green", "worse": "red", "differs": "default", "open": "default", "unpaired": "yellow"}
 
 
-def show(run: Run | View, console: "Console") -> None:
+def show(run: Run | RunView, console: "Console") -> None:
     """Prints table, findings and the report's path. Raises StoreError for a run without samples."""
-    seen = run if isinstance(run, View) else view(run)
+    seen = run if isinstance(run, RunView) else view_run(run)
     for table in task_tables(seen):
         console.print(_title(seen, table))
         for row in score_lines(table, console.width):
@@ -44,7 +44,7 @@ def show(run: Run | View, console: "Console") -> None:
     console.print(told, soft_wrap=True, highlight=False, markup=False)
 
 
-def _title(seen: View, table: TaskTable) -> "RenderableType":
+def _title(seen: RunView, table: TaskTable) -> "RenderableType":
     from rich.text import Text
 
     seeds = f" x {table.seeds} seeds" if table.seeds > 1 else ""
@@ -53,7 +53,7 @@ def _title(seen: View, table: TaskTable) -> "RenderableType":
     return title.append(f"  {seen.measure}, 95 % interval as ± its half, or its ends; {queries}{seeds}{failed}", "dim")
 
 
-def _notes(seen: View) -> list[str]:
+def _notes(seen: RunView) -> list[str]:
     notes = []
     if seen.fixed:
         notes.append(", ".join(f"{axis} {value}" for axis, value in seen.fixed.items() if value != "none"))
@@ -68,7 +68,7 @@ def _notes(seen: View) -> list[str]:
     return [*notes, ""] if notes else []
 
 
-def _sentences(seen: View) -> "RenderableType":
+def _sentences(seen: RunView) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from experiments.store.store import Store
 
 
-def relabeling(frame: "DataFrame", store: "Store") -> "Series[Any]":
+def label_transform_names(frame: "DataFrame", store: "Store") -> "Series[Any]":
     """Of each sample, the transforms of its cell that change labels, or ''. frame: of samples, with their cells."""
     import pandas as pd
 
     if "cell" not in frame:
         return pd.Series("", index=frame.index)
-    named = {digest: ", ".join(_names(store.cell(str(digest)) or {})) for digest in frame["cell"].unique()}
+    named = {digest: ", ".join(_names(store.read_cell(str(digest)) or {})) for digest in frame["cell"].unique()}
     return frame["cell"].map(named)
 
 
-def relabeled_told(names: "Series[Any]") -> str:
+def label_transform_note(names: "Series[Any]") -> str:
     """One sentence on the arms that are left out; '' where there are none. names: see `relabeling`."""
     found = list(dict.fromkeys(name for told in names.unique() for name in told.split(", ") if name))
     if not found:

@@ -9,7 +9,7 @@ from experiments.config.keys import AXES, CORRECTION, METRIC, usual_metric
 from experiments.results.run_metrics import over_run
 from experiments.stats.arms import NONE, is_accuracy, judged_by
 from experiments.stats.whole import own_of
-from experiments.store.equivalent_cells import decided_by
+from experiments.store.equivalent_cells import equivalence_digest
 from experiments.store.store import Store
 from icl.errors import StoreError, did_you_mean
 from icl.metrics.base import Better
@@ -30,7 +30,7 @@ class Run:
     @property
     def info(self) -> dict[str, Any]:
         """run.json."""
-        return Store(self.path).run() or {}
+        return Store(self.path).read_run() or {}
 
     def cells(self) -> "DataFrame":
         """One row a cell of the config as it was last run: digest, axes as labels, samples finished and failed."""
@@ -39,8 +39,8 @@ class Run:
         store = Store(self.path)
         rows = []
         for digest in _cells(self):
-            finished, failed = store.done(digest)
-            labels = (store.cell(digest) or {}).get("labels", {})
+            finished, failed = store.finished_and_failed(digest)
+            labels = (store.read_cell(digest) or {}).get("labels", {})
             rows.append({"cell": digest, **labels, "finished": len(finished), "failed": len(failed)})
         return pd.DataFrame(rows)
 
@@ -60,7 +60,7 @@ class Run:
         metrics, baselines = dict.fromkeys(info.get("metrics", {})), dict[str, None]()
         rows: list[dict[str, Any]] = []
         for digest, labels in _labels(store, _cells(self)).items():
-            labels |= {"decided_by": decided_by(store.cell(digest) or {})}
+            labels |= {"decided_by": equivalence_digest(store.read_cell(digest) or {})}
             for sample in store.samples(digest):
                 scores, votes = sample.get("scores", {}), sample.get("baselines", {})
                 metrics |= dict.fromkeys(scores)
@@ -101,9 +101,9 @@ class Run:
     def analyze(self, name: str, metric: str | None = None) -> "DataFrame":
         """The table of an analysis (`icl analyze` lists them), such as "copying". Raises ConfigError, StoreError."""
         from experiments.analyses.catalog import analysis
-        from experiments.results.view import view
+        from experiments.results.run_view import view_run
 
-        return analysis(name)(view(self, metric))
+        return analysis(name)(view_run(self, metric))
 
     def __repr__(self) -> str:
         sessions = self.info.get("sessions", [])
@@ -171,7 +171,7 @@ def _labels(store: Store, digests: Sequence[str]) -> dict[str, dict[str, Any]]:
 
     An axis that cannot matter in a cell (the order at 0 shots) has the one value that it has elsewhere, or 'none'.
     """
-    cells = {digest: store.cell(digest) or {} for digest in digests}
+    cells = {digest: store.read_cell(digest) or {} for digest in digests}
     found = {digest: cell.get("labels", {}) for digest, cell in cells.items()}
     told: dict[str, dict[str, Any]] = {digest: {} for digest in digests}
     for axis in AXES:

@@ -16,7 +16,7 @@ from experiments.grid.feasibility import check_data
 from experiments.grid.fitted_parameters import identity
 from experiments.grid.grid import Cell, expand
 from experiments.grid.single_setting import SeveralSettingsError, differing, narrowing
-from experiments.running.generation import engine_of
+from experiments.running.generation import engine_for
 from experiments.stats.wording import listed
 from icl.errors import ConfigError, DataError, PlanError
 from icl.metrics.normalize import plain
@@ -31,7 +31,7 @@ BLOCK = 64
 
 
 @dataclass(frozen=True)
-class Fit:
+class FitResult:
     """strategy: with its parameters found. samples: that they were found on. left_out: reason -> samples without.
 
     how: the setting, for the file.
@@ -43,7 +43,7 @@ class Fit:
     how: dict[str, Any]
 
 
-def fit(config: Config) -> Fit:
+def fit(config: Config) -> FitResult:
     """Raises ConfigError where the config does not name one strategy that can be fitted, in one setting; DataError."""
     from decoding.arms.fitting import Fittable
     from decoding.arms.requirements import unsupported_reason
@@ -65,7 +65,7 @@ def fit(config: Config) -> Fit:
     how = {axis: first.told[axis] for axis in AXES if axis != "decoding"}
     how |= {"seeds": [cell.seed for cell in cells], "samples": len(told)}
     how |= identity(first.model.digest, first.told["task"])
-    return Fit(_fitted(strategy, told, gold), len(told), dict(left_out), how)
+    return FitResult(_fitted(strategy, told, gold), len(told), dict(left_out), how)
 
 
 def _one(config: Config, cells: Sequence[Cell], every: Sequence[Cell]) -> Cell:
@@ -113,7 +113,7 @@ def _scores(
             else:
                 kept.append((item.prompt, options, place or 0))
         jobs = [DecodingRequest(prompt, arm, options, "options") for prompt, options, _ in kept for arm in arms]
-        answers = iter(engine_of(model)(model, jobs))
+        answers = iter(engine_for(model)(model, jobs))
         for _, options, place in kept:
             said = [next(answers) for _ in arms]
             failed = next((one for one in said if isinstance(one, Failure)), None)

@@ -13,7 +13,7 @@ OBJECTS = 10_000
 
 
 @contextmanager
-def looked_for_seldom() -> Iterator[None]:
+def infrequent_gc() -> Iterator[None]:
     """Within it; where somebody has switched the looking off, it stays off."""
     before = gc.get_threshold()
     if before[0]:

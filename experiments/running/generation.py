@@ -23,7 +23,7 @@ better with more says so by `at_once`."""
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class SampleRequest:
     """One sample to be: a written prompt in one cell."""
 
     cell: Cell
@@ -31,14 +31,14 @@ class Asked:
     prompt: Prompt
 
 
-Done = Callable[[Asked, Answer], None]
+AnswerCallback = Callable[[SampleRequest, Answer], None]
 
 
 def answer(
     model: Model,
-    asked: Sequence[Asked],
+    asked: Sequence[SampleRequest],
     counters: "Counters",
-    done: Done,
+    done: AnswerCallback,
     *,
     top: int = 0,
     lazy_branches: "LazyBranches" = "auto",
@@ -56,7 +56,7 @@ def answer(
 
 
 def _through_engine(
-    model: Any, asked: Sequence[Asked], counters: "Counters", done: Done, top: int, **more: str
+    model: Any, asked: Sequence[SampleRequest], counters: "Counters", done: AnswerCallback, top: int, **more: str
 ) -> None:
     from decoding.engine.requests import DecodingRequest, Failure
 
@@ -70,10 +70,10 @@ def _through_engine(
     def finished(i: int, result: Generation | Failure) -> None:
         done(asked[i], result.reason if isinstance(result, Failure) else result)
 
-    engine_of(model)(model, jobs, counters, **more, done=finished)
+    engine_for(model)(model, jobs, counters, **more, done=finished)
 
 
-def engine_of(model: Model) -> Callable[..., Any]:
+def engine_for(model: Model) -> Callable[..., Any]:
     """`run_requests` of the engine that runs strategies on this model: its server's, its own, or the token loop."""
     if "strategies" in model.abilities and optional.generate_each(model):  # a server's
         from decoding.engine.server_engine import run_requests as there
@@ -88,13 +88,13 @@ def engine_of(model: Model) -> Callable[..., Any]:
     return run_requests
 
 
-def _options(one: Asked) -> tuple[str, ...]:
+def _options(one: SampleRequest) -> tuple[str, ...]:
     return one.item.example.options if one.cell.answer_mode == "options" else ()
 
 
-def _through_requests(model: Model, asked: Sequence[Asked], done: Done) -> None:
+def _through_requests(model: Model, asked: Sequence[SampleRequest], done: AnswerCallback) -> None:
     """Equal requests are sent once, unless the model reads more than the prompt (an oracle, a fake)."""
-    groups: dict[Any, list[Asked]] = {}
+    groups: dict[Any, list[SampleRequest]] = {}
     for i, one in enumerate(asked):
         key = (one.prompt.digest, one.item.example.options, one.cell.max_new_tokens, one.cell.answer_mode)
         groups.setdefault(i if model.needs else key, []).append(one)
@@ -114,7 +114,7 @@ def _through_requests(model: Model, asked: Sequence[Asked], done: Done) -> None:
             finished(start + i, result)
 
 
-def _request(model: Model, one: Asked) -> Request:
+def _request(model: Model, one: SampleRequest) -> Request:
     demos = one.item.context.demos if "demos" in model.needs else ()
     return Request(
         one.prompt,

@@ -14,17 +14,17 @@ from icl.images import Image
 T = TypeVar("T")
 
 THREADS = 2
-AHEAD = 32
+PREFETCH_ITEMS = 32
 """Items whose images are decoded before they are needed: more would not stay in the cache of decoded images."""
 
-KEPT_BYTES = 64 * 2**20
+MAX_IMAGE_BYTES = 64 * 2**20
 """Room for a run's images; further ones are not kept, and the report shows their place without them."""
 
 LONGEST_SIDE = 512
 """Larger images are kept at this size: for people, not for models."""
 
 
-def decoded_ahead(items: Iterable[T], images: Callable[[T], Sequence[Image]]) -> Iterator[T]:
+def prefetch_images(items: Iterable[T], images: Callable[[T], Sequence[Image]]) -> Iterator[T]:
     """The same items; their images were sent to be decoded `AHEAD` items earlier.
 
     An image that cannot be read says so when it is used, not here.
@@ -37,7 +37,7 @@ def decoded_ahead(items: Iterable[T], images: Callable[[T], Sequence[Image]]) ->
                 if "source_digest" not in vars(image):
                     threads.submit(_decode, image)
             waiting.append(item)
-            if len(waiting) > AHEAD:
+            if len(waiting) > PREFETCH_ITEMS:
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
@@ -52,13 +52,13 @@ def _decode(image: Image) -> None:
         return
 
 
-class Album:
+class ImageStore:
     """Keeps images as `<digest>.png`, each once, in a thread of its own, within `room` bytes.
 
     problem: why it stopped keeping them (a full disk). Samples are not touched by that.
     """
 
-    def __init__(self, folder: Path, room: int = KEPT_BYTES) -> None:
+    def __init__(self, folder: Path, room: int = MAX_IMAGE_BYTES) -> None:
         self.folder, self.room = folder, room
         self.problem: str | None = None
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.contexts.contexts import Written
 from experiments.grid.grid import Cell
-from experiments.running.generation import Answer, Asked
+from experiments.running.generation import Answer, SampleRequest
 from experiments.store.store import ROUNDING
 from icl.errors import ComponentError, DataError
 from icl.metrics.base import Metric
@@ -28,7 +28,7 @@ class Recorder:
         """Lets go of what was made: at the end of a window."""
         self.shared.clear()
 
-    def sample(self, asked: Asked, answer: Answer) -> Sample:
+    def sample(self, asked: SampleRequest, answer: Answer) -> Sample:
         """The sample of an answer, or a failed one where the answer is a reason."""
         shared = self._shared(asked.item)
         if isinstance(answer, Generation) and (bad := _not_numbers(answer)):
@@ -48,7 +48,7 @@ class Recorder:
             **shared,
         )
 
-    def unasked(self, cell: Cell, item: Written) -> Sample:
+    def without_prompt(self, cell: Cell, item: Written) -> Sample:
         """A sample whose prompt could not be made."""
         return Sample(cell=cell.digest, seed=cell.seed, failed=item.failed or "no prompt", **self._shared(item))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.grid.grid import Cell, Grid
 from experiments.running.recorder import baselines, scores
-from experiments.store.run_state import metrics_told
+from experiments.store.run_state import describe_metrics
 from experiments.store.store import Store
 from icl.types import Demo, Example, Generation
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 def rescore(store: Store, grid: Grid) -> int:
     """Brings the scores of finished samples up to the config's metrics. How many were scored anew."""
-    told = metrics_told(grid)
+    told = describe_metrics(grid)
     count = 0
     for cell in grid.cells:
-        known = store.cell(cell.digest)
+        known = store.read_cell(cell.digest)
         if known is None or known.get("metrics") == told:
             continue
         samples = list(_rescored(store, cell, grid.metrics))

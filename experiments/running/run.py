@@ -10,51 +10,53 @@ from experiments.config.config import Config
 from experiments.grid.feasibility import check_data, check_needs
 from experiments.grid.grid import Grid, expand
 from experiments.grid.implausible_sizes import check_sizes
-from experiments.launch.launching import earlier, follow, launch
+from experiments.launch.coordinator import find_earlier_launch, follow, launch
 from experiments.planning.plan_warnings import plan_warnings
 from experiments.running.rescore import rescore
-from experiments.running.runner import Outcome, Runner
-from experiments.running.session_log import Session, renew
-from experiments.store.lock import writing
-from experiments.store.run_state import Todo, describe_cells, forked, todo
+from experiments.running.run_session import RunSession, refresh_run_file
+from experiments.running.runner import Runner, RunOutcome
+from experiments.store.lock import write_lock
+from experiments.store.run_state import RunState, load_run_state, next_free_folder, write_cells
 from experiments.store.store import Store
-from experiments.terminal.progress import Progress, Silent
+from experiments.terminal.progress import Progress, SilentProgress
 
 
-def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = None, fork: bool = False) -> Outcome:
+def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = None, fork: bool = False) -> RunOutcome:
     """Brings the run directory of a config up to date. Raises ICLError before any model loads where it can be known."""
     grid = expand(config)
     grid.launcher.check()
     check_needs(grid)
     check_sizes(grid)
     check_data(grid)
-    folder = forked(runs / config.name) if fork else runs / config.name
-    with writing(folder):
+    folder = next_free_folder(runs / config.name) if fork else runs / config.name
+    with write_lock(folder):
         store = Store(folder)
-        if there := earlier(store, grid, progress or Silent()):
-            return Outcome(folder, **follow(there, store, grid, progress or Silent()), warnings=grid.warnings)
-        work = todo(store, grid)
+        if there := find_earlier_launch(store, grid, progress or SilentProgress()):
+            return RunOutcome(
+                folder, **follow(there, store, grid, progress or SilentProgress()), warnings=grid.warnings
+            )
+        work = load_run_state(store, grid)
         if rescored := rescore(store, grid):
-            (progress or Silent()).note(
+            (progress or SilentProgress()).note(
                 f"{rescored:,} stored answers were scored anew, because the metrics have changed."
             )
         if damaged := _damaged(work):
-            (progress or Silent()).note(damaged)
+            (progress or SilentProgress()).note(damaged)
         if untraced := _untraced(store, grid, work):
-            (progress or Silent()).note(untraced)
+            (progress or SilentProgress()).note(untraced)
         if not work.left:
-            renew(store, grid)
-            return Outcome(folder, work.total, work.present, 0, 0, grid.warnings)
-        describe_cells(store, grid)
+            refresh_run_file(store, grid)
+            return RunOutcome(folder, work.total, work.present, 0, 0, grid.warnings)
+        write_cells(store, grid)
         for warning in plan_warnings(grid):
-            (progress or Silent()).note(warning)
+            (progress or SilentProgress()).note(warning)
         if grid.launcher.workers:
-            return Outcome(folder, **launch(store, grid, work, progress or Silent()), warnings=grid.warnings)
-        with Session(store, grid) as session:
-            return Runner(grid, store, work, progress or Silent(), session).outcome()
+            return RunOutcome(folder, **launch(store, grid, work, progress or SilentProgress()), warnings=grid.warnings)
+        with RunSession(store, grid) as session:
+            return Runner(grid, store, work, progress or SilentProgress(), session).outcome()
 
 
-def _damaged(work: Todo) -> str:
+def _damaged(work: RunState) -> str:
     """A sentence where lines of the run were changed by somebody else than a run."""
     if not work.damaged:
         return ""
@@ -65,9 +67,9 @@ def _damaged(work: Todo) -> str:
     )
 
 
-def _untraced(store: Store, grid: Grid, work: Todo) -> str:
+def _untraced(store: Store, grid: Grid, work: RunState) -> str:
     """A sentence where samples that are there were recorded with another `trace` than is asked for now."""
-    before = ((store.run() or {}).get("config") or {}).get("top_logprobs")
+    before = ((store.read_run() or {}).get("config") or {}).get("top_logprobs")
     if not work.present or not grid.config.top_logprobs or before == grid.config.top_logprobs:
         return ""
     return (

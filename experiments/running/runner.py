@@ -15,13 +15,13 @@ from experiments.contexts.contexts import Retrieval, Written, contexts, recipes_
 from experiments.contexts.repeated_images import Repeats
 from experiments.contexts.size_estimate import limits
 from experiments.grid.grid import Cell, Grid
-from experiments.running.gc_tuning import looked_for_seldom
-from experiments.running.generation import Answer, Asked, answer
-from experiments.running.image_store import KEPT_BYTES, Album, decoded_ahead
+from experiments.running.gc_tuning import infrequent_gc
+from experiments.running.generation import Answer, SampleRequest, answer
+from experiments.running.image_store import MAX_IMAGE_BYTES, ImageStore, prefetch_images
 from experiments.running.recorder import Recorder
-from experiments.running.session_log import Counting
-from experiments.store.run_state import Todo
-from experiments.store.store import Store, Writer
+from experiments.running.run_session import CostLog
+from experiments.store.run_state import RunState
+from experiments.store.store import SampleWriter, Store
 from experiments.terminal.progress import Progress
 from icl.errors import DataError
 from icl.images import Image
@@ -42,12 +42,12 @@ WINDOW_SAMPLES = 1024
 TRACEBACKS = "errors.log"
 """In the run directory: what somebody's own components raised."""
 
-HOPELESS = 50
+MAX_INITIAL_FAILURES = 50
 """Failures in a row, from the first sample on, after which a run stops instead of failing a grid sample by sample."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What a session did. present: samples that were there before; failed: without an answer now.
 
     missing: samples that a worker was to compute and did not. jobs: those that were submitted and not waited for.
@@ -70,25 +70,25 @@ class Runner:
         self,
         grid: Grid,
         store: Store,
-        work: Todo,
+        work: RunState,
         progress: Progress,
-        session: Counting,
+        session: CostLog,
         *,
         worker: str = "0",
         of: int = 1,
     ) -> None:
         self.grid, self.store, self.work, self.progress, self.session = grid, store, work, progress, session
-        self.worker, self.room = worker, KEPT_BYTES // of
+        self.worker, self.room = worker, MAX_IMAGE_BYTES // of
         self.recorder = Recorder(grid.metrics)
-        self.album = Album(store.folder / "images")
+        self.album = ImageStore(store.folder / "images")
         self.repeats, self.fits = Repeats(), Room()
         self.log = Log(store.folder / TRACEBACKS)
         self.failed = self.computed = 0
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> RunOutcome:
         self.progress.begin(len(self.grid.cells), self.work.total, self.work.cells_done, self.work.present)
         try:
-            with Writer(self.store, self.worker) as self.writer, looked_for_seldom(), kept(self.log):
+            with SampleWriter(self.store, self.worker) as self.writer, infrequent_gc(), kept(self.log):
                 for model in self.grid.models:
                     self._model(model)
         finally:
@@ -101,7 +101,7 @@ class Runner:
         for note in (*self.repeats.notes(), *self.fits.notes()):
             self.progress.note(note)
         told = self.work
-        return Outcome(self.store.folder, told.total, told.present, self.computed, self.failed, self.grid.warnings)
+        return RunOutcome(self.store.folder, told.total, told.present, self.computed, self.failed, self.grid.warnings)
 
     def _model(self, model: "Model") -> None:
         groups = [cells for cells in _groups(self.grid, model) if any(self.work.missing[c.digest] for c in cells)]
@@ -110,7 +110,7 @@ class Runner:
         if (expect := optional.expect(model)) is not None:
             room = limits([cell for cells in groups for cell in cells])
             expect(room.images, room.tokens)
-        self.progress.doing(self._loading(model), afresh=True)
+        self.progress.set_phase(self._loading(model), reset_rate=True)
         model.load()
         for note in optional.notes(model):
             self.progress.note(f"model: {note}")
@@ -131,23 +131,23 @@ class Runner:
 
     def _group(self, model: "Model", cells: Sequence[Cell], retrieval: Retrieval) -> None:
         task = cells[0].task
-        self.progress.doing("finding demonstrations")
+        self.progress.set_phase("finding demonstrations")
         self.album.room = self.room * (1 + self.grid.tasks.index(task)) // len(self.grid.tasks)
         for window in self._windows(cells, retrieval):
-            asked = [Asked(cell, item, item.prompt) for cell, item in window if item.prompt is not None]
+            asked = [SampleRequest(cell, item, item.prompt) for cell, item in window if item.prompt is not None]
             self.album.keep(image for one in asked for image in one.prompt.images)
             for cell, item in window:
                 self.repeats.see(cell, item)
                 self.fits.see(cell, item)
                 if item.prompt is None:
-                    self._record(self.recorder.unasked(cell, item))
-            self.progress.doing("answering")
+                    self._record(self.recorder.without_prompt(cell, item))
+            self.progress.set_phase("answering")
             self._answer(model, asked)
             self.recorder.forget()
             self.session.save(model)
 
-    def _answer(self, model: "Model", asked: Sequence[Asked]) -> None:
-        def done(one: Asked, said: Answer) -> None:
+    def _answer(self, model: "Model", asked: Sequence[SampleRequest]) -> None:
+        def done(one: SampleRequest, said: Answer) -> None:
             self._record(self.recorder.sample(one, said))
 
         config = self.grid.config
@@ -165,7 +165,7 @@ class Runner:
         branches = _branches(cells)
         window: list[tuple[Cell, Written]] = []
         tokens = 0
-        for row in decoded_ahead(rows, _images):
+        for row in prefetch_images(rows, _images):
             for arranged in row:
                 readers = [c for c in arranged.recipe.cells if arranged.example.id in missing[c.digest]]
                 if readers:
@@ -190,7 +190,7 @@ class Runner:
         if sample.failed:
             self.failed += 1
             self.progress.failed(sample.query, sample.failed)
-            if self.failed == self.computed >= HOPELESS:
+            if self.failed == self.computed >= MAX_INITIAL_FAILURES:
                 raise DataError(f"the first {self.failed} samples all failed; the last one: {sample.failed}")
 
 

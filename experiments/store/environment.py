@@ -15,7 +15,7 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def facts() -> dict[str, Any]:
+def collect_environment() -> dict[str, Any]:
     """versions of packages, commit of the working directory, and the machine."""
     return {"versions": _versions(), "git": _commit(), "machine": _machine()}
 

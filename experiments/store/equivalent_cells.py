@@ -17,7 +17,7 @@ from icl.registry import entries, resolve
 DECIDES = ("seed", "model_digest", *AXES)
 
 
-def decided_by(cell: Mapping[str, Any]) -> str:
+def equivalence_digest(cell: Mapping[str, Any]) -> str:
     """The digest (16 hex) of what decides the answers of a cell; '' where it does not say. cell: its cell.json."""
     arm, score, shots = cell.get("decoding"), str(cell.get("answer_mode")), cell.get("shots")
     if not isinstance(arm, Mapping) or not isinstance(shots, int):

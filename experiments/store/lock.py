@@ -15,7 +15,7 @@ from icl.errors import StoreError
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def write_lock(folder: Path) -> Iterator[None]:
     """Holds the run directory. Raises StoreError with the holder where another process has it."""
     from filelock import FileLock, Timeout
 

@@ -22,7 +22,7 @@ REMEDY = "Use another name, or --fork to start a new run from its config."
 
 
 @dataclass
-class Todo:
+class RunState:
     """missing: digest -> ids of queries without a finished sample. failed: digest -> reasons of an earlier session.
 
     damaged: places of lines that are no whole samples of their cells.
@@ -43,17 +43,17 @@ class Todo:
         return sum(not queries for queries in self.missing.values())
 
 
-def todo(store: Store, grid: Grid) -> Todo:
+def load_run_state(store: Store, grid: Grid) -> RunState:
     """What is left to do. Raises StoreError where the folder is of another experiment or of other data."""
     _check_shared(store, grid)
     told = {id(task): data_digests(task) for task in grid.tasks}
     ids = {id(task): [query.id for query in task.queries] for task in grid.tasks}
-    found = Todo()
+    found = RunState()
     for cell in grid.cells:
-        known = store.cell(cell.digest)
+        known = store.read_cell(cell.digest)
         if known is not None:
             _check_data(store, cell, known.get("data", {}), told[id(cell.task)])
-            finished, failed = store.done(cell.digest, found.damaged)
+            finished, failed = store.finished_and_failed(cell.digest, found.damaged)
         else:
             finished, failed = set(), {}
         wanted = ids[id(cell.task)]
@@ -65,10 +65,10 @@ def todo(store: Store, grid: Grid) -> Todo:
     return found
 
 
-def describe_cells(store: Store, grid: Grid) -> None:
+def write_cells(store: Store, grid: Grid) -> None:
     """Writes cell.json of every cell, where it is not there or its labels have changed."""
     told = {id(task): data_digests(task) for task in grid.tasks}
-    metrics = metrics_told(grid)
+    metrics = describe_metrics(grid)
     for cell in grid.cells:
         wanted = {
             **cell.told,
@@ -80,11 +80,11 @@ def describe_cells(store: Store, grid: Grid) -> None:
             "data": told[id(cell.task)],
             "model_digest": cell.model.digest,
         }
-        if store.cell(cell.digest) != as_json(wanted):
+        if store.read_cell(cell.digest) != json_round_trip(wanted):
             store.write_cell(cell.digest, wanted)
 
 
-def metrics_told(grid: Grid) -> dict[str, Any]:
+def describe_metrics(grid: Grid) -> dict[str, Any]:
     """name -> canonical node of each metric, which way is good (`better`), and what else its class says of it."""
     from icl.registry import describe, is_own
 
@@ -98,14 +98,14 @@ def metrics_told(grid: Grid) -> dict[str, Any]:
     return told
 
 
-def left_out(store: Store) -> str:
+def dropped_cells_note(store: Store) -> str:
     """A line on the cells with samples that the config, as it was last run, has no longer; '' where there are none."""
-    told = (store.run() or {}).get("cells", [])
+    told = (store.read_run() or {}).get("cells", [])
     folders = sorted(path.parent.name for path in store.folder.glob("cells/*/cell.json"))
     old = [digest for digest in folders if digest not in set(told) and _has_samples(store, digest)]
     if not old:
         return ""
-    had, has = ([(store.cell(digest) or {}).get("labels", {}) for digest in digests] for digests in (old, told))
+    had, has = ([(store.read_cell(digest) or {}).get("labels", {}) for digest in digests] for digests in (old, told))
     free = FREE_AT_ZERO if {labels.get("shots") for labels in has} == {0} else ()  # gone with the shots alone
     gone = {
         axis: {str(labels.get(axis)) for labels in had} - {str(labels.get(axis)) for labels in has}
@@ -121,7 +121,7 @@ def left_out(store: Store) -> str:
     )
 
 
-def forked(folder: Path) -> Path:
+def next_free_folder(folder: Path) -> Path:
     """The first free name after this one: contrast-2, contrast-3, ..."""
     if not folder.exists():
         return folder
@@ -129,7 +129,7 @@ def forked(folder: Path) -> Path:
 
 
 def _check_shared(store: Store, grid: Grid) -> None:
-    told = store.run()
+    told = store.read_run()
     if told is None:  # a new run, or one that was killed before it had written run.json
         cells = sorted(path.parent.name for path in store.folder.glob("cells/*/cell.json"))
         if not cells and store.folder.is_dir() and any(p for p in store.folder.iterdir() if not _of_a_run(p)):
@@ -152,7 +152,7 @@ def _has_samples(store: Store, digest: str) -> bool:
 
 def _differences(store: Store, old: Sequence[str], grid: Grid) -> str:
     """Axes on which nothing is the same: by their labels, else by parameters or code."""
-    before = [store.cell(digest) or {} for digest in old]
+    before = [store.read_cell(digest) or {} for digest in old]
     told = []
     for axis in grid.cells[0].labels:
         had = list(dict.fromkeys(str(cell.get("labels", {}).get(axis)) for cell in before))
@@ -167,7 +167,7 @@ def _differences(store: Store, old: Sequence[str], grid: Grid) -> str:
 
 
 def _canonical(told: Any) -> str:
-    return json.dumps(as_json(told), sort_keys=True)
+    return json.dumps(json_round_trip(told), sort_keys=True)
 
 
 def _check_data(store: Store, cell: Cell, had: Mapping[str, str], has: Mapping[str, str]) -> None:
@@ -179,6 +179,6 @@ def _check_data(store: Store, cell: Cell, had: Mapping[str, str], has: Mapping[s
             )
 
 
-def as_json(told: Any) -> Any:
+def json_round_trip(told: Any) -> Any:
     """As it would be read back."""
     return json.loads(json.dumps(told, default=repr))

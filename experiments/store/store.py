@@ -43,7 +43,7 @@ class Store:
     def run_file(self) -> Path:
         return self.folder / "run.json"
 
-    def run(self) -> dict[str, Any] | None:
+    def read_run(self) -> dict[str, Any] | None:
         """What run.json says; None where there is none. Raises StoreError where it is damaged."""
         return _read_json(self.run_file)
 
@@ -53,7 +53,7 @@ class Store:
     def cell_folder(self, digest: str) -> Path:
         return self.folder / "cells" / digest
 
-    def cell(self, digest: str) -> dict[str, Any] | None:
+    def read_cell(self, digest: str) -> dict[str, Any] | None:
         return _read_json(self.cell_folder(digest) / "cell.json")
 
     def write_cell(self, digest: str, told: Mapping[str, Any]) -> None:
@@ -68,7 +68,7 @@ class Store:
                 found[line["query"]] = line
         yield from found.values()
 
-    def done(self, digest: str, damaged: list[str] | None = None) -> tuple[set[str], dict[str, str]]:
+    def finished_and_failed(self, digest: str, damaged: list[str] | None = None) -> tuple[set[str], dict[str, str]]:
         """Ids of the queries that are finished, and reasons of those that failed.
 
         damaged: gets the places of lines that are passed over, but for what a killed process left at a file's end.
@@ -92,12 +92,12 @@ class Store:
                 path.unlink()
 
     def _lines(self, digest: str, damaged: list[str] | None = None) -> Iterator[dict[str, Any]]:
-        seed = (self.cell(digest) or {}).get("seed")
+        seed = (self.read_cell(digest) or {}).get("seed")
         for path in sorted(self.cell_folder(digest).glob("*.jsonl")):
             try:
                 with path.open("rb") as file:
                     for number, raw in enumerate(file, 1):
-                        line = parsed(raw)
+                        line = parse_line(raw)
                         if line is not None and line["cell"] == digest and seed in (None, line["seed"]):
                             yield line
                         elif damaged is not None and raw.endswith(b"\n"):
@@ -106,7 +106,7 @@ class Store:
                 raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-class Writer:
+class SampleWriter:
     """Appends samples to the cells of a run: whole lines, handed to the system before the call returns."""
 
     def __init__(self, store: Store, worker: str = "0") -> None:
@@ -114,7 +114,7 @@ class Writer:
         self.files: OrderedDict[str, FileIO] = OrderedDict()
 
     def append(self, digest: str, samples: Sequence[Sample]) -> None:
-        left = memoryview(b"".join(line_of(sample) for sample in samples))
+        left = memoryview(b"".join(serialize_sample(sample) for sample in samples))
         try:
             file = self._file(digest)
             while left:
@@ -130,7 +130,7 @@ class Writer:
         while self.files:
             self.files.popitem()[1].close()
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "SampleWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -142,20 +142,20 @@ class Writer:
             return self.files[digest]
         path = self.store.cell_folder(digest) / f"{self.worker}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        repair(path)
+        truncate_partial_line(path)
         self.files[digest] = path.open("ab", buffering=0)
         if len(self.files) > OPEN_FILES:
             self.files.popitem(last=False)[1].close()
         return self.files[digest]
 
 
-def line_of(sample: Sample) -> bytes:
+def serialize_sample(sample: Sample) -> bytes:
     """The sample as one JSON line, without its empty fields."""
     told = {name: value for name in _FIELDS if (value := getattr(sample, name)) or name == "seed"}
     return json.dumps(told, ensure_ascii=False).encode(errors="replace") + b"\n"  # half of a surrogate pair: ?
 
 
-def repair(path: Path) -> bool:
+def truncate_partial_line(path: Path) -> bool:
     """Cuts off what a killed process left of its last line. Whether there was something to cut."""
     if not path.is_file():
         return False
@@ -168,7 +168,7 @@ def repair(path: Path) -> bool:
             return False
         file.seek(0)
         data = file.read()
-        if parsed(data[data.rfind(b"\n") + 1 :]) is not None:
+        if parse_line(data[data.rfind(b"\n") + 1 :]) is not None:
             file.write(b"\n")
         else:
             file.truncate(data.rfind(b"\n") + 1)
@@ -181,7 +181,7 @@ def write_json(path: Path, told: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def made(path: Path) -> Iterator[None]:
+def report_write_errors(path: Path) -> Iterator[None]:
     """Around the writing of a file that a person reads: a disk that is full or read-only is told, not traced."""
     try:
         yield
@@ -224,7 +224,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return told
 
 
-def parsed(raw: bytes) -> dict[str, Any] | None:
+def parse_line(raw: bytes) -> dict[str, Any] | None:
     """The sample of a line; None for half a line, and for what no sample's line is.
 
     Fields are of their kinds, and scores are in [0, 1]: what was written by hand else would end in a figure or in a

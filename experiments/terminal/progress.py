@@ -36,7 +36,7 @@ REASONS_TOLD = 5
 class Progress(Protocol):
     """What the runner reports to. Samples are those still to do at the start of this session, plus those present."""
 
-    beside: str
+    suffix: str
     """What is told after the rate: who is at work, where that is not this process."""
 
     def begin(self, cells: int, samples: int, cells_done: int, samples_done: int) -> None: ...
@@ -49,14 +49,14 @@ class Progress(Protocol):
 
     def note(self, text: str) -> None: ...
 
-    def doing(self, what: str, afresh: bool = False) -> None:
+    def set_phase(self, what: str, reset_rate: bool = False) -> None:
         """What takes the time before there is a rate. afresh: the rate so far says nothing of what comes."""
 
     def end(self) -> None: ...
 
 
 @dataclass
-class Silent:
+class SilentProgress:
     """Counts, and says nothing."""
 
     samples: int = 0
@@ -67,7 +67,7 @@ class Silent:
     started: float = 0.0
     notes: list[str] = field(default_factory=list)
     marks: deque[tuple[float, int]] = field(default_factory=deque)
-    beside: str = ""
+    suffix: str = ""
     what: str = "starting"
     since: float = 0.0
 
@@ -92,9 +92,9 @@ class Silent:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def doing(self, what: str, afresh: bool = False) -> None:
+    def set_phase(self, what: str, reset_rate: bool = False) -> None:
         self.what, self.since = what, time.monotonic()
-        if afresh:
+        if reset_rate:
             self.marks.clear()
 
     def end(self) -> None:
@@ -113,17 +113,17 @@ class Silent:
         """Time left, as 1:02:03 or 0:21; '-' before it is known."""
         if self.rate <= 0:
             return "-"
-        return clock((self.samples - self.done) / self.rate)
+        return format_duration((self.samples - self.done) / self.rate)
 
     def told(self) -> str:
         """Samples, not cells: all arms of a query are answered together, so cells end together, and late."""
         rate = self.rate
         pace = f"{rate:,.{0 if rate >= 10 else 1}f} samples/s   {self.left} left" if rate > 0 else self._begun()
-        return "   ".join(filter(None, (f"{self.done:,}/{self.samples:,} samples", pace, self.beside)))
+        return "   ".join(filter(None, (f"{self.done:,}/{self.samples:,} samples", pace, self.suffix)))
 
     def _begun(self) -> str:
         lasted = time.monotonic() - self.since
-        return self.what if lasted < LONG else f"{self.what}, for {clock(lasted)}"
+        return self.what if lasted < LONG else f"{self.what}, for {format_duration(lasted)}"
 
 
 class Heartbeat:
@@ -144,7 +144,7 @@ class Heartbeat:
 
 
 @dataclass
-class Lines(Silent):
+class LineProgress(SilentProgress):
     """A line for what is begun, and one every `LINE_EVERY` seconds, whether or not anything has moved: for logs."""
 
     out: TextIO = field(default_factory=lambda: sys.stderr)
@@ -162,9 +162,9 @@ class Lines(Silent):
         super().advance(samples)
         self._beat()
 
-    def doing(self, what: str, afresh: bool = False) -> None:
-        begun = what != self.what and (afresh or not self.marks)
-        super().doing(what, afresh)
+    def set_phase(self, what: str, reset_rate: bool = False) -> None:
+        begun = what != self.what and (reset_rate or not self.marks)
+        super().set_phase(what, reset_rate)
         if begun:
             self.last = time.monotonic()
             self._say(f"running      {self.told()}")
@@ -185,7 +185,7 @@ class Lines(Silent):
     def failed(self, sample: str, reason: str) -> None:
         super().failed(sample, reason)
         if self.failures <= REASONS_TOLD:
-            self._say(failure(sample, reason, self.failures, self.samples))
+            self._say(failure_text(sample, reason, self.failures, self.samples))
         elif self.failures == REASONS_TOLD + 1:
             self._say("further failed samples are counted, and recorded with their reasons.")
 
@@ -198,7 +198,7 @@ class Lines(Silent):
 
 
 @dataclass
-class Terminal(Lines):
+class BarProgress(LineProgress):
     """A bar with samples, samples a second and the time left."""
 
     bar: "Bar | None" = None
@@ -219,11 +219,11 @@ class Terminal(Lines):
         self.bar.start()
 
     def advance(self, samples: int) -> None:
-        Silent.advance(self, samples)
+        SilentProgress.advance(self, samples)
         self._beat()
 
-    def doing(self, what: str, afresh: bool = False) -> None:
-        Silent.doing(self, what, afresh)
+    def set_phase(self, what: str, reset_rate: bool = False) -> None:
+        SilentProgress.set_phase(self, what, reset_rate)
         self._beat()
 
     def end(self) -> None:
@@ -247,20 +247,20 @@ class Terminal(Lines):
             super()._say(text)
 
 
-def progress(quiet: bool = False, out: TextIO | None = None) -> Progress:
+def make_progress(quiet: bool = False, out: TextIO | None = None) -> Progress:
     """The one that fits where the output goes."""
     stream = out or sys.stderr
     if quiet:
-        return Silent()
-    return Terminal(out=stream) if stream.isatty() else Lines(out=stream)
+        return SilentProgress()
+    return BarProgress(out=stream) if stream.isatty() else LineProgress(out=stream)
 
 
-def failure(sample: str, reason: str, count: int, samples: int) -> str:
+def failure_text(sample: str, reason: str, count: int, samples: int) -> str:
     """The sentence of one failed sample."""
     return f"sample {sample}: {reason.rstrip('.')}. Sample marked failed; {count:,} of {samples:,} so far."
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """'0:21', '12:05', '1:02:03'."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from experiments.terminal.progress import LINE_EVERY
 
-Tell = Callable[[str, int, int], None]
+ReportProgress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, of how much; 0 where nobody knows)."""
 
 EVERY = 0.1
@@ -21,8 +21,8 @@ BAR = 28
 
 
 @contextmanager
-def waiting(out: TextIO | None = None) -> Iterator[Tell]:
-    """`with waiting() as tell: tell("reading", 3, 10)`."""
+def spinner(out: TextIO | None = None) -> Iterator[ReportProgress]:
+    """`with spinner() as report_progress: tell("reading", 3, 10)`."""
     stream = out or sys.stderr
     line = _Line(stream) if stream.isatty() else _Log(stream)
     try:

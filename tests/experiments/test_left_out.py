@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from experiments.cli.main import main
-from experiments.store.run_state import left_out
+from experiments.store.run_state import dropped_cells_note
 from experiments.store.store import Store
 
 CONFIG = """
@@ -46,18 +46,20 @@ def test_nothing_is_computed_again_when_they_come_back(ran, tmp_path: Path) -> N
     before = [(path, path.stat().st_size) for path in files]
     ran("[0, 2]")
     assert [(path, path.stat().st_size) for path in files] == before
-    assert left_out(Store(tmp_path / "runs" / "s")) == ""
+    assert dropped_cells_note(Store(tmp_path / "runs" / "s")) == ""
 
 
 def test_cells_without_samples_are_none(ran, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     ran("[0, 2]")
     ran("[0]")
     store = Store(tmp_path / "runs" / "s")
-    gone = {path.parent.name for path in store.folder.glob("cells/*/cell.json")} - set((store.run() or {})["cells"])
+    gone = {path.parent.name for path in store.folder.glob("cells/*/cell.json")} - set(
+        (store.read_run() or {})["cells"]
+    )
     for digest in gone:
         for path in store.cell_folder(digest).glob("*.jsonl"):
             path.write_text("")
-    assert left_out(store) == ""
+    assert dropped_cells_note(store) == ""
 
 
 def test_a_combination_of_values_that_are_all_there_is_told_without_values(ran, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

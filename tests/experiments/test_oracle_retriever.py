@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from experiments.analyses import leakage
 from experiments.api import run
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 from icl.tasks.base import Pool
 from icl.types import Scored
 from retrievers.base import Resources
@@ -43,5 +43,5 @@ def test_each_sample_of_an_oracle_is_marked_and_the_audit_counts_it(mapping: Any
     assert set(frame[marked]["retriever"]) == {"Knowing"}
     assert marked.sum() == (frame["retriever"] == "Knowing").sum() > 0
     assert set(frame[marked]["shots"]) == {2}
-    told = leakage.analyze(view(done)).set_index("retriever")["gold"]
+    told = leakage.analyze(view_run(done)).set_index("retriever")["gold"]
     assert (told["random"], told["Knowing"]) == (0, marked.sum())

@@ -11,7 +11,7 @@ from experiments.config.config import load
 from experiments.grid.grid import expand
 from experiments.planning.plan_warnings import plan_warnings
 from experiments.report.quantized import quantized
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 from icl.models.hf import prequantized as ready
 from icl.models.hf.checkpoint import SHIPPED
 
@@ -41,7 +41,7 @@ def test_the_plan_says_which_checkpoint_comes_quantized(config: dict[str, object
 def test_the_analysis_and_the_report_hold_it_against_the_one_that_is_not(
     config: dict[str, object], tmp_path: Path
 ) -> None:
-    seen = view(run(config, runs=tmp_path, quiet=True))
+    seen = view_run(run(config, runs=tmp_path, quiet=True))
     assert quantization.precisions(seen) == {"tiny": "none", "gptq": "gptq"}
     told = quantized(seen)
     assert told is not None

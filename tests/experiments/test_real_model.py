@@ -55,7 +55,7 @@ def test_a_run_with_holes_is_filled_as_in_one_go(config: dict[str, Any], tmp_pat
 
 def test_images_are_encoded_once_and_equal_prompts_prefilled_once(config: dict[str, Any], tmp_path: Path) -> None:
     run(load(config), tmp_path)
-    told = Store(tmp_path / "t").run() or {}
+    told = Store(tmp_path / "t").read_run() or {}
     counters = told["sessions"][-1]["counters"]
     frame = load_run(tmp_path / "t").samples()
     plain = {digest for digests in frame["images"] for digest in digests}

@@ -12,7 +12,7 @@ from experiments.config.json_schema import experiment_schema
 from experiments.grid.feasibility import check_data, check_needs
 from experiments.grid.grid import expand
 from experiments.report.tables import task_tables
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 from icl.errors import ConfigError, PlanError
 
 
@@ -29,7 +29,7 @@ def test_rerankers_stand_on_every_retriever_and_both_axes_keep_their_names(mappi
     shown = frame[frame["rerankers"] != "none"].groupby("retriever")["demos"].agg(str)
     assert shown["random"] != shown["balanced"]
     assert set(done.compare()["retriever"]) == {"random", "balanced"}
-    votes = [row for table in task_tables(view(done)) for row in table.rows if row.baseline]
+    votes = [row for table in task_tables(view_run(done)) for row in table.rows if row.baseline]
     assert len(votes) == 4
 
 

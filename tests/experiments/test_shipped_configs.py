@@ -11,7 +11,7 @@ from experiments.analyses.catalog import analysis
 from experiments.api import run
 from experiments.config.config import load
 from experiments.grid.grid import expand
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 from experiments.stats.compare import compare
 
 CONFIGS = Path(experiments.__file__).parent / "configs"
@@ -26,7 +26,7 @@ ANALYSES = {
 def test_an_experiment_runs_and_each_of_its_analyses_speaks(name: str, tmp_path: Path) -> None:
     task: Any = {"name": "binding", "ways": 2, "queries": 3}
     less = {"model": "fake-vote", "seeds": [0], "grid.task": [task], "grid.retriever": ["random"]}
-    seen = view(run(CONFIGS / f"{name}.yaml", less, tmp_path, quiet=True))
+    seen = view_run(run(CONFIGS / f"{name}.yaml", less, tmp_path, quiet=True))
     assert not seen.failed
     for one in ANALYSES[name]:
         assert len(analysis(one)(seen)), one
@@ -36,7 +36,7 @@ def test_an_experiment_runs_and_each_of_its_analyses_speaks(name: str, tmp_path:
 def test_the_experiment_on_conflict_tells_who_is_misled(tmp_path: Path) -> None:
     less = {"model": {"name": "fake-gold", "accuracy": 1.0}, "grid.decoding": ["greedy"], "grid.shots": [0]}
     tasks: Any = [{"name": "conflict", "against": against, "queries": 6} for against in ("none", "printed")]
-    seen = view(run(CONFIGS / "conflict.yaml", {**less, "grid.task": tasks}, tmp_path, quiet=True))
+    seen = view_run(run(CONFIGS / "conflict.yaml", {**less, "grid.task": tasks}, tmp_path, quiet=True))
     assert not seen.failed
     assert seen.frame["recognized_accuracy"].mean() == 1
     assert seen.frame["misled"].dropna().eq(0).all()
@@ -45,7 +45,7 @@ def test_the_experiment_on_conflict_tells_who_is_misled(tmp_path: Path) -> None:
 
 def test_each_of_the_twenty_settings_stands_against_the_control(tmp_path: Path) -> None:
     less = {"model": "fake-vote", "seeds": [0], "task.of": {"name": "binding", "ways": 4, "concepts": 8, "queries": 2}}
-    seen = view(run(CONFIGS / "mm_icl_factors.yaml", less, tmp_path, quiet=True))
+    seen = view_run(run(CONFIGS / "mm_icl_factors.yaml", less, tmp_path, quiet=True))
     assert not seen.failed
     assert seen.frame["cell"].nunique() == 20
     assert len(compare(seen.scores, seen.to or {}, "lenient", axes=seen.axes)) == 19
@@ -55,14 +55,14 @@ def test_the_experiment_on_shifts_asks_no_source_of_a_pool_that_has_none(tmp_pat
     of = {"name": "binding", "ways": 4, "concepts": 8, "queries": 2}
     tasks: Any = [{"name": "corrupted", "of": of, "by": "noise", "where": where} for where in ("query", "all")]
     less = {"model": "fake-vote", "seeds": [0], "grid.task": tasks, "grid.shots": [0, 3]}
-    seen = view(run(CONFIGS / "distribution_shift.yaml", less, tmp_path, quiet=True))
+    seen = view_run(run(CONFIGS / "distribution_shift.yaml", less, tmp_path, quiet=True))
     assert not seen.failed
     assert seen.frame[seen.frame["shots"] == 3].groupby("task")["retriever"].nunique().tolist() == [4, 2]
 
 
 def test_each_setting_that_asks_the_model_stands_against_the_control(tmp_path: Path) -> None:
     less = {"seeds": [0], "grid.task": [{"name": "binding", "ways": 4, "queries": 2}]}
-    seen = view(run(CONFIGS / "asking.yaml", less, tmp_path, quiet=True))
+    seen = view_run(run(CONFIGS / "asking.yaml", less, tmp_path, quiet=True))
     assert not seen.failed
     assert seen.frame["cell"].nunique() == 16
     assert len(compare(seen.scores, seen.to or {}, "lenient", axes=seen.axes)) == 15
@@ -79,7 +79,7 @@ def test_the_cells_of_the_quickstart_keep_their_digests() -> None:
 
 def test_the_experiment_on_what_answers_hang_on_speaks_in_each_of_its_analyses(tmp_path: Path) -> None:
     less = {"model": "fake-vote", "seeds": [0], "grid.task": [{"name": "binding", "ways": 4, "queries": 3}]}
-    seen = view(run(CONFIGS / "answers.yaml", less, tmp_path, quiet=True))
+    seen = view_run(run(CONFIGS / "answers.yaml", less, tmp_path, quiet=True))
     assert not seen.failed
     for one in ("modality_importance", "option_shift", "disruption", "calibration"):
         assert len(analysis(one)(seen)), one

@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 
 from experiments.api import run
-from experiments.results.view import View, view
+from experiments.results.run_view import RunView, view_run
 
 PARTS = Path(__file__).parent / "parts.py"
 
 
 @pytest.fixture
-def ran(tmp_path: Path, mapping: Callable[..., dict[str, Any]]) -> Callable[..., View]:
+def ran(tmp_path: Path, mapping: Callable[..., dict[str, Any]]) -> Callable[..., RunView]:
     """`ran(model="fake-vote", shots=3)`: the view of a run of the test task."""
 
-    def make(metric: str | None = None, **keys: Any) -> View:
+    def make(metric: str | None = None, **keys: Any) -> RunView:
         config = mapping(**{"seeds": [0, 1], **keys})
-        return view(run(config, runs=tmp_path, quiet=True), metric)
+        return view_run(run(config, runs=tmp_path, quiet=True), metric)
 
     return make
 

@@ -10,7 +10,7 @@ import pytest
 from experiments.analyses import quantization, quantization_gains
 from experiments.analyses.quantization_measured import divergences
 from experiments.api import load_run, run
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 from icl.errors import ConfigError, ModelError
 
 
@@ -77,7 +77,7 @@ def test_a_real_model_is_measured_once_in_each_precision(tmp_path: Path) -> None
         "grid": {"model.quantize": ["none", "nf4"], "shots": [0, 2]},
         "compare": {"to": {"model": {"quantize": "none"}}, "metric": "lenient"},
     }
-    seen = view(run(config, runs=tmp_path, quiet=True))
+    seen = view_run(run(config, runs=tmp_path, quiet=True))
     found = quantization.analyze(seen).set_index("model")
     full, few = "tiny(quantize=none)", "tiny(quantize=nf4)"
     assert list(found.index) == [full, few]
@@ -89,6 +89,6 @@ def test_a_real_model_is_measured_once_in_each_precision(tmp_path: Path) -> None
     assert found.loc[few, "tokens_s"] > 0
     files = sorted((seen.path / "precision").iterdir())
     times = [file.stat().st_mtime_ns for file in files]
-    again = quantization.analyze(view(load_run(seen.path))).set_index("model")
+    again = quantization.analyze(view_run(load_run(seen.path))).set_index("model")
     assert [file.stat().st_mtime_ns for file in files] == times
     assert again.loc[few, "kl"] == found.loc[few, "kl"]

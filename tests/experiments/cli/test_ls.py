@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from experiments.cli.card import card, examples, wrapped
-from experiments.cli.naming import kind_of
+from experiments.cli.component_kinds import kind_of
+from experiments.cli.component_page import component_page, examples, wrap_text
 from experiments.config.config import load
 from experiments.config.keys import KINDS
 from experiments.config.yaml_document import flow, parse
@@ -106,7 +106,7 @@ def test_a_component_of_ones_own_has_a_page(icl: ICL, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "name"), ALL)
 def test_every_parameter_has_a_meaning_and_every_page_fits_80_columns(kind: str, name: str) -> None:
     assert [one.key for one in parameters(resolve(kind, name)) if not one.meaning] == []
-    assert [line for line in card(kind, name, 80) if len(line) > 80] == []
+    assert [line for line in component_page(kind, name, 80) if len(line) > 80] == []
 
 
 @pytest.mark.parametrize(("kind", "name"), ALL)
@@ -131,7 +131,7 @@ def test_a_default_that_a_page_tells_is_the_default() -> None:
 
 def test_formulas_stay_as_they_are_and_text_and_items_are_folded() -> None:
     text = "One two three four.\n\n    a = b   c\n\n1. First item that\n   goes on.\n2. Second."
-    assert list(wrapped(text, 14)) == [
+    assert list(wrap_text(text, 14)) == [
         "One two three",
         "four.",
         "",

@@ -145,10 +145,10 @@ def test_run_shows_the_table_and_a_second_run_has_nothing_to_do(
 def test_a_finished_run_shows_its_table_again_without_counting_it_again(
     icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from experiments.results import view
+    from experiments.results import run_view
 
     first = icl("run", grid(RUN))
-    monkeypatch.delattr(view, "view")
+    monkeypatch.delattr(run_view, "view_run")
     assert icl("run", "grid.yaml").out.endswith(first.out)
 
 
@@ -248,8 +248,8 @@ def test_a_run_with_another_config_under_its_name_is_refused_or_forked(icl: ICL,
     told = icl("run", "grid.yaml", "model=fake-vote")
     assert told.status == 2
     assert told.err.startswith("runs/small was made with another config (model fake-copy, now fake-vote).")
-    forked = icl("run", "grid.yaml", "model=fake-vote", "--fork")
-    assert (forked.status, "runs/small-2" in forked.err) == (0, True)
+    next_free_folder = icl("run", "grid.yaml", "model=fake-vote", "--fork")
+    assert (next_free_folder.status, "runs/small-2" in next_free_folder.err) == (0, True)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from experiments.config.config import load
 from experiments.grid.grid import expand
 from experiments.planning.plan import plan
 from experiments.running.run import run
-from experiments.terminal.progress import Silent
+from experiments.terminal.progress import SilentProgress
 
 FEW = """
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ def test_a_plan_and_a_run_say_where_demonstrations_are_left_out(mapping: Any, tm
         "model 'fake-copy', 8 shots: 6 of 6 prompts that were read are longer than its context of 120"
     )
     assert "of the demonstrations are left out of each, the least similar first. Tables call them 8 shots" in told
-    progress = Silent()
+    progress = SilentProgress()
     run(config, tmp_path / "runs", progress)
     assert [note for note in progress.notes if "context" in note] == [told]
 

@@ -10,7 +10,7 @@ from experiments.grid.grid import expand
 from experiments.planning.plan import plan
 from experiments.planning.plan_text import lines
 from experiments.running.run import run
-from experiments.terminal.progress import Silent
+from experiments.terminal.progress import SilentProgress
 
 ASKED = """
 import importlib.util
@@ -63,7 +63,7 @@ def test_a_plan_and_a_run_say_that_one_image_is_shown_twice(mapping: Any, task: 
     assert "in 6 of 6 prompts" in note
     assert "near_duplicate_cap" in note
     assert note in "\n".join(lines(found))
-    said = Silent()
+    said = SilentProgress()
     run(config, tmp_path / "runs", said)
     assert _told(said.notes) == [note]
 

@@ -13,8 +13,8 @@ from slurm_cluster import Cluster, lacking
 
 from experiments.config.config import load
 from experiments.running.run import run
-from experiments.running.runner import Outcome
-from experiments.terminal.progress import Silent
+from experiments.running.runner import RunOutcome
+from experiments.terminal.progress import SilentProgress
 
 SHAPES = Path(__file__).parents[1] / "shapes.py"
 FAKE = '''
@@ -48,11 +48,11 @@ def grid_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def go(grid_file: Path, tmp_path: Path) -> Callable[..., tuple[Outcome, Silent]]:
+def go(grid_file: Path, tmp_path: Path) -> Callable[..., tuple[RunOutcome, SilentProgress]]:
     """Runs the grid in this process's name: (folder, overrides) -> what came of it, and what was told."""
 
-    def call(runs: str, *overrides: str, **more: Any) -> tuple[Outcome, Silent]:
-        progress = Silent()
+    def call(runs: str, *overrides: str, **more: Any) -> tuple[RunOutcome, SilentProgress]:
+        progress = SilentProgress()
         return run(load(grid_file, overrides), tmp_path / runs, progress, **more), progress
 
     return call
@@ -61,18 +61,18 @@ def go(grid_file: Path, tmp_path: Path) -> Callable[..., tuple[Outcome, Silent]]
 @pytest.fixture
 def icl_process(grid_file: Path, tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     """Starts `icl` in a process of its own."""
-    started: list[subprocess.Popen[str]] = []
+    start_workers: list[subprocess.Popen[str]] = []
 
     def start(*words: str, slow: float = 0.0) -> "subprocess.Popen[str]":
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "SLOW": str(slow), "COLUMNS": "100"}
         command = [sys.executable, "-m", "experiments.cli.main", *words]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
-        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, preexec_fn=heard, **pipes))  # noqa: PLW1509
-        return started[-1]
+        start_workers.append(subprocess.Popen(command, cwd=tmp_path, env=environment, preexec_fn=heard, **pipes))  # noqa: PLW1509
+        return start_workers[-1]
 
     yield start
-    for process in started:
+    for process in start_workers:
         if process.poll() is None:
             process.kill()
         process.communicate()

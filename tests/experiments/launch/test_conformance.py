@@ -9,10 +9,10 @@ import pytest
 from slurm_cluster import Cluster
 
 from experiments.launch import conformance
-from experiments.launch.base import Crew, Job
+from experiments.launch.base import WorkerGroup, WorkerStatus
 from experiments.launch.conformance import check_launcher
-from experiments.launch.folder import Launch
-from experiments.launch.local import Local, Processes
+from experiments.launch.launch_files import Launch
+from experiments.launch.local import Local, ProcessGroup
 from experiments.launch.slurm import Slurm
 from icl.registry import build
 
@@ -67,47 +67,47 @@ class Broken(Local):
     processes: int = 2
     how: str = ""
 
-    def start(self, launch: Launch) -> Crew:
+    def start(self, launch: Launch) -> WorkerGroup:
         if self.how == "starts nobody":
             return Nobody(dict.fromkeys(launch.workers), launch.logs)  # type: ignore[arg-type]
         crew = super().start(launch)
-        assert isinstance(crew, Processes)
+        assert isinstance(crew, ProcessGroup)
         return KINDS[self.how](crew.running, crew.logs)
 
 
-class Nobody(Processes):
+class Nobody(ProcessGroup):
     @property
     def jobs(self) -> dict[str, str]:
         return dict.fromkeys(self.running, "nobody")
 
-    def look(self) -> dict[str, Job]:
-        return dict.fromkeys(self.running, Job("running"))
+    def poll(self) -> dict[str, WorkerStatus]:
+        return dict.fromkeys(self.running, WorkerStatus("running"))
 
-    def leave(self) -> str:
+    def detach(self) -> str:
         return ""
 
 
-class Forgets(Processes):
-    def look(self) -> dict[str, Job]:
-        return dict(list(super().look().items())[:1])
+class Forgets(ProcessGroup):
+    def poll(self) -> dict[str, WorkerStatus]:
+        return dict(list(super().poll().items())[:1])
 
     def __del__(self) -> None:
-        self.leave()
+        self.detach()
 
 
-class Stays(Processes):
-    def leave(self) -> str:
+class Stays(ProcessGroup):
+    def detach(self) -> str:
         return ""
 
-    def look(self) -> dict[str, Job]:
-        return {w: replace(job, state="running") if self._new(w) else job for w, job in super().look().items()}
+    def poll(self) -> dict[str, WorkerStatus]:
+        return {w: replace(job, state="running") if self._new(w) else job for w, job in super().poll().items()}
 
     def _new(self, worker: str) -> bool:
         """Of the run that is left."""
         return self.logs.parents[1].name == "left"
 
 
-KINDS: dict[str, type[Processes]] = {"forgets": Forgets, "stays": Stays}
+KINDS: dict[str, type[ProcessGroup]] = {"forgets": Forgets, "stays": Stays}
 
 
 @pytest.mark.parametrize(

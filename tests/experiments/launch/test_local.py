@@ -10,8 +10,8 @@ import pytest
 from launched import files, lines, until
 
 from experiments.config.config import load
-from experiments.launch.folder import Launch
-from experiments.launch.local import surroundings
+from experiments.launch.launch_files import Launch
+from experiments.launch.local import worker_environments
 from experiments.results.loaded_run import load_run
 from experiments.running.run import run
 from icl.errors import ConfigError, StoreError
@@ -181,12 +181,12 @@ def test_a_launcher_that_cannot_be_is_a_sentence(go: Go, overrides: list[str], s
 
 def test_processes_divide_devices_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert surroundings(2, []) == [{}, {}]
-    seen = [one["CUDA_VISIBLE_DEVICES"] for one in surroundings(2, ["0", "1", "2", "5"])]
+    assert worker_environments(2, []) == [{}, {}]
+    seen = [one["CUDA_VISIBLE_DEVICES"] for one in worker_environments(2, ["0", "1", "2", "5"])]
     assert seen == ["0,2", "1,5"]
-    assert [one["CUDA_VISIBLE_DEVICES"] for one in surroundings(3, ["4", "6"])] == ["4", "6", "4"]
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in worker_environments(3, ["4", "6"])] == ["4", "6", "4"]
     monkeypatch.delenv("OMP_NUM_THREADS")
-    (threads, _), cores = surroundings(2, []), len(os.sched_getaffinity(0))
+    (threads, _), cores = worker_environments(2, []), len(os.sched_getaffinity(0))
     assert threads == {"OMP_NUM_THREADS": str(max(1, cores // 2))}
 
 
@@ -199,15 +199,15 @@ def test_a_file_beside_the_config_stands_before_no_package(go: Go, tmp_path: Pat
 
 def test_a_launcher_of_ones_own_is_a_class_by_path(go: Go, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from dataclasses import dataclass\nfrom experiments.launch.base import Job\n"
+        "from dataclasses import dataclass\nfrom experiments.launch.base import WorkerStatus\n"
         "from experiments.launch.worker import work\n\n"
         "@dataclass(frozen=True)\nclass Inline:\n    workers: int = 3\n    wait = True\n\n"
         "    def check(self): ...\n\n"
         "    def start(self, launch):\n"
-        "        return Done({worker: work(str(launch.folder), worker) or 'here' for worker in launch.workers})\n\n"
+        "        return Done({worker: run_worker(str(launch.folder), worker) or 'here' for worker in launch.workers})\n\n"
         "    def again(self, launch): ...\n\n\n"
         "@dataclass\nclass Done:\n    jobs: dict\n    ending: str = ''\n\n"
-        "    def look(self):\n        return {worker: Job('ended') for worker in self.jobs}\n\n"
+        "    def look(self):\n        return {worker: WorkerStatus('ended') for worker in self.jobs}\n\n"
         "    def leave(self):\n        return ''\n"
     )
     done, _ = go("mine", "launch=mine.py:Inline")

@@ -46,13 +46,13 @@ def test_every_missing_sample_is_in_one_share(grid: Grid, count: int) -> None:
 def test_a_query_is_in_one_share_with_all_arms_shots_and_seeds_of_its_model_and_task(grid: Grid) -> None:
     by_digest = {cell.digest: cell for cell in grid.cells}
     homes: dict[tuple[int, int, str], set[int]] = {}
-    for place, share in enumerate(shares(grid, missing(grid), 3)):
+    for launch_folder, share in enumerate(shares(grid, missing(grid), 3)):
         for block in share:
             cells = [by_digest[digest] for digest in block.cells]
             assert len({(id(cell.model), id(cell.task)) for cell in cells}) == 1
             assert len(cells) == 4, "both shots and both seeds"
             for query in block.queries:
-                homes.setdefault((id(cells[0].model), id(cells[0].task), query), set()).add(place)
+                homes.setdefault((id(cells[0].model), id(cells[0].task), query), set()).add(launch_folder)
     assert len(homes) == 2 * 16
     assert all(len(places) == 1 for places in homes.values())
 

@@ -8,7 +8,7 @@ import pytest
 from launched import files, lines, until
 from slurm_cluster import Cluster
 
-from experiments.launch.folder import Launch
+from experiments.launch.launch_files import Launch
 from experiments.launch.slurm import Slurm, minutes
 from experiments.results.loaded_run import load_run
 from icl.errors import ConfigError, PlanError
@@ -220,10 +220,10 @@ def test_a_controller_that_does_not_answer_has_lost_no_job(
     slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launch = Launch(tmp_path, "x", {}, ("x-1",), (), jobs={"x-1": "99999"})
-    crew = Slurm().again(launch)
+    crew = Slurm().reattach(launch)
     assert crew is not None
-    assert crew.look()["x-1"].words == "Slurm does not know it any more"
+    assert crew.poll()["x-1"].words == "Slurm does not know it any more"
     monkeypatch.setenv("PATH", str(tmp_path))
-    silent = Slurm().again(launch)
+    silent = Slurm().reattach(launch)
     assert silent is not None
-    assert silent.look()["x-1"].state == "running"
+    assert silent.poll()["x-1"].state == "running"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from launched import lines, until
 
-from experiments.launch.folder import SILENT, Launch
-from experiments.launch.watch import Watch
-from experiments.terminal.progress import Silent
+from experiments.launch.launch_files import SILENT, Launch
+from experiments.launch.watch import RunWatcher
+from experiments.terminal.progress import SilentProgress
 from icl.errors import StoreError
 
 Go = Callable[..., Any]
@@ -27,7 +27,7 @@ def test_a_run_of_one_process_is_watched_to_its_end(tmp_path: Path, icl_process:
     running = icl_process("run", "grid.yaml", "--quiet", slow=0.02)
     folder = tmp_path / "runs" / "t"
     until(lambda: lines(folder) >= 10)
-    seen = Watch(folder).look()
+    seen = RunWatcher(folder).poll()
     assert 10 <= seen.finished < 180
     assert (seen.samples, seen.cells, seen.failed, seen.workers.told()) == (180, 6, 0, "1 worker")
     watching = icl_process("watch", "runs/t")
@@ -44,11 +44,11 @@ def test_workers_are_counted_as_they_live(tmp_path: Path, icl_process: Go) -> No
     until(lambda: lines(folder) >= 10)
     one = Launch.read(folder)
     assert one is not None
-    until(lambda: Watch(folder).look().workers.told() == "2 of 2 workers")
+    until(lambda: RunWatcher(folder).poll().workers.told() == "2 of 2 workers")
     os.kill(one.state(one.workers[0])["process"], signal.SIGTERM)
-    until(lambda: Watch(folder).look().workers.told() == "1 of 2 workers")
+    until(lambda: RunWatcher(folder).poll().workers.told() == "1 of 2 workers")
     assert running.wait(timeout=60) == 1
-    seen = Watch(folder).look()
+    seen = RunWatcher(folder).poll()
     assert seen.alone
     assert (seen.workers.told(), seen.complete) == ("no worker", False)
 
@@ -60,7 +60,7 @@ def test_a_worker_without_a_sign_of_life_is_no_worker_and_one_that_has_not_begun
     write = {one.workers[0]: time.time(), one.workers[1]: time.time() - SILENT - 1}
     for worker, beat in write.items():
         (done.folder / "launch" / f"{worker}.json").write_text(json.dumps({"state": "running", "beat": beat}))
-    assert Watch(done.folder).look().workers.told() == "1 of 3 workers, 1 waiting"
+    assert RunWatcher(done.folder).poll().workers.told() == "1 of 3 workers, 1 waiting"
 
 
 def test_where_nobody_is_left_it_says_so_and_ends(go: Go, tmp_path: Path, icl_process: Go) -> None:
@@ -83,7 +83,7 @@ def test_a_complete_run_ends_at_once_and_failed_samples_are_an_exit_status(
 ) -> None:
     (tmp_path / "half.png").write_bytes(b"no image")
     done, _ = go("runs", f"task.broken={tmp_path / 'half.png'}")
-    seen = Watch(done.folder).follow(Silent())
+    seen = RunWatcher(done.folder).follow(SilentProgress())
     assert (seen.complete, seen.finished, seen.failed, seen.cells_done) == (True, 174, 6, 6)
     once, to_the_end = icl_process("watch", "runs/t", "--once"), icl_process("watch", "runs/t")
     out, _ = once.communicate(timeout=60)
@@ -98,16 +98,16 @@ def test_what_fails_while_it_watches_is_told(go: Go, tmp_path: Path) -> None:
     whole = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(whole[:-2]))
     (done.folder / ".holder.json").write_text(json.dumps({"process": os.getpid(), "machine": os.uname().nodename}))
-    watch = Watch(done.folder)
-    assert not watch.look().complete
+    watch = RunWatcher(done.folder)
+    assert not watch.poll().complete
     last = json.loads(whole[-1])
     with path.open("ab") as file:
         file.write(whole[-2] + json.dumps({**last, "failed": "no image"}).encode() + b"\n")
-    seen = watch.look()
+    seen = watch.poll()
     assert (watch.news, seen.failed) == ([(last["query"], "no image")], 1)
     assert not seen.complete, "a failed sample may still be tried again"
     (done.folder / ".holder.json").unlink()
-    assert watch.look().complete
+    assert watch.poll().complete
 
 
 def test_a_run_of_an_older_version_is_counted_without_its_size(go: Go) -> None:
@@ -115,18 +115,18 @@ def test_a_run_of_an_older_version_is_counted_without_its_size(go: Go) -> None:
     told = json.loads((done.folder / "run.json").read_text())
     del told["sizes"]
     (done.folder / "run.json").write_text(json.dumps(told))
-    seen = Watch(done.folder).look()
+    seen = RunWatcher(done.folder).poll()
     assert (seen.finished, seen.samples, seen.told()[:20]) == (180, 0, "180 samples, 0 faile")
 
 
 def test_another_config_of_the_same_run_is_noticed(go: Go) -> None:
     done, _ = go("runs")
-    watch = Watch(done.folder)
-    assert watch.look().samples == 180
+    watch = RunWatcher(done.folder)
+    assert watch.poll().samples == 180
     go("runs", "grid.shots=[2]")
-    assert (watch.look().samples, watch.look().cells) == (120, 4)
+    assert (watch.poll().samples, watch.poll().cells) == (120, 4)
 
 
 def test_a_folder_without_a_run_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"is not a run directory \(no run\.json\)"):
-        Watch(tmp_path)
+        RunWatcher(tmp_path)

@@ -10,7 +10,7 @@ from experiments.planning.plan import plan
 from experiments.planning.plan_text import lines
 from experiments.planning.plan_warnings import plan_warnings
 from experiments.running.run import run
-from experiments.terminal.progress import Silent
+from experiments.terminal.progress import SilentProgress
 
 SAME = {"name": "contrast", "branches": ["no_demonstrations"], "weights": [1.5, -0.5], "label": "context"}
 
@@ -58,10 +58,10 @@ def test_the_plan_prints_them_and_a_run_begins_with_them(mapping: Any, toy: str,
     config = mapping(model=toy, shots=0, decoding=SAME)
     (warning,) = told(config)
     assert [line for line in lines(plan(expand(load(config)))) if "become" in line] == [warning]
-    progress = Silent()
+    progress = SilentProgress()
     run(load(config), tmp_path, progress)
     assert progress.notes == [warning]
-    again = Silent()
+    again = SilentProgress()
     run(load(config), tmp_path, again)
     assert again.notes == []
 
@@ -104,10 +104,10 @@ def test_samples_of_before_keep_the_steps_that_they_have_and_that_is_said(
 ) -> None:
     config = mapping(model=toy, shots=0)
     run(load(config), tmp_path)
-    progress = Silent()
+    progress = SilentProgress()
     run(load({**config, "top_logprobs": 2}), tmp_path, progress)
     (note,) = progress.notes
     assert note.startswith("config: top_logprobs: 6 samples that are there already keep the steps that they have.")
-    again = Silent()
+    again = SilentProgress()
     run(load({**config, "top_logprobs": 2}), tmp_path, again, fork=True)
     assert again.notes == []

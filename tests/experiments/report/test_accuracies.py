@@ -7,7 +7,7 @@ import pytest
 
 from experiments.api import run
 from experiments.report.controls_page import controls_page
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 from icl.conformance import check_metric
 from icl.registry import entries, resolve
 
@@ -37,9 +37,9 @@ def test_a_metric_of_ones_own_is_an_accuracy_where_it_says_so(tmp_path):
     own = [f"{tmp_path}/own.py:Length", f"{tmp_path}/own.py:First"]
     study = {"name": "own", "task": {"name": "binding", "queries": 3}, "model": "fake-vote", "shots": 2}
     made = run({**study, "metrics": [*own, "strict", "lenient"]}, runs=tmp_path / "runs")
-    seen = view(made, "First")
+    seen = view_run(made, "First")
     assert seen.accuracies == ("lenient", "strict", "First")
-    assert (seen.measure, view(made, "Length").measure) == ("First accuracy", "Length")
+    assert (seen.measure, view_run(made, "Length").measure) == ("First accuracy", "Length")
     assert "Length" in controls_page(seen)
 
 

@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 from experiments.api import run
 from experiments.report import browser
 from experiments.report.browser import choose, data_uri, per_demo, shelve
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 
 
 def test_half_are_disputed_and_half_are_drawn():
@@ -42,14 +42,14 @@ def test_images_stand_beside_the_demonstration_that_shows_them(images, owners, d
 
 def test_question_and_images_of_a_sample_are_as_its_prompt_shows_them(mapping, tmp_path):
     made = run(mapping(composer="blocks", transforms=["images"]), runs=tmp_path, quiet=True)
-    shelf = shelve(view(made))
+    shelf = shelve(view_run(made))
     assert {context["question"] for context in shelf.contexts} == {"Which color?"}
     assert [[len(demo[-1]) for demo in context["demos"]] for context in shelf.contexts] == [[0, 0]] * 6
     assert [len(context["query"]) for context in shelf.contexts] == [1] * 6
 
 
 def test_prompts_and_images_are_carried_once(written):
-    seen = view(written(queries=6, seeds=(0, 1, 2)))
+    seen = view_run(written(queries=6, seeds=(0, 1, 2)))
     shelf = shelve(seen)
     assert len(shelf.samples) == len(seen.frame)
     told = {repr((row["prompt"], row["images"])) for row in seen.frame.to_dict("records")}
@@ -59,13 +59,13 @@ def test_prompts_and_images_are_carried_once(written):
 
 
 def test_a_cell_carries_so_many_samples_and_no_more(written):
-    shelf = shelve(view(written(queries=9)), per_cell=4)
+    shelf = shelve(view_run(written(queries=9)), per_cell=4)
     assert shelf.shown == {"shapes": (4, 9), "binding, 2-way": (4, 9)}
     assert len(shelf.samples) == 2 * 4 * 2 * (3 + 2 * 2 * 3)
 
 
 def test_images_beyond_the_budget_are_named_only(written):
-    seen = view(written(queries=6))
+    seen = view_run(written(queries=6))
     one = len(next(iter(shelve(seen).images.values())))
     few = shelve(seen, budget=3 * one).images
     assert 1 <= sum(uri is not None for uri in few.values()) <= 4
@@ -87,7 +87,7 @@ def test_a_large_image_is_carried_small(tmp_path):
 
 
 def test_failed_samples_are_carried_with_their_reason(written):
-    shelf = shelve(view(written(queries=3, failing={"shapes-0001": "image broken"})))
+    shelf = shelve(view_run(written(queries=3, failing={"shapes-0001": "image broken"})))
     failed = [s for s in shelf.samples if s.get("failed")]
     assert {s["failed"] for s in failed} == {"image broken"}
     assert all(s["score"] is None for s in failed)
@@ -95,7 +95,7 @@ def test_failed_samples_are_carried_with_their_reason(written):
 
 
 def test_steps_are_carried_as_long_as_there_is_room(written, monkeypatch):
-    seen = view(written(queries=4, traced=True))
+    seen = view_run(written(queries=4, traced=True))
     whole = shelve(seen).samples
     assert all(sample["steps"]["changed"] == [0.0, 1.0] for sample in whole)
     monkeypatch.setattr(browser._keep_steps, "__defaults__", (2000,))

@@ -6,12 +6,12 @@ import pytest
 from rich.console import Console
 
 from experiments.report.comparison import show_comparison
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 from experiments.stats.compare import compare
 
 
 def told(run, width, capsys):
-    seen = view(run)
+    seen = view_run(run)
     table = compare(seen.scores, dict(seen.to), seen.metric, axes=seen.axes)
     show_comparison(table, seen, Console(width=width))
     return table, capsys.readouterr().out.splitlines()

@@ -11,12 +11,12 @@ from experiments.cli.main import main
 from experiments.report.controls import columns, controls_frame, notes, sections, show_controls
 from experiments.report.controls_page import controls_page
 from experiments.report.html import write
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 
 
 def shown(run, width):
     out = io.StringIO()
-    show_controls(view(run), Console(file=out, width=width))
+    show_controls(view_run(run), Console(file=out, width=width))
     return out.getvalue()
 
 
@@ -36,7 +36,7 @@ def test_every_column_is_shown_at_any_width(written, width):
 
 def test_the_family_is_that_of_the_sentences(written):
     run = written(queries=12)
-    seen = view(run)
+    seen = view_run(run)
     sentences = [one.numbers for one in seen.findings if one.topic == "Decoding"]
     assert sentences
     assert all("(Holm over 4)" in numbers for numbers in sentences)
@@ -48,7 +48,7 @@ def test_the_page_has_the_table_with_its_transitions(written):
     text = write(run).report.read_text()
     assert '<section id="controls">' in text
     assert "right / lost / won / wrong" in text
-    seen = view(run)
+    seen = view_run(run)
     row = next(row for row in seen.effects if row.decoding == "vcd")
     told = row.moves
     assert f"{told.kept} / {told.lost} / {told.won} / {told.still}" in text
@@ -58,7 +58,7 @@ def test_the_page_has_the_table_with_its_transitions(written):
 
 
 def test_an_arm_that_is_not_in_all_settings_is_told_with_the_reference_there(written):
-    seen = view(written(queries=12))
+    seen = view_run(written(queries=12))
     assert not [words for words in notes(seen) if "alone" in words]
     there = {"over": "8 shots", "against": 0.9}
     vars(seen)["effects"] = [replace(row, **there) if row.decoding == "vcd" else row for row in seen.effects]
@@ -87,11 +87,11 @@ def test_the_csv_has_numbers(written, capsys, tmp_path):
     assert (told["kept"] + told["lost"] + told["won"] + told["still_wrong"])[1] == told["samples"][1]
     assert told["survivors"][1] == 1.5
     assert told["length"][1] == 2.0
-    assert controls_frame(view(run))["lenient"][0] == pytest.approx(told["lenient"][0])
+    assert controls_frame(view_run(run))["lenient"][0] == pytest.approx(told["lenient"][0])
 
 
 def test_colors_are_counted_and_the_two_that_moved_most_are_told(written):
-    seen = view(written(queries=12))
+    seen = view_run(written(queries=12))
     told = columns(seen, [row for row in seen.effects if row.subject == seen.effects[0].subject])
     assert all(cell.count("(") == 2 for cell in told["answers"][1:])
 

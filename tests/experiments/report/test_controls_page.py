@@ -2,11 +2,11 @@
 
 from experiments.cli.main import main
 from experiments.report.controls_page import controls_page
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 
 
 def test_the_page_counts_its_verdicts_and_has_a_row_a_strategy(written):
-    seen = view(written(queries=12, traced=True))
+    seen = view_run(written(queries=12, traced=True))
     text = controls_page(seen)
     judged = [row for row in seen.effects if row.judgment]
     assert f"Of {len(judged)} pairs of a strategy and a task" in text
@@ -21,7 +21,7 @@ def test_the_page_counts_its_verdicts_and_has_a_row_a_strategy(written):
 
 
 def test_names_are_no_markup(written):
-    text = controls_page(view(written(queries=4, tasks=("<b>|x",))))
+    text = controls_page(view_run(written(queries=4, tasks=("<b>|x",))))
     assert "<b>" not in text
 
 

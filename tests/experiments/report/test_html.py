@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from experiments.report.html import write
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'&\u2028"
 
@@ -143,7 +143,7 @@ def test_the_time_of_the_sessions_is_a_cost(page):
 
 def test_page_of_another_metric(written):
     run = written(queries=4)
-    write(view(run, metric="strict"))
+    write(view_run(run, metric="strict"))
     assert "Differences in strict accuracy" in (run.path / "report.html").read_text(encoding="utf-8")
 
 

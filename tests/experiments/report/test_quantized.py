@@ -8,7 +8,7 @@ import pytest
 from experiments.analyses.quantization_gains import analyze as gains
 from experiments.report.html import write
 from experiments.report.quantized import quantized
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 from experiments.stats.wording import share, signed
 
 FULL, FEW = ({"name": "hf", "path": "tiny", "quantize": bits} for bits in ("none", "nf4"))
@@ -32,17 +32,17 @@ def measure(run):
 
 def test_a_run_in_one_precision_has_no_such_section(written):
     run = written(queries=3, tasks=("shapes",), shots=(0,))
-    assert quantized(view(run)) is None
+    assert quantized(view_run(run)) is None
     assert 'id="bits"' not in write(run).report.read_text(encoding="utf-8")
 
 
 def test_two_models_that_are_not_quantized_are_no_precisions(written):
     others = ({"name": "hf", "path": path, "quantize": "none"} for path in ("tiny", "large"))
-    assert quantized(view(written(queries=3, tasks=("shapes",), models=tuple(others), shots=(0,)))) is None
+    assert quantized(view_run(written(queries=3, tasks=("shapes",), models=tuple(others), shots=(0,)))) is None
 
 
 def test_accuracy_and_answers_are_paired_with_full_precision_and_what_was_not_measured_is_said(run):
-    seen = view(run)
+    seen = view_run(run)
     told = quantized(seen)
     assert (told.whole, [name for name, _ in told.rows]) == (NAMES[0], list(NAMES))
     means = seen.scores.groupby("model")["lenient"].mean()
@@ -59,7 +59,7 @@ def test_accuracy_and_answers_are_paired_with_full_precision_and_what_was_not_me
 
 def test_what_was_measured_is_shown(run):
     measure(run)
-    told = quantized(view(run))
+    told = quantized(view_run(run))
     (_, full), (_, few) = told.rows
     assert full[5:] == ["–", "–", "9.4", "673", "125"]
     assert few[5:] == [share(0.5 * np.log(2) + 0.5 * np.log(0.5 / 0.75))] * 2 + ["5.5", "673", "125"]
@@ -71,7 +71,7 @@ def test_what_was_measured_is_shown(run):
 
 
 def test_each_gain_stands_at_every_precision(run):
-    seen = view(run)
+    seen = view_run(run)
     frame = gains(seen)
     told = quantized(seen)
     assert len(told.gains) == len(frame)
@@ -82,5 +82,5 @@ def test_each_gain_stands_at_every_precision(run):
 def test_where_full_precision_cannot_be_told_the_section_says_so(written):
     few = tuple({"name": "hf", "path": "tiny", "quantize": bits} for bits in ("int8", "nf4"))
     run = written(queries=3, tasks=("shapes",), models=few, shots=(0,))
-    assert "it is not clear what full precision is" in quantized(view(run)).refused
+    assert "it is not clear what full precision is" in quantized(view_run(run)).refused
     assert "it is not clear what full precision is" in write(run).report.read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from decoding.arms.arm import default_controls, parse_arm
 from experiments.api import run
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 from experiments.stats.findings import findings
 
 
@@ -19,7 +19,7 @@ def test_each_method_has_the_controls_of_its_own_sampler(mapping, toy, tmp_path)
         {"name": "vcd", "sampling": {"temperature": 1.0}},
         {"name": "cad", "sampling": {"beams": 2}},
     ]
-    seen = view(run({**keys, "model": {"name": toy}, "grid": {"decoding": nodes}}, runs=tmp_path, quiet=True))
+    seen = view_run(run({**keys, "model": {"name": toy}, "grid": {"decoding": nodes}}, runs=tmp_path, quiet=True))
     assert set(seen.controls) == {"vcd", "vcd, temperature=1", "cad, beams=2"}
     for label, node in zip(seen.controls, nodes[1:], strict=True):
         assert set(seen.controls[label]) - {"greedy"} == set(labels_of_controls(node)), label
@@ -30,7 +30,7 @@ def test_each_method_has_the_controls_of_its_own_sampler(mapping, toy, tmp_path)
 def test_default_controls_of_a_real_run_are_found_and_tested(mapping, toy, tmp_path):
     keys = {k: v for k, v in mapping(controls="default").items() if k != "model"}
     made = run({**keys, "model": {"name": toy}, "grid": {"decoding": ["greedy", "vcd"]}}, runs=tmp_path, quiet=True)
-    seen = view(made)
+    seen = view_run(made)
     assert set(seen.controls) == {"vcd"}
     assert len(seen.controls["vcd"]) == 9
     assert {"self_consistency", "more_demonstrations"} < set(seen.controls["vcd"])

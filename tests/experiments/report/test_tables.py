@@ -2,14 +2,14 @@ import pytest
 
 from experiments.api import run
 from experiments.report.tables import difference_frame, score_frame, task_tables
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 from experiments.stats.compare import compare
 from experiments.stats.wording import share
 from icl.errors import ConfigError
 
 
 def test_rows_are_arms_and_columns_are_shots(written):
-    seen = view(written(queries=6))
+    seen = view_run(written(queries=6))
     first, second = task_tables(seen)
     assert (first.task, second.task) == ("shapes", "binding, 2-way")
     assert (first.axes, first.shots) == (("retriever", "decoding"), (0, 2, 4))
@@ -23,14 +23,14 @@ def test_rows_are_arms_and_columns_are_shots(written):
 
 
 def test_every_row_shows_the_shared_arm_at_zero_shots(written):
-    table = task_tables(view(written(queries=6)))[0]
+    table = task_tables(view_run(written(queries=6)))[0]
     by_label = {row.labels: row for row in table.rows}
     assert by_label["random", "vcd"].cells[0] == by_label["knn", "vcd"].cells[0]
     assert by_label["random", "vcd"].cells[4] != by_label["knn", "vcd"].cells[4]
 
 
 def test_cells_are_the_means_of_the_samples(written):
-    seen = view(written(queries=10))
+    seen = view_run(written(queries=10))
     frame = seen.frame
     own = frame[(frame["task"] == "shapes") & (frame["shots"] == 4) & (frame["retriever"] == "knn")]
     row = next(r for r in task_tables(seen)[0].rows if r.labels == ("knn", "vcd"))
@@ -41,7 +41,7 @@ def test_cells_are_the_means_of_the_samples(written):
 
 
 def test_the_vote_is_never_the_best_of_a_column(written):
-    table = task_tables(view(written(queries=6)))[1]
+    table = task_tables(view_run(written(queries=6)))[1]
     best = [row for row in table.rows if table.is_best(row, 4)]
     assert best
     assert not any(row.baseline for row in best)
@@ -50,38 +50,38 @@ def test_the_vote_is_never_the_best_of_a_column(written):
 
 def test_another_axis_makes_rows_of_its_own(written):
     run = written(queries=4, tasks=("shapes",), retrievers=("knn",))
-    table = task_tables(view(run))[0]
+    table = task_tables(view_run(run))[0]
     assert [row.labels[-1] for row in table.rows] == ["greedy", "vcd", "mask_only(vcd)", "vote"]
     assert table.rows[0].cells.keys() == {0, 2, 4}
 
 
 def test_flat_frames_hold_every_arm_and_every_comparison(written):
-    seen = view(written(queries=4))
+    seen = view_run(written(queries=4))
     assert len(score_frame(seen)) == 2 * (3 + 2 * 2 * 3)
     assert len(difference_frame(seen)) == 2 * (2 + 2 * 2 * 2)
 
 
 def test_one_decoding_is_compared_over_retrievers_or_shots(written):
     run = written(queries=4, decodings=({"strategy": {"name": "greedy"}},))
-    assert view(run, to={"retriever": "random"}).to == {"retriever": "random"}
-    assert set(difference_frame(view(run, to={"shots": 0}))["reference"]) == {"0"}
+    assert view_run(run, to={"retriever": "random"}).to == {"retriever": "random"}
+    assert set(difference_frame(view_run(run, to={"shots": 0}))["reference"]) == {"0"}
 
 
 def test_the_best_of_a_column_is_the_lowest_where_lower_is_better(written):
-    table = task_tables(view(written(queries=6, better="lower")))[1]
+    table = task_tables(view_run(written(queries=6, better="lower")))[1]
     best = {row.cells[4].mean for row in table.rows if table.is_best(row, 4)}
     assert best == {min(row.cells[4].mean for row in table.rows if not row.baseline)}
 
 
 def test_no_cell_is_the_best_where_neither_way_is_good(written):
-    table = task_tables(view(written(queries=6, better="neither")))[1]
+    table = task_tables(view_run(written(queries=6, better="neither")))[1]
     assert not any(table.is_best(row, shots) for row in table.rows for shots in table.shots)
 
 
 def test_the_vote_is_judged_by_the_score_that_the_table_shows(written):
     run = written(queries=6, votes={"lenient": 1.0, "strict": 0.25})
     for metric, voted in (("lenient", 1.0), ("strict", 0.25)):
-        seen = view(run, metric=metric)
+        seen = view_run(run, metric=metric)
         (table, _) = task_tables(seen)
         assert {cell.mean for row in table.rows if row.baseline for cell in row.cells.values()} == {voted}
         assert set(seen.frame["vote"].dropna()) == set(seen.scores["vote"].dropna()) == {voted}
@@ -92,7 +92,7 @@ def test_the_vote_is_judged_by_the_score_that_the_table_shows(written):
 
 def test_no_vote_stands_beside_a_score_that_does_not_judge_it(written):
     run = written(queries=6, votes={"lenient": 1.0})
-    seen = view(run, metric="strict")
+    seen = view_run(run, metric="strict")
     assert not [row for table in task_tables(seen) for row in table.rows if row.baseline]
     assert not [one for one in seen.findings if one.topic == "Vote"]
     with pytest.raises(ConfigError, match=r"no such baseline judged by 'strict'\. It has none"):
@@ -102,12 +102,12 @@ def test_no_vote_stands_beside_a_score_that_does_not_judge_it(written):
 
 
 def test_the_one_vote_of_an_older_run_is_no_reference_where_lower_is_better(written):
-    assert view(written(name="a", queries=3)).baselines == ("vote",)
-    assert view(written(name="b", queries=3, better="lower")).baselines == ()
+    assert view_run(written(name="a", queries=3)).baselines == ("vote",)
+    assert view_run(written(name="b", queries=3, better="lower")).baselines == ()
 
 
 def test_a_zero_shot_cell_that_rows_share_is_printed_once(written):
-    table = task_tables(view(written(queries=6)))[0]
+    table = task_tables(view_run(written(queries=6)))[0]
     lines = table.lines
     assert [row.labels for row in lines[:3]] == [("any", d) for d in ("greedy", "vcd", "mask_only(vcd)")]
     assert all(row.cells.keys() == {0} for row in lines[:3])
@@ -118,7 +118,7 @@ def test_a_zero_shot_cell_that_rows_share_is_printed_once(written):
 
 
 def test_a_zero_shot_cell_of_one_row_stays_in_it(written):
-    table = task_tables(view(written(queries=6, retrievers=("knn",))))[0]
+    table = task_tables(view_run(written(queries=6, retrievers=("knn",))))[0]
     assert table.lines == table.rows
 
 
@@ -126,7 +126,7 @@ def test_a_zero_shot_cell_of_one_row_stays_in_it(written):
 def test_the_vote_of_transformed_demonstrations_is_their_own(mapping, tmp_path, transform, rows):
     grid = {"transforms": [[], [transform]]}
     keys = {k: v for k, v in mapping(shots=4, seeds=[0, 1]).items() if k != "transforms"}
-    (table,) = task_tables(view(run({**keys, "grid": grid}, runs=tmp_path, quiet=True)))
+    (table,) = task_tables(view_run(run({**keys, "grid": grid}, runs=tmp_path, quiet=True)))
     voted = [row for row in table.rows if row.baseline]
     assert len(voted) == rows
     assert len({row.cells[4].mean for row in voted}) == rows

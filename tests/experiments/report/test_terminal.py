@@ -5,7 +5,7 @@ from rich.console import Console
 
 from experiments.report.comparison import show_comparison
 from experiments.report.terminal import show
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 from experiments.stats.compare import compare
 from experiments.stats.findings import Finding
 
@@ -74,7 +74,7 @@ def test_markup_in_names_is_text(written):
 
 @pytest.mark.parametrize("correct", ["holm", "none"])
 def test_a_correction_is_told_even_where_it_changes_no_p(written, correct):
-    seen = view(written(queries=4))
+    seen = view_run(written(queries=4))
     table = compare(seen.scores, seen.to, seen.metric, correct=correct, axes=seen.axes)
     table[["p", "p_corrected"]] = 1.0
     out = io.StringIO()
@@ -90,7 +90,7 @@ def test_the_end_points_to_the_controls_where_there_are_some(written):
 
 
 def test_of_many_findings_those_that_found_something_are_told_and_the_rest_is_counted(written, monkeypatch):
-    seen = view(written(queries=3))
+    seen = view_run(written(queries=3))
     told = [
         Finding("Decoding", f"subject {i}", "claim", "", "", "better" if i in {5, 19} else "open") for i in range(20)
     ]

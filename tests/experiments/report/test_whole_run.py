@@ -16,7 +16,7 @@ from experiments.report.detail import show_sample, telling
 from experiments.report.html import write
 from experiments.report.terminal import show
 from experiments.results.loaded_run import load_run
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 from experiments.stats.compare import compare
 from icl.errors import ConfigError
 
@@ -46,14 +46,14 @@ def printed(make, *args, width=200):
 
 
 def test_the_table_of_controls_counts_no_answers_and_says_why(run):
-    seen = view(run, PAIRS)
+    seen = view_run(run, PAIRS)
     rows = [row for row in seen.effects if row.subject == "shapes"]
     assert [row.moves for row in rows] == [None] * 3
     assert not {"lost/won", "worse/better", "down/up"} & set(columns(seen, rows))
     text = printed(show_controls, seen)
     assert "no lost/won: group_accuracy is a score of the whole run" in text
     assert "Does it beat all its controls?" in text
-    assert "lost/won" in printed(show_controls, view(run)).replace("no lost/won", "")
+    assert "lost/won" in printed(show_controls, view_run(run)).replace("no lost/won", "")
     assert {"kept", "lost", "won"} & set(controls_frame(seen)) == set()
     assert all("right / lost" not in head for section in sections(seen) for head in section["heads"])
     page = controls_page(seen)
@@ -62,11 +62,11 @@ def test_the_table_of_controls_counts_no_answers_and_says_why(run):
 
 
 def test_what_beats_what_is_still_said(run):
-    assert all(row.judgment for row in view(run, PAIRS).effects if row.role == "strategy")
+    assert all(row.judgment for row in view_run(run, PAIRS).effects if row.role == "strategy")
 
 
 def test_compare_counts_no_answers_and_says_why(run):
-    seen = view(run, PAIRS)
+    seen = view_run(run, PAIRS)
     table = compare(seen.scores, {"decoding": "greedy"}, PAIRS, axes=seen.axes)
     assert set(table["test"]) == {"randomization"}
     assert table["right_to_wrong"].isna().all()
@@ -76,25 +76,25 @@ def test_compare_counts_no_answers_and_says_why(run):
     assert "down/up" not in text
     assert "no lost/won: group_accuracy is a score of the whole run" in text
     assert "randomization (the arms exchanged within units), 6 independent units" in text
-    lenient = view(run)
+    lenient = view_run(run)
     own = compare(lenient.scores, {"decoding": "greedy"}, "lenient", axes=lenient.axes)
     assert "exact McNemar, 6 independent units" in printed(show_comparison, own, lenient)
     assert "lost/won" in printed(show_comparison, own, lenient)
 
 
 def test_the_page_counts_no_answers(run):
-    text = write(view(run, PAIRS)).report.read_text()
+    text = write(view_run(run, PAIRS)).report.read_text()
     assert "Randomization test" in text
     assert "lost / won</th>" not in text
     assert "None / None" not in text
-    own = write(view(run)).report.read_text()
+    own = write(view_run(run)).report.read_text()
     assert "lost / won</th>" in own
     told = pd.read_csv(run.path / "tables" / "differences.csv")
     assert told["wrong_to_right"].notna().all()
 
 
 def test_a_sample_is_shown_with_its_own_scores_alone(run):
-    seen = view(run, PAIRS)
+    seen = view_run(run, PAIRS)
     text = printed(lambda console: show_sample(seen, "shapes-0003", {}, None, console))
     (scores,) = re.findall(r"scores  (.*)", text)
     assert PAIRS not in scores
@@ -102,7 +102,7 @@ def test_a_sample_is_shown_with_its_own_scores_alone(run):
     assert re.search(r"lenient [01]", scores)
     assert "group_accuracy: a score of the whole run, not of one sample" in text
     assert "baselines  " not in text
-    text = printed(lambda console: show_sample(view(run, "lenient"), "shapes-0003", {}, None, console))
+    text = printed(lambda console: show_sample(view_run(run, "lenient"), "shapes-0003", {}, None, console))
     (scores,), baselines = re.findall(r"scores  (.*)", text), re.findall(r"baselines  (.*)", text)
     assert "vote" not in scores
     assert all(re.match(r"vote \S+", told) and "by lenient" in told for told in baselines)
@@ -111,14 +111,14 @@ def test_a_sample_is_shown_with_its_own_scores_alone(run):
 
 def test_a_query_to_begin_with_is_one_that_was_answered_wrongly(run):
     for metric in (PAIRS, "lenient"):
-        seen = view(run, metric)
+        seen = view_run(run, metric)
         query = telling(seen, {"task": "binding, 2-way"}, None)
         rows = seen.frame[(seen.frame["query"] == query) & (seen.frame["seed"] == 0)]
         assert rows[rows["decoding"] == "greedy"]["lenient"].item() == 0
 
 
 def test_the_browser_marks_answers_by_a_score_of_theirs(run):
-    seen = view(run, PAIRS)
+    seen = view_run(run, PAIRS)
     shelf = shelve(seen)
     told = shelf.json(seen)
     assert (told["metric"], told["better"]) == ("lenient", "higher")
@@ -130,13 +130,13 @@ def test_the_browser_marks_answers_by_a_score_of_theirs(run):
 
 def test_few_units_are_told_below_the_table_and_many_are_not(run, written):
     line = r"some intervals rest on 6 independent units \(queries or groups of them\) only"
-    seen = view(run)
+    seen = view_run(run)
     assert re.search(line, printed(show, seen))
     assert re.search(line, printed(show_controls, seen))
     assert re.search(line, write(seen).report.read_text())
     table = compare(seen.scores, {"decoding": "greedy"}, "lenient", axes=seen.axes)
     assert re.search(line, printed(show_comparison, table, seen))
-    many = view(written("many", queries=60, shots=(0,), tasks=("shapes",), seeds=(0,)))
+    many = view_run(written("many", queries=60, shots=(0,), tasks=("shapes",), seeds=(0,)))
     assert "independent units" not in printed(show, many)
 
 

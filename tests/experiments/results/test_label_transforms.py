@@ -5,28 +5,28 @@ from collections.abc import Callable
 import pytest
 
 from experiments.results.loaded_run import load_run
-from experiments.results.view import View, view
+from experiments.results.run_view import RunView, view_run
 from experiments.store.store import Store
 from icl.registry import resolve
 
 
 @pytest.fixture
-def changed(written: Callable) -> Callable[..., View]:
+def changed(written: Callable) -> Callable[..., RunView]:
     """A run whose arms with demonstrations, of these retrievers, have a transform."""
 
-    def make(*transforms: dict, of: tuple[str, ...] = ("random", "knn")) -> View:
+    def make(*transforms: dict, of: tuple[str, ...] = ("random", "knn")) -> RunView:
         run = written(tasks=("shapes",), queries=8)
         store = Store(run.path)
-        for digest in store.run()["cells"]:
-            cell = store.cell(digest)
+        for digest in store.read_run()["cells"]:
+            cell = store.read_cell(digest)
             if cell["shots"] and cell["retriever"] in of:
                 store.write_cell(digest, {**cell, "transforms": list(transforms)})
-        return view(load_run(run.path))
+        return view_run(load_run(run.path))
 
     return make
 
 
-def told(seen: View, topic: str) -> list[str]:
+def told(seen: RunView, topic: str) -> list[str]:
     return [one.sentence for one in seen.findings if one.topic == topic]
 
 

@@ -9,7 +9,7 @@ import pytest
 import icl
 from experiments.report.tables import task_tables
 from experiments.results.loaded_run import load_run
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 from icl.errors import StoreError
 
 TASK = {"name": "existence", "queries": 40, "pool_size": 20}
@@ -48,13 +48,13 @@ def test_a_column_averages_to_the_statistic_of_each_cell(ran: Path) -> None:
 def test_the_table_shows_the_mean_over_seeds_and_pairs_the_arms(ran: Path) -> None:
     run = load_run(ran)
     frame = run.samples()
-    (table,) = task_tables(view(run))
+    (table,) = task_tables(view_run(run))
     wanted = {shots: np.mean([f1(rows) for _, rows in own.groupby("cell")]) for shots, own in frame.groupby("shots")}
     shown = next(row for row in table.rows if not row.baseline)
     assert {shots: cell.mean for shots, cell in shown.cells.items()} == pytest.approx(wanted)
     assert all(cell.low < cell.mean < cell.high for cell in shown.cells.values())
-    assert not view(run).of_samples
-    assert view(run, "lenient").of_samples
+    assert not view_run(run).of_samples
+    assert view_run(run, "lenient").of_samples
     (told,) = run.compare().to_dict("records")
     assert told["difference"] == pytest.approx(wanted[3] - wanted[1])
     assert told["pairs"] == 80

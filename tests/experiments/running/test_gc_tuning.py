@@ -2,15 +2,15 @@ import gc
 
 import pytest
 
-from experiments.running.gc_tuning import OBJECTS, looked_for_seldom
+from experiments.running.gc_tuning import OBJECTS, infrequent_gc
 
 
 def test_garbage_is_looked_for_seldom_and_as_before_afterwards() -> None:
     before = gc.get_threshold()
-    with looked_for_seldom():
+    with infrequent_gc():
         assert gc.get_threshold() == (max(OBJECTS, before[0]), *before[1:])
     assert gc.get_threshold() == before
-    with pytest.raises(ValueError, match="broken off"), looked_for_seldom():
+    with pytest.raises(ValueError, match="broken off"), infrequent_gc():
         raise ValueError("broken off")
     assert gc.get_threshold() == before
 
@@ -20,7 +20,7 @@ def test_what_somebody_has_set_is_kept() -> None:
     try:
         for own in (0, 10 * OBJECTS):
             gc.set_threshold(own, 5, 5)
-            with looked_for_seldom():
+            with infrequent_gc():
                 assert gc.get_threshold() == (own, 5, 5)
     finally:
         gc.set_threshold(*before)

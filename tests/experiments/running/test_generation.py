@@ -72,7 +72,7 @@ def test_what_was_answered_before_a_process_died_is_there(mapping: Mapping, tmp_
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     assert subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode == 9
     store = Store(tmp_path / "runs" / "t")
-    kept = sum(len(store.done(digest)[0]) for digest in (store.run() or {})["cells"])
+    kept = sum(len(store.finished_and_failed(digest)[0]) for digest in (store.read_run() or {})["cells"])
     assert kept == 99 // AT_ONCE * AT_ONCE
 
 

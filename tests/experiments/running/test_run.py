@@ -9,9 +9,9 @@ from experiments.config.config import load
 from experiments.results.loaded_run import load_run
 from experiments.running import runner
 from experiments.running.run import run
-from experiments.running.runner import Outcome
+from experiments.running.runner import RunOutcome
 from experiments.store.store import Store
-from experiments.terminal.progress import Silent
+from experiments.terminal.progress import SilentProgress
 from icl.errors import DataError, StoreError
 from icl.models.base import Request
 from icl.types import Generation
@@ -19,7 +19,7 @@ from icl.types import Generation
 Mapping = Callable[..., dict[str, Any]]
 
 
-def go(config: Any, folder: Path, *overrides: str, **more: Any) -> Outcome:
+def go(config: Any, folder: Path, *overrides: str, **more: Any) -> RunOutcome:
     return run(load(config, overrides), folder, **more)
 
 
@@ -28,7 +28,7 @@ def told(folder: Path) -> dict[tuple[str, str], tuple[Any, ...]]:
     store = Store(folder)
     return {
         (digest, sample["query"]): (sample.get("output"), str(sample.get("demos")), sample.get("prompt_digest"))
-        for digest in (store.run() or {})["cells"]
+        for digest in (store.read_run() or {})["cells"]
         for sample in store.samples(digest)
     }
 
@@ -76,11 +76,11 @@ def test_the_same_command_again_does_nothing(mapping: Mapping, tmp_path: Path) -
 def test_a_run_that_was_killed_behind_its_last_sample_is_finished(mapping: Mapping, tmp_path: Path) -> None:
     config = load(mapping())
     store = Store(run(config, tmp_path).folder)
-    told = store.run() or {}
+    told = store.read_run() or {}
     (session,) = told["sessions"]
     store.write_run({**told, "sessions": [{"start": session["start"], "state": "running"}]})
     assert run(config, tmp_path).computed == 0
-    assert [one["state"] for one in (store.run() or {})["sessions"]] == ["finished"]
+    assert [one["state"] for one in (store.read_run() or {})["sessions"]] == ["finished"]
 
 
 def test_a_larger_grid_computes_its_new_cells_alone(mapping: Mapping, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_equal_prompts_of_arms_seeds_and_retrievers_meet_in_one_call(
     decodings = ["greedy", {"name": "vcd", "alpha": 0.5}, {"name": "mask_only", "of": "vcd"}]
     config = mapping(model=toy, shots=0, seeds=[0, 1, 2], grid={"decoding": decodings})
     go(config, tmp_path)
-    counters = Store(tmp_path / "t").run()["sessions"][-1]["counters"]  # type: ignore[index]
+    counters = Store(tmp_path / "t").read_run()["sessions"][-1]["counters"]  # type: ignore[index]
     assert counters["jobs"] == 6 * 9
     assert counters["prompts_opened"] == 6 + 18  # the plain prompt of a query once; its noise differs by seed
     assert counters["jobs_reused"] == 6 * 2 * 2
@@ -150,7 +150,7 @@ def broken(folder: Path, mapping: Mapping) -> dict[str, Any]:
 
 
 def test_an_unreadable_image_fails_its_samples_and_the_run_goes_on(mapping: Mapping, tmp_path: Path) -> None:
-    progress = Silent()
+    progress = SilentProgress()
     outcome = go(broken(tmp_path, mapping), tmp_path, progress=progress)
     assert (outcome.computed, outcome.failed, progress.failures) == (12, 2, 2)
     frame = load_run(tmp_path / "t").samples()
@@ -248,14 +248,14 @@ def test_a_full_disk_keeps_its_own_words(mapping: Mapping, tmp_path: Path, monke
         raise StoreError("cells cannot be written: make room.")
 
     monkeypatch.setattr("experiments.store.store.Writer.append", full)
-    monkeypatch.setattr("experiments.running.session_log.Session._write", lambda *_: full())
+    monkeypatch.setattr("experiments.running.run_session.Session._write", lambda *_: full())
     with pytest.raises(StoreError, match="make room"):
         go(mapping(), tmp_path)
 
 
 def test_a_run_file_tells_config_versions_machine_sessions_and_cost(mapping: Mapping, toy: str, tmp_path: Path) -> None:
     go(mapping(model=toy), tmp_path)
-    told = Store(tmp_path / "t").run() or {}
+    told = Store(tmp_path / "t").read_run() or {}
     assert told["config"]["shots"] == 2
     assert {"python", "torch", "numpy"} <= set(told["versions"])
     assert told["machine"]["cpus"] >= 1
@@ -265,7 +265,7 @@ def test_a_run_file_tells_config_versions_machine_sessions_and_cost(mapping: Map
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(mapping: Mapping, tmp_path: Path) -> None:
-    class Stop(Silent):
+    class Stop(SilentProgress):
         def advance(self, samples: int) -> None:
             super().advance(samples)
             if self.done == 4:
@@ -273,7 +273,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(mapping: Mapping, tmp_path: Path) -> N
 
     with pytest.raises(KeyboardInterrupt):
         go(mapping(), tmp_path, progress=Stop())
-    assert (Store(tmp_path / "t").run() or {})["sessions"][-1]["state"] == "interrupted"
+    assert (Store(tmp_path / "t").read_run() or {})["sessions"][-1]["state"] == "interrupted"
     outcome = go(mapping(), tmp_path)
     assert (outcome.present, outcome.computed) == (4, 2)
 
@@ -288,7 +288,7 @@ def test_images_are_kept_once_for_the_report(mapping: Mapping, tmp_path: Path) -
 def test_a_new_metric_is_computed_on_stored_answers(mapping: Mapping, tmp_path: Path) -> None:
     go(mapping(metrics=["strict"]), tmp_path)
     before = told(tmp_path / "t")
-    progress = Silent()
+    progress = SilentProgress()
     outcome = go(mapping(metrics=["strict", "yes"]), tmp_path, progress=progress)
     assert (outcome.computed, outcome.present) == (0, 6)
     assert progress.notes == ["6 stored answers were scored anew, because the metrics have changed."]
@@ -338,13 +338,13 @@ def test_an_older_run_is_read_with_its_one_vote_and_brought_up_to_date(mapping: 
     go(mapping(shots=3), tmp_path)
     new = load_run(tmp_path / "t").samples()
     store = Store(tmp_path / "t")
-    (digest,) = (store.run() or {})["cells"]
+    (digest,) = (store.read_run() or {})["cells"]
     old = [
         {**sample, "baselines": {name: by["strict"] for name, by in sample["baselines"].items()}}
         for sample in store.samples(digest)
     ]
     store.replace_samples(digest, old)
-    known = store.cell(digest) or {}
+    known = store.read_cell(digest) or {}
     for node in known["metrics"].values():
         del node["better"]
     store.write_cell(digest, known)
@@ -372,4 +372,4 @@ def test_a_model_with_other_parameters_under_the_same_name_is_told_as_such(
 
 
 def failed_of(cell: Path) -> list[str]:
-    return list(Store(cell.parents[1]).done(cell.name)[1].values())
+    return list(Store(cell.parents[1]).finished_and_failed(cell.name)[1].values())

@@ -2,12 +2,12 @@ import re
 
 import pandas as pd
 
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 from experiments.stats.floor import ceilings
 
 
 def test_a_task_that_no_arm_answers_has_one_sentence_that_says_so(written):
-    found = view(written(queries=6, saying={"binding, 2-way": "I cannot see it"})).findings
+    found = view_run(written(queries=6, saying={"binding, 2-way": "I cannot see it"})).findings
     (answers,) = (one for one in found if one.topic == "Answers")
     assert answers.subject == "binding, 2-way"
     assert answers.sentence == "no answer of any arm is one of the options; the model does not do this task as asked."
@@ -15,19 +15,19 @@ def test_a_task_that_no_arm_answers_has_one_sentence_that_says_so(written):
 
 
 def test_arms_that_answer_alike_are_told_once(written):
-    found = view(written(queries=6, tasks=("shapes",), saying={"shapes": "it is gold"})).findings
+    found = view_run(written(queries=6, tasks=("shapes",), saying={"shapes": "it is gold"})).findings
     assert [one.claim for one in found if one.topic != "Vote"] == [
         "every arm gives the same answers; nothing here tells them apart."
     ]
 
 
 def test_a_task_whose_arms_differ_has_no_such_sentence(written):
-    assert not [one for one in view(written(queries=6)).findings if one.topic == "Answers"]
+    assert not [one for one in view_run(written(queries=6)).findings if one.topic == "Answers"]
 
 
 def test_a_task_whose_answers_are_mostly_no_options_is_said_to_have_them(written, monkeypatch):
     monkeypatch.setattr("experiments.stats.floor.HALF", 1.1)
-    found = view(written(queries=6, tasks=("shapes",))).findings
+    found = view_run(written(queries=6, tasks=("shapes",))).findings
     (answers,) = (one for one in found if one.topic == "Answers")
     assert answers.sentence == (
         "no arm names one of the options in more than 1.000 of its answers; "
@@ -38,7 +38,7 @@ def test_a_task_whose_answers_are_mostly_no_options_is_said_to_have_them(written
 
 def test_a_task_at_its_ceiling_is_said_to_be_and_nothing_else_is_made_of_it(written, monkeypatch):
     monkeypatch.setattr("experiments.stats.floor.FULL", 0.3)
-    found = view(written(queries=40, tasks=("shapes",))).findings
+    found = view_run(written(queries=40, tasks=("shapes",))).findings
     (answers,) = (one for one in found if one.topic == "Answers")
     assert re.fullmatch(
         r"at its ceiling: no arm is below \.\d+ \(\.\d+ without demonstrations\), so nothing here can show a gain\.",
@@ -55,7 +55,7 @@ def test_a_task_that_every_arm_answers_has_a_ceiling_of_one_number():
 
 
 def test_a_task_with_one_arm_below_has_no_ceiling(written, monkeypatch):
-    seen = view(written(queries=40, tasks=("shapes",)))
+    seen = view_run(written(queries=40, tasks=("shapes",)))
     lowest = seen.scores.groupby(["shots", "retriever", "decoding"])["lenient"].mean().min()
     monkeypatch.setattr("experiments.stats.floor.FULL", lowest + 0.001)
     assert not [one for one in seen.findings if one.topic == "Answers"]
@@ -63,5 +63,5 @@ def test_a_task_with_one_arm_below_has_no_ceiling(written, monkeypatch):
 
 def test_arms_that_answer_alike_and_are_all_right_are_at_their_ceiling(written, monkeypatch):
     monkeypatch.setattr("experiments.stats.floor.FULL", 0.0)
-    found = view(written(queries=6, tasks=("shapes",), saying={"shapes": "it is gold"})).findings
+    found = view_run(written(queries=6, tasks=("shapes",), saying={"shapes": "it is gold"})).findings
     assert [one.claim[:16] for one in found if one.topic == "Answers"] == ["at its ceiling: "]

@@ -5,7 +5,7 @@ import pytest
 
 from experiments.api import run
 from experiments.stats.compare import compare, verdicts
-from experiments.store.equivalent_cells import decided_by
+from experiments.store.equivalent_cells import equivalence_digest
 
 
 def cell(**changed):
@@ -25,13 +25,13 @@ def arm(strategy, sampler="greedy", **more):
 
 
 def test_what_cannot_matter_to_a_cell_decides_nothing():
-    plain, other = decided_by(cell()), {"name": "random"}
-    assert decided_by(cell(labels={"decoding": "x"}, control=True)) == plain
-    assert decided_by(cell(order=other)) != plain
-    assert decided_by(cell(order=other, shots=1)) == decided_by(cell(shots=1)) != plain
-    assert decided_by(cell(order={"name": "mine.py:Mine"}, shots=1)) != decided_by(cell(shots=1))
+    plain, other = equivalence_digest(cell()), {"name": "random"}
+    assert equivalence_digest(cell(labels={"decoding": "x"}, control=True)) == plain
+    assert equivalence_digest(cell(order=other)) != plain
+    assert equivalence_digest(cell(order=other, shots=1)) == equivalence_digest(cell(shots=1)) != plain
+    assert equivalence_digest(cell(order={"name": "mine.py:Mine"}, shots=1)) != equivalence_digest(cell(shots=1))
     twice = cell(decoding=arm("more_demonstrations"), shots=1)
-    assert decided_by(twice | {"order": other}) != decided_by(twice)  # it shows two
+    assert equivalence_digest(twice | {"order": other}) != equivalence_digest(twice)  # it shows two
     for changed in (
         {"seed": 1},
         {"model_digest": "n"},
@@ -39,25 +39,25 @@ def test_what_cannot_matter_to_a_cell_decides_nothing():
         {"max_new_tokens": 8},
         {"answer_mode": "options"},
     ):
-        assert decided_by(cell(**changed)) != plain
+        assert equivalence_digest(cell(**changed)) != plain
 
 
 def test_a_sampler_is_not_read_where_options_are_scored_and_their_norm_where_answers_are_written():
     options = [cell(answer_mode="options", decoding=arm("vcd", sampler)) for sampler in ("greedy", "sampling")]
-    assert len({*map(decided_by, options)}) == 1
+    assert len({*map(equivalence_digest, options)}) == 1
     normed = [
         cell(answer_mode=score, decoding=arm("vcd", **more))
         for score in ("generate", "options")
         for more in ({}, {"normalize": "bytes"})
     ]
-    assert len({*map(decided_by, normed)}) == 3
+    assert len({*map(equivalence_digest, normed)}) == 3
 
 
 def test_a_decoding_that_is_greedy_anyway_is_decided_as_greedy():
-    assert decided_by(cell(decoding=arm({"name": "mask_only", "of": {"name": "vcd"}}))) == decided_by(
+    assert equivalence_digest(cell(decoding=arm({"name": "mask_only", "of": {"name": "vcd"}}))) == equivalence_digest(
         cell(decoding=arm("greedy"))
     )
-    assert decided_by(cell(decoding=None)) == ""
+    assert equivalence_digest(cell(decoding=None)) == ""
 
 
 def frame(**arms):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.store.lock import writing
+from experiments.store.lock import write_lock
 from icl.errors import StoreError
 
 HOLD = """
@@ -25,21 +25,21 @@ def test_a_second_process_is_told_who_holds_the_run_and_a_killed_one_holds_nothi
     assert holder.stdout is not None
     assert holder.stdout.readline() == "in\n"
     told = rf"is being run by process {holder.pid} on .* since .* Wait for it, or use another name\."
-    with pytest.raises(StoreError, match=told), writing(tmp_path):
+    with pytest.raises(StoreError, match=told), write_lock(tmp_path):
         pass
     holder.kill()
     holder.wait()
-    with writing(tmp_path):
+    with write_lock(tmp_path):
         assert json.loads((tmp_path / ".holder.json").read_text())["process"] == os.getpid()
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be made: "), writing(tmp_path / "file" / "run"):
+    with pytest.raises(StoreError, match="cannot be made: "), write_lock(tmp_path / "file" / "run"):
         pass
 
 
 def test_a_holder_that_cannot_be_written_holds_all_the_same(tmp_path: Path) -> None:
     (tmp_path / ".holder.json").mkdir()  # in the way
-    with writing(tmp_path), pytest.raises(StoreError, match="is being run by another process"), writing(tmp_path):
+    with write_lock(tmp_path), pytest.raises(StoreError, match="is being run by another process"), write_lock(tmp_path):
         pass

@@ -7,8 +7,8 @@ import pytest
 
 from experiments.api import run
 from experiments.results.loaded_run import load_run
-from experiments.results.view import view
-from experiments.store.store import Store, Writer, line_of, repair
+from experiments.results.run_view import view_run
+from experiments.store.store import SampleWriter, Store, serialize_sample, truncate_partial_line
 from icl.errors import StoreError
 from icl.types import Sample
 
@@ -22,14 +22,14 @@ def lines(store: Store) -> Path:
 
 
 def write(store: Store, *samples: Sample) -> None:
-    with Writer(store) as writer:
+    with SampleWriter(store) as writer:
         for one in samples:
             writer.append("c", [one])
 
 
 def test_a_sample_is_on_disk_when_append_returns(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    writer = Writer(store)
+    writer = SampleWriter(store)
     writer.append("c", [sample("q1")])
     assert [line["query"] for line in store.samples("c")] == ["q1"]
     writer.close()
@@ -57,34 +57,34 @@ def test_half_a_last_line_is_not_counted_and_is_cut_off_before_the_next(tmp_path
     write(store, sample("q1"), sample("q2"))
     data = lines(store).read_bytes()
     lines(store).write_bytes(data[:-cut])
-    finished, _ = store.done("c")
+    finished, _ = store.finished_and_failed("c")
     write(store, sample("q3"))
     whole = cut == 1  # only the end of the line is missing: the sample itself is whole
     assert finished == ({"q1", "q2"} if whole else {"q1"})
-    assert store.done("c")[0] == finished | {"q3"}
+    assert store.finished_and_failed("c")[0] == finished | {"q3"}
     assert all(json.loads(line) for line in lines(store).read_text().splitlines())
 
 
 def test_a_query_counts_once_and_success_counts_over_failure(tmp_path: Path) -> None:
     store = Store(tmp_path)
     write(store, sample("q1", failed="broken", output=""), sample("q2"), sample("q1"), sample("q2", output="late"))
-    assert store.done("c") == ({"q1", "q2"}, {})
+    assert store.finished_and_failed("c") == ({"q1", "q2"}, {})
     assert {line["query"]: line["output"] for line in store.samples("c")} == {"q1": "a", "q2": "a"}
 
 
 def test_a_failed_sample_is_told_with_its_reason(tmp_path: Path) -> None:
     store = Store(tmp_path)
     write(store, sample("q1", failed="broken", output=""))
-    assert store.done("c") == (set(), {"q1": "broken"})
+    assert store.finished_and_failed("c") == (set(), {"q1": "broken"})
     write(store, sample("q1", failed="broken otherwise", output=""))
-    assert store.done("c") == (set(), {"q1": "broken otherwise"})
+    assert store.finished_and_failed("c") == (set(), {"q1": "broken otherwise"})
     assert [line["failed"] for line in store.samples("c")] == ["broken otherwise"], "the reason that the run has told"
 
 
 def test_lines_of_several_workers_are_one_cell(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for worker, query in (("0", "q1"), ("b", "q2"), ("c", "q1")):
-        with Writer(store, worker) as writer:
+        with SampleWriter(store, worker) as writer:
             writer.append("c", [sample(query)])
     assert sorted(line["query"] for line in store.samples("c")) == ["q1", "q2"]
 
@@ -94,7 +94,7 @@ def test_a_garbled_line_in_the_middle_is_as_if_it_were_not_there(tmp_path: Path)
     write(store, sample("q1"), sample("q2"))
     data = lines(store).read_bytes().splitlines(keepends=True)
     lines(store).write_bytes(data[0] + b"\x00\x00\x00\n" + b"[1]\n" + data[1])
-    assert store.done("c")[0] == {"q1", "q2"}
+    assert store.finished_and_failed("c")[0] == {"q1", "q2"}
 
 
 @pytest.mark.parametrize(
@@ -112,15 +112,15 @@ def test_a_line_that_no_run_wrote_counts_for_nothing(tmp_path: Path, line: bytes
     store = Store(tmp_path)
     write(store, sample("q1"))
     lines(store).write_bytes(line + b"\n" + lines(store).read_bytes())
-    assert store.done("c")[0] == {"q1"}
+    assert store.finished_and_failed("c")[0] == {"q1"}
 
 
 def test_a_line_of_another_cell_counts_for_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
     write(store, sample("q1"))
     with lines(store).open("ab") as file:
-        file.write(line_of(Sample(cell="other", query="q2", seed=0, output="b")))
-    assert store.done("c")[0] == {"q1"}
+        file.write(serialize_sample(Sample(cell="other", query="q2", seed=0, output="b")))
+    assert store.finished_and_failed("c")[0] == {"q1"}
     assert [line["query"] for line in store.samples("c")] == ["q1"]
 
 
@@ -143,7 +143,7 @@ def test_what_a_cut_left_is_gone_when_the_next_sample_is_written(tmp_path: Path,
     write(store, sample("q1"))
     assert len(list(store.samples("c"))) == kept + 1
     assert all(json.loads(line) for line in lines(store).read_text().splitlines() if line)
-    assert lines(store).read_bytes().endswith(line_of(sample("q1")))
+    assert lines(store).read_bytes().endswith(serialize_sample(sample("q1")))
 
 
 def test_another_workers_half_line_is_left_to_it(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_another_workers_half_line_is_left_to_it(tmp_path: Path) -> None:
     other.write_bytes(b'{"cell": "c", "que')
     write(store, sample("q2"))
     assert other.read_bytes() == b'{"cell": "c", "que'
-    assert store.done("c")[0] == {"q1", "q2"}
+    assert store.finished_and_failed("c")[0] == {"q1", "q2"}
 
 
 @pytest.mark.parametrize("query", ["a\nb", "\u2028", "\x1e", '"', "\\"])
@@ -161,7 +161,7 @@ def test_a_sample_is_one_line_whatever_is_in_it(tmp_path: Path, query: str) -> N
     store = Store(tmp_path)
     write(store, sample(query, output=query), sample("q2"))
     assert lines(store).read_bytes().count(b"\n") == 2
-    assert store.done("c")[0] == {query, "q2"}
+    assert store.finished_and_failed("c")[0] == {query, "q2"}
 
 
 def test_half_of_a_surrogate_pair_in_an_answer_loses_no_sample(tmp_path: Path) -> None:
@@ -174,16 +174,16 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     store = Store(tmp_path)
     lines(store).mkdir(parents=True)
     with pytest.raises(StoreError, match=r"0\.jsonl cannot be read: Is a directory\."):
-        store.done("c")
+        store.finished_and_failed("c")
 
 
 def test_more_cells_than_open_files_are_written(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with Writer(store) as writer:
+    with SampleWriter(store) as writer:
         for turn in range(2):
             for i in range(200):
                 writer.append(f"c{i}", [Sample(cell=f"c{i}", query=f"q{turn}", seed=0)])
-    assert all(len(store.done(f"c{i}")[0]) == 2 for i in range(200))
+    assert all(len(store.finished_and_failed(f"c{i}")[0]) == 2 for i in range(200))
 
 
 def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
@@ -200,13 +200,13 @@ def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
 def test_a_damaged_run_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(StoreError, match=r"run.json is damaged .* Remove it to start this part again."):
-        Store(tmp_path).run()
+        Store(tmp_path).read_run()
 
 
 def test_samples_written_anew_replace_those_of_every_worker(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for worker in ("0", "1"):
-        with Writer(store, worker) as writer:
+        with SampleWriter(store, worker) as writer:
             writer.append("c", [sample(f"q{worker}")])
     anew = [{**line, "output": "é"} for line in store.samples("c")]
     store.replace_samples("c", anew)
@@ -215,15 +215,15 @@ def test_samples_written_anew_replace_those_of_every_worker(tmp_path: Path) -> N
 
 
 def test_there_is_nothing_to_repair_in_no_file_and_an_empty_one(tmp_path: Path) -> None:
-    assert not repair(tmp_path / "none.jsonl")
+    assert not truncate_partial_line(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").touch()
-    assert not repair(tmp_path / "empty.jsonl")
+    assert not truncate_partial_line(tmp_path / "empty.jsonl")
 
 
 def test_repair_leaves_a_whole_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"query": "a"}\n')
-    assert not repair(path)
+    assert not truncate_partial_line(path)
     assert path.read_bytes() == b'{"query": "a"}\n'
 
 
@@ -231,7 +231,7 @@ def test_json_is_replaced_in_one_step_and_leaves_no_part_behind(tmp_path: Path) 
     store = Store(tmp_path)
     store.write_run({"name": "a"})
     store.write_run({"name": "b"})
-    assert store.run() == {"name": "b"}
+    assert store.read_run() == {"name": "b"}
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
@@ -258,7 +258,7 @@ def test_a_line_that_somebody_damaged_is_passed_over_told_of_and_computed_anew(
     lines = path.read_text().splitlines()
     lines[2] = DAMAGES[damage](lines[2])
     path.write_text("".join(f"{line}\n" for line in lines))
-    view(load_run(tmp_path / "t"))  # reads as if it were not there
+    view_run(load_run(tmp_path / "t"))  # reads as if it were not there
     assert len(load_run(tmp_path / "t").samples()) == len(before) - 1
     again = run(config, runs=tmp_path)
     told = capsys.readouterr().err.replace("\n", "")

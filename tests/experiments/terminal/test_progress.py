@@ -4,20 +4,20 @@ import time
 import pytest
 
 from experiments.terminal import progress as module
-from experiments.terminal.progress import Lines, Silent, Terminal, clock, progress
+from experiments.terminal.progress import BarProgress, LineProgress, SilentProgress, format_duration, make_progress
 
 
 @pytest.mark.parametrize(
     ("seconds", "told"), [(0, "0:00"), (21.4, "0:21"), (725, "12:05"), (3723, "1:02:03"), (-3, "0:00")]
 )
 def test_time_left_is_told_as_a_clock(seconds: float, told: str) -> None:
-    assert clock(seconds) == told
+    assert format_duration(seconds) == told
 
 
 def test_a_log_gets_lines_now_and_then_and_a_few_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     out, now = io.StringIO(), [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    lines = Lines(out=out)
+    lines = LineProgress(out=out)
     lines.begin(cells=4, samples=100, cells_done=1, samples_done=20)
     for i in range(40):
         now[0] += 1
@@ -38,7 +38,7 @@ def test_a_log_gets_lines_now_and_then_and_a_few_reasons(monkeypatch: pytest.Mon
 def test_the_rate_forgets_a_slow_start_and_is_not_told_before_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    told = Silent()
+    told = SilentProgress()
     told.begin(cells=1, samples=1000, cells_done=0, samples_done=0)
     now[0] = 100.0
     told.advance(1)
@@ -47,9 +47,9 @@ def test_the_rate_forgets_a_slow_start_and_is_not_told_before_it_is_known(monkey
         now[0] += 1
         told.advance(10)
     assert told.told() == "401/1,000 samples   10 samples/s   1:00 left"
-    told.doing("finding demonstrations")
+    told.set_phase("finding demonstrations")
     assert "10 samples/s" in told.told()
-    told.doing("loading the model large", afresh=True)
+    told.set_phase("loading the model large", reset_rate=True)
     assert told.told() == "401/1,000 samples   loading the model large"
 
 
@@ -59,11 +59,11 @@ def test_a_terminal_gets_a_bar_and_whole_lines_above_it() -> None:
             return True
 
     out = Screen()
-    bar = progress(out=out)
-    assert isinstance(bar, Terminal)
+    bar = make_progress(out=out)
+    assert isinstance(bar, BarProgress)
     bar.begin(cells=2, samples=10, cells_done=0, samples_done=0)
     assert bar.bar is not None
-    bar.doing("loading the model")
+    bar.set_phase("loading the model")
     bar.bar.refresh()
     bar.advance(5)
     bar.failed("q[1]", "no [bold] image")
@@ -74,14 +74,14 @@ def test_a_terminal_gets_a_bar_and_whole_lines_above_it() -> None:
 
 
 def test_quiet_says_nothing_and_a_file_gets_lines() -> None:
-    assert type(progress(quiet=True)) is Silent
-    assert type(progress(out=io.StringIO())) is Lines
+    assert type(make_progress(quiet=True)) is SilentProgress
+    assert type(make_progress(out=io.StringIO())) is LineProgress
 
 
 def test_a_rate_is_told_where_a_batch_takes_longer_than_the_rate_looks_back(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    told = Silent()
+    told = SilentProgress()
     told.begin(cells=1, samples=400, cells_done=0, samples_done=0)
     for _ in range(5):
         now[0] += 100
@@ -94,16 +94,16 @@ def test_a_rate_is_told_where_a_batch_takes_longer_than_the_rate_looks_back(monk
 def test_a_log_tells_what_is_begun_before_there_are_samples_and_of_a_long_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     out, now = io.StringIO(), [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    lines = Lines(out=out)
+    lines = LineProgress(out=out)
     lines.begin(cells=2, samples=10, cells_done=0, samples_done=0)
-    lines.doing("loading the model")
+    lines.set_phase("loading the model")
     for _ in range(40):  # what the heartbeat does
         now[0] += 1
         lines._beat()
-    lines.doing("finding demonstrations")
-    lines.doing("answering")
+    lines.set_phase("finding demonstrations")
+    lines.set_phase("answering")
     lines.advance(1)
-    lines.doing("finding demonstrations")
+    lines.set_phase("finding demonstrations")
     lines.end()
     assert out.getvalue().splitlines() == [
         "plan         2 cells, 10 samples",
@@ -118,9 +118,9 @@ def test_a_log_tells_what_is_begun_before_there_are_samples_and_of_a_long_wait(m
 def test_a_wait_is_told_of_while_the_process_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LINE_EVERY", 0.5)
     out = io.StringIO()
-    lines = Lines(out=out)
+    lines = LineProgress(out=out)
     lines.begin(cells=1, samples=10, cells_done=0, samples_done=0)
-    lines.doing("loading the model")
+    lines.set_phase("loading the model")
     heart = lines.heart
     assert heart is not None
     time.sleep(1.5)
@@ -132,12 +132,12 @@ def test_a_wait_is_told_of_while_the_process_is_busy(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(("columns", "bar"), [(80, 14), (120, 28), (40, 4)])
 def test_the_bar_leaves_room_for_its_words(monkeypatch: pytest.MonkeyPatch, columns: int, bar: int) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    screen = Terminal(out=io.StringIO())
+    screen = BarProgress(out=io.StringIO())
     screen.begin(cells=168, samples=33_600, cells_done=0, samples_done=12_265)
-    screen.doing("a model that takes long")
+    screen.set_phase("a model that takes long")
     assert screen.column is not None
-    screen.doing("loading a model with a name")
+    screen.set_phase("loading a model with a name")
     assert screen.column.bar_width == bar
-    screen.doing("answering")
+    screen.set_phase("answering")
     assert screen.column.bar_width == bar
     screen.end()

@@ -12,7 +12,7 @@ from experiments.config.config import load
 from experiments.grid.grid import expand
 from experiments.planning.plan import plan
 from experiments.terminal import spinner as module
-from experiments.terminal.spinner import waiting
+from experiments.terminal.spinner import spinner
 
 
 class Screen(io.StringIO):
@@ -21,18 +21,18 @@ class Screen(io.StringIO):
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def format_duration(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     return now
 
 
-def test_a_terminal_shows_one_line_that_is_gone_at_the_end(clock: list[float]) -> None:
+def test_a_terminal_shows_one_line_that_is_gone_at_the_end(format_duration: list[float]) -> None:
     out = Screen()
-    with waiting(out) as tell:
+    with spinner(out) as tell:
         tell("reading", 0, 0)
         for i in range(100):
-            clock[0] += 0.05
+            format_duration[0] += 0.05
             tell("counting", i, 100)
     shown = out.getvalue().split("\r\x1b[K")
     assert shown[:2] == ["", "reading      …"]
@@ -44,7 +44,7 @@ def test_a_terminal_shows_one_line_that_is_gone_at_the_end(clock: list[float]) -
 
 def test_the_line_is_gone_after_an_error_too() -> None:
     def broken(out: Screen) -> None:
-        with waiting(out) as tell:
+        with spinner(out) as tell:
             tell("reading", 0, 0)
             raise ValueError("x")
 
@@ -54,11 +54,11 @@ def test_the_line_is_gone_after_an_error_too() -> None:
     assert out.getvalue().endswith("\r\x1b[K")
 
 
-def test_a_log_has_a_line_now_and_then(clock: list[float]) -> None:
+def test_a_log_has_a_line_now_and_then(format_duration: list[float]) -> None:
     out = io.StringIO()
-    with waiting(out) as tell:
+    with spinner(out) as tell:
         for i in range(40):
-            clock[0] += 1
+            format_duration[0] += 1
             tell("counting", i, 40)
     assert out.getvalue().splitlines() == ["counting     14/40", "counting     29/40"]
 
@@ -78,9 +78,9 @@ def test_a_short_plan_says_nothing_beside_itself_where_there_is_no_terminal(
     assert capsys.readouterr().err == ""
 
 
-def test_what_is_done_next_is_told_at_once(clock: list[float]) -> None:
+def test_what_is_done_next_is_told_at_once(format_duration: list[float]) -> None:
     out = Screen()
-    with waiting(out) as tell:
+    with spinner(out) as tell:
         tell("starting", 0, 0)
         tell("reading", 0, 0)
         tell("reading", 1, 9)

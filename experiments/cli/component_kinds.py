@@ -25,7 +25,7 @@ METHODS = {
     "pool": "task",
     "generate": "model",
     "score": "metric",
-    "again": "launcher",
+    "reattach": "launcher",
     "on_image": "edit",
 }
 """What a component without the mark of its kind is known by."""

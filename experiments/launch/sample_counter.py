@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.store.store import Store, parsed
+from experiments.store.store import Store, parse_line
 
 
 @dataclass
@@ -21,7 +21,7 @@ class _Cell:
         return len(self.finished) + len(self.failed)
 
 
-class Tally:
+class SampleCounter:
     """Counts the samples of cells. workers: whose files are read; None: all.
 
     sizes: how many samples each cell will have, None where nobody knows.
@@ -31,7 +31,7 @@ class Tally:
         self.store, self.workers = store, workers
         self.cells = {digest: _Cell(of) for digest, of in sizes}
 
-    def look(self) -> list[tuple[str, str]]:
+    def poll(self) -> list[tuple[str, str]]:
         """Reads what is new. (sample, reason) of what failed anew."""
         before = {digest: set(cell.failed) for digest, cell in self.cells.items()}
         for digest, cell in self.cells.items():
@@ -89,7 +89,7 @@ class Tally:
         whole = data[: data.rfind(b"\n") + 1]
         cell.read[path] = start + len(whole)
         for raw in whole.splitlines():
-            line = parsed(raw)
+            line = parse_line(raw)
             if line is None or line["cell"] != digest:
                 continue
             query = line["query"]

@@ -4,13 +4,13 @@ import pytest
 
 from experiments.api import load_run
 from experiments.config.config import load
-from experiments.results.view import view
+from experiments.results.run_view import view_run
 from experiments.running.run import run
 from icl.errors import ConfigError, StoreError
 
 
 def test_a_view_reads_axes_scores_and_reference_from_the_run(written):
-    seen = view(written(queries=3))
+    seen = view_run(written(queries=3))
     assert seen.row_axes == ("retriever", "decoding")
     assert (seen.metric, seen.to, seen.correct) == ("lenient", {"decoding": "greedy"}, "holm")
     assert (seen.metrics, seen.baselines) == (("lenient", "strict"), ("vote",))
@@ -18,7 +18,7 @@ def test_a_view_reads_axes_scores_and_reference_from_the_run(written):
 
 
 def test_controls_are_known_by_what_they_wrap(written):
-    assert view(written(queries=3)).controls == {"vcd": ("mask_only(vcd)",)}
+    assert view_run(written(queries=3)).controls == {"vcd": ("mask_only(vcd)",)}
 
 
 def test_a_control_of_other_parameters_or_another_sampler_is_not_its_own(written):
@@ -26,52 +26,54 @@ def test_a_control_of_other_parameters_or_another_sampler_is_not_its_own(written
         (("greedy", {}), ("vcd", {"alpha": 1.0}), ("mask_only", {"of": {"name": "vcd", "alpha": 1.0}})))  # fmt: skip
     other = {**control, "strategy": {"name": "mask_only", "of": {"name": "vcd", "alpha": 2.0}}}
     sampled = {**control, "sampler": {"name": "sampler", "temperature": 1.0}}
-    assert view(written(name="a", queries=2, decodings=(greedy, vcd, control))).controls == {"vcd": ("mask_only(vcd)",)}
-    assert view(written(name="b", queries=2, decodings=(greedy, vcd, other))).controls == {}
-    assert view(written(name="c", queries=2, decodings=(greedy, vcd, sampled))).controls == {}
+    assert view_run(written(name="a", queries=2, decodings=(greedy, vcd, control))).controls == {
+        "vcd": ("mask_only(vcd)",)
+    }
+    assert view_run(written(name="b", queries=2, decodings=(greedy, vcd, other))).controls == {}
+    assert view_run(written(name="c", queries=2, decodings=(greedy, vcd, sampled))).controls == {}
 
 
 def test_another_metric_or_reference_can_be_asked_for(written):
-    seen = view(written(queries=3), metric="strict", to={"shots": "0"})
+    seen = view_run(written(queries=3), metric="strict", to={"shots": "0"})
     assert (seen.metric, seen.to) == ("strict", {"shots": 0})
 
 
 def test_unknown_words_are_sentences(written):
     run = written(queries=3)
     with pytest.raises(ConfigError, match=r"no score 'strikt'\. Did you mean 'strict'"):
-        view(run, metric="strikt")
+        view_run(run, metric="strikt")
     with pytest.raises(ConfigError, match=r"no arm has decoding 'vdc'\. Did you mean 'vcd'"):
-        view(run, to={"decoding": "vdc"})
+        view_run(run, to={"decoding": "vdc"})
 
 
 def test_without_a_word_in_the_config_greedy_is_the_reference(written):
     run = written(queries=3)
     told = json.loads((run.path / "run.json").read_text())
     (run.path / "run.json").write_text(json.dumps({**told, "config": {}}))
-    assert view(run).to == {"decoding": "greedy"}
+    assert view_run(run).to == {"decoding": "greedy"}
 
 
 def test_a_run_without_samples_is_a_sentence(written):
     with pytest.raises(StoreError, match="no finished sample yet"):
-        view(written(queries=0))
+        view_run(written(queries=0))
 
 
 def test_a_run_that_was_stopped_says_so(written):
     run = written(queries=3)
-    assert view(run).unfinished == ""
+    assert view_run(run).unfinished == ""
     told = json.loads((run.path / "run.json").read_text())
     told["sessions"][-1]["state"] = "interrupted"
     (run.path / "run.json").write_text(json.dumps(told))
-    assert view(run).unfinished.startswith("The run is not finished (interrupted)")
+    assert view_run(run).unfinished.startswith("The run is not finished (interrupted)")
 
 
 def test_failed_samples_are_counted(written):
-    seen = view(written(queries=3, failing={"shapes-0001": "image broken.png cannot be read"}))
+    seen = view_run(written(queries=3, failing={"shapes-0001": "image broken.png cannot be read"}))
     assert seen.failed == 2 * (3 + 2 * 2 * 3)
 
 
 def test_a_score_is_called_an_accuracy_where_it_is_one_and_says_which_way_is_good(written):
-    seen = view(written(queries=3))
+    seen = view_run(written(queries=3))
     assert (seen.better, seen.measure) == ("higher", "lenient accuracy")
     for name, better, measure in (("chair_s", "lower", "chair_s (lower is better)"), ("yes", "neither", "yes")):
         run = written(name=name, queries=3)
@@ -79,11 +81,11 @@ def test_a_score_is_called_an_accuracy_where_it_is_one_and_says_which_way_is_goo
         (run.path / "run.json").write_text(told)
         for path in run.path.rglob("*.jsonl"):
             path.write_text(path.read_text().replace('"lenient"', f'"{name}"'))
-        seen = view(run)
+        seen = view_run(run)
         assert (seen.better, seen.measure) == (better, measure)
 
 
 def test_a_reference_that_an_axis_of_one_value_is_by_its_parameters(mapping, tmp_path):
     to = {"model": {"max_tokens": None}}
     config = load(mapping(grid={"shots": [0, 1]}, compare={"to": to}))
-    assert view(load_run(run(config, tmp_path / "runs").folder)).to == {"model": "fake-copy"}
+    assert view_run(load_run(run(config, tmp_path / "runs").folder)).to == {"model": "fake-copy"}

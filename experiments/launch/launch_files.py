@@ -23,7 +23,7 @@ from experiments.config.yaml_document import Document
 from experiments.store.store import write_json
 from icl.errors import StoreError
 
-BEAT = 5.0
+HEARTBEAT_SECONDS = 5.0
 """Seconds between two signs of life of a worker."""
 
 SILENT = 60.0
@@ -54,23 +54,23 @@ class Launch:
     @staticmethod
     def read(folder: Path) -> "Launch | None":
         """The launch of a run directory; None where there is none, or it was given up."""
-        told = read(place(folder) / "launch.json")
+        told = read_json(launch_folder(folder) / "launch.json")
         if told is None:
             return None
         try:
             lists = {key: tuple(told[key]) for key in ("workers", "cells")}
             return Launch(folder, told["id"], told["launcher"], **lists, since=told["since"], jobs=told["jobs"])
         except (KeyError, TypeError) as error:
-            path = place(folder) / "launch.json"
+            path = launch_folder(folder) / "launch.json"
             raise StoreError(f"{path} is damaged ({error!r}). Remove it if no job of this run is left.") from error
 
     @property
     def logs(self) -> Path:
-        return place(self.folder) / "logs"
+        return launch_folder(self.folder) / "logs"
 
     def write(self) -> None:
         keys = ("id", "launcher", "workers", "cells", "since", "jobs")
-        write_json(place(self.folder) / "launch.json", {key: getattr(self, key) for key in keys})
+        write_json(launch_folder(self.folder) / "launch.json", {key: getattr(self, key) for key in keys})
 
     def with_jobs(self, jobs: Mapping[str, str]) -> "Launch":
         """The same with the names of its jobs, written down."""
@@ -86,38 +86,38 @@ class Launch:
             "path": [str(Path(entry or ".").absolute()) for entry in sys.path],
             "workers": len(self.workers),
         }
-        write_json(place(self.folder) / f"{worker}.share.json", told)
+        write_json(launch_folder(self.folder) / f"{worker}.share.json", told)
 
     def state(self, worker: str) -> dict[str, Any]:
         """How a worker is getting on, as it last said; nothing where it has not begun."""
-        return read(place(self.folder) / f"{worker}.json") or {}
+        return read_json(launch_folder(self.folder) / f"{worker}.json") or {}
 
     def give_up(self) -> None:
         """Its workers are none any more: one that still starts ends at once. Logs are kept."""
-        (place(self.folder) / "launch.json").unlink(missing_ok=True)
+        (launch_folder(self.folder) / "launch.json").unlink(missing_ok=True)
         for worker in self.workers:
             for end in ("share.json", "json", "lock"):
-                (place(self.folder) / f"{worker}.{end}").unlink(missing_ok=True)
+                (launch_folder(self.folder) / f"{worker}.{end}").unlink(missing_ok=True)
 
 
-def place(folder: Path) -> Path:
+def launch_folder(folder: Path) -> Path:
     """Of the files of a run's launch."""
     return folder / "launch"
 
 
-def share_of(folder: Path, worker: str) -> dict[str, Any] | None:
+def read_share(folder: Path, worker: str) -> dict[str, Any] | None:
     """What a worker has to do; None where its launch was given up."""
     launch = Launch.read(folder)
     current = launch is not None and worker in launch.workers
-    return read(place(folder) / f"{worker}.share.json") if current else None
+    return read_json(launch_folder(folder) / f"{worker}.share.json") if current else None
 
 
 @contextmanager
-def at_work(folder: Path, worker: str) -> Iterator[None]:
+def worker_lock(folder: Path, worker: str) -> Iterator[None]:
     """Held by a worker. Raises StoreError where another process is the same worker."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(place(folder) / f"{worker}.lock")
+    lock = FileLock(launch_folder(folder) / f"{worker}.lock")
     try:
         lock.acquire(timeout=PATIENCE)
     except Timeout as error:
@@ -130,31 +130,31 @@ def at_work(folder: Path, worker: str) -> Iterator[None]:
         lock.release()
 
 
-def held(launch: Launch) -> list[str]:
+def live_workers(launch: Launch) -> list[str]:
     """Workers of a launch that hold their lock, as far as this machine can see, or have given a sign of life."""
     from filelock import FileLock, Timeout
 
     found = []
     for worker in launch.workers:
-        path = place(launch.folder) / f"{worker}.lock"
+        path = launch_folder(launch.folder) / f"{worker}.lock"
         if not path.exists():
             continue
         try:
             with FileLock(path).acquire(timeout=0):
                 far = launch.state(worker).get("machine") != os.uname().nodename  # its lock may not reach us
-                if far and alive(launch.state(worker)):
+                if far and is_alive(launch.state(worker)):
                     found.append(worker)
         except Timeout:
             found.append(worker)
     return found
 
 
-def alive(state: Mapping[str, Any]) -> bool:
+def is_alive(state: Mapping[str, Any]) -> bool:
     """Whether a worker that said this is at work."""
     return state.get("state") == "running" and time.time() - float(state.get("beat", 0)) < SILENT
 
 
-def read(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     """None where there is nothing, or what stands there is being replaced on a disk that is far away."""
     try:
         told = json.loads(path.read_text(encoding="utf-8"))

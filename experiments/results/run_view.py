@@ -1,6 +1,6 @@
 """A run as its readers see it: the frame of its samples, and which columns are axes, scores and baselines.
 
-The one reader that knows how a run directory names things; table, page, sentences and analyses read a `View`.
+The one reader that knows how a run directory names things; table, page, sentences and analyses read a `RunView`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments.config.keys import CORRECTION, METRICS, REFERENCES, SCORED, usual_metric
 from experiments.grid.matching import covers
-from experiments.results.label_transforms import relabeled_told, relabeling
+from experiments.results.label_transforms import label_transform_names, label_transform_note
 from experiments.stats.arms import (
     DECIDED,
     NONE,
@@ -49,7 +49,7 @@ class Run(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class RunView:
     """frame: a row a sample, axes as labels, baselines as the metric judges them. scores: the same rows, what
     statistics read, baselines by every metric; `failed` is true or false.
 
@@ -166,7 +166,7 @@ class View:
         reference = self.reference
         others = SCORED if self.better == "higher" else ()
         other = next((m for m in others if m in self.metrics and m != self.metric), None)
-        renamed = relabeling(self.frame, Store(self.path))
+        renamed = label_transform_names(self.frame, Store(self.path))
         found = findings(
             self.scores,
             self.metric,
@@ -180,7 +180,7 @@ class View:
         told = floors(self.frame, self.axes) | full
         said = strays(self.frame, self.axes) | told
         answers = [Finding("Answers", task, sentence, "", "", "open") for task, sentence in said.items()]
-        if apart := relabeled_told(renamed[self.scores["shots"] != 0]):
+        if apart := label_transform_note(renamed[self.scores["shots"] != 0]):
             answers.append(Finding("Answers", "other labels", apart, "", "", "open"))
         kept = [one for one in found if not (self._empty(one) and self._task(one.subject) in told)]
         return [*answers, *(one for one in kept if not (_of_ceiling(one) and self._task(one.subject) in full))]
@@ -200,7 +200,7 @@ def _of_ceiling(one: Finding) -> bool:
     return one.topic in ("Vote", "Retrieval") and one.verdict in ("open", "better")
 
 
-def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = None) -> View:
+def view_run(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = None) -> RunView:
     """Reads a run. metric, to: instead of what its config says. Raises StoreError for an empty run, ConfigError."""
     frame = run.samples()
     if not len(frame):
@@ -208,7 +208,7 @@ def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = Non
     axes = axes_of(frame)
     samples = tidy(frame, axes)
     store = Store(run.path)
-    info = store.run() or {}
+    info = store.read_run() or {}
     metrics = tuple(frame.attrs.get("metrics") or _metrics(frame))
     compare = dict(_inside(info, "config", "compare") or {})
     chosen = metric or str(usual_metric(info, metrics))
@@ -224,7 +224,7 @@ def view(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = Non
     better = {m: better_of(frame, m) for m in metrics}
     wanted = to or _sole(samples, compare.get("to") or {}, store)
     reference = checked_setting(samples, wanted, axes, "compare.to") if wanted else _usual_reference(samples)
-    return View(
+    return RunView(
         path=run.path,
         name=str(info.get("name") or run.path.name),
         frame=samples,
@@ -245,7 +245,7 @@ def _sole(samples: "DataFrame", wanted: Mapping[str, Any], store: Store) -> dict
     found = dict(wanted)
     for axis, value in wanted.items():
         if axis != "decoding" and axis in samples and samples[axis].nunique() == 1:
-            cell = store.cell(str(samples["cell"].iloc[0])) or {}
+            cell = store.read_cell(str(samples["cell"].iloc[0])) or {}
             if covers(value, cell.get(axis)):
                 found[axis] = samples[axis].iloc[0]
     return found
@@ -286,7 +286,7 @@ def _controls(samples: "DataFrame", store: Store) -> dict[str, tuple[str, ...]]:
         return {}
     first = samples.drop_duplicates("decoding")
     cells = {
-        str(label): store.cell(str(digest)) or {}
+        str(label): store.read_cell(str(digest)) or {}
         for label, digest in zip(first["decoding"], first["cell"], strict=True)
     }
     nodes = {label: cell.get("decoding") for label, cell in cells.items()}

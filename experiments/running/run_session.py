@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from experiments.grid.grid import Grid
-from experiments.store.environment import facts, now
-from experiments.store.run_state import as_json, describe_cells, metrics_told
+from experiments.store.environment import collect_environment, now
+from experiments.store.run_state import describe_metrics, json_round_trip, write_cells
 from experiments.store.store import Store
 from icl.errors import StoreError
 from icl.models import optional
@@ -24,7 +24,7 @@ SAVE_EVERY = 10.0
 """Seconds between two updates of run.json while samples are computed."""
 
 
-def said(grid: Grid) -> dict[str, Any]:
+def describe_grid(grid: Grid) -> dict[str, Any]:
     """What the config says, as run.json keeps it: which cells, of how many samples, and which metrics a table has."""
     config = grid.config
     return {
@@ -32,25 +32,25 @@ def said(grid: Grid) -> dict[str, Any]:
         "config": config.document.data,
         "cells": [cell.digest for cell in grid.cells],
         "sizes": [len(cell.task.queries) for cell in grid.cells],
-        "metrics": metrics_told(grid),
+        "metrics": describe_metrics(grid),
     }
 
 
-def renew(store: Store, grid: Grid) -> None:
+def refresh_run_file(store: Store, grid: Grid) -> None:
     """Lets a run of which no sample is missing say what its config says now, and that it is finished.
 
     It says otherwise where its process was killed behind the last sample.
     """
-    told, now_said = store.run() or {}, as_json(said(grid))
+    told, now_said = store.read_run() or {}, json_round_trip(describe_grid(grid))
     *before, last = told.get("sessions") or [{}]
     if last.get("state", "finished") != "finished":
         now_said["sessions"] = [*before, {**last, "state": "finished"}]
     if any(told.get(key) != value for key, value in now_said.items()):
-        describe_cells(store, grid)
+        write_cells(store, grid)
         store.write_run({**told, **now_said})
 
 
-class Counting:
+class CostLog:
     """Counts what models and the engine did, and writes it now and then (`_write` of a subclass)."""
 
     def __init__(self, store: Store) -> None:
@@ -93,19 +93,19 @@ class Counting:
         raise NotImplementedError
 
 
-class Session(Counting):
+class RunSession(CostLog):
     """Writes run.json at its start, now and then, and at its end, with how it ended."""
 
     def __init__(self, store: Store, grid: Grid) -> None:
         super().__init__(store)
         self.grid = grid
 
-    def __enter__(self) -> "Session":
-        before = self.store.run() or {}
+    def __enter__(self) -> "RunSession":
+        before = self.store.read_run() or {}
         self.told = {
             "name": self.store.folder.name,
-            **said(self.grid),
-            **facts(),
+            **describe_grid(self.grid),
+            **collect_environment(),
             "sessions": [*before.get("sessions", []), {"start": now(), "state": "running"}],
         }
         self.store.write_run(self.told)

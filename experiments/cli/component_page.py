@@ -26,7 +26,7 @@ Presets = Mapping[str, Mapping[str, Any]]
 WIDEST = 100
 
 
-def card(kind: str, name: str, width: int) -> Iterator[str]:
+def component_page(kind: str, name: str, width: int) -> Iterator[str]:
     """The lines. Raises ConfigError for a name that is none."""
     cls = resolve(kind, name)
     width = min(width, WIDEST)
@@ -37,7 +37,7 @@ def card(kind: str, name: str, width: int) -> Iterator[str]:
     for text in (first, told, further):  # what it is, from which paper, and then what there is to know of its presets
         if text:
             yield ""
-            yield from wrapped(text, width)
+            yield from wrap_text(text, width)
     found, presets = parameters(cls), getattr(cls, "presets", {})
     if found:
         yield ""
@@ -49,20 +49,20 @@ def card(kind: str, name: str, width: int) -> Iterator[str]:
         longest = max(map(len, presets))
         for preset, values in presets.items():
             line = ", ".join(f"{key}: {flow(value)}" for key, value in values.items())
-            yield from hung(f"  {preset:<{longest}}  ", line, width)
+            yield from hanging_lines(f"  {preset:<{longest}}  ", line, width)
     yield ""
     yield "In an experiment file"
     for line in examples(kind, name, found, presets):
-        yield from hung("  ", line, width, further="      ")
+        yield from hanging_lines("  ", line, width, further="      ")
     if kind == "strategy":
-        yield from hung(
+        yield from hanging_lines(
             "  ",
             "beside its parameters: label; sampling: {temperature: …, top_k: …, top_p: …, min_p: …} or {beams: …, "
             "length_penalty: …}; where options are scored, normalize: sum, mean or bytes",
             width,
         )
         if hasattr(cls, "fits_gold"):
-            yield from hung("  ", "fitted: a file that `icl fit` has written, with these parameters", width)
+            yield from hanging_lines("  ", "fitted: a file that `icl fit` has written, with these parameters", width)
 
 
 def examples(kind: str, name: str, found: Sequence[Parameter], presets: Presets) -> Iterator[str]:
@@ -84,7 +84,7 @@ def examples(kind: str, name: str, found: Sequence[Parameter], presets: Presets)
 _ITEM = re.compile(r"(?m)^(?=\d+\. |- )")
 
 
-def wrapped(text: str, width: int) -> Iterator[str]:
+def wrap_text(text: str, width: int) -> Iterator[str]:
     """Paragraphs and the items of lists folded; indented lines (formulas, tables) as they are, if there is room."""
     for i, block in enumerate(re.split(r"\n\s*\n", text.strip("\n"))):
         if i:
@@ -92,15 +92,17 @@ def wrapped(text: str, width: int) -> Iterator[str]:
         if _ITEM.match(block):
             for item in filter(None, _ITEM.split(block)):
                 head = item.split(" ")[0]
-                yield from hung(f"{head} ", item.removeprefix(head), width)
+                yield from hanging_lines(f"{head} ", item.removeprefix(head), width)
         elif block.startswith(" ") or "\n " in block:
             for line in block.split("\n"):
                 indent = line[: len(line) - len(line.lstrip())]
                 yield from (
-                    [line] if len(line) <= width else hung(indent, re.sub(r" {3,}", "   ", line), width, f"{indent}  ")
+                    [line]
+                    if len(line) <= width
+                    else hanging_lines(indent, re.sub(r" {3,}", "   ", line), width, f"{indent}  ")
                 )
         else:
-            yield from hung("", block, width)
+            yield from hanging_lines("", block, width)
 
 
 def _parameters(found: Sequence[Parameter], presets: Presets, width: int) -> Iterator[str]:
@@ -110,12 +112,12 @@ def _parameters(found: Sequence[Parameter], presets: Presets, width: int) -> Ite
         if one.required:
             preset = any(one.key in values for values in presets.values())
             default = "has to be given, here or by a preset" if preset else "has to be given"
-        yield from hung(f"  {one.key:<{longest}}  ", f"{one.kind}; {default}", width)
+        yield from hanging_lines(f"  {one.key:<{longest}}  ", f"{one.kind}; {default}", width)
         if one.meaning:
-            yield from hung(f"  {'':<{longest}}  ", one.meaning, width)
+            yield from hanging_lines(f"  {'':<{longest}}  ", one.meaning, width)
 
 
-def hung(head: str, text: str, width: int, further: str | None = None) -> list[str]:
+def hanging_lines(head: str, text: str, width: int, further: str | None = None) -> list[str]:
     """Folded, the lines after the first under its text."""
     below = " " * len(head) if further is None else further
     text = re.sub(r"\s*\n\s*", " ", text).strip()
