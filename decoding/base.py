@@ -57,7 +57,7 @@ class Strategy:
     [n, B, options]. options_only: it says nothing about texts. first_tokens: an option there is the set of first tokens
     of all its spellings. control: it isolates something of others and has no controls of its own.
     gates: its contrast is meant to be left out where `settled`, so that its other branches need not be read on there.
-    reads_other: its branches are made of another sample's prompt too (`Prompt.other`, which a run gives).
+    reads_other: its branches are made of another sample's prompt too (`Prompt.paired_prompt`, which a run gives).
     exits: behind its branches' logits it is handed those of the reference's early layers, the lowest first
     (`Session.early_exit_logits`). nearest: the strategy that comes next to it where a model cannot run it.
     idle: as it stands it changes nothing, since what it learns has not been fitted (`icl fit`).

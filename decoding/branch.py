@@ -16,7 +16,7 @@ from annotated_types import Ge, Le
 
 from decoding import prompt_edits as changes
 from icl import edits
-from icl.constraints import Share, Side
+from icl.constraints import Fraction, PatchesPerSide
 from icl.errors import ConfigError, did_you_mean
 from icl.registry import entries
 from icl.types import Prompt, Where
@@ -46,8 +46,8 @@ CHANGES: Mapping[str, BranchChange] = {
     "shuffled_patches": _edited(lambda branch: edits.ShuffledPatches(branch.grid), "grid"),
     "crop": _edited(lambda branch: edits.Crop(*branch.box), "box"),
     "region": _edited(lambda branch: edits.RegionMask(*branch.box), "box"),
-    "varied": _edited(lambda branch: edits.Varied()),
-    "made_up": _edited(lambda branch: edits.MadeUp()),
+    "random_augmentation": _edited(lambda branch: edits.RandomAugmentation()),
+    "random_colors": _edited(lambda branch: edits.RandomColors()),
     "no_image": BranchChange(lambda prompt, branch: changes.remove_query_image(prompt)),
     "no_demonstrations": BranchChange(lambda prompt, branch: changes.remove_demonstrations(prompt)),
     "query_text_alone": BranchChange(lambda prompt, branch: changes.remove_part(prompt, "both")),
@@ -85,8 +85,8 @@ class Branch:
     change: Annotated[str | edits.Edit, ChangeField()] = "none"
     images: Where = "query"
     step: Annotated[int, Ge(0), Le(edits.DIFFUSION_STEPS - 1)] = 500
-    grid: Side = 4
-    box: tuple[Share, Share, Share, Share] = WHOLE
+    grid: PatchesPerSide = 4
+    box: tuple[Fraction, Fraction, Fraction, Fraction] = WHOLE
     text: str = ""
 
     def __post_init__(self) -> None:
@@ -154,7 +154,7 @@ def _change(node: Any) -> str | edits.Edit:
     if isinstance(node, str) and ":" not in node and node not in entries("edit"):
         known = dict.fromkeys((*CHANGES, *entries("edit")))
         raise ConfigError(f"no branch change named '{node}'.{did_you_mean(node, known)} Changes: {', '.join(known)}.")
-    return edits.edit_of(node, "branch")
+    return edits.build_edit(node, "branch")
 
 
 def _parsed(node: Any) -> tuple[Branch, ...]:

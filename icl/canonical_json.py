@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def canonical(
+def canonical_bytes(
     told: Any, *, ascii_only: bool = True, compact: bool = False, default: Callable[[Any], Any] | None = None
 ) -> bytes:
     """JSON with sorted keys. ascii_only: other letters as escapes. default: for what JSON has no word for."""
@@ -20,4 +20,4 @@ def canonical(
 
 def canonical_digest(told: Any, **how: Any) -> str:
     """sha256 of the canonical text. how: see `canonical`."""
-    return hashlib.sha256(canonical(told, **how)).hexdigest()
+    return hashlib.sha256(canonical_bytes(told, **how)).hexdigest()

@@ -45,7 +45,7 @@ class ICLWarning(UserWarning):
     """A sentence about what goes on all the same, with what it costs."""
 
 
-def printable(text: str) -> str:
+def strip_control_characters(text: str) -> str:
     """Without control characters: what data or a model put into a message must not steer a terminal."""
     return "".join(c if c in "\n\t" or c.isprintable() else "�" for c in text)
 

@@ -17,7 +17,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ImageError
-from icl.lru_cache_bytes import ByteCache
+from icl.lru_cache_bytes import LRUByteCache
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -42,14 +42,14 @@ class Image:
     @classmethod
     def from_path(cls, path: str | Path, origin: str | None = None) -> "Image":
         """`origin`: a name that is the same on every machine, where the path is not."""
-        return cls(partial(open_regular, str(path)), origin or str(path))
+        return cls(partial(open_image_file, str(path)), origin or str(path))
 
     @classmethod
     def from_bytes(cls, data: bytes, origin: str = BYTES) -> "Image":
         return cls(partial(_open_bytes, data), origin)
 
     @classmethod
-    def from_image(cls, image: "PILImage", origin: str = MEMORY) -> "Image":
+    def from_pil(cls, image: "PILImage", origin: str = MEMORY) -> "Image":
         return cls(partial(_itself, image), origin)
 
     @classmethod
@@ -76,7 +76,7 @@ class Image:
         """sha256 of the pixels and the edits, in order."""
         if not self.edits:
             return self.source_digest
-        told = "|".join([self.source_digest, *(edit.told() for edit in self.edits)])
+        told = "|".join([self.source_digest, *(edit.describe() for edit in self.edits)])
         return hashlib.sha256(told.encode()).hexdigest()
 
     @property
@@ -94,13 +94,13 @@ class Image:
         """The RGB image with the edits that act on images. Those on processed pixels are the model's to apply."""
         image = self._decoded()
         for edit in self.edits:
-            image = edit.on_image(image)
+            image = edit.apply_to_image(image)
         return image
 
     @property
-    def pixel_edits(self) -> tuple["Edit", ...]:
+    def pixel_value_edits(self) -> tuple["Edit", ...]:
         """The edits that act on a model's processed pixel values, in order."""
-        return tuple(edit for edit in self.edits if edit.on_pixels_too)
+        return tuple(edit for edit in self.edits if edit.applies_to_pixel_values)
 
     def _decoded(self) -> "PILImage":
         return _DECODED.get(self)
@@ -126,7 +126,7 @@ class _Decoded:
 
     def __init__(self, limit: int) -> None:
         self.lock = Lock()
-        self.images: ByteCache[Any, PILImage] = ByteCache(limit, lambda image: image.width * image.height * 3)
+        self.images: LRUByteCache[Any, PILImage] = LRUByteCache(limit, lambda image: image.width * image.height * 3)
 
     def get(self, image: Image) -> "PILImage":
         key: Any = image.load
@@ -190,7 +190,7 @@ def _rgb(image: Image) -> "PILImage":
         return pil_image.convert("RGB")
 
 
-def open_regular(path: str) -> "PILImage":
+def open_image_file(path: str) -> "PILImage":
     """Pillow's image of a file. Raises ValueError for a pipe or a device, whose end may never come, and a folder."""
     import stat
     from os import stat as stat_of

@@ -9,7 +9,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class ByteCache(Generic[K, V]):
+class LRUByteCache(Generic[K, V]):
     """The values used last, of at most `limit` bytes together. A value larger than that is handed back, not kept.
 
     Threads may share it.

@@ -26,11 +26,11 @@ from typing import (
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from icl.constraints import MOST
-from icl.registry import Imported, Nested, a, describe
+from icl.constraints import MAX_ITEMS
+from icl.registry import FunctionPath, NestedComponent, describe, with_article
 
-PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
-LISTS = (tuple, list, frozenset, set)
+TYPE_NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
+LIST_TYPES = (tuple, list, frozenset, set)
 EXAMPLES = {
     "strategy": "vcd",
     "retriever": "knn",
@@ -41,7 +41,7 @@ EXAMPLES = {
 
 
 @runtime_checkable
-class Valued(Protocol):
+class DocumentedValues(Protocol):
     """Metadata of a field that knows what may stand in it, where its type does not say."""
 
     def values(self) -> str:
@@ -50,7 +50,7 @@ class Valued(Protocol):
 
 
 @dataclass(frozen=True)
-class Parameter:
+class ParameterDoc:
     """key: as a config writes it. kind: what it may be, in words. default: as a config would write it.
 
     required: whether a config has to give it; `default` is then an example. meaning: the comment beside the field.
@@ -63,27 +63,27 @@ class Parameter:
     meaning: str
 
 
-def parameters(cls: type[Any]) -> list[Parameter]:
+def parameter_docs(cls: type[Any]) -> list[ParameterDoc]:
     """Of a component's class, in the order of its fields, with those of its bases."""
     hints = get_type_hints(cls, include_extras=True)
     said = {name: text for base in reversed(cls.__mro__) for name, text in _comments(base).items()}
     return [_parameter(one, hints[one.name], said.get(one.name, "")) for one in fields(cls) if one.init]
 
 
-def bounds(hint: Any) -> str:
+def type_text(hint: Any) -> str:
     """What a value of this type may be: 'whole number from 0 to 999', 'query or all', 'an embedder'."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        component = next((extra for extra in inner[1:] if isinstance(extra, Nested | Imported)), None)
-        if isinstance(component, Nested):
-            return a(component.kind)
-        return "path of a function" if component else bounds(inner[0]) + _range(inner[1:])
+        component = next((extra for extra in inner[1:] if isinstance(extra, NestedComponent | FunctionPath)), None)
+        if isinstance(component, NestedComponent):
+            return with_article(component.kind)
+        return "path of a function" if component else type_text(inner[0]) + _range(inner[1:])
     if origin is Literal:
         return " or ".join(filter(None, (", ".join(map(str, inner[:-1])), str(inner[-1]))))
     if origin in (Union, types.UnionType):
-        return "text or number" if {str, int, float} <= {*inner} else " or ".join(dict.fromkeys(map(bounds, inner)))
-    if origin in LISTS:
-        return f"list of {' and '.join(_many(each) for each in dict.fromkeys(map(bounds, inner)) if each)}"
+        return "text or number" if {str, int, float} <= {*inner} else " or ".join(dict.fromkeys(map(type_text, inner)))
+    if origin in LIST_TYPES:
+        return f"list of {' and '.join(_many(each) for each in dict.fromkeys(map(type_text, inner)) if each)}"
     return _plain(origin or hint)
 
 
@@ -95,7 +95,7 @@ def _plain(kind: Any) -> str:
         return f"a mapping of {', '.join(one.name for one in fields(kind))}"
     if isinstance(kind, type) and issubclass(kind, Mapping):
         return "mapping"
-    return PLAIN.get(kind, getattr(kind, "__name__", str(kind)))
+    return TYPE_NAMES.get(kind, getattr(kind, "__name__", str(kind)))
 
 
 def _many(kind: str) -> str:
@@ -108,7 +108,7 @@ def _many(kind: str) -> str:
 
 def _range(extras: Sequence[Any]) -> str:
     low = next((extra.ge for extra in extras if isinstance(extra, Ge)), None)
-    high = next((extra.le for extra in extras if isinstance(extra, Le) and extra.le != MOST), None)
+    high = next((extra.le for extra in extras if isinstance(extra, Le) and extra.le != MAX_ITEMS), None)
     above = next((extra.gt for extra in extras if isinstance(extra, Gt)), None)
     below = next((extra.lt for extra in extras if isinstance(extra, Lt)), None)
     if low is not None and high is not None:
@@ -117,14 +117,14 @@ def _range(extras: Sequence[Any]) -> str:
     return "".join(f" {word} {value}" for word, value in told.items() if value is not None)
 
 
-def _parameter(one: "Field[Any]", hint: Any, meaning: str) -> Parameter:
+def _parameter(one: "Field[Any]", hint: Any, meaning: str) -> ParameterDoc:
     key = str(one.metadata.get("key", one.name))
-    known = [str(extra.values()) for extra in get_args(hint)[1:] if isinstance(extra, Valued)]
+    known = [str(extra.values()) for extra in get_args(hint)[1:] if isinstance(extra, DocumentedValues)]
     meaning = ". ".join(filter(None, (meaning, *known)))
     if one.default is MISSING and one.default_factory is MISSING:
-        return Parameter(key, bounds(hint), _example(key, hint), True, meaning)
+        return ParameterDoc(key, type_text(hint), _example(key, hint), True, meaning)
     value = one.default_factory() if one.default is MISSING and one.default_factory is not MISSING else one.default
-    return Parameter(key, bounds(hint), _short(value), False, meaning)
+    return ParameterDoc(key, type_text(hint), _short(value), False, meaning)
 
 
 def _short(value: Any) -> Any:
@@ -134,7 +134,7 @@ def _short(value: Any) -> Any:
     if not is_dataclass(value) or isinstance(value, type):
         return value if isinstance(value, float) else describe(value)
     told = describe(value)
-    own = {one.key: one.default for one in parameters(type(value)) if not one.required}
+    own = {one.key: one.default for one in parameter_docs(type(value)) if not one.required}
     changed = {key: item for key, item in told.items() if key not in own or item != own[key]}
     mark = getattr(type(value), "component", None)
     if mark is None:
@@ -147,12 +147,12 @@ def _example(key: str, hint: Any) -> Any:
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         for extra in inner[1:]:
-            if isinstance(extra, Nested):
+            if isinstance(extra, NestedComponent):
                 return EXAMPLES.get(extra.kind, f"<{extra.kind}>")
         if inner[0] in (int, float):
             return 4 if inner[0] is int else 0.5
         return _example(key, inner[0])
-    if origin in LISTS:
+    if origin in LIST_TYPES:
         return [_example(key, inner[0])]
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
         return {f"<{key}>": "<…>"}

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-QUIET_BELOW = 2**28
+SMALL_SOURCE_BYTES = 2**28
 """Bytes of files that are read in no time that a bar would have to fill."""
 
 
 @contextmanager
-def no_bars(really: bool = True) -> Iterator[None]:
+def hide_transformers_progress(really: bool = True) -> Iterator[None]:
     """No progress bar of transformers', and its setting as it was afterwards. really: False changes nothing."""
     from transformers.utils import logging
 
@@ -27,7 +27,7 @@ def no_bars(really: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def no_data_bars(quick: bool) -> Iterator[None]:
+def hide_datasets_progress(quick: bool) -> Iterator[None]:
     """No progress bar of `datasets` while a quick source is read, or where nobody watches; afterwards as it was."""
     import datasets
 

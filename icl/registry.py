@@ -18,25 +18,25 @@ from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from icl.errors import ConfigError, did_you_mean
-from icl.loading import at, code_of, load_class, load_function, path_of, search_beside
+from icl.loading import code_digest, component_search_folder, import_path, load_class, load_function, location
 from icl.renamed_names import new_name, suggest
-from icl.validate_finite import not_finite
+from icl.validate_finite import find_non_finite
 
 __all__ = [
     "PACKAGES",
-    "Entry",
-    "Imported",
-    "Nested",
-    "a",
+    "ComponentEntry",
+    "FunctionPath",
+    "NestedComponent",
     "build",
     "component",
+    "component_search_folder",
     "describe",
     "entries",
-    "is_own",
+    "is_builtin",
     "parameter",
     "resolve",
     "schema",
-    "search_beside",
+    "with_article",
 ]
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {
@@ -55,11 +55,11 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 }
 """kind -> where its components live. A kind is a word of the config and of `icl ls`."""
 
-MEMBERS: Mapping[str, tuple[str, ...]] = {
+REQUIRED_MEMBERS: Mapping[str, tuple[str, ...]] = {
     "task": ("title", "queries", "pool"),
     "model": ("abilities", "needs", "digest", "load", "count_tokens", "max_tokens", "generate"),
     "metric": ("score",),
-    "edit": ("bind", "told", "on_image", "on_pixels"),
+    "edit": ("bind", "describe", "apply_to_image", "apply_to_pixel_values"),
     "embedder": ("digest", "images", "texts"),
     "retriever": ("needs", "fit"),
     "reranker": ("needs", "fit"),
@@ -70,13 +70,13 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
 }
 """kind -> what every run asks of its components. A strategy is held against its base class instead."""
 
-GROUP = "icl.components"
+ENTRY_POINT_GROUP = "icl.components"
 
 C = TypeVar("C")
 
 
 @dataclass(frozen=True)
-class Entry:
+class ComponentEntry:
     """A component that can be had by name, without having imported it."""
 
     kind: str
@@ -96,7 +96,7 @@ def component(kind: str, name: str) -> Callable[[type[C]], type[C]]:
 
 
 @dataclass(frozen=True)
-class Nested:
+class NestedComponent:
     """Metadata of a field that holds another component: `embedder: Annotated[Embedder, Nested("embedder")]`."""
 
     kind: str
@@ -119,7 +119,7 @@ def parameter(key: str, default: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Imported:
+class FunctionPath:
     """Metadata of a field that holds a function: `answer: Annotated[Callable[..., str], Imported()]`.
 
     A config gives its path (`my_pkg.my_mod:answer`, `studies/script.py:answer`), Python may give the function itself.
@@ -143,18 +143,18 @@ class Imported:
 
 
 @lru_cache
-def entries(kind: str) -> dict[str, Entry]:
+def entries(kind: str) -> dict[str, ComponentEntry]:
     """name -> entry of every component of a kind, in alphabetical order."""
     if kind not in PACKAGES:
         raise ConfigError(
             f"no kind of component named '{kind}'.{did_you_mean(kind, PACKAGES)} Kinds: {', '.join(PACKAGES)}."
         )
     found = {e.name: e for package in PACKAGES[kind] for e in _scan(package) if e.kind == kind}
-    for point in entry_points(group=GROUP):
+    for point in entry_points(group=ENTRY_POINT_GROUP):
         of, _, name = point.name.partition(".")
         if of == kind:
             found.setdefault(
-                name, Entry(kind, name, point.value, f"from {point.dist.name if point.dist else point.module}")
+                name, ComponentEntry(kind, name, point.value, f"from {point.dist.name if point.dist else point.module}")
             )
     return dict(sorted(found.items()))
 
@@ -166,8 +166,8 @@ def resolve(kind: str, name: str, where: str = "") -> type[Any]:
     known = entries(kind)
     if name not in known:
         other = next((one for one in PACKAGES if name in entries(one)), None)
-        hint = f". That is {a(other)}." if other else suggest("component", name, known)
-        raise ConfigError(f"{at(where)}no {kind} named '{name}'{hint} (icl ls {kind})")
+        hint = f". That is {with_article(other)}." if other else suggest("component", name, known)
+        raise ConfigError(f"{location(where)}no {kind} named '{name}'{hint} (icl ls {kind})")
     return load_class(known[name].target, where)
 
 
@@ -184,7 +184,7 @@ def build(kind: str, node: Any, where: str = "") -> Any:
     _check_kind(kind, cls, where)
     if not is_dataclass(cls):
         raise ConfigError(
-            f"{at(where)}'{name}' is not a dataclass. A component is a frozen dataclass (see CONTRIBUTING)."
+            f"{location(where)}'{name}' is not a dataclass. A component is a frozen dataclass (see CONTRIBUTING)."
         )
     if ":" in name:
         _check_members(kind, cls, name, where)
@@ -195,11 +195,13 @@ def build(kind: str, node: Any, where: str = "") -> Any:
         if key not in known:
             takes = f"It takes {', '.join(known)}." if known else "It takes no parameters."
             hint = suggest("parameter", key, known, name)
-            raise ConfigError(f"{at(where)}{kind} '{name}' has no parameter '{key}'{hint} {takes}")
-    return _validated(cls, {known[key]: value for key, value in parameters.items()}, f"{at(where)}{kind} '{name}'")
+            raise ConfigError(f"{location(where)}{kind} '{name}' has no parameter '{key}'{hint} {takes}")
+    return _validated(
+        cls, {known[key]: value for key, value in parameters.items()}, f"{location(where)}{kind} '{name}'"
+    )
 
 
-def a(kind: str) -> str:
+def with_article(kind: str) -> str:
     """'a task', 'an orderer'."""
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
@@ -213,10 +215,10 @@ def describe(thing: Any) -> Any:
     if is_dataclass(thing) and not isinstance(thing, type):
         cls = type(thing)
         mark = getattr(cls, "component", None)
-        own = is_own(cls)
-        node: dict[str, Any] = {"name": mark[1] if mark and own else path_of(cls)}
+        own = is_builtin(cls)
+        node: dict[str, Any] = {"name": mark[1] if mark and own else import_path(cls)}
         if not own:
-            node["code"] = code_of(cls)
+            node["code"] = code_digest(cls)
         return node | {_key(f): describe(getattr(thing, f.name)) for f in fields(thing) if f.init}
     if isinstance(thing, tuple | list | set | frozenset):
         told = [describe(item) for item in thing]
@@ -224,7 +226,7 @@ def describe(thing: Any) -> Any:
     if isinstance(thing, Mapping):
         return {str(key): describe(value) for key, value in thing.items()}
     if callable(thing):
-        return {"function": path_of(thing), "code": code_of(thing)}
+        return {"function": import_path(thing), "code": code_digest(thing)}
     if isinstance(thing, float) and thing.is_integer():  # 1.0 from Python and 1 from a config are one value
         return int(thing)
     if repr(thing) == object.__repr__(thing):
@@ -234,7 +236,7 @@ def describe(thing: Any) -> Any:
     return thing
 
 
-def is_own(cls: type[Any]) -> bool:
+def is_builtin(cls: type[Any]) -> bool:
     """Whether a class is of the packages here, whose components go by their names everywhere."""
     return cls.__module__.split(".")[0] in {package.split(".")[0] for where in PACKAGES.values() for package in where}
 
@@ -266,15 +268,15 @@ def _key(of: "Field[Any]") -> str:
 def _check_kind(kind: str, cls: type[Any], where: str) -> None:
     of, name = getattr(cls, "component", (kind, ""))
     if of != kind:
-        raise ConfigError(f"{at(where)}'{name}' is {a(of)}, not {a(kind)}. (icl ls {kind})")
+        raise ConfigError(f"{location(where)}'{name}' is {with_article(of)}, not {with_article(kind)}. (icl ls {kind})")
 
 
 def _check_members(kind: str, cls: type[Any], name: str, where: str) -> None:
     """A class from anyone's file has what a run asks of its kind. Its values are left alone: they may read data."""
     has = {*dir(cls), *(f.name for f in fields(cls))}
-    missing = [member for member in MEMBERS.get(kind, ()) if member not in has]
+    missing = [member for member in REQUIRED_MEMBERS.get(kind, ()) if member not in has]
     if missing and not hasattr(cls, "__getattr__"):
-        raise ConfigError(f"{at(where)}'{name}' is no {kind}: it has no {', '.join(missing)}. (see CONTRIBUTING)")
+        raise ConfigError(f"{location(where)}'{name}' is no {kind}: it has no {', '.join(missing)}. (see CONTRIBUTING)")
 
 
 def _parts(kind: str, node: Any, where: str) -> tuple[str, dict[str, Any]]:
@@ -282,7 +284,9 @@ def _parts(kind: str, node: Any, where: str) -> tuple[str, dict[str, Any]]:
         return node, {}
     if isinstance(node, Mapping) and isinstance(node.get("name"), str):
         return node["name"], {str(k): v for k, v in node.items() if k != "name"}
-    raise ConfigError(f"{at(where)}{a(kind)} is a name or a mapping with the key 'name', not {node!r}.")
+    raise ConfigError(
+        f"{location(where)}{with_article(kind)} is a name or a mapping with the key 'name', not {node!r}."
+    )
 
 
 def _preset(cls: type[Any], name: str, parameters: dict[str, Any], where: str) -> dict[str, Any]:
@@ -290,7 +294,9 @@ def _preset(cls: type[Any], name: str, parameters: dict[str, Any], where: str) -
     wanted = parameters.pop("preset")
     if wanted not in presets:
         have = f"Presets: {', '.join(presets)}." if presets else "It has none."
-        raise ConfigError(f"{at(where)}'{name}' has no preset '{wanted}'.{did_you_mean(str(wanted), presets)} {have}")
+        raise ConfigError(
+            f"{location(where)}'{name}' has no preset '{wanted}'.{did_you_mean(str(wanted), presets)} {have}"
+        )
     return {**presets[wanted], **parameters}
 
 
@@ -323,7 +329,7 @@ def _validated(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
 
 
 def _check_finite(cls: type[Any], values: Mapping[str, Any], what: str) -> None:
-    if found := not_finite(cls, values):
+    if found := find_non_finite(cls, values):
         one, value = found
         raise ConfigError(f"{what}, {_key(one)}: {value} is no finite number (in single precision).")
 
@@ -338,7 +344,7 @@ def _takes_bool(cls: type[Any], name: str) -> bool:
     return not kinds <= {int, float, type(None)}
 
 
-def _scan(package: str) -> Iterator[Entry]:
+def _scan(package: str) -> Iterator[ComponentEntry]:
     spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for path in sorted(Path(folder).glob("*.py")):
@@ -347,10 +353,10 @@ def _scan(package: str) -> Iterator[Entry]:
                 yield from _marked(ast.parse(text), f"{package}.{path.stem}")
 
 
-def _marked(tree: ast.Module, module: str) -> Iterator[Entry]:
+def _marked(tree: ast.Module, module: str) -> Iterator[ComponentEntry]:
     for node in tree.body:
         for mark in node.decorator_list if isinstance(node, ast.ClassDef) else []:
             if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == "component":
                 kind, name = (ast.literal_eval(argument) for argument in mark.args)
                 doc = ast.get_docstring(node) or ast.get_docstring(tree) or ""  # type: ignore[arg-type]
-                yield Entry(kind, name, f"{module}:{node.name}", doc.split("\n")[0])  # type: ignore[attr-defined]
+                yield ComponentEntry(kind, name, f"{module}:{node.name}", doc.split("\n")[0])  # type: ignore[attr-defined]

@@ -10,6 +10,17 @@ from collections.abc import Collection
 from icl.errors import did_you_mean
 
 RENAMED: dict[str, str] = {
+    "component:random_colors": "random_colors",
+    "component:misled_rate": "misled_rate",
+    "component:unparsed": "unparsed_rate",
+    "component:varied": "random_augmentation",
+    "component:yes": "yes_ratio",
+    "parameter:concept_set": "concept_set",
+    "parameter:pool_fraction": "pool_fraction",
+    "parameter:operators.told": "name_operator",
+    "parameter:interleaved_operators.told": "name_operator",
+    "parameter:printed_text.told": "name_box",
+    "value:seen": "image",
     "key:rerank": "rerankers",
     "key:candidates": "rerank_candidates",
     "key:compose": "composer",

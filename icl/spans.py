@@ -51,7 +51,7 @@ def owner_of(name: str) -> str:
     return name.split(".", maxsplit=1)[0]
 
 
-def place_of(name: str) -> int | None:
+def demo_index(name: str) -> int | None:
     """The place of the demonstration whose part it is; None where it is of none."""
     found = _PLACE.match(name)
     return int(found[1]) if found else None
@@ -64,9 +64,9 @@ def is_query(name: str) -> bool:
 
 def is_answer(name: str) -> bool:
     """Whether it is the answer of a demonstration."""
-    return place_of(name) is not None and name.endswith(_ANSWER)
+    return demo_index(name) is not None and name.endswith(_ANSWER)
 
 
-def is_name(name: str) -> bool:
+def is_span_name(name: str) -> bool:
     """Whether it is one of those above, to the letter."""
     return _NAME.fullmatch(name) is not None

@@ -2,11 +2,11 @@
 
 import hashlib
 
-LONGEST = 60
+MAX_LENGTH = 60
 """Letters of a parameter's value that a label has room for."""
 
 
-def brief(text: str, longest: int = LONGEST) -> str:
+def truncate(text: str, longest: int = MAX_LENGTH) -> str:
     """'[0.1, 0.2, 0.…#9f86d0]': the text itself where it is short, else as long as `longest`."""
     if len(text) <= longest:
         return text

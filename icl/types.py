@@ -64,7 +64,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Scored:
+class RetrievedExample:
     """One retrieved member of a pool. Higher is nearer; a retriever without a similarity gives 0.
 
     mark: what the sample's record should say of the choice ('dpp: filled by relevance'), or ''.
@@ -96,8 +96,8 @@ class Context:
     demos: tuple[Demo, ...] = ()
     key: StreamKey = StreamKey()
     provenance: tuple[str, ...] = ()
-    renamed: Mapping[str, str] = field(default_factory=dict, hash=False)
-    rescored: bool = False
+    label_map: Mapping[str, str] = field(default_factory=dict, hash=False)
+    relabels_gold: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Part:
     @property
     def demo(self) -> int | None:
         """The place of the demonstration that this is a piece of; None where it is of none."""
-        return spans.place_of(self.name)
+        return spans.demo_index(self.name)
 
     def within(self, where: "Where") -> bool:
         """Whether it is a piece of the query, or of a demonstration."""
@@ -134,7 +134,7 @@ class Turn:
 
 
 Where = Literal["all", "query", "demos"]
-IMAGE_MARK = "<image>"
+IMAGE_PLACEHOLDER = "<image>"
 """What stands for an image in `Prompt.text`."""
 
 
@@ -142,12 +142,12 @@ IMAGE_MARK = "<image>"
 class Prompt:
     """An interleaved prompt, before any model's template. key: whose random streams its edits draw from.
 
-    other: another sample's prompt, written alike, for strategies that read one; no part of what this prompt is.
+    paired_prompt: another sample's prompt, written alike, for strategies that read one; no part of what this prompt is.
     """
 
     turns: tuple[Turn, ...]
     key: StreamKey = StreamKey()
-    other: "Prompt | None" = field(default=None, compare=False, repr=False)
+    paired_prompt: "Prompt | None" = field(default=None, compare=False, repr=False)
 
     def parts(self) -> Iterator[Part]:
         return (part for turn in self.turns for part in turn.parts)
@@ -167,7 +167,8 @@ class Prompt:
     def text(self) -> str:
         """All text in order, a mark for each image: for records and people, not for models."""
         return "\n".join(
-            f"[{turn.role}] " + "".join(part.text if part.text is not None else IMAGE_MARK for part in turn.parts)
+            f"[{turn.role}] "
+            + "".join(part.text if part.text is not None else IMAGE_PLACEHOLDER for part in turn.parts)
             for turn in self.turns
         )
 
@@ -253,7 +254,7 @@ class Sample:
     prompt_digest: str = ""
     images: tuple[str, ...] = ()
     image_of: tuple[int, ...] = ()
-    renamed: tuple[str, ...] = ()
+    gold_before_after: tuple[str, ...] = ()
     output: str = ""
     finish: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """Exceptions of somebody's own components: told with the component, the line and the error, not as a defect of ours.
 
-A component of one's own may raise anything. Around the calls of components stands `blaming`: an exception that comes
+A component of one's own may raise anything. Around the calls of components stands `convert_user_errors`: an exception that comes
 out of their code becomes a `ComponentError`, a sentence as any other, so that it fails the sample that it was about and
 no other. Which code is whose is read from the traceback: the innermost line that is neither of the toolkit nor of an
 installed package. The traceback itself goes where `kept` says.
@@ -19,19 +19,19 @@ from types import FrameType
 from typing import Any
 
 from icl.errors import ComponentError, ICLError
-from icl.loading import path_of
-from icl.registry import is_own
+from icl.loading import import_path
+from icl.registry import is_builtin
 
-Keep = Callable[[str, str], None]
+TracebackSink = Callable[[str, str], None]
 """Is told the sentence and the traceback."""
 
-KEEPERS: ContextVar[tuple[Keep, ...]] = ContextVar("KEEPERS", default=())
-NO_ROOM = ("out of memory", "can't allocate memory")
-TOOLKIT = ("icl", "retrievers", "prompts", "decoding", "experiments")
+TRACEBACK_SINKS: ContextVar[tuple[TracebackSink, ...]] = ContextVar("KEEPERS", default=())
+OUT_OF_MEMORY_MESSAGES = ("out of memory", "can't allocate memory")
+TOOLKIT_PACKAGES = ("icl", "retrievers", "prompts", "decoding", "experiments")
 
 
 @contextmanager
-def blaming(*components: Any) -> Iterator[None]:
+def convert_user_errors(*components: Any) -> Iterator[None]:
     """Turns an exception out of somebody's own code into a ComponentError. What is ours stays as it is.
 
     components: that are called within. Where one of them is of somebody's own, an exception of ours is about what it
@@ -42,17 +42,17 @@ def blaming(*components: Any) -> Iterator[None]:
     except (ICLError, MemoryError):
         raise
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in NO_ROOM):
+        if type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in OUT_OF_MEMORY_MESSAGES):
             raise  # of a device: whoever asks may do with less
-        if (said := sentence(error, *components)) is None:
+        if (said := error_message(error, *components)) is None:
             raise
         whole = "".join(traceback.format_exception(error))
-        for keep in KEEPERS.get():
+        for keep in TRACEBACK_SINKS.get():
             keep(said, whole)
         raise ComponentError(said) from error
 
 
-def sentence(error: BaseException, *components: Any) -> str | None:
+def error_message(error: BaseException, *components: Any) -> str | None:
     """Where it comes from and what it is; None where it is nobody's own."""
     what = f"{type(error).__name__}: {error}".rstrip(".: ")
     theirs = [type(component) for component in components if not _ours(type(component))]
@@ -60,20 +60,20 @@ def sentence(error: BaseException, *components: Any) -> str | None:
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         if _foreign(frame.f_code.co_filename) or frame.f_code.co_filename in files:
             return f"{_called(frame)} ({frame.f_code.co_filename}, line {line}) failed: {what}."
-    return f"what {path_of(theirs[0])} gave cannot be used: {what}." if theirs else None
+    return f"what {import_path(theirs[0])} gave cannot be used: {what}." if theirs else None
 
 
 @contextmanager
-def kept(keep: Keep) -> Iterator[None]:
+def collect_tracebacks(keep: TracebackSink) -> Iterator[None]:
     """Tracebacks of components that fail within are handed to `keep` too."""
-    token = KEEPERS.set((*KEEPERS.get(), keep))
+    token = TRACEBACK_SINKS.set((*TRACEBACK_SINKS.get(), keep))
     try:
         yield
     finally:
-        KEEPERS.reset(token)
+        TRACEBACK_SINKS.reset(token)
 
 
-class Log:
+class TracebackLog:
     """Keeps each different traceback once in a file, which begins with the first. A disk that is full keeps none."""
 
     def __init__(self, path: Path) -> None:
@@ -91,7 +91,7 @@ class Log:
 
 
 def _ours(cls: type[Any]) -> bool:
-    return cls.__module__ == "builtins" or is_own(cls)
+    return cls.__module__ == "builtins" or is_builtin(cls)
 
 
 def _called(frame: FrameType) -> str:
@@ -115,4 +115,4 @@ def _known() -> tuple[Path, ...]:
     root = Path(__file__).resolve().parents[1]
     paths = sysconfig.get_paths()
     installed = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")] + site.getsitepackages()
-    return (*(root / name for name in TOOLKIT), *(Path(folder).resolve() for folder in installed))
+    return (*(root / name for name in TOOLKIT_PACKAGES), *(Path(folder).resolve() for folder in installed))

@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from dataclasses import Field, fields, is_dataclass
 from typing import Any, get_type_hints
 
-from icl.constraints import LARGEST, Infinite
+from icl.constraints import FLOAT32_MAX, AllowInfinite
 
 
-def not_finite(cls: type[Any], values: Mapping[str, Any]) -> "tuple[Field[Any], float] | None":
+def find_non_finite(cls: type[Any], values: Mapping[str, Any]) -> "tuple[Field[Any], float] | None":
     """The first field whose value is, or holds, a number that is not finite; values: by the names of fields.
 
     A field whose number may be infinite says so: `most: Annotated[float, Infinite()]`.
     """
     for one in fields(cls):
         odd = _odd(values.get(one.name))
-        if odd is not None and not any(isinstance(extra, Infinite) for extra in _extras(cls, one.name)):
+        if odd is not None and not any(isinstance(extra, AllowInfinite) for extra in _extras(cls, one.name)):
             return one, odd
     return None
 
@@ -22,7 +22,7 @@ def not_finite(cls: type[Any], values: Mapping[str, Any]) -> "tuple[Field[Any], 
 def _odd(value: Any) -> float | None:
     """The first such number in it. Components within have been looked at when they were built."""
     if isinstance(value, float):
-        return None if abs(value) <= LARGEST else value
+        return None if abs(value) <= FLOAT32_MAX else value
     if isinstance(value, Mapping):
         value = tuple(value.values())
     elif is_dataclass(value) and not isinstance(value, type) and not hasattr(value, "component"):

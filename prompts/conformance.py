@@ -158,7 +158,7 @@ def check_composer(composer: Composer, contexts: Iterable[Context] | None = None
         names = [part.name for part in prompt.parts() if part.name]
         twice = [name for name, count in Counter(names).items() if count > 1]
         assert not twice, f"{at}: the names {twice} stand twice."
-        strange = [name for name in names if not spans.is_name(name)]
+        strange = [name for name in names if not spans.is_span_name(name)]
         assert not strange, f"{at}: {strange} are not names of parts."
         assert prompt.key == context.key, f"{at}: the prompt does not have the context's stream key."
         assert composer.compose(context).digest == prompt.digest, f"{at}: a second call gives another prompt."
@@ -214,4 +214,4 @@ def _image(name: str) -> Image:
     from PIL import Image as PILImage
 
     shade = StreamKey(0, name).numpy("shade").integers(256, size=3)
-    return Image.from_image(PILImage.new("RGB", (8, 8), tuple(int(value) for value in shade)), name)
+    return Image.from_pil(PILImage.new("RGB", (8, 8), tuple(int(value) for value in shade)), name)

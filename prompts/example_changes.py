@@ -43,8 +43,8 @@ def rescored(context: Context, names: Mapping[str, str], mark: str) -> Context:
         query=replace(context.query, options=tuple(called(option, names) for option in context.query.options)),
         demos=demos,
         provenance=(*context.provenance, mark),
-        renamed=composed(context.renamed, names),
-        rescored=True,
+        label_map=composed(context.label_map, names),
+        relabels_gold=True,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from icl.errors import PlanError
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 from icl.types import Context, Demo, Example
 
 
@@ -17,7 +17,8 @@ def answers_of(context: Context) -> tuple[str, ...]:
     ranked = sorted(context.demos, key=lambda demo: demo.rank)
     spoken = [*context.query.options, *(demo.example.answer for demo in ranked)]
     return tuple(
-        {plain(answer): answer for answer in reversed(spoken)}[key] for key in dict.fromkeys(map(plain, spoken))
+        {normalize_text(answer): answer for answer in reversed(spoken)}[key]
+        for key in dict.fromkeys(map(normalize_text, spoken))
     )
 
 
@@ -32,8 +33,8 @@ def rivals_of(context: Context) -> list[tuple[str, ...]]:
     sets = [context.query.options, *((*example.options, example.answer) for example in ranked if example.options), free]
     groups: list[dict[str, str]] = []
     for together in sets:
-        mine = {plain(answer): answer for answer in reversed(together)}
-        mine = {key: mine[key] for key in dict.fromkeys(map(plain, together))}
+        mine = {normalize_text(answer): answer for answer in reversed(together)}
+        mine = {key: mine[key] for key in dict.fromkeys(map(normalize_text, together))}
         touching = [group for group in groups if group.keys() & mine.keys()]
         whole: dict[str, str] = {}
         for group in (*touching, mine):
@@ -47,12 +48,12 @@ def rivals_of(context: Context) -> list[tuple[str, ...]]:
 
 def rivals(answer: str, groups: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """The group of an answer, in its order."""
-    return next(group for group in groups if plain(answer) in map(plain, group))
+    return next(group for group in groups if normalize_text(answer) in map(normalize_text, group))
 
 
 def called(answer: str, names: Mapping[str, str]) -> str:
     """The answer's new name, or the answer itself."""
-    return {plain(old): new for old, new in names.items()}.get(plain(answer), answer)
+    return {normalize_text(old): new for old, new in names.items()}.get(normalize_text(answer), answer)
 
 
 def shown_as(demo: Demo, answer: str) -> Demo:
@@ -64,22 +65,22 @@ def shown_as(demo: Demo, answer: str) -> Demo:
 
 def check_scored_as_it_is(context: Context, who: str) -> None:
     """Raises PlanError where the gold goes by other names already, and would be renamed again."""
-    if context.rescored:
+    if context.relabels_gold:
         raise PlanError(f"{who} leaves the gold as it is, so it stands before symbols and synonyms. Change the order.")
 
 
 def composed(before: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
     """The map of a context that was renamed already and is renamed again."""
     told = {old: called(new, names) for old, new in before.items()}
-    known = {plain(new) for new in before.values()} | {plain(old) for old in before}
-    return told | {old: new for old, new in names.items() if plain(old) not in known}
+    known = {normalize_text(new) for new in before.values()} | {normalize_text(old) for old in before}
+    return told | {old: new for old, new in names.items() if normalize_text(old) not in known}
 
 
 def scored_by(example: Example, context: Context) -> Example:
     """The query with the gold that its answer is scored by: under its new name where the context says so."""
-    if not context.rescored:
+    if not context.relabels_gold:
         return example
-    names = context.renamed
+    names = context.label_map
     return replace(
         example,
         answers=tuple(called(answer, names) for answer in example.answers),
@@ -90,9 +91,9 @@ def scored_by(example: Example, context: Context) -> Example:
 
 def before_and_after(scored: Example, context: Context) -> tuple[str, ...]:
     """(the right answer as the task has it, as the demonstrations call it); nothing where the map leaves it alone."""
-    names = context.renamed
-    if context.rescored:
-        old = next((old for old, new in names.items() if plain(new) == plain(scored.answer)), None)
-        return () if old is None or plain(old) == plain(scored.answer) else (old, scored.answer)
+    names = context.label_map
+    if context.relabels_gold:
+        old = next((old for old, new in names.items() if normalize_text(new) == normalize_text(scored.answer)), None)
+        return () if old is None or normalize_text(old) == normalize_text(scored.answer) else (old, scored.answer)
     new = called(scored.answer, names)
-    return () if plain(new) == plain(scored.answer) else (scored.answer, new)
+    return () if normalize_text(new) == normalize_text(scored.answer) else (scored.answer, new)

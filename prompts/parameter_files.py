@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from icl.errors import ConfigError, did_you_mean
-from icl.loading import SEARCH
+from icl.loading import SEARCH_FOLDERS
 
 
 def find(name: str, what: str, beside: Path | None = None) -> Path:
@@ -17,7 +17,7 @@ def find(name: str, what: str, beside: Path | None = None) -> Path:
 
     Raises ConfigError with the nearest name of that folder.
     """
-    folders = [Path.cwd(), *SEARCH.get(), *([beside] if beside else [])]
+    folders = [Path.cwd(), *SEARCH_FOLDERS.get(), *([beside] if beside else [])]
     tried = [Path(name)] if Path(name).is_absolute() else [folder / name for folder in folders]
     found = next((path for path in tried if path.is_file()), None)
     if found is None:

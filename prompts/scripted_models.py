@@ -68,4 +68,4 @@ def guessed_pool() -> Pool:
 def _colored(number: int) -> Image:
     from PIL import Image as PILImage
 
-    return Image.from_image(PILImage.new("RGB", (5, 5), (250, 20 * number, 7)), f"pool-{number}")
+    return Image.from_pil(PILImage.new("RGB", (5, 5), (250, 20 * number, 7)), f"pool-{number}")

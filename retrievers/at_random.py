@@ -12,7 +12,7 @@ from typing import ClassVar
 from icl.registry import component
 from icl.streams import stream
 from icl.tasks.base import Pool
-from icl.types import Query, Scored
+from icl.types import Query, RetrievedExample
 from retrievers.base import Resources
 from retrievers.machinery.leakage import fair, too_few
 from retrievers.machinery.sampling import draws
@@ -37,13 +37,13 @@ class FittedRandom:
     pool: Pool
     seed: int
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         return [self._one(query, k) for query in queries]
 
-    def _one(self, query: Query, k: int) -> tuple[Scored, ...]:
+    def _one(self, query: Query, k: int) -> tuple[RetrievedExample, ...]:
         examples, allowed = self.pool.examples, fair(query)
         order = draws(stream(self.seed, query.id, "demos"), len(examples))
-        given = tuple(Scored(examples[i].id) for i in islice((i for i in order if allowed(examples[i])), k))
+        given = tuple(RetrievedExample(examples[i].id) for i in islice((i for i in order if allowed(examples[i])), k))
         if len(given) < k:
             raise too_few(self.pool, query, k)
         return given

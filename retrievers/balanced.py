@@ -14,7 +14,7 @@ from icl.errors import PlanError
 from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
-from icl.types import Example, Query, Scored
+from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Resources
 from retrievers.machinery.leakage import fair, too_few
 from retrievers.machinery.sampling import draws
@@ -49,14 +49,14 @@ class FittedBalanced:
     by_label: Mapping[str, Sequence[Example]]
     seed: int
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         return [self._one(query, k) for query in queries]
 
-    def _one(self, query: Query, k: int) -> tuple[Scored, ...]:
+    def _one(self, query: Query, k: int) -> tuple[RetrievedExample, ...]:
         allowed, key = fair(query), StreamKey(self.seed, query.id)
         labels = sorted(self.by_label)
         turns = [self._of_label(labels[i], key) for i in draws(key.numpy("demos/labels"), len(labels))]
-        given = tuple(Scored(example.id) for example in islice(_round_robin(turns, allowed), k))
+        given = tuple(RetrievedExample(example.id) for example in islice(_round_robin(turns, allowed), k))
         if len(given) < k:
             raise too_few(self.pool, query, k)
         return given

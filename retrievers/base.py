@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from icl.tasks.base import Pool
-from icl.types import Example, Prompt, Query, Scored
+from icl.types import Example, Prompt, Query, RetrievedExample
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +69,7 @@ class Resources:
 class FittedRetriever(Protocol):
     """A retriever that has seen its pool."""
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         """k scored ids a query, best first; never the query, nor an image with one of its images' digests."""
         ...
 
@@ -90,7 +90,9 @@ class Retriever(Protocol):
 class FittedReranker(Protocol):
     """A reranker that has seen its pool."""
 
-    def rerank(self, queries: Sequence[Query], found: Sequence[Sequence[Scored]], k: int) -> list[tuple[Scored, ...]]:
+    def rerank(
+        self, queries: Sequence[Query], found: Sequence[Sequence[RetrievedExample]], k: int
+    ) -> list[tuple[RetrievedExample, ...]]:
         """At most k of each query's candidates, which come best first, in a new order."""
         ...
 

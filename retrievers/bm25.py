@@ -15,10 +15,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.constraints import NonNegative, Share
+from icl.constraints import Fraction, NonNegative
 from icl.registry import component
 from icl.tasks.base import Pool
-from icl.types import Query, Scored
+from icl.types import Query, RetrievedExample
 from retrievers.base import Resources
 from retrievers.machinery.demo_text import Said, said, words
 from retrievers.machinery.leakage import fair, too_few
@@ -36,7 +36,7 @@ class BM25:
 
     text: Said = "question"  # what of a demonstration is searched; the query gives its question
     k1: NonNegative = 1.2  # how fast repetitions of a word stop counting
-    b: Share = 0.75  # how much a long text is discounted
+    b: Fraction = 0.75  # how much a long text is discounted
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedBM25":
         counts = [Counter(words(said(example, self.text))) for example in pool.examples]
@@ -61,7 +61,7 @@ class FittedBM25:
     pool: Pool
     postings: Mapping[str, Posting]
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         return [self._one(query, k) for query in queries]
 
     def scores(self, text: str) -> NDArray[np.float64]:
@@ -73,12 +73,12 @@ class FittedBM25:
                 scores[rows] += adds
         return scores
 
-    def _one(self, query: Query, k: int) -> tuple[Scored, ...]:
+    def _one(self, query: Query, k: int) -> tuple[RetrievedExample, ...]:
         examples, allowed, scores = self.pool.examples, fair(query), self.scores(query.question)
-        given: list[Scored] = []
+        given: list[RetrievedExample] = []
         for row in np.argsort(-scores, kind="stable").tolist() if k else ():
             if allowed(examples[row]):
-                given.append(Scored(examples[row].id, round(float(scores[row]), 6)))
+                given.append(RetrievedExample(examples[row].id, round(float(scores[row]), 6)))
                 if len(given) == k:
                     return tuple(given)
         if len(given) < k:

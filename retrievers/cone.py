@@ -21,7 +21,7 @@ from icl.models.answer_likelihood import shown
 from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
-from icl.types import Query, Scored
+from icl.types import Query, RetrievedExample
 from retrievers.base import FittedRetriever, Resources
 from retrievers.machinery.similarity import Compared, FittedNear, Nearest, fitted_near
 
@@ -59,14 +59,14 @@ class FittedConE(FittedNear):
 
     model: Any
 
-    def _given(self, near: Nearest, k: int) -> tuple[Scored, ...]:
+    def _given(self, near: Nearest, k: int) -> tuple[RetrievedExample, ...]:
         if len(near) < k:
             raise self.retriever.too_few(self.pool, near.query, k)
         assert isinstance(self.retriever, ConE)
         tried = min(self.retriever.candidates, len(near))
         likely = self.likelihoods(near, tried)
         best = np.argsort(-np.round(likely, 6), kind="stable")[:k].tolist()
-        chosen = [Scored(near.example(i).id, round(float(likely[i]), 6)) for i in best]
+        chosen = [RetrievedExample(near.example(i).id, round(float(likely[i]), 6)) for i in best]
         return (*chosen, *near.given(range(tried, tried + k - len(chosen))))
 
     def likelihoods(self, near: Nearest, count: int) -> "np.ndarray":

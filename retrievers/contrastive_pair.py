@@ -16,7 +16,7 @@ import numpy as np
 
 from icl.registry import component
 from icl.tasks.base import Pool
-from icl.types import Scored
+from icl.types import RetrievedExample
 from retrievers.balanced import label_of
 from retrievers.base import Resources
 from retrievers.hard_negative import two_labels
@@ -36,13 +36,13 @@ class ContrastivePair(Compared):
         two_labels(pool, "contrastive_pair")
         return fitted_near(self, pool, resources)
 
-    def pick(self, near: Nearest, k: int) -> Sequence[Scored]:
+    def pick(self, near: Nearest, k: int) -> Sequence[RetrievedExample]:
         fitted = near.fitted
         (asked,) = fitted.asked([near.query]).astype(np.float64)
         rows = list(islice(self._pairs(near), k))
         scores = (fitted.index.vectors[rows] * asked).sum(axis=1)
         return [
-            Scored(fitted.pool.examples[row].id, round(float(score), 6))
+            RetrievedExample(fitted.pool.examples[row].id, round(float(score), 6))
             for row, score in zip(rows, scores, strict=True)
         ]
 

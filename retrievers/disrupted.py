@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from icl.constraints import Count
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
-from icl.types import Query, Scored
+from icl.types import Query, RetrievedExample
 from retrievers.base import Embedder, FittedRetriever, Resources, Retriever
 from retrievers.embedders.encoder import Encoder
 from retrievers.machinery.embedding_source import READ, check_reads, source_of
@@ -34,10 +34,10 @@ NOTHING = "disrupted: nothing to swap for"
 class Disrupted(Wrapping):
     """Another retriever's demonstrations, one of them swapped for its nearest neighbor in the pool."""
 
-    of: Annotated[Retriever, Nested("retriever")]  # the retriever whose demonstrations they are
+    of: Annotated[Retriever, NestedComponent("retriever")]  # the retriever whose demonstrations they are
     place: Count = 0  # which one is swapped, 0 the best
     by: Literal["image", "question", "both"] = "image"  # what its neighbor is near in
-    embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # what is compared with
+    embedder: Annotated[Embedder, NestedComponent("embedder")] = field(default_factory=Encoder)  # what is compared with
 
     def __post_init__(self) -> None:
         check_reads(self.embedder, READ[self.by], f"by is '{self.by}', and ")
@@ -68,11 +68,11 @@ class FittedDisrupted:
     index: Index
     rows: dict[str, int]
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         found = self.of.retrieve(queries, k)
         return [self._swapped(query, tuple(own)) for query, own in zip(queries, found, strict=True)]
 
-    def _swapped(self, query: Query, own: tuple[Scored, ...]) -> tuple[Scored, ...]:
+    def _swapped(self, query: Query, own: tuple[RetrievedExample, ...]) -> tuple[RetrievedExample, ...]:
         place = self.retriever.place
         if place >= len(own):
             return own
@@ -91,7 +91,7 @@ class FittedDisrupted:
             return (*own[:place], replace(own[place], mark=_joined(own[place].mark, NOTHING)), *own[place + 1 :])
         other, cosine = near[0]
         mark = _joined(own[place].mark, f"{SWAPPED} {place}, cosine {cosine:.3f}")
-        return (*own[:place], Scored(examples[other].id, own[place].score, mark), *own[place + 1 :])
+        return (*own[:place], RetrievedExample(examples[other].id, own[place].score, mark), *own[place + 1 :])
 
 
 def _joined(*marks: str) -> str:

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from icl.constraints import Positive
 from icl.registry import component
-from icl.types import Scored
+from icl.types import RetrievedExample
 from retrievers.machinery.candidate_sets import Picking
 from retrievers.machinery.greedy_selection import dpp
 from retrievers.machinery.similarity import Nearest
@@ -29,7 +29,7 @@ class DPP(Picking):
 
     scale: Positive = 0.1  # of the relevance against diversity: smaller trusts relevance more
 
-    def choose(self, near: Nearest, k: int) -> Sequence[Scored]:
+    def choose(self, near: Nearest, k: int) -> Sequence[RetrievedExample]:
         picked = dpp(near.scores, near.vectors, k, self.scale)
         rest = [place for place in range(len(near)) if place not in picked][: k - len(picked)]
         return [*near.given(picked), *near.given(rest, MARK)]

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from icl.errors import DataError, PlanError, did_you_mean
 from icl.registry import component
 from icl.tasks.base import Pool
-from icl.types import Query, Scored
+from icl.types import Query, RetrievedExample
 from retrievers.base import Resources
 from retrievers.machinery.leakage import fair
 
@@ -49,12 +49,12 @@ class FittedExternal:
 
     path: str
     pool: Pool
-    lists: Mapping[str, Sequence[Scored]]
+    lists: Mapping[str, Sequence[RetrievedExample]]
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         return [self._one(query, k) for query in queries] if k else [() for _ in queries]
 
-    def _one(self, query: Query, k: int) -> tuple[Scored, ...]:
+    def _one(self, query: Query, k: int) -> tuple[RetrievedExample, ...]:
         if query.id not in self.lists:
             raise DataError(
                 f"{self.path} lists nothing for query '{query.id}'.{did_you_mean(query.id, self.lists)} "
@@ -76,13 +76,13 @@ class FittedExternal:
         return tuple(given[:k])
 
 
-def listed(path: Path) -> dict[str, list[Scored]]:
+def listed(path: Path) -> dict[str, list[RetrievedExample]]:
     """query id -> its demonstrations. Raises DataError with the query at fault."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"retriever 'external': {path} cannot be read ({error.strerror}).") from error
-    lists: dict[str, list[Scored]] = {}
+    lists: dict[str, list[RetrievedExample]] = {}
     for query, demos in _entries(path, text):
         if query in lists:
             raise DataError(f"{path} lists query '{query}' twice.")
@@ -109,9 +109,9 @@ def _entries(path: Path, text: str) -> Iterator[tuple[str, list[Any]]]:
         yield str(query), demos
 
 
-def _scored(path: Path, query: str, one: Any) -> Scored:
+def _scored(path: Path, query: str, one: Any) -> RetrievedExample:
     if isinstance(one, str):
-        return Scored(one)
+        return RetrievedExample(one)
     if isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], int | float):
-        return Scored(one[0], float(one[1]))
+        return RetrievedExample(one[0], float(one[1]))
     raise DataError(f"{path}: query '{query}' lists {one!r}; an entry is an id, or a list of an id and a score.")

@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from icl.constraints import Share
+from icl.constraints import Fraction
 from icl.errors import ConfigError, PlanError
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
-from icl.types import Example, Query, Scored
+from icl.types import Example, Query, RetrievedExample
 from retrievers.balanced import label_of
 from retrievers.base import Embedder, FittedRetriever, Resources, Retriever
 from retrievers.embedders.encoder import Encoder
@@ -30,11 +30,13 @@ from retrievers.machinery.wrapper import Wrapping
 class Filtered(Wrapping):
     """Another retriever on the part of the pool that a query may see: by domain, label or likeness."""
 
-    of: Annotated[Retriever, Nested("retriever")]  # the retriever that chooses among what is left
+    of: Annotated[Retriever, NestedComponent("retriever")]  # the retriever that chooses among what is left
     domain: Literal["any", "same", "other"] = "any"  # members of the query's own domain, or of any other
     labels: tuple[str, ...] = ()  # members with one of these labels; none named: all
-    near: Share | None = None  # drop members whose image has a larger cosine with the query's
-    embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # what `near` compares with
+    near: Fraction | None = None  # drop members whose image has a larger cosine with the query's
+    embedder: Annotated[Embedder, NestedComponent("embedder")] = field(
+        default_factory=Encoder
+    )  # what `near` compares with
 
     def __post_init__(self) -> None:
         if self.near is not None and "image" not in reads(self.embedder):
@@ -56,8 +58,8 @@ class FittedFiltered:
     resources: Resources
     parts: dict[frozenset[int], tuple[Pool, FittedRetriever]]
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
-        given: list[tuple[Scored, ...]] = [()] * len(queries)
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
+        given: list[tuple[RetrievedExample, ...]] = [()] * len(queries)
         together: dict[frozenset[int], list[int]] = {}
         for i, dropped in enumerate(self._dropped(queries) if k else ()):
             together.setdefault(dropped, []).append(i)

@@ -11,7 +11,7 @@ from typing import ClassVar
 from icl.errors import PlanError
 from icl.registry import component
 from icl.tasks.base import Pool
-from icl.types import Scored
+from icl.types import RetrievedExample
 from retrievers.balanced import label_of
 from retrievers.base import Resources
 from retrievers.machinery.similarity import Compared, FittedNear, Nearest, fitted_near
@@ -35,7 +35,7 @@ class HardNegative(Compared):
     def reach(self, k: int) -> int:
         return 4 * k + 16
 
-    def pick(self, near: Nearest, k: int) -> Sequence[Scored]:
+    def pick(self, near: Nearest, k: int) -> Sequence[RetrievedExample]:
         own = label_of(near.example(0))
         others = [i for i in range(1, len(near)) if label_of(near.example(i)) != own]
         if len(others) < k - 1 and len(near) >= self.reach(k):  # many of one label stand in front: look at all

@@ -17,9 +17,9 @@ from weakref import WeakKeyDictionary
 
 from icl.constraints import Count, NonNegative, Positive
 from icl.errors import ConfigError, PlanError
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool, Task
-from icl.types import Query, Scored
+from icl.types import Query, RetrievedExample
 from retrievers.balanced import label_of
 from retrievers.base import FittedRetriever, Resources
 from retrievers.machinery.contrastive_head import Head, Positives, Sum, Training, train_head
@@ -44,7 +44,7 @@ class InvariantSelect(TopKNearest):
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "labels"})
 
     head: str | None = None  # a saved head; none: train one
-    trained_on: None | Annotated[Task, Nested("task")] = None  # on whose (first) pool; none: the pool at hand
+    trained_on: None | Annotated[Task, NestedComponent("task")] = None  # on whose (first) pool; none: the pool at hand
     steps: Count = 100  # of training; 0 is topk_nearest
     rate: Positive = 1e-3  # Adam's step
     temperature: Positive = 0.1  # of the contrastive loss
@@ -73,7 +73,7 @@ class InvariantSelect(TopKNearest):
         head = heads[key]
         return FittedInvariantSelect(self, pool, plain.source, index_of(head(plain.index.vectors), self.search), head)
 
-    def pick(self, near: Nearest, k: int) -> Sequence[Scored]:
+    def pick(self, near: Nearest, k: int) -> Sequence[RetrievedExample]:
         head: Head = near.fitted.head  # type: ignore[attr-defined]
         alone = self.head is None and self.steps > 0 and len(head.domains) < 2
         return near.given(range(k), MARK if alone else "")

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
-from icl.types import Query, Scored
+from icl.types import Query, RetrievedExample
 from retrievers.base import FittedRetriever, Resources, Retriever
 from retrievers.machinery.leakage import leaks_allowed, strictly_fair
 from retrievers.machinery.wrapper import Wrapping
@@ -28,7 +28,7 @@ MARK = "leak: {id} is the query or has its image"
 class Leaking(Wrapping):
     """Another retriever that may give the query itself and its images: for measuring leaks, marked in each sample."""
 
-    of: Annotated[Retriever, Nested("retriever")]  # whose exclusion of leaks is switched off
+    of: Annotated[Retriever, NestedComponent("retriever")]  # whose exclusion of leaks is switched off
 
     @property
     def leaks(self) -> bool:
@@ -49,15 +49,15 @@ class FittedLeaking:
     pool: Pool
     of: FittedRetriever
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         with leaks_allowed():
             found = self.of.retrieve(queries, k)
         return [self._marked(query, own) for query, own in zip(queries, found, strict=True)]
 
-    def _marked(self, query: Query, found: Sequence[Scored]) -> tuple[Scored, ...]:
+    def _marked(self, query: Query, found: Sequence[RetrievedExample]) -> tuple[RetrievedExample, ...]:
         fair = strictly_fair(query)
         return tuple(one if fair(self.pool.by_id[one.id]) else replace(one, mark=_mark(one)) for one in found)
 
 
-def _mark(one: Scored) -> str:
+def _mark(one: RetrievedExample) -> str:
     return "; ".join(filter(None, (one.mark, MARK.format(id=one.id))))

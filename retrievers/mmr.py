@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.constraints import Share
+from icl.constraints import Fraction
 from icl.registry import component
-from icl.types import Scored
+from icl.types import RetrievedExample
 from retrievers.machinery.candidate_sets import Picking
 from retrievers.machinery.greedy_selection import mmr
 from retrievers.machinery.similarity import Nearest
@@ -25,7 +25,7 @@ class MMR(Picking):
 
     ranked: ClassVar[bool] = False
 
-    balance: Share  # l: 1 is knn, 0 is diversity alone after the first
+    balance: Fraction  # l: 1 is knn, 0 is diversity alone after the first
 
-    def choose(self, near: Nearest, k: int) -> Sequence[Scored]:
+    def choose(self, near: Nearest, k: int) -> Sequence[RetrievedExample]:
         return near.given(mmr(near.scores, near.vectors, k, self.balance))

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from icl.registry import component
 from icl.tasks.base import Pool
-from icl.types import Query, Scored
+from icl.types import Query, RetrievedExample
 from retrievers.base import Resources
 
 
@@ -22,5 +22,5 @@ class NoDemos:
     def fit(self, pool: Pool, resources: Resources) -> "NoDemos":
         return self
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         return [() for _ in queries]

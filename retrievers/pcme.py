@@ -16,9 +16,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from icl.errors import ConfigError
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
-from icl.types import Example, Query, Scored
+from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Embedder, Resources
 from retrievers.embedders.encoder import Encoder
 from retrievers.embedders.probabilistic import Probabilistic, Uncertain
@@ -42,7 +42,7 @@ class PCME:
 
     query: Literal["image", "question"] = "image"  # what of the query is compared
     member: Literal["image", "text"] = "image"  # with what of a member: text is what the embedder pairs
-    embedder: Annotated[Embedder, Nested("embedder")] = field(  # says how uncertain an item is
+    embedder: Annotated[Embedder, NestedComponent("embedder")] = field(  # says how uncertain an item is
         default_factory=lambda: Probabilistic(of=Encoder())
     )
 
@@ -109,10 +109,10 @@ class FittedPCME:
         told = self.members.uncertainty.tolist()
         return {example.id: float(one) for example, one in zip(self.pool.examples, told, strict=True)}
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         return [self._one(query, k) if k else () for query in queries]
 
-    def _one(self, query: Query, k: int) -> tuple[Scored, ...]:
+    def _one(self, query: Query, k: int) -> tuple[RetrievedExample, ...]:
         may = fair(query)
         rows = [i for i, example in enumerate(self.pool.examples) if may(example)]
         if len(rows) < k:
@@ -121,4 +121,4 @@ class FittedPCME:
         heads = self.source.spreads
         told = match_probabilities(asked, self.samples, heads.a, heads.b, released=heads.released)[rows]
         best = np.argsort(-np.round(told, 12), kind="stable")[:k].tolist()
-        return tuple(Scored(self.pool.examples[rows[i]].id, round(float(told[i]), 6)) for i in best)
+        return tuple(RetrievedExample(self.pool.examples[rows[i]].id, round(float(told[i]), 6)) for i in best)

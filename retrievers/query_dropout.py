@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from icl.constraints import Share
-from icl.registry import Nested, component
+from icl.constraints import Fraction
+from icl.registry import NestedComponent, component
 from icl.streams import stream
 from icl.tasks.base import Pool
-from icl.types import Query, Scored
+from icl.types import Query, RetrievedExample
 from retrievers.base import FittedRetriever, Resources, Retriever
 from retrievers.machinery.wrapper import Wrapping
 
@@ -23,8 +23,8 @@ from retrievers.machinery.wrapper import Wrapping
 class QueryDropout(Wrapping):
     """Another retriever, asked with a part of the question's words left out."""
 
-    of: Annotated[Retriever, Nested("retriever")]  # the retriever that is asked
-    share: Share = 0.0  # of the words; RA-CM3 trains with .2
+    of: Annotated[Retriever, NestedComponent("retriever")]  # the retriever that is asked
+    share: Fraction = 0.0  # of the words; RA-CM3 trains with .2
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedQueryDropout":
         return FittedQueryDropout(self.of.fit(pool, resources), self.share, resources.seed)
@@ -38,7 +38,7 @@ class FittedQueryDropout:
     share: float
     seed: int
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         asked: list[Any] = [replace(query, question=self._kept(query)) for query in queries]
         return self.of.retrieve(asked, k)
 

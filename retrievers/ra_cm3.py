@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from icl.constraints import Share
+from icl.constraints import Fraction
 from icl.errors import ConfigError
 from icl.registry import component
-from icl.types import Example, Query, Scored
+from icl.types import Example, Query, RetrievedExample
 from retrievers.machinery.embedding_source import Source
 from retrievers.machinery.greedy_selection import apart
 from retrievers.machinery.similarity import Near, Nearest
@@ -31,7 +31,7 @@ class RaCM3(Near):
 
     exact: ClassVar[bool] = False
 
-    limit: Share = 0.9  # a cosine above it is a near-copy
+    limit: Fraction = 0.9  # a cosine above it is a near-copy
 
     @property
     def modalities(self) -> frozenset[str]:
@@ -58,7 +58,7 @@ class RaCM3(Near):
     def reach(self, k: int) -> int:
         return 16 * k + 64
 
-    def pick(self, near: Nearest, k: int) -> Sequence[Scored]:
+    def pick(self, near: Nearest, k: int) -> Sequence[RetrievedExample]:
         picked = self._apart(near, k)
         if len(picked) < k and len(near) >= self.reach(k):  # the near ones repeat each other: look at all
             (near,) = near.fitted.nearest([near.query], len(near.fitted.index))

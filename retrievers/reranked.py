@@ -15,9 +15,9 @@ from typing import Annotated
 
 from icl.constraints import PositiveInt
 from icl.errors import ConfigError, PlanError
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
-from icl.types import Query, Scored
+from icl.types import Query, RetrievedExample
 from retrievers.base import FittedReranker, FittedRetriever, Reranker, Resources, Retriever
 from retrievers.machinery.wrapper import Wrapping, asked_of
 
@@ -27,8 +27,8 @@ from retrievers.machinery.wrapper import Wrapping, asked_of
 class Reranked(Wrapping):
     """Another retriever's candidates, chosen among by rerankers."""
 
-    of: Annotated[Retriever, Nested("retriever")]  # whose candidates
-    rerank: tuple[Annotated[Reranker, Nested("reranker")], ...]  # applied one after the other
+    of: Annotated[Retriever, NestedComponent("retriever")]  # whose candidates
+    rerank: tuple[Annotated[Reranker, NestedComponent("reranker")], ...]  # applied one after the other
     candidates: PositiveInt = 50  # how many the retriever is asked for; all, where it has fewer
 
     def __post_init__(self) -> None:
@@ -70,15 +70,15 @@ class FittedReranked:
     rerankers: tuple[FittedReranker, ...]
     candidates: int
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         if not queries or k == 0:
             return [() for _ in queries]
-        found: Sequence[tuple[Scored, ...]] = self._found(queries, k)
+        found: Sequence[tuple[RetrievedExample, ...]] = self._found(queries, k)
         for reranker in self.rerankers[:-1]:
             found = reranker.rerank(queries, found, max(map(len, found)))
         return [given[:k] for given in self.rerankers[-1].rerank(queries, found, k)]
 
-    def _found(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def _found(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         """Query by query where some have fewer candidates, so that a query's do not depend on its neighbors'."""
         wide = max(self.candidates, k)
         try:
@@ -86,9 +86,9 @@ class FittedReranked:
         except PlanError:
             return [self._fewer(query, k, wide) for query in queries]
 
-    def _fewer(self, query: Query, k: int, wide: int) -> tuple[Scored, ...]:
+    def _fewer(self, query: Query, k: int, wide: int) -> tuple[RetrievedExample, ...]:
         """As many candidates as there are, at least k: the largest number that the retriever does not refuse."""
-        most: tuple[Scored, ...] = self.of.retrieve([query], k)[0]
+        most: tuple[RetrievedExample, ...] = self.of.retrieve([query], k)[0]
         low, high = k, wide + 1
         while high - low > 1:
             middle = (low + high) // 2

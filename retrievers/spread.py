@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Le
 
 from icl.registry import component
-from icl.types import Scored
+from icl.types import RetrievedExample
 from retrievers.machinery.candidate_sets import Picking
 from retrievers.machinery.greedy_selection import most_spread
 from retrievers.machinery.similarity import Nearest
@@ -26,5 +26,5 @@ class Spread(Picking):
 
     candidates: Annotated[int, Ge(1), Le(16)] = 10  # all their subsets of k are compared
 
-    def choose(self, near: Nearest, k: int) -> Sequence[Scored]:
+    def choose(self, near: Nearest, k: int) -> Sequence[RetrievedExample]:
         return near.given(most_spread(near.vectors, k))

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from icl.constraints import PositiveInt, Share
+from icl.constraints import Fraction, PositiveInt
 from icl.errors import PlanError
 from icl.models.answer_likelihood import shown
 from icl.models.short_answers import answers
@@ -43,7 +43,7 @@ class SQA(Near):
     asks: ClassVar[str] = "generate"
 
     answer: Literal["model", "gold"] = "model"  # of the query: the model's first guess, or (oracle) the right one
-    weight: Share = 0.0  # of the image's cosine
+    weight: Fraction = 0.0  # of the image's cosine
     max_new_tokens: PositiveInt = 16  # of the first guess
 
     @property

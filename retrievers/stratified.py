@@ -12,7 +12,7 @@ from typing import ClassVar
 from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
-from icl.types import Example, Query, Scored
+from icl.types import Example, Query, RetrievedExample
 from retrievers.balanced import label_of
 from retrievers.base import Resources
 from retrievers.machinery.leakage import fair, too_few
@@ -38,10 +38,10 @@ class FittedStratified:
     pool: Pool
     seed: int
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         return [self._one(query, k) for query in queries]
 
-    def _one(self, query: Query, k: int) -> tuple[Scored, ...]:
+    def _one(self, query: Query, k: int) -> tuple[RetrievedExample, ...]:
         by_label: dict[str, list[Example]] = {}
         for example in filter(fair(query), self.pool.examples):
             by_label.setdefault(label_of(example), []).append(example)
@@ -54,7 +54,7 @@ class FittedStratified:
             for label, quota in quotas(sizes, k).items()
             for i in islice(draws(key.numpy(f"demos/label/{label}"), sizes[label]), quota)
         ]
-        return tuple(Scored(drawn[i].id) for i in draws(key.numpy("demos/order"), len(drawn)))
+        return tuple(RetrievedExample(drawn[i].id) for i in draws(key.numpy("demos/order"), len(drawn)))
 
 
 def quotas(sizes: dict[str, int], k: int) -> dict[str, int]:

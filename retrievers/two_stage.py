@@ -16,7 +16,7 @@ from icl.constraints import PositiveInt
 from icl.errors import PlanError
 from icl.registry import component
 from icl.tasks.base import Pool
-from icl.types import Example, Query, Scored
+from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Resources
 from retrievers.knn import KNN
 from retrievers.machinery.embedding_source import Source
@@ -63,14 +63,16 @@ class FittedTwoStage:
     second: FittedNear
     candidates: int
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         if not queries or k == 0:
             return [() for _ in queries]
         asked = self.second.asked(queries).astype(np.float64)
         found = self.first.nearest(queries, max(self.candidates, k))
         return [self._ranked(near, vector, k) for near, vector in zip(found, asked, strict=True)]
 
-    def _ranked(self, near: Nearest, vector: "np.ndarray[Any, np.dtype[np.float64]]", k: int) -> tuple[Scored, ...]:
+    def _ranked(
+        self, near: Nearest, vector: "np.ndarray[Any, np.dtype[np.float64]]", k: int
+    ) -> tuple[RetrievedExample, ...]:
         if len(near) < k:
             raise self.first.retriever.too_few(self.first.pool, near.query, k)
         if self.candidates < k:

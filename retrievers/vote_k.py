@@ -21,7 +21,7 @@ from icl.constraints import PositiveInt
 from icl.errors import PlanError
 from icl.registry import component
 from icl.tasks.base import Pool
-from icl.types import Query, Scored
+from icl.types import Query, RetrievedExample
 from retrievers.base import Resources
 from retrievers.machinery.index import Index
 from retrievers.machinery.similarity import Compared, FittedNear, fitted_near
@@ -76,7 +76,7 @@ class FittedVoteK:
     pool: Pool
     part: FittedNear
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         if k > len(self.part.pool) < len(self.pool):
             raise PlanError(
                 f"'vote_k' chose {len(self.part.pool)} of the pool's {len(self.pool)} members and {k} shots are "

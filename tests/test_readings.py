@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from icl.parameter_docs import parameters
+from icl.parameter_docs import parameter_docs
 from icl.registry import build, resolve
 
 TAKEN: Mapping[tuple[str, str], Mapping[str, Any]] = {
@@ -49,13 +49,13 @@ SILENT = {("retriever", "mmices"): "candidates", ("retriever", "mmr"): "balance"
 
 @pytest.mark.parametrize(("component", "taken"), TAKEN.items(), ids=lambda value: str(value)[:40])
 def test_a_component_takes_the_reading_that_was_decided(component: tuple[str, str], taken: Mapping[str, Any]) -> None:
-    found = {one.key: one.default for one in parameters(resolve(*component))}
+    found = {one.key: one.default for one in parameter_docs(resolve(*component))}
     assert {key: found[key] for key in taken} == taken
 
 
 @pytest.mark.parametrize(("component", "key"), SILENT.items(), ids=str)
 def test_what_no_source_settles_has_to_be_said(component: tuple[str, str], key: str) -> None:
-    assert {one.key: one.required for one in parameters(resolve(*component))}[key]
+    assert {one.key: one.required for one in parameter_docs(resolve(*component))}[key]
 
 
 def test_methods_that_share_a_name_have_presets_of_their_own() -> None:

@@ -23,7 +23,7 @@ def image(seed: int, size: tuple[int, int] | None = None) -> Image:
     height, width = size or draw.choice([40, 56, 84, 120], 2)
     coarse = draw.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
     image = PILImage.fromarray(coarse).resize((int(width), int(height)), PILImage.Resampling.BILINEAR)
-    return Image.from_image(image, f"image {seed}")
+    return Image.from_pil(image, f"image {seed}")
 
 
 def turn(role: Role, *content: str | Image, name: str = "") -> Turn:

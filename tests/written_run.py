@@ -178,7 +178,7 @@ def hash_of(text: str) -> int:
 def _image(folder: Path, color: str) -> str:
     image = PILImage.new("RGB", (48, 48), "white")
     image.paste(color, (10, 10, 38, 38))
-    digest = Image.from_image(image).digest
+    digest = Image.from_pil(image).digest
     (folder / "images").mkdir(parents=True, exist_ok=True)
     image.save(folder / "images" / f"{digest}.png")
     return digest

@@ -22,7 +22,7 @@ from icl.canonical_json import canonical_digest
 from icl.edits import Edit
 from icl.errors import ConfigError, did_you_mean
 from icl.registry import build, describe
-from icl.truncate import brief
+from icl.truncate import truncate
 
 Normalize = Literal["sum", "mean", "bytes"]
 """An option's score: the sum of its tokens' log-probabilities, their mean, or the sum a UTF-8 byte."""
@@ -188,12 +188,12 @@ def _parameters(thing: Any) -> list[str]:
 def _value(value: Any) -> str:
     """A parameter's value; a long one is cut, with a digest of the whole."""
     if isinstance(value, tuple):
-        return brief(f"[{', '.join(map(_value, value))}]")
+        return truncate(f"[{', '.join(map(_value, value))}]")
     if isinstance(value, Edit):
-        return brief(_told(value))
+        return truncate(_told(value))
     if is_dataclass(value):
         return f"{{{', '.join(_parameters(value))}}}"
-    return f"{value:g}" if isinstance(value, float) else brief(str(value))
+    return f"{value:g}" if isinstance(value, float) else truncate(str(value))
 
 
 def _at(where: str, key: str = "") -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from decoding.base import Strategy
 from icl.errors import ConfigError, ICLError
-from icl.registry import build, is_own, resolve
+from icl.registry import build, is_builtin, resolve
 
 GREEDY = {"name": "greedy"}
 
@@ -77,4 +77,4 @@ def _known(node: Mapping[str, Any]) -> bool:
     inner = [value for value in node.values() if isinstance(value, Mapping)]
     if any(":" in str(one.get("name", "")) for one in inner):
         return False
-    return ":" not in str(node.get("name", "")) and is_own(resolve("strategy", str(node.get("name"))))
+    return ":" not in str(node.get("name", "")) and is_builtin(resolve("strategy", str(node.get("name"))))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from icl.errors import ConfigError, DataError
-from icl.loading import SEARCH, at
+from icl.loading import SEARCH_FOLDERS, location
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,27 +70,31 @@ def read_parameter_file(name: str, strategy: Any, where: str = "") -> tuple[dict
         right = told["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         why = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{at(where)}fitted: {path} is no file that `icl fit` has written ({why}).") from error
+        raise ConfigError(f"{location(where)}fitted: {path} is no file that `icl fit` has written ({why}).") from error
     if not right:
-        raise ConfigError(f"{at(where)}fitted: {path} says '{told['format']}', and this version reads '{FORMAT}'.")
+        raise ConfigError(
+            f"{location(where)}fitted: {path} says '{told['format']}', and this version reads '{FORMAT}'."
+        )
     if known != strategy:
-        raise ConfigError(f"{at(where)}fitted: {path} has parameters of '{known}', and this is '{strategy}'.")
+        raise ConfigError(f"{location(where)}fitted: {path} has parameters of '{known}', and this is '{strategy}'.")
     parameters.pop("code", None)
     on = told.get("fitted_on")
     return parameters, ParameterSource(name, on if isinstance(on, dict) else {})
 
 
 def _found(name: str, where: str) -> Path:
-    tried = [Path(name)] if Path(name).is_absolute() else [folder / name for folder in (Path.cwd(), *SEARCH.get())]
+    tried = (
+        [Path(name)] if Path(name).is_absolute() else [folder / name for folder in (Path.cwd(), *SEARCH_FOLDERS.get())]
+    )
     path = next((place for place in tried if place.is_file()), None)
     if path is not None:
         return path
     other = next((place for place in tried if place.exists()), None)
     if other is not None:
         kind = "a directory" if other.is_dir() else "a pipe, a device or a socket"
-        raise ConfigError(f"{at(where)}fitted: {other} is {kind}, not a file. `icl fit` writes one.")
+        raise ConfigError(f"{location(where)}fitted: {other} is {kind}, not a file. `icl fit` writes one.")
     looked = ", ".join(str(place.parent) for place in tried)
-    raise ConfigError(f"{at(where)}fitted: there is no file {name} (looked in {looked}). `icl fit` writes one.")
+    raise ConfigError(f"{location(where)}fitted: there is no file {name} (looked in {looked}). `icl fit` writes one.")
 
 
 def fit_option_bias(scores: "Tensor", gold: Sequence[int], rounds: int = 10) -> tuple[float, ...]:

@@ -27,7 +27,7 @@ EXITS = 4
 
 def probe_prompt(shots: int = 2) -> Prompt:
     """A small prompt with named parts and made-up images, its demonstrations with different answers, and another."""
-    return replace(_made_up_prompt(shots, "probe", 99), other=_made_up_prompt(shots, "other probe", 98))
+    return replace(_made_up_prompt(shots, "probe", 99), paired_prompt=_made_up_prompt(shots, "other probe", 98))
 
 
 def _made_up_prompt(shots: int, query: str, number: int) -> Prompt:

@@ -13,7 +13,7 @@ from decoding.arms.inspection import min_strength
 from decoding.base import StepState, Strategy
 from decoding.controls.base import WrappingControl
 from decoding.formulas.divergences import entropy
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,7 @@ class EntropyMatched(WrappingControl):
     An entropy out of reach (ties among the best tokens, or a flat method) takes the nearest end of T in [1e-4, 1e4].
     """
 
-    of: Annotated[Strategy, Nested("strategy")]  # the strategy whose entropy it is
+    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose entropy it is
 
     rank: ClassVar[int] = 30
     keeps_best: ClassVar[bool] = True

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.base import StepState, Strategy
 from decoding.controls.base import AllBranchesControl
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class GaussianProxy(AllBranchesControl):
     """Control: noise with the mean and spread of the shift that another strategy makes at each step."""
 
-    of: Annotated[Strategy, Nested("strategy")]  # the strategy whose shift it is
+    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose shift it is
 
     draws: ClassVar[bool] = True
     rank: ClassVar[int] = 40

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.base import StepState, Strategy
 from decoding.controls.base import WrappingControl
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class MaskOnly(WrappingControl):
     """Control: the mask of another strategy on the reference's own scores."""
 
-    of: Annotated[Strategy, Nested("strategy")]  # the strategy whose mask it is
+    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose mask it is
 
     rank: ClassVar[int] = 10
     keeps_best: ClassVar[bool] = True

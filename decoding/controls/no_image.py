@@ -10,7 +10,7 @@ from decoding import prompt_edits as changes
 from decoding.arms.inspection import edits_query_image
 from decoding.base import Strategy
 from decoding.controls.base import NegativeReplacement
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class NoImage(NegativeReplacement):
     """Control: another strategy with no image in the place of its own negative branches."""
 
-    of: Annotated[Strategy, Nested("strategy")]  # the strategy whose arithmetic it is
+    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose arithmetic it is
 
     rank: ClassVar[int] = 90
 

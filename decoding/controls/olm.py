@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Strategy, unit_strength
-from icl.constraints import Count, Share
+from icl.constraints import Count, Fraction
 from icl.registry import component
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ class OLM(Strategy):
     """Control: the favored option wherever it and its best rival are both in play. Options alone."""
 
     favored: Count = 0  # place among the options; 0 is yes where they are [yes, no]
-    total: Share = 0.2  # least probability of both together
-    margin: Share = 0.5  # most difference between them
+    total: Fraction = 0.2  # least probability of both together
+    margin: Fraction = 0.5  # most difference between them
 
     over_options: ClassVar[bool] = True
     options_only: ClassVar[bool] = True

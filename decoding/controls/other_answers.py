@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from decoding import prompt_edits as changes
 from decoding.base import Strategy
 from decoding.controls.base import NegativeReplacement
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 from icl.types import Prompt
 
 
@@ -21,7 +21,7 @@ from icl.types import Prompt
 class OtherAnswers(NegativeReplacement):
     """Control: another strategy with wrongly answered demonstrations in the place of its own negative branches."""
 
-    of: Annotated[Strategy, Nested("strategy")]  # the strategy whose arithmetic it is
+    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose arithmetic it is
     how: Literal["wrong", "shuffled"] = "wrong"  # one of the other answers each, or all exchanged
 
     def negative_prompt(self, prompt: Prompt) -> Prompt:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from decoding.arms.inspection import constant_weights, has_negative_weight
 from decoding.base import StepState, Strategy, unit_strength
 from decoding.controls.base import AllBranchesControl
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class PlainAverage(AllBranchesControl):
     """Control: the branches of another strategy, averaged under its mask."""
 
-    of: Annotated[Strategy, Nested("strategy")]  # the strategy whose branches they are
+    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose branches they are
 
     rank: ClassVar[int] = 50
 

@@ -13,7 +13,7 @@ from decoding.arms.inspection import constant_weights
 from decoding.base import StepState, Strategy
 from decoding.controls.base import AllBranchesControl
 from icl.errors import ConfigError
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Plus(AllBranchesControl):
     """Control: another strategy with all its weights positive. Raises ConfigError where they vary."""
 
-    of: Annotated[Strategy, Nested("strategy")]  # the strategy whose weights they are
+    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose weights they are
 
     def __post_init__(self) -> None:
         if constant_weights(self.of) is None:

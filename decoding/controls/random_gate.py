@@ -12,9 +12,9 @@ from decoding.arms.gated import GatedStrategy
 from decoding.base import StepState, Strategy
 from decoding.controls.base import AllBranchesControl
 from decoding.strategies.dcd import DCD
-from icl.constraints import Share
+from icl.constraints import Fraction
 from icl.errors import ConfigError
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 class RandomGate(AllBranchesControl):
     """Control: a gated strategy (dcd, chasd) whose gate is a coin. Raises ConfigError for one without a gate."""
 
-    of: Annotated[Strategy, Nested("strategy")] = field(default_factory=DCD)  # the strategy whose gate it replaces
-    share: Share = 0.5  # of steps at which the gate is open
+    of: Annotated[Strategy, NestedComponent("strategy")] = field(
+        default_factory=DCD
+    )  # the strategy whose gate it replaces
+    share: Fraction = 0.5  # of steps at which the gate is open
 
     draws: ClassVar[bool] = True
     rank: ClassVar[int] = 70

@@ -4,7 +4,7 @@
 
 Is it this sample's corrupted input that a contrast needs, or would anybody's do? A method that does not beat this
 control uses its negative as a prior over answers. Which sample it is, is a function of seed and query id
-(`Prompt.other`), never of the batch.
+(`Prompt.paired_prompt`), never of the batch.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from decoding.arms.inspection import branch_count, has_negative_weight
 from decoding.base import Generate, Note, Strategy
 from decoding.controls.base import NegativeReplacement
 from icl.errors import PlanError
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class ShuffledNegative(NegativeReplacement):
     Needs a run of at least two samples (of two groups, where samples have groups). Raises PlanError without another.
     """
 
-    of: Annotated[Strategy, Nested("strategy")]  # the strategy whose arithmetic it is
+    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose arithmetic it is
 
     reads_other: ClassVar[bool] = True
     rank: ClassVar[int] = 60
@@ -50,9 +50,9 @@ class ShuffledNegative(NegativeReplacement):
 
 
 def _other(prompt: Prompt) -> Prompt:
-    if prompt.other is None:
+    if prompt.paired_prompt is None:
         raise PlanError(
             "shuffled_negative reads another sample's prompt, and there is none beside this one. A run of two "
-            "queries or more (of two groups, where they have groups) gives it; in Python, set Prompt.other."
+            "queries or more (of two groups, where they have groups) gives it; in Python, set Prompt.paired_prompt."
         )
-    return prompt.other
+    return prompt.paired_prompt

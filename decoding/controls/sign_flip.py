@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from decoding.arms.inspection import constant_weights, has_negative_weight
 from decoding.base import StepState, Strategy
 from decoding.controls.base import AllBranchesControl
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class SignFlip(AllBranchesControl):
     """Control: another strategy with the shift that it makes turned around."""
 
-    of: Annotated[Strategy, Nested("strategy")]  # the strategy whose shift it is
+    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose shift it is
 
     rank: ClassVar[int] = 50
 

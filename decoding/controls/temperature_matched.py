@@ -12,7 +12,7 @@ from decoding.arms.inspection import constant_strength, min_strength
 from decoding.base import StepState, Strategy
 from decoding.controls.base import WrappingControl
 from icl.errors import ConfigError
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ class TemperatureMatched(WrappingControl):
     Defined where the weights sum to more than zero; `entropy_matched` stands in for the others. Raises ConfigError.
     """
 
-    of: Annotated[Strategy, Nested("strategy")]  # the strategy whose temperature it is
+    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose temperature it is
 
     rank: ClassVar[int] = 20
     keeps_best: ClassVar[bool] = True

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from decoding.arms.inspection import edits_query_image
 from decoding.base import Strategy
 from decoding.controls.base import NegativeReplacement
-from icl.edits import MadeUp
-from icl.registry import Nested, component
+from icl.edits import RandomColors
+from icl.registry import NestedComponent, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class UnrelatedImage(NegativeReplacement):
     """Control: another strategy with a made-up image in the place of its own negative branches."""
 
-    of: Annotated[Strategy, Nested("strategy")]  # the strategy whose arithmetic it is
+    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose arithmetic it is
 
     rank: ClassVar[int] = 80
 
@@ -33,4 +33,4 @@ class UnrelatedImage(NegativeReplacement):
         return target.with_strategy(UnrelatedImage(target.strategy)) if edits_query_image(target.strategy) else None
 
     def negative_prompt(self, prompt: Prompt) -> Prompt:
-        return prompt.edit(MadeUp(), "query")
+        return prompt.edit(RandomColors(), "query")

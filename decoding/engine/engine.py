@@ -19,7 +19,7 @@ from decoding.engine.voting import with_voting
 from icl.errors import ICLError
 from icl.models.base import LogitModel
 from icl.models.out_of_memory import is_out_of_memory
-from icl.user_errors import blaming
+from icl.user_errors import convert_user_errors
 
 KEPT: WeakKeyDictionary[LogitModel, Known] = WeakKeyDictionary()
 """What preparations were told, for as long as the model is there: an image is described once, however many calls."""
@@ -66,7 +66,7 @@ def _run(
 ) -> list[Result]:
     """One batch; in halves where memory runs out, where a prompt cannot be opened, and where a strategy fails."""
     try:
-        with torch.inference_mode(), blaming():
+        with torch.inference_mode(), convert_user_errors():
             return decode_batch(model, prepared_requests, counters, trace, lazy_branches)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

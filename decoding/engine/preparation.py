@@ -7,7 +7,7 @@ from decoding.base import Generate, Note, Strategy
 from decoding.engine.requests import DecodingRequest, Failure, PreparedRequest
 from icl.errors import ICLError
 from icl.types import Prompt
-from icl.user_errors import blaming
+from icl.user_errors import convert_user_errors
 
 
 def prepare_requests(
@@ -51,7 +51,7 @@ def _branched(
     strategy: Strategy, prompt: Prompt, note: Note, count: Callable[[Prompt], int], lengths: dict[str, int]
 ) -> _Branched | Failure:
     try:
-        with blaming(strategy):
+        with convert_user_errors(strategy):
             prompts = strategy.branches(prompt, note)
             digests = tuple(branch.digest for branch in prompts)
         for digest, branch in zip(digests, prompts, strict=True):
@@ -65,7 +65,7 @@ def _branched(
 def _notes(strategy: Strategy, prompts: list[Prompt], generate: Generate) -> Sequence[Note | Failure]:
     """The strategy's notes; where the batch cannot be prepared, one prompt at a time, so that one does not fail all."""
     try:
-        with blaming(strategy):
+        with convert_user_errors(strategy):
             return strategy.prepare(prompts, generate)
     except ICLError as error:
         if len(prompts) == 1:
@@ -79,5 +79,5 @@ def _identity(prompt: Prompt, reads_other: bool = False) -> str | Failure:
         own = f"{prompt.digest}/{prompt.key.seed}/{prompt.key.query}"
     except ICLError as error:
         return Failure(str(error))
-    other = _identity(prompt.other) if reads_other and prompt.other is not None else ""
+    other = _identity(prompt.paired_prompt) if reads_other and prompt.paired_prompt is not None else ""
     return other if isinstance(other, Failure) else f"{own}//{other}"

@@ -92,7 +92,7 @@ def _bare(node: Any) -> Any:
 def _request(job: DecodingRequest) -> Request:
     scored = job.score == "options"
     return Request(
-        job.prompt if job.arm.strategy.reads_other else replace(job.prompt, other=None),
+        job.prompt if job.arm.strategy.reads_other else replace(job.prompt, paired_prompt=None),
         job.options,
         job.max_new_tokens,
         scored=scored,
@@ -109,5 +109,5 @@ def _key(job: DecodingRequest, request: Request) -> str:
     alike = alike and (request.scored or job.arm.sampler.deterministic)
     how = [request.options, request.normalize] if request.scored else [request.max_new_tokens, request.top]
     drawn = None if alike else [key.seed, key.query]
-    other = request.prompt.other.digest if request.prompt.other is not None else ""
+    other = request.prompt.paired_prompt.digest if request.prompt.paired_prompt is not None else ""
     return json.dumps([job.score, job.prompt.digest, other, request.strategy, how, drawn], sort_keys=True)

@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from decoding.engine.requests import DecodingRequest, Failure
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 from icl.streams import StreamKey
 from icl.types import Generation, Usage
 
@@ -74,7 +74,7 @@ def _voted(answers: Sequence[Generation | Failure]) -> Generation | Failure:
         return told[0]
     alike: dict[str, list[Generation]] = {}
     for answer in told:
-        alike.setdefault(plain(answer.text), []).append(answer)
+        alike.setdefault(normalize_text(answer.text), []).append(answer)
     most = max(map(len, alike.values()))
     winner = max((answer for same in alike.values() if len(same) == most for answer in same), key=_probable)
     usage = Usage(

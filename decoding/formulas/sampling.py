@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from icl.constraints import Beams, Count, Penalty, Share, Temperature
+from icl.constraints import BeamCount, Count, Fraction, LengthPenalty, Temperature
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class Greedy:
 class Beam:
     """The best of several hypotheses that run side by side (`decoding.engine.beam_search`). A single step takes the best token."""
 
-    beams: Beams = 4  # hypotheses; 1 is greedy
-    length_penalty: Penalty = 1.0  # power of the length that a sum of log-probabilities is divided by
+    beams: BeamCount = 4  # hypotheses; 1 is greedy
+    length_penalty: LengthPenalty = 1.0  # power of the length that a sum of log-probabilities is divided by
 
     deterministic = True
 
@@ -64,8 +64,8 @@ class Sampling:
 
     temperature: Temperature = 1.0  # 0 is the best token
     top_k: Count = 0  # the k best tokens; 0: all
-    top_p: Share = 1.0  # the fewest best tokens that hold this probability together; 1: all
-    min_p: Share = 0.0  # at least this share of the best token's probability; 0: all
+    top_p: Fraction = 1.0  # the fewest best tokens that hold this probability together; 1: all
+    min_p: Fraction = 0.0  # at least this share of the best token's probability; 0: all
 
     @property
     def deterministic(self) -> bool:

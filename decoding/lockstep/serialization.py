@@ -10,7 +10,7 @@ from typing import Any
 from decoding.base import Strategy
 from decoding.formulas.sampling import Greedy, Sampler, Sampling
 from icl.errors import PlanError
-from icl.registry import build, is_own
+from icl.registry import build, is_builtin
 
 
 def serialize(strategy: Strategy, sampler: Sampler) -> str:
@@ -48,7 +48,7 @@ def _drawn(sampler: Sampler) -> dict[str, float] | None:
 def _node(thing: Any) -> Any:
     if is_dataclass(thing) and not isinstance(thing, type):
         mark = getattr(type(thing), "component", None)
-        named = mark[1] if mark and is_own(type(thing)) else _path(type(thing))
+        named = mark[1] if mark and is_builtin(type(thing)) else _path(type(thing))
         return {"name": named} | {
             str(f.metadata.get("key", f.name)): _node(getattr(thing, f.name)) for f in fields(thing) if f.init
         }

@@ -122,7 +122,7 @@ def parse_request(body: Mapping[str, Any]) -> StrategyRequest:
         other = body["icl"]["other"]
         if not isinstance(other, dict):
             raise ConfigError("icl.other is another sample's prompt: a mapping with messages.")
-        prompt = replace(prompt, other=_prompt(other))
+        prompt = replace(prompt, paired_prompt=_prompt(other))
     arm = parse_strategy(body)
     check_runs(arm, "options" if more is not None and more.options else "generate", counts_votes=more is not None)
     told = _text(body, "model"), _flag(body, "return_token_ids")

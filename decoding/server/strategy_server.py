@@ -97,7 +97,7 @@ class StrategyServer:
 
     def _check_images(self, prompt: Prompt) -> None:
         """Raises DataError where the images are more than there is room for, before one is decoded."""
-        images = [*prompt.images, *(prompt.other.images if prompt.other is not None else ())]
+        images = [*prompt.images, *(prompt.paired_prompt.images if prompt.paired_prompt is not None else ())]
         pixels = sum(width * height for width, height in (image.size for image in images))
         if pixels > PIXELS:
             raise DataError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Strategy
 from decoding.formulas.sampling import Beam, Sampler
-from icl.constraints import Beams, Penalty
+from icl.constraints import BeamCount, LengthPenalty
 from icl.registry import component
 
 if TYPE_CHECKING:
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 class BeamDecoding(Strategy):
     """The most probable answer that a search with several beams finds."""
 
-    beams: Beams = 4  # hypotheses that run side by side; 1 is greedy
-    length_penalty: Penalty = 1.0  # power of the length that a sum of log-probabilities is divided by; 0 prefers short
+    beams: BeamCount = 4  # hypotheses that run side by side; 1 is greedy
+    length_penalty: LengthPenalty = (
+        1.0  # power of the length that a sum of log-probabilities is divided by; 0 prefers short
+    )
 
     rank: ClassVar[int] = 220
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from decoding.arms.ablation_contrast import AblationContrast
 from decoding.formulas.masks import kth_plausibility_mask
 from decoding.prompt_edits import AblatedPart
-from icl.constraints import PositiveInt, Share
+from icl.constraints import Fraction, PositiveInt
 from icl.registry import component
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class CDK(AblationContrast):
     """What the image adds, among tokens plausible beside the k-th best. Raises PlanError where k is too large."""
 
-    alpha: Share = 0.1  # of the k-th best token's probability that a token must reach; 0 masks nothing
+    alpha: Fraction = 0.1  # of the k-th best token's probability that a token must reach; 0 masks nothing
     k: PositiveInt = 5  # whose probability is the measure; 1: the best token's
     without: AblatedPart = "image"  # what the second branch lacks: 'image' is the query's
 

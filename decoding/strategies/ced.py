@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from decoding.base import Note, Strategy
 from decoding.formulas.masks import plausibility_mask
 from decoding.prompt_edits import remove_demonstrations
-from icl.constraints import Share
+from icl.constraints import Fraction
 from icl.registry import component
 from icl.types import Prompt
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class CED(Strategy):
     """The difference that demonstrations make, and nothing else, among plausible tokens (MVCD)."""
 
-    beta: Share = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
+    beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
 
     @property
     def weights(self) -> tuple[float, float]:

@@ -13,8 +13,8 @@ from decoding.arms.gated import GatedStrategy
 from decoding.arms.wrapper import StrategyWrapper
 from decoding.base import StepState, Strategy
 from decoding.strategies.vcd import VCD
-from icl.constraints import Share
-from icl.registry import Nested, component
+from icl.constraints import Fraction
+from icl.registry import NestedComponent, component
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 class CHASD(StrategyWrapper, GatedStrategy):
     """Another method where the reference is unsure of its token, and the reference where it is sure."""
 
-    method: Annotated[Strategy, Nested("strategy")] = field(default_factory=VCD)  # what is done where it is unsure
-    threshold: Share = 0.9  # probability of the best token from which the reference is sure; 0: it always is
+    method: Annotated[Strategy, NestedComponent("strategy")] = field(
+        default_factory=VCD
+    )  # what is done where it is unsure
+    threshold: Fraction = 0.9  # probability of the best token from which the reference is sure; 0: it always is
 
     gates: ClassVar[bool] = True
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from decoding.base import Note, Strategy, unit_strength
 from decoding.branch import Branch, BranchesField
 from decoding.formulas.masks import kth_plausibility_mask, typical_mask
-from icl.constraints import NonNegative, PositiveInt, Share
+from icl.constraints import Fraction, NonNegative, PositiveInt
 from icl.errors import ConfigError
 from icl.registry import component, parameter
 from icl.types import Prompt
@@ -50,7 +50,7 @@ class Contrast(Strategy):
     weighed: tuple[float, ...] = parameter("weights", (2.0, -1.0))  # of the prompt itself and of each branch
     space: Literal["logits", "logprobs", "probabilities"] = "logits"  # what is weighed
     masked: Literal["none", "plausible", "kth_best", "typical"] = parameter("mask", "plausible")  # by the reference
-    beta: Share = 0.1  # share of the best (or k-th best) token's probability that a token must reach
+    beta: Fraction = 0.1  # share of the best (or k-th best) token's probability that a token must reach
     k: PositiveInt = 5  # of the mask kth_best
     width: NonNegative = 1.0  # nats around the entropy that the mask typical keeps
 

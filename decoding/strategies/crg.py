@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy
-from icl.constraints import NonNegative, Share
+from icl.constraints import Fraction, NonNegative
 from icl.edits import RegionMask
 from icl.registry import component
 from icl.types import Prompt
@@ -27,7 +27,12 @@ class CRG(Strategy):
     """Away from what is said when a region of the query's image is blacked out."""
 
     alpha: NonNegative = 1.0  # strength of the contrast; 0 is the reference
-    region: tuple[Share, Share, Share, Share] = (0.0, 0.0, 1.0, 1.0)  # left, top, right, bottom: shares of the sides
+    region: tuple[Fraction, Fraction, Fraction, Fraction] = (
+        0.0,
+        0.0,
+        1.0,
+        1.0,
+    )  # left, top, right, bottom: shares of the sides
 
     neutral: ClassVar[dict[str, float]] = {"alpha": 0.0}
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from decoding.base import Strategy, zero_strength
 from decoding.formulas.divergences import jensen_shannon, reversed_jensen_shannon
 from decoding.formulas.masks import plausibility_mask
-from icl.constraints import Share
+from icl.constraints import Fraction
 from icl.registry import component
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class DoLa(Strategy):
     """Away from what an early layer would say, the one that differs most, among tokens plausible to the last."""
 
     layers: Literal["low", "high", "all"] = "high"  # which half of the even layers is tried
-    beta: Share = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
+    beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
     divergence: Literal["jensen_shannon", "released"] = "jensen_shannon"  # by which the early layer is chosen
 
     needs: ClassVar[frozenset[str]] = frozenset({"hidden", "logits"})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from decoding.base import Note, Strategy
 from decoding.formulas.masks import plausibility_mask
 from decoding.prompt_edits import wrap_question
-from icl.constraints import NonNegative, Share
+from icl.constraints import Fraction, NonNegative
 from icl.registry import component
 from icl.types import Prompt
 
@@ -32,7 +32,7 @@ class ICD(Strategy):
     """
 
     alpha: NonNegative = 1.0  # strength of the contrast; 0 is the reference under the mask
-    beta: Share = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
+    beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
     disturbance: str = CONFUSED  # stands before the query's question in the second branch
 
     presets: ClassVar[dict[str, dict[str, float]]] = {

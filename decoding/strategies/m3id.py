@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from decoding.base import Note, Strategy, unit_strength
 from decoding.formulas.masks import plausibility_mask
 from decoding.prompt_edits import remove_query_image
-from icl.constraints import Count, NonNegative, Share
+from icl.constraints import Count, Fraction, NonNegative
 from icl.registry import component
 from icl.types import Prompt
 
@@ -32,9 +32,9 @@ class M3ID(Strategy):
     """
 
     decay: NonNegative = 0.02  # of the image's influence, a token; 0 is the reference under the mask
-    beta: Share = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
+    beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
     first: Count = 1  # number of the first token
-    unsure: Share = 1.0  # contrast only where the reference's best token has at most this probability; 1: always
+    unsure: Fraction = 1.0  # contrast only where the reference's best token has at most this probability; 1: always
 
     presets: ClassVar[dict[str, dict[str, float]]] = {
         "avisc": {"decay": 0.02, "beta": 0.1, "first": 1},

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from decoding.base import Note, StatefulStrategy, StepState, unit_strength
 from decoding.formulas.sampling import nucleus_threshold
 from decoding.prompt_edits import demonstration_windows, remove_demonstrations
-from icl.constraints import Count, NonNegative, Share
+from icl.constraints import Count, Fraction, NonNegative
 from icl.registry import component
 from icl.types import Prompt
 
@@ -34,7 +34,7 @@ class NBCE(StatefulStrategy):
     beta: NonNegative = 0.25  # strength of the contrast with the empty context
     windows: Count = 0  # groups of demonstrations; 0: one each
     pool: Literal["surest", "mean"] = "surest"  # which window speaks
-    top_p: Share = 0.95  # of each branch, before entropies are compared; 1: all
+    top_p: Fraction = 0.95  # of each branch, before entropies are compared; 1: all
     stickiness: NonNegative = 0.1  # nats by which the last step's window is preferred
 
     remembers: ClassVar[bool] = True

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from decoding.base import Note, Strategy
 from decoding.formulas.masks import plausibility_mask
 from decoding.prompt_edits import remove_query_image
-from icl.constraints import NonNegative, Share
+from icl.constraints import Fraction, NonNegative
 from icl.registry import component
 from icl.types import Prompt
 
@@ -29,7 +29,7 @@ class PAI(Strategy):
     """
 
     gamma: NonNegative = 1.1  # guidance; 1 is the reference under the mask
-    beta: Share = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
+    beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
 
     presets: ClassVar[dict[str, dict[str, float]]] = {"readme": {"gamma": 1.1}, "argparse": {"gamma": 2.0}}
     neutral: ClassVar[dict[str, float]] = {"gamma": 1.0}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy
 from decoding.formulas.masks import plausibility_mask
-from icl.constraints import NonNegative, Share
-from icl.edits import Varied
+from icl.constraints import Fraction, NonNegative
+from icl.edits import RandomAugmentation
 from icl.registry import component
 from icl.types import Prompt, Where
 
@@ -26,7 +26,7 @@ class RITUAL(Strategy):
     """Together with what a flipped, turned, recolored, blurred or cropped image says."""
 
     alpha: NonNegative = 3.0  # weight of the varied image; 0 is the reference under the mask
-    beta: Share = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
+    beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
     images: Where = "query"  # which are varied
 
     neutral: ClassVar[dict[str, float]] = {"alpha": 0.0}
@@ -36,7 +36,7 @@ class RITUAL(Strategy):
         return 1.0, self.alpha
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        return prompt, prompt.edit(Varied(), self.images)
+        return prompt, prompt.edit(RandomAugmentation(), self.images)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
         return plausibility_mask(reference, self.beta)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Strategy
 from decoding.formulas.sampling import Sampler, Sampling
-from icl.constraints import Count, Share, Temperature
+from icl.constraints import Count, Fraction, Temperature
 from icl.registry import component
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ class SamplingDecoding(Strategy):
 
     temperature: Temperature = 1.0  # divides the scores; 0 is greedy
     top_k: Count = 0  # the k best tokens; 0: all
-    top_p: Share = 1.0  # the fewest best tokens that hold this probability together; 1: all
-    min_p: Share = 0.0  # at least this share of the best token's probability; 0: all
+    top_p: Fraction = 1.0  # the fewest best tokens that hold this probability together; 1: all
+    min_p: Fraction = 0.0  # at least this share of the best token's probability; 0: all
 
     rank: ClassVar[int] = 210
 

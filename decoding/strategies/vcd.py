@@ -13,7 +13,7 @@ from annotated_types import Ge, Le
 
 from decoding.base import Note, Strategy
 from decoding.formulas.masks import plausibility_mask
-from icl.constraints import NonNegative, Share
+from icl.constraints import Fraction, NonNegative
 from icl.edits import DIFFUSION_STEPS, DiffusionNoise
 from icl.errors import PlanError
 from icl.registry import component
@@ -35,7 +35,7 @@ class VCD(Strategy):
     """
 
     alpha: NonNegative = 1.0  # strength of the contrast; 0 is the reference under the mask
-    beta: Share = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
+    beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
     noise_step: Annotated[int, Ge(0), Le(DIFFUSION_STEPS - 1)] = 500  # of 1000: at 500 noise has sd .51, at 999 .96
     images: Literal["query", "all"] = "query"  # which are noised: the query's alone, or the demonstrations' too
 
@@ -55,7 +55,7 @@ class VCD(Strategy):
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         """The prompt, and the prompt with noised images. Raises PlanError where no image is the query's."""
         noised = prompt.edit(DiffusionNoise(self.noise_step), self.images)
-        if prompt.images and not any(image.pixel_edits for image in noised.images):
+        if prompt.images and not any(image.pixel_value_edits for image in noised.images):
             raise PlanError(
                 "vcd noises the query's image, and no image of this prompt is named 'query.image[...]'. "
                 "Name it, or set images: all."

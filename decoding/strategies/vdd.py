@@ -15,7 +15,7 @@ from annotated_types import Ge, Le
 from decoding.base import Note, Strategy
 from decoding.formulas.masks import plausibility_mask
 from decoding.prompt_edits import remove_query_image
-from icl.constraints import NonNegative, Share
+from icl.constraints import Fraction, NonNegative
 from icl.edits import DIFFUSION_STEPS, DiffusionNoise
 from icl.registry import component
 from icl.types import Prompt
@@ -39,7 +39,7 @@ class VDD(Strategy):
     """Away from the mean of what is said without an image and with a meaningless one."""
 
     alpha: NonNegative = 0.5  # strength of the contrast; 0 is the reference under the mask
-    beta: Share = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
+    beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
     prior: Prior = "both"  # what stands for seeing nothing: no image, a noised one, or both
     noise_step: NoiseStep = 999  # of 1000 diffusion steps: nearly pure noise
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from experiments.analyses.samples import answered, interval, settings, table
 from experiments.stats.rows import records, texts, units
 from icl.errors import ConfigError
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -54,7 +54,7 @@ def analyze(view: "RunView") -> "DataFrame":
 def shares_of(row: Mapping[str, Any]) -> Shares:
     """Of each option, by its plain form: exp(score), normalized. Empty where options were not scored."""
     scores = row.get("option_scores")
-    logs = {plain(name): float(score) for name, score in scores.items()} if isinstance(scores, Mapping) else {}
+    logs = {normalize_text(name): float(score) for name, score in scores.items()} if isinstance(scores, Mapping) else {}
     most = max(logs.values(), default=-np.inf)
     if most == -np.inf:
         return {}
@@ -74,7 +74,7 @@ def ece(confidence: Floats, right: Floats, bins: int = BINS) -> float:
 
 def brier(shares: Shares, gold: Sequence[str]) -> float:
     """Sum over options of (p - 1 where it is right, else 0)^2; several accepted options share the 1 evenly."""
-    accepted = [name for name in map(plain, gold) if name in shares]
+    accepted = [name for name in map(normalize_text, gold) if name in shares]
     target = {name: 1 / len(accepted) for name in accepted}
     return sum((p - target.get(name, 0.0)) ** 2 for name, p in shares.items()) + (0.0 if accepted else 1.0)
 
@@ -102,18 +102,20 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _of_accepted(shares: Shares, gold: Sequence[str]) -> float:
-    return sum(shares.get(name, 0.0) for name in set(map(plain, gold)))
+    return sum(shares.get(name, 0.0) for name in set(map(normalize_text, gold)))
 
 
 def _right(shares: Shares, gold: Sequence[str]) -> float:
     best = [name for name, p in shares.items() if p == max(shares.values())]
-    return float(len(best) == 1 and best[0] in map(plain, gold))
+    return float(len(best) == 1 and best[0] in map(normalize_text, gold))
 
 
 def _skew(every: Sequence[Shares], golds: Sequence[Sequence[str]]) -> float:
     said, wanted = Counter[str](), Counter[str]()  # of shares: sums of fractions
     for shares, gold in zip(every, golds, strict=True):
         said.update(shares)
-        accepted = [name for name in dict.fromkeys(map(plain, gold)) if name in shares] or [plain(gold[0])]
+        accepted = [name for name in dict.fromkeys(map(normalize_text, gold)) if name in shares] or [
+            normalize_text(gold[0])
+        ]
         wanted.update(dict.fromkeys(accepted, 1 / len(accepted)))
     return float(sum(abs(said[name] - wanted[name]) for name in {*said, *wanted}) / len(every) / 2)

@@ -24,8 +24,8 @@ import numpy as np
 from experiments.analyses.samples import answered, interval, settings, table
 from experiments.stats.rows import records, texts, units
 from icl.errors import ConfigError
-from icl.metrics.chosen_option import chosen, share
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
+from icl.metrics.option_parsing import named_option, option_probability
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -46,14 +46,14 @@ def analyze(view: "RunView") -> "DataFrame":
         cells = Counter(_cell(item) for item in known)
         shares = {name: cells[name] / len(known) for name in CELLS}
         flips = [_cell(item) not in ("both", "same_wrong") for item in known]
-        flipped = interval(flips, units([item["seen"] for item in known]), "flip")
+        flipped = interval(flips, units([item["image"] for item in known]), "flip")
         bound = {"conflict": flipped["flip"] - shares["text_only"] + shares["image_only"], "kappa": kappa(known)}
         counts = {"shift": _shift(known), "items": len(known), "asked": len(items)}
         found.append({**setting, **flipped, **bound, **shares, **counts})
     if not found:
         raise ConfigError(
             f"{view.path}: no item was asked from text alone and from its image, and recognized. "
-            "Run the task 'conflict' (modes: [text, seen, recognize])."
+            "Run the task 'conflict' (modes: [text, image, recognize])."
         )
     return table(found, "Does the model say from the image what it says from text?")
 
@@ -63,7 +63,7 @@ CELLS = ("both", "text_only", "image_only", "same_wrong", "other_wrong")
 
 def kappa(items: Sequence[Mapping[str, Row]]) -> float:
     """Agreement of the two answers beyond chance; NaN where chance agrees always."""
-    pairs = [(_said(item["text"]), _said(item["seen"])) for item in items]
+    pairs = [(_said(item["text"]), _said(item["image"])) for item in items]
     agree = sum(a is not None and a == b for a, b in pairs) / len(pairs)
     text, seen = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
     chance = sum(text[a] * seen[a] for a in text if a is not None) / len(pairs) ** 2
@@ -78,7 +78,7 @@ def _shift(items: Sequence[Mapping[str, Row]]) -> float:
 
 
 def _log_ratio(item: Mapping[str, Row]) -> float | None:
-    both = [_gold_share(item[mode]) for mode in ("seen", "text")]
+    both = [_gold_share(item[mode]) for mode in ("image", "text")]
     if both[0] is None or both[1] is None:
         return None
     seen, text = both
@@ -90,7 +90,7 @@ def _log_ratio(item: Mapping[str, Row]) -> float | None:
 def _gold_share(row: Row) -> float | None:
     scores = row.get("option_scores")
     gold = texts(row, "gold")
-    return share(scores, gold[0]) if isinstance(scores, Mapping) and scores and gold else None
+    return option_probability(scores, gold[0]) if isinstance(scores, Mapping) and scores and gold else None
 
 
 def _items(rows: Sequence[Row]) -> list[dict[str, Row]]:
@@ -103,21 +103,21 @@ def _items(rows: Sequence[Row]) -> list[dict[str, Row]]:
         if mode is not None:
             modes.add(mode)
             found.setdefault((row["seed"], row.get("group")), {})[str(mode)] = row
-    return [item for item in found.values() if {"text", "seen"} <= set(item) and modes <= set(item)]
+    return [item for item in found.values() if {"text", "image"} <= set(item) and modes <= set(item)]
 
 
 def _cell(item: Mapping[str, Row]) -> str:
-    text, seen = _right(item["text"]), _right(item["seen"])
+    text, seen = _right(item["text"]), _right(item["image"])
     if text or seen:
         return "both" if text and seen else "text_only" if text else "image_only"
     said = _said(item["text"])
-    return "same_wrong" if said is not None and said == _said(item["seen"]) else "other_wrong"
+    return "same_wrong" if said is not None and said == _said(item["image"]) else "other_wrong"
 
 
 def _said(row: Row) -> str | None:
     output = row.get("output")
-    return chosen(output if isinstance(output, str) else "", texts(row, "options"))
+    return named_option(output if isinstance(output, str) else "", texts(row, "options"))
 
 
 def _right(row: Row) -> bool:
-    return _said(row) in {plain(answer) for answer in texts(row, "gold")}
+    return _said(row) in {normalize_text(answer) for answer in texts(row, "gold")}

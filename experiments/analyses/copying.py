@@ -18,7 +18,7 @@ import numpy as np
 
 from experiments.analyses.samples import BEST, answered, interval, judges_samples, settings, table
 from experiments.stats.rows import demos_of, records, said, units
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -35,7 +35,7 @@ def analyze(view: "RunView") -> "DataFrame":
     for setting, samples in settings(view, answered(view)):
         rows = records(samples)
         told = [said(row) for row in rows]
-        shown = [[plain(answer) for *_, answer in demos_of(row)] for row in rows]
+        shown = [[normalize_text(answer) for *_, answer in demos_of(row)] for row in rows]
         right = [view.better == "neither" or row[view.metric] == BEST[view.better] for row in rows]
         found.append({**setting, "place": "any", **_any(rows, told, shown, right)})
         for place in range(1, max(map(len, shown)) + 1):

@@ -23,7 +23,7 @@ from experiments.stats.pairs import Pairs, paired_test
 from experiments.stats.rows import records, said, texts, units
 from experiments.stats.significance import holm
 from icl.errors import ConfigError, ICLError
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,13 +36,13 @@ SIGNED = ("more", "more_low", "more_high", "change", "change_low", "change_high"
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting whose labels were renamed. Raises ConfigError where none was."""
     every = answered(view)
-    rows = every[[bool(texts(row, "renamed")) for row in records(every)]]
+    rows = every[[bool(texts(row, "gold_before_after")) for row in records(every)]]
     if not len(rows):
         raise ConfigError(
             f"{view.path}: no labels were renamed. Run it with transforms: [flip_labels], [symbols] or [unlearn]."
         )
     told = [said(row) for row in records(rows)]
-    prior, follow = ([plain(texts(row, "renamed")[i]) for row in records(rows)] for i in (0, 1))
+    prior, follow = ([normalize_text(texts(row, "gold_before_after")[i]) for row in records(rows)] for i in (0, 1))
     rows = rows.assign(
         follow=[float(a == b) for a, b in zip(told, follow, strict=True)],
         prior=[float(a == b) for a, b in zip(told, prior, strict=True)],

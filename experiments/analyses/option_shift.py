@@ -23,8 +23,8 @@ from experiments.stats.arms import UNIT
 from experiments.stats.rows import records, texts
 from experiments.store.store import Store
 from icl.errors import ConfigError
-from icl.metrics.chosen_option import chosen
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
+from icl.metrics.option_parsing import named_option
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -104,8 +104,8 @@ def _questions(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Turns]]:
 
 
 def _turn(row: Mapping[str, Any], shift: int) -> tuple[int | None, int | None, bool]:
-    options = [plain(option) for option in texts(row, "options")]
-    gold = [plain(answer) for answer in texts(row, "gold")]
+    options = [normalize_text(option) for option in texts(row, "options")]
+    gold = [normalize_text(answer) for answer in texts(row, "gold")]
     said = _said(row, texts(row, "options"))
     at = {option: (i - shift) % len(options) for i, option in enumerate(options)}
     wanted = next((at[answer] for answer in gold if answer in at), None)
@@ -116,10 +116,10 @@ def _said(row: Mapping[str, Any], options: tuple[str, ...]) -> str | None:
     """The option that was scored highest, where they were scored; else the one that the output names."""
     scores = row.get("option_scores")
     if isinstance(scores, Mapping) and scores:
-        best = [plain(name) for name, score in scores.items() if score == max(scores.values())]
-        return best[0] if len(best) == 1 and best[0] in map(plain, options) else None
+        best = [normalize_text(name) for name, score in scores.items() if score == max(scores.values())]
+        return best[0] if len(best) == 1 and best[0] in map(normalize_text, options) else None
     output = row.get("output")
-    return chosen(output if isinstance(output, str) else "", options)
+    return named_option(output if isinstance(output, str) else "", options)
 
 
 def _shift(cell: Mapping[str, Any]) -> int | None:

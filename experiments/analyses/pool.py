@@ -21,7 +21,7 @@ import numpy as np
 from experiments.analyses.samples import answered, interval, settings, table
 from experiments.stats.rows import demos_of, records, texts, units
 from icl.errors import DataError
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 from icl.types import Example, Query
 from retrievers.balanced import label_of
 from retrievers.machinery.demo_text import words
@@ -69,15 +69,15 @@ def analyze(view: "RunView") -> "DataFrame":
 
 def measured(row: Mapping[str, Any], shown: Sequence[Example], pool: "Pool", query: Query) -> dict[str, float]:
     """Of one sample: recall, labels, tokens; NaN where there is nothing to find."""
-    allowed, gold = strictly_fair(query), {plain(answer) for answer in texts(row, "gold")}
+    allowed, gold = strictly_fair(query), {normalize_text(answer) for answer in texts(row, "gold")}
     fair = [example for example in pool.examples if allowed(example)]
-    right = {example.id for example in fair if plain(example.answer) in gold}
-    labels = {plain(label_of(example)) for example in fair}
+    right = {example.id for example in fair if normalize_text(example.answer) in gold}
+    labels = {normalize_text(label_of(example)) for example in fair}
     asked = set(words(query.question))
     said = {word for example in shown for word in words(example.question)}
     return {
         "recall": len(right & {example.id for example in shown}) / len(right) if right else np.nan,
-        "labels": len(labels & {plain(label_of(example)) for example in shown}) / len(labels),
+        "labels": len(labels & {normalize_text(label_of(example)) for example in shown}) / len(labels),
         "tokens": len(asked & said) / len(asked) if asked else np.nan,
     }
 

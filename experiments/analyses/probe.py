@@ -25,7 +25,7 @@ from experiments.analyses.samples import answered, table
 from experiments.stats.rows import demos_of, records, texts
 from experiments.store.store import Store
 from icl.errors import ConfigError
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 from icl.registry import build
 from icl.tasks.base import Task
 from retrievers.balanced import label_of
@@ -91,20 +91,20 @@ class _Space:
             return [float(row["vote"]) if row.get("vote") is not None else np.nan for row in rows]
         said = self._by_pool(rows) if name == "pool" else [self._by_demonstrations(row) for row in rows]
         return [
-            np.nan if one is None else float(plain(one) in map(plain, texts(row, "gold")))
+            np.nan if one is None else float(normalize_text(one) in map(normalize_text, texts(row, "gold")))
             for one, row in zip(said, rows, strict=True)
         ]
 
     def _by_demonstrations(self, row: Row) -> str:
         demos = demos_of(row)
-        labels = [plain(answer) for *_, answer in demos]
+        labels = [normalize_text(answer) for *_, answer in demos]
         if len(set(labels)) == 1:
             return labels[0]
         vectors = self.fitted.index.vectors[[self.place[name] for name, *_ in demos]]
         return fit_probe(vectors, labels).predict(self.asked[str(row["query"])][None])[0]
 
     def _by_pool(self, rows: Sequence[Row]) -> Sequence[str | None]:
-        labels = [plain(label_of(example)) for example in self.pool.examples]
+        labels = [normalize_text(label_of(example)) for example in self.pool.examples]
         if not 1 < len(set(labels)) <= LABELS:
             return [None] * len(rows)
         probe = fit_probe(self.fitted.index.vectors, labels)

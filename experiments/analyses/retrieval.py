@@ -18,7 +18,7 @@ import numpy as np
 
 from experiments.analyses.samples import answered, interval, settings, table
 from experiments.stats.rows import demos_of, ranks_of, records, texts, units
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -55,9 +55,9 @@ def analyze(view: "RunView") -> "DataFrame":
 
 def measured(row: Mapping[str, Any], shots: int) -> dict[str, float]:
     """Of one sample: precision, hit, mrr, coverage and distinct. Some arms show twice their shots."""
-    answers = [plain(answer) for *_, answer in demos_of(row)]
-    gold = {plain(answer) for answer in texts(row, "gold")}
-    options = {plain(option) for option in texts(row, "options")}
+    answers = [normalize_text(answer) for *_, answer in demos_of(row)]
+    gold = {normalize_text(answer) for answer in texts(row, "gold")}
+    options = {normalize_text(option) for option in texts(row, "options")}
     ranks = [rank for rank, answer in zip(ranks_of(row), answers, strict=True) if answer in gold]
     return {
         "precision": len(ranks) / max(shots, len(answers)),

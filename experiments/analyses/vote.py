@@ -17,7 +17,7 @@ from experiments.stats.rows import demos_of, ranks_of, records, said, units
 from experiments.stats.significance import holm
 from icl.errors import ConfigError
 from icl.metrics.baselines import vote
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 from icl.types import Demo, Example, Query
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def voted(row: dict[str, Any]) -> str:
     """The vote's answer in plain form."""
     shown = zip(demos_of(row), ranks_of(row), strict=True)
     demos = [Demo(Example(name, (), "", (answer,)), score, rank) for (name, score, answer), rank in shown]
-    return plain(vote(demos, NOBODY) or "")
+    return normalize_text(vote(demos, NOBODY) or "")
 
 
 def _mean(rows: list[dict[str, Any]], column: str) -> float:

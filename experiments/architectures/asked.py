@@ -106,4 +106,4 @@ def _seen(seed: int, name: str) -> Part:
     height, width = SIZES[seed % len(SIZES)]
     coarse = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
     image = PILImage.fromarray(coarse).resize((width, height), PILImage.Resampling.BILINEAR)
-    return Part(Image.from_image(image, f"random image {seed}"), name)
+    return Part(Image.from_pil(image, f"random image {seed}"), name)

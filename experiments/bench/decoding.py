@@ -24,7 +24,7 @@ from experiments.bench import Row, one_thread, rounds
 from icl.images import Image
 from icl.models.hf.model import HF
 from icl.streams import StreamKey
-from icl.tasks.generated.binding import Binding
+from icl.tasks.generated.binding import BindingTask
 from icl.types import Context, Demo, Part, Prompt
 from prompts.composers.chat import Chat
 
@@ -164,7 +164,7 @@ def _sampling() -> list[Row]:
 
 def prompts_of(seed: int) -> list[Prompt]:
     """BATCH prompts of the binding task with images of their own, drawn already."""
-    task = Binding(seed=seed, query_limit=BATCH)
+    task = BindingTask(seed=seed, query_limit=BATCH)
     composer, prompts = Chat(), []
     for query in task.queries:
         demos = tuple(Demo(example, 0.0, i) for i, example in enumerate(task.pool(query.id).examples[:SHOTS]))
@@ -177,7 +177,7 @@ def drawn(part: Part) -> Part:
     """The part with its image in memory."""
     if part.image is None:
         return part
-    return replace(part, content=Image.from_image(part.image.open(), part.image.origin))
+    return replace(part, content=Image.from_pil(part.image.open(), part.image.origin))
 
 
 def _run(

@@ -16,7 +16,7 @@ from experiments.bench import Row
 from icl.models.hf.model import HF
 from icl.models.hf.session import HFSession
 from icl.tasks.base import Pool
-from icl.types import Prompt, Query, Scored
+from icl.types import Prompt, Query, RetrievedExample
 from retrievers.base import Resources
 from retrievers.machinery.leakage import fair
 
@@ -57,9 +57,11 @@ class FittedFixed:
 
     pool: Pool
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         return [
-            tuple(Scored(e.id) for e, _ in zip(filter(fair(query), self.pool.examples), range(k), strict=False))
+            tuple(
+                RetrievedExample(e.id) for e, _ in zip(filter(fair(query), self.pool.examples), range(k), strict=False)
+            )
             for query in queries
         ]
 

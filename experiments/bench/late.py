@@ -21,9 +21,9 @@ from experiments.bench import Row, one_thread, rounds
 from experiments.bench.decoding import drawn, forget
 from icl.models.hf.model import HF
 from icl.streams import StreamKey
-from icl.tasks.generated.attribute import Attribute
-from icl.tasks.generated.captions import Captions
-from icl.tasks.generated.existence import Existence
+from icl.tasks.generated.attribute import AttributeTask
+from icl.tasks.generated.captions import CaptionsTask
+from icl.tasks.generated.existence import ExistenceTask
 from icl.types import Context, Demo, Generation, Prompt
 from prompts.composers.chat import Chat
 
@@ -41,12 +41,12 @@ def rows(path: str = "tiny") -> Iterator[Row]:
         model = HF(path=path, dtype="float32", device="cpu")
         model.load()
         everywhere = {"name": "vcd", "images": "all"}
-        yield from _late(model, "short answers, 0 shots", Attribute, shots=0, new=SHORT)
-        yield from _late(model, "yes or no, 0 shots", Existence, shots=0, new=SHORT)
-        yield from _late(model, "short answers, 4 shots", Attribute, shots=4, new=SHORT)
+        yield from _late(model, "short answers, 0 shots", AttributeTask, shots=0, new=SHORT)
+        yield from _late(model, "yes or no, 0 shots", ExistenceTask, shots=0, new=SHORT)
+        yield from _late(model, "short answers, 4 shots", AttributeTask, shots=4, new=SHORT)
         shown = "short answers, 4 shots, all images noised"
-        yield from _late(model, shown, Attribute, shots=4, new=SHORT, arm=everywhere)
-        yield from _late(model, "captions, 0 shots", Captions, shots=0, new=LONG)
+        yield from _late(model, shown, AttributeTask, shots=4, new=SHORT, arm=everywhere)
+        yield from _late(model, "captions, 0 shots", CaptionsTask, shots=0, new=LONG)
         yield from _gated(model)
 
 
@@ -97,7 +97,7 @@ def _over_the_first(model: HF, runs: Sequence[Callable[[Any], object]], given: C
 
 def _gated(model: HF) -> list[Row]:
     """A gated arm's own counts beside what the probabilities of the reference say, read anew."""
-    arm, asked, work = parse_arm({"name": "chasd", "threshold": SURE}), prompts_of(Captions, 0, 0), Counters()
+    arm, asked, work = parse_arm({"name": "chasd", "threshold": SURE}), prompts_of(CaptionsTask, 0, 0), Counters()
     answers = _run(model, asked, arm=arm, new=LONG, lazy_branches="auto", counters=work)
     needed = 0
     for prompt, answer in zip(asked, answers, strict=True):

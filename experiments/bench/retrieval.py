@@ -166,7 +166,7 @@ def _example(name: str, number: int) -> Example:
     from PIL import Image as PILImage
 
     pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    return Example(name, (Image.from_image(PILImage.fromarray(pixels), name),), "which?", ("a",))
+    return Example(name, (Image.from_pil(PILImage.fromarray(pixels), name),), "which?", ("a",))
 
 
 if __name__ == "__main__":

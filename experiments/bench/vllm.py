@@ -261,7 +261,7 @@ def _prompts(count: int) -> list[Prompt]:
     from icl.types import Part, Turn
 
     def one(i: int) -> Prompt:
-        image = Image.from_image(PILImage.new("RGB", (64, 64), (i, 90, 255 - i)), f"color {i}")
+        image = Image.from_pil(PILImage.new("RGB", (64, 64), (i, 90, 255 - i)), f"color {i}")
         parts = (
             Part(image, spans.image(spans.QUERY)),
             Part(f"What is number {i} in this image?", spans.QUESTION),

@@ -8,13 +8,13 @@ import typer
 
 from experiments.cli.component_kinds import kind_of, kind_with
 from icl.errors import ConfigError
-from icl.registry import a, build
+from icl.registry import build, with_article
 
 CHECKS = {
-    "task": "icl.conformance:check_task",
-    "model": "icl.conformance:check_model",
-    "metric": "icl.conformance:check_metric",
-    "edit": "icl.edit_conformance:check_edit",
+    "task": "icl.testing.conformance:check_task",
+    "model": "icl.testing.conformance:check_model",
+    "metric": "icl.testing.conformance:check_metric",
+    "edit": "icl.testing.edits:check_edit",
     "embedder": "retrievers.machinery.embedder_conformance:check_embedder",
     "retriever": "retrievers.machinery.conformance:check_retriever",
     "reranker": "retrievers.machinery.conformance:check_reranker",
@@ -41,7 +41,7 @@ def command(
 
     kind, name, parameters = _read(words)
     if kind not in CHECKS:
-        raise ConfigError(f"there is no check for {a(kind)}. There are checks for: {', '.join(CHECKS)}.")
+        raise ConfigError(f"there is no check for {with_article(kind)}. There are checks for: {', '.join(CHECKS)}.")
     node = {"name": name, **dict(map(pair, parameters))}
     module, _, function = CHECKS[kind].partition(":")
     try:

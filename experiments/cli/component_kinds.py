@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.config.keys import KINDS
 from icl.errors import ConfigError, did_you_mean
-from icl.registry import PACKAGES, a, entries, resolve
+from icl.registry import PACKAGES, entries, resolve, with_article
 
 PLURALS = {f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s": kind for kind in PACKAGES}
 WORDS: Mapping[str, str] = {
@@ -46,7 +46,7 @@ def kind_with(name: str, command: str) -> str:
         raise ConfigError(f"no component named '{name}'.{did_you_mean(name, known)} (icl ls)")
     if len(found) > 1:
         raise ConfigError(
-            f"'{name}' is the name of {' and of '.join(map(a, found))}. Say which: icl {command} {found[0]} {name}."
+            f"'{name}' is the name of {' and of '.join(map(with_article, found))}. Say which: icl {command} {found[0]} {name}."
         )
     return found[0]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.config.keys import KINDS, LISTS
 from experiments.config.yaml_document import flow
-from icl.parameter_docs import Parameter, parameters
+from icl.parameter_docs import ParameterDoc, parameter_docs
 from icl.registry import resolve
 
 PLACES: Mapping[str, str] = {
@@ -38,7 +38,7 @@ def component_page(kind: str, name: str, width: int) -> Iterator[str]:
         if text:
             yield ""
             yield from wrap_text(text, width)
-    found, presets = parameters(cls), getattr(cls, "presets", {})
+    found, presets = parameter_docs(cls), getattr(cls, "presets", {})
     if found:
         yield ""
         yield "Parameters"
@@ -65,7 +65,7 @@ def component_page(kind: str, name: str, width: int) -> Iterator[str]:
             yield from hanging_lines("  ", "fitted: a file that `icl fit` has written, with these parameters", width)
 
 
-def examples(kind: str, name: str, found: Sequence[Parameter], presets: Presets) -> Iterator[str]:
+def examples(kind: str, name: str, found: Sequence[ParameterDoc], presets: Presets) -> Iterator[str]:
     """Lines of an experiment file with this component: as short as may be, with all parameters, by a preset."""
     place = PLACES[kind]
     if kind == "embedder" and getattr(resolve(kind, name), "reads", None) == {"text"}:
@@ -105,7 +105,7 @@ def wrap_text(text: str, width: int) -> Iterator[str]:
             yield from hanging_lines("", block, width)
 
 
-def _parameters(found: Sequence[Parameter], presets: Presets, width: int) -> Iterator[str]:
+def _parameters(found: Sequence[ParameterDoc], presets: Presets, width: int) -> Iterator[str]:
     longest = max(len(one.key) for one in found)
     for one in found:
         default = f"default {flow(one.default)}"

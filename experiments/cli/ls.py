@@ -11,7 +11,7 @@ from experiments.cli.component_kinds import PLURALS, WORDS, kind_of, kind_with
 from experiments.cli.component_page import component_page, hanging_lines
 from icl.errors import ConfigError, did_you_mean
 from icl.models import optional
-from icl.registry import PACKAGES, Entry, entries, resolve
+from icl.registry import PACKAGES, ComponentEntry, entries, resolve
 
 
 def command(
@@ -63,7 +63,7 @@ def command(
 _KINDS = f"Kinds: {', '.join(PLURALS)}."
 
 
-def _list(found: Sequence[Entry], width: int) -> None:
+def _list(found: Sequence[ComponentEntry], width: int) -> None:
     longest = max((len(entry.name) for entry in found), default=0)
     for entry in found:
         for line in hanging_lines(f"  {entry.name:<{longest}}  ", entry.summary, width):

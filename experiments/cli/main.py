@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from icl import __version__
-from icl.errors import ComponentError, ICLError, ICLWarning, did_you_mean, printable
+from icl.errors import ComponentError, ICLError, ICLWarning, did_you_mean, strip_control_characters
 
 HEAD = "Research on in-context learning with multimodal language models."
 WRONG = 2
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exception(error)
         hint = "" if debug or not isinstance(error, ComponentError) else " (--debug shows the traceback)"
-        print(printable(f"{error}{hint}"), file=sys.stderr)
+        print(strip_control_characters(f"{error}{hint}"), file=sys.stderr)
         return WRONG
     except BrokenPipeError:  # the reader (`head`) left
         sys.stderr.close()
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _traced(said: str, whole: str) -> None:
-    print(printable(whole), file=sys.stderr)
+    print(strip_control_characters(whole), file=sys.stderr)
 
 
 def commands() -> dict[str, str]:
@@ -84,14 +84,16 @@ def _call(name: str, words: list[str], debug: bool) -> int:
         from icl import user_errors as blame
 
         warnings.formatwarning = lambda message, category, *more: (
-            f"{printable(str(message))}\n" if issubclass(category, ICLWarning) else written(message, category, *more)
+            f"{strip_control_characters(str(message))}\n"
+            if issubclass(category, ICLWarning)
+            else written(message, category, *more)
         )
         module = importlib.import_module(f"experiments.cli.{name.replace('-', '_')}")
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
         app.command(help=f"{module.__doc__}\n\n{inspect.cleandoc(module.command.__doc__ or '')}")(
             _stoppable(module.command)
         )
-        with blame.kept(_traced) if debug else nullcontext(), blame.blaming():
+        with blame.collect_tracebacks(_traced) if debug else nullcontext(), blame.convert_user_errors():
             app(args=words, prog_name=f"icl {name}")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)

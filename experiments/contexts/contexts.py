@@ -14,8 +14,8 @@ from experiments.contexts.paired_sample import others_of
 from experiments.grid.grid import Cell
 from icl.errors import ICLError, PlanError
 from icl.streams import StreamKey
-from icl.types import Context, Demo, Example, Prompt, Query, Scored
-from icl.user_errors import blaming
+from icl.types import Context, Demo, Example, Prompt, Query, RetrievedExample
+from icl.user_errors import convert_user_errors
 from prompts.budget import fit
 from prompts.label_renaming import scored_by
 from retrievers.base import FittedRetriever, Resources
@@ -74,7 +74,7 @@ class Written:
     other: "Written | None" = None
 
 
-Found = tuple[Scored, ...] | str
+Found = tuple[RetrievedExample, ...] | str
 """The demonstrations of a query, or why it has none."""
 
 
@@ -127,7 +127,7 @@ class Retrieval:
             return
         items = [*(example for pool in pools for example in pool.examples), *(query.query for query in queries)]
         try:
-            with blaming(retriever):
+            with convert_user_errors(retriever):
                 prepare(items, self._resources(retriever, seed))
         except ICLError:
             return  # one of them cannot be read: pool by pool, the error finds the sample that it belongs to
@@ -138,7 +138,7 @@ class Retrieval:
     def _fit(self, retriever: "Retriever", seed: int, pool: "Pool", shared: bool) -> FittedRetriever:
         key = (id(retriever), seed, id(pool))
         if key not in self.fitted:
-            with blaming(retriever):
+            with convert_user_errors(retriever):
                 fitted = retriever.fit(pool, self._resources(retriever, seed))
             if not shared:
                 return fitted
@@ -159,7 +159,7 @@ def _most(wanted: int, pool: "Pool", queries: Sequence[Query]) -> int:
 def _retrieved(fitted: FittedRetriever, queries: Sequence[Query], shots: int) -> Sequence[Found]:
     """In one call; query by query where that fails, so that one unreadable image fails one sample."""
     try:
-        with blaming(fitted):
+        with convert_user_errors(fitted):
             found = fitted.retrieve(queries, shots)
     except ICLError as error:
         if len(queries) == 1:
@@ -242,19 +242,19 @@ def written(item: Written) -> Written:
     cell = item.recipe.first
     try:
         limit, reserve = cell.model.max_tokens, cell.max_new_tokens
-        with blaming(cell.composer):
+        with convert_user_errors(cell.composer):
             prompt, shown, dropped = fit(item.context, cell.composer, cell.model.count_tokens, limit, reserve)
             prompt.digest  # noqa: B018  an unreadable image fails here, in its own sample
     except ICLError as error:
         return replace(item, failed=str(error))
     if item.other is not None:
-        prompt = replace(prompt, other=written(item.other).prompt)
+        prompt = replace(prompt, paired_prompt=written(item.other).prompt)
     return replace(item, prompt=prompt, context=shown, dropped=len(dropped))
 
 
 def arranged(
     query: Query | Example,
-    found: Sequence[Scored],
+    found: Sequence[RetrievedExample],
     pool: "Pool",
     seed: int,
     *,
@@ -270,10 +270,10 @@ def arranged(
     marks = tuple(dict.fromkeys(one.mark for one in found if one.mark))
     context = Context(blind, demos, StreamKey(seed, blind.id), marks)
     if order is not None:
-        with blaming(order):
+        with convert_user_errors(order):
             context = _blind(order.order(_shown_to(order, context, query)))
     for transform in transforms:
-        with blaming(transform):
+        with convert_user_errors(transform):
             context = _blind(transform.transform(_shown_to(transform, context, query)))
     return context
 
@@ -281,7 +281,7 @@ def arranged(
 def asking(component: Any, pool: "Pool", model: "Model | None") -> Any:
     """An orderer or transform that needs the model or the pool, with them; any other as it is. Raises PlanError."""
     needed = component is not None and component.needs & {"model", "pool"}
-    with blaming(component):
+    with convert_user_errors(component):
         return component.fitted(pool, model) if needed else component
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from icl.truncate import brief
+from icl.truncate import truncate
 
 PATH_KEYS = ("path", "checkpoint")
 """A model or a task read from somewhere is better known by where from than by the backend's name."""
@@ -102,4 +102,4 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else brief(str(value))
+    return f"{value:g}" if isinstance(value, float) else truncate(str(value))

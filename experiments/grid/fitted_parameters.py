@@ -14,7 +14,7 @@ from experiments.grid.grid import Cell, Grid, digest_of
 LIMITS = ("queries", "pool_size", "items", "whole_groups")
 """Parameters of a task that say how much of it is taken: a smaller choice lies within a larger one."""
 
-PARTS = (*LIMITS, "split", "pool_split", "pool_share", "seed")
+PARTS = (*LIMITS, "split", "pool_split", "pool_fraction", "seed")
 """Parameters that say which part of a task is taken: a dev split is the same task."""
 
 

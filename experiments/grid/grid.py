@@ -16,7 +16,7 @@ from experiments.grid.axis_product import Node, points
 from experiments.grid.matching import check_comparable, inside
 from icl.canonical_json import canonical_digest
 from icl.errors import ConfigError, ModelError
-from icl.registry import build, describe, search_beside
+from icl.registry import build, component_search_folder, describe
 
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm
@@ -90,7 +90,7 @@ class Grid:
 
 def expand(config: Config) -> Grid:
     """Every cell of a config. Builds components and reads no data. Raises ConfigError."""
-    with search_beside(config.document.folder):
+    with component_search_folder(config.document.folder):
         factory = _Factory()
         cells: dict[str, Cell] = {}
         owners: dict[str, dict[str, None]] = {}

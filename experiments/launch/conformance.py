@@ -27,7 +27,7 @@ from experiments.store.lock import write_lock
 from experiments.store.run_state import json_round_trip, load_run_state, write_cells
 from experiments.store.store import Store
 from icl.errors import ConfigError, ICLError
-from icl.loading import search_beside
+from icl.loading import component_search_folder
 from icl.registry import build, describe
 
 EXPERIMENT: Mapping[str, Any] = {
@@ -93,7 +93,7 @@ def _check_component(name: str, launcher: Launcher) -> None:
     _must(type(workers) is int and workers >= 0, f"{name}.workers is {workers!r}, not a number of workers.")
     _must(isinstance(launcher.wait, bool), f"{name}.wait is {launcher.wait!r}, not true or false.")
     told = json_round_trip(describe(launcher))
-    with search_beside(_home(launcher)):
+    with component_search_folder(_home(launcher)):
         again = build("launcher", json.loads(json.dumps(_node(launcher))))
     _must(
         json_round_trip(describe(again)) == told, f"{name} is another one when it is read from a run directory again."

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.results.run_view import RunView
 from experiments.stats.arms import better_of
 from icl.streams import StreamKey
-from icl.types import IMAGE_MARK
+from icl.types import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -123,10 +123,10 @@ def _context(row: Mapping[str, Any], known: dict[str, int], shelf: Shelf) -> int
     if key not in known:
         shown, own = per_demo(images, _list(row.get("image_of")), len(demos))
         known[key] = len(shelf.contexts)
-        aligned = prompt.count(IMAGE_MARK) == len(images)
+        aligned = prompt.count(IMAGE_PLACEHOLDER) == len(images)
         shelf.contexts.append(
             {
-                "prompt": prompt.split(IMAGE_MARK) if aligned else [prompt],
+                "prompt": prompt.split(IMAGE_PLACEHOLDER) if aligned else [prompt],
                 "images": images,
                 "demos": [[*demo, where] for demo, where in zip(demos, shown, strict=True)],
                 "query": own,

@@ -15,7 +15,7 @@ from experiments.stats.arms import better_of
 from experiments.stats.effects import Effect
 from experiments.stats.wording import counted, listed, plus_minus, share
 from experiments.store.store import Store
-from icl.errors import printable
+from icl.errors import strip_control_characters
 
 READ = (
     "A control is the same machinery without the idea: the mask alone, the hidden temperature alone, noise of the same "
@@ -187,4 +187,4 @@ def _number(value: float, digits: int) -> str:
 
 def _plain(text: object) -> str:
     """On one line, and no markup of its own."""
-    return printable(str(text)).replace("\n", " ").replace("<", "&lt;")
+    return strip_control_characters(str(text)).replace("\n", " ").replace("<", "&lt;")

@@ -14,8 +14,8 @@ from experiments.results.run_view import RunView
 from experiments.stats.arms import NONE, better_of, checked_setting, told
 from experiments.stats.compare import BASELINE
 from experiments.stats.wording import share
-from icl.errors import ConfigError, DataError, did_you_mean, printable
-from icl.types import IMAGE_MARK
+from icl.errors import ConfigError, DataError, did_you_mean, strip_control_characters
+from icl.types import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -151,7 +151,7 @@ def show_failed(view: RunView, console: "Console") -> None:
 
 def clean(text: object) -> str:
     """Without control characters: a model's output must not steer a terminal."""
-    return printable(str(text))
+    return strip_control_characters(str(text))
 
 
 def called(digests: Sequence[str]) -> dict[str, str]:
@@ -261,9 +261,9 @@ def _prompt(row: Mapping[str, Any], folder: Path) -> "Text":
 
     digests = _digests(row)
     names = called(digests)
-    pieces = clean(row["prompt"] if isinstance(row.get("prompt"), str) else "").split(IMAGE_MARK)
+    pieces = clean(row["prompt"] if isinstance(row.get("prompt"), str) else "").split(IMAGE_PLACEHOLDER)
     if len(pieces) != len(digests) + 1:  # the mark stands in somebody's text too
-        pieces = [f"{IMAGE_MARK.join(pieces)}\n", *([""] * len(digests))]
+        pieces = [f"{IMAGE_PLACEHOLDER.join(pieces)}\n", *([""] * len(digests))]
     told = Text(pieces[0])
     for digest, piece in zip(digests, pieces[1:], strict=True):
         path = _kept(folder, digest)

@@ -19,7 +19,7 @@ from experiments.contexts.contexts import Recipe, Retrieval, contexts, written
 from experiments.grid.grid import Cell, Grid, expand
 from experiments.stats.arms import name_of
 from experiments.terminal.spinner import spinner
-from icl.errors import ConfigError, DataError, PlanError, did_you_mean, printable
+from icl.errors import ConfigError, DataError, PlanError, did_you_mean, strip_control_characters
 from icl.models import optional
 from icl.types import Example, Prompt
 
@@ -44,7 +44,7 @@ def show_prompt(source: Path, query: str, arm: Mapping[str, str], seed: int | No
             raise PlanError(f"query '{example.id}' has no prompt: {item.failed}")
         found = list(lines(cell, example, item.prompt, item.context.provenance, console.width))
     for line in found:
-        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        console.print(strip_control_characters(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def chosen(grid: Grid, arm: Mapping[str, str], seed: int | None) -> Cell:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments.stats.wording import counted, share, signed
-from icl.errors import printable
+from icl.errors import strip_control_characters
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,7 +90,7 @@ def word_of(word: str) -> str:
     """A token's text on one line, without control characters; blanks are made visible."""
     if not word:
         return END
-    plain = printable(word).replace("\n", "⏎")
+    plain = strip_control_characters(word).replace("\n", "⏎")
     return plain if plain.strip() else "␣" * len(plain)
 
 

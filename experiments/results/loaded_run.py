@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import AXES, CORRECTION, METRIC, usual_metric
-from experiments.results.run_metrics import over_run
+from experiments.results.run_metrics import run_level
 from experiments.stats.arms import NONE, is_accuracy, judged_by
 from experiments.stats.whole import own_of
 from experiments.store.equivalent_cells import equivalence_digest
@@ -50,7 +50,7 @@ class Run:
         `attrs` names the columns that are axes, metrics and baselines, and says which way of each metric is good
         (`better`) and which are accuracies. A baseline has a column for each metric that judges it (`vote:strict`);
         `vote` is that of the config's `compare.metric` (else `vocabulary.usual_metric`). A failed sample has its reason
-        under `failed`. The numbers of a metric of a whole run (`icl.metrics.base.RunMetric`) average to its statistic
+        under `failed`. The numbers of a metric of a whole run (`icl.metrics.base.RunLevelMetric`) average to its statistic
         in each cell, and beside them (`f1:own`) stands what a sample's number was computed from. Samples of one query
         that have one `decided_by` are answered alike by construction (`experiments.store.equivalent_cells`).
         """
@@ -68,7 +68,7 @@ class Run:
                 kept = {key: value for key, value in sample.items() if key not in DROPPED}
                 rows.append({**labels, **kept, **scores, **_judged(votes)})
         first = ("cell", "decided_by", *AXES, "seed", "query", "group", "failed", "output", *metrics, *baselines)
-        frame = over_run(pd.DataFrame(rows), info, baselines)
+        frame = run_level(pd.DataFrame(rows), info, baselines)
         frame = _as_judged_by(frame, baselines, usual_metric(info, tuple(metrics)))
         for column in first:
             if column not in frame:

@@ -15,24 +15,24 @@ import numpy as np
 from experiments.stats.arms import judged_by
 from experiments.stats.whole import Own, Whole, own_of
 from icl.errors import ConfigError, StoreError
-from icl.metrics.base import Judged, RunMetric
+from icl.metrics.base import RunLevelMetric, ScoredSample
 from icl.metrics.baselines import BASELINES
 from icl.types import Demo, Example, Query
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FACTS = ("better", "over_run", "accuracy", "code")
+FACTS = ("better", "run_level", "accuracy", "code")
 """What run.json says of a metric beside its node."""
 
 
-def over_run(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[str]) -> "DataFrame":
+def run_level(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[str]) -> "DataFrame":
     """The frame with the columns of its run metrics replaced, and one beside each. info: run.json.
 
     Raises StoreError where the code of such a metric is not found, or is another one by now.
     """
     told = info.get("metrics", {})
-    whole = {name: node for name, node in told.items() if isinstance(node, Mapping) and node.get("over_run")}
+    whole = {name: node for name, node in told.items() if isinstance(node, Mapping) and node.get("run_level")}
     if not whole or not len(frame):
         return frame
     cells = frame.groupby("cell", sort=False).indices
@@ -44,7 +44,7 @@ def over_run(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[st
             values, owns = np.full(len(frame), np.nan), np.empty(len(frame), dtype=object)
             for places in cells.values():
                 samples = _judged(frame.iloc[places], column, by)
-                parts = metric.over_run(samples)
+                parts = metric.run_level(samples)
                 if len(parts) != len(samples):
                     raise StoreError(f"the score '{name}' gives {len(parts)} numbers for {len(samples)} samples.")
                 values[places] = [np.nan if part is None else part for part in parts]
@@ -57,10 +57,10 @@ def over_run(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[st
     return frame
 
 
-def _judged(rows: "DataFrame", column: str, baseline: str) -> list[Judged]:
+def _judged(rows: "DataFrame", column: str, baseline: str) -> list[ScoredSample]:
     """baseline: whose the column is, and whose answer counts; '': the model's."""
     return [
-        Judged(
+        ScoredSample(
             query=str(row["query"]),
             score=None if not isinstance(row[column], int | float) or np.isnan(row[column]) else float(row[column]),
             group=row["group"] if isinstance(row.get("group"), str) else None,
@@ -95,9 +95,9 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
 
 
-def _built(name: str, node: Mapping[str, Any], info: Mapping[str, Any]) -> RunMetric:
+def _built(name: str, node: Mapping[str, Any], info: Mapping[str, Any]) -> RunLevelMetric:
     """The metric. One by path is found where the config named it: from here, or from the folder of its file."""
-    from icl.registry import build, describe, search_beside
+    from icl.registry import build, component_search_folder, describe
 
     own = ":" in str(node.get("name"))
     wanted = {key: value for key, value in node.items() if key not in FACTS}
@@ -105,8 +105,8 @@ def _built(name: str, node: Mapping[str, Any], info: Mapping[str, Any]) -> RunMe
         asked = (info.get("config") or {}).get("metrics") or []
         wanted["name"] = next((path for path in map(_path, asked) if _same(path, str(node["name"]))), node["name"])
     try:
-        with search_beside(Path(str(info.get("file", ""))).parent):
-            metric: RunMetric = build("metric", wanted)
+        with component_search_folder(Path(str(info.get("file", ""))).parent):
+            metric: RunLevelMetric = build("metric", wanted)
     except ConfigError as error:
         raise StoreError(
             f"the score '{name}' is computed over the whole run, and its code is needed to read it: {error}"

@@ -90,7 +90,7 @@ class RunView:
 
     @property
     def of_samples(self) -> bool:
-        """Whether a sample has a score of its own; else it is one of the whole run (`icl.metrics.base.RunMetric`)."""
+        """Whether a sample has a score of its own; else it is one of the whole run (`icl.metrics.base.RunLevelMetric`)."""
         return own_of(self.metric) not in self.scores
 
     @property
@@ -308,7 +308,7 @@ def _wraps(control: Any, arm: Any) -> bool:
 
 
 def _metrics(frame: "DataFrame") -> Sequence[str]:
-    found = [metric for metric in (*METRICS, "yes") if metric in frame]
+    found = [metric for metric in (*METRICS, "yes_ratio") if metric in frame]
     if not found:
         raise StoreError("the run's samples have no scores.")
     return found

@@ -19,7 +19,7 @@ from experiments.grid.single_setting import SeveralSettingsError, differing, nar
 from experiments.running.generation import engine_for
 from experiments.stats.wording import listed
 from icl.errors import ConfigError, DataError, PlanError
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 from icl.registry import entries, resolve
 
 if TYPE_CHECKING:
@@ -146,5 +146,5 @@ def _blocks(cells: Sequence[Cell]) -> Iterator[list[Written]]:
 
 def _place(item: Written) -> int | None:
     """Of the right option."""
-    accepted = {plain(answer) for answer in item.example.answers}
-    return next((i for i, option in enumerate(item.example.options) if plain(option) in accepted), None)
+    accepted = {normalize_text(answer) for answer in item.example.answers}
+    return next((i for i, option in enumerate(item.example.options) if normalize_text(option) in accepted), None)

@@ -10,7 +10,7 @@ from icl.errors import ICLError, ModelError
 from icl.models import optional
 from icl.models.base import Model, Request
 from icl.types import Generation, Prompt
-from icl.user_errors import blaming
+from icl.user_errors import convert_user_errors
 
 if TYPE_CHECKING:
     from decoding.engine.requests import Counters, LazyBranches
@@ -129,7 +129,7 @@ def _request(model: Model, one: SampleRequest) -> Request:
 def _generated(model: Model, requests: Sequence[Request]) -> list[Answer]:
     """In halves where a request of the batch fails, so that it fails alone."""
     try:
-        with blaming(model):
+        with convert_user_errors(model):
             said: list[Answer] = list(model.generate(requests))
     except ICLError as error:
         if len(requests) == 1:

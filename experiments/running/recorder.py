@@ -13,7 +13,7 @@ from icl.errors import ComponentError, DataError
 from icl.metrics.base import Metric
 from icl.metrics.baselines import BASELINES
 from icl.types import Demo, Example, Generation, Prompt, Sample
-from icl.user_errors import blaming
+from icl.user_errors import convert_user_errors
 from prompts.label_renaming import before_and_after
 
 
@@ -67,7 +67,7 @@ class Recorder:
             "prompt_digest": prompt.digest if prompt else "",
             "images": tuple(image.digest for image in prompt.images) if prompt else (),
             "image_of": _owners(prompt) if prompt else (),
-            "renamed": before_and_after(item.example, item.context),
+            "gold_before_after": before_and_after(item.example, item.context),
             "baselines": baselines(self.metrics, demos, item.example),
             "marks": item.context.provenance,
             "query": item.example.id,
@@ -91,7 +91,7 @@ def scores(metrics: Mapping[str, Metric], answer: Generation, example: Example) 
 
 def _score(name: str, metric: Metric, answer: Generation, example: Example) -> float | None:
     try:
-        with blaming(metric):
+        with convert_user_errors(metric):
             return metric.score(answer, example)
     except ComponentError as error:
         raise DataError(f"metrics: {name}, of {answer.text[:60]!r} for '{example.id}': {error}") from error

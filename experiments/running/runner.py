@@ -27,7 +27,7 @@ from icl.errors import DataError
 from icl.images import Image
 from icl.models import optional
 from icl.types import Sample
-from icl.user_errors import Log, kept
+from icl.user_errors import TracebackLog, collect_tracebacks
 
 if TYPE_CHECKING:
     from icl.models.base import Model
@@ -82,13 +82,13 @@ class Runner:
         self.recorder = Recorder(grid.metrics)
         self.album = ImageStore(store.folder / "images")
         self.repeats, self.fits = Repeats(), Room()
-        self.log = Log(store.folder / TRACEBACKS)
+        self.log = TracebackLog(store.folder / TRACEBACKS)
         self.failed = self.computed = 0
 
     def outcome(self) -> RunOutcome:
         self.progress.begin(len(self.grid.cells), self.work.total, self.work.cells_done, self.work.present)
         try:
-            with SampleWriter(self.store, self.worker) as self.writer, infrequent_gc(), kept(self.log):
+            with SampleWriter(self.store, self.worker) as self.writer, infrequent_gc(), collect_tracebacks(self.log):
                 for model in self.grid.models:
                     self._model(model)
         finally:

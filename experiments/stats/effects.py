@@ -22,8 +22,8 @@ from experiments.stats.pairs import KEYS, UnpairedError, pair
 from experiments.stats.subjects import pooled, scored, split
 from experiments.stats.summary import estimate_of
 from experiments.stats.wording import listed
-from icl.metrics.normalize import plain
-from icl.metrics.yes_no import parse
+from icl.metrics.normalize import normalize_text
+from icl.metrics.yes_no import parse_yes_no
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -157,17 +157,19 @@ def answers_of(rows: "DataFrame") -> Callable[[Mapping[str, Any]], str] | None:
     rows: of all arms of a subject.
     """
     told = rows[rows["failed"].isna()] if "failed" in rows else rows
-    golds = {plain(str(a)) for gold in _column(told, "gold") for a in gold or ()}
+    golds = {normalize_text(str(a)) for gold in _column(told, "gold") for a in gold or ()}
     if golds and golds <= {"yes", "no"}:
-        return lambda row: parse(str(row["output"])) or OTHER
-    options = [tuple(map(plain, map(str, o))) if isinstance(o, list | tuple) else () for o in _column(told, "options")]
+        return lambda row: parse_yes_no(str(row["output"])) or OTHER
+    options = [
+        tuple(map(normalize_text, map(str, o))) if isinstance(o, list | tuple) else () for o in _column(told, "options")
+    ]
     if not options or not all(options):
         return None
     names = {name: name for own in options for name in own}
     if len(names) <= MOST_ANSWERS:
-        return lambda row: names.get(plain(str(row["output"])), OTHER)
+        return lambda row: names.get(normalize_text(str(row["output"])), OTHER)
     if max(map(len, options)) <= MOST_ANSWERS:
-        return lambda row: _place([plain(str(o)) for o in row["options"]], plain(str(row["output"])))
+        return lambda row: _place([normalize_text(str(o)) for o in row["options"]], normalize_text(str(row["output"])))
     return None
 
 
@@ -244,7 +246,7 @@ def _other(frame: "DataFrame", reference: "DataFrame", arm: "DataFrame") -> floa
     if not len(shared):
         return nan
     pairs = zip(both[0].loc[shared], both[1].loc[shared], strict=True)
-    return float(np.mean([plain(str(a)) != plain(str(b)) for a, b in pairs]))
+    return float(np.mean([normalize_text(str(a)) != normalize_text(str(b)) for a, b in pairs]))
 
 
 def _column(rows: "DataFrame", name: str) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from experiments.stats.arms import arms, values_of
 from experiments.stats.rows import records, said, texts
 from experiments.stats.wording import share
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ FEW = "no arm names one of the options in more than {} of its answers; scores te
 ALIKE = "every arm gives the same answers; nothing here tells them apart."
 
 
-READ = ["output", "options", "demos", "gold", "renamed"]
+READ = ["output", "options", "demos", "gold", "gold_before_after"]
 """The columns that say what an answer is."""
 HALF = 0.5
 """A share of answers that name an option below which this is told."""
@@ -90,4 +90,4 @@ def _sentence(rows: "DataFrame", axes: "Sequence[str]") -> str:
 def _misses(row: dict[str, object]) -> bool:
     """Whether the output is none of the options, of which there are some."""
     options = texts(row, "options")
-    return bool(options) and said(row) not in map(plain, options)
+    return bool(options) and said(row) not in map(normalize_text, options)

@@ -5,8 +5,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from experiments.stats.arms import UNIT
-from icl.metrics.lenient import lenient
-from icl.metrics.normalize import plain
+from icl.metrics.lenient import contains_answer
+from icl.metrics.normalize import normalize_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -46,20 +46,21 @@ def said(row: Mapping[str, Any]) -> str:
         *texts(row, "options"),
         *(answer for *_, answer in demos_of(row)),
         *texts(row, "gold"),
-        *texts(row, "renamed"),
+        *texts(row, "gold_before_after"),
     )
     return reading(
-        str(row["output"]) if isinstance(row["output"], str) else "", tuple(dict.fromkeys(filter(plain, known)))
+        str(row["output"]) if isinstance(row["output"], str) else "",
+        tuple(dict.fromkeys(filter(normalize_text, known))),
     )
 
 
 @lru_cache(maxsize=65_536)
 def reading(output: str, known: tuple[str, ...]) -> str:
     """The one known answer that the output names, else the output itself; in plain form."""
-    whole = plain(output)
-    if whole in map(plain, known):
+    whole = normalize_text(output)
+    if whole in map(normalize_text, known):
         return whole
-    named = {plain(answer) for answer in known if lenient(output, (answer,), known)}
+    named = {normalize_text(answer) for answer in known if contains_answer(output, (answer,), known)}
     return named.pop() if len(named) == 1 else whole
 
 

@@ -32,8 +32,8 @@ from experiments.stats.intervals import (
     normal_quantile,
     wilson,
 )
-from icl.metrics.base import Judged, RunMetric
-from icl.metrics.over_run_sums import Sums, mean_sums, sums_of
+from icl.metrics.base import RunLevelMetric, ScoredSample
+from icl.metrics.sufficient_statistics import SufficientStatistics, mean_statistics, statistics_of
 
 Codes = NDArray[np.intp]
 Places = Sequence[int] | NDArray[np.intp]
@@ -51,8 +51,8 @@ def own_of(column: str) -> str:
 class Whole:
     """A cell as a metric of a whole run reads it, and the numbers that it gives."""
 
-    metric: RunMetric
-    samples: tuple[Judged, ...]
+    metric: RunLevelMetric
+    samples: tuple[ScoredSample, ...]
     parts: Sequence[float | None]
 
     def without(self, places: Collection[int]) -> "Whole":
@@ -61,7 +61,7 @@ class Whole:
         if not gone:
             return self
         samples = tuple(replace(s, score=None) if i in gone else s for i, s in enumerate(self.samples))
-        return Whole(self.metric, samples, self.metric.over_run(samples))
+        return Whole(self.metric, samples, self.metric.run_level(samples))
 
     def only(self, places: Collection[int]) -> "Whole":
         """As if all other samples had failed."""
@@ -112,7 +112,9 @@ def whole_estimate(owns: Sequence[Own], values: Floats, clusters: Any, level: fl
     return Estimate(mean, low, high, len(values), count)
 
 
-def paired(left: Sequence[Own], right: Sequence[Own]) -> tuple[Floats, Floats, list[tuple[list[int], Sums, Sums]]]:
+def paired(
+    left: Sequence[Own], right: Sequence[Own]
+) -> tuple[Floats, Floats, list[tuple[list[int], SufficientStatistics, SufficientStatistics]]]:
     """The numbers of both arms on the pairs that both have, NaN where a pair has none; then cell by cell.
 
     left, right: [n], pair by pair. Of a cell: its pairs that count, and what the statistic of each arm is made of.
@@ -130,16 +132,19 @@ def paired(left: Sequence[Own], right: Sequence[Own]) -> tuple[Floats, Floats, l
         counted = [rows[k] for k in kept]
         a[counted], b[counted] = [mine[k] for k in kept], [theirs[k] for k in kept]
         sums = [
-            _picked(sums_of(whole.parts), [own[k] for k in kept]) for whole, own in zip(wholes, places, strict=True)
+            _picked(statistics_of(whole.parts), [own[k] for k in kept])
+            for whole, own in zip(wholes, places, strict=True)
         ]
         if sums[0].rows.shape != sums[1].rows.shape:  # rows of other kinds: then their numbers are what there is
-            sums = [mean_sums(values[counted], 0.0, 1.0) for values in (a, b)]
+            sums = [mean_statistics(values[counted], 0.0, 1.0) for values in (a, b)]
         if counted:
             found.append((counted, sums[0], sums[1]))
     return a, b, found
 
 
-def strata_of(cells: Sequence[tuple[Places, Sums, Sums]], codes: Codes) -> list[Stratum]:
+def strata_of(
+    cells: Sequence[tuple[Places, SufficientStatistics, SufficientStatistics]], codes: Codes
+) -> list[Stratum]:
     """cells: (places among the pairs, sums of either arm); codes: [n], the cluster of each pair."""
     total, count = sum(len(rows) for rows, _, _ in cells), int(codes.max()) + 1
     found = []
@@ -159,17 +164,19 @@ def _agreed(one: Whole, other: Whole, mine: Sequence[int], theirs: Sequence[int]
     return one.without([p for p, _ in gone]), other.without([q for _, q in gone])
 
 
-def _cells(owns: Sequence[Own]) -> Iterator[tuple[Sums, list[int], float]]:
+def _cells(owns: Sequence[Own]) -> Iterator[tuple[SufficientStatistics, list[int], float]]:
     """Of each cell: what its statistic is made of, the places of its samples here, and their share of all."""
     cells: dict[int, list[int]] = {}
     for i, own in enumerate(owns):
         cells.setdefault(id(own.whole), []).append(i)
     for rows in cells.values():
-        sums = sums_of(owns[rows[0]].whole.parts)
+        sums = statistics_of(owns[rows[0]].whole.parts)
         yield _picked(sums, [owns[i].place for i in rows]), rows, len(rows) / len(owns)
 
 
-def _imagined(cells: Sequence[tuple[Sums, list[int], float]], codes: Codes, level: float) -> tuple[float, float]:
+def _imagined(
+    cells: Sequence[tuple[SufficientStatistics, list[int], float]], codes: Codes, level: float
+) -> tuple[float, float]:
     """The ends where z^2 clusters more had come out as badly, or as well, as can be."""
     z2 = normal_quantile(0.5 + level / 2) ** 2
     ends = [0.0, 0.0]
@@ -202,7 +209,7 @@ def _further(one: Floats, other: Floats) -> Floats:
     return max(one, other, key=lambda row: float(np.abs(row).sum()))
 
 
-def _picked(sums: Sums, places: Sequence[int]) -> Sums:
+def _picked(sums: SufficientStatistics, places: Sequence[int]) -> SufficientStatistics:
     return replace(sums, rows=sums.rows[list(places)], counts=sums.counts[list(places)])
 
 

@@ -86,14 +86,14 @@ def write_cells(store: Store, grid: Grid) -> None:
 
 def describe_metrics(grid: Grid) -> dict[str, Any]:
     """name -> canonical node of each metric, which way is good (`better`), and what else its class says of it."""
-    from icl.registry import describe, is_own
+    from icl.registry import describe, is_builtin
 
     told: dict[str, Any] = {}
     for name, metric in grid.metrics.items():
         told[name] = {**describe(metric), "better": metric.better}
-        if hasattr(metric, "over_run"):
-            told[name]["over_run"] = True
-        if getattr(metric, "accuracy", False) and not is_own(type(metric)):  # of ours the name says it
+        if hasattr(metric, "run_level"):
+            told[name]["run_level"] = True
+        if getattr(metric, "accuracy", False) and not is_builtin(type(metric)):  # of ours the name says it
             told[name]["accuracy"] = True
     return told
 

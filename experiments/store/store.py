@@ -27,7 +27,7 @@ from icl.types import Sample
 OPEN_FILES = 128
 ROUNDING = 1e-6
 """By how much a sum of floats may leave [0, 1]."""
-LISTED = ("demos", "ranks", "gold", "options", "images", "image_of", "renamed", "marks")
+LISTED = ("demos", "ranks", "gold", "options", "images", "image_of", "gold_before_after", "marks")
 MAPPED = ("scores", "baselines", "option_scores", "trace", "steps", "usage", "meta")
 """Fields of a sample that are lists, and that are mappings."""
 _FIELDS = tuple(f.name for f in fields(Sample))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from icl.errors import printable
+from icl.errors import strip_control_characters
 
 if TYPE_CHECKING:
     from rich.progress import BarColumn
@@ -194,7 +194,7 @@ class LineProgress(SilentProgress):
         self._say(text)
 
     def _say(self, text: str) -> None:
-        print(printable(text), file=self.out, flush=True)
+        print(strip_control_characters(text), file=self.out, flush=True)
 
 
 @dataclass
@@ -242,7 +242,7 @@ class BarProgress(LineProgress):
 
     def _say(self, text: str) -> None:
         if self.bar is not None:
-            self.bar.console.print(printable(text), markup=False, highlight=False)
+            self.bar.console.print(strip_control_characters(text), markup=False, highlight=False)
         else:
             super()._say(text)
 

@@ -10,7 +10,7 @@ from experiments.tiny.layout import PromptLayout
 from experiments.tiny.questions import caption
 from experiments.tiny.runner import CheckpointRunner
 from icl.tasks.generated.wording import plural
-from icl.tasks.generated.world import COLORS, HELD_OUT, SHAPES, Concept
+from icl.tasks.generated.world import COLORS, HELD_OUT_CONCEPTS, SHAPES, Concept
 
 _SHAPE = {form: s for s in SHAPES for form in (s, plural(s))}
 _OBJECT = re.compile(rf"\b({'|'.join(COLORS)}) ({'|'.join(sorted(_SHAPE, key=len, reverse=True))})\b")
@@ -30,7 +30,7 @@ def caption_scores(runner: CheckpointRunner, index: PoolIndex, features: Tensor,
     rng = np.random.default_rng(12)
     out: dict[str, tuple[int, int]] = {}
     scenes = index.kind["scene"]
-    has_held_out = np.array([any(g[:2] in HELD_OUT for g in index.groups[p]) for p in scenes])
+    has_held_out = np.array([any(g[:2] in HELD_OUT_CONCEPTS for g in index.groups[p]) for p in scenes])
     for label, among in (
         ("scenes of seen concepts", scenes[~has_held_out]),
         ("scenes with a held-out concept", scenes[has_held_out]),

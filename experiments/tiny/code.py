@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experiments.tiny.pool import COLUMN, COUNT_FACTS, SINGLE_FACTS
-from icl.tasks.generated.world import SEEN
+from icl.tasks.generated.world import TRAINING_CONCEPTS
 
 STRENGTH = {"texture": 2.0, "size": 1.5, "count": 1.5}
 
@@ -26,7 +26,7 @@ def fact_targets(facts: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray
         if name != "kind":
             columns += [facts[:, COLUMN[name]] == k for k in range(classes)]
             strengths += [STRENGTH.get(name, 1.0)] * classes
-    counted = [*COUNT_FACTS, *(f"n_{color}_{shape}" for color, shape in SEEN)]
+    counted = [*COUNT_FACTS, *(f"n_{color}_{shape}" for color, shape in TRAINING_CONCEPTS)]
     columns += [facts[:, COLUMN[name]].clip(0, 3) for name in counted]
     strengths += [1.0] * len(counted)
     raw = np.stack(columns, 1).astype(np.float32)

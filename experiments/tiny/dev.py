@@ -13,7 +13,7 @@ from experiments.tiny.layout import Batch, PromptLayout, TokenTurn
 from experiments.tiny.lessons import ask, attribute, bare, bind, describe, operator
 from experiments.tiny.pool import make_pool
 from experiments.tiny.tower import Tower, tokens_of
-from icl.tasks.generated.world import HELD_OUT
+from icl.tasks.generated.world import HELD_OUT_CONCEPTS
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,13 @@ def dev_scores(model: Decoder, dev: Dev, n: int = 128, layout: PromptLayout | No
     for ways in (2, 4, 8):
         note(
             f"bind{ways}@8",
-            [bind(rng, index, ways, 9, "pair", concepts=HELD_OUT, balanced=True) for _ in range(n)],
+            [bind(rng, index, ways, 9, "pair", concepts=HELD_OUT_CONCEPTS, balanced=True) for _ in range(n)],
             True,
         )
-    note("bind4@16", [bind(rng, index, 4, 17, "pair", concepts=HELD_OUT, balanced=True) for _ in range(n)], True)
-    note("near4@8", [bind(rng, index, 4, 9, "near", concepts=HELD_OUT, balanced=True) for _ in range(n)], True)
+    note(
+        "bind4@16", [bind(rng, index, 4, 17, "pair", concepts=HELD_OUT_CONCEPTS, balanced=True) for _ in range(n)], True
+    )
+    note("near4@8", [bind(rng, index, 4, 9, "near", concepts=HELD_OUT_CONCEPTS, balanced=True) for _ in range(n)], True)
     for kind in ("texture", "size", "count", "shape", "color"):
         for hint in (True, False):
             note(

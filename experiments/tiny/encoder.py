@@ -19,7 +19,7 @@ from experiments.tiny.index import PoolIndex
 from experiments.tiny.pool import COLUMN, make_pool
 from experiments.tiny.tower import Tower
 from icl.tasks.generated import wording as w
-from icl.tasks.generated.world import SEEN, Group, Kind
+from icl.tasks.generated.world import TRAINING_CONCEPTS, Kind, ShapeGroup
 
 MAX_TEXT = 48
 MIX: dict[Kind, float] = {"single": 0.45, "plain": 0.2, "count": 0.15, "scene": 0.15, "digits": 0.05}
@@ -66,7 +66,7 @@ def build(tower: Tower) -> CLIPModel:
 
 def caption(index: PoolIndex, image: int, long: bool) -> str:
     """A caption of one image; the short one of a single concept is "a red circle"."""
-    groups = [Group(*group) for group in index.groups[image]]
+    groups = [ShapeGroup(*group) for group in index.groups[image]]
     if not groups:
         return f"{index.fact(image, 'left')} ? {index.fact(image, 'right')}"
     if len(groups) > 1 or (long and index.fact(image, "count") > 1):
@@ -108,7 +108,7 @@ def train(  # noqa: PLR0917
     running = out.with_name(out.name + ".run.safetensors")
     torch.manual_seed(seed)
     rng = np.random.default_rng((11, seed))
-    pool = make_pool(5000 + seed, images, MIX, SEEN)
+    pool = make_pool(5000 + seed, images, MIX, TRAINING_CONCEPTS)
     index, x, facts = PoolIndex(pool), torch.from_numpy(pool.images), torch.from_numpy(pool.facts)
     model, heads = build(tower), nn.Linear(96, sum(HEADS.values()))
     both = nn.ModuleList([model, heads])

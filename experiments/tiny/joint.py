@@ -19,7 +19,7 @@ from experiments.tiny.index import PoolIndex
 from experiments.tiny.pool import make_pool
 from experiments.tiny.tower import Tower
 from experiments.tiny.train import loss_of
-from icl.tasks.generated.world import SEEN
+from icl.tasks.generated.world import TRAINING_CONCEPTS
 
 CAPTIONS = 0.2  # share of batches that are captions whatever the curriculum draws
 
@@ -52,7 +52,7 @@ def train_together(  # noqa: PLR0917
     """Train both in place and save them to `out`; a saved run goes on where it stood."""
     running = out.with_name("joint.run.safetensors")
     rng = np.random.default_rng((11, seed))
-    pool = make_pool(3000 + seed, images, concepts=SEEN)
+    pool = make_pool(3000 + seed, images, concepts=TRAINING_CONCEPTS)
     index, pixels = PoolIndex(pool), torch.from_numpy(pool.images)
     both = nn.ModuleDict({"tower": tower, "decoder": decoder}).train()
     optimizer = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)

@@ -9,7 +9,7 @@ from experiments.tiny.layout import TokenTurn
 from experiments.tiny.questions import NUMBERS, QUESTIONS, YES_NO, caption, pick
 from experiments.tiny.vocabulary import encode
 from icl.tasks.generated import wording as w
-from icl.tasks.generated.world import COLORS, SEEN, SHAPES, Concept
+from icl.tasks.generated.world import COLORS, SHAPES, TRAINING_CONCEPTS, Concept
 
 Rng = np.random.Generator
 NAMES = tuple(encode(name) for name in w.NONCE)
@@ -41,7 +41,7 @@ def bind(  # noqa: PLR0917
     turns: int,
     kind: str = "pair",
     hint: bool = False,
-    concepts: Sequence[Concept] = SEEN,
+    concepts: Sequence[Concept] = TRAINING_CONCEPTS,
     labels: Sequence[tuple[int, ...]] = NAMES,
     balanced: bool = False,
 ) -> list[TokenTurn]:
@@ -127,7 +127,7 @@ def ask(rng: Rng, index: PoolIndex, turns: int, name: str | None = None) -> list
     name = name or names[int(rng.choice(len(names), p=shares / shares.sum()))]
     plain = [n for n in names if n.startswith("plain")]
     out = []
-    same_concept = index.pair[pick(rng, SEEN)] if rng.random() < 0.25 else None
+    same_concept = index.pair[pick(rng, TRAINING_CONCEPTS)] if rng.random() < 0.25 else None
     for _ in range(turns):
         if mixed:
             name = (

@@ -17,7 +17,7 @@ from icl.tasks.generated.world import (
     SIZES,
     TEXTURES,
     Concept,
-    Facts,
+    ImageFacts,
     Kind,
     draw,
 )
@@ -52,7 +52,7 @@ class ImagePool:
         return len(self.images)
 
 
-def row(facts: Facts) -> NDArray[np.int64]:
+def row(facts: ImageFacts) -> NDArray[np.int64]:
     """One image's facts as classes, int64 [len(FACTS)]."""
     classes = np.full(len(FACTS), -1, np.int64)
     classes[COLUMN["kind"]] = KINDS.index(facts.kind)

@@ -13,7 +13,7 @@ from experiments.tiny.layout import PromptLayout, TokenTurn
 from experiments.tiny.lessons import ask, attribute, bind, operator
 from experiments.tiny.pool import ImagePool
 from experiments.tiny.runner import CheckpointRunner
-from icl.tasks.generated.world import HELD_OUT
+from icl.tasks.generated.world import HELD_OUT_CONCEPTS
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def mixed_sequences(index: PoolIndex, n: int) -> list[list[TokenTurn]]:
     for i in range(n):
         turns = int(rng.integers(1, 18))
         lessons = (
-            lambda t=turns: bind(rng, index, 2, t, concepts=HELD_OUT),
+            lambda t=turns: bind(rng, index, 2, t, concepts=HELD_OUT_CONCEPTS),
             lambda t=turns: ask(rng, index, t),
             lambda t=turns: operator(rng, index, t),
             lambda t=turns: attribute(rng, index, t),

@@ -14,7 +14,7 @@ from experiments.tiny.lessons import NAMES, Rng, ask, attribute, bare, bind, ope
 from experiments.tiny.questions import pick, turn
 from experiments.tiny.vocabulary import encode
 from icl.tasks.generated import wording as w
-from icl.tasks.generated.world import CONCEPTS, HELD_OUT, Concept, companion, popularity
+from icl.tasks.generated.world import CONCEPTS, HELD_OUT_CONCEPTS, Concept, companion, popularity
 
 SHOTS = (0, 1, 2, 4, 8, 16)
 FEWER_SHOTS = (0, 4, 8, 16)
@@ -57,7 +57,7 @@ def cells(index: PoolIndex) -> Iterator[ProbeCell]:
     """Everything but captions, retrieval and easy-vqa."""
 
     def held_out(ways: int, shots: int, kind: str = "pair") -> Callable[[Rng], list[TokenTurn]]:
-        return lambda rng: bind(rng, index, ways, shots + 1, kind, concepts=HELD_OUT, balanced=True)
+        return lambda rng: bind(rng, index, ways, shots + 1, kind, concepts=HELD_OUT_CONCEPTS, balanced=True)
 
     def by(kind: str, hint: bool, shots: int) -> Callable[[Rng], list[TokenTurn]]:
         return lambda rng: bind(rng, index, 2, shots + 1, kind, hint, balanced=True)
@@ -68,8 +68,11 @@ def cells(index: PoolIndex) -> Iterator[ProbeCell]:
         yield ProbeCell("binding", "4-way, like concepts", shots, held_out(4, shots, "near"), True)
         for name, lesson in (("operators", operator), ("attribute", attribute), ("number or presence", bare)):
             yield ProbeCell(
-                "rule in the demonstrations", name, shots, lambda rng, f=lesson, k=shots: f(rng, index, k + 1)
-            )  # type: ignore[misc]
+                "rule in the demonstrations",
+                name,
+                shots,
+                lambda rng, f=lesson, k=shots: f(rng, index, k + 1),  # type: ignore[misc]
+            )
     for shots in FEWER_SHOTS:
         for kind in ("texture", "size", "count", "shape", "color"):
             yield ProbeCell("binding by attribute", f"{kind}, named", shots, by(kind, True, shots), True)
@@ -88,8 +91,11 @@ def cells(index: PoolIndex) -> Iterator[ProbeCell]:
             yield ProbeCell("questions", name, shots, lambda rng, q=name, k=shots: ask(rng, index, k + 1, q))  # type: ignore[misc]
         for sampling in ("random", "popular", "adversarial"):
             yield ProbeCell(
-                "existence", sampling, shots, lambda rng, s=sampling, k=shots: existence(rng, index, k + 1, s)
-            )  # type: ignore[misc]
+                "existence",
+                sampling,
+                shots,
+                lambda rng, s=sampling, k=shots: existence(rng, index, k + 1, s),  # type: ignore[misc]
+            )
     for name, layout in LAYOUTS.items():
         yield ProbeCell("layouts, 8 shots", f"4-way binding, {name}", 8, held_out(4, 8), True, layout)
         yield ProbeCell("layouts, 8 shots", f"operators, {name}", 8, lambda rng: operator(rng, index, 9), False, layout)
@@ -131,7 +137,7 @@ def support(  # noqa: PLR0917
     rng, unit, out = np.random.default_rng(4), F.normalize(embeddings, dim=-1), []
     question = encode(w.BINDING_QUESTIONS[0])
     for _ in range(n):
-        concepts = [HELD_OUT[i] for i in rng.permutation(len(HELD_OUT))[:ways]]
+        concepts = [HELD_OUT_CONCEPTS[i] for i in rng.permutation(len(HELD_OUT_CONCEPTS))[:ways]]
         names = tuple(NAMES[i] for i in rng.permutation(len(NAMES))[:ways])
         pool = [(int(p), way) for way, c in enumerate(concepts) for p in rng.permutation(index.pair[c])[:each]]
         way = int(rng.integers(ways))

@@ -12,7 +12,7 @@ from experiments.tiny.index import PoolIndex
 from experiments.tiny.layout import TokenTurn
 from experiments.tiny.vocabulary import encode
 from icl.tasks.generated import wording as w
-from icl.tasks.generated.world import COLORS, SEEN, SHAPES, Group
+from icl.tasks.generated.world import COLORS, SHAPES, TRAINING_CONCEPTS, ShapeGroup
 
 Maker = Callable[[np.random.Generator, PoolIndex, int], TokenTurn]
 T = TypeVar("T")
@@ -96,7 +96,7 @@ def _absent(rng: np.random.Generator, index: PoolIndex, image: int) -> tuple[str
     concepts = {group[:2] for group in index.groups[image]}
     near = rng.random() < 0.5
     colors, shapes = {c for c, _ in concepts}, {s for _, s in concepts}
-    fit = [p for p in SEEN if p not in concepts and (not near or p[0] in colors or p[1] in shapes)]
+    fit = [p for p in TRAINING_CONCEPTS if p not in concepts and (not near or p[0] in colors or p[1] in shapes)]
     return pick(rng, fit)
 
 
@@ -122,7 +122,7 @@ def named_operator(rng: np.random.Generator, index: PoolIndex, image: int) -> To
 
 def caption(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
     """The caption of an image."""
-    return turn(image, pick(rng, w.CAPTION_QUESTIONS), w.caption([Group(*group) for group in index.groups[image]]))
+    return turn(image, pick(rng, w.CAPTION_QUESTIONS), w.caption([ShapeGroup(*group) for group in index.groups[image]]))
 
 
 # Name -> (share, kinds of image, maker).

@@ -20,7 +20,7 @@ from experiments.tiny.layout import Batch
 from experiments.tiny.pool import make_pool
 from experiments.tiny.tower import Tower, tokens_of
 from experiments.tiny.vocabulary import TOKENS
-from icl.tasks.generated.world import SEEN
+from icl.tasks.generated.world import TRAINING_CONCEPTS
 
 GUIDE, NUMBERS = 0.3, 0.5  # weights of the guides and of the number lessons
 EARLY = 300  # steps in which every second lesson is binding of concepts
@@ -66,7 +66,7 @@ def train(  # noqa: PLR0917
     running = out.with_name("decoder.run.safetensors")
     torch.manual_seed(seed)
     rng = np.random.default_rng((7, seed))
-    pool = make_pool(2000 + seed, images, concepts=SEEN)
+    pool = make_pool(2000 + seed, images, concepts=TRAINING_CONCEPTS)
     index, features = PoolIndex(pool), tokens_of(tower, torch.from_numpy(pool.images))
     model = Decoder(DecoderShape(len(TOKENS)), fact_code(features, pool.facts))
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)

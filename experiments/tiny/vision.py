@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from experiments.tiny import state
 from experiments.tiny.pool import COLUMN, COUNT_FACTS, FACTS, SINGLE_FACTS, ImagePool, make_pool
 from experiments.tiny.tower import Tower, TowerShape
-from icl.tasks.generated.world import KINDS, SEEN
+from icl.tasks.generated.world import KINDS, TRAINING_CONCEPTS
 
-PAIRS = [COLUMN[f"n_{color}_{shape}"] for color, shape in SEEN]
+PAIRS = [COLUMN[f"n_{color}_{shape}"] for color, shape in TRAINING_CONCEPTS]
 WEIGHTS = {"size": 1.5, "texture": 1.5, "count": 1.5, "place": 0.7, "left": 1.0, "right": 1.0}
 COUNTS_WEIGHT, PAIRS_WEIGHT = 0.4, 0.8  # of the sum over colors and shapes, and of the sum over pairs
 SCENES_FROM = 0.3  # share of the steps

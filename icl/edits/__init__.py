@@ -9,39 +9,39 @@ A component each, of kind `edit`; `contrast`, the task `corrupted` and anything 
 or path.
 """
 
-from icl.edits.base import Box, Edit, Level, edit_of
+from icl.edits.base import Box, ColorLevel, Edit, build_edit
 from icl.edits.blank import Blank
 from icl.edits.blur import Blur
 from icl.edits.color import Color
 from icl.edits.crop import Crop
 from icl.edits.flip import Flip
-from icl.edits.made_up import MadeUp
 from icl.edits.mean_color import MeanColor
 from icl.edits.noise import DIFFUSION_STEPS, DiffusionNoise, diffusion_scales
-from icl.edits.other_image import Another
+from icl.edits.random_augmentation import RandomAugmentation
+from icl.edits.random_colors import RandomColors
 from icl.edits.region import RegionMask
+from icl.edits.replacement import ReplacementImage
 from icl.edits.rotate import Rotate
 from icl.edits.shuffled_patches import ShuffledPatches
-from icl.edits.varied import Varied
 
 __all__ = [
     "DIFFUSION_STEPS",
-    "Another",
     "Blank",
     "Blur",
     "Box",
     "Color",
+    "ColorLevel",
     "Crop",
     "DiffusionNoise",
     "Edit",
     "Flip",
-    "Level",
-    "MadeUp",
     "MeanColor",
+    "RandomAugmentation",
+    "RandomColors",
     "RegionMask",
+    "ReplacementImage",
     "Rotate",
     "ShuffledPatches",
-    "Varied",
+    "build_edit",
     "diffusion_scales",
-    "edit_of",
 ]

@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Le
 
-from icl.constraints import Share
+from icl.constraints import Fraction
 from icl.errors import ConfigError
-from icl.loading import at, code_of
-from icl.registry import build, is_own
+from icl.loading import code_digest, location
+from icl.registry import build, is_builtin
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
     from torch import Tensor
 
-Level = Annotated[int, Ge(0), Le(255)]
+ColorLevel = Annotated[int, Ge(0), Le(255)]
 """Of one color of a pixel."""
 
 
@@ -26,30 +26,30 @@ class Edit:
     on_pixels_too: it acts on processed pixels. keeps_size: images come out as wide and high as they went in.
     """
 
-    on_pixels_too: ClassVar[bool] = False
+    applies_to_pixel_values: ClassVar[bool] = False
     keeps_size: ClassVar[bool] = True
 
     def bind(self, key: StreamKey, place: str) -> "Edit":
         """The same edit with its randomness fixed; `place` names the image within the prompt."""
         return self
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Its part of an image's digest. A class from outside the packages is told by its code too."""
         cls = type(self)
-        return repr(self) if is_own(cls) else f"{self!r} {code_of(cls)}"
+        return repr(self) if is_builtin(cls) else f"{self!r} {code_digest(cls)}"
 
-    def on_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
         return image
 
-    def on_pixels(self, pixels: "Tensor") -> "Tensor":
+    def apply_to_pixel_values(self, pixels: "Tensor") -> "Tensor":
         return pixels
 
 
-def edit_of(node: Any, where: str = "") -> Edit:
+def build_edit(node: Any, where: str = "") -> Edit:
     """The edit that a config names: its name, a mapping, or the path of one's own. Raises ConfigError."""
     edit = build("edit", node, where)
     if not isinstance(edit, Edit):
-        raise ConfigError(f"{at(where)}{type(edit).__name__} is no edit: it does not extend icl.edits.Edit.")
+        raise ConfigError(f"{location(where)}{type(edit).__name__} is no edit: it does not extend icl.edits.Edit.")
     return edit
 
 
@@ -57,10 +57,10 @@ def edit_of(node: Any, where: str = "") -> Edit:
 class Box(Edit):
     """Base of edits with a place: a box as shares of width and height, from the upper left corner."""
 
-    left: Share = 0.0  # share of the width
-    top: Share = 0.0  # share of the height, from above
-    right: Share = 1.0  # share of the width
-    bottom: Share = 1.0  # share of the height, from above
+    left: Fraction = 0.0  # share of the width
+    top: Fraction = 0.0  # share of the height, from above
+    right: Fraction = 1.0  # share of the width
+    bottom: Fraction = 1.0  # share of the height, from above
 
     def __post_init__(self) -> None:
         if self.left >= self.right or self.top >= self.bottom:

@@ -18,7 +18,7 @@ class Blur(Edit):
 
     radius: NonNegative = 2.0  # pixels
 
-    def on_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
         from PIL import ImageFilter
 
         return image.filter(ImageFilter.GaussianBlur(self.radius))

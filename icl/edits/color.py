@@ -21,7 +21,7 @@ class Color(Edit):
     saturation: NonNegative = 1.0  # times that of the image
     hue: float = 0.0  # share of the color circle that it is turned by
 
-    def on_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
         from PIL import Image as PILImage
         from PIL import ImageEnhance
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Crop(Box):
     """What is in the box, at the image's size."""
 
-    def on_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
         from PIL import Image as PILImage
 
         return image.crop(self.of(image)).resize(image.size, PILImage.Resampling.BICUBIC)  # nothing from outside it

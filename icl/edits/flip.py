@@ -17,7 +17,7 @@ class Flip(Edit):
 
     axis: Literal["horizontal", "vertical"] = "horizontal"  # left to right, or top to bottom
 
-    def on_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
         from PIL import ImageOps
 
         return ImageOps.mirror(image) if self.axis == "horizontal" else ImageOps.flip(image)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class MeanColor(Edit):
     """Every pixel the image's own mean color: its brightness and tint stay, all that is in it goes."""
 
-    def on_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
         import numpy as np
         from PIL import Image as PILImage
 

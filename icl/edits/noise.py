@@ -26,7 +26,7 @@ class DiffusionNoise(Edit):
     `step`: t of 1000; 500 has noise std .51, 999 is nearly pure noise (.96). Drawn once a prompt, fixed over decoding.
     """
 
-    on_pixels_too: ClassVar[bool] = True
+    applies_to_pixel_values: ClassVar[bool] = True
 
     step: Annotated[int, Ge(0), Le(DIFFUSION_STEPS - 1)] = 500  # of the diffusion
     stream: int = 0  # what random numbers are drawn from: of the prompt, which binds the edit
@@ -34,7 +34,7 @@ class DiffusionNoise(Edit):
     def bind(self, key: StreamKey, place: str) -> "DiffusionNoise":
         return replace(self, stream=key.number(f"noise/{place}", 63))
 
-    def on_pixels(self, pixels: "Tensor") -> "Tensor":
+    def apply_to_pixel_values(self, pixels: "Tensor") -> "Tensor":
         import torch
 
         generator = torch.Generator().manual_seed(self.stream)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from icl.edits.base import Box, Level
+from icl.edits.base import Box, ColorLevel
 from icl.registry import component
 
 if TYPE_CHECKING:
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 class RegionMask(Box):
     """What is in the box, in one color (CRG, Wan et al. 2024: the region that the answer needs, blacked out)."""
 
-    red: Level = 0  # of 255
-    green: Level = 0  # of 255
-    blue: Level = 0  # of 255
+    red: ColorLevel = 0  # of 255
+    green: ColorLevel = 0  # of 255
+    blue: ColorLevel = 0  # of 255
 
-    def on_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
         masked = image.copy()
         masked.paste((self.red, self.green, self.blue), self.of(image))
         return masked

@@ -17,7 +17,7 @@ class Rotate(Edit):
 
     degrees: float = 180.0  # counter-clockwise
 
-    def on_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
         from PIL import Image as PILImage
 
         return image.rotate(self.degrees, PILImage.Resampling.BICUBIC, fillcolor=(128, 128, 128))

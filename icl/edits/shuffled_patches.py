@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from icl.constraints import Side
+from icl.constraints import PatchesPerSide
 from icl.edits.base import Edit
 from icl.registry import component
 from icl.streams import StreamKey
@@ -20,13 +20,13 @@ class ShuffledPatches(Edit):
     Drawn once a prompt. Sides that `grid` does not divide keep their last pixels, at the right and below, in place.
     """
 
-    grid: Side = 4  # patches a side
+    grid: PatchesPerSide = 4  # patches a side
     stream: int = 0  # what random numbers are drawn from: of the prompt, which binds the edit
 
     def bind(self, key: StreamKey, place: str) -> "ShuffledPatches":
         return replace(self, stream=key.number(f"patches/{place}", 63))
 
-    def on_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
         import numpy as np
 
         shuffled = image.copy()

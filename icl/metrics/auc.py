@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.metrics.base import Better, Judged
-from icl.metrics.chosen_option import chosen, share
-from icl.metrics.normalize import plain
-from icl.metrics.over_run import Parts, area, where_scored
+from icl.metrics.base import Better, ScoredSample
+from icl.metrics.normalize import normalize_text
+from icl.metrics.option_parsing import named_option, option_probability
+from icl.metrics.run_level import SampleValues, on_scored_samples, roc_auc
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -27,18 +27,18 @@ class AUC:
     positive: str = "yes"  # the option that is the positive class
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        options = tuple(map(plain, example.options))
-        if len(options) != 2 or plain(self.positive) not in options:
+        options = tuple(map(normalize_text, example.options))
+        if len(options) != 2 or normalize_text(self.positive) not in options:
             return None
-        scored = share(generation.option_scores, self.positive)
+        scored = option_probability(generation.option_scores, self.positive)
         if scored is not None:
             return scored
-        said = chosen(generation.text, example.options)
-        return 0.5 if said is None else float(said == plain(self.positive))
+        said = named_option(generation.text, example.options)
+        return 0.5 if said is None else float(said == normalize_text(self.positive))
 
-    def over_run(self, samples: Sequence[Judged]) -> Parts:
-        return where_scored(samples, self._parts)
+    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+        return on_scored_samples(samples, self._parts)
 
-    def _parts(self, samples: Sequence[Judged]) -> Parts:
-        positive = [plain(self.positive) in map(plain, sample.gold) for sample in samples]
-        return area([float(sample.score or 0) for sample in samples], positive)
+    def _parts(self, samples: Sequence[ScoredSample]) -> SampleValues:
+        positive = [normalize_text(self.positive) in map(normalize_text, sample.gold) for sample in samples]
+        return roc_auc([float(sample.score or 0) for sample in samples], positive)

@@ -1,7 +1,7 @@
 """What a metric is: one generation against its example, a number in [0, 1] or None where it does not apply.
 
 Most scores of a run are the mean of its samples' scores. Some are not: F1, an area under a curve, a pair that counts
-only where both answers are right. A metric of that kind has `over_run` too (`RunMetric`); `icl.metrics.over_run` has
+only where both answers are right. A metric of that kind has `run_level` too (`RunLevelMetric`); `icl.metrics.run_level` has
 the arithmetic that such metrics share.
 """
 
@@ -30,7 +30,7 @@ class Metric(Protocol):
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredSample:
     """One sample of a cell as a run keeps it. score: what `score` gave, None where it failed or does not apply.
 
     output: what was said, by the model or by a baseline of its demonstrations; None where only the score is known.
@@ -46,16 +46,16 @@ class Judged:
 
 
 @runtime_checkable
-class RunMetric(Metric, Protocol):
+class RunLevelMetric(Metric, Protocol):
     """A metric of a whole run. Its sample scores are what the statistic is made of, not what a table shows."""
 
-    def over_run(self, samples: Sequence[Judged]) -> Sequence[float | None]:
+    def run_level(self, samples: Sequence[ScoredSample]) -> Sequence[float | None]:
         """A number for each sample of one cell, in their order, whose mean is the statistic of the cell.
 
-        They are the statistic's linearization (see `icl.metrics.over_run`), from which its variance over clusters is
+        They are the statistic's linearization (see `icl.metrics.run_level`), from which its variance over clusters is
         computed. Those of that module also know what the statistic is on other samples, which tests of pairs and
         bounds want; plain numbers are taken for scores whose mean it is. None: the sample has no part in it.
-        A statistic of one's own is `Summed(numbers, Sums(rows, of, …))` of `icl.metrics.over_run_sums`: the sums of its
+        A statistic of one's own is `Summed(numbers, Sums(rows, of, …))` of `icl.metrics.sufficient_statistics`: the sums of its
         rows give it, for any choice of samples; `macro_f1` shows one.
         """
         ...

@@ -7,7 +7,7 @@ the answer as the winning demonstration shows it. All are None without demonstra
 
 from collections.abc import Callable, Mapping, Sequence
 
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 from icl.types import Demo, Query
 
 Baseline = Callable[[Sequence[Demo], Query], str | None]
@@ -51,7 +51,7 @@ def _heaviest(demos: Sequence[Demo], weights: Sequence[float]) -> str | None:
         return None
     totals: dict[str, float] = {}
     for demo, weight in zip(demos, weights, strict=True):
-        totals[plain(demo.example.answer)] = totals.get(plain(demo.example.answer), 0.0) + weight
+        totals[normalize_text(demo.example.answer)] = totals.get(normalize_text(demo.example.answer), 0.0) + weight
     most = max(totals.values())
-    tied = [demo for demo in demos if totals[plain(demo.example.answer)] == most]
+    tied = [demo for demo in demos if totals[normalize_text(demo.example.answer)] == most]
     return tied[_nearest(tied)].example.answer

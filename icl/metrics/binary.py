@@ -6,17 +6,17 @@
 AMBER (Wang et al., 2311.07397) takes "no" as positive, since its questions about what is not there are those that
 matter: `positive: no`. (Its script adds .001 to each denominator; these do not.) An output that says neither yes nor no
 is no positive answer. Each is computed over a whole cell; precision without a positive answer is none. The accuracy is
-`lenient` (or `pope`, by the released parser), the yes-ratio `yes`.
+`lenient` (or `pope`, by the released parser), the yes-ratio `yes_ratio`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from icl.metrics.base import Better, Judged
-from icl.metrics.normalize import plain
-from icl.metrics.over_run import Parts, ratio, where_scored
-from icl.metrics.yes_no import asks_yes_no, parse
+from icl.metrics.base import Better, ScoredSample
+from icl.metrics.normalize import normalize_text
+from icl.metrics.run_level import SampleValues, on_scored_samples, ratio
+from icl.metrics.yes_no import asks_yes_no, parse_yes_no
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -24,7 +24,7 @@ Class = Literal["yes", "no"]
 
 
 @dataclass(frozen=True)
-class Binary:
+class YesNoMetric:
     """Base of the three. A sample's score is 1 where it was answered with the positive class."""
 
     better: ClassVar[Better] = "higher"
@@ -32,17 +32,19 @@ class Binary:
     positive: Class = "yes"  # the class that is looked for
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        return float(parse(generation.text) == self.positive) if asks_yes_no(example) else None
+        return float(parse_yes_no(generation.text) == self.positive) if asks_yes_no(example) else None
 
     def counts(self, said: bool, wanted: bool) -> tuple[int, int]:
         """(numerator, denominator) of one answer: whether the positive class was said, and whether it was wanted."""
         raise NotImplementedError
 
-    def over_run(self, samples: Sequence[Judged]) -> Parts:
-        return where_scored(samples, self._parts)
+    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+        return on_scored_samples(samples, self._parts)
 
-    def _parts(self, samples: Sequence[Judged]) -> Parts:
-        pairs = [self.counts(sample.score == 1, self.positive in map(plain, sample.gold)) for sample in samples]
+    def _parts(self, samples: Sequence[ScoredSample]) -> SampleValues:
+        pairs = [
+            self.counts(sample.score == 1, self.positive in map(normalize_text, sample.gold)) for sample in samples
+        ]
         wrong = max(self.counts(said=True, wanted=False), self.counts(said=False, wanted=True))
         right = self.counts(said=True, wanted=True)
         return ratio([over for over, _ in pairs], [under for _, under in pairs], least=wrong, most=right)
@@ -50,7 +52,7 @@ class Binary:
 
 @component("metric", "precision")
 @dataclass(frozen=True)
-class Precision(Binary):
+class Precision(YesNoMetric):
     """Of the answers with the positive class (yes), the share that is right; over a whole cell."""
 
     def counts(self, said: bool, wanted: bool) -> tuple[int, int]:
@@ -59,7 +61,7 @@ class Precision(Binary):
 
 @component("metric", "recall")
 @dataclass(frozen=True)
-class Recall(Binary):
+class Recall(YesNoMetric):
     """Of the questions whose answer is the positive class (yes), the share answered with it; over a whole cell."""
 
     def counts(self, said: bool, wanted: bool) -> tuple[int, int]:
@@ -68,7 +70,7 @@ class Recall(Binary):
 
 @component("metric", "f1")
 @dataclass(frozen=True)
-class F1(Binary):
+class F1(YesNoMetric):
     """Harmonic mean of precision and recall of the positive class (yes); over a whole cell."""
 
     def counts(self, said: bool, wanted: bool) -> tuple[int, int]:

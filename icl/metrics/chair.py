@@ -19,12 +19,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.metrics.base import Better, Judged
-from icl.metrics.over_run import Parts, mean, ratio, where_scored
+from icl.metrics.base import Better, ScoredSample
+from icl.metrics.run_level import SampleValues, mean, on_scored_samples, ratio
 from icl.registry import component
 from icl.types import Example, Generation
 
-MOST = 999  # mentions of a caption that `chair_corpus` can count
+MAX_MENTIONS = 999  # mentions of a caption that `chair_corpus` can count
 IRREGULAR = {
     "buses": "bus",
     "children": "child",
@@ -47,7 +47,7 @@ def singular(word: str) -> str:
     return word[:-1] if re.search(r"[^su]s$", word) else word
 
 
-def mentions(caption: str, vocabulary: Mapping[str, str]) -> list[str]:
+def mentioned_objects(caption: str, vocabulary: Mapping[str, str]) -> list[str]:
     """The objects that a caption names, in order and with repetitions. vocabulary: name -> object."""
     names = {tuple(map(singular, name.casefold().split())): thing for name, thing in vocabulary.items()}
     words = [singular(word) for word in re.findall(r"[^\W_]+(?:[-'][^\W_]+)*", caption.casefold())]
@@ -77,7 +77,7 @@ def _read(caption: str, example: Example) -> tuple[Sequence[str], set[str]] | No
         return None
     vocabulary = example.secret["vocabulary"]
     names = vocabulary if isinstance(vocabulary, Mapping) else {name: name for name in vocabulary}
-    return mentions(caption, names), set(example.secret["objects"])
+    return mentioned_objects(caption, names), set(example.secret["objects"])
 
 
 @component("metric", "chair_i")
@@ -130,15 +130,15 @@ class ChairCorpus:
         read = _read(generation.text, example)
         if read is None:
             return None
-        named = read[0][:MOST]
-        return (1000 * sum(name not in read[1] for name in named) + MOST - len(named)) / 1_000_000
+        named = read[0][:MAX_MENTIONS]
+        return (1000 * sum(name not in read[1] for name in named) + MAX_MENTIONS - len(named)) / 1_000_000
 
-    def over_run(self, samples: Sequence[Judged]) -> Parts:
-        return where_scored(samples, self._parts)
+    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+        return on_scored_samples(samples, self._parts)
 
-    def _parts(self, samples: Sequence[Judged]) -> Parts:
+    def _parts(self, samples: Sequence[ScoredSample]) -> SampleValues:
         counts = [divmod(round(1_000_000 * (sample.score or 0)), 1000) for sample in samples]
-        return ratio([wrong for wrong, _ in counts], [MOST - left for _, left in counts])
+        return ratio([wrong for wrong, _ in counts], [MAX_MENTIONS - left for _, left in counts])
 
 
 @component("metric", "caption_length")
@@ -154,6 +154,6 @@ class CaptionLength:
     def score(self, generation: Generation, example: Example) -> float | None:
         return min(1.0, len(generation.text.split()) / 100)
 
-    def over_run(self, samples: Sequence[Judged]) -> Parts:
+    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
         said = [None if sample.score is None else sample.output for sample in samples]
         return mean([None if text is None else float(len(text.split())) for text in said], most=100)

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
-from icl.metrics.base import Better, Judged
-from icl.metrics.over_run import Parts, mean
+from icl.metrics.base import Better, ScoredSample
+from icl.metrics.run_level import SampleValues, mean
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -30,13 +30,13 @@ Gram = tuple[str, ...]
 Weigh = Callable[[Gram], float]
 
 
-def words(caption: str) -> list[str]:
+def tokenize(caption: str) -> list[str]:
     """Lower case, marks dropped, "n't" and "'s" split off as in the Penn Treebank."""
     split = re.sub(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))\b", r" \1", caption.lower().replace("’", "'"))
     return re.findall(r"n't|'(?:s|re|ve|ll|d|m)\b|[^\W_]+(?:-[^\W_]+)*", split)
 
 
-def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+def cider_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """CIDEr-D of each caption against its own references; the corpus is all of them. In [0, 10]."""
     found = Counter(gram for each in references for gram in set().union(*map(_grams, each)))
     size = math.log(len(references)) if references else 0.0
@@ -57,9 +57,9 @@ class CIDEr:
     def score(self, generation: Generation, example: Example) -> float | None:
         return _one(generation.text, example.answers, lambda gram: 1.0) / 10
 
-    def over_run(self, samples: Sequence[Judged]) -> Parts:
+    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
         said = [sample.output or "" for sample in samples]
-        found = cider(said, [sample.gold for sample in samples])
+        found = cider_scores(said, [sample.gold for sample in samples])
         told = [
             None if sample.score is None or sample.output is None else value
             for sample, value in zip(samples, found, strict=True)
@@ -90,10 +90,10 @@ def _vectors(caption: str, weigh: Weigh) -> list[dict[Gram, float]]:
 
 
 def _bigrams(caption: str) -> int:
-    return max(0, len(words(caption)) - 1)
+    return max(0, len(tokenize(caption)) - 1)
 
 
 @lru_cache(maxsize=100_000)
 def _grams(caption: str) -> Counter[Gram]:
-    told = words(caption)
+    told = tokenize(caption)
     return Counter(tuple(told[i : i + n]) for n in range(1, N + 1) for i in range(len(told) - n + 1))

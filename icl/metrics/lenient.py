@@ -3,8 +3,8 @@
 The rules, by the kind of the accepted answers; the output is first cut to its first line that is not empty, without a
 leading "answer:".
 
-1. Equal after the VQA normalization (`icl.metrics.normalize.vqa`, applied always): right.
-2. Yes or no: `icl.metrics.yes_no.parse`; an output that says neither, or both, is wrong.
+1. Equal after the VQA normalization (`icl.metrics.normalize.normalize_vqa`, applied always): right.
+2. Yes or no: `icl.metrics.yes_no.parse_yes_no`; an output that says neither, or both, is wrong.
 3. A number: the first number of the line, in digits or words and with its sign, is equal. Numbers skip the
    other rules, which lose signs. (VL-ICL cuts at the first full stop and drops the sign; this does neither.)
 4. With options: the line names an accepted answer, as whole words, and no other option (Link-Context Learning, Tai et
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.metrics.base import Better
-from icl.metrics.normalize import is_number, number, vqa
-from icl.metrics.yes_no import asks_yes_no, parse
+from icl.metrics.normalize import is_number, normalize_vqa, parse_number
+from icl.metrics.yes_no import asks_yes_no, parse_yes_no
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -28,21 +28,21 @@ _OPENING = re.compile(
 )
 
 
-def lenient(output: str, answers: tuple[str, ...], options: tuple[str, ...] = ()) -> bool:
+def contains_answer(output: str, answers: tuple[str, ...], options: tuple[str, ...] = ()) -> bool:
     """By rules 1, 3, 4 and 5. Yes/no questions go through `Lenient`, which applies rule 2 too."""
     line = _first_line(output)
     numbers = [answer for answer in answers if is_number(answer)]
     if numbers:
-        found = number(line)
-        if found is not None and found in [number(answer) for answer in numbers]:
+        found = parse_number(line)
+        if found is not None and found in [parse_number(answer) for answer in numbers]:
             return True
     words = [answer for answer in answers if not is_number(answer)]
     if not words:
         return False
-    told, wanted = vqa(line), [vqa(answer) for answer in words]
+    told, wanted = normalize_vqa(line), [normalize_vqa(answer) for answer in words]
     if told in wanted:
         return True
-    accepted, offered = {vqa(answer) for answer in answers}, {vqa(option) for option in options}
+    accepted, offered = {normalize_vqa(answer) for answer in answers}, {normalize_vqa(option) for option in options}
     if offered - accepted:
         named = _named(told, offered | accepted)
         return bool(named) and named <= accepted
@@ -60,8 +60,10 @@ class Lenient:
 
     def score(self, generation: Generation, example: Example) -> float | None:
         if asks_yes_no(example):
-            return float(parse(_first_line(generation.text)) in [vqa(answer) for answer in example.answers])
-        return float(lenient(generation.text, example.answers, example.options))
+            return float(
+                parse_yes_no(_first_line(generation.text)) in [normalize_vqa(answer) for answer in example.answers]
+            )
+        return float(contains_answer(generation.text, example.answers, example.options))
 
 
 def _first_line(output: str) -> str:

@@ -14,7 +14,7 @@ from icl.registry import component
 from icl.types import Example, Generation
 
 
-def names_only(output: str, answers: tuple[str, ...], options: tuple[str, ...]) -> bool:
+def names_only_answer(output: str, answers: tuple[str, ...], options: tuple[str, ...]) -> bool:
     """Whether the output has an accepted name and, without these names, none of the other options."""
     told, accepted = output.lower(), [answer.lower() for answer in answers]
     said = any(answer in told for answer in accepted)
@@ -26,7 +26,7 @@ def names_only(output: str, answers: tuple[str, ...], options: tuple[str, ...]) 
 
 @component("metric", "link_context")
 @dataclass(frozen=True)
-class LinkContext:
+class LinkContextMetric:
     """The output has the right name and no other option, found anywhere in it (Link-Context Learning's rule)."""
 
     better: ClassVar[Better] = "higher"
@@ -34,4 +34,4 @@ class LinkContext:
     def score(self, generation: Generation, example: Example) -> float | None:
         if len(example.options) < 2:
             return None
-        return float(names_only(generation.text, example.answers, example.options))
+        return float(names_only_answer(generation.text, example.answers, example.options))

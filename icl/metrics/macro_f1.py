@@ -17,12 +17,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from icl.metrics.base import Better, Judged
-from icl.metrics.chosen_option import chosen, right
-from icl.metrics.lenient import lenient
-from icl.metrics.normalize import plain
-from icl.metrics.over_run import Parts, macro, where_scored
-from icl.metrics.yes_no import parse
+from icl.metrics.base import Better, ScoredSample
+from icl.metrics.lenient import contains_answer
+from icl.metrics.normalize import normalize_text
+from icl.metrics.option_parsing import is_correct, named_option
+from icl.metrics.run_level import SampleValues, macro_f1, on_scored_samples
+from icl.metrics.yes_no import parse_yes_no
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -35,29 +35,31 @@ class MacroF1:
     better: ClassVar[Better] = "higher"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        return float(right(generation, example)) if example.answers else None
+        return float(is_correct(generation, example)) if example.answers else None
 
-    def over_run(self, samples: Sequence[Judged]) -> Parts:
-        return where_scored(samples, _parts)
+    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+        return on_scored_samples(samples, _parts)
 
 
-def _parts(samples: Sequence[Judged]) -> Parts:
-    golds = {label: label for sample in samples for label in map(plain, sample.gold[:1])}
-    wanted = [plain(sample.gold[0]) if sample.gold else None for sample in samples]
+def _parts(samples: Sequence[ScoredSample]) -> SampleValues:
+    golds = {label: label for sample in samples for label in map(normalize_text, sample.gold[:1])}
+    wanted = [normalize_text(sample.gold[0]) if sample.gold else None for sample in samples]
     said = [_said(sample, golds) for sample in samples]
-    known = dict.fromkeys([*golds, "yes", "no", *(plain(option) for sample in samples for option in sample.options)])
+    known = dict.fromkeys(
+        [*golds, "yes", "no", *(normalize_text(option) for sample in samples for option in sample.options)]
+    )
     labels = {label: i for i, label in enumerate(sorted(known))}  # of the questions alone: the same for every arm
     numbers = [np.array([-1 if x is None else labels[x] for x in one], dtype=np.intp) for one in (said, wanted)]
-    return macro(numbers[0], numbers[1], len(labels))
+    return macro_f1(numbers[0], numbers[1], len(labels))
 
 
-def _said(sample: Judged, golds: dict[str, str]) -> str | None:
+def _said(sample: ScoredSample, golds: dict[str, str]) -> str | None:
     """The label that an output stands for, in its plain form."""
     output, gold = sample.output or "", sample.gold
-    accepted = {plain(answer) for answer in gold}
+    accepted = {normalize_text(answer) for answer in gold}
     if accepted <= {"yes", "no"}:
-        return parse(output)
+        return parse_yes_no(output)
     if sample.options:
-        named = chosen(output, sample.options)
-        return plain(gold[0]) if named in accepted else named
-    return plain(gold[0]) if lenient(output, gold) else golds.get(plain(output))
+        named = named_option(output, sample.options)
+        return normalize_text(gold[0]) if named in accepted else named
+    return normalize_text(gold[0]) if contains_answer(output, gold) else golds.get(normalize_text(output))

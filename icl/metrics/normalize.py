@@ -16,10 +16,10 @@ import re
 import unicodedata
 from functools import lru_cache
 
-KEPT = 4096
+CACHE_ENTRIES = 4096
 """Results kept: a run compares the same few hundred answers and options again and again."""
 
-MARKS = (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!")
+PUNCTUATION = (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!")
 FULL_STOPS = 32
 ARTICLES = ("a", "an", "the")
 ONES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -54,20 +54,20 @@ _NUMBER = re.compile(
 )
 
 
-@lru_cache(KEPT)
-def plain(text: str) -> str:
+@lru_cache(CACHE_ENTRIES)
+def normalize_text(text: str) -> str:
     """Unicode NFKC, lower case, single blanks, no full stop at the end."""
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return folded.removesuffix(".").rstrip()
 
 
-@lru_cache(KEPT)
-def vqa(text: str) -> str:
+@lru_cache(CACHE_ENTRIES)
+def normalize_vqa(text: str) -> str:
     """The official VQA normalization of one answer."""
     text = text.replace("\n", " ").replace("\t", " ").strip()
     crowded = re.search(r"\d,\d", text) is not None
     told = text
-    for mark in MARKS:
+    for mark in PUNCTUATION:
         touches = f"{mark} " in text or f" {mark}" in text
         told = told.replace(mark, "" if touches or crowded else " ")
     told = re.sub(r"\.(?!\d)", "", told, count=FULL_STOPS)
@@ -75,8 +75,8 @@ def vqa(text: str) -> str:
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
-@lru_cache(KEPT)
-def number(text: str) -> float | None:
+@lru_cache(CACHE_ENTRIES)
+def parse_number(text: str) -> float | None:
     """The first number of a text, in digits or in words up to ninety-nine, with its sign; None without one."""
     found = _NUMBER.search(unicodedata.normalize("NFKC", text).casefold())
     if found is None:
@@ -90,4 +90,4 @@ def number(text: str) -> float | None:
 
 def is_number(text: str) -> bool:
     """The whole text is one number."""
-    return _NUMBER.fullmatch(plain(text)) is not None
+    return _NUMBER.fullmatch(normalize_text(text)) is not None

@@ -5,22 +5,22 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.metrics.base import Better
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 from icl.registry import component
 from icl.types import Example, Generation
 
 
-def best_option(scores: Mapping[str, float], answers: tuple[str, ...]) -> bool:
+def is_best_option(scores: Mapping[str, float], answers: tuple[str, ...]) -> bool:
     """True where an accepted answer stands alone at the top: a tie with a wrong option is wrong, nan never wins."""
-    accepted = {plain(answer) for answer in answers}
-    right = [score for option, score in scores.items() if plain(option) in accepted]
-    wrong = [score for option, score in scores.items() if plain(option) not in accepted]
+    accepted = {normalize_text(answer) for answer in answers}
+    right = [score for option, score in scores.items() if normalize_text(option) in accepted]
+    wrong = [score for option, score in scores.items() if normalize_text(option) not in accepted]
     return any(all(score > other for other in wrong) for score in right)
 
 
 @component("metric", "option")
 @dataclass(frozen=True)
-class Option:
+class OptionAccuracy:
     """The option with the highest score is an accepted answer; a tie with a wrong one is wrong. Needs option scores."""
 
     better: ClassVar[Better] = "higher"
@@ -28,4 +28,4 @@ class Option:
 
     def score(self, generation: Generation, example: Example) -> float | None:
         scores = generation.option_scores
-        return float(best_option(scores, example.answers)) if scores else None
+        return float(is_best_option(scores, example.answers)) if scores else None

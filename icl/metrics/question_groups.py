@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.metrics.base import Better, Judged
-from icl.metrics.chosen_option import right
-from icl.metrics.over_run import Parts, grouped, of_groups
+from icl.metrics.base import Better, ScoredSample
+from icl.metrics.option_parsing import is_correct
+from icl.metrics.run_level import SampleValues, group_indices, mean_over_groups
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -29,10 +29,10 @@ class GroupAccuracy:
     better: ClassVar[Better] = "higher"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        return float(right(generation, example)) if example.group is not None else None
+        return float(is_correct(generation, example)) if example.group is not None else None
 
-    def over_run(self, samples: Sequence[Judged]) -> Parts:
-        return of_groups(samples, all_right)
+    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+        return mean_over_groups(samples, all_correct)
 
 
 @component("metric", "mme")
@@ -45,38 +45,38 @@ class MME:
     subtask: str = "category"  # what the subtask is called among the `meta` of a sample
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        return float(right(generation, example)) if self.subtask in example.meta else None
+        return float(is_correct(generation, example)) if self.subtask in example.meta else None
 
-    def over_run(self, samples: Sequence[Judged]) -> Parts:
+    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
         groups: dict[tuple[str, str], list[int]] = {}
-        for name, places in grouped(samples).items():
+        for name, places in group_indices(samples).items():
             for place in places:
                 groups.setdefault((str(samples[place].meta.get(self.subtask)), name), []).append(place)
         whole = sorted(
             place for places in groups.values() if all(samples[i].score is not None for i in places) for place in places
         )
-        parts: Parts = [None] * len(samples)
+        parts: SampleValues = [None] * len(samples)
         for place, part in zip(whole, self._parts([samples[i] for i in whole]), strict=True):
             parts[place] = part
         return parts
 
-    def _parts(self, samples: Sequence[Judged]) -> Parts:
+    def _parts(self, samples: Sequence[ScoredSample]) -> SampleValues:
         """Each subtask's (accuracy + accuracy+) / 2, in numbers that average to the mean over subtasks."""
         places: dict[str, list[int]] = {}
         for place, sample in enumerate(samples):
             places.setdefault(str(sample.meta.get(self.subtask)), []).append(place)
-        parts: Parts = [None] * len(samples)
+        parts: SampleValues = [None] * len(samples)
         for members in places.values():
             mine = [samples[i] for i in members]
-            groups = grouped(mine)
+            groups = group_indices(mine)
             for group in groups.values():
-                plus = all_right([mine[k] for k in group]) / (len(groups) * len(group))
+                plus = all_correct([mine[k] for k in group]) / (len(groups) * len(group))
                 for k in group:
                     both = float(mine[k].score or 0) / len(mine) + plus
                     parts[members[k]] = both / 2 * len(samples) / len(places)
         return parts
 
 
-def all_right(members: Sequence[Judged]) -> float:
+def all_correct(members: Sequence[ScoredSample]) -> float:
     """1 where every one of them is right."""
     return float(all(member.score == 1 for member in members))

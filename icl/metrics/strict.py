@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.metrics.base import Better
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 from icl.registry import component
 from icl.types import Example, Generation
 
 
-def strict(output: str, answers: tuple[str, ...]) -> bool:
+def is_exact_match(output: str, answers: tuple[str, ...]) -> bool:
     """`plain(output)` is `plain` of one of the answers."""
-    return plain(output) in {plain(answer) for answer in answers}
+    return normalize_text(output) in {normalize_text(answer) for answer in answers}
 
 
 @component("metric", "strict")
@@ -27,4 +27,4 @@ class Strict:
     accuracy: ClassVar[bool] = True
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        return float(strict(generation.text, example.answers))
+        return float(is_exact_match(generation.text, example.answers))

@@ -23,7 +23,7 @@ from icl.types import Example, Generation
 Rule = Literal["exact", "number", "yes_no"]
 
 
-def cut(output: str) -> str:
+def truncate_output(output: str) -> str:
     """As the released scorers cut it."""
     told = output.strip().strip("\n")
     at = told.find("\n")
@@ -32,9 +32,9 @@ def cut(output: str) -> str:
     return told[:at] if at > 0 else told
 
 
-def official(output: str, answer: str, rule: Rule) -> bool:
+def is_vl_icl_match(output: str, answer: str, rule: Rule) -> bool:
     """Whether the released scorer of this rule counts the output as right."""
-    told = cut(output)
+    told = truncate_output(output)
     if rule == "yes_no":
         return ("yes" in told.lower()) == (answer.lower() == "yes")
     if rule == "number":
@@ -58,4 +58,4 @@ class VLICL:
             rule = self.rule
         else:
             rule = "yes_no" if asks_yes_no(example) else "number" if is_number(example.answer) else "exact"
-        return float(official(generation.text, example.answer, rule))
+        return float(is_vl_icl_match(generation.text, example.answer, rule))

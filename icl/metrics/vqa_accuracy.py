@@ -5,7 +5,7 @@
 so 1, 2, 3, 4 of ten annotators give .3, .6, .9, 1: not min(n / 3, 1), which papers print. The others are told apart by
 place; the released script tells them apart by value, which counts wrongly where answers carry no number.
 
-Answers and output are normalized by `icl.metrics.normalize.vqa`. The script does so only where annotators disagree
+Answers and output are normalized by `icl.metrics.normalize.normalize_vqa`. The script does so only where annotators disagree
 ("2" against ten times "two" is then wrong); `normalize: official` does as it does.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from icl.metrics.base import Better
-from icl.metrics.normalize import vqa
+from icl.metrics.normalize import normalize_vqa
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -23,7 +23,7 @@ def vqa_accuracy(output: str, votes: Sequence[str], normalize: Literal["always",
     """votes: the answer of each annotator, with repetitions."""
     said, wanted = output.replace("\n", " ").replace("\t", " ").strip(), [vote.strip() for vote in votes]
     if normalize == "always" or len(set(wanted)) > 1:
-        said, wanted = vqa(said), [vqa(vote) for vote in wanted]
+        said, wanted = normalize_vqa(said), [normalize_vqa(vote) for vote in wanted]
     same = [vote.lower() == said.lower() for vote in wanted]
     return sum(min(1.0, (sum(same) - mine) / 3) for mine in same) / len(same)
 

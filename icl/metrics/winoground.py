@@ -16,21 +16,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.metrics.base import Better, Judged
-from icl.metrics.chosen_option import share
-from icl.metrics.normalize import plain
-from icl.metrics.over_run import Parts, of_groups
-from icl.metrics.yes_no import parse
+from icl.metrics.base import Better, ScoredSample
+from icl.metrics.normalize import normalize_text
+from icl.metrics.option_parsing import option_probability
+from icl.metrics.run_level import SampleValues, mean_over_groups
+from icl.metrics.yes_no import parse_yes_no
 from icl.registry import component
 from icl.types import Example, Generation
 
-Sureness = dict[tuple[int, int], float]
+MatchProbabilities = dict[tuple[int, int], float]
 PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))
 """(caption, image)."""
 
 
 @dataclass(frozen=True)
-class Winoground:
+class WinogroundMetric:
     """Base of the three. A sample's score is the probability of yes among the options, else whether yes was said."""
 
     better: ClassVar[Better] = "higher"
@@ -38,19 +38,19 @@ class Winoground:
     def score(self, generation: Generation, example: Example) -> float | None:
         if not {"caption", "image"} <= set(example.meta):
             return None
-        scored = share(generation.option_scores, "yes")
-        return float(parse(generation.text) == "yes") if scored is None else scored
+        scored = option_probability(generation.option_scores, "yes")
+        return float(parse_yes_no(generation.text) == "yes") if scored is None else scored
 
-    def over_run(self, samples: Sequence[Judged]) -> Parts:
-        return of_groups(samples, self._item)
+    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+        return mean_over_groups(samples, self._item)
 
-    def holds(self, sure: Sureness) -> bool:
+    def holds(self, sure: MatchProbabilities) -> bool:
         """Whether the item counts. sure: (caption, image) -> how surely they match."""
         raise NotImplementedError
 
-    def _item(self, members: Sequence[Judged]) -> float | None:
+    def _item(self, members: Sequence[ScoredSample]) -> float | None:
         told = [m for m in members if m.score is not None and {"caption", "image"} <= set(m.meta)]
-        own = {int(m.meta["image"]): int(m.meta["caption"]) for m in told if "yes" in map(plain, m.gold)}
+        own = {int(m.meta["image"]): int(m.meta["caption"]) for m in told if "yes" in map(normalize_text, m.gold)}
         if set(own) != {0, 1} or set(own.values()) != {0, 1}:
             return None
         sure = {(int(m.meta["caption"]), own[int(m.meta["image"])]): float(m.score or 0) for m in told}
@@ -59,26 +59,26 @@ class Winoground:
 
 @component("metric", "winoground_text")
 @dataclass(frozen=True)
-class Text(Winoground):
+class WinogroundText(WinogroundMetric):
     """Of both images, the right caption is surer than the other one; a tie is wrong."""
 
-    def holds(self, sure: Sureness) -> bool:
+    def holds(self, sure: MatchProbabilities) -> bool:
         return sure[0, 0] > sure[1, 0] and sure[1, 1] > sure[0, 1]
 
 
 @component("metric", "winoground_image")
 @dataclass(frozen=True)
-class Image(Winoground):
+class WinogroundImage(WinogroundMetric):
     """Of both captions, the right image is surer than the other one; a tie is wrong."""
 
-    def holds(self, sure: Sureness) -> bool:
+    def holds(self, sure: MatchProbabilities) -> bool:
         return sure[0, 0] > sure[0, 1] and sure[1, 1] > sure[1, 0]
 
 
 @component("metric", "winoground_group")
 @dataclass(frozen=True)
-class Both(Winoground):
+class WinogroundGroup(WinogroundMetric):
     """The text score and the image score hold for the same item."""
 
-    def holds(self, sure: Sureness) -> bool:
-        return Text().holds(sure) and Image().holds(sure)
+    def holds(self, sure: MatchProbabilities) -> bool:
+        return WinogroundText().holds(sure) and WinogroundImage().holds(sure)

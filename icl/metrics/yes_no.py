@@ -1,7 +1,7 @@
 """Yes or no: what an output says, the share of yes, and how often it says neither.
 
 Two rules are in use and disagree where the output says neither. `parse` is three-way: the first word decides, or else
-the only one of the two words that occurs; what is left is unparsed, which counts as wrong and is counted. `pope_parse`
+the only one of the two words that occurs; what is left is unparsed_rate, which counts as wrong and is counted. `pope_parse`
 is the released evaluation of POPE (Li et al., EMNLP 2023): only the first sentence, commas out, "no" where one of its
 words is No, no or not, and everything else, the empty output too, is yes.
 """
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from icl.metrics.base import Better
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 from icl.registry import component
 from icl.types import Example, Generation
 
-Said = Literal["yes", "no"]
+YesNo = Literal["yes", "no"]
 
 
-def parse(output: str) -> Said | None:
-    """The first word, or the only one of yes and no that occurs; None: unparsed."""
+def parse_yes_no(output: str) -> YesNo | None:
+    """The first word, or the only one of yes and no that occurs; None: unparsed_rate."""
     words = re.findall(r"[a-z]+", output.casefold())
     if words and words[0] in ("yes", "no"):
         return "yes" if words[0] == "yes" else "no"
@@ -29,7 +29,7 @@ def parse(output: str) -> Said | None:
     return "yes" if "yes" in said else "no"
 
 
-def pope_parse(output: str) -> Said:
+def parse_pope(output: str) -> YesNo:
     """POPE's released rule: for comparison with published numbers only."""
     words = output.partition(".")[0].replace(",", "").split(" ")
     return "no" if "No" in words or "not" in words or "no" in words else "yes"
@@ -37,29 +37,29 @@ def pope_parse(output: str) -> Said:
 
 def asks_yes_no(example: Example) -> bool:
     """The accepted answers are yes or no."""
-    return {plain(answer) for answer in example.answers} <= {"yes", "no"}
+    return {normalize_text(answer) for answer in example.answers} <= {"yes", "no"}
 
 
-@component("metric", "yes")
+@component("metric", "yes_ratio")
 @dataclass(frozen=True)
-class Yes:
+class YesRatio:
     """1 where the output says yes: its mean is the yes-ratio of the predictions (.5 where balanced)."""
 
     better: ClassVar[Better] = "neither"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        return float(parse(generation.text) == "yes") if asks_yes_no(example) else None
+        return float(parse_yes_no(generation.text) == "yes") if asks_yes_no(example) else None
 
 
-@component("metric", "unparsed")
+@component("metric", "unparsed_rate")
 @dataclass(frozen=True)
-class Unparsed:
+class UnparsedRate:
     """1 where a yes/no question got an output that says neither, or both; such an output counts as wrong."""
 
     better: ClassVar[Better] = "lower"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        return float(parse(generation.text) is None) if asks_yes_no(example) else None
+        return float(parse_yes_no(generation.text) is None) if asks_yes_no(example) else None
 
 
 @component("metric", "pope")
@@ -73,4 +73,4 @@ class Pope:
     def score(self, generation: Generation, example: Example) -> float | None:
         if not asks_yes_no(example):
             return None
-        return float(pope_parse(generation.text) in {plain(answer) for answer in example.answers})
+        return float(parse_pope(generation.text) in {normalize_text(answer) for answer in example.answers})

@@ -58,8 +58,8 @@ def _content(turn: Turn) -> str | list[dict[str, Any]]:
 @lru_cache(IMAGES_KEPT)
 def data_url(image: Image) -> str:
     """The image with its edits as a PNG in a data URL. Raises ModelError for edits of processed pixels."""
-    if image.pixel_edits:
-        names = ", ".join(type(edit).__name__ for edit in image.pixel_edits)
+    if image.pixel_value_edits:
+        names = ", ".join(type(edit).__name__ for edit in image.pixel_value_edits)
         raise ModelError(
             f"the edit {names} works on pixels as a model's own processor makes them, which an endpoint does by "
             "itself. Use an edit of images, or the model 'hf'."

@@ -12,12 +12,12 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
 from icl.canonical_json import canonical_digest
-from icl.constraints import Count, PositiveInt, Share
+from icl.constraints import Count, Fraction, PositiveInt
 from icl.errors import ModelError
 from icl.metrics.baselines import last_copy, nearest_copy, vote
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 from icl.models.base import Request
-from icl.registry import Imported, component, describe
+from icl.registry import FunctionPath, component, describe
 from icl.types import Demo, Generation, Prompt, Query, Usage
 
 SURE = 0.9
@@ -108,14 +108,14 @@ class FakeGold(FakeModel):
 
     needs: ClassVar[frozenset[str]] = frozenset({"gold"})
 
-    accuracy: Share = 1.0  # share of queries that are answered right
+    accuracy: Fraction = 1.0  # share of queries that are answered right
 
     def answer_to(self, request: Request) -> str:
         rng = request.prompt.key.numpy("fake-gold")
         if rng.random() < self.accuracy:
             return request.gold[0]
-        gold = {plain(answer) for answer in request.gold}
-        wrong = [option for option in request.options if plain(option) not in gold]
+        gold = {normalize_text(answer) for answer in request.gold}
+        wrong = [option for option in request.options if normalize_text(option) not in gold]
         return wrong[int(rng.integers(len(wrong)))] if wrong else ""
 
 
@@ -146,7 +146,7 @@ class FakeScripted(FakeModel):
 
     needs: ClassVar[frozenset[str]] = frozenset({"demos", "gold"})
 
-    answer: Annotated[Callable[[Request], "str | Generation"], Imported()]  # my_mod:answer or file.py:answer
+    answer: Annotated[Callable[[Request], "str | Generation"], FunctionPath()]  # my_mod:answer or file.py:answer
 
     def answer_to(self, request: Request) -> str:
         said = self.answer(request)
@@ -187,7 +187,7 @@ def _told(text: str, request: Request, prompt_tokens: int) -> Generation:
 
 def _scores(text: str, options: tuple[str, ...]) -> dict[str, float]:
     """log .9 for the option that is said; all alike where none is."""
-    chosen = next((option for option in options if plain(option) == plain(text)), None)
+    chosen = next((option for option in options if normalize_text(option) == normalize_text(text)), None)
     if chosen is None or len(options) == 1:
         return {option: -math.log(len(options)) for option in options}
     rest = math.log((1 - SURE) / (len(options) - 1))

@@ -70,7 +70,7 @@ def asked(request: Request) -> dict[str, Any]:
     more: dict[str, Any] = {"trace": not request.scored, "top": request.top, "normalize": request.normalize}
     if request.scored:
         more["options"] = list(request.options)
-    if (other := request.prompt.other) is not None:
+    if (other := request.prompt.paired_prompt) is not None:
         more["other"] = {"messages": named(other), "seed": other.key.seed, "user": other.key.query}
     return {
         "messages": named(request.prompt),

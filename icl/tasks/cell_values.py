@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl.images import Image, open_regular
-from icl.tasks.source import Source
+from icl.images import Image, open_image_file
+from icl.tasks.source import DataSource
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,7 +24,7 @@ def text_of(value: Any) -> str:
     return str(value).strip()
 
 
-def image_keys(source: Source, columns: Sequence[str], rows: Sequence[int]) -> list[list[str]]:
+def image_keys(source: DataSource, columns: Sequence[str], rows: Sequence[int]) -> list[list[str]]:
     """What tells the images of these rows from others without decoding: path, or sha256 of the encoded bytes."""
     found: list[list[str]] = [[] for _ in rows]
     for column in columns:
@@ -43,13 +43,13 @@ def _cells(value: Any) -> list[Any]:
     return [cell for cell in value if cell is not None] if isinstance(value, list | tuple) else [value]
 
 
-def images_in(view: "Dataset", source: Source, column: str, row: int) -> Iterator[Image]:
+def cell_images(view: "Dataset", source: DataSource, column: str, row: int) -> Iterator[Image]:
     """The images of one cell, not yet opened. view: the data with this column alone."""
     from datasets import Image as ImageFeature
 
     feature = view.features[column]
     if isinstance(feature, ImageFeature):
-        yield Image.from_source(Stored(view, column, row, 0), f"{source.name} row {row}, column '{column}'")
+        yield Image.from_source(StoredImage(view, column, row, 0), f"{source.name} row {row}, column '{column}'")
         return
     for place, cell in enumerate(_cells(view[row][column])):
         if isinstance(cell, str):
@@ -57,11 +57,11 @@ def images_in(view: "Dataset", source: Source, column: str, row: int) -> Iterato
             yield Image.from_path(path, f"{path} ({source.name} row {row})")
         else:
             origin = f"{source.name} row {row}, column '{column}', image {place}"
-            yield Image.from_source(Stored(view, column, row, place), origin)
+            yield Image.from_source(StoredImage(view, column, row, place), origin)
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class StoredImage:
     """Reads one image of a table when it is called."""
 
     view: "Dataset"
@@ -82,11 +82,11 @@ class Stored:
         if cell.get("bytes"):
             return PILImage.open(io.BytesIO(cell["bytes"]))
         if cell.get("path"):
-            return open_regular(cell["path"])
+            return open_image_file(cell["path"])
         raise ValueError("the cell has neither bytes nor a path")
 
 
-def placed(path: str, values: Mapping[str, Any], source: Source, at: str) -> Image:
+def image_at_path(path: str, values: Mapping[str, Any], source: DataSource, at: str) -> Image:
     """The image of a row by its path, which starts from the data's folder."""
     told = path.format(**{key: text_of(value) for key, value in values.items()})
     whole = Path(told) if source.folder is None else source.folder / told

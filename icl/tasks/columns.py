@@ -14,8 +14,8 @@ from string import Formatter
 from typing import Any, Literal
 
 from icl.errors import ConfigError, DataError, did_you_mean
-from icl.tasks.cell_values import image_keys, images_in, placed, text_of
-from icl.tasks.source import Source
+from icl.tasks.cell_values import cell_images, image_at_path, image_keys, text_of
+from icl.tasks.source import DataSource
 from icl.types import Example
 
 ROLES = ("question", "image", "answer", "options", "id", "label", "group", "domain", "meta")
@@ -26,7 +26,7 @@ _FILED = re.compile(r"^\d+[._]")  # before a class that is called as its folder 
 
 
 @dataclass(frozen=True)
-class Layout:
+class ColumnMapping:
     """How rows are read. columns: role -> column or columns; the rest as in the task `hub`."""
 
     columns: Mapping[str, str | Sequence[str]]
@@ -71,7 +71,7 @@ class Layout:
         """Columns that the question's text and the image's path name in braces."""
         return (*_named_in(self.question), *_named_in(self.image))
 
-    def check(self, source: Source) -> None:
+    def check(self, source: DataSource) -> None:
         """Raises ConfigError where a named column is missing, with the columns there are."""
         named = [(f"columns.{role}", column) for role in self.columns for column in self.of(role)]
         named += [(key, name) for key in ("question", "image") for name in _named_in(getattr(self, key))]
@@ -83,7 +83,9 @@ class Layout:
                 )
 
 
-def read_examples(source: Source, layout: Layout, rows: Sequence[int], ids: Sequence[str]) -> Iterator[Example]:
+def read_examples(
+    source: DataSource, layout: ColumnMapping, rows: Sequence[int], ids: Sequence[str]
+) -> Iterator[Example]:
     """The examples of these rows. No image is opened. Raises DataError where a row has no answer."""
     wanted = {column for role in layout.columns if role != "image" for column in layout.of(role)}
     texts = source.data.select_columns(sorted(wanted | set(layout.placeholders))).select(list(rows))
@@ -96,8 +98,8 @@ def read_examples(source: Source, layout: Layout, rows: Sequence[int], ids: Sequ
         yield Example(
             id=name,
             images=(
-                *(image for column in views for image in images_in(views[column], source, column, row)),
-                *([placed(layout.image, values, source, at)] if layout.image else ()),
+                *(image for column in views for image in cell_images(views[column], source, column, row)),
+                *([image_at_path(layout.image, values, source, at)] if layout.image else ()),
             ),
             question=_question(values, layout, at),
             answers=answers,
@@ -111,7 +113,7 @@ def read_examples(source: Source, layout: Layout, rows: Sequence[int], ids: Sequ
         )
 
 
-def images_of(source: Source, layout: Layout, rows: Sequence[int]) -> list[list[str]]:
+def row_image_keys(source: DataSource, layout: ColumnMapping, rows: Sequence[int]) -> list[list[str]]:
     """What tells the images of these rows from others, without decoding any."""
     found = image_keys(source, layout.of("image"), rows)
     if layout.image:
@@ -121,7 +123,7 @@ def images_of(source: Source, layout: Layout, rows: Sequence[int]) -> list[list[
     return found
 
 
-def _question(values: Mapping[str, Any], layout: Layout, at: str) -> str:
+def _question(values: Mapping[str, Any], layout: ColumnMapping, at: str) -> str:
     if layout.question:
         try:
             return layout.question.format(**values)
@@ -133,21 +135,21 @@ def _question(values: Mapping[str, Any], layout: Layout, at: str) -> str:
     return text_of(values[column])
 
 
-def _named(value: Any, source: Source, column: str) -> str:
+def _named(value: Any, source: DataSource, column: str) -> str:
     """The text of a value, a class label by its name."""
     feature = source.data.features[column]
     names = getattr(feature, "names", None)
     return text_of(names[value]) if names and isinstance(value, int) and value >= 0 else text_of(value)
 
 
-def _one(values: Mapping[str, Any], source: Source, layout: Layout, role: str) -> str | None:
+def _one(values: Mapping[str, Any], source: DataSource, layout: ColumnMapping, role: str) -> str | None:
     for column in layout.of(role):
         if values[column] is not None:
             return _named(values[column], source, column)
     return None
 
 
-def _options(values: Mapping[str, Any], layout: Layout) -> tuple[str, ...]:
+def _options(values: Mapping[str, Any], layout: ColumnMapping) -> tuple[str, ...]:
     found = [item for column in layout.of("options") for item in _several(values[column])]
     return tuple(text_of(item) for item in found if item is not None) or layout.options
 
@@ -161,7 +163,7 @@ def _several(cell: Any) -> Sequence[Any]:
     return cell if isinstance(cell, list) else [cell]
 
 
-def _classes(source: Source, layout: Layout) -> tuple[str, ...]:
+def _classes(source: DataSource, layout: ColumnMapping) -> tuple[str, ...]:
     """Where the answer is a class: all classes, in the order of the data or of the alphabet."""
     if layout.answer_is != "class" or layout.options or layout.of("options"):
         return ()
@@ -175,7 +177,7 @@ def _class_of(name: Any) -> str:
     return _FILED.sub("", text_of(name)).replace("_", " ")
 
 
-def _votes(values: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+def _votes(values: Mapping[str, Any], layout: ColumnMapping) -> dict[str, Any]:
     """What each annotator answered, where several did."""
     given = values[layout.of("answer")[0]]
     if layout.answer_is != "text" or layout.answer_map or not isinstance(given, list | tuple):
@@ -190,7 +192,7 @@ def _named_in(text: str | None) -> tuple[str, ...]:
 
 
 def _answers(
-    values: Mapping[str, Any], source: Source, layout: Layout, options: tuple[str, ...], at: str
+    values: Mapping[str, Any], source: DataSource, layout: ColumnMapping, options: tuple[str, ...], at: str
 ) -> tuple[str, ...]:
     """Accepted answers, the first as given, each once. Lists may hold texts or records with the key 'answer' (VQA)."""
     column = layout.of("answer")[0]
@@ -206,7 +208,7 @@ def _missing(item: Any) -> bool:
     return item is None or (isinstance(item, float) and math.isnan(item))
 
 
-def _answer(item: Any, source: Source, layout: Layout, options: tuple[str, ...], at: str) -> str:
+def _answer(item: Any, source: DataSource, layout: ColumnMapping, options: tuple[str, ...], at: str) -> str:
     told = _named(item, source, layout.of("answer")[0])
     if layout.answer_is == "class":
         return _class_of(told)

@@ -4,7 +4,7 @@
 
 With `where: query` (the default) the pool is clean and the queries are not: demonstrations of another domain. With
 `pool` it is the other way round, with `all` both are of the shifted domain. Queries keep their ids, so severities are
-paired. `icl.corruptions` has the numbers of each severity. Any edit of images corrupts too, ours or anyone's:
+paired. `icl.edits.corruption` has the numbers of each severity. Any edit of images corrupts too, ours or anyone's:
 
     task: {name: corrupted, of: {name: binding}, by: {name: 'stripes.py:Stripes', width: 3}}
 """
@@ -15,10 +15,10 @@ from functools import cached_property
 from typing import Annotated, Any, Literal
 from weakref import WeakKeyDictionary
 
-from icl.corruptions import By, Severity, corrupted
 from icl.edits import Edit
+from icl.edits.corruption import CorruptionSource, Severity, corrupt
 from icl.errors import ConfigError
-from icl.registry import Nested, component, describe
+from icl.registry import NestedComponent, component, describe
 from icl.tasks.base import Pool, Task
 from icl.types import Example
 
@@ -30,15 +30,15 @@ USUAL = 3
 
 @component("task", "corrupted")
 @dataclass(frozen=True, kw_only=True)
-class Corrupted:
+class CorruptedTask:
     """Another task with its queries' or its pool's images corrupted: noise, blur, contrast, jpeg, or any edit.
 
     The domain of an example ("noise 3", or "clean") is its `domain`, after that of the task where it has one, and is in
     `meta`.
     """
 
-    of: Annotated[Task, Nested("task")]  # the task
-    by: By = "noise"  # what is done to the images; an edit has parameters of its own (icl ls edit)
+    of: Annotated[Task, NestedComponent("task")]  # the task
+    by: CorruptionSource = "noise"  # what is done to the images; an edit has parameters of its own (icl ls edit)
     severity: Severity = USUAL  # of the first four, 1 to 5; 0: nothing
     where: Where = "query"  # whose images
     seed: int = 0  # of what is drawn; the seeds of a run do not change it
@@ -95,5 +95,5 @@ class Corrupted:
         severity = self.severity if here else 0
         domain = self.shift if severity else CLEAN
         whole = domain if example.domain is None else f"{example.domain}, {domain}"
-        images = tuple(corrupted(image, self.by, severity, self.seed) for image in example.images)
+        images = tuple(corrupt(image, self.by, severity, self.seed) for image in example.images)
         return replace(example, images=images, domain=whole, meta={**example.meta, "domain": whole})

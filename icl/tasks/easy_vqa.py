@@ -37,7 +37,7 @@ def question_type(question: str) -> QuestionType:
 
 @component("task", "easy-vqa")
 @dataclass(frozen=True)
-class EasyVQA:
+class EasyVQATask:
     """Questions about one colored shape; support pool = train split, queries = test split (PyPI `easy-vqa`).
 
     Questions about one image share a group. A query's type of question is in `meta`, and its options are the

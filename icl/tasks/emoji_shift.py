@@ -63,7 +63,7 @@ QUESTIONS = {"subgroup": "What kind of emoji is this?", "emoji": "Which emoji is
 
 @component("task", "emoji-shift")
 @dataclass(frozen=True)
-class EmojiShift:
+class EmojiShiftTask:
     """Emoji in five styles: the queries are in the one held out, the pool in those of other vendors.
 
     Domain is the style, group the emoji. Classes are the emoji themselves, of which a pool has three or four drawings
@@ -105,7 +105,7 @@ class EmojiShift:
 
     def _drawn(self, style: Style) -> list[Example]:
         modules = Path(self.modules).expanduser() if self.modules else PACKAGES / "node_modules"
-        kept = [(emoji, emoji.classes[self.classes]) for emoji in emojis(modules)]
+        kept = [(emoji, emoji.classes[self.classes]) for emoji in load_emoji(modules)]
         size = Counter(name for _, name in kept)
         if self.classes == "subgroup":
             kept = [(emoji, name) for emoji, name in kept if size[name] >= FEWEST]
@@ -130,14 +130,14 @@ class Emoji:
 
     code: str
     classes: Mapping[str, str]
-    drawings: "Mapping[Style, Drawing]"
+    drawings: "Mapping[Style, EmojiSource]"
 
     def image(self, style: Style) -> Image:
         """Its drawing at 64 x 64, over white."""
         return Image.from_source(partial(_drawing, *self.drawings[style]), f"emoji/{style}/{self.code}")
 
 
-Drawing = tuple[str, str]
+EmojiSource = tuple[str, str]
 """A file, and the name of the drawing where it holds many."""
 
 
@@ -147,7 +147,7 @@ def same_vendor(one: Style, other: Style) -> bool:
 
 
 @lru_cache(maxsize=4)
-def emojis(modules: Path) -> tuple[Emoji, ...]:
+def load_emoji(modules: Path) -> tuple[Emoji, ...]:
     """Those that all styles have, in Unicode's order. Raises DataError with what to install."""
     missing = [path for path in (*DRAWINGS.values(), NAMES, GROUPS) if not (modules / path).exists()]
     if missing:
@@ -175,7 +175,7 @@ def emojis(modules: Path) -> tuple[Emoji, ...]:
     )
 
 
-def _found(folder: Path) -> dict[str, Drawing]:
+def _found(folder: Path) -> dict[str, EmojiSource]:
     """code -> drawing, of a folder of files or a package of Iconify's."""
     if not (folder / ICONS).is_file():
         return {_code(path.stem): (str(path), "") for path in folder.iterdir()}

@@ -16,7 +16,7 @@ embedded, or named by paths that start from the data's folder: in a column, or `
 first. A preset is one file of `icl/tasks/presets/`: the keys of this task, and which metrics are its own.
 
 With `pool_split` (or `pool_path`) the pool is other data. Without, the one split is divided, so that queries and
-demonstrations share no group: `pool_share` of the groups, by a fixed draw, become the pool and the others the queries.
+demonstrations share no group: `pool_fraction` of the groups, by a fixed draw, become the pool and the others the queries.
 A group is what `columns.group` says, or else all rows that are connected by a common image (same path or same encoded
 bytes); it is the group of the queries too, by which intervals are clustered.
 """
@@ -27,15 +27,15 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any, ClassVar
 
-from icl.constraints import PositiveInt, Share
+from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError, DataError
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.cell_values import text_of
-from icl.tasks.columns import AnswerIs, Layout, images_of, read_examples
+from icl.tasks.columns import AnswerIs, ColumnMapping, read_examples, row_image_keys
 from icl.tasks.presets import PRESETS
-from icl.tasks.source import Source, open_source
+from icl.tasks.source import DataSource, open_source
 from icl.tasks.subset import nested_choice
 from icl.types import Example
 
@@ -44,7 +44,7 @@ Text = str | bool | int | float
 
 @component("task", "hub")
 @dataclass(frozen=True, kw_only=True)
-class Hub:
+class HubTask:
     """Any data set of the hub or of this machine, by a column map: what is the question, the image, the answer.
 
     columns: question, image (one column or several; a cell holds one image or a list), answer (a text, a number, a
@@ -60,7 +60,7 @@ class Hub:
     split: str = "test"  # of the queries
     pool_split: str | None = None  # of the pool; None: `split` is divided by group
     pool_path: str | None = None  # where the pool is other data; None: `path`
-    pool_share: Share = 0.5  # of the groups of a divided split that become the pool
+    pool_fraction: Fraction = 0.5  # of the groups of a divided split that become the pool
     question: str | None = None  # one text for all rows; {column} is filled in
     image: str | None = None  # the path of a row's image, likewise; it starts from the data's folder
     options: tuple[Text, ...] = ()  # the same for all rows
@@ -96,7 +96,7 @@ class Hub:
             return tuple(replace(e, group=f"rows from {row}") for e, row in zip(examples, first, strict=True))
         if self._layout.of("group") or not (self._layout.of("image") or self.image):
             return examples
-        first = connected(images_of(self._source, self._layout, chosen))
+        first = connected_components(row_image_keys(self._source, self._layout, chosen))
         return tuple(replace(e, group=f"image of {examples[i].id}") for e, i in zip(examples, first, strict=True))
 
     @cached_property
@@ -117,9 +117,9 @@ class Hub:
         return len(self._pool)
 
     @cached_property
-    def _layout(self) -> Layout:
+    def _layout(self) -> ColumnMapping:
         mapped = self.answer_map
-        return Layout(
+        return ColumnMapping(
             self.columns,
             self.question,
             tuple(text_of(option) for option in self.options),
@@ -133,15 +133,15 @@ class Hub:
         return self.pool_split is None and self.pool_path is None
 
     @cached_property
-    def _source(self) -> Source:
+    def _source(self) -> DataSource:
         return self._opened(self.path, self.split)
 
-    def _opened(self, path: str, split: str) -> Source:
+    def _opened(self, path: str, split: str) -> DataSource:
         source = open_source(path, self.config, split)
         self._layout.check(source)
         return source
 
-    def _ids(self, source: Source, split: str, prefixed: bool) -> list[str]:
+    def _ids(self, source: DataSource, split: str, prefixed: bool) -> list[str]:
         """The ids of all rows: the id column's, or split and number. A pool of its own has its split before them."""
         columns = self._layout.of("id")
         if not columns:
@@ -155,7 +155,7 @@ class Hub:
             seen[name] = row
         return [f"pool-{name}" for name in ids] if prefixed else ids
 
-    def _choice(self, source: Source, rows: Sequence[int], limit: int | None, factor: str) -> list[int]:
+    def _choice(self, source: DataSource, rows: Sequence[int], limit: int | None, factor: str) -> list[int]:
         if limit is not None and limit > len(rows):
             key = {"queries": "queries", "pool": "pool_size"}[factor]
             raise DataError(
@@ -180,7 +180,7 @@ class Hub:
             raise DataError(f"queries: {limit} is less than one group of {self._source.name} has rows. Ask for more.")
         return chosen
 
-    def _read(self, source: Source, rows: Sequence[int], ids: Sequence[str]) -> tuple[Example, ...]:
+    def _read(self, source: DataSource, rows: Sequence[int], ids: Sequence[str]) -> tuple[Example, ...]:
         return tuple(read_examples(source, self._layout, rows, [ids[row] for row in rows]))
 
     @cached_property
@@ -188,13 +188,13 @@ class Hub:
         """Rows of the queries and rows of the pool."""
         groups = self._groups()
         names = sorted(set(groups), key=lambda name: StreamKey(self.seed, name).number("hub/division"))
-        support = set(names[: round(self.pool_share * len(names))])
+        support = set(names[: round(self.pool_fraction * len(names))])
         queries = [row for row, name in enumerate(groups) if name not in support]
         pool = [row for row, name in enumerate(groups) if name in support]
-        if not queries or (not pool and self.pool_share > 0):
+        if not queries or (not pool and self.pool_fraction > 0):
             raise DataError(
-                f"{self._source.name} has {len(names)} groups, too few to give both queries and a pool with pool_share "
-                f"{self.pool_share}. Name a pool_split, or another share."
+                f"{self._source.name} has {len(names)} groups, too few to give both queries and a pool with pool_fraction "
+                f"{self.pool_fraction}. Name a pool_split, or another share."
             )
         return queries, pool
 
@@ -206,11 +206,11 @@ class Hub:
         if columns:
             values: list[Any] = list(self._source.data[columns[0]])
             return [f"row {row}" if value is None else text_of(value) for row, value in enumerate(values)]
-        first = connected(images_of(self._source, self._layout, range(len(self._source))))
+        first = connected_components(row_image_keys(self._source, self._layout, range(len(self._source))))
         return [f"row {row}" for row in first]
 
 
-def connected(keys: Sequence[Sequence[str]]) -> list[int]:
+def connected_components(keys: Sequence[Sequence[str]]) -> list[int]:
     """For each row the first one that it shares a key with, directly or through others; else itself."""
     parent = list(range(len(keys)))
 

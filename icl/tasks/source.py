@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import DataError, did_you_mean
-from icl.quiet_progress import QUIET_BELOW, no_data_bars
+from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_datasets_progress
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,7 +29,7 @@ SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves in a f
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class DataSource:
     """One split, its rows in their order. folder: what relative image paths start from, for local data."""
 
     data: "Dataset"
@@ -44,13 +44,13 @@ class Source:
         return list(self.data.column_names)
 
 
-def open_source(path: str, config: str | None, split: str) -> Source:
+def open_source(path: str, config: str | None, split: str) -> DataSource:
     """Raises DataError with the splits there are."""
     from datasets.exceptions import DatasetsError
 
     here = Path(path).expanduser()
     try:
-        with no_data_bars(_quick(here)):
+        with hide_datasets_progress(_quick(here)):
             data = _read(path, here, config, split)
     except (
         DatasetsError,
@@ -64,7 +64,7 @@ def open_source(path: str, config: str | None, split: str) -> Source:
         kind = "" if here.exists() else " (there is no such file or folder, so it was taken for a data set of the hub)"
         raise DataError(f"data set {path}{kind}, split '{split}': {_first_line(error)}") from error
     folder = (here if here.is_dir() else here.parent).resolve() if here.exists() else None
-    return Source(_encoded(_split_of(data, path, split)), f"{path}[{split}]", folder)
+    return DataSource(_encoded(_split_of(data, path, split)), f"{path}[{split}]", folder)
 
 
 def _read(path: str, here: Path, config: str | None, split: str) -> Any:
@@ -167,4 +167,4 @@ def _first_line(error: Exception) -> str:
 def _quick(here: Path) -> bool:
     """Whether it lies here and is small."""
     files = [here] if here.is_file() else here.rglob("*")
-    return here.exists() and sum(file.stat().st_size for file in files if file.is_file()) < QUIET_BELOW
+    return here.exists() and sum(file.stat().st_size for file in files if file.is_file()) < SMALL_SOURCE_BYTES

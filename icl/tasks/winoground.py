@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from icl.constraints import PositiveInt, Share
+from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError, DataError
 from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
-from icl.tasks.cell_values import images_in, text_of
-from icl.tasks.source import Source, open_source
+from icl.tasks.cell_values import cell_images, text_of
+from icl.tasks.source import DataSource, open_source
 from icl.tasks.subset import nested_choice
 from icl.types import Example
 
@@ -34,7 +34,7 @@ class WinogroundTask:
     path: str = "facebook/winoground"  # hub id, folder or file
     split: str = "test"  # of the data that is divided
     question: str = 'does the caption "{caption}" match the image?'  # {caption} is filled in
-    pool_share: Share = 0.5  # of the items that become the pool
+    pool_fraction: Fraction = 0.5  # of the items that become the pool
     items: PositiveInt | None = None  # asked, four questions each; a nested choice; None: all
     seed: int = 0  # of choice and division; the seeds of a run do not change them
 
@@ -66,10 +66,10 @@ class WinogroundTask:
 
     @property
     def _cut(self) -> int:
-        return round(self.pool_share * len(self._rows))
+        return round(self.pool_fraction * len(self._rows))
 
     @cached_property
-    def _source(self) -> Source:
+    def _source(self) -> DataSource:
         source = open_source(self.path, None, self.split)
         missing = [column for column in COLUMNS if column not in source.columns]
         if missing:
@@ -97,7 +97,7 @@ class WinogroundTask:
                 answer = "yes" if caption == image else "no"
                 yield Example(
                     id=f"{name}-{place}",
-                    images=tuple(images_in(views[image], self._source, f"image_{image}", row)),
+                    images=tuple(cell_images(views[image], self._source, f"image_{image}", row)),
                     question=self.question.replace("{caption}", text_of(values[f"caption_{caption}"])),
                     answers=(answer,),
                     options=("yes", "no"),

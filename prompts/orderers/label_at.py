@@ -8,7 +8,7 @@ best ranked last. The paper has one such demonstration and an odd count; the res
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 from icl.registry import component
 from icl.types import Context, Demo
 from prompts.oracle import class_of, gold_of
@@ -24,10 +24,10 @@ class LabelAt:
     place: Literal["head", "middle", "tail"] = "head"  # head: farthest from the query; tail: next to it
 
     def order(self, context: Context) -> Context:
-        wanted = plain(class_of(gold_of(context, "orderer 'label_at'")))
+        wanted = normalize_text(class_of(gold_of(context, "orderer 'label_at'")))
         usual = sorted(context.demos, key=lambda demo: -demo.rank)
-        block = [demo for demo in usual if plain(class_of(demo.example)) == wanted]
-        others: list[Demo] = [demo for demo in usual if plain(class_of(demo.example)) != wanted]
+        block = [demo for demo in usual if normalize_text(class_of(demo.example)) == wanted]
+        others: list[Demo] = [demo for demo in usual if normalize_text(class_of(demo.example)) != wanted]
         start = {"head": 0, "middle": len(others) // 2, "tail": len(others)}[self.place]
         demos = (*others[:start], *block, *others[start:])
         mark = f"label_at: {len(block)} at the {self.place}, saw the gold"

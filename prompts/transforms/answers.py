@@ -11,7 +11,7 @@ them, and with demonstrations of one label none: the mark says what share change
 from dataclasses import dataclass
 from typing import Literal
 
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 from icl.registry import component
 from icl.types import Context, Demo
 from prompts.example_changes import deranged, ranked, with_demos
@@ -36,10 +36,12 @@ class Answers:
         if self.how == "removed":
             return with_demos(context, [shown_as(demo, "") for demo in demos], "answers: removed")
         if self.how == "permuted":
-            told, _ = deranged(answers, context.key.numpy("transform/answers"), plain)
+            told, _ = deranged(answers, context.key.numpy("transform/answers"), normalize_text)
         else:
             told = [_drawn(context, demo) for demo in demos]
-        share = sum(plain(a) != plain(b) for a, b in zip(told, answers, strict=True)) / max(len(answers), 1)
+        share = sum(normalize_text(a) != normalize_text(b) for a, b in zip(told, answers, strict=True)) / max(
+            len(answers), 1
+        )
         new = [shown_as(demo, answer) for demo, answer in zip(demos, told, strict=True)]
         return with_demos(context, new, f"answers: {self.how}, {share:.0%} changed, saw labels")
 

@@ -33,4 +33,4 @@ class FlipLabels:
         names = {old: new for group in groups for old, new in zip(group, group[1:] + group[:1], strict=True)}
         new = [shown_as(demo, called(demo.example.answer, names)) for demo in ranked(context)]
         flipped = with_demos(context, new, f"flip_labels: {len(names)} labels, saw labels")
-        return replace(flipped, renamed=composed(context.renamed, names)) if context.demos else context
+        return replace(flipped, label_map=composed(context.label_map, names)) if context.demos else context

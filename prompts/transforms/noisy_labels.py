@@ -8,8 +8,8 @@ larger share keeps the errors of a smaller one.
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from icl.constraints import Share
-from icl.metrics.normalize import plain
+from icl.constraints import Fraction
+from icl.metrics.normalize import normalize_text
 from icl.registry import component
 from icl.types import Context, Demo
 from prompts.example_changes import ranked, with_demos
@@ -24,7 +24,7 @@ class NoisyLabels:
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
     told_by: ClassVar[str] = "noisy_labels"
 
-    share: Share = 0.5  # of the demonstrations that answer wrongly
+    share: Fraction = 0.5  # of the demonstrations that answer wrongly
 
     def transform(self, context: Context) -> Context:
         demos = ranked(context)
@@ -41,7 +41,7 @@ class NoisyLabels:
 
 def _wrong(context: Context, demo: Demo) -> Demo:
     among = rivals(demo.example.answer, rivals_of(context))
-    others = [answer for answer in among if plain(answer) != plain(demo.example.answer)]
+    others = [answer for answer in among if normalize_text(answer) != normalize_text(demo.example.answer)]
     if not others:
         return demo
     drawn = context.key.numpy(f"transform/noisy_labels/{demo.example.id}").integers(len(others))

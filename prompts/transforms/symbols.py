@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from icl.errors import PlanError
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 from icl.registry import component
 from icl.types import Context
 from prompts.example_changes import rescored
@@ -40,7 +40,7 @@ class Symbols:
             return context
         known = _known(context)
         rng = context.key.numpy("transform/symbols")
-        free = sorted({word for word in self.words if plain(word) not in known})
+        free = sorted({word for word in self.words if normalize_text(word) not in known})
         if self.words and len(free) < len(answers):
             raise PlanError(
                 f"symbols: query '{context.query.id}' needs {len(answers)} words for its answers, and {len(free)} "
@@ -55,7 +55,7 @@ def _known(context: Context) -> set[str]:
     """Every word and every whole text of the context, in plain form."""
     texts = [context.query.question, *context.query.options]
     texts += [text for demo in context.demos for text in (demo.example.question, *demo.example.answers)]
-    return {plain(word) for text in texts for word in text.split()} | {plain(text) for text in texts}
+    return {normalize_text(word) for text in texts for word in text.split()} | {normalize_text(text) for text in texts}
 
 
 def _made_up(rng: "np.random.Generator", known: set[str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from icl.errors import ConfigError, PlanError
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 from icl.registry import component
 from icl.types import Context
 from prompts.example_changes import rescored
@@ -27,15 +27,15 @@ class Synonyms:
 
     def __post_init__(self) -> None:
         for keys, what in ((list(self.words), "is renamed twice"), (list(self.words.values()), "is the name of two")):
-            told = [plain(key) for key in keys]
-            if twice := next((key for key in keys if told.count(plain(key)) > 1), None):
+            told = [normalize_text(key) for key in keys]
+            if twice := next((key for key in keys if told.count(normalize_text(key)) > 1), None):
                 raise ConfigError(f"words: '{twice}' {what}. Every answer needs a name of its own.")
 
     def transform(self, context: Context) -> Context:
         if not self.words:
             return context
         old = answers_of(context)
-        new_names = [plain(called(answer, self.words)) for answer in old]
+        new_names = [normalize_text(called(answer, self.words)) for answer in old]
         if twice := next((name for name in new_names if new_names.count(name) > 1), None):
             raise PlanError(
                 f"synonyms: query '{context.query.id}' would have two answers called '{twice}': one is renamed to what "

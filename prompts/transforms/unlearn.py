@@ -9,7 +9,7 @@ with the new one. Where no demonstration has the query's class nothing is unlear
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from icl.metrics.normalize import plain
+from icl.metrics.normalize import normalize_text
 from icl.registry import component
 from icl.types import Context
 from prompts.example_changes import ranked, with_demos
@@ -30,14 +30,18 @@ class Unlearn:
     def transform(self, context: Context) -> Context:
         check_scored_as_it_is(context, "unlearn")
         gold = gold_of(context, "transform 'unlearn'").answer
-        labels = next((g for g in rivals_of(context) if plain(gold) in map(plain, g)), ())
-        told = [plain(label) for label in labels]
-        if (self.classes and plain(gold) not in map(plain, self.classes)) or plain(gold) not in told or len(told) < 2:
+        labels = next((g for g in rivals_of(context) if normalize_text(gold) in map(normalize_text, g)), ())
+        told = [normalize_text(label) for label in labels]
+        if (
+            (self.classes and normalize_text(gold) not in map(normalize_text, self.classes))
+            or normalize_text(gold) not in told
+            or len(told) < 2
+        ):
             return context
-        names = {gold: labels[(told.index(plain(gold)) + 1) % len(labels)]}
+        names = {gold: labels[(told.index(normalize_text(gold)) + 1) % len(labels)]}
         demos = [shown_as(d, called(d.example.answer, names)) for d in ranked(context)]
-        count = sum(plain(demo.example.answer) == plain(gold) for demo in context.demos)
+        count = sum(normalize_text(demo.example.answer) == normalize_text(gold) for demo in context.demos)
         if count == 0:
             return context
         done = with_demos(context, demos, f"unlearn: {count} relabeled, saw labels, saw the gold")
-        return replace(done, renamed={**context.renamed, **names})
+        return replace(done, label_map={**context.label_map, **names})

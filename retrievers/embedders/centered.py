@@ -15,7 +15,7 @@ from typing import Annotated
 import numpy as np
 
 from icl.errors import PlanError
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder
@@ -29,7 +29,7 @@ from retrievers.machinery.vector_math import Vectors, unit
 class Centered:
     """Another embedder, less the mean of each modality over the pool (C3)."""
 
-    of: Annotated[Embedder, Nested("embedder")]  # the embedder whose vectors are centered
+    of: Annotated[Embedder, NestedComponent("embedder")]  # the embedder whose vectors are centered
     text: Said = "question"  # the pool's texts whose mean is taken; i2t compares answers
 
     @property

@@ -11,9 +11,9 @@ from typing import Annotated
 
 import numpy as np
 
-from icl.constraints import Share
+from icl.constraints import Fraction
 from icl.errors import ConfigError
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder
@@ -26,9 +26,9 @@ from retrievers.machinery.vector_math import Vectors
 class Mix:
     """Two encoders whose cosines are averaged."""
 
-    one: Annotated[Embedder, Nested("embedder")]  # the first encoder (CLIP, in the paper)
-    other: Annotated[Embedder, Nested("embedder")]  # the second (DINOv2, in the paper)
-    weight: Share = 0.5  # of the first one's cosine
+    one: Annotated[Embedder, NestedComponent("embedder")]  # the first encoder (CLIP, in the paper)
+    other: Annotated[Embedder, NestedComponent("embedder")]  # the second (DINOv2, in the paper)
+    weight: Fraction = 0.5  # of the first one's cosine
 
     def __post_init__(self) -> None:
         if not self.reads:

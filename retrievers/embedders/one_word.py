@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 
 from icl.errors import ConfigError
 from icl.models.base import Model
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 from icl.types import Example, Part, Prompt, Query, Turn
 from retrievers.machinery.vector_math import Vectors, per_item, shown, stacked
 
@@ -26,7 +26,7 @@ class OneWord:
 
     reads: ClassVar[frozenset[str]] = frozenset({"image", "text"})
 
-    model: Annotated[Model, Nested("model")]  # whose states they are; needs the ability 'embed'
+    model: Annotated[Model, NestedComponent("model")]  # whose states they are; needs the ability 'embed'
 
     def __post_init__(self) -> None:
         if "embed" not in self.model.abilities:

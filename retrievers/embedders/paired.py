@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from icl.errors import ConfigError
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder
@@ -24,8 +24,8 @@ class Paired:
 
     reads: ClassVar[frozenset[str]] = frozenset({"image", "text"})
 
-    image: Annotated[Embedder, Nested("embedder")]  # embeds the images
-    text: Annotated[Embedder, Nested("embedder")]  # embeds the texts
+    image: Annotated[Embedder, NestedComponent("embedder")]  # embeds the images
+    text: Annotated[Embedder, NestedComponent("embedder")]  # embeds the texts
 
     def __post_init__(self) -> None:
         for what in ("image", "text"):

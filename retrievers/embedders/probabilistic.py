@@ -18,7 +18,7 @@ from annotated_types import Ge, Gt, Le
 
 from icl.constraints import Count, NonNegative
 from icl.errors import ConfigError, DataError
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.balanced import label_of
@@ -39,7 +39,7 @@ Shift = Annotated[float, Ge(-1000), Le(1000)]
 class Probabilistic:
     """Another embedder with an uncertainty for every item (PCME)."""
 
-    of: Annotated[Embedder, Nested("embedder")]  # the embedder whose vectors are the means
+    of: Annotated[Embedder, NestedComponent("embedder")]  # the embedder whose vectors are the means
     pairs: Literal["answer", "question", "both", "label"] = "answer"  # what an image of the pool is paired with
     heads: str | None = None  # a saved file; none: fit them on the pool
     steps: Count = 100  # of training; 0: all items are equally certain

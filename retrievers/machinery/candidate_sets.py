@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from icl.constraints import PositiveInt
-from icl.types import Scored
+from icl.types import RetrievedExample
 from retrievers.machinery.similarity import Compared, Nearest
 
 
@@ -20,11 +20,11 @@ class Picking(Compared):
     def reach(self, k: int) -> int:
         return max(k, self.candidates)
 
-    def pick(self, near: Nearest, k: int) -> Sequence[Scored]:
+    def pick(self, near: Nearest, k: int) -> Sequence[RetrievedExample]:
         first = replace(near, rows=near.rows[: self.candidates], scores=near.scores[: self.candidates])
         chosen = list(self.choose(first, min(k, len(first))))
         return [*chosen, *near.given(range(len(first), len(first) + k - len(chosen)))] if self.exact else chosen
 
-    def choose(self, near: Nearest, k: int) -> Sequence[Scored]:
+    def choose(self, near: Nearest, k: int) -> Sequence[RetrievedExample]:
         """k of the candidates; where `exact`, never fewer."""
         raise NotImplementedError

@@ -18,13 +18,13 @@ from icl.edits import Blank
 from icl.errors import ICLError
 from icl.images import Image
 from icl.tasks.base import Pool
-from icl.types import Example, Query, Scored
+from icl.types import Example, Query, RetrievedExample
 from retrievers.base import FittedRetriever, Reranker, Resources, Retriever
 from retrievers.machinery.leakage import fair
 
 NEEDS = frozenset({"embedder", "model", "labels", "gold"})
 COLORS = {"red": (220, 40, 30), "green": (40, 180, 60), "blue": (40, 70, 210)}
-Given = list[tuple[Scored, ...]]
+Given = list[tuple[RetrievedExample, ...]]
 
 
 def sample_pool() -> Pool:
@@ -32,7 +32,7 @@ def sample_pool() -> Pool:
     plain = [_example(f"pool-{i}", list(COLORS)[i % 3], i) for i in range(24)]
     traps: list[Example] = []
     for query in _asked():
-        again = Image.from_image(query.images[0].open().copy(), f"copy of {query.id}")
+        again = Image.from_pil(query.images[0].open().copy(), f"copy of {query.id}")
         traps += [
             query,
             Example(f"copy-{query.id}", (again,), "Which color, again?", query.answers, label=query.label),
@@ -93,7 +93,7 @@ def check_reranker(
     found = []
     for query in given:
         fair_ones = [example.id for example in pool.examples if fair(query)(example)]
-        found.append(tuple(Scored(name, 1 - i / len(fair_ones)) for i, name in enumerate(fair_ones)))
+        found.append(tuple(RetrievedExample(name, 1 - i / len(fair_ones)) for i, name in enumerate(fair_ones)))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         fitted = reranker.fit(pool, resources or Resources(cache=cache))
         for k in (0, 1, 4, 8):
@@ -181,4 +181,4 @@ def _example(name: str, color: str, place: int) -> Example:
     image = PILImage.new("RGB", (32, 32), COLORS[color])
     ImageDraw.Draw(image).rectangle((place % 28, place // 28, place % 28 + 3, place // 28 + 9), fill=(128, 128, 128))
     question = f"Which color is image {place}?"
-    return Example(name, (Image.from_image(image, name),), question, (color,), tuple(COLORS), label=color)
+    return Example(name, (Image.from_pil(image, name),), question, (color,), tuple(COLORS), label=color)

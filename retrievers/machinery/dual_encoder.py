@@ -11,7 +11,7 @@ import numpy as np
 from icl.errors import ModelError
 from icl.images import Image
 from icl.models.checkpoint_errors import FAILURES, reason
-from icl.quiet_progress import no_bars
+from icl.quiet_progress import hide_transformers_progress
 from retrievers.machinery.prefetch import decoded
 from retrievers.machinery.vector_math import Vectors, unit
 
@@ -70,7 +70,7 @@ class Towers:
         from transformers import AutoModel, AutoProcessor
 
         try:
-            with no_bars():
+            with hide_transformers_progress():
                 model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
             processor: Any = AutoProcessor.from_pretrained(folder)
         except FAILURES as error:

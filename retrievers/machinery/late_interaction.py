@@ -13,11 +13,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.constraints import Share
+from icl.constraints import Fraction
 from icl.errors import ConfigError, DataError
-from icl.registry import Nested
+from icl.registry import NestedComponent
 from icl.tasks.base import Pool
-from icl.types import Example, Query, Scored
+from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Embedder, Resources
 from retrievers.embedders.encoder import Encoder
 from retrievers.machinery.embedding_cache import Embeddings, embeddings
@@ -80,8 +80,10 @@ class Fine:
     nested: ClassVar[bool] = True
 
     by: Literal["image", "question", "both"] = "image"  # patches, words, or both
-    weight: Share = 0.5  # of all patches together where by is 'both'; each modality's parts weigh alike
-    embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # gives patches and words
+    weight: Fraction = 0.5  # of all patches together where by is 'both'; each modality's parts weigh alike
+    embedder: Annotated[Embedder, NestedComponent("embedder")] = field(
+        default_factory=Encoder
+    )  # gives patches and words
 
     def __post_init__(self) -> None:
         for what, when in (("patches", "image"), ("words", "question")):
@@ -129,7 +131,7 @@ class FittedFine:
     source: Embeddings
     parts: tuple[Members, ...]
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         if k == 0:
             return [() for _ in queries]
         groups = (queries[start : start + TOGETHER] for start in range(0, len(queries), TOGETHER))
@@ -139,14 +141,14 @@ class FittedFine:
             for query, matches in zip(group, self.matches(group), strict=True)
         ]
 
-    def _chosen(self, query: Query, whole: Covered, k: int) -> tuple[Scored, ...]:
+    def _chosen(self, query: Query, whole: Covered, k: int) -> tuple[RetrievedExample, ...]:
         allowed = fair(query)
         rows = [i for i, example in enumerate(self.pool.examples) if allowed(example)]
         if len(rows) < k:
             raise too_few(self.pool, query, k)
         matches = Covered(whole.matches[:, rows], self.weighed(query, whole.weights))
         scores, chosen = matches.alone(), self.retriever.choose(matches, k)
-        return tuple(Scored(self.pool.examples[rows[i]].id, round(float(scores[i]), 6)) for i in chosen)
+        return tuple(RetrievedExample(self.pool.examples[rows[i]].id, round(float(scores[i]), 6)) for i in chosen)
 
     def weighed(self, query: Query, weights: Array) -> Array:
         """The weights of the query's parts, patches first: within a modality all weigh alike."""

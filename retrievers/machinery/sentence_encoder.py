@@ -7,7 +7,7 @@ from typing import Any
 
 from icl.errors import ModelError
 from icl.models.checkpoint_errors import FAILURES, reason
-from icl.quiet_progress import no_bars
+from icl.quiet_progress import hide_transformers_progress
 from retrievers.machinery.dual_encoder import BATCH
 from retrievers.machinery.vector_math import Vectors, stacked
 
@@ -20,7 +20,7 @@ class Sentences:
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            with no_bars():
+            with hide_transformers_progress():
                 model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         except FAILURES as error:

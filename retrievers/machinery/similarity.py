@@ -13,11 +13,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.constraints import Share
+from icl.constraints import Fraction
 from icl.errors import ConfigError, PlanError
-from icl.registry import Nested
+from icl.registry import NestedComponent
 from icl.tasks.base import Pool
-from icl.types import Example, Query, Scored
+from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Embedder, FittedRetriever, Resources
 from retrievers.embedders.encoder import Encoder
 from retrievers.machinery.embedding_source import READ, Source, check_reads, source_key, source_of
@@ -40,7 +40,9 @@ class Near:
     ranked: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 
-    embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # what makes the vectors
+    embedder: Annotated[Embedder, NestedComponent("embedder")] = field(
+        default_factory=Encoder
+    )  # what makes the vectors
     search: Search = "exact"  # or approximate: hnsw, ivf (see retrievers.machinery.index)
 
     @property
@@ -91,7 +93,7 @@ class Near:
         """How many of the nearest `pick` sees."""
         return k
 
-    def pick(self, near: "Nearest", k: int) -> Sequence[Scored]:
+    def pick(self, near: "Nearest", k: int) -> Sequence[RetrievedExample]:
         """k of the nearest, best first. There are k at least, unless `exact` is False."""
         return near.given(range(k))
 
@@ -119,8 +121,8 @@ class Nearest:
     def example(self, place: int) -> Example:
         return self.fitted.pool.examples[int(self.rows[place])]
 
-    def given(self, places: Sequence[int], mark: str = "") -> list[Scored]:
-        return [Scored(self.example(i).id, round(float(self.scores[i]), 6), mark) for i in places]
+    def given(self, places: Sequence[int], mark: str = "") -> list[RetrievedExample]:
+        return [RetrievedExample(self.example(i).id, round(float(self.scores[i]), 6), mark) for i in places]
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class FittedNear:
     source: Source
     index: Index
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         if not queries or k == 0:
             return [() for _ in queries]
         return [self._given(near, k) for near in self.nearest(queries, self.retriever.reach(k))]
@@ -159,7 +161,7 @@ class FittedNear:
         examples, allowed, eligible = self.pool.examples, self.retriever.allowed(query), self.retriever.eligible
         return lambda row: eligible(examples[row]) and allowed(examples[row])
 
-    def _given(self, near: Nearest, k: int) -> tuple[Scored, ...]:
+    def _given(self, near: Nearest, k: int) -> tuple[RetrievedExample, ...]:
         if len(near) < k and self.retriever.exact:
             raise self.retriever.too_few(self.pool, near.query, k)
         return tuple(self.retriever.pick(near, k))
@@ -180,7 +182,7 @@ class Compared(Near):
     """Base of retrievers that compare by image, by question, or by the weighted mean of both cosines."""
 
     by: Literal["image", "question", "both"] = "image"  # what is compared
-    weight: Share = 0.5  # of the image's cosine where by is 'both'
+    weight: Fraction = 0.5  # of the image's cosine where by is 'both'
 
     @property
     def modalities(self) -> frozenset[str]:

@@ -17,7 +17,7 @@ from icl.models.answer_likelihood import entropy, options_of, probabilities, sco
 from icl.models.base import LogitModel
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
-from icl.types import Query, Scored
+from icl.types import Query, RetrievedExample
 from retrievers.base import FittedRetriever, Resources
 from retrievers.machinery.greedy_selection import first_best
 from retrievers.machinery.similarity import Compared, FittedNear, Nearest, fitted_near
@@ -54,7 +54,7 @@ class FittedSubsets(FittedNear):
     model: LogitModel
     seed: int
 
-    def _given(self, near: Nearest, k: int) -> tuple[Scored, ...]:
+    def _given(self, near: Nearest, k: int) -> tuple[RetrievedExample, ...]:
         if len(near) < k:
             raise self.retriever.too_few(self.pool, near.query, k)
         sets = self.sets(near.query, len(near), k)

@@ -8,7 +8,7 @@ from typing import Any
 from icl.errors import ModelError
 from icl.images import Image
 from icl.models.checkpoint_errors import FAILURES, reason
-from icl.quiet_progress import no_bars
+from icl.quiet_progress import hide_transformers_progress
 from retrievers.machinery.dual_encoder import BATCH
 from retrievers.machinery.prefetch import decoded
 from retrievers.machinery.vector_math import Vectors, stacked
@@ -22,7 +22,7 @@ class Backbone:
         from transformers import AutoImageProcessor, AutoModel
 
         try:
-            with no_bars():
+            with hide_transformers_progress():
                 model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
             self.processor: Any = AutoImageProcessor.from_pretrained(folder)
         except FAILURES as error:

@@ -15,9 +15,9 @@ import numpy as np
 from icl.constraints import PositiveInt
 from icl.errors import ConfigError, DataError, PlanError
 from icl.models.short_answers import answers
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
-from icl.types import Part, Prompt, Query, Scored, Turn
+from icl.types import Part, Prompt, Query, RetrievedExample, Turn
 from retrievers.base import Embedder, Resources
 from retrievers.embedders.encoder import Encoder
 from retrievers.machinery.embedding_source import Source, reads, source_of
@@ -37,7 +37,7 @@ class Caption:
 
     ask: str = "Describe the image in one sentence."  # what the model is asked of the query's image
     max_new_tokens: PositiveInt = 32  # of the description
-    embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # of texts and images
+    embedder: Annotated[Embedder, NestedComponent("embedder")] = field(default_factory=Encoder)  # of texts and images
 
     def __post_init__(self) -> None:
         if not reads(self.embedder) >= {"image", "text"}:
@@ -59,7 +59,9 @@ class FittedCaption:
     source: Source
     model: "Model"
 
-    def rerank(self, queries: Sequence[Query], found: Sequence[Sequence[Scored]], k: int) -> list[tuple[Scored, ...]]:
+    def rerank(
+        self, queries: Sequence[Query], found: Sequence[Sequence[RetrievedExample]], k: int
+    ) -> list[tuple[RetrievedExample, ...]]:
         bare = next((query for query in queries if not query.images), None)
         if bare is not None:
             raise DataError(f"reranker 'caption': '{bare.id}' has no image to describe.")
@@ -70,10 +72,10 @@ class FittedCaption:
         texts = self.source.texts(captions)
         return [self._one(vector, candidates, k) for vector, candidates in zip(texts, found, strict=True)]
 
-    def _one(self, caption: Vectors, candidates: Sequence[Scored], k: int) -> tuple[Scored, ...]:
+    def _one(self, caption: Vectors, candidates: Sequence[RetrievedExample], k: int) -> tuple[RetrievedExample, ...]:
         if not candidates:
             return ()
         images = self.source.images([self.pool.by_id[one.id] for one in candidates])
         scores = np.round((images.astype(np.float64) * caption).sum(axis=1), 6)
         best = np.argsort(-scores, kind="stable")[:k].tolist()
-        return tuple(Scored(candidates[i].id, float(scores[i]), candidates[i].mark) for i in best)
+        return tuple(RetrievedExample(candidates[i].id, float(scores[i]), candidates[i].mark) for i in best)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from icl.registry import Nested
+from icl.registry import NestedComponent
 from icl.tasks.base import Pool
-from icl.types import Query, Scored
+from icl.types import Query, RetrievedExample
 from retrievers.base import Embedder, Resources
 from retrievers.embedders.encoder import Encoder
 from retrievers.machinery.embedding_source import READ, Source, check_reads, source_of
@@ -21,7 +21,9 @@ class Comparing:
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
 
     by: Literal["image", "question", "both"] = "image"  # what is compared
-    embedder: Annotated[Embedder, Nested("embedder")] = field(default_factory=Encoder)  # what makes the vectors
+    embedder: Annotated[Embedder, NestedComponent("embedder")] = field(
+        default_factory=Encoder
+    )  # what makes the vectors
 
     def __post_init__(self) -> None:
         check_reads(self.embedder, READ[self.by], f"by is '{self.by}', and ")
@@ -29,7 +31,7 @@ class Comparing:
     def fit(self, pool: Pool, resources: Resources) -> "FittedComparing":
         return FittedComparing(self, pool, source_of(self.embedder, resources.cache, pool))
 
-    def choose(self, candidates: Sequence[Scored], vectors: Vectors, k: int) -> Sequence[int]:
+    def choose(self, candidates: Sequence[RetrievedExample], vectors: Vectors, k: int) -> Sequence[int]:
         """Places of at most k candidates, in their new order. vectors: [C, D] unit rows, one a candidate."""
         raise NotImplementedError
 
@@ -42,10 +44,12 @@ class FittedComparing:
     pool: Pool
     source: Source
 
-    def rerank(self, queries: Sequence[Query], found: Sequence[Sequence[Scored]], k: int) -> list[tuple[Scored, ...]]:
+    def rerank(
+        self, queries: Sequence[Query], found: Sequence[Sequence[RetrievedExample]], k: int
+    ) -> list[tuple[RetrievedExample, ...]]:
         return [self._one(candidates, k) for candidates in found]
 
-    def _one(self, candidates: Sequence[Scored], k: int) -> tuple[Scored, ...]:
+    def _one(self, candidates: Sequence[RetrievedExample], k: int) -> tuple[RetrievedExample, ...]:
         if not candidates:
             return ()
         vectors = compared([self.pool.by_id[one.id] for one in candidates], self.source, self.reranker.by)

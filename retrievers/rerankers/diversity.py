@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from icl.constraints import Share
+from icl.constraints import Fraction
 from icl.registry import component
-from icl.types import Scored
+from icl.types import RetrievedExample
 from retrievers.machinery.greedy_selection import mmr
 from retrievers.machinery.vector_math import Vectors
 from retrievers.rerankers.comparing import Comparing
@@ -23,7 +23,7 @@ from retrievers.rerankers.comparing import Comparing
 class Diversity(Comparing):
     """Good by the retriever's score and far from each other (maximal marginal relevance)."""
 
-    balance: Share  # l: 1 keeps the retriever's order, 0 is diversity alone after the first
+    balance: Fraction  # l: 1 keeps the retriever's order, 0 is diversity alone after the first
 
-    def choose(self, candidates: Sequence[Scored], vectors: Vectors, k: int) -> Sequence[int]:
+    def choose(self, candidates: Sequence[RetrievedExample], vectors: Vectors, k: int) -> Sequence[int]:
         return mmr(np.array([one.score for one in candidates]), vectors, k, self.balance)

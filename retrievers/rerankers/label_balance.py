@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from icl.registry import component
 from icl.tasks.base import Pool
-from icl.types import Query, Scored
+from icl.types import Query, RetrievedExample
 from retrievers.balanced import label_of
 from retrievers.base import Resources
 
@@ -35,14 +35,16 @@ class FittedLabelBalance:
     pool: Pool
     labels: frozenset[str]
 
-    def rerank(self, queries: Sequence[Query], found: Sequence[Sequence[Scored]], k: int) -> list[tuple[Scored, ...]]:
+    def rerank(
+        self, queries: Sequence[Query], found: Sequence[Sequence[RetrievedExample]], k: int
+    ) -> list[tuple[RetrievedExample, ...]]:
         return [self._one(query, candidates, k) for query, candidates in zip(queries, found, strict=True)]
 
-    def _one(self, query: Query, candidates: Sequence[Scored], k: int) -> tuple[Scored, ...]:
+    def _one(self, query: Query, candidates: Sequence[RetrievedExample], k: int) -> tuple[RetrievedExample, ...]:
         labels = frozenset(query.options) if self.labels <= frozenset(query.options) else self.labels
         share, seen = -(-k // max(len(labels), 1)), Counter[str]()
-        within: list[Scored] = []
-        over: list[Scored] = []
+        within: list[RetrievedExample] = []
+        over: list[RetrievedExample] = []
         for one in candidates:
             label = label_of(self.pool.by_id[one.id])
             (within if seen[label] < share else over).append(one)

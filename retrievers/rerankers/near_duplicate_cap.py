@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.constraints import Share
+from icl.constraints import Fraction
 from icl.registry import component
-from icl.types import Scored
+from icl.types import RetrievedExample
 from retrievers.machinery.greedy_selection import apart
 from retrievers.machinery.vector_math import Vectors
 from retrievers.rerankers.comparing import Comparing
@@ -23,7 +23,7 @@ class NearDuplicateCap(Comparing):
 
     exact: ClassVar[bool] = False  # may give fewer than k
 
-    threshold: Share = 0.95  # a cosine above it is a repetition
+    threshold: Fraction = 0.95  # a cosine above it is a repetition
 
-    def choose(self, candidates: Sequence[Scored], vectors: Vectors, k: int) -> Sequence[int]:
+    def choose(self, candidates: Sequence[RetrievedExample], vectors: Vectors, k: int) -> Sequence[int]:
         return apart(vectors, k, self.threshold)

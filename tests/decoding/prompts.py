@@ -14,14 +14,12 @@ from icl.types import Part, Prompt, Turn
 def image(number: int, side: int = 32) -> Image:
     from PIL import Image as PILImage
 
-    return Image.from_image(
-        PILImage.new("RGB", (side, side), (number % 256, 90, 255 - number % 256)), f"image {number}"
-    )
+    return Image.from_pil(PILImage.new("RGB", (side, side), (number % 256, 90, 255 - number % 256)), f"image {number}")
 
 
 def prompt(number: int, shots: int = 2, question: str | None = None) -> Prompt:
     """With another one beside it."""
-    return replace(_prompt(number, shots, question), other=_prompt(number + 1000, shots))
+    return replace(_prompt(number, shots, question), paired_prompt=_prompt(number + 1000, shots))
 
 
 def _prompt(number: int, shots: int, question: str | None = None) -> Prompt:

@@ -36,7 +36,7 @@ SAME = [
     ),
     ({"name": "ced"}, {"branches": ["no_demonstrations"], "weights": [1, -1], "space": "logprobs"}),
     ({"name": "cd_k", "k": 3}, {"branches": ["no_image"], "weights": [1, -1], "mask": "kth_best", "k": 3}),
-    ({"name": "ritual"}, {"branches": ["varied"], "weights": [1, 3]}),
+    ({"name": "ritual"}, {"branches": ["random_augmentation"], "weights": [1, 3]}),
     (
         {"name": "vdd", "noise_step": 700},
         {"branches": ["no_image", {"change": "noise", "step": 700}], "weights": [1.5, -0.25, -0.25]},
@@ -78,7 +78,7 @@ def test_probabilities_are_mixed_by_hand() -> None:
 
 CHANGES = [
     "none", "noise", "blank", "mean_color", "shuffled_patches", {"change": "crop", "box": [0, 0, 0.5, 1]}, "region",
-    "varied", "made_up", "no_image",
+    "random_augmentation", "random_colors", "no_image",
     "no_demonstrations", "query_text_alone", {"change": "instruction", "text": "Guess."},
     {"change": "before_question", "text": "Well. "}, {"change": "after_question", "text": " Say yes."}, "wrong_answers",
 ]  # fmt: skip

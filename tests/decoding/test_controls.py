@@ -259,16 +259,18 @@ def test_other_negatives_keep_the_methods_arithmetic() -> None:
         assert other.images[:2] == question.images[:2]
     assert NoImage(VCD()).branches(question)[1].images == question.images[:2]
     (edit,) = UnrelatedImage(VCD()).branches(question)[1].images[2].edits
-    assert isinstance(edit, edits.MadeUp)
+    assert isinstance(edit, edits.RandomColors)
 
 
 def test_a_shuffled_negative_is_another_samples_own_negative() -> None:
     question, logits = prompt(1, shots=2), made_up(2)
     control, method = ShuffledNegative(VCD(alpha=0.5)), VCD(alpha=0.5)
-    assert question.other is not None
+    assert question.paired_prompt is not None
     first, negative = control.branches(question)
     assert first == question
-    assert negative.digest == method.branches(question.other)[1].digest  # with its own noise: prefilled once for both
+    assert (
+        negative.digest == method.branches(question.paired_prompt)[1].digest
+    )  # with its own noise: prefilled once for both
     assert torch.equal(scores(control, logits, 0)[0], scores(method, logits, 0)[0])
     assert control.weights == method.weights
 
@@ -280,22 +282,24 @@ def test_a_shuffled_negative_hears_what_the_model_says_of_the_other_image() -> N
         asked.extend(p.images[0].digest for p in prompts)
         return [f"an image {p.images[0].digest}" for p in prompts]
 
-    assert question.other is not None
+    assert question.paired_prompt is not None
     control = ShuffledNegative(CODE())
     (note,) = control.prepare([question], generate)
-    assert asked == [question.other.images[0].digest]
-    assert question.other.images[0].digest in control.branches(question, note)[1].text
+    assert asked == [question.paired_prompt.images[0].digest]
+    assert question.paired_prompt.images[0].digest in control.branches(question, note)[1].text
 
 
 def test_a_shuffled_negative_without_another_sample_is_told() -> None:
-    (answer,) = run_requests(Toy(), [DecodingRequest(replace(prompt(1), other=None), Arm(ShuffledNegative(VCD())))])
+    (answer,) = run_requests(
+        Toy(), [DecodingRequest(replace(prompt(1), paired_prompt=None), Arm(ShuffledNegative(VCD())))]
+    )
     assert isinstance(answer, Failure)
     assert "there is none beside this one" in answer.reason
 
 
 def test_equal_prompts_beside_different_others_are_answered_apart() -> None:
     model, arm = Toy(stop_bias=-9.0), Arm(ShuffledNegative(VCD(alpha=3.0, beta=0)))
-    jobs = [DecodingRequest(replace(prompt(1), other=prompt(i)), arm, max_new_tokens=6) for i in (2, 3, 2)]
+    jobs = [DecodingRequest(replace(prompt(1), paired_prompt=prompt(i)), arm, max_new_tokens=6) for i in (2, 3, 2)]
     a, b, c = run_requests(model, jobs)
     assert isinstance(a, Generation)
     assert isinstance(b, Generation)

@@ -8,7 +8,7 @@ import pytest
 
 from decoding.arms.arm import default_controls, parse_arm
 from decoding.arms.control_target import default_control_classes
-from icl.registry import Entry, entries
+from icl.registry import ComponentEntry, entries
 
 WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "greedy": ({}, {}),
@@ -61,7 +61,7 @@ def test_a_control_in_a_file_of_its_own_is_a_default_where_it_says_that_it_fits(
 ) -> None:
     before = {name: [control.label for control in default_controls(parse_arm(name))] for name in ("vcd", "cad")}
     (tmp_path / "other.py").write_text(OTHER)
-    known = {**entries("strategy"), "other": Entry("strategy", "other", f"{tmp_path}/other.py:Other", "")}
+    known = {**entries("strategy"), "other": ComponentEntry("strategy", "other", f"{tmp_path}/other.py:Other", "")}
     for module in ("decoding.arms.control_target", "icl.registry"):
         monkeypatch.setattr(f"{module}.entries", lambda kind: known)
     default_control_classes.cache_clear()

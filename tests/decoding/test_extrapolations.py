@@ -19,7 +19,7 @@ from decoding.strategies.pai import PAI
 from decoding.strategies.ritual import RITUAL
 from decoding.strategies.vdd import VDD
 from decoding.strategies.vdd_post_hoc import VDDPostHoc
-from icl.edits import DiffusionNoise, RegionMask, Varied
+from icl.edits import DiffusionNoise, RandomAugmentation, RegionMask
 from icl.errors import ConfigError, PlanError
 from tests.decoding.prompts import prompt
 
@@ -112,7 +112,7 @@ def test_branches_differ_in_what_the_paper_says_and_nothing_else() -> None:
 
 def test_edited_images_are_the_querys() -> None:
     question = prompt(1, shots=2)
-    for strategy, kind in ((CRG(), RegionMask), (RITUAL(), Varied), (VDD(prior="noise"), DiffusionNoise)):
+    for strategy, kind in ((CRG(), RegionMask), (RITUAL(), RandomAugmentation), (VDD(prior="noise"), DiffusionNoise)):
         branch = strategy.branches(question)[1]
         assert branch.images[:2] == question.images[:2]
         assert [type(edit) for edit in branch.images[2].edits] == [kind]

@@ -238,7 +238,7 @@ def sixteen() -> list[Prompt]:
         p.map(lambda part: replace(part, name="query.question") if part.text and part.name[:5] == "query" else part)
         for p in asked
     ]
-    return [replace(p, other=told[(i + 1) % 16]) for i, p in enumerate(told)]
+    return [replace(p, paired_prompt=told[(i + 1) % 16]) for i, p in enumerate(told)]
 
 
 CORE = (("vcd", Greedy()), ("nbce", Sampling(1.3, top_k=40)))

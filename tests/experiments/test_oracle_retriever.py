@@ -9,7 +9,7 @@ from experiments.analyses import leakage
 from experiments.api import run
 from experiments.results.run_view import view_run
 from icl.tasks.base import Pool
-from icl.types import Scored
+from icl.types import RetrievedExample
 from retrievers.base import Resources
 
 
@@ -27,9 +27,11 @@ class Knowing:
 class Chosen:
     pool: Pool
 
-    def retrieve(self, queries: Sequence[Any], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Any], k: int) -> list[tuple[RetrievedExample, ...]]:
         return [
-            tuple(Scored(e.id) for e in sorted(self.pool.examples, key=lambda e: e.answer != query.answer)[:k])
+            tuple(
+                RetrievedExample(e.id) for e in sorted(self.pool.examples, key=lambda e: e.answer != query.answer)[:k]
+            )
             for query in queries
         ]
 

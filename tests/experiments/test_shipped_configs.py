@@ -39,7 +39,7 @@ def test_the_experiment_on_conflict_tells_who_is_misled(tmp_path: Path) -> None:
     seen = view_run(run(CONFIGS / "conflict.yaml", {**less, "grid.task": tasks}, tmp_path, quiet=True))
     assert not seen.failed
     assert seen.frame["recognized_accuracy"].mean() == 1
-    assert seen.frame["misled"].dropna().eq(0).all()
+    assert seen.frame["misled_rate"].dropna().eq(0).all()
     assert list(analysis("conflict")(seen)["both"]) == [1, 1]
 
 

@@ -36,17 +36,17 @@ def test_equal_pixels_are_one_image_whatever_they_are_stored_in(tmp_path):
         Image.from_path(tmp_path / "a.png"),
         Image.from_path(tmp_path / "b.bmp"),
         Image.from_bytes(encoded(image, "TIFF")),
-        Image.from_image(image.convert("RGBA")),
+        Image.from_pil(image.convert("RGBA")),
         Image.from_source(lambda: image, "thunk"),
     ]
     assert len({p.digest for p in same}) == 1
     assert same[0] == same[4]
-    assert Image.from_image(noise(1)) != same[0]
+    assert Image.from_pil(noise(1)) != same[0]
 
 
 def test_the_shape_is_part_of_the_digest():
     flat = PILImage.new("RGB", (4, 9), "red")
-    assert Image.from_image(flat).digest != Image.from_image(PILImage.new("RGB", (9, 4), "red")).digest
+    assert Image.from_pil(flat).digest != Image.from_pil(PILImage.new("RGB", (9, 4), "red")).digest
 
 
 def test_a_image_is_opened_when_it_is_looked_at_and_decoded_once():
@@ -62,7 +62,7 @@ def test_a_image_is_opened_when_it_is_looked_at_and_decoded_once():
 
 def test_decoded_images_are_bounded_in_bytes():
     keep = images._Decoded(limit=3 * 12 * 9 * 3)
-    some = [Image.from_image(noise(i)) for i in range(5)]
+    some = [Image.from_pil(noise(i)) for i in range(5)]
     for image in some:
         keep.get(image)
     assert len(keep.images) == 3
@@ -85,7 +85,7 @@ def test_a_loader_may_be_any_callable():
 
 
 def test_edits_have_their_own_digest_and_are_ordered():
-    image = Image.from_image(noise())
+    image = Image.from_pil(noise())
     one, two = Blank(1, 2, 3), Blank(4, 5, 6)
     digests = {p.digest for p in (image, image.edit(one), image.edit(two), image.edit(one, two), image.edit(two, one))}
     assert len(digests) == 5
@@ -94,22 +94,22 @@ def test_edits_have_their_own_digest_and_are_ordered():
 
 
 def test_an_edit_acts_on_the_image_and_leaves_the_original():
-    image = Image.from_image(noise())
+    image = Image.from_pil(noise())
     assert np.asarray(image.edit(Blank(1, 2, 3)).open()).reshape(-1, 3).tolist() == [[1, 2, 3]] * 108
     assert np.array_equal(np.asarray(image.open()), np.asarray(noise()))
 
 
 def test_edits_of_processed_pixels_stand_apart():
     noisy = DiffusionNoise(500)
-    image = Image.from_image(noise()).edit(Blank(), noisy)
-    assert image.pixel_edits == (noisy,)
+    image = Image.from_pil(noise()).edit(Blank(), noisy)
+    assert image.pixel_value_edits == (noisy,)
 
 
 def test_noise_is_fixed_by_seed_query_and_place():
     import torch
 
     def noised(key, place):
-        return DiffusionNoise(500).bind(key, place).on_pixels(torch.zeros(3, 8, 8))
+        return DiffusionNoise(500).bind(key, place).apply_to_pixel_values(torch.zeros(3, 8, 8))
 
     first = noised(StreamKey(0, "q"), "query.image[0]")
     assert torch.equal(first, noised(StreamKey(0, "q"), "query.image[0]"))
@@ -132,8 +132,8 @@ def test_the_base_edit_changes_nothing():
     import torch
 
     image, pixels = noise(), torch.ones(2)
-    assert Edit().on_image(image) is image
-    assert Edit().on_pixels(pixels) is pixels
+    assert Edit().apply_to_image(image) is image
+    assert Edit().apply_to_pixel_values(pixels) is pixels
 
 
 def test_transparent_pixels_lie_on_white():
@@ -162,7 +162,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped():
 
 def test_floating_point_pixels_are_refused():
     with pytest.raises(ImageError, match="image memory has pixels of unknown range"):
-        Image.from_image(PILImage.new("F", (2, 2))).open()
+        Image.from_pil(PILImage.new("F", (2, 2))).open()
 
 
 def test_what_cannot_be_read_is_a_image_error_that_names_it(tmp_path):
@@ -194,7 +194,7 @@ def test_damaged_bytes_never_raise_anything_else(kind):
 def test_a_gigantic_image_is_refused_before_it_is_decoded(monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 100)
     with pytest.raises(ImageError, match=r"12 x 9 pixels, more than the limit of 100\. Make it smaller"):
-        Image.from_image(noise(), "scan.tif").open()
+        Image.from_pil(noise(), "scan.tif").open()
 
 
 def test_images_travel_to_other_processes(tmp_path):
@@ -205,13 +205,13 @@ def test_images_travel_to_other_processes(tmp_path):
 
 
 def test_images_without_a_name_are_told_apart_by_their_pixels():
-    named, other = Image.from_image(noise(), "a"), Image.from_image(noise(1))
+    named, other = Image.from_pil(noise(), "a"), Image.from_pil(noise(1))
     assert named.identity == "a"
-    assert other.identity == other.source_digest != Image.from_image(noise(2)).identity
+    assert other.identity == other.source_digest != Image.from_pil(noise(2)).identity
 
 
 def test_a_notebook_shows_the_edited_image():
-    shown = Image.from_image(noise()).edit(Blank(9, 9, 9))._repr_png_()
+    shown = Image.from_pil(noise()).edit(Blank(9, 9, 9))._repr_png_()
     assert PILImage.open(io.BytesIO(shown)).getpixel((0, 0)) == (9, 9, 9)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from icl.quiet_progress import no_data_bars
+from icl.quiet_progress import hide_datasets_progress
 from icl.tasks.source import open_source
 
 
@@ -30,6 +30,6 @@ def test_what_takes_long_keeps_its_bar_where_somebody_watches(
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
     for before in (False, True):
         (datasets.enable_progress_bars if before else datasets.disable_progress_bars)()
-        with no_data_bars(quick):
+        with hide_datasets_progress(quick):
             assert datasets.are_progress_bars_disabled() == (not (shown and before))
         assert datasets.are_progress_bars_disabled() == (not before)

@@ -10,33 +10,33 @@ from typing import Annotated, Any
 import pytest
 
 from icl import registry
-from icl.constraints import PositiveInt, Share
+from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError
 from icl.registry import (
-    MEMBERS,
     PACKAGES,
-    Nested,
+    REQUIRED_MEMBERS,
+    NestedComponent,
     build,
     component,
+    component_search_folder,
     describe,
     entries,
     parameter,
     resolve,
     schema,
-    search_beside,
 )
 
 
 @component("metric", "inner")
 @dataclass(frozen=True)
 class Inner:
-    share: Share = 0.5
+    share: Fraction = 0.5
 
 
 @component("metric", "outer")
 @dataclass(frozen=True)
 class Outer:
-    inner: Annotated[Any, Nested("metric")]
+    inner: Annotated[Any, NestedComponent("metric")]
     size: PositiveInt = 3
     limit: PositiveInt | None = parameter("pool", None)
     loud: bool = False
@@ -54,7 +54,7 @@ def _known(monkeypatch):
     """Two components of this file stand among the metrics."""
     real = registry.entries
     mine = {
-        name: registry.Entry("metric", name, f"{__name__}:{cls}", "")
+        name: registry.ComponentEntry("metric", name, f"{__name__}:{cls}", "")
         for name, cls in (("inner", "Inner"), ("outer", "Outer"))
     }
     monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
@@ -190,7 +190,7 @@ def test_what_has_no_text_of_its_own_is_no_parameter():
 def test_a_file_is_found_beside_the_config_and_described_wherever_it_lies(study, monkeypatch, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     monkeypatch.chdir(elsewhere)
-    with search_beside(study):
+    with component_search_folder(study):
         first = build("metric", {"name": "mine.py:Mine", "k": 2})
     with pytest.raises(ConfigError, match="there is no file"):
         build("metric", "mine.py:Mine")
@@ -236,17 +236,17 @@ def test_ctrl_c_while_a_file_loads_stays_ctrl_c(study):
         build("metric", f"{study / 'bad.py'}:Mine")
 
 
-@pytest.mark.parametrize("kind", list(MEMBERS))
+@pytest.mark.parametrize("kind", list(REQUIRED_MEMBERS))
 def test_a_class_that_lacks_what_a_run_asks_of_its_kind_is_refused(study, kind):
     (study / "empty.py").write_text(
         "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Empty:\n    x: int = 0\n"
     )
     with pytest.raises(ConfigError) as error:
         build(kind, f"{study / 'empty.py'}:Empty")
-    assert f"is no {kind}: it has no {', '.join(MEMBERS[kind])}." in str(error.value)
+    assert f"is no {kind}: it has no {', '.join(REQUIRED_MEMBERS[kind])}." in str(error.value)
 
 
-@pytest.mark.parametrize("kind", list(MEMBERS))
+@pytest.mark.parametrize("kind", list(REQUIRED_MEMBERS))
 def test_no_component_of_ours_lacks_what_a_run_asks_of_its_kind(kind):
     for name in entries(kind):
         if name not in ("inner", "outer"):
@@ -262,7 +262,7 @@ def test_a_class_that_is_no_dataclass_is_refused(study):
 def test_an_entry_point_adds_a_name(monkeypatch):
     from importlib.metadata import EntryPoint
 
-    point = EntryPoint("metric.theirs", f"{__name__}:Inner", registry.GROUP)
+    point = EntryPoint("metric.theirs", f"{__name__}:Inner", registry.ENTRY_POINT_GROUP)
     monkeypatch.undo()
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])
     entries.cache_clear()

@@ -9,13 +9,13 @@ from icl.types import Part
 def test_what_is_written_is_read_again() -> None:
     for owner, place in ((spans.demo(0), 0), (spans.demo(12), 12), (spans.QUERY, None)):
         for name in (spans.image(owner, 3), spans.question(owner)):
-            assert (spans.owner_of(name), spans.place_of(name)) == (owner, place)
+            assert (spans.owner_of(name), spans.demo_index(name)) == (owner, place)
             assert spans.is_query(name) == (place is None)
-            assert spans.is_name(name)
+            assert spans.is_span_name(name)
             assert not spans.is_answer(name)
     assert spans.answer(spans.demo(2)) == "demo[2].answer"
     assert spans.is_answer("demo[2].answer")
-    assert spans.is_name("demo[2].answer")
+    assert spans.is_span_name("demo[2].answer")
     assert spans.question(spans.QUERY) == spans.QUESTION
     assert spans.image(spans.QUERY) == "query.image[0]"
     assert spans.owner_of(spans.INSTRUCTION) == spans.INSTRUCTION
@@ -25,7 +25,7 @@ def test_what_is_written_is_read_again() -> None:
     "name", ["", "query", "query.answer", "demo[].question", "demo[0]", "demo[0].question ", "demo"]
 )
 def test_what_is_no_name_is_none(name: str) -> None:
-    assert not spans.is_name(name)
+    assert not spans.is_span_name(name)
 
 
 def test_a_name_that_only_begins_like_a_demonstrations_is_of_none() -> None:

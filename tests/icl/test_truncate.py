@@ -1,10 +1,10 @@
-from icl.truncate import LONGEST, brief
+from icl.truncate import MAX_LENGTH, truncate
 
 
 def test_what_is_short_stays_and_what_is_long_is_told_apart_by_a_digest() -> None:
-    assert brief("[0.5, 0.5]") == "[0.5, 0.5]"
+    assert truncate("[0.5, 0.5]") == "[0.5, 0.5]"
     one, other = (f"[{', '.join(['0.1'] * 1000)}, {end}]" for end in (1, 2))
-    assert len(brief(one)) == len(brief(other)) == LONGEST
-    assert brief(one)[:40] == brief(other)[:40] == one[:40]
-    assert brief(one) != brief(other)
-    assert brief(one).endswith("]")
+    assert len(truncate(one)) == len(truncate(other)) == MAX_LENGTH
+    assert truncate(one)[:40] == truncate(other)[:40] == one[:40]
+    assert truncate(one) != truncate(other)
+    assert truncate(one).endswith("]")

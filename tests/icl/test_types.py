@@ -14,7 +14,7 @@ from icl.types import Example, Part, Prompt, Query, Turn
 
 
 def gray(level: int) -> Image:
-    return Image.from_image(PILImage.new("RGB", (4, 4), (level,) * 3), f"gray {level}")
+    return Image.from_pil(PILImage.new("RGB", (4, 4), (level,) * 3), f"gray {level}")
 
 
 def prompt(key: StreamKey = StreamKey(0, "q"), *, answer: str = "red", level: int = 9) -> Prompt:
@@ -115,7 +115,7 @@ def test_the_digest_of_a_pool_sees_everything_a_demonstration_shows():
         {"label": "x"},
         {"images": ()},
     ]
-    pixels = [{"images": (Image.from_image(PILImage.new("RGB", (4, 4), (i,) * 3)),)} for i in (1, 2)]
+    pixels = [{"images": (Image.from_pil(PILImage.new("RGB", (4, 4), (i,) * 3)),)} for i in (1, 2)]
     assert len({digest(**change) for change in (*changes, *pixels)}) == 9
     assert digest() == digest()
 

@@ -8,11 +8,11 @@ import pytest
 
 from experiments.config.config import load
 from experiments.grid.grid import expand
-from icl.constraints import Infinite
+from icl.constraints import AllowInfinite
 from icl.errors import ConfigError
-from icl.parameter_docs import parameters
+from icl.parameter_docs import parameter_docs
 from icl.registry import PACKAGES, build, component, entries, resolve
-from icl.validate_finite import not_finite
+from icl.validate_finite import find_non_finite
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -57,7 +57,7 @@ def test_many_components_have_such_parameters() -> None:
 def test_a_number_that_is_not_finite_is_refused_by_its_key(
     kind: str, name: str, key: str, hint: Any, value: float
 ) -> None:
-    needed = {one.key: one.default for one in parameters(resolve(kind, name)) if one.required}
+    needed = {one.key: one.default for one in parameter_docs(resolve(kind, name)) if one.required}
     with pytest.raises(ConfigError, match=rf", {key}\b"):
         build(kind, {"name": name, **needed, key: _numbers(hint, value)})
 
@@ -76,13 +76,13 @@ def test_yaml_and_text_are_no_way_around(tmp_path: Any) -> None:
 @component("metric", "open_ended")
 @dataclass(frozen=True)
 class _OpenEnded:
-    most: Annotated[float, Infinite()] = 1.0
+    most: Annotated[float, AllowInfinite()] = 1.0
 
 
 def test_a_field_may_say_that_infinity_means_something(monkeypatch: pytest.MonkeyPatch) -> None:
     from icl import registry
 
-    real, target = registry.entries, registry.Entry("metric", "open_ended", f"{__name__}:_OpenEnded", "")
+    real, target = registry.entries, registry.ComponentEntry("metric", "open_ended", f"{__name__}:_OpenEnded", "")
     monkeypatch.setattr(registry, "entries", lambda kind: {**real(kind), "open_ended": target})
     monkeypatch.setattr(registry, "load_class", lambda *_: _OpenEnded)
     assert build("metric", {"name": "open_ended", "most": math.inf}).most == math.inf
@@ -102,8 +102,8 @@ class _OfOnesOwn:
 
 
 def test_a_plain_class_within_is_looked_into_and_a_component_answers_for_itself() -> None:
-    assert not_finite(_OfOnesOwn, {"windows": (_Window(), _Window(0, 2)), "inner": _OpenEnded(math.inf)}) is None
-    found = not_finite(_OfOnesOwn, {"kind": _Window, "windows": (_Window(), _Window(0, math.inf))})
+    assert find_non_finite(_OfOnesOwn, {"windows": (_Window(), _Window(0, 2)), "inner": _OpenEnded(math.inf)}) is None
+    found = find_non_finite(_OfOnesOwn, {"kind": _Window, "windows": (_Window(), _Window(0, math.inf))})
     assert found is not None
     assert (found[0].name, found[1]) == ("windows", math.inf)
 
@@ -114,6 +114,6 @@ class _OnlyCheckersCanRead:
 
 
 def test_where_a_type_cannot_be_read_no_number_may_be_infinite() -> None:
-    found = not_finite(_OnlyCheckersCanRead, {"share": math.inf})
+    found = find_non_finite(_OnlyCheckersCanRead, {"share": math.inf})
     assert found is not None
     assert found[0].name == "share"

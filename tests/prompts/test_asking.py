@@ -106,7 +106,7 @@ def test_probes_are_of_the_pool_and_never_the_query_or_what_is_shown() -> None:
 def test_probes_have_the_options_of_the_query_and_none_of_its_images() -> None:
     from PIL import Image as PILImage
 
-    own, other = (Image.from_image(PILImage.new("RGB", (4, 4), name), name) for name in ("red", "blue"))
+    own, other = (Image.from_pil(PILImage.new("RGB", (4, 4), name), name) for name in ("red", "blue"))
     shown = Example("same image", (own,), "copy", ("a",), ("a", "b"))
     pool = Pool((shown, Example("apart", (other,), "apart", ("a",), ("a", "b")), Example("c", (), "c", ("c",), ("c",))))
     context = _context("ab", images=(own,))
@@ -152,7 +152,7 @@ def test_demo_measures_the_shift_by_total_variation() -> None:
 def test_demo_blanks_the_image_of_nothing() -> None:
     from PIL import Image as PILImage
 
-    image = Image.from_image(PILImage.new("RGB", (4, 4), (200, 0, 0)), "red")
+    image = Image.from_pil(PILImage.new("RGB", (4, 4), (200, 0, 0)), "red")
     _, model, _ = _ordered("demo", lambda *_: (0.5, 0.5), _context("ab", images=(image,)))
     empty = [prompt for prompt in model.asked if _read(prompt)[1] == "N/A"]
     assert {prompt.images[0].open().getpixel((0, 0)) for prompt in empty} == {(128, 128, 128)}

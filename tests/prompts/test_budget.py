@@ -25,7 +25,7 @@ def _tokens(prompt: Prompt) -> int:
 
 
 def _example(number: int, width: int = 1) -> Example:
-    image = Image.from_image(PILImage.new("RGB", (width, 1), (number, 0, 0)))
+    image = Image.from_pil(PILImage.new("RGB", (width, 1), (number, 0, 0)))
     return Example(f"e{number}", (image,), "one two three", ("four",))
 
 

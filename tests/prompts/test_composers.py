@@ -18,7 +18,7 @@ LONG = (
 
 
 def _example(number: int, images: int = 1) -> Example:
-    shown = tuple(Image.from_image(PILImage.new("RGB", (4, 4), (number, j, 0))) for j in range(images))
+    shown = tuple(Image.from_pil(PILImage.new("RGB", (4, 4), (number, j, 0))) for j in range(images))
     return Example(f"e{number}", shown, f"q{number}?", (f"a{number}", "other"))
 
 

@@ -31,17 +31,17 @@ def test_an_answer_is_known_by_its_plain_form() -> None:
 
 
 def test_symbols_are_scored_by_the_symbol_and_flips_by_the_task() -> None:
-    symbols = _context(renamed=SYMBOLS, rescored=True)
+    symbols = _context(label_map=SYMBOLS, relabels_gold=True)
     scored = scored_by(QUERY, symbols)
     assert (scored.answers, scored.options, scored.label) == (("dax", "crimson"), ("dax", "wug"), "dax")
     assert before_and_after(scored, symbols) == ("red", "dax")
-    flipped = _context(renamed={"red": "blue", "blue": "red"})
+    flipped = _context(label_map={"red": "blue", "blue": "red"})
     assert scored_by(QUERY, flipped) is QUERY
     assert before_and_after(QUERY, flipped) == ("Red", "blue")
 
 
 def test_a_map_that_leaves_the_right_answer_alone_says_nothing() -> None:
-    assert before_and_after(QUERY, _context(renamed={"blue": "green"})) == ()
+    assert before_and_after(QUERY, _context(label_map={"blue": "green"})) == ()
     assert before_and_after(QUERY, _context()) == ()
 
 

@@ -16,7 +16,7 @@ from prompts.composers.chat import Chat
 from prompts.conformance import check_composer, check_orderer, check_transform
 from prompts.scripted_models import Saying, guessed_pool
 
-IMAGES = [Image.from_image(PILImage.new("RGB", (3, 2), (i, 0, 0)), f"p{i}") for i in range(4)]
+IMAGES = [Image.from_pil(PILImage.new("RGB", (3, 2), (i, 0, 0)), f"p{i}") for i in range(4)]
 WORDS = st.text("abyes no.Ü|{%}\n", min_size=1, max_size=6).filter(str.strip)
 QUICK = settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]

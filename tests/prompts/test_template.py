@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from icl.errors import ConfigError
-from icl.loading import search_beside
+from icl.loading import component_search_folder
 from icl.registry import build, describe
 from icl.types import Context, Demo, Example, Prompt
 from prompts.conformance import sample_contexts
@@ -86,13 +86,13 @@ def test_data_is_never_read_as_a_template(template: Any) -> None:
 def test_a_file_lies_beside_the_experiment_and_is_known_by_its_content(tmp_path: Path) -> None:
     path, node = tmp_path / "near.j2", {"name": "template", "path": "near.j2"}
     path.write_text(GOOD + QUERY)
-    with search_beside(tmp_path):
+    with component_search_folder(tmp_path):
         before = build("composer", node)
         path.write_text(GOOD + QUERY + "!")
         after = build("composer", node)
     assert describe(before) != describe(after)
     assert _told(before.compose(_context(0))) == [("user", "<>qq?")]
-    with search_beside(tmp_path), pytest.raises(ConfigError, match=r"near.j2' has changed: its digest is"):
+    with component_search_folder(tmp_path), pytest.raises(ConfigError, match=r"near.j2' has changed: its digest is"):
         build("composer", describe(before))
 
 

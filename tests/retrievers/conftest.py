@@ -98,7 +98,7 @@ def pointing() -> Callable[..., Image]:
         pixels = np.full((8, 8, 3), 40, np.uint8)
         pixels[0, 0] = np.round((np.array(vector) + 1) * 127.5)
         pixels[1 + mark // 8 % 7, mark % 8, :] = 200
-        return Image.from_image(PILImage.fromarray(pixels), f"{vector}-{mark}")
+        return Image.from_pil(PILImage.fromarray(pixels), f"{vector}-{mark}")
 
     return image
 
@@ -119,7 +119,7 @@ def _color(name: str, mark: int = 0, size: int = 32) -> Image:
     """One color, with a gray pixel whose place tells images of the same color apart."""
     image = PILImage.new("RGB", (size, size), name)
     image.putpixel((mark % size, mark // size), (128, 128, 128))
-    return Image.from_image(image, f"{name}-{mark}")
+    return Image.from_pil(image, f"{name}-{mark}")
 
 
 def _example(name: str, image: Image | None = None, answer: str = "a", **more: object) -> Example:
@@ -128,7 +128,7 @@ def _example(name: str, image: Image | None = None, answer: str = "a", **more: o
 
 def _noise(seed: int, size: int = 32) -> Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    return Image.from_image(PILImage.fromarray(pixels), f"noise-{seed}")
+    return Image.from_pil(PILImage.fromarray(pixels), f"noise-{seed}")
 
 
 def _save_towers(folder: Path, kind: str = "clip", seed: int = 0) -> Path:

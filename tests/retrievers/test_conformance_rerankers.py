@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import pytest
 
 from icl.registry import build, entries
-from icl.types import Scored
+from icl.types import RetrievedExample
 from retrievers.base import Resources
 from retrievers.machinery.conformance import check_reranker
 
@@ -30,25 +30,25 @@ class _Broken:
     def fit(self, pool: Any, resources: Any) -> "_Broken":
         return self
 
-    def rerank(self, queries: Any, found: Any, k: int) -> list[tuple[Scored, ...]]:
+    def rerank(self, queries: Any, found: Any, k: int) -> list[tuple[RetrievedExample, ...]]:
         return [self.one(i, own, k) for i, own in enumerate(found)]
 
-    def one(self, place: int, own: Any, k: int) -> tuple[Scored, ...]:
+    def one(self, place: int, own: Any, k: int) -> tuple[RetrievedExample, ...]:
         return tuple(own[:k])
 
 
 class _Invents(_Broken):
-    def one(self, place: int, own: Any, k: int) -> tuple[Scored, ...]:
-        return (*own[: max(k - 1, 0)], Scored("elsewhere"))[:k]
+    def one(self, place: int, own: Any, k: int) -> tuple[RetrievedExample, ...]:
+        return (*own[: max(k - 1, 0)], RetrievedExample("elsewhere"))[:k]
 
 
 class _Loses(_Broken):
-    def one(self, place: int, own: Any, k: int) -> tuple[Scored, ...]:
+    def one(self, place: int, own: Any, k: int) -> tuple[RetrievedExample, ...]:
         return tuple(own[: k // 2])
 
 
 class _OfTheBatch(_Broken):
-    def one(self, place: int, own: Any, k: int) -> tuple[Scored, ...]:
+    def one(self, place: int, own: Any, k: int) -> tuple[RetrievedExample, ...]:
         return tuple(own[place:][:k])
 
 

@@ -9,7 +9,7 @@ from icl.errors import ConfigError
 from icl.images import Image
 from icl.registry import build
 from icl.tasks.base import Pool
-from icl.types import Example, Query, Scored
+from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Resources
 
 Make = Callable[..., Any]
@@ -27,8 +27,11 @@ class Given:
     def fit(self, pool: Pool, resources: Resources) -> "Given":
         return self
 
-    def retrieve(self, queries: Any, k: int) -> list[tuple[Scored, ...]]:
-        return [tuple(Scored(name, 1 - i / 10, "of its own") for i, name in enumerate(self.ids[:k])) for _ in queries]
+    def retrieve(self, queries: Any, k: int) -> list[tuple[RetrievedExample, ...]]:
+        return [
+            tuple(RetrievedExample(name, 1 - i / 10, "of its own") for i, name in enumerate(self.ids[:k]))
+            for _ in queries
+        ]
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def pool(example: Make, pointing: Make) -> Pool:
     return Pool(tuple(example(name, pointing(place, i), name) for i, (name, place) in enumerate(places.items())))
 
 
-def given(pool: Pool, query: Query, spoken: Any, place: int, *ids: str) -> tuple[Scored, ...]:
+def given(pool: Pool, query: Query, spoken: Any, place: int, *ids: str) -> tuple[RetrievedExample, ...]:
     retriever = build("retriever", {"name": "disrupted", "of": "random", "place": place, "embedder": spoken})
     object.__setattr__(retriever, "of", Given(*ids))
     (found,) = retriever.fit(pool, Resources()).retrieve([query], len(ids))
@@ -60,7 +63,7 @@ def test_neither_what_is_shown_nor_the_query_nor_a_copy_of_them_is_swapped_in(
     pool: Pool, example: Make, pointing: Make, spoken: Any
 ) -> None:
     shown = pool.by_id["near-x"].images[0]
-    copy = Example("copy", (Image.from_image(shown.open().copy(), "again"),), "?", ("copy",))
+    copy = Example("copy", (Image.from_pil(shown.open().copy(), "again"),), "?", ("copy",))
     query = example("q", pool.by_id["xy"].images[0]).query
     wider = Pool((*pool.examples, copy))
     assert [one.id for one in given(wider, query, spoken, 0, "x", "near-x")] == ["near-y", "near-x"]

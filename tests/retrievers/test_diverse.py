@@ -177,7 +177,7 @@ def test_set_coverage_of_patches_finds_both_colors(color: Make, example: Make) -
         image = PILImage.new("RGB", (32, 32), left)
         image.paste(PILImage.new("RGB", (16, 32), right), (16, 0))
         image.putpixel((mark, 0), (128, 128, 128))
-        return Image.from_image(image, f"{left}-{right}-{mark}")
+        return Image.from_pil(image, f"{left}-{right}-{mark}")
 
     pool = Pool(
         (

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from icl.canonical_json import canonical
+from icl.canonical_json import canonical_bytes
 from icl.errors import ModelError
 
 CONFIG = "adapter_config.json"
@@ -54,7 +54,7 @@ class LoraAdapter:
         """sha256 of its settings and weights. Where the base lay when it was trained does not enter."""
         settings = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
         settings.pop("base_model_name_or_path", None)
-        told = hashlib.sha256(canonical(settings))
+        told = hashlib.sha256(canonical_bytes(settings))
         for name in WEIGHTS:
             if (self.folder / name).is_file():
                 with (self.folder / name).open("rb") as file:

@@ -12,7 +12,7 @@ from typing import Any
 from icl.canonical_json import canonical_digest
 from icl.errors import ModelError
 from icl.models.hf import conventions
-from icl.quiet_progress import QUIET_BELOW, no_bars
+from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_transformers_progress
 
 SHIPPED = {"tiny": Path(__file__).resolve().parent.parent / "tiny" / "checkpoints" / "vlm"}
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -113,7 +113,7 @@ class Checkpoint:
         from icl.models.checkpoint_errors import FAILURES
 
         try:
-            with no_bars(self._small):
+            with hide_transformers_progress(self._small):
                 return kind.from_pretrained(
                     self.source, revision=self.revision, trust_remote_code=self.trust_remote_code, **how
                 )
@@ -140,7 +140,7 @@ class Checkpoint:
     def _small(self) -> bool:
         """Whether loading takes no time that a progress bar would have to fill."""
         files = [path for pattern in WEIGHTS for path in (self.folder.glob(pattern) if self.folder else ())]
-        return bool(files) and sum(path.stat().st_size for path in files) < QUIET_BELOW
+        return bool(files) and sum(path.stat().st_size for path in files) < SMALL_SOURCE_BYTES
 
     @cached_property
     def digest(self) -> str:

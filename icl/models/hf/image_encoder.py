@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from icl.lru_cache_bytes import ByteCache
+from icl.lru_cache_bytes import LRUByteCache
 from icl.models.hf.batch_halving import halving
 from icl.models.hf.counters import ModelCounters
 from icl.models.hf.image_features import EncodedImage, Key, share
@@ -30,7 +30,7 @@ class ImageEncoder:
     def __init__(self, pixels: ImageProcessor, model: Any, limit: int, counters: ModelCounters) -> None:
         self.pixels, self.model, self.counters = pixels, model, counters
         self.base = model.base_model
-        self.known = ByteCache[Key, EncodedImage](limit, lambda part: part.size)
+        self.known = LRUByteCache[Key, EncodedImage](limit, lambda part: part.size)
         positions = getattr(self.base, "get_rope_index", None)
         self.grid_names = (
             set(inspect.signature(positions).parameters) - {"input_ids", "attention_mask", "mm_token_type_ids"}

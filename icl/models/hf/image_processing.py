@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from icl.errors import ModelError
-from icl.lru_cache_bytes import ByteCache
+from icl.lru_cache_bytes import LRUByteCache
 from icl.models.hf.image_features import Key, nbytes, share
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class ImageProcessor:
 
     def __init__(self, processor: Any, limit: int) -> None:
         self.processor = processor
-        self.known = ByteCache[Key, Processed](limit, lambda made: nbytes(made[0]))
+        self.known = LRUByteCache[Key, Processed](limit, lambda made: nbytes(made[0]))
         self.texts: dict[tuple[int, int, bool], str] = {}
         self._company: bool | None = None
 
@@ -125,15 +125,15 @@ class ImageProcessor:
 
 def clean(image: "Image") -> "Image":
     """The image without the edits that act on processed pixels."""
-    if not image.pixel_edits:
+    if not image.pixel_value_edits:
         return image
-    return replace(image, edits=tuple(edit for edit in image.edits if not edit.on_pixels_too))
+    return replace(image, edits=tuple(edit for edit in image.edits if not edit.applies_to_pixel_values))
 
 
 def _edited(processed: Processed, image: "Image", several: bool) -> Processed:
     """Processed inputs with the image's edits on them. Raises ModelError where there is nothing to edit."""
     inputs, text = processed
-    if not image.pixel_edits:
+    if not image.pixel_value_edits:
         return processed
     values = inputs.get("pixel_values")
     if not isinstance(values, Tensor):
@@ -144,6 +144,6 @@ def _edited(processed: Processed, image: "Image", several: bool) -> Processed:
     copies = 2 if several else 1
     dim = 1 if values.shape[0] == 1 and copies > 1 else 0
     one = values.narrow(dim, 0, values.shape[dim] // copies)
-    for edit in image.pixel_edits:
-        one = edit.on_pixels(one)
+    for edit in image.pixel_value_edits:
+        one = edit.apply_to_pixel_values(one)
     return inputs | {"pixel_values": torch.cat([one] * copies, dim)}, text

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from icl.constraints import Count, NonNegative, PositiveInt
 from icl.errors import ConfigError, ModelError, did_you_mean
-from icl.lru_cache_bytes import ByteCache
+from icl.lru_cache_bytes import LRUByteCache
 from icl.models.base import Request
 from icl.registry import component
 from icl.types import Generation, Prompt
@@ -241,5 +241,5 @@ class HF:
         return counts_by_parts(self.renderer, self.pixels)
 
     @cached_property
-    def _wholes(self) -> ByteCache[str, str]:
-        return ByteCache(KEPT_CHARACTERS, len)
+    def _wholes(self) -> LRUByteCache[str, str]:
+        return LRUByteCache(KEPT_CHARACTERS, len)

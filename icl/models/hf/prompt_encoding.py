@@ -69,7 +69,7 @@ class PromptEncoder:
     def _read_plain(self, prompt: Prompt) -> EncodedPrompt:
         """The processor on the whole prompt; edits on pixels where each image's can be told apart."""
         inputs = processed(self.renderer, prompt)
-        if any(image.pixel_edits for image in prompt.images):
+        if any(image.pixel_value_edits for image in prompt.images):
             inputs["pixel_values"] = self._edited(prompt, inputs["pixel_values"])
         ids = inputs.pop("input_ids")[0].to(self.runner.device)
         inputs.pop("attention_mask", None)

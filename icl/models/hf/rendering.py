@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from icl.errors import ModelError
-from icl.lru_cache_bytes import ByteCache
+from icl.lru_cache_bytes import LRUByteCache
 from icl.models.chat_markers import check_marks, marks_of
 from icl.types import Part, Prompt, Turn
 
@@ -37,7 +37,7 @@ class PromptRenderer:
         self.slot: str = processor.image_token
         self.marks = marks_of(self.tokenizer, self.slot)
         self._text = lru_cache(KEPT)(self._rendered)
-        self._ids = ByteCache[str, tuple[int, ...]](KEPT_BYTES, lambda ids: ID_BYTES * len(ids))
+        self._ids = LRUByteCache[str, tuple[int, ...]](KEPT_BYTES, lambda ids: ID_BYTES * len(ids))
         self._option = lru_cache(KEPT)(self._option_ids)
 
     def text(self, prompt: Prompt) -> str:

@@ -117,7 +117,7 @@ def _image(width: int, height: int) -> Part:
 
     noise = torch.Generator().manual_seed(width)
     pixels = torch.randint(0, 256, (height // 8, width // 8, 3), generator=noise, dtype=torch.uint8).numpy()
-    return Part(Image.from_image(PILImage.fromarray(pixels).resize((width, height)), "self-check"))
+    return Part(Image.from_pil(PILImage.fromarray(pixels).resize((width, height)), "self-check"))
 
 
 def _ask(question: str, *images: Part) -> Turn:

@@ -60,7 +60,7 @@ class InputBuilder:
 
     def _checked(self, prompt: Prompt, made: Any) -> Any:
         self._check(prompt, made["prompt_token_ids"])
-        if any(image.pixel_edits for image in prompt.images):
+        if any(image.pixel_value_edits for image in prompt.images):
             self._edit(prompt.images, made["mm_kwargs"]["image"])
         return made
 
@@ -94,7 +94,7 @@ class InputBuilder:
         """Puts the edited pixels in place. An item that is None is already in the engine, edited."""
         for place, image in enumerate(images):
             item = items[place]
-            if item is None or not image.pixel_edits:
+            if item is None or not image.pixel_value_edits:
                 continue
             element = item.get("pixel_values")
             if element is None:
@@ -110,6 +110,6 @@ class InputBuilder:
                     f"{self.hf.path} leaves normalization to the model. Leave mm_device_do_normalize out of "
                     "engine_args, or use the backend 'hf'."
                 )
-            for edit in image.pixel_edits:
-                values = edit.on_pixels(values)
+            for edit in image.pixel_value_edits:
+                values = edit.apply_to_pixel_values(values)
             items[place] = type(item)({**item, "pixel_values": replace(element, data=values)})

@@ -106,7 +106,7 @@ def _check_same(model: "VLLM") -> None:
 def _write(model: "VLLM", work: Path) -> None:
     import torch
 
-    from icl.quiet_progress import QUIET_BELOW, no_bars
+    from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_transformers_progress
 
     assert model.lora is not None
     checkpoint = model.hf.checkpoint
@@ -120,7 +120,7 @@ def _write(model: "VLLM", work: Path) -> None:
             f"model.merge: the merged checkpoint takes {size / 1e9:.1f} GB, and {work.parent} has {free / 1e9:.1f} GB "
             "left. Set ICL_CACHE to a folder with room for it, or use `merge: false`."
         )
-    with no_bars(size < QUIET_BELOW):
+    with hide_transformers_progress(size < SMALL_SOURCE_BYTES):
         whole.save_pretrained(work)
     source = _folder(checkpoint)
     known, written = set(_names(source)), set(_names(work))

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from icl.constraints import Positive, PositiveInt, Share
+from icl.constraints import Fraction, Positive, PositiveInt
 from icl.errors import ConfigError, ModelError
 from icl.models.base import Request
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest
@@ -55,7 +55,7 @@ class VLLM:
     data_parallel_size: PositiveInt = 1  # engines side by side, each with `tensor_parallel_size` GPUs
     max_model_len: PositiveInt | None = None  # tokens of prompt and answer; none: as a run needs, else the checkpoint's
     max_images: PositiveInt | None = None  # a prompt may have; none: as a run needs, else 64
-    gpu_memory_utilization: Share = 0.9  # of a GPU, for weights and cache
+    gpu_memory_utilization: Fraction = 0.9  # of a GPU, for weights and cache
     cache_gib: Positive | None = None  # of the key-value cache; none: what gpu_memory_utilization leaves, on a CPU 2
     enforce_eager: bool = False  # no compilation and no graphs: starts faster, decodes slower
     enable_prefix_caching: bool = True  # beginnings that prompts share are computed once

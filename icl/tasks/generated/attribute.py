@@ -12,7 +12,7 @@ from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
-from icl.tasks.generated.episode import FromBank, evenly, pick, query_id, query_number, shuffled
+from icl.tasks.generated.episode import BankTask, balanced_choice, choice, query_id, query_number, shuffled
 from icl.tasks.generated.wording import ATTRIBUTE_QUESTIONS, ATTRIBUTES
 from icl.tasks.generated.world import SIZES, TEXTURES
 from icl.types import Example
@@ -20,7 +20,7 @@ from icl.types import Example
 
 @component("task", "attribute")
 @dataclass(frozen=True)
-class Attribute(FromBank):
+class AttributeTask(BankTask):
     """Which one is it: the demonstrations say whether the color, the shape, the texture or the size is asked.
 
     The four attributes are equally frequent. The options are the four true answers of the query's own image, always
@@ -28,7 +28,7 @@ class Attribute(FromBank):
     answers test the reading of the image too.
     """
 
-    drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show
+    concept_set: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show
 
     @property
     def title(self) -> str:
@@ -43,13 +43,13 @@ class Attribute(FromBank):
 
     def _query(self, number: int) -> Example:
         name = query_id("attribute", number)
-        return self._example(name, f"query/{name}", evenly(self.seed, "attribute/asked", number, ATTRIBUTES))
+        return self._example(name, f"query/{name}", balanced_choice(self.seed, "attribute/asked", number, ATTRIBUTES))
 
     def _example(self, name: str, image: str, asked: str) -> Example:
-        stream = f"attribute/{self.drawn_from}/{image}"
+        stream = f"attribute/{self.concept_set}/{image}"
         rng = StreamKey(self.seed, stream).numpy("facts")
-        color, shape = pick(rng, CONCEPT_SETS[self.drawn_from])
-        facts = {"color": color, "shape": shape, "texture": pick(rng, TEXTURES), "size": pick(rng, tuple(SIZES))}
+        color, shape = choice(rng, CONCEPT_SETS[self.concept_set])
+        facts = {"color": color, "shape": shape, "texture": choice(rng, TEXTURES), "size": choice(rng, tuple(SIZES))}
         return Example(
             id=name,
             images=(
@@ -72,7 +72,7 @@ class Attribute(FromBank):
 
 
 @lru_cache(maxsize=512)
-def _pool(task: Attribute, number: int) -> Pool:
+def _pool(task: AttributeTask, number: int) -> Pool:
     query = task._query(number)
     chosen = shuffled(StreamKey(task.seed, query.id).numpy("pool"), range(task.bank))[: task.support]
     asked = query.secret["asked"]

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from icl.constraints import Made, PositiveInt
+from icl.constraints import GeneratedCount, PositiveInt
 from icl.errors import ConfigError
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
-from icl.tasks.generated.episode import pick, query_id, query_number, shuffled
+from icl.tasks.generated.episode import choice, query_id, query_number, shuffled
 from icl.tasks.generated.wording import ATTRIBUTE_WORDS, BINDING_QUESTIONS, HINTED_BINDING_QUESTIONS, NONCE
 from icl.tasks.generated.world import MAX_COUNT, SIZES, TEXTURES
 from icl.types import Example
@@ -26,7 +26,7 @@ Value = str | int | tuple[str, str]
 
 @component("task", "binding")
 @dataclass(frozen=True)
-class Binding:
+class BindingTask:
     """Made-up names for concepts, redrawn for every query: only the demonstrations tell the name of its image.
 
     The options are the names of `ways` concepts, the query's among them. Where the pool has more concepts than ways,
@@ -38,11 +38,11 @@ class Binding:
     by: By = "pair"  # what tells the concepts apart; pair: color and shape together
     similar: bool = False  # the concepts of a query share a color or a shape with one of them (pairs only)
     hint: bool = False  # the question names the attribute that tells them apart (not for pairs)
-    support: Made = 8  # images of each concept in a query's pool
+    support: GeneratedCount = 8  # images of each concept in a query's pool
     concepts: PositiveInt | None = None  # in a query's pool, at least `ways`; None: as many as ways
-    drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show
-    bank: Made = 32  # images of each concept that the pools are drawn from, at least `support`
-    query_limit: Made = parameter("queries", 200)  # how many are asked
+    concept_set: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show
+    bank: GeneratedCount = 32  # images of each concept that the pools are drawn from, at least `support`
+    query_limit: GeneratedCount = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class Binding:
         if not self.ways <= self.in_pool <= values:
             raise ConfigError(
                 f"{self.ways} ways and {self.in_pool} concepts in the pool do not fit: it takes ways <= concepts <= "
-                f"{values}, the number of {'similar ' * self.similar}concepts by {self.by} ({self.drawn_from})."
+                f"{values}, the number of {'similar ' * self.similar}concepts by {self.by} ({self.concept_set})."
             )
         if self.support > self.bank:
             raise ConfigError(f"support {self.support} is more than the bank of {self.bank} images of a concept.")
@@ -72,7 +72,7 @@ class Binding:
     @cached_property
     def values(self) -> tuple[Value, ...]:
         """The concepts there are."""
-        pairs = CONCEPT_SETS[self.drawn_from]
+        pairs = CONCEPT_SETS[self.concept_set]
         every: dict[By, tuple[Value, ...]] = {
             "pair": pairs,
             "color": tuple(dict.fromkeys(color for color, _ in pairs)),
@@ -104,10 +104,10 @@ class Binding:
 class _Episode:
     """One query with its concepts and their names. The first `ways` are options, the query's is one of them."""
 
-    def __init__(self, task: Binding, number: int) -> None:
+    def __init__(self, task: BindingTask, number: int) -> None:
         self.task, self.id = task, query_id("binding", number)
         self.rng = StreamKey(task.seed, self.id).numpy("episode")
-        self.concepts = shuffled(self.rng, _alike(task, pick(self.rng, task.values)))[: task.in_pool]
+        self.concepts = shuffled(self.rng, _alike(task, choice(self.rng, task.values)))[: task.in_pool]
         self.names = shuffled(self.rng, NONCE)[: task.in_pool]
         self.asked = int(self.rng.integers(task.ways))
 
@@ -147,27 +147,27 @@ class _Episode:
         )
 
 
-def _alike(task: Binding, value: Value) -> tuple[Value, ...]:
+def _alike(task: BindingTask, value: Value) -> tuple[Value, ...]:
     """All concepts, or where similar ones are wanted those that share a color or a shape with this one."""
     if not task.similar or not isinstance(value, tuple):
         return task.values
     color, shape = value
-    return tuple(pair for pair in CONCEPT_SETS[task.drawn_from] if pair[0] == color or pair[1] == shape)
+    return tuple(pair for pair in CONCEPT_SETS[task.concept_set] if pair[0] == color or pair[1] == shape)
 
 
 @lru_cache(maxsize=512)
-def _pool(task: Binding, number: int) -> Pool:
+def _pool(task: BindingTask, number: int) -> Pool:
     return _Episode(task, number).pool
 
 
-def _drawing(task: Binding, concept: Value, name: str) -> Drawing:
+def _drawing(task: BindingTask, concept: Value, name: str) -> Drawing:
     """An image of a concept. What the concept leaves open varies, within the pairs that images may show."""
-    stream = f"binding/{task.drawn_from}/{task.by}/{concept}/{name}"
+    stream = f"binding/{task.concept_set}/{task.by}/{concept}/{name}"
     fixed = dict(zip(("color", "shape"), concept, strict=True)) if isinstance(concept, tuple) else {task.by: concept}
     pairs = [
         (color, shape)
-        for color, shape in CONCEPT_SETS[task.drawn_from]
+        for color, shape in CONCEPT_SETS[task.concept_set]
         if fixed.get("color", color) == color and fixed.get("shape", shape) == shape
     ]
-    fixed["color"], fixed["shape"] = pick(StreamKey(task.seed, stream).numpy("concept"), pairs)
+    fixed["color"], fixed["shape"] = choice(StreamKey(task.seed, stream).numpy("concept"), pairs)
     return Drawing(task.seed, stream, "count" if task.by == "count" else "single", **fixed)  # type: ignore[arg-type]

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.constraints import Made
+from icl.constraints import GeneratedCount
 from icl.registry import component, parameter
-from icl.tasks.generated.episode import OnePool, Split
+from icl.tasks.generated.episode import SharedPoolTask, Split
 from icl.tasks.generated.scene import groups_of, noun, scene
 from icl.tasks.generated.wording import CAPTION_QUESTIONS, caption
 from icl.tasks.generated.world import CONCEPTS
@@ -17,7 +17,7 @@ VOCABULARY = tuple(noun(concept) for concept in CONCEPTS)
 
 @component("task", "captions")
 @dataclass(frozen=True)
-class Captions(OnePool):
+class CaptionsTask(SharedPoolTask):
     """Describe the image: the answer is one reference caption; what is in the scene is kept for CHAIR.
 
     There are no options. Score captions with `chair_i`, `chair_s` and `chair_recall`; strict asks for the very words.
@@ -25,8 +25,8 @@ class Captions(OnePool):
 
     called: ClassVar[str] = "captions"
 
-    query_limit: Made = parameter("queries", 200)  # how many are asked
-    support: Made = parameter("pool_size", 100)  # scenes in the pool
+    query_limit: GeneratedCount = parameter("queries", 200)  # how many are asked
+    support: GeneratedCount = parameter("pool_size", 100)  # scenes in the pool
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     @property

@@ -14,7 +14,7 @@ image, in the seen question only, is `against`:
     statement   a sentence before the question: "this is an image of a blue circle."
     none        nothing: the control
 
-The gold is always what is drawn. `recognized_accuracy`, `flip_rate` and `conflict_rate` read the group, `misled` says
+The gold is always what is drawn. `recognized_accuracy`, `flip_rate` and `conflict_rate` read the group, `misled_rate` says
 how often the contradiction is repeated. An item without all its questions (a `queries` that cuts one) has no part.
 """
 
@@ -22,20 +22,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from icl.constraints import Made
+from icl.constraints import GeneratedCount
 from icl.errors import ConfigError
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
-from icl.tasks.generated.episode import pick, query_id, query_number, shuffled
-from icl.tasks.generated.labeled import Labeled
+from icl.tasks.generated.episode import choice, query_id, query_number, shuffled
+from icl.tasks.generated.printed_words import LabeledDrawing
 from icl.tasks.generated.scene import noun
 from icl.tasks.generated.wording import PLAIN_COLOR_QUESTIONS, PLAIN_SHAPE_QUESTIONS, with_article
 from icl.tasks.generated.world import COLORS, SHAPES, Concept
 from icl.types import Example
 
-Mode = Literal["text", "seen", "recognize"]
+Mode = Literal["text", "image", "recognize"]
 By = Literal["color", "shape"]
 STATEMENT = "this is an image of {noun}."
 QUESTIONS: dict[By, str] = {"color": PLAIN_COLOR_QUESTIONS[0], "shape": PLAIN_SHAPE_QUESTIONS[0]}
@@ -46,7 +46,7 @@ WAYS = 4
 
 @component("task", "conflict")
 @dataclass(frozen=True)
-class Conflict:
+class ConflictTask:
     """What an image shows against a printed word or a statement that contradicts it, and against text alone.
 
     The options are four values in a drawn order: the true one, the contradicting one and two others. Pools are without
@@ -55,15 +55,15 @@ class Conflict:
 
     by: By = "color"  # what is asked; the other one is what is recognized
     against: Literal["printed", "statement", "none"] = "printed"  # what contradicts the image
-    modes: tuple[Mode, ...] = ("text", "seen", "recognize")  # the questions of an item, in this order
-    drawn_from: Literal["held_out", "seen", "all"] = "all"  # pairs of color and shape that images may show
-    query_limit: Made = parameter("queries", 300)  # questions: an item has as many as `modes`
-    support: Made = parameter("pool_size", 100)  # items in the pool of a way of asking
+    modes: tuple[Mode, ...] = ("text", "image", "recognize")  # the questions of an item, in this order
+    concept_set: Literal["held_out", "seen", "all"] = "all"  # pairs of color and shape that images may show
+    query_limit: GeneratedCount = parameter("queries", 300)  # questions: an item has as many as `modes`
+    support: GeneratedCount = parameter("pool_size", 100)  # items in the pool of a way of asking
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:
         if not self.modes or len(set(self.modes)) != len(self.modes):
-            raise ConfigError("modes are one to three of text, seen and recognize, each once.")
+            raise ConfigError("modes are one to three of text, image and recognize, each once.")
 
     @property
     def title(self) -> str:
@@ -93,17 +93,17 @@ class Conflict:
 
     def asked(self, split: Literal["query", "pool"], item: int, mode: Mode, name: str) -> Example:
         """An item in one way of asking."""
-        stream = f"conflict/{self.drawn_from}/{split}/{item}"
+        stream = f"conflict/{self.concept_set}/{split}/{item}"
         rng = StreamKey(self.seed, stream).numpy("facts")
-        concept = pick(rng, CONCEPT_SETS[self.drawn_from])
+        concept = choice(rng, CONCEPT_SETS[self.concept_set])
         by = OTHER[self.by] if mode == "recognize" else self.by
-        true, false = _of(concept, self.by), pick(rng, [v for v in VALUES[self.by] if v != _of(concept, self.by)])
+        true, false = _of(concept, self.by), choice(rng, [v for v in VALUES[self.by] if v != _of(concept, self.by)])
         against = self.against if split == "query" else "none"
         drawing = Drawing(self.seed, stream, "single", color=concept[0], shape=concept[1], texture="solid",
                           size="medium", place="center")  # fmt: skip
-        image = Labeled(drawing, false).image if against == "printed" else drawing.image
+        image = LabeledDrawing(drawing, false).image if against == "printed" else drawing.image
         statement = concept if mode == "text" else _with(concept, self.by, false)
-        stated = mode == "text" or (mode == "seen" and against == "statement")
+        stated = mode == "text" or (mode == "image" and against == "statement")
         said = f"{STATEMENT.format(noun=with_article(noun(statement)))} " if stated else ""
         return Example(
             id=name,
@@ -114,7 +114,7 @@ class Conflict:
             label=_of(concept, by),
             group=f"conflict-{split}-item-{item}",
             meta={"mode": mode, "against": against},
-            secret={"true": true, "told": false if against != "none" else None, "concept": list(concept)},
+            secret={"true": true, "contradiction": false if against != "none" else None, "concept": list(concept)},
         )
 
     def _options(self, stream: str, by: By, concept: Concept, false: str) -> tuple[str, ...]:

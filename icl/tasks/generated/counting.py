@@ -8,12 +8,12 @@ induction (Zong et al., ICLR 2025), whose rule is always to count.
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from icl.constraints import Made
+from icl.constraints import GeneratedCount
 from icl.errors import ConfigError
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import Drawing
-from icl.tasks.generated.episode import OnePool, Split, evenly, shuffled
+from icl.tasks.generated.episode import SharedPoolTask, Split, balanced_choice, shuffled
 from icl.tasks.generated.scene import groups_of, scene
 from icl.tasks.generated.wording import (
     ATTRIBUTE_WORDS,
@@ -25,7 +25,7 @@ from icl.tasks.generated.wording import (
     PAIR_QUESTION,
     plural,
 )
-from icl.tasks.generated.world import COLORS, CONCEPTS, MAX_TOTAL, SHAPES, Facts
+from icl.tasks.generated.world import COLORS, CONCEPTS, MAX_TOTAL, SHAPES, ImageFacts
 from icl.types import Example
 
 Word = tuple[str | None, str | None]
@@ -34,7 +34,7 @@ TRIES = 40  # scenes drawn for one that has the wanted number; then any will do
 
 @component("task", "counting")
 @dataclass(frozen=True)
-class Counting(OnePool):
+class CountingTask(SharedPoolTask):
     """How many shapes of a color, of a kind, or of both there are; answers are digits.
 
     The answers 0, 1, 2 and 3 are about equally frequent, in the queries and in the pool (by `all`: as scenes come, 1 to
@@ -47,8 +47,8 @@ class Counting(OnePool):
     bare: bool = False  # the question is one word; by color or shape only
     pair: bool = False  # the bare question names the property too: "color: red"
     answer: Literal["number", "presence"] = "number"  # what a bare word asks for; only the demonstrations say it
-    query_limit: Made = parameter("queries", 200)  # how many are asked
-    support: Made = parameter("pool_size", 200)  # questions in the pool
+    query_limit: GeneratedCount = parameter("queries", 200)  # how many are asked
+    support: GeneratedCount = parameter("pool_size", 200)  # questions in the pool
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:
@@ -82,7 +82,9 @@ class Counting(OnePool):
 
     def _scene(self, split: str, number: int) -> tuple[Drawing, Word]:
         """The first of some drawn scenes with a word whose number is the wanted one."""
-        wanted = evenly(self.seed, f"counting/{split}", number, (0, 1) if self.answer == "presence" else (0, 1, 2, 3))
+        wanted = balanced_choice(
+            self.seed, f"counting/{split}", number, (0, 1) if self.answer == "presence" else (0, 1, 2, 3)
+        )
         drawing, words = self._drawn(split, number, 0)
         for attempt in range(TRIES):
             drawing, words = self._drawn(split, number, attempt)
@@ -112,4 +114,4 @@ class Counting(OnePool):
 
 
 def _number(drawing: Drawing, color: str | None, shape: str | None) -> int:
-    return Facts("scene", groups_of(drawing)).number(color, shape)
+    return ImageFacts("scene", groups_of(drawing)).number(color, shape)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from icl.images import Image
-from icl.tasks.generated.drawing import Drawing, drawn
+from icl.tasks.generated.drawing import Drawing, generated_image
 from icl.tasks.generated.world import SIDE
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ LEFT = 22
 
 
 @dataclass(frozen=True)
-class Digit:
+class DigitImage:
     """A recipe: the digit, and the stream (seed, name) that draws pen, place and ground."""
 
     seed: int
@@ -34,4 +34,4 @@ class Digit:
 
     @property
     def image(self) -> Image:
-        return drawn(self, "digit", self.seed)
+        return generated_image(self, "digit", self.seed)

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING
 
 from icl.images import Image
 from icl.streams import StreamKey
-from icl.tasks.generated.world import CONCEPTS, HELD_OUT, SEEN, Concept, Group, Kind, draw
+from icl.tasks.generated.world import CONCEPTS, HELD_OUT_CONCEPTS, TRAINING_CONCEPTS, Concept, Kind, ShapeGroup, draw
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-CONCEPT_SETS: dict[str, tuple[Concept, ...]] = {"held_out": HELD_OUT, "seen": SEEN, "all": CONCEPTS}
+CONCEPT_SETS: dict[str, tuple[Concept, ...]] = {
+    "held_out": HELD_OUT_CONCEPTS,
+    "seen": TRAINING_CONCEPTS,
+    "all": CONCEPTS,
+}
 """held_out: pairs of color and shape that no training sequence of the embedded model names."""
 
 
@@ -34,7 +38,7 @@ class Drawing:
     size: str | None = None
     place: str | None = None
     count: int | None = None
-    groups: tuple[Group, ...] | None = None
+    groups: tuple[ShapeGroup, ...] | None = None
     left: int | None = None
     right: int | None = None
 
@@ -56,11 +60,11 @@ class Drawing:
 
     @property
     def image(self) -> Image:
-        return drawn(self, self.kind, self.seed)
+        return generated_image(self, self.kind, self.seed)
 
 
 @lru_cache(maxsize=20_000)
-def drawn(recipe: Callable[[], "PILImage"], what: str, seed: int) -> Image:
+def generated_image(recipe: Callable[[], "PILImage"], what: str, seed: int) -> Image:
     """One `Image` a recipe: its digest is computed once. The origin names it without telling what it shows."""
     told = hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
     return Image.from_source(recipe, f"generated {what} {told} (seed {seed})")

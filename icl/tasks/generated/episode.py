@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 
-from icl.constraints import Made
+from icl.constraints import GeneratedCount
 from icl.errors import ConfigError, DataError
 from icl.registry import parameter
 from icl.streams import StreamKey
@@ -19,7 +19,7 @@ T = TypeVar("T")
 Split = Literal["query", "pool"]
 
 
-class OnePool:
+class SharedPoolTask:
     """Base of tasks whose queries share one pool: examples by split and number, drawn from streams of their own."""
 
     called: ClassVar[str]  # begins the ids
@@ -47,12 +47,12 @@ class OnePool:
 
 
 @dataclass(frozen=True)
-class FromBank:
+class BankTask:
     """Base of tasks of which each query has a pool of its own, drawn from a bank that all share."""
 
-    support: Made = 32  # images in a query's pool, drawn from the bank
-    bank: Made = 256  # images that all pools are drawn from
-    query_limit: Made = parameter("queries", 200)  # how many are asked
+    support: GeneratedCount = 32  # images in a query's pool, drawn from the bank
+    bank: GeneratedCount = 256  # images that all pools are drawn from
+    query_limit: GeneratedCount = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:
@@ -84,12 +84,12 @@ def shuffled(rng: np.random.Generator, items: Sequence[T]) -> list[T]:
     return [items[int(i)] for i in rng.permutation(len(items))]
 
 
-def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
+def choice(rng: np.random.Generator, items: Sequence[T]) -> T:
     """One of the items, each as likely."""
     return items[int(rng.integers(len(items)))]
 
 
-def evenly(seed: int, factor: str, number: int, items: Sequence[T]) -> T:
+def balanced_choice(seed: int, factor: str, number: int, items: Sequence[T]) -> T:
     """The item of this number where every block of len(items) numbers holds each item once, in a drawn order.
 
     So the items are balanced, a longer list begins with the shorter one, and a number does not tell its item.

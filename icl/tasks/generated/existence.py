@@ -16,11 +16,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from icl.constraints import Made, PositiveInt, Share
+from icl.constraints import Fraction, GeneratedCount, PositiveInt
 from icl.errors import ConfigError
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.generated.episode import OnePool, Split, shuffled
+from icl.tasks.generated.episode import SharedPoolTask, Split, shuffled
 from icl.tasks.generated.scene import groups_of, noun, scene
 from icl.tasks.generated.wording import EXISTENCE_QUESTIONS, with_article
 from icl.tasks.generated.world import CONCEPTS, MAX_GROUPS, Concept, companion, popularity
@@ -32,7 +32,7 @@ Sampling = Literal["random", "popular", "adversarial"]
 
 @component("task", "existence")
 @dataclass(frozen=True)
-class Existence(OnePool):
+class ExistenceTask(SharedPoolTask):
     """Yes or no: is this object in the scene? POPE's random, popular and adversarial samplings, any ratio of labels.
 
     A method that only says yes more often gains at one ratio and loses at another: run `yes_ratio` .25, .5 and .75.
@@ -43,10 +43,10 @@ class Existence(OnePool):
     called: ClassVar[str] = "existence"
 
     sampling: Sampling = "random"  # of the objects that are not there
-    yes_ratio: Share = 0.5  # share of questions whose answer is yes, in the queries and in the pool
+    yes_ratio: Fraction = 0.5  # share of questions whose answer is yes, in the queries and in the pool
     per_image: PositiveInt = 2  # questions about one image, each about another object (POPE: 6)
-    query_limit: Made = parameter("queries", 300)  # how many are asked
-    support: Made = parameter("pool_size", 200)  # questions in the pool
+    query_limit: GeneratedCount = parameter("queries", 300)  # how many are asked
+    support: GeneratedCount = parameter("pool_size", 200)  # questions in the pool
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:

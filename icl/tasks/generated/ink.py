@@ -7,7 +7,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 
 Point = tuple[float, float]
-Ink = tuple[int, int, int]
+RGB = tuple[int, int, int]
 
 SIDE = 64  # pixels
 ZOOM = 2  # shapes are drawn at twice the size and scaled down, so that edges are smooth
@@ -48,12 +48,12 @@ def paint_shape(  # noqa: PLR0917
     canvas: PILImage.Image,
     rng: np.random.Generator,
     shape: str,
-    ink: Ink,
+    ink: RGB,
     texture: str,
     x: float,
     y: float,
     r: float,
-    ground: Ink,
+    ground: RGB,
 ) -> None:
     """One shape at (x, y) with radius r, in pixels of the final image."""
     points = [(px * ZOOM, py * ZOOM) for px, py in _outline(rng, shape, x, y, r)]
@@ -124,11 +124,11 @@ _GLYPHS: dict[str, tuple[tuple[Point, ...], ...]] = {
 }
 
 
-def paint_digits(rng: np.random.Generator, ground: Ink, left: int, right: int) -> PILImage.Image:
+def paint_digits(rng: np.random.Generator, ground: RGB, left: int, right: int) -> PILImage.Image:
     """The image of "left ? right"."""
     canvas = PILImage.new("RGB", (SIDE * ZOOM, SIDE * ZOOM), ground)
     pen, scale = ImageDraw.Draw(canvas), float(rng.uniform(4.6, 5.6)) * ZOOM
-    ink: Ink = (int(rng.integers(90)), int(rng.integers(90)), int(rng.integers(90)))
+    ink: RGB = (int(rng.integers(90)), int(rng.integers(90)), int(rng.integers(90)))
     x0, y0 = (float(rng.uniform(low, high)) * ZOOM for low, high in ((4, 8), (12, 30)))
     for i, glyph in enumerate((str(left), "?", str(right))):
         for stroke in _GLYPHS[glyph]:

@@ -3,10 +3,10 @@
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
-from icl.tasks.generated.ink import ZOOM, Ink, Point
+from icl.tasks.generated.ink import RGB, ZOOM, Point
 
-BLACK: Ink = (0, 0, 0)
-WHITE: Ink = (255, 255, 255)
+BLACK: RGB = (0, 0, 0)
+WHITE: RGB = (255, 255, 255)
 
 # Strokes of the capitals on a grid 2 wide and 4 high.
 _LETTERS: dict[str, tuple[tuple[Point, ...], ...]] = {
@@ -47,7 +47,7 @@ def width(word: str, unit: float) -> float:
     return unit * (3 * len(word) - 1)
 
 
-def print_word(image: PILImage.Image, word: str, at: Point, unit: float, frame: Ink | None = None) -> PILImage.Image:
+def print_word(image: PILImage.Image, word: str, at: Point, unit: float, frame: RGB | None = None) -> PILImage.Image:
     """The image with a black word on a white label. Raises KeyError for what is no letter.
 
     at: left and top of the word; unit: letters are 2 x 4 of them; both in pixels. frame: the color of a box around it.

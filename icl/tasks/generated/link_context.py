@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from icl.constraints import Made
+from icl.constraints import GeneratedCount
 from icl.errors import ConfigError
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
-from icl.tasks.generated.episode import evenly, pick, query_id, query_number, shuffled
+from icl.tasks.generated.episode import balanced_choice, choice, query_id, query_number, shuffled
 from icl.tasks.generated.scene import noun
 from icl.tasks.generated.wording import BINDING_QUESTIONS, NONCE
 from icl.tasks.generated.world import Concept
@@ -27,16 +27,16 @@ SIDES = ("positive", "neighbor")
 
 @component("task", "link_context")
 @dataclass(frozen=True)
-class LinkContext:
+class LinkContextTask:
     """Two concepts that look alike, one under a made-up name and one under its own: which is it?
 
     The pool belongs to the query, holds equally many images of both, and every two hold one of each in drawn order.
     """
 
-    support: Made = 8  # images of each of the two concepts in a query's pool
-    bank: Made = 32  # images of each concept that the pools are drawn from, at least `support`
-    drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show
-    query_limit: Made = parameter("queries", 200)  # how many are asked
+    support: GeneratedCount = 8  # images of each of the two concepts in a query's pool
+    bank: GeneratedCount = 32  # images of each concept that the pools are drawn from, at least `support`
+    concept_set: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show
+    query_limit: GeneratedCount = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:
@@ -62,17 +62,17 @@ class LinkContext:
 class _Episode:
     """One query: its two concepts, their names, and which of them it shows."""
 
-    def __init__(self, task: LinkContext, number: int) -> None:
+    def __init__(self, task: LinkContextTask, number: int) -> None:
         self.task, self.id = task, query_id("link_context", number)
         self.rng = StreamKey(task.seed, self.id).numpy("episode")
-        concepts = CONCEPT_SETS[task.drawn_from]
-        positive = pick(self.rng, concepts)
+        concepts = CONCEPT_SETS[task.concept_set]
+        positive = choice(self.rng, concepts)
         near = [c for c in concepts if c != positive and (c[0] == positive[0] or c[1] == positive[1])]
-        neighbor = pick(self.rng, near)
+        neighbor = choice(self.rng, near)
         self.concepts = {"positive": positive, "neighbor": neighbor}
-        self.names = {"positive": pick(self.rng, NONCE), "neighbor": noun(neighbor)}
+        self.names = {"positive": choice(self.rng, NONCE), "neighbor": noun(neighbor)}
         self.options = tuple(shuffled(self.rng, list(self.names.values())))
-        self.asked = evenly(task.seed, "link_context/asked", number, SIDES)
+        self.asked = balanced_choice(task.seed, "link_context/asked", number, SIDES)
 
     @property
     def query(self) -> Example:
@@ -103,5 +103,5 @@ def _stream(concept: Concept, image: str) -> str:
 
 
 @lru_cache(maxsize=512)
-def _pool(task: LinkContext, number: int) -> Pool:
+def _pool(task: LinkContextTask, number: int) -> Pool:
     return _Episode(task, number).pool

@@ -9,11 +9,11 @@ pool's as published, for retrievers that keep it.
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from icl.constraints import Made
+from icl.constraints import GeneratedCount
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
-from icl.tasks.generated.episode import OnePool, Split, evenly, pick
+from icl.tasks.generated.episode import SharedPoolTask, Split, balanced_choice, choice
 from icl.tasks.generated.world import Concept
 from icl.types import Example
 
@@ -23,7 +23,7 @@ ANSWERS = ("yes", "no")
 
 @component("task", "matching")
 @dataclass(frozen=True)
-class Matching(OnePool):
+class MatchingTask(SharedPoolTask):
     """Yes or no: do the two images match? Only the demonstrations tell what has to be alike.
 
     Half of the queries and half of the pool are yes. All queries share the pool; its images are no query's.
@@ -32,10 +32,10 @@ class Matching(OnePool):
     called: ClassVar[str] = "matching"
 
     by: Literal["pair", "color", "shape"] = "pair"  # what is alike in a match; pair: color and shape together
-    drawn_from: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show
+    concept_set: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show
     official_order: bool = False  # the pool is yes, no, yes, no throughout
-    query_limit: Made = parameter("queries", 200)  # how many are asked
-    support: Made = parameter("pool_size", 200)  # pairs of images in the pool
+    query_limit: GeneratedCount = parameter("queries", 200)  # how many are asked
+    support: GeneratedCount = parameter("pool_size", 200)  # pairs of images in the pool
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     @property
@@ -47,14 +47,14 @@ class Matching(OnePool):
         return {"pair": one == other, "color": one[0] == other[0], "shape": one[1] == other[1]}[self.by]
 
     def example(self, split: Split, number: int, name: str) -> Example:
-        answer = evenly(self.seed, f"matching/{split}/answer", number, ANSWERS)
+        answer = balanced_choice(self.seed, f"matching/{split}/answer", number, ANSWERS)
         if self.official_order and split == "pool":
             answer = ANSWERS[number % 2]
-        stream = f"matching/{self.drawn_from}/{self.by}/{split}/{number}"
+        stream = f"matching/{self.concept_set}/{self.by}/{split}/{number}"
         rng = StreamKey(self.seed, stream).numpy("concepts")
-        concepts = CONCEPT_SETS[self.drawn_from]
-        one = pick(rng, concepts)
-        other = pick(rng, [concept for concept in concepts if self.alike(one, concept) == (answer == "yes")])
+        concepts = CONCEPT_SETS[self.concept_set]
+        one = choice(rng, concepts)
+        other = choice(rng, [concept for concept in concepts if self.alike(one, concept) == (answer == "yes")])
         drawings = (
             Drawing(self.seed, f"{stream}/{place}", "single", color=color, shape=shape)
             for place, (color, shape) in enumerate((one, other))

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from icl.constraints import Made
+from icl.constraints import GeneratedCount
 from icl.errors import ConfigError
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.drawing import Drawing
-from icl.tasks.generated.episode import evenly, pick, query_id, query_number, shuffled
+from icl.tasks.generated.episode import balanced_choice, choice, query_id, query_number, shuffled
 from icl.tasks.generated.wording import OPERATOR_QUESTIONS, OPERATORS, TOLD_OPERATOR_QUESTIONS
 from icl.types import Example
 
@@ -36,17 +36,17 @@ def identifiable(demos: Iterable[Example]) -> bool:
 
 @component("task", "operators")
 @dataclass(frozen=True)
-class Operators:
+class OperatorsTask:
     """The result of "3 ? 2", where only the demonstrations tell whether ? is plus, minus or times.
 
     The three operators are equally frequent. The options are what the three give, in rising order (fewer than three
-    where two agree). `told: true` is the control: the question names the operator and nothing is left to induce.
+    where two agree). `name_operator: true` is the control: the question names the operator and nothing is left to induce.
     """
 
-    support: Made = 32  # images in a query's pool, each another pair of digits; at most 54
-    told: bool = False  # the question names the operator
-    bank: Made = 4  # images of each pair of digits that the pools are drawn from
-    query_limit: Made = parameter("queries", 200)  # how many are asked
+    support: GeneratedCount = 32  # images in a query's pool, each another pair of digits; at most 54
+    name_operator: bool = False  # the question names the operator
+    bank: GeneratedCount = 4  # images of each pair of digits that the pools are drawn from
+    query_limit: GeneratedCount = parameter("queries", 200)  # how many are asked
     seed: int = 0  # of the task; the seeds of a run do not change it
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class Operators:
 
     @property
     def title(self) -> str:
-        return "operators · told" if self.told else "operators"
+        return "operators · operator named" if self.name_operator else "operators"
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:
@@ -70,18 +70,18 @@ class Operators:
 
     def facts(self, demos: Sequence[Example]) -> Mapping[str, bool]:
         """What a sample's record says of its demonstrations: whether they leave one operator, or it is told."""
-        return {"identifiable": self.told or identifiable(demos)}
+        return {"identifiable": self.name_operator or identifiable(demos)}
 
     def _query(self, number: int) -> Example:
         name = query_id("operators", number)
-        pair = pick(StreamKey(self.seed, name).numpy("pair"), PAIRS)
+        pair = choice(StreamKey(self.seed, name).numpy("pair"), PAIRS)
         return self._example(name, f"query/{name}", pair, self._operator(number))
 
     def _operator(self, number: int) -> str:
-        return evenly(self.seed, "operators/operator", number, OPERATORS)
+        return balanced_choice(self.seed, "operators/operator", number, OPERATORS)
 
     def _example(self, name: str, image: str, pair: tuple[int, int], operator: str) -> Example:
-        question = TOLD_OPERATOR_QUESTIONS[0].format(operator=operator) if self.told else OPERATOR_QUESTIONS[0]
+        question = TOLD_OPERATOR_QUESTIONS[0].format(operator=operator) if self.name_operator else OPERATOR_QUESTIONS[0]
         results = sorted({result(*pair) for result in RESULTS.values()})
         left, right = pair
         return Example(
@@ -95,7 +95,7 @@ class Operators:
 
 
 @lru_cache(maxsize=512)
-def _pool(task: Operators, number: int) -> Pool:
+def _pool(task: OperatorsTask, number: int) -> Pool:
     query = task._query(number)
     rng = StreamKey(task.seed, query.id).numpy("pool")
     others = [pair for pair in PAIRS if pair != (query.secret["left"], query.secret["right"])]

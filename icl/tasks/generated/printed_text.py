@@ -2,7 +2,7 @@
 
 VL-ICL draws a red box around a word and asks "What text is shown in the red box?", which needs no demonstration. By
 default the question is bare, and only the demonstrations tell that the boxed word is wanted, or the one outside the
-box; `told: true` is the published form. The words are made up, so that no reader can guess one from half of it.
+box; `name_box: true` is the published form. The words are made up, so that no reader can guess one from half of it.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from functools import cached_property, lru_cache
 from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
-from icl.tasks.generated.episode import FromBank, evenly, query_id, query_number, shuffled
-from icl.tasks.generated.labeled import Words
+from icl.tasks.generated.episode import BankTask, balanced_choice, query_id, query_number, shuffled
+from icl.tasks.generated.printed_words import WordImage
 from icl.tasks.generated.wording import NONCE
 from icl.types import Example
 
@@ -23,18 +23,18 @@ TOLD = "what text is shown in the red box?"
 
 @component("task", "printed_text")
 @dataclass(frozen=True)
-class PrintedText(FromBank):
+class PrintedTextTask(BankTask):
     """Read the printed word that the demonstrations ask for: the one in the red box, or the one outside it.
 
     Both rules are equally frequent, and the pool of a query follows its rule. The options are the image's words in a
     drawn order, so the letters tell nothing of the rule (chance 1/2); free answers test the reading too.
     """
 
-    told: bool = False  # the question names the red box, which is always right then: VL-ICL's own form
+    name_box: bool = False  # the question names the red box, which is always right then: VL-ICL's own form
 
     @property
     def title(self) -> str:
-        return "printed text · told" if self.told else "printed text"
+        return "printed text · box named" if self.name_box else "printed text"
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:
@@ -47,7 +47,7 @@ class PrintedText(FromBank):
 
     def rule(self, number: int) -> str:
         """Which word is wanted."""
-        return "boxed" if self.told else evenly(self.seed, "printed_text/rule", number, RULES)
+        return "boxed" if self.name_box else balanced_choice(self.seed, "printed_text/rule", number, RULES)
 
     def shown(self, name: str, stream: str, rule: str) -> Example:
         """The question of this rule about the image of this stream."""
@@ -57,8 +57,8 @@ class PrintedText(FromBank):
         answer = words[boxed if rule == "boxed" else 1 - boxed]
         return Example(
             id=name,
-            images=(Words(self.seed, f"printed_text/{stream}", words, boxed).image,),
-            question=TOLD if self.told else BARE,
+            images=(WordImage(self.seed, f"printed_text/{stream}", words, boxed).image,),
+            question=TOLD if self.name_box else BARE,
             answers=(answer,),
             options=words,
             label=answer,
@@ -67,7 +67,7 @@ class PrintedText(FromBank):
 
 
 @lru_cache(maxsize=512)
-def _pool(task: PrintedText, number: int) -> Pool:
+def _pool(task: PrintedTextTask, number: int) -> Pool:
     rng = StreamKey(task.seed, query_id("printed_text", number)).numpy("pool")
     chosen = shuffled(rng, range(task.bank))[: task.support]
     name, rule = query_id("printed_text", number), task.rule(number)

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import Drawing
-from icl.tasks.generated.world import Concept, Group, scene_groups
+from icl.tasks.generated.world import Concept, ShapeGroup, scene_groups
 
 
 @lru_cache(maxsize=20_000)
@@ -17,7 +17,7 @@ def scene(seed: int, name: str, at_least: int = 1) -> Drawing:
     return Drawing(seed, name, "scene", groups=groups)
 
 
-def groups_of(drawing: Drawing) -> tuple[Group, ...]:
+def groups_of(drawing: Drawing) -> tuple[ShapeGroup, ...]:
     """The groups of a scene; none for another kind of drawing."""
     return drawing.groups or ()
 

@@ -6,7 +6,7 @@ questions the first is the one a task asks unless told otherwise. Braces are fil
 
 from collections.abc import Sequence
 
-from icl.tasks.generated.world import COLORS, PLACES, SHAPES, SIZES, TEXTURES, Facts, Group
+from icl.tasks.generated.world import COLORS, PLACES, SHAPES, SIZES, TEXTURES, ImageFacts, ShapeGroup
 
 # What is put before the first demonstration, by instruction level.
 INSTRUCTIONS = {
@@ -143,7 +143,7 @@ CAPTION_QUESTIONS = ("describe the picture.", "describe the image.", "what does 
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def value(facts: Facts, attribute: str) -> str | None:
+def value(facts: ImageFacts, attribute: str) -> str | None:
     """The answer that names this attribute of an image, None where it has none."""
     found = getattr(facts, attribute)
     return None if found is None else str(found)
@@ -159,7 +159,7 @@ def with_article(noun: str) -> str:
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
-def caption(groups: Sequence[Group]) -> str:
+def caption(groups: Sequence[ShapeGroup]) -> str:
     """ "there are two red circles and one blue star in the picture": groups by color, then shape; 8 to 20 words."""
     colors = tuple(COLORS)
     ordered = sorted(groups, key=lambda g: (colors.index(g.color), SHAPES.index(g.shape)))

@@ -19,13 +19,13 @@ from typing import Literal
 import numpy as np
 from PIL import Image as PILImage
 
+from icl.tasks.generated.ink import RGB, ZOOM, paint_digits, paint_shape
 from icl.tasks.generated.ink import SIDE as SIDE  # noqa: PLC0414 (world.SIDE, the side of every image)
-from icl.tasks.generated.ink import ZOOM, Ink, paint_digits, paint_shape
 
 Kind = Literal["single", "plain", "count", "scene", "digits"]
 Concept = tuple[str, str]
 
-COLORS: dict[str, Ink] = {
+COLORS: dict[str, RGB] = {
     "red": (255, 0, 0),
     "green": (0, 255, 0),
     "blue": (0, 0, 255),
@@ -52,14 +52,14 @@ MAX_GROUPS, MAX_EACH, MAX_TOTAL = 3, 3, 6  # of a "scene"
 PLAIN_COLORS = tuple(COLORS)[:8]
 PLAIN_SHAPES = SHAPES[:3]
 CONCEPTS: tuple[Concept, ...] = tuple((color, shape) for color in COLORS for shape in SHAPES)
-HELD_OUT: tuple[Concept, ...] = tuple(
+HELD_OUT_CONCEPTS: tuple[Concept, ...] = tuple(
     (color, shape) for color in ("red", "teal", "orange", "purple") for shape in ("star", "diamond", "arch", "arrow")
 )
-SEEN: tuple[Concept, ...] = tuple(concept for concept in CONCEPTS if concept not in HELD_OUT)
+TRAINING_CONCEPTS: tuple[Concept, ...] = tuple(concept for concept in CONCEPTS if concept not in HELD_OUT_CONCEPTS)
 
 
 @dataclass(frozen=True)
-class Group:
+class ShapeGroup:
     """Shapes of one concept in an image."""
 
     color: str
@@ -72,11 +72,11 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageFacts:
     """What an image shows; None where a fact does not apply to its kind."""
 
     kind: Kind
-    groups: tuple[Group, ...] = ()
+    groups: tuple[ShapeGroup, ...] = ()
     texture: str | None = None
     size: str | None = None
     place: str | None = None
@@ -119,7 +119,7 @@ def popularity(concept: Concept) -> float:
 
 def scene_groups(
     rng: np.random.Generator, concepts: Sequence[Concept] = CONCEPTS, groups: int | None = None
-) -> tuple[Group, ...]:
+) -> tuple[ShapeGroup, ...]:
     """Groups of a scene, drawn by popularity; with probability 0.35 a later one is a companion of the one before."""
     wanted = groups or int(rng.choice((1, 2, 3), p=(0.25, 0.45, 0.30)))
     weights = np.array([popularity(concept) for concept in concepts])
@@ -133,7 +133,7 @@ def scene_groups(
     counts = [1] * len(chosen)
     for i in range(len(chosen)):
         counts[i] += min(int(rng.choice(MAX_EACH, p=(0.45, 0.35, 0.20))), MAX_TOTAL - sum(counts))
-    return tuple(Group(color, shape, n) for (color, shape), n in zip(chosen, counts, strict=True))
+    return tuple(ShapeGroup(color, shape, n) for (color, shape), n in zip(chosen, counts, strict=True))
 
 
 def draw(
@@ -146,22 +146,22 @@ def draw(
     size: str | None = None,
     place: str | None = None,
     count: int | None = None,
-    groups: Sequence[Group] | None = None,
+    groups: Sequence[ShapeGroup] | None = None,
     left: int | None = None,
     right: int | None = None,
     concepts: Sequence[Concept] = CONCEPTS,
-) -> tuple[PILImage.Image, Facts]:
+) -> tuple[PILImage.Image, ImageFacts]:
     """An image of this kind and its facts. What is given is fixed, the rest is drawn.
 
     `concepts` restricts the drawn (color, shape) pairs; a fixed color or shape restricts them further, and both
     together override it. A size, place, count, group or digit that the kind does not have is ignored.
     Raises ValueError where no concept is left or a scene is too large.
     """
-    ground: Ink = (int(rng.integers(228, 256)), int(rng.integers(228, 256)), int(rng.integers(228, 256)))
+    ground: RGB = (int(rng.integers(228, 256)), int(rng.integers(228, 256)), int(rng.integers(228, 256)))
     if kind == "digits":
         a = int(rng.integers(10)) if left is None else left
         b = int(rng.integers(10)) if right is None else right
-        return paint_digits(rng, ground, a, b), Facts("digits", left=a, right=b)
+        return paint_digits(rng, ground, a, b), ImageFacts("digits", left=a, right=b)
     if kind == "scene":
         placed = tuple(groups) if groups is not None else scene_groups(rng, concepts)
         if not 1 <= sum(g.count for g in placed) <= 9:
@@ -170,7 +170,7 @@ def draw(
     else:
         concept = _concept(rng, kind, color, shape, concepts)
         n = 1 if kind != "count" else int(rng.integers(1, MAX_COUNT + 1)) if count is None else count
-        placed = (Group(*concept, n),)
+        placed = (ShapeGroup(*concept, n),)
         texture = "solid" if kind == "plain" else texture or TEXTURES[int(rng.integers(len(TEXTURES)))]
     canvas = PILImage.new("RGB", (SIDE * ZOOM, SIDE * ZOOM), ground)
     if kind in ("count", "scene"):
@@ -181,7 +181,7 @@ def draw(
             paint_shape(
                 canvas, rng, group.shape, COLORS[group.color], texture, x, y, float(rng.uniform(6.5, 9)), ground
             )
-        return canvas.resize((SIDE, SIDE), PILImage.Resampling.BILINEAR), Facts(kind, placed, texture)
+        return canvas.resize((SIDE, SIDE), PILImage.Resampling.BILINEAR), ImageFacts(kind, placed, texture)
     if kind == "plain":
         size, radius = None, float(rng.uniform(4, 17))
     else:
@@ -190,7 +190,7 @@ def draw(
     x, y = (_coordinate(rng, radius, None if place is None else i) for i in _cell(place))
     paint_shape(canvas, rng, placed[0].shape, COLORS[placed[0].color], texture, x, y, radius, ground)
     where = PLACES[int(y * 3 // SIDE) * 3 + int(x * 3 // SIDE)]
-    return canvas.resize((SIDE, SIDE), PILImage.Resampling.BILINEAR), Facts(kind, placed, texture, size, where)
+    return canvas.resize((SIDE, SIDE), PILImage.Resampling.BILINEAR), ImageFacts(kind, placed, texture, size, where)
 
 
 def _concept(

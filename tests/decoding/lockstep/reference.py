@@ -68,12 +68,12 @@ class Reference:
         images = prompt.images
         pil_images = [image.open() for image in images] or None
         inputs = dict(self.processor(text=[text], images=pil_images, return_tensors="pt"))
-        if any(image.pixel_edits for image in images):
+        if any(image.pixel_value_edits for image in images):
             own = []
             for image in images:
                 values = self.processor.image_processor(image.open(), return_tensors="pt")["pixel_values"]
-                for edit in image.pixel_edits:
-                    values = edit.on_pixels(values)
+                for edit in image.pixel_value_edits:
+                    values = edit.apply_to_pixel_values(values)
                 own.append(values)
             inputs["pixel_values"] = torch.cat(own)
         return inputs

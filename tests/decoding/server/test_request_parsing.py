@@ -32,7 +32,7 @@ def user(*pieces: Any) -> dict[str, Any]:
 
 
 def image(red: int) -> Image:
-    return Image.from_image(PILImage.new("RGB", (4, 4), (red, 0, 0)), f"image {red}")
+    return Image.from_pil(PILImage.new("RGB", (4, 4), (red, 0, 0)), f"image {red}")
 
 
 def shown(url: Any) -> dict[str, Any]:
@@ -181,12 +181,12 @@ def test_what_icl_asks_for_is_read() -> None:
 def test_another_samples_prompt_comes_beside_its_own() -> None:
     other = {"messages": [{"role": "user", "content": "Another?"}], "seed": 3, "user": "q9"}
     prompt = parse_request(asked(icl={"other": other}, seed=1)).prompt
-    assert prompt.other is not None
-    assert prompt.other.key == StreamKey(3, "q9")
-    assert (prompt.other.text, prompt.text, prompt.key) == (
+    assert prompt.paired_prompt is not None
+    assert prompt.paired_prompt.key == StreamKey(3, "q9")
+    assert (prompt.paired_prompt.text, prompt.text, prompt.key) == (
         "[user] Another?", "[user] Which color?", StreamKey(1, ""),
     )  # fmt: skip
-    assert parse_request(asked(icl={"other": None})).prompt.other is None
+    assert parse_request(asked(icl={"other": None})).prompt.paired_prompt is None
 
 
 def test_messages_become_demonstrations_and_the_query() -> None:

@@ -96,7 +96,7 @@ def parse_request(arm: Any = "vcd", limit: int | None = None, stop: tuple[str, .
 
 
 def shown() -> Prompt:
-    image = Image.from_image(PILImage.new("RGB", (5, 3)), "an image")
+    image = Image.from_pil(PILImage.new("RGB", (5, 3)), "an image")
     return Prompt((Turn("user", (Part(image, "query.image[0]"), *PROMPT.turns[0].parts)),))
 
 
@@ -181,11 +181,13 @@ def test_images_without_room_are_refused_before_they_are_opened(
     """Those of another sample's prompt count too."""
     monkeypatch.setattr("decoding.server.strategy_server.PIXELS", 30)
     one = shown()
-    for prompt in (one, replace(one, other=one)):
+    for prompt in (one, replace(one, paired_prompt=one)):
         asyncio.run(desk.branches(replace(parse_request("greedy"), prompt=prompt), Placement()))
     monkeypatch.setattr("decoding.server.strategy_server.PIXELS", 29)
     with pytest.raises(DataError, match="have 30 pixels together, and a server opens 29 at most"):
-        asyncio.run(desk.branches(replace(parse_request("greedy"), prompt=replace(one, other=one)), Placement()))
+        asyncio.run(
+            desk.branches(replace(parse_request("greedy"), prompt=replace(one, paired_prompt=one)), Placement())
+        )
 
 
 def test_the_room_for_an_answer_is_the_engines(desk: StrategyServer) -> None:

@@ -13,7 +13,7 @@ from icl.metrics.lenient import Lenient
 from icl.models.base import Request
 from icl.registry import component
 from icl.tasks.base import Pool
-from icl.types import Example, Generation, Query, Scored
+from icl.types import Example, Generation, Query, RetrievedExample
 from retrievers.base import Resources
 
 COLORS = ("red", "green", "blue")
@@ -99,7 +99,7 @@ class Leaking:
         return 5
 
     def _example(self, i: int) -> Example:
-        return Example(f"q{i}", (Image.from_image(PILImage.new("RGB", (4, 4), (i, 0, 0)), f"p{i}"),), "?", (f"a{i}",))
+        return Example(f"q{i}", (Image.from_pil(PILImage.new("RGB", (4, 4), (i, 0, 0)), f"p{i}"),), "?", (f"a{i}",))
 
 
 @component("task", "test-folds")
@@ -135,7 +135,7 @@ class Folds:
         return 4
 
     def _example(self, name: str, answer: str, mark: int, group: str | None) -> Example:
-        image = Image.from_image(PILImage.new("RGB", (4, 4), (mark % 256, mark // 256, 9)), name)
+        image = Image.from_pil(PILImage.new("RGB", (4, 4), (mark % 256, mark // 256, 9)), name)
         return Example(name, (image,), "?", (answer,), label=answer, group=group)
 
 
@@ -152,5 +152,5 @@ class Careless:
     def fit(self, pool: Pool, resources: Resources) -> "Careless":
         return self
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
-        return [tuple(Scored(name, 1 - i / 10) for i, name in enumerate(self.ids[:k])) for _ in queries]
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
+        return [tuple(RetrievedExample(name, 1 - i / 10) for i, name in enumerate(self.ids[:k])) for _ in queries]

@@ -88,8 +88,8 @@ def test_the_vote_is_judged_where_options_are_scored_and_named_where_it_cannot_b
         told = _row(vote.analyze(replace(view, metric=metric)))
         assert told["n"] == 12
     assert view.frame["vote:option"].tolist() == view.frame["vote:lenient"].tolist()
-    with pytest.raises(ConfigError, match="no sample has a vote judged by 'unparsed'"):
-        vote.analyze(ran(name="u", model=toy, shots=3, metrics=["unparsed", "strict"], metric="unparsed"))
+    with pytest.raises(ConfigError, match="no sample has a vote judged by 'unparsed_rate'"):
+        vote.analyze(ran(name="u", model=toy, shots=3, metrics=["unparsed_rate", "strict"], metric="unparsed_rate"))
 
 
 def test_flipped_labels_are_not_followed_by_what_is_known_and_symbols_are_by_what_is_scored(ran: Any) -> None:

@@ -11,7 +11,7 @@ from experiments.cli.component_page import component_page, examples, wrap_text
 from experiments.config.config import load
 from experiments.config.keys import KINDS
 from experiments.config.yaml_document import flow, parse
-from icl.parameter_docs import parameters
+from icl.parameter_docs import parameter_docs
 from icl.registry import PACKAGES, build, entries, resolve
 
 ICL = Callable[..., Any]
@@ -105,14 +105,14 @@ def test_a_component_of_ones_own_has_a_page(icl: ICL, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "name"), ALL)
 def test_every_parameter_has_a_meaning_and_every_page_fits_80_columns(kind: str, name: str) -> None:
-    assert [one.key for one in parameters(resolve(kind, name)) if not one.meaning] == []
+    assert [one.key for one in parameter_docs(resolve(kind, name)) if not one.meaning] == []
     assert [line for line in component_page(kind, name, 80) if len(line) > 80] == []
 
 
 @pytest.mark.parametrize(("kind", "name"), ALL)
 def test_the_lines_of_a_page_are_lines_of_a_config(kind: str, name: str) -> None:
     cls = resolve(kind, name)
-    for line in examples(kind, name, parameters(cls), getattr(cls, "presets", {})):
+    for line in examples(kind, name, parameter_docs(cls), getattr(cls, "presets", {})):
         told = parse(line, "line")[0]
         if "<" not in line:  # what only its author knows: a path, an address
             load({"task": "binding", "model": "fake-vote", **told})
@@ -123,7 +123,7 @@ def test_the_lines_of_a_page_are_lines_of_a_config(kind: str, name: str) -> None
 
 def test_a_default_that_a_page_tells_is_the_default() -> None:
     for kind, name in ALL:
-        found = parameters(resolve(kind, name))
+        found = parameter_docs(resolve(kind, name))
         if not any(one.required for one in found):
             told = {one.key: parse(flow(one.default), one.key)[0] for one in found}
             assert build(kind, {"name": name, **told}) == build(kind, name), (kind, name)

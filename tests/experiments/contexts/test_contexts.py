@@ -9,7 +9,7 @@ from experiments.contexts.contexts import Retrieval, Written, contexts, recipes_
 from experiments.grid.grid import expand
 from icl.errors import ImageError, PlanError
 from icl.tasks.base import Pool
-from icl.types import Query, Scored
+from icl.types import Query, RetrievedExample
 from retrievers.base import Resources
 
 
@@ -28,13 +28,13 @@ class Counting:
         object.__setattr__(self, "pool", pool)
         return self
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         self.asked.append((len(queries), k))
         assert all(type(query) is Query for query in queries)
         if any(query.id == self.refuses for query in queries):
             raise ImageError(f"image of {self.refuses} cannot be read.")
         pool: Any = self.pool  # type: ignore[attr-defined]
-        given = tuple(Scored(example.id, 1.0 - i, self.mark) for i, example in enumerate(pool.examples[:k]))
+        given = tuple(RetrievedExample(example.id, 1.0 - i, self.mark) for i, example in enumerate(pool.examples[:k]))
         return [given for _ in queries]
 
 
@@ -99,8 +99,8 @@ class Faulty(Counting):
 
     def retrieve(self, queries: Sequence[Query], k: int) -> Any:
         whole = super().retrieve(queries, k)
-        strange = [(Scored("nowhere"),) * k for _ in queries]
-        unranked = [tuple(Scored(demo.id, float("nan")) for demo in one) for one in whole]
+        strange = [(RetrievedExample("nowhere"),) * k for _ in queries]
+        unranked = [tuple(RetrievedExample(demo.id, float("nan")) for demo in one) for one in whole]
         few = [one[:-1] for one in whole]
         told = {"few": few, "strange": strange, "unranked": unranked, "none": None, "short": whole[:-1]}
         told["twice"] = [one[:1] * k for one in whole]

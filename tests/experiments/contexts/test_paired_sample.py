@@ -57,10 +57,10 @@ def test_a_run_hands_each_sample_the_prompt_of_another_under_the_same_recipe(map
     for (name, seed), prompt in prompts.items():
         (other,) = others_of(task.queries, [query for query in task.queries if query.id == name], seed)
         assert prompt is not None
-        assert prompt.other is not None
+        assert prompt.paired_prompt is not None
         assert other is not None
-        assert prompt.other == prompts[other.id, seed]
-        noised = VCD().branches(prompt.other)[1]
+        assert prompt.paired_prompt == prompts[other.id, seed]
+        noised = VCD().branches(prompt.paired_prompt)[1]
         assert noised.key.query == other.id
 
 

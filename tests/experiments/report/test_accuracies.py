@@ -8,8 +8,8 @@ import pytest
 from experiments.api import run
 from experiments.report.controls_page import controls_page
 from experiments.results.run_view import view_run
-from icl.conformance import check_metric
 from icl.registry import entries, resolve
+from icl.testing.conformance import check_metric
 
 OWN = """
 from dataclasses import dataclass

@@ -34,7 +34,7 @@ def run(written):
             line["scores"][PAIRS] = line["scores"]["lenient"]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     told = json.loads((found.path / "run.json").read_text())
-    told["metrics"][PAIRS] = {"name": PAIRS, "better": "higher", "over_run": True}
+    told["metrics"][PAIRS] = {"name": PAIRS, "better": "higher", "run_level": True}
     (found.path / "run.json").write_text(json.dumps(told))
     return load_run(found.path)
 

@@ -89,7 +89,7 @@ class Said:
     def score(self, generation, example):
         return 1.0
 
-    def over_run(self, samples):
+    def run_level(self, samples):
         return [None if s.score is None or s.output is None else float(s.output == "yes") for s in samples]
 """
 
@@ -122,7 +122,7 @@ class Best:
     def score(self, generation, example):
         return float(generation.text == "yes")
 
-    def over_run(self, samples):
+    def run_level(self, samples):
         return [max(s.score for s in samples)] * len(samples)
 """
 

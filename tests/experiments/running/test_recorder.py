@@ -6,9 +6,9 @@ import pytest
 from experiments.running.recorder import baselines, scores
 from icl.errors import DataError
 from icl.metrics.lenient import Lenient
-from icl.metrics.option import Option
+from icl.metrics.option import OptionAccuracy
 from icl.metrics.strict import Strict
-from icl.metrics.yes_no import Unparsed
+from icl.metrics.yes_no import UnparsedRate
 from icl.types import Demo, Example, Generation
 
 
@@ -27,13 +27,13 @@ def test_every_metric_judges_what_the_demonstrations_say() -> None:
 
 @pytest.mark.parametrize(("voted", "right"), [("red", 1.0), ("Red", 1.0), ("blue", 0.0), ("green", 0.0)])
 def test_where_options_are_scored_the_vote_is_the_chosen_one(voted: str, right: float) -> None:
-    told = baselines({"option": Option(), "lenient": Lenient()}, shown(voted, voted, "red"), ASKED)
+    told = baselines({"option": OptionAccuracy(), "lenient": Lenient()}, shown(voted, voted, "red"), ASKED)
     assert told["vote"] == {"option": right, "lenient": right}
 
 
 def test_a_metric_that_does_not_apply_judges_nothing() -> None:
     free = Example("q", (), "?", ("red",))
-    assert baselines({"unparsed": Unparsed(), "option": Option()}, shown("red"), free) == {}
+    assert baselines({"unparsed_rate": UnparsedRate(), "option": OptionAccuracy()}, shown("red"), free) == {}
     assert baselines({"strict": Strict()}, (), free) == {}
 
 

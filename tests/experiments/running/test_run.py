@@ -299,8 +299,8 @@ def test_a_new_metric_is_computed_on_stored_answers(mapping: Mapping, tmp_path: 
 
 
 def test_a_run_says_which_way_of_its_metrics_is_good(mapping: Mapping, tmp_path: Path) -> None:
-    go(mapping(metrics=["strict", "unparsed", "yes"]), tmp_path)
-    better = {"strict": "higher", "unparsed": "lower", "yes": "neither"}
+    go(mapping(metrics=["strict", "unparsed_rate", "yes"]), tmp_path)
+    better = {"strict": "higher", "unparsed_rate": "lower", "yes": "neither"}
     assert load_run(tmp_path / "t").samples().attrs["better"] == better
     told = (tmp_path / "t" / "run.json").read_text()
     assert '"better": "lower"' in told
@@ -312,7 +312,7 @@ def test_a_run_says_which_way_of_its_metrics_is_good(mapping: Mapping, tmp_path:
 
 def test_a_metric_added_later_leaves_the_samples_that_it_would_have_made(mapping: Mapping, tmp_path: Path) -> None:
     task = {**mapping()["task"], "queries": 12}
-    go(mapping(name="later", task=task, metrics=["yes", "unparsed"]), tmp_path)
+    go(mapping(name="later", task=task, metrics=["yes", "unparsed_rate"]), tmp_path)
     go(mapping(name="later", task=task, metrics=["strict", "yes"]), tmp_path)
     go(mapping(name="at-once", task=task, metrics=["strict", "yes"]), tmp_path)
     later, at_once = (load_run(tmp_path / name).samples() for name in ("later", "at-once"))

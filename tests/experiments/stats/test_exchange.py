@@ -11,8 +11,8 @@ from experiments.stats.exchange import randomization_p, whole_interval
 from experiments.stats.intervals import bootstrap_mean, resampled_counts
 from experiments.stats.significance import sign_flip
 from experiments.stats.whole import strata_of
-from icl.metrics.over_run import area, ratio
-from icl.metrics.over_run_sums import sums_of
+from icl.metrics.run_level import ratio, roc_auc
+from icl.metrics.sufficient_statistics import statistics_of
 
 Z2 = 1.959963984540054**2
 
@@ -35,7 +35,7 @@ def strata(*cells, clusters=None):
     """cells: (parts of the reference, parts of the arm)."""
     sizes = np.cumsum([0, *(len(one) for one, _ in cells)])
     told = [
-        (np.arange(a, b), sums_of(one), sums_of(other))
+        (np.arange(a, b), statistics_of(one), statistics_of(other))
         for a, b, (one, other) in zip(sizes[:-1], sizes[1:], cells, strict=True)
     ]
     return strata_of(told, np.arange(sizes[-1]) if clusters is None else np.asarray(clusters))
@@ -79,9 +79,9 @@ def test_an_area_is_exchanged_by_ranks_so_that_its_scale_does_not_matter():
     draw = np.random.default_rng(2)
     wanted = np.arange(40) % 2 == 0
     a, b = draw.normal(size=40) + wanted, draw.normal(size=40) + 2 * wanted
-    p = randomization_p(strata((area(a, wanted), area(b, wanted))))
-    assert p == randomization_p(strata((area(a, wanted), area(100 + np.exp(b), wanted))))
-    assert randomization_p(strata((area(a, wanted), area(a**3, wanted)))) == 1
+    p = randomization_p(strata((roc_auc(a, wanted), roc_auc(b, wanted))))
+    assert p == randomization_p(strata((roc_auc(a, wanted), roc_auc(100 + np.exp(b), wanted))))
+    assert randomization_p(strata((roc_auc(a, wanted), roc_auc(a**3, wanted)))) == 1
 
 
 def test_every_exchange_of_ranks_is_tried_on_the_area_itself():
@@ -92,7 +92,7 @@ def test_every_exchange_of_ranks_is_tried_on_the_area_itself():
     for chosen in itertools.product([False, True], repeat=8):
         one, other = (np.where(chosen, *pair) for pair in (ranks, ranks[::-1]))
         extreme += abs(auc(other, wanted) - auc(one, wanted)) >= seen - 1e-12
-    assert randomization_p(strata((area(a, wanted), area(b, wanted)))) == pytest.approx(extreme / 2**8)
+    assert randomization_p(strata((roc_auc(a, wanted), roc_auc(b, wanted)))) == pytest.approx(extreme / 2**8)
     assert extreme == 68
 
 
@@ -102,7 +102,7 @@ def test_the_interval_is_a_bootstrap_of_the_difference_itself():
     a, b = (wanted ^ (draw.random(120) < wrong) for wrong in (0.1, 0.2))
     x, y = draw.normal(size=120) + wanted, draw.normal(size=120) + 2 * wanted
     clusters = np.arange(120) // 2
-    for parts, statistic, one, other in ((f1_parts, f1, a, b), (area, auc, x, y)):
+    for parts, statistic, one, other in ((f1_parts, f1, a, b), (roc_auc, auc, x, y)):
         low, high = whole_interval(strata((parts(one, wanted), parts(other, wanted)), clusters=clusters), 60)
         drawn = []
         for _ in range(1500):
@@ -161,7 +161,7 @@ def test_at_the_end_of_the_scale_the_level_is_kept(kind):
         if kind == "f1":
             a, b = (f1_parts(wanted ^ (draw.random(30) < 0.06), wanted) for _ in range(2))
         else:
-            a, b = (area(draw.normal(size=30) + 3 * wanted, wanted) for _ in range(2))
+            a, b = (roc_auc(draw.normal(size=30) + 3 * wanted, wanted) for _ in range(2))
         found.append(randomization_p(strata((a, b)), resamples=400))
     assert np.mean(np.array(found) <= 0.05) <= 0.075
     assert np.mean(np.array(found) <= 0.2) <= 0.245
@@ -189,7 +189,7 @@ def test_exactly_so_few_clusters_are_all_tried():
 def test_a_p_is_never_smaller_than_its_draws_can_tell():
     wanted = np.arange(80) % 2 == 0
     assert randomization_p(strata((f1_parts(~wanted, wanted), f1_parts(wanted, wanted)))) == 1 / 10_001
-    assert randomization_p(strata((area(-1.0 * wanted, wanted), area(1.0 * wanted, wanted)))) == 1 / 2_001
+    assert randomization_p(strata((roc_auc(-1.0 * wanted, wanted), roc_auc(1.0 * wanted, wanted)))) == 1 / 2_001
 
 
 def test_cells_weigh_by_their_pairs_in_test_and_interval():
@@ -215,7 +215,7 @@ def test_cells_weigh_by_their_pairs_in_test_and_interval():
 
 def test_the_interval_is_the_same_for_any_piece_size(monkeypatch):
     wanted, draw = np.arange(30) % 2 == 0, np.random.default_rng(8)
-    made = strata(tuple(area(draw.normal(size=30) + wanted, wanted) for _ in range(2)))
+    made = strata(tuple(roc_auc(draw.normal(size=30) + wanted, wanted) for _ in range(2)))
     first = whole_interval(made, 30)
     monkeypatch.setattr(exchange, "CHUNK", 7 * len(made[0].least))
     assert whole_interval(made, 30) == first

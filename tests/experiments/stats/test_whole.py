@@ -9,9 +9,9 @@ from experiments.stats.intervals import bootstrap_mean, estimate, wilson
 from experiments.stats.pairs import UnpairedError, pair, paired_test
 from experiments.stats.summary import estimate_of, summarize
 from experiments.stats.whole import Own, Whole, own_of, paired, whole_estimate
-from icl.metrics.base import Judged
+from icl.metrics.base import ScoredSample
 from icl.metrics.binary import F1
-from icl.metrics.over_run import area, mean, ratio
+from icl.metrics.run_level import mean, ratio, roc_auc
 
 Z2 = 1.959963984540054**2
 
@@ -21,7 +21,7 @@ def golds(yes, no):
 
 
 def owns(parts):
-    whole = Whole(F1(), tuple(Judged(f"q{i}", 1.0) for i in range(len(parts))), parts)
+    whole = Whole(F1(), tuple(ScoredSample(f"q{i}", 1.0) for i in range(len(parts))), parts)
     return [Own(whole, i) for i in range(len(parts))]
 
 
@@ -64,11 +64,11 @@ def test_groups_that_are_all_right_are_wilson_over_groups(tidied):
 def test_an_area_without_spread_is_as_sure_as_its_smaller_class():
     for scores, middle in ((lambda wanted: 1.0 * wanted, 1.0), (lambda wanted: 0.0 * wanted, 0.5)):
         wanted = np.arange(200) < 12
-        found = interval(area(scores(wanted), wanted))
+        found = interval(roc_auc(scores(wanted), wanted))
         assert found.mean == middle
         assert found.low == pytest.approx((12 * middle + Z2 * 0) / (12 + Z2))
         assert found.high == pytest.approx((12 * middle + Z2) / (12 + Z2))
-        turned = interval(area(scores(wanted), ~wanted))  # the smaller class is the other one
+        turned = interval(roc_auc(scores(wanted), ~wanted))  # the smaller class is the other one
         assert (turned.low, turned.high) == pytest.approx((1 - found.high, 1 - found.low))
 
 
@@ -120,7 +120,7 @@ def test_intervals_cover_near_the_ends(kind):
             return mean(list(draw.exponential(1.0, 60) * (draw.random(60) < 0.7)), most=10), 0.7
         if kind == "area":
             wanted = np.arange(40) % 2 == 0
-            return area(draw.normal(size=40) + 4.0 * wanted, wanted), 0.99766
+            return roc_auc(draw.normal(size=40) + 4.0 * wanted, wanted), 0.99766
         if kind == "recall":
             wanted = np.arange(60) < 10
             said = wanted & (draw.random(60) < 0.9)
@@ -238,14 +238,14 @@ class Stubborn:
     def __init__(self, without):
         self.without = without
 
-    def over_run(self, samples):
+    def run_level(self, samples):
         return [None if sample.query == self.without else 1.0 for sample in samples]
 
 
 def test_a_pair_without_a_number_in_one_arm_is_dropped_whatever_the_metric_says_of_failures():
-    samples = tuple(Judged(f"q{i}", 1.0) for i in range(4))
+    samples = tuple(ScoredSample(f"q{i}", 1.0) for i in range(4))
     for first, second in (("q0", ""), ("", "q0")):
-        cells = [Whole(metric, samples, metric.over_run(samples)) for metric in (Stubborn(first), Stubborn(second))]
+        cells = [Whole(metric, samples, metric.run_level(samples)) for metric in (Stubborn(first), Stubborn(second))]
         a, b, kept = paired(*([Own(cell, i) for i in range(4)] for cell in cells))
         assert np.isfinite(a).tolist() == np.isfinite(b).tolist() == [False, True, True, True]
         assert [rows for rows, _, _ in kept] == [[1, 2, 3]]
@@ -253,7 +253,7 @@ def test_a_pair_without_a_number_in_one_arm_is_dropped_whatever_the_metric_says_
 
 def test_arms_whose_numbers_are_of_other_kinds_are_compared_by_their_numbers():
     wanted = np.arange(10) % 2 == 0
-    left, right = owns(area(1.0 * wanted, wanted)), owns([1.0] * 4 + [0.0] * 6)
+    left, right = owns(roc_auc(1.0 * wanted, wanted)), owns([1.0] * 4 + [0.0] * 6)
     _, _, ((rows, one, other),) = paired(left, right)
     assert rows == list(range(10))
     assert float(one.of(one.rows.sum(axis=0))) == 1
@@ -282,7 +282,7 @@ class Chained:
 
     better = "higher"
 
-    def over_run(self, samples):
+    def run_level(self, samples):
         ok = [sample.score is not None for sample in samples]
         return [1.0 if ok[i] and ok[i - 1] else None for i in range(len(samples))]
 
@@ -291,8 +291,8 @@ def test_both_arms_are_left_with_the_same_samples_where_a_failure_reaches_furthe
     metric = Chained()
     cells = []
     for scores in ([None, 1.0, 1.0, 1.0, 1.0], [1.0] * 5):
-        samples = tuple(Judged(f"q{i}", score) for i, score in enumerate(scores))
-        cells.append(Whole(metric, samples, metric.over_run(samples)))
+        samples = tuple(ScoredSample(f"q{i}", score) for i, score in enumerate(scores))
+        cells.append(Whole(metric, samples, metric.run_level(samples)))
     a, b, kept = paired(*([Own(cell, i) for i in range(5)] for cell in cells))
     assert np.isfinite(a).tolist() == np.isfinite(b).tolist() == [False, False, False, True, True]
     assert [rows for rows, _, _ in kept] == [[3, 4]]

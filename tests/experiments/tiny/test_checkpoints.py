@@ -20,7 +20,7 @@ from experiments.tiny.pool import ImagePool, make_pool
 from experiments.tiny.precision import alone, mixed_sequences
 from experiments.tiny.probes import support
 from experiments.tiny.runner import CheckpointRunner
-from icl.tasks.generated.world import HELD_OUT
+from icl.tasks.generated.world import HELD_OUT_CONCEPTS
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_it_binds_names_follows_rules_and_answers_questions(
 ) -> None:
     index, rng = PoolIndex(pool), np.random.default_rng(1)
     sets: dict[str, tuple[list[list[TokenTurn]], bool, float]] = {
-        "binding": ([bind(rng, index, 2, 9, concepts=HELD_OUT, balanced=True) for _ in range(60)], True, 0.90),
+        "binding": ([bind(rng, index, 2, 9, concepts=HELD_OUT_CONCEPTS, balanced=True) for _ in range(60)], True, 0.90),
         "operators": ([operator(rng, index, 5) for _ in range(60)], False, 0.80),
         "attribute": ([attribute(rng, index, 5) for _ in range(60)], False, 0.80),
         "yes/no": ([ask(rng, index, 1, "plain_yes_no") for _ in range(60)], False, 0.85),

@@ -11,7 +11,17 @@ from experiments.tiny.index import PoolIndex
 from experiments.tiny.layout import words
 from experiments.tiny.pool import make_pool
 from icl.tasks.generated.wording import caption, plural
-from icl.tasks.generated.world import CONCEPTS, HELD_OUT, KINDS, SEEN, SHAPES, SIDE, Group, companion, draw
+from icl.tasks.generated.world import (
+    CONCEPTS,
+    HELD_OUT_CONCEPTS,
+    KINDS,
+    SHAPES,
+    SIDE,
+    TRAINING_CONCEPTS,
+    ShapeGroup,
+    companion,
+    draw,
+)
 
 DIGESTS = {
     "single": "515224df132ecb10",
@@ -46,7 +56,7 @@ def test_fixed_facts_are_drawn_and_reported() -> None:
 
 
 def test_a_scene_shows_its_groups() -> None:
-    groups = (Group("blue", "star", 1), Group("red", "circle", 2))
+    groups = (ShapeGroup("blue", "star", 1), ShapeGroup("red", "circle", 2))
     image, facts = draw(np.random.default_rng(0), "scene", groups=groups)
     assert facts.groups == groups
     colors = {tuple(pixel) for pixel in np.asarray(image).reshape(-1, 3).tolist()}
@@ -60,21 +70,21 @@ def test_impossible_requests_are_refused() -> None:
     with pytest.raises(ValueError, match="no concept"):
         draw(np.random.default_rng(0), "plain", color="orange")
     with pytest.raises(ValueError, match="1 to 9"):
-        draw(np.random.default_rng(0), "scene", groups=[Group("red", "star", 10)])
+        draw(np.random.default_rng(0), "scene", groups=[ShapeGroup("red", "star", 10)])
 
 
 def test_held_out_and_seen_concepts_part_the_world() -> None:
-    assert len(HELD_OUT) == 16
-    assert not set(HELD_OUT) & set(SEEN)
-    assert set(HELD_OUT) | set(SEEN) == set(CONCEPTS)
+    assert len(HELD_OUT_CONCEPTS) == 16
+    assert not set(HELD_OUT_CONCEPTS) & set(TRAINING_CONCEPTS)
+    assert set(HELD_OUT_CONCEPTS) | set(TRAINING_CONCEPTS) == set(CONCEPTS)
     assert all(companion(concept) in CONCEPTS for concept in CONCEPTS)
 
 
 def test_training_shows_and_names_no_held_out_concept() -> None:
-    pool = make_pool(1, 1500, concepts=SEEN)
+    pool = make_pool(1, 1500, concepts=TRAINING_CONCEPTS)
     index, rng = PoolIndex(pool), np.random.default_rng(2)
-    assert not any(group[:2] in HELD_OUT for groups in index.groups for group in groups)
-    named = re.compile("|".join(rf"\b{c} ({s}|{plural(s)})\b" for c, s in HELD_OUT))
+    assert not any(group[:2] in HELD_OUT_CONCEPTS for groups in index.groups for group in groups)
+    named = re.compile("|".join(rf"\b{c} ({s}|{plural(s)})\b" for c, s in HELD_OUT_CONCEPTS))
     for lesson in SHARES:
         for _ in range(12):
             batch = draw_batch(rng, index, lesson)
@@ -83,7 +93,7 @@ def test_training_shows_and_names_no_held_out_concept() -> None:
 
 def test_captions_are_8_to_20_words() -> None:
     index = PoolIndex(make_pool(3, 400, {"scene": 1.0}))
-    lengths = [len(re.findall(r"\w+", caption([Group(*g) for g in groups]))) for groups in index.groups]
+    lengths = [len(re.findall(r"\w+", caption([ShapeGroup(*g) for g in groups]))) for groups in index.groups]
     assert min(lengths) >= 8
     assert max(lengths) <= 20
     assert plural("arch") == "arches"

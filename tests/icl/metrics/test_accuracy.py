@@ -5,7 +5,7 @@ import math
 import pytest
 
 from icl.metrics.lenient import Lenient
-from icl.metrics.option import Option
+from icl.metrics.option import OptionAccuracy
 from icl.metrics.strict import Strict
 from icl.types import Example, Generation
 
@@ -92,11 +92,11 @@ def test_with_options_the_answer_must_be_named_and_no_other():
 
 def test_option_needs_the_answer_alone_at_the_top():
     def score(**scores):
-        return Option().score(Generation("", option_scores=scores), example("red", options=("red", "blue")))
+        return OptionAccuracy().score(Generation("", option_scores=scores), example("red", options=("red", "blue")))
 
     assert score(red=-0.1, blue=-3.0) == 1
     assert score(red=-3.0, blue=-0.1) == 0
     assert score(red=-1.0, blue=-1.0) == 0
     assert score(red=math.nan, blue=-1.0) == 0
     assert score(Red=-0.1, blue=-math.inf) == 1
-    assert Option().score(Generation("red"), example("red")) is None
+    assert OptionAccuracy().score(Generation("red"), example("red")) is None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from icl.metrics.base import Judged
+from icl.metrics.base import ScoredSample
 from icl.metrics.chair import (
     CaptionLength,
     ChairCorpus,
@@ -10,7 +10,7 @@ from icl.metrics.chair import (
     ChairRecall,
     ChairS,
     corpus_chair_i,
-    mentions,
+    mentioned_objects,
     singular,
 )
 from icl.types import Example, Generation
@@ -32,9 +32,9 @@ def test_the_singular_is_made_by_rule(word, one):
 
 
 def test_the_longest_name_is_the_mention_and_synonyms_are_one_object():
-    assert mentions("A hot dog, two puppies and the dogs.", NAMES) == ["hot dog", "dog", "dog"]
-    assert mentions("nothing at all", NAMES) == []
-    assert mentions("dogged hotdog", NAMES) == []
+    assert mentioned_objects("A hot dog, two puppies and the dogs.", NAMES) == ["hot dog", "dog", "dog"]
+    assert mentioned_objects("nothing at all", NAMES) == []
+    assert mentioned_objects("dogged hotdog", NAMES) == []
 
 
 def score(metric, caption):
@@ -67,16 +67,20 @@ def test_examples_that_do_not_say_what_is_there_are_not_judged():
 def test_the_published_share_is_that_of_all_mentions_of_a_cell():
     metric = ChairCorpus()
     captions = ["a bus", "a dog, a dog and a hot dog", ""]
-    kept = [Judged(f"q{i}", metric.score(Generation(text), SEEN), output=text) for i, text in enumerate(captions)]
-    parts = metric.over_run(kept)
+    kept = [ScoredSample(f"q{i}", metric.score(Generation(text), SEEN), output=text) for i, text in enumerate(captions)]
+    parts = metric.run_level(kept)
     assert sum(parts) / 3 == pytest.approx(corpus_chair_i([(text, SEEN) for text in captions]))
-    silent = [Judged("q", metric.score(Generation(""), SEEN))]
-    assert metric.over_run(silent) == [None]
-    assert metric.over_run([Judged("q", None)]) == [None]
+    silent = [ScoredSample("q", metric.score(Generation(""), SEEN))]
+    assert metric.run_level(silent) == [None]
+    assert metric.run_level([ScoredSample("q", None)]) == [None]
 
 
 def test_length_is_a_mean_of_words():
     metric = CaptionLength()
-    kept = [Judged("a", 0.02, output="a dog"), Judged("b", 0.0, output=""), Judged("c", None, output="failed here")]
-    assert metric.over_run(kept) == [2.0, 0.0, None]
+    kept = [
+        ScoredSample("a", 0.02, output="a dog"),
+        ScoredSample("b", 0.0, output=""),
+        ScoredSample("c", None, output="failed here"),
+    ]
+    assert metric.run_level(kept) == [2.0, 0.0, None]
     assert metric.score(Generation("x " * 500), SEEN) == 1

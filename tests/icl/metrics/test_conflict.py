@@ -3,25 +3,26 @@
 import numpy as np
 import pytest
 
-from icl.metrics.base import Judged
-from icl.metrics.conflict import ConflictRate, FlipRate, Misled, RecognizedAccuracy
+from icl.metrics.base import ScoredSample
+from icl.metrics.conflict import ConflictRate, FlipRate, MisledRate, RecognizedAccuracy
 from icl.types import Example, Generation
 
 OPTIONS = ("red", "blue", "green", "black")
 
 
-def item(name, gold, text, seen, recognized="star"):
+def item(name, gold, text, image, recognized="star"):
     """Rows of one item: what was said from text, to the image, and to the question what it shows."""
     rows = [
         ("text", Example(f"{name}t", (), "?", (gold,), OPTIONS, group=name, meta={"mode": "text"}), text),
-        ("seen", Example(f"{name}s", (), "?", (gold,), OPTIONS, group=name, meta={"mode": "seen"}), seen),
+        ("image", Example(f"{name}s", (), "?", (gold,), OPTIONS, group=name, meta={"mode": "image"}), image),
     ]
     if recognized is not None:
         told = Example(f"{name}r", (), "?", ("star",), ("star", "arch"), group=name, meta={"mode": "recognize"})
         rows.append(("recognize", told, recognized))
     metric = FlipRate()
     return [
-        Judged(e.id, metric.score(Generation(said), e), name, said, e.answers, e.options, e.meta) for _, e, said in rows
+        ScoredSample(e.id, metric.score(Generation(said), e), name, said, e.answers, e.options, e.meta)
+        for _, e, said in rows
     ]
 
 
@@ -39,7 +40,7 @@ ITEMS = [
 
 
 def rate(metric, rows):
-    parts = [part for part in metric.over_run(rows) if part is not None]
+    parts = [part for part in metric.run_level(rows) if part is not None]
     return float(np.mean(parts)) if parts else None
 
 
@@ -58,24 +59,24 @@ def test_without_the_question_what_it_shows_every_item_counts():
 
 def test_an_item_that_lacks_a_question_or_failed_has_no_part():
     assert rate(FlipRate(), [*ITEMS[:3], ITEMS[4]]) == 0
-    failed = [Judged("x", None, "z", None, ("red",), OPTIONS, {"mode": mode}) for mode in ("text", "seen")]
-    assert FlipRate().over_run([*ITEMS[:3], *failed]) == [0, 0, 0, None, None]
+    failed = [ScoredSample("x", None, "z", None, ("red",), OPTIONS, {"mode": mode}) for mode in ("text", "image")]
+    assert FlipRate().run_level([*ITEMS[:3], *failed]) == [0, 0, 0, None, None]
     assert rate(FlipRate(), ITEMS[21:]) is None  # nothing was recognized
 
 
 def test_where_only_scores_are_known_answers_cannot_flip():
-    bare = [Judged(r.query, r.score, r.group, None, r.gold, r.options, r.meta) for r in ITEMS]
+    bare = [ScoredSample(r.query, r.score, r.group, None, r.gold, r.options, r.meta) for r in ITEMS]
     assert rate(FlipRate(), bare) is None
     assert rate(RecognizedAccuracy(), bare) == pytest.approx(3 / 7)
 
 
 def test_who_repeats_the_contradiction_is_misled():
-    asked = Example("q", (), "?", ("red",), OPTIONS, meta={"mode": "seen"}, secret={"told": "blue"})
-    assert Misled().score(Generation("It is blue."), asked) == 1
-    assert Misled().score(Generation("red"), asked) == 0
-    assert Misled().score(Generation("green"), asked) == 0
+    asked = Example("q", (), "?", ("red",), OPTIONS, meta={"mode": "image"}, secret={"contradiction": "blue"})
+    assert MisledRate().score(Generation("It is blue."), asked) == 1
+    assert MisledRate().score(Generation("red"), asked) == 0
+    assert MisledRate().score(Generation("green"), asked) == 0
     scored = Generation("", option_scores={"red": -3.0, "blue": -0.1, "green": -4.0, "black": -5.0})
-    assert Misled().score(scored, asked) == 1
-    text = Example("q", (), "?", ("red",), OPTIONS, meta={"mode": "text"}, secret={"told": "blue"})
-    assert Misled().score(Generation("blue"), text) is None
-    assert Misled().score(Generation("blue"), Example("q", (), "?", ("red",))) is None
+    assert MisledRate().score(scored, asked) == 1
+    text = Example("q", (), "?", ("red",), OPTIONS, meta={"mode": "text"}, secret={"contradiction": "blue"})
+    assert MisledRate().score(Generation("blue"), text) is None
+    assert MisledRate().score(Generation("blue"), Example("q", (), "?", ("red",))) is None

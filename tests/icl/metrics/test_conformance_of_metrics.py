@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from icl.conformance import check_metric
 from icl.registry import build, entries
+from icl.testing.conformance import check_metric
 
 
 @pytest.mark.parametrize("name", sorted(entries("metric")))

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from icl.metrics.base import Judged
+from icl.metrics.base import ScoredSample
 from icl.metrics.macro_f1 import MacroF1
-from icl.metrics.over_run_sums import sums_of
+from icl.metrics.sufficient_statistics import statistics_of
 from icl.types import Example, Generation
 
 sklearn = pytest.importorskip("sklearn.metrics")
@@ -16,11 +16,11 @@ LABELS = ("red", "green", "blue", "gray", "pink")
 
 def answered(said, gold, options=LABELS):
     pairs = zip(said, gold, strict=True)
-    return [Judged(f"q{i}", float(a == b), None, a, (b,), options) for i, (a, b) in enumerate(pairs)]
+    return [ScoredSample(f"q{i}", float(a == b), None, a, (b,), options) for i, (a, b) in enumerate(pairs)]
 
 
 def mean_of(samples):
-    return np.mean(MacroF1().over_run(samples))
+    return np.mean(MacroF1().run_level(samples))
 
 
 def drawn(size=60, wrong=0.4):
@@ -54,11 +54,17 @@ def test_sentences_case_and_other_accepted_answers_are_read_as_lenient_reads_the
     said = ["It is red.", "GREEN"]
     assert mean_of(answered(said, ["Red", "green"], options)) == 1
     assert (
-        mean_of([Judged("a", 1.0, None, "crimson", ("red", "crimson")), Judged("b", 1.0, None, "blue", ("blue",))]) == 1
+        mean_of(
+            [
+                ScoredSample("a", 1.0, None, "crimson", ("red", "crimson")),
+                ScoredSample("b", 1.0, None, "blue", ("blue",)),
+            ]
+        )
+        == 1
     )
-    assert mean_of([Judged("a", 1.0, None, "Yes, it is", ("yes",)), Judged("b", 0.0, None, "yes", ("no",))]) == (
-        pytest.approx(1 / 3)
-    )
+    assert mean_of(
+        [ScoredSample("a", 1.0, None, "Yes, it is", ("yes",)), ScoredSample("b", 0.0, None, "yes", ("no",))]
+    ) == (pytest.approx(1 / 3))
 
 
 def test_a_sample_is_right_or_wrong():
@@ -68,7 +74,7 @@ def test_a_sample_is_right_or_wrong():
 
 def test_the_rows_give_it_of_samples_drawn_anew():
     said, gold = drawn()
-    sums = sums_of(MacroF1().over_run(answered(said, gold)))
+    sums = statistics_of(MacroF1().run_level(answered(said, gold)))
     for _ in range(5):
         again = RNG.integers(0, 60, 8)  # few: some labels are gone
         found = sums.of(np.asarray(sums.rows[again].sum(axis=0)))
@@ -77,7 +83,7 @@ def test_the_rows_give_it_of_samples_drawn_anew():
 
 def test_the_numbers_are_the_derivative_of_scikit_learns_in_the_samples_weights():
     said, gold = drawn()
-    parts = MacroF1().over_run(answered(said, gold))
+    parts = MacroF1().run_level(answered(said, gold))
     for i in (0, 7, 23):
         weights = np.ones(60)
         weights[i] += 1e-5
@@ -87,5 +93,5 @@ def test_the_numbers_are_the_derivative_of_scikit_learns_in_the_samples_weights(
 
 def test_arms_that_say_other_labels_have_the_same_rows():
     gold = ["red", "green", "blue"]
-    rows = [sums_of(MacroF1().over_run(answered(said, gold))).rows.shape for said in (gold, ["pink"] * 3)]
+    rows = [statistics_of(MacroF1().run_level(answered(said, gold))).rows.shape for said in (gold, ["pink"] * 3)]
     assert rows[0] == rows[1]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from icl.metrics.normalize import is_number, number, plain, vqa
+from icl.metrics.normalize import is_number, normalize_text, normalize_vqa, parse_number
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from icl.metrics.normalize import is_number, number, plain, vqa
     ],
 )
 def test_plain_forgives_case_blanks_and_one_full_stop(given, wanted):
-    assert plain(given) == wanted
+    assert normalize_text(given) == wanted
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_plain_forgives_case_blanks_and_one_full_stop(given, wanted):
     ],
 )
 def test_vqa_follows_the_official_script_with_its_quirks(given, wanted):
-    assert vqa(given) == wanted
+    assert normalize_vqa(given) == wanted
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_vqa_follows_the_official_script_with_its_quirks(given, wanted):
     ],
 )
 def test_number_is_the_first_with_its_sign(text, wanted):
-    assert number(text) == wanted
+    assert parse_number(text) == wanted
 
 
 def test_a_number_is_the_whole_answer():

@@ -7,24 +7,24 @@ import numpy as np
 import pytest
 
 from icl.metrics.auc import AUC
-from icl.metrics.base import Judged
+from icl.metrics.base import ScoredSample
 from icl.metrics.binary import F1, Precision, Recall
-from icl.metrics.cider import CIDEr, cider, words
-from icl.metrics.link_context import LinkContext
+from icl.metrics.cider import CIDEr, cider_scores, tokenize
+from icl.metrics.link_context import LinkContextMetric
 from icl.metrics.question_groups import MME, GroupAccuracy
-from icl.metrics.vl_icl import VLICL, cut, official
+from icl.metrics.vl_icl import VLICL, is_vl_icl_match, truncate_output
 from icl.metrics.vqa_accuracy import VQA, vqa_accuracy
-from icl.metrics.winoground import Both, Image, Text
+from icl.metrics.winoground import WinogroundGroup, WinogroundImage, WinogroundText
 from icl.types import Example, Generation
 
 
 def cell(metric, rows):
     """The statistic of (generation, example) rows, as a run keeps them."""
     kept = [
-        Judged(e.id, metric.score(g, e), e.group, g.text, e.answers, e.options, e.meta)
+        ScoredSample(e.id, metric.score(g, e), e.group, g.text, e.answers, e.options, e.meta)
         for g, e in ((g if isinstance(g, Generation) else Generation(g), e) for g, e in rows)
     ]
-    parts = [part for part in metric.over_run(kept) if part is not None]
+    parts = [part for part in metric.run_level(kept) if part is not None]
     return float(np.mean(parts)) if parts else None
 
 
@@ -82,18 +82,18 @@ def test_mme_sums_accuracy_and_accuracy_plus_a_subtask():
 
 def test_mme_leaves_out_a_pair_of_which_one_failed_and_weighs_questions_alike():
     def judged(name, score, group):
-        return Judged(name, score, group, "", ("yes",), ("yes", "no"), {"category": "count"})
+        return ScoredSample(name, score, group, "", ("yes",), ("yes", "no"), {"category": "count"})
 
     kept = [judged("b1", 0.0, "b"), judged("b2", 1.0, "b"), judged("c1", 1.0, "c")]
-    parts = MME().over_run([judged("a1", 1.0, "a"), judged("a2", None, "a"), *kept])
+    parts = MME().run_level([judged("a1", 1.0, "a"), judged("a2", None, "a"), *kept])
     assert parts[:2] == [None, None]
-    assert parts[2:] == MME().over_run(kept)
+    assert parts[2:] == MME().run_level(kept)
     # a subtask with a pair and a single question: accuracy 2/3, accuracy+ 1/2
     assert np.mean(parts[2:]) == pytest.approx((2 / 3 + 1 / 2) / 2)
 
 
 def test_a_caption_without_references_scores_nothing():
-    assert CIDEr().over_run([Judged("a", 0.0, None, "a red star", (), (), {})]) == [0.0]
+    assert CIDEr().run_level([ScoredSample("a", 0.0, None, "a red star", (), (), {})]) == [0.0]
 
 
 def test_the_area_is_the_share_of_ordered_pairs():
@@ -133,8 +133,12 @@ def test_winoground_is_strictly_greater_in_both_directions(sure, text, image):
         )
         for (c, i), p in zip(places, sure, strict=True)
     ]
-    assert (cell(Text(), rows), cell(Image(), rows), cell(Both(), rows)) == (text, image, text and image)
-    assert cell(Text(), rows[:3]) is None
+    assert (cell(WinogroundText(), rows), cell(WinogroundImage(), rows), cell(WinogroundGroup(), rows)) == (
+        text,
+        image,
+        text and image,
+    )
+    assert cell(WinogroundText(), rows[:3]) is None
 
 
 @pytest.mark.parametrize(("same", "share"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])
@@ -184,7 +188,7 @@ CAPTIONS = ["a dog runs on grass", "two cats on the bed on the bed", "a dog is o
 
 
 def test_cider_is_as_its_definition_gives_it():
-    found = cider(CAPTIONS, CORPUS)
+    found = cider_scores(CAPTIONS, CORPUS)
     assert found == pytest.approx([by_definition(c, r, CORPUS) for c, r in zip(CAPTIONS, CORPUS, strict=True)])
     assert found[0] > found[2] > 0
     rows = [(c, Example(f"e{i}", (), "?", tuple(r))) for i, (c, r) in enumerate(zip(CAPTIONS, CORPUS, strict=True))]
@@ -192,13 +196,13 @@ def test_cider_is_as_its_definition_gives_it():
 
 
 def test_a_caption_that_is_its_only_reference_has_ten():
-    assert cider(["a dog runs on the grass", "two cats sleep here"], [["a dog runs on the grass"], ["x y z w"]])[0] == (
-        pytest.approx(10)
-    )
+    assert cider_scores(["a dog runs on the grass", "two cats sleep here"], [["a dog runs on the grass"], ["x y z w"]])[
+        0
+    ] == (pytest.approx(10))
 
 
 def test_words_of_captions_are_split_as_in_the_penn_treebank():
-    assert words("The dog's ball isn't red-hot, it’s BLUE.") == [
+    assert tokenize("The dog's ball isn't red-hot, it’s BLUE.") == [
         "the", "dog", "'s", "ball", "is", "n't", "red-hot", "it", "'s", "blue",
     ]  # fmt: skip
 
@@ -208,17 +212,17 @@ def test_words_of_captions_are_split_as_in_the_penn_treebank():
     [(" dax. It is", "dax"), ("dax\nwug. x", "dax"), ("3.5", "3"), (".5", ".5"), ("a. b\nc", "a. b"), ("", "")],
 )
 def test_vl_icl_cuts_an_output_at_a_line_break_or_a_full_stop(output, told):
-    assert cut(output) == told
+    assert truncate_output(output) == told
 
 
 def test_vl_icl_scores_as_released_faults_included():
-    assert official("Dax.", "dax", "exact")
-    assert not official("a dax", "dax", "exact")
-    assert official("it is -3", "3", "number")
-    assert not official("-3", "-3", "number")
-    assert official("no idea", "no", "yes_no")
-    assert official("maybe", "no", "yes_no")
-    assert official("oh yes", "yes", "yes_no")
+    assert is_vl_icl_match("Dax.", "dax", "exact")
+    assert not is_vl_icl_match("a dax", "dax", "exact")
+    assert is_vl_icl_match("it is -3", "3", "number")
+    assert not is_vl_icl_match("-3", "-3", "number")
+    assert is_vl_icl_match("no idea", "no", "yes_no")
+    assert is_vl_icl_match("maybe", "no", "yes_no")
+    assert is_vl_icl_match("oh yes", "yes", "yes_no")
     assert VLICL().score(Generation("the answer is 12"), Example("e", (), "?", ("12",))) == 1
     assert VLICL("exact").score(Generation("the answer is 12"), Example("e", (), "?", ("12",))) == 0
 
@@ -235,5 +239,5 @@ def test_vl_icl_scores_as_released_faults_included():
 )
 def test_link_context_takes_the_right_name_out_before_it_looks_for_the_other(output, right):
     example = Example("e", (), "?", ("Wildcat",), ("Wildcat", "cat"))
-    assert LinkContext().score(Generation(output), example) == right
-    assert LinkContext().score(Generation(output), Example("e", (), "?", ("cat",))) is None
+    assert LinkContextMetric().score(Generation(output), example) == right
+    assert LinkContextMetric().score(Generation(output), Example("e", (), "?", ("cat",))) is None

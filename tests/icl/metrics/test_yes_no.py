@@ -2,7 +2,7 @@
 
 import pytest
 
-from icl.metrics.yes_no import Pope, Unparsed, Yes, parse, pope_parse
+from icl.metrics.yes_no import Pope, UnparsedRate, YesRatio, parse_pope, parse_yes_no
 from icl.types import Example, Generation
 
 ASKS = Example("e", (), "is there a dog?", ("no",), ("yes", "no"))
@@ -26,17 +26,17 @@ OPEN = Example("e", (), "what is it?", ("a dog",))
     ],
 )
 def test_the_two_rules_differ_where_published_figures_do(output, ours, popes):
-    assert parse(output) == ours
-    assert pope_parse(output) == popes
+    assert parse_yes_no(output) == ours
+    assert parse_pope(output) == popes
 
 
 def test_metrics_apply_to_yes_no_questions_alone():
     said = Generation("perhaps")
-    assert [m.score(said, ASKS) for m in (Yes(), Unparsed(), Pope())] == [0, 1, 0]
-    assert [m.score(said, OPEN) for m in (Yes(), Unparsed(), Pope())] == [None, None, None]
+    assert [m.score(said, ASKS) for m in (YesRatio(), UnparsedRate(), Pope())] == [0, 1, 0]
+    assert [m.score(said, OPEN) for m in (YesRatio(), UnparsedRate(), Pope())] == [None, None, None]
 
 
 def test_yes_counts_what_was_said_and_not_the_gold():
-    assert Yes().score(Generation("Yes."), ASKS) == 1
-    assert Yes().score(Generation("no"), ASKS) == 0
-    assert Unparsed().score(Generation("no"), ASKS) == 0
+    assert YesRatio().score(Generation("Yes."), ASKS) == 1
+    assert YesRatio().score(Generation("no"), ASKS) == 0
+    assert UnparsedRate().score(Generation("no"), ASKS) == 0

@@ -5,14 +5,14 @@ from collections import Counter
 
 import pytest
 
-from icl.conformance import check_model
 from icl.errors import ConfigError, ModelError
 from icl.images import Image
-from icl.metrics.option import Option
+from icl.metrics.option import OptionAccuracy
 from icl.models.base import Request
 from icl.models.fake import FakeCopy, FakeGold, FakeNearest, FakeScripted, FakeUniform, FakeVote
 from icl.registry import build, describe, entries
 from icl.streams import StreamKey
+from icl.testing.conformance import check_model
 from icl.types import Example, Generation, Part, Prompt, Turn
 
 OPTIONS = ("red", "blue", "green")
@@ -80,7 +80,7 @@ def test_options_are_scored_as_log_probabilities_with_what_is_said_on_top():
     assert max(answer.option_scores, key=answer.option_scores.get) == "green"
     (silent,) = FakeCopy().generate([request()])
     assert len(set(silent.option_scores.values())) == 1
-    assert Option().score(silent, Example("q", (), "?", ("red",), OPTIONS)) == 0
+    assert OptionAccuracy().score(silent, Example("q", (), "?", ("red",), OPTIONS)) == 0
     assert FakeCopy().generate([request(options=())])[0].option_scores == {}
 
 

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from icl.conformance import check_model
 from icl.models import optional
 from icl.models.fake import FakeCopy
 from icl.models.optional import NAMES, misspelled
 from icl.registry import entries, resolve
+from icl.testing.conformance import check_model
 
 NOT_OURS = {"at_once", "batch_tokens"}  # for models of one's own
 PROMPT = object()

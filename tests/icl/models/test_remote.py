@@ -18,7 +18,6 @@ from decoding.arms.arm import parse_arm
 from decoding.engine.requests import Counters, DecodingRequest, Failure
 from decoding.engine.server_engine import run_requests
 from icl import __version__, edits
-from icl.conformance import check_model
 from icl.errors import ConfigError, ModelError, PlanError
 from icl.images import Image
 from icl.models.base import Request
@@ -27,6 +26,7 @@ from icl.models.endpoint import EndpointUnavailableError
 from icl.models.remote import Remote
 from icl.registry import build, entries
 from icl.streams import StreamKey
+from icl.testing.conformance import check_model
 from icl.types import Generation, Part, Prompt, Turn, Usage
 
 SHAPES = Path(__file__).parents[2] / "experiments" / "shapes.py"
@@ -34,7 +34,7 @@ PLAIN = Path(__file__).with_name("plain_strategy.py")
 
 
 def image(level: int = 90) -> Image:
-    return Image.from_image(PILImage.new("RGB", (5, 4), (level, 10, 200)), f"gray {level}")
+    return Image.from_pil(PILImage.new("RGB", (5, 4), (level, 10, 200)), f"gray {level}")
 
 
 def request(question: str = "what?", options: tuple[str, ...] = (), scored: bool = False) -> Request:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from icl.conformance import check_task
 from icl.edits import Rotate
 from icl.errors import ConfigError
 from icl.registry import build, describe
+from icl.testing.conformance import check_task
 
 OF = {"name": "binding", "queries": 6}
 SHARED = {"name": "existence", "queries": 8, "pool_size": 10}
@@ -89,7 +89,7 @@ def test_any_edit_corrupts_and_names_the_domain():
 
 
 def test_what_an_edit_draws_belongs_to_the_image_and_the_seed():
-    one, two, other = (task(SHARED, by="made_up", where="all", seed=seed).queries for seed in (0, 0, 1))
+    one, two, other = (task(SHARED, by="random_colors", where="all", seed=seed).queries for seed in (0, 0, 1))
     digests = [[query.images[0].digest for query in queries] for queries in (one, two, other)]
     assert digests[0] == digests[1]
     assert not {*digests[0]} & {*digests[2]}

@@ -5,15 +5,15 @@ from collections import Counter
 
 import pytest
 
-from icl.conformance import check_task
 from icl.errors import ConfigError, DataError
 from icl.registry import build, describe
-from icl.tasks.easy_vqa import OPTIONS, EasyVQA, question_type
+from icl.tasks.easy_vqa import OPTIONS, EasyVQATask, question_type
+from icl.testing.conformance import check_task
 
 
 @pytest.fixture(scope="module")
-def everything() -> EasyVQA:
-    return EasyVQA(query_limit=None, support_limit=None)
+def everything() -> EasyVQATask:
+    return EasyVQATask(query_limit=None, support_limit=None)
 
 
 def test_train_is_the_pool_and_test_the_queries(everything):
@@ -53,32 +53,32 @@ def test_questions_about_one_image_share_group_and_image(everything):
 
 
 def test_limits_choose_nested_fixed_subsets():
-    few, more, other = EasyVQA(query_limit=50), EasyVQA(query_limit=80), EasyVQA(query_limit=50, seed=1)
+    few, more, other = EasyVQATask(query_limit=50), EasyVQATask(query_limit=80), EasyVQATask(query_limit=50, seed=1)
     assert [e.id for e in few.queries] == [e.id for e in more.queries][:50]
     assert [e.id for e in few.queries] != [e.id for e in other.queries]
-    small, large = EasyVQA(support_limit=10).pool(""), EasyVQA(support_limit=300).pool("")
+    small, large = EasyVQATask(support_limit=10).pool(""), EasyVQATask(support_limit=300).pool("")
     assert list(small.by_id) == list(large.by_id)[:10]
-    assert EasyVQA().pool_size == 1000
+    assert EasyVQATask().pool_size == 1000
 
 
 def test_the_pool_is_one_object_and_opens_no_image(monkeypatch):
     from PIL import Image as PILImage
 
     monkeypatch.setattr(PILImage, "open", lambda *a, **k: pytest.fail("an image was opened"))
-    task = EasyVQA(query_limit=5, support_limit=None)
+    task = EasyVQATask(query_limit=5, support_limit=None)
     assert task.pool(task.queries[0].id) is task.pool(task.queries[1].id)
     assert len(task.pool("").digest) == 64
 
 
 def test_origins_do_not_name_this_machine():
-    example = EasyVQA(query_limit=1).queries[0]
+    example = EasyVQATask(query_limit=1).queries[0]
     assert example.images[0].origin.startswith("easy-vqa/test/")
 
 
 def test_a_missing_package_is_a_sentence_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "easy_vqa", None)
     with pytest.raises(DataError, match=r"pip install 'mm-icl\[offline\]'"):
-        _ = EasyVQA().queries
+        _ = EasyVQATask().queries
 
 
 def test_the_config_says_queries_and_pool_size():
@@ -90,9 +90,9 @@ def test_the_config_says_queries_and_pool_size():
 
 
 def test_it_keeps_the_promises_of_a_task():
-    check_task(EasyVQA(query_limit=30, support_limit=400))
+    check_task(EasyVQATask(query_limit=30, support_limit=400))
 
 
 def test_more_than_there_are_is_a_sentence():
     with pytest.raises(DataError, match=r"queries: 20000 is more than the 9,673 test questions of easy-vqa"):
-        _ = EasyVQA(query_limit=20_000).queries
+        _ = EasyVQATask(query_limit=20_000).queries

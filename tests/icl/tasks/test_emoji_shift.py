@@ -7,9 +7,9 @@ from typing import Literal
 import pytest
 from PIL import Image as PILImage
 
-from icl.conformance import check_task
 from icl.errors import DataError
-from icl.tasks.emoji_shift import CHARS, DRAWINGS, GROUPS, ICONS, NAMES, PACKAGES, STYLES, EmojiShift, same_vendor
+from icl.tasks.emoji_shift import CHARS, DRAWINGS, GROUPS, ICONS, NAMES, PACKAGES, STYLES, EmojiShiftTask, same_vendor
+from icl.testing.conformance import check_task
 
 HALVES: tuple[Literal["first", "second", "both"], ...] = ("first", "second", "both")
 
@@ -68,7 +68,7 @@ def _write_icons(folder: Path) -> None:
 
 def test_without_the_packages_it_says_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"npm ci --ignore-scripts --prefix .*emoji_shift_npm"):
-        _ = EmojiShift(modules=str(tmp_path)).queries
+        _ = EmojiShiftTask(modules=str(tmp_path)).queries
 
 
 def test_packages_are_pinned_with_their_digests() -> None:
@@ -90,7 +90,7 @@ class TestWithDrawings:
 
     @pytest.mark.parametrize("held_out", STYLES)
     def test_it_is_a_task_and_the_vendor_asked_about_is_in_no_pool(self, held_out: str, modules: Path) -> None:
-        task = EmojiShift(held_out=held_out, modules=str(modules))  # type: ignore[arg-type]
+        task = EmojiShiftTask(held_out=held_out, modules=str(modules))  # type: ignore[arg-type]
         check_task(task)
         assert {query.domain for query in task.queries} == {held_out}
         pool = task.pool(task.queries[0].id)
@@ -103,12 +103,12 @@ class TestWithDrawings:
         assert {query.answer for query in task.queries} == {name for _, name, *_ in EMOJI[:6]}
 
     def test_subgroups_are_classes_where_they_have_five_emoji(self, modules: Path) -> None:
-        task = EmojiShift(classes="subgroup", modules=str(modules))
+        task = EmojiShiftTask(classes="subgroup", modules=str(modules))
         assert {(query.label, query.answer) for query in task.queries} == {("face smiling", "face smiling")}
         assert len(task.queries) == 5
 
     def test_halves_share_no_emoji_and_make_the_whole(self, modules: Path) -> None:
-        first, second, both = (EmojiShift(half=half, modules=str(modules)) for half in HALVES)
+        first, second, both = (EmojiShiftTask(half=half, modules=str(modules)) for half in HALVES)
         groups = [{e.group for e in (*task.queries, *task.pool("").examples)} for task in (first, second, both)]
         assert groups[0].isdisjoint(groups[1])
         assert groups[0] | groups[1] == groups[2]
@@ -117,13 +117,13 @@ class TestWithDrawings:
 
     def test_an_icon_is_drawn_in_its_own_frame(self, modules: Path) -> None:
         """In a frame of 32 an edge at 9 is at 18 of 64; the one with a frame of 64 keeps it."""
-        queries = EmojiShift(held_out="fluent-flat", modules=str(modules)).queries
+        queries = EmojiShiftTask(held_out="fluent-flat", modules=str(modules)).queries
         drawn = {query.answer: query.images[0].open() for query in queries}
         for name, edge in (("big eyes", 18), ("grinning face", 9)):
             assert drawn[name].getpixel((1, edge - 2)) == (0, 0, 0)
             assert drawn[name].getpixel((1, edge + 2)) == (255, 255, 255)
 
     def test_drawings_are_laid_over_white(self, modules: Path) -> None:
-        task = EmojiShift(held_out="openmoji", modules=str(modules))
+        task = EmojiShiftTask(held_out="openmoji", modules=str(modules))
         assert task.queries[0].images[0].open().getpixel((60, 60)) == (255, 255, 255)
         assert task.queries[0].images[0].open().getpixel((2, 30)) == (0, 0, 0)

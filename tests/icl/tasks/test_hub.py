@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 
 from icl.errors import ConfigError, DataError, ImageError
 from icl.registry import build, describe
-from icl.tasks.hub import connected
+from icl.tasks.hub import connected_components
 
 COLORS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 128, 0), "black": (0, 0, 0)}
 COLUMNS = {"question": "ask", "image": "image", "answer": "said"}
@@ -107,7 +107,7 @@ def test_reads_json_lines_whose_images_are_paths_from_their_folder(tmp_path):
         painted(name).save(tmp_path / "pics" / f"{name}.png")
     lines = [{"ask": "which color is number 0?", "image": f"pics/{name}.png", "said": name} for name in COLORS]
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    found = task(tmp_path / "test.jsonl", pool_share=0.5)
+    found = task(tmp_path / "test.jsonl", pool_fraction=0.5)
     check_colors(found)
     assert (len(found.queries), found.pool_size) == (2, 2)
 
@@ -127,7 +127,7 @@ def test_reads_several_images_of_one_column_and_of_several_columns(tmp_path):
     found = task(
         tmp_path / "d.parquet",
         columns={"question": "ask", "image": ["images", "more"], "answer": "said"},
-        pool_share=0,
+        pool_fraction=0,
     )
     first, second = sorted(found.queries, key=lambda e: e.id)
     assert [p.open().getpixel((0, 0)) for p in first.images] == [COLORS[n] for n in ("red", "blue", "black")]
@@ -146,7 +146,7 @@ def test_an_unreadable_image_fails_when_it_is_opened_and_not_before(tmp_path):
         features=Features(ask=Value("string"), image=Image(decode=False), said=Value("string")),
     )
     data.save_to_disk(tmp_path / "d")
-    good, bad = task(tmp_path / "d", pool_share=0).queries
+    good, bad = task(tmp_path / "d", pool_fraction=0).queries
     assert good.images[0].open().size == (8, 8)
     with pytest.raises(ImageError, match=r"d\[test\] row 1, column 'image'"):
         bad.images[0].open()
@@ -154,7 +154,7 @@ def test_an_unreadable_image_fails_when_it_is_opened_and_not_before(tmp_path):
 
 def test_a_missing_image_file_is_named_when_it_is_opened(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"ask": "?", "image": "no.png", "said": "red"}\n')
-    (query,) = task(tmp_path / "t.jsonl", pool_share=0).queries
+    (query,) = task(tmp_path / "t.jsonl", pool_fraction=0).queries
     with pytest.raises(ImageError, match=r"no\.png .* does not exist"):
         query.images[0].open()
 
@@ -223,7 +223,7 @@ def test_a_split_of_one_group_cannot_be_divided(tmp_path):
 
 
 def test_rows_are_connected_through_others():
-    assert connected([["a"], ["b"], ["c"], ["b", "c"], ["c", "d"], ["e"], []]) == [0, 1, 1, 1, 1, 5, 6]
+    assert connected_components([["a"], ["b"], ["c"], ["b", "c"], ["c", "d"], ["e"], []]) == [0, 1, 1, 1, 1, 5, 6]
 
 
 def test_questions_about_one_image_are_a_group_where_no_column_says_so(tmp_path):
@@ -261,7 +261,7 @@ def test_answers_are_read_as_text_mapped_and_pointed_to(tmp_path):
     def answers(column, **more):
         columns = {"answer": column} | more.pop("extra", {})
         found = build("task", {"name": "hub", "path": str(tmp_path / "d.parquet"), "columns": columns, "question": "?",
-                               "pool_share": 0, **more})  # fmt: skip
+                               "pool_fraction": 0, **more})  # fmt: skip
         return found.queries[0].answers
 
     assert answers("number") == ("1",)
@@ -283,30 +283,30 @@ def test_answers_are_read_as_text_mapped_and_pointed_to(tmp_path):
 def test_a_row_without_an_answer_is_named(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"ask": "?", "said": "a"}\n{"ask": "?", "said": null}\n')
     with pytest.raises(DataError, match=r"row 1 has no answer in column 'said'"):
-        _ = task(tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said"}, pool_share=0).queries
+        _ = task(tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said"}, pool_fraction=0).queries
 
 
 def test_a_number_that_is_none_is_no_answer(tmp_path):
     Dataset.from_dict({"ask": ["?", "?"], "said": [1.0, float("nan")]}).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(DataError, match=r"row 1 has no answer in column 'said'"):
-        _ = task(tmp_path / "t.parquet", columns={"question": "ask", "answer": "said"}, pool_share=0).queries
+        _ = task(tmp_path / "t.parquet", columns={"question": "ask", "answer": "said"}, pool_fraction=0).queries
 
 
 def test_a_row_without_a_question_is_named(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"ask": "?", "said": "a"}\n{"ask": null, "said": "b"}\n')
     with pytest.raises(DataError, match=r"row 1 has no question in column 'ask'"):
-        _ = task(tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said"}, pool_share=0).queries
+        _ = task(tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said"}, pool_fraction=0).queries
 
 
 def test_a_question_that_does_not_fit_its_column_is_named(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"ask": "?", "said": "a"}\n')
     with pytest.raises(DataError, match=r"row 0: the question 'what is \{ask:d\}' cannot be filled in"):
-        _ = task(tmp_path / "t.jsonl", columns={"answer": "said"}, question="what is {ask:d}", pool_share=0).queries
+        _ = task(tmp_path / "t.jsonl", columns={"answer": "said"}, question="what is {ask:d}", pool_fraction=0).queries
 
 
 def test_a_cell_that_is_no_image_fails_when_it_is_opened(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"ask": "?", "image": 7, "said": "red"}\n')
-    (query,) = task(tmp_path / "t.jsonl", pool_share=0).queries
+    (query,) = task(tmp_path / "t.jsonl", pool_fraction=0).queries
     with pytest.raises(ImageError, match="7 is neither an image nor the path of one"):
         query.images[0].open()
 
@@ -333,7 +333,9 @@ def test_a_folder_with_a_script_is_refused_and_the_script_does_not_run(tmp_path)
 def test_ids_that_stand_twice_are_an_error(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"ask": "?", "said": "a", "n": 7}\n{"ask": "?", "said": "b", "n": 7}\n')
     with pytest.raises(DataError, match="rows 0 and 1 have the id '7'"):
-        _ = task(tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said", "id": "n"}, pool_share=0).queries
+        _ = task(
+            tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said", "id": "n"}, pool_fraction=0
+        ).queries
 
 
 def test_the_question_is_filled_in_from_columns_and_meta_is_carried(tmp_path):
@@ -341,7 +343,7 @@ def test_the_question_is_filled_in_from_columns_and_meta_is_carried(tmp_path):
         '{"object": "dog", "said": "yes", "kind": "popular", "source": "web", "pic": "p"}\n'
     )
     columns = {"answer": "said", "meta": ["kind"], "domain": "source", "group": "pic"}
-    (query,) = task(tmp_path / "t.jsonl", columns=columns, question="Is there a {object}?", pool_share=0).queries
+    (query,) = task(tmp_path / "t.jsonl", columns=columns, question="Is there a {object}?", pool_fraction=0).queries
     assert query.question == "Is there a dog?"
     assert (dict(query.meta), query.domain, query.group) == ({"kind": "popular"}, "web", "p")
 
@@ -423,7 +425,7 @@ def test_images_may_be_named_by_a_path_with_columns_in_it(tmp_path):
 def test_a_pipe_or_a_device_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "t.jsonl").write_text('{"ask": "?", "image": "pipe.png", "said": "red"}\n')
-    (query,) = task(tmp_path / "t.jsonl", pool_share=0).queries
+    (query,) = task(tmp_path / "t.jsonl", pool_fraction=0).queries
     with pytest.raises(ImageError, match="it is a pipe, a device or a folder, no file"):
         query.images[0].open()
     os.mkfifo(tmp_path / "pipe.jsonl")

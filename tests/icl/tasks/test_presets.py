@@ -10,11 +10,11 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
 import icl
-from icl.conformance import check_task
 from icl.errors import ConfigError, DataError
 from icl.models.base import Request
 from icl.registry import build
 from icl.tasks.presets import PRESETS
+from icl.testing.conformance import check_task
 
 
 @pytest.fixture(autouse=True)
@@ -94,9 +94,9 @@ def test_pope_from_rows_to_its_scores(tmp_path):
          "image": painted(ord(of))} for of, what, said in POPE
     ]  # fmt: skip
     path = parquet(tmp_path / "test.parquet", rows)
-    node = {"name": "hub", "preset": "pope", "path": str(path), "pool_share": 0}
-    frame = ran(tmp_path, node, ["lenient", "precision", "recall", "f1", "yes"])
-    means = frame[["lenient", "precision", "recall", "f1", "yes"]].mean()
+    node = {"name": "hub", "preset": "pope", "path": str(path), "pool_fraction": 0}
+    frame = ran(tmp_path, node, ["lenient", "precision", "recall", "f1", "yes_ratio"])
+    means = frame[["lenient", "precision", "recall", "f1", "yes_ratio"]].mean()
     assert list(means) == pytest.approx([2 / 6, 2 / 6, 1, 2 * 2 / (6 + 2), 1])
     assert frame["group"].nunique() == 3
     assert hub("pope", path).queries[0].domain == "popular"
@@ -109,15 +109,15 @@ def test_mme_keeps_both_questions_of_a_image_and_scores_them_together(tmp_path):
         for kind in ("color", "count") for i in range(4) for said in ("Yes", "No")
     ]  # fmt: skip
     path = parquet(tmp_path / "test.parquet", rows)
-    task = hub("mme", path, queries=5, pool_share=0.25)
+    task = hub("mme", path, queries=5, pool_fraction=0.25)
     assert len(task.queries) == 4
     assert set(Counter(e.group for e in task.queries).values()) == {2}
-    node = {"name": "hub", "preset": "mme", "path": str(path), "pool_share": 0}
+    node = {"name": "hub", "preset": "mme", "path": str(path), "pool_fraction": 0}
     frame = ran(tmp_path, node, ["lenient", "group_accuracy", "mme"])
     assert list(frame[["lenient", "group_accuracy"]].mean()) == [0.5, 0]
     assert frame["mme"].mean() * 200 * 2 == pytest.approx(50 + 0 + 50 + 0)
     with pytest.raises(DataError, match="queries: 1 is less than one group"):
-        _ = hub("mme", path, queries=1, pool_share=0.25).queries
+        _ = hub("mme", path, queries=1, pool_fraction=0.25).queries
 
 
 def left(request: Request) -> str:
@@ -131,7 +131,7 @@ def test_mmvp_reads_its_table_and_counts_pairs(tmp_path):
         table.writerow(["Index", "Question", "Options", "Correct Answer"])
         for i in range(1, 9):
             table.writerow([i, "Are the wings open?", "(a) Open (b) Half closed", "(a)" if i in (1, 2, 3) else "(b)"])
-    node = {"name": "hub", "preset": "mmvp", "path": str(tmp_path / "Questions.csv"), "pool_share": 0}
+    node = {"name": "hub", "preset": "mmvp", "path": str(tmp_path / "Questions.csv"), "pool_fraction": 0}
     task = build("task", node)
     assert [e.options for e in task.queries] == [("Open", "Half closed")] * 8
     assert [e.answer for e in task.queries] == ["Open"] * 3 + ["Half closed"] * 5
@@ -148,7 +148,7 @@ def test_amber_reads_json_lines_and_looks_for_no(tmp_path):
         for i, (kind, truth) in enumerate([("state", "yes"), ("state", "no"), ("relation", "no"), ("relation", "yes")])
     ]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    node = {"name": "hub", "preset": "amber", "path": str(tmp_path / "q.jsonl"), "pool_share": 0}
+    node = {"name": "hub", "preset": "amber", "path": str(tmp_path / "q.jsonl"), "pool_fraction": 0}
     frame = ran(tmp_path, node, ["lenient", {"name": "recall", "positive": "no"}])
     assert list(frame[["lenient", "recall"]].mean()) == [0.5, 0]
     assert {e.domain for e in build("task", node).queries} == {"state", "relation"}
@@ -163,7 +163,7 @@ def test_four_options_by_letter(tmp_path, preset):
          "multiple_choices_answer": letter} for name, letter in (("a", "B"), ("b", "D"))
     ]  # fmt: skip
     (tmp_path / "mc.json").write_text(json.dumps(rows))
-    task = hub(preset, tmp_path / "mc.json", pool_share=0.5)
+    task = hub(preset, tmp_path / "mc.json", pool_fraction=0.5)
     first, second = every(task)
     assert first.options == second.options == ("1971", "1973", "1974", "1976")
     assert (first.answer, second.answer) == ("1973", "1976")
@@ -187,7 +187,7 @@ def test_soft_accuracy_keeps_every_annotator(tmp_path, preset, answers):
     (query,) = hub(preset, path).queries
     assert query.answers == ("2", "3")
     assert Counter(query.secret["votes"]) == {"2": 3, "3": 7}
-    node = {"name": "hub", "preset": preset, "path": str(path), "pool_share": 0}
+    node = {"name": "hub", "preset": preset, "path": str(path), "pool_fraction": 0}
     assert ran(tmp_path, node, ["vqa"], "two")["vqa"].mean() == pytest.approx(0.9)
 
 
@@ -201,7 +201,7 @@ def test_captions_have_their_references(tmp_path, preset, column, key):
     captions = [["a red dog runs", "the dog is red"], ["two cats sleep", "cats on a bed"]]
     rows = [{column: told, key: str(i), "image": painted(i)} for i, told in enumerate(captions)]
     path = parquet(tmp_path / "d.parquet", rows)
-    node = {"name": "hub", "preset": preset, "path": str(path), "pool_share": 0}
+    node = {"name": "hub", "preset": preset, "path": str(path), "pool_fraction": 0}
     assert [list(e.answers) for e in build("task", node).queries] == captions
     frame = ran(tmp_path, node, ["cider", "caption_length"], "gold")
     assert frame["cider"].mean() > 3
@@ -216,7 +216,7 @@ def test_hateful_memes_ask_with_the_text_and_score_an_area(tmp_path):
     images(tmp_path / "img", *(f"{i}.png" for i in range(4)))
     rows = [{"id": i, "img": f"img/{i}.png", "label": int(i < 2), "text": f"text {i}"} for i in range(4)]
     (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    node = {"name": "hub", "preset": "hateful_memes", "path": str(tmp_path / "dev.jsonl"), "pool_share": 0}
+    node = {"name": "hub", "preset": "hateful_memes", "path": str(tmp_path / "dev.jsonl"), "pool_fraction": 0}
     task = build("task", node)
     assert task.queries[0].question == 'The image is a meme with the text "text 0". Is it hateful?'
     assert [e.answer for e in task.queries] == ["yes", "yes", "no", "no"]
@@ -243,6 +243,6 @@ def test_sugarcrepe_is_a_file_of_objects_by_name(tmp_path):
     images(tmp_path / "val2017", "1.jpg", "2.jpg")
     rows = {str(i): {"filename": f"{i + 1}.jpg", "caption": f"a dog {i}", "negative_caption": "a cat"} for i in (0, 1)}
     (tmp_path / "replace_obj.json").write_text(json.dumps(rows))
-    task = hub("sugarcrepe", tmp_path / "replace_obj.json", pool_share=0)
+    task = hub("sugarcrepe", tmp_path / "replace_obj.json", pool_fraction=0)
     assert [(e.answer, e.options) for e in task.queries] == [(f"a dog {i}", (f"a dog {i}", "a cat")) for i in (0, 1)]
     assert all(np.asarray(e.images[0].open()).shape == (8, 8, 3) for e in task.queries)

@@ -5,9 +5,9 @@ import json
 import pytest
 from PIL import Image as PILImage
 
-from icl.conformance import check_task
 from icl.errors import DataError
 from icl.registry import build
+from icl.testing.conformance import check_task
 
 CLASSES = ["dax", "wug", "blick", "fep", "toma"]
 

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image as PILImage
 
 import icl
-from icl.conformance import check_task
 from icl.errors import ConfigError, DataError
 from icl.models.base import Request
 from icl.registry import build
+from icl.testing.conformance import check_task
 from icl.types import Generation
 
 
@@ -48,7 +48,7 @@ def test_each_caption_is_asked_of_each_image(path):
 
 
 def test_only_the_gold_tells_what_belongs_together(path):
-    queries = build("task", {"name": "winoground", "path": str(path), "pool_share": 0}).queries
+    queries = build("task", {"name": "winoground", "path": str(path), "pool_fraction": 0}).queries
     same = [e.meta["caption"] == e.meta["image"] for e in queries]
     assert 0.2 < sum(a == (e.answer == "yes") for a, e in zip(same, queries, strict=True)) / len(queries) < 0.8
 

@@ -13,7 +13,7 @@ from icl.types import Context, Demo, Example
 
 
 def image(shade: int, size: tuple[int, int] = (4, 4)) -> Image:
-    return Image.from_image(PILImage.new("RGB", size, (shade, 0, 0)), f"{size} {shade}")
+    return Image.from_pil(PILImage.new("RGB", size, (shade, 0, 0)), f"{size} {shade}")
 
 
 def context(

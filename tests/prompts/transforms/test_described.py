@@ -34,7 +34,7 @@ class Seer:
 
 
 def _image(shade: int) -> Image:
-    return Image.from_image(PILImage.new("RGB", (4, 4), (shade, 0, 0)), f"{shade}")
+    return Image.from_pil(PILImage.new("RGB", (4, 4), (shade, 0, 0)), f"{shade}")
 
 
 def _context() -> Context:

@@ -130,7 +130,7 @@ def test_frames_are_the_middles_of_equal_parts() -> None:
 
 def test_frames_become_one_image_row_by_row() -> None:
     # the smallest frame is 5 wide and 6 high
-    frames = tuple(Image.from_image(PILImage.new("RGB", (5 + i, 9 - i), (40 * i, 0, 0)), f"f{i}") for i in range(4))
+    frames = tuple(Image.from_pil(PILImage.new("RGB", (5 + i, 9 - i), (40 * i, 0, 0)), f"f{i}") for i in range(4))
     film = Example("film", frames, "?", ("a",))
     still = Example("still", frames[:1], "?", ("a",))
     context = Context(film.query, (Demo(still, 0.5, 0),), StreamKey(0, "film"))
@@ -165,4 +165,4 @@ def test_swapped_images_are_the_pool_s_and_nobody_s_in_the_prompt() -> None:
 
 
 def _shade(value: int) -> Image:
-    return Image.from_image(PILImage.new("RGB", (4, 4), (value, 0, 0)), f"{value}")
+    return Image.from_pil(PILImage.new("RGB", (4, 4), (value, 0, 0)), f"{value}")

@@ -39,14 +39,14 @@ def test_random_answers_are_uniform_over_the_options(transformed: Make) -> None:
 def test_flipped_labels_are_the_next_ones_and_the_gold_stays(transformed: Make) -> None:
     done = transformed("flip_labels", ["red", "blue", "red"], ["red", "green", "blue"])
     assert _answers(done) == ["green", "red", "green"]
-    assert done.renamed == {"red": "green", "green": "blue", "blue": "red"}
-    assert (done.rescored, done.query.options) == (False, ("red", "green", "blue"))
+    assert done.label_map == {"red": "green", "green": "blue", "blue": "red"}
+    assert (done.relabels_gold, done.query.options) == (False, ("red", "green", "blue"))
     assert _answers(transformed("flip_labels", ["yes", "no", "yes"])) == ["no", "yes", "no"]
 
 
 def test_one_label_cannot_be_flipped_and_the_mark_says_so(transformed: Make) -> None:
     done = transformed("flip_labels", ["yes", "Yes."])
-    assert (_answers(done), done.renamed) == (["yes", "Yes."], {})
+    assert (_answers(done), done.label_map) == (["yes", "Yes."], {})
     assert done.provenance == ("flip_labels: fewer than two labels, nothing is flipped, saw labels",)
 
 
@@ -55,8 +55,8 @@ def test_symbols_keep_equal_answers_equal_and_rename_the_options(transformed: Ma
     first, second, third = _answers(done)
     assert first == third != second
     assert done.query.options == (second, first)
-    assert done.renamed == {"red": first, "blue": second}
-    assert done.rescored
+    assert done.label_map == {"red": first, "blue": second}
+    assert done.relabels_gold
     assert not {first, second} & {"red", "blue", "which", "q0"}
 
 
@@ -67,7 +67,7 @@ def test_symbols_are_the_query_s_own(transformed: Make) -> None:
 def test_synonyms_are_scored_too(transformed: Make) -> None:
     done = transformed({"name": "synonyms", "words": {"red": "crimson"}}, ["red", "blue"], ["red", "blue"])
     assert _answers(done) == ["crimson", "blue"]
-    assert (done.query.options, done.rescored) == (("crimson", "blue"), True)
+    assert (done.query.options, done.relabels_gold) == (("crimson", "blue"), True)
 
 
 @pytest.mark.parametrize(
@@ -109,10 +109,10 @@ def test_where_there_is_no_other_answer_the_noise_says_so(transformed: Make) -> 
 def test_the_query_s_class_is_unlearned(transformed: Make) -> None:
     done = transformed("unlearn", ["cat", "dog", "cat"], ["cat", "dog", "emu"], gold="cat")
     assert _answers(done) == ["dog", "dog", "dog"]
-    assert (done.renamed, done.rescored) == ({"cat": "dog"}, False)
+    assert (done.label_map, done.relabels_gold) == ({"cat": "dog"}, False)
     assert done.provenance == ("unlearn: 2 relabeled, saw labels, saw the gold",)
-    assert transformed("unlearn", ["dog"], ["cat", "dog"], gold="cat").renamed == {}
-    assert transformed({"name": "unlearn", "classes": ["dog"]}, ["cat"], ["cat", "dog"], gold="cat").renamed == {}
+    assert transformed("unlearn", ["dog"], ["cat", "dog"], gold="cat").label_map == {}
+    assert transformed({"name": "unlearn", "classes": ["dog"]}, ["cat"], ["cat", "dog"], gold="cat").label_map == {}
 
 
 def test_symbols_may_be_drawn_from_words_of_one_s_own(transformed: Make) -> None:
@@ -137,13 +137,13 @@ def test_noise_after_symbols_is_in_symbols(transformed: Make) -> None:
     symbols = transformed("symbols", ["red", "blue"], ["red", "blue"])
     noisy = build("transform", {"name": "noisy_labels", "share": 1}).transform(symbols)
     assert _answers(noisy) == _answers(symbols)[::-1]
-    assert noisy.rescored
+    assert noisy.relabels_gold
 
 
 def test_flipped_labels_may_become_symbols_but_not_the_other_way_round(transformed: Make) -> None:
     flipped = transformed("flip_labels", ["red", "blue"], ["red", "blue"])
     both = build("transform", "symbols").transform(flipped)
-    assert _answers(both) == [both.renamed["red"], both.renamed["blue"]]
+    assert _answers(both) == [both.label_map["red"], both.label_map["blue"]]
     for name in ("flip_labels", "unlearn"):
         with pytest.raises(PlanError, match=f"{name} leaves the gold as it is, so it stands before symbols"):
             build("transform", name).transform(both)

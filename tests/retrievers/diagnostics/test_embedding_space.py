@@ -86,7 +86,7 @@ def test_blind_pairs_are_alike_for_one_encoder_only(example: Make, color: Make) 
         image = PILImage.new("RGB", (32, 32), left)
         image.paste(PILImage.new("RGB", (16, 32), right), (16, 0))
         image.putpixel((mark, 0), (128, 128, 128))
-        return Image.from_image(image, f"{left}-{right}")
+        return Image.from_pil(image, f"{left}-{right}")
 
     items = [
         example("red-blue", halves("red", "blue", 1)),

@@ -8,7 +8,7 @@ import pytest
 
 from icl.registry import build, entries, resolve
 from icl.streams import StreamKey
-from icl.types import Scored
+from icl.types import RetrievedExample
 from retrievers.base import Resources
 from retrievers.machinery.conformance import check_retriever, sample_pool, sample_queries
 from retrievers.machinery.dual_encoder import SHIPPED
@@ -90,52 +90,52 @@ class _Broken:
         self.pool, self.calls = pool, 0
         return self
 
-    def retrieve(self, queries: Any, k: int) -> list[tuple[Scored, ...]]:
+    def retrieve(self, queries: Any, k: int) -> list[tuple[RetrievedExample, ...]]:
         self.calls += 1
         return [self.one(i, query, k) for i, query in enumerate(queries)]
 
-    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
-        return tuple(Scored(i) for i in self.ids(query)[:k])
+    def one(self, place: int, query: Any, k: int) -> tuple[RetrievedExample, ...]:
+        return tuple(RetrievedExample(i) for i in self.ids(query)[:k])
 
     def ids(self, query: Any) -> list[str]:
         return [e.id for e in self.pool.examples if query.id not in e.id]
 
 
 class _TooFew(_Broken):
-    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+    def one(self, place: int, query: Any, k: int) -> tuple[RetrievedExample, ...]:
         return super().one(place, query, k)[: max(k - 1, 0)]
 
 
 class _OfTheBatch(_Broken):
-    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+    def one(self, place: int, query: Any, k: int) -> tuple[RetrievedExample, ...]:
         ids = self.ids(query)
-        return tuple(Scored(i) for i in (ids[place:] + ids[:place])[:k])
+        return tuple(RetrievedExample(i) for i in (ids[place:] + ids[:place])[:k])
 
 
 class _OfTheShots(_Broken):
-    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+    def one(self, place: int, query: Any, k: int) -> tuple[RetrievedExample, ...]:
         order = StreamKey(0, f"{query.id}{k}").numpy("demos").permutation(30)[:k]
-        return tuple(Scored(self.ids(query)[i]) for i in order)
+        return tuple(RetrievedExample(self.ids(query)[i]) for i in order)
 
 
 class _OfTheCall(_Broken):
-    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+    def one(self, place: int, query: Any, k: int) -> tuple[RetrievedExample, ...]:
         ids = self.ids(query)
-        return tuple(Scored(i) for i in (ids[self.calls :] + ids[: self.calls])[:k])
+        return tuple(RetrievedExample(i) for i in (ids[self.calls :] + ids[: self.calls])[:k])
 
 
 class _Twice(_Broken):
-    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
-        return tuple(Scored(self.ids(query)[0]) for _ in range(k))
+    def one(self, place: int, query: Any, k: int) -> tuple[RetrievedExample, ...]:
+        return tuple(RetrievedExample(self.ids(query)[0]) for _ in range(k))
 
 
 class _WorstFirst(_Broken):
-    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
-        return tuple(Scored(i, score=float(n)) for n, i in enumerate(self.ids(query)[:k]))
+    def one(self, place: int, query: Any, k: int) -> tuple[RetrievedExample, ...]:
+        return tuple(RetrievedExample(i, score=float(n)) for n, i in enumerate(self.ids(query)[:k]))
 
 
 class _Silent(_Broken):
-    def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+    def one(self, place: int, query: Any, k: int) -> tuple[RetrievedExample, ...]:
         return super().one(place, query, k)  # 30 of 31, without a word
 
 
@@ -162,7 +162,7 @@ def test_queries_come_without_gold_unless_it_is_declared() -> None:
     class Spy(_Broken):
         exact = False
 
-        def one(self, place: int, query: Any, k: int) -> tuple[Scored, ...]:
+        def one(self, place: int, query: Any, k: int) -> tuple[RetrievedExample, ...]:
             seen.append(query)
             return ()
 

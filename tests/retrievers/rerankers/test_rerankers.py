@@ -8,14 +8,14 @@ import pytest
 from icl.errors import ConfigError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
-from icl.types import Scored
+from icl.types import RetrievedExample
 from retrievers.base import Resources
 
 Make = Callable[..., Any]
 
 
 def _kept(node: Any, pool: Pool, k: int, resources: Resources | None = None, query: Any = None) -> list[str]:
-    candidates = tuple(Scored(e.id, 1 - i / 10) for i, e in enumerate(pool.examples))
+    candidates = tuple(RetrievedExample(e.id, 1 - i / 10) for i, e in enumerate(pool.examples))
     fitted = build("reranker", node).fit(pool, resources or Resources())
     return [one.id for one in fitted.rerank([query or pool.examples[0].query], [candidates], k)[0]]
 

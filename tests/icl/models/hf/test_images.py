@@ -11,7 +11,7 @@ from tiny_models import conversations, prompts
 
 from icl.edits import Blank, DiffusionNoise
 from icl.errors import ModelError
-from icl.lru_cache_bytes import ByteCache
+from icl.lru_cache_bytes import LRUByteCache
 from icl.models.hf.model import HF
 from icl.models.hf.prompt_encoding import PromptEncoder
 
@@ -80,7 +80,7 @@ def test_noise_on_processed_pixels_is_the_same_with_and_without_the_cache(name: 
     clean = tiny_models.prompt([4])
     noised = clean.edit(DiffusionNoise(500))
     ((pixels, _),) = hf.pixels.pixels([(clean.images[0], False)])
-    edited = noised.images[0].pixel_edits[0].on_pixels(pixels["pixel_values"])
+    edited = noised.images[0].pixel_value_edits[0].apply_to_pixel_values(pixels["pixel_values"])
     own = dict(
         hf.checkpoint.processor.apply_chat_template(
             conversations([clean])[0], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
@@ -111,7 +111,7 @@ def test_edits_reach_the_images_they_are_on_and_no_other(name: str, model_of: Mo
     hf = model_of(name)
     clean = tiny_models.prompt([1, 2, 3])
     query = clean.edit(DiffusionNoise(500), where="query")
-    assert [bool(image.pixel_edits) for image in query.images] == [False, False, True]
+    assert [bool(image.pixel_value_edits) for image in query.images] == [False, False, True]
     read, noised = hf.engine.reader.read([clean, query])
     assert [a is b for a, b in zip(read.images, noised.images, strict=True)] == [True, True, False]
     assert gap(hf.open([query]).logits, plain_logits(hf, query)) < 2e-5
@@ -132,7 +132,7 @@ def test_a_small_cache_forgets_and_answers_the_same(folder_of: Callable[[str], P
 
 
 def test_a_byte_cache_keeps_what_was_used_last_within_its_limit() -> None:
-    cache = ByteCache[str, str](6, len)
+    cache = LRUByteCache[str, str](6, len)
     for word in ("aa", "bb", "cc"):
         cache.put(word, word)
     assert cache.get("aa") == "aa"

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from icl.conformance import check_task
 from icl.registry import build
+from icl.testing.conformance import check_task
 
 NODES = [
     {"name": "binding"},
@@ -20,7 +20,7 @@ NODES = [
     {"name": "binding", "by": "size", "ways": 3},
     {"name": "binding", "by": "count", "ways": 5},
     {"name": "operators"},
-    {"name": "operators", "told": True},
+    {"name": "operators", "name_operator": True},
     {"name": "attribute"},
     {"name": "counting"},
     {"name": "counting", "by": "shape"},
@@ -39,9 +39,9 @@ NODES = [
     {"name": "link_context"},
     {"name": "conflict"},
     {"name": "conflict", "by": "shape", "against": "statement"},
-    {"name": "conflict", "against": "none", "modes": ["seen"]},
+    {"name": "conflict", "against": "none", "modes": ["image"]},
     {"name": "printed_text"},
-    {"name": "printed_text", "told": True},
+    {"name": "printed_text", "name_box": True},
 ]
 IDS = [" ".join(map(str, node.values())) for node in NODES]
 

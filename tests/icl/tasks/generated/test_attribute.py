@@ -2,11 +2,11 @@
 
 from collections import Counter
 
-from icl.tasks.generated.attribute import Attribute
+from icl.tasks.generated.attribute import AttributeTask
 
 
 def test_only_the_answers_of_the_pool_tell_which_attribute_is_asked():
-    task = Attribute(query_limit=40)
+    task = AttributeTask(query_limit=40)
     for query in task.queries[:12]:
         asked = query.secret["asked"]
         assert query.answer == query.secret[asked]
@@ -16,16 +16,16 @@ def test_only_the_answers_of_the_pool_tell_which_attribute_is_asked():
 
 
 def test_attributes_are_equally_frequent():
-    assert set(Counter(q.secret["asked"] for q in Attribute(query_limit=40).queries).values()) == {10}
+    assert set(Counter(q.secret["asked"] for q in AttributeTask(query_limit=40).queries).values()) == {10}
 
 
 def test_options_are_the_four_true_answers_about_the_querys_image():
-    for query in Attribute().queries:
+    for query in AttributeTask().queries:
         assert len(set(query.options)) == 4
         drawn = query.images[0].load
         assert query.options == (drawn.color, drawn.shape, drawn.texture, drawn.size)
 
 
 def test_the_pools_share_a_bank_of_images():
-    task = Attribute(query_limit=40, bank=50)
+    task = AttributeTask(query_limit=40, bank=50)
     assert len({e.images[0].origin for q in task.queries for e in task.pool(q.id).examples}) == 50

@@ -6,9 +6,9 @@ import pytest
 
 from icl.errors import ConfigError
 from icl.registry import build
-from icl.tasks.generated.binding import Binding
+from icl.tasks.generated.binding import BindingTask
 from icl.tasks.generated.wording import NONCE
-from icl.tasks.generated.world import HELD_OUT
+from icl.tasks.generated.world import HELD_OUT_CONCEPTS
 
 
 def concept(example):
@@ -17,7 +17,7 @@ def concept(example):
 
 
 def test_a_name_means_one_concept_in_an_episode_and_the_query_is_named_there():
-    task = Binding(ways=4)
+    task = BindingTask(ways=4)
     for query in task.queries[:20]:
         pool = task.pool(query.id).examples
         meaning = {(e.answer, concept(e)) for e in pool}
@@ -28,7 +28,7 @@ def test_a_name_means_one_concept_in_an_episode_and_the_query_is_named_there():
 
 
 def test_names_and_concepts_are_redrawn_for_every_query():
-    queries = Binding(query_limit=100).queries
+    queries = BindingTask(query_limit=100).queries
     assert len({query.options for query in queries}) > 95
     assert len({concept(query) for query in queries}) > 12
     named = Counter(query.answer for query in queries)
@@ -36,12 +36,12 @@ def test_names_and_concepts_are_redrawn_for_every_query():
 
 
 def test_the_gold_stands_at_no_special_place_among_the_options():
-    places = Counter(query.options.index(query.answer) for query in Binding(ways=4, query_limit=400).queries)
+    places = Counter(query.options.index(query.answer) for query in BindingTask(ways=4, query_limit=400).queries)
     assert all(70 <= places[place] <= 130 for place in range(4))
 
 
 def test_the_support_is_balanced_over_the_ways_at_every_whole_round():
-    task = Binding(ways=4, support=5)
+    task = BindingTask(ways=4, support=5)
     for query in task.queries[:5]:
         answers = [e.answer for e in task.pool(query.id).examples]
         assert len(answers) == task.pool_size == 20
@@ -50,7 +50,7 @@ def test_the_support_is_balanced_over_the_ways_at_every_whole_round():
 
 
 def test_more_concepts_than_ways_are_in_the_pool_and_no_option():
-    task = Binding(ways=2, concepts=8)
+    task = BindingTask(ways=2, concepts=8)
     query = task.queries[0]
     pool = task.pool(query.id).examples
     assert len(query.options) == 2
@@ -59,9 +59,9 @@ def test_more_concepts_than_ways_are_in_the_pool_and_no_option():
 
 
 def test_images_of_the_pool_come_from_a_bank_and_the_querys_does_not():
-    task = Binding(query_limit=60, bank=8)
+    task = BindingTask(query_limit=60, bank=8)
     shown = {e.images[0].digest for q in task.queries for e in task.pool(q.id).examples}
-    assert len(shown) <= 8 * len(HELD_OUT)
+    assert len(shown) <= 8 * len(HELD_OUT_CONCEPTS)
     asked = {q.images[0].digest for q in task.queries}
     assert len(asked) == 60
     assert not asked & shown
@@ -69,28 +69,30 @@ def test_images_of_the_pool_come_from_a_bank_and_the_querys_does_not():
 
 @pytest.mark.parametrize("by", ["color", "shape", "texture", "size", "count"])
 def test_a_concept_by_one_attribute_leaves_the_others_open(by):
-    task = Binding(by=by, ways=2, support=16)
+    task = BindingTask(by=by, ways=2, support=16)
     pool = task.pool(task.queries[0].id).examples
     drawn = [e.images[0].load for e in pool]
     assert {getattr(d, by) for d in drawn} == {concept(e) for e in pool}
     others = {(d.color, d.shape) for d in drawn}
     assert len(others) > 2
-    assert others <= set(HELD_OUT)
+    assert others <= set(HELD_OUT_CONCEPTS)
     assert len({e.answer for e in pool}) == 2
 
 
 def test_similar_concepts_share_a_color_or_a_shape_with_one_of_them():
-    task = Binding(ways=6, similar=True)
+    task = BindingTask(ways=6, similar=True)
     for query in task.queries[:20]:
         found = {concept(e) for e in task.pool(query.id).examples}
         assert len(found) == 6
-        shared = [{other for other in HELD_OUT if other[0] == c or other[1] == s} for c, s in HELD_OUT]
+        shared = [
+            {other for other in HELD_OUT_CONCEPTS if other[0] == c or other[1] == s} for c, s in HELD_OUT_CONCEPTS
+        ]
         assert any(found <= near for near in shared)
 
 
 def test_the_hint_names_the_attribute():
-    assert Binding(by="color", hint=True).queries[0].question == "what is this color called?"
-    assert Binding(by="color").queries[0].question == "what is this?"
+    assert BindingTask(by="color", hint=True).queries[0].question == "what is this color called?"
+    assert BindingTask(by="color").queries[0].question == "what is this?"
 
 
 @pytest.mark.parametrize(

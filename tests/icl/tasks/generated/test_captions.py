@@ -1,12 +1,12 @@
 """Tests of captions of scenes."""
 
-from icl.metrics.chair import ChairI, ChairRecall, ChairS, mentions
-from icl.tasks.generated.captions import VOCABULARY, Captions
+from icl.metrics.chair import ChairI, ChairRecall, ChairS, mentioned_objects
+from icl.tasks.generated.captions import VOCABULARY, CaptionsTask
 from icl.types import Generation
 
 
 def test_a_reference_names_every_object_of_its_scene_and_no_other():
-    for query in Captions().queries:
+    for query in CaptionsTask().queries:
         said = Generation(query.answer)
         assert ChairI().score(said, query) == ChairS().score(said, query) == 0
         assert ChairRecall().score(said, query) == 1
@@ -19,13 +19,13 @@ def test_every_object_of_the_vocabulary_is_found_in_singular_and_plural():
     names = {name: name for name in VOCABULARY}
     for name in VOCABULARY:
         color, shape = name.split()
-        assert mentions(f"there is one {name} here", names) == [name]
-        assert mentions(f"there are three {color} {plural(shape)} here", names) == [name]
+        assert mentioned_objects(f"there is one {name} here", names) == [name]
+        assert mentioned_objects(f"there are three {color} {plural(shape)} here", names) == [name]
 
 
 def test_a_caption_of_another_scene_is_caught():
     first, second = next(
-        (a, b) for a in Captions().queries for b in Captions().queries
+        (a, b) for a in CaptionsTask().queries for b in CaptionsTask().queries
         if not set(a.secret["objects"]) & set(b.secret["objects"])
     )  # fmt: skip
     assert ChairI().score(Generation(second.answer), first) == 1

@@ -6,7 +6,7 @@ import pytest
 import icl
 from icl.errors import ConfigError
 from icl.models.base import Request
-from icl.tasks.generated.conflict import Conflict
+from icl.tasks.generated.conflict import ConflictTask
 from icl.tasks.generated.letters import print_word, width
 from icl.tasks.generated.world import COLORS
 
@@ -19,45 +19,45 @@ def by_mode(task):
 
 @pytest.mark.parametrize("by", ["color", "shape"])
 def test_an_item_asks_the_same_thing_from_text_and_from_its_image(by):
-    asked = by_mode(Conflict(by=by, query_limit=60))
-    for text, seen, recognize in zip(*asked.values(), strict=True):
-        assert text.group == seen.group == recognize.group
-        assert text.answers == seen.answers
-        assert text.options == seen.options
-        assert len(set(seen.options)) == 4
-        assert {seen.answer, seen.secret["told"]} <= set(seen.options)
+    asked = by_mode(ConflictTask(by=by, query_limit=60))
+    for text, image, recognize in zip(*asked.values(), strict=True):
+        assert text.group == image.group == recognize.group
+        assert text.answers == image.answers
+        assert text.options == image.options
+        assert len(set(image.options)) == 4
+        assert {image.answer, image.secret["contradiction"]} <= set(image.options)
         assert not text.images
-        assert text.question.endswith(seen.question)
+        assert text.question.endswith(image.question)
         assert f"{' '.join(text.secret['concept'])}. " in text.question
         assert recognize.answer in text.secret["concept"]
-        assert recognize.answer != seen.answer
-        assert recognize.images == seen.images
+        assert recognize.answer != image.answer
+        assert recognize.images == image.images
 
 
 def test_the_true_option_has_no_place_of_its_own():
-    places = [q.options.index(q.answer) for q in Conflict(query_limit=600).queries]
+    places = [q.options.index(q.answer) for q in ConflictTask(query_limit=600).queries]
     assert all(100 < places.count(place) < 210 for place in range(4))
 
 
 def test_what_contradicts_is_a_printed_word_or_a_statement_or_nothing():
     printed, stated, none = (
-        by_mode(Conflict(against=against, query_limit=30))["seen"] for against in ("printed", "statement", "none")
+        by_mode(ConflictTask(against=against, query_limit=30))["image"] for against in ("printed", "statement", "none")
     )
     for a, b, c in zip(printed, stated, none, strict=True):
         assert a.question == c.question == b.question.split(". ")[1]
-        assert f" {b.secret['told']} " in b.question
+        assert f" {b.secret['contradiction']} " in b.question
         assert b.images == c.images
-        assert a.images[0].load.word == a.secret["told"] != a.answer
+        assert a.images[0].load.word == a.secret["contradiction"] != a.answer
         assert np.any(np.asarray(a.images[0].open()) != np.asarray(c.images[0].open()))
         assert a.answers == b.answers == c.answers
 
 
 def test_pools_are_without_contradiction_and_of_the_kind_of_the_question():
-    task = Conflict(query_limit=6, support=20)
+    task = ConflictTask(query_limit=6, support=20)
     for query in task.queries:
         for example in task.pool(query.id).examples:
             assert example.meta == {"mode": query.meta["mode"], "against": "none"}
-            assert example.secret["told"] is None
+            assert example.secret["contradiction"] is None
             assert bool(example.images) == bool(query.images)
 
 
@@ -77,7 +77,7 @@ def test_a_printed_word_is_dark_strokes_on_a_white_label():
 
 def test_wrong_modes_are_refused():
     with pytest.raises(ConfigError, match="each once"):
-        Conflict(modes=("seen", "seen"))
+        ConflictTask(modes=("image", "image"))
 
 
 def reader(request: Request) -> str:
@@ -113,13 +113,13 @@ def test_fakes_score_as_they_must(tmp_path, says, against, scores):
         "name": "t",
         "task": {"name": "conflict", "against": against, "queries": 30},
         "model": {"name": "fake-scripted", "answer": f"{__file__}:{says}"},
-        "metrics": ["lenient", "recognized_accuracy", "flip_rate", "conflict_rate", "misled"],
+        "metrics": ["lenient", "recognized_accuracy", "flip_rate", "conflict_rate", "misled_rate"],
     }
     run = icl.run(config, runs=tmp_path, quiet=True)
     means = run.samples()[["recognized_accuracy", "flip_rate", "conflict_rate"]].mean()
     assert list(means) == [accuracy, flips, conflict]
     if misled is not None:
-        assert run.samples()["misled"].mean() == misled
+        assert run.samples()["misled_rate"].mean() == misled
     (row,) = run.analyze("conflict").to_dict("records")
     assert (row["flip"], row["conflict"], row["items"], row["asked"]) == (flips, conflict, 10, 10)
     assert row["text_only"] == (1 if flips else 0)

@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 
 from icl.errors import ConfigError
-from icl.tasks.generated.operators import RESULTS, Operators, identifiable
+from icl.tasks.generated.operators import RESULTS, OperatorsTask, identifiable
 
 
 def test_the_pool_of_a_query_uses_its_operator_and_never_its_digits():
-    task = Operators(support=54)
+    task = OperatorsTask(support=54)
     for query in task.queries[:12]:
         operator = RESULTS[query.secret["operator"]]
         pool = task.pool(query.id).examples
@@ -21,19 +21,19 @@ def test_the_pool_of_a_query_uses_its_operator_and_never_its_digits():
 
 
 def test_operators_are_equally_frequent_and_the_number_of_a_query_does_not_tell_them():
-    queries = Operators(query_limit=90).queries
+    queries = OperatorsTask(query_limit=90).queries
     assert set(Counter(q.secret["operator"] for q in queries).values()) == {30}
     assert len({tuple(q.secret["operator"] for q in queries[i : i + 3]) for i in range(0, 90, 3)}) > 3
 
 
 def test_options_are_what_the_operators_give():
-    for query in Operators().queries:
+    for query in OperatorsTask().queries:
         left, right = query.secret["left"], query.secret["right"]
         assert query.options == tuple(str(n) for n in sorted({left + right, left - right, left * right}))
 
 
 def test_a_told_operator_is_in_the_question_and_else_nowhere():
-    told, untold = Operators(told=True).queries[0], Operators().queries[0]
+    told, untold = OperatorsTask(name_operator=True).queries[0], OperatorsTask().queries[0]
     assert told.secret["operator"] in told.question
     assert told.answers == untold.answers
     assert "operator" not in untold.meta
@@ -41,9 +41,9 @@ def test_a_told_operator_is_in_the_question_and_else_nowhere():
 
 
 def test_demonstrations_identify_the_operator_only_where_one_fits():
-    task = Operators(query_limit=3)
+    task = OperatorsTask(query_limit=3)
     pool = {(e.secret["operator"], e.secret["left"], e.secret["right"]): e for q in task.queries
-            for e in Operators(query_limit=3, support=54).pool(q.id).examples}  # fmt: skip
+            for e in OperatorsTask(query_limit=3, support=54).pool(q.id).examples}  # fmt: skip
     assert not identifiable([])
     assert not identifiable([pool["plus", 2, 2]])
     assert not identifiable([pool["minus", 7, 0]])
@@ -53,4 +53,4 @@ def test_demonstrations_identify_the_operator_only_where_one_fits():
 
 def test_a_pool_of_all_pairs_is_refused():
     with pytest.raises(ConfigError, match="support 55 is more than the 54 other pairs"):
-        Operators(support=55)
+        OperatorsTask(support=55)

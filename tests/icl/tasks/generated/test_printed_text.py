@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 
 from icl.errors import ConfigError
-from icl.tasks.generated.printed_text import PrintedText
+from icl.tasks.generated.printed_text import PrintedTextTask
 
 
 def test_the_answer_is_the_word_in_the_box_or_the_other_one_by_the_rule_of_the_pool():
-    task = PrintedText(query_limit=60)
+    task = PrintedTextTask(query_limit=60)
     assert Counter(q.secret["rule"] for q in task.queries) == {"boxed": 30, "other": 30}
     for query in task.queries:
         for example in (query, *task.pool(query.id).examples):
@@ -22,15 +22,15 @@ def test_the_answer_is_the_word_in_the_box_or_the_other_one_by_the_rule_of_the_p
 
 
 def test_neither_place_nor_order_tells_the_answer():
-    queries = PrintedText(query_limit=400).queries
+    queries = PrintedTextTask(query_limit=400).queries
     assert 160 < sum(q.options[0] == q.answer for q in queries) < 240
 
 
 def test_told_is_always_the_box():
-    task = PrintedText(told=True, query_limit=20)
+    task = PrintedTextTask(name_box=True, query_limit=20)
     assert all(q.answer == q.secret["boxed"] and "red box" in q.question for q in task.queries)
 
 
 def test_support_is_within_the_bank():
     with pytest.raises(ConfigError, match="more than the bank of 8"):
-        PrintedText(support=9, bank=8)
+        PrintedTextTask(support=9, bank=8)

@@ -10,7 +10,7 @@ Tibshirani 1993, ch. 21):
     groups           as ratios, over groups; every sample of a group has its number, times n / (groups x size)
 
 The numbers average to T exactly, and the variance of their clusters is that of T to first order. They are no scores of
-single samples and may leave [0, 1]. What these functions give also knows what T is made of (`over_run_sums`), so that
+single samples and may leave [0, 1]. What these functions give also knows what T is made of (`sufficient_statistics`), so that
 arms are tested on T itself and a T without any spread has a bound; plain numbers are taken for a mean.
 """
 
@@ -19,15 +19,22 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.metrics.base import Judged
-from icl.metrics.over_run_sums import Summed, area_sums, macro_sums, mean_sums, ratio_sums, sums_of
+from icl.metrics.base import ScoredSample
+from icl.metrics.sufficient_statistics import (
+    RunLevelValues,
+    macro_f1_statistics,
+    mean_statistics,
+    ratio_statistics,
+    roc_auc_statistics,
+    statistics_of,
+)
 
 Floats = NDArray[np.float64]
 Numbers = Sequence[float]
-Parts = list[float | None]
+SampleValues = list[float | None]
 
 
-def ratio(over: Numbers, under: Numbers, least: Numbers | None = None, most: Numbers | None = None) -> Parts:
+def ratio(over: Numbers, under: Numbers, least: Numbers | None = None, most: Numbers | None = None) -> SampleValues:
     """Numbers that average to sum(over) / sum(under); all None where there is nothing to divide by.
 
     least, most: (over, under) of a sample that moves the ratio down or up as far as one can, where that is not 0 or all
@@ -38,16 +45,16 @@ def ratio(over: Numbers, under: Numbers, least: Numbers | None = None, most: Num
     if not total:
         return [None] * len(a)
     whole = a.sum() / total
-    return Summed((whole + len(a) * (a - whole * b) / total).tolist(), ratio_sums(a, b, least, most))
+    return RunLevelValues((whole + len(a) * (a - whole * b) / total).tolist(), ratio_statistics(a, b, least, most))
 
 
-def mean(values: Sequence[float | None], least: float = 0.0, most: float = 1.0) -> Parts:
+def mean(values: Sequence[float | None], least: float = 0.0, most: float = 1.0) -> SampleValues:
     """Numbers that are scores of single samples after all, and average to their mean. least, most: their bounds."""
     told = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    return Summed(values, mean_sums(told, least, most))
+    return RunLevelValues(values, mean_statistics(told, least, most))
 
 
-def area(scores: Numbers, positive: Sequence[bool]) -> Parts:
+def roc_auc(scores: Numbers, positive: Sequence[bool]) -> SampleValues:
     """Numbers that average to the area under the ROC curve, ties half; all None where a class is missing."""
     values, is_positive = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
     mine, others = values[is_positive], values[~is_positive]
@@ -58,15 +65,17 @@ def area(scores: Numbers, positive: Sequence[bool]) -> Parts:
     placed[~is_positive] = 1 - _share_below(others, mine)
     whole = placed[is_positive].mean()
     size = np.where(is_positive, len(mine), len(others))
-    return Summed((whole + len(values) / size * (placed - whole)).tolist(), area_sums(values, is_positive))
+    return RunLevelValues(
+        (whole + len(values) / size * (placed - whole)).tolist(), roc_auc_statistics(values, is_positive)
+    )
 
 
-def macro(said: NDArray[np.intp], wanted: NDArray[np.intp], labels: int) -> Parts:
+def macro_f1(said: NDArray[np.intp], wanted: NDArray[np.intp], labels: int) -> SampleValues:
     """Numbers that average to the mean F1 of the labels that are said or wanted; all None where there are none.
 
     said, wanted: [n], the number of a label below `labels`, or -1 for none.
     """
-    sums = macro_sums(said, wanted, labels)
+    sums = macro_f1_statistics(said, wanted, labels)
     right, under = np.split(np.asarray(sums.rows.sum(axis=0), dtype=np.float64).ravel(), 2)
     there = under > 0
     if not there.any():
@@ -74,27 +83,29 @@ def macro(said: NDArray[np.intp], wanted: NDArray[np.intp], labels: int) -> Part
     shares = np.divide(right, under, out=np.zeros(labels), where=there)
     inverse = np.divide(1.0, under, out=np.zeros(labels), where=there)
     moved = sums.rows @ np.concatenate([inverse, -shares * inverse]) / there.sum()
-    return Summed((shares[there].mean() + len(said) * moved).tolist(), sums)
+    return RunLevelValues((shares[there].mean() + len(said) * moved).tolist(), sums)
 
 
-def of_groups(samples: Sequence[Judged], score: Callable[[Sequence[Judged]], float | None]) -> Parts:
+def mean_over_groups(
+    samples: Sequence[ScoredSample], score: Callable[[Sequence[ScoredSample]], float | None]
+) -> SampleValues:
     """Numbers that average to the mean over groups of a group's score. A sample without a group is one by itself.
 
     A group without a score (None), or with a sample that failed, has no part in the mean.
     """
 
-    def alone(members: Sequence[Judged]) -> tuple[float, float] | None:
+    def alone(members: Sequence[ScoredSample]) -> tuple[float, float] | None:
         found = score(members)
         return None if found is None else (found, 1.0)
 
-    return ratio_of_groups(samples, alone)
+    return ratio_over_groups(samples, alone)
 
 
-def ratio_of_groups(
-    samples: Sequence[Judged], counts: Callable[[Sequence[Judged]], tuple[float, float] | None]
-) -> Parts:
+def ratio_over_groups(
+    samples: Sequence[ScoredSample], counts: Callable[[Sequence[ScoredSample]], tuple[float, float] | None]
+) -> SampleValues:
     """Numbers that average to sum(over) / sum(under) over groups, each of which gives (over, under) or has no part."""
-    groups = grouped(samples)
+    groups = group_indices(samples)
     kept: list[list[int]] = []
     pairs: list[tuple[float, float]] = []
     for places in groups.values():
@@ -103,19 +114,19 @@ def ratio_of_groups(
         if found is not None:
             kept.append(places)
             pairs.append(found)
-    parts: Parts = [None] * len(samples)
+    parts: SampleValues = [None] * len(samples)
     counted = sum(map(len, kept))
     shares = ratio([over for over, _ in pairs], [under for _, under in pairs])
     for places, share in zip(kept, shares, strict=True):
         part = None if share is None else share * counted / (len(kept) * len(places))
         for i in places:
             parts[i] = part
-    if not isinstance(shares, Summed):
+    if not isinstance(shares, RunLevelValues):
         return parts
-    return Summed(parts, shares.sums.spread([places[0] for places in kept], len(samples)))
+    return RunLevelValues(parts, shares.sums.spread([places[0] for places in kept], len(samples)))
 
 
-def grouped(samples: Sequence[Judged]) -> dict[str, list[int]]:
+def group_indices(samples: Sequence[ScoredSample]) -> dict[str, list[int]]:
     """name -> places of its samples, in the order of the run."""
     found: dict[str, list[int]] = {}
     for place, sample in enumerate(samples):
@@ -123,14 +134,16 @@ def grouped(samples: Sequence[Judged]) -> dict[str, list[int]]:
     return found
 
 
-def where_scored(samples: Sequence[Judged], parts: Callable[[Sequence[Judged]], Parts]) -> Parts:
+def on_scored_samples(
+    samples: Sequence[ScoredSample], parts: Callable[[Sequence[ScoredSample]], SampleValues]
+) -> SampleValues:
     """`parts` of the samples that have a score, None for the others."""
     places = [i for i, sample in enumerate(samples) if sample.score is not None]
     found = parts([samples[i] for i in places])
-    every: Parts = [None] * len(samples)
+    every: SampleValues = [None] * len(samples)
     for place, value in zip(places, found, strict=True):
         every[place] = value
-    return Summed(every, sums_of(found).spread(places, len(samples)))
+    return RunLevelValues(every, statistics_of(found).spread(places, len(samples)))
 
 
 def _share_below(values: Floats, others: Floats) -> Floats:

@@ -16,7 +16,7 @@ KEY = StreamKey(0, "q")
 
 
 def image(pixels: np.ndarray = COUNTED) -> Image:
-    return Image.from_image(PILImage.fromarray(pixels))
+    return Image.from_pil(PILImage.fromarray(pixels))
 
 
 def after(edit: edits.Edit, pixels: np.ndarray = COUNTED) -> np.ndarray:
@@ -93,7 +93,7 @@ def test_blur_spreads_a_point() -> None:
 
 
 def test_varied_draws_all_six_kinds_and_belongs_to_the_prompt() -> None:
-    drawn = [edits.Varied().bind(StreamKey(0, str(i)), "query.image[0]") for i in range(60)]
+    drawn = [edits.RandomAugmentation().bind(StreamKey(0, str(i)), "query.image[0]") for i in range(60)]
     assert {(type(v.change), getattr(v.change, "axis", "")) for v in drawn} == {
         (edits.Flip, "horizontal"),
         (edits.Flip, "vertical"),
@@ -102,12 +102,12 @@ def test_varied_draws_all_six_kinds_and_belongs_to_the_prompt() -> None:
         (edits.Blur, ""),
         (edits.Crop, ""),
     }
-    assert drawn[3] == edits.Varied().bind(StreamKey(0, "3"), "query.image[0]")
+    assert drawn[3] == edits.RandomAugmentation().bind(StreamKey(0, "3"), "query.image[0]")
     assert all(after(v).shape == COUNTED.shape for v in drawn)
 
 
 def test_varied_draws_strengths_from_their_whole_ranges() -> None:
-    drawn = [edits.Varied().bind(StreamKey(0, str(i)), "p").change for i in range(300)]
+    drawn = [edits.RandomAugmentation().bind(StreamKey(0, str(i)), "p").change for i in range(300)]
     colors = [change for change in drawn if isinstance(change, edits.Color)]
     crops = [change for change in drawn if isinstance(change, edits.Crop)]
     for values, low, high in (
@@ -129,10 +129,10 @@ def test_varied_draws_strengths_from_their_whole_ranges() -> None:
 
 def test_draws_are_pinned() -> None:
     """A change of these changes every run ever made."""
-    unbound = (edits.ShuffledPatches(), edits.MadeUp(), edits.DiffusionNoise())
+    unbound = (edits.ShuffledPatches(), edits.RandomColors(), edits.DiffusionNoise())
     streams = [edit.bind(KEY, "p").stream for edit in unbound]
     assert streams == [6178256140989923654, 3348939391167084363, 6525547216234770415]
-    changes = {str(i): edits.Varied().bind(StreamKey(0, str(i)), "p").change for i in (1, 4)}
+    changes = {str(i): edits.RandomAugmentation().bind(StreamKey(0, str(i)), "p").change for i in (1, 4)}
     assert changes == {
         "1": edits.Rotate(165.668),
         "4": edits.Color(1.163, 0.862, 1.504, -0.175),
@@ -152,30 +152,32 @@ def test_diffusion_noise_has_its_scales_and_is_the_prompts_own() -> None:
     import torch
 
     edit = edits.DiffusionNoise(500).bind(KEY, "p")
-    dark, bright = (edit.on_pixels(torch.full((3, 64, 64), value)) for value in (0.0, 2.0))
+    dark, bright = (edit.apply_to_pixel_values(torch.full((3, 64, 64), value)) for value in (0.0, 2.0))
     torch.testing.assert_close(bright - dark, torch.full((3, 64, 64), 2 * 0.8630171), rtol=0, atol=1e-5)
     assert float(dark.mean()) == pytest.approx(0, abs=0.02)
     assert float(dark.std()) == pytest.approx(0.5052, abs=0.02)
-    assert edit.on_pixels(torch.zeros(2, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
-    assert not torch.equal(dark, edits.DiffusionNoise(500).bind(KEY, "other").on_pixels(torch.zeros(3, 64, 64)))
+    assert edit.apply_to_pixel_values(torch.zeros(2, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert not torch.equal(
+        dark, edits.DiffusionNoise(500).bind(KEY, "other").apply_to_pixel_values(torch.zeros(3, 64, 64))
+    )
 
 
 def test_a_made_up_image_has_nothing_of_this_one() -> None:
-    one, other = (after(edits.MadeUp().bind(KEY, "p"), pixels) for pixels in (COUNTED, COUNTED[::-1].copy()))
+    one, other = (after(edits.RandomColors().bind(KEY, "p"), pixels) for pixels in (COUNTED, COUNTED[::-1].copy()))
     assert (one == other).all()
-    assert (one != after(edits.MadeUp().bind(StreamKey(0, "r"), "p"))).any()
+    assert (one != after(edits.RandomColors().bind(StreamKey(0, "r"), "p"))).any()
     assert one.std() > 20
 
 
 def test_another_image_takes_the_place_and_its_digest_is_told() -> None:
-    red = Image.from_image(PILImage.new("RGB", (3, 3), "red"))
-    changed = image().edit(edits.Another(red))
+    red = Image.from_pil(PILImage.new("RGB", (3, 3), "red"))
+    changed = image().edit(edits.ReplacementImage(red))
     assert changed.open().tobytes() == red.open().tobytes()
-    blue = Image.from_image(PILImage.new("RGB", (3, 3), "blue"))
-    assert len({changed.digest, image().edit(edits.Another(blue)).digest, image().digest}) == 3
+    blue = Image.from_pil(PILImage.new("RGB", (3, 3), "blue"))
+    assert len({changed.digest, image().edit(edits.ReplacementImage(blue)).digest, image().digest}) == 3
 
 
-RANDOM = [edits.ShuffledPatches(), edits.Varied(), edits.MadeUp(), edits.DiffusionNoise()]
+RANDOM = [edits.ShuffledPatches(), edits.RandomAugmentation(), edits.RandomColors(), edits.DiffusionNoise()]
 FIXED = [edits.Blank(), edits.MeanColor(), edits.Crop(0.1), edits.RegionMask(0.1), edits.Flip(), edits.Rotate(20),
          edits.Color(hue=0.2), edits.Blur()]  # fmt: skip
 
@@ -192,7 +194,9 @@ def test_edits_are_told_apart_and_given_again(edit: edits.Edit) -> None:
     assert edited("q").open().tobytes() == edited("q").open().tobytes()
 
 
-@pytest.mark.parametrize("node", [{"name": "made_up", "patches": 257}, {"name": "shuffled_patches", "grid": 10**9}])
+@pytest.mark.parametrize(
+    "node", [{"name": "random_colors", "patches": 257}, {"name": "shuffled_patches", "grid": 10**9}]
+)
 def test_patches_are_no_more_than_memory_has_room_for(node):
     with pytest.raises(ConfigError, match="less than or equal to 256"):
         build("edit", node)

@@ -9,24 +9,26 @@ from icl.edits.color import Color
 from icl.edits.crop import Crop
 from icl.edits.flip import Flip
 from icl.edits.rotate import Rotate
-from icl.registry import Nested, component
+from icl.registry import NestedComponent, component
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 
-@component("edit", "varied")
+@component("edit", "random_augmentation")
 @dataclass(frozen=True)
-class Varied(Edit):
+class RandomAugmentation(Edit):
     """One of RITUAL's six changes that keep the content (Woo et al., 2405.17821), drawn once a prompt.
 
     Flips, a rotation, a change of colors, blur, a crop. The set is the paper's; how strong each is, is drawn here.
     """
 
-    change: Annotated[Edit, Nested("edit")] = field(default_factory=Flip)  # the one that was drawn, when it is bound
+    change: Annotated[Edit, NestedComponent("edit")] = field(
+        default_factory=Flip
+    )  # the one that was drawn, when it is bound
 
-    def bind(self, key: StreamKey, place: str) -> "Varied":
+    def bind(self, key: StreamKey, place: str) -> "RandomAugmentation":
         draw = key.numpy(f"ritual/{place}")
         brightness, contrast, saturation = draw.uniform(0.4, 1.6, 3).round(3).tolist()
         left, top, side = draw.uniform([0, 0, 0.5], [0.3, 0.3, 0.7]).round(3).tolist()
@@ -40,5 +42,5 @@ class Varied(Edit):
         ]
         return replace(self, change=changes[int(draw.integers(len(changes)))])
 
-    def on_image(self, image: "PILImage") -> "PILImage":
-        return self.change.on_image(image)
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
+        return self.change.apply_to_image(image)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from experiments.stats.intervals import bootstrap_mean
-from icl.metrics.base import Judged
-from icl.metrics.over_run import area, of_groups, ratio, ratio_of_groups
+from icl.metrics.base import ScoredSample
+from icl.metrics.run_level import mean_over_groups, ratio, ratio_over_groups, roc_auc
 
 RNG = np.random.default_rng(0)
 
@@ -24,11 +24,11 @@ def test_the_parts_average_to_the_statistic_itself():
     parts = ratio(2.0 * (said & wanted), said.astype(float) + wanted)
     assert np.mean(parts) == pytest.approx(f1(said, wanted))
     scores = RNG.integers(0, 5, 60) / 5
-    assert np.mean(area(scores, wanted)) == pytest.approx(auc(scores, wanted))
+    assert np.mean(roc_auc(scores, wanted)) == pytest.approx(auc(scores, wanted))
 
 
 def test_an_area_without_one_class_and_a_ratio_of_nothing_are_none():
-    assert area([0.1, 0.2], [True, True]) == [None, None]
+    assert roc_auc([0.1, 0.2], [True, True]) == [None, None]
     assert ratio([0, 0], [0, 0]) == [None, None]
 
 
@@ -39,7 +39,7 @@ def test_the_interval_is_that_of_a_bootstrap_of_the_statistic_over_clusters(stat
     scores = 0.7 * wanted + RNG.random(150)[clusters] + 0.3 * RNG.random(300)
     said = scores > 0.9
     shown = said if statistic is f1 else scores
-    parts = ratio(2.0 * (said & wanted), said.astype(float) + wanted) if statistic is f1 else area(scores, wanted)
+    parts = ratio(2.0 * (said & wanted), said.astype(float) + wanted) if statistic is f1 else roc_auc(scores, wanted)
     found = bootstrap_mean(np.asarray(parts, dtype=float), clusters)
     drawn = []
     for _ in range(1000):
@@ -53,22 +53,22 @@ def test_the_interval_is_that_of_a_bootstrap_of_the_statistic_over_clusters(stat
 
 def samples(*groups):
     """(group, score) of each."""
-    return [Judged(f"q{i}", score, group) for i, (group, score) in enumerate(groups)]
+    return [ScoredSample(f"q{i}", score, group) for i, (group, score) in enumerate(groups)]
 
 
 def test_groups_count_alike_whatever_their_size():
     rows = samples(("a", 1.0), ("b", 0.0), ("b", 1.0), ("b", 1.0), (None, 1.0))
-    parts = of_groups(rows, lambda members: float(all(m.score == 1 for m in members)))
+    parts = mean_over_groups(rows, lambda members: float(all(m.score == 1 for m in members)))
     assert np.mean(parts) == pytest.approx(2 / 3)
 
 
 def test_a_group_with_a_failed_sample_has_no_part():
     rows = samples(("a", 1.0), ("a", 1.0), ("b", None), ("b", 1.0))
-    parts = of_groups(rows, lambda members: float(all(m.score == 1 for m in members)))
+    parts = mean_over_groups(rows, lambda members: float(all(m.score == 1 for m in members)))
     assert parts == [1.0, 1.0, None, None]
 
 
 def test_a_ratio_of_groups_divides_the_sums():
     rows = samples(("a", 1.0), ("b", 1.0), ("b", 0.0), ("c", 0.0))
-    parts = ratio_of_groups(rows, lambda members: (sum(m.score for m in members), len(members)))
+    parts = ratio_over_groups(rows, lambda members: (sum(m.score for m in members), len(members)))
     assert np.mean(parts) == pytest.approx(2 / 4)

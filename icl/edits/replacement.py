@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Another(Edit):
+class ReplacementImage(Edit):
     """Another image in the place of this one."""
 
     keeps_size: ClassVar[bool] = False
 
     image: "Image"
 
-    def told(self) -> str:
+    def describe(self) -> str:
         return f"Another({self.image.digest})"
 
-    def on_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
         return self.image.open()

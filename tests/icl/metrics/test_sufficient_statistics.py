@@ -5,9 +5,9 @@ import copy
 import numpy as np
 import pytest
 
-from icl.metrics.base import Judged, RunMetric
-from icl.metrics.over_run import area, mean, of_groups, ratio, where_scored
-from icl.metrics.over_run_sums import sums_of
+from icl.metrics.base import RunLevelMetric, ScoredSample
+from icl.metrics.run_level import mean, mean_over_groups, on_scored_samples, ratio, roc_auc
+from icl.metrics.sufficient_statistics import statistics_of
 from icl.registry import build, entries
 
 RNG = np.random.default_rng(0)
@@ -15,14 +15,14 @@ RNG = np.random.default_rng(0)
 
 def total(parts, times=None):
     """The statistic of the samples, each as often as `times` says."""
-    sums = sums_of(parts)
+    sums = statistics_of(parts)
     weights = np.ones(len(parts)) if times is None else times
     return float(sums.of(np.asarray(weights[None] @ sums.rows))[0])
 
 
 def run_metrics():
     """Every metric of a whole run that the packages have."""
-    return [name for name in entries("metric") if isinstance(build("metric", {"name": name}), RunMetric)]
+    return [name for name in entries("metric") if isinstance(build("metric", {"name": name}), RunLevelMetric)]
 
 
 def cell(size=24, failed=()):
@@ -30,12 +30,12 @@ def cell(size=24, failed=()):
     told = []
     for i in range(size):
         gold = RNG.choice(["yes", "no"])
-        mode = ("text", "seen", "recognize", "seen")[i % 4]
+        mode = ("text", "image", "recognize", "image")[i % 4]
         meta = {"caption": i % 2, "image": i // 2 % 2, "category": f"c{i // 8}", "mode": mode}
         gold = ("yes", "no", "no", "yes")[i % 4] if i // 4 % 2 else str(gold)
         score = None if i in failed else float(RNG.integers(0, 2))
         said = "yes" if score else "no"
-        told.append(Judged(f"q{i}", score, f"g{i // 4}", said, (gold,), ("yes", "no"), meta))
+        told.append(ScoredSample(f"q{i}", score, f"g{i // 4}", said, (gold,), ("yes", "no"), meta))
     return told
 
 
@@ -43,11 +43,11 @@ def cell(size=24, failed=()):
 @pytest.mark.parametrize("failed", [(), (1, 6, 7)])
 def test_the_rows_of_every_metric_give_the_mean_of_its_numbers(name, failed):
     metric = build("metric", {"name": name})
-    parts = metric.over_run(cell(failed=failed))
+    parts = metric.run_level(cell(failed=failed))
     told = [part for part in parts if part is not None]
     if told:
         assert total(parts) == pytest.approx(np.mean(told))
-        assert sums_of(parts).rows.shape[0] == len(parts)
+        assert statistics_of(parts).rows.shape[0] == len(parts)
 
 
 def test_there_are_such_metrics():
@@ -64,52 +64,52 @@ def test_the_rows_give_the_statistic_of_samples_drawn_anew():
         2 * np.sum(said[again] & wanted[again]) / (said[again].sum() + wanted[again].sum())
     )
     above, below = scores[again][wanted[again]][:, None], scores[again][~wanted[again]][None]
-    assert total(area(scores, wanted), times) == pytest.approx(np.mean((above > below) + 0.5 * (above == below)))
+    assert total(roc_auc(scores, wanted), times) == pytest.approx(np.mean((above > below) + 0.5 * (above == below)))
     assert total(mean(list(scores)), times) == pytest.approx(scores[again].mean())
 
 
 def test_the_least_and_the_most_move_an_area_as_far_as_one_sample_of_the_smaller_class_can():
     scores, wanted = np.array([0.1, 0.4, 0.4, 0.8, 0.9]), np.array([False, False, True, True, False])
     for positive in (wanted, ~wanted):
-        sums = sums_of(area(scores, positive))
+        sums = statistics_of(roc_auc(scores, positive))
         rows = np.asarray(sums.rows.sum(axis=0)).ravel()
         fewer = positive if positive.sum() == 2 else ~positive
         assert list(sums.counts) == list(fewer)
         for end, one in ((sums.least, -1.0), (sums.most, 2.0)):
             place = one if positive.sum() == 2 else 1 - one
-            grown = area(np.append(scores, place), np.append(positive, positive.sum() == 2))
+            grown = roc_auc(np.append(scores, place), np.append(positive, positive.sum() == 2))
             assert float(sums.of(rows + end)) == pytest.approx(np.mean(grown))
 
 
 def test_what_one_sample_adds_at_worst_and_at_best_is_a_usual_one_within_the_bounds_of_its_kind():
-    sums = sums_of(ratio([1.0, 2.0, 0.0], [2.0, 4.0, 0.0]))  # what divides is 3 where there is any
+    sums = statistics_of(ratio([1.0, 2.0, 0.0], [2.0, 4.0, 0.0]))  # what divides is 3 where there is any
     assert (sums.least.tolist(), sums.most.tolist(), sums.share) == ([0, 3], [3, 3], True)
-    assert not sums_of(ratio([3.0, 1.0], [2.0, 2.0])).share
-    assert not sums_of(ratio([-1.0, 1.0], [2.0, 2.0])).share
+    assert not statistics_of(ratio([3.0, 1.0], [2.0, 2.0])).share
+    assert not statistics_of(ratio([-1.0, 1.0], [2.0, 2.0])).share
     for plain, least, most in (([0.2, 0.8], 0.0, 1.0), ([3.0, 5.0], 0.0, 4.0), ([-2.0, None, -4.0], -3.0, 1.0)):
-        sums = sums_of(plain)
+        sums = statistics_of(plain)
         assert (sums.least.tolist(), sums.most.tolist()) == ([least, 1], [most, 1])
 
 
 def test_samples_without_a_score_add_nothing():
-    samples = [Judged("a", 1.0), Judged("b", None), Judged("c", 0.0)]
-    parts = where_scored(samples, lambda told: ratio([1.0 for _ in told], [2.0 for _ in told]))
-    sums = sums_of(parts)
+    samples = [ScoredSample("a", 1.0), ScoredSample("b", None), ScoredSample("c", 0.0)]
+    parts = on_scored_samples(samples, lambda told: ratio([1.0 for _ in told], [2.0 for _ in told]))
+    sums = statistics_of(parts)
     assert sums.rows[1].tolist() == [0, 0]
     assert list(sums.counts) == [True, False, True]
     assert total(parts) == 0.5
 
 
 def test_a_group_has_one_row():
-    samples = [Judged(str(i), float(i != 2), f"g{i // 2}") for i in range(6)]
-    parts = of_groups(samples, lambda members: float(all(m.score == 1 for m in members)))
-    sums = sums_of(parts)
+    samples = [ScoredSample(str(i), float(i != 2), f"g{i // 2}") for i in range(6)]
+    parts = mean_over_groups(samples, lambda members: float(all(m.score == 1 for m in members)))
+    sums = statistics_of(parts)
     assert sums.rows[:, 1].tolist() == [1, 0, 1, 0, 1, 0]
     assert sums.counts.sum() == 3
     assert total(parts) == pytest.approx(2 / 3)
 
 
 def test_numbers_that_know_what_they_are_made_of_can_be_copied():
-    parts = copy.deepcopy(area([0.1, 0.9, 0.4], [False, True, True]))
+    parts = copy.deepcopy(roc_auc([0.1, 0.9, 0.4], [False, True, True]))
     assert total(parts) == 1
-    assert parts == area([0.1, 0.9, 0.4], [False, True, True])
+    assert parts == roc_auc([0.1, 0.9, 0.4], [False, True, True])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from icl.constraints import Side
+from icl.constraints import PatchesPerSide
 from icl.edits.base import Edit
 from icl.registry import component
 from icl.streams import StreamKey
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 
-@component("edit", "made_up")
+@component("edit", "random_colors")
 @dataclass(frozen=True)
-class MadeUp(Edit):
+class RandomColors(Edit):
     """An image of nothing in the place of this one, of its size: soft random colors, drawn once a prompt."""
 
-    patches: Side = 4  # random colors a side, blended into one another
+    patches: PatchesPerSide = 4  # random colors a side, blended into one another
     stream: int = 0  # what random numbers are drawn from: of the prompt, which binds the edit
 
-    def bind(self, key: StreamKey, place: str) -> "MadeUp":
+    def bind(self, key: StreamKey, place: str) -> "RandomColors":
         return replace(self, stream=key.number(f"made up/{place}", 63))
 
-    def on_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
         import numpy as np
         from PIL import Image as PILImage
 

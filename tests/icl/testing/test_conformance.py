@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
-from icl.conformance import _EXAMPLES, _request, check_model, check_task
 from icl.images import Image
-from icl.session_conformance import check_sessions
 from icl.tasks.base import Pool
+from icl.testing.conformance import _EXAMPLES, _request, check_model, check_task
+from icl.testing.sessions import check_sessions
 from icl.types import Example
 
 
 def load_toy():
-    path = Path(__file__).parent.parent / "decoding" / "toy.py"
+    path = Path(__file__).parents[2] / "decoding" / "toy.py"
     spec = importlib.util.spec_from_file_location("toy_of_conformance", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -32,7 +32,7 @@ PROMPTS = [_request(example, True).prompt for example in _EXAMPLES[:3]]
 
 
 def gray(level: int) -> Image:
-    return Image.from_image(PILImage.new("RGB", (4, 4), (level,) * 3), f"gray {level}")
+    return Image.from_pil(PILImage.new("RGB", (4, 4), (level,) * 3), f"gray {level}")
 
 
 def example(name: str, level: int, answer: str = "red", **more) -> Example:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from icl.corruptions import BLUR, NOISE, QUALITY, Corruption, corrupted
+from icl.edits.corruption import BLUR, NOISE, QUALITY, Corruption, corrupt
 from icl.images import Image
 
 RNG = np.random.default_rng(0)
@@ -15,8 +15,8 @@ GREY = PILImage.new("RGB", (64, 64), (128, 128, 128))
 
 
 def pixels(kind, severity, image=IMAGE, seed=0):
-    image = Image.from_image(image, "an image")
-    return np.asarray(corrupted(image, kind, severity, seed).open()).astype(float)
+    image = Image.from_pil(image, "an image")
+    return np.asarray(corrupt(image, kind, severity, seed).open()).astype(float)
 
 
 @pytest.mark.parametrize("severity", [1, 3, 5])
@@ -31,7 +31,7 @@ def test_noise_is_one_draw_of_the_image_and_the_seed():
     assert np.corrcoef(one.ravel(), three.ravel())[0, 1] > 0.98
     assert np.array_equal(pixels("noise", 3), pixels("noise", 3))
     assert not np.array_equal(pixels("noise", 3), pixels("noise", 3, seed=1))
-    other = corrupted(Image.from_image(GREY, "another image"), "noise", 3)
+    other = corrupt(Image.from_pil(GREY, "another image"), "noise", 3)
     assert not np.array_equal(np.asarray(other.open()), pixels("noise", 3, GREY))
 
 
@@ -66,8 +66,8 @@ def test_a_higher_severity_is_farther_from_the_image_and_another_image(kind):
     assert np.array_equal(pixels(kind, 0), clean)
     far = [np.abs(pixels(kind, severity) - clean).mean() for severity in range(1, 6)]
     assert far == sorted(far)
-    image = Image.from_image(IMAGE)
-    one, two = corrupted(image, kind, 1), corrupted(image, kind, 2)
+    image = Image.from_pil(IMAGE)
+    one, two = corrupt(image, kind, 1), corrupt(image, kind, 2)
     assert len({image.digest, one.digest, two.digest}) == 3
     assert one.source_digest == image.source_digest  # the leak check sees through it
     assert one.edits == (Corruption(kind, 1, one.edits[0].stream),)

@@ -34,7 +34,7 @@ def check_edit(edit: Any) -> None:
     bound = edit.bind(KEY, PLACE)
     _must(isinstance(bound, Edit), f"{name}.bind() gave {type(bound).__name__}, which is no edit.")
     _must(bound == edit.bind(KEY, PLACE), f"{name}.bind() draws something else for the same prompt.")
-    _must(bound.told() == edit.bind(KEY, PLACE).told(), f"{name}.told() tells the same edit in two ways.")
+    _must(bound.describe() == edit.bind(KEY, PLACE).describe(), f"{name}.told() tells the same edit in two ways.")
     for size in SIZES:
         _check_image(name, bound, size)
     _check_pixels(name, bound)
@@ -44,7 +44,7 @@ def _check_image(name: str, edit: Edit, size: tuple[int, int]) -> None:
     at = f"{name}, an image of {size[0]} x {size[1]}"
     pil_image = _image(size)
     before = pil_image.tobytes()
-    changed, again = edit.on_image(pil_image), edit.on_image(_image(size))
+    changed, again = edit.apply_to_image(pil_image), edit.apply_to_image(_image(size))
     _must(pil_image.tobytes() == before, f"{at}: on_image() changed the image that it was given.")
     _must(changed.mode == "RGB", f"{at}: on_image() gave mode {changed.mode}, not RGB.")
     _must(changed.tobytes() == again.tobytes(), f"{at}: on_image() gave other pixels when asked again.")
@@ -52,7 +52,7 @@ def _check_image(name: str, edit: Edit, size: tuple[int, int]) -> None:
         not edit.keeps_size or changed.size == size,
         f"{at} came out as {changed.size[0]} x {changed.size[1]}. Declare keeps_size = False if it must.",
     )
-    image = Image.from_image(_image(size))
+    image = Image.from_pil(_image(size))
     _must(image.edit(edit).digest != image.digest, f"{at}: an edited image has the digest of the image.")
 
 
@@ -62,13 +62,13 @@ def _check_pixels(name: str, edit: Edit) -> None:
 
     pixels = torch.linspace(-2, 2, 3 * 8 * 8).reshape(1, 3, 8, 8)
     kept = pixels.clone()
-    changed = edit.on_pixels(pixels)
+    changed = edit.apply_to_pixel_values(pixels)
     _must(bool(torch.equal(pixels, kept)), f"{name}.on_pixels() changed the pixels that it was given.")
     _must(changed.shape == kept.shape, f"{name}.on_pixels() gave {tuple(changed.shape)} for {tuple(kept.shape)}.")
     _must(changed.dtype == kept.dtype, f"{name}.on_pixels() gave {changed.dtype} for {kept.dtype}.")
-    _must(bool(torch.equal(changed, edit.on_pixels(kept.clone()))), f"{name}.on_pixels() gave two results.")
+    _must(bool(torch.equal(changed, edit.apply_to_pixel_values(kept.clone()))), f"{name}.on_pixels() gave two results.")
     same = bool(torch.equal(changed, kept))
-    _must(edit.on_pixels_too or same, f"{name} changes processed pixels: declare on_pixels_too = True.")
+    _must(edit.applies_to_pixel_values or same, f"{name} changes processed pixels: declare on_pixels_too = True.")
 
 
 def _image(size: tuple[int, int]) -> "PILImage":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from icl.images import Image
 from icl.streams import StreamKey
-from icl.tasks.generated.drawing import Drawing, drawn
+from icl.tasks.generated.drawing import Drawing, generated_image
 from icl.tasks.generated.letters import print_word, width
 from icl.tasks.generated.world import SIDE
 
@@ -16,7 +16,7 @@ RED = (220, 0, 0)
 
 
 @dataclass(frozen=True)
-class Labeled:
+class LabeledDrawing:
     """A recipe: a drawing in the middle, and a word printed at the upper or lower edge."""
 
     drawing: Drawing
@@ -31,11 +31,11 @@ class Labeled:
 
     @property
     def image(self) -> Image:
-        return drawn(self, "words", self.drawing.seed)
+        return generated_image(self, "words", self.drawing.seed)
 
 
 @dataclass(frozen=True)
-class Words:
+class WordImage:
     """A recipe: words under one another in drawn places, one of them (`boxed`) in a red box."""
 
     seed: int
@@ -61,4 +61,4 @@ class Words:
 
     @property
     def image(self) -> Image:
-        return drawn(self, "words", self.seed)
+        return generated_image(self, "words", self.seed)

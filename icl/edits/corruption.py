@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Le
 
-from icl.edits import Edit, edit_of
+from icl.edits import Edit, build_edit
 from icl.errors import ConfigError, did_you_mean
 from icl.images import Image
-from icl.registry import Nested, entries
+from icl.registry import NestedComponent, entries
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-Kind = Literal["noise", "blur", "contrast", "jpeg"]
+CorruptionKind = Literal["noise", "blur", "contrast", "jpeg"]
 Severity = Annotated[int, Ge(0), Le(5)]
 
 NOISE = (0.04, 0.08, 0.12, 0.15, 0.18)
@@ -41,11 +41,11 @@ SIDE = 64  # pixels of the images that BLUR is meant for
 class Corruption(Edit):
     """One kind at one severity, 1 to 5. stream: what the noise is drawn from."""
 
-    kind: Kind = "noise"
+    kind: CorruptionKind = "noise"
     severity: int = 1
     stream: int = 0
 
-    def on_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
         level = self.severity - 1
         if self.kind == "noise":
             return _noised(image, NOISE[level], self.stream)
@@ -56,7 +56,7 @@ class Corruption(Edit):
         return _flat(image, CONTRAST[level]) if self.kind == "contrast" else _packed(image, QUALITY[level])
 
 
-class Corrupting:
+class CorruptionField:
     """Metadata of a field that holds what corrupts: a kind of the four, or an edit by its name, mapping or path."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
@@ -65,24 +65,24 @@ class Corrupting:
         return core_schema.no_info_plain_validator_function(self._read)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        names = list(dict.fromkeys((*get_args(Kind), *entries("edit"))))
+        names = list(dict.fromkeys((*get_args(CorruptionKind), *entries("edit"))))
         return {"anyOf": [{"enum": names}, {"pattern": ":"}, {"type": "object", "required": ["name"]}]}
 
     @staticmethod
-    def _read(node: Any) -> "Kind | Edit":
-        kind: Kind | None = next((one for one in get_args(Kind) if one == node), None)
+    def _read(node: Any) -> "CorruptionKind | Edit":
+        kind: CorruptionKind | None = next((one for one in get_args(CorruptionKind) if one == node), None)
         if kind is not None:
             return kind
         if isinstance(node, str) and ":" not in node and node not in entries("edit"):
-            known = dict.fromkeys((*get_args(Kind), *entries("edit")))
+            known = dict.fromkeys((*get_args(CorruptionKind), *entries("edit")))
             raise ConfigError(f"nothing that corrupts is named '{node}'.{did_you_mean(node, known)} (icl ls edit)")
-        return edit_of(node, "by")
+        return build_edit(node, "by")
 
 
-By = Annotated[Kind | Annotated[Edit, Nested("edit")], Corrupting()]
+CorruptionSource = Annotated[CorruptionKind | Annotated[Edit, NestedComponent("edit")], CorruptionField()]
 
 
-def corrupted(image: Image, by: Kind | Edit, severity: int, seed: int = 0) -> Image:
+def corrupt(image: Image, by: CorruptionKind | Edit, severity: int, seed: int = 0) -> Image:
     """The image at this severity; as it is at 0. What is drawn for it belongs to the image and the seed."""
     if severity == 0:
         return image

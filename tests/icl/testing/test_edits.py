@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from icl.edit_conformance import check_edit
 from icl.edits import Edit
 from icl.images import Image
 from icl.registry import build, entries, resolve
+from icl.testing.edits import check_edit
 
 
 @pytest.mark.parametrize("name", entries("edit"))
@@ -22,14 +22,14 @@ class Kept:
 
 @dataclass(frozen=True)
 class Forgetful(Edit):
-    def told(self):
+    def describe(self):
         Kept.calls += 1
         return f"call {Kept.calls}"
 
 
 @dataclass(frozen=True)
 class Restless(Edit):
-    def on_image(self, image):
+    def apply_to_image(self, image):
         Kept.calls += 1
         return image.point(lambda level: (level + Kept.calls) % 256)
 
@@ -45,32 +45,32 @@ class Drawn(Edit):
 
 @dataclass(frozen=True)
 class Halved(Edit):
-    def on_image(self, image):
+    def apply_to_image(self, image):
         return image.resize((image.width // 2, image.height // 2))
 
 
 @dataclass(frozen=True)
 class Painting(Edit):
-    def on_image(self, image):
+    def apply_to_image(self, image):
         image.paste((0, 0, 0), (0, 0, 1, 1))
         return image
 
 
 @dataclass(frozen=True)
 class Silent(Edit):
-    def on_pixels(self, pixels):
+    def apply_to_pixel_values(self, pixels):
         return pixels + 1
 
 
 @dataclass(frozen=True)
 class Gray(Edit):
-    def on_image(self, image):
+    def apply_to_image(self, image):
         return image.convert("L")
 
 
 @dataclass(frozen=True)
 class NoEdit:
-    def on_image(self, image):
+    def apply_to_image(self, image):
         return image
 
 
@@ -102,6 +102,6 @@ def test_edits_of_ones_own_with_other_code_have_other_digests(tmp_path: Path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.py").write_text(code + body)
         found.append(
-            Image.from_path("x").edit(resolve("edit", f"{tmp_path / folder / 'mine.py'}:Mine")()).edits[0].told()
+            Image.from_path("x").edit(resolve("edit", f"{tmp_path / folder / 'mine.py'}:Mine")()).edits[0].describe()
         )
     assert found[0] == found[2] != found[1]

@@ -1,6 +1,6 @@
 """What a statistic of a whole run is made of: a row a sample, whose sums give the statistic, for any choice of samples.
 
-The influence numbers of `icl.metrics.over_run` say how a statistic moves near the data that were seen. Tests and
+The influence numbers of `icl.metrics.run_level` say how a statistic moves near the data that were seen. Tests and
 bounds want it on other data: with the answers of two arms exchanged, with clusters drawn anew, with samples that are
 as bad as can be. For that each statistic is a function of sums of rows:
 
@@ -27,7 +27,7 @@ Rows = Any
 
 
 @dataclass(frozen=True, eq=False)
-class Sums:
+class SufficientStatistics:
     """rows: [n, k], what each sample adds. of: sums [..., k] -> the statistic [...], NaN where there is none.
 
     counts: [n], the samples that have a say. least, most: [k], what a sample adds that moves the statistic down or up
@@ -41,7 +41,7 @@ class Sums:
     most: Floats
     share: bool
 
-    def spread(self, places: Sequence[int], size: int) -> "Sums":
+    def spread(self, places: Sequence[int], size: int) -> "SufficientStatistics":
         """The same of `size` samples, of which those at `places` add these rows and the others nothing."""
         from scipy.sparse import csr_matrix
 
@@ -52,28 +52,30 @@ class Sums:
         return replace(self, rows=chosen @ self.rows, counts=counts)
 
 
-class Summed(list[float | None]):
+class RunLevelValues(list[float | None]):
     """Influence numbers that know what their statistic is made of."""
 
-    def __init__(self, parts: Sequence[float | None], sums: Sums) -> None:
+    def __init__(self, parts: Sequence[float | None], sums: SufficientStatistics) -> None:
         super().__init__(parts)
         self.sums = sums
 
 
-def sums_of(parts: Sequence[float | None]) -> Sums:
+def statistics_of(parts: Sequence[float | None]) -> SufficientStatistics:
     """What the numbers say of themselves; of plain ones, that their statistic is their mean and lies in [0, 1]."""
-    if isinstance(parts, Summed):
+    if isinstance(parts, RunLevelValues):
         return parts.sums
     told = np.array([np.nan if part is None else part for part in parts], dtype=np.float64)
     mean = float(np.nanmean(told)) if np.isfinite(told).any() else 0.0
-    return mean_sums(told, min(0.0, mean), max(1.0, mean))
+    return mean_statistics(told, min(0.0, mean), max(1.0, mean))
 
 
-def ratio_sums(over: Floats, under: Floats, least: ArrayLike | None = None, most: ArrayLike | None = None) -> Sums:
+def ratio_statistics(
+    over: Floats, under: Floats, least: ArrayLike | None = None, most: ArrayLike | None = None
+) -> SufficientStatistics:
     """Of sum(over) / sum(under). least, most: (over, under) of one sample; else 0 and all of a usual `under`."""
     counts = under != 0
     usual = float(under[counts].mean()) if counts.any() else 1.0
-    return Sums(
+    return SufficientStatistics(
         np.stack([over, under], axis=1),
         _quotient,
         counts,
@@ -83,14 +85,14 @@ def ratio_sums(over: Floats, under: Floats, least: ArrayLike | None = None, most
     )
 
 
-def mean_sums(values: Floats, least: float, most: float) -> Sums:
+def mean_statistics(values: Floats, least: float, most: float) -> SufficientStatistics:
     """Of the mean of the values that are no NaN. least, most: the bounds of a value."""
     told = np.isfinite(values)
     rows = np.stack([np.where(told, values, 0.0), told.astype(np.float64)], axis=1)
-    return Sums(rows, _quotient, told, np.array([least, 1.0]), np.array([most, 1.0]), share=False)
+    return SufficientStatistics(rows, _quotient, told, np.array([least, 1.0]), np.array([most, 1.0]), share=False)
 
 
-def area_sums(scores: Floats, positive: NDArray[np.bool_]) -> Sums:
+def roc_auc_statistics(scores: Floats, positive: NDArray[np.bool_]) -> SufficientStatistics:
     """Of the area under the ROC curve. The least and the most of a sample are those of the class with fewer samples."""
     from scipy.sparse import csr_matrix
     from scipy.stats import rankdata
@@ -103,10 +105,10 @@ def area_sums(scores: Floats, positive: NDArray[np.bool_]) -> Sums:
     bottom, top = np.zeros(2 * places), np.zeros(2 * places)
     bottom[0 if fewer else -1] = 1
     top[places - 1 if fewer else places] = 1
-    return Sums(rows, _area, positive if fewer else ~positive, bottom, top, share=True)
+    return SufficientStatistics(rows, _area, positive if fewer else ~positive, bottom, top, share=True)
 
 
-def macro_sums(said: NDArray[np.intp], wanted: NDArray[np.intp], labels: int) -> Sums:
+def macro_f1_statistics(said: NDArray[np.intp], wanted: NDArray[np.intp], labels: int) -> SufficientStatistics:
     """Of the mean F1 of the labels that are said or wanted. said, wanted: [n], below `labels`, or -1 for none.
 
     A wrong answer is missed by one label and said of another, a right one is both of one: at worst and at best a sample
@@ -124,7 +126,9 @@ def macro_sums(said: NDArray[np.intp], wanted: NDArray[np.intp], labels: int) ->
     there = np.asarray(rows[:, labels:].sum(axis=0)).ravel() > 0
     alike = 2 * there / max(1, there.sum())
     least = np.concatenate([np.zeros(labels), np.minimum(alike, 1.0)])  # with one label there is no other to say
-    return Sums(rows, _macro, (said >= 0) | (wanted >= 0), least, np.concatenate([alike, alike]), share=True)
+    return SufficientStatistics(
+        rows, _macro, (said >= 0) | (wanted >= 0), least, np.concatenate([alike, alike]), share=True
+    )
 
 
 def _macro(sums: Floats) -> Floats:

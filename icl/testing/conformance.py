@@ -3,7 +3,7 @@
 Each takes a component, raises AssertionError with a sentence at the first promise that is broken, and returns nothing.
 They are pure: no network, no state left behind.
 
-    from icl.conformance import check_task
+    from icl.testing.conformance import check_task
     check_task(MyTask())
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 
 from icl import spans
 from icl.images import Image
-from icl.metrics.base import Judged, Metric, RunMetric
-from icl.metrics.normalize import plain
+from icl.metrics.base import Metric, RunLevelMetric, ScoredSample
+from icl.metrics.normalize import normalize_text
 from icl.models.base import ABILITIES, Model, Request
 from icl.models.optional import counts_exactly, misspelled
 from icl.streams import StreamKey
@@ -82,31 +82,31 @@ def check_metric(metric: Any) -> None:
             _must(
                 not worse, f"{name}: the gold of '{example.id}' scores {gold}, worse than an empty output ({silence})."
             )
-    if isinstance(metric, RunMetric):
-        _check_over_run(name, metric)
+    if isinstance(metric, RunLevelMetric):
+        _check_run_level(name, metric)
 
 
-def _check_over_run(name: str, metric: RunMetric) -> None:
+def _check_run_level(name: str, metric: RunLevelMetric) -> None:
     """A number or None for every sample of a cell, failed ones too, whatever the cell."""
     told = [(e, text) for e in _EXAMPLES for text in (e.answer, *_OUTPUTS)]
     cell = [
-        Judged(f"{e.id}-{i}", metric.score(Generation(text), e), e.group, text, e.answers, e.options, e.meta)
+        ScoredSample(f"{e.id}-{i}", metric.score(Generation(text), e), e.group, text, e.answers, e.options, e.meta)
         for i, (e, text) in enumerate(told)
     ]
     bare = [dataclasses.replace(sample, output=None) for sample in cell]
     failed = [dataclasses.replace(sample, output=None, score=None) for sample in cell[:3]]
     for samples in ([], failed, cell[:1], cell, bare, [*cell, *failed]):
-        parts = list(metric.over_run(samples))
-        _must(len(parts) == len(samples), f"{name}.over_run gave {len(parts)} numbers for {len(samples)} samples.")
+        parts = list(metric.run_level(samples))
+        _must(len(parts) == len(samples), f"{name}.run_level gave {len(parts)} numbers for {len(samples)} samples.")
         odd = next((part for part in parts if part is not None and not math.isfinite(part)), None)
-        _must(odd is None, f"{name}.over_run gave {odd}, which is no number (None is for samples without a part).")
-        _must(list(metric.over_run(samples)) == parts, f"{name}.over_run gives other numbers each time.")
+        _must(odd is None, f"{name}.run_level gave {odd}, which is no number (None is for samples without a part).")
+        _must(list(metric.run_level(samples)) == parts, f"{name}.run_level gives other numbers each time.")
 
 
 def check_model(model: Any, images: bool = True, tolerance: float = 1e-3) -> None:
     """Answers in order, the same alone as in a batch; tokens counted; new tokens limited; options scored if it can.
 
-    A model with the ability 'logits' is held to the equalities of sessions too (`icl.session_conformance`).
+    A model with the ability 'logits' is held to the equalities of sessions too (`icl.testing.sessions`).
     `images`: whether the prompts show any. `tolerance`: of logits, for models that compute in low precision.
     """
     name = type(model).__name__
@@ -128,7 +128,7 @@ def check_model(model: Any, images: bool = True, tolerance: float = 1e-3) -> Non
             f"{name}.count_tokens does not grow with the prompt.",
         )
     if "logits" in model.abilities:
-        from icl.session_conformance import check_sessions
+        from icl.testing.sessions import check_sessions
 
         check_sessions(model, [requests[0].prompt, *(_short(request.prompt) for request in requests)], tolerance)
     if "generate" not in model.abilities:
@@ -167,10 +167,10 @@ def _check_example(name: str, example: Example) -> None:
     )
     _must(bool(example.question.strip()) or bool(example.images), f"{at} asks nothing and shows nothing.")
     if example.options:
-        _unique([plain(option) for option in example.options], f"{at}: two options read")
-        answers = {plain(answer) for answer in example.answers}
+        _unique([normalize_text(option) for option in example.options], f"{at}: two options read")
+        answers = {normalize_text(answer) for answer in example.answers}
         _must(
-            any(plain(option) in answers for option in example.options),
+            any(normalize_text(option) in answers for option in example.options),
             f"{at}: no accepted answer ({', '.join(example.answers)}) is among the options {example.options}.",
         )
 
@@ -184,9 +184,15 @@ def _check_public(name: str, examples: Sequence[Example]) -> None:
     public["group"] = [str(example.group) for example in examples]
     public["domain"] = [str(example.domain) for example in examples]
     for what, values in public.items():
-        tells = all(plain(value) == plain(example.answer) for value, example in zip(values, examples, strict=True))
+        tells = all(
+            normalize_text(value) == normalize_text(example.answer)
+            for value, example in zip(values, examples, strict=True)
+        )
         _must(not tells, f"{name}: {what} is the gold of every query. Put it into `secret`.")
-    tells = all(plain(example.answer) in plain(example.id).replace("_", "-").split("-") for example in examples)
+    tells = all(
+        normalize_text(example.answer) in normalize_text(example.id).replace("_", "-").split("-")
+        for example in examples
+    )
     _must(not tells, f"{name}: the ids name the gold (such as '{examples[0].id}').")
 
 
@@ -235,7 +241,7 @@ def _unique(items: Iterable[str], what: str) -> None:
 def _gray(level: int) -> Image:
     from PIL import Image as PILImage
 
-    return Image.from_image(PILImage.new("RGB", (64, 64), (level, level, level)), f"gray {level}")
+    return Image.from_pil(PILImage.new("RGB", (64, 64), (level, level, level)), f"gray {level}")
 
 
 _EXAMPLES = (

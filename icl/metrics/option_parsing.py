@@ -1,0 +1,38 @@
+"""Which of the options an output chooses, and how likely an option is: what scores over options read."""
+
+import math
+from collections.abc import Mapping
+
+from icl.metrics.lenient import contains_answer
+from icl.metrics.normalize import normalize_text
+from icl.metrics.option import is_best_option
+from icl.metrics.yes_no import asks_yes_no, parse_yes_no
+from icl.types import Example, Generation
+
+
+def named_option(output: str, options: tuple[str, ...]) -> str | None:
+    """The one option that the output is or names, in its plain form; None where it names none or several."""
+    whole = normalize_text(output)
+    if whole in map(normalize_text, options):
+        return whole
+    named = {normalize_text(option) for option in options if contains_answer(output, (option,), options)}
+    return named.pop() if len(named) == 1 else None
+
+
+def option_probability(scores: Mapping[str, float], option: str) -> float | None:
+    """The probability of an option among all that were scored; None where it is not among them."""
+    logs = {normalize_text(name): score for name, score in scores.items()}
+    most = max(logs.values(), default=-math.inf)
+    if normalize_text(option) not in logs or most == -math.inf:
+        return None
+    weights = {name: math.exp(score - most) for name, score in logs.items()}
+    return weights[normalize_text(option)] / sum(weights.values())
+
+
+def is_correct(generation: Generation, example: Example) -> bool:
+    """By the scores of the options where they were scored, else by the rules of `lenient`."""
+    if generation.option_scores:
+        return is_best_option(generation.option_scores, example.answers)
+    if asks_yes_no(example):
+        return parse_yes_no(generation.text) in [normalize_text(answer) for answer in example.answers]
+    return contains_answer(generation.text, example.answers, example.options)
