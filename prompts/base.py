@@ -24,7 +24,7 @@ class Transform(Protocol):
     """A component of kind `transform`: a changed context, with a mark of what was done in its provenance.
 
     needs: as an orderer's; one that read labels says so in its mark ('saw labels'). where: if it has this parameter,
-    'demos', 'query' or 'all', what it changes; a transform without it leaves the query alone. told_by: of one whose
+    'demos', 'query' or 'all', what it changes; a transform without it leaves the query alone. analysis: of one whose
     demonstrations answer with other labels, the analysis that says what its arms show: no sentence on gains has them.
     """
 

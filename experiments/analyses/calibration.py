@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.analyses.samples import answered, interval, settings, table
-from experiments.stats.rows import records, texts, units
+from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
+from experiments.stats.sample_rows import text_items, to_records, unit_labels
 from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
 
@@ -39,8 +39,8 @@ Shares = dict[str, float]
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting whose options were scored. Raises ConfigError where none were."""
     found: list[dict[str, Any]] = []
-    for setting, samples in settings(view, answered(view, shown=False)):
-        rows = [row for row in records(samples) if len(shares_of(row)) > 1 and texts(row, "gold")]
+    for setting, samples in iter_settings(view, answered_samples(view, shown=False)):
+        rows = [row for row in to_records(samples) if len(option_probabilities(row)) > 1 and text_items(row, "gold")]
         if rows:
             found.append({**setting, **_measured(rows), "n": len(rows)})
     if not found:
@@ -48,10 +48,10 @@ def analyze(view: "RunView") -> "DataFrame":
             f"{view.path}: no options were scored. Run it with answer_mode: options, on a task with options."
         )
     note = f"ece: {BINS} equal bins of the likeliest share; brier: summed over options; risk_50: of the surer half"
-    return table(found, "Do the options' probabilities mean what they say?", note=note, signed=("over",))
+    return make_table(found, "Do the options' probabilities mean what they say?", note=note, signed=("over",))
 
 
-def shares_of(row: Mapping[str, Any]) -> Shares:
+def option_probabilities(row: Mapping[str, Any]) -> Shares:
     """Of each option, by its plain form: exp(score), normalized. Empty where options were not scored."""
     scores = row.get("option_scores")
     logs = {normalize_text(name): float(score) for name, score in scores.items()} if isinstance(scores, Mapping) else {}
@@ -80,8 +80,8 @@ def brier(shares: Shares, gold: Sequence[str]) -> float:
 
 
 def _measured(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    every = [shares_of(row) for row in rows]
-    golds = [texts(row, "gold") for row in rows]
+    every = [option_probabilities(row) for row in rows]
+    golds = [text_items(row, "gold") for row in rows]
     confidence = np.array([max(shares.values()) for shares in every])
     right = np.array([_right(shares, gold) for shares, gold in zip(every, golds, strict=True)])
     scored = [brier(shares, gold) for shares, gold in zip(every, golds, strict=True)]
@@ -94,7 +94,7 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "confidence": float(confidence.mean()),
         "over": float(confidence.mean() - right.mean()),
         "ece": ece(confidence, right),
-        **interval(scored, units(rows), "brier"),
+        **interval_columns(scored, unit_labels(rows), "brier"),
         "nll": float(losses.mean()),
         "risk_50": float(1 - right[surer].mean()),
         "skew": _skew(every, golds),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Analysis = Callable[["RunView"], "DataFrame"]
 
 
-def catalog() -> dict[str, str]:
+def list_analyses() -> dict[str, str]:
     """name -> one line, without importing any."""
     found = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
@@ -26,9 +26,9 @@ def catalog() -> dict[str, str]:
     return found
 
 
-def analysis(name: str) -> Analysis:
+def find_analysis(name: str) -> Analysis:
     """The function of an analysis. Raises ConfigError with the nearest name."""
-    known = catalog()
+    known = list_analyses()
     plain = name.replace("-", "_")
     if plain not in known:
         raise ConfigError(f"no analysis named '{name}'.{did_you_mean(plain, known)} There are {', '.join(known)}.")

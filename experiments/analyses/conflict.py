@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import answered, interval, settings, table
-from experiments.stats.rows import records, texts, units
+from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
+from experiments.stats.sample_rows import text_items, to_records, unit_labels
 from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
 from icl.metrics.option_parsing import named_option, option_probability
@@ -38,15 +38,15 @@ Row = Mapping[str, Any]
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting that asked items from text and from the image. Raises ConfigError where none did."""
     found: list[dict[str, Any]] = []
-    for setting, samples in settings(view, answered(view, shown=False)):
-        items = _items(records(samples))
+    for setting, samples in iter_settings(view, answered_samples(view, shown=False)):
+        items = _items(to_records(samples))
         known = [item for item in items if "recognize" not in item or _right(item["recognize"])]
         if not known:
             continue
         cells = Counter(_cell(item) for item in known)
         shares = {name: cells[name] / len(known) for name in CELLS}
         flips = [_cell(item) not in ("both", "same_wrong") for item in known]
-        flipped = interval(flips, units([item["image"] for item in known]), "flip")
+        flipped = interval_columns(flips, unit_labels([item["image"] for item in known]), "flip")
         bound = {"conflict": flipped["flip"] - shares["text_only"] + shares["image_only"], "kappa": kappa(known)}
         counts = {"shift": _shift(known), "items": len(known), "asked": len(items)}
         found.append({**setting, **flipped, **bound, **shares, **counts})
@@ -55,7 +55,7 @@ def analyze(view: "RunView") -> "DataFrame":
             f"{view.path}: no item was asked from text alone and from its image, and recognized. "
             "Run the task 'conflict' (modes: [text, image, recognize])."
         )
-    return table(found, "Does the model say from the image what it says from text?")
+    return make_table(found, "Does the model say from the image what it says from text?")
 
 
 CELLS = ("both", "text_only", "image_only", "same_wrong", "other_wrong")
@@ -89,7 +89,7 @@ def _log_ratio(item: Mapping[str, Row]) -> float | None:
 
 def _gold_share(row: Row) -> float | None:
     scores = row.get("option_scores")
-    gold = texts(row, "gold")
+    gold = text_items(row, "gold")
     return option_probability(scores, gold[0]) if isinstance(scores, Mapping) and scores and gold else None
 
 
@@ -116,8 +116,8 @@ def _cell(item: Mapping[str, Row]) -> str:
 
 def _said(row: Row) -> str | None:
     output = row.get("output")
-    return named_option(output if isinstance(output, str) else "", texts(row, "options"))
+    return named_option(output if isinstance(output, str) else "", text_items(row, "options"))
 
 
 def _right(row: Row) -> bool:
-    return _said(row) in {normalize_text(answer) for answer in texts(row, "gold")}
+    return _said(row) in {normalize_text(answer) for answer in text_items(row, "gold")}

@@ -16,8 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import BEST, answered, interval, judges_samples, settings, table
-from experiments.stats.rows import demos_of, records, said, units
+from experiments.analyses.shared import (
+    BEST_SCORE,
+    answered_samples,
+    interval_columns,
+    iter_settings,
+    make_table,
+    require_sample_metric,
+)
+from experiments.stats.sample_rows import demos_of, read_answer, to_records, unit_labels
 from icl.metrics.normalize import normalize_text
 
 if TYPE_CHECKING:
@@ -30,13 +37,13 @@ Row = Mapping[str, Any]
 
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting and place ('any', then 1, 2, … from the query)."""
-    judges_samples(view)
+    require_sample_metric(view)
     found: list[dict[str, Any]] = []
-    for setting, samples in settings(view, answered(view)):
-        rows = records(samples)
-        told = [said(row) for row in rows]
+    for setting, samples in iter_settings(view, answered_samples(view)):
+        rows = to_records(samples)
+        told = [read_answer(row) for row in rows]
         shown = [[normalize_text(answer) for *_, answer in demos_of(row)] for row in rows]
-        right = [view.better == "neither" or row[view.metric] == BEST[view.better] for row in rows]
+        right = [view.better == "neither" or row[view.metric] == BEST_SCORE[view.better] for row in rows]
         found.append({**setting, "place": "any", **_any(rows, told, shown, right)})
         for place in range(1, max(map(len, shown)) + 1):
             found.append({**setting, "place": str(place), **_at(place, rows, told, shown, right)})
@@ -44,14 +51,19 @@ def analyze(view: "RunView") -> "DataFrame":
         "place: 1 is next to the query; copied: where the answer of the place stands once in the prompt; copied all: "
         "in all prompts; copied wrong: copied, among wrong answers; chance: with other queries' prompts"
     )
-    return table(found, "Answers copied from demonstrations, by place from the query", note=note)
+    return make_table(found, "Answers copied from demonstrations, by place from the query", note=note)
 
 
 def _any(rows: Sequence[Row], told: Sequence[str], shown: Sequence[list[str]], right: Sequence[bool]) -> dict[str, Any]:
     hits = [word in answers for word, answers in zip(told, shown, strict=True)]
     wrong = [hit for hit, good in zip(hits, right, strict=True) if not good]
     counts = {"copied_all": _mean(hits), "copied_wrong": _mean(wrong), "n_wrong": len(wrong)}
-    return {**interval(hits, units(rows), "copied"), "n": len(hits), **counts, "chance": chance(rows, told, shown)}
+    return {
+        **interval_columns(hits, unit_labels(rows), "copied"),
+        "n": len(hits),
+        **counts,
+        "chance": chance(rows, told, shown),
+    }
 
 
 def _at(
@@ -63,7 +75,12 @@ def _at(
     wrong = [hits[i] for i in once if not right[i]]
     counts = {"copied_all": _mean(list(hits.values())), "copied_wrong": _mean(wrong), "n_wrong": len(wrong)}
     own = [hits[i] for i in once]
-    return {**interval(own, units([rows[i] for i in once]), "copied"), "n": len(once), **counts, "chance": np.nan}
+    return {
+        **interval_columns(own, unit_labels([rows[i] for i in once]), "copied"),
+        "n": len(once),
+        **counts,
+        "chance": np.nan,
+    }
 
 
 def chance(rows: Sequence[Row], told: Sequence[str], shown: Sequence[Sequence[str]]) -> float:

@@ -14,8 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import answered, interval, judges_samples, settings, table
-from experiments.stats.rows import records, said, texts, units
+from experiments.analyses.shared import (
+    answered_samples,
+    interval_columns,
+    iter_settings,
+    make_table,
+    require_sample_metric,
+)
+from experiments.stats.sample_rows import read_answer, text_items, to_records, unit_labels
 from experiments.store.store import Store
 from icl.errors import ConfigError
 from retrievers.disrupted import SWAPPED
@@ -32,18 +38,18 @@ Row = Mapping[str, Any]
 
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting and place ('any', then 1, 2, …). Raises ConfigError without an arm and its base."""
-    judges_samples(view)
-    rows = answered(view)
+    require_sample_metric(view)
+    rows = answered_samples(view)
     rows = rows[rows[view.metric].notna()]
     cells = {digest: _parts(Store(view.path).read_cell(str(digest)) or {}) for digest in rows["cell"].unique()}
     rows = rows.assign(
         **{BASE: rows["cell"].map(lambda d: cells[d][0]), PLACE: rows["cell"].map(lambda d: cells[d][1])}
     )
     found: list[dict[str, Any]] = []
-    for setting, samples in settings(view, rows, without=("retriever",)):
+    for setting, samples in iter_settings(view, rows, without=("retriever",)):
         for _, own in samples.groupby(BASE, sort=False):
-            whole = {_key(row): row for row in records(own[own[PLACE] < 0])}
-            swapped = [row for row in records(own[own[PLACE] >= 0]) if _swapped(row) and _key(row) in whole]
+            whole = {_key(row): row for row in to_records(own[own[PLACE] < 0])}
+            swapped = [row for row in to_records(own[own[PLACE] >= 0]) if _swapped(row) and _key(row) in whole]
             if not swapped:
                 continue
             label = next(iter(whole.values()))["retriever"]
@@ -57,14 +63,14 @@ def analyze(view: "RunView") -> "DataFrame":
             f"{view.path}: no demonstration was swapped beside what it was swapped from. In grid, retriever: [knn, "
             "{name: disrupted, of: knn, place: 0}, {name: disrupted, of: knn, place: 1}]."
         )
-    return table(found, f"What one swapped demonstration moves ({view.measure})", signed=("net",))
+    return make_table(found, f"What one swapped demonstration moves ({view.measure})", signed=("net",))
 
 
 def _gap(swapped: Sequence[Row], whole: Sequence[Row], metric: str) -> dict[str, float]:
     moved = np.array([float(a[metric]) - float(b[metric]) for a, b in zip(swapped, whole, strict=True)])
-    other = [said(a) != said(b) for a, b in zip(swapped, whole, strict=True)]
+    other = [read_answer(a) != read_answer(b) for a, b in zip(swapped, whole, strict=True)]
     return {
-        **interval(np.abs(moved), units(swapped), "gap"),
+        **interval_columns(np.abs(moved), unit_labels(swapped), "gap"),
         "net": float(moved.mean()),
         "changed": float(np.mean(other)),
         "n": len(moved),
@@ -77,7 +83,7 @@ def _key(row: Row) -> tuple[Any, Any]:
 
 def _swapped(row: Row) -> bool:
     """Whether there was something to swap for."""
-    return any(SWAPPED in mark for mark in texts(row, "marks"))
+    return any(SWAPPED in mark for mark in text_items(row, "marks"))
 
 
 def _parts(cell: Mapping[str, Any]) -> tuple[str, int]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from experiments.grid.axis_labels import labels
-from experiments.stats.arms import UNIT, tidy
+from experiments.stats.arms import UNIT, tidy_frame
 from experiments.store.store import Store
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ FOLDED = ("task", "retriever")
 """Axes whose components may name what is held out."""
 
 
-def folded(view: "RunView", rows: "DataFrame") -> "DataFrame | None":
+def merge_folds(view: "RunView", rows: "DataFrame") -> "DataFrame | None":
     """The rows with all folds of a task under one name; None where no task has folds.
 
     What belongs together (a group) does so across folds: one emoji is asked about in several vendors' drawings.
@@ -33,7 +33,7 @@ def folded(view: "RunView", rows: "DataFrame") -> "DataFrame | None":
         nodes = {digest: _without(cell.get(axis)) for digest, cell in cells.items()}
         names = dict(zip(nodes, labels(list(nodes.values())), strict=True))
         told = told.assign(**{axis: [names[digest] for digest in rows["cell"]]})
-    found = tidy(told, view.axes)
+    found = tidy_frame(told, view.axes)
     found.attrs = dict(rows.attrs)
     return found
 

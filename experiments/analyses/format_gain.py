@@ -8,8 +8,8 @@ In pairs of the same queries and seeds, Holm over the arms.
 
 from typing import TYPE_CHECKING, Any
 
-from experiments.analyses.samples import table
-from experiments.stats.arms import varying
+from experiments.analyses.shared import make_table
+from experiments.stats.arms import varying_axes
 from experiments.stats.compare import compare
 from icl.errors import ConfigError
 
@@ -27,7 +27,7 @@ def analyze(view: "RunView") -> "DataFrame":
     form, strict, lenient = (
         compare(scores, {"shots": 0}, metric, axes=view.axes) for metric in ("form", "strict", "lenient")
     )
-    told = [axis for axis in view.axes if axis in ("task", "shots") or axis in varying(form, view.axes)]
+    told = [axis for axis in view.axes if axis in ("task", "shots") or axis in varying_axes(form, view.axes)]
     found: list[dict[str, Any]] = [
         {
             **{axis: row[axis] for axis in told},
@@ -44,4 +44,4 @@ def analyze(view: "RunView") -> "DataFrame":
         )
     ]
     signed = ("gain_strict", "gain_lenient", "format_gain", "low", "high")
-    return table(found, "How much of the gain is format", note="p after Holm", signed=signed)
+    return make_table(found, "How much of the gain is format", note="p after Holm", signed=signed)

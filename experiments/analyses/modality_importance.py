@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import answered, interval, judges_samples, settings, table
+from experiments.analyses.shared import (
+    answered_samples,
+    interval_columns,
+    iter_settings,
+    make_table,
+    require_sample_metric,
+)
 from experiments.stats.arms import UNIT
 from experiments.store.store import Store
 from icl.errors import ConfigError
@@ -35,13 +41,13 @@ SHOWN = "shown"
 
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting. Raises ConfigError where one of the three sets of modalities was not run."""
-    judges_samples(view)
-    rows = answered(view, shown=False)
+    require_sample_metric(view)
+    rows = answered_samples(view, shown=False)
     sets = {digest: _set(Store(view.path).read_cell(str(digest)) or {}) for digest in rows["cell"].unique()}
     rows = rows.assign(**{SHOWN: rows["cell"].map(sets)})
     rows = rows[rows[SHOWN].notna() & rows[view.metric].notna()]
     found: list[dict[str, Any]] = []
-    for setting, samples in settings(view, rows, without=("transforms",)):
+    for setting, samples in iter_settings(view, rows, without=("transforms",)):
         wide = samples.pivot_table(index=["query", "seed", UNIT], columns=SHOWN, values=view.metric, aggfunc="mean")
         if not {"PT", "P", "T"} <= set(wide):
             continue
@@ -52,10 +58,12 @@ def analyze(view: "RunView") -> "DataFrame":
         both, image, text = (scores[key] for key in ("PT", "P", "T"))
         importance = {"mis_image": (both + image) / 2 - text, "mis_text": (both + text) / 2 - image}
         clusters = wide.index.get_level_values(UNIT).to_numpy()
-        told = [class_of(a, b, any_) for a, b, any_ in zip(*importance.values(), both + image + text, strict=True)]
+        told = [
+            modality_class(a, b, any_) for a, b, any_ in zip(*importance.values(), both + image + text, strict=True)
+        ]
         line: dict[str, Any] = {**setting}
         for name, values in importance.items():
-            middle = interval(values, clusters, name)
+            middle = interval_columns(values, clusters, name)
             line |= {name: middle[name], f"{name}_low": middle["low"], f"{name}_high": middle["high"]}
         found.append({**line, **{name: told.count(name) / len(told) for name in CLASSES}, "n": len(told)})
     if not found:
@@ -66,10 +74,10 @@ def analyze(view: "RunView") -> "DataFrame":
         )
     signed = tuple(f"mis_{name}{end}" for name in ("image", "text") for end in ("", "_low", "_high"))
     note = "shares of samples: which modality a right answer needs; either: one alone does; unanswered: none does"
-    return table(found, f"What answers need ({view.measure})", note=note, signed=signed)
+    return make_table(found, f"What answers need ({view.measure})", note=note, signed=signed)
 
 
-def class_of(image: float, text: float, answered_at_all: float) -> str:
+def modality_class(image: float, text: float, answered_at_all: float) -> str:
     """The class of a sample by the signs of both scores, up to rounding."""
     needs = image > 1e-9, text > 1e-9
     if any(needs):

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import answered, settings, table, turned
-from experiments.stats.pairs import pair, paired_test
+from experiments.analyses.shared import answered_samples, as_deterioration, iter_settings, make_table
+from experiments.stats.pairs import align_pairs, paired_test
 from experiments.stats.significance import holm
-from experiments.stats.summary import estimate_of
+from experiments.stats.summary import estimate_arm
 from experiments.store.store import Store
 from icl.errors import ConfigError
 
@@ -30,7 +30,7 @@ SHARE = "share"
 
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting and share. Raises ConfigError with fewer than two shares."""
-    rows = answered(view)
+    rows = answered_samples(view)
     shares = {digest: _share(view, str(digest)) for digest in rows["cell"].unique()}
     rows = rows.assign(**{SHARE: rows["cell"].map(shares)})
     rows = rows[rows[SHARE].notna()]
@@ -40,7 +40,7 @@ def analyze(view: "RunView") -> "DataFrame":
             "[{name: noisy_labels, share: 0.5}], [{name: noisy_labels, share: 1}]]."
         )
     found: list[dict[str, Any]] = []
-    for setting, samples in settings(view, rows, without=("transforms",)):
+    for setting, samples in iter_settings(view, rows, without=("transforms",)):
         points = list(samples.groupby(SHARE))
         first = points[0][1]
         means = samples.groupby(SHARE)[view.metric].mean()
@@ -49,7 +49,7 @@ def analyze(view: "RunView") -> "DataFrame":
         for share, point in points:
             score = dict.fromkeys(("score", "low", "high"), np.nan)
             if point[view.metric].notna().any():
-                found_score = estimate_of(point, view.metric)
+                found_score = estimate_arm(point, view.metric)
                 score = {"score": found_score.mean, "low": found_score.low, "high": found_score.high}
             against = _against(first, point, view) if point is not first else {}
             vote = float(point["vote"].mean()) if "vote" in point else np.nan
@@ -67,7 +67,7 @@ def analyze(view: "RunView") -> "DataFrame":
         for row, p in zip(tested[1:], holm([row["p"] for row in tested[1:]]), strict=True):
             row["p"] = float(p)
         found += tested
-    return table(
+    return make_table(
         found,
         f"The score against the share of wrong labels ({view.measure})",
         note="p after Holm",
@@ -76,8 +76,8 @@ def analyze(view: "RunView") -> "DataFrame":
 
 
 def _against(first: "DataFrame", point: "DataFrame", view: "RunView") -> dict[str, float]:
-    result = paired_test(pair(first, point, view.metric))
-    return {"drop": turned(view.better, result.low, result.difference, result.high)[1], "p": result.p}
+    result = paired_test(align_pairs(first, point, view.metric))
+    return {"drop": as_deterioration(view.better, result.low, result.difference, result.high)[1], "p": result.p}
 
 
 def _share(view: "RunView", digest: str) -> float | None:

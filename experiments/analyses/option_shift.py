@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import answered, interval, settings, table
+from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
 from experiments.stats.arms import UNIT
-from experiments.stats.rows import records, texts
+from experiments.stats.sample_rows import text_items, to_records
 from experiments.store.store import Store
 from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
@@ -40,24 +40,24 @@ right."""
 
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting. Raises ConfigError where no question was asked under all shifts of its options."""
-    rows = answered(view, shown=False)
+    rows = answered_samples(view, shown=False)
     shifts = {digest: _shift(Store(view.path).read_cell(str(digest)) or {}) for digest in rows["cell"].unique()}
     rows = rows.assign(**{SHIFT: rows["cell"].map(shifts)})
     found: list[dict[str, Any]] = []
-    for setting, samples in settings(view, rows[rows[SHIFT].notna()], without=("transforms",)):
-        questions = _questions(records(samples))
+    for setting, samples in iter_settings(view, rows[rows[SHIFT].notna()], without=("transforms",)):
+        questions = _questions(to_records(samples))
         if questions:
-            found.append({**setting, **measured(questions)})
+            found.append({**setting, **shift_statistics(questions)})
     if not found:
         raise ConfigError(
             f"{view.path}: no question was asked under every shift of its options. For questions with three, in grid, "
             "transforms: [[{name: listed, shift: 0}], [{name: listed, shift: 1}], [{name: listed, shift: 2}]]."
         )
     note = "consistent: right under every shift of the options; sd: of accuracy over the place of the gold"
-    return table(found, "Does an answer depend on where its option stands?", note=note)
+    return make_table(found, "Does an answer depend on where its option stands?", note=note)
 
 
-def measured(questions: Sequence[tuple[Any, Turns]]) -> dict[str, float]:
+def shift_statistics(questions: Sequence[tuple[Any, Turns]]) -> dict[str, float]:
     """questions: what each belongs to, and its shifts."""
     turns = [turn for _, each in questions for turn in each]
     steady = [all(right for *_, right in each) for _, each in questions]
@@ -69,7 +69,7 @@ def measured(questions: Sequence[tuple[Any, Turns]]) -> dict[str, float]:
     unsteady = [each for (_, each), sure in zip(questions, steady, strict=True) if not sure and len(each) == FOUR]
     said = [place for each in unsteady for place, *_ in each if place is not None]
     return {
-        **interval(steady, [unit for unit, _ in questions], "consistent"),
+        **interval_columns(steady, [unit for unit, _ in questions], "consistent"),
         "chance": float(np.mean([(1 / len(each)) ** len(each) for _, each in questions])),
         "accuracy": float(np.mean([right for *_, right in turns])),
         "sd": float(np.std(by_place, ddof=1)) if len(by_place) > 1 else float("nan"),
@@ -92,21 +92,21 @@ def _questions(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Turns]]:
     """Those asked under every shift."""
     asked: dict[tuple[Any, Any], dict[int, Mapping[str, Any]]] = {}
     for row in rows:
-        count = len(texts(row, "options"))
+        count = len(text_items(row, "options"))
         if count > 1 and row[SHIFT] < count:
             asked.setdefault((row["query"], row["seed"]), {})[int(row[SHIFT])] = row
     found: list[tuple[Any, Turns]] = []
     for turns in asked.values():
         first = next(iter(turns.values()))
-        if len(turns) == len(texts(first, "options")):
+        if len(turns) == len(text_items(first, "options")):
             found.append((first[UNIT], [_turn(row, shift) for shift, row in turns.items()]))
     return found
 
 
 def _turn(row: Mapping[str, Any], shift: int) -> tuple[int | None, int | None, bool]:
-    options = [normalize_text(option) for option in texts(row, "options")]
-    gold = [normalize_text(answer) for answer in texts(row, "gold")]
-    said = _said(row, texts(row, "options"))
+    options = [normalize_text(option) for option in text_items(row, "options")]
+    gold = [normalize_text(answer) for answer in text_items(row, "gold")]
+    said = _said(row, text_items(row, "options"))
     at = {option: (i - shift) % len(options) for i, option in enumerate(options)}
     wanted = next((at[answer] for answer in gold if answer in at), None)
     return (None if said is None else at[said]), wanted, said is not None and said in gold

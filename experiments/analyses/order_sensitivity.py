@@ -14,9 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import answered, interval, judges_samples, settings, table
+from experiments.analyses.shared import (
+    answered_samples,
+    interval_columns,
+    iter_settings,
+    make_table,
+    require_sample_metric,
+)
 from experiments.stats.pairs import UnpairedError
-from experiments.stats.rows import records, said, texts, units
+from experiments.stats.sample_rows import read_answer, text_items, to_records, unit_labels
 from experiments.store.store import Store
 from icl.errors import ConfigError
 
@@ -28,8 +34,8 @@ if TYPE_CHECKING:
 
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting. Raises ConfigError with fewer than two orders, UnpairedError where an order lacks samples."""
-    judges_samples(view)
-    rows = answered(view)
+    require_sample_metric(view)
+    rows = answered_samples(view)
     rows = rows[rows["cell"].isin(_by_chance(view, rows))]
     if rows["order"].nunique() < 2:
         raise ConfigError(
@@ -37,7 +43,7 @@ def analyze(view: "RunView") -> "DataFrame":
             "order.index: [0, 1, 2]."
         )
     found: list[dict[str, Any]] = []
-    for setting, samples in settings(view, rows, without=("order",)):
+    for setting, samples in iter_settings(view, rows, without=("order",)):
         orders = samples["order"].nunique()
         means = samples.groupby("order", sort=False)[view.metric].mean()
         changed, first = [], []
@@ -47,16 +53,16 @@ def analyze(view: "RunView") -> "DataFrame":
                     f"query {key[0]}, seed {key[1]} was not answered under each of the {orders} orders. "
                     "Finish the run (the same `icl run` command)."
                 )
-            told = [said(row) for row in records(same)]
-            first.append(records(same)[0])
+            told = [read_answer(row) for row in to_records(same)]
+            first.append(to_records(same)[0])
             changed.append(float(np.mean([a != b for a, b in combinations(told, 2)])))
         spread = {"sd": float(means.std(ddof=1)), "lowest": float(means.min()), "highest": float(means.max())}
         spread["range"] = spread["highest"] - spread["lowest"]
-        told_interval = interval(changed, units(first), "disagreement")
+        told_interval = interval_columns(changed, unit_labels(first), "disagreement")
         found.append(
             {**setting, "orders": orders, "score": float(means.mean()), **spread, **told_interval, "n": len(first)}
         )
-    return table(found, f"Sensitivity to the order of demonstrations ({view.measure})")
+    return make_table(found, f"Sensitivity to the order of demonstrations ({view.measure})")
 
 
 def _by_chance(view: "RunView", rows: "DataFrame") -> set[str]:
@@ -68,5 +74,7 @@ def _by_chance(view: "RunView", rows: "DataFrame") -> set[str]:
     permuted = {digest for digest, node in ordered.items() if node.get("name") == "permutation"}
     if len({ordered[digest].get("index") for digest in permuted}) > 1:
         return permuted
-    oracles = set(rows[[any("saw the gold" in m for m in texts(row, "marks")) for row in records(rows)]]["cell"])
+    oracles = set(
+        rows[[any("saw the gold" in m for m in text_items(row, "marks")) for row in to_records(rows)]]["cell"]
+    )
     return set(ordered) - oracles

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.choice import choices
-from experiments.analyses.paired import against
-from experiments.analyses.samples import answered, table
-from experiments.stats.rows import demos_of, records, texts
+from experiments.analyses.distinct_choices import distinct_choices
+from experiments.analyses.reference_comparison import compare_with_reference
+from experiments.analyses.shared import answered_samples, make_table
+from experiments.stats.sample_rows import demos_of, text_items, to_records
 from experiments.store.store import Store
 from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
@@ -49,22 +49,25 @@ Row = Mapping[str, Any]
 
 def analyze(view: "RunView") -> "DataFrame":
     """Raises ConfigError where no arm has vectors to probe, or none has a reference."""
-    chosen, rows = choices(view, answered(view), "what the demonstrations say without a model")
+    chosen, rows = distinct_choices(view, answered_samples(view), "what the demonstrations say without a model")
     right = {name: np.full(len(rows), np.nan) for name in PROBES}
     where, tasks = {index: place for place, index in enumerate(rows.index)}, dict[str, Task]()
     for digest, own in rows.groupby("cell", sort=False):
         space = _space(Store(view.path).read_cell(str(digest)) or {}, tasks)
         if space is not None:
             for name, values in right.items():
-                values[[where[index] for index in own.index]] = space.right(name, records(own))
+                values[[where[index] for index in own.index]] = space.right(name, to_records(own))
     if all(np.isnan(values).all() for values in right.values()):
         raise ConfigError(f"{view.path}: no arm's retriever compares vectors, so there is nothing to probe.")
     told = []
     for name, values in right.items():
         if not np.isnan(values).all():
-            told += [{"probe": name, **line} for line in against(chosen, rows.assign(accuracy=values), "accuracy")]
+            told += [
+                {"probe": name, **line}
+                for line in compare_with_reference(chosen, rows.assign(accuracy=values), "accuracy")
+            ]
     names = ", ".join(f"{axis} {value}" for axis, value in chosen.to.items())
-    return table(told, f"Right without a model, against {names}", signed=("difference", "low", "high"))
+    return make_table(told, f"Right without a model, against {names}", signed=("difference", "low", "high"))
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class _Space:
             return [float(row["vote"]) if row.get("vote") is not None else np.nan for row in rows]
         said = self._by_pool(rows) if name == "pool" else [self._by_demonstrations(row) for row in rows]
         return [
-            np.nan if one is None else float(normalize_text(one) in map(normalize_text, texts(row, "gold")))
+            np.nan if one is None else float(normalize_text(one) in map(normalize_text, text_items(row, "gold")))
             for one, row in zip(said, rows, strict=True)
         ]
 

@@ -14,11 +14,11 @@ its settings nor, as checkpoints of GPTQ and AWQ are, by itself.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from experiments.analyses.quantization_measured import measured
-from experiments.analyses.samples import table
-from experiments.stats.arms import values_of
-from experiments.stats.pairs import KEYS, pair, paired_test
-from experiments.stats.rows import records, said
+from experiments.analyses.quantization_measurements import measure_models
+from experiments.analyses.shared import make_table
+from experiments.stats.arms import axis_values
+from experiments.stats.pairs import KEYS, align_pairs, paired_test
+from experiments.stats.sample_rows import read_answer, to_records
 from experiments.stats.significance import holm
 from experiments.store.store import Store
 from icl.errors import ConfigError
@@ -33,19 +33,21 @@ if TYPE_CHECKING:
 def analyze(view: "RunView") -> "DataFrame":
     """Raises ConfigError where there is one precision only."""
     full = full_precision(view)
-    return compared(view, full, measured(view, full))
+    return compare_precisions(view, full, measure_models(view, full))
 
 
-def compared(view: "RunView", full: str, costs: Mapping[str, Mapping[str, float]]) -> "DataFrame":
+def compare_precisions(view: "RunView", full: str, costs: Mapping[str, Mapping[str, float]]) -> "DataFrame":
     """A row a precision. costs: label of a model -> its further columns, none where they were not measured."""
-    frames = {model: view.scores[view.scores["model"] == model] for model in values_of(view.scores, "model")}
+    frames = {model: view.scores[view.scores["model"] == model] for model in axis_values(view.scores, "model")}
     on = [*KEYS, *(axis for axis in view.axes if axis != "model")]
     found: list[dict[str, Any]] = []
     for model, own in frames.items():
         row = {"model": model, "accuracy": float(own[view.metric].mean())}
         row |= dict.fromkeys(("difference", "low", "high", "p"), float("nan"))
         if model != full:
-            tested = paired_test(pair(frames[full], own, view.metric, on, names=(full, model)), names=(full, model))
+            tested = paired_test(
+                align_pairs(frames[full], own, view.metric, on, names=(full, model)), names=(full, model)
+            )
             row |= {key: float(getattr(tested, key)) for key in ("difference", "low", "high", "p")}
         row["agreement"] = _agreement(view, model, full, on)
         found.append({**row, **costs.get(model, {}), "n": len(own)})
@@ -56,14 +58,14 @@ def compared(view: "RunView", full: str, costs: Mapping[str, Mapping[str, float]
         f"against {full}; agreement: share of the same answers; kl in nats, of the first token; peak of the process, "
         "or of a GPU's allocations; tokens/s of greedy decoding, as fast as the machine was; p after Holm; n samples"
     )
-    frame = table(found, "What fewer bits change", note=note, signed=("difference", "low", "high"))
+    frame = make_table(found, "What fewer bits change", note=note, signed=("difference", "low", "high"))
     frame.attrs["heads"] = {"weights_mib": "weights, MiB", "peak_mib": "peak, MiB", "tokens_s": "tokens/s"}
     return frame
 
 
 def full_precision(view: "RunView") -> str:
     """The label of the model that others stand against. Raises ConfigError where none can be told."""
-    labels = values_of(view.scores, "model") if "model" in view.scores else []
+    labels = axis_values(view.scores, "model") if "model" in view.scores else []
     if len(labels) < 2:
         raise ConfigError(f"{view.path}: there is one precision only. Run with an axis such as model.quantize.")
     if view.to.get("model") in labels:
@@ -80,7 +82,7 @@ def full_precision(view: "RunView") -> str:
 def precisions(view: "RunView") -> dict[str, Any]:
     """label of a model -> how it is quantized, by its setting or its checkpoint; 'none' or None: not at all."""
     store, first = Store(view.path), view.frame.drop_duplicates("model")
-    nodes = {str(row["model"]): (store.read_cell(str(row["cell"])) or {}).get("model") for row in records(first)}
+    nodes = {str(row["model"]): (store.read_cell(str(row["cell"])) or {}).get("model") for row in to_records(first)}
     told = {label: node if isinstance(node, Mapping) else {} for label, node in nodes.items()}
     set_to = {label: node.get("quantize", node.get("quantization")) for label, node in told.items()}
     return {
@@ -91,7 +93,7 @@ def precisions(view: "RunView") -> dict[str, Any]:
 def _agreement(view: "RunView", model: str, full: str, on: list[str]) -> float:
     """Answers as the analyses read them: the known answer that is named, else the whole output."""
     rows = view.frame[view.frame["model"].isin((model, full)) & view.frame["failed"].isna()]
-    told = {(row["model"], *(row[key] for key in on)): said(row) for row in records(rows)}
+    told = {(row["model"], *(row[key] for key in on)): read_answer(row) for row in to_records(rows)}
     both = [(told[key], told.get((full, *key[1:]))) for key in told if key[0] == model]
     paired = [(one, other) for one, other in both if other is not None]
     return sum(one == other for one, other in paired) / len(paired) if paired else float("nan")

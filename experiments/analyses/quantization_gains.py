@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.analyses.quantization import full_precision
-from experiments.analyses.samples import table
+from experiments.analyses.shared import make_table
 from experiments.config.keys import FREE_AT_ZERO, REFERENCES
-from experiments.stats.arms import NONE, UNIT, values_of
-from experiments.stats.pairs import Comparison, Pairs, paired_test
+from experiments.stats.arms import NO_VALUE, UNIT, axis_values
+from experiments.stats.pairs import PairedTestResult, Pairs, paired_test
 from experiments.stats.significance import holm
 from icl.errors import ConfigError
 
@@ -52,21 +52,21 @@ def analyze(view: "RunView") -> "DataFrame":
         f"gain in {view.measure}, over all else that was run; change: against the gain of {full}; p of the change, "
         "after Holm; n pairs of samples"
     )
-    return table(found, "What each gain becomes with fewer bits", note=note, signed=signed)
+    return make_table(found, "What each gain becomes with fewer bits", note=note, signed=signed)
 
 
 def _gains(view: "RunView", scores: "DataFrame") -> Iterator[tuple[str, "DataFrame"]]:
     """(what brings it, samples with a column GAIN) for each thing that can bring one."""
     if "shots" in scores and {0} < set(scores["shots"]):
-        most = values_of(scores, "shots")[-1]
+        most = axis_values(scores, "shots")[-1]
         with_none = scores[scores["shots"] == 0]
         free = [axis for axis in FREE_AT_ZERO if axis in scores]
         yield f"{most} shots over 0", _paired(view, scores[scores["shots"] == most], with_none, ["shots", *free])
     for axis, base in (("retriever", REFERENCES["retriever"]), ("decoding", view.reference)):
         if axis not in scores or base not in set(scores[axis]):
             continue
-        for value in values_of(scores, axis):
-            if value not in (base, NONE):
+        for value in axis_values(scores, axis):
+            if value not in (base, NO_VALUE):
                 ours, theirs = scores[scores[axis] == value], scores[scores[axis] == base]
                 yield f"{value} over {base}", _paired(view, ours, theirs, [axis])
 
@@ -82,7 +82,7 @@ def _rows(view: "RunView", task: str, name: str, gains: "DataFrame", full: str) 
     keys = [axis for axis in view.axes if axis != "model"] + ["query", "seed"]
     whole = gains[gains["model"] == full]
     graded = not view.of_samples  # the numbers of a score of the whole run are neither right nor wrong
-    for model in values_of(gains, "model"):
+    for model in axis_values(gains, "model"):
         own = gains[gains["model"] == model]
         found = _tested(own["reference"], own[view.metric], own[UNIT], name, graded=graded)
         told = {
@@ -105,7 +105,7 @@ def _rows(view: "RunView", task: str, name: str, gains: "DataFrame", full: str) 
 
 def _tested(
     reference: "Series[float]", arm: "Series[float]", units: "Series[int]", name: str, *, graded: bool
-) -> Comparison:
+) -> PairedTestResult:
     without, with_it = np.asarray(reference, dtype=np.float64), np.asarray(arm, dtype=np.float64)
     pairs = Pairs(without, with_it, units.to_numpy(), graded=graded)
     return paired_test(pairs, names=("without", name))

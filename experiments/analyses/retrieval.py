@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import answered, interval, settings, table
-from experiments.stats.rows import demos_of, ranks_of, records, texts, units
+from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
+from experiments.stats.sample_rows import demos_of, ranks_of, text_items, to_records, unit_labels
 from icl.metrics.normalize import normalize_text
 
 if TYPE_CHECKING:
@@ -29,17 +29,19 @@ if TYPE_CHECKING:
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting; arms that read the same demonstrations have the same numbers."""
     found: list[dict[str, Any]] = []
-    rows_of = answered(view)
-    for setting, samples in settings(view, rows_of, without=("model", "order", "composer", "decoding", "answer_mode")):
-        rows = records(samples.drop_duplicates(["query", "seed"]))
-        each = [measured(row, int(setting["shots"])) for row in rows]
+    rows_of = answered_samples(view)
+    for setting, samples in iter_settings(
+        view, rows_of, without=("model", "order", "composer", "decoding", "answer_mode")
+    ):
+        rows = to_records(samples.drop_duplicates(["query", "seed"]))
+        each = [retrieval_statistics(row, int(setting["shots"])) for row in rows]
         scores = np.array([score for row in rows for _, score, _ in demos_of(row)])
         best = [demos_of(row)[ranks_of(row).index(min(ranks_of(row)))][1] for row in rows]
         low, middle, high = np.quantile(scores, [0.25, 0.5, 0.75])
         found.append(
             {
                 **setting,
-                **interval([m["precision"] for m in each], units(rows), "precision"),
+                **interval_columns([m["precision"] for m in each], unit_labels(rows), "precision"),
                 **{key: _mean([m[key] for m in each]) for key in ("hit", "mrr", "coverage", "distinct")},
                 "used": len({name for row in rows for name, *_ in demos_of(row)}),
                 "similarity": float(scores.mean()),
@@ -50,14 +52,16 @@ def analyze(view: "RunView") -> "DataFrame":
                 "n": len(rows),
             }
         )
-    return table(found, "What was retrieved", note="precision, hit, mrr: demonstrations that answer as the gold does")
+    return make_table(
+        found, "What was retrieved", note="precision, hit, mrr: demonstrations that answer as the gold does"
+    )
 
 
-def measured(row: Mapping[str, Any], shots: int) -> dict[str, float]:
+def retrieval_statistics(row: Mapping[str, Any], shots: int) -> dict[str, float]:
     """Of one sample: precision, hit, mrr, coverage and distinct. Some arms show twice their shots."""
     answers = [normalize_text(answer) for *_, answer in demos_of(row)]
-    gold = {normalize_text(answer) for answer in texts(row, "gold")}
-    options = {normalize_text(option) for option in texts(row, "options")}
+    gold = {normalize_text(answer) for answer in text_items(row, "gold")}
+    options = {normalize_text(option) for option in text_items(row, "options")}
     ranks = [rank for rank, answer in zip(ranks_of(row), answers, strict=True) if answer in gold]
     return {
         "precision": len(ranks) / max(shots, len(answers)),

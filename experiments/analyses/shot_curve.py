@@ -1,15 +1,15 @@
 """The shot curve: gain over no demonstrations, efficiency, peak and whether it rises (VL-ICL, Zong et al. 2025).
 
 One row a curve. gain is that of the most shots, in pairs with the same queries at 0 shots, Holm over the curves;
-efficiency, headroom and peak are as `experiments.stats.gain` defines them.
+efficiency, headroom and peak are as `experiments.stats.curve_summary` defines them.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from experiments.analyses.samples import table
-from experiments.stats.arms import arms, better_of, varying
+from experiments.analyses.shared import make_table
+from experiments.stats.arms import better_of, iter_arms, varying_axes
 from experiments.stats.compare import compare
-from experiments.stats.gain import curve
+from experiments.stats.curve_summary import summarize_curve
 from experiments.stats.significance import holm
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ def analyze(view: "RunView") -> "DataFrame":
     """Raises ConfigError where the run has no arm at 0 shots to stand against."""
     gains = compare(view.scores, {"shots": 0}, view.metric, axes=view.axes, correct="none")
     axes = [axis for axis in view.axes if axis != "shots"]
-    told = [axis for axis in axes if axis == "task" or axis in varying(gains, axes)]
+    told = [axis for axis in axes if axis == "task" or axis in varying_axes(gains, axes)]
     better = better_of(view.scores, view.metric)
     found: list[dict[str, Any]] = []
-    for setting, points in arms(gains.sort_values("shots", kind="stable"), told):
+    for setting, points in iter_arms(gains.sort_values("shots", kind="stable"), told):
         last = points.iloc[-1]
         zero = float(last["reference_mean"])
-        summary = curve([0, *map(int, points["shots"])], [zero, *map(float, points["mean"])], better)
+        summary = summarize_curve([0, *map(int, points["shots"])], [zero, *map(float, points["mean"])], better)
         tested = {
             "gain": float(last["difference"]),
             "low": float(last["low"]),
@@ -41,4 +41,4 @@ def analyze(view: "RunView") -> "DataFrame":
     for row, p in zip(found, holm([row["p"] for row in found]), strict=True):
         row["p"] = float(p)
     note = "gain: at the most shots, against 0; efficiency: mean gain over the axis of shots; p after Holm"
-    return table(found, "Shot curves", note=note, signed=("gain", "low", "high", "efficiency", "headroom"))
+    return make_table(found, "Shot curves", note=note, signed=("gain", "low", "high", "efficiency", "headroom"))

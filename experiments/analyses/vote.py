@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.samples import answered, interval, settings, table
-from experiments.stats.pairs import pair, paired_test
-from experiments.stats.rows import demos_of, ranks_of, records, said, units
+from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
+from experiments.stats.pairs import align_pairs, paired_test
+from experiments.stats.sample_rows import demos_of, ranks_of, read_answer, to_records, unit_labels
 from experiments.stats.significance import holm
 from icl.errors import ConfigError
 from icl.metrics.baselines import vote
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from experiments.results.run_view import RunView
 
-NOBODY = Query("", (), "")
+EMPTY_QUERY = Query("", (), "")
 
 
 def analyze(view: "RunView") -> "DataFrame":
@@ -36,11 +36,11 @@ def analyze(view: "RunView") -> "DataFrame":
             "experiment with shots above 0."
         )
     found: list[dict[str, Any]] = []
-    for setting, samples in settings(view, answered(view)):
-        rows = records(samples)
-        votes = [voted(row) for row in rows]
-        agree = [said(row) == word for row, word in zip(rows, votes, strict=True)]
-        pairs = pair(samples, samples, view.metric, reference_metric="vote")
+    for setting, samples in iter_settings(view, answered_samples(view)):
+        rows = to_records(samples)
+        votes = [vote_answer(row) for row in rows]
+        agree = [read_answer(row) == word for row, word in zip(rows, votes, strict=True)]
+        pairs = align_pairs(samples, samples, view.metric, reference_metric="vote")
         result = paired_test(pairs, names=("the vote", "the model"))
         differ = [row for row, same in zip(rows, agree, strict=True) if not same]
         tested = {
@@ -51,18 +51,20 @@ def analyze(view: "RunView") -> "DataFrame":
         tested |= {"beyond_low": result.low, "beyond_high": result.high, "p": result.p}
         judged = differ if view.of_samples else []  # a score of the whole run says nothing of these alone
         apart = {"differ": len(differ), "right": _mean(judged, view.metric), "vote_right": _mean(judged, "vote")}
-        found.append({**setting, **interval(agree, units(rows), "agreement"), **tested, **apart, "n": len(rows)})
+        found.append(
+            {**setting, **interval_columns(agree, unit_labels(rows), "agreement"), **tested, **apart, "n": len(rows)}
+        )
     for row, p in zip(found, holm([row["p"] for row in found]), strict=True):
         row["p"] = float(p)
     signed = ("beyond", "beyond_low", "beyond_high")
-    return table(found, "The model and the vote of its demonstrations", note="p after Holm", signed=signed)
+    return make_table(found, "The model and the vote of its demonstrations", note="p after Holm", signed=signed)
 
 
-def voted(row: dict[str, Any]) -> str:
+def vote_answer(row: dict[str, Any]) -> str:
     """The vote's answer in plain form."""
     shown = zip(demos_of(row), ranks_of(row), strict=True)
     demos = [Demo(Example(name, (), "", (answer,)), score, rank) for (name, score, answer), rank in shown]
-    return normalize_text(vote(demos, NOBODY) or "")
+    return normalize_text(vote(demos, EMPTY_QUERY) or "")
 
 
 def _mean(rows: list[dict[str, Any]], column: str) -> float:

@@ -23,7 +23,7 @@ from typing import Any
 
 from experiments.config.config import load
 from experiments.running.run import run
-from experiments.stats.significance import mcnemar
+from experiments.stats.significance import mcnemar_p
 from experiments.store.store import Store
 from icl.errors import ICLError, ModelError
 
@@ -99,7 +99,7 @@ def compared(backend: str, here: Samples, there: Samples) -> list[Agreement]:
         lost = sum(a and not b for a, b in zip(right, other, strict=True))
         won = sum(b and not a for a, b in zip(right, other, strict=True))
         shift = max((_shift(a, b) for a, b in same), default=0.0)
-        told = len(both), len(same), sum(right), sum(other), mcnemar(lost, won)
+        told = len(both), len(same), sum(right), sum(other), mcnemar_p(lost, won)
         rows.append(Agreement(task, backend, *told, shift, tuple(leads)))
     return rows
 

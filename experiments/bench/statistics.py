@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.bench import Row, rounds
-from experiments.stats.intervals import cluster_sums, estimate
+from experiments.stats.intervals import cluster_sums, estimate_mean
 from experiments.stats.pairs import Pairs, paired_test
-from experiments.stats.subsets import exchange_p
+from experiments.stats.sign_flips import sign_flip_p
 
 CLUSTERS = (6, 8, 12, 20, 50)
 TIMES = 400
@@ -89,7 +89,7 @@ def _share(
     samples = [kept() for _ in range(rounds(ROUNDS) * TIMES)]
     spread = float(np.std([sums.sum() / own.sum() for sums, own in samples]))
     told = [
-        (exchange_p(sums + shift * own), _t(sums + shift * own, own))
+        (sign_flip_p(sums + shift * own), _t(sums + shift * own, own))
         for shift in (0.0, 2.8 * spread)
         for sums, own in samples
     ]
@@ -133,6 +133,6 @@ def _covered(true: float, scores: Draw, count: int) -> float:
     draw, hit = np.random.default_rng(count), 0
     times = rounds(ROUNDS) * TIMES
     for _ in range(times):
-        found = estimate(scores(draw, count))
+        found = estimate_mean(scores(draw, count))
         hit += found.low <= true <= found.high
     return hit / times

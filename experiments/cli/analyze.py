@@ -22,29 +22,29 @@ def command(
     """
     from rich.console import Console
 
-    from experiments.analyses.catalog import analysis, catalog
-    from experiments.analyses.show import show
+    from experiments.analyses.catalog import find_analysis, list_analyses
+    from experiments.analyses.terminal_table import print_analysis
     from experiments.cli.component_page import hanging_lines
-    from experiments.report.detail import settings
+    from experiments.report.sample_detail import parse_settings
     from experiments.results.loaded_run import load_run
     from experiments.results.run_view import view_run
     from experiments.store.store import write_text
     from experiments.terminal.spinner import spinner
 
     if not name:
-        known = catalog()
+        known = list_analyses()
         longest, width = max(map(len, known)), shutil.get_terminal_size().columns
         for each, told in known.items():
             for line in hanging_lines(f"  {each:<{longest}}  ", told, width):
                 print(line)
         return
-    analyze = analysis(name)
+    analyze = find_analysis(name)
     with spinner() as report_progress:
         report_progress("reading", 0, 0)
-        seen = view_run(load_run(run), metric or None, settings(to or [], "--to"))
+        seen = view_run(load_run(run), metric or None, parse_settings(to or [], "--to"))
         report_progress("counting", 0, 0)
         table = analyze(seen)
-    show(table, Console())
+    print_analysis(table, Console())
     if csv is not None:
         write_text(csv, table.to_csv(index=False))
         print(f"wrote {csv}")

@@ -34,10 +34,10 @@ def command(
     from rich.console import Console
 
     from experiments.config.keys import CORRECTIONS
-    from experiments.report.comparison import show_comparison
-    from experiments.report.controls import controls_frame, show_controls
-    from experiments.report.controls_page import controls_page
-    from experiments.report.detail import settings
+    from experiments.report.comparison import print_comparison
+    from experiments.report.controls import controls_frame, print_controls
+    from experiments.report.controls_page import render_controls_page
+    from experiments.report.sample_detail import parse_settings
     from experiments.results.loaded_run import load_run
     from experiments.results.run_view import view_run
     from experiments.stats.compare import BASELINE, compare
@@ -46,7 +46,7 @@ def command(
 
     if correct and correct not in CORRECTIONS:
         raise ConfigError(f"--correct is {' or '.join(CORRECTIONS)}, not '{correct}'.")
-    wanted = settings(to or [], "--to")
+    wanted = parse_settings(to or [], "--to")
     with spinner() as report_progress:
         report_progress("reading", 0, 0)
         seen = view_run(load_run(run), metric or None, None if BASELINE in wanted else wanted)
@@ -58,17 +58,17 @@ def command(
     if controls:
         if not seen.effects:
             raise ConfigError("--controls: the run has one decoding only.")
-        show_controls(seen, Console())
+        print_controls(seen, Console())
         table = controls_frame(seen)
     else:
         table = compare(
             seen.scores, reference, seen.metric, correct=correct or seen.correct, by=by or (), axes=seen.axes
         )
-        show_comparison(table, seen, Console())
+        print_comparison(table, seen, Console())
     if page is not None and not controls:
         raise ConfigError("--page goes with --controls.")
     if page is not None:
-        write_text(page, controls_page(seen))
+        write_text(page, render_controls_page(seen))
         print(f"wrote {page}")
     if csv is not None:
         write_text(csv, table.to_csv(index=False))

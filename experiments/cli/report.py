@@ -19,14 +19,14 @@ def command(
 
     with spinner() as report_progress:
         report_progress("reading", 0, 0)
-        from experiments.report.detail import settings
-        from experiments.report.html import write
+        from experiments.report.html import write_report
+        from experiments.report.sample_detail import parse_settings
         from experiments.results.loaded_run import load_run
         from experiments.results.run_view import view_run
 
-        seen = view_run(load_run(run), metric or None, settings(to or [], "--to"))
+        seen = view_run(load_run(run), metric or None, parse_settings(to or [], "--to"))
         report_progress("writing", 0, 0)
-        made = write(seen, per_cell)
+        made = write_report(seen, per_cell)
     size = made.report.stat().st_size / 1e6
     print(f"report  {made.report} ({size:.1f} MB)")
     print(f"tables  {', '.join(map(str, made.tables))}")

@@ -31,25 +31,31 @@ def command(
     from rich.console import Console
 
     if prompt:
-        from experiments.report.detail import settings
-        from experiments.report.rendered import show_prompt
+        from experiments.report.rendered_prompt import print_prompt
+        from experiments.report.sample_detail import parse_settings
 
-        show_prompt(run, sample, settings(arm or [], "--arm"), seed, Console())
+        print_prompt(run, sample, parse_settings(arm or [], "--arm"), seed, Console())
         return
 
-    from experiments.report.detail import NAMED, settings, show_failed, show_sample, telling
+    from experiments.report.sample_detail import (
+        MAX_EXAMPLE_IDS,
+        choose_informative_query,
+        parse_settings,
+        print_failures,
+        print_sample,
+    )
     from experiments.results.loaded_run import load_run
     from experiments.results.run_view import view_run
 
     seen = view_run(load_run(run))
     console = Console()
     if failed:
-        show_failed(seen, console)
+        print_failures(seen, console)
         return
-    setting = settings(arm or [], "--arm")
-    show_sample(seen, sample or telling(seen, setting, seed), setting, seed, console, steps=steps)
+    setting = parse_settings(arm or [], "--arm")
+    print_sample(seen, sample or choose_informative_query(seen, setting, seed), setting, seed, console, steps=steps)
     if not sample:
         ids = list(dict.fromkeys(map(str, seen.frame["query"])))
-        such = f", such as {', '.join(ids[:NAMED])}" if len(ids) > 1 else ""
+        such = f", such as {', '.join(ids[:MAX_EXAMPLE_IDS])}" if len(ids) > 1 else ""
         line = f"\n{len(ids):,} queries{such}: icl show {run} QUERY"
         console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from experiments.contexts.contexts import Written
 from experiments.grid.grid import Cell
-from experiments.stats.wording import counted
+from experiments.stats.formatting import format_count
 from icl.models import optional
 
 REASONS_TOLD = 3
@@ -58,7 +58,7 @@ class Room:
 
     def _told(self, key: tuple[str, int], arm: _Arm) -> list[str]:
         (label, shots), model = key, self.cells[key].model
-        where, read = f"model '{label}', {counted(shots, 'shot')}", f"of {len(arm.seen):,} prompts that were read"
+        where, read = f"model '{label}', {format_count(shots, 'shot')}", f"of {len(arm.seen):,} prompts that were read"
         told = []
         if arm.cut:
             least, most = min(arm.cut.values()), max(arm.cut.values())

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import LISTS
-from experiments.stats.arms import meant
+from experiments.stats.arms import match_label
 from icl.errors import ConfigError, did_you_mean
 from icl.registry import describe
 
@@ -55,7 +55,7 @@ def check_comparable(grid: "Grid") -> None:
                 f"{where}: no cell has {axis} {wanted!r}.{did_you_mean(str(wanted), have)} It has {', '.join(have)}."
             )
         if len(labels := list(dict.fromkeys(str(cell.labels[axis]) for cell in grid.cells))) > 1:
-            meant(wanted, labels, axis, grid.config.where("compare", "to", axis))
+            match_label(wanted, labels, axis, grid.config.where("compare", "to", axis))
     if compare.metric not in grid.metrics:
         where = grid.config.where("compare", "metric")
         known = ", ".join(grid.metrics)

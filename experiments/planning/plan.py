@@ -95,7 +95,7 @@ def plan(grid: Grid, present: int = 0, tell: ReportProgress = lambda what, done,
 
     Raises ICLError, as a run would.
     """
-    from experiments.stats.power import smallest_difference
+    from experiments.stats.power import smallest_detectable_difference
 
     work, counted, notes = Work(), dict[str, tuple[int, int]](), dict.fromkeys((*grid.warnings, *plan_warnings(grid)))
     alike, repeats, room = Alike(), Repeats(), Room()
@@ -122,7 +122,7 @@ def plan(grid: Grid, present: int = 0, tell: ReportProgress = lambda what, done,
         present=present,
         work=work,
         decodings=tuple(_decodings(grid)),
-        smallest={task.title: smallest_difference(_independent(task)) for task in grid.tasks},
+        smallest={task.title: smallest_detectable_difference(_independent(task)) for task in grid.tasks},
         counted=counted,
         arms=len(arms),
         sharing=sum(demos.count(one) > 1 for one in demos),

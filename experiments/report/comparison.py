@@ -12,27 +12,34 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import FREE_AT_ZERO
-from experiments.report import test_descriptions as tests_told
+from experiments.report import statistical_tests as tests_told
 from experiments.results.run_view import RunView
-from experiments.stats.arms import NONE, told
+from experiments.stats.arms import NO_VALUE, describe_arm
 from experiments.stats.compare import verdicts
-from experiments.stats.wording import counted, few_units, interval, p_number, share, signed
+from experiments.stats.formatting import (
+    few_units_note,
+    format_count,
+    format_interval,
+    format_p_number,
+    format_share,
+    format_signed,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Console
 
-DISPENSABLE = ("p", "against", "score", "n")
+OPTIONAL_COLUMNS = ("p", "against", "score", "n")
 """Columns that a narrow terminal does without, the first first: they follow from others, or stand in the CSV."""
-LOOKS = {"better": "green", "worse": "red", "differs": "default", "open": "default"}
+STYLES = {"better": "green", "worse": "red", "differs": "default", "open": "default"}
 GAP = 2
-SAME = "same by construction"
+SAME_BY_CONSTRUCTION = "same by construction"
 
 Columns = Mapping[str, Sequence[str]]
 """heading -> cells, from left to right."""
 
 
-def show_comparison(table: "DataFrame", view: RunView, console: "Console") -> None:
+def print_comparison(table: "DataFrame", view: RunView, console: "Console") -> None:
     """A row an arm; colored where the corrected p is at most .05."""
     from rich.text import Text
 
@@ -43,12 +50,12 @@ def show_comparison(table: "DataFrame", view: RunView, console: "Console") -> No
     headed, shown, left_out = _fitted(columns, axes, console.width)
     reference = ", ".join(dict.fromkeys(table["reference"]))
     if reference == ", ".join(map(str, view.to.values())):
-        reference = told(view.to) or reference  # '8 shots' for 8
+        reference = describe_arm(view.to) or reference  # '8 shots' for 8
     console.print(Text(f"{view.measure} against {reference}", "bold"))
     rows: list[Any] = table.to_dict("records")
-    looks = [LOOKS[verdict] for verdict in verdicts(table)]
+    looks = [STYLES[verdict] for verdict in verdicts(table)]
     usual: dict[str, Any] = {}
-    if len(headed) > 1 and 2 * len({told(row, headed) for row in rows}) > len(rows):
+    if len(headed) > 1 and 2 * len({describe_arm(row, headed) for row in rows}) > len(rows):
         usual, headed = {axis: _most(rows, axis) for axis in axes}, list(axes)
         shown = {name: cells for name, cells in shown.items() if name not in axes}
     groups = groupby(range(len(rows)), key=lambda i: _heading(rows[i], headed, usual))
@@ -65,7 +72,7 @@ def show_comparison(table: "DataFrame", view: RunView, console: "Console") -> No
         console.print(line, style="dim", highlight=False)
 
 
-def no_turns(view: RunView) -> str:
+def no_transitions_note(view: RunView) -> str:
     """Why no answers are counted that were lost or won."""
     return f"no lost/won: {view.metric} is a score of the whole run, so no answer by itself is right or wrong"
 
@@ -73,19 +80,19 @@ def no_turns(view: RunView) -> str:
 def _heading(row: Mapping[str, Any], headed: Sequence[str], usual: Mapping[str, Any]) -> str:
     """The values of some axes; where a usual setting is told, what is another."""
     if not usual:
-        return told(row, headed)
+        return describe_arm(row, headed)
     differs = [axis for axis in headed if row[axis] != usual[axis] and not _free(row, axis)]
     return ", ".join(f"{axis} {row[axis]}" for axis in differs) or "as usual"
 
 
 def _most(rows: Sequence[Mapping[str, Any]], axis: str) -> Any:
     found = Counter(row[axis] for row in rows if not _free(row, axis))
-    return found.most_common(1)[0][0] if found else NONE
+    return found.most_common(1)[0][0] if found else NO_VALUE
 
 
 def _free(row: Mapping[str, Any], axis: str) -> bool:
     """Whether the axis cannot matter to an arm without demonstrations."""
-    return row.get("shots") == 0 and axis in FREE_AT_ZERO and row[axis] == NONE
+    return row.get("shots") == 0 and axis in FREE_AT_ZERO and row[axis] == NO_VALUE
 
 
 def _folded(text: str, width: int, below: str = "  ") -> str:
@@ -95,13 +102,16 @@ def _folded(text: str, width: int, below: str = "  ") -> str:
 def _columns(table: "DataFrame", axes: Sequence[str], corrected: bool, counts: str) -> dict[str, list[str]]:
     """counts: heading of the samples that changed, where samples have scores. Pairs are a column where they vary."""
     found = {axis: [str(value) for value in table[axis]] for axis in axes}
-    found |= {"score": [share(v) for v in table["mean"]], "against": [share(v) for v in table["reference_mean"]]}
-    found["difference"] = [signed(v) for v in table["difference"]]
+    found |= {
+        "score": [format_share(v) for v in table["mean"]],
+        "against": [format_share(v) for v in table["reference_mean"]],
+    }
+    found["difference"] = [format_signed(v) for v in table["difference"]]
     ends = zip(table["low"], table["high"], table["by_construction"], strict=True)
-    found["95 % interval"] = [SAME if same else interval(low, high) for low, high, same in ends]
-    found["p"] = [p_number(v) for v in table["p"]]
+    found["95 % interval"] = [SAME_BY_CONSTRUCTION if same else format_interval(low, high) for low, high, same in ends]
+    found["p"] = [format_p_number(v) for v in table["p"]]
     if corrected:
-        found["p Holm"] = [p_number(v) for v in table["p_corrected"]]
+        found["p Holm"] = [format_p_number(v) for v in table["p_corrected"]]
     if table["right_to_wrong"].notna().any():
         lost_won = zip(table["right_to_wrong"], table["wrong_to_right"], strict=True)
         found[counts] = [f"{lost}/{won}" for lost, won in lost_won]
@@ -115,7 +125,7 @@ def _fitted(columns: Columns, axes: Sequence[str], width: int) -> tuple[list[str
 
     Fewest columns left out, then fewest headings; all axes as headings where even one beside the numbers is too wide.
     """
-    can = [name for name in DISPENSABLE if name in columns and (name != "p" or "p Holm" in columns)]
+    can = [name for name in OPTIONAL_COLUMNS if name in columns and (name != "p" or "p Holm" in columns)]
     beside = [(out, headed) for out in range(len(can) + 1) for headed in range(len(axes))]
     above = [(out, len(axes)) for out in range(len(can) + 1)]
     for out, headed in (*beside, *above):
@@ -146,16 +156,18 @@ def _notes(table: "DataFrame", view: RunView, corrected: bool, left_out: Sequenc
     tested = len(table) == sum(set(table["family"])) and len(set(table["family"])) == 1
     rows = "the rows of this table" if tested else "the comparisons of this table that can differ, each once"
     family = f"; Holm over {sizes} comparisons, {rows}" if corrected else ""
-    test = tests_told.told(table["test"], tests_told.SHORT)
+    test = tests_told.describe_tests(table["test"], tests_told.SHORT)
     units = " or ".join(f"{c:,}" for c in sorted(set(table["clusters"])))
     pairs = set(table["pairs"])
-    each = f"{counted(pairs.pop(), 'pair')} of (query, seed) each" if len(pairs) == 1 else "n: pairs of (query, seed)"
+    each = (
+        f"{format_count(pairs.pop(), 'pair')} of (query, seed) each" if len(pairs) == 1 else "n: pairs of (query, seed)"
+    )
     yield f"{test}, {units} independent units{family}; {each}"
     if table["by_construction"].any():
-        yield f"{SAME}: the arm answers as its reference whatever the model says, so it is not tested"
+        yield f"{SAME_BY_CONSTRUCTION}: the arm answers as its reference whatever the model says, so it is not tested"
     if not view.of_samples:
-        yield no_turns(view)
-    if few := few_units(table["clusters"]):
+        yield no_transitions_note(view)
+    if few := few_units_note(table["clusters"]):
         yield few
     if left_out:
         yield f"left out here for lack of width: {', '.join(left_out)} (a wider terminal, or --csv FILE, has them)"

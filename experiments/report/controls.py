@@ -10,21 +10,21 @@ from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import SCORED
-from experiments.report.comparison import no_turns
+from experiments.report.comparison import no_transitions_note
 from experiments.results.run_view import RunView
-from experiments.stats.effects import OTHER, Effect
-from experiments.stats.wording import counted, few_units, listed, plus_minus, share
+from experiments.stats.decoding_effects import OTHER_ANSWER, DecodingEffect
+from experiments.stats.formatting import few_units_note, format_count, format_estimate, format_share, join_words
 
 if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Console
 
 GAP = 2
-PARTLY = "†"
+PARTIAL_MARK = "†"
 """Marks an arm that is not in all settings of the reference."""
-MOVED = ("lost/won", "worse/better", "down/up")
-MOVED_GRADED = {name: name.replace("/", " / ") for name in MOVED}
-WORDS = {
+TRANSITION_HEADINGS = ("lost/won", "worse/better", "down/up")
+MOVED_GRADED = {name: name.replace("/", " / ") for name in TRANSITION_HEADINGS}
+COLUMN_NOTES = {
     "answers": "answers: shares of what is said, here (and under the reference); other among them: none of the options",
     "lost/won": "lost/won: answers that went from right to wrong, from wrong to right, against the reference",
     "worse/better": "worse/better: answers whose score fell, rose, against the reference",
@@ -44,13 +44,15 @@ ALL_FOUR = (
 )
 
 
-def columns(view: RunView, rows: Sequence[Effect]) -> dict[str, list[str]]:
+def effect_columns(view: RunView, rows: Sequence[DecodingEffect]) -> dict[str, list[str]]:
     """heading -> cells, of the rows of one subject; a column that no row fills is left out."""
     metrics = dict.fromkeys([*(m for m in SCORED if m in view.metrics), view.metric])
     found: dict[str, list[str]] = {}
     for metric in metrics:
-        found[metric] = [plus_minus(e.mean, e.low, e.high, 3) if (e := row.scores.get(metric)) else "–" for row in rows]
-    found["answers"] = [answers(row) for row in rows]
+        found[metric] = [
+            format_estimate(e.mean, e.low, e.high, 3) if (e := row.scores.get(metric)) else "–" for row in rows
+        ]
+    found["answers"] = [answers_cell(row) for row in rows]
     graded = any(row.moves and row.moves.graded for row in rows)
     moved = "down/up" if view.better == "neither" else "worse/better" if graded else "lost/won"
     found[moved] = [f"{row.moves.lost}/{row.moves.won}" if row.moves else "" for row in rows]
@@ -63,50 +65,54 @@ def columns(view: RunView, rows: Sequence[Effect]) -> dict[str, list[str]]:
     return {name: cells for name, cells in found.items() if any(cells)}
 
 
-def answers(row: Effect) -> str:
+def answers_cell(row: DecodingEffect) -> str:
     """'yes .62 (.55)': shares, the reference's in brackets; of a histogram the answers that moved, at most two."""
     names = dict.fromkeys([*row.before, *row.said])
     if not names:
         return ""
-    if set(names) <= {"yes", "no", OTHER}:
-        told = ["yes", *([OTHER] if row.said.get(OTHER) or row.before.get(OTHER) else [])]
+    if set(names) <= {"yes", "no", OTHER_ANSWER}:
+        told = ["yes", *([OTHER_ANSWER] if row.said.get(OTHER_ANSWER) or row.before.get(OTHER_ANSWER) else [])]
     else:
         gap = {name: abs(row.said.get(name, 0) - row.before.get(name, 0)) for name in names}
         told = sorted(names, key=lambda name: (-gap[name], -row.before.get(name, 0)))[:2]
     return ", ".join(_answer(row, name) for name in told)
 
 
-def every_answer(row: Effect) -> str:
+def all_answers_text(row: DecodingEffect) -> str:
     """The whole histogram in words."""
     return ", ".join(_answer(row, name) for name in dict.fromkeys([*row.before, *row.said]))
 
 
-def notes(view: RunView, *, whole: bool = False) -> list[str]:
+def column_notes(view: RunView, *, whole: bool = False) -> list[str]:
     """What the columns that are shown mean. whole: the transitions have all four numbers where they are right/wrong."""
-    heads = dict.fromkeys(name for _, rows in by_subject(view) for name in columns(view, rows))
-    words = {**WORDS, "lost/won": ALL_FOUR} if whole else WORDS
-    few = few_units(row.scores[view.metric].clusters for row in view.effects if view.metric in row.scores)
-    turns = "" if view.of_samples else no_turns(view)
-    return [*partly(view), *(words[name] for name in heads if name in words), *filter(None, [turns, few])]
+    heads = dict.fromkeys(name for _, rows in group_by_subject(view) for name in effect_columns(view, rows))
+    words = {**COLUMN_NOTES, "lost/won": ALL_FOUR} if whole else COLUMN_NOTES
+    few = few_units_note(row.scores[view.metric].clusters for row in view.effects if view.metric in row.scores)
+    turns = "" if view.of_samples else no_transitions_note(view)
+    return [
+        *partial_settings_notes(view),
+        *(words[name] for name in heads if name in words),
+        *filter(None, [turns, few]),
+    ]
 
 
-def partly(view: RunView) -> Iterator[str]:
+def partial_settings_notes(view: RunView) -> Iterator[str]:
     """Of each arm that is not in all settings of the reference, what the reference has where it is."""
-    for subject, rows in by_subject(view):
+    for subject, rows in group_by_subject(view):
         told = [row for row in rows if row.over]
         for over, own in groupby(told, key=lambda row: row.over):
             same = list(own)
-            names = listed([label(row).strip(f" *{PARTLY}") for row in same])
+            names = join_words([row_label(row).strip(f" *{PARTIAL_MARK}") for row in same])
             on = f" ({subject})" if len({row.subject for row in view.effects}) > 1 else ""
-            yield f"{PARTLY} {names}{on}: over {over} alone, where {view.reference} has {share(same[0].against)}"
+            yield f"{PARTIAL_MARK} {names}{on}: over {over} alone, where {view.reference} has {format_share(same[0].against)}"
 
 
-def label(row: Effect) -> str:
+def row_label(row: DecodingEffect) -> str:
     """'vcd', '  mask_only': a control stands under its strategy, without its name; one of several has a star.
 
     A dagger marks what is not in all settings.
     """
-    partly = f" {PARTLY}" if row.over else ""
+    partly = f" {PARTIAL_MARK}" if row.over else ""
     if row.role != "control":
         return f"{row.decoding}{partly}"
     if not row.of:
@@ -114,24 +120,24 @@ def label(row: Effect) -> str:
     return f"  {row.decoding.replace(f'({row.of})', '')}{partly}"
 
 
-def by_subject(view: RunView) -> Iterator[tuple[str, list[Effect]]]:
+def group_by_subject(view: RunView) -> Iterator[tuple[str, list[DecodingEffect]]]:
     """The rows of each task and setting."""
     for subject, rows in groupby(view.effects, key=lambda row: row.subject):
         yield subject, list(rows)
 
 
-def family(view: RunView) -> str:
+def family_note(view: RunView) -> str:
     """'p after Holm over 54 comparisons: every strategy against greedy and against each of its controls'."""
     sizes = {row.judgment.family for row in view.effects if row.judgment}
     if not sizes:
         return ""
     return (
-        f"Verdicts: p after Holm over {counted(max(sizes), 'comparison')}, those of every strategy with "
+        f"Verdicts: p after Holm over {format_count(max(sizes), 'comparison')}, those of every strategy with "
         f"{view.reference} and with each of its controls, as in the sentences on decoding."
     )
 
 
-def moved(row: Effect, view: RunView) -> tuple[str, str]:
+def transition_cell(row: DecodingEffect, view: RunView) -> tuple[str, str]:
     """(cell, what it says in words) of the transitions: '80 / 4 / 6 / 10' for right/wrong scores, else two numbers."""
     found = row.moves
     if found is None:
@@ -146,22 +152,26 @@ def moved(row: Effect, view: RunView) -> tuple[str, str]:
     return f"{found.kept} / {found.lost} / {found.won} / {found.still}", told
 
 
-def sections(view: RunView) -> list[dict[str, Any]]:
+def page_sections(view: RunView) -> list[dict[str, Any]]:
     """What the page draws: a table a subject, its columns as headings and cells."""
     found = []
-    for subject, rows in by_subject(view):
-        told = columns(view, rows)
+    for subject, rows in group_by_subject(view):
+        told = effect_columns(view, rows)
         graded = view.better == "neither" or any(row.moves and row.moves.graded for row in rows)
         heads, cells = list(told), list(zip(*told.values(), strict=True))
-        place = next((i for i, name in enumerate(heads) if name in MOVED), None)  # none of a score of a whole run
+        place = next(
+            (i for i, name in enumerate(heads) if name in TRANSITION_HEADINGS), None
+        )  # none of a score of a whole run
         if place is not None:
             heads[place] = MOVED_GRADED[heads[place]] if graded else "right / lost / won / wrong"
         lines = [
             {
-                "label": label(row).strip(),
+                "label": row_label(row).strip(),
                 "role": row.role,
                 "cells": [
-                    moved(row, view) if i == place else (cell, every_answer(row) if heads[i] == "answers" else "")
+                    transition_cell(row, view)
+                    if i == place
+                    else (cell, all_answers_text(row) if heads[i] == "answers" else "")
                     for i, cell in enumerate(cells[j])
                 ],
                 "verdict": row.judgment,
@@ -179,24 +189,24 @@ def controls_frame(view: RunView) -> "DataFrame":
     return pd.DataFrame([_flat(row) for row in view.effects])
 
 
-def show_controls(view: RunView, console: "Console") -> None:
+def print_controls(view: RunView, console: "Console") -> None:
     """Prints a table a subject, its verdicts, and what the columns mean."""
     from rich.text import Text
 
-    for subject, rows in by_subject(view):
+    for subject, rows in group_by_subject(view):
         console.print(Text(subject, "bold").append(f"  {view.measure}; controls under their strategy", "dim"))
-        told = columns(view, rows)
-        names = [label(row) for row in rows]
+        told = effect_columns(view, rows)
+        names = [row_label(row) for row in rows]
         for block in _blocks(told, max(map(len, names)), console.width):
             _print_block(names, rows, block, console)
         _print_verdicts(rows, console)
     shared = "*: a control of several strategies" if any(_is_shared(row) for row in view.effects) else ""
-    for words in [shared, *notes(view), family(view)]:
+    for words in [shared, *column_notes(view), family_note(view)]:
         if words:
             console.print(words, style="dim", highlight=False)
 
 
-def _print_verdicts(rows: Sequence[Effect], console: "Console") -> None:
+def _print_verdicts(rows: Sequence[DecodingEffect], console: "Console") -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -214,7 +224,7 @@ def _print_verdicts(rows: Sequence[Effect], console: "Console") -> None:
     console.print()
 
 
-def _is_shared(row: Effect) -> bool:
+def _is_shared(row: DecodingEffect) -> bool:
     return row.role == "control" and not row.of
 
 
@@ -234,7 +244,7 @@ def _blocks(told: Mapping[str, Sequence[str]], first: int, width: int) -> Iterat
 
 
 def _print_block(
-    names: Sequence[str], rows: Sequence[Effect], block: Mapping[str, Sequence[str]], console: "Console"
+    names: Sequence[str], rows: Sequence[DecodingEffect], block: Mapping[str, Sequence[str]], console: "Console"
 ) -> None:
     from rich.text import Text
 
@@ -252,12 +262,12 @@ def _print_block(
     console.print()
 
 
-def _answer(row: Effect, name: str) -> str:
-    before = "" if row.role == "reference" else f" ({share(row.before.get(name, 0.0), 2)})"
-    return f"{name} {share(row.said.get(name, 0.0), 2)}{before}"
+def _answer(row: DecodingEffect, name: str) -> str:
+    before = "" if row.role == "reference" else f" ({format_share(row.before.get(name, 0.0), 2)})"
+    return f"{name} {format_share(row.said.get(name, 0.0), 2)}{before}"
 
 
-def _flat(row: Effect) -> dict[str, Any]:
+def _flat(row: DecodingEffect) -> dict[str, Any]:
     told: dict[str, Any] = {"subject": row.subject, "decoding": row.decoding, "role": row.role, "of": row.of}
     for metric, found in row.scores.items():
         told |= {metric: found.mean, f"{metric}_low": found.low, f"{metric}_high": found.high}
@@ -274,7 +284,7 @@ def _flat(row: Effect) -> dict[str, Any]:
 
 
 def _number(value: float, digits: int) -> str:
-    return "" if isnan(value) else share(value, digits)
+    return "" if isnan(value) else format_share(value, digits)
 
 
 def _many(value: float) -> str:

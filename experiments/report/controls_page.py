@@ -8,12 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import isnan
 
-from experiments.report.comparison import no_turns
-from experiments.report.controls import PARTLY, answers, by_subject, family, partly
+from experiments.report.comparison import no_transitions_note
+from experiments.report.controls import (
+    PARTIAL_MARK,
+    answers_cell,
+    family_note,
+    group_by_subject,
+    partial_settings_notes,
+)
 from experiments.results.run_view import RunView
 from experiments.stats.arms import better_of
-from experiments.stats.effects import Effect
-from experiments.stats.wording import counted, listed, plus_minus, share
+from experiments.stats.decoding_effects import DecodingEffect
+from experiments.stats.formatting import format_count, format_estimate, format_share, join_words
 from experiments.store.store import Store
 from icl.errors import strip_control_characters
 
@@ -31,7 +37,7 @@ COLUMNS = (
 )
 
 
-def controls_page(view: RunView) -> str:
+def render_controls_page(view: RunView) -> str:
     """Markdown: first by the score looked at, then by every other that says something else than accuracy."""
     others = [
         m
@@ -46,15 +52,15 @@ def controls_page(view: RunView) -> str:
 
 
 def _head(view: RunView) -> Iterator[str]:
-    tasks = [f"{task} ({counted(queries, 'query', 'queries')})" for task, queries in _queries(view).items()]
-    shots = listed([str(k) for k in sorted(set(view.scores["shots"]))])
+    tasks = [f"{task} ({format_count(queries, 'query', 'queries')})" for task, queries in _queries(view).items()]
+    shots = join_words([str(k) for k in sorted(set(view.scores["shots"]))])
     yield f"# {_plain(view.name)}: what each decoding did, beside its controls"
     yield ""
     yield f"    icl run {_plain(view.info.get('file', 'FILE'))}"
     yield f"    icl compare runs/{_plain(view.name)} --controls"
     yield ""
-    sizes = f"at {shots} shots, {counted(view.seeds, 'seed')}"
-    yield f"{counted(len(view.frame), 'sample')}: {listed(list(map(_plain, tasks)))}, {sizes}."
+    sizes = f"at {shots} shots, {format_count(view.seeds, 'seed')}"
+    yield f"{format_count(len(view.frame), 'sample')}: {join_words(list(map(_plain, tasks)))}, {sizes}."
     yield _models(view)
     yield ""
     yield READ
@@ -71,7 +77,7 @@ def _summary(views: Sequence[RunView]) -> Iterator[str]:
     yield ""
 
 
-def _counted(view: RunView, rows: Sequence[Effect]) -> str:
+def _counted(view: RunView, rows: Sequence[DecodingEffect]) -> str:
     """How many verdicts came out how, with the names of those that are not nothing."""
     words = {id(row): row.judgment.words for row in rows if row.judgment}
     groups = {
@@ -82,21 +88,21 @@ def _counted(view: RunView, rows: Sequence[Effect]) -> str:
         f"are worse than {view.reference}": [r for r in rows if "is worse than" in words[id(r)]],
         f"always score the same as {view.reference}": [r for r in rows if "always scores the same" in words[id(r)]],
     }
-    told = [f"Of {counted(len(rows), 'pair')} of a strategy and a task"]
+    told = [f"Of {format_count(len(rows), 'pair')} of a strategy and a task"]
     for what, found in groups.items():
         names = "" if not found or "always" in what else f" ({'; '.join(_named(found))})"
         told.append(f"{len(found)} {what}{names}")
     rest = len(rows) - sum(map(len, groups.values()))
     told.append(f"the other {rest} are not distinguishable from it")
-    return f"{', '.join(told)}. {family(view)}"
+    return f"{', '.join(told)}. {family_note(view)}"
 
 
-def _named(rows: Sequence[Effect]) -> list[str]:
+def _named(rows: Sequence[DecodingEffect]) -> list[str]:
     """'vcd on captions and binding', a strategy once."""
     found: dict[str, list[str]] = {}
     for row in rows:
         found.setdefault(row.decoding, []).append(row.subject)
-    return [f"`{name}` on {listed(list(map(_plain, subjects)))}" for name, subjects in found.items()]
+    return [f"`{name}` on {join_words(list(map(_plain, subjects)))}" for name, subjects in found.items()]
 
 
 def _tables(views: Sequence[RunView]) -> Iterator[str]:
@@ -105,20 +111,20 @@ def _tables(views: Sequence[RunView]) -> Iterator[str]:
     yield COLUMNS
     yield ""
     for view in views:
-        for subject, rows in by_subject(view):
+        for subject, rows in group_by_subject(view):
             yield f"### {_plain(subject)}: {view.measure}"
             yield ""
             yield from _table(view, rows)
             yield ""
-        for line in partly(view):
+        for line in partial_settings_notes(view):
             yield f"{_plain(line)}."
             yield ""
         if not view.of_samples:
-            yield f"{_sentence(no_turns(view))}."
+            yield f"{_sentence(no_transitions_note(view))}."
             yield ""
 
 
-def _table(view: RunView, rows: Sequence[Effect]) -> Iterator[str]:
+def _table(view: RunView, rows: Sequence[DecodingEffect]) -> Iterator[str]:
     named = {row.decoding: row for row in rows}
     shown = [row for row in rows if row.role != "control" or not row.of]
     said = any(row.said for row in shown)
@@ -131,29 +137,29 @@ def _table(view: RunView, rows: Sequence[Effect]) -> Iterator[str]:
     for row in shown:
         found = row.scores.get(view.metric)
         cells = [f"`{row.decoding}`{' (control)' if row.role == 'control' else ''}{_mark(row)}"]
-        cells.append(plus_minus(found.mean, found.low, found.high) if found else "–")
-        cells += [answers(row)] if said else []
+        cells.append(format_estimate(found.mean, found.low, found.high) if found else "–")
+        cells += [answers_cell(row)] if said else []
         cells += [f"{row.moves.lost} / {row.moves.won}" if row.moves else ""] if turned else []
         cells += [
             _number(row.survivors, 1),
-            "" if isnan(row.changed) else share(row.changed),
+            "" if isnan(row.changed) else format_share(row.changed),
             _number(row.length, 1),
             _best(view, row, named),
         ]
         yield _line([*cells, row.judgment.words if row.judgment else ""])
 
 
-def _best(view: RunView, row: Effect, named: Mapping[str, Effect]) -> str:
+def _best(view: RunView, row: DecodingEffect, named: Mapping[str, DecodingEffect]) -> str:
     own = [named[c] for c in view.controls.get(row.decoding, ()) if c in named and c != view.reference]
     means = [(c.scores[view.metric].mean, f"{c.decoding}{_mark(c)}") for c in own if view.metric in c.scores]
     if not means:
         return ""
     mean, name = min(means) if view.better == "lower" else max(means)
-    return f"{name.replace(f'({row.decoding})', '')} {share(mean)}"
+    return f"{name.replace(f'({row.decoding})', '')} {format_share(mean)}"
 
 
-def _mark(row: Effect) -> str:
-    return f" {PARTLY}" if row.over else ""
+def _mark(row: DecodingEffect) -> str:
+    return f" {PARTIAL_MARK}" if row.over else ""
 
 
 def _queries(view: RunView) -> dict[str, int]:
@@ -167,7 +173,7 @@ def _models(view: RunView) -> str:
     told = dict.fromkeys(
         (str((c.get("labels") or {}).get("model")), str(c.get("model_digest", ""))[:12]) for c in cells
     )
-    models = listed([f"`{_plain(name)}` (digest {digest})" for name, digest in told])
+    models = join_words([f"`{_plain(name)}` (digest {digest})" for name, digest in told])
     versions = view.info.get("versions") or {}
     used = [f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions]
     return f"Model: {'; '.join(filter(None, [models, *used]))}."

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from experiments.stats.wording import counted
+from experiments.stats.formatting import format_count
 
 LINES = (
     ("answers", "jobs", "jobs_reused", True),
@@ -33,7 +33,7 @@ class Costs:
         return bool(self.time or self.lines or self.rest)
 
 
-def costs(info: Mapping[str, Any]) -> Costs:
+def summarize_costs(info: Mapping[str, Any]) -> Costs:
     """info: run.json."""
     total: dict[str, float] = {}
     seconds = 0.0
@@ -72,7 +72,7 @@ def _notes(total: Mapping[str, float]) -> list[str]:
         "requests": ("request was sent", "requests were sent"),
         "retries": ("request was sent again", "requests were sent again"),
     }
-    return [counted(int(total[name]), *words) for name, words in told.items() if total.get(name)]
+    return [format_count(int(total[name]), *words) for name, words in told.items() if total.get(name)]
 
 
 def _number(value: float) -> str:

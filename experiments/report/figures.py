@@ -10,10 +10,10 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from experiments.report.svg import Scale, element, padded, text, ticks
-from experiments.report.tables import Row, TaskTable
+from experiments.report.svg import LinearScale, element, escape_text, padded_range, ticks
+from experiments.report.tables import ScoreRow, TaskTable
+from experiments.stats.formatting import format_count, format_share
 from experiments.stats.intervals import Estimate
-from experiments.stats.wording import counted, share
 
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 40
@@ -35,7 +35,7 @@ STYLE = (
 
 
 @dataclass(frozen=True)
-class Look:
+class LineStyle:
     """How a row is drawn, the same in every panel. faint: a control, drawn behind what it controls."""
 
     color: int
@@ -43,25 +43,25 @@ class Look:
     faint: bool = False
 
 
-Looks = dict[tuple[tuple[str, ...], bool], Look]
+LineStyles = dict[tuple[tuple[str, ...], bool], LineStyle]
 """(labels of a row, whether it is a baseline) -> how it is drawn."""
 
 
 @dataclass(frozen=True)
-class Series:
+class PlottedRow:
     """A row that is drawn."""
 
-    row: Row
-    look: Look
+    row: ScoreRow
+    look: LineStyle
 
     @property
     def points(self) -> list[tuple[int, Estimate]]:
         return sorted(self.row.cells.items())
 
 
-def looks_of(tables: Sequence[TaskTable], controls: Collection[str] = ()) -> Looks:
+def assign_line_styles(tables: Sequence[TaskTable], controls: Collection[str] = ()) -> LineStyles:
     """The look of every row of a run. controls: labels of decodings that are controls."""
-    found: Looks = {}
+    found: LineStyles = {}
     colors: dict[tuple[str, ...], int] = {}
     dashes: dict[str, int] = {}
     arms = [row for table in tables for row in table.rows if not row.baseline]
@@ -69,15 +69,15 @@ def looks_of(tables: Sequence[TaskTable], controls: Collection[str] = ()) -> Loo
     for row in arms:
         *demos, last = row.labels
         color = colors.setdefault(row.labels if alone else tuple(demos), len(colors))
-        found[row.labels, False] = Look(color, dashes.setdefault(last, len(dashes)), last in controls)
+        found[row.labels, False] = LineStyle(color, dashes.setdefault(last, len(dashes)), last in controls)
     for row in (row for table in tables for row in table.rows if row.baseline):
         said = set(filter(None, row.labels[:-1]))
         like = [] if alone else [color for demos, color in colors.items() if said <= set(demos)]
-        found[row.labels, True] = Look(like[0] if like else COLORS - 1)
+        found[row.labels, True] = LineStyle(like[0] if like else COLORS - 1)
     return found
 
 
-def without(tables: Sequence[TaskTable], decodings: Collection[str]) -> list[TaskTable]:
+def drop_decodings(tables: Sequence[TaskTable], decodings: Collection[str]) -> list[TaskTable]:
     """The tables without the rows of these decodings."""
     return [
         replace(table, rows=tuple(row for row in table.rows if not _of(table, row) & set(decodings)))
@@ -85,20 +85,20 @@ def without(tables: Sequence[TaskTable], decodings: Collection[str]) -> list[Tas
     ]
 
 
-def _of(table: TaskTable, row: Row) -> set[str]:
+def _of(table: TaskTable, row: ScoreRow) -> set[str]:
     return {label for axis, label in zip(table.axes, row.labels, strict=True) if axis == "decoding"}
 
 
-def panel(table: TaskTable, looks: Looks, measure: str) -> str:
+def draw_panel(table: TaskTable, looks: LineStyles, measure: str) -> str:
     """The SVG of one task, without its style (`figure` adds it for a file of its own). measure: the score in words."""
-    drawn = [Series(row, looks[row.labels, row.baseline]) for row in table.rows]
+    drawn = [PlottedRow(row, looks[row.labels, row.baseline]) for row in table.rows]
     drawn = [s for s in drawn if s.points]
     values = [v for s in drawn for _, e in s.points for v in ((e.mean,) if s.row.baseline else (e.low, e.high))]
-    low, high = padded(values or [0, 1], 0.2)
-    y = Scale(low, high, HEIGHT - BOTTOM, TOP)
+    low, high = padded_range(values or [0, 1], 0.2)
+    y = LinearScale(low, high, HEIGHT - BOTTOM, TOP)
     places = [math.log2(1 + k) for k in table.shots]
     one = len(places) == 1
-    x = Scale(min(places) - one, max(places) + one, LEFT + 22, WIDTH - RIGHT - 22)
+    x = LinearScale(min(places) - one, max(places) + one, LEFT + 22, WIDTH - RIGHT - 22)
     lines = [s for s in drawn if not s.row.baseline]
     step = min(24.0, 320 / max(1, len(lines))) if one else min(5.0, 28 / max(1, len(lines)))
     inside = [_frame(table.shots, x, y)]
@@ -109,28 +109,28 @@ def panel(table: TaskTable, looks: Looks, measure: str) -> str:
     return element("svg", *inside, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label, class_="panel")
 
 
-def figure(table: TaskTable, looks: Looks, measure: str) -> str:
+def draw_figure(table: TaskTable, looks: LineStyles, measure: str) -> str:
     """A file of its own: title, panel, key and style."""
     rows = [row for row in table.rows if row.cells]
     height = HEIGHT + 34 + 18 * len(rows)
     keys = [
         element(
             "g",
-            sample(looks[r.labels, r.baseline], r.baseline),
-            element("text", text(r.name), x=40, y=12, class_="key"),
+            draw_key_sample(looks[r.labels, r.baseline], r.baseline),
+            element("text", escape_text(r.name), x=40, y=12, class_="key"),
             transform=f"translate({LEFT} {HEIGHT + 28 + 18 * i})",
         )
         for i, r in enumerate(rows)
     ]
-    inner = panel(table, looks, measure).replace("<svg ", f'<svg y="22" width="{WIDTH}" height="{HEIGHT}" ', 1)
-    title = element("text", text(table.task), x=LEFT, y=18, class_="title")
+    inner = draw_panel(table, looks, measure).replace("<svg ", f'<svg y="22" width="{WIDTH}" height="{HEIGHT}" ', 1)
+    title = element("text", escape_text(table.task), x=LEFT, y=18, class_="title")
     return element(
         "svg", element("style", STYLE), title, inner, *keys,
         xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {height}", width=WIDTH, height=height,
     )  # fmt: skip
 
 
-def sample(look: Look, baseline: bool) -> str:
+def draw_key_sample(look: LineStyle, baseline: bool) -> str:
     """The piece of line that stands in a key: 34 x 16 pixels."""
     if baseline:
         line = element("path", d="M2 8H32", class_=f"vote s{look.color % COLORS}", stroke_dasharray="1 4")
@@ -139,22 +139,31 @@ def sample(look: Look, baseline: bool) -> str:
     return element("g", line, _mark(17, 8, look), class_="faint" if look.faint else "strong")
 
 
-def _frame(shots: Sequence[int], x: Scale, y: Scale) -> str:
+def _frame(shots: Sequence[int], x: LinearScale, y: LinearScale) -> str:
     told = []
     for value in ticks(y.low, y.high):
         told.append(element("path", d=f"M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}", class_="grid"))
         told.append(
-            element("text", text(share(value, 2)), x=LEFT - 8, y=y(value) + 4, text_anchor="end", class_="tick")
+            element(
+                "text",
+                escape_text(format_share(value, 2)),
+                x=LEFT - 8,
+                y=y(value) + 4,
+                text_anchor="end",
+                class_="tick",
+            )
         )
     for k in shots:
-        told.append(element("text", text(k), x=x(math.log2(1 + k)), y=HEIGHT - 22, text_anchor="middle", class_="tick"))
+        told.append(
+            element("text", escape_text(k), x=x(math.log2(1 + k)), y=HEIGHT - 22, text_anchor="middle", class_="tick")
+        )
     told.append(
         element("text", "demonstrations", x=(LEFT + WIDTH) / 2, y=HEIGHT - 5, text_anchor="middle", class_="tick")
     )
     return "".join(told)
 
 
-def _line(series: Series, x: Scale, y: Scale, shift: float, table: TaskTable) -> str:
+def _line(series: PlottedRow, x: LinearScale, y: LinearScale, shift: float, table: TaskTable) -> str:
     color = series.look.color % COLORS
     told, path = [], []
     for shots, found in series.points:
@@ -162,30 +171,31 @@ def _line(series: Series, x: Scale, y: Scale, shift: float, table: TaskTable) ->
         path.append(f"{at:.1f} {y(found.mean):.1f}")
         told.append(element("path", d=f"M{at:.1f} {y(found.low):.1f}V{y(found.high):.1f}", class_=f"bar s{color}"))
         words = (
-            f"{series.row.name}, {counted(shots, 'shot')}: {share(found.mean)} [{share(found.low)}, "
-            f"{share(found.high)}], {counted(table.queries, 'query', 'queries')}"
+            f"{series.row.name}, {format_count(shots, 'shot')}: {format_share(found.mean)} [{format_share(found.low)}, "
+            f"{format_share(found.high)}], {format_count(table.queries, 'query', 'queries')}"
         )
-        told.append(element("g", element("title", text(words)), _mark(at, y(found.mean), series.look)))
+        told.append(element("g", element("title", escape_text(words)), _mark(at, y(found.mean), series.look)))
     line = element("path", d="M" + "L".join(path), class_=f"line s{color}", **_dash(series.look.dash))
     return element("g", line, *told, class_="faint" if series.look.faint else "strong")
 
 
-def _dotted(series: Series, x: Scale, y: Scale) -> str:
+def _dotted(series: PlottedRow, x: LinearScale, y: LinearScale) -> str:
     places = [(x(math.log2(1 + k)), y(found.mean)) for k, found in series.points]
     path = "L".join(f"{at:.1f} {height:.1f}" for at, height in places)
     words = element(
-        "title", text(f"{series.row.name}: " + ", ".join(f"{k}: {share(e.mean)}" for k, e in series.points))
+        "title",
+        escape_text(f"{series.row.name}: " + ", ".join(f"{k}: {format_share(e.mean)}" for k, e in series.points)),
     )
     line = element("path", d="M" + path, class_=f"vote s{series.look.color % COLORS}", stroke_dasharray="1 4")
     return element("g", words, line, *(_ring(at, height, series.look) for at, height in places))
 
 
-def _ring(x: float, y: float, how: Look) -> str:
+def _ring(x: float, y: float, how: LineStyle) -> str:
     """A point of a dotted line, seen where the line has no other."""
     return element("circle", cx=round(x, 1), cy=round(y, 1), r=3.5, class_=f"vote s{how.color % COLORS}")
 
 
-def _mark(x: float, y: float, how: Look) -> str:
+def _mark(x: float, y: float, how: LineStyle) -> str:
     look = f"f{how.color % COLORS}"
     shape = MARKS[how.dash % len(MARKS)]
     if shape == "circle":

@@ -34,8 +34,8 @@ def show_end(folder: Path, console: "Console", anew: bool = False) -> None:
     if not anew and (text := _kept(folder, state)) is not None:
         console.file.write(text)
         return
-    from experiments.report.html import write
-    from experiments.report.terminal import show
+    from experiments.report.html import write_report
+    from experiments.report.terminal import print_summary
     from experiments.results.loaded_run import load_run
     from experiments.results.run_view import view_run
     from experiments.terminal.spinner import spinner
@@ -44,9 +44,9 @@ def show_end(folder: Path, console: "Console", anew: bool = False) -> None:
         report_progress("reading", 0, 0)
         seen = view_run(load_run(folder))
         report_progress("reporting", 0, 0)
-        problem = _problem(lambda: write(seen))
+        problem = _problem(lambda: write_report(seen))
         with console.capture() as told:
-            show(seen, console)
+            print_summary(seen, console)
     console.file.write(told.get())
     if problem is not None:
         raise problem

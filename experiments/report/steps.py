@@ -7,22 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.stats.wording import counted, share, signed
+from experiments.stats.formatting import format_count, format_share, format_signed
 from icl.errors import strip_control_characters
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-END = "(end)"
+END_OF_TEXT = "(end)"
 """What stands for the token that ends an answer."""
 
-COLUMN = 25
+COLUMN_WIDTH = 25
 """Characters that a branch takes; as many stand side by side as the terminal holds."""
 
 
 @dataclass(frozen=True)
-class Said:
+class BranchStep:
     """One branch at one step, or the combined scores. top: (word, probability), the best first. entropy: nats.
 
     apart: divergence from the reference, nats; weight: in the combined scores; None where there is none.
@@ -36,22 +36,22 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Step:
+class DecodingStep:
     """chosen, reference: the word that was taken and the reference's best. survivors: tokens that the mask kept."""
 
     chosen: str
     reference: str
     survivors: int | None
     changed: bool | None
-    said: tuple[Said, ...]
+    said: tuple[BranchStep, ...]
 
 
-def steps_of(told: Any, trace: Any) -> list[Step]:
+def read_steps(told: Any, trace: Any) -> list[DecodingStep]:
     """The steps of a sample; none where nothing was kept. trace: its numbers (survivors and changed are read)."""
     if not isinstance(told, Mapping) or not told.get("chosen"):
         return []
     numbers = trace if isinstance(trace, Mapping) else {}
-    words = [word_of(word) for word in told["words"]]
+    words = [token_text(word) for word in told["words"]]
     count = len(told["chosen"])
     weights = told.get("weights") or [None]
     found = []
@@ -64,7 +64,7 @@ def steps_of(told: Any, trace: Any) -> list[Step]:
         own = weights[i] if len(weights) == count else weights[0]
         apart = [None, *(told["js_divergence"][i] if "js_divergence" in told else ()), None]
         said = tuple(
-            Said(
+            BranchStep(
                 _name(b, last),
                 top,
                 told["entropy"][i][b],
@@ -75,7 +75,7 @@ def steps_of(told: Any, trace: Any) -> list[Step]:
         )
         survivors, changed = (_at(numbers.get(name), i) for name in ("survivors", "changed"))
         found.append(
-            Step(
+            DecodingStep(
                 words[told["chosen"][i]],
                 tops[0][0][0] if tops[0] else "",
                 None if survivors is None else int(survivors),
@@ -86,15 +86,15 @@ def steps_of(told: Any, trace: Any) -> list[Step]:
     return found
 
 
-def word_of(word: str) -> str:
+def token_text(word: str) -> str:
     """A token's text on one line, without control characters; blanks are made visible."""
     if not word:
-        return END
+        return END_OF_TEXT
     plain = strip_control_characters(word).replace("\n", "⏎")
     return plain if plain.strip() else "␣" * len(plain)
 
 
-def print_steps(steps: Sequence[Step], console: "Console") -> None:
+def print_steps(steps: Sequence[DecodingStep], console: "Console") -> None:
     """A block a step: what was taken, then the branches in columns."""
     console.print()
     for number, step in enumerate(steps):
@@ -107,7 +107,7 @@ def print_steps(steps: Sequence[Step], console: "Console") -> None:
         console.print(note, style="dim", highlight=False)
 
 
-def _head(number: int, step: Step) -> "Text":
+def _head(number: int, step: DecodingStep) -> "Text":
     from rich.text import Text
 
     head = Text(f"step {number}  ", "dim").append(step.chosen, "bold")
@@ -115,28 +115,28 @@ def _head(number: int, step: Step) -> "Text":
         head.append(f"  (the reference: {step.reference})", "yellow")
     if step.survivors is not None:
         verb = "survives" if step.survivors == 1 else "survive"
-        head.append(f"  {counted(step.survivors, 'token')} {verb}", "dim")
+        head.append(f"  {format_count(step.survivors, 'token')} {verb}", "dim")
     return head
 
 
-def _columns(said: Sequence[Said], width: int) -> "Iterator[Text]":
+def _columns(said: Sequence[BranchStep], width: int) -> "Iterator[Text]":
     from rich.text import Text
 
-    beside = max(1, (width - 2) // COLUMN)
+    beside = max(1, (width - 2) // COLUMN_WIDTH)
     for start in range(0, len(said), beside):
         part = [_lines(one) for one in said[start : start + beside]]
         for row in range(max(map(len, part))):
-            line = "".join((lines[row] if row < len(lines) else "").ljust(COLUMN) for lines in part)
+            line = "".join((lines[row] if row < len(lines) else "").ljust(COLUMN_WIDTH) for lines in part)
             yield Text(f"  {line.rstrip()}", "dim" if row in (0, max(map(len, part)) - 1) else "")
 
 
-def _lines(one: Said) -> list[str]:
+def _lines(one: BranchStep) -> list[str]:
     """Of one column: name and weight, a line a token, entropy and divergence."""
-    weight = "" if one.weight is None else f" ×{signed(one.weight, 2).lstrip('+')}"
-    room = COLUMN - 9
-    tokens = [f"{_cut(word, room)} {share(p):>5}" for word, p in one.top]
-    apart = "" if one.apart is None else f" apart {share(one.apart)}"
-    return [f"{one.name}{weight}", *tokens, f"entropy {share(one.entropy, 2)}{apart}"]
+    weight = "" if one.weight is None else f" ×{format_signed(one.weight, 2).lstrip('+')}"
+    room = COLUMN_WIDTH - 9
+    tokens = [f"{_cut(word, room)} {format_share(p):>5}" for word, p in one.top]
+    apart = "" if one.apart is None else f" apart {format_share(one.apart)}"
+    return [f"{one.name}{weight}", *tokens, f"entropy {format_share(one.entropy, 2)}{apart}"]
 
 
 def _cut(word: str, room: int) -> str:

@@ -12,13 +12,13 @@ def element(name: str, *inside: str, **attributes: object) -> str:
     return f"<{name}{told}>{''.join(inside)}</{name}>" if inside else f"<{name}{told}/>"
 
 
-def text(content: object) -> str:
+def escape_text(content: object) -> str:
     """Escaped text for the inside of an element."""
     return escape(_printable(str(content)))
 
 
 @dataclass(frozen=True)
-class Scale:
+class LinearScale:
     """From values to pixels, linearly."""
 
     low: float
@@ -31,7 +31,7 @@ class Scale:
         return self.start + (value - self.low) / width * (self.end - self.start) if width else self.start
 
 
-def padded(values: Sequence[float], least: float, low: float = 0.0, high: float = 1.0) -> tuple[float, float]:
+def padded_range(values: Sequence[float], least: float, low: float = 0.0, high: float = 1.0) -> tuple[float, float]:
     """A range that holds the values with some air, at least `least` wide and within low..high, on round ticks."""
     bottom, top = min(values), max(values)
     air = max((least - (top - bottom)) / 2, 0.04 * (top - bottom))

@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING
 
 from experiments.config.keys import FREE_AT_ZERO
 from experiments.results.run_view import RunView
-from experiments.stats.arms import NONE, arms, baseline_of, belongs, values_of
+from experiments.stats.arms import NO_VALUE, axis_values, find_baseline_column, iter_arms, matches_setting
 from experiments.stats.compare import compare
-from experiments.stats.gain import curve
+from experiments.stats.curve_summary import summarize_curve
 from experiments.stats.intervals import Estimate
-from experiments.stats.summary import estimate_of, summarize
+from experiments.stats.summary import estimate_arm, summarize_arms
 from icl.metrics.base import Better
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 VOTE = "vote"
-CHOOSE = ("retriever", "rerankers", "rerank_candidates", "transforms")
+DEMONSTRATION_AXES = ("retriever", "rerankers", "rerank_candidates", "transforms")
 """Axes that decide which demonstrations are shown and what they answer, and so what they vote for."""
-ANY = "any"
+ANY_VALUE = "any"
 """Stands for the values of an axis that cannot matter without demonstrations."""
 Labels = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """labels: the row's value on each row axis. cells: shots -> score; a shared 0-shot cell stands in every row.
 
     baseline: what the demonstrations of these arms say without a model. general: the labels of the 0-shot arm that the
@@ -59,16 +59,16 @@ class TaskTable:
     task: str
     axes: tuple[str, ...]
     shots: tuple[int, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ScoreRow, ...]
     queries: int
     seeds: int
     failed: int
     better: Better = "higher"
 
     @property
-    def lines(self) -> tuple[Row, ...]:
+    def lines(self) -> tuple[ScoreRow, ...]:
         """The rows as they are printed: a 0-shot cell that several rows share stands once, in a line of its own."""
-        shared: dict[Labels, list[Row]] = {}
+        shared: dict[Labels, list[ScoreRow]] = {}
         for row in self.rows:
             if row.general and 0 in row.cells:
                 shared.setdefault(row.general, []).append(row)
@@ -79,9 +79,9 @@ class TaskTable:
             else row
             for row in self.rows
         ]
-        return (*(Row(labels, {0: cell}, partial=True) for labels, cell in merged.items()), *own)
+        return (*(ScoreRow(labels, {0: cell}, partial=True) for labels, cell in merged.items()), *own)
 
-    def is_best(self, row: Row, shots: int) -> bool:
+    def is_best(self, row: ScoreRow, shots: int) -> bool:
         """Whether the row is an arm and no arm is better at this number of shots."""
         if self.better == "neither" or shots not in row.cells or row.baseline:
             return False
@@ -97,7 +97,7 @@ def task_tables(view: RunView) -> tuple[TaskTable, ...]:
 
 def score_frame(view: RunView) -> "DataFrame":
     """The summary as a flat frame: for tables/scores.csv."""
-    return summarize(view.scores, view.metric, view.axes)
+    return summarize_arms(view.scores, view.metric, view.axes)
 
 
 def difference_frame(view: RunView) -> "DataFrame | None":
@@ -116,7 +116,7 @@ def curve_frame(found: Sequence[TaskTable]) -> "DataFrame":
         for row in table.rows:
             points = sorted(row.cells.items())
             if len(points) > 1 and points[0][0] == 0:
-                told = curve([shots for shots, _ in points], [cell.mean for _, cell in points], table.better)
+                told = summarize_curve([shots for shots, _ in points], [cell.mean for _, cell in points], table.better)
                 rows.append({"task": table.task, **dict(zip(table.axes, row.labels, strict=True)), **vars(told)})
     return pd.DataFrame(rows)
 
@@ -124,20 +124,20 @@ def curve_frame(found: Sequence[TaskTable]) -> "DataFrame":
 def _task_table(view: RunView, task: str, samples: "DataFrame") -> TaskTable:
     axes = view.row_axes
     found: dict[Labels, dict[int, Estimate]] = {}
-    for arm, rows in arms(samples, [*axes, "shots"]):
+    for arm, rows in iter_arms(samples, [*axes, "shots"]):
         cells = found.setdefault(tuple(str(arm[axis]) for axis in axes), {})
         if rows[view.metric].notna().any():
-            cells[int(arm["shots"])] = estimate_of(rows, view.metric)
-    orders = [{str(value): i for i, value in enumerate(values_of(samples, axis))} for axis in axes]
+            cells[int(arm["shots"])] = estimate_arm(rows, view.metric)
+    orders = [{str(value): i for i, value in enumerate(axis_values(samples, axis))} for axis in axes]
     keys = [key for key in found if not (set(found[key]) == {0} and any(_shares(axes, key, other) for other in found))]
     keys.sort(key=lambda key: [order[label] for order, label in zip(orders, key, strict=True)])
     rows_ = [_row(axes, found, key) for key in keys]
-    if voted := baseline_of(view.scores, VOTE, view.metric):
+    if voted := find_baseline_column(view.scores, VOTE, view.metric):
         rows_ += _votes(axes, samples, voted)
     return TaskTable(
         task,
         axes,
-        tuple(int(value) for value in values_of(samples, "shots")),
+        tuple(int(value) for value in axis_values(samples, "shots")),
         tuple(rows_),
         int(samples["query"].nunique()),
         int(samples["seed"].nunique()),
@@ -149,32 +149,34 @@ def _task_table(view: RunView, task: str, samples: "DataFrame") -> TaskTable:
 def _shares(axes: Sequence[str], general: Labels, key: Labels) -> bool:
     """Whether the 0-shot arm `general` is also that of the row `key`."""
     arm = {**dict(zip(axes, general, strict=True)), "shots": 0}
-    return general != key and belongs(arm, dict(zip(axes, key, strict=True)))
+    return general != key and matches_setting(arm, dict(zip(axes, key, strict=True)))
 
 
-def _row(axes: Sequence[str], found: Mapping[Labels, Mapping[int, Estimate]], key: Labels) -> Row:
+def _row(axes: Sequence[str], found: Mapping[Labels, Mapping[int, Estimate]], key: Labels) -> ScoreRow:
     """The row of these labels, with the 0-shot arm that it shares."""
     zero = next((other for other, cells in found.items() if 0 in cells and _shares(axes, other, key)), None)
     if zero is None or 0 in found[key]:
-        return Row(key, found[key])
-    general = tuple(ANY if one == NONE and axis in FREE_AT_ZERO else one for axis, one in zip(axes, zero, strict=True))
-    return Row(key, {0: found[zero][0], **found[key]}, general=general)
+        return ScoreRow(key, found[key])
+    general = tuple(
+        ANY_VALUE if one == NO_VALUE and axis in FREE_AT_ZERO else one for axis, one in zip(axes, zero, strict=True)
+    )
+    return ScoreRow(key, {0: found[zero][0], **found[key]}, general=general)
 
 
-def _votes(axes: Sequence[str], samples: "DataFrame", column: str) -> Iterator[Row]:
+def _votes(axes: Sequence[str], samples: "DataFrame", column: str) -> Iterator[ScoreRow]:
     """The vote of each choice of demonstrations, under the rows of the arms that read them.
 
     Transforms that leave the vote alone (of images, say) have one row together.
     """
-    by = [axis for axis in CHOOSE if axis in axes]
+    by = [axis for axis in DEMONSTRATION_AXES if axis in axes]
     voted = samples[samples[column].notna() & (samples["shots"] != 0)].drop_duplicates(["query", "seed", "shots", *by])
-    told: dict[tuple[str, ...], list[Row]] = {}
-    for chooser, own in arms(voted, by):
-        cells = {int(arm["shots"]): estimate_of(rows, column) for arm, rows in arms(own, ["shots"])}
+    told: dict[tuple[str, ...], list[ScoreRow]] = {}
+    for chooser, own in iter_arms(voted, by):
+        cells = {int(arm["shots"]): estimate_arm(rows, column) for arm, rows in iter_arms(own, ["shots"])}
         if cells:
             labels = (str(chooser[axis]) if axis in chooser else VOTE if axis == axes[-1] else "" for axis in axes)
             alike = tuple(str(value) for axis, value in chooser.items() if axis != "transforms")
-            told.setdefault(alike, []).append(Row(tuple(labels), cells, baseline=True))
+            told.setdefault(alike, []).append(ScoreRow(tuple(labels), cells, baseline=True))
     for rows in told.values():
         same = len(rows) > 1 and all(row.cells == rows[0].cells for row in rows)
         merged = tuple("" if axis == "transforms" else own for axis, own in zip(axes, rows[0].labels, strict=True))

@@ -3,26 +3,26 @@
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from experiments.report.score_lines import score_lines
+from experiments.report.score_table import format_score_table
 from experiments.report.tables import TaskTable, task_tables
 from experiments.results.run_view import Run, RunView, view_run
 from experiments.stats.findings import Finding
-from experiments.stats.wording import counted, few_units
+from experiments.stats.formatting import few_units_note, format_count
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-SENTENCES = 8
+MAX_SENTENCES = 8
 """Of one topic: a grid of many strategies has hundreds, and they would push the table out of sight."""
-MARKS = {"better": "green", "worse": "red", "differs": "default", "open": "default", "unpaired": "yellow"}
+VERDICT_STYLES = {"better": "green", "worse": "red", "differs": "default", "open": "default", "unpaired": "yellow"}
 
 
-def show(run: Run | RunView, console: "Console") -> None:
+def print_summary(run: Run | RunView, console: "Console") -> None:
     """Prints table, findings and the report's path. Raises StoreError for a run without samples."""
     seen = run if isinstance(run, RunView) else view_run(run)
     for table in task_tables(seen):
         console.print(_title(seen, table))
-        for row in score_lines(table, console.width):
+        for row in format_score_table(table, console.width):
             console.print(row, soft_wrap=True)
         console.print()
     for line in _notes(seen):
@@ -49,7 +49,7 @@ def _title(seen: RunView, table: TaskTable) -> "RenderableType":
 
     seeds = f" x {table.seeds} seeds" if table.seeds > 1 else ""
     failed = f", {table.failed} failed" if table.failed else ""
-    title, queries = Text(table.task, style="bold"), counted(table.queries, "query", "queries")
+    title, queries = Text(table.task, style="bold"), format_count(table.queries, "query", "queries")
     return title.append(f"  {seen.measure}, 95 % interval as ± its half, or its ends; {queries}{seeds}{failed}", "dim")
 
 
@@ -59,7 +59,7 @@ def _notes(seen: RunView) -> list[str]:
         notes.append(", ".join(f"{axis} {value}" for axis, value in seen.fixed.items() if value != "none"))
     if any(row.baseline for table in task_tables(seen) for row in table.rows):
         notes.append("vote: what most of the same demonstrations answer, without a model")
-    if few := few_units(cell.clusters for t in task_tables(seen) for row in t.rows for cell in row.cells.values()):
+    if few := few_units_note(cell.clusters for t in task_tables(seen) for row in t.rows for cell in row.cells.values()):
         notes.append(few)
     if seen.unfinished:
         notes.append(seen.unfinished)
@@ -78,7 +78,7 @@ def _sentences(seen: RunView) -> "RenderableType":
     for topic, every in groupby(seen.findings, key=lambda f: f.topic):
         found, more = _telling(list(every))
         for i, one in enumerate(found):
-            text = Text().append(f"{one.subject}: ", "bold").append(one.claim, MARKS[one.verdict])
+            text = Text().append(f"{one.subject}: ", "bold").append(one.claim, VERDICT_STYLES[one.verdict])
             if one.numbers:
                 text.append(f": {one.numbers}.")
             text.append(f" {one.more}" if one.more else "")
@@ -90,5 +90,5 @@ def _sentences(seen: RunView) -> "RenderableType":
 
 def _telling(found: list[Finding]) -> tuple[list[Finding], int]:
     """At most SENTENCES of one topic, in their order, those that found something first; and how many more there are."""
-    kept = sorted(range(len(found)), key=lambda i: found[i].verdict == "open")[:SENTENCES]
+    kept = sorted(range(len(found)), key=lambda i: found[i].verdict == "open")[:MAX_SENTENCES]
     return [found[i] for i in sorted(kept)], len(found) - len(kept)

@@ -2,14 +2,14 @@
 
 Under `flip_labels` and `unlearn` the gold stays, so a model that follows its demonstrations scores lower; under
 `symbols` right answers are other words than at 0 shots; under `noisy_labels` some of the demonstrations are wrong on
-purpose. Such a transform names the analysis that tells what it does (`told_by`). Gains over 0 shots and comparisons of
+purpose. Such a transform names the analysis that tells what it does (`analysis`). Gains over 0 shots and comparisons of
 retrievers leave such arms out.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from experiments.stats.wording import listed
+from experiments.stats.formatting import join_words
 from icl.registry import entries, resolve
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ def label_transform_note(names: "Series[Any]") -> str:
     found = list(dict.fromkeys(name for told in names.unique() for name in told.split(", ") if name))
     if not found:
         return ""
-    analyses = listed([f"`icl analyze RUN {one}`" for one in dict.fromkeys(map(_told_by, found))])
+    analyses = join_words([f"`icl analyze RUN {one}`" for one in dict.fromkeys(map(_told_by, found))])
     return (
-        f"with {listed(found)} a lower score may mean that demonstrations are followed: no sentence on gains and "
+        f"with {join_words(found)} a lower score may mean that demonstrations are followed: no sentence on gains and "
         f"retrieval has these arms; see {analyses}."
     )
 
@@ -50,4 +50,4 @@ def _names(cell: Mapping[str, Any]) -> Iterator[str]:
 
 def _told_by(name: str) -> str:
     """The analysis that a transform names; '' of one that leaves labels alone, or whose code is not the toolkit's."""
-    return str(getattr(resolve("transform", name), "told_by", "")) if name in entries("transform") else ""
+    return str(getattr(resolve("transform", name), "analysis", "")) if name in entries("transform") else ""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import AXES, CORRECTION, METRIC, usual_metric
 from experiments.results.run_metrics import run_level
-from experiments.stats.arms import NONE, is_accuracy, judged_by
-from experiments.stats.whole import own_of
+from experiments.stats.arms import NO_VALUE, baseline_column, is_accuracy
+from experiments.stats.run_statistics import sample_ref_column
 from experiments.store.equivalent_cells import equivalence_digest
 from experiments.store.store import Store
 from icl.errors import StoreError, did_you_mean
@@ -100,10 +100,10 @@ class Run:
 
     def analyze(self, name: str, metric: str | None = None) -> "DataFrame":
         """The table of an analysis (`icl analyze` lists them), such as "copying". Raises ConfigError, StoreError."""
-        from experiments.analyses.catalog import analysis
+        from experiments.analyses.catalog import find_analysis
         from experiments.results.run_view import view_run
 
-        return analysis(name)(view_run(self, metric))
+        return find_analysis(name)(view_run(self, metric))
 
     def __repr__(self) -> str:
         sessions = self.info.get("sessions", [])
@@ -141,14 +141,16 @@ def _judged(told: Mapping[str, Any]) -> dict[str, float]:
     columns: dict[str, float] = {}
     for baseline, by in told.items():
         judged = isinstance(by, Mapping)
-        columns |= {judged_by(baseline, metric): value for metric, value in by.items()} if judged else {baseline: by}
+        columns |= (
+            {baseline_column(baseline, metric): value for metric, value in by.items()} if judged else {baseline: by}
+        )
     return columns
 
 
 def _as_judged_by(frame: "DataFrame", baselines: Iterable[str], metric: str | None) -> "DataFrame":
     """With a column of each baseline alone: as this metric judges it."""
-    columns = {baseline: judged_by(baseline, str(metric)) for baseline in baselines}
-    columns |= {own_of(baseline): own_of(column) for baseline, column in columns.items()}
+    columns = {baseline: baseline_column(baseline, str(metric)) for baseline in baselines}
+    columns |= {sample_ref_column(baseline): sample_ref_column(column) for baseline, column in columns.items()}
     return frame.assign(**{baseline: frame[column] for baseline, column in columns.items() if column in frame})
 
 
@@ -175,11 +177,11 @@ def _labels(store: Store, digests: Sequence[str]) -> dict[str, dict[str, Any]]:
     found = {digest: cell.get("labels", {}) for digest, cell in cells.items()}
     told: dict[str, dict[str, Any]] = {digest: {} for digest in digests}
     for axis in AXES:
-        values = {digest: labels.get(axis, NONE) for digest, labels in found.items()}
+        values = {digest: labels.get(axis, NO_VALUE) for digest, labels in found.items()}
         # an empty list (no transform, no reranker) and the retriever `none` are values like any other
-        free = {digest for digest, value in values.items() if value == NONE and cells[digest].get(axis) is None}
+        free = {digest for digest, value in values.items() if value == NO_VALUE and cells[digest].get(axis) is None}
         others = {value for digest, value in values.items() if digest not in free}
-        usual = others.pop() if len(others) == 1 else NONE
+        usual = others.pop() if len(others) == 1 else NO_VALUE
         for digest, value in values.items():
             told[digest][axis] = usual if digest in free else value
     return told

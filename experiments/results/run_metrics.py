@@ -3,7 +3,7 @@
 A run keeps each sample's part of the statistic; what the parts add up to is computed when the run is read, a cell (one
 seed of an arm) at a time. The baselines of the same demonstrations are judged likewise, by what they say: the answers
 that a sample keeps of its demonstrations tell it. Beside each such column stands what its numbers were computed from
-(`experiments.stats.whole`).
+(`experiments.stats.run_statistics`).
 """
 
 from collections.abc import Hashable, Iterable, Mapping
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.stats.arms import judged_by
-from experiments.stats.whole import Own, Whole, own_of
+from experiments.stats.arms import baseline_column
+from experiments.stats.run_statistics import RunStatistic, SampleRef, sample_ref_column
 from icl.errors import ConfigError, StoreError
 from icl.metrics.base import RunLevelMetric, ScoredSample
 from icl.metrics.baselines import BASELINES
@@ -38,7 +38,7 @@ def run_level(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[s
     cells = frame.groupby("cell", sort=False).indices
     for name, node in whole.items():
         metric = _built(name, node, info)
-        judged = {name: "", **{judged_by(baseline, name): baseline for baseline in baselines}}
+        judged = {name: "", **{baseline_column(baseline, name): baseline for baseline in baselines}}
         columns = {column: by for column, by in judged.items() if column in frame}
         for column, by in columns.items():
             values, owns = np.full(len(frame), np.nan), np.empty(len(frame), dtype=object)
@@ -48,12 +48,12 @@ def run_level(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[s
                 if len(parts) != len(samples):
                     raise StoreError(f"the score '{name}' gives {len(parts)} numbers for {len(samples)} samples.")
                 values[places] = [np.nan if part is None else part for part in parts]
-                whole_cell = Whole(metric, tuple(samples), parts)
-                owns[places] = [Own(whole_cell, i) for i in range(len(samples))]
-            frame = frame.assign(**{column: values, own_of(column): owns})
+                whole_cell = RunStatistic(metric, tuple(samples), parts)
+                owns[places] = [SampleRef(whole_cell, i) for i in range(len(samples))]
+            frame = frame.assign(**{column: values, sample_ref_column(column): owns})
         for column in columns:
             if frame[column].isna().all() and column != name:
-                frame = frame.drop(columns=[column, own_of(column)])
+                frame = frame.drop(columns=[column, sample_ref_column(column)])
     return frame
 
 

@@ -13,23 +13,23 @@ from experiments.config.keys import CORRECTION, METRICS, REFERENCES, SCORED, usu
 from experiments.grid.matching import covers
 from experiments.results.label_transforms import label_transform_names, label_transform_note
 from experiments.stats.arms import (
-    DECIDED,
-    NONE,
+    EQUIVALENCE,
+    NO_VALUE,
     UNIT,
     axes_of,
-    baseline_of,
+    axis_values,
+    baseline_column,
     better_of,
-    checked_setting,
+    find_baseline_column,
     is_accuracy,
-    judged_by,
-    tidy,
-    values_of,
-    varying,
+    resolve_setting,
+    tidy_frame,
+    varying_axes,
 )
-from experiments.stats.effects import Effect, effects
+from experiments.stats.decoding_effects import DecodingEffect, decoding_effects
 from experiments.stats.findings import Finding, findings, reference_decoding
-from experiments.stats.floor import ceilings, floors, strays
-from experiments.stats.whole import own_of
+from experiments.stats.floor_effects import ceiling_effects, floor_effects, rarely_an_option
+from experiments.stats.run_statistics import sample_ref_column
 from experiments.store.store import Store
 from icl.errors import ConfigError, StoreError, did_you_mean
 from icl.metrics.base import Better
@@ -73,7 +73,7 @@ class RunView:
     @cached_property
     def row_axes(self) -> tuple[str, ...]:
         """The axes that tell rows of one task's table apart: what varies beside task and shots, decoding last."""
-        wide = varying(self.scores, [axis for axis in self.axes if axis not in ("task", "shots")])
+        wide = varying_axes(self.scores, [axis for axis in self.axes if axis not in ("task", "shots")])
         first = tuple(axis for axis in ("retriever", "decoding") if axis in self.axes)
         return tuple(dict.fromkeys([*(a for a in wide if a not in first), *first]))
 
@@ -91,12 +91,12 @@ class RunView:
     @property
     def of_samples(self) -> bool:
         """Whether a sample has a score of its own; else it is one of the whole run (`icl.metrics.base.RunLevelMetric`)."""
-        return own_of(self.metric) not in self.scores
+        return sample_ref_column(self.metric) not in self.scores
 
     @property
     def sample_metrics(self) -> tuple[str, ...]:
         """The scores that a sample has by itself."""
-        return tuple(metric for metric in self.metrics if own_of(metric) not in self.scores)
+        return tuple(metric for metric in self.metrics if sample_ref_column(metric) not in self.scores)
 
     @cached_property
     def accuracies(self) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ class RunView:
 
     @property
     def tasks(self) -> list[str]:
-        return [str(task) for task in values_of(self.scores, "task")]
+        return [str(task) for task in axis_values(self.scores, "task")]
 
     @property
     def seeds(self) -> int:
@@ -142,16 +142,16 @@ class RunView:
         """The decoding that the others stand against."""
         wanted = self.to.get("decoding")
         if "decoding" not in self.scores:
-            return NONE
+            return NO_VALUE
         return reference_decoding(self.scores, str(wanted) if wanted is not None else None)
 
     @cached_property
-    def effects(self) -> list[Effect]:
+    def effects(self) -> list[DecodingEffect]:
         """What each decoding did to the answers; nothing where there is one decoding only."""
         if "decoding" not in self.scores or self.scores["decoding"].nunique() < 2:
             return []
         told = [m for m in self.metrics if self.scores[m].notna().any()]
-        return effects(
+        return decoding_effects(
             self.frame,
             self.scores,
             self.axes,
@@ -176,9 +176,9 @@ class RunView:
             also=other,
             apart=renamed != "",
         )
-        full = ceilings(self.scores, self.metric, self.axes) if self.better == "higher" else {}
-        told = floors(self.frame, self.axes) | full
-        said = strays(self.frame, self.axes) | told
+        full = ceiling_effects(self.scores, self.metric, self.axes) if self.better == "higher" else {}
+        told = floor_effects(self.frame, self.axes) | full
+        said = rarely_an_option(self.frame, self.axes) | told
         answers = [Finding("Answers", task, sentence, "", "", "open") for task, sentence in said.items()]
         if apart := label_transform_note(renamed[self.scores["shots"] != 0]):
             answers.append(Finding("Answers", "other labels", apart, "", "", "open"))
@@ -206,7 +206,7 @@ def view_run(run: Run, metric: str | None = None, to: Mapping[str, Any] | None =
     if not len(frame):
         raise StoreError(f"{run.path} has no finished sample yet. Start it with `icl run`, then try again.")
     axes = axes_of(frame)
-    samples = tidy(frame, axes)
+    samples = tidy_frame(frame, axes)
     store = Store(run.path)
     info = store.read_run() or {}
     metrics = tuple(frame.attrs.get("metrics") or _metrics(frame))
@@ -216,14 +216,18 @@ def view_run(run: Run, metric: str | None = None, to: Mapping[str, Any] | None =
         raise ConfigError(
             f"the run has no score '{chosen}'.{did_you_mean(chosen, metrics)} Scores: {', '.join(metrics)}."
         )
-    columns = {name: baseline_of(frame, name, chosen) for name in _baselines(frame)}
+    columns = {name: find_baseline_column(frame, name, chosen) for name in _baselines(frame)}
     judged = {name: samples[column] for name, column in columns.items() if column}
-    owns = {own_of(name): samples[own_of(c)] for name, c in columns.items() if c and own_of(c) in samples}
-    old = [column for name in columns for column in (name, own_of(name)) if column in samples]
+    owns = {
+        sample_ref_column(name): samples[sample_ref_column(c)]
+        for name, c in columns.items()
+        if c and sample_ref_column(c) in samples
+    }
+    old = [column for name in columns for column in (name, sample_ref_column(name)) if column in samples]
     samples = samples.drop(columns=old).assign(**judged, **owns)
     better = {m: better_of(frame, m) for m in metrics}
     wanted = to or _sole(samples, compare.get("to") or {}, store)
-    reference = checked_setting(samples, wanted, axes, "compare.to") if wanted else _usual_reference(samples)
+    reference = resolve_setting(samples, wanted, axes, "compare.to") if wanted else _usual_reference(samples)
     return RunView(
         path=run.path,
         name=str(info.get("name") or run.path.name),
@@ -252,10 +256,10 @@ def _sole(samples: "DataFrame", wanted: Mapping[str, Any], store: Store) -> dict
 
 
 def _scores(samples: "DataFrame", axes: Sequence[str], metrics: Sequence[str], attrs: dict[Any, Any]) -> "DataFrame":
-    told = {name: [judged_by(name, metric) for metric in metrics] for name in _baselines(samples)}
+    told = {name: [baseline_column(name, metric) for metric in metrics] for name in _baselines(samples)}
     judged = [column for name, columns in told.items() for column in (name, *columns) if column in samples]
-    owns = [own_of(column) for column in (*metrics, *judged) if own_of(column) in samples]
-    decided = [DECIDED] if DECIDED in samples else []
+    owns = [sample_ref_column(column) for column in (*metrics, *judged) if sample_ref_column(column) in samples]
+    decided = [EQUIVALENCE] if EQUIVALENCE in samples else []
     kept = dict.fromkeys(["query", "seed", UNIT, *decided, *axes, *metrics, *judged, *owns])
     scores = samples[list(kept)].copy()
     scores.attrs = attrs
@@ -267,7 +271,9 @@ def _scores(samples: "DataFrame", axes: Sequence[str], metrics: Sequence[str], a
 
 
 def _baselines(frame: "DataFrame") -> list[str]:
-    return [name for name in BASELINES if name in frame or any(str(c).startswith(judged_by(name, "")) for c in frame)]
+    return [
+        name for name in BASELINES if name in frame or any(str(c).startswith(baseline_column(name, "")) for c in frame)
+    ]
 
 
 def _usual_reference(samples: "DataFrame") -> dict[str, Any]:

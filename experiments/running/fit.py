@@ -17,7 +17,7 @@ from experiments.grid.fitted_parameters import identity
 from experiments.grid.grid import Cell, expand
 from experiments.grid.single_setting import SeveralSettingsError, differing, narrowing
 from experiments.running.generation import engine_for
-from experiments.stats.wording import listed
+from experiments.stats.formatting import join_words
 from icl.errors import ConfigError, DataError, PlanError
 from icl.metrics.normalize import normalize_text
 from icl.registry import entries, resolve
@@ -74,7 +74,7 @@ def _one(config: Config, cells: Sequence[Cell], every: Sequence[Cell]) -> Cell:
         known = [name for name in entries("strategy") if hasattr(resolve("strategy", name), "fits_gold")]
         place = next((f"{key}." for key in ("grid", "zip") if "decoding" in (config.document.data.get(key) or {})), "")
         name = f"{place}decoding={'[moicl]' if place else 'moicl'}"
-        told = f"{config.where('decoding')}: no decoding here has parameters to fit. {listed(known)} have: name one"
+        told = f"{config.where('decoding')}: no decoding here has parameters to fit. {join_words(known)} have: name one"
         others = [one for one in narrowing(config, every) if not one.startswith(f"{place}decoding=")]
         if others:
             raise SeveralSettingsError(f"{told}, in one setting.", [name, *others])
@@ -82,7 +82,7 @@ def _one(config: Config, cells: Sequence[Cell], every: Sequence[Cell]) -> Cell:
     if several := list(differing(cells, AXES)):
         raise SeveralSettingsError(
             f"{config.document.name}: parameters are fitted in one setting, and this file has several values of "
-            f"{listed(several)}.",
+            f"{join_words(several)}.",
             narrowing(config, cells),
         )
     return cells[0]

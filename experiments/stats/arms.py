@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.config.keys import AXES, FREE_AT_ZERO
-from experiments.stats.whole import own_of
-from experiments.stats.wording import counted
+from experiments.stats.formatting import format_count
+from experiments.stats.run_statistics import sample_ref_column
 from icl.errors import ConfigError, did_you_mean
 from icl.metrics.base import Better
 from icl.registry import entries, resolve
@@ -20,9 +20,9 @@ from icl.registry import entries, resolve
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-NONE = "none"
+NO_VALUE = "none"
 UNIT = "unit"
-DECIDED = "decided_by"
+EQUIVALENCE = "decided_by"
 """A column, where a frame has it: what decides a sample's answer (`experiments.store.equivalent_cells`)."""
 Arm = dict[str, Any]
 
@@ -43,25 +43,25 @@ def is_accuracy(metric: str) -> bool:
     return metric in entries("metric") and bool(getattr(resolve("metric", metric), "accuracy", False))
 
 
-def judged_by(baseline: str, metric: str) -> str:
+def baseline_column(baseline: str, metric: str) -> str:
     """The column of a baseline as one metric judges it: 'vote:strict'."""
     return f"{baseline}:{metric}"
 
 
-def baseline_of(frame: "DataFrame", baseline: str, metric: str) -> str | None:
+def find_baseline_column(frame: "DataFrame", baseline: str, metric: str) -> str | None:
     """The column of a baseline as this metric judges it; None where it does not, since two scales are not compared.
 
     A frame that does not say what judged (an older run, which took strict or its first metric; a frame made by hand)
     has the one column `vote`: it stands for every metric of samples of which higher is good.
     """
-    if (column := judged_by(baseline, metric)) in frame:
+    if (column := baseline_column(baseline, metric)) in frame:
         return column
-    told = any(str(other).startswith(judged_by(baseline, "")) for other in frame)
-    fits = better_of(frame, metric) == "higher" and own_of(metric) not in frame
+    told = any(str(other).startswith(baseline_column(baseline, "")) for other in frame)
+    fits = better_of(frame, metric) == "higher" and sample_ref_column(metric) not in frame
     return baseline if baseline in frame and not told and fits else None
 
 
-def tidy(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":
+def tidy_frame(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":
     """A copy with plain labels on its axes, 'none' where an axis cannot matter, and the column UNIT. Done once.
 
     UNIT numbers what belongs together: the sample's group, or its query where there is none, within its task.
@@ -74,7 +74,7 @@ def tidy(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":
     told.attrs = {}
     for axis in axes:
         codes, found = pd.factorize(told[axis])
-        labels = np.array([*(_plain(value) for value in found), NONE], dtype=object)
+        labels = np.array([*(_plain(value) for value in found), NO_VALUE], dtype=object)
         told[axis] = pd.Series(labels[codes], index=told.index, dtype=object)
     unit = told["query"].astype(str)
     if "group" in told:
@@ -85,12 +85,12 @@ def tidy(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":
     return told
 
 
-def varying(frame: "DataFrame", axes: Sequence[str]) -> tuple[str, ...]:
+def varying_axes(frame: "DataFrame", axes: Sequence[str]) -> tuple[str, ...]:
     """The axes with more than one value. 'none' counts as one only where it stands against one other value."""
     return tuple(axis for axis in axes if frame[axis].nunique(dropna=False) > 1)
 
 
-def arms(frame: "DataFrame", axes: Sequence[str]) -> Iterator[tuple[Arm, "DataFrame"]]:
+def iter_arms(frame: "DataFrame", axes: Sequence[str]) -> Iterator[tuple[Arm, "DataFrame"]]:
     """Each arm and its samples, in order of first appearance. The frame is tidy."""
     if not axes:
         yield {}, frame
@@ -99,15 +99,15 @@ def arms(frame: "DataFrame", axes: Sequence[str]) -> Iterator[tuple[Arm, "DataFr
         yield dict(zip(axes, values if isinstance(values, tuple) else (values,), strict=True)), rows
 
 
-def values_of(frame: "DataFrame", axis: str) -> list[Any]:
+def axis_values(frame: "DataFrame", axis: str) -> list[Any]:
     """The values of an axis in order: numbers by size, labels by first appearance, 'none' first."""
     found = list(dict.fromkeys(frame[axis]))
     if all(isinstance(value, int | float) for value in found):
         return sorted(found)
-    return sorted(found, key=lambda value: value != NONE)
+    return sorted(found, key=lambda value: value != NO_VALUE)
 
 
-def checked_setting(frame: "DataFrame", setting: Mapping[str, Any], axes: Sequence[str], what: str) -> Arm:
+def resolve_setting(frame: "DataFrame", setting: Mapping[str, Any], axes: Sequence[str], what: str) -> Arm:
     """`setting` in the frame's own values: '0' finds 0. Raises ConfigError for an unknown axis or value."""
     found: Arm = {}
     for axis, wanted in setting.items():
@@ -115,12 +115,12 @@ def checked_setting(frame: "DataFrame", setting: Mapping[str, Any], axes: Sequen
             raise ConfigError(
                 f"{what}: the run has no axis '{axis}'.{did_you_mean(axis, axes)} Axes: {', '.join(axes)}."
             )
-        have = {str(value): value for value in values_of(frame, axis)}
-        found[axis] = have[meant(wanted, list(have), axis, what)]
+        have = {str(value): value for value in axis_values(frame, axis)}
+        found[axis] = have[match_label(wanted, list(have), axis, what)]
     return found
 
 
-def meant(wanted: Any, have: Sequence[str], axis: str, what: str) -> str:
+def match_label(wanted: Any, have: Sequence[str], axis: str, what: str) -> str:
     """The one label of `have` that is named. Raises ConfigError where none is, or several are."""
     label = str(_label(wanted))
     fitting = [label] if label in have else _fitting(wanted, have)
@@ -137,7 +137,7 @@ def name_of(label: str) -> str:
     return label.partition("(")[0].partition(", ")[0]
 
 
-def control_name(control: str, arm: str) -> str:
+def short_control_name(control: str, arm: str) -> str:
     """'mask_only' of 'mask_only(vcd(alpha=0.5)), temperature=1' where it is told of 'vcd(alpha=0.5), temperature=1'."""
     ends = (i for i, letter in enumerate(arm) if letter == "," and arm[:i].count("(") == arm[:i].count(")"))
     end = next(ends, len(arm))
@@ -186,24 +186,26 @@ def reference_of(arm: Arm, to: Mapping[str, Any], candidates: Sequence[Arm]) -> 
     if all(arm[key] == value for key, value in to.items()):
         return None
     wanted = {**arm, **to}
-    fitting = [c for c in candidates if belongs(c, wanted) and all(c[key] == value for key, value in to.items())]
+    fitting = [
+        c for c in candidates if matches_setting(c, wanted) and all(c[key] == value for key, value in to.items())
+    ]
     return next((c for c in fitting if c == wanted), fitting[0] if fitting else None)
 
 
-def belongs(arm: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
+def matches_setting(arm: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
     """Whether the arm has this setting, or is a 0-shot arm to which the axes where it differs cannot matter."""
     free = FREE_AT_ZERO if arm.get("shots") == 0 else ()
-    return all(arm[axis] == value or (arm[axis] == NONE and axis in free) for axis, value in setting.items())
+    return all(arm[axis] == value or (arm[axis] == NO_VALUE and axis in free) for axis, value in setting.items())
 
 
-def told(arm: Mapping[str, Any], axes: Sequence[str] | None = None) -> str:
+def describe_arm(arm: Mapping[str, Any], axes: Sequence[str] | None = None) -> str:
     """'knn, 4 shots, greedy': an arm in words, axes that are 'none' left out."""
     words = []
     for axis in axes if axes is not None else arm:
         value = arm[axis]
         if axis == "shots":
-            words.append(counted(value, "shot"))
-        elif value != NONE:
+            words.append(format_count(value, "shot"))
+        elif value != NO_VALUE:
             words.append(str(value))
     return ", ".join(words)
 

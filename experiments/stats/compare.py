@@ -15,21 +15,21 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import CORRECTION, CORRECTIONS, METRIC
+from experiments.stats.arm_comparisons import Verdict, verdict_of
 from experiments.stats.arms import (
-    DECIDED,
-    arms,
+    EQUIVALENCE,
     axes_of,
-    baseline_of,
     better_of,
-    checked_setting,
+    describe_arm,
+    find_baseline_column,
+    iter_arms,
     reference_of,
-    tidy,
-    told,
-    varying,
+    resolve_setting,
+    tidy_frame,
+    varying_axes,
 )
-from experiments.stats.pairs import KEYS, Comparison, pair, paired_test
+from experiments.stats.pairs import KEYS, PairedTestResult, align_pairs, paired_test
 from experiments.stats.significance import holm
-from experiments.stats.trials import Verdict, verdict_of
 from icl.errors import ConfigError, did_you_mean
 from icl.metrics.base import Better
 from icl.metrics.baselines import BASELINES
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 BASELINE = "baseline"
 """`to={"baseline": "vote"}` compares every arm with what its own demonstrations say without a model."""
 
-TOLD = [name for name in Comparison.__dataclass_fields__ if name != "same"]
-RESULT = ["reference", "reference_mean", "mean", *TOLD, "p_corrected", "family", "by_construction"]
+TEST_COLUMNS = [name for name in PairedTestResult.__dataclass_fields__ if name != "same"]
+RESULT_COLUMNS = ["reference", "reference_mean", "mean", *TEST_COLUMNS, "p_corrected", "family", "by_construction"]
 
 
 def compare(
@@ -69,8 +69,8 @@ def compare(
         raise ConfigError(f"--metric: the run has no score '{metric}'.{did_you_mean(metric, known)}")
     if correct not in CORRECTIONS:
         raise ConfigError(f"correct is {' or '.join(CORRECTIONS)}, not '{correct}'.")
-    samples = tidy(frame, axes)
-    checked_setting(samples, {axis: samples[axis].iloc[0] for axis in by if axis in axes}, axes, "--by")
+    samples = tidy_frame(frame, axes)
+    resolve_setting(samples, {axis: samples[axis].iloc[0] for axis in by if axis in axes}, axes, "--by")
     if wrong := [axis for axis in by if axis not in axes]:
         raise ConfigError(
             f"--by: the run has no axis '{wrong[0]}'.{did_you_mean(wrong[0], axes)} Axes: {', '.join(axes)}."
@@ -94,7 +94,7 @@ def compare(
         table.loc[rows_of.index, "p_corrected"] = [found.get(key, math.nan) for key in rows_of["compared"]]
         table.loc[rows_of.index, "family"] = len(distinct)
     table["family"] = table["family"].astype(int)
-    table = table[[*axes, *RESULT]]
+    table = table[[*axes, *RESULT_COLUMNS]]
     if better_of(frame, metric) == "lower":  # a fall is from wrong to right
         turned = {"right_to_wrong": table["wrong_to_right"], "wrong_to_right": table["right_to_wrong"]}
         table = table.assign(**turned)
@@ -111,17 +111,17 @@ def verdicts(table: "DataFrame") -> list[Verdict]:
 def _against_arms(
     samples: "DataFrame", to: Mapping[str, Any], metric: str, axes: Sequence[str], level: float
 ) -> list[dict[str, Any]]:
-    to = checked_setting(samples, to, axes, "--to")
-    found = list(arms(samples, axes))
-    told_axes = varying(samples, axes)
+    to = resolve_setting(samples, to, axes, "--to")
+    found = list(iter_arms(samples, axes))
+    told_axes = varying_axes(samples, axes)
     rows = []
     for arm, mine in found:
         reference = reference_of(arm, to, [other for other, _ in found])
         if reference is None:
             continue
         theirs = next(rows for other, rows in found if other == reference)
-        names = (told(reference, told_axes), told(arm, told_axes))
-        pairs = pair(theirs, mine, metric, names=names)
+        names = (describe_arm(reference, told_axes), describe_arm(arm, told_axes))
+        pairs = align_pairs(theirs, mine, metric, names=names)
         result = paired_test(pairs, level, names)
         told_row = _row(arm, ", ".join(str(v) for v in to.values()), pairs, result)
         decided = _decided(theirs), _decided(mine)
@@ -135,9 +135,9 @@ def _against_arms(
 
 def _decided(rows: "DataFrame") -> frozenset[Any] | None:
     """What decides the answers of an arm, seed by seed; None where the frame does not say."""
-    if DECIDED not in rows or not rows[DECIDED].astype(bool).all():
+    if EQUIVALENCE not in rows or not rows[EQUIVALENCE].astype(bool).all():
         return None
-    return frozenset(rows[["seed", DECIDED]].itertuples(index=False, name=None))
+    return frozenset(rows[["seed", EQUIVALENCE]].itertuples(index=False, name=None))
 
 
 def _against_baseline(
@@ -145,11 +145,11 @@ def _against_baseline(
 ) -> list[dict[str, Any]]:
     name = str(to[BASELINE])
     rows = []
-    for arm, mine in arms(samples, axes):
+    for arm, mine in iter_arms(samples, axes):
         usable = mine[mine[column].notna()]
         if len(usable):
-            names = (name, told(arm, varying(samples, axes)))
-            pairs = pair(usable, usable, metric, on=KEYS, names=names, reference_metric=column)
+            names = (name, describe_arm(arm, varying_axes(samples, axes)))
+            pairs = align_pairs(usable, usable, metric, on=KEYS, names=names, reference_metric=column)
             rows.append(_row(arm, name, pairs, paired_test(pairs, level, names)))
     return rows
 
@@ -159,14 +159,14 @@ def _column(frame: "DataFrame", to: Mapping[str, Any], metric: str) -> str:
     name = str(to[BASELINE])
     if len(to) > 1:
         raise ConfigError(f"--to baseline={name}: no other key can stand beside it.")
-    if column := baseline_of(frame, name, metric):
+    if column := find_baseline_column(frame, name, metric):
         return column
-    have = [known for known in BASELINES if baseline_of(frame, known, metric)]
+    have = [known for known in BASELINES if find_baseline_column(frame, known, metric)]
     there = f"There are {', '.join(have)}." if have else "It has none: they need demonstrations."
     near = did_you_mean(name, have)
     raise ConfigError(f"--to baseline={name}: the run has no such baseline judged by '{metric}'.{near} {there}")
 
 
-def _row(arm: Mapping[str, Any], reference: str, pairs: Any, result: Comparison) -> dict[str, Any]:
+def _row(arm: Mapping[str, Any], reference: str, pairs: Any, result: PairedTestResult) -> dict[str, Any]:
     means = {"reference": reference, "reference_mean": float(pairs.reference.mean()), "mean": float(pairs.arm.mean())}
     return {**arm, **means, **vars(result), "by_construction": False, "compared": object()}

@@ -28,35 +28,35 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 from experiments.config.keys import METRIC, REFERENCES
+from experiments.stats.arm_comparisons import ArmComparison, Verdict, compare_arms, holm_corrected
 from experiments.stats.arms import (
-    NONE,
+    NO_VALUE,
     axes_of,
-    baseline_of,
+    axis_values,
     better_of,
-    control_name,
+    describe_arm,
+    find_baseline_column,
     name_of,
-    tidy,
-    told,
-    values_of,
-    varying,
+    short_control_name,
+    tidy_frame,
+    varying_axes,
 )
-from experiments.stats.decodings import decoding_trials
-from experiments.stats.subjects import pooled, scored, split
-from experiments.stats.trials import Trial, Verdict, corrected, trial
-from experiments.stats.wording import listed, signed
+from experiments.stats.formatting import format_signed, join_words
+from experiments.stats.strategy_verdicts import compare_strategies
+from experiments.stats.subjects import drop_unscored_tasks, shared_settings, split_by_subject
 from icl.metrics.base import Better
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 Topic = Literal["Answers", "ICL gain", "Retrieval", "Vote", "Decoding"]
-WORDS = {
+VERDICT_PHRASES = {
     "better": "beats",
     "differs": "differs from",
     "open": "is not distinguishable from",
     "unpaired": "was not compared with",
 }
-TOLD = 0.005
+SECOND_METRIC_GAP = 0.005
 """A second metric is told where its difference is another one by more than this."""
 
 
@@ -95,16 +95,16 @@ def findings(
     in no comparison of retrievers.
     """
     axes = tuple(axes if axes is not None else axes_of(frame))
-    samples = tidy(frame, axes)
-    samples = samples.assign(**{axis: NONE for axis in ("task", "retriever", "decoding") if axis not in samples})
+    samples = tidy_frame(frame, axes)
+    samples = samples.assign(**{axis: NO_VALUE for axis in ("task", "retriever", "decoding") if axis not in samples})
     better = better_of(frame, metric)
     base = reference_decoding(samples, reference)
-    settings = [axis for axis in varying(samples, axes) if axis not in ("shots", "retriever", "decoding")]
-    samples = scored(samples, metric)
+    settings = [axis for axis in varying_axes(samples, axes) if axis not in ("shots", "retriever", "decoding")]
+    samples = drop_unscored_tasks(samples, metric)
     plain = samples[samples["decoding"] == base]
     asked = plain if apart is None else plain[~apart.loc[plain.index]]
     shots = "shots" in axes
-    voted = baseline_of(frame, vote, metric)
+    voted = find_baseline_column(frame, vote, metric)
     return [
         *(_gain(asked, settings, metric, better, also) if shots else ()),
         *_retrieval(asked, settings, metric, better),
@@ -115,21 +115,21 @@ def findings(
 
 def reference_decoding(samples: "DataFrame", wanted: str | None = None) -> str:
     """The decoding that the others stand against: as wanted, else the usual one, else the first."""
-    have = [str(value) for value in values_of(samples, "decoding")]
-    return next((name for name in (wanted, REFERENCES["decoding"]) if name in have), have[0] if have else NONE)
+    have = [str(value) for value in axis_values(samples, "decoding")]
+    return next((name for name in (wanted, REFERENCES["decoding"]) if name in have), have[0] if have else NO_VALUE)
 
 
 def _gain(
     plain: "DataFrame", settings: Sequence[str], metric: str, better: Better, also: str | None
 ) -> Iterator[Finding]:
     trials = []
-    for subject, part in split(plain, settings):
+    for subject, part in split_by_subject(plain, settings):
         zero, some = part[part["shots"] == 0], part[part["shots"] != 0]
         if len(zero):
             for (retriever, shots), rows in some.groupby(["retriever", "shots"], sort=False):
                 arm = _at(retriever, shots)
-                trials.append(trial(subject, arm, "0 shots", (zero, rows), metric, also=also, better=better))
-    for subject, tried in _by_subject(corrected(trials)):
+                trials.append(compare_arms(subject, arm, "0 shots", (zero, rows), metric, also=also, better=better))
+    for subject, tried in _by_subject(holm_corrected(trials)):
         if better == "neither":
             for t in tried:
                 claim = t.refused or f"{t.arm} {_words(t)} 0 shots ({t.means})"
@@ -144,26 +144,30 @@ def _gain(
             "open": f"no gain seen; {name} {_words(best)} 0 shots",
         }.get(best.verdict, best.refused)
         more = ""
-        if best.result is not None and best.also is not None and abs(best.also - best.result.difference) > TOLD:
-            more = f"By {also} scoring {signed(best.also)}."
+        if (
+            best.result is not None
+            and best.also is not None
+            and abs(best.also - best.result.difference) > SECOND_METRIC_GAP
+        ):
+            more = f"By {also} scoring {format_signed(best.also)}."
         if worse:
-            more += f" {worse[0].side.capitalize()} 0 shots: {listed([f'{t.arm} ({t.short})' for t in worse])}."
+            more += f" {worse[0].side.capitalize()} 0 shots: {join_words([f'{t.arm} ({t.short})' for t in worse])}."
         yield Finding("ICL gain", subject, claim, best.numbers, more.strip(), best.verdict)
 
 
 def _retrieval(plain: "DataFrame", settings: Sequence[str], metric: str, better: Better) -> Iterator[Finding]:
     chance = REFERENCES["retriever"]
     trials = []
-    for subject, part in split(plain, settings):
+    for subject, part in split_by_subject(plain, settings):
         shown = part[part["shots"] != 0] if "shots" in part else part
         drawn = shown[shown["retriever"] == chance]
-        for name in values_of(shown, "retriever") if len(drawn) else ():
-            if name not in (chance, NONE):
+        for name in axis_values(shown, "retriever") if len(drawn) else ():
+            if name not in (chance, NO_VALUE):
                 rows = shown[shown["retriever"] == name]
-                both, where = pooled(drawn, rows, ["shots"])
-                one = trial(subject, str(name), chance, both, metric, on=["shots"], pooled=where, better=better)
+                both, where = shared_settings(drawn, rows, ["shots"])
+                one = compare_arms(subject, str(name), chance, both, metric, on=["shots"], pooled=where, better=better)
                 trials.append(one)
-    for subject, tried in _by_subject(corrected(trials)):
+    for subject, tried in _by_subject(holm_corrected(trials)):
         for t in tried:
             claim = t.refused or f"{t.arm} {_words(t)} {chance}{t.pooled}"
             yield Finding("Retrieval", subject, claim, t.numbers, "", t.verdict)
@@ -171,15 +175,17 @@ def _retrieval(plain: "DataFrame", settings: Sequence[str], metric: str, better:
 
 def _vote(plain: "DataFrame", settings: Sequence[str], metric: str, better: Better, vote: str) -> Iterator[Finding]:
     trials = []
-    for subject, part in split(plain, settings):
-        for name in values_of(part, "retriever"):
+    for subject, part in split_by_subject(plain, settings):
+        for name in axis_values(part, "retriever"):
             rows = part[(part["retriever"] == name) & (part["shots"] != 0) & part[vote].notna()]
             rows = rows[rows["shots"] == rows["shots"].max()]
             if len(rows):
                 arm = _at(name, rows["shots"].iloc[0])
                 both = rows, rows
-                trials.append(trial(subject, arm, "the vote", both, metric, reference_metric=vote, better=better))
-    for subject, tried in _by_subject(corrected(trials)):
+                trials.append(
+                    compare_arms(subject, arm, "the vote", both, metric, reference_metric=vote, better=better)
+                )
+    for subject, tried in _by_subject(holm_corrected(trials)):
         for t in tried:
             claim = t.refused or f"{t.arm} {_words(t)} the vote of the same demonstrations ({t.means})"
             yield Finding("Vote", subject, claim, t.numbers, "", t.verdict)
@@ -194,7 +200,7 @@ def _decoding(
     base: str,
     controls: Mapping[str, Sequence[str]],
 ) -> Iterator[Finding]:
-    trials = decoding_trials(samples, settings, metric, better, base=base, controls=controls)
+    trials = compare_strategies(samples, settings, metric, better, base=base, controls=controls)
     for subject, tried in _by_subject(trials):
         for name, own in groupby(tried, key=lambda t: t.arm):
             against, *checks = list(own)
@@ -203,34 +209,34 @@ def _decoding(
             yield Finding("Decoding", subject, claim, against.numbers, _checked(checks, against), verdict)
 
 
-def _checked(checks: Sequence[Trial], against: Trial) -> str:
+def _checked(checks: Sequence[ArmComparison], against: ArmComparison) -> str:
     """The sentence about a strategy's controls."""
     if not checks:
         return "None of its controls was run." if against.verdict == "better" else ""
     if all(t.verdict == "better" for t in checks):
-        return f"It beats all its controls: {listed([f'{_name(t)} ({t.short})' for t in checks])}."
+        return f"It beats all its controls: {join_words([f'{_name(t)} ({t.short})' for t in checks])}."
     clauses = []
     by_words = sorted(checks, key=lambda t: (t.identical, _words(t)))
     for words, own in groupby(by_words, key=_words):
         names = [f"{_name(t)} ({t.short})" for t in own]
-        clauses.append(f"{words} its control{'s' if len(names) > 1 else ''} {listed(names)}")
+        clauses.append(f"{words} its control{'s' if len(names) > 1 else ''} {join_words(names)}")
     told_all = "" if against.better == "neither" else ": it does not beat all its controls"
-    return f"It {listed(clauses)}{told_all}."
+    return f"It {join_words(clauses)}{told_all}."
 
 
-def _name(t: Trial) -> str:
+def _name(t: ArmComparison) -> str:
     """Of a control; where the strategy's own label is long, without it."""
-    return t.against if t.arm == name_of(t.arm) else control_name(t.against, t.arm)
+    return t.against if t.arm == name_of(t.arm) else short_control_name(t.against, t.arm)
 
 
-def _words(t: Trial) -> str:
+def _words(t: ArmComparison) -> str:
     """How the arm stands to what it was tested against."""
     if t.identical:
         return "always scores the same as"
-    return f"is {t.side}" if t.verdict == "worse" else WORDS[t.verdict]
+    return f"is {t.side}" if t.verdict == "worse" else VERDICT_PHRASES[t.verdict]
 
 
-def _overall(against: Trial, checks: Sequence[Trial]) -> Verdict:
+def _overall(against: ArmComparison, checks: Sequence[ArmComparison]) -> Verdict:
     """Better only where the reference and every control are beaten."""
     if against.verdict != "better":
         return against.verdict
@@ -240,10 +246,10 @@ def _overall(against: Trial, checks: Sequence[Trial]) -> Verdict:
 def _at(retriever: object, shots: object) -> str:
     """'knn at 4 shots'."""
     return " at ".join(
-        told({key: value}) for key, value in (("retriever", retriever), ("shots", shots)) if value != NONE
+        describe_arm({key: value}) for key, value in (("retriever", retriever), ("shots", shots)) if value != NO_VALUE
     )
 
 
-def _by_subject(trials: Sequence[Trial]) -> Iterator[tuple[str, list[Trial]]]:
+def _by_subject(trials: Sequence[ArmComparison]) -> Iterator[tuple[str, list[ArmComparison]]]:
     for subject, own in groupby(trials, key=lambda t: t.subject):
         yield subject, list(own)

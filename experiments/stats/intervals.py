@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from experiments.stats.subsets import typical_interval
-from experiments.stats.wording import FEW
+from experiments.stats.formatting import FEW_UNITS
+from experiments.stats.sign_flips import sign_flip_interval
 from icl.streams import StreamKey
 
 Floats = NDArray[np.float64]
@@ -64,7 +64,7 @@ def wilson(right: float, n: float, level: float = 0.95) -> tuple[float, float]:
     return max(0.0, center - half), min(1.0, center + half)
 
 
-def proportion(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
+def estimate_proportion(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
     """Share of ones with a Wilson interval at the clusters' effective size.
 
     values: [n] of 0 and 1. clusters: [n] of anything hashable. Where every value is the same the clusters' variance
@@ -102,7 +102,7 @@ def bootstrap_mean(
     return Estimate(float(x.mean()), float(low), float(high), len(x), int(codes.max()) + 1)
 
 
-def graded_mean(
+def estimate_graded_mean(
     values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95, *, least: float = 0.0, most: float = 1.0
 ) -> Estimate:
     """Mean with the interval of a bootstrap, and of fewer than FEW clusters with that of `subsets`.
@@ -111,27 +111,29 @@ def graded_mean(
     """
     x, codes = _checked(values, clusters)
     count = int(codes.max()) + 1
-    if count >= FEW:
+    if count >= FEW_UNITS:
         return bootstrap_mean(x, codes, level)
     if np.ptp(x) == 0:
         return Estimate(float(x[0]), float(x[0]), float(x[0]), len(x), count)
     least, most = min(least, float(x.min())), max(most, float(x.max()))
-    low, high = typical_interval(*cluster_sums(x, codes), level, least=least, most=most)
+    low, high = sign_flip_interval(*cluster_sums(x, codes), level, least=least, most=most)
     return Estimate(float(x.mean()), low, high, len(x), count)
 
 
-def estimate(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
+def estimate_mean(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
     """Wilson where the values are right or wrong; where they are graded see `graded_mean`."""
     if is_binary(values):
-        return proportion(values, clusters, level)
-    found = graded_mean(values, clusters, level)
+        return estimate_proportion(values, clusters, level)
+    found = estimate_graded_mean(values, clusters, level)
     if found.low < found.high or not 0 <= found.mean <= 1:
         return found
-    low, high = without_spread(found.mean, found.clusters, level, least=0.0)
+    low, high = interval_without_spread(found.mean, found.clusters, level, least=0.0)
     return replace(found, low=low, high=high)
 
 
-def without_spread(mean: float, clusters: int, level: float = 0.95, least: float = -1.0) -> tuple[float, float]:
+def interval_without_spread(
+    mean: float, clusters: int, level: float = 0.95, least: float = -1.0
+) -> tuple[float, float]:
     """Ends for a mean that is the same in all clusters: with z^2 clusters more at `least`, and at 1."""
     z2 = normal_quantile(0.5 + level / 2) ** 2
     low, high = ((clusters * mean + z2 * end) / (clusters + z2) for end in (least, 1.0))

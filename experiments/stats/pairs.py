@@ -13,20 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.stats.arms import UNIT
-from experiments.stats.exchange import randomization_p, whole_interval
+from experiments.stats.formatting import FEW_UNITS
 from experiments.stats.intervals import (
     Estimate,
     Floats,
     bootstrap_mean,
     cluster_codes,
     cluster_sums,
+    interval_without_spread,
     is_binary,
-    without_spread,
 )
-from experiments.stats.significance import sign_flip
-from experiments.stats.subsets import exchange_p, typical_interval
-from experiments.stats.whole import Stratum, own_of, paired, strata_of
-from experiments.stats.wording import FEW
+from experiments.stats.run_statistic_tests import randomization_p, run_statistic_interval
+from experiments.stats.run_statistics import Stratum, align_run_statistics, build_strata, sample_ref_column
+from experiments.stats.sign_flips import sign_flip_interval, sign_flip_p
+from experiments.stats.significance import exact_sign_flip_p
 from icl.errors import ICLError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedTestResult:
     """Arm minus reference. test: 'mcnemar' (exact, clusters flipped together), 'randomization' (graded, whole runs).
 
     right_to_wrong, wrong_to_right: None of a metric of a whole run, which has no answers of its own that could turn.
@@ -84,7 +84,7 @@ class Comparison:
     same: bool = False
 
 
-def pair(
+def align_pairs(
     reference: "DataFrame",
     arm: "DataFrame",
     metric: str,
@@ -100,8 +100,8 @@ def pair(
     """
     keys = list(on)
     judged, frames = (reference_metric or metric, metric), (reference, arm)
-    whole = all(own_of(column) in frame for column, frame in zip(judged, frames, strict=True))
-    columns = [*keys, UNIT, *dict.fromkeys((*judged, *(map(own_of, judged) if whole else ())))]
+    whole = all(sample_ref_column(column) in frame for column, frame in zip(judged, frames, strict=True))
+    columns = [*keys, UNIT, *dict.fromkeys((*judged, *(map(sample_ref_column, judged) if whole else ())))]
     (reference, arm) = (frame[[c for c in columns if c in frame]] for frame in (reference, arm))
     for frame, name in ((reference, names[0]), (arm, names[1])):
         twice = frame.duplicated(keys)
@@ -124,15 +124,15 @@ def pair(
             )
     right = right.loc[left.index]
     if whole:
-        return _of_whole(left[own_of(judged[0])], right[own_of(judged[1])], right[UNIT])
+        return _of_whole(left[sample_ref_column(judged[0])], right[sample_ref_column(judged[1])], right[UNIT])
     a = left[reference_metric or metric].to_numpy(dtype=np.float64, na_value=np.nan)
     b = right[metric].to_numpy(dtype=np.float64, na_value=np.nan)
     kept = np.isfinite(a) & np.isfinite(b)
-    graded = any(own_of(column) in frame for column, frame in zip(judged, frames, strict=True))
+    graded = any(sample_ref_column(column) in frame for column, frame in zip(judged, frames, strict=True))
     return Pairs(a[kept], b[kept], right[UNIT].to_numpy()[kept], int((~kept).sum()), graded=graded)
 
 
-def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("reference", "arm")) -> Comparison:
+def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("reference", "arm")) -> PairedTestResult:
     """The mean difference, its interval and its p. Raises UnpairedError where no pair is left.
 
     The interval of graded differences is all that the test leaves open (`subsets`); of right/wrong ones, which have few
@@ -148,9 +148,9 @@ def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("re
     binary = not pairs.graded and is_binary(pairs.reference) and is_binary(pairs.arm)
     codes = cluster_codes(pairs.clusters)
     sums, _ = cluster_sums(d, codes)
-    p = sign_flip(d, pairs.clusters) if binary else exchange_p(sums)
-    interval = _interval(d, codes, level, binary and len(sums) >= FEW)
-    return Comparison(
+    p = exact_sign_flip_p(d, pairs.clusters) if binary else sign_flip_p(sums)
+    interval = _interval(d, codes, level, binary and len(sums) >= FEW_UNITS)
+    return PairedTestResult(
         difference=interval.mean,
         low=interval.low,
         high=interval.high,
@@ -166,21 +166,21 @@ def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("re
 
 
 def _of_whole(reference: Any, arm: Any, units: Any) -> Pairs:
-    a, b, cells = paired(list(reference), list(arm))
+    a, b, cells = align_run_statistics(list(reference), list(arm))
     kept = np.isfinite(a)
     clusters, place = units.to_numpy()[kept], np.cumsum(kept) - 1
     told = [(place[rows], one, other) for rows, one, other in cells]
-    strata = strata_of(told, cluster_codes(clusters)) if told else ()
+    strata = build_strata(told, cluster_codes(clusters)) if told else ()
     return Pairs(a[kept], b[kept], clusters, int((~kept).sum()), strata)
 
 
-def _of_strata(pairs: Pairs, level: float) -> Comparison:
+def _of_strata(pairs: Pairs, level: float) -> PairedTestResult:
     """Of a metric of a whole run."""
     clusters = len(set(pairs.clusters))
-    low, high = whole_interval(pairs.strata, clusters, level)
+    low, high = run_statistic_interval(pairs.strata, clusters, level)
     difference = float(pairs.differences.mean())
     p = randomization_p(pairs.strata)
-    return Comparison(
+    return PairedTestResult(
         difference=0.0 if abs(difference) < ROUNDING else difference,
         low=low,
         high=high,
@@ -199,12 +199,12 @@ def _interval(d: Floats, codes: NDArray[np.intp], level: float, drawn: bool) -> 
     """drawn: by a bootstrap."""
     found = bootstrap_mean(d, codes, level)
     if found.low == found.high:
-        low, high = without_spread(found.mean, found.clusters, level)
+        low, high = interval_without_spread(found.mean, found.clusters, level)
         return replace(found, low=low, high=high)
     if drawn:
         return found
     widest = max(1.0, float(np.abs(d).max()))
-    low, high = typical_interval(*cluster_sums(d, codes), level, least=-widest, most=widest)
+    low, high = sign_flip_interval(*cluster_sums(d, codes), level, least=-widest, most=widest)
     return replace(found, low=low, high=high)
 
 

@@ -16,7 +16,9 @@ DISCORDANCE = 0.2
 """Before there are data: one pair in five is answered differently by the two arms."""
 
 
-def smallest_difference(pairs: int, discordance: float = DISCORDANCE, level: float = 0.05, power: float = 0.8) -> float:
+def smallest_detectable_difference(
+    pairs: int, discordance: float = DISCORDANCE, level: float = 0.05, power: float = 0.8
+) -> float:
     """Smallest difference in accuracy that `pairs` independent pairs show; infinite where not even 1 would.
 
     pairs: independent ones, so queries (or groups), not queries x seeds. discordance: share of pairs that differ.

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from experiments.stats.intervals import Floats, cluster_codes, cluster_sums
 
 
-def mcnemar(right_to_wrong: int, wrong_to_right: int) -> float:
+def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
     """Exact two-sided p of the discordant counts; 1 where there are none."""
     from scipy.special import bdtr
 
@@ -25,7 +25,7 @@ def mcnemar(right_to_wrong: int, wrong_to_right: int) -> float:
     return min(1.0, 2 * float(bdtr(min(right_to_wrong, wrong_to_right), n, 0.5))) if n else 1.0
 
 
-def sign_flip(differences: ArrayLike, clusters: ArrayLike | None = None) -> float:
+def exact_sign_flip_p(differences: ArrayLike, clusters: ArrayLike | None = None) -> float:
     """Exact two-sided p that integer differences sum to this much, signs flipped by cluster.
 
     differences: [n] of integers, for right/wrong metrics -1, 0 or 1. Raises ValueError for fractions.

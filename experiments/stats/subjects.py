@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from experiments.stats.arms import arms, belongs, told, values_of
-from experiments.stats.wording import listed
+from experiments.stats.arms import axis_values, describe_arm, iter_arms, matches_setting
+from experiments.stats.formatting import join_words
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def scored(samples: "DataFrame", metric: str) -> "DataFrame":
+def drop_unscored_tasks(samples: "DataFrame", metric: str) -> "DataFrame":
     """Without the tasks that this metric says nothing about (captions have no yes-ratio, questions no CHAIR)."""
     attrs = samples.attrs
     kept = samples[samples.groupby("task")[metric].transform("count") > 0]
@@ -18,7 +18,7 @@ def scored(samples: "DataFrame", metric: str) -> "DataFrame":
     return kept
 
 
-def pooled(a: "DataFrame", b: "DataFrame", over: Sequence[str]) -> "tuple[tuple[DataFrame, DataFrame], str]":
+def shared_settings(a: "DataFrame", b: "DataFrame", over: Sequence[str]) -> "tuple[tuple[DataFrame, DataFrame], str]":
     """Both frames at the settings of `over` that both have, and those settings in words."""
     over = [axis for axis in over if axis in a]
     if not over or not len(a) or not len(b):
@@ -26,23 +26,25 @@ def pooled(a: "DataFrame", b: "DataFrame", over: Sequence[str]) -> "tuple[tuple[
     left, right = (frame.set_index(over).index for frame in (a, b))
     a, b = a[left.isin(right)], b[right.isin(left)]
     told_over = [
-        f"{listed([str(v) for v in values_of(b, axis)])} {axis}" for axis in over if axis == "shots" and len(b)
+        f"{join_words([str(v) for v in axis_values(b, axis)])} {axis}" for axis in over if axis == "shots" and len(b)
     ]
     several = any(b[axis].nunique() > 1 for axis in over)
     return (a, b), f" over {' and '.join(told_over)}" if several and told_over else ""
 
 
-def split(frame: "DataFrame", settings: Sequence[str]) -> "Iterator[tuple[str, DataFrame]]":
+def split_by_subject(frame: "DataFrame", settings: Sequence[str]) -> "Iterator[tuple[str, DataFrame]]":
     """(subject in words, samples) of each task and value of the other axes, with the 0-shot arms that it shares."""
     keys = list(settings) or ["task"]
-    found = list(arms(frame, [*keys, "shots"] if "shots" in frame else keys))
+    found = list(iter_arms(frame, [*keys, "shots"] if "shots" in frame else keys))
     settled = dict.fromkeys(tuple(arm[key] for key in keys) for arm, _ in found)
     for values in settled:
         named = dict(zip(keys, values, strict=True))
-        rows = [i for arm, own in found if belongs(arm, named) for i in own.index]
+        rows = [i for arm, own in found if matches_setting(arm, named) for i in own.index]
         # "none" is where an axis cannot matter at 0 shots, and also a setting of its own: no reranker, no transform.
         own_shots = any(arm.get("shots") != 0 and all(arm[key] == v for key, v in named.items()) for arm, _ in found)
         if own_shots or not any(
-            belongs({**named, "shots": 0}, dict(zip(keys, other, strict=True))) for other in settled if other != values
+            matches_setting({**named, "shots": 0}, dict(zip(keys, other, strict=True)))
+            for other in settled
+            if other != values
         ):
-            yield told(named) or ", ".join(f"{key} none" for key in keys), frame.loc[rows]
+            yield describe_arm(named) or ", ".join(f"{key} none" for key in keys), frame.loc[rows]

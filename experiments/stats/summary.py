@@ -5,24 +5,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.stats.arms import UNIT, arms, axes_of, tidy
-from experiments.stats.intervals import Estimate, estimate
-from experiments.stats.whole import own_of, whole_estimate
+from experiments.stats.arms import UNIT, axes_of, iter_arms, tidy_frame
+from experiments.stats.intervals import Estimate, estimate_mean
+from experiments.stats.run_statistics import estimate_run_statistic, sample_ref_column
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def estimate_of(rows: "DataFrame", metric: str, level: float = 0.95) -> Estimate:
+def estimate_arm(rows: "DataFrame", metric: str, level: float = 0.95) -> Estimate:
     """The mean of an arm's rows that have this score, of which there is one at least, with its interval. Tidy rows."""
     scored = rows[rows[metric].notna()]
     values, clusters = scored[metric].to_numpy(dtype=np.float64), scored[UNIT].to_numpy()
-    if own_of(metric) in rows:
-        return whole_estimate(list(scored[own_of(metric)]), values, clusters, level)
-    return estimate(values, clusters, level)
+    if sample_ref_column(metric) in rows:
+        return estimate_run_statistic(list(scored[sample_ref_column(metric)]), values, clusters, level)
+    return estimate_mean(values, clusters, level)
 
 
-def summarize(frame: "DataFrame", metric: str, axes: Sequence[str] | None = None, level: float = 0.95) -> "DataFrame":
+def summarize_arms(
+    frame: "DataFrame", metric: str, axes: Sequence[str] | None = None, level: float = 0.95
+) -> "DataFrame":
     """A row an arm: its axes, mean, low, high, samples, clusters, queries, seeds, seed_sd, missing.
 
     The mean is over samples; the interval is over clusters (see `intervals`), so the seeds of a query are not counted
@@ -33,11 +35,11 @@ def summarize(frame: "DataFrame", metric: str, axes: Sequence[str] | None = None
 
     axes = tuple(axes if axes is not None else axes_of(frame))
     rows: list[dict[str, Any]] = []
-    for arm, samples in arms(tidy(frame, axes), axes):
+    for arm, samples in iter_arms(tidy_frame(frame, axes), axes):
         scored = samples[samples[metric].notna()]
         row: dict[str, Any] = dict(arm)
         if len(scored):
-            found = estimate_of(scored, metric, level)
+            found = estimate_arm(scored, metric, level)
             seeds = scored.groupby("seed")[metric].mean()
             row |= {"mean": found.mean, "low": found.low, "high": found.high, "clusters": found.clusters}
             row |= {"seed_sd": float(seeds.std(ddof=1)) if len(seeds) > 1 else np.nan}

@@ -3,7 +3,7 @@
 One bijection a context: each answer becomes the next of its rivals, cyclically: of its options, or of the answers that
 the demonstrations show. With two labels that is the flip; among questions of several kinds each kind has its own cycle.
 Only the demonstrations change. The gold stays, so
-accuracy falls where they are followed; the sample keeps both answers, and `icl analyze RUN following` tells follow,
+accuracy falls where they are followed; the sample keeps both answers, and `icl analyze RUN label_following` tells follow,
 prior and other apart. (The papers differ: accuracy against the flipped label, or far below one half.)
 """
 
@@ -22,7 +22,7 @@ class FlipLabels:
     """Every demonstration answers with the next label; the gold stays."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
-    told_by: ClassVar[str] = "following"
+    analysis: ClassVar[str] = "label_following"
 
     def transform(self, context: Context) -> Context:
         check_scored_as_it_is(context, "flip_labels")

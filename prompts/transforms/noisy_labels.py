@@ -22,7 +22,7 @@ class NoisyLabels:
     """A fixed share of the demonstrations gets a wrong answer, nested in the share."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
-    told_by: ClassVar[str] = "noisy_labels"
+    analysis: ClassVar[str] = "noisy_labels"
 
     share: Fraction = 0.5  # of the demonstrations that answer wrongly
 

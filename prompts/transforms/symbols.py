@@ -30,7 +30,7 @@ class Symbols:
     """Every answer becomes a made-up word, in demonstrations, options and gold alike."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
-    told_by: ClassVar[str] = "following"
+    analysis: ClassVar[str] = "label_following"
 
     words: tuple[str, ...] = ()  # what symbols are drawn from; none: made up of consonants and vowels
 

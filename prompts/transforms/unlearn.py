@@ -2,7 +2,7 @@
 
 Oracle: which class that is needs the gold. All of its demonstrations in the context are relabeled to the next label,
 cyclically; the others stay true. The paper shows one such demonstration and unlearns 5 random classes; `classes` names
-them here. The gold stays, and the sample keeps the new label beside it: `icl analyze RUN following` counts agreement
+them here. The gold stays, and the sample keeps the new label beside it: `icl analyze RUN label_following` counts agreement
 with the new one. Where no demonstration has the query's class nothing is unlearned, and the sample is not counted.
 """
 
@@ -23,7 +23,7 @@ class Unlearn:
     """Oracle: demonstrations of the query's class answer with the next class."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"gold", "labels"})
-    told_by: ClassVar[str] = "following"
+    analysis: ClassVar[str] = "label_following"
 
     classes: tuple[str, ...] = ()  # answers to unlearn; none: each query's
 

@@ -10,7 +10,7 @@ from experiments.api import run
 from experiments.config.config import load
 from experiments.grid.grid import expand
 from experiments.planning.plan_warnings import plan_warnings
-from experiments.report.quantized import quantized
+from experiments.report.quantization_section import quantization_section
 from experiments.results.run_view import view_run
 from icl.models.hf import prequantized as ready
 from icl.models.hf.checkpoint import SHIPPED
@@ -43,7 +43,7 @@ def test_the_analysis_and_the_report_hold_it_against_the_one_that_is_not(
 ) -> None:
     seen = view_run(run(config, runs=tmp_path, quiet=True))
     assert quantization.precisions(seen) == {"tiny": "none", "gptq": "gptq"}
-    told = quantized(seen)
+    told = quantization_section(seen)
     assert told is not None
     assert (told.whole, told.refused) == ("tiny", "")
     found = quantization.analyze(seen).set_index("model")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import experiments
-from experiments.analyses.catalog import analysis
+from experiments.analyses.catalog import find_analysis
 from experiments.api import run
 from experiments.config.config import load
 from experiments.grid.grid import expand
@@ -18,7 +18,7 @@ CONFIGS = Path(experiments.__file__).parent / "configs"
 ANALYSES = {
     "order": ["order_sensitivity", "copying", "vote", "retrieval", "leakage"],
     "vlicl": ["shot_curve", "format_gain"],
-    "perturbation": ["modality", "following", "noisy_labels", "shot_curve", "format_gain", "leakage"],
+    "perturbation": ["modality_sensitivity", "label_following", "noisy_labels", "shot_curve", "format_gain", "leakage"],
 }
 
 
@@ -29,8 +29,8 @@ def test_an_experiment_runs_and_each_of_its_analyses_speaks(name: str, tmp_path:
     seen = view_run(run(CONFIGS / f"{name}.yaml", less, tmp_path, quiet=True))
     assert not seen.failed
     for one in ANALYSES[name]:
-        assert len(analysis(one)(seen)), one
-    assert analysis("leakage")(seen)[["itself", "image", "twice"]].to_numpy().sum() == 0
+        assert len(find_analysis(one)(seen)), one
+    assert find_analysis("leakage")(seen)[["itself", "image", "twice"]].to_numpy().sum() == 0
 
 
 def test_the_experiment_on_conflict_tells_who_is_misled(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_the_experiment_on_conflict_tells_who_is_misled(tmp_path: Path) -> None:
     assert not seen.failed
     assert seen.frame["recognized_accuracy"].mean() == 1
     assert seen.frame["misled_rate"].dropna().eq(0).all()
-    assert list(analysis("conflict")(seen)["both"]) == [1, 1]
+    assert list(find_analysis("conflict")(seen)["both"]) == [1, 1]
 
 
 def test_each_of_the_twenty_settings_stands_against_the_control(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_each_setting_that_asks_the_model_stands_against_the_control(tmp_path: P
     assert not seen.failed
     assert seen.frame["cell"].nunique() == 16
     assert len(compare(seen.scores, seen.to or {}, "lenient", axes=seen.axes)) == 15
-    oracle = analysis("leakage")(seen)
+    oracle = find_analysis("leakage")(seen)
     assert oracle[oracle["gold"] > 0]["retriever"].str.contains("gold").all()
 
 
@@ -82,4 +82,4 @@ def test_the_experiment_on_what_answers_hang_on_speaks_in_each_of_its_analyses(t
     seen = view_run(run(CONFIGS / "answers.yaml", less, tmp_path, quiet=True))
     assert not seen.failed
     for one in ("modality_importance", "option_shift", "disruption", "calibration"):
-        assert len(analysis(one)(seen)), one
+        assert len(find_analysis(one)(seen)), one

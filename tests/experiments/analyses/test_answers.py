@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.analyses import copying, following, vote
+from experiments.analyses import copying, label_following, vote
 from experiments.stats.compare import compare
-from experiments.stats.rows import reading
+from experiments.stats.sample_rows import match_known_answer
 from icl.errors import ConfigError
 
 PARTS = Path(__file__).parent / "parts.py"
@@ -69,7 +69,7 @@ def test_a_voter_agrees_with_the_vote_and_adds_nothing(ran: Any) -> None:
 def test_ties_of_the_vote_go_to_the_best_ranked_in_any_order(ran: Any) -> None:
     found = ran(model="fake-gold", shots=4, grid={"order": ["as_retrieved", "reversed", "random"]})
     by_order = {
-        order: [vote.voted(row) for row in rows.sort_values(["query", "seed"]).to_dict("records")]
+        order: [vote.vote_answer(row) for row in rows.sort_values(["query", "seed"]).to_dict("records")]
         for order, rows in found.frame.groupby("order")
     }
     assert by_order["as_retrieved"] == by_order["reversed"] == by_order["random"]
@@ -94,7 +94,7 @@ def test_the_vote_is_judged_where_options_are_scored_and_named_where_it_cannot_b
 
 def test_flipped_labels_are_not_followed_by_what_is_known_and_symbols_are_by_what_is_scored(ran: Any) -> None:
     view = ran(model="fake-gold", shots=3, grid={"transforms": [["flip_labels"], ["symbols"]]})
-    found = following.analyze(view)
+    found = label_following.analyze(view)
     flipped, symbols = (_row(found, transforms=name) for name in ("flip_labels", "symbols"))
     assert (flipped["follow"], flipped["prior"], flipped["other"]) == (0.0, 1.0, 0.0)
     assert (symbols["follow"], symbols["prior"], symbols["other"]) == (1.0, 0.0, 0.0)
@@ -107,7 +107,7 @@ def test_flipped_labels_are_not_followed_by_what_is_known_and_symbols_are_by_wha
 def test_arms_that_follow_more_than_their_reference_are_told_with_the_test_in_pairs(ran: Any, tmp_path: Any) -> None:
     view = ran(model="fake-vote", shots=3, transforms=["symbols"], grid={"retriever": ["random", "oracle"]},
                compare={"to": {"retriever": "random"}})  # fmt: skip
-    found = following.analyze(view)
+    found = label_following.analyze(view)
     random, oracle = (_row(found, retriever=name) for name in ("random", "oracle"))
     assert oracle["change"] == pytest.approx(oracle["follow"] - random["follow"]) != 0
     tested = compare(view.scores, view.to, "strict", axes=view.axes)  # of symbols, to follow is to be right
@@ -126,18 +126,18 @@ def test_symbols_are_what_metrics_score(ran: Any) -> None:
 
 
 def test_a_copier_follows_flipped_labels_of_its_own_class_only(ran: Any) -> None:
-    told = _row(following.analyze(ran(model="fake-copy", shots=1, transforms=["flip_labels"])))
+    told = _row(label_following.analyze(ran(model="fake-copy", shots=1, transforms=["flip_labels"])))
     assert told["follow"] + told["prior"] + told["other"] == pytest.approx(1)
 
 
 def test_what_cannot_be_read_is_other(ran: Any, scripted: Any) -> None:
-    told = _row(following.analyze(ran(model=scripted("dunno"), shots=2, transforms=["flip_labels"])))
+    told = _row(label_following.analyze(ran(model=scripted("dunno"), shots=2, transforms=["flip_labels"])))
     assert (told["follow"], told["prior"], told["other"]) == (0.0, 0.0, 1.0)
 
 
 def test_without_renamed_labels_there_is_nothing_to_follow(ran: Any) -> None:
     with pytest.raises(ConfigError, match="no labels were renamed"):
-        following.analyze(ran(shots=2))
+        label_following.analyze(ran(shots=2))
 
 
 @pytest.mark.parametrize(
@@ -145,4 +145,4 @@ def test_without_renamed_labels_there_is_nothing_to_follow(ran: Any) -> None:
     [("Red.", "red"), ("It is red", "red"), ("red or blue", "red or blue"), ("", ""), ("green", "green")],
 )
 def test_an_output_gives_the_one_known_answer_that_it_names(output: str, answer: str) -> None:
-    assert reading(output, ("red", "blue")) == answer
+    assert match_known_answer(output, ("red", "blue")) == answer

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from experiments.analyses.catalog import analysis, catalog
-from experiments.analyses.show import show
+from experiments.analyses.catalog import find_analysis, list_analyses
+from experiments.analyses.terminal_table import print_analysis
 from experiments.cli.main import main
 from experiments.results.loaded_run import load_run
 
@@ -17,8 +17,8 @@ from experiments.results.loaded_run import load_run
 def test_every_analysis_is_listed_with_a_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["analyze", str(tmp_path)]) == 0
     listed = capsys.readouterr().out
-    assert all(name in listed and line.rstrip(".") for name, line in catalog().items())
-    assert len(catalog()) > 10
+    assert all(name in listed and line.rstrip(".") for name, line in list_analyses().items())
+    assert len(list_analyses()) > 10
 
 
 def test_an_analysis_is_printed_and_written(ran: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,9 +42,9 @@ def test_a_notebook_asks_the_run(ran: Any) -> None:
     assert found["copied_all"][1] == 1.0
 
 
-@pytest.mark.parametrize("name", catalog())
+@pytest.mark.parametrize("name", list_analyses())
 def test_every_analysis_is_a_function(name: str) -> None:
-    assert callable(analysis(name))
+    assert callable(find_analysis(name))
 
 
 def test_a_table_says_once_what_is_the_same_and_folds_no_number() -> None:
@@ -65,7 +65,7 @@ def test_a_table_says_once_what_is_the_same_and_folds_no_number() -> None:
     )
     frame.attrs |= {"title": "Title", "signed": ("drop",), "note": "note"}
     out = io.StringIO()
-    show(frame, Console(file=out, width=60))
+    print_analysis(frame, Console(file=out, width=60))
     assert [line.split() for line in out.getvalue().splitlines()] == [
         ["Title", "shapes,", "4", "shots"],
         ["order", "follow", "95", "%", "drop", "p"],
@@ -79,7 +79,7 @@ def test_in_a_narrow_terminal_settings_stand_above_their_rows() -> None:
     rows = [{"shots": 4, "order": "reversed", "place": str(i), "copied": i / 4} for i in (1, 2)]
     frame = pd.DataFrame([*rows, {"shots": 8, "order": "as_retrieved", "place": "any", "copied": 1.0}])
     out = io.StringIO()
-    show(frame, Console(file=out, width=24))
+    print_analysis(frame, Console(file=out, width=24))
     told = ["", "place  copied", "4 shots, reversed", "1        .250", "2        .500"]
     assert out.getvalue().splitlines() == [*told, "8 shots, as_retrieved", "any     1.000"]
 
@@ -87,7 +87,7 @@ def test_in_a_narrow_terminal_settings_stand_above_their_rows() -> None:
 def test_a_column_that_has_a_head_of_its_own_is_told_by_it() -> None:
     frame = pd.DataFrame([{"model": "a", "tokens_s": 20.0, "kl_max": 0.5}])
     frame.attrs["heads"] = {"tokens_s": "tokens/s"}
-    show(frame, Console(file=(out := io.StringIO()), width=80))
+    print_analysis(frame, Console(file=(out := io.StringIO()), width=80))
     head = out.getvalue().splitlines()[1]
     assert "tokens/s" in head
     assert "kl max" in head

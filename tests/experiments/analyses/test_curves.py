@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.analyses import format_gain, modality, noisy_labels, order_sensitivity, shot_curve
+from experiments.analyses import format_gain, modality_sensitivity, noisy_labels, order_sensitivity, shot_curve
 from experiments.stats.pairs import UnpairedError
 from icl.errors import ConfigError
 
@@ -97,7 +97,7 @@ def test_what_a_change_costs_and_what_part_of_the_gain_that_is(ran: Any, scripte
         grid={"shots": [0, 2], "transforms": [[], ["images"], ["questions"]]},
         exclude=[{"shots": 0, "transforms": ["images"]}, {"shots": 0, "transforms": ["questions"]}],
     )
-    found = modality.analyze(view).set_index("transforms")
+    found = modality_sensitivity.analyze(view).set_index("transforms")
     assert (found.loc["images", "intact"], found.loc["images", "at_0"]) == (1.0, 0.5)
     assert (found.loc["images", "drop"], found.loc["images", "share"]) == (0.5, 1.0)
     assert (found.loc["questions", "drop"], found.loc["questions", "share"]) == (0.0, 0.0)
@@ -106,7 +106,9 @@ def test_what_a_change_costs_and_what_part_of_the_gain_that_is(ran: Any, scripte
 def test_there_is_no_share_without_a_gain(ran: Any) -> None:
     axes = {"shots": [0, 2], "transforms": [[], [{"name": "answers", "how": "removed"}]]}
     (told,) = (
-        row for row in modality.analyze(ran(model="fake-gold", grid=axes)).to_dict("records") if row["shots"] == 2
+        row
+        for row in modality_sensitivity.analyze(ran(model="fake-gold", grid=axes)).to_dict("records")
+        if row["shots"] == 2
     )
     assert (told["drop"], told["intact"], told["at_0"]) == (0.0, 1.0, 1.0)
     assert told["share"] != told["share"]
@@ -114,7 +116,7 @@ def test_there_is_no_share_without_a_gain(ran: Any) -> None:
 
 def test_a_voter_loses_all_of_its_gain_with_the_answers(ran: Any) -> None:
     axes = {"shots": [0, 5], "transforms": [[], [{"name": "answers", "how": "removed"}]]}
-    found = modality.analyze(ran(model="fake-vote", grid=axes))
+    found = modality_sensitivity.analyze(ran(model="fake-vote", grid=axes))
     (told,) = (row for row in found.to_dict("records") if row["shots"] == 5)
     assert (told["changed"], told["share"]) == (0.0, 1.0)
 
@@ -138,7 +140,7 @@ def _changes(text: str) -> dict[str, Any]:
 
 def test_a_drop_and_its_share_do_not_depend_on_which_way_is_good(ran: Any, scripted: Any) -> None:
     higher, lower = (
-        modality.analyze(ran(metric, model=scripted("half_the_gain"), **_changes(metric)))
+        modality_sensitivity.analyze(ran(metric, model=scripted("half_the_gain"), **_changes(metric)))
         for metric in ("lenient", "Wrong")
     )
     columns = ["drop", "low", "high", "p", "share"]

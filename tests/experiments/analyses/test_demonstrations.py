@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.analyses import leakage, precision, probe, retrieval
+from experiments.analyses import label_precision, leakage, probe, retrieval
 from icl.errors import ConfigError
 from icl.registry import build
 from retrievers.base import Resources
@@ -51,7 +51,7 @@ def test_precision_is_compared_in_pairs(ran: Any) -> None:
     ours, theirs = (_careless(*ids) for ids in (("p-0000", "p-0003"), ("p-0000", "p-0001")))
     to = {"retriever": "Careless(ids=['p-0000', 'p-0001'])"}
     view = ran(shots=2, seeds=[0], grid={"retriever": [theirs, ours]}, compare={"to": to, "metric": "strict"})
-    (told,) = precision.analyze(view).to_dict("records")
+    (told,) = label_precision.analyze(view).to_dict("records")
     assert (told["reference"], told["precision"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert (told["difference"], told["n"]) == (pytest.approx(0), 6)
     assert told["low"] < 0 < told["high"]
@@ -61,15 +61,15 @@ def test_precision_is_of_what_was_chosen_and_not_of_how_it_is_answered(ran: Any)
     axes = {"retriever": ["random", "balanced"], "order": ["reversed", "as_retrieved"]}
     view = ran(shots=2, seeds=[0], grid=axes, compare={"to": {"order": "reversed"}, "metric": "strict"})
     with pytest.raises(ConfigError, match=r"the same whatever order is\. Name another reference, such as --to"):
-        precision.analyze(view)
-    (told,) = precision.analyze(replace(view, to={"retriever": "random", "order": "reversed"})).to_dict("records")
+        label_precision.analyze(view)
+    (told,) = label_precision.analyze(replace(view, to={"retriever": "random", "order": "reversed"})).to_dict("records")
     assert "order" not in told
     assert told["n"] == 6
 
 
 def test_twice_the_demonstrations_are_not_twice_as_right() -> None:
     row = {"demos": [[f"p{i}", 0.0, "red"] for i in range(4)], "gold": ["red"]}
-    assert retrieval.measured(row, 2)["precision"] == 1.0
+    assert retrieval.retrieval_statistics(row, 2)["precision"] == 1.0
 
 
 def test_without_options_there_is_no_coverage(ran: Any, shapes: str) -> None:
@@ -117,10 +117,10 @@ def test_folds_of_a_task_come_together_first_with_the_group_as_the_unit(ran: Any
     told_as = "Careless(ids=['p2', 'p3'])"
     compared: dict[str, Any] = {"to": {"retriever": told_as}, "metric": "strict"}
     axes = {"task.held_out": ["a", "b"], "retriever": [theirs, ours]}
-    told = precision.analyze(ran(task=task, shots=2, seeds=[0], grid=axes, compare=compared)).to_dict("records")
+    told = label_precision.analyze(ran(task=task, shots=2, seeds=[0], grid=axes, compare=compared)).to_dict("records")
     assert [(row["task"], row["n"]) for row in told] == [("Folds", 8), ("folds a", 4), ("folds b", 4)]
     assert [row["difference"] for row in told] == pytest.approx([0.125, 0.25, 0.0])
-    unfolded = precision.analyze(ran(name="u", task={**task, "held_out": "a"}, shots=2, seeds=[0],
+    unfolded = label_precision.analyze(ran(name="u", task={**task, "held_out": "a"}, shots=2, seeds=[0],
                                      grid={"retriever": [theirs, ours]}, compare=compared))  # fmt: skip
     assert list(unfolded["n"]) == [4]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.analyses import calibration, identifiable, modality_importance, option_shift
+from experiments.analyses import calibration, identifiability, modality_importance, option_shift
 from icl.errors import ConfigError
 
 REMOVED = [[{"name": name, "how": "removed", "where": "query"}] for name in ("images", "questions")]
@@ -30,8 +30,8 @@ def test_bins_are_closed_above() -> None:
 
 def test_shares_are_of_the_scored_options_and_a_tie_is_wrong() -> None:
     row = {"option_scores": {"Red": math.log(0.3), "blue": math.log(0.1)}, "gold": ("red",), "unit": 0}
-    assert calibration.shares_of(row) == pytest.approx({"red": 0.75, "blue": 0.25})
-    assert calibration.shares_of({"option_scores": {}}) == {}
+    assert calibration.option_probabilities(row) == pytest.approx({"red": 0.75, "blue": 0.25})
+    assert calibration.option_probabilities({"option_scores": {}}) == {}
     tied = {"option_scores": {"red": 0.0, "blue": 0.0}, "gold": ("red",), "unit": 1}
     told = calibration._measured([row, tied])
     assert told["accuracy"] == 0.5
@@ -88,8 +88,8 @@ def test_a_row_of_two_options_is_measured_and_one_of_a_single_option_is_none(ran
 
 
 def test_options_that_were_all_ruled_out_have_no_shares() -> None:
-    assert calibration.shares_of({"option_scores": {"a": -math.inf, "b": -math.inf}}) == {}
-    assert calibration.shares_of({"option_scores": {"a": -math.inf, "b": 0.0}}) == {"a": 0.0, "b": 1.0}
+    assert calibration.option_probabilities({"option_scores": {"a": -math.inf, "b": -math.inf}}) == {}
+    assert calibration.option_probabilities({"option_scores": {"a": -math.inf, "b": 0.0}}) == {"a": 0.0, "b": 1.0}
 
 
 def test_a_model_that_knows_is_right_and_its_confidence_is_told(ran: Any, shapes: str) -> None:
@@ -115,7 +115,7 @@ def test_a_model_that_knows_is_right_and_its_confidence_is_told(ran: Any, shapes
 def test_the_signs_name_the_class_and_nothing_right_is_one_of_its_own(right: Any, wanted: str) -> None:
     both, image, text = right
     scores = (both + image) / 2 - text, (both + text) / 2 - image
-    assert modality_importance.class_of(*scores, sum(right)) == wanted
+    assert modality_importance.modality_class(*scores, sum(right)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_who_knows_is_consistent_wherever_the_answer_stands(ran: Any) -> None:
 def test_the_bias_rate_of_one_letter_is_cmmu_s_and_consistent_questions_are_not_in_it() -> None:
     always_first = [(0, gold, gold == 0) for gold in range(4)]
     knowing = [(gold, gold, True) for gold in range(4)]
-    told = option_shift.measured([("a", always_first), ("b", knowing)])
+    told = option_shift.shift_statistics([("a", always_first), ("b", knowing)])
     assert told["bias_rate"] == 1875
     assert told["consistent"] == 0.5
     assert told["chance"] == pytest.approx(1 / 256)
@@ -188,7 +188,7 @@ def test_a_gold_that_is_no_option_stands_at_no_place() -> None:
     row = {"options": ["red", "green"], "gold": ["blue"], "output": "red"}
     odd = [option_shift._turn(row, shift) for shift in (0, 1)]
     assert odd == [(0, None, False), (1, None, False)]
-    told = option_shift.measured([("a", [(0, 0, True), (1, 1, True)]), ("b", odd)])
+    told = option_shift.shift_statistics([("a", [(0, 0, True), (1, 1, True)]), ("b", odd)])
     assert (told["accuracy"], told["sd"]) == (0.5, 0.0)
 
 
@@ -199,19 +199,19 @@ def test_a_question_without_one_of_its_shifts_is_not_counted(ran: Any) -> None:
 
 def test_what_the_demonstrations_settle_is_told_of_each_sample(ran: Any) -> None:
     view = ran(task={"name": "operators", "queries": 9}, model="fake-gold", grid={"shots": [0, 1, 4]}, seeds=[0])
-    found = identifiable.analyze(view).set_index("shots")
+    found = identifiability.analyze(view).set_index("shots")
     assert found.loc[0, "identifiable"] == 0.0
     assert found.loc[0, "identifiable"] <= found.loc[1, "identifiable"] <= found.loc[4, "identifiable"]
     assert found.loc[4, "identifiable"] > 0.5
     assert (found.loc[0, "else"], found.loc[4, "where"]) == (1.0, 1.0)
     with pytest.raises(ConfigError, match="no sample says whether its demonstrations settle the question"):
-        identifiable.analyze(ran(name="shapes"))
+        identifiability.analyze(ran(name="shapes"))
     told = ran(name="told", task={"name": "operators", "queries": 3, "told": True}, model="fake-gold", shots=0)
-    assert list(identifiable.analyze(told)["identifiable"]) == [1.0]
+    assert list(identifiability.analyze(told)["identifiable"]) == [1.0]
 
 
 def test_another_look_of_the_images_settles_no_less(ran: Any) -> None:
     of = {"name": "operators", "queries": 4}
     plain = ran(name="plain", task=of, model="fake-gold", shots=3)
     noisy = ran(name="noisy", task={"name": "corrupted", "of": of}, model="fake-gold", shots=3)
-    assert list(identifiable.analyze(plain)["identifiable"]) == list(identifiable.analyze(noisy)["identifiable"])
+    assert list(identifiability.analyze(plain)["identifiable"]) == list(identifiability.analyze(noisy)["identifiable"])

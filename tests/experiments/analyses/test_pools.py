@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.analyses import disruption, pool
+from experiments.analyses import disruption, pool_coverage
 from icl.errors import ConfigError
 from icl.tasks.base import Pool
 from icl.types import Example
@@ -22,7 +22,7 @@ def _careless(*ids: str) -> dict[str, Any]:
 def test_recall_is_of_what_the_query_may_be_shown(ran: Any) -> None:
     """Of nine members three are of each color; two red ones are shown to two red queries and four others."""
     view = ran(shots=2, seeds=[0], retriever=_careless("p-0000", "p-0003"))
-    (told,) = pool.analyze(view).to_dict("records")
+    (told,) = pool_coverage.analyze(view).to_dict("records")
     assert told["recall"] == pytest.approx((2 / 3 * 2) / 6)
     assert told["coverage_labels"] == pytest.approx(1 / 3)
     assert told["coverage_pool"] == pytest.approx(2 / 9)
@@ -33,7 +33,7 @@ def test_recall_is_of_what_the_query_may_be_shown(ran: Any) -> None:
 def test_the_query_and_its_image_are_in_no_recall(ran: Any) -> None:
     """The pool is the queries and a twin of the last: its answer is nowhere where it may be shown, nor anyone's."""
     view = ran(task={"name": f"{PARTS}:Leaking"}, model="fake-gold", shots=1, seeds=[0], retriever=_careless("q0"))
-    (told,) = pool.analyze(view).to_dict("records")
+    (told,) = pool_coverage.analyze(view).to_dict("records")
     assert pd.isna(told["recall"])
     assert pd.isna(told["diversity"])
 
@@ -44,16 +44,16 @@ def test_labels_and_words_of_one_sample() -> None:
 
     members = Pool((make("a", "is it red", "yes"), make("b", "how many dots", "2"), make("c", "is it blue", "no")))
     query = make("q", "how red is it", "yes").query
-    told = pool.measured({"gold": ("yes",)}, [members.examples[0], members.examples[1]], members, query)
+    told = pool_coverage.pool_coverage({"gold": ("yes",)}, [members.examples[0], members.examples[1]], members, query)
     assert told == {"recall": 1.0, "labels": pytest.approx(2 / 3), "tokens": 1.0}
-    assert pool.measured({"gold": ("yes",)}, [members.examples[1]], members, query)["tokens"] == 0.25
-    assert pd.isna(pool.measured({"gold": ("maybe",)}, [], members, query)["recall"])
+    assert pool_coverage.pool_coverage({"gold": ("yes",)}, [members.examples[1]], members, query)["tokens"] == 0.25
+    assert pd.isna(pool_coverage.pool_coverage({"gold": ("maybe",)}, [], members, query)["recall"])
 
 
 def test_diversity_is_over_unordered_pairs() -> None:
     one, other = np.array([1.0, 0.0]), np.array([0.0, 1.0])
-    assert pool.spread([one, other, one]) == pytest.approx((1 + 0 + 1) / 3)  # type: ignore[list-item]
-    assert pd.isna(pool.spread([one]))  # type: ignore[list-item]
+    assert pool_coverage.mean_pairwise_distance([one, other, one]) == pytest.approx((1 + 0 + 1) / 3)  # type: ignore[list-item]
+    assert pd.isna(pool_coverage.mean_pairwise_distance([one]))  # type: ignore[list-item]
 
 
 def test_a_gap_is_of_each_query_where_the_mean_does_not_move(ran: Any) -> None:

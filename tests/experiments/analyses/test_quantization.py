@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.analyses import quantization, quantization_gains
-from experiments.analyses.quantization_measured import divergences
+from experiments.analyses.quantization_measurements import kl_divergences
 from experiments.api import load_run, run
 from experiments.results.run_view import view_run
 from icl.errors import ConfigError, ModelError
@@ -19,7 +19,7 @@ def test_a_divergence_is_that_of_the_formula() -> None:
         full = np.log(np.array([[0.5, 0.5], [0.9, 0.1], [1.0, 0.0]], dtype=np.float32))
     other = np.log(np.array([[0.25, 0.75], [0.9, 0.1], [0.5, 0.5]], dtype=np.float32))
     by_hand = [0.5 * math.log(2) + 0.5 * math.log(0.5 / 0.75), 0.0, math.log(2)]
-    assert divergences(full, other) == pytest.approx(by_hand, abs=1e-6)
+    assert kl_divergences(full, other) == pytest.approx(by_hand, abs=1e-6)
 
 
 def models(ran: Any, **keys: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 
 from experiments.api import run
-from experiments.report.controls_page import controls_page
+from experiments.report.controls_page import render_controls_page
 from experiments.results.run_view import view_run
 from icl.registry import entries, resolve
 from icl.testing.conformance import check_metric
@@ -40,7 +40,7 @@ def test_a_metric_of_ones_own_is_an_accuracy_where_it_says_so(tmp_path):
     seen = view_run(made, "First")
     assert seen.accuracies == ("lenient", "strict", "First")
     assert (seen.measure, view_run(made, "Length").measure) == ("First accuracy", "Length")
-    assert "Length" in controls_page(seen)
+    assert "Length" in render_controls_page(seen)
 
 
 def test_ours_are_those_of_right_and_wrong():

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.api import run
 from experiments.cli.main import main
-from experiments.report.detail import settings
+from experiments.report.sample_detail import parse_settings
 from icl.errors import ConfigError
 
 
@@ -126,11 +126,11 @@ def test_similarities_are_shown_of_a_retriever_that_has_them(mapping, tmp_path, 
 
 
 def test_images_that_begin_alike_are_called_by_more_letters():
-    from experiments.report.detail import called
+    from experiments.report.sample_detail import short_digests
 
     one, other = "ab" * 32, "abababababcd" + "0" * 52
-    assert called([one, other, one]) == {one: one[:11], other: other[:11]}
-    assert called([]) == {}
+    assert short_digests([one, other, one]) == {one: one[:11], other: other[:11]}
+    assert short_digests([]) == {}
 
 
 def test_steps_are_shown_where_they_were_recorded(rehearsal, written, capsys):
@@ -205,14 +205,14 @@ def test_hostile_output_does_not_steer_the_terminal(written, capsys):
 
 def test_one_word_may_name_several_axes_and_commas_of_a_label_are_none():
     told = ["shots=4,retriever=knn", "decoding=vcd, temperature=0.7", "composer=blocks(order=qap, first=text), seed=1"]
-    assert settings(told, "--arm") == {
+    assert parse_settings(told, "--arm") == {
         "shots": "4",
         "retriever": "knn",
         "decoding": "vcd, temperature=0.7",
         "composer": "blocks(order=qap, first=text), seed=1",
     }
     with pytest.raises(ConfigError, match="'vcd' is not of the form axis=value"):
-        settings(["vcd"], "--arm")
+        parse_settings(["vcd"], "--arm")
 
 
 def test_other_arms_are_told_by_what_they_have_otherwise_where_their_labels_are_long(

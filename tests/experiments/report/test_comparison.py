@@ -5,7 +5,7 @@ import re
 import pytest
 from rich.console import Console
 
-from experiments.report.comparison import show_comparison
+from experiments.report.comparison import print_comparison
 from experiments.results.run_view import view_run
 from experiments.stats.compare import compare
 
@@ -13,7 +13,7 @@ from experiments.stats.compare import compare
 def told(run, width, capsys):
     seen = view_run(run)
     table = compare(seen.scores, dict(seen.to), seen.metric, axes=seen.axes)
-    show_comparison(table, seen, Console(width=width))
+    print_comparison(table, seen, Console(width=width))
     return table, capsys.readouterr().out.splitlines()
 
 

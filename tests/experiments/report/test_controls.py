@@ -8,15 +8,15 @@ import pytest
 from rich.console import Console
 
 from experiments.cli.main import main
-from experiments.report.controls import columns, controls_frame, notes, sections, show_controls
-from experiments.report.controls_page import controls_page
-from experiments.report.html import write
+from experiments.report.controls import column_notes, controls_frame, effect_columns, page_sections, print_controls
+from experiments.report.controls_page import render_controls_page
+from experiments.report.html import write_report
 from experiments.results.run_view import view_run
 
 
 def shown(run, width):
     out = io.StringIO()
-    show_controls(view_run(run), Console(file=out, width=width))
+    print_controls(view_run(run), Console(file=out, width=width))
     return out.getvalue()
 
 
@@ -45,7 +45,7 @@ def test_the_family_is_that_of_the_sentences(written):
 
 def test_the_page_has_the_table_with_its_transitions(written):
     run = written(queries=12, traced=True)
-    text = write(run).report.read_text()
+    text = write_report(run).report.read_text()
     assert '<section id="controls">' in text
     assert "right / lost / won / wrong" in text
     seen = view_run(run)
@@ -54,24 +54,24 @@ def test_the_page_has_the_table_with_its_transitions(written):
     assert f"{told.kept} / {told.lost} / {told.won} / {told.still}" in text
     assert row.judgment.words in text
     alone = written("plain", queries=4, decodings=({"strategy": {"name": "greedy"}, "sampler": {"name": "greedy"}},))
-    assert '<section id="controls">' not in write(alone).report.read_text()
+    assert '<section id="controls">' not in write_report(alone).report.read_text()
 
 
 def test_an_arm_that_is_not_in_all_settings_is_told_with_the_reference_there(written):
     seen = view_run(written(queries=12))
-    assert not [words for words in notes(seen) if "alone" in words]
+    assert not [words for words in column_notes(seen) if "alone" in words]
     there = {"over": "8 shots", "against": 0.9}
     vars(seen)["effects"] = [replace(row, **there) if row.decoding == "vcd" else row for row in seen.effects]
-    first, second, *_ = notes(seen)
+    first, second, *_ = column_notes(seen)
     assert [words.split(" (")[0] for words in (first, second)] == ["† vcd", "† vcd"]
     assert first.endswith(": over 8 shots alone, where greedy has .900")
     out = io.StringIO()
-    show_controls(seen, Console(file=out, width=200))
+    print_controls(seen, Console(file=out, width=200))
     assert [line.split()[0] for line in out.getvalue().splitlines() if line.split()[1:2] == ["†"]] == ["vcd", "vcd"]
-    assert [[row["label"] for row in table["rows"]] for table in sections(seen)] == [
+    assert [[row["label"] for row in table["rows"]] for table in page_sections(seen)] == [
         ["greedy", "vcd †", "mask_only"]
     ] * 2
-    page = controls_page(seen)
+    page = render_controls_page(seen)
     assert page.count("| `vcd` † |") == 2
     assert page.count("† vcd (") == 2
 
@@ -92,7 +92,7 @@ def test_the_csv_has_numbers(written, capsys, tmp_path):
 
 def test_colors_are_counted_and_the_two_that_moved_most_are_told(written):
     seen = view_run(written(queries=12))
-    told = columns(seen, [row for row in seen.effects if row.subject == seen.effects[0].subject])
+    told = effect_columns(seen, [row for row in seen.effects if row.subject == seen.effects[0].subject])
     assert all(cell.count("(") == 2 for cell in told["answers"][1:])
 
 

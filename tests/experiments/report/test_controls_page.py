@@ -1,13 +1,13 @@
 """The table of controls as a page: its sentences are counts of its own verdicts, its cells the run's numbers."""
 
 from experiments.cli.main import main
-from experiments.report.controls_page import controls_page
+from experiments.report.controls_page import render_controls_page
 from experiments.results.run_view import view_run
 
 
 def test_the_page_counts_its_verdicts_and_has_a_row_a_strategy(written):
     seen = view_run(written(queries=12, traced=True))
-    text = controls_page(seen)
+    text = render_controls_page(seen)
     judged = [row for row in seen.effects if row.judgment]
     assert f"Of {len(judged)} pairs of a strategy and a task" in text
     assert text.count("| `vcd` |") == len(judged) == 2
@@ -21,7 +21,7 @@ def test_the_page_counts_its_verdicts_and_has_a_row_a_strategy(written):
 
 
 def test_names_are_no_markup(written):
-    text = controls_page(view_run(written(queries=4, tasks=("<b>|x",))))
+    text = render_controls_page(view_run(written(queries=4, tasks=("<b>|x",))))
     assert "<b>" not in text
 
 

@@ -1,6 +1,6 @@
 """What a run cost, in a reader's words."""
 
-from experiments.report.costs import costs
+from experiments.report.costs import summarize_costs
 
 COUNTERS = {
     "jobs": 100, "jobs_reused": 40, "branch_prompts": 50, "duplicates_merged": 0, "images_shown": 30,
@@ -10,7 +10,7 @@ COUNTERS = {
 
 def test_sessions_are_summed_and_what_was_spared_is_a_share() -> None:
     session = {"start": "2026-01-02T03:04:05", "end": "2026-01-02T04:04:15", "counters": COUNTERS}
-    told = costs({"sessions": [session, session, {"counters": {"jobs": 50}}]})
+    told = summarize_costs({"sessions": [session, session, {"counters": {"jobs": 50}}]})
     assert told.time == "2:00:20"
     assert told.lines == (
         ("answers", "250", "170", "32%"),
@@ -23,5 +23,5 @@ def test_sessions_are_summed_and_what_was_spared_is_a_share() -> None:
 
 
 def test_a_run_that_counted_nothing_has_no_costs() -> None:
-    assert not costs({})
-    assert costs({"sessions": [{"counters": {"requests": 3}}]}).notes == ("3 requests were sent",)
+    assert not summarize_costs({})
+    assert summarize_costs({"sessions": [{"counters": {"requests": 3}}]}).notes == ("3 requests were sent",)

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from experiments.report.html import write
+from experiments.report.html import write_report
 from experiments.results.run_view import view_run
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'&\u2028"
@@ -16,7 +16,7 @@ HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.ha
 @pytest.fixture(scope="module")
 def page(writer, tmp_path_factory):
     run = writer(tmp_path_factory.mktemp("page") / "run", queries=6)
-    return run, write(run), (run.path / "report.html").read_text(encoding="utf-8")
+    return run, write_report(run), (run.path / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_page_loads_nothing_from_anywhere(page):
@@ -62,7 +62,7 @@ def test_sections_are_findings_then_figures_then_tables(page):
 
 def test_hostile_text_is_nowhere_markup(written):
     run = written(queries=4, hostile=HOSTILE, failing={"shapes-0001": HOSTILE}, tasks=("shapes", HOSTILE))
-    write(run)
+    write_report(run)
     html = (run.path / "report.html").read_text(encoding="utf-8")
     assert html.count("<script") == 2
     assert html.count("</script>") == 2
@@ -93,7 +93,7 @@ def test_data_and_figures_are_written_beside_the_page(page):
 
 def test_the_browser_says_how_much_it_carries(written):
     run = written(queries=9)
-    write(run, per_cell=4)
+    write_report(run, per_cell=4)
     html = (run.path / "report.html").read_text(encoding="utf-8")
     assert "4 of 9 queries of shapes and 4 of 9 queries of binding, 2-way" in html
 
@@ -103,7 +103,7 @@ def test_an_unfinished_arm_is_a_warning_and_the_rest_is_shown(written):
     path = next(p for p in sorted((run.path / "cells").iterdir()) if '"shots": 4' in (p / "cell.json").read_text())
     lines = (path / "0.jsonl").read_text().splitlines(keepends=True)
     (path / "0.jsonl").write_text("".join(lines[:-2]))
-    write(run)
+    write_report(run)
     html = (run.path / "report.html").read_text(encoding="utf-8")
     assert "are not paired" in html
     assert html.count("<figure>") == 2
@@ -111,7 +111,7 @@ def test_an_unfinished_arm_is_a_warning_and_the_rest_is_shown(written):
 
 def test_one_setting_has_a_page_too(written):
     run = written(queries=3, tasks=("shapes",), seeds=(0,), shots=(0,), decodings=({"strategy": {"name": "greedy"}},))
-    write(run)
+    write_report(run)
     html = (run.path / "report.html").read_text(encoding="utf-8")
     assert "Nothing to compare" in html
     assert 'id="differences"' not in html
@@ -143,13 +143,13 @@ def test_the_time_of_the_sessions_is_a_cost(page):
 
 def test_page_of_another_metric(written):
     run = written(queries=4)
-    write(view_run(run, metric="strict"))
+    write_report(view_run(run, metric="strict"))
     assert "Differences in strict accuracy" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_page_says_which_way_is_good(written):
     run = written(queries=6, better="lower")
-    write(run)
+    write_report(run)
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert "lenient accuracy (lower is better) ± half of the 95 % interval, " in page
     assert "Bold: the lowest of a column." in page
@@ -158,7 +158,7 @@ def test_the_page_says_which_way_is_good(written):
 
 def test_where_neither_way_is_good_nothing_is_lost_or_won(written):
     run = written(queries=6, better="neither")
-    write(run)
+    write_report(run)
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert "Down / up: samples whose score fell / rose." in page
     assert not any(words in page for words in ("Bold: the", "lost / won", "Lost / won"))
@@ -166,7 +166,7 @@ def test_where_neither_way_is_good_nothing_is_lost_or_won(written):
 
 def test_the_vote_is_seen_where_it_has_one_point(written):
     run = written(queries=6, shots=(0, 2))
-    drawn = ElementTree.parse(write(run).figures[0])
+    drawn = ElementTree.parse(write_report(run).figures[0])
     rings = [ring for ring in drawn.iter() if ring.tag.endswith("circle") and ring.get("class", "").startswith("vote")]
     assert len(rings) == 2 * 2  # of two retrievers: a point in the panel and one in the key
 
@@ -181,7 +181,7 @@ def test_many_controls_stand_in_the_tables_and_not_in_the_figure(written):
     more = [*few, {"strategy": {"name": "unrelated_image", "of": vcd}, "sampler": {"name": "greedy"}}]
     for controls, shown in ((few, True), (more, False)):
         run = written(queries=4, shots=(0, 2), decodings=(greedy, alone, *controls))
-        svg = write(run).figures[0].read_text(encoding="utf-8")
+        svg = write_report(run).figures[0].read_text(encoding="utf-8")
         html = (run.path / "report.html").read_text(encoding="utf-8")
         key = re.search(r'<ul class="key">.*?</ul>', html, re.S)[0]
         assert ("mask_only" in key, "mask_only" in svg, "Faint: controls." in html) == (shown, shown, shown)

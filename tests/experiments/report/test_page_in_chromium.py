@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.report.html import write
+from experiments.report.html import write_report
 
 FLAGS = (
     "--headless",
@@ -51,7 +51,7 @@ def page(browser, written):
     def show(**how):
         browser.get_log("browser")
         browser.get_log("performance")
-        browser.get(write(written(**how)).report.as_uri())
+        browser.get(write_report(written(**how)).report.as_uri())
         return browser
 
     return show
@@ -150,7 +150,7 @@ def test_hostile_text_is_shown_as_text_and_does_nothing(page):
 
 def test_a_script_that_got_into_the_page_would_not_run(browser, written):
     """The second line of defense: the content policy, checked with a page that was broken on purpose."""
-    path: Path = write(written(queries=2)).report
+    path: Path = write_report(written(queries=2)).report
     html = path.read_text(encoding="utf-8")
     path.write_text(html.replace("<main>", "<main><script>window.hacked=1</script>", 1), encoding="utf-8")
     browser.get(path.as_uri())

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from experiments.report.steps import END, print_steps, steps_of
+from experiments.report.steps import END_OF_TEXT, print_steps, read_steps
 
 TOLD: dict[str, Any] = {
     "words": ["red", "blue", "", "a\x1b[31m\nvery long token indeed", "  "],
@@ -22,22 +22,22 @@ TRACE = {"survivors": [2.0, 1.0], "entropy": [0.0, 0.0], "changed": [1.0, 0.0]}
 
 def printed(told: Any, trace: Any, width: int) -> str:
     out = io.StringIO()
-    print_steps(steps_of(told, trace), Console(file=out, width=width))
+    print_steps(read_steps(told, trace), Console(file=out, width=width))
     return out.getvalue()
 
 
 def test_a_step_has_its_branches_weights_and_what_survives() -> None:
-    first, second = steps_of(TOLD, TRACE)
+    first, second = read_steps(TOLD, TRACE)
     assert (first.chosen, first.reference, first.survivors, first.changed) == ("blue", "red", 2, True)
     assert [said.name for said in first.said] == ["reference", "branch 1", "combined"]
     assert [said.weight for said in first.said] == [2.0, -1.0, None]
     assert [said.apart for said in first.said] == [None, 0.041, None]
     assert first.said[0].top[:2] == (("red", 0.6), ("blue", 0.3))
-    assert (second.chosen, second.said[0].top[1][0]) == (END, "␣␣")
+    assert (second.chosen, second.said[0].top[1][0]) == (END_OF_TEXT, "␣␣")
 
 
 def test_weights_of_each_step_stand_at_their_step() -> None:
-    first, second = steps_of(TOLD | {"weights": [[1.5, -0.5], None]}, TRACE)
+    first, second = read_steps(TOLD | {"weights": [[1.5, -0.5], None]}, TRACE)
     assert [said.weight for said in first.said] == [1.5, -0.5, None]
     assert [said.weight for said in second.said] == [None, None, None]
 
@@ -53,10 +53,10 @@ def test_steps_fit_the_terminal_and_steer_nothing(width: int) -> None:
 
 
 def test_an_older_sample_has_no_steps_and_a_strategy_of_one_branch_no_weights() -> None:
-    assert steps_of(float("nan"), None) == []
-    assert steps_of({}, TRACE) == []
+    assert read_steps(float("nan"), None) == []
+    assert read_steps({}, TRACE) == []
     plain = {"words": ["red"], "chosen": [0], "top": [[[0], [0]]], "p": [[[1.0], [1.0]]], "entropy": [[0.0, 0.0]]}
-    (step,) = steps_of(plain, None)
+    (step,) = read_steps(plain, None)
     assert [said.name for said in step.said] == ["reference", "combined"]
     assert (step.survivors, step.changed, step.said[0].weight) == (None, None, None)
     assert "×" not in printed(plain, None, 80)

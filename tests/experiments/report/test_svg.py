@@ -2,20 +2,20 @@ from xml.etree import ElementTree
 
 import pytest
 
-from experiments.report.svg import Scale, element, padded, text, tick_step, ticks
+from experiments.report.svg import LinearScale, element, escape_text, padded_range, tick_step, ticks
 
 
 def test_text_and_attributes_are_escaped():
-    made = element("text", text("<b>&\x00\x1b"), x=1.5, class_="tick", aria_label='"<x>"')
+    made = element("text", escape_text("<b>&\x00\x1b"), x=1.5, class_="tick", aria_label='"<x>"')
     parsed = ElementTree.fromstring(made)
     assert parsed.text == "<b>&"
     assert parsed.attrib == {"x": "1.5", "class": "tick", "aria-label": '"<x>"'}
 
 
 def test_a_scale_maps_ends_and_middle():
-    scale = Scale(0.5, 1.0, 200, 0)
+    scale = LinearScale(0.5, 1.0, 200, 0)
     assert (scale(0.5), scale(0.75), scale(1.0)) == (200, 100, 0)
-    assert Scale(1, 1, 7, 9)(1) == 7
+    assert LinearScale(1, 1, 7, 9)(1) == 7
 
 
 @pytest.mark.parametrize(("width", "step"), [(1, 0.2), (0.5, 0.1), (0.2, 0.05), (0.24, 0.05), (3, 0.5)])
@@ -29,7 +29,7 @@ def test_ticks_stay_inside():
 
 @pytest.mark.parametrize("values", [[0.9], [0.01, 0.02], [0.3, 0.95], [0, 1]])
 def test_a_range_holds_its_values_within_the_bounds(values):
-    low, high = padded(values, 0.2)
+    low, high = padded_range(values, 0.2)
     assert 0 <= low <= min(values)
     assert max(values) <= high <= 1
     assert high - low >= 0.2 - 1e-9

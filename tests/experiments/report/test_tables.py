@@ -4,7 +4,7 @@ from experiments.api import run
 from experiments.report.tables import difference_frame, score_frame, task_tables
 from experiments.results.run_view import view_run
 from experiments.stats.compare import compare
-from experiments.stats.wording import share
+from experiments.stats.formatting import format_share
 from icl.errors import ConfigError
 
 
@@ -87,7 +87,9 @@ def test_the_vote_is_judged_by_the_score_that_the_table_shows(written):
         assert set(seen.frame["vote"].dropna()) == set(seen.scores["vote"].dropna()) == {voted}
         compared = compare(seen.scores, {"baseline": "vote"}, metric, axes=seen.axes)
         assert set(compared["reference_mean"]) == {voted}
-        assert all(one.claim.endswith(f"against {share(voted)})") for one in seen.findings if one.topic == "Vote")
+        assert all(
+            one.claim.endswith(f"against {format_share(voted)})") for one in seen.findings if one.topic == "Vote"
+        )
 
 
 def test_no_vote_stands_beside_a_score_that_does_not_judge_it(written):

@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from experiments.report.comparison import show_comparison
-from experiments.report.terminal import show
+from experiments.report.comparison import print_comparison
+from experiments.report.terminal import print_summary
 from experiments.results.run_view import view_run
 from experiments.stats.compare import compare
 from experiments.stats.findings import Finding
@@ -12,7 +12,7 @@ from experiments.stats.findings import Finding
 
 def shown(run, width):
     console = Console(width=width, file=io.StringIO(), force_terminal=False)
-    show(run, console)
+    print_summary(run, console)
     return console.file.getvalue()
 
 
@@ -78,7 +78,7 @@ def test_a_correction_is_told_even_where_it_changes_no_p(written, correct):
     table = compare(seen.scores, seen.to, seen.metric, correct=correct, axes=seen.axes)
     table[["p", "p_corrected"]] = 1.0
     out = io.StringIO()
-    show_comparison(table, seen, Console(file=out, width=120))
+    print_comparison(table, seen, Console(file=out, width=120))
     assert (f"Holm over {len(table)} comparisons" in out.getvalue()) == (correct == "holm")
 
 

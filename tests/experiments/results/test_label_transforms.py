@@ -35,7 +35,7 @@ def test_arms_with_flipped_labels_have_no_gain_and_the_analysis_is_named(changed
     assert told(seen, "ICL gain") == told(seen, "Retrieval") == []
     (sentence,) = [one for one in told(seen, "Answers") if "followed" in one]
     assert "with flip_labels a lower score" in sentence
-    assert sentence.endswith("see `icl analyze RUN following`.")
+    assert sentence.endswith("see `icl analyze RUN label_following`.")
 
 
 def test_other_arms_of_the_run_keep_their_sentences(changed: Callable) -> None:
@@ -57,7 +57,7 @@ def test_wrong_labels_have_an_analysis_of_their_own_and_a_share_of_none_is_no_ch
 
 
 def test_a_transform_says_itself_which_analysis_tells_of_it(changed: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve("transform", "captions"), "told_by", "copying", raising=False)
+    monkeypatch.setattr(resolve("transform", "captions"), "analysis", "copying", raising=False)
     (sentence,) = [one for one in told(changed({"name": "captions"}), "Answers") if "followed" in one]
     assert sentence.startswith("with captions a lower score")
     assert sentence.endswith("see `icl analyze RUN copying`.")

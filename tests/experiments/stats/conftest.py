@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments.results.run_metrics import run_level
-from experiments.stats.arms import tidy
+from experiments.stats.arms import tidy_frame
 
 Make = Callable[..., pd.DataFrame]
 
@@ -51,7 +51,7 @@ def tidied() -> Make:
         columns |= {"gold": [[answer] for answer in gold], "group": list(groups) if groups else None, **more}
         frame = pd.DataFrame(columns)
         frame["failed"] = [None if score is not None else "gone" for score in scores]
-        return tidy(run_level(frame, {"metrics": {"m": {"name": metric, "run_level": True}}}, ()), ())
+        return tidy_frame(run_level(frame, {"metrics": {"m": {"name": metric, "run_level": True}}}, ()), ())
 
     return make
 

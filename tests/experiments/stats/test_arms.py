@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.stats.arms import checked_setting, control_name, reference_of, values_of
+from experiments.stats.arms import axis_values, reference_of, resolve_setting, short_control_name
 from icl.errors import ConfigError
 
 BITS = ["tiny(quantize=none)", "tiny(quantize=nf4, double_quant=True)", "tiny(quantize=nf4, double_quant=False)"]
@@ -13,7 +13,7 @@ BITS = ["tiny(quantize=none)", "tiny(quantize=nf4, double_quant=True)", "tiny(qu
 
 def found(labels: list[str], wanted: Any) -> Any:
     frame = pd.DataFrame({"model": labels})
-    return checked_setting(frame, {"model": wanted}, ("model",), "compare.to")["model"]
+    return resolve_setting(frame, {"model": wanted}, ("model",), "compare.to")["model"]
 
 
 @pytest.mark.parametrize(
@@ -82,13 +82,13 @@ def test_a_bare_name_is_enough_where_one_label_has_it() -> None:
     ],
 )
 def test_a_control_is_called_without_what_it_controls(control: str, arm: str, name: str) -> None:
-    assert control_name(control, arm) == name
+    assert short_control_name(control, arm) == name
 
 
 def test_what_cannot_matter_stands_first_and_labels_in_the_order_of_the_run() -> None:
     frame = pd.DataFrame({"retriever": ["knn", "none", "random", "knn"], "shots": [4, 0, 16, 2]})
-    assert values_of(frame, "retriever") == ["none", "knn", "random"]
-    assert values_of(frame, "shots") == [0, 2, 4, 16]
+    assert axis_values(frame, "retriever") == ["none", "knn", "random"]
+    assert axis_values(frame, "shots") == [0, 2, 4, 16]
 
 
 def test_the_reference_that_agrees_in_everything_is_preferred() -> None:

@@ -5,7 +5,14 @@ from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.proportion import proportion_confint
 
 from experiments.stats import intervals
-from experiments.stats.intervals import bootstrap_mean, design_effect, estimate, proportion, resampled_means, wilson
+from experiments.stats.intervals import (
+    bootstrap_mean,
+    design_effect,
+    estimate_mean,
+    estimate_proportion,
+    resampled_means,
+    wilson,
+)
 
 
 def test_wilson_gives_the_textbook_interval():
@@ -25,7 +32,7 @@ def test_wilson_refuses_what_is_no_proportion(right, n):
 
 
 def test_without_clusters_a_proportion_is_plain_wilson():
-    found = proportion([1, 0, 1, 1, 0, 1, 1, 1])
+    found = estimate_proportion([1, 0, 1, 1, 0, 1, 1, 1])
     assert (found.low, found.high) == pytest.approx(wilson(6, 8))
     assert (found.samples, found.clusters) == (8, 8)
     assert found.half == pytest.approx((found.high - found.low) / 2)
@@ -33,11 +40,11 @@ def test_without_clusters_a_proportion_is_plain_wilson():
 
 def test_copies_of_a_query_under_three_seeds_do_not_narrow_the_interval():
     once = np.random.default_rng(0).integers(0, 2, 200)
-    alone = proportion(once)
-    copied = proportion(np.tile(once, 3), np.tile(np.arange(200), 3))
+    alone = estimate_proportion(once)
+    copied = estimate_proportion(np.tile(once, 3), np.tile(np.arange(200), 3))
     assert copied.mean == alone.mean
     assert copied.half == pytest.approx(alone.half, rel=0.01)
-    assert proportion(np.tile(once, 3)).half < 0.6 * alone.half
+    assert estimate_proportion(np.tile(once, 3)).half < 0.6 * alone.half
     assert (copied.samples, copied.clusters) == (600, 200)
 
 
@@ -62,7 +69,7 @@ def test_design_effect_of_equal_values_is_the_mean_size_of_a_cluster():
 
 
 def test_where_all_are_right_the_number_of_clusters_decides():
-    assert proportion(np.ones(60), np.repeat(np.arange(20), 3)).low == pytest.approx(wilson(20, 20)[0])
+    assert estimate_proportion(np.ones(60), np.repeat(np.arange(20), 3)).low == pytest.approx(wilson(20, 20)[0])
 
 
 def test_clustered_interval_covers_and_the_plain_one_does_not():
@@ -71,7 +78,7 @@ def test_clustered_interval_covers_and_the_plain_one_does_not():
         chance = draw.beta(1.0, 1.0, 50)
         clusters = np.repeat(np.arange(50), 6)
         x = draw.random(300) < chance[clusters]
-        clustered, alone = proportion(x, clusters), proportion(x)
+        clustered, alone = estimate_proportion(x, clusters), estimate_proportion(x)
         hit += clustered.low <= 0.5 <= clustered.high
         plain += alone.low <= 0.5 <= alone.high
     assert hit / 400 > 0.92
@@ -109,26 +116,26 @@ def test_bootstrap_is_the_same_each_time_and_for_any_piece_size(monkeypatch):
 
 
 def test_graded_scores_take_the_bootstrap_and_right_or_wrong_ones_wilson():
-    assert estimate([0, 1, 1]) == proportion([0, 1, 1])
+    assert estimate_mean([0, 1, 1]) == estimate_proportion([0, 1, 1])
     many = np.random.default_rng(6).random(30)
-    assert estimate(many) == bootstrap_mean(many)
-    assert estimate(many[:29]).low < bootstrap_mean(many[:29]).low
+    assert estimate_mean(many) == bootstrap_mean(many)
+    assert estimate_mean(many[:29]).low < bootstrap_mean(many[:29]).low
 
 
 @pytest.mark.parametrize("values", [[], [1.0, float("nan")]])
 def test_an_interval_needs_finite_values(values):
     with pytest.raises(ValueError, match="finite"):
-        estimate(values)
+        estimate_mean(values)
 
 
 def test_as_many_clusters_as_values_are_needed():
     with pytest.raises(ValueError, match="one cluster a value"):
-        proportion([0, 1], [1])
+        estimate_proportion([0, 1], [1])
 
 
 def test_graded_scores_without_spread_leave_open_what_so_many_clusters_leave_open():
-    found = estimate([0.25] * 40, np.arange(40) // 2)
+    found = estimate_mean([0.25] * 40, np.arange(40) // 2)
     z2 = 1.959963984540054**2
     assert (found.low, found.high) == pytest.approx((5 / (20 + z2), (5 + z2) / (20 + z2)))
     assert (found.mean, found.samples, found.clusters) == (0.25, 40, 20)
-    assert estimate([3.0, 3.0]) == bootstrap_mean([3.0, 3.0])  # no score in [0, 1]
+    assert estimate_mean([3.0, 3.0]) == bootstrap_mean([3.0, 3.0])  # no score in [0, 1]

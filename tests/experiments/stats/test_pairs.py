@@ -1,46 +1,46 @@
 import numpy as np
 import pytest
 
-from experiments.stats.arms import tidy
+from experiments.stats.arms import tidy_frame
 from experiments.stats.intervals import wilson
-from experiments.stats.pairs import Pairs, UnpairedError, pair, paired_test
+from experiments.stats.pairs import Pairs, UnpairedError, align_pairs, paired_test
 
 
 def test_rows_are_aligned_by_query_and_seed_whatever_their_order(arm):
     a, b = arm([[1, 0, 1], [0, 0, 1]], seeds=2), arm([[1, 1, 0], [0, 1, 1]], seeds=2)
-    straight = pair(tidy(a, ()), tidy(b, ()), "lenient")
-    shuffled = pair(tidy(a, ()), tidy(b.sample(frac=1, random_state=3), ()), "lenient")
+    straight = align_pairs(tidy_frame(a, ()), tidy_frame(b, ()), "lenient")
+    shuffled = align_pairs(tidy_frame(a, ()), tidy_frame(b.sample(frac=1, random_state=3), ()), "lenient")
     assert list(straight.differences) == [0, 1, -1, 0, 1, 0] == list(shuffled.differences)
     assert len(set(straight.clusters)) == 3
 
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_arms_with_other_queries_are_refused_with_a_remedy(arm, swapped):
-    frames = [tidy(arm([1, 0, 1]), ()), tidy(arm([1, 0]), ())]
+    frames = [tidy_frame(arm([1, 0, 1]), ()), tidy_frame(arm([1, 0]), ())]
     with pytest.raises(UnpairedError, match=r"1 of 3 samples of .* have no counterpart .* query q2, seed 0.*icl run"):
-        pair(*(frames[::-1] if swapped else frames), "lenient", names=("greedy", "vcd"))
+        align_pairs(*(frames[::-1] if swapped else frames), "lenient", names=("greedy", "vcd"))
 
 
 def test_arms_with_other_seeds_are_refused(arm):
     with pytest.raises(UnpairedError, match="not paired"):
-        pair(tidy(arm([1, 0], seeds=2), ()), tidy(arm([1, 0]), ()), "lenient")
+        align_pairs(tidy_frame(arm([1, 0], seeds=2), ()), tidy_frame(arm([1, 0]), ()), "lenient")
 
 
 def test_an_arm_that_mixes_settings_is_refused(arm):
     import pandas as pd
 
-    twice = tidy(pd.concat([arm([1, 0]), arm([0, 0])], ignore_index=True), ())
+    twice = tidy_frame(pd.concat([arm([1, 0]), arm([0, 0])], ignore_index=True), ())
     with pytest.raises(UnpairedError, match="more than once"):
-        pair(tidy(arm([1, 0]), ()), twice, "lenient")
+        align_pairs(tidy_frame(arm([1, 0]), ()), twice, "lenient")
 
 
 def test_a_failed_sample_drops_its_pair_and_is_counted(arm):
-    found = pair(tidy(arm([1, None, 1]), ()), tidy(arm([0, 1, None]), ()), "lenient")
+    found = align_pairs(tidy_frame(arm([1, None, 1]), ()), tidy_frame(arm([0, 1, None]), ()), "lenient")
     assert (list(found.differences), found.dropped) == ([-1], 2)
 
 
 def test_no_pair_left_is_refused(arm):
-    pairs = pair(tidy(arm([None, None]), ()), tidy(arm([1, 1]), ()), "lenient")
+    pairs = align_pairs(tidy_frame(arm([None, None]), ()), tidy_frame(arm([1, 1]), ()), "lenient")
     with pytest.raises(UnpairedError, match="2 dropped"):
         paired_test(pairs)
 
@@ -74,7 +74,9 @@ def test_identical_arms_leave_open_what_so_many_queries_leave_open():
 
 def test_groups_are_the_units_where_there_are_groups(arm):
     groups = {0: "a", 1: "a", 2: "b"}
-    found = pair(tidy(arm([1, 0, 1, 1], groups=groups), ()), tidy(arm([0, 0, 1, 0], groups=groups), ()), "lenient")
+    found = align_pairs(
+        tidy_frame(arm([1, 0, 1, 1], groups=groups), ()), tidy_frame(arm([0, 0, 1, 0], groups=groups), ()), "lenient"
+    )
     assert paired_test(found).clusters == 3
 
 
@@ -95,5 +97,5 @@ def test_queries_and_groups_of_two_tasks_are_never_one_unit(arm):
 
     for groups in (None, {0: "a", 1: "a"}):
         both = pd.concat([arm([1, 0], groups=groups, task=name) for name in "ab"], ignore_index=True)
-        units = tidy(both, ("task",))["unit"]
+        units = tidy_frame(both, ("task",))["unit"]
         assert not set(units[:2]) & set(units[2:])

@@ -4,43 +4,43 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from experiments.stats.power import smallest_difference
-from experiments.stats.significance import mcnemar
+from experiments.stats.power import smallest_detectable_difference
+from experiments.stats.significance import mcnemar_p
 
 
 @pytest.mark.parametrize(("n", "psi"), [(100, 0.2), (1000, 0.05), (3000, 0.5)])
 def test_the_difference_solves_the_stated_formula(n, psi):
-    delta = smallest_difference(n, psi)
+    delta = smallest_detectable_difference(n, psi)
     za, zb = norm.ppf(0.975), norm.ppf(0.8)
     assert math.sqrt(n) * delta == pytest.approx(za * math.sqrt(psi) + zb * math.sqrt(psi - delta**2))
 
 
 def test_mcnemar_finds_that_difference_four_times_of_five():
     n, psi = 600, 0.2
-    delta = smallest_difference(n, psi)
+    delta = smallest_detectable_difference(n, psi)
     draw = np.random.default_rng(0)
     counts = draw.multinomial(n, [(psi - delta) / 2, (psi + delta) / 2, 1 - psi], 3000)
-    found = np.mean([mcnemar(int(b), int(c)) <= 0.05 for b, c, _ in counts])
+    found = np.mean([mcnemar_p(int(b), int(c)) <= 0.05 for b, c, _ in counts])
     assert found == pytest.approx(0.8, abs=0.05)
 
 
 def test_more_pairs_see_smaller_differences():
-    seen = [smallest_difference(n) for n in (50, 200, 1000, 10_000)]
+    seen = [smallest_detectable_difference(n) for n in (50, 200, 1000, 10_000)]
     assert seen == sorted(seen, reverse=True)
     assert seen[-1] < 0.02
 
 
 def test_a_difference_is_never_above_the_share_of_pairs_that_would_have_to_differ():
-    rare = smallest_difference(100, 0.01)
+    rare = smallest_detectable_difference(100, 0.01)
     za, zb = norm.ppf(0.975), norm.ppf(0.8)
     assert 10 * rare == pytest.approx(za * math.sqrt(rare) + zb * math.sqrt(rare - rare**2), abs=0.002)
 
 
 def test_two_pairs_see_nothing():
-    assert smallest_difference(2) == math.inf
+    assert smallest_detectable_difference(2) == math.inf
 
 
 @pytest.mark.parametrize(("pairs", "discordance"), [(0, 0.2), (10, 0), (10, 1.5)])
 def test_impossible_designs_are_refused(pairs, discordance):
     with pytest.raises(ValueError, match="needs at least one pair"):
-        smallest_difference(pairs, discordance)
+        smallest_detectable_difference(pairs, discordance)

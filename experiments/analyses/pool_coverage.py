@@ -1,0 +1,131 @@
+"""What was retrieved, measured against the pools: recall, coverage, diversity. (`retrieval` reads the samples alone.)
+
+    recall           of the pool's members that answer as the gold does, the share that is shown; none where there is
+                     no such member. The pool is what the query may be shown: not itself, nothing with its image
+    coverage_labels  of the labels in that pool, the share that some demonstration has
+    coverage_pool    of the members of all pools, the share that is shown to anyone in the whole setting
+    coverage_tokens  of the different words of the query's question, the share that some demonstration's question has
+    diversity        mean over unordered pairs of demonstrations of 1 - cos of their images, by the encoder that
+                     comes with the toolkit (intra-list diversity); none for a single demonstration
+
+The task is made again from the run's config, so its data must be where they were. Answers and labels are the pool's
+own, whatever a transform made of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
+from experiments.stats.sample_rows import demos_of, text_items, to_records, unit_labels
+from icl.errors import DataError
+from icl.metrics.normalize import normalize_text
+from icl.types import Example, Query
+from retrievers.balanced import label_of
+from retrievers.machinery.demo_text import words
+from retrievers.machinery.leakage import strictly_fair
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.results.run_view import RunView
+    from icl.tasks.base import Pool, Task
+    from retrievers.machinery.vector_math import Vectors
+
+
+def analyze(view: "RunView") -> "DataFrame":
+    """A row a setting; arms that read the same demonstrations have the same numbers."""
+    tasks = _tasks(view)
+    found: list[dict[str, Any]] = []
+    rows_of = answered_samples(view)
+    for setting, samples in iter_settings(
+        view, rows_of, without=("model", "order", "composer", "decoding", "answer_mode")
+    ):
+        rows = to_records(samples.drop_duplicates(["query", "seed"]))
+        task = tasks[str(rows[0]["task"])]
+        queries = {example.id: example.query for example in task.queries}
+        pools = {str(row["query"]): task.pool(str(row["query"])) for row in rows}
+        shown = [_members(row, pools[str(row["query"])]) for row in rows]
+        each = [
+            pool_coverage(row, own, pools[str(row["query"])], queries[str(row["query"])])
+            for row, own in zip(rows, shown, strict=True)
+        ]
+        everyone = {example.id for pool in {id(p): p for p in pools.values()}.values() for example in pool.examples}
+        known = [
+            (m["recall"], unit) for m, unit in zip(each, unit_labels(rows), strict=True) if not np.isnan(m["recall"])
+        ]
+        apart = diversity(shown)
+        found.append(
+            {
+                **setting,
+                **interval_columns([value for value, _ in known], [unit for _, unit in known], "recall"),
+                "coverage_labels": float(np.mean([m["labels"] for m in each])),
+                "coverage_pool": len({example.id for own in shown for example in own}) / len(everyone),
+                "coverage_tokens": _mean([m["tokens"] for m in each]),
+                "diversity": _mean(apart),
+                "n": len(rows),
+            }
+        )
+    return make_table(
+        found, "What was retrieved, of what there was", note="recall: of the pool that the query may be shown"
+    )
+
+
+def pool_coverage(row: Mapping[str, Any], shown: Sequence[Example], pool: "Pool", query: Query) -> dict[str, float]:
+    """Of one sample: recall, labels, tokens; NaN where there is nothing to find."""
+    allowed, gold = strictly_fair(query), {normalize_text(answer) for answer in text_items(row, "gold")}
+    fair = [example for example in pool.examples if allowed(example)]
+    right = {example.id for example in fair if normalize_text(example.answer) in gold}
+    labels = {normalize_text(label_of(example)) for example in fair}
+    asked = set(words(query.question))
+    said = {word for example in shown for word in words(example.question)}
+    return {
+        "recall": len(right & {example.id for example in shown}) / len(right) if right else np.nan,
+        "labels": len(labels & {normalize_text(label_of(example)) for example in shown}) / len(labels),
+        "tokens": len(asked & said) / len(asked) if asked else np.nan,
+    }
+
+
+def diversity(shown: Sequence[Sequence[Example]]) -> list[float]:
+    """Of each list of demonstrations: the mean of 1 - cosine over unordered pairs; NaN without a pair of images."""
+    members = {example.id: example for own in shown for example in own if example.images}
+    if not members:
+        return [np.nan] * len(shown)
+    vectors = dict(zip(members, _vectors(list(members.values())), strict=True))
+    return [mean_pairwise_distance([vectors[example.id] for example in own if example.id in vectors]) for own in shown]
+
+
+def mean_pairwise_distance(rows: "Sequence[Vectors]") -> float:
+    """rows: unit vectors."""
+    pairs = [1 - float(one @ other) for one, other in combinations(rows, 2)]
+    return float(np.mean(pairs)) if pairs else np.nan
+
+
+def _vectors(members: Sequence[Example]) -> "Vectors":
+    from retrievers.embedders.encoder import Encoder
+    from retrievers.machinery.embedding_cache import embeddings
+
+    return embeddings(Encoder(), None).images(members)
+
+
+def _tasks(view: "RunView") -> "dict[str, Task]":
+    """label of a task -> the task."""
+    from experiments.config.config import load
+    from experiments.grid.grid import expand
+
+    return {str(cell.labels["task"]): cell.task for cell in expand(load(view.info["config"])).cells}
+
+
+def _members(row: Mapping[str, Any], pool: "Pool") -> list[Example]:
+    names = [name for name, *_ in demos_of(row)]
+    if lost := next((name for name in names if name not in pool.by_id), None):
+        raise DataError(f"query '{row['query']}' was shown '{lost}', which its pool does not have: the data changed.")
+    return [pool.by_id[name] for name in names]
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of those that there are."""
+    kept = [value for value in values if not np.isnan(value)]
+    return float(np.mean(kept)) if kept else np.nan

@@ -1,0 +1,154 @@
+"""Logits, memory and speed of each model of a run, each measured in a process of its own, on the same prompts.
+
+    python -m experiments.analyses.quantization_measurements RUN LABEL FILE      one model, what the analysis calls
+
+A process of its own has one model in it, so its peak is that model's. Prompts are some of the run's own: a few queries
+of every task, number of shots and retriever, under the first seed. What was measured lies in RUN/precision/, under the
+model's digest, and is not measured again.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icl.errors import ICLError, ModelError
+
+if TYPE_CHECKING:
+    from experiments.grid.grid import Cell, Grid
+    from experiments.results.run_view import RunView
+    from icl.types import Prompt
+
+QUERIES_PER_SETTING = 16
+"""Queries of each task, number of shots and retriever."""
+NEW_TOKENS = 8
+MIB = 2**20
+
+Floats = NDArray[np.float32]
+Numbers = dict[str, float]
+
+
+def measure_models(view: "RunView", full: str) -> dict[str, Numbers]:
+    """label of a model -> kl, kl_max, weights_mib, peak_mib, tokens_s. Raises ModelError where one cannot be run."""
+    files = _files(view)
+    next(iter(files.values())).parent.mkdir(exist_ok=True)
+    for label, file in files.items():
+        if not file.is_file():
+            _in_a_process(view.path, label, file)
+    return _read(files, full)
+
+
+def read_measurements(view: "RunView", full: str) -> dict[str, Numbers]:
+    """The same of what was measured before; nothing is measured now, and without full precision nothing is known."""
+    files = {label: file for label, file in _files(view).items() if file.is_file()}
+    return _read(files, full) if full in files else {}
+
+
+def _files(view: "RunView") -> dict[str, Path]:
+    labels = list(dict.fromkeys(map(str, view.scores["model"])))
+    folder = view.path / "precision"
+    return {label: folder / f"{re.sub(r'[^A-Za-z0-9=]+', '-', label).strip('-')}.npz" for label in labels}
+
+
+def _read(files: Mapping[str, Path], full: str) -> dict[str, Numbers]:
+    read = {label: np.load(file) for label, file in files.items()}
+    reference: Floats = read[full]["logprobs"]
+    told: dict[str, Numbers] = {}
+    for label, one in read.items():
+        own: Floats = one["logprobs"]
+        if own.shape != reference.shape:
+            raise ModelError(f"{files[label]} was measured on other prompts than {files[full]}: delete both.")
+        numbers: Numbers = json.loads(str(one["numbers"]))
+        apart = kl_divergences(reference, own)
+        kl = {"kl": float("nan"), "kl_max": float("nan")}
+        told[label] = (kl if label == full else {"kl": float(apart.mean()), "kl_max": float(apart.max())}) | numbers
+    return told
+
+
+def kl_divergences(full: Floats, other: Floats) -> NDArray[np.float64]:
+    """KL(full || other) of each row in nats. full, other: [N, V] log-probabilities."""
+    p = full.astype(np.float64)
+    gap = np.where(np.isfinite(p), p - other.astype(np.float64), 0.0)
+    summed: NDArray[np.float64] = (np.exp(p) * gap).sum(-1)
+    return np.maximum(summed, 0.0)
+
+
+def _in_a_process(run: Path, label: str, file: Path) -> None:
+    command = [sys.executable, "-m", "experiments.analyses.quantization_measurements", str(run), label, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "it said nothing")
+        raise ModelError(f"{label} could not be measured: {last}")
+
+
+def main(run: Path, label: str, file: Path) -> None:
+    """Measures one model of a run and writes the file."""
+    from decoding.arms.arm import parse_arm
+    from decoding.engine.engine import run_requests
+    from decoding.engine.requests import DecodingRequest
+    from experiments.config.config import load
+    from experiments.grid.grid import expand
+    from experiments.results.loaded_run import load_run
+
+    grid = expand(load(load_run(run).info["config"]))
+    cells = [cell for cell in grid.cells if str(cell.labels["model"]) == label]
+    model: Any = cells[0].model
+    if "logits" not in model.abilities:
+        raise ModelError(f"{label} gives no logits, so its divergence cannot be measured; it needs `model: hf`.")
+    asked = measurement_prompts(grid, cells)
+    model.load()
+    logits = [model.open([prompt]).logits for prompt in asked]
+    jobs = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=NEW_TOKENS) for prompt in asked]
+    run_requests(model, jobs[:1], trace=False)  # what is done once is done now
+    start = time.perf_counter()
+    answers = run_requests(model, jobs, trace=False)
+    seconds = time.perf_counter() - start
+    tokens = sum(len(getattr(answer, "tokens", ())) + 1 for answer in answers)
+    weights = model.weights_bytes / MIB
+    numbers = {"weights_mib": weights, "peak_mib": _peak() / MIB, "tokens_s": tokens / seconds}
+    logprobs = np.concatenate([one.log_softmax(-1).float().cpu().numpy() for one in logits])
+    with file.with_suffix(".part").open("wb") as out:
+        np.savez(out, logprobs=logprobs, numbers=json.dumps(numbers))
+    file.with_suffix(".part").replace(file)
+
+
+def measurement_prompts(grid: "Grid", cells: "list[Cell]") -> "list[Prompt]":
+    """The first queries of every task, number of shots and retriever, under the first seed."""
+    from experiments.contexts.contexts import Retrieval, contexts, recipes_of, written
+
+    found: list[Prompt] = []
+    for task in grid.tasks:
+        mine = [cell for cell in cells if cell.task is task and cell.seed == grid.config.seeds[0]]
+        for shots in sorted({cell.shots for cell in mine}):
+            retrieval = Retrieval(task, mine[0].model)
+            recipes = recipes_of([cell for cell in mine if cell.shots == shots])
+            for row in contexts(retrieval, recipes, task.queries[:QUERIES_PER_SETTING]):
+                made = [written(item).prompt for item in row]
+                found += [prompt for prompt in made if prompt is not None]
+    return found
+
+
+def _peak() -> float:
+    """Bytes: of the GPU's allocations where there is one, else of the process."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated())
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(most * (1 if sys.platform == "darwin" else 1024))
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    except ICLError as problem:
+        sys.exit(str(problem))

@@ -1,0 +1,78 @@
+"""What analyses take of a view, and how they tell what they found: answered samples, settings, intervals, tables."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.stats.arms import iter_arms, varying_axes
+from experiments.stats.intervals import estimate_mean
+from experiments.stats.sample_rows import as_sequence
+from icl.errors import ConfigError
+from icl.metrics.base import Better
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.results.run_view import RunView
+
+BEST_SCORE = {"higher": 1, "lower": 0}
+"""The best that a score of a sample can be, by which way is good."""
+
+
+def answered_samples(view: "RunView", shown: bool = True) -> "DataFrame":
+    """The samples that did not fail; with at least one demonstration where `shown`. Raises ConfigError for none."""
+    rows = view.frame[view.frame["failed"].isna()]
+    if shown:
+        rows = rows[rows["demos"].map(lambda demos: bool(as_sequence(demos)))] if "demos" in rows else rows[:0]
+    if not len(rows):
+        raise ConfigError(
+            f"{view.path}: no sample has {'demonstrations and ' if shown else ''}an answer. "
+            "Run the experiment with shots above 0."
+        )
+    return rows
+
+
+def require_sample_metric(view: "RunView") -> None:
+    """Raises ConfigError where the score looked at is one of the whole run: it says nothing of a single sample."""
+    if view.of_samples:
+        return
+    own = ", ".join(view.sample_metrics)
+    raise ConfigError(
+        f"{view.path}: '{view.metric}' is a score of the whole run, and this analysis reads those of single samples. "
+        f"Name one with --metric{f': {own}' if own else '; the run has none'}."
+    )
+
+
+def iter_settings(
+    view: "RunView", rows: "DataFrame", without: Sequence[str] = ()
+) -> Iterator[tuple[dict[str, Any], "DataFrame"]]:
+    """The rows of each combination of the axes that vary among them; task and shots are always told."""
+    among = [axis for axis in view.axes if axis not in without]
+    told = [axis for axis in among if axis in ("task", "shots") or axis in varying_axes(rows, among)]
+    yield from iter_arms(rows, told)
+
+
+def as_deterioration(better: Better, low: float, middle: float, high: float) -> tuple[float, float, float]:
+    """A difference and its ends as a change for the worse: as it is where lower is better, else with the other sign."""
+    return (low, middle, high) if better == "lower" else (-high, -middle, -low)
+
+
+def interval_columns(values: Sequence[float] | Any, units: Any, name: str) -> dict[str, float]:
+    """name, low and high of a mean over clusters; NaN where there is nothing to average."""
+    x = np.asarray(values, dtype=np.float64)
+    if not len(x):
+        return {name: np.nan, "low": np.nan, "high": np.nan}
+    found = estimate_mean(x, np.asarray(units))
+    return {name: found.mean, "low": found.low, "high": found.high}
+
+
+def make_table(
+    rows: Sequence[Mapping[str, Any]], title: str, *, note: str = "", signed: Sequence[str] = ()
+) -> "DataFrame":
+    """A frame with what a reader of it needs to know in `attrs`: title, note, and the columns that are differences."""
+    import pandas as pd
+
+    frame = pd.DataFrame(list(rows))
+    frame.attrs |= {"title": title, "note": note, "signed": tuple(signed)}
+    return frame

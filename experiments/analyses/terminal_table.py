@@ -1,0 +1,110 @@
+"""An analysis in the terminal."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from experiments.config.keys import AXES
+from experiments.stats.formatting import format_interval, format_p_number, format_share, format_signed
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from rich.console import Console
+
+LOW, HIGH = "low", "high"
+GAP = 2
+
+
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    cells: list[str]
+    label: bool
+
+    @property
+    def width(self) -> int:
+        return max(map(len, (self.name, *self.cells)))
+
+
+def print_analysis(frame: "DataFrame", console: "Console") -> None:
+    """Title with the settings that are the same everywhere, a row a setting, and the note below.
+
+    Where the terminal is too narrow, settings stand in lines above their rows.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    same = [axis for axis in frame if axis in AXES and frame[axis].nunique() == 1]
+    differences = frame.attrs.get("signed", ())
+    columns: dict[str, _Column] = {}
+    for column in (str(column) for column in frame if column not in same and not _ends(column, HIGH)):
+        values = frame[column].tolist()
+        label = all(isinstance(value, str) for value in values)
+        bound = _ends(column, LOW)
+        name = (column.removesuffix(LOW) + "95 %" if bound else column).replace("_", " ")
+        name = frame.attrs.get("heads", {}).get(column, name)
+        if bound:
+            highs = frame[column.removesuffix(LOW) + HIGH].tolist()
+            told = [_between(a, b, column in differences) for a, b in zip(values, highs, strict=True)]
+        else:
+            told = [_told(column, value, column in differences) for value in values]
+        columns[column] = _Column(name, told, label)
+    headed: list[str] = []
+    if sum(column.width + GAP for column in columns.values()) - GAP > console.width:
+        headed = [column for column in columns if column in AXES]  # what a row is of stands in a line above it
+    shown = [column for name, column in columns.items() if name not in headed]
+    needed = sum(column.width + GAP for column in shown) - GAP
+    if needed > console.width:  # numbers are not folded: a narrow terminal wraps the lines
+        console = Console(width=needed, file=console.file)
+    console.print(Text(str(frame.attrs.get("title", "")), "bold").append(_same(frame, same), "dim"))
+    console.print(Text(_line([(column, column.name) for column in shown]), "dim"))
+    above = None
+    for i in range(len(frame)):
+        heading = ", ".join(_heading(name, columns[name].cells[i]) for name in headed)
+        if heading != above and headed:
+            console.print(Text(heading, "bold"))
+        above = heading
+        console.print(Text(_line([(column, column.cells[i]) for column in shown])))
+    if note := frame.attrs.get("note"):
+        console.print(str(note), style="dim", highlight=False)
+
+
+def _line(cells: Sequence[tuple[_Column, str]]) -> str:
+    """Labels begin alike, numbers end alike."""
+    told = (text.ljust(column.width) if column.label else text.rjust(column.width) for column, text in cells)
+    return (" " * GAP).join(told).rstrip()
+
+
+def _heading(axis: str, value: str) -> str:
+    return f"{value} shots" if axis == "shots" else value
+
+
+def _ends(column: Any, bound: str) -> bool:
+    """Is it the lower or upper end of an interval: 'low', 'beyond_low'?"""
+    return str(column) == bound or str(column).endswith(f"_{bound}")
+
+
+def _same(frame: "DataFrame", axes: list[Any]) -> str:
+    told = [f"{frame[axis].iloc[0]} shots" if axis == "shots" else str(frame[axis].iloc[0]) for axis in axes]
+    return f"  {', '.join(told)}" if told else ""
+
+
+def _between(low: float, high: float, difference: bool) -> str:
+    if math.isnan(low):
+        return "–"
+    return format_interval(low, high) if difference else f"[{format_share(low)}, {format_share(high)}]"
+
+
+def _told(column: str, value: Any, difference: bool) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, float):
+        return (
+            format_p_number(value)
+            if column == "p" or column.endswith("_p")
+            else format_signed(value)
+            if difference
+            else format_share(value)
+        )
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,189 @@
+"""The prompt of one sample as its model's processor writes it: the text with its special tokens, and every image.
+
+Behind it stand the further branches of the arm's decoding, each with what it changes.
+
+From a run or from an experiment file, before anything ran: demonstrations are chosen, ordered, changed and composed as
+a run does it, and the checkpoint's own chat template writes the text. No weights are read, unless a retriever or an
+orderer reads them. An endpoint writes its own text: there the messages that it is sent are shown.
+"""
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.config.config import load
+from experiments.config.keys import AXES
+from experiments.contexts.contexts import Recipe, Retrieval, contexts, written
+from experiments.grid.grid import Cell, Grid, expand
+from experiments.stats.arms import name_of
+from experiments.terminal.spinner import spinner
+from icl.errors import ConfigError, DataError, PlanError, did_you_mean, strip_control_characters
+from icl.models import optional
+from icl.types import Example, Prompt
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_prompt(source: Path, query: str, arm: Mapping[str, str], seed: int | None, console: "Console") -> None:
+    """source: a run directory or an experiment file. query: an id, the beginning of one, or '' for the first.
+
+    Where the arm leaves a choice: most shots, then the first in the file. Raises ICLError as a run would.
+    """
+    with spinner() as report_progress:
+        report_progress("starting", 0, 0)
+        cell = choose_cell(_grid(source), arm, seed)
+        example = _example(cell.task.queries, query)
+        report_progress("retrieving", 0, 0)
+        (row,) = contexts(Retrieval(cell.task, cell.model), [Recipe((cell,))], [example])
+        report_progress("writing", 0, 0)
+        item = written(row[0])
+        if item.prompt is None:
+            raise PlanError(f"query '{example.id}' has no prompt: {item.failed}")
+        found = list(prompt_lines(cell, example, item.prompt, item.context.provenance, console.width))
+    for line in found:
+        console.print(strip_control_characters(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def choose_cell(grid: Grid, arm: Mapping[str, str], seed: int | None) -> Cell:
+    """The cell of an arm. Raises ConfigError for an axis or a value that the grid lacks."""
+    found = list(grid.cells)
+    for axis, wanted in arm.items():
+        if axis not in AXES:
+            raise ConfigError(f"--arm: no axis '{axis}'.{did_you_mean(axis, AXES)} Axes: {', '.join(AXES)}.")
+        have = list(dict.fromkeys(str(cell.labels[axis]) for cell in grid.cells))
+        named = [wanted] if wanted in have else [label for label in have if name_of(label) == wanted]
+        found = [cell for cell in found if str(cell.labels[axis]) in named]
+        if not named:
+            raise ConfigError(f"--arm: no arm has {axis} '{wanted}'.{did_you_mean(wanted, have)} {', '.join(have)}.")
+    found = [cell for cell in found if seed is None or cell.seed == seed]
+    if not found:
+        told = ", ".join(f"{axis}={value}" for axis, value in arm.items())
+        raise ConfigError(
+            f"no arm has {told or 'this seed'}{f' and seed {seed}' if told and seed is not None else ''}."
+        )
+    return max(found, key=lambda cell: cell.shots)
+
+
+def prompt_lines(cell: Cell, example: Example, prompt: Prompt, marks: Sequence[str], width: int = 80) -> Iterator[str]:
+    """The arm, the text, a line an image, and what it comes to."""
+    shown = {axis: value for axis, value in cell.labels.items() if value != "none" and axis != "max_new_tokens"}
+    told = ", ".join(f"{axis} {shown[axis]}" for axis in sorted(shown, key="seed".__eq__))
+    yield from textwrap.wrap(f"arm    {told}", width, subsequent_indent=" " * 7, break_on_hyphens=False)
+    yield f"query  {example.id}"
+    yield ""
+    yield f"prompt, {_writer(cell.model)}"
+    yield ""
+    yield prompt_text(cell.model, prompt)
+    yield ""
+    for number, part in enumerate(part for part in prompt.parts() if part.image is not None):
+        image: Any = part.image
+        size = image.open().size
+        edits = "".join(f", {type(edit).__name__.lower()}" for edit in image.edits)
+        yield f"image {number}  {part.name or 'glue'}  {size[0]} x {size[1]}{edits}  {image.origin}"
+    count = cell.model.count_tokens(prompt)
+    about = "" if optional.counts_exactly(cell.model) else "about "
+    limit = cell.model.max_tokens
+    yield f"{about}{count:,} tokens{f' of {limit:,}' if limit else ''}, {len(prompt.images)} images"
+    yield from (f"mark: {mark}" for mark in marks)
+    yield from _further_branches(cell, prompt)
+
+
+def _further_branches(cell: Cell, prompt: Prompt) -> Iterator[str]:
+    """The branches behind the prompt itself, each with its weight and what it changes, and its text where that differs.
+
+    What a strategy generates first is a made-up sentence here. Raises ICLError where none can be made.
+    """
+    from decoding.arms.inspection import constant_weights, probe_branches
+    from experiments.planning.plan import prepares
+
+    strategy = cell.decoding.strategy
+    branches = probe_branches(strategy, prompt)
+    weights = constant_weights(strategy) if len(branches) > 1 else None
+    before = prompt_text(cell.model, prompt)
+    if prepares(strategy):
+        yield ""
+        yield "what the model would be asked for before the branches are made is here the words 'a red square'"
+    for number, branch in enumerate(branches):
+        told = f"branch {number}" + (f", weight {weights[number]:g}" if weights and len(weights) > number else "")
+        text = prompt_text(cell.model, branch)
+        if number == 0 and branch.digest == prompt.digest:
+            if len(branches) > 1:
+                yield ""
+                yield f"{told}: the prompt above"
+            continue
+        yield ""
+        yield f"{told}: {'; '.join(branch_changes(prompt, branch, before != text)) or 'the same as the prompt'}"
+        if text != before:
+            yield ""
+            yield text
+
+
+def branch_changes(prompt: Prompt, branch: Prompt, text: bool) -> Iterator[str]:
+    """What differs from the prompt: images edited, others, left out or put in; text: whether the text differs."""
+    had = {part.name: part.image for part in prompt.parts() if part.image is not None}
+    has = {part.name: part.image for part in branch.parts() if part.image is not None}
+    edited: dict[str, list[str]] = {}
+    for name, image in has.items():
+        old = had.get(name)
+        if old is None:
+            yield f"{name} is new ({image.origin})"
+            continue
+        if image.source_digest != old.source_digest:
+            yield f"{name} is another image ({image.origin})"
+        same = image.edits[: len(old.edits)] == old.edits
+        if edits := image.edits[len(old.edits) :] if same else image.edits:
+            edited.setdefault(" and ".join(map(_edit, edits)), []).append(name)
+    yield from (f"{', '.join(names)} edited by {how}" for how, names in edited.items())
+    if gone := [name for name in had if name not in has]:
+        yield f"without {', '.join(gone)}"
+    if text:
+        yield "text changed:"
+
+
+def _edit(edit: Any) -> str:
+    """An edit as a config names it, without what its draws are made from."""
+    from experiments.config.yaml_document import flow
+    from icl.registry import describe
+
+    node = describe(edit)
+    told = {key: value for key, value in node.items() if key not in ("name", "code", "stream")}
+    return f"{node['name']}{f' {flow(told)}' if told else ''}"
+
+
+def prompt_text(model: Any, prompt: Prompt) -> str:
+    """As the processor writes it, one placeholder an image; the messages of an endpoint; else the turns."""
+    if (rendered := optional.rendered(model)) is not None:
+        return rendered(prompt)
+    if optional.url(model):
+        told = [
+            {"role": turn.role, "content": [part.text if part.image is None else "<image>" for part in turn.parts]}
+            for turn in prompt.turns
+        ]
+        return json.dumps(told, indent=2, ensure_ascii=False)
+    return prompt.text
+
+
+def _writer(model: Any) -> str:
+    """Who writes the text that is shown."""
+    if optional.rendered(model) is not None:
+        return "as the model's processor writes it, a placeholder for each image"
+    return "as the messages that the endpoint is sent" if optional.url(model) else "as the model is given it"
+
+
+def _grid(source: Path) -> Grid:
+    if not source.is_dir():
+        return expand(load(source))
+    from experiments.results.loaded_run import load_run
+
+    return expand(load(load_run(source).info["config"]))
+
+
+def _example(queries: Sequence[Example], name: str) -> Example:
+    near = [query for query in queries if query.id == name] or [q for q in queries if q.id.startswith(name)]
+    if near:
+        return near[0]
+    ids = [query.id for query in queries]
+    raise DataError(f"there is no query '{name}'.{did_you_mean(name, ids)} Ids look like {', '.join(ids[:3])}.")

@@ -1,0 +1,178 @@
+"""The samples that the page carries: some queries a task under all arms, each prompt and each image once.
+
+Half of the queries are those on which the arms disagree most, half are drawn at random (fixed stream), so the page
+shows both what differs and what is usual. It is a view, not the data: shares are in the tables.
+"""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.results.run_view import RunView
+from experiments.stats.arms import better_of
+from icl.streams import StreamKey
+from icl.types import IMAGE_PLACEHOLDER
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+QUERIES_PER_TASK = 24
+"""Queries a task in the page, so samples a cell."""
+MAX_IMAGE_SIDE = 320
+"""A larger image is shown smaller, its longer side this many pixels."""
+IMAGE_BUDGET = 24 * 2**20
+"""Bytes of images in the page; the others are named by their digest."""
+STEPS_BUDGET = 8 * 2**20
+"""Characters of steps in the page; samples beyond that are shown without theirs."""
+
+
+@dataclass
+class BrowserData:
+    """Everything the page's script reads, as JSON: contexts and images are stored once and pointed at."""
+
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    contexts: list[dict[str, Any]] = field(default_factory=list)
+    images: dict[str, str | None] = field(default_factory=dict)
+    shown: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def json(self, view: RunView) -> dict[str, Any]:
+        told = {"samples": self.samples, "contexts": self.contexts, "images": self.images}
+        shown = {"axes": list(view.axes), "baselines": list(view.baselines)}
+        judge = view.judge or ""
+        return {**told, **shown, "metric": judge, "better": better_of(view.scores, judge) if judge else "neither"}
+
+
+def collect_samples(view: RunView, per_cell: int = QUERIES_PER_TASK, budget: int = IMAGE_BUDGET) -> BrowserData:
+    """The chosen samples of a run with their prompts and images."""
+    shelf = BrowserData()
+    contexts: dict[str, int] = {}
+    for task in view.tasks:
+        frame = view.frame[view.frame["task"] == task]
+        chosen = choose_queries(frame, view.judge or view.metric, per_cell)
+        shelf.shown[task] = (len(chosen), int(frame["query"].nunique()))
+        for query in chosen:
+            rows: list[Any] = frame[frame["query"] == query].to_dict("records")
+            for row in rows:
+                shelf.samples.append(_sample(row, view, _context(row, contexts, shelf)))
+    _keep_steps(shelf.samples)
+    left = budget
+    for digest in dict.fromkeys(d for c in shelf.contexts for d in c["images"]):
+        told = image_data_uri(view.path / "images" / f"{digest}.png")
+        kept = told is not None and len(told) <= left
+        shelf.images[digest] = told if kept else None
+        left -= len(told) if told is not None and kept else 0
+    return shelf
+
+
+def choose_queries(frame: "DataFrame", metric: str, limit: int) -> list[str]:
+    """At most `limit` queries of a task, in the order of the run."""
+    order = list(dict.fromkeys(frame["query"]))
+    if len(order) <= limit:
+        return order
+    spread = frame.groupby("query")[metric].std(ddof=0).fillna(0.0)
+    place = {query: i for i, query in enumerate(order)}
+    first = sorted(order, key=lambda q: (-float(spread.get(q, 0.0)), place[q]))[: (limit + 1) // 2]
+    rest = [query for query in order if query not in set(first)]
+    drawn = StreamKey(0, "").numpy("browser").permutation(len(rest))[: limit - len(first)]
+    return sorted([*first, *(rest[i] for i in drawn)], key=place.__getitem__)
+
+
+def image_data_uri(path: Path, side: int = MAX_IMAGE_SIDE) -> str | None:
+    """The image as a data URI, made smaller where it is large; None where it is not there or unreadable."""
+    from PIL import Image as PILImage
+
+    try:
+        with PILImage.open(path) as image:
+            small = max(image.size) <= side
+            shown = image.convert("RGB")
+    except (OSError, ValueError, PILImage.DecompressionBombError):
+        return None
+    shown.thumbnail((side, side))
+    buffer = io.BytesIO()
+    shown.save(buffer, *(("PNG",) if small else ("JPEG",)), **({"optimize": True} if small else {"quality": 82}))
+    return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def images_by_owner(images: Sequence[str], owners: Sequence[int], demos: int) -> tuple[list[list[str]], list[str]]:
+    """(images of each demonstration, images of the query). owners: `Sample.image_of`; none: neither has any."""
+    each: list[list[str]] = [[] for _ in range(demos)]
+    own: list[str] = []
+    for image, owner in zip(images, owners, strict=False):
+        (own if owner < 0 else each[owner]).append(image)
+    return each, own
+
+
+def _keep_steps(samples: Sequence[dict[str, Any]], budget: int = STEPS_BUDGET) -> None:
+    """Takes the steps out of samples that come after the budget is spent."""
+    for sample in samples:
+        budget -= len(json.dumps(sample.get("steps", "")))
+        if budget < 0:
+            sample.pop("steps", None)
+
+
+def _context(row: Mapping[str, Any], known: dict[str, int], shelf: BrowserData) -> int:
+    demos = [list(demo) for demo in _list(row.get("demos"))]
+    images = [str(digest) for digest in _list(row.get("images"))]
+    prompt = row["prompt"] if isinstance(row.get("prompt"), str) else ""
+    key = repr((prompt, demos, images))
+    if key not in known:
+        shown, own = images_by_owner(images, _list(row.get("image_of")), len(demos))
+        known[key] = len(shelf.contexts)
+        aligned = prompt.count(IMAGE_PLACEHOLDER) == len(images)
+        shelf.contexts.append(
+            {
+                "prompt": prompt.split(IMAGE_PLACEHOLDER) if aligned else [prompt],
+                "images": images,
+                "demos": [[*demo, where] for demo, where in zip(demos, shown, strict=True)],
+                "query": own,
+                "question": row["question"] if isinstance(row.get("question"), str) else "",
+            }
+        )
+    return known[key]
+
+
+def _sample(row: Mapping[str, Any], view: RunView, context: int) -> dict[str, Any]:
+    told = {
+        "query": str(row["query"]),
+        "seed": int(row["seed"]),
+        "arm": [row[axis] for axis in view.axes],
+        "context": context,
+        "gold": [str(answer) for answer in _list(row.get("gold"))],
+        "output": row["output"] if isinstance(row.get("output"), str) else "",
+        "score": finite_or_none(row.get(view.judge)) if view.judge else None,
+        "scores": {m: finite_or_none(row.get(m)) for m in view.sample_metrics},
+        "baselines": {b: finite_or_none(row.get(b)) for b in view.baselines} if view.of_samples else {},
+        "options": {k: finite_or_none(v) for k, v in _mapping(row.get("option_scores")).items()},
+        "meta": {str(k): v for k, v in _mapping(row.get("meta")).items()},
+        "dropped": int(finite_or_none(row.get("dropped")) or 0),
+        "finish": row["finish"] if isinstance(row.get("finish"), str) else "",
+        "failed": row["failed"] if isinstance(row.get("failed"), str) else None,
+        "steps": _steps(row),
+    }
+    return {key: value for key, value in told.items() if value not in (None, {}, [], "") or key == "score"}
+
+
+def _steps(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What each branch said at every step, with what the trace says of it; nothing where that was not kept."""
+    steps, trace = _mapping(row.get("steps")), _mapping(row.get("trace"))
+    if not steps:
+        return {}
+    return {**steps, **{name: _list(trace.get(name)) for name in ("survivors", "changed")}}
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def finite_or_none(value: Any) -> float | None:
+    """The number, or None where a frame has nothing there."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

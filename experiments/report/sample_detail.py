@@ -1,0 +1,317 @@
+"""One sample in the terminal: its prompt with its images, demonstrations, answer, scores, steps, other arms.
+
+Images are called by the beginning of their digest, which is also the beginning of their file's name.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.config.keys import AXES, FREE_AT_ZERO
+from experiments.report.sample_browser import finite_or_none
+from experiments.report.steps import print_steps, read_steps
+from experiments.results.run_view import RunView
+from experiments.stats.arms import NO_VALUE, better_of, describe_arm, resolve_setting
+from experiments.stats.compare import BASELINE
+from experiments.stats.formatting import format_share
+from icl.errors import ConfigError, DataError, did_you_mean, strip_control_characters
+from icl.types import IMAGE_PLACEHOLDER
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from rich.console import Console
+    from rich.text import Text
+
+DIGEST_LENGTH = 8
+"""Letters of a digest that an image is called by; more where two would be called alike."""
+
+MAX_EXAMPLE_IDS = 3
+"""Queries that are named as examples of their ids."""
+
+SETTING_KEYS = (*AXES, BASELINE)
+"""What may stand before '=' where a setting is asked for."""
+
+ANSWER_WIDTH = 24
+"""Columns that the other arms' answers have room in; where labels leave less, they say what differs and no more."""
+
+MAX_LISTED = 40
+"""Other arms, or failed samples, that are listed."""
+
+
+def parse_settings(words: Sequence[str], what: str) -> dict[str, str]:
+    """['decoding=vcd', 'shots=4,retriever=knn'] -> a setting. Raises ConfigError for a word without '='."""
+    found = {}
+    for word in (part for several in words for part in _apart(several)):
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{what}: '{word}' is not of the form axis=value, such as decoding=greedy.")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def _apart(word: str) -> Iterator[str]:
+    """'shots=4,retriever=knn' in two: at commas before an axis; those within a label are no ends."""
+    begin = depth = 0
+    for i, letter in enumerate(word):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0 and word[i + 1 :].lstrip().partition("=")[0].rstrip() in SETTING_KEYS:
+            yield word[begin:i]
+            begin = i + 1
+    yield word[begin:]
+
+
+def find_samples(frame: "DataFrame", query: str) -> "DataFrame":
+    """The samples of a query: by id, by the beginning of one, or by that of its image's digest.
+
+    Raises DataError with the nearest ids.
+    """
+    ids = list(dict.fromkeys(map(str, frame["query"])))
+    near = [query] if query in ids else [name for name in ids if name.startswith(query)]
+    near = near or _with_image(frame, query)
+    if len(near) == 1:
+        return frame[frame["query"] == near[0]]
+    if near:
+        more = f" and {len(near) - 6} more" if len(near) > 6 else ""
+        raise DataError(f"'{query}' begins {len(near)} queries: {', '.join(near[:6])}{more}. Write more of the id.")
+    named = ", ".join(ids[:MAX_EXAMPLE_IDS])
+    raise DataError(f"the run has no query '{query}'.{did_you_mean(query, ids)} Ids look like {named}.")
+
+
+def _with_image(frame: "DataFrame", digest: str) -> list[str]:
+    """Queries of whose own images one has a digest that begins so."""
+    if len(digest) < 4 or not {"images", "image_of"} <= set(frame) or set(digest) - set("0123456789abcdef"):
+        return []
+    shown = zip(frame["query"], frame["images"], frame["image_of"], strict=True)
+    return list(
+        dict.fromkeys(
+            str(query)
+            for query, images, owners in shown
+            if isinstance(images, list | tuple) and isinstance(owners, list | tuple)
+            for image, owner in zip(images, owners, strict=False)
+            if owner < 0 and str(image).startswith(digest)
+        )
+    )
+
+
+def choose_informative_query(view: RunView, arm: Mapping[str, str], seed: int | None) -> str:
+    """A query to begin with: the first that the arm, of most shots and else the reference's, does not get right.
+
+    The first of all where no score says of one answer whether it is right.
+    """
+    every: list[Any] = view.frame.to_dict("records")
+    setting = resolve_setting(view.frame, arm, view.axes, "--arm")
+    fits = [row for row in every if all(row[axis] == value for axis, value in setting.items())]
+    rows: list[Any] = [row for row in fits if seed is None or row["seed"] == seed] or every
+    most = max(_preference(row, view) for row in rows)
+    best = [row for row in rows if _preference(row, view) == most]
+    good, _ = _ends(view)
+    return str(next((row for row in best if view.judge and row.get(view.judge) != good), best[0])["query"])
+
+
+def print_sample(
+    view: RunView, query: str, arm: Mapping[str, str], seed: int | None, console: "Console", *, steps: bool = False
+) -> None:
+    """Prints the one sample that fits best, then what the other arms said to the same query.
+
+    Where the arm leaves a choice: most shots, the reference's setting, the first seed. Raises DataError, ConfigError.
+    """
+    samples = find_samples(view.frame, query)
+    setting = resolve_setting(view.frame, arm, view.axes, "--arm")
+    for axis, value in setting.items():
+        samples = samples[samples[axis] == value]
+    if seed is not None:
+        samples = samples[samples["seed"] == seed]
+    if not len(samples):
+        wanted = [*(f"{k}={v}" for k, v in arm.items()), *([f"seed {seed}"] if seed is not None else [])]
+        raise DataError(f"query '{query}' has no sample with {', '.join(wanted)}.")
+    rows: list[Any] = samples.to_dict("records")
+    chosen = max(rows, key=lambda row: _preference(row, view))
+    _print_sample(chosen, view, console)
+    if kept := read_steps(chosen.get("steps"), chosen.get("trace")):
+        print_steps(kept, console)
+    if steps:
+        _print_trace(chosen.get("trace"), console)
+    same = view.frame[(view.frame["query"] == chosen["query"]) & (view.frame["task"] == chosen["task"])]
+    others: list[Any] = same[same["seed"] == chosen["seed"]].to_dict("records")
+    _print_others(chosen, [row for row in others if row is not chosen], view, console)
+
+
+def print_failures(view: RunView, console: "Console") -> None:
+    """Prints the samples that have no answer, each with its reason."""
+    if "failed" not in view.frame or not view.failed:
+        console.print("no sample failed")
+        return
+    failed: list[Any] = view.frame[view.frame["failed"].notna()].to_dict("records")
+    for row in failed[:MAX_LISTED]:
+        console.print(
+            f"{printable_text(row['query'])}  seed {row['seed']}  {_arm(row, view)}", style="bold", markup=False
+        )
+        console.print(f"  {printable_text(row['failed'])}", markup=False, highlight=False, soft_wrap=True)
+    if len(failed) > MAX_LISTED:
+        console.print(f"and {len(failed) - MAX_LISTED:,} more", style="dim")
+
+
+def printable_text(text: object) -> str:
+    """Without control characters: a model's output must not steer a terminal."""
+    return strip_control_characters(str(text))
+
+
+def short_digests(digests: Sequence[str]) -> dict[str, str]:
+    """digest -> its beginning: as much as tells these apart."""
+    size = next(n for n in range(DIGEST_LENGTH, 65) if len({d[:n] for d in digests}) == len({*digests}) or n == 64)
+    return {digest: digest[:size] for digest in digests}
+
+
+def _preference(row: Mapping[str, Any], view: RunView) -> tuple[Any, ...]:
+    return row.get("shots", 0), all(row[k] == v for k, v in view.to.items()), -row["seed"]
+
+
+def _print_sample(row: Mapping[str, Any], view: RunView, console: "Console") -> None:
+    from rich.text import Text
+
+    console.print(
+        Text(f"{printable_text(row['query'])}", "bold").append(f"  {_arm(row, view)}, seed {row['seed']}", "dim")
+    )
+    console.print()
+    console.print(_prompt(row, view.path), soft_wrap=True)
+    if line := _where_images_are(row, view.path):
+        console.print(Text(line, "dim"), soft_wrap=True)
+    console.print()
+    demos = row.get("demos")
+    if isinstance(demos, list | tuple) and demos:
+        console.print("demonstrations, in the order of the prompt", style="dim")
+        answers = [printable_text(answer) for _, _, answer in demos]
+        width = min(max(map(len, answers)), 24)
+        scored = any(score for _, score, _ in demos)  # a retriever without a similarity gives 0
+        for i, ((name, score, _), answer) in enumerate(zip(demos, answers, strict=True)):
+            near = f"  similarity {score:.3f}" if scored else ""
+            console.print(Text(f"{i + 1:>3}. {answer:<{width}}").append(f"   {printable_text(name)}{near}", "dim"))
+    if isinstance(row.get("failed"), str):
+        console.print(Text("failed  ", "bold red").append(_said(row)))
+        return
+    right = row.get(view.judge) if view.judge else None
+    good, bad = _ends(view)
+    look = "default" if right is None else "green" if right == good else "red" if right == bad else "default"
+    console.print(Text("answer  ", "dim").append(_said(row), f"bold {look}"))
+    console.print(Text("gold    ", "dim").append(" / ".join(map(printable_text, row.get("gold") or ()))))
+    console.print(Text("scores  ", "dim").append(_scores(row, view.sample_metrics) or "(none of one sample)"))
+    if whole := [name for name in view.metrics if name not in view.sample_metrics]:
+        words = "a score of the whole run" if len(whole) == 1 else "scores of the whole run"
+        console.print(Text(f"        {', '.join(whole)}: {words}, not of one sample", "dim"))
+    if view.of_samples and (votes := _scores(row, view.baselines)):
+        words = f"  (what the same demonstrations say without a model, by {view.metric})"
+        console.print(Text("baselines  ", "dim").append(votes, "default").append(words, "dim"))
+    if isinstance(options := row.get("option_scores"), Mapping) and options:
+        best = sorted(options.items(), key=lambda item: -item[1])
+        console.print(Text("options ", "dim").append("  ".join(f"{printable_text(o)} {v:.3f}" for o, v in best)))
+
+
+def _scores(row: Mapping[str, Any], names: Iterable[str]) -> str:
+    scores = [(name, finite_or_none(row.get(name))) for name in names]
+    return "  ".join(f"{name} {format_share(value, 2)}" for name, value in scores if value is not None)
+
+
+def _ends(view: RunView) -> tuple[int | None, int | None]:
+    """What the score that judges a sample is for a right answer and for a wrong one."""
+    better = better_of(view.scores, view.judge) if view.judge else "neither"
+    return {"higher": (1, 0), "lower": (0, 1), "neither": (None, None)}[better]
+
+
+def _print_trace(trace: Any, console: "Console") -> None:
+    """What the strategy's steps left behind: a row a step, a column a number."""
+    from rich.table import Table
+
+    if not isinstance(trace, Mapping) or not trace:
+        console.print("\nthis answer has no record of its steps", style="dim")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("step", justify="right")
+    for name in trace:
+        table.add_column(printable_text(name), justify="right")
+    for step in range(max(map(len, trace.values()))):
+        table.add_row(str(step), *(f"{v[step]:.4g}" if step < len(v) else "" for v in trace.values()))
+    console.print()
+    console.print(table)
+
+
+def _print_others(
+    chosen: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], view: RunView, console: "Console"
+) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    others = [row for row in rows if row["cell"] != chosen["cell"]]
+    if not others:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=False)
+    shown = others[:MAX_LISTED]
+    labels = [_arm(row, view) for row in shown]
+    wide = max(map(len, labels)) > console.width - ANSWER_WIDTH
+    for row, label in zip(shown, [_unlike(row, chosen, view) for row in shown] if wide else labels, strict=True):
+        right = row.get(view.judge) if view.judge else None
+        mark, look = ("✓", "green") if right == 1 else ("✗", "red") if right == 0 else ("·", "default")
+        table.add_row(Text(mark, look), Text(label), Text(_said(row)))
+    console.print(
+        f"\nthe same query under the other arms{', by what they have otherwise' if wide else ''}", style="dim"
+    )
+    console.print(table)
+    if len(others) > MAX_LISTED:
+        console.print(f"  and {len(others) - MAX_LISTED:,} more (--arm axis=value)", style="dim")
+
+
+def _prompt(row: Mapping[str, Any], folder: Path) -> "Text":
+    """The prompt's text; each image by its short name, a link where terminals have such."""
+    from rich.text import Text
+
+    digests = _digests(row)
+    names = short_digests(digests)
+    pieces = printable_text(row["prompt"] if isinstance(row.get("prompt"), str) else "").split(IMAGE_PLACEHOLDER)
+    if len(pieces) != len(digests) + 1:  # the mark stands in somebody's text too
+        pieces = [f"{IMAGE_PLACEHOLDER.join(pieces)}\n", *([""] * len(digests))]
+    told = Text(pieces[0])
+    for digest, piece in zip(digests, pieces[1:], strict=True):
+        path = _kept(folder, digest)
+        told.append(f"[{names[digest]}]", f"link {path.resolve().as_uri()}" if path.is_file() else "")
+        told.append(f" {piece}" if piece[:1].strip() else piece)
+    return told
+
+
+def _where_images_are(row: Mapping[str, Any], folder: Path) -> str:
+    digests = _digests(row)
+    kept = [digest for digest in digests if _kept(folder, digest).is_file()]
+    if not digests:
+        return ""
+    if not kept:
+        return "(the run has kept none of these images)"
+    name = short_digests(digests)[kept[-1]]
+    some = "" if len(kept) == len(digests) else f"; {len(kept)} of {len(digests)} are kept"
+    return f"[{name}] is {folder / 'images' / name}*.png{some}"
+
+
+def _digests(row: Mapping[str, Any]) -> list[str]:
+    found = row.get("images")
+    return list(map(str, found)) if isinstance(found, list | tuple) else []
+
+
+def _kept(folder: Path, digest: str) -> Path:
+    return folder / "images" / f"{digest}.png"
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    """The answer, or why there is none. An empty answer is told as such; a frame has NaN for it."""
+    words = [row[key] for key in ("failed", "output") if isinstance(row.get(key), str) and row[key]]
+    return printable_text(words[0]) if words else "(nothing)"
+
+
+def _unlike(row: Mapping[str, Any], chosen: Mapping[str, Any], view: RunView) -> str:
+    """What an arm has otherwise than the one that is shown: 'shots 0', 'composer interleaved'."""
+    differs = [axis for axis in ("shots", *view.row_axes) if axis in view.axes and row[axis] != chosen[axis]]
+    free = FREE_AT_ZERO if row.get("shots") == 0 else ()
+    return printable_text(
+        ", ".join(f"{axis} {row[axis]}" for axis in differs if axis not in free or row[axis] != NO_VALUE)
+    )
+
+
+def _arm(row: Mapping[str, Any], view: RunView) -> str:
+    shown = [axis for axis in ("shots", *view.row_axes) if axis in view.axes and row[axis] != NO_VALUE]
+    return printable_text(describe_arm({axis: row[axis] for axis in shown}))

@@ -1,0 +1,209 @@
+"""The table of one task as lines of a terminal of any width: no label is cut, and nothing is left out.
+
+Where a column for each axis does not fit, in this order: fewer digits, closer intervals; axes that have one value in
+this table named once, above it; leading axes as headings of groups; a label in a line of its own above its numbers. Of
+a design that changes one thing at a time, where groups would have a row or two, the usual setting stands above and a
+row names what it changes. More numbers of shots than fit are told in several blocks.
+"""
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from experiments.report.tables import ANY_VALUE, ScoreRow, TaskTable
+from experiments.stats.formatting import format_count, format_estimate
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+GAP = 2
+"""Columns between two columns."""
+
+MIN_LABEL_WIDTH = 14
+"""A column of labels that would be narrower stands above the numbers instead."""
+
+
+class NumberFormat(NamedTuple):
+    """Digits of a share, and whether intervals go without spaces."""
+
+    digits: int
+    tight: bool
+
+
+class ColumnWidths(NamedTuple):
+    """left_out: axes before those with a column. labels, numbers: widths of the columns. width: of the terminal."""
+
+    left_out: int
+    labels: Sequence[int]
+    numbers: Sequence[int]
+    width: int
+
+
+NUMBER_FORMATS = (NumberFormat(3, False), NumberFormat(2, False), NumberFormat(2, True))
+
+
+def format_score_table(table: TaskTable, width: int) -> "list[Text]":
+    """The lines, from the head on."""
+    for look in NUMBER_FORMATS:
+        if _width(table, look, table.axes) <= width:
+            return list(_block(table, table.lines, look, width))
+    slim, above = _without_constants(table)
+    told = _dim(above, width)
+    for look in NUMBER_FORMATS:
+        if _width(slim, look, slim.axes) <= width:
+            return [*told, *_block(slim, slim.lines, look, width)]
+    deep = [n for n in range(1, len(slim.axes)) if 2 * len(_groups(slim, n)) <= len(slim.lines)]
+    for n in deep:
+        for look in NUMBER_FORMATS[1:]:
+            if _width(slim, look, slim.axes[n:]) <= width:
+                return [*told, *_grouped(slim, n, look, width)]
+    look = NUMBER_FORMATS[-1]
+    if len(slim.axes) - 1 in deep:
+        return [*told, *_grouped(slim, len(slim.axes) - 1, look, width)]
+    if len(slim.axes) == 1:
+        return [*told, *_block(slim, slim.lines, look, width)]
+    joined, usual = _joined(slim)
+    return [*_dim(", ".join(filter(None, (above, usual))), width, "usual: "), *_block(joined, joined.rows, look, width)]
+
+
+def _without_constants(table: TaskTable) -> tuple[TaskTable, str]:
+    """The table without the axes, save the last, on which all of its arms are alike; and what these are."""
+    arms = [row for row in table.rows if not row.baseline] or list(table.rows)
+    last = len(table.axes) - 1
+    kept = [i for i in range(len(table.axes)) if i == last or len({row.labels[i] for row in arms}) > 1]
+    told = ", ".join(f"{axis} {arms[0].labels[i]}" for i, axis in enumerate(table.axes) if i not in kept)
+
+    def slim(labels: Sequence[str]) -> tuple[str, ...]:
+        return tuple(labels[i] for i in kept) if labels else ()
+
+    rows = tuple(replace(row, labels=slim(row.labels), general=slim(row.general)) for row in table.rows)
+    return replace(table, axes=slim(table.axes), rows=rows), told
+
+
+def _joined(table: TaskTable) -> tuple[TaskTable, str]:
+    """With one column that names, of each line, what is not as usual; and what is usual."""
+    lines = table.lines
+    usual = [_most(row.labels[i] for row in lines if not row.baseline) for i in range(len(table.axes))]
+    rows = []
+    for row in lines:
+        named = zip(table.axes, row.labels, usual, strict=True)
+        told = ", ".join(f"{axis} {label}" for axis, label, most in named if label not in (most, ""))
+        rows.append(replace(row, labels=(told.replace("decoding vote", "vote") or "as usual",), general=()))
+    return (
+        replace(table, axes=("what differs",), rows=tuple(rows)),
+        ", ".join(f"{axis} {most}" for axis, most in zip(table.axes, usual, strict=True)),
+    )
+
+
+def _most(labels: Iterator[str]) -> str:
+    found = Counter(label for label in labels if label != ANY_VALUE)
+    return found.most_common(1)[0][0] if found else ANY_VALUE
+
+
+def _groups(table: TaskTable, n: int) -> list[tuple[tuple[str, ...], list[ScoreRow]]]:
+    """The lines under the values of the first n axes; those of equal values stand together."""
+    found: dict[tuple[str, ...], list[ScoreRow]] = {}
+    for row in table.lines:
+        found.setdefault(tuple(row.labels[:n]), []).append(row)
+    return list(found.items())
+
+
+def _grouped(table: TaskTable, n: int, look: NumberFormat, width: int) -> "Iterator[Text]":
+    from rich.text import Text
+
+    for labels, rows in _groups(table, n):
+        heading = ", ".join(f"{axis} {label or ANY_VALUE}" for axis, label in zip(table.axes, labels, strict=False))
+        yield from (Text(line, "bold") for line in _folded(heading, width))
+        yield from _block(table, rows, look, width, n)
+
+
+def _block(table: TaskTable, rows: Sequence[ScoreRow], look: NumberFormat, width: int, n: int = 0) -> "Iterator[Text]":
+    """The rows under their head, the first n axes left out; in several blocks where the numbers are too wide."""
+    axes, labels = table.axes[n:], [row.labels[n:] for row in rows]
+    beside = [max(len(axis), *(len(own[i]) for own in labels)) + GAP for i, axis in enumerate(axes[:-1])]
+    numbers = _number_widths(table, look)
+    room = width - sum(beside)
+    own = max(len(axes[-1]), *(len(each[-1]) for each in labels)) + GAP
+    if own + sum(numbers) - GAP > room:
+        fitting = [len(each[-1]) + GAP for each in labels if len(each[-1]) + GAP <= room - sum(numbers) + GAP]
+        own = max([len(axes[-1]) + GAP, MIN_LABEL_WIDTH, *fitting])
+    for shots in _apart(table.shots, numbers, room - own + GAP):
+        layout = ColumnWidths(n, [*beside, own], [numbers[table.shots.index(s)] for s in shots], width)
+        yield from _rows(table, rows, look, layout, shots)
+
+
+def _apart(shots: Sequence[int], numbers: Sequence[int], room: int) -> list[list[int]]:
+    """The numbers of shots in blocks that fit beside the labels."""
+    blocks: list[list[int]] = [[]]
+    used = 0
+    for one, wide in zip(shots, numbers, strict=True):
+        if blocks[-1] and used + wide > room:
+            blocks.append([])
+            used = 0
+        blocks[-1].append(one)
+        used += wide
+    return blocks
+
+
+def _rows(
+    table: TaskTable, rows: Sequence[ScoreRow], look: NumberFormat, layout: ColumnWidths, shots: Sequence[int]
+) -> "Iterator[Text]":
+    from rich.text import Text
+
+    n, beside, numbers, width = layout
+    heads = [(axis, wide) for axis, wide in zip(table.axes[n:], beside, strict=True)]
+    heads += [(format_count(s, "shot"), wide) for s, wide in zip(shots, numbers, strict=True)]
+    yield Text("".join(head.ljust(wide) for head, wide in heads).rstrip(), "dim")
+    last: Sequence[str] = ()
+    for row in rows:
+        if len(shots) < len(table.shots) and not set(shots) & set(row.cells):
+            continue
+        style, own = "dim" if row.baseline else "", row.labels[n:]
+        told = ["" if i + 1 < len(own) and own[: i + 1] == last[: i + 1] else label for i, label in enumerate(own)]
+        last = own
+        if len(told[-1]) + GAP > beside[-1]:
+            lead = "".join(label.ljust(wide) for label, wide in zip(told[:-1], beside, strict=False))
+            yield from (Text(line, style) for line in _folded(f"{lead}{told[-1]}", width, " " * len(lead) + "  "))
+            told = [""] * len(told)
+        line = Text("".join(label.ljust(wide) for label, wide in zip(told, beside, strict=True)), style)
+        for one, wide in zip(shots, numbers, strict=True):
+            line.append(_cell(row, one, look).ljust(wide), "bold" if table.is_best(row, one) else "")
+        line.rstrip()
+        yield line
+
+
+def _cell(row: ScoreRow, shots: int, look: NumberFormat) -> str:
+    found = row.cells.get(shots)
+    if found is None:
+        return "" if row.partial else "–"
+    told = format_estimate(found.mean, found.low, found.high, look.digits)
+    if look.tight:
+        for long, short in ((", ", ","), ("[.00,", "[0,"), (",1.00]", ",1]")):
+            told = told.replace(long, short)
+    return told
+
+
+def _number_widths(table: TaskTable, look: NumberFormat) -> list[int]:
+    lines = table.lines
+    return [max(len(format_count(s, "shot")), *(len(_cell(row, s, look)) for row in lines)) + GAP for s in table.shots]
+
+
+def _width(table: TaskTable, look: NumberFormat, axes: Sequence[str]) -> int:
+    """Of a column for each of the last axes and for each number of shots."""
+    left_out = len(table.axes) - len(axes)
+    labels = [
+        max(len(axis), *(len(row.labels[i + left_out]) for row in table.lines)) + GAP for i, axis in enumerate(axes)
+    ]
+    return sum(labels) + sum(_number_widths(table, look)) - GAP
+
+
+def _dim(text: str, width: int, head: str = "") -> "list[Text]":
+    from rich.text import Text
+
+    return [Text(line, "dim") for line in _folded(f"{head}{text}", width, " " * len(head))] if text else []
+
+
+def _folded(text: str, width: int, below: str = "  ") -> list[str]:
+    return textwrap.wrap(text, max(width, 20), subsequent_indent=below, break_on_hyphens=False, drop_whitespace=True)

@@ -1,0 +1,259 @@
+"""What each decoding arm did to the answers: the rows of the table of controls.
+
+For each arm of a task (pooled over shots and retrievers): its scores with intervals; which answers it gives, beside the
+reference's; how many answers went from right to wrong and back; how many tokens its mask leaves, in what share of steps
+its best token is not the reference's, the entropy it chooses from, the length of its answers, the forwards it pays a
+token; and whether it beats the reference and all of its controls (`decodings.judged`).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import nan
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from experiments.stats.arms import NO_VALUE, axis_values, better_of, varying_axes
+from experiments.stats.formatting import join_words
+from experiments.stats.intervals import Estimate, is_binary
+from experiments.stats.pairs import KEYS, UnpairedError, align_pairs
+from experiments.stats.strategy_verdicts import StrategyVerdict, compare_controls, compare_strategies, judge_strategy
+from experiments.stats.subjects import drop_unscored_tasks, shared_settings, split_by_subject
+from experiments.stats.summary import estimate_arm
+from icl.metrics.normalize import normalize_text
+from icl.metrics.yes_no import parse_yes_no
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Role = Literal["reference", "strategy", "control"]
+MAX_ANSWERS = 6
+"""A histogram has at most so many different answers."""
+OTHER_ANSWER = "other"
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Pairs with the reference. Right/wrong: kept right, lost, won, still wrong; graded: the last is 0, kept is equal.
+
+    Lost is to the worse, won to the better; where neither way is good, down and up.
+    """
+
+    kept: int
+    lost: int
+    won: int
+    still: int
+    graded: bool = False
+
+
+@dataclass(frozen=True)
+class DecodingEffect:
+    """One arm. of: the strategy whose control it is; '' where it is none, or one of every strategy.
+
+    said, before: answer -> share of this arm's and of the reference's answers; empty where answers are free texts.
+    other: share of pairs whose answer is not the reference's. survivors a step, changed: share of steps, entropy: nats,
+    length: steps of an answer, its end included, forwards a step; NaN where nothing was generated step by step.
+    over: the settings of an arm that is not in all of the reference's, in words, and the reference's score in them.
+    """
+
+    subject: str
+    decoding: str
+    role: Role
+    of: str
+    scores: Mapping[str, Estimate]
+    said: Mapping[str, float]
+    before: Mapping[str, float]
+    moves: Transitions | None
+    other: float = nan
+    survivors: float = nan
+    changed: float = nan
+    entropy: float = nan
+    length: float = nan
+    forwards: float = nan
+    judgment: StrategyVerdict | None = None
+    samples: int = 0
+    over: str = ""
+    against: float = nan
+
+
+def decoding_effects(
+    frame: "DataFrame",
+    scores: "DataFrame",
+    axes: Sequence[str],
+    metric: str,
+    *,
+    metrics: Sequence[str],
+    base: str,
+    controls: Mapping[str, Sequence[str]],
+) -> list[DecodingEffect]:
+    """Subject by subject: the reference, the controls of all, each strategy with its own controls.
+
+    frame: the samples; scores: the same rows as statistics read them. metrics: the scores to tell. controls: strategy
+    label -> labels of its controls.
+    """
+    settings = [axis for axis in varying_axes(scores, axes) if axis not in ("shots", "retriever", "decoding")]
+    samples = scores.assign(**{axis: NO_VALUE for axis in ("retriever", "decoding") if axis not in scores})
+    samples = drop_unscored_tasks(samples, metric)
+    better = better_of(scores, metric)
+    trials = compare_strategies(samples, settings, metric, better, base=base, controls=controls)
+    alone = compare_controls(samples, settings, metric, better, base=base, controls=controls)
+    verdicts = {
+        (subject, name): judge_strategy(list(own), [t for t in alone if t.subject == subject])
+        for (subject, name), own in groupby(trials, key=lambda t: (t.subject, t.arm))
+    }
+    found = []
+    for subject, part in split_by_subject(samples, settings):
+        theirs = part[part["decoding"] == base]
+        answer_of = answer_reader(frame.loc[part.index])
+        for name, role, of in _rows(axis_values(part, "decoding"), base, controls):
+            mine = part[part["decoding"] == name]
+            (left, right), _ = shared_settings(theirs, mine, ["shots", "retriever"])
+            whole = len(left) in (0, len(theirs))
+            own = frame.loc[mine.index]
+            found.append(
+                DecodingEffect(
+                    subject,
+                    name,
+                    role,
+                    of,
+                    {m: estimate_arm(mine, m) for m in metrics if mine[m].notna().any()},
+                    answer_shares(own, answer_of),
+                    answer_shares(frame.loc[left.index], answer_of),
+                    None if role == "reference" else count_transitions(left, right, metric, better),
+                    nan if role == "reference" else _other(frame, left, right),
+                    judgment=verdicts.get((subject, name)),
+                    samples=len(mine),
+                    over="" if whole else _settings(left, theirs),
+                    against=nan if whole else estimate_arm(left, metric).mean,
+                    **trace_means(own),
+                )
+            )
+    return found
+
+
+def count_transitions(
+    reference: "DataFrame", arm: "DataFrame", metric: str, better: str = "higher"
+) -> Transitions | None:
+    """How the scores of pairs moved; None where the two are not paired, and where no sample has a score of its own."""
+    on = [*KEYS, *(axis for axis in ("shots", "retriever") if axis in arm)]
+    try:
+        pairs = align_pairs(reference, arm, metric, on)
+    except UnpairedError:
+        return None
+    if pairs.strata:
+        return None
+    sign = -1 if better == "lower" else 1
+    difference = sign * pairs.differences
+    lost, won, same = int((difference < 0).sum()), int((difference > 0).sum()), int((difference == 0).sum())
+    if not (is_binary(pairs.reference) and is_binary(pairs.arm)):
+        return Transitions(same, lost, won, 0, graded=True)
+    right = int(((pairs.arm == (0 if better == "lower" else 1)) & (difference == 0)).sum())
+    return Transitions(right, lost, won, same - right)
+
+
+def answer_reader(rows: "DataFrame") -> Callable[[Mapping[str, Any]], str] | None:
+    """What a sample's answer counts as: yes or no, one of few options, or the place of an option; None: free texts.
+
+    rows: of all arms of a subject.
+    """
+    told = rows[rows["failed"].isna()] if "failed" in rows else rows
+    golds = {normalize_text(str(a)) for gold in _column(told, "gold") for a in gold or ()}
+    if golds and golds <= {"yes", "no"}:
+        return lambda row: parse_yes_no(str(row["output"])) or OTHER_ANSWER
+    options = [
+        tuple(map(normalize_text, map(str, o))) if isinstance(o, list | tuple) else () for o in _column(told, "options")
+    ]
+    if not options or not all(options):
+        return None
+    names = {name: name for own in options for name in own}
+    if len(names) <= MAX_ANSWERS:
+        return lambda row: names.get(normalize_text(str(row["output"])), OTHER_ANSWER)
+    if max(map(len, options)) <= MAX_ANSWERS:
+        return lambda row: _place([normalize_text(str(o)) for o in row["options"]], normalize_text(str(row["output"])))
+    return None
+
+
+def answer_shares(rows: "DataFrame", answer_of: Callable[[Mapping[str, Any]], str] | None) -> dict[str, float]:
+    """Answer -> its share, the names in order."""
+    if answer_of is None:
+        return {}
+    told = rows[rows["output"].notna()]
+    kept = [name for name in ("output", "options") if name in told]
+    read: list[Any] = told[kept].to_dict("records")
+    counts = Counter(map(answer_of, read))
+    return {name: counts[name] / len(read) for name in sorted(counts, key=lambda name: (name == OTHER_ANSWER, name))}
+
+
+def trace_means(rows: "DataFrame") -> dict[str, float]:
+    """Means over all steps of all answers, of what their traces and usage say."""
+    both = zip(_column(rows, "trace"), _column(rows, "usage"), strict=True)
+    told = [(t, u) for t, u in both if isinstance(t, Mapping) and t.get("survivors")]
+
+    def mean(name: str) -> float:
+        values = [value for t, _ in told for value in t.get(name, ())]
+        return float(np.mean(values)) if values else nan
+
+    steps = sum(len(t["survivors"]) for t, _ in told)
+    forwards = [u["forwards"] for _, u in told if isinstance(u, Mapping) and "forwards" in u]
+    return {
+        "survivors": mean("survivors"),
+        "changed": mean("changed"),
+        "entropy": mean("entropy"),
+        "length": steps / len(told) if told else nan,
+        "forwards": sum(forwards) / steps if forwards and len(forwards) == len(told) else nan,
+    }
+
+
+def _rows(have: Sequence[Any], base: str, controls: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Role, str]]:
+    """Each arm once: a control that is one of several strategies before them, others under their strategy."""
+    counts: dict[str, int] = {}
+    for names in controls.values():
+        for name in names:
+            counts[name] = counts.get(name, 0) + 1
+    shared = [name for name in have if counts.get(name, 0) > 1 and name != base]
+    if base in have:
+        yield base, "reference", ""
+    yield from ((name, "control", "") for name in shared)
+    for name in have:
+        if name == base or name in counts:
+            continue
+        yield str(name), "strategy", ""
+        own = [c for c in controls.get(str(name), ()) if c in have and c not in shared and c != base]
+        yield from ((c, "control", str(name)) for c in own)
+
+
+def _settings(part: "DataFrame", whole: "DataFrame") -> str:
+    """'8 shots', 'retriever knn': the values of a part where the whole has more."""
+    fewer = {
+        axis: values
+        for axis in ("shots", "retriever")
+        if axis in part and len(values := axis_values(part, axis)) < len(axis_values(whole, axis))
+    }
+    if "shots" in fewer:  # the values of 'retriever' that are fewer are those of 0 shots, which have none
+        return f"{join_words(list(map(str, fewer['shots'])))} shots"
+    told = "".join(f"{axis} {join_words(list(map(str, values)))}" for axis, values in fewer.items())
+    return told or "a part of the settings"
+
+
+def _other(frame: "DataFrame", reference: "DataFrame", arm: "DataFrame") -> float:
+    keys = [key for key in (*KEYS, "shots", "retriever") if key in reference]
+    said = [
+        frame.loc[rows.index].assign(**{k: rows[k] for k in keys}).set_index(keys)["output"]
+        for rows in (reference, arm)
+    ]
+    both = [s[s.notna() & ~s.index.duplicated()] for s in said]
+    shared = both[0].index.intersection(both[1].index)
+    if not len(shared):
+        return nan
+    pairs = zip(both[0].loc[shared], both[1].loc[shared], strict=True)
+    return float(np.mean([normalize_text(str(a)) != normalize_text(str(b)) for a, b in pairs]))
+
+
+def _column(rows: "DataFrame", name: str) -> list[Any]:
+    return list(rows[name]) if name in rows else [None] * len(rows)
+
+
+def _place(options: Sequence[str], said: str) -> str:
+    return f"option {options.index(said) + 1}" if said in options else OTHER_ANSWER

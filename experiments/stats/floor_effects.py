@@ -1,0 +1,95 @@
+"""Whether the arms of a task can differ at all: where they cannot, that nothing differs is no finding.
+
+A task stands at the floor where no output of any arm names one of the options that its question offers, its arms are
+alike where every output is the same in all of them, and it stands at its ceiling where no arm leaves more than 3 % to
+gain. Where no arm names an option in half of its answers, the arms can differ, and the reader is told what they are
+made of.
+"""
+
+from typing import TYPE_CHECKING
+
+from experiments.stats.arms import axis_values, iter_arms
+from experiments.stats.formatting import format_share
+from experiments.stats.sample_rows import read_answer, text_items, to_records
+from icl.metrics.normalize import normalize_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pandas import DataFrame
+
+NEVER_AN_OPTION = "no answer of any arm is one of the options; the model does not do this task as asked."
+RARELY_AN_OPTION = (
+    "no arm names one of the options in more than {} of its answers; scores tell first of all how often one is named."
+)
+SAME_ANSWERS = "every arm gives the same answers; nothing here tells them apart."
+
+
+ANSWER_COLUMNS = ["output", "options", "demos", "gold", "gold_before_after"]
+"""The columns that say what an answer is."""
+OPTION_SHARE_LIMIT = 0.5
+"""A share of answers that name an option below which this is told."""
+CEILING = 0.97
+"""A mean score above which an arm is at the ceiling: less than the interval of a few hundred queries is left."""
+
+
+def ceiling_effects(scores: "DataFrame", metric: str, axes: "Sequence[str]") -> dict[str, str]:
+    """task -> the sentence, for the tasks of which every arm is at the ceiling. scores: tidy, higher is better."""
+    told = {str(task): scores[scores["task"] == task] for task in axis_values(scores, "task")}
+    found = {task: _at_ceiling(rows, metric, axes) for task, rows in told.items()}
+    return {task: sentence for task, sentence in found.items() if sentence}
+
+
+def _at_ceiling(rows: "DataFrame", metric: str, axes: "Sequence[str]") -> str:
+    means = [float(own[metric].mean()) for _, own in iter_arms(rows[rows[metric].notna()], axes)]
+    if len(means) < 2 or not CEILING <= min(means) <= max(means) <= 1:
+        return ""
+    if format_share(min(means)) == format_share(1):
+        return f"at its ceiling: every arm scores {format_share(1)}, so nothing here can show a gain."
+    bare = rows[(rows["shots"] == 0) & rows[metric].notna()][metric]
+    without = f" ({format_share(float(bare.mean()))} without demonstrations)" if len(bare) else ""
+    return f"at its ceiling: no arm is below {format_share(min(means))}{without}, so nothing here can show a gain."
+
+
+def floor_effects(frame: "DataFrame", axes: "Sequence[str]") -> dict[str, str]:
+    """task -> the sentence, for the tasks that have one. frame: tidy, with what was said."""
+    told = frame[frame["failed"].isna()] if "failed" in frame else frame
+    if "output" not in told or "task" not in told:
+        return {}
+    parts = {str(task): told[told["task"] == task] for task in axis_values(told, "task")}
+    found = {task: _sentence(rows, axes) for task, rows in parts.items()}
+    return {task: sentence for task, sentence in found.items() if sentence}
+
+
+def rarely_an_option(frame: "DataFrame", axes: "Sequence[str]") -> dict[str, str]:
+    """task -> the sentence, for the tasks where each arm's answers are mostly none of the options. frame: tidy."""
+    told = frame[frame["failed"].isna()] if "failed" in frame else frame
+    if "output" not in told or "task" not in told:
+        return {}
+    found = {}
+    for task in axis_values(told, "task"):
+        named = [_named(rows) for _, rows in iter_arms(told[told["task"] == task], axes)]
+        if named and 0 < max(named) < OPTION_SHARE_LIMIT:
+            found[str(task)] = RARELY_AN_OPTION.format(format_share(max(named)))
+    return found
+
+
+def _named(rows: "DataFrame") -> float:
+    """The share of answers that name one of the options; 1 for a question without options."""
+    read = to_records(rows.reindex(columns=ANSWER_COLUMNS))
+    return sum(not _misses(row) for row in read) / len(read)
+
+
+def _sentence(rows: "DataFrame", axes: "Sequence[str]") -> str:
+    read = rows.reindex(columns=ANSWER_COLUMNS)
+    if all(_misses(row) for row in to_records(read)):
+        return NEVER_AN_OPTION
+    several = sum(1 for _ in iter_arms(rows, axes)) > 1
+    alike = rows.groupby(["query", "seed"])["output"].nunique(dropna=False).max() == 1
+    return SAME_ANSWERS if several and alike else ""
+
+
+def _misses(row: dict[str, object]) -> bool:
+    """Whether the output is none of the options, of which there are some."""
+    options = text_items(row, "options")
+    return bool(options) and read_answer(row) not in map(normalize_text, options)

@@ -1,0 +1,78 @@
+"""How numbers are written: .871, +.036, p < .001. One place, so that table, report and sentences agree."""
+
+import math
+from collections.abc import Iterable
+
+FEW_UNITS = 30
+"""Fewer independent units than these make a rough interval."""
+
+
+def format_share(value: float, digits: int = 3) -> str:
+    """.871, 1.000, – where there is none."""
+    if math.isnan(value):
+        return "–"
+    return _bare(f"{value:.{digits}f}")
+
+
+def format_estimate(mean: float, low: float, high: float, digits: int = 3) -> str:
+    """'.640 ±.041': half the width. Where that would reach beyond 0 or 1 both ends are told: '1.000 [.963, 1.000]'."""
+    half = (high - low) / 2
+    if 0 <= mean <= 1 and (mean - half < 0 or mean + half > 1):
+        return f"{format_share(mean, digits)} [{format_share(low, digits)}, {format_share(high, digits)}]"
+    return f"{format_share(mean, digits)} ±{format_share(half, digits)}"
+
+
+def format_signed(value: float, digits: int = 3) -> str:
+    """+.036, −.120, ±.000 where it rounds to nothing."""
+    if math.isnan(value):
+        return "–"
+    size = _bare(f"{abs(value):.{digits}f}")
+    if float(f"{abs(value):.{digits}f}") == 0:
+        return f"±{size}" if value == 0 else f"{'+' if value > 0 else '−'}{size}"
+    return f"{'+' if value > 0 else '−'}{size}"
+
+
+def format_p(p: float) -> str:
+    """'p < .001', 'p = .032', 'p = .61'."""
+    return f"p {format_p_number(p, '= ')}"
+
+
+def format_p_number(p: float, equals: str = "") -> str:
+    """'< .001', '.004', '.032', '.61'."""
+    if math.isnan(p):
+        return f"{equals}–"
+    if p < 0.001:
+        return "< .001"
+    if p < 0.0995:
+        return f"{equals}{_bare(f'{p:.3f}')}"
+    if p >= 0.995:
+        return f"{equals}1"
+    return f"{equals}{_bare(f'{p:.2f}')}"
+
+
+def format_interval(low: float, high: float, digits: int = 3) -> str:
+    """'[−.010, +.018]'."""
+    return f"[{', '.join(format_signed(v, digits).replace('±', '') for v in (low, high))}]"
+
+
+def few_units_note(clusters: Iterable[int]) -> str:
+    """A line where an interval rests on fewer than FEW independent units (queries, or groups of them), else ''."""
+    fewest = min((count for count in clusters if count > 0), default=FEW_UNITS)
+    if fewest >= FEW_UNITS:
+        return ""
+    units = format_count(fewest, "independent unit (a query or a group", "independent units (queries or groups")
+    return f"some intervals rest on {units} of them) only: with fewer than {FEW_UNITS} they are rough"
+
+
+def format_count(number: int, one: str, several: str = "") -> str:
+    """'1 shot', '1,200 samples', '2 queries'. several: where it is not `one` with an s."""
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def join_words(words: list[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _bare(text: str) -> str:
+    return text[1:] if text.startswith("0.") else text

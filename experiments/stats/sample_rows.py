@@ -1,0 +1,74 @@
+"""What a row of a run's samples says: its demonstrations, and which of the known answers its output gives."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from experiments.stats.arms import UNIT
+from icl.metrics.lenient import contains_answer
+from icl.metrics.normalize import normalize_text
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Demonstration = tuple[str, float, str]
+"""id, score and answer."""
+
+
+def to_records(rows: "DataFrame") -> list[dict[str, Any]]:
+    """The rows as mappings."""
+    return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
+
+
+def demos_of(row: Mapping[str, Any]) -> list[Demonstration]:
+    """In prompt order."""
+    return [(str(name), float(score), str(answer)) for name, score, answer in as_sequence(row["demos"])]
+
+
+def ranks_of(row: Mapping[str, Any]) -> list[int]:
+    """Of the demonstrations, in prompt order; 0 is the retriever's best."""
+    ranks = as_sequence(row.get("ranks"))
+    count = len(as_sequence(row["demos"]))
+    return [int(rank) for rank in ranks] if len(ranks) == count else list(range(count))[::-1]
+
+
+def text_items(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
+    """A list of texts, empty where the sample has none."""
+    return tuple(map(str, as_sequence(row.get(column))))
+
+
+def read_answer(row: Mapping[str, Any]) -> str:
+    """The answer that the output gives, in its plain form: one of the known ones where it names exactly one of them.
+
+    Known are the options, the answers of the demonstrations, the gold, and what the gold was renamed from or to.
+    """
+    known = (
+        *text_items(row, "options"),
+        *(answer for *_, answer in demos_of(row)),
+        *text_items(row, "gold"),
+        *text_items(row, "gold_before_after"),
+    )
+    return match_known_answer(
+        str(row["output"]) if isinstance(row["output"], str) else "",
+        tuple(dict.fromkeys(filter(normalize_text, known))),
+    )
+
+
+@lru_cache(maxsize=65_536)
+def match_known_answer(output: str, known: tuple[str, ...]) -> str:
+    """The one known answer that the output names, else the output itself; in plain form."""
+    whole = normalize_text(output)
+    if whole in map(normalize_text, known):
+        return whole
+    named = {normalize_text(answer) for answer in known if contains_answer(output, (answer,), known)}
+    return named.pop() if len(named) == 1 else whole
+
+
+def unit_labels(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """What belongs together: a label a row."""
+    return [row[UNIT] for row in rows]
+
+
+def as_sequence(value: Any) -> Sequence[Any]:
+    """Empty fields are left out of a line, and the frame has NaN for them."""
+    return value if isinstance(value, list | tuple) else ()

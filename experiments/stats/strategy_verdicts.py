@@ -1,0 +1,159 @@
+"""A strategy against the reference and against each of its own controls: the comparisons, and the verdict on it.
+
+Pairs are (query, seed, shots, retriever). One family for the whole run: Holm corrects over every comparison of every
+strategy on every task, so a table of twenty strategies pays for having looked at twenty. Controls against the reference
+are a family of their own: one that beats it says that something helps, and that it is not the strategy's idea.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from experiments.stats.arm_comparisons import ArmComparison, Verdict, compare_arms, holm_corrected
+from experiments.stats.arms import axis_values, short_control_name
+from experiments.stats.formatting import join_words
+from experiments.stats.subjects import shared_settings, split_by_subject
+from icl.metrics.base import Better
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+MAX_NAMED_CONTROLS = 3
+"""Controls that a verdict names; of more it says how many."""
+
+
+@dataclass(frozen=True)
+class StrategyVerdict:
+    """Whether a strategy beats the reference and all of its controls. words: the same for a table. family: of Holm."""
+
+    verdict: Verdict
+    words: str
+    family: int
+
+
+def compare_strategies(
+    samples: "DataFrame",
+    settings: Sequence[str],
+    metric: str,
+    better: Better,
+    *,
+    base: str,
+    controls: Mapping[str, Sequence[str]],
+) -> list[ArmComparison]:
+    """For each subject and strategy: against `base`, then against each of its controls. p corrected over all of them.
+
+    controls: strategy label -> labels of its controls, which are no strategies of their own.
+    """
+    every = {name for names in controls.values() for name in names}
+
+    def against(name: str, have: Sequence[str]) -> list[str]:
+        if name == base or name in every:
+            return []
+        return [base, *(c for c in controls.get(name, ()) if c in have and c != base)]
+
+    return _trials(samples, settings, metric, better, against)
+
+
+def compare_controls(
+    samples: "DataFrame",
+    settings: Sequence[str],
+    metric: str,
+    better: Better,
+    *,
+    base: str,
+    controls: Mapping[str, Sequence[str]],
+) -> list[ArmComparison]:
+    """For each subject and control: against `base`. p corrected over all of them."""
+    every = {name for names in controls.values() for name in names}
+
+    def against(name: str, have: Sequence[str]) -> list[str]:
+        return [base] if name in every and name != base else []
+
+    return _trials(samples, settings, metric, better, against)
+
+
+def _trials(
+    samples: "DataFrame",
+    settings: Sequence[str],
+    metric: str,
+    better: Better,
+    against: Callable[[str, Sequence[str]], list[str]],
+) -> list[ArmComparison]:
+    """against: of a decoding, those of the subject's decodings that it is compared with."""
+    trials = []
+    for subject, part in split_by_subject(samples, settings):
+        have = [str(name) for name in axis_values(part, "decoding")]
+        for name in have:
+            for other in against(name, have):
+                trials.append(_trial(subject, part, name, other, metric=metric, better=better))
+    return holm_corrected(trials)
+
+
+def _trial(subject: str, part: "DataFrame", name: str, against: str, *, metric: str, better: Better) -> ArmComparison:
+    """One decoding against another, in pairs over the settings that both have."""
+    axes = ("shots", "retriever")
+    both, where = shared_settings(part[part["decoding"] == against], part[part["decoding"] == name], list(axes))
+    on = [axis for axis in axes if axis in part]
+    return compare_arms(subject, name, against, both, metric, on=on, pooled=where, better=better)
+
+
+def judge_strategy(tried: Sequence[ArmComparison], alone: Sequence[ArmComparison] = ()) -> StrategyVerdict:
+    """The verdict on one strategy: its trials against the reference (the first) and against its controls.
+
+    alone: trials of controls against the reference; those of the strategy's own are told where they beat it.
+    """
+    found = _judged(tried)
+    if tried[0].better == "neither":
+        return found
+    checks = tried[1:]
+    above = [t for t in checks if t.verdict == "worse"]
+    raised = [t for t in alone if t.verdict == "better" and any(t.arm == c.against for c in checks)]
+    words = found.words
+    if above:
+        words += f"; {_named(above)} {'is' if len(above) == 1 else 'are'} better than it"
+    if raised:
+        names = _named([replace(t, arm=tried[0].arm, against=t.arm) for t in raised])
+        family = f" (Holm over {raised[0].family})" if raised[0].family > 1 else ""
+        words += f"; {names} {'beats' if len(raised) == 1 else 'beat'} {tried[0].against}{family}"
+    return replace(found, words=words)
+
+
+def _judged(tried: Sequence[ArmComparison]) -> StrategyVerdict:
+    against, *checks = tried
+    family = max(t.family for t in tried)
+    if against.better == "neither":
+        return StrategyVerdict(against.verdict, "none: neither way of this score is good", family)
+    lost = [t for t in checks if t.verdict != "better"]
+    beats = against.verdict == "better"
+    reference = _stands(against)
+    if not checks:
+        words = f"{reference}; no control was run"
+        return StrategyVerdict("open" if beats else against.verdict, words, family)
+    if not lost:
+        of_them = "its one control" if len(checks) == 1 else f"all its {len(checks)} controls"
+        words = f"yes: beats {against.against} and {of_them}" if beats else f"no: beats {of_them}, but {reference}"
+        return StrategyVerdict(against.verdict, words, family)
+    beaten = len(checks) - len(lost)
+    if len(checks) == 1:
+        missed = f"does not beat {_named(lost)}, its one control"
+    elif beaten:
+        missed = f"does not beat {_named(lost)} ({beaten} of {len(checks)} beaten)"
+    else:
+        missed = f"beats none of its {len(checks)} controls"
+    return StrategyVerdict("open" if beats else against.verdict, f"no: {reference}; {missed}", family)
+
+
+def _stands(against: ArmComparison) -> str:
+    if against.result is None:
+        return f"not compared with {against.against}"
+    if against.identical:
+        return f"always scores the same as {against.against}"
+    told = {"better": "beats", "worse": "is worse than", "open": "is not distinguishable from"}
+    return f"{told[against.verdict]} {against.against}"
+
+
+def _named(trials: Sequence[ArmComparison]) -> str:
+    names = [short_control_name(t.against, t.arm) for t in trials]
+    if len(names) <= MAX_NAMED_CONTROLS + 1:
+        return join_words(names)
+    return f"{', '.join(names[:MAX_NAMED_CONTROLS])} and {len(names) - MAX_NAMED_CONTROLS} more"

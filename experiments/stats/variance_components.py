@@ -1,0 +1,61 @@
+"""Where the spread of a score comes from: the item, the draw of its demonstrations, their order.
+
+Nested random effects, balanced, by mean squares (Searle, Casella and McCulloch 1992, ch. 3), for n items with S draws
+each, and O orders of each draw where several were run:
+
+    order = MS(order)     draw = (MS(draw) - MS(order)) / O     item = (MS(item) - MS(draw)) / (S O)
+
+Without orders, MS(order) is not there and `draw` holds both. Estimates below zero are set to zero. Seeds are draws,
+since a draw belongs to the query and the seed; a strategy that samples tokens adds its own chance to the draw.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from icl.errors import DataError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class VarianceComponents:
+    """Variances in squared units of the score; order is None where each draw was shown in one order."""
+
+    item: float
+    draw: float
+    order: float | None = None
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each part over their sum; all zero where nothing varies."""
+        found = {"item": self.item, "draw": self.draw, **({} if self.order is None else {"order": self.order})}
+        total = sum(found.values())
+        return {name: value / total if total else 0.0 for name, value in found.items()}
+
+
+def variance_components(frame: "DataFrame", metric: str) -> VarianceComponents:
+    """The parts for one arm, or for arms that differ in `order` alone. Items that lack a draw are left out.
+
+    frame: columns query, seed, the metric, and maybe order. Raises DataError for one item, one draw, doubled samples.
+    """
+    orders = ["order"] if "order" in frame and frame["order"].nunique() > 1 else []
+    scored = frame[frame[metric].notna()]
+    if scored.duplicated(["query", "seed", *orders]).any():
+        raise DataError("a query has several samples under one seed: split the frame by arm before its variance.")
+    table = scored.pivot(index="query", columns=["seed", *orders], values=metric).dropna()
+    draws = scored["seed"].nunique()
+    if len(table) < 2 or draws < 2:
+        raise DataError(f"a split of variance needs two queries and two seeds, not {len(table)} and {draws}.")
+    y = table.to_numpy(dtype=np.float64).reshape(len(table), draws, -1)
+    repeats = y.shape[2]
+    of_draws, of_items = y.mean(axis=2), y.mean(axis=(1, 2))
+    ms_item = draws * repeats * float(of_items.var(ddof=1))
+    ms_draw = repeats * float(of_draws.var(axis=1, ddof=1).mean())
+    item = max(0.0, (ms_item - ms_draw) / (draws * repeats))
+    if not orders:
+        return VarianceComponents(item, ms_draw)
+    ms_order = float(y.var(axis=2, ddof=1).mean())
+    return VarianceComponents(item, max(0.0, (ms_draw - ms_order) / repeats), ms_order)

@@ -1,0 +1,155 @@
+"""A score of the whole run wherever a run is shown: no sample is said to have one, and no answer to have been lost."""
+
+import io
+import json
+import re
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from experiments.report.comparison import print_comparison
+from experiments.report.controls import controls_frame, effect_columns, page_sections, print_controls
+from experiments.report.controls_page import render_controls_page
+from experiments.report.html import write_report
+from experiments.report.sample_browser import collect_samples
+from experiments.report.sample_detail import choose_informative_query, print_sample
+from experiments.report.terminal import print_summary
+from experiments.results.loaded_run import load_run
+from experiments.results.run_view import view_run
+from experiments.stats.compare import compare
+from icl.errors import ConfigError
+
+PAIRS = "group_accuracy"
+
+
+@pytest.fixture
+def run(written):
+    """Images with two questions each, judged by pairs too."""
+    votes = {"lenient": 1.0, PAIRS: 1.0}
+    found = written(queries=12, shots=(4,), retrievers=("random",), traced=True, votes=votes)
+    for path in found.path.glob("cells/*/*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            line["scores"][PAIRS] = line["scores"]["lenient"]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = json.loads((found.path / "run.json").read_text())
+    told["metrics"][PAIRS] = {"name": PAIRS, "better": "higher", "run_level": True}
+    (found.path / "run.json").write_text(json.dumps(told))
+    return load_run(found.path)
+
+
+def printed(make, *args, width=200):
+    out = io.StringIO()
+    make(*args, Console(file=out, width=width))
+    return out.getvalue()
+
+
+def test_the_table_of_controls_counts_no_answers_and_says_why(run):
+    seen = view_run(run, PAIRS)
+    rows = [row for row in seen.effects if row.subject == "shapes"]
+    assert [row.moves for row in rows] == [None] * 3
+    assert not {"lost/won", "worse/better", "down/up"} & set(effect_columns(seen, rows))
+    text = printed(print_controls, seen)
+    assert "no lost/won: group_accuracy is a score of the whole run" in text
+    assert "Does it beat all its controls?" in text
+    assert "lost/won" in printed(print_controls, view_run(run)).replace("no lost/won", "")
+    assert {"kept", "lost", "won"} & set(controls_frame(seen)) == set()
+    assert all("right / lost" not in head for section in page_sections(seen) for head in section["heads"])
+    page = render_controls_page(seen)
+    assert "No lost/won: group_accuracy is a score of the whole run" in page
+    assert all(line.count("|") == 9 for line in page.splitlines() if line.startswith(("| decoding | group", "| `vcd")))
+
+
+def test_what_beats_what_is_still_said(run):
+    assert all(row.judgment for row in view_run(run, PAIRS).effects if row.role == "strategy")
+
+
+def test_compare_counts_no_answers_and_says_why(run):
+    seen = view_run(run, PAIRS)
+    table = compare(seen.scores, {"decoding": "greedy"}, PAIRS, axes=seen.axes)
+    assert set(table["test"]) == {"randomization"}
+    assert table["right_to_wrong"].isna().all()
+    assert "same" not in table
+    text = printed(print_comparison, table, seen)
+    assert "lost/won  " not in text
+    assert "down/up" not in text
+    assert "no lost/won: group_accuracy is a score of the whole run" in text
+    assert "randomization (the arms exchanged within units), 6 independent units" in text
+    lenient = view_run(run)
+    own = compare(lenient.scores, {"decoding": "greedy"}, "lenient", axes=lenient.axes)
+    assert "exact McNemar, 6 independent units" in printed(print_comparison, own, lenient)
+    assert "lost/won" in printed(print_comparison, own, lenient)
+
+
+def test_the_page_counts_no_answers(run):
+    text = write_report(view_run(run, PAIRS)).report.read_text()
+    assert "Randomization test" in text
+    assert "lost / won</th>" not in text
+    assert "None / None" not in text
+    own = write_report(view_run(run)).report.read_text()
+    assert "lost / won</th>" in own
+    told = pd.read_csv(run.path / "tables" / "differences.csv")
+    assert told["wrong_to_right"].notna().all()
+
+
+def test_a_sample_is_shown_with_its_own_scores_alone(run):
+    seen = view_run(run, PAIRS)
+    text = printed(lambda console: print_sample(seen, "shapes-0003", {}, None, console))
+    (scores,) = re.findall(r"scores  (.*)", text)
+    assert PAIRS not in scores
+    assert "vote" not in scores  # as pairs judge it
+    assert re.search(r"lenient [01]", scores)
+    assert "group_accuracy: a score of the whole run, not of one sample" in text
+    assert "baselines  " not in text
+    text = printed(lambda console: print_sample(view_run(run, "lenient"), "shapes-0003", {}, None, console))
+    (scores,), baselines = re.findall(r"scores  (.*)", text), re.findall(r"baselines  (.*)", text)
+    assert "vote" not in scores
+    assert all(re.match(r"vote \S+", told) and "by lenient" in told for told in baselines)
+    assert baselines
+
+
+def test_a_query_to_begin_with_is_one_that_was_answered_wrongly(run):
+    for metric in (PAIRS, "lenient"):
+        seen = view_run(run, metric)
+        query = choose_informative_query(seen, {"task": "binding, 2-way"}, None)
+        rows = seen.frame[(seen.frame["query"] == query) & (seen.frame["seed"] == 0)]
+        assert rows[rows["decoding"] == "greedy"]["lenient"].item() == 0
+
+
+def test_the_browser_marks_answers_by_a_score_of_theirs(run):
+    seen = view_run(run, PAIRS)
+    shelf = collect_samples(seen)
+    told = shelf.json(seen)
+    assert (told["metric"], told["better"]) == ("lenient", "higher")
+    first = shelf.samples[0]
+    assert first["score"] == first["scores"]["lenient"]
+    assert PAIRS not in first["scores"]
+    assert "baselines" not in first
+
+
+def test_few_units_are_told_below_the_table_and_many_are_not(run, written):
+    line = r"some intervals rest on 6 independent units \(queries or groups of them\) only"
+    seen = view_run(run)
+    assert re.search(line, printed(print_summary, seen))
+    assert re.search(line, printed(print_controls, seen))
+    assert re.search(line, write_report(seen).report.read_text())
+    table = compare(seen.scores, {"decoding": "greedy"}, "lenient", axes=seen.axes)
+    assert re.search(line, printed(print_comparison, table, seen))
+    many = view_run(written("many", queries=60, shots=(0,), tasks=("shapes",), seeds=(0,)))
+    assert "independent units" not in printed(print_summary, many)
+
+
+@pytest.mark.parametrize(
+    "name", ["copying", "disruption", "identifiability", "modality_importance", "order_sensitivity"]
+)
+def test_an_analysis_of_single_samples_asks_for_a_score_of_theirs(run, name):
+    with pytest.raises(ConfigError, match=r"'group_accuracy' is a score of the whole run.*--metric: lenient, strict"):
+        run.analyze(name, metric=PAIRS)
+
+
+def test_the_analysis_of_the_vote_tells_no_shares_of_single_answers(run):
+    table = run.analyze("vote", metric=PAIRS)
+    assert table[["right", "vote_right"]].isna().all(axis=None)
+    assert table[["accuracy", "p"]].notna().all(axis=None)
+    assert set(table["vote"]) == {1.0}

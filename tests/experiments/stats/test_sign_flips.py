@@ -1,0 +1,98 @@
+"""The flips of clusters: exact at any size of theirs, and an interval that says what the test says."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from experiments.stats import sign_flips
+from experiments.stats.intervals import cluster_codes, cluster_sums, estimate_mean
+from experiments.stats.pairs import Pairs, paired_test
+from experiments.stats.sign_flips import sign_flip_interval, sign_flip_p
+from experiments.stats.significance import exact_sign_flip_p
+
+
+def brute_p(sums, sizes, mean):
+    """The definition: every flip of the clusters' sums, each value less `mean`."""
+    rest = np.asarray(sums) - mean * np.asarray(sizes)
+    flips = [abs(np.dot(signs, rest)) for signs in product([-1, 1], repeat=len(rest))]
+    return np.mean([one >= abs(rest.sum()) - 1e-12 for one in flips])
+
+
+def drawn(seed, clusters):
+    draw = np.random.default_rng(seed)
+    sizes = draw.integers(1, 6, clusters).astype(float)
+    return draw.normal(0.1, 0.3, clusters) * sizes, sizes
+
+
+def test_p_is_the_share_of_flips_that_are_as_far_out():
+    for seed in range(4):
+        sums, sizes = drawn(seed, 8)
+        assert sign_flip_p(sums) == pytest.approx(brute_p(sums, sizes, 0))
+
+
+def test_of_whole_differences_it_is_the_exact_test():
+    d = np.random.default_rng(0).integers(-1, 2, 11)
+    assert sign_flip_p(d.astype(float)) == pytest.approx(exact_sign_flip_p(d))
+
+
+@pytest.mark.parametrize("clusters", [6, 7, 9])
+def test_the_interval_holds_the_means_that_the_test_leaves_open_and_no_other(clusters):
+    sums, sizes = drawn(clusters, clusters)
+    low, high = sign_flip_interval(sums, sizes, least=-9, most=9)
+    for end, outward in ((low, -1e-6), (high, 1e-6)):
+        assert brute_p(sums, sizes, end - outward) > 0.05
+        assert brute_p(sums, sizes, end + outward) <= 0.05
+
+
+@pytest.mark.parametrize("clusters", [6, 12, 20])
+def test_the_interval_leaves_out_nothing_exactly_where_p_is_small(clusters):
+    draw, seen = np.random.default_rng(1), set()
+    for _ in range(60):
+        d = np.round(draw.normal(0.08, 0.16, clusters), 2)  # ties too
+        found = paired_test(Pairs(np.full(clusters, 0.5), 0.5 + d, np.arange(clusters)))
+        assert (found.low <= 0 <= found.high) == (found.p > 0.05)
+        seen.add(found.p > 0.05)
+    assert seen == {True, False}
+
+
+def test_with_five_clusters_nothing_can_be_left_out():
+    found = paired_test(Pairs(np.zeros(5), np.array([0.9, 0.8, 0.9, 0.7, 0.8]), np.arange(5), graded=True))
+    assert found.p == pytest.approx(2 / 32)
+    assert (found.low, found.high) == (-1, 1)
+
+
+def test_many_clusters_are_a_sample_of_the_subsets_with_the_whole_among_them():
+    sums = np.random.default_rng(2).normal(0.1, 1, 13)
+    assert sign_flip_p(sums) == pytest.approx(brute_p(sums, np.ones(13), 0), abs=0.012)
+    assert sign_flip_p(np.arange(1.0, 41)) == pytest.approx(1 / (sign_flips.SAMPLED_SUBSETS + 1))
+
+
+def test_the_same_for_any_piece_size(monkeypatch):
+    sums, sizes = drawn(3, 30)
+    first = sign_flip_p(sums), sign_flip_interval(sums, sizes, least=-1, most=1)
+    sign_flips._chosen.cache_clear()
+    monkeypatch.setattr(sign_flips, "CHUNK", 30 * 70)
+    assert (sign_flip_p(sums), sign_flip_interval(sums, sizes, least=-1, most=1)) == first
+    sign_flips._chosen.cache_clear()
+
+
+@pytest.mark.parametrize(("clusters", "sizes"), [(6, "one"), (12, "one"), (12, "unequal"), (20, "unequal")])
+def test_a_graded_difference_keeps_its_level_at_few_clusters(clusters, sizes):
+    draw = np.random.default_rng(1)
+    runs, low = 1_500, 0
+    for _ in range(runs):
+        own = np.repeat(np.arange(clusters), 1 if sizes == "one" else draw.geometric(0.3, clusters))
+        whole, part = draw.normal(0, 0.2, clusters)[own], draw.normal(0, 0.2, len(own))
+        sums, _ = cluster_sums(np.where(draw.random(len(own)) < 0.5, whole, part), cluster_codes(own))
+        low += sign_flip_p(sums) <= 0.05
+    assert low / runs < 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / runs)
+
+
+def test_the_interval_of_a_graded_score_covers_at_few_clusters():
+    draw, hit = np.random.default_rng(4), 0
+    for _ in range(600):
+        found = estimate_mean(draw.beta(2, 8, 8))
+        hit += found.low <= 0.2 <= found.high
+    assert hit / 600 > 0.91
+    assert estimate_mean(draw.beta(2, 8, 5)).low == 0
