@@ -9,6 +9,10 @@ MOST_BYTES = 64 * 2**20
 """Of a request's body: an image of 100 MB is refused before it is decoded."""
 
 
+RETRY_SECONDS = 10
+"""Seconds after which a client may try again (Retry-After), where the server cannot answer now."""
+
+
 class HTTPError(Exception):
     """An answer with a status and a sentence."""
 
@@ -116,7 +120,7 @@ async def chained(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) ->
         yield piece
 
 
-def error(sentence: str, status: int) -> dict[str, Any]:
+def error_content(sentence: str, status: int) -> dict[str, Any]:
     """The content of an answer that is none, as OpenAI writes it."""
     kind = "BadRequestError" if status < 500 else "InternalServerError"
     return {"error": {"message": sentence, "type": kind, "param": None, "code": status}}
@@ -135,7 +139,7 @@ class TrackedSend:
 
     async def refuse(self, refused: HTTPError) -> None:
         """Says that there is no answer, or that the stream that has begun ends here."""
-        content = error(str(refused), refused.status)
+        content = error_content(str(refused), refused.status)
         if not self.begun:
             await answer(self, refused.status, content)
         elif not self.ended:
@@ -147,6 +151,8 @@ async def answer(send: Any, status: int, content: Any) -> None:
     """Sends one answer of JSON."""
     raw = json.dumps(content, ensure_ascii=False).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
+    if status == 503:
+        headers.append((b"retry-after", str(RETRY_SECONDS).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": raw})
 

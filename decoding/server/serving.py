@@ -21,9 +21,10 @@ from decoding.lockstep.serialization import serialize
 from decoding.server import http
 from decoding.server.extended_responses import answered
 from decoding.server.http import HTTPError, TrackedSend
+from decoding.server.loading import LOADING
 from decoding.server.placement import Placement
 from decoding.server.request_parsing import StrategyRequest, names_group, names_strategy, parse_request
-from decoding.server.shutdown import ShutdownWatch
+from decoding.server.shutdown import STOPPING_MESSAGE, GracefulShutdown
 from decoding.server.strategy_server import StrategyServer
 from icl import __version__
 from icl.errors import ICLError
@@ -48,7 +49,7 @@ class StrategyMiddleware:
     def __init__(self, app: Any) -> None:
         self.app = app
         self.numbers = itertools.count()
-        self.stopping = ShutdownWatch()
+        self.shutdown = GracefulShutdown()
         self.desk: StrategyServer | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -72,7 +73,9 @@ class StrategyMiddleware:
             await send({"type": "lifespan.startup.failed", "message": problem})
             _ = asyncio.get_running_loop().create_task(_exit())
             return
-        self.stopping.watch(scope["app"].state.server)
+        LOADING.stop()
+        state = scope["app"].state
+        self.shutdown.install(state.server, state.engine_client)
         await self.app(scope, http.again(message, receive), send)
 
     def _desk(self, scope: Any) -> StrategyServer:
@@ -92,23 +95,27 @@ class StrategyMiddleware:
     async def _posted(self, scope: Any, receive: Any, reply: TrackedSend) -> None:
         try:
             raw = await http.body(receive)
-            body = http.parsed(raw)
-            if names_group(body):
-                raise HTTPError(400, NAMED)
-            if not names_strategy(body):
-                if isinstance(body, dict) and body.get("icl") is not None:
-                    raise HTTPError(400, ONLY)
-                await self.app(scope, http.again(http.request(raw), receive), reply)
-                return
-            if http.path_of(scope) != PATH:
-                raise HTTPError(400, ONLY)
-            if not http.is_json(scope):
-                raise HTTPError(415, NOT_JSON)
+            with self.shutdown.active_request():
+                await self._read(scope, raw, receive, reply)
         except HTTPError as refused:
             await reply.refuse(refused)
+
+    async def _read(self, scope: Any, raw: bytes, receive: Any, reply: TrackedSend) -> None:
+        """Answers a request with a strategy, and passes any other on. Raises HTTPError."""
+        body = http.parsed(raw)
+        if names_group(body):
+            raise HTTPError(400, NAMED)
+        if not names_strategy(body):
+            if isinstance(body, dict) and body.get("icl") is not None:
+                raise HTTPError(400, ONLY)
+            await self.app(scope, http.again(http.request(raw), receive), reply)
             return
+        if http.path_of(scope) != PATH:
+            raise HTTPError(400, ONLY)
+        if not http.is_json(scope):
+            raise HTTPError(415, NOT_JSON)
         work = asyncio.ensure_future(self._serve(self._desk(scope), body, reply))
-        gone, over = asyncio.ensure_future(http.gone(receive)), asyncio.ensure_future(self.stopping.over.wait())
+        gone, over = asyncio.ensure_future(http.gone(receive)), asyncio.ensure_future(self.shutdown.closing.wait())
         try:
             await asyncio.wait({work, gone, over}, return_when=asyncio.FIRST_COMPLETED)
             waits = not work.done() and not gone.done()
@@ -118,7 +125,7 @@ class StrategyMiddleware:
             with contextlib.suppress(asyncio.CancelledError):
                 await work
         if waits:
-            await reply.refuse(self.stopping.told)
+            raise HTTPError(503, STOPPING_MESSAGE)
 
     async def _serve(self, desk: StrategyServer, body: Any, reply: TrackedSend) -> None:
         try:

@@ -2,11 +2,13 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 from functools import cached_property
-from typing import Any
+from threading import Event, Thread
+from typing import Any, TypeVar
 
+from decoding.base import Note, Strategy
 from decoding.lockstep.request_metadata import MAX_BRANCHES, BranchMetadata
 from decoding.server.http import HTTPError
 from decoding.server.placement import EngineBalancer, Placement
@@ -17,8 +19,27 @@ from icl.models.vllm.engine_io import EngineOutput, EngineRequest, output_from_v
 from icl.models.vllm.inputs import InputBuilder
 from icl.types import Prompt
 
+Value = TypeVar("Value")
+
 PIXELS = 2**28
 """Of all images of a request together: what memory has room for when they are opened."""
+
+
+async def _in_own_thread(function: Callable[[], Value]) -> Value:
+    """The result of a function that may block for long, run outside of the event loop's thread pool."""
+    future: Future[Value] = Future()
+
+    def work() -> None:
+        future.set_running_or_notify_cancel()
+        try:
+            value = function()
+        except BaseException as error:  # noqa: BLE001 - raised again where the future is awaited
+            future.set_exception(error)
+        else:
+            future.set_result(value)
+
+    Thread(target=work, name="prepare", daemon=True).start()
+    return await asyncio.wrap_future(future)
 
 
 class StrategyServer:
@@ -72,28 +93,40 @@ class StrategyServer:
 
     async def branches(self, asked: StrategyRequest, seat: Placement) -> Sequence[Prompt]:
         """The strategy's branches; what it generates first is asked of this server's own model."""
-        loop = asyncio.get_running_loop()
-        asking: list[Future[list[str]]] = []
+        await asyncio.to_thread(self._check_images, asked.prompt)
+        note = await self._prepare(asked, seat)
+        found = await asyncio.to_thread(asked.arm.strategy.branches, asked.prompt, note)
+        if len(found) > MAX_BRANCHES:
+            raise HTTPError(
+                400, f"{asked.arm.label} reads {len(found)} prompts, and a group has {MAX_BRANCHES} at most."
+            )
+        return found
+
+    async def _prepare(self, asked: StrategyRequest, seat: Placement) -> Note:
+        """The note of the strategy's `prepare`, which runs in a thread of its own.
+
+        `prepare` blocks its thread while the model generates, and rendering a prompt to generate from takes threads of
+        the event loop's pool. If `prepare` ran in that pool, as many requests as it has threads would block it forever.
+        """
+        strategy = asked.arm.strategy
+        if type(strategy).prepare is Strategy.prepare:
+            return None
+        loop, hung_up = asyncio.get_running_loop(), Event()
+        generations: list[Future[list[str]]] = []
 
         def generate(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-            asking.append(asyncio.run_coroutine_threadsafe(self._generated(prompts, max_new_tokens, seat), loop))
-            return asking[-1].result()
-
-        def make() -> Sequence[Prompt]:
-            self._check_images(asked.prompt)
-            (note,) = asked.arm.strategy.prepare([asked.prompt], generate)
-            found = asked.arm.strategy.branches(asked.prompt, note)
-            if len(found) > MAX_BRANCHES:
-                raise HTTPError(
-                    400, f"{asked.arm.label} reads {len(found)} prompts, and a group has {MAX_BRANCHES} at most."
-                )
-            return found
+            if hung_up.is_set():
+                raise CancelledError
+            generations.append(asyncio.run_coroutine_threadsafe(self._generated(prompts, max_new_tokens, seat), loop))
+            return generations[-1].result()
 
         try:
-            return await asyncio.to_thread(make)
+            notes = await _in_own_thread(lambda: strategy.prepare([asked.prompt], generate))
         finally:
-            for future in asking:  # whoever hangs up takes this with him
+            hung_up.set()
+            for future in generations:
                 future.cancel()
+        return notes[0]
 
     def _check_images(self, prompt: Prompt) -> None:
         """Raises DataError where the images are more than there is room for, before one is decoded."""

@@ -162,7 +162,7 @@ def server(
     lora = _adapters(beside, engine, called)
     flags = ["--no-async-scheduling", "--no-mm-device-do-normalize", *(["--enforce-eager"] if cpu else []), *lora]
     flags += _options(options or [], given)
-    arguments = ["-m", "vllm.entrypoints.launchers.api_server.entry"]
+    arguments = ["-m", "decoding.server"]
     for option, value in given.items():
         arguments += [f"--{option}", str(value)]
     environment = (

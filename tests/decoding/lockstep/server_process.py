@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ KEY = "a key of the test"
 
 @dataclass
 class Server:
+    """statuses: of /health while the model loads, and once it is there."""
+
     port: int
     log: Path
     process: subprocess.Popen[bytes]
+    statuses: list[int] = field(default_factory=list)
 
     def call(self, path: str, body: Any = None, key: str = KEY, timeout: float = 120) -> tuple[int, str]:
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -77,11 +80,11 @@ def started(model: str, log: Path, options: list[str], port: int = 0, **settings
     try:
         for _ in range(240):
             assert process.poll() is None, log.read_text()[-3000:]
-            try:
-                if made.call("/health", timeout=2)[0] == 200:
+            with suppress(OSError):
+                made.statuses.append(made.call("/health", timeout=2)[0])
+                if made.statuses[-1] == 200:
                     break
-            except OSError:
-                time.sleep(1)
+            time.sleep(1)
         yield made
         process.terminate()
         assert process.wait(60) is not None

@@ -72,7 +72,7 @@ def shown(url: str, times: int = 1) -> dict[str, Any]:
         ({"vllm_xargs": {"strategy": json.dumps({"name": "contrast", "weights": [1] * 3001,
           "branches": ["no_image"] * 3000})}, "icl": {"trace": True}}, "reads 3001 prompts"),
         ({"vllm_xargs": {"strategy": json.dumps({"name": "contrast", "weights": [2, -1],
-          "branches": [{"change": {"name": "random_colors", "patches": 100_000}}]})}}, "less than or equal to 256"),
+          "branches": [{"change": {"name": "made_up", "patches": 100_000}}]})}}, "less than or equal to 256"),
     ],
 )  # fmt: skip
 def test_what_would_change_an_answer_or_break_the_server_is_a_sentence(
@@ -143,7 +143,7 @@ def test_no_image_is_fetched_for_a_client(serving: Server) -> None:
             self.send_error(404)
 
     with HTTPServer(("127.0.0.1", 0), Inside) as inside:
-        threading.StepState(target=inside.serve_forever, daemon=True).start()
+        threading.Thread(target=inside.serve_forever, daemon=True).start()
         for strategy in ("vcd", None):
             status, answer = serving.chat(asked(strategy) | shown(f"http://127.0.0.1:{inside.server_port}/secret"))
             assert status == 400, answer
@@ -209,36 +209,53 @@ def lives(pid: int) -> bool:
         return False
 
 
-def asking(serving: Server, how: list[dict[str, Any]]) -> tuple[list[threading.StepState], list[tuple[int, str]]]:
+def asking(
+    serving: Server, how: list[dict[str, Any]], running: int = 6
+) -> tuple[list[threading.Thread], list[tuple[int, str]]]:
     answers: list[tuple[int, str]] = []
 
     def ask(more: dict[str, Any]) -> None:
         with contextlib.suppress(OSError, HTTPException):  # a server that was killed
             answers.append(serving.call(CHAT, asked() | LONG | more))
 
-    states = [threading.StepState(target=ask, args=(more,)) for more in how]
-    for thread in states:
+    threads = [threading.Thread(target=ask, args=(more,)) for more in how]
+    for thread in threads:
         thread.start()
-    for _ in range(200):  # until three groups run
-        if serving.metric("num_requests_running") >= min(2 * len(how), 6):
+    for _ in range(200):  # until three groups run, say
+        if serving.metric("num_requests_running") >= min(2 * len(how), running):
             break
         time.sleep(0.02)
-    return states, answers
+    return threads, answers
 
 
 def test_a_server_that_is_stopped_finishes_its_groups_and_leaves_no_process(folder: Path, tmp_path: Path) -> None:
     with started(str(folder), tmp_path / "log", OPTIONS, name="tiny", max_images=4, patience=3) as serving:
         children = family(serving.process.pid)
-        states, answers = asking(serving, [{}, {"stream": True}, {"ignore": None}])
-        held = socket.create_connection(("127.0.0.1", serving.port), 20)
-        held.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+        early = [{"max_tokens": 8, "temperature": 0} | more for more in (
+            shown(png(5000, 5000)), {"vllm_xargs": {"strategy": "code"}}, {"vllm_xargs": {"strategy": "dcd"}},
+        )]  # fmt: skip
+        running, answers = asking(serving, [{}, {"stream": True}, {"ignore": None}])
+        arriving, early_answers = asking(serving, early, running=0)
+        time.sleep(0.3)  # they have arrived, and the engine knows nothing of them yet
+        half = socket.create_connection(("127.0.0.1", serving.port), 20)
+        half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
         os.kill(serving.process.pid, signal.SIGTERM)
-        for thread in states:
+        time.sleep(0.1)
+        late = [raw(serving, b"Content-Type: application/json\r\n", json.dumps(given).encode()) for given in (
+            asked(), asked(None),
+        )]  # fmt: skip
+        for thread in running + arriving:
             thread.join(60)
         assert [status for status, _ in answers] == [200] * 3
         assert any(said.rstrip().endswith("data: [DONE]") for _, said in answers)
+        assert [status for status, _ in early_answers] == [200] * 3, early_answers
+        for answer in late:
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 10" in answer
+            assert b"the server is stopping" in answer
         assert serving.process.wait(60) is not None  # though a client still holds half a request
-        held.close()
+        half.close()
+    assert 503 in serving.statuses  # while the model was loading
     assert left(children) == []
 
 
@@ -246,9 +263,9 @@ def test_an_engine_that_dies_is_told_to_everybody_and_ends_the_server(folder: Pa
     with started(str(folder), tmp_path / "log", OPTIONS, name="tiny", max_images=4, patience=3) as serving:
         children = family(serving.process.pid)
         how: list[dict[str, Any]] = [{}, {"stream": True}, {"icl": {"trace": True}}]
-        states, answers = asking(serving, how * 16)  # more than run at once: some have not begun
+        threads, answers = asking(serving, how * 16)  # more than run at once: some have not begun
         os.kill(next(pid for pid, told in children.items() if "EngineCore" in told), signal.SIGKILL)
-        for thread in states:
+        for thread in threads:
             thread.join(60)
         assert len(answers) == 48
         why = ("the engine has failed", "what it kept", "the server is stopping")
@@ -264,8 +281,8 @@ def test_a_server_that_is_killed_leaves_no_engine_behind(folder: Path, tmp_path:
     with started(str(folder), tmp_path / "log", OPTIONS, name="tiny", max_images=4, patience=3) as serving:
         children = family(serving.process.pid)
         assert any("EngineCore" in told for told in children.values())
-        states, _ = asking(serving, [{}, {"stream": True}])
+        threads, _ = asking(serving, [{}, {"stream": True}])
         serving.process.kill()
         assert left(children) == []
-        for thread in states:
+        for thread in threads:
             thread.join(60)

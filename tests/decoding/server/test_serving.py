@@ -1,6 +1,7 @@
 """A real server: a request with a strategy is one answer; what is wrong is told; hanging up is safe."""
 
 import json
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -133,6 +134,16 @@ def test_a_request_that_is_too_large_is_refused_before_it_is_read(serving: Serve
 def test_a_wrong_key_opens_nothing(serving: Server, expected: list[Any]) -> None:
     assert serving.call("/v1/chat/completions", expected[0][0], key="wrong")[0] == 401
     assert serving.call("/v1/chat/completions", expected[3][0], key="wrong")[0] == 401
+
+
+def test_more_requests_that_generate_first_than_the_pool_has_threads(serving: Server) -> None:
+    count = (os.cpu_count() or 1) + 5  # asyncio's pool has four threads more than there are cores
+    prompts = [checkpoints.tiny_models().prompt([i % 5], f"what is {i}?") for i in range(count)]
+    with ThreadPoolExecutor(count) as pool:
+        for strategy in ("code", "dcd"):
+            bodies = [body(prompt, strategy) for prompt in prompts]
+            answers = list(pool.map(lambda given: serving.chat(given, timeout=300), bodies))
+            assert [status for status, _ in answers] == [200] * count, answers
 
 
 def test_clients_that_hang_up_leave_nothing_behind(serving: Server, expected: list[Any]) -> None:

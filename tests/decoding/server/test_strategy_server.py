@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -337,3 +338,27 @@ def test_what_a_strategy_asks_first_is_an_ordinary_request_of_its_seat(desk: Str
         assert parameters.extra_args is None
         assert parameters.stop == []
         assert parameters.max_tokens > 1
+
+
+@pytest.mark.usefixtures("vllm")
+def test_preparations_of_many_requests_never_block_the_thread_pool(desk: StrategyServer, engine: Engine) -> None:
+    """Rendering needs the pool while `prepare` waits for the model, so `prepare` must not wait inside the pool."""
+
+    async def rendered_in_the_pool(prompt: Prompt) -> Any:
+        return await asyncio.to_thread(lambda: {"prompt_token_ids": [1] * 40, "prompt": prompt})
+
+    async def scenario() -> list[Any]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        request = replace(parse_request({"name": "code"}), prompt=shown())
+        return await asyncio.wait_for(asyncio.gather(*(desk.branches(request, Placement()) for _ in range(5))), 30)
+
+    desk.__dict__["inputs"] = SimpleNamespace(of_async=rendered_in_the_pool)
+    engine.outputs = [output(*desk.hf.option_ids(PROMPT, ["red"])[0], finish="stop")]
+    assert all(len(branches) > 1 for branches in asyncio.run(scenario()))
+
+
+@pytest.mark.usefixtures("vllm")
+def test_an_error_of_a_preparation_reaches_the_request(desk: StrategyServer, engine: Engine) -> None:
+    engine.wrong = ValueError("too long")
+    with pytest.raises(HTTPError, match="vLLM does not take this prompt: too long"):
+        asyncio.run(desk.branches(replace(parse_request({"name": "code"}), prompt=shown()), Placement()))
