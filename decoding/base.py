@@ -48,7 +48,7 @@ class Generate(Protocol):
 class Strategy:
     """Base of all strategies: one branch, its own distribution, greedy.
 
-    needs: among 'generate', 'logits', 'hidden', 'attention', 'first token only'. presets: named parameter sets of one
+    needs: among 'generate', 'logits', 'hidden_states', 'attention', 'first token only'. presets: named parameter sets of one
     source each. sampler: how a token is drawn from the combined scores, where the YAML does not say.
     masks_in_combine: `combine` writes -inf, because its mask reads other branches than the reference.
     neutral: parameters at which the method is its reference under its mask (say alpha = 0), where there are such.

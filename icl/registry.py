@@ -57,7 +57,6 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 
 REQUIRED_MEMBERS: Mapping[str, tuple[str, ...]] = {
     "task": ("title", "queries", "pool"),
-    "model": ("abilities", "needs", "digest", "load", "count_tokens", "max_tokens", "generate"),
     "metric": ("score",),
     "edit": ("bind", "describe", "apply_to_image", "apply_to_pixel_values"),
     "embedder": ("digest", "images", "texts"),
@@ -69,6 +68,9 @@ REQUIRED_MEMBERS: Mapping[str, tuple[str, ...]] = {
     "launcher": ("workers", "wait", "check", "start", "again"),
 }
 """kind -> what every run asks of its components. A strategy is held against its base class instead."""
+
+BASES: Mapping[str, str] = {"model": "icl.models.base:Model"}
+"""kind -> base class that every component of the kind must have."""
 
 ENTRY_POINT_GROUP = "icl.components"
 
@@ -269,12 +271,19 @@ def _check_kind(kind: str, cls: type[Any], where: str) -> None:
     of, name = getattr(cls, "component", (kind, ""))
     if of != kind:
         raise ConfigError(f"{location(where)}'{name}' is {with_article(of)}, not {with_article(kind)}. (icl ls {kind})")
+    if kind in BASES and not issubclass(cls, base := load_class(BASES[kind])):
+        raise ConfigError(
+            f"{location(where)}'{name or cls.__name__}' is no {kind}: it does not subclass "
+            f"{base.__module__}.{base.__name__}. Write `class {cls.__name__}({base.__name__})`; everything optional has "
+            "a default there."
+        )
 
 
 def _check_members(kind: str, cls: type[Any], name: str, where: str) -> None:
     """A class from anyone's file has what a run asks of its kind. Its values are left alone: they may read data."""
     has = {*dir(cls), *(f.name for f in fields(cls))}
     missing = [member for member in REQUIRED_MEMBERS.get(kind, ()) if member not in has]
+    missing += sorted(getattr(cls, "__abstractmethods__", ()))
     if missing and not hasattr(cls, "__getattr__"):
         raise ConfigError(f"{location(where)}'{name}' is no {kind}: it has no {', '.join(missing)}. (see CONTRIBUTING)")
 

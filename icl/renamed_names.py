@@ -34,6 +34,7 @@ RENAMED: dict[str, str] = {
     "parameter:vllm.data_parallel": "data_parallel_size",
     "parameter:vllm.gpu_memory": "gpu_memory_utilization",
     "parameter:vllm.prefix_caching": "enable_prefix_caching",
+    "parameter:fake-gold.right": "accuracy",
 }
 """`kind:old` -> new. A rename that follows from `RENAMED_WORDS` needs no row."""
 

@@ -34,7 +34,7 @@ class ConE(Compared):
     """The near demonstrations that make the query's own words likeliest to the model (ConE)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "model"})
-    asks: ClassVar[str] = "reads"
+    asks: ClassVar[str] = "text_logprobs"
     ranked: ClassVar[bool] = False
 
     candidates: PositiveInt = 30  # the nearest that are tried, whatever the number of shots

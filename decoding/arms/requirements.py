@@ -16,7 +16,7 @@ SUFFICIENT_ABILITIES = {
     "first token only": frozenset({"logits", "strategies"}),
     "whole options": frozenset({"logits"}),
     "beams": frozenset({"logits"}),
-    "hidden": frozenset({"hidden"}),
+    "hidden_states": frozenset({"hidden_states"}),
     "attention": frozenset({"attention"}),
 }
 """need -> the abilities of which one is enough."""
@@ -27,7 +27,7 @@ NEED_NAMES = {
     "first token only": "the logits of the first answer token",
     "whole options": "whole options scored by each branch",
     "beams": "rows that beams can take over from one another",
-    "hidden": "hidden states",
+    "hidden_states": "hidden states",
     "attention": "attention maps",
 }
 

@@ -14,7 +14,6 @@ from decoding.engine.option_scoring import OptionScoring, option_spellings, scor
 from decoding.engine.requests import ArmWork, Counters, Failure, LazyBranches, PreparedRequest, distinct_prompts
 from decoding.engine.token_loop import DecodingGroup, Hypothesis, decode
 from decoding.formulas.sampling import Beam, Sampler
-from icl.models import optional
 from icl.models.base import LogitModel, Session
 from icl.types import Generation, Prompt
 
@@ -28,7 +27,7 @@ def decode_batch(
 ) -> list[Generation | Failure]:
     """Raises ICLError where the prompts cannot be opened together."""
     history, every = History(model), distinct_prompts(prepared_requests)
-    shares_prefix = optional.shares_prefix(model)
+    shares_prefix = model.shares_prefix
     chosen = choose_schedules(prepared_requests, lazy_branches, history, shares_prefix)
     prompts = _now(prepared_requests, chosen)
     exits = any(ready.job.arm.strategy.exits for ready in prepared_requests)

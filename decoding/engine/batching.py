@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 
 from decoding.engine.requests import PreparedRequest, distinct_prompts
-from icl.models import optional
 from icl.models.base import LogitModel
 
 BATCH_TOKENS = 32_768
@@ -34,9 +33,9 @@ def batches(model: LogitModel, prepared_requests: Sequence[PreparedRequest]) -> 
 
 
 def budget_of(model: LogitModel) -> int:
-    """The model's `batch_tokens`, or what its `token_budget` for prefills comes to."""
-    prefill = ROWS_TO_PREFILL * (optional.token_budget(model) or 0)
-    return optional.batch_tokens(model) or prefill or BATCH_TOKENS
+    """The model's `max_batch_tokens`, or what its `token_budget` for prefills comes to."""
+    prefill = ROWS_TO_PREFILL * (model.token_budget or 0)
+    return model.max_batch_tokens or prefill or BATCH_TOKENS
 
 
 def _size(prepared_requests: Sequence[PreparedRequest]) -> tuple[int, int]:

@@ -95,7 +95,7 @@ def _request(job: DecodingRequest) -> Request:
         job.prompt if job.arm.strategy.reads_other else replace(job.prompt, paired_prompt=None),
         job.options,
         job.max_new_tokens,
-        scored=scored,
+        score_options=scored,
         strategy=arm_config(job.arm),
         normalize=job.normalize,
         top=job.top,
@@ -106,8 +106,8 @@ def _key(job: DecodingRequest, request: Request) -> str:
     """Equal keys have equal answers. Branches may read the prompt's random stream (noise on an image)."""
     strategy, key = job.arm.strategy, job.prompt.key
     alike = branch_count(strategy) == 1 and not strategy.draws
-    alike = alike and (request.scored or job.arm.sampler.deterministic)
-    how = [request.options, request.normalize] if request.scored else [request.max_new_tokens, request.top]
+    alike = alike and (request.score_options or job.arm.sampler.deterministic)
+    how = [request.options, request.normalize] if request.score_options else [request.max_new_tokens, request.top]
     drawn = None if alike else [key.seed, key.query]
     other = request.prompt.paired_prompt.digest if request.prompt.paired_prompt is not None else ""
     return json.dumps([job.score, job.prompt.digest, other, request.strategy, how, drawn], sort_keys=True)

@@ -30,7 +30,7 @@ class DoLa(Strategy):
     beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
     divergence: Literal["jensen_shannon", "released"] = "jensen_shannon"  # by which the early layer is chosen
 
-    needs: ClassVar[frozenset[str]] = frozenset({"hidden", "logits"})
+    needs: ClassVar[frozenset[str]] = frozenset({"hidden_states", "logits"})
     exits: ClassVar[bool] = True
     nearest: ClassVar[str] = "ced"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from experiments.bench import Row
+from icl.models.base import Session
 from icl.models.hf.model import HF
 from icl.models.hf.session import HFSession
 from icl.tasks.base import Pool
@@ -31,7 +32,7 @@ class Watched(HF):
     prompts: ClassVar[dict[str, tuple[int, ...]]] = {}
 
     def open(
-        self, prompts: Sequence[Prompt], *, early_exits: bool = False, prefix_source: HFSession | None = None
+        self, prompts: Sequence[Prompt], *, early_exits: bool = False, prefix_source: Session | None = None
     ) -> HFSession:
         for prompt in prompts:
             self.images.update(image.digest for image in prompt.images)

@@ -10,7 +10,6 @@ import typer
 from experiments.cli.component_kinds import PLURALS, WORDS, kind_of, kind_with
 from experiments.cli.component_page import component_page, hanging_lines
 from icl.errors import ConfigError, did_you_mean
-from icl.models import optional
 from icl.registry import PACKAGES, ComponentEntry, entries, resolve
 
 
@@ -70,7 +69,7 @@ def _list(found: Sequence[ComponentEntry], width: int) -> None:
             print(line)
 
 
-COLUMNS = ("model", "generate", "logits", "score", "strategies", "hidden", "adapters", "quantized")
+COLUMNS = ("model", "generate", "logits", "score", "strategies", "hidden_states", "adapters", "quantized")
 
 
 def _abilities() -> Iterator[tuple[str, ...]]:
@@ -87,11 +86,11 @@ def _abilities() -> Iterator[tuple[str, ...]]:
             "logits": has & {"logits"},
             "score": has & {"score", "logits"},
             "strategies": has & {"strategies", "logits"},
-            "hidden": has & {"hidden"},
-            "adapters": optional.adapters(cls),
+            "hidden_states": has & {"hidden_states"},
+            "adapters": cls.supports_adapters,
             "quantized": _quantizations(cls),
         }
-        served = optional.when_served(cls)
+        served = cls.abilities_when_served
         yield name, *("yes" if can[column] else "served" if column in served else "-" for column in COLUMNS[1:])
 
 
@@ -102,7 +101,7 @@ def _loadable() -> Iterator[tuple[str, type[Any]]]:
 
 
 def _quantizations(cls: type[Any]) -> str:
-    return ", ".join(optional.quantizations(cls))
+    return ", ".join(cls.quantizations)
 
 
 def _table(rows: list[tuple[str, ...]], width: int) -> Iterator[str]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from experiments.contexts.contexts import Written
 from experiments.grid.grid import Cell
 from experiments.stats.formatting import format_count
-from icl.models import optional
 
 REASONS_TOLD = 3
 """Of samples without a prompt; others are counted."""
@@ -46,7 +45,7 @@ class Room:
         arm.seen.add(digest)
         if item.dropped:
             arm.cut[digest] = item.dropped
-        most, images = optional.max_images(cell.model), len(item.prompt.images)
+        most, images = cell.model.max_images, len(item.prompt.images)
         if most is not None and images > most:
             arm.crowded.add(digest)
             arm.images = max(arm.images, images)
@@ -71,6 +70,6 @@ class Room:
         if arm.crowded:
             told.append(
                 f"{where}: {len(arm.crowded):,} {read} have up to {arm.images:,} images, and model.max_images "
-                f"allows {optional.max_images(model):,}. Such samples fail: set it higher, or leave it out."
+                f"allows {model.max_images:,}. Such samples fail: set it higher, or leave it out."
             )
         return told

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.grid.grid import Cell, Grid
 from icl.errors import ConfigError, DataError, ICLError, PlanError
-from icl.models import optional
 from icl.models.short_answers import ANSWERING
 from retrievers.machinery.preflight import check_ready
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 POOLS_READ = 32
 """Pools of single queries that are read to know whether the demonstrations are the same as before."""
 
-ASKED = {"generate": "answers", "reads": "likelihoods of texts in prompts"}
+ASKED = {"generate": "answers", "text_logprobs": "likelihoods of texts in prompts"}
 """ability that a retriever wants of the model -> what it reads."""
 
 
@@ -28,7 +27,7 @@ def check_needs(grid: Grid) -> None:
     _check_candidates_read(grid)
     for cell in grid.cells:
         if problem := unsupported_reason(cell):
-            why = optional.lacks(cell.model)
+            why = cell.model.strategies_hint
             told = f"{problem} {why}" if why else problem
             raise PlanError(f"{where_is(grid, 'decoding', cell)}: model '{cell.labels['model']}': {told}")
         if problem := _refused(cell):
@@ -69,11 +68,11 @@ def unsupported_reason(cell: Cell) -> str | None:
 
 def _refused(cell: Cell) -> str | None:
     """What the model's server says against this cell's strategy."""
-    if (refuses := optional.refuses(cell.model)) is None:
+    if not cell.model.is_endpoint:
         return None
     from decoding.engine.server_engine import arm_config
 
-    return refuses(arm_config(cell.decoding))
+    return cell.model.strategy_refusal(arm_config(cell.decoding))
 
 
 def check_data(grid: Grid) -> None:

@@ -13,7 +13,6 @@ from experiments.grid.feasibility import where_is
 from experiments.grid.fitted_parameters import fitted_elsewhere
 from experiments.grid.grid import Cell, Grid
 from icl.errors import ICLError
-from icl.models import optional
 
 if TYPE_CHECKING:
     from decoding.base import Strategy
@@ -123,7 +122,7 @@ def _traces(grid: Grid) -> Iterator[str]:
 def _models(grid: Grid) -> Iterator[str]:
     for model in grid.models:
         cell = next(cell for cell in grid.cells if cell.model is model)
-        for note in optional.plan_notes(model):
+        for note in model.plan_notes:
             yield f"{where_is(grid, 'model', cell)}: model '{cell.labels['model']}': {note}"
 
 

@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from icl.models import optional
-
 if TYPE_CHECKING:
     from icl.types import Prompt
 
@@ -34,7 +32,7 @@ class Beginnings:
 
     def see(self, model: Any, branch: "Prompt", tokens: int, times: int, place: int) -> None:
         """A prompt that is read so many times, for the query at this place."""
-        if (blocks := optional.blocks(model, branch)) is None:
+        if (blocks := model.prefix_blocks(branch)) is None:
             return
         size, found = blocks
         self.asked += times * tokens

@@ -20,7 +20,7 @@ from experiments.grid.grid import Cell, Grid, expand
 from experiments.stats.arms import name_of
 from experiments.terminal.spinner import spinner
 from icl.errors import ConfigError, DataError, PlanError, did_you_mean, strip_control_characters
-from icl.models import optional
+from icl.models.base import Model
 from icl.types import Example, Prompt
 
 if TYPE_CHECKING:
@@ -74,9 +74,10 @@ def prompt_lines(cell: Cell, example: Example, prompt: Prompt, marks: Sequence[s
     yield from textwrap.wrap(f"arm    {told}", width, subsequent_indent=" " * 7, break_on_hyphens=False)
     yield f"query  {example.id}"
     yield ""
-    yield f"prompt, {_writer(cell.model)}"
+    text, source = _text_and_source(cell.model, prompt)
+    yield f"prompt, {source}"
     yield ""
-    yield prompt_text(cell.model, prompt)
+    yield text
     yield ""
     for number, part in enumerate(part for part in prompt.parts() if part.image is not None):
         image: Any = part.image
@@ -84,7 +85,7 @@ def prompt_lines(cell: Cell, example: Example, prompt: Prompt, marks: Sequence[s
         edits = "".join(f", {type(edit).__name__.lower()}" for edit in image.edits)
         yield f"image {number}  {part.name or 'glue'}  {size[0]} x {size[1]}{edits}  {image.origin}"
     count = cell.model.count_tokens(prompt)
-    about = "" if optional.counts_exactly(cell.model) else "about "
+    about = "" if cell.model.counts_exactly else "about "
     limit = cell.model.max_tokens
     yield f"{about}{count:,} tokens{f' of {limit:,}' if limit else ''}, {len(prompt.images)} images"
     yield from (f"mark: {mark}" for mark in marks)
@@ -153,24 +154,22 @@ def _edit(edit: Any) -> str:
     return f"{node['name']}{f' {flow(told)}' if told else ''}"
 
 
-def prompt_text(model: Any, prompt: Prompt) -> str:
-    """As the processor writes it, one placeholder an image; the messages of an endpoint; else the turns."""
-    if (rendered := optional.rendered(model)) is not None:
-        return rendered(prompt)
-    if optional.url(model):
-        told = [
+def prompt_text(model: Model, prompt: Prompt) -> str:
+    """The prompt as the model reads it."""
+    return _text_and_source(model, prompt)[0]
+
+
+def _text_and_source(model: Model, prompt: Prompt) -> tuple[str, str]:
+    """The prompt as the model reads it, and where that text comes from."""
+    if (rendered := model.render(prompt)) is not None:
+        return rendered, "as the model's processor writes it, a placeholder for each image"
+    if model.is_endpoint:
+        messages = [
             {"role": turn.role, "content": [part.text if part.image is None else "<image>" for part in turn.parts]}
             for turn in prompt.turns
         ]
-        return json.dumps(told, indent=2, ensure_ascii=False)
-    return prompt.text
-
-
-def _writer(model: Any) -> str:
-    """Who writes the text that is shown."""
-    if optional.rendered(model) is not None:
-        return "as the model's processor writes it, a placeholder for each image"
-    return "as the messages that the endpoint is sent" if optional.url(model) else "as the model is given it"
+        return json.dumps(messages, indent=2, ensure_ascii=False), "as the messages that the endpoint is sent"
+    return prompt.text, "as the model is given it"
 
 
 def _grid(source: Path) -> Grid:

@@ -6,20 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.contexts.contexts import Written
 from experiments.grid.grid import Cell
-from icl.errors import ICLError, ModelError
-from icl.models import optional
 from icl.models.base import Model, Request
 from icl.types import Generation, Prompt
-from icl.user_errors import convert_user_errors
 
 if TYPE_CHECKING:
     from decoding.engine.requests import Counters, LazyBranches
 
 Answer = Generation | str
 """What a model said, or why it said nothing."""
-
-"""Requests that a model without `generate_each` is asked in one call: what a kill can lose at most. A model that batches
-better with more says so by `at_once`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +69,7 @@ def _through_engine(
 
 def engine_for(model: Model) -> Callable[..., Any]:
     """`run_requests` of the engine that runs strategies on this model: its server's, its own, or the token loop."""
-    if "strategies" in model.abilities and optional.generate_each(model):  # a server's
+    if "strategies" in model.abilities and model.is_endpoint:  # its server runs them
         from decoding.engine.server_engine import run_requests as there
 
         return there
@@ -105,13 +99,7 @@ def _through_requests(model: Model, asked: Sequence[SampleRequest], done: Answer
         for one in alike[i]:
             done(one, result)
 
-    if (generate_each := optional.generate_each(model)) is not None:
-        generate_each(requests, finished)
-        return
-    at_once = optional.at_once(model)
-    for start in range(0, len(requests), at_once):
-        for i, result in enumerate(_generated(model, requests[start : start + at_once])):
-            finished(start + i, result)
+    model.generate_each(requests, finished)
 
 
 def _request(model: Model, one: SampleRequest) -> Request:
@@ -124,19 +112,3 @@ def _request(model: Model, one: SampleRequest) -> Request:
         one.item.example.answers if "gold" in model.needs else (),
         one.cell.answer_mode == "options",
     )
-
-
-def _generated(model: Model, requests: Sequence[Request]) -> list[Answer]:
-    """In halves where a request of the batch fails, so that it fails alone."""
-    try:
-        with convert_user_errors(model):
-            said: list[Answer] = list(model.generate(requests))
-    except ICLError as error:
-        if len(requests) == 1:
-            return [str(error)]
-    else:
-        if len(said) != len(requests):
-            raise ModelError(f"the model gave {len(said)} answers to {len(requests)} requests: it owes one to each.")
-        return said
-    middle = len(requests) // 2
-    return [*_generated(model, requests[:middle]), *_generated(model, requests[middle:])]

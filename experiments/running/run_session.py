@@ -15,7 +15,6 @@ from experiments.store.environment import collect_environment, now
 from experiments.store.run_state import describe_metrics, json_round_trip, write_cells
 from experiments.store.store import Store
 from icl.errors import StoreError
-from icl.models import optional
 
 if TYPE_CHECKING:
     from icl.models.base import Model
@@ -72,8 +71,8 @@ class CostLog:
 
     def count(self, model: "Model") -> None:
         """Takes over the model's counters."""
-        if (counters := optional.counters(model)) is not None:
-            self.models[model.digest] = counters
+        if counters := model.counters():
+            self.models[model.digest] = dict(counters)
 
     def save(self, model: "Model") -> None:
         """Brings what is written up to date, if that is some time ago."""

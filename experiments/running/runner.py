@@ -25,7 +25,6 @@ from experiments.store.store import SampleWriter, Store
 from experiments.terminal.progress import Progress
 from icl.errors import DataError
 from icl.images import Image
-from icl.models import optional
 from icl.types import Sample
 from icl.user_errors import TracebackLog, collect_tracebacks
 
@@ -107,12 +106,12 @@ class Runner:
         groups = [cells for cells in _groups(self.grid, model) if any(self.work.missing[c.digest] for c in cells)]
         if not groups:
             return
-        if (expect := optional.expect(model)) is not None:
+        if model.plans_prompt_sizes:
             room = limits([cell for cells in groups for cell in cells])
-            expect(room.images, room.tokens)
+            model.expect_prompts(room.images, room.tokens)
         self.progress.set_phase(self._loading(model), reset_rate=True)
         model.load()
-        for note in optional.notes(model):
+        for note in model.notes:
             self.progress.note(f"model: {note}")
         retrieval: Retrieval | None = None
         try:
@@ -122,7 +121,7 @@ class Runner:
                 self._group(model, cells, retrieval)
         finally:
             self.session.count(model)
-            optional.unload(model)
+            model.unload()
 
     def _loading(self, model: "Model") -> str:
         """Which one, where there are several."""

@@ -1,34 +1,50 @@
-"""What a model backend is: two protocols, by what the backend can give.
+"""Base classes of model backends, and the interface of the sessions that a backend with logits opens.
 
-Every model generates text. One that gives next-token logits also opens a `Session`, and then the engines of `decoding`
-run any strategy on it; a backend without logits (a remote endpoint, most fakes) only answers.
+Every model generates text. A model that gives next-token logits also opens a `Session`; the engines of `decoding` then
+run any strategy on it. A model without logits (an endpoint, most fakes) only answers.
 """
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from icl.errors import ICLError, ModelError
+from icl.member_names import check_member_names
 from icl.types import Example, Generation, Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_NEW_TOKENS = 16
-"""Tokens of an answer where nobody says: an answer is a word or a few."""
+"""Default length limit of an answer. Most answers are a few words."""
 
-ABILITIES = ("generate", "logits", "strategies", "score", "hidden", "embed", "reads")
-"""generate: text for a prompt. logits: sessions. strategies: every decoding strategy, inside its own engine.
-score: log-probabilities of whole options. hidden, embed: states. reads: log-probabilities of a text within a prompt
-(`text_logprobs`)."""
+ABILITIES = ("generate", "logits", "strategies", "score", "hidden_states", "embed", "text_logprobs")
+"""What a model can do.
+
+generate: answer a prompt. logits: open sessions. strategies: run every decoding strategy inside its own engine.
+score: log-probabilities of whole options. hidden_states: sessions with early exits. embed: `embed(prompts)`.
+text_logprobs: log-probabilities of a text within a prompt.
+"""
+
+OnAnswer = Callable[[int, "Generation | str"], None]
+"""Receives the index of a request and its answer, or the reason why there is none."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt for a backend that answers by itself. `demos` and `gold` are filled for fakes that declare the need.
+    """A prompt for a model that answers without a session.
 
-    scored: whether the log-probabilities of the options are wanted, which an endpoint is asked for only then. strategy:
-    for a server that runs strategies, the node of one with its `sampling`; normalize: how it scores options; top:
-    tokens that it keeps of each branch and step.
+    Attributes:
+        prompt: The prompt.
+        options: Answer options of the query.
+        max_new_tokens: Length limit of the answer in tokens.
+        demos: Demonstrations with their similarity, in prompt order. Filled for models with 'demos' in `needs`.
+        gold: Accepted answers. Filled for models with 'gold' in `needs`.
+        score_options: Whether log-probabilities of the options are needed.
+        strategy: Config node of a strategy with its `sampling`, for a server that runs strategies.
+        normalize: How such a server normalizes option scores.
+        top: Number of tokens that its trace keeps for each branch and step.
     """
 
     prompt: Prompt
@@ -36,118 +52,258 @@ class Request:
     max_new_tokens: int = MAX_NEW_TOKENS
     demos: tuple[tuple[Example, float], ...] = ()
     gold: tuple[str, ...] = ()
-    scored: bool = False
+    score_options: bool = False
     strategy: Mapping[str, Any] | None = None
     normalize: str = "sum"
     top: int = 0
 
 
-@runtime_checkable
-class Model(Protocol):
-    """needs: 'gold' or 'demos' where the backend is an oracle or a fake that reads them.
+class Model(ABC):
+    """Base class of all models.
 
-    A model may have more than this (`icl.models.optional`): answers one by one, notes for the run, a way to unload.
-    Where its server decides what it can do (`icl.models.remote`), an instance has other `abilities` than its class.
+    A subclass defines `abilities`, `digest`, `count_tokens`, and `generate` unless it only opens sessions. Everything
+    else has a default. A public name that resembles a member of this class is an error when the class is created.
+
+    Attributes:
+        abilities: What the model can do, a subset of `ABILITIES`.
+        needs: 'gold' or 'demos' for oracles and fakes that read them from the request.
+        supports_adapters: Whether the `adapter` parameter loads a LoRA adapter.
+        quantizations: Settings of quantization that the model can run in.
+        abilities_when_served: Abilities that the class has only if its server is `icl serve`.
+        is_endpoint: Whether another process answers, to which prompts are sent as chat messages.
+        counts_exactly: Whether `count_tokens` is exact. False for an estimate.
+        generate_batch_size: Requests in one call of `generate`. A killed run loses at most so many answers.
+        plans_prompt_sizes: Whether `expect_prompts` must be called before `load`.
     """
 
     abilities: ClassVar[frozenset[str]]
-    needs: ClassVar[frozenset[str]]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    supports_adapters: ClassVar[bool] = False
+    quantizations: ClassVar[tuple[str, ...]] = ()
+    abilities_when_served: ClassVar[frozenset[str]] = frozenset()
+    is_endpoint: ClassVar[bool] = False
+    counts_exactly: ClassVar[bool] = True
+    generate_batch_size: ClassVar[int] = 32
+    plans_prompt_sizes: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        check_member_names(cls, next(parent for parent in cls.__mro__[1:] if parent.__module__ == __name__))
 
     @property
+    @abstractmethod
     def digest(self) -> str:
-        """Names weights and settings: equal digests give equal outputs."""
-        ...
+        """Name of weights and settings. Equal digests give equal outputs."""
 
-    def load(self) -> None:
-        """Read the weights. Idempotent; everything that needs them calls it. Raises ModelError."""
-        ...
-
+    @abstractmethod
     def count_tokens(self, prompt: Prompt) -> int:
-        """Tokens of the rendered prompt, each image at the size this model gives it."""
-        ...
+        """Number of tokens of the rendered prompt, including each image at the size that this model gives it."""
 
     @property
     def max_tokens(self) -> int | None:
-        """The context length, prompt and answer together; None where there is no limit."""
-        ...
+        """Context length in tokens, prompt and answer together. None if there is no limit."""
+        return None
+
+    @property
+    def max_images(self) -> int | None:
+        """Number of images that the user allows in a prompt. None if there is no limit."""
+        return None
+
+    @property
+    def token_budget(self) -> int | None:
+        """Padded tokens that fit into one prefill. None if the model has no preference."""
+        return None
+
+    @property
+    def max_batch_tokens(self) -> int | None:
+        """Tokens of all rows of a batch, prompts and answers together. None if the model has no preference."""
+        return None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Messages for the log of a run, available after `load`."""
+        return ()
+
+    @property
+    def plan_notes(self) -> tuple[str, ...]:
+        """Messages for the plan of a run, available before `load`."""
+        return ()
+
+    @property
+    def strategies_hint(self) -> str:
+        """Why this instance cannot run strategies, if its server decides that. Appended to the error message."""
+        return ""
+
+    def strategy_refusal(self, node: Mapping[str, Any]) -> str | None:
+        """Why the model's server does not run the strategy of a config node, or None if it does."""
+        return None
+
+    def expect_prompts(self, images: int, tokens: int) -> None:  # noqa: B027
+        """Prepare for the largest prompt of a run, before `load`.
+
+        Args:
+            images: Number of images in a prompt.
+            tokens: Number of tokens of prompt and answer together.
+        """
+
+    def load(self) -> None:  # noqa: B027
+        """Read the weights. Calling it again does nothing. Raises ModelError."""
+
+    def unload(self) -> None:  # noqa: B027
+        """Free memory and connections after the last cell of a run."""
+
+    def counters(self) -> Mapping[str, int]:
+        """Work done since loading, such as `prompt_tokens` or `images_encoded`. Empty if nothing is counted."""
+        return {}
+
+    def render(self, prompt: Prompt) -> str | None:
+        """The prompt as the model's processor writes it, with one placeholder for each image. None if unknown."""
+        return None
+
+    def prefix_blocks(self, prompt: Prompt) -> tuple[int, list[int]] | None:
+        """Blocks of the prompt that a prefix cache can hold.
+
+        Returns:
+            Tokens in a block, and one hash for each whole block. Equal hashes mean equal prefixes. None if the model
+            has no prefix cache.
+        """
+        return None
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        """Greedy answers. Raises ModelError where the backend decodes through sessions alone."""
-        ...
+        """Greedy answers, one for each request. Raises ModelError if the model decodes through sessions only."""
+        raise ModelError(
+            f"{type(self).__name__} answers through sessions: use `decoding.engine.engine.run_requests`, which runs "
+            "any strategy on it."
+        )
+
+    def generate_each(self, requests: Sequence[Request], on_answer: OnAnswer) -> None:
+        """Call `on_answer` for each request as soon as its answer is available.
+
+        This default calls `generate` in batches. It halves a batch that fails, so that only the request at fault fails.
+
+        Raises:
+            ModelError: `generate` returned a wrong number of answers.
+        """
+        for start in range(0, len(requests), self.generate_batch_size):
+            batch = requests[start : start + self.generate_batch_size]
+            for index, answer in enumerate(self._generate_halving(batch)):
+                on_answer(start + index, answer)
+
+    def _generate_halving(self, requests: Sequence[Request]) -> "list[Generation | str]":
+        from icl.user_errors import convert_user_errors
+
+        answers: list[Generation | str]
+        try:
+            with convert_user_errors(self):
+                answers = list(self.generate(requests))
+        except ICLError as error:
+            if len(requests) == 1:
+                return [str(error)]
+        else:
+            if len(answers) != len(requests):
+                raise ModelError(f"the model gave {len(answers)} answers to {len(requests)} requests.")
+            return answers
+        middle = len(requests) // 2
+        return [*self._generate_halving(requests[:middle]), *self._generate_halving(requests[middle:])]
 
 
 class Session(Protocol):
-    """Prefilled rows, each `[padding | tokens]` with its own cache entries and positions.
+    """A batch of prefilled rows, each with its own KV cache entries and positions.
 
-    `logits`: [R, V] float32, after each row's last token. `take` and `join` leave their sources as they were; `advance`
-    and `extend` work in place. Rows never alias.
-
-    A model with the ability "hidden" opens sessions with exits: early layers that speak through its output layer, the
-    lowest first, [layers, R, V]. Sessions opened without raise ModelError there.
+    Each row is `[padding | tokens]`. `take` and `join` leave their sources unchanged. `advance` and `extend` work in
+    place. Rows never share memory that one of them writes to.
     """
 
-    logits: "Tensor"
+    @property
+    def logits(self) -> "Tensor":
+        """[R, V] float32, after the last token of each row."""
+        ...
 
     @property
     def early_exit_logits(self) -> "Tensor":
-        """[early layers, R, V], after each row's last token."""
+        """[early layers, R, V] after the last token of each row, the lowest layer first.
+
+        Early layers are read through the model's output layer. Only a model with the ability 'hidden_states' opens
+        sessions with early exits.
+
+        Raises:
+            ModelError: The session was opened without early exits.
+        """
         ...
 
     def __len__(self) -> int: ...
 
     def take(self, rows: "Tensor") -> "Session":
-        """Rows selected, dropped, repeated or reordered, as a new session. rows: [R'] long."""
+        """Select, drop, repeat or reorder rows, as a new session. rows: [R'] int64."""
         ...
 
     def join(self, other: "Session") -> "Session":
-        """The rows of both, these first."""
+        """The rows of both sessions, those of this one first."""
         ...
 
     def advance(self, tokens: "Tensor") -> None:
-        """One more token for every row. tokens: [R] long."""
+        """Append one token to every row. tokens: [R] int64."""
         ...
 
     def extend(self, chunks: Sequence[Sequence[int]]) -> None:
-        """A chunk of at least one token for every row, of unequal lengths if need be."""
+        """Append at least one token to every row. Chunks may differ in length."""
         ...
 
     def trim(self) -> None:
-        """Give back the slots that are padding in every row."""
+        """Free the slots that are padding in every row."""
         ...
 
     def suffix_logprobs(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> "list[list[Tensor]]":
-        """Per row, per suffix: the distribution [len(suffix), V] of log-probabilities before each of its tokens.
+        """Score continuations of each row without changing the rows.
 
-        The rows stay as they are. The first entry is this session's own `logits`.
+        Args:
+            suffixes: For each row, token ids of its continuations.
+
+        Returns:
+            For each row and continuation: [len(suffix), V] log-probabilities before each of its tokens. The first entry
+            comes from this session's own `logits`.
         """
         ...
 
     def suffix_early_exit_logits(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> "list[list[Tensor]]":
-        """The same of the early layers: [early layers, len(suffix), V]."""
+        """As `suffix_logprobs`, for the early layers: [early layers, len(suffix), V]."""
         ...
 
 
-@runtime_checkable
-class LogitModel(Model, Protocol):
-    """A model that opens sessions. Token ids and text go through it, since they are its tokenizer's."""
+class LogitModel(Model):
+    """Base class of models that open sessions. Token ids and text are those of the model's tokenizer."""
 
     @property
+    @abstractmethod
     def stop_tokens(self) -> frozenset[int]:
-        """Ids that end an answer."""
-        ...
+        """Token ids that end an answer."""
 
-    def open(self, prompts: Sequence[Prompt], *, early_exits: bool = False) -> Session:
-        """Prefill; row i is prompt i. early_exits: with early layers. Raises ModelError, ImageError."""
-        ...
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether `open` can reuse what the rows of another session have read (`prefix_source`)."""
+        return False
 
+    @abstractmethod
+    def open(
+        self, prompts: Sequence[Prompt], *, early_exits: bool = False, prefix_source: Session | None = None
+    ) -> Session:
+        """Prefill prompts. Row i is prompt i.
+
+        Args:
+            prompts: At least one prompt.
+            early_exits: Whether the session has `early_exit_logits`.
+            prefix_source: A session of this model whose rows may be reused, if the model `shares_prefix`. It stays
+                unchanged.
+
+        Raises:
+            ModelError: A prompt does not fit, or its text cannot be rendered.
+            ImageError: An image cannot be read.
+        """
+
+    @abstractmethod
     def text(self, tokens: Sequence[int]) -> str:
-        """The answer's text, without special tokens."""
-        ...
+        """Decode the tokens of an answer, without special tokens."""
 
+    @abstractmethod
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
-        """The ids that follow the prompt's own where prompt and option are tokenized together."""
-        ...
-
-    def counters(self) -> Mapping[str, int]:
-        """Work done since loading: images_encoded, images_shown, prefill_tokens, prompt_tokens, forwards, ..."""
-        ...
+        """Token ids of each option as it follows the prompt, from tokenizing prompt and option together."""

@@ -88,7 +88,7 @@ def read(told: dict[str, Any], request: Request, where: str) -> Generation:
     if not isinstance(text, str):
         raise ModelError(f"{where}: the answer's content is not a text: {str(text)[:200]}.")
     finish: Literal["stop", "length"] = "length" if choice.get("finish_reason") == "length" else "stop"
-    scores = option_scores(choice, request.options, where) if request.scored else {}
+    scores = option_scores(choice, request.options, where) if request.score_options else {}
     return Generation(mended(text).strip(), finish=finish, usage=counted, option_scores=scores)
 
 

@@ -1,47 +1,43 @@
-"""Models that are not models: each answers by one known failure mode of in-context learning, or by decree.
+"""Fake models with known answers: each imitates one failure mode of in-context learning.
 
-They make every right answer known: a metric, a baseline or a report can be checked on them to the digit, and a grid can
-be rehearsed in seconds. They need no weights, count usage as real backends do, and score options (the log-probability
-of what they would say is log .9, the rest is shared by the other options).
+The right result of a metric, a baseline or a report is known for them exactly, and a grid can be rehearsed in seconds.
+They need no weights, count usage as real backends do, and score options. The option that is the answer has the
+log-probability log 0.9; the other options share the rest.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from icl.canonical_json import canonical_digest
 from icl.constraints import Count, Fraction, PositiveInt
 from icl.errors import ModelError
 from icl.metrics.baselines import last_copy, nearest_copy, vote
 from icl.metrics.normalize import normalize_text
-from icl.models.base import Request
+from icl.models.base import Model, Request
 from icl.registry import FunctionPath, component, describe
 from icl.types import Demo, Generation, Prompt, Query, Usage
 
-SURE = 0.9
+ANSWER_PROBABILITY = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class FakeModel:
-    """Base of the fakes. A token is a word; an image takes `image_tokens` of them."""
+class FakeModel(Model):
+    """Base class of the fakes. A token is a word; an image takes `image_tokens` tokens."""
 
     abilities: ClassVar[frozenset[str]] = frozenset({"generate", "score"})
-    needs: ClassVar[frozenset[str]] = frozenset()
 
-    image_tokens: Count = 1  # tokens that one image takes of the context
+    image_tokens: Count = 1  # context tokens of one image
     max_tokens: PositiveInt | None = None  # context length in tokens, prompt and answer together; None: no limit
 
     @cached_property
     def digest(self) -> str:
         return canonical_digest(describe(self))
 
-    def load(self) -> None:
-        """There is nothing to read."""
-
     def count_tokens(self, prompt: Prompt) -> int:
-        """Words separated by blanks, and `image_tokens` for each image."""
+        """Words separated by white space, and `image_tokens` for each image."""
         texts = " ".join(part.text for part in prompt.parts() if part.text is not None)
         return len(texts.split()) + self.image_tokens * len(prompt.images)
 
@@ -49,11 +45,11 @@ class FakeModel:
         return [self._generation(request) for request in requests]
 
     def answer_to(self, request: Request) -> str:
-        """What this fake says. Everything else follows from it."""
+        """The text of this fake's answer."""
         raise NotImplementedError
 
     def _generation(self, request: Request) -> Generation:
-        return _told(self.answer_to(request), request, self._prompt_tokens(request))
+        return _make_generation(self.answer_to(request), request, self._prompt_tokens(request))
 
     def _prompt_tokens(self, request: Request) -> int:
         tokens = self.count_tokens(request.prompt)
@@ -68,42 +64,49 @@ class FakeModel:
 @component("model", "fake-copy")
 @dataclass(frozen=True)
 class FakeCopy(FakeModel):
-    """Says what the last demonstration says, and nothing without one: pure recency."""
+    """Repeats the answer of the last demonstration: pure recency bias. Without demonstrations the answer is empty."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"demos"})
 
     def answer_to(self, request: Request) -> str:
-        return last_copy(_demos(request), _NOBODY) or ""
+        return last_copy(_ranked_demos(request), _EMPTY_QUERY) or ""
 
 
 @component("model", "fake-vote")
 @dataclass(frozen=True)
 class FakeVote(FakeModel):
-    """Says what most demonstrations say (ties: the nearest), and nothing without one: the null hypothesis of ICL."""
+    """Gives the most frequent answer of the demonstrations (ties: the nearest one's): the null hypothesis of ICL.
+
+    Without demonstrations the answer is empty.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset({"demos"})
 
     def answer_to(self, request: Request) -> str:
-        return vote(_demos(request), _NOBODY) or ""
+        return vote(_ranked_demos(request), _EMPTY_QUERY) or ""
 
 
 @component("model", "fake-nearest")
 @dataclass(frozen=True)
 class FakeNearest(FakeModel):
-    """Says what the demonstration with the highest score says, and nothing without one: nearest-neighbor copying."""
+    """Repeats the answer of the most similar demonstration: nearest-neighbor copying.
+
+    Without demonstrations the answer is empty.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset({"demos"})
 
     def answer_to(self, request: Request) -> str:
-        return nearest_copy(_demos(request), _NOBODY) or ""
+        return nearest_copy(_ranked_demos(request), _EMPTY_QUERY) or ""
 
 
 @component("model", "fake-gold")
 @dataclass(frozen=True)
 class FakeGold(FakeModel):
-    """Says the gold in a fixed share of the queries, otherwise a wrong option (or nothing): accuracy by decree.
+    """Answers a fixed share of the queries right and the others with a wrong option (or nothing).
 
-    The draw belongs to the query and the seed, so arms are paired: a larger share is right wherever a smaller is.
+    The random number belongs to the query and the seed, so arms are paired: a query that is right at one accuracy is
+    right at every higher accuracy.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"gold"})
@@ -122,73 +125,69 @@ class FakeGold(FakeModel):
 @component("model", "fake-uniform")
 @dataclass(frozen=True)
 class FakeUniform(FakeModel):
-    """Says one of the options, each as likely; without options one of the answers that the demonstrations show.
+    """Picks one of the options uniformly, or one of the demonstrations' answers if there are no options.
 
-    The draw belongs to the query and the seed of the cell: the same in any batch. Chance, measured instead of computed.
+    The choice depends on the query and the seed of the cell only, so it is the same in any batch. It measures chance
+    level.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"demos"})
 
     def answer_to(self, request: Request) -> str:
-        among = request.options or tuple(dict.fromkeys(example.answer for example, _ in request.demos))
-        if not among:
+        choices = request.options or tuple(dict.fromkeys(example.answer for example, _ in request.demos))
+        if not choices:
             return ""
-        return among[int(request.prompt.key.numpy("fake-uniform").integers(len(among)))]
+        return choices[int(request.prompt.key.numpy("fake-uniform").integers(len(choices)))]
 
 
 @component("model", "fake-scripted")
 @dataclass(frozen=True)
 class FakeScripted(FakeModel):
-    """Says what a function says: `answer(request) -> str | Generation`, by import path or as itself.
+    """Answers with the result of a function `answer(request) -> str | Generation`, which sees demonstrations and gold.
 
-    `answer: my_pkg.my_mod:answer` or `answer: studies/script.py:answer` in a config. It sees demonstrations and gold.
+    In a config: `answer: my_pkg.my_mod:answer` or `answer: studies/script.py:answer`.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"demos", "gold"})
 
     answer: Annotated[Callable[[Request], "str | Generation"], FunctionPath()]  # my_mod:answer or file.py:answer
 
-    def answer_to(self, request: Request) -> str:
-        said = self.answer(request)
-        return said.text if isinstance(said, Generation) else said
-
     def _generation(self, request: Request) -> Generation:
-        said: Any = self.answer(request)
+        answer: object = self.answer(request)
         tokens = self._prompt_tokens(request)
-        if isinstance(said, Generation):
-            return said
-        if not isinstance(said, str):
-            raise ModelError(f"fake-scripted: the function gave {said!r}; it must give a text or a Generation.")
-        return _told(said, request, tokens)
+        if isinstance(answer, Generation):
+            return answer
+        if not isinstance(answer, str):
+            raise ModelError(f"fake-scripted: the function returned {answer!r}, not a text or a Generation.")
+        return _make_generation(answer, request, tokens)
 
 
-_NOBODY = Query(id="", images=(), question="")
+_EMPTY_QUERY = Query(id="", images=(), question="")
 
 
-def _demos(request: Request) -> list[Demo]:
-    """In prompt order, ranked by score; of equal scores the one nearer to the query in the prompt is the better."""
+def _ranked_demos(request: Request) -> list[Demo]:
+    """Demonstrations in prompt order with their rank by score. Of equal scores, the one nearer to the query is first."""
     order = sorted(range(len(request.demos)), key=lambda i: (-request.demos[i][1], -i))
-    rank = {place: rank for rank, place in enumerate(order)}
-    return [Demo(example, score, rank[i]) for i, (example, score) in enumerate(request.demos)]
+    ranks = {index: rank for rank, index in enumerate(order)}
+    return [Demo(example, score, ranks[i]) for i, (example, score) in enumerate(request.demos)]
 
 
-def _told(text: str, request: Request, prompt_tokens: int) -> Generation:
+def _make_generation(text: str, request: Request, prompt_tokens: int) -> Generation:
     words = text.split()
-    cut = len(words) > request.max_new_tokens
-    said = " ".join(words[: request.max_new_tokens]) if cut else text
-    new = min(len(words) + 1, request.max_new_tokens)  # the end of the answer is a token too
+    is_cut = len(words) > request.max_new_tokens
+    new_tokens = min(len(words) + 1, request.max_new_tokens)  # the end of the answer is a token too
     return Generation(
-        said,
-        finish="length" if cut else "stop",
-        usage=Usage(prompt_tokens, new, new),
-        option_scores=_scores(text, request.options),
+        " ".join(words[: request.max_new_tokens]) if is_cut else text,
+        finish="length" if is_cut else "stop",
+        usage=Usage(prompt_tokens, new_tokens, new_tokens),
+        option_scores=_option_scores(text, request.options),
     )
 
 
-def _scores(text: str, options: tuple[str, ...]) -> dict[str, float]:
-    """log .9 for the option that is said; all alike where none is."""
-    chosen = next((option for option in options if normalize_text(option) == normalize_text(text)), None)
-    if chosen is None or len(options) == 1:
+def _option_scores(text: str, options: tuple[str, ...]) -> dict[str, float]:
+    """log 0.9 for the option that is the answer. Equal scores if none is."""
+    answer = next((option for option in options if normalize_text(option) == normalize_text(text)), None)
+    if answer is None or len(options) == 1:
         return {option: -math.log(len(options)) for option in options}
-    rest = math.log((1 - SURE) / (len(options) - 1))
-    return {option: math.log(SURE) if option == chosen else rest for option in options}
+    rest = math.log((1 - ANSWER_PROBABILITY) / (len(options) - 1))
+    return {option: math.log(ANSWER_PROBABILITY) if option == answer else rest for option in options}

@@ -34,7 +34,7 @@ class ServerInfo:
     version: str
     adapters: tuple[str, ...] | None = None
 
-    def refuses(self, node: Mapping[str, Any]) -> str | None:
+    def refusal(self, node: Mapping[str, Any]) -> str | None:
         """Why this server does not run a strategy, or None. node: as `decoding.engine.server_engine.node_of` writes it."""
         for name in _names(node):
             if ":" in name or "/" in name:
@@ -67,8 +67,8 @@ def told(endpoint: Endpoint) -> ServerInfo | str:
 def asked(request: Request) -> dict[str, Any]:
     """The fields of a chat request that has a strategy."""
     key = request.prompt.key
-    more: dict[str, Any] = {"trace": not request.scored, "top": request.top, "normalize": request.normalize}
-    if request.scored:
+    more: dict[str, Any] = {"trace": not request.score_options, "top": request.top, "normalize": request.normalize}
+    if request.score_options:
         more["options"] = list(request.options)
     if (other := request.prompt.paired_prompt) is not None:
         more["other"] = {"messages": named(other), "seed": other.key.seed, "user": other.key.query}

@@ -19,7 +19,7 @@ from icl.canonical_json import canonical_digest
 from icl.constraints import Count, Positive, PositiveInt
 from icl.errors import ConfigError, ICLError, ModelError, did_you_mean
 from icl.models import icl_server as served
-from icl.models.base import Request
+from icl.models.base import Model, OnAnswer, Request
 from icl.models.chat_messages import messages, read
 from icl.models.endpoint import Endpoint, EndpointUnavailableError
 from icl.models.icl_server import ServerInfo
@@ -45,7 +45,7 @@ class _Abilities:
 
 @component("model", "remote")
 @dataclass(frozen=True)
-class Remote:
+class Remote(Model):
     """Any OpenAI-compatible endpoint, by chat completions with images as PNG data URLs: answers, and option scores.
 
     Options are scored by the first token of the answer (see `icl.models.chat_messages`), in which they should differ, as
@@ -53,9 +53,9 @@ class Remote:
     whole options too.
     """
 
-    abilities: ClassVar[_Abilities] = _Abilities()
-    when_served: ClassVar[frozenset[str]] = frozenset({"strategies", "adapters"})
-    needs: ClassVar[frozenset[str]] = frozenset()
+    abilities: ClassVar[frozenset[str]] = _Abilities()  # type: ignore[assignment]
+    is_endpoint: ClassVar[bool] = True
+    abilities_when_served: ClassVar[frozenset[str]] = frozenset({"strategies", "adapters"})
     counts_exactly: ClassVar[bool] = False
 
     url: str  # of the API, up to /v1
@@ -112,7 +112,7 @@ class Remote:
             return str(error)
 
     @property
-    def lacks(self) -> str:
+    def strategies_hint(self) -> str:
         """Why it has no strategies."""
         if isinstance(self.server, ServerInfo):
             return ""
@@ -121,13 +121,13 @@ class Remote:
             f"With model 'remote' it runs where the server is one of `icl serve`, and this one does not say so ({why})."
         )
 
-    def refuses(self, node: Mapping[str, Any]) -> str | None:
+    def strategy_refusal(self, node: Mapping[str, Any]) -> str | None:
         """Why a strategy cannot be sent, or None."""
         if not isinstance(self.server, ServerInfo):
             return None
         if taken := sorted(set(DRAWN) & self.extra.keys()):
             return f"model.extra sets {', '.join(taken)}; say it in the arm, as `sampling: {{temperature: ...}}`."
-        return self.server.refuses(node)
+        return self.server.refusal(node)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -182,8 +182,8 @@ class Remote:
         self.generate_each(requests, done)
         return [found[i] for i in range(len(requests))]
 
-    def generate_each(self, requests: Sequence[Request], done: Callable[[int, Generation | str], None]) -> None:
-        """Calls `done` in this thread with each answer, or why there is none, as soon as it is known.
+    def generate_each(self, requests: Sequence[Request], on_answer: OnAnswer) -> None:
+        """Calls `on_answer` in this thread with each answer, or why there is none, as soon as it is known.
 
         Raises EndpointUnavailableError where the endpoint has gone or refuses everything, after what was in flight is told.
         """
@@ -200,11 +200,11 @@ class Remote:
                         self.endpoint.stopped.set()  # what has not begun ends by itself
                     elif isinstance(error, ICLError):
                         if gone is None:
-                            done(asked[one], str(error))
+                            on_answer(asked[one], str(error))
                     else:
                         said = one.result()
                         self._count(requests[asked[one]], said)
-                        done(asked[one], said)
+                        on_answer(asked[one], said)
             finally:
                 self.endpoint.stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -230,7 +230,7 @@ class Remote:
             body = {"model": asked, **self.extra, **served.asked(request), **limit}
             return self._read(body, lambda told: served.answered(told, self.base))
         body = {"model": asked, "messages": messages(request.prompt), "temperature": 0, **self.extra, **limit}
-        if request.scored:
+        if request.score_options:
             body |= {"logprobs": True, "top_logprobs": self.top_logprobs}
         return self._read(body, lambda told: read(told, request, self.base))
 

@@ -17,7 +17,6 @@ from icl.images import Image
 from icl.metrics.base import Metric, RunLevelMetric, ScoredSample
 from icl.metrics.normalize import normalize_text
 from icl.models.base import ABILITIES, Model, Request
-from icl.models.optional import counts_exactly, misspelled
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, Task
 from icl.types import Example, Generation, Part, Prompt, Turn
@@ -110,13 +109,11 @@ def check_model(model: Any, images: bool = True, tolerance: float = 1e-3) -> Non
     `images`: whether the prompts show any. `tolerance`: of logits, for models that compute in low precision.
     """
     name = type(model).__name__
-    _must(isinstance(model, Model), f"{name} lacks something of the protocol icl.models.base.Model.")
+    _must(isinstance(model, Model), f"{name} does not subclass icl.models.base.Model. Write `class {name}(Model)`.")
     unknown = set(model.abilities) - set(ABILITIES)
     _must(not unknown, f"{name}.abilities has {sorted(unknown)}; known are {', '.join(ABILITIES)}.")
     _must(bool(model.abilities & {"generate", "logits"}), f"{name} can neither generate nor give logits.")
     _must(set(model.needs) <= {"gold", "demos"}, f"{name}.needs is {sorted(model.needs)}; known are gold and demos.")
-    odd = misspelled(model)
-    _must(odd is None, f"{name}.{odd and odd[0]}: nothing reads this name; '{odd and odd[1]}' is read.")
     _must(isinstance(model.digest, str) and model.digest == model.digest, f"{name}.digest is not one text.")
     model.load()
     model.load()
@@ -146,7 +143,7 @@ def _check_answer(name: str, model: Model, request: Request, answer: Generation)
     _must(answer.finish in ("stop", "length"), f"{name}: finish is {answer.finish!r}.")
     counted = model.count_tokens(request.prompt)
     _must(
-        answer.usage.prompt_tokens == counted or not counts_exactly(model),
+        answer.usage.prompt_tokens == counted or not model.counts_exactly,
         f"{name}: usage says {answer.usage.prompt_tokens} prompt tokens, count_tokens says {counted}.",
     )
     (short,) = model.generate([dataclasses.replace(request, max_new_tokens=1)])
@@ -284,4 +281,4 @@ def _request(example: Example, images: bool) -> Request:
         Turn("user", (*seen[1], Part(example.question, spans.QUESTION))),
     )
     prompt = Prompt(turns, StreamKey(0, example.id))
-    return Request(prompt, example.options, 8, demos=((demo, 0.5),), gold=example.answers, scored=True)
+    return Request(prompt, example.options, 8, demos=((demo, 0.5),), gold=example.answers, score_options=True)

@@ -20,7 +20,7 @@ TOLERANCE = 1e-3
 def check_sessions(model: Any, prompts: Sequence[Prompt], tolerance: float = TOLERANCE) -> None:
     """tolerance: the largest difference of logits that counts as none; float32 needs about 1e-3, bfloat16 far more."""
     name = type(model).__name__
-    _must(isinstance(model, LogitModel), f"{name} lacks something of the protocol icl.models.base.LogitModel.")
+    _must(isinstance(model, LogitModel), f"{name} does not subclass icl.models.base.LogitModel.")
     _must(bool(model.stop_tokens), f"{name}.stop_tokens is empty: no answer would end.")
     model.load()
     check = _Check(name, model, list(prompts), tolerance)
@@ -29,7 +29,7 @@ def check_sessions(model: Any, prompts: Sequence[Prompt], tolerance: float = TOL
     check.rows()
     check.suffixes()
     check.texts()
-    if "hidden" in model.abilities:
+    if "hidden_states" in model.abilities:
         check.early_exits()
 
 

@@ -93,7 +93,7 @@ def test_without_hidden_states_it_is_refused_with_what_comes_nearest() -> None:
     assert "decoding 'dola' needs hidden states, which this model cannot give (it gives logits)" in problem
     assert "'ced', which comes next to it, runs on it" in problem
     assert "'dola' runs with model hf." in problem
-    assert unsupported_reason(parse_arm("dola"), {"logits", "hidden"}) is None
+    assert unsupported_reason(parse_arm("dola"), {"logits", "hidden_states"}) is None
     assert unsupported_reason(parse_arm({"name": "sign_flip", "of": "dola"}), {"logits"}) is not None
     assert unsupported_reason(parse_arm({"name": "chasd", "method": "dola"}), {"strategies"}) is not None
 

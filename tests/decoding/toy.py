@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from icl.errors import ModelError
-from icl.models.base import Request
+from icl.models.base import LogitModel, Request
 from icl.types import Generation, Prompt
 
 STOP = 0
@@ -96,24 +96,20 @@ class ToySession:
         ]
 
 
-class Toy:
+class Toy(LogitModel):
     """vocabulary: ids, 0 ends an answer. image_share: how much of the logits the images decide."""
 
-    abilities: ClassVar[frozenset[str]] = frozenset({"generate", "logits", "hidden"})
-    needs: ClassVar[frozenset[str]] = frozenset()
-    max_tokens = None
+    abilities: ClassVar[frozenset[str]] = frozenset({"generate", "logits", "hidden_states"})
+    max_batch_tokens = 100_000
 
     def __init__(self, vocabulary: int = 24, stop_bias: float = 0.0, image_share: float = 1.0) -> None:
         self.vocabulary, self.stop_bias, self.image_share = vocabulary, stop_bias, image_share
         self.counts = dict.fromkeys(("take", "forwards", "rows", "trim", "suffixes", "open", "prompts"), 0)
-        self.batch_tokens = 100_000
         self.broken: dict[str, str] = {}
         self.poison: dict[tuple[str, int], tuple[int, float]] = {}
 
     digest = "toy"
     stop_tokens = frozenset({STOP})
-
-    def load(self) -> None: ...
 
     def count_tokens(self, prompt: Prompt) -> int:
         return len(prompt.text.split()) + 4 * len(prompt.images)

@@ -7,20 +7,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from icl.models.base import LogitModel
 from icl.registry import component
-from icl.types import Generation, Prompt
+from icl.types import Prompt
 
 
 @component("model", "test-toy")
 @dataclass(frozen=True)
-class ToyModel:
+class ToyModel(LogitModel):
     """Answers made of w1 ... w23."""
 
     abilities: ClassVar[frozenset[str]] = frozenset({"logits"})
-    needs: ClassVar[frozenset[str]] = frozenset()
 
     stop_bias: float = 3.0
-    batch_tokens: int = 4096
+    max_batch_tokens: int = 4096
     max_tokens: int | None = None
     salt: str = ""
 
@@ -51,7 +51,7 @@ class ToyModel:
     def count_tokens(self, prompt: Prompt) -> int:
         return int(self.toy.count_tokens(prompt))
 
-    def open(self, prompts: Sequence[Prompt]) -> Any:
+    def open(self, prompts: Sequence[Prompt], *, early_exits: bool = False) -> Any:
         return self.toy.open(prompts)
 
     def text(self, tokens: Sequence[int]) -> str:
@@ -62,6 +62,3 @@ class ToyModel:
 
     def counters(self) -> Mapping[str, int]:
         return dict(self.toy.counts)
-
-    def generate(self, requests: Sequence[Any]) -> list[Generation]:
-        raise AssertionError("a model with logits is asked through sessions")

@@ -20,7 +20,7 @@ Make = Callable[..., Any]
 class Echo:
     """-1 for a word that the demonstration's question has too, -3 for any other."""
 
-    abilities: ClassVar[frozenset[str]] = frozenset({"reads"})
+    abilities: ClassVar[frozenset[str]] = frozenset({"text_logprobs"})
     needs: ClassVar[frozenset[str]] = frozenset()
     asked: list[Prompt] = field(default_factory=list)
 

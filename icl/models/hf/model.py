@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, cast, get_args
 
 from icl.constraints import Count, NonNegative, PositiveInt
 from icl.errors import ConfigError, ModelError, did_you_mean
 from icl.lru_cache_bytes import LRUByteCache
-from icl.models.base import Request
+from icl.models.base import LogitModel, Session
 from icl.registry import component
-from icl.types import Generation, Prompt
+from icl.types import Prompt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,20 +37,19 @@ KEPT_CHARACTERS = 32 * 2**20
 
 @component("model", "hf")
 @dataclass(frozen=True)
-class HF:
+class HF(LogitModel):
     """Any AutoModelForImageTextToText checkpoint with its processor, in batches, by sessions.
 
     Images are encoded once and kept, beginnings that prompts share are prefilled once, prompts of like length run
     together. Out of memory halves the batch.
     """
 
-    abilities: ClassVar[frozenset[str]] = frozenset({"logits", "score", "hidden", "embed", "reads"})
-    needs: ClassVar[frozenset[str]] = frozenset()
+    abilities: ClassVar[frozenset[str]] = frozenset({"logits", "score", "hidden_states", "embed", "text_logprobs"})
     quantizations: ClassVar[tuple[str, ...]] = (
         *QUANTIZE[1:],
         "the checkpoint's own (gptq, awq, compressed-tensors, …)",
     )
-    adapters: ClassVar[bool] = True
+    supports_adapters: ClassVar[bool] = True
 
     path: str = "tiny"  # hub id, folder, or `tiny`: the checkpoint that comes with the toolkit
     dtype: Dtype = "auto"  # auto: float32 on a CPU, else the checkpoint's own
@@ -176,7 +175,7 @@ class HF:
         if vars(self).pop("engine", None) is not None:
             free()
 
-    def rendered(self, prompt: Prompt) -> str:
+    def render(self, prompt: Prompt) -> str:
         """The text that the model reads, one placeholder an image. Raises ModelError."""
         return self.renderer.text(prompt)
 
@@ -202,11 +201,11 @@ class HF:
         return self.engine.shares_prefix
 
     def open(
-        self, prompts: Sequence[Prompt], *, early_exits: bool = False, prefix_source: "HFSession | None" = None
+        self, prompts: Sequence[Prompt], *, early_exits: bool = False, prefix_source: Session | None = None
     ) -> "HFSession":
         if not prompts:
             raise ModelError("a session needs at least one prompt.")
-        return self.engine.open(prompts, early_exits, prefix_source)
+        return self.engine.open(prompts, early_exits, cast("HFSession | None", prefix_source))
 
     def embed(self, prompts: Sequence[Prompt]) -> "np.ndarray":
         """[N, D] float32: the last layer's hidden state at each prompt's last token. Raises as `open`."""
@@ -228,11 +227,6 @@ class HF:
 
     def counters(self) -> Mapping[str, int]:
         return self.engine.counters.told()
-
-    def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        raise ModelError(
-            "the backend 'hf' answers through sessions: use `decoding.engine.engine.run_requests`, which runs any strategy on it."
-        )
 
     @cached_property
     def _by_parts(self) -> bool:

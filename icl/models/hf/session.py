@@ -10,12 +10,13 @@ of its last call (`rope_deltas`) is never read.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from icl.errors import ModelError
+from icl.models.base import Session
 from icl.models.hf import layers
 from icl.models.hf.shared_prefix import SharedPrefixLayer, moved, ordered
 
@@ -73,8 +74,8 @@ class HFSession:
     def take(self, rows: Tensor) -> "HFSession":
         return self._selected(rows).copy_if_few()
 
-    def join(self, other: "HFSession") -> "HFSession":
-        return joined([self, other])
+    def join(self, other: Session) -> "HFSession":
+        return joined([self, cast(HFSession, other)])
 
     @property
     def shares_prefix(self) -> bool:

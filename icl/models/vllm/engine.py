@@ -78,7 +78,7 @@ class VLLMEngine:
         """Starts the engine again, with all the room that the checkpoint may have."""
         self.saved |= self.llm.collective_rpc("lockstep_take_records")[0]
         self.stop()
-        self.model.expect(0, 0)
+        self.model.expect_prompts(0, 0)
         self._start()
 
     def run(self, groups: Iterable[Sequence[EngineRequest]], done: Done) -> None:

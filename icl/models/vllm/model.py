@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from icl.constraints import Fraction, Positive, PositiveInt
 from icl.errors import ConfigError, ModelError
-from icl.models.base import Request
+from icl.models.base import Model, Request
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest
 from icl.registry import component
 from icl.types import Generation, Prompt, Usage
@@ -34,7 +34,7 @@ STEP = 256
 
 @component("model", "vllm")
 @dataclass(frozen=True)
-class VLLM:
+class VLLM(Model):
     """Any checkpoint that vLLM knows, in this process; strategies decode inside the engine, in step.
 
     Prompts are the token ids of the backend `hf`, checked. Everything is asked at once, in an order that keeps shared
@@ -42,8 +42,8 @@ class VLLM:
     """
 
     abilities: ClassVar[frozenset[str]] = frozenset({"generate", "score", "strategies"})
-    needs: ClassVar[frozenset[str]] = frozenset()
-    adapters: ClassVar[bool] = True
+    supports_adapters: ClassVar[bool] = True
+    plans_prompt_sizes: ClassVar[bool] = True
     quantizations: ClassVar[tuple[str, ...]] = ("any that vLLM knows", "the checkpoint's own")
 
     path: str = "tiny"  # hub id, folder, or `tiny`: the checkpoint that comes with the toolkit
@@ -165,18 +165,19 @@ class VLLM:
         """Tokens of a block of the cache, of which whole ones are shared; vLLM's own for CPUs, 128, shares few."""
         return int(self.engine_args.get("block_size", 32 if self.device_type == "cpu" else 16))
 
-    def blocks(self, prompt: Prompt) -> list[int]:
+    def prefix_blocks(self, prompt: Prompt) -> tuple[int, list[int]]:
         """A number for each block of a prompt that the prefix cache may have; equal numbers are equal beginnings."""
         from icl.models.vllm.prefix_blocks import blocks
 
-        return blocks(self.hf, prompt, self.block_size) if self.enable_prefix_caching else []
+        hashes = blocks(self.hf, prompt, self.block_size) if self.enable_prefix_caching else []
+        return self.block_size, hashes
 
     @cached_property
     def planned(self) -> tuple[int, int]:
         """Images and tokens that a run will need; (0, 0) where nobody said."""
         return 0, 0
 
-    def expect(self, images: int, tokens: int) -> None:
+    def expect_prompts(self, images: int, tokens: int) -> None:
         """Told before the engine starts: what the largest prompt of a run takes. A larger one starts it again."""
         vars(self)["planned"] = images, tokens
 
@@ -220,8 +221,8 @@ class VLLM:
     def count_tokens(self, prompt: Prompt) -> int:
         return self.hf.count_tokens(prompt)
 
-    def rendered(self, prompt: Prompt) -> str:
-        return self.hf.rendered(prompt)
+    def render(self, prompt: Prompt) -> str:
+        return self.hf.render(prompt)
 
     def text(self, tokens: Sequence[int]) -> str:
         return self.hf.text(tokens)

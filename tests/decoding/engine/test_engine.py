@@ -45,7 +45,7 @@ def test_answers_do_not_depend_on_order_or_budget() -> None:
     model = Toy(stop_bias=1.0)
     jobs = jobs_of(six_arms())
     whole = run_requests(model, jobs)
-    model.batch_tokens = 1
+    model.max_batch_tokens = 1
     assert run_requests(model, jobs[::-1])[::-1] == whole
 
 
@@ -89,7 +89,7 @@ def test_equal_jobs_are_computed_once() -> None:
 
 def test_batches_stay_within_the_models_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Toy(stop_bias=-9.0)
-    model.batch_tokens = 400
+    model.max_batch_tokens = 400
     sizes: list[int] = []
     advance = ToySession.advance
 
@@ -226,7 +226,7 @@ def test_a_failed_preparation_fails_its_own_jobs() -> None:
 
 def test_jobs_are_told_as_soon_as_they_are_answered(tmp_path: Path) -> None:
     model = Toy()
-    model.batch_tokens = 1
+    model.max_batch_tokens = 1
     told: dict[int, object] = {}
     jobs = [DecodingRequest(broken_prompt(tmp_path), parse_arm("greedy")), *jobs_of(six_arms(), 3)]
     answers = run_requests(model, jobs, done=told.__setitem__)

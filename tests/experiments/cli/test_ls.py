@@ -44,7 +44,7 @@ def test_models_tell_what_each_can_do_as_its_class_says(icl: ICL) -> None:
     rows = {
         line.split()[0]: line.split()[1:] for line in told if line[:3].strip() and "`" not in line and ":" not in line
     }
-    assert rows["model"] == ["generate", "logits", "score", "strategies", "hidden", "adapters", "quantized"]
+    assert rows["model"] == ["generate", "logits", "score", "strategies", "hidden_states", "adapters", "quantized"]
     assert rows["hf"] == ["yes"] * 7
     assert "  quantized, hf: nf4, fp4, int8, the checkpoint's own (gptq, awq, compressed-tensors, …)" in told
     assert rows["remote"] == ["yes", "-", "yes", "served", "-", "served", "-"]

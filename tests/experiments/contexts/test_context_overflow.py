@@ -16,7 +16,7 @@ from icl.models.fake import FakeCopy
 
 
 @dataclass(frozen=True)
-class Few(Copy):
+class Few(FakeCopy):
     max_images: int = 2
 """
 

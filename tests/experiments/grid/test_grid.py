@@ -165,7 +165,7 @@ def test_a_digest_depends_on_parameters_seed_and_model_and_on_no_label_or_spelli
 
 
 def test_settings_of_a_model_outside_its_digest_make_no_other_cell(mapping: Mapping, toy: str) -> None:
-    small, large = (grid_of(mapping(model={"name": toy, "batch_tokens": n})).cells[0].digest for n in (64, 4096))
+    small, large = (grid_of(mapping(model={"name": toy, "max_batch_tokens": n})).cells[0].digest for n in (64, 4096))
     assert small == large
 
 

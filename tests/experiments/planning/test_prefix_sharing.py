@@ -28,10 +28,10 @@ def test_blocks_are_equal_as_long_as_tokens_and_images_are() -> None:
         tiny_models.prompt(images, text, "q")
         for images, text in (([1, 2], "what is it?"), ([1, 2], "what is that?"), ([1, 3], "what is it?"))
     )
-    own = model.blocks(one)
+    size, own = model.prefix_blocks(one)
     assert len(own) == (model.count_tokens(one) - 1) // 4
-    assert own == model.blocks(one)
-    same = {name: sum(a == b for a, b in zip(own, model.blocks(other), strict=False)) for name, other in
+    assert (size, own) == model.prefix_blocks(one)
+    same = {name: sum(a == b for a, b in zip(own, model.prefix_blocks(other)[1], strict=False)) for name, other in
             (("words", words), ("image", image))}  # fmt: skip
     assert 0 < same["image"] < same["words"] < len(own)
     assert len(model.hf.renderer.text(one)) == len(model.hf.renderer.text(image))
@@ -41,7 +41,7 @@ def test_what_the_cache_has_is_what_is_not_distinct() -> None:
     model = VLLM(engine_args={"block_size": 4})
     prompt = tiny_models.prompt([1, 2], "what is it?", "q")
     assert share(model, [prompt]).found == 0
-    assert share(model, [prompt] * 3).found == 2 * 4 * len(model.blocks(prompt))
+    assert share(model, [prompt] * 3).found == 2 * 4 * len(model.prefix_blocks(prompt)[1])
     assert share(dataclasses.replace(model, enable_prefix_caching=False), [prompt] * 3).found == 0
     assert share(object(), []).share is None
 

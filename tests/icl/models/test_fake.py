@@ -138,7 +138,7 @@ def test_a_script_that_is_not_there_is_an_error_with_its_place(answer, says, tmp
 def test_a_script_may_give_a_whole_generation_and_nothing_else():
     whole = Generation("hm", option_scores={"red": -1.0})
     assert FakeScripted(lambda request: whole).generate([request()]) == [whole]
-    with pytest.raises(ModelError, match="the function gave 3"):
+    with pytest.raises(ModelError, match="the function returned 3"):
         FakeScripted(lambda request: 3).generate([request()])
 
 

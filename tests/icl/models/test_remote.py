@@ -43,7 +43,7 @@ def request(question: str = "what?", options: tuple[str, ...] = (), scored: bool
         Turn("assistant", (Part("a dog", "demo[0].answer"),)),
         Turn("user", (Part(image(2), "query.image[0]"), Part(question, "query.question"))),
     )
-    return Request(Prompt(turns), options, 6, scored=scored)
+    return Request(Prompt(turns), options, 6, score_options=scored)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
 def request(options: tuple[str, ...] = ()) -> Request:
-    return Request(Prompt((Turn("user", (Part("what?", "query.question"),)),)), options, 6, scored=bool(options))
+    return Request(Prompt((Turn("user", (Part("what?", "query.question"),)),)), options, 6, score_options=bool(options))
 
 
 def asked(url: str, **more: Any) -> Remote:

@@ -33,7 +33,7 @@ def test_texts_side_by_side_are_one_so_that_no_template_comes_between() -> None:
 
 
 def test_a_prompt_is_written_by_the_checkpoints_own_template(model_of: ModelOf) -> None:
-    text = model_of("idefics3").rendered(prompt([1, 2], "why?"))
+    text = model_of("idefics3").render(prompt([1, 2], "why?"))
     assert text == "<user><image>what?</turn><assistant>shape 1</turn><user><image>why?</turn><assistant>"
 
 
@@ -112,7 +112,7 @@ def test_option_ids_are_what_follows_the_prompt_when_both_are_tokenized_together
     one = prompt([1, 2], "which?")
     options = ["cat", "a red dog", "B"]
     for option, ids in zip(options, hf.option_ids(one, options), strict=True):
-        text = hf.rendered(one)
+        text = hf.render(one)
         assert hf.renderer.ids(text) + tuple(ids) == hf.renderer.ids(text + option)
         assert hf.text(ids) == option
 

@@ -43,7 +43,7 @@ def test_larger_prompts_than_planned_start_the_engine_again_and_lose_nothing(mod
         for prompt in prompts
         for arm in ("greedy", groups.ARMS[0])
     ]
-    model.expect(1, 60)
+    model.expect_prompts(1, 60)
     model.load()
     assert model.engine.longest == 256
     answers = groups.run_requests(model, jobs)

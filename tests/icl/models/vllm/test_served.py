@@ -122,7 +122,7 @@ def test_a_server_that_is_asked_as_any_other_is_gives_greedy_answers_and_first_t
     assert [answer.text for answer in plain] == [getattr(answer, "text", answer).strip() for answer in greedy]
     assert [answer.usage.prompt_tokens for answer in plain] == [answer.usage.prompt_tokens for answer in greedy]
     options = ("red", "blue", "green")
-    first = model.generate([Request(prompt, options, scored=True) for prompt in prompts[1:]])
+    first = model.generate([Request(prompt, options, score_options=True) for prompt in prompts[1:]])
     whole = run_requests(
         model, [DecodingRequest(prompt, parse_arm("greedy"), options, "options") for prompt in prompts[1:]]
     )

@@ -79,7 +79,7 @@ def test_the_digest_tells_settings_that_change_an_output() -> None:
 )
 def test_a_plan_sets_length_and_images(given: Any, plan: tuple[int, int], length: int | None, images: int) -> None:
     model = VLLM(**given)
-    model.expect(*plan)
+    model.expect_prompts(*plan)
     told = model.arguments()
     assert (told["max_model_len"], told["limit_mm_per_prompt"]["image"]) == (length, images)
     assert model.is_planned == (not given and (length is not None or plan[0] > 0))
@@ -137,8 +137,8 @@ def test_prompts_share_the_blocks_of_their_beginnings() -> None:
     assert shared > len(one) // 2
     assert not set(one[shared:]) & set(two)
     assert not set(one) & set(other[1:])  # a block is named by all that it follows
-    assert model.blocks(prompt("Which?")) == blocks(model.hf, prompt("Which?"), 32)
-    assert VLLM(enable_prefix_caching=False).blocks(prompt(begin)) == []
+    assert model.prefix_blocks(prompt("Which?")) == (32, blocks(model.hf, prompt("Which?"), 32))
+    assert VLLM(enable_prefix_caching=False).prefix_blocks(prompt(begin))[1] == []
 
 
 class Fake:
