@@ -83,7 +83,7 @@ def test_generate_describes_a_scene(runner: CheckpointRunner, pool: ImagePool, f
         for p in index.kind["scene"][:8]
     ]
     texts = runner.generate(turns, features, PromptLayout(), 32)
-    assert all(text.startswith("there ") and text.rstrip(".").endswith("in the image") for text in texts)
+    assert all(text.startswith("there ") and text.rstrip(".").endswith("in the picture") for text in texts)
     assert all(mentioned(text) for text in texts)
 
 
