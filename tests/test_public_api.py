@@ -1,0 +1,52 @@
+"""The public API: one page lists it, and what users read imports from nothing else."""
+
+import ast
+import importlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.public_api import PAGE, PUBLIC_MODULES, ROOT, page, public_names
+
+TOOLKIT = ("icl", "prompts", "retrievers", "decoding", "experiments")
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "experiments" / "notebooks").glob("*.ipynb"))
+
+
+def python_blocks(path: Path) -> Iterator[str]:
+    """The Python code of a Markdown file or a notebook."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        yield from re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    else:
+        yield from ("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "code")
+
+
+def toolkit_imports(code: str) -> Iterator[tuple[str, str]]:
+    """(module, name) of each `from module import name` of the toolkit, and (module, '') of each `import module`."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in TOOLKIT:
+            yield from ((str(node.module), alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names if alias.name.split(".")[0] in TOOLKIT)
+
+
+def test_the_page_lists_every_public_name() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run `python tests/public_api.py`"
+
+
+@pytest.mark.parametrize("module", PUBLIC_MODULES)
+def test_every_public_name_exists_and_has_a_docstring(module: str) -> None:
+    missing = [name for name, text in public_names(importlib.import_module(module)) if not text]
+    assert not missing
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *NOTEBOOKS], ids=lambda path: path.name)
+def test_documents_import_public_names_only(path: Path) -> None:
+    for code in python_blocks(path):
+        for module, name in toolkit_imports(code):
+            assert module in PUBLIC_MODULES, f"{path.name} imports {module}"
+            assert not name or name in importlib.import_module(module).__all__, f"{path.name}: {module}.{name}"
