@@ -33,14 +33,14 @@ def digests() -> dict[str, str]:
     from icl.errors import ConfigError
     from icl.registry import build, describe
 
-    found = {}
+    by_name = {}
     for kind, name, node in nodes():
         try:
             built = build(kind, node)
         except ConfigError:
             continue
-        found[f"{kind} {name}"] = canonical_digest(describe(built))[:16]
-    return found
+        by_name[f"{kind} {name}"] = canonical_digest(describe(built))[:16]
+    return by_name
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ class Server:
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
-        self.told: dict[str, Any] = {}  # path -> what a GET of it is answered; else 404
+        self.get_replies: dict[str, Any] = {}  # path -> what a GET of it is answered; else 404
         self.behavior: Callable[[int, dict[str, Any]], Any] = lambda number, body: "a cat"
-        self.lock, self.inside, self.most = threading.Lock(), 0, 0
+        self.lock, self.inside, self.max_concurrent = threading.Lock(), 0, 0
         self.pause = 0.0  # seconds after each byte of an answer
         self.start(0)
 
@@ -31,17 +31,17 @@ class Server:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with outer.lock:
                     outer.inside += 1
-                    outer.most = max(outer.most, outer.inside)
+                    outer.max_concurrent = max(outer.max_concurrent, outer.inside)
                     number = len(outer.bodies)
                     outer.bodies.append(body)
                     outer.headers.append({"path": self.path, **self.headers})
-                said = outer.behavior(number, body)
+                reply = outer.behavior(number, body)
                 with outer.lock:
                     outer.inside -= 1
-                if said is None:
+                if reply is None:
                     self.close_connection = True
                     return
-                status, headers, sent = (200, {}, completion(said)) if isinstance(said, str) else said
+                status, headers, sent = (200, {}, completion(reply)) if isinstance(reply, str) else reply
                 data = sent if isinstance(sent, bytes) else json.dumps(sent).encode()
                 self.send_response(status)
                 for name, value in {**headers, "Content-Length": str(len(data))}.items():
@@ -52,8 +52,8 @@ class Server:
                     time.sleep(outer.pause)
 
             def do_GET(self) -> None:
-                data = json.dumps(outer.told.get(self.path, {"error": "not found"})).encode()
-                self.send_response(200 if self.path in outer.told else 404)
+                data = json.dumps(outer.get_replies.get(self.path, {"error": "not found"})).encode()
+                self.send_response(200 if self.path in outer.get_replies else 404)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)

@@ -76,13 +76,13 @@ class Cluster:
         key = self.folder / "munge" / "key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
-        told = {
+        values = {
             "host": socket.gethostname().partition(".")[0],
             "folder": self.folder,
             "ports": _ports(2),
             "user": "root",
         }
-        (self.folder / "slurm.conf").write_text(CONFIG.format(**told))
+        (self.folder / "slurm.conf").write_text(CONFIG.format(**values))
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
         munge = [f"--{name}-file={self.folder}/munge/{name}" for name in ("key", "pid", "log", "seed")]
         self._run("munged", "--foreground", "--force", f"--socket={self.folder}/munge/socket", *munge)
@@ -118,9 +118,11 @@ class Cluster:
         while not there():
             dead = [process.args for process in self.processes if process.poll() is not None]
             if dead or time.monotonic() > deadline:
-                said = [f"{p.name}: {p.read_text(errors='replace')[-600:]}" for p in self.folder.glob("*.[ol][uo][tg]")]
+                log_tails = [
+                    f"{p.name}: {p.read_text(errors='replace')[-600:]}" for p in self.folder.glob("*.[ol][uo][tg]")
+                ]
                 self.stop()
-                raise RuntimeError(f"{dead or 'too slow'}\n" + "\n".join(said))
+                raise RuntimeError(f"{dead or 'too slow'}\n" + "\n".join(log_tails))
             time.sleep(0.1)
 
 

@@ -59,7 +59,7 @@ def test_an_environment_that_is_there_is_not_made_again(tmp_path: Path, python) 
     assert "making" not in setup(tmp_path, python()).stdout
 
 
-def test_what_pip_said_last_is_shown_where_it_fails(tmp_path: Path, python) -> None:
+def test_the_last_lines_of_pip_are_printed_if_it_fails(tmp_path: Path, python) -> None:
     done = setup(tmp_path, python(status=1, words="ERROR: No matching distribution found for torch"))
     assert done.returncode == 1
     assert "ERROR: No matching distribution found for torch" in done.stderr
@@ -67,7 +67,7 @@ def test_what_pip_said_last_is_shown_where_it_fails(tmp_path: Path, python) -> N
     assert "ready" not in done.stdout
 
 
-def test_an_old_python_is_told_before_anything_is_made(tmp_path: Path, python) -> None:
+def test_an_old_python_is_refused_before_anything_is_created(tmp_path: Path, python) -> None:
     done = setup(tmp_path, python(minor=9))
     assert done.returncode == 1
     assert done.stderr.startswith("Python 3.11 or newer is needed, and ")
@@ -102,6 +102,6 @@ def test_a_terminal_sees_the_package_that_is_fetched(tmp_path: Path, python) -> 
     command = ["sh", str(SCRIPT), "env", str(python(sleep=3)), "offline"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=slave)
     assert process.wait(timeout=60) == 0
-    shown = os.read(master, 100_000).decode()
-    assert "\r\x1b[Kenvironment  0:0" in shown
-    assert "Downloading torch (880.1 MB)" in shown
+    output = os.read(master, 100_000).decode()
+    assert "\r\x1b[Kenvironment  0:0" in output
+    assert "Downloading torch (880.1 MB)" in output

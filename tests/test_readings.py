@@ -49,12 +49,12 @@ SILENT = {("retriever", "mmices"): "candidates", ("retriever", "mmr"): "balance"
 
 @pytest.mark.parametrize(("component", "taken"), TAKEN.items(), ids=lambda value: str(value)[:40])
 def test_a_component_takes_the_reading_that_was_decided(component: tuple[str, str], taken: Mapping[str, Any]) -> None:
-    found = {one.key: one.default for one in parameter_docs(resolve(*component))}
-    assert {key: found[key] for key in taken} == taken
+    defaults = {one.key: one.default for one in parameter_docs(resolve(*component))}
+    assert {key: defaults[key] for key in taken} == taken
 
 
 @pytest.mark.parametrize(("component", "key"), SILENT.items(), ids=str)
-def test_what_no_source_settles_has_to_be_said(component: tuple[str, str], key: str) -> None:
+def test_parameters_without_a_defensible_default_are_required(component: tuple[str, str], key: str) -> None:
     assert {one.key: one.required for one in parameter_docs(resolve(*component))}[key]
 
 

@@ -15,9 +15,9 @@ FEW = ["task.queries=6", "seeds=[0]", "grid.shots=[0,2]"]
 
 def block(first_line: str) -> str:
     """The fenced block that begins with this line."""
-    found = [text for text in re.findall(r"```\w+\n(.*?)```", README, re.DOTALL) if text.startswith(first_line)]
-    assert len(found) == 1, f"the README has {len(found)} blocks that begin with {first_line!r}"
-    return found[0]
+    blocks = [text for text in re.findall(r"```\w+\n(.*?)```", README, re.DOTALL) if text.startswith(first_line)]
+    assert len(blocks) == 1, f"the README has {len(blocks)} blocks that begin with {first_line!r}"
+    return blocks[0]
 
 
 @pytest.fixture
@@ -38,12 +38,12 @@ def test_the_study_runs_and_its_run_loads_as_the_python_example_says(folder: Pat
     assert done.returncode == 0, done.stderr
     assert "runs/study/report.html" in done.stdout.replace("\n", "")
     monkeypatch.chdir(folder)
-    told: dict[str, object] = {}
-    exec(block("import icl\n"), told)  # noqa: S102  the README's own text
-    assert len(told["answers"]) == 2
-    frame = told["frame"]
+    namespace: dict[str, object] = {}
+    exec(block("import icl\n"), namespace)  # noqa: S102  the README's own text
+    assert len(namespace["answers"]) == 2
+    frame = namespace["frame"]
     assert set(frame["shots"]) == {0, 2}
-    assert not told["differences"].empty
+    assert not namespace["differences"].empty
 
 
 def test_a_strategy_and_a_retriever_of_ones_own_run_from_the_yaml_by_path(folder: Path) -> None:
@@ -66,5 +66,5 @@ def test_the_mistake_that_the_readme_shows_is_answered_in_its_words(folder: Path
     study.write_text(study.read_text().replace("{name: knn,", "{name: knnn,"))
     done = icl(folder, "run", "study.yaml")
     assert done.returncode == 2
-    said = next(line.strip() for line in README.splitlines() if "knnn" in line)
-    assert said in done.stderr
+    message = next(line.strip() for line in README.splitlines() if "knnn" in line)
+    assert message in done.stderr

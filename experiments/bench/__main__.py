@@ -1,8 +1,8 @@
 """The benchmark table: `python -m experiments.bench [--quick] [PART ...]`, or `make bench`.
 
 A part is a module of this package with a function `rows()`. Figures are ratios within one run wherever they can be,
-because machines are noisy. A figure that misses its goal is shown as measured; nothing here passes or fails. --quick
-times one round of what is usually repeated: rough figures, to see that all parts run.
+because machines are noisy. A figure that misses its goal is printed as measured. --quick measures one round instead of
+several: rough figures that show that all parts run.
 """
 
 import importlib
@@ -21,7 +21,7 @@ def parts() -> list[str]:
 
 
 def measured(names: list[str]) -> Iterator[tuple[str, tuple[str, str, str]]]:
-    """(part, row) as they come in: each part takes some seconds to a few minutes."""
+    """(part, row) of each measurement, as it finishes. A part takes seconds to minutes."""
     for name in names:
         module = importlib.import_module(f"experiments.bench.{name}")
         for row in module.rows():
@@ -30,15 +30,15 @@ def measured(names: list[str]) -> Iterator[tuple[str, tuple[str, str, str]]]:
 
 def main() -> None:
     """Prints each row as soon as it is measured."""
-    given = sys.argv[1:]
-    if "--quick" in given:
+    arguments = sys.argv[1:]
+    if "--quick" in arguments:
         quick()
-    wanted = [name for name in given if name != "--quick"] or parts()
-    unknown = sorted(set(wanted) - set(parts()))
+    names = [name for name in arguments if name != "--quick"] or parts()
+    unknown = sorted(set(names) - set(parts()))
     if unknown:
         sys.exit(f"no part named {', '.join(unknown)}. Parts: {', '.join(parts())}.")
     last = ""
-    for name, (what, figure, goal) in measured(wanted):
+    for name, (what, figure, goal) in measured(names):
         if name != last:
             print(f"\n{name}")
             last = name

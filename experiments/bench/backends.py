@@ -1,14 +1,14 @@
-"""Whether backends say the same: the quickstart, cut to a few queries, on each of them, compared pair by pair.
+"""Agreement between backends: the quickstart with a few queries on each backend, compared pair by pair.
 
     python -m experiments.bench.backends runs/backends hf nf4         where transformers answers
     python -m experiments.bench.backends runs/backends vllm remote    where vLLM is installed (the README says how)
     python -m experiments.bench.backends runs/backends                the table of what has been run
 
-`remote` starts `icl serve` for itself. The reference is `hf`: float32 on a CPU. Answers are compared where both
-backends read the same prompt. Where they differ, two right backends part at a near-tie: the *lead*, in nats, is that of
-the best token over the next at the answer's closest step, and the *shift* is by how much two backends differ in the
-log-probability of a token that both chose. A difference is explained where the lead is at most four times the largest
-shift among the answers that agree.
+`remote` starts `icl serve` itself. The reference is `hf` in float32 on a CPU. Answers are compared if both backends read
+the same prompt. The *margin* of an answer is the log-probability of the best token minus that of the second one, in nats,
+at its closest step. The *log-prob difference* of two backends is the difference between the log-probabilities that they
+give to a token that both chose. Two answers that differ are explained if the margin is at most `EXPLAINED_RATIO` times
+the largest log-prob difference among the answers that agree.
 """
 
 import os
@@ -31,8 +31,8 @@ QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 QUERIES, SEEDS, SHOTS = 24, (0,), (0, 4)
 METRIC = "lenient"
 REFERENCE = "hf"
-ROOM = 4.0
-"""Shifts that a lead may have and be explained by them: each of two tokens moves, in each of two backends."""
+EXPLAINED_RATIO = 4.0
+"""Two tokens can each move by one log-prob difference in each of two backends."""
 
 MODELS: Mapping[str, Mapping[str, Any]] = {
     "hf": {"name": "hf", "path": "tiny"},
@@ -48,10 +48,15 @@ Samples = Mapping[Key, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of one backend with the reference, on one task.
+    """Agreement of one backend with the reference on one task.
 
-    pairs: with one prompt. same: equal answers. right, right_there: of the reference and of this backend. shift: the
-    largest among pairs that agree. leads: of the pairs that differ, in the reference, the largest first.
+    Attributes:
+        pairs: Samples whose prompts are equal.
+        same: Pairs with equal answers.
+        right: Right answers of the reference.
+        right_there: Right answers of the backend.
+        log_prob_difference: The largest difference in nats among pairs with equal answers.
+        margins: The reference's margins in nats of the pairs that differ, the largest first.
     """
 
     task: str
@@ -61,16 +66,16 @@ class Agreement:
     right: int
     right_there: int
     p: float
-    shift: float
-    leads: tuple[float, ...]
+    log_prob_difference: float
+    margins: tuple[float, ...]
 
     @property
     def explained(self) -> int:
-        return sum(lead <= ROOM * self.shift for lead in self.leads)
+        return sum(margin <= EXPLAINED_RATIO * self.log_prob_difference for margin in self.margins)
 
 
 def config(backend: str, model: Mapping[str, Any], queries: int = QUERIES) -> Any:
-    """The quickstart on a backend, cut."""
+    """The config of the quickstart on a backend, with few queries."""
     tasks = [{**task, "queries": queries} for task in load(QUICKSTART).grid["task"]]
     cut = {"name": backend, "model": dict(model), "seeds": list(SEEDS), "grid.task": tasks, "grid.shots": list(SHOTS)}
     return load(QUICKSTART, cut)
@@ -78,67 +83,67 @@ def config(backend: str, model: Mapping[str, Any], queries: int = QUERIES) -> An
 
 def samples(folder: Path) -> Samples:
     """(task, shots, retriever, decoding, seed, query) -> sample, of a run."""
-    store, found = Store(folder), {}
+    store, by_key = Store(folder), {}
     for digest in (store.read_run() or {}).get("cells", ()):
         labels = (store.read_cell(digest) or {}).get("labels", {})
         for sample in store.samples(digest):
             names = [labels.get(axis) for axis in ("task", "shots", "retriever", "decoding")]
-            found[*names, sample["seed"], sample["query"]] = sample
-    return found
+            by_key[*names, sample["seed"], sample["query"]] = sample
+    return by_key
 
 
-def compared(backend: str, here: Samples, there: Samples) -> list[Agreement]:
-    """here: the reference's samples."""
+def compare_backends(backend: str, here: Samples, there: Samples) -> list[Agreement]:
+    """The agreement of a backend (`there`) with the reference (`here`), task by task."""
     rows = []
     for task in dict.fromkeys(str(key[0]) for key in here):
         keys = [key for key in here if key[0] == task and key in there]
-        both = [(here[key], there[key]) for key in keys if _alike(here[key], there[key])]
+        both = [(here[key], there[key]) for key in keys if _same_prompt(here[key], there[key])]
         same = [(a, b) for a, b in both if a.get("output", "") == b.get("output", "")]
-        leads = sorted((_lead(a) for a, b in both if a.get("output", "") != b.get("output", "")), reverse=True)
+        margins = sorted((_margin(a) for a, b in both if a.get("output", "") != b.get("output", "")), reverse=True)
         right, other = ([bool(pair[i]["scores"][METRIC]) for pair in both] for i in (0, 1))
-        lost = sum(a and not b for a, b in zip(right, other, strict=True))
-        won = sum(b and not a for a, b in zip(right, other, strict=True))
-        shift = max((_shift(a, b) for a, b in same), default=0.0)
-        told = len(both), len(same), sum(right), sum(other), mcnemar_p(lost, won)
-        rows.append(Agreement(task, backend, *told, shift, tuple(leads)))
+        right_to_wrong = sum(a and not b for a, b in zip(right, other, strict=True))
+        wrong_to_right = sum(b and not a for a, b in zip(right, other, strict=True))
+        log_prob_difference = max((_log_prob_difference(a, b) for a, b in same), default=0.0)
+        counts = len(both), len(same), sum(right), sum(other), mcnemar_p(right_to_wrong, wrong_to_right)
+        rows.append(Agreement(task, backend, *counts, log_prob_difference, tuple(margins)))
     return rows
 
 
-def _alike(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+def _same_prompt(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return not a.get("failed") and not b.get("failed") and a["prompt_digest"] == b["prompt_digest"]
 
 
-def _lead(sample: Mapping[str, Any]) -> float:
+def _margin(sample: Mapping[str, Any]) -> float:
     return float(min(sample["trace"]["gap"]))
 
 
-def _shift(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+def _log_prob_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
     here, there = a["trace"]["logprob"], b["trace"]["logprob"]
     return max((abs(x - y) for x, y in zip(here, there, strict=False)), default=0.0)
 
 
 def table(folder: Path) -> Iterator[str]:
-    """A row a task and backend, as Markdown."""
+    """The lines of a Markdown table with a row for each task and backend."""
     here = samples(folder / REFERENCE)
     if not here:
-        raise ModelError(f"{folder}: nothing was run on '{REFERENCE}', which the others are compared with.")
+        raise ModelError(f"{folder}: no run of '{REFERENCE}', the reference. Run it first.")
     yield (
-        f"| task | backend | pairs | same answer | {METRIC}: hf | {METRIC}: backend | p | largest shift | "
-        "leads where they differ | explained |"
+        f"| task | backend | pairs | same answer | {METRIC}: hf | {METRIC}: backend | p | largest log-prob difference | "
+        "margin where answers differ | explained |"
     )
     yield "|---|---|---|---|---|---|---|---|---|---|"
-    rows = [row for name in MODELS if name != REFERENCE for row in compared(name, here, samples(folder / name))]
+    rows = [row for name in MODELS if name != REFERENCE for row in compare_backends(name, here, samples(folder / name))]
     for row in (row for row in rows if row.pairs):
-        span = f"{row.leads[-1]:.2g} to {row.leads[0]:.2g}" if row.leads else "–"
+        span = f"{row.margins[-1]:.2g} to {row.margins[0]:.2g}" if row.margins else "–"
         cells = [row.task, row.backend, row.pairs, f"{100 * row.same / row.pairs:.1f} %"]
         cells += [f"{row.right / row.pairs:.3f}", f"{row.right_there / row.pairs:.3f}", f"{row.p:.2f}"]
-        cells += [f"{row.shift:.1g}", span, f"{row.explained} of {len(row.leads)}"]
+        cells += [f"{row.log_prob_difference:.1g}", span, f"{row.explained} of {len(row.margins)}"]
         yield "| " + " | ".join(map(str, cells)) + " |"
 
 
 @contextmanager
 def serving(model: str = "tiny") -> Iterator[str]:
-    """The address of a server of `icl serve` on this machine, as long as the block runs."""
+    """Runs `icl serve` on this machine inside the block and yields its URL."""
     import socket
 
     import httpx
@@ -177,7 +182,7 @@ def measure(folder: Path, names: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Runs what is named, then prints the table."""
+    """Runs the backends of the command line, then prints the table."""
     if len(sys.argv) < 2 or set(sys.argv[2:]) - MODELS.keys():
         sys.exit(f"python -m experiments.bench.backends FOLDER [{' '.join(MODELS)}]")
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -23,25 +23,27 @@ from icl.streams import StreamKey
 
 VOCABULARY, BATCH = 150_000, 16
 PARAMETERS, WIDTH, INNER = 7.6e9, 3_584, 18_944
-SPREAD, APART = 4.3, 1.0
+COMMON_SPREAD, BRANCH_SPREAD = 4.3, 1.0
 """Standard deviations of the scores that branches have in common, and of each's own."""
 
 
 def rows() -> list[Row]:
     """The dearest methods and controls, and how many of all are within the goal."""
     with one_thread(), torch.inference_mode():
-        found = _strategies()
-        steps = {count: _step(count) for count in {len(probe_branches(one)) for one in found.values()}}
-        spent = {name: (one, _seconds(one) / steps[len(probe_branches(one))]) for name, one in found.items()}
-    told: list[Row] = []
+        strategies = _strategies()
+        steps = {count: _step(count) for count in {len(probe_branches(one)) for one in strategies.values()}}
+        spent = {name: (one, _seconds(one) / steps[len(probe_branches(one))]) for name, one in strategies.items()}
+    table: list[Row] = []
     for what, is_control in (("methods", False), ("controls", True)):
         own = {name: share for name, (one, share) in spent.items() if one.control == is_control}
         within = sum(share <= 0.05 for share in own.values())
         dear = sorted(own, key=lambda name: -own[name])[:3]
         figure = ", ".join(f"{name} {own[name]:.1%}" for name in dear)
-        told.append((f"{what} whose combination takes at most 5 % of a step", f"{within} of {len(own)}", f"{len(own)}"))
-        told.append((f"the dearest {what}, of a step (two branches: {steps[2]:.1f} s)", figure, "<= 5 %"))
-    return told
+        table.append(
+            (f"{what} whose combination takes at most 5 % of a step", f"{within} of {len(own)}", f"{len(own)}")
+        )
+        table.append((f"the dearest {what}, of a step (two branches: {steps[2]:.1f} s)", figure, "<= 5 %"))
+    return table
 
 
 def _step(branches: int) -> float:
@@ -52,7 +54,7 @@ def _step(branches: int) -> float:
 
 def _strategies() -> dict[str, Strategy]:
     """Every registered strategy that says something about tokens, with its defaults; wrapped controls are VCD's."""
-    found: dict[str, Strategy] = {}
+    strategies: dict[str, Strategy] = {}
     for name in entries("strategy"):
         for node in ({"name": name}, {"name": name, "of": "vcd"}):
             try:
@@ -61,16 +63,16 @@ def _strategies() -> dict[str, Strategy]:
             except (ICLError, TypeError):
                 continue
             if not strategy.options_only:
-                found[name] = strategy
+                strategies[name] = strategy
             break
-    return found
+    return strategies
 
 
 def _seconds(strategy: Strategy) -> float:
     count = logits_count(strategy)
     generator = torch.Generator().manual_seed(0)
-    common = SPREAD * torch.randn(1, BATCH, VOCABULARY, generator=generator)
-    logits = common + APART * torch.randn(count, BATCH, VOCABULARY, generator=generator)
+    common = COMMON_SPREAD * torch.randn(1, BATCH, VOCABULARY, generator=generator)
+    logits = common + BRANCH_SPREAD * torch.randn(count, BATCH, VOCABULARY, generator=generator)
     states = [InitialStepState(StreamKey(0, f"q{i}")) for i in range(BATCH)]
     return _best(lambda: scores(strategy, logits, 1, states))
 

@@ -57,7 +57,7 @@ def rows(path: str = "tiny") -> Iterator[Row]:
 def _against_generate(model: HF) -> list[Row]:
     """Tokens a second while decoding: a long answer less one of a single token, so that prefills do not count."""
     prompts, endless = prompts_of(0), Endless(model)
-    told = []
+    table = []
     for name, arm, copies, goal in (
         ("greedy", "greedy", 1, 0.95),
         ("vcd", "vcd", 2, 0.9),
@@ -74,8 +74,8 @@ def _against_generate(model: HF) -> list[Row]:
         rate = BATCH * (new - 1) / (long - short)
         rest = f"{rate:,.0f} tokens/s; with prefill {their_long / long:.2f}"
         against = "generate" if copies == 1 else f"generate on {copies} x the rows"
-        told.append((f"{name}, batch {BATCH}: tokens/s over {against}", f"{ratio:.2f} ({rest})", f">= {goal}"))
-    return told
+        table.append((f"{name}, batch {BATCH}: tokens/s over {against}", f"{ratio:.2f} ({rest})", f">= {goal}"))
+    return table
 
 
 def branching(count: int) -> dict[str, Any]:
@@ -94,23 +94,25 @@ def _against_released(model: HF) -> list[Row]:
 
     def released(prompts: Sequence[Prompt], new: int) -> None:
         for prompt in prompts:
-            seen, noised = (processed(model, [branch]) for branch in method.branches(prompt))
-            _generated(model, seen, new, prompts, _Contrast(model.engine.runner.model, noised, method))
+            image_state, noised = (processed(model, [branch]) for branch in method.branches(prompt))
+            _generated(model, image_state, new, prompts, _Contrast(model.engine.runner.model, noised, method))
 
-    told = []
+    table = []
     for new in (LONG_ANSWER, SHORT_ANSWER):
         ours = partial(_run, endless, arms=[Arm(method)], new=new)
-        for seen in ("new images", "images of an earlier arm"):
-            known = prompts_of(next(fresh))
+        for image_state in ("new images", "images of an earlier arm"):
+            cached_prompts = prompts_of(next(fresh))
             spent, theirs = in_turn(
                 [ours, partial(released, new=new)],
-                (lambda: prompts_of(next(fresh))) if seen == "new images" else (lambda same=known: same),  # type: ignore[misc]
+                (lambda: prompts_of(next(fresh)))
+                if image_state == "new images"
+                else (lambda same=cached_prompts: same),  # type: ignore[misc]
                 rounds(3),
             )
             figure = f"{theirs / spent:.1f} x ({spent / BATCH * 1e3:.1f} ms a query, {theirs / BATCH * 1e3:.1f} ms)"
-            what = f"vcd, batch {BATCH}, {new} tokens, {seen}: speed over a loop in the released style"
-            told.append((what, figure, ">= 10 x"))
-    return told
+            what = f"vcd, batch {BATCH}, {new} tokens, {image_state}: speed over a loop in the released style"
+            table.append((what, figure, ">= 10 x"))
+    return table
 
 
 def _many_arms(model: HF) -> list[Row]:
@@ -121,7 +123,7 @@ def _many_arms(model: HF) -> list[Row]:
     six = [parse_arm("greedy"), parse_arm("sampling"), vcd, sampled, *default_controls(vcd)[:2]]
     more = ({"alpha": 0.5}, {"beta": 0.3}, {"alpha": 0.5, "beta": 0.3})
     others = ("cad", {"name": "plain_average", "of": "vcd"}, {"name": "sign_flip", "of": "vcd"})
-    twelve = [*six, *(parse_arm({"name": "vcd", **given}) for given in more), *map(parse_arm, others)]
+    twelve = [*six, *(parse_arm({"name": "vcd", **parameters}) for parameters in more), *map(parse_arm, others)]
     alone, half, whole = in_turn(
         [
             partial(_run, model, arms=six[:1], new=SHORT_ANSWER),
@@ -169,11 +171,11 @@ def prompts_of(seed: int) -> list[Prompt]:
     for query in task.queries:
         demos = tuple(Demo(example, 0.0, i) for i, example in enumerate(task.pool(query.id).examples[:SHOTS]))
         prompt = composer.compose(Context(query.query, demos, StreamKey(0, f"{seed}-{query.id}")))
-        prompts.append(prompt.map(drawn))
+        prompts.append(prompt.map(with_decoded_image))
     return prompts
 
 
-def drawn(part: Part) -> Part:
+def with_decoded_image(part: Part) -> Part:
     """The part with its image in memory."""
     if part.image is None:
         return part
@@ -265,12 +267,14 @@ class _Contrast:
         return combined if mask is None else combined.masked_fill(~mask, -torch.inf)
 
 
-def in_turn(runs: Sequence[Callable[[Any], object]], given: Callable[[], Any], times: int | None = None) -> list[float]:
+def in_turn(
+    runs: Sequence[Callable[[Any], object]], make_input: Callable[[], Any], times: int | None = None
+) -> list[float]:
     """The best processor time of each run, after one that does not count. given: what a run gets, made beforehand."""
     best = [float("inf")] * len(runs)
     for number in range((rounds(ROUNDS) if times is None else times) + 1):
         for i, run in enumerate(runs):
-            made = given()
+            made = make_input()
             start = time.process_time()
             run(made)
             if number:

@@ -29,7 +29,7 @@ def rows(path: str = "tiny") -> Iterator[Row]:
     with one_thread():
         model = HF(path=path, dtype="float32", device="cpu")
         model.load()
-        for part in (_greedy, _images, _beginnings, _copies, _options):
+        for part in (_greedy, _images, _shared_prefixes, _copies, _options):
             yield from part(model)
 
 
@@ -81,9 +81,9 @@ def _images(model: HF) -> list[Row]:
     ]
 
 
-def _beginnings(model: HF) -> list[Row]:
+def _shared_prefixes(model: HF) -> list[Row]:
     """Prefills of prompts that begin alike, over prefills that share nothing."""
-    told = []
+    counts = []
     own = prompts_of(3)
     fixed = [Prompt((*own[0].turns[:-1], prompt.turns[-1]), prompt.key) for prompt in own]
     noised = [prompt.edit(DiffusionNoise(), where="query") for prompt in own]
@@ -95,8 +95,8 @@ def _beginnings(model: HF) -> list[Row]:
         tokens = (model.counters()["prefill_tokens"] - before) / sum(map(len, reads))
         goal = "<= 0.60" if name.startswith("two") else ""
         what = f"{name}, 8 shots: time of a prefill over one that shares nothing"
-        told.append((what, f"{ratio:.2f} (tokens {tokens:.2f})", goal))
-    return told
+        counts.append((what, f"{ratio:.2f} (tokens {tokens:.2f})", goal))
+    return counts
 
 
 def _copies(model: HF) -> list[Row]:
@@ -108,11 +108,11 @@ def _copies(model: HF) -> list[Row]:
     rows.advance(rows.logits.argmax(-1))
     copies = _open(model, reads, False)
     own = int(rows.mask.sum()) - 16 * opener.heads[0].rows.width
-    told = f"{_bytes(rows) / _bytes(one):.1f}, copies {_bytes(copies) / _bytes(one):.1f}, of one branch's"
+    counts = f"{_bytes(rows) / _bytes(one):.1f}, copies {_bytes(copies) / _bytes(one):.1f}, of one branch's"
     steps = _ratios(lambda: _steps(rows.take(every)), lambda: _steps(copies.take(every)))
     what = "16 branches that share a beginning"
     return [
-        (f"{what}, {own / 16:.0f} of {len(reads[0])} tokens their own: bytes of cache entries", told, ""),
+        (f"{what}, {own / 16:.0f} of {len(reads[0])} tokens their own: bytes of cache entries", counts, ""),
         (f"{what}: time of 8 steps over those of rows with copies", f"{steps:.2f}", ""),
     ]
 
@@ -124,9 +124,9 @@ def _steps(rows: Any) -> None:
 
 def _bytes(rows: Any) -> int:
     """Of the memory behind the layers' tensors, each piece once."""
-    held = [t for layer in rows.cache.layers for t in (layer.keys, layer.values, *(layer.room or ()))]
-    held += [t for layer in rows.cache.layers if layer.begins for t in (layer.begins.keys, layer.begins.values)]
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}.values())
+    tensors = [t for layer in rows.cache.layers for t in (layer.keys, layer.values, *(layer.room or ()))]
+    tensors += [t for layer in rows.cache.layers if layer.begins for t in (layer.begins.keys, layer.begins.values)]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def _options(model: HF) -> list[Row]:
@@ -169,15 +169,15 @@ def _generate(model: HF, inputs: dict[str, Any]) -> None:
 
 def _ratios(one: Callable[[], object], other: Callable[[], object]) -> float:
     """Median of (time of `one` / time of `other`), in turn; the first round of each is not counted."""
-    found = []
+    ratios = []
     for _ in range(rounds(ROUNDS) + 1):
         times = []
         for run in (one, other):
             begin = time.process_time()
             run()
             times.append(time.process_time() - begin)
-        found.append(times[0] / times[1])
-    return median(found[1:])
+        ratios.append(times[0] / times[1])
+    return median(ratios[1:])
 
 
 def main() -> None:

@@ -72,8 +72,8 @@ def rows() -> list[Row]:
     quickstart = files("experiments") / "configs" / "quickstart.yaml"
     few = [f"grid.task={json.dumps([{'name': t, 'queries': QUERIES} for t in ('easy-vqa', 'binding')])}"]
     counters = _run(str(quickstart), few)
-    told = sum(map(len, Watched.prompts.values()))
-    found = [
+    distinct_tokens_total = sum(map(len, Watched.prompts.values()))
+    table = [
         (
             f"quickstart, {QUERIES} queries a task: images encoded / distinct images",
             f"{counters['images_encoded'] / len(Watched.images):.2f}",
@@ -81,7 +81,7 @@ def rows() -> list[Row]:
         ),
         (
             "the same: tokens forwarded in prefill / tokens of the distinct branch prompts",
-            f"{counters['prefill_tokens'] / told:.2f}",
+            f"{counters['prefill_tokens'] / distinct_tokens_total:.2f}",
             "<= 1.05",
         ),
     ]
@@ -93,7 +93,7 @@ def rows() -> list[Row]:
     ]
     counters = _run(str(quickstart), fixed)
     return [
-        *found,
+        *table,
         (
             "fixed demonstrations, 8 shots: tokens forwarded in prefill / distinct tokens",
             f"{counters['prefill_tokens'] / distinct_tokens(list(Watched.prompts.values())):.2f}",
@@ -123,5 +123,5 @@ def _run(file: str, overrides: Sequence[str]) -> dict[str, Any]:
     model = f"model={{name: '{__name__}:Watched'}}"
     with tempfile.TemporaryDirectory() as folder:
         done = run(load(Path(file), [model, *overrides]), Path(folder))
-        told: dict[str, Any] = json.loads((done.folder / "run.json").read_text())["sessions"][-1]["counters"]
-        return told
+        counters: dict[str, Any] = json.loads((done.folder / "run.json").read_text())["sessions"][-1]["counters"]
+        return counters

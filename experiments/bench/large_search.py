@@ -31,17 +31,17 @@ def rows() -> list[Row]:
 
 def measured(queries: int, size: int) -> list[Row]:
     """Raises CalledProcessError where a process ran out of memory."""
-    told = {}
+    figures = {}
     for engine in ENGINES:
         command = [sys.executable, "-m", "experiments.bench.large_search", engine, str(queries), str(size)]
-        told[engine] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    ours, theirs = told["ours"], told["faiss"]
+        figures[engine] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    ours, theirs = figures["ours"], figures["faiss"]
     what = f"knn, {queries:,} queries over {size:,} x {DIM}, k = {SHOTS}"
     seconds = f"{ours['seconds']:.1f} s, {theirs['seconds']:.1f} s"
-    held = f"{ours['mib']:,.0f} MiB, {theirs['mib']:,.0f} MiB"
+    memory = f"{ours['mib']:,.0f} MiB, {theirs['mib']:,.0f} MiB"
     return [
         (f"{what}: time over FAISS flat", f"{ours['seconds'] / theirs['seconds']:.2f} ({seconds})", "<= 1.10"),
-        (f"{what}: memory over FAISS flat", f"{ours['mib'] / theirs['mib']:.2f} ({held})", "<= 1.20"),
+        (f"{what}: memory over FAISS flat", f"{ours['mib'] / theirs['mib']:.2f} ({memory})", "<= 1.20"),
         (f"{what}: scores equal FAISS", "yes" if ours["scores"] == theirs["scores"] else "NO", "yes"),
     ]
 
@@ -62,7 +62,7 @@ def _search(engine: str, queries: int, size: int) -> dict[str, object]:
 
     import faiss
 
-    asked = block(10**6, queries)
+    query_vectors = block(10**6, queries)
     unit(block(0, 100))
     before = peak()
     if engine == "faiss":
@@ -76,12 +76,12 @@ def _search(engine: str, queries: int, size: int) -> dict[str, object]:
         index = Index(vectors)
     begun = time.process_time()
     if engine == "faiss":
-        best, _ = flat.search(asked, SHOTS)
+        best, _ = flat.search(query_vectors, SHOTS)
     else:
-        best = np.array([[score for _, score in own] for own in index.nearest(asked, SHOTS)])
+        best = np.array([[score for _, score in own] for own in index.nearest(query_vectors, SHOTS)])
     taken = time.process_time() - begun
-    told = np.round(best[: min(len(best), 20)].astype(np.float64), 4).tolist()
-    return {"seconds": taken, "mib": peak() - before, "scores": told}
+    scores = np.round(best[: min(len(best), 20)].astype(np.float64), 4).tolist()
+    return {"seconds": taken, "mib": peak() - before, "scores": scores}
 
 
 if __name__ == "__main__":

@@ -46,9 +46,9 @@ def _search() -> list[Row]:
     bare.add(vectors)
     index = Index(vectors)
     ours, theirs = _in_turn(lambda: index.nearest(queries, SHOTS), lambda: bare.search(queries, SHOTS))
-    found = index.nearest(queries, SHOTS)
+    table = index.nearest(queries, SHOTS)
     scores, _ = bare.search(queries, SHOTS)
-    same = np.allclose([[score for _, score in one] for one in found], scores, atol=1e-5)
+    same = np.allclose([[score for _, score in one] for one in table], scores, atol=1e-5)
     what = f"knn, {QUERIES:,} queries over {ROWS:,} x {DIM}, k = {SHOTS}"
     return [
         (f"{what}: time over FAISS flat", f"{ours / theirs:.2f} ({ours:.2f} s, {theirs:.2f} s)", "<= 1.10"),
@@ -69,8 +69,8 @@ def _approximate() -> list[Row]:
         start = time.process_time()
         index = index_of(vectors, search)
         built = time.process_time() - start
-        found = index.nearest(queries, SHOTS)
-        shared = [len({r for r, _ in a} & {r for r, _ in b}) / SHOTS for a, b in zip(exact, found, strict=True)]
+        table = index.nearest(queries, SHOTS)
+        shared = [len({r for r, _ in a} & {r for r, _ in b}) / SHOTS for a, b in zip(exact, table, strict=True)]
         fast, plain = _in_turn(partial(index.nearest, queries, SHOTS), partial(each.nearest, queries, SHOTS))
         what = f"{search}, {QUERIES:,} queries over {len(vectors):,} x {DIM}"
         figure = f"{fast / plain:.2f} of exact, built in {built:.1f} s"
@@ -85,7 +85,7 @@ def _diverse() -> list[Row]:
     near = np.argpartition(-(queries @ vectors.T), CANDIDATES, axis=1)[:, :CANDIDATES]
     parts = unit(rng.standard_normal((CANDIDATES * PARTS, DIM), dtype=np.float32))
     members = Members.of(parts.reshape(CANDIDATES, PARTS, DIM))
-    asked = unit(rng.standard_normal((QUERIES * PARTS, DIM), dtype=np.float32)).reshape(QUERIES, PARTS, DIM)
+    query_vectors = unit(rng.standard_normal((QUERIES * PARTS, DIM), dtype=np.float32)).reshape(QUERIES, PARTS, DIM)
     weights = np.full(PARTS, 1 / PARTS)
 
     def greedy(choose: Callable[..., list[int]], *more: float) -> None:
@@ -94,7 +94,7 @@ def _diverse() -> list[Row]:
             assert len(choose(some @ query, some, PICKED, *more)) == PICKED
 
     def coverage() -> None:
-        for some in np.split(asked, QUERIES // 10):
+        for some in np.split(query_vectors, QUERIES // 10):
             for matches in np.split(members.matches(np.concatenate(some)), len(some)):
                 assert len(Covered(matches, weights).pick(PICKED)) == PICKED
 

@@ -82,16 +82,16 @@ def _memory(runs: Path) -> Row:
         command = [sys.executable, "-c", PEAK, str(file), str(runs)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.split()[-1]) / (2**20 if sys.platform == "darwin" else 2**10))
-    told = f"{peaks[1] - peaks[0]:+.0f} MiB of {peaks[0]:.0f} MiB"
-    return "peak memory of 8 times the samples (840 to 13,440)", told, "bounded by the batch"
+    figure = f"{peaks[1] - peaks[0]:+.0f} MiB of {peaks[0]:.0f} MiB"
+    return "peak memory of 8 times the samples (840 to 13,440)", figure, "bounded by the batch"
 
 
 def _file(runs: Path, name: str, queries: int, seeds: list[int] | None = None) -> Path:
     import yaml
 
-    told: dict[str, Any] = {**GRID, "name": name, "task": {"name": "binding", "queries": queries}}
+    config: dict[str, Any] = {**GRID, "name": name, "task": {"name": "binding", "queries": queries}}
     path = runs / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(told | ({"seeds": seeds} if seeds else {})))
+    path.write_text(yaml.safe_dump(config | ({"seeds": seeds} if seeds else {})))
     return path
 
 

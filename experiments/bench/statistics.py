@@ -1,12 +1,15 @@
-"""What the statistics of few clusters are worth: size and power of graded paired differences, coverage of intervals.
+"""Statistics with few clusters: size and power of paired tests of graded scores, coverage of intervals.
 
-Size is the share of p <= .05 where the true difference is 0. Symmetric designs: differences of normal, of U-shaped
-(beta .6, .6) scores, and of scores that mostly agree (70 % of pairs are equal), half of a cluster's samples alike; the
-figure is the largest of the three. Skewed ones, whose names could not be exchanged: nine small gains to one large loss
-(rare), and an exponential less its mean. Of a symmetric design the interval covers in 1 - size of the draws, since it
-is the test's. Power at 2.8 standard errors, beside Student's t with C - 1 degrees of freedom on cluster sums. Coverage
-of one arm's mean: scores of beta (2, 8), and of 70 % ones among uniform ones; of the difference of two right/wrong
-arms: 30 % of the pairs differ by .1 in the mean, or 40 % by .3.
+Size is the share of p <= .05 if the true difference is 0. Half of a cluster's samples are equal.
+
+- Symmetric designs: differences of normal scores, of U-shaped scores (beta(.6, .6)), and of scores of which 70 % are equal.
+  The figure is the largest size of the three.
+- Skewed designs, where the exchange of names is not exact: nine small gains and one large loss (rare), and an exponential
+  minus its mean.
+
+The interval inverts the test, so its coverage in a symmetric design is 1 - size. Power is measured at 2.8 standard errors, next
+to Student's t with C - 1 degrees of freedom on cluster sums. Coverage of one arm's mean uses beta(2, 8) scores, and scores of
+which 70 % are 1. Coverage of a right/wrong difference uses pairs of which 30 % differ with mean .1, or 40 % with mean .3.
 """
 
 from collections.abc import Callable
@@ -55,21 +58,29 @@ DIFFERENCES = ((0.3, 0.1), (0.4, 0.3))
 
 def rows() -> list[Row]:
     """A row a number of clusters and kind of design."""
-    found: list[Row] = []
+    table: list[Row] = []
     for count in CLUSTERS:
         for what, sizes in (("equal", _equal), ("unequal", _unequal)):
             symmetric = [_share(design, sizes, count) for design in SYMMETRIC]
             skewed = ", ".join(f"{_share(design, sizes, count)[0]:.3f}" for design in SKEWED)
             size = f"{max(one for one, _, _, _ in symmetric):.3f} (t {max(t for _, t, _, _ in symmetric):.3f})"
-            found.append((f"size at {count} clusters of {what} sizes, symmetric differences", size, "<= .055"))
-            found.append((f"size at {count} clusters of {what} sizes, skewed: rare, exponential", skewed, "-"))
+            table.append((f"size at {count} clusters of {what} sizes, symmetric differences", size, "<= .055"))
+            table.append((f"size at {count} clusters of {what} sizes, skewed: rare, exponential", skewed, "-"))
             power = ", ".join(f"{p:.2f} (t {t:.2f})" for _, _, p, t in symmetric)
-            found.append((f"power at {count} clusters of {what} sizes: normal, U-shaped, sparse", power, "-"))
-        covered = ", ".join(f"{_covered(true, scores, count):.3f}" for true, scores in SCORES)
-        found.append((f"coverage of a graded mean at {count} clusters: beta (2, 8), mostly 1", covered, ".95"))
-        apart = ", ".join(f"{_apart(differ, true, count):.3f}" for differ, true in DIFFERENCES)
-        found.append((f"coverage of a right/wrong difference at {count} clusters: .1 of .3, .3 of .4", apart, ".95"))
-    return found
+            table.append((f"power at {count} clusters of {what} sizes: normal, U-shaped, sparse", power, "-"))
+        covered = ", ".join(f"{_mean_coverage(true, scores, count):.3f}" for true, scores in SCORES)
+        table.append((f"coverage of a graded mean at {count} clusters: beta (2, 8), mostly 1", covered, ".95"))
+        difference_coverage = ", ".join(
+            f"{_difference_coverage(differ, true, count):.3f}" for differ, true in DIFFERENCES
+        )
+        table.append(
+            (
+                f"coverage of a right/wrong difference at {count} clusters: .1 of .3, .3 of .4",
+                difference_coverage,
+                ".95",
+            )
+        )
+    return table
 
 
 def _equal(draw: np.random.Generator, count: int) -> NDArray[np.intp]:
@@ -85,20 +96,20 @@ def _share(
 ) -> tuple[float, float, float, float]:
     """(size, size of t, power, power of t)."""
     draw = np.random.default_rng(count)
-    kept = partial(_drawn, draw, design, sizes, count)
-    samples = [kept() for _ in range(rounds(ROUNDS) * TIMES)]
+    draw_clusters = partial(_draw_clusters, draw, design, sizes, count)
+    samples = [draw_clusters() for _ in range(rounds(ROUNDS) * TIMES)]
     spread = float(np.std([sums.sum() / own.sum() for sums, own in samples]))
-    told = [
+    p_values = [
         (sign_flip_p(sums + shift * own), _t(sums + shift * own, own))
         for shift in (0.0, 2.8 * spread)
         for sums, own in samples
     ]
-    null, moved = np.array(told[: len(samples)]), np.array(told[len(samples) :])
+    null, moved = np.array(p_values[: len(samples)]), np.array(p_values[len(samples) :])
     size, power = (null <= LEVEL).mean(axis=0), (moved <= LEVEL).mean(axis=0)
     return float(size[0]), float(size[1]), float(power[0]), float(power[1])
 
 
-def _drawn(
+def _draw_clusters(
     draw: np.random.Generator,
     design: Draw,
     sizes: Callable[[np.random.Generator, int], NDArray[np.intp]],
@@ -106,8 +117,8 @@ def _drawn(
 ) -> tuple[Floats, Floats]:
     """(sums, sizes) of clusters, half of the samples of each alike."""
     own = sizes(draw, count)
-    alike = draw.random(len(own)) < 0.5
-    return cluster_sums(np.where(alike, design(draw, count)[own], design(draw, len(own))), own)
+    same_as_cluster = draw.random(len(own)) < 0.5
+    return cluster_sums(np.where(same_as_cluster, design(draw, count)[own], design(draw, len(own))), own)
 
 
 def _t(sums: Floats, sizes: Floats) -> float:
@@ -118,21 +129,23 @@ def _t(sums: Floats, sizes: Floats) -> float:
     return 2 * float(stdtr(count - 1, -abs(mean) / error)) if error > 0 else float(mean == 0)
 
 
-def _apart(differ: float, true: float, count: int) -> float:
+def _difference_coverage(differ: float, true: float, count: int) -> float:
     draw, hit = np.random.default_rng(count), 0
     times = rounds(ROUNDS) * TIMES
     for _ in range(times):
         above, below = draw.random(count) < (differ + true) / 2, draw.random(count)
-        seen = np.where(above, 1.0, np.where(below < (differ - true) / (2 - differ - true), -1.0, 0.0))
-        found = paired_test(Pairs((seen < 0).astype(float), (seen > 0).astype(float), np.arange(count)))
-        hit += found.low <= true <= found.high
+        differences = np.where(above, 1.0, np.where(below < (differ - true) / (2 - differ - true), -1.0, 0.0))
+        estimate_ = paired_test(
+            Pairs((differences < 0).astype(float), (differences > 0).astype(float), np.arange(count))
+        )
+        hit += estimate_.low <= true <= estimate_.high
     return hit / times
 
 
-def _covered(true: float, scores: Draw, count: int) -> float:
+def _mean_coverage(true: float, scores: Draw, count: int) -> float:
     draw, hit = np.random.default_rng(count), 0
     times = rounds(ROUNDS) * TIMES
     for _ in range(times):
-        found = estimate_mean(scores(draw, count))
-        hit += found.low <= true <= found.high
+        interval = estimate_mean(scores(draw, count))
+        hit += interval.low <= true <= interval.high
     return hit / times

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from experiments.bench.backends import MODELS, compared, config, samples, table
+from experiments.bench.backends import MODELS, compare_backends, config, samples, table
 from experiments.grid.grid import expand
 from icl.errors import ModelError
 
 
 def sample(output: str, right: int, gap: list[float], logprob: list[float], **more: Any) -> dict[str, Any]:
-    told = {"output": output, "prompt_digest": "p", "scores": {"lenient": right}, "seed": 0}
-    return told | {"trace": {"gap": gap, "logprob": logprob}} | more
+    fields = {"output": output, "prompt_digest": "p", "scores": {"lenient": right}, "seed": 0}
+    return fields | {"trace": {"gap": gap, "logprob": logprob}} | more
 
 
 HERE = {
@@ -33,29 +33,29 @@ THERE = {
 
 
 def test_pairs_differences_and_what_explains_them_are_counted() -> None:
-    first, second = compared("vllm", HERE, THERE)
+    first, second = compare_backends("vllm", HERE, THERE)
     assert (first.pairs, first.same, first.right, first.right_there, first.p) == (3, 1, 2, 1, 1.0)
-    assert first.shift == pytest.approx(0.001)
-    assert first.leads == (0.8, 0.003)
+    assert first.log_prob_difference == pytest.approx(0.001)
+    assert first.margins == (0.8, 0.003)
     assert first.explained == 1
-    assert (second.task, second.pairs, second.same, second.leads) == ("u", 1, 1, ())
+    assert (second.task, second.pairs, second.same, second.margins) == ("u", 1, 1, ())
 
 
 def test_a_backend_that_failed_a_sample_has_no_pair_of_it() -> None:
     broken = THERE | {("t", 0, "q1"): {"failed": "no", "prompt_digest": "p", "seed": 0}}
-    assert compared("vllm", HERE, broken)[0].pairs == 2
+    assert compare_backends("vllm", HERE, broken)[0].pairs == 2
 
 
 def test_the_table_has_a_row_for_each_backend_that_was_run(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="nothing was run on 'hf'"):
         list(table(tmp_path))
-    for name, told in (("hf", HERE), ("vllm", THERE)):
+    for name, fields in (("hf", HERE), ("vllm", THERE)):
         folder = tmp_path / name
         cell = folder / "cells" / "c"
         cell.mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps({"cells": ["c"]}))
         (cell / "cell.json").write_text(json.dumps({"labels": {"task": "t", "shots": 0}}))
-        lines = [one | {"cell": "c", "query": key[2]} for key, one in told.items() if key[0] == "t"]
+        lines = [one | {"cell": "c", "query": key[2]} for key, one in fields.items() if key[0] == "t"]
         (cell / "0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert len(samples(tmp_path / "hf")) == 4
     _, _, row = table(tmp_path)

@@ -108,7 +108,7 @@ def test_answers_come_in_order_and_never_more_than_allowed_are_in_flight(
     model = remote(concurrency=3)
     said = model.generate([request(f"q{i}") for i in range(12)])
     assert [one.text for one in said] == [f"it is q{i}" for i in range(12)]
-    assert server.most == 3
+    assert server.max_concurrent == 3
     told = model.counters()
     assert (told["requests"], told["retries"], told["images_shown"]) == (12, 0, 24)
 
@@ -412,19 +412,19 @@ def generation(text: str, **more: Any) -> Any:
 
 def test_a_server_of_ours_is_known_by_what_it_says(server: Any, remote: Callable[..., Remote]) -> None:
     assert remote().abilities == Remote.abilities == {"generate", "score"}
-    server.told = ours()
+    server.get_replies = ours()
     assert remote().abilities == {"generate", "score", "strategies"}
-    server.told = {"/v1/strategies": {"server": "another", "strategies": []}}
+    server.get_replies = {"/v1/strategies": {"server": "another", "strategies": []}}
     assert "strategies" not in remote().abilities
-    server.told = ours()["/v1/strategies"] | {"version": "9"}
-    server.told = {"/v1/strategies": server.told}
+    server.get_replies = ours()["/v1/strategies"] | {"version": "9"}
+    server.get_replies = {"/v1/strategies": server.get_replies}
     assert "the server runs mm-icl 9" in remote().notes[0]
 
 
 def test_strategies_are_sent_to_a_server_of_ours_with_named_parts_and_whole_parameters(
     server: Any, remote: Callable[..., Remote]
 ) -> None:
-    server.told = ours()
+    server.get_replies = ours()
     server.behavior = lambda number, body: generation("blue")
     model, prompt = remote(extra={"priority": 1}), replace(request().prompt, key=StreamKey(7, "q9"))
     arms = [
@@ -452,7 +452,7 @@ def test_strategies_are_sent_to_a_server_of_ours_with_named_parts_and_whole_para
 
 
 def test_equal_jobs_are_sent_once_and_noised_ones_by_their_stream(server: Any, remote: Callable[..., Remote]) -> None:
-    server.told = ours()
+    server.get_replies = ours()
     server.behavior = lambda number, body: generation("blue")
     prompts = [replace(request().prompt, key=StreamKey(seed, "q")) for seed in (0, 1, 1)]
     counters = Counters()
@@ -468,9 +468,9 @@ def test_an_adapter_is_asked_for_by_its_name_and_named_where_a_server_of_ours_ha
     server: Any, remote: Callable[..., Remote]
 ) -> None:
     remote(adapter="tuned").generate([request()])  # another endpoint knows for itself
-    server.told = ours()
+    server.get_replies = ours()
     remote(adapter="tuned").load()  # one of an older version does not say
-    server.told = {"/v1/strategies": ours()["/v1/strategies"] | {"adapters": ["tuned"]}}
+    server.get_replies = {"/v1/strategies": ours()["/v1/strategies"] | {"adapters": ["tuned"]}}
     server.behavior = lambda number, body: generation("blue")
     model = remote(adapter="tuned")
     run_requests(model, [DecodingRequest(request().prompt, parse_arm("vcd"))])
@@ -496,7 +496,7 @@ def test_what_the_server_cannot_run_is_told_when_the_plan_is_made(
     from experiments.api import run
 
     monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
-    server.told = ours()
+    server.get_replies = ours()
     decoding, _, extra = more.partition("model.extra: ")
     overrides = [f"model.extra={extra.strip()}"] if extra else []
     with pytest.raises(PlanError, match=told):
@@ -507,7 +507,7 @@ def test_what_the_server_cannot_run_is_told_when_the_plan_is_made(
 def test_an_answer_of_a_server_of_ours_without_a_generation_fails_its_job(
     server: Any, remote: Callable[..., Remote]
 ) -> None:
-    server.told = ours()
+    server.get_replies = ours()
     server.behavior = lambda number, body: (200, {}, completion("plain"))
     (said,) = run_requests(remote(), [DecodingRequest(request().prompt, parse_arm("vcd"))])
     assert isinstance(said, Failure)

@@ -10,8 +10,8 @@ from experiments.bench.__main__ import main, parts
 
 
 def test_every_part_has_rows() -> None:
-    known = {"combine", "decoding", "engine", "grid", "late", "retrieval", "runner", "statistics", "vllm"}
-    assert known <= set(parts())
+    names = {"combine", "decoding", "engine", "grid", "lazy_branches", "retrieval", "runner", "statistics", "vllm"}
+    assert names <= set(parts())
     for name in parts():
         assert callable(importlib.import_module(f"experiments.bench.{name}").rows)
 
@@ -30,7 +30,7 @@ def test_a_quick_run_times_one_round_and_prints_each_row(
     assert printed == [["rounds", "5", "1"], ["rounds", "1", "1"]]
 
 
-def test_a_part_that_is_not_there_is_told_with_those_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_part_is_an_error_that_lists_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["bench", "combin"])
     with pytest.raises(SystemExit, match=r"no part named combin\. Parts: combine, decoding"):
         main()

@@ -1,9 +1,9 @@
-"""Contrasts read late: what is prefilled and what it takes, over reading them beside the reference; gating, counted.
+"""Lazy contrast branches: prefilled prompts and time relative to eager branches, and counts of gated steps.
 
-VCD on the shipped model. In a round every way answers the same prompts, whose images are new to it, in turn; a ratio
-is the median over the rounds of processor times, with the smallest and the largest. How many answers need their
-contrast is counted from the traces of the eager run, not by what was read late.
-`python -m experiments.bench.late [CHECKPOINT]` prints the rows.
+VCD on the shipped model. In each round, all schedules answer the same prompts in turn, with images that are new to them.
+A ratio is the median of processor times over the rounds, with minimum and maximum. The number of answers that need their
+contrast comes from the traces of the eager run.
+`python -m experiments.bench.lazy_branches [CHECKPOINT]` prints the rows.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from decoding.arms.arm import Arm, parse_arm
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import ArmWork, Counters, DecodingRequest, Failure, LazyBranches
 from experiments.bench import Row, one_thread, rounds
-from experiments.bench.decoding import drawn, forget
+from experiments.bench.decoding import forget, with_decoded_image
 from icl.models.hf.model import HF
 from icl.streams import StreamKey
 from icl.tasks.generated.attribute import AttributeTask
@@ -29,7 +29,7 @@ from prompts.composers.chat import Chat
 
 QUERIES, ROUNDS = 32, 9
 LONG, SHORT = 24, 3
-SURE = 0.9
+GATE_PROBABILITY = 0.9
 """Probability of the reference's best token from which the gated arm leaves the contrast out."""
 
 Task = Callable[..., Any]
@@ -44,8 +44,8 @@ def rows(path: str = "tiny") -> Iterator[Row]:
         yield from _late(model, "short answers, 0 shots", AttributeTask, shots=0, new=SHORT)
         yield from _late(model, "yes or no, 0 shots", ExistenceTask, shots=0, new=SHORT)
         yield from _late(model, "short answers, 4 shots", AttributeTask, shots=4, new=SHORT)
-        shown = "short answers, 4 shots, all images noised"
-        yield from _late(model, shown, AttributeTask, shots=4, new=SHORT, arm=everywhere)
+        what = "short answers, 4 shots, all images noised"
+        yield from _late(model, what, AttributeTask, shots=4, new=SHORT, arm=everywhere)
         yield from _late(model, "captions, 0 shots", CaptionsTask, shots=0, new=LONG)
         yield from _gated(model)
 
@@ -55,16 +55,16 @@ def _late(model: HF, what: str, task: Task, *, shots: int, new: int, arm: Any = 
     choices: tuple[LazyBranches, ...] = ("never", "always", "auto")
     runs = [partial(_run, model, arm=method, new=new, lazy_branches=late) for late in choices]
     _, late, chosen = _over_the_first(model, runs, lambda: prompts_of(task, next(fresh), shots))
-    asked, chose = prompts_of(task, 0, shots), Counters()
-    answers = _run(model, asked, arm=method, new=new, lazy_branches="never")
+    prompts, chose = prompts_of(task, 0, shots), Counters()
+    answers = _run(model, prompts, arm=method, new=new, lazy_branches="never")
     needed = sum(any(survivors > 1 for survivors in answer.trace["survivors"]) for answer in answers)
     counted = Counters()
     before = model.counters()
-    again = _run(model, asked, arm=method, new=new, lazy_branches="always", counters=counted)
-    told = {name: value - before[name] for name, value in model.counters().items()}
-    contrasts = told["prompt_tokens"] - sum(map(model.count_tokens, asked))
-    lent = told["lent_tokens"] / max(1, contrasts)
-    _run(model, asked, arm=method, new=new, lazy_branches="auto", counters=chose)
+    again = _run(model, prompts, arm=method, new=new, lazy_branches="always", counters=counted)
+    work = {name: value - before[name] for name, value in model.counters().items()}
+    contrasts = work["prompt_tokens"] - sum(map(model.count_tokens, prompts))
+    lent = work["lent_tokens"] / max(1, contrasts)
+    _run(model, prompts, arm=method, new=new, lazy_branches="auto", counters=chose)
     opened = _arm(counted).contrasts - _arm(counted).prefills_saved
     tokens = sum(answer.usage.new_tokens for answer in answers) / len(answers)
     same = sum(a.tokens == b.tokens for a, b in zip(answers, again, strict=True))
@@ -79,11 +79,11 @@ def _late(model: HF, what: str, task: Task, *, shots: int, new: int, arm: Any = 
     ]
 
 
-def _over_the_first(model: HF, runs: Sequence[Callable[[Any], object]], given: Callable[[], Any]) -> list[str]:
+def _over_the_first(model: HF, runs: Sequence[Callable[[Any], object]], make_input: Callable[[], Any]) -> list[str]:
     """Of each run, its processor time over the first one's; the first round does not count."""
-    found: list[list[float]] = []
+    ratios: list[list[float]] = []
     for number in range(rounds(ROUNDS) + 1):
-        made, times = given(), [0.0] * len(runs)
+        made, times = make_input(), [0.0] * len(runs)
         for i in range(len(runs)):
             place = (i + number) % len(runs)
             forget(model)
@@ -91,25 +91,29 @@ def _over_the_first(model: HF, runs: Sequence[Callable[[Any], object]], given: C
             runs[place](made)
             times[place] = time.process_time() - begin
         if number:
-            found.append([spent / times[0] for spent in times])
-    return [f"{median(own):.2f} ({min(own):.2f} to {max(own):.2f})" for own in zip(*found, strict=True)]
+            ratios.append([spent / times[0] for spent in times])
+    return [f"{median(own):.2f} ({min(own):.2f} to {max(own):.2f})" for own in zip(*ratios, strict=True)]
 
 
 def _gated(model: HF) -> list[Row]:
     """A gated arm's own counts beside what the probabilities of the reference say, read anew."""
-    arm, asked, work = parse_arm({"name": "chasd", "threshold": SURE}), prompts_of(CaptionsTask, 0, 0), Counters()
-    answers = _run(model, asked, arm=arm, new=LONG, lazy_branches="auto", counters=work)
+    arm, prompts, work = (
+        parse_arm({"name": "chasd", "threshold": GATE_PROBABILITY}),
+        prompts_of(CaptionsTask, 0, 0),
+        Counters(),
+    )
+    answers = _run(model, prompts, arm=arm, new=LONG, lazy_branches="auto", counters=work)
     needed = 0
-    for prompt, answer in zip(asked, answers, strict=True):
+    for prompt, answer in zip(prompts, answers, strict=True):
         session = model.open([prompt])
         for step, token in enumerate([*answer.tokens, -1][: answer.usage.new_tokens]):
-            unsure = float(session.logits.softmax(-1).max()) < SURE and not _alone(arm, session.logits)
+            unsure = float(session.logits.softmax(-1).max()) < GATE_PROBABILITY and not _alone(arm, session.logits)
             needed += step > 0 and unsure
             if token >= 0:
                 session.advance(session.logits.new_tensor([token]).long())
     of = _arm(work)
-    told = f"{of.tokens - of.forwards_saved} of {of.tokens}; {needed}"
-    return [("gated vcd, captions: contrast forwards run of one a token; steps that need one", told, "equal")]
+    figure = f"{of.tokens - of.forwards_saved} of {of.tokens}; {needed}"
+    return [("gated vcd, captions: contrast forwards run of one a token; steps that need one", figure, "equal")]
 
 
 def _alone(arm: Arm, logits: Any) -> bool:
@@ -124,20 +128,22 @@ def prompts_of(task: Task, seed: int, shots: int) -> list[Prompt]:
     for query in made.queries:
         examples = made.pool(query.id).examples[:shots]
         demos = tuple(Demo(example, 0.0, i) for i, example in enumerate(examples))
-        written.append(composer.compose(Context(query.query, demos, StreamKey(0, f"{seed}-{query.id}"))).map(drawn))
+        written.append(
+            composer.compose(Context(query.query, demos, StreamKey(0, f"{seed}-{query.id}"))).map(with_decoded_image)
+        )
     return written
 
 
 def _run(
     model: Any,
-    asked: Sequence[Prompt],
+    prompts: Sequence[Prompt],
     *,
     arm: Arm,
     new: int,
     lazy_branches: LazyBranches,
     counters: Counters | None = None,
 ) -> list[Generation]:
-    jobs = [DecodingRequest(prompt, arm, max_new_tokens=new) for prompt in asked]
+    jobs = [DecodingRequest(prompt, arm, max_new_tokens=new) for prompt in prompts]
     answers = run_requests(model, jobs, counters, lazy_branches=lazy_branches)
     for answer in answers:
         if isinstance(answer, Failure):
