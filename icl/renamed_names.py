@@ -10,13 +10,13 @@ from collections.abc import Collection
 from icl.errors import did_you_mean
 
 RENAMED: dict[str, str] = {
-    "component:random_colors": "random_colors",
-    "component:misled_rate": "misled_rate",
+    "component:made_up": "random_colors",
+    "component:misled": "misled_rate",
     "component:unparsed": "unparsed_rate",
     "component:varied": "random_augmentation",
     "component:yes": "yes_ratio",
-    "parameter:concept_set": "concept_set",
-    "parameter:pool_fraction": "pool_fraction",
+    "parameter:drawn_from": "concept_set",
+    "parameter:pool_share": "pool_fraction",
     "parameter:operators.told": "name_operator",
     "parameter:interleaved_operators.told": "name_operator",
     "parameter:printed_text.told": "name_box",
