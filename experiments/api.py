@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.config.keys import DEFAULTS
 from experiments.results.loaded_run import Run, load_run
 from icl.errors import PlanError, did_you_mean
@@ -46,7 +46,7 @@ def retrieve(
     retriever, order: a name, a node or a component. query: of the task, or its id. Raises PlanError for too many shots,
     and for a retriever that gives others than it was asked for.
     """
-    from experiments.contexts.contexts import arranged, asking, sound
+    from experiments.contexts.contexts import arrange, bind_resources, check_demos
     from retrievers.base import Resources
 
     example = _example(task, query)
@@ -54,10 +54,10 @@ def retrieve(
     fitted = finder.fit(task.pool(example.id), Resources(seed, model))
     asked: Any = example if "gold" in finder.needs else example.query
     pool = task.pool(example.id)
-    found = sound(finder, fitted.retrieve([asked], shots)[0], shots, pool) if shots else ()
+    found = check_demos(finder, fitted.retrieve([asked], shots)[0], shots, pool) if shots else ()
     if isinstance(found, str):
         raise PlanError(found)
-    return arranged(example, found, pool, seed, order=asking(build("orderer", order), pool, model))
+    return arrange(example, found, pool, seed, order=bind_resources(build("orderer", order), pool, model))
 
 
 def compose(composer: Any, context: Context) -> Prompt:
@@ -117,16 +117,16 @@ def run(
     from experiments.terminal.progress import make_progress
 
     given = {**dict(_pairs(overrides)), **keys} if keys else overrides
-    outcome = start(load(config, given), Path(runs), make_progress(quiet), fork)
+    outcome = start(load_config(config, given), Path(runs), make_progress(quiet), fork)
     return load_run(outcome.folder)
 
 
 def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(overrides, Mapping):
         return overrides
-    from experiments.config.overrides import pair
+    from experiments.config.overrides import parse_override
 
-    return dict(pair(text) for text in overrides)
+    return dict(parse_override(text) for text in overrides)
 
 
 def _example(task: "Task", query: Example | Query | str) -> Example:

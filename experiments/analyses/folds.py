@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from experiments.grid.axis_labels import labels
+from experiments.grid.axis_labels import short_labels
 from experiments.stats.arms import UNIT, tidy_frame
 from experiments.store.store import Store
 
@@ -31,7 +31,7 @@ def merge_folds(view: "RunView", rows: "DataFrame") -> "DataFrame | None":
     told = rows.drop(columns=[UNIT], errors="ignore")
     for axis in FOLDED:
         nodes = {digest: _without(cell.get(axis)) for digest, cell in cells.items()}
-        names = dict(zip(nodes, labels(list(nodes.values())), strict=True))
+        names = dict(zip(nodes, short_labels(list(nodes.values())), strict=True))
         told = told.assign(**{axis: [names[digest] for digest in rows["cell"]]})
     found = tidy_frame(told, view.axes)
     found.attrs = dict(rows.attrs)

@@ -112,10 +112,10 @@ def _vectors(members: Sequence[Example]) -> "Vectors":
 
 def _tasks(view: "RunView") -> "dict[str, Task]":
     """label of a task -> the task."""
-    from experiments.config.config import load
+    from experiments.config.config import load_config
     from experiments.grid.grid import expand
 
-    return {str(cell.labels["task"]): cell.task for cell in expand(load(view.info["config"])).cells}
+    return {str(cell.labels["task"]): cell.task for cell in expand(load_config(view.info["config"])).cells}
 
 
 def _members(row: Mapping[str, Any], pool: "Pool") -> list[Example]:

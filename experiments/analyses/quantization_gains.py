@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.analyses.quantization import full_precision
 from experiments.analyses.shared import make_table
-from experiments.config.keys import FREE_AT_ZERO, REFERENCES
+from experiments.config.keys import DEFAULT_REFERENCES, DEMONSTRATION_AXES
 from experiments.stats.arms import NO_VALUE, UNIT, axis_values
 from experiments.stats.pairs import PairedTestResult, Pairs, paired_test
 from experiments.stats.significance import holm
@@ -60,9 +60,9 @@ def _gains(view: "RunView", scores: "DataFrame") -> Iterator[tuple[str, "DataFra
     if "shots" in scores and {0} < set(scores["shots"]):
         most = axis_values(scores, "shots")[-1]
         with_none = scores[scores["shots"] == 0]
-        free = [axis for axis in FREE_AT_ZERO if axis in scores]
+        free = [axis for axis in DEMONSTRATION_AXES if axis in scores]
         yield f"{most} shots over 0", _paired(view, scores[scores["shots"] == most], with_none, ["shots", *free])
-    for axis, base in (("retriever", REFERENCES["retriever"]), ("decoding", view.reference)):
+    for axis, base in (("retriever", DEFAULT_REFERENCES["retriever"]), ("decoding", view.reference)):
         if axis not in scores or base not in set(scores[axis]):
             continue
         for value in axis_values(scores, axis):

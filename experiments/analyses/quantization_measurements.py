@@ -93,11 +93,11 @@ def main(run: Path, label: str, file: Path) -> None:
     from decoding.arms.arm import parse_arm
     from decoding.engine.engine import run_requests
     from decoding.engine.requests import DecodingRequest
-    from experiments.config.config import load
+    from experiments.config.config import load_config
     from experiments.grid.grid import expand
     from experiments.results.loaded_run import load_run
 
-    grid = expand(load(load_run(run).info["config"]))
+    grid = expand(load_config(load_run(run).info["config"]))
     cells = [cell for cell in grid.cells if str(cell.labels["model"]) == label]
     model: Any = cells[0].model
     if "logits" not in model.abilities:
@@ -121,16 +121,16 @@ def main(run: Path, label: str, file: Path) -> None:
 
 def measurement_prompts(grid: "Grid", cells: "list[Cell]") -> "list[Prompt]":
     """The first queries of every task, number of shots and retriever, under the first seed."""
-    from experiments.contexts.contexts import Retrieval, contexts, recipes_of, written
+    from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
 
     found: list[Prompt] = []
     for task in grid.tasks:
         mine = [cell for cell in cells if cell.task is task and cell.seed == grid.config.seeds[0]]
         for shots in sorted({cell.shots for cell in mine}):
             retrieval = Retrieval(task, mine[0].model)
-            recipes = recipes_of([cell for cell in mine if cell.shots == shots])
-            for row in contexts(retrieval, recipes, task.queries[:QUERIES_PER_SETTING]):
-                made = [written(item).prompt for item in row]
+            recipes = prompt_specs([cell for cell in mine if cell.shots == shots])
+            for row in build_contexts(retrieval, recipes, task.queries[:QUERIES_PER_SETTING]):
+                made = [render(item).prompt for item in row]
                 found += [prompt for prompt in made if prompt is not None]
     return found
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.running.run import run
 from experiments.stats.significance import mcnemar_p
 from experiments.store.store import Store
@@ -76,9 +76,9 @@ class Agreement:
 
 def config(backend: str, model: Mapping[str, Any], queries: int = QUERIES) -> Any:
     """The config of the quickstart on a backend, with few queries."""
-    tasks = [{**task, "queries": queries} for task in load(QUICKSTART).grid["task"]]
+    tasks = [{**task, "queries": queries} for task in load_config(QUICKSTART).grid["task"]]
     cut = {"name": backend, "model": dict(model), "seeds": list(SEEDS), "grid.task": tasks, "grid.shots": list(SHOTS)}
-    return load(QUICKSTART, cut)
+    return load_config(QUICKSTART, cut)
 
 
 def samples(folder: Path) -> Samples:

@@ -115,13 +115,13 @@ def distinct_tokens(prompts: Sequence[tuple[int, ...]]) -> int:
 
 def _run(file: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The counters of one run of an experiment file, with the watched model."""
-    from experiments.config.config import load
+    from experiments.config.config import load_config
     from experiments.running.run import run
 
     Watched.images.clear()
     Watched.prompts.clear()
     model = f"model={{name: '{__name__}:Watched'}}"
     with tempfile.TemporaryDirectory() as folder:
-        done = run(load(Path(file), [model, *overrides]), Path(folder))
+        done = run(load_config(Path(file), [model, *overrides]), Path(folder))
         counters: dict[str, Any] = json.loads((done.folder / "run.json").read_text())["sessions"][-1]["counters"]
         return counters

@@ -38,10 +38,10 @@ def _overhead(runs: Path) -> Row:
 
 
 def _run_seconds(runs: Path, name: str, queries: int) -> float:
-    from experiments.config.config import load
+    from experiments.config.config import load_config
     from experiments.running.run import run
 
-    config = load({**GRID, "name": name, "task": {"name": "binding", "queries": queries}})
+    config = load_config({**GRID, "name": name, "task": {"name": "binding", "queries": queries}})
     start = time.perf_counter()
     outcome = run(config, runs)
     assert outcome.computed == 42 * queries, outcome
@@ -66,10 +66,10 @@ def _seconds(file: Path, runs: Path) -> float:
 PEAK = """
 import resource, sys
 from pathlib import Path
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.running.run import run
 
-run(load(Path(sys.argv[1])), Path(sys.argv[2]))
+run(load_config(Path(sys.argv[1])), Path(sys.argv[2]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -155,9 +155,9 @@ def _fine(number: int, said: Any) -> None:
 
 def _runs(folder: Path, path: str, what: str, queries: int) -> Iterator[Row]:
     """A whole run, written and scored, against `LLM.chat` with the same conversations."""
-    from experiments.config.config import load
+    from experiments.config.config import load_config
     from experiments.grid.grid import expand
-    from experiments.planning.plan import plan
+    from experiments.planning.plan import make_plan
     from experiments.running.run import run
 
     held = Held(path)
@@ -168,7 +168,7 @@ def _runs(folder: Path, path: str, what: str, queries: int) -> Iterator[Row]:
 
     def ours() -> None:
         _forget(held)
-        outcome = run(load(_file(f"run-{next(numbers)}", path, queries)), folder)
+        outcome = run(load_config(_file(f"run-{next(numbers)}", path, queries)), folder)
         assert (outcome.computed, outcome.failed) == (queries, 0), outcome
 
     Held.asked.clear()
@@ -186,13 +186,13 @@ def _runs(folder: Path, path: str, what: str, queries: int) -> Iterator[Row]:
         llm.chat(conversations, SamplingParams(temperature=0, max_tokens=NEW), use_tqdm=False)
 
     def beginning() -> None:
-        run(load(_file(f"run-{next(numbers)}", path, 1)), folder)
+        run(load_config(_file(f"run-{next(numbers)}", path, 1)), folder)
 
     mine, theirs, begun = _in_turn([ours, by_hand, beginning], 5)
     yield f"icl run against LLM.chat by hand, {what}: samples a second", _faster(theirs, mine), ">= .95"
     samples = statistics.median(a / b for a, b in zip(begun, mine, strict=True)) * queries
     yield "  of these, to begin: as long as so many samples", f"{samples:.0f} of {queries:,}", ""
-    told = plan(expand(load(_file("planned", path, queries)))).found
+    told = make_plan(expand(load_config(_file("planned", path, queries)))).found
     yield "  prompt tokens found in the prefix cache, and as planned", f"{cached / read:.3f}, {told:.3f}", "equal"
     images = len({image.digest for prompt in prompts for image in prompt.images})
     yield "  encoder runs, and distinct images", f"{encoded}, {images}", "equal"

@@ -37,12 +37,12 @@ def command(
     ],
 ) -> None:
     """Says what is wrong in one sentence and exits with 1, or what the component is and exits with 0."""
-    from experiments.config.overrides import pair
+    from experiments.config.overrides import parse_override
 
     kind, name, parameters = _read(words)
     if kind not in CHECKS:
         raise ConfigError(f"there is no check for {with_article(kind)}. There are checks for: {', '.join(CHECKS)}.")
-    node = {"name": name, **dict(map(pair, parameters))}
+    node = {"name": name, **dict(map(parse_override, parameters))}
     module, _, function = CHECKS[kind].partition(":")
     try:
         facts = getattr(importlib.import_module(module), function)(build(kind, node, "command line"))

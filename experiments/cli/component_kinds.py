@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.config.keys import KINDS
+from experiments.config.keys import COMPONENT_KINDS
 from icl.errors import ConfigError, did_you_mean
 from icl.registry import PACKAGES, entries, resolve, with_article
 
 PLURALS = {f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s": kind for kind in PACKAGES}
 WORDS: Mapping[str, str] = {
     **{kind: kind for kind in PACKAGES},
-    **KINDS,
+    **COMPONENT_KINDS,
     **PLURALS,
-    **{f"{key}s": kind for key, kind in KINDS.items() if not key.endswith("s")},
+    **{f"{key}s": kind for key, kind in COMPONENT_KINDS.items() if not key.endswith("s")},
     "metrics": "metric",
 }
 """Every word for a kind: itself, a key of an experiment file, the plural of either."""

@@ -6,14 +6,14 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.config.keys import KINDS, LISTS
-from experiments.config.yaml_document import flow
+from experiments.config.keys import COMPONENT_KINDS, LIST_AXES
+from experiments.config.yaml_document import to_flow_yaml
 from icl.parameter_docs import ParameterDoc, parameter_docs
 from icl.registry import resolve
 
 PLACES: Mapping[str, str] = {
-    **{kind: f"{key}: {{}}" for key, kind in KINDS.items()},
-    **{KINDS[key]: f"{key}: [{{}}]" for key in LISTS},
+    **{kind: f"{key}: {{}}" for key, kind in COMPONENT_KINDS.items()},
+    **{COMPONENT_KINDS[key]: f"{key}: [{{}}]" for key in LIST_AXES},
     "metric": "metrics: [strict, {}]",
     "launcher": "launcher: {}",
     "embedder": "retriever: {{name: knn, embedder: {}}}",
@@ -48,7 +48,7 @@ def component_page(kind: str, name: str, width: int) -> Iterator[str]:
         yield "Presets (what else is given goes over them)"
         longest = max(map(len, presets))
         for preset, values in presets.items():
-            line = ", ".join(f"{key}: {flow(value)}" for key, value in values.items())
+            line = ", ".join(f"{key}: {to_flow_yaml(value)}" for key, value in values.items())
             yield from hanging_lines(f"  {preset:<{longest}}  ", line, width)
     yield ""
     yield "In an experiment file"
@@ -72,13 +72,13 @@ def examples(kind: str, name: str, found: Sequence[ParameterDoc], presets: Prese
         place = place.replace("knn,", "knn, by: question,")
     needed = {one.key: one.default for one in found if one.required}
     if kind != "edit":  # a change of the same name may ask for more
-        yield place.format(flow({"name": name, **needed}) if needed else flow(name))
+        yield place.format(to_flow_yaml({"name": name, **needed}) if needed else to_flow_yaml(name))
     if len(found) > len(needed) or kind == "edit":
-        yield place.format(flow({"name": name, **{one.key: one.default for one in found}}))
+        yield place.format(to_flow_yaml({"name": name, **{one.key: one.default for one in found}}))
     if presets:
         last, values = [*presets.items()][-1]
         left = {key: value for key, value in needed.items() if key not in values}
-        yield place.format(flow({"name": name, **left, "preset": last}))
+        yield place.format(to_flow_yaml({"name": name, **left, "preset": last}))
 
 
 _ITEM = re.compile(r"(?m)^(?=\d+\. |- )")
@@ -108,7 +108,7 @@ def wrap_text(text: str, width: int) -> Iterator[str]:
 def _parameters(found: Sequence[ParameterDoc], presets: Presets, width: int) -> Iterator[str]:
     longest = max(len(one.key) for one in found)
     for one in found:
-        default = f"default {flow(one.default)}"
+        default = f"default {to_flow_yaml(one.default)}"
         if one.required:
             preset = any(one.key in values for values in presets.values())
             default = "has to be given, here or by a preset" if preset else "has to be given"

@@ -27,13 +27,13 @@ def command(
     """
     from decoding.arms.arm import Arm
     from decoding.arms.fitting import write_parameter_file
-    from experiments.config.config import load
+    from experiments.config.config import load_config
     from experiments.grid.single_setting import SeveralSettingsError
     from experiments.running.fit import fit
     from experiments.store.store import report_write_errors
 
     try:
-        found = fit(load(config, overrides or []))
+        found = fit(load_config(config, overrides or []))
     except SeveralSettingsError as error:
         words = ["icl", "fit", str(config), *(overrides or []), *error.overrides, *(["--out", str(out)] if out else [])]
         raise ConfigError(f"{error.reason} This chooses one of each:\n    {shlex.join(words)}") from error

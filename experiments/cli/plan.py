@@ -21,17 +21,17 @@ def command(
 
     with spinner() as report_progress:
         report_progress("starting", 0, 0)  # what is imported takes longer than what is read
-        from experiments.config.config import load
-        from experiments.grid.feasibility import check_data, check_needs
+        from experiments.config.config import load_config
+        from experiments.grid.feasibility import check_data, check_requirements
         from experiments.grid.grid import expand
         from experiments.grid.implausible_sizes import check_sizes
-        from experiments.planning.plan import plan
-        from experiments.planning.plan_text import lines
+        from experiments.planning.plan import make_plan
+        from experiments.planning.plan_text import format_plan
         from experiments.store.run_state import load_run_state
         from experiments.store.store import Store
 
-        grid = expand(load(file, overrides or ()))
-        check_needs(grid)
+        grid = expand(load_config(file, overrides or ()))
+        check_requirements(grid)
         check_sizes(grid)
         report_progress("reading", 0, 0)
         check_data(grid)
@@ -42,9 +42,9 @@ def command(
         except StoreError as error:  # what it costs under another name is still to be known
             refused = f"icl run would refuse: {error} The plan is that of a new run."
         report_progress("counting", 0, 0)
-        found = plan(grid, present, report_progress)
+        found = make_plan(grid, present, report_progress)
         if refused:
             found = replace(found, notes=(refused, *found.notes))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for line in lines(found, width):
+    for line in format_plan(found, width):
         print(line)

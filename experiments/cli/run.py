@@ -30,13 +30,13 @@ def command(
 
 
 def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, fork: bool) -> None:
-    from experiments.config.config import load
+    from experiments.config.config import load_config
     from experiments.running.run import run
     from experiments.store.run_state import dropped_cells_note
     from experiments.store.store import Store
     from experiments.terminal.progress import make_progress
 
-    done = run(load(file, overrides), runs, make_progress(quiet), fork)
+    done = run(load_config(file, overrides), runs, make_progress(quiet), fork)
     for warning in filter(None, [*done.warnings, dropped_cells_note(Store(done.folder))]):
         print(warning, file=sys.stderr)
     if done.jobs:

@@ -16,34 +16,34 @@ from typing import Any
 
 from decoding.engine.requests import LazyBranches
 from experiments.config.keys import (
+    ANSWER_MODES,
     AXES,
-    CORRECTION,
+    COMPONENT_KINDS,
     CORRECTIONS,
+    DEFAULT_CORRECTION,
+    DEFAULT_LAUNCHER,
+    DEFAULT_METRIC,
+    DEFAULT_METRICS,
     DEFAULTS,
+    EMPTY_LIST,
     KEYS,
-    KINDS,
-    LATE,
-    LAUNCHER,
-    LISTS,
-    METRIC,
-    MOST,
-    NONE,
-    SCORED,
-    SCORES,
+    LAZY_BRANCHES,
+    LIST_AXES,
+    MAXIMA,
 )
-from experiments.config.overrides import overridden
-from experiments.config.yaml_document import Document, read
+from experiments.config.overrides import apply_overrides
+from experiments.config.yaml_document import Document, read_document
 from icl.errors import ConfigError, did_you_mean
 from icl.renamed_names import suggest
 
 
 @dataclass(frozen=True)
-class Compare:
+class CompareSpec:
     """What a table's differences are taken against. to: axis -> value of the reference; metric: its name."""
 
     to: Mapping[str, Any]
     metric: str
-    correct: str = CORRECTION
+    correct: str = DEFAULT_CORRECTION
 
 
 @dataclass(frozen=True)
@@ -63,25 +63,25 @@ class Config:
     seeds: tuple[int, ...]
     metrics: tuple[Any, ...]
     controls: bool
-    compare: Compare | None
+    compare: CompareSpec | None
     top_logprobs: int = 0
     lazy_branches: LazyBranches = "auto"
-    launcher: Any = LAUNCHER
+    launcher: Any = DEFAULT_LAUNCHER
 
     def where(self, *keys: str | int) -> str:
         return self.document.where(*keys)
 
 
-def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:
+def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:
     """The config of a YAML file, or of a mapping, with overrides `grid.shots=[0,4]` put over it. Raises ConfigError."""
     if isinstance(source, Mapping):
         document = Document("config", Path.cwd(), {str(key): value for key, value in source.items()})
     else:
-        document = read(Path(source))
-    return checked(overridden(document, overrides))
+        document = read_document(Path(source))
+    return parse_config(apply_overrides(document, overrides))
 
 
-def checked(document: Document) -> Config:
+def parse_config(document: Document) -> Config:
     """The config of a document. Raises ConfigError for unknown keys, wrong types, empty axes."""
     data = _emptied({key: value for key, value in document.data.items() if value is not None})
     for key in data:
@@ -119,8 +119,8 @@ def checked(document: Document) -> Config:
         _controls(document, data.get("controls", "none")),
         _compare(document, data.get("compare")),
         _top_logprobs(document, data.get("top_logprobs")),
-        _late(document, data.get("lazy_branches", LATE[0])),
-        _launch(document, data.get("launcher", LAUNCHER)),
+        _late(document, data.get("lazy_branches", LAZY_BRANCHES[0])),
+        _launch(document, data.get("launcher", DEFAULT_LAUNCHER)),
     )
 
 
@@ -131,13 +131,13 @@ def _emptied(data: dict[str, Any]) -> dict[str, Any]:
     """
 
     def own(axis: str, value: Any) -> Any:
-        return [] if axis in LISTS and value == NONE else value
+        return [] if axis in LIST_AXES and value == EMPTY_LIST else value
 
     def each(axes: Any) -> Any:
         if not isinstance(axes, Mapping):
             return axes
         return {
-            axis: [own(axis, v) for v in values] if axis in LISTS and isinstance(values, list) else values
+            axis: [own(axis, v) for v in values] if axis in LIST_AXES and isinstance(values, list) else values
             for axis, values in axes.items()
         }
 
@@ -150,7 +150,7 @@ def _emptied(data: dict[str, Any]) -> dict[str, Any]:
         ]
     compare = data.get("compare")
     if isinstance(compare, Mapping) and isinstance(to := compare.get("to"), Mapping):
-        named = {key: NONE if key in LISTS and value == [] else value for key, value in to.items()}
+        named = {key: EMPTY_LIST if key in LIST_AXES and value == [] else value for key, value in to.items()}
         told["compare"] = {**compare, "to": named}
     return told
 
@@ -165,15 +165,15 @@ def check_value(axis: str, node: Any, where: str) -> None:
         raise ConfigError(
             f"{where}: rerank_candidates is how many of the retriever's best the rerankers get, 1 or more, not {node!r}."
         )
-    if axis in MOST and node is not None and node > MOST[axis]:
-        raise ConfigError(f"{where}: {axis} is at most {MOST[axis]:,}, not {node:,}.")
-    if axis == "answer_mode" and node not in SCORES:
+    if axis in MAXIMA and node is not None and node > MAXIMA[axis]:
+        raise ConfigError(f"{where}: {axis} is at most {MAXIMA[axis]:,}, not {node:,}.")
+    if axis == "answer_mode" and node not in ANSWER_MODES:
         raise ConfigError(
-            f"{where}: answer_mode is one of {', '.join(SCORES)}, not {node!r}.{did_you_mean(str(node), SCORES)}"
+            f"{where}: answer_mode is one of {', '.join(ANSWER_MODES)}, not {node!r}.{did_you_mean(str(node), ANSWER_MODES)}"
         )
-    if axis in LISTS and not isinstance(node, list):
+    if axis in LIST_AXES and not isinstance(node, list):
         raise ConfigError(f"{where}: {axis} is a list of components, applied in turn, or none, not {node!r}.")
-    if axis in KINDS and axis not in LISTS and isinstance(node, list):
+    if axis in COMPONENT_KINDS and axis not in LIST_AXES and isinstance(node, list):
         raise ConfigError(f"{where}: a list of {axis} values is an axis: write it under grid.")
 
 
@@ -185,7 +185,7 @@ def _axes(document: Document, key: str, node: Any) -> dict[str, list[Any]]:
         if axis in ("seed", "seeds"):
             raise ConfigError(f"{where}: every cell is run with every seed: write seeds at the top of the file.")
         head, _, parameter = axis.partition(".")
-        if axis not in AXES and not (head in KINDS and parameter):
+        if axis not in AXES and not (head in COMPONENT_KINDS and parameter):
             raise ConfigError(f"{where}: no component reads the axis '{axis}'{suggest('key', axis, AXES)} {_AXES_ARE}")
         if not isinstance(values, list):
             raise ConfigError(f"{where}: an axis is a list of values, not {values!r}.")
@@ -237,7 +237,7 @@ def _metrics(document: Document, data: Mapping[str, Any], *axes: Mapping[str, An
     options = any(
         "options" in values for values in ([data.get("answer_mode")], *(a.get("answer_mode", []) for a in axes))
     )
-    node = data.get("metrics", [*SCORED, *(["option"] if options else [])])
+    node = data.get("metrics", [*DEFAULT_METRICS, *(["option"] if options else [])])
     if isinstance(node, str | Mapping):
         node = [node]
     if not isinstance(node, list) or not node:
@@ -252,12 +252,12 @@ def _controls(document: Document, node: Any) -> bool:
 
 
 def _late(document: Document, node: Any) -> LazyBranches:
-    for way in LATE:
+    for way in LAZY_BRANCHES:
         if node == way:
             return way
     raise ConfigError(
-        f"{document.where('lazy_branches')}: lazy_branches is one of {', '.join(LATE)}, not {node!r}."
-        f"{did_you_mean(str(node), LATE)}"
+        f"{document.where('lazy_branches')}: lazy_branches is one of {', '.join(LAZY_BRANCHES)}, not {node!r}."
+        f"{did_you_mean(str(node), LAZY_BRANCHES)}"
     )
 
 
@@ -265,7 +265,7 @@ def _launch(document: Document, node: Any) -> Any:
     """The node of a launcher; a mapping without a name gives parameters of the usual one."""
     if isinstance(node, list):
         raise ConfigError(f"{document.where('launcher')}: launcher is one component, not a list. (icl ls launcher)")
-    return {"name": LAUNCHER, **node} if isinstance(node, Mapping) else node
+    return {"name": DEFAULT_LAUNCHER, **node} if isinstance(node, Mapping) else node
 
 
 def _top_logprobs(document: Document, node: Any) -> int:
@@ -279,7 +279,7 @@ def _top_logprobs(document: Document, node: Any) -> int:
     return int(node)
 
 
-def _compare(document: Document, node: Any) -> Compare | None:
+def _compare(document: Document, node: Any) -> CompareSpec | None:
     if node is None:
         return None
     where = document.where("compare")
@@ -294,11 +294,11 @@ def _compare(document: Document, node: Any) -> Compare | None:
     for axis in node["to"]:
         if axis not in AXES:
             raise ConfigError(f"{document.where('compare', 'to', axis)}: no axis '{axis}'{suggest('key', axis, AXES)}")
-    correct = node.get("correction", CORRECTION)
+    correct = node.get("correction", DEFAULT_CORRECTION)
     if correct not in CORRECTIONS:
         at = document.where("compare", "correction")
         raise ConfigError(f"{at}: correction is one of {', '.join(CORRECTIONS)}, not {correct!r}.")
-    return Compare(dict(node["to"]), str(node.get("metric", METRIC)), correct)
+    return CompareSpec(dict(node["to"]), str(node.get("metric", DEFAULT_METRIC)), correct)
 
 
 def _whole(node: Any) -> bool:

@@ -3,7 +3,18 @@
 from typing import Any
 
 from decoding.arms.arm import NORMALIZE
-from experiments.config.keys import AXES, CORRECTIONS, DEFAULTS, KINDS, LATE, LAUNCHER, LISTS, MOST, NONE, SCORES
+from experiments.config.keys import (
+    ANSWER_MODES,
+    AXES,
+    COMPONENT_KINDS,
+    CORRECTIONS,
+    DEFAULT_LAUNCHER,
+    DEFAULTS,
+    EMPTY_LIST,
+    LAZY_BRANCHES,
+    LIST_AXES,
+    MAXIMA,
+)
 from icl.registry import schema
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -11,13 +22,13 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 def experiment_schema() -> dict[str, Any]:
     """A schema document; each kind of component is a definition in `$defs`. Imports every component."""
-    kinds = {kind: _inlined(schema(kind)) for kind in dict.fromkeys((*KINDS.values(), "metric", "launcher"))}
+    kinds = {kind: _inlined(schema(kind)) for kind in dict.fromkeys((*COMPONENT_KINDS.values(), "metric", "launcher"))}
     kinds["strategy"] = _with_arm_keys(kinds["strategy"])
     values = {axis: _value(axis) for axis in AXES}
     axes = {
         "type": "object",
         "properties": {axis: {"type": "array", "items": value, "minItems": 1} for axis, value in values.items()},
-        "patternProperties": {rf"^({'|'.join(KINDS)})\..+$": {"type": "array", "minItems": 1}},
+        "patternProperties": {rf"^({'|'.join(COMPONENT_KINDS)})\..+$": {"type": "array", "minItems": 1}},
         "additionalProperties": False,
     }
     properties: dict[str, Any] = {
@@ -33,8 +44,8 @@ def experiment_schema() -> dict[str, Any]:
             "description": "how many of each branch's most probable tokens are kept of every step",
         },
         "lazy_branches": {
-            "enum": list(LATE),
-            "default": LATE[0],
+            "enum": list(LAZY_BRANCHES),
+            "default": LAZY_BRANCHES[0],
             "description": "whether branches that no step of an answer needs are left unread: the answers are the same",
         },
         "grid": {**axes, "description": "every combination"},
@@ -52,12 +63,14 @@ def experiment_schema() -> dict[str, Any]:
         },
     }
     usual = next(
-        one for one in kinds["launcher"]["anyOf"] if one.get("properties", {}).get("name") == {"const": LAUNCHER}
+        one
+        for one in kinds["launcher"]["anyOf"]
+        if one.get("properties", {}).get("name") == {"const": DEFAULT_LAUNCHER}
     )
     unnamed = {**usual, "required": [key for key in usual["required"] if key != "name"]}
     properties["launcher"] = {
         "anyOf": [{"$ref": "#/$defs/launcher"}, unnamed],  # parameters alone are those of the usual one
-        "default": LAUNCHER,
+        "default": DEFAULT_LAUNCHER,
         "description": "where the work is done, by how many workers; no part of a cell",
     }
     return {
@@ -73,16 +86,16 @@ def experiment_schema() -> dict[str, Any]:
 def _value(axis: str) -> dict[str, Any]:
     default = {"default": DEFAULTS[axis]} if axis in DEFAULTS else {}
     if axis == "shots":
-        return {"type": "integer", "minimum": 0, "maximum": MOST[axis], **default}
+        return {"type": "integer", "minimum": 0, "maximum": MAXIMA[axis], **default}
     if axis == "max_new_tokens":
-        return {"type": "integer", "minimum": 1, "maximum": MOST[axis], **default}
+        return {"type": "integer", "minimum": 1, "maximum": MAXIMA[axis], **default}
     if axis == "rerank_candidates":
-        return {"type": ["integer", "null"], "minimum": 1, "maximum": MOST[axis], **default}
+        return {"type": ["integer", "null"], "minimum": 1, "maximum": MAXIMA[axis], **default}
     if axis == "answer_mode":
-        return {"enum": list(SCORES), **default}
-    node = {"$ref": f"#/$defs/{KINDS[axis]}"}
-    if axis in LISTS:
-        return {"anyOf": [{"const": NONE}, {"type": "array", "items": node}], "default": NONE}
+        return {"enum": list(ANSWER_MODES), **default}
+    node = {"$ref": f"#/$defs/{COMPONENT_KINDS[axis]}"}
+    if axis in LIST_AXES:
+        return {"anyOf": [{"const": EMPTY_LIST}, {"type": "array", "items": node}], "default": EMPTY_LIST}
     return {**node, **default}
 
 

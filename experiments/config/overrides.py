@@ -10,20 +10,20 @@ from dataclasses import replace
 from typing import Any
 
 from experiments.config.keys import AXES, KEYS
-from experiments.config.yaml_document import Document, Keys, dotted, flow, parse
+from experiments.config.yaml_document import Document, KeyPath, format_key_path, parse_yaml, to_flow_yaml
 from icl.errors import ConfigError
 from icl.renamed_names import suggest
 
 
-def overridden(document: Document, overrides: Sequence[str] | Mapping[str, Any]) -> Document:
+def apply_overrides(document: Document, overrides: Sequence[str] | Mapping[str, Any]) -> Document:
     """The document with dotted keys set. Raises ConfigError for an unknown key or a place that is not there."""
-    pairs = overrides.items() if isinstance(overrides, Mapping) else map(pair, overrides)
+    pairs = overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
     data, given = _copy(document.data), set(document.given)
     axes: dict[str, str] = {}
     for key, value in pairs:
         keys = _set(data, key, value)
         if keys[0] in AXES and keys[0] in (data.get("grid") or {}):
-            axes[str(keys[0])] = f"grid.{keys[0]}={flow([value]) if len(keys) == 1 else '[...]'}"
+            axes[str(keys[0])] = f"grid.{keys[0]}={to_flow_yaml([value]) if len(keys) == 1 else '[...]'}"
         given.add(keys)
     if axes:
         what = f"{next(iter(axes))} is an axis" if len(axes) == 1 else f"{', '.join(axes)} are axes"
@@ -31,19 +31,19 @@ def overridden(document: Document, overrides: Sequence[str] | Mapping[str, Any])
     return replace(document, data=data, given=frozenset(given))
 
 
-def pair(text: str) -> tuple[str, Any]:
+def parse_override(text: str) -> tuple[str, Any]:
     """key=value, the value read as YAML. Raises ConfigError."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"command line: '{text}' is not of the form key=value, such as grid.shots=[0,4].")
-    return key, parse(value, f"command line: {key}")[0]
+    return key, parse_yaml(value, f"command line: {key}")[0]
 
 
-def _set(data: dict[str, Any], told: str, value: Any) -> Keys:
+def _set(data: dict[str, Any], told: str, value: Any) -> KeyPath:
     keys = _keys(data, told)
     at: Any = data
     for i, key in enumerate(keys):
-        place = dotted(keys[:i])
+        place = format_key_path(keys[:i])
         if isinstance(at, list) and (isinstance(key, str) or key >= len(at)):
             raise ConfigError(f"command line: {told}: {place} is a list of {len(at)} values; '{key}' is none of them.")
         if i == len(keys) - 1:
@@ -55,13 +55,15 @@ def _set(data: dict[str, Any], told: str, value: Any) -> Keys:
         elif below is None:
             below = {}
         elif not isinstance(below, dict | list):
-            raise ConfigError(f"command line: {told}: {dotted(keys[: i + 1])} is {below!r}, which has no keys.")
+            raise ConfigError(
+                f"command line: {told}: {format_key_path(keys[: i + 1])} is {below!r}, which has no keys."
+            )
         at[key] = below
         at = below
     return keys
 
 
-def _keys(data: Mapping[str, Any], told: str) -> Keys:
+def _keys(data: Mapping[str, Any], told: str) -> KeyPath:
     """The place that a dotted key names. Under grid and zip, dots may belong to the axis: `grid.decoding.alpha`."""
     words = told.split(".")
     if words[0] not in KEYS:

@@ -16,7 +16,7 @@ import yaml
 
 from icl.errors import ConfigError
 
-Keys = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 """A place in a document: ('grid', 'decoding', 1)."""
 
 PLAIN = frozenset({"map", "seq", "str", "int", "float", "bool", "null"})
@@ -31,12 +31,12 @@ class Document:
     name: str
     folder: Path
     data: dict[str, Any]
-    lines: Mapping[Keys, int] = field(default_factory=dict)
-    given: frozenset[Keys] = frozenset()
+    lines: Mapping[KeyPath, int] = field(default_factory=dict)
+    given: frozenset[KeyPath] = frozenset()
 
     def where(self, *keys: str | int) -> str:
         """'contrast.yaml:11: grid.decoding[1]', by the nearest place that has a line."""
-        told = dotted(keys)
+        told = format_key_path(keys)
         places = [keys[:end] for end in range(len(keys), 0, -1)]
         if any(place in self.given for place in places):
             return f"command line: {told}"
@@ -46,7 +46,7 @@ class Document:
         return f"{self.name}: {told}" if told else self.name
 
 
-def dotted(keys: Sequence[str | int]) -> str:
+def format_key_path(keys: Sequence[str | int]) -> str:
     """('grid', 'decoding', 1) -> 'grid.decoding[1]'."""
     told = ""
     for key in keys:
@@ -54,7 +54,7 @@ def dotted(keys: Sequence[str | int]) -> str:
     return told
 
 
-def read(path: Path) -> Document:
+def read_document(path: Path) -> Document:
     """The document of a file. Raises ConfigError with the line of what is wrong."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -65,7 +65,7 @@ def read(path: Path) -> Document:
         raise ConfigError(f"there is no file {path}.{beside}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from error
-    data, lines = parse(text, str(path))
+    data, lines = parse_yaml(text, str(path))
     if data is None:
         raise ConfigError(f"{path} is empty. An experiment needs at least the keys task and model.")
     if not isinstance(data, dict):
@@ -73,7 +73,7 @@ def read(path: Path) -> Document:
     return Document(str(path), path.parent.resolve(), data, lines)
 
 
-def parse(text: str, name: str) -> tuple[Any, dict[Keys, int]]:
+def parse_yaml(text: str, name: str) -> tuple[Any, dict[KeyPath, int]]:
     """Plain data and the line of every place. name: what an error calls the text."""
     try:
         loader = _Loader(text)
@@ -93,12 +93,12 @@ def parse(text: str, name: str) -> tuple[Any, dict[Keys, int]]:
         ) from error
 
 
-def flow(value: Any) -> str:
+def to_flow_yaml(value: Any) -> str:
     """A value as YAML writes it within a line."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {flow(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {to_flow_yaml(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(flow, value))}]"
+        return f"[{', '.join(map(to_flow_yaml, value))}]"
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z<]([\w<>…./ -]*[\w>…./-])?", value) and value not in _WORDS:
         return value
     return json.dumps(value, ensure_ascii=False)
@@ -134,11 +134,11 @@ _Loader.add_implicit_resolver(  # as before without sixties: 2:00:00 is a time, 
 class _Builder:
     def __init__(self, loader: yaml.SafeLoader, name: str) -> None:
         self.loader, self.name = loader, name
-        self.lines: dict[Keys, int] = {}
+        self.lines: dict[KeyPath, int] = {}
         self.seen = 0
         self.open: set[int] = set()
 
-    def value(self, node: yaml.Node, keys: Keys) -> Any:
+    def value(self, node: yaml.Node, keys: KeyPath) -> Any:
         self.seen += 1
         if self.seen > MAX_NODES:
             raise ConfigError(f"{self.name}: more than {MAX_NODES:,} values. Are its aliases nested?")
@@ -157,7 +157,7 @@ class _Builder:
         finally:
             self.open.discard(id(node))
 
-    def _items(self, node: yaml.MappingNode, keys: Keys) -> Iterator[tuple[str, Any]]:
+    def _items(self, node: yaml.MappingNode, keys: KeyPath) -> Iterator[tuple[str, Any]]:
         written: dict[str, int] = {}
         for key, _ in node.value:
             name = str(key.value)
@@ -165,7 +165,7 @@ class _Builder:
             if not isinstance(key, yaml.ScalarNode):
                 raise self._error(key, "a key must be a word")
             if name in written:
-                told = dotted((*keys, name))
+                told = format_key_path((*keys, name))
                 raise ConfigError(
                     f"{self.name}:{line}: {told} is written twice (first in line {written[name]}). Keep one."
                 )

@@ -6,11 +6,11 @@ show fewer than its name says; one with too many images is refused by its model,
 
 from dataclasses import dataclass, field
 
-from experiments.contexts.contexts import Written
+from experiments.contexts.contexts import RenderedSample
 from experiments.grid.grid import Cell
 from experiments.stats.formatting import format_count
 
-REASONS_TOLD = 3
+MAX_REASONS = 3
 """Of samples without a prompt; others are counted."""
 
 
@@ -25,26 +25,26 @@ class _Arm:
 
 
 @dataclass
-class Room:
+class ContextOverflow:
     """Of each model and number of shots, which prompts did not fit."""
 
     arms: dict[tuple[str, int], _Arm] = field(default_factory=dict)
     cells: dict[tuple[str, int], Cell] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
 
-    def without(self, item: Written) -> None:
+    def without(self, item: RenderedSample) -> None:
         """A sample that has no prompt, and why."""
-        self.lost.setdefault(item.failed or "", item.example.id)
+        self.lost.setdefault(item.failure or "", item.example.id)
 
-    def see(self, cell: Cell, item: Written) -> None:
+    def see(self, cell: Cell, item: RenderedSample) -> None:
         if item.prompt is None:
             return
         key = str(cell.labels["model"]), cell.shots
         arm, digest = self.arms.setdefault(key, _Arm()), item.prompt.digest
         self.cells.setdefault(key, cell)
         arm.seen.add(digest)
-        if item.dropped:
-            arm.cut[digest] = item.dropped
+        if item.num_dropped:
+            arm.cut[digest] = item.num_dropped
         most, images = cell.model.max_images, len(item.prompt.images)
         if most is not None and images > most:
             arm.crowded.add(digest)
@@ -52,7 +52,7 @@ class Room:
 
     def notes(self) -> list[str]:
         """A sentence for each arm that shows less than it is called, or that will fail, and why some have no prompt."""
-        lost = [f"sample {query} has no prompt: {why}" for why, query in list(self.lost.items())[:REASONS_TOLD]]
+        lost = [f"sample {query} has no prompt: {why}" for why, query in list(self.lost.items())[:MAX_REASONS]]
         return [*lost, *(sentence for key, arm in self.arms.items() for sentence in self._told(key, arm))]
 
     def _told(self, key: tuple[str, int], arm: _Arm) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from experiments.contexts.paired_sample import others_of
+from experiments.contexts.paired_sample import paired_samples
 from experiments.grid.grid import Cell
 from icl.errors import ICLError, PlanError
 from icl.streams import StreamKey
@@ -28,37 +28,37 @@ if TYPE_CHECKING:
     from retrievers.base import Retriever
 
 
-ROOMY = 4
+LARGE_POOL_RATIO = 4
 """A pool of so many times the demonstrations is not counted through for what it may not show."""
 
 
 @dataclass(frozen=True, eq=False)
-class Recipe:
+class PromptSpec:
     """What decides a prompt beside the query, and the cells that read it."""
 
     cells: tuple[Cell, ...]
 
     @property
-    def first(self) -> Cell:
+    def cell(self) -> Cell:
         """Any of its cells: they agree in all that matters here."""
         return self.cells[0]
 
     @property
-    def reads_other(self) -> bool:
+    def needs_paired_sample(self) -> bool:
         """Whether another sample's prompt is read beside each of its own."""
         return any(cell.decoding.strategy.reads_other for cell in self.cells)
 
 
-def recipes_of(cells: Sequence[Cell]) -> list[Recipe]:
+def prompt_specs(cells: Sequence[Cell]) -> list[PromptSpec]:
     """The cells of one task, model and number of shots, by what decides their prompts."""
     by_key: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
         by_key.setdefault((*_order_key(cell), id(cell.composer), cell.max_new_tokens), []).append(cell)
-    return [Recipe(tuple(same)) for same in by_key.values()]
+    return [PromptSpec(tuple(same)) for same in by_key.values()]
 
 
 @dataclass(frozen=True, eq=False)
-class Written:
+class RenderedSample:
     """One query under one recipe: its prompt and the context that it shows, or why there is none.
 
     example: the query with the gold that its answer is scored by. other: another sample under the same recipe, where
@@ -66,15 +66,15 @@ class Written:
     """
 
     example: Example
-    recipe: Recipe
+    spec: PromptSpec
     context: Context
     prompt: Prompt | None = None
-    dropped: int = 0
-    failed: str | None = None
-    other: "Written | None" = None
+    num_dropped: int = 0
+    failure: str | None = None
+    paired: "RenderedSample | None" = None
 
 
-Found = tuple[RetrievedExample, ...] | str
+RetrievalOutcome = tuple[RetrievedExample, ...] | str
 """The demonstrations of a query, or why it has none."""
 
 
@@ -88,16 +88,16 @@ class Retrieval:
         self.task, self.model = task, model
         self.fitted: dict[tuple[int, int, int], tuple[FittedRetriever, Pool]] = {}
 
-    def plan(self, cells: Sequence[Cell], queries: Sequence[Example]) -> dict[tuple[Any, ...], list[Found]]:
+    def plan(self, cells: Sequence[Cell], queries: Sequence[Example]) -> dict[tuple[Any, ...], list[RetrievalOutcome]]:
         """Demonstrations of each query for each (retriever, seed, shots) of the cells."""
         wanted = {_retrieval_key(cell): cell for cell in cells}
         return {key: self._ask(cell, queries) for key, cell in wanted.items()}
 
-    def _ask(self, cell: Cell, queries: Sequence[Example]) -> list[Found]:
-        found: list[Found] = [()] * len(queries)
+    def _ask(self, cell: Cell, queries: Sequence[Example]) -> list[RetrievalOutcome]:
+        found: list[RetrievalOutcome] = [()] * len(queries)
         if cell.retriever is None or cell.shots == 0:
             return found
-        more = cell.demonstrations > cell.shots  # twice as many, or as many as there are
+        more = cell.num_demos > cell.shots  # twice as many, or as many as there are
         pools = [self.task.pool(query.id) for query in queries]
         together: dict[int, list[int]] = {}
         for i, pool in enumerate(pools):
@@ -110,12 +110,12 @@ class Retrieval:
             try:
                 fitted = self._fit(cell.retriever, cell.seed, pools[places[0]], shared=len(places) > 1)
             except ICLError as error:
-                answers: Sequence[Found] = [str(error)] * len(places)
+                answers: Sequence[RetrievalOutcome] = [str(error)] * len(places)
             else:
                 pool = pools[places[0]]
-                count = max(cell.shots, _most(cell.demonstrations, pool, asked)) if more else cell.shots
+                count = max(cell.shots, _most(cell.num_demos, pool, asked)) if more else cell.shots
                 given = _retrieved(fitted, asked, count)
-                answers = [sound(cell.retriever, one, count, pool) for one in given]
+                answers = [check_demos(cell.retriever, one, count, pool) for one in given]
             for place, answer in zip(places, answers, strict=True):
                 found[place] = answer
         return found
@@ -148,7 +148,7 @@ class Retrieval:
 
 def _most(wanted: int, pool: "Pool", queries: Sequence[Query]) -> int:
     """As many as are wanted, or as a pool has for each of the queries. Images of a pool large enough stay closed."""
-    if len(pool) >= ROOMY * wanted:
+    if len(pool) >= LARGE_POOL_RATIO * wanted:
         return wanted
     try:
         return min(wanted, *(sum(map(fair(query), pool.examples)) for query in queries))
@@ -156,7 +156,7 @@ def _most(wanted: int, pool: "Pool", queries: Sequence[Query]) -> int:
         return wanted  # an image that cannot be read fails its own sample, where it is shown
 
 
-def _retrieved(fitted: FittedRetriever, queries: Sequence[Query], shots: int) -> Sequence[Found]:
+def _retrieved(fitted: FittedRetriever, queries: Sequence[Query], shots: int) -> Sequence[RetrievalOutcome]:
     """In one call; query by query where that fails, so that one unreadable image fails one sample."""
     try:
         with convert_user_errors(fitted):
@@ -174,7 +174,7 @@ def _retrieved(fitted: FittedRetriever, queries: Sequence[Query], shots: int) ->
     return found
 
 
-def sound(retriever: "Retriever", found: Found, shots: int, pool: "Pool") -> Found:
+def check_demos(retriever: "Retriever", found: RetrievalOutcome, shots: int, pool: "Pool") -> RetrievalOutcome:
     """The answer, or what is wrong with it: fewer demonstrations than shots would pass for a few-shot result."""
     if isinstance(found, str):
         return found
@@ -193,66 +193,73 @@ def sound(retriever: "Retriever", found: Found, shots: int, pool: "Pool") -> Fou
     return found
 
 
-def contexts(retrieval: Retrieval, recipes: Sequence[Recipe], queries: Sequence[Example]) -> Iterator[list[Written]]:
+def build_contexts(
+    retrieval: Retrieval, recipes: Sequence[PromptSpec], queries: Sequence[Example]
+) -> Iterator[list[RenderedSample]]:
     """For each query, in turn, its context under every recipe; prompts are still to be written."""
-    found = retrieval.plan([recipe.first for recipe in recipes], queries)
+    found = retrieval.plan([recipe.cell for recipe in recipes], queries)
     beside = {
-        seed: list(_beside(retrieval, [r for r in recipes if r.reads_other and r.first.seed == seed], queries, seed))
-        for seed in {recipe.first.seed for recipe in recipes if recipe.reads_other}
+        seed: list(
+            _beside(retrieval, [r for r in recipes if r.needs_paired_sample and r.cell.seed == seed], queries, seed)
+        )
+        for seed in {recipe.cell.seed for recipe in recipes if recipe.needs_paired_sample}
     }
     for i, example in enumerate(queries):
         row = list(_row(retrieval, recipes, example, {key: of[i] for key, of in found.items()}))
         others = {recipe: item for of_seed in beside.values() for recipe, item in of_seed[i].items()}
-        yield [replace(item, other=others.get(item.recipe)) for item in row]
+        yield [replace(item, paired=others.get(item.spec)) for item in row]
 
 
 def _row(
-    retrieval: Retrieval, recipes: Sequence[Recipe], example: Example, found: Mapping[tuple[Any, ...], Found]
-) -> Iterator[Written]:
+    retrieval: Retrieval,
+    recipes: Sequence[PromptSpec],
+    example: Example,
+    found: Mapping[tuple[Any, ...], RetrievalOutcome],
+) -> Iterator[RenderedSample]:
     """One query under every recipe. found: its demonstrations, by what retrieved them."""
     pool = retrieval.task.pool(example.id)
-    made: dict[tuple[Any, ...], Written] = {}
+    made: dict[tuple[Any, ...], RenderedSample] = {}
     for recipe in recipes:
-        key = _order_key(recipe.first)
+        key = _order_key(recipe.cell)
         if key not in made:
-            made[key] = _shown(example, recipe, pool, found[_retrieval_key(recipe.first)])
-        yield replace(made[key], recipe=recipe)
+            made[key] = _shown(example, recipe, pool, found[_retrieval_key(recipe.cell)])
+        yield replace(made[key], spec=recipe)
 
 
 def _beside(
-    retrieval: Retrieval, recipes: Sequence[Recipe], queries: Sequence[Example], seed: int
-) -> Iterator[dict[Recipe, Written]]:
+    retrieval: Retrieval, recipes: Sequence[PromptSpec], queries: Sequence[Example], seed: int
+) -> Iterator[dict[PromptSpec, RenderedSample]]:
     """For each query, in turn, another sample under every recipe of one seed."""
-    others = others_of(retrieval.task.queries, queries, seed)
+    others = paired_samples(retrieval.task.queries, queries, seed)
     there = [other for other in others if other is not None]
-    found = retrieval.plan([recipe.first for recipe in recipes], there)
+    found = retrieval.plan([recipe.cell for recipe in recipes], there)
     places = iter(range(len(there)))
     for other in others:
         if other is None:
             yield {}
             continue
         i = next(places)
-        yield {item.recipe: item for item in _row(retrieval, recipes, other, {key: of[i] for key, of in found.items()})}
+        yield {item.spec: item for item in _row(retrieval, recipes, other, {key: of[i] for key, of in found.items()})}
 
 
-def written(item: Written) -> Written:
+def render(item: RenderedSample) -> RenderedSample:
     """The item with its prompt, within the model's context; opens its images."""
-    if item.failed is not None:
+    if item.failure is not None:
         return item
-    cell = item.recipe.first
+    cell = item.spec.cell
     try:
         limit, reserve = cell.model.max_tokens, cell.max_new_tokens
         with convert_user_errors(cell.composer):
             prompt, shown, dropped = fit(item.context, cell.composer, cell.model.count_tokens, limit, reserve)
             prompt.digest  # noqa: B018  an unreadable image fails here, in its own sample
     except ICLError as error:
-        return replace(item, failed=str(error))
-    if item.other is not None:
-        prompt = replace(prompt, paired_prompt=written(item.other).prompt)
-    return replace(item, prompt=prompt, context=shown, dropped=len(dropped))
+        return replace(item, failure=str(error))
+    if item.paired is not None:
+        prompt = replace(prompt, paired_prompt=render(item.paired).prompt)
+    return replace(item, prompt=prompt, context=shown, num_dropped=len(dropped))
 
 
-def arranged(
+def arrange(
     query: Query | Example,
     found: Sequence[RetrievedExample],
     pool: "Pool",
@@ -278,7 +285,7 @@ def arranged(
     return context
 
 
-def asking(component: Any, pool: "Pool", model: "Model | None") -> Any:
+def bind_resources(component: Any, pool: "Pool", model: "Model | None") -> Any:
     """An orderer or transform that needs the model or the pool, with them; any other as it is. Raises PlanError."""
     needed = component is not None and component.needs & {"model", "pool"}
     with convert_user_errors(component):
@@ -299,27 +306,27 @@ def _blind(context: Context) -> Context:
     return replace(context, query=query.query) if isinstance(query, Example) else context
 
 
-def _shown(example: Example, recipe: Recipe, pool: "Pool", found: Found) -> Written:
-    cell = recipe.first
+def _shown(example: Example, recipe: PromptSpec, pool: "Pool", found: RetrievalOutcome) -> RenderedSample:
+    cell = recipe.cell
     bare = Context(example.query, key=StreamKey(cell.seed, example.id))
     if isinstance(found, str):
-        return Written(example, recipe, bare, failed=found)
+        return RenderedSample(example, recipe, bare, failure=found)
     try:
-        order = asking(cell.order, pool, cell.model)
-        transforms = [asking(transform, pool, cell.model) for transform in cell.transforms]
-        context = arranged(example, found, pool, cell.seed, order=order, transforms=transforms)
+        order = bind_resources(cell.order, pool, cell.model)
+        transforms = [bind_resources(transform, pool, cell.model) for transform in cell.transforms]
+        context = arrange(example, found, pool, cell.seed, order=order, transforms=transforms)
     except ICLError as error:
-        return Written(example, recipe, bare, failed=str(error))
+        return RenderedSample(example, recipe, bare, failure=str(error))
     if cell.retriever is not None and found and "gold" in cell.retriever.needs:
         context = replace(context, provenance=("retriever: saw the gold", *context.provenance))
-    if len(found) < cell.demonstrations and cell.demonstrations > cell.shots:
-        mark = f"{len(found)} demonstrations of {cell.demonstrations}, as many as the pool has"
+    if len(found) < cell.num_demos and cell.num_demos > cell.shots:
+        mark = f"{len(found)} demonstrations of {cell.num_demos}, as many as the pool has"
         context = replace(context, provenance=(*context.provenance, mark))
-    return Written(scored_by(example, context), recipe, context)
+    return RenderedSample(scored_by(example, context), recipe, context)
 
 
 def _retrieval_key(cell: Cell) -> tuple[Any, ...]:
-    return id(cell.retriever), cell.seed, cell.demonstrations
+    return id(cell.retriever), cell.seed, cell.num_demos
 
 
 def _order_key(cell: Cell) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ from icl.types import Example
 FACTOR = "other sample"
 
 
-def others_of(queries: Sequence[Example], chosen: Sequence[Example], seed: int) -> list[Example | None]:
+def paired_samples(queries: Sequence[Example], chosen: Sequence[Example], seed: int) -> list[Example | None]:
     """For each of the chosen queries its other among all; None where there is none."""
     by_id = {query.id: query for query in queries}
     ring = _ring(tuple(by_id), seed)

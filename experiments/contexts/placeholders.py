@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from retrievers.base import Retriever
 
 
-def anything() -> "Retriever":
+def placeholder_retriever() -> "Retriever":
     """Finds demonstrations of a prompt that is only counted."""
     from icl.registry import build
 
     return cast("Retriever", build("retriever", DEFAULTS["retriever"]))
 
 
-def stands_in(cell: Cell) -> bool:
+def has_placeholder_retriever(cell: Cell) -> bool:
     """Whether its retriever is `anything`, while its label names the one that was asked for."""
     usual, label = DEFAULTS["retriever"], str(cell.labels["retriever"])
     own = getattr(type(cell.retriever), "component", ("retriever", ""))
     return own[1] == usual and not label.startswith(usual)
 
 
-def unasked(cells: Sequence[Cell]) -> list[Cell]:
+def without_model_calls(cells: Sequence[Cell]) -> list[Cell]:
     """An orderer that asks the model is the usual order here, as a prompt is as long in any; transforms are left out.
 
     A retriever that asks it is another matter: whoever counts has demonstrations of his own for it.

@@ -6,8 +6,8 @@ Nearest by image, all questions about the nearest one are equally near, so that 
 from collections import Counter
 from dataclasses import dataclass, field
 
-from experiments.contexts.contexts import Written
-from experiments.contexts.placeholders import stands_in
+from experiments.contexts.contexts import RenderedSample
+from experiments.contexts.placeholders import has_placeholder_retriever
 from experiments.grid.grid import Cell
 from icl.errors import ICLError
 from icl.images import Image
@@ -18,15 +18,15 @@ SHARE = 0.5
 
 
 @dataclass
-class Repeats:
+class RepeatedImages:
     """Of each retriever, in how many prompts with several demonstrations two of them have an image in common."""
 
     read: Counter[str] = field(default_factory=Counter)
     repeated: Counter[str] = field(default_factory=Counter)
 
-    def see(self, cell: Cell, item: Written) -> None:
+    def see(self, cell: Cell, item: RenderedSample) -> None:
         label, demos = str(cell.labels["retriever"]), item.context.demos
-        if item.prompt is None or len(demos) < 2 or stands_in(cell):
+        if item.prompt is None or len(demos) < 2 or has_placeholder_retriever(cell):
             return
         self.read[label] += 1
         shown = Counter(digest for demo in demos for digest in _digests(demo))

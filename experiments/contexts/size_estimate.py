@@ -7,10 +7,10 @@ too small costs time but no sample: an engine that meets a larger prompt is star
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from experiments.contexts.contexts import Retrieval, contexts, recipes_of, written
-from experiments.contexts.placeholders import anything, unasked
+from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
+from experiments.contexts.placeholders import placeholder_retriever, without_model_calls
 from experiments.grid.grid import Cell
-from experiments.planning.plan import choice
+from experiments.planning.plan import sample_queries
 from icl.errors import ICLError
 from icl.types import Prompt
 
@@ -22,31 +22,31 @@ MARGIN = 1.25
 
 
 @dataclass(frozen=True)
-class Limits:
+class SizeEstimate:
     """images: of the prompt with the most. tokens: of the longest prompt and its answer, with a margin."""
 
     images: int = 0
     tokens: int = 0
 
 
-def limits(cells: Sequence[Cell]) -> Limits:
+def estimate_sizes(cells: Sequence[Cell]) -> SizeEstimate:
     """Of cells of one model, which is asked nothing. Branches of strategies count too; demonstrations are random."""
     images = tokens = 0
-    usual = anything()
+    usual = placeholder_retriever()
     for same in _alike(cells):
-        stood_in = [replace(cell, retriever=cell.retriever and usual) for cell in unasked(same)]
+        stood_in = [replace(cell, retriever=cell.retriever and usual) for cell in without_model_calls(same)]
         task = same[0].task
         retrieval = Retrieval(task, same[0].model)
-        for row in contexts(retrieval, recipes_of(stood_in), choice(task.queries, QUERIES_READ)):
-            for item in map(written, row):
-                for cell in item.recipe.cells if item.prompt is not None else ():
+        for row in build_contexts(retrieval, prompt_specs(stood_in), sample_queries(task.queries, QUERIES_READ)):
+            for item in map(render, row):
+                for cell in item.spec.cells if item.prompt is not None else ():
                     try:
                         shown, length = _taken(cell, item.prompt)
                     except ICLError:  # a broken sample, which is told where it is asked
                         continue
                     images = max(images, shown)
                     tokens = max(tokens, round(MARGIN * length) + cell.max_new_tokens)
-    return Limits(images, tokens)
+    return SizeEstimate(images, tokens)
 
 
 def _alike(cells: Sequence[Cell]) -> list[list[Cell]]:

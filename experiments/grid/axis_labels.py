@@ -21,7 +21,7 @@ NAME = "name"
 _NOTHING = object()
 
 
-def labels(nodes: Sequence[Any], titles: Sequence[str | None] | None = None) -> list[str]:
+def short_labels(nodes: Sequence[Any], titles: Sequence[str | None] | None = None) -> list[str]:
     """One label a canonical node (of `icl.registry.describe`); equal nodes get equal labels.
 
     titles: what the component calls itself or the user called it, where it does.

@@ -10,15 +10,15 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from experiments.config.config import Config
-from experiments.config.keys import KINDS, LISTS
+from experiments.config.keys import COMPONENT_KINDS, LIST_AXES
 from icl.errors import ConfigError, did_you_mean
 from icl.registry import resolve
 
-Node = tuple[Any, str]
+PlacedNode = tuple[Any, str]
 """A value of an axis and where it stands."""
 
 
-def points(config: Config) -> list[dict[str, Node]]:
+def axis_combinations(config: Config) -> list[dict[str, PlacedNode]]:
     """Each combination: a node for every axis. Raises ConfigError for an axis that nothing reads."""
     found = list(_points(config))
     read = {axis for point in found for axis in _apply_parameters(point)}
@@ -26,7 +26,7 @@ def points(config: Config) -> list[dict[str, Node]]:
     return found
 
 
-def _points(config: Config) -> Iterator[dict[str, Node]]:
+def _points(config: Config) -> Iterator[dict[str, PlacedNode]]:
     base = {axis: (node, config.where(axis)) for axis, node in config.base.items()}
     columns = [
         [(axis, node, config.where("grid", axis, i)) for i, node in enumerate(values)]
@@ -41,7 +41,7 @@ def _points(config: Config) -> Iterator[dict[str, Node]]:
             yield {**base, **{axis: (node, where) for axis, node, where in (*chosen, *row)}}
 
 
-def _apply_parameters(point: dict[str, Node]) -> list[str]:
+def _apply_parameters(point: dict[str, PlacedNode]) -> list[str]:
     """Puts `decoding.alpha` on the point's strategy where it has an alpha. Which axes the point read."""
     read = [axis for axis in point if "." not in axis]
     for axis in [axis for axis in point if "." in axis]:
@@ -55,7 +55,7 @@ def _apply_parameters(point: dict[str, Node]) -> list[str]:
     return read
 
 
-def _with_parameter(head: str, node: Node, path: Sequence[str], value: Any) -> Any:
+def _with_parameter(head: str, node: PlacedNode, path: Sequence[str], value: Any) -> Any:
     """The node with the parameter, one level deep at most into a nested component; None where it has no such one."""
     told, where = node
     if isinstance(told, str):
@@ -63,7 +63,7 @@ def _with_parameter(head: str, node: Node, path: Sequence[str], value: Any) -> A
     if not isinstance(told, Mapping) or not isinstance(told.get("name"), str) or len(path) > 2:
         return None
     beside = head == "decoding" and path[0] in ("sampling", "normalize")
-    if not beside and path[0] not in _parameters(resolve(KINDS[head], told["name"], where)):
+    if not beside and path[0] not in _parameters(resolve(COMPONENT_KINDS[head], told["name"], where)):
         return None
     if len(path) == 1:
         return {**told, path[0]: value}
@@ -80,14 +80,16 @@ def _all_read(config: Config, read: set[str]) -> None:
         for axis in axes:
             if axis not in read:
                 head, _, parameter = axis.partition(".")
-                if head in LISTS:
+                if head in LIST_AXES:
                     raise ConfigError(
                         f"{config.where(key, axis)}: {head} is a list, and no axis reaches into its parts. Write each "
                         f"whole list as a value of the axis {head}."
                     )
                 nodes = axes.get(head) or config.grid.get(head) or config.zipped.get(head) or [config.base[head]]
                 names = [node if isinstance(node, str) else node.get("name", "") for node in nodes]
-                known = [p for name in names for p in _parameters(resolve(KINDS[head], name, config.where(head)))]
+                known = [
+                    p for name in names for p in _parameters(resolve(COMPONENT_KINDS[head], name, config.where(head)))
+                ]
                 told = f"{head} is {', '.join(names)}, which take" + ("s" if len(names) == 1 else "")
                 takes = f" {told} {', '.join(dict.fromkeys(known))}." if known else f" {told} no parameters."
                 where = config.where(key, axis)

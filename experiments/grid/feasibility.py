@@ -11,14 +11,14 @@ from retrievers.machinery.preflight import check_ready
 if TYPE_CHECKING:
     from icl.tasks.base import Task
 
-POOLS_READ = 32
+MAX_POOLS_HASHED = 32
 """Pools of single queries that are read to know whether the demonstrations are the same as before."""
 
-ASKED = {"generate": "answers", "text_logprobs": "likelihoods of texts in prompts"}
+READINGS = {"generate": "answers", "text_logprobs": "likelihoods of texts in prompts"}
 """ability that a retriever wants of the model -> what it reads."""
 
 
-def check_needs(grid: Grid) -> None:
+def check_requirements(grid: Grid) -> None:
     """Every strategy on its model, every retriever with what it needs; reads no data.
 
     Raises PlanError; ConfigError where candidates are asked for and nothing reranks them; ModelError or DataError where
@@ -29,30 +29,30 @@ def check_needs(grid: Grid) -> None:
         if problem := unsupported_reason(cell):
             why = cell.model.strategies_hint
             told = f"{problem} {why}" if why else problem
-            raise PlanError(f"{where_is(grid, 'decoding', cell)}: model '{cell.labels['model']}': {told}")
+            raise PlanError(f"{locate(grid, 'decoding', cell)}: model '{cell.labels['model']}': {told}")
         if problem := _refused(cell):
-            where = where_is(grid, "decoding", cell)
+            where = locate(grid, "decoding", cell)
             raise PlanError(f"{where}: model '{cell.labels['model']}': decoding '{cell.decoding.label}': {problem}")
         needs: frozenset[str] = getattr(cell.retriever, "needs", frozenset())
         asked = getattr(cell.retriever, "asks", "logits")
         able = ANSWERING if asked == "generate" else {asked}
         if "model" in needs and not able & cell.model.abilities:
             name = f"'{cell.labels['retriever']}'{' with its rerankers' if cell.rerankers else ''}"
-            where = where_is(grid, "rerankers" if cell.rerankers else "retriever", cell)
+            where = locate(grid, "rerankers" if cell.rerankers else "retriever", cell)
             raise PlanError(
-                f"{where}: retriever {name} reads the model's {ASKED.get(asked, asked)}, and "
+                f"{where}: retriever {name} reads the model's {READINGS.get(asked, asked)}, and "
                 f"'{cell.labels['model']}' gives none."
             )
         if "model" in getattr(cell.order, "needs", ()) and "logits" not in cell.model.abilities:
             raise PlanError(
-                f"{where_is(grid, 'order', cell)}: orderer '{cell.labels['order']}' reads the model's logits, and "
+                f"{locate(grid, 'order', cell)}: orderer '{cell.labels['order']}' reads the model's logits, and "
                 f"'{cell.labels['model']}' gives none. Use the model 'hf', or the orderer 'reversed'."
             )
     for cell in {id(cell.retriever): cell for cell in grid.cells}.values():
         try:
             check_ready(cell.retriever)
         except ICLError as error:
-            raise type(error)(f"{where_is(grid, 'retriever', cell)}: {error}") from error
+            raise type(error)(f"{locate(grid, 'retriever', cell)}: {error}") from error
 
 
 def unsupported_reason(cell: Cell) -> str | None:
@@ -81,14 +81,14 @@ def check_data(grid: Grid) -> None:
         try:
             queries, _ = len(cell.task.queries), cell.task.pool_size
         except (ConfigError, DataError) as error:
-            raise type(error)(f"{where_is(grid, 'task', cell)}: {error}") from error
+            raise type(error)(f"{locate(grid, 'task', cell)}: {error}") from error
         if not queries:
-            raise DataError(f"{where_is(grid, 'task', cell)}: task '{cell.task.title}' has no queries.")
+            raise DataError(f"{locate(grid, 'task', cell)}: task '{cell.task.title}' has no queries.")
     for cell in grid.cells:
         if cell.shots == 0 or cell.shots <= cell.task.pool_size:
             continue
         raise ConfigError(
-            f"{where_is(grid, 'shots', cell)}: {cell.shots} demonstrations from a pool of {cell.task.pool_size} "
+            f"{locate(grid, 'shots', cell)}: {cell.shots} demonstrations from a pool of {cell.task.pool_size} "
             f"(task '{cell.task.title}'). Ask for fewer shots, or give the task a larger pool."
         )
     for cell in grid.cells:
@@ -131,7 +131,7 @@ def _check_candidates(grid: Grid, cell: Cell) -> None:
     """Raises ConfigError where rerankers would get fewer candidates than shots, or more than there are."""
     if cell.rerank_candidates is None:
         return
-    where, size = where_is(grid, "rerank_candidates", cell), cell.task.pool_size
+    where, size = locate(grid, "rerank_candidates", cell), cell.task.pool_size
     if cell.rerank_candidates < cell.shots:
         raise ConfigError(
             f"{where}: rerankers choose {cell.shots} shots among {cell.rerank_candidates} candidates. Ask for at least "
@@ -149,12 +149,12 @@ def data_digests(task: "Task") -> dict[str, str]:
     queries = hashlib.sha256()
     for query in task.queries:
         queries.update(repr((query.id, query.question, query.answers, query.options)).encode())
-    pools = {id(pool): pool for pool in (task.pool(query.id) for query in task.queries[:POOLS_READ])}
+    pools = {id(pool): pool for pool in (task.pool(query.id) for query in task.queries[:MAX_POOLS_HASHED])}
     told = hashlib.sha256("".join(pool.digest for pool in pools.values()).encode()).hexdigest()
     return {"queries": queries.hexdigest()[:16], "pool": told[:16]}
 
 
-def where_is(grid: Grid, axis: str, cell: Cell) -> str:
+def locate(grid: Grid, axis: str, cell: Cell) -> str:
     """The place of a cell's value in the file."""
     for key, axes in (("grid", grid.config.grid), ("zip", grid.config.zipped)):
         for i, node in enumerate(axes.get(axis, ())):
@@ -166,6 +166,6 @@ def where_is(grid: Grid, axis: str, cell: Cell) -> str:
 
 
 def _is(node: Any, axis: str, cell: Cell) -> bool:
-    from experiments.grid.matching import has
+    from experiments.grid.matching import matches
 
-    return has(cell, axis, node)
+    return matches(cell, axis, node)

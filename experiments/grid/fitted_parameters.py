@@ -8,22 +8,22 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from decoding.arms.fitting import ParameterSource
-from experiments.grid.axis_labels import labels
-from experiments.grid.grid import Cell, Grid, digest_of
+from experiments.grid.axis_labels import short_labels
+from experiments.grid.grid import Cell, Grid, short_digest
 
-LIMITS = ("queries", "pool_size", "items", "whole_groups")
+SIZE_PARAMETERS = ("queries", "pool_size", "items", "whole_groups")
 """Parameters of a task that say how much of it is taken: a smaller choice lies within a larger one."""
 
-PARTS = (*LIMITS, "split", "pool_split", "pool_fraction", "seed")
+SUBSET_PARAMETERS = (*SIZE_PARAMETERS, "split", "pool_split", "pool_fraction", "seed")
 """Parameters that say which part of a task is taken: a dev split is the same task."""
 
 
-def identity(model_digest: str, task: Mapping[str, Any]) -> dict[str, Any]:
+def fitting_origin(model_digest: str, task: Mapping[str, Any]) -> dict[str, Any]:
     """What a fitted file keeps of where it is from. task: its canonical node."""
-    return {"task": task, "task_digest": _digest(task, PARTS), "model_digest": model_digest}
+    return {"task": task, "task_digest": _digest(task, SUBSET_PARAMETERS), "model_digest": model_digest}
 
 
-def fitted_elsewhere(grid: Grid, where: Mapping[int, str]) -> Iterator[str]:
+def mismatch_warnings(grid: Grid, where: Mapping[int, str]) -> Iterator[str]:
     """A sentence for each file that does not fit the cells that read it. where: id of a cell's arm -> its place."""
     for cell in grid.cells:
         for origin in () if cell.control else cell.decoding.fitted:
@@ -32,9 +32,11 @@ def fitted_elsewhere(grid: Grid, where: Mapping[int, str]) -> Iterator[str]:
 
 
 def _problems(origin: ParameterSource, cell: Cell) -> Iterator[str]:
-    told, task = origin.on, cell.told["task"]
+    told, task = origin.on, cell.config["task"]
     model, before = told.get("model_digest"), told.get("task")
-    fitted_task = told.get("task_digest") or (_digest(before, PARTS) if isinstance(before, Mapping) else None)
+    fitted_task = told.get("task_digest") or (
+        _digest(before, SUBSET_PARAMETERS) if isinstance(before, Mapping) else None
+    )
     unsaid = " and ".join(name for name, value in (("model", model), ("task", fitted_task)) if not value)
     if unsaid:
         yield (
@@ -46,13 +48,13 @@ def _problems(origin: ParameterSource, cell: Cell) -> Iterator[str]:
             f"were fitted on another model (digest {str(model)[:8]}, and '{cell.labels['model']}' is "
             f"{cell.model.digest[:8]}). Fit them on this one, unless what carries over is the question."
         )
-    if fitted_task and fitted_task != _digest(task, PARTS):
-        names = labels([before, task]) if isinstance(before, Mapping) else ["another", str(cell.labels["task"])]
+    if fitted_task and fitted_task != _digest(task, SUBSET_PARAMETERS):
+        names = short_labels([before, task]) if isinstance(before, Mapping) else ["another", str(cell.labels["task"])]
         yield (
             f"were fitted on another task ({names[0]}, and this is {names[1]}). Fit them on a part of this one, unless "
             "what carries over is the question."
         )
-    elif isinstance(before, Mapping) and _digest(before, LIMITS) == _digest(task, LIMITS):
+    elif isinstance(before, Mapping) and _digest(before, SIZE_PARAMETERS) == _digest(task, SIZE_PARAMETERS):
         yield (
             f"were fitted on queries that '{cell.labels['task']}' asks too, so its scores are too good. Fit on another "
             "split, or another seed of the task."
@@ -61,7 +63,7 @@ def _problems(origin: ParameterSource, cell: Cell) -> Iterator[str]:
 
 def _digest(task: Mapping[str, Any], without: tuple[str, ...]) -> str:
     """Of a task's node without these parameters, in what it is made of too."""
-    return digest_of(_without(task, without))
+    return short_digest(_without(task, without))
 
 
 def _without(node: Any, keys: tuple[str, ...]) -> Any:

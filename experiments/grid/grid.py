@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from experiments.config.config import Config
-from experiments.config.keys import AXES, FREE_AT_ZERO, KINDS, LAUNCHER
-from experiments.grid.axis_labels import labels
-from experiments.grid.axis_product import Node, points
-from experiments.grid.matching import check_comparable, inside
+from experiments.config.keys import AXES, COMPONENT_KINDS, DEFAULT_LAUNCHER, DEMONSTRATION_AXES
+from experiments.grid.axis_labels import short_labels
+from experiments.grid.axis_product import PlacedNode, axis_combinations
+from experiments.grid.matching import check_comparable, matches_all
 from icl.canonical_json import canonical_digest
 from icl.errors import ConfigError, ModelError
 from icl.registry import build, component_search_folder, describe
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from prompts.base import Composer, Orderer, Transform
     from retrievers.base import Reranker, Retriever
 
-SETTLED = ("seed", *AXES)
+CELL_COLUMNS = ("seed", *AXES)
 """The columns that describe a cell, in the order of tables."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One resolved combination. told: its canonical JSON; labels: axis -> short name, as tables show it.
+    """One resolved combination. config: its canonical JSON; labels: axis -> short name, as tables show it.
 
-    retriever: with the rerankers of the axis `rerankers` on it, where there are any; `value` has both apart. control:
+    retriever: with the rerankers of the axis `rerankers` on it, where there are any; `axis_value` has both apart. control:
     whether it is here for others' sake alone. controls: digests of the decodings that it is a control of.
     """
 
@@ -50,7 +50,7 @@ class Cell:
     answer_mode: "Score"
     max_new_tokens: int
     seed: int
-    told: Mapping[str, Any]
+    config: Mapping[str, Any]
     digest: str
     control: bool = False
     controls: tuple[str, ...] = ()
@@ -58,13 +58,13 @@ class Cell:
     rerankers: "tuple[Reranker, ...] | None" = ()
     rerank_candidates: int | None = None
 
-    def value(self, axis: str) -> Any:
+    def axis_value(self, axis: str) -> Any:
         """The component or number that the config names on this axis."""
         named: Any = self.retriever
         return named.of if axis == "retriever" and self.rerankers else getattr(self, axis)
 
     @property
-    def demonstrations(self) -> int:
+    def num_demos(self) -> int:
         """How many its prompts show: its shots, unless its decoding is a control that shows more."""
         return self.shots * self.decoding.strategy.demonstrations
 
@@ -77,7 +77,7 @@ class Grid:
     cells: tuple[Cell, ...]
     metrics: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
-    launcher: "Launcher" = field(default_factory=lambda: build("launcher", LAUNCHER))
+    launcher: "Launcher" = field(default_factory=lambda: build("launcher", DEFAULT_LAUNCHER))
 
     @property
     def tasks(self) -> "list[Task]":
@@ -95,11 +95,11 @@ def expand(config: Config) -> Grid:
         cells: dict[str, Cell] = {}
         owners: dict[str, dict[str, None]] = {}
         holes = [0] * len(config.exclude)
-        for point in points(config):
+        for point in axis_combinations(config):
             for arm, control in factory.arms(point, config.controls):
                 for seed in config.seeds:
                     cell = factory.cell(point, arm, control, seed)
-                    excluded = [i for i, hole in enumerate(config.exclude) if inside(hole, cell)]
+                    excluded = [i for i, hole in enumerate(config.exclude) if matches_all(hole, cell)]
                     for i in excluded:
                         holes[i] += 1
                     if not excluded:
@@ -128,14 +128,16 @@ class _Factory:
     def __init__(self) -> None:
         self.built: dict[str, Any] = {}
 
-    def component(self, key: str, node: Node) -> Any:
+    def component(self, key: str, node: PlacedNode) -> Any:
         told, where = node
         place = f"{key}:{json.dumps(told, sort_keys=True, default=repr)}"
         if place not in self.built:
-            self.built[place] = self._arm(told, where) if key == "decoding" else build(KINDS[key], told, where)
+            self.built[place] = (
+                self._arm(told, where) if key == "decoding" else build(COMPONENT_KINDS[key], told, where)
+            )
         return self.built[place]
 
-    def arms(self, point: Mapping[str, Node], controls: bool) -> "list[tuple[Arm, bool]]":
+    def arms(self, point: Mapping[str, PlacedNode], controls: bool) -> "list[tuple[Arm, bool]]":
         """The arm of a point, and its controls where the config adds them: (arm, is a control)."""
         from decoding.arms.arm import default_controls
 
@@ -152,7 +154,7 @@ class _Factory:
         found: Arm = self.built.setdefault(f"control:{control.label}:{control.digest}", control)
         return found
 
-    def cell(self, point: Mapping[str, Node], arm: "Arm", control: bool, seed: int) -> Cell:
+    def cell(self, point: Mapping[str, PlacedNode], arm: "Arm", control: bool, seed: int) -> Cell:
         rerankers, candidates = self.several("rerankers", point["rerankers"]), point["rerank_candidates"][0]
         return Cell(
             self.component("task", point["task"]),
@@ -173,7 +175,7 @@ class _Factory:
             rerank_candidates=candidates,
         )
 
-    def several(self, key: str, node: Node) -> tuple[Any, ...]:
+    def several(self, key: str, node: PlacedNode) -> tuple[Any, ...]:
         """The components of a list: one tuple for equal lists."""
         told, where = node
         place = f"{key}[]:{json.dumps(told, sort_keys=True, default=repr)}"
@@ -198,11 +200,11 @@ class _Factory:
     def settled(self, cell: Cell, where: str) -> Cell:
         """Without what cannot matter, and with the digest of what does. where: the model's place in the file."""
         if cell.shots == 0:
-            free: dict[str, Any] = dict.fromkeys(FREE_AT_ZERO)
+            free: dict[str, Any] = dict.fromkeys(DEMONSTRATION_AXES)
             cell = replace(cell, **free)
         if not cell.rerankers:
             cell = replace(cell, rerank_candidates=None)
-        told = {"seed": cell.seed, **{axis: self._told(axis, cell.value(axis)) for axis in AXES}}
+        told = {"seed": cell.seed, **{axis: self._told(axis, cell.axis_value(axis)) for axis in AXES}}
         place = f"digest:{id(cell.model)}"
         if place not in self.built:
             self.built[place] = _digest(cell.model, where)
@@ -210,11 +212,11 @@ class _Factory:
         for axis in ("rerankers", "rerank_candidates"):  # cells from before there was this axis keep their digest
             if not identity[axis]:
                 del identity[axis]
-        return replace(cell, told=told, digest=digest_of(identity))
+        return replace(cell, config=told, digest=short_digest(identity))
 
     def _told(self, axis: str, value: Any) -> Any:
         place = f"told:{axis}:{id(value)}"
-        if axis not in KINDS or value is None:
+        if axis not in COMPONENT_KINDS or value is None:
             return value
         if place not in self.built:
             self.built[place] = value.describe() if axis == "decoding" else describe(value)
@@ -227,7 +229,7 @@ class _Factory:
         return parse_arm(node, where)
 
 
-def digest_of(told: Any) -> str:
+def short_digest(told: Any) -> str:
     """16 hex digits of the sha256 of canonical JSON."""
     return canonical_digest(told, ascii_only=False, compact=True, default=repr)[:16]
 
@@ -244,7 +246,7 @@ def _metrics(config: Config) -> dict[str, Any]:
     found = {}
     for i, node in enumerate(config.metrics):
         metric = build("metric", node, config.where("metrics", i))
-        name = labels([describe(metric)])[0]
+        name = short_labels([describe(metric)])[0]
         if name in found:
             raise ConfigError(f"{config.where('metrics', i)}: the metric '{name}' stands there twice.")
         found[name] = metric
@@ -254,10 +256,12 @@ def _metrics(config: Config) -> dict[str, Any]:
 def _labeled(cells: list[Cell]) -> tuple[Cell, ...]:
     columns: dict[str, list[Any]] = {"seed": [cell.seed for cell in cells]}
     for axis in AXES:
-        nodes = [cell.told[axis] for cell in cells]
+        nodes = [cell.config[axis] for cell in cells]
         kept = axis in ("shots", "max_new_tokens")
-        columns[axis] = nodes if kept else labels(nodes, [_title(axis, cell) for cell in cells])
-    return tuple(replace(cell, labels={axis: columns[axis][i] for axis in SETTLED}) for i, cell in enumerate(cells))
+        columns[axis] = nodes if kept else short_labels(nodes, [_title(axis, cell) for cell in cells])
+    return tuple(
+        replace(cell, labels={axis: columns[axis][i] for axis in CELL_COLUMNS}) for i, cell in enumerate(cells)
+    )
 
 
 def _title(axis: str, cell: Cell) -> str | None:

@@ -3,14 +3,14 @@
 from experiments.grid.grid import Grid
 from icl.errors import PlanError
 
-READ_FROM = 1024
+MIN_CHECKED_TOKENS = 1024
 """A longer answer is held against the model's context, which takes reading its config."""
 
 
 def check_sizes(grid: Grid) -> None:
     """Raises PlanError where an answer may be longer than all that the model reads; reads no weights."""
     for cell in {(id(cell.model), cell.max_new_tokens): cell for cell in grid.cells}.values():
-        if cell.max_new_tokens < READ_FROM or cell.answer_mode == "options":
+        if cell.max_new_tokens < MIN_CHECKED_TOKENS or cell.answer_mode == "options":
             continue
         most = cell.model.max_tokens
         if most is not None and cell.max_new_tokens >= most:

@@ -7,7 +7,7 @@ matches any of its values.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.keys import LISTS
+from experiments.config.keys import LIST_AXES
 from experiments.stats.arms import match_label
 from icl.errors import ConfigError, did_you_mean
 from icl.registry import describe
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
     from experiments.grid.grid import Cell, Grid
 
 
-def inside(hole: "Mapping[str, Any]", cell: "Cell") -> bool:
+def matches_all(hole: "Mapping[str, Any]", cell: "Cell") -> bool:
     """Whether the cell has all the values of a hole of `exclude`."""
-    return all(has(cell, axis, wanted) for axis, wanted in hole.items())
+    return all(matches(cell, axis, wanted) for axis, wanted in hole.items())
 
 
-def has(cell: "Cell", axis: str, wanted: Any) -> bool:
+def matches(cell: "Cell", axis: str, wanted: Any) -> bool:
     """Whether the cell has this value on this axis."""
-    if isinstance(wanted, list) and axis not in LISTS:
-        return any(has(cell, axis, one) for one in wanted)
+    if isinstance(wanted, list) and axis not in LIST_AXES:
+        return any(matches(cell, axis, one) for one in wanted)
     if axis != "decoding":
-        return covers(wanted, describe(cell.value(axis)))
+        return node_matches(wanted, describe(cell.axis_value(axis)))
     told = cell.decoding.describe()
-    return wanted == cell.decoding.label or covers(wanted, {**told["strategy"], "sampling": told["sampler"]})
+    return wanted == cell.decoding.label or node_matches(wanted, {**told["strategy"], "sampling": told["sampler"]})
 
 
-def covers(wanted: Any, told: Any) -> bool:
+def node_matches(wanted: Any, told: Any) -> bool:
     """Whether a value, as a config names it, is that of a node of `icl.registry.describe`."""
     if isinstance(told, Mapping) and isinstance(wanted, str):
         return bool(told.get("name") == wanted or told.get("name", "").endswith(":" + wanted.rpartition(":")[2]))
     if isinstance(wanted, Mapping) and isinstance(told, Mapping):
-        return all(key in told and covers(value, told[key]) for key, value in wanted.items())
+        return all(key in told and node_matches(value, told[key]) for key, value in wanted.items())
     if isinstance(wanted, list) and isinstance(told, list):
-        return len(wanted) == len(told) and all(map(covers, wanted, told))
+        return len(wanted) == len(told) and all(map(node_matches, wanted, told))
     return bool(wanted == told)
 
 
@@ -48,7 +48,7 @@ def check_comparable(grid: "Grid") -> None:
     if compare is None:
         return
     for axis, wanted in compare.to.items():
-        if not any(has(cell, axis, wanted) or cell.labels[axis] == wanted for cell in grid.cells):
+        if not any(matches(cell, axis, wanted) or cell.labels[axis] == wanted for cell in grid.cells):
             have = list(dict.fromkeys(str(cell.labels[axis]) for cell in grid.cells))
             where = grid.config.where("compare", "to", axis)
             raise ConfigError(

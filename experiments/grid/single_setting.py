@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments.config.config import Config
-from experiments.config.yaml_document import flow
+from experiments.config.yaml_document import to_flow_yaml
 from experiments.grid.grid import Cell
-from experiments.grid.matching import has
+from experiments.grid.matching import matches
 from icl.errors import ConfigError
 
 
@@ -22,7 +22,7 @@ class SeveralSettingsError(ConfigError):
         self.reason, self.overrides = reason, list(overrides)
 
 
-def narrowing(config: Config, cells: Sequence[Cell]) -> list[str]:
+def single_setting_overrides(config: Config, cells: Sequence[Cell]) -> list[str]:
     """Overrides such as `grid.shots=[8]`, one for each axis of the file with several values."""
     chosen = max(cells, key=lambda cell: cell.shots)
     found = [
@@ -41,20 +41,20 @@ def _is(cell: Cell, axis: str, value: Any) -> bool:
     head, *path = axis.split(".")
     for key in reversed(path):
         value = {key: value}
-    free = cell.told.get(head) is None  # at 0 shots any retriever is as good
-    return free or has(cell, head, value)
+    free = cell.config.get(head) is None  # at 0 shots any retriever is as good
+    return free or matches(cell, head, value)
 
 
 def _override(key: str, axis: str, value: Any) -> str:
-    return f"{key}.{axis}={flow([value])}"
+    return f"{key}.{axis}={to_flow_yaml([value])}"
 
 
-def differing(cells: Sequence[Cell], axes: Sequence[str]) -> Iterator[str]:
+def differing_axes(cells: Sequence[Cell], axes: Sequence[str]) -> Iterator[str]:
     """'shots (0, 4)' for each of these axes on which the cells differ; none where they are of one setting.
 
     An axis that cannot matter to a cell, as the retriever at 0 shots, is no difference.
     """
     for axis in axes:
-        found = {repr(cell.told[axis]): str(cell.labels[axis]) for cell in cells if cell.told[axis] is not None}
+        found = {repr(cell.config[axis]): str(cell.labels[axis]) for cell in cells if cell.config[axis] is not None}
         if len(found) > 1:
             yield f"{axis} ({', '.join(found.values())})"

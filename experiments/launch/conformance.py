@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from experiments.config.config import checked, load
+from experiments.config.config import load_config, parse_config
 from experiments.config.yaml_document import Document
 from experiments.grid.grid import Grid, expand
 from experiments.launch.base import Launcher, WorkerGroup, WorkerStatus
@@ -101,7 +101,7 @@ def _check_component(name: str, launcher: Launcher) -> None:
 
 
 def _tried(name: str, launcher: Launcher, folder: Path, patience: float) -> LauncherFacts:
-    here = run(load({"name": "here", **EXPERIMENT}), folder)
+    here = run(load_config({"name": "here", **EXPERIMENT}), folder)
     begun = time.monotonic()
     one, crew, launched = _started(launcher, folder, "launched")
     _check_crew(name, one, crew)
@@ -136,7 +136,7 @@ def _left(name: str, launcher: Launcher, folder: Path, patience: float) -> str:
 def _started(launcher: Launcher, folder: Path, run_name: str) -> tuple[Launch, WorkerGroup, Grid]:
     """A run of the experiment with the launcher's workers at it."""
     told = {"name": run_name, **EXPERIMENT, "launcher": _node(launcher)}
-    grid = expand(checked(Document("check", _home(launcher), told)))
+    grid = expand(parse_config(Document("check", _home(launcher), told)))
     with write_lock(folder / run_name):
         store = Store(folder / run_name)
         write_cells(store, grid)

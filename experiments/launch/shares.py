@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from experiments.contexts.contexts import recipes_of
+from experiments.contexts.contexts import prompt_specs
 from experiments.grid.grid import Cell, Grid
 
 OWN = 1.0
@@ -61,9 +61,9 @@ def _weights(cells: list[Cell]) -> Iterator[tuple[str, float]]:
     for cell in cells:
         by_shots.setdefault(cell.shots, []).append(cell)
     for same in by_shots.values():
-        for recipe in recipes_of(same):
+        for recipe in prompt_specs(same):
             for cell in recipe.cells:
-                length = 1 + cell.demonstrations
+                length = 1 + cell.num_demos
                 logits = "logits" in cell.model.abilities
                 branches = len(probe_branches(cell.decoding.strategy)) if logits else 1
                 yield cell.digest, OWN + length * (branches - 1 + 1 / len(recipe.cells))

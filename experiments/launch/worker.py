@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from experiments.config.config import checked
+from experiments.config.config import parse_config
 from experiments.config.yaml_document import Document
 from experiments.grid.grid import Grid, expand
 from experiments.launch import launch_files as files
@@ -67,7 +67,7 @@ def _at_work(
 
 def _compute(shift: "WorkerSession", share: Mapping[str, Any]) -> None:
     told = share["config"]
-    grid = expand(checked(Document(told["name"], Path(told["folder"]), told["data"])))
+    grid = expand(parse_config(Document(told["name"], Path(told["folder"]), told["data"])))
     grid, work = restrict_grid(grid, shift.store, share["blocks"])
     if work.left:
         progress = LineProgress(out=sys.stderr)

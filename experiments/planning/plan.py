@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from experiments.contexts.context_overflow import Room
-from experiments.contexts.contexts import Retrieval, contexts, recipes_of, written
-from experiments.contexts.placeholders import anything, unasked
-from experiments.contexts.repeated_images import Repeats
+from experiments.contexts.context_overflow import ContextOverflow
+from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
+from experiments.contexts.placeholders import placeholder_retriever, without_model_calls
+from experiments.contexts.repeated_images import RepeatedImages
 from experiments.grid.grid import Cell, Grid
-from experiments.planning.plan_warnings import Alike, plan_warnings
-from experiments.planning.prefix_sharing import Beginnings, Shared
+from experiments.planning.plan_warnings import IdenticalBranches, plan_warnings
+from experiments.planning.prefix_sharing import PrefixBlocks, PrefixReuse
 from experiments.terminal.spinner import ReportProgress
 from icl.streams import StreamKey
 
@@ -36,7 +36,7 @@ ENGINES = {"strategies": "lockstep", "logits": "loop"}
 
 
 @dataclass
-class Work:
+class WorkEstimate:
     """Prompts and images of a grid, as counted and scaled. edited: images that a strategy changed."""
 
     prompts_alone: float = 0
@@ -48,13 +48,13 @@ class Work:
     edited: float = 0
     failed: float = 0
 
-    def add(self, other: "Work", scale: float) -> None:
+    def add(self, other: "WorkEstimate", scale: float) -> None:
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + scale * value)
 
 
 @dataclass(frozen=True)
-class ArmPlan:
+class DecodingPlan:
     """How one decoding runs. branches: rows a token; temperature: hidden in the weights, None where it varies.
 
     owners: labels of the decodings that it was added as a control of. name: without what it wraps.
@@ -63,7 +63,7 @@ class ArmPlan:
     label: str
     engine: str
     branches: int
-    prepares: bool
+    generates_first: bool
     temperature: float | None
     control: bool
     name: str = ""
@@ -80,8 +80,8 @@ class Plan:
     grid: Grid
     samples: int
     present: int
-    work: Work
-    decodings: tuple[ArmPlan, ...]
+    work: WorkEstimate
+    decodings: tuple[DecodingPlan, ...]
     smallest: Mapping[str, float]
     counted: Mapping[str, tuple[int, int]]
     arms: int
@@ -90,25 +90,29 @@ class Plan:
     found: float | None = None
 
 
-def plan(grid: Grid, present: int = 0, tell: ReportProgress = lambda what, done, of: None) -> Plan:
+def make_plan(grid: Grid, present: int = 0, tell: ReportProgress = lambda what, done, of: None) -> Plan:
     """The plan of a checked grid. present: samples that its run directory has. tell: hears how far it is.
 
     Raises ICLError, as a run would.
     """
     from experiments.stats.power import smallest_detectable_difference
 
-    work, counted, notes = Work(), dict[str, tuple[int, int]](), dict.fromkeys((*grid.warnings, *plan_warnings(grid)))
-    alike, repeats, room = Alike(), Repeats(), Room()
-    parts = [(task, choice(task.queries, QUERIES_READ), _groups(grid, task)) for task in grid.tasks]
-    left = Left(tell, sum(len(chosen) * len(groups) for _, chosen, groups in parts))
-    shared = Shared()
+    work, counted, notes = (
+        WorkEstimate(),
+        dict[str, tuple[int, int]](),
+        dict.fromkeys((*grid.warnings, *plan_warnings(grid))),
+    )
+    alike, repeats, room = IdenticalBranches(), RepeatedImages(), ContextOverflow()
+    parts = [(task, sample_queries(task.queries, QUERIES_READ), _groups(grid, task)) for task in grid.tasks]
+    left = CountingProgress(tell, sum(len(chosen) * len(groups) for _, chosen, groups in parts))
+    shared = PrefixReuse()
     for task, chosen, groups in parts:
         counted[task.title] = len(chosen), len(task.queries)
-        plain, edited, beginnings = Seen(), Seen(), Beginnings()
+        plain, edited, beginnings = DistinctImages(), DistinctImages(), PrefixBlocks()
         retrievals = {id(group[0].model): Retrieval(task, group[0].model) for group, _ in groups}
         for group, told in groups:
             notes |= dict.fromkeys(told)
-            into = Counting(plain, edited, beginnings, alike, repeats, room, left)
+            into = PlanCounters(plain, edited, beginnings, alike, repeats, room, left)
             found = _counted(group, chosen, retrievals[id(group[0].model)], into)
             work.add(found, len(task.queries) / len(chosen))
         work.images += plain.scaled(*counted[task.title])
@@ -131,7 +135,7 @@ def plan(grid: Grid, present: int = 0, tell: ReportProgress = lambda what, done,
     )
 
 
-def choice(queries: "Sequence[Example]", limit: int) -> "list[Example]":
+def sample_queries(queries: "Sequence[Example]", limit: int) -> "list[Example]":
     """A random choice of queries that is always the same, in the order of the task."""
     if len(queries) <= limit:
         return list(queries)
@@ -152,9 +156,9 @@ def _stand_ins(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
     """Random retrieval in the place of what would have to embed a large pool, or to ask the model."""
     large = cells[0].task.pool_size > POOL_EMBEDDED
     heavy = {"embedder", "model"} if large else {"model"}
-    stand_in = anything()
+    stand_in = placeholder_retriever()
     counted, told = list[Cell](), dict[str, None]()
-    for cell, quiet in zip(cells, unasked(cells), strict=True):
+    for cell, quiet in zip(cells, without_model_calls(cells), strict=True):
         other: dict[str, Any] = {}
         if len(quiet.transforms) < len(cell.transforms):
             told["counted without the transforms that ask the model"] = None
@@ -167,7 +171,7 @@ def _stand_ins(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
 
 
 @dataclass
-class Left:
+class CountingProgress:
     """How much is still to be counted, for whoever waits."""
 
     tell: ReportProgress
@@ -180,34 +184,36 @@ class Left:
 
 
 @dataclass(frozen=True)
-class Counting:
+class PlanCounters:
     """What the groups of a task are counted into beside their work."""
 
-    plain: "Seen"
-    edited: "Seen"
-    beginnings: Beginnings
-    alike: "Alike"
-    repeats: Repeats
-    room: Room
-    left: Left
+    plain: "DistinctImages"
+    edited: "DistinctImages"
+    beginnings: PrefixBlocks
+    alike: "IdenticalBranches"
+    repeats: RepeatedImages
+    room: ContextOverflow
+    left: CountingProgress
 
 
-def _counted(cells: Sequence[Cell], queries: "Sequence[Example]", retrieval: Retrieval, into: Counting) -> Work:
+def _counted(
+    cells: Sequence[Cell], queries: "Sequence[Example]", retrieval: Retrieval, into: PlanCounters
+) -> WorkEstimate:
     """Of one task, model and number of shots."""
     from decoding.arms.inspection import probe_branches
 
-    found = Work()
-    for place, row in enumerate(contexts(retrieval, recipes_of(cells), queries)):
+    found = WorkEstimate()
+    for place, row in enumerate(build_contexts(retrieval, prompt_specs(cells), queries)):
         into.left.step()
         tokens: dict[str, int] = {}
-        for item in map(written, row):
+        for item in map(render, row):
             if item.prompt is None:
-                found.failed += len(item.recipe.cells)
+                found.failed += len(item.spec.cells)
                 into.room.without(item)
                 continue
-            into.repeats.see(item.recipe.cells[0], item)
-            into.room.see(item.recipe.cells[0], item)
-            for cell in item.recipe.cells:
+            into.repeats.see(item.spec.cells[0], item)
+            into.room.see(item.spec.cells[0], item)
+            for cell in item.spec.cells:
                 branches = probe_branches(cell.decoding.strategy, item.prompt)
                 into.alike.see(cell, branches)
                 for branch in branches:
@@ -226,7 +232,7 @@ def _counted(cells: Sequence[Cell], queries: "Sequence[Example]", retrieval: Ret
 
 
 @dataclass
-class Seen:
+class DistinctImages:
     """Distinct images, each with the place of the query that showed it first."""
 
     first: dict[str, int] = field(default_factory=dict)
@@ -247,10 +253,10 @@ class Seen:
         return whole * math.pow(of / read, power)
 
 
-def _decodings(grid: Grid) -> list[ArmPlan]:
+def _decodings(grid: Grid) -> list[DecodingPlan]:
     from decoding.arms.inspection import constant_strength, probe_branches
 
-    found: dict[str, ArmPlan] = {}
+    found: dict[str, DecodingPlan] = {}
     called = {cell.decoding.digest: str(cell.labels["decoding"]) for cell in grid.cells}
     owners: dict[str, dict[str, None]] = {}
     for cell in grid.cells:
@@ -258,11 +264,11 @@ def _decodings(grid: Grid) -> list[ArmPlan]:
         owners.setdefault(label, {}).update(dict.fromkeys(called[owner] for owner in cell.controls if owner in called))
         if label not in found:
             strength: Any = constant_strength(strategy)
-            found[label] = ArmPlan(
+            found[label] = DecodingPlan(
                 label,
                 next((ENGINES[a] for a in ENGINES if a in cell.model.abilities), "requests"),
                 len(probe_branches(strategy)),
-                prepares(strategy),
+                generates_first(strategy),
                 1 / strength if strength is not None and strength > 0 else None,
                 cell.control,
                 _name(cell),
@@ -279,7 +285,7 @@ def _name(cell: Cell) -> str:
     return told.partition("(")[0] if hasattr(strategy, "of") else told
 
 
-def prepares(strategy: "Strategy") -> bool:
+def generates_first(strategy: "Strategy") -> bool:
     """Whether something is generated before decoding."""
     from decoding.arms.inspection import probe_prompt
 

@@ -4,19 +4,19 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import compress
 
-from experiments.planning.plan import ArmPlan, Plan
+from experiments.planning.plan import DecodingPlan, Plan
 
 GAP = 3
 """Columns between two columns."""
 
 
-def lines(plan: Plan, width: int | None = None) -> Iterator[str]:
+def format_plan(plan: Plan, width: int | None = None) -> Iterator[str]:
     """The lines of `icl plan`, folded to a width where one is given."""
     for head, text in _lines(plan, width):
-        yield from hung(head, text, width)
+        yield from hanging_lines(head, text, width)
 
 
-def about(count: float) -> str:
+def format_count(count: float) -> str:
     """'3,140', '96 M': as many digits as an estimate deserves."""
     if count >= 10e9:
         return f"{count / 1e9:,.0f} G"
@@ -25,7 +25,7 @@ def about(count: float) -> str:
     return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{round(count):,}"
 
 
-def hung(head: str, text: str, width: int | None) -> list[str]:
+def hanging_lines(head: str, text: str, width: int | None) -> list[str]:
     """The text beside its head, folded under itself; below its head where that is wide."""
     if width is None or len(head) + len(text) <= width:
         return [f"{head}{text}"]
@@ -45,13 +45,16 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
     yield "", f"{plan.arms} arms{seeds}{shared}   {len(plan.grid.cells):,} cells   {plan.samples:,} samples"
     if plan.present:
         yield "reused       ", f"{plan.present:,} samples are there already, {plan.samples - plan.present:,} are to do"
-    edited = f" and {about(work.edited)} edits of them" if work.edited else ""
-    shown = about(work.images_shown)
-    yield "images     ", f"{about(work.images)} distinct{edited}, encoded once; shown {shown} times"
-    yield "prompts      ", f"{about(work.prompts)} prefilled of {about(work.prompts_alone)} that the arms read"
+    edited = f" and {format_count(work.edited)} edits of them" if work.edited else ""
+    shown = format_count(work.images_shown)
+    yield "images     ", f"{format_count(work.images)} distinct{edited}, encoded once; shown {shown} times"
+    yield (
+        "prompts      ",
+        f"{format_count(work.prompts)} prefilled of {format_count(work.prompts_alone)} that the arms read",
+    )
     spared = f" ({1 - work.tokens / work.tokens_alone:.0%} spared)" if work.tokens_alone else ""
-    all_tokens = about(work.tokens_alone)
-    yield "tokens       ", f"{about(work.tokens)} forwarded of {all_tokens} with every sample alone{spared}"
+    all_tokens = format_count(work.tokens_alone)
+    yield "tokens       ", f"{format_count(work.tokens)} forwarded of {all_tokens} with every sample alone{spared}"
     if plan.found is not None:
         yield (
             "prefix cache ",
@@ -61,7 +64,7 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
     if counted:
         yield " " * 13, f"estimated from a random choice of queries: {counted}"
     if work.failed:
-        yield " " * 13, f"{about(work.failed)} samples have no prompt; why stands at the end"
+        yield " " * 13, f"{format_count(work.failed)} samples have no prompt; why stands at the end"
     yield "", ""
     own = [arm for arm in plan.decodings if not arm.control]
     engines, tempered = _engines(own), _tempered(own)
@@ -88,7 +91,7 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
     yield from (("", note) for note in plan.notes)
 
 
-def _table(arms: Sequence[ArmPlan], width: int | None) -> Iterator[str]:
+def _table(arms: Sequence[DecodingPlan], width: int | None) -> Iterator[str]:
     """A row a decoding; a label that leaves no room for its numbers stands in a line above them."""
     kept = (True, _engines(arms), True, _tempered(arms))
     every = [("decoding", "engine", "branches", "hidden temperature"), *map(_row, arms)]
@@ -104,23 +107,23 @@ def _table(arms: Sequence[ArmPlan], width: int | None) -> Iterator[str]:
         yield f"{'' if wide else label:<{first}}{told}".rstrip()
 
 
-def _engines(arms: Sequence[ArmPlan]) -> bool:
+def _engines(arms: Sequence[DecodingPlan]) -> bool:
     """Whether anything but the loop decodes."""
     return any(arm.engine != "loop" for arm in arms)
 
 
-def _tempered(arms: Sequence[ArmPlan]) -> bool:
+def _tempered(arms: Sequence[DecodingPlan]) -> bool:
     """Whether any weights do not sum to one."""
     return any(arm.temperature is None or f"{arm.temperature:.3g}" != "1" for arm in arms)
 
 
-def _row(arm: ArmPlan) -> tuple[str, ...]:
-    more = " + generates first" if arm.prepares else ""
+def _row(arm: DecodingPlan) -> tuple[str, ...]:
+    more = " + generates first" if arm.generates_first else ""
     temperature = "varies" if arm.temperature is None else f"{arm.temperature:.3g}"
     return arm.label, arm.engine, f"{arm.branches}{more}", temperature
 
 
-def _controls(controls: Sequence[ArmPlan], own: Sequence[ArmPlan]) -> Iterator[tuple[str, str]]:
+def _controls(controls: Sequence[DecodingPlan], own: Sequence[DecodingPlan]) -> Iterator[tuple[str, str]]:
     """The controls by what they are controls of; decodings with the same ones stand together."""
     judged = [arm.label for arm in own if any(arm.label in control.owners for control in controls)]
     shared = [control for control in controls if len(judged) > 1 and set(judged) <= set(control.owners)]

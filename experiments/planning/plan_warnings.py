@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from experiments.grid.feasibility import where_is
-from experiments.grid.fitted_parameters import fitted_elsewhere
+from experiments.grid.feasibility import locate
+from experiments.grid.fitted_parameters import mismatch_warnings
 from experiments.grid.grid import Cell, Grid
 from icl.errors import ICLError
 
@@ -28,7 +28,7 @@ def plan_warnings(grid: Grid) -> tuple[str, ...]:
 
 
 @dataclass
-class Alike:
+class IdenticalBranches:
     """Of each strategy of the config with several branches, how many prompts were read and in how many they differ."""
 
     read: dict[str, int] = field(default_factory=dict)
@@ -69,7 +69,7 @@ def _branches(grid: Grid) -> Iterator[str]:
         told = {k: sentence for k in shots if (sentence := _become(cell, k))}
         if told:
             at = f"at {', '.join(map(str, told))} shots " if len(told) < len(shots) else ""
-            yield f"{where_is(grid, 'decoding', cell)}: {at}{next(iter(told.values()))}"
+            yield f"{locate(grid, 'decoding', cell)}: {at}{next(iter(told.values()))}"
 
 
 def _temperatures(grid: Grid) -> Iterator[str]:
@@ -79,7 +79,7 @@ def _temperatures(grid: Grid) -> Iterator[str]:
         strength, label = constant_strength(cell.decoding.strategy), cell.decoding.label
         if strength is None or abs(strength - 1) < SAME:
             continue
-        where = where_is(grid, "decoding", cell)
+        where = locate(grid, "decoding", cell)
         if strength > 0:
             yield (
                 f"{where}: the weights of '{label}' sum to {strength:.3g}, which alone is a temperature of "
@@ -97,14 +97,14 @@ def _unfitted(grid: Grid) -> Iterator[str]:
     for cell in grid.cells:
         if not cell.control and cell.decoding.strategy.idle:
             yield (
-                f"{where_is(grid, 'decoding', cell)}: '{cell.decoding.label}' has not been fitted and scores as the "
+                f"{locate(grid, 'decoding', cell)}: '{cell.decoding.label}' has not been fitted and scores as the "
                 "reference does. `icl fit FILE` writes what it learns on a dev split; `fitted: FILE` reads it."
             )
 
 
 def _fitted(grid: Grid) -> Iterator[str]:
-    read = {id(cell.decoding): where_is(grid, "decoding", cell) for cell in grid.cells if cell.decoding.fitted}
-    yield from fitted_elsewhere(grid, read)
+    read = {id(cell.decoding): locate(grid, "decoding", cell) for cell in grid.cells if cell.decoding.fitted}
+    yield from mismatch_warnings(grid, read)
 
 
 def _traces(grid: Grid) -> Iterator[str]:
@@ -123,7 +123,7 @@ def _models(grid: Grid) -> Iterator[str]:
     for model in grid.models:
         cell = next(cell for cell in grid.cells if cell.model is model)
         for note in model.plan_notes:
-            yield f"{where_is(grid, 'model', cell)}: model '{cell.labels['model']}': {note}"
+            yield f"{locate(grid, 'model', cell)}: model '{cell.labels['model']}': {note}"
 
 
 def _strategies(grid: Grid) -> Iterator[tuple[Cell, list[int]]]:

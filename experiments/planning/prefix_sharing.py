@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Shared:
+class PrefixReuse:
     """asked: tokens of all prompts. found: those that the cache has, where it has room for all."""
 
     asked: float = 0.0
@@ -18,12 +18,12 @@ class Shared:
     def share(self) -> float | None:
         return self.found / self.asked if self.asked else None
 
-    def __add__(self, other: "Shared") -> "Shared":
-        return Shared(self.asked + other.asked, self.found + other.found)
+    def __add__(self, other: "PrefixReuse") -> "PrefixReuse":
+        return PrefixReuse(self.asked + other.asked, self.found + other.found)
 
 
 @dataclass
-class Beginnings:
+class PrefixBlocks:
     """Of one task. first: block, and the place of the query that had it first. Models without a cache do not count."""
 
     asked: int = 0
@@ -40,9 +40,9 @@ class Beginnings:
         for block in found:
             self.first.setdefault((id(model), block), (place, size))
 
-    def scaled(self, read: int, of: int) -> Shared:
+    def scaled(self, read: int, of: int) -> PrefixReuse:
         """After all queries, if each of the rest brings as many new blocks as one of the second half of those read."""
         held = float(sum(size for _, size in self.first.values()))
         late = sum(size for place, size in self.first.values() if place >= read / 2)
         held += late * (of - read) / max(read - -(-read // 2), 1)
-        return Shared(self.asked * of / read, max(self.whole * of / read - held, 0.0))
+        return PrefixReuse(self.asked * of / read, max(self.whole * of / read - held, 0.0))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.keys import FREE_AT_ZERO
+from experiments.config.keys import DEMONSTRATION_AXES
 from experiments.report import statistical_tests as tests_told
 from experiments.results.run_view import RunView
 from experiments.stats.arms import NO_VALUE, describe_arm
@@ -92,7 +92,7 @@ def _most(rows: Sequence[Mapping[str, Any]], axis: str) -> Any:
 
 def _free(row: Mapping[str, Any], axis: str) -> bool:
     """Whether the axis cannot matter to an arm without demonstrations."""
-    return row.get("shots") == 0 and axis in FREE_AT_ZERO and row[axis] == NO_VALUE
+    return row.get("shots") == 0 and axis in DEMONSTRATION_AXES and row[axis] == NO_VALUE
 
 
 def _folded(text: str, width: int, below: str = "  ") -> str:

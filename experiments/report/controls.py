@@ -9,7 +9,7 @@ from itertools import groupby
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.keys import SCORED
+from experiments.config.keys import DEFAULT_METRICS
 from experiments.report.comparison import no_transitions_note
 from experiments.results.run_view import RunView
 from experiments.stats.decoding_effects import OTHER_ANSWER, DecodingEffect
@@ -46,7 +46,7 @@ ALL_FOUR = (
 
 def effect_columns(view: RunView, rows: Sequence[DecodingEffect]) -> dict[str, list[str]]:
     """heading -> cells, of the rows of one subject; a column that no row fills is left out."""
-    metrics = dict.fromkeys([*(m for m in SCORED if m in view.metrics), view.metric])
+    metrics = dict.fromkeys([*(m for m in DEFAULT_METRICS if m in view.metrics), view.metric])
     found: dict[str, list[str]] = {}
     for metric in metrics:
         found[metric] = [

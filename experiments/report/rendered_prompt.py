@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.config.keys import AXES
-from experiments.contexts.contexts import Recipe, Retrieval, contexts, written
+from experiments.contexts.contexts import PromptSpec, Retrieval, build_contexts, render
 from experiments.grid.grid import Cell, Grid, expand
 from experiments.stats.arms import name_of
 from experiments.terminal.spinner import spinner
@@ -37,11 +37,11 @@ def print_prompt(source: Path, query: str, arm: Mapping[str, str], seed: int | N
         cell = choose_cell(_grid(source), arm, seed)
         example = _example(cell.task.queries, query)
         report_progress("retrieving", 0, 0)
-        (row,) = contexts(Retrieval(cell.task, cell.model), [Recipe((cell,))], [example])
+        (row,) = build_contexts(Retrieval(cell.task, cell.model), [PromptSpec((cell,))], [example])
         report_progress("writing", 0, 0)
-        item = written(row[0])
+        item = render(row[0])
         if item.prompt is None:
-            raise PlanError(f"query '{example.id}' has no prompt: {item.failed}")
+            raise PlanError(f"query '{example.id}' has no prompt: {item.failure}")
         found = list(prompt_lines(cell, example, item.prompt, item.context.provenance, console.width))
     for line in found:
         console.print(strip_control_characters(line), markup=False, highlight=False, soft_wrap=True)
@@ -98,13 +98,13 @@ def _further_branches(cell: Cell, prompt: Prompt) -> Iterator[str]:
     What a strategy generates first is a made-up sentence here. Raises ICLError where none can be made.
     """
     from decoding.arms.inspection import constant_weights, probe_branches
-    from experiments.planning.plan import prepares
+    from experiments.planning.plan import generates_first
 
     strategy = cell.decoding.strategy
     branches = probe_branches(strategy, prompt)
     weights = constant_weights(strategy) if len(branches) > 1 else None
     before = prompt_text(cell.model, prompt)
-    if prepares(strategy):
+    if generates_first(strategy):
         yield ""
         yield "what the model would be asked for before the branches are made is here the words 'a red square'"
     for number, branch in enumerate(branches):
@@ -146,12 +146,12 @@ def branch_changes(prompt: Prompt, branch: Prompt, text: bool) -> Iterator[str]:
 
 def _edit(edit: Any) -> str:
     """An edit as a config names it, without what its draws are made from."""
-    from experiments.config.yaml_document import flow
+    from experiments.config.yaml_document import to_flow_yaml
     from icl.registry import describe
 
     node = describe(edit)
     told = {key: value for key, value in node.items() if key not in ("name", "code", "stream")}
-    return f"{node['name']}{f' {flow(told)}' if told else ''}"
+    return f"{node['name']}{f' {to_flow_yaml(told)}' if told else ''}"
 
 
 def prompt_text(model: Model, prompt: Prompt) -> str:
@@ -174,10 +174,10 @@ def _text_and_source(model: Model, prompt: Prompt) -> tuple[str, str]:
 
 def _grid(source: Path) -> Grid:
     if not source.is_dir():
-        return expand(load(source))
+        return expand(load_config(source))
     from experiments.results.loaded_run import load_run
 
-    return expand(load(load_run(source).info["config"]))
+    return expand(load_config(load_run(source).info["config"]))
 
 
 def _example(queries: Sequence[Example], name: str) -> Example:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.keys import AXES, FREE_AT_ZERO
+from experiments.config.keys import AXES, DEMONSTRATION_AXES
 from experiments.report.sample_browser import finite_or_none
 from experiments.report.steps import print_steps, read_steps
 from experiments.results.run_view import RunView
@@ -306,7 +306,7 @@ def _said(row: Mapping[str, Any]) -> str:
 def _unlike(row: Mapping[str, Any], chosen: Mapping[str, Any], view: RunView) -> str:
     """What an arm has otherwise than the one that is shown: 'shots 0', 'composer interleaved'."""
     differs = [axis for axis in ("shots", *view.row_axes) if axis in view.axes and row[axis] != chosen[axis]]
-    free = FREE_AT_ZERO if row.get("shots") == 0 else ()
+    free = DEMONSTRATION_AXES if row.get("shots") == 0 else ()
     return printable_text(
         ", ".join(f"{axis} {row[axis]}" for axis in differs if axis not in free or row[axis] != NO_VALUE)
     )

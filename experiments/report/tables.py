@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from experiments.config.keys import FREE_AT_ZERO
+from experiments.config.keys import DEMONSTRATION_AXES
 from experiments.results.run_view import RunView
 from experiments.stats.arms import NO_VALUE, axis_values, find_baseline_column, iter_arms, matches_setting
 from experiments.stats.compare import compare
@@ -158,7 +158,8 @@ def _row(axes: Sequence[str], found: Mapping[Labels, Mapping[int, Estimate]], ke
     if zero is None or 0 in found[key]:
         return ScoreRow(key, found[key])
     general = tuple(
-        ANY_VALUE if one == NO_VALUE and axis in FREE_AT_ZERO else one for axis, one in zip(axes, zero, strict=True)
+        ANY_VALUE if one == NO_VALUE and axis in DEMONSTRATION_AXES else one
+        for axis, one in zip(axes, zero, strict=True)
     )
     return ScoreRow(key, {0: found[zero][0], **found[key]}, general=general)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.keys import AXES, CORRECTION, METRIC, usual_metric
+from experiments.config.keys import AXES, DEFAULT_CORRECTION, DEFAULT_METRIC, primary_metric
 from experiments.results.run_metrics import run_level
 from experiments.stats.arms import NO_VALUE, baseline_column, is_accuracy
 from experiments.stats.run_statistics import sample_ref_column
@@ -69,7 +69,7 @@ class Run:
                 rows.append({**labels, **kept, **scores, **_judged(votes)})
         first = ("cell", "decided_by", *AXES, "seed", "query", "group", "failed", "output", *metrics, *baselines)
         frame = run_level(pd.DataFrame(rows), info, baselines)
-        frame = _as_judged_by(frame, baselines, usual_metric(info, tuple(metrics)))
+        frame = _as_judged_by(frame, baselines, primary_metric(info, tuple(metrics)))
         for column in first:
             if column not in frame:
                 frame[column] = None
@@ -94,8 +94,8 @@ class Run:
             raise StoreError(
                 f"{self.path}: its config has no 'compare'. Say what against: to={{'decoding': 'greedy'}}."
             )
-        correction: Any = correct or said.get("correction", CORRECTION)
-        usual = usual_metric(info, tuple(info.get("metrics", {}))) or METRIC
+        correction: Any = correct or said.get("correction", DEFAULT_CORRECTION)
+        usual = primary_metric(info, tuple(info.get("metrics", {}))) or DEFAULT_METRIC
         return compare(self.samples(), wanted, metric or usual, correct=correction)
 
     def analyze(self, name: str, metric: str | None = None) -> "DataFrame":

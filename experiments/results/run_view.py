@@ -9,8 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from experiments.config.keys import CORRECTION, METRICS, REFERENCES, SCORED, usual_metric
-from experiments.grid.matching import covers
+from experiments.config.keys import (
+    DEFAULT_CORRECTION,
+    DEFAULT_METRICS,
+    DEFAULT_REFERENCES,
+    METRIC_PREFERENCE,
+    primary_metric,
+)
+from experiments.grid.matching import node_matches
 from experiments.results.label_transforms import label_transform_names, label_transform_note
 from experiments.stats.arms import (
     EQUIVALENCE,
@@ -66,7 +72,7 @@ class RunView:
     baselines: tuple[str, ...]
     metric: str
     to: Mapping[str, Any]
-    correct: str = CORRECTION
+    correct: str = DEFAULT_CORRECTION
     controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
 
@@ -103,7 +109,11 @@ class RunView:
         """The scores that are a share of right answers, and are called so; those that are usually looked at first."""
         known = self.scores.attrs.get("accuracies")
         found = [m for m in self.metrics if (is_accuracy(m) if known is None else m in known)]
-        return tuple(sorted(found, key=lambda m: METRICS.index(m) if m in METRICS else len(METRICS)))
+        return tuple(
+            sorted(
+                found, key=lambda m: METRIC_PREFERENCE.index(m) if m in METRIC_PREFERENCE else len(METRIC_PREFERENCE)
+            )
+        )
 
     @property
     def judge(self) -> str | None:
@@ -164,7 +174,7 @@ class RunView:
     @cached_property
     def findings(self) -> list[Finding]:
         reference = self.reference
-        others = SCORED if self.better == "higher" else ()
+        others = DEFAULT_METRICS if self.better == "higher" else ()
         other = next((m for m in others if m in self.metrics and m != self.metric), None)
         renamed = label_transform_names(self.frame, Store(self.path))
         found = findings(
@@ -211,7 +221,7 @@ def view_run(run: Run, metric: str | None = None, to: Mapping[str, Any] | None =
     info = store.read_run() or {}
     metrics = tuple(frame.attrs.get("metrics") or _metrics(frame))
     compare = dict(_inside(info, "config", "compare") or {})
-    chosen = metric or str(usual_metric(info, metrics))
+    chosen = metric or str(primary_metric(info, metrics))
     if chosen not in metrics:
         raise ConfigError(
             f"the run has no score '{chosen}'.{did_you_mean(chosen, metrics)} Scores: {', '.join(metrics)}."
@@ -238,7 +248,7 @@ def view_run(run: Run, metric: str | None = None, to: Mapping[str, Any] | None =
         baselines=tuple(judged),
         metric=chosen,
         to=reference,
-        correct=str(compare.get("correction", CORRECTION)),
+        correct=str(compare.get("correction", DEFAULT_CORRECTION)),
         controls=_controls(samples, store),
         info=info,
     )
@@ -250,7 +260,7 @@ def _sole(samples: "DataFrame", wanted: Mapping[str, Any], store: Store) -> dict
     for axis, value in wanted.items():
         if axis != "decoding" and axis in samples and samples[axis].nunique() == 1:
             cell = store.read_cell(str(samples["cell"].iloc[0])) or {}
-            if covers(value, cell.get(axis)):
+            if node_matches(value, cell.get(axis)):
                 found[axis] = samples[axis].iloc[0]
     return found
 
@@ -280,7 +290,7 @@ def _usual_reference(samples: "DataFrame") -> dict[str, Any]:
     """Without a word in the config: the usual decoding where several ran, else the usual retriever, else 0 shots."""
     if "decoding" in samples and samples["decoding"].nunique() > 1:
         return {"decoding": reference_decoding(samples)}
-    chance = REFERENCES["retriever"]
+    chance = DEFAULT_REFERENCES["retriever"]
     if "retriever" in samples and chance in set(samples["retriever"]) and samples["retriever"].nunique() > 1:
         return {"retriever": chance}
     return {"shots": 0} if "shots" in samples and 0 in set(samples["shots"]) else {}
@@ -314,7 +324,7 @@ def _wraps(control: Any, arm: Any) -> bool:
 
 
 def _metrics(frame: "DataFrame") -> Sequence[str]:
-    found = [metric for metric in (*METRICS, "yes_ratio") if metric in frame]
+    found = [metric for metric in (*METRIC_PREFERENCE, "yes_ratio") if metric in frame]
     if not found:
         raise StoreError("the run's samples have no scores.")
     return found

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config.config import Config
 from experiments.config.keys import AXES
-from experiments.contexts.contexts import Retrieval, Written, contexts, recipes_of, written
+from experiments.contexts.contexts import RenderedSample, Retrieval, build_contexts, prompt_specs, render
 from experiments.grid.feasibility import check_data
-from experiments.grid.fitted_parameters import identity
+from experiments.grid.fitted_parameters import fitting_origin
 from experiments.grid.grid import Cell, expand
-from experiments.grid.single_setting import SeveralSettingsError, differing, narrowing
+from experiments.grid.single_setting import SeveralSettingsError, differing_axes, single_setting_overrides
 from experiments.running.generation import engine_for
 from experiments.stats.formatting import join_words
 from icl.errors import ConfigError, DataError, PlanError
@@ -62,9 +62,9 @@ def fit(config: Config) -> FitResult:
     if not told:
         reason = next(iter(left_out), "it has no queries")
         raise DataError(f"{config.where('task')}: nothing to fit on: {reason}")
-    how = {axis: first.told[axis] for axis in AXES if axis != "decoding"}
+    how = {axis: first.config[axis] for axis in AXES if axis != "decoding"}
     how |= {"seeds": [cell.seed for cell in cells], "samples": len(told)}
-    how |= identity(first.model.digest, first.told["task"])
+    how |= fitting_origin(first.model.digest, first.config["task"])
     return FitResult(_fitted(strategy, told, gold), len(told), dict(left_out), how)
 
 
@@ -75,15 +75,15 @@ def _one(config: Config, cells: Sequence[Cell], every: Sequence[Cell]) -> Cell:
         place = next((f"{key}." for key in ("grid", "zip") if "decoding" in (config.document.data.get(key) or {})), "")
         name = f"{place}decoding={'[moicl]' if place else 'moicl'}"
         told = f"{config.where('decoding')}: no decoding here has parameters to fit. {join_words(known)} have: name one"
-        others = [one for one in narrowing(config, every) if not one.startswith(f"{place}decoding=")]
+        others = [one for one in single_setting_overrides(config, every) if not one.startswith(f"{place}decoding=")]
         if others:
             raise SeveralSettingsError(f"{told}, in one setting.", [name, *others])
         raise ConfigError(f"{told}, {name} on the command line.")
-    if several := list(differing(cells, AXES)):
+    if several := list(differing_axes(cells, AXES)):
         raise SeveralSettingsError(
             f"{config.document.name}: parameters are fitted in one setting, and this file has several values of "
             f"{join_words(several)}.",
-            narrowing(config, cells),
+            single_setting_overrides(config, cells),
         )
     return cells[0]
 
@@ -105,7 +105,7 @@ def _scores(
         for item in block:
             options, place = item.example.options, _place(item)
             if item.prompt is None:
-                left_out[item.failed or "no prompt"] += 1
+                left_out[item.failure or "no prompt"] += 1
             elif len(options) < 2:
                 left_out["a query without options"] += 1
             elif strategy.needs_labels and place is None:
@@ -136,15 +136,15 @@ def _fitted(strategy: "Fittable", told: list[list[list[float]]], gold: list[int]
     return strategy.fit(torch.tensor(told), gold)
 
 
-def _blocks(cells: Sequence[Cell]) -> Iterator[list[Written]]:
-    task, recipes = cells[0].task, recipes_of(cells)
+def _blocks(cells: Sequence[Cell]) -> Iterator[list[RenderedSample]]:
+    task, recipes = cells[0].task, prompt_specs(cells)
     retrieval = Retrieval(task, cells[0].model)
     for start in range(0, len(task.queries), BLOCK):
-        rows = contexts(retrieval, recipes, task.queries[start : start + BLOCK])
-        yield [written(item) for row in rows for item in row]
+        rows = build_contexts(retrieval, recipes, task.queries[start : start + BLOCK])
+        yield [render(item) for row in rows for item in row]
 
 
-def _place(item: Written) -> int | None:
+def _place(item: RenderedSample) -> int | None:
     """Of the right option."""
     accepted = {normalize_text(answer) for answer in item.example.answers}
     return next((i for i, option in enumerate(item.example.options) if normalize_text(option) in accepted), None)

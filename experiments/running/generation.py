@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.contexts.contexts import Written
+from experiments.contexts.contexts import RenderedSample
 from experiments.grid.grid import Cell
 from icl.models.base import Model, Request
 from icl.types import Generation, Prompt
@@ -21,7 +21,7 @@ class SampleRequest:
     """One sample to be: a written prompt in one cell."""
 
     cell: Cell
-    item: Written
+    item: RenderedSample
     prompt: Prompt
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from experiments.contexts.contexts import Written
+from experiments.contexts.contexts import RenderedSample
 from experiments.grid.grid import Cell
 from experiments.running.generation import Answer, SampleRequest
 from experiments.store.store import ROUNDING
@@ -22,7 +22,7 @@ class Recorder:
 
     def __init__(self, metrics: Mapping[str, Metric]) -> None:
         self.metrics = metrics
-        self.shared: dict[int, tuple[Written, dict[str, Any]]] = {}
+        self.shared: dict[int, tuple[RenderedSample, dict[str, Any]]] = {}
 
     def forget(self) -> None:
         """Lets go of what was made: at the end of a window."""
@@ -48,21 +48,21 @@ class Recorder:
             **shared,
         )
 
-    def without_prompt(self, cell: Cell, item: Written) -> Sample:
+    def without_prompt(self, cell: Cell, item: RenderedSample) -> Sample:
         """A sample whose prompt could not be made."""
-        return Sample(cell=cell.digest, seed=cell.seed, failed=item.failed or "no prompt", **self._shared(item))
+        return Sample(cell=cell.digest, seed=cell.seed, failed=item.failure or "no prompt", **self._shared(item))
 
-    def _shared(self, item: Written) -> dict[str, Any]:
+    def _shared(self, item: RenderedSample) -> dict[str, Any]:
         if id(item) not in self.shared:
             self.shared[id(item)] = item, self._made(item)
         return self.shared[id(item)][1]
 
-    def _made(self, item: Written) -> dict[str, Any]:
+    def _made(self, item: RenderedSample) -> dict[str, Any]:
         demos, prompt = item.context.demos, item.prompt
         return {
             "demos": tuple((demo.example.id, demo.score, demo.example.answer) for demo in demos),
             "ranks": tuple(demo.rank for demo in demos),
-            "dropped": item.dropped,
+            "dropped": item.num_dropped,
             "prompt": prompt.text if prompt else "",
             "prompt_digest": prompt.digest if prompt else "",
             "images": tuple(image.digest for image in prompt.images) if prompt else (),
@@ -112,9 +112,9 @@ def _chosen(text: str, example: Example) -> Generation:
     return Generation(text, option_scores={**dict.fromkeys(example.options, 0.0), text: 1.0} if example.options else {})
 
 
-def _facts(item: Written) -> Mapping[str, Any]:
+def _facts(item: RenderedSample) -> Mapping[str, Any]:
     """What the task can tell of the demonstrations as they are shown (see `icl.tasks.base.Task`)."""
-    tell = getattr(item.recipe.first.task, "facts", None)
+    tell = getattr(item.spec.cell.task, "facts", None)
     told: Mapping[str, Any] = tell([demo.example for demo in item.context.demos]) if tell else {}
     return told
 

@@ -7,7 +7,7 @@ What can be known to fail fails before a model loads. Then the samples that are 
 from pathlib import Path
 
 from experiments.config.config import Config
-from experiments.grid.feasibility import check_data, check_needs
+from experiments.grid.feasibility import check_data, check_requirements
 from experiments.grid.grid import Grid, expand
 from experiments.grid.implausible_sizes import check_sizes
 from experiments.launch.coordinator import find_earlier_launch, follow, launch
@@ -25,7 +25,7 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
     """Brings the run directory of a config up to date. Raises ICLError before any model loads where it can be known."""
     grid = expand(config)
     grid.launcher.check()
-    check_needs(grid)
+    check_requirements(grid)
     check_sizes(grid)
     check_data(grid)
     folder = next_free_folder(runs / config.name) if fork else runs / config.name

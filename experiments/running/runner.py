@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.contexts.context_overflow import Room
-from experiments.contexts.contexts import Retrieval, Written, contexts, recipes_of, written
-from experiments.contexts.repeated_images import Repeats
-from experiments.contexts.size_estimate import limits
+from experiments.contexts.context_overflow import ContextOverflow
+from experiments.contexts.contexts import RenderedSample, Retrieval, build_contexts, prompt_specs, render
+from experiments.contexts.repeated_images import RepeatedImages
+from experiments.contexts.size_estimate import estimate_sizes
 from experiments.grid.grid import Cell, Grid
 from experiments.running.gc_tuning import infrequent_gc
 from experiments.running.generation import Answer, SampleRequest, answer
@@ -80,7 +80,7 @@ class Runner:
         self.worker, self.room = worker, MAX_IMAGE_BYTES // of
         self.recorder = Recorder(grid.metrics)
         self.album = ImageStore(store.folder / "images")
-        self.repeats, self.fits = Repeats(), Room()
+        self.repeats, self.fits = RepeatedImages(), ContextOverflow()
         self.log = TracebackLog(store.folder / TRACEBACKS)
         self.failed = self.computed = 0
 
@@ -107,7 +107,7 @@ class Runner:
         if not groups:
             return
         if model.plans_prompt_sizes:
-            room = limits([cell for cells in groups for cell in cells])
+            room = estimate_sizes([cell for cells in groups for cell in cells])
             model.expect_prompts(room.images, room.tokens)
         self.progress.set_phase(self._loading(model), reset_rate=True)
         model.load()
@@ -152,23 +152,23 @@ class Runner:
         config = self.grid.config
         answer(model, asked, self.session.counters, done, top=config.top_logprobs, lazy_branches=config.lazy_branches)
 
-    def _windows(self, cells: Sequence[Cell], retrieval: Retrieval) -> Iterator[list[tuple[Cell, Written]]]:
+    def _windows(self, cells: Sequence[Cell], retrieval: Retrieval) -> Iterator[list[tuple[Cell, RenderedSample]]]:
         """Samples that are missing, query by query, until a window is full."""
         missing = {cell.digest: self.work.missing[cell.digest] for cell in cells}
         cells = [cell for cell in cells if missing[cell.digest]]
-        recipes = recipes_of(cells)
+        recipes = prompt_specs(cells)
         wanted: set[str] = set().union(*missing.values())
         queries = [query for query in cells[0].task.queries if query.id in wanted]
         blocks = (queries[i : i + BLOCK] for i in range(0, len(queries), BLOCK))
-        rows = (row for block in blocks for row in contexts(retrieval, recipes, block))
+        rows = (row for block in blocks for row in build_contexts(retrieval, recipes, block))
         branches = _branches(cells)
-        window: list[tuple[Cell, Written]] = []
+        window: list[tuple[Cell, RenderedSample]] = []
         tokens = 0
         for row in prefetch_images(rows, _images):
             for arranged in row:
-                readers = [c for c in arranged.recipe.cells if arranged.example.id in missing[c.digest]]
+                readers = [c for c in arranged.spec.cells if arranged.example.id in missing[c.digest]]
                 if readers:
-                    item = written(arranged)
+                    item = render(arranged)
                     window += [(cell, item) for cell in readers]
                     tokens += _tokens(readers, item, branches)
             if tokens >= WINDOW_TOKENS or len(window) >= WINDOW_SAMPLES:
@@ -203,7 +203,7 @@ def _groups(grid: Grid, model: "Model") -> list[list[Cell]]:
     return [found[key] for key in sorted(found)]
 
 
-def _images(row: Sequence[Written]) -> list[Image]:
+def _images(row: Sequence[RenderedSample]) -> list[Image]:
     """Of the query and of all demonstrations of a row."""
     shown = [demo.example for item in row for demo in item.context.demos]
     return [*row[0].example.images, *(image for example in shown for image in example.images)]
@@ -221,7 +221,7 @@ def _branches(cells: Sequence[Cell]) -> dict[str, int]:
     return {cell.digest: found[id(cell.decoding)] for cell in cells}
 
 
-def _tokens(cells: Sequence[Cell], item: Written, branches: Mapping[str, int]) -> int:
+def _tokens(cells: Sequence[Cell], item: RenderedSample, branches: Mapping[str, int]) -> int:
     """Tokens of the item's prompt in all branches of all arms, the reference once: at most what will be prefilled."""
     model = cells[0].model
     if item.prompt is None or not branches[cells[0].digest]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.config.keys import AXES, FREE_AT_ZERO
+from experiments.config.keys import AXES, DEMONSTRATION_AXES
 from experiments.stats.formatting import format_count
 from experiments.stats.run_statistics import sample_ref_column
 from icl.errors import ConfigError, did_you_mean
@@ -194,7 +194,7 @@ def reference_of(arm: Arm, to: Mapping[str, Any], candidates: Sequence[Arm]) -> 
 
 def matches_setting(arm: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
     """Whether the arm has this setting, or is a 0-shot arm to which the axes where it differs cannot matter."""
-    free = FREE_AT_ZERO if arm.get("shots") == 0 else ()
+    free = DEMONSTRATION_AXES if arm.get("shots") == 0 else ()
     return all(arm[axis] == value or (arm[axis] == NO_VALUE and axis in free) for axis, value in setting.items())
 
 

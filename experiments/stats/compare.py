@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.keys import CORRECTION, CORRECTIONS, METRIC
+from experiments.config.keys import CORRECTIONS, DEFAULT_CORRECTION, DEFAULT_METRIC
 from experiments.stats.arm_comparisons import Verdict, verdict_of
 from experiments.stats.arms import (
     EQUIVALENCE,
@@ -47,9 +47,9 @@ RESULT_COLUMNS = ["reference", "reference_mean", "mean", *TEST_COLUMNS, "p_corre
 def compare(
     frame: "DataFrame",
     to: Mapping[str, Any],
-    metric: str = METRIC,
+    metric: str = DEFAULT_METRIC,
     *,
-    correct: str = CORRECTION,
+    correct: str = DEFAULT_CORRECTION,
     by: Sequence[str] = (),
     axes: Sequence[str] | None = None,
     level: float = 0.95,

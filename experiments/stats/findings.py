@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
-from experiments.config.keys import METRIC, REFERENCES
+from experiments.config.keys import DEFAULT_METRIC, DEFAULT_REFERENCES
 from experiments.stats.arm_comparisons import ArmComparison, Verdict, compare_arms, holm_corrected
 from experiments.stats.arms import (
     NO_VALUE,
@@ -78,7 +78,7 @@ class Finding:
 
 def findings(
     frame: "DataFrame",
-    metric: str = METRIC,
+    metric: str = DEFAULT_METRIC,
     *,
     axes: Sequence[str] | None = None,
     reference: str | None = None,
@@ -116,7 +116,9 @@ def findings(
 def reference_decoding(samples: "DataFrame", wanted: str | None = None) -> str:
     """The decoding that the others stand against: as wanted, else the usual one, else the first."""
     have = [str(value) for value in axis_values(samples, "decoding")]
-    return next((name for name in (wanted, REFERENCES["decoding"]) if name in have), have[0] if have else NO_VALUE)
+    return next(
+        (name for name in (wanted, DEFAULT_REFERENCES["decoding"]) if name in have), have[0] if have else NO_VALUE
+    )
 
 
 def _gain(
@@ -156,7 +158,7 @@ def _gain(
 
 
 def _retrieval(plain: "DataFrame", settings: Sequence[str], metric: str, better: Better) -> Iterator[Finding]:
-    chance = REFERENCES["retriever"]
+    chance = DEFAULT_REFERENCES["retriever"]
     trials = []
     for subject, part in split_by_subject(plain, settings):
         shown = part[part["shots"] != 0] if "shots" in part else part

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from experiments.config.keys import FREE_AT_ZERO
+from experiments.config.keys import DEMONSTRATION_AXES
 from experiments.grid.feasibility import data_digests
 from experiments.grid.grid import Cell, Grid
 from experiments.store.store import Store
@@ -71,7 +71,7 @@ def write_cells(store: Store, grid: Grid) -> None:
     metrics = describe_metrics(grid)
     for cell in grid.cells:
         wanted = {
-            **cell.told,
+            **cell.config,
             "labels": dict(cell.labels),
             "control": cell.control,
             "controls": list(cell.controls),
@@ -106,7 +106,7 @@ def dropped_cells_note(store: Store) -> str:
     if not old:
         return ""
     had, has = ([(store.read_cell(digest) or {}).get("labels", {}) for digest in digests] for digests in (old, told))
-    free = FREE_AT_ZERO if {labels.get("shots") for labels in has} == {0} else ()  # gone with the shots alone
+    free = DEMONSTRATION_AXES if {labels.get("shots") for labels in has} == {0} else ()  # gone with the shots alone
     gone = {
         axis: {str(labels.get(axis)) for labels in had} - {str(labels.get(axis)) for labels in has}
         for axis in had[0]
@@ -159,7 +159,9 @@ def _differences(store: Store, old: Sequence[str], grid: Grid) -> str:
         has = list(dict.fromkeys(str(cell.labels[axis]) for cell in grid.cells))
         if not set(had) & set(has):
             told.append(f"{axis} {', '.join(had)}, now {', '.join(has)}")
-        elif not {_canonical(cell.get(axis)) for cell in before} & {_canonical(cell.told[axis]) for cell in grid.cells}:
+        elif not {_canonical(cell.get(axis)) for cell in before} & {
+            _canonical(cell.config[axis]) for cell in grid.cells
+        }:
             told.append(f"{axis} {', '.join(has)} with other parameters or code")
     if not told and not {cell.get("model_digest") for cell in before} & {cell.model.digest for cell in grid.cells}:
         told.append("the model's weights or settings have changed")

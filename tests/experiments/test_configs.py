@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from decoding.arms.arm import parse_arm
-from experiments.config.config import load
-from experiments.config.keys import KEYS, KINDS
-from experiments.grid.axis_product import points
+from experiments.config.config import load_config
+from experiments.config.keys import COMPONENT_KINDS, KEYS
+from experiments.grid.axis_product import axis_combinations
 from icl.registry import build
 
 CONFIGS = sorted((Path(__file__).parents[2] / "experiments" / "configs").glob("*.yaml"))
@@ -13,16 +13,16 @@ CONFIGS = sorted((Path(__file__).parents[2] / "experiments" / "configs").glob("*
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_reads_and_is_called_as_its_file(path: Path) -> None:
-    config = load(path)
+    config = load_config(path)
     assert config.name == path.stem
     assert set(config.document.data) <= set(KEYS)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_component_of_a_shipped_config_is_there_with_its_parameters(path: Path) -> None:
-    for point in points(load(path)):
+    for point in axis_combinations(load_config(path)):
         for key in ("task", "model", "retriever", "order", "composer"):
-            build(KINDS[key], *point[key])
+            build(COMPONENT_KINDS[key], *point[key])
         parse_arm(*point["decoding"])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.cli.main import main
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.results.loaded_run import load_run
 from experiments.running.run import run
 from icl.errors import StoreError
@@ -87,7 +87,7 @@ def study(yaml_file: Callable[..., Path]) -> Path:
 
 
 def test_components_beside_the_file_run_in_a_grid(study: Path, tmp_path: Path) -> None:
-    assert run(load(study), tmp_path).failed == 0
+    assert run(load_config(study), tmp_path).failed == 0
     frame = load_run(tmp_path / "own").samples()
     own = frame[frame["retriever"] == "LastOnes"]
     assert [demo[0] for demo in own.iloc[0]["demos"]] == ["p-0008", "p-0007"]
@@ -99,14 +99,14 @@ def test_components_beside_the_file_run_in_a_grid(study: Path, tmp_path: Path) -
 
 
 def test_code_that_was_edited_is_another_component(study: Path, tmp_path: Path) -> None:
-    run(load(study), tmp_path)
-    assert run(load(study), tmp_path).computed == 0
+    run(load_config(study), tmp_path)
+    assert run(load_config(study), tmp_path).computed == 0
     (study.parent / "blind.py").write_text(STRATEGY.replace("(1 + self.alpha)", "(1.5 + self.alpha)"))
     import subprocess
     import sys
 
     again = "from experiments.config.config import load; from experiments.running.run import run; import sys, pathlib\n"
-    again += "print(run(load(sys.argv[1]), pathlib.Path(sys.argv[2])).computed)"
+    again += "print(run(load_config(sys.argv[1]), pathlib.Path(sys.argv[2])).computed)"
     done = subprocess.run(
         [sys.executable, "-c", again, str(study), str(tmp_path)], capture_output=True, text=True, check=True
     )
@@ -115,9 +115,9 @@ def test_code_that_was_edited_is_another_component(study: Path, tmp_path: Path) 
 
 def test_a_grid_of_edited_components_alone_is_refused_as_another_experiment(study: Path, tmp_path: Path) -> None:
     own = ['grid.decoding=["blind.py:Blind"]']
-    run(load(study, own), tmp_path)
+    run(load_config(study, own), tmp_path)
     with pytest.raises(StoreError, match=r"was made with another config \(decoding .*, now greedy\)"):
-        run(load(study, ["grid.decoding=[greedy]"]), tmp_path)
+        run(load_config(study, ["grid.decoding=[greedy]"]), tmp_path)
 
 
 def test_the_public_checks_run_on_them(
@@ -143,7 +143,7 @@ def test_an_edit_beside_the_file_is_a_shift_of_any_task(
     """)
     (path.parent / "stripes.py").write_text(EDIT)
     monkeypatch.chdir("/")
-    assert run(load(path), tmp_path).failed == 0
+    assert run(load_config(path), tmp_path).failed == 0
     frame = load_run(tmp_path / "shifted").samples()
     clean, shifted = (own for _, own in frame.groupby("task", sort=False))
     assert list(clean["query"]) == list(shifted["query"])

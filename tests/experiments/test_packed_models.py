@@ -7,7 +7,7 @@ import pytest
 
 from experiments.analyses import quantization
 from experiments.api import run
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from experiments.planning.plan_warnings import plan_warnings
 from experiments.report.quantization_section import quantization_section
@@ -34,7 +34,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 
 def test_the_plan_says_which_checkpoint_comes_quantized(config: dict[str, object]) -> None:
-    (told,) = plan_warnings(expand(load(config)))
+    (told,) = plan_warnings(expand(load_config(config)))
     assert "model 'gptq': its checkpoint comes quantized (gptq); the weights stay packed" in told
 
 

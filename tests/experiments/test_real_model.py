@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.results.loaded_run import load_run
 from experiments.running.run import run
 from experiments.store.store import Store
@@ -33,28 +33,28 @@ def outputs(folder: Path) -> dict[tuple[Any, ...], str]:
 
 
 def test_all_arms_together_answer_as_each_alone(config: dict[str, Any], tmp_path: Path) -> None:
-    assert run(load(config), tmp_path).failed == 0
+    assert run(load_config(config), tmp_path).failed == 0
     together = outputs(tmp_path / "t")
     assert len(together) == 6 * 2 * (1 + 2) * 2
     assert len(set(together.values())) > 6
     for decoding in GRID["decoding"]:
         alone = {**config, "name": f"alone-{decoding}", "grid": {**GRID, "decoding": [decoding]}}
-        run(load(alone), tmp_path)
+        run(load_config(alone), tmp_path)
         found = outputs(tmp_path / f"alone-{decoding}")
         assert found == {key: said for key, said in together.items() if key[2] == decoding}
 
 
 def test_a_run_with_holes_is_filled_as_in_one_go(config: dict[str, Any], tmp_path: Path) -> None:
-    run(load(config), tmp_path / "whole")
-    run(load(config), tmp_path / "holes")
+    run(load_config(config), tmp_path / "whole")
+    run(load_config(config), tmp_path / "holes")
     for i, path in enumerate(sorted((tmp_path / "holes").rglob("*.jsonl"))):
         path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[i % 2 :: 2]))
-    assert run(load(config), tmp_path / "holes").computed == 36
+    assert run(load_config(config), tmp_path / "holes").computed == 36
     assert outputs(tmp_path / "holes" / "t") == outputs(tmp_path / "whole" / "t")
 
 
 def test_images_are_encoded_once_and_equal_prompts_prefilled_once(config: dict[str, Any], tmp_path: Path) -> None:
-    run(load(config), tmp_path)
+    run(load_config(config), tmp_path)
     told = Store(tmp_path / "t").read_run() or {}
     counters = told["sessions"][-1]["counters"]
     frame = load_run(tmp_path / "t").samples()

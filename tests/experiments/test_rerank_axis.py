@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import pytest
 
 from experiments.api import run
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.config.json_schema import experiment_schema
-from experiments.grid.feasibility import check_data, check_needs
+from experiments.grid.feasibility import check_data, check_requirements
 from experiments.grid.grid import expand
 from experiments.report.tables import task_tables
 from experiments.results.run_view import view_run
@@ -17,7 +17,7 @@ from icl.errors import ConfigError, PlanError
 
 
 def _cells(config: dict[str, Any]) -> list[Any]:
-    return list(expand(load(config)).cells)
+    return list(expand(load_config(config)).cells)
 
 
 def test_rerankers_stand_on_every_retriever_and_both_axes_keep_their_names(mapping: Any, tmp_path: Path) -> None:
@@ -47,7 +47,10 @@ def test_without_rerankers_a_cell_has_the_digest_that_it_had(mapping: Any) -> No
     (empty,) = _cells(mapping(rerankers=[]))
     (balanced,) = _cells(mapping(rerankers=["label_balance"]))
     assert plain.digest == empty.digest != balanced.digest
-    assert (balanced.told["retriever"]["name"], balanced.told["rerankers"]) == ("random", [{"name": "label_balance"}])
+    assert (balanced.config["retriever"]["name"], balanced.config["rerankers"]) == (
+        "random",
+        [{"name": "label_balance"}],
+    )
 
 
 def test_at_0_shots_rerankers_are_one_cell(mapping: Any) -> None:
@@ -108,8 +111,8 @@ def test_candidates_that_cannot_be_are_said(keys: dict[str, Any], says: str, map
 
 
 def _checked(config: dict[str, Any]) -> None:
-    grid = expand(load(config))
-    check_needs(grid)
+    grid = expand(load_config(config))
+    check_requirements(grid)
     check_data(grid)
 
 
@@ -146,9 +149,9 @@ class Asking:
 
 def test_what_a_reranker_asks_of_the_model_is_checked_before_it_loads(mapping: Any) -> None:
     """A model that answers and gives no logits describes an image, and gives no probabilities."""
-    check_needs(expand(load(mapping(rerankers=[Asking("generate")]))))
+    check_requirements(expand(load_config(mapping(rerankers=[Asking("generate")]))))
     with pytest.raises(PlanError, match="'random' with its rerankers reads the model's logits, and 'fake-copy' gives"):
-        check_needs(expand(load(mapping(rerankers=[Asking("generate"), Asking("logits")]))))
+        check_requirements(expand(load_config(mapping(rerankers=[Asking("generate"), Asking("logits")]))))
 
 
 def test_the_schema_has_the_key_and_the_components() -> None:
@@ -163,12 +166,12 @@ def test_no_reranker_is_called_none_in_files_as_in_tables(mapping: Any) -> None:
     words = _cells(mapping(grid=axes, compare={"to": {"rerankers": []}}))
     lists = _cells(mapping(grid={"rerankers": [[], ["label_balance"]], "transforms": [[], ["questions"]]}))
     assert [cell.digest for cell in words] == [cell.digest for cell in lists]
-    assert load(mapping(grid=axes, compare={"to": {"rerankers": []}})).compare.to == {"rerankers": "none"}  # type: ignore[union-attr]
+    assert load_config(mapping(grid=axes, compare={"to": {"rerankers": []}})).compare.to == {"rerankers": "none"}  # type: ignore[union-attr]
     assert _cells(mapping(rerankers="none"))[0].digest == _cells(mapping())[0].digest
     holes = _cells(mapping(grid=axes, exclude=[{"rerankers": "none"}]))
     assert {cell.labels["rerankers"] for cell in holes} == {"label_balance"}
     with pytest.raises(ConfigError, match=r"grid\.rerankers\[1\]: \[\] stands in this axis twice"):
-        load(mapping(grid={"rerankers": [[], "none"]}))
+        load_config(mapping(grid={"rerankers": [[], "none"]}))
     assert {"const": "none"} in experiment_schema()["properties"]["rerankers"]["anyOf"]
 
 

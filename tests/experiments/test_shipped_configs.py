@@ -9,7 +9,7 @@ import pytest
 import experiments
 from experiments.analyses.catalog import find_analysis
 from experiments.api import run
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from experiments.results.run_view import view_run
 from experiments.stats.compare import compare
@@ -72,7 +72,7 @@ def test_each_setting_that_asks_the_model_stands_against_the_control(tmp_path: P
 
 def test_the_cells_of_the_quickstart_keep_their_digests() -> None:
     """A run of yesterday is gone on with today. On a fake: a checkpoint's own digest follows its weights."""
-    cells = expand(load(CONFIGS / "quickstart.yaml", ["model=fake-copy"])).cells
+    cells = expand(load_config(CONFIGS / "quickstart.yaml", ["model=fake-copy"])).cells
     told = hashlib.sha256("".join(cell.digest for cell in cells).encode()).hexdigest()
     assert (len(cells), cells[0].digest, told[:16]) == (168, "5d20c5d3fde8072d", "172762b03198c39b")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 
 import pytest
 
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from icl.constraints import AllowInfinite
 from icl.errors import ConfigError
@@ -70,7 +70,7 @@ def test_yaml_and_text_are_no_way_around(tmp_path: Any) -> None:
             f"decoding: {{name: contrast, weights: [{value}, -1]}}\n"
         )
         with pytest.raises(ConfigError, match=r"strategy 'contrast', weights: (inf|1e\+39) is no finite number"):
-            expand(load(path))
+            expand(load_config(path))
 
 
 @component("metric", "open_ended")

@@ -8,14 +8,14 @@ import pytest
 
 from experiments.cli.component_kinds import kind_of
 from experiments.cli.component_page import component_page, examples, wrap_text
-from experiments.config.config import load
-from experiments.config.keys import KINDS
-from experiments.config.yaml_document import flow, parse
+from experiments.config.config import load_config
+from experiments.config.keys import COMPONENT_KINDS
+from experiments.config.yaml_document import parse_yaml, to_flow_yaml
 from icl.parameter_docs import parameter_docs
 from icl.registry import PACKAGES, build, entries, resolve
 
 ICL = Callable[..., Any]
-OF = {**KINDS, "metrics": "metric"}
+OF = {**COMPONENT_KINDS, "metrics": "metric"}
 ALL = [(kind, name) for kind in PACKAGES for name in entries(kind)]
 
 
@@ -113,9 +113,9 @@ def test_every_parameter_has_a_meaning_and_every_page_fits_80_columns(kind: str,
 def test_the_lines_of_a_page_are_lines_of_a_config(kind: str, name: str) -> None:
     cls = resolve(kind, name)
     for line in examples(kind, name, parameter_docs(cls), getattr(cls, "presets", {})):
-        told = parse(line, "line")[0]
+        told = parse_yaml(line, "line")[0]
         if "<" not in line:  # what only its author knows: a path, an address
-            load({"task": "binding", "model": "fake-vote", **told})
+            load_config({"task": "binding", "model": "fake-vote", **told})
             key, node = next(iter(told.items()))
             for each in node if isinstance(node, list) else [node]:
                 build("launcher" if key == "launcher" else OF.get(key, "retriever"), each)
@@ -125,7 +125,7 @@ def test_a_default_that_a_page_tells_is_the_default() -> None:
     for kind, name in ALL:
         found = parameter_docs(resolve(kind, name))
         if not any(one.required for one in found):
-            told = {one.key: parse(flow(one.default), one.key)[0] for one in found}
+            told = {one.key: parse_yaml(to_flow_yaml(one.default), one.key)[0] for one in found}
             assert build(kind, {"name": name, **told}) == build(kind, name), (kind, name)
 
 

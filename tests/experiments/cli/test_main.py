@@ -253,7 +253,7 @@ def test_a_run_with_another_config_under_its_name_is_refused_or_forked(icl: ICL,
 
 
 @pytest.mark.parametrize(
-    "where", ["experiments.config.config.load", "experiments.running.run.run", "experiments.cli.run._shown"]
+    "where", ["experiments.config.config.load_config", "experiments.running.run.run", "experiments.cli.run._shown"]
 )
 def test_ctrl_c_says_that_nothing_is_lost(
     icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, where: str

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from experiments.config.config import load
+from experiments.config.config import load_config
 from icl.errors import ConfigError
 
 Write = Callable[..., Path]
@@ -14,7 +14,7 @@ BASE = "name: x\ntask: easy-vqa\nmodel: fake-copy\n"
 
 def told(path: Path, *overrides: str) -> str:
     with pytest.raises(ConfigError) as error:
-        load(path, overrides)
+        load_config(path, overrides)
     return str(error.value).replace(f"{path.parent}/", "")
 
 
@@ -88,8 +88,8 @@ def test_a_mistake_is_told_with_file_line_key_and_remedy(yaml_file: Write, text:
     ],
 )
 def test_options_are_judged_wherever_the_file_asks_for_their_scores(mapping: Any, axes: dict[str, Any]) -> None:
-    assert load(mapping(**axes)).metrics == ("strict", "lenient", "option")
-    assert load(mapping()).metrics == ("strict", "lenient")
+    assert load_config(mapping(**axes)).metrics == ("strict", "lenient", "option")
+    assert load_config(mapping()).metrics == ("strict", "lenient")
 
 
 def test_a_name_that_is_no_folder_name_is_refused(yaml_file: Write) -> None:
@@ -98,7 +98,7 @@ def test_a_name_that_is_no_folder_name_is_refused(yaml_file: Write) -> None:
 
 
 def test_without_a_name_the_run_is_called_as_the_file(yaml_file: Write) -> None:
-    assert load(yaml_file("task: easy-vqa\nmodel: fake-copy\n", "study.yaml")).name == "study"
+    assert load_config(yaml_file("task: easy-vqa\nmodel: fake-copy\n", "study.yaml")).name == "study"
 
 
 @pytest.mark.parametrize("key", ["task", "model"])
@@ -108,27 +108,27 @@ def test_a_task_and_a_model_are_needed(yaml_file: Write, key: str) -> None:
 
 
 def test_an_override_sets_a_value_as_yaml(yaml_file: Write) -> None:
-    config = load(yaml_file(BASE + "grid:\n  shots: [0, 4]\n"), ["grid.shots=[0, 8]", "seeds=[3]", "name=y"])
+    config = load_config(yaml_file(BASE + "grid:\n  shots: [0, 4]\n"), ["grid.shots=[0, 8]", "seeds=[3]", "name=y"])
     assert (list(config.grid["shots"]), config.seeds, config.name) == ([0, 8], (3,), "y")
 
 
 def test_an_override_puts_a_parameter_on_a_bare_name(yaml_file: Write) -> None:
-    config = load(yaml_file(BASE), ["model.right=0.5", "task.queries=20"])
+    config = load_config(yaml_file(BASE), ["model.right=0.5", "task.queries=20"])
     assert config.base["model"] == {"name": "fake-copy", "right": 0.5}
     assert config.base["task"] == {"name": "easy-vqa", "queries": 20}
 
 
 def test_an_override_reaches_into_a_list(yaml_file: Write) -> None:
-    config = load(yaml_file(BASE + "grid:\n  decoding: [greedy, vcd]\n"), ["grid.decoding.1.alpha=2"])
+    config = load_config(yaml_file(BASE + "grid:\n  decoding: [greedy, vcd]\n"), ["grid.decoding.1.alpha=2"])
     assert config.grid["decoding"] == ["greedy", {"name": "vcd", "alpha": 2}]
 
 
 def test_an_override_may_add_an_axis_of_a_parameter(yaml_file: Write) -> None:
-    assert load(yaml_file(BASE), ["grid.decoding.alpha=[0.5,1]"]).grid == {"decoding.alpha": [0.5, 1]}
+    assert load_config(yaml_file(BASE), ["grid.decoding.alpha=[0.5,1]"]).grid == {"decoding.alpha": [0.5, 1]}
 
 
 def test_an_empty_override_takes_a_key_away(yaml_file: Write) -> None:
-    assert load(yaml_file(BASE + "exclude: [{shots: 0}]\n"), ["exclude="]).exclude == []
+    assert load_config(yaml_file(BASE + "exclude: [{shots: 0}]\n"), ["exclude="]).exclude == []
 
 
 @pytest.mark.parametrize(
@@ -151,21 +151,21 @@ def test_a_wrong_override_is_told_as_of_the_command_line(yaml_file: Write, overr
 def test_the_file_itself_is_left_as_it_was(mapping: Callable[..., dict[str, Any]]) -> None:
     given = mapping(grid={"shots": [0, 1]})
     del given["shots"]
-    load(given, {"grid.shots": [5]})
+    load_config(given, {"grid.shots": [5]})
     assert given["grid"] == {"shots": [0, 1]}
 
 
 def test_a_trace_is_kept_where_the_file_or_the_command_line_says_so(tmp_path: Path) -> None:
     path = tmp_path / "grid.yaml"
     path.write_text(BASE)
-    assert load(path).top_logprobs == 0
-    assert load(path, ["top_logprobs=3"]).top_logprobs == 3
+    assert load_config(path).top_logprobs == 0
+    assert load_config(path, ["top_logprobs=3"]).top_logprobs == 3
 
 
 def test_contrasts_are_read_late_unless_one_key_says_otherwise(tmp_path: Path) -> None:
     path = tmp_path / "grid.yaml"
     path.write_text(BASE)
-    assert load(path).lazy_branches == "auto"
-    assert load(path, ["lazy_branches=never"]).lazy_branches == "never"
+    assert load_config(path).lazy_branches == "auto"
+    assert load_config(path, ["lazy_branches=never"]).lazy_branches == "never"
     with pytest.raises(ConfigError, match=r"lazy_branches is one of auto, always, never, not 'nevr'. Did you mean"):
-        load(path, ["lazy_branches=nevr"])
+        load_config(path, ["lazy_branches=nevr"])

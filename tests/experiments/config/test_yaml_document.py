@@ -2,31 +2,31 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config.yaml_document import parse, read
+from experiments.config.yaml_document import parse_yaml, read_document
 from icl.errors import ConfigError
 
 
 def test_every_place_has_its_line_also_in_flow_lists_over_several_lines(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text("name: x\n\ngrid:\n  decoding: [greedy,\n    vdc]\n")
-    document = read(path)
+    document = read_document(path)
     assert document.where("grid", "decoding", 1) == f"{path}:5: grid.decoding[1]"
     assert document.where("grid", "decoding", 1, "alpha") == f"{path}:5: grid.decoding[1].alpha"
     assert document.where("seeds") == f"{path}: seeds"
 
 
 def test_yes_and_no_are_words_and_1e_3_is_a_number() -> None:
-    data, _ = parse("a: [yes, no, on, true, 1e-3, .5, 1., 2024-01-01]", "f")
+    data, _ = parse_yaml("a: [yes, no, on, true, 1e-3, .5, 1., 2024-01-01]", "f")
     assert data["a"] == ["yes", "no", "on", True, 0.001, 0.5, 1.0, "2024-01-01"]
 
 
 def test_a_time_is_no_number_to_the_base_of_sixty_and_whole_numbers_are_what_they_were() -> None:
-    data, _ = parse("a: [2:00:00, 12:30, 12, -3, +7, 0, 0x1f, 010, 1_000, 0b11]", "f")
+    data, _ = parse_yaml("a: [2:00:00, 12:30, 12, -3, +7, 0, 0x1f, 010, 1_000, 0b11]", "f")
     assert data["a"] == ["2:00:00", "12:30", 12, -3, 7, 0, 31, 8, 1000, 3]
 
 
 def test_a_merge_key_is_overridden_by_own_keys_and_is_no_duplicate() -> None:
-    data, lines = parse("a: &a {p: 1, q: 2}\nb:\n  <<: *a\n  p: 3\n", "f")
+    data, lines = parse_yaml("a: &a {p: 1, q: 2}\nb:\n  <<: *a\n  p: 3\n", "f")
     assert data["b"] == {"p": 3, "q": 2}
     assert lines["b", "p"] == 4
 
@@ -51,7 +51,7 @@ def test_a_merge_key_is_overridden_by_own_keys_and_is_no_duplicate() -> None:
 )
 def test_what_is_wrong_is_said_with_its_line(text: str, told: str) -> None:
     with pytest.raises(ConfigError) as error:
-        parse(text, "f")
+        parse_yaml(text, "f")
     assert str(error.value).startswith(told)
 
 
@@ -59,26 +59,26 @@ def test_aliases_of_aliases_do_not_fill_the_memory() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
     with pytest.raises(ConfigError, match=r"more than 100,000 values. Are its aliases nested?"):
-        parse("\n".join(lines), "f")
+        parse_yaml("\n".join(lines), "f")
 
 
 @pytest.mark.parametrize("text", ["a: " + "[" * 3000 + "]" * 3000, "".join(f"{' ' * i}a:\n" for i in range(1500))])
 def test_deep_nesting_is_told_and_does_not_overflow(text: str) -> None:
     with pytest.raises(ConfigError, match="f: lists or mappings are nested too deeply"):
-        parse(text, "f")
+        parse_yaml(text, "f")
 
 
 def test_a_missing_file_names_those_beside_it(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text("a: 1")
     with pytest.raises(ConfigError, match=r"there is no file .*absent.yaml. Beside it: other.yaml."):
-        read(tmp_path / "absent.yaml")
+        read_document(tmp_path / "absent.yaml")
 
 
 def test_of_many_files_beside_it_the_nearest_is_named_first(tmp_path: Path) -> None:
     for name in ("a", "b", "c", "d", "e", "quickstart"):
         (tmp_path / f"{name}.yaml").write_text("a: 1")
     with pytest.raises(ConfigError, match=r"Beside it: quickstart\.yaml, .*, …\."):
-        read(tmp_path / "quikstart.yml")
+        read_document(tmp_path / "quikstart.yml")
 
 
 @pytest.mark.parametrize(
@@ -88,4 +88,4 @@ def test_of_many_files_beside_it_the_nearest_is_named_first(tmp_path: Path) -> N
 def test_a_file_without_a_mapping_is_refused(tmp_path: Path, data: bytes, told: str) -> None:
     (tmp_path / "x.yaml").write_bytes(data)
     with pytest.raises(ConfigError, match=told):
-        read(tmp_path / "x.yaml")
+        read_document(tmp_path / "x.yaml")

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.grid.grid import expand
-from experiments.planning.plan import plan
+from experiments.planning.plan import make_plan
 from experiments.running.run import run
 from experiments.terminal.progress import SilentProgress
 
@@ -23,8 +23,8 @@ class Few(FakeCopy):
 
 def test_a_plan_and_a_run_say_where_demonstrations_are_left_out(mapping: Any, tmp_path: Path) -> None:
     room = {"name": "fake-copy", "max_tokens": 120, "image_tokens": 20}
-    config = load(mapping(model=room, grid={"shots": [1, 8]}))
-    (told,) = [note for note in plan(expand(config)).notes if "context" in note]
+    config = load_config(mapping(model=room, grid={"shots": [1, 8]}))
+    (told,) = [note for note in make_plan(expand(config)).notes if "context" in note]
     assert told.startswith(
         "model 'fake-copy', 8 shots: 6 of 6 prompts that were read are longer than its context of 120"
     )
@@ -36,8 +36,8 @@ def test_a_plan_and_a_run_say_where_demonstrations_are_left_out(mapping: Any, tm
 
 def test_a_plan_says_that_prompts_have_more_images_than_the_model_may_be_shown(mapping: Any, tmp_path: Path) -> None:
     (tmp_path / "few.py").write_text(FEW, encoding="utf-8")
-    config = load(mapping(model={"name": f"{tmp_path / 'few.py'}:Few"}, grid={"shots": [1, 2]}))
-    assert [note for note in plan(expand(config)).notes if "images" in note] == [
+    config = load_config(mapping(model={"name": f"{tmp_path / 'few.py'}:Few"}, grid={"shots": [1, 2]}))
+    assert [note for note in make_plan(expand(config)).notes if "images" in note] == [
         "model 'Few', 2 shots: 6 of 6 prompts that were read have up to 3 images, and model.max_images allows 2. "
         "Such samples fail: set it higher, or leave it out."
     ]
@@ -45,12 +45,14 @@ def test_a_plan_says_that_prompts_have_more_images_than_the_model_may_be_shown(m
 
 def test_nothing_is_said_where_all_fits(mapping: Any) -> None:
     assert not [
-        note for note in plan(expand(load(mapping(grid={"shots": [1, 4]})))).notes if "prompts that were" in note
+        note
+        for note in make_plan(expand(load_config(mapping(grid={"shots": [1, 4]})))).notes
+        if "prompts that were" in note
     ]
 
 
 def test_a_plan_says_why_a_sample_has_no_prompt(mapping: Any) -> None:
-    found = plan(expand(load(mapping(model={"name": "fake-copy", "max_tokens": 10, "image_tokens": 20}))))
+    found = make_plan(expand(load_config(mapping(model={"name": "fake-copy", "max_tokens": 10, "image_tokens": 20}))))
     (told,) = [note for note in found.notes if "has no prompt" in note][:1]
     assert told.startswith("sample ")
     assert "takes 22 tokens without any demonstration, and the model's context of 10 leaves 0" in told

@@ -4,8 +4,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from experiments.config.config import load
-from experiments.contexts.contexts import Retrieval, Written, contexts, recipes_of, written
+from experiments.config.config import load_config
+from experiments.contexts.contexts import RenderedSample, Retrieval, build_contexts, prompt_specs, render
 from experiments.grid.grid import expand
 from icl.errors import ImageError, PlanError
 from icl.tasks.base import Pool
@@ -38,11 +38,11 @@ class Counting:
         return [given for _ in queries]
 
 
-def rows(mapping: Any, retriever: Counting, **keys: Any) -> list[list[Written]]:
-    grid = expand(load(mapping(retriever=retriever, **keys)))
+def rows(mapping: Any, retriever: Counting, **keys: Any) -> list[list[RenderedSample]]:
+    grid = expand(load_config(mapping(retriever=retriever, **keys)))
     task, model = grid.tasks[0], grid.models[0]
-    found = list(contexts(Retrieval(task, model), recipes_of(grid.cells), task.queries))
-    return [[written(item) for item in row] for row in found]
+    found = list(build_contexts(Retrieval(task, model), prompt_specs(grid.cells), task.queries))
+    return [[render(item) for item in row] for row in found]
 
 
 def test_retrieval_is_asked_once_for_all_arms_that_read_it(mapping: Any) -> None:
@@ -58,7 +58,7 @@ def test_retrieval_is_asked_once_for_all_arms_that_read_it(mapping: Any) -> None
 def test_cells_that_differ_in_decoding_share_one_prompt(mapping: Any, toy: str) -> None:
     found = rows(mapping, Counting(), model=toy, grid={"decoding": ["greedy", "vcd"]})
     assert [len(row) for row in found] == [1] * 6
-    assert [cell.labels["decoding"] for cell in found[0][0].recipe.cells] == ["greedy", "vcd"]
+    assert [cell.labels["decoding"] for cell in found[0][0].spec.cells] == ["greedy", "vcd"]
 
 
 def test_the_best_demonstration_stands_next_to_the_query_by_default(mapping: Any) -> None:
@@ -68,7 +68,7 @@ def test_the_best_demonstration_stands_next_to_the_query_by_default(mapping: Any
 
 def test_a_query_whose_retrieval_fails_fails_alone(mapping: Any) -> None:
     found = rows(mapping, Counting(refuses="q-0002"))
-    reasons = {row[0].example.id: row[0].failed for row in found}
+    reasons = {row[0].example.id: row[0].failure for row in found}
     assert reasons.pop("q-0002") == "image of q-0002 cannot be read."
     assert set(reasons.values()) == {None}
 
@@ -76,7 +76,7 @@ def test_a_query_whose_retrieval_fails_fails_alone(mapping: Any) -> None:
 def test_demonstrations_that_do_not_fit_are_dropped_and_counted(mapping: Any) -> None:
     model = {"name": "fake-copy", "max_tokens": 16 + 8, "image_tokens": 1}
     (row, *_) = rows(mapping, Counting(), shots=3, model=model)
-    assert (len(row[0].context.demos), row[0].dropped) == (1, 2)
+    assert (len(row[0].context.demos), row[0].num_dropped) == (1, 2)
     assert row[0].context.demos[0].rank == 0
 
 
@@ -121,7 +121,7 @@ def test_a_retriever_that_gives_too_few_strangers_or_no_ranks_fails_its_samples(
 ) -> None:
     for (item,) in rows(mapping, Faulty(how=how)):
         assert item.prompt is None
-        assert told in str(item.failed)
+        assert told in str(item.failure)
 
 
 @pytest.mark.parametrize("how", ["none", "short"])
@@ -132,7 +132,7 @@ def test_a_retriever_that_does_not_answer_query_by_query_is_refused(mapping: Any
 
 def test_many_small_pools_are_read_at_once_and_give_what_they_give_alone(mapping: Any, monkeypatch: Any) -> None:
     knn = {"name": "knn", "embedder": "histogram"}
-    grid = expand(load(mapping(task={"name": "binding", "queries": 4}, retriever=knn)))
+    grid = expand(load_config(mapping(task={"name": "binding", "queries": 4}, retriever=knn)))
     seen: list[int] = []
     kind = type(grid.cells[0].retriever)
     prepare = kind.prepare

@@ -3,9 +3,9 @@ from pathlib import Path
 from typing import Any
 
 from decoding.strategies.vcd import VCD
-from experiments.config.config import load
-from experiments.contexts.contexts import Retrieval, contexts, recipes_of, written
-from experiments.contexts.paired_sample import others_of
+from experiments.config.config import load_config
+from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
+from experiments.contexts.paired_sample import paired_samples
 from experiments.grid.grid import expand
 from experiments.running.run import run
 from experiments.store.store import Store
@@ -20,42 +20,42 @@ def queries(count: int, groups: int = 0) -> list[Example]:
 
 def test_each_query_gets_another_one_and_each_is_once_another() -> None:
     for seed in range(3):
-        told = [one.id for one in others_of(queries(9), queries(9), seed) if one is not None]
+        told = [one.id for one in paired_samples(queries(9), queries(9), seed) if one is not None]
         assert sorted(told) == [f"q{i}" for i in range(9)]
         assert all(other != f"q{i}" for i, other in enumerate(told))
-    assert others_of(queries(9), queries(9), 0) != others_of(queries(9), queries(9), 1)
+    assert paired_samples(queries(9), queries(9), 0) != paired_samples(queries(9), queries(9), 1)
 
 
 def test_it_does_not_depend_on_who_else_is_asked() -> None:
-    together = others_of(queries(9), queries(9), 0)
-    assert [others_of(queries(9), [query], 0)[0] for query in queries(9)] == together
+    together = paired_samples(queries(9), queries(9), 0)
+    assert [paired_samples(queries(9), [query], 0)[0] for query in queries(9)] == together
     backwards = queries(9)[::-1]
-    assert others_of(backwards, backwards, 0) == together[::-1]
+    assert paired_samples(backwards, backwards, 0) == together[::-1]
 
 
 def test_the_other_is_of_another_group() -> None:
     every = queries(9, groups=3)
-    assert all(a.group != b.group for a, b in zip(every, others_of(every, every, 0), strict=True) if b is not None)
-    assert others_of(queries(4, groups=1), queries(4, groups=1), 0) == [None] * 4
-    assert others_of(queries(1), queries(1), 0) == [None]
+    assert all(a.group != b.group for a, b in zip(every, paired_samples(every, every, 0), strict=True) if b is not None)
+    assert paired_samples(queries(4, groups=1), queries(4, groups=1), 0) == [None] * 4
+    assert paired_samples(queries(1), queries(1), 0) == [None]
 
 
 def samples(config: Mapping[str, Any], folder: Path) -> dict[str, list[Sample]]:
     """label of the decoding -> samples."""
-    grid = expand(load(config))
-    run(load(config), folder)
+    grid = expand(load_config(config))
+    run(load_config(config), folder)
     store = Store(folder / "t")
     return {cell.labels["decoding"]: list(store.samples(cell.digest)) for cell in grid.cells}
 
 
 def test_a_run_hands_each_sample_the_prompt_of_another_under_the_same_recipe(mapping: Config, toy: str) -> None:
     nodes = ["vcd", {"name": "shuffled_negative", "of": "vcd"}]
-    grid = expand(load(mapping(model=toy, grid={"decoding": nodes}, composer="interleaved", seeds=[0, 1])))
-    task, recipes = grid.tasks[0], recipes_of(grid.cells)
-    rows = list(contexts(Retrieval(task, grid.models[0]), recipes, task.queries))
-    prompts = {(item.example.id, item.recipe.first.seed): written(item).prompt for row in rows for item in row}
+    grid = expand(load_config(mapping(model=toy, grid={"decoding": nodes}, composer="interleaved", seeds=[0, 1])))
+    task, recipes = grid.tasks[0], prompt_specs(grid.cells)
+    rows = list(build_contexts(Retrieval(task, grid.models[0]), recipes, task.queries))
+    prompts = {(item.example.id, item.spec.cell.seed): render(item).prompt for row in rows for item in row}
     for (name, seed), prompt in prompts.items():
-        (other,) = others_of(task.queries, [query for query in task.queries if query.id == name], seed)
+        (other,) = paired_samples(task.queries, [query for query in task.queries if query.id == name], seed)
         assert prompt is not None
         assert prompt.paired_prompt is not None
         assert other is not None
@@ -70,8 +70,8 @@ def test_shuffled_negatives_are_the_same_however_a_run_is_cut(mapping: Config, t
     store = Store(tmp_path / "whole" / "t")
     for path in store.folder.glob("cells/*/*.jsonl"):
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
-    run(load(config), tmp_path / "whole")
-    again = [sample for cell in expand(load(config)).cells for sample in store.samples(cell.digest)]
+    run(load_config(config), tmp_path / "whole")
+    again = [sample for cell in expand(load_config(config)).cells for sample in store.samples(cell.digest)]
     (first,) = whole.values()
     assert len(first) == 6
     told = [{s["query"]: s["output"] for s in some} for some in (first, again)]
@@ -94,7 +94,7 @@ def test_twice_the_demonstrations_are_shown_and_begin_with_the_arms_own(
 def test_where_the_pool_has_not_twice_as_many_all_are_shown_and_it_is_said(
     mapping: Config, toy: str, tmp_path: Path
 ) -> None:
-    task = expand(load(mapping(model=toy))).tasks[0]
+    task = expand(load_config(mapping(model=toy))).tasks[0]
     shots = task.pool_size - 2
     (told,) = samples(mapping(model=toy, shots=shots, decoding="more_demonstrations"), tmp_path).values()
     for sample in told:

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.grid.grid import expand
-from experiments.planning.plan import plan
-from experiments.planning.plan_text import lines
+from experiments.planning.plan import make_plan
+from experiments.planning.plan_text import format_plan
 from experiments.running.run import run
 from experiments.terminal.progress import SilentProgress
 
@@ -56,13 +56,13 @@ def _told(notes: Any) -> list[str]:
 
 
 def test_a_plan_and_a_run_say_that_one_image_is_shown_twice(mapping: Any, task: Any, tmp_path: Path) -> None:
-    config = load(mapping(task=task(3), retriever=KNN))
-    found = plan(expand(config))
+    config = load_config(mapping(task=task(3), retriever=KNN))
+    found = make_plan(expand(config))
     (note,) = _told(found.notes)
     assert note.startswith("retriever 'knn")
     assert "in 6 of 6 prompts" in note
     assert "near_duplicate_cap" in note
-    assert note in "\n".join(lines(found))
+    assert note in "\n".join(format_plan(found))
     said = SilentProgress()
     run(config, tmp_path / "runs", said)
     assert _told(said.notes) == [note]
@@ -71,10 +71,10 @@ def test_a_plan_and_a_run_say_that_one_image_is_shown_twice(mapping: Any, task: 
 def test_the_named_remedy_shows_each_once_and_nothing_is_said(mapping: Any, task: Any) -> None:
     cap = {"name": "near_duplicate_cap", "embedder": "histogram", "threshold": 0.9999}
     capped = mapping(task=task(3), retriever=KNN, rerankers=[cap], rerank_candidates=20)
-    assert _told(plan(expand(load(capped))).notes) == []
+    assert _told(make_plan(expand(load_config(capped))).notes) == []
 
 
 @pytest.mark.parametrize(("asked", "shots"), [(1, 2), (3, 1)])
 def test_nothing_is_said_of_one_question_a_image_or_one_shot(mapping: Any, task: Any, asked: int, shots: int) -> None:
     config = mapping(task=task(asked), retriever=KNN, shots=shots)
-    assert _told(plan(expand(load(config))).notes) == []
+    assert _told(make_plan(expand(load_config(config))).notes) == []

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from experiments.config.config import load
-from experiments.contexts.contexts import Retrieval, contexts, recipes_of, written
-from experiments.contexts.size_estimate import Limits, limits
+from experiments.config.config import load_config
+from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
+from experiments.contexts.size_estimate import SizeEstimate, estimate_sizes
 from experiments.grid.grid import Grid, expand
 
 BINDING = {"name": "binding", "ways": 2, "queries": 12}
@@ -14,25 +14,25 @@ BINDING = {"name": "binding", "ways": 2, "queries": 12}
 
 def grid(**more: Any) -> Grid:
     base = {"name": "x", "task": BINDING, "model": {"name": "hf", "path": "tiny"}, "max_new_tokens": 7}
-    return expand(load({**base, **more}))
+    return expand(load_config({**base, **more}))
 
 
 def test_images_and_tokens_of_the_largest_prompt_are_covered() -> None:
     made = grid(grid={"shots": [0, 4], "decoding": ["greedy", "vcd"], "retriever": [{"name": "knn", "by": "image"}]})
-    told = limits(made.cells)
+    told = estimate_sizes(made.cells)
     assert told.images == 5
     largest = 0
     for shots in (0, 4):
         cells = [cell for cell in made.cells if cell.shots == shots]
         retrieval = Retrieval(cells[0].task, cells[0].model)
-        for row in contexts(retrieval, recipes_of(cells), cells[0].task.queries):
-            prompts = [item.prompt for item in map(written, row) if item.prompt is not None]
+        for row in build_contexts(retrieval, prompt_specs(cells), cells[0].task.queries):
+            prompts = [item.prompt for item in map(render, row) if item.prompt is not None]
             largest = max(largest, *map(cells[0].model.count_tokens, prompts))
     assert largest + 7 <= told.tokens <= 1.5 * largest + 7
 
 
 def test_a_control_that_shows_more_demonstrations_counts() -> None:
-    few, many = (limits(grid(shots=2, decoding=name).cells) for name in ("greedy", "more_demonstrations"))
+    few, many = (estimate_sizes(grid(shots=2, decoding=name).cells) for name in ("greedy", "more_demonstrations"))
     assert many.images > few.images == 3
 
 
@@ -44,8 +44,8 @@ def test_a_model_that_has_not_started_is_asked_nothing(monkeypatch: pytest.Monke
 
     for name in ("load", "generate", "open"):
         monkeypatch.setattr(type(made.models[0]), name, asked)
-    assert limits(made.cells) == limits(grid(shots=2).cells)
+    assert estimate_sizes(made.cells) == estimate_sizes(grid(shots=2).cells)
 
 
 def test_nothing_is_nothing() -> None:
-    assert limits([]) == Limits(0, 0)
+    assert estimate_sizes([]) == SizeEstimate(0, 0)

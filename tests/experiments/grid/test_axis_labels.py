@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.api import run
-from experiments.grid.axis_labels import labels
+from experiments.grid.axis_labels import short_labels
 
 
 def test_no_component_and_an_empty_list_are_both_none() -> None:
-    assert labels([None, [], [{"name": "x"}]]) == ["none", "none", "x"]
+    assert short_labels([None, [], [{"name": "x"}]]) == ["none", "none", "x"]
 
 
 def test_an_axis_that_cannot_matter_in_some_cells_is_no_axis_of_the_table(mapping: Any, tmp_path: Path) -> None:
@@ -29,11 +29,11 @@ def reranked(of: dict[str, Any], **parameters: Any) -> dict[str, Any]:
 
 
 def test_an_inner_component_s_name_stands_for_its_parameters_where_the_others_have_another() -> None:
-    assert labels([knn("pixels", size=16), knn("histogram", bins=8)]) == [
+    assert short_labels([knn("pixels", size=16), knn("histogram", bins=8)]) == [
         "knn(embedder=pixels)",
         "knn(embedder=histogram)",
     ]
-    assert labels([knn("pixels", size=16), knn("pixels", size=8), knn("histogram", bins=8)]) == [
+    assert short_labels([knn("pixels", size=16), knn("pixels", size=8), knn("histogram", bins=8)]) == [
         "knn(embedder=pixels, size=16)",
         "knn(embedder=pixels, size=8)",
         "knn(embedder=histogram)",
@@ -42,9 +42,9 @@ def test_an_inner_component_s_name_stands_for_its_parameters_where_the_others_ha
 
 def test_what_is_deep_within_goes_without_its_path_where_that_leaves_no_doubt() -> None:
     deep = [reranked(knn("mix", of={"name": "tower", "path": path}, weight=0.5)) for path in ("a/x", "b/x")]
-    assert labels(deep) == ["reranked(knn)(path=a/x)", "reranked(knn)(path=b/x)"]
+    assert short_labels(deep) == ["reranked(knn)(path=a/x)", "reranked(knn)(path=b/x)"]
     twice = [reranked(knn("pixels", size=size), size=wide) for size, wide in ((16, 1), (8, 1), (8, 2))]
-    assert labels(twice) == [
+    assert short_labels(twice) == [
         "reranked(knn)(embedder.size=16, size=1)",
         "reranked(knn)(embedder.size=8, size=1)",
         "reranked(knn)(embedder.size=8, size=2)",
@@ -59,11 +59,11 @@ def test_no_two_arms_share_a_label_whatever_they_are_made_of() -> None:
     for i in range(1, len(nodes)):
         chosen = nodes[:: max(1, len(nodes) // (i % 7 + 1))] + nodes[:i]
         distinct = {json.dumps(node, sort_keys=True): node for node in chosen}
-        told = labels(list(distinct.values()))
+        told = short_labels(list(distinct.values()))
         assert len({*told}) == len(distinct), told
-    assert labels([nodes[0], nodes[1], nodes[0]])[::2] == labels([nodes[0], nodes[1]])[:1] * 2
+    assert short_labels([nodes[0], nodes[1], nodes[0]])[::2] == short_labels([nodes[0], nodes[1]])[:1] * 2
 
 
 def test_titles_that_clash_with_a_name_are_told_apart() -> None:
-    told = labels([{"name": "vcd", "alpha": 1}, {"name": "cad"}], [None, "vcd"])
+    told = short_labels([{"name": "vcd", "alpha": 1}, {"name": "cad"}], [None, "vcd"])
     assert told == ["vcd(name=vcd)", "vcd(name=cad)"]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config.config import load
-from experiments.grid.feasibility import check_data, check_needs, data_digests
+from experiments.config.config import load_config
+from experiments.grid.feasibility import check_data, check_requirements, data_digests
 from experiments.grid.grid import expand
 from icl.errors import ConfigError, DataError, ModelError, PlanError
 
@@ -15,7 +15,7 @@ Write = Callable[..., Path]
 def test_more_shots_than_the_pool_has_are_refused_with_the_line(yaml_file: Write) -> None:
     path = yaml_file("task: {name: SHAPES, pool_count: 3}\nmodel: fake-copy\ngrid:\n  shots: [0, 3, 4]\n")
     with pytest.raises(ConfigError) as error:
-        check_data(expand(load(path)))
+        check_data(expand(load_config(path)))
     assert str(error.value) == (
         f"{path}:4: grid.shots[2]: 4 demonstrations from a pool of 3 (task 'shapes'). "
         "Ask for fewer shots, or give the task a larger pool."
@@ -25,7 +25,7 @@ def test_more_shots_than_the_pool_has_are_refused_with_the_line(yaml_file: Write
 def test_option_scoring_needs_options(yaml_file: Write) -> None:
     path = yaml_file("task: {name: SHAPES, optionless: true}\nmodel: fake-gold\nanswer_mode: options\n")
     with pytest.raises(PlanError) as error:
-        check_data(expand(load(path)))
+        check_data(expand(load_config(path)))
     assert str(error.value) == (
         f"{path}:3: answer_mode: answer_mode: options needs answers to choose among, and query 'q-0000' of task 'shapes' has none. "
         "Use answer_mode: generate, or give the task options."
@@ -40,18 +40,18 @@ def test_options_that_never_hold_the_answer_are_refused(tmp_path: Path, yaml_fil
         f"task: {{name: hub, path: {tmp_path / 'rows.jsonl'}, columns: {columns}}}\nmodel: fake-gold\nanswer_mode: options\n"
     )
     with pytest.raises(PlanError, match=r"no query of task .* among its options .*'yes' and 'Ja', 'Nein'"):
-        check_data(expand(load(path)))
+        check_data(expand(load_config(path)))
 
 
 def test_a_task_without_queries_is_refused(yaml_file: Write) -> None:
     with pytest.raises(DataError, match=r"task 'shapes' has no queries."):
-        check_data(expand(load(yaml_file("task: {name: SHAPES, queries: 0}\nmodel: fake-copy\n"))))
+        check_data(expand(load_config(yaml_file("task: {name: SHAPES, queries: 0}\nmodel: fake-copy\n"))))
 
 
 def test_a_strategy_that_the_model_cannot_run_is_refused_with_what_would_run(yaml_file: Write) -> None:
     path = yaml_file("task: SHAPES\nmodel: fake-gold\ngrid:\n  decoding:\n    - greedy\n    - vcd\n")
     with pytest.raises(PlanError) as error:
-        check_needs(expand(load(path)))
+        check_requirements(expand(load_config(path)))
     told = str(error.value)
     assert told.startswith(f"{path}:6: grid.decoding[1]: model 'fake-gold': decoding 'vcd' needs next-token logits")
     assert told.endswith("'greedy' with answer_mode: generate runs on it; 'vcd' runs with model hf or vllm.")
@@ -63,19 +63,21 @@ def test_a_need_that_no_backend_meets_is_told_as_such(yaml_file: Write, tmp_path
         "@dataclass(frozen=True)\nclass Looking(VCD):\n    needs = frozenset({'logits', 'attention'})\n"
     )
     with pytest.raises(PlanError, match=r"needs attention maps and .*; no backend here gives that\.$"):
-        check_needs(expand(load(yaml_file("task: SHAPES\nmodel: fake-gold\ndecoding: looking.py:Looking\n"))))
+        check_requirements(
+            expand(load_config(yaml_file("task: SHAPES\nmodel: fake-gold\ndecoding: looking.py:Looking\n")))
+        )
 
 
 def test_a_model_that_scores_options_itself_does_not_normalize_them(yaml_file: Write) -> None:
     text = "task: SHAPES\nmodel: fake-gold\nanswer_mode: options\ndecoding: {name: greedy, normalize: mean}\n"
     with pytest.raises(PlanError, match="scores options by itself, so normalize: mean would change nothing"):
-        check_needs(expand(load(yaml_file(text))))
+        check_requirements(expand(load_config(yaml_file(text))))
 
 
 @pytest.mark.parametrize("text", ["answer_mode: options", "decoding: greedy", "retriever: balanced"])
 def test_what_a_fake_can_do_is_let_through(yaml_file: Write, text: str) -> None:
-    grid = expand(load(yaml_file(f"task: SHAPES\nmodel: fake-gold\n{text}\n")))
-    check_needs(grid)
+    grid = expand(load_config(yaml_file(f"task: SHAPES\nmodel: fake-gold\n{text}\n")))
+    check_requirements(grid)
     check_data(grid)
 
 
@@ -102,7 +104,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused_before_anything_loads(
         text = text.replace(name, str(tmp_path / name))
     path = yaml_file(f"task: SHAPES\n{text}\n")
     with pytest.raises(ModelError, match=told) as error:
-        expand(load(path))
+        expand(load_config(path))
     assert str(error.value).startswith(f"{path}:2: model.path: ")
 
 
@@ -113,7 +115,7 @@ def test_a_data_source_with_a_column_missing_is_told_with_the_line_of_the_task(
     columns = "{question: quest, answer: a}"
     path = yaml_file(f"model: fake-gold\ntask: {{name: hub, path: {tmp_path / 'rows.jsonl'}, columns: {columns}}}\n")
     with pytest.raises(ConfigError) as error:
-        check_data(expand(load(path)))
+        check_data(expand(load_config(path)))
     assert str(error.value).startswith(f"{path}:2: task: columns.question: ")
     assert "has no column 'quest'. Columns: q, a." in str(error.value)
 
@@ -121,7 +123,7 @@ def test_a_data_source_with_a_column_missing_is_told_with_the_line_of_the_task(
 def test_data_digests_tell_other_pools_and_other_queries_apart(yaml_file: Write) -> None:
     def digests(parameters: str) -> dict[str, str]:
         return data_digests(
-            expand(load(yaml_file(f"task: {{name: SHAPES, {parameters}}}\nmodel: fake-copy\n"))).tasks[0]
+            expand(load_config(yaml_file(f"task: {{name: SHAPES, {parameters}}}\nmodel: fake-copy\n"))).tasks[0]
         )
 
     same, salted, more = digests("queries: 6"), digests("salt: x"), digests("queries: 7")
@@ -133,13 +135,13 @@ def test_data_digests_tell_other_pools_and_other_queries_apart(yaml_file: Write)
 def test_an_orderer_that_asks_the_model_needs_its_logits(yaml_file: Write) -> None:
     path = yaml_file("task: {name: SHAPES}\nmodel: fake-copy\nshots: 2\norder: entropy\n")
     with pytest.raises(PlanError, match=r":4: order: orderer 'entropy' reads the model's logits, and 'fake-copy'"):
-        check_needs(expand(load(path)))
+        check_requirements(expand(load_config(path)))
 
 
 def test_a_retriever_that_leaks_is_warned_of_once(yaml_file: Write) -> None:
     text = "task: {name: SHAPES}\nmodel: fake-copy\nshots: 2\nseeds: [0, 1]\nretriever: {name: leaking, of: random}\n"
     path = yaml_file(text + "rerankers: [label_balance]\n")
-    (warning,) = expand(load(path)).warnings
+    (warning,) = expand(load_config(path)).warnings
     assert warning.startswith(f"{path}:5: retriever: demonstrations may be the query itself or have its image")
 
 
@@ -172,5 +174,5 @@ def test_a_retriever_whose_file_or_encoder_is_missing_fails_at_the_start(
         f"task: {{name: SHAPES}}\nmodel: fake-copy\nshots: 2\ngrid:\n  retriever:\n    - random\n    - {node}\n"
     )
     with pytest.raises(error, match=says) as found:
-        check_needs(expand(load(path)))
+        check_requirements(expand(load_config(path)))
     assert str(found.value).startswith(f"{path}:7: grid.retriever[1]: ")

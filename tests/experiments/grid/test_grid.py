@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from experiments.config.config import load
-from experiments.grid.grid import Grid, digest_of, expand
+from experiments.config.config import load_config
+from experiments.grid.grid import Grid, expand, short_digest
 from icl.errors import ConfigError
 
 Write = Callable[..., Path]
@@ -13,7 +13,7 @@ Mapping = Callable[..., dict[str, Any]]
 
 
 def grid_of(config: Any, *overrides: str) -> Grid:
-    return expand(load(config, overrides))
+    return expand(load_config(config, overrides))
 
 
 def told(config: Any, *overrides: str) -> str:
@@ -40,10 +40,10 @@ def test_a_grid_is_every_combination_with_every_seed(mapping: Mapping) -> None:
 
 def test_a_digest_does_not_read_the_order_of_keys_and_is_pinned() -> None:
     """A change of it makes every stored cell another one."""
-    assert digest_of({"a": [1, "é"], "b": {"d": None, "c": 0.5}}) == digest_of(
+    assert short_digest({"a": [1, "é"], "b": {"d": None, "c": 0.5}}) == short_digest(
         {"b": {"c": 0.5, "d": None}, "a": [1, "é"]}
     )
-    assert digest_of({"a": [1, "é"]}) == "5db14a2cddc92d31"
+    assert short_digest({"a": [1, "é"]}) == "5db14a2cddc92d31"
 
 
 def test_zip_goes_side_by_side_and_multiplies_with_the_grid(mapping: Mapping) -> None:
@@ -144,7 +144,7 @@ def test_a_wrong_parameter_is_told_with_its_line(yaml_file: Write, node: str, se
 def test_a_component_beside_the_file_is_found_from_anywhere(yaml_file: Write) -> None:
     path = yaml_file("task: beside.py:Shapes\nmodel: fake-copy\n")
     (path.parent / "beside.py").write_text((Path(__file__).parents[1] / "shapes.py").read_text())
-    assert grid_of(path).cells[0].told["task"]["name"].endswith("Shapes")
+    assert grid_of(path).cells[0].config["task"]["name"].endswith("Shapes")
 
 
 def test_a_digest_depends_on_parameters_seed_and_model_and_on_no_label_or_spelling(mapping: Mapping) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from experiments.cli.main import main
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.running.run import run
 from icl.errors import ICLError
 from icl.registry import PACKAGES, build, entries, resolve
@@ -46,7 +46,7 @@ def test_it_is_told_at_once(
     node = {key: value for key, value in mapping().items() if key not in keys.get("grid", ())}
     start = time.monotonic()
     with pytest.raises(ICLError) as told:
-        run(load({**node, **keys}), tmp_path)
+        run(load_config({**node, **keys}), tmp_path)
     assert str(told.value).startswith(sentence)
     assert time.monotonic() - start < 20
     assert not (tmp_path / "t").exists()
@@ -65,7 +65,7 @@ def test_a_plan_says_the_same(
 
 
 def test_an_answer_that_fits_is_let_be(mapping: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    done = run(load(mapping(model={"name": "fake-copy", "max_tokens": 4096}, max_new_tokens=4000)), tmp_path)
+    done = run(load_config(mapping(model={"name": "fake-copy", "max_tokens": 4096}, max_new_tokens=4000)), tmp_path)
     assert (done.computed, done.failed) == (6, 0)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from slurm_cluster import Cluster, lacking
 
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.running.run import run
 from experiments.running.runner import RunOutcome
 from experiments.terminal.progress import SilentProgress
@@ -53,7 +53,7 @@ def go(grid_file: Path, tmp_path: Path) -> Callable[..., tuple[RunOutcome, Silen
 
     def call(runs: str, *overrides: str, **more: Any) -> tuple[RunOutcome, SilentProgress]:
         progress = SilentProgress()
-        return run(load(grid_file, overrides), tmp_path / runs, progress, **more), progress
+        return run(load_config(grid_file, overrides), tmp_path / runs, progress, **more), progress
 
     return call
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from launched import files, lines, until
 
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.launch.launch_files import Launch
 from experiments.launch.local import worker_environments
 from experiments.results.loaded_run import load_run
@@ -57,7 +57,9 @@ def test_counters_of_the_workers_are_one_session_of_the_run(yaml_file: Callable[
         model: TOY
         grid: {shots: [0, 2], decoding: [greedy, vcd]}
     """)
-    one, two = (run(load(path, more), tmp_path / name) for name, more in (("a", []), ("b", ["launcher.workers=2"])))
+    one, two = (
+        run(load_config(path, more), tmp_path / name) for name, more in (("a", []), ("b", ["launcher.workers=2"]))
+    )
     assert files(two.folder) == files(one.folder)
     sessions = [load_run(done.folder).info["sessions"][0] for done in (one, two)]
     for key in ("jobs", "branch_prompts", "prompts_opened"):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.grid.grid import Grid, expand
 from experiments.launch.shares import _weights, shares
 
@@ -18,7 +18,9 @@ def grid(mapping: Mapping) -> Grid:
     del config["model"], config["shots"]
     shown = config.pop("task")
     tasks = [{**shown, "queries": count} for count in (10, 6)]
-    return expand(load({**config, "grid": {"task": tasks, "model": ["fake-copy", "fake-vote"], "shots": [0, 4]}}))
+    return expand(
+        load_config({**config, "grid": {"task": tasks, "model": ["fake-copy", "fake-vote"], "shots": [0, 4]}})
+    )
 
 
 def missing(grid: Grid) -> dict[str, set[str]]:
@@ -82,7 +84,9 @@ def test_shares_weigh_alike_and_longer_prompts_weigh_more(grid: Grid) -> None:
 @pytest.mark.parametrize("reads", [True, False])
 def test_branches_weigh_where_a_model_reads_them(mapping: Mapping, toy: str, reads: bool) -> None:
     """With 4 shots a prompt is 5, of which both arms share one; the contrast has a second; a sample itself is 1."""
-    made = expand(load(mapping(model=toy if reads else "fake-copy", shots=4, grid={"decoding": ["greedy", "vcd"]})))
+    made = expand(
+        load_config(mapping(model=toy if reads else "fake-copy", shots=4, grid={"decoding": ["greedy", "vcd"]}))
+    )
     greedy, contrast = (cell.digest for cell in made.cells)
     assert dict(_weights(list(made.cells))) == {greedy: 3.5, contrast: 8.5 if reads else 3.5}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from launched import files, lines
 
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.grid.grid import Grid, expand
 from experiments.launch.launch_files import (
     SILENT,
@@ -33,7 +33,7 @@ def launched(grid_file: Path, tmp_path: Path) -> Callable[..., tuple[Launch, Gri
     """A launch of two workers, none of them begun."""
 
     def make(*overrides: str) -> tuple[Launch, Grid]:
-        grid = expand(load(grid_file, overrides))
+        grid = expand(load_config(grid_file, overrides))
         store = Store(tmp_path / "runs" / "t")
         missing = load_run_state(store, grid).missing
         write_cells(store, grid)
@@ -55,7 +55,7 @@ def test_workers_compute_their_shares_into_files_of_their_own_and_together_the_r
     assert {Path(name).name for name in files(one.folder)} == {f"{one.workers[0]}.jsonl"}
     assert run_worker(str(one.folder), one.workers[1]) == ""
     assert lines(one.folder) == 180 > first
-    whole = run(load(grid_file), tmp_path / "whole").folder
+    whole = run(load_config(grid_file), tmp_path / "whole").folder
     for name, data in files(whole).items():
         parts = [(one.folder / name).with_name(f"{worker}.jsonl").read_bytes() for worker in one.workers]
         assert b"".join(parts) == data, "shares are in the order of the queries"

@@ -3,17 +3,17 @@ from typing import Any
 
 import pytest
 
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from experiments.planning import plan as planning
-from experiments.planning.plan import Plan, choice, plan
-from experiments.planning.plan_text import lines
+from experiments.planning.plan import Plan, make_plan, sample_queries
+from experiments.planning.plan_text import format_plan
 from experiments.running.run import run
 from experiments.store.store import Store
 
 
 def planned(config: Any) -> Plan:
-    return plan(expand(load(config)))
+    return make_plan(expand(load_config(config)))
 
 
 def test_the_plan_foretells_the_prompts_that_the_engine_opens(mapping: Any, toy: str, tmp_path: Any) -> None:
@@ -21,7 +21,7 @@ def test_the_plan_foretells_the_prompts_that_the_engine_opens(mapping: Any, toy:
     axes = {"shots": [0, 2], "retriever": ["random", "balanced"], "decoding": decodings}
     config = mapping(model=toy, grid=axes, seeds=[0, 1])
     foretold = planned(config)
-    run(load(config), tmp_path)
+    run(load_config(config), tmp_path)
     counters = Store(tmp_path / "t").read_run()["sessions"][-1]["counters"]  # type: ignore[index]
     assert foretold.work.prompts == counters["prompts_opened"]
     assert foretold.work.prompts_alone == counters["branch_prompts"]
@@ -31,7 +31,7 @@ def test_the_plan_foretells_the_prompts_that_the_engine_opens(mapping: Any, toy:
 def test_the_plan_is_an_upper_bound_where_queries_share_prompts(mapping: Any, toy: str, tmp_path: Any) -> None:
     """A shuffled negative is another query's own negative, and without images queries may be equal."""
     config = mapping(model=toy, shots=0, seeds=[0, 1], controls="default", decoding="vcd")
-    run(load(config), tmp_path)
+    run(load_config(config), tmp_path)
     opened = Store(tmp_path / "t").read_run()["sessions"][-1]["counters"]["prompts_opened"]  # type: ignore[index]
     assert opened <= planned(config).work.prompts <= 2 * opened
 
@@ -51,13 +51,13 @@ def test_a_choice_of_queries_is_scaled_and_stated(mapping: Any, monkeypatch: pyt
     assert part.counted == {"shapes": (9, 90)}
     assert part.work.tokens == pytest.approx(whole.work.tokens)
     assert part.work.images == pytest.approx(whole.work.images, rel=0.1)
-    assert "estimated from a random choice of queries: shapes 9 of 90" in "\n".join(lines(part))
+    assert "estimated from a random choice of queries: shapes 9 of 90" in "\n".join(format_plan(part))
 
 
 def test_the_choice_is_the_same_each_time_and_in_the_order_of_the_task(mapping: Any) -> None:
-    queries = expand(load(mapping(task={**mapping()["task"], "queries": 90}))).tasks[0].queries
-    chosen = [query.id for query in choice(queries, 10)]
-    assert chosen == [query.id for query in choice(queries, 10)] == sorted(chosen)
+    queries = expand(load_config(mapping(task={**mapping()["task"], "queries": 90}))).tasks[0].queries
+    chosen = [query.id for query in sample_queries(queries, 10)]
+    assert chosen == [query.id for query in sample_queries(queries, 10)] == sorted(chosen)
     assert len(set(chosen)) == 10
 
 
@@ -70,17 +70,17 @@ def test_decodings_are_told_with_branches_and_hidden_temperature(mapping: Any, t
 
 
 def test_engine_and_hidden_temperature_are_columns_only_where_they_are_not_the_usual(mapping: Any, toy: str) -> None:
-    usual = "\n".join(lines(planned(mapping(model=toy, grid={"decoding": ["greedy", "vcd"]}))))
+    usual = "\n".join(format_plan(planned(mapping(model=toy, grid={"decoding": ["greedy", "vcd"]}))))
     assert "branches" in usual
     assert "engine" not in usual
     assert "hidden" not in usual
     loud = {"name": "contrast", "branches": ["no_demonstrations"], "weights": [3.0, -1.0]}
-    told = list(lines(planned(mapping(model=toy, decoding=loud))))
+    told = list(format_plan(planned(mapping(model=toy, decoding=loud))))
     assert [line.split() for line in told if line.startswith("decoding")] == [
         ["decoding", "branches", "hidden", "temperature"]
     ]
     assert any(line.startswith("hidden temperature: 1 / ") for line in told)
-    assert any(line.startswith("engine: ") for line in lines(planned(mapping())))  # the fake answers requests
+    assert any(line.startswith("engine: ") for line in format_plan(planned(mapping())))  # the fake answers requests
 
 
 def test_arms_that_share_their_demonstrations_are_counted(mapping: Any) -> None:
@@ -107,7 +107,7 @@ def test_the_model_is_asked_nothing_for_a_plan(mapping: Any, toy: str, monkeypat
 
 def test_the_lines_say_what_a_person_asks(mapping: Any, toy: str) -> None:
     config = mapping(model=toy, seeds=[0, 1], controls="default", grid={"decoding": ["greedy", "vcd"]})
-    told = "\n".join(lines(planned(config)))
+    told = "\n".join(format_plan(planned(config)))
     assert told.startswith("11 arms x 2 seeds (11 share their demonstrations)   22 cells   132 samples")
     assert "controls added: 9 decodings, with 14 branches in all\n  of vcd: mask_only, " in told
     assert "(80 % power, one pair in five differs)" in told
@@ -119,7 +119,7 @@ def test_controls_are_told_by_what_they_control_and_nothing_is_wider_than_the_te
 ) -> None:
     long = {"name": "contrast", "branches": ["no_demonstrations", "no_image"], "weights": [1.5, -0.25, -0.25]}
     config = mapping(model=toy, controls="default", grid={"decoding": ["greedy", "vcd", "icd", long]})
-    found = list(lines(planned(config), width))
+    found = list(format_plan(planned(config), width))
     assert max(map(len, found)) <= width
     told = re.sub(r"\s+", " ", " ".join(found))
     assert told.count("mask_only") == 3

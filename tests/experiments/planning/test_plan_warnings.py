@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.grid.grid import expand
-from experiments.planning.plan import plan
-from experiments.planning.plan_text import lines
+from experiments.planning.plan import make_plan
+from experiments.planning.plan_text import format_plan
 from experiments.planning.plan_warnings import plan_warnings
 from experiments.running.run import run
 from experiments.terminal.progress import SilentProgress
@@ -16,7 +16,7 @@ SAME = {"name": "contrast", "branches": ["no_demonstrations"], "weights": [1.5, 
 
 
 def told(config: Any) -> list[str]:
-    return list(plan_warnings(expand(load(config))))
+    return list(plan_warnings(expand(load_config(config))))
 
 
 def test_a_contrast_whose_branches_are_equal_is_named_with_the_control_it_has_become(mapping: Any, toy: str) -> None:
@@ -57,12 +57,12 @@ def test_weights_that_do_not_sum_to_one_are_a_hidden_temperature(
 def test_the_plan_prints_them_and_a_run_begins_with_them(mapping: Any, toy: str, tmp_path: Any) -> None:
     config = mapping(model=toy, shots=0, decoding=SAME)
     (warning,) = told(config)
-    assert [line for line in lines(plan(expand(load(config)))) if "become" in line] == [warning]
+    assert [line for line in format_plan(make_plan(expand(load_config(config)))) if "become" in line] == [warning]
     progress = SilentProgress()
-    run(load(config), tmp_path, progress)
+    run(load_config(config), tmp_path, progress)
     assert progress.notes == [warning]
     again = SilentProgress()
-    run(load(config), tmp_path, again)
+    run(load_config(config), tmp_path, again)
     assert again.notes == []
 
 
@@ -76,7 +76,7 @@ def test_a_contrast_of_images_on_queries_without_any_is_found_by_the_plan(mappin
     assert told(config) == []
     assert any(
         "every branch is the prompt itself, so it has become mask_only on these data" in n
-        for n in plan(expand(load(config))).notes
+        for n in make_plan(expand(load_config(config))).notes
     )
 
 
@@ -103,11 +103,11 @@ def test_samples_of_before_keep_the_steps_that_they_have_and_that_is_said(
     mapping: Any, toy: str, tmp_path: Any
 ) -> None:
     config = mapping(model=toy, shots=0)
-    run(load(config), tmp_path)
+    run(load_config(config), tmp_path)
     progress = SilentProgress()
-    run(load({**config, "top_logprobs": 2}), tmp_path, progress)
+    run(load_config({**config, "top_logprobs": 2}), tmp_path, progress)
     (note,) = progress.notes
     assert note.startswith("config: top_logprobs: 6 samples that are there already keep the steps that they have.")
     again = SilentProgress()
-    run(load({**config, "top_logprobs": 2}), tmp_path, again, fork=True)
+    run(load_config({**config, "top_logprobs": 2}), tmp_path, again, fork=True)
     assert again.notes == []

@@ -7,16 +7,16 @@ import pytest
 import tiny_models
 
 import experiments.planning.plan
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.grid.grid import expand
-from experiments.planning.plan import plan
-from experiments.planning.plan_text import lines
-from experiments.planning.prefix_sharing import Beginnings, Shared
+from experiments.planning.plan import make_plan
+from experiments.planning.plan_text import format_plan
+from experiments.planning.prefix_sharing import PrefixBlocks, PrefixReuse
 from icl.models.vllm.model import VLLM
 
 
-def share(model: Any, prompts: Any) -> Shared:
-    counted = Beginnings()
+def share(model: Any, prompts: Any) -> PrefixReuse:
+    counted = PrefixBlocks()
     for place, prompt in enumerate(prompts):
         counted.see(model, prompt, model.count_tokens(prompt), 1, place)
     return counted.scaled(1, 1)
@@ -51,12 +51,12 @@ def test_a_plan_that_counts_some_queries_tells_nearly_what_all_of_them_share(
     retriever: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = {"name": "x", "task": {"name": "easy-vqa", "queries": 60}, "retriever": retriever, "shots": 4}
-    some = plan(expand(load({**file, "model": "vllm"})))
+    some = make_plan(expand(load_config({**file, "model": "vllm"})))
     assert some.counted["easy-vqa"] == (24, 60)
     monkeypatch.setattr(experiments.planning.plan, "QUERIES_READ", 60)
-    every = plan(expand(load({**file, "model": "vllm"})))
+    every = make_plan(expand(load_config({**file, "model": "vllm"})))
     assert some.found is not None
     assert some.found == pytest.approx(every.found, abs=0.03)
     assert (some.found > 0.4) == (retriever != "random")
-    assert any(line.startswith("prefix cache") and f"{some.found:.0%}" in line for line in lines(some))
-    assert plan(expand(load({**file, "model": "hf"}))).found is None
+    assert any(line.startswith("prefix cache") and f"{some.found:.0%}" in line for line in format_plan(some))
+    assert make_plan(expand(load_config({**file, "model": "hf"}))).found is None

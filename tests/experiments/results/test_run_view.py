@@ -3,7 +3,7 @@ import json
 import pytest
 
 from experiments.api import load_run
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.results.run_view import view_run
 from experiments.running.run import run
 from icl.errors import ConfigError, StoreError
@@ -87,5 +87,5 @@ def test_a_score_is_called_an_accuracy_where_it_is_one_and_says_which_way_is_goo
 
 def test_a_reference_that_an_axis_of_one_value_is_by_its_parameters(mapping, tmp_path):
     to = {"model": {"max_tokens": None}}
-    config = load(mapping(grid={"shots": [0, 1]}, compare={"to": to}))
+    config = load_config(mapping(grid={"shots": [0, 1]}, compare={"to": to}))
     assert view_run(load_run(run(config, tmp_path / "runs").folder)).to == {"model": "fake-copy"}

@@ -12,7 +12,7 @@ from decoding.arms.arm import parse_arm
 from decoding.arms.fitting import fit_mixture_weights, read_parameters, write_parameter_file
 from decoding.strategies.moicl import MoICL
 from experiments.cli.main import main
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from experiments.planning.plan_warnings import plan_warnings
 from experiments.running.fit import fit
@@ -25,14 +25,14 @@ Config = Callable[..., dict[str, Any]]
 
 def option_scores(config: dict[str, Any], folder: Path) -> list[list[float]]:
     """Of the one cell, in the order of the queries."""
-    run(load(config), folder)
-    (cell,) = expand(load(config)).cells
+    run(load_config(config), folder)
+    (cell,) = expand(load_config(config)).cells
     samples = {sample["query"]: sample for sample in Store(folder / "t").samples(cell.digest)}
     return [list(samples[name]["option_scores"].values()) for name in sorted(samples)]
 
 
 def test_a_bias_is_fitted_on_the_references_scores_of_all_seeds(mapping: Config, toy: str, tmp_path: Path) -> None:
-    found = fit(load(mapping(model=toy, decoding="constant_bias", seeds=[0, 1])))
+    found = fit(load_config(mapping(model=toy, decoding="constant_bias", seeds=[0, 1])))
     assert found.samples == 12
     told = [
         row
@@ -46,14 +46,14 @@ def test_a_bias_is_fitted_on_the_references_scores_of_all_seeds(mapping: Config,
 
 
 def test_a_prior_is_the_mean_share_and_reads_no_label(mapping: Config, toy: str, tmp_path: Path) -> None:
-    found = fit(load(mapping(model=toy, decoding="batch_calibration")))
+    found = fit(load_config(mapping(model=toy, decoding="batch_calibration")))
     told = torch.tensor(option_scores(mapping(model=toy, answer_mode="options"), tmp_path))
     assert found.strategy.prior == pytest.approx(told.softmax(-1).mean(0).tolist(), abs=1e-5)  # type: ignore[attr-defined]
 
 
 def test_weights_are_fitted_on_each_group_alone(mapping: Config, toy: str, tmp_path: Path) -> None:
     """Groups of one demonstration; a group alone is the prompt with that demonstration."""
-    found = fit(load(mapping(model=toy, shots=3, decoding="moicl")))
+    found = fit(load_config(mapping(model=toy, shots=3, decoding="moicl")))
     assert isinstance(found.strategy, MoICL)
     assert found.strategy.groups == len(found.strategy.fitted) == 3
     told = []
@@ -81,12 +81,12 @@ def test_the_command_writes_a_file_that_a_config_names(
     again = yaml_file(
         "name: t\ntask: SHAPES\nmodel: TOY\nshots: 2\ndecoding: {name: moicl, fitted: weights.json}\n", "again.yaml"
     )
-    (cell,) = expand(load(again)).cells
+    (cell,) = expand(load_config(again)).cells
     written = parse_arm({"name": "moicl", **told["parameters"]})
     assert cell.decoding.digest == written.digest  # what counts is in the file, not its name
-    assert cell.told["decoding"]["strategy"]["sparse"] == 1
-    (over,) = expand(load(again, ["decoding={name: moicl, fitted: weights.json, sparse: 2}"])).cells
-    assert over.told["decoding"]["strategy"]["sparse"] == 2
+    assert cell.config["decoding"]["strategy"]["sparse"] == 1
+    (over,) = expand(load_config(again, ["decoding={name: moicl, fitted: weights.json, sparse: 2}"])).cells
+    assert over.config["decoding"]["strategy"]["sparse"] == 2
 
 
 def test_a_control_of_what_was_fitted_has_its_parameters(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_what_is_no_file_at_all_is_told(tmp_path: Path) -> None:
 
 
 def warnings(keys: dict[str, Any]) -> list[str]:
-    return [line for line in plan_warnings(expand(load(keys))) if "the parameters in" in line]
+    return [line for line in plan_warnings(expand(load_config(keys))) if "the parameters in" in line]
 
 
 def test_parameters_used_on_another_model_task_or_the_same_queries_are_told(
@@ -142,7 +142,7 @@ def test_parameters_used_on_another_model_task_or_the_same_queries_are_told(
 ) -> None:
     test, path = {"name": "binding", "ways": 2, "queries": 4}, tmp_path / "bias.json"
     dev = test | {"seed": 1}
-    found = fit(load(mapping(model=toy, decoding="constant_bias", task=dev)))
+    found = fit(load_config(mapping(model=toy, decoding="constant_bias", task=dev)))
     write_parameter_file(found.strategy, path, found.how)
     node = {"name": "constant_bias", "fitted": str(path)}
     own = {"model": toy, "decoding": node, "answer_mode": "options", "task": test}
@@ -209,12 +209,12 @@ def test_what_cannot_be_fitted_is_told(
     keys: dict[str, Any], error: type[Exception], told: str, mapping: Config, toy: str
 ) -> None:
     with pytest.raises(error, match=told):
-        fit(load(mapping(**{"model": toy, **keys})))
+        fit(load_config(mapping(**{"model": toy, **keys})))
 
 
 def test_a_task_without_options_is_told(mapping: Config, toy: str, shapes: str) -> None:
     with pytest.raises(DataError, match="a query without options"):
-        fit(load(mapping(model=toy, decoding="constant_bias", task={"name": shapes, "optionless": True})))
+        fit(load_config(mapping(model=toy, decoding="constant_bias", task={"name": shapes, "optionless": True})))
 
 
 def test_a_file_with_decodings_on_an_axis_is_answered_with_the_whole_command(

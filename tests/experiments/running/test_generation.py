@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.running.run import run
 from experiments.store.store import Store
 from icl.errors import ModelError
@@ -79,7 +79,7 @@ def test_what_was_answered_before_a_process_died_is_there(mapping: Mapping, tmp_
 def test_a_model_is_asked_few_requests_at_once_or_as_many_as_it_says(
     mapping: Mapping, tmp_path: Path, more: str, most: int
 ) -> None:
-    run(load(config(mapping, tmp_path, MODEL + more, f"{tmp_path / 'mine.py'}:Mine")), tmp_path)
+    run(load_config(config(mapping, tmp_path, MODEL + more, f"{tmp_path / 'mine.py'}:Mine")), tmp_path)
     asked = list(map(int, (tmp_path / "asked").read_text().split()))
     assert (max(asked), sum(asked)) == (most, 200)
 
@@ -87,4 +87,4 @@ def test_a_model_is_asked_few_requests_at_once_or_as_many_as_it_says(
 def test_a_model_that_owes_answers_ends_the_run(mapping: Mapping, tmp_path: Path) -> None:
     node = {"name": f"{tmp_path / 'mine.py'}:Mine", "forgets": 2}
     with pytest.raises(ModelError, match=r"^the model gave 30 answers to 32 requests\.$"):
-        run(load(config(mapping, tmp_path, MODEL, node)), tmp_path)
+        run(load_config(config(mapping, tmp_path, MODEL, node)), tmp_path)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.results.loaded_run import load_run
 from experiments.running import runner
 from experiments.running.run import run
@@ -20,7 +20,7 @@ Mapping = Callable[..., dict[str, Any]]
 
 
 def go(config: Any, folder: Path, *overrides: str, **more: Any) -> RunOutcome:
-    return run(load(config, overrides), folder, **more)
+    return run(load_config(config, overrides), folder, **more)
 
 
 def told(folder: Path) -> dict[tuple[str, str], tuple[Any, ...]]:
@@ -74,7 +74,7 @@ def test_the_same_command_again_does_nothing(mapping: Mapping, tmp_path: Path) -
 
 
 def test_a_run_that_was_killed_behind_its_last_sample_is_finished(mapping: Mapping, tmp_path: Path) -> None:
-    config = load(mapping())
+    config = load_config(mapping())
     store = Store(run(config, tmp_path).folder)
     told = store.read_run() or {}
     (session,) = told["sessions"]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from experiments.cli.main import main
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.grid.grid import expand
-from experiments.planning.plan import plan
+from experiments.planning.plan import make_plan
 from experiments.terminal import spinner as module
 from experiments.terminal.spinner import spinner
 
@@ -67,7 +67,9 @@ def test_a_plan_tells_how_far_it_is(mapping: Callable[..., dict[str, Any]], shap
     tasks = [{"name": shapes, "queries": 5}, {"name": shapes, "queries": 5, "salt": "x"}]
     node = {key: value for key, value in mapping().items() if key not in ("shots", "task")}
     told: list[tuple[str, int, int]] = []
-    plan(expand(load({**node, "grid": {"task": tasks, "shots": [0, 1, 2]}})), 0, lambda *all_: told.append(all_))
+    make_plan(
+        expand(load_config({**node, "grid": {"task": tasks, "shots": [0, 1, 2]}})), 0, lambda *all_: told.append(all_)
+    )
     assert told == [("counting", i, 30) for i in range(30)]
 
 

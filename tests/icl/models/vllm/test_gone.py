@@ -19,7 +19,7 @@ from decoding.arms.arm import parse_arm
 from decoding.arms.inspection import probe_prompt
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.lockstep.engine import run_requests
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.running.run import run
 from icl.errors import ModelError
 from icl.models.vllm.model import VLLM
@@ -56,12 +56,12 @@ def test_a_server_that_stops_in_the_middle_of_a_run_leaves_the_rest_to_the_same_
 
         threading.Thread(target=stop, daemon=True).start()
         with pytest.raises(ModelError, match="What was answered is kept; the same command asks for the rest"):
-            run(load(config), runs)
+            run(load_config(config), runs)
         port = serving.port
     before = lines(runs)
     assert 10 <= len(before) < 1200
     with started("tiny", tmp_path / "log2", OPTIONS, name="tiny", max_images=4, port=port) as serving:
-        outcome = run(load(config), runs)
+        outcome = run(load_config(config), runs)
         assert serving.metric("request_success_total") <= 2 * (1200 - len([s for s in before if "output" in s])) + 4
     after = lines(runs)
     assert outcome.failed == 0

@@ -11,7 +11,7 @@ import groups
 
 from decoding.arms.arm import parse_arm
 from decoding.engine.requests import DecodingRequest
-from experiments.planning.prefix_sharing import Beginnings
+from experiments.planning.prefix_sharing import PrefixBlocks
 
 
 @pytest.mark.parametrize("architecture", ["llava", "qwen2_5_vl"])
@@ -20,7 +20,7 @@ def test_the_cache_has_what_the_plan_says(architecture: str, tmp_path: Path) -> 
     model = groups.tiny_engine(checkpoints.saved(architecture, tmp_path))
     prompts = [tiny.prompt([1, 2, 3, 4 + i % 3], f"question {i % 5}?", f"q{i}") for i in range(12)]
     prompts += [tiny.prompt([2, 1, 3], "question 0?", "other")]  # other images behind the same words
-    planned = Beginnings()
+    planned = PrefixBlocks()
     distinct = {prompt.digest: prompt for prompt in prompts}.values()
     for place, prompt in enumerate(distinct):
         planned.see(model, prompt, model.count_tokens(prompt), 1, place)

@@ -18,7 +18,7 @@ from decoding.arms.arm import parse_arm
 from decoding.arms.inspection import probe_prompt
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.engine.server_engine import run_requests
-from experiments.config.config import load
+from experiments.config.config import load_config
 from experiments.running.run import run
 from icl.models.base import Request
 from icl.models.chat_messages import messages
@@ -66,7 +66,7 @@ def samples(folder: Path, name: str, model: str, **more: str) -> dict[tuple[Any,
     """(arm, shots, composer, seed, query) -> the sample that a run stored."""
     settings = {"decoding": ARMS, "answer_mode": "generate", "metric": "strict"} | more
     (folder / f"{name}.yaml").write_text(CONFIG.format(name=name, model=model, **settings))
-    outcome = run(load(folder / f"{name}.yaml"), folder / "runs")
+    outcome = run(load_config(folder / f"{name}.yaml"), folder / "runs")
     assert outcome.failed == 0
     found = {}
     for cell in sorted((outcome.folder / "cells").iterdir()):
