@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 VOTE = "vote"
-DEMONSTRATION_AXES = ("retriever", "rerankers", "rerank_candidates", "transforms")
+VOTE_AXES = ("retriever", "rerankers", "rerank_candidates", "transforms")
 """Axes that decide which demonstrations are shown and what they answer, and so what they vote for."""
 ANY_VALUE = "any"
 """Stands for the values of an axis that cannot matter without demonstrations."""
@@ -169,7 +169,7 @@ def _votes(axes: Sequence[str], samples: "DataFrame", column: str) -> Iterator[S
 
     Transforms that leave the vote alone (of images, say) have one row together.
     """
-    by = [axis for axis in DEMONSTRATION_AXES if axis in axes]
+    by = [axis for axis in VOTE_AXES if axis in axes]
     voted = samples[samples[column].notna() & (samples["shots"] != 0)].drop_duplicates(["query", "seed", "shots", *by])
     told: dict[tuple[str, ...], list[ScoreRow]] = {}
     for chooser, own in iter_arms(voted, by):
