@@ -59,7 +59,7 @@ REQUIRED_MEMBERS: Mapping[str, tuple[str, ...]] = {
     "task": ("title", "queries", "pool"),
     "metric": ("score",),
     "edit": ("bind", "describe", "apply_to_image", "apply_to_pixel_values"),
-    "embedder": ("digest", "images", "texts"),
+    "embedder": ("digest", "embed_images", "embed_texts"),
     "retriever": ("needs", "fit"),
     "reranker": ("needs", "fit"),
     "orderer": ("order",),

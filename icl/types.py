@@ -58,6 +58,11 @@ class Example:
     def answer(self) -> str:
         return self.answers[0]
 
+    @property
+    def class_name(self) -> str:
+        """The label, or the first answer if the example has no label."""
+        return self.answer if self.label is None else self.label
+
     @cached_property
     def query(self) -> Query:
         return Query(self.id, self.images, self.question, self.options, self.domain, self.group, self.meta)

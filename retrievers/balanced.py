@@ -16,8 +16,8 @@ from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Resources
-from retrievers.machinery.leakage import fair, too_few
-from retrievers.machinery.sampling import draws
+from retrievers.machinery.leak_policy import fair, too_few
+from retrievers.machinery.random_order import random_order
 
 
 @component("retriever", "balanced")
@@ -32,7 +32,7 @@ class Balanced:
         """Raises PlanError where the pool has a single label."""
         by_label: dict[str, list[Example]] = {}
         for example in pool.examples:
-            by_label.setdefault(label_of(example), []).append(example)
+            by_label.setdefault(example.class_name, []).append(example)
         if len(by_label) < 2:
             raise PlanError(
                 f"retriever 'balanced' needs a pool with two labels or more, and all {len(pool)} examples have "
@@ -55,7 +55,7 @@ class FittedBalanced:
     def _one(self, query: Query, k: int) -> tuple[RetrievedExample, ...]:
         allowed, key = fair(query), StreamKey(self.seed, query.id)
         labels = sorted(self.by_label)
-        turns = [self._of_label(labels[i], key) for i in draws(key.numpy("demos/labels"), len(labels))]
+        turns = [self._of_label(labels[i], key) for i in random_order(key.numpy("demos/labels"), len(labels))]
         given = tuple(RetrievedExample(example.id) for example in islice(_round_robin(turns, allowed), k))
         if len(given) < k:
             raise too_few(self.pool, query, k)
@@ -63,12 +63,7 @@ class FittedBalanced:
 
     def _of_label(self, label: str, key: StreamKey) -> Iterator[Example]:
         members = self.by_label[label]
-        return (members[i] for i in draws(key.numpy(f"demos/label/{label}"), len(members)))
-
-
-def label_of(example: Example) -> str:
-    """The class of an example: its label, or its first answer where it has none."""
-    return example.label if example.label is not None else example.answer
+        return (members[i] for i in random_order(key.numpy(f"demos/label/{label}"), len(members)))
 
 
 def _round_robin(turns: list[Iterator[Example]], allowed: Callable[[Example], bool]) -> Iterator[Example]:

@@ -22,26 +22,26 @@ class Embedder(Protocol):
         """Names encoder and settings: the key of the cache on disk."""
         ...
 
-    def images(self, items: "Sequence[Query | Example]") -> "np.ndarray":
+    def embed_images(self, items: "Sequence[Query | Example]") -> "np.ndarray":
         """[N, D] of the items' images (the mean over several, normalized again)."""
         ...
 
-    def texts(self, texts: Sequence[str]) -> "np.ndarray":
+    def embed_texts(self, texts: Sequence[str]) -> "np.ndarray":
         """[N, D]. Raises PlanError where the encoder has no text tower."""
         ...
 
 
-class FineEmbedder(Embedder, Protocol):
+class MultiVectorEmbedder(Embedder, Protocol):
     """An embedder that also gives a vector to every part. Rows are unit vectors; rows of zeros are padding.
 
     The number of rows is the embedder's own, whatever stands beside an item in its batch.
     """
 
-    def patches(self, images: "Sequence[Image]") -> "np.ndarray":
+    def embed_patches(self, images: "Sequence[Image]") -> "np.ndarray":
         """[N, P, D] of the images' patches."""
         ...
 
-    def words(self, texts: Sequence[str]) -> "np.ndarray":
+    def embed_words(self, texts: Sequence[str]) -> "np.ndarray":
         """[N, W, D] of the texts' tokens, without special ones."""
         ...
 

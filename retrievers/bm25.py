@@ -20,8 +20,8 @@ from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import Resources
-from retrievers.machinery.demo_text import Said, said, words
-from retrievers.machinery.leakage import fair, too_few
+from retrievers.machinery.demo_text import TextField, demo_text, split_words
+from retrievers.machinery.leak_policy import fair, too_few
 
 Posting = tuple[NDArray[np.int64], NDArray[np.float64]]
 
@@ -34,12 +34,12 @@ class BM25:
     needs: ClassVar[frozenset[str]] = frozenset()
     nested: ClassVar[bool] = True
 
-    text: Said = "question"  # what of a demonstration is searched; the query gives its question
+    text: TextField = "question"  # what of a demonstration is searched; the query gives its question
     k1: NonNegative = 1.2  # how fast repetitions of a word stop counting
     b: Fraction = 0.75  # how much a long text is discounted
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedBM25":
-        counts = [Counter(words(said(example, self.text))) for example in pool.examples]
+        counts = [Counter(split_words(demo_text(example, self.text))) for example in pool.examples]
         lengths = np.array([sum(count.values()) for count in counts], dtype=np.float64)
         norm = self.k1 * (1 - self.b + self.b * lengths / max(lengths.mean(), 1e-12)) if len(pool) else lengths
         rows: dict[str, list[tuple[int, int]]] = {}
@@ -67,7 +67,7 @@ class FittedBM25:
     def scores(self, text: str) -> NDArray[np.float64]:
         """[N]: the score of every member for a text."""
         scores = np.zeros(len(self.pool))
-        for word in words(text):
+        for word in split_words(text):
             if word in self.postings:
                 rows, adds = self.postings[word]
                 scores[rows] += adds

@@ -23,14 +23,14 @@ from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import FittedRetriever, Resources
-from retrievers.machinery.similarity import Compared, FittedNear, Nearest, fitted_near
+from retrievers.machinery.similarity import FittedSimilarity, ModalityRetriever, Neighbors, fit_similarity
 
 BATCH = 32
 
 
 @component("retriever", "cone")
 @dataclass(frozen=True, kw_only=True)
-class ConE(Compared):
+class ConE(ModalityRetriever):
     """The near demonstrations that make the query's own words likeliest to the model (ConE)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "model"})
@@ -41,7 +41,7 @@ class ConE(Compared):
 
     def fit(self, pool: Pool, resources: Resources) -> FittedRetriever:
         """Raises PlanError without a model that tells how likely a text in a prompt is."""
-        near, model = fitted_near(self, pool, resources), resources.model
+        near, model = fit_similarity(self, pool, resources), resources.model
         if model is None or self.asks not in model.abilities:
             raise PlanError(
                 "retriever 'cone' reads how likely a model finds the query's words, and was given "
@@ -54,12 +54,12 @@ class ConE(Compared):
 
 
 @dataclass(frozen=True)
-class FittedConE(FittedNear):
+class FittedConE(FittedSimilarity):
     """An index over one pool, and the model."""
 
     model: Any
 
-    def _given(self, near: Nearest, k: int) -> tuple[RetrievedExample, ...]:
+    def _given(self, near: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
         if len(near) < k:
             raise self.retriever.too_few(self.pool, near.query, k)
         assert isinstance(self.retriever, ConE)
@@ -69,7 +69,7 @@ class FittedConE(FittedNear):
         chosen = [RetrievedExample(near.example(i).id, round(float(likely[i]), 6)) for i in best]
         return (*chosen, *near.given(range(tried, tried + k - len(chosen))))
 
-    def likelihoods(self, near: Nearest, count: int) -> "np.ndarray":
+    def likelihoods(self, near: Neighbors, count: int) -> "np.ndarray":
         """[count] float64: of the question, under each of the nearest alone."""
         query: Query = near.query
         if not query.question:

@@ -17,26 +17,25 @@ import numpy as np
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import RetrievedExample
-from retrievers.balanced import label_of
 from retrievers.base import Resources
-from retrievers.hard_negative import two_labels
-from retrievers.machinery.similarity import Compared, FittedNear, Nearest, fitted_near
+from retrievers.hard_negative import check_two_labels
+from retrievers.machinery.similarity import FittedSimilarity, ModalityRetriever, Neighbors, fit_similarity
 
 
 @component("retriever", "contrastive_pair")
 @dataclass(frozen=True)
-class ContrastivePair(Compared):
+class ContrastivePair(ModalityRetriever):
     """Near demonstrations, each followed by its nearest member of another label."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "labels"})
     ranked: ClassVar[bool] = False
 
-    def fit(self, pool: Pool, resources: Resources) -> FittedNear:
+    def fit(self, pool: Pool, resources: Resources) -> FittedSimilarity:
         """Raises PlanError where the pool has a single label."""
-        two_labels(pool, "contrastive_pair")
-        return fitted_near(self, pool, resources)
+        check_two_labels(pool, "contrastive_pair")
+        return fit_similarity(self, pool, resources)
 
-    def pick(self, near: Nearest, k: int) -> Sequence[RetrievedExample]:
+    def pick(self, near: Neighbors, k: int) -> Sequence[RetrievedExample]:
         fitted = near.fitted
         (asked,) = fitted.asked([near.query]).astype(np.float64)
         rows = list(islice(self._pairs(near), k))
@@ -46,7 +45,7 @@ class ContrastivePair(Compared):
             for row, score in zip(rows, scores, strict=True)
         ]
 
-    def _pairs(self, near: Nearest) -> Iterator[int]:
+    def _pairs(self, near: Neighbors) -> Iterator[int]:
         shown: set[int] = set()
         for row in near.rows.tolist():
             if row not in shown:
@@ -57,12 +56,12 @@ class ContrastivePair(Compared):
                     shown.add(partner)
                     yield partner
 
-    def _partner(self, near: Nearest, row: int, shown: set[int]) -> int | None:
+    def _partner(self, near: Neighbors, row: int, shown: set[int]) -> int | None:
         examples, allowed = near.fitted.pool.examples, self.allowed(near.query)
-        label = label_of(examples[row])
+        label = examples[row].class_name
 
         def may(other: int) -> bool:
-            return other not in shown and label_of(examples[other]) != label and allowed(examples[other])
+            return other not in shown and examples[other].class_name != label and allowed(examples[other])
 
         (found,) = near.fitted.index.nearest(near.fitted.index.vectors[row : row + 1], 1, [may])
         return found[0][0] if found else None

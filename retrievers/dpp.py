@@ -13,23 +13,23 @@ from typing import ClassVar
 from icl.constraints import Positive
 from icl.registry import component
 from icl.types import RetrievedExample
-from retrievers.machinery.candidate_sets import Picking
+from retrievers.machinery.candidate_sets import CandidateSetRetriever
 from retrievers.machinery.greedy_selection import dpp
-from retrievers.machinery.similarity import Nearest
+from retrievers.machinery.similarity import Neighbors
 
 MARK = "dpp: filled by relevance"
 
 
 @component("retriever", "dpp")
 @dataclass(frozen=True, kw_only=True)
-class DPP(Picking):
+class DPP(CandidateSetRetriever):
     """The set with the largest determinant of quality times diversity, greedily (CEIL without training)."""
 
     ranked: ClassVar[bool] = False
 
     scale: Positive = 0.1  # of the relevance against diversity: smaller trusts relevance more
 
-    def choose(self, near: Nearest, k: int) -> Sequence[RetrievedExample]:
+    def choose(self, near: Neighbors, k: int) -> Sequence[RetrievedExample]:
         picked = dpp(near.scores, near.vectors, k, self.scale)
         rest = [place for place in range(len(near)) if place not in picked][: k - len(picked)]
         return [*near.given(picked), *near.given(rest, MARK)]

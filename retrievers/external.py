@@ -21,7 +21,7 @@ from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import Resources
-from retrievers.machinery.leakage import fair
+from retrievers.machinery.leak_policy import fair
 
 
 @component("retriever", "external")

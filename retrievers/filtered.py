@@ -18,16 +18,15 @@ from icl.errors import ConfigError, PlanError
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.balanced import label_of
 from retrievers.base import Embedder, FittedRetriever, Resources, Retriever
 from retrievers.embedders.encoder import Encoder
-from retrievers.machinery.embedding_source import reads, source_of
-from retrievers.machinery.wrapper import Wrapping
+from retrievers.machinery.embedding_source import open_source, reads
+from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 
 
 @component("retriever", "filtered")
 @dataclass(frozen=True, kw_only=True)
-class Filtered(Wrapping):
+class Filtered(RetrieverWrapper):
     """Another retriever on the part of the pool that a query may see: by domain, label or likeness."""
 
     of: Annotated[Retriever, NestedComponent("retriever")]  # the retriever that chooses among what is left
@@ -83,9 +82,9 @@ class FittedFiltered:
     def _dropped(self, queries: Sequence[Query]) -> list[frozenset[int]]:
         too_near: Sequence[Any] = [()] * len(queries)
         if self.retriever.near is not None:
-            source = source_of(self.retriever.embedder, self.resources.cache, self.pool)
-            images = source.images(self.pool.examples)
-            scores = source.images(queries) @ images.T
+            source = open_source(self.retriever.embedder, self.resources.cache, self.pool)
+            images = source.embed_images(self.pool.examples)
+            scores = source.embed_images(queries) @ images.T
             too_near = [np.flatnonzero(row > self.retriever.near).tolist() for row in scores]
         return [
             frozenset(near).union(i for i, e in enumerate(self.pool.examples) if not may(e))
@@ -97,6 +96,6 @@ class FittedFiltered:
 
         def may(example: Example) -> bool:
             here = domain == "any" or (example.domain == query.domain) == (domain == "same")
-            return here and (not labels or label_of(example) in labels)
+            return here and (not labels or example.class_name in labels)
 
         return may

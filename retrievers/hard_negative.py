@@ -12,43 +12,42 @@ from icl.errors import PlanError
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import RetrievedExample
-from retrievers.balanced import label_of
 from retrievers.base import Resources
-from retrievers.machinery.similarity import Compared, FittedNear, Nearest, fitted_near
+from retrievers.machinery.similarity import FittedSimilarity, ModalityRetriever, Neighbors, fit_similarity
 
 MARK = "hard_negative: no other label left"
 
 
 @component("retriever", "hard_negative")
 @dataclass(frozen=True)
-class HardNegative(Compared):
+class HardNegative(ModalityRetriever):
     """The nearest neighbor, then the nearest members with another label than its own."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "labels"})
     ranked: ClassVar[bool] = False
 
-    def fit(self, pool: Pool, resources: Resources) -> FittedNear:
+    def fit(self, pool: Pool, resources: Resources) -> FittedSimilarity:
         """Raises PlanError where the pool has a single label."""
-        two_labels(pool, "hard_negative")
-        return fitted_near(self, pool, resources)
+        check_two_labels(pool, "hard_negative")
+        return fit_similarity(self, pool, resources)
 
     def reach(self, k: int) -> int:
         return 4 * k + 16
 
-    def pick(self, near: Nearest, k: int) -> Sequence[RetrievedExample]:
-        own = label_of(near.example(0))
-        others = [i for i in range(1, len(near)) if label_of(near.example(i)) != own]
+    def pick(self, near: Neighbors, k: int) -> Sequence[RetrievedExample]:
+        own = near.example(0).class_name
+        others = [i for i in range(1, len(near)) if near.example(i).class_name != own]
         if len(others) < k - 1 and len(near) >= self.reach(k):  # many of one label stand in front: look at all
             (near,) = near.fitted.nearest([near.query], len(near.fitted.index))
-            others = [i for i in range(1, len(near)) if label_of(near.example(i)) != own]
-        same = [i for i in range(1, len(near)) if label_of(near.example(i)) == own]
+            others = [i for i in range(1, len(near)) if near.example(i).class_name != own]
+        same = [i for i in range(1, len(near)) if near.example(i).class_name == own]
         chosen = [0, *others[: k - 1]]
         return [*near.given(chosen), *near.given(same[: k - len(chosen)], MARK)]
 
 
-def two_labels(pool: Pool, name: str) -> None:
+def check_two_labels(pool: Pool, name: str) -> None:
     """Raises PlanError where all members have one label."""
-    labels = {label_of(example) for example in pool.examples}
+    labels = {example.class_name for example in pool.examples}
     if len(labels) < 2:
         raise PlanError(
             f"retriever '{name}' needs a pool with two labels or more, and all {len(pool)} examples have "

@@ -12,15 +12,15 @@ from typing import Literal
 
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.machinery.demo_text import said
-from retrievers.machinery.embedding_source import Source
-from retrievers.machinery.similarity import Near
+from retrievers.machinery.demo_text import demo_text
+from retrievers.machinery.embedding_source import EmbeddingSource
+from retrievers.machinery.similarity import SimilarityRetriever
 from retrievers.machinery.vector_math import Vectors
 
 
 @component("retriever", "i2t")
 @dataclass(frozen=True)
-class ImageToText(Near):
+class ImageToText(SimilarityRetriever):
     """The query's image against the demonstrations' text."""
 
     text: Literal["answer", "question", "both"] = "answer"  # what of a demonstration is compared
@@ -33,8 +33,8 @@ class ImageToText(Near):
     def key(self) -> Hashable:
         return ("i2t", self.text)
 
-    def documents(self, examples: Sequence[Example], source: Source) -> Vectors:
-        return source.texts([said(example, self.text) for example in examples])
+    def documents(self, examples: Sequence[Example], source: EmbeddingSource) -> Vectors:
+        return source.embed_texts([demo_text(example, self.text) for example in examples])
 
-    def asked(self, queries: Sequence[Query | Example], source: Source) -> Vectors:
-        return source.images(queries)
+    def asked(self, queries: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
+        return source.embed_images(queries)

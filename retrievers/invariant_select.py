@@ -20,17 +20,16 @@ from icl.errors import ConfigError, PlanError
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool, Task
 from icl.types import Query, RetrievedExample
-from retrievers.balanced import label_of
 from retrievers.base import FittedRetriever, Resources
-from retrievers.machinery.contrastive_head import Head, Positives, Sum, Training, train_head
-from retrievers.machinery.embedding_source import Source
-from retrievers.machinery.index import index_of
-from retrievers.machinery.similarity import FittedNear, Nearest, fitted_near
+from retrievers.machinery.contrastive_head import ContrastiveHead, HeadTraining, Positives, Sum, train_head
+from retrievers.machinery.embedding_source import EmbeddingSource
+from retrievers.machinery.similarity import FittedSimilarity, Neighbors, fit_similarity
 from retrievers.machinery.trained_heads import check_embedder
+from retrievers.machinery.vector_index import build_index
 from retrievers.machinery.vector_math import Vectors
 from retrievers.topk_nearest import TopKNearest
 
-_HEADS: "WeakKeyDictionary[Pool, dict[tuple[InvariantSelect, int], Head]]" = WeakKeyDictionary()
+_HEADS: "WeakKeyDictionary[Pool, dict[tuple[InvariantSelect, int], ContrastiveHead]]" = WeakKeyDictionary()
 """Heads of pools that are still in use: cells that differ in seed or shots share them."""
 
 MARK = "invariant_select: one source domain, so positives are of the same domain"
@@ -64,34 +63,36 @@ class InvariantSelect(TopKNearest):
 
     def fit(self, pool: Pool, resources: Resources) -> FittedRetriever:
         """Raises PlanError where the pool gives a head nothing to learn."""
-        plain = fitted_near(self, pool, resources)
+        plain = fit_similarity(self, pool, resources)
         base = self._learns_from(pool)
         heads = _HEADS.setdefault(base, {})
         key = (replace(self, trained_on=None), self._changed())
         if key not in heads:
             heads[key] = self.trained(base, plain.source) if self.head is None else self.saved(self.head)
         head = heads[key]
-        return FittedInvariantSelect(self, pool, plain.source, index_of(head(plain.index.vectors), self.search), head)
+        return FittedInvariantSelect(
+            self, pool, plain.source, build_index(head(plain.index.vectors), self.search), head
+        )
 
-    def pick(self, near: Nearest, k: int) -> Sequence[RetrievedExample]:
-        head: Head = near.fitted.head  # type: ignore[attr-defined]
+    def pick(self, near: Neighbors, k: int) -> Sequence[RetrievedExample]:
+        head: ContrastiveHead = near.fitted.head  # type: ignore[attr-defined]
         alone = self.head is None and self.steps > 0 and len(head.domains) < 2
         return near.given(range(k), MARK if alone else "")
 
-    def trained(self, pool: Pool, source: Source) -> Head:
+    def trained(self, pool: Pool, source: EmbeddingSource) -> ContrastiveHead:
         """A head from the pool's source domains."""
         known = [example for example in pool.examples if not self.sources or example.domain in self.sources]
-        labels, domains = [label_of(example) for example in known], [example.domain for example in known]
-        training = Training(self.steps, self.rate, self.temperature, self.positives, self.sum_over, self.pull)
+        labels, domains = [example.class_name for example in known], [example.domain for example in known]
+        training = HeadTraining(self.steps, self.rate, self.temperature, self.positives, self.sum_over, self.pull)
         return train_head(self.documents(known, source), labels, domains, self.embedder.digest, training)
 
     def _learns_from(self, pool: Pool) -> Pool:
         """The pool at hand, or the first one of the task that was named."""
         return pool if self.trained_on is None else self.trained_on.pool(self.trained_on.queries[0].id)
 
-    def saved(self, path: str) -> Head:
+    def saved(self, path: str) -> ContrastiveHead:
         """The head of a file. Raises PlanError where it was trained on another embedder's vectors."""
-        head = Head.load(Path(path).expanduser())
+        head = ContrastiveHead.load(Path(path).expanduser())
         check_embedder(f"the head {path}", head.embedder, self.embedder.digest)
         return head
 
@@ -102,10 +103,10 @@ class InvariantSelect(TopKNearest):
 
 
 @dataclass(frozen=True)
-class FittedInvariantSelect(FittedNear):
+class FittedInvariantSelect(FittedSimilarity):
     """An index of projected images, and the head, which `head.save(path)` writes."""
 
-    head: Head
+    head: ContrastiveHead
 
     def asked(self, queries: Sequence[Query]) -> Vectors:
         return self.head(super().asked(queries))

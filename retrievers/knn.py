@@ -11,10 +11,10 @@ the order of the pool.
 from dataclasses import dataclass
 
 from icl.registry import component
-from retrievers.machinery.similarity import Compared
+from retrievers.machinery.similarity import ModalityRetriever
 
 
 @component("retriever", "knn")
 @dataclass(frozen=True)
-class KNN(Compared):
+class KNN(ModalityRetriever):
     """The pool's nearest neighbors of the query by image, question or both (RICES)."""

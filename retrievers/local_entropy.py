@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.registry import component
-from retrievers.machinery.subset_scoring import Subsets
+from retrievers.machinery.subset_scoring import SubsetRetriever
 
 
 @component("retriever", "local_entropy")
 @dataclass(frozen=True, kw_only=True)
-class LocalEntropy(Subsets):
+class LocalEntropy(SubsetRetriever):
     """Of some sets of near demonstrations, the one that leaves the model least sure."""
 
     name: ClassVar[str] = "local_entropy"

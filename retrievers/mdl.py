@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.registry import component
-from retrievers.machinery.subset_scoring import Subsets
+from retrievers.machinery.subset_scoring import SubsetRetriever
 
 
 @component("retriever", "mdl")
 @dataclass(frozen=True, kw_only=True)
-class MDL(Subsets):
+class MDL(SubsetRetriever):
     """Of some sets of near demonstrations, the one that makes the model surest (MDL)."""
 
     name: ClassVar[str] = "mdl"

@@ -13,19 +13,19 @@ from typing import ClassVar
 from icl.constraints import Fraction
 from icl.registry import component
 from icl.types import RetrievedExample
-from retrievers.machinery.candidate_sets import Picking
+from retrievers.machinery.candidate_sets import CandidateSetRetriever
 from retrievers.machinery.greedy_selection import mmr
-from retrievers.machinery.similarity import Nearest
+from retrievers.machinery.similarity import Neighbors
 
 
 @component("retriever", "mmr")
 @dataclass(frozen=True, kw_only=True)
-class MMR(Picking):
+class MMR(CandidateSetRetriever):
     """Near to the query and far from each other, by a stated balance (maximal marginal relevance)."""
 
     ranked: ClassVar[bool] = False
 
     balance: Fraction  # l: 1 is knn, 0 is diversity alone after the first
 
-    def choose(self, near: Nearest, k: int) -> Sequence[RetrievedExample]:
+    def choose(self, near: Neighbors, k: int) -> Sequence[RetrievedExample]:
         return near.given(mmr(near.scores, near.vectors, k, self.balance))

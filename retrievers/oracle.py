@@ -12,14 +12,14 @@ from typing import ClassVar
 from icl.errors import PlanError
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.machinery.embedding_source import Source
-from retrievers.machinery.similarity import Near
+from retrievers.machinery.embedding_source import EmbeddingSource
+from retrievers.machinery.similarity import SimilarityRetriever
 from retrievers.machinery.vector_math import Vectors
 
 
 @component("retriever", "oracle")
 @dataclass(frozen=True)
-class Oracle(Near):
+class Oracle(SimilarityRetriever):
     """Nearest by the gold answer: sees the gold, an upper bound."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "gold"})
@@ -32,11 +32,11 @@ class Oracle(Near):
     def key(self) -> Hashable:
         return ("answers",)
 
-    def documents(self, examples: Sequence[Example], source: Source) -> Vectors:
-        return source.texts([example.answer for example in examples])
+    def documents(self, examples: Sequence[Example], source: EmbeddingSource) -> Vectors:
+        return source.embed_texts([example.answer for example in examples])
 
-    def asked(self, queries: Sequence[Query | Example], source: Source) -> Vectors:
+    def asked(self, queries: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
         answers = [query.answer for query in queries if isinstance(query, Example)]
         if len(answers) < len(queries):
             raise PlanError("retriever 'oracle' reads the gold and was asked without it. Give it examples.")
-        return source.texts(answers)
+        return source.embed_texts(answers)

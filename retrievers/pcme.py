@@ -21,14 +21,16 @@ from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Embedder, Resources
 from retrievers.embedders.encoder import Encoder
-from retrievers.embedders.probabilistic import Probabilistic, Uncertain
-from retrievers.machinery.demo_text import said
-from retrievers.machinery.embedding_source import source_key, source_of
-from retrievers.machinery.leakage import fair, too_few
-from retrievers.machinery.match_probability import Gaussians, match_probabilities
+from retrievers.embedders.probabilistic import Probabilistic, ProbabilisticSource
+from retrievers.machinery.demo_text import demo_text
+from retrievers.machinery.embedding_source import open_source, source_key
+from retrievers.machinery.leak_policy import fair, too_few
+from retrievers.machinery.match_probability import GaussianEmbeddings, match_probabilities
 from retrievers.machinery.vector_math import Vectors
 
-_SAMPLES: "WeakKeyDictionary[Pool, dict[Any, tuple[Uncertain, Gaussians, Vectors]]]" = WeakKeyDictionary()
+_SAMPLES: "WeakKeyDictionary[Pool, dict[Any, tuple[ProbabilisticSource, GaussianEmbeddings, Vectors]]]" = (
+    WeakKeyDictionary()
+)
 """What was fitted on a pool that is still in use: cells that differ in seed or shots share it."""
 
 
@@ -63,7 +65,7 @@ class PCME:
         kept = _SAMPLES.setdefault(pool, {})
         key = (*source_key(self.embedder, resources.cache), self.member)
         if key not in kept:
-            source: Any = source_of(self.embedder, resources.cache, pool)
+            source: Any = open_source(self.embedder, resources.cache, pool)
             found = self._members(pool.examples, source)
             kept[key] = source, found, found.samples([f"pool/{example.id}" for example in pool.examples])
         return FittedPCME(self, pool, *kept[key])
@@ -71,36 +73,36 @@ class PCME:
     def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
         """Embed the members of many small pools and their queries in large batches; heads are fitted pool by pool."""
         members = {item.id: item for item in items if isinstance(item, Example)}
-        source = source_of(self.embedder, resources.cache, Pool(tuple(members.values())))
+        source = open_source(self.embedder, resources.cache, Pool(tuple(members.values())))
         queries = [item for item in items if isinstance(item, Query)]
         asked = self.query == "image"
-        source.images([*members.values(), *(queries if asked else ())])
+        source.embed_images([*members.values(), *(queries if asked else ())])
         if isinstance(self.embedder, Probabilistic) and self.embedder.pairs != "label":
             told = [self._said(example) for example in members.values()]
-            source.texts([*told, *(() if asked else (query.question for query in queries))])
+            source.embed_texts([*told, *(() if asked else (query.question for query in queries))])
 
-    def asked(self, query: Query, source: Uncertain) -> Gaussians:
+    def asked(self, query: Query, source: ProbabilisticSource) -> GaussianEmbeddings:
         """Of the query, one row."""
         return source.of_images([query]) if self.query == "image" else source.of_texts([query.question])
 
-    def _members(self, examples: Sequence[Example], source: Uncertain) -> Gaussians:
+    def _members(self, examples: Sequence[Example], source: ProbabilisticSource) -> GaussianEmbeddings:
         if self.member == "image":
             return source.of_images(examples)
         return source.of_texts([self._said(example) for example in examples])
 
     def _said(self, example: Example) -> str:
         pairs: Any = getattr(self.embedder, "pairs", "answer")
-        return said(example, pairs)
+        return demo_text(example, pairs)
 
 
 @dataclass(frozen=True)
 class FittedPCME:
-    """The Gaussians of one pool. source: the heads are its `spreads`. samples: [N, S, D]."""
+    """The GaussianEmbeddings of one pool. source: the heads are its `spreads`. samples: [N, S, D]."""
 
     retriever: PCME
     pool: Pool
-    source: Uncertain
-    members: Gaussians
+    source: ProbabilisticSource
+    members: GaussianEmbeddings
     samples: Vectors
 
     @property

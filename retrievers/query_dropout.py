@@ -15,12 +15,12 @@ from icl.streams import stream
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import FittedRetriever, Resources, Retriever
-from retrievers.machinery.wrapper import Wrapping
+from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 
 
 @component("retriever", "query_dropout")
 @dataclass(frozen=True, kw_only=True)
-class QueryDropout(Wrapping):
+class QueryDropout(RetrieverWrapper):
     """Another retriever, asked with a part of the question's words left out."""
 
     of: Annotated[Retriever, NestedComponent("retriever")]  # the retriever that is asked

@@ -16,17 +16,17 @@ from icl.constraints import Fraction
 from icl.errors import ConfigError
 from icl.registry import component
 from icl.types import Example, Query, RetrievedExample
-from retrievers.machinery.embedding_source import Source
-from retrievers.machinery.greedy_selection import apart
-from retrievers.machinery.similarity import Near, Nearest
-from retrievers.machinery.vector_math import Vectors, unit
+from retrievers.machinery.embedding_source import EmbeddingSource
+from retrievers.machinery.greedy_selection import select_dissimilar
+from retrievers.machinery.similarity import Neighbors, SimilarityRetriever
+from retrievers.machinery.vector_math import Vectors, normalize_rows
 
 MARK = "ra_cm3: fewer demonstrations than shots"
 
 
 @component("retriever", "ra_cm3")
 @dataclass(frozen=True, kw_only=True)
-class RaCM3(Near):
+class RaCM3(SimilarityRetriever):
     """Near in image and text together, without near-copies of the query or of each other (RA-CM3)."""
 
     exact: ClassVar[bool] = False
@@ -37,12 +37,12 @@ class RaCM3(Near):
     def modalities(self) -> frozenset[str]:
         return frozenset({"image", "text"})
 
-    def documents(self, examples: Sequence[Query | Example], source: Source) -> Vectors:
-        texts = source.texts([item.question for item in examples])
+    def documents(self, examples: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
+        texts = source.embed_texts([item.question for item in examples])
         seen = [i for i, item in enumerate(examples) if item.images]
         if not seen:
             return texts
-        images = source.images([examples[i] for i in seen])
+        images = source.embed_images([examples[i] for i in seen])
         if images.shape[1] != texts.shape[1]:
             raise ConfigError(
                 f"retriever 'ra_cm3' adds image and text vectors, and {self.embedder!r} gives "
@@ -50,7 +50,7 @@ class RaCM3(Near):
             )
         texts = texts.copy()
         texts[seen] += images
-        return unit(texts)
+        return normalize_rows(texts)
 
     def eligible(self, example: Example) -> bool:
         return bool(example.images and example.question.strip())
@@ -58,14 +58,14 @@ class RaCM3(Near):
     def reach(self, k: int) -> int:
         return 16 * k + 64
 
-    def pick(self, near: Nearest, k: int) -> Sequence[RetrievedExample]:
+    def pick(self, near: Neighbors, k: int) -> Sequence[RetrievedExample]:
         picked = self._apart(near, k)
         if len(picked) < k and len(near) >= self.reach(k):  # the near ones repeat each other: look at all
             (near,) = near.fitted.nearest([near.query], len(near.fitted.index))
             picked = self._apart(near, k)
         return near.given(picked[:1], MARK if len(picked) < k else "") + near.given(picked[1:])
 
-    def _apart(self, near: Nearest, k: int) -> list[int]:
+    def _apart(self, near: Neighbors, k: int) -> list[int]:
         skip = int((near.scores > self.limit).sum())
         rest = replace(near, rows=near.rows[skip:], scores=near.scores[skip:])
-        return [skip + place for place in apart(rest.vectors, k, self.limit)]
+        return [skip + place for place in select_dissimilar(rest.vectors, k, self.limit)]

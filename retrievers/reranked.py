@@ -19,12 +19,12 @@ from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import FittedReranker, FittedRetriever, Reranker, Resources, Retriever
-from retrievers.machinery.wrapper import Wrapping, asked_of
+from retrievers.machinery.retriever_wrapper import RetrieverWrapper, model_ability_of
 
 
 @component("retriever", "reranked")
 @dataclass(frozen=True, kw_only=True)
-class Reranked(Wrapping):
+class Reranked(RetrieverWrapper):
     """Another retriever's candidates, chosen among by rerankers."""
 
     of: Annotated[Retriever, NestedComponent("retriever")]  # whose candidates
@@ -43,7 +43,7 @@ class Reranked(Wrapping):
     def asks(self) -> str:
         parts: tuple[Retriever | Reranker, ...] = (self.of, *self.rerank)
         asking = [one for one in parts if "model" in one.needs]
-        return "generate" if all(asked_of(one) == "generate" for one in asking) else "logits"
+        return "generate" if all(model_ability_of(one) == "generate" for one in asking) else "logits"
 
     @property
     def nested(self) -> bool:

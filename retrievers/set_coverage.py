@@ -21,13 +21,13 @@ from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query
 from retrievers.base import Resources
-from retrievers.machinery.greedy_selection import Array, Covered
-from retrievers.machinery.late_interaction import Fine, FittedFine
+from retrievers.machinery.greedy_selection import Array, PartMatches
+from retrievers.machinery.multi_vector import FittedMultiVector, MultiVectorRetriever
 
 
 @component("retriever", "set_coverage")
 @dataclass(frozen=True)
-class SetCoverage(Fine):
+class SetCoverage(MultiVectorRetriever):
     """Demonstrations that together match every patch or word of the query (Set-BSR)."""
 
     ranked: ClassVar[bool] = False
@@ -44,7 +44,7 @@ class SetCoverage(Fine):
                 f"Use the embedder 'encoder'."
             )
 
-    def fit(self, pool: Pool, resources: Resources) -> FittedFine:
+    def fit(self, pool: Pool, resources: Resources) -> FittedMultiVector:
         fitted = super().fit(pool, resources)
         if not self.idf:
             return fitted
@@ -53,12 +53,12 @@ class SetCoverage(Fine):
             having.update(set(words))
         return FittedCoverage(fitted.retriever, pool, fitted.source, fitted.parts, having)
 
-    def choose(self, matches: Covered, k: int) -> list[int]:
+    def choose(self, matches: PartMatches, k: int) -> list[int]:
         return matches.pick(k)
 
 
 @dataclass(frozen=True)
-class FittedCoverage(FittedFine):
+class FittedCoverage(FittedMultiVector):
     """having: of each word, how many members of the pool have it."""
 
     having: Mapping[int, int]

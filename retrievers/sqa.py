@@ -25,14 +25,14 @@ from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import FittedRetriever, Resources
-from retrievers.machinery.embedding_source import Source
-from retrievers.machinery.similarity import FittedNear, Near, fitted_near
+from retrievers.machinery.embedding_source import EmbeddingSource
+from retrievers.machinery.similarity import FittedSimilarity, SimilarityRetriever, fit_similarity
 from retrievers.machinery.vector_math import Vectors
 
 
 @component("retriever", "sqa")
 @dataclass(frozen=True)
-class SQA(Near):
+class SQA(SimilarityRetriever):
     """Nearest by question and answer together; the query's answer is the model's own first guess (SQA)."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -60,7 +60,7 @@ class SQA(Near):
 
     def fit(self, pool: Pool, resources: Resources) -> FittedRetriever:
         """Raises PlanError without a model, where the answer is its own."""
-        near, model = fitted_near(self, pool, resources), resources.model
+        near, model = fit_similarity(self, pool, resources), resources.model
         if model is None and self.answer == "model":
             raise PlanError("retriever 'sqa' asks a model for a first answer, and there is none. Use 'knn'.")
         return FittedSQA(self, pool, near.source, near.index, model)
@@ -68,20 +68,20 @@ class SQA(Near):
     def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
         """Nothing ahead: a query's text is not known before the model spoke."""
 
-    def documents(self, examples: Sequence[Example], source: Source) -> Vectors:
+    def documents(self, examples: Sequence[Example], source: EmbeddingSource) -> Vectors:
         return self.joined(examples, [example.answer for example in examples], source)
 
-    def joined(self, items: Sequence[Query | Example], said: Sequence[str], source: Source) -> Vectors:
+    def joined(self, items: Sequence[Query | Example], said: Sequence[str], source: EmbeddingSource) -> Vectors:
         """[N, D]: a dot product of two rows is the score."""
-        texts = source.texts([f"{item.question} {text}".strip() for item, text in zip(items, said, strict=True)])
+        texts = source.embed_texts([f"{item.question} {text}".strip() for item, text in zip(items, said, strict=True)])
         if not self.weight:
             return texts
-        images = source.images(items)
+        images = source.embed_images(items)
         return np.hstack([images * np.float32(self.weight**0.5), texts * np.float32((1 - self.weight) ** 0.5)])
 
 
 @dataclass(frozen=True)
-class FittedSQA(FittedNear):
+class FittedSQA(FittedSimilarity):
     """An index of questions with answers, and the model."""
 
     model: Any

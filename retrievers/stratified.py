@@ -13,10 +13,9 @@ from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.balanced import label_of
 from retrievers.base import Resources
-from retrievers.machinery.leakage import fair, too_few
-from retrievers.machinery.sampling import draws
+from retrievers.machinery.leak_policy import fair, too_few
+from retrievers.machinery.random_order import random_order
 
 
 @component("retriever", "stratified")
@@ -44,7 +43,7 @@ class FittedStratified:
     def _one(self, query: Query, k: int) -> tuple[RetrievedExample, ...]:
         by_label: dict[str, list[Example]] = {}
         for example in filter(fair(query), self.pool.examples):
-            by_label.setdefault(label_of(example), []).append(example)
+            by_label.setdefault(example.class_name, []).append(example)
         sizes = {label: len(members) for label, members in by_label.items()}
         if sum(sizes.values()) < k:
             raise too_few(self.pool, query, k)
@@ -52,9 +51,9 @@ class FittedStratified:
         drawn = [
             by_label[label][i]
             for label, quota in quotas(sizes, k).items()
-            for i in islice(draws(key.numpy(f"demos/label/{label}"), sizes[label]), quota)
+            for i in islice(random_order(key.numpy(f"demos/label/{label}"), sizes[label]), quota)
         ]
-        return tuple(RetrievedExample(drawn[i].id) for i in draws(key.numpy("demos/order"), len(drawn)))
+        return tuple(RetrievedExample(drawn[i].id) for i in random_order(key.numpy("demos/order"), len(drawn)))
 
 
 def quotas(sizes: dict[str, int], k: int) -> dict[str, int]:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.machinery.embedding_source import Source
-from retrievers.machinery.similarity import Near
+from retrievers.machinery.embedding_source import EmbeddingSource
+from retrievers.machinery.similarity import SimilarityRetriever
 from retrievers.machinery.vector_math import Vectors
 
 
 @component("retriever", "t2i")
 @dataclass(frozen=True)
-class TextToImage(Near):
+class TextToImage(SimilarityRetriever):
     """The query's question against the demonstrations' images."""
 
     @property
@@ -28,8 +28,8 @@ class TextToImage(Near):
     def key(self) -> Hashable:
         return ("compared", "image", None)
 
-    def documents(self, examples: Sequence[Example], source: Source) -> Vectors:
-        return source.images(examples)
+    def documents(self, examples: Sequence[Example], source: EmbeddingSource) -> Vectors:
+        return source.embed_images(examples)
 
-    def asked(self, queries: Sequence[Query | Example], source: Source) -> Vectors:
-        return source.texts([query.question for query in queries])
+    def asked(self, queries: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
+        return source.embed_texts([query.question for query in queries])

@@ -13,13 +13,13 @@ from icl.errors import PlanError
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
-from retrievers.machinery.leakage import fair, too_few
-from retrievers.machinery.similarity import Compared
+from retrievers.machinery.leak_policy import fair, too_few
+from retrievers.machinery.similarity import ModalityRetriever
 
 
 @component("retriever", "topk_nearest")
 @dataclass(frozen=True)
-class TopKNearest(Compared):
+class TopKNearest(ModalityRetriever):
     """The nearest images of the source domains (TopKNearestPR)."""
 
     sources: tuple[str, ...] = ()  # domains that demonstrations come from; none named: all but the query's

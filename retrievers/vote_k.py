@@ -23,13 +23,13 @@ from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import Resources
-from retrievers.machinery.index import Index
-from retrievers.machinery.similarity import Compared, FittedNear, fitted_near
+from retrievers.machinery.similarity import FittedSimilarity, ModalityRetriever, fit_similarity
+from retrievers.machinery.vector_index import VectorIndex
 
 
 @component("retriever", "vote_k")
 @dataclass(frozen=True, kw_only=True)
-class VoteK(Compared):
+class VoteK(ModalityRetriever):
     """Nearest among a representative part of the pool that is chosen by discounted votes."""
 
     size: PositiveInt = 100  # members chosen; all where the pool has no more
@@ -37,13 +37,13 @@ class VoteK(Compared):
     rho: Annotated[float, Ge(1)] = 10.0  # a vote is divided by it for every chosen member near the voter
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedVoteK":
-        whole = fitted_near(self, pool, resources)
+        whole = fit_similarity(self, pool, resources)
         size = min(self.size, len(pool))
         rows = range(len(pool)) if size == len(pool) else self.chosen(whole.index, size)
         part = Pool(tuple(pool.examples[row] for row in sorted(rows)))
-        return FittedVoteK(self, pool, fitted_near(self, part, resources))
+        return FittedVoteK(self, pool, fit_similarity(self, part, resources))
 
-    def chosen(self, index: Index, size: int) -> list[int]:
+    def chosen(self, index: VectorIndex, size: int) -> list[int]:
         """Rows in the order of choosing."""
         others: list[Any] = [lambda row, own=own: row != own for own in range(len(index))]
         near = index.nearest(index.vectors, min(self.neighbors, len(index) - 1), others)
@@ -74,7 +74,7 @@ class FittedVoteK:
 
     retriever: VoteK
     pool: Pool
-    part: FittedNear
+    part: FittedSimilarity
 
     def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         if k > len(self.part.pool) < len(self.pool):

@@ -6,7 +6,7 @@
 
 The absolute value is of each query and place: scores that move up for one query and down for another leave the mean
 where it was and are a gap all the same. Places count from the best demonstration, 1; `any` is over all places that
-were run. Arms are the retriever `disrupted`, against the retriever inside it as an arm of its own.
+were run. Arms are the retriever `neighbor_swap`, against the retriever inside it as an arm of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,14 +24,14 @@ from experiments.analyses.shared import (
 from experiments.stats.sample_rows import read_answer, text_items, to_records, unit_labels
 from experiments.store.store import Store
 from icl.errors import ConfigError
-from retrievers.disrupted import SWAPPED
+from retrievers.neighbor_swap import SWAPPED
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from experiments.results.run_view import RunView
 
-NAME = "disrupted"
+NAME = "neighbor_swap"
 BASE, PLACE = "base", "place"
 Row = Mapping[str, Any]
 
@@ -61,7 +61,7 @@ def analyze(view: "RunView") -> "DataFrame":
     if not found:
         raise ConfigError(
             f"{view.path}: no demonstration was swapped beside what it was swapped from. In grid, retriever: [knn, "
-            "{name: disrupted, of: knn, place: 0}, {name: disrupted, of: knn, place: 1}]."
+            "{name: neighbor_swap, of: knn, position: 0}, {name: neighbor_swap, of: knn, position: 1}]."
         )
     return make_table(found, f"What one swapped demonstration moves ({view.measure})", signed=("net",))
 
@@ -90,5 +90,5 @@ def _parts(cell: Mapping[str, Any]) -> tuple[str, int]:
     """(the retriever that chose, the place that was swapped or -1)."""
     node = cell.get("retriever") or {}
     if node.get("name") == NAME:
-        return repr(node.get("of")), int(node.get("place", 0))
+        return repr(node.get("of")), int(node.get("position", 0))
     return repr(node), -1

@@ -1,6 +1,6 @@
 """Option position: is the same question answered alike however its options are turned? (ShiftCheck, CMMU 2024)
 
-Of the questions that were asked under every cyclic shift of their options (the transform `listed`):
+Of the questions that were asked under every cyclic shift of their options (the transform `option_list`):
 
     consistent   share of questions that are right under all shifts; chance is the mean of (1/n)^n over questions
     accuracy     over all shifts, as it would be with one
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from experiments.results.run_view import RunView
 
-NAME, SHIFT = "listed", "shift"
+NAME, SHIFT = "option_list", "shift"
 FOUR = 4
 Turns = Sequence[tuple[int | None, int | None, bool]]
 """Of each shift of a question: the place of the answer (None: unread), of the gold (None: no option), whether it is
@@ -51,7 +51,7 @@ def analyze(view: "RunView") -> "DataFrame":
     if not found:
         raise ConfigError(
             f"{view.path}: no question was asked under every shift of its options. For questions with three, in grid, "
-            "transforms: [[{name: listed, shift: 0}], [{name: listed, shift: 1}], [{name: listed, shift: 2}]]."
+            "transforms: [[{name: option_list, shift: 0}], [{name: option_list, shift: 1}], [{name: option_list, shift: 2}]]."
         )
     note = "consistent: right under every shift of the options; sd: of accuracy over the place of the gold"
     return make_table(found, "Does an answer depend on where its option stands?", note=note)

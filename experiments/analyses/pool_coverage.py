@@ -23,9 +23,8 @@ from experiments.stats.sample_rows import demos_of, text_items, to_records, unit
 from icl.errors import DataError
 from icl.metrics.normalize import normalize_text
 from icl.types import Example, Query
-from retrievers.balanced import label_of
-from retrievers.machinery.demo_text import words
-from retrievers.machinery.leakage import strictly_fair
+from retrievers.machinery.demo_text import split_words
+from retrievers.machinery.leak_policy import strictly_fair
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -78,12 +77,12 @@ def pool_coverage(row: Mapping[str, Any], shown: Sequence[Example], pool: "Pool"
     allowed, gold = strictly_fair(query), {normalize_text(answer) for answer in text_items(row, "gold")}
     fair = [example for example in pool.examples if allowed(example)]
     right = {example.id for example in fair if normalize_text(example.answer) in gold}
-    labels = {normalize_text(label_of(example)) for example in fair}
-    asked = set(words(query.question))
-    said = {word for example in shown for word in words(example.question)}
+    labels = {normalize_text(example.class_name) for example in fair}
+    asked = set(split_words(query.question))
+    said = {word for example in shown for word in split_words(example.question)}
     return {
         "recall": len(right & {example.id for example in shown}) / len(right) if right else np.nan,
-        "labels": len(labels & {normalize_text(label_of(example)) for example in shown}) / len(labels),
+        "labels": len(labels & {normalize_text(example.class_name) for example in shown}) / len(labels),
         "tokens": len(asked & said) / len(asked) if asked else np.nan,
     }
 
@@ -105,9 +104,9 @@ def mean_pairwise_distance(rows: "Sequence[Vectors]") -> float:
 
 def _vectors(members: Sequence[Example]) -> "Vectors":
     from retrievers.embedders.encoder import Encoder
-    from retrievers.machinery.embedding_cache import embeddings
+    from retrievers.machinery.embedding_cache import shared_cache
 
-    return embeddings(Encoder(), None).images(members)
+    return shared_cache(Encoder(), None).embed_images(members)
 
 
 def _tasks(view: "RunView") -> "dict[str, Task]":

@@ -28,10 +28,9 @@ from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
 from icl.registry import build
 from icl.tasks.base import Task
-from retrievers.balanced import label_of
 from retrievers.base import Resources
 from retrievers.diagnostics.linear_probe import fit_probe
-from retrievers.machinery.similarity import FittedNear, Near
+from retrievers.machinery.similarity import FittedSimilarity, SimilarityRetriever
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -76,7 +75,7 @@ class _Space:
 
     task: Task
     pool: "Pool"
-    fitted: FittedNear
+    fitted: FittedSimilarity
 
     @cached_property
     def asked(self) -> dict[str, Any]:
@@ -107,7 +106,7 @@ class _Space:
         return fit_probe(vectors, labels).predict(self.asked[str(row["query"])][None])[0]
 
     def _by_pool(self, rows: Sequence[Row]) -> Sequence[str | None]:
-        labels = [normalize_text(label_of(example)) for example in self.pool.examples]
+        labels = [normalize_text(example.class_name) for example in self.pool.examples]
         if not 1 < len(set(labels)) <= LABELS:
             return [None] * len(rows)
         probe = fit_probe(self.fitted.index.vectors, labels)
@@ -122,7 +121,7 @@ def _space(cell: Mapping[str, Any], tasks: dict[str, Task]) -> _Space | None:
     if any(":" in str(cell[axis]["name"]) for axis in ("task", "retriever")):
         return None
     retriever = build("retriever", cell["retriever"])
-    if not isinstance(retriever, Near) or retriever.needs & {"model", "gold"}:
+    if not isinstance(retriever, SimilarityRetriever) or retriever.needs & {"model", "gold"}:
         return None
     key = json.dumps(cell["task"], sort_keys=True)
     task = tasks.setdefault(key, build("task", cell["task"]))
@@ -131,4 +130,4 @@ def _space(cell: Mapping[str, Any], tasks: dict[str, Task]) -> _Space | None:
         return None
     (pool,) = pools.values()
     fitted = retriever.fit(pool, Resources(int(cell["seed"])))
-    return _Space(task, pool, fitted) if isinstance(fitted, FittedNear) else None
+    return _Space(task, pool, fitted) if isinstance(fitted, FittedSimilarity) else None

@@ -19,7 +19,7 @@ from icl.models.hf.session import HFSession
 from icl.tasks.base import Pool
 from icl.types import Prompt, Query, RetrievedExample
 from retrievers.base import Resources
-from retrievers.machinery.leakage import fair
+from retrievers.machinery.leak_policy import fair
 
 QUERIES = 24
 

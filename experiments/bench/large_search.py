@@ -51,19 +51,19 @@ def _search(engine: str, queries: int, size: int) -> dict[str, object]:
 
     import numpy as np
 
-    from retrievers.machinery.index import Index
-    from retrievers.machinery.vector_math import unit
+    from retrievers.machinery.vector_index import VectorIndex
+    from retrievers.machinery.vector_math import normalize_rows
 
     def peak() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     def block(seed: int, count: int) -> "np.ndarray":
-        return unit(np.random.default_rng(seed).standard_normal((count, DIM), dtype=np.float32))
+        return normalize_rows(np.random.default_rng(seed).standard_normal((count, DIM), dtype=np.float32))
 
     import faiss
 
     query_vectors = block(10**6, queries)
-    unit(block(0, 100))
+    normalize_rows(block(0, 100))
     before = peak()
     if engine == "faiss":
         flat = faiss.IndexFlatIP(DIM)
@@ -73,7 +73,7 @@ def _search(engine: str, queries: int, size: int) -> dict[str, object]:
         vectors = np.empty((size, DIM), np.float32)
         for start in range(0, size, BLOCK):
             vectors[start : start + BLOCK] = block(start, min(BLOCK, size - start))
-        index = Index(vectors)
+        index = VectorIndex(vectors)
     begun = time.process_time()
     if engine == "faiss":
         best, _ = flat.search(query_vectors, SHOTS)

@@ -16,15 +16,15 @@ from experiments.bench import Row, rounds
 from icl.images import Image
 from icl.tasks.base import Pool
 from icl.types import Example
-from retrievers.at_random import Random
 from retrievers.base import Resources
 from retrievers.embedders.histogram import Histogram
 from retrievers.knn import KNN
-from retrievers.machinery.embedding_cache import embedded
-from retrievers.machinery.greedy_selection import Covered, dpp, mmr
-from retrievers.machinery.index import Index, index_of
-from retrievers.machinery.late_interaction import Members
-from retrievers.machinery.vector_math import unit
+from retrievers.machinery.embedding_cache import num_embedded
+from retrievers.machinery.greedy_selection import PartMatches, dpp, mmr
+from retrievers.machinery.multi_vector import PoolParts
+from retrievers.machinery.vector_index import VectorIndex, build_index
+from retrievers.machinery.vector_math import normalize_rows
+from retrievers.random import Random
 
 ROWS, DIM, QUERIES, SHOTS = 100_000, 128, 1_000, 8
 CANDIDATES, PICKED, PARTS = 1_000, 16, 8
@@ -41,10 +41,10 @@ def _search() -> list[Row]:
     import faiss
 
     rng = np.random.default_rng(0)
-    vectors, queries = (unit(rng.standard_normal((n, DIM), dtype=np.float32)) for n in (ROWS, QUERIES))
+    vectors, queries = (normalize_rows(rng.standard_normal((n, DIM), dtype=np.float32)) for n in (ROWS, QUERIES))
     bare = faiss.IndexFlatIP(DIM)
     bare.add(vectors)
-    index = Index(vectors)
+    index = VectorIndex(vectors)
     ours, theirs = _in_turn(lambda: index.nearest(queries, SHOTS), lambda: bare.search(queries, SHOTS))
     table = index.nearest(queries, SHOTS)
     scores, _ = bare.search(queries, SHOTS)
@@ -61,13 +61,13 @@ def _approximate() -> list[Row]:
     rng = np.random.default_rng(0)
     centers = rng.standard_normal((200, DIM), dtype=np.float32)
     noise = rng.standard_normal((ROWS // 4 + QUERIES, DIM), dtype=np.float32)
-    rows = unit(centers[rng.integers(200, size=len(noise))] + 0.5 * noise)
+    rows = normalize_rows(centers[rng.integers(200, size=len(noise))] + 0.5 * noise)
     vectors, queries = rows[QUERIES:], rows[:QUERIES]
-    exact, each = Index(vectors).nearest(queries, SHOTS), Index(vectors)
+    exact, each = VectorIndex(vectors).nearest(queries, SHOTS), VectorIndex(vectors)
     out: list[Row] = []
     for search in ("hnsw", "ivf"):
         start = time.process_time()
-        index = index_of(vectors, search)
+        index = build_index(vectors, search)
         built = time.process_time() - start
         table = index.nearest(queries, SHOTS)
         shared = [len({r for r, _ in a} & {r for r, _ in b}) / SHOTS for a, b in zip(exact, table, strict=True)]
@@ -81,11 +81,11 @@ def _approximate() -> list[Row]:
 def _diverse() -> list[Row]:
     """Sets of 16 from 1,000 candidates, for 1,000 queries; the candidates are found already."""
     rng = np.random.default_rng(0)
-    vectors, queries = (unit(rng.standard_normal((n, DIM), dtype=np.float32)) for n in (20_000, QUERIES))
+    vectors, queries = (normalize_rows(rng.standard_normal((n, DIM), dtype=np.float32)) for n in (20_000, QUERIES))
     near = np.argpartition(-(queries @ vectors.T), CANDIDATES, axis=1)[:, :CANDIDATES]
-    parts = unit(rng.standard_normal((CANDIDATES * PARTS, DIM), dtype=np.float32))
-    members = Members.of(parts.reshape(CANDIDATES, PARTS, DIM))
-    query_vectors = unit(rng.standard_normal((QUERIES * PARTS, DIM), dtype=np.float32)).reshape(QUERIES, PARTS, DIM)
+    parts = normalize_rows(rng.standard_normal((CANDIDATES * PARTS, DIM), dtype=np.float32))
+    members = PoolParts.of(parts.reshape(CANDIDATES, PARTS, DIM))
+    query_vectors = normalize_rows(rng.standard_normal((QUERIES * PARTS, DIM), dtype=np.float32)).reshape(QUERIES, PARTS, DIM)
     weights = np.full(PARTS, 1 / PARTS)
 
     def greedy(choose: Callable[..., list[int]], *more: float) -> None:
@@ -96,7 +96,7 @@ def _diverse() -> list[Row]:
     def coverage() -> None:
         for some in np.split(query_vectors, QUERIES // 10):
             for matches in np.split(members.matches(np.concatenate(some)), len(some)):
-                assert len(Covered(matches, weights).pick(PICKED)) == PICKED
+                assert len(PartMatches(matches, weights).pick(PICKED)) == PICKED
 
     out: list[Row] = []
     runs: dict[str, Callable[[], None]] = {
@@ -124,10 +124,10 @@ def _cache() -> list[Row]:
             for example in pool.examples:
                 _ = example.images[0].digest  # the reading of images is not the cache's
             cache.forget()
-            before, start = embedded()["image"], time.process_time()
+            before, start = num_embedded()["image"], time.process_time()
             KNN(embedder=Histogram()).fit(Pool(pool.examples), Resources(cache=folder))
             times.append(time.process_time() - start)
-            counts.append(embedded()["image"] - before)
+            counts.append(num_embedded()["image"] - before)
     return [
         (f"images embedded, first fit of {IMAGES}", f"{counts[0]} ({times[0] * 1e3:.0f} ms)", f"{IMAGES}"),
         ("images embedded, second fit from disk", f"{counts[1]} ({times[1] * 1e3:.0f} ms)", "0"),

@@ -19,7 +19,7 @@ from icl.user_errors import convert_user_errors
 from prompts.budget import fit
 from prompts.label_renaming import scored_by
 from retrievers.base import FittedRetriever, Resources
-from retrievers.machinery.leakage import fair
+from retrievers.machinery.leak_policy import fair
 
 if TYPE_CHECKING:
     from icl.models.base import Model

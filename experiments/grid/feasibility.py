@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.grid.grid import Cell, Grid
 from icl.errors import ConfigError, DataError, ICLError, PlanError
 from icl.models.short_answers import ANSWERING
-from retrievers.machinery.preflight import check_ready
+from retrievers.machinery.preflight import run_preflight
 
 if TYPE_CHECKING:
     from icl.tasks.base import Task
@@ -50,7 +50,7 @@ def check_requirements(grid: Grid) -> None:
             )
     for cell in {id(cell.retriever): cell for cell in grid.cells}.values():
         try:
-            check_ready(cell.retriever)
+            run_preflight(cell.retriever)
         except ICLError as error:
             raise type(error)(f"{locate(grid, 'retriever', cell)}: {error}") from error
 

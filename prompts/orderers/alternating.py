@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 
 from icl.registry import component
 from icl.types import Context, Demo
-from prompts.oracle import class_of
 
 
 @component("orderer", "alternating")
@@ -26,7 +25,7 @@ class Alternating:
     def order(self, context: Context) -> Context:
         piles: dict[str, list[Demo]] = {}
         for demo in sorted(context.demos, key=lambda demo: demo.rank):
-            piles.setdefault(class_of(demo.example), []).append(demo)
+            piles.setdefault(demo.example.class_name, []).append(demo)
         turns = list(piles.values())
         if self.start == "random":
             turns = [turns[i] for i in context.key.numpy("order/labels").permutation(len(turns))]

@@ -15,7 +15,7 @@ import numpy as np
 from icl.edits import Blank
 from icl.models.answer_likelihood import entropy
 from icl.registry import component
-from prompts.orderers.asking import Asking, Trial, largest
+from prompts.orderers.model_orderer import Asking, Trial, largest
 
 NOTHING = "N/A"
 KEPT = 4

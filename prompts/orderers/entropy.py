@@ -19,7 +19,7 @@ from icl.errors import PlanError
 from icl.models.answer_likelihood import entropy
 from icl.registry import component
 from icl.types import Query
-from prompts.orderers.asking import Asking, Trial, largest
+from prompts.orderers.model_orderer import Asking, Trial, largest
 
 
 @component("orderer", "entropy")

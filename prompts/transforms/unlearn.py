@@ -13,8 +13,8 @@ from icl.metrics.normalize import normalize_text
 from icl.registry import component
 from icl.types import Context
 from prompts.example_changes import ranked, with_demos
+from prompts.gold import gold_of
 from prompts.label_renaming import called, check_scored_as_it_is, rivals_of, shown_as
-from prompts.oracle import gold_of
 
 
 @component("transform", "unlearn")

@@ -14,7 +14,7 @@ from icl.errors import ConfigError
 from icl.tasks.base import Pool
 from icl.types import Example
 from retrievers.base import Embedder
-from retrievers.machinery.embedding_source import source_of
+from retrievers.machinery.embedding_source import open_source
 
 BLOCK = 1024
 """Rows compared at once: bounds the memory."""
@@ -44,7 +44,7 @@ def blind_pairs(
     if high < low:
         raise ConfigError(f"a pair is above {high} for one encoder and below {low} for the other: high is below low.")
     pool = Pool(tuple(examples))
-    alike, unlike = (source_of(embedder, cache, pool).images(examples) for embedder in (blind, seeing))
+    alike, unlike = (open_source(embedder, cache, pool).embed_images(examples) for embedder in (blind, seeing))
     found: list[BlindPair] = []
     for start in range(0, len(examples), BLOCK):
         near = alike[start : start + BLOCK] @ alike.T

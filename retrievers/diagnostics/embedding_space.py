@@ -17,9 +17,9 @@ import numpy as np
 from icl.errors import PlanError
 from icl.tasks.base import Pool
 from retrievers.base import Embedder
-from retrievers.machinery.demo_text import Said, said
-from retrievers.machinery.embedding_source import reads, source_of
-from retrievers.machinery.index import Index
+from retrievers.machinery.demo_text import TextField, demo_text
+from retrievers.machinery.embedding_source import open_source, reads
+from retrievers.machinery.vector_index import VectorIndex
 from retrievers.machinery.vector_math import Vectors
 
 BLOCK = 1024
@@ -60,7 +60,7 @@ def hubness(rows: Vectors, k: int = 10) -> float:
         raise PlanError(f"hubness with k = {k} needs more than {k} rows, and there are {len(rows)}.")
     others: list[Any] = [lambda row, own=own: row != own for own in range(len(rows))]
     counts = np.zeros(len(rows))
-    for found in Index(rows).nearest(rows, k, others):
+    for found in VectorIndex(rows).nearest(rows, k, others):
         counts[[row for row, _ in found]] += 1
     spread = counts - counts.mean()
     deviation = np.sqrt((spread**2).mean())
@@ -93,13 +93,15 @@ class Diagnosis:
 
 
 def diagnose(
-    pool: Pool, embedder: Embedder, text: Said = "both", threshold: float = 0.95, cache: str | None = None
+    pool: Pool, embedder: Embedder, text: TextField = "both", threshold: float = 0.95, cache: str | None = None
 ) -> Diagnosis:
     """The space that an embedder makes of a pool: its images, and of its members what `text` names, as pairs."""
-    source, can = source_of(embedder, cache, pool), reads(embedder)
+    source, can = open_source(embedder, cache, pool), reads(embedder)
     examples = [example for example in pool.examples if example.images]
-    images = source.images(examples) if "image" in can and examples else None
-    texts = source.texts([said(example, text) for example in examples]) if "text" in can and examples else None
+    images = source.embed_images(examples) if "image" in can and examples else None
+    texts = (
+        source.embed_texts([demo_text(example, text) for example in examples]) if "text" in can and examples else None
+    )
     both = images is not None and texts is not None and images.shape[1] == texts.shape[1]
     copies = near_copies(images, threshold) if images is not None else []
     return Diagnosis(

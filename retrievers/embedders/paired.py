@@ -13,7 +13,7 @@ from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder
-from retrievers.machinery.embedding_source import Source, reads, source_of
+from retrievers.machinery.embedding_source import EmbeddingSource, open_source, reads
 from retrievers.machinery.vector_math import Vectors
 
 
@@ -36,23 +36,23 @@ class Paired:
     def digest(self) -> str:
         return f"paired-1({self.image.digest},{self.text.digest})"
 
-    def images(self, items: Sequence[Query | Example]) -> Vectors:
-        return self.image.images(items)
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
+        return self.image.embed_images(items)
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
-        return self.text.texts(texts)
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        return self.text.embed_texts(texts)
 
-    def opened(self, cache: str | None, pool: Pool) -> Source:
-        return _Opened(source_of(self.image, cache, pool), source_of(self.text, cache, pool))
+    def open(self, cache: str | None, pool: Pool) -> EmbeddingSource:
+        return _Opened(open_source(self.image, cache, pool), open_source(self.text, cache, pool))
 
 
 @dataclass(frozen=True)
 class _Opened:
-    image: Source
-    text: Source
+    image: EmbeddingSource
+    text: EmbeddingSource
 
-    def images(self, items: Sequence[Query | Example]) -> Vectors:
-        return self.image.images(items)
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
+        return self.image.embed_images(items)
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
-        return self.text.texts(texts)
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        return self.text.embed_texts(texts)

@@ -14,7 +14,7 @@ from icl.errors import PlanError
 from icl.images import Image
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.machinery.vector_math import Vectors, per_item, shown, unit
+from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, normalize_rows
 
 
 @component("embedder", "pixels")
@@ -30,10 +30,10 @@ class Pixels:
     def digest(self) -> str:
         return f"pixels-1-{self.size}"
 
-    def images(self, items: Sequence[Query | Example]) -> Vectors:
-        return per_item(items, unit(np.stack([self._one(image) for image in shown(items)])))
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
+        return mean_per_item(items, normalize_rows(np.stack([self._one(image) for image in all_images(items)])))
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
         raise PlanError("embedder 'pixels' reads images only. For questions, use the embedder 'encoder'.")
 
     def _one(self, image: Image) -> Vectors:

@@ -21,13 +21,12 @@ from icl.errors import ConfigError, DataError
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
-from retrievers.balanced import label_of
 from retrievers.base import Embedder
-from retrievers.machinery.demo_text import said
-from retrievers.machinery.embedding_source import Source, reads, source_of
-from retrievers.machinery.match_probability import Gaussians
+from retrievers.machinery.demo_text import demo_text
+from retrievers.machinery.embedding_source import EmbeddingSource, open_source, reads
+from retrievers.machinery.match_probability import GaussianEmbeddings
 from retrievers.machinery.trained_heads import check_embedder
-from retrievers.machinery.variance_heads import LEAST, MOST, Fitting, Spreads, fit_spreads
+from retrievers.machinery.variance_heads import LEAST, MOST, VarianceHeads, VarianceTraining, fit_variance_heads
 from retrievers.machinery.vector_math import Vectors
 
 Slope = Annotated[float, Gt(0), Le(1000)]
@@ -75,61 +74,61 @@ class Probabilistic:
         if self.heads is not None:
             self.saved(self.heads)
 
-    def images(self, items: Sequence[Query | Example]) -> Vectors:
-        return self.of.images(items)
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
+        return self.of.embed_images(items)
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
-        return self.of.texts(texts)
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        return self.of.embed_texts(texts)
 
-    def opened(self, cache: str | None, pool: Pool) -> "Uncertain":
-        return Uncertain(self, source_of(self.of, cache, pool), pool.examples)
+    def open(self, cache: str | None, pool: Pool) -> "ProbabilisticSource":
+        return ProbabilisticSource(self, open_source(self.of, cache, pool), pool.examples)
 
-    def saved(self, path: str) -> Spreads:
+    def saved(self, path: str) -> VarianceHeads:
         """The heads of a file. Raises PlanError where they were trained on another embedder's vectors."""
-        found = Spreads.load(Path(path).expanduser())
+        found = VarianceHeads.load(Path(path).expanduser())
         check_embedder(f"the variance head {path}", found.embedder, self.of.digest)
         return found
 
 
 @dataclass(frozen=True)
-class Uncertain:
+class ProbabilisticSource:
     """The means and the spreads of one pool. `spreads.save(path)` writes the heads."""
 
     embedder: Probabilistic
-    source: Source
+    source: EmbeddingSource
     examples: tuple[Example, ...]
 
-    def images(self, items: Sequence[Query | Example]) -> Vectors:
-        return self.source.images(items)
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
+        return self.source.embed_images(items)
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
-        return self.source.texts(texts)
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        return self.source.embed_texts(texts)
 
-    def of_images(self, items: Sequence[Query | Example]) -> Gaussians:
-        return self.spreads.images(self.source.images(items))
+    def of_images(self, items: Sequence[Query | Example]) -> GaussianEmbeddings:
+        return self.spreads.images(self.source.embed_images(items))
 
-    def of_texts(self, texts: Sequence[str]) -> Gaussians:
+    def of_texts(self, texts: Sequence[str]) -> GaussianEmbeddings:
         """Raises DataError where the heads are of images alone."""
         if self.spreads.texts is None:
             raise DataError("the variance heads were fitted on images alone (pairs: label), and a text is asked.")
-        return self.spreads.texts(self.source.texts(texts))
+        return self.spreads.texts(self.source.embed_texts(texts))
 
     @cached_property
-    def spreads(self) -> Spreads:
+    def spreads(self) -> VarianceHeads:
         """Fitted on the pool's members that have an image. Raises PlanError where there is nothing to learn."""
         how = self.embedder
         if how.heads is not None:
             return how.saved(how.heads)
         seen = [example for example in self.examples if example.images]
-        fitting = Fitting(how.steps, how.rate, how.start, how.a, how.b, how.released, how.prior)
-        images, digest = self.source.images(seen), how.of.digest
+        fitting = VarianceTraining(how.steps, how.rate, how.start, how.a, how.b, how.released, how.prior)
+        images, digest = self.source.embed_images(seen), how.of.digest
         if how.pairs == "label":
-            return fit_spreads(images, [label_of(one) for one in seen], None, digest, fitting)
-        words = [said(one, how.pairs) for one in seen]
-        texts = self.source.texts(words)
+            return fit_variance_heads(images, [one.class_name for one in seen], None, digest, fitting)
+        words = [demo_text(one, how.pairs) for one in seen]
+        texts = self.source.embed_texts(words)
         if seen and images.shape[1] != texts.shape[1]:
             raise ConfigError(
                 f"embedder 'probabilistic' compares images with texts, and {how.of!r} gives {images.shape[1]} and "
                 f"{texts.shape[1]} entries. Use an encoder with one space for both (encoder), or pairs: label."
             )
-        return fit_spreads(images, words, texts, digest, fitting)
+        return fit_variance_heads(images, words, texts, digest, fitting)

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from icl.errors import PlanError
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.machinery.vector_math import Vectors, per_item, shown
+from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item
 
 
 @component("embedder", "vision")
@@ -28,15 +28,18 @@ class Vision:
     @cached_property
     def digest(self) -> str:
         """sha256 of weights, configuration and processor. Raises ModelError where there is no such checkpoint."""
-        from retrievers.machinery.dual_encoder import checkpoint_digest, find
+        from retrievers.machinery.dual_encoder import checkpoint_digest, find_checkpoint
 
-        return f"vision-1-{self.pool}-{checkpoint_digest(find(self.path))}"
+        return f"vision-1-{self.pool}-{checkpoint_digest(find_checkpoint(self.path))}"
 
-    def images(self, items: Sequence[Query | Example]) -> Vectors:
-        from retrievers.machinery.dual_encoder import find
-        from retrievers.machinery.vision_backbone import backbone
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
+        from retrievers.machinery.dual_encoder import find_checkpoint
+        from retrievers.machinery.vision_backbone import load_vision_backbone
 
-        return per_item(items, backbone(find(self.path), self.digest).images(shown(items), self.pool))
+        return mean_per_item(
+            items,
+            load_vision_backbone(find_checkpoint(self.path), self.digest).embed_images(all_images(items), self.pool),
+        )
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
         raise PlanError("embedder 'vision' reads images only. For questions, pair it with another ('paired').")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrievers.machinery.index import Index
+from retrievers.machinery.vector_index import VectorIndex
 from retrievers.machinery.vector_math import Vectors
 
 LINKS, BUILD, BEAM = 32, 200, 48
@@ -20,7 +20,7 @@ LISTS, PROBES, SAMPLE = 4, 32, 64
 """IVF: lists a root of N, lists read a query, training rows a list."""
 
 
-class _Approximate(Index):
+class _Approximate(VectorIndex):
     """An index whose proposals come from FAISS; where it proposes too few, the rest of the pool stands in."""
 
     def __init__(self, vectors: Vectors) -> None:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 from icl.constraints import PositiveInt
 from icl.types import RetrievedExample
-from retrievers.machinery.similarity import Compared, Nearest
+from retrievers.machinery.similarity import ModalityRetriever, Neighbors
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picking(Compared):
+class CandidateSetRetriever(ModalityRetriever):
     """Base of retrievers that choose among the nearest `candidates`; where these run out, the next nearest follow.
 
     The candidates do not depend on the number of shots, so a greedy choice is nested.
@@ -20,11 +20,11 @@ class Picking(Compared):
     def reach(self, k: int) -> int:
         return max(k, self.candidates)
 
-    def pick(self, near: Nearest, k: int) -> Sequence[RetrievedExample]:
+    def pick(self, near: Neighbors, k: int) -> Sequence[RetrievedExample]:
         first = replace(near, rows=near.rows[: self.candidates], scores=near.scores[: self.candidates])
         chosen = list(self.choose(first, min(k, len(first))))
         return [*chosen, *near.given(range(len(first), len(first) + k - len(chosen)))] if self.exact else chosen
 
-    def choose(self, near: Nearest, k: int) -> Sequence[RetrievedExample]:
+    def choose(self, near: Neighbors, k: int) -> Sequence[RetrievedExample]:
         """k of the candidates; where `exact`, never fewer."""
         raise NotImplementedError

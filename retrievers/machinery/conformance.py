@@ -20,7 +20,7 @@ from icl.images import Image
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import FittedRetriever, Reranker, Resources, Retriever
-from retrievers.machinery.leakage import fair
+from retrievers.machinery.leak_policy import fair
 
 NEEDS = frozenset({"embedder", "model", "labels", "gold"})
 COLORS = {"red": (220, 40, 30), "green": (40, 180, 60), "blue": (40, 70, 210)}

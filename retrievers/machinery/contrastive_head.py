@@ -19,7 +19,7 @@ import numpy as np
 
 from icl.errors import DataError, PlanError
 from retrievers.machinery.trained_heads import check_width
-from retrievers.machinery.vector_math import Vectors, unit
+from retrievers.machinery.vector_math import Vectors, normalize_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ Sum = Literal["positives_and_others", "all_rows"]
 
 
 @dataclass(frozen=True)
-class Training:
+class HeadTraining:
     """How a head is trained. Full gradients up to `batch` rows, else batches drawn from the seed."""
 
     steps: int = 100
@@ -43,7 +43,7 @@ class Training:
 
 
 @dataclass(frozen=True, eq=False)
-class Head:
+class ContrastiveHead:
     """weights: [D, D]. embedder: the digest of what it was trained on. domains: that it saw."""
 
     weights: Vectors
@@ -55,7 +55,7 @@ class Head:
         check_width("the head", self.weights.shape[1], vectors)
         if np.array_equal(self.weights, np.eye(len(self.weights))):
             return vectors
-        return unit(vectors @ self.weights.T)
+        return normalize_rows(vectors @ self.weights.T)
 
     def save(self, path: str | Path) -> None:
         """One safetensors file with the embedder's digest and the domains in its metadata."""
@@ -65,7 +65,7 @@ class Head:
         save_file({"weights": np.ascontiguousarray(self.weights)}, path, metadata=told)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Head":
+    def load(cls, path: str | Path) -> "ContrastiveHead":
         """Raises DataError where the file is no head."""
         from safetensors import SafetensorError, safe_open
 
@@ -83,12 +83,12 @@ def train_head(
     labels: Sequence[str],
     domains: Sequence[str | None],
     embedder: str = "",
-    training: Training | None = None,
-) -> Head:
+    training: HeadTraining | None = None,
+) -> ContrastiveHead:
     """Raises PlanError where no two rows share a label, or all do. vectors: [N, D] unit rows."""
     import torch
 
-    training = training or Training()
+    training = training or HeadTraining()
     if len(set(labels)) < 2:
         raise PlanError(f"a head needs two labels or more to tell apart, and its {len(labels)} examples have one.")
     if len(set(labels)) == len(labels):
@@ -107,10 +107,10 @@ def train_head(
         (loss + training.pull * (weights - identity).square().sum()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     seen = tuple(sorted({domain for domain in domains if domain is not None}))
-    return Head(weights.detach().numpy().astype(np.float32), embedder, seen)
+    return ContrastiveHead(weights.detach().numpy().astype(np.float32), embedder, seen)
 
 
-def contrastive_loss(rows: "Tensor", classes: "Tensor", domains: "Tensor", training: Training) -> "Tensor":
+def contrastive_loss(rows: "Tensor", classes: "Tensor", domains: "Tensor", training: HeadTraining) -> "Tensor":
     """rows: [N, D] unit; classes, domains: [N] long. The mean over anchors with a positive; 0 where there is none."""
     import torch
 

@@ -5,12 +5,12 @@ from typing import Literal
 
 from icl.types import Example
 
-Said = Literal["answer", "question", "both"]
+TextField = Literal["answer", "question", "both"]
 
 _WORD = re.compile(r"\w+")
 
 
-def said(example: Example, which: Said) -> str:
+def demo_text(example: Example, which: TextField) -> str:
     """The answer, the question, or the question followed by the answer."""
     return {
         "answer": example.answer,
@@ -19,6 +19,6 @@ def said(example: Example, which: Said) -> str:
     }[which]
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Lower-case word tokens in order; nothing is left out as too common."""
     return _WORD.findall(text.lower())

@@ -12,8 +12,8 @@ from icl.errors import ModelError
 from icl.images import Image
 from icl.models.checkpoint_errors import FAILURES, reason
 from icl.quiet_progress import hide_transformers_progress
-from retrievers.machinery.prefetch import decoded
-from retrievers.machinery.vector_math import Vectors, unit
+from retrievers.machinery.prefetch import decode_batches
+from retrievers.machinery.vector_math import Vectors, normalize_rows
 
 BATCH = 64
 SHIPPED = {"tiny": Path(__file__).parents[2] / "icl" / "models" / "tiny" / "checkpoints" / "encoder"}
@@ -22,7 +22,7 @@ READ = (*WEIGHTS, ".json", ".txt", ".model", ".jinja")
 
 
 @lru_cache
-def find(path: str) -> Path:
+def find_checkpoint(path: str) -> Path:
     """The folder of a checkpoint: a shipped one, a folder, or a hub id (fetched, or from the hub's cache)."""
     folder = SHIPPED.get(path, Path(path).expanduser())
     if path not in SHIPPED and not folder.is_dir():
@@ -62,7 +62,7 @@ def _file_digest(file: Path, size: int, changed: int) -> str:
     return told.hexdigest()
 
 
-class Towers:
+class DualEncoder:
     """A loaded checkpoint. Float32, on the GPU where there is one."""
 
     def __init__(self, folder: Path) -> None:
@@ -88,15 +88,15 @@ class Towers:
         places = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", None)
         self.longest = min(places, processor.tokenizer.model_max_length) if places else None
 
-    def images(self, images: Sequence[Image]) -> Vectors:
+    def embed_images(self, images: Sequence[Image]) -> Vectors:
         """[N, D] unit rows."""
         return self._batched(
-            decoded(images, BATCH),
+            decode_batches(images, BATCH),
             self.model.get_image_features,
             lambda pil_images: self.processor.image_processor(images=pil_images, return_tensors="pt"),
         )
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """[N, D] unit rows."""
         limit = {"max_length": self.longest} if self.longest else {}
         return self._batched(
@@ -107,15 +107,15 @@ class Towers:
             ),
         )
 
-    def patches(self, images: Sequence[Image]) -> Vectors:
+    def embed_patches(self, images: Sequence[Image]) -> Vectors:
         """[N, P, D]: every patch of the last layer, through the tower's own norm and projection."""
         return self._batched(
-            decoded(images, BATCH),
+            decode_batches(images, BATCH),
             self._patches,
             lambda pil_images: self.processor.image_processor(images=pil_images, return_tensors="pt"),
         )
 
-    def words(self, texts: Sequence[str]) -> Vectors:
+    def embed_words(self, texts: Sequence[str]) -> Vectors:
         """[N, W, D]: every token of the last layer, projected; special tokens and padding are rows of zeros."""
         if self.longest is None:
             raise ModelError("embedder 'encoder': the text tower does not say how many positions it has.")
@@ -166,7 +166,7 @@ class Towers:
         if not rows:
             return np.zeros((0, 0), np.float32)
         whole = np.concatenate(rows)
-        return unit(whole.reshape(-1, whole.shape[-1])).reshape(whole.shape)
+        return normalize_rows(whole.reshape(-1, whole.shape[-1])).reshape(whole.shape)
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -174,9 +174,9 @@ def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 @lru_cache(maxsize=2)
-def towers(folder: Path, digest: str) -> Towers:
+def load_dual_encoder(folder: Path, digest: str) -> DualEncoder:
     """The loaded checkpoint of a folder, shared by all that name it. digest: so that a changed one is loaded anew."""
-    return Towers(folder)
+    return DualEncoder(folder)
 
 
 def _from_hub(name: str) -> Path:

@@ -18,7 +18,7 @@ from icl.errors import ICLError
 from icl.tasks.base import Pool
 from retrievers.base import Embedder
 from retrievers.machinery.conformance import sample_pool
-from retrievers.machinery.embedding_source import reads, source_of
+from retrievers.machinery.embedding_source import open_source, reads
 
 TEXTS = ("which red ?", "count the blue shape", "which red ?", "what")
 UNIT, ORDER, BATCH = 1e-5, 1e-5, 1e-4  # how far rows may be off: their length, in another order, in another batch
@@ -37,10 +37,10 @@ def check_embedder(embedder: Embedder, pool: Pool | None = None) -> None:
     unknown = reads(embedder) - {"image", "text"}
     assert not unknown, f"{name}.reads has {sorted(unknown)}; it may have image and text."
     assert reads(embedder), f"{name} reads neither images nor texts."
-    if not hasattr(embedder, "opened"):  # what a transform of another gives comes of its source
+    if not hasattr(embedder, "open"):  # what a transform of another gives comes of its source
         asked: list[tuple[str, Callable[[Any], Any], Sequence[Any]]] = [
-            ("image", embedder.images, pool.examples[:5]),
-            ("text", embedder.texts, TEXTS),
+            ("image", embedder.embed_images, pool.examples[:5]),
+            ("text", embedder.embed_texts, TEXTS),
         ]
         for what, embed, items in asked:
             if what in reads(embedder):
@@ -49,10 +49,10 @@ def check_embedder(embedder: Embedder, pool: Pool | None = None) -> None:
         folders = (f"{root}/{number}" for number in count())
 
         def images(items: Any) -> Any:
-            return source_of(embedder, next(folders), pool).images(items)
+            return open_source(embedder, next(folders), pool).embed_images(items)
 
         def texts(items: Any) -> Any:
-            return source_of(embedder, next(folders), pool).texts(items)
+            return open_source(embedder, next(folders), pool).embed_texts(items)
 
         _check(name, "image", images, pool.examples[:5], embedder)
         _check(name, "text", texts, TEXTS, embedder)

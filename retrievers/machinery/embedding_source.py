@@ -2,7 +2,7 @@
 
 A transform of an embedder (a mean taken away, two encoders mixed) is an embedder with one more method:
 
-    opened(cache, pool) -> Source
+    open(cache, pool) -> EmbeddingSource
 
 What is cached on disk are the vectors of the embedders inside, so that a transform costs no second pass through an
 encoder, and one that is fitted (means, a head) sees the pool and nothing else.
@@ -16,22 +16,22 @@ from icl.errors import ConfigError, PlanError
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder
-from retrievers.machinery.embedding_cache import embeddings
+from retrievers.machinery.embedding_cache import shared_cache
 from retrievers.machinery.vector_math import Vectors
 
 
-class Source(Protocol):
+class EmbeddingSource(Protocol):
     """Unit rows for items and texts; `retrievers.machinery.embedding_cache.Embeddings` is one."""
 
-    def images(self, items: Sequence[Query | Example]) -> Vectors: ...
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors: ...
 
-    def texts(self, texts: Sequence[str]) -> Vectors: ...
+    def embed_texts(self, texts: Sequence[str]) -> Vectors: ...
 
 
-def source_of(embedder: Embedder, cache: str | None, pool: Pool) -> Source:
+def open_source(embedder: Embedder, cache: str | None, pool: Pool) -> EmbeddingSource:
     """The embedder's source for retrieval from a pool."""
-    opened = getattr(embedder, "opened", None)
-    source: Source = embeddings(embedder, cache) if opened is None else opened(cache, pool)
+    opened = getattr(embedder, "open", None)
+    source: EmbeddingSource = shared_cache(embedder, cache) if opened is None else opened(cache, pool)
     return source
 
 
@@ -53,7 +53,7 @@ READ: Mapping[str, frozenset[str]] = {
 """What is compared (`by`) -> what the embedder has to read."""
 
 
-def check_reads(embedder: Embedder, wanted: frozenset[str], told: str = "") -> None:
+def check_modalities(embedder: Embedder, wanted: frozenset[str], told: str = "") -> None:
     """Raises ConfigError where the embedder does not read all of it. told: what it adds about the settings."""
     if lacking := wanted - reads(embedder):
         only = "images" if "text" in lacking else "texts"

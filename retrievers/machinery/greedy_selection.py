@@ -67,7 +67,7 @@ def dpp(relevance: Array, vectors: Array, k: int, scale: float = 0.1) -> list[in
     return picked
 
 
-def apart(vectors: Array, k: int, limit: float, count: int = 0) -> list[int]:
+def select_dissimilar(vectors: Array, k: int, limit: float, count: int = 0) -> list[int]:
     """The first k, in order, whose cosine with every one chosen before is not above the limit.
 
     count: how many of the first candidates are chosen already.
@@ -84,7 +84,7 @@ def apart(vectors: Array, k: int, limit: float, count: int = 0) -> list[int]:
     return picked
 
 
-def most_spread(vectors: Array, k: int) -> list[int]:
+def most_diverse_subset(vectors: Array, k: int) -> list[int]:
     """The k rows with the smallest sum of pairwise cosines, in their order; the first such set of equals."""
     similar = vectors.astype(np.float64) @ vectors.T.astype(np.float64)
     sets = _sets(len(vectors), min(k, len(vectors)))
@@ -102,7 +102,7 @@ def _sets(size: int, k: int) -> Floats:
 
 
 @dataclass(frozen=True)
-class Covered:
+class PartMatches:
     """matches: [T, C], how well candidate c covers part t of the query. weights: [T], their sum is 1."""
 
     matches: Array

@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Gaussian:
+class GaussianEmbedding:
     """An item's embedding. name: whose stream its normals come from; mean, log_deviation: [D]."""
 
     name: str
@@ -37,7 +37,7 @@ class Gaussian:
 
 
 @dataclass(frozen=True, eq=False)
-class Gaussians:
+class GaussianEmbeddings:
     """Rows of them. means, log_deviations: [N, D]."""
 
     means: Vectors
@@ -54,12 +54,18 @@ class Gaussians:
     def samples(self, names: Sequence[str]) -> Vectors:
         """[N, SAMPLES, D]. names: of the rows."""
         rows = zip(names, self.means, self.log_deviations, strict=True)
-        drawn = [Gaussian(*row).samples() for row in rows]
+        drawn = [GaussianEmbedding(*row).samples() for row in rows]
         return np.asarray(drawn, dtype=np.float32).reshape(len(self), SAMPLES, self.means.shape[1])
 
 
 def match_probability(
-    query: Gaussian, document: Gaussian, a: float, b: float, *, released: bool = True, samples: int = SAMPLES
+    query: GaussianEmbedding,
+    document: GaussianEmbedding,
+    a: float,
+    b: float,
+    *,
+    released: bool = True,
+    samples: int = SAMPLES,
 ) -> float:
     """In (0, 1). a, b: learned with the embeddings."""
     one, other = query.samples(samples), document.samples(samples)

@@ -8,7 +8,7 @@ from typing import Any
 from icl.errors import ModelError
 
 
-def extra(module: str, embedder: str, install: str) -> Any:
+def import_optional(module: str, embedder: str, install: str) -> Any:
     """The module. Raises ModelError with what to install where it is absent."""
     if find_spec(module) is None:
         raise ModelError(
@@ -17,7 +17,7 @@ def extra(module: str, embedder: str, install: str) -> Any:
     return import_module(module)
 
 
-def folder_of(module: str, embedder: str, install: str) -> Path:
+def package_folder(module: str, embedder: str, install: str) -> Path:
     """Where a package that carries data lies; it is not imported. Raises ModelError where it is absent."""
     spec = find_spec(module)
     if spec is None or spec.origin is None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 WORKERS = 4
 
 
-def decoded(images: Sequence[Image], size: int) -> "Iterator[list[PILImage]]":
+def decode_batches(images: Sequence[Image], size: int) -> "Iterator[list[PILImage]]":
     """The images in order, in batches; the next batch is read meanwhile. Raises ImageError where it stands."""
     if len(images) <= size:
         if images:

@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 
-def check_ready(component: Any) -> None:
+def run_preflight(component: Any) -> None:
     """Raises ICLError as the first use would.
 
     A component that reads something of its own has a method `ready` that raises; an embedder is ready where it can say
@@ -14,7 +14,7 @@ def check_ready(component: Any) -> None:
     for one in _inside(component):
         if (ready := getattr(one, "ready", None)) is not None:
             ready()
-        elif hasattr(one, "images") and hasattr(one, "texts"):
+        elif hasattr(one, "embed_images") and hasattr(one, "embed_texts"):
             one.digest  # noqa: B018
 
 

@@ -9,10 +9,10 @@ from icl.errors import ModelError
 from icl.models.checkpoint_errors import FAILURES, reason
 from icl.quiet_progress import hide_transformers_progress
 from retrievers.machinery.dual_encoder import BATCH
-from retrievers.machinery.vector_math import Vectors, stacked
+from retrievers.machinery.vector_math import Vectors, stack_batches
 
 
-class Sentences:
+class SentenceEncoder:
     """Float32, on the GPU where there is one."""
 
     def __init__(self, folder: Path, longest: int) -> None:
@@ -28,7 +28,7 @@ class Sentences:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model, self.longest = model.eval().to(self.device), longest
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """[N, D] unit rows."""
         import torch
 
@@ -41,10 +41,10 @@ class Sentences:
                 ).to(self.device)
                 states, real = self.model(**given).last_hidden_state, given["attention_mask"][..., None]
                 rows.append(((states * real).sum(dim=1) / real.sum(dim=1)).float().cpu().numpy())
-        return stacked(rows)
+        return stack_batches(rows)
 
 
 @lru_cache(maxsize=2)
-def sentences(folder: Path, longest: int) -> Sentences:
+def load_sentence_encoder(folder: Path, longest: int) -> SentenceEncoder:
     """The loaded encoder of a folder, shared by all that name it."""
-    return Sentences(folder, longest)
+    return SentenceEncoder(folder, longest)

@@ -20,19 +20,19 @@ from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Embedder, FittedRetriever, Resources
 from retrievers.embedders.encoder import Encoder
-from retrievers.machinery.embedding_source import READ, Source, check_reads, source_key, source_of
-from retrievers.machinery.index import Index, Search, index_of
-from retrievers.machinery.leakage import fair, too_few
+from retrievers.machinery.embedding_source import READ, EmbeddingSource, check_modalities, open_source, source_key
+from retrievers.machinery.leak_policy import fair, too_few
+from retrievers.machinery.vector_index import Search, VectorIndex, build_index
 from retrievers.machinery.vector_math import Vectors
 
 Scores = NDArray[np.float64]
 
-_INDEXES: "WeakKeyDictionary[Pool, dict[Hashable, tuple[Source, Index]]]" = WeakKeyDictionary()
+_INDEXES: "WeakKeyDictionary[Pool, dict[Hashable, tuple[EmbeddingSource, VectorIndex]]]" = WeakKeyDictionary()
 """What was fitted on a pool that is still in use: cells that differ in seed or shots share it."""
 
 
 @dataclass(frozen=True)
-class Near:
+class SimilarityRetriever:
     """Base of retrievers by similarity. `nested`, `ranked`: see `retrievers.machinery.conformance`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
@@ -43,7 +43,7 @@ class Near:
     embedder: Annotated[Embedder, NestedComponent("embedder")] = field(
         default_factory=Encoder
     )  # what makes the vectors
-    search: Search = "exact"  # or approximate: hnsw, ivf (see retrievers.machinery.index)
+    search: Search = "exact"  # or approximate: hnsw, ivf (see retrievers.machinery.vector_index)
 
     @property
     def modalities(self) -> frozenset[str]:
@@ -56,7 +56,7 @@ class Near:
         return type(self).__name__
 
     def __post_init__(self) -> None:
-        check_reads(self.embedder, self.modalities, self.told)
+        check_modalities(self.embedder, self.modalities, self.told)
 
     @property
     def told(self) -> str:
@@ -64,20 +64,20 @@ class Near:
         return ""
 
     def fit(self, pool: Pool, resources: Resources) -> FittedRetriever:
-        return fitted_near(self, pool, resources)
+        return fit_similarity(self, pool, resources)
 
     def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
         """Embed the members of many small pools and their queries in large batches, before each pool is fitted."""
         members = {item.id: item for item in items if isinstance(item, Example)}
-        source = source_of(self.embedder, resources.cache, Pool(tuple(members.values())))
+        source = open_source(self.embedder, resources.cache, Pool(tuple(members.values())))
         self.documents(list(members.values()), source)
         self.asked([item for item in items if isinstance(item, Query)], source)
 
-    def documents(self, examples: Sequence[Example], source: Source) -> Vectors:
+    def documents(self, examples: Sequence[Example], source: EmbeddingSource) -> Vectors:
         """[N, D] unit rows of the pool."""
         raise NotImplementedError
 
-    def asked(self, queries: Sequence[Query | Example], source: Source) -> Vectors:
+    def asked(self, queries: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
         """[Q, D] unit rows of the queries; a dot product with a document is the score."""
         return self.documents(queries, source)  # type: ignore[arg-type]
 
@@ -93,7 +93,7 @@ class Near:
         """How many of the nearest `pick` sees."""
         return k
 
-    def pick(self, near: "Nearest", k: int) -> Sequence[RetrievedExample]:
+    def pick(self, near: "Neighbors", k: int) -> Sequence[RetrievedExample]:
         """k of the nearest, best first. There are k at least, unless `exact` is False."""
         return near.given(range(k))
 
@@ -102,10 +102,10 @@ class Near:
 
 
 @dataclass(frozen=True)
-class Nearest:
+class Neighbors:
     """The nearest members of one query. rows: places in the pool; scores: [C] float64, best first."""
 
-    fitted: "FittedNear"
+    fitted: "FittedSimilarity"
     query: Query
     rows: NDArray[np.int64]
     scores: Scores
@@ -126,20 +126,20 @@ class Nearest:
 
 
 @dataclass(frozen=True)
-class FittedNear:
+class FittedSimilarity:
     """An index over one pool."""
 
-    retriever: Near
+    retriever: SimilarityRetriever
     pool: Pool
-    source: Source
-    index: Index
+    source: EmbeddingSource
+    index: VectorIndex
 
     def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         if not queries or k == 0:
             return [() for _ in queries]
         return [self._given(near, k) for near in self.nearest(queries, self.retriever.reach(k))]
 
-    def nearest(self, queries: Sequence[Query], count: int) -> list[Nearest]:
+    def nearest(self, queries: Sequence[Query], count: int) -> list[Neighbors]:
         """The `count` nearest allowed members of each query; fewer only where fewer are allowed."""
         vectors = self.asked(queries)
         if vectors.shape[1] != self.index.vectors.shape[1]:
@@ -149,7 +149,7 @@ class FittedNear:
             )
         found = self.index.nearest(vectors, count, [self._allowed(query) for query in queries])
         return [
-            Nearest(self, query, np.array([r for r, _ in rows], np.int64), np.array([s for _, s in rows], np.float64))
+            Neighbors(self, query, np.array([r for r, _ in rows], np.int64), np.array([s for _, s in rows], np.float64))
             for query, rows in zip(queries, found, strict=True)
         ]
 
@@ -161,24 +161,24 @@ class FittedNear:
         examples, allowed, eligible = self.pool.examples, self.retriever.allowed(query), self.retriever.eligible
         return lambda row: eligible(examples[row]) and allowed(examples[row])
 
-    def _given(self, near: Nearest, k: int) -> tuple[RetrievedExample, ...]:
+    def _given(self, near: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
         if len(near) < k and self.retriever.exact:
             raise self.retriever.too_few(self.pool, near.query, k)
         return tuple(self.retriever.pick(near, k))
 
 
-def fitted_near(retriever: Near, pool: Pool, resources: Resources) -> FittedNear:
+def fit_similarity(retriever: SimilarityRetriever, pool: Pool, resources: Resources) -> FittedSimilarity:
     """The retriever over a pool; the index is built once while the pool is in use."""
     indexes = _INDEXES.setdefault(pool, {})
     key = (*source_key(retriever.embedder, resources.cache), retriever.key, retriever.search)
     if key not in indexes:
-        source = source_of(retriever.embedder, resources.cache, pool)
-        indexes[key] = source, index_of(retriever.documents(pool.examples, source), retriever.search)
-    return FittedNear(retriever, pool, *indexes[key])
+        source = open_source(retriever.embedder, resources.cache, pool)
+        indexes[key] = source, build_index(retriever.documents(pool.examples, source), retriever.search)
+    return FittedSimilarity(retriever, pool, *indexes[key])
 
 
 @dataclass(frozen=True)
-class Compared(Near):
+class ModalityRetriever(SimilarityRetriever):
     """Base of retrievers that compare by image, by question, or by the weighted mean of both cosines."""
 
     by: Literal["image", "question", "both"] = "image"  # what is compared
@@ -196,16 +196,18 @@ class Compared(Near):
     def told(self) -> str:
         return f"by is '{self.by}', and "
 
-    def documents(self, examples: Sequence[Query | Example], source: Source) -> Vectors:
-        return compared(examples, source, self.by, self.weight)
+    def documents(self, examples: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
+        return embed_by_modality(examples, source, self.by, self.weight)
 
 
-def compared(items: Sequence[Query | Example], source: Source, by: str, weight: float = 0.5) -> Vectors:
+def embed_by_modality(
+    items: Sequence[Query | Example], source: EmbeddingSource, by: str, weight: float = 0.5
+) -> Vectors:
     """[N, D]: a dot product of two rows is the cosine of images or questions, or their weighted mean ('both')."""
     if by == "image":
-        return source.images(items)
-    questions = source.texts([item.question for item in items])
+        return source.embed_images(items)
+    questions = source.embed_texts([item.question for item in items])
     if by == "question":
         return questions
-    images = source.images(items)
+    images = source.embed_images(items)
     return np.hstack([images * np.float32(weight**0.5), questions * np.float32((1 - weight) ** 0.5)])

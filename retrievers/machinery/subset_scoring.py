@@ -20,13 +20,13 @@ from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import FittedRetriever, Resources
 from retrievers.machinery.greedy_selection import first_best
-from retrievers.machinery.similarity import Compared, FittedNear, Nearest, fitted_near
+from retrievers.machinery.similarity import FittedSimilarity, ModalityRetriever, Neighbors, fit_similarity
 
 INSTEAD = "the retriever 'dpp'"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subsets(Compared):
+class SubsetRetriever(ModalityRetriever):
     """Base of `mdl` and `local_entropy`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "model"})
@@ -39,22 +39,22 @@ class Subsets(Compared):
 
     def fit(self, pool: Pool, resources: Resources) -> FittedRetriever:
         """Raises PlanError without a model that gives logits."""
-        near = fitted_near(self, pool, resources)
+        near = fit_similarity(self, pool, resources)
         model = scorer(resources.model, f"retriever '{self.name}'", INSTEAD)
-        return FittedSubsets(self, pool, near.source, near.index, model, resources.seed)
+        return FittedSubsetRetriever(self, pool, near.source, near.index, model, resources.seed)
 
     def reach(self, k: int) -> int:
         return max(k, self.candidates)
 
 
 @dataclass(frozen=True)
-class FittedSubsets(FittedNear):
+class FittedSubsetRetriever(FittedSimilarity):
     """An index over one pool, and the model."""
 
     model: LogitModel
     seed: int
 
-    def _given(self, near: Nearest, k: int) -> tuple[RetrievedExample, ...]:
+    def _given(self, near: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
         if len(near) < k:
             raise self.retriever.too_few(self.pool, near.query, k)
         sets = self.sets(near.query, len(near), k)
@@ -63,15 +63,15 @@ class FittedSubsets(FittedNear):
     def sets(self, query: Query, count: int, k: int) -> list[tuple[int, ...]]:
         """Different sets of k places among the nearest `count`, the k nearest first."""
         retriever = self.retriever
-        assert isinstance(retriever, Subsets)
+        assert isinstance(retriever, SubsetRetriever)
         rng = StreamKey(self.seed, query.id).numpy("subsets")
         drawn = [tuple(sorted(rng.permutation(count)[:k].tolist())) for _ in range(retriever.subsets - 1)]
         return list(dict.fromkeys([tuple(range(k)), *drawn]))
 
-    def merits(self, near: Nearest, sets: Sequence[tuple[int, ...]]) -> NDArray[np.float64]:
+    def merits(self, near: Neighbors, sets: Sequence[tuple[int, ...]]) -> NDArray[np.float64]:
         """The signed entropy of the options under each set; the larger, the better."""
         retriever, key = self.retriever, StreamKey(self.seed, near.query.id)
-        assert isinstance(retriever, Subsets)
+        assert isinstance(retriever, SubsetRetriever)
         options = options_of(near.query, self.pool, f"retriever '{retriever.name}'", INSTEAD)
         prompts = [shown(near.query, [near.example(place) for place in places[::-1]], key) for places in sets]
         return retriever.sign * entropy(probabilities(self.model, prompts, options))

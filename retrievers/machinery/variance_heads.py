@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icl.errors import DataError, PlanError
-from retrievers.machinery.match_probability import SAMPLES, Gaussians
+from retrievers.machinery.match_probability import SAMPLES, GaussianEmbeddings
 from retrievers.machinery.trained_heads import check_width
 from retrievers.machinery.vector_math import Vectors
 
@@ -42,7 +42,7 @@ FASTER = 10.0
 
 
 @dataclass(frozen=True)
-class Fitting:
+class VarianceTraining:
     """How heads are trained. a, b: given instead of learned. batch: pairs drawn for a step."""
 
     steps: int = 100
@@ -57,26 +57,26 @@ class Fitting:
 
 
 @dataclass(frozen=True, eq=False)
-class Spread:
+class VarianceHead:
     """The head of one modality. weights: [D, D]; bias: [D]."""
 
     weights: Vectors
     bias: Vectors
 
-    def __call__(self, rows: Vectors) -> Gaussians:
-        """[N, D] unit rows -> as many Gaussians around them."""
+    def __call__(self, rows: Vectors) -> GaussianEmbeddings:
+        """[N, D] unit rows -> as many GaussianEmbeddings around them."""
         check_width("the variance head", len(self.bias), rows)
         exact = rows.astype(np.float64)  # row by row, so that what stands beside an item changes nothing
         spread = np.array([self.weights.astype(np.float64) @ row for row in exact]).reshape(rows.shape) + self.bias
-        return Gaussians(rows, spread.clip(LEAST, MOST).astype(np.float32))
+        return GaussianEmbeddings(rows, spread.clip(LEAST, MOST).astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
-class Spreads:
+class VarianceHeads:
     """texts: None where images were paired with images. embedder: the digest of what they were trained on."""
 
-    images: Spread
-    texts: Spread | None
+    images: VarianceHead
+    texts: VarianceHead | None
     a: float
     b: float
     released: bool
@@ -98,7 +98,7 @@ class Spreads:
         save_file(tensors, path, metadata=told)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Spreads":
+    def load(cls, path: str | Path) -> "VarianceHeads":
         """Raises DataError where the file holds no variance heads."""
         from safetensors import SafetensorError, safe_open
 
@@ -106,7 +106,7 @@ class Spreads:
             with safe_open(path, framework="numpy") as file:
                 told, names = file.metadata() or {}, set(file.keys())
                 parts = [
-                    Spread(file.get_tensor(f"{name}.weights"), file.get_tensor(f"{name}.bias"))
+                    VarianceHead(file.get_tensor(f"{name}.weights"), file.get_tensor(f"{name}.bias"))
                     for name in ("images", "texts")
                     if name == "images" or f"{name}.bias" in names
                 ]
@@ -119,13 +119,13 @@ class Spreads:
             raise DataError(f"{path} holds no variance heads ({type(error).__name__}: {error}).") from error
 
 
-def fit_spreads(
+def fit_variance_heads(
     images: Vectors,
     names: Sequence[str],
     texts: Vectors | None = None,
     embedder: str = "",
-    fitting: Fitting | None = None,
-) -> Spreads:
+    fitting: VarianceTraining | None = None,
+) -> VarianceHeads:
     """Heads from pairs of an image and its text, or without texts from images of one name.
 
     images, texts: [N, D] unit rows of one space, a row a pair; names: what tells whether two rows match. Raises
@@ -133,7 +133,7 @@ def fit_spreads(
     """
     import torch
 
-    fitting = fitting or Fitting()
+    fitting = fitting or VarianceTraining()
     _check(names, alone=texts is None)
     numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
     classes = torch.tensor([numbers[name] for name in names])
@@ -160,9 +160,9 @@ def fit_spreads(
         (loss + fitting.prior * prior).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         scale[0].detach().clamp_(min=SMALLEST)
-    told = [Spread(weight.detach().numpy(), bias.detach().numpy()) for weight, bias in heads]
+    told = [VarianceHead(weight.detach().numpy(), bias.detach().numpy()) for weight, bias in heads]
     a, b = (float(one.detach()) for one in scale)
-    return Spreads(told[0], told[1] if len(told) > 1 else None, a, b, fitting.released, embedder)
+    return VarianceHeads(told[0], told[1] if len(told) > 1 else None, a, b, fitting.released, embedder)
 
 
 def soft_contrastive(

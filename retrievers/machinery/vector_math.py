@@ -12,18 +12,18 @@ from icl.types import Example, Query
 Vectors = NDArray[np.float32]
 
 
-def unit(vectors: NDArray[np.floating]) -> Vectors:
+def normalize_rows(vectors: NDArray[np.floating]) -> Vectors:
     """Rows divided by their L2 norm; a zero row stays zero."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.ascontiguousarray(vectors / np.where(norms > 0, norms, 1), dtype=np.float32)
 
 
-def stacked(batches: Sequence[NDArray[np.floating]]) -> Vectors:
+def stack_batches(batches: Sequence[NDArray[np.floating]]) -> Vectors:
     """The unit rows of an encoder's batches, [N, D]; no rows where there was nothing to encode."""
-    return unit(np.concatenate(batches)) if batches else np.zeros((0, 0), np.float32)
+    return normalize_rows(np.concatenate(batches)) if batches else np.zeros((0, 0), np.float32)
 
 
-def shown(items: Sequence[Query | Example]) -> list[Image]:
+def all_images(items: Sequence[Query | Example]) -> list[Image]:
     """All images of the items, in order. Raises DataError where an item has none."""
     bare = next((item for item in items if not item.images), None)
     if bare is not None:
@@ -31,10 +31,10 @@ def shown(items: Sequence[Query | Example]) -> list[Image]:
     return [image for item in items for image in item.images]
 
 
-def per_item(items: Sequence[Query | Example], rows: Vectors) -> Vectors:
+def mean_per_item(items: Sequence[Query | Example], rows: Vectors) -> Vectors:
     """rows: [P, D], one an image as `shown` orders them -> [N, D], an item's mean, normalized again."""
     if len(rows) == len(items):
         return rows
     counts = [len(item.images) for item in items]
     starts = np.cumsum([0, *counts[:-1]])
-    return unit(np.add.reduceat(rows, starts, axis=0))
+    return normalize_rows(np.add.reduceat(rows, starts, axis=0))

@@ -31,7 +31,7 @@ _SAID: set[str] = set()
 LOCKS = 64
 
 
-class Shards:
+class VectorStore:
     """The vectors of one embedder and one kind of content. Raises StoreError where the folder is another embedder's."""
 
     def __init__(self, folder: Path, digest: str) -> None:

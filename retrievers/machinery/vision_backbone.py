@@ -10,11 +10,11 @@ from icl.images import Image
 from icl.models.checkpoint_errors import FAILURES, reason
 from icl.quiet_progress import hide_transformers_progress
 from retrievers.machinery.dual_encoder import BATCH
-from retrievers.machinery.prefetch import decoded
-from retrievers.machinery.vector_math import Vectors, stacked
+from retrievers.machinery.prefetch import decode_batches
+from retrievers.machinery.vector_math import Vectors, stack_batches
 
 
-class Backbone:
+class VisionBackbone:
     """Float32, on the GPU where there is one."""
 
     def __init__(self, folder: Path) -> None:
@@ -30,16 +30,16 @@ class Backbone:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = getattr(model, "vision_model", model).eval().to(self.device)
 
-    def images(self, images: Sequence[Image], pool: str) -> Vectors:
+    def embed_images(self, images: Sequence[Image], pool: str) -> Vectors:
         """[N, D] unit rows."""
         import torch
 
         rows = []
         with torch.inference_mode():
-            for pil_images in decoded(images, BATCH):
+            for pil_images in decode_batches(images, BATCH):
                 given = self.processor(images=pil_images, return_tensors="pt").to(self.device)
                 rows.append(self._pooled(self.model(**given), pool).float().cpu().numpy())
-        return stacked(rows)
+        return stack_batches(rows)
 
     def _pooled(self, out: Any, pool: str) -> Any:
         states = out.last_hidden_state
@@ -60,6 +60,6 @@ class Backbone:
 
 
 @lru_cache(maxsize=2)
-def backbone(folder: Path, digest: str) -> Backbone:
+def load_vision_backbone(folder: Path, digest: str) -> VisionBackbone:
     """The loaded backbone of a folder, shared by all that name it. digest: so that a changed one is loaded anew."""
-    return Backbone(folder)
+    return VisionBackbone(folder)

@@ -20,7 +20,7 @@ from icl.tasks.base import Pool
 from icl.types import Part, Prompt, Query, RetrievedExample, Turn
 from retrievers.base import Embedder, Resources
 from retrievers.embedders.encoder import Encoder
-from retrievers.machinery.embedding_source import Source, reads, source_of
+from retrievers.machinery.embedding_source import EmbeddingSource, open_source, reads
 from retrievers.machinery.vector_math import Vectors
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Caption:
         """Raises PlanError without a model."""
         if resources.model is None:
             raise PlanError("reranker 'caption' needs a model that describes the query's image, and there is none.")
-        return FittedCaption(self, pool, source_of(self.embedder, resources.cache, pool), resources.model)
+        return FittedCaption(self, pool, open_source(self.embedder, resources.cache, pool), resources.model)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class FittedCaption:
 
     reranker: Caption
     pool: Pool
-    source: Source
+    source: EmbeddingSource
     model: "Model"
 
     def rerank(
@@ -69,13 +69,13 @@ class FittedCaption:
             Prompt((Turn("user", (*map(Part, query.images), Part("\n" + self.reranker.ask))),)) for query in queries
         ]
         captions = answers(self.model, asked, self.reranker.max_new_tokens)
-        texts = self.source.texts(captions)
+        texts = self.source.embed_texts(captions)
         return [self._one(vector, candidates, k) for vector, candidates in zip(texts, found, strict=True)]
 
     def _one(self, caption: Vectors, candidates: Sequence[RetrievedExample], k: int) -> tuple[RetrievedExample, ...]:
         if not candidates:
             return ()
-        images = self.source.images([self.pool.by_id[one.id] for one in candidates])
+        images = self.source.embed_images([self.pool.by_id[one.id] for one in candidates])
         scores = np.round((images.astype(np.float64) * caption).sum(axis=1), 6)
         best = np.argsort(-scores, kind="stable")[:k].tolist()
         return tuple(RetrievedExample(candidates[i].id, float(scores[i]), candidates[i].mark) for i in best)

@@ -15,12 +15,12 @@ from icl.registry import component
 from icl.types import RetrievedExample
 from retrievers.machinery.greedy_selection import mmr
 from retrievers.machinery.vector_math import Vectors
-from retrievers.rerankers.comparing import Comparing
+from retrievers.rerankers.vector_reranker import VectorReranker
 
 
 @component("reranker", "diversity")
 @dataclass(frozen=True, kw_only=True)
-class Diversity(Comparing):
+class Diversity(VectorReranker):
     """Good by the retriever's score and far from each other (maximal marginal relevance)."""
 
     balance: Fraction  # l: 1 keeps the retriever's order, 0 is diversity alone after the first

@@ -13,7 +13,6 @@ from typing import ClassVar
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
-from retrievers.balanced import label_of
 from retrievers.base import Resources
 
 
@@ -25,7 +24,7 @@ class LabelBalance:
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedLabelBalance":
-        return FittedLabelBalance(pool, frozenset(label_of(example) for example in pool.examples))
+        return FittedLabelBalance(pool, frozenset(example.class_name for example in pool.examples))
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class FittedLabelBalance:
         within: list[RetrievedExample] = []
         over: list[RetrievedExample] = []
         for one in candidates:
-            label = label_of(self.pool.by_id[one.id])
+            label = self.pool.by_id[one.id].class_name
             (within if seen[label] < share else over).append(one)
             seen[label] += 1
         return tuple([*within, *over][:k])

@@ -11,14 +11,14 @@ from typing import ClassVar
 from icl.constraints import Fraction
 from icl.registry import component
 from icl.types import RetrievedExample
-from retrievers.machinery.greedy_selection import apart
+from retrievers.machinery.greedy_selection import select_dissimilar
 from retrievers.machinery.vector_math import Vectors
-from retrievers.rerankers.comparing import Comparing
+from retrievers.rerankers.vector_reranker import VectorReranker
 
 
 @component("reranker", "near_duplicate_cap")
 @dataclass(frozen=True, kw_only=True)
-class NearDuplicateCap(Comparing):
+class NearDuplicateCap(VectorReranker):
     """Candidates that all but repeat a better one are dropped."""
 
     exact: ClassVar[bool] = False  # may give fewer than k
@@ -26,4 +26,4 @@ class NearDuplicateCap(Comparing):
     threshold: Fraction = 0.95  # a cosine above it is a repetition
 
     def choose(self, candidates: Sequence[RetrievedExample], vectors: Vectors, k: int) -> Sequence[int]:
-        return apart(vectors, k, self.threshold)
+        return select_dissimilar(vectors, k, self.threshold)

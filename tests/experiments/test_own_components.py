@@ -27,7 +27,7 @@ class LastOnes:
         return type("Fitted", (), {"retrieve": staticmethod(retrieve)})()
 
     def of(self, pool, query, k):
-        from retrievers.machinery.leakage import fair, too_few
+        from retrievers.machinery.leak_policy import fair, too_few
         kept = [e for e in reversed(pool.examples) if fair(query)(e)][:k]
         if len(kept) < k:
             raise too_few(pool, query, k)

@@ -12,7 +12,7 @@ from icl.types import Context, Demo, Example, Prompt
 from prompts.budget import fit
 from prompts.composers.chat import Chat
 from prompts.composers.interleaved import Interleaved
-from prompts.orderers.at_random import Random
+from prompts.orderers.random import Random
 from prompts.orderers.reversed import Reversed
 
 IMAGE = 100

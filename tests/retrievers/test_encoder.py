@@ -30,20 +30,22 @@ def test_vectors_are_the_model_s_features_normalized(
         images = model.get_image_features(pixel_values=given["pixel_values"]).pooler_output
         words = model.get_text_features(given["input_ids"], attention_mask=given["attention_mask"]).pooler_output
     encoder = Encoder(str(folder))
-    for ours, theirs in ((encoder.images(items), images), (encoder.texts(texts), words)):
+    for ours, theirs in ((encoder.embed_images(items), images), (encoder.embed_texts(texts), words)):
         assert ours.dtype == np.float32
         assert np.allclose(ours, torch.nn.functional.normalize(theirs, dim=-1).numpy(), atol=1e-5)
 
 
 def test_a_text_longer_than_the_tower_is_cut_at_its_end(clip: Path) -> None:
-    long, longer = Encoder(str(clip)).texts([" ".join(["red"] * 40), " ".join(["red"] * 50)])
+    long, longer = Encoder(str(clip)).embed_texts([" ".join(["red"] * 40), " ".join(["red"] * 50)])
     assert np.allclose(long, longer, atol=1e-6)
 
 
 def test_batches_do_not_change_vectors(clip: Path, noise: Make, example: Make) -> None:
     items = [example(f"e{i}", noise(i)) for i in range(70)]
     encoder = Encoder(str(clip))
-    assert np.allclose(encoder.images(items), np.vstack([encoder.images([item]) for item in items]), atol=1e-5)
+    assert np.allclose(
+        encoder.embed_images(items), np.vstack([encoder.embed_images([item]) for item in items]), atol=1e-5
+    )
 
 
 def test_the_digest_follows_weights_and_settings(clip: Path, tmp_path: Path, save_towers: Make) -> None:
@@ -74,7 +76,7 @@ def test_a_checkpoint_without_two_towers_is_told(tmp_path: Path, clip: Path) -> 
     )
     transformers.BertModel(config).save_pretrained(folder)
     with pytest.raises(ModelError, match="BertModel, which has no get_image_features"):
-        Encoder(str(folder)).texts(["which ?"])
+        Encoder(str(folder)).embed_texts(["which ?"])
 
 
 @pytest.mark.parametrize("name", ["nobody/has-this", "not a name/at all", "/no/such/folder"])

@@ -12,7 +12,7 @@ from icl.registry import build
 from icl.tasks.base import Pool
 from retrievers.base import Resources
 from retrievers.machinery.conformance import check_retriever, sample_pool, sample_queries
-from retrievers.machinery.leakage import fair
+from retrievers.machinery.leak_policy import fair
 
 Make = Callable[..., Any]
 

@@ -17,7 +17,7 @@ from retrievers.base import Resources
 from retrievers.embedders.encoder import Encoder
 from retrievers.embedders.histogram import Histogram
 from retrievers.knn import KNN
-from retrievers.machinery.embedding_cache import embedded
+from retrievers.machinery.embedding_cache import num_embedded
 
 Make = Callable[..., Any]
 COLORS = ("red", "lime", "blue", "yellow")
@@ -83,8 +83,8 @@ def test_by_both_is_the_weighted_mean_of_the_two_cosines(clip: Path, noise: Make
     pool = Pool(tuple(example(f"e{i}", noise(i), question=text) for i, text in enumerate(words)))
     query = example("q", noise(9), question="which red shape ?")
     encoder = Encoder(str(clip))
-    images = encoder.images(pool.examples) @ encoder.images([query])[0]
-    questions = encoder.texts(words) @ encoder.texts([query.question])[0]
+    images = encoder.embed_images(pool.examples) @ encoder.embed_images([query])[0]
+    questions = encoder.embed_texts(words) @ encoder.embed_texts([query.question])[0]
     for weight in (0.0, 0.3, 1.0):
         fitted = KNN(by="both", weight=weight, embedder=encoder).fit(pool, Resources())
         (given,) = fitted.retrieve([query.query], 4)
@@ -128,10 +128,10 @@ def test_prepared_items_are_not_embedded_again(clip: Path, color: Make, example:
     pools = [Pool(tuple(example(f"e{n}-{i}", color("red", 5 * n + i)) for i in range(4))) for n in range(6)]
     queries = [example(f"q{n}", color("red", 5 * n + 4), question=f"which {n} ?").query for n in range(6)]
     retriever.prepare([*queries, *(e for pool in pools for e in pool.examples)], Resources())
-    before = embedded()
+    before = num_embedded()
     for pool, query in zip(pools, queries, strict=True):
         assert len(retriever.fit(pool, Resources()).retrieve([query], 2)[0]) == 2
-    assert embedded() == before
+    assert num_embedded() == before
 
 
 def test_naming_a_retriever_imports_nothing_heavy() -> None:

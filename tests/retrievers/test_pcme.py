@@ -14,16 +14,27 @@ from icl.tasks.base import Pool
 from retrievers.base import Resources
 from retrievers.machinery.conformance import check_retriever
 from retrievers.machinery.dual_encoder import SHIPPED
-from retrievers.machinery.embedding_cache import embedded
-from retrievers.machinery.match_probability import Gaussian, Gaussians, match_probabilities, match_probability
-from retrievers.machinery.variance_heads import Fitting, Spread, Spreads, fit_spreads, soft_contrastive
-from retrievers.machinery.vector_math import unit
+from retrievers.machinery.embedding_cache import num_embedded
+from retrievers.machinery.match_probability import (
+    GaussianEmbedding,
+    GaussianEmbeddings,
+    match_probabilities,
+    match_probability,
+)
+from retrievers.machinery.variance_heads import (
+    VarianceHead,
+    VarianceHeads,
+    VarianceTraining,
+    fit_variance_heads,
+    soft_contrastive,
+)
+from retrievers.machinery.vector_math import normalize_rows
 
 Make = Callable[..., Any]
 
 
-def _at(name: str, where: float, deviation: float = -20.0) -> Gaussian:
-    return Gaussian(name, np.array([where, 0], np.float32), np.full(2, deviation, np.float32))
+def _at(name: str, where: float, deviation: float = -20.0) -> GaussianEmbedding:
+    return GaussianEmbedding(name, np.array([where, 0], np.float32), np.full(2, deviation, np.float32))
 
 
 def test_a_match_probability_falls_with_distance_and_is_an_item_s_own() -> None:
@@ -38,14 +49,14 @@ def test_a_match_probability_falls_with_distance_and_is_an_item_s_own() -> None:
 @pytest.mark.parametrize("released", [True, False])
 def test_many_at_once_are_each_as_alone(released: bool) -> None:
     rng = np.random.default_rng(0)
-    rows, spreads = unit(rng.normal(size=(6, 5))), rng.normal(-1, 1, (6, 5)).astype(np.float32)
+    rows, spreads = normalize_rows(rng.normal(size=(6, 5))), rng.normal(-1, 1, (6, 5)).astype(np.float32)
     names = [f"d{i}" for i in range(6)]
-    query = Gaussian("q", rows[0], spreads[0])
+    query = GaussianEmbedding("q", rows[0], spreads[0])
     alone = [
-        match_probability(query, Gaussian(*one), 3.0, 2.0, released=released)
+        match_probability(query, GaussianEmbedding(*one), 3.0, 2.0, released=released)
         for one in zip(names, rows, spreads, strict=True)
     ]
-    samples = Gaussians(rows, spreads).samples(names)
+    samples = GaussianEmbeddings(rows, spreads).samples(names)
     together = match_probabilities(query.samples().astype(np.float32), samples, 3.0, 2.0, released=released)
     assert np.allclose(together, alone, atol=1e-5)
 
@@ -53,8 +64,8 @@ def test_many_at_once_are_each_as_alone(released: bool) -> None:
 def _heads(path: Path, embedder: Any, weights: Any, start: float, b: float = 3.0) -> str:
     """A file of heads for images: log deviation = weights x + start."""
     bias = np.full(3, start, np.float32)
-    head = Spread(np.asarray(weights, np.float32), bias)
-    Spreads(head, None, a=2.0, b=b, released=True, embedder=embedder.digest).save(path)
+    head = VarianceHead(np.asarray(weights, np.float32), bias)
+    VarianceHeads(head, None, a=2.0, b=b, released=True, embedder=embedder.digest).save(path)
     return str(path)
 
 
@@ -90,9 +101,9 @@ def test_without_spread_it_is_the_order_of_cosine(example: Make, noise: Make, tm
     pool = Pool(tuple(example(f"e{i}", noise(i), f"{i % 2}", label=f"{i % 2}") for i in range(9)))
     query = example("q", noise(77))
     pixels = build("embedder", "pixels")
-    dim = len(pixels.images([query.query])[0])
-    head = Spread(np.zeros((dim, dim), np.float32), np.full(dim, -20, np.float32))
-    Spreads(head, None, 2.0, 3.0, True, pixels.digest).save(tmp_path / "flat")
+    dim = len(pixels.embed_images([query.query])[0])
+    head = VarianceHead(np.zeros((dim, dim), np.float32), np.full(dim, -20, np.float32))
+    VarianceHeads(head, None, 2.0, 3.0, True, pixels.digest).save(tmp_path / "flat")
     given = _given(pool, query, "pixels", str(tmp_path / "flat"))
     near = (
         build("retriever", {"name": "knn", "embedder": "pixels"}).fit(pool, Resources()).retrieve([query.query], 9)[0]
@@ -113,25 +124,25 @@ def _clear_and_ambiguous(dim: int = 8) -> tuple[Any, list[str]]:
         mean[0 if i % 3 else 1] = side if i % 3 else 1.0
         rows.append(mean + 0.15 * rng.normal(size=dim))
         names.append(f"class {i % 2}")
-    return unit(np.array(rows)), names
+    return normalize_rows(np.array(rows)), names
 
 
 def test_what_lies_among_others_becomes_uncertain() -> None:
     rows, names = _clear_and_ambiguous()
-    found = fit_spreads(rows, names, None, "x", Fitting(steps=150, rate=0.02))
+    found = fit_variance_heads(rows, names, None, "x", VarianceTraining(steps=150, rate=0.02))
     told = found.images(rows).uncertainty
     among = np.arange(60) % 3 == 0
     assert np.median(told[among]) > 1.5 * np.median(told[~among])
-    plain = fit_spreads(rows, names, None, "x", Fitting(steps=0, start=-3.0))
+    plain = fit_variance_heads(rows, names, None, "x", VarianceTraining(steps=0, start=-3.0))
     assert np.allclose(plain.images(rows).uncertainty, np.exp(-3), atol=1e-6)
 
 
 def test_learning_lowers_the_loss_and_is_the_same_twice() -> None:
     rows, names = _clear_and_ambiguous()
-    texts = unit(np.array([[1.0] + [0.0] * 7 if n.endswith("1") else [-1.0] + [0.0] * 7 for n in names]))
+    texts = normalize_rows(np.array([[1.0] + [0.0] * 7 if n.endswith("1") else [-1.0] + [0.0] * 7 for n in names]))
     classes = torch.tensor([int(name[-1]) for name in names])
 
-    def loss(found: Spreads) -> float:
+    def loss(found: VarianceHeads) -> float:
         assert found.texts is not None
         sides = [
             torch.from_numpy(head(part).samples([f"{n}{i}" for i in range(60)]))
@@ -140,17 +151,17 @@ def test_learning_lowers_the_loss_and_is_the_same_twice() -> None:
         scale = [torch.tensor(found.a), torch.tensor(found.b)]
         return float(soft_contrastive(sides[0], sides[1], classes, scale, True, alone=False))
 
-    before, after, again = (fit_spreads(rows, names, texts, "x", Fitting(steps=n)) for n in (0, 60, 60))
+    before, after, again = (fit_variance_heads(rows, names, texts, "x", VarianceTraining(steps=n)) for n in (0, 60, 60))
     assert loss(after) < 0.8 * loss(before)
     assert np.array_equal(after.images.weights, again.images.weights)
     assert (after.a, after.b) == (again.a, again.b) != (before.a, before.b)
-    given = fit_spreads(rows, names, texts, "x", Fitting(steps=5, a=4.0, b=2.0))
+    given = fit_variance_heads(rows, names, texts, "x", VarianceTraining(steps=5, a=4.0, b=2.0))
     assert (given.a, given.b) == (4.0, 2.0)
 
 
 def test_a_spread_stays_within_bounds_whatever_the_rate() -> None:
     rows, names = _clear_and_ambiguous()
-    found = fit_spreads(rows, names, None, "x", Fitting(steps=5, rate=100.0))
+    found = fit_variance_heads(rows, names, None, "x", VarianceTraining(steps=5, rate=100.0))
     told = found.images(rows).uncertainty
     assert np.isfinite(told).all()
     assert told.max() <= np.exp(5) * 1.001
@@ -167,8 +178,8 @@ def test_the_loss_counts_pairs_as_written(released: bool) -> None:
     rest = np.log1p(np.exp(steep * (1 - np.sqrt(1 + 1e-6))))
     assert told == pytest.approx((match + rest) / 2, abs=1e-5)
     alone = float(soft_contrastive(points, points, torch.tensor([0, 0]), scale, released, alone=True))
-    apart = np.log1p(np.exp(-steep * (1 - np.sqrt(1 + 1e-6))))
-    assert alone == pytest.approx(apart / 2, abs=1e-5)  # no pair with itself
+    select_dissimilar = np.log1p(np.exp(-steep * (1 - np.sqrt(1 + 1e-6))))
+    assert alone == pytest.approx(select_dissimilar / 2, abs=1e-5)  # no pair with itself
 
 
 def test_saved_heads_serve_as_they_were_and_say_whose_they_are(
@@ -179,7 +190,7 @@ def test_saved_heads_serve_as_they_were_and_say_whose_they_are(
     pool = Pool(tuple(example(e.id, e.images[0], question=f"{i} 1 0") for i, e in enumerate(pool.examples)))
     fitted = build("retriever", {"name": "pcme", "embedder": node}).fit(pool, Resources())
     fitted.source.spreads.save(path)
-    made, read = fitted.source.spreads, Spreads.load(path)
+    made, read = fitted.source.spreads, VarianceHeads.load(path)
     assert made.texts is not None
     assert read.texts is not None
     assert np.array_equal(read.texts.weights, made.texts.weights)
@@ -258,12 +269,12 @@ def test_prepared_items_are_not_embedded_again(clip: Path, color: Make, example:
     retriever = build("retriever", {"name": "pcme", "embedder": told, **more})
     pools = [Pool(tuple(example(f"e{n}-{i}", color("red", 5 * n + i), f"{n} {i}") for i in range(4))) for n in (0, 1)]
     queries = [example(f"q{n}", color("red", 5 * n + 4), question=f"which {n} ?").query for n in (0, 1)]
-    before = embedded()
+    before = num_embedded()
     retriever.prepare([*queries, *(e for pool in pools for e in pool.examples)], Resources())
-    between = embedded()
+    between = num_embedded()
     for pool, query in zip(pools, queries, strict=True):
         assert len(retriever.fit(pool, Resources()).retrieve([query], 2)[0]) == 2
-    assert embedded() == between != before
+    assert num_embedded() == between != before
 
 
 def test_as_it_comes_it_runs_on_the_shipped_encoder(cache: Any) -> None:

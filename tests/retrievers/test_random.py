@@ -9,10 +9,10 @@ import pytest
 from icl.errors import PlanError
 from icl.tasks.base import Pool
 from icl.types import Query
-from retrievers.at_random import Random
 from retrievers.balanced import Balanced
 from retrievers.base import Resources
 from retrievers.none import NoDemos
+from retrievers.random import Random
 
 Make = Callable[..., Any]
 
@@ -42,8 +42,8 @@ def test_fewer_shots_begin_more_shots(example: Make, retriever: Any, size: int) 
 @pytest.mark.parametrize("retriever", [Random(), Balanced()])
 def test_seeds_and_queries_draw_differently(example: Make, retriever: Any) -> None:
     pool = _pool(example, 200, 2)
-    draws = {tuple(_ids(retriever, pool, query, 8, seed)) for query in ("a", "b", "c") for seed in (0, 1, 2)}
-    assert len(draws) == 9
+    random_order = {tuple(_ids(retriever, pool, query, 8, seed)) for query in ("a", "b", "c") for seed in (0, 1, 2)}
+    assert len(random_order) == 9
 
 
 @pytest.mark.parametrize("size", [40, 3000])

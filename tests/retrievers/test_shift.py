@@ -17,14 +17,14 @@ from icl.tasks.base import Pool
 from icl.types import Example
 from retrievers import invariant_select
 from retrievers.base import Resources
-from retrievers.machinery.contrastive_head import Head, Training, contrastive_loss, train_head
-from retrievers.machinery.vector_math import unit
+from retrievers.machinery.contrastive_head import ContrastiveHead, HeadTraining, contrastive_loss, train_head
+from retrievers.machinery.vector_math import normalize_rows
 
 Make = Callable[..., Any]
 
 
 def _loss(rows: list[list[float]], classes: list[int], domains: list[int], **more: Any) -> float:
-    training = Training(temperature=1.0, **more)
+    training = HeadTraining(temperature=1.0, **more)
     return float(contrastive_loss(torch.tensor(rows), torch.tensor(classes), torch.tensor(domains), training))
 
 
@@ -54,10 +54,10 @@ CLASSES, DOMAINS, EACH = 6, ("ink", "oil", "photo"), 6
 def _shifted(seed: int = 0, dim: int = 16) -> list[tuple[str, str, Any]]:
     """(label, domain, vector): a class direction beside a domain's own, which swaps the classes' places."""
     rng = np.random.default_rng(seed)
-    centers = unit(rng.normal(size=(CLASSES, dim // 2)))
+    centers = normalize_rows(rng.normal(size=(CLASSES, dim // 2)))
     out = []
     for d, domain in enumerate(DOMAINS):
-        confusing = unit(rng.normal(size=(CLASSES, dim // 2)))
+        confusing = normalize_rows(rng.normal(size=(CLASSES, dim // 2)))
         for c in range(CLASSES):
             for _ in range(EACH):
                 noise = 0.25 * rng.normal(size=dim)
@@ -105,7 +105,7 @@ def test_a_saved_head_serves_another_pool_as_it_was(shifted: Any, spoken: Any, t
     told = {"name": "invariant_select", "by": "question", "embedder": spoken}
     fitted = build("retriever", {**told, "steps": 20, "rate": 0.01}).fit(pool, Resources())
     fitted.head.save(tmp_path / "head.safetensors")
-    head = Head.load(tmp_path / "head.safetensors")
+    head = ContrastiveHead.load(tmp_path / "head.safetensors")
     assert np.array_equal(head.weights, fitted.head.weights)
     assert head.domains == ("ink", "oil")
     asked = [query.query for query in queries]
@@ -199,23 +199,23 @@ def test_a_pool_of_one_class_is_nothing_to_learn_from(example: Make, spoken: Any
 )
 def test_a_head_needs_something_to_learn(labels: list[str], says: str) -> None:
     with pytest.raises(PlanError, match=says):
-        train_head(unit(np.eye(4)), labels, ["x", "y", "x", "y"])
+        train_head(normalize_rows(np.eye(4)), labels, ["x", "y", "x", "y"])
 
 
 def test_a_file_that_is_no_head_is_said(tmp_path: Path) -> None:
     (tmp_path / "head.safetensors").write_bytes(b"nothing")
     for name in ("head.safetensors", "none.safetensors"):
         with pytest.raises(DataError, match="is not a saved head"):
-            Head.load(tmp_path / name)
+            ContrastiveHead.load(tmp_path / name)
 
 
 def test_training_twice_gives_the_same_head() -> None:
     rng = np.random.default_rng(0)
     rows, labels, domains = (
-        unit(rng.normal(size=(40, 8))),
+        normalize_rows(rng.normal(size=(40, 8))),
         [f"{i % 4}" for i in range(40)],
         [f"{i % 3}" for i in range(40)],
     )
-    one, two = (train_head(rows, labels, domains, training=Training(steps=15, batch=16)) for _ in range(2))
+    one, two = (train_head(rows, labels, domains, training=HeadTraining(steps=15, batch=16)) for _ in range(2))
     assert np.array_equal(one.weights, two.weights)
     assert not np.allclose(one.weights, np.eye(8))

@@ -106,7 +106,7 @@ def test_leaking_gives_the_query_and_its_image_each_with_a_mark(cache: Any) -> N
     pool, query = sample_pool(), sample_queries()[0].query
     knn = {"name": "knn", "embedder": "histogram"}
     plain = build("retriever", knn).fit(pool, Resources()).retrieve([query], 8)[0]
-    given = build("retriever", {"name": "leaking", "of": knn}).fit(pool, Resources()).retrieve([query], 10)[0]
+    given = build("retriever", {"name": "with_leaks", "of": knn}).fit(pool, Resources()).retrieve([query], 10)[0]
     marked = {one.id for one in given if one.mark == f"leak: {one.id} is the query or has its image"}
     assert marked == {query.id, f"copy-{query.id}"}
     assert [one for one in given if one.id not in marked] == list(plain)
@@ -115,7 +115,7 @@ def test_leaking_gives_the_query_and_its_image_each_with_a_mark(cache: Any) -> N
 
 def test_only_the_wrapper_switches_the_exclusion_off(cache: Any) -> None:
     pool, query = sample_pool(), sample_queries()[0].query
-    leaking = build("retriever", {"name": "leaking", "of": "random"}).fit(pool, Resources())
+    leaking = build("retriever", {"name": "with_leaks", "of": "random"}).fit(pool, Resources())
     with pytest.raises(PlanError, match=f"{len(pool) + 1} demonstrations .* {len(pool)} are left"):
         leaking.retrieve([query], len(pool) + 1)
     left = len(pool) - 3

@@ -172,7 +172,7 @@ def test_a_noise_curve_needs_two_shares(ran: Any) -> None:
 
 
 def test_an_oracle_s_order_is_not_one_by_chance(ran: Any) -> None:
-    orders = ["reversed", "as_retrieved", {"name": "label_at", "place": "tail"}]
+    orders = ["reversed", "as_retrieved", {"name": "label_position", "position": "tail"}]
     (told,) = order_sensitivity.analyze(ran(model="fake-copy", shots=4, grid={"order": orders})).to_dict("records")
     assert told["orders"] == 2
     more = [*orders, *({"name": "permutation", "index": i} for i in range(3))]

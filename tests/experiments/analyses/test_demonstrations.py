@@ -101,7 +101,7 @@ def test_each_kind_of_leak_is_counted(ran: Any) -> None:
 
 
 def test_an_oracle_s_order_is_seen(ran: Any) -> None:
-    view = ran(shots=4, order="label_at")
+    view = ran(shots=4, order="label_position")
     assert list(leakage.analyze(view)["gold"]) == [12]
 
 
@@ -151,7 +151,7 @@ def test_probes_say_what_the_vectors_of_each_arm_say(ran: Any) -> None:
         few = []
         for query, vector in zip(task.queries, asked, strict=True):
             shown = [task.pool("").by_id[one.id] for one in fitted.retrieve([query.query], 4)[0]]
-            labels, rows = [e.answer for e in shown], fitted.source.images(shown)  # type: ignore[attr-defined]
+            labels, rows = [e.answer for e in shown], fitted.source.embed_images(shown)  # type: ignore[attr-defined]
             said = labels[0] if len(set(labels)) == 1 else fit_probe(rows, labels).predict(vector[None])[0]
             few.append(said == query.answer)
         means[name, "demonstrations"] = float(np.mean(few))

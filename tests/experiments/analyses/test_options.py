@@ -148,7 +148,7 @@ def test_importance_needs_all_three_sets(ran: Any) -> None:
         modality_importance.analyze(ran(grid={"transforms": [[], REMOVED[0]]}))
 
 
-SHIFTS = [[{"name": "listed", "shift": shift}] for shift in range(3)]
+SHIFTS = [[{"name": "option_list", "shift": shift}] for shift in range(3)]
 
 
 def test_who_takes_the_first_option_is_never_consistent(ran: Any, scripted: Any) -> None:

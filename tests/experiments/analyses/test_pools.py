@@ -59,7 +59,7 @@ def test_diversity_is_over_unordered_pairs() -> None:
 def test_a_gap_is_of_each_query_where_the_mean_does_not_move(ran: Any) -> None:
     """All demonstrations are red and the best is copied: swapped, it loses the red queries and wins as many others."""
     reds = _careless("p-0000", "p-0003", "p-0006")
-    swaps = [{"name": "disrupted", "of": reds, "place": place, "embedder": "pixels"} for place in (0, 1)]
+    swaps = [{"name": "neighbor_swap", "of": reds, "position": place, "embedder": "pixels"} for place in (0, 1)]
     view = ran(model="fake-copy", shots=3, seeds=[0], grid={"retriever": [reds, *swaps]}, metric="strict")
     found = disruption.analyze(view).set_index("place")
     assert list(found.index) == ["any", "1", "2"]
@@ -71,13 +71,13 @@ def test_a_gap_is_of_each_query_where_the_mean_does_not_move(ran: Any) -> None:
 
 def test_a_gap_needs_what_it_was_swapped_from(ran: Any) -> None:
     with pytest.raises(ConfigError, match="no demonstration was swapped beside what it was swapped from"):
-        disruption.analyze(ran(shots=2, retriever={"name": "disrupted", "of": "random", "embedder": "pixels"}))
+        disruption.analyze(ran(shots=2, retriever={"name": "neighbor_swap", "of": "random", "embedder": "pixels"}))
 
 
 def test_where_nothing_could_be_swapped_there_is_no_gap(ran: Any) -> None:
     """All nine are shown: what stands in the place is what stood there, and a gap of 0 would be no finding."""
     every = _careless(*(f"p-{i:04d}" for i in range(9)))
-    swap = {"name": "disrupted", "of": every, "embedder": "pixels"}
+    swap = {"name": "neighbor_swap", "of": every, "embedder": "pixels"}
     view = ran(model="fake-copy", shots=9, seeds=[0], grid={"retriever": [every, swap]})
     assert any("nothing to swap for" in mark for marks in view.frame["marks"].dropna() for mark in marks)
     with pytest.raises(ConfigError, match="no demonstration was swapped"):

@@ -37,7 +37,7 @@ def test_a_control_that_shows_more_demonstrations_counts() -> None:
 
 
 def test_a_model_that_has_not_started_is_asked_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = grid(shots=2, order="entropy", transforms=[{"name": "described", "where": "all"}])
+    made = grid(shots=2, order="entropy", transforms=[{"name": "descriptions", "where": "all"}])
 
     def asked(*_: object, **__: object) -> None:
         raise AssertionError("the model was asked")

@@ -139,7 +139,9 @@ def test_an_orderer_that_asks_the_model_needs_its_logits(yaml_file: Write) -> No
 
 
 def test_a_retriever_that_leaks_is_warned_of_once(yaml_file: Write) -> None:
-    text = "task: {name: SHAPES}\nmodel: fake-copy\nshots: 2\nseeds: [0, 1]\nretriever: {name: leaking, of: random}\n"
+    text = (
+        "task: {name: SHAPES}\nmodel: fake-copy\nshots: 2\nseeds: [0, 1]\nretriever: {name: with_leaks, of: random}\n"
+    )
     path = yaml_file(text + "rerankers: [label_balance]\n")
     (warning,) = expand(load_config(path)).warnings
     assert warning.startswith(f"{path}:5: retriever: demonstrations may be the query itself or have its image")

@@ -98,9 +98,9 @@ def test_a_large_pool_is_not_embedded_for_a_plan(mapping: Any, monkeypatch: pyte
 
 def test_the_model_is_asked_nothing_for_a_plan(mapping: Any, toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "retrievers.machinery.subset_scoring.Subsets.fit", lambda *_: pytest.fail("the model was asked")
+        "retrievers.machinery.subset_scoring.SubsetRetriever.fit", lambda *_: pytest.fail("the model was asked")
     )
-    monkeypatch.setattr("prompts.orderers.asking.Asking.fitted", lambda *_: pytest.fail("the model was asked"))
+    monkeypatch.setattr("prompts.orderers.model_orderer.Asking.fitted", lambda *_: pytest.fail("the model was asked"))
     told = planned(mapping(model=toy, retriever="mdl", order="demo"))
     assert told.notes == ("counted with random demonstrations in the place of mdl, which asks the model",)
 

@@ -15,9 +15,9 @@ from icl.errors import ModelError
 from icl.models.checkpoint_errors import reason
 from icl.models.hf.adapter import LoraAdapter
 from icl.models.hf.checkpoint import Checkpoint
-from retrievers.machinery.dual_encoder import Towers
-from retrievers.machinery.sentence_encoder import Sentences
-from retrievers.machinery.vision_backbone import Backbone
+from retrievers.machinery.dual_encoder import DualEncoder
+from retrievers.machinery.sentence_encoder import SentenceEncoder
+from retrievers.machinery.vision_backbone import VisionBackbone
 
 SHIPPED = Path(__file__).parents[3] / "icl" / "models" / "tiny" / "checkpoints"
 REFUSED = r"a pickle of more than tensors, which could run code by being read and is not opened\. Take a copy with"
@@ -71,7 +71,7 @@ def test_a_run_is_refused_with_status_2_and_one_sentence(
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("open_", [Towers, Backbone, lambda folder: Sentences(folder, 8)])
+@pytest.mark.parametrize("open_", [DualEncoder, VisionBackbone, lambda folder: SentenceEncoder(folder, 8)])
 def test_embedders_refuse_it_too(
     checkpoint: Callable[[str], Path], mark: Path, open_: Callable[[Path], object]
 ) -> None:

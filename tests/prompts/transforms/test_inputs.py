@@ -15,7 +15,7 @@ from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Context, Demo, Example
 from prompts.example_changes import deranged
-from prompts.transforms.grid import middles
+from prompts.transforms.frame_grid import middles
 
 Make = Callable[..., Context]
 
@@ -134,7 +134,7 @@ def test_frames_become_one_image_row_by_row() -> None:
     film = Example("film", frames, "?", ("a",))
     still = Example("still", frames[:1], "?", ("a",))
     context = Context(film.query, (Demo(still, 0.5, 0),), StreamKey(0, "film"))
-    done = build("transform", {"name": "grid", "frames": 4, "columns": 2, "gap": 1}).transform(context)
+    done = build("transform", {"name": "frame_grid", "frames": 4, "columns": 2, "gap": 1}).transform(context)
     assert done.demos == context.demos
     (sheet,) = (image.open() for image in done.query.images)
     assert sheet.size == (2 * 6 + 1, 2 * 7 + 1)

@@ -11,7 +11,7 @@ from icl.tasks.base import Pool
 from retrievers.diagnostics import embedding_space as diagnostics
 from retrievers.diagnostics.blind_pairs import blind_pairs
 from retrievers.diagnostics.embedding_space import alignment, diagnose, hubness, modality_gap, near_copies, uniformity
-from retrievers.machinery.vector_math import unit
+from retrievers.machinery.vector_math import normalize_rows
 
 Make = Callable[..., Any]
 AXES = np.eye(4, dtype=np.float32)
@@ -30,7 +30,7 @@ def test_the_gap_is_between_centroids_and_alignment_between_pairs() -> None:
 def test_uniformity_is_over_pairs_and_smaller_when_spread(monkeypatch: pytest.MonkeyPatch) -> None:
     assert uniformity(AXES) == pytest.approx(-4)  # every pair at a squared distance of 2
     assert uniformity(AXES[[0, 0, 0]]) == pytest.approx(0)
-    rows = unit(np.random.default_rng(0).normal(size=(50, 5)))
+    rows = normalize_rows(np.random.default_rng(0).normal(size=(50, 5)))
     whole = uniformity(rows)
     monkeypatch.setattr(diagnostics, "BLOCK", 7)
     assert uniformity(rows) == pytest.approx(whole)
@@ -41,7 +41,7 @@ def test_uniformity_is_over_pairs_and_smaller_when_spread(monkeypatch: pytest.Mo
 def test_a_hub_is_seen() -> None:
     """One row in the middle of eleven others is the nearest of all."""
     around = np.hstack([np.eye(11) * 1.2, np.ones((11, 1))])
-    rows = unit(np.vstack([around, [0.0] * 11 + [1.0]]))
+    rows = normalize_rows(np.vstack([around, [0.0] * 11 + [1.0]]))
     counts = np.array([1.0] + [0.0] * 10 + [11.0])  # the hub's own nearest is the first of equals
     spread = counts - counts.mean()
     assert hubness(rows, k=1) == pytest.approx((spread**3).mean() / (spread**2).mean() ** 1.5)
@@ -51,7 +51,7 @@ def test_a_hub_is_seen() -> None:
 
 
 def test_near_copies_are_strict_and_sorted() -> None:
-    rows = unit(np.array([[1, 0], [1, 0.1], [0, 1], [1, 0.02]]))
+    rows = normalize_rows(np.array([[1, 0], [1, 0.1], [0, 1], [1, 0.02]]))
     assert [(i, j) for i, j, _ in near_copies(rows, 0.99)] == [(0, 3), (1, 3), (0, 1)]
     assert near_copies(AXES[[0, 0]], 1.0) == []
 

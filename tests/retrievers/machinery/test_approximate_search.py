@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from retrievers.machinery.approximate_search import HNSW, IVF
-from retrievers.machinery.index import SMALL, Index, index_of
-from retrievers.machinery.vector_math import Vectors, unit
+from retrievers.machinery.vector_index import SMALL, VectorIndex, build_index
+from retrievers.machinery.vector_math import Vectors, normalize_rows
 
 
 def _clustered(count: int, seed: int) -> Vectors:
     rng = np.random.default_rng(seed)
     centers = np.random.default_rng(0).normal(size=(40, 16))
-    return unit(centers[rng.integers(40, size=count)] + 0.4 * rng.normal(size=(count, 16)))
+    return normalize_rows(centers[rng.integers(40, size=count)] + 0.4 * rng.normal(size=(count, 16)))
 
 
 @pytest.mark.parametrize("kind", [HNSW, IVF])
 def test_most_neighbors_are_found_and_scored_exactly(kind: Any) -> None:
     vectors, queries = _clustered(6000, 1), _clustered(40, 2)
-    exact, near = Index(vectors).nearest(queries, 10), kind(vectors).nearest(queries, 10)
+    exact, near = VectorIndex(vectors).nearest(queries, 10), kind(vectors).nearest(queries, 10)
     shared = [len({r for r, _ in one} & {r for r, _ in two}) / 10 for one, two in zip(exact, near, strict=True)]
     assert np.mean(shared) > 0.95
     for query, found in zip(queries, near, strict=True):
@@ -38,5 +38,5 @@ def test_two_builds_are_one_index_and_filters_still_give_k(kind: Any) -> None:
 
 
 def test_few_rows_are_searched_exactly() -> None:
-    assert type(index_of(_clustered(SMALL, 1), "hnsw")) is Index
-    assert type(index_of(_clustered(SMALL + 1, 1), "ivf")) is IVF
+    assert type(build_index(_clustered(SMALL, 1), "hnsw")) is VectorIndex
+    assert type(build_index(_clustered(SMALL + 1, 1), "ivf")) is IVF

@@ -24,8 +24,8 @@ REQUIRED: dict[str, dict[str, Any]] = {  # what a name alone does not say
     "filtered": {"of": {"name": "knn", "embedder": "histogram"}, "near": 1},
     "reranked": {"of": "bm25", "rerank": ["label_balance"], "candidates": 12},
     "query_dropout": {"of": "bm25", "share": 0.4},
-    "leaking": {"of": {"name": "knn", "embedder": "histogram"}},
-    "disrupted": {"of": {"name": "knn", "embedder": "histogram"}, "place": 1},
+    "with_leaks": {"of": {"name": "knn", "embedder": "histogram"}},
+    "neighbor_swap": {"of": {"name": "knn", "embedder": "histogram"}, "position": 1},
 }
 APART = [
     "external",
@@ -35,7 +35,7 @@ APART = [
     "sqa",
     "pcme",
 ]  # a file, a model or a transform: beside their tests
-WHERE_LEAKS_ARE_STOPPED = {"random": "at_random", "balanced": "balanced", "knn": "machinery.similarity"}
+WHERE_LEAKS_ARE_STOPPED = {"random": "random", "balanced": "balanced", "knn": "machinery.similarity"}
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ from dataclasses import dataclass
 
 from icl.types import Scored
 from retrievers.base import Resources
-from retrievers.machinery.leakage import fair, too_few
+from retrievers.machinery.leak_policy import fair, too_few
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from icl.errors import ICLWarning, ModelError, StoreError
 from retrievers.embedders.encoder import Encoder
 from retrievers.embedders.histogram import Histogram
 from retrievers.machinery import embedding_cache as cache_module
-from retrievers.machinery.embedding_cache import Embeddings, embedded, embeddings
-from retrievers.machinery.vector_math import Vectors, unit
-from retrievers.machinery.vector_store import Shards
+from retrievers.machinery.embedding_cache import EmbeddingCache, num_embedded, shared_cache
+from retrievers.machinery.vector_math import Vectors, normalize_rows
+from retrievers.machinery.vector_store import VectorStore
 
 Make = Callable[..., Any]
 
@@ -34,16 +34,16 @@ class Lengths:
     def digest(self) -> str:
         return f"lengths-{self.shift}"
 
-    def images(self, items: Sequence[Any]) -> Vectors:
+    def embed_images(self, items: Sequence[Any]) -> Vectors:
         raise NotImplementedError
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
         import time
 
         with open(self.log, "a") as file:
             file.write("".join(f"{text}\n" for text in texts))
         time.sleep(self.wait)
-        return unit(np.array([[len(text) + self.shift, 10.0, sum(text.encode()) % 7] for text in texts]))
+        return normalize_rows(np.array([[len(text) + self.shift, 10.0, sum(text.encode()) % 7] for text in texts]))
 
 
 def _calls(log: Path) -> list[str]:
@@ -52,11 +52,11 @@ def _calls(log: Path) -> list[str]:
 
 def test_a_second_run_embeds_nothing(cache: Path, color: Make, example: Make) -> None:
     items = [example(f"e{i}", color("red", i)) for i in range(5)]
-    first = Embeddings(Histogram(), cache)
-    vectors = first.images(items)
+    first = EmbeddingCache(Histogram(), cache)
+    vectors = first.embed_images(items)
     assert first.count["image"] == 5
-    again = Embeddings(Histogram(), cache)  # as another process would
-    assert np.array_equal(again.images(items), vectors)
+    again = EmbeddingCache(Histogram(), cache)  # as another process would
+    assert np.array_equal(again.embed_images(items), vectors)
     assert not any(again.count.values())
 
 
@@ -64,14 +64,14 @@ def test_cached_vectors_are_the_embedder_s_own(cache: Path, clip: Path, noise: M
     items, texts = [example(f"e{i}", noise(i)) for i in range(6)], ["which red ?", "count", "the blue shape"]
     encoder = Encoder(str(clip))
     for _ in range(2):
-        cached = Embeddings(encoder, cache)
-        assert np.allclose(cached.images(items), encoder.images(items), atol=1e-6)
-        assert np.allclose(cached.texts(texts[::-1]), encoder.texts(texts)[::-1], atol=1e-6)
+        cached = EmbeddingCache(encoder, cache)
+        assert np.allclose(cached.embed_images(items), encoder.embed_images(items), atol=1e-6)
+        assert np.allclose(cached.embed_texts(texts[::-1]), encoder.embed_texts(texts)[::-1], atol=1e-6)
 
 
 def test_a_image_in_several_examples_is_embedded_once(cache: Path, color: Make, example: Make) -> None:
-    source = Embeddings(Histogram(), cache)
-    vectors = source.images([example(f"e{i}", color("red", 0)) for i in range(9)])
+    source = EmbeddingCache(Histogram(), cache)
+    vectors = source.embed_images([example(f"e{i}", color("red", 0)) for i in range(9)])
     assert source.count["image"] == 1
     assert vectors.shape == (9, 512)
 
@@ -79,8 +79,8 @@ def test_a_image_in_several_examples_is_embedded_once(cache: Path, color: Make, 
 def test_an_edited_image_is_another_image(cache: Path, color: Make, example: Make) -> None:
     from icl.edits import Blank
 
-    source = Embeddings(Histogram(), cache)
-    plain, edited = source.images([example("a", color("red")), example("b", color("red").edit(Blank()))])
+    source = EmbeddingCache(Histogram(), cache)
+    plain, edited = source.embed_images([example("a", color("red")), example("b", color("red").edit(Blank()))])
     assert plain @ edited < 0.5
 
 
@@ -89,32 +89,32 @@ def test_entries_of_another_encoder_are_never_served(
 ) -> None:
     items = [example("e", noise(0))]
     folder = save_towers(cache.parent / "checkpoint", seed=0)
-    before = Embeddings(Encoder(str(folder)), cache).images(items)
+    before = EmbeddingCache(Encoder(str(folder)), cache).embed_images(items)
     save_towers(folder, seed=1)  # trained on: the same folder, other weights
-    source = Embeddings(Encoder(str(folder)), cache)
-    after = source.images(items)
+    source = EmbeddingCache(Encoder(str(folder)), cache)
+    after = source.embed_images(items)
     assert source.count["image"] == 1
     assert not np.allclose(before, after, atol=1e-3)
 
 
 def test_settings_are_part_of_the_key(cache: Path, color: Make, example: Make) -> None:
     items = [example("e", color("red"))]
-    assert Embeddings(Histogram(8), cache).images(items).shape == (1, 512)
-    assert Embeddings(Histogram(4), cache).images(items).shape == (1, 64)
+    assert EmbeddingCache(Histogram(8), cache).embed_images(items).shape == (1, 512)
+    assert EmbeddingCache(Histogram(4), cache).embed_images(items).shape == (1, 64)
 
 
 def test_a_folder_that_names_another_embedder_is_refused(cache: Path, color: Make, example: Make) -> None:
-    Embeddings(Histogram(), cache).images([example("e", color("red"))])
+    EmbeddingCache(Histogram(), cache).embed_images([example("e", color("red"))])
     (about,) = cache.rglob("about.json")
     about.write_text(json.dumps({"digest": "something-else", "dim": 512}))
     with pytest.raises(StoreError, match=r"filled by another embedder \(something-else, not histogram-1-8\)"):
-        Embeddings(Histogram(), cache)
+        EmbeddingCache(Histogram(), cache)
 
 
 def _fill(embedder: Lengths, folder: Path, texts: list[str], start: Any, out: Any) -> None:
-    source = Embeddings(embedder, folder)
+    source = EmbeddingCache(embedder, folder)
     start.wait()
-    vectors = source.texts(texts)
+    vectors = source.embed_texts(texts)
     out.put((source.count["text"], vectors.tolist()))
 
 
@@ -149,16 +149,16 @@ def test_processes_that_fill_at_once_lose_and_mix_nothing(
     shares = [[f"text-{i:03}" for i in range(60 * n, 60 * n + 90)] for n in range(4)]  # overlapping by a third
     _in_processes(tmp_path / "log", cache, shares, 0.001)
     everything = sorted({text for share in shares for text in share})
-    after = Embeddings(Lengths(str(tmp_path / "log")), cache)
-    assert np.array_equal(after.texts(everything), Lengths(str(tmp_path / "other")).texts(everything))
+    after = EmbeddingCache(Lengths(str(tmp_path / "log")), cache)
+    assert np.array_equal(after.embed_texts(everything), Lengths(str(tmp_path / "other")).embed_texts(everything))
     assert after.count["text"] == 0
 
 
 def test_another_process_s_new_entries_are_seen_without_reopening(tmp_path: Path, cache: Path) -> None:
-    early = Embeddings(Lengths(str(tmp_path / "log")), cache)
-    early.texts(["one"])
-    Embeddings(Lengths(str(tmp_path / "log")), cache).texts(["two", "three"])
-    early.texts(["three", "one", "two"])
+    early = EmbeddingCache(Lengths(str(tmp_path / "log")), cache)
+    early.embed_texts(["one"])
+    EmbeddingCache(Lengths(str(tmp_path / "log")), cache).embed_texts(["two", "three"])
+    early.embed_texts(["three", "one", "two"])
     assert _calls(tmp_path / "log") == ["one", "two", "three"]
 
 
@@ -166,43 +166,43 @@ def test_another_process_s_new_entries_are_seen_without_reopening(tmp_path: Path
 def test_a_write_cut_short_is_not_read(
     tmp_path: Path, cache: Path, vector_bytes: int, key_bytes: int, lost: int
 ) -> None:
-    source = Embeddings(Lengths(str(tmp_path / "log")), cache)
-    source.texts(["one", "two", "three"])
+    source = EmbeddingCache(Lengths(str(tmp_path / "log")), cache)
+    source.embed_texts(["one", "two", "three"])
     (vectors,), (keys,) = cache.rglob("*.vectors"), cache.rglob("*.keys")
     vectors.write_bytes(vectors.read_bytes()[: 3 * 12 - vector_bytes])
     keys.write_bytes(keys.read_bytes()[: 3 * 32 - key_bytes])
-    again = Embeddings(Lengths(str(tmp_path / "log")), cache)
-    assert np.array_equal(again.texts(["one", "two", "three"]), source.texts(["one", "two", "three"]))
+    again = EmbeddingCache(Lengths(str(tmp_path / "log")), cache)
+    assert np.array_equal(again.embed_texts(["one", "two", "three"]), source.embed_texts(["one", "two", "three"]))
     assert again.count["text"] == lost
 
 
 def test_not_finite_vectors_are_refused(cache: Path) -> None:
     @dataclass(frozen=True)
     class Bad(Lengths):
-        def texts(self, texts: Sequence[str]) -> Vectors:
+        def embed_texts(self, texts: Sequence[str]) -> Vectors:
             return np.full((len(texts), 3), np.nan, np.float32)
 
     with pytest.raises(ModelError, match="must give one finite row each"):
-        Embeddings(Bad("unused"), cache).texts(["one"])
+        EmbeddingCache(Bad("unused"), cache).embed_texts(["one"])
     assert not list(cache.rglob("*.keys"))
 
 
 def test_an_unwritable_cache_is_said_once_and_embeds_all_the_same(tmp_path: Path, color: Make, example: Make) -> None:
     (tmp_path / "file").write_text("in the way")
     items = [example("e", color("red")), example("f", color("blue"))]
-    source = Embeddings(Histogram(), tmp_path / "file")
+    source = EmbeddingCache(Histogram(), tmp_path / "file")
     with pytest.warns(
         ICLWarning, match=f"cache {tmp_path / 'file'} cannot be written: Not a directory.*ICL_CACHE"
     ) as said:
-        got = source.images(items)
-    assert np.array_equal(source.images(items[::-1]), got[::-1])
+        got = source.embed_images(items)
+    assert np.array_equal(source.embed_images(items[::-1]), got[::-1])
     assert len(said) == 1
     assert source.count["image"] == 2  # the second time from memory
-    assert np.array_equal(got, Embeddings(Histogram(), tmp_path / "other").images(items))
+    assert np.array_equal(got, EmbeddingCache(Histogram(), tmp_path / "other").embed_images(items))
 
 
 def test_a_disk_that_was_full_for_a_while_mixes_no_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shards = Shards(tmp_path / "shards", "digest")
+    shards = VectorStore(tmp_path / "shards", "digest")
     rows = np.arange(12, dtype=np.float32).reshape(4, 3)
     keys = [bytes([i]) * 32 for i in range(4)]
     shards.add(keys[:1], rows[:1])
@@ -220,7 +220,7 @@ def test_a_disk_that_was_full_for_a_while_mixes_no_vectors(tmp_path: Path, monke
             shards.add(keys[1:3], rows[1:3])
     shards.add(keys[3:], rows[3:])
     assert np.array_equal(shards.gather(keys), rows)
-    again = Shards(tmp_path / "shards", "digest")
+    again = VectorStore(tmp_path / "shards", "digest")
     assert again.missing(keys) == keys[1:3]
     assert np.array_equal(again.gather([keys[0], keys[3]]), rows[[0, 3]])
 
@@ -233,37 +233,37 @@ def test_a_cache_that_cannot_be_locked_is_said(
 
     monkeypatch.setattr("filelock.FileLock.acquire", read_only)
     with pytest.warns(ICLWarning, match=r"cannot be written: Read-only file system\..*ICL_CACHE"):
-        assert len(Embeddings(Histogram(), cache).images([example("e", color("red"))])) == 1
+        assert len(EmbeddingCache(Histogram(), cache).embed_images([example("e", color("red"))])) == 1
 
 
 def test_a_cache_that_could_not_be_begun_is_filled_when_there_is_room(tmp_path: Path, cache: Path) -> None:
     (cache).mkdir(parents=True, exist_ok=True)
     (cache / "embeddings").write_text("in the way")
-    source = Embeddings(Lengths(str(tmp_path / "log")), cache)
+    source = EmbeddingCache(Lengths(str(tmp_path / "log")), cache)
     with pytest.warns(ICLWarning):
-        source.texts(["one"])
+        source.embed_texts(["one"])
     (cache / "embeddings").unlink()
-    source.texts(["one", "two"])
-    assert Embeddings(Lengths(str(tmp_path / "log")), cache).texts(["two"]).shape == (1, 3)
+    source.embed_texts(["one", "two"])
+    assert EmbeddingCache(Lengths(str(tmp_path / "log")), cache).embed_texts(["two"]).shape == (1, 3)
     assert _calls(tmp_path / "log") == ["one", "two"]
 
 
 def test_keys_whose_vectors_are_gone_are_embedded_again(tmp_path: Path, cache: Path) -> None:
-    Embeddings(Lengths(str(tmp_path / "log")), cache).texts(["one"])
+    EmbeddingCache(Lengths(str(tmp_path / "log")), cache).embed_texts(["one"])
     for path in cache.rglob("*.vectors"):
         path.unlink()
-    Embeddings(Lengths(str(tmp_path / "log")), cache).texts(["one"])
+    EmbeddingCache(Lengths(str(tmp_path / "log")), cache).embed_texts(["one"])
     assert _calls(tmp_path / "log") == ["one", "one"]
 
 
 def test_retrievers_share_one_embedder_in_a_process(cache: Path, color: Make, example: Make) -> None:
-    assert embeddings(Histogram()) is embeddings(Histogram())
-    assert embeddings(Histogram()) is not embeddings(Histogram(4))
-    assert embeddings(Histogram()) is not embeddings(Histogram(), str(cache / "other"))
-    before = embedded()["image"]
-    embeddings(Histogram()).images([example("e", color("red"))])
-    embeddings(Histogram()).images([example("e", color("red"))])
-    assert embedded()["image"] == before + 1
+    assert shared_cache(Histogram()) is shared_cache(Histogram())
+    assert shared_cache(Histogram()) is not shared_cache(Histogram(4))
+    assert shared_cache(Histogram()) is not shared_cache(Histogram(), str(cache / "other"))
+    before = num_embedded()["image"]
+    shared_cache(Histogram()).embed_images([example("e", color("red"))])
+    shared_cache(Histogram()).embed_images([example("e", color("red"))])
+    assert num_embedded()["image"] == before + 1
 
 
 def test_the_cache_folder_is_the_given_the_environment_s_or_the_platform_s(

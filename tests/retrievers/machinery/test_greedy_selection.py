@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retrievers.machinery.greedy_selection import Covered, apart, dpp, mmr, most_spread
-from retrievers.machinery.vector_math import unit
+from retrievers.machinery.greedy_selection import PartMatches, dpp, mmr, most_diverse_subset, select_dissimilar
+from retrievers.machinery.vector_math import normalize_rows
 
 
 def _case(seed: int, count: int = 12, dim: int = 4) -> tuple[Any, Any]:
     rng = np.random.default_rng(seed)
-    vectors = unit(rng.normal(size=(count, dim)))
-    relevance = vectors.astype(float) @ unit(rng.normal(size=(1, dim)))[0]
+    vectors = normalize_rows(rng.normal(size=(count, dim)))
+    relevance = vectors.astype(float) @ normalize_rows(rng.normal(size=(1, dim)))[0]
     best = np.argsort(-relevance)
     return relevance[best], vectors[best]
 
@@ -47,7 +47,7 @@ def test_dpp_is_the_greedy_maximum_of_the_determinant(seed: int) -> None:
 
 def test_dpp_stops_where_nothing_is_independent() -> None:
     """Two vectors in four copies: (1 + cos) / 2 has rank two."""
-    vectors = unit(np.array([[1.0, 0.1], [1.0, 0.1], [0.1, 1.0], [0.1, 1.0]]))
+    vectors = normalize_rows(np.array([[1.0, 0.1], [1.0, 0.1], [0.1, 1.0], [0.1, 1.0]]))
     assert dpp(np.array([0.9, 0.9, 0.5, 0.5]), vectors, 4) == [0, 2]
 
 
@@ -59,30 +59,30 @@ def test_coverage_is_its_formula(seed: int) -> None:
     while len(chosen) < 3:
         totals = {i: (weights * matches[:, [*chosen, i]].max(axis=1)).sum() for i in range(10) if i not in chosen}
         chosen.append(max(totals, key=lambda i: totals[i]))
-    assert Covered(matches, weights).pick(3) == chosen
+    assert PartMatches(matches, weights).pick(3) == chosen
 
 
 def test_coverage_starts_anew_when_nothing_is_gained() -> None:
     """Candidates 0 and 1 cover both parts; then 2, which is better alone than 3, though neither adds anything."""
     matches = np.array([[0.9, 0.1, 0.7, 0.6], [0.1, 0.9, 0.1, 0.1]], np.float32)
-    assert Covered(matches, np.array([0.5, 0.5])).pick(4) == [0, 1, 2, 3]
+    assert PartMatches(matches, np.array([0.5, 0.5])).pick(4) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_most_spread_is_the_least_similar_of_all_sets(seed: int) -> None:
     _, vectors = _case(seed, 9)
     sums = {s: sum(float(vectors[i] @ vectors[j]) for i, j in combinations(s, 2)) for s in combinations(range(9), 3)}
-    assert most_spread(vectors, 3) == list(min(sums, key=lambda s: sums[s]))
+    assert most_diverse_subset(vectors, 3) == list(min(sums, key=lambda s: sums[s]))
 
 
 def test_apart_is_strict_and_keeps_the_order() -> None:
-    vectors = unit(np.array([[1, 0, 0], [0.8, 0.6, 0], [0.79, 0.6131, 0], [0, 0, 1]]))
+    vectors = normalize_rows(np.array([[1, 0, 0], [0.8, 0.6, 0], [0.79, 0.6131, 0], [0, 0, 1]]))
     limit = float(vectors[0] @ vectors[1])
-    assert apart(vectors, 4, limit) == [0, 1, 3]
-    assert apart(vectors, 4, limit - 1e-4) == [0, 2, 3]
+    assert select_dissimilar(vectors, 4, limit) == [0, 1, 3]
+    assert select_dissimilar(vectors, 4, limit - 1e-4) == [0, 2, 3]
 
 
 @pytest.mark.parametrize("choose", [lambda r, v: mmr(r, v, 3, 0.5), lambda r, v: dpp(r, v, 3)])
 def test_equal_candidates_are_taken_in_order(choose: Any) -> None:
-    vectors = unit(np.repeat([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]], 3, axis=0))
+    vectors = normalize_rows(np.repeat([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]], 3, axis=0))
     assert choose(np.full(9, 0.57735), vectors) == [0, 3, 6]

@@ -41,7 +41,7 @@ def pool(example: Make, pointing: Make) -> Pool:
 
 
 def given(pool: Pool, query: Query, spoken: Any, place: int, *ids: str) -> tuple[RetrievedExample, ...]:
-    retriever = build("retriever", {"name": "disrupted", "of": "random", "place": place, "embedder": spoken})
+    retriever = build("retriever", {"name": "neighbor_swap", "of": "random", "position": place, "embedder": spoken})
     object.__setattr__(retriever, "of", Given(*ids))
     (found,) = retriever.fit(pool, Resources()).retrieve([query], len(ids))
     return tuple(found)
@@ -54,7 +54,7 @@ def test_the_nearest_to_the_demonstration_takes_its_place_and_score(
     found = given(pool, query, spoken, 0, "x", "y")
     assert [one.id for one in found] == ["near-x", "y"]
     assert [one.score for one in found] == [1.0, 0.9]
-    assert found[0].mark.startswith("of its own; disrupted: place 0, cosine 0.9")
+    assert found[0].mark.startswith("of its own; neighbor_swap: place 0, cosine 0.9")
     assert found[1].mark == "of its own"
     assert [one.id for one in given(pool, query, spoken, 1, "x", "y")] == ["x", "near-y"]
 
@@ -74,13 +74,13 @@ def test_where_nothing_can_be_swapped_the_mark_says_so(pool: Pool, example: Make
     every = tuple(pool.by_id)
     found = given(pool, query, spoken, 2, *every)
     assert [one.id for one in found] == list(every)
-    assert found[2].mark == "of its own; disrupted: nothing to swap for"
+    assert found[2].mark == "of its own; neighbor_swap: nothing to swap for"
     assert [one.mark for one in given(pool, query, spoken, 4, "x", "y")] == ["of its own"] * 2
 
 
 def test_a_neighbor_by_question_needs_a_reader_of_texts() -> None:
     with pytest.raises(ConfigError, match=r"by is 'question', and .* reads images only"):
-        build("retriever", {"name": "disrupted", "of": "random", "by": "question", "embedder": "pixels"})
+        build("retriever", {"name": "neighbor_swap", "of": "random", "by": "question", "embedder": "pixels"})
 
 
 def test_members_without_images_are_told_apart_by_their_ids(example: Make, spoken: Any) -> None:
@@ -89,7 +89,7 @@ def test_members_without_images_are_told_apart_by_their_ids(example: Make, spoke
             example(name, None, question=text) for name, text in (("x", "1 0 0"), ("near-x", "1 0.1 0"), ("y", "0 1 0"))
         )
     )
-    retriever = build("retriever", {"name": "disrupted", "of": "random", "by": "question", "embedder": spoken})
+    retriever = build("retriever", {"name": "neighbor_swap", "of": "random", "by": "question", "embedder": spoken})
     object.__setattr__(retriever, "of", Given("x"))
     (found,) = retriever.fit(pool, Resources()).retrieve([example("q", None, question="0 0 1").query], 1)
     assert [one.id for one in found] == ["near-x"]

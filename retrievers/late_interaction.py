@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from icl.registry import component
-from retrievers.machinery.greedy_selection import Covered
-from retrievers.machinery.late_interaction import Fine
+from retrievers.machinery.greedy_selection import PartMatches
+from retrievers.machinery.multi_vector import MultiVectorRetriever
 
 
 @component("retriever", "late_interaction")
 @dataclass(frozen=True)
-class LateInteraction(Fine):
+class LateInteraction(MultiVectorRetriever):
     """Nearest by the mean of each patch's or word's best match (FILIP)."""
 
-    def choose(self, matches: Covered, k: int) -> list[int]:
+    def choose(self, matches: PartMatches, k: int) -> list[int]:
         scores = np.round(matches.alone(), 6)
         return [int(i) for i in np.argsort(-scores, kind="stable")[:k]]

@@ -9,13 +9,13 @@ from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import Embedder, Resources
 from retrievers.embedders.encoder import Encoder
-from retrievers.machinery.embedding_source import READ, Source, check_reads, source_of
-from retrievers.machinery.similarity import compared
+from retrievers.machinery.embedding_source import READ, EmbeddingSource, check_modalities, open_source
+from retrievers.machinery.similarity import embed_by_modality
 from retrievers.machinery.vector_math import Vectors
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparing:
+class VectorReranker:
     """Base of rerankers that say, in `choose`, which candidates stay."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
@@ -26,10 +26,10 @@ class Comparing:
     )  # what makes the vectors
 
     def __post_init__(self) -> None:
-        check_reads(self.embedder, READ[self.by], f"by is '{self.by}', and ")
+        check_modalities(self.embedder, READ[self.by], f"by is '{self.by}', and ")
 
-    def fit(self, pool: Pool, resources: Resources) -> "FittedComparing":
-        return FittedComparing(self, pool, source_of(self.embedder, resources.cache, pool))
+    def fit(self, pool: Pool, resources: Resources) -> "FittedVectorReranker":
+        return FittedVectorReranker(self, pool, open_source(self.embedder, resources.cache, pool))
 
     def choose(self, candidates: Sequence[RetrievedExample], vectors: Vectors, k: int) -> Sequence[int]:
         """Places of at most k candidates, in their new order. vectors: [C, D] unit rows, one a candidate."""
@@ -37,12 +37,12 @@ class Comparing:
 
 
 @dataclass(frozen=True)
-class FittedComparing:
+class FittedVectorReranker:
     """The vectors of one pool."""
 
-    reranker: Comparing
+    reranker: VectorReranker
     pool: Pool
-    source: Source
+    source: EmbeddingSource
 
     def rerank(
         self, queries: Sequence[Query], found: Sequence[Sequence[RetrievedExample]], k: int
@@ -52,5 +52,5 @@ class FittedComparing:
     def _one(self, candidates: Sequence[RetrievedExample], k: int) -> tuple[RetrievedExample, ...]:
         if not candidates:
             return ()
-        vectors = compared([self.pool.by_id[one.id] for one in candidates], self.source, self.reranker.by)
+        vectors = embed_by_modality([self.pool.by_id[one.id] for one in candidates], self.source, self.reranker.by)
         return tuple(candidates[place] for place in self.reranker.choose(candidates, vectors, k))

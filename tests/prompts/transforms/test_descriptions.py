@@ -47,7 +47,7 @@ def _context() -> Context:
 
 def _done(name: str, **more: Any) -> tuple[Context, Seer]:
     model: Any = Seer(name)
-    transform = build("transform", {"name": "described", **more})
+    transform = build("transform", {"name": "descriptions", **more})
     return transform.fitted(Pool(()), model).transform(_context()), model
 
 
@@ -57,13 +57,13 @@ def test_demonstrations_become_captions_and_the_query_keeps_its_image() -> None:
     assert [len(demo.example.images) for demo in done.demos] == [0, 0]
     assert done.query == _context().query
     assert model.asked == ["[user] <image>\nDescribe the picture in one sentence."]
-    assert done.provenance == ("described: caption",)
+    assert done.provenance == ("descriptions: caption",)
 
 
 def test_a_summary_sees_the_label_and_says_so() -> None:
     done, model = _done("vicl", preset="vicl")
     assert "which?\nAnswer: yes\nSay in one sentence what is visible" in model.asked[0]
-    assert done.provenance == ("described: summary, saw labels",)
+    assert done.provenance == ("descriptions: summary, saw labels",)
 
 
 def test_two_stages_keep_the_image_and_ask_behind_what_was_said() -> None:
@@ -78,7 +78,7 @@ def test_a_second_look_has_seen_the_demonstrations() -> None:
     assert model.asked[0].startswith("[user] <image>which?\n[assistant] yes\n[user] no image?\n[assistant] no\n")
     assert "and this?\nBefore you answer" in model.asked[0]
     assert "no\n[user] <image>" in model.asked[0]
-    assert done.provenance == ("described: look, saw labels",)
+    assert done.provenance == ("descriptions: look, saw labels",)
 
 
 def test_of_the_query_no_answer_is_told() -> None:
@@ -89,17 +89,17 @@ def test_of_the_query_no_answer_is_told() -> None:
 
 def test_an_example_is_described_once() -> None:
     model: Any = Seer("once")
-    fitted = build("transform", "described").fitted(Pool(()), model)
+    fitted = build("transform", "descriptions").fitted(Pool(()), model)
     assert fitted.transform(_context()) == fitted.transform(_context())
     assert len(model.asked) == 1
 
 
 def test_what_is_wrong_is_said() -> None:
     with pytest.raises(PlanError, match="asks a model"):
-        build("transform", "described").transform(_context())
+        build("transform", "descriptions").transform(_context())
     with pytest.raises(PlanError, match="there is none"):
-        build("transform", "described").fitted(Pool(()), None)
+        build("transform", "descriptions").fitted(Pool(()), None)
     with pytest.raises(ConfigError, match="where is 'query'"):
-        build("transform", {"name": "described", "context": True})
+        build("transform", {"name": "descriptions", "context": True})
     with pytest.raises(ConfigError, match=r"must have \{caption\} once"):
-        build("transform", {"name": "described", "text": "x"})
+        build("transform", {"name": "descriptions", "text": "x"})

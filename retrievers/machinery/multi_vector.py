@@ -20,24 +20,24 @@ from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Embedder, Resources
 from retrievers.embedders.encoder import Encoder
-from retrievers.machinery.embedding_cache import Embeddings, embeddings
-from retrievers.machinery.greedy_selection import Array, Covered
-from retrievers.machinery.leakage import fair, too_few
-from retrievers.machinery.vector_math import Vectors, shown
+from retrievers.machinery.embedding_cache import EmbeddingCache, shared_cache
+from retrievers.machinery.greedy_selection import Array, PartMatches
+from retrievers.machinery.leak_policy import fair, too_few
+from retrievers.machinery.vector_math import Vectors, all_images
 
 Parts = tuple[Vectors, ...]
 """[N, P, D] for each modality that is compared."""
 
 
 @dataclass(frozen=True, eq=False)
-class Members:
+class PoolParts:
     """The parts of a pool, place by place: vectors [P, N, D], and where there are none, absent [P, N]."""
 
     vectors: Vectors
     absent: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, parts: Vectors) -> "Members":
+    def of(cls, parts: Vectors) -> "PoolParts":
         """parts: [N, P, D], rows of zeros padding."""
         vectors = np.ascontiguousarray(parts.transpose(1, 0, 2))
         return cls(vectors, np.asarray(~vectors.any(axis=2), dtype=np.bool_))
@@ -60,7 +60,7 @@ class Members:
         return out
 
 
-_PARTS: "WeakKeyDictionary[Pool, dict[tuple[Embeddings, str], tuple[Members, ...]]]" = WeakKeyDictionary()
+_PARTS: "WeakKeyDictionary[Pool, dict[tuple[EmbeddingCache, str], tuple[PoolParts, ...]]]" = WeakKeyDictionary()
 
 ROWS = 64
 """Parts of queries in one matrix product."""
@@ -73,7 +73,7 @@ ABSENT = -1.0
 
 
 @dataclass(frozen=True)
-class Fine:
+class MultiVectorRetriever:
     """Base of retrievers over parts. `choose` gives places among the allowed members and their scores."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
@@ -86,50 +86,50 @@ class Fine:
     )  # gives patches and words
 
     def __post_init__(self) -> None:
-        for what, when in (("patches", "image"), ("words", "question")):
+        for what, when in (("embed_patches", "image"), ("embed_words", "question")):
             if self.by in (when, "both") and not hasattr(self.embedder, what):
                 raise ConfigError(
-                    f"by is '{self.by}', and its embedder {self.embedder!r} gives no vectors of {what}. "
+                    f"by is '{self.by}', and its embedder {self.embedder!r} gives no vectors of {what.removeprefix('embed_')}. "
                     f"Use the embedder 'encoder'."
                 )
 
-    def fit(self, pool: Pool, resources: Resources) -> "FittedFine":
-        source = embeddings(self.embedder, resources.cache)
+    def fit(self, pool: Pool, resources: Resources) -> "FittedMultiVector":
+        source = shared_cache(self.embedder, resources.cache)
         kept = _PARTS.setdefault(pool, {})
         if (source, self.by) not in kept:
-            kept[source, self.by] = tuple(map(Members.of, self.parts(pool.examples, source)))
-        return FittedFine(self, pool, source, kept[source, self.by])
+            kept[source, self.by] = tuple(map(PoolParts.of, self.parts(pool.examples, source)))
+        return FittedMultiVector(self, pool, source, kept[source, self.by])
 
     def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
         """Embed the members of many small pools and their queries in large batches, before each pool is fitted."""
-        self.parts(items, embeddings(self.embedder, resources.cache))
+        self.parts(items, shared_cache(self.embedder, resources.cache))
 
-    def parts(self, items: Sequence[Query | Example], source: Embeddings) -> Parts:
+    def parts(self, items: Sequence[Query | Example], source: EmbeddingCache) -> Parts:
         """The vectors of all parts of the items, by modality: patches first."""
         found: list[Vectors] = []
         if self.by != "question":
-            found.append(_by_item(items, source.patches(shown(items))))
+            found.append(_by_item(items, source.embed_patches(all_images(items))))
         if self.by != "image":
-            found.append(source.words([item.question for item in items]))
+            found.append(source.embed_words([item.question for item in items]))
         return tuple(found)
 
     def shares(self) -> tuple[float, ...]:
         """The weight of each modality."""
         return (self.weight, 1 - self.weight) if self.by == "both" else (1.0,)
 
-    def choose(self, matches: Covered, k: int) -> list[int]:
+    def choose(self, matches: PartMatches, k: int) -> list[int]:
         """Places among the columns of `matches`, in the order of picking."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class FittedFine:
+class FittedMultiVector:
     """The parts of one pool."""
 
-    retriever: Fine
+    retriever: MultiVectorRetriever
     pool: Pool
-    source: Embeddings
-    parts: tuple[Members, ...]
+    source: EmbeddingCache
+    parts: tuple[PoolParts, ...]
 
     def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
         if k == 0:
@@ -141,12 +141,12 @@ class FittedFine:
             for query, matches in zip(group, self.matches(group), strict=True)
         ]
 
-    def _chosen(self, query: Query, whole: Covered, k: int) -> tuple[RetrievedExample, ...]:
+    def _chosen(self, query: Query, whole: PartMatches, k: int) -> tuple[RetrievedExample, ...]:
         allowed = fair(query)
         rows = [i for i, example in enumerate(self.pool.examples) if allowed(example)]
         if len(rows) < k:
             raise too_few(self.pool, query, k)
-        matches = Covered(whole.matches[:, rows], self.weighed(query, whole.weights))
+        matches = PartMatches(whole.matches[:, rows], self.weighed(query, whole.weights))
         scores, chosen = matches.alone(), self.retriever.choose(matches, k)
         return tuple(RetrievedExample(self.pool.examples[rows[i]].id, round(float(scores[i]), 6)) for i in chosen)
 
@@ -154,7 +154,7 @@ class FittedFine:
         """The weights of the query's parts, patches first: within a modality all weigh alike."""
         return weights
 
-    def matches(self, queries: Sequence[Query]) -> list[Covered]:
+    def matches(self, queries: Sequence[Query]) -> list[PartMatches]:
         """Of every part of each query with every member of the pool."""
         found: list[list[NDArray[np.float32]]] = [[] for _ in queries]
         weights: list[list[NDArray[np.float64]]] = [[] for _ in queries]
@@ -169,7 +169,7 @@ class FittedFine:
             for i, part in enumerate(np.split(members.matches(np.concatenate(real)), ends)):
                 found[i].append(part)
                 weights[i].append(np.full(len(part), share / len(part)))
-        return [Covered(np.concatenate(f), np.concatenate(w)) for f, w in zip(found, weights, strict=True)]
+        return [PartMatches(np.concatenate(f), np.concatenate(w)) for f, w in zip(found, weights, strict=True)]
 
 
 def _by_item(items: Sequence[Query | Example], patches: Vectors) -> Vectors:

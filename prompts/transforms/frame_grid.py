@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 
-@component("transform", "grid")
+@component("transform", "frame_grid")
 @dataclass(frozen=True)
-class Grid:
+class FrameGrid:
     """Several images of an example become one image with a grid of frames."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -34,7 +34,7 @@ class Grid:
     where: Where = "all"  # whose images
 
     def transform(self, context: Context) -> Context:
-        mark = f"grid: {self.frames} frames{', shuffled' if self.shuffled else ''}"
+        mark = f"frame_grid: {self.frames} frames{', shuffled' if self.shuffled else ''}"
         return changed(context, self.where, lambda item: self._laid(item, context), mark)
 
     def _laid(self, item: Any, context: Context) -> Any:

@@ -17,9 +17,9 @@ from icl.types import Context, Where
 from prompts.example_changes import changed
 
 
-@component("transform", "listed")
+@component("transform", "option_list")
 @dataclass(frozen=True)
-class Listed:
+class OptionList:
     """Options listed behind the question, turned by a number of places: the same question in every order of them."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -34,7 +34,7 @@ class Listed:
             raise ConfigError(f"text must have {{options}} once, where they go; it is {self.text!r}.")
 
     def transform(self, context: Context) -> Context:
-        return changed(context, self.where, self._told, f"listed: shift {self.shift}")
+        return changed(context, self.where, self._told, f"option_list: shift {self.shift}")
 
     def _told(self, item: Any) -> Any:
         if not item.options:

@@ -15,8 +15,3 @@ def gold_of(context: Context, who: str) -> Example:
             "the place of its query; a run does so for components that declare the need."
         )
     return query
-
-
-def class_of(example: Example) -> str:
-    """The label, or the answer where there are no classes."""
-    return example.label if example.label is not None else example.answer

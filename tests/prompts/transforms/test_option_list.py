@@ -6,7 +6,7 @@ import pytest
 
 from icl.errors import ConfigError
 from icl.types import Context
-from prompts.transforms.listed import turned
+from prompts.transforms.option_list import turned
 
 Make = Callable[..., Context]
 OPTIONS = ("red", "green", "blue")
@@ -19,21 +19,23 @@ def test_every_shift_is_another_order_of_the_same_options() -> None:
 
 
 def test_questions_of_demonstrations_and_query_list_them_and_answers_stay(transformed: Make) -> None:
-    done = transformed({"name": "listed", "shift": 1}, ["red"], OPTIONS)
+    done = transformed({"name": "option_list", "shift": 1}, ["red"], OPTIONS)
     assert done.query.question == "which?\nOptions: green, blue, red."
     assert done.demos[0].example.question == "q0?\nOptions: green, blue, red."
     assert (done.demos[0].example.answer, done.query.options) == ("red", OPTIONS)
-    assert done.provenance == ("listed: shift 1",)
-    alone = transformed({"name": "listed", "where": "query", "text": " ({options})", "between": "/"}, ["red"], OPTIONS)
+    assert done.provenance == ("option_list: shift 1",)
+    alone = transformed(
+        {"name": "option_list", "where": "query", "text": " ({options})", "between": "/"}, ["red"], OPTIONS
+    )
     assert (alone.query.question, alone.demos[0].example.question) == ("which? (red/green/blue)", "q0?")
 
 
 def test_without_options_nothing_is_listed(transformed: Make) -> None:
-    assert transformed({"name": "listed"}, ["red"]).provenance == ()
+    assert transformed({"name": "option_list"}, ["red"]).provenance == ()
 
 
 def test_the_text_has_a_place_for_them() -> None:
     from icl.registry import build
 
     with pytest.raises(ConfigError, match=r"text must have \{options\} once"):
-        build("transform", {"name": "listed", "text": "Options:"})
+        build("transform", {"name": "option_list", "text": "Options:"})

@@ -11,24 +11,24 @@ from typing import ClassVar, Literal
 from icl.metrics.normalize import normalize_text
 from icl.registry import component
 from icl.types import Context, Demo
-from prompts.oracle import class_of, gold_of
+from prompts.gold import gold_of
 
 
-@component("orderer", "label_at")
+@component("orderer", "label_position")
 @dataclass(frozen=True)
-class LabelAt:
+class LabelPosition:
     """Oracle: demonstrations of the query's label at the head, in the middle or at the tail."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"gold", "labels"})
 
-    place: Literal["head", "middle", "tail"] = "head"  # head: farthest from the query; tail: next to it
+    position: Literal["head", "middle", "tail"] = "head"  # head: farthest from the query; tail: next to it
 
     def order(self, context: Context) -> Context:
-        wanted = normalize_text(class_of(gold_of(context, "orderer 'label_at'")))
+        wanted = normalize_text(gold_of(context, "orderer 'label_position'").class_name)
         usual = sorted(context.demos, key=lambda demo: -demo.rank)
-        block = [demo for demo in usual if normalize_text(class_of(demo.example)) == wanted]
-        others: list[Demo] = [demo for demo in usual if normalize_text(class_of(demo.example)) != wanted]
-        start = {"head": 0, "middle": len(others) // 2, "tail": len(others)}[self.place]
+        block = [demo for demo in usual if normalize_text(demo.example.class_name) == wanted]
+        others: list[Demo] = [demo for demo in usual if normalize_text(demo.example.class_name) != wanted]
+        start = {"head": 0, "middle": len(others) // 2, "tail": len(others)}[self.position]
         demos = (*others[:start], *block, *others[start:])
-        mark = f"label_at: {len(block)} at the {self.place}, saw the gold"
+        mark = f"label_position: {len(block)} at the {self.position}, saw the gold"
         return replace(context, demos=demos, provenance=(*context.provenance, mark))

@@ -11,7 +11,7 @@ WHOLE = 1024
 """Up to this size the whole permutation is drawn."""
 
 
-def draws(rng: np.random.Generator, size: int) -> Iterator[int]:
+def random_order(rng: np.random.Generator, size: int) -> Iterator[int]:
     """0..size-1 in a uniformly random order, each once. Costs what is consumed, not `size`."""
     if size <= WHOLE:
         yield from rng.permutation(size).tolist()

@@ -9,7 +9,7 @@ from retrievers.base import Reranker, Resources, Retriever
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wrapping:
+class RetrieverWrapper:
     """Base of wrappers of a retriever `of`."""
 
     of: Retriever
@@ -40,7 +40,7 @@ class Wrapping:
 
     @property
     def asks(self) -> str:
-        return asked_of(self.of)
+        return model_ability_of(self.of)
 
     def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
         """Let the retriever inside embed the members of many small pools at once, where it can."""
@@ -49,7 +49,7 @@ class Wrapping:
             prepare(items, resources)
 
 
-def asked_of(component: Retriever | Reranker) -> str:
+def model_ability_of(component: Retriever | Reranker) -> str:
     """The ability that it wants of the model, where it needs one: one that does not say reads logits."""
     return str(getattr(component, "asks", "logits"))
 

@@ -13,8 +13,8 @@ from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import FittedRetriever, Resources, Retriever
-from retrievers.machinery.leakage import leaks_allowed, strictly_fair
-from retrievers.machinery.wrapper import Wrapping
+from retrievers.machinery.leak_policy import leaks_allowed, strictly_fair
+from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 
 WARNING = (
     "demonstrations may be the query itself or have its image, which inflates accuracy. Samples that leak are marked "
@@ -23,9 +23,9 @@ WARNING = (
 MARK = "leak: {id} is the query or has its image"
 
 
-@component("retriever", "leaking")
+@component("retriever", "with_leaks")
 @dataclass(frozen=True, kw_only=True)
-class Leaking(Wrapping):
+class WithLeaks(RetrieverWrapper):
     """Another retriever that may give the query itself and its images: for measuring leaks, marked in each sample."""
 
     of: Annotated[Retriever, NestedComponent("retriever")]  # whose exclusion of leaks is switched off
@@ -38,12 +38,12 @@ class Leaking(Wrapping):
     def warning(self) -> str:
         return WARNING
 
-    def fit(self, pool: Pool, resources: Resources) -> "FittedLeaking":
-        return FittedLeaking(pool, self.of.fit(pool, resources))
+    def fit(self, pool: Pool, resources: Resources) -> "FittedWithLeaks":
+        return FittedWithLeaks(pool, self.of.fit(pool, resources))
 
 
 @dataclass(frozen=True)
-class FittedLeaking:
+class FittedWithLeaks:
     """The retriever inside, over one pool."""
 
     pool: Pool

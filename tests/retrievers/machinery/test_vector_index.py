@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrievers.machinery.index import Index
-from retrievers.machinery.vector_math import Vectors, unit
+from retrievers.machinery.vector_index import VectorIndex
+from retrievers.machinery.vector_math import Vectors, normalize_rows
 
 
 def _vectors(count: int, dim: int, seed: int) -> Vectors:
-    return unit(np.random.default_rng(seed).normal(size=(count, dim)))
+    return normalize_rows(np.random.default_rng(seed).normal(size=(count, dim)))
 
 
 def _sorted(vectors: Vectors, query: Vectors) -> list[int]:
@@ -20,7 +20,7 @@ def _sorted(vectors: Vectors, query: Vectors) -> list[int]:
 
 def test_large_index_agrees_with_a_plain_sort() -> None:
     vectors, queries = _vectors(9000, 32, 0), _vectors(50, 32, 1)
-    for found, query in zip(Index(vectors).nearest(queries, 10), queries, strict=True):
+    for found, query in zip(VectorIndex(vectors).nearest(queries, 10), queries, strict=True):
         assert [row for row, _ in found] == _sorted(vectors, query)[:10]
 
 
@@ -29,13 +29,13 @@ def test_ties_across_the_cut_are_in_pool_order() -> None:
     few = _vectors(4, 16, 0)
     vectors = few[np.random.default_rng(1).integers(4, size=8000)]
     queries = _vectors(30, 16, 2)
-    for found, query in zip(Index(vectors).nearest(queries, 6), queries, strict=True):
+    for found, query in zip(VectorIndex(vectors).nearest(queries, 6), queries, strict=True):
         assert [row for row, _ in found] == _sorted(vectors, query)[:6]
 
 
 def test_a_query_gets_the_same_in_any_batch() -> None:
     vectors, queries = _vectors(6000, 48, 0), _vectors(64, 48, 1)
-    index = Index(vectors)
+    index = VectorIndex(vectors)
     together = index.nearest(queries, 5)
     assert [index.nearest(queries[i : i + 1], 5)[0] for i in range(64)] == together
 
@@ -52,7 +52,7 @@ def test_filters_take_nothing_else_away(count: int, k: int, seed: int, banned: s
     vectors, query = _vectors(count, 5, seed), _vectors(1, 5, seed + 1)
     if same:
         vectors = vectors[np.zeros(count, int)]
-    (found,) = Index(vectors).nearest(query, k, [lambda row: row not in banned])
+    (found,) = VectorIndex(vectors).nearest(query, k, [lambda row: row not in banned])
     assert [row for row, _ in found] == [row for row in _sorted(vectors, query[0]) if row not in banned][:k]
 
 
@@ -60,10 +60,10 @@ def test_a_filter_that_bans_the_nearest_thousand_still_gives_k() -> None:
     vectors, query = _vectors(9000, 16, 0), _vectors(1, 16, 1)
     wanted = _sorted(vectors, query[0])
     banned = set(wanted[:1000])
-    (found,) = Index(vectors).nearest(query, 3, [lambda row: row not in banned])
+    (found,) = VectorIndex(vectors).nearest(query, 3, [lambda row: row not in banned])
     assert [row for row, _ in found] == wanted[1000:1003]
 
 
 @pytest.mark.parametrize("k", [0, 3])
 def test_no_queries_give_no_results(k: int) -> None:
-    assert Index(_vectors(10, 4, 0)).nearest(np.zeros((0, 4), np.float32), k) == []
+    assert VectorIndex(_vectors(10, 4, 0)).nearest(np.zeros((0, 4), np.float32), k) == []

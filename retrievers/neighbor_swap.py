@@ -4,7 +4,7 @@
 
 Neither a member of S, nor the query, nor anything with an image of either is the replacement. It stands in the same
 place with the same score, and the mark says how near it is. Places count from the best (0) and are an axis:
-`retriever.place: [0, 1, 2, 3]`; `icl analyze RUN disruption` measures the gap against the retriever inside. Where there
+`retriever.position: [0, 1, 2, 3]`; `icl analyze RUN disruption` measures the gap against the retriever inside. Where there
 are fewer demonstrations than the place, or nothing in the pool to swap for, S stays as it is: the mark is not there, or
 says so, and the analysis leaves the sample out.
 """
@@ -19,28 +19,28 @@ from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import Embedder, FittedRetriever, Resources, Retriever
 from retrievers.embedders.encoder import Encoder
-from retrievers.machinery.embedding_source import READ, check_reads, source_of
-from retrievers.machinery.index import Index
-from retrievers.machinery.leakage import fair
-from retrievers.machinery.similarity import compared
-from retrievers.machinery.wrapper import Wrapping
+from retrievers.machinery.embedding_source import READ, check_modalities, open_source
+from retrievers.machinery.leak_policy import fair
+from retrievers.machinery.retriever_wrapper import RetrieverWrapper
+from retrievers.machinery.similarity import embed_by_modality
+from retrievers.machinery.vector_index import VectorIndex
 
-SWAPPED = "disrupted: place"
-NOTHING = "disrupted: nothing to swap for"
+SWAPPED = "neighbor_swap: place"
+NOTHING = "neighbor_swap: nothing to swap for"
 
 
-@component("retriever", "disrupted")
+@component("retriever", "neighbor_swap")
 @dataclass(frozen=True, kw_only=True)
-class Disrupted(Wrapping):
+class NeighborSwap(RetrieverWrapper):
     """Another retriever's demonstrations, one of them swapped for its nearest neighbor in the pool."""
 
     of: Annotated[Retriever, NestedComponent("retriever")]  # the retriever whose demonstrations they are
-    place: Count = 0  # which one is swapped, 0 the best
+    position: Count = 0  # which one is swapped, 0 the best
     by: Literal["image", "question", "both"] = "image"  # what its neighbor is near in
     embedder: Annotated[Embedder, NestedComponent("embedder")] = field(default_factory=Encoder)  # what is compared with
 
     def __post_init__(self) -> None:
-        check_reads(self.embedder, READ[self.by], f"by is '{self.by}', and ")
+        check_modalities(self.embedder, READ[self.by], f"by is '{self.by}', and ")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -51,21 +51,21 @@ class Disrupted(Wrapping):
         """Which member is free for a swap depends on all the others."""
         return False
 
-    def fit(self, pool: Pool, resources: Resources) -> "FittedDisrupted":
-        source = source_of(self.embedder, resources.cache, pool)
-        index = Index(compared(pool.examples, source, self.by))
+    def fit(self, pool: Pool, resources: Resources) -> "FittedNeighborSwap":
+        source = open_source(self.embedder, resources.cache, pool)
+        index = VectorIndex(embed_by_modality(pool.examples, source, self.by))
         rows = {example.id: row for row, example in enumerate(pool.examples)}
-        return FittedDisrupted(self, pool, self.of.fit(pool, resources), index, rows)
+        return FittedNeighborSwap(self, pool, self.of.fit(pool, resources), index, rows)
 
 
 @dataclass(frozen=True)
-class FittedDisrupted:
+class FittedNeighborSwap:
     """The fitted retriever inside, and an index over the same pool."""
 
-    retriever: Disrupted
+    retriever: NeighborSwap
     pool: Pool
     of: FittedRetriever
-    index: Index
+    index: VectorIndex
     rows: dict[str, int]
 
     def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
@@ -73,7 +73,7 @@ class FittedDisrupted:
         return [self._swapped(query, tuple(own)) for query, own in zip(queries, found, strict=True)]
 
     def _swapped(self, query: Query, own: tuple[RetrievedExample, ...]) -> tuple[RetrievedExample, ...]:
-        place = self.retriever.place
+        place = self.retriever.position
         if place >= len(own):
             return own
         allowed, examples = fair(query), self.pool.examples

@@ -38,7 +38,7 @@ CHUNK = 1024
 """Queries whose candidates are scored at once: bounds the memory."""
 
 
-class Index:
+class VectorIndex:
     """vectors: [N, D] float32, unit rows. They are searched where they lie, not copied."""
 
     def __init__(self, vectors: Vectors) -> None:
@@ -103,10 +103,10 @@ class Index:
         return scores
 
 
-def index_of(vectors: Vectors, search: Search = "exact") -> Index:
+def build_index(vectors: Vectors, search: Search = "exact") -> VectorIndex:
     """An index over unit rows. Few rows are always searched exactly: there is nothing to save."""
     if search == "exact" or len(vectors) <= SMALL:
-        return Index(vectors)
+        return VectorIndex(vectors)
     from retrievers.machinery.approximate_search import HNSW, IVF
 
     return HNSW(vectors) if search == "hnsw" else IVF(vectors)

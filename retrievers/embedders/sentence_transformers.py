@@ -14,12 +14,12 @@ import numpy as np
 from icl.errors import ModelError
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.machinery.vector_math import Vectors, per_item, shown, unit
+from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, normalize_rows
 
 
-@component("embedder", "sentence")
+@component("embedder", "sentence_transformers")
 @dataclass(frozen=True, kw_only=True)
-class Sentence:
+class SentenceTransformers:
     """A sentence-transformers checkpoint (an optional package)."""
 
     path: str  # a hub id or a folder
@@ -42,26 +42,28 @@ class Sentence:
             return f"sentence-1-{sha256(''.join(parts).encode()).hexdigest()}"
         return f"sentence-1-{self.path}@{_revision(self.path)}"
 
-    def images(self, items: Sequence[Query | Example]) -> Vectors:
-        return per_item(items, self._encoded([image.open() for image in shown(items)]))
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
+        return mean_per_item(items, self._encoded([image.open() for image in all_images(items)]))
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
         return self._encoded(list(texts))
 
     def _encoded(self, inputs: list[Any]) -> Vectors:
         model = _loaded(self.path)
-        return unit(np.asarray(model.encode(inputs, convert_to_numpy=True, show_progress_bar=False), dtype=np.float32))
+        return normalize_rows(
+            np.asarray(model.encode(inputs, convert_to_numpy=True, show_progress_bar=False), dtype=np.float32)
+        )
 
 
 @lru_cache(maxsize=2)
 def _loaded(path: str) -> Any:
-    from retrievers.machinery.optional_packages import extra
+    from retrievers.machinery.optional_packages import import_optional
 
-    module = extra("sentence_transformers", "sentence", "sentence-transformers")
+    module = import_optional("sentence_transformers", "sentence_transformers", "sentence-transformers")
     try:
         return module.SentenceTransformer(path)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"embedder 'sentence': {path} cannot be loaded: {error}") from error
+        raise ModelError(f"embedder 'sentence_transformers': {path} cannot be loaded: {error}") from error
 
 
 def _revision(path: str) -> str:
@@ -72,6 +74,6 @@ def _revision(path: str) -> str:
         return str(model_info(path).sha)
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
         raise ModelError(
-            f"embedder 'sentence': there is no folder '{path}', and the hub names no such model "
+            f"embedder 'sentence_transformers': there is no folder '{path}', and the hub names no such model "
             f"({type(error).__name__}). Name a folder or a hub id."
         ) from error

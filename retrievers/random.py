@@ -14,8 +14,8 @@ from icl.streams import stream
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import Resources
-from retrievers.machinery.leakage import fair, too_few
-from retrievers.machinery.sampling import draws
+from retrievers.machinery.leak_policy import fair, too_few
+from retrievers.machinery.random_order import random_order
 
 
 @component("retriever", "random")
@@ -42,7 +42,7 @@ class FittedRandom:
 
     def _one(self, query: Query, k: int) -> tuple[RetrievedExample, ...]:
         examples, allowed = self.pool.examples, fair(query)
-        order = draws(stream(self.seed, query.id, "demos"), len(examples))
+        order = random_order(stream(self.seed, query.id, "demos"), len(examples))
         given = tuple(RetrievedExample(examples[i].id) for i in islice((i for i in order if allowed(examples[i])), k))
         if len(given) < k:
             raise too_few(self.pool, query, k)

@@ -14,14 +14,14 @@ from icl.errors import ConfigError
 from icl.models.base import Model
 from icl.registry import NestedComponent, component
 from icl.types import Example, Part, Prompt, Query, Turn
-from retrievers.machinery.vector_math import Vectors, per_item, shown, stacked
+from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, stack_batches
 
 BATCH = 16
 
 
-@component("embedder", "one_word")
+@component("embedder", "e5v")
 @dataclass(frozen=True, kw_only=True)
-class OneWord:
+class E5V:
     """The hidden state with which a multimodal model would sum up in one word (E5-V)."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"image", "text"})
@@ -31,7 +31,7 @@ class OneWord:
     def __post_init__(self) -> None:
         if "embed" not in self.model.abilities:
             raise ConfigError(
-                f"embedder 'one_word' needs hidden states, and {self.model!r} gives {', '.join(self.model.abilities)}. "
+                f"embedder 'e5v' needs hidden states, and {self.model!r} gives {', '.join(self.model.abilities)}. "
                 f"Use a model with the ability 'embed', or the embedder 'encoder'."
             )
 
@@ -39,18 +39,18 @@ class OneWord:
     def digest(self) -> str:
         return f"one_word-1-{self.model.digest}"
 
-    def images(self, items: Sequence[Query | Example]) -> Vectors:
-        asked = [_asked(Part(p), Part("\nSummary above image in one word:")) for p in shown(items)]
-        return per_item(items, self._states(asked))
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
+        asked = [_asked(Part(p), Part("\nSummary above image in one word:")) for p in all_images(items)]
+        return mean_per_item(items, self._states(asked))
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
         return self._states([_asked(Part(f"{text}\nSummary above sentence in one word:")) for text in texts])
 
     def _states(self, prompts: list[Prompt]) -> Vectors:
         self.model.load()
         model: Any = self.model
         rows = [model.embed(prompts[start : start + BATCH]) for start in range(0, len(prompts), BATCH)]
-        return stacked(rows)
+        return stack_batches(rows)
 
 
 def _asked(*parts: Part) -> Prompt:

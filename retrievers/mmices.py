@@ -19,14 +19,20 @@ from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Resources
 from retrievers.knn import KNN
-from retrievers.machinery.embedding_source import Source
-from retrievers.machinery.similarity import FittedNear, Near, Nearest, compared, fitted_near
+from retrievers.machinery.embedding_source import EmbeddingSource
+from retrievers.machinery.similarity import (
+    FittedSimilarity,
+    Neighbors,
+    SimilarityRetriever,
+    embed_by_modality,
+    fit_similarity,
+)
 from retrievers.machinery.vector_math import Vectors
 
 
 @component("retriever", "mmices")
 @dataclass(frozen=True, kw_only=True)
-class TwoStage(Near):
+class MMICES(SimilarityRetriever):
     """Near by image first, then ranked by question (MMICES), or the other way round."""
 
     candidates: PositiveInt  # how many the first stage keeps
@@ -46,21 +52,21 @@ class TwoStage(Near):
     def key(self) -> Hashable:
         return ("compared", self.first, None)
 
-    def fit(self, pool: Pool, resources: Resources) -> "FittedTwoStage":
+    def fit(self, pool: Pool, resources: Resources) -> "FittedMMICES":
         other = KNN(embedder=self.embedder, by="question" if self.first == "image" else "image")
-        first = fitted_near(self, pool, resources)
-        return FittedTwoStage(first, fitted_near(other, pool, resources), self.candidates)
+        first = fit_similarity(self, pool, resources)
+        return FittedMMICES(first, fit_similarity(other, pool, resources), self.candidates)
 
-    def documents(self, examples: Sequence[Query | Example], source: Source) -> Vectors:
-        return compared(examples, source, self.first)
+    def documents(self, examples: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
+        return embed_by_modality(examples, source, self.first)
 
 
 @dataclass(frozen=True)
-class FittedTwoStage:
+class FittedMMICES:
     """Two indexes over one pool."""
 
-    first: FittedNear
-    second: FittedNear
+    first: FittedSimilarity
+    second: FittedSimilarity
     candidates: int
 
     def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
@@ -71,7 +77,7 @@ class FittedTwoStage:
         return [self._ranked(near, vector, k) for near, vector in zip(found, asked, strict=True)]
 
     def _ranked(
-        self, near: Nearest, vector: "np.ndarray[Any, np.dtype[np.float64]]", k: int
+        self, near: Neighbors, vector: "np.ndarray[Any, np.dtype[np.float64]]", k: int
     ) -> tuple[RetrievedExample, ...]:
         if len(near) < k:
             raise self.first.retriever.too_few(self.first.pool, near.query, k)

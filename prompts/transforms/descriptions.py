@@ -8,7 +8,7 @@
                     with it in sight (after Browse-and-Concentrate, whose own first pass is trained: a reconstruction)
 
 The words are greedy, of the model under test, and remembered: an example is described once. What is said of the query
-never sees an answer of it. Beside `vicl` always run `{name: described}`, plain captions: part of the gain of a summary
+never sees an answer of it. Beside `vicl` always run `{name: descriptions}`, plain captions: part of the gain of a summary
 that saw the label is the label.
 """
 
@@ -38,9 +38,9 @@ ASK: Mapping[str, str] = {
 """What the model is asked; `asked` is the question, and a demonstration's answer."""
 
 
-@component("transform", "described")
+@component("transform", "descriptions")
 @dataclass(frozen=True)
-class Described:
+class Descriptions:
     """Images replaced by, or shown beside, what the model itself says of them: captions, summaries, rationales."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -69,21 +69,21 @@ class Described:
         reads = self.context or ("{asked}" in ASK[self.ask] and self.where != "query")
         return frozenset({"model", "labels"} if reads else {"model"})
 
-    def fitted(self, pool: Pool, model: Model | None) -> "FittedDescribed":
+    def fitted(self, pool: Pool, model: Model | None) -> "FittedDescriptions":
         """Raises PlanError without a model."""
         if model is None:
-            raise PlanError("transform 'described' asks a model to describe images, and there is none.")
-        return FittedDescribed(self, model)
+            raise PlanError("transform 'descriptions' asks a model to describe images, and there is none.")
+        return FittedDescriptions(self, model)
 
     def transform(self, context: Context) -> Context:
-        raise PlanError("transform 'described' asks a model. In Python, use fitted(pool, model); a run does so.")
+        raise PlanError("transform 'descriptions' asks a model. In Python, use fitted(pool, model); a run does so.")
 
 
 @dataclass(frozen=True)
-class FittedDescribed:
+class FittedDescriptions:
     """The transform with its model."""
 
-    described: Described
+    described: Descriptions
     model: Model
 
     @property
@@ -102,7 +102,7 @@ class FittedDescribed:
         items = [item for item in items if item.images]
         said = answers(self.model, [self._asked(item, context) for item in items], own.max_new_tokens)
         told = {(item.id, isinstance(item, Example)): text for item, text in zip(items, said, strict=True)}
-        mark = f"described: {own.ask}{', saw labels' if 'labels' in own.needs else ''}"
+        mark = f"descriptions: {own.ask}{', saw labels' if 'labels' in own.needs else ''}"
         return changed(context, own.where, lambda item: self._told(item, told), mark)
 
     def _asked(self, item: Any, context: Context) -> Prompt:

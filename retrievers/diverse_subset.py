@@ -12,19 +12,19 @@ from annotated_types import Ge, Le
 
 from icl.registry import component
 from icl.types import RetrievedExample
-from retrievers.machinery.candidate_sets import Picking
-from retrievers.machinery.greedy_selection import most_spread
-from retrievers.machinery.similarity import Nearest
+from retrievers.machinery.candidate_sets import CandidateSetRetriever
+from retrievers.machinery.greedy_selection import most_diverse_subset
+from retrievers.machinery.similarity import Neighbors
 
 
-@component("retriever", "spread")
+@component("retriever", "diverse_subset")
 @dataclass(frozen=True, kw_only=True)
-class Spread(Picking):
+class VarianceHead(CandidateSetRetriever):
     """The most diverse set of the nearest few, every set tried."""
 
     nested: ClassVar[bool] = False
 
     candidates: Annotated[int, Ge(1), Le(16)] = 10  # all their subsets of k are compared
 
-    def choose(self, near: Nearest, k: int) -> Sequence[RetrievedExample]:
-        return near.given(most_spread(near.vectors, k))
+    def choose(self, near: Neighbors, k: int) -> Sequence[RetrievedExample]:
+        return near.given(most_diverse_subset(near.vectors, k))
