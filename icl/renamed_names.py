@@ -23,8 +23,6 @@ RENAMED: dict[str, str] = {
     "component:label_at": "label_position",
     "parameter:neighbor_swap.place": "position",
     "parameter:label_position.place": "position",
-    "component:random_colors": "random_colors",
-    "component:misled_rate": "misled_rate",
     "component:unparsed": "unparsed_rate",
     "component:varied": "random_augmentation",
     "component:yes": "yes_ratio",

@@ -85,7 +85,9 @@ def _diverse() -> list[Row]:
     near = np.argpartition(-(queries @ vectors.T), CANDIDATES, axis=1)[:, :CANDIDATES]
     parts = normalize_rows(rng.standard_normal((CANDIDATES * PARTS, DIM), dtype=np.float32))
     members = PoolParts.of(parts.reshape(CANDIDATES, PARTS, DIM))
-    query_vectors = normalize_rows(rng.standard_normal((QUERIES * PARTS, DIM), dtype=np.float32)).reshape(QUERIES, PARTS, DIM)
+    query_vectors = normalize_rows(rng.standard_normal((QUERIES * PARTS, DIM), dtype=np.float32)).reshape(
+        QUERIES, PARTS, DIM
+    )
     weights = np.full(PARTS, 1 / PARTS)
 
     def greedy(choose: Callable[..., list[int]], *more: float) -> None:
