@@ -289,18 +289,18 @@ def test_a_new_metric_is_computed_on_stored_answers(mapping: Mapping, tmp_path: 
     go(mapping(metrics=["strict"]), tmp_path)
     before = told(tmp_path / "t")
     progress = SilentProgress()
-    outcome = go(mapping(metrics=["strict", "yes"]), tmp_path, progress=progress)
+    outcome = go(mapping(metrics=["strict", "yes_ratio"]), tmp_path, progress=progress)
     assert (outcome.computed, outcome.present) == (0, 6)
     assert progress.notes == ["6 stored answers were scored anew, because the metrics have changed."]
     frame = load_run(tmp_path / "t").samples()
-    assert frame.attrs["metrics"] == ("strict", "yes")
+    assert frame.attrs["metrics"] == ("strict", "yes_ratio")
     assert frame["strict"].notna().all()
     assert told(tmp_path / "t") == before
 
 
 def test_a_run_says_which_way_of_its_metrics_is_good(mapping: Mapping, tmp_path: Path) -> None:
-    go(mapping(metrics=["strict", "unparsed_rate", "yes"]), tmp_path)
-    better = {"strict": "higher", "unparsed_rate": "lower", "yes": "neither"}
+    go(mapping(metrics=["strict", "unparsed_rate", "yes_ratio"]), tmp_path)
+    better = {"strict": "higher", "unparsed_rate": "lower", "yes_ratio": "neither"}
     assert load_run(tmp_path / "t").samples().attrs["better"] == better
     told = (tmp_path / "t" / "run.json").read_text()
     assert '"better": "lower"' in told
@@ -312,9 +312,9 @@ def test_a_run_says_which_way_of_its_metrics_is_good(mapping: Mapping, tmp_path:
 
 def test_a_metric_added_later_leaves_the_samples_that_it_would_have_made(mapping: Mapping, tmp_path: Path) -> None:
     task = {**mapping()["task"], "queries": 12}
-    go(mapping(name="later", task=task, metrics=["yes", "unparsed_rate"]), tmp_path)
-    go(mapping(name="later", task=task, metrics=["strict", "yes"]), tmp_path)
-    go(mapping(name="at-once", task=task, metrics=["strict", "yes"]), tmp_path)
+    go(mapping(name="later", task=task, metrics=["yes_ratio", "unparsed_rate"]), tmp_path)
+    go(mapping(name="later", task=task, metrics=["strict", "yes_ratio"]), tmp_path)
+    go(mapping(name="at-once", task=task, metrics=["strict", "yes_ratio"]), tmp_path)
     later, at_once = (load_run(tmp_path / name).samples() for name in ("later", "at-once"))
     assert at_once["vote"].notna().all()
     assert later.to_dict("records") == at_once.to_dict("records")
