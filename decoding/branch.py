@@ -171,14 +171,13 @@ def _one(node: Any) -> Branch:
     if not isinstance(node, Mapping):
         raise ConfigError(f"a branch is a change or a mapping with the key 'change', not {node!r}.")
     known = [f.name for f in fields(Branch)]
-    given = {key: value for key, value in node.items() if key != "name"}  # a canonical node names the class
-    for key in given:
+    for key in node:
         if key not in known:
             raise ConfigError(
                 f"a branch has no parameter '{key}'.{did_you_mean(key, known)} It has {', '.join(known)}."
             )
     try:
-        return TypeAdapter(Branch).validate_python(given)
+        return TypeAdapter(Branch).validate_python(dict(node))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

@@ -33,7 +33,7 @@ _UNNAMED = (BYTES, MEMORY)
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """One image. Make it with `from_path`, `from_bytes`, `from_image` or `from_source`."""
+    """One image. Make it with `from_path`, `from_bytes`, `from_pil` or `from_source`."""
 
     load: Callable[[], "PILImage"]
     origin: str

@@ -1,7 +1,7 @@
-"""A class or function by its path: `my_pkg.my_mod:Mine`, or `studies/mine.py:Mine` for a file of one's own.
+"""Loads a class or function by its path: `my_pkg.my_mod:Mine`, or `studies/mine.py:Mine` for a file.
 
-A file is loaded under a name made of its place and its content, so an edited file is another module: what runs is what
-`path_of` and `code_of` say of it.
+A file is loaded under a module name made of its place and its content. An edited file is therefore another module, and
+the code that runs is the code that `import_path` and `code_digest` name.
 """
 
 import hashlib
@@ -17,13 +17,14 @@ from typing import Any
 
 from icl.errors import ConfigError, ICLError, did_you_mean
 
-SEARCH_FOLDERS: ContextVar[tuple[Path, ...]] = ContextVar("SEARCH", default=())
+TOOLKIT_PACKAGES = ("icl", "prompts", "retrievers", "decoding", "experiments")
+SEARCH_FOLDERS: ContextVar[tuple[Path, ...]] = ContextVar("SEARCH_FOLDERS", default=())
 _CODE = "__icl_code__"
 
 
 @contextmanager
 def component_search_folder(folder: Path) -> Iterator[None]:
-    """Relative component files are looked up in this folder too, after the working directory."""
+    """Look up relative component files in this folder too, after the working directory."""
     token = SEARCH_FOLDERS.set((folder, *SEARCH_FOLDERS.get()))
     try:
         yield
@@ -32,48 +33,63 @@ def component_search_folder(folder: Path) -> Iterator[None]:
 
 
 def load_class(target: str, where: str = "") -> type[Any]:
-    """Raises ConfigError with the nearest name of the module."""
-    found: type[Any] = _attribute(target, where, "class", lambda thing: isinstance(thing, type))
-    return found
+    """The class at a path.
+
+    Raises:
+        ConfigError: There is no such module or class. The message suggests the nearest name of the module.
+    """
+    cls: type[Any] = _load_attribute(target, where, "class", lambda value: isinstance(value, type))
+    return cls
 
 
 def load_function(target: str, where: str = "") -> Callable[..., Any]:
-    """Raises ConfigError with the nearest name of the module."""
-    found: Callable[..., Any] = _attribute(target, where, "function", callable)
-    return found
+    """The function at a path.
+
+    Raises:
+        ConfigError: There is no such module or function. The message suggests the nearest name of the module.
+    """
+    function: Callable[..., Any] = _load_attribute(target, where, "function", callable)
+    return function
+
+
+def is_builtin(cls: type[Any]) -> bool:
+    """Whether a class belongs to the toolkit, whose components have the same names everywhere."""
+    return cls.__module__.split(".")[0] in TOOLKIT_PACKAGES
 
 
 def import_path(thing: Any) -> str:
-    """'my_pkg.my_mod:Mine', or 'mine.py:Mine' wherever that file lies: its code tells it from others."""
+    """The path of a class or function: 'my_pkg.my_mod:Mine', or 'mine.py:Mine' without the folder of the file."""
     module = sys.modules.get(thing.__module__)
     path = getattr(module, "__file__", None)
     return f"{Path(path).name if path and hasattr(module, _CODE) else thing.__module__}:{thing.__qualname__}"
 
 
 def code_digest(thing: Any) -> str:
-    """Digest of the file that the class or function was loaded from."""
+    """12 hex digits of the sha256 of the file that defines a class or function; 'interactive' without a file."""
     module = sys.modules.get(thing.__module__)
     path = getattr(module, "__file__", None)
-    known: str | None = getattr(module, _CODE, None)
-    return known or (hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path else "interactive")
+    digest: str | None = getattr(module, _CODE, None)
+    return digest or (hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path else "interactive")
 
 
 def location(where: str) -> str:
-    """The place that a message begins with, where there is one."""
+    """The beginning of an error message: 'grid.yaml:9: ', or the empty string for an unknown place."""
     return f"{where}: " if where else ""
 
 
-def _attribute(target: str, where: str, what: str, fits: Callable[[Any], bool]) -> Any:
-    module_name, _, attribute = target.rpartition(":")
-    module = _from_file(module_name, where) if module_name.endswith(".py") else _from_module(module_name, where)
-    found = getattr(module, attribute, None)
-    if not fits(found):
-        own = [n for n, v in vars(module).items() if fits(v) and getattr(v, "__module__", None) == module.__name__]
-        raise ConfigError(f"{location(where)}{module_name} has no {what} '{attribute}'.{did_you_mean(attribute, own)}")
-    return found
+def _load_attribute(target: str, where: str, what: str, accepts: Callable[[Any], bool]) -> Any:
+    module_name, _, name = target.rpartition(":")
+    module = _load_file(module_name, where) if module_name.endswith(".py") else _load_module(module_name, where)
+    value = getattr(module, name, None)
+    if not accepts(value):
+        candidates = [
+            n for n, v in vars(module).items() if accepts(v) and getattr(v, "__module__", "") == module.__name__
+        ]
+        raise ConfigError(f"{location(where)}{module_name} has no {what} '{name}'.{did_you_mean(name, candidates)}")
+    return value
 
 
-def _from_module(name: str, where: str) -> Any:
+def _load_module(name: str, where: str) -> Any:
     if not name or name.startswith("."):
         raise ConfigError(f"{location(where)}'{name}:' begins no path of a component: 'module:name' or 'file.py:name'.")
     try:
@@ -85,21 +101,19 @@ def _from_module(name: str, where: str) -> Any:
             f"{location(where)}{name} needs the package '{error.name}', which is not installed."
         ) from error
     except (Exception, SystemExit) as error:
-        raise _unloadable(name, error, where) from error
+        raise _load_error(name, error, where) from error
 
 
-def _from_file(name: str, where: str) -> Any:
-    tried = (
-        [Path(name)] if Path(name).is_absolute() else [folder / name for folder in (Path.cwd(), *SEARCH_FOLDERS.get())]
-    )
-    path = next((p for p in tried if p.is_file()), None)
+def _load_file(name: str, where: str) -> Any:
+    folders = (Path.cwd(), *SEARCH_FOLDERS.get())
+    candidates = [Path(name)] if Path(name).is_absolute() else [folder / name for folder in folders]
+    path = next((p for p in candidates if p.is_file()), None)
     if path is None:
-        raise ConfigError(
-            f"{location(where)}there is no file {name} (looked in {', '.join(str(p.parent) for p in tried)})."
-        )
+        looked_in = ", ".join(str(p.parent) for p in candidates)
+        raise ConfigError(f"{location(where)}there is no file {name} (looked in {looked_in}).")
     code = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     alias = f"icl_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}_{code}_{path.stem}"
-    if alias not in sys.modules:  # an edited file is another module: what runs is what `describe` says
+    if alias not in sys.modules:
         spec = importlib.util.spec_from_file_location(alias, path)
         if spec is None or spec.loader is None:
             raise ConfigError(f"{location(where)}{path} cannot be loaded as Python.")
@@ -111,14 +125,14 @@ def _from_file(name: str, where: str) -> Any:
         except BaseException as error:
             del sys.modules[alias]
             if isinstance(error, Exception | SystemExit) and not isinstance(error, ICLError):
-                raise _unloadable(str(path), error, where) from error
+                raise _load_error(str(path), error, where) from error
             raise
     return sys.modules[alias]
 
 
-def _unloadable(name: str, error: BaseException, where: str) -> ConfigError:
-    """Code of the user's that does not load, with the line of the file that stopped it."""
+def _load_error(name: str, error: BaseException, where: str) -> ConfigError:
+    """The error for user code that does not load, with the line of the file that stopped it."""
     lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == name]
     line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-    said = f"{type(error).__name__}: {error}".rstrip(".")
-    return ConfigError(f"{location(where)}{name} cannot be loaded{f' (line {line})' if line else ''}: {said}.")
+    message = f"{type(error).__name__}: {error}".rstrip(".")
+    return ConfigError(f"{location(where)}{name} cannot be loaded{f' (line {line})' if line else ''}: {message}.")

@@ -1,24 +1,28 @@
-"""One registry for every kind of component; it finds the files by itself.
+"""The registry of components.
 
-A component is a frozen dataclass in a module of its own, marked with `@component(kind, name)`. The folders of a kind
-are read for that mark as text, so listing imports nothing, and adding a component touches no other file. In a config
-it is a bare name (`knn`), a mapping (`{name: knn, by: image}`), or a path to anyone's class (`my_pkg.my_mod:Mine`,
-`studies/mine.py:Mine`); packages add names through entry points `kind.name` in the group `icl.components`.
+A component is a frozen dataclass in a module of its own, marked with `@component(kind, name)`. The registry finds
+components by reading the files in the folders of their kind as text. Listing therefore imports nothing, and a new
+component needs no change in another file.
+
+A config names a component in one of three ways: by name (`knn`), by a mapping with parameters
+(`{name: knn, by: image}`), or by the path of a class (`my_pkg.my_mod:Mine`, `studies/mine.py:Mine`). Installed
+packages add names through entry points `kind.name` in the group `icl.components`.
 """
 
 import ast
 import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from icl.component_json import config_key, describe, to_config
 from icl.errors import ConfigError, did_you_mean
-from icl.loading import code_digest, component_search_folder, import_path, load_class, load_function, location
+from icl.loading import component_search_folder, is_builtin, load_class, load_function, location
 from icl.renamed_names import new_name, suggest
 from icl.validate_finite import find_non_finite
 
@@ -36,6 +40,7 @@ __all__ = [
     "parameter",
     "resolve",
     "schema",
+    "to_config",
     "with_article",
 ]
 
@@ -53,7 +58,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "strategy": ("decoding.strategies", "decoding.controls"),
     "launcher": ("experiments.launch",),
 }
-"""kind -> where its components live. A kind is a word of the config and of `icl ls`."""
+"""kind -> the packages that hold its components."""
 
 REQUIRED_MEMBERS: Mapping[str, tuple[str, ...]] = {
     "task": ("title", "queries", "pool"),
@@ -65,9 +70,9 @@ REQUIRED_MEMBERS: Mapping[str, tuple[str, ...]] = {
     "orderer": ("order",),
     "transform": ("transform",),
     "composer": ("compose",),
-    "launcher": ("workers", "wait", "check", "start", "again"),
+    "launcher": ("workers", "wait", "check", "start", "reattach"),
 }
-"""kind -> what every run asks of its components. A strategy is held against its base class instead."""
+"""kind -> the members that a run uses. A strategy has to extend its base class instead."""
 
 BASES: Mapping[str, str] = {"model": "icl.models.base:Model"}
 """kind -> base class that every component of the kind must have."""
@@ -79,7 +84,12 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class ComponentEntry:
-    """A component that can be had by name, without having imported it."""
+    """The name and import path of a component that may not be imported yet.
+
+    Attributes:
+        target: `module:class`.
+        summary: The first line of its documentation.
+    """
 
     kind: str
     name: str
@@ -88,7 +98,7 @@ class ComponentEntry:
 
 
 def component(kind: str, name: str) -> Callable[[type[C]], type[C]]:
-    """Marks a frozen dataclass as the component `name` of `kind`."""
+    """Class decorator that marks a frozen dataclass as the component `name` of `kind`."""
 
     def mark(cls: type[C]) -> type[C]:
         cls.component = (kind, name)  # type: ignore[attr-defined]
@@ -99,7 +109,10 @@ def component(kind: str, name: str) -> Callable[[type[C]], type[C]]:
 
 @dataclass(frozen=True)
 class NestedComponent:
-    """Metadata of a field that holds another component: `embedder: Annotated[Embedder, Nested("embedder")]`."""
+    """Field metadata for a parameter that is itself a component.
+
+    Example: `embedder: Annotated[Embedder, NestedComponent("embedder")]`.
+    """
 
     kind: str
 
@@ -113,75 +126,90 @@ class NestedComponent:
 
 
 def parameter(key: str, default: Any) -> Any:
-    """A field that the config calls `key`, where the attribute of that name is something else.
+    """A dataclass field whose key in a config differs from its attribute name.
 
-    A task has `queries`, its examples, and a config says `queries: 5`: `query_limit: int = parameter("queries", 5)`.
+    A task has the attribute `queries`, its examples, while a config sets their number under the key `queries`. The
+    field is then `query_limit: int = parameter("queries", 5)`.
     """
     return field(default=default, metadata={"key": key})
 
 
 @dataclass(frozen=True)
 class FunctionPath:
-    """Metadata of a field that holds a function: `answer: Annotated[Callable[..., str], Imported()]`.
+    """Field metadata for a parameter that is a function: `answer: Annotated[Callable[..., str], FunctionPath()]`.
 
-    A config gives its path (`my_pkg.my_mod:answer`, `studies/script.py:answer`), Python may give the function itself.
+    A config gives the path of the function (`my_pkg.my_mod:answer`, `studies/script.py:answer`). Python code may pass
+    the function itself.
     """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
 
-        return core_schema.no_info_plain_validator_function(self._imported)
+        return core_schema.no_info_plain_validator_function(self._load)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         return {"type": "string", "pattern": ":", "description": "path of a function, 'module:name' or 'file.py:name'"}
 
     @staticmethod
-    def _imported(given: Any) -> Any:
-        if callable(given):
-            return given
-        if not isinstance(given, str) or ":" not in given:
-            raise ConfigError(f"a function is given by its path ('module:name' or 'file.py:name'), not by {given!r}.")
-        return load_function(given)
+    def _load(value: Any) -> Any:
+        if callable(value):
+            return value
+        if not isinstance(value, str) or ":" not in value:
+            raise ConfigError(f"a function is given by its path ('module:name' or 'file.py:name'), not by {value!r}.")
+        return load_function(value)
 
 
 @lru_cache
 def entries(kind: str) -> dict[str, ComponentEntry]:
-    """name -> entry of every component of a kind, in alphabetical order."""
+    """name -> entry of every component of a kind, in alphabetical order.
+
+    Raises:
+        ConfigError: There is no such kind.
+    """
     if kind not in PACKAGES:
         raise ConfigError(
             f"no kind of component named '{kind}'.{did_you_mean(kind, PACKAGES)} Kinds: {', '.join(PACKAGES)}."
         )
-    found = {e.name: e for package in PACKAGES[kind] for e in _scan(package) if e.kind == kind}
+    by_name = {entry.name: entry for package in PACKAGES[kind] for entry in _scan(package) if entry.kind == kind}
     for point in entry_points(group=ENTRY_POINT_GROUP):
-        of, _, name = point.name.partition(".")
-        if of == kind:
-            found.setdefault(
-                name, ComponentEntry(kind, name, point.value, f"from {point.dist.name if point.dist else point.module}")
-            )
-    return dict(sorted(found.items()))
+        point_kind, _, name = point.name.partition(".")
+        if point_kind == kind:
+            summary = f"from {point.dist.name if point.dist else point.module}"
+            by_name.setdefault(name, ComponentEntry(kind, name, point.value, summary))
+    return dict(sorted(by_name.items()))
 
 
 def resolve(kind: str, name: str, where: str = "") -> type[Any]:
-    """The class of a name or path. Raises ConfigError with the nearest known name."""
+    """The class of a component name or path.
+
+    Raises:
+        ConfigError: There is no such component. The message suggests the new or the nearest name.
+    """
     if ":" in name:
         return load_class(name, where)
-    known = entries(kind)
-    if name not in known:
-        other = next((one for one in PACKAGES if name in entries(one)), None)
-        hint = f". That is {with_article(other)}." if other else suggest("component", name, known)
+    by_name = entries(kind)
+    if name not in by_name:
+        other_kind = next((other for other in PACKAGES if name in entries(other)), None)
+        hint = f". That is {with_article(other_kind)}." if other_kind else suggest("component", name, by_name)
         raise ConfigError(f"{location(where)}no {kind} named '{name}'{hint} (icl ls {kind})")
-    return load_class(known[name].target, where)
+    return load_class(by_name[name].target, where)
 
 
 def build(kind: str, node: Any, where: str = "") -> Any:
-    """The component that a config node describes. An object that is already a component passes through.
+    """The component that a config node describes.
 
-    where: what an error message names ('grid.yaml:9: grid.retriever[1]'). Raises ConfigError.
+    Args:
+        kind: The kind of component, a key of `PACKAGES`.
+        node: A name, a mapping with the key `name`, or a component, which is returned as it is.
+        where: The place that error messages name, such as 'grid.yaml:9: grid.retriever[1]'.
+
+    Raises:
+        ConfigError: The node names no component of this kind, or a parameter is unknown or out of range.
     """
     if is_dataclass(node) and not isinstance(node, type):
         _check_kind(kind, type(node), where)
         return node
-    name, parameters = _parts(kind, node, where)
+    name, parameters = _parse_node(kind, node, where)
     cls = resolve(kind, name, where)
     _check_kind(kind, cls, where)
     if not is_dataclass(cls):
@@ -190,17 +218,16 @@ def build(kind: str, node: Any, where: str = "") -> Any:
         )
     if ":" in name:
         _check_members(kind, cls, name, where)
-    known = {_key(f): f.name for f in fields(cls) if f.init}
-    if "preset" in parameters and "preset" not in known:
-        parameters = _preset(cls, name, parameters, where)
+    field_names = {config_key(f): f.name for f in fields(cls) if f.init}
+    if "preset" in parameters and "preset" not in field_names:
+        parameters = _apply_preset(cls, name, parameters, where)
     for key in parameters:
-        if key not in known:
-            takes = f"It takes {', '.join(known)}." if known else "It takes no parameters."
-            hint = suggest("parameter", key, known, name)
-            raise ConfigError(f"{location(where)}{kind} '{name}' has no parameter '{key}'{hint} {takes}")
-    return _validated(
-        cls, {known[key]: value for key, value in parameters.items()}, f"{location(where)}{kind} '{name}'"
-    )
+        if key not in field_names:
+            accepted = f"It takes {', '.join(field_names)}." if field_names else "It takes no parameters."
+            hint = suggest("parameter", key, field_names, name)
+            raise ConfigError(f"{location(where)}{kind} '{name}' has no parameter '{key}'{hint} {accepted}")
+    values = {field_names[key]: value for key, value in parameters.items()}
+    return _validate(cls, values, f"{location(where)}{kind} '{name}'")
 
 
 def with_article(kind: str) -> str:
@@ -208,69 +235,44 @@ def with_article(kind: str) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
-def describe(thing: Any) -> Any:
-    """The canonical node of a component: its name or path and *all* its parameters, as JSON. Equal nodes, equal pieces.
-
-    A class from outside the packages carries the digest of its file: edited code is another component. Raises
-    ConfigError for a parameter that would be told otherwise by the next process.
-    """
-    if is_dataclass(thing) and not isinstance(thing, type):
-        cls = type(thing)
-        mark = getattr(cls, "component", None)
-        own = is_builtin(cls)
-        node: dict[str, Any] = {"name": mark[1] if mark and own else import_path(cls)}
-        if not own:
-            node["code"] = code_digest(cls)
-        return node | {_key(f): describe(getattr(thing, f.name)) for f in fields(thing) if f.init}
-    if isinstance(thing, tuple | list | set | frozenset):
-        told = [describe(item) for item in thing]
-        return sorted(told, key=repr) if isinstance(thing, set | frozenset) else told
-    if isinstance(thing, Mapping):
-        return {str(key): describe(value) for key, value in thing.items()}
-    if callable(thing):
-        return {"function": import_path(thing), "code": code_digest(thing)}
-    if isinstance(thing, float) and thing.is_integer():  # 1.0 from Python and 1 from a config are one value
-        return int(thing)
-    if repr(thing) == object.__repr__(thing):
-        raise ConfigError(
-            f"a parameter that is a {type(thing).__name__} has no text that stays the same. Make it a dataclass."
-        )
-    return thing
-
-
-def is_builtin(cls: type[Any]) -> bool:
-    """Whether a class is of the packages here, whose components go by their names everywhere."""
-    return cls.__module__.split(".")[0] in {package.split(".")[0] for where in PACKAGES.values() for package in where}
-
-
 def schema(kind: str) -> dict[str, Any]:
-    """JSON schema of a node of this kind: every name with its parameters."""
+    """The JSON schema of a config node of this kind: every component name with its parameters.
+
+    A parameter's description is the comment beside its field (see `icl.parameter_docs`).
+    """
+    names = list(entries(kind))
+    name_schema: dict[str, Any] = {"type": "string", "anyOf": [{"enum": names}, {"pattern": ":"}]}
+    return {"anyOf": [name_schema, *(_component_schema(name, resolve(kind, name)) for name in names)]}
+
+
+def _component_schema(name: str, cls: type[Any]) -> dict[str, Any]:
     from pydantic import TypeAdapter
 
-    options: list[dict[str, Any]] = [{"type": "string", "anyOf": [{"enum": list(entries(kind))}, {"pattern": ":"}]}]
-    for name in entries(kind):
-        cls = resolve(kind, name)
-        one = TypeAdapter(cls).json_schema()
-        keys = {f.name: _key(f) for f in fields(cls)}
-        one["properties"] = {"name": {"const": name}} | {keys[k]: v for k, v in one.get("properties", {}).items()}
-        one["required"] = ["name", *(keys[k] for k in one.get("required", []))]
-        if presets := getattr(cls, "presets", {}):
-            one["properties"]["preset"] = {"enum": list(presets)}
-            given = {key for values in presets.values() for key in values}
-            one["required"] = [key for key in one["required"] if key not in given]
-        one["additionalProperties"] = False
-        options.append(one)
-    return {"anyOf": options}
+    from icl.parameter_docs import parameter_docs
 
-
-def _key(of: "Field[Any]") -> str:
-    return str(of.metadata.get("key", of.name))
+    node: dict[str, Any] = TypeAdapter(cls).json_schema()
+    keys = {f.name: config_key(f) for f in fields(cls)}
+    properties: dict[str, Any] = {keys[field]: value for field, value in node.get("properties", {}).items()}
+    for doc in parameter_docs(cls):
+        if doc.meaning:
+            properties[doc.key] = {**properties[doc.key], "description": doc.meaning}
+    required = ["name", *(keys[field] for field in node.get("required", []))]
+    if presets := getattr(cls, "presets", {}):
+        properties["preset"] = {"enum": list(presets), "description": "a published set of parameters"}
+        preset_keys = {key for values in presets.values() for key in values}
+        required = [key for key in required if key not in preset_keys]
+    node["properties"] = {"name": {"const": name}} | properties
+    node["required"] = required
+    node["additionalProperties"] = False
+    return node
 
 
 def _check_kind(kind: str, cls: type[Any], where: str) -> None:
-    of, name = getattr(cls, "component", (kind, ""))
-    if of != kind:
-        raise ConfigError(f"{location(where)}'{name}' is {with_article(of)}, not {with_article(kind)}. (icl ls {kind})")
+    actual, name = getattr(cls, "component", (kind, ""))
+    if actual != kind:
+        raise ConfigError(
+            f"{location(where)}'{name}' is {with_article(actual)}, not {with_article(kind)}. (icl ls {kind})"
+        )
     if kind in BASES and not issubclass(cls, base := load_class(BASES[kind])):
         raise ConfigError(
             f"{location(where)}'{name or cls.__name__}' is no {kind}: it does not subclass "
@@ -280,92 +282,102 @@ def _check_kind(kind: str, cls: type[Any], where: str) -> None:
 
 
 def _check_members(kind: str, cls: type[Any], name: str, where: str) -> None:
-    """A class from anyone's file has what a run asks of its kind. Its values are left alone: they may read data."""
-    has = {*dir(cls), *(f.name for f in fields(cls))}
-    missing = [member for member in REQUIRED_MEMBERS.get(kind, ()) if member not in has]
+    """Check that a class from outside the toolkit has the members of its kind.
+
+    The check looks at names only, since a property may read data.
+    """
+    members = {*dir(cls), *(f.name for f in fields(cls))}
+    missing = [member for member in REQUIRED_MEMBERS.get(kind, ()) if member not in members]
     missing += sorted(getattr(cls, "__abstractmethods__", ()))
     if missing and not hasattr(cls, "__getattr__"):
         raise ConfigError(f"{location(where)}'{name}' is no {kind}: it has no {', '.join(missing)}. (see CONTRIBUTING)")
 
 
-def _parts(kind: str, node: Any, where: str) -> tuple[str, dict[str, Any]]:
+def _parse_node(kind: str, node: Any, where: str) -> tuple[str, dict[str, Any]]:
+    """(name, parameters) of a config node."""
     if isinstance(node, str):
         return node, {}
     if isinstance(node, Mapping) and isinstance(node.get("name"), str):
-        return node["name"], {str(k): v for k, v in node.items() if k != "name"}
+        return node["name"], {str(key): value for key, value in node.items() if key != "name"}
     raise ConfigError(
         f"{location(where)}{with_article(kind)} is a name or a mapping with the key 'name', not {node!r}."
     )
 
 
-def _preset(cls: type[Any], name: str, parameters: dict[str, Any], where: str) -> dict[str, Any]:
+def _apply_preset(cls: type[Any], name: str, parameters: dict[str, Any], where: str) -> dict[str, Any]:
+    """The preset's parameters, overridden by those that stand beside the key `preset`."""
     presets = getattr(cls, "presets", {})
-    wanted = parameters.pop("preset")
-    if wanted not in presets:
-        have = f"Presets: {', '.join(presets)}." if presets else "It has none."
-        raise ConfigError(
-            f"{location(where)}'{name}' has no preset '{wanted}'.{did_you_mean(str(wanted), presets)} {have}"
-        )
-    return {**presets[wanted], **parameters}
+    preset = parameters.pop("preset")
+    if preset not in presets:
+        available = f"Presets: {', '.join(presets)}." if presets else "It has none."
+        hint = did_you_mean(str(preset), presets)
+        raise ConfigError(f"{location(where)}'{name}' has no preset '{preset}'.{hint} {available}")
+    return {**presets[preset], **parameters}
 
 
-def _validated(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
-    """The component, its parameters within their types, every number finite."""
+def _validate(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
+    """The component with parameters of the right types and finite numbers."""
     from pydantic import TypeAdapter, ValidationError
 
-    for key, value in parameters.items():
-        if isinstance(value, bool) and not _takes_bool(cls, key):
-            said = next(_key(f) for f in fields(cls) if f.name == key)
+    keys = {f.name: config_key(f) for f in fields(cls)}
+    for field_name, value in parameters.items():
+        if isinstance(value, bool) and not _accepts_bool(cls, field_name):
             raise ConfigError(
-                f"{what}, {said}: {value} is no number. (YAML reads yes, no, on and off as true and false.)"
+                f"{what}, {keys[field_name]}: {value} is no number. (YAML reads yes, no, on and off as true and false.)"
             )
     _check_finite(cls, parameters, what)
     try:
-        found = TypeAdapter(cls).validate_python(parameters)
-    except ConfigError as error:  # parameters that do not go together: said by the component itself
+        built = TypeAdapter(cls).validate_python(parameters)
+    except ConfigError as error:  # the component itself refuses a combination of parameters
         raise ConfigError(f"{what}: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        keys = {f.name: _key(f) for f in fields(cls)}
-        key = ".".join(keys.get(str(part), str(part)) for part in first["loc"]) or "parameters"
-        given = "" if first["type"] == "missing" else f", not {first['input']!r}"
-        expected = re.findall("'([^']*)'", first.get("ctx", {}).get("expected", ""))
-        if isinstance(first["input"], str) and (new := new_name("value", first["input"], expected)):
-            given += f": it is now '{new}'"
-        raise ConfigError(f"{what}, {key}: {first['msg'][0].lower()}{first['msg'][1:]}{given}.") from error
-    _check_finite(cls, {f.name: getattr(found, f.name) for f in fields(cls) if f.init}, what)  # a text was a number
-    return found
+        raise ConfigError(f"{what}, {_validation_message(error.errors()[0], keys)}") from error
+    _check_finite(cls, {f.name: getattr(built, f.name) for f in fields(cls) if f.init}, what)  # text that was a number
+    return built
+
+
+def _validation_message(error: Any, keys: Mapping[str, str]) -> str:
+    """A sentence about pydantic's first error. keys: field name -> key in a config."""
+    key = ".".join(keys.get(str(part), str(part)) for part in error["loc"]) or "parameters"
+    value = "" if error["type"] == "missing" else f", not {error['input']!r}"
+    expected = re.findall("'([^']*)'", error.get("ctx", {}).get("expected", ""))
+    if isinstance(error["input"], str) and (new := new_name("value", error["input"], expected)):
+        value += f": it is now '{new}'"
+    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}{value}."
 
 
 def _check_finite(cls: type[Any], values: Mapping[str, Any], what: str) -> None:
-    if found := find_non_finite(cls, values):
-        one, value = found
-        raise ConfigError(f"{what}, {_key(one)}: {value} is no finite number (in single precision).")
+    if problem := find_non_finite(cls, values):
+        field_, value = problem
+        raise ConfigError(f"{what}, {config_key(field_)}: {value} is no finite number (in single precision).")
 
 
-def _takes_bool(cls: type[Any], name: str) -> bool:
-    """False where the field is a number, possibly None: pydantic would read true as 1."""
+def _accepts_bool(cls: type[Any], field_name: str) -> bool:
+    """False for a field that is a number or None: pydantic would read true as 1."""
     try:
-        hint = get_type_hints(cls).get(name)
-    except NameError:  # an annotation of the class that only a type checker can read
+        hint = get_type_hints(cls).get(field_name)
+    except NameError:  # an annotation that only a type checker can resolve
         return True
-    kinds = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
-    return not kinds <= {int, float, type(None)}
+    types = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
+    return not types <= {int, float, type(None)}
 
 
 def _scan(package: str) -> Iterator[ComponentEntry]:
+    """The components in the files of a package, without importing them."""
     spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for path in sorted(Path(folder).glob("*.py")):
             text = path.read_text(encoding="utf-8")
             if "@component(" in text:
-                yield from _marked(ast.parse(text), f"{package}.{path.stem}")
+                yield from _marked_classes(ast.parse(text), f"{package}.{path.stem}")
 
 
-def _marked(tree: ast.Module, module: str) -> Iterator[ComponentEntry]:
+def _marked_classes(tree: ast.Module, module: str) -> Iterator[ComponentEntry]:
     for node in tree.body:
-        for mark in node.decorator_list if isinstance(node, ast.ClassDef) else []:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for mark in node.decorator_list:
             if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == "component":
                 kind, name = (ast.literal_eval(argument) for argument in mark.args)
-                doc = ast.get_docstring(node) or ast.get_docstring(tree) or ""  # type: ignore[arg-type]
-                yield ComponentEntry(kind, name, f"{module}:{node.name}", doc.split("\n")[0])  # type: ignore[attr-defined]
+                doc = ast.get_docstring(node) or ast.get_docstring(tree) or ""
+                yield ComponentEntry(kind, name, f"{module}:{node.name}", doc.split("\n")[0])

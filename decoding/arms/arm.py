@@ -50,13 +50,9 @@ class Arm:
 
     def describe(self) -> dict[str, Any]:
         """The canonical node: everything that decides the answers, so not the label."""
-        sampler = {"name": type(self.sampler).__name__.lower()} | {
-            f.name: getattr(self.sampler, f.name)
-            for f in fields(self.sampler)  # type: ignore[arg-type]
-        }
         return {
             "strategy": describe(self.strategy),
-            "sampler": {"name": "greedy"} if _is_greedy(self.sampler) else sampler,
+            "sampler": {"name": "greedy"} if _is_greedy(self.sampler) else describe(self.sampler),
         } | ({} if self.normalize == "sum" else {"normalize": self.normalize})
 
     @cached_property

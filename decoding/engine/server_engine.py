@@ -4,8 +4,8 @@ The server makes the branches, decodes them in step and answers once (`icl serve
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from decoding.arms.arm import Arm
@@ -18,9 +18,6 @@ from icl.errors import ICLError, PlanError
 from icl.models.base import Request
 from icl.registry import describe
 from icl.types import Generation
-
-OURS = ("icl.", "decoding.")
-"""How the paths of small pieces (a branch of `contrast`) begin that a strategy's fields name by their type."""
 
 
 class StrategyEndpoint(Protocol):
@@ -70,23 +67,15 @@ def run_requests(
 
 def arm_config(arm: Arm) -> dict[str, Any]:
     """The arm as a config would say it. Raises PlanError for a sampler that no config can name."""
-    node: dict[str, Any] = _bare(describe(arm.strategy))
+    node: dict[str, Any] = describe(arm.strategy)
     if arm.sampler == arm.strategy.sampler:
         return node
     if isinstance(arm.sampler, Sampling):
-        return node | {"sampling": {f.name: getattr(arm.sampler, f.name) for f in fields(arm.sampler)}}
+        sampling = describe(arm.sampler)
+        return node | {"sampling": {key: value for key, value in sampling.items() if key != "name"}}
     if isinstance(arm.sampler, Greedy):
         return node | {"sampling": {"temperature": 0}}
     raise PlanError(f"the sampler {type(arm.sampler).__name__} cannot be sent to a server; Sampling can.")
-
-
-def _bare(node: Any) -> Any:
-    if isinstance(node, Mapping):
-        pieces = {key: _bare(value) for key, value in node.items()}
-        if str(node.get("name", "")).startswith(OURS):
-            del pieces["name"]
-        return pieces
-    return [_bare(value) for value in node] if isinstance(node, list) else node
 
 
 def _request(job: DecodingRequest) -> Request:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from icl.constraints import BeamCount, Count, Fraction, LengthPenalty, Temperature
+from icl.registry import component
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Sampler(Protocol):
         ...
 
 
+@component("sampler", "greedy")
 @dataclass(frozen=True)
 class Greedy:
     """The best token."""
@@ -45,6 +47,7 @@ class Greedy:
         return scores.argmax(-1)
 
 
+@component("sampler", "beam")
 @dataclass(frozen=True)
 class Beam:
     """The best of several hypotheses that run side by side (`decoding.engine.beam_search`). A single step takes the best token."""
@@ -58,6 +61,7 @@ class Beam:
         return scores.argmax(-1)
 
 
+@component("sampler", "sampling")
 @dataclass(frozen=True)
 class Sampling:
     """A random token of softmax(scores / temperature), cut to the best (top-k, then top-p, then min-p)."""

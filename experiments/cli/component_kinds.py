@@ -26,7 +26,7 @@ METHODS = {
     "generate": "model",
     "score": "metric",
     "reattach": "launcher",
-    "on_image": "edit",
+    "apply_to_image": "edit",
 }
 """What a component without the mark of its kind is known by."""
 

@@ -1,7 +1,7 @@
 """What can be done to an image before a model sees it. A strategy's branches differ by these.
 
 An edit is a frozen dataclass; `told()` is its part of the image's digest. It acts at one of two places: on the 8-bit
-image (`on_image`) or on the processed `pixel_values` of one image (`on_pixels`), where published diffusion noise
+image (`apply_to_image`) or on the processed `pixel_values` of one image (`apply_to_pixel_values`), where published diffusion noise
 lives. An edit that draws random numbers is bound to the stream of its prompt (`bind`) when it is put on one, so the
 same query gets the same noise in any batch and at any step of decoding. `stream` is what it was bound to.
 

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Le
 
+from icl.canonical_json import canonical_bytes
 from icl.constraints import Fraction
 from icl.errors import ConfigError
-from icl.loading import code_digest, location
-from icl.registry import build, is_builtin
+from icl.loading import location
+from icl.registry import build, describe
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ ColorLevel = Annotated[int, Ge(0), Le(255)]
 class Edit:
     """Base of all edits: by itself it changes nothing.
 
-    on_pixels_too: it acts on processed pixels. keeps_size: images come out as wide and high as they went in.
+    applies_to_pixel_values: it acts on processed pixels. keeps_size: images come out as wide and high as they went in.
     """
 
     applies_to_pixel_values: ClassVar[bool] = False
@@ -34,9 +35,8 @@ class Edit:
         return self
 
     def describe(self) -> str:
-        """Its part of an image's digest. A class from outside the packages is told by its code too."""
-        cls = type(self)
-        return repr(self) if is_builtin(cls) else f"{self!r} {code_digest(cls)}"
+        """The text that identifies this edit in an image's digest."""
+        return canonical_bytes(describe(self)).decode()
 
     def apply_to_image(self, image: "PILImage") -> "PILImage":
         return image

@@ -45,9 +45,9 @@ def _check_image(name: str, edit: Edit, size: tuple[int, int]) -> None:
     pil_image = _image(size)
     before = pil_image.tobytes()
     changed, again = edit.apply_to_image(pil_image), edit.apply_to_image(_image(size))
-    _must(pil_image.tobytes() == before, f"{at}: on_image() changed the image that it was given.")
-    _must(changed.mode == "RGB", f"{at}: on_image() gave mode {changed.mode}, not RGB.")
-    _must(changed.tobytes() == again.tobytes(), f"{at}: on_image() gave other pixels when asked again.")
+    _must(pil_image.tobytes() == before, f"{at}: apply_to_image() changed the image that it was given.")
+    _must(changed.mode == "RGB", f"{at}: apply_to_image() gave mode {changed.mode}, not RGB.")
+    _must(changed.tobytes() == again.tobytes(), f"{at}: apply_to_image() gave other pixels when asked again.")
     _must(
         not edit.keeps_size or changed.size == size,
         f"{at} came out as {changed.size[0]} x {changed.size[1]}. Declare keeps_size = False if it must.",
@@ -63,12 +63,21 @@ def _check_pixels(name: str, edit: Edit) -> None:
     pixels = torch.linspace(-2, 2, 3 * 8 * 8).reshape(1, 3, 8, 8)
     kept = pixels.clone()
     changed = edit.apply_to_pixel_values(pixels)
-    _must(bool(torch.equal(pixels, kept)), f"{name}.on_pixels() changed the pixels that it was given.")
-    _must(changed.shape == kept.shape, f"{name}.on_pixels() gave {tuple(changed.shape)} for {tuple(kept.shape)}.")
-    _must(changed.dtype == kept.dtype, f"{name}.on_pixels() gave {changed.dtype} for {kept.dtype}.")
-    _must(bool(torch.equal(changed, edit.apply_to_pixel_values(kept.clone()))), f"{name}.on_pixels() gave two results.")
+    _must(bool(torch.equal(pixels, kept)), f"{name}.apply_to_pixel_values() changed the pixels that it was given.")
+    _must(
+        changed.shape == kept.shape,
+        f"{name}.apply_to_pixel_values() gave {tuple(changed.shape)} for {tuple(kept.shape)}.",
+    )
+    _must(changed.dtype == kept.dtype, f"{name}.apply_to_pixel_values() gave {changed.dtype} for {kept.dtype}.")
+    _must(
+        bool(torch.equal(changed, edit.apply_to_pixel_values(kept.clone()))),
+        f"{name}.apply_to_pixel_values() gave two results.",
+    )
     same = bool(torch.equal(changed, kept))
-    _must(edit.applies_to_pixel_values or same, f"{name} changes processed pixels: declare on_pixels_too = True.")
+    _must(
+        edit.applies_to_pixel_values or same,
+        f"{name} changes processed pixels: declare applies_to_pixel_values = True.",
+    )
 
 
 def _image(size: tuple[int, int]) -> "PILImage":

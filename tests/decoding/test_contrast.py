@@ -127,7 +127,7 @@ from icl.edits import Edit
 class Stripes(Edit):
     width: int = 2  # pixels
 
-    def on_image(self, image):
+    def apply_to_image(self, image):
         striped = image.copy()
         for left in range(0, image.width, 2 * self.width):
             striped.paste((0, 0, 0), (left, 0, left + self.width, image.height))

@@ -61,7 +61,7 @@ class Stripes(Edit):
     """Every other line black."""
     width: int = 1
 
-    def on_image(self, image):
+    def apply_to_image(self, image):
         changed = image.copy()
         for y in range(0, image.height, 2 * self.width):
             changed.paste((0, 0, 0), (0, y, image.width, min(y + self.width, image.height)))

@@ -145,7 +145,7 @@ def test_allowed_values_keep_their_case():
         mode: Literal["A", "b"] = "A"
 
     with pytest.raises(ConfigError, match="'A' or 'b'"):
-        registry._validated(Cased, {"mode": "a"}, "x")
+        registry._validate(Cased, {"mode": "a"}, "x")
 
 
 def test_true_is_a_value_where_a_flag_is_wanted():
@@ -183,7 +183,7 @@ def test_a_set_is_described_alike_by_every_process():
 
 
 def test_what_has_no_text_of_its_own_is_no_parameter():
-    with pytest.raises(ConfigError, match="a parameter that is a object has no text"):
+    with pytest.raises(ConfigError, match="a parameter of type object has no text"):
         describe(Words(object()))
 
 

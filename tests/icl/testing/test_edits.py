@@ -82,7 +82,7 @@ class NoEdit:
         (Drawn(), "something else for the same prompt"),
         (Halved(), "came out as 6 x 4. Declare keeps_size = False"),
         (Painting(), "changed the image that it was given"),
-        (Silent(), "declare on_pixels_too = True"),
+        (Silent(), "declare applies_to_pixel_values = True"),
         (Gray(), "gave mode L, not RGB"),
         (NoEdit(), "does not extend icl.edits.Edit"),
     ],
