@@ -72,7 +72,7 @@ def shown(url: str, times: int = 1) -> dict[str, Any]:
         ({"vllm_xargs": {"strategy": json.dumps({"name": "contrast", "weights": [1] * 3001,
           "branches": ["no_image"] * 3000})}, "icl": {"trace": True}}, "reads 3001 prompts"),
         ({"vllm_xargs": {"strategy": json.dumps({"name": "contrast", "weights": [2, -1],
-          "branches": [{"change": {"name": "made_up", "patches": 100_000}}]})}}, "less than or equal to 256"),
+          "branches": [{"change": {"name": "random_colors", "patches": 100_000}}]})}}, "less than or equal to 256"),
     ],
 )  # fmt: skip
 def test_what_would_change_an_answer_or_break_the_server_is_a_sentence(
