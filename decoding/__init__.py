@@ -1,3 +1,72 @@
-"""Decoding: strategies as pure functions over branch logits, the engines that run them, and their controls."""
+"""Decoding strategies as pure functions of branch logits, their controls, and the engines that run them.
 
-from decoding.base import Strategy as Strategy
+The names below are the public interface. Each is imported at its first use, so that `import decoding` is quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from decoding.arms.arm import Arm, default_controls, parse_arm
+    from decoding.arms.wrapper import StrategyWrapper
+    from decoding.base import Generate, StatefulStrategy, StepState, Strategy
+    from decoding.conformance import StrategyFacts, check_strategy
+    from decoding.engine.engine import run_requests
+    from decoding.engine.requests import Counters, DecodingRequest, Failure
+    from decoding.formulas.divergences import bounded_divergence, entropy, jensen_shannon, kl_divergence
+    from decoding.formulas.masks import kth_plausibility_mask, plausibility_mask, typical_mask
+    from decoding.formulas.sampling import Beam, Greedy, Sampler, Sampling
+    from decoding.traits import Traits
+
+__all__ = [
+    "Arm",
+    "Beam",
+    "Counters",
+    "DecodingRequest",
+    "Failure",
+    "Generate",
+    "Greedy",
+    "Sampler",
+    "Sampling",
+    "StatefulStrategy",
+    "StepState",
+    "Strategy",
+    "StrategyFacts",
+    "StrategyWrapper",
+    "Traits",
+    "bounded_divergence",
+    "check_strategy",
+    "default_controls",
+    "entropy",
+    "jensen_shannon",
+    "kl_divergence",
+    "kth_plausibility_mask",
+    "parse_arm",
+    "plausibility_mask",
+    "run_requests",
+    "typical_mask",
+]
+
+_MODULES = {
+    "decoding.arms.arm": ("Arm", "default_controls", "parse_arm"),
+    "decoding.arms.wrapper": ("StrategyWrapper",),
+    "decoding.base": ("Generate", "StatefulStrategy", "StepState", "Strategy"),
+    "decoding.conformance": ("StrategyFacts", "check_strategy"),
+    "decoding.engine.engine": ("run_requests",),
+    "decoding.engine.requests": ("Counters", "DecodingRequest", "Failure"),
+    "decoding.formulas.divergences": ("bounded_divergence", "entropy", "jensen_shannon", "kl_divergence"),
+    "decoding.formulas.masks": ("kth_plausibility_mask", "plausibility_mask", "typical_mask"),
+    "decoding.formulas.sampling": ("Beam", "Greedy", "Sampler", "Sampling"),
+    "decoding.traits": ("Traits",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'decoding' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,13 +1,14 @@
-"""What a decoding strategy is: which prompts are read side by side, and how their next-token scores become one.
+"""Base class of decoding strategies: which prompts are read in parallel, and how their logits become one score.
 
-A strategy is a frozen dataclass with pure functions over branch logits. It never sees an engine: the token loop, the
-option scorer and the lockstep plug-in all call the same `mask` and `combine`.
+A strategy is a frozen dataclass of pure functions on the logits of its branches. It never sees an engine. The token
+loop, the option scorer and the vLLM plug-in all call the same `mask` and `combine`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from decoding.traits import Traits, check_member_names
 from icl.streams import StreamKey
 from icl.types import Prompt
 
@@ -19,11 +20,16 @@ if TYPE_CHECKING:
     from decoding.formulas.sampling import Sampler
 
 Note = object
-"""What `prepare` learned about one prompt (a description, a first answer); handed to `branches`."""
+"""What `Strategy.prepare` found out about one prompt (a description, a first answer). `branches` receives it."""
 
 
 class StepState(Protocol):
-    """One answer under way. key: whose random streams it draws from. memory: what a strategy kept, by step."""
+    """State of one answer that is being decoded.
+
+    Attributes:
+        key: The random stream of the query.
+        memory: Values that a strategy stored, by step.
+    """
 
     key: StreamKey
     memory: dict[int, int]
@@ -31,136 +37,128 @@ class StepState(Protocol):
 
 @dataclass
 class InitialStepState:
-    """The thread of an answer that nobody has begun."""
+    """State of an answer before its first step."""
 
     key: StreamKey = StreamKey()
     memory: dict[int, int] = field(default_factory=dict)
 
 
 class Generate(Protocol):
-    """How `prepare` asks the model under test."""
+    """Greedy generation with the model under test, as `Strategy.prepare` calls it."""
 
     def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        """Greedy answers of the model under test."""
+        """Returns one text per prompt."""
         ...
 
 
 class Strategy:
-    """Base of all strategies: one branch, its own distribution, greedy.
+    """Base of all strategies. As it stands it is greedy decoding of the prompt: one branch and its own logits.
 
-    needs: among 'generate', 'logits', 'hidden_states', 'attention', 'first token only'. presets: named parameter sets of one
-    source each. sampler: how a token is drawn from the combined scores, where the YAML does not say.
-    masks_in_combine: `combine` writes -inf, because its mask reads other branches than the reference.
-    neutral: parameters at which the method is its reference under its mask (say alpha = 0), where there are such.
-    draws: its scores read the query's own random stream. remembers: they depend on what earlier steps kept.
-    over_options: option scoring hands `mask` and `combine` the log-probabilities of the options in place of tokens,
-    [n, B, options]. options_only: it says nothing about texts. first_tokens: an option there is the set of first tokens
-    of all its spellings. control: it isolates something of others and has no controls of its own.
-    gates: its contrast is meant to be left out where `settled`, so that its other branches need not be read on there.
-    reads_other: its branches are made of another sample's prompt too (`Prompt.paired_prompt`, which a run gives).
-    exits: behind its branches' logits it is handed those of the reference's early layers, the lowest first
-    (`Session.early_exit_logits`). nearest: the strategy that comes next to it where a model cannot run it.
-    idle: as it stands it changes nothing, since what it learns has not been fitted (`icl fit`).
-    keeps_best: a control of `of` whose scores order the tokens that the mask of `of` leaves as the reference does, so
-    that it is greedy under greedy decoding (`decoding.arms.equivalence`).
-    samples: answers that are generated, of which the most frequent counts (`decoding.engine.voting`). demonstrations: how many
-    times a run's number of shots its prompt has. rank: its place among the default controls, the lowest first.
+    Attributes:
+        presets: Named parameter sets, one per source (paper, released code).
+        neutral_parameters: Parameters at which the scores equal those of the reference under the mask (alpha = 0).
+        control_rank: Position among the default controls, lowest first.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
     presets: ClassVar[dict[str, dict[str, float]]] = {}
-    masks_in_combine: ClassVar[bool] = False
-    neutral: ClassVar[Mapping[str, float] | None] = None
-    draws: ClassVar[bool] = False
-    remembers: ClassVar[bool] = False
-    over_options: ClassVar[bool] = False
-    options_only: ClassVar[bool] = False
-    first_tokens: ClassVar[bool] = False
-    control: ClassVar[bool] = False
-    gates: ClassVar[bool] = False
-    reads_other: ClassVar[bool] = False
-    exits: ClassVar[bool] = False
-    nearest: ClassVar[str] = ""
-    keeps_best: ClassVar[bool] = False
-    samples: ClassVar[int] = 1
-    demonstrations: ClassVar[int] = 1
-    rank: ClassVar[int] = 100
+    neutral_parameters: ClassVar[Mapping[str, float] | None] = None
+    control_rank: ClassVar[int] = 100
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        check_member_names(cls, Strategy)
+
+    @property
+    def traits(self) -> Traits:
+        """What engines and planners must know about the strategy. Subclasses set `traits = Traits(...)`."""
+        return Traits()
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":
-        """The arm that `controls: default` adds beside `held.arm`: `held.beside(Mine(held.strategy))`. None: none."""
+        """The arm that `controls: default` adds for a target: `target.with_strategy(Mine(target.strategy))`, or None."""
         return None
 
     @property
-    def idle(self) -> bool:
+    def is_unfitted(self) -> bool:
+        """Whether the strategy equals its reference because its parameters have not been fitted (`icl fit`)."""
         return False
 
     @property
     def sampler(self) -> "Sampler":
+        """How a token is chosen from the combined scores, unless the config names a sampler."""
         from decoding.formulas.sampling import Greedy
 
         return Greedy()
 
     @property
     def weights(self) -> tuple[float, ...] | None:
-        """The branches' constant weights, where there are such; their sum is a hidden inverse temperature.
+        """Constant weights of the branches, or None if they vary. Their sum is a hidden inverse temperature.
 
-        A strategy that does not say gets them measured (`decoding.arms.inspection.weights_of`); one whose weights vary says None.
+        The weights of a strategy that does not override this are measured
+        (`decoding.arms.inspection.constant_weights`).
         """
         return (1.0,)
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        """The sum of the branches' weights, [B, 1], for strategies whose weights vary. logits: [n, B, V]."""
+        """The sum of the branch weights, for strategies whose weights vary: logits [n, B, V] -> [B, 1]."""
         raise NotImplementedError(f"{type(self).__name__} has weights that vary and does not define `strength`")
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:
-        """What must be generated before branches can be made, for a whole batch. Default: nothing."""
+        """Generates what the branches of a batch depend on. Returns one note per prompt; by default None."""
         return [None] * len(prompts)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
-        """The prompts to read; 0 is the reference."""
+        """The prompts to read. Branch 0 is the reference."""
         return (prompt,)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
-        """reference: [B, V] float32 logits of branch 0 -> [B, V] bool, True survives; None: all do."""
+        """Tokens that stay possible: logits of branch 0, [B, V] float32 -> [B, V] bool, or None for all tokens."""
         return None
 
     def reference_decides(self, reference: "Tensor") -> "Tensor | None":
-        """reference: [B, V] -> [B] bool: where the other branches cannot change the distribution that is drawn from.
+        """Rows whose distribution the other branches cannot change.
 
-        None: nowhere, ever. Engines may leave the other branches unread there and hand the reference in their place.
-        Where the mask leaves one survivor, it is the token, whatever `combine` says.
+        Engines may leave the other branches unread in these rows and pass the reference in their place. By default
+        these are the rows in which the mask leaves one token, which is then chosen whatever `combine` returns.
+
+        Args:
+            reference: Logits of branch 0, [B, V] float32.
+
+        Returns:
+            [B] bool, or None if there are never such rows.
         """
-        mask = None if self.masks_in_combine else self.mask(reference)
+        mask = None if self.traits.masks_in_combine else self.mask(reference)
         return None if mask is None else mask.sum(-1) == 1
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
-        """logits: [n, B, V] float32 -> scores [B, V]; -inf: masked too."""
+        """Scores from the logits of all branches: [n, B, V] float32 -> [B, V]. -inf rules a token out."""
         return logits[0]
 
     def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
-        """`combine`, for a strategy that draws random numbers or remembers earlier steps. threads: of each row.
+        """`combine` for a strategy that draws random numbers or depends on earlier steps. Engines call this method.
 
-        What the engines call. It may be asked twice about one step, and answers alike.
+        An engine may call it twice for one step; both calls must return the same scores.
+
+        Args:
+            logits: [n, B, V] float32.
+            step: Number of the token, from 0.
+            states: State of each of the B rows.
         """
         return self.combine(logits, step)
 
 
 class StatefulStrategy(Strategy):
-    """Base of strategies that define `follow`; `combine` is a first step in nobody's thread."""
+    """Base of strategies that define `combine_stateful`. `combine` calls it with initial states."""
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         return self.combine_stateful(logits, step, [InitialStepState() for _ in range(logits.shape[1])])
 
 
 def unit_strength(logits: "Tensor") -> "Tensor":
-    """[B, 1]: the strength of weights that vary and always sum to one. logits: [n, B, V]."""
+    """[B, 1] ones: the strength of weights that vary and sum to one. logits: [n, B, V]."""
     return logits.new_ones(logits.shape[1], 1)
 
 
 def zero_strength(logits: "Tensor") -> "Tensor":
-    """[B, 1]: the strength where identical branches leave nothing of one another. logits: [n, B, V]."""
+    """[B, 1] zeros: the strength of weights that cancel for identical branches. logits: [n, B, V]."""
     return logits.new_zeros(logits.shape[1], 1)
-
-
-Make = Callable[[], Strategy]

@@ -65,7 +65,7 @@ def check_strategy(strategy: Strategy, prompt: Prompt | None = None) -> Strategy
         _check_identity(strategy, count)
     _check_neutral(strategy, count)
     _check_settled(strategy, count)
-    return StrategyFacts(count - (EXITS if strategy.exits else 0), weights, strength, masks)
+    return StrategyFacts(count - (EXITS if strategy.traits.reads_early_exits else 0), weights, strength, masks)
 
 
 def made_up(count: int, rows: int = ROWS, scale: float = 3.0, seed: int = 0) -> "Tensor":
@@ -108,7 +108,7 @@ def _check_branches(strategy: Strategy, prompt: Prompt) -> int:
         again == tuple(branch.digest for branch in branches),
         "branches() gave other prompts when asked again: random edits must draw from the prompt's own stream.",
     )
-    return len(branches) + (EXITS if strategy.exits else 0)
+    return len(branches) + (EXITS if strategy.traits.reads_early_exits else 0)
 
 
 def _check_purity(strategy: Strategy, count: int) -> None:
@@ -150,7 +150,7 @@ def _check_masks(strategy: Strategy, count: int) -> bool:
         combined = strategy.combine(logits, 1)
         own = bool((combined == -float("inf")).any())
         _need(
-            strategy.masks_in_combine or not own,
+            strategy.traits.masks_in_combine or not own,
             "combine() writes -inf: the class must say so with `masks_in_combine = True`, or use mask() where the mask "
             "reads the reference alone.",
         )
@@ -182,11 +182,11 @@ def _check_identity(strategy: Strategy, count: int) -> None:
 
 
 def _check_neutral(strategy: Strategy, count: int) -> None:
-    if strategy.neutral is None:
+    if strategy.neutral_parameters is None:
         return
-    neutral = dataclasses.replace(strategy, **strategy.neutral)  # type: ignore[type-var]
+    neutral = dataclasses.replace(strategy, **strategy.neutral_parameters)  # type: ignore[type-var]
     logits = made_up(count)
-    told = ", ".join(f"{name} = {value:g}" for name, value in strategy.neutral.items())
+    told = ", ".join(f"{name} = {value:g}" for name, value in strategy.neutral_parameters.items())
     _need(
         _same_distribution(neutral, neutral.combine(logits, 1), logits[0]),
         f"at {told} the scores should be the reference's under the mask, and are not.",
@@ -195,7 +195,7 @@ def _check_neutral(strategy: Strategy, count: int) -> None:
 
 def _check_settled(strategy: Strategy, count: int) -> None:
     """What is drawn from a settled row is the same with the reference in the place of every other branch."""
-    if strategy.remembers or strategy.exits:
+    if strategy.traits.keeps_state or strategy.traits.reads_early_exits:
         return
     for scale in (0.3, 3.0, 30.0):
         logits = made_up(count, scale=scale)

@@ -98,7 +98,7 @@ def default_controls(arm: Arm, *, options: bool = False, shots: int | None = Non
     options: option scores are compared, where no sampler plays a part. shots: of the run; 0 has none to double.
     """
     strategy = arm.strategy
-    if strategy.control or logits_count(strategy) == 1:
+    if strategy.traits.is_control or logits_count(strategy) == 1:
         return ()
     target = ControlTarget(arm, options, shots)
     return tuple(

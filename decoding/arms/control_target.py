@@ -57,4 +57,4 @@ class ControlTarget:
 def default_control_classes() -> tuple[type[Strategy], ...]:
     """Every registered strategy with a `fits` of its own, in the order of their ranks, then of their names."""
     known = [resolve("strategy", name) for name in entries("strategy")]
-    return tuple(sorted((one for one in known if "control_for" in vars(one)), key=lambda one: one.rank))
+    return tuple(sorted((one for one in known if "control_for" in vars(one)), key=lambda one: one.control_rank))

@@ -1,80 +1,103 @@
-"""Decodings that are greedy by construction: what their nodes say, before any answer is seen.
+"""Arms that are greedy decoding by construction, whatever the model answers.
 
-    idle        a strategy that has not been fitted scores as the reference
-    keeps_best  a control that leaves the order of tokens alone (`mask_only`, `temperature_matched`, `entropy_matched`)
-    neutral     a method at the parameters at which it is its reference under its mask (alpha = 0)
-    no others   a method whose branches are all the prompt itself, as where it changes demonstrations and there are none
+    is_unfitted          a strategy whose parameters have not been fitted scores as the reference
+    preserves_argmax     a control that keeps the order of tokens (`mask_only`, `temperature_matched`,
+                         `entropy_matched`)
+    neutral_parameters   a method at parameters at which it equals its reference under its mask (alpha = 0)
+    equal branches       a method whose branches all equal the prompt, such as one that changes demonstrations at 0 shots
 
-The last three of greedily generated answers alone: drawing reads the whole distribution, and option scores do. A mask
-that other branches have a say in (`masks_in_combine`) may rule the best token out, so such methods never count. Of
-components of one's own nothing is known.
+The last three hold for greedy generation only, since sampling and option scores depend on the whole distribution. A
+mask that reads several branches (`masks_in_combine`) may rule out the best token, so such methods never count. Nothing
+is known about classes from outside the packages.
 """
 
+import json
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from decoding.base import Strategy
+from decoding.traits import Traits
 from icl.errors import ConfigError, ICLError
 from icl.registry import build, is_builtin, resolve
 
 GREEDY = {"name": "greedy"}
 
 
-def is_equivalent_to_greedy(arm: Mapping[str, Any], score: str, shots: int) -> bool:
-    """Whether the arm answers as greedy whatever the model says. arm: its canonical node (`Arm.describe`)."""
-    node = arm.get("strategy")
-    if not isinstance(node, Mapping):
-        return False
-    try:
-        return node == GREEDY or (_known(node) and _greedy(node, arm, score, shots))
-    except ConfigError:  # of another version, which had other parameters
-        return False
+def is_equivalent_to_greedy(arm: Mapping[str, Any], answer_mode: str, shots: int) -> bool:
+    """Whether an arm answers as greedy decoding does, for any model.
+
+    Args:
+        arm: Canonical config of the arm (`Arm.describe`).
+        answer_mode: 'generate' or 'options'.
+        shots: Number of demonstrations.
+    """
+    config = arm.get("strategy")
+    if config == GREEDY:
+        return True
+    strategy = _registered_strategy(config)
+    if strategy is None or strategy.is_unfitted:
+        return strategy is not None
+    return answer_mode == "generate" and arm.get("sampler") == GREEDY and _has_greedy_scores(strategy, shots)
 
 
-def _greedy(node: Mapping[str, Any], arm: Mapping[str, Any], score: str, shots: int) -> bool:
-    strategy = resolve("strategy", str(node["name"]))
-    if vars(strategy).get("idle") is not None and build("strategy", node).idle:
-        return True
-    if score != "generate" or arm.get("sampler") != GREEDY:
+def _has_greedy_scores(strategy: Strategy, shots: int) -> bool:
+    """Whether the best token of the strategy is that of the reference, for any logits."""
+    traits = strategy.traits
+    if traits.masks_in_combine or traits.num_samples != 1 or (traits.demonstration_factor != 1 and shots > 0):
         return False
-    if strategy.keeps_best:
-        return _masks_by_reference(resolve("strategy", str(node["of"]["name"])))
-    if not _masks_by_reference(strategy) or strategy.samples != 1:
-        return False
-    neutral: Mapping[str, float] | None = strategy.neutral
-    if neutral and all(node.get(name) == value for name, value in neutral.items()):
+    if traits.preserves_argmax:
         return True
-    return shots == 0 and _reads_the_prompt_alone(build("strategy", node))
+    neutral = strategy.neutral_parameters
+    if neutral and all(getattr(strategy, name) == value for name, value in neutral.items()):
+        return True
+    return shots == 0 and _has_equal_branches(strategy)
+
+
+def registered_traits(config: Any) -> Traits | None:
+    """Traits of the strategy of a canonical config, or None for an unknown strategy and for a user's own class."""
+    strategy = _registered_strategy(config)
+    return None if strategy is None else strategy.traits
+
+
+def _registered_strategy(config: Any) -> Strategy | None:
+    return _build_registered(json.dumps(config, sort_keys=True)) if isinstance(config, Mapping) else None
 
 
 @lru_cache
-def _reads_the_prompt_alone(strategy: Strategy) -> bool:
-    """Whether all branches of a prompt without demonstrations are the prompt, and their sum is for what they say."""
+def _build_registered(config: str) -> Strategy | None:
+    node = json.loads(config)
+    try:
+        if not _is_registered(node):
+            return None
+        strategy: Strategy = build("strategy", node)
+    except ConfigError:  # written by another version, with other components or parameters
+        return None
+    return strategy
+
+
+def _is_registered(node: Mapping[str, Any]) -> bool:
+    """Whether a component and all components nested in it are classes of these packages."""
+    nested = [value for value in node.values() if isinstance(value, Mapping)]
+    if any(":" in str(one.get("name", "")) for one in (node, *nested)):
+        return False
+    return is_builtin(resolve("strategy", str(node.get("name"))))
+
+
+@lru_cache
+def _has_equal_branches(strategy: Strategy) -> bool:
+    """Whether all branches of a prompt without demonstrations equal the prompt, with weights of positive sum."""
     from decoding.arms.inspection import constant_strength, probe_branches, probe_prompt
 
     prompt = probe_prompt(shots=0)
     try:
         branches = probe_branches(strategy, prompt)
-    except ICLError:  # it cannot read such a prompt, and its samples say so
+    except ICLError:  # the strategy cannot read such a prompt; its samples fail with this reason
         return False
-    if strategy.exits or any(branch.digest != prompt.digest for branch in branches):
+    if strategy.traits.reads_early_exits or any(branch.digest != prompt.digest for branch in branches):
         return False
     if len(branches) == 1:
-        same = Strategy.combine, Strategy.combine_stateful, Strategy.mask
-        return (type(strategy).combine, type(strategy).combine_stateful, type(strategy).mask) == same
+        inherited = Strategy.combine, Strategy.combine_stateful, Strategy.mask
+        return (type(strategy).combine, type(strategy).combine_stateful, type(strategy).mask) == inherited
     strength = constant_strength(strategy)
     return strength is None or strength > 0
-
-
-def _masks_by_reference(strategy: Any) -> bool:
-    """A property would have to be asked of the strategy itself: then it is not known."""
-    return strategy.masks_in_combine is False
-
-
-def _known(node: Mapping[str, Any]) -> bool:
-    """Whether a strategy and what it wraps are of the packages here, and no class of somebody's own."""
-    inner = [value for value in node.values() if isinstance(value, Mapping)]
-    if any(":" in str(one.get("name", "")) for one in inner):
-        return False
-    return ":" not in str(node.get("name", "")) and is_builtin(resolve("strategy", str(node.get("name"))))

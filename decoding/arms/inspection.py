@@ -67,7 +67,7 @@ def branch_count(strategy: Strategy) -> int:
 
 def logits_count(strategy: Strategy) -> int:
     """How many distributions a strategy is handed at a step of a made-up model."""
-    return branch_count(strategy) + (EXITS if strategy.exits else 0)
+    return branch_count(strategy) + (EXITS if strategy.traits.reads_early_exits else 0)
 
 
 def declares_weights(strategy: Strategy) -> bool:

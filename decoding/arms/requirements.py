@@ -38,10 +38,10 @@ def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str
     abilities: `Model.abilities`. An arm that samples, and any option scoring, reads logits, whatever the strategy.
     """
     arm = strategy if isinstance(strategy, Arm) else Arm(strategy, strategy.sampler)
-    needs = set(arm.strategy.needs)
-    if arm.strategy.options_only and score != "options":
+    needs = set(arm.strategy.traits.needs)
+    if arm.strategy.traits.requires_options and score != "options":
         return f"decoding '{arm.label}' ranks options and writes no text. Use answer_mode: options, or leave it out."
-    if score == "options" and arm.strategy.over_options:
+    if score == "options" and arm.strategy.traits.combines_options:
         needs.add("whole options")
     if score == "options" or not arm.sampler.deterministic:
         needs.add("logits")
@@ -64,8 +64,11 @@ def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str
 
 def _nearest(strategy: Strategy, abilities: Set[str], score: str) -> str:
     """What runs on the model: the strategy that comes next to it where it names one, else greedy."""
-    if strategy.nearest and unsupported_reason(build("strategy", strategy.nearest), abilities, score) is None:
-        return f"'{strategy.nearest}', which comes next to it,"
+    if (
+        strategy.traits.fallback
+        and unsupported_reason(build("strategy", strategy.traits.fallback), abilities, score) is None
+    ):
+        return f"'{strategy.traits.fallback}', which comes next to it,"
     return "'greedy' with answer_mode: generate" if "generate" in abilities else ""
 
 

@@ -1,10 +1,12 @@
-"""Strategies that are made of another one: what that one needs, reads and draws is said by it, once for all of them."""
+"""Base of strategies that modify another strategy."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from decoding.base import Generate, Note, StatefulStrategy, Strategy
 from decoding.formulas.sampling import Sampler
+from decoding.traits import Traits
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -12,47 +14,20 @@ if TYPE_CHECKING:
 
 
 class StrategyWrapper(StatefulStrategy):
-    """Base: `inner` is the other one. Its facts, sampler, preparation and branches hold for the whole."""
+    """Strategy with the traits, sampler, preparation and branches of the strategy `inner`."""
 
     @property
     def inner(self) -> Strategy:
+        """The wrapped strategy."""
         raise NotImplementedError
 
     @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        return self.inner.needs | {"logits"}
+    def traits(self) -> Traits:
+        return replace(self.inner.traits, needs=self.inner.traits.needs | {"logits"})
 
     @property
-    def masks_in_combine(self) -> bool:  # type: ignore[override]
-        return self.inner.masks_in_combine
-
-    @property
-    def draws(self) -> bool:  # type: ignore[override]
-        return self.inner.draws
-
-    @property
-    def remembers(self) -> bool:  # type: ignore[override]
-        return self.inner.remembers
-
-    @property
-    def exits(self) -> bool:  # type: ignore[override]
-        return self.inner.exits
-
-    @property
-    def nearest(self) -> str:  # type: ignore[override]
-        return self.inner.nearest
-
-    @property
-    def reads_other(self) -> bool:  # type: ignore[override]
-        return self.inner.reads_other
-
-    @property
-    def over_options(self) -> bool:  # type: ignore[override]
-        return self.inner.over_options
-
-    @property
-    def options_only(self) -> bool:  # type: ignore[override]
-        return self.inner.options_only
+    def is_unfitted(self) -> bool:
+        return self.inner.is_unfitted
 
     @property
     def sampler(self) -> Sampler:
@@ -65,7 +40,7 @@ class StrategyWrapper(StatefulStrategy):
         return self.inner.branches(prompt, note)
 
     def inner_strength(self, logits: "Tensor", step: int) -> "Tensor":
-        """[B, 1] sum of the other one's weights, whether it varies or not. logits: [n, B, V]."""
+        """The sum of the inner strategy's weights, constant or not: logits [n, B, V] -> [B, 1]."""
         from decoding.arms.inspection import constant_strength
 
         fixed = constant_strength(self.inner)

@@ -1,11 +1,13 @@
 """What controls share: another strategy's prompts and mask, read as narrowly as the control allows."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from decoding.arms.inspection import constant_weights, logits_count
 from decoding.arms.wrapper import StrategyWrapper
 from decoding.base import Note, StepState, Strategy
+from decoding.traits import Traits
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -19,28 +21,22 @@ class WrappingControl(StrategyWrapper):
     """
 
     of: Strategy
-    control: ClassVar[bool] = True
 
     @property
     def needs_all_branches(self) -> bool:
         """Whether the other branches are needed. A mask in `combine` reads them."""
-        return self.of.masks_in_combine
+        return self.of.traits.masks_in_combine
 
     @property
     def inner(self) -> Strategy:
         return self.of
 
     @property
-    def draws(self) -> bool:  # type: ignore[override]
-        return self.needs_all_branches and self.of.draws
-
-    @property
-    def remembers(self) -> bool:  # type: ignore[override]
-        return self.needs_all_branches and self.of.remembers
-
-    @property
-    def exits(self) -> bool:  # type: ignore[override]
-        return self.needs_all_branches and self.of.exits
+    def traits(self) -> Traits:
+        traits = replace(super().traits, is_control=True, preserves_argmax=False)
+        if self.needs_all_branches:
+            return traits
+        return replace(traits, draws_random_numbers=False, keeps_state=False, reads_early_exits=False)
 
     @property
     def weights(self) -> tuple[float, ...] | None:
@@ -60,7 +56,7 @@ class WrappingControl(StrategyWrapper):
 
     def apply_inner_mask(self, logits: "Tensor", step: int, states: Sequence[StepState], scores: "Tensor") -> "Tensor":
         """The scores with -inf where the method's own have it."""
-        if not self.of.masks_in_combine:
+        if not self.of.traits.masks_in_combine:
             return scores
         return scores.masked_fill(self.of.combine_stateful(logits, step, states) == -float("inf"), -float("inf"))
 

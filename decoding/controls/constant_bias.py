@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.arms.fitting import fit_option_bias
 from decoding.base import Strategy
+from decoding.traits import Traits
 from icl.registry import component
 
 if TYPE_CHECKING:
@@ -27,13 +28,11 @@ class ConstantBias(Strategy):
 
     biases: tuple[float, ...] = (0.0,)  # nats, one for each option in its order
 
-    over_options: ClassVar[bool] = True
-    options_only: ClassVar[bool] = True
-    control: ClassVar[bool] = True
+    traits = Traits(combines_options=True, requires_options=True, is_control=True)
     needs_labels: ClassVar[bool] = True
 
     @property
-    def idle(self) -> bool:
+    def is_unfitted(self) -> bool:
         """Nothing is added to the scores: there was no fit."""
         return not any(self.biases)
 

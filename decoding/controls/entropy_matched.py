@@ -6,13 +6,14 @@ zero or less, too.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.arms.inspection import min_strength
 from decoding.base import StepState, Strategy
 from decoding.controls.base import WrappingControl
 from decoding.formulas.divergences import entropy
+from decoding.traits import Traits
 from icl.registry import NestedComponent, component
 
 if TYPE_CHECKING:
@@ -34,8 +35,11 @@ class EntropyMatched(WrappingControl):
 
     of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose entropy it is
 
-    rank: ClassVar[int] = 30
-    keeps_best: ClassVar[bool] = True
+    control_rank: ClassVar[int] = 30
+
+    @property
+    def traits(self) -> Traits:
+        return replace(super().traits, preserves_argmax=True)
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":

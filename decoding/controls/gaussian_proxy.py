@@ -7,11 +7,12 @@ contrast carries no information. Defined for any number of branches and any s.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.base import StepState, Strategy
 from decoding.controls.base import AllBranchesControl
+from decoding.traits import Traits
 from icl.registry import NestedComponent, component
 
 if TYPE_CHECKING:
@@ -28,8 +29,11 @@ class GaussianProxy(AllBranchesControl):
 
     of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose shift it is
 
-    draws: ClassVar[bool] = True
-    rank: ClassVar[int] = 40
+    control_rank: ClassVar[int] = 40
+
+    @property
+    def traits(self) -> Traits:
+        return replace(super().traits, draws_random_numbers=True)
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":

@@ -6,11 +6,12 @@ branches keeps reading the real ones: identical branches would switch it off, an
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.base import StepState, Strategy
 from decoding.controls.base import WrappingControl
+from decoding.traits import Traits
 from icl.registry import NestedComponent, component
 
 if TYPE_CHECKING:
@@ -27,8 +28,11 @@ class MaskOnly(WrappingControl):
 
     of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose mask it is
 
-    rank: ClassVar[int] = 10
-    keeps_best: ClassVar[bool] = True
+    control_rank: ClassVar[int] = 10
+
+    @property
+    def traits(self) -> Traits:
+        return replace(super().traits, preserves_argmax=True)
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from annotated_types import Ge
 
 from decoding.base import Strategy
+from decoding.traits import Traits
 from icl.registry import component
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ class MoreDemonstrations(Strategy):
 
     times: Annotated[int, Ge(2)] = 2  # the run's number of shots
 
-    control: ClassVar[bool] = True
-    rank: ClassVar[int] = 240
+    control_rank: ClassVar[int] = 240
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":
@@ -34,5 +34,5 @@ class MoreDemonstrations(Strategy):
         return None if target.shots == 0 else target.with_strategy(MoreDemonstrations(), target.sampler)
 
     @property
-    def demonstrations(self) -> int:  # type: ignore[override]
-        return self.times
+    def traits(self) -> Traits:
+        return Traits(is_control=True, demonstration_factor=self.times)

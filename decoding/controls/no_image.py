@@ -25,7 +25,7 @@ class NoImage(NegativeReplacement):
 
     of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose arithmetic it is
 
-    rank: ClassVar[int] = 90
+    control_rank: ClassVar[int] = 90
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":

@@ -7,9 +7,10 @@ at the first answer token. A rule that reads nothing of the image: what it gains
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from decoding.base import Strategy, unit_strength
+from decoding.traits import Traits
 from icl.constraints import Count, Fraction
 from icl.registry import component
 
@@ -26,10 +27,7 @@ class OLM(Strategy):
     total: Fraction = 0.2  # least probability of both together
     margin: Fraction = 0.5  # most difference between them
 
-    over_options: ClassVar[bool] = True
-    options_only: ClassVar[bool] = True
-    first_tokens: ClassVar[bool] = True
-    control: ClassVar[bool] = True
+    traits = Traits(combines_options=True, requires_options=True, sums_first_tokens=True, is_control=True)
 
     @property
     def weights(self) -> None:

@@ -6,10 +6,11 @@ as it is, is read for traces, and has no weight.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from decoding.base import Note, Strategy
 from decoding.prompt_edits import wrap_question
+from decoding.traits import Traits
 from icl.registry import component
 from icl.types import Prompt
 
@@ -26,7 +27,7 @@ class PBA(Strategy):
 
     suffix: str = YES  # after the query's question
 
-    control: ClassVar[bool] = True
+    traits = Traits(is_control=True)
 
     @property
     def weights(self) -> tuple[float, float]:

@@ -28,7 +28,7 @@ class PlainAverage(AllBranchesControl):
 
     of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose branches they are
 
-    rank: ClassVar[int] = 50
+    control_rank: ClassVar[int] = 50
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":

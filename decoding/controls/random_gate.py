@@ -5,13 +5,14 @@ knows something beats it. `share` should be how often the method's own gate is o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.arms.gated import GatedStrategy
 from decoding.base import StepState, Strategy
 from decoding.controls.base import AllBranchesControl
 from decoding.strategies.dcd import DCD
+from decoding.traits import Traits
 from icl.constraints import Fraction
 from icl.errors import ConfigError
 from icl.registry import NestedComponent, component
@@ -33,8 +34,11 @@ class RandomGate(AllBranchesControl):
     )  # the strategy whose gate it replaces
     share: Fraction = 0.5  # of steps at which the gate is open
 
-    draws: ClassVar[bool] = True
-    rank: ClassVar[int] = 70
+    control_rank: ClassVar[int] = 70
+
+    @property
+    def traits(self) -> Traits:
+        return replace(super().traits, draws_random_numbers=True, masks_in_combine=True)  # the mask depends on the coin
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":
@@ -45,11 +49,6 @@ class RandomGate(AllBranchesControl):
             raise ConfigError(
                 f"strategy '{type(self.of).__name__}' has no gate that a coin could replace. dcd and chasd have."
             )
-
-    @property
-    def masks_in_combine(self) -> bool:  # type: ignore[override]
-        """The mask follows the coin."""
-        return True
 
     @property
     def weights(self) -> None:

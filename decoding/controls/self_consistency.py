@@ -14,6 +14,7 @@ from annotated_types import Ge
 from decoding.arms.inspection import branch_count
 from decoding.base import Strategy
 from decoding.formulas.sampling import Sampler, Sampling
+from decoding.traits import Traits
 from icl.constraints import Positive
 from icl.registry import component, parameter
 
@@ -30,8 +31,7 @@ class SelfConsistency(Strategy):
     count: Annotated[int, Ge(2)] = parameter("samples", 2)  # sampled answers
     temperature: Positive = 0.7  # of the samples, where `sampling` beside it does not say
 
-    control: ClassVar[bool] = True
-    rank: ClassVar[int] = 230
+    control_rank: ClassVar[int] = 230
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":
@@ -42,8 +42,8 @@ class SelfConsistency(Strategy):
         return target.with_strategy(voters, target.sampler if target.is_sampled else voters.sampler, "sum")
 
     @property
-    def samples(self) -> int:  # type: ignore[override]
-        return self.count
+    def traits(self) -> Traits:
+        return Traits(is_control=True, num_samples=self.count)
 
     @property
     def sampler(self) -> Sampler:

@@ -8,12 +8,13 @@ control uses its negative as a prior over answers. Which sample it is, is a func
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.arms.inspection import branch_count, has_negative_weight
 from decoding.base import Generate, Note, Strategy
 from decoding.controls.base import NegativeReplacement
+from decoding.traits import Traits
 from icl.errors import PlanError
 from icl.registry import NestedComponent, component
 from icl.types import Prompt
@@ -33,8 +34,11 @@ class ShuffledNegative(NegativeReplacement):
 
     of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose arithmetic it is
 
-    reads_other: ClassVar[bool] = True
-    rank: ClassVar[int] = 60
+    control_rank: ClassVar[int] = 60
+
+    @property
+    def traits(self) -> Traits:
+        return replace(super().traits, reads_paired_prompt=True)
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":

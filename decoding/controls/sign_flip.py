@@ -29,7 +29,7 @@ class SignFlip(AllBranchesControl):
 
     of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose shift it is
 
-    rank: ClassVar[int] = 50
+    control_rank: ClassVar[int] = 50
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":

@@ -5,12 +5,13 @@ temperature without the contrast, the method's mask kept. Where s varies, it var
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.arms.inspection import constant_strength, min_strength
 from decoding.base import StepState, Strategy
 from decoding.controls.base import WrappingControl
+from decoding.traits import Traits
 from icl.errors import ConfigError
 from icl.registry import NestedComponent, component
 
@@ -31,8 +32,11 @@ class TemperatureMatched(WrappingControl):
 
     of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose temperature it is
 
-    rank: ClassVar[int] = 20
-    keeps_best: ClassVar[bool] = True
+    control_rank: ClassVar[int] = 20
+
+    @property
+    def traits(self) -> Traits:
+        return replace(super().traits, preserves_argmax=True)
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":
@@ -48,7 +52,7 @@ class TemperatureMatched(WrappingControl):
 
     @property
     def needs_all_branches(self) -> bool:
-        return self.of.masks_in_combine or constant_strength(self.of) is None
+        return self.of.traits.masks_in_combine or constant_strength(self.of) is None
 
     @property
     def weights(self) -> tuple[float, ...] | None:

@@ -26,7 +26,7 @@ class UnrelatedImage(NegativeReplacement):
 
     of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose arithmetic it is
 
-    rank: ClassVar[int] = 80
+    control_rank: ClassVar[int] = 80
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":

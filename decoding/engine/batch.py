@@ -30,7 +30,7 @@ def decode_batch(
     shares_prefix = model.shares_prefix
     chosen = choose_schedules(prepared_requests, lazy_branches, history, shares_prefix)
     prompts = _now(prepared_requests, chosen)
-    exits = any(ready.job.arm.strategy.exits for ready in prepared_requests)
+    exits = any(ready.job.arm.strategy.traits.reads_early_exits for ready in prepared_requests)
 
     def opened(names: Iterable[str], beside: Session | None = None) -> Session:
         more: dict[str, Any] = {"early_exits": True} if exits else {}
@@ -48,7 +48,7 @@ def decode_batch(
         rows = [place[digest] for digest in (ready.digests if chosen[i] == "eager" else ready.digests[:1])]
         if job.score == "options":
             ids = model.option_ids(ready.branches[0], job.options)
-            firsts = _firsts(model, ready) if job.arm.strategy.first_tokens else ()
+            firsts = _firsts(model, ready) if job.arm.strategy.traits.sums_first_tokens else ()
             ballots[i] = OptionScoring(
                 job.arm.strategy,
                 tuple(rows),

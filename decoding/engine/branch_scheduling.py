@@ -27,7 +27,7 @@ Arithmetic = tuple[Strategy, Sampler, int]
 """A strategy, a sampler, and the most new tokens."""
 
 SETTLED = 0.7
-"""Share of steps that are taken to be settled before an arm has answered."""
+"""Fraction of steps that are taken to be settled before an arm has answered."""
 
 ENOUGH, REMEMBERED = 8, 64
 """Answers that are believed, and how many are kept in mind: then all count half."""
@@ -79,7 +79,7 @@ class History:
 
     def learn(self, ready: PreparedRequest, way: BranchSchedule, lane: "Hypothesis") -> None:
         """From an answer that was looked at: read late, or with a trace."""
-        if lane.finish == "fault" or way == "gated" or ready.job.arm.strategy.gates:
+        if lane.finish == "fault" or way == "gated" or ready.job.arm.strategy.traits.is_gated:
             return
         if way == "lazy" or lane.trace:
             self.of(ready).add(lane.steps, lane.opened if way == "lazy" else lane.contrasted > 0)
@@ -101,7 +101,7 @@ def choose_schedules(
             or job.score != "generate"
             or job.top
             or len(ready.branches) < 2
-            or strategy.remembers
+            or strategy.traits.keeps_state
         ):
             continue
         if isinstance(job.arm.sampler, Beam):  # its beams take over one another's rows
@@ -111,12 +111,12 @@ def choose_schedules(
     for (strategy, _, limit), places in alike.items():
         own = [prepared_requests[i] for i in places]
         if (
-            strategy.gates
+            strategy.traits.is_gated
             or lazy_branches == "always"
             or is_lazy_cheaper(own, *history.of(own[0]).expected(limit), lends)
         ):
             for i in places:
-                chosen[i] = "gated" if strategy.gates else "lazy"
+                chosen[i] = "gated" if strategy.traits.is_gated else "lazy"
     opened = {
         digest
         for ready, way in zip(prepared_requests, chosen, strict=True)

@@ -77,11 +77,11 @@ def score(session: Session, ballots: Sequence[OptionScoring]) -> None:
         if not ballot.options or not all(ballot.options):
             ballot.fault = "an option has no tokens of its own after this prompt"
     whole = [ballot for ballot in ballots if not ballot.fault]
-    over = [ballot for ballot in whole if ballot.strategy.over_options]
-    summed = [ballot for ballot in over if ballot.strategy.first_tokens]
+    over = [ballot for ballot in whole if ballot.strategy.traits.combines_options]
+    summed = [ballot for ballot in over if ballot.strategy.traits.sums_first_tokens]
     for ballot in summed:
         _rank_first_tokens(ballot, session.logits)
-    over = [ballot for ballot in over if not ballot.strategy.first_tokens]
+    over = [ballot for ballot in over if not ballot.strategy.traits.sums_first_tokens]
     alone = {
         (row, b.options, b.texts, b.normalize): OptionScoring(
             Strategy(), (row,), b.options, b.key, b.texts, b.normalize
@@ -89,7 +89,7 @@ def score(session: Session, ballots: Sequence[OptionScoring]) -> None:
         for b in over
         for row in b.rows
     }
-    counted = [*(ballot for ballot in whole if not ballot.strategy.over_options), *alone.values()]
+    counted = [*(ballot for ballot in whole if not ballot.strategy.traits.combines_options), *alone.values()]
     for chunk in _chunks(counted, session.logits.shape[-1]):
         inner = _inner(session, chunk)
         for alike in _alike(chunk):
@@ -146,7 +146,7 @@ def _inner(session: Session, ballots: Sequence[OptionScoring]) -> Inner:
     for exits in (False, True):
         wanted: dict[int, dict[tuple[int, ...], None]] = {}
         for ballot in ballots:
-            for row in ballot.rows if ballot.strategy.exits or not exits else ():
+            for row in ballot.rows if ballot.strategy.traits.reads_early_exits or not exits else ():
                 wanted.setdefault(row, {}).update(dict.fromkeys(o for o in ballot.options if len(o) > 1))
         rows = sorted(row for row, options in wanted.items() if options)
         if not rows:
@@ -164,7 +164,11 @@ def _at(ballot: OptionScoring, option: int, step: int, inner: Inner) -> "Tensor"
     """[n, V]: what the strategy is handed before a token inside an option."""
     ids = ballot.options[option]
     logits = torch.stack([inner[row, ids][step] for row in ballot.rows])
-    return torch.cat([logits, inner[-1 - ballot.rows[0], ids][:, step]]) if ballot.strategy.exits else logits
+    return (
+        torch.cat([logits, inner[-1 - ballot.rows[0], ids][:, step]])
+        if ballot.strategy.traits.reads_early_exits
+        else logits
+    )
 
 
 def _count(ballots: Sequence[OptionScoring], session: Session, inner: Inner) -> None:
@@ -173,7 +177,7 @@ def _count(ballots: Sequence[OptionScoring], session: Session, inner: Inner) -> 
     for ballot in ballots:
         ballot.logprobs = [[] for _ in ballot.options]
     start = torch.stack([first[_index([b.rows[n] for b in ballots], first)] for n in range(len(ballots[0].rows))])
-    if strategy.exits:
+    if strategy.traits.reads_early_exits:
         start = torch.cat([start, early_exit_rows(session, [ballot.rows[0] for ballot in ballots])])
     told, faults = combined_logprobs(strategy, start.float(), 0, ballots)
     states: dict[tuple[int, int], StepState] = {}

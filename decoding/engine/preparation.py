@@ -17,7 +17,7 @@ def prepare_requests(
 
     generate: greedy answers of the model under test. count: tokens of a prompt; asked once for each distinct one.
     """
-    whose = [_identity(job.prompt, job.arm.strategy.reads_other) for job in jobs]
+    whose = [_identity(job.prompt, job.arm.strategy.traits.reads_paired_prompt) for job in jobs]
     wanted: dict[Strategy, dict[str, Prompt]] = {}
     for job, own in zip(jobs, whose, strict=True):
         if isinstance(own, str):
@@ -32,7 +32,7 @@ def prepare_requests(
             )
     ready: list[PreparedRequest | Failure] = []
     for job, own in zip(jobs, whose, strict=True):
-        if job.arm.strategy.options_only and job.score == "generate":
+        if job.arm.strategy.traits.requires_options and job.score == "generate":
             ready.append(Failure(f"{job.arm.label} ranks options and writes no text. Use answer_mode: options."))
             continue
         one = made[job.arm.strategy, own] if isinstance(own, str) else own

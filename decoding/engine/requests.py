@@ -138,7 +138,9 @@ class PreparedRequest:
     def key(self) -> str:
         """Equal keys have equal answers: same branches, same arithmetic, same draws."""
         job = self.job
-        alike = not job.arm.strategy.draws and (job.score == "options" or job.arm.sampler.deterministic)
+        alike = not job.arm.strategy.traits.draws_random_numbers and (
+            job.score == "options" or job.arm.sampler.deterministic
+        )
         drawn = None if alike else [job.prompt.key.seed, job.prompt.key.query]
         if job.score == "options":
             how: list[object] = [job.options, job.normalize, job.arm.strategy_digest, drawn]

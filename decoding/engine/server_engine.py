@@ -81,7 +81,7 @@ def arm_config(arm: Arm) -> dict[str, Any]:
 def _request(job: DecodingRequest) -> Request:
     scored = job.score == "options"
     return Request(
-        job.prompt if job.arm.strategy.reads_other else replace(job.prompt, paired_prompt=None),
+        job.prompt if job.arm.strategy.traits.reads_paired_prompt else replace(job.prompt, paired_prompt=None),
         job.options,
         job.max_new_tokens,
         score_options=scored,
@@ -94,7 +94,7 @@ def _request(job: DecodingRequest) -> Request:
 def _key(job: DecodingRequest, request: Request) -> str:
     """Equal keys have equal answers. Branches may read the prompt's random stream (noise on an image)."""
     strategy, key = job.arm.strategy, job.prompt.key
-    alike = branch_count(strategy) == 1 and not strategy.draws
+    alike = branch_count(strategy) == 1 and not strategy.traits.draws_random_numbers
     alike = alike and (request.score_options or job.arm.sampler.deterministic)
     how = [request.options, request.normalize] if request.score_options else [request.max_new_tokens, request.top]
     drawn = None if alike else [key.seed, key.query]

@@ -122,7 +122,11 @@ def decode(
             groups = [[(track.lanes, gather_logits(session.logits, branch_rows(track.lanes)))] for track in running]
         for track, own in zip(running, groups, strict=True):
             for lanes, branches in own:
-                early_too = [early_exit_rows(session, [lane.rows[0] for lane in lanes])] if track.strategy.exits else []
+                early_too = (
+                    [early_exit_rows(session, [lane.rows[0] for lane in lanes])]
+                    if track.strategy.traits.reads_early_exits
+                    else []
+                )
                 logits = torch.cat([branches, *early_too]) if early_too else branches
                 if track.search is not None:
                     track.lanes = track.search.step(track.strategy, lanes, logits, step=step, stops=stops, trace=trace)

@@ -57,7 +57,7 @@ def with_voting(run: Run) -> Run:
 
 def _each(job: DecodingRequest) -> list[DecodingRequest]:
     """The job, or its samples."""
-    count = 1 if job.score == "options" else job.arm.strategy.samples
+    count = 1 if job.score == "options" else job.arm.strategy.traits.num_samples
     prompt = job.prompt
     keys = [prompt.key, *(StreamKey(prompt.key.seed, f"{prompt.key.query}/sample {i}") for i in range(1, count))]
     return [job] if count == 1 else [replace(job, prompt=replace(prompt, key=key)) for key in keys]

@@ -108,7 +108,9 @@ def _told(error: Exception) -> str:
 def _threads(strategy: Strategy, heads: Sequence[BatchRow]) -> list[StepState]:
     """Each group's own random stream, and what its strategy kept."""
     return [
-        InitialStepState(head.branch.key, RECORD_STORE.of(head.branch.group).memory if strategy.remembers else {})
+        InitialStepState(
+            head.branch.key, RECORD_STORE.of(head.branch.group).memory if strategy.traits.keeps_state else {}
+        )
         for head in heads
     ]
 

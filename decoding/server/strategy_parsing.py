@@ -62,8 +62,10 @@ def check_runs(arm: Arm, score: Score, counts_votes: bool) -> None:
     """Raises PlanError for what an engine cannot run, and for a vote where the client does not count the votes."""
     if problem := unsupported_reason(arm, VLLM.abilities, score):
         raise PlanError(problem)
-    if arm.strategy.samples > 1 and not counts_votes:
-        raise PlanError(f"{arm.label} is a vote of {arm.strategy.samples} answers, and a request is one of them.")
+    if arm.strategy.traits.num_samples > 1 and not counts_votes:
+        raise PlanError(
+            f"{arm.label} is a vote of {arm.strategy.traits.num_samples} answers, and a request is one of them."
+        )
 
 
 def _check_node(node: Any) -> None:

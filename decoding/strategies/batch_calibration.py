@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.arms.fitting import estimate_option_prior
 from decoding.base import Strategy
+from decoding.traits import Traits
 from icl.constraints import NonNegative, Positive
 from icl.registry import component
 
@@ -31,13 +32,12 @@ class BatchCalibration(Strategy):
     prior: tuple[Positive, ...] = (1.0,)  # mean share of each option
     gamma: NonNegative = 1.0  # how much of the prior is taken out; 0 is the reference
 
-    over_options: ClassVar[bool] = True
-    options_only: ClassVar[bool] = True
+    traits = Traits(combines_options=True, requires_options=True)
     needs_labels: ClassVar[bool] = False
-    neutral: ClassVar[dict[str, float]] = {"gamma": 0.0}
+    neutral_parameters: ClassVar[dict[str, float]] = {"gamma": 0.0}
 
     @property
-    def idle(self) -> bool:
+    def is_unfitted(self) -> bool:
         """Nothing is taken out of the scores: there was no fit."""
         return set(self.prior) == {1.0} or self.gamma == 0
 

@@ -27,7 +27,7 @@ class BeamDecoding(Strategy):
         1.0  # power of the length that a sum of log-probabilities is divided by; 0 prefers short
     )
 
-    rank: ClassVar[int] = 220
+    control_rank: ClassVar[int] = 220
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":

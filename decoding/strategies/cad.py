@@ -29,7 +29,7 @@ class CAD(AblationContrast):
     without: AblatedPart = "demonstrations"  # what the second branch lacks: 'image' is the query's
 
     presets: ClassVar[dict[str, dict[str, float]]] = {"summarization": {"alpha": 0.5}, "conflict": {"alpha": 1.0}}
-    neutral: ClassVar[dict[str, float]] = {"alpha": 0.0}
+    neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
 
     @property
     def weights(self) -> tuple[float, float]:

@@ -26,7 +26,7 @@ class CFG(AblationContrast):
     gamma: NonNegative = 1.5  # guidance; 1 is the reference, 0 the bare branch
     without: AblatedPart = "image"  # what the bare branch lacks: 'image' is the query's
 
-    neutral: ClassVar[dict[str, float]] = {"gamma": 1.0}
+    neutral_parameters: ClassVar[dict[str, float]] = {"gamma": 1.0}
 
     @property
     def weights(self) -> tuple[float, float]:

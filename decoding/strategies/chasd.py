@@ -6,13 +6,14 @@ Any method can be gated. The paper's threshold is not verified; this default is 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated
 
 from decoding.arms.gated import GatedStrategy
 from decoding.arms.wrapper import StrategyWrapper
 from decoding.base import StepState, Strategy
 from decoding.strategies.vcd import VCD
+from decoding.traits import Traits
 from icl.constraints import Fraction
 from icl.registry import NestedComponent, component
 
@@ -30,7 +31,9 @@ class CHASD(StrategyWrapper, GatedStrategy):
     )  # what is done where it is unsure
     threshold: Fraction = 0.9  # probability of the best token from which the reference is sure; 0: it always is
 
-    gates: ClassVar[bool] = True
+    @property
+    def traits(self) -> Traits:
+        return replace(super().traits, is_gated=True)
 
     @property
     def inner(self) -> Strategy:

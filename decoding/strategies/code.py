@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from decoding.base import Generate, Note, Strategy, unit_strength
 from decoding.formulas.divergences import bounded_divergence
 from decoding.prompt_edits import replace_images
+from decoding.traits import Traits
 from icl import spans
 from icl.constraints import NonNegative, PositiveInt
 from icl.errors import PlanError
@@ -43,9 +44,8 @@ class CODE(Strategy):
     images: Where = "query"  # which are described: the query's alone, or the demonstrations' too
     ask: str = DESCRIBE  # what the model is asked about each image
 
-    needs: ClassVar[frozenset[str]] = frozenset({"generate", "logits"})
+    traits = Traits(needs=frozenset({"generate", "logits"}), masks_in_combine=True)
     presets: ClassVar[dict[str, dict[str, float]]] = {"evaluation": {"kappa": 0.7}, "fallback": {"kappa": 0.2}}
-    masks_in_combine: ClassVar[bool] = True
 
     @property
     def weights(self) -> None:

@@ -8,10 +8,11 @@ place, or none.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from decoding.base import Note, Strategy, zero_strength
 from decoding.prompt_edits import remove_query_image, replace_question
+from decoding.traits import Traits
 from icl.edits import Blank
 from icl.errors import ConfigError
 from icl.registry import component
@@ -29,8 +30,7 @@ class ContextualCalibration(Strategy):
     texts: tuple[str, ...] = ("N/A", "[MASK]", "")  # in the place of the query's question, one branch each
     image: Literal["blank", "none"] = "blank"  # in the place of the query's image
 
-    over_options: ClassVar[bool] = True
-    options_only: ClassVar[bool] = True
+    traits = Traits(combines_options=True, requires_options=True)
 
     def __post_init__(self) -> None:
         if not self.texts:

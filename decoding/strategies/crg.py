@@ -34,7 +34,7 @@ class CRG(Strategy):
         1.0,
     )  # left, top, right, bottom: shares of the sides
 
-    neutral: ClassVar[dict[str, float]] = {"alpha": 0.0}
+    neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
 
     def __post_init__(self) -> None:
         RegionMask(*self.region)  # a box turned around is an error before anything runs

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from decoding.arms.gated import GatedStrategy
 from decoding.base import Generate, Note, StepState
 from decoding.prompt_edits import remove_query_image, wrap_question
+from decoding.traits import Traits
 from icl import spans
 from icl.constraints import PositiveInt
 from icl.registry import component
@@ -41,12 +42,9 @@ class DCD(GatedStrategy):
     tokens: PositiveInt = 16  # most tokens of its answer
 
     @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset({"generate", "logits"} if self.entity == "asked" else {"logits"})
-
-    @property
-    def over_options(self) -> bool:  # type: ignore[override]
-        return self.granularity == "options"
+    def traits(self) -> Traits:
+        needs = {"generate", "logits"} if self.entity == "asked" else {"logits"}
+        return Traits(needs=frozenset(needs), combines_options=self.granularity == "options")
 
     @property
     def weights(self) -> None:

@@ -9,11 +9,12 @@ average to each of the two (the arguments of `kl_div` are swapped); `divergence:
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from decoding.base import Strategy, zero_strength
 from decoding.formulas.divergences import jensen_shannon, reversed_jensen_shannon
 from decoding.formulas.masks import plausibility_mask
+from decoding.traits import Traits
 from icl.constraints import Fraction
 from icl.registry import component
 
@@ -30,9 +31,7 @@ class DoLa(Strategy):
     beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
     divergence: Literal["jensen_shannon", "released"] = "jensen_shannon"  # by which the early layer is chosen
 
-    needs: ClassVar[frozenset[str]] = frozenset({"hidden_states", "logits"})
-    exits: ClassVar[bool] = True
-    nearest: ClassVar[str] = "ced"
+    traits = Traits(needs=frozenset({"hidden_states", "logits"}), reads_early_exits=True, fallback="ced")
 
     @property
     def weights(self) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Strategy
 from decoding.formulas.sampling import Greedy
+from decoding.traits import Traits
 from icl.registry import component
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ class GreedyDecoding(Strategy):
     Any model can do it, also one that answers without giving logits.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"generate"})
-    rank: ClassVar[int] = 200
+    traits = Traits(needs=frozenset({"generate"}))
+    control_rank: ClassVar[int] = 200
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":

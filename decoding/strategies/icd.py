@@ -39,7 +39,7 @@ class ICD(Strategy):
         "released": {"alpha": 1.0, "beta": 0.1},
         "sampler": {"alpha": 0.5, "beta": 0.1},
     }
-    neutral: ClassVar[dict[str, float]] = {"alpha": 0.0}
+    neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
 
     @property
     def weights(self) -> tuple[float, float]:

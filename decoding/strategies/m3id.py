@@ -40,7 +40,7 @@ class M3ID(Strategy):
         "avisc": {"decay": 0.02, "beta": 0.1, "first": 1},
         "ritual": {"decay": 0.02, "beta": 0.1, "first": 0},
     }
-    neutral: ClassVar[dict[str, float]] = {"decay": 0.0}
+    neutral_parameters: ClassVar[dict[str, float]] = {"decay": 0.0}
 
     @property
     def weights(self) -> None:

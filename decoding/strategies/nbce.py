@@ -11,11 +11,12 @@ has no weight.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from decoding.base import Note, StatefulStrategy, StepState, unit_strength
 from decoding.formulas.sampling import nucleus_threshold
 from decoding.prompt_edits import demonstration_windows, remove_demonstrations
+from decoding.traits import Traits
 from icl.constraints import Count, Fraction, NonNegative
 from icl.registry import component
 from icl.types import Prompt
@@ -37,8 +38,7 @@ class NBCE(StatefulStrategy):
     top_p: Fraction = 0.95  # of each branch, before entropies are compared; 1: all
     stickiness: NonNegative = 0.1  # nats by which the last step's window is preferred
 
-    remembers: ClassVar[bool] = True
-    masks_in_combine: ClassVar[bool] = True
+    traits = Traits(keeps_state=True, masks_in_combine=True)
 
     @property
     def weights(self) -> None:

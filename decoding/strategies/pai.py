@@ -32,7 +32,7 @@ class PAI(Strategy):
     beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
 
     presets: ClassVar[dict[str, dict[str, float]]] = {"readme": {"gamma": 1.1}, "argparse": {"gamma": 2.0}}
-    neutral: ClassVar[dict[str, float]] = {"gamma": 1.0}
+    neutral_parameters: ClassVar[dict[str, float]] = {"gamma": 1.0}
 
     @property
     def weights(self) -> tuple[float, float]:

@@ -8,10 +8,11 @@ stands in the place of the question, without the query's image and, as in the pa
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from decoding.base import Note, Strategy
 from decoding.prompt_edits import remove_part, replace_question
+from decoding.traits import Traits
 from icl.registry import component
 from icl.types import Prompt
 
@@ -27,8 +28,7 @@ class PMI(Strategy):
     premise: str = "The answer is:"  # in the place of the query's question
     without: Literal["image", "both"] = "both"  # what else the premise lacks; image: demonstrations stay
 
-    over_options: ClassVar[bool] = True
-    options_only: ClassVar[bool] = True
+    traits = Traits(combines_options=True, requires_options=True)
 
     @property
     def weights(self) -> tuple[float, float]:

@@ -29,7 +29,7 @@ class RITUAL(Strategy):
     beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
     images: Where = "query"  # which are varied
 
-    neutral: ClassVar[dict[str, float]] = {"alpha": 0.0}
+    neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
 
     @property
     def weights(self) -> tuple[float, float]:

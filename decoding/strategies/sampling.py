@@ -28,7 +28,7 @@ class SamplingDecoding(Strategy):
     top_p: Fraction = 1.0  # the fewest best tokens that hold this probability together; 1: all
     min_p: Fraction = 0.0  # at least this share of the best token's probability; 0: all
 
-    rank: ClassVar[int] = 210
+    control_rank: ClassVar[int] = 210
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":

@@ -46,7 +46,7 @@ class VCD(Strategy):
         "pope": {"alpha": 1.0, "beta": 0.2, "noise_step": 500},
         "cd_rethink": {"alpha": 1.0, "beta": 0.2, "noise_step": 900},
     }
-    neutral: ClassVar[dict[str, float]] = {"alpha": 0.0}
+    neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
 
     @property
     def weights(self) -> tuple[float, float]:

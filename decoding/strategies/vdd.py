@@ -43,7 +43,7 @@ class VDD(Strategy):
     prior: Prior = "both"  # what stands for seeing nothing: no image, a noised one, or both
     noise_step: NoiseStep = 999  # of 1000 diffusion steps: nearly pure noise
 
-    neutral: ClassVar[dict[str, float]] = {"alpha": 0.0}
+    neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
 
     @property
     def weights(self) -> tuple[float, ...]:

@@ -7,10 +7,11 @@ probabilities. In the token loop the same formula runs over the vocabulary.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from decoding.base import Note, Strategy, zero_strength
 from decoding.strategies.vdd import NoiseStep, Prior, blind
+from decoding.traits import Traits
 from icl.constraints import Positive
 from icl.registry import component
 from icl.types import Prompt
@@ -28,7 +29,7 @@ class VDDPostHoc(Strategy):
     noise_step: NoiseStep = 999  # of 1000 diffusion steps: nearly pure noise
     smoothing: Positive = 1e-4  # added to the prior
 
-    over_options: ClassVar[bool] = True
+    traits = Traits(combines_options=True)
 
     @property
     def weights(self) -> None:

@@ -35,7 +35,7 @@ def rows() -> list[Row]:
         spent = {name: (one, _seconds(one) / steps[len(probe_branches(one))]) for name, one in strategies.items()}
     table: list[Row] = []
     for what, is_control in (("methods", False), ("controls", True)):
-        own = {name: share for name, (one, share) in spent.items() if one.control == is_control}
+        own = {name: share for name, (one, share) in spent.items() if one.traits.is_control == is_control}
         within = sum(share <= 0.05 for share in own.values())
         dear = sorted(own, key=lambda name: -own[name])[:3]
         figure = ", ".join(f"{name} {own[name]:.1%}" for name in dear)
@@ -62,7 +62,7 @@ def _strategies() -> dict[str, Strategy]:
                 probe_branches(strategy)
             except (ICLError, TypeError):
                 continue
-            if not strategy.options_only:
+            if not strategy.traits.requires_options:
                 strategies[name] = strategy
             break
     return strategies

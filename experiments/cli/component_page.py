@@ -61,7 +61,7 @@ def component_page(kind: str, name: str, width: int) -> Iterator[str]:
             "length_penalty: …}; where options are scored, normalize: sum, mean or bytes",
             width,
         )
-        if hasattr(cls, "fits_gold"):
+        if hasattr(cls, "needs_labels"):
             yield from hanging_lines("  ", "fitted: a file that `icl fit` has written, with these parameters", width)
 
 

@@ -46,7 +46,7 @@ class PromptSpec:
     @property
     def needs_paired_sample(self) -> bool:
         """Whether another sample's prompt is read beside each of its own."""
-        return any(cell.decoding.strategy.reads_other for cell in self.cells)
+        return any(cell.decoding.strategy.traits.reads_paired_prompt for cell in self.cells)
 
 
 def prompt_specs(cells: Sequence[Cell]) -> list[PromptSpec]:

@@ -59,7 +59,8 @@ def unsupported_reason(cell: Cell) -> str | None:
     """What the model cannot do for this cell, with the nearest alternative; None where it can."""
     from decoding.arms.requirements import unsupported_reason as missing
 
-    whole = cell.decoding.strategy.over_options or cell.decoding.strategy.options_only  # not what a model scores itself
+    traits = cell.decoding.strategy.traits
+    whole = traits.combines_options or traits.requires_options  # not what a model scores itself
     scores_itself = cell.answer_mode == "options" and "score" in cell.model.abilities and not whole
     if scores_itself and cell.decoding.normalize != "sum" and not cell.model.abilities & {"logits", "strategies"}:
         return f"it scores options by itself, so normalize: {cell.decoding.normalize} would change nothing. Drop it."

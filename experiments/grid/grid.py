@@ -66,7 +66,7 @@ class Cell:
     @property
     def num_demos(self) -> int:
         """How many its prompts show: its shots, unless its decoding is a control that shows more."""
-        return self.shots * self.decoding.strategy.demonstrations
+        return self.shots * self.decoding.strategy.traits.demonstration_factor
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ def _counted(
                         tokens[branch.digest] = cell.model.count_tokens(branch)
                         for image in branch.images:
                             (into.edited if image.edits else into.plain).add(image.digest, place)
-                    times = 1 if cell.answer_mode == "options" else cell.decoding.strategy.samples
+                    times = 1 if cell.answer_mode == "options" else cell.decoding.strategy.traits.num_samples
                     found.prompts_alone += times
                     found.tokens_alone += times * tokens[branch.digest]
                     found.images_shown += times * len(branch.images)

@@ -37,7 +37,7 @@ class IdenticalBranches:
     shots: dict[str, set[int]] = field(default_factory=dict)
 
     def see(self, cell: Cell, branches: "Sequence[Prompt]") -> None:
-        if len(branches) > 1 and not (cell.control or cell.decoding.strategy.control):
+        if len(branches) > 1 and not (cell.control or cell.decoding.strategy.traits.is_control):
             label = str(cell.labels["decoding"])
             self.cells[label] = cell
             self.shots.setdefault(label, set()).add(cell.shots)
@@ -95,7 +95,7 @@ def _temperatures(grid: Grid) -> Iterator[str]:
 
 def _unfitted(grid: Grid) -> Iterator[str]:
     for cell in grid.cells:
-        if not cell.control and cell.decoding.strategy.idle:
+        if not cell.control and cell.decoding.strategy.is_unfitted:
             yield (
                 f"{locate(grid, 'decoding', cell)}: '{cell.decoding.label}' has not been fitted and scores as the "
                 "reference does. `icl fit FILE` writes what it learns on a dev split; `fitted: FILE` reads it."
@@ -130,7 +130,7 @@ def _strategies(grid: Grid) -> Iterator[tuple[Cell, list[int]]]:
     """The first cell of each decoding of the config, and the numbers of shots that it is run with."""
     found: dict[str, tuple[Cell, dict[int, None]]] = {}
     for cell in grid.cells:
-        if not cell.control and not cell.decoding.strategy.control:
+        if not cell.control and not cell.decoding.strategy.traits.is_control:
             found.setdefault(cell.decoding.digest, (cell, {}))[1][cell.shots] = None
     yield from ((cell, list(shots)) for cell, shots in found.values())
 

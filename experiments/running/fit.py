@@ -71,7 +71,7 @@ def fit(config: Config) -> FitResult:
 def _one(config: Config, cells: Sequence[Cell], every: Sequence[Cell]) -> Cell:
     """The setting that all cells are of. every: the grid's, whatever their decoding."""
     if not cells:
-        known = [name for name in entries("strategy") if hasattr(resolve("strategy", name), "fits_gold")]
+        known = [name for name in entries("strategy") if hasattr(resolve("strategy", name), "needs_labels")]
         place = next((f"{key}." for key in ("grid", "zip") if "decoding" in (config.document.data.get(key) or {})), "")
         name = f"{place}decoding={'[moicl]' if place else 'moicl'}"
         told = f"{config.where('decoding')}: no decoding here has parameters to fit. {join_words(known)} have: name one"

@@ -9,10 +9,9 @@ arm that merely happens to answer alike was worth a test.
 from collections.abc import Mapping
 from typing import Any
 
-from decoding.arms.equivalence import GREEDY, is_equivalent_to_greedy
+from decoding.arms.equivalence import GREEDY, is_equivalent_to_greedy, registered_traits
 from experiments.config.keys import AXES
 from icl.canonical_json import canonical_digest
-from icl.registry import entries, resolve
 
 DECIDES = ("seed", "model_digest", *AXES)
 
@@ -36,6 +35,6 @@ def _arm(arm: Mapping[str, Any], score: str, shots: int) -> dict[str, Any]:
 
 
 def _demonstrations(arm: Mapping[str, Any]) -> int:
-    """How many times the number of shots its prompts show; 2 where its class alone does not say one."""
-    name = str((arm.get("strategy") or {}).get("name"))
-    return 1 if name in entries("strategy") and resolve("strategy", name).demonstrations == 1 else 2
+    """How many times the number of shots its prompts show; 2 if that is not known."""
+    traits = registered_traits(arm.get("strategy"))
+    return 2 if traits is None else traits.demonstration_factor

@@ -39,6 +39,7 @@ from decoding.strategies.code import CODE
 from decoding.strategies.dcd import DCD
 from decoding.strategies.sampling import SamplingDecoding
 from decoding.strategies.vcd import VCD
+from decoding.traits import Traits
 from icl import edits
 from icl.errors import ConfigError, PlanError
 from icl.streams import StreamKey
@@ -65,7 +66,7 @@ class Weighted(Strategy):
 class MasksByAll(Weighted):
     """Rules out what the second branch likes best."""
 
-    masks_in_combine = True
+    traits = Traits(masks_in_combine=True)
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
         worst = logits[1] == logits[1].amax(-1, keepdim=True)
@@ -309,7 +310,7 @@ def test_equal_prompts_beside_different_others_are_answered_apart() -> None:
 
 def test_more_demonstrations_is_the_reference_on_what_the_run_shows_it() -> None:
     control, logits = MoreDemonstrations(times=3), made_up(1)
-    assert (control.demonstrations, VCD().demonstrations) == (3, 1)
+    assert (control.traits.demonstration_factor, VCD().traits.demonstration_factor) == (3, 1)
     assert torch.equal(scores(control, logits, 0)[0], logits[0])
 
 

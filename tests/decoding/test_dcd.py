@@ -51,8 +51,8 @@ def test_rows_that_are_decided_together_are_decided_each_by_its_own_confidence()
 
 
 def test_it_asks_the_model_for_a_text_only_where_it_says_what_was_seen() -> None:
-    assert DCD().needs == {"generate", "logits"}
-    assert DCD(entity="none").needs == {"logits"}
+    assert DCD().traits.needs == {"generate", "logits"}
+    assert DCD(entity="none").traits.needs == {"logits"}
 
 
 def test_directions_are_its_own_controls() -> None:

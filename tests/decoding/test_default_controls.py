@@ -24,12 +24,12 @@ from typing import Annotated, ClassVar
 from decoding.base import Strategy
 from decoding.controls.base import WrappingControl
 from decoding.arms.inspection import edits_query_image
-from icl.registry import Nested
+from icl.registry import NestedComponent
 
 @dataclass(frozen=True)
 class Other(WrappingControl):
-    of: Annotated[Strategy, Nested("strategy")]
-    rank: ClassVar[int] = 15
+    of: Annotated[Strategy, NestedComponent("strategy")]
+    control_rank: ClassVar[int] = 15
 
     @classmethod
     def control_for(cls, target):

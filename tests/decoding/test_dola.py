@@ -102,7 +102,7 @@ def test_its_controls_read_its_layers_where_they_must() -> None:
     found = {arm.strategy.component[1]: arm.strategy for arm in default_controls(parse_arm("dola"))}  # type: ignore[attr-defined]
     assert {"mask_only", "entropy_matched", "gaussian_proxy", "sign_flip"} < set(found)
     assert "shuffled_negative" not in found  # there is no other prompt
-    assert (found["mask_only"].exits, found["sign_flip"].exits) == (False, True)
+    assert (found["mask_only"].traits.reads_early_exits, found["sign_flip"].traits.reads_early_exits) == (False, True)
     model, arm = Toy(), Arm(found["sign_flip"])
     (answer,) = run_requests(model, [DecodingRequest(prompt(1), arm, ("w1", "w2 w3"), "options")])
     assert isinstance(answer, Generation), answer

@@ -14,7 +14,9 @@ from tests.decoding.prompts import prompt
 from tests.decoding.test_strategies import ALL, made
 from tests.decoding.toy import STOP, Row, Toy
 
-TOKENS = [name for name in ALL if not made(name).options_only and name != "other_answers"]  # needs two answers
+TOKENS = [
+    name for name in ALL if not made(name).traits.requires_options and name != "other_answers"
+]  # needs two answers
 OPTIONS = ("w1", "w2 w5", "w3 w7 w1", "w9")
 
 
@@ -30,7 +32,7 @@ def step(
     model: Toy, strategy: Strategy, branches: tuple[Prompt, ...], tokens: list[int], thread: InitialStepState
 ) -> torch.Tensor:
     logits = torch.stack([model.logits_of([Row(branch, list(tokens))]) for branch in branches])
-    if strategy.exits:
+    if strategy.traits.reads_early_exits:
         logits = torch.cat([logits, model.exits_of([Row(branches[0], list(tokens))])])
     mask = strategy.mask(logits[0])
     scores = strategy.combine_stateful(logits, len(tokens), [thread])
@@ -52,7 +54,7 @@ def slow(model: Toy, strategy: Strategy, sampler: Sampler, question: Prompt, lim
 @pytest.mark.parametrize("sampler", [Sampling(0.0), Sampling(1.3, top_k=7)], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("name", TOKENS)
 def test_the_engine_chooses_what_a_plain_loop_chooses(name: str, sampler: Sampler) -> None:
-    if made(name).samples > 1 and not sampler.deterministic:
+    if made(name).traits.num_samples > 1 and not sampler.deterministic:
         pytest.skip("several samples: see test_votes")
     model, arm = Toy(stop_bias=1.0), Arm(made(name), sampler)
     questions = [prompt(i, shots=i % 4) for i in range(6)]
@@ -82,7 +84,7 @@ def test_options_of_one_token_are_scored_as_the_loop_scores_tokens(name: str) ->
         assert bool((found[~alive] < -900).all())
 
 
-@pytest.mark.parametrize("name", [name for name in TOKENS if not made(name).over_options])
+@pytest.mark.parametrize("name", [name for name in TOKENS if not made(name).traits.combines_options])
 def test_options_are_scored_as_a_plain_loop_reads_them(name: str) -> None:
     model, arm = Toy(), Arm(made(name))
     for number in (1, 2, 7):

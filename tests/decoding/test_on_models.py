@@ -191,7 +191,9 @@ def wrong(model: HF, arm: Arm, question: Prompt, answer: Generation) -> str:
     steps = answer.usage.new_tokens if tokens == list(answer.tokens) else len(tokens)
     (note,) = strategy.prepare([question], lambda prompts, most: descriptions(model, prompts, most))
     branches = strategy.branches(question, note)
-    first, *others = [whole(model, b, tokens, strategy.exits and i == 0) for i, b in enumerate(branches)]
+    first, *others = [
+        whole(model, b, tokens, strategy.traits.reads_early_exits and i == 0) for i, b in enumerate(branches)
+    ]
     logits = torch.cat([first[:, :1], *others, first[:, 1:]], 1)  # [steps, n, V]
     thread = InitialStepState(question.key)
     for step in range(steps):
@@ -223,7 +225,8 @@ def family() -> list[Strategy]:
     return [
         replace(one, tokens=4) if name in ("code", "dcd") else one  # type: ignore[type-var]
         for name in ALL
-        if not (one := made(name)).options_only and name not in ("random_gate", "other_answers", "self_consistency")
+        if not (one := made(name)).traits.requires_options
+        and name not in ("random_gate", "other_answers", "self_consistency")
     ]
 
 

@@ -100,7 +100,7 @@ def test_what_a_model_says_in_half_precision_is_combined_in_float32(name: str, m
 def test_an_answer_depends_on_its_own_query_alone(name: str) -> None:
     """Another seed, other company and another order change what is drawn for the query, and nothing else."""
     model, strategy = Toy(stop_bias=0.5), made(name)
-    arm = Arm(strategy, Sampling(1.2) if strategy.samples == 1 else strategy.sampler)
+    arm = Arm(strategy, Sampling(1.2) if strategy.traits.num_samples == 1 else strategy.sampler)
     questions = [prompt(i, shots=i % 3) for i in range(5)]
     jobs = [DecodingRequest(p, arm, max_new_tokens=4) for p in questions]
     told = run_requests(model, jobs)

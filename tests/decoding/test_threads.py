@@ -75,15 +75,15 @@ def test_controls_of_what_draws_or_remembers_do_so_too(of: Strategy) -> None:
     assert len(controls) > 7
     for name, control in controls.items():
         if control.needs_all_branches:
-            assert control.draws >= of.draws, name
-            assert control.remembers == of.remembers, name
-    assert not MaskOnly(GaussianProxy(VCD())).draws  # it reads the reference alone
+            assert control.traits.draws_random_numbers >= of.traits.draws_random_numbers, name
+            assert control.traits.keeps_state == of.traits.keeps_state, name
+    assert not MaskOnly(GaussianProxy(VCD())).traits.draws_random_numbers  # it reads the reference alone
 
 
 def test_a_gated_method_remembers_through_its_gate() -> None:
     """The window of the step before is preferred by more than entropies can differ: it speaks again."""
     arm = parse_arm({"name": "chasd", "method": {"name": "nbce", "stickiness": 99.0, "top_p": 1.0}, "threshold": 1.0})
-    assert arm.strategy.remembers
+    assert arm.strategy.traits.keeps_state
     first, second = torch.zeros(2, 4, 1, 50)
     first[1, 0, 7] = second[2, 0, 7] = 20.0  # sure are the first window, then the second
     thread = InitialStepState()

@@ -11,7 +11,7 @@ from experiments.cli.main import main
 
 PARTS = """
 from dataclasses import dataclass
-from decoding import Strategy
+from decoding import Strategy, Traits
 from icl.types import Scored
 from prompts.composers.chat import Chat
 
@@ -94,10 +94,10 @@ class Branches(Strategy):
 
 @dataclass(frozen=True)
 class Combined(Strategy):
-    draws = True
+    traits = Traits(draws_random_numbers=True)
 
-    def follow(self, logits, step, threads):
-        if any(thread.key.query == "q-0001" for thread in threads):
+    def combine_stateful(self, logits, step, states):
+        if any(state.key.query == "q-0001" for state in states):
             {}["answer"]  # here
         return logits[0]
 
@@ -145,7 +145,7 @@ def failed(tmp_path: Path) -> dict[str, str]:
         ("transforms", "Transform", "broken"),
         ("composer", "Composer", "broken"),
         ("decoding", "Branches", "Branches.branches"),
-        ("decoding", "Combined", "Combined.follow"),
+        ("decoding", "Combined", "Combined.combine_stateful"),
     ],
 )
 def test_an_exception_fails_its_own_sample_with_file_line_and_error(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from decoding.arms.arm import parse_arm
-from decoding.arms.equivalence import _reads_the_prompt_alone, is_equivalent_to_greedy
+from decoding.arms.equivalence import _has_equal_branches, is_equivalent_to_greedy
 from decoding.arms.inspection import logits_count, probe_branches
 from decoding.base import InitialStepState, Strategy
 from icl.errors import ICLError
@@ -27,8 +27,8 @@ def arms():
             arm = parse_arm(node)
             probe_branches(arm.strategy)
             yield arm
-            if arm.strategy.neutral:
-                yield parse_arm({**node, **arm.strategy.neutral})
+            if arm.strategy.neutral_parameters:
+                yield parse_arm({**node, **arm.strategy.neutral_parameters})
         except (ICLError, TypeError):
             continue
 
@@ -52,10 +52,10 @@ def test_what_is_greedy_anyway_takes_the_reference_s_best_token_and_its_method_d
     assert not {"vcd", "sign_flip(vcd)", "mask_only(contrast)"} & {*told}
 
 
-def test_what_reads_the_prompt_alone_at_0_shots_takes_its_best_token_there():
+def test_what_has_equal_branches_at_0_shots_takes_its_best_token_there():
     found = set()
     for arm in arms():
-        if _reads_the_prompt_alone(arm.strategy):
+        if _has_equal_branches(arm.strategy):
             logits = 3 * torch.randn(1, 200, 64, generator=torch.Generator().manual_seed(0))
             alike = logits.expand(logits_count(arm.strategy), -1, -1)
             assert bool((best(arm.strategy, alike.clone()) == logits[0].argmax(-1)).all()), arm.label
@@ -86,7 +86,7 @@ def test_what_reads_the_prompt_alone_at_0_shots_takes_its_best_token_there():
 )
 def test_it_depends_on_sampler_score_and_shots(node, score, shots, greedy):
     arm = parse_arm(node)
-    wanted = arm.strategy.of.masks_in_combine is False if greedy is None else greedy
+    wanted = arm.strategy.of.traits.masks_in_combine is False if greedy is None else greedy
     assert is_equivalent_to_greedy(arm.describe(), score, shots) is wanted
 
 

@@ -7,6 +7,7 @@ from decoding.arms.inspection import measure_weights, probe_branches, probe_prom
 from decoding.arms.requirements import degenerate_contrast, unsupported_reason
 from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.vcd import VCD
+from decoding.traits import Traits
 from icl.errors import ConfigError
 
 ANSWERS = frozenset({"generate"})
@@ -35,7 +36,7 @@ def test_what_is_missing_is_told_with_what_would_run() -> None:
 
 def test_a_need_that_no_ability_covers_is_unmet() -> None:
     class Hooked(VCD):
-        needs = frozenset({"logits", "attention"})
+        traits = Traits(needs=frozenset({"logits", "attention"}))
 
     assert "attention maps" in (unsupported_reason(Hooked(), LOGITS) or "")
     assert unsupported_reason(Hooked(), LOGITS | {"attention"}) is None

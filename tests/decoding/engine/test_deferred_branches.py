@@ -24,7 +24,7 @@ from tests.decoding.prompts import prompt
 from tests.decoding.test_strategies import ALL, made
 from tests.decoding.toy import Row, Toy, ToySession
 
-TEXTS = [n for n in ALL if not made(n).options_only and n not in ("other_answers", "shuffled_negative")]
+TEXTS = [n for n in ALL if not made(n).traits.requires_options and n not in ("other_answers", "shuffled_negative")]
 SAMPLERS: dict[str, Sampler] = {"greedy": Greedy(), "sampled": Sampling(1.3, top_k=7)}
 
 
@@ -59,7 +59,7 @@ def test_every_strategy_answers_late_as_it_does_eagerly(name: str, sampler: str)
     assert told(Sharp(), jobs, "always") == told(Sharp(), jobs, "never")  # traces and all
 
 
-@pytest.mark.parametrize("name", [name for name in TEXTS if not getattr(made(name), "exits", False)])
+@pytest.mark.parametrize("name", [name for name in TEXTS if not made(name).traits.reads_early_exits])
 def test_what_is_settled_does_not_read_the_other_branches(name: str) -> None:
     strategy = made(name)
     count, states = (
@@ -69,7 +69,7 @@ def test_what_is_settled_does_not_read_the_other_branches(name: str) -> None:
     for scale in (0.3, 3.0, 12.0):
         logits = made_up(count, 5, scale)
         reference_decides = strategy.reference_decides(logits[0])
-        if reference_decides is None or strategy.remembers:
+        if reference_decides is None or strategy.traits.keeps_state:
             continue
         alone = logits[:1].expand(count, -1, -1)
         seen, unseen = (

@@ -78,3 +78,11 @@ def test_under_option_scoring_it_is_the_reference() -> None:
         Toy(), [DecodingRequest(prompt(1), Arm(arm.strategy, arm.sampler), ("w1", "w2 w3"), "options") for arm in arms]
     )
     assert a == b
+
+
+def test_a_control_of_self_consistency_votes_too() -> None:
+    (answer,) = run_requests(
+        Toy(), [DecodingRequest(prompt(1), parse_arm({"name": "mask_only", "of": "self_consistency"}))]
+    )
+    assert isinstance(answer, Generation)
+    assert set(answer.trace["votes"]) <= {0.5, 1.0}

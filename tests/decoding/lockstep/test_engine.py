@@ -181,7 +181,9 @@ def test_every_strategy_that_is_registered_decodes_as_it_says(engine: groups.Wat
     for name, entry in entries("strategy").items():
         wraps = "of" in {f.name for f in fields(resolve("strategy", name))}
         arm = parse_arm({"name": name, "of": "chasd" if name == "random_gate" else "vcd"} if wraps else name)
-        if unsupported_reason(arm, engine.abilities) is None and arm.strategy.samples == 1:  # a vote is told by votes
+        if (
+            unsupported_reason(arm, engine.abilities) is None and arm.strategy.traits.num_samples == 1
+        ):  # a vote is told by votes
             arms.append((entry.name, arm))
     answers = {"demo[0].answer": "red", "demo[1].answer": "blue", "demo[2].answer": "green"}
     prompts = [

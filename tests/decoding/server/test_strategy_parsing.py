@@ -117,4 +117,4 @@ def test_what_is_asked_for_is_what_must_run() -> None:
 
 
 def test_a_client_that_counts_votes_may_ask_for_each_answer() -> None:
-    assert parse_request(body("self_consistency", icl={"trace": True})).arm.strategy.samples == 2
+    assert parse_request(body("self_consistency", icl={"trace": True})).arm.strategy.traits.num_samples == 2

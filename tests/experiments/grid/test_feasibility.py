@@ -59,8 +59,8 @@ def test_a_strategy_that_the_model_cannot_run_is_refused_with_what_would_run(yam
 
 def test_a_need_that_no_backend_meets_is_told_as_such(yaml_file: Write, tmp_path: Path) -> None:
     (tmp_path / "looking.py").write_text(
-        "from dataclasses import dataclass\nfrom decoding.strategies.vcd import VCD\n"
-        "@dataclass(frozen=True)\nclass Looking(VCD):\n    needs = frozenset({'logits', 'attention'})\n"
+        "from dataclasses import dataclass\nfrom decoding import Traits\nfrom decoding.strategies.vcd import VCD\n"
+        "@dataclass(frozen=True)\nclass Looking(VCD):\n    traits = Traits(needs={'logits', 'attention'})\n"
     )
     with pytest.raises(PlanError, match=r"needs attention maps and .*; no backend here gives that\.$"):
         check_requirements(

@@ -1,0 +1,94 @@
+"""Facts about a strategy that engines, planners and reports read before they run it."""
+
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from inspect import get_annotations
+
+from icl.errors import ConfigError
+
+CUTOFF = 0.8
+"""Similarity (of `difflib`) from which an unknown name counts as a misspelling of a known one."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Declared facts about a strategy.
+
+    A strategy sets them once: `traits = Traits(masks_in_combine=True)`. If they depend on its parameters, `traits` is a
+    property. A wrapper forwards the traits of the strategy it wraps: `replace(self.inner.traits, is_control=True)`.
+
+    Attributes:
+        needs: What the model must provide: 'generate', 'logits', 'hidden_states', 'attention' or 'first token only'.
+        masks_in_combine: `combine` returns -inf for some tokens, because its mask depends on several branches.
+        draws_random_numbers: The scores depend on the random stream of the query.
+        keeps_state: The scores depend on values that earlier steps stored in `StepState.memory`.
+        combines_options: Option scoring passes the log-probabilities of whole options, [n, B, options], to `mask` and
+            `combine` instead of token logits.
+        requires_options: The strategy scores options only and cannot generate text.
+        sums_first_tokens: With `combines_options`: the score of an option is the summed probability of the first
+            tokens of all its spellings.
+        is_control: The strategy isolates one ingredient of another one. It has no controls of its own.
+        is_gated: The contrast is skipped at steps where `reference_decides`, so engines may leave its branches unread.
+        reads_paired_prompt: The branches also depend on the prompt of another sample (`Prompt.paired_prompt`).
+        reads_early_exits: The logits of the reference's early layers follow those of the branches, lowest layer first.
+        preserves_argmax: A wrapper whose scores order the unmasked tokens as the reference does. Greedy decoding of
+            it is therefore greedy decoding of the reference (`decoding.arms.equivalence`).
+        fallback: Name of the strategy to suggest for models that cannot run this one.
+        num_samples: Number of answers to generate; the most frequent one is returned (`decoding.engine.voting`).
+        demonstration_factor: The prompt shows this many times the number of shots of the run.
+    """
+
+    needs: frozenset[str] = frozenset({"logits"})
+    masks_in_combine: bool = False
+    draws_random_numbers: bool = False
+    keeps_state: bool = False
+    combines_options: bool = False
+    requires_options: bool = False
+    sums_first_tokens: bool = False
+    is_control: bool = False
+    is_gated: bool = False
+    reads_paired_prompt: bool = False
+    reads_early_exits: bool = False
+    preserves_argmax: bool = False
+    fallback: str = ""
+    num_samples: int = 1
+    demonstration_factor: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "needs", frozenset(self.needs))
+
+
+TRAITS = tuple(f.name for f in fields(Traits))
+
+
+def check_member_names(cls: type, base: type) -> None:
+    """Refuses members of a new subclass that look like misspelled members of `base`.
+
+    A misspelled method would otherwise be ignored, and the strategy would silently run without it. Parameters (fields
+    of the dataclass) and names that begin with an underscore are free.
+
+    Raises:
+        ConfigError: A member is a trait, resembles a member or a trait, or a parameter hides a method.
+    """
+    members = [name for name in vars(base) if not name.startswith("_")]
+    inherited = {name for parent in cls.__mro__[1:] for name in vars(parent)}
+    parameters = {name for name, hint in get_annotations(cls).items() if "ClassVar" not in str(hint)}
+    for name in (*parameters, *(name for name in vars(cls) if name not in parameters)):
+        if name.startswith("_"):
+            continue
+        if name in parameters:
+            if callable(getattr(base, name, None)):
+                raise ConfigError(
+                    f"{cls.__name__}: the parameter '{name}' hides the method Strategy.{name}. Name the field otherwise; "
+                    f"icl.registry.parameter('{name}', default) keeps the key of the config."
+                )
+        elif name in TRAITS:
+            raise ConfigError(f"{cls.__name__}: '{name}' is a trait. Write traits = Traits({name}=...).")
+        elif name not in inherited and (near := get_close_matches(name, (*members, *TRAITS), n=1, cutoff=CUTOFF)):
+            meant = (
+                f"the trait '{near[0]}', as in traits = Traits({near[0]}=...)" if near[0] in TRAITS else f"'{near[0]}'"
+            )
+            raise ConfigError(
+                f"{cls.__name__}: strategies have no member '{name}'. Did you mean {meant}? Begin the names of "
+                "your own helpers with an underscore."
+            )
