@@ -55,7 +55,7 @@ def test_noises_the_querys_image_alone_by_default() -> None:
 def test_noises_all_images_when_asked_each_with_its_own_noise() -> None:
     _, noised = VCD(images="all").branches(prompt(1, shots=2))
     edits = [edit for p in noised.images for edit in p.edits]
-    assert len({edit.told() for edit in edits}) == 3
+    assert len({edit.describe() for edit in edits}) == 3
 
 
 def test_query_and_all_are_the_same_without_demonstrations() -> None:

@@ -31,7 +31,7 @@ def test_a_query_may_be_given_by_its_id(shapes: str) -> None:
 
 FEWER = """
 from dataclasses import dataclass
-from icl.types import Scored
+from icl.types import RetrievedExample
 
 @dataclass(frozen=True)
 class Fewer:
@@ -42,7 +42,7 @@ class Fewer:
         return self
 
     def retrieve(self, queries, k):
-        return [tuple(Scored(e.id) for e in self.pool.examples[: k - 1]) for _ in queries]
+        return [tuple(RetrievedExample(e.id) for e in self.pool.examples[: k - 1]) for _ in queries]
 """
 
 

@@ -13,7 +13,7 @@ from icl.errors import StoreError
 
 RETRIEVER = '''
 from dataclasses import dataclass
-from icl.types import Scored
+from icl.types import RetrievedExample
 
 @dataclass(frozen=True)
 class LastOnes:
@@ -31,7 +31,7 @@ class LastOnes:
         kept = [e for e in reversed(pool.examples) if fair(query)(e)][:k]
         if len(kept) < k:
             raise too_few(pool, query, k)
-        return tuple(Scored(e.id) for e in kept)
+        return tuple(RetrievedExample(e.id) for e in kept)
 '''
 
 STRATEGY = '''
@@ -105,7 +105,7 @@ def test_code_that_was_edited_is_another_component(study: Path, tmp_path: Path) 
     import subprocess
     import sys
 
-    again = "from experiments.config.config import load; from experiments.running.run import run; import sys, pathlib\n"
+    again = "from experiments.config.config import load_config; from experiments.running.run import run; import sys, pathlib\n"
     again += "print(run(load_config(sys.argv[1]), pathlib.Path(sys.argv[2])).computed)"
     done = subprocess.run(
         [sys.executable, "-c", again, str(study), str(tmp_path)], capture_output=True, text=True, check=True

@@ -12,7 +12,7 @@ from experiments.cli.main import main
 PARTS = """
 from dataclasses import dataclass
 from decoding import Strategy, Traits
-from icl.types import Scored
+from icl.types import RetrievedExample
 from prompts.composers.chat import Chat
 
 
@@ -40,7 +40,7 @@ class Fitted:
     def retrieve(self, queries, k):
         for query in queries:
             broken(query)
-        return [tuple(Scored(e.id) for e in self.pool.examples[:k]) for _ in queries]
+        return [tuple(RetrievedExample(e.id) for e in self.pool.examples[:k]) for _ in queries]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Twice(Retriever):
         return self
 
     def retrieve(self, queries, k):
-        return [(Scored("p-0000"),) * k for _ in queries]
+        return [(RetrievedExample("p-0000"),) * k for _ in queries]
 
 
 @dataclass(frozen=True)

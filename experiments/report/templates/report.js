@@ -101,7 +101,7 @@
   const LEVELS = 5, FARTHEST = Math.LN2;
   const shown = word => word === "" ? "(end)" : word.trim() ? word : "␣".repeat(word.length);
   const level = (t, i) => {
-    const heat = t.apart ? Math.max(...t.apart[i]) / FARTHEST : t.entropy[i][0] / Math.log(20);
+    const heat = t.js_divergence ? Math.max(...t.js_divergence[i]) / FARTHEST : t.entropy[i][0] / Math.log(20);
     return Math.max(0, Math.min(LEVELS, Math.round(LEVELS * Math.sqrt(heat))));
   };
   const stepTable = (t, i) => {
@@ -111,7 +111,7 @@
     for (let b = 0; b <= last; b++) {
       const weight = weights && b < last ? ` ×${number(weights[b], 2)}` : "";
       head.append(make("th", { scope: "col", colspan: "2" }, name(b) + weight));
-      const apart = t.apart && b > 0 && b < last ? `, apart ${number(t.apart[i][b - 1])}` : "";
+      const apart = t.js_divergence && b > 0 && b < last ? `, JS divergence ${number(t.js_divergence[i][b - 1])}` : "";
       foot.append(make("td", { colspan: "2" }, `entropy ${number(t.entropy[i][b], 2)}${apart}`));
     }
     for (let k = 0; k < Math.max(...t.top[i].map(row => row.length)); k++) {
@@ -134,15 +134,15 @@
       below.replaceChildren(make("p", { class: "note" }, `Step ${i}, ${shown(t.words[t.chosen[i]])}${kept}${words}.`), stepTable(t, i));
     };
     t.chosen.forEach((place, i) => {
-      const apart = t.apart ? `apart ${number(Math.max(...t.apart[i]))}` : `entropy ${number(t.entropy[i][0], 2)}`;
+      const apart = t.js_divergence ? `JS divergence ${number(Math.max(...t.js_divergence[i]))}` : `entropy ${number(t.entropy[i][0], 2)}`;
       const button = make("button", { type: "button", class: `heat${level(t, i)}${t.changed[i] ? " changed" : ""}`, title: apart }, shown(t.words[place]));
       button.addEventListener("click", () => pick(i));
       strip.append(button);
     });
     const first = t.changed.findIndex(x => x), levels = t.chosen.map((_, i) => level(t, i));
     pick(first < 0 ? levels.indexOf(Math.max(...levels)) : first);
-    const tint = t.apart ? "The darker a token, the further the branches are apart (Jensen-Shannon from the reference; darkest: .69 nats, nothing in common)." : "The darker a token, the less sure the model was (entropy).";
-    return [make("h3", {}, "Steps"), strip, make("p", { class: "note" }, `${tint}${t.apart ? " Underlined: another token than the reference's best." : ""} Choose a token to see what each branch said.`), below];
+    const tint = t.js_divergence ? "The darker a token, the further the branches diverge (Jensen-Shannon divergence from the reference; darkest: .69 nats, disjoint)." : "The darker a token, the less sure the model was (entropy).";
+    return [make("h3", {}, "Steps"), strip, make("p", { class: "note" }, `${tint}${t.js_divergence ? " Underlined: the token differs from the best token of the reference." : ""} Choose a token to see what each branch said.`), below];
   };
   const parts = s => {
     const context = data.contexts[s.context], v = verdict(s), told = [];

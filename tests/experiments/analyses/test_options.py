@@ -206,7 +206,7 @@ def test_what_the_demonstrations_settle_is_told_of_each_sample(ran: Any) -> None
     assert (found.loc[0, "else"], found.loc[4, "where"]) == (1.0, 1.0)
     with pytest.raises(ConfigError, match="no sample says whether its demonstrations settle the question"):
         identifiability.analyze(ran(name="shapes"))
-    told = ran(name="told", task={"name": "operators", "queries": 3, "told": True}, model="fake-gold", shots=0)
+    told = ran(name="told", task={"name": "operators", "queries": 3, "name_operator": True}, model="fake-gold", shots=0)
     assert list(identifiability.analyze(told)["identifiable"]) == [1.0]
 
 

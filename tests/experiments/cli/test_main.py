@@ -90,12 +90,12 @@ def test_check_tries_a_component_of_ours(icl: ICL) -> None:
 
 def test_check_tries_a_component_of_anyone_and_says_what_is_wrong(icl: ICL, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from dataclasses import dataclass\nfrom typing import ClassVar\nfrom icl.types import Scored\n\n"
+        "from dataclasses import dataclass\nfrom typing import ClassVar\nfrom icl.types import RetrievedExample\n\n"
         "@dataclass(frozen=True)\nclass Mine:\n    needs: ClassVar = frozenset()\n"
         "    def fit(self, pool, resources):\n        self.pool_of[0] = pool\n        return self\n"
         "    pool_of: ClassVar = {}\n"
         "    def retrieve(self, queries, k):\n"
-        "        return [tuple(Scored(e.id) for e in self.pool_of[0].examples[12:12 + k]) for _ in queries]\n"
+        "        return [tuple(RetrievedExample(e.id) for e in self.pool_of[0].examples[12:12 + k]) for _ in queries]\n"
     )
     told = icl("check", "mine.py:Mine")
     assert told.status == 1

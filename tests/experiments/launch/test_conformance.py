@@ -114,8 +114,8 @@ KINDS: dict[str, type[ProcessGroup]] = {"forgets": Forgets, "stays": Stays}
     ("how", "why"),
     [
         ("starts nobody", r"Broken: its workers did not come to an end in 0.5 s \(\S+-1 running, \S+-2 running\)"),
-        ("forgets", r"Broken: look\(\) tells of \['\S+-1'\], and the jobs are \['\S+-1', '\S+-2'\]"),
-        ("stays", r"Broken: look\(\) does not say that the jobs of \[.*\] have ended"),
+        ("forgets", r"Broken: poll\(\) tells of \['\S+-1'\], and the jobs are \['\S+-1', '\S+-2'\]"),
+        ("stays", r"Broken: poll\(\) does not say that the jobs of \[.*\] have ended"),
     ],
 )
 def test_a_broken_promise_is_a_sentence(how: str, why: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

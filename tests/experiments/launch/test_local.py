@@ -164,13 +164,13 @@ def test_failed_samples_are_told_as_they_come_and_counted(go: Go, tmp_path: Path
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["launch=locl"], "command line: launch: no launcher named 'locl'. Did you mean 'local'? (icl ls launcher)"),
+        (["launcher=locl"], "command line: launcher: no launcher named 'locl'. Did you mean 'local'? (icl ls launcher)"),
         (
             ["launcher.wrkers=2"],
             "launcher 'local' has no parameter 'wrkers'. Did you mean 'workers'? It takes workers.",
         ),
         (["launcher.workers=0"], "launcher 'local', workers: input should be greater than or equal to 1, not 0."),
-        (["launch=[local]"], "command line: launch: launch is one launcher, not a list. (icl ls launch)"),
+        (["launcher=[local]"], "command line: launcher: launcher is one component, not a list. (icl ls launcher)"),
         (["launcher=slurm", "launcher.nodes=0"], "launcher 'slurm', nodes: input should be greater than or equal to 1"),
         (["grid.launcher=[local]"], "no component reads the axis 'launcher'."),
     ],
@@ -202,17 +202,17 @@ def test_a_file_beside_the_config_stands_before_no_package(go: Go, tmp_path: Pat
 def test_a_launcher_of_ones_own_is_a_class_by_path(go: Go, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from dataclasses import dataclass\nfrom experiments.launch.base import WorkerStatus\n"
-        "from experiments.launch.worker import work\n\n"
+        "from experiments.launch.worker import run_worker\n\n"
         "@dataclass(frozen=True)\nclass Inline:\n    workers: int = 3\n    wait = True\n\n"
         "    def check(self): ...\n\n"
         "    def start(self, launch):\n"
         "        return Done({worker: run_worker(str(launch.folder), worker) or 'here' for worker in launch.workers})\n\n"
-        "    def again(self, launch): ...\n\n\n"
+        "    def reattach(self, launch): ...\n\n\n"
         "@dataclass\nclass Done:\n    jobs: dict\n    ending: str = ''\n\n"
-        "    def look(self):\n        return {worker: WorkerStatus('ended') for worker in self.jobs}\n\n"
+        "    def poll(self):\n        return {worker: WorkerStatus('ended') for worker in self.jobs}\n\n"
         "    def leave(self):\n        return ''\n"
     )
-    done, _ = go("mine", "launch=mine.py:Inline")
+    done, _ = go("mine", "launcher=mine.py:Inline")
     assert (done.missing, len(load_run(done.folder).info["sessions"][0]["workers"])) == (0, 3)
     assert json.loads((done.folder / "run.json").read_text())["sessions"][0]["launcher"]["name"] == "mine.py:Inline"
 

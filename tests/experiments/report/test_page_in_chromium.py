@@ -194,7 +194,7 @@ def test_an_answer_is_drawn_token_by_token_with_what_each_branch_said(page):
     assert "2 tokens survive the mask." in opened.find_element("css selector", "#detail").text
     rows = opened.find_elements("css selector", ".step tbody tr")
     assert [cell.text for cell in rows[0].find_elements("css selector", "td.n")] == [".700"] * 3
-    assert "apart .000" in rows[-1].text
+    assert "JS divergence .000" in rows[-1].text
 
 
 def test_a_run_without_steps_draws_none(page):

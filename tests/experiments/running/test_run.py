@@ -188,7 +188,7 @@ def test_a_gigantic_image_fails_its_sample(mapping: Mapping, tmp_path: Path, mon
 def test_a_run_in_which_everything_fails_stops(
     mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "HOPELESS", 3)
+    monkeypatch.setattr(runner, "MAX_INITIAL_FAILURES", 3)
     config = mapping(model={"name": "fake-copy", "max_tokens": 1})
     with pytest.raises(DataError, match="the first 3 samples all failed; the last one: query 'q-0002' takes"):
         go(config, tmp_path)
@@ -247,8 +247,8 @@ def test_a_full_disk_keeps_its_own_words(mapping: Mapping, tmp_path: Path, monke
     def full(*_: object) -> None:
         raise StoreError("cells cannot be written: make room.")
 
-    monkeypatch.setattr("experiments.store.store.Writer.append", full)
-    monkeypatch.setattr("experiments.running.run_session.Session._write", lambda *_: full())
+    monkeypatch.setattr("experiments.store.store.SampleWriter.append", full)
+    monkeypatch.setattr("experiments.running.run_session.RunSession._write", lambda *_: full())
     with pytest.raises(StoreError, match="make room"):
         go(mapping(), tmp_path)
 

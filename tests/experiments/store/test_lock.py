@@ -11,8 +11,8 @@ from icl.errors import StoreError
 
 HOLD = """
 import pathlib, sys
-from experiments.store.lock import writing
-with writing(pathlib.Path(sys.argv[1])):
+from experiments.store.lock import write_lock
+with write_lock(pathlib.Path(sys.argv[1])):
     print("in", flush=True)
     sys.stdin.read()
 """

@@ -188,7 +188,7 @@ def test_the_sample_pool_holds_the_traps() -> None:
 MINE = '''
 from dataclasses import dataclass
 
-from icl.types import Scored
+from icl.types import RetrievedExample
 from retrievers.base import Resources
 from retrievers.machinery.leak_policy import fair, too_few
 
@@ -213,7 +213,7 @@ class Fitted:
 
     def one(self, query, k):
         may = fair(query)
-        given = [Scored(e.id) for e in self.pool.examples if may(e)][:k]
+        given = [RetrievedExample(e.id) for e in self.pool.examples if may(e)][:k]
         if len(given) < k:
             raise too_few(self.pool, query, k)
         return tuple(given)
