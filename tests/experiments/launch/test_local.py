@@ -164,7 +164,10 @@ def test_failed_samples_are_told_as_they_come_and_counted(go: Go, tmp_path: Path
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["launcher=locl"], "command line: launcher: no launcher named 'locl'. Did you mean 'local'? (icl ls launcher)"),
+        (
+            ["launcher=locl"],
+            "command line: launcher: no launcher named 'locl'. Did you mean 'local'? (icl ls launcher)",
+        ),
         (
             ["launcher.wrkers=2"],
             "launcher 'local' has no parameter 'wrkers'. Did you mean 'workers'? It takes workers.",

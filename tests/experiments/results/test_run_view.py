@@ -75,7 +75,10 @@ def test_failed_samples_are_counted(written):
 def test_a_score_is_called_an_accuracy_where_it_is_one_and_says_which_way_is_good(written):
     seen = view_run(written(queries=3))
     assert (seen.better, seen.measure) == ("higher", "lenient accuracy")
-    for name, better, measure in (("chair_s", "lower", "chair_s (lower is better)"), ("yes_ratio", "neither", "yes_ratio")):
+    for name, better, measure in (
+        ("chair_s", "lower", "chair_s (lower is better)"),
+        ("yes_ratio", "neither", "yes_ratio"),
+    ):
         run = written(name=name, queries=3)
         told = (run.path / "run.json").read_text().replace('"lenient"', f'"{name}"')
         (run.path / "run.json").write_text(told)
