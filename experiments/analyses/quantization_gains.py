@@ -107,5 +107,5 @@ def _tested(
     reference: "Series[float]", arm: "Series[float]", units: "Series[int]", name: str, *, graded: bool
 ) -> PairedTestResult:
     without, with_it = np.asarray(reference, dtype=np.float64), np.asarray(arm, dtype=np.float64)
-    pairs = Pairs(without, with_it, units.to_numpy(), graded=graded)
+    pairs = Pairs(without, with_it, units.to_numpy(), is_graded=graded)
     return paired_test(pairs, names=("without", name))

@@ -198,7 +198,7 @@ def _difference_rows(seen: RunView, frame: "DataFrame | None") -> dict[str, Any]
         "scale_high": formatting.format_signed(reach, 2),
         "test_note": test + holm,
         "hidden_note": f" Left out: {formatting.format_count(dropped, 'pair')} without both scores."
-        if (dropped := int(frame["dropped"].sum()))
+        if (dropped := int(frame["dropped_pairs"].sum()))
         else "",
     }
 

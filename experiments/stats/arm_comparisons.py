@@ -48,7 +48,7 @@ class ArmComparison:
     @property
     def identical(self) -> bool:
         """No pair differs."""
-        return self.result is not None and self.result.same
+        return self.result is not None and self.result.is_identical
 
     @property
     def numbers(self) -> str:

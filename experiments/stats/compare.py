@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 BASELINE = "baseline"
 """`to={"baseline": "vote"}` compares every arm with what its own demonstrations say without a model."""
 
-TEST_COLUMNS = [name for name in PairedTestResult.__dataclass_fields__ if name != "same"]
+TEST_COLUMNS = [name for name in PairedTestResult.__dataclass_fields__ if name != "is_identical"]
 RESULT_COLUMNS = ["reference", "reference_mean", "mean", *TEST_COLUMNS, "p_corrected", "family", "by_construction"]
 
 

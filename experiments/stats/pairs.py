@@ -1,12 +1,12 @@
-"""Two arms, aligned: the same queries under the same seeds. Anything else is refused, not intersected.
+"""Two arms, aligned on the same queries under the same seeds. Arms that differ in these are refused, not intersected.
 
-Pairs stand by (query, seed), and by further keys where several settings are pooled. A sample that failed, or on which
-the metric does not apply, drops its pair, and the number of dropped pairs stays visible. Of a metric of a whole run the
-pairs are made first, and its numbers are computed on what is left of both arms (`whole`).
+Pairs are formed by (query, seed), and by further keys if several settings are pooled. A pair is dropped if either
+sample failed or the metric does not apply to it; the number of dropped pairs is reported. For a run-level metric the
+pairs are formed first, and the statistic of either arm is computed on the remaining samples (`run_statistics`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from experiments.stats.arms import UNIT
 from experiments.stats.formatting import FEW_UNITS
 from experiments.stats.intervals import (
-    Estimate,
     Floats,
     bootstrap_mean,
     cluster_codes,
@@ -37,26 +36,33 @@ ROUNDING = 1e-12
 
 
 class UnpairedError(ICLError):
-    """Two arms that do not stand on the same queries and seeds."""
+    """Two arms do not have the same queries and seeds."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """reference, arm: [n] scores of the same (query, seed). clusters: [n], what belongs together.
+    """Scores of two arms on the same samples.
 
-    strata: of a metric of a whole run, whose numbers are no scores. graded: the numbers are no scores, and there are
-    no strata of them (differences of such numbers, say).
+    Attributes:
+        reference: [n] scores of the reference arm.
+        arm: [n] scores of the other arm, in the same order.
+        clusters: [n] labels; equal labels belong to one independent unit.
+        dropped_pairs: The number of pairs without both scores.
+        strata: The cells of a run-level metric, whose numbers are not scores of samples.
+        is_graded: Whether the numbers are neither right nor wrong although they may be 0 and 1, as differences of
+            influence numbers are.
     """
 
     reference: Floats
     arm: Floats
     clusters: NDArray[Any]
-    dropped: int = 0
+    dropped_pairs: int = 0
     strata: Sequence[Stratum] = ()
-    graded: bool = False
+    is_graded: bool = False
 
     @property
     def differences(self) -> Floats:
+        """[n]: arm minus reference."""
         return self.arm - self.reference
 
     def __len__(self) -> int:
@@ -65,10 +71,22 @@ class Pairs:
 
 @dataclass(frozen=True)
 class PairedTestResult:
-    """Arm minus reference. test: 'mcnemar' (exact, clusters flipped together), 'randomization' (graded, whole runs).
+    """The mean difference of two arms, arm minus reference, with its interval and its p.
 
-    right_to_wrong, wrong_to_right: None of a metric of a whole run, which has no answers of its own that could turn.
-    same: no pair differs.
+    Attributes:
+        difference: The mean difference.
+        low: The lower end of its interval.
+        high: The upper end of its interval.
+        p: Two-sided.
+        pairs: The number of pairs.
+        clusters: The number of independent units among them.
+        test: 'mcnemar' (exact, with the signs of a cluster flipped together) for right/wrong scores, 'randomization'
+            for graded scores and run-level metrics.
+        right_to_wrong: The number of pairs whose score fell. None for a run-level metric, which has no score of a
+            single sample.
+        wrong_to_right: The number of pairs whose score rose, or None likewise.
+        dropped_pairs: The number of pairs without both scores.
+        is_identical: Whether no pair differs.
     """
 
     difference: float
@@ -80,8 +98,8 @@ class PairedTestResult:
     test: str
     right_to_wrong: int | None
     wrong_to_right: int | None
-    dropped: int
-    same: bool = False
+    dropped_pairs: int
+    is_identical: bool = False
 
 
 def align_pairs(
@@ -93,120 +111,167 @@ def align_pairs(
     names: tuple[str, str] = ("reference", "arm"),
     reference_metric: str | None = None,
 ) -> Pairs:
-    """Aligns two frames on `on`. Raises UnpairedError where one lacks keys of the other, or has some twice.
+    """Aligns the samples of two arms.
 
-    Frames: tidy (see `arms`), with `on` and the metric. reference_metric: where the reference is another column
-    (the vote of the same demonstrations, say).
+    Args:
+        reference: The samples of the reference arm, tidy (see `arms`).
+        arm: The samples of the other arm, tidy.
+        metric: The column of scores.
+        on: The columns that identify a pair.
+        names: What error messages call the two arms.
+        reference_metric: The reference's column of scores, if it is another one (such as the vote's).
+
+    Raises:
+        UnpairedError: If one arm lacks keys of the other, or has a key twice.
     """
-    keys = list(on)
-    judged, frames = (reference_metric or metric, metric), (reference, arm)
-    whole = all(sample_ref_column(column) in frame for column, frame in zip(judged, frames, strict=True))
-    columns = [*keys, UNIT, *dict.fromkeys((*judged, *(map(sample_ref_column, judged) if whole else ())))]
-    (reference, arm) = (frame[[c for c in columns if c in frame]] for frame in (reference, arm))
-    for frame, name in ((reference, names[0]), (arm, names[1])):
-        twice = frame.duplicated(keys)
-        if twice.any():
-            raise UnpairedError(
-                f"{name} has {_told(frame.loc[twice, keys].iloc[0])} more than once: it mixes several settings. "
-                "Name the axis that tells them apart."
-            )
-    left = reference.set_index(keys)
-    right = arm.set_index(keys)
-    for these, others, (one, other) in ((left, right, names), (right, left, names[::-1])):
-        missing = these.index.difference(others.index)
-        if len(missing):
-            first = missing[0] if isinstance(missing[0], tuple) else (missing[0],)
-            example = ", ".join(f"{k} {v}" for k, v in zip(keys, first, strict=True))
-            raise UnpairedError(
-                f"{one} and {other} are not paired: {len(missing)} of {len(these)} samples of {one} have no "
-                f"counterpart in {other} (the first: {example}). Finish the run (the same `icl run` command), "
-                "or compare arms with the same queries and seeds."
-            )
-    right = right.loc[left.index]
-    if whole:
-        return _of_whole(left[sample_ref_column(judged[0])], right[sample_ref_column(judged[1])], right[UNIT])
-    a = left[reference_metric or metric].to_numpy(dtype=np.float64, na_value=np.nan)
-    b = right[metric].to_numpy(dtype=np.float64, na_value=np.nan)
-    kept = np.isfinite(a) & np.isfinite(b)
-    graded = any(sample_ref_column(column) in frame for column, frame in zip(judged, frames, strict=True))
-    return Pairs(a[kept], b[kept], right[UNIT].to_numpy()[kept], int((~kept).sum()), graded=graded)
+    columns = reference_metric or metric, metric
+    frames = reference, arm
+    left, right = _key_codes(frames, list(on))
+    for frame, codes, name in zip(frames, (left, right), names, strict=True):
+        _refuse_duplicates(frame, codes, list(on), name)
+    order = _matching_rows(left, right)
+    _refuse_missing(reference, left, right, list(on), names)
+    _refuse_missing(arm, right, left, list(on), names[::-1])
+    units = arm[UNIT].to_numpy()[order]
+    is_run_level = [sample_ref_column(column) in frame for column, frame in zip(columns, frames, strict=True)]
+    if all(is_run_level):
+        refs = (frame[sample_ref_column(column)].to_numpy() for column, frame in zip(columns, frames, strict=True))
+        return _run_level_pairs(next(refs), next(refs)[order], units)
+    a = reference[columns[0]].to_numpy(dtype=np.float64, na_value=np.nan)
+    b = arm[metric].to_numpy(dtype=np.float64, na_value=np.nan)[order]
+    valid = np.isfinite(a) & np.isfinite(b)
+    return Pairs(a[valid], b[valid], units[valid], int((~valid).sum()), is_graded=any(is_run_level))
 
 
 def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("reference", "arm")) -> PairedTestResult:
-    """The mean difference, its interval and its p. Raises UnpairedError where no pair is left.
+    """Tests the mean difference of two arms.
 
-    The interval of graded differences is all that the test leaves open (`subsets`); of right/wrong ones, which have few
-    values, it is a bootstrap over clusters where there are FEW of these. Where all clusters have the same difference
-    (0, mostly) it ends where z^2 clusters more would bring it that are 1 in one arm and 0 in the other: for 0 that is ±
-    the Wilson bound of 0 in C clusters. So much could still differ.
+    The interval of graded differences holds all means that the test does not reject (`sign_flips`). Right/wrong
+    differences have few values; with FEW_UNITS clusters or more their interval is a bootstrap over clusters.
+
+    If all clusters have the same difference (mostly 0), the interval ends at the differences that z^2 more clusters
+    would give that are 1 in one arm and 0 in the other. For a difference of 0 this is ± the Wilson bound of 0 in C
+    clusters: so much could still differ.
+
+    Args:
+        pairs: The aligned arms.
+        level: The confidence level.
+        names: What error messages call the two arms.
+
+    Raises:
+        UnpairedError: If no pair is left.
     """
     if not len(pairs):
-        raise UnpairedError(f"{names[0]} and {names[1]} have no pair that both answered ({pairs.dropped} dropped).")
+        raise UnpairedError(
+            f"{names[0]} and {names[1]} have no pair that both answered ({pairs.dropped_pairs} dropped)."
+        )
     if pairs.strata:
-        return _of_strata(pairs, level)
+        return _run_level_test(pairs, level)
     d = pairs.differences
-    binary = not pairs.graded and is_binary(pairs.reference) and is_binary(pairs.arm)
+    binary = not pairs.is_graded and is_binary(pairs.reference) and is_binary(pairs.arm)
     codes = cluster_codes(pairs.clusters)
-    sums, _ = cluster_sums(d, codes)
-    p = exact_sign_flip_p(d, pairs.clusters) if binary else sign_flip_p(sums)
-    interval = _interval(d, codes, level, binary and len(sums) >= FEW_UNITS)
+    sums, sizes = cluster_sums(d, codes)
+    difference = float(d.mean())
+    if np.ptp(sums / sizes) <= ROUNDING:
+        low, high = interval_without_spread(difference, len(sums), level)
+    elif binary and len(sums) >= FEW_UNITS:
+        bootstrap = bootstrap_mean(d, codes, level)
+        low, high = bootstrap.low, bootstrap.high
+    else:
+        widest = max(1.0, float(np.abs(d).max()))
+        low, high = sign_flip_interval(sums, sizes, level, least=-widest, most=widest)
     return PairedTestResult(
-        difference=interval.mean,
-        low=interval.low,
-        high=interval.high,
-        p=p,
-        pairs=interval.samples,
-        clusters=interval.clusters,
+        difference=difference,
+        low=low,
+        high=high,
+        p=exact_sign_flip_p(d, pairs.clusters) if binary else sign_flip_p(sums),
+        pairs=len(pairs),
+        clusters=len(sums),
         test="mcnemar" if binary else "randomization",
         right_to_wrong=int(np.sum(d < 0)),
         wrong_to_right=int(np.sum(d > 0)),
-        dropped=pairs.dropped,
-        same=not np.any(d),
+        dropped_pairs=pairs.dropped_pairs,
+        is_identical=not np.any(d),
     )
 
 
-def _of_whole(reference: Any, arm: Any, units: Any) -> Pairs:
-    a, b, cells = align_run_statistics(list(reference), list(arm))
-    kept = np.isfinite(a)
-    clusters, place = units.to_numpy()[kept], np.cumsum(kept) - 1
-    told = [(place[rows], one, other) for rows, one, other in cells]
-    strata = build_strata(told, cluster_codes(clusters)) if told else ()
-    return Pairs(a[kept], b[kept], clusters, int((~kept).sum()), strata)
+def _key_codes(
+    frames: "tuple[DataFrame, DataFrame]", keys: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The keys of both frames as numbers: equal numbers are equal keys."""
+    import pandas as pd
+
+    codes = np.zeros(sum(map(len, frames)), dtype=np.int64)
+    for key in keys:
+        values, uniques = pd.factorize(
+            np.concatenate([frame[key].to_numpy() for frame in frames]), use_na_sentinel=False
+        )
+        codes = codes * len(uniques) + values
+    left, right = np.split(codes, [len(frames[0])])
+    return left, right
 
 
-def _of_strata(pairs: Pairs, level: float) -> PairedTestResult:
-    """Of a metric of a whole run."""
+def _matching_rows(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.intp]:
+    """The row of `right` with the key of each row of `left`. Keys must be unique; missing ones give any row."""
+    if len(left) == len(right) and np.array_equal(left, right):
+        return np.arange(len(left))
+    if not len(right):
+        return np.zeros(0, dtype=np.intp)
+    order = np.argsort(right)
+    return order[np.minimum(np.searchsorted(right, left, sorter=order), len(right) - 1)]
+
+
+def _refuse_duplicates(frame: "DataFrame", codes: NDArray[np.int64], keys: Sequence[str], name: str) -> None:
+    unique, first = np.unique(codes, return_index=True)
+    if len(unique) < len(codes):
+        duplicate = frame[list(keys)].iloc[int(np.setdiff1d(np.arange(len(codes)), first)[0])]
+        example = ", ".join(f"{key} {value}" for key, value in duplicate.items())
+        raise UnpairedError(
+            f"{name} has {example} more than once: it mixes several settings. Name the axis that tells them apart."
+        )
+
+
+def _refuse_missing(
+    frame: "DataFrame",
+    codes: NDArray[np.int64],
+    other_codes: NDArray[np.int64],
+    keys: Sequence[str],
+    names: tuple[str, str],
+) -> None:
+    missing = np.flatnonzero(~np.isin(codes, other_codes))
+    if len(missing):
+        name, other = names
+        example = ", ".join(f"{key} {value}" for key, value in frame[list(keys)].iloc[int(missing[0])].items())
+        raise UnpairedError(
+            f"{name} and {other} are not paired: {len(missing)} of {len(codes)} samples of {name} have no "
+            f"counterpart in {other} (the first: {example}). Finish the run (the same `icl run` command), "
+            "or compare arms with the same queries and seeds."
+        )
+
+
+def _run_level_pairs(reference: NDArray[Any], arm: NDArray[Any], units: NDArray[Any]) -> Pairs:
+    a, b, cells = align_run_statistics(reference.tolist(), arm.tolist())
+    valid = np.isfinite(a)
+    clusters, place = units[valid], np.cumsum(valid) - 1
+    placed = [(place[rows], one, other) for rows, one, other in cells]
+    strata = build_strata(placed, cluster_codes(clusters)) if placed else ()
+    return Pairs(a[valid], b[valid], clusters, int((~valid).sum()), strata)
+
+
+def _run_level_test(pairs: Pairs, level: float) -> PairedTestResult:
     clusters = len(set(pairs.clusters))
     low, high = run_statistic_interval(pairs.strata, clusters, level)
     difference = float(pairs.differences.mean())
-    p = randomization_p(pairs.strata)
     return PairedTestResult(
         difference=0.0 if abs(difference) < ROUNDING else difference,
         low=low,
         high=high,
-        p=p,
+        p=randomization_p(pairs.strata),
         pairs=len(pairs),
         clusters=clusters,
         test="randomization",
         right_to_wrong=None,
         wrong_to_right=None,
-        dropped=pairs.dropped,
-        same=not np.any(np.abs(pairs.differences) > ROUNDING),
+        dropped_pairs=pairs.dropped_pairs,
+        is_identical=not np.any(np.abs(pairs.differences) > ROUNDING),
     )
-
-
-def _interval(d: Floats, codes: NDArray[np.intp], level: float, drawn: bool) -> Estimate:
-    """drawn: by a bootstrap."""
-    found = bootstrap_mean(d, codes, level)
-    if found.low == found.high:
-        low, high = interval_without_spread(found.mean, found.clusters, level)
-        return replace(found, low=low, high=high)
-    if drawn:
-        return found
-    widest = max(1.0, float(np.abs(d).max()))
-    low, high = sign_flip_interval(*cluster_sums(d, codes), level, least=-widest, most=widest)
-    return replace(found, low=low, high=high)
-
-
-def _told(row: Any) -> str:
-    return ", ".join(f"{key} {value}" for key, value in row.items())

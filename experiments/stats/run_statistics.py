@@ -1,19 +1,20 @@
-"""Statistics of metrics of a whole run (F1, an area, CIDEr): what they are made of, one arm's interval, pairs of arms.
+"""Run-level statistics (F1, ROC AUC, CIDEr) of one arm and of pairs of arms.
 
-A frame has such a metric's influence numbers as its column, and beside it `own_of(metric)`: what each sample's number
-was computed from. That a column has it is how these statistics know that its values are no scores of single samples,
-whatever they look like: at an F1 of exactly 1 every number is 1.
+In a frame, the column of such a metric holds influence numbers that average to the statistic (`icl.metrics.run_level`).
+Beside it, the column `sample_ref_column(metric)` says what each number was computed from. The presence of that column
+marks the metric as run-level, whatever its numbers look like: at an F1 of exactly 1 every number is 1.
 
-    a share           Wilson (1927) at the size n = T (1 - T) / V that the linearized variance V over clusters stands
-    (F1, area, pairs) for (Dean and Pagano 2015). For F1 that is, near both ends, Wilson on F / (2 - F), which is a
-                      proportion (Lam, Gopal and Qian 2023).
-    a mean            bootstrap over clusters (`intervals`)
-    no spread at all  no variance can be estimated. The interval ends where the statistic would be if z^2 clusters more
-                      had come out as badly, or as well, as can be: for a proportion of 0 or 1 that is Wilson.
-    two arms          the pairs are made first: a sample that failed in one arm has failed in both, and the numbers are
-                      those of what is left. `exchange` has the test and the interval of their difference.
+    proportions       For run-level proportions (F1, AUC, groups) the interval is a Wilson interval at the effective
+                      sample size n = T (1 - T) / V, with V the linearized variance over clusters (Dean and Pagano
+                      2015). For F1 near either end this is Wilson on F / (2 - F), which is a proportion (Lam, Gopal and
+                      Qian 2023).
+    other statistics  bootstrap over clusters (`intervals`)
+    no spread         No variance can be estimated. The interval ends at the statistic with z^2 more clusters of the
+                      worst, or the best, samples. For a proportion of 0 or 1 this is Wilson.
+    two arms          Pairs are formed first: a sample that failed in one arm counts as failed in both, and the
+                      statistics are those of the remaining samples. `run_statistic_tests` compares them.
 
-Several cells (seeds, pooled settings) have the mean of their statistics, by their numbers of samples.
+The statistic of several cells (seeds, pooled settings) is the mean of theirs, weighted by their numbers of samples.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -23,7 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.stats.exact_sums import exactly_summable
 from experiments.stats.intervals import (
+    Codes,
     Estimate,
     Floats,
     bootstrap_mean,
@@ -33,78 +36,112 @@ from experiments.stats.intervals import (
     wilson,
 )
 from icl.metrics.base import RunLevelMetric, ScoredSample
-from icl.metrics.sufficient_statistics import SufficientStatistics, mean_statistics, statistics_of
+from icl.metrics.sufficient_statistics import SufficientStatistics, mean_statistics, statistics_of, sum_rows
 
-Codes = NDArray[np.intp]
-Places = Sequence[int] | NDArray[np.intp]
+Indices = Sequence[int] | NDArray[np.intp]
+PairedCells = Sequence[tuple[Indices, SufficientStatistics, SufficientStatistics]]
 
 NO_SPREAD = 1e-9
-"""A standard deviation below this is none."""
+"""A standard deviation below this counts as zero."""
 
 
 def sample_ref_column(column: str) -> str:
-    """The column beside a metric's: 'f1:own'."""
-    return f"{column}:own"
+    """The column of `SampleRef` values beside a run-level metric's column: 'f1:ref' for 'f1'."""
+    return f"{column}:ref"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RunStatistic:
-    """A cell as a metric of a whole run reads it, and the numbers that it gives."""
+    """A run-level metric evaluated on one cell.
+
+    Attributes:
+        metric: The metric.
+        samples: The samples of the cell.
+        values: One number per sample; they average to the statistic. None for a sample that has no part in it.
+    """
 
     metric: RunLevelMetric
     samples: tuple[ScoredSample, ...]
-    parts: Sequence[float | None]
+    values: Sequence[float | None]
 
-    def without(self, places: Collection[int]) -> "RunStatistic":
-        """As if these samples had failed."""
-        gone = {place for place in places if self.samples[place].score is not None}
-        if not gone:
+    def without(self, indices: Collection[int]) -> "RunStatistic":
+        """The statistic as if these samples had failed."""
+        failures = {i for i in indices if self.samples[i].score is not None}
+        if not failures:
             return self
-        samples = tuple(replace(s, score=None) if i in gone else s for i, s in enumerate(self.samples))
+        samples = tuple(replace(s, score=None) if i in failures else s for i, s in enumerate(self.samples))
         return RunStatistic(self.metric, samples, self.metric.run_level(samples))
 
-    def only(self, places: Collection[int]) -> "RunStatistic":
-        """As if all other samples had failed."""
-        return self.without(set(range(len(self.samples))) - set(places))
+    def only(self, indices: Collection[int]) -> "RunStatistic":
+        """The statistic as if all other samples had failed."""
+        return self.without(set(range(len(self.samples))) - set(indices))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SampleRef:
-    """One sample of a cell."""
+    """One sample of a cell: the `index`-th of `statistic.samples`."""
 
-    whole: RunStatistic
-    place: int
+    statistic: RunStatistic
+    index: int
 
     def __repr__(self) -> str:
-        """The sample's own number, which is no part of the statistic's mean: what a CSV of the frame shows."""
-        score = self.whole.samples[self.place].score
+        """The sample's own score, as a CSV file of the frame shows it."""
+        score = self.statistic.samples[self.index].score
         return "" if score is None else f"{score:g}"
 
 
 @dataclass(frozen=True, eq=False)
 class Stratum:
-    """A cell of each arm on the same samples. reference, arm: [C, k] sums of each cluster; of: makes the statistic.
+    """Two cells, one of each arm, on the same samples, with the sums of their rows per cluster.
 
-    weight: its share of all pairs. least, most: [k], what a cluster adds at worst and at best.
+    Attributes:
+        reference: [C, k], the sums of the reference arm.
+        arm: [C, k], the sums of the other arm.
+        value: Maps sums to the statistic.
+        weight: The share of all pairs that lies in these cells.
+        worst: [k], the sums of a cluster of worst samples.
+        best: [k], the sums of a cluster of best samples.
     """
 
     reference: Any
     arm: Any
-    of: Callable[[Floats], Floats]
+    value: Callable[[Floats], Floats]
     weight: float
-    least: Floats
-    most: Floats
+    worst: Floats
+    best: Floats
 
 
-def estimate_run_statistic(owns: Sequence[SampleRef], values: Floats, clusters: Any, level: float = 0.95) -> Estimate:
-    """Mean of the influence numbers of an arm with its interval. clusters: [n], of anything hashable."""
+@dataclass(frozen=True, eq=False)
+class _Cell:
+    """The part of a cell that lies in an arm.
+
+    Attributes:
+        statistics: Of its samples.
+        rows: Their indices in the arm.
+        weight: Their share of the arm.
+    """
+
+    statistics: SufficientStatistics
+    rows: list[int]
+    weight: float
+
+
+def estimate_run_statistic(refs: Sequence[SampleRef], values: Floats, clusters: Any, level: float = 0.95) -> Estimate:
+    """The run-level statistic of an arm with its interval.
+
+    Args:
+        refs: [n], the samples.
+        values: [n], their influence numbers.
+        clusters: [n], any hashable labels.
+        level: The confidence level.
+    """
     codes = cluster_codes(clusters)
-    cells = list(_cells(owns))
+    cells = list(_cells(refs))
     mean, count = float(values.mean()), int(codes.max()) + 1
     variance = _variance(values, codes)
     if variance**0.5 < NO_SPREAD:
-        low, high = _imagined(cells, codes, level)
-    elif all(sums.share for sums, _, _ in cells):
+        low, high = _bounds_without_spread(cells, codes, level)
+    elif all(cell.statistics.is_proportion for cell in cells):
         size = mean * (1 - mean) / variance
         low, high = wilson(mean * size, size, level)
     else:
@@ -115,82 +152,91 @@ def estimate_run_statistic(owns: Sequence[SampleRef], values: Floats, clusters: 
 def align_run_statistics(
     left: Sequence[SampleRef], right: Sequence[SampleRef]
 ) -> tuple[Floats, Floats, list[tuple[list[int], SufficientStatistics, SufficientStatistics]]]:
-    """The numbers of both arms on the pairs that both have, NaN where a pair has none; then cell by cell.
+    """The influence numbers of two arms on the samples that count in both.
 
-    left, right: [n], pair by pair. Of a cell: its pairs that count, and what the statistic of each arm is made of.
+    Args:
+        left: [n], the samples of the reference arm, pair by pair.
+        right: [n], the samples of the other arm.
+
+    Returns:
+        [n] numbers of either arm, NaN where a pair does not count. Then, for each pair of cells, the indices of its
+        pairs that count and the statistics of either arm on them.
     """
     a, b = np.full(len(left), np.nan), np.full(len(left), np.nan)
-    cells: dict[tuple[int, int], list[int]] = {}
-    for i, pair in enumerate(zip(left, right, strict=True)):
-        cells.setdefault((id(pair[0].whole), id(pair[1].whole)), []).append(i)
-    found = []
-    for rows in cells.values():
-        places = [left[i].place for i in rows], [right[i].place for i in rows]
-        wholes = _agreed(left[rows[0]].whole, right[rows[0]].whole, *places)
-        mine, theirs = ([whole.parts[p] for p in own] for whole, own in zip(wholes, places, strict=True))
-        kept = [k for k, both in enumerate(zip(mine, theirs, strict=True)) if None not in both]
-        counted = [rows[k] for k in kept]
-        a[counted], b[counted] = [mine[k] for k in kept], [theirs[k] for k in kept]
-        sums = [
-            _picked(statistics_of(whole.parts), [own[k] for k in kept])
-            for whole, own in zip(wholes, places, strict=True)
-        ]
-        if sums[0].rows.shape != sums[1].rows.shape:  # rows of other kinds: then their numbers are what there is
-            sums = [mean_statistics(values[counted], 0.0, 1.0) for values in (a, b)]
+    rows_by_cells: dict[tuple[int, int], list[int]] = {}
+    for i, (one, other) in enumerate(zip(left, right, strict=True)):
+        rows_by_cells.setdefault((id(one.statistic), id(other.statistic)), []).append(i)
+    cells = []
+    for rows in rows_by_cells.values():
+        places = [left[i].index for i in rows], [right[i].index for i in rows]
+        statistics = _on_common_samples(left[rows[0]].statistic, right[rows[0]].statistic, *places)
+        numbers = [[one.values[p] for p in own] for one, own in zip(statistics, places, strict=True)]
+        valid = [k for k, both in enumerate(zip(*numbers, strict=True)) if None not in both]
+        counted = [rows[k] for k in valid]
+        a[counted], b[counted] = ([own[k] for k in valid] for own in numbers)
+        reference, arm = (
+            _select(statistics_of(one.values), [own[k] for k in valid])
+            for one, own in zip(statistics, places, strict=True)
+        )
+        if reference.rows.shape != arm.rows.shape:  # statistics of different kinds share only their numbers
+            reference, arm = (mean_statistics(values[counted], 0.0, 1.0) for values in (a, b))
         if counted:
-            found.append((counted, sums[0], sums[1]))
-    return a, b, found
+            cells.append((counted, reference, arm))
+    return a, b, cells
 
 
-def build_strata(
-    cells: Sequence[tuple[Places, SufficientStatistics, SufficientStatistics]], codes: Codes
-) -> list[Stratum]:
-    """cells: (places among the pairs, sums of either arm); codes: [n], the cluster of each pair."""
+def build_strata(cells: PairedCells, codes: Codes) -> list[Stratum]:
+    """One stratum per pair of cells.
+
+    Args:
+        cells: (indices of the pairs, statistics of the reference, statistics of the arm) of each.
+        codes: [n], the cluster of each pair, in 0..C-1.
+    """
     total, count = sum(len(rows) for rows, _, _ in cells), int(codes.max()) + 1
-    found = []
-    for rows, one, other in cells:
+    strata = []
+    for rows, reference, arm in cells:
         own = codes[list(rows)]
-        size = _size(one.counts | other.counts, own)
-        reference, arm = (_by_cluster(sums.rows, own, count) for sums in (one, other))
-        least, most = _further(one.least, other.least), _further(one.most, other.most)
-        found.append(Stratum(reference, arm, one.of, len(rows) / total, size * least, size * most))
-    return found
+        size = _informative_per_cluster(reference.informative | arm.informative, own)
+        left, right = _exact(*(_sum_by_cluster(one.rows, own, count) for one in (reference, arm)))
+        worst, best = _larger(reference.worst, arm.worst), _larger(reference.best, arm.best)
+        strata.append(Stratum(left, right, reference.value, len(rows) / total, size * worst, size * best))
+    return strata
 
 
-def _agreed(
-    one: RunStatistic, other: RunStatistic, mine: Sequence[int], theirs: Sequence[int]
+def _on_common_samples(
+    one: RunStatistic, other: RunStatistic, places: Sequence[int], other_places: Sequence[int]
 ) -> tuple[RunStatistic, RunStatistic]:
-    """Both cells on the pairs alone, as if what has no part in either had failed in both."""
-    one, other = one.only(mine), other.only(theirs)
-    gone = [(p, q) for p, q in zip(mine, theirs, strict=True) if one.parts[p] is None or other.parts[q] is None]
-    return one.without([p for p, _ in gone]), other.without([q for _, q in gone])
+    """Both statistics on the paired samples alone, as if a sample without a part in either had failed in both."""
+    one, other = one.only(places), other.only(other_places)
+    failures = [
+        (p, q) for p, q in zip(places, other_places, strict=True) if one.values[p] is None or other.values[q] is None
+    ]
+    return one.without([p for p, _ in failures]), other.without([q for _, q in failures])
 
 
-def _cells(owns: Sequence[SampleRef]) -> Iterator[tuple[SufficientStatistics, list[int], float]]:
-    """Of each cell: what its statistic is made of, the places of its samples here, and their share of all."""
-    cells: dict[int, list[int]] = {}
-    for i, own in enumerate(owns):
-        cells.setdefault(id(own.whole), []).append(i)
-    for rows in cells.values():
-        sums = statistics_of(owns[rows[0]].whole.parts)
-        yield _picked(sums, [owns[i].place for i in rows]), rows, len(rows) / len(owns)
+def _cells(refs: Sequence[SampleRef]) -> Iterator[_Cell]:
+    rows_by_cell: dict[int, list[int]] = {}
+    for i, ref in enumerate(refs):
+        rows_by_cell.setdefault(id(ref.statistic), []).append(i)
+    for rows in rows_by_cell.values():
+        statistics = statistics_of(refs[rows[0]].statistic.values)
+        yield _Cell(_select(statistics, [refs[i].index for i in rows]), rows, len(rows) / len(refs))
 
 
-def _imagined(
-    cells: Sequence[tuple[SufficientStatistics, list[int], float]], codes: Codes, level: float
-) -> tuple[float, float]:
-    """The ends where z^2 clusters more had come out as badly, or as well, as can be."""
+def _bounds_without_spread(cells: Sequence[_Cell], codes: Codes, level: float) -> tuple[float, float]:
+    """The statistic with z^2 more clusters of the worst samples, and of the best."""
     z2 = normal_quantile(0.5 + level / 2) ** 2
     ends = [0.0, 0.0]
-    for sums, rows, weight in cells:
-        size = z2 * _size(sums.counts, codes[rows])
-        for i, one in enumerate((sums.least, sums.most)):
-            ends[i] += weight * float(sums.of(total_of(sums.rows) + size * one))
+    for cell in cells:
+        statistics = cell.statistics
+        size = z2 * _informative_per_cluster(statistics.informative, codes[cell.rows])
+        for i, extreme in enumerate((statistics.worst, statistics.best)):
+            ends[i] += cell.weight * float(statistics.value(sum_rows(statistics.rows) + size * extreme))
     return min(ends), max(ends)
 
 
 def _variance(values: Floats, codes: Codes) -> float:
-    """Of the mean: over clusters, and no less than over samples."""
+    """The variance of the mean over clusters, but no less than over samples."""
     n, mean = len(values), float(values.mean())
     sums, sizes = cluster_sums(values, codes)
     count = len(sums)
@@ -200,27 +246,31 @@ def _variance(values: Floats, codes: Codes) -> float:
     return max(clustered, float(values.var()) / (n - 1))
 
 
-def _size(counts: NDArray[np.bool_], codes: Codes) -> float:
-    """Samples that have a say, a cluster of those that have one."""
-    clusters = len(np.unique(codes[counts]))
-    return float(counts.sum()) / clusters if clusters else 1.0
+def _informative_per_cluster(informative: NDArray[np.bool_], codes: Codes) -> float:
+    """Informative samples per cluster that has any."""
+    clusters = len(np.unique(codes[informative]))
+    return float(informative.sum()) / clusters if clusters else 1.0
 
 
-def _further(one: Floats, other: Floats) -> Floats:
-    """Each arm's data say what can be at worst and at best: the one that adds more."""
+def _larger(one: Floats, other: Floats) -> Floats:
+    """Each arm has its own worst and best rows: the row that adds more."""
     return max(one, other, key=lambda row: float(np.abs(row).sum()))
 
 
-def _picked(sums: SufficientStatistics, places: Sequence[int]) -> SufficientStatistics:
-    return replace(sums, rows=sums.rows[list(places)], counts=sums.counts[list(places)])
+def _select(statistics: SufficientStatistics, indices: Sequence[int]) -> SufficientStatistics:
+    chosen = list(indices)
+    return replace(statistics, rows=statistics.rows[chosen], informative=statistics.informative[chosen])
 
 
-def _by_cluster(rows: Any, codes: Codes, count: int) -> Any:
+def _sum_by_cluster(rows: Any, codes: Codes, count: int) -> Any:
     from scipy.sparse import csr_matrix
 
     return csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(count, len(codes))) @ rows
 
 
-def total_of(rows: Any) -> Floats:
-    """[k]: the sums over all rows."""
-    return np.asarray(rows.sum(axis=0), dtype=np.float64).ravel()
+def _exact(reference: Any, arm: Any) -> tuple[Any, Any]:
+    """The sums of two arms on one grid (`exact_sums`). Sparse sums are counts, which are exact."""
+    if not isinstance(reference, np.ndarray):
+        return reference, arm
+    left, right = np.split(exactly_summable(np.concatenate([reference, arm]), 2 * len(arm)), 2)
+    return left, right

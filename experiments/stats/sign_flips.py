@@ -1,22 +1,26 @@
-"""Typical values: the test of a mean that flips clusters, and the interval that is all means which it leaves open.
+"""The sign-flip test of a mean over clusters, and the interval of all means that it does not reject.
 
-    test      p is the share of the 2^C ways to flip the signs of C clusters whose sum is as far from 0 as the one that
-              was seen (Fisher 1935). Exact where a cluster's differences are as likely with the other sign: where the
-              names of two arms could be exchanged, the null of all tests of `significance`.
-    interval  the same test of every other mean m, each value less m. The mean of a subset of the clusters and that of
-              the rest enclose exactly those m whose sum that flip does not bring closer, so the ends are quantiles of
-              the means of subsets (Hartigan 1969). It leaves out 0 exactly where p is at most 1 - level.
+    test      p is the share of the 2^C ways to flip the signs of C clusters whose sum is as far from 0 as the observed
+              sum (Fisher 1935). It is exact if a cluster's differences are as likely with the other sign. This holds
+              if the names of two arms can be exchanged, which is the null of all tests in `significance`.
+    interval  The same test for every other mean m, on the values minus m. The mean of a subset of the clusters and the
+              mean of the remaining clusters enclose exactly those m whose sum that flip does not bring closer. So the
+              ends are quantiles of the means of subsets (Hartigan's typical values, 1969). The interval leaves out 0
+              exactly if p is at most 1 - level.
 
-Few clusters are what this is for. A bootstrap's draws are too narrow there by (C - 1) / C and by what Student's t adds
-to the normal; here nothing is estimated. With fewer than six clusters no p of .05 can be reached, and the interval at
-.95 is everything. With at most ALL clusters every subset is taken, else a random sample of them and the whole.
+These are for few clusters. There a bootstrap interval is too narrow, by (C - 1) / C and by what Student's t adds to the
+normal; here nothing is estimated. With fewer than six clusters no p can reach .05, and the .95 interval is everything.
+With at most MAX_ENUMERATED clusters every subset is used, otherwise a random sample of subsets and the full set.
 
-By `python -m experiments.bench statistics` (4,000 draws of each design): at 6, 8, 12, 20 and 50 clusters, of equal and
-of unequal sizes, the largest size at a nominal .05 is .033, .050, .054, .052 and .056, and its power that of Student's
-t where the sizes are equal and there are 8 or more (at 6: .44 against .61); with unequal sizes t rejects .07 to .09.
-Where differences of mean 0 are skewed no test of few clusters keeps its level: of nine small gains to one large loss
-this one rejects .33 at 6 clusters and .07 at 50, as t does. Intervals of a graded mean cover .96 to .90, those of a
-right/wrong difference at 6, 8, 12 and 20 .86 to .97.
+Measured by `python -m experiments.bench statistics` (4,000 draws of each design), with 6, 8, 12, 20 and 50 clusters of
+equal and of unequal sizes:
+
+- The largest size at a nominal .05 is .033, .050, .054, .052 and .056.
+- The power equals that of Student's t for equal sizes and 8 or more clusters (for 6: .44 against .61). With unequal
+  sizes the t-test rejects .07 to .09.
+- If differences of mean 0 are skewed, no test keeps its level with few clusters. With nine small gains for each large
+  loss, this test rejects .33 at 6 clusters and .07 at 50, as the t-test does.
+- Intervals of a graded mean cover .96 to .90; those of a right/wrong difference at 6, 8, 12 and 20 cover .86 to .97.
 """
 
 from collections.abc import Iterator
@@ -26,74 +30,94 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.stats.exact_sums import exactly_summable
 from icl.streams import StreamKey
 
 Floats = NDArray[np.float64]
 
 MAX_ENUMERATED = 12
-"""With at most so many clusters every subset of them is taken."""
+"""With at most so many clusters, every subset of them is used."""
 SAMPLED_SUBSETS = 9_999
-"""Of more, so many: with the whole they are a round number."""
+"""The number of sampled subsets for more clusters. The full set makes it a round number."""
 CHUNK = 2_000_000
-"""Subsets are read in pieces of at most so many numbers, so memory does not grow with a run."""
+"""The largest number of entries of one piece of the subsets, so that memory does not grow with a run."""
 ROUNDING = 1e-12
 
 
 def sign_flip_p(sums: Floats) -> float:
-    """Two-sided p of a zero mean. sums: [C], of the differences of each cluster. 1 where all are 0."""
-    seen, slack = abs(float(sums.sum())), ROUNDING * max(1.0, float(np.abs(sums).sum()))
+    """Two-sided p of a zero mean; 1 if all sums are 0.
+
+    Args:
+        sums: [C], the sum of the differences in each cluster.
+    """
+    sums = exactly_summable(sums, len(sums))
+    total, slack = float(sums.sum()), ROUNDING * max(1.0, float(np.abs(sums).sum()))
     extreme = count = 0
-    for taken in _subsets(len(sums)):
-        extreme += int(np.sum(np.abs(2 * (taken @ sums) - sums.sum()) >= seen - slack))
-        count += len(taken)
+    for chosen in subsets(len(sums)):
+        extreme += int(np.sum(np.abs(2 * (chosen @ sums) - total) >= abs(total) - slack))
+        count += len(chosen)
     return extreme / count
 
 
 def sign_flip_interval(
     sums: Floats, sizes: Floats, level: float = 0.95, *, least: float, most: float
 ) -> tuple[float, float]:
-    """(low, high) of the mean sum(sums) / sum(sizes): all means that `exchange_p` leaves open at 1 - level.
+    """The interval of the mean sum(sums) / sum(sizes): all means that `sign_flip_p` does not reject at 1 - level.
 
-    sums, sizes: [C]. least, most: what a mean can be at most; so far the ends go where there are too few clusters.
+    Args:
+        sums: [C], the sum of the values in each cluster.
+        sizes: [C], the number of values in each cluster.
+        level: The confidence level.
+        least: The lowest possible mean; the interval ends there if there are too few clusters.
+        most: The highest possible mean, likewise.
+
+    Returns:
+        (low, high).
     """
+    sums = exactly_summable(sums, len(sums))
     lows, highs = [], []
-    for taken in _subsets(len(sums)):
-        own, theirs = taken @ sizes, (1 - taken) @ sizes
+    for chosen in subsets(len(sums)):
+        inside, outside = chosen @ sizes, (1 - chosen) @ sizes
         with np.errstate(divide="ignore", invalid="ignore"):
-            means = np.stack([taken @ sums / own, (1 - taken) @ sums / theirs])
-        whole = (own == 0) | (theirs == 0)
-        lows.append(np.where(whole, least, means.min(axis=0)))
-        highs.append(np.where(whole, most, means.max(axis=0)))
+            means = np.stack([chosen @ sums / inside, (1 - chosen) @ sums / outside])
+        undivided = (inside == 0) | (outside == 0)
+        lows.append(np.where(undivided, least, means.min(axis=0)))
+        highs.append(np.where(undivided, most, means.max(axis=0)))
     low, high = np.sort(np.concatenate(lows)), np.sort(np.concatenate(highs))
     place = floor((1 - level) * len(low) + ROUNDING)
-    ends = (float(low[place]), float(high[-1 - place]))
-    return min(max(least, _whole(ends[0])), most), max(min(most, _whole(ends[1])), least)
+    ends = _zero_if_tiny(float(low[place])), _zero_if_tiny(float(high[-1 - place]))
+    return min(max(least, ends[0]), most), max(min(most, ends[1]), least)
 
 
-def _whole(value: float) -> float:
+def subsets(clusters: int, samples: int = SAMPLED_SUBSETS) -> Iterator[Floats]:
+    """Subsets of the clusters as rows of 0 and 1, in pieces of [rows, C]. Equal arguments give equal subsets.
+
+    Args:
+        clusters: The number C of clusters.
+        samples: The number of random subsets, besides the full set, for more than MAX_ENUMERATED clusters.
+    """
+    step = max(1, CHUNK // max(1, clusters))
+    if clusters <= MAX_ENUMERATED or clusters * samples <= 16 * CHUNK:
+        chosen = _cached_subsets(clusters, samples)
+        yield from (chosen[i : i + step].astype(np.float64) for i in range(0, len(chosen), step))
+    else:
+        yield from (piece.astype(np.float64) for piece in _sample_subsets(clusters, samples))
+
+
+def _zero_if_tiny(value: float) -> float:
     return 0.0 if abs(value) < ROUNDING else value
 
 
-def _subsets(clusters: int) -> Iterator[Floats]:
-    """[rows, clusters] of 0 and 1, the same for every call: every choice of few, else the whole and a sample."""
-    chosen = _chosen(clusters) if clusters * SAMPLED_SUBSETS <= 16 * CHUNK else None
-    step = max(1, CHUNK // clusters)
-    if chosen is not None:
-        yield from (chosen[i : i + step].astype(np.float64) for i in range(0, len(chosen), step))
-    else:
-        yield from (piece.astype(np.float64) for piece in _drawn(clusters))
-
-
 @lru_cache(maxsize=4)
-def _chosen(clusters: int) -> NDArray[np.uint8]:
+def _cached_subsets(clusters: int, samples: int) -> NDArray[np.uint8]:
     if clusters <= MAX_ENUMERATED:
         return (np.arange(2**clusters)[:, None] >> np.arange(clusters) & 1).astype(np.uint8)
-    return np.concatenate(list(_drawn(clusters)))
+    return np.concatenate(list(_sample_subsets(clusters, samples)))
 
 
-def _drawn(clusters: int) -> Iterator[NDArray[np.uint8]]:
+def _sample_subsets(clusters: int, samples: int) -> Iterator[NDArray[np.uint8]]:
     yield np.ones((1, clusters), dtype=np.uint8)
     generator = StreamKey(0, "").numpy("subsets")
     step = max(1, CHUNK // clusters)
-    for start in range(0, SAMPLED_SUBSETS, step):
-        yield generator.integers(0, 2, (min(step, SAMPLED_SUBSETS - start), clusters), dtype=np.uint8)
+    for start in range(0, samples, step):
+        yield generator.integers(0, 2, (min(step, samples - start), clusters), dtype=np.uint8)

@@ -1,14 +1,15 @@
-"""Tests of paired differences, and the correction for making several.
+"""Tests of paired right/wrong differences, and the correction for several tests.
 
-    McNemar (1947), exact:  of the b + c pairs on which the arms differ, b went one way;  p = P(|2B - n| >= |b - c|),
-                            B ~ Binomial(b + c, 1/2). Two-sided, no mid-p.
-    clusters:               the sign of all differences of a cluster is flipped together, each way with probability 1/2
-                            (a randomization test with whole-block exchange: Winkler et al. 2014). The null distribution
-                            of the sum is computed exactly, as a convolution of binomials. One pair a cluster: McNemar.
-    graded:                 the same flips of the clusters' sums, all or a sample of them (`subsets`)
-    several:                Holm (1979), step-down: p_(i) times (m - i + 1), made monotone.
+    McNemar (1947), exact   Of the b + c pairs on which the arms differ, b went one way:  p = P(|2B - n| >= |b - c|),
+                            B ~ Binomial(b + c, 1/2). Two-sided, without mid-p.
+    clusters                The signs of all differences of a cluster are flipped together, each way with probability
+                            1/2 (a randomization test with whole-block exchange: Winkler et al. 2014). The null
+                            distribution of the sum is computed exactly, as a convolution of binomials. With one pair
+                            per cluster this is McNemar's test.
+    graded scores           the same flips of the clusters' sums, all of them or a sample (`sign_flips`)
+    several tests           Holm (1979), step-down: p_(i) times (m - i + 1), made monotone
 
-The null of them: exchanging the names of the two arms within a cluster leaves its distribution alone.
+The null of all of them: swapping the names of the two arms within a cluster leaves its distribution unchanged.
 """
 
 import numpy as np
@@ -18,7 +19,7 @@ from experiments.stats.intervals import Floats, cluster_codes, cluster_sums
 
 
 def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
-    """Exact two-sided p of the discordant counts; 1 where there are none."""
+    """Exact two-sided p of the discordant counts; 1 if there are none."""
     from scipy.special import bdtr
 
     n = right_to_wrong + wrong_to_right
@@ -26,24 +27,36 @@ def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
 
 
 def exact_sign_flip_p(differences: ArrayLike, clusters: ArrayLike | None = None) -> float:
-    """Exact two-sided p that integer differences sum to this much, signs flipped by cluster.
+    """Exact two-sided p of the sum of whole differences, with the signs of a cluster flipped together.
 
-    differences: [n] of integers, for right/wrong metrics -1, 0 or 1. Raises ValueError for fractions.
+    Args:
+        differences: [n] whole numbers; -1, 0 or 1 for right/wrong metrics.
+        clusters: [n], any hashable labels. By default each difference is a cluster.
+
+    Raises:
+        ValueError: If a difference is not whole.
     """
     d = np.asarray(differences, dtype=np.float64)
     if not np.all(d == np.round(d)):
-        raise ValueError("an exact sign-flip test needs whole differences; graded metrics take exchange_p.")
+        raise ValueError("an exact sign-flip test needs whole differences; graded metrics take sign_flip_p.")
     sums = d if clusters is None else cluster_sums(d, cluster_codes(clusters))[0]
     whole = np.round(sums).astype(np.int64)
     observed = abs(int(whole.sum()))
-    null = _null_of_sum(np.abs(whole))
+    null = _null_distribution(np.abs(whole))
     reach = (len(null) - 1) // 2
     p = float(null[np.abs(np.arange(-reach, reach + 1)) >= observed].sum())
     return min(1.0, p)
 
 
 def holm(p: ArrayLike) -> Floats:
-    """[m] p-values -> [m] adjusted ones, in the same order: reject where they are at most the level."""
+    """Adjusts p-values for the number of tests: reject those whose adjusted p is at most the level.
+
+    Args:
+        p: [m] p-values.
+
+    Returns:
+        [m] adjusted p-values, in the same order.
+    """
     values = np.asarray(p, dtype=np.float64)
     order = np.argsort(values, kind="stable")
     adjusted = np.empty_like(values)
@@ -51,10 +64,10 @@ def holm(p: ArrayLike) -> Floats:
     return adjusted
 
 
-def _null_of_sum(sizes: NDArray[np.int64]) -> Floats:
-    """P(sum of ±sizes = s) for s = -S..S, S the sum of the sizes.
+def _null_distribution(sizes: NDArray[np.int64]) -> Floats:
+    """P(sum of ±sizes = s) for s = -S..S, where S is the sum of the sizes.
 
-    The k sizes of value v contribute v (2 Binomial(k, 1/2) - k): one convolution a distinct value.
+    The k sizes of value v contribute v (2 Binomial(k, 1/2) - k): one convolution per distinct value.
     """
     from scipy.special import gammaln
 

@@ -47,7 +47,7 @@ class YesNoMetric:
         ]
         wrong = max(self.counts(said=True, wanted=False), self.counts(said=False, wanted=True))
         right = self.counts(said=True, wanted=True)
-        return ratio([over for over, _ in pairs], [under for _, under in pairs], least=wrong, most=right)
+        return ratio([over for over, _ in pairs], [under for _, under in pairs], worst=wrong, best=right)
 
 
 @component("metric", "precision")

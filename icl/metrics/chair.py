@@ -156,4 +156,4 @@ class CaptionLength:
 
     def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
         said = [None if sample.score is None else sample.output for sample in samples]
-        return mean([None if text is None else float(len(text.split())) for text in said], most=100)
+        return mean([None if text is None else float(len(text.split())) for text in said], high=100)

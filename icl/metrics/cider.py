@@ -64,7 +64,7 @@ class CIDEr:
             None if sample.score is None or sample.output is None else value
             for sample, value in zip(samples, found, strict=True)
         ]
-        return mean(told, most=10)
+        return mean(told, high=10)
 
 
 def _one(caption: str, references: Sequence[str], weigh: Weigh) -> float:

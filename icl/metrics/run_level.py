@@ -1,17 +1,17 @@
-"""Statistics of a whole run as one number a sample, so that tables, intervals and paired tests treat them as scores.
+"""Run-level statistics as one number per sample, so that tables, intervals and paired tests can treat them as scores.
 
-A statistic T of n samples is written as T plus each sample's influence on it (the infinitesimal jackknife; Efron and
-Tibshirani 1993, ch. 21):
+A statistic T of n samples becomes T plus the influence of each sample on it:
 
-    ratio of sums    T = sum a / sum b,            c_i = T + n (a_i - T b_i) / sum b
-    area under ROC   T = mean of the placements,   c_i = T + n/m (V_i - T) for one of the m positives, likewise for the
-                     negatives (DeLong et al., 1988)
-    mean of ratios   T = mean over k labels of T_l, c_i = T + n/k sum_l (a_il - T_l b_il) / sum b_l
-    groups           as ratios, over groups; every sample of a group has its number, times n / (groups x size)
+    ratio of sums    T = sum a / sum b              c_i = T + n (a_i - T b_i) / sum b
+    area under ROC   T = mean of the placements V   c_i = T + n/m (V_i - T), m the size of the sample's class
+                                                    (DeLong et al. 1988)
+    macro F1         T = mean of T_l over k labels  c_i = T + n/k sum_l (a_il - T_l b_il) / sum b_l
+    groups           a ratio over groups            each sample of a group has the group's number, times
+                                                    n / (number of groups x size of the group)
 
-The numbers average to T exactly, and the variance of their clusters is that of T to first order. They are no scores of
-single samples and may leave [0, 1]. What these functions give also knows what T is made of (`sufficient_statistics`), so that
-arms are tested on T itself and a T without any spread has a bound; plain numbers are taken for a mean.
+These numbers average to T exactly, and the variance of their clusters is that of T to first order. They are not scores
+of single samples and may leave [0, 1]. They also carry the statistic itself (`sufficient_statistics`): tests of two
+arms and bounds without spread use it. Plain numbers are taken as scores whose mean is the statistic.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from icl.metrics.base import ScoredSample
 from icl.metrics.sufficient_statistics import (
     RunLevelValues,
+    SufficientStatistics,
     macro_f1_statistics,
     mean_statistics,
     ratio_statistics,
@@ -29,126 +30,120 @@ from icl.metrics.sufficient_statistics import (
     statistics_of,
 )
 
-Floats = NDArray[np.float64]
 Numbers = Sequence[float]
 SampleValues = list[float | None]
 
 
-def ratio(over: Numbers, under: Numbers, least: Numbers | None = None, most: Numbers | None = None) -> SampleValues:
-    """Numbers that average to sum(over) / sum(under); all None where there is nothing to divide by.
+def ratio(
+    numerators: Numbers, denominators: Numbers, worst: Numbers | None = None, best: Numbers | None = None
+) -> SampleValues:
+    """Numbers that average to sum(numerators) / sum(denominators).
 
-    least, most: (over, under) of a sample that moves the ratio down or up as far as one can, where that is not 0 or all
-    of a usual `under`.
+    Args:
+        numerators: One per sample.
+        denominators: One per sample.
+        worst: (numerator, denominator) of a sample that lowers the ratio as far as one sample can. By default 0 of an
+            average nonzero denominator.
+        best: The same for the highest ratio. By default all of an average nonzero denominator.
+
+    Returns:
+        One number per sample; all None if the denominators sum to 0.
     """
-    a, b = np.asarray(over, dtype=np.float64), np.asarray(under, dtype=np.float64)
-    total = b.sum()
-    if not total:
-        return [None] * len(a)
-    whole = a.sum() / total
-    return RunLevelValues((whole + len(a) * (a - whole * b) / total).tolist(), ratio_statistics(a, b, least, most))
+    over, under = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    return _values(ratio_statistics(over, under, worst, best))
 
 
-def mean(values: Sequence[float | None], least: float = 0.0, most: float = 1.0) -> SampleValues:
-    """Numbers that are scores of single samples after all, and average to their mean. least, most: their bounds."""
-    told = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    return RunLevelValues(values, mean_statistics(told, least, most))
+def mean(scores: Sequence[float | None], low: float = 0.0, high: float = 1.0) -> SampleValues:
+    """The scores themselves, where the statistic is their mean. `low` and `high` bound a score."""
+    numbers = np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
+    return RunLevelValues(scores, mean_statistics(numbers, low, high))
 
 
-def roc_auc(scores: Numbers, positive: Sequence[bool]) -> SampleValues:
-    """Numbers that average to the area under the ROC curve, ties half; all None where a class is missing."""
-    values, is_positive = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
-    mine, others = values[is_positive], values[~is_positive]
-    if not len(mine) or not len(others):
-        return [None] * len(values)
-    placed = np.empty(len(values))
-    placed[is_positive] = _share_below(mine, others)
-    placed[~is_positive] = 1 - _share_below(others, mine)
-    whole = placed[is_positive].mean()
-    size = np.where(is_positive, len(mine), len(others))
-    return RunLevelValues(
-        (whole + len(values) / size * (placed - whole)).tolist(), roc_auc_statistics(values, is_positive)
+def roc_auc(scores: Numbers, is_positive: Sequence[bool]) -> SampleValues:
+    """Numbers that average to the area under the ROC curve, ties half; all None if a class is missing."""
+    return _values(
+        roc_auc_statistics(np.asarray(scores, dtype=np.float64), np.asarray(is_positive, dtype=bool)),
     )
 
 
-def macro_f1(said: NDArray[np.intp], wanted: NDArray[np.intp], labels: int) -> SampleValues:
-    """Numbers that average to the mean F1 of the labels that are said or wanted; all None where there are none.
+def macro_f1(predicted: NDArray[np.intp], gold: NDArray[np.intp], labels: int) -> SampleValues:
+    """Numbers that average to the mean F1 of all labels that are predicted or gold; all None if there are none.
 
-    said, wanted: [n], the number of a label below `labels`, or -1 for none.
+    Args:
+        predicted: [n], a label's number in 0..labels-1, or -1 for no label.
+        gold: [n], likewise.
+        labels: The number of labels.
     """
-    sums = macro_f1_statistics(said, wanted, labels)
-    right, under = np.split(np.asarray(sums.rows.sum(axis=0), dtype=np.float64).ravel(), 2)
-    there = under > 0
-    if not there.any():
-        return [None] * len(said)
-    shares = np.divide(right, under, out=np.zeros(labels), where=there)
-    inverse = np.divide(1.0, under, out=np.zeros(labels), where=there)
-    moved = sums.rows @ np.concatenate([inverse, -shares * inverse]) / there.sum()
-    return RunLevelValues((shares[there].mean() + len(said) * moved).tolist(), sums)
+    return _values(macro_f1_statistics(predicted, gold, labels))
 
 
 def mean_over_groups(
     samples: Sequence[ScoredSample], score: Callable[[Sequence[ScoredSample]], float | None]
 ) -> SampleValues:
-    """Numbers that average to the mean over groups of a group's score. A sample without a group is one by itself.
+    """Numbers that average to the mean score of the groups.
 
-    A group without a score (None), or with a sample that failed, has no part in the mean.
+    Args:
+        samples: The samples of a cell. A sample without a group is a group of its own.
+        score: Maps the samples of a group to its score, or to None if the group has no part in the mean. Groups with
+            a failed sample have none.
     """
 
-    def alone(members: Sequence[ScoredSample]) -> tuple[float, float] | None:
-        found = score(members)
-        return None if found is None else (found, 1.0)
+    def as_ratio(members: Sequence[ScoredSample]) -> tuple[float, float] | None:
+        value = score(members)
+        return None if value is None else (value, 1.0)
 
-    return ratio_over_groups(samples, alone)
+    return ratio_over_groups(samples, as_ratio)
 
 
 def ratio_over_groups(
     samples: Sequence[ScoredSample], counts: Callable[[Sequence[ScoredSample]], tuple[float, float] | None]
 ) -> SampleValues:
-    """Numbers that average to sum(over) / sum(under) over groups, each of which gives (over, under) or has no part."""
-    groups = group_indices(samples)
-    kept: list[list[int]] = []
+    """Numbers that average to sum(numerators) / sum(denominators) over groups.
+
+    Args:
+        samples: The samples of a cell. A sample without a group is a group of its own.
+        counts: Maps the samples of a group to (numerator, denominator), or to None if the group has no part. Groups
+            with a failed sample have none.
+    """
+    groups: list[list[int]] = []
     pairs: list[tuple[float, float]] = []
-    for places in groups.values():
-        members = [samples[i] for i in places]
-        found = counts(members) if all(member.score is not None for member in members) else None
-        if found is not None:
-            kept.append(places)
-            pairs.append(found)
-    parts: SampleValues = [None] * len(samples)
-    counted = sum(map(len, kept))
+    for indices in group_indices(samples).values():
+        members = [samples[i] for i in indices]
+        pair = counts(members) if all(member.score is not None for member in members) else None
+        if pair is not None:
+            groups.append(indices)
+            pairs.append(pair)
     shares = ratio([over for over, _ in pairs], [under for _, under in pairs])
-    for places, share in zip(kept, shares, strict=True):
-        part = None if share is None else share * counted / (len(kept) * len(places))
-        for i in places:
-            parts[i] = part
-    if not isinstance(shares, RunLevelValues):
-        return parts
-    return RunLevelValues(parts, shares.sums.spread([places[0] for places in kept], len(samples)))
+    members_in_all = sum(map(len, groups))
+    values: SampleValues = [None] * len(samples)
+    for indices, share in zip(groups, shares, strict=True):
+        for i in indices:
+            values[i] = None if share is None else share * members_in_all / (len(groups) * len(indices))
+    return RunLevelValues(values, statistics_of(shares).at([indices[0] for indices in groups], len(samples)))
 
 
 def group_indices(samples: Sequence[ScoredSample]) -> dict[str, list[int]]:
-    """name -> places of its samples, in the order of the run."""
-    found: dict[str, list[int]] = {}
-    for place, sample in enumerate(samples):
-        found.setdefault(f"query {sample.query}" if sample.group is None else f"group {sample.group}", []).append(place)
-    return found
+    """Name of each group -> indices of its samples, in the order of the run."""
+    groups: dict[str, list[int]] = {}
+    for i, sample in enumerate(samples):
+        name = f"query {sample.query}" if sample.group is None else f"group {sample.group}"
+        groups.setdefault(name, []).append(i)
+    return groups
 
 
 def on_scored_samples(
-    samples: Sequence[ScoredSample], parts: Callable[[Sequence[ScoredSample]], SampleValues]
+    samples: Sequence[ScoredSample], compute: Callable[[Sequence[ScoredSample]], SampleValues]
 ) -> SampleValues:
-    """`parts` of the samples that have a score, None for the others."""
-    places = [i for i, sample in enumerate(samples) if sample.score is not None]
-    found = parts([samples[i] for i in places])
-    every: SampleValues = [None] * len(samples)
-    for place, value in zip(places, found, strict=True):
-        every[place] = value
-    return RunLevelValues(every, statistics_of(found).spread(places, len(samples)))
+    """`compute` of the samples that have a score, and None for the others."""
+    indices = [i for i, sample in enumerate(samples) if sample.score is not None]
+    scored = compute([samples[i] for i in indices])
+    values: SampleValues = [None] * len(samples)
+    for i, value in zip(indices, scored, strict=True):
+        values[i] = value
+    return RunLevelValues(values, statistics_of(scored).at(indices, len(samples)))
 
 
-def _share_below(values: Floats, others: Floats) -> Floats:
-    """Of each value: the share of the others that are below it, ties half."""
-    ordered = np.sort(others)
-    below = np.searchsorted(ordered, values, side="left")
-    up_to = np.searchsorted(ordered, values, side="right")
-    return np.asarray((below + up_to) / (2 * len(ordered)), dtype=np.float64)
+def _values(statistics: SufficientStatistics) -> SampleValues:
+    influence = statistics.influence()
+    numbers: SampleValues = [None] * statistics.rows.shape[0] if influence is None else list(influence.tolist())
+    return RunLevelValues(numbers, statistics)

@@ -1,17 +1,18 @@
-"""What a statistic of a whole run is made of: a row a sample, whose sums give the statistic, for any choice of samples.
+"""Run-level statistics as functions of sums, so that they can be computed for any choice of samples.
 
-The influence numbers of `icl.metrics.run_level` say how a statistic moves near the data that were seen. Tests and
-bounds want it on other data: with the answers of two arms exchanged, with clusters drawn anew, with samples that are
-as bad as can be. For that each statistic is a function of sums of rows:
+Each sample adds one row of numbers, and the statistic is a function of the sums of these rows:
 
-    ratio of sums    rows (a, b),                                   sum a / sum b
-    mean             rows (value, 1)                                sum value / number
-    area under ROC   rows with one 1, at the sample's rank among    the area of these counts
-                     its arm's scores, apart for both classes
-    mean of F1       rows (2 right, said + wanted) of each label,   mean of their ratios where there is any
+    ratio of sums    rows (a, b)                                      sum a / sum b
+    mean             rows (value, 1)                                  sum of values / number of values
+    area under ROC   one-hot rows: the rank of the sample's score,    the area of these counts
+                     in one block of columns per class
+    macro F1         rows (2 correct, predicted + gold) per label     mean of the labels' ratios
 
-The area depends on ranks alone, and two arms may use scores very differently, so ranks stand for them (Venkatraman and
-Begg 1996, for exchanging the readings of two tests).
+A bootstrap weights the rows, a randomization test swaps the rows of two arms, and a bound adds rows of worst or best
+samples. All three then cost one matrix product, instead of one call of the metric for each of 10,000 resamples.
+
+The area depends on ranks alone, and two arms may use scores very differently. Ranks within an arm therefore stand for
+scores, as Venkatraman and Begg (1996) do when they exchange the readings of two diagnostic tests.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,120 +23,183 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 Rows = Any
-"""[n, k], an array or a sparse matrix."""
+"""[n, k]: an array or a sparse matrix."""
 
 
 @dataclass(frozen=True, eq=False)
 class SufficientStatistics:
-    """rows: [n, k], what each sample adds. of: sums [..., k] -> the statistic [...], NaN where there is none.
+    """What a run-level statistic needs to know of each sample of a cell.
 
-    counts: [n], the samples that have a say. least, most: [k], what a sample adds that moves the statistic down or up
-    as far as one can. share: the statistic is a share of something, in [0, 1].
+    Attributes:
+        rows: [n, k], what each sample adds to the sums.
+        value: Maps sums [..., k] to the statistic [...]; NaN where it is undefined.
+        gradient: Maps the sums [k] of a cell to the derivative of `value` there, [k].
+        informative: [n], whether the sample changes the statistic at all (for a recall: whether it is a positive).
+        worst: [k], the row of one sample that lowers the statistic as far as one sample can.
+        best: [k], the row of one sample that raises the statistic as far as one sample can.
+        is_proportion: Whether the statistic is a share of something, in [0, 1].
     """
 
     rows: Rows
-    of: Callable[[Floats], Floats]
-    counts: NDArray[np.bool_]
-    least: Floats
-    most: Floats
-    share: bool
+    value: Callable[[Floats], Floats]
+    gradient: Callable[[Floats], Floats]
+    informative: Bools
+    worst: Floats
+    best: Floats
+    is_proportion: bool
 
-    def spread(self, places: Sequence[int], size: int) -> "SufficientStatistics":
-        """The same of `size` samples, of which those at `places` add these rows and the others nothing."""
+    def influence(self) -> Floats | None:
+        """[n] numbers T + n dT/d(weight of the sample), which average to the statistic T; None if T is undefined.
+
+        This is the infinitesimal jackknife (Efron and Tibshirani 1993, ch. 21). Every `value` is unchanged when all
+        sums are scaled alike, so the derivatives sum to 0.
+        """
+        total = sum_rows(self.rows)
+        statistic = float(self.value(total))
+        if np.isnan(statistic):
+            return None
+        return np.asarray(statistic + self.rows.shape[0] * (self.rows @ self.gradient(total)), dtype=np.float64)
+
+    def at(self, indices: Sequence[int], size: int) -> "SufficientStatistics":
+        """The same statistic of `size` samples: those at `indices` have these rows, the others add nothing."""
         from scipy.sparse import csr_matrix
 
-        where = np.asarray(places, dtype=np.intp)
-        chosen = csr_matrix((np.ones(len(where)), (where, np.arange(len(where)))), shape=(size, len(where)))
-        counts = np.zeros(size, dtype=bool)
-        counts[where] = self.counts
-        return replace(self, rows=chosen @ self.rows, counts=counts)
+        where = np.asarray(indices, dtype=np.intp)
+        placement = csr_matrix((np.ones(len(where)), (where, np.arange(len(where)))), shape=(size, len(where)))
+        informative = np.zeros(size, dtype=bool)
+        informative[where] = self.informative
+        return replace(self, rows=placement @ self.rows, informative=informative)
 
 
 class RunLevelValues(list[float | None]):
-    """Influence numbers that know what their statistic is made of."""
+    """One number per sample that averages to the statistic of the cell, with the statistic itself."""
 
-    def __init__(self, parts: Sequence[float | None], sums: SufficientStatistics) -> None:
-        super().__init__(parts)
-        self.sums = sums
+    def __init__(self, values: Sequence[float | None], statistics: SufficientStatistics) -> None:
+        super().__init__(values)
+        self.statistics = statistics
 
 
-def statistics_of(parts: Sequence[float | None]) -> SufficientStatistics:
-    """What the numbers say of themselves; of plain ones, that their statistic is their mean and lies in [0, 1]."""
-    if isinstance(parts, RunLevelValues):
-        return parts.sums
-    told = np.array([np.nan if part is None else part for part in parts], dtype=np.float64)
-    mean = float(np.nanmean(told)) if np.isfinite(told).any() else 0.0
-    return mean_statistics(told, min(0.0, mean), max(1.0, mean))
+def statistics_of(values: Sequence[float | None]) -> SufficientStatistics:
+    """The statistic behind the numbers of a metric. Plain numbers are scores in [0, 1] whose mean it is."""
+    if isinstance(values, RunLevelValues):
+        return values.statistics
+    numbers = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    mean = float(np.nanmean(numbers)) if np.isfinite(numbers).any() else 0.0
+    return mean_statistics(numbers, min(0.0, mean), max(1.0, mean))
 
 
 def ratio_statistics(
-    over: Floats, under: Floats, least: ArrayLike | None = None, most: ArrayLike | None = None
+    numerators: Floats, denominators: Floats, worst: ArrayLike | None = None, best: ArrayLike | None = None
 ) -> SufficientStatistics:
-    """Of sum(over) / sum(under). least, most: (over, under) of one sample; else 0 and all of a usual `under`."""
-    counts = under != 0
-    usual = float(under[counts].mean()) if counts.any() else 1.0
+    """Statistics of sum(numerators) / sum(denominators).
+
+    Args:
+        numerators: [n].
+        denominators: [n], 0 for a sample without influence.
+        worst: (numerator, denominator) of the worst sample. By default 0 of an average nonzero denominator.
+        best: The same of the best sample. By default all of an average nonzero denominator.
+    """
+    informative = denominators != 0
+    usual = float(denominators[informative].mean()) if informative.any() else 1.0
     return SufficientStatistics(
-        np.stack([over, under], axis=1),
-        _quotient,
-        counts,
-        np.asarray((0.0, usual) if least is None else least, dtype=np.float64),
-        np.asarray((usual, usual) if most is None else most, dtype=np.float64),
-        bool(np.all((over >= 0) & (over <= under))),
+        rows=np.stack([numerators, denominators], axis=1),
+        value=_quotient,
+        gradient=_quotient_gradient,
+        informative=informative,
+        worst=np.asarray((0.0, usual) if worst is None else worst, dtype=np.float64),
+        best=np.asarray((usual, usual) if best is None else best, dtype=np.float64),
+        is_proportion=bool(np.all((numerators >= 0) & (numerators <= denominators))),
     )
 
 
-def mean_statistics(values: Floats, least: float, most: float) -> SufficientStatistics:
-    """Of the mean of the values that are no NaN. least, most: the bounds of a value."""
-    told = np.isfinite(values)
-    rows = np.stack([np.where(told, values, 0.0), told.astype(np.float64)], axis=1)
-    return SufficientStatistics(rows, _quotient, told, np.array([least, 1.0]), np.array([most, 1.0]), share=False)
+def mean_statistics(values: Floats, low: float, high: float) -> SufficientStatistics:
+    """Statistics of the mean of all values that are not NaN.
+
+    Args:
+        values: [n], NaN for a sample without a value.
+        low: The lowest possible value.
+        high: The highest possible value.
+    """
+    informative = np.isfinite(values)
+    return SufficientStatistics(
+        rows=np.stack([np.where(informative, values, 0.0), informative.astype(np.float64)], axis=1),
+        value=_quotient,
+        gradient=_quotient_gradient,
+        informative=informative,
+        worst=np.array([low, 1.0]),
+        best=np.array([high, 1.0]),
+        is_proportion=False,
+    )
 
 
-def roc_auc_statistics(scores: Floats, positive: NDArray[np.bool_]) -> SufficientStatistics:
-    """Of the area under the ROC curve. The least and the most of a sample are those of the class with fewer samples."""
+def roc_auc_statistics(scores: Floats, is_positive: Bools) -> SufficientStatistics:
+    """Statistics of the area under the ROC curve. Its worst and best samples are of the smaller class.
+
+    Args:
+        scores: [n].
+        is_positive: [n], the class of each sample.
+    """
     from scipy.sparse import csr_matrix
     from scipy.stats import rankdata
 
     size = len(scores)
-    places = 2 * size + 1  # twice the ranks, which halve where scores tie, and a place beyond each end
-    columns = np.round(2 * rankdata(scores)).astype(np.intp) - 1 + np.where(positive, 0, places)
-    rows = csr_matrix((np.ones(size), (np.arange(size), columns)), shape=(size, 2 * places))
-    fewer = bool(2 * positive.sum() <= size)
-    bottom, top = np.zeros(2 * places), np.zeros(2 * places)
-    bottom[0 if fewer else -1] = 1
-    top[places - 1 if fewer else places] = 1
-    return SufficientStatistics(rows, _area, positive if fewer else ~positive, bottom, top, share=True)
-
-
-def macro_f1_statistics(said: NDArray[np.intp], wanted: NDArray[np.intp], labels: int) -> SufficientStatistics:
-    """Of the mean F1 of the labels that are said or wanted. said, wanted: [n], below `labels`, or -1 for none.
-
-    A wrong answer is missed by one label and said of another, a right one is both of one: at worst and at best a sample
-    adds two in all, shared alike by the labels that there are.
-    """
-    from scipy.sparse import csr_matrix
-
-    places = np.arange(len(said))
-
-    def ones(rows: NDArray[np.bool_], columns: NDArray[np.intp]) -> Any:
-        return csr_matrix((np.ones(rows.sum()), (places[rows], columns[rows])), shape=(len(said), 2 * labels))
-
-    right = (said == wanted) & (wanted >= 0)
-    rows = 2 * ones(right, wanted) + ones(said >= 0, said + labels) + ones(wanted >= 0, wanted + labels)
-    there = np.asarray(rows[:, labels:].sum(axis=0)).ravel() > 0
-    alike = 2 * there / max(1, there.sum())
-    least = np.concatenate([np.zeros(labels), np.minimum(alike, 1.0)])  # with one label there is no other to say
+    width = 2 * size + 1  # doubled ranks, since ties have half ranks, and one place beyond either end
+    columns = np.round(2 * rankdata(scores)).astype(np.intp) - 1 + np.where(is_positive, 0, width)
+    few_positives = bool(2 * is_positive.sum() <= size)
+    worst, best = np.zeros(2 * width), np.zeros(2 * width)
+    worst[0 if few_positives else -1] = 1
+    best[width - 1 if few_positives else width] = 1
     return SufficientStatistics(
-        rows, _macro, (said >= 0) | (wanted >= 0), least, np.concatenate([alike, alike]), share=True
+        rows=csr_matrix((np.ones(size), (np.arange(size), columns)), shape=(size, 2 * width)),
+        value=_area,
+        gradient=_area_gradient,
+        informative=is_positive if few_positives else ~is_positive,
+        worst=worst,
+        best=best,
+        is_proportion=True,
     )
 
 
-def _macro(sums: Floats) -> Floats:
-    right, under = np.split(sums, 2, axis=-1)
-    shares = np.divide(right, under, out=np.zeros(right.shape), where=under > 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(shares.sum(axis=-1) / (under > 0).sum(axis=-1), dtype=np.float64)
+def macro_f1_statistics(predicted: NDArray[np.intp], gold: NDArray[np.intp], labels: int) -> SufficientStatistics:
+    """Statistics of the mean F1 of all labels that are predicted or gold somewhere in the cell.
+
+    A wrong answer is missed by one label and predicted for another; a correct answer is both for one label. So the
+    worst and the best sample add two in all, shared evenly by the labels in the cell.
+
+    Args:
+        predicted: [n], a label's number in 0..labels-1, or -1 for no label.
+        gold: [n], likewise.
+        labels: The number of labels.
+    """
+    from scipy.sparse import csr_matrix
+
+    indices = np.arange(len(predicted))
+
+    def one_hot(mask: Bools, columns: NDArray[np.intp]) -> Any:
+        ones = np.ones(int(mask.sum()))
+        return csr_matrix((ones, (indices[mask], columns[mask])), shape=(len(predicted), 2 * labels))
+
+    correct = (predicted == gold) & (gold >= 0)
+    rows = 2 * one_hot(correct, gold) + one_hot(predicted >= 0, predicted + labels) + one_hot(gold >= 0, gold + labels)
+    present = sum_rows(rows)[labels:] > 0
+    even = 2 * present / max(1, present.sum())
+    worst = np.concatenate([np.zeros(labels), np.minimum(even, 1.0)])  # a single label has no other to be mistaken for
+    return SufficientStatistics(
+        rows=rows,
+        value=_macro_f1,
+        gradient=_macro_f1_gradient,
+        informative=(predicted >= 0) | (gold >= 0),
+        worst=worst,
+        best=np.concatenate([even, even]),
+        is_proportion=True,
+    )
+
+
+def sum_rows(rows: Rows) -> Floats:
+    """[k]: the sums over all rows."""
+    return np.asarray(rows.sum(axis=0), dtype=np.float64).ravel()
 
 
 def _quotient(sums: Floats) -> Floats:
@@ -143,10 +207,39 @@ def _quotient(sums: Floats) -> Floats:
         return np.asarray(sums[..., 0] / sums[..., 1], dtype=np.float64)
 
 
-def _area(sums: Floats) -> Floats:
-    """Of counts at each place, the positive class first: the share of pairs in order, ties half."""
-    positive, negative = np.split(sums, 2, axis=-1)
-    below = np.cumsum(negative, axis=-1) - negative / 2
+def _quotient_gradient(total: Floats) -> Floats:
+    numerator, denominator = total
+    return np.asarray(np.array([1.0, -numerator / denominator]) / denominator, dtype=np.float64)
+
+
+def _macro_f1(sums: Floats) -> Floats:
+    correct, counts = np.split(sums, 2, axis=-1)
+    f1 = np.divide(correct, counts, out=np.zeros(correct.shape), where=counts > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = (positive * below).sum(axis=-1) / (positive.sum(axis=-1) * negative.sum(axis=-1))
-    return np.asarray(found, dtype=np.float64)
+        return np.asarray(f1.sum(axis=-1) / (counts > 0).sum(axis=-1), dtype=np.float64)
+
+
+def _macro_f1_gradient(total: Floats) -> Floats:
+    correct, counts = np.split(total, 2)
+    present = counts > 0
+    inverse = np.divide(1.0, counts, out=np.zeros(len(counts)), where=present)
+    f1 = np.divide(correct, counts, out=np.zeros(len(counts)), where=present)
+    return np.asarray(np.concatenate([inverse, -f1 * inverse]) / present.sum(), dtype=np.float64)
+
+
+def _area(sums: Floats) -> Floats:
+    """The share of (positive, negative) pairs in the right order, ties half, from counts at each rank."""
+    positives, negatives = np.split(sums, 2, axis=-1)
+    below = np.cumsum(negatives, axis=-1) - negatives / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        area = (positives * below).sum(axis=-1) / (positives.sum(axis=-1) * negatives.sum(axis=-1))
+    return np.asarray(area, dtype=np.float64)
+
+
+def _area_gradient(total: Floats) -> Floats:
+    """(placement - area) / size of the class, at each rank of either class (DeLong et al. 1988)."""
+    positives, negatives = np.split(total, 2)
+    below = (np.cumsum(negatives) - negatives / 2) / negatives.sum()
+    above = 1 - (np.cumsum(positives) - positives / 2) / positives.sum()
+    area = float(_area(total))
+    return np.concatenate([(below - area) / positives.sum(), (above - area) / negatives.sum()])

@@ -35,7 +35,7 @@ def test_without_clusters_a_proportion_is_plain_wilson():
     found = estimate_proportion([1, 0, 1, 1, 0, 1, 1, 1])
     assert (found.low, found.high) == pytest.approx(wilson(6, 8))
     assert (found.samples, found.clusters) == (8, 8)
-    assert found.half == pytest.approx((found.high - found.low) / 2)
+    assert found.half_width == pytest.approx((found.high - found.low) / 2)
 
 
 def test_copies_of_a_query_under_three_seeds_do_not_narrow_the_interval():
@@ -43,8 +43,8 @@ def test_copies_of_a_query_under_three_seeds_do_not_narrow_the_interval():
     alone = estimate_proportion(once)
     copied = estimate_proportion(np.tile(once, 3), np.tile(np.arange(200), 3))
     assert copied.mean == alone.mean
-    assert copied.half == pytest.approx(alone.half, rel=0.01)
-    assert estimate_proportion(np.tile(once, 3)).half < 0.6 * alone.half
+    assert copied.half_width == pytest.approx(alone.half_width, rel=0.01)
+    assert estimate_proportion(np.tile(once, 3)).half_width < 0.6 * alone.half_width
     assert (copied.samples, copied.clusters) == (600, 200)
 
 
@@ -105,7 +105,7 @@ def test_bootstrap_resamples_whole_clusters():
     assert max(abs(counts / 20_000 - [possible[v] for v in values])) < 0.01
 
 
-def test_bootstrap_is_the_same_each_time_and_for_any_piece_size(monkeypatch):
+def test_bootstrap_is_equal_bit_for_bit_each_time_and_for_any_piece_size(monkeypatch):
     x, clusters = np.random.default_rng(5).random(90), np.arange(90) % 30
     first = resampled_means(x, clusters)
     assert np.array_equal(first, resampled_means(x, clusters))

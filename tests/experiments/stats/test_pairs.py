@@ -36,7 +36,7 @@ def test_an_arm_that_mixes_settings_is_refused(arm):
 
 def test_a_failed_sample_drops_its_pair_and_is_counted(arm):
     found = align_pairs(tidy_frame(arm([1, None, 1]), ()), tidy_frame(arm([0, 1, None]), ()), "lenient")
-    assert (list(found.differences), found.dropped) == ([-1], 2)
+    assert (list(found.differences), found.dropped_pairs) == ([-1], 2)
 
 
 def test_no_pair_left_is_refused(arm):
@@ -49,7 +49,7 @@ def test_right_or_wrong_takes_mcnemar_with_its_counts():
     pairs = Pairs(np.array([1, 1, 0, 0, 0, 1.0]), np.array([1, 0, 1, 1, 1, 1.0]), np.arange(6))
     found = paired_test(pairs)
     assert (found.test, found.right_to_wrong, found.wrong_to_right) == ("mcnemar", 1, 3)
-    assert (found.pairs, found.clusters, found.dropped) == (6, 6, 0)
+    assert (found.pairs, found.clusters, found.dropped_pairs) == (6, 6, 0)
     assert found.difference == pytest.approx(2 / 6)
     assert found.p == pytest.approx(2 * (1 + 4) / 16)
     assert found.low < found.difference < found.high
@@ -84,12 +84,12 @@ def test_a_difference_that_is_the_same_everywhere_leaves_open_what_so_many_queri
     found = paired_test(Pairs(np.ones(20), np.zeros(20), np.arange(20)))
     z2 = 1.959963984540054**2
     assert (found.low, found.high) == pytest.approx((-1, (-20 + z2) / (20 + z2)))
-    assert not found.same
+    assert not found.is_identical
 
 
 def test_what_is_said_to_be_graded_takes_no_mcnemar():
     ones = np.array([1.0, 1.0, 0.0])
-    assert paired_test(Pairs(ones, ones[::-1], np.arange(3), graded=True)).test == "randomization"
+    assert paired_test(Pairs(ones, ones[::-1], np.arange(3), is_graded=True)).test == "randomization"
 
 
 def test_queries_and_groups_of_two_tasks_are_never_one_unit(arm):

@@ -80,9 +80,9 @@ def test_an_area_without_spread_is_as_sure_as_its_smaller_class():
 
 def test_a_mean_that_is_no_share_is_a_bootstrap_and_bounded_where_it_has_no_spread():
     values = list(np.random.default_rng(0).exponential(size=60))
-    found, drawn = interval(mean(values, most=10)), bootstrap_mean(values)
+    found, drawn = interval(mean(values, high=10)), bootstrap_mean(values)
     assert (found.low, found.high) == (drawn.low, drawn.high)
-    nothing = interval(mean([0.0] * 50, most=10))
+    nothing = interval(mean([0.0] * 50, high=10))
     assert (nothing.low, nothing.high) == pytest.approx((0, 10 * Z2 / (50 + Z2)))
 
 
@@ -123,7 +123,7 @@ def test_intervals_cover_near_the_ends(kind):
 
     def parts():
         if kind == "mean":
-            return mean(list(draw.exponential(1.0, 60) * (draw.random(60) < 0.7)), most=10), 0.7
+            return mean(list(draw.exponential(1.0, 60) * (draw.random(60) < 0.7)), high=10), 0.7
         if kind == "area":
             wanted = np.arange(40) % 2 == 0
             return roc_auc(draw.normal(size=40) + 4.0 * wanted, wanted), 0.99766
@@ -161,8 +161,8 @@ def test_a_sample_that_failed_in_one_arm_is_no_error_of_the_other(tidied):
     failing = tidied("f1", [1.0, 1.0, 1.0, None, 0.0, 0.0, 0.0, 0.0], gold, cell="d")
     pairs, found = compared(failing, whole)
     assert found.difference == 0  # on the seven that both have they say the same
-    assert (found.p, found.pairs, found.dropped) == (1, 7, 1)
-    assert found.same
+    assert (found.p, found.pairs, found.dropped_pairs) == (1, 7, 1)
+    assert found.is_identical
     assert pairs.arm.mean() == pairs.reference.mean() == 1
     assert whole["m"].mean() == pytest.approx(6 / 7)
 
@@ -208,7 +208,7 @@ def test_what_is_no_score_of_a_sample_has_no_answers_that_moved(tidied):
     assert count_transitions(one, other, "m") is None
     found = paired_test(align_pairs(one, other, "m"))
     assert (found.right_to_wrong, found.wrong_to_right) == (None, None)
-    assert not found.same
+    assert not found.is_identical
 
 
 def test_a_samples_own_number_is_what_a_csv_shows(tidied):
@@ -264,8 +264,8 @@ def test_arms_whose_numbers_are_of_other_kinds_are_compared_by_their_numbers():
     left, right = owns(roc_auc(1.0 * wanted, wanted)), owns([1.0] * 4 + [0.0] * 6)
     _, _, ((rows, one, other),) = align_run_statistics(left, right)
     assert rows == list(range(10))
-    assert float(one.of(one.rows.sum(axis=0))) == 1
-    assert float(other.of(other.rows.sum(axis=0))) == pytest.approx(0.4)
+    assert float(one.value(one.rows.sum(axis=0))) == 1
+    assert float(other.value(other.rows.sum(axis=0))) == pytest.approx(0.4)
 
 
 def test_samples_without_a_say_make_no_cluster_larger(tidied):
@@ -313,4 +313,4 @@ def test_a_difference_of_rounding_is_none(tidied):
     pairs, found = compared(first, second)
     assert pairs.differences.mean() != 0
     assert found.difference == 0
-    assert not found.same
+    assert not found.is_identical

@@ -57,7 +57,7 @@ def test_the_interval_leaves_out_nothing_exactly_where_p_is_small(clusters):
 
 
 def test_with_five_clusters_nothing_can_be_left_out():
-    found = paired_test(Pairs(np.zeros(5), np.array([0.9, 0.8, 0.9, 0.7, 0.8]), np.arange(5), graded=True))
+    found = paired_test(Pairs(np.zeros(5), np.array([0.9, 0.8, 0.9, 0.7, 0.8]), np.arange(5), is_graded=True))
     assert found.p == pytest.approx(2 / 32)
     assert (found.low, found.high) == (-1, 1)
 
@@ -71,10 +71,10 @@ def test_many_clusters_are_a_sample_of_the_subsets_with_the_whole_among_them():
 def test_the_same_for_any_piece_size(monkeypatch):
     sums, sizes = drawn(3, 30)
     first = sign_flip_p(sums), sign_flip_interval(sums, sizes, least=-1, most=1)
-    sign_flips._chosen.cache_clear()
+    sign_flips._cached_subsets.cache_clear()
     monkeypatch.setattr(sign_flips, "CHUNK", 30 * 70)
     assert (sign_flip_p(sums), sign_flip_interval(sums, sizes, least=-1, most=1)) == first
-    sign_flips._chosen.cache_clear()
+    sign_flips._cached_subsets.cache_clear()
 
 
 @pytest.mark.parametrize(("clusters", "sizes"), [(6, "one"), (12, "one"), (12, "unequal"), (20, "unequal")])

@@ -77,7 +77,7 @@ def test_the_rows_give_it_of_samples_drawn_anew():
     sums = statistics_of(MacroF1().run_level(answered(said, gold)))
     for _ in range(5):
         again = RNG.integers(0, 60, 8)  # few: some labels are gone
-        found = sums.of(np.asarray(sums.rows[again].sum(axis=0)))
+        found = sums.value(np.asarray(sums.rows[again].sum(axis=0)))
         assert float(found[0]) == pytest.approx(sklearn.f1_score(gold[again], said[again], average="macro"))
 
 

@@ -17,7 +17,7 @@ def total(parts, times=None):
     """The statistic of the samples, each as often as `times` says."""
     sums = statistics_of(parts)
     weights = np.ones(len(parts)) if times is None else times
-    return float(sums.of(np.asarray(weights[None] @ sums.rows))[0])
+    return float(sums.value(np.asarray(weights[None] @ sums.rows))[0])
 
 
 def run_metrics():
@@ -74,21 +74,21 @@ def test_the_least_and_the_most_move_an_area_as_far_as_one_sample_of_the_smaller
         sums = statistics_of(roc_auc(scores, positive))
         rows = np.asarray(sums.rows.sum(axis=0)).ravel()
         fewer = positive if positive.sum() == 2 else ~positive
-        assert list(sums.counts) == list(fewer)
-        for end, one in ((sums.least, -1.0), (sums.most, 2.0)):
+        assert list(sums.informative) == list(fewer)
+        for end, one in ((sums.worst, -1.0), (sums.best, 2.0)):
             place = one if positive.sum() == 2 else 1 - one
             grown = roc_auc(np.append(scores, place), np.append(positive, positive.sum() == 2))
-            assert float(sums.of(rows + end)) == pytest.approx(np.mean(grown))
+            assert float(sums.value(rows + end)) == pytest.approx(np.mean(grown))
 
 
 def test_what_one_sample_adds_at_worst_and_at_best_is_a_usual_one_within_the_bounds_of_its_kind():
     sums = statistics_of(ratio([1.0, 2.0, 0.0], [2.0, 4.0, 0.0]))  # what divides is 3 where there is any
-    assert (sums.least.tolist(), sums.most.tolist(), sums.share) == ([0, 3], [3, 3], True)
-    assert not statistics_of(ratio([3.0, 1.0], [2.0, 2.0])).share
-    assert not statistics_of(ratio([-1.0, 1.0], [2.0, 2.0])).share
+    assert (sums.worst.tolist(), sums.best.tolist(), sums.is_proportion) == ([0, 3], [3, 3], True)
+    assert not statistics_of(ratio([3.0, 1.0], [2.0, 2.0])).is_proportion
+    assert not statistics_of(ratio([-1.0, 1.0], [2.0, 2.0])).is_proportion
     for plain, least, most in (([0.2, 0.8], 0.0, 1.0), ([3.0, 5.0], 0.0, 4.0), ([-2.0, None, -4.0], -3.0, 1.0)):
         sums = statistics_of(plain)
-        assert (sums.least.tolist(), sums.most.tolist()) == ([least, 1], [most, 1])
+        assert (sums.worst.tolist(), sums.best.tolist()) == ([least, 1], [most, 1])
 
 
 def test_samples_without_a_score_add_nothing():
@@ -96,7 +96,7 @@ def test_samples_without_a_score_add_nothing():
     parts = on_scored_samples(samples, lambda told: ratio([1.0 for _ in told], [2.0 for _ in told]))
     sums = statistics_of(parts)
     assert sums.rows[1].tolist() == [0, 0]
-    assert list(sums.counts) == [True, False, True]
+    assert list(sums.informative) == [True, False, True]
     assert total(parts) == 0.5
 
 
@@ -105,7 +105,7 @@ def test_a_group_has_one_row():
     parts = mean_over_groups(samples, lambda members: float(all(m.score == 1 for m in members)))
     sums = statistics_of(parts)
     assert sums.rows[:, 1].tolist() == [1, 0, 1, 0, 1, 0]
-    assert sums.counts.sum() == 3
+    assert sums.informative.sum() == 3
     assert total(parts) == pytest.approx(2 / 3)
 
 

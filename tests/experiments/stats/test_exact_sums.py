@@ -1,0 +1,36 @@
+"""Sums on a grid do not depend on the order of their terms."""
+
+import math
+
+import numpy as np
+import pytest
+
+from experiments.stats.exact_sums import exactly_summable
+from experiments.stats.intervals import resampled_counts, resampled_means
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e6])
+def test_sums_of_rounded_values_equal_the_exact_sum_in_any_order(scale):
+    draw = np.random.default_rng(0)
+    values = exactly_summable(draw.normal(size=400) * scale, 400)
+    exact = math.fsum(values)
+    for _ in range(20):
+        assert float(np.cumsum(draw.permutation(values))[-1]) == exact
+
+
+def test_rounding_is_far_below_what_a_report_shows():
+    values = np.random.default_rng(1).random((1000, 2))
+    assert np.abs(exactly_summable(values, 1000) - values).max() < 1e-12
+
+
+def test_whole_numbers_and_zeros_stay_as_they_are():
+    counts = np.array([[0.0, 3.0], [-2.0, 5.0], [0.0, 1.0]])
+    assert np.array_equal(exactly_summable(counts, 10_000), counts)
+    assert np.array_equal(exactly_summable(np.zeros(4), 4), np.zeros(4))
+
+
+def test_resampled_means_equal_those_of_an_exact_sum_over_each_resample():
+    values = np.random.default_rng(2).random(40)
+    counts = np.concatenate(list(resampled_counts(40, 50)))
+    exact = [math.fsum(np.repeat(exactly_summable(values, 40), row.astype(int))) / 40 for row in counts]
+    assert resampled_means(values, np.arange(40), 50).tolist() == exact
